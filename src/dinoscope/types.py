@@ -1,0 +1,129 @@
+"""The records that cross rooms. Frozen, small, and without behaviour beyond moving between devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Views:
+    """The augmented views of one batch, uint8 RGB, grouped by resolution so that each group is one forward.
+
+    global_views: [views, batch, 3, height, width].
+    local_views: [views, batch, 3, height, width] at the smaller size, or None without multi-crop.
+    index: [batch], position of each image in its data set.
+    labels: [batch] class numbers, or None where the folder has none.
+    unreadable: positions whose file could not be decoded and was replaced by the next readable one.
+    """
+
+    global_views: UInt8[Tensor, "g b c h w"]
+    local_views: UInt8[Tensor, "l b c s t"] | None
+    index: Int[Tensor, " b"]
+    labels: Int[Tensor, " b"] | None = None
+    unreadable: tuple[int, ...] = ()
+
+    @property
+    def batch_size(self) -> int:
+        """Number of images, not of views."""
+        return self.index.shape[0]
+
+    def to(self, device: torch.device) -> Views:
+        """Return the same views on `device`."""
+        return Views(
+            self.global_views.to(device, non_blocking=True),
+            None if self.local_views is None else self.local_views.to(device, non_blocking=True),
+            self.index,
+            None if self.labels is None else self.labels.to(device, non_blocking=True),
+            self.unreadable,
+        )
+
+    def split(self, parts: int) -> tuple[Views, ...]:
+        """Cut the batch into `parts` equal micro-batches, in order.
+
+        Raises ValueError where the batch is not divisible: unequal parts would weight images unequally.
+        """
+        if self.batch_size % parts:
+            raise ValueError(f"a batch of {self.batch_size} images cannot be cut into {parts} equal parts")
+        size = self.batch_size // parts
+        return tuple(self.slice(start, start + size) for start in range(0, self.batch_size, size))
+
+    def slice(self, start: int, stop: int) -> Views:
+        """Return the images start to stop (exclusive) with all of their views."""
+        return Views(
+            self.global_views[:, start:stop],
+            None if self.local_views is None else self.local_views[:, start:stop],
+            self.index[start:stop],
+            None if self.labels is None else self.labels[start:stop],
+        )
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What every backbone returns.
+
+    cls: [batch, dim] image feature from a class token, or None where the network has none (ResNet).
+    patches: [batch, rows * columns, dim] in row-major order.
+    grid: (rows, columns).
+    """
+
+    cls: Float[Tensor, "b d"] | None
+    patches: Float[Tensor, "b n d"]
+    grid: tuple[int, int]
+
+    @property
+    def feature(self) -> Float[Tensor, "b d"]:
+        """The image feature: the class token, else the mean over the patches."""
+        return self.patches.mean(dim=1) if self.cls is None else self.cls
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a run stands. `index` counts optimiser steps from 0; `total` and `per_epoch` are fixed for the run."""
+
+    index: int
+    total: int
+    per_epoch: int
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of this step, from 0."""
+        return self.index // self.per_epoch
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs of the run (the last may be partial)."""
+        return -(-self.total // self.per_epoch)
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """A scalar loss, scalars to log, and sums over the batch that `after_step` needs (a centre, a queue)."""
+
+    loss: Float[Tensor, ""]
+    logged: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    statistics: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+
+@dataclass(frozen=True)
+class FeatureBank:
+    """Features of a set of images: [n, dim] float32, class numbers [n] or None, and the files they came from."""
+
+    features: Float[Tensor, "n d"]
+    labels: Int[Tensor, " n"] | None = None
+    paths: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured number. unit: "%", "images/s", "nats"…"""
+
+    name: str
+    value: float
+    unit: str = "%"
+    higher_is_better: bool = True
