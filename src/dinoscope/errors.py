@@ -1,5 +1,25 @@
 """The one exception that is meant for the person: what was wrong, the value, what to do."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 class UserError(Exception):
     """A mistake that the person can mend. The command line prints it as one clear line and exits with 2."""
+
+
+def lookup(kind: str, name: str, registry: Mapping[str, T]) -> T:
+    """The entry of a registry.
+
+    Raises UserError for an unknown name, offering the nearest ones.
+    """
+    if name in registry:
+        return registry[name]
+    near = difflib.get_close_matches(name, registry, n=3, cutoff=0.4)
+    offer = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(registry)}"
+    raise UserError(f"there is no {kind} {name!r}; {offer}")

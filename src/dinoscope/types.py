@@ -42,6 +42,16 @@ class Views:
             self.unreadable,
         )
 
+    def pin_memory(self) -> Views:
+        """Return the same views in page-locked memory (called by torch's loader)."""
+        return Views(
+            self.global_views.pin_memory(),
+            None if self.local_views is None else self.local_views.pin_memory(),
+            self.index,
+            None if self.labels is None else self.labels.pin_memory(),
+            self.unreadable,
+        )
+
     def split(self, parts: int) -> tuple[Views, ...]:
         """Cut the batch into `parts` equal micro-batches, in order.
 

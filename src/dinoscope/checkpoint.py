@@ -1,0 +1,229 @@
+"""Checkpoints and exported models: safetensors with JSON, written atomically, loaded strictly.
+
+Nothing is ever pickled or unpickled, so that opening a file cannot run code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dinoscope import __version__
+from dinoscope.errors import UserError
+from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
+from dinoscope.settings import from_dict, to_dict
+
+METADATA_KEY = "dinoscope"
+BACKBONE_WEIGHTS = "backbone.safetensors"
+BACKBONE_SETTINGS = "backbone.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A read file: its tensors by name, and its metadata (plain JSON values)."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write one safetensors file whose header carries `metadata` as JSON. Whole or not at all.
+
+    Raises OSError where the disk is full or read-only; a file that stood at `path` before is then untouched.
+    """
+    header = {METADATA_KEY: json.dumps({"version": __version__, **metadata})}
+    contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    with replacing(path) as partial:
+        try:
+            save_file(contiguous, partial, metadata=header)
+        except SafetensorError as error:
+            raise OSError(f"{path} could not be written: {error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write to; afterwards fsync it and rename it into place.
+
+    Where the block raises, what was written is deleted and a file that stood at `path` before stays as it is.
+    """
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        yield partial
+        _fsync(partial)
+        partial.replace(path)
+        _fsync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load(path: Path, prefix: str = "") -> Checkpoint:
+    """Read the tensors whose names begin with `prefix` (it is cut off), and the metadata.
+
+    Raises UserError for a file that is missing, damaged, or not of this program.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (not a dict)
+            tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+    if METADATA_KEY not in header:
+        raise UserError(f"{path} was not written by dinoscope: its header has no {METADATA_KEY!r} entry")
+    try:
+        metadata = json.loads(header[METADATA_KEY])
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: its {METADATA_KEY!r} entry is not JSON ({error})") from error
+    return Checkpoint(tensors, metadata)
+
+
+def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Load all weights; name what is missing, left over or of another shape.
+
+    Raises UserError; nothing is loaded then.
+    """
+    own = module.state_dict()
+    faults = [f"missing: {_some(own.keys() - tensors.keys())}"] if own.keys() - tensors.keys() else []
+    if tensors.keys() - own.keys():
+        faults.append(f"left over: {_some(tensors.keys() - own.keys())}")
+    faults += [
+        f"{name} is {tuple(tensors[name].shape)} in the file and {tuple(own[name].shape)} here"
+        for name in sorted(own.keys() & tensors.keys())
+        if own[name].shape != tensors[name].shape
+    ][:3]
+    if faults:
+        raise UserError(f"{source} does not fit {type(module).__name__}: {'; '.join(faults)}")
+    module.load_state_dict(tensors, strict=True)
+
+
+def _some(names: set[str]) -> str:
+    first = sorted(names)[:5]
+    return ", ".join(first) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """State of an optimiser as flat tensors ("3.exp_avg") and its parameter groups as plain values."""
+    state = optimizer.state_dict()
+    tensors = {
+        f"{index}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
+        for index, values in state["state"].items()
+        for name, value in values.items()
+        if value is not None
+    }
+    return tensors, state["param_groups"]
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
+) -> None:
+    """Undo `optimizer_tensors`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def export_backbone(folder: Path, backbone: Backbone) -> None:
+    """Write `backbone.safetensors` (the network's own key names, as in timm) and `backbone.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = to_dict(without_drop_path(backbone.config))
+    save(folder / BACKBONE_WEIGHTS, _network(backbone).state_dict(), {"backbone": config})
+    write_text(
+        folder / BACKBONE_SETTINGS, json.dumps({"version": __version__, "backbone": config}, indent=2) + "\n"
+    )
+
+
+def _network(backbone: Backbone) -> nn.Module:
+    """The timm network inside, whose weights are what an export holds."""
+    return cast(nn.Module, backbone.net)
+
+
+def load_backbone(path: Path) -> Backbone:
+    """Build and load the backbone of a run folder, an exported folder, or a checkpoint or weights file.
+
+    Returned in evaluation mode, on the CPU, without stochastic depth.
+    Raises UserError where `path` holds no model.
+    """
+    file = find_weights(path)
+    metadata = read_metadata(file)
+    if "backbone" not in metadata:
+        raise UserError(f"{file} holds no model: it was written by dinoscope for something else")
+    checkpoint = load(file, metadata.get("evaluated_prefix", ""))
+    # In a training checkpoint the network stands below the backbone module; an export is the network itself.
+    tensors = {name.removeprefix("net."): tensor for name, tensor in checkpoint.tensors.items()}
+    config = without_drop_path(from_dict(BackboneConfig, checkpoint.metadata["backbone"], str(file)))
+    backbone = build_backbone(config)
+    load_strictly(_network(backbone), tensors, file)
+    return backbone.eval()
+
+
+def read_metadata(file: Path) -> dict[str, Any]:
+    """Metadata of a file without its tensors."""
+    return load(file, prefix="\0").metadata
+
+
+def find_weights(path: Path) -> Path:
+    """The weights file that `path` stands for: itself, an exported one, or a run's newest checkpoint.
+
+    Raises UserError where there is none.
+    """
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise UserError(f"there is no file or folder {path}")
+    for exported in (path / BACKBONE_WEIGHTS, path / "exported" / BACKBONE_WEIGHTS):
+        if exported.is_file():
+            return exported
+    newest = latest(path / "checkpoints")
+    if newest is None:
+        raise UserError(
+            f"{path} holds no model: expected a run folder with a checkpoint, a folder with "
+            f"{BACKBONE_WEIGHTS}, or a .safetensors file"
+        )
+    return newest
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint of a `checkpoints` folder, or None."""
+    return max(folder.glob("step-*.safetensors"), default=None)
+
+
+def step_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint after `step` optimiser steps is kept; names sort by step."""
+    return folder / f"step-{step:09d}.safetensors"
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints (1 or more), and what a killed process left half written.
+
+    Only for the process that writes to this folder, and not while it does.
+    """
+    for old in [*sorted(folder.glob("step-*.safetensors"))[:-keep], *folder.glob(".step-*.partial-*")]:
+        old.unlink()

@@ -1,0 +1,69 @@
+"""The command `dinoscope`: each subcommand parses its arguments, calls one function, prints the result."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from dinoscope import __version__
+from dinoscope.errors import UserError
+
+COMMANDS = {
+    "quickstart": "train a small model on drawn scenes, measure it and show what it attends to (6 minutes, CPU)",
+    "train": "train on a folder of images, labelled or not",
+    "scan": "look over a folder: counts, formats, sizes, classes, unreadable files",
+    "knn": "k-NN accuracy of a model's features",
+    "attention": "pictures of what a model attends to",
+    "embed": "write the features of a folder of images to npz, csv or parquet",
+    "export": "write a model's weights for use elsewhere (safetensors + JSON, timm's key names)",
+    "scenes": "write the embedded data set in the layouts of ImageNet, VOC 2012 and DAVIS 2017",
+    "recipes": "list the named settings of `train`",
+}
+"""name -> one line of help; `dinoscope.cli.NAME` is the module that answers, imported only when asked for."""
+
+USAGE = """\
+dinoscope {version}: self-supervised vision, made usable, measured and visible.
+
+usage: dinoscope COMMAND [options]        dinoscope COMMAND --help
+
+{commands}
+
+New here?  dinoscope quickstart          Your own images?  dinoscope train --data FOLDER --out runs/mine
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; return the exit code: 0 done, 2 the person's mistake (one line, no traceback), 130 Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"dinoscope {__version__}")
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    try:
+        if command not in COMMANDS:
+            near = difflib.get_close_matches(command, COMMANDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "`dinoscope --help` lists the commands"
+            raise UserError(f"there is no command {command!r}; {hint}")
+        return importlib.import_module(f"dinoscope.cli.{command}").main(rest)
+    except UserError as error:
+        print(f"dinoscope {command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"dinoscope {command}: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader went away (| head): nothing is wrong, and Python must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return USAGE.format(version=__version__, commands="\n".join(lines)).rstrip()

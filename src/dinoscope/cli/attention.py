@@ -1,0 +1,225 @@
+"""`dinoscope attention`: pictures of what a model attends to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from dinoscope.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8
+    from numpy import ndarray
+    from torch import Tensor
+
+    from dinoscope.models.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draw one page for each image: the mean over the heads, its mask, and every head with its mask.
+
+    The attention is that of the class token in one block. A ResNet has none: it shows where its features are
+    strong.
+    """
+
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files, or folders of images."""
+
+    model: Path
+    """Run folder, exported folder, or weights file (.safetensors)."""
+
+    out: Path = Path("attention")
+    """Folder for the pictures, NAME_attention.png for each image."""
+
+    size: int | None = None
+    """Short side at which the network sees an image, in pixels; by default the one it was trained at. More
+    pixels give a finer map."""
+
+    block: int = -1
+    """Block of the transformer: from 0, or from the end with -1 the last."""
+
+    mass: float = 0.6
+    """Share of the attention that a mask holds, above 0 and at most 1."""
+
+    limit: int = 16
+    """Images taken from each folder, spread evenly over it."""
+
+    separate: bool = False
+    """Also write each overlay and mask as a PNG of its own, as large as the image."""
+
+    overwrite: bool = False
+    """Replace pictures that are already there."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:N or mps; auto takes the best there is."""
+
+
+def main(argv: list[str]) -> int:
+    """Draw, say where the pictures are and which images could not be read. Raises UserError."""
+    from rich.console import Console
+
+    options = tyro.cli(Options, args=argv, prog="dinoscope attention", config=(tyro.conf.FlagCreatePairsOff,))
+    drawn, faults = draw(options)
+    if not drawn:
+        raise UserError("no image could be read: " + "; ".join(faults))
+    if faults:
+        Console(stderr=True).print(
+            f"{len(faults)} not drawn:", *faults, sep="\n  ", markup=False, highlight=False, soft_wrap=True
+        )
+    pages = "1 page" if drawn == 1 else f"{drawn} pages"
+    Console().print(f"{pages} in {options.out}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def draw(options: Options) -> tuple[int, list[str]]:
+    """Write the pictures; return the number of images drawn, and what was wrong with each of the others.
+
+    Raises UserError where there is no model or no image, an option is out of range, or pictures are there
+    already or cannot be written.
+    """
+    from dinoscope import checkpoint
+    from dinoscope.cli.console import progress_bar
+    from dinoscope.data.decode import UnreadableImage, decode
+    from dinoscope.explain.attention import prepare
+    from dinoscope.training.device import pick_device
+
+    files = find_files(options.images, options.limit)
+    backbone = checkpoint.load_backbone(options.model).to(pick_device(options.device))
+    size, kinds = _size(options, backbone), _kinds(backbone, options)
+    targets = [[options.out / f"{name}_{kind}.png" for kind in kinds] for name in unique_names(files)]
+    _claim(options, targets)
+    faults: list[str] = []
+    with progress_bar("drawing attention") as progress:
+        for done, (file, paths) in enumerate(zip(files, targets, strict=True)):
+            progress(done, len(files))
+            try:
+                image = decode(file)
+                pixels = prepare(image, size, backbone.patch_size)
+            except (UnreadableImage, UserError) as error:
+                faults.append(f"{file}: {error}")
+                continue
+            maps = _maps(backbone, pixels, options.block)
+            _write(paths, _pictures(image, maps, options, file.name, _note(options, backbone)))
+    return len(files) - len(faults), faults
+
+
+def find_files(paths: Sequence[Path], limit: int) -> list[Path]:
+    """The files named, and from each folder named up to `limit` images, spread evenly over it.
+
+    Raises UserError where nothing is named, the limit is below 1, or a folder has no images.
+    """
+    from dinoscope.data.folder import find_images
+
+    if not paths:
+        raise UserError("no images: name image files, or a folder of them")
+    if limit < 1:
+        raise UserError(f"--limit must be at least 1, not {limit}")
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            folder = find_images(path)
+            taken = min(limit, len(folder))
+            files += [folder.path(i * len(folder) // taken) for i in range(taken)]
+        else:
+            files.append(path)
+    return files
+
+
+def unique_names(files: Sequence[Path]) -> list[str]:
+    """The files' names without their endings; a name that is taken already gets a number, as in "cat-2"."""
+    names: dict[str, str] = {}  # by casefold: some file systems take "Cat" and "cat" for one
+    for file in files:
+        name, number = file.stem, 1
+        while name.casefold() in names:
+            number += 1
+            name = f"{file.stem}-{number}"
+        names[name.casefold()] = name
+    return list(names.values())
+
+
+def _kinds(backbone: Backbone, options: Options) -> list[str]:
+    """What the pictures of one image are called after its name."""
+    from dinoscope.explain.attention import count_heads
+
+    if not options.separate:
+        return ["attention"]
+    heads = [f"head{head}" for head in range(count_heads(backbone))]
+    return ["attention", *(kind for each in ["mean", *heads] for kind in (each, f"{each}_mask"))]
+
+
+def _claim(options: Options, targets: Sequence[Sequence[Path]]) -> None:
+    """Make the output folder; refuse to replace pictures unasked."""
+    existing = [path for paths in targets for path in paths if path.exists()]
+    if existing and not options.overwrite:
+        raise UserError(
+            f"{len(existing)} of the pictures are already there, such as {existing[0]}; "
+            "add --overwrite to replace them, or name another folder with --out"
+        )
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {options.out}: {error.strerror}") from error
+
+
+def _write(paths: Sequence[Path], pictures: Iterable[UInt8[ndarray, "_ _ 3"]]) -> None:
+    from dinoscope.report.figures import write_png
+
+    for path, picture in zip(paths, pictures, strict=True):
+        try:
+            write_png(path, picture)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _size(options: Options, backbone: Backbone) -> int:
+    """The short side the network is to see."""
+    if options.size is None:
+        return backbone.config.image_size
+    if options.size < backbone.patch_size:
+        raise UserError(f"--size must be at least one patch of {backbone.patch_size} px, not {options.size}")
+    return options.size
+
+
+def _maps(
+    backbone: Backbone, pixels: UInt8[Tensor, "3 h w"], block: int
+) -> Float[Tensor, "heads rows columns"]:
+    """The maps of one image, on the CPU. Raises UserError where the network gives no numbers."""
+    from dinoscope.explain.attention import attention_maps
+
+    images = backbone.normalize(pixels[None].to(backbone.mean.device))
+    maps = attention_maps(backbone, images, block)[0].cpu()
+    if not maps.isfinite().all():
+        raise UserError(
+            "the attention is not finite: the weights of this model are broken (did its training diverge?)"
+        )
+    return maps
+
+
+def _pictures(
+    image: UInt8[ndarray, "h w 3"],
+    maps: Float[Tensor, "heads rows columns"],
+    options: Options,
+    title: str,
+    note: str,
+) -> Iterator[UInt8[ndarray, "_ _ 3"]]:
+    """The pictures of one image, in the order of `_kinds`."""
+    from dinoscope.explain.attention import map_masks, mean_and_heads
+    from dinoscope.report.figures import attention_panel, mask_overlay, overlay
+
+    yield attention_panel(image, maps, options.mass, title, note)
+    if options.separate:
+        every = mean_and_heads(maps[None])[0]
+        for each, mask in zip(every.numpy(), map_masks(every, options.mass).numpy(), strict=True):
+            yield overlay(image, each)
+            yield mask_overlay(image, mask)
+
+
+def _note(options: Options, backbone: Backbone) -> str:
+    """What was asked of which model, in a few words."""
+    block = "" if options.block == -1 else f", block {options.block}"
+    return f"{options.model.resolve().name}: {backbone.config.name}{block}"

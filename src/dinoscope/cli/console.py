@@ -1,0 +1,54 @@
+"""What the commands share on the terminal: progress on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from dinoscope.types import Metric
+
+
+@contextlib.contextmanager
+def progress_bar(description: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
+    """Give a function to call with (done, total): a line that moves and is gone afterwards, on stderr.
+
+    Nothing is shown before the first call. Where stderr is no terminal, the first call prints one line.
+    """
+    console = console or Console(stderr=True)
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = progress.add_task(escape(description), total=None, visible=False)
+
+    def advance(done: int, total: int) -> None:
+        first = not progress.tasks[task].visible
+        progress.update(task, completed=done, total=total, visible=True)
+        if first and not console.is_terminal:
+            console.print(f"{description} ({total})", markup=False, highlight=False)
+
+    with progress:
+        yield advance
+
+
+def metric_table(title: str, metrics: Iterable[Metric]) -> Table:
+    """One row per metric: name, value, unit."""
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column("unit")
+    for metric in metrics:
+        table.add_row(escape(metric.name), f"{metric.value:.2f}", escape(metric.unit))
+    return table

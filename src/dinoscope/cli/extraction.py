@@ -1,0 +1,61 @@
+"""The options of every command that computes features of a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from dinoscope.data.folder import ImageFolder
+    from dinoscope.features import ExtractConfig
+    from dinoscope.models.backbone import Backbone
+    from dinoscope.types import FeatureBank
+
+
+@dataclass(frozen=True)
+class ExtractionOptions:
+    """How the features are computed."""
+
+    image_size: int | None = None
+    """Side of the square that the network sees, in pixels; by default the one it was trained at."""
+
+    crop_fraction: float | None = None
+    """Part of the short side that the centre crop keeps; by default 0.875, and 1 up to 64 pixels."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:N or mps; auto takes the best there is."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the matrix products. Published figures are fp32."""
+
+    batch_size: int = 64
+    """Images at a time; lower it where memory is short. The features do not depend on it."""
+
+    workers: int = -1
+    """Processes that read images; -1 chooses. The features do not depend on it."""
+
+    no_cache: bool = False
+    """Compute anew and keep nothing; else features stay in $DINOSCOPE_CACHE or the system's cache folder."""
+
+    def resolve(self) -> ExtractConfig:
+        """The same as `dinoscope.features` takes it. Raises UserError where the device is not there."""
+        from dinoscope.features import ExtractConfig
+        from dinoscope.training.device import DTYPES, pick_device
+
+        return ExtractConfig(
+            pick_device(self.device),
+            self.batch_size,
+            self.workers,
+            self.image_size,
+            self.crop_fraction,
+            DTYPES[self.precision],
+        )
+
+    def extract(self, backbone: Backbone, folder: ImageFolder, what: str) -> FeatureBank:
+        """Features of the folder, with a progress bar that says `what` is being computed."""
+        from dinoscope.cli.console import progress_bar
+        from dinoscope.features import cached_extract, extract
+
+        compute = extract if self.no_cache else cached_extract
+        with progress_bar(what) as progress:
+            return compute(backbone, folder, self.resolve(), progress)

@@ -1,0 +1,103 @@
+"""The progress line of a run."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from dinoscope.training.listener import Listener, RunStart, StepRecord
+
+PLAIN_SECONDS = 15
+"""Between lines where the output is no terminal (a log file, CI)."""
+
+
+class _Scalars(ProgressColumn):
+    """Right-hand side of the line: what a person wants to know while waiting."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields.get("scalars", ""), style="cyan")
+
+
+class ConsoleProgress(Listener):
+    """One live line with epoch, step, ETA, images/s, wait for data, loss and learning rate; plain lines in a log."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self.live = self.console.is_terminal
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(),
+            _Scalars(),
+            console=self.console,
+            disable=not self.live,
+        )
+        self.task: TaskID | None = None
+        self.begun = self.printed = time.monotonic()
+        self.first = 0
+
+    def scanned(self, done: int, total: int) -> None:
+        """Progress of the check of the files."""
+        if self.task is None:
+            self.progress.start()
+            self.task = self.progress.add_task("checking files", total=total)
+        self.progress.update(self.task, completed=done)
+
+    def started(self, start: RunStart) -> None:
+        """Say what begins."""
+        config = start.config
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+        self.console.print(
+            f"[bold]{config.backbone}[/] ({start.parameters / 1e6:.2f} M parameters) on {start.images} images, "
+            f"{config.epochs:g} epochs",
+            highlight=False,
+        )
+        for name, text in start.facts.items():
+            self.console.print(f"  {name}: {text}", highlight=False)
+        self.first, self.begun = start.step.index, time.monotonic()
+        self.progress.start()
+        self.task = self.progress.add_task("training", total=start.step.total, completed=start.step.index)
+
+    def stepped(self, record: StepRecord) -> None:
+        """Move the line."""
+        step, values = record.step, record.values
+        scalars = (
+            f"{values['images_per_second']:.0f} im/s  data {values['waiting_for_data']:.0%}  "
+            f"loss {values['loss']:.3f}  lr {values['learning_rate']:.1e}"
+        )
+        if self.live and self.task is not None:
+            description = f"epoch {step.epoch + 1}/{step.epochs}"
+            self.progress.update(self.task, completed=step.index + 1, description=description, scalars=scalars)
+        elif time.monotonic() - self.printed > PLAIN_SECONDS:
+            self.printed = time.monotonic()
+            done = step.index + 1
+            left = (self.printed - self.begun) / max(done - self.first, 1) * (step.total - done)
+            self.console.print(
+                f"epoch {step.epoch + 1}/{step.epochs}  step {done}/{step.total}  {left:.0f} s left  {scalars}",
+                highlight=False,
+            )
+
+    def logged(self, record: StepRecord) -> None:
+        """Say the k-NN accuracy of an evaluation."""
+        if "knn_top1" in record.values:
+            values = record.values
+            self.console.print(
+                f"  epoch {record.step.epoch + 1}: k-NN {values['knn_top1']:.1f} %, RankMe {values['rank_me']:.0f}",
+                highlight=False,
+            )
+
+    def said(self, message: str) -> None:
+        """Print a verdict so that it is seen."""
+        self.console.print(f"[bold yellow]{escape(message)}[/]", highlight=False)
+
+    def closed(self) -> None:
+        """Leave the terminal as it was."""
+        self.progress.stop()
+        sys.stderr.flush()

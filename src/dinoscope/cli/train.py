@@ -1,0 +1,92 @@
+"""`dinoscope train`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+DEFAULT_RECIPE = "dino_deit_small_100ep"
+
+DESCRIPTION = """\
+Train on a folder of images, labelled or not. --data and --out are needed; all else comes from the recipe.
+
+  --recipe NAME     named settings to begin with (see `dinoscope recipes`)
+  --method NAME     the method (dino), with its default settings
+  --views NAME      a preset of the views: imagenet, small_64, small_32, two_views
+  --resume          go on with the run in --out; nothing else need be given
+  --overwrite       delete the run in --out and begin again
+
+Ctrl-C or SIGTERM ends the step under way and writes a checkpoint. Many GPUs: torchrun --nproc-per-node N -m
+dinoscope train ...
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Parse, train, say where things are."""
+    import tyro
+    from rich.console import Console
+
+    from dinoscope import api
+    from dinoscope.cli.progress import ConsoleProgress
+    from dinoscope.errors import UserError
+
+    chosen, rest = _preparser().parse_known_args(argv)
+    try:
+        config = tyro.cli(
+            api.RunConfig,
+            default=_defaults(chosen),
+            args=rest,
+            prog="dinoscope train",
+            description=DESCRIPTION,
+            config=(tyro.conf.AvoidSubcommands,),
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    result = api.train(config, resume=chosen.resume, overwrite=chosen.overwrite, listeners=[ConsoleProgress()])
+    console = Console()
+    if result.interrupted:
+        console.print(f"stopped after step {result.steps}; go on: dinoscope train --out {result.out} --resume")
+        return 130
+    console.print(
+        f"done: {result.out}\n"
+        f"  what it learned     dinoscope knn --model {result.out} --data {config.data}\n"
+        f"  what it looks at    dinoscope attention --model {result.out} IMAGE...\n"
+        f"  how training went   tensorboard --logdir {result.out}/tensorboard",
+        highlight=False,
+    )
+    return 0
+
+
+def _preparser() -> argparse.ArgumentParser:
+    """The options that choose the defaults of all others."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--recipe")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--method")
+    parser.add_argument("--views")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--overwrite", action="store_true")
+    return parser
+
+
+def _defaults(chosen: argparse.Namespace):
+    """The settings before the command line: a recipe's, or those of the run to resume."""
+    import tyro
+
+    from dinoscope import api
+    from dinoscope.errors import UserError, lookup
+
+    if chosen.resume and chosen.overwrite:
+        raise UserError("--resume and --overwrite exclude each other")
+    if chosen.resume and chosen.out is None:
+        raise UserError("--resume needs --out, the folder of the run to go on with")
+    if chosen.resume:
+        config = api.read_config(chosen.out)
+    else:
+        config = lookup("recipe", chosen.recipe or DEFAULT_RECIPE, api.RECIPES)(tyro.MISSING, chosen.out or tyro.MISSING)
+    if chosen.method:
+        config = replace(config, method=lookup("method", chosen.method, api.METHODS)[0]())
+    if chosen.views:
+        config = replace(config, views=lookup("preset of views", chosen.views, api.VIEWS))
+    return config

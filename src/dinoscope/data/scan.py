@@ -1,0 +1,270 @@
+"""Looking over a folder of images before it is used: what is in it, and what cannot be read."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median_low
+from typing import Any
+
+import PIL
+import torchvision
+
+from dinoscope.data.decode import Header, UnreadableImage, decode, read_header
+from dinoscope.data.folder import ImageFolder
+from dinoscope.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 32
+"""Images examined between two calls of `progress`."""
+
+# A cache written by other readers is of no use: what they refuse and how they turn images may differ.
+_CACHE_KEY = f"1 pillow {PIL.__version__} torchvision {torchvision.__version__}"
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that cannot be read. path: relative to the folder. reason: one line for a person."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Smallest, middle (of an even number, the lower one) and largest of some whole numbers."""
+
+    minimum: int
+    median: int
+    maximum: int
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """What a folder holds. Everything but `images`, `bytes` and `unreadable` is of the readable images only.
+
+    complete: every image was decoded, not only its header read.
+    images: number of files. bytes: their size on disk.
+    formats: number of images by format, by content, the most frequent first.
+    classes: number of images by class, in the order of the labels; empty for an unlabelled folder.
+    widths, heights: pixels, after EXIF orientation; None where nothing is readable, as
+    aspect_ratios: the smallest and largest width / height.
+    grey, alpha, over_8_bit, cmyk, rotated, animated: numbers of images. rotated: EXIF says to turn or mirror
+    them. animated: more than one frame or page.
+    """
+
+    root: Path
+    complete: bool
+    images: int
+    bytes: int
+    formats: Mapping[str, int]
+    classes: Mapping[str, int]
+    widths: Spread | None
+    heights: Spread | None
+    aspect_ratios: tuple[float, float] | None
+    grey: int
+    alpha: int
+    over_8_bit: int
+    cmyk: int
+    rotated: int
+    animated: int
+    unreadable: tuple[Unreadable, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as what JSON can hold."""
+        return {**dataclasses.asdict(self), "root": str(self.root)}
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """One file examined: its size and time, and either its header or the reason why there is none."""
+
+    size: int
+    modified_ns: int
+    header: Header | None
+    reason: str = ""
+
+
+def scan(
+    folder: ImageFolder,
+    *,
+    workers: int = 0,
+    full: bool = True,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ScanReport:
+    """Examine every image of a folder; the report does not depend on `workers` nor on the cache.
+
+    workers: threads; 0 takes one per available core.
+    full: decode every image, which finds all damage; False reads the headers only.
+    cache: folder in which to remember the readable files by path, size and modification time, one file for
+    each root and `full`. Kept when the scan is interrupted, too.
+    progress: called now and then with the numbers of images examined and of all.
+    """
+    if workers < 0:
+        raise UserError(f"the number of workers is {workers}; it must be 0 (one per core) or more")
+    store = None if cache is None else cache / _cache_name(folder.root, full)
+    known = {} if store is None else _read_cache(store)
+    findings: list[_Finding] = []
+
+    def examine(start: int) -> list[_Finding]:
+        paths = folder.paths[start : start + _CHUNK]
+        return [_examine(folder.root / path, known.get(path), full) for path in paths]
+
+    pool = ThreadPoolExecutor(workers or _available_cores())
+    try:
+        for chunk in pool.map(examine, range(0, len(folder), _CHUNK)):
+            findings += chunk
+            if progress is not None:
+                progress(len(findings), len(folder))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        if store is not None:
+            _write_cache(store, known, dict(zip(folder.paths, findings, strict=False)))
+    return _report(folder, findings, full)
+
+
+def check_readable(report: ScanReport, limit: float = 0.05) -> None:
+    """Raise UserError, naming the first three, where more than the share `limit` is unreadable."""
+    count = len(report.unreadable)
+    if count <= limit * report.images:
+        return
+    first = "; ".join(f"{fault.path} ({fault.reason})" for fault in report.unreadable[:3])
+    more = "; …" if count > 3 else ""
+    raise UserError(
+        f"{report.root}: {count} of {report.images} images cannot be read, more than the {limit:.0%} that "
+        f"are passed over: {first}{more}. Mend or remove them; `dinoscope scan {report.root}` lists them all."
+    )
+
+
+def _available_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _examine(path: Path, known: _Finding | None, full: bool) -> _Finding:
+    try:
+        status = path.stat()
+    except OSError as error:
+        return _Finding(0, 0, None, f"cannot be opened: {error.strerror}")
+    size, modified_ns = status.st_size, status.st_mtime_ns
+    if known is not None and (known.size, known.modified_ns) == (size, modified_ns):
+        return known
+    try:
+        header = read_header(path)
+        if full:
+            decode(path)
+    except UnreadableImage as error:
+        return _Finding(size, modified_ns, None, str(error))
+    return _Finding(size, modified_ns, header)
+
+
+def _report(folder: ImageFolder, findings: Sequence[_Finding], full: bool) -> ScanReport:
+    """Sum up one finding per path, in the order of the paths."""
+    headers = [finding.header for finding in findings if finding.header is not None]
+    widths = [header.width for header in headers]
+    heights = [header.height for header in headers]
+    ratios = [header.width / header.height for header in headers]
+    formats = Counter(header.format for header in headers)
+    return ScanReport(
+        root=folder.root,
+        complete=full,
+        images=len(folder),
+        bytes=sum(finding.size for finding in findings),
+        formats=dict(sorted(formats.items(), key=lambda item: (-item[1], item[0]))),
+        classes=_class_counts(folder, findings),
+        widths=_spread(widths),
+        heights=_spread(heights),
+        aspect_ratios=(min(ratios), max(ratios)) if ratios else None,
+        grey=sum(header.grey for header in headers),
+        alpha=sum(header.alpha for header in headers),
+        over_8_bit=sum(header.over_8_bit for header in headers),
+        cmyk=sum(header.cmyk for header in headers),
+        rotated=sum(header.orientation != 1 for header in headers),
+        animated=sum(header.animated for header in headers),
+        unreadable=tuple(
+            Unreadable(path, finding.reason)
+            for path, finding in zip(folder.paths, findings, strict=True)
+            if finding.header is None
+        ),
+    )
+
+
+def _class_counts(folder: ImageFolder, findings: Sequence[_Finding]) -> dict[str, int]:
+    if folder.labels is None:
+        return {}
+    readable = (label for label, finding in zip(folder.labels, findings, strict=True) if finding.header)
+    counts = Counter(readable)
+    return {name: counts[label] for label, name in enumerate(folder.classes)}
+
+
+def _spread(values: Sequence[int]) -> Spread | None:
+    return Spread(min(values), median_low(values), max(values)) if values else None
+
+
+# The cache: one row per readable file, so that a file mended, or made accessible, is looked at again.
+
+
+def _cache_name(root: Path, full: bool) -> str:
+    digest = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=16).hexdigest()
+    return f"{digest}-{'full' if full else 'headers'}.json"
+
+
+def _read_cache(file: Path) -> dict[str, _Finding]:
+    """Return what the cache knows by relative path; nothing where it is absent, damaged or outdated."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["readers"] != _CACHE_KEY:
+            return {}
+        return {path: _finding(row) for path, row in content["files"].items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        logger.warning("the scan cache %s is damaged and not used (%s)", file, error)
+        return {}
+
+
+def _finding(row: Sequence[Any]) -> _Finding:
+    """Rebuild a finding from its row in the cache. Raises ValueError or TypeError for any other row."""
+    size, modified_ns, *fields = row
+    header = Header(*fields)
+    template = Header("", 1, 1)
+    values = zip(dataclasses.astuple(header), dataclasses.astuple(template), strict=True)
+    if (
+        not all(type(value) is type(model) for value, model in values)
+        or header.height < 1
+        or header.width < 1
+    ):
+        raise ValueError(f"not a header: {fields}")
+    return _Finding(size, modified_ns, header)
+
+
+def _write_cache(file: Path, known: Mapping[str, _Finding], found: Mapping[str, _Finding]) -> None:
+    """Write what is known now, atomically. A cache that cannot be written is reported, and is no error."""
+    readable = {path: finding for path, finding in found.items() if finding.header is not None}
+    if readable.items() <= known.items():
+        return
+    rows = {
+        path: (finding.size, finding.modified_ns, *dataclasses.astuple(finding.header))
+        for path, finding in {**known, **readable}.items()
+        if finding.header is not None
+    }
+    text = json.dumps({"readers": _CACHE_KEY, "files": rows}, separators=(",", ":"))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as temporary:
+            temporary.write(text)
+        Path(temporary.name).replace(file)
+    except OSError as error:
+        logger.warning("the scan cache %s could not be written: %s", file, error)

@@ -1,0 +1,309 @@
+"""Multi-crop views: the settings, and the parameters of one view as a pure function of where it stands.
+
+Sampling is apart from applying (`dinoscope.data.apply`), so the same parameters serve any engine, and a run
+does not depend on the number of workers or on where it was interrupted. Needs numpy only: the command line
+reads it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.random.bit_generator import ISeedSequence
+
+JitterOperation = Literal["brightness", "contrast", "saturation", "hue"]
+
+_CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
+_DRAWS_PER_ATTEMPT = 4  # area, aspect ratio, top, left
+_CROP_DRAWS = _CROP_ATTEMPTS * _DRAWS_PER_ATTEMPT
+_JITTER_DRAWS = 9  # whether, four ranks, four factors
+_SWITCH_DRAWS = 6  # horizontal flip, vertical flip, grey, blur, blur radius, solarise
+_DRAWS = _CROP_DRAWS + _JITTER_DRAWS + _SWITCH_DRAWS
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """DINO's multi-crop augmentation (Caron et al. 2021, section 3.1 and appendix; colours as in BYOL).
+
+    The defaults are DINO's for photographs. Fields that hold three probabilities give them for (the first
+    global view, the other global views, the local views).
+
+    num_global, num_local: views per image.
+    global_size, local_size: side of the square views, in pixels.
+    global_scale, local_scale: smallest and largest share of the image's area that a crop covers.
+    aspect_ratio: smallest and largest width / height of a crop, before it is resized to a square.
+    horizontal_flip, vertical_flip: probabilities; vertical flips suit images without an up (cells, maps).
+    jitter_probability: of changing the colours, in random order, by the next four.
+    brightness, contrast, saturation: a factor is drawn from [max(0, 1 - x), 1 + x]; 0 changes nothing.
+    hue: a shift is drawn from [-hue, hue], in turns of the colour circle; at most 0.5.
+    grayscale: probability of dropping all colour.
+    blur_probability: three probabilities of a Gaussian blur.
+    blur_radius: smallest and largest standard deviation of the blur, in pixels of the view.
+    solarize_probability: three probabilities of inverting the values from 128 up.
+
+    Raises ValueError for a value out of range.
+    """
+
+    num_global: int = 2
+    num_local: int = 8
+    global_size: int = 224
+    local_size: int = 96
+    global_scale: tuple[float, float] = (0.4, 1.0)
+    local_scale: tuple[float, float] = (0.05, 0.4)
+    aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    horizontal_flip: float = 0.5
+    vertical_flip: float = 0.0
+    jitter_probability: float = 0.8
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    grayscale: float = 0.2
+    blur_probability: tuple[float, float, float] = (1.0, 0.1, 0.5)
+    blur_radius: tuple[float, float] = (0.1, 2.0)
+    solarize_probability: tuple[float, float, float] = (0.0, 0.2, 0.0)
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        for name, least in (("num_global", 1), ("num_local", 0), ("global_size", 1), ("local_size", 1)):
+            self._check_number(name, least, math.inf)
+        for name in ("horizontal_flip", "vertical_flip", "jitter_probability", "grayscale"):
+            self._check_number(name, 0, 1)
+        for name in ("brightness", "contrast", "saturation"):
+            self._check_number(name, 0, math.inf)
+        self._check_number("hue", 0, 0.5)
+        for name in ("blur_probability", "solarize_probability"):
+            self._check_probabilities(name)
+        for name in ("global_scale", "local_scale"):
+            self._check_range(name, above=0, most=1)
+        self._check_range("aspect_ratio", above=0, most=math.inf)
+        self._check_range("blur_radius", above=0, most=math.inf)
+
+    @property
+    def num_views(self) -> int:
+        """Views per image, global and local."""
+        return self.num_global + self.num_local
+
+    def _check_number(self, name: str, least: float, most: float) -> None:
+        value = getattr(self, name)
+        if not (least <= value <= most and value < math.inf):
+            allowed = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+            raise ValueError(f"{name} is {value}; allowed: {allowed}")
+
+    def _check_probabilities(self, name: str) -> None:
+        values = getattr(self, name)
+        if not all(0 <= value <= 1 for value in values):
+            raise ValueError(
+                f"{name} is {values}; allowed: three probabilities from 0 to 1, for the first global view, "
+                "the other global views and the local views"
+            )
+
+    def _check_range(self, name: str, above: float, most: float) -> None:
+        values = getattr(self, name)
+        if not (above < values[0] <= values[1] <= most and values[1] < math.inf):
+            limit = "" if most == math.inf else f" <= {most}"
+            raise ValueError(f"{name} is {values}; allowed: (low, high) with {above} < low <= high{limit}")
+
+
+def small_32() -> ViewsConfig:
+    """Views of 32 px images (CIFAR): 2 x 32 and 4 x 16 px.
+
+    No blur: DINO's radii scaled from 224 to 32 px end at 0.29 px, which changes little, and SimCLR leaves
+    blur out on CIFAR-10 (Chen et al. 2020, appendix B.9). Local crops cover at least 0.12 of the area, 11 px
+    of side: below that a 16 px view is mostly interpolated. Four of them: a 32 px image holds few distinct
+    parts.
+    """
+    return ViewsConfig(
+        num_local=4,
+        global_size=32,
+        local_size=16,
+        local_scale=(0.12, 0.4),
+        blur_probability=(0.0, 0.0, 0.0),
+    )
+
+
+def small_64() -> ViewsConfig:
+    """Views of 64 px images: 2 x 64 and 4 x 32 px.
+
+    The largest blur keeps DINO's share of the view, 2 x 64 / 224 = 0.6 px. Local crops cover at least 0.1 of
+    the area, 20 px of side, so that a 32 px view is not mostly interpolated.
+    """
+    return ViewsConfig(
+        num_local=4,
+        global_size=64,
+        local_size=32,
+        local_scale=(0.1, 0.4),
+        blur_radius=(0.1, 0.6),
+    )
+
+
+def two_views() -> ViewsConfig:
+    """DINO without multi-crop: two global views that cover 0.14 to 1 of the image.
+
+    The authors' setting for that case (github.com/facebookresearch/dino, issue 122).
+    """
+    return ViewsConfig(num_local=0, global_scale=(0.14, 1.0))
+
+
+VIEWS: dict[str, ViewsConfig] = {
+    "imagenet": ViewsConfig(),
+    "small_32": small_32(),
+    "small_64": small_64(),
+    "two_views": two_views(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ViewParameters:
+    """Everything that turns an image into one view, in the order in which it is applied.
+
+    top, left, height, width: the crop box, in pixels of the image.
+    size: side of the square view, in pixels.
+    horizontal_flip, vertical_flip: mirror left-right, top-bottom.
+    jitter: colour operations with their factors, in order; empty for none. Hue's factor is in turns.
+    grayscale: drop the colour.
+    blur_radius: standard deviation of the Gaussian blur in pixels of the view; 0 for none.
+    solarize: invert the values from 128 up.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    size: int
+    horizontal_flip: bool = False
+    vertical_flip: bool = False
+    jitter: tuple[tuple[JitterOperation, float], ...] = ()
+    grayscale: bool = False
+    blur_radius: float = 0.0
+    solarize: bool = False
+
+
+class _Key(ISeedSequence):
+    """Hands Philox its key as it is.
+
+    `Philox(key=...)` gives the same stream, but first reads entropy from the system for a seed that it
+    discards: 20 us instead of 3 us, for every view.
+    """
+
+    def __init__(self, key: np.ndarray) -> None:
+        self.key = key
+
+    def generate_state(self, n_words: int, dtype: type = np.uint32) -> np.ndarray:
+        """Return the key, whatever is asked for: Philox asks for exactly its two 64-bit words."""
+        return self.key
+
+
+def view_generator(seed: int, epoch: int, index: int, view: int) -> np.random.Generator:
+    """Return the random stream of one view: a pure function of its four arguments, each from 0 to 2**64 - 1.
+
+    Philox encrypts a counter (Salmon et al. 2011): with (seed, epoch) as the key, and view and index as words
+    of the counter, no two streams meet. Nothing is hashed, so nothing can collide.
+
+    Raises OverflowError for a number out of range.
+    """
+    key = _Key(np.array((seed, epoch), dtype=np.uint64))
+    counter = np.array((0, view, index, 0), dtype=np.uint64)
+    # numpy documents ISeedSequence as a seed; its type stubs know only SeedSequence.
+    return np.random.Generator(np.random.Philox(key, counter=counter))  # pyright: ignore[reportArgumentType]
+
+
+def sample_view(
+    config: ViewsConfig, view: int, height: int, width: int, rng: np.random.Generator
+) -> ViewParameters:
+    """Draw the parameters of view number `view` (global views first) of an image of height x width pixels.
+
+    The distributions are those of torchvision's RandomResizedCrop, RandomHorizontalFlip, ColorJitter and
+    RandomGrayscale, and of DINO's blur and solarisation. Every decision has its own place among a fixed
+    number of draws, so changing one setting leaves the others' outcomes as they were.
+
+    Raises ValueError for a view that the settings do not have, or an empty image.
+    """
+    if not 0 <= view < config.num_views:
+        raise ValueError(f"view is {view}; allowed: 0 to {config.num_views - 1}")
+    if height < 1 or width < 1:
+        raise ValueError(f"the image is {height} x {width} pixels; allowed: at least 1 x 1")
+    is_global = view < config.num_global
+    kind = min(view, 1) if is_global else 2
+    draws = rng.random(_DRAWS).tolist()
+    scale = config.global_scale if is_global else config.local_scale
+    top, left, crop_height, crop_width = _sample_crop(height, width, scale, config.aspect_ratio, draws)
+    horizontal, vertical, gray, blur, radius, solarize = draws[_CROP_DRAWS + _JITTER_DRAWS :]
+    return ViewParameters(
+        top=top,
+        left=left,
+        height=crop_height,
+        width=crop_width,
+        size=config.global_size if is_global else config.local_size,
+        horizontal_flip=horizontal < config.horizontal_flip,
+        vertical_flip=vertical < config.vertical_flip,
+        jitter=_sample_jitter(config, draws[_CROP_DRAWS : _CROP_DRAWS + _JITTER_DRAWS]),
+        grayscale=gray < config.grayscale,
+        blur_radius=_between(config.blur_radius, radius) if blur < config.blur_probability[kind] else 0.0,
+        solarize=solarize < config.solarize_probability[kind],
+    )
+
+
+def _between(limits: tuple[float, float], draw: float) -> float:
+    """Map a draw from [0, 1) to the limits, uniformly."""
+    return limits[0] + (limits[1] - limits[0]) * draw
+
+
+def _sample_crop(
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    aspect_ratio: tuple[float, float],
+    draws: Sequence[float],
+) -> tuple[int, int, int, int]:
+    """Draw a box (top, left, height, width) inside the image (torchvision's RandomResizedCrop).
+
+    The area is uniform, the aspect ratio log-uniform. A box that does not fit is drawn again, ten times in
+    all; then the centre is taken, clamped to the allowed aspect ratios.
+    """
+    log_ratio = (math.log(aspect_ratio[0]), math.log(aspect_ratio[1]))
+    for start in range(0, _CROP_DRAWS, _DRAWS_PER_ATTEMPT):
+        area = height * width * _between(scale, draws[start])
+        ratio = math.exp(_between(log_ratio, draws[start + 1]))
+        crop_height = round(math.sqrt(area / ratio))
+        crop_width = round(math.sqrt(area * ratio))
+        if 0 < crop_height <= height and 0 < crop_width <= width:
+            top = int(draws[start + 2] * (height - crop_height + 1))
+            left = int(draws[start + 3] * (width - crop_width + 1))
+            return top, left, crop_height, crop_width
+    return _centre_crop(height, width, aspect_ratio)
+
+
+def _centre_crop(height: int, width: int, aspect_ratio: tuple[float, float]) -> tuple[int, int, int, int]:
+    """Return the largest centred box of an allowed aspect ratio, at least 1 x 1: top, left, height, width."""
+    crop_height = max(1, min(height, round(width / aspect_ratio[0])))
+    crop_width = max(1, min(width, round(height * aspect_ratio[1])))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def _sample_jitter(config: ViewsConfig, draws: Sequence[float]) -> tuple[tuple[JitterOperation, float], ...]:
+    """Draw the colour operations in random order (torchvision's ColorJitter).
+
+    draws: [9]: whether at all, four ranks, four factors.
+    """
+    if draws[0] >= config.jitter_probability:
+        return ()
+    operations: tuple[tuple[JitterOperation, tuple[float, float]], ...] = (
+        ("brightness", _factor_limits(config.brightness)),
+        ("contrast", _factor_limits(config.contrast)),
+        ("saturation", _factor_limits(config.saturation)),
+        ("hue", (-config.hue, config.hue)),
+    )
+    ranked = sorted(zip(draws[1:5], draws[5:9], operations, strict=True))
+    return tuple(
+        (name, _between(limits, factor)) for _, factor, (name, limits) in ranked if limits[0] < limits[1]
+    )
+
+
+def _factor_limits(strength: float) -> tuple[float, float]:
+    """Return the smallest and largest factor of a colour operation of this strength."""
+    return max(0.0, 1 - strength), 1 + strength

@@ -1,0 +1,298 @@
+"""Weighted k-NN classification of frozen features (Wu et al. 2018, section 3.4), in the protocol of DINO.
+
+A query's class is voted by its k nearest gallery images, each with exp(cosine similarity / temperature).
+
+The search is exact and costs little more than its matrix product. A block of similarities is reduced to the
+largest of each group of columns, and only groups that reach the k-th best so far are looked into. Blocks take
+every n-th gallery image, so that a gallery sorted by class looks alike in each of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from dinoscope.errors import UserError
+from dinoscope.types import FeatureBank, Metric
+
+_log = logging.getLogger(__name__)
+
+_GROUP = 16  # columns per group; 8 and 32 were no faster on two cores
+_MAX_COLUMNS = 8192  # gallery images per block; larger blocks leave the cache
+_BYTES_PER_CANDIDATE = 128  # indices, keys and temporaries of one similarity that is looked into
+_BYTES_PER_NEIGHBOUR = 64  # the same for one that is kept
+_BYTES_PER_VOTE = 40  # a class's votes and their keys for one query
+_BELOW_COSINES = -2.0
+_INDEX_MASK = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class KNNConfig:
+    """Settings of the weighted k-NN classifier; the defaults are DINO's.
+
+    ks: numbers of neighbours, each measured on its own from one search.
+    temperature: divides the cosine similarity before the exponential.
+    max_bytes: working memory to aim for beside the banks and the answer; the least that is held is one query
+        against one block of the gallery.
+    """
+
+    ks: tuple[int, ...] = (10, 20, 100, 200)
+    temperature: float = 0.07
+    max_bytes: int = 256 * 2**20
+
+
+def knn(gallery: FeatureBank, queries: FeatureBank, config: KNNConfig | None = None) -> Iterator[Metric]:
+    """Return top-1 and top-5 accuracy in % for every k: `knn_top1_k10`, `knn_top5_k10`...
+
+    Labels are matched by class name where both banks name their classes, else by number. A query whose class
+    is not in the gallery counts as wrong.
+
+    Raises UserError where a bank is empty or has no labels, the banks do not fit each other, a feature is not
+    finite, or a setting is out of range.
+    """
+    targets = _labels_as_in(gallery, queries)
+    return _accuracies("knn", predict(gallery, queries, config), targets)
+
+
+def leave_one_out(bank: FeatureBank, config: KNNConfig | None = None) -> Iterator[Metric]:
+    """Like `knn` without a split, each image against all others: `knn_leave_one_out_top1_k10`..."""
+    targets = _labels(bank, "the image set")
+    itself = torch.arange(len(bank.features), device=bank.features.device)
+    return _accuracies("knn_leave_one_out", predict(bank, bank, config, exclude=itself), targets)
+
+
+def predict(
+    gallery: FeatureBank,
+    queries: FeatureBank,
+    config: KNNConfig | None = None,
+    *,
+    exclude: Int[Tensor, " q"] | None = None,
+) -> dict[int, Int[Tensor, "q _"]]:
+    """Return for every k the gallery's class numbers, best first: min(5, k, classes) of them per query.
+
+    Classes with equal votes come in the order of their numbers, those without any vote included, as in the
+    reference: the fifth guess may be a class that no neighbour has. The queries need no labels. `exclude`
+    names for each query the one gallery image that may not vote. A k beyond the gallery is lowered to it, and
+    logged. Raises UserError as `knn` does.
+    """
+    config = config or KNNConfig()
+    _check_features(gallery, queries)
+    ks = _usable_ks(config, len(gallery.features) - (exclude is not None))
+    device = queries.features.device
+    unique, inverse = np.unique(_labels(gallery, "the gallery").cpu().numpy(), return_inverse=True)
+    numbers, classes = torch.as_tensor(unique, device=device), torch.as_tensor(inverse, device=device)
+    ranked: dict[int, list[Tensor]] = {k: [] for k in ks}
+    per_query = _BYTES_PER_NEIGHBOUR * ks[-1] + _BYTES_PER_VOTE * len(numbers)
+    for rows in _slices(len(queries.features), config.max_bytes // per_query):
+        excluded = None if exclude is None else exclude[rows]
+        similarities, indices = nearest(
+            gallery.features, queries.features[rows], ks[-1], exclude=excluded, max_bytes=config.max_bytes
+        )
+        for k, best in _vote(similarities, classes[indices], ks, config.temperature, len(numbers)):
+            ranked[k].append(numbers[best])
+    return {k: torch.cat(parts) for k, parts in ranked.items()}
+
+
+@torch.no_grad()
+def nearest(
+    gallery: Float[Tensor, "n d"],
+    queries: Float[Tensor, "q d"],
+    k: int,
+    *,
+    exclude: Int[Tensor, " q"] | None = None,
+    max_bytes: int = KNNConfig.max_bytes,
+) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
+    """Return the k largest cosine similarities of each query and their gallery indices, nearest first.
+
+    Exact in float32, on the queries' device; equal similarities come in the order of their indices. Features
+    need not be normalised; a zero feature is at similarity 0 to all. `exclude` names for each query the one
+    gallery index to leave out. Working memory beside the answer stays near `max_bytes` at any size.
+
+    Raises UserError where k is not in 1..n (1..n-1 with `exclude`) or a feature is not finite.
+    """
+    available = len(gallery) - (exclude is not None)
+    if not 1 <= k <= available:
+        raise UserError(f"k must lie between 1 and {available}, the gallery images to choose from; got {k}")
+    wanted = k + (exclude is not None)
+    columns = max(1, min(_MAX_COLUMNS, max_bytes // (32 * gallery.shape[1])))
+    per_query = 16 * columns + 32 * gallery.shape[1] + 2 * _BYTES_PER_NEIGHBOUR * wanted
+    max_candidates = max_bytes // (2 * _BYTES_PER_CANDIDATE)
+    keys = torch.empty(len(queries), wanted, dtype=torch.int64, device=queries.device)
+    for rows in _slices(len(queries), max_bytes // per_query):
+        keys[rows] = _search(gallery, queries[rows], wanted, columns, max_candidates)
+    similarities, indices = _unpack(keys)
+    return (similarities, indices) if exclude is None else _without(exclude, similarities, indices)
+
+
+def _search(
+    gallery: Float[Tensor, "n d"], queries: Float[Tensor, "q d"], k: int, columns: int, max_candidates: int
+) -> Int[Tensor, "q k"]:
+    """Return the k largest keys of each query, descending, from blocks of at most `columns` images."""
+    blocks = -(-len(gallery) // columns)
+    width = -(-len(gallery) // (blocks * _GROUP)) * _GROUP
+    queries = _unit(queries)
+    similarity = queries.new_full((len(queries), width), -torch.inf)
+    grouped = similarity.view(len(queries), _GROUP, -1)
+    floor = queries.new_full((len(queries),), _BELOW_COSINES)
+    best = _pack(floor[:, None].expand(-1, k), torch.zeros((), dtype=torch.int64))
+    for block in range(blocks):
+        part = _unit(gallery[block::blocks].to(queries.device))
+        torch.mm(queries, part.T, out=similarity[:, : len(part)])
+        similarity[:, len(part) :] = -torch.inf  # the last blocks are one image shorter than the first
+        peaks = grouped.amax(dim=1)
+        if block == 0 and peaks.shape[1] >= k:
+            floor = peaks.topk(k, sorted=False).values.amin(dim=1)  # k similarities are at least this large
+        threshold = torch.maximum(floor, _unpack(best.amin(dim=1))[0])
+        reached = peaks >= threshold[:, None]
+        index = torch.arange(block, block + width * blocks, blocks, device=queries.device).view(_GROUP, -1)
+        # Every row gets the room that the fullest may need: few rows at a time where one may be full.
+        room = k + _GROUP * int(reached.sum(dim=1).max())
+        for rows in _slices(len(queries), max_candidates // room):
+            _absorb(best[rows], grouped[rows], reached[rows], threshold[rows], index)
+    return best.sort(dim=1, descending=True).values
+
+
+def _absorb(
+    best: Int[Tensor, "q k"],
+    similarity: Float[Tensor, "q m g"],
+    reached: Bool[Tensor, "q g"],
+    threshold: Float[Tensor, " q"],
+    index: Int[Tensor, "m g"],
+) -> None:
+    """Put the similarities at or above the threshold into `best`, in place.
+
+    A group g has m similarities, with gallery images `index[:, g]`. Only groups marked in `reached` are read.
+    """
+    row, group = reached.nonzero(as_tuple=True)
+    members = similarity[row, :, group]
+    hit, member = (members >= threshold[row, None]).nonzero(as_tuple=True)
+    keys = _pack(members[hit, member], index[member, group[hit]])
+    row = row[hit]  # ascending, so that a key's place in its row follows from how many came before
+    count = row.bincount(minlength=len(best))
+    place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+    k = best.shape[1]
+    pool = best.new_full((len(best), k + int(count.max())), torch.iinfo(torch.int64).min)
+    pool[:, :k] = best
+    pool[row, k + place] = keys
+    best.copy_(pool.topk(k, sorted=False).values)
+
+
+def _vote(
+    similarities: Float[Tensor, "q k"],
+    classes: Int[Tensor, "q k"],
+    ks: tuple[int, ...],
+    temperature: float,
+    num_classes: int,
+) -> Iterator[tuple[int, Int[Tensor, "q _"]]]:
+    """Yield for every k (ascending) the five best classes, voted with exp(similarity / temperature).
+
+    Weights are relative to the nearest neighbour's, which leaves the ranking as it is and cannot overflow.
+    """
+    weights = ((similarities - similarities[:, :1]) / temperature).exp()
+    votes = weights.new_zeros(len(weights), num_classes)
+    numbers = torch.arange(num_classes, device=votes.device)
+    for start, k in zip((0, *ks), ks, strict=False):
+        votes.scatter_add_(1, classes[:, start:k], weights[:, start:k])
+        yield k, _unpack(_pack(votes, numbers).topk(min(5, k, num_classes)).values)[1]
+
+
+def _pack(values: Float[Tensor, "*s"], index: Int[Tensor, "*#s"]) -> Int[Tensor, "*s"]:
+    """Return int64 keys whose descending order is that of the values, equal values by ascending index.
+
+    torch's topk and sort break ties as they like; keys have none. The upper half holds the float32's bits,
+    inverted below zero so that they order as integers; the lower half holds the inverted index (< 2^32).
+    """
+    bits = (values + 0.0).view(torch.int32)  # + 0.0 makes -0.0 equal to 0.0
+    bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return (bits.long() << 32) | (_INDEX_MASK - index)
+
+
+def _unpack(keys: Int[Tensor, "*s"]) -> tuple[Float[Tensor, "*s"], Int[Tensor, "*s"]]:
+    """Return the values and indices that `_pack` put together."""
+    bits = (keys >> 32).int()
+    values = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(torch.float32)
+    return values, _INDEX_MASK - (keys & _INDEX_MASK)
+
+
+def _unit(features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Return the features in float32 at length 1; zero stays zero."""
+    unit = normalize(features.float(), dim=1)
+    if not unit.sum().isfinite():
+        raise UserError("a feature is NaN or infinite: the model diverged, or its weights are damaged")
+    return unit
+
+
+def _without(
+    exclude: Int[Tensor, " q"], similarities: Float[Tensor, "q j"], indices: Int[Tensor, "q j"]
+) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
+    """Drop the excluded index from each row, or the last neighbour where it is not among them (k = j - 1)."""
+    kept = indices != exclude[:, None]
+    kept[:, -1] &= ~kept.all(dim=1)
+    return similarities[kept].view(len(kept), -1), indices[kept].view(len(kept), -1)
+
+
+def _slices(length: int, at_most: int) -> Iterator[slice]:
+    """Yield slices of nearly equal size that cover `length`, each of `at_most` (at least 1) positions."""
+    parts = -(-length // max(1, at_most))
+    for part in range(parts):
+        yield slice(length * part // parts, length * (part + 1) // parts)
+
+
+def _accuracies(prefix: str, ranked: dict[int, Tensor], targets: Int[Tensor, " q"]) -> Iterator[Metric]:
+    """Yield top-1 and top-5 accuracy in % of the ranked classes for every k."""
+    for k, classes in ranked.items():
+        right = classes == targets.to(classes.device)[:, None]
+        yield Metric(f"{prefix}_top1_k{k}", 100 * right[:, 0].double().mean().item())
+        yield Metric(f"{prefix}_top5_k{k}", 100 * right.any(dim=1).double().mean().item())
+
+
+def _usable_ks(config: KNNConfig, available: int) -> tuple[int, ...]:
+    """Return the distinct ks in ascending order, none above the number of gallery images."""
+    if not config.ks or min(config.ks) < 1:
+        raise UserError(f"k-NN needs at least one k, each 1 or more; got {config.ks}")
+    if not config.temperature > 0:
+        raise UserError(f"the k-NN temperature must be above 0 (DINO: 0.07); got {config.temperature}")
+    if available < 1:
+        raise UserError("k-NN needs at least one other image in the gallery")
+    if too_large := sorted({k for k in config.ks if k > available}):
+        _log.warning("k of %s lowered to %d: the gallery has no more images", too_large, available)
+    return tuple(sorted({min(k, available) for k in config.ks}))
+
+
+def _check_features(gallery: FeatureBank, queries: FeatureBank) -> None:
+    """Raise UserError where a bank is empty or the two have features of different length."""
+    for bank, role in ((gallery, "the gallery"), (queries, "the query set")):
+        if not bank.features.numel():
+            raise UserError(f"{role} is empty; k-NN needs at least one image in it")
+    if (width := gallery.features.shape[1]) != (other := queries.features.shape[1]):
+        raise UserError(
+            f"gallery features have {width} values, query features {other}: use one model for both"
+        )
+
+
+def _labels(bank: FeatureBank, role: str) -> Int[Tensor, " n"]:
+    """Return the bank's labels, or raise UserError where it has none."""
+    if bank.labels is None:
+        raise UserError(f"{role} has no labels; k-NN needs one folder per class: DIR/CLASS/image.jpg")
+    return bank.labels
+
+
+def _labels_as_in(gallery: FeatureBank, queries: FeatureBank) -> Int[Tensor, " q"]:
+    """Return the queries' labels in the gallery's numbering, -1 for a class the gallery does not name."""
+    labels = _labels(queries, "the query set")
+    if not gallery.classes or not queries.classes or gallery.classes == queries.classes:
+        return labels
+    number = {name: position for position, name in enumerate(gallery.classes)}
+    if number.keys().isdisjoint(queries.classes):
+        raise UserError(
+            f"no class of the query set ({', '.join(queries.classes[:5])}...) is in the gallery "
+            f"({', '.join(gallery.classes[:5])}...): give two splits of one data set"
+        )
+    return torch.tensor([number.get(name, -1) for name in queries.classes], device=labels.device)[labels]

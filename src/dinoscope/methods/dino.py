@@ -1,0 +1,168 @@
+"""DINO: self-distillation with no labels (Caron et al. 2021)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dinoscope import distributed
+from dinoscope.losses.dino import at_least_float32, dino_loss, entropy, teacher_probabilities, updated_center
+from dinoscope.methods.method import Outputs
+from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
+from dinoscope.models.heads import DINOHead
+from dinoscope.models.teacher import copy_parameters, follow
+from dinoscope.schedules import cosine, epoch_warmup
+from dinoscope.types import Step, StepOutput, Views
+
+
+@dataclass(frozen=True)
+class DINOConfig:
+    """Settings of DINO; the defaults are the reference's.
+
+    out_dim: K, the number of outputs (prototypes). 65,536 for ImageNet; a few thousand or fewer for small sets.
+    hidden_dim, bottleneck_dim, head_layers: the projection head's MLP.
+    head_batch_norm: batch norm inside that MLP. It tells images apart from the first step on, which lets small
+        networks start that would else stay at ln K for long.
+    norm_last_layer: hold the prototypes at length 1: steadier; False does a little better for ViT-S.
+    student_temperature: sharpness of the student's output.
+    teacher_temperature, warmup_teacher_temperature, warmup_teacher_temperature_epochs: the teacher's; lower is
+        sharper. Lower it (0.02) when the loss stays at ln K.
+    center_momentum: of the moving mean subtracted from the teacher's output, against collapse to one output.
+    teacher_momentum: of the teacher's weights at the start; rises to 1 by a cosine. Longer runs and smaller
+        batches want it nearer to 1 (0.9995 at batch 256), very short runs lower.
+    freeze_last_layer_epochs: the prototypes do not move in the first epochs.
+    """
+
+    out_dim: int = 65536
+    hidden_dim: int = 2048
+    bottleneck_dim: int = 256
+    head_layers: int = 3
+    head_batch_norm: bool = False
+    norm_last_layer: bool = True
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.04
+    warmup_teacher_temperature: float = 0.04
+    warmup_teacher_temperature_epochs: int = 0
+    center_momentum: float = 0.9
+    teacher_momentum: float = 0.996
+    freeze_last_layer_epochs: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("student_temperature", "teacher_temperature", "warmup_teacher_temperature"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("center_momentum", "teacher_momentum"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in 0 to 1, not {getattr(self, name)}")
+        if self.out_dim < 2 or self.head_layers < 1:
+            raise ValueError(f"out_dim must be at least 2 and head_layers at least 1, not {self.out_dim}, {self.head_layers}")
+
+
+class DINO(nn.Module):
+    """Student and teacher of one architecture; the student predicts the teacher's output on other views."""
+
+    additive = True
+
+    def __init__(self, config: DINOConfig, backbone: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.student_backbone = build_backbone(backbone)
+        self.student_head = self._head()
+        self.teacher_backbone = build_backbone(without_drop_path(backbone))
+        self.teacher_head = self._head()
+        copy_parameters(self.student_backbone, self.teacher_backbone)
+        copy_parameters(self.student_head, self.teacher_head)
+        self.center: Tensor
+        self.register_buffer("center", torch.zeros(config.out_dim))
+
+    def _head(self) -> DINOHead:
+        config = self.config
+        return DINOHead(
+            self.student_backbone.dim,
+            config.out_dim,
+            hidden_dim=config.hidden_dim,
+            bottleneck_dim=config.bottleneck_dim,
+            layers=config.head_layers,
+            batch_norm=config.head_batch_norm,
+            norm_last_layer=config.norm_last_layer,
+        )
+
+    def encode(self, views: Views) -> Outputs:
+        """Logits of the student for all views and of the teacher for the global ones: [views, batch, K]."""
+        global_images = self.student_backbone.normalize(views.global_views.flatten(0, 1))
+        features = [self.student_backbone(global_images).feature]
+        if views.local_views is not None:
+            local_images = self.student_backbone.normalize(views.local_views.flatten(0, 1))
+            features.append(self.student_backbone(local_images).feature)
+        student = self.student_head(torch.cat(features))
+        with torch.no_grad():
+            teacher_features = self.teacher_backbone(global_images).feature
+            teacher = self.teacher_head(teacher_features)
+        batch = views.batch_size
+        return {
+            "student": student.unflatten(0, (-1, batch)),
+            "teacher": teacher.unflatten(0, (-1, batch)),
+            "features": teacher_features.unflatten(0, (-1, batch)),
+        }
+
+    forward = encode
+    """So that DistributedDataParallel can stand around the method."""
+
+    def loss(self, outputs: Outputs, step: Step) -> StepOutput:
+        """Eq. 3 with the teacher centred and sharpened; logs what tells a healthy run from a collapsed one."""
+        config = self.config
+        temperature = epoch_warmup(
+            step.epoch,
+            config.warmup_teacher_temperature_epochs,
+            config.warmup_teacher_temperature,
+            config.teacher_temperature,
+        )
+        teacher = teacher_probabilities(outputs["teacher"], self.center, temperature)
+        loss = dino_loss(outputs["student"], teacher, config.student_temperature)
+        mean = at_least_float32(outputs["teacher"]).mean(dim=(0, 1))
+        teacher_entropy = entropy(teacher).mean()
+        logged = {
+            "teacher_entropy": teacher_entropy,
+            "teacher_marginal_entropy": entropy(teacher.mean(dim=(0, 1))),
+            "kl_teacher_student": loss.detach() - teacher_entropy,
+            "center_norm": self.center.norm(),
+            "teacher_temperature": torch.tensor(temperature),
+        }
+        return StepOutput(loss, logged, {"teacher_mean": mean})
+
+    @property
+    def uniform_loss(self) -> float:
+        """The loss of a network whose outputs are all alike: ln K."""
+        return math.log(self.config.out_dim)
+
+    def before_update(self, step: Step) -> None:
+        """Hold the prototypes in the first epochs: without a gradient, the optimiser leaves them alone."""
+        if step.epoch < self.config.freeze_last_layer_epochs:
+            for parameter in self.student_head.last_layer.parameters():
+                parameter.grad = None
+
+    def after_step(self, step: Step, statistics: Mapping[str, Tensor]) -> None:
+        """One step of the teacher's weights (cosine momentum) and of the centre (mean over all processes)."""
+        momentum = cosine(self.config.teacher_momentum, 1.0, step.index / step.total)
+        follow(self.teacher_backbone, self.student_backbone, momentum)
+        follow(self.teacher_head, self.student_head, momentum)
+        mean = distributed.mean_reduce(statistics["teacher_mean"])
+        self.center.copy_(updated_center(self.center, mean, self.config.center_momentum))
+
+    def trained_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Parameters of the student that have a gradient."""
+        return [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
+
+    @property
+    def evaluated_backbone(self) -> Backbone:
+        """The teacher's: it is the better network all through training (Fig. 6)."""
+        return self.teacher_backbone
+
+    @property
+    def evaluated_prefix(self) -> str:
+        """Prefix of the teacher backbone's weights in the state dict."""
+        return "teacher_backbone."

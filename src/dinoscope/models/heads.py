@@ -1,0 +1,64 @@
+"""Projection heads: what stands between the backbone's feature and the loss, and is thrown away afterwards."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class WeightNormLinear(nn.Module):
+    """y = x W^T with W = g v / |v| row by row (Salimans & Kingma 2016); no bias.
+
+    The key names (`weight_g`, `weight_v`) are those of the released DINO files. `train_scale=False` holds g at 1.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, train_scale: bool) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(out_features, 1), requires_grad=train_scale)
+        self.weight_v = nn.Parameter(torch.empty(out_features, in_features))
+        nn.init.kaiming_uniform_(self.weight_v, a=5**0.5)
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Logits."""
+        return F.linear(x, torch._weight_norm(self.weight_v, self.weight_g, 0))
+
+
+class DINOHead(nn.Module):
+    """MLP, L2-normalised bottleneck, weight-normalised prototypes (Caron et al. 2021, appendix C).
+
+    Args:
+        in_dim: width of the backbone's feature.
+        out_dim: K, the number of outputs.
+        hidden_dim, bottleneck_dim, layers: of the MLP; `layers` linear maps, GELU between them.
+        batch_norm: normalise between each linear map and its GELU, over all views in the batch.
+        norm_last_layer: hold the length of the prototypes at 1 (steadier; a little worse for ViT-S).
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        *,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
+        layers: int = 3,
+        norm_last_layer: bool = True,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        widths = [in_dim, *[hidden_dim] * (layers - 1), bottleneck_dim]
+        modules: list[nn.Module] = []
+        for incoming, outgoing in zip(widths[:-2], widths[1:-1], strict=True):
+            modules += [nn.Linear(incoming, outgoing), *([nn.BatchNorm1d(outgoing)] if batch_norm else []), nn.GELU()]
+        self.mlp = nn.Sequential(*modules, nn.Linear(widths[-2], bottleneck_dim))
+        for module in self.mlp:
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        self.last_layer = WeightNormLinear(bottleneck_dim, out_dim, train_scale=not norm_last_layer)
+
+    def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Logits in [-1, 1] while g is 1: cosines between the bottleneck and each prototype."""
+        return self.last_layer(F.normalize(self.mlp(features), dim=-1))

@@ -1,0 +1,27 @@
+"""Position embeddings at another grid than the trained one, as the DINO reference resizes them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def resized_position_embedding(
+    embedding: Float[Tensor, "1 n d"], prefix: int, grid: tuple[int, int]
+) -> Float[Tensor, "1 m d"]:
+    """Bicubic resize of the patch positions to `grid` = (rows, columns); prefix positions are kept.
+
+    Without antialiasing, and with scale factor (cells + 0.1) / trained cells: the released weights were
+    trained with this, so a cleaner resize would give other features.
+    """
+    trained = math.isqrt(embedding.shape[1] - prefix)
+    if grid == (trained, trained):
+        return embedding
+    cells = embedding[:, prefix:].reshape(1, trained, trained, -1).permute(0, 3, 1, 2)
+    scale = ((grid[0] + 0.1) / trained, (grid[1] + 0.1) / trained)
+    resized = F.interpolate(cells, scale_factor=scale, mode="bicubic")
+    return torch.cat([embedding[:, :prefix], resized.flatten(2).transpose(1, 2)], dim=1)

@@ -1,0 +1,38 @@
+"""Values that change during a run, as pure functions of the step. Nothing here keeps state."""
+
+from __future__ import annotations
+
+import math
+
+
+def linear(start: float, end: float, position: float) -> float:
+    """Value at `position` in [0, 1] on the straight line from `start` to `end`; clamped outside."""
+    return start + (end - start) * min(max(position, 0.0), 1.0)
+
+
+def cosine(start: float, end: float, position: float) -> float:
+    """Value at `position` in [0, 1] on the half cosine from `start` to `end`; clamped outside."""
+    return end + 0.5 * (start - end) * (1 + math.cos(math.pi * min(max(position, 0.0), 1.0)))
+
+
+def warmup_cosine(step: int, total: int, warmup: int, peak: float, end: float) -> float:
+    """Learning-rate rule of DINO: from 0 to `peak` in `warmup` steps, then the half cosine towards `end`.
+
+    The last warm-up step and the first cosine step both sit at the peak, as in the reference; the value at
+    the run's last step is one step short of `end`.
+
+    Args:
+        step: optimiser step, from 0.
+        total: steps of the run.
+        warmup: steps of the linear part; 0 for none.
+        peak: highest value.
+        end: value that the cosine approaches.
+    """
+    if step < warmup:
+        return linear(0.0, peak, step / (warmup - 1)) if warmup > 1 else 0.0
+    return cosine(peak, end, (step - warmup) / (total - warmup))
+
+
+def epoch_warmup(epoch: int, warmup_epochs: int, start: float, end: float) -> float:
+    """Teacher-temperature rule of DINO: a step per epoch, reaching `end` in epoch `warmup_epochs - 1`."""
+    return linear(start, end, epoch / (warmup_epochs - 1)) if warmup_epochs > 1 else end

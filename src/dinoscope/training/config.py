@@ -1,0 +1,134 @@
+"""The settings of a run. Frozen, resolved once, saved in the run folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from dinoscope.data.views import ViewsConfig
+from dinoscope.errors import UserError
+from dinoscope.methods.dino import DINOConfig
+from dinoscope.models.backbone import BackboneConfig
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimiser and its schedules.
+
+    name: adamw (transformers), sgd (momentum 0.9) or lars (large batches of convolutional networks).
+    learning_rate: peak, for a batch of 256; scaled linearly with the batch size (Goyal et al. 2017).
+    min_learning_rate: the cosine ends here (not scaled).
+    warmup_epochs: linear rise from 0.
+    weight_decay, final_weight_decay: cosine from one to the other; none on biases and norms.
+    clip: longest gradient of each parameter tensor on its own; 0 for no clipping.
+    """
+
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    learning_rate: float = 5e-4
+    min_learning_rate: float = 1e-6
+    warmup_epochs: float = 10
+    weight_decay: float = 0.04
+    final_weight_decay: float = 0.4
+    clip: float = 3.0
+
+
+@dataclass(frozen=True)
+class SavingConfig:
+    """When checkpoints are written. every_steps is off at 0; keep counts the newest ones that stay."""
+
+    every_minutes: float = 10
+    every_steps: int = 0
+    keep: int = 2
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run.
+
+    data: folder of images (its `train` sub-folder, if there is one, is what is trained on).
+    out: the run folder to write.
+    backbone: a name in `dinoscope.models.backbone.BACKBONES`; it is built for images of `views.global_size`.
+    drop_path: stochastic depth of the student: highest rate, linear over the blocks.
+    epochs: passes over the images; may be a fraction.
+    batch_size: images per optimiser step, over all processes and micro-batches together.
+    accumulate: number of micro-batches that a process cuts its part of the batch into, to save memory.
+    checkpoint_activations: recompute activations in the backward pass: less memory, about a third slower.
+    precision: fp32, bf16 or fp16 autocast; auto is bf16 where the device has it in hardware, else fp32.
+    device: cpu, cuda, mps; auto takes the best there is.
+    workers: loader processes; -1 chooses. The result does not depend on it.
+    log_every: optimiser steps between lines of metrics.jsonl.
+    evaluate_every: epochs between online k-NN and attention snapshots; 0 for never.
+    """
+
+    data: Path
+    out: Path
+    method: DINOConfig = field(default_factory=DINOConfig)
+    backbone: str = "vit_small_patch16_224"
+    drop_path: float = 0.1
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    saving: SavingConfig = field(default_factory=SavingConfig)
+    epochs: float = 100
+    batch_size: int = 64
+    accumulate: int = 1
+    checkpoint_activations: bool = False
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: str = "auto"
+    workers: int = -1
+    seed: int = 0
+    log_every: int = 10
+    evaluate_every: int = 1
+
+    @property
+    def backbone_config(self) -> BackboneConfig:
+        """The student's backbone."""
+        return BackboneConfig(self.backbone, image_size=self.views.global_size, drop_path=self.drop_path)
+
+
+def check(config: RunConfig, images: int, processes: int) -> None:
+    """Refuse settings that contradict each other, the data or the launch, before anything starts.
+
+    Args:
+        config: the run's settings.
+        images: readable training images.
+        processes: world size.
+
+    Raises UserError naming the setting, its value and what to change.
+    """
+    optimizer, parts = config.optimizer, processes * config.accumulate
+    faults = [
+        (config.epochs <= 0, f"--epochs must be above 0, not {config.epochs}"),
+        (config.batch_size < 1 or config.accumulate < 1, "--batch-size and --accumulate must be at least 1"),
+        (
+            config.batch_size % parts != 0,
+            f"--batch-size {config.batch_size} cannot be cut into {processes} process(es) x {config.accumulate} "
+            f"micro-batch(es): choose a multiple of {parts}",
+        ),
+        (
+            config.batch_size > images,
+            f"--batch-size {config.batch_size} is more than the {images} readable images: lower it",
+        ),
+        (
+            optimizer.warmup_epochs >= config.epochs,
+            f"the warm-up of {optimizer.warmup_epochs:g} epochs is not shorter than the run of {config.epochs:g}: "
+            "lower --optimizer.warmup-epochs or raise --epochs",
+        ),
+        (
+            config.method.freeze_last_layer_epochs >= config.epochs,
+            f"the last layer would be frozen for all of the run's {config.epochs:g} epochs: "
+            "lower --method.freeze-last-layer-epochs or raise --epochs",
+        ),
+        (
+            optimizer.min_learning_rate > optimizer.learning_rate * config.batch_size / 256,
+            f"--optimizer.min-learning-rate {optimizer.min_learning_rate:g} is above the peak of "
+            f"{optimizer.learning_rate * config.batch_size / 256:g} (learning rate x batch / 256)",
+        ),
+        (optimizer.learning_rate <= 0, f"--optimizer.learning-rate must be above 0, not {optimizer.learning_rate}"),
+        (optimizer.clip < 0, f"--optimizer.clip must be 0 (off) or more, not {optimizer.clip}"),
+        (config.saving.keep < 1, f"--saving.keep must be at least 1, not {config.saving.keep}"),
+        (config.log_every < 1, f"--log-every must be at least 1, not {config.log_every}"),
+    ]
+    for wrong, message in faults:
+        if wrong:
+            raise UserError(message)

@@ -1,0 +1,40 @@
+"""The images of a run: found, checked, and without the unreadable ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dinoscope import checkpoint, distributed
+from dinoscope.data.folder import ImageFolder, find_images, resolve_split
+from dinoscope.data.scan import ScanReport, check_readable, scan
+from dinoscope.training.config import RunConfig
+from dinoscope.training.run_folder import RunFolder
+
+
+def scanned_images(
+    config: RunConfig, progress: Callable[[int, int], None]
+) -> tuple[ImageFolder, ScanReport]:
+    """Find the training images and decode each once (results are cached by path, size and time).
+
+    Raises UserError where there are none, or more than 5 % cannot be read.
+    """
+    folder = find_images(resolve_split(config.data, "train"))
+    report = scan(folder, workers=0, progress=progress)
+    check_readable(report)
+    return folder, report
+
+
+def readable(folder: ImageFolder, unreadable: set[str]) -> ImageFolder:
+    """The folder without the files named in `unreadable`."""
+    return folder.subset([i for i, path in enumerate(folder.paths) if path not in unreadable])
+
+
+def write_unreadable(run: RunFolder, report: ScanReport) -> None:
+    """List the files that are left out, with the reason, in the run folder."""
+    lines = [f"{fault.path}\t{fault.reason}\n" for fault in report.unreadable]
+    checkpoint.write_text(run.unreadable, "".join(lines))
+
+
+def read_unreadable(run: RunFolder) -> set[str]:
+    """Paths of `write_unreadable`."""
+    return {line.partition("\t")[0] for line in run.unreadable.read_text(encoding="utf-8").splitlines()}

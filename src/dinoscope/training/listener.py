@@ -1,0 +1,66 @@
+"""What the loop tells the world, and the world's side of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dinoscope.methods.method import Method
+from dinoscope.training.config import RunConfig
+from dinoscope.types import Step
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """A run that begins or goes on: its settings, the first step to come, and facts worth a line."""
+
+    config: RunConfig
+    step: Step
+    images: int
+    parameters: int
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a listener measured: named scalars, and pictures, uint8 [height, width, 3]."""
+
+    values: Mapping[str, float] = field(default_factory=dict[str, float])
+    pictures: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """Scalars (loss, learning rate, entropy, images/s…) and pictures that belong to one optimiser step."""
+
+    step: Step
+    values: Mapping[str, float]
+    pictures: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
+
+
+class Listener:
+    """Hears of a run; every method may be left as it is. Only the main process has listeners."""
+
+    def started(self, start: RunStart) -> None:
+        """The run begins or goes on."""
+
+    def scanned(self, done: int, total: int) -> None:
+        """So many of the image files were checked, before the run begins."""
+
+    def stepped(self, record: StepRecord) -> None:
+        """An optimiser step was made."""
+
+    def evaluate(self, step: Step, method: Method) -> Evaluation:
+        """An evaluation is due, with the networks in evaluation mode; what is returned is logged."""
+        return Evaluation()
+
+    def logged(self, record: StepRecord) -> None:
+        """Scalars to keep: of every so many steps, and of every evaluation."""
+
+    def said(self, message: str) -> None:
+        """Something that the person should read."""
+
+    def closed(self) -> None:
+        """The run ended, was stopped or failed."""

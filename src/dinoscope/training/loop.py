@@ -1,0 +1,259 @@
+"""The training loop: the only one, for every method."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dinoscope import checkpoint, distributed
+from dinoscope.data.folder import ImageFolder, find_images, resolve_split
+from dinoscope.errors import UserError
+from dinoscope.training.config import RunConfig, check
+from dinoscope.training.device import pick_device
+from dinoscope.training.images import read_unreadable, readable, scanned_images, write_unreadable
+from dinoscope.training.listener import Listener, RunStart, StepRecord
+from dinoscope.training.monitor import CollapseMonitor, FeatureWindow, feature_spread, rank_me
+from dinoscope.training.run_folder import LogFile, MetricsFile, RunFolder
+from dinoscope.training.tensorboard import TensorBoard
+from dinoscope.training.trainer import Trainer
+
+logger = logging.getLogger("dinoscope")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to: its folder, the steps made in all, and whether a signal stopped it before the end."""
+
+    out: Path
+    steps: int
+    interrupted: bool
+
+
+def train(
+    config: RunConfig, *, resume: bool = False, overwrite: bool = False, listeners: Sequence[Listener] = ()
+) -> RunResult:
+    """Train, or go on training, and leave a run folder.
+
+    Started by torchrun or srun, each process calls this; the main one writes and speaks.
+    Raises UserError for settings, data or an existing run folder that do not fit.
+    """
+    device = pick_device(config.device)
+    with distributed.process_group(device):
+        run = RunFolder(config.out)
+        audience = list(listeners) if distributed.is_main() else []
+        images = _images(config, run, audience, resume=resume, overwrite=overwrite)
+        trainer = Trainer(config, images, device)
+        if resume and (newest := checkpoint.latest(run.checkpoints)):
+            trainer.restore(newest)
+        if distributed.is_main():
+            audience = [
+                LogFile(run.log),
+                MetricsFile(run.metrics, trainer.next_step),
+                TensorBoard(run.tensorboard, trainer.next_step),
+                *audience,
+            ]
+        try:
+            return _run(trainer, run, audience)
+        finally:
+            for listener in audience:
+                listener.closed()
+
+
+def _images(
+    config: RunConfig, run: RunFolder, listeners: Sequence[Listener], *, resume: bool, overwrite: bool
+) -> ImageFolder:
+    """The readable training images; settings checked against them, and the run folder ready."""
+    processes = distributed.world_size()
+    if not distributed.is_main():
+        distributed.barrier()
+        folder = find_images(resolve_split(config.data, "train"))
+        return readable(folder, read_unreadable(run))
+
+    def progress(done: int, total: int) -> None:
+        for listener in listeners:
+            listener.scanned(done, total)
+
+    folder, report = scanned_images(config, progress)
+    images = readable(folder, {fault.path for fault in report.unreadable})
+    check(config, len(images), processes)
+    run.prepare(config, resume=resume, overwrite=overwrite)
+    write_unreadable(run, report)
+    distributed.barrier()
+    return images
+
+
+def _run(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> RunResult:
+    """All steps that are left, with evaluations and checkpoints between them."""
+    config = trainer.config
+    monitor = CollapseMonitor(trainer.method.uniform_loss, patience=max(300, trainer.total // 10))
+    window, clock, saved = FeatureWindow(), _Clock(config.batch_size), time.monotonic()
+    _announce(trainer, listeners)
+    batches = trainer.batches()
+    with _stop_signals() as stop:
+        while trainer.next_step < trainer.total and not stop:
+            with clock.waiting():
+                views = next(batches)
+            step = trainer.at(trainer.next_step)
+            values, features = trainer.make_step(views)
+            window.add(features)
+            _note_unreadable(trainer.images, views.unreadable)
+            _tell(listeners, monitor, StepRecord(step, values | clock.lap()), config.log_every)
+            if _evaluation_due(trainer):
+                _evaluate(trainer, window, listeners)
+                clock.restart()
+            if distributed.any_process(bool(stop), trainer.device):
+                stop.append(signal.SIGTERM)
+            elif _checkpoint_due(trainer, saved):
+                _save(trainer, run)
+                saved = time.monotonic()
+    _save(trainer, run)
+    finished = trainer.next_step == trainer.total
+    if finished and distributed.is_main():
+        checkpoint.export_backbone(run.exported, trainer.method.evaluated_backbone)
+    distributed.barrier()
+    return RunResult(run.path, trainer.next_step, interrupted=not finished)
+
+
+def _announce(trainer: Trainer, listeners: Sequence[Listener]) -> None:
+    config, backbone = trainer.config, trainer.method.evaluated_backbone
+    parameters = sum(parameter.numel() for parameter in backbone.parameters())
+    facts = {
+        "device": f"{trainer.device}, {trainer.precision}, {distributed.world_size()} process(es)",
+        "batch": f"{config.batch_size} images a step, {trainer.per_epoch} steps an epoch, {trainer.total} in all",
+    }
+    if trainer.next_step:
+        facts["resumed"] = f"at step {trainer.next_step}"
+    start = RunStart(config, trainer.at(trainer.next_step), len(trainer.images), parameters, facts)
+    logger.info("training %s on %d images; %s", config.backbone, len(trainer.images), facts)
+    for listener in listeners:
+        listener.started(start)
+
+
+def _tell(listeners: Sequence[Listener], monitor: CollapseMonitor, record: StepRecord, log_every: int) -> None:
+    verdict = monitor.judge(record.values)
+    if verdict:
+        logger.warning("step %d: %s", record.step.index, verdict)
+    for listener in listeners:
+        listener.stepped(record)
+        if verdict:
+            listener.said(verdict)
+        if record.step.index % log_every == 0:
+            listener.logged(record)
+
+
+def _evaluation_due(trainer: Trainer) -> bool:
+    """At the end of every so many epochs, and at the end of the run."""
+    every = trainer.config.evaluate_every * trainer.per_epoch
+    if not every:
+        return False
+    return trainer.next_step % every == 0 or trainer.next_step == trainer.total
+
+
+def _evaluate(trainer: Trainer, window: FeatureWindow, listeners: Sequence[Listener]) -> None:
+    """Health of the last features, and what each listener measures; the method is in evaluation mode meanwhile."""
+    if distributed.is_main():
+        step, features = trainer.at(trainer.next_step - 1), window.features()
+        values = {"rank_me": rank_me(features), "feature_spread": feature_spread(features)}
+        pictures: dict[str, np.ndarray] = {}
+        trainer.method.eval()
+        for listener in listeners:
+            evaluation = listener.evaluate(step, trainer.method)
+            values |= evaluation.values
+            pictures |= evaluation.pictures
+        trainer.method.train()
+        for listener in listeners:
+            listener.logged(StepRecord(step, values, pictures))
+    distributed.barrier()
+
+
+def _checkpoint_due(trainer: Trainer, saved: float) -> bool:
+    saving = trainer.config.saving
+    by_step = saving.every_steps > 0 and trainer.next_step % saving.every_steps == 0
+    return by_step or time.monotonic() - saved > 60 * saving.every_minutes
+
+
+def _save(trainer: Trainer, run: RunFolder) -> None:
+    """Write a checkpoint and delete the oldest. A full disk is said, and the run goes on with the previous one."""
+    if not distributed.is_main():
+        return
+    path = checkpoint.step_path(run.checkpoints, trainer.next_step)
+    try:
+        trainer.save(path)
+    except OSError as error:
+        last_step = trainer.next_step == trainer.total
+        if last_step:
+            raise UserError(f"the final checkpoint could not be written: {error}. Free space, then --resume") from error
+        logger.warning("step %d: checkpoint not written (%s); the previous one is whole", trainer.next_step, error)
+        return
+    checkpoint.prune(run.checkpoints, trainer.config.saving.keep)
+
+
+def _note_unreadable(images: ImageFolder, positions: Sequence[int]) -> None:
+    for position in positions:
+        logger.warning("%s became unreadable during the run; the next image stands in", images.path(position))
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM, so that the step under way ends and a checkpoint is written.
+
+    A second signal ends the process at once. In a thread other than the main one, signals are left alone.
+    """
+    received: list[int] = []
+
+    def receive(number: int, frame: object) -> None:
+        if received:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        received.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class _Clock:
+    """Images per second and the share of time spent waiting for data, over the last steps."""
+
+    def __init__(self, batch_size: int, window: int = 50) -> None:
+        self.batch_size = batch_size
+        self.laps: deque[tuple[float, float]] = deque(maxlen=window)
+        self.waited = 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Leave out the time since the last lap (an evaluation)."""
+        self.last = time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent in here counts as waiting."""
+        begin = time.perf_counter()
+        yield
+        self.waited = time.perf_counter() - begin
+
+    def lap(self) -> dict[str, float]:
+        """End a step; give the rates."""
+        now = time.perf_counter()
+        self.laps.append((now - self.last, self.waited))
+        self.last = now
+        total = sum(lap for lap, _ in self.laps)
+        return {
+            "images_per_second": self.batch_size * len(self.laps) / total,
+            "waiting_for_data": sum(waited for _, waited in self.laps) / total,
+        }

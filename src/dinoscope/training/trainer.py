@@ -1,0 +1,144 @@
+"""The state of a run in one process, and one optimiser step of it."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dinoscope import checkpoint, distributed
+from dinoscope.data.folder import ImageFolder
+from dinoscope.data.loader import StepSampler, ViewsDataset, default_workers, view_loader
+from dinoscope.errors import UserError
+from dinoscope.methods import build_method, method_name
+from dinoscope.models.backbone import Backbone
+from dinoscope.settings import to_dict
+from dinoscope.training.accumulate import backward
+from dinoscope.training.config import RunConfig
+from dinoscope.training.device import autocast, pick_precision
+from dinoscope.training.optim import build_optimizer, clip_each, set_schedules
+from dinoscope.types import Step, Views
+
+
+class Trainer:
+    """Everything that a checkpoint restores, and how to make a step."""
+
+    def __init__(self, config: RunConfig, images: ImageFolder, device: torch.device) -> None:
+        self.config, self.images, self.device = config, images, device
+        self.precision = pick_precision(config.precision, device)
+        self.per_epoch = len(images) // config.batch_size
+        self.total = max(round(config.epochs * self.per_epoch), 1)
+        self.next_step = 0
+        torch.manual_seed(config.seed)
+        self.method = build_method(config.method, config.backbone_config).to(device)
+        if distributed.world_size() > 1 and device.type == "cuda":
+            self.method = nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
+        for module in self.method.modules():
+            if isinstance(module, Backbone):
+                module.checkpoint_activations = config.checkpoint_activations
+        self.network: nn.Module = self.method
+        if distributed.world_size() > 1:
+            self.network = nn.parallel.DistributedDataParallel(self.method)
+        self.optimizer = build_optimizer(config, self.method.trained_parameters())
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+
+    def at(self, index: int) -> Step:
+        """The position of optimiser step `index`."""
+        return Step(index, self.total, self.per_epoch)
+
+    def batches(self) -> Iterator[Views]:
+        """This process's part of the batches of all steps still to be made."""
+        config, processes = self.config, distributed.world_size()
+        sampler = StepSampler(
+            len(self.images),
+            config.batch_size,
+            config.seed,
+            range(self.next_step, self.total),
+            rank=distributed.rank(),
+            processes=processes,
+        )
+        workers = default_workers(processes) if config.workers < 0 else config.workers
+        dataset = ViewsDataset(self.images, config.views, config.seed)
+        return iter(view_loader(dataset, sampler, workers, pin=self.device.type == "cuda"))
+
+    def make_step(self, views: Views) -> tuple[dict[str, float], Tensor]:
+        """One optimiser step: gradient, clipping, update, teacher and centre.
+
+        Returns the scalars of the step and the teacher's features [images, dim] for the monitor.
+        Raises UserError where the loss is not finite; nothing was updated then.
+        """
+        step = self.at(self.next_step)
+        # Randomness inside the network is a function of the step: a resumed run needs no generator state.
+        torch.manual_seed(hash((self.config.seed, step.index, distributed.rank())) % 2**63)
+        scheduled = set_schedules(self.optimizer, self.config, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        output, features = backward(
+            self.method,
+            self.network,
+            views.to(self.device),
+            step,
+            parts=self.config.accumulate,
+            precision=functools.partial(autocast, self.precision, self.device),
+            scale=self.scaler.scale,
+        )
+        loss = float(distributed.mean_reduce(output.loss))
+        if not math.isfinite(loss):
+            raise UserError(_not_finite(step, loss, self.precision))
+        self.scaler.unscale_(self.optimizer)
+        parameters = [parameter for _, parameter in self.method.trained_parameters()]
+        gradient_norm = clip_each(parameters, self.config.optimizer.clip)
+        self.method.before_update(step)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.method.after_step(step, output.statistics)
+        self.next_step += 1
+        scalars = {"loss": loss, **scheduled, "gradient_norm": float(gradient_norm)}
+        return scalars | {name: float(value) for name, value in output.logged.items()}, features.flatten(0, 1)
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint; see `checkpoint.save`."""
+        state, groups = checkpoint.optimizer_tensors(self.optimizer)
+        tensors = {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in state.items()}
+        metadata = {
+            "step": self.next_step,
+            "total": self.total,
+            "method": method_name(self.config.method),
+            "run": to_dict(self.config),
+            "backbone": to_dict(self.method.evaluated_backbone.config),
+            "evaluated_prefix": f"method.{self.method.evaluated_prefix}",
+            "optimizer_groups": groups,
+            "scaler": self.scaler.state_dict(),
+            "data_fingerprint": self.images.fingerprint(),
+        }
+        checkpoint.save(path, tensors, metadata)
+
+    def restore(self, path: Path) -> None:
+        """Continue from a checkpoint of this run.
+
+        Raises UserError where the file does not fit, or the images are not the ones that the run began with.
+        """
+        saved = checkpoint.load(path)
+        if saved.metadata["data_fingerprint"] != self.images.fingerprint():
+            raise UserError(
+                f"the images below {self.images.root} are not those that the run began with (other files or sizes): "
+                "put them back, or begin a new run"
+            )
+        method = {name[7:]: value for name, value in saved.tensors.items() if name.startswith("method.")}
+        optimizer = {name[10:]: value for name, value in saved.tensors.items() if name.startswith("optimizer.")}
+        checkpoint.load_strictly(self.method, method, path)
+        checkpoint.restore_optimizer(self.optimizer, optimizer, saved.metadata["optimizer_groups"])
+        self.scaler.load_state_dict(saved.metadata["scaler"])
+        self.next_step = saved.metadata["step"]
+
+
+def _not_finite(step: Step, loss: float, precision: str) -> str:
+    advice = "use --precision bf16 or fp32" if precision == "fp16" else "lower --optimizer.learning-rate"
+    return (
+        f"the loss turned {loss} at step {step.index} (epoch {step.epoch}); nothing was updated and the last "
+        f"checkpoint is whole. To mend: {advice}, keep --optimizer.clip at 3 or below, then begin again or --resume"
+    )

@@ -1,0 +1,151 @@
+"""Every method x every contract of `dinoscope.methods.method.Method`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dinoscope import checkpoint
+from dinoscope.methods import METHODS, build_method, method_name
+from dinoscope.training.config import OptimizerConfig
+
+from . import cases
+
+METHOD_NAMES = list(METHODS)
+
+
+@pytest.fixture(params=METHOD_NAMES)
+def method(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def states_differ(first: dict[str, Tensor], second: dict[str, Tensor], tolerance: float = 0.0) -> list[str]:
+    """Names of the tensors that are not equal within `tolerance`."""
+    assert first.keys() == second.keys()
+    return [name for name in first if (first[name].double() - second[name].double()).abs().max() > tolerance]
+
+
+def test_every_method_has_a_case() -> None:
+    assert set(cases.SETTINGS) == set(METHODS)
+    assert all(method_name(settings) == name for name, settings in cases.SETTINGS.items())
+
+
+def test_loss_is_finite_and_logged_values_are_scalars(method, picture_folder, tmp_path) -> None:
+    trainer = cases.trainer(cases.run_config(method, picture_folder(8), tmp_path / "run"))
+    outputs = trainer.method.encode(next(trainer.batches()))
+    result = trainer.method.loss(outputs, trainer.at(0))
+    assert math.isfinite(result.loss.item())
+    assert result.loss.requires_grad
+    for name, value in result.logged.items():
+        assert value.ndim == 0, name
+        assert not value.requires_grad, name
+    for name, value in result.statistics.items():
+        assert not value.requires_grad, name
+
+
+def test_outputs_are_views_by_batch(method, picture_folder, tmp_path) -> None:
+    config = cases.run_config(method, picture_folder(8), tmp_path / "run")
+    outputs = cases.trainer(config).method.encode(cases.batch(config))
+    for name, value in outputs.items():
+        assert value.shape[1] == config.batch_size, name
+    assert "features" in outputs
+
+
+def test_only_trained_parameters_get_gradients(method, picture_folder, tmp_path) -> None:
+    trainer = cases.trainer(cases.run_config(method, picture_folder(8), tmp_path / "run"))
+    outputs = trainer.method.encode(next(trainer.batches()))
+    trainer.method.loss(outputs, trainer.at(0)).loss.backward()
+    trained = dict(trainer.method.trained_parameters())
+    for name, parameter in trainer.method.named_parameters():
+        assert (parameter.grad is not None) == (name in trained), name
+
+
+def test_loss_changes_no_state(method, picture_folder, tmp_path) -> None:
+    trainer = cases.trainer(cases.run_config(method, picture_folder(8), tmp_path / "run"))
+    outputs = trainer.method.encode(next(trainer.batches()))
+    before = {name: value.clone() for name, value in trainer.method.state_dict().items()}
+    trainer.method.loss(outputs, trainer.at(0))
+    assert states_differ(before, trainer.method.state_dict()) == []
+
+
+def test_state_round_trip(method, picture_folder, tmp_path) -> None:
+    config = cases.run_config(method, picture_folder(16), tmp_path / "run")
+    trainer = cases.trainer(config)
+    batches = trainer.batches()
+    trainer.make_step(next(batches))
+    trainer.save(tmp_path / "step.safetensors")
+    restored = cases.trainer(config)
+    assert states_differ(trainer.method.state_dict(), restored.method.state_dict()) != []
+    restored.restore(tmp_path / "step.safetensors")
+    assert restored.next_step == 1
+    views = next(batches)
+    trainer.make_step(views)
+    restored.make_step(next(restored.batches()))
+    assert states_differ(trainer.method.state_dict(), restored.method.state_dict()) == []
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulation_equals_the_large_batch(method, parts, picture_folder, tmp_path) -> None:
+    data = picture_folder(24)
+    whole = cases.trainer(cases.run_config(method, data, tmp_path / "a"), double=True)
+    cut = cases.trainer(cases.run_config(method, data, tmp_path / "b", accumulate=parts), double=True)
+    before = {name: value.clone() for name, value in whole.method.state_dict().items()}
+    for views in whole.batches():
+        values, _ = whole.make_step(views)
+        cut_values, _ = cut.make_step(views)
+        assert values["loss"] == pytest.approx(cut_values["loss"], abs=1e-9)
+    assert whole.next_step == 9
+    assert states_differ(whole.method.state_dict(), cut.method.state_dict(), tolerance=1e-8) == []
+    assert len(states_differ(before, whole.method.state_dict(), tolerance=1e-4)) > 10
+
+
+def test_activation_checkpointing_changes_nothing(method, picture_folder, tmp_path) -> None:
+    data = picture_folder(8)
+    plain = cases.trainer(cases.run_config(method, data, tmp_path / "a", drop_path=0.2))
+    saving = cases.trainer(cases.run_config(method, data, tmp_path / "b", drop_path=0.2, checkpoint_activations=True))
+    views = next(plain.batches())
+    plain.make_step(views)
+    saving.make_step(views)
+    assert states_differ(plain.method.state_dict(), saving.method.state_dict(), tolerance=1e-6) == []
+
+
+def test_eight_images_can_be_overfitted(method, picture_folder, tmp_path) -> None:
+    """The same views of eight images over and over: the loss all but vanishes, without collapse."""
+    config = cases.run_config(
+        method,
+        picture_folder(8),
+        tmp_path / "run",
+        method=cases.OVERFITTING[method],
+        optimizer=OptimizerConfig(learning_rate=6e-2, warmup_epochs=5),
+        epochs=100,
+    )
+    trainer = cases.trainer(config)
+    views = next(trainer.batches())
+    steps = [trainer.make_step(views)[0] for _ in range(trainer.total)]
+    assert steps[-1]["loss"] < 0.1 * max(step["loss"] for step in steps)
+    assert steps[-1]["teacher_marginal_entropy"] > 1.0
+
+
+def test_evaluated_backbone_is_found_in_a_checkpoint(method, picture_folder, tmp_path) -> None:
+    trainer = cases.trainer(cases.run_config(method, picture_folder(8), tmp_path / "run"))
+    views = next(trainer.batches())
+    trainer.make_step(views)
+    trainer.save(tmp_path / "step.safetensors")
+    loaded = checkpoint.load_backbone(tmp_path / "step.safetensors")
+    images = loaded.normalize(views.global_views[0])
+    with torch.no_grad():
+        expected = trainer.method.evaluated_backbone.eval()(images).feature
+        assert torch.equal(loaded(images).feature, expected)
+
+
+def test_method_is_built_from_its_settings(method) -> None:
+    config = cases.run_config(method, Path(), Path())
+    torch.manual_seed(0)
+    first = build_method(config.method, config.backbone_config).state_dict()
+    torch.manual_seed(0)
+    second = build_method(config.method, config.backbone_config).state_dict()
+    assert states_differ(first, second) == []

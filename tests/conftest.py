@@ -1,0 +1,65 @@
+"""Fixtures for all tests. Shapes in signatures are checked while the tests run (jaxtyping's import hook)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+import tests.typechecking  # noqa: F401 (the hook looks it up by name)
+
+install_import_hook("dinoscope", "tests.typechecking.check")
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+cv2.setNumThreads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("DINOSCOPE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Make a folder of small pictures: `picture_folder(12, classes=3, split="train", size=(32, 40))`."""
+
+    def make(
+        count: int, *, classes: int = 0, split: str = "", size: tuple[int, int] = (32, 40), name: str = "pictures"
+    ) -> Path:
+        root = tmp_path / name
+        for number in range(count):
+            kind = f"class{number % classes}" if classes else ""
+            file = root / split / kind / f"{number:04d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(file), draw_picture(number, size))
+        return root
+
+    return make
+
+
+def draw_picture(seed: int, size: tuple[int, int] = (32, 40)) -> np.ndarray:
+    """A smooth random picture [height, width, 3] with one bright disk: enough structure to tell pictures apart."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 200, (4, 4, 3), dtype=np.uint8)
+    picture = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
+    center = (int(generator.integers(size[1])), int(generator.integers(size[0])))
+    color = tuple(int(value) for value in generator.integers(100, 256, 3))
+    return cv2.circle(picture, center, min(size) // 4, color, -1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """GPU tests are skipped, with the reason, where there is no CUDA device."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+

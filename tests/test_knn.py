@@ -1,0 +1,270 @@
+"""The k-NN classifier against recorded figures, numbers derived by hand, and a plain implementation."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dinoscope.errors import UserError
+from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out, nearest, predict
+from dinoscope.types import FeatureBank
+
+DATA = Path(__file__).parent / "data"
+
+
+def plain_nearest(gallery: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """A full stable sort in float64: equal similarities stay in the order of their indices."""
+    gallery, queries = gallery.double(), queries.double()
+    lengths = queries.norm(dim=1)[:, None] * gallery.norm(dim=1)
+    similarities = (queries @ gallery.T / lengths.clamp_min(1e-12)).sort(dim=1, descending=True, stable=True)
+    return similarities.values[:, :k], similarities.indices[:, :k]
+
+
+def plain_ranking(gallery: FeatureBank, query: Tensor, k: int, temperature: float) -> list[int]:
+    """Votes of one query, counted one neighbour at a time."""
+    assert gallery.labels is not None
+    similarities, indices = plain_nearest(gallery.features, query[None], k)
+    votes = dict.fromkeys(sorted(gallery.labels.tolist()), 0.0)
+    for similarity, index in zip(similarities[0].tolist(), indices[0].tolist(), strict=True):
+        votes[int(gallery.labels[index])] += math.exp(similarity / temperature)
+    return sorted(votes, key=lambda label: (-votes[label], label))[: min(5, k)]
+
+
+def signs(rows: int, dim: int, seed: int) -> Tensor:
+    """Features of +1 and -1: with dim 4 or 16 every cosine is exact in float32, and most occur many times."""
+    return torch.randint(0, 2, (rows, dim), generator=torch.Generator().manual_seed(seed)).float() * 2 - 1
+
+
+def normals(rows: int, dim: int, seed: int) -> Tensor:
+    return torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def accuracies(gallery: FeatureBank, queries: FeatureBank, config: KNNConfig) -> dict[str, float]:
+    return {metric.name: metric.value for metric in knn(gallery, queries, config)}
+
+
+def test_recorded_reference_accuracies_are_met_exactly() -> None:
+    recorded = json.loads((DATA / "golden_knn.json").read_text())
+    tensors = load_file(DATA / "golden_knn.safetensors")
+    measured = accuracies(
+        FeatureBank(tensors["gallery"], tensors["gallery_labels"]),
+        FeatureBank(tensors["query"], tensors["query_labels"]),
+        KNNConfig(ks=(5, 10, 20, 100), temperature=recorded["temperature"]),
+    )
+    expected = {
+        f"knn_{top}_k{k}": recorded[str(k)][top] for k in (5, 10, 20, 100) for top in ("top1", "top5")
+    }
+    assert measured == expected
+
+
+def test_one_near_neighbour_outvotes_two_far_ones_only_at_a_low_temperature() -> None:
+    # Cosines 1, 0.8, 0.8. Class 7 has exp(1 / T), class 3 has 2 exp(0.8 / T): equal at T = 0.2 / ln 2 = 0.29.
+    gallery = FeatureBank(torch.tensor([[1.0, 0.0], [0.8, 0.6], [4.0, -3.0]]), torch.tensor([7, 3, 3]))
+    queries = FeatureBank(torch.tensor([[2.0, 0.0]]))
+    assert predict(gallery, queries, KNNConfig(ks=(3,), temperature=0.28))[3].tolist() == [[7, 3]]
+    assert predict(gallery, queries, KNNConfig(ks=(3,), temperature=0.30))[3].tolist() == [[3, 7]]
+
+
+def test_accuracies_by_hand() -> None:
+    # Two clusters on the axes. Three queries: right, right, and one that lies in the other class's cluster.
+    gallery = FeatureBank(
+        torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]]), torch.tensor([0, 0, 1, 1])
+    )
+    queries = FeatureBank(torch.tensor([[1.0, 0.2], [0.2, 1.0], [1.0, 0.1]]), torch.tensor([0, 1, 1]))
+    measured = accuracies(gallery, queries, KNNConfig(ks=(2,)))
+    assert measured == {"knn_top1_k2": pytest.approx(200 / 3), "knn_top5_k2": 100.0}
+
+
+def test_a_class_without_votes_ranks_after_all_others_by_number() -> None:
+    gallery = FeatureBank(torch.eye(6), torch.tensor([9, 8, 7, 6, 5, 4]))
+    ranked = predict(gallery, FeatureBank(torch.eye(6)[:1]), KNNConfig(ks=(1, 6), temperature=0.001))
+    assert ranked[1].tolist() == [[9]]
+    assert ranked[6].tolist() == [[9, 4, 5, 6, 7]]  # exp(-1000) is no vote
+
+
+@given(
+    rows=st.integers(1, 200),
+    queries=st.integers(1, 5),
+    dim=st.sampled_from([4, 16]),
+    k=st.integers(1, 200),
+    max_bytes=st.sampled_from([3_000, 20_000, 2**28]),
+    seed=st.integers(0, 2**16),
+)
+@example(rows=400, queries=3, dim=4, k=7, max_bytes=9_000, seed=0)  # 16 distinct features: nothing but ties
+@example(rows=40, queries=3, dim=4, k=7, max_bytes=1, seed=0)  # one image at a time
+@settings(max_examples=60, deadline=None)
+def test_nearest_is_the_stable_full_sort(
+    rows: int, queries: int, dim: int, k: int, max_bytes: int, seed: int
+) -> None:
+    gallery, asked, k = signs(rows, dim, seed), signs(queries, dim, seed + 1), min(k, rows)
+    similarities, indices = nearest(gallery, asked, k, max_bytes=max_bytes)
+    expected = plain_nearest(gallery, asked, k)
+    assert torch.equal(similarities.double(), expected[0])
+    assert torch.equal(indices, expected[1])
+
+
+@pytest.mark.parametrize("order", ["drawn", "ascending", "descending"])
+@pytest.mark.parametrize("k", [1, 20, 200])
+def test_nearest_over_many_blocks_in_any_order(order: str, k: int) -> None:
+    gallery, queries = normals(20_000, 12, 0), normals(9, 12, 1)
+    if order != "drawn":  # sorted by similarity to the first query: the worst case for a running threshold
+        gallery = gallery[(gallery @ queries[0]).argsort(descending=order == "descending")]
+    similarities, indices = nearest(gallery, queries, k, max_bytes=2**20)
+    expected = plain_nearest(gallery, queries, k)
+    torch.testing.assert_close(similarities.double(), expected[0], rtol=0, atol=1e-6)
+    # Two images closer in similarity than float32 can tell may change places, but none may be missing.
+    assert all(len(row.unique()) == k for row in indices)
+    found = torch.cosine_similarity(gallery[indices].double(), queries[:, None].double(), dim=2)
+    torch.testing.assert_close(found, expected[0], rtol=0, atol=1e-6)
+
+
+def test_collapsed_features_give_the_first_images() -> None:
+    similarities, indices = nearest(signs(1, 16, 0).expand(30_000, -1), signs(1, 16, 0).expand(3, -1), 200)
+    assert torch.equal(indices, torch.arange(200).expand(3, -1))
+    assert similarities.eq(1).all()
+
+
+def test_zero_and_orthogonal_features_tie_at_zero() -> None:
+    gallery = torch.tensor([[0.0, -1.0], [0.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    similarities, indices = nearest(gallery, torch.tensor([[1.0, 0.0], [-1.0, -0.0], [0.0, 0.0]]), 4)
+    assert indices.tolist() == [[0, 1, 2, 3], [3, 0, 1, 2], [0, 1, 2, 3]]
+    assert similarities.tolist() == [[0, 0, 0, -1], [1, 0, 0, 0], [0, 0, 0, 0]]
+
+
+@given(
+    classes=st.integers(1, 9),
+    rows=st.integers(2, 60),
+    temperature=st.sampled_from([0.03, 0.07, 1.0]),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=40, deadline=None)
+def test_ranking_is_the_plain_vote(classes: int, rows: int, temperature: float, seed: int) -> None:
+    labels = torch.randint(0, classes, (rows,), generator=torch.Generator().manual_seed(seed)) * 3 - 1
+    gallery, queries = FeatureBank(normals(rows, 5, seed), labels), normals(3, 5, seed + 1)
+    config = KNNConfig(ks=(max(1, rows // 2), rows), temperature=temperature)
+    for k, ranked in predict(gallery, FeatureBank(queries), config).items():
+        expected = [plain_ranking(gallery, query, k, temperature) for query in queries]
+        assert ranked.tolist() == expected
+
+
+@pytest.mark.parametrize("max_bytes", [4_000, 50_000])
+def test_memory_budget_does_not_change_the_answer(max_bytes: int) -> None:
+    gallery = FeatureBank(normals(150, 8, 0), torch.arange(150) % 13)
+    queries = FeatureBank(normals(9, 8, 1), torch.arange(9) % 13)
+    whole = accuracies(gallery, queries, KNNConfig())
+    assert accuracies(gallery, queries, KNNConfig(max_bytes=max_bytes)) == whole
+
+
+def test_one_query_and_one_gallery_image(caplog: pytest.LogCaptureFixture) -> None:
+    bank = FeatureBank(torch.ones(1, 3), torch.tensor([5]))
+    with caplog.at_level(logging.WARNING):
+        measured = accuracies(bank, bank, KNNConfig())
+    assert measured == {"knn_top1_k1": 100.0, "knn_top5_k1": 100.0}
+    assert [record.getMessage() for record in caplog.records] == [
+        "k of [10, 20, 100, 200] lowered to 1: the gallery has no more images"
+    ]
+
+
+def test_leave_one_out_is_knn_against_all_others() -> None:
+    labels = torch.arange(30) % 4
+    features = torch.cat([signs(20, 4, 3), normals(10, 4, 4)])  # most images have an exact double
+    measured = {
+        metric.name: metric.value
+        for metric in leave_one_out(FeatureBank(features, labels), KNNConfig((3, 29)))
+    }
+    for k in (3, 29):
+        right = 0
+        for image in range(30):
+            others = torch.arange(30) != image
+            rest = FeatureBank(features[others], labels[others])
+            right += plain_ranking(rest, features[image], k, 0.07)[0] == int(labels[image])
+        assert measured[f"knn_leave_one_out_top1_k{k}"] == pytest.approx(100 * right / 30)
+
+
+def test_labels_are_matched_by_class_name() -> None:
+    gallery = FeatureBank(torch.eye(3), torch.tensor([0, 1, 2]), classes=("ant", "bee", "cat"))
+    queries = FeatureBank(torch.eye(3)[1:], torch.tensor([0, 1]), classes=("bee", "dog"))
+    assert accuracies(gallery, queries, KNNConfig(ks=(1,)))["knn_top1_k1"] == 50.0
+    with pytest.raises(UserError, match=r"no class of the query set \(eel\.\.\.\) is in the gallery"):
+        knn(gallery, FeatureBank(torch.eye(3)[:1], torch.tensor([0]), classes=("eel",)))
+
+
+LABELLED = FeatureBank(torch.eye(3), torch.arange(3))
+
+
+@pytest.mark.parametrize(
+    ("gallery", "queries", "config", "message"),
+    [
+        (FeatureBank(torch.eye(3)), LABELLED, KNNConfig(), "the gallery has no labels"),
+        (LABELLED, FeatureBank(torch.eye(3)), KNNConfig(), "the query set has no labels"),
+        (FeatureBank(torch.empty(0, 3), torch.arange(0)), LABELLED, KNNConfig(), "the gallery is empty"),
+        (LABELLED, FeatureBank(torch.empty(0, 3), torch.arange(0)), KNNConfig(), "the query set is empty"),
+        (LABELLED, FeatureBank(torch.ones(1, 2), torch.arange(1)), KNNConfig(), "3 values, query features 2"),
+        (
+            LABELLED,
+            FeatureBank(torch.full((1, 3), torch.nan), torch.arange(1)),
+            KNNConfig(),
+            "NaN or infinite",
+        ),
+        (FeatureBank(torch.eye(3) * torch.inf, torch.arange(3)), LABELLED, KNNConfig(), "NaN or infinite"),
+        (LABELLED, LABELLED, KNNConfig(ks=()), "at least one k"),
+        (LABELLED, LABELLED, KNNConfig(ks=(0, 5)), r"got \(0, 5\)"),
+        (LABELLED, LABELLED, KNNConfig(temperature=0.0), "above 0"),
+    ],
+)
+def test_mistakes_are_named(
+    gallery: FeatureBank, queries: FeatureBank, config: KNNConfig, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        knn(gallery, queries, config)
+
+
+def test_leave_one_out_needs_two_images() -> None:
+    with pytest.raises(UserError, match="at least one other image"):
+        leave_one_out(FeatureBank(torch.ones(1, 3), torch.arange(1)))
+
+
+@pytest.mark.parametrize("k", [0, 4])
+def test_nearest_refuses_a_k_that_the_gallery_cannot_give(k: int) -> None:
+    with pytest.raises(UserError, match=f"between 1 and 3.*got {k}"):
+        nearest(torch.eye(3), torch.eye(3), k)
+
+
+MEASURE_PEAK = """
+import resource, sys, torch
+from dinoscope.evaluation.knn import KNNConfig, knn
+from dinoscope.types import FeatureBank
+torch.set_num_threads(1)
+make = {"drawn": torch.randn, "collapsed": torch.ones}[sys.argv[1]]
+gallery = FeatureBank(make(20_000, 32), torch.arange(20_000) % 500)
+queries = FeatureBank(make(1_000, 32), torch.arange(1_000) % 500)
+small = FeatureBank(gallery.features[:100], gallery.labels[:100])
+list(knn(small, small, KNNConfig(ks=(10,))))  # libraries load what they need
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+list(knn(gallery, queries, KNNConfig(max_bytes=8 * 2**20)))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.parametrize("features", ["drawn", "collapsed"])
+def test_working_memory_stays_at_the_budget(features: str) -> None:
+    # All similarities at once would take 80 MB; with collapsed features every one of them is a candidate.
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE_PEAK, features],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert int(run.stdout) < 16 * 2**20
