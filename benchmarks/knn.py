@@ -7,8 +7,8 @@ PATH is a checkout of github.com/facebookresearch/dino; knn_classifier of its ev
 there. It answers for one k (the largest), ours for k = 10, 20, 100, 200 at once. The matrix product is timed
 twice: as `queries @ gallery.T`, and into one reused block, which is faster as it allocates nothing. All sides
 take turns; figures are medians over the repeats, in wall time and in CPU time of this process (which other
-programs disturb less; set OMP_NUM_THREADS=1 for it, as idle threads spin). Memory (Linux) is the peak above what
-the process held just before.
+programs disturb less; set OMP_NUM_THREADS=1 for it, as idle threads spin). Memory (Linux) is the peak above
+what the process held just before.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BLOCK_COLUMNS = 8192
 def class_features(count: int, centers: Tensor, generator: torch.Generator) -> FeatureBank:
     """Return `count` unit features around their class centres, sorted by class, as a folder gives them."""
     labels = torch.randint(0, len(centers), (count,), generator=generator).sort().values
-    features = centers[labels] + 1.5 * torch.randn(count, centers.shape[1], generator=generator)
+    features = centers[labels] + 4 * torch.randn(count, centers.shape[1], generator=generator)
     return FeatureBank(normalize(features, dim=1), labels)
 
 

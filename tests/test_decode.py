@@ -143,6 +143,18 @@ def test_exif_orientation_is_applied(put: Put, format: str, orientation: int) ->
     assert read_header(path).orientation == orientation
 
 
+@pytest.mark.parametrize(("mark", "order"), [(b"II", "<"), (b"MM", ">")])
+def test_exif_in_either_byte_order(put: Put, mark: bytes, order: str) -> None:
+    # A directory at byte 8 with two entries: Make (text, 4 bytes) and Orientation (one short).
+    make, orientation = (
+        struct.pack(order + "HHI4s", 0x010F, 2, 4, b"Ada"),
+        struct.pack(order + "HHIHH", 0x0112, 3, 1, 8, 0),
+    )
+    directory = struct.pack(order + "H", 2) + make + orientation + bytes(4)
+    block = b"Exif\0\0" + mark + struct.pack(order + "HI", 42, 8) + directory
+    assert read_header(put(encode(Image.fromarray(blocks()), "JPEG", exif=block))).orientation == 8
+
+
 @pytest.mark.parametrize("block", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0garbage" * 9])
 def test_a_damaged_exif_block_does_not_cost_the_image(put: Put, block: bytes) -> None:
     path = put(encode(Image.fromarray(blocks()), "JPEG", quality=95, exif=block))
@@ -351,6 +363,17 @@ def test_a_huge_claim_is_refused_without_decoding(put: Put) -> None:
         decode(put(png(width=100_000, height=100_000)))
 
 
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith("jpeg")])
+def test_headers_and_refusals_decode_no_pixels(put: Put, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(valid_files()[name])
+    decoded: list[ImageFile.ImageFile] = []
+    monkeypatch.setattr(ImageFile.ImageFile, "load_prepare", decoded.append)
+    read_header(path)
+    with pytest.raises(UnreadableImage, match="too large"):
+        decode(path, max_pixels=599)
+    assert not decoded
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_pillows_own_limit_neither_warns_nor_stops(
     put: Put, name: str, monkeypatch: pytest.MonkeyPatch
@@ -465,7 +488,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz") / "image"
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(
     name=st.sampled_from(FILES),
     flips=st.lists(st.tuples(st.integers(0, 2**16), st.integers(1, 255)), max_size=8),
@@ -483,7 +506,7 @@ def test_damaged_files_never_raise_anything_else(
     read_or_refuse(scratch)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     magic=st.sampled_from(
         [

@@ -36,22 +36,32 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
 
 
+def sum_reduce(value: Tensor) -> Tensor:
+    """Sum of `value` over all processes; every process gets it."""
+    return _reduced(value, dist.ReduceOp.SUM)
+
+
+def max_reduce(value: Tensor) -> Tensor:
+    """Largest `value` of all processes, element by element; every process gets it."""
+    return _reduced(value, dist.ReduceOp.MAX)
+
+
 def mean_reduce(value: Tensor) -> Tensor:
     """Mean of `value` over all processes; every process gets it."""
+    return sum_reduce(value) / world_size()
+
+
+def _reduced(value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
     if world_size() == 1:
         return value
-    total = value.clone()
-    dist.all_reduce(total)
-    return total / world_size()
+    result = value.clone()
+    dist.all_reduce(result, op=operation)
+    return result
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
     """Whether `flag` is set on at least one process, so that all of them stop at the same step."""
-    if world_size() == 1:
-        return flag
-    votes = torch.tensor(float(flag), device=device)
-    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
-    return bool(votes.item())
+    return bool(max_reduce(torch.tensor(float(flag), device=device)).item())
 
 
 def barrier() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -27,7 +27,7 @@ class Options:
     strong.
     """
 
-    images: tyro.conf.Positional[tuple[Path, ...]]
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")]
     """Image files, or folders of images."""
 
     model: Path
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     options = tyro.cli(Options, args=argv, prog="dinoscope attention", config=(tyro.conf.FlagCreatePairsOff,))
     drawn, faults = draw(options)
     if not drawn:
-        raise UserError("no image could be read: " + "; ".join(faults))
+        raise UserError("no image could be drawn: " + "; ".join(faults))
     if faults:
         Console(stderr=True).print(
             f"{len(faults)} not drawn:", *faults, sep="\n  ", markup=False, highlight=False, soft_wrap=True

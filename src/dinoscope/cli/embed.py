@@ -90,7 +90,7 @@ def write_npz(path: Path, bank: FeatureBank) -> None:
     if labels is not None:
         arrays["label"] = np.array(labels)
     with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, **arrays)
 
 
 def write_csv(path: Path, bank: FeatureBank) -> None:

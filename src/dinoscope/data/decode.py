@@ -1,9 +1,9 @@
 """One image file to uint8 RGB, whatever its format: read right, or refused with a reason for a person.
 
-The content decides, never the name. JPEG goes through torchvision (1.8 times as fast as Pillow on 400x533
-photographs), everything else, and what torchvision's JPEG cannot read (CMYK), through Pillow.
+The content decides, never the name. JPEG goes through torchvision, the faster of the two; everything else,
+and the JPEGs that torchvision cannot read (CMYK), through Pillow.
 
-- Orientation: the EXIF orientation is applied, so sizes are those a person sees.
+- The EXIF orientation is applied, so sizes are those a person sees (of a PNG: the block before the pixels).
 - Transparency is composited on white, as a browser or a printed page shows it.
 - More than 8 bits of grey, and floats: see `to_uint8`. Colour with 16 bits a channel keeps the upper 8.
 - Animations and multi-page files give their first frame or page.
@@ -351,7 +351,8 @@ def _pillow_header(image: ImageFile, kind: str, max_pixels: int) -> Header:
     height, width = image.height, image.width
     if isinstance(image, TiffImageFile):  # some versions of Pillow give the size as stored, some as turned
         height, width = int(image.tag_v2[IMAGELENGTH]), int(image.tag_v2[IMAGEWIDTH])
-    orientation = _orientation(lambda: image.getexif().get(ExifTags.Base.Orientation, 1))
+    # Image.getexif, since PngImageFile.getexif decodes the pixels in search of a block behind them.
+    orientation = _orientation(lambda: Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
     return _header(kind, height, width, orientation, max_pixels)
 
 

@@ -131,7 +131,7 @@ def default_workers(processes: int) -> int:
 
 
 def _quiet_worker(number: int) -> None:
-    """One thread per worker; Ctrl-C reaches every process of the terminal, and only the main one answers it."""
+    """One thread per worker. Ctrl-C and SIGTERM reach the whole process group; only the main process answers them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(1)

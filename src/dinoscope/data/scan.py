@@ -238,15 +238,12 @@ def _read_cache(file: Path) -> dict[str, _Finding]:
 def _finding(row: Sequence[Any]) -> _Finding:
     """Rebuild a finding from its row in the cache. Raises ValueError or TypeError for any other row."""
     size, modified_ns, *fields = row
-    header = Header(*fields)
-    template = Header("", 1, 1)
-    values = zip(dataclasses.astuple(header), dataclasses.astuple(template), strict=True)
-    if (
-        not all(type(value) is type(model) for value, model in values)
-        or header.height < 1
-        or header.width < 1
-    ):
+    template = dataclasses.astuple(Header("", 1, 1))
+    if [type(value) for value in fields] != [type(value) for value in template]:
         raise ValueError(f"not a header: {fields}")
+    header = Header(*fields)
+    if header.height < 1 or header.width < 1:
+        raise ValueError(f"no pixels: {fields}")
     return _Finding(size, modified_ns, header)
 
 
@@ -263,8 +260,10 @@ def _write_cache(file: Path, known: Mapping[str, _Finding], found: Mapping[str, 
     text = json.dumps({"readers": _CACHE_KEY, "files": rows}, separators=(",", ":"))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as temporary:
-            temporary.write(text)
-        Path(temporary.name).replace(file)
+        # In a folder of its own, so that nothing half-written stays behind.
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            temporary = Path(folder) / file.name
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(file)
     except OSError as error:
         logger.warning("the scan cache %s could not be written: %s", file, error)

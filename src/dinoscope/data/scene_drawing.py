@@ -1,57 +1,31 @@
-"""Drawing of the embedded scenes: ten kinds of object, told apart by outline and texture, never by colour.
+"""Drawing of the embedded scenes: backdrop, objects with shadow and shading, light.
 
-Everything is a function of the parameters it is given; chance enters only through the `sample_*` functions and
-their generator. Objects are drawn back to front in float32 at twice the size, then averaged down.
+Everything is a function of the parameters it is given; chance enters only through the generators.
+Objects are drawn back to front in float32 at twice the size, then averaged down.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Plane = NDArray[np.float32]
+from dinoscope.data.scene_kinds import KINDS, Frame, Plane
+
 Color = tuple[float, float, float]
 
 SUPERSAMPLING = 2
 
 
 @dataclass(frozen=True)
-class Frame:
-    """Coordinates of pixels in an object's own frame; its radius is 1, `v` points down.
-
-    u, v: right and down. r, angle: the same in polar form, angle in radians from u towards v.
-    """
-
-    u: Plane
-    v: Plane
-    r: Plane
-    angle: Plane
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A class of objects.
-
-    outline: distance from the centre to the edge, by angle (every kind is star-shaped).
-    texture: how much of the second colour, 0 to 1, at each point; takes the frame, a frequency factor near 1
-        and a phase in [0, 1).
-    hole: radius of the hole in the middle, 0 for none.
-    """
-
-    outline: Callable[[Plane], Plane]
-    texture: Callable[[Frame, float, float], Plane]
-    hole: float = 0.0
-
-
-@dataclass(frozen=True)
 class Item:
     """One object in a scene.
 
-    kind: a key of `KINDS`. center, radius: pixels of the final image. tilt: radians. squash: height over width.
+    kind: a key of `KINDS`. center, radius: pixels of the final image.
+    tilt: radians. squash: height over width.
     colors: RGB in [0, 1] of the two parts of the texture. frequency, phase: see `Kind.texture`.
     """
 
@@ -74,165 +48,16 @@ class Light:
     tint: Color
 
 
-def _two_tone(wave: Plane, sharpness: float = 2.5) -> Plane:
-    """A wave in [-1, 1] to two flat tones with soft edges."""
-    return np.clip(0.5 + sharpness * wave, 0, 1)
-
-
-def _stripes(frame: Frame, frequency: float, phase: float) -> Plane:
-    return _two_tone(np.sin(2 * np.pi * (1.9 * frequency * frame.u + phase)))
-
-
-def _checks(frame: Frame, frequency: float, phase: float) -> Plane:
-    shift = 0.5 * phase
-    across = np.sin(np.pi * (2.7 * frequency * frame.u + shift))
-    return _two_tone(across * np.sin(np.pi * (2.7 * frequency * frame.v + shift)), 6)
-
-
-def _dots(frame: Frame, frequency: float, phase: float) -> Plane:
-    """Discs on a hexagonal grid: the sum of three plane waves at 60 degrees."""
-    waves = sum(
-        np.cos(2 * np.pi * (1.7 * frequency * (np.cos(a) * frame.u + np.sin(a) * frame.v)) + shift)
-        for a, shift in ((0.0, 2 * np.pi * phase), (np.pi / 3, 0.0), (2 * np.pi / 3, -2 * np.pi * phase))
-    )
-    return np.clip(1.6 * (waves - 0.55), 0, 1)
-
-
-def _rings(frame: Frame, frequency: float, phase: float) -> Plane:
-    return _two_tone(np.sin(2 * np.pi * (2.6 * frequency * frame.r + phase)))
-
-
-def _veins(frame: Frame, frequency: float, phase: float) -> Plane:
-    """Side veins leaning towards the tip, and the midrib."""
-    side = np.sin(2 * np.pi * (1.9 * frequency * (frame.u - 1.1 * np.abs(frame.v)) + phase))
-    midrib = np.clip(1.5 - 16 * np.abs(frame.v), 0, 1)
-    return np.maximum(np.clip(2.2 * (side - 0.35), 0, 1), midrib)
-
-
-def _scales(frame: Frame, frequency: float, phase: float) -> Plane:
-    """Rows of overlapping arcs, every other row moved by half a scale."""
-    rows = 3.0 * frequency * frame.u + phase
-    row = np.floor(rows)
-    across = 2.2 * frequency * frame.v + 0.5 * (row % 2)
-    arc = np.hypot(rows - row, 1.3 * (across - np.floor(across) - 0.5))
-    return np.clip(6 * (np.abs(arc - 0.72) - 0.09), 0, 1)
-
-
-def _petals(frame: Frame, frequency: float, phase: float) -> Plane:
-    """A round heart and dark lines that run between and along the petals."""
-    lines = np.clip(2.0 * (np.cos(12 * frame.angle) - 0.1), 0, 1)
-    heart = np.clip(12 * (0.36 * frequency + 0.06 * phase - frame.r), 0, 1)
-    return np.maximum(lines * np.clip(3 * (1.0 - frame.r), 0, 1), heart)
-
-
-def _facets(frame: Frame, frequency: float, phase: float) -> Plane:
-    """Flat sectors of differing brightness, and a table in the middle, as in a cut stone."""
-    sector = np.floor((frame.angle / (2 * np.pi) + 1) * 6) % 6
-    table = (_polygon(frame.angle, 6) * 0.52 * frequency > frame.r).astype(np.float32)
-    steps = np.asarray([0.0, 0.75, 0.25, 1.0, 0.4, 0.6], np.float32)
-    sectors = np.roll(steps, int(6 * phase))[sector.astype(int)]
-    return (1 - table) * sectors + table * (1 - np.roll(sectors, 0)) * 0.9
-
-
-def _sprinkles(frame: Frame, frequency: float, phase: float) -> Plane:
-    """Short strokes in changing directions, one in each cell of a grid."""
-    x, y = 2.6 * frequency * frame.u + phase, 2.6 * frequency * frame.v + 1 - phase
-    column, row = np.floor(x), np.floor(y)
-    turn = 2.4 * column + 1.7 * row + 1.1 * column * row
-    x, y = x - column - 0.5, y - row - 0.5
-    along, across = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
-    return np.clip(8 * (0.2 - np.hypot(np.maximum(np.abs(along) - 0.28, 0), across)), 0, 1)
-
-
-def _waves(frame: Frame, frequency: float, phase: float) -> Plane:
-    """Horizontal lines that swing up and down."""
-    swing = 0.16 * np.sin(2 * np.pi * 1.5 * frame.u)
-    return _two_tone(np.sin(2 * np.pi * (2.0 * frequency * (frame.v + swing) + phase)))
-
-
-def _round(angle: Plane) -> Plane:
-    return np.ones_like(angle)
-
-
-def _square(angle: Plane) -> Plane:
-    """Superellipse |u|^6 + |v|^6 = 0.85^6."""
-    return 0.85 * (np.cos(angle) ** 6 + np.sin(angle) ** 6) ** (-1 / 6)
-
-
-def _oval(angle: Plane) -> Plane:
-    """Ellipse with a small head on the right."""
-    body = 0.75 / np.sqrt((0.75 * np.cos(angle)) ** 2 + np.sin(angle) ** 2) * 0.9
-    return body + 0.16 * np.clip(1.4 - 4 * np.abs(_wrapped(angle)), 0, 1)
-
-
-def _star(angle: Plane) -> Plane:
-    return 0.72 + 0.3 * np.cos(5 * angle) * (1 + 0.25 * np.cos(5 * angle))
-
-
-def _lens(angle: Plane) -> Plane:
-    """Where two discs of radius 1.25 overlap; pointed at both ends."""
-    offset = 0.75
-    side = offset * np.abs(np.sin(angle))
-    return np.sqrt(side**2 + 1.25**2 - offset**2) - side
-
-
-def _fish(angle: Plane) -> Plane:
-    """An ellipse with a tail on the left that is notched in the middle."""
-    body = 0.58 / np.sqrt((0.58 * np.cos(angle)) ** 2 + np.sin(angle) ** 2) * 0.85
-    from_tail = np.abs(_wrapped(angle - np.pi))
-    tail = 0.42 * np.exp(-(((from_tail - 0.42) / 0.2) ** 2)) - 0.1 * np.exp(-((from_tail / 0.15) ** 2))
-    return body + tail
-
-
-def _flower(angle: Plane) -> Plane:
-    return 0.8 + 0.2 * np.cos(6 * angle)
-
-
-def _hexagon(angle: Plane) -> Plane:
-    return _polygon(angle, 6)
-
-
-def _heart(angle: Plane) -> Plane:
-    """A notch above (angle -pi/2), a point below."""
-    above, below = np.abs(_wrapped(angle + np.pi / 2)), np.abs(_wrapped(angle - np.pi / 2))
-    return 0.84 - 0.42 * np.exp(-((above / 0.38) ** 2)) + 0.2 * np.exp(-((below / 0.3) ** 2))
-
-
-def _polygon(angle: Plane, sides: int) -> Plane:
-    """Regular polygon with corners at distance 1, one of them at angle 0."""
-    half = np.pi / sides
-    return np.cos(half) / np.cos((angle % (2 * half)) - half)
-
-
-def _wrapped(angle: Plane) -> Plane:
-    """The same angle in [-pi, pi)."""
-    return (angle + np.pi) % (2 * np.pi) - np.pi
-
-
-KINDS: dict[str, Kind] = {
-    "ball": Kind(_round, _stripes),
-    "cushion": Kind(_square, _checks),
-    "doughnut": Kind(_round, _sprinkles, hole=0.3),
-    "fish": Kind(_fish, _scales),
-    "flower": Kind(_flower, _petals),
-    "gem": Kind(_hexagon, _facets),
-    "heart": Kind(_heart, _waves),
-    "ladybird": Kind(_oval, _dots),
-    "leaf": Kind(_lens, _veins),
-    "starfish": Kind(_star, _rings),
-}
-
-
 def sample_item(rng: np.random.Generator, kind: str, center: tuple[float, float], radius: float) -> Item:
     """An object with its own colours, proportions, tilt and texture."""
     return Item(
         kind=kind,
         center=center,
         radius=radius,
-        tilt=rng.uniform(-0.6, 0.6),
+        tilt=rng.uniform(-0.5, 0.5),
         squash=rng.uniform(0.85, 1.0),
         colors=_sample_color_pair(rng),
-        frequency=rng.uniform(0.85, 1.15),
+        frequency=rng.uniform(0.9, 1.1),
         phase=rng.uniform(),
     )
 
@@ -268,10 +93,10 @@ def sample_backdrop(rng: np.random.Generator, size: tuple[int, int], clutter: in
     it says nothing about them.
     """
     height, width = size
-    hue, value = rng.uniform(), rng.uniform(0.45, 0.85)
-    sky = np.asarray(_rgb(hue, rng.uniform(0.1, 0.45), value), np.float32)
+    hue, value = rng.uniform(), rng.uniform(0.58, 0.74)
+    sky = np.asarray(_rgb(hue, rng.uniform(0.1, 0.32), value), np.float32)
     ground = np.asarray(
-        _rgb(hue + rng.uniform(-0.2, 0.2), rng.uniform(0.15, 0.5), value * rng.uniform(0.6, 0.95))
+        _rgb(hue + rng.uniform(-0.2, 0.2), rng.uniform(0.15, 0.4), value * rng.uniform(0.75, 0.95))
     )
     slope, horizon, blur = rng.uniform(-0.3, 0.3), rng.uniform(0.3, 0.8), rng.uniform(0.05, 0.35)
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None]
@@ -279,7 +104,7 @@ def sample_backdrop(rng: np.random.Generator, size: tuple[int, int], clutter: in
     mix = np.clip(0.5 + (rows + slope * columns - horizon) / blur, 0, 1)[..., None]
     canvas = sky + mix * (ground.astype(np.float32) - sky)
     cells = max(3, round(5 * height / width)), 5
-    noise = rng.normal(0, 0.05, (*cells, 1)).astype(np.float32)
+    noise = rng.normal(0, 0.03, (*cells, 1)).astype(np.float32)
     canvas += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
     return _with_blobs(rng, canvas, clutter)
 
@@ -291,9 +116,11 @@ def _with_blobs(rng: np.random.Generator, canvas: Plane, count: int) -> Plane:
     for _ in range(count):
         center = int(rng.uniform(0, width)), int(rng.uniform(0, height))
         radius = int(rng.uniform(0.04, 0.14) * min(height, width))
-        shade = canvas[min(center[1], height - 1), min(center[0], width - 1)] * rng.uniform(0.7, 1.3, 3)
+        shade = canvas[min(center[1], height - 1), min(center[0], width - 1)] * rng.uniform(
+            0.8, 1.2, 3
+        ).astype(np.float32)
         cv2.circle(layer, center, radius, shade.tolist(), -1)
-        cv2.circle(cover, center, radius, float(rng.uniform(0.35, 0.8)), -1)
+        cv2.circle(cover, center, radius, float(rng.uniform(0.3, 0.6)), -1)
     sigma = 0.012 * min(height, width)
     cover = cv2.GaussianBlur(cover, (0, 0), sigma)[..., None]
     return canvas + cover * (cv2.GaussianBlur(layer, (0, 0), sigma) - canvas)
@@ -317,7 +144,7 @@ def draw(
     image = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA) * np.asarray(
         light.tint, np.float32
     )
-    image += rng.normal(0, 0.012, (height, width, 1)).astype(np.float32)  # grain of the sensor
+    image += rng.normal(0, 0.008, (height, width, 1)).astype(np.float32)  # grain of the sensor
     ids = np.ascontiguousarray(shown[::SUPERSAMPLING, ::SUPERSAMPLING])
     return np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8), ids
 
@@ -344,8 +171,8 @@ def _frame(item: Item, window: tuple[slice, slice]) -> Frame:
         + 0.5
         - SUPERSAMPLING * item.center[0]
     )
-    cos, sin = np.float32(np.cos(item.tilt) / unit), np.float32(np.sin(item.tilt) / unit)
-    u, v = cos * x + sin * y, (cos * y - sin * x) / np.float32(item.squash)
+    cos, sin = math.cos(item.tilt) / unit, math.sin(item.tilt) / unit
+    u, v = cos * x + sin * y, (cos * y - sin * x) / item.squash
     return Frame(u, v, np.hypot(u, v), np.arctan2(v, u))
 
 
@@ -361,14 +188,15 @@ def _paint(
     cover = np.clip(inside * unit + 0.5, 0, 1)
 
     fall = 0.12 * unit
-    moved = np.float32([[1, 0, -fall * np.cos(light.angle)], [0, 1, -fall * np.sin(light.angle)]])
+    across, down = math.cos(light.angle), math.sin(light.angle)
+    moved = np.asarray([[1, 0, -fall * across], [0, 1, -fall * down]], np.float32)
     shadow = cv2.warpAffine(cover, moved, cover.shape[::-1])
     canvas *= (1 - 0.45 * cv2.GaussianBlur(shadow, (0, 0), 0.07 * unit))[..., None]
 
     first, second = (np.asarray(color, np.float32) for color in item.colors)
     weight = kind.texture(frame, item.frequency, item.phase)[..., None].astype(np.float32)
     local = light.angle - item.tilt
-    facing = frame.u * np.float32(np.cos(local)) + frame.v * np.float32(np.sin(local))
+    facing = math.cos(local) * frame.u + math.sin(local) * frame.v
     shade = 1 - light.strength * (0.35 - 0.6 * facing) - 0.3 * np.clip(1 - inside * 9, 0, 1)
     paint = (first + weight * (second - first)) * shade[..., None]
     canvas += cover[..., None] * (paint - canvas)

@@ -79,9 +79,9 @@ class ViewsConfig:
         for name in ("blur_probability", "solarize_probability"):
             self._check_probabilities(name)
         for name in ("global_scale", "local_scale"):
-            self._check_range(name, above=0, most=1)
-        self._check_range("aspect_ratio", above=0, most=math.inf)
-        self._check_range("blur_radius", above=0, most=math.inf)
+            self._check_range(name, 1)
+        for name in ("aspect_ratio", "blur_radius"):
+            self._check_range(name, math.inf)
 
     @property
     def num_views(self) -> int:
@@ -102,11 +102,11 @@ class ViewsConfig:
                 "the other global views and the local views"
             )
 
-    def _check_range(self, name: str, above: float, most: float) -> None:
+    def _check_range(self, name: str, most: float) -> None:
         values = getattr(self, name)
-        if not (above < values[0] <= values[1] <= most and values[1] < math.inf):
+        if not (0 < values[0] <= values[1] <= most and values[1] < math.inf):
             limit = "" if most == math.inf else f" <= {most}"
-            raise ValueError(f"{name} is {values}; allowed: (low, high) with {above} < low <= high{limit}")
+            raise ValueError(f"{name} is {values}; allowed: (low, high) with 0 < low <= high{limit}")
 
 
 def small_32() -> ViewsConfig:
@@ -118,11 +118,7 @@ def small_32() -> ViewsConfig:
     parts.
     """
     return ViewsConfig(
-        num_local=4,
-        global_size=32,
-        local_size=16,
-        local_scale=(0.12, 0.4),
-        blur_probability=(0.0, 0.0, 0.0),
+        num_local=4, global_size=32, local_size=16, local_scale=(0.12, 0.4), blur_probability=(0.0, 0.0, 0.0)
     )
 
 
@@ -133,11 +129,7 @@ def small_64() -> ViewsConfig:
     the area, 20 px of side, so that a 32 px view is not mostly interpolated.
     """
     return ViewsConfig(
-        num_local=4,
-        global_size=64,
-        local_size=32,
-        local_scale=(0.1, 0.4),
-        blur_radius=(0.1, 0.6),
+        num_local=4, global_size=64, local_size=32, local_scale=(0.1, 0.4), blur_radius=(0.1, 0.6)
     )
 
 
@@ -228,7 +220,7 @@ def sample_view(
     if height < 1 or width < 1:
         raise ValueError(f"the image is {height} x {width} pixels; allowed: at least 1 x 1")
     is_global = view < config.num_global
-    kind = min(view, 1) if is_global else 2
+    kind = min(view, 1) if is_global else 2  # which of the settings' three probabilities
     draws = rng.random(_DRAWS).tolist()
     scale = config.global_scale if is_global else config.local_scale
     top, left, crop_height, crop_width = _sample_crop(height, width, scale, config.aspect_ratio, draws)

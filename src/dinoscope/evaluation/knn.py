@@ -168,8 +168,12 @@ def _absorb(
 ) -> None:
     """Put the similarities at or above the threshold into `best`, in place.
 
-    A group g has m similarities, with gallery images `index[:, g]`. Only groups marked in `reached` are read.
+    A group g has m similarities, with gallery images `index[:, g]`. Groups not marked in `reached` have none.
     """
+    k = best.shape[1]
+    if 2 * int(reached.sum()) > reached.numel():  # collapsed features: picking would cost more than it saves
+        best.copy_(torch.cat([best, _pack(similarity, index).flatten(1)], dim=1).topk(k, sorted=False).values)
+        return
     row, group = reached.nonzero(as_tuple=True)
     members = similarity[row, :, group]
     hit, member = (members >= threshold[row, None]).nonzero(as_tuple=True)
@@ -177,7 +181,6 @@ def _absorb(
     row = row[hit]  # ascending, so that a key's place in its row follows from how many came before
     count = row.bincount(minlength=len(best))
     place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
-    k = best.shape[1]
     pool = best.new_full((len(best), k + int(count.max())), torch.iinfo(torch.int64).min)
     pool[:, :k] = best
     pool[row, k + place] = keys

@@ -55,7 +55,7 @@ def evaluation_image(
 ) -> UInt8[Tensor, "3 s s"]:
     """Resize the short side to round(size / crop_fraction), bicubic and antialiased; crop the centre `size`.
 
-    The same pixels as torchvision's Resize and CenterCrop give for a Pillow image, but for a grey level.
+    The same pixels as torchvision's Resize and CenterCrop give for a Pillow image, but for rounding.
     """
     pixels = torch.from_numpy(_without_ends(image)).permute(2, 0, 1)
     short = round(size / crop_fraction)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dinoscope import distributed
 from dinoscope.losses.dino import at_least_float32, dino_loss, entropy, teacher_probabilities, updated_center
+from dinoscope.losses.koleo import koleo_loss
+from dinoscope.losses.sinkhorn import sinkhorn
 from dinoscope.methods.method import Outputs
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
 from dinoscope.models.heads import DINOHead
@@ -31,6 +35,11 @@ class DINOConfig:
     student_temperature: sharpness of the student's output.
     teacher_temperature, warmup_teacher_temperature, warmup_teacher_temperature_epochs: the teacher's; lower is
         sharper. Lower it (0.02) when the loss stays at ln K.
+    balance: how the teacher's outputs are kept from collapsing. "center" subtracts a moving mean (the paper);
+        "sinkhorn" shares the batch out equally among the outputs (the paper's Table 14, and DINOv2): sturdier for
+        short runs and small networks.
+    koleo: weight of a loss that pushes apart the bottlenecks of the images in a batch (DINOv2 has it, on the
+        features); 0 is the paper. It makes small networks start within minutes.
     center_momentum: of the moving mean subtracted from the teacher's output, against collapse to one output.
     teacher_momentum: of the teacher's weights at the start; rises to 1 by a cosine. Longer runs and smaller
         batches want it nearer to 1 (0.9995 at batch 256), very short runs lower.
@@ -47,6 +56,8 @@ class DINOConfig:
     teacher_temperature: float = 0.04
     warmup_teacher_temperature: float = 0.04
     warmup_teacher_temperature_epochs: int = 0
+    balance: Literal["center", "sinkhorn"] = "center"
+    koleo: float = 0.0
     center_momentum: float = 0.9
     teacher_momentum: float = 0.996
     freeze_last_layer_epochs: int = 1
@@ -65,11 +76,10 @@ class DINOConfig:
 class DINO(nn.Module):
     """Student and teacher of one architecture; the student predicts the teacher's output on other views."""
 
-    additive = True
-
     def __init__(self, config: DINOConfig, backbone: BackboneConfig) -> None:
         super().__init__()
         self.config = config
+        self.additive = config.balance == "center" and config.koleo == 0
         self.student_backbone = build_backbone(backbone)
         self.student_head = self._head()
         self.teacher_backbone = build_backbone(without_drop_path(backbone))
@@ -92,19 +102,23 @@ class DINO(nn.Module):
         )
 
     def encode(self, views: Views) -> Outputs:
-        """Logits of the student for all views and of the teacher for the global ones: [views, batch, K]."""
+        """Logits of the student for all views and of the teacher for the global ones: [views, batch, K].
+
+        Beside them the student's bottlenecks and the teacher's features, [views, batch, dim].
+        """
         global_images = self.student_backbone.normalize(views.global_views.flatten(0, 1))
         features = [self.student_backbone(global_images).feature]
         if views.local_views is not None:
             local_images = self.student_backbone.normalize(views.local_views.flatten(0, 1))
             features.append(self.student_backbone(local_images).feature)
-        student = self.student_head(torch.cat(features))
+        bottleneck = self.student_head.bottleneck(torch.cat(features))
         with torch.no_grad():
             teacher_features = self.teacher_backbone(global_images).feature
             teacher = self.teacher_head(teacher_features)
         batch = views.batch_size
         return {
-            "student": student.unflatten(0, (-1, batch)),
+            "student": self.student_head.last_layer(bottleneck).unflatten(0, (-1, batch)),
+            "bottleneck": bottleneck.unflatten(0, (-1, batch)),
             "teacher": teacher.unflatten(0, (-1, batch)),
             "features": teacher_features.unflatten(0, (-1, batch)),
         }
@@ -121,18 +135,37 @@ class DINO(nn.Module):
             config.warmup_teacher_temperature,
             config.teacher_temperature,
         )
-        teacher = teacher_probabilities(outputs["teacher"], self.center, temperature)
-        loss = dino_loss(outputs["student"], teacher, config.student_temperature)
+        teacher = self._targets(outputs["teacher"], temperature)
+        cross_entropy = dino_loss(outputs["student"], teacher, config.student_temperature)
         mean = at_least_float32(outputs["teacher"]).mean(dim=(0, 1))
         teacher_entropy = entropy(teacher).mean()
         logged = {
             "teacher_entropy": teacher_entropy,
             "teacher_marginal_entropy": entropy(teacher.mean(dim=(0, 1))),
-            "kl_teacher_student": loss.detach() - teacher_entropy,
+            "cross_entropy": cross_entropy.detach(),
+            "kl_teacher_student": cross_entropy.detach() - teacher_entropy,
             "center_norm": self.center.norm(),
             "teacher_temperature": torch.tensor(temperature),
         }
+        loss = cross_entropy
+        if config.koleo:
+            spread = self._spread(outputs["bottleneck"][: len(teacher)])
+            logged["koleo"] = spread.detach()
+            loss = cross_entropy + config.koleo * spread
         return StepOutput(loss, logged, {"teacher_mean": mean})
+
+    def _spread(self, bottleneck: Float[Tensor, "t b e"]) -> Float[Tensor, ""]:
+        """KoLeo within each global view: two views of one image are meant to be alike."""
+        return torch.stack([koleo_loss(at_least_float32(view)) for view in bottleneck]).mean()
+
+    @torch.no_grad()
+    def _targets(self, logits: Float[Tensor, "t b k"], temperature: float) -> Float[Tensor, "t b k"]:
+        """What the student is to predict: the teacher's outputs, kept from collapse and sharpened."""
+        if self.config.balance == "center":
+            return teacher_probabilities(logits, self.center, temperature)
+        flat = at_least_float32(logits).flatten(0, 1)
+        shares = sinkhorn(flat, temperature, total=distributed.sum_reduce, largest=distributed.max_reduce)
+        return shares.view_as(logits)
 
     @property
     def uniform_loss(self) -> float:

@@ -141,7 +141,7 @@ class ResNetShape:
 
 
 BACKBONES: dict[str, ViTShape | ResNetShape] = {
-    "vit_micro_conv8": ViTShape(8, 128, 4, 4, stem="conv", mlp_ratio=2.0),
+    "vit_micro_conv8": ViTShape(8, 96, 3, 3, stem="conv", mlp_ratio=2.0),
     "vit_tiny_patch4_32": ViTShape(4, 192, 12, 3),
     "vit_tiny_patch8_64": ViTShape(8, 192, 12, 3),
     "vit_tiny_patch8_224": ViTShape(8, 192, 12, 3),

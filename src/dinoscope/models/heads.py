@@ -32,7 +32,8 @@ class DINOHead(nn.Module):
         in_dim: width of the backbone's feature.
         out_dim: K, the number of outputs.
         hidden_dim, bottleneck_dim, layers: of the MLP; `layers` linear maps, GELU between them.
-        batch_norm: normalise between each linear map and its GELU, over all views in the batch.
+        batch_norm: normalise over all views in the batch: between each linear map and its GELU, and (without scale
+            and shift) the bottleneck, so that a student that cannot predict yet cannot shrink its output either.
         norm_last_layer: hold the length of the prototypes at 1 (steadier; a little worse for ViT-S).
     """
 
@@ -52,13 +53,19 @@ class DINOHead(nn.Module):
         modules: list[nn.Module] = []
         for incoming, outgoing in zip(widths[:-2], widths[1:-1], strict=True):
             modules += [nn.Linear(incoming, outgoing), *([nn.BatchNorm1d(outgoing)] if batch_norm else []), nn.GELU()]
-        self.mlp = nn.Sequential(*modules, nn.Linear(widths[-2], bottleneck_dim))
+        modules += [nn.Linear(widths[-2], bottleneck_dim)]
+        modules += [nn.BatchNorm1d(bottleneck_dim, affine=False)] if batch_norm else []
+        self.mlp = nn.Sequential(*modules)
         for module in self.mlp:
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         self.last_layer = WeightNormLinear(bottleneck_dim, out_dim, train_scale=not norm_last_layer)
 
+    def bottleneck(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
+        """Where a feature lies on the unit sphere on which the prototypes lie."""
+        return F.normalize(self.mlp(features), dim=-1)
+
     def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """Logits in [-1, 1] while g is 1: cosines between the bottleneck and each prototype."""
-        return self.last_layer(F.normalize(self.mlp(features), dim=-1))
+        return self.last_layer(self.bottleneck(features))

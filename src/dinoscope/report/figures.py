@@ -69,8 +69,9 @@ def attention_panel(
     rows = [_summary_row(image, values, masks)]
     if len(maps) > 1:
         rows += _head_rows(image, values[1:], masks[1:])
-    text = f"masks: the fewest patches that hold {mass:.0%} of the attention"
-    legend = Legend(_color_scale(), "average patch", "most attended", text)
+    held = "attention" if len(maps) > 1 else "energy"
+    text = f"masks: the fewest patches that hold {mass:.0%} of the {held}"
+    legend = Legend(_color_scale(), "average patch", "strongest", text)
     return page(rows, _PANEL_WIDTH, title, note, legend)
 
 

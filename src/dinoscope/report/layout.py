@@ -6,6 +6,7 @@ pyplot, no display, no global state. All lengths are in pixels of the page.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,7 +22,7 @@ Pixels = UInt8[ndarray, "_ _ 3"]
 """RGB of any size."""
 
 MARGIN, GAP = 32, 12
-INK, QUIET = "#1c1c1c", "#757575"
+INK, QUIET, MAT = "#1c1c1c", "#757575", 245
 FONT = "DejaVu Sans"  # comes with matplotlib: the same page on every machine
 
 _DPI = 100
@@ -112,7 +113,15 @@ class _Canvas:
             left = MARGIN + column * (row.tile_width + GAP)
             span = (left, left + row.tile_width)
             self.line(tile.caption, tile.detail, span, top + _CAPTION_HEIGHT / 2, _TEXT_SIZE)
-            self.pasted.append((tile.pixels, left, top + row.height - row.picture_height))
+            self._picture(tile.pixels, left, top + row.height - row.picture_height, row)
+
+    def _picture(self, pixels: Pixels, left: int, top: int, row: Row) -> None:
+        """Set a picture in the middle of its place; what it leaves free is tinted."""
+        place = np.full((row.picture_height, row.tile_width, 3), MAT, np.uint8)
+        height, width, _ = pixels.shape
+        down, right = (row.picture_height - height) // 2, (row.tile_width - width) // 2
+        place[down : down + height, right : right + width] = pixels
+        self.pasted.append((place, left, top))
 
     def line(self, text: str, detail: str, span: tuple[float, float], middle: float, size: float) -> None:
         """Set a text at the left and a quieter one at the right of `span`; the left gives way."""
@@ -142,6 +151,8 @@ class _Canvas:
     def _text(
         self, text: str, x: float, middle: float, size: float, color: str, align: Literal["left", "right"]
     ) -> None:
+        if not text:
+            return
         self.figure.text(
             x / self.width,
             1 - (middle + 0.35 * size) / self.height,  # the baseline: half of a capital letter below
@@ -154,14 +165,21 @@ class _Canvas:
 
     def _shortened(self, text: str, size: float, room: float) -> str:
         """The text, with as much of its middle left out as it takes to fit into `room` pixels."""
-        shown, kept = text, len(text)
-        while kept > 2 and self._length(shown, size) > room:
-            kept -= 1
-            shown = text[: kept - kept // 2] + "…" + text[len(text) - kept // 2 :]
-        return shown
+        if self._length(text, size) <= room:
+            return text
+        kept = range(len(text))  # so many letters
+        fitting = bisect_right(kept, room, key=lambda n: self._length(_without_middle(text, n), size))
+        return _without_middle(text, max(fitting - 1, 0))
 
     def _length(self, text: str, size: float) -> float:
+        if not text:
+            return 0.0
         return self.agg.get_renderer().get_text_width_height_descent(text, _font(size), ismath=False)[0]
+
+
+def _without_middle(text: str, kept: int) -> str:
+    """The first and the last letters of a text, `kept` of them in all, with an ellipsis between."""
+    return text[: kept - kept // 2] + "…" + text[len(text) - kept // 2 :]
 
 
 def _font(size: float) -> FontProperties:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -11,6 +11,10 @@ from torch import Tensor, nn
 
 from dinoscope.methods.method import Method, Outputs
 from dinoscope.types import Step, StepOutput, Views
+
+MicroBatches = Sequence[Views]
+Precision = Callable[[], AbstractContextManager[object]]
+Scale = Callable[[Tensor], Tensor]
 
 
 def backward(
@@ -20,8 +24,8 @@ def backward(
     step: Step,
     *,
     parts: int,
-    precision: Callable[[], AbstractContextManager[object]],
-    scale: Callable[[Tensor], Tensor],
+    precision: Precision,
+    scale: Scale,
 ) -> tuple[StepOutput, Tensor]:
     """Add the gradient of the batch's loss to the parameters, `parts` micro-batches at a time.
 
@@ -37,17 +41,61 @@ def backward(
     Returns the batch's loss, logged values and statistics (means over the micro-batches, which are of equal
     size), and the features of the last micro-batch for the monitor.
     """
+    micro_batches = views.split(parts)
+    if parts == 1 or method.additive:
+        return _one_pass(method, network, micro_batches, step, precision, scale)
+    return _two_passes(method, network, micro_batches, step, precision, scale)
+
+
+def _one_pass(
+    method: Method, network: nn.Module, micro_batches: MicroBatches, step: Step, precision: Precision, scale: Scale
+) -> tuple[StepOutput, Tensor]:
+    """The loss is a mean over images: gradients of the micro-batches' losses add up."""
     results: list[StepOutput] = []
     features = torch.empty(0)
-    for number, micro in enumerate(views.split(parts)):
-        with _reduction(network, last=number == parts - 1):
+    for number, micro in enumerate(micro_batches, start=1):
+        with _reduction(network, last=number == len(micro_batches)):
             with precision():
                 outputs: Outputs = network(micro)
             result = method.loss(outputs, step)
-            scale(result.loss / parts).backward()
+            scale(result.loss / len(micro_batches)).backward()
         results.append(StepOutput(result.loss.detach(), result.logged, result.statistics))
         features = outputs["features"]
     return _mean(results), features
+
+
+def _two_passes(
+    method: Method, network: nn.Module, micro_batches: MicroBatches, step: Step, precision: Precision, scale: Scale
+) -> tuple[StepOutput, Tensor]:
+    """The loss needs the whole batch: outputs first, then their gradients, then each micro-batch again.
+
+    The random state at each micro-batch is kept, so that stochastic depth drops the same paths both times
+    (GradCache, Gao et al. 2021).
+    """
+    states: list[Tensor] = []
+    cached: list[Outputs] = []
+    for micro in micro_batches:
+        states.append(torch.get_rng_state())
+        with torch.no_grad(), precision():
+            cached.append(network(micro))
+    whole = {name: torch.cat([outputs[name] for outputs in cached], dim=1).requires_grad_() for name in cached[0]}
+    result = method.loss(whole, step)
+    scale(result.loss).backward()
+    start = 0
+    for number, (micro, state) in enumerate(zip(micro_batches, states, strict=True), start=1):
+        torch.set_rng_state(state)
+        with _reduction(network, last=number == len(micro_batches)):
+            with precision():
+                outputs: Outputs = network(micro)
+            stop = start + micro.batch_size
+            pairs = [
+                (output, gradient[:, start:stop])
+                for name, output in outputs.items()
+                if output.requires_grad and (gradient := whole[name].grad) is not None
+            ]
+            torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
+        start = stop
+    return StepOutput(result.loss.detach(), result.logged, result.statistics), whole["features"].detach()
 
 
 def _reduction(network: nn.Module, *, last: bool) -> AbstractContextManager[object]:

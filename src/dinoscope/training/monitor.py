@@ -56,7 +56,7 @@ class CollapseMonitor:
 
     def _verdict(self) -> str | None:
         loss, entropy, marginal = (
-            self._mean(name) for name in ("loss", "teacher_entropy", "teacher_marginal_entropy")
+            self._mean(name) for name in ("cross_entropy", "teacher_entropy", "teacher_marginal_entropy")
         )
         if marginal < 0.02 * self.uniform_loss:
             return (

@@ -1,0 +1,98 @@
+"""The package in Python: `dinoscope.train`, `load`, `knn`, `attention`; what the command line calls too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from dinoscope.checkpoint import load_backbone
+from dinoscope.data.folder import find_images, resolve_split
+from dinoscope.data.views import VIEWS
+from dinoscope.errors import UserError, lookup
+from dinoscope.evaluation.knn import KNNConfig
+from dinoscope.evaluation.knn import knn as knn_metrics
+from dinoscope.explain.attention import attention_maps, prepare
+from dinoscope.features import ExtractConfig, cached_extract
+from dinoscope.methods import METHODS
+from dinoscope.models.backbone import Backbone
+from dinoscope.observers import AttentionSnapshots, OnlineKNN
+from dinoscope.study.recipes import RECIPES
+from dinoscope.training.config import RunConfig
+from dinoscope.training.device import pick_device
+from dinoscope.training.listener import Listener
+from dinoscope.training.loop import RunResult
+from dinoscope.training.loop import train as run_training
+from dinoscope.training.run_folder import read_config
+from dinoscope.types import Metric
+
+__all__ = [
+    "METHODS",
+    "RECIPES",
+    "VIEWS",
+    "RunConfig",
+    "UserError",
+    "attention",
+    "knn",
+    "load",
+    "read_config",
+    "recipe",
+    "train",
+]
+
+
+def recipe(name: str, data: Path | str, out: Path | str, **changes: Any) -> RunConfig:
+    """Settings by name, with changes: `recipe("dino_small_images", "cifar10", "runs/c", epochs=20)`.
+
+    Raises UserError for an unknown name.
+    """
+    return replace(lookup("recipe", name, RECIPES)(Path(data), Path(out)), **changes)
+
+
+def train(
+    config: RunConfig, *, resume: bool = False, overwrite: bool = False, listeners: Sequence[Listener] = ()
+) -> RunResult:
+    """Train, with online k-NN and attention snapshots at every evaluation; see `dinoscope.training.loop.train`."""
+    watching = [OnlineKNN(), AttentionSnapshots(), *listeners]
+    return run_training(config, resume=resume, overwrite=overwrite, listeners=watching)
+
+
+def load(path: Path | str) -> Backbone:
+    """The backbone of a run folder, an exported folder or a weights file: a module that returns `Tokens`.
+
+    `model(model.normalize(images))` takes uint8 RGB [batch, 3, height, width]. In evaluation mode, on the CPU.
+    Raises UserError where there is no model.
+    """
+    return load_backbone(Path(path))
+
+
+def knn(model: Path | str, data: Path | str, config: KNNConfig | None = None, device: str = "auto") -> list[Metric]:
+    """k-NN accuracy: gallery is the `train` split of `data`, queries its `val` split; both need labels.
+
+    Raises UserError where a split or the labels are missing.
+    """
+    backbone, extraction = load(model), ExtractConfig(device=pick_device(device))
+    banks = [
+        cached_extract(backbone, find_images(resolve_split(Path(data), split)), extraction)
+        for split in ("train", "val")
+    ]
+    return list(knn_metrics(banks[0], banks[1], config))
+
+
+def attention(
+    model: Path | str | Backbone, image: UInt8[np.ndarray, "h w 3"], size: int | None = None, block: int = -1
+) -> Float[Tensor, "heads rows columns"]:
+    """Attention of the class token to the patches of one RGB image, head by head (a ResNet: feature energy).
+
+    size: the short side is resized to it; None takes the size that the model was trained at.
+    """
+    backbone = model if isinstance(model, Backbone) else load(model)
+    pixels = prepare(image, backbone.config.image_size if size is None else size, backbone.patch_size)
+    with torch.no_grad():
+        return attention_maps(backbone, backbone.normalize(pixels[None].to(backbone.mean.device)), block)[0]

@@ -1,0 +1,39 @@
+"""Sinkhorn-Knopp: soft assignments that use every output equally (Cuturi 2013; SwAV, Caron et al. 2020, Eq. 3-5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Reduction = Callable[[Tensor], Tensor]
+
+
+def _same(value: Tensor) -> Tensor:
+    return value
+
+
+def sinkhorn(
+    logits: Float[Tensor, "n k"],
+    temperature: float,
+    iterations: int = 3,
+    *,
+    total: Reduction = _same,
+    largest: Reduction = _same,
+) -> Float[Tensor, "n k"]:
+    """Scale exp(logits / temperature) until all outputs have the same mass over the batch; rows sum to 1.
+
+    Args:
+        logits: one row per sample of this process.
+        temperature: epsilon of the papers.
+        iterations: of normalising outputs, then samples; it always ends with the samples.
+        total, largest: sum and maximum over all processes, where the batch is spread over several.
+    """
+    scaled = logits / temperature
+    shares = torch.exp(scaled - largest(scaled.max()))
+    for _ in range(iterations):
+        shares = shares / total(shares.sum(dim=0)).clamp_min(torch.finfo(shares.dtype).tiny)
+        shares = shares / shares.sum(dim=1, keepdim=True)
+    return shares

@@ -1,0 +1,136 @@
+"""Five minutes from nothing to a trained, measured and visible model, on a CPU and without a network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dinoscope import api
+from dinoscope.checkpoint import load_backbone, write_text
+from dinoscope.data.decode import decode
+from dinoscope.data.folder import ImageFolder, find_images
+from dinoscope.data.scenes import write_scenes
+from dinoscope.evaluation.jaccard import jaccard_per_map
+from dinoscope.evaluation.knn import KNNConfig, knn
+from dinoscope.explain.attention import attention_maps, map_masks, mean_and_heads, prepare
+from dinoscope.features import ExtractConfig, cache_folder, extract, raw_pixels
+from dinoscope.models.backbone import Backbone, build_backbone, without_drop_path
+from dinoscope.report.figures import attention_panel, contact_sheet, fitted, overlay, write_png
+from dinoscope.shipped import shipped_model
+from dinoscope.training.config import RunConfig
+from dinoscope.training.listener import Listener
+from dinoscope.types import FeatureBank
+
+K, MASS, SHOWN = 20, 0.6, 8
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: k-NN top-1 in %, and Jaccard in % of the mean attention's mask, if it has attention."""
+
+    name: str
+    knn: float
+    jaccard: float | None
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """What was measured, and where the pictures are."""
+
+    rows: tuple[Row, ...]
+    run: Path
+    data: Path
+    sheet: Path
+    panels: tuple[Path, ...]
+
+
+def scenes(progress: Progress | None = None) -> Path:
+    """The embedded data set in the cache folder, drawn if it is not there yet."""
+    return write_scenes(cache_folder().parent / "scenes", progress=progress)
+
+
+def quickstart(config: RunConfig, data: Path, listeners: Sequence[Listener], progress: Progress) -> Quickstart:
+    """Train on the scenes, measure against pixels, random weights and the shipped model, draw attention.
+
+    Args:
+        config: recipe `quickstart` or `quickstart_long`, with `data` being the scenes' image folder.
+        data: the scenes, as `scenes` gives them.
+        listeners: hear of the training.
+        progress: told of the measuring.
+    """
+    api.train(config, listeners=listeners)
+    models = {
+        "random weights": random_weights(config),
+        "trained just now": load_backbone(config.out),
+        "the shipped model": load_backbone(shipped_model()),
+    }
+    rows = measure(models, data, progress)
+    pictures = draw(models, data, config.out / "attention")
+    write_text(config.out / "quickstart.json", json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    return Quickstart(tuple(rows), config.out, data, pictures[0], tuple(pictures[1:]))
+
+
+def random_weights(config: RunConfig) -> Backbone:
+    """The network as it was before training."""
+    torch.manual_seed(config.seed)
+    return build_backbone(without_drop_path(config.backbone_config)).eval()
+
+
+def measure(models: dict[str, Backbone], data: Path, progress: Progress) -> list[Row]:
+    """k-NN and attention Jaccard on the validation images, for raw pixels and each model."""
+    gallery, queries = (find_images(data / "folder" / split) for split in ("train", "val"))
+    rows = [Row("raw pixels", top1(raw_pixels(gallery), raw_pixels(queries)), None)]
+    for done, (name, backbone) in enumerate(models.items()):
+        progress(done, len(models))
+        config = ExtractConfig(workers=0)
+        accuracy = top1(extract(backbone, gallery, config), extract(backbone, queries, config))
+        rows.append(Row(name, accuracy, attention_on_objects(backbone, queries, data / "folder-masks" / "val")))
+    progress(len(models), len(models))
+    return rows
+
+
+def top1(gallery: FeatureBank, queries: FeatureBank) -> float:
+    """k-NN top-1 in %."""
+    return next(metric.value for metric in knn(gallery, queries, KNNConfig(ks=(K,))) if "top1" in metric.name)
+
+
+def attention_on_objects(backbone: Backbone, images: ImageFolder, masks: Path) -> float:
+    """Mean Jaccard in % of the mask that holds `MASS` of the mean attention, against the drawn object's mask."""
+    scores = []
+    for position, name in enumerate(images.paths):
+        truth = torch.from_numpy(np.asarray(Image.open(masks / name).convert("L")) > 0)  # drawn by us, plain PNG
+        mean = mean_and_heads(_maps(backbone, decode(images.path(position)))[None])[0, :1]
+        scores.append(float(jaccard_per_map(map_masks(mean, MASS), truth)[0]))
+    return 100 * sum(scores) / len(scores)
+
+
+def draw(models: dict[str, Backbone], data: Path, out: Path) -> list[Path]:
+    """One contact sheet of all models, and a panel per image of the last one. Returns the paths, sheet first."""
+    out.mkdir(parents=True, exist_ok=True)
+    folder = find_images(data / "folder" / "val")
+    images = [decode(folder.path(round(place))) for place in np.linspace(2, len(folder) - 3, SHOWN)]
+    rows = []
+    for image in images:
+        large = fitted(image, 240)
+        rows.append([large, *(overlay(large, _maps(model, image).mean(dim=0).numpy()) for model in models.values())])
+    paths = [out / "overview.png"]
+    write_png(paths[0], contact_sheet(rows, ["image", *models], tile=240))
+    shown = models["the shipped model"]
+    for number, image in enumerate(images):
+        paths.append(out / f"panel-{number}.png")
+        write_png(paths[-1], attention_panel(fitted(image, 400), _maps(shown, image), MASS, title="the shipped model"))
+    return paths
+
+
+def _maps(backbone: Backbone, image: np.ndarray) -> Tensor:
+    """Attention [heads, rows, columns] at twice the trained size, for a finer grid."""
+    pixels = prepare(image, 2 * backbone.config.image_size, backbone.patch_size)
+    return attention_maps(backbone, backbone.normalize(pixels[None]))[0]

@@ -1,0 +1,109 @@
+"""The backbones: parity with the DINO reference, any image size, and errors for the person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dinoscope.errors import UserError
+from dinoscope.models import backbone as backbones
+from dinoscope.models.backbone import BACKBONES, BackboneConfig, ViTBackbone, ViTShape, build_backbone
+
+GOLDEN = Path(__file__).parent / "data" / "golden_backbone.safetensors"
+SMALL = [name for name in BACKBONES if "small_" not in name and "base" not in name and "resnet50" not in name]
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Tensor]:
+    return load_file(GOLDEN)
+
+
+@pytest.fixture
+def reference(golden: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> ViTBackbone:
+    """The network that the numbers were recorded from."""
+    return build_golden(golden, monkeypatch)
+
+
+def build_golden(golden: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> ViTBackbone:
+    monkeypatch.setitem(backbones.BACKBONES, "golden", ViTShape(patch=16, width=64, depth=3, heads=4))
+    network = build_backbone(BackboneConfig("golden")).eval()
+    assert isinstance(network, ViTBackbone)
+    weights = {name.removeprefix("backbone."): value for name, value in golden.items() if "backbone." in name}
+    network.net.load_state_dict(weights, strict=True)
+    return network
+
+
+@pytest.mark.parametrize("name", ["square224", "local96", "wide", "tall"])
+@torch.no_grad()
+def test_tokens_equal_the_reference(name: str, reference: ViTBackbone, golden: dict[str, Tensor]) -> None:
+    images = golden[f"vit.{name}.input"].float()
+    tokens = reference(images)
+    assert tokens.cls is not None
+    torch.testing.assert_close(tokens.cls, golden[f"vit.{name}.cls"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(tokens.patches, golden[f"vit.{name}.patch_tokens_last"], atol=1e-4, rtol=0)
+    assert tokens.grid == (images.shape[2] // 16, images.shape[3] // 16)
+
+
+@torch.no_grad()
+def test_class_tokens_of_the_last_blocks_equal_the_reference(
+    reference: ViTBackbone, golden: dict[str, Tensor]
+) -> None:
+    tokens, _ = reference.embed(golden["vit.square224.input"].float())
+    features = [reference.net.norm(reference.run_blocks(tokens, stop))[:, 0] for stop in (1, 2, 3)]
+    recorded = golden["vit.square224.linear_features_4blocks"]
+    torch.testing.assert_close(torch.cat(features, dim=1), recorded, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_every_small_backbone_takes_images_that_are_not_square(name: str) -> None:
+    network = build_backbone(BackboneConfig(name, image_size=64)).eval()
+    rows, columns = 3, 5
+    tokens = network(torch.randn(2, 3, rows * network.patch_size, columns * network.patch_size))
+    assert tokens.grid == (rows, columns)
+    assert tokens.patches.shape == (2, rows * columns, network.dim)
+    assert tokens.feature.shape == (2, network.dim)
+    assert (tokens.cls is None) == name.startswith("resnet")
+
+
+@torch.no_grad()
+def test_the_small_stem_keeps_sixteen_times_as_many_cells() -> None:
+    image = torch.randn(1, 3, 32, 32)
+    assert build_backbone(BackboneConfig("resnet18", 32)).eval()(image).grid == (1, 1)
+    assert build_backbone(BackboneConfig("resnet18_small", 32)).eval()(image).grid == (4, 4)
+
+
+@torch.no_grad()
+def test_activation_checkpointing_changes_neither_tokens_nor_gradients(reference: ViTBackbone) -> None:
+    images = torch.randn(2, 3, 32, 48)
+    gradients: list[Tensor] = []
+    for reference.checkpoint_activations in (False, True):
+        with torch.enable_grad():
+            reference(images).feature.square().sum().backward()
+        gradients.append(reference.net.cls_token.grad.clone())
+        reference.zero_grad()
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_normalize_by_hand() -> None:
+    network = build_backbone(
+        BackboneConfig("vit_micro_conv8", 32, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
+    )
+    image = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
+    # 0 -> (0 - 0) / 1; 255 -> (1 - 0.5) / 0.5; 51 -> (0.2 - 1) / 0.25
+    expected = torch.tensor([0.0, 1.0, -3.2]).view(1, 3, 1, 1)
+    torch.testing.assert_close(network.normalize(image), expected)
+
+
+def test_an_unknown_name_is_told_the_nearest() -> None:
+    with pytest.raises(UserError, match="vit_small_patch16_224"):
+        build_backbone(BackboneConfig("vit_smal_patch16"))
+
+
+def test_an_image_size_beside_the_patch_is_told_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"multiple of its patch of 16 px; 100 is not \(nearest: 96\)"):
+        build_backbone(BackboneConfig("vit_tiny_patch16_224", image_size=100))

@@ -1,0 +1,199 @@
+"""`dinoscope knn`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from dinoscope import checkpoint, cli
+from dinoscope.cli import knn
+from dinoscope.errors import UserError
+from dinoscope.features import cache_folder
+from dinoscope.models.backbone import BackboneConfig, build_backbone
+
+MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported folder of a tiny network with random weights."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    checkpoint.export_backbone(folder, build_backbone(BackboneConfig("vit_micro_conv8", image_size=32)))
+    return folder
+
+
+@pytest.fixture
+def data(picture_folder: MakeFolder) -> Path:
+    """Twelve training pictures of three classes, the first six of which are also the validation pictures."""
+    picture_folder(12, classes=3, split="train")
+    return picture_folder(6, classes=3, split="val")
+
+
+def run(model: Path, *options: object, ks: str = "1") -> int:
+    return knn.main(["--model", str(model), "--ks", *ks.split(), "--device", "cpu", *map(str, options)])
+
+
+def result(capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
+    record = json.loads(capsys.readouterr().out)
+    return {metric["name"]: metric["value"] for metric in record["metrics"]}
+
+
+def test_a_table_and_the_protocol_in_one_line(
+    model: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(model, "--data", data, ks="1 10") == 0
+    captured = capsys.readouterr()
+    assert "knn_top1_k1" in captured.out
+    assert "100.00" in captured.out  # every query has its twin in the gallery
+    assert "knn_top1_k10" in captured.out
+    assert (
+        f"12 gallery images, 6 queries, 3 classes, 32 px, temperature 0.07, weights {model}" in captured.out
+    )
+    assert captured.err.splitlines() == ["features of the gallery (12)", "features of the queries (6)"]
+
+
+def test_json(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(model, "--data", data, "--json", "--temperature", "0.1", "--image-size", "40") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["metrics"][0] == {
+        "name": "knn_top1_k1",
+        "value": 100.0,
+        "unit": "%",
+        "higher_is_better": True,
+    }
+    protocol = record["protocol"]
+    assert (protocol["gallery_images"], protocol["query_images"], protocol["classes"]) == (12, 6, 3)
+    assert (protocol["image_size"], protocol["crop_fraction"], protocol["temperature"]) == (40, 1.0, 0.1)
+    assert protocol["queries"] == str(data / "val")
+    assert len(protocol["weights_hash"]) == 32
+
+
+def test_a_run_folder_keeps_the_result(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_folder = tmp_path / "run"
+    shutil.copytree(model, run_folder / "exported")
+    (run_folder / "config.json").write_text("{}")
+    assert run(run_folder, "--data", data, "--json") == 0
+    assert (run_folder / "evaluations" / "knn.json").read_text() == capsys.readouterr().out
+
+
+def test_other_models_are_left_as_they_are(model: Path, data: Path) -> None:
+    before = sorted(model.iterdir())
+    run(model, "--data", data)
+    assert sorted(model.iterdir()) == before
+
+
+def test_a_result_that_cannot_be_written(model: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "run" / "exported")
+    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "run" / "evaluations").touch()
+    with pytest.raises(UserError, match="could not be written"):
+        run(tmp_path / "run", "--data", data)
+
+
+@pytest.mark.parametrize("flag", ["--query", "--queries"])
+def test_two_folders(model: Path, data: Path, capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    assert run(model, "--gallery", data / "train", flag, data / "val", "--json") == 0
+    assert result(capsys)["knn_top1_k1"] == 100
+
+
+def test_one_query_is_enough(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = tmp_path / "query" / "class1"
+    query.mkdir(parents=True)
+    shutil.copy(data / "val" / "class1" / "0001.png", query)
+    assert run(model, "--gallery", data / "train", "--query", query.parent, "--json", ks="1 200") == 0
+    assert result(capsys)["knn_top1_k1"] == 100
+
+
+def test_labels_are_matched_by_class_name(
+    model: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(
+        data / "val" / "class0"
+    )  # so that class1 is number 0 among the queries and 1 in the gallery
+    assert run(model, "--data", data, "--json") == 0
+    assert result(capsys)["knn_top1_k1"] == 100
+
+
+def test_classes_that_the_gallery_lacks_are_named(model: Path, data: Path) -> None:
+    (data / "val" / "class1").rename(data / "val" / "klass1")
+    with pytest.raises(UserError, match=r"1 of 3 classes .* are not in .*: klass1 .*class0, class1, class2"):
+        run(model, "--data", data)
+
+
+@pytest.mark.parametrize("named_twice", [False, True])
+def test_without_a_split_each_image_is_asked_of_the_others(
+    model: Path, data: Path, capsys: pytest.CaptureFixture[str], named_twice: bool
+) -> None:
+    folder = data / "train"
+    options = ["--gallery", folder, "--query", folder] if named_twice else ["--data", folder]
+    assert run(model, *options) == 0
+    out = capsys.readouterr().out
+    assert "knn_leave_one_out_top1_k1" in out
+    assert "12 gallery images, each against all others" in out
+    with pytest.raises(UserError, match="--label-fraction needs queries"):
+        run(model, *options, "--label-fraction", "0.5")
+
+
+def test_a_fraction_of_the_labels(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(model, "--data", data, "--label-fraction", "0.25") == 0
+    assert "3 gallery images (0.25 of the labels)" in capsys.readouterr().out
+
+
+def test_labels_are_needed(model: Path, picture_folder: MakeFolder) -> None:
+    with pytest.raises(UserError, match="outside of any class folder"):
+        run(model, "--data", picture_folder(3))
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--gallery", "x"], ["--query", "x"], ["--data", "x", "--query", "y"]]
+)
+def test_contradicting_folders(model: Path, options: list[str]) -> None:
+    with pytest.raises(UserError, match="either --data, or --gallery and --query together"):
+        run(model, *options)
+
+
+def test_a_train_split_alone(model: Path, picture_folder: MakeFolder) -> None:
+    with pytest.raises(UserError, match="no validation folder"):
+        run(model, "--data", picture_folder(4, classes=2, split="train"))
+
+
+def test_the_cache_can_be_left_out(model: Path, data: Path) -> None:
+    run(model, "--data", data, "--no-cache")
+    assert not cache_folder().exists()
+    run(model, "--data", data)
+    assert len(list(cache_folder().iterdir())) == 2
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["knn", "--model", "/no/such/model", "--data", str(data)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "dinoscope knn: there is no file or folder /no/such/model\n"
+
+
+def test_help_comes_without_loading_torch() -> None:
+    code = (
+        "import sys, importlib\n"
+        "for command in ('knn', 'embed', 'export'):\n"
+        "    try: importlib.import_module(f'dinoscope.cli.{command}').main(['--help'])\n"
+        "    except SystemExit as end: assert end.code == 0\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    output = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "--label-fraction" in output.stdout

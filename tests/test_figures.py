@@ -1,0 +1,128 @@
+"""Pictures of attention: what is coloured, what is dimmed, and that nothing is cut off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot
+
+from dinoscope.errors import UserError
+from dinoscope.report.figures import (
+    OUTLINE,
+    attention_panel,
+    contact_sheet,
+    fitted,
+    mask_overlay,
+    overlay,
+    write_png,
+)
+from dinoscope.report.layout import MARGIN, Row, Tile, page, page_width, tile_width
+
+GREY = np.full((40, 60, 3), 120, np.uint8)
+
+
+def is_white(pixels: np.ndarray) -> bool:
+    return bool((pixels == 255).all())
+
+
+def test_even_attention_colours_nothing() -> None:
+    assert np.array_equal(overlay(GREY, np.full((4, 6), 0.01, np.float32)), GREY)
+    assert np.array_equal(overlay(GREY, np.zeros((4, 6), np.float32)), GREY)
+
+
+def test_only_patches_above_the_mean_are_coloured() -> None:
+    values = np.full((4, 6), 0.01, np.float32)
+    values[1, 4] = 0.5
+    drawn = overlay(GREY, values)
+    assert np.array_equal(drawn[:, :30], GREY[:, :30])
+    red, _, blue = drawn[15, 45].astype(int)
+    assert red > 180
+    assert red - blue > 60
+
+
+def test_faint_preference_is_drawn_fainter_than_strong() -> None:
+    faint, strong = np.full((4, 6), 1.0, np.float32), np.full((4, 6), 1.0, np.float32)
+    faint[1, 4], strong[1, 4] = 1.2, 5.0
+    change = [np.abs(overlay(GREY, each)[15, 45].astype(int) - 120).max() for each in (faint, strong)]
+    assert 0 < change[0] < change[1] / 2
+
+
+def test_scale_of_the_values_does_not_matter() -> None:
+    values = np.random.default_rng(0).random((4, 6), dtype=np.float32)
+    assert np.abs(overlay(GREY, values).astype(int) - overlay(GREY, 1e-3 * values)).max() <= 1
+
+
+def test_a_mask_keeps_the_inside_dims_the_outside_and_is_outlined() -> None:
+    mask = np.zeros((4, 6), bool)
+    mask[1:3, 1:3] = True  # pixels 10 to 29, both ways
+    drawn = mask_overlay(GREY, mask)
+    assert np.array_equal(drawn[12:28, 12:28], GREY[12:28, 12:28])
+    assert (drawn[:8] == 36).all()
+    assert tuple(drawn[10, 20]) == OUTLINE
+    assert np.array_equal(mask_overlay(GREY, np.zeros((4, 6), bool)), np.full_like(GREY, 36))
+    assert (GREY == 120).all()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [(30, 60, (50, 100)), (400, 200, (150, 75)), (1000, 2000, (50, 100)), (900, 1, (150, 1))],
+)
+def test_fitted(height: int, width: int, expected: tuple[int, int]) -> None:
+    assert fitted(np.zeros((height, width, 3), np.uint8), 100).shape == (*expected, 3)
+
+
+@pytest.mark.parametrize(("heads", "size"), [(1, (40, 60)), (2, (300, 100)), (4, (30, 400)), (12, (40, 60))])
+def test_a_panel_is_never_cut_off(heads: int, size: tuple[int, int]) -> None:
+    image = np.full((*size, 3), 120, np.uint8)
+    name = "a_very_long_name_" * 20 + "$1.jpg"
+    panel = attention_panel(image, torch.rand(heads, 4, 6), 0.6, name, "run: vit_tiny_patch16_224")
+    assert panel.dtype == np.uint8
+    edge = MARGIN // 4
+    assert all(map(is_white, (panel[:edge], panel[-edge:], panel[:, : MARGIN - 2], panel[:, 2 - MARGIN :])))
+    assert not is_white(panel[:, MARGIN : MARGIN + 20])
+
+
+def test_a_panel_refuses_a_mass_out_of_range() -> None:
+    with pytest.raises(UserError, match="not 60"):
+        attention_panel(GREY, torch.rand(3, 4, 6), 60)
+
+
+def test_pictures_are_pasted_unchanged() -> None:
+    """Under its line of text, a tile as wide as its column lies in the page pixel by pixel."""
+    noise = np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8)
+    sheet = contact_sheet([[noise, noise], [noise, noise]], ["left", "right"], tile=80)
+    assert sheet.shape[1] == page_width(2, 80)
+    assert tile_width(page_width(2, 80), 2) == 80
+    matches = cv2.matchTemplate(sheet, noise, cv2.TM_SQDIFF)
+    assert (matches < 1).sum() == 4
+
+
+def test_columns_need_one_title_each() -> None:
+    with pytest.raises(ValueError):
+        contact_sheet([[GREY, GREY]], ["only one"])
+
+
+def test_a_smaller_picture_lies_in_the_middle_of_its_place() -> None:
+    small, large = np.zeros((10, 20, 3), np.uint8), np.zeros((30, 40, 3), np.uint8)
+    drawn = page([Row([Tile(small), Tile(large)], tile_width=40)], page_width(2, 40))
+    top = MARGIN // 2
+    rows, columns = np.nonzero((drawn == 0).all(axis=2)[:, : MARGIN + 40])
+    assert (rows.min(), rows.max()) == (top + 10, top + 19)
+    assert (columns.min(), columns.max()) == (MARGIN + 10, MARGIN + 29)
+
+
+def test_png_is_written_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    write_png(path, GREY)
+    assert np.array_equal(cv2.imread(str(path)), GREY)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_figure_stays_in_pyplot() -> None:
+    """There it would be kept for good."""
+    contact_sheet([[GREY]], ["title"])
+    assert pyplot.get_fignums() == []
