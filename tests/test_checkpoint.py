@@ -76,6 +76,11 @@ class TestSaving:
     def test_metadata_without_tensors(self, file: Path) -> None:
         assert checkpoint.read_metadata(file)["n"] == 1
 
+    def test_whoever_may_read_other_files_may_read_it(self, file: Path) -> None:
+        plain = file.with_name("plain")
+        plain.touch()
+        assert file.stat().st_mode == plain.stat().st_mode
+
     def test_bytes_reach_the_disk_before_the_name(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -14,9 +14,10 @@ from dinoscope import checkpoint
 from dinoscope.cli import attention
 from dinoscope.cli.attention import find_files, unique_names
 from dinoscope.errors import UserError
-from dinoscope.models.backbone import BackboneConfig, build_backbone
+from dinoscope.models.backbone import BACKBONES, BackboneConfig, build_backbone
 
 Folder = Callable[..., Path]
+HEADS = BACKBONES["vit_micro_conv8"].heads
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_separate_pictures_are_as_large_as_the_image(
 ) -> None:
     image = picture_folder(1, size=(30, 50)) / "0000.png"
     run(vit, tmp_path / "out", image, "--separate", "--size", 64, "--block", 0, "--mass", 0.8)
-    heads = [f"0000_head{head}{kind}.png" for head in range(4) for kind in ("", "_mask")]
+    heads = [f"0000_head{head}{kind}.png" for head in range(HEADS) for kind in ("", "_mask")]
     expected = ["0000_attention.png", "0000_mean.png", "0000_mean_mask.png", *heads]
     assert names(tmp_path / "out") == sorted(expected)
     for name in expected[1:]:
@@ -110,7 +111,7 @@ def test_no_readable_image_is_an_error(vit: Path, tmp_path: Path) -> None:
         (("--limit", "0"), "--limit must be at least 1"),
         (("--size", "7"), "--size must be at least one patch of 8 px, not 7"),
         (("--mass", "60"), "at most 1, not 60"),
-        (("--block", "4"), "has no block 4"),
+        (("--block", "99"), "has no block 99"),
         (("--device", "abacus"), "abacus"),
     ],
 )

@@ -37,8 +37,7 @@ def run(model: Path, out: Path, *options: str) -> int:
     ("name", "image_size"),
     [
         ("vit_tiny_patch16_224", 224),
-        ("vit_small_patch16_224", 64),
-        ("deit_tiny_patch16_224", 64),
+        ("vit_small_patch16_224", 32),
         ("resnet18", 64),
     ],
 )

@@ -64,7 +64,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
+        partial.touch()
+        mode = (
+            partial.stat().st_mode
+        )  # of any new file here; safetensors 0.8 makes its own, closed to all others
         yield partial
+        if partial.stat().st_mode != mode:
+            partial.chmod(mode)
         _fsync(partial)
         partial.replace(path)
         _fsync(path.parent)

@@ -90,7 +90,7 @@ def write_npz(path: Path, bank: FeatureBank) -> None:
     if labels is not None:
         arrays["label"] = np.array(labels)
     with path.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType] (no array is called allow_pickle)
 
 
 def write_csv(path: Path, bank: FeatureBank) -> None:

@@ -147,8 +147,8 @@ def quickstart_long(data: Path, out: Path) -> RunConfig:
         short,
         method=replace(short.method, teacher_momentum=0.99),
         optimizer=replace(short.optimizer, warmup_epochs=5),
-        epochs=200,
-        evaluate_every=20,
+        epochs=150,
+        evaluate_every=10,
     )
 
 
