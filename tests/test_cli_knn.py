@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from dinoscope import checkpoint, cli
+from dinoscope.cache import cache_folder
 from dinoscope.cli import knn
 from dinoscope.errors import UserError
-from dinoscope.features import cache_folder
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 
 MakeFolder = Callable[..., Path]
@@ -172,9 +172,9 @@ def test_a_train_split_alone(model: Path, picture_folder: MakeFolder) -> None:
 
 def test_the_cache_can_be_left_out(model: Path, data: Path) -> None:
     run(model, "--data", data, "--no-cache")
-    assert not cache_folder().exists()
+    assert not cache_folder("features").exists()
     run(model, "--data", data)
-    assert len(list(cache_folder().iterdir())) == 2
+    assert len(list(cache_folder("features").iterdir())) == 2
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

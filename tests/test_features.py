@@ -16,12 +16,12 @@ from PIL import Image
 from torchvision import transforms
 
 from dinoscope import features
+from dinoscope.cache import cache_folder
 from dinoscope.data.decode import decode
 from dinoscope.data.folder import ImageFolder, find_images
 from dinoscope.errors import UserError
 from dinoscope.features import (
     ExtractConfig,
-    cache_folder,
     cached_extract,
     default_crop_fraction,
     evaluation_image,
@@ -229,7 +229,7 @@ class TestCache:
         return made
 
     def entry(self) -> Path:
-        (entry,) = cache_folder().iterdir()
+        (entry,) = cache_folder("features").iterdir()
         return entry
 
     def test_the_second_time_nothing_is_computed(
@@ -359,9 +359,9 @@ class TestCache:
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setenv("DINOSCOPE_CACHE", str(tmp_path))
-        assert cache_folder() == tmp_path / "features"
+        assert cache_folder("features") == tmp_path / "features"
         monkeypatch.delenv("DINOSCOPE_CACHE")
-        assert "dinoscope" in cache_folder().parts
+        assert "dinoscope" in cache_folder("features").parts
 
     def test_the_hash_is_of_the_function_not_of_the_mode(self, micro: Backbone) -> None:
         assert len(weights_hash(micro)) == 32

@@ -74,7 +74,8 @@ def test_learning_rate_schedule(numbers) -> None:
 def test_momentum_schedule(numbers) -> None:
     recorded = numbers["momentum_schedule"]
     arguments, values = recorded["args"], recorded["values"]
-    ours = [cosine(arguments["base_value"], arguments["final_value"], step / len(values)) for step in range(len(values))]
+    start, end = arguments["base_value"], arguments["final_value"]
+    ours = [cosine(start, end, step / len(values)) for step in range(len(values))]
     assert ours == pytest.approx(values, abs=1e-12)
 
 

@@ -53,7 +53,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any])
 def write_text(path: Path, text: str) -> None:
     """Write a small text file, whole or not at all."""
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 @contextlib.contextmanager

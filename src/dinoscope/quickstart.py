@@ -13,14 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from dinoscope import api
+from dinoscope.cache import cache_folder
 from dinoscope.checkpoint import load_backbone, write_text
 from dinoscope.data.decode import decode
 from dinoscope.data.folder import ImageFolder, find_images
-from dinoscope.data.scenes import write_scenes
+from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.evaluation.jaccard import jaccard_per_map
 from dinoscope.evaluation.knn import KNNConfig, knn
 from dinoscope.explain.attention import attention_maps, map_masks, mean_and_heads, prepare
-from dinoscope.features import ExtractConfig, cache_folder, extract, raw_pixels
+from dinoscope.features import ExtractConfig, extract, raw_pixels
 from dinoscope.models.backbone import Backbone, build_backbone, without_drop_path
 from dinoscope.report.figures import attention_panel, contact_sheet, fitted, overlay, write_png
 from dinoscope.shipped import shipped_model
@@ -29,6 +30,8 @@ from dinoscope.training.listener import Listener
 from dinoscope.types import FeatureBank
 
 K, MASS, SHOWN = 20, 0.6, 8
+OWN_SIZE = ScenesConfig().size
+"""Evaluations show the images at their own size; training crops are smaller, to be cheap."""
 Progress = Callable[[int, int], None]
 
 
@@ -54,7 +57,7 @@ class Quickstart:
 
 def scenes(progress: Progress | None = None) -> Path:
     """The embedded data set in the cache folder, drawn if it is not there yet."""
-    return write_scenes(cache_folder().parent / "scenes", progress=progress)
+    return write_scenes(cache_folder("scenes"), progress=progress)
 
 
 def quickstart(config: RunConfig, data: Path, listeners: Sequence[Listener], progress: Progress) -> Quickstart:
@@ -90,7 +93,7 @@ def measure(models: dict[str, Backbone], data: Path, progress: Progress) -> list
     rows = [Row("raw pixels", top1(raw_pixels(gallery), raw_pixels(queries)), None)]
     for done, (name, backbone) in enumerate(models.items()):
         progress(done, len(models))
-        config = ExtractConfig(workers=0)
+        config = ExtractConfig(workers=0, image_size=OWN_SIZE)
         accuracy = top1(extract(backbone, gallery, config), extract(backbone, queries, config))
         rows.append(Row(name, accuracy, attention_on_objects(backbone, queries, data / "folder-masks" / "val")))
     progress(len(models), len(models))
@@ -131,6 +134,6 @@ def draw(models: dict[str, Backbone], data: Path, out: Path) -> list[Path]:
 
 
 def _maps(backbone: Backbone, image: np.ndarray) -> Tensor:
-    """Attention [heads, rows, columns] at twice the trained size, for a finer grid."""
-    pixels = prepare(image, 2 * backbone.config.image_size, backbone.patch_size)
+    """Attention [heads, rows, columns] of an image at its own size."""
+    pixels = prepare(image, OWN_SIZE, backbone.patch_size)
     return attention_maps(backbone, backbone.normalize(pixels[None]))[0]

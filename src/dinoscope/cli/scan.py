@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from json import dumps
@@ -44,10 +43,11 @@ def scan_folder(folder: Path, /, workers: int = 0, headers_only: bool = False, j
     """
     from rich.console import Console
 
+    from dinoscope.cache import cache_folder
     from dinoscope.data.folder import find_images
     from dinoscope.data.scan import scan
 
-    cache = _cache_folder()
+    cache = cache_folder("scan")
     reports: dict[str, ScanReport] = {}
     for name, root in _parts(folder).items():
         images = find_images(root)
@@ -93,14 +93,6 @@ def _bar(console: Console) -> Progress:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def _cache_folder() -> Path:
-    """Where scans are remembered: $DINOSCOPE_CACHE/scan, else in the person's cache folder on this system."""
-    import platformdirs
-
-    base = os.environ.get("DINOSCOPE_CACHE") or platformdirs.user_cache_dir("dinoscope")
-    return Path(base).expanduser() / "scan"
 
 
 def _parts(folder: Path) -> dict[str, Path]:

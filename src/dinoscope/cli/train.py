@@ -84,7 +84,8 @@ def _defaults(chosen: argparse.Namespace):
     if chosen.resume:
         config = api.read_config(chosen.out)
     else:
-        config = lookup("recipe", chosen.recipe or DEFAULT_RECIPE, api.RECIPES)(tyro.MISSING, chosen.out or tyro.MISSING)
+        recipe = lookup("recipe", chosen.recipe or DEFAULT_RECIPE, api.RECIPES)
+        config = recipe(tyro.MISSING, chosen.out or tyro.MISSING)
     if chosen.method:
         config = replace(config, method=lookup("method", chosen.method, api.METHODS)[0]())
     if chosen.views:

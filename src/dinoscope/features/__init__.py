@@ -1,14 +1,12 @@
 """Checkpoint + images -> FeatureBank, in the evaluation protocol of DINO, with an on-disk cache."""
 
-from dinoscope.features.cache import CACHE_VARIABLE, cache_folder, cached_extract, weights_hash
+from dinoscope.features.cache import cached_extract, weights_hash
 from dinoscope.features.extraction import ExtractConfig, evaluation_view, extract, raw_pixels
 from dinoscope.features.images import ImageView, default_crop_fraction, evaluation_image
 
 __all__ = [
-    "CACHE_VARIABLE",
     "ExtractConfig",
     "ImageView",
-    "cache_folder",
     "cached_extract",
     "default_crop_fraction",
     "evaluation_image",

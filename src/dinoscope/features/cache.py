@@ -9,15 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 
-import platformdirs
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from dinoscope import checkpoint
+from dinoscope.cache import CACHE_VARIABLE, cache_folder
 from dinoscope.data.folder import ImageFolder
 from dinoscope.errors import UserError
 from dinoscope.features.extraction import ExtractConfig, Progress, bank_of, evaluation_view, extract
@@ -25,7 +24,6 @@ from dinoscope.models.backbone import Backbone, without_drop_path
 from dinoscope.settings import to_dict
 from dinoscope.types import FeatureBank
 
-CACHE_VARIABLE = "DINOSCOPE_CACHE"
 CACHE_FORMAT = 1
 """Raise it when the same weights and images give other features than before: old entries are then unused."""
 
@@ -40,7 +38,7 @@ def cached_extract(
     Images are recognised by relative path, size in bytes and time of change. A damaged entry is replaced, and
     one that cannot be written is done without; both with a warning. Raises UserError as `extract` does.
     """
-    file = cache_folder() / f"{_key(backbone, folder, config)}.safetensors"
+    file = cache_folder("features") / f"{_key(backbone, folder, config)}.safetensors"
     found = _read(file, dim=backbone.dim)
     if found is not None:
         return bank_of(folder, *found)
@@ -48,12 +46,6 @@ def cached_extract(
     position = {path: index for index, path in enumerate(folder.paths)}
     _write(file, bank.features, torch.tensor([position[path] for path in bank.paths]))
     return bank
-
-
-def cache_folder() -> Path:
-    """Where features are kept: $DINOSCOPE_CACHE/features, else the person's cache folder on this system."""
-    base = os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("dinoscope")
-    return Path(base).expanduser() / "features"
 
 
 def weights_hash(backbone: Backbone) -> str:

@@ -70,7 +70,11 @@ class DINOConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in 0 to 1, not {getattr(self, name)}")
         if self.out_dim < 2 or self.head_layers < 1:
-            raise ValueError(f"out_dim must be at least 2 and head_layers at least 1, not {self.out_dim}, {self.head_layers}")
+            raise ValueError(
+                f"out_dim must be at least 2 and head_layers at least 1, not {self.out_dim} and {self.head_layers}"
+            )
+        if self.koleo < 0:
+            raise ValueError(f"koleo must be 0 (off) or more, not {self.koleo}")
 
 
 class DINO(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -51,7 +53,7 @@ class DINOHead(nn.Module):
         super().__init__()
         widths = [in_dim, *[hidden_dim] * (layers - 1), bottleneck_dim]
         modules: list[nn.Module] = []
-        for incoming, outgoing in zip(widths[:-2], widths[1:-1], strict=True):
+        for incoming, outgoing in pairwise(widths[:-1]):
             modules += [nn.Linear(incoming, outgoing), *([nn.BatchNorm1d(outgoing)] if batch_norm else []), nn.GELU()]
         modules += [nn.Linear(widths[-2], bottleneck_dim)]
         modules += [nn.BatchNorm1d(bottleneck_dim, affine=False)] if batch_norm else []

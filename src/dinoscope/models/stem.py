@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ class ConvStem(nn.Sequential):
             raise ValueError(f"a convolutional stem needs a patch that is a power of two, not {patch}")
         channels = [3, *(max(width // 2 ** (stages - stage), 16) for stage in range(1, stages + 1))]
         layers: list[nn.Module] = []
-        for incoming, outgoing in zip(channels[:-1], channels[1:], strict=True):
+        for incoming, outgoing in pairwise(channels):
             layers += [
                 nn.Conv2d(incoming, outgoing, 3, stride=2, padding=1, bias=False),
                 nn.GroupNorm(1, outgoing),

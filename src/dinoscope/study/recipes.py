@@ -87,7 +87,7 @@ def dino_small_images_cpu(data: Path, out: Path) -> RunConfig:
         base,
         method=replace(base.method, teacher_momentum=0.99),
         views=ViewsConfig(num_local=0, global_size=32, global_scale=(0.2, 1.0), blur_probability=(0.0, 0.0, 0.0)),
-        epochs=10,
+        epochs=6,
         evaluate_every=1,
     )
 

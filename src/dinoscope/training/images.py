@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dinoscope import checkpoint, distributed
+from dinoscope import checkpoint
+from dinoscope.cache import cache_folder
 from dinoscope.data.folder import ImageFolder, find_images, resolve_split
 from dinoscope.data.scan import ScanReport, check_readable, scan
 from dinoscope.training.config import RunConfig
@@ -19,7 +20,7 @@ def scanned_images(
     Raises UserError where there are none, or more than 5 % cannot be read.
     """
     folder = find_images(resolve_split(config.data, "train"))
-    report = scan(folder, workers=0, progress=progress)
+    report = scan(folder, cache=cache_folder("scan"), progress=progress)
     check_readable(report)
     return folder, report
 
@@ -37,4 +38,5 @@ def write_unreadable(run: RunFolder, report: ScanReport) -> None:
 
 def read_unreadable(run: RunFolder) -> set[str]:
     """Paths of `write_unreadable`."""
-    return {line.partition("\t")[0] for line in run.unreadable.read_text(encoding="utf-8").splitlines()}
+    text = run.unreadable.read_text(encoding="utf-8", errors="surrogateescape")
+    return {line.partition("\t")[0] for line in text.splitlines()}

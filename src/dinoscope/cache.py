@@ -1,0 +1,16 @@
+"""Where things are kept that can always be made again: drawn scenes, scans, features."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+CACHE_VARIABLE = "DINOSCOPE_CACHE"
+
+
+def cache_folder(kind: str) -> Path:
+    """The folder for one kind of thing, below $DINOSCOPE_CACHE or the user's cache folder. It need not exist yet."""
+    root = os.environ.get(CACHE_VARIABLE)
+    return (Path(root).expanduser() if root else Path(platformdirs.user_cache_dir("dinoscope"))) / kind
