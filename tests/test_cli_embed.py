@@ -93,9 +93,7 @@ def test_parquet_without_pyarrow_is_refused_at_once(
         run(model, tmp_path / "nothing is read", tmp_path / "f.parquet")
 
 
-def test_an_existing_file_is_replaced_only_on_request(
-    model: Path, picture_folder: MakeFolder, tmp_path: Path
-) -> None:
+def test_an_existing_file_is_replaced_only_on_request(model: Path, picture_folder: MakeFolder, tmp_path: Path) -> None:
     data, out = picture_folder(2), tmp_path / "f.csv"
     out.write_text("precious")
     with pytest.raises(UserError, match="exists already"):

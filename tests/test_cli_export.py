@@ -68,9 +68,7 @@ def test_every_network_that_timm_has_fits(name: str) -> None:
             return
         theirs = timm.create_model(**arguments).state_dict()
     ours = backbone.net.state_dict()
-    assert {key: value.shape for key, value in ours.items()} == {
-        key: value.shape for key, value in theirs.items()
-    }
+    assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}
 
 
 def test_our_own_network_comes_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,17 +47,13 @@ def result(capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
     return {metric["name"]: metric["value"] for metric in record["metrics"]}
 
 
-def test_a_table_and_the_protocol_in_one_line(
-    model: Path, data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_table_and_the_protocol_in_one_line(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(model, "--data", data, ks="1 10") == 0
     captured = capsys.readouterr()
     assert "knn_top1_k1" in captured.out
     assert "100.00" in captured.out  # every query has its twin in the gallery
     assert "knn_top1_k10" in captured.out
-    assert (
-        f"12 gallery images, 6 queries, 3 classes, 32 px, temperature 0.07, weights {model}" in captured.out
-    )
+    assert f"12 gallery images, 6 queries, 3 classes, 32 px, temperature 0.07, weights {model}" in captured.out
     assert captured.err.splitlines() == ["features of the gallery (12)", "features of the queries (6)"]
 
 
@@ -107,9 +103,7 @@ def test_two_folders(model: Path, data: Path, capsys: pytest.CaptureFixture[str]
     assert result(capsys)["knn_top1_k1"] == 100
 
 
-def test_one_query_is_enough(
-    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_query_is_enough(model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     query = tmp_path / "query" / "class1"
     query.mkdir(parents=True)
     shutil.copy(data / "val" / "class1" / "0001.png", query)
@@ -117,12 +111,8 @@ def test_one_query_is_enough(
     assert result(capsys)["knn_top1_k1"] == 100
 
 
-def test_labels_are_matched_by_class_name(
-    model: Path, data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.rmtree(
-        data / "val" / "class0"
-    )  # so that class1 is number 0 among the queries and 1 in the gallery
+def test_labels_are_matched_by_class_name(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(data / "val" / "class0")  # so that class1 is number 0 among the queries and 1 in the gallery
     assert run(model, "--data", data, "--json") == 0
     assert result(capsys)["knn_top1_k1"] == 100
 
@@ -157,9 +147,7 @@ def test_labels_are_needed(model: Path, picture_folder: MakeFolder) -> None:
         run(model, "--data", picture_folder(3))
 
 
-@pytest.mark.parametrize(
-    "options", [[], ["--gallery", "x"], ["--query", "x"], ["--data", "x", "--query", "y"]]
-)
+@pytest.mark.parametrize("options", [[], ["--gallery", "x"], ["--query", "x"], ["--data", "x", "--query", "y"]])
 def test_contradicting_folders(model: Path, options: list[str]) -> None:
     with pytest.raises(UserError, match="either --data, or --gallery and --query together"):
         run(model, *options)
@@ -193,7 +181,5 @@ def test_help_comes_without_loading_torch() -> None:
         "assert 'torch' not in sys.modules\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    output = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert "--label-fraction" in output.stdout

@@ -56,9 +56,7 @@ def labelled(picture_folder: MakeFolder) -> ImageFolder:
 
 def same(bank: FeatureBank, other: FeatureBank) -> bool:
     labels_agree = (
-        other.labels is None
-        if bank.labels is None
-        else torch.equal(bank.labels, torch.as_tensor(other.labels))
+        other.labels is None if bank.labels is None else torch.equal(bank.labels, torch.as_tensor(other.labels))
     )
     names_agree = (bank.paths, bank.classes) == (other.paths, other.classes)
     return labels_agree and names_agree and torch.allclose(bank.features, other.features, atol=1e-5)
@@ -67,9 +65,7 @@ def same(bank: FeatureBank, other: FeatureBank) -> bool:
 class TestEvaluationImage:
     @pytest.mark.parametrize("shape", [(40, 50), (300, 200), (37, 91), (48, 48), (12, 20)])
     @pytest.mark.parametrize(("size", "fraction"), [(32, 1.0), (56, 0.875), (96, 0.875)])
-    def test_same_pixels_as_torchvision_on_pillow(
-        self, shape: tuple[int, int], size: int, fraction: float
-    ) -> None:
+    def test_same_pixels_as_torchvision_on_pillow(self, shape: tuple[int, int], size: int, fraction: float) -> None:
         picture = draw_picture(1, shape)
         short = round(size / fraction)
         bicubic = transforms.InterpolationMode.BICUBIC
@@ -78,9 +74,7 @@ class TestEvaluationImage:
         ours = evaluation_image(picture, size, fraction)
         assert ours.dtype == torch.uint8
         difference = np.abs(ours.permute(1, 2, 0).numpy().astype(int) - expected)
-        assert (
-            difference.max() <= 2
-        )  # both round to 8 bits between the two passes, with weights of other widths
+        assert difference.max() <= 2  # both round to 8 bits between the two passes, with weights of other widths
         assert (difference > 1).mean() < 1e-3
 
     def test_an_image_of_the_right_size_is_not_touched(self) -> None:
@@ -103,9 +97,7 @@ class TestEvaluationImage:
 
 
 class TestExtract:
-    def test_features_of_each_image_in_the_order_of_the_folder(
-        self, micro: Backbone, labelled: ImageFolder
-    ) -> None:
+    def test_features_of_each_image_in_the_order_of_the_folder(self, micro: Backbone, labelled: ImageFolder) -> None:
         bank = extract(micro, labelled, CPU)
         images = [evaluation_image(decode(labelled.path(i)), 32, 1.0) for i in range(len(labelled))]
         with torch.no_grad():
@@ -252,9 +244,7 @@ class TestCache:
         self, micro: Backbone, labelled: ImageFolder, extractions: list[str]
     ) -> None:
         cached_extract(micro, labelled, CPU)
-        cached_extract(
-            micro, labelled, ExtractConfig(batch_size=1, workers=0, image_size=32, crop_fraction=1.0)
-        )
+        cached_extract(micro, labelled, ExtractConfig(batch_size=1, workers=0, image_size=32, crop_fraction=1.0))
         assert len(extractions) == 1
 
     @pytest.mark.parametrize(
@@ -355,9 +345,7 @@ class TestCache:
         assert len(bank.features) == 10
         assert "DINOSCOPE_CACHE" in caplog.text
 
-    def test_the_folder_follows_the_environment(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
+    def test_the_folder_follows_the_environment(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("DINOSCOPE_CACHE", str(tmp_path))
         assert cache_folder("features") == tmp_path / "features"
         monkeypatch.delenv("DINOSCOPE_CACHE")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,24 +59,25 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to; afterwards fsync it and rename it into place.
+    """Give a path to write to, in a folder of its own beside `path`; afterwards fsync it and rename it into place.
 
     Where the block raises, what was written is deleted and a file that stood at `path` before stays as it is.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    # A folder, because safetensors writes to a file with a name of its own first: after a kill, `prune` finds both.
+    workplace = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = workplace / path.name
     try:
+        workplace.mkdir(exist_ok=True)
         partial.touch()
-        mode = (
-            partial.stat().st_mode
-        )  # of any new file here; safetensors 0.8 makes its own, closed to all others
+        mode = partial.stat().st_mode
         yield partial
-        if partial.stat().st_mode != mode:
+        if partial.stat().st_mode != mode:  # safetensors closes its files to all other users
             partial.chmod(mode)
         _fsync(partial)
         partial.replace(path)
         _fsync(path.parent)
     finally:
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(workplace, ignore_errors=True)
 
 
 def _fsync(path: Path) -> None:
@@ -161,9 +163,7 @@ def export_backbone(folder: Path, backbone: Backbone) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = to_dict(without_drop_path(backbone.config))
     save(folder / BACKBONE_WEIGHTS, _network(backbone).state_dict(), {"backbone": config})
-    write_text(
-        folder / BACKBONE_SETTINGS, json.dumps({"version": __version__, "backbone": config}, indent=2) + "\n"
-    )
+    write_text(folder / BACKBONE_SETTINGS, json.dumps({"version": __version__, "backbone": config}, indent=2) + "\n")
 
 
 def _network(backbone: Backbone) -> nn.Module:
@@ -231,5 +231,7 @@ def prune(folder: Path, keep: int) -> None:
 
     Only for the process that writes to this folder, and not while it does.
     """
-    for old in [*sorted(folder.glob("step-*.safetensors"))[:-keep], *folder.glob(".step-*.partial-*")]:
+    for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
         old.unlink()
+    for abandoned in folder.glob(".step-*.partial-*"):
+        shutil.rmtree(abandoned)

@@ -109,7 +109,8 @@ def attention_on_objects(backbone: Backbone, images: ImageFolder, masks: Path) -
     """Mean Jaccard in % of the mask that holds `MASS` of the mean attention, against the drawn object's mask."""
     scores = []
     for position, name in enumerate(images.paths):
-        truth = torch.from_numpy(np.asarray(Image.open(masks / name).convert("L")) > 0)  # drawn by us, plain PNG
+        with Image.open((masks / name).with_suffix(".png")) as file:
+            truth = torch.from_numpy(np.asarray(file) > 0)
         mean = mean_and_heads(_maps(backbone, decode(images.path(position)))[None])[0, :1]
         scores.append(float(jaccard_per_map(map_masks(mean, MASS), truth)[0]))
     return 100 * sum(scores) / len(scores)

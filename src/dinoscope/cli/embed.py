@@ -113,8 +113,7 @@ def write_parquet(path: Path, bank: FeatureBank) -> None:
         "label": pa.array(class_names(bank) or [None] * len(bank.paths), pa.string()),
     }
     columns |= {
-        name: pa.array(column)
-        for name, column in zip(_feature_columns(bank), bank.features.T.numpy(), strict=True)
+        name: pa.array(column) for name, column in zip(_feature_columns(bank), bank.features.T.numpy(), strict=True)
     }
     pq.write_table(pa.table(columns), path)
 

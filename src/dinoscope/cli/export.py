@@ -52,9 +52,7 @@ def export(options: Options) -> BackboneConfig:
 
     backbone = checkpoint.load_backbone(options.model)
     if (options.out / checkpoint.BACKBONE_WEIGHTS).exists() and not options.overwrite:
-        raise UserError(
-            f"{options.out} holds a model already; choose another --out, or --overwrite to replace it"
-        )
+        raise UserError(f"{options.out} holds a model already; choose another --out, or --overwrite to replace it")
     try:
         checkpoint.export_backbone(options.out, backbone)
     except OSError as error:

@@ -54,7 +54,7 @@ def sample_item(rng: np.random.Generator, kind: str, center: tuple[float, float]
         kind=kind,
         center=center,
         radius=radius,
-        tilt=rng.uniform(-0.5, 0.5),
+        tilt=rng.uniform(-0.8, 0.8),
         squash=rng.uniform(0.85, 1.0),
         colors=_sample_color_pair(rng),
         frequency=rng.uniform(0.9, 1.1),

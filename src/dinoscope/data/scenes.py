@@ -165,19 +165,21 @@ def _generator(config: ScenesConfig, part: str, *indices: int) -> np.random.Gene
 def draw_single(config: ScenesConfig, split: str, class_index: int, index: int) -> tuple[Pixels, Pixels]:
     """One image of the ImageFolder part, without a file.
 
-    The object fills 64 to 96 % of the side and may leave the image by a fifth of its radius.
+    The object fills 50 to 92 % of the side, may leave the image by three tenths of its radius, and is mirrored or not.
 
     Returns:
         RGB (size, size, 3), and the object's mask (size, size), 0 or 255.
     """
     rng = _generator(config, split, class_index, index)
     size = config.size
-    radius = size * rng.uniform(0.32, 0.48)
-    reach = max(size / 2 - 0.8 * radius, 0.05 * size)
+    radius = size * rng.uniform(0.25, 0.46)
+    reach = max(size / 2 - 0.7 * radius, 0.05 * size)
     center = size / 2 + rng.uniform(-reach, reach), size / 2 + rng.uniform(-reach, reach)
     item = sample_item(rng, CLASSES[class_index], center, radius)
     backdrop = sample_backdrop(rng, (size, size), clutter=int(rng.integers(2, 7)))
     image, shown = draw(backdrop, [item], sample_light(rng), rng)
+    if rng.uniform() < 0.5:
+        image, shown = np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(shown[:, ::-1])
     return image, shown * np.uint8(255)
 
 

@@ -50,9 +50,7 @@ def default_crop_fraction(size: int) -> float:
     return 1.0 if size <= _SMALL_IMAGE else 0.875
 
 
-def evaluation_image(
-    image: UInt8[np.ndarray, "h w 3"], size: int, crop_fraction: float
-) -> UInt8[Tensor, "3 s s"]:
+def evaluation_image(image: UInt8[np.ndarray, "h w 3"], size: int, crop_fraction: float) -> UInt8[Tensor, "3 s s"]:
     """Resize the short side to round(size / crop_fraction), bicubic and antialiased; crop the centre `size`.
 
     The same pixels as torchvision's Resize and CenterCrop give for a Pillow image, but for rounding.

@@ -1,0 +1,562 @@
+"""`dinoscope.training.loop.train`: what a run leaves, refuses and survives."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from dinoscope import checkpoint
+from dinoscope.errors import UserError
+from dinoscope.methods import dino
+from dinoscope.training.config import OptimizerConfig, RunConfig, SavingConfig
+from dinoscope.training.listener import Listener, RunStart, StepRecord
+from dinoscope.training.loop import RunResult, train
+from dinoscope.training.run_folder import read_config, read_metrics
+from tests.conformance import cases
+
+PER_EPOCH, TOTAL = 3, 9
+"""Steps of `settings` on 24 pictures."""
+
+
+def settings(data: Path, out: Path, **changes: object) -> RunConfig:
+    """24 pictures: three epochs of three steps. Stochastic depth, so that the networks draw random numbers."""
+    return cases.run_config("dino", data, out, **{"drop_path": 0.2, **changes})
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Everything below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def steps_kept(out: Path) -> list[int]:
+    """Steps of the checkpoints that are there; each is read whole."""
+    paths = sorted((out / "checkpoints").iterdir())
+    steps = [checkpoint.load(path).metadata["step"] for path in paths]
+    assert [path.name for path in paths] == [checkpoint.step_path(out, step).name for step in steps]
+    return steps
+
+
+def weights(out: Path) -> dict[str, Tensor]:
+    """Tensors of the newest checkpoint: student, teacher, centre, optimiser."""
+    newest = checkpoint.latest(out / "checkpoints")
+    assert newest is not None
+    return checkpoint.load(newest).tensors
+
+
+def results(out: Path) -> list[dict[str, float]]:
+    """Lines of metrics.jsonl without what depends on the clock."""
+    clock = {"images_per_second", "waiting_for_data"}
+    return [{name: value for name, value in line.items() if name not in clock} for line in read_metrics(out)]
+
+
+def damage(path: Path) -> None:
+    """Cut a picture off in the middle."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+class Stop(Listener):
+    """Sends this process a signal as the step of this index ends."""
+
+    def __init__(self, index: int, number: int) -> None:
+        self.index, self.number = index, number
+
+    def stepped(self, record: StepRecord) -> None:
+        if record.step.index == self.index:
+            os.kill(os.getpid(), self.number)
+
+
+class Do(Listener):
+    """Calls a function after the step of this index, and keeps what was said."""
+
+    def __init__(self, index: int, action: Callable[[], object]) -> None:
+        self.index, self.action = index, action
+        self.heard: list[str] = []
+
+    def stepped(self, record: StepRecord) -> None:
+        if record.step.index == self.index:
+            self.action()
+
+    def said(self, message: str) -> None:
+        self.heard.append(message)
+
+
+# What a run leaves
+
+
+def test_a_run_leaves_settings_metrics_log_events_checkpoints_and_an_export(picture_folder, tmp_path) -> None:
+    out = tmp_path / "runs" / "first"
+    config = settings(picture_folder(24), out, evaluate_every=2)
+    assert train(config) == RunResult(out, TOTAL, interrupted=False)
+
+    assert read_config(out) == config
+    lines = read_metrics(out)
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(TOTAL))
+    assert [line["epoch"] for line in steps] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    for name in (
+        "learning_rate",
+        "weight_decay",
+        "gradient_norm",
+        "images_per_second",
+        "waiting_for_data",
+        "teacher_entropy",
+        "kl_teacher_student",
+        "center_norm",
+    ):
+        assert all(math.isfinite(line[name]) for line in steps), name
+    assert all(0 <= line["waiting_for_data"] <= 1 for line in steps)
+    assert all(0 <= line["teacher_entropy"] <= math.log(64) + 1e-4 for line in steps)
+    assert steps[0]["learning_rate"] == pytest.approx(2e-2 * 8 / 256)  # no warm-up: the peak, scaled to the batch
+
+    # every two epochs, and at the end
+    evaluations = [line for line in lines if "rank_me" in line]
+    assert [line["step"] for line in evaluations] == [5, 8]
+    assert len(lines) == len(steps) + len(evaluations)
+
+    assert "training vit_micro_conv8 on 24 images" in (out / "train.log").read_text()
+    assert list((out / "tensorboard").glob("events.out.tfevents.*"))
+    assert (out / "unreadable.txt").read_text() == ""
+    assert steps_kept(out) == [TOTAL]
+
+
+def test_the_export_is_the_teacher_of_the_last_checkpoint(picture_folder, tmp_path) -> None:
+    out = tmp_path / "run"
+    train(settings(picture_folder(24), out, epochs=1))
+    exported = checkpoint.load_backbone(out / "exported").state_dict()
+    prefix = "method.teacher_backbone."
+    teacher = {name.removeprefix(prefix): value for name, value in weights(out).items() if name.startswith(prefix)}
+    assert exported.keys() == teacher.keys()
+    assert all(torch.equal(exported[name], teacher[name]) for name in teacher)
+    student = weights(out)["method.student_backbone.net.cls_token"]
+    assert not torch.equal(student, teacher["net.cls_token"])
+
+
+def test_metrics_are_logged_every_so_many_steps(picture_folder, tmp_path) -> None:
+    train(settings(picture_folder(24), tmp_path / "run", log_every=4))
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == [0, 4, 8]
+
+
+def test_so_many_checkpoints_stay(picture_folder, tmp_path) -> None:
+    out = tmp_path / "run"
+    train(settings(picture_folder(24), out, saving=SavingConfig(every_steps=2, keep=3)))
+    assert steps_kept(out) == [6, 8, 9]
+
+
+def test_listeners_are_closed_whatever_happens(picture_folder, tmp_path) -> None:
+    class Closing(Do):
+        closings = 0
+
+        def closed(self) -> None:
+            self.closings += 1
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    listener = Closing(1, fail)
+    with pytest.raises(ZeroDivisionError):
+        train(settings(picture_folder(24), tmp_path / "run"), listeners=[listener])
+    assert listener.closings == 1
+
+
+# Existing folders
+
+
+def test_an_existing_run_is_refused_and_untouched(picture_folder, tmp_path) -> None:
+    out = tmp_path / "run"
+    config = settings(picture_folder(24), out, epochs=1)
+    train(config)
+    before = files(out)
+    with pytest.raises(UserError, match="--resume goes on with it, --overwrite starts again"):
+        train(config)
+    assert files(out) == before
+
+
+def test_overwrite_begins_again(picture_folder, tmp_path) -> None:
+    out = tmp_path / "run"
+    config = settings(picture_folder(24), out)
+    train(config)
+    train(replace(config, epochs=1, seed=1), overwrite=True)
+    assert read_config(out).seed == 1
+    assert len(read_metrics(out)) == PER_EPOCH
+    assert steps_kept(out) == [PER_EPOCH]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_is_no_run_is_never_written_to(overwrite, picture_folder, tmp_path) -> None:
+    out = tmp_path / "thesis"
+    out.mkdir()
+    (out / "chapter1.tex").write_text("four years of work")
+    with pytest.raises(UserError, match="choose another --out"):
+        train(settings(picture_folder(24), out), overwrite=overwrite)
+    assert files(out) == {"chapter1.tex": b"four years of work"}
+
+
+def test_an_empty_folder_can_be_trained_into(picture_folder, tmp_path) -> None:
+    (tmp_path / "run").mkdir()
+    assert train(settings(picture_folder(8), tmp_path / "run", epochs=1)).steps == 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{"batch_size": 1000}, {"backbone": "vit_mikro_conv8"}, {"views": replace(cases.VIEWS, global_size=36)}]
+)
+def test_overwrite_with_impossible_settings_deletes_nothing(changes, picture_folder, tmp_path) -> None:
+    out = tmp_path / "run"
+    config = settings(picture_folder(24), out, epochs=1)
+    train(config)
+    before = files(out)
+    with pytest.raises(UserError):
+        train(replace(config, **changes), overwrite=True)
+    assert files(out) == before
+
+
+# Resuming
+
+
+def test_resuming_what_is_no_run_is_refused(picture_folder, tmp_path) -> None:
+    with pytest.raises(UserError, match="not a run folder"):
+        train(settings(picture_folder(24), tmp_path / "run"), resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_resuming_with_other_settings_is_refused_and_names_them(picture_folder, tmp_path) -> None:
+    out = tmp_path / "run"
+    config = settings(picture_folder(24), out, epochs=1)
+    train(config)
+    before = files(out)
+    other = replace(config, seed=3, method=replace(config.method, student_temperature=0.2))
+    with pytest.raises(UserError) as error:
+        train(other, resume=True)
+    assert "seed: 0 -> 3" in str(error.value)
+    assert "method.student_temperature: 0.1 -> 0.2" in str(error.value)
+    assert "backbone" not in str(error.value)
+    assert files(out) == before
+
+
+@pytest.mark.parametrize("change", ["renamed", "added", "resized"])
+def test_resuming_on_other_images_is_refused(change, picture_folder, tmp_path) -> None:
+    data, out = picture_folder(24), tmp_path / "run"
+    config = settings(data, out)
+    train(config, listeners=[Stop(2, signal.SIGTERM)])
+    before = files(out / "checkpoints")
+    first = data / "0000.png"
+    if change == "renamed":
+        first.rename(data / "9999.png")
+    else:
+        (data / "9999.png" if change == "added" else first).write_bytes((data / "0001.png").read_bytes())
+    with pytest.raises(UserError, match="not those that the run began with"):
+        train(config, resume=True)
+    assert files(out / "checkpoints") == before
+
+
+def test_images_put_back_are_those_that_the_run_began_with(picture_folder, tmp_path) -> None:
+    """A file that is damaged while the run goes on does not change what its checkpoints say of the data."""
+    data, out = picture_folder(24), tmp_path / "run"
+    config = settings(data, out)
+    victim = data / "0005.png"
+    whole = victim.read_bytes()
+    train(config, listeners=[Do(0, lambda: damage(victim)), Stop(4, signal.SIGTERM)])
+    victim.write_bytes(whole)
+    assert train(config, resume=True) == RunResult(out, TOTAL, interrupted=False)
+
+
+def test_stopped_and_resumed_is_the_uninterrupted_run(picture_folder, tmp_path) -> None:
+    """Stopped twice in mid-epoch, and with 0, 2 and 1 loader processes in turn: bit for bit the same."""
+    data = picture_folder(24)
+    train(settings(data, tmp_path / "whole"))
+    out = tmp_path / "parts"
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+
+    part = train(settings(data, out), listeners=[Stop(1, signal.SIGTERM)])
+    assert part == RunResult(out, 2, interrupted=True)
+    assert steps_kept(out) == [2]
+    assert not (out / "exported").exists()
+
+    part = train(settings(data, out, workers=2), resume=True, listeners=[Stop(4, signal.SIGINT)])
+    assert part == RunResult(out, 5, interrupted=True)
+    assert steps_kept(out) == [2, 5]
+
+    part = train(settings(data, out, workers=1), resume=True)
+    assert part == RunResult(out, TOTAL, interrupted=False)
+
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    whole, parts = weights(tmp_path / "whole"), weights(out)
+    assert whole.keys() == parts.keys()
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+    assert len(results(out)) == TOTAL
+    assert results(out) == results(tmp_path / "whole")
+    name = checkpoint.BACKBONE_WEIGHTS
+    assert (out / "exported" / name).read_bytes() == (tmp_path / "whole" / "exported" / name).read_bytes()
+
+
+def test_steps_made_after_the_last_checkpoint_are_made_again(picture_folder, tmp_path) -> None:
+    """A crash, not a stop: lines of metrics.jsonl beyond the checkpoint do not stay twice."""
+    data, out = picture_folder(24), tmp_path / "run"
+    config = settings(data, out, saving=SavingConfig(every_steps=2))
+
+    def crash() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train(config, listeners=[Do(4, crash)])
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')  # a kill cut this line off
+    train(config, resume=True)
+    train(settings(data, tmp_path / "whole"))
+    assert results(out) == results(tmp_path / "whole")
+    assert [
+        name for name, value in weights(out).items() if not torch.equal(value, weights(tmp_path / "whole")[name])
+    ] == []
+
+
+def test_other_seeds_are_other_runs(picture_folder, tmp_path) -> None:
+    """The comparisons above could fail: equality is not a property of any two runs."""
+    data = picture_folder(24)
+    for seed in (0, 1):
+        train(settings(data, tmp_path / f"{seed}", seed=seed, epochs=1))
+    assert results(tmp_path / "0") != results(tmp_path / "1")
+
+
+def test_a_finished_run_can_be_resumed_and_stays_as_it_is(picture_folder, tmp_path) -> None:
+    out = tmp_path / "run"
+    config = settings(picture_folder(24), out, epochs=1)
+    train(config)
+    before = weights(out), read_metrics(out)
+    assert train(config, resume=True) == RunResult(out, PER_EPOCH, interrupted=False)
+    assert all(torch.equal(value, before[0][name]) for name, value in weights(out).items())
+    assert read_metrics(out) == before[1]
+
+
+def test_the_second_signal_does_not_wait_for_the_step(picture_folder, tmp_path) -> None:
+    """A child process: its step never ends, the first SIGTERM is collected, the second one ends it."""
+    data = picture_folder(8)
+
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(7)
+
+    child = os.fork()
+    if child == 0:
+        train(settings(data, tmp_path / "run"), listeners=[Do(0, twice)])
+        os._exit(8)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
+# Unreadable files
+
+
+def test_one_broken_file_of_thirty_is_left_out_and_listed(picture_folder, tmp_path) -> None:
+    data, out = picture_folder(30), tmp_path / "run"
+    damage(data / "0013.png")
+    result = train(settings(data, out, batch_size=10, epochs=1))
+    assert result.steps == 2  # 29 images
+    lines = (out / "unreadable.txt").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["0013.png"]
+    assert lines[0].split("\t")[1]
+    assert "on 29 images" in (out / "train.log").read_text()
+
+
+def test_too_many_broken_files_stop_it_before_anything_is_written(picture_folder, tmp_path) -> None:
+    data, out = picture_folder(30), tmp_path / "run"
+    for number in (3, 13, 23):
+        damage(data / f"{number:04d}.png")
+    with pytest.raises(UserError, match=r"3 of 30 images cannot be read.*0003\.png"):
+        train(settings(data, out))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_becomes_unreadable_is_replaced_and_said(workers, picture_folder, tmp_path) -> None:
+    data, out = picture_folder(8), tmp_path / "run"
+
+    class Damage(Listener):
+        def started(self, start: RunStart) -> None:
+            damage(data / "0003.png")
+
+    assert train(settings(data, out, workers=workers), listeners=[Damage()]) == RunResult(out, 3, interrupted=False)
+    log = (out / "train.log").read_text()
+    assert log.count("0003.png became unreadable during the run") == 3  # once an epoch
+    assert len(read_metrics(out)) == 3
+
+
+# Failures on the way
+
+
+@pytest.mark.parametrize(
+    "failure", [SafetensorError("No space left on device"), OSError(28, "No space left on device")]
+)
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_goes_on(failure, picture_folder, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "run"
+    config = settings(picture_folder(24), out, saving=SavingConfig(every_steps=2, keep=9))
+    save_file = checkpoint.save_file
+
+    def full(tensors: object, path: Path, metadata: object) -> None:
+        Path(path).write_bytes(b"half of it")
+        raise failure
+
+    def fill() -> None:
+        monkeypatch.setattr(checkpoint, "save_file", full)
+
+    def free() -> None:
+        monkeypatch.setattr(checkpoint, "save_file", save_file)
+
+    listener = Do(2, fill)
+    assert train(config, listeners=[listener, Do(4, free)]).steps == TOTAL
+    assert steps_kept(out) == [2, 6, 8, 9]  # 4 was not written, and left nothing behind
+    assert "checkpoint not written" in (out / "train.log").read_text()
+    assert ["No space left" in message for message in listener.heard] == [True]
+
+
+def test_a_full_disk_at_the_end_is_the_persons_to_mend(picture_folder, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "run"
+    config = settings(picture_folder(24), out, saving=SavingConfig(every_steps=4))
+    save_file = checkpoint.save_file
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    with pytest.raises(UserError, match="No space left on device.*--resume"):
+        train(config, listeners=[Do(8, lambda: monkeypatch.setattr(checkpoint, "save_file", full))])
+    assert steps_kept(out) == [4, 8]
+    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    assert train(config, resume=True).steps == TOTAL
+    assert steps_kept(out) == [8, 9]
+
+
+def test_a_stop_whose_checkpoint_cannot_be_written_says_so(picture_folder, tmp_path, monkeypatch) -> None:
+    """It must not look as if the run could go on from the step at which it was stopped."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / "run"
+    config = settings(picture_folder(24), out, saving=SavingConfig(every_steps=2))
+    fill = Do(2, lambda: monkeypatch.setattr(checkpoint, "save_file", full))
+    with pytest.raises(UserError, match="No space left on device"):
+        train(config, listeners=[fill, Stop(2, signal.SIGTERM)])
+    assert steps_kept(out) == [2]
+
+
+def test_an_export_that_cannot_be_written_is_the_persons_to_mend(picture_folder, tmp_path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "export_backbone", full)
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match="No space left on device"):
+        train(settings(picture_folder(24), out, epochs=1))
+    assert steps_kept(out) == [PER_EPOCH]
+
+
+def poisoned(poison: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], None]:
+    """What replaces the loss by `poison(loss, student logits)`."""
+    loss = dino.dino_loss
+    context = pytest.MonkeyPatch()
+    context.setattr(dino, "dino_loss", lambda student, *rest: poison(loss(student, *rest), student))
+    return context.undo
+
+
+@pytest.mark.parametrize(
+    ("poison", "words"),
+    [
+        (lambda loss, student: loss * math.nan, "the loss turned nan at step 5"),
+        (lambda loss, student: loss + math.inf, "the loss turned inf at step 5"),
+        # a finite loss whose gradient is not: the root's slope at 0
+        (lambda loss, student: loss + (student - student).sum().sqrt(), "gradient.*at step 5"),
+    ],
+    ids=["nan", "infinite", "gradient"],
+)
+def test_what_is_not_finite_stops_the_run_and_spares_the_checkpoint(poison, words, picture_folder, tmp_path) -> None:
+    out = tmp_path / "run"
+    config = settings(picture_folder(24), out, saving=SavingConfig(every_steps=1, keep=2))
+    undo: list[Callable[[], None]] = []
+    try:
+        with pytest.raises(UserError, match=words):
+            train(config, listeners=[Do(4, lambda: undo.append(poisoned(poison)))])
+    finally:
+        undo[0]()
+    assert steps_kept(out) == [4, 5]
+    assert all(value.isfinite().all() for value in weights(out).values())
+    assert train(config, resume=True).steps == TOTAL
+
+
+# Settings that cannot be
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"optimizer": OptimizerConfig(warmup_epochs=3)}, "warm-up of 3 epochs is not shorter than the run of 3"),
+        ({"batch_size": 8, "accumulate": 3}, "--batch-size 8 cannot be cut into 1 process.* x 3"),
+        ({"batch_size": 32}, "--batch-size 32 is more than the 24 readable images"),
+        ({"batch_size": 0}, "--batch-size and --accumulate must be at least 1"),
+        ({"accumulate": 0}, "--batch-size and --accumulate must be at least 1"),
+        ({"epochs": 0}, "--epochs must be above 0"),
+        ({"method": replace(cases.SETTINGS["dino"], freeze_last_layer_epochs=3)}, "last layer would be frozen"),
+        ({"optimizer": OptimizerConfig(warmup_epochs=0, min_learning_rate=1e-3)}, "above the peak of 1.5625e-05"),
+        (
+            {"optimizer": OptimizerConfig(warmup_epochs=0, learning_rate=0, min_learning_rate=0)},
+            "learning-rate must be",
+        ),
+        ({"optimizer": OptimizerConfig(warmup_epochs=0, clip=-1)}, "--optimizer.clip must be"),
+        ({"saving": SavingConfig(keep=0)}, "--saving.keep must be at least 1"),
+        ({"log_every": 0}, "--log-every must be at least 1"),
+        ({"seed": -1}, "--seed must be 0 or more"),
+        ({"device": "cuda:7"}, "--device cuda:7"),
+        ({"device": "gpu"}, "--device gpu is not a device"),
+        ({"backbone": "vit_mikro_conv8"}, "did you mean vit_micro_conv8"),
+        ({"views": replace(cases.VIEWS, global_size=36)}, "multiple of its patch of 8 px; 36 is not"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_settings_that_contradict_are_refused_before_anything_starts(changes, words, picture_folder, tmp_path) -> None:
+    out = tmp_path / "run"
+    if changes.get("device", "").startswith("cuda") and torch.cuda.is_available():
+        pytest.skip("this machine may have that device")
+    with pytest.raises(UserError, match=words) as error:
+        train(settings(picture_folder(24), out, **changes))
+    assert "\n" not in str(error.value)
+    assert not out.exists()
+
+
+def test_the_same_settings_within_the_limits_are_taken(picture_folder, tmp_path) -> None:
+    """The limits themselves: a batch of all images, and a warm-up and a frozen layer just shorter than the run."""
+    changes = {
+        "batch_size": 24,
+        "accumulate": 3,
+        "optimizer": OptimizerConfig(warmup_epochs=2, learning_rate=2e-2),
+        "method": replace(cases.SETTINGS["dino"], freeze_last_layer_epochs=2),
+    }
+    assert train(settings(picture_folder(24), tmp_path / "run", **changes)).steps == 3
+
+
+# Data
+
+
+def test_views_do_not_depend_on_the_number_of_workers(picture_folder, tmp_path) -> None:
+    data = picture_folder(24)
+    alone, helped = (cases.trainer(settings(data, tmp_path, workers=workers)) for workers in (0, 2))
+    helped.next_step = alone.next_step = 2  # in mid-epoch
+    count = 0
+    for first, second in zip(alone.batches(), helped.batches(), strict=True):
+        count += 1
+        assert torch.equal(first.global_views, second.global_views)
+        assert torch.equal(first.local_views, second.local_views)
+        assert torch.equal(first.index, second.index)
+    assert count == TOTAL - 2
+
+
+def test_every_epoch_shows_every_image_once_in_another_order(picture_folder, tmp_path) -> None:
+    batches = [views.index for views in cases.trainer(settings(picture_folder(24), tmp_path)).batches()]
+    epochs = [torch.cat(batches[start : start + PER_EPOCH]) for start in range(0, TOTAL, PER_EPOCH)]
+    assert all(sorted(epoch.tolist()) == list(range(24)) for epoch in epochs)
+    assert not torch.equal(epochs[0], epochs[1])
