@@ -99,9 +99,7 @@ def measure(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gallery", type=int, default=200_000)
     parser.add_argument("--queries", type=int, default=2_000)
     parser.add_argument("--dim", type=int, default=384)
@@ -144,9 +142,7 @@ def main() -> None:
         )
     print(f"ours: peak memory {peak / 2**20:.0f} MiB, aimed at {config.max_bytes / 2**20:.0f} MiB")
     if arguments.json:
-        arguments.json.write_text(
-            json.dumps({"sides": result, "peak_bytes": peak, "accuracy": accuracy}, indent=1)
-        )
+        arguments.json.write_text(json.dumps({"sides": result, "peak_bytes": peak, "accuracy": accuracy}, indent=1))
 
 
 if __name__ == "__main__":

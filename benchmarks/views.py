@@ -119,9 +119,7 @@ def report(results: dict[str, dict[str, float]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", type=Path, help="checkout of github.com/facebookresearch/dino")
     parser.add_argument("--images", type=int, default=32, help="large files per block")
     parser.add_argument("--repeats", type=int, default=7)

@@ -262,9 +262,7 @@ def test_bilinear_is_centred() -> None:
         (224, 224, 224, 16, (224, 224)),
     ],
 )
-def test_prepared_sizes(
-    height: int, width: int, size: int | None, patch: int, expected: tuple[int, int]
-) -> None:
+def test_prepared_sizes(height: int, width: int, size: int | None, patch: int, expected: tuple[int, int]) -> None:
     image = np.full((height, width, 3), 77, np.uint8)
     prepared = prepare(image, size, patch)
     assert prepared.shape == (3, *expected)

@@ -49,9 +49,7 @@ def test_tokens_equal_the_reference(name: str, reference: ViTBackbone, golden: d
 
 
 @torch.no_grad()
-def test_class_tokens_of_the_last_blocks_equal_the_reference(
-    reference: ViTBackbone, golden: dict[str, Tensor]
-) -> None:
+def test_class_tokens_of_the_last_blocks_equal_the_reference(reference: ViTBackbone, golden: dict[str, Tensor]) -> None:
     tokens, _ = reference.embed(golden["vit.square224.input"].float())
     features = [reference.net.norm(reference.run_blocks(tokens, stop))[:, 0] for stop in (1, 2, 3)]
     recorded = golden["vit.square224.linear_features_4blocks"]
@@ -90,9 +88,7 @@ def test_activation_checkpointing_changes_neither_tokens_nor_gradients(reference
 
 
 def test_normalize_by_hand() -> None:
-    network = build_backbone(
-        BackboneConfig("vit_micro_conv8", 32, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
-    )
+    network = build_backbone(BackboneConfig("vit_micro_conv8", 32, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25)))
     image = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
     # 0 -> (0 - 0) / 1; 255 -> (1 - 0.5) / 0.5; 51 -> (0.2 - 1) / 0.25
     expected = torch.tensor([0.0, 1.0, -3.2]).view(1, 3, 1, 1)

@@ -54,9 +54,7 @@ def test_one_page_for_each_image_of_a_folder(
     assert f"3 pages in {out}" in capsys.readouterr().out
 
 
-def test_separate_pictures_are_as_large_as_the_image(
-    vit: Path, picture_folder: Folder, tmp_path: Path
-) -> None:
+def test_separate_pictures_are_as_large_as_the_image(vit: Path, picture_folder: Folder, tmp_path: Path) -> None:
     image = picture_folder(1, size=(30, 50)) / "0000.png"
     run(vit, tmp_path / "out", image, "--separate", "--size", 64, "--block", 0, "--mass", 0.8)
     heads = [f"0000_head{head}{kind}.png" for head in range(HEADS) for kind in ("", "_mask")]

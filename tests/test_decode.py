@@ -115,9 +115,7 @@ def test_jpeg_in_colour(put: Put, progressive: bool) -> None:
     assert_close(decode(put(content)), blocks(), 4)
 
 
-def test_jpeg_without_torchvisions_decoder_is_read_by_pillow(
-    put: Put, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jpeg_without_torchvisions_decoder_is_read_by_pillow(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(encode(Image.fromarray(stored_as(blocks(), 6)), "JPEG", quality=95, exif=exif(6)))
     with_torchvision = decode(path)
 
@@ -131,9 +129,7 @@ def test_jpeg_without_torchvisions_decoder_is_read_by_pillow(
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "TIFF-lzw"])
 @pytest.mark.parametrize("orientation", EXIF_SIDES)
 def test_exif_orientation_is_applied(put: Put, format: str, orientation: int) -> None:
-    options: dict[str, object] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(
-        format, {}
-    )
+    options: dict[str, object] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(format, {})
     if format == "TIFF-lzw":
         format, options = "TIFF", {"compression": "tiff_lzw"}
     stored = Image.fromarray(stored_as(blocks(), orientation))
@@ -282,9 +278,7 @@ def test_to_uint8() -> None:
     np.testing.assert_array_equal(to_uint8(np.array([-1000, 0, 3000], np.int32)), [0, 64, 255])
     np.testing.assert_array_equal(to_uint8(np.array([0, 65536], np.int32)), [0, 255])
     np.testing.assert_array_equal(to_uint8(np.array([-5, -5], np.int32)), [0, 0])
-    np.testing.assert_array_equal(
-        to_uint8(np.array([np.nan, 2, 4, np.inf, -np.inf], np.float32)), [0, 0, 255, 255, 0]
-    )
+    np.testing.assert_array_equal(to_uint8(np.array([np.nan, 2, 4, np.inf, -np.inf], np.float32)), [0, 0, 255, 255, 0])
     np.testing.assert_array_equal(to_uint8(np.array([np.nan, np.inf], np.float32)), [0, 0])
 
 
@@ -299,9 +293,7 @@ def test_the_first_frame_of_an_animation_or_page_of_a_file(put: Put, format: str
 
 
 def test_a_gif_cut_within_its_second_frame_still_gives_the_first(put: Put) -> None:
-    frames = [
-        Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 40, 3), np.uint8)) for i in range(2)
-    ]
+    frames = [Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 40, 3), np.uint8)) for i in range(2)]
     content = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
     alone = decode(put(encode(frames[0], "GIF")))
     np.testing.assert_array_equal(decode(put(content[:-300])), alone)
@@ -375,9 +367,7 @@ def test_headers_and_refusals_decode_no_pixels(put: Put, name: str, monkeypatch:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_pillows_own_limit_neither_warns_nor_stops(
-    put: Put, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pillows_own_limit_neither_warns_nor_stops(put: Put, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(valid_files()[name])
     expected = decode(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)  # Pillow refuses above twice that
@@ -404,9 +394,7 @@ def test_every_truncation_of_a_valid_file_is_an_image_or_unreadable(put: Put, na
         read_or_refuse(put(content[:length]))
 
 
-@pytest.mark.parametrize(
-    "name", ["jpeg", "jpeg progressive", "jpeg grey", "jpeg cmyk", "png", "bmp", "tiff", "ppm"]
-)
+@pytest.mark.parametrize("name", ["jpeg", "jpeg progressive", "jpeg grey", "jpeg cmyk", "png", "bmp", "tiff", "ppm"])
 def test_a_file_cut_in_half_is_unreadable(put: Put, name: str) -> None:
     content = valid_files()[name]
     with pytest.raises(UnreadableImage):

@@ -39,8 +39,13 @@ def test_head(tensors) -> None:
 @pytest.mark.parametrize(("call", "epoch"), [(0, 0), (1, 1), (2, 5)])
 def test_loss_gradient_and_centre(call, epoch, tensors, numbers) -> None:
     """Temperatures warm from 0.03 to 0.07 over three epochs; the calls are in epochs 0, 1 and 5."""
-    golden, recorded = numbers[f"loss.{call}"], {name: tensors[f"loss.{call}.{name}"] for name in (
-        "student", "teacher", "center_before", "center_after", "student_grad")}
+    golden, recorded = (
+        numbers[f"loss.{call}"],
+        {
+            name: tensors[f"loss.{call}.{name}"]
+            for name in ("student", "teacher", "center_before", "center_after", "student_grad")
+        },
+    )
     temperature = epoch_warmup(epoch, 3, 0.03, 0.07)
     assert temperature == pytest.approx(golden["teacher_temp"])
     student = recorded["student"].unflatten(0, (golden["n_views"], golden["batch"])).requires_grad_()

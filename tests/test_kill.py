@@ -20,11 +20,34 @@ KILLS, STEPS = 10, 120
 PATIENCE = 120
 """Seconds until a process must have made its next step: importing torch on a busy machine takes a while."""
 
-OPTIONS = (
-    "--recipe quickstart --epochs 20 --batch-size 4 --device cpu --precision fp32 --drop-path 0.1 "
-    "--method.out-dim 64 --method.hidden-dim 32 --method.bottleneck-dim 16 --optimizer.learning-rate 2e-2 "
-    "--saving.every-steps 1 --log-every 1 --evaluate-every 0"
-).split()
+OPTIONS = [
+    "--recipe",
+    "quickstart",
+    "--epochs",
+    "20",
+    "--batch-size",
+    "4",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+    "--drop-path",
+    "0.1",
+    "--method.out-dim",
+    "64",
+    "--method.hidden-dim",
+    "32",
+    "--method.bottleneck-dim",
+    "16",
+    "--optimizer.learning-rate",
+    "2e-2",
+    "--saving.every-steps",
+    "1",
+    "--log-every",
+    "1",
+    "--evaluate-every",
+    "0",
+]
 
 
 def start(data: Path, out: Path, *, resume: bool, workers: int) -> subprocess.Popen[bytes]:

@@ -62,9 +62,7 @@ def test_recorded_reference_accuracies_are_met_exactly() -> None:
         FeatureBank(tensors["query"], tensors["query_labels"]),
         KNNConfig(ks=(5, 10, 20, 100), temperature=recorded["temperature"]),
     )
-    expected = {
-        f"knn_{top}_k{k}": recorded[str(k)][top] for k in (5, 10, 20, 100) for top in ("top1", "top5")
-    }
+    expected = {f"knn_{top}_k{k}": recorded[str(k)][top] for k in (5, 10, 20, 100) for top in ("top1", "top5")}
     assert measured == expected
 
 
@@ -78,9 +76,7 @@ def test_one_near_neighbour_outvotes_two_far_ones_only_at_a_low_temperature() ->
 
 def test_accuracies_by_hand() -> None:
     # Two clusters on the axes. Three queries: right, right, and one that lies in the other class's cluster.
-    gallery = FeatureBank(
-        torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]]), torch.tensor([0, 0, 1, 1])
-    )
+    gallery = FeatureBank(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]]), torch.tensor([0, 0, 1, 1]))
     queries = FeatureBank(torch.tensor([[1.0, 0.2], [0.2, 1.0], [1.0, 0.1]]), torch.tensor([0, 1, 1]))
     measured = accuracies(gallery, queries, KNNConfig(ks=(2,)))
     assert measured == {"knn_top1_k2": pytest.approx(200 / 3), "knn_top5_k2": 100.0}
@@ -104,9 +100,7 @@ def test_a_class_without_votes_ranks_after_all_others_by_number() -> None:
 @example(rows=400, queries=3, dim=4, k=7, max_bytes=9_000, seed=0)  # 16 distinct features: nothing but ties
 @example(rows=40, queries=3, dim=4, k=7, max_bytes=1, seed=0)  # one image at a time
 @settings(max_examples=60, deadline=None)
-def test_nearest_is_the_stable_full_sort(
-    rows: int, queries: int, dim: int, k: int, max_bytes: int, seed: int
-) -> None:
+def test_nearest_is_the_stable_full_sort(rows: int, queries: int, dim: int, k: int, max_bytes: int, seed: int) -> None:
     gallery, asked, k = signs(rows, dim, seed), signs(queries, dim, seed + 1), min(k, rows)
     similarities, indices = nearest(gallery, asked, k, max_bytes=max_bytes)
     expected = plain_nearest(gallery, asked, k)
@@ -180,8 +174,7 @@ def test_leave_one_out_is_knn_against_all_others() -> None:
     labels = torch.arange(30) % 4
     features = torch.cat([signs(20, 4, 3), normals(10, 4, 4)])  # most images have an exact double
     measured = {
-        metric.name: metric.value
-        for metric in leave_one_out(FeatureBank(features, labels), KNNConfig((3, 29)))
+        metric.name: metric.value for metric in leave_one_out(FeatureBank(features, labels), KNNConfig((3, 29)))
     }
     for k in (3, 29):
         right = 0
@@ -223,9 +216,7 @@ LABELLED = FeatureBank(torch.eye(3), torch.arange(3))
         (LABELLED, LABELLED, KNNConfig(temperature=0.0), "above 0"),
     ],
 )
-def test_mistakes_are_named(
-    gallery: FeatureBank, queries: FeatureBank, config: KNNConfig, message: str
-) -> None:
+def test_mistakes_are_named(gallery: FeatureBank, queries: FeatureBank, config: KNNConfig, message: str) -> None:
     with pytest.raises(UserError, match=message):
         knn(gallery, queries, config)
 

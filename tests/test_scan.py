@@ -162,9 +162,7 @@ def test_full_scans_do_not_take_headers_for_pixels(mixed: ImageFolder, tmp_path:
     assert len(scan(mixed, full=True, cache=tmp_path).unreadable) == 2
 
 
-def test_an_interrupted_scan_is_gone_on_with(
-    mixed: ImageFolder, tmp_path: Path, looked_at: list[str]
-) -> None:
+def test_an_interrupted_scan_is_gone_on_with(mixed: ImageFolder, tmp_path: Path, looked_at: list[str]) -> None:
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
@@ -197,9 +195,7 @@ def rewrite(cache: Path, change: Callable[[dict[str, object]], object]) -> None:
         lambda content: (
             content | {"files": {path: [*row[:3], "9", *row[4:]] for path, row in content["files"].items()}}
         ),
-        lambda content: (
-            content | {"files": {path: [*row[:3], 0, *row[4:]] for path, row in content["files"].items()}}
-        ),
+        lambda content: content | {"files": {path: [*row[:3], 0, *row[4:]] for path, row in content["files"].items()}},
     ],
 )
 def test_a_damaged_or_outdated_cache_is_not_used(
@@ -279,9 +275,7 @@ def test_the_limit_can_be_set() -> None:
         check_readable(report_with(1, 100), limit=0)
 
 
-def test_unreadable_is_the_only_expected_exception(
-    mixed: ImageFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_is_the_only_expected_exception(mixed: ImageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of ours must not be counted as one of the file's."""
 
     def broken(path: Path) -> None:
@@ -290,7 +284,5 @@ def test_unreadable_is_the_only_expected_exception(
     monkeypatch.setattr(scan_module, "decode", broken)
     with pytest.raises(AssertionError, match="our fault"):
         scan(mixed)
-    monkeypatch.setattr(
-        scan_module, "decode", lambda path: (_ for _ in ()).throw(UnreadableImage("the file's"))
-    )
+    monkeypatch.setattr(scan_module, "decode", lambda path: (_ for _ in ()).throw(UnreadableImage("the file's")))
     assert len(scan(mixed).unreadable) == 10

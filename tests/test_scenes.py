@@ -122,9 +122,7 @@ def test_an_object_outside_the_image_is_left_out():
 def test_outlines_and_textures_stay_in_range(name):
     """Textures are weights; outlines stay inside the window that is reserved for an object (1.35 radii)."""
     rng = np.random.default_rng(0)
-    item = replace(
-        sample_item(rng, name, (64.0, 64.0), 50.0), tilt=0.0, squash=1.0, colors=((0,) * 3, (1,) * 3)
-    )
+    item = replace(sample_item(rng, name, (64.0, 64.0), 50.0), tilt=0.0, squash=1.0, colors=((0,) * 3, (1,) * 3))
     angle = np.linspace(-np.pi, np.pi, 720, dtype=np.float32)
     outline = KINDS[name].outline(angle)
     assert outline.min() > 0.3

@@ -167,9 +167,7 @@ def test_box_lies_inside_the_image_and_parameters_repeat(
 ) -> None:
     height, width = (height, width) if tall else (width, height)
     view = data.draw(st.integers(0, VIEWS[name].num_views - 1))
-    first, second = (
-        sample_view(VIEWS[name], view, height, width, view_generator(*words, view)) for _ in "ab"
-    )
+    first, second = (sample_view(VIEWS[name], view, height, width, view_generator(*words, view)) for _ in "ab")
     assert first == second
     assert 0 <= first.top < first.top + first.height <= height
     assert 0 <= first.left < first.left + first.width <= width
@@ -206,9 +204,7 @@ def test_crops_are_distributed_as_torchvisions(view: int, height: int, width: in
     scale = IMAGENET.local_scale if view else IMAGENET.global_scale
     torch.manual_seed(0)
     image = torch.empty(3, height, width)
-    theirs = np.array(
-        [RandomResizedCrop.get_params(image, scale, IMAGENET.aspect_ratio) for _ in range(count)]
-    )
+    theirs = np.array([RandomResizedCrop.get_params(image, scale, IMAGENET.aspect_ratio) for _ in range(count)])
     boxes = many_views(IMAGENET, count, view, height, width)
     ours = np.array([(p.top, p.left, p.height, p.width) for p in boxes])
     for name, measure in {
@@ -273,9 +269,7 @@ def absolute_difference(image: np.ndarray, parameters: ViewParameters) -> np.nda
     return np.abs(fast.astype(int) - apply_view_plain(image, parameters))
 
 
-def assert_close(
-    image: np.ndarray, parameters: ViewParameters, mean: float, largest: int, share: float = 0.0
-) -> None:
+def assert_close(image: np.ndarray, parameters: ViewParameters, mean: float, largest: int, share: float = 0.0) -> None:
     """Hold the mean absolute difference in grey levels, and the share of differences beyond `largest`."""
     difference = absolute_difference(image, parameters)
     assert difference.mean() <= mean
@@ -402,9 +396,7 @@ def test_multi_crop_is_its_views_stacked(config: ViewsConfig) -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(height=st.integers(1, 80), width=st.integers(1, 80), name=st.sampled_from(sorted(VIEWS)), index=WORD)
-def test_any_size_gives_uint8_views_of_the_size_asked_for(
-    height: int, width: int, name: str, index: int
-) -> None:
+def test_any_size_gives_uint8_views_of_the_size_asked_for(height: int, width: int, name: str, index: int) -> None:
     config = VIEWS[name]
     image = np.full((height, width, 3), 200, np.uint8)
     large, small = multi_crop(image, config, seed=0, epoch=0, index=index)

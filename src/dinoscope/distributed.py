@@ -59,6 +59,19 @@ def _reduced(value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
     return result
 
 
+def gather(value: Tensor) -> Tensor:
+    """The rows of all processes, in rank order; gradients flow back to the process that each row came from.
+
+    A loss of the gathered rows that every process computes in full has, after the usual averaging of gradients,
+    the gradient of the whole batch.
+    """
+    if world_size() == 1:
+        return value
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(list(all_gather(value)))
+
+
 def any_process(flag: bool, device: torch.device) -> bool:
     """Whether `flag` is set on at least one process, so that all of them stop at the same step."""
     return bool(max_reduce(torch.tensor(float(flag), device=device)).item())

@@ -17,10 +17,13 @@ from dinoscope.types import Views
 SETTINGS = {
     "dino": DINOConfig(out_dim=64, hidden_dim=32, bottleneck_dim=16, freeze_last_layer_epochs=0, teacher_momentum=0.9),
 }
-"""name in METHODS -> settings."""
+SETTINGS["dino-sinkhorn-koleo"] = replace(SETTINGS["dino"], balance="sinkhorn", koleo=0.5)
+"""case -> settings; without batch norm, to which a batch that is cut up is another batch."""
 
-OVERFITTING = {"dino": replace(SETTINGS["dino"], teacher_momentum=0.95, head_batch_norm=True)}
-"""name in METHODS -> settings with which eight images are learned by heart in a hundred steps."""
+OVERFITTING = {
+    name: replace(settings, teacher_momentum=0.95, head_batch_norm=True) for name, settings in SETTINGS.items()
+}
+"""case -> settings with which eight images are learned by heart in a hundred steps."""
 
 VIEWS = ViewsConfig(global_size=32, local_size=16, num_local=2, blur_probability=(0.0, 0.0, 0.0))
 

@@ -11,13 +11,12 @@ import torch
 import torch.multiprocessing as mp
 
 from dinoscope.distributed import process_group
-from dinoscope.methods import METHODS
 
 from . import cases
 from .test_methods import states_differ
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", list(cases.SETTINGS))
 def test_two_processes_equal_one(method, picture_folder, tmp_path) -> None:
     data = picture_folder(16)
     alone = cases.trainer(cases.run_config(method, data, tmp_path / "run"), double=True)

@@ -185,18 +185,14 @@ def _size(options: Options, backbone: Backbone) -> int:
     return options.size
 
 
-def _maps(
-    backbone: Backbone, pixels: UInt8[Tensor, "3 h w"], block: int
-) -> Float[Tensor, "heads rows columns"]:
+def _maps(backbone: Backbone, pixels: UInt8[Tensor, "3 h w"], block: int) -> Float[Tensor, "heads rows columns"]:
     """The maps of one image, on the CPU. Raises UserError where the network gives no numbers."""
     from dinoscope.explain.attention import attention_maps
 
     images = backbone.normalize(pixels[None].to(backbone.mean.device))
     maps = attention_maps(backbone, images, block)[0].cpu()
     if not maps.isfinite().all():
-        raise UserError(
-            "the attention is not finite: the weights of this model are broken (did its training diverge?)"
-        )
+        raise UserError("the attention is not finite: the weights of this model are broken (did its training diverge?)")
     return maps
 
 

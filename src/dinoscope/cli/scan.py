@@ -52,9 +52,7 @@ def scan_folder(folder: Path, /, workers: int = 0, headers_only: bool = False, j
     for name, root in _parts(folder).items():
         images = find_images(root)
         with LateProgress(f"{name}: reading", Console(stderr=True)) as progress:
-            reports[name] = scan(
-                images, workers=workers, full=not headers_only, cache=cache, progress=progress.update
-            )
+            reports[name] = scan(images, workers=workers, full=not headers_only, cache=cache, progress=progress.update)
     if json:
         print(dumps({name: report.as_dict() for name, report in reports.items()}, indent=2))
     else:
@@ -182,9 +180,7 @@ def _print_unreadable(console: Console, report: ScanReport) -> None:
         return
     console.print(f"[red]Unreadable[/red] in {_shown(report.root)}:", highlight=False)
     for fault in report.unreadable[:LISTED_FILES]:
-        console.print(
-            f"  {_shown(fault.path)}  [dim]{_shown(fault.reason)}[/dim]", highlight=False, soft_wrap=True
-        )
+        console.print(f"  {_shown(fault.path)}  [dim]{_shown(fault.reason)}[/dim]", highlight=False, soft_wrap=True)
     rest = len(report.unreadable) - LISTED_FILES
     if rest > 0:
         console.print(f"  and {rest:,} more (all of them with --json)", highlight=False)

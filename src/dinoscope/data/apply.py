@@ -147,9 +147,7 @@ def blur(pixels: UInt8[ndarray, "h w *c"], radius: float) -> UInt8[ndarray, "h w
 
     Pillow filters and rounds six times, and repeats the edge each time; here it is twice and once.
     """
-    kernel = blur_kernel(
-        round(radius, 2)
-    )  # finer steps drown in the kernel's own, and would defeat its cache
+    kernel = blur_kernel(round(radius, 2))  # finer steps drown in the kernel's own, and would defeat its cache
     return cv2.sepFilter2D(pixels, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
 
 

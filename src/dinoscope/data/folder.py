@@ -132,9 +132,7 @@ def label_fraction(folder: ImageFolder, fraction: float, seed: int) -> ImageFold
     Raises UserError where the folder has no labels or the fraction is not in (0, 1].
     """
     if folder.labels is None:
-        raise UserError(
-            f"{folder.root}: a fraction of the labels was asked for, but the folder has no classes"
-        )
+        raise UserError(f"{folder.root}: a fraction of the labels was asked for, but the folder has no classes")
     if not 0 < fraction <= 1:
         raise UserError(f"the fraction of labels is {fraction}; it must be above 0 and at most 1")
     members: dict[int, list[int]] = {}
@@ -163,9 +161,7 @@ def _require_folder(root: Path) -> None:
     if not root.exists():
         raise UserError(f"{root}: no such folder. Check the path.")
     if not root.is_dir():
-        raise UserError(
-            f"{root}: a file, not a folder. Give the folder that holds the images (unpack archives)."
-        )
+        raise UserError(f"{root}: a file, not a folder. Give the folder that holds the images (unpack archives).")
 
 
 def _are_classes(names: Sequence[str]) -> bool:

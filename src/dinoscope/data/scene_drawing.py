@@ -95,9 +95,7 @@ def sample_backdrop(rng: np.random.Generator, size: tuple[int, int], clutter: in
     height, width = size
     hue, value = rng.uniform(), rng.uniform(0.58, 0.74)
     sky = np.asarray(_rgb(hue, rng.uniform(0.1, 0.32), value), np.float32)
-    ground = np.asarray(
-        _rgb(hue + rng.uniform(-0.2, 0.2), rng.uniform(0.15, 0.4), value * rng.uniform(0.75, 0.95))
-    )
+    ground = np.asarray(_rgb(hue + rng.uniform(-0.2, 0.2), rng.uniform(0.15, 0.4), value * rng.uniform(0.75, 0.95)))
     slope, horizon, blur = rng.uniform(-0.3, 0.3), rng.uniform(0.3, 0.8), rng.uniform(0.05, 0.35)
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None]
     columns = np.linspace(-0.5, 0.5, width, dtype=np.float32)[None]
@@ -116,9 +114,9 @@ def _with_blobs(rng: np.random.Generator, canvas: Plane, count: int) -> Plane:
     for _ in range(count):
         center = int(rng.uniform(0, width)), int(rng.uniform(0, height))
         radius = int(rng.uniform(0.04, 0.14) * min(height, width))
-        shade = canvas[min(center[1], height - 1), min(center[0], width - 1)] * rng.uniform(
-            0.8, 1.2, 3
-        ).astype(np.float32)
+        shade = canvas[min(center[1], height - 1), min(center[0], width - 1)] * rng.uniform(0.8, 1.2, 3).astype(
+            np.float32
+        )
         cv2.circle(layer, center, radius, shade.tolist(), -1)
         cv2.circle(cover, center, radius, float(rng.uniform(0.3, 0.6)), -1)
     sigma = 0.012 * min(height, width)
@@ -141,9 +139,7 @@ def draw(
         window = _window(item, shown.shape)
         if window is not None:
             _paint(canvas[window], shown[window], item, light, _frame(item, window), place)
-    image = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA) * np.asarray(
-        light.tint, np.float32
-    )
+    image = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA) * np.asarray(light.tint, np.float32)
     image += rng.normal(0, 0.008, (height, width, 1)).astype(np.float32)  # grain of the sensor
     ids = np.ascontiguousarray(shown[::SUPERSAMPLING, ::SUPERSAMPLING])
     return np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8), ids
@@ -161,24 +157,14 @@ def _window(item: Item, shape: tuple[int, int]) -> tuple[slice, slice] | None:
 def _frame(item: Item, window: tuple[slice, slice]) -> Frame:
     """The window's pixel centres in the object's frame."""
     unit = item.radius * SUPERSAMPLING
-    y = (
-        np.arange(window[0].start, window[0].stop, dtype=np.float32)[:, None]
-        + 0.5
-        - SUPERSAMPLING * item.center[1]
-    )
-    x = (
-        np.arange(window[1].start, window[1].stop, dtype=np.float32)[None]
-        + 0.5
-        - SUPERSAMPLING * item.center[0]
-    )
+    y = np.arange(window[0].start, window[0].stop, dtype=np.float32)[:, None] + 0.5 - SUPERSAMPLING * item.center[1]
+    x = np.arange(window[1].start, window[1].stop, dtype=np.float32)[None] + 0.5 - SUPERSAMPLING * item.center[0]
     cos, sin = math.cos(item.tilt) / unit, math.sin(item.tilt) / unit
     u, v = cos * x + sin * y, (cos * y - sin * x) / item.squash
     return Frame(u, v, np.hypot(u, v), np.arctan2(v, u))
 
 
-def _paint(
-    canvas: Plane, shown: NDArray[np.uint8], item: Item, light: Light, frame: Frame, place: int
-) -> None:
+def _paint(canvas: Plane, shown: NDArray[np.uint8], item: Item, light: Light, frame: Frame, place: int) -> None:
     """Shadow, texture, shading and rim of one object, in place."""
     kind, unit = KINDS[item.kind], item.radius * SUPERSAMPLING
     edge = kind.outline(frame.angle)

@@ -1,8 +1,8 @@
 """The embedded data set: drawn scenes of ten kinds of object, written in the public layouts.
 
 No download can be relied on, so first steps, tests and demos use these. The class of an object is its outline
-and texture, as in photographs. Everything else is free and says nothing about it: position, scale, tilt
-(up to 29 degrees), proportions, both colours and which of them is the lighter, phase and fineness of the
+and texture, as in photographs. Everything else is free and says nothing about it: position, scale, tilt (up to
+46 degrees), mirroring, proportions, both colours and which of them is the lighter, phase and fineness of the
 texture, direction, strength and warmth of the light, the background (colours, horizon, soft noise), clutter
 (blurred discs), and grain.
 
@@ -38,7 +38,7 @@ from dinoscope.data.scene_kinds import KINDS
 from dinoscope.errors import UserError
 
 # Raise it whenever a drawn pixel changes: folders of another version are not reused.
-VERSION = 2
+VERSION = 3
 
 CLASSES = tuple(KINDS)
 VOID = 255
@@ -131,13 +131,9 @@ def _is_written(out: Path, config: ScenesConfig) -> bool:
     try:
         found = json.loads(record.read_text())
     except (OSError, ValueError):
-        raise UserError(
-            f"{out} exists and holds no drawn scenes; choose another folder or empty it"
-        ) from None
+        raise UserError(f"{out} exists and holds no drawn scenes; choose another folder or empty it") from None
     if found != _identity(config):
-        raise UserError(
-            f"{out} holds scenes of another config or version (see {record}); choose another folder"
-        )
+        raise UserError(f"{out} holds scenes of another config or version (see {record}); choose another folder")
     return True
 
 

@@ -128,9 +128,7 @@ def small_64() -> ViewsConfig:
     The largest blur keeps DINO's share of the view, 2 x 64 / 224 = 0.6 px. Local crops cover at least 0.1 of
     the area, 20 px of side, so that a 32 px view is not mostly interpolated.
     """
-    return ViewsConfig(
-        num_local=4, global_size=64, local_size=32, local_scale=(0.1, 0.4), blur_radius=(0.1, 0.6)
-    )
+    return ViewsConfig(num_local=4, global_size=64, local_size=32, local_scale=(0.1, 0.4), blur_radius=(0.1, 0.6))
 
 
 def two_views() -> ViewsConfig:
@@ -204,9 +202,7 @@ def view_generator(seed: int, epoch: int, index: int, view: int) -> np.random.Ge
     return np.random.Generator(np.random.Philox(key, counter=counter))  # pyright: ignore[reportArgumentType]
 
 
-def sample_view(
-    config: ViewsConfig, view: int, height: int, width: int, rng: np.random.Generator
-) -> ViewParameters:
+def sample_view(config: ViewsConfig, view: int, height: int, width: int, rng: np.random.Generator) -> ViewParameters:
     """Draw the parameters of view number `view` (global views first) of an image of height x width pixels.
 
     The distributions are those of torchvision's RandomResizedCrop, RandomHorizontalFlip, ColorJitter and
@@ -291,9 +287,7 @@ def _sample_jitter(config: ViewsConfig, draws: Sequence[float]) -> tuple[tuple[J
         ("hue", (-config.hue, config.hue)),
     )
     ranked = sorted(zip(draws[1:5], draws[5:9], operations, strict=True))
-    return tuple(
-        (name, _between(limits, factor)) for _, factor, (name, limits) in ranked if limits[0] < limits[1]
-    )
+    return tuple((name, _between(limits, factor)) for _, factor, (name, limits) in ranked if limits[0] < limits[1])
 
 
 def _factor_limits(strength: float) -> tuple[float, float]:

@@ -40,9 +40,7 @@ def jaccard_per_map(
     return (intersection / union).where(union > 0, 1.0)
 
 
-def attention_jaccard(
-    selection: Float[Tensor, "m maps"], reported: Float[Tensor, "n maps"]
-) -> Iterator[Metric]:
+def attention_jaccard(selection: Float[Tensor, "m maps"], reported: Float[Tensor, "n maps"]) -> Iterator[Metric]:
     """Mean Jaccard in % over the reported images: of the mean over heads, and of one head fixed beforehand.
 
     Both arguments hold, for each image, `jaccard_per_map` of the mean over the heads (first) and each head.

@@ -275,9 +275,7 @@ def _check_features(gallery: FeatureBank, queries: FeatureBank) -> None:
         if not bank.features.numel():
             raise UserError(f"{role} is empty; k-NN needs at least one image in it")
     if (width := gallery.features.shape[1]) != (other := queries.features.shape[1]):
-        raise UserError(
-            f"gallery features have {width} values, query features {other}: use one model for both"
-        )
+        raise UserError(f"gallery features have {width} values, query features {other}: use one model for both")
 
 
 def _labels(bank: FeatureBank, role: str) -> Int[Tensor, " n"]:

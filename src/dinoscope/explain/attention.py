@@ -70,9 +70,7 @@ def class_attention_row(
     return _attention_row(backbone, backbone.embed(images)[0], block)
 
 
-def _attention_row(
-    backbone: ViTBackbone, tokens: Float[Tensor, "b n d"], block: int
-) -> Float[Tensor, "b heads n"]:
+def _attention_row(backbone: ViTBackbone, tokens: Float[Tensor, "b n d"], block: int) -> Float[Tensor, "b heads n"]:
     """softmax(q k / sqrt(d)) for the class token's q alone, so that no N x N matrix is ever held."""
     blocks = backbone.net.blocks
     if not -len(blocks) <= block < len(blocks):
@@ -84,9 +82,7 @@ def _attention_row(
     attention = cast(Attention, chosen.attn)
     tokens = chosen.norm1(backbone.run_blocks(tokens, stop=block))
     # heads first, [b, heads, n, head_dim]: timm's q_norm and k_norm work on the width of a head
-    query = (
-        _project(attention, tokens[:, :1], part=0).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-    )
+    query = _project(attention, tokens[:, :1], part=0).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
     key = _project(attention, tokens, part=1).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
     query, key = attention.q_norm(query) * attention.scale, attention.k_norm(key)
     return (query @ key.transpose(-2, -1)).softmax(dim=-1).squeeze(-2)

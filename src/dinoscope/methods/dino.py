@@ -159,8 +159,8 @@ class DINO(nn.Module):
         return StepOutput(loss, logged, {"teacher_mean": mean})
 
     def _spread(self, bottleneck: Float[Tensor, "t b e"]) -> Float[Tensor, ""]:
-        """KoLeo within each global view: two views of one image are meant to be alike."""
-        return torch.stack([koleo_loss(at_least_float32(view)) for view in bottleneck]).mean()
+        """KoLeo within each global view, over all processes: two views of one image are meant to be alike."""
+        return torch.stack([koleo_loss(distributed.gather(at_least_float32(view))) for view in bottleneck]).mean()
 
     @torch.no_grad()
     def _targets(self, logits: Float[Tensor, "t b k"], temperature: float) -> Float[Tensor, "t b k"]:

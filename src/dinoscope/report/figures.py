@@ -26,9 +26,7 @@ _HEADS_PER_ROW = 6
 _TALLEST = 1.5  # height over width above which a picture is made narrower than its column
 
 
-def overlay(
-    image: UInt8[ndarray, "h w 3"], values: Float[ndarray, "rows columns"]
-) -> UInt8[ndarray, "h w 3"]:
+def overlay(image: UInt8[ndarray, "h w 3"], values: Float[ndarray, "rows columns"]) -> UInt8[ndarray, "h w 3"]:
     """Lay a map over the image: colour and opacity rise with the value, from the map's mean upwards.
 
     Patches with the mean attention or less stay as they are: even attention shows nothing, preference shows.
@@ -39,9 +37,7 @@ def overlay(
     return _colored(_muted(image), strength)
 
 
-def mask_overlay(
-    image: UInt8[ndarray, "h w 3"], mask: Bool[ndarray, "rows columns"]
-) -> UInt8[ndarray, "h w 3"]:
+def mask_overlay(image: UInt8[ndarray, "h w 3"], mask: Bool[ndarray, "rows columns"]) -> UInt8[ndarray, "h w 3"]:
     """Dim what lies outside of the mask and draw a thin line around what lies inside."""
     height, width = image.shape[:2]
     inside = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
@@ -137,11 +133,7 @@ def _head_rows(
     pixels = fitted(image, width)
     overlays = [Tile(overlay(pixels, values[h]), f"head {h}", f"mask {masks[h].mean():.0%}") for h in heads]
     below = [Tile(mask_overlay(pixels, mask)) for mask in masks]
-    return [
-        Row(tiles[begin : begin + per_row], width)
-        for begin in heads[::per_row]
-        for tiles in (overlays, below)
-    ]
+    return [Row(tiles[begin : begin + per_row], width) for begin in heads[::per_row] for tiles in (overlays, below)]
 
 
 def _above_mean(values: Float[ndarray, "rows columns"]) -> Float[ndarray, "rows columns"]:

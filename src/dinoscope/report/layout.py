@@ -78,9 +78,7 @@ def tile_width(page_width: int, columns: int) -> int:
     return (page_width - 2 * MARGIN - (columns - 1) * GAP) // columns
 
 
-def page(
-    rows: Sequence[Row], width: int, title: str = "", note: str = "", legend: Legend | None = None
-) -> Pixels:
+def page(rows: Sequence[Row], width: int, title: str = "", note: str = "", legend: Legend | None = None) -> Pixels:
     """Set rows below each other, the title above them at the left, the note at the right, the legend below.
 
     A text that does not fit loses its middle.

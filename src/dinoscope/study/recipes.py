@@ -34,9 +34,7 @@ def dino_deit_small_300ep(data: Path, out: Path) -> RunConfig:
 
     Published: k-NN 73.3, linear 76.0 (the reference's README).
     """
-    method = DINOConfig(
-        norm_last_layer=False, teacher_temperature=0.07, warmup_teacher_temperature_epochs=30
-    )
+    method = DINOConfig(norm_last_layer=False, teacher_temperature=0.07, warmup_teacher_temperature_epochs=30)
     return replace(dino_deit_small_100ep(data, out), method=method, epochs=300)
 
 

@@ -59,7 +59,7 @@ def _one_pass(
                 outputs: Outputs = network(micro)
             result = method.loss(outputs, step)
             scale(result.loss / len(micro_batches)).backward()
-        results.append(StepOutput(result.loss.detach(), result.logged, result.statistics))
+        results.append(result)
         features = outputs["features"]
     return _mean(results), features
 
@@ -95,7 +95,7 @@ def _two_passes(
             ]
             torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
         start = stop
-    return StepOutput(result.loss.detach(), result.logged, result.statistics), whole["features"].detach()
+    return _mean([result]), whole["features"].detach()
 
 
 def _reduction(network: nn.Module, *, last: bool) -> AbstractContextManager[object]:
@@ -106,12 +106,13 @@ def _reduction(network: nn.Module, *, last: bool) -> AbstractContextManager[obje
 
 
 def _mean(results: list[StepOutput]) -> StepOutput:
+    """One record for the whole batch, cut off from the graph."""
     return StepOutput(
-        torch.stack([result.loss for result in results]).mean(),
+        torch.stack([result.loss.detach() for result in results]).mean(),
         _mean_values([result.logged for result in results]),
         _mean_values([result.statistics for result in results]),
     )
 
 
 def _mean_values(values: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([value[name] for value in values]).mean(dim=0) for name in values[0]}
+    return {name: torch.stack([value[name].detach() for value in values]).mean(dim=0) for name in values[0]}

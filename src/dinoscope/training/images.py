@@ -12,9 +12,7 @@ from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import RunFolder
 
 
-def scanned_images(
-    config: RunConfig, progress: Callable[[int, int], None]
-) -> tuple[ImageFolder, ScanReport]:
+def scanned_images(config: RunConfig, progress: Callable[[int, int], None]) -> tuple[ImageFolder, ScanReport]:
     """Find the training images and decode each once (results are cached by path, size and time).
 
     Raises UserError where there are none, or more than 5 % cannot be read.

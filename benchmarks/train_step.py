@@ -1,0 +1,162 @@
+"""One training step of DINO, ViT-S/16 with full multi-crop: ours beside the reference, in turn, in one run.
+
+    python benchmarks/train_step.py --reference PATH_TO_DINO_CHECKOUT [--batch 4] [--repeats 5]
+
+Each side runs in a process of its own, so that peak memory is its own; the two alternate. A step is what one
+optimiser step of training does: student on all crops, teacher on the global ones, loss, centre, backward, clipping, AdamW,
+EMA. Views are made beforehand. Medians over the repeats; peak resident memory of the process less that before the networks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import multiprocessing as mp
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+
+def main() -> None:
+    """Measure both sides in turn and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reference", type=Path)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    sides = {"ours": functools.partial(ours, options.batch, options.precision)}
+    if options.reference:
+        sides["reference"] = functools.partial(reference, options.batch, options.precision, options.reference)
+    rows = alternate(sides, options.repeats)
+    print(
+        f"ViT-S/16, 2 x 224 + 8 x 96, K = 65,536, batch {options.batch}, {options.precision}, {torch.get_num_threads()} threads"
+    )
+    for name, row in rows.items():
+        print(
+            f"  {name:<10} {row['seconds']:.3f} s a step  {options.batch / row['seconds']:.2f} images/s  {row['gigabytes']:.2f} GB"
+        )
+    if "reference" in rows:
+        print(
+            f"  ratio      {rows['reference']['seconds'] / rows['ours']['seconds']:.2f} times the speed, "
+            f"{rows['ours']['gigabytes'] / rows['reference']['gigabytes']:.2f} of the memory"
+        )
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def alternate(sides, repeats: int) -> dict[str, dict[str, float]]:
+    """Start one process per side, let them step in turn, and collect medians and peaks."""
+    context = mp.get_context("spawn")
+    workers = {}
+    for name, make_step in sides.items():
+        here, there = context.Pipe()
+        process = context.Process(target=serve, args=(make_step, there), daemon=True)
+        process.start()
+        workers[name] = here
+        here.recv()  # built and warmed up
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, pipe in workers.items():
+            pipe.send("step")
+            times[name].append(pipe.recv())
+    rows = {}
+    for name, pipe in workers.items():
+        pipe.send("end")
+        rows[name] = {"seconds": statistics.median(times[name]), "gigabytes": pipe.recv()}
+    return rows
+
+
+def serve(make_step, pipe) -> None:
+    """Build one side, warm it up twice, then time a step whenever asked."""
+    before = peak_gigabytes()
+    step = make_step()
+    step()
+    step()
+    pipe.send("ready")
+    while pipe.recv() == "step":
+        begin = time.perf_counter()
+        step()
+        pipe.send(time.perf_counter() - begin)
+    pipe.send(peak_gigabytes() - before)
+
+
+def peak_gigabytes() -> float:
+    """Peak resident memory of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def crops(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """uint8 views: [2, batch, 3, 224, 224] and [8, batch, 3, 96, 96]."""
+    generator = torch.Generator().manual_seed(0)
+    large = torch.randint(0, 256, (2, batch, 3, 224, 224), dtype=torch.uint8, generator=generator)
+    small = torch.randint(0, 256, (8, batch, 3, 96, 96), dtype=torch.uint8, generator=generator)
+    return large, small
+
+
+def ours(batch: int, precision: str):
+    """Our trainer's step."""
+    from dinoscope.data.folder import ImageFolder
+    from dinoscope.study.recipes import dino_deit_small_100ep
+    from dinoscope.training.trainer import Trainer
+    from dinoscope.types import Views
+
+    config = dino_deit_small_100ep(Path(), Path())
+    config = config.__class__(**{**config.__dict__, "batch_size": batch, "precision": precision, "device": "cpu"})
+    folder = ImageFolder(Path(), tuple(f"{number}.jpg" for number in range(100 * batch)), None, ())
+    trainer = Trainer(config, folder, torch.device("cpu"))
+    large, small = crops(batch)
+    views = Views(large, small, torch.arange(batch))
+    return lambda: trainer.make_step(views)
+
+
+def reference(batch: int, precision: str, checkout: Path):
+    """The reference's networks, loss and helpers in the order of its training loop."""
+    sys.path.insert(0, str(checkout))
+    import main_dino
+    import torch.distributed as dist
+    import utils
+    import vision_transformer as vits
+
+    dist.init_process_group("gloo", init_method="tcp://127.0.0.1:29611", rank=0, world_size=1)
+    # its loss moves its centre to the GPU; on a CPU that must be the identity
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self
+    student = utils.MultiCropWrapper(
+        vits.vit_small(patch_size=16, drop_path_rate=0.1), vits.DINOHead(384, 65536, norm_last_layer=False)
+    )
+    teacher = utils.MultiCropWrapper(vits.vit_small(patch_size=16), vits.DINOHead(384, 65536))
+    teacher.load_state_dict(student.state_dict())
+    for parameter in teacher.parameters():
+        parameter.requires_grad = False
+    loss_of = main_dino.DINOLoss(65536, 10, 0.04, 0.04, 0, 100)
+    optimizer = torch.optim.AdamW(utils.get_params_groups(student), lr=1e-5)
+    large, small = crops(batch)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    images = [(view.float() / 255 - mean) / std for view in [*large, *small]]
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            teacher_output = teacher(images[:2])
+            student_output = student(images)
+            loss = loss_of(student_output.float(), teacher_output.float(), 1)
+        optimizer.zero_grad()
+        loss.backward()
+        utils.clip_gradients(student, 3.0)
+        utils.cancel_gradients_last_layer(1, student, 1)
+        optimizer.step()
+        with torch.no_grad():
+            for ours_, theirs in zip(student.parameters(), teacher.parameters(), strict=True):
+                theirs.data.mul_(0.996).add_((1 - 0.996) * ours_.detach().data)
+        float(loss)
+
+    return step
+
+
+if __name__ == "__main__":
+    main()
