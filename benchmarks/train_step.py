@@ -3,8 +3,9 @@
     python benchmarks/train_step.py --reference PATH_TO_DINO_CHECKOUT [--batch 4] [--repeats 5]
 
 Each side runs in a process of its own, so that peak memory is its own; the two alternate. A step is what one
-optimiser step of training does: student on all crops, teacher on the global ones, loss, centre, backward, clipping, AdamW,
-EMA. Views are made beforehand. Medians over the repeats; peak resident memory of the process less that before the networks.
+optimiser step of training does: student on all crops, teacher on the global ones, loss, centre, backward,
+clipping, AdamW, EMA. Views are made beforehand. Medians over the repeats; peak resident memory of the process
+less that before the networks.
 """
 
 from __future__ import annotations
@@ -35,13 +36,10 @@ def main() -> None:
     if options.reference:
         sides["reference"] = functools.partial(reference, options.batch, options.precision, options.reference)
     rows = alternate(sides, options.repeats)
-    print(
-        f"ViT-S/16, 2 x 224 + 8 x 96, K = 65,536, batch {options.batch}, {options.precision}, {torch.get_num_threads()} threads"
-    )
+    print(f"ViT-S/16, 2 x 224 + 8 x 96, K = 65,536, batch {options.batch}, {options.precision}")
     for name, row in rows.items():
-        print(
-            f"  {name:<10} {row['seconds']:.3f} s a step  {options.batch / row['seconds']:.2f} images/s  {row['gigabytes']:.2f} GB"
-        )
+        speed = options.batch / row["seconds"]
+        print(f"  {name:<10} {row['seconds']:.3f} s a step  {speed:.2f} images/s  {row['gigabytes']:.2f} GB")
     if "reference" in rows:
         print(
             f"  ratio      {rows['reference']['seconds'] / rows['ours']['seconds']:.2f} times the speed, "

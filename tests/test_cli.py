@@ -11,11 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 
 from dinoscope import __version__
 from dinoscope.cli import COMMANDS, main
 from dinoscope.study.recipes import RECIPES
+from tests.conftest import draw_picture
 
 HEAVY = ("torch", "torchvision", "timm", "sklearn", "matplotlib", "numpy", "cv2")
 
@@ -65,14 +67,10 @@ def test_version(capsys) -> None:
     assert capsys.readouterr().out == f"dinoscope {__version__}\n"
 
 
-def test_every_command_has_a_module_and_help(capsys) -> None:
+def test_every_command_has_a_module_with_a_main() -> None:
     for name in COMMANDS:
         assert importlib.util.find_spec(f"dinoscope.cli.{name}") is not None, name
         assert callable(importlib.import_module(f"dinoscope.cli.{name}").main), name
-        with pytest.raises(SystemExit) as end:
-            main([name, "--help"])
-        assert end.value.code == 0, name
-        assert f"dinoscope {name}" in capsys.readouterr().out
 
 
 def test_every_module_with_a_main_is_a_command() -> None:
@@ -89,72 +87,111 @@ def test_a_command_like_no_other_points_to_help(capsys) -> None:
     assert "dinoscope --help" in refusal(["xyzzy"], capsys)
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--recipe", "dino_small_image"], "no recipe 'dino_small_image'; did you mean dino_small_images"),
-        (
-            ["--backbone", "vit_smal_patch16_224"],
-            "no backbone 'vit_smal_patch16_224'; did you mean vit_small_patch16_224",
-        ),
-        (["--method", "dyno"], "no method 'dyno'; did you mean dino"),
-        (["--views", "smal_32"], "no preset of views 'smal_32'; did you mean small_32"),
-    ],
-    ids=["recipe", "backbone", "method", "views"],
-)
-def test_an_unknown_name_offers_the_nearest(options, words, picture_folder, tmp_path, capsys) -> None:
-    out = tmp_path / "run"
-    common = ["--data", str(picture_folder(16)), "--out", str(out), "--batch-size", "8", "--device", "cpu"]
-    assert words in refusal(["train", *options, *common], capsys)
-    assert not out.exists()
+# `train` itself, in a process of its own: the tests' import hook checks shapes and types, and does not know the
+# placeholder that stands for an option not given yet. One process for all cases, since it imports torch.
+
+COMMON = ["--data", "DATA", "--out", "OUT", "--batch-size", "8", "--device", "cpu"]
+
+REFUSALS = {
+    "recipe": (
+        ["--recipe", "dino_small_image", *COMMON],
+        "no recipe 'dino_small_image'; did you mean dino_small_images",
+    ),
+    "backbone": (
+        ["--backbone", "vit_smal_patch16_224", *COMMON],
+        "no backbone 'vit_smal_patch16_224'; did you mean vit_small_patch16_224",
+    ),
+    "method": (["--method", "dyno", *COMMON], "no method 'dyno'; did you mean dino"),
+    "views": (["--views", "smal_32", *COMMON], "no preset of views 'smal_32'; did you mean small_32"),
+    "no such folder": (["--data", "nowhere", "--out", "OUT"], "nowhere: no such folder"),
+    "no images": (["--data", "EMPTY", "--out", "OUT"], "no images in this folder"),
+    "warm-up": ([*COMMON, "--epochs", "5"], "the warm-up of 10 epochs is not shorter than the run of 5"),
+    "existing run": (["--data", "DATA", "--out", "RUN", "--batch-size", "8", "--device", "cpu"], "RUN exists already"),
+    "resume and overwrite": (["--resume", "--overwrite", "--out", "OUT"], "exclude each other"),
+    "resume nothing": (["--resume"], "--resume needs --out"),
+    "resume no run": (["--resume", "--out", "OUT"], "OUT is not a run folder"),
+}
+"""name -> options of `train`, and words of the line that refuses them."""
+
+OUT_OF_RANGE = {
+    "hue": (["--views.hue", "0.7"], "hue is 0.7; allowed: from 0 to 0.5"),
+    "teacher temperature": (["--method.teacher-temperature", "0"], "teacher_temperature must be above 0, not 0.0"),
+    "prototypes": (["--method.out-dim", "1"], "out_dim must be at least 2"),
+}
+"""name -> options that a settings class refuses with ValueError, and words of the refusal."""
+
+PROGRAM = """
+import contextlib, io, json, sys
+from dinoscope.cli import main
+
+results = {}
+for name, argv in json.loads(sys.stdin.read()).items():
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main(argv)
+        except SystemExit as end:
+            code = end.code
+    results[name] = [code, out.getvalue(), err.getvalue()]
+print(json.dumps(results))
+"""
 
 
-def test_missing_data_is_named(tmp_path, capsys) -> None:
-    line = refusal(["train", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")], capsys)
-    assert "nowhere: no such folder" in line
-    assert not (tmp_path / "run").exists()
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images (DATA), without (EMPTY), and a run (RUN)."""
+    root = tmp_path_factory.mktemp("cli")
+    for name in ("DATA", "EMPTY", "RUN"):
+        (root / name).mkdir()
+    for number in range(16):
+        cv2.imwrite(str(root / "DATA" / f"{number}.png"), draw_picture(number))
+    (root / "RUN" / "config.json").write_text("{}")
+    return root
 
 
-def test_data_without_images_is_named(tmp_path, capsys) -> None:
-    (tmp_path / "empty").mkdir()
-    assert "no images" in refusal(["train", "--data", str(tmp_path / "empty"), "--out", str(tmp_path / "run")], capsys)
+@pytest.fixture(scope="module")
+def answers(place: Path) -> dict[str, tuple[int, str, str]]:
+    """Exit code, stdout and stderr of each refusal, and of each command's --help."""
+    commands = {name: ["train", *options] for name, (options, _) in REFUSALS.items()}
+    commands |= {name: ["train", *COMMON, *options] for name, (options, _) in OUT_OF_RANGE.items()}
+    commands |= {f"{name} --help": [name, "--help"] for name in COMMANDS}
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        cwd=place,
+        env={**os.environ, "DINOSCOPE_CACHE": str(place / "cache")},
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--views.hue", "0.7"], "hue is 0.7; allowed: from 0 to 0.5"),
-        (["--method.teacher-temperature", "0"], "teacher_temperature must be above 0"),
-        (["--method.out-dim", "1"], "out_dim must be at least 2"),
-    ],
-)
-def test_a_value_out_of_range_is_one_line(options, words, picture_folder, tmp_path, capsys) -> None:
-    data = str(picture_folder(8))
-    assert words in refusal(["train", "--data", data, "--out", str(tmp_path / "run"), *options], capsys)
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_mistake_in_train_is_one_line_and_writes_nothing(name, answers, place) -> None:
+    code, out, err = answers[name]
+    assert (code, out) == (2, ""), err
+    assert REFUSALS[name][1] in err
+    assert err.startswith("dinoscope train: ")
+    assert err.count("\n") == 1
+    assert sorted(path.name for path in place.iterdir()) == ["DATA", "EMPTY", "RUN", "cache"]
+    assert [path.name for path in (place / "RUN").iterdir()] == ["config.json"]
 
 
-def test_an_existing_run_is_one_line(picture_folder, tmp_path, capsys) -> None:
-    out = tmp_path / "run"
-    out.mkdir()
-    (out / "config.json").write_text("{}")
-    options = ["--recipe", "quickstart", "--batch-size", "8"]
-    line = refusal(["train", "--data", str(picture_folder(8)), "--out", str(out), *options], capsys)
-    assert "exists already" in line
-    assert os.listdir(out) == ["config.json"]
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_a_value_out_of_range_is_refused_without_a_traceback(name, answers) -> None:
+    code, out, err = answers[name]
+    assert (code, out) == (2, "")
+    assert OUT_OF_RANGE[name][1] in err
+    assert "Traceback" not in err
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--resume", "--overwrite", "--out", "run"], "exclude each other"),
-        (["--resume"], "--resume needs --out"),
-        (["--resume", "--out", "run"], "run is not a run folder"),
-    ],
-)
-def test_what_cannot_be_resumed_is_one_line(options, words, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert words in refusal(["train", *options], capsys)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, answers) -> None:
+    code, out, err = answers[f"{name} --help"]
+    assert (code, err) == (0, "")
+    assert f"dinoscope {name}" in out
 
 
 def test_recipes_are_listed(capsys) -> None:

@@ -424,7 +424,7 @@ def test_a_full_disk_at_the_end_is_the_persons_to_mend(picture_folder, tmp_path,
     def full(*_: object, **__: object) -> None:
         raise SafetensorError("No space left on device")
 
-    with pytest.raises(UserError, match="No space left on device.*--resume"):
+    with pytest.raises(UserError, match=r"No space left on device.*--resume"):
         train(config, listeners=[Do(8, lambda: monkeypatch.setattr(checkpoint, "save_file", full))])
     assert steps_kept(out) == [4, 8]
     monkeypatch.setattr(checkpoint, "save_file", save_file)

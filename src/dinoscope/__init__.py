@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dinoscope.api import attention, knn, load, recipe, train
 
 __version__ = "0.1.0"
 

@@ -58,9 +58,10 @@ class ConsoleProgress(Listener):
             f"[bold]{config.backbone}[/] ({start.parameters / 1e6:.2f} M parameters) on {start.images} images, "
             f"{config.epochs:g} epochs",
             highlight=False,
+            soft_wrap=True,
         )
         for name, text in start.facts.items():
-            self.console.print(f"  {name}: {text}", highlight=False)
+            self.console.print(f"  {name}: {text}", highlight=False, soft_wrap=True)
         self.first, self.begun = start.step.index, time.monotonic()
         self.progress.start()
         self.task = self.progress.add_task("training", total=start.step.total, completed=start.step.index)
@@ -82,6 +83,7 @@ class ConsoleProgress(Listener):
             self.console.print(
                 f"epoch {step.epoch + 1}/{step.epochs}  step {done}/{step.total}  {left:.0f} s left  {scalars}",
                 highlight=False,
+                soft_wrap=True,
             )
 
     def logged(self, record: StepRecord) -> None:

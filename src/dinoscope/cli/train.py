@@ -54,6 +54,7 @@ def main(argv: list[str]) -> int:
         f"  what it looks at    dinoscope attention --model {result.out} IMAGE...\n"
         f"  how training went   tensorboard --logdir {result.out}/tensorboard",
         highlight=False,
+        soft_wrap=True,
     )
     return 0
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import cv2
 import numpy as np
@@ -111,9 +112,11 @@ def collate(samples: list[Sample]) -> Views:
     )
 
 
-def view_loader(dataset: ViewsDataset, sampler: StepSampler, workers: int, *, pin: bool) -> DataLoader[Views]:
+def view_loader(dataset: ViewsDataset, sampler: StepSampler, workers: int, *, pin: bool) -> Iterable[Views]:
     """Batches of `Views` for the steps of `sampler`, in order, the same with any number of workers."""
-    return DataLoader(
+    # Before the fork, not after it: a worker that inherits OpenCV's thread pool waits for ever when it touches it.
+    cv2.setNumThreads(1)
+    loader = DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
@@ -122,6 +125,7 @@ def view_loader(dataset: ViewsDataset, sampler: StepSampler, workers: int, *, pi
         prefetch_factor=4 if workers else None,
         worker_init_fn=_quiet_worker,
     )
+    return cast(Iterable[Views], loader)  # collate makes views of samples
 
 
 def default_workers(processes: int) -> int:
@@ -131,7 +135,6 @@ def default_workers(processes: int) -> int:
 
 
 def _quiet_worker(number: int) -> None:
-    """One thread per worker. Ctrl-C and SIGTERM reach the whole process group; only the main process answers them."""
+    """Ctrl-C and SIGTERM reach the whole process group; only the main process answers them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    cv2.setNumThreads(1)

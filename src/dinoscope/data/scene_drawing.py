@@ -133,7 +133,7 @@ def draw(
         RGB (H, W, 3), and the place in `items`, from 1, of what each pixel shows (H, W), 0 for background.
     """
     height, width = backdrop.shape[:2]
-    canvas = cv2.resize(backdrop, (SUPERSAMPLING * width, SUPERSAMPLING * height))
+    canvas: Plane = cv2.resize(backdrop, (SUPERSAMPLING * width, SUPERSAMPLING * height)).astype(np.float32, copy=False)
     shown = np.zeros(canvas.shape[:2], np.uint8)
     for place, item in enumerate(items, start=1):
         window = _window(item, shown.shape)
@@ -145,7 +145,7 @@ def draw(
     return np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8), ids
 
 
-def _window(item: Item, shape: tuple[int, int]) -> tuple[slice, slice] | None:
+def _window(item: Item, shape: tuple[int, ...]) -> tuple[slice, slice] | None:
     """Rows and columns of the enlarged canvas that the object and its shadow can touch; None if outside."""
     reach = 1.35 * item.radius * SUPERSAMPLING
     x, y = (SUPERSAMPLING * c for c in item.center)

@@ -49,7 +49,7 @@ def updated_center(
 
 def entropy(probabilities: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
     """Shannon entropy in nats along the last dimension; 0 ln 0 counts as 0."""
-    return torch.special.entr(probabilities).sum(dim=-1)
+    return -torch.xlogy(probabilities, probabilities).sum(dim=-1)
 
 
 def at_least_float32(logits: Tensor) -> Tensor:

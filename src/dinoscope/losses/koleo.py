@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -12,9 +13,9 @@ def koleo_loss(features: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
 
     Low when no two samples are alike: it pushes apart exactly those that are about to collapse onto each other.
     """
-    unit = torch.nn.functional.normalize(features, dim=-1)
+    unit = F.normalize(features, dim=-1)
     with torch.no_grad():
         similarity = unit @ unit.T
         nearest = similarity.fill_diagonal_(-2.0).argmax(dim=1)
     # 1e-4: two equal features would cost infinity, and give no usable gradient
-    return -torch.log((unit - unit[nearest]).norm(dim=-1) + 1e-4).mean()
+    return -torch.log(F.pairwise_distance(unit, unit[nearest]) + 1e-4).mean()

@@ -119,13 +119,13 @@ class DINO(nn.Module):
         with torch.no_grad():
             teacher_features = self.teacher_backbone(global_images).feature
             teacher = self.teacher_head(teacher_features)
-        batch = views.batch_size
-        return {
-            "student": self.student_head.last_layer(bottleneck).unflatten(0, (-1, batch)),
-            "bottleneck": bottleneck.unflatten(0, (-1, batch)),
-            "teacher": teacher.unflatten(0, (-1, batch)),
-            "features": teacher_features.unflatten(0, (-1, batch)),
+        outputs = {
+            "student": self.student_head.last_layer(bottleneck),
+            "bottleneck": bottleneck,
+            "teacher": teacher,
+            "features": teacher_features,
         }
+        return {name: rows.reshape(-1, views.batch_size, rows.shape[-1]) for name, rows in outputs.items()}
 
     forward = encode
     """So that DistributedDataParallel can stand around the method."""
@@ -148,7 +148,7 @@ class DINO(nn.Module):
             "teacher_marginal_entropy": entropy(teacher.mean(dim=(0, 1))),
             "cross_entropy": cross_entropy.detach(),
             "kl_teacher_student": cross_entropy.detach() - teacher_entropy,
-            "center_norm": self.center.norm(),
+            "center_norm": self.center.square().sum().sqrt(),
             "teacher_temperature": torch.tensor(temperature),
         }
         loss = cross_entropy

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, UInt8
@@ -49,12 +49,14 @@ class Backbone(nn.Module):
     config: BackboneConfig
     dim: int
     patch_size: int
+    net: nn.Module
+    checkpoint_activations: bool
     mean: Tensor
     std: Tensor
 
     def __init__(self, config: BackboneConfig, dim: int, patch_size: int) -> None:
         super().__init__()
-        self.config, self.dim, self.patch_size = config, dim, patch_size
+        self.config, self.dim, self.patch_size, self.checkpoint_activations = config, dim, patch_size, False
         self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
 
@@ -71,10 +73,11 @@ class Backbone(nn.Module):
 class ViTBackbone(Backbone):
     """A Vision Transformer with a class token (and any registers), position embeddings as in DINO."""
 
+    net: VisionTransformer
+
     def __init__(self, config: BackboneConfig, net: VisionTransformer, patch_size: int) -> None:
         super().__init__(config, net.embed_dim, patch_size)
         self.net = net
-        self.checkpoint_activations = False
 
     def embed(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
         """Input of the first block: prefix tokens, then patch tokens, positions added; and the patch grid.
@@ -83,8 +86,10 @@ class ViTBackbone(Backbone):
         """
         cells = self.net.patch_embed(images)
         rows, columns = cells.shape[-2:]
-        position = resized_position_embedding(self.net.pos_embed, self.net.num_prefix_tokens, (rows, columns))
-        prefix = self.net.cls_token.expand(len(images), -1, -1)
+        position = resized_position_embedding(
+            cast(Tensor, self.net.pos_embed), self.net.num_prefix_tokens, (rows, columns)
+        )
+        prefix = cast(Tensor, self.net.cls_token).expand(len(images), -1, -1)
         tokens = torch.cat([prefix, cells.flatten(2).transpose(1, 2)], dim=1) + position
         return tokens, (rows, columns)
 
@@ -107,10 +112,11 @@ class ViTBackbone(Backbone):
 class ResNetBackbone(Backbone):
     """A ResNet; its last feature map is given as patches, its image feature is their mean (global pooling)."""
 
+    net: ResNet
+
     def __init__(self, config: BackboneConfig, net: ResNet, patch_size: int) -> None:
         super().__init__(config, cast(int, net.num_features), patch_size)
         self.net = net
-        self.checkpoint_activations = False
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
         """The last feature map, row by row."""
@@ -167,8 +173,22 @@ def build_backbone(config: BackboneConfig) -> Backbone:
 
     Raises UserError for a name that is not in `BACKBONES`, naming the nearest ones.
     """
-    shape = lookup("backbone", config.name, BACKBONES)
+    shape = check_backbone(config)
     return _vit(config, shape) if isinstance(shape, ViTShape) else _resnet(config, shape)
+
+
+def check_backbone(config: BackboneConfig) -> ViTShape | ResNetShape:
+    """Return the shape of the network, or refuse what cannot be built without building anything.
+
+    Raises UserError for a name that is not in `BACKBONES`, or an image size that its patches do not fill.
+    """
+    shape = lookup("backbone", config.name, BACKBONES)
+    if isinstance(shape, ViTShape) and config.image_size % shape.patch:
+        raise UserError(
+            f"{config.name} needs an image size that is a multiple of its patch of {shape.patch} px; "
+            f"{config.image_size} is not (nearest: {round(config.image_size / shape.patch) * shape.patch})"
+        )
+    return shape
 
 
 def without_drop_path(config: BackboneConfig) -> BackboneConfig:
@@ -177,11 +197,6 @@ def without_drop_path(config: BackboneConfig) -> BackboneConfig:
 
 
 def _vit(config: BackboneConfig, shape: ViTShape) -> ViTBackbone:
-    if config.image_size % shape.patch:
-        raise UserError(
-            f"{config.name} needs an image size that is a multiple of its patch of {shape.patch} px; "
-            f"{config.image_size} is not (nearest: {round(config.image_size / shape.patch) * shape.patch})"
-        )
     net = VisionTransformer(
         img_size=config.image_size,
         patch_size=shape.patch,
@@ -200,7 +215,7 @@ def _vit(config: BackboneConfig, shape: ViTShape) -> ViTBackbone:
 
 
 def _resnet(config: BackboneConfig, shape: ResNetShape) -> ResNetBackbone:
-    net = ResNet(shape.block, shape.layers, num_classes=0, drop_path_rate=config.drop_path)
+    net = ResNet(cast(Any, shape.block), shape.layers, num_classes=0, drop_path_rate=config.drop_path)
     if shape.small_stem:
         # SimCLR, appendix B.9: for 32 px images the first convolution keeps the resolution, pooling is dropped.
         net.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)

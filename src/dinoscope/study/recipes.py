@@ -147,6 +147,7 @@ def quickstart(data: Path, out: Path) -> RunConfig:
         optimizer=OptimizerConfig(learning_rate=4e-3, warmup_epochs=1, weight_decay=0.04, final_weight_decay=0.04),
         epochs=14,
         batch_size=128,
+        threads=1,
         evaluate_every=2,
     )
 

@@ -9,7 +9,7 @@ from typing import Literal
 from dinoscope.data.views import ViewsConfig
 from dinoscope.errors import UserError
 from dinoscope.methods.dino import DINOConfig
-from dinoscope.models.backbone import BackboneConfig
+from dinoscope.models.backbone import BackboneConfig, check_backbone
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class RunConfig:
     checkpoint_activations: recompute activations in the backward pass: less memory, about a third slower.
     precision: fp32, bf16 or fp16 autocast; auto is bf16 where the device has it in hardware, else fp32.
     device: cpu, cuda, mps; auto takes the best there is.
+    threads: CPU threads of each process; 0 leaves torch's choice. Very small networks are fastest with 1.
     workers: loader processes; -1 chooses. The result does not depend on it.
     log_every: optimiser steps between lines of metrics.jsonl.
     evaluate_every: epochs between online k-NN and attention snapshots; 0 for never.
@@ -75,6 +76,7 @@ class RunConfig:
     checkpoint_activations: bool = False
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
+    threads: int = 0
     workers: int = -1
     seed: int = 0
     log_every: int = 10
@@ -96,7 +98,7 @@ def check(config: RunConfig, images: int, processes: int) -> None:
 
     Raises UserError naming the setting, its value and what to change.
     """
-    optimizer, parts = config.optimizer, processes * config.accumulate
+    optimizer, parts = config.optimizer, processes * max(config.accumulate, 1)
     faults = [
         (config.epochs <= 0, f"--epochs must be above 0, not {config.epochs}"),
         (config.batch_size < 1 or config.accumulate < 1, "--batch-size and --accumulate must be at least 1"),
@@ -128,7 +130,9 @@ def check(config: RunConfig, images: int, processes: int) -> None:
         (optimizer.clip < 0, f"--optimizer.clip must be 0 (off) or more, not {optimizer.clip}"),
         (config.saving.keep < 1, f"--saving.keep must be at least 1, not {config.saving.keep}"),
         (config.log_every < 1, f"--log-every must be at least 1, not {config.log_every}"),
+        (config.seed < 0, f"--seed must be 0 or more, not {config.seed}"),
     ]
     for wrong, message in faults:
         if wrong:
             raise UserError(message)
+    check_backbone(config.backbone_config)

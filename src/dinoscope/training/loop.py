@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from dinoscope import checkpoint, distributed
 from dinoscope.data.folder import ImageFolder, find_images, resolve_split
@@ -47,6 +48,8 @@ def train(
     Raises UserError for settings, data or an existing run folder that do not fit.
     """
     device = pick_device(config.device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
     with distributed.process_group(device):
         run = RunFolder(config.out)
         audience = list(listeners) if distributed.is_main() else []
@@ -112,13 +115,13 @@ def _run(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> Run
                 clock.restart()
             if distributed.any_process(bool(stop), trainer.device):
                 stop.append(signal.SIGTERM)
-            elif _checkpoint_due(trainer, saved):
-                _save(trainer, run)
+            elif trainer.next_step < trainer.total and _checkpoint_due(trainer, saved):
+                _save(trainer, run, listeners)
                 saved = time.monotonic()
-    _save(trainer, run)
+    _save(trainer, run, listeners, last=True)
     finished = trainer.next_step == trainer.total
-    if finished and distributed.is_main():
-        checkpoint.export_backbone(run.exported, trainer.method.evaluated_backbone)
+    if finished:
+        _export(trainer, run)
     distributed.barrier()
     return RunResult(run.path, trainer.next_step, interrupted=not finished)
 
@@ -141,11 +144,9 @@ def _announce(trainer: Trainer, listeners: Sequence[Listener]) -> None:
 def _tell(listeners: Sequence[Listener], monitor: CollapseMonitor, record: StepRecord, log_every: int) -> None:
     verdict = monitor.judge(record.values)
     if verdict:
-        logger.warning("step %d: %s", record.step.index, verdict)
+        _say(listeners, record.step.index, verdict)
     for listener in listeners:
         listener.stepped(record)
-        if verdict:
-            listener.said(verdict)
         if record.step.index % log_every == 0:
             listener.logged(record)
 
@@ -181,20 +182,44 @@ def _checkpoint_due(trainer: Trainer, saved: float) -> bool:
     return by_step or time.monotonic() - saved > 60 * saving.every_minutes
 
 
-def _save(trainer: Trainer, run: RunFolder) -> None:
-    """Write a checkpoint and delete the oldest. A full disk is said, and the run goes on with the previous one."""
+def _save(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener], *, last: bool = False) -> None:
+    """Write a checkpoint and delete the oldest. A full disk is said, and the run goes on with the previous one.
+
+    Raises UserError where the `last` checkpoint, at the end or at a stop, cannot be written.
+    """
     if not distributed.is_main():
         return
     path = checkpoint.step_path(run.checkpoints, trainer.next_step)
     try:
         trainer.save(path)
     except OSError as error:
-        last_step = trainer.next_step == trainer.total
-        if last_step:
-            raise UserError(f"the final checkpoint could not be written: {error}. Free space, then --resume") from error
-        logger.warning("step %d: checkpoint not written (%s); the previous one is whole", trainer.next_step, error)
+        if last:
+            raise UserError(
+                f"the checkpoint after step {trainer.next_step} could not be written: {error}. Earlier ones are "
+                "whole: free space, then --resume"
+            ) from error
+        _say(listeners, trainer.next_step, f"checkpoint not written ({error}); earlier ones are whole")
         return
     checkpoint.prune(run.checkpoints, trainer.config.saving.keep)
+
+
+def _export(trainer: Trainer, run: RunFolder) -> None:
+    """Write the evaluated backbone alone, for use elsewhere."""
+    if not distributed.is_main():
+        return
+    try:
+        checkpoint.export_backbone(run.exported, trainer.method.evaluated_backbone)
+    except OSError as error:
+        raise UserError(
+            f"training is done and its checkpoint written, but not {run.exported}: {error}. Free space, then --resume"
+        ) from error
+
+
+def _say(listeners: Sequence[Listener], step: int, message: str) -> None:
+    """Tell the person, and the log."""
+    logger.warning("step %d: %s", step, message)
+    for listener in listeners:
+        listener.said(message)
 
 
 def _note_unreadable(images: ImageFolder, positions: Sequence[int]) -> None:

@@ -40,37 +40,38 @@ class CollapseMonitor:
         self.uniform_loss, self.patience = uniform_loss, patience
         self.steps = 0
         self.recent: deque[Mapping[str, float]] = deque(maxlen=window)
-        self.verdicts: set[str] = set()
+        self.told: set[str] = set()
 
     def judge(self, values: Mapping[str, float]) -> str | None:
-        """Take in one step's scalars; return a sentence the first time that a collapse is seen, else None."""
+        """Take in one step's scalars; return a sentence the first time that a kind of collapse is seen, else None."""
         self.steps += 1
         self.recent.append(values)
         if self.steps < self.patience or len(self.recent) < (self.recent.maxlen or 0):
             return None
-        verdict = self._verdict()
-        if verdict is None or verdict in self.verdicts:
+        kind, verdict = self._verdict()
+        if kind in self.told:
             return None
-        self.verdicts.add(verdict)
+        self.told.add(kind)
         return verdict
 
-    def _verdict(self) -> str | None:
+    def _verdict(self) -> tuple[str, str | None]:
+        """Kind of collapse, and the sentence with the figures of the moment (None: healthy)."""
         loss, entropy, marginal = (
             self._mean(name) for name in ("cross_entropy", "teacher_entropy", "teacher_marginal_entropy")
         )
         if marginal < 0.02 * self.uniform_loss:
-            return (
+            return "one output", (
                 f"collapsed to one output: the teacher gives every image the same answer (entropy of its mean output "
                 f"{marginal:.3f} of {self.uniform_loss:.2f} nats). Raise --method.teacher-temperature, lower "
                 "--method.center-momentum, or lower the learning rate."
             )
         if loss > 0.995 * self.uniform_loss and entropy > 0.98 * self.uniform_loss:
-            return (
+            return "uniform", (
                 f"stuck at the uniform output: the loss is {loss:.3f}, ln K is {self.uniform_loss:.3f}. Lower "
                 "--method.teacher-temperature (0.02) and its warm-up, lower --method.out-dim for a small data set, "
                 "or train for more steps with a higher learning rate."
             )
-        return None
+        return "none", None
 
     def _mean(self, name: str) -> float:
         return sum(values[name] for values in self.recent) / len(self.recent)

@@ -26,7 +26,7 @@ def build_optimizer(config: RunConfig, parameters: Iterable[tuple[str, nn.Parame
         return torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=0.0)
     from timm.optim.lars import Lars
 
-    return Lars(groups, lr=0.0, momentum=0.9, weight_decay=0.0)
+    return Lars(groups, lr=0.0, momentum=0.9, weight_decay=0.0)  # pyright: ignore[reportArgumentType] (timm infers int)
 
 
 def set_schedules(optimizer: torch.optim.Optimizer, config: RunConfig, step: Step) -> dict[str, float]:

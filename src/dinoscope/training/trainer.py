@@ -29,6 +29,8 @@ class Trainer:
 
     def __init__(self, config: RunConfig, images: ImageFolder, device: torch.device) -> None:
         self.config, self.images, self.device = config, images, device
+        # Of the images as the run began: a file that is damaged on the way must not change it.
+        self.fingerprint = images.fingerprint()
         self.precision = pick_precision(config.precision, device)
         self.per_epoch = len(images) // config.batch_size
         self.total = max(round(config.epochs * self.per_epoch), 1)
@@ -36,7 +38,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.method = build_method(config.method, config.backbone_config).to(device)
         if distributed.world_size() > 1 and device.type == "cuda":
-            self.method = nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.method)  # exchanges the children in place
         for module in self.method.modules():
             if isinstance(module, Backbone):
                 module.checkpoint_activations = config.checkpoint_activations
@@ -69,7 +71,7 @@ class Trainer:
         """One optimiser step: gradient, clipping, update, teacher and centre.
 
         Returns the scalars of the step and the teacher's features [images, dim] for the monitor.
-        Raises UserError where the loss is not finite; nothing was updated then.
+        Raises UserError where the loss or its gradient is not finite; nothing was updated then.
         """
         step = self.at(self.next_step)
         # Randomness inside the network is a function of the step: a resumed run needs no generator state.
@@ -87,10 +89,13 @@ class Trainer:
         )
         loss = float(distributed.mean_reduce(output.loss))
         if not math.isfinite(loss):
-            raise UserError(_not_finite(step, loss, self.precision))
+            raise UserError(_not_finite(f"the loss turned {loss}", step, self.precision))
         self.scaler.unscale_(self.optimizer)
         parameters = [parameter for _, parameter in self.method.trained_parameters()]
         gradient_norm = clip_each(parameters, self.config.optimizer.clip)
+        # In fp16 the scaler leaves such a step out and goes on with a smaller scale.
+        if not self.scaler.is_enabled() and not gradient_norm.isfinite():
+            raise UserError(_not_finite("the gradient is not finite", step, self.precision))
         self.method.before_update(step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -113,7 +118,7 @@ class Trainer:
             "evaluated_prefix": f"method.{self.method.evaluated_prefix}",
             "optimizer_groups": groups,
             "scaler": self.scaler.state_dict(),
-            "data_fingerprint": self.images.fingerprint(),
+            "data_fingerprint": self.fingerprint,
         }
         checkpoint.save(path, tensors, metadata)
 
@@ -123,7 +128,7 @@ class Trainer:
         Raises UserError where the file does not fit, or the images are not the ones that the run began with.
         """
         saved = checkpoint.load(path)
-        if saved.metadata["data_fingerprint"] != self.images.fingerprint():
+        if saved.metadata["data_fingerprint"] != self.fingerprint:
             raise UserError(
                 f"the images below {self.images.root} are not those that the run began with (other files or sizes): "
                 "put them back, or begin a new run"
@@ -136,9 +141,9 @@ class Trainer:
         self.next_step = saved.metadata["step"]
 
 
-def _not_finite(step: Step, loss: float, precision: str) -> str:
+def _not_finite(what: str, step: Step, precision: str) -> str:
     advice = "use --precision bf16 or fp32" if precision == "fp16" else "lower --optimizer.learning-rate"
     return (
-        f"the loss turned {loss} at step {step.index} (epoch {step.epoch}); nothing was updated and the last "
+        f"{what} at step {step.index} (epoch {step.epoch}); nothing was updated and the last "
         f"checkpoint is whole. To mend: {advice}, keep --optimizer.clip at 3 or below, then begin again or --resume"
     )
