@@ -8,7 +8,7 @@ quickstart: .venv/installed
 	$(BIN)/dinoscope quickstart
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow
