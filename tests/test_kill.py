@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,32 +51,45 @@ OPTIONS = [
 ]
 
 
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that do not outlive a test that fails."""
+    processes: list[subprocess.Popen[bytes]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
 def start(data: Path, out: Path, *, resume: bool, workers: int) -> subprocess.Popen[bytes]:
     """A real `dinoscope train`, on one thread."""
     how = ["--resume", "--workers", f"{workers}"] if resume else ["--data", str(data), *OPTIONS]
     command = [sys.executable, "-m", "dinoscope", "train", "--out", str(out), *how]
-    return subprocess.Popen(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    # A file, not a pipe: loader processes whose parent was killed hold a pipe open for seconds.
+    with errors(out).open("wb") as file:
+        return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=file, stderr=file)
 
 
-def finish(process: subprocess.Popen[bytes]) -> None:
+def errors(out: Path) -> Path:
+    """What the last process of a run has printed."""
+    return out.with_suffix(".txt")
+
+
+def finish(process: subprocess.Popen[bytes], out: Path) -> None:
     """Wait for the end, which must be a good one."""
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, errors.decode()
+    assert process.wait(timeout=PATIENCE) == 0, errors(out).read_text()
 
 
 def kill_after(process: subprocess.Popen[bytes], out: Path, step: int, delay: float) -> None:
     """Kill -9 this many seconds after the process has logged the step: anywhere in what follows."""
     deadline = time.monotonic() + PATIENCE
     while logged(out) < step:
-        assert process.poll() is None, f"it ended before step {step}: {process.communicate()[1].decode()}"
+        assert process.poll() is None, f"it ended before step {step}: {errors(out).read_text()}"
         assert time.monotonic() < deadline, f"no step {step} in {PATIENCE} s"
         time.sleep(0.002)
     time.sleep(delay)
     process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    assert process.wait() == -signal.SIGKILL
 
 
 def logged(out: Path) -> int:
@@ -94,19 +108,21 @@ def saved(out: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_ten_kills_change_nothing(picture_folder, tmp_path) -> None:
+def test_ten_kills_change_nothing(started, picture_folder, tmp_path) -> None:
     chance = random.Random(0)
     data, whole, killed = picture_folder(24), tmp_path / "whole", tmp_path / "killed"
     uninterrupted = start(data, whole, resume=False, workers=0)
     process = start(data, killed, resume=False, workers=0)
+    started += [uninterrupted, process]
     step = 0
     for number in range(KILLS):
         kill_after(process, killed, step + chance.randint(1, 5), chance.uniform(0, 0.06))
         before, step = step, saved(killed)
         assert before <= step < STEPS
         process = start(data, killed, resume=True, workers=number % 2)
-    finish(process)
-    finish(uninterrupted)
+        started.append(process)
+    finish(process, killed)
+    finish(uninterrupted, whole)
 
     expected, actual = (checkpoint.load(checkpoint.step_path(run / "checkpoints", STEPS)) for run in (whole, killed))
     assert expected.tensors.keys() == actual.tensors.keys()
@@ -114,4 +130,5 @@ def test_ten_kills_change_nothing(picture_folder, tmp_path) -> None:
     losses = [[(line["step"], line["loss"]) for line in read_metrics(run)] for run in (whole, killed)]
     assert len(losses[0]) == STEPS
     assert losses[0] == losses[1]
-    assert not list(killed.rglob("*.partial-*"))
+    kept = sorted(path.name for path in (killed / "checkpoints").iterdir())
+    assert kept == [checkpoint.step_path(killed, step).name for step in (STEPS - 1, STEPS)]  # nothing half written

@@ -29,9 +29,11 @@ from dinoscope.training.config import RunConfig
 from dinoscope.training.listener import Listener
 from dinoscope.types import FeatureBank
 
-K, MASS, SHOWN = 20, 0.6, 8
+K, MASS, SHOWN = 20, 0.6, 6
 OWN_SIZE = ScenesConfig().size
 """Evaluations show the images at their own size; training crops are smaller, to be cheap."""
+TILE = 180
+"""Width of a picture on the overview, in pixels."""
 Progress = Callable[[int, int], None]
 
 
@@ -123,14 +125,14 @@ def draw(models: dict[str, Backbone], data: Path, out: Path) -> list[Path]:
     images = [decode(folder.path(round(place))) for place in np.linspace(2, len(folder) - 3, SHOWN)]
     rows = []
     for image in images:
-        large = fitted(image, 240)
+        large = fitted(image, TILE)
         rows.append([large, *(overlay(large, _maps(model, image).mean(dim=0).numpy()) for model in models.values())])
     paths = [out / "overview.png"]
-    write_png(paths[0], contact_sheet(rows, ["image", *models], tile=240))
+    write_png(paths[0], contact_sheet(rows, ["image", *models], tile=TILE))
     shown = models["the shipped model"]
     for number, image in enumerate(images):
         paths.append(out / f"panel-{number}.png")
-        write_png(paths[-1], attention_panel(fitted(image, 400), _maps(shown, image), MASS, title="the shipped model"))
+        write_png(paths[-1], attention_panel(image, _maps(shown, image), MASS, title="the shipped model"))
     return paths
 
 

@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
         result = quickstart(config, data, [ConsoleProgress()], progress)
     console = Console()
     console.print(_table(result))
-    console.print(_where(result), highlight=False)
+    console.print(_where(result), highlight=False, soft_wrap=True)
     return 0
 
 

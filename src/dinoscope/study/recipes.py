@@ -145,7 +145,7 @@ def quickstart(data: Path, out: Path) -> RunConfig:
             solarize_probability=(0.0, 0.1, 0.0),
         ),
         optimizer=OptimizerConfig(learning_rate=4e-3, warmup_epochs=1, weight_decay=0.04, final_weight_decay=0.04),
-        epochs=14,
+        epochs=12,
         batch_size=128,
         threads=1,
         evaluate_every=2,
