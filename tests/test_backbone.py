@@ -103,3 +103,26 @@ def test_an_unknown_name_is_told_the_nearest() -> None:
 def test_an_image_size_beside_the_patch_is_told_the_nearest() -> None:
     with pytest.raises(UserError, match=r"multiple of its patch of 16 px; 100 is not \(nearest: 96\)"):
         build_backbone(BackboneConfig("vit_tiny_patch16_224", image_size=100))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
+def test_class_token_alone_equals_the_whole_forward(size) -> None:
+    """Values, gradients and the random numbers of stochastic depth."""
+    torch.manual_seed(0)
+    backbone = build_backbone(BackboneConfig("vit_micro_conv8", image_size=32, drop_path=0.5)).double().train()
+    images = torch.randn(6, 3, *size, dtype=torch.float64)
+    results = []
+    for run in (lambda: backbone(images).feature, lambda: backbone.feature(images)):
+        backbone.zero_grad()
+        torch.manual_seed(1)
+        feature = run()
+        feature.square().sum().backward()
+        results.append([feature, *(parameter.grad for parameter in backbone.parameters())])
+    for whole, alone in zip(*results, strict=True):
+        torch.testing.assert_close(alone, whole, atol=1e-10, rtol=1e-8)
+
+
+def test_a_resnet_gives_its_pooled_feature() -> None:
+    backbone = build_backbone(BackboneConfig("resnet18_small", image_size=32)).eval()
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(backbone.feature(images), backbone(images).feature)

@@ -111,13 +111,13 @@ class DINO(nn.Module):
         Beside them the student's bottlenecks and the teacher's features, [views, batch, dim].
         """
         global_images = self.student_backbone.normalize(views.global_views.flatten(0, 1))
-        features = [self.student_backbone(global_images).feature]
+        features = [self.student_backbone.feature(global_images)]
         if views.local_views is not None:
             local_images = self.student_backbone.normalize(views.local_views.flatten(0, 1))
-            features.append(self.student_backbone(local_images).feature)
+            features.append(self.student_backbone.feature(local_images))
         bottleneck = self.student_head.bottleneck(torch.cat(features))
         with torch.no_grad():
-            teacher_features = self.teacher_backbone(global_images).feature
+            teacher_features = self.teacher_backbone.feature(global_images)
             teacher = self.teacher_head(teacher_features)
         outputs = {
             "student": self.student_head.last_layer(bottleneck),
