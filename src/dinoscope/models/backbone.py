@@ -85,6 +85,11 @@ class ViTBackbone(Backbone):
         super().__init__(config, net.embed_dim, patch_size)
         self.net = net
 
+    @property
+    def patch_projection(self) -> nn.Module:
+        """What turns pixels into patch tokens."""
+        return cast(nn.Module, self.net.patch_embed)
+
     def embed(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
         """Input of the first block: prefix tokens, then patch tokens, positions added; and the patch grid.
 
