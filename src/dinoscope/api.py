@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dinoscope.checkpoint import load_backbone
 from dinoscope.data.folder import find_images, resolve_split
-from dinoscope.data.views import VIEWS
+from dinoscope.data.view_presets import VIEWS
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.knn import knn as knn_metrics
