@@ -13,13 +13,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dinoscope.checkpoint import load_backbone
-from dinoscope.data.folder import find_images, resolve_split
 from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation.knn import KNNConfig
-from dinoscope.evaluation.knn import knn as knn_metrics
 from dinoscope.explain.attention import attention_maps, prepare
-from dinoscope.features import ExtractConfig, cached_extract
+from dinoscope.features import ExtractConfig
+from dinoscope.measurement import Extract, measure_knn, train_and_val
 from dinoscope.methods import METHODS
 from dinoscope.models.backbone import Backbone
 from dinoscope.observers import AttentionSnapshots, OnlineKNN
@@ -77,12 +76,9 @@ def knn(model: Path | str, data: Path | str, config: KNNConfig | None = None, de
 
     Raises UserError where a split or the labels are missing.
     """
-    backbone, extraction = load(model), ExtractConfig(device=pick_device(device))
-    banks = [
-        cached_extract(backbone, find_images(resolve_split(Path(data), split)), extraction)
-        for split in ("train", "val")
-    ]
-    return list(knn_metrics(banks[0], banks[1], config))
+    gallery, queries = train_and_val(Path(data))
+    extract = Extract(ExtractConfig(device=pick_device(device)))
+    return list(measure_knn(Path(model), gallery, queries, config or KNNConfig(), extract).metrics)
 
 
 def attention(
