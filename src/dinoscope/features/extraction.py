@@ -21,6 +21,9 @@ from dinoscope.types import FeatureBank
 Progress = Callable[[int, int], None]
 """Told (images done, images in all) after every batch."""
 
+Describe = Callable[[UInt8[Tensor, "b 3 h w"]], Float[Tensor, "b d"]]
+"""From images to float32 features."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -80,15 +83,27 @@ def extract(
     device = config.device or backbone.mean.device
     view, pin = evaluation_view(backbone, config), device.type == "cuda"
     batches = evaluation_batches(folder, view, batch_size=config.batch_size, workers=config.workers, pin=pin)
-
-    def describe(images: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:
-        with torch.inference_mode(), _autocast(device, config.dtype):
-            pixels = backbone.normalize(images.to(device, non_blocking=True))
-            return backbone.linear_feature(pixels) if config.feature == "linear" else backbone(pixels).feature
-
-    with evaluating(backbone.to(device)):
+    with describing(backbone, config) as describe:
         features, positions = _gather(batches, describe, len(folder), config.dim(backbone), progress)
     return bank_of(folder, features, positions)
+
+
+@contextlib.contextmanager
+def describing(backbone: Backbone, config: ExtractConfig) -> Iterator[Describe]:
+    """Give the function from images to features that `extract` uses, which stay on the network's device.
+
+    The network is in evaluation mode meanwhile; afterwards every module is in the mode it was in.
+    """
+    device = config.device or backbone.mean.device
+
+    def describe(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        with torch.inference_mode(), _autocast(device, config.dtype):
+            pixels = backbone.normalize(images.to(device, non_blocking=True))
+            features = backbone.linear_feature(pixels) if config.feature == "linear" else backbone(pixels).feature
+        return features.float()
+
+    with _evaluating(backbone.to(device)):
+        yield describe
 
 
 def raw_pixels(
@@ -123,7 +138,7 @@ def bank_of(folder: ImageFolder, features: Float[Tensor, "k d"], positions: Int[
 
 def _gather(
     batches: Iterable[Batch],
-    describe: Callable[[UInt8[Tensor, "b 3 s s"]], Float[Tensor, "b d"]],
+    describe: Describe,
     total: int,
     dim: int,
     progress: Progress | None,
@@ -151,7 +166,7 @@ def _autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractCo
 
 
 @contextlib.contextmanager
-def evaluating(backbone: Backbone) -> Iterator[None]:
+def _evaluating(backbone: Backbone) -> Iterator[None]:
     """Evaluation mode inside; afterwards every module is in the mode it was in."""
     modes = [(module, module.training) for module in backbone.modules()]
     backbone.eval()
