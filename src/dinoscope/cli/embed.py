@@ -71,7 +71,7 @@ def embed(options: Options) -> FeatureBank:
     _check_target(options)
     folder = find_images(options.data)
     backbone = checkpoint.load_backbone(options.model)
-    bank = options.extraction.extract(backbone, folder, "features")
+    bank = options.extraction.extractor()(backbone, folder, "features")
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         with checkpoint.replacing(options.out) as partial:

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from dinoscope.data.folder import ImageFolder
     from dinoscope.features import ExtractConfig
-    from dinoscope.models.backbone import Backbone
-    from dinoscope.types import FeatureBank
+    from dinoscope.measurement import Extract
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,9 @@ class ExtractionOptions:
             DTYPES[self.precision],
         )
 
-    def extract(self, backbone: Backbone, folder: ImageFolder, what: str) -> FeatureBank:
-        """Features of the folder, with a progress bar that says `what` is being computed."""
+    def extractor(self) -> Extract:
+        """What computes the features, with a progress bar."""
         from dinoscope.cli.console import progress_bar
-        from dinoscope.features import cached_extract, extract
+        from dinoscope.measurement import Extract
 
-        compute = extract if self.no_cache else cached_extract
-        with progress_bar(what) as progress:
-            return compute(backbone, folder, self.resolve(), progress)
+        return Extract(self.resolve(), cached=not self.no_cache, watch=progress_bar)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -13,12 +13,7 @@ from dinoscope.cli.extraction import ExtractionOptions
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
-    from dinoscope.data.folder import ImageFolder
-    from dinoscope.models.backbone import Backbone
-    from dinoscope.types import Metric
-
-LABEL_SEED = 0
-"""Chooses the images of --label-fraction: the same ones for every model that is compared."""
+    from dinoscope.measurement import Measurement
 
 
 @dataclass(frozen=True)
@@ -56,43 +51,9 @@ class Options:
     extraction: tyro.conf.OmitArgPrefixes[ExtractionOptions] = field(default_factory=ExtractionOptions)
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """How the figures came about; what two results must share to be compared.
-
-    queries: their folder, or None where each image of the gallery was asked of all others.
-    """
-
-    weights: str
-    weights_hash: str
-    image_size: int
-    crop_fraction: float
-    precision: str
-    temperature: float
-    label_fraction: float
-    classes: int
-    gallery: str
-    gallery_images: int
-    queries: str | None
-    query_images: int
-
-    def line(self) -> str:
-        """The protocol in one line for a person."""
-        gallery = f"{self.gallery_images} gallery images"
-        if self.label_fraction != 1:
-            gallery += f" ({self.label_fraction:.3g} of the labels)"
-        queries = f"{self.query_images} queries" if self.queries else "each against all others"
-        return (
-            f"{gallery}, {queries}, {self.classes} classes, {self.image_size} px, "
-            f"temperature {self.temperature:g}, weights {self.weights}"
-        )
-
-
 def main(argv: list[str]) -> int:
     """Measure, print, and keep the result in the run folder if it is one. Raises UserError."""
     from rich.console import Console
-
-    from dinoscope.cli.console import metric_table
 
     options = tyro.cli(
         Options,
@@ -100,63 +61,49 @@ def main(argv: list[str]) -> int:
         prog="dinoscope knn",
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
     )
-    metrics, protocol = measure(options)
-    record = {"protocol": asdict(protocol), "metrics": [asdict(metric) for metric in metrics]}
-    text = json.dumps(record, indent=2) + "\n"
+    from dinoscope.cli.console import metric_table
+    from dinoscope.measurement import keep, kept_name
+
+    measurement = measure(options)
     if options.json:
-        print(text, end="")
+        print(measurement.to_json(), end="")
     else:
         console = Console()
-        console.print(metric_table("k-NN", metrics))
-        console.print(protocol.line(), markup=False, highlight=False, soft_wrap=True)
-    _keep(options.model, text)
+        console.print(metric_table("k-NN", measurement.metrics))
+        console.print(protocol_line(measurement.protocol), markup=False, highlight=False, soft_wrap=True)
+    keep(options.model, kept_name("knn", options.label_fraction), measurement)
     return 0
 
 
-def measure(options: Options) -> tuple[tuple[Metric, ...], Protocol]:
-    """Extract the features of gallery and queries, and vote.
+def measure(options: Options) -> Measurement:
+    """Find the folders and vote.
 
-    Raises UserError where there is no model, no labels, or the queries have classes that the gallery lacks.
+    Raises UserError where the folders are not labelled, or do not fit each other or the options; and as
+    `measure_knn` does.
     """
-    from dinoscope import checkpoint
-    from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
-
-    gallery, queries = find_folders(options)
-    backbone = checkpoint.load_backbone(options.model)
-    config = KNNConfig(options.ks, options.temperature)
-    bank = options.extraction.extract(backbone, gallery, "features of the gallery")
-    if queries is None:
-        metrics, asked = tuple(leave_one_out(bank, config)), len(bank.features)
-    else:
-        query_bank = options.extraction.extract(backbone, queries, "features of the queries")
-        metrics, asked = tuple(knn(bank, query_bank, config)), len(query_bank.features)
-    return metrics, _protocol(options, backbone, gallery, len(bank.features), queries, asked)
-
-
-def find_folders(options: Options) -> tuple[ImageFolder, ImageFolder | None]:
-    """The gallery, and the queries; or all images and None where there is no split to tell them apart.
-
-    Raises UserError where the folders are not labelled, or do not fit each other or the options.
-    """
-    from dinoscope.data.folder import find_images, label_fraction
+    from dinoscope.data.folder import find_images
+    from dinoscope.evaluation.knn import KNNConfig
+    from dinoscope.measurement import measure_knn
 
     gallery_root, query_root = _roots(options)
     gallery = find_images(gallery_root, labelled=True)
-    if query_root is None or query_root.resolve() == gallery_root.resolve():
-        if options.label_fraction != 1:
-            raise UserError("--label-fraction needs queries apart from the gallery: a val split, or --query")
-        return gallery, None
-    queries = find_images(query_root, labelled=True)
-    unknown = sorted(set(queries.classes).difference(gallery.classes))
-    if unknown:
-        raise UserError(
-            f"{len(unknown)} of {len(queries.classes)} classes in {query_root} are not in {gallery_root}: "
-            f"{', '.join(unknown[:5])} (there: {', '.join(gallery.classes[:5])}...). "
-            "The folder of a class must have the same name in both"
-        )
-    if options.label_fraction != 1:
-        gallery = label_fraction(gallery, options.label_fraction, LABEL_SEED)
-    return gallery, queries
+    apart = query_root is not None and query_root.resolve() != gallery_root.resolve()
+    queries = find_images(query_root, labelled=True) if query_root is not None and apart else None
+    config = KNNConfig(options.ks, options.temperature)
+    extract = options.extraction.extractor()
+    return measure_knn(options.model, gallery, queries, config, extract, fraction=options.label_fraction)
+
+
+def protocol_line(protocol: Mapping[str, Any]) -> str:
+    """The protocol in one line for a person."""
+    gallery = f"{protocol['gallery_images']} gallery images"
+    if protocol["label_fraction"] != 1:
+        gallery += f" ({protocol['label_fraction']:.3g} of the labels)"
+    queries = f"{protocol['query_images']} queries" if protocol["queries"] else "each against all others"
+    return (
+        f"{gallery}, {queries}, {protocol['classes']} classes, {protocol['image_size']} px, "
+        f"temperature {protocol['temperature']:g}, weights {protocol['weights']}"
+    )
 
 
 def _roots(options: Options) -> tuple[Path, Path | None]:
@@ -171,46 +118,3 @@ def _roots(options: Options) -> tuple[Path, Path | None]:
     if find_split(data, "train") is None and find_split(data, "val") is None:
         return data, None
     return resolve_split(data, "train"), resolve_split(data, "val")
-
-
-def _protocol(
-    options: Options,
-    backbone: Backbone,
-    gallery: ImageFolder,
-    gallery_images: int,
-    queries: ImageFolder | None,
-    query_images: int,
-) -> Protocol:
-    from dinoscope import checkpoint
-    from dinoscope.features import evaluation_view, weights_hash
-
-    view = evaluation_view(backbone, options.extraction.resolve())
-    return Protocol(
-        weights=str(checkpoint.find_weights(options.model)),
-        weights_hash=weights_hash(backbone),
-        image_size=view.size,
-        crop_fraction=view.crop_fraction,
-        precision=options.extraction.precision,
-        temperature=options.temperature,
-        label_fraction=options.label_fraction,
-        classes=len(gallery.classes),
-        gallery=str(gallery.root),
-        gallery_images=gallery_images,
-        queries=None if queries is None else str(queries.root),
-        query_images=query_images,
-    )
-
-
-def _keep(model: Path, text: str) -> None:
-    """Write evaluations/knn.json if the model is a run folder."""
-    from dinoscope import checkpoint
-    from dinoscope.training.run_folder import CONFIG
-
-    if not (model / CONFIG).is_file():
-        return
-    file = model / "evaluations" / "knn.json"
-    try:
-        file.parent.mkdir(exist_ok=True)
-        checkpoint.write_text(file, text)
-    except OSError as error:
-        raise UserError(f"the result could not be written to {file}: {error}") from error

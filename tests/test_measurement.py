@@ -1,0 +1,91 @@
+"""Measurements: kept with their protocol, read back strictly; k-NN through one function for all callers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import dinoscope
+from dinoscope import checkpoint
+from dinoscope.errors import UserError
+from dinoscope.evaluation.knn import KNNConfig
+from dinoscope.features import ExtractConfig
+from dinoscope.measurement import Extract, Measurement, keep, kept, kept_name, measure_knn, train_and_val
+from dinoscope.models.backbone import BackboneConfig, build_backbone
+from dinoscope.types import Metric
+
+MakeFolder = Callable[..., Path]
+CPU = Extract(ExtractConfig(torch.device("cpu"), workers=0))
+RESULT = Measurement(
+    {"weights": "a/b", "image_size": 32, "crop_fraction": 0.875, "queries": None},
+    (Metric("top1", 12.345678901234567), Metric("loss", 0.1, "nats", higher_is_better=False)),
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    checkpoint.export_backbone(folder, build_backbone(BackboneConfig("vit_micro_conv8", image_size=32)))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_what_is_kept_is_read_back_equal(run: Path) -> None:
+    keep(run, "knn", RESULT)
+    assert kept(run, "knn") == RESULT
+    assert kept(run, "linear") is None
+
+
+def test_nothing_is_written_beside_other_models(tmp_path: Path) -> None:
+    keep(tmp_path, "knn", RESULT)
+    assert list(tmp_path.iterdir()) == []
+    assert kept(tmp_path, "knn") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"protocol": {}, "metr', "damaged: it is not JSON"),
+        ("[]", "no measurement"),
+        ('{"protocol": {}, "metrics": {}}', "no measurement"),
+        ('{"protocol": 3, "metrics": []}', "not a valid Measurement"),
+        ('{"metrics": []}', "not a valid Measurement"),
+        ('{"protocol": {}, "metrics": [], "more": 1}', "not a valid Measurement"),
+        ('{"protocol": {}, "metrics": [{"name": "top1"}]}', "not a valid Measurement"),
+        ('{"protocol": {}, "metrics": [{"name": "top1", "value": "high"}]}', "not a valid Measurement"),
+        ('{"protocol": {}, "metrics": [3]}', "not a valid Measurement"),
+    ],
+)
+def test_a_damaged_result_is_refused_and_named(run: Path, text: str, reason: str) -> None:
+    keep(run, "knn", RESULT)
+    file = run / "evaluations" / "knn.json"
+    file.write_text(text)
+    with pytest.raises(UserError, match=reason) as refusal:
+        kept(run, "knn")
+    assert str(file) in str(refusal.value)
+
+
+def test_a_fraction_of_the_labels_has_a_name_of_its_own() -> None:
+    assert [kept_name("knn", fraction) for fraction in (1.0, 0.1, 0.01, 0.005)] == ["knn", "knn-10", "knn-1", "knn-0.5"]
+
+
+def test_python_and_the_measurement_give_the_same_knn(model: Path, picture_folder: MakeFolder) -> None:
+    picture_folder(12, classes=3, split="train")
+    data = picture_folder(9, classes=3, split="val")
+    gallery, queries = train_and_val(data)
+    measured = measure_knn(model, gallery, queries, KNNConfig(ks=(1, 3)), CPU)
+    assert dinoscope.knn(model, data, KNNConfig(ks=(1, 3)), device="cpu") == list(measured.metrics)
+    assert measured.protocol["gallery_images"] == 12
+    fewer = measure_knn(model, gallery, queries, KNNConfig(ks=(1,)), CPU, fraction=0.25)
+    assert (fewer.protocol["gallery_images"], fewer.protocol["label_fraction"]) == (3, 0.25)
