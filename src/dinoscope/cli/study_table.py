@@ -34,7 +34,7 @@ class StudyTable:
         self.steps, self.console = steps, console or Console(stderr=True)
         self.tails: dict[str, MetricsTail] = {}
         self.told: dict[str, str] = {}
-        self.shown = float("-inf")
+        self.shown = time.monotonic()
         self.live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
 
     def __enter__(self) -> StudyTable:
@@ -63,14 +63,14 @@ class StudyTable:
     def table(self, runs: Sequence[RunStatus], most: int | None = None) -> Table:
         """One row per run; of more than `most`, those that matter most, and a line with the counts."""
         table = Table(title_justify="left", caption=counts(runs), caption_justify="left")
-        table.add_column("run")
+        table.add_column("run", overflow="fold")
         table.add_column("state")
         for name in ("epoch", "step", "loss", "k-NN %", "images/s", "time"):
             table.add_column(name, justify="right")
         shown = runs if most is None else sorted(runs, key=lambda run: ORDER.index(run.state))[: max(most, 1)]
         for run in runs:
             if any(run is one for one in shown):
-                state = f"[{STYLES[run.state]}]{run.state}[/]" + (" before" if run.before else "")
+                state = f"[{STYLES[run.state]}]{run.state}[/]"
                 table.add_row(escape(run.name), state, *self._cells(run))
         return table
 
@@ -88,7 +88,7 @@ class StudyTable:
             "" if reading.loss is None else f"{reading.loss:.3f}",
             "" if reading.knn is None else f"{reading.knn:.1f}",
             "" if reading.images_per_second is None else f"{reading.images_per_second:.0f}",
-            "" if run.seconds is None else duration(run.seconds),
+            "before" if run.before else "" if run.seconds is None else duration(run.seconds),
         ]
 
     def _line(self, run: RunStatus) -> str:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from dinoscope.errors import UserError
 from dinoscope.study.state import standing
@@ -23,6 +23,7 @@ STOPPED = (130, -signal.SIGTERM)
 """Exit codes of a run that a signal stopped: after its checkpoint, or before there was anything to save."""
 
 
+@runtime_checkable
 class Handle(Protocol):
     """A run under way."""
 
@@ -43,6 +44,7 @@ class Handle(Protocol):
         ...
 
 
+@runtime_checkable
 class Runner(Protocol):
     """What starts runs: processes here, jobs of a cluster, functions in a test."""
 
@@ -95,7 +97,7 @@ class StudyResult:
 
 
 Watch = Callable[[Sequence[RunStatus]], None]
-"""Called after every look at the runs; it decides itself how often to show something."""
+"""Called at the start and after every look at the runs; it decides itself how often to show something."""
 
 
 def execute(configs: Sequence[RunConfig], runner: Runner, watch: Watch = lambda _: None) -> StudyResult:
@@ -113,6 +115,7 @@ def execute(configs: Sequence[RunConfig], runner: Runner, watch: Watch = lambda 
     engine = _Engine(runner, runs)
     with stop_signals() as received:
         try:
+            watch(runs)
             while engine.unfinished:
                 engine.obey(len(received))
                 changed = engine.collect() + (0 if received else engine.launch())

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dinoscope.errors import UserError, lookup
 from dinoscope.models.backbone import BACKBONES
 from dinoscope.training.config import RunConfig
 
 
+@runtime_checkable
 class SmallRun(Protocol):
     """Settings of one method at the small scale that all methods share."""
 

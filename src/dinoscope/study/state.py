@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from dinoscope import checkpoint
 from dinoscope.errors import UserError
@@ -38,6 +38,7 @@ class Standing:
     fingerprint: str | None = None
 
 
+@runtime_checkable
 class Train(Protocol):
     """`dinoscope.training.loop.train`, or one that adds listeners to it."""
 
