@@ -21,6 +21,7 @@ COMMANDS = {
     "embed": "write the features of a folder of images to npz, csv or parquet",
     "export": "write a model's weights for use elsewhere (safetensors + JSON, timm's key names)",
     "scenes": "write the embedded data set in the layouts of ImageNet, VOC 2012 and DAVIS 2017",
+    "study": "many trainings as one: compare the methods; resumable, here or on SLURM",
     "recipes": "list the named settings of `train`",
 }
 """name -> one line of help; `dinoscope.cli.NAME` is the module that answers, imported only when asked for."""

@@ -96,6 +96,8 @@ def read_config(run: Path) -> RunConfig:
         raise UserError(f"{run} is not a run folder: it has no {CONFIG}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
+    if not isinstance(values, dict) or "run" not in values:
+        raise UserError(f"{file} does not hold the settings of a run")
     return replace(from_dict(RunConfig, values["run"], str(file)), out=run)
 
 

@@ -1,0 +1,283 @@
+"""`dinoscope study`: many runs, resumable, here or on a cluster."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from dinoscope.errors import UserError, lookup
+
+if TYPE_CHECKING:
+    from dinoscope.study.executor import Runner, StudyResult
+    from dinoscope.study.plan import PlannedRun
+    from dinoscope.training.config import RunConfig
+
+DESCRIPTION = """\
+{help}
+
+Started again with the same options, a study goes on where it was stopped or killed; finished runs are not repeated.
+Each run leaves a run folder OUT/runs/NAME and, beside it, NAME.log with what it printed.
+"""
+
+
+@dataclass(frozen=True)
+class SlurmOptions:
+    """Only with --executor slurm; each run is a job of one array."""
+
+    partition: str = ""
+    """Where empty, the cluster's default."""
+    account: str = ""
+    """Where empty, the cluster's default."""
+    qos: str = ""
+    """Where empty, the cluster's default."""
+    timeout_minutes: int = 24 * 60
+    """Of one job; a run that needs more is queued again and goes on."""
+    gpus: int = 1
+    """GPUs of each run, 0 or 1."""
+    cpus: int = 8
+    """CPU cores of each run."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the runs are made; none of it changes their results, but --threads in the last digits."""
+
+    executor: Literal["local", "slurm"] = "local"
+    """local: processes on this machine; slurm: jobs of a cluster (pip install 'dinoscope[slurm]')."""
+    jobs: int = 1
+    """Runs at the same time."""
+    threads: int = 0
+    """CPU threads of each run; 0 takes the recipe's choice, or where it has none a fair share of the cores."""
+    device: str = "auto"
+    """cpu, cuda, mps or auto, for every run."""
+    dry_run: bool = False
+    """Only list the runs, with the time that each may take, measured on a few steps."""
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
+
+
+@dataclass(frozen=True)
+class SmallComparison:
+    """Options of the small comparison."""
+
+    data: Path
+    """Folder of images, with train/CLASS/... and val/CLASS/... for k-NN and supervised training."""
+    out: Path
+    """Folder of the study."""
+    methods: tuple[str, ...] = ()
+    """Names; all methods where left out."""
+    backbones: tuple[str, ...] = ()
+    """Names; the recipe's first choice where left out."""
+    epochs: float | None = None
+    """Instead of the recipe's."""
+    seeds: tuple[int, ...] = (0,)
+    """Each gives a run of its own."""
+    execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A named study: its options (with data, out and execution), its runs, what follows them, and a line of help."""
+
+    options: Any
+    configs: Callable[[Any], list[RunConfig]]
+    finish: Callable[[Sequence[Path], Path, Path], None]
+    help: str
+
+
+def small_comparison_configs(options: SmallComparison) -> list[RunConfig]:
+    """The runs of the small comparison."""
+    from dinoscope.methods import METHODS
+    from dinoscope.study.small_comparison import small_comparison
+
+    return small_comparison(
+        options.data,
+        options.out,
+        small_run=small_run,
+        known_methods=METHODS,
+        methods=options.methods,
+        backbones=options.backbones,
+        epochs=options.epochs,
+        seeds=options.seeds,
+    )
+
+
+def small_run(method: str, backbone: str, data: Path, out: Path) -> RunConfig:
+    """CALL SITE of `dinoscope.study.recipes.small_run`, which takes this function's place.
+
+    Until it is there: the quickstart's settings, which are those of DINO.
+    Raises UserError for any other method.
+    """
+    from dinoscope.study.recipes import quickstart
+
+    lookup("small recipe for the method", method, {"dino": quickstart})
+    return replace(quickstart(data, out), backbone=backbone)
+
+
+def finish(runs: Sequence[Path], data: Path, out: Path) -> None:
+    """CALL SITE of the comparison: every run of the study is finished. Says where they are and what to type."""
+    from rich.console import Console
+
+    folders = " ".join(shlex.quote(str(run)) for run in runs)
+    text = (
+        f"\n{len(runs)} run(s) in {out / 'runs'}; to compare them:\n"
+        f"  dinoscope compare {folders} --data {shlex.quote(str(data))} --out {shlex.quote(str(out / 'comparison'))}"
+    )
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+STUDIES = {
+    "small-comparison": Study(
+        SmallComparison,
+        small_comparison_configs,
+        finish,
+        "every method on the same small images: same backbone, budget and seeds, then compared",
+    ),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run a study; return 0 when all runs are finished, 1 where some failed, 130 where a signal stopped it."""
+    if not argv or argv[0] in ("-h", "--help"):
+        width = max(map(len, STUDIES))
+        lines = [f"  {name:<{width}}  {study.help}" for name, study in STUDIES.items()]
+        print("usage: dinoscope study NAME --data DIR --out DIR [options]   (dinoscope study NAME --help)\n")
+        print("\n".join(lines))
+        return 0
+    study = lookup("study", argv[0], STUDIES)
+    options = tyro.cli(
+        study.options,
+        args=argv[1:],
+        prog=f"dinoscope study {argv[0]}",
+        description=DESCRIPTION.format(help=study.help.capitalize()),
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    execution: Execution = options.execution
+    _check(execution)
+    from dinoscope.cli.console import progress_bar
+    from dinoscope.study.plan import plan
+
+    configs = [_placed(config, execution) for config in study.configs(options)]
+    with progress_bar("checking files") as progress:
+        runs = plan(configs, progress)
+    if execution.dry_run:
+        show_plan(runs, execution.jobs)
+        return 0
+    result = run_all(runs, _runner(options.out, execution))
+    return conclude(result, study, options, f"dinoscope study {shlex.join(argv)}")
+
+
+def run_all(runs: Sequence[PlannedRun], runner: Runner) -> StudyResult:
+    """All runs, with the table while it lasts, and printed once at the end."""
+    from rich.console import Console
+
+    from dinoscope.cli.study_table import StudyTable
+    from dinoscope.study.executor import execute
+
+    with StudyTable({run.config.out.name: run.steps for run in runs}) as table:
+        result = execute([run.config for run in runs], runner, table)
+    Console().print(table.table(result.runs))
+    return result
+
+
+def conclude(result: StudyResult, study: Study, options: Any, command: str) -> int:
+    """Say what failed and how to go on, or hand the finished runs over; return the exit code."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    for run in result.named("failed"):
+        lines = "".join(f"\n    {line}" for line in run.diagnosis.splitlines())
+        say(f"{run.name} failed:{lines}\n    all of it: {run.config.out}.log")
+    failed = [run.name for run in result.named("failed")]
+    if failed:
+        say(f"{len(failed)} of {len(result.runs)} runs failed: {', '.join(failed)}")
+    if len(result.named("finished")) == len(result.runs):
+        study.finish([run.config.out for run in result.runs], options.data, options.out)
+        return 0
+    say(f"go on with the runs that are not finished: {command}")
+    return 130 if result.interrupted else 1
+
+
+def show_plan(runs: Sequence[PlannedRun], jobs: int) -> None:
+    """Print the runs with images, steps and estimated time."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from dinoscope.cli.study_table import duration
+
+    seconds = [rate * run.steps_left for rate, run in zip(_rates(runs), runs, strict=True)]
+    table = Table("run", "state", title="runs, in this order", title_justify="left")
+    for name in ("images", "epochs", "steps left", "time, about"):
+        table.add_column(name, justify="right")
+    for run, time in zip(runs, seconds, strict=True):
+        state = "finished before" if run.standing.state == "finished" else run.standing.state
+        cells = (f"{len(run.images)}", f"{run.config.epochs:g}", f"{run.steps_left}", duration(time))
+        table.add_row(escape(run.config.out.name), state, *cells)
+    text = f"together about {duration(sum(seconds))}, one after the other"
+    if jobs > 1:
+        text += f"; {jobs} at once take {duration(sum(seconds) / jobs)} at best, less where they share cores"
+    console = Console()
+    console.print(table)
+    console.print(f"{text}. Evaluations and start-up are not counted. Nothing was started.", soft_wrap=True)
+
+
+def _rates(runs: Sequence[PlannedRun]) -> list[float]:
+    """Seconds per step of each run; runs that differ only in their seed are measured once."""
+    from dinoscope.cli.console import progress_bar
+    from dinoscope.settings import to_dict
+    from dinoscope.study.plan import seconds_per_step
+
+    known: dict[str, float] = {}
+    rates: list[float] = []
+    with progress_bar("timing a few steps of each run") as progress:
+        for number, run in enumerate(runs):
+            progress(number, len(runs))
+            key = repr(to_dict(replace(run.config, seed=0, out=Path())))
+            if run.steps_left and key not in known:
+                known[key] = seconds_per_step(run)
+            rates.append(known.get(key, 0.0))
+    return rates
+
+
+def _placed(config: RunConfig, execution: Execution) -> RunConfig:
+    return replace(config, device=execution.device, threads=execution.threads or config.threads)
+
+
+def _runner(out: Path, execution: Execution) -> Runner:
+    from dinoscope.cli.worker import COMMAND
+
+    if execution.executor == "slurm":
+        from dinoscope.study.slurm import SlurmConfig, SlurmRunner
+
+        return SlurmRunner(COMMAND, SlurmConfig(**vars(execution.slurm)), execution.jobs, out / "slurm")
+    from dinoscope.study.process import LocalRunner
+
+    return LocalRunner(COMMAND, execution.jobs, _gpus() if execution.device in ("auto", "cuda") else ())
+
+
+def _gpus() -> tuple[str, ...]:
+    """The GPUs to spread runs over, where there are several."""
+    import os
+
+    import torch
+
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = tuple(visible.split(",")[:count]) if visible else tuple(map(str, range(count)))
+    return names if len(names) > 1 else ()
+
+
+def _check(execution: Execution) -> None:
+    if execution.jobs < 1:
+        raise UserError(f"--jobs must be at least 1, not {execution.jobs}")
+    if execution.threads < 0:
+        raise UserError(f"--threads must be 0 (the recipe's choice) or more, not {execution.threads}")

@@ -1,0 +1,53 @@
+"""`python -m dinoscope.cli.worker SETTINGS.json`: what a study starts for each of its runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+COMMAND = (sys.executable, "-m", "dinoscope.cli.worker", "--stop-with-stdin")
+"""For `dinoscope.study`, which adds the settings file."""
+
+
+def work(argv: list[str]) -> int:
+    """Bring one run to its end; return 0 when it is, 130 where a signal stopped it, 2 for a mistake (one line)."""
+    parser = argparse.ArgumentParser(prog="dinoscope.cli.worker")
+    parser.add_argument("settings", type=Path)
+    parser.add_argument("--stop-with-stdin", action="store_true", help="save and end when standard input ends")
+    options = parser.parse_args(argv)
+    if options.stop_with_stdin:
+        threading.Thread(target=_stop_with_stdin, daemon=True).start()
+
+    import functools
+
+    from dinoscope import api
+    from dinoscope.cli.progress import ConsoleProgress
+    from dinoscope.errors import UserError
+    from dinoscope.study.process import read_settings
+    from dinoscope.study.state import bring_to_end
+
+    try:
+        config = read_settings(options.settings)
+        finished = bring_to_end(config, functools.partial(api.train, listeners=[ConsoleProgress()]))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0 if finished else 130
+
+
+def _stop_with_stdin() -> None:
+    """Wait for the end of standard input, a pipe from the study: however that dies, this run stops and is saved.
+
+    The bare descriptor, because a thread that waits inside of `sys.stdin` makes Python fail at exit.
+    """
+    while os.read(0, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(work(sys.argv[1:]))

@@ -1,0 +1,116 @@
+"""`dinoscope.study.plan` and `small_comparison`: what is refused before hours are spent, and the order of runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dinoscope.data.folder import find_images
+from dinoscope.errors import UserError
+from dinoscope.study import plan as plan_module
+from dinoscope.study.plan import check_labels, plan, seconds_per_step, total_steps
+from dinoscope.study.small_comparison import small_comparison
+from dinoscope.training.config import RunConfig
+from dinoscope.training.loop import train
+from tests.conformance import cases
+from tests.conftest import draw_picture
+from tests.test_study_state import settings, train_and_stop
+
+
+def test_a_plan_knows_images_steps_and_what_is_left(picture_folder, tmp_path) -> None:
+    data = picture_folder(26)
+    configs = [settings(data, tmp_path / name) for name in ("new", "begun", "done")]
+    train_and_stop(configs[1], resume=False)
+    train(configs[2])
+    runs = plan(configs)
+    assert [(len(run.images), run.steps, run.steps_left) for run in runs] == [(26, 6, 6), (26, 6, 5), (26, 6, 0)]
+
+
+@pytest.mark.parametrize(("images", "epochs", "batch"), [(26, 3, 12), (12, 0.4, 12), (25, 2.5, 8)])
+def test_steps_are_those_of_the_trainer(images, epochs, batch, picture_folder, tmp_path) -> None:
+    config = settings(picture_folder(images), tmp_path / "a", epochs=epochs, batch_size=batch)
+    assert total_steps(config, images) == cases.trainer(config).total
+
+
+def test_a_wrong_setting_names_the_run_and_nothing_is_written(picture_folder, tmp_path) -> None:
+    data = picture_folder(12)
+    good, bad = settings(data, tmp_path / "good"), settings(data, tmp_path / "bad", batch_size=13)
+    with pytest.raises(UserError, match=r"run bad: --batch-size 13 is more than the 12 readable images"):
+        plan([good, bad])
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+def test_a_run_on_other_images_is_refused(picture_folder, tmp_path) -> None:
+    import cv2
+
+    data = picture_folder(12)
+    config = settings(data, tmp_path / "a", epochs=1)
+    train(config)
+    cv2.imwrite(str(data / "one more.png"), draw_picture(99))
+    with pytest.raises(UserError, match="was trained on other images than"):
+        plan([config])
+
+
+def test_labels_are_asked_for_before_anything_starts(monkeypatch, picture_folder, tmp_path) -> None:
+    config = settings(picture_folder(12), tmp_path / "a")
+    check_labels(config, find_images(config.data))
+    monkeypatch.setattr(plan_module, "method_name", lambda method: "supervised")
+    with pytest.raises(UserError, match=r"run a: supervised needs labels, and .*pictures has none"):
+        plan([config])
+    labelled = picture_folder(12, classes=2, name="labelled")
+    assert len(plan([replace(config, data=labelled)])) == 1
+
+
+def test_timing_takes_real_steps_and_leaves_nothing(picture_folder, tmp_path) -> None:
+    (run,) = plan([settings(picture_folder(12), tmp_path / "a", epochs=1)])
+    threads = torch.get_num_threads()
+    assert 1e-4 < seconds_per_step(run) < 10
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+    assert torch.get_num_threads() == threads
+
+
+def small_run(method: str, backbone: str, data: Path, out: Path) -> RunConfig:
+    config = settings(data, out, epochs=100)
+    return replace(config, backbone=backbone, optimizer=replace(config.optimizer, warmup_epochs=10))
+
+
+def comparison(**changes) -> list[RunConfig]:
+    return small_comparison(
+        Path("d"), Path("o"), **{"small_run": small_run, "known_methods": ["byol", "dino"], **changes}
+    )
+
+
+def test_all_methods_come_before_the_next_backbone_and_seed() -> None:
+    runs = comparison(seeds=(3, 5), backbones=("resnet18", "vit_micro_conv8"))
+    assert [str(run.out) for run in runs] == [
+        f"o/runs/{method}-{backbone}-s{seed}"
+        for seed in (3, 5)
+        for backbone in ("resnet18", "vit_micro_conv8")
+        for method in ("byol", "dino")
+    ]
+    assert [run.seed for run in runs] == [3] * 4 + [5] * 4
+    assert {run.epochs for run in runs} == {100}
+
+
+def test_a_shorter_run_warms_up_for_the_same_share() -> None:
+    (short,) = comparison(methods=("dino",), epochs=5)
+    assert (short.epochs, short.optimizer.warmup_epochs) == (5, 0.5)
+    (long,) = comparison(methods=("dino",), epochs=500)
+    assert (long.epochs, long.optimizer.warmup_epochs) == (500, 10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"methods": ("byoll",)}, "no method 'byoll'; did you mean byol"),
+        ({"backbones": ("vit_micro",)}, "no backbone 'vit_micro'; did you mean vit_micro_conv8"),
+        ({"methods": ("dino", "dino")}, "--methods names dino twice"),
+        ({"seeds": (1, 1)}, "--seeds names 1 twice"),
+    ],
+)
+def test_wrong_names(changes, words) -> None:
+    with pytest.raises(UserError, match=words):
+        comparison(**changes)
