@@ -38,6 +38,8 @@ class Section:
 class Table:
     """A table with its caption; note number n of `TableRow.marks` is `notes[n - 1]`.
 
+    remarks: paragraphs below the notes, about all rows.
+
     Raises ValueError for a row whose cells do not fit the columns, or a mark without a note.
     """
 
@@ -45,6 +47,7 @@ class Table:
     sections: tuple[Section, ...]
     caption: str = ""
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for row in (row for section in self.sections for row in section.rows):
@@ -106,6 +109,7 @@ def markdown(table: Table) -> str:
         parts.append("\n".join(lines))
     if table.notes:
         parts.append("\n".join(f"{number}. {markdown_paragraph(note)}" for number, note in enumerate(table.notes, 1)))
+    parts += [markdown_paragraph(remark) for remark in table.remarks]
     return "\n\n".join(parts) + "\n"
 
 
@@ -125,11 +129,12 @@ def latex(table: Table) -> str:
             cells = [escape_latex(cell) for cell in row.cells]
             lines.append(_latex_line([cells[0] + _marks(row.marks, r"\textsuperscript{{{}}}"), *cells[1:]]))
     lines += [r"\bottomrule", r"\end{tabular}"]
-    if table.notes:
+    if table.notes or table.remarks:
         lines += [r"", r"\smallskip", r"\begin{minipage}{\linewidth}\footnotesize"]
         lines += [
             rf"\textsuperscript{{{number}}} {escape_latex(note)}\par" for number, note in enumerate(table.notes, 1)
         ]
+        lines += [rf"{escape_latex(remark)}\par" for remark in table.remarks]
         lines.append(r"\end{minipage}")
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
