@@ -175,7 +175,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(data: Path, capsys: pytest.Captur
 def test_help_comes_without_loading_torch() -> None:
     code = (
         "import sys, importlib\n"
-        "for command in ('knn', 'embed', 'export'):\n"
+        "for command in ('knn', 'linear', 'embed', 'export'):\n"
         "    try: importlib.import_module(f'dinoscope.cli.{command}').main(['--help'])\n"
         "    except SystemExit as end: assert end.code == 0\n"
         "assert 'torch' not in sys.modules\n"
@@ -183,3 +183,15 @@ def test_help_comes_without_loading_torch() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert "--label-fraction" in output.stdout
+
+
+def test_a_fraction_does_not_overwrite_the_result_with_all_labels(model: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "run" / "exported")
+    (tmp_path / "run" / "config.json").write_text("{}")
+    run(tmp_path / "run", "--data", data)
+    run(tmp_path / "run", "--data", data, "--label-fraction", "0.25")
+    sizes = {
+        file.name: json.loads(file.read_text())["protocol"]["gallery_images"]
+        for file in (tmp_path / "run" / "evaluations").iterdir()
+    }
+    assert sizes == {"knn.json": 12, "knn-25.json": 3}

@@ -108,6 +108,15 @@ class TestExtract:
         assert bank.features.dtype == torch.float32
         assert not bank.features.is_inference()
 
+    def test_features_for_linear_probes(self, micro: Backbone, labelled: ImageFolder) -> None:
+        config = ExtractConfig(torch.device("cpu"), batch_size=4, workers=0, feature="linear")
+        banks = [compute(micro, labelled, config) for compute in (extract, cached_extract, cached_extract)]
+        image = evaluation_image(decode(labelled.path(9)), 32, 1.0)
+        with torch.no_grad():
+            expected = micro.linear_feature(micro.normalize(image[None]))
+        for bank in banks:
+            torch.testing.assert_close(bank.features[9:], expected, atol=1e-5, rtol=1e-4)
+
     def test_a_resnet_gives_its_pooled_vector(self, labelled: ImageFolder) -> None:
         resnet = build("resnet18_small")
         bank = extract(resnet, labelled, CPU)
@@ -253,6 +262,7 @@ class TestCache:
             ExtractConfig(workers=0, image_size=40),
             ExtractConfig(workers=0, crop_fraction=0.9),
             ExtractConfig(workers=0, dtype=torch.bfloat16),
+            ExtractConfig(workers=0, feature="linear"),
         ],
     )
     def test_another_view_is_another_entry(

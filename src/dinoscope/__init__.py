@@ -6,11 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dinoscope.api import attention, knn, load, recipe, train
+    from dinoscope.api import attention, knn, linear, load, recipe, train
 
 __version__ = "0.1.0"
 
-__all__ = ["attention", "knn", "load", "recipe", "train"]
+__all__ = ["attention", "knn", "linear", "load", "recipe", "train"]
 
 
 def __getattr__(name: str) -> Any:

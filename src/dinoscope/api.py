@@ -1,4 +1,4 @@
-"""The package in Python: `dinoscope.train`, `load`, `knn`, `attention`; what the command line calls too."""
+"""The package in Python: `dinoscope.train`, `load`, `knn`, `linear`, `attention`; what the command line calls too."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from dinoscope.checkpoint import load_backbone
 from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation.knn import KNNConfig
+from dinoscope.evaluation.linear import LinearConfig
+from dinoscope.evaluation.linear_reference import ReferenceConfig
 from dinoscope.explain.attention import attention_maps, prepare
 from dinoscope.features import ExtractConfig
-from dinoscope.measurement import Extract, measure_knn, train_and_val
+from dinoscope.measurement import Extract, measure_knn, measure_linear, train_and_val
 from dinoscope.methods import METHODS
 from dinoscope.models.backbone import Backbone
 from dinoscope.observers import AttentionSnapshots, OnlineKNN
@@ -39,6 +41,7 @@ __all__ = [
     "UserError",
     "attention",
     "knn",
+    "linear",
     "load",
     "read_config",
     "recipe",
@@ -79,6 +82,28 @@ def knn(model: Path | str, data: Path | str, config: KNNConfig | None = None, de
     gallery, queries = train_and_val(Path(data))
     extract = Extract(ExtractConfig(device=pick_device(device)))
     return list(measure_knn(Path(model), gallery, queries, config or KNNConfig(), extract).metrics)
+
+
+def linear(
+    model: Path | str,
+    data: Path | str,
+    config: LinearConfig | ReferenceConfig | None = None,
+    device: str = "auto",
+    fraction: float = 1.0,
+) -> list[Metric]:
+    """Accuracy of a linear classifier on frozen features, trained on the `train` split of `data`, measured on `val`.
+
+    config: decides the protocol; see `dinoscope.evaluation.linear` (the default) and `linear_reference`.
+    fraction: share of each class's training images that is used, in (0, 1].
+
+    Raises UserError where a split or the labels are missing, or there is a single class.
+    """
+    train_images, val_images = train_and_val(Path(data))
+    extract = Extract(ExtractConfig(device=pick_device(device)))
+    measured = measure_linear(
+        Path(model), train_images, val_images, config or LinearConfig(), extract, fraction=fraction
+    )
+    return list(measured.metrics)
 
 
 def attention(

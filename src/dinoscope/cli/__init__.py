@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train on a folder of images, labelled or not",
     "scan": "look over a folder: counts, formats, sizes, classes, unreadable files",
     "knn": "k-NN accuracy of a model's features",
+    "linear": "accuracy of a linear classifier on a model's frozen features",
     "throughput": "images per second, parameters and memory of a network, or of training it",
     "compare": "the table and the figures of several runs: accuracy, size and speed, method by method",
     "attention": "pictures of what a model attends to",

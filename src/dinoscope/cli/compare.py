@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from dinoscope.cli.extraction import ExtractionOptions
+from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -39,8 +40,11 @@ class Options:
     label_fraction: float = 1.0
     """Share of each class of the training images whose labels are used, in (0, 1]."""
 
-    baselines: bool | None = None
-    """Add raw pixels, and each network with random weights; by default where --data is given."""
+    baselines: bool = False
+    """Add raw pixels, and each network with random weights; done without asking where --data is given."""
+
+    no_baselines: bool = False
+    """Leave them out in any case."""
 
     published: bool = False
     """Add published figures on ImageNet, in a section of their own."""
@@ -65,7 +69,12 @@ def main(argv: list[str]) -> int:
     from rich.console import Console
     from rich.markup import escape
 
-    options = tyro.cli(Options, args=argv, prog="dinoscope compare")
+    options = tyro.cli(
+        Options,
+        args=argv,
+        prog="dinoscope compare",
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+    )
     from dinoscope.comparison import compare_runs
 
     result = compare_runs(request(options))
@@ -80,16 +89,18 @@ def main(argv: list[str]) -> int:
 
 
 def request(options: Options) -> Request:
-    """What `compare_runs` is asked for. Raises UserError where the device is not there."""
+    """What `compare_runs` is asked for. Raises UserError where options exclude each other, or for the device."""
     from dinoscope.cli.console import progress_bar
     from dinoscope.comparison import Request
     from dinoscope.evaluation.throughput import ThroughputConfig
     from dinoscope.study.gather import Measuring
 
+    if options.baselines and options.no_baselines:
+        raise UserError("--baselines and --no-baselines exclude each other")
     extract = options.extraction.extractor()
     speed = ThroughputConfig(options.throughput_image_size, options.throughput_batch_size, dtype=extract.config.dtype)
     measuring = Measuring(options.data, options.label_fraction, frozenset(options.skip), extract, speed, progress_bar)
-    baselines = options.data is not None if options.baselines is None else options.baselines
+    baselines = (options.baselines or options.data is not None) and not options.no_baselines
     return Request(options.runs, options.out, measuring, baselines, options.published, options.overwrite)
 
 

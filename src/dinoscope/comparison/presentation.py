@@ -45,17 +45,17 @@ def display_table(comparison: Comparison, published: bool) -> Table:
         Column("Linear", "right"),
         Column(f"k-NN (k = {comparison.k})", "right"),
     )
-    sections = [Section(tuple(_display_row(row) for row in comparison.rows))]
+    sections = [Section(tuple(_display_row(row, comparison) for row in comparison.rows))]
     if published:
         sections = [Section(sections[0].rows, "Measured here"), Section(tuple(map(_published_row, PUBLISHED)), LABEL)]
     remarks = _remarks(comparison) + ([SOURCE] if published else [])
     return Table(columns, tuple(sections), "Top-1 accuracy in %, size and speed", comparison.notes, tuple(remarks))
 
 
-def _display_row(row: Row) -> TableRow:
+def _display_row(row: Row, comparison: Comparison) -> TableRow:
     runs, speed = len(row.entries), row.cell("throughput")
     cells = (
-        row.method + (f" (n = {runs})" if runs > 1 else ""),
+        label(row, comparison) + (f" (n = {runs})" if runs > 1 else ""),
         row.architecture,
         ABSENT if row.first.parameters is None else _size(row.first.parameters),
         ABSENT if speed is None else f"{speed.mean:.{0 if speed.mean >= 10 else 1}f}",
@@ -63,6 +63,16 @@ def _display_row(row: Row) -> TableRow:
         _accuracy(row.cell("knn"), runs),
     )
     return TableRow(cells, row.marks)
+
+
+def label(row: Row, comparison: Comparison) -> str:
+    """The method, and where several rows have it on one architecture, the name of the row's (first) run."""
+    same = [each for each in comparison.rows if (each.method, each.architecture) == (row.method, row.architecture)]
+    return row.method if len(same) == 1 or row.first.method in BASELINES else f"{row.method} {_folder(row)}"
+
+
+def _folder(row: Row) -> str:
+    return Path(row.first.run).resolve().name
 
 
 def _published_row(row: Published) -> TableRow:
@@ -119,7 +129,8 @@ def speed_line(comparison: Comparison) -> str:
     return (
         f"images per second of the forward pass, images in memory, batch {speed['batch_size']} of "
         f"{speed['image_size']} px, {speed['precision']}, median of {speed['repeats']} repeats; "
-        f"{speed['machine.name']}, {speed['machine.threads']} CPU threads, torch {speed['machine.torch']}"
+        f"{speed['machine.name']}, {speed['machine.threads']} CPU thread{'s' * (speed['machine.threads'] != 1)}, "
+        f"torch {speed['machine.torch']}"
     )
 
 
@@ -159,7 +170,7 @@ def _published_values(row: Published) -> list[str]:
         "linear_top1_mean": str(row.linear),
         "knn_top1_mean": str(row.knn),
         "knn_k": "20",
-        "notes": SOURCE,
+        "notes": "Caron et al. 2021, Table 2",
     }
     return [values.get(name, "") for name in CSV_HEADER]
 
@@ -204,6 +215,7 @@ def panels(comparison: Comparison) -> tuple[list[Panel], str]:
             Point(
                 row.method,
                 row.architecture,
+                label(row, comparison),
                 speed.mean if by_speed and speed is not None else row.first.parameters or 0.0,
                 cell.mean,
                 cell.deviation,
@@ -219,16 +231,13 @@ def panels(comparison: Comparison) -> tuple[list[Panel], str]:
 
 def online_curves(comparison: Comparison) -> list[Curve]:
     """Online k-NN of each run over its epochs, from its metrics.jsonl, where it was measured."""
-    rows = [row for row in comparison.rows if row.first.method not in BASELINES]
     found: list[Curve] = []
-    for row in rows:
-        alone = sum((other.method, other.architecture) == (row.method, row.architecture) for other in rows) == 1
+    for row in comparison.rows:
+        if row.first.method in BASELINES:
+            continue
         for entry in row.entries:
             lines = [line for line in read_metrics(Path(entry.run)) if "knn_top1" in line]
-            label = row.method if alone else f"{row.method} ({Path(row.first.run).name})"
+            epochs, values = tuple(line["epoch"] + 1 for line in lines), tuple(line["knn_top1"] for line in lines)
             if lines:
-                epochs = tuple(line["epoch"] + 1 for line in lines)
-                found.append(
-                    Curve(row.method, row.architecture, label, epochs, tuple(line["knn_top1"] for line in lines))
-                )
+                found.append(Curve(row.method, row.architecture, label(row, comparison), epochs, values))
     return found

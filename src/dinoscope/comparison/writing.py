@@ -73,6 +73,8 @@ def _check(request: Request) -> None:
     """Refuse before anything is measured."""
     if not request.runs:
         raise UserError("give at least one run folder")
+    if not 0 < request.measuring.fraction <= 1:
+        raise UserError(f"--label-fraction must be above 0 and at most 1, not {request.measuring.fraction:g}")
     places = [run.resolve() for run in request.runs]
     twice = [str(run) for run, place in zip(request.runs, places, strict=True) if places.count(place) > 1]
     if twice:

@@ -140,12 +140,13 @@ def label_fraction(folder: ImageFolder, fraction: float, seed: int) -> ImageFold
         members.setdefault(label, []).append(index)
     kept: list[int] = []
     for indices in members.values():
-        indices.sort(key=lambda i: _rank(seed, folder.paths[i]))
+        indices.sort(key=lambda i: hash_rank(seed, folder.paths[i]))
         kept += indices[: max(1, round(fraction * len(indices)))]
     return folder.subset(sorted(kept))
 
 
-def _rank(seed: int, path: str) -> bytes:
+def hash_rank(seed: int, path: str) -> bytes:
+    """Place of an image in an order that looks random and is the same everywhere; smaller comes first."""
     return hashlib.blake2b(b"%d\0" % seed + os.fsencode(path), digest_size=16).digest()
 
 

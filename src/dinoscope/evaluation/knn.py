@@ -57,7 +57,7 @@ def knn(gallery: FeatureBank, queries: FeatureBank, config: KNNConfig | None = N
     Raises UserError where a bank is empty or has no labels, the banks do not fit each other, a feature is not
     finite, or a setting is out of range.
     """
-    targets = _labels_as_in(gallery, queries)
+    targets = labels_as_in(gallery, queries)
     return _accuracies("knn", predict(gallery, queries, config), targets)
 
 
@@ -285,7 +285,7 @@ def _labels(bank: FeatureBank, role: str) -> Int[Tensor, " n"]:
     return bank.labels
 
 
-def _labels_as_in(gallery: FeatureBank, queries: FeatureBank) -> Int[Tensor, " q"]:
+def labels_as_in(gallery: FeatureBank, queries: FeatureBank) -> Int[Tensor, " q"]:
     """Return the queries' labels in the gallery's numbering, -1 for a class the gallery does not name."""
     labels = _labels(queries, "the query set")
     if not gallery.classes or not queries.classes or gallery.classes == queries.classes:

@@ -1,7 +1,7 @@
 """Checkpoint + images -> FeatureBank, in the evaluation protocol of DINO, with an on-disk cache."""
 
 from dinoscope.features.cache import cached_extract, weights_hash
-from dinoscope.features.extraction import ExtractConfig, evaluation_view, extract, raw_pixels
+from dinoscope.features.extraction import ExtractConfig, describing, evaluation_view, extract, raw_pixels
 from dinoscope.features.images import ImageView, default_crop_fraction, evaluation_image
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "ImageView",
     "cached_extract",
     "default_crop_fraction",
+    "describing",
     "evaluation_image",
     "evaluation_view",
     "extract",

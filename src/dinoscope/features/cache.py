@@ -39,7 +39,7 @@ def cached_extract(
     one that cannot be written is done without; both with a warning. Raises UserError as `extract` does.
     """
     file = cache_folder("features") / f"{_key(backbone, folder, config)}.safetensors"
-    found = _read(file, dim=backbone.dim)
+    found = _read(file, dim=config.dim(backbone))
     if found is not None:
         return bank_of(folder, *found)
     bank = extract(backbone, folder, config, progress)
@@ -68,6 +68,7 @@ def _key(backbone: Backbone, folder: ImageFolder, config: ExtractConfig) -> str:
         view.size,
         view.crop_fraction,
         config.dtype,
+        config.feature,
     )
     return hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=16).hexdigest()
 

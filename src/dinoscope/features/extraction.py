@@ -1,4 +1,4 @@
-"""Features of all images of a folder: the class token after the final norm, or a ResNet's pooled vector."""
+"""Features of all images of a folder: the image feature (class token or pooled vector), or that of linear probes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -20,6 +21,9 @@ from dinoscope.types import FeatureBank
 Progress = Callable[[int, int], None]
 """Told (images done, images in all) after every batch."""
 
+Describe = Callable[[UInt8[Tensor, "b 3 h w"]], Float[Tensor, "b d"]]
+"""From images to float32 features."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -33,6 +37,7 @@ class ExtractConfig:
     crop_fraction: part of the resized short side that the centre crop keeps, in (0, 1]; None takes
         `default_crop_fraction` of the image size.
     dtype: of the matrix products (autocast); features are float32 in any case.
+    feature: "image" is `Tokens.feature`, "linear" is `Backbone.linear_feature`.
     """
 
     device: torch.device | None = None
@@ -41,6 +46,11 @@ class ExtractConfig:
     image_size: int | None = None
     crop_fraction: float | None = None
     dtype: torch.dtype = torch.float32
+    feature: Literal["image", "linear"] = "image"
+
+    def dim(self, backbone: Backbone) -> int:
+        """Width of the features of this network."""
+        return backbone.linear_dim if self.feature == "linear" else backbone.dim
 
 
 def evaluation_view(backbone: Backbone, config: ExtractConfig) -> ImageView:
@@ -63,7 +73,7 @@ def evaluation_view(backbone: Backbone, config: ExtractConfig) -> ImageView:
 def extract(
     backbone: Backbone, folder: ImageFolder, config: ExtractConfig, progress: Progress | None = None
 ) -> FeatureBank:
-    """Return the `Tokens.feature` of every readable image, float32 on the CPU, in the order of the folder.
+    """Return the feature of every readable image, float32 on the CPU, in the order of the folder.
 
     Images that cannot be read are left out of features, labels and paths alike, and counted in a warning. The
     network's modules are afterwards in the modes they were in.
@@ -73,14 +83,27 @@ def extract(
     device = config.device or backbone.mean.device
     view, pin = evaluation_view(backbone, config), device.type == "cuda"
     batches = evaluation_batches(folder, view, batch_size=config.batch_size, workers=config.workers, pin=pin)
+    with describing(backbone, config) as describe:
+        features, positions = _gather(batches, describe, len(folder), config.dim(backbone), progress)
+    return bank_of(folder, features, positions)
 
-    def describe(images: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:
+
+@contextlib.contextmanager
+def describing(backbone: Backbone, config: ExtractConfig) -> Iterator[Describe]:
+    """Give the function from images to features that `extract` uses, which stay on the network's device.
+
+    The network is in evaluation mode meanwhile; afterwards every module is in the mode it was in.
+    """
+    device = config.device or backbone.mean.device
+
+    def describe(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         with torch.inference_mode(), _autocast(device, config.dtype):
-            return backbone(backbone.normalize(images.to(device, non_blocking=True))).feature
+            pixels = backbone.normalize(images.to(device, non_blocking=True))
+            features = backbone.linear_feature(pixels) if config.feature == "linear" else backbone(pixels).feature
+        return features.float()
 
     with _evaluating(backbone.to(device)):
-        features, positions = _gather(batches, describe, len(folder), backbone.dim, progress)
-    return bank_of(folder, features, positions)
+        yield describe
 
 
 def raw_pixels(
@@ -115,7 +138,7 @@ def bank_of(folder: ImageFolder, features: Float[Tensor, "k d"], positions: Int[
 
 def _gather(
     batches: Iterable[Batch],
-    describe: Callable[[UInt8[Tensor, "b 3 s s"]], Float[Tensor, "b d"]],
+    describe: Describe,
     total: int,
     dim: int,
     progress: Progress | None,

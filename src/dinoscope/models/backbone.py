@@ -25,6 +25,10 @@ from dinoscope.types import Tokens
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+LINEAR_BLOCKS = 4
+"""Blocks whose class tokens make the feature for linear probes (DINO's evaluation of ViT-S)."""
+WIDE = 768
+"""Width from which that feature is the last class token and the mean patch token instead (its ViT-B)."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,15 @@ class Backbone(nn.Module):
         """`forward(images).feature`, for whoever needs no patches."""
         return self(images).feature
 
+    @property
+    def linear_dim(self) -> int:
+        """Width of `linear_feature`."""
+        return self.dim
+
+    def linear_feature(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
+        """What DINO's linear probe is trained on; of a ResNet the image feature, of a ViT more than that."""
+        return self.feature(images)
+
     def __call__(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
         """Run the network; see `forward` of the subclass."""
         return cast(Tokens, super().__call__(images))
@@ -113,6 +126,29 @@ class ViTBackbone(Backbone):
         tokens, _ = self.embed(images)
         last = cast(Block, self.net.blocks[-1])
         return self.net.norm(class_token_after(last, self.run_blocks(tokens, stop=-1)))[:, 0]
+
+    @property
+    def linear_dim(self) -> int:
+        """Width of `linear_feature`."""
+        return self.dim * (2 if self.dim >= WIDE else min(LINEAR_BLOCKS, len(self.net.blocks)))
+
+    def linear_feature(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
+        """The class tokens of the last four blocks in order (of all, if there are fewer), each after the final norm.
+
+        From a width of 768: the class token and the mean patch token of the last block, after the norm.
+        """
+        if self.dim >= WIDE:
+            tokens = self(images)
+            return torch.cat([tokens.feature, tokens.patches.mean(dim=1)], dim=1)
+        hidden, _ = self.embed(images)
+        *earlier, last = cast("list[Block]", list(self.net.blocks))
+        start = max(0, len(earlier) + 1 - LINEAR_BLOCKS)
+        hidden, class_tokens = self.run_blocks(hidden, stop=start), list[Tensor]()
+        for block in earlier[start:]:
+            hidden = block(hidden)
+            class_tokens.append(hidden[:, 0])
+        class_tokens.append(class_token_after(last, hidden)[:, 0])
+        return self.net.norm(torch.stack(class_tokens, dim=1)).flatten(1)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
         """Class and patch tokens after the final LayerNorm."""

@@ -39,10 +39,16 @@ _GRID = "#e4e4e4"
 
 @dataclass(frozen=True)
 class Point:
-    """A row of the table. deviation: half of the bar's length; None for no bar."""
+    """A row of the table.
+
+    method: chooses the colour.
+    label: is written beside the point.
+    deviation: half of the bar's length; None for no bar.
+    """
 
     method: str
     architecture: str
+    label: str
     x: float
     y: float
     deviation: float | None = None
@@ -102,7 +108,7 @@ def scatter(panels: Sequence[Panel], x_title: str, note: str = "") -> Figure:
         ]
         _finish(figure, handles, note)
         for axis, panel in zip(axes, panels, strict=True):
-            label_points(figure, axis, [Labelled(p.method, p.x, p.y, _color(p.method)) for p in panel.points])
+            label_points(figure, axis, [Labelled(p.label, p.x, p.y, _color(p.method)) for p in panel.points])
     return figure
 
 
@@ -171,7 +177,7 @@ def _dress(axis: Axes, title: str, x_title: str, y_title: str) -> None:
     axis.set_ylabel(y_title, color=INK, parse_math=False)
     axis.grid(color=_GRID, linewidth=0.8)
     axis.set_axisbelow(True)
-    axis.tick_params(colors=QUIET, length=0)
+    axis.tick_params(which="both", colors=QUIET, length=0)
     for side in ("top", "right", "left", "bottom"):
         axis.spines[side].set_visible(side == "bottom")
         axis.spines[side].set_color(QUIET)

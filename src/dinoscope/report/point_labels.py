@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
+from matplotlib.transforms import Bbox, BboxBase
 
 _RADIUS, _GAP = 8, 7  # of a point, and between it and its text, in pixels
 
@@ -31,7 +31,7 @@ def label_points(figure: Figure, axis: Axes, points: Sequence[Labelled]) -> None
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     places = [axis.transData.transform((point.x, point.y)) for point in points]
-    taken = [Bbox.from_extents(x - _RADIUS, y - _RADIUS, x + _RADIUS, y + _RADIUS) for x, y in places]
+    taken: list[BboxBase] = [Bbox.from_extents(x - _RADIUS, y - _RADIUS, x + _RADIUS, y + _RADIUS) for x, y in places]
     frame = axis.get_window_extent()
     for point, (x, y) in sorted(zip(points, places, strict=True), key=lambda pair: -pair[1][1]):
         text = axis.annotate(
@@ -78,7 +78,7 @@ def _leader(color: str, side: float) -> dict[str, object]:
 
 
 def _free_corner(
-    point: tuple[float, float], size: tuple[float, float], taken: Sequence[Bbox], frame: Bbox
+    point: tuple[float, float], size: tuple[float, float], taken: Sequence[BboxBase], frame: BboxBase
 ) -> tuple[float, float]:
     """Lower left corner of the label, in pixels: the nearest place around the point that is free and in the frame."""
     (x, y), (width, height) = point, size

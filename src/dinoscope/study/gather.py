@@ -15,9 +15,11 @@ from dinoscope import checkpoint
 from dinoscope.data.folder import ImageFolder, find_images, find_split, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig
+from dinoscope.evaluation.linear import LinearConfig
 from dinoscope.evaluation.throughput import ThroughputConfig, millions_of_parameters, throughput
 from dinoscope.features import weights_hash
-from dinoscope.measurement import Extract, Measurement, Watch, keep, kept, kept_name, measure_knn, network_protocol
+from dinoscope.measurement import Extract, Measurement, Watch, keep, kept, kept_name, measure_knn, measure_linear
+from dinoscope.measurement.inputs import network_protocol
 from dinoscope.methods import method_name
 from dinoscope.models.backbone import Backbone
 from dinoscope.settings import to_dict
@@ -187,14 +189,13 @@ class Gatherer:
 
     def _images_of_most(self) -> Images | None:
         """The images that most kept results were measured on, so that missing ones are measured on the same."""
-        places = Counter(
-            (found["gallery"], found["queries"])
-            for held in self.kept.values()
-            for found in map(conditions, held.values())
-            if "gallery" in found
-        )
+        places: Counter[tuple[str, str | None]] = Counter()
+        for found in (conditions(measurement) for held in self.kept.values() for measurement in held.values()):
+            gallery = found.get("gallery") or found.get("train")
+            if gallery is not None:
+                places[gallery, found.get("queries") or found.get("val")] += 1
         for (gallery, queries), _ in places.most_common(1):
-            with contextlib.suppress(UserError):
+            with contextlib.suppress(UserError):  # moved away since: the runs' own images are left
                 return _labelled(gallery), None if queries is None else _labelled(queries)
         return None
 
@@ -208,7 +209,14 @@ def _knn(model: Path, images: Images, extract: Extract, fraction: float) -> Meas
     return measure_knn(model, *images, KNNConfig(ks=(K,)), extract, fraction=fraction)
 
 
-MEASURES: dict[str, Callable[[Path, Images, Extract, float], Measurement]] = {"knn": _knn}
+def _linear(model: Path, images: Images, extract: Extract, fraction: float) -> Measurement:
+    train, val = images
+    if val is None:
+        raise UserError(f"{train.root} has no val split, and a linear probe must be measured on other images")
+    return measure_linear(model, train, val, LinearConfig(), extract, fraction=fraction)
+
+
+MEASURES: dict[str, Callable[[Path, Images, Extract, float], Measurement]] = {"knn": _knn, "linear": _linear}
 """name in `EVALUATIONS` -> how a model's accuracy is measured."""
 
 

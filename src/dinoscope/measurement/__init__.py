@@ -1,0 +1,23 @@
+"""Measurements of a model on labelled images.
+
+Every figure travels with its protocol, so that nothing is compared that was measured in different ways.
+"""
+
+from dinoscope.measurement.inputs import LABEL_SEED, Extract, Watch, train_and_val
+from dinoscope.measurement.knn import measure_knn
+from dinoscope.measurement.linear import measure_linear
+from dinoscope.measurement.record import OF_THE_MODEL, Measurement, keep, kept, kept_name
+
+__all__ = [
+    "LABEL_SEED",
+    "OF_THE_MODEL",
+    "Extract",
+    "Measurement",
+    "Watch",
+    "keep",
+    "kept",
+    "kept_name",
+    "measure_knn",
+    "measure_linear",
+    "train_and_val",
+]

@@ -1,0 +1,73 @@
+"""What a measurement is made on: labelled images, and how their features are computed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dinoscope import checkpoint
+from dinoscope.data.folder import ImageFolder, find_images, resolve_split
+from dinoscope.errors import UserError
+from dinoscope.features import ExtractConfig, cached_extract, evaluation_view, extract, weights_hash
+from dinoscope.features.extraction import Progress
+from dinoscope.models.backbone import Backbone
+from dinoscope.training.device import DTYPES
+from dinoscope.types import FeatureBank
+
+LABEL_SEED = 0
+"""Chooses the images of a fraction of the labels: the same ones for every model that is compared."""
+
+Watch = Callable[[str], AbstractContextManager[Progress]]
+"""Told what is being computed, gives a function to be called with (done, total) while it is."""
+
+
+@dataclass(frozen=True)
+class Extract:
+    """How the features of a measurement are computed.
+
+    cached: keep them on disk, and take them from there (see `cached_extract`).
+    watch: hears of the progress.
+    """
+
+    config: ExtractConfig = field(default_factory=ExtractConfig)
+    cached: bool = True
+    watch: Watch = lambda _: contextlib.nullcontext(lambda _, __: None)
+
+    def __call__(self, backbone: Backbone, folder: ImageFolder, what: str) -> FeatureBank:
+        """Features of the folder; `what` names them for whoever watches. Raises UserError as `extract` does."""
+        compute = cached_extract if self.cached else extract
+        with self.watch(what) as progress:
+            return compute(backbone, folder, self.config, progress)
+
+
+def train_and_val(data: Path) -> tuple[ImageFolder, ImageFolder]:
+    """The labelled images of both splits. Raises UserError where a split or the labels are missing."""
+    train, val = (find_images(resolve_split(data, split), labelled=True) for split in ("train", "val"))
+    return train, val
+
+
+def network_protocol(model: Path, backbone: Backbone, config: ExtractConfig) -> dict[str, Any]:
+    """The part of a protocol about weights, view and arithmetic."""
+    view = evaluation_view(backbone, config)
+    return {
+        "weights": str(checkpoint.find_weights(model)),
+        "weights_hash": weights_hash(backbone),
+        "image_size": view.size,
+        "crop_fraction": view.crop_fraction,
+        "precision": next(name for name, dtype in DTYPES.items() if dtype == config.dtype),
+    }
+
+
+def require_known_classes(known: ImageFolder, asked: ImageFolder) -> None:
+    """Refuse images of classes that `known` lacks, with a UserError that names them."""
+    unknown = sorted(set(asked.classes).difference(known.classes))
+    if unknown:
+        raise UserError(
+            f"{len(unknown)} of {len(asked.classes)} classes in {asked.root} are not in {known.root}: "
+            f"{', '.join(unknown[:5])} (there: {', '.join(known.classes[:5])}...). "
+            "The folder of a class must have the same name in both"
+        )

@@ -1,0 +1,91 @@
+"""What was measured and how, and where a run folder keeps it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dinoscope import checkpoint
+from dinoscope.errors import UserError
+from dinoscope.settings import from_dict, to_dict
+from dinoscope.training.run_folder import CONFIG
+from dinoscope.types import Metric
+
+OF_THE_MODEL = frozenset({"weights", "weights_hash", "feature", "learning_rate", "rate_at_edge"})
+"""Entries of a protocol about the model, and what was found for it; comparable results share all others."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Figures, and how they came about.
+
+    protocol: plain JSON values: the model (`OF_THE_MODEL`), and what two results must share to be compared.
+    """
+
+    protocol: Mapping[str, Any]
+    metrics: tuple[Metric, ...]
+
+    def to_json(self) -> str:
+        """The text of the file that keeps it; ends with a newline."""
+        return json.dumps(to_dict(self), indent=2) + "\n"
+
+    @staticmethod
+    def from_json(text: str, source: str) -> Measurement:
+        """The inverse of `to_json`; `source` names the file for the error.
+
+        Raises UserError for a text that is not exactly that.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{source} is damaged: it is not JSON ({error}). Delete it and measure again") from error
+        if not (isinstance(values, dict) and isinstance(values.get("metrics"), list)):
+            raise UserError(f"{source} is no measurement: it holds no list of metrics. Delete it and measure again")
+        return from_dict(Measurement, values, source)
+
+    @staticmethod
+    def of(protocol: Any, metrics: Iterable[Metric]) -> Measurement:
+        """With a protocol given as a dataclass; its values become those that JSON would give back."""
+        return Measurement(json.loads(json.dumps(to_dict(protocol))), tuple(metrics))
+
+
+def kept_name(evaluation: str, fraction: float = 1.0) -> str:
+    """Name of a result: `knn`, or with 10 % of the labels `knn-10`, so that neither overwrites the other."""
+    return evaluation if fraction == 1 else f"{evaluation}-{100 * fraction:g}"
+
+
+def keep(model: Path, name: str, measurement: Measurement) -> None:
+    """Write MODEL/evaluations/NAME.json if the model is a run folder.
+
+    Raises UserError where the file cannot be written.
+    """
+    if not (model / CONFIG).is_file():
+        return
+    file = _file(model, name)
+    try:
+        file.parent.mkdir(exist_ok=True)
+        checkpoint.write_text(file, measurement.to_json())
+    except OSError as error:
+        raise UserError(f"the result could not be written to {file}: {error}") from error
+
+
+def kept(model: Path, name: str) -> Measurement | None:
+    """What `keep` wrote, or None where there is no such result.
+
+    Raises UserError where the file is damaged.
+    """
+    file = _file(model, name)
+    if not file.is_file():
+        return None
+    try:
+        text = file.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+    return Measurement.from_json(text, str(file))
+
+
+def _file(model: Path, name: str) -> Path:
+    return model / "evaluations" / f"{name}.json"
