@@ -36,7 +36,7 @@ def draw(root: Path, first: int) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seeds of one run (a0, a1), one of two epochs (b), and images (data, other)."""
+    """Two seeds of one run (a0, a1), one of two epochs (b), one of SimCLR (c), and images (data, other)."""
     root = tmp_path_factory.mktemp("trained")
     data = draw(root / "data", 0)
     draw(root / "other", 100)
@@ -44,6 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "a0": {},
         "a1": {"seed": 1},
         "b": {"epochs": 2, "method": replace(cases.SETTINGS["dino"], teacher_momentum=0.8)},
+        "c": {"method": cases.SETTINGS["simclr"], "backbone": "resnet_micro"},
     }.items():
         config = cases.run_config("dino", data, root / name, epochs=1, evaluate_every=1)
         api.train(replace(config, **changes))
@@ -53,7 +54,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Copies of the runs without evaluations, in the current folder."""
-    for name in ("a0", "a1", "b"):
+    for name in ("a0", "a1", "b", "c"):
         shutil.copytree(trained / name, tmp_path / name)
     monkeypatch.setattr(timing, "_LEAST_SECONDS", 0.005)
     monkeypatch.chdir(tmp_path)
@@ -113,7 +114,15 @@ def test_everything_that_is_missing_is_measured_kept_and_shown(runs: Path, train
 
 
 def test_all_files_are_written_and_agree(runs: Path, trained: Path, capsys) -> None:
-    values = compared("a0", "b", "--data", trained / "data", "--published", "--skip", "linear")
+    values = compared("a0", "b", "c", "--data", trained / "data", "--published", "--skip", "linear")
+    assert [(row["method"], row["architecture"]) for row in values["rows"]] == [
+        ("Raw pixels", "–"),
+        ("Random", "RN-micro"),
+        ("SimCLR", "RN-micro"),
+        ("Random", "ViT-micro/8"),
+        ("DINO", "ViT-micro/8"),
+        ("DINO", "ViT-micro/8"),
+    ]
     assert sorted(path.name for path in Path("out").iterdir()) == sorted(FILES)
     with Path("out/comparison.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

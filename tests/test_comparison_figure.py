@@ -47,6 +47,15 @@ def test_points_are_where_their_values_are() -> None:
     assert any(text.get_text() == "a note" for text in figure.texts)
 
 
+def test_a_bar_may_leave_the_percentages_but_the_axis_does_not() -> None:
+    figure = scatter(
+        [Panel("k-NN", (Point("DINO", "RN50", "DINO", 1, 90, 40.0), Point("BYOL", "RN50", "b", 1, 5, 40)))], "x"
+    )
+    low, high = figure.axes[0].get_ylim()
+    assert -5 < low < 0
+    assert 100 < high < 107
+
+
 def test_speeds_far_apart_are_on_a_logarithmic_axis() -> None:
     far = (Point("DINO", "RN50", "DINO", 10, 50), Point("DINO", "ViT-S/16", "DINO", 1000, 60))
     figure = scatter([Panel("k-NN", far)], "images/s")
@@ -59,6 +68,8 @@ def test_speeds_far_apart_are_on_a_logarithmic_axis() -> None:
 def test_raw_pixels_are_a_line_across() -> None:
     figure = scatter([Panel("k-NN", points(1), ("Raw pixels", 30.0))], "images/s")
     assert any(set(line.get_ydata()) == {30.0} for line in figure.axes[0].lines)
+    low, high = figure.axes[0].get_ylim()
+    assert low < 30 < 60 < high  # the line and the point are both to be seen
     assert "Raw pixels" in {text.get_text() for text in figure.axes[0].texts}
 
 

@@ -7,9 +7,15 @@ import math
 import pytest
 import torch
 
-from dinoscope.training.monitor import CollapseMonitor, FeatureWindow, feature_spread, rank_me
+from dinoscope.methods.dino import DINO, DINOConfig
+from dinoscope.methods.health import spread
+from dinoscope.models.backbone import BackboneConfig
+from dinoscope.training.monitor import CollapseMonitor, FeatureWindow, rank_me
 
 LN_K = math.log(1024)
+METHOD = DINO(
+    DINOConfig(out_dim=1024, hidden_dim=8, bottleneck_dim=8), BackboneConfig("vit_micro_conv8", image_size=32)
+)
 HEALTHY = {"cross_entropy": 0.6 * LN_K, "teacher_entropy": 0.3 * LN_K, "teacher_marginal_entropy": 0.9 * LN_K}
 ONE_OUTPUT = {"cross_entropy": 0.01, "teacher_entropy": 0.001, "teacher_marginal_entropy": 0.01}
 UNIFORM = {"cross_entropy": LN_K, "teacher_entropy": 0.999 * LN_K, "teacher_marginal_entropy": 0.999 * LN_K}
@@ -17,7 +23,7 @@ UNIFORM = {"cross_entropy": LN_K, "teacher_entropy": 0.999 * LN_K, "teacher_marg
 
 def verdicts(*phases: tuple[dict[str, float], int], patience: int = 100, window: int = 20) -> list[tuple[int, str]]:
     """(step, verdict) of a run made of phases (scalars, steps)."""
-    monitor = CollapseMonitor(LN_K, patience=patience, window=window)
+    monitor = CollapseMonitor(METHOD.diagnose, patience=patience, window=window)
     steps = [values for values, count in phases for _ in range(count)]
     judged = [(step, monitor.judge(values)) for step, values in enumerate(steps, start=1)]
     return [(step, verdict) for step, verdict in judged if verdict is not None]
@@ -95,17 +101,17 @@ def test_rank_me_by_hand() -> None:
 
 
 def test_feature_spread_of_equal_features_is_zero() -> None:
-    assert feature_spread(torch.tensor([[1.0, 2.0]]).repeat(4, 1)) == pytest.approx(0, abs=1e-6)
+    assert float(spread(torch.tensor([[1.0, 2.0]]).repeat(4, 1))) == pytest.approx(0, abs=1e-6)
 
 
 def test_feature_spread_looks_at_directions_only() -> None:
-    assert feature_spread(torch.tensor([[1.0, 2.0], [10.0, 20.0]])) == pytest.approx(0, abs=1e-6)
+    assert float(spread(torch.tensor([[1.0, 2.0], [10.0, 20.0]]))) == pytest.approx(0, abs=1e-6)
 
 
 def test_feature_spread_by_hand() -> None:
     """e1, e2: each column is (1, 0), of deviation 1/2, times sqrt 2. With -e1, -e2 too: 1/sqrt 2, times sqrt 2."""
-    assert feature_spread(torch.eye(2)) == pytest.approx(math.sqrt(2) / 2)
-    assert feature_spread(torch.cat([torch.eye(2), -torch.eye(2)])) == pytest.approx(1)
+    assert float(spread(torch.eye(2))) == pytest.approx(math.sqrt(2) / 2)
+    assert float(spread(torch.cat([torch.eye(2), -torch.eye(2)]))) == pytest.approx(1)
 
 
 def test_the_window_keeps_the_newest_features() -> None:

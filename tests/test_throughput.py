@@ -163,12 +163,12 @@ def test_training_steps_are_whole_and_leave_nothing(tmp_path: Path, monkeypatch)
     steps: list[int] = []
     after = DINO.after_step
 
-    def spy(method, step, statistics):
+    def spy(method, step, output):
         assert method.student_backbone.net.cls_token.grad is not None
         assert 0 < step.index < step.total
         assert step.epoch >= method.config.freeze_last_layer_epochs
         steps.append(step.index)
-        after(method, step, statistics)
+        after(method, step, output)
 
     monkeypatch.setattr(DINO, "after_step", spy)
     metrics, protocol = training_throughput(config, CPU, repeats=2)
@@ -182,6 +182,13 @@ def test_training_steps_are_whole_and_leave_nothing(tmp_path: Path, monkeypatch)
         2,
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["simclr", "moco", "byol", "swav-queue", "supervised"])
+def test_every_method_can_be_timed(name: str, tmp_path: Path) -> None:
+    metrics, protocol = training_throughput(cases.run_config(name, tmp_path, tmp_path), CPU, repeats=1)
+    assert protocol.method == name.split("-")[0]
+    assert values(metrics)["training_images_per_second"] > 0
 
 
 def test_made_up_views_have_the_numbers_and_sizes_of_the_settings(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from torchvision.transforms import ColorJitter, InterpolationMode, RandomResized
 from torchvision.transforms import functional as pillow
 
 from dinoscope.data.apply import apply_view, bicubic_weights, blur_kernel, multi_crop
+from dinoscope.data.view_presets import VIEWS
 from dinoscope.data.views import (
-    VIEWS,
     JitterOperation,
     ViewParameters,
     ViewsConfig,

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dinoscope.checkpoint import load_backbone
-from dinoscope.data.views import VIEWS
+from dinoscope.data.view_presets import VIEWS
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig

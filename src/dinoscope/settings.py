@@ -1,10 +1,16 @@
-"""Frozen dataclasses to plain JSON values and back, strictly: an unknown or missing key is an error."""
+"""Frozen dataclasses to plain JSON values and back, strictly: an unknown or missing key is an error.
+
+A field that may hold one of several dataclasses is written with the class's name under "kind".
+"""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args
 
 from cattrs import ClassValidationError, Converter, transform_error
 
@@ -29,9 +35,35 @@ def from_dict(cls: type[T], values: Any, source: str) -> T:
         raise UserError(f"{source} is not a valid {cls.__name__}: {'; '.join(transform_error(error))}") from error
 
 
+KIND = "kind"
+
+
 @functools.cache
 def _converter() -> Converter:
     converter = Converter(forbid_extra_keys=True)
     converter.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), str)
     converter.register_structure_hook(Path, lambda value, _: Path(value))
+    converter.register_unstructure_hook_factory(_is_choice, _write_choice)
+    converter.register_structure_hook_factory(_is_choice, _read_choice)
     return converter
+
+
+def _is_choice(kind: Any) -> bool:
+    """Whether it is a union of dataclasses."""
+    return isinstance(kind, UnionType) and all(is_dataclass(member) for member in get_args(kind))
+
+
+def _write_choice(_: Any, converter: Converter) -> Callable[[Any], dict[str, Any]]:
+    return lambda value: {KIND: type(value).__name__, **converter.unstructure(value)}
+
+
+def _read_choice(choice: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+    members = {member.__name__: member for member in get_args(choice)}
+
+    def read(values: Any, _: Any) -> Any:
+        kind = values.get(KIND) if isinstance(values, dict) else None
+        if kind not in members:
+            raise ValueError(f"{KIND} is {kind!r}; allowed: {', '.join(members)}")
+        return converter.structure({name: value for name, value in values.items() if name != KIND}, members[kind])
+
+    return read

@@ -112,11 +112,16 @@ class Step:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """A scalar loss, scalars to log, and sums over the batch that `after_step` needs (a centre, a queue)."""
+    """A scalar loss, scalars to log, and what `after_step` needs of the batch.
+
+    statistics: means over the batch (a centre); those of micro-batches are averaged.
+    kept: rows of single images, [views, batch, ...] (keys for a queue); those of micro-batches are joined in order.
+    """
 
     loss: Float[Tensor, ""]
     logged: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     statistics: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    kept: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 @dataclass(frozen=True)

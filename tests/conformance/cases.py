@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,21 +11,85 @@ import torch
 
 from dinoscope.data.folder import find_images
 from dinoscope.data.views import ViewsConfig
+from dinoscope.methods import MethodSettings
+from dinoscope.methods.byol import BYOLConfig
 from dinoscope.methods.dino import DINOConfig
+from dinoscope.methods.moco import MoCoConfig
+from dinoscope.methods.simclr import SimCLRConfig
+from dinoscope.methods.supervised import SupervisedConfig
+from dinoscope.methods.swav import SwAVConfig
 from dinoscope.training.config import OptimizerConfig, RunConfig, SavingConfig
 from dinoscope.training.trainer import Trainer
 from dinoscope.types import Views
 
-SETTINGS = {
-    "dino": DINOConfig(out_dim=64, hidden_dim=32, bottleneck_dim=16, freeze_last_layer_epochs=0, teacher_momentum=0.9),
+DINO = DINOConfig(out_dim=64, hidden_dim=32, bottleneck_dim=16, freeze_last_layer_epochs=0, teacher_momentum=0.9)
+SMALL_HEAD = {"hidden_dim": 32, "projection_dim": 16, "head_batch_norm": False}
+SWAV = SwAVConfig(**SMALL_HEAD, num_prototypes=12, freeze_prototypes_steps=1, queue_size=0)
+
+SETTINGS: dict[str, MethodSettings] = {
+    "dino": DINO,
+    "dino-sinkhorn-koleo": replace(DINO, balance="sinkhorn", koleo=0.5),
+    "simclr": SimCLRConfig(**SMALL_HEAD, temperature=0.2),
+    "moco": MoCoConfig(**SMALL_HEAD, queue_size=24, key_momentum=0.9),
+    "moco-v3": MoCoConfig(
+        **SMALL_HEAD,
+        queue_size=0,
+        key_momentum=0.9,
+        final_key_momentum=1.0,
+        prediction_head=True,
+        symmetric=True,
+        freeze_patch_projection=True,
+    ),
+    "byol": BYOLConfig(**SMALL_HEAD, target_momentum=0.9),
+    "swav": SWAV,
+    "swav-queue": replace(SWAV, queue_size=16, queue_from_epoch=0),
+    "supervised": SupervisedConfig(),
 }
-SETTINGS["dino-sinkhorn-koleo"] = replace(SETTINGS["dino"], balance="sinkhorn", koleo=0.5)
 """case -> settings; without batch norm, to which a batch that is cut up is another batch."""
 
-OVERFITTING = {
-    name: replace(settings, teacher_momentum=0.95, head_batch_norm=True) for name, settings in SETTINGS.items()
+OVERFITTING: dict[str, MethodSettings] = {
+    name: replace(settings, head_batch_norm=True) for name, settings in SETTINGS.items() if name != "supervised"
 }
 """case -> settings with which eight images are learned by heart in a hundred steps."""
+OVERFITTING |= {
+    "dino": replace(OVERFITTING["dino"], teacher_momentum=0.95),
+    "dino-sinkhorn-koleo": replace(OVERFITTING["dino-sinkhorn-koleo"], teacher_momentum=0.95),
+    "supervised": SupervisedConfig(label_smoothing=0.0),
+}
+
+Steps = Sequence[Mapping[str, float]]
+
+
+def _learned_dino(steps: Steps) -> bool:
+    """The student gives the teacher's answers, and they differ from image to image."""
+    gap = [step["kl_teacher_student"] for step in steps]
+    return gap[-1] < 0.1 * max(gap) and steps[-1]["teacher_marginal_entropy"] > 1.0
+
+
+def _learned_swav(steps: Steps) -> bool:
+    """Views predict the codes of other views."""
+    gap = [step["cross_entropy"] - step["code_entropy"] for step in steps]
+    return gap[-1] < 0.1 * max(gap) and steps[-1]["embedding_spread"] > 0.5
+
+
+def _learned(share: float) -> Callable[[Steps], bool]:
+    """The loss fell to this share, and images have different embeddings."""
+    return lambda steps: steps[-1]["loss"] < share * steps[0]["loss"] and steps[-1]["embedding_spread"] > 0.5
+
+
+LEARNED: dict[str, Callable[[Steps], bool]] = {
+    "dino": _learned_dino,
+    "dino-sinkhorn-koleo": _learned_dino,
+    "simclr": _learned(0.1),
+    # The queue of 24 holds three earlier keys of every image, as good as the right one: no loss below ln 4.
+    "moco": lambda steps: steps[-1]["loss"] < math.log(4) + 0.3 and steps[-1]["embedding_spread"] > 0.5,
+    "moco-v3": _learned(0.2),
+    "byol": _learned(0.2),
+    "swav": _learned_swav,
+    "swav-queue": _learned_swav,
+    "supervised": lambda steps: steps[-1]["loss"] < 0.25 * steps[0]["loss"] and steps[-1]["training_top1"] == 100,
+}
+"""case -> whether these steps on the same eight images learned them by heart."""
 
 VIEWS = ViewsConfig(global_size=32, local_size=16, num_local=2, blur_probability=(0.0, 0.0, 0.0))
 

@@ -24,7 +24,11 @@ def method(request: pytest.FixtureRequest) -> str:
 def states_differ(first: dict[str, Tensor], second: dict[str, Tensor], tolerance: float = 0.0) -> list[str]:
     """Names of the tensors that are not equal within `tolerance`."""
     assert first.keys() == second.keys()
-    return [name for name in first if (first[name].double() - second[name].double()).abs().max() > tolerance]
+    return [
+        name
+        for name in first
+        if not torch.allclose(first[name].double(), second[name].double(), atol=tolerance, rtol=0)
+    ]
 
 
 def test_every_method_has_a_case() -> None:
@@ -111,7 +115,7 @@ def test_activation_checkpointing_changes_nothing(method, picture_folder, tmp_pa
 
 
 def test_eight_images_can_be_overfitted(method, picture_folder, tmp_path) -> None:
-    """The same views of eight images over and over: the student learns the teacher's answers, without collapse."""
+    """The same views of eight images over and over are learned by heart, without collapse."""
     config = cases.run_config(
         method,
         picture_folder(8),
@@ -123,8 +127,7 @@ def test_eight_images_can_be_overfitted(method, picture_folder, tmp_path) -> Non
     trainer = cases.trainer(config)
     views = next(trainer.batches())
     steps = [trainer.make_step(views)[0] for _ in range(trainer.total)]
-    assert steps[-1]["kl_teacher_student"] < 0.1 * max(step["kl_teacher_student"] for step in steps)
-    assert steps[-1]["teacher_marginal_entropy"] > 1.0
+    assert cases.LEARNED[method](steps), steps[-1]
 
 
 def test_evaluated_backbone_is_found_in_a_checkpoint(method, picture_folder, tmp_path) -> None:
@@ -142,7 +145,7 @@ def test_evaluated_backbone_is_found_in_a_checkpoint(method, picture_folder, tmp
 def test_method_is_built_from_its_settings(method) -> None:
     config = cases.run_config(method, Path(), Path())
     torch.manual_seed(0)
-    first = build_method(config.method, config.backbone_config).state_dict()
+    first = build_method(config.method, config.backbone_config, classes=2).state_dict()
     torch.manual_seed(0)
-    second = build_method(config.method, config.backbone_config).state_dict()
+    second = build_method(config.method, config.backbone_config, classes=2).state_dict()
     assert states_differ(first, second) == []

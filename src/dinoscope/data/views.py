@@ -109,44 +109,6 @@ class ViewsConfig:
             raise ValueError(f"{name} is {values}; allowed: (low, high) with 0 < low <= high{limit}")
 
 
-def small_32() -> ViewsConfig:
-    """Views of 32 px images (CIFAR): 2 x 32 and 4 x 16 px.
-
-    No blur: DINO's radii scaled from 224 to 32 px end at 0.29 px, which changes little, and SimCLR leaves
-    blur out on CIFAR-10 (Chen et al. 2020, appendix B.9). Local crops cover at least 0.12 of the area, 11 px
-    of side: below that a 16 px view is mostly interpolated. Four of them: a 32 px image holds few distinct
-    parts.
-    """
-    return ViewsConfig(
-        num_local=4, global_size=32, local_size=16, local_scale=(0.12, 0.4), blur_probability=(0.0, 0.0, 0.0)
-    )
-
-
-def small_64() -> ViewsConfig:
-    """Views of 64 px images: 2 x 64 and 4 x 32 px.
-
-    The largest blur keeps DINO's share of the view, 2 x 64 / 224 = 0.6 px. Local crops cover at least 0.1 of
-    the area, 20 px of side, so that a 32 px view is not mostly interpolated.
-    """
-    return ViewsConfig(num_local=4, global_size=64, local_size=32, local_scale=(0.1, 0.4), blur_radius=(0.1, 0.6))
-
-
-def two_views() -> ViewsConfig:
-    """DINO without multi-crop: two global views that cover 0.14 to 1 of the image.
-
-    The authors' setting for that case (github.com/facebookresearch/dino, issue 122).
-    """
-    return ViewsConfig(num_local=0, global_scale=(0.14, 1.0))
-
-
-VIEWS: dict[str, ViewsConfig] = {
-    "imagenet": ViewsConfig(),
-    "small_32": small_32(),
-    "small_64": small_64(),
-    "two_views": two_views(),
-}
-
-
 @dataclass(frozen=True, slots=True)
 class ViewParameters:
     """Everything that turns an image into one view, in the order in which it is applied.

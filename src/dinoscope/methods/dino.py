@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from dinoscope import distributed
 from dinoscope.losses.dino import at_least_float32, dino_loss, entropy, teacher_probabilities, updated_center
 from dinoscope.losses.koleo import koleo_loss
 from dinoscope.losses.sinkhorn import sinkhorn
-from dinoscope.methods.method import Outputs
+from dinoscope.methods.health import Verdict, one_output, uniform
+from dinoscope.methods.method import Outputs, RunShape
+from dinoscope.methods.online import OnlineMethod, by_view, view_features
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
 from dinoscope.models.heads import DINOHead
 from dinoscope.models.teacher import copy_parameters, follow
@@ -76,8 +77,18 @@ class DINOConfig:
         if self.koleo < 0:
             raise ValueError(f"koleo must be 0 (off) or more, not {self.koleo}")
 
+    def faults(self, run: RunShape) -> Iterator[str]:
+        """See `MethodConfig.faults`."""
+        if run.num_global + run.num_local < 2:
+            yield "DINO compares views of an image: --views.num-global and --views.num-local must add up to 2 or more"
+        if self.freeze_last_layer_epochs >= run.epochs:
+            yield (
+                f"the last layer would be frozen for all of the run's {run.epochs:g} epochs: "
+                "lower --method.freeze-last-layer-epochs or raise --epochs"
+            )
 
-class DINO(nn.Module):
+
+class DINO(OnlineMethod):
     """Student and teacher of one architecture; the student predicts the teacher's output on other views."""
 
     def __init__(self, config: DINOConfig, backbone: BackboneConfig) -> None:
@@ -110,14 +121,9 @@ class DINO(nn.Module):
 
         Beside them the student's bottlenecks and the teacher's features, [views, batch, dim].
         """
-        global_images = self.student_backbone.normalize(views.global_views.flatten(0, 1))
-        features = [self.student_backbone.feature(global_images)]
-        if views.local_views is not None:
-            local_images = self.student_backbone.normalize(views.local_views.flatten(0, 1))
-            features.append(self.student_backbone.feature(local_images))
-        bottleneck = self.student_head.bottleneck(torch.cat(features))
+        bottleneck = self.student_head.bottleneck(view_features(self.student_backbone, views))
         with torch.no_grad():
-            teacher_features = self.teacher_backbone.feature(global_images)
+            teacher_features = view_features(self.teacher_backbone, views, local=False)
             teacher = self.teacher_head(teacher_features)
         outputs = {
             "student": self.student_head.last_layer(bottleneck),
@@ -125,10 +131,7 @@ class DINO(nn.Module):
             "teacher": teacher,
             "features": teacher_features,
         }
-        return {name: rows.reshape(-1, views.batch_size, rows.shape[-1]) for name, rows in outputs.items()}
-
-    forward = encode
-    """So that DistributedDataParallel can stand around the method."""
+        return by_view(outputs, views)
 
     def loss(self, outputs: Outputs, step: Step) -> StepOutput:
         """Eq. 3 with the teacher centred and sharpened; logs what tells a healthy run from a collapsed one."""
@@ -171,10 +174,20 @@ class DINO(nn.Module):
         shares = sinkhorn(flat, temperature, total=distributed.sum_reduce, largest=distributed.max_reduce)
         return shares.view_as(logits)
 
-    @property
-    def uniform_loss(self) -> float:
-        """The loss of a network whose outputs are all alike: ln K."""
-        return math.log(self.config.out_dim)
+    def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
+        """One output for all images, or none that says anything."""
+        outputs = self.config.out_dim
+        return one_output(
+            recent["teacher_marginal_entropy"],
+            outputs,
+            "Raise --method.teacher-temperature, lower --method.center-momentum, or lower the learning rate.",
+        ) or uniform(
+            recent["cross_entropy"],
+            recent["teacher_entropy"],
+            outputs,
+            "Lower --method.teacher-temperature (0.02) and its warm-up, lower --method.out-dim for a small data set, "
+            "or train for more steps with a higher learning rate.",
+        )
 
     def before_update(self, step: Step) -> None:
         """Hold the prototypes in the first epochs: without a gradient, the optimiser leaves them alone."""
@@ -182,17 +195,13 @@ class DINO(nn.Module):
             for parameter in self.student_head.last_layer.parameters():
                 parameter.grad = None
 
-    def after_step(self, step: Step, statistics: Mapping[str, Tensor]) -> None:
+    def after_step(self, step: Step, output: StepOutput) -> None:
         """One step of the teacher's weights (cosine momentum) and of the centre (mean over all processes)."""
         momentum = cosine(self.config.teacher_momentum, 1.0, step.index / step.total)
         follow(self.teacher_backbone, self.student_backbone, momentum)
         follow(self.teacher_head, self.student_head, momentum)
-        mean = distributed.mean_reduce(statistics["teacher_mean"])
+        mean = distributed.mean_reduce(output.statistics["teacher_mean"])
         self.center.copy_(updated_center(self.center, mean, self.config.center_momentum))
-
-    def trained_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
-        """Parameters of the student that have a gradient."""
-        return [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
 
     @property
     def evaluated_backbone(self) -> Backbone:

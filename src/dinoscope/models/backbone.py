@@ -98,6 +98,11 @@ class ViTBackbone(Backbone):
         super().__init__(config, net.embed_dim, patch_size)
         self.net = net
 
+    @property
+    def patch_projection(self) -> nn.Module:
+        """What turns pixels into patch tokens."""
+        return cast(nn.Module, self.net.patch_embed)
+
     def embed(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
         """Input of the first block: prefix tokens, then patch tokens, positions added; and the patch grid.
 
@@ -205,11 +210,16 @@ class ViTShape:
 
 @dataclass(frozen=True)
 class ResNetShape:
-    """Sizes of a ResNet. small_stem: 3x3 stride 1 without pooling, for images of 32 to 64 px."""
+    """Sizes of a ResNet.
+
+    width: channels of the first stage; doubled at each of the others.
+    stem_stride: of a 3x3 convolution without pooling, for images of 32 to 64 px; 0 is ImageNet's stem of stride 4.
+    """
 
     block: type[BasicBlock] | type[Bottleneck]
     layers: tuple[int, int, int, int]
-    small_stem: bool = False
+    width: int = 64
+    stem_stride: int = 0
 
 
 BACKBONES: dict[str, ViTShape | ResNetShape] = {
@@ -227,10 +237,11 @@ BACKBONES: dict[str, ViTShape | ResNetShape] = {
     "deit_tiny_patch16_224": ViTShape(16, 192, 12, 3),
     "deit_small_patch16_224": ViTShape(16, 384, 12, 6),
     "deit_base_patch16_224": ViTShape(16, 768, 12, 12),
+    "resnet_micro": ResNetShape(BasicBlock, (1, 1, 1, 1), width=32, stem_stride=2),
     "resnet18": ResNetShape(BasicBlock, (2, 2, 2, 2)),
-    "resnet18_small": ResNetShape(BasicBlock, (2, 2, 2, 2), small_stem=True),
+    "resnet18_small": ResNetShape(BasicBlock, (2, 2, 2, 2), stem_stride=1),
     "resnet50": ResNetShape(Bottleneck, (3, 4, 6, 3)),
-    "resnet50_small": ResNetShape(Bottleneck, (3, 4, 6, 3), small_stem=True),
+    "resnet50_small": ResNetShape(Bottleneck, (3, 4, 6, 3), stem_stride=1),
 }
 
 
@@ -281,10 +292,14 @@ def _vit(config: BackboneConfig, shape: ViTShape) -> ViTBackbone:
 
 
 def _resnet(config: BackboneConfig, shape: ResNetShape) -> ResNetBackbone:
-    net = ResNet(cast(Any, shape.block), shape.layers, num_classes=0, drop_path_rate=config.drop_path)
-    if shape.small_stem:
-        # SimCLR, appendix B.9: for 32 px images the first convolution keeps the resolution, pooling is dropped.
-        net.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
-        nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-        net.maxpool = nn.Identity()
-    return ResNetBackbone(config, net, 8 if shape.small_stem else 32)
+    channels = tuple(shape.width * 2**stage for stage in range(4))
+    net = ResNet(
+        cast(Any, shape.block), shape.layers, num_classes=0, channels=channels, drop_path_rate=config.drop_path
+    )
+    if not shape.stem_stride:
+        return ResNetBackbone(config, net, 32)
+    # SimCLR, appendix B.9: for 32 px images the first convolution keeps the resolution, pooling is dropped.
+    net.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=shape.stem_stride, padding=1, bias=False)
+    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    net.maxpool = nn.Identity()
+    return ResNetBackbone(config, net, 8 * shape.stem_stride)

@@ -27,6 +27,52 @@ class WeightNormLinear(nn.Module):
         return F.linear(x, torch._weight_norm(self.weight_v, self.weight_g, 0))
 
 
+def projector(
+    in_dim: int,
+    hidden_dim: int,
+    out_dim: int,
+    *,
+    layers: int = 2,
+    batch_norm: bool = True,
+    last_batch_norm: bool = False,
+) -> nn.Sequential:
+    """MLP of `layers` linear maps with ReLU between them: the head of SimCLR, MoCo, BYOL and SwAV.
+
+    Args:
+        in_dim, hidden_dim, out_dim: widths.
+        layers: linear maps; 1 is a linear head.
+        batch_norm: before each ReLU.
+        last_batch_norm: without scale and shift, behind the last map (MoCo v3, SimCLR's released code).
+    """
+    widths = [in_dim, *[hidden_dim] * (layers - 1)]
+    modules: list[nn.Module] = []
+    for incoming, outgoing in pairwise(widths):
+        modules.append(nn.Linear(incoming, outgoing, bias=not batch_norm))
+        modules += [nn.BatchNorm1d(outgoing)] if batch_norm else []
+        modules.append(nn.ReLU())
+    modules.append(nn.Linear(widths[-1], out_dim, bias=not last_batch_norm))
+    modules += [nn.BatchNorm1d(out_dim, affine=False)] if last_batch_norm else []
+    return nn.Sequential(*modules)
+
+
+class Prototypes(nn.Module):
+    """Rows of length 1 on the unit sphere; the output is the cosine with each of them (SwAV, section 3.1)."""
+
+    def __init__(self, dim: int, count: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(count, dim))
+        self.normalize()
+
+    @torch.no_grad()
+    def normalize(self) -> None:
+        """Bring the rows back to length 1."""
+        self.weight.copy_(F.normalize(self.weight, dim=-1))
+
+    def forward(self, embeddings: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch k"]:
+        """Cosines of L2-normalised embeddings with the prototypes."""
+        return F.linear(embeddings, self.weight)
+
+
 class DINOHead(nn.Module):
     """MLP, L2-normalised bottleneck, weight-normalised prototypes (Caron et al. 2021, appendix C).
 

@@ -99,11 +99,11 @@ def scatter(panels: Sequence[Panel], x_title: str, note: str = "") -> Figure:
                     linestyle="none",
                     zorder=3,
                 )
+            if panel.level:
+                _line_across(axis, *panel.level)
             axis.margins(x=0.25, y=0.12)
             low, high = axis.get_ylim()
             axis.set_ylim(max(low, -4), min(high, 106))  # a bar may leave the range of percentages, the axis not
-            if panel.level:
-                _line_across(axis, *panel.level)
         handles = [
             Line2D([], [], color=QUIET, marker=MARKERS[number % len(MARKERS)], linestyle="none", label=name)
             for number, name in enumerate(architectures)

@@ -49,6 +49,7 @@ ARCHITECTURE_NAMES = {
     "deit_tiny_patch16_224": "ViT-Ti/16",
     "deit_small_patch16_224": "ViT-S/16",
     "deit_base_patch16_224": "ViT-B/16",
+    "resnet_micro": "RN-micro",
     "resnet18": "RN18",
     "resnet18_small": "RN18 (3x3 stem)",
     "resnet50": "RN50",

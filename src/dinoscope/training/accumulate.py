@@ -38,8 +38,8 @@ def backward(
         precision: context of the forward pass (autocast).
         scale: multiplies the loss before the backward pass (a gradient scaler).
 
-    Returns the batch's loss, logged values and statistics (means over the micro-batches, which are of equal
-    size), and the features of the last micro-batch for the monitor.
+    Returns the batch's loss, logged values, statistics (means over the micro-batches, which are of equal size) and
+    kept rows, and the features of the last micro-batch for the monitor.
     """
     micro_batches = views.split(parts)
     if parts == 1 or method.additive:
@@ -78,7 +78,9 @@ def _two_passes(
         states.append(torch.get_rng_state())
         with torch.no_grad(), precision():
             cached.append(network(micro))
-    whole = {name: torch.cat([outputs[name] for outputs in cached], dim=1).requires_grad_() for name in cached[0]}
+    whole = {name: torch.cat([outputs[name] for outputs in cached], dim=1) for name in cached[0]}
+    for rows in whole.values():
+        rows.requires_grad_(rows.is_floating_point())  # not the labels
     result = method.loss(whole, step)
     scale(result.loss).backward()
     start = 0
@@ -111,6 +113,7 @@ def _mean(results: list[StepOutput]) -> StepOutput:
         torch.stack([result.loss.detach() for result in results]).mean(),
         _mean_values([result.logged for result in results]),
         _mean_values([result.statistics for result in results]),
+        {name: torch.cat([result.kept[name].detach() for result in results], dim=1) for name in results[0].kept},
     )
 
 

@@ -8,8 +8,10 @@ from typing import Literal
 
 from dinoscope.data.views import ViewsConfig
 from dinoscope.errors import UserError
+from dinoscope.methods import MethodSettings
 from dinoscope.methods.dino import DINOConfig
-from dinoscope.models.backbone import BackboneConfig, check_backbone
+from dinoscope.methods.method import RunShape
+from dinoscope.models.backbone import BackboneConfig, ViTShape, check_backbone
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class RunConfig:
 
     data: folder of images (its `train` sub-folder, if there is one, is what is trained on).
     out: the run folder to write.
+    method: settings of the method; their class says which one it is.
     backbone: a name in `dinoscope.models.backbone.BACKBONES`; it is built for images of `views.global_size`.
     drop_path: stochastic depth of the student: highest rate, linear over the blocks.
     epochs: passes over the images; may be a fraction.
@@ -64,7 +67,7 @@ class RunConfig:
 
     data: Path
     out: Path
-    method: DINOConfig = field(default_factory=DINOConfig)
+    method: MethodSettings = field(default_factory=DINOConfig)
     backbone: str = "vit_small_patch16_224"
     drop_path: float = 0.1
     views: ViewsConfig = field(default_factory=ViewsConfig)
@@ -88,13 +91,14 @@ class RunConfig:
         return BackboneConfig(self.backbone, image_size=self.views.global_size, drop_path=self.drop_path)
 
 
-def check(config: RunConfig, images: int, processes: int) -> None:
+def check(config: RunConfig, images: int, processes: int, classes: int = 0) -> None:
     """Refuse settings that contradict each other, the data or the launch, before anything starts.
 
     Args:
         config: the run's settings.
         images: readable training images.
         processes: world size.
+        classes: of the training images; 0 where they have no labels.
 
     Raises UserError naming the setting, its value and what to change.
     """
@@ -117,11 +121,6 @@ def check(config: RunConfig, images: int, processes: int) -> None:
             "lower --optimizer.warmup-epochs or raise --epochs",
         ),
         (
-            config.method.freeze_last_layer_epochs >= config.epochs,
-            f"the last layer would be frozen for all of the run's {config.epochs:g} epochs: "
-            "lower --method.freeze-last-layer-epochs or raise --epochs",
-        ),
-        (
             optimizer.min_learning_rate > optimizer.learning_rate * config.batch_size / 256,
             f"--optimizer.min-learning-rate {optimizer.min_learning_rate:g} is above the peak of "
             f"{optimizer.learning_rate * config.batch_size / 256:g} (learning rate x batch / 256)",
@@ -135,4 +134,22 @@ def check(config: RunConfig, images: int, processes: int) -> None:
     for wrong, message in faults:
         if wrong:
             raise UserError(message)
-    check_backbone(config.backbone_config)
+    shape = check_backbone(config.backbone_config)
+    views = config.views
+    run = RunShape(
+        images,
+        classes,
+        config.batch_size,
+        config.batch_size // parts,
+        config.epochs,
+        views.num_global,
+        views.num_local,
+        transformer=isinstance(shape, ViTShape),
+    )
+    for message in config.method.faults(run):
+        raise UserError(message)
+    if not run.transformer and run.micro_batch < 2:
+        raise UserError(
+            f"batch norm needs 2 images or more in a forward, and --batch-size {config.batch_size} leaves "
+            f"{run.micro_batch} for each of {processes} process(es) x {config.accumulate} micro-batch(es): raise it"
+        )

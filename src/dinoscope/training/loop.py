@@ -18,11 +18,12 @@ import torch
 from dinoscope import checkpoint, distributed
 from dinoscope.data.folder import ImageFolder, find_images, resolve_split
 from dinoscope.errors import UserError
+from dinoscope.methods.health import spread
 from dinoscope.training.config import RunConfig, check
 from dinoscope.training.device import pick_device
 from dinoscope.training.images import read_unreadable, readable, scanned_images, write_unreadable
 from dinoscope.training.listener import Listener, RunStart, StepRecord
-from dinoscope.training.monitor import CollapseMonitor, FeatureWindow, feature_spread, rank_me
+from dinoscope.training.monitor import CollapseMonitor, FeatureWindow, rank_me
 from dinoscope.training.run_folder import LogFile, MetricsFile, RunFolder
 from dinoscope.training.tensorboard import TensorBoard
 from dinoscope.training.trainer import Trainer
@@ -87,7 +88,7 @@ def _images(
 
     folder, report = scanned_images(config, progress)
     images = readable(folder, {fault.path for fault in report.unreadable})
-    check(config, len(images), processes)
+    check(config, len(images), processes, len(images.classes))
     run.prepare(config, resume=resume, overwrite=overwrite)
     write_unreadable(run, report)
     distributed.barrier()
@@ -97,7 +98,7 @@ def _images(
 def _run(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> RunResult:
     """All steps that are left, with evaluations and checkpoints between them."""
     config = trainer.config
-    monitor = CollapseMonitor(trainer.method.uniform_loss, patience=max(300, trainer.total // 10))
+    monitor = CollapseMonitor(trainer.method.diagnose, patience=max(300, trainer.total // 10))
     window, clock, saved = FeatureWindow(), _Clock(config.batch_size), time.monotonic()
     _announce(trainer, listeners)
     batches = trainer.batches()
@@ -163,7 +164,7 @@ def _evaluate(trainer: Trainer, window: FeatureWindow, listeners: Sequence[Liste
     """Health of the last features, and what each listener measures; the method is in evaluation mode meanwhile."""
     if distributed.is_main():
         step, features = trainer.at(trainer.next_step - 1), window.features()
-        values = {"rank_me": rank_me(features), "feature_spread": feature_spread(features)}
+        values = {"rank_me": rank_me(features), "feature_spread": float(spread(features))}
         pictures: dict[str, np.ndarray] = {}
         trainer.method.eval()
         for listener in listeners:

@@ -1,6 +1,7 @@
 """How many images a second a method trains on, and how much memory that takes.
 
-Whole optimiser steps: views from host memory to the device, forward, loss, backward, clipping, update, teacher.
+Whole optimiser steps: views from host memory to the device, forward, loss, backward, clipping, update, and
+what the method moves (teacher, queue, prototypes).
 Making the views is left out; `waiting_for_data` in a run's metrics says whether that would hold training up.
 """
 
@@ -23,7 +24,7 @@ from dinoscope.training.trainer import Trainer
 from dinoscope.types import Metric, Views
 
 _CLASSES = 10  # of the made-up labels
-_LEAST_STEPS = 1000  # of the made-up run: more than are made, which stand in its middle where nothing is frozen
+_LEAST_STEPS = 1000  # of the made-up run; the steps that are made stand in its middle, where nothing is frozen
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def training_throughput(
         torch.set_num_threads(config.threads)
     config = replace(config, epochs=max(config.epochs, 1))
     images = _unread_images(config.batch_size, math.ceil(_LEAST_STEPS / config.epochs))
-    check(config, len(images), processes=1)
+    check(config, len(images), processes=1, classes=_CLASSES)
     watch = MemoryWatch(device)
     trainer = Trainer(config, images, device)
     views = made_up_views(config)

@@ -36,7 +36,7 @@ class Trainer:
         self.total = max(round(config.epochs * self.per_epoch), 1)
         self.next_step = 0
         torch.manual_seed(config.seed)
-        self.method = build_method(config.method, config.backbone_config).to(device)
+        self.method = build_method(config.method, config.backbone_config, len(images.classes)).to(device)
         if distributed.world_size() > 1 and device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(self.method)  # exchanges the children in place
         for module in self.method.modules():
@@ -44,7 +44,8 @@ class Trainer:
                 module.checkpoint_activations = config.checkpoint_activations
         self.network: nn.Module = self.method
         if distributed.world_size() > 1:
-            self.network = nn.parallel.DistributedDataParallel(self.method)
+            # Buffers need no broadcast: centres and queues are made of all processes' rows, batch norm is synchronised.
+            self.network = nn.parallel.DistributedDataParallel(self.method, broadcast_buffers=False)
         self.optimizer = build_optimizer(config, self.method.trained_parameters())
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
@@ -68,9 +69,9 @@ class Trainer:
         return iter(view_loader(dataset, sampler, workers, pin=self.device.type == "cuda"))
 
     def make_step(self, views: Views) -> tuple[dict[str, float], Tensor]:
-        """One optimiser step: gradient, clipping, update, teacher and centre.
+        """One optimiser step: gradient, clipping, update, and what the method moves.
 
-        Returns the scalars of the step and the teacher's features [images, dim] for the monitor.
+        Returns the scalars of the step and the evaluated network's features [images, dim] for the monitor.
         Raises UserError where the loss or its gradient is not finite; nothing was updated then.
         """
         step = self.at(self.next_step)
@@ -99,7 +100,7 @@ class Trainer:
         self.method.before_update(step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.method.after_step(step, output.statistics)
+        self.method.after_step(step, output)
         self.next_step += 1
         scalars = {"loss": loss, **scheduled, "gradient_norm": float(gradient_norm)}
         return scalars | {name: float(value) for name, value in output.logged.items()}, features.flatten(0, 1)

@@ -1,58 +1,14 @@
-"""Named settings, as functions of where the images are and where the run goes.
-
-Each says what it is for, how to start it, and what was measured with it or by whom it was published.
-"""
+"""Settings for small images, small folders and small machines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from dinoscope.data.views import VIEWS, ViewsConfig
+from dinoscope.data.view_presets import VIEWS
+from dinoscope.data.views import ViewsConfig
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.training.config import OptimizerConfig, RunConfig
-
-
-def dino_deit_small_100ep(data: Path, out: Path) -> RunConfig:
-    """ImageNet, ViT-S/16, 100 epochs, batch 1024: the reference's defaults.
-
-    dinoscope train --recipe dino_deit_small_100ep --data imagenet --out RUN
-    Published: k-NN 69.3, linear 74.0 (the reference's README; 2 x 8 GPUs, about 1.75 days).
-    """
-    return RunConfig(
-        data=data,
-        out=out,
-        method=DINOConfig(norm_last_layer=False),
-        epochs=100,
-        batch_size=1024,
-    )
-
-
-def dino_deit_small_300ep(data: Path, out: Path) -> RunConfig:
-    """ImageNet, ViT-S/16, 300 epochs with the teacher's temperature warmed up to 0.07.
-
-    Published: k-NN 73.3, linear 76.0 (the reference's README).
-    """
-    method = DINOConfig(norm_last_layer=False, teacher_temperature=0.07, warmup_teacher_temperature_epochs=30)
-    return replace(dino_deit_small_100ep(data, out), method=method, epochs=300)
-
-
-def dino_resnet50(data: Path, out: Path) -> RunConfig:
-    """ImageNet, ResNet-50 with SGD and wider crops; 300 epochs.
-
-    Published at 800 epochs: k-NN 67.5, linear 75.3 (Caron et al. 2021, Table 2).
-    """
-    return RunConfig(
-        data=data,
-        out=out,
-        backbone="resnet50",
-        drop_path=0.0,
-        views=ViewsConfig(global_scale=(0.14, 1.0), local_scale=(0.05, 0.14)),
-        optimizer=OptimizerConfig(name="sgd", learning_rate=0.03, weight_decay=1e-4, final_weight_decay=1e-4),
-        epochs=300,
-        batch_size=1024,
-    )
 
 
 def dino_small_images(data: Path, out: Path) -> RunConfig:
@@ -84,7 +40,7 @@ def dino_small_images_cpu(data: Path, out: Path) -> RunConfig:
     return replace(
         base,
         method=replace(base.method, teacher_momentum=0.99),
-        views=ViewsConfig(num_local=0, global_size=32, global_scale=(0.2, 1.0), blur_probability=(0.0, 0.0, 0.0)),
+        views=VIEWS["two_views_32"],
         epochs=6,
         evaluate_every=1,
     )
@@ -134,16 +90,7 @@ def quickstart(data: Path, out: Path) -> RunConfig:
         ),
         backbone="vit_micro_conv8",
         drop_path=0.0,
-        views=ViewsConfig(
-            num_local=0,
-            global_size=32,
-            global_scale=(0.3, 1.0),
-            saturation=0.4,
-            hue=0.5,
-            blur_probability=(0.5, 0.1, 0.0),
-            blur_radius=(0.1, 1.0),
-            solarize_probability=(0.0, 0.1, 0.0),
-        ),
+        views=VIEWS["scenes"],
         optimizer=OptimizerConfig(learning_rate=4e-3, warmup_epochs=1, weight_decay=0.04, final_weight_decay=0.04),
         epochs=12,
         batch_size=128,
@@ -165,15 +112,3 @@ def quickstart_long(data: Path, out: Path) -> RunConfig:
         epochs=60,
         evaluate_every=10,
     )
-
-
-RECIPES: dict[str, Callable[[Path, Path], RunConfig]] = {
-    "dino_deit_small_100ep": dino_deit_small_100ep,
-    "dino_deit_small_300ep": dino_deit_small_300ep,
-    "dino_resnet50": dino_resnet50,
-    "dino_small_images": dino_small_images,
-    "dino_small_images_cpu": dino_small_images_cpu,
-    "dino_folder": dino_folder,
-    "quickstart": quickstart,
-    "quickstart_long": quickstart_long,
-}

@@ -1,0 +1,86 @@
+"""BYOL: bootstrap your own latent (Grill et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from dinoscope.losses.byol import byol_loss
+from dinoscope.methods.health import Verdict, one_point, spread
+from dinoscope.methods.method import Outputs, RunShape
+from dinoscope.methods.online import OnlineMethod, by_view, view_features
+from dinoscope.models.backbone import BackboneConfig, build_backbone, without_drop_path
+from dinoscope.models.heads import projector
+from dinoscope.models.teacher import copy_parameters, follow
+from dinoscope.schedules import cosine
+from dinoscope.types import Step, StepOutput, Views
+
+
+@dataclass(frozen=True)
+class BYOLConfig:
+    """Settings of BYOL; the defaults are the paper's.
+
+    hidden_dim, projection_dim: of projector and predictor, MLPs of two linear maps.
+    head_batch_norm: batch norm before each ReLU of both. Without it BYOL needs careful tuning (its appendix F.3).
+    target_momentum: of the target network's weights at the start; rises to 1 by a cosine. 0.99 for 300 epochs,
+        0.996 for 1000.
+    """
+
+    hidden_dim: int = 4096
+    projection_dim: int = 256
+    head_batch_norm: bool = True
+    target_momentum: float = 0.99
+
+    def __post_init__(self) -> None:
+        if min(self.hidden_dim, self.projection_dim) < 1:
+            raise ValueError("hidden_dim and projection_dim must be at least 1")
+        if not 0 <= self.target_momentum <= 1:
+            raise ValueError(f"target_momentum must lie in 0 to 1, not {self.target_momentum}")
+
+    def faults(self, run: RunShape) -> Iterator[str]:
+        """See `MethodConfig.faults`."""
+        if run.num_global + run.num_local < 2:
+            yield "BYOL compares views of an image: --views.num-global and --views.num-local must add up to 2 or more"
+
+
+class BYOL(OnlineMethod):
+    """The online network predicts what the target network, its moving average, makes of another view."""
+
+    def __init__(self, config: BYOLConfig, backbone: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(backbone)
+        self.target_backbone = build_backbone(without_drop_path(backbone))
+        dim, hidden, out, norm = self.backbone.dim, config.hidden_dim, config.projection_dim, config.head_batch_norm
+        self.projector = projector(dim, hidden, out, batch_norm=norm)
+        self.target_projector = projector(dim, hidden, out, batch_norm=norm)
+        self.predictor = projector(out, hidden, out, batch_norm=norm)
+        copy_parameters(self.backbone, self.target_backbone)
+        copy_parameters(self.projector, self.target_projector)
+
+    def encode(self, views: Views) -> Outputs:
+        """Predictions for all views, targets and online features of the global ones: [views, batch, dim]."""
+        features = view_features(self.backbone, views)
+        prediction = self.predictor(self.projector(features))
+        with torch.no_grad():
+            target = self.target_projector(view_features(self.target_backbone, views, local=False))
+        return by_view({"prediction": prediction, "target": target, "features": features}, views)
+
+    def loss(self, outputs: Outputs, step: Step) -> StepOutput:
+        """Eq. 2, symmetric, over all pairs of different views."""
+        target = outputs["target"].detach()
+        return StepOutput(byol_loss(outputs["prediction"], target), {"embedding_spread": spread(target)})
+
+    def after_step(self, step: Step, output: StepOutput) -> None:
+        """One step of the target network (momentum by a cosine to 1)."""
+        momentum = cosine(self.config.target_momentum, 1.0, step.index / step.total)
+        follow(self.target_backbone, self.backbone, momentum)
+        follow(self.target_projector, self.projector, momentum)
+
+    def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
+        """All images at one point."""
+        return one_point(
+            recent["embedding_spread"], "Raise --method.target-momentum, keep --method.head-batch-norm, train in fp32."
+        )

@@ -1,0 +1,58 @@
+"""How a run shows that it has collapsed or stands still: the rules that methods share, as pure functions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+COLLAPSED_SPREAD = 0.02
+"""Below this `spread`, embeddings count as one point."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A kind of collapse, said once a run, and the sentence for the person: figures, and what to change."""
+
+    kind: str
+    text: str
+
+
+@torch.no_grad()
+def spread(features: Float[Tensor, "*batch d"]) -> Float[Tensor, ""]:
+    """Standard deviation of L2-normalised features times sqrt(d): 0 when all are equal, 1 when isotropic."""
+    unit = torch.nn.functional.normalize(features.float(), dim=-1).flatten(0, -2)
+    return unit.std(dim=0, correction=0).mean() * math.sqrt(features.shape[-1])
+
+
+def one_point(embedding_spread: float, advice: str) -> Verdict | None:
+    """All images have the same embedding."""
+    if embedding_spread >= COLLAPSED_SPREAD:
+        return None
+    return Verdict(
+        "one point",
+        f"collapsed to one point: all images have the same embedding (spread {embedding_spread:.4f}, healthy runs are "
+        f"well above {COLLAPSED_SPREAD}). {advice}",
+    )
+
+
+def one_output(marginal_entropy: float, outputs: int, advice: str) -> Verdict | None:
+    """All images have the same answer among `outputs` ones. marginal_entropy: of the mean answer, in nats."""
+    if marginal_entropy >= 0.02 * math.log(outputs):
+        return None
+    return Verdict(
+        "one output",
+        f"collapsed to one output: the teacher gives every image the same answer (entropy of its mean output "
+        f"{marginal_entropy:.3f} of {math.log(outputs):.2f} nats). {advice}",
+    )
+
+
+def uniform(loss: float, target_entropy: float, outputs: int, advice: str) -> Verdict | None:
+    """Answers carry no information. loss: cross-entropy in nats; target_entropy: mean entropy of the targets."""
+    most = math.log(outputs)
+    if loss <= 0.995 * most or target_entropy <= 0.98 * most:
+        return None
+    return Verdict("uniform", f"stuck at the uniform output: the loss is {loss:.3f}, ln K is {most:.3f}. {advice}")

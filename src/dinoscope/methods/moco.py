@@ -1,0 +1,187 @@
+"""MoCo v2 (Chen et al. 2020, "Improved baselines with momentum contrastive learning"), and v3's changes as settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dinoscope import distributed
+from dinoscope.losses.contrastive import batch_info_nce, info_nce
+from dinoscope.losses.dino import at_least_float32
+from dinoscope.methods.health import Verdict, one_point, spread
+from dinoscope.methods.method import Outputs, RunShape
+from dinoscope.methods.online import OnlineMethod, by_view, view_features
+from dinoscope.models.backbone import Backbone, BackboneConfig, ViTBackbone, build_backbone, without_drop_path
+from dinoscope.models.heads import projector
+from dinoscope.models.teacher import copy_parameters, follow
+from dinoscope.schedules import cosine
+from dinoscope.types import Step, StepOutput, Views
+
+
+@dataclass(frozen=True)
+class MoCoConfig:
+    """Settings of MoCo; the defaults are v2's. v3's differ where said (Chen et al. 2021, for transformers).
+
+    queue_size: keys of earlier batches that serve as negatives; 0 takes the other keys of the batch (v3).
+    key_momentum, final_key_momentum: of the key network's weights, from one to the other by a cosine (v3: 0.99 to 1).
+    temperature: tau of InfoNCE.
+    hidden_dim, projection_dim, head_layers: the projection head's MLP (v3: 4096, 256, 3).
+    head_batch_norm: batch norm in that MLP and the predictor (v3).
+    prediction_head: an MLP of two linear maps behind the query's projection (v3).
+    symmetric: each global view is query and key in turn (v3); else the second view is the key of all others.
+    freeze_patch_projection: a Vision Transformer's patch projection stays as it was drawn (v3: steadier).
+    shuffle_groups: keys pass a network with batch norm in so many groups of shuffled images, each with statistics of
+        its own, so that statistics do not tell which key belongs to a query: what v2's shuffling over GPUs does, on
+        any number of devices. 1 for none.
+    """
+
+    queue_size: int = 65536
+    key_momentum: float = 0.999
+    final_key_momentum: float = 0.999
+    temperature: float = 0.2
+    hidden_dim: int = 2048
+    projection_dim: int = 128
+    head_layers: int = 2
+    head_batch_norm: bool = False
+    prediction_head: bool = False
+    symmetric: bool = False
+    freeze_patch_projection: bool = False
+    shuffle_groups: int = 8
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0, not {self.temperature}")
+        for name in ("key_momentum", "final_key_momentum"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in 0 to 1, not {getattr(self, name)}")
+        if min(self.hidden_dim, self.projection_dim, self.head_layers, self.shuffle_groups) < 1 or self.queue_size < 0:
+            raise ValueError(
+                "hidden_dim, projection_dim, head_layers and shuffle_groups must be at least 1, queue_size at least 0"
+            )
+
+    def faults(self, run: RunShape) -> Iterator[str]:
+        """See `MethodConfig.faults`."""
+        if run.num_global < 2:
+            yield "MoCo needs a query and a key of each image: --views.num-global must be 2 or more"
+        if self.queue_size % run.batch_size:
+            yield (
+                f"--method.queue-size {self.queue_size} is not a multiple of --batch-size {run.batch_size}; nearest: "
+                f"{max(round(self.queue_size / run.batch_size), 1) * run.batch_size}"
+            )
+        if not self.queue_size and run.batch_size < 2:
+            yield "without a queue the negatives are the other images of the batch: --batch-size must be 2 or more"
+        if self.freeze_patch_projection and not run.transformer:
+            yield "--method.freeze-patch-projection is for Vision Transformers: turn it off, or choose another backbone"
+        if not run.transformer and run.micro_batch % self.shuffle_groups:
+            yield (
+                f"{run.micro_batch} images of a forward cannot be cut into --method.shuffle-groups "
+                f"{self.shuffle_groups}: choose a divisor, or 1 for no shuffling"
+            )
+        if not run.transformer and run.micro_batch // self.shuffle_groups < 2:
+            yield (
+                f"each of the --method.shuffle-groups {self.shuffle_groups} needs 2 images or more for its batch norm, "
+                f"and a forward has {run.micro_batch}: raise --batch-size or lower the groups"
+            )
+
+
+class MoCo(OnlineMethod):
+    """Queries find their keys among the keys of many other images; keys come from a slow copy of the network."""
+
+    def __init__(self, config: MoCoConfig, backbone: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.additive = config.queue_size > 0
+        self.backbone = build_backbone(backbone)
+        self.head = self._head(self.backbone.dim)
+        self.predictor = (
+            projector(
+                config.projection_dim,
+                config.hidden_dim,
+                config.projection_dim,
+                batch_norm=config.head_batch_norm,
+                last_batch_norm=config.head_batch_norm,
+            )
+            if config.prediction_head
+            else nn.Identity()
+        )
+        self.key_backbone = build_backbone(without_drop_path(backbone))
+        self.key_head = self._head(self.backbone.dim)
+        copy_parameters(self.backbone, self.key_backbone)
+        copy_parameters(self.head, self.key_head)
+        if config.freeze_patch_projection and isinstance(self.backbone, ViTBackbone):
+            self.backbone.patch_projection.requires_grad_(False)
+        self.shuffled = any(isinstance(module, nn.BatchNorm2d) for module in self.key_backbone.modules())
+        self.queue: Tensor
+        self.queue_position: Tensor
+        self.register_buffer("queue", F.normalize(torch.randn(config.queue_size, config.projection_dim), dim=-1))
+        self.register_buffer("queue_position", torch.zeros((), dtype=torch.int64))
+
+    def _head(self, dim: int) -> nn.Sequential:
+        config = self.config
+        return projector(
+            dim,
+            config.hidden_dim,
+            config.projection_dim,
+            layers=config.head_layers,
+            batch_norm=config.head_batch_norm,
+            last_batch_norm=config.head_batch_norm,
+        )
+
+    def encode(self, views: Views) -> Outputs:
+        """Queries and features of all views, keys of the global ones: [views, batch, dim]."""
+        features = view_features(self.backbone, views)
+        query = self.predictor(self.head(features))
+        with torch.no_grad():
+            key = self.key_head(self._key_features(views))
+        return by_view({"query": query, "key": key, "features": features}, views)
+
+    def _key_features(self, views: Views) -> Float[Tensor, "rows d"]:
+        """Of the global views; in shuffled groups, each a forward of its own, where there is batch norm."""
+        groups = self.config.shuffle_groups if self.shuffled else 1
+        if groups == 1:
+            return view_features(self.key_backbone, views, local=False)
+        order = torch.randperm(views.batch_size)
+        shuffled = views.global_views[:, order]
+        parts = [_features(self.key_backbone, part) for part in shuffled.chunk(groups, dim=1)]
+        return torch.cat(parts, dim=1)[:, order.argsort()].flatten(0, 1)
+
+    def loss(self, outputs: Outputs, step: Step) -> StepOutput:
+        """InfoNCE (Eq. 1) averaged over the pairs of different views (query, key)."""
+        query, key = outputs["query"], F.normalize(at_least_float32(outputs["key"].detach()), dim=-1)
+        keys = range(len(key)) if self.config.symmetric else [1]
+        losses = [self._pair_loss(query[i], key[j]) for j in keys for i in range(len(query)) if i != j]
+        kept = {"key": key[list(keys)]} if self.config.queue_size else {}
+        return StepOutput(torch.stack(losses).mean(), {"embedding_spread": spread(key)}, kept=kept)
+
+    def _pair_loss(self, query: Float[Tensor, "b d"], key: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
+        temperature = self.config.temperature
+        if self.config.queue_size:
+            return info_nce(query, key, self.queue, temperature)
+        offset = distributed.rank() * len(query)
+        return batch_info_nce(query, key, temperature, gather=distributed.gather, offset=offset)
+
+    def after_step(self, step: Step, output: StepOutput) -> None:
+        """One step of the key network; the batch's keys replace the oldest of the queue."""
+        momentum = cosine(self.config.key_momentum, self.config.final_key_momentum, step.index / step.total)
+        follow(self.key_backbone, self.backbone, momentum)
+        follow(self.key_head, self.head, momentum)
+        for view in output.kept.get("key", ()):
+            rows = distributed.gather(view)
+            start = int(self.queue_position)
+            self.queue[start : start + len(rows)] = rows
+            self.queue_position.fill_((start + len(rows)) % self.config.queue_size)
+
+    def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
+        """All images at one point."""
+        return one_point(recent["embedding_spread"], "Lower the learning rate, or raise --method.key-momentum.")
+
+
+def _features(backbone: Backbone, images: Tensor) -> Float[Tensor, "v b d"]:
+    """Image features of views [views, batch, 3, h, w]."""
+    rows = backbone.feature(backbone.normalize(images.flatten(0, 1)))
+    return rows.reshape(*images.shape[:2], -1)

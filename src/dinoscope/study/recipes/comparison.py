@@ -1,0 +1,131 @@
+"""Every method on small images with one budget: what the small comparison runs.
+
+All self-supervised methods get the same views, batch, optimiser, epochs and width of head, so that the table compares
+losses. What is published for each (its own views, LARS, a thousand epochs) is in `imagenet`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dinoscope.data.view_presets import VIEWS
+from dinoscope.data.views import ViewsConfig
+from dinoscope.errors import lookup
+from dinoscope.methods import MethodSettings
+from dinoscope.methods.byol import BYOLConfig
+from dinoscope.methods.dino import DINOConfig
+from dinoscope.methods.moco import MoCoConfig
+from dinoscope.methods.simclr import SimCLRConfig
+from dinoscope.methods.supervised import SupervisedConfig
+from dinoscope.methods.swav import SwAVConfig
+from dinoscope.models.backbone import BACKBONES, ViTShape
+from dinoscope.training.config import OptimizerConfig, RunConfig
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a row of the comparison may cost.
+
+    hidden_dim, projection_dim: of every head (DINO's bottleneck counts as projection).
+    outputs: of DINO, and SwAV's prototypes.
+    queue_size: keys that MoCo remembers.
+    """
+
+    epochs: float
+    batch_size: int
+    hidden_dim: int
+    projection_dim: int
+    outputs: int
+    queue_size: int
+    threads: int = 0
+
+
+CPU = Budget(epochs=12, batch_size=128, hidden_dim=256, projection_dim=64, outputs=512, queue_size=4096, threads=1)
+"""Minutes for each run on one core, with the micro networks."""
+
+GPU = Budget(epochs=200, batch_size=256, hidden_dim=2048, projection_dim=256, outputs=4096, queue_size=32768)
+"""Hours for each run on a GPU, with ResNet-18 and ViT-Ti/4."""
+
+CPU_BACKBONES = ("resnet_micro", "vit_micro_conv8")
+GPU_BACKBONES = ("resnet18_small", "vit_tiny_patch4_32")
+
+
+def small_run(method: str, backbone: str, views: str, data: Path, out: Path) -> RunConfig:
+    """One row of the small comparison.
+
+    Args:
+        method: a name in `METHODS`.
+        backbone: a name in `BACKBONES`; the micro networks get the CPU's budget, all others the GPU's.
+        views: a name in `VIEWS`. Supervised training takes one such view with crop and flip alone.
+
+    Raises UserError for a name that is not known.
+    """
+    budget = CPU if backbone in CPU_BACKBONES else GPU
+    transformer = isinstance(lookup("backbone", backbone, BACKBONES), ViTShape)
+    shown = lookup("preset of views", views, VIEWS)
+    return RunConfig(
+        data=data,
+        out=out,
+        method=lookup("method", method, _methods(budget)),
+        backbone=backbone,
+        drop_path=0.0,
+        views=_plain(shown) if method == "supervised" else shown,
+        optimizer=_optimizer(transformer=transformer),
+        epochs=budget.epochs,
+        batch_size=budget.batch_size,
+        threads=budget.threads,
+        evaluate_every=max(round(budget.epochs) // 6, 1),
+    )
+
+
+def _methods(budget: Budget) -> dict[str, MethodSettings]:
+    """Settings by name. All heads have batch norm, which lets small networks start; DINO's balance is Sinkhorn's."""
+    hidden, projection = budget.hidden_dim, budget.projection_dim
+    # A short run wants a teacher that follows quickly: 0.97 makes it the mean of the last 33 steps.
+    momentum = 0.97 if budget is CPU else 0.99
+    return {
+        "supervised": SupervisedConfig(),
+        "simclr": SimCLRConfig(temperature=0.2, hidden_dim=hidden, projection_dim=projection),
+        "moco": MoCoConfig(
+            queue_size=budget.queue_size,
+            key_momentum=momentum,
+            final_key_momentum=1.0,
+            hidden_dim=hidden,
+            projection_dim=projection,
+            head_batch_norm=True,
+            symmetric=True,
+        ),
+        "byol": BYOLConfig(hidden_dim=hidden, projection_dim=projection, target_momentum=momentum),
+        "swav": SwAVConfig(
+            num_prototypes=budget.outputs,
+            hidden_dim=hidden,
+            projection_dim=projection,
+            freeze_prototypes_steps=100,
+            queue_size=0,
+        ),
+        "dino": DINOConfig(
+            out_dim=budget.outputs,
+            hidden_dim=hidden,
+            bottleneck_dim=projection,
+            head_batch_norm=True,
+            balance="sinkhorn",
+            koleo=0.5,
+            teacher_temperature=0.03,
+            warmup_teacher_temperature=0.03,
+            teacher_momentum=momentum,
+            freeze_last_layer_epochs=0,
+        ),
+    }
+
+
+def _optimizer(*, transformer: bool) -> OptimizerConfig:
+    """AdamW; convolutions take a lower rate."""
+    rate = 4e-3 if transformer else 2e-3
+    return OptimizerConfig(learning_rate=rate, warmup_epochs=1, weight_decay=0.04, final_weight_decay=0.04)
+
+
+def _plain(views: ViewsConfig) -> ViewsConfig:
+    """One view of the same size and scale, with crop and flip alone."""
+    plain = VIEWS["supervised"]
+    return replace(plain, global_size=views.global_size, global_scale=views.global_scale)
