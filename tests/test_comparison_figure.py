@@ -14,7 +14,7 @@ from PIL import Image
 from dinoscope.report.comparison_figure import Curve, Panel, Point, curves, png, scatter, svg
 
 
-def points(count: int, spread: float = 8.0) -> tuple[Point, ...]:
+def points(count: int, spread: float = 6.0) -> tuple[Point, ...]:
     """One architecture: all at one speed, close together."""
     names = ("Random", "Supervised", "SimCLR", "MoCo v2", "BYOL", "SwAV", "DINO")[:count]
     return tuple(Point(name, "ViT-S/16", name, 1000.0, 60 + spread * n, 0.5) for n, name in enumerate(names))
@@ -24,7 +24,7 @@ def labels(figure) -> list[Annotation]:
     return [text for text in figure.axes[0].texts if isinstance(text, Annotation)]
 
 
-@pytest.mark.parametrize("spread", [8.0, 1.0, 0.0])
+@pytest.mark.parametrize("spread", [6.0, 1.0, 0.0])
 def test_labels_cover_neither_each_other_nor_leave_the_frame(spread: float) -> None:
     figure = scatter([Panel("k-NN", points(7, spread))], "images/s")
     canvas = FigureCanvasAgg(figure)
@@ -42,7 +42,7 @@ def test_points_are_where_their_values_are() -> None:
     figure = scatter([Panel("k-NN", points(2)), Panel("Linear", points(3))], "images/s", "a note")
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["k-NN", "Linear"]
     drawn = [line.get_xydata().tolist() for line in figure.axes[0].lines if line.get_marker() == "o"]
-    assert drawn == [[[1000.0, 60.0]], [[1000.0, 68.0]]]
+    assert drawn == [[[1000.0, 60.0]], [[1000.0, 66.0]]]
     assert figure.axes[0].get_xscale() == "linear"
     assert any(text.get_text() == "a note" for text in figure.texts)
 
