@@ -17,6 +17,8 @@ COMMANDS = {
     "scan": "look over a folder: counts, formats, sizes, classes, unreadable files",
     "knn": "k-NN accuracy of a model's features",
     "linear": "accuracy of a linear classifier on a model's frozen features",
+    "throughput": "images per second, parameters and memory of a network, or of training it",
+    "compare": "the table and the figures of several runs: accuracy, size and speed, method by method",
     "attention": "pictures of what a model attends to",
     "embed": "write the features of a folder of images to npz, csv or parquet",
     "export": "write a model's weights for use elsewhere (safetensors + JSON, timm's key names)",

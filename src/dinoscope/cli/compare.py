@@ -1,0 +1,127 @@
+"""`dinoscope compare`: the table of the field, of one's own runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from dinoscope.cli.extraction import ExtractionOptions
+from dinoscope.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+    from dinoscope.comparison import Request, Result
+    from dinoscope.report.tables import Table
+
+
+@dataclass(frozen=True)
+class Options:
+    """Set several runs beside each other: accuracy, size and speed, method by method, as tables and figures.
+
+    What was measured before is taken from the run folders (evaluations/), what is missing is measured and kept
+    there. With --data, what was measured on other images or otherwise is measured again; without, its row is marked.
+    Runs that differ in the seed alone are one row. Rows that differ from most in data, epochs, views or batch size
+    are marked, with the difference. Writes comparison.md, .csv, .tex, .json, .png, .svg and curves.png, .svg.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders."""
+
+    out: Path
+    """Folder to write to."""
+
+    data: Path | None = None
+    """Labelled images to measure on: train/CLASS/... and val/CLASS/..., or only CLASS/..."""
+
+    label_fraction: float = 1.0
+    """Share of each class of the training images whose labels are used, in (0, 1]."""
+
+    baselines: bool = False
+    """Add raw pixels, and each network with random weights; done without asking where --data is given."""
+
+    no_baselines: bool = False
+    """Leave them out in any case."""
+
+    published: bool = False
+    """Add published figures on ImageNet, in a section of their own."""
+
+    skip: tuple[Literal["knn", "linear", "throughput"], ...] = ()
+    """Measure none of these anew; what is kept is shown."""
+
+    throughput_image_size: int = 224
+    """Side of the images on which speed is measured, in pixels."""
+
+    throughput_batch_size: int | None = None
+    """Images per forward while speed is measured; by default 128 on a GPU and 16 on a CPU."""
+
+    overwrite: bool = False
+    """Replace the comparison in --out."""
+
+    extraction: tyro.conf.OmitArgPrefixes[ExtractionOptions] = field(default_factory=ExtractionOptions)
+
+
+def main(argv: list[str]) -> int:
+    """Measure, write, print. Raises UserError."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    options = tyro.cli(
+        Options,
+        args=argv,
+        prog="dinoscope compare",
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+    )
+    from dinoscope.comparison import compare_runs
+
+    result = compare_runs(request(options))
+    console = Console()
+    console.print(rich_table(result.table))
+    for number, note in enumerate(result.table.notes, 1):
+        console.print(f"[bold]{number}[/bold] {escape(note)}", highlight=False, soft_wrap=True)
+    for remark in result.table.remarks:
+        console.print(escape(remark), highlight=False, soft_wrap=True, style="dim")
+    console.print(_where(result), highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def request(options: Options) -> Request:
+    """What `compare_runs` is asked for. Raises UserError where options exclude each other, or for the device."""
+    from dinoscope.cli.console import progress_bar
+    from dinoscope.comparison import Request
+    from dinoscope.evaluation.throughput import ThroughputConfig
+    from dinoscope.study.gather import Measuring
+
+    if options.baselines and options.no_baselines:
+        raise UserError("--baselines and --no-baselines exclude each other")
+    extract = options.extraction.extractor()
+    speed = ThroughputConfig(options.throughput_image_size, options.throughput_batch_size, dtype=extract.config.dtype)
+    measuring = Measuring(options.data, options.label_fraction, frozenset(options.skip), extract, speed, progress_bar)
+    baselines = (options.baselines or options.data is not None) and not options.no_baselines
+    return Request(options.runs, options.out, measuring, baselines, options.published, options.overwrite)
+
+
+def rich_table(table: Table) -> RichTable:
+    """The same table on the terminal."""
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
+    shown = RichTable(title=escape(table.caption), title_justify="left")
+    for column in table.columns:
+        shown.add_column(escape(column.title), justify=column.align)
+    for section in table.sections:
+        if section.title:
+            shown.add_row(f"[italic]{escape(section.title)}[/italic]")
+        for row in section.rows:
+            marks = "".join(f" [{mark}]" for mark in row.marks)
+            shown.add_row(escape(row.cells[0] + marks), *map(escape, row.cells[1:]))
+        shown.add_section()
+    return shown
+
+
+def _where(result: Result) -> str:
+    folder = result.files[0].parent
+    return f"written to {folder}: {', '.join(path.name for path in result.files)}"

@@ -1,0 +1,170 @@
+"""`dinoscope throughput`: images per second, parameters and memory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from dinoscope.errors import UserError, lookup
+
+if TYPE_CHECKING:
+    from dinoscope.measurement import Measurement
+    from dinoscope.models.backbone import Backbone
+    from dinoscope.training.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure how fast a network describes images that are in memory, how large it is, and what memory it takes.
+
+    Of a run folder, the result is kept in its evaluations/. Figures of other machines, batches or sizes cannot be
+    compared; each is printed with its own.
+    """
+
+    model: Path | None = None
+    """Run folder, exported folder, or weights file (.safetensors)."""
+
+    backbone: str | None = None
+    """Instead of --model: the name of a network, with random weights; speed does not depend on them."""
+
+    recipe: str | None = None
+    """Instead of --model: a recipe, whose network (and with --training, method) is measured."""
+
+    image_size: int = 224
+    """Side of the square images, in pixels."""
+
+    batch_size: int | None = None
+    """Images per forward; by default 128 on a GPU and 16 on a CPU."""
+
+    repeats: int = 5
+    """Timed repeats, of which the median is given, and the slowest and fastest."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:N or mps; auto takes the best there is."""
+
+    threads: int = 0
+    """CPU threads; 0 leaves torch's choice. In training, a run's own setting comes first."""
+
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    """Of the matrix products; by default fp32, and in training that of the run or recipe."""
+
+    training: bool = False
+    """Measure optimiser steps of the run's or recipe's method too, on views that are in memory."""
+
+    training_batch_size: int | None = None
+    """Images per optimiser step; by default that of the run or recipe."""
+
+    json: bool = False
+    """Print JSON instead of tables."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured, and under which name a run folder keeps it.
+
+    line: the protocol in words.
+    """
+
+    name: str
+    line: str
+    measurement: Measurement
+
+
+def main(argv: list[str]) -> int:
+    """Measure, print, and keep the result in the run folder if it is one. Raises UserError."""
+    from rich.console import Console
+
+    from dinoscope.cli.console import metric_table
+    from dinoscope.measurement import keep
+    from dinoscope.settings import to_dict
+
+    options = tyro.cli(
+        Options,
+        args=argv,
+        prog="dinoscope throughput",
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+    )
+    results = measure(options)
+    if options.json:
+        print(json.dumps({result.name: to_dict(result.measurement) for result in results}, indent=2))
+    else:
+        console = Console()
+        for result in results:
+            console.print(metric_table(result.name.replace("_", " "), result.measurement.metrics))
+            console.print(result.line, markup=False, highlight=False, soft_wrap=True)
+    if options.model is not None:
+        for result in results:
+            keep(options.model, result.name, result.measurement)
+    return 0
+
+
+def measure(options: Options) -> list[Result]:
+    """The network, and with --training its training.
+
+    Raises UserError where the options contradict each other, there is no such network, or no such device.
+    """
+    import torch
+
+    from dinoscope.cli.console import progress_bar
+    from dinoscope.evaluation.throughput import ThroughputConfig, throughput
+    from dinoscope.measurement import Measurement
+    from dinoscope.settings import to_dict
+    from dinoscope.training.device import DTYPES, pick_device
+    from dinoscope.training.throughput import training_throughput
+
+    if sum(source is not None for source in (options.model, options.backbone, options.recipe)) != 1:
+        raise UserError("give one of --model, --backbone and --recipe")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device, backbone, settings = pick_device(options.device), _backbone(options), _training_settings(options)
+    config = ThroughputConfig(
+        options.image_size, options.batch_size, options.repeats, DTYPES[options.precision or "fp32"]
+    )
+    results: list[Result] = []
+    with progress_bar("forwards, timed") as progress:
+        metrics, protocol = throughput(backbone, device, config, progress)
+    results.append(Result("throughput", protocol.line(), Measurement(to_dict(protocol), metrics)))
+    if settings is not None:
+        with progress_bar("training steps, timed") as progress:
+            metrics, protocol = training_throughput(settings, device, options.repeats, progress)
+        results.append(Result("training_throughput", protocol.line(), Measurement(to_dict(protocol), metrics)))
+    return results
+
+
+def _training_settings(options: Options) -> RunConfig | None:
+    """The settings of which a step is measured, or None without --training."""
+    from dinoscope.study.recipes import RECIPES
+    from dinoscope.training.run_folder import read_config
+
+    if not options.training:
+        if options.training_batch_size is not None:
+            raise UserError("--training-batch-size needs --training")
+        return None
+    if options.backbone is not None:
+        raise UserError("--training needs a method: give --recipe NAME, or a run folder as --model")
+    if options.recipe is not None:
+        config = lookup("recipe", options.recipe, RECIPES)(Path("unread"), Path("unwritten"))
+    else:
+        assert options.model is not None
+        config = read_config(options.model)
+    if options.training_batch_size is not None:
+        config = replace(config, batch_size=options.training_batch_size)
+    return config if options.precision is None else replace(config, precision=options.precision)
+
+
+def _backbone(options: Options) -> Backbone:
+    from dinoscope import checkpoint
+    from dinoscope.models.backbone import BackboneConfig, build_backbone, without_drop_path
+    from dinoscope.study.recipes import RECIPES
+
+    if options.model is not None:
+        return checkpoint.load_backbone(options.model)
+    if options.recipe is not None:
+        recipe = lookup("recipe", options.recipe, RECIPES)(Path("unread"), Path("unwritten"))
+        return build_backbone(without_drop_path(recipe.backbone_config))
+    assert options.backbone is not None
+    return build_backbone(BackboneConfig(options.backbone, image_size=options.image_size))

@@ -1,0 +1,77 @@
+"""What training is compared with: the same networks with random weights, and no network at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dinoscope import checkpoint
+from dinoscope.data.folder import label_fraction
+from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
+from dinoscope.features import raw_pixels, weights_hash
+from dinoscope.measurement import LABEL_SEED, Measurement
+from dinoscope.models.backbone import without_drop_path
+from dinoscope.quickstart import random_weights
+from dinoscope.settings import to_dict
+from dinoscope.study.compare import Entry, K
+from dinoscope.study.gather import Gatherer, Subject
+
+PIXELS_SIZE = 32
+"""Side in pixels of the images that are compared pixel by pixel."""
+
+
+def random_entries(gatherer: Gatherer, subjects: Sequence[Subject], folder: Path) -> list[Entry]:
+    """Each network of the runs as it was before training, once for each of its seeds.
+
+    folder: where the weights are put while they are measured.
+    """
+    entries: dict[str, Entry] = {}
+    for subject in subjects:
+        if subject.config is None:
+            continue
+        settings = without_drop_path(subject.config.backbone_config)
+        name = f"random weights of {settings.name} for {settings.image_size} px, seed {subject.config.seed}"
+        if name in entries:
+            continue
+        backbone, path = random_weights(subject.config), folder / str(len(entries))
+        checkpoint.export_backbone(path, backbone)
+        random = Subject(path, name, "random", backbone, weights_hash(backbone), subject.config)
+        entries[name] = gatherer.entry(random)
+    return list(entries.values())
+
+
+def pixels_entry(gatherer: Gatherer) -> Entry | None:
+    """k-NN of the images themselves, or None where there are no images that all were measured on."""
+    if gatherer.images is None or "knn" in gatherer.measuring.skip:
+        return None
+    (gallery, queries), fraction = gatherer.images, gatherer.measuring.fraction
+    if fraction != 1:
+        gallery = label_fraction(gallery, fraction, LABEL_SEED)
+    with gatherer.measuring.watch("raw pixels of the gallery") as progress:
+        bank = raw_pixels(gallery, PIXELS_SIZE, progress=progress)
+    config = KNNConfig(ks=(K,))
+    if queries is None:
+        metrics, asked = tuple(leave_one_out(bank, config)), bank
+    else:
+        with gatherer.measuring.watch("raw pixels of the queries") as progress:
+            asked = raw_pixels(queries, PIXELS_SIZE, progress=progress)
+        metrics = tuple(knn(bank, asked, config))
+    protocol = {
+        "image_size": PIXELS_SIZE,
+        "temperature": config.temperature,
+        "label_fraction": fraction,
+        "classes": len(gallery.classes),
+        "gallery": str(gallery.root),
+        "gallery_images": len(bank.features),
+        "queries": None if queries is None else str(queries.root),
+        "query_images": len(asked.features),
+    }
+    remark = f"raw pixels: the images themselves at {PIXELS_SIZE} x {PIXELS_SIZE} px, the mean of each taken off"
+    return Entry(
+        "pixels",
+        "",
+        None,
+        "raw pixels",
+        measurements={"knn": Measurement(to_dict(protocol), metrics)},
+        remarks=(remark,),
+    )

@@ -1,0 +1,243 @@
+"""A comparison as it is shown: the rows of a table, of a file of values, and the points and curves of figures."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dinoscope import __version__
+from dinoscope.report.comparison_figure import Curve, Panel, Point
+from dinoscope.report.tables import Column, Section, Table, TableRow
+from dinoscope.settings import to_dict
+from dinoscope.study.compare import BASELINES, METHOD_NAMES, Cell, Comparison, Row, usual_conditions
+from dinoscope.study.published import LABEL, PUBLISHED, SOURCE, Published
+from dinoscope.training.run_folder import read_metrics
+
+ABSENT = "–"
+
+CSV_HEADER = (
+    "source",
+    "method",
+    "architecture",
+    "backbone",
+    "runs",
+    "parameters_millions",
+    "images_per_second",
+    "linear_top1_mean",
+    "linear_top1_deviation",
+    "knn_top1_mean",
+    "knn_top1_deviation",
+    "knn_k",
+    "seeds",
+    "folders",
+    "notes",
+)
+
+
+def display_table(comparison: Comparison, published: bool) -> Table:
+    """The table of the field, with published figures as a section of their own if asked for."""
+    columns = (
+        Column("Method"),
+        Column("Arch."),
+        Column("Param. (M)", "right"),
+        Column("im/s", "right"),
+        Column("Linear", "right"),
+        Column(f"k-NN (k = {comparison.k})", "right"),
+    )
+    sections = [Section(tuple(_display_row(row, comparison) for row in comparison.rows))]
+    if published:
+        sections = [Section(sections[0].rows, "Measured here"), Section(tuple(map(_published_row, PUBLISHED)), LABEL)]
+    remarks = _remarks(comparison) + ([SOURCE] if published else [])
+    return Table(columns, tuple(sections), "Top-1 accuracy in %, size and speed", comparison.notes, tuple(remarks))
+
+
+def _display_row(row: Row, comparison: Comparison) -> TableRow:
+    runs, speed = len(row.entries), row.cell("throughput")
+    cells = (
+        label(row, comparison) + (f" (n = {runs})" if runs > 1 else ""),
+        row.architecture,
+        ABSENT if row.first.parameters is None else _size(row.first.parameters),
+        ABSENT if speed is None else f"{speed.mean:.{0 if speed.mean >= 10 else 1}f}",
+        _accuracy(row.cell("linear"), runs),
+        _accuracy(row.cell("knn"), runs),
+    )
+    return TableRow(cells, row.marks)
+
+
+def label(row: Row, comparison: Comparison) -> str:
+    """The method, and where several rows have it on one architecture, the name of the row's (first) run."""
+    same = [each for each in comparison.rows if (each.method, each.architecture) == (row.method, row.architecture)]
+    return row.method if len(same) == 1 or row.first.method in BASELINES else f"{row.method} {_folder(row)}"
+
+
+def _folder(row: Row) -> str:
+    return Path(row.first.run).resolve().name
+
+
+def _published_row(row: Published) -> TableRow:
+    figures = (_size(row.parameters), f"{row.images_per_second:.0f}", f"{row.linear:.1f}", f"{row.knn:.1f}")
+    return TableRow((METHOD_NAMES[row.method], row.architecture, *figures))
+
+
+def _accuracy(cell: Cell | None, runs: int) -> str:
+    """Mean and deviation; how many runs, where some lack the figure."""
+    if cell is None:
+        return ABSENT
+    deviation = "" if cell.deviation is None else f" ± {cell.deviation:.1f}"
+    return f"{cell.mean:.1f}{deviation}" + (f" (n = {len(cell.values)})" if len(cell.values) < runs else "")
+
+
+def _size(millions: float) -> str:
+    return f"{millions:.0f}" if millions >= 10 else f"{millions:.2g}"
+
+
+def _remarks(comparison: Comparison) -> list[str]:
+    """How the figures of most rows came about; those of others are in the notes."""
+    remarks = []
+    knn, linear, speed = (usual_conditions(comparison.rows, name) for name in ("knn", "linear", "throughput"))
+    if knn:
+        asked = f"{knn['query_images']} queries of {knn['queries']}" if knn["queries"] else "each against all others"
+        remarks.append(
+            f"k-NN: k = {comparison.k}, temperature {knn['temperature']:g}, {knn['gallery_images']} labelled images of "
+            f"{knn['gallery']}{_fraction(knn)}, {asked}, {knn['classes']} classes, {knn['image_size']} px, "
+            f"{knn['precision']}"
+        )
+    if linear:
+        remarks.append(
+            f"Linear: {linear['protocol']} protocol, {linear['epochs']} epochs on {linear['train_images']} images of "
+            f"{linear['train']}{_fraction(linear)}, measured on {linear['val_images']} of {linear['val']}, "
+            f"{linear['image_size']} px, {linear['precision']}"
+        )
+    if speed:
+        remarks.append(f"im/s: {speed_line(comparison)}")
+    if any(len(row.entries) > 1 for row in comparison.rows):
+        remarks.append("n: runs that differ in the seed alone; mean ± standard deviation of the sample")
+    return remarks
+
+
+def _fraction(conditions: dict[str, Any]) -> str:
+    fraction = conditions["label_fraction"]
+    return "" if fraction == 1 else f" ({100 * fraction:g} % of the labels)"
+
+
+def speed_line(comparison: Comparison) -> str:
+    """What the figures of speed rest on, in words; "" where there are none."""
+    speed = usual_conditions(comparison.rows, "throughput")
+    if speed is None:
+        return ""
+    return (
+        f"images per second of the forward pass, images in memory, batch {speed['batch_size']} of "
+        f"{speed['image_size']} px, {speed['precision']}, median of {speed['repeats']} repeats; "
+        f"{speed['machine.name']}, {speed['machine.threads']} CPU thread{'s' * (speed['machine.threads'] != 1)}, "
+        f"torch {speed['machine.torch']}"
+    )
+
+
+def csv_rows(comparison: Comparison, published: bool) -> list[list[str]]:
+    """One row per row of the table, under `CSV_HEADER`; figures unrounded, empty where there are none."""
+    rows = []
+    for row in comparison.rows:
+        linear, knn, speed = row.cell("linear"), row.cell("knn"), row.cell("throughput")
+        values = [
+            "measured",
+            row.method,
+            row.architecture,
+            row.first.backbone,
+            len(row.entries),
+            row.first.parameters,
+            speed and speed.mean,
+            linear and linear.mean,
+            linear and linear.deviation,
+            knn and knn.mean,
+            knn and knn.deviation,
+            comparison.k if knn else None,
+            " ".join(str(entry.seed) for entry in row.entries if entry.seed is not None),
+            "; ".join(entry.run for entry in row.entries),
+            "; ".join(comparison.notes[mark - 1] for mark in row.marks),
+        ]
+        rows.append(["" if value is None else str(value) for value in values])
+    return rows + ([_published_values(row) for row in PUBLISHED] if published else [])
+
+
+def _published_values(row: Published) -> list[str]:
+    values = {
+        "source": LABEL,
+        "method": METHOD_NAMES[row.method],
+        "architecture": row.architecture,
+        "parameters_millions": str(row.parameters),
+        "images_per_second": str(row.images_per_second),
+        "linear_top1_mean": str(row.linear),
+        "knn_top1_mean": str(row.knn),
+        "knn_k": "20",
+        "notes": "Caron et al. 2021, Table 2",
+    }
+    return [values.get(name, "") for name in CSV_HEADER]
+
+
+def json_values(comparison: Comparison, published: bool) -> dict[str, Any]:
+    """Everything: the value of each seed, protocols, settings, folders, notes."""
+    rows = [
+        {
+            "method": row.method,
+            "architecture": row.architecture,
+            "backbone": row.first.backbone,
+            "parameters_millions": row.first.parameters,
+            "figures": {
+                name: None if cell is None else {**asdict(cell), "n": len(cell.values)}
+                for name, cell in ((name, row.cell(name)) for name in ("throughput", "linear", "knn"))
+            },
+            "notes": list(row.marks),
+            "entries": [to_dict(entry) for entry in row.entries],
+        }
+        for row in comparison.rows
+    ]
+    values: dict[str, Any] = {
+        "version": __version__,
+        "units": {"throughput": "images/s", "linear": "top-1 %", "knn": "top-1 %", "deviation": "of a sample (n - 1)"},
+        "k": comparison.k,
+        "rows": rows,
+        "notes": list(comparison.notes),
+        "remarks": _remarks(comparison),
+    }
+    return values | ({"published": {"source": SOURCE, "rows": [asdict(row) for row in PUBLISHED]}} if published else {})
+
+
+def panels(comparison: Comparison) -> tuple[list[Panel], str]:
+    """Accuracy against speed, or against size where a row has no speed; and the title of that axis."""
+    titles = {"knn": f"k-NN (k = {comparison.k})", "linear": "Linear"}
+    networks = [row for row in comparison.rows if row.first.parameters is not None]
+    speeds = [row.cell("throughput") for row in networks]
+    by_speed = all(speed is not None for speed in speeds)
+    found: list[Panel] = []
+    for name, title in titles.items():
+        points = tuple(
+            Point(
+                row.method,
+                row.architecture,
+                label(row, comparison),
+                speed.mean if by_speed and speed is not None else row.first.parameters or 0.0,
+                cell.mean,
+                cell.deviation,
+            )
+            for row, speed in zip(networks, speeds, strict=True)
+            if (cell := row.cell(name))
+        )
+        pixels = [cell.mean for row in comparison.rows if row.first.method == "pixels" and (cell := row.cell(name))]
+        if points:
+            found.append(Panel(title, points, (METHOD_NAMES["pixels"], pixels[0]) if pixels else None))
+    return found, "throughput (images/s)" if by_speed else "parameters of the backbone (M)"
+
+
+def online_curves(comparison: Comparison) -> list[Curve]:
+    """Online k-NN of each run over its epochs, from its metrics.jsonl, where it was measured."""
+    found: list[Curve] = []
+    for row in comparison.rows:
+        if row.first.method in BASELINES:
+            continue
+        for entry in row.entries:
+            lines = [line for line in read_metrics(Path(entry.run)) if "knn_top1" in line]
+            epochs, values = tuple(line["epoch"] + 1 for line in lines), tuple(line["knn_top1"] for line in lines)
+            if lines:
+                found.append(Curve(row.method, row.architecture, label(row, comparison), epochs, values))
+    return found

@@ -1,0 +1,162 @@
+"""From run folders to a folder with the table and the figures."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dinoscope import checkpoint
+from dinoscope.comparison.baselines import pixels_entry, random_entries
+from dinoscope.comparison.presentation import (
+    CSV_HEADER,
+    csv_rows,
+    display_table,
+    json_values,
+    online_curves,
+    panels,
+    speed_line,
+)
+from dinoscope.errors import UserError
+from dinoscope.report.comparison_figure import curves, png, scatter, svg
+from dinoscope.report.tables import Table, csv_text, latex, markdown
+from dinoscope.study.compare import Comparison, compare
+from dinoscope.study.gather import Gatherer, Measuring, run_subject
+
+CURVES_TITLE = "online k-NN top-1 (%)"
+CURVES_NOTE = (
+    "Measured during training on the images of each run itself, k = 20: to see how a run went, not to compare."
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is compared. baselines: add raw pixels, and each network with random weights."""
+
+    runs: tuple[Path, ...]
+    out: Path
+    measuring: Measuring = field(default_factory=Measuring)
+    baselines: bool = False
+    published: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of it, and the files that were written."""
+
+    comparison: Comparison
+    table: Table
+    files: tuple[Path, ...]
+
+
+def compare_runs(request: Request) -> Result:
+    """Measure what is missing, make the table and the figures, write them.
+
+    Raises UserError where a run folder is none, was given twice or has no weights, the data cannot be used, or
+    `out` holds a comparison already and is not to be overwritten.
+    """
+    _check(request)
+    subjects = [run_subject(run) for run in request.runs]
+    gatherer = Gatherer(request.measuring, subjects)
+    entries = [gatherer.entry(subject) for subject in subjects]
+    if request.baselines:
+        with tempfile.TemporaryDirectory() as folder:
+            entries += random_entries(gatherer, subjects, Path(folder))
+        entries += [pixels for pixels in [pixels_entry(gatherer)] if pixels is not None]
+    return _write(request, compare(entries))
+
+
+def _check(request: Request) -> None:
+    """Refuse before anything is measured."""
+    if not request.runs:
+        raise UserError("give at least one run folder")
+    if not 0 < request.measuring.fraction <= 1:
+        raise UserError(f"--label-fraction must be above 0 and at most 1, not {request.measuring.fraction:g}")
+    places = [run.resolve() for run in request.runs]
+    twice = [str(run) for run, place in zip(request.runs, places, strict=True) if places.count(place) > 1]
+    if twice:
+        raise UserError(f"the same run folder was given twice: {' and '.join(twice)}")
+    if request.out.exists() and not request.out.is_dir():
+        raise UserError(f"{request.out} is a file; --out is the folder that the comparison is written to")
+    there = [name for name in FILES if (request.out / name).exists()]
+    if there and not request.overwrite:
+        raise UserError(f"{request.out} holds a comparison already ({there[0]}): choose another --out, or --overwrite")
+
+
+def _write(request: Request, comparison: Comparison) -> Result:
+    """All files; those of an earlier comparison that have no successor go."""
+    table = display_table(comparison, request.published)
+    contents = {name: make(comparison, table, request.published) for name, make in FILES.items()}
+    try:
+        request.out.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            path = request.out / name
+            if content is None:
+                path.unlink(missing_ok=True)
+                continue
+            with checkpoint.replacing(path) as partial:
+                partial.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"the comparison could not be written to {request.out}: {error}") from error
+    written = tuple(request.out / name for name, content in contents.items() if content is not None)
+    return Result(comparison, table, written)
+
+
+def _markdown(comparison: Comparison, table: Table, _: bool) -> bytes:
+    pictures = "".join(
+        f"\n![{title}]({name})\n"
+        for name, title, there in (
+            ("comparison.png", "Accuracy against speed or size", bool(panels(comparison)[0])),
+            ("curves.png", "Online k-NN over the epochs", bool(online_curves(comparison))),
+        )
+        if there
+    )
+    return _text("# Comparison\n\n" + markdown(table) + pictures)
+
+
+def _csv(comparison: Comparison, _: Table, published: bool) -> bytes:
+    return _text(csv_text(CSV_HEADER, csv_rows(comparison, published)))
+
+
+def _latex(_: Comparison, table: Table, __: bool) -> bytes:
+    return _text(latex(table))
+
+
+def _json(comparison: Comparison, _: Table, published: bool) -> bytes:
+    return _text(json.dumps(json_values(comparison, published), indent=2) + "\n")
+
+
+def _picture(kind: Callable[..., bytes]) -> Callable[[Comparison, Table, bool], bytes | None]:
+    def make(comparison: Comparison, _: Table, __: bool) -> bytes | None:
+        found, x_title = panels(comparison)
+        return kind(scatter(found, x_title, speed_line(comparison))) if found else None
+
+    return make
+
+
+def _curves(kind: Callable[..., bytes]) -> Callable[[Comparison, Table, bool], bytes | None]:
+    def make(comparison: Comparison, _: Table, __: bool) -> bytes | None:
+        found = online_curves(comparison)
+        return kind(curves(found, CURVES_TITLE, CURVES_NOTE)) if found else None
+
+    return make
+
+
+def _text(text: str) -> bytes:
+    return text.encode("utf-8", errors="surrogateescape")
+
+
+FILES: dict[str, Callable[[Comparison, Table, bool], bytes | None]] = {
+    "comparison.md": _markdown,
+    "comparison.csv": _csv,
+    "comparison.tex": _latex,
+    "comparison.json": _json,
+    "comparison.png": _picture(png),
+    "comparison.svg": _picture(svg),
+    "curves.png": _curves(png),
+    "curves.svg": _curves(svg),
+}
+"""name -> what makes its content from the comparison, the table and whether published figures belong to it."""

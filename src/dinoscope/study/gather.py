@@ -1,0 +1,245 @@
+"""What was measured of each run: taken from its folder where it still holds, else measured and kept there."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from dinoscope import checkpoint
+from dinoscope.data.folder import ImageFolder, find_images, find_split, resolve_split
+from dinoscope.errors import UserError
+from dinoscope.evaluation.knn import KNNConfig
+from dinoscope.evaluation.linear import LinearConfig
+from dinoscope.evaluation.throughput import ThroughputConfig, millions_of_parameters, throughput
+from dinoscope.features import weights_hash
+from dinoscope.measurement import Extract, Measurement, Watch, keep, kept, kept_name, measure_knn, measure_linear
+from dinoscope.measurement.inputs import network_protocol
+from dinoscope.methods import method_name
+from dinoscope.models.backbone import Backbone
+from dinoscope.settings import to_dict
+from dinoscope.study.compare import EVALUATIONS, Entry, K, conditions, deciding_settings, figure
+from dinoscope.study.differences import identity
+from dinoscope.training.config import RunConfig
+from dinoscope.training.run_folder import read_config
+
+logger = logging.getLogger("dinoscope")
+
+Images = tuple[ImageFolder, ImageFolder | None]
+"""Labelled images that classify, and those that are classified; None where each is asked of all others."""
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What is measured, and how.
+
+    data: labelled images, with splits or without; None keeps to those that the runs were measured or trained on.
+    fraction: share of the labels that are used, in (0, 1].
+    skip: names in `EVALUATIONS` that are not measured; what is kept is shown nevertheless.
+    extract: computes the features; its device is where speed is measured too.
+    watch: hears of the progress.
+    """
+
+    data: Path | None = None
+    fraction: float = 1.0
+    skip: frozenset[str] = frozenset()
+    extract: Extract = field(default_factory=Extract)
+    throughput: ThroughputConfig = field(default_factory=ThroughputConfig)
+    watch: Watch = lambda _: contextlib.nullcontext(lambda _, __: None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks run."""
+        return self.extract.config.device or torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be measured: its weights on disk, and what it is called."""
+
+    path: Path
+    name: str
+    method: str
+    backbone: Backbone
+    weights: str
+    config: RunConfig | None = None
+
+
+def labelled_images(data: Path) -> Images:
+    """The train and val splits, or all images and None where there are no splits; folders made absolute.
+
+    Raises UserError where there are no labels, or one split only.
+    """
+    data = data.resolve()
+    if find_split(data, "train") is None and find_split(data, "val") is None:
+        return find_images(data, labelled=True), None
+    gallery, queries = (find_images(resolve_split(data, split), labelled=True) for split in ("train", "val"))
+    return gallery, queries
+
+
+def run_subject(run: Path) -> Subject:
+    """The model of a run folder. Raises UserError where it is none, or has no weights yet."""
+    config, backbone = read_config(run), checkpoint.load_backbone(run)
+    return Subject(run, str(run), method_name(config.method), backbone, weights_hash(backbone), config)
+
+
+class Gatherer:
+    """Measures models under the same conditions as far as can be, and remembers each network's speed."""
+
+    def __init__(self, measuring: Measuring, subjects: Sequence[Subject]) -> None:
+        """Find the images to measure on. Raises UserError where --data was given and cannot be used."""
+        self.measuring = measuring
+        self.kept = {subject.path: self._kept(subject) for subject in subjects}
+        self.images = labelled_images(measuring.data) if measuring.data else self._images_of_most()
+        self.speeds = self._agreeing_speeds(subjects)
+        self.speeds_agree = bool(self.speeds)
+
+    def entry(self, subject: Subject) -> Entry:
+        """What is known of the model, after measuring what is missing or was measured otherwise."""
+        measurements: dict[str, Measurement] = {}
+        remarks = _unfinished(subject)
+        for name, title in EVALUATIONS.items():
+            found, remark = self._speed(subject) if name == "throughput" else self._accuracy(subject, name)
+            if found is not None:
+                measurements[name] = found
+            if remark:
+                remarks.append(f"{subject.name}: {title} not measured: {remark}")
+        return Entry(
+            subject.method,
+            subject.backbone.config.name,
+            millions_of_parameters(subject.backbone),
+            subject.name,
+            None if subject.config is None else subject.config.seed,
+            {} if subject.config is None or not _is_run(subject) else deciding_settings(subject.config),
+            measurements,
+            tuple(remarks),
+        )
+
+    def _accuracy(self, subject: Subject, name: str) -> tuple[Measurement | None, str]:
+        """A kept measurement that holds, else a new one; and why there is none or not the one that was wanted."""
+        held = self.kept.get(subject.path, {}).get(name)
+        if held is not None and (self.measuring.data is None or self._as_wanted(subject, held)):
+            return held, ""
+        if name in self.measuring.skip:
+            return held, ""
+        try:
+            images = self.images or labelled_images(_own_data(subject))
+            new = MEASURES[name](subject.path, images, self._watched(subject), self.measuring.fraction)
+        except UserError as error:
+            return held, str(error)
+        keep(subject.path, kept_name(name, self.measuring.fraction), new)
+        return Measurement({**new.protocol, "weights": subject.name}, new.metrics), ""
+
+    def _as_wanted(self, subject: Subject, held: Measurement) -> bool:
+        """Whether it was measured on these images, at this size and precision."""
+        if self.images is None:
+            return True
+        gallery, queries = self.images
+        config = self.measuring.extract.config
+        network = conditions(Measurement(network_protocol(subject.path, subject.backbone, config), ()))
+        found = conditions(held)
+        wanted = [str(gallery.root), None if queries is None else str(queries.root)]
+        places = [found[name] for name in ("gallery", "train", "queries", "val") if name in found]
+        # Images may have come or gone since; of a fraction the count says nothing.
+        counts = [found[name] for name in ("gallery_images", "train_images") if name in found]
+        same_images = self.measuring.fraction != 1 or counts == [len(gallery)]
+        return places == wanted and same_images and all(found.get(name) == value for name, value in network.items())
+
+    def _speed(self, subject: Subject) -> tuple[Measurement | None, str]:
+        """Speed of the network: the kept one where all have one alike, else measured once for all that share it."""
+        held, name = self.kept.get(subject.path, {}).get("throughput"), subject.backbone.config.name
+        if "throughput" in self.measuring.skip or (held is not None and self.speeds_agree):
+            return held, ""
+        if name not in self.speeds:
+            config = self.measuring.throughput
+            size = config.image_size if config.image_size >= subject.backbone.patch_size else None
+            config = replace(config, image_size=size or subject.backbone.config.image_size)
+            with self.measuring.watch(f"throughput of {name}") as progress:
+                metrics, protocol = throughput(subject.backbone, self.measuring.device, config, progress)
+            self.speeds[name] = Measurement(to_dict(protocol), metrics)
+        if held is None:  # one of another machine stays where it is
+            keep(subject.path, "throughput", self.speeds[name])
+        return self.speeds[name], ""
+
+    def _agreeing_speeds(self, subjects: Sequence[Subject]) -> dict[str, Measurement]:
+        """Speeds in the run folders, if all runs have one and all were measured under the same conditions."""
+        found = [(subject.backbone.config.name, self.kept[subject.path].get("throughput")) for subject in subjects]
+        speeds = {name: speed for name, speed in found if speed is not None}
+        alike = {identity(conditions(speed)) for _, speed in found if speed is not None}
+        return speeds if len(alike) == 1 and all(speed is not None for _, speed in found) else {}
+
+    def _kept(self, subject: Subject) -> dict[str, Measurement]:
+        """What the folder holds, without what was measured of other weights."""
+        held: dict[str, Measurement] = {}
+        for name in EVALUATIONS:
+            fraction = 1.0 if name == "throughput" else self.measuring.fraction
+            found = kept(subject.path, kept_name(name, fraction))
+            if found is None or figure(name, found) is None:
+                continue
+            if found.protocol.get("weights_hash", subject.weights) != subject.weights:
+                logger.warning("%s: its %s was measured of other weights and is left aside", subject.name, name)
+                continue
+            held[name] = found
+        return held
+
+    def _images_of_most(self) -> Images | None:
+        """The images that most kept results were measured on, so that missing ones are measured on the same."""
+        places: Counter[tuple[str, str | None]] = Counter()
+        for found in (conditions(measurement) for held in self.kept.values() for measurement in held.values()):
+            gallery = found.get("gallery") or found.get("train")
+            if gallery is not None:
+                places[gallery, found.get("queries") or found.get("val")] += 1
+        for (gallery, queries), _ in places.most_common(1):
+            with contextlib.suppress(UserError):  # moved away since: the runs' own images are left
+                return _labelled(gallery), None if queries is None else _labelled(queries)
+        return None
+
+    def _watched(self, subject: Subject) -> Extract:
+        """What computes the features, and says of which model."""
+        watch: Callable = self.measuring.watch
+        return replace(self.measuring.extract, watch=lambda what: watch(f"{subject.name}: {what}"))
+
+
+def _knn(model: Path, images: Images, extract: Extract, fraction: float) -> Measurement:
+    return measure_knn(model, *images, KNNConfig(ks=(K,)), extract, fraction=fraction)
+
+
+def _linear(model: Path, images: Images, extract: Extract, fraction: float) -> Measurement:
+    train, val = images
+    if val is None:
+        raise UserError(f"{train.root} has no val split, and a linear probe must be measured on other images")
+    return measure_linear(model, train, val, LinearConfig(), extract, fraction=fraction)
+
+
+MEASURES: dict[str, Callable[[Path, Images, Extract, float], Measurement]] = {"knn": _knn, "linear": _linear}
+"""name in `EVALUATIONS` -> how a model's accuracy is measured."""
+
+
+def _labelled(root: str) -> ImageFolder:
+    return find_images(Path(root), labelled=True)
+
+
+def _is_run(subject: Subject) -> bool:
+    return subject.config is not None and subject.path == subject.config.out
+
+
+def _own_data(subject: Subject) -> Path:
+    """The images that the model was trained on."""
+    if subject.config is None:
+        raise UserError("give --data")
+    return subject.config.data
+
+
+def _unfinished(subject: Subject) -> list[str]:
+    """A remark where the run's newest checkpoint is not of its last step."""
+    newest = checkpoint.latest(subject.path / "checkpoints")
+    if newest is None:
+        return []
+    metadata = checkpoint.read_metadata(newest)
+    step, total = metadata.get("step"), metadata.get("total")
+    return [] if step == total else [f"{subject.name}: stopped at step {step} of {total}"]

@@ -1,0 +1,215 @@
+"""Rows of a comparison: what is one row, in which order, and what is marked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dinoscope.measurement import Measurement
+from dinoscope.methods import METHODS
+from dinoscope.models.backbone import BACKBONES
+from dinoscope.study.compare import (
+    ARCHITECTURE_NAMES,
+    METHOD_NAMES,
+    Entry,
+    compare,
+    deciding_settings,
+    figure,
+    usual_conditions,
+)
+from dinoscope.study.differences import difference, flat
+from dinoscope.study.published import PUBLISHED
+from dinoscope.training.config import RunConfig, SavingConfig
+from dinoscope.types import Metric
+
+
+def knn(top1: float, gallery: str = "/d/train", **changes: Any) -> Measurement:
+    protocol = {"weights": "w", "weights_hash": str(top1), "gallery": gallery, "gallery_images": 90, "image_size": 32}
+    return Measurement(protocol | changes, (Metric("knn_top1_k10", 0.0), Metric("knn_top1_k20", top1)))
+
+
+def entry(method: str = "dino", backbone: str = "vit_micro_conv8", *, top1: float = 50.0, **changes: Any) -> Entry:
+    settings = {"data": "/d", "epochs": 10, "batch_size": 8, "views.num_local": 2, "views.hue": 0.1}
+    seed = changes.pop("seed", 0)
+    measured = {"knn": changes.pop("knn", knn(top1))}
+    settings |= changes.pop("settings", {})
+    run = changes.pop("run", f"{method}-{seed}")
+    return Entry(method, backbone, 1.0, run, seed, settings, measured, **changes)
+
+
+# What is one row
+
+
+def test_runs_that_differ_in_the_seed_are_one_row_with_mean_and_sample_deviation() -> None:
+    comparison = compare([entry(seed=seed, top1=top1) for seed, top1 in enumerate((50.0, 53.0, 56.0))])
+    (row,) = comparison.rows
+    cell = row.cell("knn")
+    assert cell is not None
+    assert (cell.mean, cell.deviation, cell.values) == (53.0, 3.0, (50.0, 53.0, 56.0))
+    assert row.cell("linear") is None
+    assert comparison.notes == ()
+
+
+def test_one_run_has_no_deviation() -> None:
+    cell = compare([entry()]).rows[0].cell("knn")
+    assert cell is not None
+    assert cell.deviation is None
+
+
+def test_runs_of_other_settings_or_networks_are_rows_of_their_own() -> None:
+    entries = [entry(), entry(settings={"lr": 2}), entry("byol"), entry(backbone="resnet18")]
+    assert len(compare(entries).rows) == 4
+
+
+def test_seeds_measured_on_other_images_are_never_averaged() -> None:
+    comparison = compare([entry(seed=0), entry(seed=1, knn=knn(90.0, "/other/train")), entry("byol", seed=0)])
+    dinos = [row for row in comparison.rows if row.method == "DINO"]
+    assert sorted(row.cell("knn").mean for row in dinos) == [50.0, 90.0]  # pyright: ignore[reportOptionalMemberAccess]
+    marked = next(row for row in dinos if row.cell("knn").mean == 90.0)  # pyright: ignore[reportOptionalMemberAccess]
+    assert [comparison.notes[mark - 1] for mark in marked.marks] == [
+        "k-NN measured with gallery /other/train (most rows: /d/train)"
+    ]
+
+
+def test_folders_of_a_protocol_are_the_same_however_they_are_written(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    comparison = compare([entry(seed=0, knn=knn(1.0, "d/train")), entry(seed=1, knn=knn(2.0, f"{tmp_path}/d/train"))])
+    assert len(comparison.rows) == 1
+
+
+def test_a_seed_that_lacks_a_figure_stays_in_its_row() -> None:
+    without = replace(entry(seed=1), measurements={})
+    (row,) = compare([entry(seed=0), without]).rows
+    assert len(row.entries) == 2
+    assert row.cell("knn").values == (50.0,)  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_the_same_seed_twice_is_said() -> None:
+    comparison = compare([entry(run="a"), entry(run="b")])
+    assert "same seed" in comparison.notes[0]
+
+
+# Order
+
+
+def test_resnets_before_transformers_small_before_large_and_methods_as_the_field_has_them() -> None:
+    methods = ["dino", "swav", "byol", "moco", "simclr", "supervised", "random", "something_new"]
+    entries = [entry(method, "vit_micro_conv8") for method in methods]
+    entries += [entry("dino", "resnet50"), replace(entry("dino", "resnet18"), parameters=0.5)]
+    entries.append(Entry("pixels", "", None, "raw pixels"))
+    rows = compare(entries).rows
+    names = ["Random", "Supervised", "SimCLR", "MoCo v2", "BYOL", "SwAV", "DINO", "something_new"]
+    assert [(row.architecture, row.method) for row in rows] == [
+        ("–", "Raw pixels"),
+        ("RN18", "DINO"),
+        ("RN50", "DINO"),
+        *(("ViT-micro/8", name) for name in names),
+    ]
+
+
+def test_every_method_and_network_has_a_name() -> None:
+    assert set(METHODS) <= set(METHOD_NAMES)
+    assert set(ARCHITECTURE_NAMES) <= set(BACKBONES)
+    assert {row.method for row in PUBLISHED} <= set(METHOD_NAMES)
+    assert {row.architecture for row in PUBLISHED} <= set(ARCHITECTURE_NAMES.values())
+
+
+# Marks
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"epochs": 20}, "epochs 20 (most rows: 10)"),
+        ({"batch_size": 16}, "batch size 16 (most rows: 8)"),
+        ({"data": "/e"}, "data /e (most rows: /d)"),
+        ({"views.num_local": 0, "views.hue": 0.5}, "views: hue 0.5 (most rows: 0.1), num_local 0 (most rows: 2)"),
+    ],
+)
+def test_a_row_that_differs_from_most_is_marked_with_the_difference(changes: dict[str, Any], note: str) -> None:
+    comparison = compare([entry("simclr"), entry("byol"), entry("dino", settings=changes)])
+    marks = {row.method: [comparison.notes[mark - 1] for mark in row.marks] for row in comparison.rows}
+    assert marks == {"SimCLR": [], "BYOL": [], "DINO": [note]}
+
+
+def test_where_no_value_is_that_of_most_rows_all_are_marked_with_their_own() -> None:
+    comparison = compare([entry("simclr", settings={"epochs": 20}), entry("byol", settings={"epochs": 10})])
+    assert {row.method: [comparison.notes[mark - 1] for mark in row.marks] for row in comparison.rows} == {
+        "SimCLR": ["epochs 20 (rows differ)"],
+        "BYOL": ["epochs 10 (rows differ)"],
+    }
+
+
+def test_baselines_were_not_trained_and_are_not_marked_for_it() -> None:
+    random = Entry("random", "vit_micro_conv8", 1.0, "random", 0, {}, {"knn": knn(20.0)})
+    assert compare([random, entry()]).notes == ()
+
+
+def test_rows_of_one_method_say_what_tells_them_apart() -> None:
+    comparison = compare([entry(settings={"method.koleo": 0.0}), entry(settings={"method.koleo": 0.5})])
+    assert set(comparison.notes) == {
+        "of several DINO on ViT-micro/8, this one has method.koleo 0",
+        "of several DINO on ViT-micro/8, this one has method.koleo 0.5",
+    }
+
+
+def test_equal_notes_have_one_number_and_remarks_are_notes() -> None:
+    entries = [entry("simclr"), entry("moco"), entry("swav"), entry("byol", settings={"epochs": 20})]
+    entries.append(replace(entry("dino", settings={"epochs": 20}), remarks=("d: stopped at step 3 of 9",)))
+    comparison = compare(entries)
+    assert comparison.notes == ("epochs 20 (most rows: 10)", "d: stopped at step 3 of 9")
+    assert [row.marks for row in comparison.rows] == [(), (), (1,), (), (1, 2)]
+
+
+# The records beneath
+
+
+def test_the_settings_that_decide_leave_out_seed_place_and_machine(tmp_path: Path) -> None:
+    config = RunConfig(data=tmp_path / "d", out=tmp_path / "o")
+    same = replace(
+        config,
+        out=tmp_path / "p",
+        seed=3,
+        device="cpu",
+        workers=2,
+        threads=1,
+        saving=SavingConfig(keep=9),
+        log_every=1,
+        evaluate_every=7,
+    )
+    assert deciding_settings(config) == deciding_settings(same)
+    assert deciding_settings(config) != deciding_settings(replace(config, drop_path=0.0))
+    assert deciding_settings(config)["method.name"] == "dino"
+
+
+def test_the_figure_is_that_of_20_neighbours_or_of_all_of_a_small_gallery() -> None:
+    assert figure("knn", knn(40.0)) == (40.0, 20)
+    few = Measurement({"gallery_images": 12}, (Metric("knn_leave_one_out_top1_k11", 30.0),))
+    assert figure("knn", few) == (30.0, 11)
+    assert compare([entry(knn=few)]).k == 11
+    others = Measurement({"gallery_images": 90}, (Metric("knn_top1_k10", 30.0),))
+    assert figure("knn", others) is None
+    assert figure("linear", Measurement({}, (Metric("linear_top1", 60.0),))) == (60.0, 0)
+    assert figure("throughput", None) is None
+
+
+def test_the_conditions_of_most_rows() -> None:
+    comparison = compare([entry("byol"), entry("dino"), entry("swav", knn=knn(1.0, image_size=64))])
+    usual = usual_conditions(comparison.rows, "knn")
+    assert usual is not None
+    assert usual["image_size"] == 32
+    assert "weights_hash" not in usual
+    assert usual_conditions(comparison.rows, "linear") is None
+
+
+def test_differences_name_the_first_few() -> None:
+    own = dict.fromkeys("abcdefgh", 1)
+    other = dict.fromkeys("abcdefgh", 2)
+    text = difference(own, [own, other, other])
+    assert text.startswith("a 1 (most rows: 2), b 1")
+    assert text.endswith(" and 2 more")
+    assert difference(other, [own, other, other]) == ""
+    assert flat({"a": {"b": (1, 2)}, "c": None}) == {"a.b": [1, 2], "c": None}
