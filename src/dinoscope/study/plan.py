@@ -12,15 +12,11 @@ import torch
 
 from dinoscope.data.folder import ImageFolder
 from dinoscope.errors import UserError
-from dinoscope.methods import method_name
 from dinoscope.study.state import Standing, standing
 from dinoscope.training.config import RunConfig, check
 from dinoscope.training.device import pick_device
 from dinoscope.training.images import readable, scanned_images
 from dinoscope.training.trainer import Trainer
-
-LABELLED = {"supervised"}
-"""Methods that cannot train without labels."""
 
 PROBE_STEPS = 3
 """Optimiser steps that are timed, after a first one that warms up."""
@@ -58,8 +54,7 @@ def plan(configs: Sequence[RunConfig], progress: Progress = lambda done, total: 
             folders[config.data] = readable(folder, {fault.path for fault in report.unreadable})
         images = folders[config.data]
         try:
-            check(config, len(images), processes=1)
-            check_labels(config, images)
+            check(config, len(images), processes=1, classes=len(images.classes))
         except UserError as error:
             raise UserError(f"run {config.out.name}: {error}") from error
         found = standing(config)
@@ -73,16 +68,6 @@ def plan(configs: Sequence[RunConfig], progress: Progress = lambda done, total: 
                 )
         planned.append(PlannedRun(config, images, total_steps(config, len(images)), found))
     return planned
-
-
-def check_labels(config: RunConfig, images: ImageFolder) -> None:
-    """Raises UserError where the method needs labels and the images have none."""
-    method = method_name(config.method)
-    if method in LABELLED and images.labels is None:
-        raise UserError(
-            f"{method} needs labels, and {images.root} has none: give each class a folder of its own, or name the "
-            f"other methods with --methods"
-        )
 
 
 def total_steps(config: RunConfig, images: int) -> int:

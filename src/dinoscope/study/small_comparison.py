@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
-from dinoscope.errors import UserError, lookup
-from dinoscope.models.backbone import BACKBONES
+from dinoscope.errors import UserError
+from dinoscope.methods import METHODS
+from dinoscope.study.recipes.comparison import CPU_BACKBONES, small_run
 from dinoscope.training.config import RunConfig
-
-
-@runtime_checkable
-class SmallRun(Protocol):
-    """Settings of one method at the small scale that all methods share."""
-
-    def __call__(self, method: str, backbone: str, data: Path, out: Path) -> RunConfig:
-        """The run; method and backbone are known names."""
-        ...
 
 
 def small_comparison(
     data: Path,
     out: Path,
     *,
-    small_run: SmallRun,
-    known_methods: Collection[str],
+    views: str = "two_views_32",
     methods: Sequence[str] = (),
     backbones: Sequence[str] = (),
     epochs: float | None = None,
@@ -40,35 +30,28 @@ def small_comparison(
     Args:
         data: folder of images.
         out: folder of the study.
-        small_run: the recipe.
-        known_methods: names that `small_run` knows.
-        methods: names; none takes all known ones.
-        backbones: names; none takes the recipe's first choice, `DEFAULT_BACKBONES`.
+        views: name of a preset: what the self-supervised methods see of an image.
+        methods: names; none takes all of `METHODS`.
+        backbones: names; none takes `CPU_BACKBONES`.
         epochs: instead of the recipe's; a warm-up is shortened in proportion where this is less.
         seeds: each gives a run of its own.
 
     Raises UserError for an unknown name (the nearest are offered), or one that is given twice.
     """
-    methods, backbones = tuple(methods or known_methods), tuple(backbones or DEFAULT_BACKBONES)
-    for method in methods:
-        lookup("method", method, dict.fromkeys(known_methods))
-    for backbone in backbones:
-        lookup("backbone", backbone, BACKBONES)
+    methods, backbones = tuple(methods or METHODS), tuple(backbones or CPU_BACKBONES)
     for option, values in (("--methods", methods), ("--backbones", backbones), ("--seeds", tuple(seeds))):
         twice = [value for value in dict.fromkeys(values) if values.count(value) > 1]
         if twice:
             raise UserError(f"{option} names {twice[0]} twice")
     return [
         with_epochs(
-            replace(small_run(method, backbone, data, run_folder(out, method, backbone, seed)), seed=seed), epochs
+            replace(small_run(method, backbone, views, data, run_folder(out, method, backbone, seed)), seed=seed),
+            epochs,
         )
         for seed in seeds
         for backbone in backbones
         for method in methods
     ]
-
-
-DEFAULT_BACKBONES = ("vit_micro_conv8",)
 
 
 def run_folder(out: Path, method: str, backbone: str, seed: int) -> Path:
