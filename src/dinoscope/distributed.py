@@ -72,6 +72,15 @@ def gather(value: Tensor) -> Tensor:
     return torch.cat(list(all_gather(value)))
 
 
+def sum_with_gradient(value: Tensor) -> Tensor:
+    """`sum_reduce` through which gradients flow back to every process."""
+    if world_size() == 1:
+        return value
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(value)
+
+
 def any_process(flag: bool, device: torch.device) -> bool:
     """Whether `flag` is set on at least one process, so that all of them stop at the same step."""
     return bool(max_reduce(torch.tensor(float(flag), device=device)).item())

@@ -16,6 +16,7 @@ from dinoscope.data.loader import StepSampler, ViewsDataset, default_workers, vi
 from dinoscope.errors import UserError
 from dinoscope.methods import build_method, method_name
 from dinoscope.models.backbone import Backbone
+from dinoscope.models.batch_norm import synchronize
 from dinoscope.settings import to_dict
 from dinoscope.training.accumulate import backward
 from dinoscope.training.config import RunConfig
@@ -37,8 +38,8 @@ class Trainer:
         self.next_step = 0
         torch.manual_seed(config.seed)
         self.method = build_method(config.method, config.backbone_config, len(images.classes)).to(device)
-        if distributed.world_size() > 1 and device.type == "cuda":
-            nn.SyncBatchNorm.convert_sync_batchnorm(self.method)  # exchanges the children in place
+        if distributed.world_size() > 1:
+            synchronize(self.method, device)
         for module in self.method.modules():
             if isinstance(module, Backbone):
                 module.checkpoint_activations = config.checkpoint_activations
