@@ -13,6 +13,7 @@ from types import UnionType
 from typing import Any, TypeVar, get_args
 
 from cattrs import ClassValidationError, Converter, transform_error
+from cattrs.v import format_exception
 
 from dinoscope.errors import UserError
 
@@ -32,10 +33,18 @@ def from_dict(cls: type[T], values: Any, source: str) -> T:
     try:
         return _converter().structure(values, cls)
     except ClassValidationError as error:
-        raise UserError(f"{source} is not a valid {cls.__name__}: {'; '.join(transform_error(error))}") from error
+        raise UserError(
+            f"{source} is not a valid {cls.__name__}: {'; '.join(transform_error(error, format_exception=_said))}"
+        ) from error
 
 
 KIND = "kind"
+"""Key of a dataclass's name, where several are possible."""
+
+
+def _said(error: BaseException, kind: Any) -> str:
+    """Our own sentences as they are, cattrs' own in its words."""
+    return str(error) if isinstance(error, UserError) else format_exception(error, kind)
 
 
 @functools.cache
@@ -63,7 +72,7 @@ def _read_choice(choice: Any, converter: Converter) -> Callable[[Any, Any], Any]
     def read(values: Any, _: Any) -> Any:
         kind = values.get(KIND) if isinstance(values, dict) else None
         if kind not in members:
-            raise ValueError(f"{KIND} is {kind!r}; allowed: {', '.join(members)}")
+            raise UserError(f"{KIND} is {kind!r}; allowed: {', '.join(members)}")
         return converter.structure({name: value for name, value in values.items() if name != KIND}, members[kind])
 
     return read

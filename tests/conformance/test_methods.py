@@ -74,18 +74,21 @@ def test_loss_changes_no_state(method, picture_folder, tmp_path) -> None:
 
 
 def test_state_round_trip(method, picture_folder, tmp_path) -> None:
-    config = cases.run_config(method, picture_folder(16), tmp_path / "run")
+    """Saved when queues are full, in mid-epoch; both go on into the next epoch."""
+    config = cases.run_config(method, picture_folder(24), tmp_path / "run")
     trainer = cases.trainer(config)
     batches = trainer.batches()
-    trainer.make_step(next(batches))
+    for _ in range(2):
+        trainer.make_step(next(batches))
     trainer.save(tmp_path / "step.safetensors")
     restored = cases.trainer(config)
     assert states_differ(trainer.method.state_dict(), restored.method.state_dict()) != []
     restored.restore(tmp_path / "step.safetensors")
-    assert restored.next_step == 1
-    views = next(batches)
-    trainer.make_step(views)
-    restored.make_step(next(restored.batches()))
+    assert restored.next_step == 2
+    again = restored.batches()
+    for _ in range(2):
+        trainer.make_step(next(batches))
+        restored.make_step(next(again))
     assert states_differ(trainer.method.state_dict(), restored.method.state_dict()) == []
 
 

@@ -12,8 +12,9 @@ DESCRIPTION = """\
 Train on a folder of images, labelled or not. --data and --out are needed; all else comes from the recipe.
 
   --recipe NAME     named settings to begin with (see `dinoscope recipes`)
-  --method NAME     the method (dino), with its default settings
-  --views NAME      a preset of the views: imagenet, small_64, small_32, two_views
+  --method NAME     dino, simclr, moco, byol, swav or supervised, with its default settings
+  --views NAME      a preset of the views: imagenet, two_views, simclr, moco, byol, swav, supervised (224 px);
+                    small_64, small_32, two_views_32, scenes
   --resume          go on with the run in --out; nothing else need be given
   --overwrite       delete the run in --out and begin again
 

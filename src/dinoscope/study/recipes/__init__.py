@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dinoscope.study.recipes import imagenet, small
+from dinoscope.study.recipes import comparison, imagenet, small
 from dinoscope.training.config import RunConfig
 
 RECIPES: dict[str, Callable[[Path, Path], RunConfig]] = {
@@ -28,6 +28,11 @@ RECIPES: dict[str, Callable[[Path, Path], RunConfig]] = {
         imagenet.supervised_resnet50,
         imagenet.supervised_deit_small,
         small.dino_small_images,
+        comparison.simclr_small_images,
+        comparison.moco_small_images,
+        comparison.byol_small_images,
+        comparison.swav_small_images,
+        comparison.supervised_small_images,
         small.dino_small_images_cpu,
         small.dino_folder,
         small.quickstart,

@@ -1,0 +1,68 @@
+"""Every named recipe fits itself: its settings do not contradict each other on the data that it is meant for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dinoscope.data.view_presets import VIEWS
+from dinoscope.errors import UserError
+from dinoscope.methods import METHODS, method_name
+from dinoscope.settings import from_dict, to_dict
+from dinoscope.study.recipes import RECIPES
+from dinoscope.study.recipes.comparison import CPU_BACKBONES, GPU_BACKBONES, small_run
+from dinoscope.training.config import RunConfig, check
+
+IMAGENET, SMALL, FOLDER = (1_281_167, 1000), (50_000, 10), (500, 0)
+"""Images and classes."""
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_a_recipe_fits_its_data(name) -> None:
+    config = RECIPES[name](Path("data"), Path("out"))
+    meant_for = FOLDER if name == "dino_folder" else IMAGENET if config.views.global_size == 224 else SMALL
+    check(config, images=meant_for[0], processes=1, classes=meant_for[1])
+    assert RECIPES[name].__doc__
+
+
+def test_every_method_has_a_recipe_for_imagenet_and_for_small_images() -> None:
+    found = {
+        (method_name(config.method), config.views.global_size == 224)
+        for config in (recipe(Path("data"), Path("out")) for recipe in RECIPES.values())
+    }
+    assert found >= {(name, large) for name in METHODS for large in (True, False)}
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("backbone", [*CPU_BACKBONES, *GPU_BACKBONES])
+def test_a_row_of_the_small_comparison_fits_and_survives_its_file(method, backbone) -> None:
+    config = small_run(method, backbone, "scenes", Path("data"), Path("out"))
+    check(config, images=5000, processes=1, classes=10)
+    assert from_dict(RunConfig, to_dict(config), "a file") == config
+    assert to_dict(config)["method"]["kind"] == type(config.method).__name__
+
+
+def test_rows_share_all_but_the_method() -> None:
+    """Supervised training apart, whose view is its own."""
+    rows = [
+        small_run(name, "vit_micro_conv8", "scenes", Path("data"), Path("out"))
+        for name in METHODS
+        if name != "supervised"
+    ]
+    assert len({(row.views, row.optimizer, row.epochs, row.batch_size, row.backbone) for row in rows}) == 1
+
+
+def test_a_settings_file_with_an_unknown_method_names_the_known_ones() -> None:
+    values = to_dict(small_run("moco", "vit_micro_conv8", "scenes", Path("data"), Path("out")))
+    values["method"]["kind"] = "MocoConfig"
+    with pytest.raises(UserError, match="kind is 'MocoConfig'; allowed: DINOConfig, SimCLRConfig"):
+        from_dict(RunConfig, values, "config.json")
+
+
+def test_unknown_names_are_offered_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean simclr"):
+        small_run("simclrr", "vit_micro_conv8", "scenes", Path("data"), Path("out"))
+    with pytest.raises(UserError, match="did you mean scenes"):
+        small_run("simclr", "vit_micro_conv8", "scene", Path("data"), Path("out"))
+    assert "scenes" in VIEWS
