@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,13 @@ from tests.test_study_state import contents, settings
 def options(data: Path, out: Path, *more: str) -> list[str]:
     """Two runs of two steps."""
     common = ["--data", str(data), "--out", str(out), "--epochs", "2", "--device", "cpu", "--methods", "dino"]
-    return ["study", "small-comparison", *common, "--seeds", "0", "1", *more]
+    backbones = [] if "--backbones" in more else ["--backbones", "vit_micro_conv8"]
+    return ["study", "small-comparison", *common, "--seeds", "0", "1", *backbones, *more]
 
 
 @pytest.mark.slow
 def test_a_whole_study_and_nothing_is_done_twice(picture_folder, tmp_path, capsys) -> None:
+    picture_folder(12, classes=2, split="val")
     data, out = picture_folder(128, classes=2, split="train"), tmp_path / "study"
     assert main(options(data, out, "--jobs", "2")) == 0
     printed = capsys.readouterr()
@@ -35,18 +38,19 @@ def test_a_whole_study_and_nothing_is_done_twice(picture_folder, tmp_path, capsy
         values = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         assert any("knn_top1" in line for line in values)
         assert f"{run.name}: finished  epoch 2/2  step 2/2" in printed.err
-    assert f"dinoscope compare {runs[0]} {runs[1]} --data {data} --out {out / 'comparison'}" in printed.out
-    before = contents(out)
+    (row,) = [line for line in (out / "comparison" / "comparison.md").read_text().splitlines() if "| DINO" in line]
+    assert row.count("±") == 2  # linear and k-NN over the two seeds
+    before = contents(out / "runs")
     assert main(options(data, out)) == 0
-    assert contents(out) == before
+    assert contents(out / "runs") == before
     assert capsys.readouterr().err.count("finished before") == 2
     assert main(options(data, out, "--epochs", "3")) == 2
     assert "s0 was begun with other settings: epochs: 2.0 -> 3.0" in capsys.readouterr().err
-    assert contents(out) == before
+    assert contents(out / "runs") == before
 
 
 def test_a_dry_run_lists_and_times_and_writes_nothing(picture_folder, tmp_path, capsys) -> None:
-    data, out = picture_folder(130), tmp_path / "study"
+    data, out = picture_folder(130, classes=2), tmp_path / "study"
     assert main(options(data, out, "--dry-run", "--jobs", "2")) == 0
     printed = capsys.readouterr().out
     assert printed.index("dino-vit_micro_conv8-s0") < printed.index("dino-vit_micro_conv8-s1")
@@ -61,6 +65,7 @@ REFUSALS = {
     "method": (["--methods", "dyno"], "no method 'dyno'; did you mean dino"),
     "backbone": (["--backbones", "resnet81"], "no backbone 'resnet81'; did you mean resnet18"),
     "few images": ([], "run dino-vit_micro_conv8-s0: --batch-size 128 is more than the 12 readable images"),
+    "no val": ([], "no validation folder found"),
     "jobs": (["--jobs", "0"], "--jobs must be at least 1, not 0"),
     "threads": (["--threads", "-1"], "--threads must be 0"),
 }
@@ -69,7 +74,8 @@ REFUSALS = {
 @pytest.mark.parametrize("name", REFUSALS)
 def test_a_mistake_is_one_line_and_nothing_starts(name, picture_folder, tmp_path, capsys) -> None:
     argv, words = REFUSALS[name]
-    argv = argv if name == "study" else options(picture_folder(12), tmp_path / "study", *argv)
+    data = picture_folder(12, classes=2, split="train" if name == "no val" else "")
+    argv = argv if name == "study" else options(data, tmp_path / "study", *argv)
     assert main(argv) == 2
     printed = capsys.readouterr()
     assert words in printed.err.splitlines()[-1]
@@ -92,12 +98,13 @@ def concluded(tmp_path: Path, *states: str, interrupted: bool = False) -> int:
         for number, state in enumerate(states)
     ]
     chosen = SmallComparison(tmp_path / "data", tmp_path / "out")
-    return conclude(StudyResult(runs, interrupted), STUDIES["small-comparison"], chosen, "dinoscope study again")
+    study = replace(STUDIES["small-comparison"], finish=lambda runs, options: print("compared", len(runs), options.out))
+    return conclude(StudyResult(runs, interrupted), study, chosen, "dinoscope study again")
 
 
 def test_exit_codes_say_how_it_ended(tmp_path, capsys) -> None:
     assert concluded(tmp_path, "finished", "finished") == 0
-    assert "dinoscope compare" in capsys.readouterr().out
+    assert f"compared 2 {tmp_path / 'out'}" in capsys.readouterr().out
     assert concluded(tmp_path, "finished", "failed") == 1
     printed = capsys.readouterr()
     assert "r1 failed:\n    out of\n    memory\n" in printed.err

@@ -205,7 +205,7 @@ def test_without_splits(tmp_path: Path) -> None:
     touch(tmp_path, "cat/1.jpg", "dog/1.jpg")
     assert find_split(tmp_path, "train") is None
     assert resolve_split(tmp_path, "train") == tmp_path
-    with pytest.raises(UserError, match="--gallery and --query"):
+    with pytest.raises(UserError, match="no validation folder found"):
         resolve_split(tmp_path, "val")
     with pytest.raises(UserError, match="no such folder"):
         resolve_split(tmp_path / "nowhere", "train")

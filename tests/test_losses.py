@@ -118,6 +118,26 @@ def test_byol_pairs_every_view_with_every_other_target() -> None:
     assert byol_loss(prediction, target).item() == pytest.approx(torch.stack(terms).mean().item(), abs=1e-12)
 
 
+def test_byols_gradient_by_hand() -> None:
+    """d cos(p, z) / dp = (z - cos(p, z) p) / |p| with p and z of length 1: the sphere's tangent towards z."""
+    prediction, target = rows(8, 2, 3, 5).requires_grad_(), rows(9, 2, 3, 5)
+    byol_loss(prediction, target).backward()
+    unit, other = F.normalize(prediction.detach(), dim=-1), F.normalize(target, dim=-1).flip(0)
+    cosine = (unit * other).sum(dim=-1, keepdim=True)
+    by_hand = -2 * (other - cosine * unit) / prediction.detach().norm(dim=-1, keepdim=True) / (2 * 3)
+    torch.testing.assert_close(prediction.grad, by_hand)
+
+
+def test_swavs_gradient_by_hand(golden) -> None:
+    """d/dz of -sum q ln softmax(z / tau) is (softmax(z / tau) - q) / tau, summed over the codes to predict."""
+    scores = torch.stack([golden[f"swav.view{view}_prototype_scores"] for view in range(5)]).double().requires_grad_()
+    codes = torch.stack([sinkhorn(view, 0.05, 3) for view in scores[:2].detach()])
+    swav_loss(scores, codes, 0.1).backward()
+    shares = torch.softmax(scores.detach() / 0.1, dim=-1)
+    by_hand = torch.stack([sum((shares[v] - codes[g]) / 0.1 for g in range(2) if g != v) for v in range(5)])
+    torch.testing.assert_close(scores.grad, by_hand / (8 * scores.shape[1]))
+
+
 def test_large_logits_in_half_precision_stay_finite() -> None:
     views = (100 * torch.eye(4)).half()
     assert math.isfinite(nt_xent(views, views, 0.05).item())

@@ -54,10 +54,14 @@ def test_keys_replace_the_oldest_of_the_queue_in_order() -> None:
 
 
 def test_the_second_view_is_the_key_unless_symmetric() -> None:
-    outputs = moco().encode(views())
-    keys = F.normalize(outputs["key"], dim=-1)
-    assert torch.equal(moco().loss(outputs, START).kept["key"], keys[[1]])
-    assert torch.equal(moco(symmetric=True).loss(outputs, START).kept["key"], keys)
+    """Nothing else is computed: a query of view 0, a key of view 1; with more views, queries of all but view 1."""
+    both, one = moco(symmetric=True).encode(views()), moco().encode(views())
+    torch.testing.assert_close(one["query"][0], both["query"][0])
+    torch.testing.assert_close(one["key"][0], both["key"][1])
+    assert (len(one["query"]), len(one["key"])) == (1, 1)
+    assert len(moco().encode(views(num_global=3))["query"]) == 2
+    keys = moco(symmetric=True).loss(both, START).kept["key"]
+    assert torch.equal(keys, F.normalize(both["key"], dim=-1))
 
 
 def test_shuffled_groups_come_back_in_order() -> None:
@@ -168,10 +172,22 @@ REFUSED = {
         {"method": SwAVConfig(queue_size=100, freeze_prototypes_steps=0)},
         "--method.queue-size 100 is not a multiple of --batch-size 8; nearest: 96",
     ),
+    "queue of more keys than images": (
+        {"method": MoCoConfig(queue_size=128)},
+        "holds more keys than there are images (64)",
+    ),
     "no labels": ({"method": SupervisedConfig()}, "supervised training needs labels"),
     "one image": ({"method": SimCLRConfig(), "batch_size": 1}, "--batch-size must be 2 or more"),
     "batch norm of one": (
         {"method": BYOLConfig(), "backbone": "resnet_micro", "accumulate": 8},
+        "batch norm needs 2 images or more in a forward",
+    ),
+    "batch norm of one in a head": (
+        {
+            "method": BYOLConfig(),
+            "accumulate": 8,
+            "views": replace(TWO, num_global=1, num_local=1, local_size=16),
+        },
         "batch norm needs 2 images or more in a forward",
     ),
     "groups of one": (

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dinoscope.data.folder import find_images
 from dinoscope.errors import UserError
-from dinoscope.study import plan as plan_module
-from dinoscope.study.plan import check_labels, plan, seconds_per_step, total_steps
+from dinoscope.methods.supervised import SupervisedConfig
+from dinoscope.study.plan import plan, seconds_per_step
 from dinoscope.study.small_comparison import small_comparison
-from dinoscope.training.config import RunConfig
+from dinoscope.training.config import RunConfig, total_steps
 from dinoscope.training.loop import train
 from tests.conformance import cases
 from tests.conftest import draw_picture
@@ -54,11 +53,9 @@ def test_a_run_on_other_images_is_refused(picture_folder, tmp_path) -> None:
         plan([config])
 
 
-def test_labels_are_asked_for_before_anything_starts(monkeypatch, picture_folder, tmp_path) -> None:
-    config = settings(picture_folder(12), tmp_path / "a")
-    check_labels(config, find_images(config.data))
-    monkeypatch.setattr(plan_module, "method_name", lambda method: "supervised")
-    with pytest.raises(UserError, match=r"run a: supervised needs labels, and .*pictures has none"):
+def test_labels_are_asked_for_before_anything_starts(picture_folder, tmp_path) -> None:
+    config = settings(picture_folder(12), tmp_path / "a", method=SupervisedConfig())
+    with pytest.raises(UserError, match=r"run a: supervised training needs labels"):
         plan([config])
     labelled = picture_folder(12, classes=2, name="labelled")
     assert len(plan([replace(config, data=labelled)])) == 1
@@ -72,15 +69,8 @@ def test_timing_takes_real_steps_and_leaves_nothing(picture_folder, tmp_path) ->
     assert torch.get_num_threads() == threads
 
 
-def small_run(method: str, backbone: str, data: Path, out: Path) -> RunConfig:
-    config = settings(data, out, epochs=100)
-    return replace(config, backbone=backbone, optimizer=replace(config.optimizer, warmup_epochs=10))
-
-
 def comparison(**changes) -> list[RunConfig]:
-    return small_comparison(
-        Path("d"), Path("o"), **{"small_run": small_run, "known_methods": ["byol", "dino"], **changes}
-    )
+    return small_comparison(Path("d"), Path("o"), **{"methods": ("byol", "dino"), **changes})
 
 
 def test_all_methods_come_before_the_next_backbone_and_seed() -> None:
@@ -92,14 +82,16 @@ def test_all_methods_come_before_the_next_backbone_and_seed() -> None:
         for method in ("byol", "dino")
     ]
     assert [run.seed for run in runs] == [3] * 4 + [5] * 4
-    assert {run.epochs for run in runs} == {100}
+    assert {run.epochs for run in runs if run.backbone == "vit_micro_conv8"} == {12}
 
 
-def test_a_shorter_run_warms_up_for_the_same_share() -> None:
-    (short,) = comparison(methods=("dino",), epochs=5)
-    assert (short.epochs, short.optimizer.warmup_epochs) == (5, 0.5)
-    (long,) = comparison(methods=("dino",), epochs=500)
-    assert (long.epochs, long.optimizer.warmup_epochs) == (500, 10)
+def test_a_shorter_run_warms_up_and_holds_prototypes_for_the_same_share() -> None:
+    usual, short, long = (
+        comparison(methods=("swav",), backbones=("vit_micro_conv8",), epochs=epochs)[0] for epochs in (None, 3, 500)
+    )
+    assert (short.epochs, short.optimizer.warmup_epochs) == (3, usual.optimizer.warmup_epochs / 4)
+    assert short.method.freeze_prototypes_steps == usual.method.freeze_prototypes_steps / 4
+    assert (long.epochs, long.optimizer, long.method) == (500, usual.optimizer, usual.method)
 
 
 @pytest.mark.parametrize(

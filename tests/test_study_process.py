@@ -72,7 +72,7 @@ def test_threads_are_pinned_and_gpus_shared_out(tmp_path) -> None:
     assert [last_lines(process.log) for process in processes] == [f"{cores()} 4", "1 GPU-b", "2 4"]
     for process in processes:
         process.kill()
-        assert process.wait() == -signal.SIGKILL
+        assert process.process.wait() == -signal.SIGKILL
 
 
 def test_a_failed_run_shows_its_last_lines_and_the_others_finish(tmp_path) -> None:
@@ -95,7 +95,7 @@ def test_a_failed_run_shows_its_last_lines_and_the_others_finish(tmp_path) -> No
 def test_a_killed_run_says_so(tmp_path) -> None:
     process = WorkerProcess(script("input()"), settings(tmp_path, tmp_path / "a"), {})
     process.kill()
-    process.wait()
+    process.process.wait()
     assert process.diagnosis() == "killed by signal 9 (the machine may be out of memory)"
 
 

@@ -6,7 +6,7 @@ A field that may hold one of several dataclasses is written with the class's nam
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -36,6 +36,17 @@ def from_dict(cls: type[T], values: Any, source: str) -> T:
         raise UserError(
             f"{source} is not a valid {cls.__name__}: {'; '.join(transform_error(error, format_exception=_said))}"
         ) from error
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values with dotted names; sequences are values."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{name}.")
+        else:
+            result[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return result
 
 
 KIND = "kind"

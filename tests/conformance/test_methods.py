@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from dinoscope import checkpoint
 from dinoscope.methods import METHODS, build_method, method_name
+from dinoscope.training.accumulate import backward
 from dinoscope.training.config import OptimizerConfig
 
 from . import cases
@@ -105,6 +107,25 @@ def test_accumulation_equals_the_large_batch(method, parts, picture_folder, tmp_
     assert whole.next_step == 9
     assert states_differ(whole.method.state_dict(), cut.method.state_dict(), tolerance=1e-8) == []
     assert len(states_differ(before, whole.method.state_dict(), tolerance=1e-4)) > 10
+
+
+def test_two_passes_drop_the_same_paths(picture_folder, tmp_path) -> None:
+    """With stochastic depth: the gradient of two passes is that of one graph over both micro-batches."""
+    trainer = cases.trainer(cases.run_config("simclr", picture_folder(8), tmp_path / "run", drop_path=0.5), double=True)
+    method, views, step = trainer.method, next(trainer.batches()), trainer.at(0)
+    trained = dict(method.trained_parameters())
+    torch.manual_seed(7)
+    backward(method, method, views, step, parts=2, precision=contextlib.nullcontext, scale=lambda loss: loss)
+    two_passes = {name: parameter.grad.clone() for name, parameter in trained.items()}
+    method.zero_grad()
+    parts = []
+    for number, micro in enumerate(views.split(2)):
+        torch.manual_seed(7 + number)
+        parts.append(method.encode(micro))
+    whole = {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
+    method.loss(whole, step).loss.backward()
+    assert states_differ(two_passes, {name: parameter.grad for name, parameter in trained.items()}, 1e-12) == []
+    assert max(gradient.abs().max() for gradient in two_passes.values()) > 1e-3
 
 
 def test_activation_checkpointing_changes_nothing(method, picture_folder, tmp_path) -> None:

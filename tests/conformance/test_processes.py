@@ -22,9 +22,17 @@ CUT = {"accumulate": 2}
 BATCH_NORM = {
     "simclr": {"backbone": "resnet_micro"},
     "byol": {"method": replace(cases.SETTINGS["byol"], head_batch_norm=True)},
+    "moco": {
+        "method": replace(cases.SETTINGS["moco"], head_batch_norm=True, shuffle_groups=1),
+        "backbone": "resnet_micro",
+    },
+    "swav": {"method": replace(cases.SETTINGS["swav-queue"], head_batch_norm=True)},
     "dino": {"method": replace(cases.SETTINGS["dino"], head_batch_norm=True), "backbone": "resnet_micro"},
 }
-"""Networks with batch norm, whose statistics are those of all processes; to them a cut batch is another batch."""
+"""Networks with batch norm, whose statistics are those of all processes; to them a cut batch is another batch.
+
+MoCo's shuffled groups are drawn by each process for its own images, so with them the key network sees other groups.
+"""
 
 
 @pytest.mark.parametrize(

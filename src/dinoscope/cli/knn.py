@@ -117,4 +117,7 @@ def _roots(options: Options) -> tuple[Path, Path | None]:
         raise UserError("give either --data, or --gallery and --query together")
     if find_split(data, "train") is None and find_split(data, "val") is None:
         return data, None
-    return resolve_split(data, "train"), resolve_split(data, "val")
+    try:
+        return resolve_split(data, "train"), resolve_split(data, "val")
+    except UserError as error:
+        raise UserError(f"{error} Or name two folders yourself with --gallery and --query.") from error

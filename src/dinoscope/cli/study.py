@@ -88,14 +88,16 @@ class Study:
 
     options: Any
     configs: Callable[[Any], list[RunConfig]]
-    finish: Callable[[Sequence[Path], Path, Path], None]
+    finish: Callable[[Sequence[Path], Any], None]
     help: str
 
 
 def small_comparison_configs(options: SmallComparison) -> list[RunConfig]:
-    """The runs of the small comparison."""
+    """The runs of the small comparison. Raises UserError where the data cannot be compared on: before any training."""
+    from dinoscope.study.gather import labelled_images
     from dinoscope.study.small_comparison import small_comparison
 
+    labelled_images(options.data)
     return small_comparison(
         options.data,
         options.out,
@@ -107,11 +109,12 @@ def small_comparison_configs(options: SmallComparison) -> list[RunConfig]:
     )
 
 
-def compare_all(runs: Sequence[Path], data: Path, out: Path) -> None:
+def compare_all(runs: Sequence[Path], options: SmallComparison) -> None:
     """Measure all runs on the study's data and write the table to OUT/comparison, in place of an earlier one."""
     from dinoscope.cli import compare
 
-    compare.main([*map(str, runs), "--data", str(data), "--out", str(out / "comparison"), "--overwrite"])
+    places = ["--data", str(options.data), "--out", str(options.out / "comparison"), "--overwrite"]
+    compare.main([*map(str, runs), *places, "--device", options.execution.device])
 
 
 STUDIES = {
@@ -184,7 +187,7 @@ def conclude(result: StudyResult, study: Study, options: Any, command: str) -> i
     if failed:
         say(f"{len(failed)} of {len(result.runs)} runs failed: {', '.join(failed)}")
     if len(result.named("finished")) == len(result.runs):
-        study.finish([run.config.out for run in result.runs], options.data, options.out)
+        study.finish([run.config.out for run in result.runs], options)
         return 0
     say(f"go on with the runs that are not finished: {command}")
     return 130 if result.interrupted else 1

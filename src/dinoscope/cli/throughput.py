@@ -118,6 +118,8 @@ def measure(options: Options) -> list[Result]:
 
     if sum(source is not None for source in (options.model, options.backbone, options.recipe)) != 1:
         raise UserError("give one of --model, --backbone and --recipe")
+    if options.threads < 0:
+        raise UserError(f"--threads must be 0 (torch's choice) or more, not {options.threads}")
     if options.threads:
         torch.set_num_threads(options.threads)
     device, backbone, settings = pick_device(options.device), _backbone(options), _training_settings(options)
@@ -129,8 +131,14 @@ def measure(options: Options) -> list[Result]:
         metrics, protocol = throughput(backbone, device, config, progress)
     results.append(Result("throughput", protocol.line(), Measurement(to_dict(protocol), metrics)))
     if settings is not None:
-        with progress_bar("training steps, timed") as progress:
-            metrics, protocol = training_throughput(settings, device, options.repeats, progress)
+        try:
+            with progress_bar("training steps, timed") as progress:
+                metrics, protocol = training_throughput(settings, device, options.repeats, progress)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"a step of {settings.batch_size} images does not fit into the memory of {device}: "
+                "give a smaller --training-batch-size"
+            ) from error
         results.append(Result("training_throughput", protocol.line(), Measurement(to_dict(protocol), metrics)))
     return results
 

@@ -119,7 +119,7 @@ def resolve_split(data: Path, split: Literal["train", "val"]) -> Path:
         return data
     raise UserError(
         f"{data}: no validation folder found (looked for {', '.join(SPLITS['val'])}). "
-        "Add one, or name two folders yourself with --gallery and --query."
+        "Add one with images to measure on."
     )
 
 

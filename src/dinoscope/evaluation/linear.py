@@ -56,6 +56,7 @@ class LinearConfig:
         require_positive("learning rate", *self.rates)
         require_positive("number of epochs", self.epochs)
         require_positive("batch size", self.batch_size)
+        require_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,12 @@ def require_positive(name: str, *values: float) -> None:
     wrong = [value for value in values if not 0 < value < float("inf")]
     if wrong or not values:
         raise UserError(f"the {name} must be above 0; got {wrong[0] if wrong else 'none'}")
+
+
+def require_seed(seed: int) -> None:
+    """Raise UserError where numpy could not take it."""
+    if seed < 0:
+        raise UserError(f"the seed must be 0 or more, not {seed}")
 
 
 def _integers(numbers: Int[Tensor, " n"]) -> list[int]:

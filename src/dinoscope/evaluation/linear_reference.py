@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int
@@ -19,9 +19,10 @@ from torch import Tensor
 from dinoscope.data.decode import UnreadableImage
 from dinoscope.data.folder import ImageFolder
 from dinoscope.data.loader import StepSampler, ViewsDataset, default_workers, view_loader
+from dinoscope.data.view_presets import VIEWS
 from dinoscope.data.views import ViewsConfig
 from dinoscope.errors import UserError
-from dinoscope.evaluation.linear import Progress, known_labels, require_positive
+from dinoscope.evaluation.linear import Progress, known_labels, require_positive, require_seed
 from dinoscope.evaluation.probes import Probes, metrics
 from dinoscope.features import ExtractConfig, describing, evaluation_view
 from dinoscope.models.backbone import Backbone, ViTBackbone
@@ -54,6 +55,7 @@ class ReferenceConfig:
         require_positive("learning rate", 1.0 if self.rate is None else self.rate)
         require_positive("number of epochs", self.epochs)
         require_positive("batch size", self.batch_size)
+        require_seed(self.seed)
 
     def base_rate(self, backbone: Backbone) -> float:
         """The learning rate for a batch of 256."""
@@ -124,16 +126,7 @@ def train_probe(
 
 def training_views(size: int) -> ViewsConfig:
     """One random resized crop and a flip, no colours: the reference's training images for linear probes."""
-    return ViewsConfig(
-        num_global=1,
-        num_local=0,
-        global_size=size,
-        global_scale=(0.08, 1.0),
-        jitter_probability=0.0,
-        grayscale=0.0,
-        blur_probability=(0.0, 0.0, 0.0),
-        solarize_probability=(0.0, 0.0, 0.0),
-    )
+    return replace(VIEWS["supervised"], global_size=size)
 
 
 def _without_features(folder: ImageFolder, val: FeatureBank) -> FeatureBank:

@@ -23,6 +23,7 @@ class LinearProtocol:
     feature: what of the network is classified.
     learning_rate: for a batch of 256.
     rate_choice: where it comes from; never from the validation images.
+    rates_tried: how many it was chosen from; 1 where it was given.
     rate_at_edge: whether it is the smallest or the largest of those tried.
     """
 
@@ -44,6 +45,7 @@ class LinearProtocol:
     seed: int
     learning_rate: float
     rate_choice: str
+    rates_tried: int
     rate_at_edge: bool
 
 
@@ -106,6 +108,7 @@ def _fast(
         "batch_size": min(config.batch_size, len(bank.features)),
         "learning_rate": choice.rate,
         "rate_choice": reason,
+        "rates_tried": len(config.rates),
         "rate_at_edge": choice.at_edge,
     }
     return Measurement(protocol, metrics)
@@ -124,6 +127,7 @@ def _reference(
         "batch_size": config.usable_batch_size(len(train)),
         "learning_rate": config.base_rate(backbone),
         "rate_choice": "the family's default" if config.rate is None else "given",
+        "rates_tried": 1,
         "rate_at_edge": False,
     }
     return Measurement(protocol, metrics)

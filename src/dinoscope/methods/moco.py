@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from dinoscope.losses.dino import at_least_float32
 from dinoscope.methods.health import Verdict, one_point, spread
 from dinoscope.methods.method import Outputs, RunShape
 from dinoscope.methods.online import OnlineMethod, by_view, view_features
-from dinoscope.models.backbone import Backbone, BackboneConfig, ViTBackbone, build_backbone, without_drop_path
+from dinoscope.models.backbone import BackboneConfig, ViTBackbone, build_backbone, without_drop_path
 from dinoscope.models.heads import projector
 from dinoscope.models.teacher import copy_parameters, follow
 from dinoscope.schedules import cosine
@@ -72,6 +72,12 @@ class MoCoConfig:
             yield (
                 f"--method.queue-size {self.queue_size} is not a multiple of --batch-size {run.batch_size}; nearest: "
                 f"{max(round(self.queue_size / run.batch_size), 1) * run.batch_size}"
+            )
+        if self.queue_size > run.images * (2 if self.symmetric else 1):
+            fitting = run.images // 2 // run.batch_size * run.batch_size
+            yield (
+                f"--method.queue-size {self.queue_size} holds more keys than there are images ({run.images}): every "
+                f"image would be pushed away from itself. Lower it ({max(fitting, run.batch_size)} would do)"
             )
         if not self.queue_size and run.batch_size < 2:
             yield "without a queue the negatives are the other images of the batch: --batch-size must be 2 or more"
@@ -133,11 +139,16 @@ class MoCo(OnlineMethod):
         )
 
     def encode(self, views: Views) -> Outputs:
-        """Queries and features of all views, keys of the global ones: [views, batch, dim]."""
-        features = view_features(self.backbone, views)
+        """Queries with their features, and keys: [views, batch, dim]. All views, or (not symmetric) none twice."""
+        if self.config.symmetric:
+            asking, answering = views, views.global_views
+        else:
+            rest = torch.cat([views.global_views[:1], views.global_views[2:]])
+            asking, answering = replace(views, global_views=rest), views.global_views[1:2]
+        features = view_features(self.backbone, asking)
         query = self.predictor(self.head(features))
         with torch.no_grad():
-            key = self.key_head(self._key_features(views))
+            key = self.key_head(self._key_features(replace(views, global_views=answering)))
         return by_view({"query": query, "key": key, "features": features}, views)
 
     def _key_features(self, views: Views) -> Float[Tensor, "rows d"]:
@@ -146,16 +157,25 @@ class MoCo(OnlineMethod):
         if groups == 1:
             return view_features(self.key_backbone, views, local=False)
         order = torch.randperm(views.batch_size)
-        shuffled = views.global_views[:, order]
-        parts = [_features(self.key_backbone, part) for part in shuffled.chunk(groups, dim=1)]
-        return torch.cat(parts, dim=1)[:, order.argsort()].flatten(0, 1)
+        shuffled = replace(views, global_views=views.global_views[:, order])
+        size = views.batch_size // groups
+        parts = [shuffled.slice(start, start + size) for start in range(0, views.batch_size, size)]
+        by_group = [
+            view_features(self.key_backbone, part, local=False).reshape(len(part.global_views), size, -1)
+            for part in parts
+        ]
+        return torch.cat(by_group, dim=1)[:, order.argsort()].flatten(0, 1)
 
     def loss(self, outputs: Outputs, step: Step) -> StepOutput:
-        """InfoNCE (Eq. 1) averaged over the pairs of different views (query, key)."""
+        """InfoNCE (Eq. 1) averaged over the pairs (query, key) of different views."""
         query, key = outputs["query"], F.normalize(at_least_float32(outputs["key"].detach()), dim=-1)
-        keys = range(len(key)) if self.config.symmetric else [1]
-        losses = [self._pair_loss(query[i], key[j]) for j in keys for i in range(len(query)) if i != j]
-        kept = {"key": key[list(keys)]} if self.config.queue_size else {}
+        losses = [
+            self._pair_loss(query[i], key[j])
+            for j in range(len(key))
+            for i in range(len(query))
+            if i != j or not self.config.symmetric
+        ]
+        kept = {"key": key} if self.config.queue_size else {}
         return StepOutput(torch.stack(losses).mean(), {"embedding_spread": spread(key)}, kept=kept)
 
     def _pair_loss(self, query: Float[Tensor, "b d"], key: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
@@ -179,9 +199,3 @@ class MoCo(OnlineMethod):
     def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
         """All images at one point."""
         return one_point(recent["embedding_spread"], "Lower the learning rate, or raise --method.key-momentum.")
-
-
-def _features(backbone: Backbone, images: Tensor) -> Float[Tensor, "v b d"]:
-    """Image features of views [views, batch, 3, h, w]."""
-    rows = backbone.feature(backbone.normalize(images.flatten(0, 1)))
-    return rows.reshape(*images.shape[:2], -1)

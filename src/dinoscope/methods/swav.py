@@ -32,7 +32,7 @@ class SwAVConfig:
     epsilon, sinkhorn_iterations: of the assignment; a smaller epsilon makes sharper codes.
     freeze_prototypes_steps: the prototypes do not move in the first optimiser steps.
     queue_size: embeddings of earlier batches that the assignment sees too, for batches that are small beside the
-        number of prototypes; 0 for none.
+        number of prototypes (the paper: 3840 at batch 256); 0 for none.
     queue_from_epoch: the queue is filled and used from this epoch on.
     """
 
@@ -44,7 +44,7 @@ class SwAVConfig:
     epsilon: float = 0.05
     sinkhorn_iterations: int = 3
     freeze_prototypes_steps: int = 313
-    queue_size: int = 3840
+    queue_size: int = 0
     queue_from_epoch: int = 15
 
     def __post_init__(self) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 from dinoscope.measurement import OF_THE_MODEL, Measurement
 from dinoscope.methods import method_name
 from dinoscope.models.backbone import BACKBONES, ResNetShape
-from dinoscope.settings import to_dict
-from dinoscope.study.differences import difference, flat, identity, some, text
+from dinoscope.settings import flat, to_dict
+from dinoscope.study.differences import difference, identity, some, text
 from dinoscope.training.config import RunConfig
 
 METHOD_NAMES = {
@@ -26,6 +26,7 @@ METHOD_NAMES = {
     "supervised": "Supervised",
     "simclr": "SimCLR",
     "moco": "MoCo v2",
+    "moco_v3": "MoCo v3",
     "byol": "BYOL",
     "swav": "SwAV",
     "dino": "DINO",
@@ -62,6 +63,12 @@ REPEATABLE = frozenset({"out", "seed", "device", "workers", "threads", "saving",
 
 MARKED = {"data": "data", "epochs": "epochs", "batch_size": "batch size", "views": "views"}
 """Settings in which all rows should agree -> their name in a note."""
+
+ADDITIONS: dict[str, tuple[Any, str]] = {
+    "method.balance": ("center", "its teacher is balanced otherwise than by the paper's centring"),
+    "method.koleo": (0.0, "with the KoLeo loss, which its paper does not have"),
+}
+"""Setting -> its value in the method's paper, and what is said of a row that has another: not the plain method."""
 
 K = 20
 EVALUATIONS = {"linear": "Linear", "knn": "k-NN", "throughput": "im/s"}
@@ -246,6 +253,11 @@ def _notes(row: Row, rows: Sequence[Row]) -> list[str]:
             if found:
                 notes.append(found if found.startswith(title) else f"{title}: {found}")
         notes += _namesakes(row, trained)
+        notes += [
+            f"{title} ({text(row.first.settings[name])})"
+            for name, (usual, title) in ADDITIONS.items()
+            if row.first.settings.get(name, usual) != usual
+        ]
     if row.first.method != "pixels":  # which have no network to be shown another size
         for name, title in EVALUATIONS.items():
             others = [each for other in rows if (each := _conditions(other, name)) and other.first.method != "pixels"]

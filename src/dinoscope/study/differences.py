@@ -10,17 +10,6 @@ from typing import Any
 _MOST_NAMED = 6  # settings in one text
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values with dotted names; sequences are values."""
-    result: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            result |= flat(value, f"{prefix}{name}.")
-        else:
-            result[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
-    return result
-
-
 def difference(
     own: Mapping[str, Any],
     every: Sequence[Mapping[str, Any]],
@@ -59,7 +48,9 @@ def text(value: Any) -> str:
         return "none"
     if isinstance(value, float):
         return f"{value:g}"
-    return " to ".join(map(text, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return (" to " if len(value) == 2 else ", ").join(map(text, value))
+    return str(value)
 
 
 def identity(value: Any) -> str:

@@ -21,9 +21,10 @@ from dinoscope.features import weights_hash
 from dinoscope.measurement import Extract, Measurement, Watch, keep, kept, kept_name, measure_knn, measure_linear
 from dinoscope.measurement.inputs import network_protocol
 from dinoscope.methods import method_name
+from dinoscope.methods.moco import MoCoConfig
 from dinoscope.models.backbone import Backbone
 from dinoscope.settings import to_dict
-from dinoscope.study.compare import EVALUATIONS, Entry, K, conditions, deciding_settings, figure
+from dinoscope.study.compare import EVALUATIONS, Entry, conditions, deciding_settings, figure
 from dinoscope.study.differences import identity
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import read_config
@@ -85,7 +86,13 @@ def labelled_images(data: Path) -> Images:
 def run_subject(run: Path) -> Subject:
     """The model of a run folder. Raises UserError where it is none, or has no weights yet."""
     config, backbone = read_config(run), checkpoint.load_backbone(run)
-    return Subject(run, str(run), method_name(config.method), backbone, weights_hash(backbone), config)
+    return Subject(run, str(run), _shown_name(config), backbone, weights_hash(backbone), config)
+
+
+def _shown_name(config: RunConfig) -> str:
+    """Key in `METHOD_NAMES`: the method's, but without a queue MoCo is its version 3."""
+    third = isinstance(config.method, MoCoConfig) and config.method.queue_size == 0
+    return "moco_v3" if third else method_name(config.method)
 
 
 class Gatherer:
@@ -123,7 +130,7 @@ class Gatherer:
     def _accuracy(self, subject: Subject, name: str) -> tuple[Measurement | None, str]:
         """A kept measurement that holds, else a new one; and why there is none or not the one that was wanted."""
         held = self.kept.get(subject.path, {}).get(name)
-        if held is not None and (self.measuring.data is None or self._as_wanted(subject, held)):
+        if held is not None and (self.measuring.data is None or self._as_wanted(subject, name, held)):
             return held, ""
         if name in self.measuring.skip:
             return held, ""
@@ -132,11 +139,18 @@ class Gatherer:
             new = MEASURES[name](subject.path, images, self._watched(subject), self.measuring.fraction)
         except UserError as error:
             return held, str(error)
-        keep(subject.path, kept_name(name, self.measuring.fraction), new)
+        self._keep(subject, kept_name(name, self.measuring.fraction), new)
         return Measurement({**new.protocol, "weights": subject.name}, new.metrics), ""
 
-    def _as_wanted(self, subject: Subject, held: Measurement) -> bool:
-        """Whether it was measured on these images, at this size and precision."""
+    def _keep(self, subject: Subject, name: str, measurement: Measurement) -> None:
+        """Write into the run folder; one that cannot be written to (somebody else's) is warned of."""
+        try:
+            keep(subject.path, name, measurement)
+        except UserError as error:
+            logger.warning("%s", error)
+
+    def _as_wanted(self, subject: Subject, name: str, held: Measurement) -> bool:
+        """Whether it was measured on these images, at this size and precision, with the usual settings."""
         if self.images is None:
             return True
         gallery, queries = self.images
@@ -145,10 +159,12 @@ class Gatherer:
         found = conditions(held)
         wanted = [str(gallery.root), None if queries is None else str(queries.root)]
         places = [found[name] for name in ("gallery", "train", "queries", "val") if name in found]
-        # Images may have come or gone since; of a fraction the count says nothing.
-        counts = [found[name] for name in ("gallery_images", "train_images") if name in found]
-        same_images = self.measuring.fraction != 1 or counts == [len(gallery)]
-        return places == wanted and same_images and all(found.get(name) == value for name, value in network.items())
+        # Images may have come or gone since; of a fraction the count of the first says nothing.
+        counts = [found[name] for name in COUNTS if name in found]
+        there = [len(gallery), len(gallery if queries is None else queries)]
+        same_images = counts[1:] == there[1:] and (self.measuring.fraction != 1 or counts == there)
+        usual = {**network, **USUAL[name]}
+        return places == wanted and same_images and all(found.get(key) == value for key, value in usual.items())
 
     def _speed(self, subject: Subject) -> tuple[Measurement | None, str]:
         """Speed of the network: the kept one where all have one alike, else measured once for all that share it."""
@@ -163,7 +179,7 @@ class Gatherer:
                 metrics, protocol = throughput(subject.backbone, self.measuring.device, config, progress)
             self.speeds[name] = Measurement(to_dict(protocol), metrics)
         if held is None:  # one of another machine stays where it is
-            keep(subject.path, "throughput", self.speeds[name])
+            self._keep(subject, "throughput", self.speeds[name])
         return self.speeds[name], ""
 
     def _agreeing_speeds(self, subjects: Sequence[Subject]) -> dict[str, Measurement]:
@@ -206,7 +222,7 @@ class Gatherer:
 
 
 def _knn(model: Path, images: Images, extract: Extract, fraction: float) -> Measurement:
-    return measure_knn(model, *images, KNNConfig(ks=(K,)), extract, fraction=fraction)
+    return measure_knn(model, *images, KNNConfig(), extract, fraction=fraction)
 
 
 def _linear(model: Path, images: Images, extract: Extract, fraction: float) -> Measurement:
@@ -215,6 +231,20 @@ def _linear(model: Path, images: Images, extract: Extract, fraction: float) -> M
         raise UserError(f"{train.root} has no val split, and a linear probe must be measured on other images")
     return measure_linear(model, train, val, LinearConfig(), extract, fraction=fraction)
 
+
+COUNTS = ("gallery_images", "train_images", "query_images", "val_images")
+"""Entries of a protocol: how many images classify, then how many are classified."""
+
+USUAL: dict[str, dict[str, object]] = {
+    "knn": {"temperature": KNNConfig.temperature},
+    "linear": {
+        "protocol": "fast",
+        "epochs": LinearConfig.epochs,
+        "seed": LinearConfig.seed,
+        "rates_tried": len(LinearConfig.rates),
+    },
+}
+"""name in `EVALUATIONS` -> what its protocol says when `MEASURES` measured it."""
 
 MEASURES: dict[str, Callable[[Path, Images, Extract, float], Measurement]] = {"knn": _knn, "linear": _linear}
 """name in `EVALUATIONS` -> how a model's accuracy is measured."""

@@ -13,7 +13,7 @@ import torch
 from dinoscope.data.folder import ImageFolder
 from dinoscope.errors import UserError
 from dinoscope.study.state import Standing, standing
-from dinoscope.training.config import RunConfig, check
+from dinoscope.training.config import RunConfig, check, total_steps
 from dinoscope.training.device import pick_device
 from dinoscope.training.images import readable, scanned_images
 from dinoscope.training.trainer import Trainer
@@ -68,11 +68,6 @@ def plan(configs: Sequence[RunConfig], progress: Progress = lambda done, total: 
                 )
         planned.append(PlannedRun(config, images, total_steps(config, len(images)), found))
     return planned
-
-
-def total_steps(config: RunConfig, images: int) -> int:
-    """Optimiser steps of the whole run, as the trainer counts them."""
-    return max(round(config.epochs * (images // config.batch_size)), 1)
 
 
 def seconds_per_step(run: PlannedRun, steps: int = PROBE_STEPS) -> float:

@@ -25,11 +25,14 @@ def beside(run: Path, ending: str) -> Path:
 def write_settings(config: RunConfig) -> Path:
     """Write the settings beside the run folder, for `read_settings` in another process. Returns the file.
 
-    Raises OSError where that is impossible.
+    Raises UserError where that is impossible.
     """
     file = beside(config.out, "settings.json")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_text(file, json.dumps(to_dict(config), indent=2) + "\n")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_text(file, json.dumps(to_dict(config), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error}. Choose another --out") from error
     return file
 
 
@@ -70,10 +73,6 @@ class WorkerProcess:
     def poll(self) -> int | None:
         """Exit code, or None while it runs."""
         return self.process.poll()
-
-    def wait(self, seconds: float | None = None) -> int:
-        """Exit code, when it has ended. Raises subprocess.TimeoutExpired."""
-        return self.process.wait(seconds)
 
     def stop(self) -> None:
         """Ask it to write a checkpoint and end."""

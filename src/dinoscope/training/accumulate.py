@@ -69,13 +69,13 @@ def _two_passes(
 ) -> tuple[StepOutput, Tensor]:
     """The loss needs the whole batch: outputs first, then their gradients, then each micro-batch again.
 
-    The random state at each micro-batch is kept, so that stochastic depth drops the same paths both times
-    (GradCache, Gao et al. 2021).
+    Both passes of a micro-batch begin with the same seed on every device, so that stochastic depth drops the same
+    paths (GradCache, Gao et al. 2021).
     """
-    states: list[Tensor] = []
+    seeds = [(torch.initial_seed() + number) % 2**63 for number in range(len(micro_batches))]
     cached: list[Outputs] = []
-    for micro in micro_batches:
-        states.append(torch.get_rng_state())
+    for micro, seed in zip(micro_batches, seeds, strict=True):
+        torch.manual_seed(seed)
         with torch.no_grad(), precision():
             cached.append(network(micro))
     whole = {name: torch.cat([outputs[name] for outputs in cached], dim=1) for name in cached[0]}
@@ -84,8 +84,8 @@ def _two_passes(
     result = method.loss(whole, step)
     scale(result.loss).backward()
     start = 0
-    for number, (micro, state) in enumerate(zip(micro_batches, states, strict=True), start=1):
-        torch.set_rng_state(state)
+    for number, (micro, seed) in enumerate(zip(micro_batches, seeds, strict=True), start=1):
+        torch.manual_seed(seed)
         with _reduction(network, last=number == len(micro_batches)):
             with precision():
                 outputs: Outputs = network(micro)

@@ -91,6 +91,11 @@ class RunConfig:
         return BackboneConfig(self.backbone, image_size=self.views.global_size, drop_path=self.drop_path)
 
 
+def total_steps(config: RunConfig, images: int) -> int:
+    """Optimiser steps of a run on so many images; the odd rest of an epoch is left out."""
+    return max(round(config.epochs * (images // config.batch_size)), 1)
+
+
 def check(config: RunConfig, images: int, processes: int, classes: int = 0) -> None:
     """Refuse settings that contradict each other, the data or the launch, before anything starts.
 
@@ -148,7 +153,9 @@ def check(config: RunConfig, images: int, processes: int, classes: int = 0) -> N
     )
     for message in config.method.faults(run):
         raise UserError(message)
-    if not run.transformer and run.micro_batch < 2:
+    # Of a transformer only the head may have batch norm, which sees all global views of a forward at least.
+    rows = run.micro_batch * (views.num_global if run.transformer else 1)
+    if rows < 2 and (not run.transformer or getattr(config.method, "head_batch_norm", False)):
         raise UserError(
             f"batch norm needs 2 images or more in a forward, and --batch-size {config.batch_size} leaves "
             f"{run.micro_batch} for each of {processes} process(es) x {config.accumulate} micro-batch(es): raise it"

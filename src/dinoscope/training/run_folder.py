@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from dinoscope import __version__, checkpoint
 from dinoscope.errors import UserError
-from dinoscope.settings import from_dict, to_dict
+from dinoscope.settings import flat, from_dict, to_dict
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listener import Listener, StepRecord
 
@@ -69,19 +67,12 @@ FREE_ON_RESUME = {"out", "data", "saving", "workers", "device", "log_every", "ev
 
 def changed_settings(saved: RunConfig, wanted: RunConfig) -> list[str]:
     """Settings that decide the result and differ, as "name: saved -> wanted"."""
-    old, new = _flat(to_dict(saved)), _flat(to_dict(wanted))
+    old, new = flat(to_dict(saved)), flat(to_dict(wanted))
     return [
         f"{name}: {old.get(name)} -> {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
         if name.split(".")[0] not in FREE_ON_RESUME and old.get(name) != new.get(name)
     ]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def read_config(run: Path) -> RunConfig:

@@ -19,7 +19,7 @@ from dinoscope.models.backbone import Backbone
 from dinoscope.models.batch_norm import synchronize
 from dinoscope.settings import to_dict
 from dinoscope.training.accumulate import backward
-from dinoscope.training.config import RunConfig
+from dinoscope.training.config import RunConfig, total_steps
 from dinoscope.training.device import autocast, pick_precision
 from dinoscope.training.optim import build_optimizer, clip_each, set_schedules
 from dinoscope.types import Step, Views
@@ -34,7 +34,7 @@ class Trainer:
         self.fingerprint = images.fingerprint()
         self.precision = pick_precision(config.precision, device)
         self.per_epoch = len(images) // config.batch_size
-        self.total = max(round(config.epochs * self.per_epoch), 1)
+        self.total = total_steps(config, len(images))
         self.next_step = 0
         torch.manual_seed(config.seed)
         self.method = build_method(config.method, config.backbone_config, len(images.classes)).to(device)

@@ -176,7 +176,7 @@ def swav_resnet50(data: Path, out: Path) -> RunConfig:
     return RunConfig(
         data=data,
         out=out,
-        method=SwAVConfig(queue_size=0),
+        method=SwAVConfig(),
         backbone="resnet50",
         drop_path=0.0,
         views=VIEWS["swav"],
@@ -191,7 +191,7 @@ def swav_deit_small(data: Path, out: Path) -> RunConfig:
 
     Published: linear 73.5, k-NN 66.3 (Caron et al. 2021, Table 2).
     """
-    return replace(dino_deit_small_300ep(data, out), method=SwAVConfig(queue_size=0), views=VIEWS["swav"])
+    return replace(dino_deit_small_300ep(data, out), method=SwAVConfig(), views=VIEWS["swav"])
 
 
 def supervised_resnet50(data: Path, out: Path) -> RunConfig:
