@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from dinoscope.measurement import Measurement
     from dinoscope.types import Metric
 
 
@@ -41,6 +42,16 @@ def progress_bar(description: str, console: Console | None = None) -> Iterator[C
 
     with progress:
         yield advance
+
+
+def show(measurement: Measurement, title: str, line: str, *, as_json: bool) -> None:
+    """Print figures on stdout: as JSON, or as a table with how they came about in one line."""
+    if as_json:
+        print(measurement.to_json(), end="")
+        return
+    console = Console()
+    console.print(metric_table(title, measurement.metrics))
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def metric_table(title: str, metrics: Iterable[Metric]) -> Table:

@@ -53,24 +53,17 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Measure, print, and keep the result in the run folder if it is one. Raises UserError."""
-    from rich.console import Console
-
     options = tyro.cli(
         Options,
         args=argv,
         prog="dinoscope knn",
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
     )
-    from dinoscope.cli.console import metric_table
+    from dinoscope.cli.console import show
     from dinoscope.measurement import keep, kept_name
 
     measurement = measure(options)
-    if options.json:
-        print(measurement.to_json(), end="")
-    else:
-        console = Console()
-        console.print(metric_table("k-NN", measurement.metrics))
-        console.print(protocol_line(measurement.protocol), markup=False, highlight=False, soft_wrap=True)
+    show(measurement, "k-NN", protocol_line(measurement.protocol), as_json=options.json)
     keep(options.model, kept_name("knn", options.label_fraction), measurement)
     return 0
 
