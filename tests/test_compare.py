@@ -11,6 +11,7 @@ import pytest
 from dinoscope.measurement import Measurement
 from dinoscope.methods import METHODS
 from dinoscope.models.backbone import BACKBONES
+from dinoscope.settings import flat
 from dinoscope.study.compare import (
     ARCHITECTURE_NAMES,
     METHOD_NAMES,
@@ -20,7 +21,7 @@ from dinoscope.study.compare import (
     figure,
     usual_conditions,
 )
-from dinoscope.study.differences import difference, flat
+from dinoscope.study.differences import difference
 from dinoscope.study.published import PUBLISHED
 from dinoscope.training.config import RunConfig, SavingConfig
 from dinoscope.types import Metric
@@ -149,10 +150,22 @@ def test_baselines_were_not_trained_and_are_not_marked_for_it() -> None:
 
 
 def test_rows_of_one_method_say_what_tells_them_apart() -> None:
-    comparison = compare([entry(settings={"method.koleo": 0.0}), entry(settings={"method.koleo": 0.5})])
+    comparison = compare([entry(settings={"method.out_dim": 64}), entry(settings={"method.out_dim": 128})])
     assert set(comparison.notes) == {
-        "of several DINO on ViT-micro/8, this one has method.koleo 0",
-        "of several DINO on ViT-micro/8, this one has method.koleo 0.5",
+        "of several DINO on ViT-micro/8, this one has method.out_dim 64",
+        "of several DINO on ViT-micro/8, this one has method.out_dim 128",
+    }
+
+
+def test_a_row_that_is_not_the_plain_method_says_so() -> None:
+    plain, other = (
+        {"method.koleo": 0.0, "method.balance": "center"},
+        {"method.koleo": 0.5, "method.balance": "sinkhorn"},
+    )
+    assert compare([entry(settings=plain)]).notes == ()
+    assert set(compare([entry(settings=other)]).notes) == {
+        "with the KoLeo loss, which its paper does not have (0.5)",
+        "its teacher is balanced otherwise than by the paper's centring (sinkhorn)",
     }
 
 
