@@ -138,7 +138,8 @@ def curves(every: Sequence[Curve], title: str, note: str = "") -> Figure:
                     label="_" if curve.label in seen else curve.label,
                 )
                 seen.append(curve.label)
-            legend = axis.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="none", fontsize=8.5)
+            # Beside the panel: whatever corner it were put into, some curve may pass there.
+            legend = axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8.5)
             for text in legend.get_texts():
                 text.set_parse_math(False)
         _finish(figure, [], note)
@@ -200,9 +201,9 @@ def _line_across(axis: Axes, name: str, height: float) -> None:
         name,
         (1, height),
         xycoords=("axes fraction", "data"),
-        xytext=(-2, 3),
+        xytext=(3, 0),
         textcoords="offset points",
-        horizontalalignment="right",
+        verticalalignment="center",
         color=color,
         fontsize=8.5,
         parse_math=False,
