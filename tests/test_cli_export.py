@@ -64,7 +64,7 @@ def test_every_network_that_timm_has_fits(name: str) -> None:
         backbone = build_backbone(BackboneConfig(name, image_size=64))
         arguments = export.timm_arguments(backbone.config)
         if arguments is None:
-            assert name.endswith(("conv8", "_32", "_64", "_small")) or name == "vit_tiny_patch8_224"
+            assert name.endswith(("conv8", "_32", "_64", "_small", "_micro")) or name == "vit_tiny_patch8_224"
             return
         theirs = timm.create_model(**arguments).state_dict()
     ours = backbone.net.state_dict()

@@ -87,7 +87,8 @@ LEARNED: dict[str, Callable[[Steps], bool]] = {
     "byol": _learned(0.2),
     "swav": _learned_swav,
     "swav-queue": _learned_swav,
-    "supervised": lambda steps: steps[-1]["loss"] < 0.25 * steps[0]["loss"] and steps[-1]["training_top1"] == 100,
+    # One of the 32 views is 16 px of a background that both classes have: 31 of 32 is all that can be told.
+    "supervised": lambda steps: steps[-1]["loss"] < 0.25 * steps[0]["loss"] and steps[-1]["training_top1"] > 96,
 }
 """case -> whether these steps on the same eight images learned them by heart."""
 
