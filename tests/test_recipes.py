@@ -60,6 +60,13 @@ def test_a_settings_file_with_an_unknown_method_names_the_known_ones() -> None:
         from_dict(RunConfig, values, "config.json")
 
 
+def test_a_settings_file_from_before_there_was_a_choice_is_dinos() -> None:
+    config = RECIPES["quickstart"](Path("data"), Path("out"))
+    values = to_dict(config)
+    del values["method"]["kind"]
+    assert from_dict(RunConfig, values, "config.json") == config
+
+
 def test_unknown_names_are_offered_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean simclr"):
         small_run("simclrr", "vit_micro_conv8", "scenes", Path("data"), Path("out"))

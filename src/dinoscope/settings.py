@@ -81,7 +81,8 @@ def _read_choice(choice: Any, converter: Converter) -> Callable[[Any, Any], Any]
     members = {member.__name__: member for member in get_args(choice)}
 
     def read(values: Any, _: Any) -> Any:
-        kind = values.get(KIND) if isinstance(values, dict) else None
+        # Files from before there was a choice name none: they are of the first.
+        kind = values.get(KIND, next(iter(members))) if isinstance(values, dict) else None
         if kind not in members:
             raise UserError(f"{KIND} is {kind!r}; allowed: {', '.join(members)}")
         return converter.structure({name: value for name, value in values.items() if name != KIND}, members[kind])
