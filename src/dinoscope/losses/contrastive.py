@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from dinoscope.losses.dino import at_least_float32
-
-Gather = Callable[[Tensor], Tensor]
-
-
-def _same(value: Tensor) -> Tensor:
-    return value
+from dinoscope.losses.sinkhorn import OverProcesses, alone
 
 
 def nt_xent(
@@ -23,7 +16,7 @@ def nt_xent(
     second: Float[Tensor, "n d"],
     temperature: float,
     *,
-    gather: Gather = _same,
+    gather: OverProcesses = alone,
     offset: int = 0,
 ) -> Float[Tensor, ""]:
     """Normalised-temperature cross-entropy between two views of the same n images (SimCLR, Eq. 1).
@@ -68,7 +61,7 @@ def batch_info_nce(
     key: Float[Tensor, "n d"],
     temperature: float,
     *,
-    gather: Gather = _same,
+    gather: OverProcesses = alone,
     offset: int = 0,
 ) -> Float[Tensor, ""]:
     """Each query is to find its key among the keys of the whole batch: no queue (MoCo v3, Chen et al. 2021, Eq. 1).

@@ -8,10 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Reduction = Callable[[Tensor], Tensor]
+OverProcesses = Callable[[Tensor], Tensor]
+"""A sum, a maximum or the joined rows of all processes."""
 
 
-def _same(value: Tensor) -> Tensor:
+def alone(value: Tensor) -> Tensor:
+    """Any of them on one process."""
     return value
 
 
@@ -20,8 +22,8 @@ def sinkhorn(
     temperature: float,
     iterations: int = 3,
     *,
-    total: Reduction = _same,
-    largest: Reduction = _same,
+    total: OverProcesses = alone,
+    largest: OverProcesses = alone,
 ) -> Float[Tensor, "n k"]:
     """Scale exp(logits / temperature) until all outputs have the same mass over the batch; rows sum to 1.
 

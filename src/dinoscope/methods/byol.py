@@ -9,7 +9,7 @@ import torch
 
 from dinoscope.losses.byol import byol_loss
 from dinoscope.methods.health import Verdict, one_point, spread
-from dinoscope.methods.method import Outputs, RunShape
+from dinoscope.methods.method import Outputs, RunShape, too_few_views
 from dinoscope.methods.online import OnlineMethod, by_view, view_features
 from dinoscope.models.backbone import BackboneConfig, build_backbone, without_drop_path
 from dinoscope.models.heads import projector
@@ -41,8 +41,7 @@ class BYOLConfig:
 
     def faults(self, run: RunShape) -> Iterator[str]:
         """See `MethodConfig.faults`."""
-        if run.num_global + run.num_local < 2:
-            yield "BYOL compares views of an image: --views.num-global and --views.num-local must add up to 2 or more"
+        yield from too_few_views("BYOL", run)
 
 
 class BYOL(OnlineMethod):

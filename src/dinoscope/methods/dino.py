@@ -15,7 +15,7 @@ from dinoscope.losses.dino import at_least_float32, dino_loss, entropy, teacher_
 from dinoscope.losses.koleo import koleo_loss
 from dinoscope.losses.sinkhorn import sinkhorn
 from dinoscope.methods.health import Verdict, one_output, uniform
-from dinoscope.methods.method import Outputs, RunShape
+from dinoscope.methods.method import Outputs, RunShape, too_few_views
 from dinoscope.methods.online import OnlineMethod, by_view, view_features
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
 from dinoscope.models.heads import DINOHead
@@ -79,8 +79,7 @@ class DINOConfig:
 
     def faults(self, run: RunShape) -> Iterator[str]:
         """See `MethodConfig.faults`."""
-        if run.num_global + run.num_local < 2:
-            yield "DINO compares views of an image: --views.num-global and --views.num-local must add up to 2 or more"
+        yield from too_few_views("DINO", run)
         if self.freeze_last_layer_epochs >= run.epochs:
             yield (
                 f"the last layer would be frozen for all of the run's {run.epochs:g} epochs: "

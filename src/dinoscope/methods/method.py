@@ -36,6 +36,12 @@ class RunShape:
     transformer: bool
 
 
+def too_few_views(method: str, run: RunShape) -> Iterator[str]:
+    """The fault of a run with one view of each image, for a method that compares views."""
+    if run.num_global + run.num_local < 2:
+        yield f"{method} compares views of an image: --views.num-global and --views.num-local must add up to 2 or more"
+
+
 class MethodConfig(Protocol):
     """Settings of a method: a frozen dataclass."""
 

@@ -11,7 +11,7 @@ import torch
 from dinoscope import distributed
 from dinoscope.losses.contrastive import nt_xent
 from dinoscope.methods.health import Verdict, one_point, spread
-from dinoscope.methods.method import Outputs, RunShape
+from dinoscope.methods.method import Outputs, RunShape, too_few_views
 from dinoscope.methods.online import OnlineMethod, by_view, view_features
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.models.heads import projector
@@ -41,8 +41,7 @@ class SimCLRConfig:
 
     def faults(self, run: RunShape) -> Iterator[str]:
         """See `MethodConfig.faults`."""
-        if run.num_global + run.num_local < 2:
-            yield "SimCLR compares views of an image: --views.num-global and --views.num-local must add up to 2 or more"
+        yield from too_few_views("SimCLR", run)
         if run.batch_size < 2:
             yield "SimCLR tells an image from the others of its batch: --batch-size must be 2 or more"
 
