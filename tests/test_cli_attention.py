@@ -12,7 +12,7 @@ import torch
 
 from dinoscope import checkpoint
 from dinoscope.cli import attention
-from dinoscope.cli.attention import find_files, unique_names
+from dinoscope.cli.pictures import find_files, unique_names
 from dinoscope.errors import UserError
 from dinoscope.models.backbone import BACKBONES, BackboneConfig, build_backbone
 

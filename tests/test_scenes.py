@@ -16,7 +16,6 @@ from dinoscope.data.scenes import (
     VOID,
     ScenesConfig,
     draw_single,
-    voc_palette,
     with_void_borders,
     write_scenes,
 )
@@ -147,18 +146,6 @@ def test_voc_layout(scenes):
         assert VOID in ids
         assert ids & set(range(1, len(CLASSES) + 1))
     assert len(sizes) > 1
-
-
-def test_palette_is_that_of_pascal_voc():
-    """Colours as published: 1 aeroplane, 2 bicycle, 15 person, 255 border."""
-    palette = np.asarray(voc_palette()).reshape(256, 3)
-    assert palette[[0, 1, 2, 15, 255]].tolist() == [
-        [0, 0, 0],
-        [128, 0, 0],
-        [0, 128, 0],
-        [192, 128, 128],
-        [224, 224, 192],
-    ]
 
 
 def test_void_borders_run_along_both_sides_of_an_edge():

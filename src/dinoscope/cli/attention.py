@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from dinoscope.cli.pictures import claim, find_files, say_drawn, unique_names, write_picture
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,18 +63,9 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Draw, say where the pictures are and which images could not be read. Raises UserError."""
-    from rich.console import Console
-
     options = tyro.cli(Options, args=argv, prog="dinoscope attention", config=(tyro.conf.FlagCreatePairsOff,))
     drawn, faults = draw(options)
-    if not drawn:
-        raise UserError("no image could be drawn: " + "; ".join(faults))
-    if faults:
-        Console(stderr=True).print(
-            f"{len(faults)} not drawn:", *faults, sep="\n  ", markup=False, highlight=False, soft_wrap=True
-        )
-    pages = "1 page" if drawn == 1 else f"{drawn} pages"
-    Console().print(f"{pages} in {options.out}", markup=False, highlight=False, soft_wrap=True)
+    say_drawn(drawn, faults, options.out)
     return 0
 
 
@@ -92,7 +85,7 @@ def draw(options: Options) -> tuple[int, list[str]]:
     backbone = checkpoint.load_backbone(options.model).to(pick_device(options.device))
     size, kinds = _size(options, backbone), _kinds(backbone, options)
     targets = [[options.out / f"{name}_{kind}.png" for kind in kinds] for name in unique_names(files)]
-    _claim(options, targets)
+    claim(options.out, chain.from_iterable(targets), overwrite=options.overwrite)
     faults: list[str] = []
     with progress_bar("drawing attention") as progress:
         for done, (file, paths) in enumerate(zip(files, targets, strict=True)):
@@ -104,42 +97,10 @@ def draw(options: Options) -> tuple[int, list[str]]:
                 faults.append(f"{file}: {error}")
                 continue
             maps = _maps(backbone, pixels, options.block)
-            _write(paths, _pictures(image, maps, options, file.name, _note(options, backbone)))
+            pictures = _pictures(image, maps, options, file.name, _note(options, backbone))
+            for path, picture in zip(paths, pictures, strict=True):
+                write_picture(path, picture)
     return len(files) - len(faults), faults
-
-
-def find_files(paths: Sequence[Path], limit: int) -> list[Path]:
-    """The files named, and from each folder named up to `limit` images, spread evenly over it.
-
-    Raises UserError where nothing is named, the limit is below 1, or a folder has no images.
-    """
-    from dinoscope.data.folder import find_images
-
-    if not paths:
-        raise UserError("no images: name image files, or a folder of them")
-    if limit < 1:
-        raise UserError(f"--limit must be at least 1, not {limit}")
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            folder = find_images(path)
-            taken = min(limit, len(folder))
-            files += [folder.path(i * len(folder) // taken) for i in range(taken)]
-        else:
-            files.append(path)
-    return files
-
-
-def unique_names(files: Sequence[Path]) -> list[str]:
-    """The files' names without their endings; a name that is taken already gets a number, as in "cat-2"."""
-    names: dict[str, str] = {}  # by casefold: some file systems take "Cat" and "cat" for one
-    for file in files:
-        name, number = file.stem, 1
-        while name.casefold() in names:
-            number += 1
-            name = f"{file.stem}-{number}"
-        names[name.casefold()] = name
-    return list(names.values())
 
 
 def _kinds(backbone: Backbone, options: Options) -> list[str]:
@@ -150,30 +111,6 @@ def _kinds(backbone: Backbone, options: Options) -> list[str]:
         return ["attention"]
     heads = [f"head{head}" for head in range(count_heads(backbone))]
     return ["attention", *(kind for each in ["mean", *heads] for kind in (each, f"{each}_mask"))]
-
-
-def _claim(options: Options, targets: Sequence[Sequence[Path]]) -> None:
-    """Make the output folder; refuse to replace pictures unasked."""
-    existing = [path for paths in targets for path in paths if path.exists()]
-    if existing and not options.overwrite:
-        raise UserError(
-            f"{len(existing)} of the pictures are already there, such as {existing[0]}; "
-            "add --overwrite to replace them, or name another folder with --out"
-        )
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {options.out}: {error.strerror}") from error
-
-
-def _write(paths: Sequence[Path], pictures: Iterable[UInt8[ndarray, "_ _ 3"]]) -> None:
-    from dinoscope.report.figures import write_png
-
-    for path, picture in zip(paths, pictures, strict=True):
-        try:
-            write_png(path, picture)
-        except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _size(options: Options, backbone: Backbone) -> int:

@@ -19,7 +19,6 @@ Every image depends on (seed, part, class, index) alone: a larger set begins wit
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import shutil
@@ -31,8 +30,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from dinoscope.data.index_png import encode_indices
 from dinoscope.data.scene_drawing import Item, draw, sample_backdrop, sample_item, sample_light
 from dinoscope.data.scene_kinds import KINDS
 from dinoscope.errors import UserError
@@ -194,7 +193,7 @@ def _voc_files(config: ScenesConfig) -> Files:
     for index, name in enumerate(names):
         image, classes = _draw_several(config, index)
         yield f"VOCdevkit/VOC2012/JPEGImages/{name}.jpg", _jpeg(image)
-        yield f"VOCdevkit/VOC2012/SegmentationClass/{name}.png", _indexed_png(classes)
+        yield f"VOCdevkit/VOC2012/SegmentationClass/{name}.png", encode_indices(classes)
     yield "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt", "".join(f"{name}\n" for name in names).encode()
 
 
@@ -271,7 +270,7 @@ def _davis_files(config: ScenesConfig) -> Files:
     for index, name in enumerate(names):
         for frame, (image, shown) in enumerate(_draw_video(config, index)):
             yield f"DAVIS/JPEGImages/480p/{name}/{frame:05d}.jpg", _jpeg(image)
-            yield f"DAVIS/Annotations/480p/{name}/{frame:05d}.png", _indexed_png(shown)
+            yield f"DAVIS/Annotations/480p/{name}/{frame:05d}.png", encode_indices(shown)
     yield "DAVIS/ImageSets/2017/val.txt", "".join(f"{name}\n" for name in names).encode()
 
 
@@ -291,16 +290,6 @@ def _draw_video(config: ScenesConfig, index: int) -> Iterator[tuple[Pixels, Pixe
         yield draw(backdrop[:, left : left + width], items, light, rng)
 
 
-def voc_palette() -> list[int]:
-    """The 256 colours of PASCAL VOC, flat RGB: bits of the index dealt to the channels, highest bit first."""
-    indices = np.arange(256)
-    colors = np.zeros((256, 3), np.int64)
-    for level in range(8):
-        for channel in range(3):
-            colors[:, channel] |= ((indices >> (3 * level + channel)) & 1) << (7 - level)
-    return colors.flatten().tolist()
-
-
 def _jpeg(image: Pixels) -> bytes:
     settings = [cv2.IMWRITE_JPEG_QUALITY, 92]
     return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)[1].tobytes()
@@ -308,12 +297,3 @@ def _jpeg(image: Pixels) -> bytes:
 
 def _png(mask: Pixels) -> bytes:
     return cv2.imencode(".png", mask)[1].tobytes()
-
-
-def _indexed_png(ids: Pixels) -> bytes:
-    """Palette PNG whose pixel values are the ids themselves."""
-    image = Image.fromarray(ids, mode="P")
-    image.putpalette(voc_palette())
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()

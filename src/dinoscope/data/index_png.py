@@ -1,0 +1,55 @@
+"""Masks as PNG files whose pixel values are the classes or objects themselves, as PASCAL VOC and DAVIS keep them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+from PIL import Image, UnidentifiedImageError
+
+from dinoscope.data.decode import MAX_PIXELS
+from dinoscope.errors import UserError
+
+_INDEXED_MODES = ("1", "L", "P")
+
+
+def read_indices(path: Path) -> UInt8[ndarray, "h w"]:
+    """The values of a palette or 8-bit grey PNG as they stand in the file: the palette is not looked up.
+
+    Raises UserError, with the file's name, for what is missing, damaged, too large, or has colours instead of indices.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UserError(f"{path}: {image.width} x {image.height} px, and {MAX_PIXELS} pixels is the most")
+            if image.mode not in _INDEXED_MODES:
+                raise UserError(
+                    f"{path} is a PNG of mode {image.mode}, and a mask needs one index a pixel: "
+                    "save it with a palette, or as 8-bit grey"
+                )
+            return np.array(image.convert("L") if image.mode == "1" else image, dtype=np.uint8)
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a readable PNG"
+        raise UserError(f"{path}: {reason}") from error
+
+
+def encode_indices(indices: UInt8[ndarray, "h w"]) -> bytes:
+    """A palette PNG with VOC's colours whose pixel values are the indices."""
+    image = Image.fromarray(indices, mode="P")
+    image.putpalette(voc_palette())
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def voc_palette() -> list[int]:
+    """The 256 colours of PASCAL VOC, flat RGB: bits of the index dealt to the channels, highest bit first."""
+    indices = np.arange(256)
+    colors = np.zeros((256, 3), np.int64)
+    for level in range(8):
+        for channel in range(3):
+            colors[:, channel] |= ((indices >> (3 * level + channel)) & 1) << (7 - level)
+    return colors.flatten().tolist()

@@ -1,0 +1,127 @@
+"""Images whose objects are known pixel by pixel: PASCAL VOC 2012, or any folder with a folder of masks beside it.
+
+In a VOC mask 0 is background, 255 void (not to be counted), every other value a class. In a folder of masks
+whose values are only 0 and 255 (as drawing programs write them), 255 is the object.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from dinoscope.data.folder import find_images
+from dinoscope.data.index_png import read_indices
+from dinoscope.errors import UserError
+
+BACKGROUND, VOID = 0, 255
+
+
+@dataclass(frozen=True)
+class MaskedImages:
+    """Image files and the mask file of each.
+
+    name: of the data, for tables. names: of the images, unique, with forward slashes.
+    binary: in these masks 255 is the object and nothing is void.
+    without_mask: names of images that are left out since they have no mask.
+    """
+
+    root: Path
+    name: str
+    names: tuple[str, ...]
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    binary: bool
+    without_mask: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def classes(self, index: int) -> UInt8[ndarray, "h w"]:
+        """The mask of an image: 0 background, 255 void, else a class. Raises UserError as `read_indices` does."""
+        values = read_indices(self.masks[index])
+        return (values > 0).astype(np.uint8) if self.binary else values
+
+    def subset(self, limit: int) -> MaskedImages:
+        """At most `limit` of the images, spread evenly."""
+        count = min(limit, len(self))
+        chosen = [i * len(self) // count for i in range(count)]
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in chosen),
+            images=tuple(self.images[i] for i in chosen),
+            masks=tuple(self.masks[i] for i in chosen),
+        )
+
+
+def find_masked_images(data: Path, masks: Path | None = None, split: str = "val") -> MaskedImages:
+    """A VOC layout, or with `masks` a folder of images whose masks have the same relative names, ending in .png.
+
+    data: without masks, a folder VOCdevkit, VOC2012, or one that holds either.
+
+    Raises UserError where nothing fits.
+    """
+    found = _find_voc(data, split) if masks is None else _find_parallel(data, masks)
+    if not found.names:
+        first = f", such as {found.without_mask[0]}" if found.without_mask else ""
+        raise UserError(f"{data}: none of {len(found.without_mask)} images has a mask{first}")
+    return found
+
+
+def _find_voc(data: Path, split: str) -> MaskedImages:
+    """The images that ImageSets/Segmentation/SPLIT.txt lists."""
+    candidates = (data, data / "VOC2012", data / "VOCdevkit" / "VOC2012")
+    root = next((path for path in candidates if (path / "SegmentationClass").is_dir()), None)
+    if root is None:
+        raise UserError(
+            f"{data} is not laid out like PASCAL VOC 2012: there is no SegmentationClass in it, in VOC2012 or in "
+            "VOCdevkit/VOC2012. For a folder of images with a folder of masks, give the latter with --masks"
+        )
+    list_file = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+    try:
+        names = list_file.read_text(encoding="utf-8").split()
+    except OSError as error:
+        raise UserError(f"{list_file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{list_file} is not a list of names: it is not text") from error
+    if not names:
+        raise UserError(f"{list_file} lists no images")
+    outside = next((name for name in names if Path(name).name != name), None)
+    if outside is not None:
+        raise UserError(f"{list_file} lists {outside!r}, and a name cannot lead out of the folder")
+    images = {name: root / "JPEGImages" / f"{name}.jpg" for name in names}
+    return _paired(root, f"VOC 2012 {split}", images, root / "SegmentationClass", binary=False)
+
+
+def _find_parallel(data: Path, masks: Path) -> MaskedImages:
+    """The images below `data`, each with the PNG of the same relative name below `masks`."""
+    if not masks.is_dir():
+        raise UserError(f"--masks {masks} is not a folder")
+    folder = find_images(data, labelled=False)
+    images = {name.rpartition(".")[0]: folder.path(index) for index, name in enumerate(folder.paths)}
+    found = _paired(data, data.name, images, masks, binary=False)
+    # one look at all of them would cost a decoding each; drawing programs write every mask alike
+    return found if not found.names else _with_meaning(found)
+
+
+def _with_meaning(found: MaskedImages) -> MaskedImages:
+    """Take 255 for the object where the first masks hold nothing but 0 and 255."""
+    values = {int(v) for index in range(min(10, len(found))) for v in np.unique(read_indices(found.masks[index]))}
+    return replace(found, binary=values <= {BACKGROUND, VOID})
+
+
+def _paired(root: Path, name: str, images: dict[str, Path], masks: Path, *, binary: bool) -> MaskedImages:
+    files = {image: masks / f"{image}.png" for image in images}
+    having = tuple(image for image, file in files.items() if file.is_file())
+    return MaskedImages(
+        root,
+        name,
+        having,
+        tuple(images[image] for image in having),
+        tuple(files[image] for image in having),
+        binary,
+        tuple(image for image in images if image not in set(having)),
+    )

@@ -1,0 +1,57 @@
+"""What may be named as a model: runs, exports, files, and random weights of either a network or a model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dinoscope import checkpoint
+from dinoscope.errors import UserError
+from dinoscope.model_names import load_model, load_models
+from dinoscope.models.backbone import BackboneConfig, build_backbone
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    backbone = build_backbone(BackboneConfig("vit_micro_conv8", image_size=48, mean=(0.5, 0.5, 0.5)))
+    checkpoint.export_backbone(tmp_path / "mine" / "exported", backbone)
+    return tmp_path / "mine"
+
+
+def test_a_run_is_labelled_by_its_folder(exported: Path):
+    models = [load_model(str(path)) for path in (exported, exported / "exported")]
+    assert {model.label for model in models} == {"mine"}
+    assert all(not model.backbone.training for model in models)
+
+
+def test_random_weights_of_a_network_are_the_same_every_time_and_leave_the_generator_alone():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    first, second = (load_model("random:vit_tiny_patch4_32").backbone for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first.config.image_size == 32
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_random_weights_of_a_model_keep_its_config_but_not_its_weights(exported: Path):
+    trained, random = load_models([str(exported), f"random:{exported}"])
+    assert random.backbone.config == trained.backbone.config
+    assert not torch.equal(next(trained.backbone.parameters()), next(random.backbone.parameters()))
+    assert random.path is None
+    assert random.label == "random vit_micro_conv8"
+
+
+def test_labels_that_would_be_the_same_are_told_apart(exported: Path, tmp_path: Path):
+    other = tmp_path / "elsewhere" / "mine"
+    checkpoint.export_backbone(other, load_model(str(exported)).backbone)
+    labels = [model.label for model in load_models([str(exported), str(other), str(other)])]
+    assert labels == [f"{tmp_path.name}/mine", "elsewhere/mine", "elsewhere/mine (2)"]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [([], "no model"), (["random:vit_smal"], "neither a network nor a model"), (["nowhere"], "no file or folder")],
+)
+def test_what_is_no_model_is_refused(names: list[str], said: str):
+    with pytest.raises(UserError, match=said):
+        load_models(names)
