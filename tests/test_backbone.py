@@ -14,7 +14,7 @@ from dinoscope.models import backbone as backbones
 from dinoscope.models.backbone import BACKBONES, BackboneConfig, ViTBackbone, ViTShape, build_backbone
 
 GOLDEN = Path(__file__).parent / "data" / "golden_backbone.safetensors"
-SMALL = [name for name in BACKBONES if "small_" not in name and "base" not in name and "resnet50" not in name]
+SMALL = [name for name in BACKBONES if "tiny" in name or "micro" in name or "resnet18" in name]
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def timm_arguments(config: BackboneConfig) -> dict[str, Any] | None:
 
     if not timm.is_model(config.name):
         return None
-    size = {"img_size": config.image_size} if isinstance(BACKBONES[config.name], ViTShape) else {}
+    size = {"img_size": config.layout_size} if isinstance(BACKBONES[config.name], ViTShape) else {}
     return {"model_name": config.name, "num_classes": 0, **size}
 
 

@@ -1,4 +1,4 @@
-"""Position embeddings at another grid than the trained one, as the DINO reference resizes them."""
+"""Position embeddings at another grid than the trained one, resized as the released weights were trained with."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from torch import Tensor
 
 
 def resized_position_embedding(
-    embedding: Float[Tensor, "1 n d"], prefix: int, grid: tuple[int, int]
+    embedding: Float[Tensor, "1 n d"], prefix: int, grid: tuple[int, int], *, antialias: bool = False
 ) -> Float[Tensor, "1 m d"]:
     """Bicubic resize of the patch positions to `grid` = (rows, columns); prefix positions are kept.
 
-    Without antialiasing, and with scale factor (cells + 0.1) / trained cells: the released weights were
-    trained with this, so a cleaner resize would give other features.
+    Without antialiasing, and with scale factor (cells + 0.1) / trained cells: DINO, and DINOv2 without registers,
+    were trained with this, so a cleaner resize would give other features. With `antialias`, and exactly to the grid:
+    DINOv2 with registers.
     """
     trained = math.isqrt(embedding.shape[1] - prefix)
     if grid == (trained, trained):
         return embedding
     cells = embedding[:, prefix:].reshape(1, trained, trained, -1).permute(0, 3, 1, 2)
+    if antialias:
+        resized = F.interpolate(cells, grid, mode="bicubic", antialias=True)
+        return torch.cat([embedding[:, :prefix], resized.flatten(2).transpose(1, 2)], dim=1)
     scale = ((grid[0] + 0.1) / trained, (grid[1] + 0.1) / trained)
     resized = F.interpolate(cells, scale_factor=scale, mode="bicubic")
     return torch.cat([embedding[:, :prefix], resized.flatten(2).transpose(1, 2)], dim=1)
