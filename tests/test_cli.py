@@ -15,7 +15,7 @@ import cv2
 import pytest
 
 from dinoscope import __version__
-from dinoscope.cli import COMMANDS, main
+from dinoscope.cli import COMMANDS, MODULES, main
 from dinoscope.study.recipes import RECIPES
 from tests.conftest import draw_picture
 
@@ -69,14 +69,14 @@ def test_version(capsys) -> None:
 
 def test_every_command_has_a_module_with_a_main() -> None:
     for name in COMMANDS:
-        assert importlib.util.find_spec(f"dinoscope.cli.{name}") is not None, name
-        assert callable(importlib.import_module(f"dinoscope.cli.{name}").main), name
+        assert importlib.util.find_spec(f"dinoscope.cli.{MODULES.get(name, name)}") is not None, name
+        assert callable(importlib.import_module(f"dinoscope.cli.{MODULES.get(name, name)}").main), name
 
 
 def test_every_module_with_a_main_is_a_command() -> None:
     folder = Path(importlib.import_module("dinoscope.cli").__file__ or "").parent
     answering = {path.stem for path in folder.glob("[!_]*.py") if "\ndef main(" in path.read_text(encoding="utf-8")}
-    assert answering == set(COMMANDS)
+    assert answering == {MODULES.get(name, name) for name in COMMANDS}
 
 
 def test_an_unknown_command_offers_the_nearest(capsys) -> None:

@@ -14,6 +14,7 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.features import ExtractConfig
 from dinoscope.measurement import Extract, Measurement, keep, kept, kept_name, measure_knn, train_and_val
+from dinoscope.model_names import load_model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.types import Metric
 
@@ -84,8 +85,8 @@ def test_python_and_the_measurement_give_the_same_knn(model: Path, picture_folde
     picture_folder(12, classes=3, split="train")
     data = picture_folder(9, classes=3, split="val")
     gallery, queries = train_and_val(data)
-    measured = measure_knn(model, gallery, queries, KNNConfig(ks=(1, 3)), CPU)
+    measured = measure_knn(load_model(str(model)), gallery, queries, KNNConfig(ks=(1, 3)), CPU)
     assert dinoscope.knn(model, data, KNNConfig(ks=(1, 3)), device="cpu") == list(measured.metrics)
     assert measured.protocol["gallery_images"] == 12
-    fewer = measure_knn(model, gallery, queries, KNNConfig(ks=(1,)), CPU, fraction=0.25)
+    fewer = measure_knn(load_model(str(model)), gallery, queries, KNNConfig(ks=(1,)), CPU, fraction=0.25)
     assert (fewer.protocol["gallery_images"], fewer.protocol["label_fraction"]) == (3, 0.25)

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from dinoscope.checkpoint import load_backbone
 from dinoscope.data.view_presets import VIEWS
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation.knn import KNNConfig
@@ -22,6 +21,7 @@ from dinoscope.explain.attention import attention_maps, prepare
 from dinoscope.features import ExtractConfig
 from dinoscope.measurement import Extract, measure_knn, measure_linear, train_and_val
 from dinoscope.methods import METHODS
+from dinoscope.model_names import load_model
 from dinoscope.models.backbone import Backbone
 from dinoscope.observers import AttentionSnapshots, OnlineKNN
 from dinoscope.study.recipes import RECIPES
@@ -65,13 +65,15 @@ def train(
     return run_training(config, resume=resume, overwrite=overwrite, listeners=watching)
 
 
-def load(path: Path | str) -> Backbone:
-    """The backbone of a run folder, an exported folder or a weights file: a module that returns `Tokens`.
+def load(model: Path | str) -> Backbone:
+    """The backbone of a run folder, an exported folder, a weights file, or released weights by name.
 
-    `model(model.normalize(images))` takes uint8 RGB [batch, 3, height, width]. In evaluation mode, on the CPU.
-    Raises UserError where there is no model.
+    A module that returns `Tokens`, in evaluation mode, on the CPU: with `net = load(...)`, uint8 RGB images
+    [batch, 3, height, width] are described by `net(net.normalize(images))`.
+
+    Raises UserError where there is no model, or released weights cannot be fetched.
     """
-    return load_backbone(Path(path))
+    return load_model(str(model)).backbone
 
 
 def knn(model: Path | str, data: Path | str, config: KNNConfig | None = None, device: str = "auto") -> list[Metric]:
@@ -81,7 +83,7 @@ def knn(model: Path | str, data: Path | str, config: KNNConfig | None = None, de
     """
     gallery, queries = train_and_val(Path(data))
     extract = Extract(ExtractConfig(device=pick_device(device)))
-    return list(measure_knn(Path(model), gallery, queries, config or KNNConfig(), extract).metrics)
+    return list(measure_knn(load_model(str(model)), gallery, queries, config or KNNConfig(), extract).metrics)
 
 
 def linear(
@@ -101,7 +103,7 @@ def linear(
     train_images, val_images = train_and_val(Path(data))
     extract = Extract(ExtractConfig(device=pick_device(device)))
     measured = measure_linear(
-        Path(model), train_images, val_images, config or LinearConfig(), extract, fraction=fraction
+        load_model(str(model)), train_images, val_images, config or LinearConfig(), extract, fraction=fraction
     )
     return list(measured.metrics)
 

@@ -1,4 +1,4 @@
-"""Where things are kept that can always be made again: drawn scenes, scans, features."""
+"""Where things are kept that can always be made or fetched again: drawn scenes, scans, features, released weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 import platformdirs
 
 CACHE_VARIABLE = "DINOSCOPE_CACHE"
+
+OFFLINE_VARIABLE = "DINOSCOPE_OFFLINE"
+"""Set to anything but 0: nothing is fetched into it."""
 
 
 def cache_folder(kind: str) -> Path:

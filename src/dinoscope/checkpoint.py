@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dinoscope import __version__
 from dinoscope.errors import UserError
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
+from dinoscope.models.weights import load_strictly
 from dinoscope.settings import from_dict, to_dict
 
 METADATA_KEY = "dinoscope"
@@ -111,30 +112,6 @@ def load(path: Path, prefix: str = "") -> Checkpoint:
     return Checkpoint(tensors, metadata)
 
 
-def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Load all weights; name what is missing, left over or of another shape.
-
-    Raises UserError; nothing is loaded then.
-    """
-    own = module.state_dict()
-    faults = [f"missing: {_some(own.keys() - tensors.keys())}"] if own.keys() - tensors.keys() else []
-    if tensors.keys() - own.keys():
-        faults.append(f"left over: {_some(tensors.keys() - own.keys())}")
-    faults += [
-        f"{name} is {tuple(tensors[name].shape)} in the file and {tuple(own[name].shape)} here"
-        for name in sorted(own.keys() & tensors.keys())
-        if own[name].shape != tensors[name].shape
-    ][:3]
-    if faults:
-        raise UserError(f"{source} does not fit {type(module).__name__}: {'; '.join(faults)}")
-    module.load_state_dict(tensors, strict=True)
-
-
-def _some(names: set[str]) -> str:
-    first = sorted(names)[:5]
-    return ", ".join(first) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """State of an optimiser as flat tensors ("3.exp_avg") and its parameter groups as plain values."""
     state = optimizer.state_dict()
@@ -158,12 +135,17 @@ def restore_optimizer(
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def export_backbone(folder: Path, backbone: Backbone) -> None:
-    """Write `backbone.safetensors` (the network's own key names, as in timm) and `backbone.json`."""
+def export_backbone(folder: Path, backbone: Backbone, origin: Mapping[str, Any] | None = None) -> None:
+    """Write `backbone.safetensors` (the network's own key names, as in timm) and `backbone.json`.
+
+    origin: plain JSON values that say where the weights are from; kept in both files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    config = to_dict(without_drop_path(backbone.config))
-    save(folder / BACKBONE_WEIGHTS, _network(backbone).state_dict(), {"backbone": config})
-    write_text(folder / BACKBONE_SETTINGS, json.dumps({"version": __version__, "backbone": config}, indent=2) + "\n")
+    settings: dict[str, Any] = {"backbone": to_dict(without_drop_path(backbone.config))}
+    if origin is not None:
+        settings["origin"] = dict(origin)
+    save(folder / BACKBONE_WEIGHTS, _network(backbone).state_dict(), settings)
+    write_text(folder / BACKBONE_SETTINGS, json.dumps({"version": __version__, **settings}, indent=2) + "\n")
 
 
 def _network(backbone: Backbone) -> nn.Module:

@@ -1,23 +1,35 @@
-"""What a person may name as a model: a run, an exported model, a weights file, or a network with random weights."""
+"""What a person may name as a model: a run, an export, a file of ours or of others, released weights, random ones."""
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from dinoscope import checkpoint
 from dinoscope.errors import UserError
 from dinoscope.models.backbone import BACKBONES, Backbone, BackboneConfig, build_backbone
+from dinoscope.models.pretrained import CATALOGUE, SUFFIXES, Choices, fetch, import_file, is_cached
 
 RANDOM = "random:"
 """Before the name of a network, or before a model whose network is meant: fresh weights instead of trained ones."""
 SEED = 0
 """Of random weights."""
+
+Watch = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""Told what is being fetched, gives a function to be called with (done, total) while it is: `progress_bar` is one."""
+
+_log = logging.getLogger("dinoscope")
 
 
 @dataclass(frozen=True)
@@ -26,29 +38,46 @@ class NamedModel:
 
     name: as the person gave it. label: short and, within one table, unique.
     path: run folder, exported folder or weights file; None for random weights.
+    origin: whose weights they are and what was found in their file, where they are not ours.
     """
 
     name: str
     label: str
     backbone: Backbone
     path: Path | None
+    origin: Mapping[str, Any] | None = None
+
+    @property
+    def weights(self) -> str:
+        """What a protocol says of where the weights are: their file, or the name of random ones."""
+        return self.name if self.path is None else str(checkpoint.find_weights(self.path))
 
 
-def load_models(names: Sequence[str]) -> list[NamedModel]:
+@contextlib.contextmanager
+def _said(what: str) -> Iterator[Callable[[int, int], None]]:
+    """One line instead of progress: a download is never silent."""
+    _log.warning("%s", what)
+    yield lambda _, __: None
+
+
+def load_models(names: Sequence[str], watch: Watch = _said) -> list[NamedModel]:
     """Load every model; labels that would be the same get the folder above, or a number.
+
+    watch: sees the progress of what must be fetched.
 
     Raises UserError where none is named, and as `load_model` does.
     """
     if not names:
         raise UserError("no model: give --model RUN")
-    models = [load_model(name) for name in names]
-    return [NamedModel(m.name, label, m.backbone, m.path) for m, label in zip(models, _labels(models), strict=True)]
+    models = [load_model(name, watch) for name in names]
+    return [replace(model, label=label) for model, label in zip(models, _labels(models), strict=True)]
 
 
-def load_model(name: str) -> NamedModel:
-    """One model: a path as `checkpoint.load_backbone` takes it, `random:NETWORK` or `random:PATH`.
+def load_model(name: str, watch: Watch = _said) -> NamedModel:
+    """One model: a path as `checkpoint.load_backbone` takes it, or of a file as `import_file` does; a name in
+    `CATALOGUE`, fetched on first use; `random:NETWORK` or `random:MODEL`. A path that exists is taken as such.
 
-    Raises UserError where there is no such network, or the path holds no model.
+    Raises UserError where there is no such network or model, the path holds none, or it cannot be fetched.
     """
     if name.startswith(RANDOM):
         config = _config(name.removeprefix(RANDOM))
@@ -57,17 +86,61 @@ def load_model(name: str) -> NamedModel:
             backbone = build_backbone(config).eval()
         return NamedModel(name, f"random {config.name}", backbone, None)
     path = Path(name)
+    if not path.exists() and name in CATALOGUE:
+        return _released(name, watch)
+    if _is_foreign(path):
+        backbone, found = import_file(path)
+        return NamedModel(name, path.name.partition(".")[0], backbone, path, found.provenance())
+    if not path.exists():
+        raise UserError(_unknown(name))
     return NamedModel(name, _label(path), checkpoint.load_backbone(path), path)
 
 
+def _released(name: str, watch: Watch) -> NamedModel:
+    """The weights of that name in the catalogue."""
+    release = CATALOGUE[name]
+    if is_cached(release):
+        path = fetch(name, release)
+    else:
+        with watch(f"fetching {name} from {release.url}, in MB") as progress:
+            path = fetch(name, release, progress)
+    backbone, found = import_file(path, Choices(release.architecture))
+    origin = {"name": name, "method": release.method, "licence": release.licence, "url": release.url}
+    return NamedModel(name, name, backbone, path, {**found.provenance(), **origin})
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether it is a file of weights that dinoscope did not write."""
+    if not path.is_file() or path.suffix not in SUFFIXES:
+        return False
+    if path.suffix != ".safetensors":
+        return True
+    try:
+        with safe_open(path, framework="pt") as file:
+            return checkpoint.METADATA_KEY not in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False  # whoever loads it says what is wrong
+
+
+def _unknown(name: str) -> str:
+    """There is nothing of that name: the nearest ones that there are."""
+    if len(Path(name).parts) > 1:
+        return f"there is no file or folder {name}"
+    near = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.6)
+    hint = (
+        f"; did you mean the released {' or '.join(near)}?" if near else "; `dinoscope models` lists released weights"
+    )
+    return f"there is no file or folder {name}{hint}"
+
+
 def _config(name: str) -> BackboneConfig:
-    """Config of a network of `BACKBONES`, for the image size that ends its name, or of the model at a path."""
+    """Config of a network of `BACKBONES`, for the image size that ends its name, or of a model, released ones too."""
     if name not in BACKBONES:
-        if not Path(name).exists():
-            raise UserError(
-                f"{RANDOM}{name}: {name!r} is neither a network nor a model. Networks: {', '.join(BACKBONES)}"
-            )
-        return checkpoint.load_backbone(Path(name)).config
+        if Path(name).exists():
+            return load_model(name).backbone.config
+        if name in CATALOGUE:
+            return CATALOGUE[name].config()
+        raise UserError(f"{RANDOM}{name}: {name!r} is neither a network nor a model. Networks: {', '.join(BACKBONES)}")
     size = re.search(r"_(\d+)$", name)
     return BackboneConfig(name, image_size=int(size[1]) if size else BackboneConfig.image_size)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dinoscope import __version__
+from dinoscope.cache import OFFLINE_VARIABLE
 from dinoscope.errors import UserError
 
 COMMANDS = {
@@ -21,12 +23,20 @@ COMMANDS = {
     "compare": "the table and the figures of several runs: accuracy, size and speed, method by method",
     "attention": "pictures of what a model attends to",
     "embed": "write the features of a folder of images to npz, csv or parquet",
+    "models": "list the released weights that can be named as --model: method, figures, licence, size",
+    "import": "turn a weights file of others (DINO, DeiT, MoCo, SwAV, DINOv2, timm...) into an exported model",
     "export": "write a model's weights for use elsewhere (safetensors + JSON, timm's key names)",
     "scenes": "write the embedded data set in the layouts of ImageNet, VOC 2012 and DAVIS 2017",
     "study": "many trainings as one: compare the methods; resumable, here or on SLURM",
     "recipes": "list the named settings of `train`",
 }
 """name -> one line of help; `dinoscope.cli.NAME` is the module that answers, imported only when asked for."""
+
+MODULES = {"import": "importing"}
+"""Commands whose name cannot be a module's."""
+
+OFFLINE = "--offline"
+"""Anywhere in a command: nothing is fetched, as with DINOSCOPE_OFFLINE=1."""
 
 USAGE = """\
 dinoscope {version}: self-supervised vision, made usable, measured and visible.
@@ -36,6 +46,7 @@ usage: dinoscope COMMAND [options]        dinoscope COMMAND --help
 {commands}
 
 New here?  dinoscope quickstart          Your own images?  dinoscope train --data FOLDER --out runs/mine
+With --offline, or DINOSCOPE_OFFLINE=1, no command fetches anything.
 """
 
 
@@ -49,12 +60,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dinoscope {__version__}")
         return 0
     command, rest = arguments[0], arguments[1:]
+    with _fetching_off_if(OFFLINE in rest):
+        return _run(command, [argument for argument in rest if argument != OFFLINE])
+
+
+@contextlib.contextmanager
+def _fetching_off_if(offline: bool) -> Iterator[None]:
+    """Switch fetching off for this process and those it starts, then back to what it was."""
+    before = os.environ.get(OFFLINE_VARIABLE)
+    if offline:
+        os.environ[OFFLINE_VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(OFFLINE_VARIABLE, None)
+        else:
+            os.environ[OFFLINE_VARIABLE] = before
+
+
+def _run(command: str, rest: list[str]) -> int:
     try:
         if command not in COMMANDS:
             near = difflib.get_close_matches(command, COMMANDS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "`dinoscope --help` lists the commands"
             raise UserError(f"there is no command {command!r}; {hint}")
-        return importlib.import_module(f"dinoscope.cli.{command}").main(rest)
+        return importlib.import_module(f"dinoscope.cli.{MODULES.get(command, command)}").main(rest)
     except UserError as error:
         print(f"dinoscope {command}: {error}", file=sys.stderr)
         return 2

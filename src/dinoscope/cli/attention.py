@@ -32,8 +32,9 @@ class Options:
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")]
     """Image files, or folders of images."""
 
-    model: Path
-    """Run folder, exported folder, or weights file (.safetensors)."""
+    model: str
+    """Run folder, exported folder, weights file (also others'), released weights (`dinoscope models`), or
+    random:NETWORK."""
 
     out: Path = Path("attention")
     """Folder for the pictures, NAME_attention.png for each image."""
@@ -75,14 +76,14 @@ def draw(options: Options) -> tuple[int, list[str]]:
     Raises UserError where there is no model or no image, an option is out of range, or pictures are there
     already or cannot be written.
     """
-    from dinoscope import checkpoint
     from dinoscope.cli.console import progress_bar
     from dinoscope.data.decode import UnreadableImage, decode
     from dinoscope.explain.attention import prepare
+    from dinoscope.model_names import load_model
     from dinoscope.training.device import pick_device
 
     files = find_files(options.images, options.limit)
-    backbone = checkpoint.load_backbone(options.model).to(pick_device(options.device))
+    backbone = load_model(options.model, progress_bar).backbone.to(pick_device(options.device))
     size, kinds = _size(options, backbone), _kinds(backbone, options)
     targets = [[options.out / f"{name}_{kind}.png" for kind in kinds] for name in unique_names(files)]
     claim(options.out, chain.from_iterable(targets), overwrite=options.overwrite)
@@ -155,4 +156,4 @@ def _pictures(
 def _note(options: Options, backbone: Backbone) -> str:
     """What was asked of which model, in a few words."""
     block = "" if options.block == -1 else f", block {options.block}"
-    return f"{options.model.resolve().name}: {backbone.config.name}{block}"
+    return f"{Path(options.model).resolve().name}: {backbone.config.name}{block}"

@@ -26,8 +26,9 @@ class Options:
     the class, empty in csv and null in parquet where there is none. Images that cannot be read are left out.
     """
 
-    model: Path
-    """Run folder, exported folder, or weights file (.safetensors)."""
+    model: str
+    """Run folder, exported folder, weights file (also others'), released weights (`dinoscope models`), or
+    random:NETWORK."""
 
     data: Path
     """Folder of images, at any depth. Where each lies in a folder of its class, that is its label."""
@@ -65,12 +66,14 @@ def embed(options: Options) -> FeatureBank:
     Raises UserError where the file exists or is of no kind we write, before anything is computed.
     """
     from dinoscope import checkpoint
+    from dinoscope.cli.console import progress_bar
     from dinoscope.data.folder import find_images
+    from dinoscope.model_names import load_model
 
     write = lookup("file format", options.out.suffix.lower(), WRITERS)
     _check_target(options)
     folder = find_images(options.data)
-    backbone = checkpoint.load_backbone(options.model)
+    backbone = load_model(options.model, progress_bar).backbone
     bank = options.extraction.extractor()(backbone, folder, "features")
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)

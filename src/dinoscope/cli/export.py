@@ -23,8 +23,9 @@ class Options:
     convolutional stem (vit_micro_conv8) are dinoscope's alone.
     """
 
-    model: Path
-    """Run folder, exported folder, or weights file (.safetensors)."""
+    model: str
+    """Run folder, exported folder, weights file (also others'), released weights (`dinoscope models`), or
+    random:NETWORK."""
 
     out: Path
     """Folder to write."""
@@ -49,15 +50,17 @@ def export(options: Options) -> BackboneConfig:
     Raises UserError where there is no model, or one stands in `options.out` already.
     """
     from dinoscope import checkpoint
+    from dinoscope.cli.console import progress_bar
+    from dinoscope.model_names import load_model
 
-    backbone = checkpoint.load_backbone(options.model)
+    model = load_model(options.model, progress_bar)
     if (options.out / checkpoint.BACKBONE_WEIGHTS).exists() and not options.overwrite:
         raise UserError(f"{options.out} holds a model already; choose another --out, or --overwrite to replace it")
     try:
-        checkpoint.export_backbone(options.out, backbone)
+        checkpoint.export_backbone(options.out, model.backbone, model.origin)
     except OSError as error:
         raise UserError(f"{options.out} could not be written: {error}") from error
-    return backbone.config
+    return model.backbone.config
 
 
 def timm_arguments(config: BackboneConfig) -> dict[str, Any] | None:

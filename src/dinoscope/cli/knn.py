@@ -24,8 +24,9 @@ class Options:
     is asked of all others. The classes are the names of the folders.
     """
 
-    model: Path
-    """Run folder, exported folder, or weights file (.safetensors)."""
+    model: str
+    """Run folder, exported folder, weights file (also others'), released weights (`dinoscope models`), or
+    random:NETWORK."""
 
     data: Path | None = None
     """Folder with train/CLASS/... and val/CLASS/..., or only CLASS/..."""
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> int:
 
     measurement = measure(options)
     show(measurement, "k-NN", protocol_line(measurement.protocol), as_json=options.json)
-    keep(options.model, kept_name("knn", options.label_fraction), measurement)
+    keep(Path(options.model), kept_name("knn", options.label_fraction), measurement)
     return 0
 
 
@@ -72,11 +73,13 @@ def measure(options: Options) -> Measurement:
     """Find the folders and vote.
 
     Raises UserError where the folders are not labelled, or do not fit each other or the options; and as
-    `measure_knn` does.
+    `load_model` and `measure_knn` do.
     """
+    from dinoscope.cli.console import progress_bar
     from dinoscope.data.folder import find_images
     from dinoscope.evaluation.knn import KNNConfig
     from dinoscope.measurement import measure_knn
+    from dinoscope.model_names import load_model
 
     gallery_root, query_root = _roots(options)
     gallery = find_images(gallery_root, labelled=True)
@@ -84,7 +87,8 @@ def measure(options: Options) -> Measurement:
     queries = find_images(query_root, labelled=True) if query_root is not None and apart else None
     config = KNNConfig(options.ks, options.temperature)
     extract = options.extraction.extractor()
-    return measure_knn(options.model, gallery, queries, config, extract, fraction=options.label_fraction)
+    model = load_model(options.model, progress_bar)
+    return measure_knn(model, gallery, queries, config, extract, fraction=options.label_fraction)
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:

@@ -36,8 +36,9 @@ class Options:
     block's class token and mean patch token, of a ResNet the pooled vector. The classes are the folders' names.
     """
 
-    model: Path
-    """Run folder, exported folder, or weights file (.safetensors)."""
+    model: str
+    """Run folder, exported folder, weights file (also others'), released weights (`dinoscope models`), or
+    random:NETWORK."""
 
     data: Path
     """Folder with train/CLASS/... and val/CLASS/..."""
@@ -81,18 +82,24 @@ def main(argv: list[str]) -> int:
 
     measurement = measure(options)
     show(measurement, f"linear probe ({options.protocol})", protocol_line(measurement.protocol), as_json=options.json)
-    keep(options.model, kept_name(NAMES[options.protocol], options.label_fraction), measurement)
+    keep(Path(options.model), kept_name(NAMES[options.protocol], options.label_fraction), measurement)
     return 0
 
 
 def measure(options: Options) -> Measurement:
-    """Find the images, train and measure. Raises UserError as `measure_linear` does, or for a setting out of range."""
+    """Find the images, train and measure.
+
+    Raises UserError as `load_model` and `measure_linear` do, or for a setting out of range.
+    """
+    from dinoscope.cli.console import progress_bar
     from dinoscope.measurement import measure_linear, train_and_val
+    from dinoscope.model_names import load_model
 
     config = _config(options)
     train, val = train_and_val(options.data)
     extract = options.extraction.extractor()
-    return measure_linear(options.model, train, val, config, extract, fraction=options.label_fraction)
+    model = load_model(options.model, progress_bar)
+    return measure_linear(model, train, val, config, extract, fraction=options.label_fraction)
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:

@@ -25,8 +25,9 @@ class Options:
     compared; each is printed with its own.
     """
 
-    model: Path | None = None
-    """Run folder, exported folder, or weights file (.safetensors)."""
+    model: str | None = None
+    """Run folder, exported folder, weights file (also others'), released weights (`dinoscope models`), or
+    random:NETWORK."""
 
     backbone: str | None = None
     """Instead of --model: the name of a network, with random weights; speed does not depend on them."""
@@ -98,7 +99,7 @@ def main(argv: list[str]) -> int:
             console.print(result.line, markup=False, highlight=False, soft_wrap=True)
     if options.model is not None:
         for result in results:
-            keep(options.model, result.name, result.measurement)
+            keep(Path(options.model), result.name, result.measurement)
     return 0
 
 
@@ -158,19 +159,20 @@ def _training_settings(options: Options) -> RunConfig | None:
         config = lookup("recipe", options.recipe, RECIPES)(Path("unread"), Path("unwritten"))
     else:
         assert options.model is not None
-        config = read_config(options.model)
+        config = read_config(Path(options.model))
     if options.training_batch_size is not None:
         config = replace(config, batch_size=options.training_batch_size)
     return config if options.precision is None else replace(config, precision=options.precision)
 
 
 def _backbone(options: Options) -> Backbone:
-    from dinoscope import checkpoint
+    from dinoscope.cli.console import progress_bar
+    from dinoscope.model_names import load_model
     from dinoscope.models.backbone import BackboneConfig, build_backbone, without_drop_path
     from dinoscope.study.recipes import RECIPES
 
     if options.model is not None:
-        return checkpoint.load_backbone(options.model)
+        return load_model(options.model, progress_bar).backbone
     if options.recipe is not None:
         recipe = lookup("recipe", options.recipe, RECIPES)(Path("unread"), Path("unwritten"))
         return build_backbone(without_drop_path(recipe.backbone_config))

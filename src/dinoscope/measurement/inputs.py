@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dinoscope import checkpoint
 from dinoscope.data.folder import ImageFolder, find_images, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, cached_extract, evaluation_view, extract, weights_hash
 from dinoscope.features.extraction import Progress
+from dinoscope.model_names import NamedModel
 from dinoscope.models.backbone import Backbone
 from dinoscope.training.device import DTYPES
 from dinoscope.types import FeatureBank
@@ -50,12 +50,12 @@ def train_and_val(data: Path) -> tuple[ImageFolder, ImageFolder]:
     return train, val
 
 
-def network_protocol(model: Path, backbone: Backbone, config: ExtractConfig) -> dict[str, Any]:
+def network_protocol(model: NamedModel, config: ExtractConfig) -> dict[str, Any]:
     """The part of a protocol about weights, view and arithmetic."""
-    view = evaluation_view(backbone, config)
+    view = evaluation_view(model.backbone, config)
     return {
-        "weights": str(checkpoint.find_weights(model)),
-        "weights_hash": weights_hash(backbone),
+        "weights": model.weights,
+        "weights_hash": weights_hash(model.backbone),
         "image_size": view.size,
         "crop_fraction": view.crop_fraction,
         "precision": next(name for name, dtype in DTYPES.items() if dtype == config.dtype),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from dinoscope import checkpoint
 from dinoscope.data.folder import ImageFolder, label_fraction
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.measurement.inputs import LABEL_SEED, Extract, network_protocol, require_known_classes
 from dinoscope.measurement.record import Measurement
+from dinoscope.model_names import NamedModel
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class KNNProtocol:
 
 
 def measure_knn(
-    model: Path,
+    model: NamedModel,
     gallery: ImageFolder,
     queries: ImageFolder | None,
     config: KNNConfig,
@@ -47,7 +46,7 @@ def measure_knn(
 
     fraction: share of each class of the gallery that is used, in (0, 1].
 
-    Raises UserError where there is no model, no labels, the queries have classes that the gallery lacks, or a
+    Raises UserError where there are no labels, the queries have classes that the gallery lacks, or a
     fraction is asked for without queries.
     """
     if queries is None and fraction != 1:
@@ -56,12 +55,11 @@ def measure_knn(
         require_known_classes(gallery, queries)
     if fraction != 1:
         gallery = label_fraction(gallery, fraction, LABEL_SEED)
-    backbone = checkpoint.load_backbone(model)
-    bank = extract(backbone, gallery, "features of the gallery")
-    asked = bank if queries is None else extract(backbone, queries, "features of the queries")
+    bank = extract(model.backbone, gallery, "features of the gallery")
+    asked = bank if queries is None else extract(model.backbone, queries, "features of the queries")
     metrics = leave_one_out(bank, config) if queries is None else knn(bank, asked, config)
     protocol = KNNProtocol(
-        **network_protocol(model, backbone, extract.config),
+        **network_protocol(model, extract.config),
         temperature=config.temperature,
         label_fraction=fraction,
         classes=len(gallery.classes),

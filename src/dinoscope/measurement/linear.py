@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from dinoscope import checkpoint
 from dinoscope.data.folder import ImageFolder, label_fraction
 from dinoscope.errors import UserError
 from dinoscope.evaluation.linear import LinearConfig, choose_rate, known_labels, linear
 from dinoscope.evaluation.linear_reference import ReferenceConfig, linear_reference
 from dinoscope.measurement.inputs import LABEL_SEED, Extract, network_protocol, require_known_classes
 from dinoscope.measurement.record import Measurement
+from dinoscope.model_names import NamedModel
 from dinoscope.models.backbone import WIDE, Backbone, ViTBackbone
 
 
@@ -50,7 +49,7 @@ class LinearProtocol:
 
 
 def measure_linear(
-    model: Path,
+    model: NamedModel,
     train: ImageFolder,
     val: ImageFolder,
     config: LinearConfig | ReferenceConfig,
@@ -62,19 +61,19 @@ def measure_linear(
 
     fraction: share of each class of `train` that is used, in (0, 1].
 
-    Raises UserError where there is no model, no labels, one class only, or `val` has classes that `train` lacks.
+    Raises UserError where there are no labels, one class only, or `val` has classes that `train` lacks.
     """
     if len(train.classes) == 1:
         raise UserError(f"{train.root} holds one class only ({train.classes[0]}); a linear probe tells classes apart")
     require_known_classes(train, val)
     if fraction != 1:
         train = label_fraction(train, fraction, LABEL_SEED)
-    backbone = checkpoint.load_backbone(model)
+    backbone = model.backbone
     extract = replace(extract, config=replace(extract.config, feature="linear"))
     measure = _fast if isinstance(config, LinearConfig) else _reference
     found = measure(backbone, train, val, config, extract)  # pyright: ignore[reportArgumentType] (as just told apart)
     protocol = LinearProtocol(
-        **network_protocol(model, backbone, extract.config),
+        **network_protocol(model, extract.config),
         **found.protocol,
         feature=linear_feature_name(backbone),
         label_fraction=fraction,

@@ -22,6 +22,7 @@ from dinoscope.measurement import Extract, Measurement, Watch, keep, kept, kept_
 from dinoscope.measurement.inputs import network_protocol
 from dinoscope.methods import method_name
 from dinoscope.methods.moco import MoCoConfig
+from dinoscope.model_names import NamedModel
 from dinoscope.models.backbone import Backbone
 from dinoscope.settings import to_dict
 from dinoscope.study.compare import EVALUATIONS, Entry, conditions, deciding_settings, figure
@@ -69,6 +70,11 @@ class Subject:
     backbone: Backbone
     weights: str
     config: RunConfig | None = None
+
+    @property
+    def model(self) -> NamedModel:
+        """As a measurement takes it."""
+        return NamedModel(self.name, self.name, self.backbone, self.path)
 
 
 def labelled_images(data: Path) -> Images:
@@ -136,7 +142,7 @@ class Gatherer:
             return held, ""
         try:
             images = self.images or labelled_images(_own_data(subject))
-            new = MEASURES[name](subject.path, images, self._watched(subject), self.measuring.fraction)
+            new = MEASURES[name](subject.model, images, self._watched(subject), self.measuring.fraction)
         except UserError as error:
             return held, str(error)
         self._keep(subject, kept_name(name, self.measuring.fraction), new)
@@ -155,7 +161,7 @@ class Gatherer:
             return True
         gallery, queries = self.images
         config = self.measuring.extract.config
-        network = conditions(Measurement(network_protocol(subject.path, subject.backbone, config), ()))
+        network = conditions(Measurement(network_protocol(subject.model, config), ()))
         found = conditions(held)
         wanted = [str(gallery.root), None if queries is None else str(queries.root)]
         places = [found[name] for name in ("gallery", "train", "queries", "val") if name in found]
@@ -221,11 +227,11 @@ class Gatherer:
         return replace(self.measuring.extract, watch=lambda what: watch(f"{subject.name}: {what}"))
 
 
-def _knn(model: Path, images: Images, extract: Extract, fraction: float) -> Measurement:
+def _knn(model: NamedModel, images: Images, extract: Extract, fraction: float) -> Measurement:
     return measure_knn(model, *images, KNNConfig(), extract, fraction=fraction)
 
 
-def _linear(model: Path, images: Images, extract: Extract, fraction: float) -> Measurement:
+def _linear(model: NamedModel, images: Images, extract: Extract, fraction: float) -> Measurement:
     train, val = images
     if val is None:
         raise UserError(f"{train.root} has no val split, and a linear probe must be measured on other images")
@@ -246,7 +252,7 @@ USUAL: dict[str, dict[str, object]] = {
 }
 """name in `EVALUATIONS` -> what its protocol says when `MEASURES` measured it."""
 
-MEASURES: dict[str, Callable[[Path, Images, Extract, float], Measurement]] = {"knn": _knn, "linear": _linear}
+MEASURES: dict[str, Callable[[NamedModel, Images, Extract, float], Measurement]] = {"knn": _knn, "linear": _linear}
 """name in `EVALUATIONS` -> how a model's accuracy is measured."""
 
 

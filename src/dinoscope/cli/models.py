@@ -1,0 +1,89 @@
+"""`dinoscope models`: the released weights that can be named as a model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+WIDTH = 125
+"""Columns that the table needs."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """List the released weights. Any --model takes these names; the file is fetched on first use, and kept.
+
+    The figures are those their authors published for ImageNet, in %: k-NN and linear of frozen features, "own" of the
+    classifier that the network was trained with. None was measured here.
+    """
+
+    json: bool = False
+    """Print JSON, with sources, addresses and notes."""
+
+
+def main(argv: list[str]) -> int:
+    """Print the catalogue."""
+    from rich.console import Console
+
+    options = tyro.cli(Options, args=argv, prog="dinoscope models", config=(tyro.conf.FlagCreatePairsOff,))
+    rows = models()
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        console = Console()
+        console.width = max(console.width, WIDTH)  # a narrower terminal wraps lines rather than cutting names
+        console.print(_table(rows), highlight=False)
+    return 0
+
+
+def models() -> list[dict[str, Any]]:
+    """One row for each entry of the catalogue: its name, all its fields, `parameters` in millions, whether `cached`."""
+    from dinoscope.models.pretrained import CATALOGUE, is_cached
+
+    millions = {architecture: _millions(architecture) for architecture in {r.architecture for r in CATALOGUE.values()}}
+    return [
+        {
+            "name": name,
+            **asdict(release),
+            "parameters": millions[release.architecture],
+            "cached": is_cached(release),
+        }
+        for name, release in CATALOGUE.items()
+    ]
+
+
+def _millions(architecture: str) -> float:
+    """Parameters of the network, in millions; no memory is taken for them."""
+    import torch
+
+    from dinoscope.models.backbone import BackboneConfig, build_backbone
+
+    with torch.device("meta"):
+        backbone = build_backbone(BackboneConfig(architecture, 224))
+    return round(sum(parameter.numel() for parameter in backbone.parameters()) / 1e6, 1)
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for title in ("name", "network", "method"):
+        table.add_column(title, no_wrap=True)
+    for title in ("M par.", "k-NN", "linear", "own"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("licence", no_wrap=True)
+    table.add_column("MB", justify="right", no_wrap=True)
+    table.add_column("here", no_wrap=True)
+    for row in rows:
+        figures = [f"{row[name]:.1f}" if row[name] is not None else "" for name in ("knn", "linear", "own")]
+        megabytes = "" if row["megabytes"] is None else f"{row['megabytes']:.0f}"
+        cells = [row["name"], row["architecture"], row["method"], f"{row['parameters']:.1f}"]
+        table.add_row(*cells, *figures, row["licence"], megabytes, "yes" if row["cached"] else "")
+    return table

@@ -1,0 +1,17 @@
+"""Weights that others have released: their files recognised and read, and a catalogue of where they are."""
+
+from dinoscope.models.pretrained.catalogue import CATALOGUE, Release
+from dinoscope.models.pretrained.fetch import fetch, is_cached
+from dinoscope.models.pretrained.importing import Choices, Found, import_file
+from dinoscope.models.pretrained.reading import SUFFIXES
+
+__all__ = [
+    "CATALOGUE",
+    "SUFFIXES",
+    "Choices",
+    "Found",
+    "Release",
+    "fetch",
+    "import_file",
+    "is_cached",
+]

@@ -1,0 +1,131 @@
+"""A file of others to a network of ours: find it, rename it, build it, load it strictly, and say what was found."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dinoscope.errors import UserError, lookup
+from dinoscope.models.backbone import BACKBONES, IMAGENET_MEAN, IMAGENET_STD, Backbone, build_backbone
+from dinoscope.models.pretrained.layouts import PLAIN, Layout, Place, find_places, recognise
+from dinoscope.models.pretrained.networks import in_timm_names, infer_config, named_config
+from dinoscope.models.pretrained.reading import read_file
+from dinoscope.models.weights import load_strictly
+
+Color = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the person decides instead of the file.
+
+    architecture: a name in `BACKBONES`; None tells it from the shapes.
+    part: teacher, student, ema or plain, or the whole way to the network as an error lists it; None takes the one
+        that the method's own evaluations take.
+    mean, std: normalisation of RGB in [0, 1] that the network was trained with. No file says it.
+    """
+
+    architecture: str | None = None
+    part: str | None = None
+    mean: Color = IMAGENET_MEAN
+    std: Color = IMAGENET_STD
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a file turned out to hold.
+
+    method: "" where the file does not tell. way: dictionaries and prefix that lead to the network.
+    left_out: first words of the names of tensors that are not the network's. note: a caution; may be "".
+    """
+
+    file: str
+    layout: str
+    method: str
+    part: str
+    way: str
+    architecture: str
+    image_size: int
+    position_size: int | None
+    left_out: tuple[str, ...]
+    note: str
+
+    def line(self) -> str:
+        """For a person, on one line."""
+        method = self.method or "the file does not say the method"
+        part = "" if self.part == PLAIN else f", its {self.part}"
+        positions = "" if self.position_size is None else f" (positions for {self.position_size} px)"
+        left_out = f"; left out: {', '.join(self.left_out)}" if self.left_out else ""
+        return f"{self.layout} ({method}){part}: {self.architecture}, {self.image_size} px{positions}{left_out}" + (
+            f". {self.note}" if self.note else ""
+        )
+
+    def provenance(self) -> dict[str, Any]:
+        """Plain JSON values, for the settings of an export."""
+        return asdict(self) | {"file": Path(self.file).name, "left_out": list(self.left_out)}
+
+
+def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, Found]:
+    """Build and load the network in a released file; returned in evaluation mode, on the CPU.
+
+    Raises UserError where the file cannot be opened safely, holds no network that is known here, or its tensors are
+    not exactly the network's: the message names each kind that is missing, left over or of another shape.
+    """
+    choices = choices or Choices()
+    content = read_file(path)
+    layout = recognise(content)
+    place = _choose(find_places(content), layout, choices.part, path)
+    network = in_timm_names(place.tensors, place.family)
+    if choices.architecture is None:
+        config = infer_config(network.tensors, layout, str(path))
+    else:
+        lookup("network", choices.architecture, BACKBONES)
+        config = named_config(choices.architecture, network.tensors, str(path))
+    config = replace(config, mean=choices.mean, std=choices.std)
+    backbone = build_backbone(config)
+    load_strictly(backbone.net, network.tensors, path)
+    found = Found(
+        str(path),
+        layout.says,
+        layout.method,
+        place.part,
+        place.way,
+        config.name,
+        config.image_size,
+        config.position_size,
+        tuple(dict.fromkeys(network.left_out + place.beside)),
+        _note(layout, config.name),
+    )
+    return backbone.eval(), found
+
+
+def _choose(places: list[Place], layout: Layout, wanted: str | None, path: Path) -> Place:
+    """The network that is meant. Raises UserError where there is none, or it is not clear which."""
+    if not places:
+        raise UserError(
+            f"{path} holds no ViT or ResNet that is known here: no tensor is called like the first of one "
+            "(patch_embed.proj.weight, layer1.0.conv1.weight). XCiT, Swin, ConvNeXt and DINOv3 are not supported"
+        )
+    there = ", ".join(f"{place.part} ({place.way or 'top'})" for place in places)
+    if wanted is not None:
+        chosen = [place for place in places if wanted in (place.part, place.way)]
+        if not chosen:
+            raise UserError(f"{path} has no part {wanted!r}; it has: {there}")
+    else:
+        ranked = (layout.part, PLAIN, "teacher", "student", "ema")
+        best = min(ranked.index(place.part) for place in places)
+        chosen = [place for place in places if ranked.index(place.part) == best]
+    if len(chosen) > 1:
+        raise UserError(f"{path} holds several networks: choose with --part, by what stands in brackets: {there}")
+    return chosen[0]
+
+
+def _note(layout: Layout, architecture: str) -> str:
+    """What a person must know before trusting the features."""
+    if layout.says.startswith("solo-learn") and architecture.endswith("_small"):
+        return (
+            "solo-learn's networks for small images pad the first convolution by 2 pixels, this one by 1: features "
+            "differ at the border"
+        )
+    return ""

@@ -1,0 +1,134 @@
+"""Where in a file a network stands, and whose file it is, told by the names of its tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+Family = Literal["vit", "transformers", "resnet", "sequential"]
+
+ANCHORS: dict[Family, str] = {
+    "vit": "patch_embed.proj.weight",
+    "transformers": "embeddings.patch_embeddings.projection.weight",
+    "resnet": "layer1.0.conv1.weight",
+    "sequential": "4.0.conv1.weight",
+}
+"""How a network names its weights -> the tensor that tells where it begins. sequential: torchvision's ResNet as a list
+of its children, as lightly has it."""
+
+DEPTH = 6
+"""Dictionaries within dictionaries that are looked into."""
+
+PARTS = (
+    (r"(?<![a-z])ema(?![a-z])", "ema"),
+    (r"teacher|target|momentum|encoder_k\b", "teacher"),
+    (r"student|online|encoder_q\b|base_encoder", "student"),
+)
+"""What the way to a network says -> the part it is; without any of these it is the only one, or the plain one."""
+
+PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A kind of file.
+
+    says: how it was recognised, for a person. method: as far as the file tells; "" where it does not.
+    signs: each must be found in some name, written way/to/dictionary/tensor.name.
+    part: what is taken of it where nothing else is asked for.
+    heads: attention heads of a ViT, where they are not width / 64.
+    """
+
+    says: str
+    method: str
+    signs: tuple[str, ...]
+    part: str = PLAIN
+    heads: int | None = None
+
+
+LAYOUTS = (
+    Layout(
+        "DINO, full checkpoint",
+        "DINO",
+        (r"^student/(module\.)?backbone\.", r"^teacher/(module\.)?backbone\.", r"head\.last_layer\."),
+        "teacher",
+    ),
+    Layout("DINOv2, training checkpoint", "DINOv2", (r"(^|[/.])backbone\.", r"dino_head\."), "teacher"),
+    # moco-v3's README: "our ViT-Small is with heads=12"; its ViT-B has 12 as usual.
+    Layout("MoCo v3, checkpoint", "MoCo v3", (r"\bbase_encoder\.", r"\bmomentum_encoder\."), "student", heads=12),
+    Layout("MoCo, checkpoint", "MoCo v1 or v2", (r"\bencoder_q\.",), "student"),
+    Layout("SwAV, checkpoint", "SwAV", (r"\bprojection_head\.", r"\bprototypes\.")),
+    Layout("BYOL, PyTorch port", "BYOL", (r"online_(encoder|net)\.", r"target_(encoder|net)\."), "student"),
+    Layout("DINOv2, backbone", "DINOv2", (r"/(register_tokens|mask_token)$", r"ls1\.gamma$")),
+    Layout("DINOv2 in timm's names", "DINOv2", (r"/(\w+\.)*reg_token$", r"ls1\.gamma$")),
+    Layout("DINOv2 in Hugging Face's names", "DINOv2", (r"patch_embeddings\.projection", r"layer_scale1\.lambda1$")),
+    Layout("ViT in Hugging Face's names", "", (r"patch_embeddings\.projection",)),
+    Layout(
+        "solo-learn, checkpoint", "", (r"^state_dict/(backbone|encoder)\.", r"/(momentum_)?(projector|classifier)\.")
+    ),
+    Layout("DeiT", "supervised", (r"^model/patch_embed\.", r"^model/head\.")),
+    Layout("lightly, checkpoint", "", (r"backbone\.0\.weight$",)),
+    Layout(
+        "ResNet with a classifier (torchvision or timm)", "supervised", (r"layer1\.0\.conv1", r"/(\w+\.)*fc\.weight$")
+    ),
+    Layout("ViT with a classifier (timm)", "supervised", (r"patch_embed\.proj", r"/(\w+\.)*head\.weight$")),
+    Layout("ViT backbone (DINO or timm)", "", (r"patch_embed\.proj",)),
+    Layout("ResNet backbone (torchvision or timm)", "", ()),
+)
+"""Looked through in order; the first whose signs are all there is it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A network in a file.
+
+    way: dictionaries that lead to it, then what its tensors' names begin with: "teacher/module.backbone.".
+    tensors: its tensors and those that share the beginning, without it.
+    beside: first words of the names of everything else in the same dictionary.
+    """
+
+    way: str
+    family: Family
+    part: str
+    tensors: Mapping[str, Tensor]
+    beside: tuple[str, ...]
+
+
+def recognise(content: Mapping[str, Any]) -> Layout:
+    """The first of `LAYOUTS` that fits."""
+    names = [f"{way}/{name}" for way, tensors in _dictionaries(content) for name in tensors]
+    return next(layout for layout in LAYOUTS if all(any(re.search(s, n) for n in names) for s in layout.signs))
+
+
+def find_places(content: Mapping[str, Any]) -> list[Place]:
+    """Every network in the file, in the order of the file."""
+    return [
+        _place(way, tensors, name.removesuffix(anchor), family)
+        for way, tensors in _dictionaries(content)
+        for name in tensors
+        for family, anchor in ANCHORS.items()
+        if name == anchor or name.endswith(f".{anchor}")
+    ]
+
+
+def _place(way: str, tensors: Mapping[str, Tensor], prefix: str, family: Family) -> Place:
+    path = f"{way}/{prefix}" if way else prefix
+    part = next((part for sign, part in PARTS if re.search(sign, path)), PLAIN)
+    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    others = [name for name in tensors if not name.startswith(prefix)]
+    beside = tuple(dict.fromkeys(re.match(r"(module\.)?[^.]*", name)[0] for name in others))  # pyright: ignore
+    return Place(path, family, part, own, beside)
+
+
+def _dictionaries(content: Mapping[str, Any], way: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every dictionary with tensors, with the way to it; the state of an optimiser is none."""
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if tensors:
+        yield way, tensors
+    for name, value in content.items():
+        if isinstance(value, Mapping) and isinstance(name, str) and not name.startswith("optim") and depth < DEPTH:
+            yield from _dictionaries(value, f"{way}/{name}" if way else name, depth + 1)

@@ -1,0 +1,238 @@
+"""Networks of others in timm's names, and what they are, told by the shapes of their tensors."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from timm.models.resnet import BasicBlock, Bottleneck
+from torch import Tensor
+
+from dinoscope.errors import UserError
+from dinoscope.models.backbone import BACKBONES, BackboneConfig, ResNetShape, ViTShape
+from dinoscope.models.pretrained.layouts import Family, Layout
+
+HEADS = frozenset(
+    [
+        "head",
+        "head_dist",
+        "heads",
+        "fc",
+        "classifier",
+        "online_classifier",
+        "linear",
+        "pooler",
+        "neck",
+        "projector",
+        "projection",
+        "projection_head",
+        "prototypes",
+        "predictor",
+        "contrastive_head",
+        "dino_head",
+        "ibot_head",
+        "last_layer",
+        "mask_token",
+        "queue",
+        "queue_ptr",
+    ]
+)
+"""First words of tensors that belong to training, or to a classifier, and not to the network that gives features."""
+
+DINOV2_SIZE = 224
+"""DINOv2 is evaluated at it, though its positions are laid out for 518 px, where its training ended."""
+
+HIDDEN = (
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^embeddings\.", ""),
+    (r"^layernorm\.", "norm."),
+    (r"^encoder\.layer\.", "blocks."),
+    (r"\.attention\.attention\.", ".attn."),
+    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
+    (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
+)
+"""Hugging Face's names -> timm's, applied in order."""
+
+CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+"""Place among the children of torchvision's ResNet -> their name."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network in timm's names. left_out: first words of what does not belong to it."""
+
+    tensors: dict[str, Tensor]
+    left_out: tuple[str, ...]
+
+
+def in_timm_names(tensors: Mapping[str, Tensor], family: Family) -> Network:
+    """Rename, leave out heads, and give weights in half precision as float32.
+
+    What is neither a head nor known stays, so that a strict load names it.
+    """
+    if family == "transformers":
+        tensors = _fused({_renamed(name): tensor for name, tensor in tensors.items()})
+    elif family == "sequential":
+        tensors = {_child(name): tensor for name, tensor in tensors.items()}
+    own = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] not in HEADS}
+    left_out = dict.fromkeys(name.partition(".")[0] for name in tensors if name not in own)
+    if family in ("vit", "transformers"):
+        # DINOv2's training puts blocks in chunks for FSDP: blocks.CHUNK.BLOCK.name
+        own = {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name): tensor for name, tensor in own.items()}
+        own = _with_patch_positions(own)
+    else:
+        own = _with_counters(own)
+    floats = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in own.items()}
+    return Network(floats, tuple(left_out))
+
+
+def _renamed(name: str) -> str:
+    for pattern, replacement in HIDDEN:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _child(name: str) -> str:
+    first, dot, rest = name.partition(".")
+    return CHILDREN.get(first, first) + dot + rest
+
+
+def _fused(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Queries, keys and values as one projection, where all three are there."""
+    result = dict(tensors)
+    for name in tensors:
+        if ".attn.query." not in name:
+            continue
+        three = [name.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
+        if all(each in tensors for each in three):
+            result[name.replace(".query.", ".qkv.")] = torch.cat([result.pop(each) for each in three])
+    return result
+
+
+def _with_patch_positions(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With registers, the positions of the prefix tokens added to those tokens: the same sums, as timm keeps them."""
+    tensors = {("reg_token" if name == "register_tokens" else name): tensor for name, tensor in tensors.items()}
+    if not {"reg_token", "pos_embed", "cls_token"} <= tensors.keys():
+        return tensors
+    positions, count = tensors["pos_embed"], tensors["reg_token"].shape[1]
+    extra = next((n for n in (0, 1, 1 + count) if _is_square(positions.shape[1] - n)), 0)
+    if extra:
+        tensors["cls_token"] = tensors["cls_token"] + positions[:, :1]
+    if extra > 1:
+        tensors["reg_token"] = tensors["reg_token"] + positions[:, 1:extra]
+    return tensors | {"pos_embed": positions[:, extra:]}
+
+
+def _with_counters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Batch norm's counters, which files of before PyTorch 0.4.1 lack; nothing that we compute depends on them."""
+    missing = {
+        name.replace(".running_mean", ".num_batches_tracked"): torch.tensor(0)
+        for name in tensors
+        if name.endswith(".running_mean")
+    }
+    return missing | tensors
+
+
+def _is_square(count: int) -> bool:
+    return count > 0 and math.isqrt(count) ** 2 == count
+
+
+def infer_config(tensors: Mapping[str, Tensor], layout: Layout, source: str) -> BackboneConfig:
+    """Which of `BACKBONES` it is, and for which image size.
+
+    Raises UserError, with the sizes found, where it is none of them or lacks what tells.
+    """
+    try:
+        if "patch_embed.proj.weight" in tensors:
+            return _vit_config(tensors, layout, source)
+        return _resnet_config(tensors, source)
+    except KeyError as error:
+        raise UserError(f"{source} is no network that is known here: it has no {error.args[0]!r}") from error
+
+
+def named_config(name: str, tensors: Mapping[str, Tensor], source: str) -> BackboneConfig:
+    """The network of that name, for the image size of the tensors. `name` must be one of `BACKBONES`."""
+    shape = BACKBONES[name]
+    if not isinstance(shape, ViTShape):
+        return BackboneConfig(name, 32 if shape.stem_stride else BackboneConfig.image_size)
+    if "pos_embed" not in tensors:
+        raise UserError(f"{source} is no {name}: it has no 'pos_embed'")
+    return _sized(name, shape, tensors["pos_embed"], source)
+
+
+def _vit_config(tensors: Mapping[str, Tensor], layout: Layout, source: str) -> BackboneConfig:
+    width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
+    depth = 1 + max(int(name.split(".")[1]) for name in tensors if re.match(r"blocks\.\d+\.", name))
+    found = ViTShape(
+        patch,
+        width,
+        depth,
+        layout.heads or width // 64,
+        mlp_ratio=tensors["blocks.0.mlp.fc1.weight"].shape[0] / width,
+        layer_scale=float("blocks.0.ls1.gamma" in tensors),
+        registers=tensors["reg_token"].shape[1] if "reg_token" in tensors else 0,
+    )
+    names = [name for name, shape in BACKBONES.items() if isinstance(shape, ViTShape) and _alike(shape, found)]
+    if not names:
+        scale = ", layer scale" if found.layer_scale else ""
+        raise UserError(
+            f"{source} is a ViT that is not known here: patch {patch}, width {width}, {depth} blocks, "
+            f"{found.heads} heads, MLP x {found.mlp_ratio:g}, {found.registers} registers{scale}. If one of the "
+            "known networks is meant, name it with --arch"
+        )
+    deit = layout.says == "DeiT"
+    size = _layout_size(found, tensors["pos_embed"], source)
+    names.sort(key=lambda name: (name.startswith("deit") != deit, not name.endswith(f"_{size}")))
+    return _sized(names[0], found, tensors["pos_embed"], source)
+
+
+def _alike(one: ViTShape, other: ViTShape) -> bool:
+    """Whether the two are the same network; the first value of layer scale does not matter to trained weights."""
+    first, second = (
+        (s.patch, s.width, s.depth, s.heads, s.stem, s.mlp_ratio, s.registers, s.layer_scale > 0) for s in (one, other)
+    )
+    return first == second
+
+
+def _sized(name: str, shape: ViTShape, positions: Tensor, source: str) -> BackboneConfig:
+    size = _layout_size(shape, positions, source)
+    dinov2 = shape.layer_scale > 0 and size > DINOV2_SIZE
+    return BackboneConfig(name, DINOV2_SIZE, position_size=size) if dinov2 else BackboneConfig(name, size)
+
+
+def _layout_size(shape: ViTShape, positions: Tensor, source: str) -> int:
+    """Side of the square image, in pixels, that the positions are laid out for."""
+    cells = positions.shape[1] - (0 if shape.registers else 1)
+    if not _is_square(cells):
+        raise UserError(
+            f"{source} has position embeddings for {positions.shape[1]} tokens, which is no square of patches and one "
+            "class token; distilled DeiT, with a second one, and images that are not square are not supported"
+        )
+    return math.isqrt(cells) * shape.patch
+
+
+def _resnet_config(tensors: Mapping[str, Tensor], source: str) -> BackboneConfig:
+    block = Bottleneck if "layer1.0.conv3.weight" in tensors else BasicBlock
+    counts = [
+        len({name.split(".")[1] for name in tensors if name.startswith(f"layer{stage}.")}) for stage in range(1, 5)
+    ]
+    width, kernel = tensors["layer1.0.conv1.weight"].shape[0], tensors["conv1.weight"].shape[-1]
+    for name, shape in BACKBONES.items():
+        if (
+            isinstance(shape, ResNetShape)
+            and (shape.block, list(shape.layers), shape.width) == (block, counts, width)
+            and (shape.stem_stride > 0) == (kernel == 3)
+        ):
+            return named_config(name, tensors, source)
+    raise UserError(
+        f"{source} is a ResNet that is not known here: {block.__name__} x {counts}, width {width}, first convolution "
+        f"{kernel}x{kernel}. If one of the known networks is meant, name it with --arch"
+    )
