@@ -28,6 +28,7 @@ from dinoscope.explain.attention import (
 )
 from dinoscope.models.backbone import BackboneConfig, ResNetBackbone, ViTBackbone, build_backbone
 from dinoscope.types import Tokens
+from tests.official_files import random_network, register_tiny
 from tests.test_backbone import GOLDEN, build_golden
 
 MASSES = Path(__file__).parent / "data" / "golden_mass.safetensors"
@@ -85,6 +86,22 @@ def test_the_row_is_that_of_the_whole_matrix(block: int, vit: ViTBackbone) -> No
     expected = full_attention(vit, images, block)[:, :, 0]
     torch.testing.assert_close(class_attention_row(vit, images, block), expected, atol=1e-12, rtol=0)
     torch.testing.assert_close(class_attention_row(vit, images, block - 3), expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["tiny_dinov2", "tiny_registers", "tiny_heads"])
+@torch.no_grad()
+def test_layer_scale_registers_and_heads_are_honoured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    register_tiny(monkeypatch)
+    network = random_network(name, 224).double()
+    assert isinstance(network, ViTBackbone)
+    patch, registers = network.patch_size, network.shape.registers
+    images = torch.randn(2, 3, 3 * patch, 2 * patch, dtype=torch.float64)
+    expected = full_attention(network, images, 1)[:, :, 0]
+    assert expected.shape == (2, network.shape.heads, 1 + registers + 6)
+    torch.testing.assert_close(class_attention_row(network, images), expected, atol=1e-12, rtol=0)
+    maps = attention_maps(network, images)
+    torch.testing.assert_close(maps.flatten(2), expected[:, :, 1 + registers :])
+    assert maps.shape == (2, network.shape.heads, 3, 2)
 
 
 @torch.no_grad()

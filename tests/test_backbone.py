@@ -12,6 +12,8 @@ from torch import Tensor
 from dinoscope.errors import UserError
 from dinoscope.models import backbone as backbones
 from dinoscope.models.backbone import BACKBONES, BackboneConfig, ViTBackbone, ViTShape, build_backbone
+from dinoscope.models.position import resized_position_embedding
+from tests.official_files import random_network, register_tiny
 
 GOLDEN = Path(__file__).parent / "data" / "golden_backbone.safetensors"
 SMALL = [name for name in BACKBONES if "tiny" in name or "micro" in name or "resnet18" in name]
@@ -127,11 +129,13 @@ def test_an_image_size_beside_the_patch_is_told_the_nearest() -> None:
         build_backbone(BackboneConfig("vit_tiny_patch16_224", image_size=100))
 
 
+@pytest.mark.parametrize("name", ["vit_micro_conv8", "tiny_dinov2", "tiny_registers"])
 @pytest.mark.parametrize("size", [(32, 32), (24, 40)])
-def test_class_token_alone_equals_the_whole_forward(size) -> None:
+def test_class_token_alone_equals_the_whole_forward(size, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values, gradients and the random numbers of stochastic depth."""
-    torch.manual_seed(0)
-    backbone = build_backbone(BackboneConfig("vit_micro_conv8", image_size=32, drop_path=0.5)).double().train()
+    register_tiny(monkeypatch)
+    image_size = 32 if name == "vit_micro_conv8" else 28
+    backbone = random_network(name, image_size, drop_path=0.5).double().train()
     images = torch.randn(6, 3, *size, dtype=torch.float64)
     results = []
     for run in (lambda: backbone(images).feature, lambda: backbone.feature(images)):
@@ -148,3 +152,41 @@ def test_a_resnet_gives_its_pooled_feature() -> None:
     backbone = build_backbone(BackboneConfig("resnet18_small", image_size=32)).eval()
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(backbone.feature(images), backbone(images).feature)
+
+
+# Registers and layer scale
+
+
+@torch.no_grad()
+def test_registers_are_no_patches_and_have_no_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    register_tiny(monkeypatch)
+    backbone = random_network("tiny_registers", 56)
+    assert isinstance(backbone, ViTBackbone)
+    images = torch.randn(2, 3, 42, 70)
+    hidden, grid = backbone.embed(images)
+    assert (hidden.shape, grid) == ((2, 1 + 4 + 3 * 5, 64), (3, 5))
+    torch.testing.assert_close(hidden[0, 0], backbone.net.cls_token[0, 0])
+    torch.testing.assert_close(hidden[1, 1:5], backbone.net.reg_token[0])
+    assert backbone(images).patches.shape == (2, 15, 64)
+    backbone.net.reg_token.add_(1.0)
+    assert not torch.allclose(backbone.embed(images)[0], hidden)
+
+
+def test_positions_are_resized_by_the_rule_they_were_trained_with() -> None:
+    """Antialiased, exactly to the grid: on a ramp the cell centres' own values, away from the edges."""
+    ramp = (torch.arange(16.0) + 0.5).view(1, 1, 16).expand(1, 16, 16).reshape(1, 256, 1)
+    half = resized_position_embedding(ramp, 0, (16, 8), antialias=True).view(16, 8)
+    torch.testing.assert_close(half[8, 2:6], torch.tensor([5.0, 7.0, 9.0, 11.0]))
+    # DINO's rule scales by (8 + 0.1) / 16 instead: cell i is read at (i + 0.5) * 16 / 8.1
+    dino = resized_position_embedding(ramp, 0, (16, 8)).view(16, 8)
+    expected = (torch.arange(2, 6) + 0.5) * 16 / 8.1
+    torch.testing.assert_close(dino[8, 2:6], expected, atol=0.05, rtol=0)
+    assert (dino[8, 2:6] - half[8, 2:6]).abs().min() > 0.02
+    torch.testing.assert_close(resized_position_embedding(ramp, 0, (16, 16), antialias=True), ramp)
+
+
+def test_positions_may_be_laid_out_for_another_size_than_the_evaluated_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    register_tiny(monkeypatch)
+    assert random_network("tiny_dinov2", 28, position_size=56).net.pos_embed.shape == (1, 17, 64)
+    with pytest.raises(UserError, match="multiple of its patch of 14 px; 60 is not"):
+        build_backbone(BackboneConfig("tiny_dinov2", 28, position_size=60))

@@ -156,6 +156,8 @@ def infer_config(tensors: Mapping[str, Tensor], layout: Layout, source: str) -> 
         return _resnet_config(tensors, source)
     except KeyError as error:
         raise UserError(f"{source} is no network that is known here: it has no {error.args[0]!r}") from error
+    except (ValueError, IndexError) as error:
+        raise UserError(f"{source} is no network that is known here: its tensors have other shapes") from error
 
 
 def named_config(name: str, tensors: Mapping[str, Tensor], source: str) -> BackboneConfig:
@@ -170,7 +172,7 @@ def named_config(name: str, tensors: Mapping[str, Tensor], source: str) -> Backb
 
 def _vit_config(tensors: Mapping[str, Tensor], layout: Layout, source: str) -> BackboneConfig:
     width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
-    depth = 1 + max(int(name.split(".")[1]) for name in tensors if re.match(r"blocks\.\d+\.", name))
+    depth = 1 + max((int(name.split(".")[1]) for name in tensors if re.match(r"blocks\.\d+\.", name)), default=-1)
     found = ViTShape(
         patch,
         width,
