@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,7 @@ def models() -> list[dict[str, Any]]:
     ]
 
 
+@functools.cache
 def _millions(architecture: str) -> float:
     """Parameters of the network, in millions; no memory is taken for them."""
     import torch

@@ -1,0 +1,131 @@
+"""`dinoscope import` and `models`, and released names wherever a run goes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import dinoscope
+from dinoscope import checkpoint
+from dinoscope.cli import main
+from dinoscope.evaluation.knn import KNNConfig
+from dinoscope.model_names import load_model
+from dinoscope.models.backbone import Backbone
+from dinoscope.models.pretrained import CATALOGUE, Release
+from dinoscope.models.pretrained.fetch import cached_file
+from tests.official_files import dino_checkpoint, random_network, register_tiny, weights
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    register_tiny(monkeypatch)
+
+
+@pytest.fixture
+def official(tmp_path: Path) -> Path:
+    content = dino_checkpoint(random_network("tiny"), random_network("tiny"))
+    torch.save(content, tmp_path / "dino_tiny.full.pth")
+    return tmp_path / "dino_tiny.full.pth"
+
+
+@pytest.fixture
+def released(monkeypatch: pytest.MonkeyPatch) -> Backbone:
+    """An entry "tiny_dino" of the catalogue whose file is in the cache."""
+    release = Release("tiny", "DINO", "pictures", "MIT", "https://example.org/tiny.pth", "nobody", 70.0)
+    monkeypatch.setitem(CATALOGUE, "tiny_dino", release)
+    network = random_network("tiny")
+    cached_file(release).parent.mkdir(parents=True)
+    torch.save(weights(network), cached_file(release))
+    return network
+
+
+def test_import_writes_a_model_with_its_origin(official: Path, tmp_path: Path, capsys) -> None:
+    assert main(["import", str(official), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "DINO, full checkpoint (DINO), its teacher: tiny, 32 px; left out: head" in printed
+    assert f"dinoscope.load('{tmp_path / 'out'}')" in printed
+    loaded = checkpoint.load_backbone(tmp_path / "out")
+    assert torch.equal(loaded.net.cls_token, random_network("tiny").net.cls_token)
+    settings = json.loads((tmp_path / "out" / checkpoint.BACKBONE_SETTINGS).read_text())
+    assert settings["origin"]["file"] == "dino_tiny.full.pth"
+    assert (settings["origin"]["method"], settings["origin"]["part"]) == ("DINO", "teacher")
+    assert main(["import", str(official), "--out", str(tmp_path / "out")]) == 2
+    assert "holds a model already" in capsys.readouterr().err
+    assert main(["import", str(official), "--out", str(tmp_path / "out"), "--overwrite", "--part", "student"]) == 0
+
+
+def test_import_alone_only_says_what_it_found(official: Path, tmp_path: Path, capsys) -> None:
+    assert main(["import", str(official)]) == 0
+    assert "nothing was written" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == [official.name]
+    assert main(["import", str(tmp_path / "absent.pth")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main(["import", str(official), "--std", "0", "1", "1"]) == 2
+    assert "--std must be above 0" in capsys.readouterr().err
+
+
+def test_models_lists_the_catalogue(released: Backbone, capsys) -> None:
+    assert main(["models", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows.keys() == CATALOGUE.keys()
+    assert rows["tiny_dino"]["cached"]
+    assert not rows["dino_vits16"]["cached"]
+    assert (rows["dino_vits16"]["knn"], rows["dino_vits16"]["parameters"]) == (74.5, 21.7)
+    assert main(["models"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in CATALOGUE)
+
+
+def test_a_released_name_goes_wherever_a_run_goes(released: Backbone, picture_folder, tmp_path: Path, capsys) -> None:
+    picture_folder(6, classes=2, split="train")
+    data = picture_folder(4, classes=2, split="val")
+    image, common = str(next(data.rglob("*.png"))), ["--model", "tiny_dino", "--device", "cpu"]
+    folder = ["--data", str(data), "--workers", "0"]
+    assert main(["knn", *common, *folder, "--ks", "1", "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert measured["protocol"]["weights"].endswith("weights/tiny.pth")
+    top1 = dinoscope.knn("tiny_dino", data, KNNConfig(ks=(1,)), device="cpu")[0]
+    assert measured["metrics"][0]["value"] == top1.value
+    assert main(["linear", *common, *folder, "--epochs", "1", "--learning-rate", "0.1"]) == 0
+    assert main(["embed", *common, *folder, "--out", str(tmp_path / "x.csv")]) == 0
+    assert main(["attention", image, *common, "--out", str(tmp_path / "pictures")]) == 0
+    assert main(["throughput", *common, "--image-size", "32", "--batch-size", "1", "--repeats", "1"]) == 0
+    assert main(["export", "--model", "tiny_dino", "--out", str(tmp_path / "out")]) == 0
+    origin = json.loads((tmp_path / "out" / checkpoint.BACKBONE_SETTINGS).read_text())["origin"]
+    assert (origin["name"], origin["licence"], origin["architecture"]) == ("tiny_dino", "MIT", "tiny")
+    assert torch.equal(dinoscope.load("tiny_dino").net.cls_token, released.net.cls_token)
+    assert torch.equal(dinoscope.load(tmp_path / "out").net.cls_token, released.net.cls_token)
+
+
+def test_a_local_official_file_goes_there_too(official: Path, picture_folder) -> None:
+    data = picture_folder(6, classes=2)
+    options = ["--model", str(official), "--data", str(data), "--ks", "1", "--device", "cpu", "--workers", "0"]
+    assert main(["knn", *options]) == 0
+    model = load_model(str(official))
+    assert (model.label, model.path) == ("dino_tiny", official)
+
+
+def test_a_cached_file_of_another_network_is_refused(released: Backbone) -> None:
+    torch.save(weights(random_network("resnet18")), cached_file(CATALOGUE["tiny_dino"]))
+    with pytest.raises(dinoscope.api.UserError, match="is no tiny: it has no 'pos_embed'"):
+        load_model("tiny_dino")
+
+
+def test_offline_and_misspelt_names_are_one_line(capsys, tmp_path: Path) -> None:
+    export = ["export", "--out", str(tmp_path / "out"), "--model"]
+    assert main([*export, "dino_vits16", "--offline"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "dino_deitsmall16_pretrain.pth" in said
+    assert main([*export, "dino_vits61"]) == 2
+    assert "did you mean the released dino_vits16" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_random_weights_of_a_released_network() -> None:
+    model = load_model("random:dinov2_vits14_reg")
+    assert (model.backbone.config.name, model.backbone.config.position_size) == ("vit_small_patch14_reg4_dinov2", 518)
+    assert model.path is None
