@@ -57,8 +57,9 @@ def mean_intervals(values: Float[Tensor, "n k"], config: BootstrapConfig = Boots
     outside = (1 - config.confidence) / 2
     low, high = means.quantile(torch.tensor([outside, 1 - outside], dtype=means.dtype), dim=0)
     middle = values.double().mean(dim=0)
-    columns = zip(middle.tolist(), low.tolist(), high.tolist(), strict=True)
-    return [Interval(mean, bottom, top) for mean, bottom, top in columns]
+    return [
+        Interval(middle[column].item(), low[column].item(), high[column].item()) for column in range(values.shape[1])
+    ]
 
 
 def difference_intervals(

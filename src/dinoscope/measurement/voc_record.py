@@ -1,4 +1,4 @@
-"""What is said of Jaccard figures: intervals, differences of models, figures by class, and the protocol they travel with."""
+"""What is said of Jaccard figures: intervals, differences of models, figures by class, and their protocol."""
 
 from __future__ import annotations
 
