@@ -174,7 +174,8 @@ def _write_pages(out: Path, result: VocResult, count: int) -> Iterator[Path]:
     places = spread(_shown(result), count)
     pages = [places[begin : begin + _ROWS_PER_PAGE] for begin in range(0, len(places), _ROWS_PER_PAGE)]
     for number, page in enumerate(pages):
-        title = "Best to worst" + (f", page {number + 1} of {len(pages)}" if len(pages) > 1 else "")
+        by = ", by the mean of the models" if len(result.models) > 1 else ""
+        title = f"Best to worst{by}" + (f", page {number + 1} of {len(pages)}" if len(pages) > 1 else "")
         path = out / _page_name(number)
         write_png(path, mask_sheet([_row(result, place) for place in page], title, _page_note(result)))
         yield path
@@ -205,9 +206,10 @@ def _row(result: VocResult, place: int) -> SheetRow:
 
 
 def _page_note(result: VocResult) -> str:
+    mass = f"masks hold {as_percent(result.config.mass)}"
     if _kept_figure(result) == "published":
-        return "published protocol: the truth chose the head of each class, shown together; Jaccard: mean over classes"
-    return f"strict protocol: mean over the heads, {as_percent(result.config.mass)} of the attention; Jaccard with all objects"
+        return f"published protocol, {mass}: the truth chose the head of each class, shown together; mean over classes"
+    return f"strict protocol, {mass}: mean over the heads; Jaccard with all objects"
 
 
 def _kept_figure(result: VocResult) -> str:

@@ -11,10 +11,11 @@ from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
 from dinoscope.data.masked_images import BACKGROUND, VOID
-from dinoscope.report.figures import fitted, mask_overlay
+from dinoscope.report.figures import OUTLINE, fitted
 from dinoscope.report.layout import Pixels, Row, Tile, page, page_width
 
-_TILE = 260
+_TILE = 300
+_TINT = 0.35
 _VOID_COLOR = (235, 235, 235)
 
 
@@ -47,17 +48,29 @@ def _tiles(row: SheetRow) -> list[Tile]:
     shown = fitted(row.image, _TILE)
     tiles = [Tile(shown, row.name), Tile(truth_overlay(shown, row.truth), "truth", _classes(row.truth))]
     for each in row.models:
-        tiles.append(Tile(mask_overlay(shown, each.mask), each.label, f"{100 * each.jaccard:.1f} %"))
+        tiles.append(Tile(tinted(shown, each.mask), each.label, f"{100 * each.jaccard:.1f} %"))
     return tiles
 
 
 def truth_overlay(image: UInt8[ndarray, "h w 3"], truth: UInt8[ndarray, "a b"]) -> Pixels:
-    """The objects as `mask_overlay` shows a mask; void pixels are light grey. The truth may be of another size."""
+    """The objects as `tinted` shows a mask; void pixels are light grey. The truth may be of another size."""
     height, width = image.shape[:2]
     values = cv2.resize(truth, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    drawn = mask_overlay(image, (values != BACKGROUND) & (values != VOID))
+    drawn = tinted(image, (values != BACKGROUND) & (values != VOID))
     drawn[values == VOID] = _VOID_COLOR
     return drawn
+
+
+def tinted(image: UInt8[ndarray, "h w 3"], mask: Bool[ndarray, "r c"]) -> Pixels:
+    """Tint what lies inside of the mask, dim the rest.
+
+    Without the outline of `figures.mask_overlay`: around many small patches there would be little else to see.
+    """
+    height, width = image.shape[:2]
+    inside = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)[..., None] > 0
+    grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    colored = (1 - _TINT) * image + _TINT * np.array(OUTLINE)
+    return np.rint(np.where(inside, colored, 0.35 * grey)).astype(np.uint8)
 
 
 def _classes(truth: UInt8[ndarray, "h w"]) -> str:
