@@ -40,7 +40,9 @@ def sequences(data: Path, year: int, frames: int) -> dict[str, tuple[Masks, Mask
     """(predictions, truths) of every sequence. The prediction of a frame is the truth of a later one."""
     found = {}
     for sequence in find_davis(data, year).sequences:
-        masks = [mask for index in range(min(frames + LAG, len(sequence))) if (mask := sequence.mask(index)) is not None]
+        masks = [
+            mask for index in range(min(frames + LAG, len(sequence))) if (mask := sequence.mask(index)) is not None
+        ]
         found[sequence.name] = masks[LAG:], masks[:-LAG]
     return found
 

@@ -134,11 +134,11 @@ def score_object(prediction: UInt8[ndarray, "h w"], truth: UInt8[ndarray, "h w"]
 def score_sequence(
     predictions: Iterable[AnyMask],
     truths: Iterable[AnyMask | None],
-    workers: int | None = None,
+    workers: int = 2,
 ) -> SequenceScore:
     """Score a sequence while its masks arrive, frame by frame, on threads.
 
-    workers: threads; None takes as many as Python thinks fit.
+    workers: threads; more than a few gain nothing, a frame being a millisecond's work.
     predictions: id masks of all frames, the first included; not written to after they are handed over.
     truths: id masks without void, None for frames that are not annotated.
 
