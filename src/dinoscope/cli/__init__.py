@@ -19,6 +19,7 @@ COMMANDS = {
     "linear": "accuracy of a linear classifier on a model's frozen features",
     "throughput": "images per second, parameters and memory of a network, or of training it",
     "compare": "the table and the figures of several runs: accuracy, size and speed, method by method",
+    "davis": "how well a model's features follow objects through videos: J and F on DAVIS 2017 or 2016",
     "attention": "pictures of what a model attends to",
     "embed": "write the features of a folder of images to npz, csv or parquet",
     "export": "write a model's weights for use elsewhere (safetensors + JSON, timm's key names)",
