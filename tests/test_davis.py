@@ -125,7 +125,7 @@ def test_what_is_wrong_is_named(layout: Layout) -> None:
         find_davis(root)
     first.write_bytes(kept)
     (annotations / "00009.png").write_bytes(kept)
-    with pytest.raises(UserError, match=r"1 annotations have no frame of their name.*00009"):
+    with pytest.raises(UserError, match=r"annotations without a frame of their name in .*: 1, such as 00009"):
         find_davis(root)
 
 

@@ -58,10 +58,10 @@ def protocol_lines(protocol: Mapping[str, Any]) -> list[str]:
     if not protocol["complete"]:
         lines.append(f"Not the sequences of the list of {protocol['year']}: {', '.join(protocol['sequences'])}")
     if protocol["not_annotated"]:
-        lines.append(f"{protocol['not_annotated']} frames are not annotated and were not scored")
+        lines.append(f"Frames without annotation, not scored: {protocol['not_annotated']}")
     if protocol["later_objects"]:
         lines.append(
-            f"{protocol['later_objects']} objects appear after the first frame and were not scored, as officially"
+            f"Objects that appear after the first frame, not scored (as officially): {protocol['later_objects']}"
         )
     return lines
 

@@ -180,7 +180,7 @@ def _sequence(root: Path, resolution: str, name: str, *, binary: bool) -> DavisS
     annotations = tuple(files.pop(frame.stem, None) for frame in frames)
     if files:
         raise UserError(
-            f"{masks}: {len(files)} annotations have no frame of their name in {images}, such as {min(files)}"
+            f"{masks}: annotations without a frame of their name in {images}: {len(files)}, such as {min(files)}"
         )
     if annotations[0] is None:
         raise UserError(f"{masks / frames[0].stem}.png is missing: without the first annotation no object is known")
