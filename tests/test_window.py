@@ -28,7 +28,10 @@ def plain(target: Tensor, sources: Tensor, labels: Tensor, config: PropagationCo
     for row in range(rows):
         for column in range(columns):
             pairs = [
-                (float(source[r * columns + c].double() @ target[row * columns + column].double()), label[:, r, c])
+                (
+                    float(source[r * columns + c].double() @ target[row * columns + column].double()),
+                    label[:, r, c].double(),
+                )
                 for source, label in zip(sources, labels, strict=True)
                 for r in range(max(0, row - radius), min(rows, row + radius + 1))
                 for c in range(max(0, column - radius), min(columns, column + radius + 1))
