@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -90,6 +91,34 @@ def test_a_model_and_a_random_one(data: Path, model: Path, tmp_path: Path, capsy
     assert kept["metrics"] == record["models"][0]["metrics"]
     assert kept["protocol"]["sequences"] == ["scene-00"]
     assert (kept["protocol"]["objects"], kept["protocol"]["frames"], kept["protocol"]["top_k"]) == (2, 5, 5)
+
+
+@pytest.mark.parametrize("kind", ["mp4", "gif"])
+def test_overlays(kind: str, data: Path, model: Path, tmp_path: Path) -> None:
+    """Five frames, as large as those of the data; made anew from the masks where only the video is missing."""
+    out, gif = tmp_path / "out", ["--gif"] if kind == "gif" else []
+    follow(data, model, "--out", out, *gif)
+    video = out / f"mine/overlays/scene-00.{kind}"
+    first = frames(video)
+    assert first.shape == (5, 60, 100, 3)
+    image = cv2.imread(str(data / "JPEGImages/480p/scene-00/00000.jpg"))
+    background = read_indices(out / "mine/scene-00/00000.png") == 0
+    eroded = cv2.erode(background.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+    shown, truth = first[0].astype(int), image.astype(int)
+    assert np.abs(shown - truth)[eroded].mean() < 15 < np.abs(shown - truth)[~background].mean()
+    for path in (video, *(out / name for name in ("scores.csv", "scores.json", "table.md"))):
+        path.unlink()
+    follow(data, model, "--out", out, *gif)
+    assert np.array_equal(frames(video), first)
+
+
+def frames(video: Path) -> np.ndarray:
+    """BGR."""
+    capture = cv2.VideoCapture(str(video))
+    read = []
+    while (got := capture.read())[0]:
+        read.append(got[1])
+    return np.stack(read)
 
 
 def test_masks_that_exist_already_score_the_same(

@@ -171,12 +171,12 @@ def _measure_model(
     )
     from dinoscope.training.device import pick_device
 
+    follow = propagated(model, config, pick_device(options.propagation.device))
     files = None
     if options.out is not None:
         files = ModelFiles(options.out / name, None if options.no_overlay else "gif" if options.gif else "mp4")
         settings = model_settings(model, davis, config, options.limit_frames)
         files.prepare(sequences, settings, overwrite=options.overwrite)
-    follow = propagated(model, config, pick_device(options.propagation.device))
     results: list[SequenceResult] = []
     total, before = sum(map(len, sequences)), 0
     with progress_bar(f"following objects with {model.label}") as progress:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dinoscope.data.davis import DavisSequence
 
 SETTINGS = "settings.json"
+FPS = 24.0
+"""Frames a second of the videos of DAVIS."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,23 @@ class ModelFiles:
         """Whether every frame has its mask already."""
         return all(self._mask(sequence, index).is_file() for index in range(len(sequence)))
 
-    @contextmanager
+    @contextlib.contextmanager
     def recording(self, sequence: DavisSequence) -> Iterator[Callable[[int, Any, UInt8[ndarray, "h w"]], None]]:
         """Give a function that is told number, image (or None) and mask of every frame, and writes what is missing.
 
         Raises UserError where that is not possible.
         """
-        yield lambda index, image, mask: self._write_mask(sequence, index, mask)
+        from dinoscope.report.video import objects_overlay, video_writer
+
+        video = None if self.overlay is None or self._video(sequence).is_file() else self._video(sequence)
+        with contextlib.nullcontext() if video is None else video_writer(self._place(video), FPS) as add:
+
+            def record(index: int, image: UInt8[ndarray, "h w 3"] | None, mask: UInt8[ndarray, "h w"]) -> None:
+                self._write_mask(sequence, index, mask)
+                if add is not None:
+                    add(objects_overlay(sequence.image(index) if image is None else image, mask))
+
+            yield record
 
     def _write_mask(self, sequence: DavisSequence, index: int, mask: UInt8[ndarray, "h w"]) -> None:
         from dinoscope import checkpoint
@@ -73,11 +85,19 @@ class ModelFiles:
         if file.is_file():
             return
         try:
-            file.parent.mkdir(exist_ok=True)
-            with checkpoint.replacing(file) as partial:
+            with checkpoint.replacing(self._place(file)) as partial:
                 partial.write_bytes(encode_indices(mask))
         except OSError as error:
             raise UserError(f"{file} cannot be written: {error.strerror}") from error
+
+    @staticmethod
+    def _place(file: Path) -> Path:
+        """The file, with a folder to lie in. Raises UserError where that cannot be made."""
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{file.parent} cannot be made: {error.strerror}") from error
+        return file
 
     def _files(self, sequence: DavisSequence) -> list[Path]:
         masks = [self._mask(sequence, index) for index in range(len(sequence))]

@@ -132,7 +132,8 @@ def score_masks(sequence: DavisSequence, masks: Masks, seen: Seen = lambda *_: N
     try:
         return SequenceResult(sequence.name, len(sequence), score_sequence(watched(), truths))
     except UserError as error:
-        hint = "; for masks that are 0 or 255 alone use --year 2016" if "no object" in str(error) else ""
+        void = not sequence.binary and "no object" in str(error)
+        hint = "; for masks that are 0 or 255 alone use --year 2016" if void else ""
         raise UserError(f"{sequence.name}: {error}{hint}") from error
 
 
