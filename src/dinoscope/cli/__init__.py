@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": "the table and the figures of several runs: accuracy, size and speed, method by method",
     "davis": "how well a model's features follow objects through videos: J and F on DAVIS 2017 or 2016",
     "attention": "pictures of what a model attends to",
+    "track": "follow objects through a video, from a mask of the first frame",
     "embed": "write the features of a folder of images to npz, csv or parquet",
     "export": "write a model's weights for use elsewhere (safetensors + JSON, timm's key names)",
     "scenes": "write the embedded data set in the layouts of ImageNet, VOC 2012 and DAVIS 2017",

@@ -56,7 +56,7 @@ def propagate(
     """
     config = config or PropagationConfig()
     check_config(config)
-    ids = _object_ids(masks)
+    ids = _ids(masks)
     device = backbone.mean.device if device is None else torch.device(device)
     return _propagate(backbone.to(device).eval(), frames, masks, ids, config, progress or (lambda done, total: None))
 
@@ -188,7 +188,7 @@ def segment(cells: Float[Tensor, "labels rows columns"], patch: int, size: tuple
     return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
-def _object_ids(masks: Mapping[int, UInt8[ndarray, "_ _"]]) -> UInt8[ndarray, " labels"]:
+def _ids(masks: Mapping[int, UInt8[ndarray, "_ _"]]) -> UInt8[ndarray, " labels"]:
     """0 and the ids of all objects, ascending."""
     if 0 not in masks:
         raise UserError("there is no mask for frame 0, with which propagation begins")
