@@ -20,6 +20,7 @@ COMMANDS = {
     "voc": "do attention masks lie on the objects? Jaccard on PASCAL VOC 2012, model beside model",
     "throughput": "images per second, parameters and memory of a network, or of training it",
     "compare": "the table and the figures of several runs: accuracy, size and speed, method by method",
+    "davis": "how well a model's features follow objects through videos: J and F on DAVIS 2017 or 2016",
     "attention": "pictures of what a model attends to",
     "track": "follow objects through a video, from a mask of the first frame",
     "embed": "write the features of a folder of images to npz, csv or parquet",

@@ -1,4 +1,4 @@
-"""Published figures on ImageNet and PASCAL VOC, to set beside one's own: never measured here, always labelled so."""
+"""Published figures on ImageNet, PASCAL VOC and DAVIS, to set beside one's own: never measured here, always labelled so."""
 
 from __future__ import annotations
 
@@ -66,4 +66,30 @@ class PublishedJaccard:
 PUBLISHED_JACCARD = (
     PublishedJaccard("ViT-S/16", 22.0, 27.3, 45.9),
     PublishedJaccard("ViT-S/8", 21.8, 23.7, 44.7),
+)
+
+DAVIS_LABEL = "published, DAVIS 2017 val"
+
+DAVIS_SOURCE = (
+    "Published, DAVIS 2017 val: Caron et al. 2021, Emerging Properties in Self-Supervised Vision Transformers, "
+    "Table 5; DINO trained on ImageNet, features frozen, in %. Not measured here"
+)
+
+
+@dataclass(frozen=True)
+class PublishedDavis:
+    """One row: mean of J and F, and both apart, in %."""
+
+    method: str
+    architecture: str
+    jf_mean: float
+    j_mean: float
+    f_mean: float
+
+
+PUBLISHED_DAVIS = (
+    PublishedDavis("dino", "ViT-S/16", 61.8, 60.2, 63.4),
+    PublishedDavis("dino", "ViT-B/16", 62.3, 60.7, 63.9),
+    PublishedDavis("dino", "ViT-S/8", 69.9, 66.6, 73.1),
+    PublishedDavis("dino", "ViT-B/8", 71.4, 67.9, 74.9),
 )
