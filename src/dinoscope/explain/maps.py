@@ -14,7 +14,7 @@ MapKind = Callable[[Backbone, Tensor, int], Tensor]
 """(backbone, normalised images [b, 3, h, w], block) -> [b, maps, rows, columns], nowhere negative."""
 
 MAPS: dict[str, MapKind] = {"attention": attention_maps, "rollout": rollout_maps}
-"""attention: of each head of one block, or a ResNet's feature energy. rollout: of all blocks up to that one, one map."""
+"""attention: of each head of one block, or a ResNet's feature energy. rollout: all blocks up to that one in one map."""
 
 
 def count_maps(kind: str, backbone: Backbone) -> int:

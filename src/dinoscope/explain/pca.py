@@ -43,10 +43,15 @@ class Components:
 
 @dataclass(frozen=True)
 class PatchColors:
-    """One image's patches: colours, 0 to 1; and which belong to the foreground (all, where it was not asked for)."""
+    """One image's patches.
+
+    colors: 0 to 1. foreground: which patches are coloured (all, where no foreground was asked for).
+    share: of the variance of all coloured patches that the three components hold.
+    """
 
     colors: Float[Tensor, "rows columns 3"]
     foreground: Bool[Tensor, "rows columns"]
+    share: float
 
 
 @torch.no_grad()
@@ -133,18 +138,17 @@ def patch_colors(images: Sequence[Float[Tensor, "_ _ d"]], *, foreground: bool =
     is black. Each component's 2% and 98% quantiles over the patches in question become 0 and 1; one that does not vary
     is 0.5 throughout.
     """
-    masks = foreground_masks(images) if foreground else [torch.ones_like(image[..., 0], dtype=torch.bool) for image in images]
+    masks = foreground_masks(images) if foreground else [_everywhere(image) for image in images]
     chosen = torch.cat([image[mask] for image, mask in zip(images, masks, strict=True)])
     if not len(chosen):
-        return [PatchColors(torch.zeros(*mask.shape, COLORS), mask) for mask in masks]
+        return [PatchColors(torch.zeros(*mask.shape, COLORS), mask, 0.0) for mask in masks]
     components = principal_components(chosen)
     if not foreground:
         components = away_from_border(components, images)
     low, high = quantiles(scores(components, chosen))
-    return [
-        PatchColors((_scaled(scores(components, image), low, high) * mask[..., None]).float(), mask)
-        for image, mask in zip(images, masks, strict=True)
-    ]
+    scaled = [_scaled(scores(components, image), low, high).float() for image in images]
+    share = components.share.sum().item()
+    return [PatchColors(colors * mask[..., None], mask, share) for colors, mask in zip(scaled, masks, strict=True)]
 
 
 def quantiles(values: Float[Tensor, "n k"]) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
@@ -158,6 +162,10 @@ def _scaled(values: Float[Tensor, "*batch k"], low: Float[Tensor, " k"], high: F
     span = high - low
     flat = span <= 0
     return ((values - low) / span.where(~flat, 1.0)).clamp(0, 1).where(~flat, 0.5)
+
+
+def _everywhere(image: Float[Tensor, "rows columns d"]) -> Bool[Tensor, "rows columns"]:
+    return torch.ones_like(image[..., 0], dtype=torch.bool)
 
 
 def _joined(images: Sequence[Float[Tensor, "_ _ d"]]) -> Float[Tensor, "n d"]:

@@ -124,4 +124,5 @@ def fuse_heads(heads: Float[Tensor, "b heads m n"], config: RolloutConfig) -> Fl
     if dropped:
         lowest = fused.topk(dropped, dim=-1, largest=False).indices
         fused = fused.scatter(-1, lowest, 0.0)
-    return fused / fused.sum(dim=-1, keepdim=True)
+    # the smallest of many heads may underflow to 0 everywhere
+    return fused / fused.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(fused.dtype).tiny)
