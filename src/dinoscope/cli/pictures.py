@@ -81,7 +81,8 @@ class Viewer:
     @property
     def note(self) -> str:
         """Which model at which size, in a few words."""
-        return f"{self.model.label}: {self.model.backbone.config.name}, {self.size} px"
+        label, network = self.model.label, self.model.backbone.config.name
+        return f"{label}, {self.size} px" if network in label else f"{label}: {network}, {self.size} px"
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ from dinoscope.report.figures import (
     overlay,
     per_band,
 )
-from dinoscope.report.layout import Legend, Pixels, Row, Tile, page, tile_width
+from dinoscope.report.layout import Legend, Pixels, Row, Tile, page, page_width, tile_width
 
-_WIDEST = 3  # columns that a page is laid out for even where it has fewer: no picture fills it alone
+_SMALLEST_FRAME = 8  # pixels of a patch on the page; a frame would cover what is smaller
+_SMALLEST_TILE = 272  # pixels; four columns of a page. More columns make the page wider instead
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def comparison_page(
     mass: what the masks hold, for the legend.
     """
     per_row = per_band(len(shown), TILES_PER_ROW - 1)
-    width = tile_width(PANEL_WIDTH, max(_WIDEST, 1 + per_row))
+    width = _tile_width(1 + per_row)
     pixels = fitted(image, width)
     if truth is None:
         below = Tile(np.full_like(pixels, 255))
@@ -73,11 +74,11 @@ def comparison_page(
     rows: list[Row] = []
     for begin in range(0, len(shown), per_row):
         band = shown[begin : begin + per_row]
-        maps = [Tile(overlay(pixels, each.values), each.label, "" if alike else each.what) for each in band]
-        masks = [Tile(mask_overlay(pixels, each.mask), *_about_mask(each)) for each in band]
+        maps = [Tile(overlay(pixels, each.values), each.label) for each in band]
+        masks = [Tile(mask_overlay(pixels, each.mask), *_about_mask(each, alike=alike)) for each in band]
         rows += [Row([Tile(pixels, "image"), *maps], width), Row([below, *masks], width)]
     what = shown[0].what if alike else "map"
-    return page(rows, PANEL_WIDTH, heading.title, heading.note, mass_legend(mass, what))
+    return _page(rows, heading, mass_legend(mass, what))
 
 
 def blocks_page(
@@ -89,14 +90,14 @@ def blocks_page(
     rows: list[Row] = []
     for label, maps in models:
         per_row = per_band(1 + len(maps))
-        width = tile_width(PANEL_WIDTH, max(_WIDEST, per_row))
+        width = _tile_width(per_row)
         pixels = fitted(image, width)
         caption = label if len(models) > 1 else "image"
         tiles = [Tile(pixels, caption)]
         tiles += [Tile(overlay(pixels, values), f"block {block}") for block, values in enumerate(maps)]
         rows += _bands(tiles, per_row, width)
     legend = Legend(color_scale(), "average patch", "strongest", "mean over the heads of each block")
-    return page(rows, PANEL_WIDTH, heading.title, heading.note, legend)
+    return _page(rows, heading, legend)
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def colors_page(images: Sequence[ColoredImage], heading: Heading, share: float) 
         rows = [Row(_colored_tiles(images[0], width, "image"), width)]
     else:
         per_row = per_band(len(images))
-        width = tile_width(PANEL_WIDTH, max(_WIDEST, per_row))
+        width = _tile_width(per_row)
         columns = [_colored_tiles(each, width, each.name) for each in images]
         rows = [
             Row([tiles[line] for tiles in columns[begin : begin + per_row]], width)
@@ -128,7 +129,7 @@ def colors_page(images: Sequence[ColoredImage], heading: Heading, share: float) 
         ]
     text = f"red, green, blue: the first three principal components, {share:.0%} of the variance"
     swatches = np.repeat(np.array([[(255, 0, 0), (0, 160, 0), (0, 0, 255)]], np.uint8), 16, axis=1).repeat(12, axis=0)
-    return page(rows, PANEL_WIDTH, heading.title, heading.note, Legend(swatches, "", "", text))
+    return _page(rows, heading, Legend(swatches, "", "", text))
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def similarity_page(
     size: (height, width) of the first image in the pixels of the points; it may be given smaller or larger.
     """
     per_row = per_band(1 + len(images))
-    width = tile_width(PANEL_WIDTH, max(_WIDEST, per_row))
+    width = _tile_width(per_row)
     grounds = [fitted(image, width) for image in images]
     rows: list[Row] = []
     for each in points:
@@ -169,7 +170,7 @@ def similarity_page(
             tiles.append(Tile(drawn, name, f"mean {cosines.mean():.2f}"))
         rows += _bands(tiles, per_row, width)
     legend = Legend(color_scale(), "0 or less", "1", "cosine of the patch's features with those of every other patch")
-    return page(rows, PANEL_WIDTH, heading.title, heading.note, legend)
+    return _page(rows, heading, legend)
 
 
 def segment_page(
@@ -185,9 +186,7 @@ def segment_page(
     shown = Tile(fitted(middle.pixels, width), middle.caption, middle.detail)
     last = Tile(mask_overlay(pixels, mask), "foreground", f"{mask.mean():.0%} of the image")
     size = f"{image.shape[1]} × {image.shape[0]} px"
-    return page(
-        [Row([Tile(pixels, "image", size), shown, last], width)], PANEL_WIDTH, heading.title, heading.note, legend
-    )
+    return _page([Row([Tile(pixels, "image", size), shown, last], width)], heading, legend)
 
 
 def color_picture(colors: Float[ndarray, "rows columns 3"], size: tuple[int, int]) -> Pixels:
@@ -205,30 +204,46 @@ def cosine_overlay(image: UInt8[ndarray, "h w 3"], cosines: Float[ndarray, "rows
 def marked(
     image: UInt8[ndarray, "h w 3"], point: tuple[int, int], box: tuple[float, float, float, float], scale: float
 ) -> Pixels:
-    """The image with a crosshair on the point and a frame around its patch; both are in pixels before `scale`."""
+    """The image with a crosshair on the point, a frame around its patch if that is large enough to be seen inside.
+
+    Point and box are in pixels before `scale`.
+    """
     drawn = image.copy()
     left, top, right, bottom = (round(edge * scale) for edge in box)
     x, y = (round((each + 0.5) * scale) for each in point)
-    reach, gap = max(10, round(0.05 * image.shape[1])), 2
-    arms = [
-        ((left - gap - reach, y), (left - gap, y)),
-        ((right + gap, y), (right + gap + reach, y)),
-        ((x, top - gap - reach), (x, top - gap)),
-        ((x, bottom + gap), (x, bottom + gap + reach)),
-    ]
+    reach, gap = max(10, round(0.05 * image.shape[1])), 3
+    # on a small picture of fine patches the arms keep off, so that the patch shows between them
+    inner_x, inner_y = max(gap, x - left + gap, right - x + gap), max(gap, y - top + gap, bottom - y + gap)
+    arms = [((x + side * inner_x, y), (x + side * (inner_x + reach), y)) for side in (-1, 1)]
+    arms += [((x, y + side * inner_y), (x, y + side * (inner_y + reach))) for side in (-1, 1)]
+    framed = min(right - left, bottom - top) >= _SMALLEST_FRAME
     # first thick and dark, then thin and bright: it shows on any ground
     for color, thickness in (((0, 0, 0), 4), (OUTLINE, 2)):
-        cv2.rectangle(drawn, (left, top), (right - 1, bottom - 1), color, thickness)
+        if framed:
+            cv2.rectangle(drawn, (left, top), (right - 1, bottom - 1), color, thickness)
         for begin, end in arms:
             cv2.line(drawn, begin, end, color, thickness)
     return drawn
 
 
-def _about_mask(shown: ModelMap) -> tuple[str, str]:
-    """Caption and detail of a mask."""
-    size = f"{shown.mask.mean():.0%} of the image"
+def _tile_width(columns: int) -> int:
+    """Of a page with at least three columns, so that no picture fills it alone."""
+    return max(tile_width(PANEL_WIDTH, max(3, columns)), _SMALLEST_TILE)
+
+
+def _page(rows: Sequence[Row], heading: Heading, legend: Legend | None) -> Pixels:
+    """A page as wide as every other, or as its widest row."""
+    width = max(PANEL_WIDTH, *(page_width(len(row.tiles), row.tile_width) for row in rows))
+    return page(rows, width, heading.title, heading.note, legend)
+
+
+def _about_mask(shown: ModelMap, *, alike: bool) -> tuple[str, str]:
+    """Caption and detail of a mask; where the columns show different kinds of maps, the caption says which."""
+    name, share = "mask" if alike else shown.what, f"{shown.mask.mean():.0%}"
     return (
-        ("mask", size) if shown.jaccard is None else (f"mask {shown.mask.mean():.0%}", f"Jaccard {shown.jaccard:.2f}")
+        (name, f"{share} of the image")
+        if shown.jaccard is None
+        else (f"{name} {share}", f"Jaccard {shown.jaccard:.2f}")
     )
 
 
@@ -242,7 +257,7 @@ def _full_mask_overlay(image: UInt8[ndarray, "h w 3"], mask: Bool[ndarray, "h w"
 def _colored_tiles(each: ColoredImage, width: int, name: str) -> list[Tile]:
     pixels = fitted(each.image, width)
     rows, columns, _ = each.colors.shape
-    colors = Tile(color_picture(each.colors, pixels.shape[:2]), "patches", f"{columns} × {rows}")
+    colors = Tile(color_picture(each.colors, pixels.shape[:2]), "components", f"{columns} × {rows}")
     if each.foreground is None:
         return [Tile(pixels, name), colors]
     mask = Tile(mask_overlay(pixels, each.foreground), "foreground", f"{each.foreground.mean():.0%}")

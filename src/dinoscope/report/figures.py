@@ -32,7 +32,8 @@ def overlay(image: UInt8[ndarray, "h w 3"], values: Float[ndarray, "rows columns
     """Lay a map over the image: colour and opacity rise with the value, from the map's mean upwards.
 
     Patches with the mean attention or less stay as they are: even attention shows nothing, preference shows.
-    The scale ends at the map's largest value, but never below twice its mean: faint preference stays faint.
+    The scale ends at the 99.5% quantile, lest a few patches of a peaked map leave all others without colour, but
+    never below twice the mean: faint preference stays faint.
     """
     height, width = image.shape[:2]
     strength = cv2.resize(_above_mean(values), (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
@@ -149,10 +150,10 @@ def per_band(count: int, most: int = TILES_PER_ROW) -> int:
 
 
 def _above_mean(values: Float[ndarray, "rows columns"]) -> Float[ndarray, "rows columns"]:
-    """0 at the mean, 1 at the largest value, or at twice the mean where none is as large; negative below."""
+    """0 at the mean, 1 at the 99.5% quantile, or at twice the mean where that is larger; negative below the mean."""
     mean = max(float(values.mean()), float(np.finfo(np.float32).tiny))
     excess = values.astype(np.float32) / mean - 1
-    return excess / max(float(excess.max()), 1.0)
+    return excess / max(float(np.quantile(excess, 0.995, method="higher")), 1.0)
 
 
 def muted(image: UInt8[ndarray, "h w 3"]) -> Float[ndarray, "h w 3"]:
