@@ -239,7 +239,7 @@ def _page(rows: Sequence[Row], heading: Heading, legend: Legend | None) -> Pixel
 
 def _about_mask(shown: ModelMap, *, alike: bool) -> tuple[str, str]:
     """Caption and detail of a mask; where the columns show different kinds of maps, the caption says which."""
-    name, share = "mask" if alike else shown.what, f"{shown.mask.mean():.0%}"
+    name, share = "mask" if alike else f"{shown.what} mask", f"{shown.mask.mean():.0%}"
     return (
         (name, f"{share} of the image")
         if shown.jaccard is None
