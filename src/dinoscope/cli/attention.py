@@ -44,8 +44,7 @@ class Options:
     """Image files, or folders of images."""
 
     model: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL...")]
-    """Run folders, exported folders or weights files (.safetensors); random:NETWORK or random:MODEL for random
-    weights."""
+    """Run folders, exported folders or weights files (.safetensors); or random:NETWORK or random:MODEL."""
 
     out: Path = Path("attention")
     """Folder for the pictures: NAME_attention.png for each image, or NAME_rollout.png, NAME_compared.png,

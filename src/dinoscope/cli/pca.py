@@ -37,7 +37,7 @@ class Options:
     """Image files, or folders of images."""
 
     model: str
-    """Run folder, exported folder or weights file (.safetensors); random:NETWORK or random:MODEL for random weights."""
+    """Run folder, exported folder or weights file (.safetensors); or random:NETWORK or random:MODEL."""
 
     out: Path = Path("pca")
     """Folder for the pictures: NAME_pca.png for each image, or joint_pca.png."""

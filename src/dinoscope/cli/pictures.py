@@ -22,8 +22,8 @@ class PictureOptions:
     """What is looked at, how, and whether pictures may be replaced."""
 
     size: int | None = None
-    """Short side at which the network sees an image, in pixels; by default the one it was trained at. More
-    pixels give a finer map; the pictures of the DINO paper are made at 480."""
+    """Short side at which the network sees an image, in pixels; by default the one it was trained at. More pixels
+    give a finer map; the DINO paper's are of 480."""
 
     limit: int = 16
     """Images taken from each folder, spread evenly over it."""

@@ -31,7 +31,7 @@ class Options:
     """Image files, or folders of images."""
 
     model: str
-    """Run folder, exported folder or weights file (.safetensors); random:NETWORK or random:MODEL for random weights."""
+    """Run folder, exported folder or weights file (.safetensors); or random:NETWORK or random:MODEL."""
 
     out: Path = Path("segments")
     """Folder for the pictures: NAME_mask.png, NAME_segment.png, and NAME_cutout.png with --cutout."""

@@ -31,7 +31,7 @@ class Options:
     """The image in which the points lie, then other images or folders of images."""
 
     model: str
-    """Run folder, exported folder or weights file (.safetensors); random:NETWORK or random:MODEL for random weights."""
+    """Run folder, exported folder or weights file (.safetensors); or random:NETWORK or random:MODEL."""
 
     at: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="X,Y")]
     """A point of the first image in its own pixels, from 0,0 at the upper left; may be given several times."""
