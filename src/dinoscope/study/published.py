@@ -1,4 +1,4 @@
-"""Published figures on ImageNet, PASCAL VOC and DAVIS, to set beside one's own: never measured here, always labelled so."""
+"""Published figures on ImageNet, VOC and DAVIS, to set beside one's own: never measured here, always labelled so."""
 
 from __future__ import annotations
 
