@@ -20,6 +20,7 @@ COMMANDS = {
     "throughput": "images per second, parameters and memory of a network, or of training it",
     "compare": "the table and the figures of several runs: accuracy, size and speed, method by method",
     "attention": "pictures of what a model attends to",
+    "explain": "what models' maps are worth: on the objects, by deletion and insertion, head by head",
     "embed": "write the features of a folder of images to npz, csv or parquet",
     "export": "write a model's weights for use elsewhere (safetensors + JSON, timm's key names)",
     "scenes": "write the embedded data set in the layouts of ImageNet, VOC 2012 and DAVIS 2017",

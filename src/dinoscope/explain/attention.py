@@ -72,8 +72,13 @@ def class_attention_row(
 
 def _attention_row(backbone: ViTBackbone, tokens: Float[Tensor, "b n d"], block: int) -> Float[Tensor, "b heads n"]:
     """softmax(q k / sqrt(d)) for the class token's q alone, so that no N x N matrix is ever held."""
-    require_block(backbone, block)
-    chosen = cast(Block, backbone.net.blocks[block])
+    blocks = backbone.net.blocks
+    if not -len(blocks) <= block < len(blocks):
+        raise UserError(
+            f"{backbone.config.name} has no block {block}: "
+            f"its blocks are 0 to {len(blocks) - 1}, or, from the end, -1 to {-len(blocks)}"
+        )
+    chosen = cast(Block, blocks[block])
     attention = cast(Attention, chosen.attn)
     tokens = chosen.norm1(backbone.run_blocks(tokens, stop=block))
     # heads first, [b, heads, n, head_dim]: timm's q_norm and k_norm work on the width of a head
@@ -81,16 +86,6 @@ def _attention_row(backbone: ViTBackbone, tokens: Float[Tensor, "b n d"], block:
     key = _project(attention, tokens, part=1).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
     query, key = attention.q_norm(query) * attention.scale, attention.k_norm(key)
     return (query @ key.transpose(-2, -1)).softmax(dim=-1).squeeze(-2)
-
-
-def require_block(backbone: ViTBackbone, block: int) -> None:
-    """Raise UserError for a block that the network does not have."""
-    count = len(backbone.net.blocks)
-    if not -count <= block < count:
-        raise UserError(
-            f"{backbone.config.name} has no block {block}: "
-            f"its blocks are 0 to {count - 1}, or, from the end, -1 to {-count}"
-        )
 
 
 def _project(attention: Attention, tokens: Float[Tensor, "b n d"], part: int) -> Float[Tensor, "b n a"]:
