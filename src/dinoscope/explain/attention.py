@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import numpy as np
@@ -108,14 +109,21 @@ def mass_mask(attention: Float[Tensor, "*batch n"], mass: float) -> Bool[Tensor,
 
     Raises UserError where mass is not in (0, 1].
     """
-    if not 0 < mass <= 1:
-        raise UserError(f"the mass of attention to keep is a share above 0 and at most 1, not {mass}")
+    return mass_masks(attention, (mass,))[0]
+
+
+def mass_masks(attention: Float[Tensor, "*batch n"], masses: Sequence[float]) -> Bool[Tensor, "masses *batch n"]:
+    """`mass_mask` for each of several masses, with the patches ranked once. Raises UserError as it does."""
+    for mass in masses:
+        if not 0 < mass <= 1:
+            raise UserError(f"the mass of attention to keep is a share above 0 and at most 1, not {mass}")
     values = attention.to(torch.promote_types(attention.dtype, torch.float32))
     ranked, order = values.sort(dim=-1, descending=True, stable=True)
     total = ranked.cumsum(dim=-1)
     # a patch belongs to the set while those ranked before it do not hold enough
     before = F.pad(total[..., :-1], (1, 0))
-    return torch.zeros_like(values, dtype=torch.bool).scatter(-1, order, before < mass * total[..., -1:])
+    chosen = torch.stack([before < mass * total[..., -1:] for mass in masses])
+    return torch.zeros_like(chosen).scatter(-1, order.expand_as(chosen), chosen)
 
 
 def mean_and_heads(maps: Float[Tensor, "b heads rows columns"]) -> Float[Tensor, "b maps rows columns"]:
