@@ -100,7 +100,7 @@ def main(argv: list[str]) -> int:
 
     from dinoscope.cli.compare import rich_table
     from dinoscope.measurement import keep
-    from dinoscope.report.explain_table import explain_json, explain_table
+    from dinoscope.report.explain_table import IN_THE_NETWORK, ON_OBJECTS, explain_json, explain_table
 
     result = measure(options)
     written = write(options.out, result)
@@ -110,11 +110,14 @@ def main(argv: list[str]) -> int:
     if options.json:
         print(explain_json(result), end="")
         return 0
-    console, table = Console(), explain_table(result)
-    console.print(rich_table(table))
-    for remark in table.remarks:
+    console = Console()  # two tables without intervals: one with them would not fit
+    halves = (ON_OBJECTS, IN_THE_NETWORK) if result.subjects.masked is not None else (IN_THE_NETWORK,)
+    tables = [explain_table(result, half, intervals=False) for half in halves]
+    console.print(*map(rich_table, tables))
+    for remark in tables[0].remarks:
         console.print(escape(remark), highlight=False, soft_wrap=True, style="dim")
-    console.print(f"written to {options.out}: {', '.join(written)}", highlight=False, markup=False, soft_wrap=True)
+    files = f"written to {options.out}: {', '.join(written)} ({TABLE} has 95 % intervals)"
+    console.print(files, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

@@ -78,9 +78,7 @@ def _counted(truth: Bool[Tensor, "h w"], valid: Bool[Tensor, "h w"] | None) -> B
     return torch.ones_like(truth) if valid is None else valid
 
 
-def _near(
-    truth: Bool[Tensor, "h w"], valid: Bool[Tensor, "h w"] | None, tolerance: float
-) -> Bool[Tensor, "h w"]:
+def _near(truth: Bool[Tensor, "h w"], valid: Bool[Tensor, "h w"] | None, tolerance: float) -> Bool[Tensor, "h w"]:
     """Pixels at most `tolerance` from an object, by the Euclidean distance of their centres."""
     if not tolerance >= 0:
         raise UserError(f"the tolerance of the pointing game is a distance in pixels, 0 or more; not {tolerance}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -61,10 +61,14 @@ class ModelResult:
         """One of `FIGURES` of every image that has it."""
         return torch.tensor([s.values[figure] for s in self.scores if figure in s.values], dtype=torch.float64)
 
-    def interval(self, figure: str) -> Interval | None:
-        """Mean over the images with its 95 % interval; None where no image has this figure."""
-        values = self.values(figure)
-        return mean_intervals(values[:, None])[0] if len(values) else None
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """Mean over the images that have it, with its 95 % interval, of each of `FIGURES` that any image has."""
+        found: dict[str, Interval] = {}
+        for names in _defined_together(self.scores):
+            rows = [[score.values[name] for name in names] for score in self.scores if names[0] in score.values]
+            found |= zip(names, mean_intervals(torch.tensor(rows, dtype=torch.float64)), strict=True)
+        return found
 
     @property
     def lift(self) -> float | None:
@@ -75,12 +79,21 @@ class ModelResult:
     def metrics(self) -> Iterator[Metric]:
         """`explain_FIGURE` with `_low` and `_high`, and `explain_lift`."""
         for name, figure in FIGURES.items():
-            interval = self.interval(name)
-            if interval is not None:
+            if (interval := self.intervals.get(name)) is not None:
                 for end, value in (("", interval.mean), ("_low", interval.low), ("_high", interval.high)):
                     yield Metric(f"explain_{name}{end}", value, figure.unit, figure.higher_is_better)
         if self.lift is not None:
             yield Metric("explain_lift", self.lift, "")
+
+
+def _defined_together(scores: Sequence[ImageScores]) -> list[list[str]]:
+    """Figures that the same images have, so that these are drawn anew once for all of them."""
+    groups: dict[tuple[bool, ...], list[str]] = {}
+    for name in FIGURES:
+        having = tuple(name in score.values for score in scores)
+        if any(having):
+            groups.setdefault(having, []).append(name)
+    return list(groups.values())
 
 
 @dataclass(frozen=True)
@@ -165,9 +178,7 @@ class _Gallery:
     config: ExplainConfig
 
     def shares(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b classes"]:
-        return vote_shares(
-            features, self.features, self.labels, self.classes, self.config.k, self.config.temperature
-        )
+        return vote_shares(features, self.features, self.labels, self.classes, self.config.k, self.config.temperature)
 
     def target(self, number: int) -> Score:
         """The vote for a class, for Grad-CAM."""
@@ -251,9 +262,7 @@ class _Measuring:
         return int(self.known.shares(self.describe(pixels[None])).argmax())
 
 
-def _known(
-    backbone: Backbone, gallery: ImageFolder, config: ExplainConfig, extract: Extract, label: str
-) -> _Gallery:
+def _known(backbone: Backbone, gallery: ImageFolder, config: ExplainConfig, extract: Extract, label: str) -> _Gallery:
     bank = extract(backbone, gallery, f"{label}: features of the gallery")
     assert bank.labels is not None
     device = backbone.mean.device
@@ -270,4 +279,4 @@ def _centre_result(subjects: Subjects, config: ExplainConfig, faults: dict[str, 
         values = centre_map(*image.shape[:2])
         found = {} if objects is None else localisation(values, objects, config)
         scores.append(ImageScores(name, found))
-    return ModelResult(CENTRE, None, "a blob in the middle", tuple(scores))
+    return ModelResult(CENTRE, None, "centred blob", tuple(scores))

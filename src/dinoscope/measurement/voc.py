@@ -176,7 +176,9 @@ def _looks(models: Sequence[NamedModel], config: VocConfig) -> Looks:
     patches = tuple(sorted({model.backbone.patch_size for model in models}))
     for patch in patches:
         if "published" in config.protocols and (config.square < patch or config.square % patch):
-            raise UserError(f"the published protocol's square of {config.square} px does not consist of {patch} px patches")
+            raise UserError(
+                f"the published protocol's square of {config.square} px does not consist of {patch} px patches"
+            )
         if "strict" in config.protocols and config.short_side < patch:
             raise UserError(f"--size must be at least one patch of {patch} px, not {config.short_side}")
     return Looks(config.protocols, config.square, config.short_side, patches)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dinoscope.measurement.explain import CENTRE, ExplainResult, ModelResult
@@ -12,30 +12,47 @@ from dinoscope.report.tables import Column, Section, Table, TableRow, csv_text
 from dinoscope.settings import to_dict
 
 DASH = "–"
+ON_OBJECTS = ("jaccard", "pointing", "energy", "lift")
+"""Columns that need masks."""
+IN_THE_NETWORK = (
+    "deletion",
+    "deletion_gain",
+    "insertion",
+    "insertion_gain",
+    "entropy",
+    "agreement",
+)
+"""Columns that do not."""
 _TITLES = {
     "jaccard": "Jaccard %",
     "pointing": "pointing %",
     "energy": "energy %",
     "lift": "lift",
     "deletion": "deletion ↓",
-    "deletion_gain": "less random ↓",
+    "deletion_gain": "– random ↓",
     "insertion": "insertion ↑",
-    "insertion_gain": "less random ↑",
+    "insertion_gain": "– random ↑",
     "entropy": "entropy",
     "agreement": "agreement",
 }
-_ON_OBJECTS = ("jaccard", "pointing", "energy", "lift")
 _WITH_INTERVAL = ("jaccard", "pointing", "energy", "deletion_gain", "insertion_gain")
 
 
-def explain_table(result: ExplainResult) -> Table:
-    """A row per model, then the centred blob and chance where there are masks."""
-    shown = [name for name in _TITLES if result.subjects.masked is not None or name not in _ON_OBJECTS]
+def explain_table(
+    result: ExplainResult, names: Sequence[str] = ON_OBJECTS + IN_THE_NETWORK, *, intervals: bool = True
+) -> Table:
+    """A row per model, then the centred blob and chance where there are masks.
+
+    names: of the columns, in this order; those that need masks are left out where there are none.
+    """
+    masked = result.subjects.masked is not None
+    shown = [name for name in names if masked or name not in ON_OBJECTS]
     columns = (Column("model"), Column("map"), *(Column(_TITLES[name], "right") for name in shown))
-    rows = [_row(row.label, row.map, [_cell(row, name) for name in shown]) for row in result.rows]
-    if result.subjects.masked is not None:
-        rows.append(_row("chance", "an even map", [_chance(result.rows[0], name) for name in shown]))
-    return Table(columns, (Section(tuple(rows)),), _caption(result), remarks=tuple(_remarks(result)))
+    every = result.rows if set(shown) & set(ON_OBJECTS) else [row for row in result.rows if row.model is not None]
+    rows = [TableRow((row.label, row.map, *(_cell(row, name, intervals) for name in shown))) for row in every]
+    if set(shown) & set(ON_OBJECTS):
+        rows.append(TableRow(("chance", "even map", *(_chance(result.rows[0], name) for name in shown))))
+    return Table(columns, (Section(tuple(rows)),), _caption(result), remarks=tuple(_remarks(result, intervals)))
 
 
 def explain_csv(result: ExplainResult) -> str:
@@ -68,18 +85,14 @@ def _model_json(result: ExplainResult, row: ModelResult) -> dict[str, Any]:
     }
 
 
-def _row(label: str, kind: str, cells: list[str]) -> TableRow:
-    return TableRow((label, kind, *cells))
-
-
-def _cell(row: ModelResult, name: str) -> str:
+def _cell(row: ModelResult, name: str, intervals: bool) -> str:
     if name == "lift":
         return DASH if row.lift is None else f"{row.lift:.2f}"
-    interval = row.interval(name)
+    interval = row.intervals.get(name)
     if interval is None:
         return DASH
     digits = 1 if FIGURES[name].unit == "%" else 3
-    if name not in _WITH_INTERVAL:
+    if not intervals or name not in _WITH_INTERVAL:
         return f"{interval.mean:.{digits}f}"
     return f"{interval.mean:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
 
@@ -87,7 +100,7 @@ def _cell(row: ModelResult, name: str) -> str:
 def _chance(row: ModelResult, name: str) -> str:
     """Of an even map; its mask would depend on how equal patches are ordered, so it has no Jaccard."""
     source = {"pointing": "pointing_chance", "energy": "area"}.get(name)
-    interval = None if source is None else row.interval(source)
+    interval = None if source is None else row.intervals.get(source)
     if interval is not None:
         return f"{interval.mean:.1f}"
     return "1.00" if name == "lift" and row.lift is not None else DASH
@@ -98,13 +111,14 @@ def _caption(result: ExplainResult) -> str:
     return f"What the maps are worth on {count} images of {result.subjects.data.name}"
 
 
-def _remarks(result: ExplainResult) -> Iterator[str]:
+def _remarks(result: ExplainResult, intervals: bool) -> Iterator[str]:
     config, perturbation = result.config, result.config.perturbation
-    yield "In brackets: 95 % intervals of the bootstrap over images."
+    if intervals:
+        yield "In brackets: 95 % intervals of the bootstrap over images."
     if result.subjects.masked is not None:
         yield (
-            f"Masks hold {config.mass:.0%} of the mean over the heads. The maximum may miss by {config.tolerance:g} px. "
-            f"Lift: energy over the objects' area. A map says something where it clears the {CENTRE} and chance."
+            f"Masks hold {config.mass:.0%} of the mean over the heads. "
+            f"The maximum may miss by {config.tolerance:g} px. Lift: energy over the objects' area. A map says something where it clears the {CENTRE} and chance."
         )
     what = f"{perturbation.blur:.0%} blur" if perturbation.fill == "blur" else "the mean colour"
     score = (
