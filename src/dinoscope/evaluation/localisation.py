@@ -85,7 +85,7 @@ def _near(truth: Bool[Tensor, "h w"], valid: Bool[Tensor, "h w"] | None, toleran
     area_share(truth, valid)  # refuses an image without objects
     elsewhere = (~(truth & _counted(truth, valid))).cpu().numpy().astype(np.uint8)
     distance = cv2.distanceTransform(elsewhere, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return torch.from_numpy(distance <= tolerance).to(truth.device)
+    return torch.as_tensor(distance <= tolerance, device=truth.device)
 
 
 def _enlarged(values: Float[Tensor, "rows columns"], truth: Bool[Tensor, "h w"]) -> Float[Tensor, "h w"]:
