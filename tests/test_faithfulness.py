@@ -152,7 +152,7 @@ def test_what_replaces_a_patch() -> None:
 
 @pytest.mark.parametrize("values", [{"steps": 0}, {"orders": 0}, {"batch_size": 0}, {"blur": 0.0}, {"blur": 1.5}])
 def test_settings_out_of_range_are_refused(values: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="at least 1|share of the short side"):
+    with pytest.raises(UserError, match=r"at least 1|share of the short side"):
         PerturbationConfig(**values)
 
 

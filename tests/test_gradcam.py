@@ -112,7 +112,7 @@ def test_equals_the_library_up_to_its_normalisation(name: str, labelled: bool) -
     score = own_direction if reference is None else partial(cosine_to, reference=reference)
     layer, reshape = backbone.net.layer4 if name == "resnet_micro" else backbone.net.blocks[-2], None
     if isinstance(backbone, ViTBackbone):
-        reshape = lambda tokens: tokens[:, 1:].transpose(1, 2).unflatten(2, (8, 8))  # noqa: E731
+        reshape = lambda tokens: tokens[:, 1:].transpose(1, 2).unflatten(2, (8, 8))
     ours = gradcam(backbone, images, score)
     with library.GradCAM(Features(), [layer], reshape) as cam:
         theirs = cam(images, [lambda feature: score(feature[None])[0]] * 2)

@@ -116,7 +116,8 @@ def _remarks(result: ExplainResult, intervals: bool) -> Iterator[str]:
     if intervals:
         yield "In brackets: 95 % intervals of the bootstrap over images."
     if result.subjects.masked is not None:
-        yield f"Masks hold {config.mass:.0%} of the mean over the heads. The maximum may miss by {config.tolerance:g} px."
+        miss = f"its maximum may miss by {config.tolerance:g} px"
+        yield f"Masks hold {config.mass:.0%} of the mean over the heads; {miss}."
         yield f"Lift: energy over the objects' area. A map says something where it clears the {CENTRE} and chance."
     what = f"{perturbation.blur:.0%} blur" if perturbation.fill == "blur" else "the mean colour"
     score = (
