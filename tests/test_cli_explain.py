@@ -1,7 +1,10 @@
-"""`dinoscope pca`, `similarity` and `segment`, and what they share with `attention`: end to end, on small pictures."""
+"""`dinoscope explain` from end to end, on drawn scenes and on folders that are not as they should be."""
 
 from __future__ import annotations
 
+import csv
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,249 +15,203 @@ import torch
 
 from dinoscope import checkpoint
 from dinoscope.cli import main
-from dinoscope.cli.pictures import models_and_images
-from dinoscope.cli.similarity import parse_point
+from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.measurement import kept
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 
-Folder = Callable[..., Path]
-VIT, RESNET = "random:vit_micro_conv8", "random:resnet_micro"
-SIZE = ("--size", "32")
+FILES = ["curves.png", "explain.csv", "explain.json", "table.md"]
+QUICK = ["--steps", "4", "--random-orders", "1", "--size", "32"]
 
 
-def run(*arguments: object) -> int:
-    return main([*map(str, arguments), *SIZE])
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = ScenesConfig(
+        size=32, train_per_class=2, val_per_class=1, voc_images=2, davis_sequences=0, davis_size=(48, 64)
+    )
+    return write_scenes(tmp_path_factory.mktemp("scenes") / "all", config)
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """Just enough of a run folder for `keep` and for loading."""
+    torch.manual_seed(0)
+    run = tmp_path / "my-run"
+    checkpoint.export_backbone(run / "exported", build_backbone(BackboneConfig("vit_micro_conv8", 32)))
+    (run / "config.json").write_text("{}")
+    return run
 
 
-def command(name: str) -> tuple[str, ...]:
-    """The command with what it needs beside images, model and out."""
-    return (name, "--at", "5,5") if name == "similarity" else (name,)
+def explain(out: Path, *arguments: object) -> int:
+    return main(["explain", "--out", str(out), *QUICK, *map(str, arguments)])
 
 
-# What all of them share
+def with_masks(scenes: Path) -> tuple[str, ...]:
+    return "--data", str(scenes / "folder/val"), "--masks", str(scenes / "folder-masks/val")
 
 
-@pytest.mark.parametrize("name", ["pca", "similarity", "segment", "attention"])
-@pytest.mark.parametrize("model", [VIT, RESNET])
-def test_pictures_are_the_same_each_time(name: str, model: str, picture_folder: Folder, tmp_path: Path) -> None:
-    image = picture_folder(1) / "0000.png"
-    for out in ("one", "two"):
-        assert run(*command(name), image, "--model", model, "--out", tmp_path / out) == 0
-    assert names(tmp_path / "one")
-    for each in names(tmp_path / "one"):
-        assert (tmp_path / "one" / each).read_bytes() == (tmp_path / "two" / each).read_bytes()
-        assert cv2.imread(str(tmp_path / "one" / each)) is not None
+def values(out: Path) -> dict[str, dict[str, float]]:
+    models = json.loads((out / "explain.json").read_text())["models"]
+    return {model["label"]: {metric["name"]: metric["value"] for metric in model["metrics"]} for model in models}
 
 
-@pytest.mark.parametrize("name", ["pca", "similarity", "segment"])
-def test_pictures_are_replaced_only_on_request(
-    name: str, picture_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_two_families_beside_chance_and_the_centre(
+    scenes: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = (*command(name), picture_folder(1) / "0000.png", "--model", VIT, "--out", tmp_path / "out")
-    assert run(*words) == 0
-    kept = next((tmp_path / "out").iterdir())
-    kept.write_bytes(b"mine")
-    capsys.readouterr()
-    assert run(*words) == 2
-    assert "already there" in capsys.readouterr().err
-    assert kept.read_bytes() == b"mine"
-    assert run(*words, "--overwrite") == 0
-    assert kept.read_bytes() != b"mine"
+    out = tmp_path / "out"
+    models = ("--model", run_folder, "random:resnet_micro")
+    assert explain(out, *models, *with_masks(scenes), "--limit", 4, "--tolerance", 0) == 0
+    assert sorted(path.name for path in out.iterdir()) == FILES
+    table = (out / "table.md").read_text()
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in table.splitlines() if "|" in line}
+    assert [*rows][2:] == ["my-run", "random resnet\\_micro", "centre bias", "chance"]
+    assert rows["my-run"][1] == "attention"
+    assert rows["random resnet\\_micro"][1] == "feature energy"
+    assert rows["random resnet\\_micro"][-1] == "– |"  # one map agrees with nothing
+    assert rows["centre bias"][-3:] == ["–", "–", "– |"]
+
+    found = values(out)
+    for label in ("my-run", "random resnet_micro", "centre bias"):
+        figures = found[label]
+        assert figures["explain_lift"] == pytest.approx(figures["explain_energy"] / figures["explain_area"])
+        assert figures["explain_energy_low"] <= figures["explain_energy"] <= figures["explain_energy_high"]
+        assert figures["explain_area"] == pytest.approx(found["my-run"]["explain_area"])
+    assert 0 <= found["my-run"]["explain_agreement"] <= 1
+    assert "explain_agreement" not in found["random resnet_micro"]
+    assert "explain_deletion_plain" not in found["centre bias"]
+
+    with (out / "explain.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["model"] for line in lines] == [*["my-run"] * 4, *["random resnet_micro"] * 4, *["centre bias"] * 4]
+    mean = np.mean([float(line["jaccard"]) for line in lines[:4]])
+    assert found["my-run"]["explain_jaccard"] == pytest.approx(mean, rel=1e-4)
+    assert cv2.imread(str(out / "curves.png")).shape[2] == 3
+
+    measurement = kept(run_folder, "explain")
+    assert measurement is not None
+    assert {m.name: m.value for m in measurement.metrics} == found["my-run"]
+    assert measurement.protocol["images"] == 4
+    assert measurement.protocol["perturbation"]["steps"] == 4
+    shown = capsys.readouterr().out
+    assert "centre bias" in shown
+    assert "written to" in shown
 
 
-@pytest.mark.parametrize(("name", "drawn"), [("pca", 2), ("segment", 2), ("similarity", 1)])
-def test_a_broken_image_is_reported_and_the_others_drawn(
-    name: str, drawn: int, picture_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_second_run_says_the_same_and_replaces_nothing_unasked(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = picture_folder(2)
-    (folder / "broken.png").write_bytes(b"no image")
-    first = (folder / "0000.png",) if name == "similarity" else ()
-    assert run(*command(name), *first, folder, "--model", VIT, "--out", tmp_path / "out") == 0
-    told = capsys.readouterr()
-    assert f"{drawn} page" in told.out
-    assert "1 not drawn" in told.err
-    assert str(folder / "broken.png") in told.err
-    assert not any("broken" in each for each in names(tmp_path / "out"))
+    arguments = ("--model", "random:vit_micro_conv8", *with_masks(scenes), "--limit", 2)
+    assert explain(tmp_path / "out", *arguments) == 0
+    first = (tmp_path / "out/explain.json").read_text()
+    assert explain(tmp_path / "out", *arguments) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert explain(tmp_path / "out", *arguments, "--overwrite", "--json") == 0
+    assert capsys.readouterr().out == first == (tmp_path / "out/explain.json").read_text()
 
 
-@pytest.mark.parametrize("name", ["pca", "similarity", "segment", "attention"])
+def test_without_masks_there_are_no_columns_about_objects(
+    picture_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = picture_folder(3)
+    (folder / "broken.png").write_bytes(b"not a picture")
+    assert explain(tmp_path / "out", "--model", "random:vit_micro_conv8", "--data", folder) == 0
+    table = (tmp_path / "out/table.md").read_text()
+    assert "deletion" in table
+    assert all(word not in table for word in ("Jaccard", "pointing", "chance", "centre bias"))
+    assert "1 images could not be used, such as" in table
+    assert "broken.png" in capsys.readouterr().out
+    assert not any(name.startswith("explain_energy") for name in values(tmp_path / "out")["random vit_micro_conv8"])
+
+
+def test_voc_layouts_hold_their_own_masks(scenes: Path, tmp_path: Path) -> None:
+    arguments = ("--model", "random:vit_micro_conv8", "--data", scenes / "VOCdevkit", "--map", "energy")
+    assert explain(tmp_path / "out", *arguments) == 0
+    found = values(tmp_path / "out")["random vit_micro_conv8"]
+    assert 0 < found["explain_energy"] < 100
+    assert "explain_agreement" not in found
+
+
+@pytest.mark.parametrize("network", ["vit_micro_conv8", "resnet_micro"])
+def test_a_gallery_gives_grad_cam_and_the_curves_a_class(scenes: Path, tmp_path: Path, network: str) -> None:
+    arguments = ("--model", f"random:{network}", *with_masks(scenes), "--limit", 2, "--map", "gradcam")
+    assert explain(tmp_path / "own", *arguments) == 0
+    assert explain(tmp_path / "class", *arguments, "--gallery", scenes / "folder/train") == 0
+    own, towards_class = (values(tmp_path / name)[f"random {network}"] for name in ("own", "class"))
+    assert own["explain_energy"] != towards_class["explain_energy"]
+    assert towards_class["explain_deletion"] == towards_class["explain_deletion_plain"]  # a share is not scaled
+    assert 0 <= towards_class["explain_deletion"] <= 1
+    assert "share of the vote of 20 neighbours" in (tmp_path / "class/table.md").read_text()
+
+
+def test_images_without_object_or_with_an_unfit_mask_are_counted(scenes: Path, tmp_path: Path) -> None:
+    data, masks = tmp_path / "data", tmp_path / "masks"
+    shutil.copytree(scenes / "folder/val", data)
+    shutil.copytree(scenes / "folder-masks/val", masks)
+    empty, unfit, missing = sorted(masks.rglob("*.png"))[-3:]
+    cv2.imwrite(str(empty), np.zeros((32, 32), np.uint8))
+    cv2.imwrite(str(unfit), np.full((16, 32), 255, np.uint8))
+    missing.unlink()
+    arguments = ("--model", "random:resnet_micro", "--data", data, "--masks", masks)
+    assert explain(tmp_path / "out", *arguments) == 0
+    kept_values = json.loads((tmp_path / "out/explain.json").read_text())
+    protocol = kept_values["models"][0]["protocol"]
+    assert (protocol["images"], protocol["images_left_out"], protocol["images_without_object"]) == (8, 1, 1)
+    assert "is 32 x 16 px, its image 32 x 32" in kept_values["left_out"][0]
+    assert len(kept_values["without_mask"]) == 1
+    table = (tmp_path / "out/table.md").read_text()
+    assert "1 images have no object" in table
+    assert "1 images have no mask" in table
+
+
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
-        (("--size", "7"), "--size must be at least one patch of 8 px, not 7"),
+        (("--map", "gradcan"), "there is no kind of map 'gradcan'; did you mean gradcam"),
+        (("--mass", "0"), "mass of a mask"),
+        (("--tolerance", "-1"), "tolerance of the pointing game"),
+        (("--steps", "0"), "must be at least 1"),
+        (("--blur", "0"), "share of the short side"),
         (("--limit", "0"), "--limit must be at least 1"),
-        (("--device", "abacus"), "abacus"),
-        (("--model", "random:vit_macro"), "neither a network nor a model"),
+        (("--size", "4"), "at least one patch of vit_micro_conv8, 8 px"),
+        (("--block", "7"), "no block 7"),
+        (("--block", "0", "--map", "energy"), "leave the block at -1"),
+        (("--masks", "nowhere"), "is not a folder"),
+        (("--gallery", "GALLERY"), "outside of any class folder"),
+        (("--data", "nowhere"), "no such folder"),
+        (("--model", "random:vit_micro"), "neither a network nor a model"),
     ],
 )
-def test_options_out_of_range_are_told_in_one_line(
-    name: str,
-    words: tuple[str, str],
+def test_mistakes_are_told_in_one_line(
+    arguments: tuple[str, ...],
     message: str,
-    picture_folder: Folder,
+    picture_folder: Callable[..., Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    model = () if words[0] == "--model" else ("--model", VIT)
-    image = picture_folder(1) / "0000.png"
-    assert main([*command(name), str(image), *model, "--out", str(tmp_path / "out"), *words]) == 2
-    told = capsys.readouterr().err
-    assert message in told
-    assert told.count("\n") == 1
+    folder = picture_folder(2)
+    given = [str(folder) if argument == "GALLERY" else argument for argument in arguments]
+    required = {"--model": "random:vit_micro_conv8", "--data": str(folder)}
+    rest = [part for name, value in required.items() if name not in given for part in (name, value)]
+    assert main(["explain", "--out", str(tmp_path / "out"), *rest, *given]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["pca", "similarity", "segment"])
-def test_no_readable_image_is_an_error(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*command(name), tmp_path / "none.jpg", "--model", VIT, "--out", tmp_path / "out") == 2
-    assert "none.jpg" in capsys.readouterr().err
-    assert names(tmp_path / "out") == []
+def test_nothing_readable_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.png").write_bytes(b"not a picture")
+    arguments = ("--model", "random:vit_micro_conv8", "--data", tmp_path / "data")
+    assert explain(tmp_path / "out", *arguments) == 2
+    assert "no image could be measured" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["pca", "similarity", "segment"])
-def test_a_model_that_diverged(name: str, picture_folder: Folder, tmp_path: Path) -> None:
+def test_weights_that_give_no_numbers_are_named(
+    picture_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     backbone = build_backbone(BackboneConfig("vit_micro_conv8", 32))
     with torch.no_grad():
-        next(backbone.parameters()).fill_(float("nan"))
-    checkpoint.export_backbone(tmp_path / "model", backbone)
-    assert run(*command(name), picture_folder(1), "--model", tmp_path / "model", "--out", tmp_path / "out") == 2
-
-
-# pca
-
-
-def test_each_image_alone_and_all_jointly(picture_folder: Folder, tmp_path: Path) -> None:
-    folder = picture_folder(3)
-    assert run("pca", folder, "--model", VIT, "--out", tmp_path / "out") == 0
-    assert names(tmp_path / "out") == ["0000_pca.png", "0001_pca.png", "0002_pca.png"]
-    assert run("pca", folder, "--model", RESNET, "--out", tmp_path / "joint", "--joint", "--foreground") == 0
-    assert names(tmp_path / "joint") == ["joint_pca.png"]
-    page = cv2.imread(str(tmp_path / "joint" / "joint_pca.png"))
-    assert page.shape[1] == 1198
-    assert not (page[20:60] == 255).all()  # the heading
-
-
-def test_one_image_cannot_be_joint(picture_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("pca", picture_folder(1), "--model", VIT, "--out", tmp_path / "out", "--joint") == 2
-    assert "at least two images" in capsys.readouterr().err
-    assert names(tmp_path / "out") == []
-
-
-# similarity
-
-
-def test_a_row_for_each_point_and_a_column_for_each_image(picture_folder: Folder, tmp_path: Path) -> None:
-    folder = picture_folder(7)
-    words, image = ("similarity", "--model", VIT), folder / "0000.png"
-    assert run(*words, image, "--at", "0,0", "--out", tmp_path / "one") == 0
-    assert run(*words, image, "--at", "0,0", "--at", "39,31", "--out", tmp_path / "two") == 0
-    assert run(*words, image, folder, "--at", "0,0", "--out", tmp_path / "many") == 0
-    one, two, many = (cv2.imread(str(tmp_path / out / "0000_similarity.png")) for out in ("one", "two", "many"))
-    assert one.shape[1] == two.shape[1] == 1198
-    assert two.shape[0] > 1.5 * one.shape[0]
-    assert many.shape[1] > 1198
-
-
-@pytest.mark.parametrize(
-    ("at", "message"),
-    [
-        ("40,0", "outside of the image, which is 40 x 32 px"),
-        ("0,32", "y is 0 to 31"),
-        ("5", "give X,Y in whole pixels"),
-        ("1,2,3", "give X,Y in whole pixels"),
-        ("x,y", "--at x,y"),
-    ],
-)
-def test_bad_points(
-    at: str, message: str, picture_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    image = picture_folder(1) / "0000.png"
-    assert run("similarity", image, "--at", at, "--model", VIT, "--out", tmp_path / "out") == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists() or names(tmp_path / "out") == []
-
-
-def test_points_may_have_blanks() -> None:
-    assert parse_point("12, 7") == (12, 7)
-
-
-def test_the_first_of_similar_images_must_be_a_readable_file(
-    picture_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = picture_folder(2)
-    (folder / "broken.png").write_bytes(b"no image")
-    out = ("--model", VIT, "--at", "1,1", "--out", tmp_path / "out")
-    assert run("similarity", folder, *out) == 2
-    assert "is a folder" in capsys.readouterr().err
-    assert run("similarity", folder / "broken.png", folder / "0000.png", *out) == 2
-    assert "the first image must be readable" in capsys.readouterr().err
-
-
-# segment
-
-
-@pytest.mark.parametrize("by", ["attention", "rollout", "pca"])
-def test_masks_and_cutouts_are_as_large_as_the_image(by: str, picture_folder: Folder, tmp_path: Path) -> None:
-    image = picture_folder(1, size=(50, 77)) / "0000.png"
-    assert run("segment", image, "--model", VIT, "--by", by, "--cutout", "--out", tmp_path / "out") == 0
-    assert names(tmp_path / "out") == ["0000_cutout.png", "0000_mask.png", "0000_segment.png"]
-    mask = cv2.imread(str(tmp_path / "out" / "0000_mask.png"), cv2.IMREAD_UNCHANGED)
-    assert mask.shape == (50, 77)
-    assert set(np.unique(mask)) == {0, 255}
-    cutout = cv2.imread(str(tmp_path / "out" / "0000_cutout.png"), cv2.IMREAD_UNCHANGED)
-    assert np.array_equal(cutout[..., 3], mask)
-    assert np.array_equal(cutout[..., :3], cv2.imread(str(image)))
-
-
-def test_the_mask_holds_the_mass(picture_folder: Folder, tmp_path: Path) -> None:
-    shares = []
-    for mass in ("0.3", "0.9", "1"):
-        words = ("segment", picture_folder(1), "--model", RESNET, "--mass", mass, "--out", tmp_path / mass)
-        assert run(*words) == 0
-        shares.append((cv2.imread(str(tmp_path / mass / "0000_mask.png")) > 0).mean())
-    assert shares == sorted(shares)
-    assert shares[0] < 0.5
-    assert shares[2] == 1
-
-
-def test_the_foreground_of_components_is_the_object(tmp_path: Path) -> None:
-    """A red square on grey: a network need not be trained to tell them apart."""
-    picture = np.full((96, 96, 3), 128, np.uint8)
-    picture[32:64, 40:72] = (0, 0, 255)
-    cv2.imwrite(str(tmp_path / "x.png"), picture)
-    words = ["segment", str(tmp_path / "x.png"), "--model", VIT, "--by", "pca", "--size", "96"]
-    assert main([*words, "--out", str(tmp_path / "out")]) == 0
-    mask = cv2.imread(str(tmp_path / "out" / "x_mask.png"), cv2.IMREAD_GRAYSCALE) > 0
-    truth = (picture[..., 2] == 255) & (picture[..., 0] == 0)
-    assert (mask & truth).sum() / (mask | truth).sum() > 0.5
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--by", "atention"), "no way to segment 'atention'; did you mean attention?"),
-        (("--block", "7"), "has no block 7"),
-        (("--mass", "0"), "at most 1, not 0"),
-    ],
-)
-def test_segment_settings_out_of_range(
-    words: tuple[str, str], message: str, picture_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("segment", picture_folder(1), "--model", VIT, "--out", tmp_path / "out", *words) == 2
-    assert message in capsys.readouterr().err
-
-
-# Where models end and images begin
-
-
-def test_models_and_images_are_told_apart_by_what_they_are(picture_folder: Folder, tmp_path: Path) -> None:
-    pictures, model = picture_folder(1), tmp_path / "model"
-    checkpoint.export_backbone(model, build_backbone(BackboneConfig("vit_micro_conv8", 32)))
-    others = [str(model), VIT, "runs/mistyped"]
-    words = [str(model), *others, str(pictures), str(pictures / "0000.png"), "none.JPG"]
-    models, images = models_and_images(words, [Path("last.png")])
-    assert models == [str(model), *others]
-    assert images == [pictures, pictures / "0000.png", Path("none.JPG"), Path("last.png")]
-    assert models_and_images([str(pictures)], []) == ([str(pictures)], [])
+        next(backbone.parameters()).fill_(torch.nan)
+    checkpoint.export_backbone(tmp_path / "diverged", backbone)
+    assert explain(tmp_path / "out", "--model", tmp_path / "diverged", "--data", picture_folder(1)) == 2
+    assert "diverged: a map is not finite" in capsys.readouterr().err
