@@ -234,7 +234,7 @@ def test_the_foreground_of_components_is_the_object(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--by", "atention"), "no way to segment 'atention'; did you mean attention?"),
+        (("--by", "atention"), "no way to segment 'atention'; did you mean attention"),
         (("--block", "7"), "has no block 7"),
         (("--mass", "0"), "at most 1, not 0"),
     ],

@@ -51,7 +51,8 @@ class Options:
     NAME_blocks.png."""
 
     map: str = "attention"
-    """Kind of map. attention: of each head of one block. rollout: of all blocks up to that one, joined into one map."""
+    """Kind of map. attention: of each head of one block. rollout: of all blocks up to that one, joined into one map.
+    energy: length of the patches' features. gradcam: what speaks for the image's own feature (Grad-CAM)."""
 
     block: int | Literal["all"] = -1
     """Block of the transformer: from 0, or from the end with -1 the last; all draws the mean map of every block."""

@@ -41,7 +41,7 @@ class Options:
     instead of its feature."""
 
     map: str = "attention"
-    """attention (of a ResNet: feature energy), energy, gradcam, or centre (looks at no image)."""
+    """attention (of a ResNet: feature energy), rollout, energy, gradcam, or centre (looks at no image)."""
 
     block: int = -1
     """Block of the transformer: from 0, or from the end with -1 the last."""

@@ -37,8 +37,8 @@ class Options:
     """Folder for the pictures: NAME_mask.png, NAME_segment.png, and NAME_cutout.png with --cutout."""
 
     by: str = "attention"
-    """attention or rollout: the patches that hold --mass of the map. pca: those whose first principal component
-    is on the far side from the border's; it needs no class token."""
+    """attention (of a ResNet: feature energy), rollout, energy or gradcam: the patches that hold --mass of the map.
+    pca: those whose first principal component is on the far side from the border's; it needs no class token."""
 
     block: int = -1
     """With a map: the block of the transformer, from 0, or from the end with -1 the last."""

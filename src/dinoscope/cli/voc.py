@@ -58,6 +58,10 @@ class Options:
     square: int = 512
     """Published protocol: side of the square, in pixels. Other than 512 does not compare with published figures."""
 
+    map: str = "attention"
+    """attention (of a ResNet: feature energy), rollout, energy, gradcam, or centre (looks at no image). Published
+    figures are of attention."""
+
     block: int = -1
     """Block of the transformer: from 0, or from the end with -1 the last."""
 
@@ -129,9 +133,14 @@ def main(argv: list[str]) -> int:
     written = voc_files.write(options, result, values, tables)
     for scores in result.models:
         if scores.model.path is not None:
-            keep(scores.model.path, "voc" if limit is None else f"voc-{limit}", measurement_of(result, scores, limit))
+            keep(scores.model.path, _kept_name(options.map, limit), measurement_of(result, scores, limit))
     _say(written, options)
     return 0
+
+
+def _kept_name(kind: str, limit: int | None) -> str:
+    """Of the result: so that neither another kind of map nor a part of the images replaces it."""
+    return "-".join(["voc", *([] if kind == "attention" else [kind]), *([] if limit is None else [str(limit)])])
 
 
 def _check(options: Options) -> None:
@@ -161,6 +170,7 @@ def _config(options: Options) -> VocConfig:
         masses=options.masses,
         square=options.square,
         short_side=options.size,
+        map=options.map,
         block=options.block,
         seed=options.seed,
         bootstrap=BootstrapConfig(options.resamples, seed=options.seed),

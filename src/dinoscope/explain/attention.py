@@ -37,8 +37,7 @@ def attention_maps(
         return class_attention(backbone, images, block)
     if block != -1:
         raise UserError(f"{backbone.config.name} has no attention blocks: leave the block at -1, not {block}")
-    energy = feature_energy(backbone(images))
-    return F.normalize(energy.flatten(1), p=1.0).view_as(energy)[:, None]
+    return energy_maps(backbone, images)
 
 
 def count_heads(backbone: Backbone) -> int:
@@ -131,6 +130,19 @@ def _project(attention: Attention, tokens: Float[Tensor, "b n d"], part: int) ->
     weight = attention.qkv.weight.chunk(3)[part]
     bias = None if attention.qkv.bias is None else attention.qkv.bias.chunk(3)[part]
     return F.linear(tokens, weight, bias).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+
+
+def energy_maps(
+    backbone: Backbone, images: Float[Tensor, "b 3 h w"], block: int = -1
+) -> Float[Tensor, "b 1 rows columns"]:
+    """`feature_energy` scaled to sum to 1, of every kind of backbone.
+
+    Raises UserError for another block than the last.
+    """
+    if block != -1:
+        raise UserError(f"the feature energy is that of the last block: leave the block at -1, not {block}")
+    energy = feature_energy(backbone(images))
+    return F.normalize(energy.flatten(1), p=1.0).view_as(energy)[:, None]
 
 
 def feature_energy(tokens: Tokens) -> Float[Tensor, "b rows columns"]:

@@ -21,19 +21,18 @@ from dinoscope.explain.centre import centre_map
 from dinoscope.explain.faithfulness import Curves, perturbation_curves
 from dinoscope.explain.gradcam import gradcam
 from dinoscope.explain.heads import entropy
+from dinoscope.explain.maps import MAPS, map_title
 from dinoscope.explain.targets import Score, log_vote, vote_shares
 from dinoscope.features import weights_hash
 from dinoscope.features.extraction import Describe, describing
 from dinoscope.measurement.explain_images import Subjects
 from dinoscope.measurement.explain_scores import (
     FIGURES,
-    MAPS,
     ExplainConfig,
     ImageScores,
     faithfulness,
     heads,
     localisation,
-    map_title,
 )
 from dinoscope.measurement.inputs import Extract
 from dinoscope.measurement.record import Measurement

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from jaxtyping import Float
@@ -11,46 +10,17 @@ from torch import Tensor
 from dinoscope.errors import UserError
 from dinoscope.evaluation.jaccard import jaccard_per_map
 from dinoscope.evaluation.localisation import TOLERANCE, area_share, energy_inside, pointing_chance, pointing_hit
-from dinoscope.explain.attention import attention_maps, feature_energy, map_masks
-from dinoscope.explain.centre import centre_maps
+from dinoscope.explain.attention import map_masks
 from dinoscope.explain.faithfulness import Curves, PerturbationConfig
-from dinoscope.explain.gradcam import gradcam_maps
 from dinoscope.explain.heads import entropy, mask_overlap, pair_agreement
 from dinoscope.measurement.explain_images import Objects
-from dinoscope.models.backbone import Backbone, ViTBackbone
-
-
-def energy_maps(
-    backbone: Backbone, images: Float[Tensor, "b 3 h w"], block: int = -1
-) -> Float[Tensor, "b 1 rows columns"]:
-    """Length of each patch's features after the last block, scaled to sum to 1; of every kind of backbone.
-
-    Raises UserError for any other block.
-    """
-    if block != -1:
-        raise UserError(f"the feature energy is that of the last block: leave the block at -1, not {block}")
-    energy = feature_energy(backbone(images))
-    return (energy / energy.sum(dim=(1, 2), keepdim=True))[:, None]
-
-
-MAPS: dict[str, Callable[[Backbone, Tensor, int], Tensor]] = {
-    "attention": attention_maps,
-    "energy": energy_maps,
-    "gradcam": gradcam_maps,
-    "centre": centre_maps,
-}
-"""name -> (backbone, normalised images [b, 3, h, w], block) -> [b, maps, rows, columns], nowhere negative.
-
-attention: of every head; a ResNet's is its feature energy. gradcam: towards the image's own feature.
-centre: looks at no image, as the bar for deletion and insertion.
-"""
 
 
 @dataclass(frozen=True)
 class ExplainConfig:
     """How maps are made and measured.
 
-    map: a key of `MAPS`. mass: share of a map that its mask holds.
+    map: a key of `explain.maps.MAPS`. mass: share of a map that its mask holds.
     size: short side at which the networks see an image, in pixels; None takes the size each was trained at.
     tolerance: of the pointing game, in pixels of the original image.
     k, temperature: of the vote of a labelled gallery, if there is one.
@@ -153,11 +123,3 @@ def heads(maps: Float[Tensor, "heads rows columns"], mass: float) -> dict[str, f
         figures["agreement"] = pair_agreement(maps).item()
         figures["mask_overlap"] = 100 * mask_overlap(maps, mass).item()
     return figures
-
-
-def map_title(name: str, backbone: Backbone) -> str:
-    """What the map is, in a table: a ResNet's "attention" is its feature energy."""
-    titles = {"energy": "feature energy", "gradcam": "Grad-CAM", "centre": "centre"}
-    if name == "attention" and not isinstance(backbone, ViTBackbone):
-        return titles["energy"]
-    return titles.get(name, name)

@@ -12,10 +12,11 @@ from numpy import ndarray
 from torch import Tensor
 
 from dinoscope.data.masked_images import MaskedImages
-from dinoscope.errors import UserError
+from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation.bootstrap import BootstrapConfig
 from dinoscope.evaluation.voc import FixedHead, fixed_head, published_scores, strict_scores, two_halves
-from dinoscope.explain.attention import attention_maps, mass_masks, mean_and_heads
+from dinoscope.explain.attention import mass_masks, mean_and_heads
+from dinoscope.explain.maps import MAPS
 from dinoscope.measurement.voc_images import (
     NO_MASK,
     Batcher,
@@ -27,11 +28,7 @@ from dinoscope.measurement.voc_images import (
     read_ahead,
 )
 from dinoscope.model_names import NamedModel
-from dinoscope.models.backbone import Backbone
 from dinoscope.training.device import autocast
-
-MapsOf = Callable[[Backbone, Float[Tensor, "b 3 h w"], int], Float[Tensor, "b maps r c"]]
-"""From a network, normalised images and a block to maps of one cell per patch; `attention_maps` is one."""
 
 PUBLISHED_MASS, PUBLISHED_SIDE = 0.6, 512
 """The mass in the text and Fig. 4 of Caron et al. 2021, and the side in Naseer et al.'s code (whose mass is 0.9)."""
@@ -44,7 +41,7 @@ class VocConfig:
     mass: share of the attention that a mask holds, in the figures.
     masses: for the sweep beside them; `mass` is added.
     square: side of the square of the published protocol, in pixels. short_side: of the strict one's images.
-    block: of the transformer, -1 the last.
+    map, block: a kind of map, of `explain.maps.MAPS`, and the block of the transformer, -1 the last.
     seed: of the halves between which the strict protocol chooses a head.
     batch_size: images per forward, at most. threads: that read images; -1 chooses. Neither changes a figure.
 
@@ -56,6 +53,7 @@ class VocConfig:
     masses: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
     square: int = PUBLISHED_SIDE
     short_side: int = 480
+    map: str = "attention"
     block: int = -1
     seed: int = 0
     bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
@@ -65,6 +63,7 @@ class VocConfig:
     threads: int = -1
 
     def __post_init__(self) -> None:
+        lookup("kind of map", self.map, MAPS)
         if not self.protocols:
             raise UserError("no protocol is asked for")
         for mass in (self.mass, *self.masses):
@@ -135,7 +134,6 @@ def measure_voc(
     config: VocConfig = VocConfig(),
     progress: Callable[[int, int], None] | None = None,
     *,
-    maps_of: MapsOf = attention_maps,
     keep_masks: bool = False,
 ) -> VocResult:
     """Show every image to every model, once for each protocol; an image that is of no use to one counts for none.
@@ -144,7 +142,7 @@ def measure_voc(
     """
     looks = _looks(models, config)
     tell = progress or (lambda done, total: None)
-    recorders = [_Recorder(model, config, maps_of, keep_masks) for model in models]
+    recorders = [_Recorder(model, config, keep_masks) for model in models]
     batcher, faults, done = Batcher(config.batch_size), [_without_mask(name) for name in images.without_mask], 0
     threads = default_threads() if config.threads < 1 else config.threads
 
@@ -187,8 +185,8 @@ def _looks(models: Sequence[NamedModel], config: VocConfig) -> Looks:
 class _Recorder:
     """Runs one model and keeps, for each image, what its masks score."""
 
-    def __init__(self, model: NamedModel, config: VocConfig, maps_of: MapsOf, keep_masks: bool) -> None:
-        self.model, self.config, self.maps_of, self.keep_masks = model, config, maps_of, keep_masks
+    def __init__(self, model: NamedModel, config: VocConfig, keep_masks: bool) -> None:
+        self.model, self.config, self.keep_masks = model, config, keep_masks
         model.backbone.to(config.device).eval()
         self.of_classes: dict[int, Float[Tensor, "masses classes"]] = {}
         self.classes: dict[int, tuple[int, ...]] = {}
@@ -213,7 +211,7 @@ class _Recorder:
         backbone, config = self.model.backbone, self.config
         with torch.inference_mode(), autocast(config.precision, config.device):
             images = backbone.normalize(pixels.to(config.device, non_blocking=True))
-            maps = self.maps_of(backbone, images, config.block).float().cpu()
+            maps = MAPS[config.map](backbone, images, config.block).float().cpu()
         if not maps.isfinite().all():
             raise UserError(
                 f"{self.model.name}: the attention is not finite: its weights are broken (did its training diverge?)"

@@ -67,6 +67,7 @@ class VocProtocol:
     images: int
     left_out: dict[str, int]
     mass: float
+    map: str
     block: int
     precision: str
     published: PublishedSetting | None
@@ -102,6 +103,7 @@ def measurement_of(result: VocResult, scores: ModelScores, limit: int | None = N
         images=len(result.used),
         left_out=count_faults(result.faults),
         mass=config.mass,
+        map=config.map,
         block=config.block,
         precision=config.precision,
         published=PublishedSetting(config.square) if "published" in config.protocols else None,

@@ -31,7 +31,7 @@ def models_table(result: VocResult, published: Sequence[tuple[str, float]] = (),
             for name, value in published
         ]
         sections.append(Section(tuple(others), "Published, VOC 2012 val"))
-    caption = f"Jaccard of attention masks in % [{_confidence(result)} interval]: {_conditions(result)}"
+    caption = f"Jaccard of {_masks(result)} in % [{_confidence(result)} interval]: {_conditions(result)}"
     return Table(columns, tuple(sections), caption, remarks=(*remarks(result), *([source] if published else [])))
 
 
@@ -119,8 +119,9 @@ def remarks(result: VocResult) -> list[str]:
         )
         if any(each.strict_head is None for each in result.models):
             said[-1] += " There are too few images to choose a head on."
-    single = [each.model.label for each in result.models if each.maps == 1]
-    if single:
+    if config.map != "attention":
+        said.insert(0, f"Maps: {config.map}, not attention, so that nothing compares with published figures.")
+    elif single := [each.model.label for each in result.models if each.maps == 1]:
         said.append(
             f"Without heads, the one map (feature energy) is taken for the head and for the mean: {', '.join(single)}."
         )
@@ -130,6 +131,10 @@ def remarks(result: VocResult) -> list[str]:
         "the choice of a head is not repeated within it."
     )
     return said + _left_out(result)
+
+
+def _masks(result: VocResult) -> str:
+    return "attention masks" if result.config.map == "attention" else f"masks of {result.config.map}"
 
 
 def csv_rows(result: VocResult) -> list[tuple[str, ...]]:
