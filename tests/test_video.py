@@ -84,11 +84,20 @@ def test_damaged_files_are_refused(tmp_path: Path, name: str, content: bytes) ->
 def test_what_ffmpeg_has_to_say_of_a_damaged_file_is_held_back(tmp_path: Path) -> None:
     """In a process of its own: FFmpeg is told once, before its first use."""
     (tmp_path / "clip.mp4").write_bytes(b"no video at all" * 50)
-    command = [sys.executable, "-m", "dinoscope", "track", str(tmp_path / "clip.mp4"), "--mask", "m.png"]
-    finished = subprocess.run([*command, "--model", "random:vit_micro_conv8"], capture_output=True, text=True)
-    assert finished.returncode == 2
-    assert finished.stderr.count("\n") == 1
-    assert "clip.mp4 is not a video that can be read" in finished.stderr
+    program = """
+import sys
+from pathlib import Path
+from dinoscope.data.video import open_video
+from dinoscope.errors import UserError
+try:
+    open_video(Path(sys.argv[1]))
+except UserError as error:
+    print(error, file=sys.stderr)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "clip.mp4")]
+    error = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert error.count("\n") == 1
+    assert "clip.mp4 is not a video that can be read" in error
 
 
 def test_a_file_that_ends_too_soon_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -158,6 +158,13 @@ def test_settings_out_of_range_are_refused(changes: dict[str, float], said: str)
         propagate_labels(*example(2, 2), replace(PropagationConfig(), **changes))
 
 
+@pytest.mark.gpu
+def test_the_same_on_a_gpu() -> None:
+    inputs = example(20, 30)
+    there = propagate_labels(*(each.cuda() for each in inputs), PropagationConfig())
+    torch.testing.assert_close(there.cpu(), propagate_labels(*inputs, PropagationConfig()), atol=1e-4, rtol=1e-3)
+
+
 def test_less_memory_gives_smaller_tiles() -> None:
     sides = [_tile_side((60, 104), 12, 8, budget) for budget in (1, 10**6, 3 * 10**6, 2**28)]
     assert sides == sorted(sides)
