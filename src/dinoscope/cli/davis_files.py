@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from dinoscope.data.davis import DavisSequence
 
 SETTINGS = "settings.json"
-FPS = 24.0
-"""Frames a second of the videos of DAVIS."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,11 @@ class ModelFiles:
 
         Raises UserError where that is not possible.
         """
+        from dinoscope.data.video import FOLDER_FPS
         from dinoscope.report.video import objects_overlay, video_writer
 
         video = None if self.overlay is None or self._video(sequence).is_file() else self._video(sequence)
-        with contextlib.nullcontext() if video is None else video_writer(self._place(video), FPS) as add:
+        with contextlib.nullcontext() if video is None else video_writer(self._place(video), FOLDER_FPS) as add:
 
             def record(index: int, image: UInt8[ndarray, "h w 3"] | None, mask: UInt8[ndarray, "h w"]) -> None:
                 self._write_mask(sequence, index, mask)
