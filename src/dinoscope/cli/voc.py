@@ -112,7 +112,7 @@ def main(argv: list[str]) -> int:
     from dinoscope.cli.console import progress_bar
     from dinoscope.data.masked_images import find_masked_images
     from dinoscope.measurement import keep, measure_voc
-    from dinoscope.measurement.voc_record import measurement_of
+    from dinoscope.measurement.voc_record import measurements, summarise
     from dinoscope.model_names import load_models
 
     _check(options)
@@ -124,16 +124,17 @@ def main(argv: list[str]) -> int:
     keep_masks = options.save_masks is not None or options.pictures > 0
     with progress_bar("attention masks") as progress:
         result = measure_voc(models, images, config, progress, keep_masks=keep_masks)
-    values = voc_files.json_values(result, limit, options.published)
-    tables = voc_files.tables(result, limit, len(found), options.published)
+    summary = summarise(result)
+    values = voc_files.json_values(summary, limit, options.published)
+    tables = voc_files.tables(summary, limit, len(found), options.published)
+    written = voc_files.write(options, summary, values, tables)
+    for model, measurement in zip(models, measurements(summary, limit), strict=True):
+        if model.path is not None:
+            keep(model.path, _kept_name(options.map, limit), measurement)
     if options.json:
         print(json.dumps(values, indent=2))
     else:
         _show(tables.terminal)
-    written = voc_files.write(options, result, values, tables)
-    for scores in result.models:
-        if scores.model.path is not None:
-            keep(scores.model.path, _kept_name(options.map, limit), measurement_of(result, scores, limit))
     _say(written, options)
     return 0
 

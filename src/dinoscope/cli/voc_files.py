@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 
 from dinoscope import checkpoint
+from dinoscope.cli.console import progress_bar
 from dinoscope.data.decode import decode
 from dinoscope.data.masked_images import MaskedImages
 from dinoscope.errors import UserError
 from dinoscope.measurement import VocResult
-from dinoscope.measurement.voc_record import FIGURES, by_class, differences, intervals_of, measurement_of
+from dinoscope.measurement.voc_record import FIGURES, VocSummary, by_class, measurements
 from dinoscope.report.comparison_figure import png
 from dinoscope.report.figures import write_png
 from dinoscope.report.mask_sheet import Masked, SheetRow, mask_sheet
@@ -52,40 +53,40 @@ class Tables:
     all: tuple[Table, ...]
 
 
-def tables(result: VocResult, limit: int | None, found: int, published: bool) -> Tables:
+def tables(summary: VocSummary, limit: int | None, found: int, published: bool) -> Tables:
     """The tables. limit: the images asked for, of `found`, or None for all."""
     rows = [row for each in PUBLISHED_JACCARD for row in each.rows()] if published else []
-    first = models_table(result, rows, JACCARD_SOURCE)
+    result = summary.result
+    first = models_table(summary, rows, JACCARD_SOURCE)
     if limit is not None:
         said = f"--limit {limit}: {limit} of {found} images, spread evenly."
         first = Table(first.columns, first.sections, first.caption, first.notes, (said, *first.remarks))
     sweep, classes = sweep_table(result), classes_table(result)
-    pairs = [differences_table(result, differences(result))] if len(result.models) > 1 else []
+    pairs = [differences_table(summary)] if len(result.models) > 1 else []
     few = len(result.models) * (len(result.models) - 1) // 2 <= _MOST_PAIRS
     return Tables((first, *(pairs if few else []), sweep), (first, *pairs, sweep, classes))
 
 
-def json_values(result: VocResult, limit: int | None, published: bool) -> dict[str, Any]:
+def json_values(summary: VocSummary, limit: int | None, published: bool) -> dict[str, Any]:
     """Everything, as plain values: shares in [0, 1], but metrics in %."""
+    result, masses = summary.result, summary.result.config.all_masses
+    rows = zip(result.models, measurements(summary, limit), summary.intervals, strict=True)
     models = [
         {
             "label": scores.model.label,
             "model": scores.model.name,
-            **to_dict(measurement_of(result, scores, limit)),
+            **to_dict(measurement),
             "sweep": {
-                name: [
-                    {"mass": mass, **asdict(interval)}
-                    for mass, interval in zip(result.config.all_masses, intervals, strict=True)
-                ]
-                for name, intervals in intervals_of(result, scores).items()
+                name: [{"mass": mass, **asdict(each)} for mass, each in zip(masses, found, strict=True)]
+                for name, found in intervals.items()
             },
         }
-        for scores in result.models
+        for scores, measurement, intervals in rows
     ]
     values: dict[str, Any] = {
         "figures": FIGURES,
         "models": models,
-        "differences": [asdict(each) for each in differences(result)],
+        "differences": [asdict(each) for each in summary.differences],
         "classes": [asdict(each) for each in by_class(result)],
         "left_out": [asdict(fault) for fault in result.faults],
     }
@@ -109,28 +110,30 @@ def claim_files(options: Options, images: MaskedImages, labels: Sequence[str]) -
         raise UserError(f"{there[0]} is there already: name another folder, or add --overwrite")
 
 
-def write(options: Options, result: VocResult, values: Mapping[str, Any], tables: Tables) -> list[Path]:
+def write(options: Options, summary: VocSummary, values: Mapping[str, Any], tables: Tables) -> list[Path]:
     """Write what was asked for, each file whole or not at all; return the files. Raises UserError."""
     written: list[Path] = []
+    result = summary.result
     try:
         if options.out is not None:
-            written += _write_out(options.out, result, values, tables)
+            written += _write_out(options.out, summary, values, tables)
             written += _write_pages(options.out, result, options.pictures)
         if options.save_masks is not None:
-            written += _write_masks(options.save_masks, result)
+            with progress_bar("writing masks") as tell:
+                written += _write_masks(options.save_masks, result, tell)
     except OSError as error:
         raise UserError(f"the results could not be written: {error}") from error
     return written
 
 
-def _write_out(out: Path, result: VocResult, values: Mapping[str, Any], tables: Tables) -> Iterator[Path]:
+def _write_out(out: Path, summary: VocSummary, values: Mapping[str, Any], tables: Tables) -> Iterator[Path]:
     out.mkdir(parents=True, exist_ok=True)
     picture = f"\n![Jaccard by the mass that a mask holds]({SWEEP})\n"
     contents = {
         TABLE: ("# Jaccard of attention masks\n\n" + "\n".join(map(markdown, tables.all)) + picture).encode(),
-        CSV: csv_text(CSV_HEADER, csv_rows(result)).encode("utf-8", errors="surrogateescape"),
+        CSV: csv_text(CSV_HEADER, csv_rows(summary.result)).encode("utf-8", errors="surrogateescape"),
         JSON: (json.dumps(values, indent=2) + "\n").encode(),
-        SWEEP: _sweep(result),
+        SWEEP: _sweep(summary),
     }
     for name, content in contents.items():
         with checkpoint.replacing(out / name) as partial:
@@ -138,13 +141,14 @@ def _write_out(out: Path, result: VocResult, values: Mapping[str, Any], tables: 
         yield out / name
 
 
-def _sweep(result: VocResult) -> bytes:
+def _sweep(summary: VocSummary) -> bytes:
+    result = summary.result
     panels: list[tuple[str, list[Band]]] = []
-    found = {scores.model.label: intervals_of(result, scores) for scores in result.models}
+    labels = [scores.model.label for scores in result.models]
     for name, title in FIGURES.items():
         bands = [
             Band(label, *(tuple(100 * value for value in column) for column in zip(*ends, strict=True)))
-            for label, intervals in found.items()
+            for label, intervals in zip(labels, summary.intervals, strict=True)
             if name in intervals
             for ends in [[(each.mean, each.low, each.high) for each in intervals[name]]]
         ]
@@ -157,7 +161,7 @@ def _sweep(result: VocResult) -> bytes:
     return png(mass_sweep(result.config.all_masses, panels, result.config.mass, note))
 
 
-def _write_masks(folder: Path, result: VocResult) -> Iterator[Path]:
+def _write_masks(folder: Path, result: VocResult, tell: Callable[[int, int], None]) -> Iterator[Path]:
     """Each mask of whole patches at the size of its image, by the nearest patch."""
     for place, index in enumerate(result.used):
         height, width = result.images.classes(index).shape
@@ -167,6 +171,7 @@ def _write_masks(folder: Path, result: VocResult) -> Iterator[Path]:
             mask = 255 * scores.masks[place].astype(np.uint8)
             write_png(path, cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
             yield path
+        tell(place + 1, len(result.used))
 
 
 def _write_pages(out: Path, result: VocResult, count: int) -> Iterator[Path]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from dinoscope.evaluation.bootstrap import Interval
 from dinoscope.measurement.voc import PUBLISHED_MASS, PUBLISHED_SIDE, VocResult
-from dinoscope.measurement.voc_record import FIGURES, PUBLISHED, Difference, by_class, intervals_of
+from dinoscope.measurement.voc_record import FIGURES, PUBLISHED, VocSummary, by_class
 from dinoscope.report.tables import Column, Section, Table, TableRow
 
 ABSENT = "–"
@@ -15,13 +15,13 @@ ABSENT = "–"
 CSV_HEADER = ("image", "model", "classes", "mass", *FIGURES)
 
 
-def models_table(result: VocResult, published: Sequence[tuple[str, float]] = (), source: str = "") -> Table:
+def models_table(summary: VocSummary, published: Sequence[tuple[str, float]] = (), source: str = "") -> Table:
     """One row for each model, in % with intervals. published: name and figure of rows that were not measured here."""
+    result = summary.result
     names = _names(result)
     columns = (Column("Model"), *(Column(FIGURES[name], "right") for name in names))
     rows = []
-    for scores in result.models:
-        intervals = intervals_of(result, scores)
+    for scores, intervals in zip(result.models, summary.intervals, strict=True):
         cells = (with_ends(intervals[name][result.config.at]) if name in intervals else ABSENT for name in names)
         rows.append(TableRow((scores.model.label, *cells)))
     sections = [Section(tuple(rows), "Measured here" if published else "")]
@@ -35,14 +35,17 @@ def models_table(result: VocResult, published: Sequence[tuple[str, float]] = (),
     return Table(columns, tuple(sections), caption, remarks=(*remarks(result), *([source] if published else [])))
 
 
-def differences_table(result: VocResult, found: Sequence[Difference]) -> Table:
+def differences_table(summary: VocSummary) -> Table:
     """One row for each pair of models: the second less the first, in points of %."""
-    names = _names(result)
+    found = summary.differences
+    names = _names(summary.result)
     columns = (Column("Models"), *(Column(FIGURES[name], "right") for name in names))
     pairs = list(dict.fromkeys((each.first, each.second) for each in found))
     cells = {(each.first, each.second, each.figure): with_ends(each.interval, sign=True) for each in found}
     rows = [TableRow((f"{b} − {a}", *(cells.get((a, b, name), ABSENT) for name in names))) for a, b in pairs]
-    caption = f"Differences in points of % [{_confidence(result)} interval], paired: the models saw the same images"
+    caption = (
+        f"Differences in points of % [{_confidence(summary.result)} interval], paired: the models saw the same images"
+    )
     return Table(columns, (Section(tuple(rows)),), caption)
 
 
