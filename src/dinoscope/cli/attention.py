@@ -172,9 +172,10 @@ def _comparison(
         jaccard = truth.measure(seen, viewer.model.label, mask) if truth else None
         what = map_title(options.map, viewer.model.backbone)
         shown.append(ModelMap(viewer.model.label, what, mean.numpy(), mask.numpy(), jaccard))
-    sizes = sorted({viewer.size for viewer in viewers})
-    block = "last block" if options.block == -1 else f"block {options.block}"
-    heading = Heading(seen.file.name, f"{block}, {' and '.join(map(str, sizes))} px")
+    block = "the last block" if options.block == -1 else f"block {options.block}"
+    if options.map == "rollout":
+        block = f"rollout to {block}"
+    heading = Heading(seen.file.name, f"{block}, {_sizes(viewers)}")
     yield comparison_page(seen.image, shown, options.mass, heading, truth.objects(seen) if truth else None)
 
 
@@ -194,5 +195,10 @@ def _blocks(seen: Seen, viewers: Sequence[Viewer]) -> Iterator[UInt8[ndarray, "_
         with torch.no_grad():
             maps = [viewer.on_cpu(each.mean(dim=1), "attention") for each in attention_of_blocks(backbone, images)]
         rows.append((viewer.model.label, [each.numpy() for each in maps]))
-    note = viewers[0].note if len(viewers) == 1 else ""
+    note = viewers[0].note if len(viewers) == 1 else _sizes(viewers)
     yield blocks_page(seen.image, rows, Heading(seen.file.name, note))
+
+
+def _sizes(viewers: Sequence[Viewer]) -> str:
+    """The short sides at which models see an image, each once."""
+    return " and ".join(map(str, sorted({viewer.size for viewer in viewers}))) + " px"
