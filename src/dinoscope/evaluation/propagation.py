@@ -219,7 +219,9 @@ def _insert(
     return torch.where(given[1:].any(dim=0), given, kept)
 
 
-def _warn_of_lost(mask: UInt8[ndarray, "h w"], ids: UInt8[ndarray, " labels"], grid: tuple[int, int], number: int):
+def _warn_of_lost(
+    mask: UInt8[ndarray, "h w"], ids: UInt8[ndarray, " labels"], grid: tuple[int, int], number: int
+) -> None:
     """Log the objects that are so small that no cell has its centre in them."""
     cells = _one_hot(mask, ids, grid).flatten(1).any(dim=1).numpy()
     if lost := [int(i) for i in np.setdiff1d(np.unique(mask), ids[cells]) if i]:
