@@ -10,13 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from torch import Tensor
 
 from dinoscope.data.index_png import encode_indices
 from dinoscope.data.masked_images import MaskedImages, find_masked_images
 from dinoscope.errors import UserError
-from dinoscope.evaluation.bootstrap import BootstrapConfig, difference_intervals, mean_intervals, resampled_means
 from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.evaluation.voc import (
     cell_jaccard,
@@ -28,7 +26,6 @@ from dinoscope.evaluation.voc import (
 )
 from dinoscope.explain.attention import mass_mask, mass_masks, upsample
 from dinoscope.measurement.voc import VocConfig, VocResult, measure_voc
-from dinoscope.measurement.voc_images import Batcher, Looks, Sample, read_samples, squared, squared_mask
 from dinoscope.measurement.voc_record import by_class, measurements, summarise
 from dinoscope.model_names import NamedModel, load_models
 from dinoscope.models.backbone import Backbone
@@ -167,19 +164,6 @@ def test_ranking_once_gives_the_same_masks() -> None:
         mass_masks(maps, (0.5, 1.5))
 
 
-def test_squares_are_those_of_pillow() -> None:
-    generator = np.random.default_rng(0)
-    image = cv2.resize(
-        generator.integers(0, 255, (9, 12, 3), dtype=np.uint8), (500, 375), interpolation=cv2.INTER_CUBIC
-    )
-    theirs = np.asarray(Image.fromarray(image).resize((512, 512), Image.Resampling.BILINEAR))
-    ours = squared(image, 512).permute(1, 2, 0).numpy()
-    assert np.abs(ours.astype(int) - theirs).max() <= 1
-    mask = generator.choice(np.array([0, 3, 255], np.uint8), (375, 500))
-    palette = Image.fromarray(mask, mode="P")
-    assert np.array_equal(squared_mask(mask, 512), np.asarray(palette.resize((512, 512), Image.Resampling.BILINEAR)))
-
-
 def test_a_head_is_chosen_on_the_other_half() -> None:
     # head 0 fits the first two images, head 1 the others: each half is reported with the head of the other
     scores = torch.tensor([[[0.9, 0.1]], [[0.7, 0.3]], [[0.2, 0.6]], [[0.0, 0.8]]])
@@ -195,43 +179,6 @@ def test_halves_are_seeded_and_equal() -> None:
     assert first.sum() == 50
     assert torch.equal(first, two_halves(101, seed=3))
     assert not torch.equal(first, two_halves(101, seed=4))
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 1000))
-def test_an_interval_holds_the_mean(values: list[float], seed: int) -> None:
-    column = torch.tensor(values, dtype=torch.float64)[:, None]
-    interval = mean_intervals(column, BootstrapConfig(1000, seed=seed))[0]
-    assert interval.mean == pytest.approx(sum(values) / len(values))
-    assert min(values) - 1e-9 <= interval.low <= interval.mean + 1e-9
-    assert interval.mean - 1e-9 <= interval.high <= max(values) + 1e-9
-
-
-def test_the_bootstrap_of_two_images() -> None:
-    """Of 0 and 1, half of the means are 1/2, a quarter each 0 and 1 (binomial); 0.02 is four deviations and more."""
-    means = resampled_means(torch.tensor([[0.0], [1.0]]), BootstrapConfig(10_000, seed=1))[:, 0]
-    shares = [(means == value).double().mean().item() for value in (0, 0.5, 1)]
-    assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
-
-
-def test_the_bootstrap_has_the_width_of_the_normal_interval() -> None:
-    values = torch.randn(400, 1, generator=torch.Generator().manual_seed(0)).double()
-    interval = mean_intervals(values)[0]
-    half = 1.96 * values.std(correction=0).item() / 20
-    assert interval.high - interval.low == pytest.approx(2 * half, rel=0.05)
-    assert mean_intervals(values) == mean_intervals(values)
-
-
-def test_a_paired_difference_knows_that_the_images_are_the_same() -> None:
-    first = torch.rand(50, 2, generator=torch.Generator().manual_seed(0))
-    interval = difference_intervals(first, first + 0.25)[1]
-    assert (interval.low, interval.mean, interval.high) == pytest.approx((0.25, 0.25, 0.25))
-
-
-@pytest.mark.parametrize("values", [{"resamples": 0}, {"confidence": 1.0}])
-def test_bootstraps_out_of_range_are_refused(values: dict[str, float]) -> None:
-    with pytest.raises(UserError):
-        BootstrapConfig(**values)  # pyright: ignore[reportArgumentType]
 
 
 def spoilt(tmp_path: Path) -> MaskedImages:
@@ -297,21 +244,13 @@ def test_the_order_and_the_batch_do_not_matter(tmp_path: Path) -> None:
     head = one.models[1].strict_head
     assert head is not None
     torch.testing.assert_close(head.scores, one.models[1].figures["strict_mean"])  # the one map is both
-    assert {each.figure for each in summarise(one).differences} == {"published", "strict_mean", "strict_head"}
-
-
-def test_images_wait_for_others_of_their_size_but_not_for_ever() -> None:
-    def sample(index: int, width: int) -> Sample:
-        pixels = torch.zeros(3, 8, width, dtype=torch.uint8)
-        return Sample(index, "strict", 8, pixels, count_cells(np.ones((8, width), np.uint8), (1, width // 8)))
-
-    batcher = Batcher(batch_size=2)
-    assert batcher.add([sample(0, 8)]) == []
-    assert [[s.index for s in group] for group in batcher.add([sample(1, 16), sample(2, 8)])] == [[0, 2]]
-    ready = [group for n in range(16) for group in batcher.add([sample(3 + n, 24 + 8 * n)])]
-    assert [[s.index for s in group] for group in ready] == [[1]]
-    assert len(batcher.rest()) == 16
-    assert batcher.rest() == []
+    summary = summarise(one)
+    assert [each.figure for each in summary.differences] == ["published", "strict_mean", "strict_head"]
+    for each in summary.differences:
+        assert (each.first, each.second) == ("random vit_micro_conv8", "random resnet_micro")
+        first, second = (intervals[each.figure][one.config.at].mean for intervals in summary.intervals)
+        assert each.interval.mean == pytest.approx(second - first)
+        assert each.interval.low < each.interval.mean < each.interval.high
 
 
 def test_weights_that_give_no_numbers_are_named(tmp_path: Path, vit: NamedModel) -> None:
@@ -335,16 +274,3 @@ def test_settings_out_of_range(tmp_path: Path, vit: NamedModel, changes: dict[st
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
     with pytest.raises(UserError, match=said):
         measure_voc([vit], images, small_config(**changes))
-
-
-def test_samples_keep_the_aspect_or_become_squares(tmp_path: Path) -> None:
-    images = find_masked_images(write_voc(tmp_path, {"a": np.ones((60, 90), np.uint8)}))
-    samples = read_samples(images, 0, Looks(("published", "strict"), 64, 48, (8, 16)))
-    assert isinstance(samples, list)
-    shapes = {(s.protocol, s.patch): (tuple(s.pixels.shape), s.truth.grid) for s in samples}
-    assert shapes == {
-        ("published", 8): ((3, 64, 64), (8, 8)),
-        ("published", 16): ((3, 64, 64), (4, 4)),
-        ("strict", 8): ((3, 48, 72), (6, 9)),
-        ("strict", 16): ((3, 48, 64), (3, 4)),
-    }

@@ -1,7 +1,7 @@
 """How sure a mean over images is: percentile intervals of the bootstrap (Efron 1979), seeded and vectorised.
 
 Images are drawn with replacement. Columns of `values` share their draws, and so do calls with as many images and
-the same config: the difference of two models on the same images is one call with the differences of each image.
+the same config. The difference of two models on the same images is the mean of each image's difference (paired).
 """
 
 from __future__ import annotations
@@ -65,13 +65,6 @@ def mean_intervals(values: Float[Tensor, "n k"], config: BootstrapConfig = Boots
     return [
         Interval(middle[column].item(), low[column].item(), high[column].item()) for column in range(values.shape[1])
     ]
-
-
-def difference_intervals(
-    first: Float[Tensor, "n k"], second: Float[Tensor, "n k"], config: BootstrapConfig = BootstrapConfig()
-) -> list[Interval]:
-    """How much larger the mean of `second` is than that of `first`, whose rows are of the same images (paired)."""
-    return mean_intervals(second.double() - first.double(), config)
 
 
 def resampled_means(values: Float[Tensor, "n k"], config: BootstrapConfig) -> Float[Tensor, "resamples k"]:
