@@ -19,8 +19,8 @@ from dinoscope.errors import UserError
 
 _OPACITY = 0.5
 _GIF_SIDE = 640  # pixels: the longer side of a GIF is at most this, as its frames are held until the end
-_CODEC = "mp4v"
-"""MPEG-4 part 2: the one that OpenCV's own wheels can always write. Browsers that do not play it play a GIF."""
+_CODECS = ("vp09", "mp4v")
+"""VP9, which OpenCV's wheels can write and browsers play, then MPEG-4 part 2, which browsers do not."""
 
 AddFrame = Callable[[UInt8[ndarray, "h w 3"]], None]
 
@@ -71,8 +71,7 @@ def _mp4(path: Path, fps: float) -> Iterator[AddFrame]:
         height, width = frame.shape[:2]
         even = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         if not writer:
-            code = cv2.VideoWriter.fourcc(*_CODEC)
-            writer.append(cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, fps, (even.shape[1], even.shape[0])))
+            writer.append(_opened(path, fps, (even.shape[1], even.shape[0])))
         writer[0].write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
         written += 1
 
@@ -84,6 +83,15 @@ def _mp4(path: Path, fps: float) -> Iterator[AddFrame]:
     # OpenCV tells nothing where the disk is full or the codec is missing
     if not _opens(path, written):
         raise OSError("OpenCV wrote no video that can be opened again; is the disk full? A GIF may do instead")
+
+
+def _opened(path: Path, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
+    """A writer of the first codec that there is. Raises OSError where there is none."""
+    for codec in _CODECS:
+        writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, size)
+        if writer.isOpened():
+            return writer
+    raise OSError(f"this OpenCV writes neither of {', '.join(_CODECS)}; a GIF may do instead")
 
 
 def _opens(path: Path, frames: int) -> bool:
