@@ -51,6 +51,7 @@ def test_everything_at_once(data: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "Void pixels count as not belonging to the class" in printed
     assert "At 64 px instead of 512 it does not compare with published figures" in printed
     assert "Without heads, the one map" in printed
+    assert "(the whole" in printed
     assert "45.9" in printed  # as published
     assert "Caron et al. 2021" in printed
     assert "The best mass was not chosen" in printed

@@ -23,6 +23,7 @@ from dinoscope.evaluation.voc import (
     published_scores,
     strict_scores,
     two_halves,
+    whole_image_scores,
 )
 from dinoscope.explain.attention import mass_mask, mass_masks, upsample
 from dinoscope.measurement.voc import VocConfig, VocResult, measure_voc
@@ -84,6 +85,8 @@ def test_both_protocols_by_hand() -> None:
     # Void pixels do not. 7 pixels are objects. A and C: those and no other. A and B: 3 of 7, and 4 others.
     # C and D: 4 of 7, and 3 others.
     assert strict_scores(masks, counts).tolist() == pytest.approx([1, 3 / 11, 4 / 10])
+    # the whole image: 3 and 4 of 16 pixels; 7 of the 14 that are not void
+    assert whole_image_scores(counts) == pytest.approx(((3 / 16 + 4 / 16) / 2, 7 / 14))
 
 
 def test_the_same_through_the_whole_way(tmp_path: Path, vit: NamedModel) -> None:
@@ -98,6 +101,7 @@ def test_the_same_through_the_whole_way(tmp_path: Path, vit: NamedModel) -> None
     assert scores.strict_head.scores[:, 0].tolist() == pytest.approx([4 / 10] * 3)  # head 1, on every half
     assert scores.strict_head.heads[:, 0].tolist() == [1, 1]
     assert scores.masks[0].tolist() == [[True, False], [True, False]]
+    assert result.whole_image == pytest.approx({"published": 7 / 32, "strict": 1 / 2})
     # at a mass of .93 it takes a third cell (.48 + .42 + .05), of two equal ones the earlier: A B C, and C D A
     assert scores.published[0, 1].item() == pytest.approx((3 / 12 + 4 / 12) / 2)
     values = {metric.name: metric.value for metric in measurements(summarise(result))[0].metrics}

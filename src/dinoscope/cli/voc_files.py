@@ -86,6 +86,7 @@ def json_values(summary: VocSummary, limit: int | None, published: bool) -> dict
     values: dict[str, Any] = {
         "figures": FIGURES,
         "models": models,
+        "whole_image": result.whole_image,
         "differences": [asdict(each) for each in summary.differences],
         "classes": [asdict(each) for each in by_class(result)],
         "left_out": [asdict(fault) for fault in result.faults],
@@ -213,8 +214,8 @@ def _row(result: VocResult, place: int) -> SheetRow:
 def _page_note(result: VocResult) -> str:
     mass = f"masks hold {as_percent(result.config.mass)}"
     if _kept_figure(result) == "published":
-        return f"published protocol, {mass}: the truth chose the head of each class, shown together; mean over classes"
-    return f"strict protocol, {mass}: mean over the heads; Jaccard with all objects"
+        return f"published, {mass}: the truth chose the head of each class, shown together; mean over classes"
+    return f"strict, {mass}: mean over the heads; Jaccard with all objects; light grey: void, not counted"
 
 
 def _kept_figure(result: VocResult) -> str:

@@ -91,6 +91,13 @@ def strict_scores(masks: Bool[Tensor, "*batch maps cells"], counts: CellCounts) 
     return cell_jaccard(masks, counts.objects.sum(dim=0, keepdim=True), counts.pixels - counts.void)[..., 0]
 
 
+def whole_image_scores(counts: CellCounts) -> tuple[float, float]:
+    """What a mask of the whole image would score, published and strict: what looking nowhere in particular gives."""
+    everything = torch.ones(1, len(counts.pixels), dtype=torch.bool)
+    published, _ = published_scores(everything, counts)
+    return published.mean().item(), strict_scores(everything, counts).item()
+
+
 @dataclass(frozen=True)
 class FixedHead:
     """Each image's Jaccard with a head that was chosen on the other half of the images.

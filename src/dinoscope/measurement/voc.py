@@ -14,7 +14,14 @@ from torch import Tensor
 from dinoscope.data.masked_images import MaskedImages
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation.bootstrap import BootstrapConfig
-from dinoscope.evaluation.voc import FixedHead, fixed_head, published_scores, strict_scores, two_halves
+from dinoscope.evaluation.voc import (
+    FixedHead,
+    fixed_head,
+    published_scores,
+    strict_scores,
+    two_halves,
+    whole_image_scores,
+)
 from dinoscope.explain.attention import mass_masks, mean_and_heads
 from dinoscope.explain.maps import MAPS
 from dinoscope.measurement.voc_images import (
@@ -118,6 +125,7 @@ class VocResult:
 
     used: positions of the n images in `images`. classes: of each of them (of its squared mask, if published).
     faults: the images that were left out.
+    whole_image: protocol -> the mean over the images, in [0, 1], of a mask of the whole image.
     """
 
     images: MaskedImages
@@ -126,6 +134,7 @@ class VocResult:
     classes: tuple[tuple[int, ...], ...]
     faults: tuple[Fault, ...]
     models: tuple[ModelScores, ...]
+    whole_image: dict[str, float]
 
 
 def measure_voc(
@@ -192,6 +201,7 @@ class _Recorder:
         self.classes: dict[int, tuple[int, ...]] = {}
         self.strict: dict[int, Float[Tensor, "masses maps"]] = {}
         self.masks: dict[int, Bool[ndarray, "r c"]] = {}
+        self.whole: dict[str, dict[int, float]] = {protocol: {} for protocol in config.protocols}
         self.maps = 0
 
     def record(self, group: Sequence[Sample]) -> None:
@@ -219,7 +229,8 @@ class _Recorder:
         return maps
 
     def _score(self, sample: Sample, masks: Bool[Tensor, "masses maps cells"]) -> None:
-        kept = None
+        kept, (published, strict) = None, whole_image_scores(sample.truth)
+        self.whole[sample.protocol][sample.index] = published if sample.protocol == "published" else strict
         if sample.protocol == "published":
             self.of_classes[sample.index], heads = published_scores(masks, sample.truth)
             if "strict" not in self.config.protocols:
@@ -257,7 +268,8 @@ def _gathered(
     used = tuple(sorted(classes))
     first_half = two_halves(len(used), config.seed)
     scores = tuple(recorder.scores(used, first_half) for recorder in recorders)
-    return VocResult(images, config, used, tuple(classes[index] for index in used), tuple(faults), scores)
+    whole = {protocol: sum(found.values()) / len(found) for protocol, found in recorders[0].whole.items()}
+    return VocResult(images, config, used, tuple(classes[index] for index in used), tuple(faults), scores, whole)
 
 
 def _without_mask(name: str) -> Fault:

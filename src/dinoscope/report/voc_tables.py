@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from dinoscope.evaluation.bootstrap import Interval
 from dinoscope.measurement.voc import PUBLISHED_MASS, PUBLISHED_SIDE, VocResult
-from dinoscope.measurement.voc_record import FIGURES, PUBLISHED, VocSummary, by_class
+from dinoscope.measurement.voc_record import FIGURES, PUBLISHED, STRICT_MEAN, VocSummary, by_class
 from dinoscope.report.tables import Column, Section, Table, TableRow
 
 ABSENT = "–"
+WHOLE_IMAGE = "(the whole image as the mask)"
 
 CSV_HEADER = ("image", "model", "classes", "mass", *FIGURES)
 
@@ -24,6 +25,10 @@ def models_table(summary: VocSummary, published: Sequence[tuple[str, float]] = (
     for scores, intervals in zip(result.models, summary.intervals, strict=True):
         cells = (with_ends(intervals[name][result.config.at]) if name in intervals else ABSENT for name in names)
         rows.append(TableRow((scores.model.label, *cells)))
+    whole = {PUBLISHED: "published", STRICT_MEAN: "strict"}
+    shares = (result.whole_image.get(whole.get(name, "")) for name in names)
+    cells = (ABSENT if share is None else f"{100 * share:.1f}" for share in shares)
+    rows.append(TableRow((WHOLE_IMAGE, *cells)))
     sections = [Section(tuple(rows), "Measured here" if published else "")]
     if published:
         others = [
