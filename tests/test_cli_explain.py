@@ -117,7 +117,7 @@ def test_without_masks_there_are_no_columns_about_objects(
     table = (tmp_path / "out/table.md").read_text()
     assert "deletion" in table
     assert all(word not in table for word in ("Jaccard", "pointing", "chance", "centre bias"))
-    assert "1 images could not be used, such as" in table
+    assert "1 of 4 images could not be used, such as" in table
     assert "broken.png" in capsys.readouterr().out
     assert not any(name.startswith("explain_energy") for name in values(tmp_path / "out")["random vit_micro_conv8"])
 
@@ -158,8 +158,8 @@ def test_images_without_object_or_with_an_unfit_mask_are_counted(scenes: Path, t
     assert "is 32 x 16 px, its image 32 x 32" in kept_values["left_out"][0]
     assert len(kept_values["without_mask"]) == 1
     table = (tmp_path / "out/table.md").read_text()
-    assert "1 images have no object" in table
-    assert "1 images have no mask" in table
+    assert "in the columns that need none: 1 of 8 images" in table
+    assert "Without a mask, and left out: 1 images" in table
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Does the network need what a map points at? Deletion and insertion (Petsiuk et al. 2018, RISE, section 4.3).
+"""Does the network need what a map points at? Deletion and insertion (Petsiuk et al. 2018, RISE).
 
 Patches are ranked by the map. Deletion replaces the first ranked first, in steps, until none is left; insertion
 reveals them in the same order on an image that is wholly replaced. At each step a score says how much of what the
@@ -22,8 +22,12 @@ from dinoscope.errors import UserError
 from dinoscope.explain.targets import Score, cosine_to
 from dinoscope.features.extraction import Describe
 
-MIN_RANGE = 0.01
-"""Least fall of the score from the image to the replaced image for which `Curves.scaled` is defined."""
+MIN_RANGE = 0.001
+"""Least fall of the score from the image to the replaced image for which `Curves.scaled` is defined.
+
+All features of some networks lie within a narrow cone, so that cosines differ little and still mean something; but
+features are float32, whose cosines are right to about a millionth, and a thousandth of the scale must show.
+"""
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def perturbation_curves(
     ends, inner = deleted[0, [0, -1]], torch.cat([deleted, revealed])[:, 1:-1]
     masks = torch.cat([ends, inner.flatten(0, 1)]).unflatten(1, values.shape)
     features = _described(describe, image, substitute(image, config), masks, config.batch_size)
-    scores = (cosine_to(features, features[0]) if score is None else score(features)).double().cpu()
+    scores = (cosine_to(features.double(), features[0]) if score is None else score(features)).double().cpu()
     whole, nothing = scores[0].expand(len(inner), 1), scores[1].expand(len(inner), 1)
     first, last = whole.clone(), nothing.clone()
     first[-1], last[-1] = scores[1], scores[0]

@@ -134,19 +134,22 @@ def _remarks(result: ExplainResult, intervals: bool) -> Iterator[str]:
 
 
 def _left_out(result: ExplainResult) -> Iterator[str]:
-    masked = result.subjects.masked
+    masked, count = result.subjects.masked, len(result.rows[0].scores)
     if result.faults:
-        yield f"{len(result.faults)} images could not be used, such as {result.faults[0]}"
+        yield f"{len(result.faults)} of {len(result.subjects)} images could not be used, such as {result.faults[0]}"
     if masked is not None and masked.without_mask:
-        yield f"{len(masked.without_mask)} images have no mask and were left out, such as {masked.without_mask[0]}"
+        yield f"Without a mask, and left out: {len(masked.without_mask)} images, such as {masked.without_mask[0]}"
     if result.without_object:
-        yield f"{result.without_object} images have no object: their maps count in the other columns alone."
+        yield f"Without an object, and only in the columns that need none: {result.without_object} of {count} images."
     for row in result.rows:
         protocol = result.protocol(row)
         if protocol["empty_maps"]:
-            yield f"{row.label}: {protocol['empty_maps']} maps are zero throughout; on objects they count as even."
+            yield (
+                f"{row.label}: {protocol['empty_maps']} of {count} maps are zero throughout; "
+                "on objects they count as even, and their masks are empty."
+            )
         if protocol["images_of_no_range"]:
             yield (
-                f"{row.label}: {protocol['images_of_no_range']} images keep their feature when wholly replaced, "
-                "and have no deletion or insertion."
+                f"{row.label}: {protocol['images_of_no_range']} of {count} images keep their feature when wholly "
+                "replaced, and are not in deletion and insertion."
             )
