@@ -76,6 +76,10 @@ def test_two_families_beside_chance_and_the_centre(
         assert figures["explain_energy_low"] <= figures["explain_energy"] <= figures["explain_energy_high"]
         assert figures["explain_area"] == pytest.approx(found["my-run"]["explain_area"])
     assert 0 <= found["my-run"]["explain_agreement"] <= 1
+    for area in ("deletion", "insertion"):  # scaling by the mean fall keeps what is gained over random orders
+        figures = found["my-run"]
+        gained = figures[f"explain_{area}_plain"] - figures["explain_random_plain"]
+        assert figures[f"explain_{area}_gain"] == pytest.approx(gained / figures["explain_range"])
     assert "explain_agreement" not in found["random resnet_micro"]
     assert "explain_deletion_plain" not in found["centre bias"]
 
@@ -215,3 +219,18 @@ def test_weights_that_give_no_numbers_are_named(
     checkpoint.export_backbone(tmp_path / "diverged", backbone)
     assert explain(tmp_path / "out", "--model", tmp_path / "diverged", "--data", picture_folder(1)) == 2
     assert "diverged: a map is not finite" in capsys.readouterr().err
+
+
+def test_a_network_that_gives_every_image_one_feature_has_no_areas(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    backbone = build_backbone(BackboneConfig("vit_micro_conv8", 32))
+    with torch.no_grad():
+        backbone.net.norm.weight.zero_()
+        backbone.net.norm.bias.fill_(1)
+    checkpoint.export_backbone(tmp_path / "collapsed", backbone)
+    assert explain(tmp_path / "out", "--model", tmp_path / "collapsed", "--data", picture_folder(2)) == 0
+    table = (tmp_path / "out/table.md").read_text()
+    assert "| collapsed | attention | – | – | – | – |" in table
+    assert "collapsed: its features hardly change" in table
+    assert not (tmp_path / "out/curves.png").exists()

@@ -23,7 +23,7 @@ from dinoscope.explain.targets import Score, cosine_to
 from dinoscope.features.extraction import Describe
 
 MIN_RANGE = 0.001
-"""Least fall of the score from the image to the replaced image for which `Curves.scaled` is defined.
+"""Least fall of the score for which `Curves.scaled` is defined.
 
 All features of some networks lie within a narrow cone, so that cosines differ little and still mean something; but
 features are float32, whose cosines are right to about a millionth, and a thousandth of the scale must show.
@@ -86,15 +86,19 @@ class Curves:
         deletion, insertion, random = (torch.trapezoid(curve, self.share).item() for curve in curves)
         return deletion, insertion, random
 
-    def scaled(self) -> Curves | None:
-        """The same where the image scores 1 and the wholly replaced image 0, so that networks can be compared.
+    def scaled(self, fall: float | None = None) -> Curves | None:
+        """The same with 0 for the wholly replaced image, in units of `fall`, so that networks can be compared.
 
-        None where the two scores lie closer than `MIN_RANGE`: to this network they are the same image.
+        fall: `range` of this image, by default; of many images take the mean, or those that hardly change at all
+            would weigh most. The mean of their scaled curves then runs between 1 and 0.
+
+        None where the fall is below `MIN_RANGE`: to this network the two images are the same.
         """
-        if self.range < MIN_RANGE:
+        fall = self.range if fall is None else fall
+        if fall < MIN_RANGE:
             return None
         deletion, insertion, random = (
-            (curve - self.deletion[-1]) / self.range for curve in (self.deletion, self.insertion, self.random)
+            (curve - self.deletion[-1]) / fall for curve in (self.deletion, self.insertion, self.random)
         )
         return replace(self, deletion=deletion, insertion=insertion, random=random)
 

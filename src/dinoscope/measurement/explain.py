@@ -30,10 +30,10 @@ from dinoscope.measurement.explain_scores import (
     MAPS,
     ExplainConfig,
     ImageScores,
-    faithfulness,
     heads,
     localisation,
     map_title,
+    with_areas,
 )
 from dinoscope.measurement.inputs import Extract
 from dinoscope.measurement.record import Measurement
@@ -124,7 +124,6 @@ class ExplainResult:
             "images": len(row.scores),
             "images_left_out": len(self.faults),
             "images_without_object": self.without_object,
-            "images_of_no_range": sum(s.curves is not None and "deletion" not in s.values for s in row.scores),
             "empty_maps": sum(score.empty for score in row.scores),
             "gallery": None if self.gallery is None else str(self.gallery.root),
             "score": "cosine, scaled" if self.gallery is None else "share of the k-NN vote",
@@ -158,7 +157,8 @@ def explain_models(
     faults: dict[str, str] = {}
     rows = [_model_result(model, subjects, config, extract, gallery, faults) for model in models]
     # an image that one network cannot see at all is left out for all: rows are of the same images
-    rows = [replace(row, scores=tuple(s for s in row.scores if s.name not in faults)) for row in rows]
+    kept = [tuple(score for score in row.scores if score.name not in faults) for row in rows]
+    rows = [replace(row, scores=with_areas(s, scale=gallery is None)) for row, s in zip(rows, kept, strict=True)]
     if not rows or not rows[0].scores:
         raise UserError("no image could be measured: " + "; ".join(list(faults.values())[:3]))
     without_object = 0
@@ -217,7 +217,6 @@ def _model_result(
             if objects is not None:
                 values |= localisation(one, objects, config)
             curves = measuring.curves(pixels, one)
-            values |= faithfulness(curves, scale=known is None)
             scores.append(ImageScores(name, values, curves, tuple(entropy(maps).tolist()), not one.any()))
     return ModelResult(model.label, model, map_title(config.map, backbone), tuple(scores))
 

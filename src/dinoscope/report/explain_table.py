@@ -121,7 +121,7 @@ def _remarks(result: ExplainResult, intervals: bool) -> Iterator[str]:
         yield f"Lift: energy over the objects' area. A map says something where it clears the {CENTRE} and chance."
     what = f"{perturbation.blur:.0%} blur" if perturbation.fill == "blur" else "the mean colour"
     score = (
-        "cosine with the image's own feature, scaled from 1 to 0 for the wholly replaced image"
+        "cosine with the image's own feature, scaled so that it falls from 1 to 0 on average"
         if result.gallery is None
         else f"share of the vote of {config.k} neighbours for the class that the whole image is given"
     )
@@ -148,8 +148,8 @@ def _left_out(result: ExplainResult) -> Iterator[str]:
                 f"{row.label}: {protocol['empty_maps']} of {count} maps are zero throughout; "
                 "on objects they count as even, and their masks are empty."
             )
-        if protocol["images_of_no_range"]:
+        if row.model is not None and "deletion" not in row.intervals:
             yield (
-                f"{row.label}: {protocol['images_of_no_range']} of {count} images keep their feature when wholly "
-                "replaced, and are not in deletion and insertion."
+                f"{row.label}: its features hardly change when an image is wholly replaced; "
+                "deletion and insertion are not defined."
             )
