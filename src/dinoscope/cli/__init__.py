@@ -17,6 +17,7 @@ COMMANDS = {
     "scan": "look over a folder: counts, formats, sizes, classes, unreadable files",
     "knn": "k-NN accuracy of a model's features",
     "linear": "accuracy of a linear classifier on a model's frozen features",
+    "voc": "do attention masks lie on the objects? Jaccard on PASCAL VOC 2012, model beside model",
     "throughput": "images per second, parameters and memory of a network, or of training it",
     "compare": "the table and the figures of several runs: accuracy, size and speed, method by method",
     "attention": "pictures of what a model attends to",

@@ -17,6 +17,8 @@ from dinoscope.errors import UserError
 
 _MAX_DRAWS = 2**22
 """Image numbers drawn at a time: 32 MB of them."""
+_COLUMNS = 64
+"""Whose quantiles are computed at a time."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,14 @@ def mean_intervals(values: Float[Tensor, "n k"], config: BootstrapConfig = Boots
         raise ValueError("there is no mean of no images")
     means = resampled_means(values, config)
     outside = (1 - config.confidence) / 2
-    low, high = means.quantile(torch.tensor([outside, 1 - outside], dtype=means.dtype), dim=0)
+    levels = torch.tensor([outside, 1 - outside], dtype=means.dtype)
+    # in parts, for torch refuses quantiles of more than 16 million values
+    parts = [means[:, begin : begin + _COLUMNS] for begin in range(0, means.shape[1], _COLUMNS)]
+    low, high = torch.cat([torch.quantile(part, levels, dim=0) for part in parts], dim=1)
     middle = values.double().mean(dim=0)
-    columns = zip(middle.tolist(), low.tolist(), high.tolist(), strict=True)
-    return [Interval(mean, bottom, top) for mean, bottom, top in columns]
+    return [
+        Interval(middle[column].item(), low[column].item(), high[column].item()) for column in range(values.shape[1])
+    ]
 
 
 def difference_intervals(

@@ -52,11 +52,11 @@ def count_cells(mask: UInt8[ndarray, "h w"], grid: tuple[int, int]) -> CellCount
     place[present] = cells * np.arange(len(present))
     cell_of = columns * nearest_cells(mask.shape[0], rows)[:, None] + nearest_cells(mask.shape[1], columns)
     counts = np.bincount((place[mask] + cell_of).reshape(-1), minlength=cells * len(present))
-    per_value = torch.from_numpy(counts.reshape(len(present), cells)).double()
+    per_value = torch.as_tensor(counts.reshape(len(present), cells)).double()
     objects = np.flatnonzero((present != BACKGROUND) & (present != VOID))
     void = per_value[-1] if present[-1] == VOID else torch.zeros(cells, dtype=torch.float64)
     classes = tuple(int(value) for value in present[objects])
-    return CellCounts(grid, classes, per_value[torch.from_numpy(objects)], void, per_value.sum(dim=0))
+    return CellCounts(grid, classes, per_value[torch.as_tensor(objects)], void, per_value.sum(dim=0))
 
 
 def nearest_cells(pixels: int, cells: int) -> Int[ndarray, " pixels"]:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from dinoscope import checkpoint
-from dinoscope.data.folder import ImageFolder
+from dinoscope.data.folder import ImageFolder, hash_rank
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation.bootstrap import Interval, mean_intervals
 from dinoscope.explain.attention import prepare
@@ -216,7 +216,7 @@ def _model_result(
             values = heads(maps, config.mass)
             if objects is not None:
                 values |= localisation(one, objects, config)
-            curves = measuring.curves(pixels, one)
+            curves = measuring.curves(pixels, one, name)
             scores.append(ImageScores(name, values, curves, tuple(entropy(maps).tolist()), not one.any()))
     return ModelResult(model.label, model, map_title(config.map, backbone), tuple(scores))
 
@@ -248,13 +248,19 @@ class _Measuring:
         found = maps[0].float().cpu()
         return found, found.mean(dim=0)
 
-    def curves(self, pixels: UInt8[Tensor, "3 h w"], values: Float[Tensor, "rows columns"]) -> Curves:
-        """Deletion and insertion, towards the image's own feature or the class it is given."""
+    def curves(self, pixels: UInt8[Tensor, "3 h w"], values: Float[Tensor, "rows columns"], name: str) -> Curves:
+        """Deletion and insertion, towards the image's own feature or the class it is given.
+
+        The random orders differ from image to image, or few orders would decide the control of all of them.
+        """
+        perturbation = self.config.perturbation
+        seed = int.from_bytes(hash_rank(perturbation.seed, name)[:4])
+        perturbation = replace(perturbation, seed=seed)
         score = None
         if self.known is not None:
             known, number = self.known, self._predicted(pixels)
             score = lambda features: known.shares(features)[:, number]
-        return perturbation_curves(self.describe, pixels, values, self.config.perturbation, score)
+        return perturbation_curves(self.describe, pixels, values, perturbation, score)
 
     def _predicted(self, pixels: UInt8[Tensor, "3 h w"]) -> int:
         assert self.known is not None

@@ -103,7 +103,7 @@ class ModelScores:
     of_classes: tuple[Float[Tensor, "masses _"], ...]
     strict_mean: Float[Tensor, "n masses"] | None
     strict_head: FixedHead | None
-    masks: tuple[Bool[ndarray, "r c"], ...] = ()
+    masks: tuple[Bool[ndarray, "_ _"], ...] = ()
 
     @property
     def figures(self) -> dict[str, Float[Tensor, "n masses"]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -141,7 +141,9 @@ def default_threads() -> int:
     return min(cores, 8)
 
 
-def read_ahead(images: MaskedImages, looks: Looks, threads: int, ahead: int) -> Iterator[list[Sample] | Fault]:
+def read_ahead(
+    images: MaskedImages, looks: Looks, threads: int, ahead: int
+) -> Generator[list[Sample] | Fault, None, None]:
     """`read_samples` of every image, in order; up to `ahead` of them are read before they are asked for."""
     indices = iter(range(len(images)))
     waiting: deque[Future[list[Sample] | Fault]] = deque()

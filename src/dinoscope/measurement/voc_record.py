@@ -1,15 +1,15 @@
-"""What is said of Jaccard figures: intervals, differences of models, figures by class, and the protocol they travel with."""
+"""What is said of Jaccard figures: intervals, differences of models, figures by class, and their protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 
 import torch
 
 from dinoscope import checkpoint
-from dinoscope.evaluation.bootstrap import Interval, difference_intervals, mean_intervals
+from dinoscope.evaluation.bootstrap import Interval, mean_intervals
 from dinoscope.features import weights_hash
 from dinoscope.measurement.record import Measurement
 from dinoscope.measurement.voc import ModelScores, VocResult
@@ -86,11 +86,53 @@ class Difference:
     interval: Interval
 
 
-def measurement_of(result: VocResult, scores: ModelScores, limit: int | None = None) -> Measurement:
-    """One model's figures at the chosen mass in %, each with the ends of its interval, and their protocol."""
+@dataclass(frozen=True)
+class VocSummary:
+    """A result with its intervals, drawn once: all models and pairs share the resamples of the images.
+
+    intervals: for each model, figure -> the mean and its interval for each mass, ascending.
+    differences: the later of two models less the earlier, of every pair, at the chosen mass.
+    """
+
+    result: VocResult
+    intervals: tuple[dict[str, list[Interval]], ...]
+    differences: tuple[Difference, ...]
+
+
+def summarise(result: VocResult) -> VocSummary:
+    """Draw the intervals."""
+    at, models = result.config.at, result.models
+    pairs = [(a, b, name) for a, b in combinations(models, 2) for name in a.figures]
+    columns = [values for each in models for values in each.figures.values()]
+    # the difference of two means over the same images is the mean of each image's difference: paired
+    columns += [(b.figures[name] - a.figures[name])[:, at : at + 1] for a, b, name in pairs]
+    found = iter(mean_intervals(torch.cat(columns, dim=1), result.config.bootstrap))
+    masses = len(result.config.all_masses)
+    intervals = tuple({name: list(islice(found, masses)) for name in each.figures} for each in models)
+    differences = tuple(Difference(a.model.label, b.model.label, name, next(found)) for a, b, name in pairs)
+    return VocSummary(result, intervals, differences)
+
+
+def measurements(summary: VocSummary, limit: int | None = None) -> list[Measurement]:
+    """Each model's figures at the chosen mass in %, each with the ends of its interval, and their protocol."""
+    at = summary.result.config.at
+    return [
+        Measurement.of(
+            _protocol(summary.result, scores, limit),
+            [
+                Metric(f"voc_jaccard_{name}{end}", 100 * value)
+                for name, each in intervals.items()
+                for end, value in _ends(each[at])
+            ],
+        )
+        for scores, intervals in zip(summary.result.models, summary.intervals, strict=True)
+    ]
+
+
+def _protocol(result: VocResult, scores: ModelScores, limit: int | None) -> VocProtocol:
     config, model = result.config, scores.model
     heads = scores.strict_head
-    protocol = VocProtocol(
+    return VocProtocol(
         weights="random" if model.path is None else str(checkpoint.find_weights(model.path)),
         weights_hash=weights_hash(model.backbone),
         network=model.backbone.config.name,
@@ -110,32 +152,6 @@ def measurement_of(result: VocResult, scores: ModelScores, limit: int | None = N
         confidence=config.bootstrap.confidence,
         bootstrap_seed=config.bootstrap.seed,
     )
-    metrics = [
-        Metric(f"voc_jaccard_{name}{end}", 100 * value)
-        for name, intervals in intervals_of(result, scores).items()
-        for end, value in _ends(intervals[config.at])
-    ]
-    return Measurement.of(protocol, metrics)
-
-
-def intervals_of(result: VocResult, scores: ModelScores) -> dict[str, list[Interval]]:
-    """figure -> the mean and its interval for each mass, ascending."""
-    return {name: mean_intervals(values, result.config.bootstrap) for name, values in scores.figures.items()}
-
-
-def differences(result: VocResult) -> list[Difference]:
-    """The later of two models less the earlier, of every pair, at the chosen mass."""
-    return [
-        Difference(first.model.label, second.model.label, name, _difference(result, first, second, name))
-        for first, second in combinations(result.models, 2)
-        for name in first.figures
-    ]
-
-
-def _difference(result: VocResult, first: ModelScores, second: ModelScores, name: str) -> Interval:
-    at = slice(result.config.at, result.config.at + 1)
-    columns = first.figures[name][:, at], second.figures[name][:, at]
-    return difference_intervals(*columns, result.config.bootstrap)[0]
 
 
 @dataclass(frozen=True)

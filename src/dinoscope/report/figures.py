@@ -91,8 +91,8 @@ def fitted(image: UInt8[ndarray, "h w 3"], width: int) -> Pixels:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 
 
-def write_png(path: Path, pixels: Pixels) -> None:
-    """Write a PNG, whole or not at all. Its folder must be there."""
+def write_png(path: Path, pixels: Pixels | UInt8[ndarray, "h w"]) -> None:
+    """Write a PNG in colour or grey, whole or not at all. Its folder must be there."""
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "png")
     partial = path.with_name(f".{path.name}.partial")
