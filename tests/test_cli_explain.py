@@ -234,3 +234,15 @@ def test_a_network_that_gives_every_image_one_feature_has_no_areas(
     assert "| collapsed | attention | – | – | – | – |" in table
     assert "collapsed: its features hardly change" in table
     assert not (tmp_path / "out/curves.png").exists()
+
+
+def test_random_orders_differ_from_image_to_image_and_the_rest_does_not(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = picture_folder(1, size=(32, 32))
+    shutil.copy(folder / "0000.png", folder / "copy.png")
+    assert explain(tmp_path / "out", "--model", "random:vit_micro_conv8", "--data", folder) == 0
+    with (tmp_path / "out/explain.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert first["deletion_plain"] == second["deletion_plain"]
+    assert first["random_plain"] != second["random_plain"]
