@@ -28,12 +28,12 @@ _TITLES = {
     "pointing": "pointing %",
     "energy": "energy %",
     "lift": "lift",
-    "deletion": "deletion ↓",
-    "deletion_gain": "– random ↓",
-    "insertion": "insertion ↑",
-    "insertion_gain": "– random ↑",
+    "deletion": "delete ↓",
+    "deletion_gain": "– rand. ↓",
+    "insertion": "insert ↑",
+    "insertion_gain": "– rand. ↑",
     "entropy": "entropy",
-    "agreement": "agreement",
+    "agreement": "agree",
 }
 _WITH_INTERVAL = ("jaccard", "pointing", "energy", "deletion_gain", "insertion_gain")
 
@@ -126,8 +126,8 @@ def _remarks(result: ExplainResult, intervals: bool) -> Iterator[str]:
         else f"share of the vote of {config.k} neighbours for the class that the whole image is given"
     )
     yield (
-        f"Deletion and insertion: {perturbation.steps} steps, {what}, {score}; "
-        f"the control is {perturbation.orders} random orders."
+        f"Delete and insert (areas): {perturbation.steps} steps, {what}, {score}; "
+        f"rand.: {perturbation.orders} random orders of each image."
     )
     yield "Entropy: 1 is an even map. Agreement: 1 is heads that are alike; one map has none."
     yield from _left_out(result)
