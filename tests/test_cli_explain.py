@@ -76,6 +76,10 @@ def test_two_families_beside_chance_and_the_centre(
         assert figures["explain_energy_low"] <= figures["explain_energy"] <= figures["explain_energy_high"]
         assert figures["explain_area"] == pytest.approx(found["my-run"]["explain_area"])
     assert 0 <= found["my-run"]["explain_agreement"] <= 1
+    for area in ("deletion", "insertion"):  # scaling by the mean fall keeps what is gained over random orders
+        figures = found["my-run"]
+        gained = figures[f"explain_{area}_plain"] - figures["explain_random_plain"]
+        assert figures[f"explain_{area}_gain"] == pytest.approx(gained / figures["explain_range"])
     assert "explain_agreement" not in found["random resnet_micro"]
     assert "explain_deletion_plain" not in found["centre bias"]
 
@@ -115,9 +119,9 @@ def test_without_masks_there_are_no_columns_about_objects(
     (folder / "broken.png").write_bytes(b"not a picture")
     assert explain(tmp_path / "out", "--model", "random:vit_micro_conv8", "--data", folder) == 0
     table = (tmp_path / "out/table.md").read_text()
-    assert "deletion" in table
+    assert "delete ↓" in table
     assert all(word not in table for word in ("Jaccard", "pointing", "chance", "centre bias"))
-    assert "1 images could not be used, such as" in table
+    assert "1 of 4 images could not be used, such as" in table
     assert "broken.png" in capsys.readouterr().out
     assert not any(name.startswith("explain_energy") for name in values(tmp_path / "out")["random vit_micro_conv8"])
 
@@ -158,8 +162,8 @@ def test_images_without_object_or_with_an_unfit_mask_are_counted(scenes: Path, t
     assert "is 32 x 16 px, its image 32 x 32" in kept_values["left_out"][0]
     assert len(kept_values["without_mask"]) == 1
     table = (tmp_path / "out/table.md").read_text()
-    assert "1 images have no object" in table
-    assert "1 images have no mask" in table
+    assert "in the columns that need none: 1 of 8 images" in table
+    assert "Without a mask, and left out: 1 images" in table
 
 
 @pytest.mark.parametrize(
@@ -215,3 +219,30 @@ def test_weights_that_give_no_numbers_are_named(
     checkpoint.export_backbone(tmp_path / "diverged", backbone)
     assert explain(tmp_path / "out", "--model", tmp_path / "diverged", "--data", picture_folder(1)) == 2
     assert "diverged: a map is not finite" in capsys.readouterr().err
+
+
+def test_a_network_that_gives_every_image_one_feature_has_no_areas(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    backbone = build_backbone(BackboneConfig("vit_micro_conv8", 32))
+    with torch.no_grad():
+        backbone.net.norm.weight.zero_()
+        backbone.net.norm.bias.fill_(1)
+    checkpoint.export_backbone(tmp_path / "collapsed", backbone)
+    assert explain(tmp_path / "out", "--model", tmp_path / "collapsed", "--data", picture_folder(2)) == 0
+    table = (tmp_path / "out/table.md").read_text()
+    assert "| collapsed | attention | – | – | – | – |" in table
+    assert "collapsed: its features hardly change" in table
+    assert not (tmp_path / "out/curves.png").exists()
+
+
+def test_random_orders_differ_from_image_to_image_and_the_rest_does_not(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = picture_folder(1, size=(32, 32))
+    shutil.copy(folder / "0000.png", folder / "copy.png")
+    assert explain(tmp_path / "out", "--model", "random:vit_micro_conv8", "--data", folder) == 0
+    with (tmp_path / "out/explain.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert first["deletion_plain"] == second["deletion_plain"]
+    assert first["random_plain"] != second["random_plain"]

@@ -106,6 +106,10 @@ def test_with_a_score_of_its_own() -> None:
     assert scaled.deletion.tolist() == pytest.approx([1, 0, 0, 0, 0, 0, 0])
     assert scaled.insertion.tolist() == pytest.approx([0, 1, 1, 1, 1, 1, 1])
     assert scaled.areas[0] == pytest.approx(1 / 12)
+    by_others = curves.scaled(0.25)  # the mean fall over images, of which this one falls by twice as much
+    assert by_others is not None
+    assert by_others.deletion.tolist() == pytest.approx([2, 0, 0, 0, 0, 0, 0])
+    assert curves.scaled(0.0005) is None
 
 
 def test_a_network_that_sees_no_difference_has_no_scaled_curves() -> None:

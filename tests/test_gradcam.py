@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig, predict
 from dinoscope.explain.gradcam import gradcam, gradcam_maps
-from dinoscope.explain.targets import class_means, cosine_to, log_vote, own_direction, vote_shares
+from dinoscope.explain.targets import cosine_to, log_vote, own_direction, vote_shares
 from dinoscope.models.backbone import Backbone, BackboneConfig, ResNetBackbone, ViTBackbone, build_backbone
 from dinoscope.types import FeatureBank, Tokens
 
@@ -184,11 +184,6 @@ def test_the_class_with_most_votes_is_that_of_the_k_nn() -> None:
     shares = vote_shares(queries, gallery.features, gallery.labels, 4, k=10)
     assert torch.equal(shares.argmax(dim=1), predicted)
     torch.testing.assert_close(shares.sum(dim=1), torch.ones(20))
-
-
-def test_class_means_weigh_images_alike_and_leave_absent_classes_at_zero() -> None:
-    means = class_means(torch.tensor([[10.0, 0.0], [0.0, 1.0], [0.0, 5.0]]), torch.tensor([0, 0, 2]), 3)
-    torch.testing.assert_close(means, torch.tensor([[0.5, 0.5], [0.0, 0.0], [0.0, 1.0]]))
 
 
 @pytest.mark.parametrize(("k", "temperature"), [(0, 0.1), (3, 0.0)])

@@ -163,6 +163,9 @@ def write(out: Path, result: ExplainResult) -> list[str]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in _files(result):
+            if content is None:  # what an earlier run left would not belong to these figures
+                (out / name).unlink(missing_ok=True)
+                continue
             with checkpoint.replacing(out / name) as partial:
                 partial.write_bytes(content)
             names.append(name)
@@ -171,7 +174,8 @@ def write(out: Path, result: ExplainResult) -> list[str]:
     return names
 
 
-def _files(result: ExplainResult) -> Iterator[tuple[str, bytes]]:
+def _files(result: ExplainResult) -> Iterator[tuple[str, bytes | None]]:
+    """Names and contents; None for what these figures do not have."""
     from dinoscope.report.comparison_figure import png
     from dinoscope.report.explain_table import explain_csv, explain_json, explain_table
     from dinoscope.report.faithfulness_figure import faithfulness_figure
@@ -185,8 +189,7 @@ def _files(result: ExplainResult) -> Iterator[tuple[str, bytes]]:
         VALUES: explain_json(result),
     }
     yield from ((name, text.encode("utf-8", errors="surrogateescape")) for name, text in texts.items())
-    if figure is not None:
-        yield CURVES, png(figure)
+    yield CURVES, None if figure is None else png(figure)
 
 
 def _claim(options: Options) -> None:

@@ -80,7 +80,7 @@ def find_masks(files: Sequence[Path], masks: Path) -> MaskedImages:
 
     Raises UserError where it is not a folder, or no image has a mask.
     """
-    voc = _voc_root(masks)
+    voc = voc_root(masks)
     folder = masks if voc is None else voc / "SegmentationClass"
     if not folder.is_dir():
         raise UserError(f"--masks {masks} is not a folder")
@@ -99,14 +99,15 @@ def _mask_of(image: Path, folder: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _voc_root(data: Path) -> Path | None:
+def voc_root(data: Path) -> Path | None:
+    """The folder that holds SegmentationClass: DATA, or VOC2012 in it or in its VOCdevkit; or None."""
     candidates = (data, data / "VOC2012", data / "VOCdevkit" / "VOC2012")
     return next((path for path in candidates if (path / "SegmentationClass").is_dir()), None)
 
 
 def _find_voc(data: Path, split: str) -> MaskedImages:
     """The images that ImageSets/Segmentation/SPLIT.txt lists."""
-    root = _voc_root(data)
+    root = voc_root(data)
     if root is None:
         raise UserError(
             f"{data} is not laid out like PASCAL VOC 2012: there is no SegmentationClass in it, in VOC2012 or in "

@@ -16,7 +16,7 @@ from torch import Tensor
 from dinoscope.errors import UserError
 
 TOLERANCE = 15.0
-"""Pixels of the original image by which a map's maximum may miss the object (Zhang et al. 2016, section 4)."""
+"""Pixels of the original image by which a map's maximum may miss the object (Zhang et al. 2016, the pointing game)."""
 _EQUAL = 1e-6
 """Values closer than this, relative to the largest, are equal: enlarging rounds."""
 
@@ -27,7 +27,7 @@ def pointing_hit(
     valid: Bool[Tensor, "h w"] | None = None,
     tolerance: float = TOLERANCE,
 ) -> float:
-    """1 where the maximum of the map lies within `tolerance` px of an object, else 0 (Zhang et al. 2016, Eq. 8).
+    """1 where the maximum of the map lies within `tolerance` px of an object, else 0 (Zhang et al. 2016).
 
     Of several equal maxima, the share that hits: what one of them, drawn by lot, would score on average. So an
     even map, or one of zeros, scores `pointing_chance`.
@@ -50,7 +50,7 @@ def pointing_chance(
 def energy_inside(
     values: Float[Tensor, "rows columns"], truth: Bool[Tensor, "h w"], valid: Bool[Tensor, "h w"] | None = None
 ) -> float:
-    """Share of a non-negative map that lies on objects (Wang et al. 2020, Score-CAM, section 4.2).
+    """Share of a non-negative map that lies on objects (Wang et al. 2020, Score-CAM).
 
     A map of zeros prefers nothing and scores as an even one, `area_share`.
 

@@ -1,4 +1,4 @@
-"""Does the network need what a map points at? Deletion and insertion (Petsiuk et al. 2018, RISE, section 4.3).
+"""Does the network need what a map points at? Deletion and insertion (Petsiuk et al. 2018, RISE).
 
 Patches are ranked by the map. Deletion replaces the first ranked first, in steps, until none is left; insertion
 reveals them in the same order on an image that is wholly replaced. At each step a score says how much of what the
@@ -22,8 +22,12 @@ from dinoscope.errors import UserError
 from dinoscope.explain.targets import Score, cosine_to
 from dinoscope.features.extraction import Describe
 
-MIN_RANGE = 0.01
-"""Least fall of the score from the image to the replaced image for which `Curves.scaled` is defined."""
+MIN_RANGE = 0.001
+"""Least fall of the score for which `Curves.scaled` is defined.
+
+All features of some networks lie within a narrow cone, so that cosines differ little and still mean something; but
+features are float32, whose cosines are right to about a millionth, and a thousandth of the scale must show.
+"""
 
 
 @dataclass(frozen=True)
@@ -82,15 +86,19 @@ class Curves:
         deletion, insertion, random = (torch.trapezoid(curve, self.share).item() for curve in curves)
         return deletion, insertion, random
 
-    def scaled(self) -> Curves | None:
-        """The same where the image scores 1 and the wholly replaced image 0, so that networks can be compared.
+    def scaled(self, fall: float | None = None) -> Curves | None:
+        """The same with 0 for the wholly replaced image, in units of `fall`, so that networks can be compared.
 
-        None where the two scores lie closer than `MIN_RANGE`: to this network they are the same image.
+        fall: `range` of this image, by default; of many images take the mean, or those that hardly change at all
+            would weigh most. The mean of their scaled curves then runs between 1 and 0.
+
+        None where the fall is below `MIN_RANGE`: to this network the two images are the same.
         """
-        if self.range < MIN_RANGE:
+        fall = self.range if fall is None else fall
+        if fall < MIN_RANGE:
             return None
         deletion, insertion, random = (
-            (curve - self.deletion[-1]) / self.range for curve in (self.deletion, self.insertion, self.random)
+            (curve - self.deletion[-1]) / fall for curve in (self.deletion, self.insertion, self.random)
         )
         return replace(self, deletion=deletion, insertion=insertion, random=random)
 
@@ -120,7 +128,7 @@ def perturbation_curves(
     ends, inner = deleted[0, [0, -1]], torch.cat([deleted, revealed])[:, 1:-1]
     masks = torch.cat([ends, inner.flatten(0, 1)]).unflatten(1, values.shape)
     features = _described(describe, image, substitute(image, config), masks, config.batch_size)
-    scores = (cosine_to(features, features[0]) if score is None else score(features)).double().cpu()
+    scores = (cosine_to(features.double(), features[0]) if score is None else score(features)).double().cpu()
     whole, nothing = scores[0].expand(len(inner), 1), scores[1].expand(len(inner), 1)
     first, last = whole.clone(), nothing.clone()
     first[-1], last[-1] = scores[1], scores[0]

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dinoscope.errors import UserError
+from dinoscope.explain.attention import block_index
 from dinoscope.explain.targets import Score, own_direction
 from dinoscope.models.backbone import Backbone, ViTBackbone
 from dinoscope.types import Tokens
@@ -64,7 +65,7 @@ def _cut(
             raise UserError(f"{backbone.config.name} has no attention blocks: leave the block at -1, not {block}")
         tokens = backbone(images)
         return tokens.patches.clone(), tokens.grid, lambda patches: Tokens(None, patches, tokens.grid).feature
-    _require_block(backbone, block)
+    block_index(backbone, block)
     hidden, grid = backbone.embed(images)
     hidden = backbone.run_blocks(hidden, stop=block)
     prefix, patches = hidden.tensor_split([backbone.net.num_prefix_tokens], dim=1)
@@ -76,12 +77,3 @@ def _cut(
         return backbone.net.norm(hidden)[:, 0]
 
     return patches.clone(), grid, finish
-
-
-def _require_block(backbone: ViTBackbone, block: int) -> None:
-    depth = len(backbone.net.blocks)
-    if not -depth <= block < depth:
-        raise UserError(
-            f"{backbone.config.name} has no block {block}: "
-            f"its blocks are 0 to {depth - 1}, or, from the end, -1 to {-depth}"
-        )

@@ -30,14 +30,6 @@ def cosine_to(features: Float[Tensor, "b d"], reference: Float[Tensor, "*b d"]) 
     return F.cosine_similarity(features, reference.expand_as(features), dim=-1)
 
 
-def class_means(
-    gallery: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_classes: int
-) -> Float[Tensor, "classes d"]:
-    """Mean of the unit features of each class; zero for a class without images."""
-    sums = gallery.new_zeros(num_classes, gallery.shape[1]).index_add(0, labels, F.normalize(gallery, dim=-1))
-    return sums / labels.bincount(minlength=num_classes).clamp(min=1)[:, None]
-
-
 def vote_shares(
     features: Float[Tensor, "b d"],
     gallery: Float[Tensor, "n d"],

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from dinoscope import checkpoint
-from dinoscope.data.folder import ImageFolder
+from dinoscope.data.folder import ImageFolder, hash_rank
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation.bootstrap import Interval, mean_intervals
 from dinoscope.explain.attention import prepare
@@ -30,9 +30,9 @@ from dinoscope.measurement.explain_scores import (
     FIGURES,
     ExplainConfig,
     ImageScores,
-    faithfulness,
     heads,
     localisation,
+    with_areas,
 )
 from dinoscope.measurement.inputs import Extract
 from dinoscope.measurement.record import Measurement
@@ -123,7 +123,6 @@ class ExplainResult:
             "images": len(row.scores),
             "images_left_out": len(self.faults),
             "images_without_object": self.without_object,
-            "images_of_no_range": sum(s.curves is not None and "deletion" not in s.values for s in row.scores),
             "empty_maps": sum(score.empty for score in row.scores),
             "gallery": None if self.gallery is None else str(self.gallery.root),
             "score": "cosine, scaled" if self.gallery is None else "share of the k-NN vote",
@@ -157,7 +156,8 @@ def explain_models(
     faults: dict[str, str] = {}
     rows = [_model_result(model, subjects, config, extract, gallery, faults) for model in models]
     # an image that one network cannot see at all is left out for all: rows are of the same images
-    rows = [replace(row, scores=tuple(s for s in row.scores if s.name not in faults)) for row in rows]
+    kept = [tuple(score for score in row.scores if score.name not in faults) for row in rows]
+    rows = [replace(row, scores=with_areas(s, scale=gallery is None)) for row, s in zip(rows, kept, strict=True)]
     if not rows or not rows[0].scores:
         raise UserError("no image could be measured: " + "; ".join(list(faults.values())[:3]))
     without_object = 0
@@ -215,8 +215,7 @@ def _model_result(
             values = heads(maps, config.mass)
             if objects is not None:
                 values |= localisation(one, objects, config)
-            curves = measuring.curves(pixels, one)
-            values |= faithfulness(curves, scale=known is None)
+            curves = measuring.curves(pixels, one, name)
             scores.append(ImageScores(name, values, curves, tuple(entropy(maps).tolist()), not one.any()))
     return ModelResult(model.label, model, map_title(config.map, backbone), tuple(scores))
 
@@ -248,13 +247,19 @@ class _Measuring:
         found = maps[0].float().cpu()
         return found, found.mean(dim=0)
 
-    def curves(self, pixels: UInt8[Tensor, "3 h w"], values: Float[Tensor, "rows columns"]) -> Curves:
-        """Deletion and insertion, towards the image's own feature or the class it is given."""
+    def curves(self, pixels: UInt8[Tensor, "3 h w"], values: Float[Tensor, "rows columns"], name: str) -> Curves:
+        """Deletion and insertion, towards the image's own feature or the class it is given.
+
+        The random orders differ from image to image, or few orders would decide the control of all of them.
+        """
+        perturbation = self.config.perturbation
+        seed = int.from_bytes(hash_rank(perturbation.seed, name)[:4])
+        perturbation = replace(perturbation, seed=seed)
         score = None
         if self.known is not None:
             known, number = self.known, self._predicted(pixels)
             score = lambda features: known.shares(features)[:, number]
-        return perturbation_curves(self.describe, pixels, values, self.config.perturbation, score)
+        return perturbation_curves(self.describe, pixels, values, perturbation, score)
 
     def _predicted(self, pixels: UInt8[Tensor, "3 h w"]) -> int:
         assert self.known is not None

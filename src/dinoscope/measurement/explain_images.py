@@ -12,10 +12,8 @@ from torch import Tensor
 
 from dinoscope.data.decode import UnreadableImage, decode
 from dinoscope.data.folder import find_images
-from dinoscope.data.masked_images import BACKGROUND, VOID, MaskedImages, find_masked_images
+from dinoscope.data.masked_images import BACKGROUND, VOID, MaskedImages, find_masked_images, voc_root
 from dinoscope.errors import UserError
-
-_VOC = ("SegmentationClass", "VOC2012/SegmentationClass", "VOCdevkit/VOC2012/SegmentationClass")
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,6 @@ class Subjects:
                 f"its image {image.shape[1]} x {image.shape[0]}"
             )
         objects = Objects((classes != BACKGROUND) & (classes != VOID), classes != VOID)
-        if self.masked.binary:
-            objects = Objects(classes != BACKGROUND, torch.ones_like(objects.valid))
         return image, objects if objects.truth.any() else None
 
 
@@ -71,7 +67,7 @@ def find_subjects(data: Path, masks: Path | None, limit: int | None) -> Subjects
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit must be at least 1, not {limit}")
-    if masks is not None or any((data / layout).is_dir() for layout in _VOC):
+    if masks is not None or voc_root(data) is not None:
         masked = find_masked_images(data, masks)
         masked = masked if limit is None else masked.subset(limit)
         return Subjects(data, masked.names, masked.images, masked)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -104,10 +105,26 @@ def localisation(values: Float[Tensor, "rows columns"], objects: Objects, config
     }
 
 
-def faithfulness(curves: Curves, *, scale: bool) -> dict[str, float]:
-    """Areas under the curves; with `scale` of the scaled ones, and left out where these are not defined."""
+def with_areas(scores: Sequence[ImageScores], *, scale: bool) -> tuple[ImageScores, ...]:
+    """Add the areas under the curves of all images of one model.
+
+    scale: in units of the mean fall of the score over these images. Where that is too small (`MIN_RANGE`), only the
+        areas before scaling are added.
+    """
+    return tuple(replace(s, values=s.values | _areas(s.curves, mean_fall(scores) if scale else None)) for s in scores)
+
+
+def mean_fall(scores: Sequence[ImageScores]) -> float:
+    """How far the score falls from an image to the wholly replaced one, on average."""
+    falls = [score.curves.range for score in scores if score.curves is not None]
+    return sum(falls) / max(1, len(falls))
+
+
+def _areas(curves: Curves | None, fall: float | None) -> dict[str, float]:
+    if curves is None:
+        return {}
     plain = dict(zip(("deletion_plain", "insertion_plain", "random_plain"), curves.areas, strict=True))
-    shown = curves.scaled() if scale else curves
+    shown = curves if fall is None else curves.scaled(fall)
     if shown is None:
         return plain | {"range": curves.range}
     deletion, insertion, random = shown.areas

@@ -28,12 +28,12 @@ _TITLES = {
     "pointing": "pointing %",
     "energy": "energy %",
     "lift": "lift",
-    "deletion": "deletion ↓",
-    "deletion_gain": "– random ↓",
-    "insertion": "insertion ↑",
-    "insertion_gain": "– random ↑",
+    "deletion": "delete ↓",
+    "deletion_gain": "– rand. ↓",
+    "insertion": "insert ↑",
+    "insertion_gain": "– rand. ↑",
     "entropy": "entropy",
-    "agreement": "agreement",
+    "agreement": "agree",
 }
 _WITH_INTERVAL = ("jaccard", "pointing", "energy", "deletion_gain", "insertion_gain")
 
@@ -121,32 +121,35 @@ def _remarks(result: ExplainResult, intervals: bool) -> Iterator[str]:
         yield f"Lift: energy over the objects' area. A map says something where it clears the {CENTRE} and chance."
     what = f"{perturbation.blur:.0%} blur" if perturbation.fill == "blur" else "the mean colour"
     score = (
-        "cosine with the image's own feature, scaled from 1 to 0 for the wholly replaced image"
+        "cosine with the image's own feature, scaled so that it falls from 1 to 0 on average"
         if result.gallery is None
         else f"share of the vote of {config.k} neighbours for the class that the whole image is given"
     )
     yield (
-        f"Deletion and insertion: {perturbation.steps} steps, {what}, {score}; "
-        f"the control is {perturbation.orders} random orders."
+        f"Delete and insert (areas): {perturbation.steps} steps, {what}, {score}; "
+        f"rand.: {perturbation.orders} random orders of each image."
     )
     yield "Entropy: 1 is an even map. Agreement: 1 is heads that are alike; one map has none."
     yield from _left_out(result)
 
 
 def _left_out(result: ExplainResult) -> Iterator[str]:
-    masked = result.subjects.masked
+    masked, count = result.subjects.masked, len(result.rows[0].scores)
     if result.faults:
-        yield f"{len(result.faults)} images could not be used, such as {result.faults[0]}"
+        yield f"{len(result.faults)} of {len(result.subjects)} images could not be used, such as {result.faults[0]}"
     if masked is not None and masked.without_mask:
-        yield f"{len(masked.without_mask)} images have no mask and were left out, such as {masked.without_mask[0]}"
+        yield f"Without a mask, and left out: {len(masked.without_mask)} images, such as {masked.without_mask[0]}"
     if result.without_object:
-        yield f"{result.without_object} images have no object: their maps count in the other columns alone."
+        yield f"Without an object, and only in the columns that need none: {result.without_object} of {count} images."
     for row in result.rows:
         protocol = result.protocol(row)
         if protocol["empty_maps"]:
-            yield f"{row.label}: {protocol['empty_maps']} maps are zero throughout; on objects they count as even."
-        if protocol["images_of_no_range"]:
             yield (
-                f"{row.label}: {protocol['images_of_no_range']} images keep their feature when wholly replaced, "
-                "and have no deletion or insertion."
+                f"{row.label}: {protocol['empty_maps']} of {count} maps are zero throughout; "
+                "on objects they count as even, and their masks are empty."
+            )
+        if row.model is not None and "deletion" not in row.intervals:
+            yield (
+                f"{row.label}: its features hardly change when an image is wholly replaced; "
+                "deletion and insertion are not defined."
             )

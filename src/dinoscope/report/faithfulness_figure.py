@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 
 from dinoscope.measurement.explain import ExplainResult, ModelResult
+from dinoscope.measurement.explain_scores import mean_fall
 from dinoscope.report.layout import FONT, INK, QUIET
 
 _STYLE: Any = {"font.family": FONT, "font.size": 9.5}
@@ -35,10 +36,11 @@ class MeanCurves:
 
 
 def mean_curves(row: ModelResult, *, scale: bool) -> MeanCurves | None:
-    """Of the images whose curves are defined; None where there is none."""
+    """Over all images; None where there are no curves, or their fall is too small to scale by."""
     found = [score.curves for score in row.scores if score.curves is not None]
     if scale:
-        found = [scaled for curves in found if (scaled := curves.scaled()) is not None]
+        fall = mean_fall(row.scores)
+        found = [scaled for curves in found if (scaled := curves.scaled(fall)) is not None]
     if not found:
         return None
     deletion, insertion, random = (
@@ -65,7 +67,7 @@ def draw_curves(every: Sequence[MeanCurves], y_title: str) -> Figure:
     with matplotlib.rc_context(_STYLE):
         figure = Figure((4.4 * columns, 3.6 * rows + 0.5), dpi=150, facecolor="white")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten().tolist()
+        axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
         for unused in axes[len(every) :]:
             unused.remove()
         for axis, curves in zip(axes, every, strict=False):
@@ -82,6 +84,9 @@ def _panel(axis: Axes, curves: MeanCurves, y_title: str) -> None:
     axis.plot(_SHARES, curves.random, color=QUIET, linestyle="--", linewidth=1, label="random order")
     axis.plot(_SHARES, curves.random[::-1], color=QUIET, linestyle="--", linewidth=1)
     axis.set_title(curves.title, loc="left", fontsize=10, color=INK, parse_math=False)
+    axis.set_xlim(0, 1)
+    low, high = axis.get_ylim()
+    axis.set_ylim(min(low, -0.04), max(high, 1.04))
     axis.set_xlabel("share of the patches", color=INK)
     axis.set_ylabel(y_title, color=INK)
     axis.set_axisbelow(True)
