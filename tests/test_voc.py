@@ -26,6 +26,7 @@ from dinoscope.evaluation.voc import (
     whole_image_scores,
 )
 from dinoscope.explain.attention import mass_mask, mass_masks, upsample
+from dinoscope.explain.maps import MAPS
 from dinoscope.measurement.voc import VocConfig, VocResult, measure_voc
 from dinoscope.measurement.voc_record import by_class, measurements, summarise
 from dinoscope.model_names import NamedModel, load_models
@@ -66,6 +67,11 @@ def given_heads(backbone: Backbone, images: Tensor, block: int) -> Tensor:
     return HEADS.expand(len(images), -1, -1, -1)
 
 
+@pytest.fixture
+def heads_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MAPS, "attention", given_heads)
+
+
 @pytest.fixture(scope="module")
 def vit() -> NamedModel:
     return load_models(["random:vit_micro_conv8"])[0]
@@ -89,9 +95,10 @@ def test_both_protocols_by_hand() -> None:
     assert whole_image_scores(counts) == pytest.approx(((3 / 16 + 4 / 16) / 2, 7 / 14))
 
 
+@pytest.mark.usefixtures("heads_by_hand")
 def test_the_same_through_the_whole_way(tmp_path: Path, vit: NamedModel) -> None:
     data = write_voc(tmp_path, {name: enlarged(MASK) for name in "abc"})
-    result = measure_voc([vit], find_masked_images(data), small_config(), maps_of=given_heads, keep_masks=True)
+    result = measure_voc([vit], find_masked_images(data), small_config(), keep_masks=True)
     scores = result.models[0]
     assert scores.published is not None
     assert scores.strict_mean is not None
@@ -112,17 +119,19 @@ def test_the_same_through_the_whole_way(tmp_path: Path, vit: NamedModel) -> None
     assert [each.published for each in figures] == [pytest.approx((3 / 8,)), pytest.approx((4 / 8,))]
 
 
+@pytest.mark.usefixtures("heads_by_hand")
 def test_published_alone_keeps_the_heads_that_the_truth_chose(tmp_path: Path, vit: NamedModel) -> None:
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
     config = small_config(protocols=("published",))
-    scores = measure_voc([vit], images, config, maps_of=given_heads, keep_masks=True).models[0]
+    scores = measure_voc([vit], images, config, keep_masks=True).models[0]
     assert scores.masks[0].all()  # A and B for class 1, C and D for class 2
     assert list(scores.figures) == ["published"]
 
 
+@pytest.mark.usefixtures("heads_by_hand")
 def test_one_image_is_too_few_to_choose_a_head_on(tmp_path: Path, vit: NamedModel) -> None:
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
-    scores = measure_voc([vit], images, small_config(), maps_of=given_heads).models[0]
+    scores = measure_voc([vit], images, small_config()).models[0]
     assert scores.strict_head is None
     assert list(scores.figures) == ["published", "strict_mean"]
 
@@ -257,10 +266,13 @@ def test_the_order_and_the_batch_do_not_matter(tmp_path: Path) -> None:
         assert each.interval.low < each.interval.mean < each.interval.high
 
 
-def test_weights_that_give_no_numbers_are_named(tmp_path: Path, vit: NamedModel) -> None:
+def test_weights_that_give_no_numbers_are_named(
+    tmp_path: Path, vit: NamedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MAPS, "attention", lambda *_: HEADS[None] * torch.nan)
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
     with pytest.raises(UserError, match="random:vit_micro_conv8: the attention is not finite"):
-        measure_voc([vit], images, small_config(), maps_of=lambda *_: HEADS[None] * torch.nan)
+        measure_voc([vit], images, small_config())
 
 
 @pytest.mark.parametrize(
@@ -278,3 +290,12 @@ def test_settings_out_of_range(tmp_path: Path, vit: NamedModel, changes: dict[st
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
     with pytest.raises(UserError, match=said):
         measure_voc([vit], images, small_config(**changes))
+
+
+def test_other_kinds_of_maps_have_one_map_and_are_named(tmp_path: Path, vit: NamedModel) -> None:
+    images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
+    scores = measure_voc([vit], images, small_config(map="centre")).models[0]
+    assert scores.maps == 1
+    assert scores.strict_mean is not None
+    with pytest.raises(UserError, match="no kind of map 'atention'; did you mean attention"):
+        small_config(map="atention")
