@@ -21,7 +21,7 @@ COMMANDS = {
     "compare": "the table and the figures of several runs: accuracy, size and speed, method by method",
     "attention": "pictures of what a model attends to",
     "embed": "write the features of a folder of images to npz, csv or parquet",
-    "export": "write a model's weights for use elsewhere (safetensors + JSON, timm's key names)",
+    "export": "write a model for use elsewhere: safetensors, timm, Hugging Face, ONNX, torch.export",
     "scenes": "write the embedded data set in the layouts of ImageNet, VOC 2012 and DAVIS 2017",
     "study": "many trainings as one: compare the methods; resumable, here or on SLURM",
     "recipes": "list the named settings of `train`",
