@@ -49,7 +49,6 @@ def write(format: FormatName, folder: Path, subject: Subject, *, overwrite: bool
             f"{folder} holds a model already ({', '.join(there)}); choose another --out, or --overwrite to replace it"
         )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         return chosen.write(folder, subject)
     except OSError as error:
         raise UserError(f"{folder} could not be written: {error}") from error

@@ -39,11 +39,10 @@ def timm_config(backbone: Backbone) -> dict[str, Any]:
     Raises UserError where timm has no such network.
     """
     import timm
-    import torch
 
     config, arguments = backbone.config, twin_arguments(backbone.config)
-    with torch.device("meta"):
-        twin = timm.create_model(**arguments)
+    known = timm.get_pretrained_cfg(config.name)
+    layers = {} if known is None else {"first_conv": known.first_conv, "classifier": known.classifier}
     transformer = "img_size" in arguments
     return {
         "architecture": config.name,
@@ -62,7 +61,6 @@ def timm_config(backbone: Backbone) -> dict[str, Any]:
             "std": list(config.std),
             "num_classes": 0,
             "pool_size": None,
-            "first_conv": twin.pretrained_cfg["first_conv"],
-            "classifier": twin.pretrained_cfg["classifier"],
+            **layers,
         },
     }

@@ -42,13 +42,13 @@ def write_onnx(folder: Path, subject: Subject) -> list[str]:
     if model is None:
         raise RuntimeError("torch.onnx.export gave no model")
     model.model.metadata_props[METADATA_KEY] = subject.description()
+    folder.mkdir(parents=True, exist_ok=True)
     with checkpoint.replacing(folder / FILE) as partial:
         model.save(partial, external_data=False)
         remark = _compare(partial, program)
     return [
         f"session = onnxruntime.InferenceSession({str(folder / FILE)!r})",
-        f"{', '.join(program.outputs)} = session.run(None, {{{INPUT!r}: images}})"
-        "   # normalised float32 [batch, 3, height, width], any size",
+        f"{', '.join(program.outputs)} = session.run(None, {{{INPUT!r}: images}})   {program.input_remark}",
         f"# {remark}",
     ]
 

@@ -52,9 +52,17 @@ class Program(nn.Module):
         """Names of what `forward` gives."""
         return OUTPUTS if isinstance(self.backbone, ViTBackbone) else OUTPUTS[:2]
 
+    @property
+    def input_remark(self) -> str:
+        """What `forward` takes, as a comment beside a line that calls it."""
+        return f"# normalised float32 [batch, 3, height, width], any size from {2 * self.backbone.patch_size} px"
+
 
 def trace(program: Program) -> torch.export.ExportedProgram:
-    """Trace it with batch, height and width left open; torch refuses where it would have to fix one of them."""
+    """Trace it with batch, height and width left open; torch refuses where it would have to fix one of them.
+
+    A grid of one row or one column stays out: torch takes a size of 1 to be another program.
+    """
     patch = program.backbone.patch_size
     example = torch.zeros(2, 3, 6 * patch, 5 * patch)
     free = torch.export.Dim.DYNAMIC
@@ -68,7 +76,8 @@ def check(program: Program, run: Callable[[np.ndarray], Sequence[np.ndarray]]) -
 
     Raises UserError where it is above `TOLERANCE`.
     """
-    size, patch = program.backbone.config.image_size, program.backbone.patch_size
+    patch = program.backbone.patch_size
+    size = max(program.backbone.config.image_size, 2 * patch)
     generator, worst = torch.Generator().manual_seed(0), 0.0
     for shape in ((1, 3, size, size), (3, 3, 3 * patch, 5 * patch), (2, 3, size + patch, size)):
         images = torch.randn(shape, generator=generator)

@@ -63,6 +63,7 @@ def write_timm(folder: Path, subject: Subject) -> list[str]:
 
 
 def write_weights(file: Path, subject: Subject) -> None:
-    """The network's own state dict; `dinoscope.load` reads it too."""
+    """Write the network's own state dict, making the folder; `dinoscope.load` reads it too."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     tensors = subject.backbone.net.state_dict()
     checkpoint.save(file, tensors, {"backbone": to_dict(subject.backbone.config)})

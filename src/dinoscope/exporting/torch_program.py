@@ -21,12 +21,13 @@ def write_torch_program(folder: Path, subject: Subject) -> list[str]:
     """
     program = Program(subject.backbone)
     traced = trace(program)
+    folder.mkdir(parents=True, exist_ok=True)
     with checkpoint.replacing(folder / FILE) as partial:
         torch.export.save(traced, partial, extra_files={DESCRIPTION: subject.description()})
         loaded = torch.export.load(partial).module()
         difference = check(program, lambda images: [output.numpy() for output in loaded(torch.from_numpy(images))])
     return [
         f"net = torch.export.load({str(folder / FILE)!r}).module()",
-        f"{', '.join(program.outputs)} = net(images)   # normalised float32 [batch, 3, height, width], any size",
+        f"{', '.join(program.outputs)} = net(images)   {program.input_remark}",
         f"# loaded again and compared with the network: {difference:.1e} apart at most",
     ]
