@@ -21,7 +21,7 @@ from dinoscope.exporting import program as programs
 from dinoscope.exporting.program import Program
 from dinoscope.features import weights_hash
 from dinoscope.measurement.record import Measurement
-from dinoscope.models.backbone import Backbone, ViTBackbone
+from dinoscope.models.backbone import BACKBONES, Backbone, ViTBackbone, ViTShape
 from dinoscope.models.position import resized_position_embedding
 from dinoscope.models.position_matrices import resized_by_matrices
 from dinoscope.settings import to_dict
@@ -86,10 +86,11 @@ SHAPES = ((1, 3, 32, 32), (3, 3, 40, 64), (2, 3, 33, 47))
 
 
 @pytest.mark.usefixtures("traced")
-def test_onnx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_onnx(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
-    backbone = model(tmp_path / "model", "vit_micro_conv8", 32)
+    monkeypatch.setitem(BACKBONES, "vit_two_blocks", ViTShape(8, 32, 2, 2))
+    backbone = model(tmp_path / "model", "vit_two_blocks", 32)
     assert export("onnx", tmp_path / "model", tmp_path / "out") == 0
     printed = capsys.readouterr().out
     assert "compared with the network in onnxruntime" in printed
