@@ -12,6 +12,7 @@ import torch
 from dinoscope import checkpoint
 from dinoscope.cli import export
 from dinoscope.errors import UserError
+from dinoscope.exporting.timm_model import timm_arguments
 from dinoscope.models.backbone import BACKBONES, Backbone, BackboneConfig, build_backbone
 
 
@@ -62,7 +63,7 @@ def test_timm_loads_it_strictly_and_gives_the_same_feature(
 def test_every_network_that_timm_has_fits(name: str) -> None:
     with torch.device("meta"):
         backbone = build_backbone(BackboneConfig(name, image_size=64))
-        arguments = export.timm_arguments(backbone.config)
+        arguments = timm_arguments(backbone.config)
         if arguments is None:
             assert name.endswith(("conv8", "_32", "_64", "_small", "_micro")) or name == "vit_tiny_patch8_224"
             return

@@ -28,7 +28,7 @@ COMMANDS = {
     "segment": "the foreground of images as masks and cut-outs",
     "track": "follow objects through a video, from a mask of the first frame",
     "embed": "write the features of a folder of images to npz, csv or parquet",
-    "export": "write a model's weights for use elsewhere (safetensors + JSON, timm's key names)",
+    "export": "write a model for use elsewhere: safetensors, timm, Hugging Face, ONNX, torch.export",
     "scenes": "write the embedded data set in the layouts of ImageNet, VOC 2012 and DAVIS 2017",
     "study": "many trainings as one: compare the methods; resumable, here or on SLURM",
     "recipes": "list the named settings of `train`",

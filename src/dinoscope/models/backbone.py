@@ -113,7 +113,7 @@ class ViTBackbone(Backbone):
         position = resized_position_embedding(
             cast(Tensor, self.net.pos_embed), self.net.num_prefix_tokens, (rows, columns)
         )
-        prefix = cast(Tensor, self.net.cls_token).expand(len(images), -1, -1)
+        prefix = cast(Tensor, self.net.cls_token).expand(images.shape[0], -1, -1)  # len() would fix it in a trace
         tokens = torch.cat([prefix, cells.flatten(2).transpose(1, 2)], dim=1) + position
         return tokens, (rows, columns)
 

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from dinoscope.models.position_matrices import resized_by_matrices
+
 
 def resized_position_embedding(
     embedding: Float[Tensor, "1 n d"], prefix: int, grid: tuple[int, int]
@@ -18,6 +20,8 @@ def resized_position_embedding(
     Without antialiasing, and with scale factor (cells + 0.1) / trained cells: the released weights were
     trained with this, so a cleaner resize would give other features.
     """
+    if any(isinstance(cells, torch.SymInt) for cells in grid):  # traced for images of any size
+        return resized_by_matrices(embedding, prefix, grid)
     trained = math.isqrt(embedding.shape[1] - prefix)
     if grid == (trained, trained):
         return embedding
