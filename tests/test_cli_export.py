@@ -12,6 +12,7 @@ import torch
 from dinoscope import checkpoint
 from dinoscope.cli import export
 from dinoscope.errors import UserError
+from dinoscope.exporting.timm_model import timm_arguments
 from dinoscope.models.backbone import BACKBONES, Backbone, BackboneConfig, build_backbone
 
 NOT_IN_TIMM = ("vit_tiny_patch8_224", "vit_small_heads12_patch16_224")
@@ -64,7 +65,7 @@ def test_timm_loads_it_strictly_and_gives_the_same_feature(
 def test_every_network_that_timm_has_fits(name: str) -> None:
     with torch.device("meta"):
         backbone = build_backbone(BackboneConfig(name, image_size=70 if "patch14" in name else 64))
-        arguments = export.timm_arguments(backbone.config)
+        arguments = timm_arguments(backbone.config)
         if arguments is None:
             assert name.endswith(("conv8", "_32", "_64", "_small", "_micro")) or name in NOT_IN_TIMM
             return

@@ -27,6 +27,7 @@ from dinoscope.observers import AttentionSnapshots, OnlineKNN
 from dinoscope.study.recipes import RECIPES
 from dinoscope.training.config import RunConfig
 from dinoscope.training.device import pick_device
+from dinoscope.training.initial import beginning_from
 from dinoscope.training.listener import Listener
 from dinoscope.training.loop import RunResult
 from dinoscope.training.loop import train as run_training
@@ -40,6 +41,7 @@ __all__ = [
     "RunConfig",
     "UserError",
     "attention",
+    "beginning_from",
     "knn",
     "linear",
     "load",
@@ -52,9 +54,13 @@ __all__ = [
 def recipe(name: str, data: Path | str, out: Path | str, **changes: Any) -> RunConfig:
     """Settings by name, with changes: `recipe("dino_small_images", "cifar10", "runs/c", epochs=20)`.
 
-    Raises UserError for an unknown name.
+    With init=MODEL, the network is that of the model to begin from, unless backbone=NAME says otherwise.
+    Raises UserError for an unknown name, or no such model.
     """
-    return replace(lookup("recipe", name, RECIPES)(Path(data), Path(out)), **changes)
+    config = lookup("recipe", name, RECIPES)(Path(data), Path(out))
+    if changes.get("init") is not None:
+        config = beginning_from(config, changes["init"])
+    return replace(config, **changes)
 
 
 def train(

@@ -54,13 +54,13 @@ class NamedModel:
 
 
 @contextlib.contextmanager
-def _said(what: str) -> Iterator[Callable[[int, int], None]]:
+def say_once(what: str) -> Iterator[Callable[[int, int], None]]:
     """One line instead of progress: a download is never silent."""
     _log.warning("%s", what)
     yield lambda _, __: None
 
 
-def load_models(names: Sequence[str], watch: Watch = _said) -> list[NamedModel]:
+def load_models(names: Sequence[str], watch: Watch = say_once) -> list[NamedModel]:
     """Load every model; labels that would be the same get the folder above, or a number.
 
     watch: sees the progress of what must be fetched.
@@ -73,7 +73,7 @@ def load_models(names: Sequence[str], watch: Watch = _said) -> list[NamedModel]:
     return [replace(model, label=label) for model, label in zip(models, _labels(models), strict=True)]
 
 
-def load_model(name: str, watch: Watch = _said) -> NamedModel:
+def load_model(name: str, watch: Watch = say_once) -> NamedModel:
     """One model: a path as `checkpoint.load_backbone` takes it, or of a file as `import_file` does; a name in
     `CATALOGUE`, fetched on first use; `random:NETWORK` or `random:MODEL`. A path that exists is taken as such.
 
@@ -93,7 +93,9 @@ def load_model(name: str, watch: Watch = _said) -> NamedModel:
         return NamedModel(name, path.name.partition(".")[0], backbone, path, found.provenance())
     if not path.exists():
         raise UserError(_unknown(name))
-    return NamedModel(name, _label(path), checkpoint.load_backbone(path), path)
+    backbone = checkpoint.load_backbone(path)
+    origin = checkpoint.read_metadata(checkpoint.find_weights(path)).get("origin")
+    return NamedModel(name, _label(path), backbone, path, origin)
 
 
 def _released(name: str, watch: Watch) -> NamedModel:

@@ -111,7 +111,7 @@ def rich_table(table: Table) -> RichTable:
 
     shown = RichTable(title=escape(table.caption), title_justify="left")
     for column in table.columns:
-        shown.add_column(escape(column.title), justify=column.align)
+        shown.add_column(escape(column.title), justify=column.align, overflow="fold")
     for section in table.sections:
         if section.title:
             shown.add_row(f"[italic]{escape(section.title)}[/italic]")

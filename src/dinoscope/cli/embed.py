@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from dinoscope.cli.extraction import ExtractionOptions
+from dinoscope.cli.model_option import Model
 from dinoscope.errors import UserError, lookup
 
 if TYPE_CHECKING:
@@ -26,9 +27,7 @@ class Options:
     the class, empty in csv and null in parquet where there is none. Images that cannot be read are left out.
     """
 
-    model: str
-    """Run folder, exported folder, weights file (also others'), released weights (`dinoscope models`), or
-    random:NETWORK."""
+    model: Model
 
     data: Path
     """Folder of images, at any depth. Where each lies in a folder of its class, that is its label."""

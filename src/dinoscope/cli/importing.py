@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from dinoscope.errors import UserError
-
-if TYPE_CHECKING:
-    from dinoscope.models.backbone import Backbone
-    from dinoscope.models.pretrained import Found
 
 
 @dataclass(frozen=True)
@@ -57,34 +53,26 @@ def main(argv: list[str]) -> int:
         prog="dinoscope import",
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
     )
-    backbone, found = import_weights(options)
-    lines = [f"{options.file}: {found.line()}"]
-    if options.out is None:
-        lines.append("loads strictly; nothing was written (--out FOLDER writes it as a model)")
-    else:
-        from dinoscope.cli.export import how_to_load
-
-        lines.append(how_to_load(options.out, backbone.config))
-    Console().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    Console().print("\n".join(import_weights(options)), markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def import_weights(options: Options) -> tuple[Backbone, Found]:
-    """Load the file, and write the folder if one is named.
+def import_weights(options: Options) -> list[str]:
+    """Load the file, and write the folder if one is named; return what was found, and how to use it.
 
     Raises UserError as `import_file` does, or where a model stands in `options.out` already or cannot be written.
     """
-    from dinoscope import checkpoint
+    from dinoscope.exporting.formats import write
+    from dinoscope.exporting.subject import Subject
     from dinoscope.models.pretrained import Choices, import_file
 
-    if options.out is not None and (options.out / checkpoint.BACKBONE_WEIGHTS).exists() and not options.overwrite:
-        raise UserError(f"{options.out} holds a model already; choose another --out, or --overwrite to replace it")
     if not all(value > 0 for value in options.std):
         raise UserError(f"--std must be above 0, not {options.std}")
     backbone, found = import_file(options.file, Choices(options.arch, options.part, options.mean, options.std))
-    if options.out is not None:
-        try:
-            checkpoint.export_backbone(options.out, backbone, found.provenance())
-        except OSError as error:
-            raise UserError(f"{options.out} could not be written: {error}") from error
-    return backbone, found
+    said = f"{options.file}: {found.line()}"
+    if options.out is None:
+        return [said, "loads strictly; nothing was written (--out FOLDER writes it as a model)"]
+    subject = Subject(backbone, options.file, found.provenance())
+    lines = write("safetensors", options.out, subject, overwrite=options.overwrite)
+    config = backbone.config
+    return [said, f"{options.out}: {config.name}, {config.image_size} px", *(f"  {line}" for line in lines)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from dinoscope.cli.extraction import ExtractionOptions
+from dinoscope.cli.model_option import Model
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,9 +25,7 @@ class Options:
     is asked of all others. The classes are the names of the folders.
     """
 
-    model: str
-    """Run folder, exported folder, weights file (also others'), released weights (`dinoscope models`), or
-    random:NETWORK."""
+    model: Model
 
     data: Path | None = None
     """Folder with train/CLASS/... and val/CLASS/..., or only CLASS/..."""

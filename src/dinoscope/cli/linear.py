@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from dinoscope.cli.extraction import ExtractionOptions
+from dinoscope.cli.model_option import Model
 
 if TYPE_CHECKING:
     from dinoscope.evaluation.linear import LinearConfig
@@ -36,9 +37,7 @@ class Options:
     block's class token and mean patch token, of a ResNet the pooled vector. The classes are the folders' names.
     """
 
-    model: str
-    """Run folder, exported folder, weights file (also others'), released weights (`dinoscope models`), or
-    random:NETWORK."""
+    model: Model
 
     data: Path
     """Folder with train/CLASS/... and val/CLASS/..."""

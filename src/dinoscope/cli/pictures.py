@@ -1,16 +1,116 @@
-"""What the commands that draw share: which images, what the pictures are called, and writing them."""
+"""What the commands that draw share: options, which images, the models that look at them, and writing pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
-    from jaxtyping import UInt8
+    from jaxtyping import Float, UInt8
     from numpy import ndarray
+    from torch import Tensor
+
+    from dinoscope.model_names import NamedModel
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """What is looked at, how, and whether pictures may be replaced."""
+
+    size: int | None = None
+    """Short side at which the network sees an image, in pixels; by default the one it was trained at. More pixels
+    give a finer map; the DINO paper's are of 480."""
+
+    limit: int = 16
+    """Images taken from each folder, spread evenly over it."""
+
+    overwrite: bool = False
+    """Replace pictures that are already there."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:N or mps; auto takes the best there is."""
+
+    def viewers(self, models: Sequence[str]) -> list[Viewer]:
+        """Load the models. Raises UserError where one is not there, or the size is below one of its patches."""
+        from dinoscope.cli.console import progress_bar
+        from dinoscope.model_names import load_models
+        from dinoscope.training.device import pick_device
+
+        device, viewers = pick_device(self.device), list[Viewer]()
+        for model in load_models(models, progress_bar):
+            patch = model.backbone.patch_size
+            if self.size is not None and self.size < patch:
+                raise UserError(f"--size must be at least one patch of {patch} px, not {self.size}")
+            model.backbone.to(device)
+            viewers.append(Viewer(model, self.size or model.backbone.config.image_size))
+        return viewers
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """A model on its device, and the short side, in pixels, at which it sees images."""
+
+    model: NamedModel
+    size: int
+
+    def input(self, image: UInt8[ndarray, "h w 3"]) -> Float[Tensor, "1 3 s t"]:
+        """The image resized and normalised for this model. Raises UserError where it has too many patches."""
+        from dinoscope.explain.attention import prepare
+
+        backbone = self.model.backbone
+        return backbone.normalize(prepare(image, self.size, backbone.patch_size)[None].to(backbone.mean.device))
+
+    def on_cpu(self, result: Float[Tensor, "1 ..."], what: str) -> Tensor:
+        """What the model gave for one image. Raises UserError where those are no numbers."""
+        if not result.isfinite().all():
+            raise UserError(
+                f"the {what} of {self.model.label} is not finite: "
+                "the weights of this model are broken (did its training diverge?)"
+            )
+        return result[0].float().cpu()
+
+    def patches(self, images: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "rows columns d"]:
+        """Features of one image's patches, on the CPU."""
+        from dinoscope.explain.pca import patch_features
+
+        return self.on_cpu(patch_features(self.model.backbone, images), "features")
+
+    @property
+    def note(self) -> str:
+        """Which model at which size, in a few words."""
+        label, network = self.model.label, self.model.backbone.config.name
+        return f"{label}, {self.size} px" if network in label else f"{label}: {network}, {self.size} px"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An image that could be read, and what each model is given of it. index: among the files."""
+
+    index: int
+    file: Path
+    image: UInt8[ndarray, "h w 3"]
+    inputs: tuple[Float[Tensor, "1 3 _ _"], ...]
+
+
+def look(files: Sequence[Path], viewers: Sequence[Viewer], faults: list[str], doing: str) -> Iterator[Seen]:
+    """Decode and prepare one image after the other, with a progress bar; what is wrong with one goes to `faults`."""
+    from dinoscope.cli.console import progress_bar
+    from dinoscope.data.decode import UnreadableImage, decode
+
+    with progress_bar(doing) as progress:
+        for index, file in enumerate(files):
+            progress(index, len(files))
+            try:
+                image = decode(file)
+                inputs = tuple(viewer.input(image) for viewer in viewers)
+            except (UnreadableImage, UserError) as error:
+                faults.append(f"{file}: {error}")
+                continue
+            yield Seen(index, file, image, inputs)
 
 
 def find_files(paths: Sequence[Path], limit: int) -> list[Path]:
@@ -33,6 +133,30 @@ def find_files(paths: Sequence[Path], limit: int) -> list[Path]:
         else:
             files.append(path)
     return files
+
+
+def models_and_images(models: Sequence[str], images: Sequence[Path]) -> tuple[list[str], list[Path]]:
+    """Part `--model A B IMAGE...`, where the command line alone does not say at which word the images begin.
+
+    What follows `--model` is an image if it is a folder that holds no model, or has the ending of an image; but
+    the first is always a model.
+    """
+    first, *others = models
+    misplaced = [name for name in others if _is_image(Path(name))]
+    return [first, *(name for name in others if name not in misplaced)], [*map(Path, misplaced), *images]
+
+
+def _is_image(path: Path) -> bool:
+    from dinoscope.checkpoint import find_weights
+    from dinoscope.data.folder import EXTENSIONS
+
+    if not path.is_dir():
+        return path.name.lower().endswith(EXTENSIONS)
+    try:
+        find_weights(path)
+    except UserError:
+        return True
+    return False
 
 
 def unique_names(files: Sequence[Path]) -> list[str]:
@@ -61,7 +185,14 @@ def claim(folder: Path, targets: Iterable[Path], *, overwrite: bool) -> None:
         raise UserError(f"--out {folder}: {error.strerror}") from error
 
 
-def write_picture(path: Path, picture: UInt8[ndarray, "_ _ 3"]) -> None:
+def claim_each(out: Path, files: Sequence[Path], kinds: Sequence[str], *, overwrite: bool) -> list[list[Path]]:
+    """`claim` OUT/NAME_KIND.png for each file and kind; return them, a list for each file. Raises UserError."""
+    targets = [[out / f"{name}_{kind}.png" for kind in kinds] for name in unique_names(files)]
+    claim(out, [path for paths in targets for path in paths], overwrite=overwrite)
+    return targets
+
+
+def write_picture(path: Path, picture: UInt8[ndarray, "h w *c"]) -> None:
     """Write a PNG, whole or not at all. Raises UserError where that is not possible."""
     from dinoscope.report.figures import write_png
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from dinoscope.cli.model_option import AnyModel
 from dinoscope.errors import UserError, lookup
 
 if TYPE_CHECKING:
@@ -25,9 +26,7 @@ class Options:
     compared; each is printed with its own.
     """
 
-    model: str | None = None
-    """Run folder, exported folder, weights file (also others'), released weights (`dinoscope models`), or
-    random:NETWORK."""
+    model: AnyModel = None
 
     backbone: str | None = None
     """Instead of --model: the name of a network, with random weights; speed does not depend on them."""

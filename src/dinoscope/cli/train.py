@@ -15,6 +15,8 @@ Train on a folder of images, labelled or not. --data and --out are needed; all e
   --method NAME     dino, simclr, moco, byol, swav or supervised, with its default settings
   --views NAME      a preset of the views: imagenet, two_views, simclr, moco, byol, swav, supervised (224 px);
                     small_64, small_32, two_views_32, scenes
+  --init MODEL      begin from the weights of a run, an export, a file or a released name (`dinoscope models`), under a
+                    fresh head; the network is the model's, whatever the recipe says
   --resume          go on with the run in --out; nothing else need be given
   --overwrite       delete the run in --out and begin again
 
@@ -67,6 +69,8 @@ def _preparser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--method")
     parser.add_argument("--views")
+    parser.add_argument("--init")
+    parser.add_argument("--backbone")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--overwrite", action="store_true")
     return parser
@@ -77,6 +81,7 @@ def _defaults(chosen: argparse.Namespace):
     import tyro
 
     from dinoscope import api
+    from dinoscope.cli.console import progress_bar
     from dinoscope.errors import UserError, lookup
 
     if chosen.resume and chosen.overwrite:
@@ -85,9 +90,14 @@ def _defaults(chosen: argparse.Namespace):
         raise UserError("--resume needs --out, the folder of the run to go on with")
     if chosen.resume:
         config = api.read_config(chosen.out)
+        config = replace(config, init=chosen.init or config.init)
     else:
         recipe = lookup("recipe", chosen.recipe or DEFAULT_RECIPE, api.RECIPES)
         config = recipe(tyro.MISSING, chosen.out or tyro.MISSING)
+    if chosen.init and not chosen.resume:
+        config = api.beginning_from(config, chosen.init, progress_bar)
+    if chosen.backbone:
+        config = replace(config, backbone=chosen.backbone)
     if chosen.method:
         config = replace(config, method=lookup("method", chosen.method, api.METHODS)[0]())
     if chosen.views:

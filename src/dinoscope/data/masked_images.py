@@ -6,6 +6,7 @@ whose values are only 0 and 255 (as drawing programs write them), 255 is the obj
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,10 +72,42 @@ def find_masked_images(data: Path, masks: Path | None = None, split: str = "val"
     return found
 
 
+def find_masks(files: Sequence[Path], masks: Path) -> MaskedImages:
+    """The masks of some image files: of those that have one; their names are the files' paths.
+
+    masks: a folder of PNG files, or a VOC layout, whose SegmentationClass is then taken. A mask is named like its
+    image, and may lie in folders of the same names: of several that fit, the one that shares most of the path.
+
+    Raises UserError where it is not a folder, or no image has a mask.
+    """
+    voc = voc_root(masks)
+    folder = masks if voc is None else voc / "SegmentationClass"
+    if not folder.is_dir():
+        raise UserError(f"--masks {masks} is not a folder")
+    pairs = {file: mask for file in files if (mask := _mask_of(file, folder)) is not None}
+    missing = tuple(str(file) for file in files if file not in pairs)
+    if not pairs:
+        raise UserError(f"--masks {masks}: there is no mask of any image; looked for {files[0].stem}.png and the like")
+    names = tuple(map(str, pairs))
+    found = MaskedImages(folder, masks.name, names, tuple(pairs), tuple(pairs.values()), False, missing)
+    return _with_meaning(found) if voc is None else found
+
+
+def _mask_of(image: Path, folder: Path) -> Path | None:
+    parts = image.absolute().with_suffix(".png").parts[1:]
+    candidates = (folder.joinpath(*parts[begin:]) for begin in range(len(parts)))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def voc_root(data: Path) -> Path | None:
+    """The folder that holds SegmentationClass: DATA, or VOC2012 in it or in its VOCdevkit; or None."""
+    candidates = (data, data / "VOC2012", data / "VOCdevkit" / "VOC2012")
+    return next((path for path in candidates if (path / "SegmentationClass").is_dir()), None)
+
+
 def _find_voc(data: Path, split: str) -> MaskedImages:
     """The images that ImageSets/Segmentation/SPLIT.txt lists."""
-    candidates = (data, data / "VOC2012", data / "VOCdevkit" / "VOC2012")
-    root = next((path for path in candidates if (path / "SegmentationClass").is_dir()), None)
+    root = voc_root(data)
     if root is None:
         raise UserError(
             f"{data} is not laid out like PASCAL VOC 2012: there is no SegmentationClass in it, in VOC2012 or in "

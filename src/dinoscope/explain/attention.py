@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Literal, cast
 
 import numpy as np
@@ -36,8 +37,7 @@ def attention_maps(
         return class_attention(backbone, images, block)
     if block != -1:
         raise UserError(f"{backbone.config.name} has no attention blocks: leave the block at -1, not {block}")
-    energy = feature_energy(backbone(images))
-    return F.normalize(energy.flatten(1), p=1.0).view_as(energy)[:, None]
+    return energy_maps(backbone, images)
 
 
 def count_heads(backbone: Backbone) -> int:
@@ -70,29 +70,79 @@ def class_attention_row(
     return _attention_row(backbone, backbone.embed(images)[0], block)
 
 
-def _attention_row(backbone: ViTBackbone, tokens: Float[Tensor, "b n d"], block: int) -> Float[Tensor, "b heads n"]:
-    """softmax(q k / sqrt(d)) for the class token's q alone, so that no N x N matrix is ever held."""
-    blocks = backbone.net.blocks
-    if not -len(blocks) <= block < len(blocks):
+def attention_of_blocks(
+    backbone: ViTBackbone, images: Float[Tensor, "b 3 h w"]
+) -> Iterator[Float[Tensor, "b heads rows columns"]]:
+    """`class_attention` of every block, from the first to the last, in one pass through the network."""
+    tokens, grid = backbone.embed(images)
+    for block in cast("list[Block]", list(backbone.net.blocks)):
+        yield _class_row(block, tokens)[:, :, backbone.net.num_prefix_tokens :].unflatten(-1, grid)
+        tokens = block(tokens)
+
+
+def block_index(backbone: ViTBackbone, block: int) -> int:
+    """The block's number from the first one, which is 0; negative counts from the end.
+
+    Raises UserError for a block that the network does not have.
+    """
+    depth = len(backbone.net.blocks)
+    if not -depth <= block < depth:
         raise UserError(
             f"{backbone.config.name} has no block {block}: "
-            f"its blocks are 0 to {len(blocks) - 1}, or, from the end, -1 to {-len(blocks)}"
+            f"its blocks are 0 to {depth - 1}, or, from the end, -1 to {-depth}"
         )
-    chosen = cast(Block, blocks[block])
-    attention = cast(Attention, chosen.attn)
-    tokens = chosen.norm1(backbone.run_blocks(tokens, stop=block))
-    # heads first, [b, heads, n, head_dim]: timm's q_norm and k_norm work on the width of a head
-    query = _project(attention, tokens[:, :1], part=0).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-    key = _project(attention, tokens, part=1).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-    query, key = attention.q_norm(query) * attention.scale, attention.k_norm(key)
-    return (query @ key.transpose(-2, -1)).softmax(dim=-1).squeeze(-2)
+    return block % depth
 
 
-def _project(attention: Attention, tokens: Float[Tensor, "b n d"], part: int) -> Float[Tensor, "b n a"]:
-    """One third of timm's fused projection: queries (0), keys (1) or values (2)."""
+def _attention_row(backbone: ViTBackbone, tokens: Float[Tensor, "b n d"], block: int) -> Float[Tensor, "b heads n"]:
+    index = block_index(backbone, block)
+    return _class_row(cast(Block, backbone.net.blocks[index]), backbone.run_blocks(tokens, stop=index))
+
+
+def _class_row(block: Block, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n"]:
+    """softmax(q k / sqrt(d)) for the class token's q alone, so that no N x N matrix is ever held."""
+    attention, normed = cast(Attention, block.attn), block.norm1(tokens)
+    return attention_rows(scaled_queries(attention, normed[:, :1]), head_keys(attention, normed)).squeeze(-2)
+
+
+def attention_rows(
+    queries: Float[Tensor, "b heads m e"], keys: Float[Tensor, "b heads n e"]
+) -> Float[Tensor, "b heads m n"]:
+    """What each of the queries' tokens attends to; a row sums to 1."""
+    return (queries @ keys.transpose(-2, -1)).softmax(dim=-1)
+
+
+def scaled_queries(attention: Attention, normed: Float[Tensor, "b m d"]) -> Float[Tensor, "b heads m e"]:
+    """Queries of tokens behind the block's first norm, scaled by 1 / sqrt(e)."""
+    return attention.q_norm(_project(attention, normed, part=0)) * attention.scale
+
+
+def head_keys(attention: Attention, normed: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n e"]:
+    """Keys of tokens behind the block's first norm."""
+    return attention.k_norm(_project(attention, normed, part=1))
+
+
+def _project(attention: Attention, tokens: Float[Tensor, "b n d"], part: int) -> Float[Tensor, "b heads n e"]:
+    """One third of timm's fused projection: queries (0), keys (1) or values (2).
+
+    Heads come first, as timm's q_norm and k_norm work on the width of a head.
+    """
     weight = attention.qkv.weight.chunk(3)[part]
     bias = None if attention.qkv.bias is None else attention.qkv.bias.chunk(3)[part]
-    return F.linear(tokens, weight, bias)
+    return F.linear(tokens, weight, bias).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+
+
+def energy_maps(
+    backbone: Backbone, images: Float[Tensor, "b 3 h w"], block: int = -1
+) -> Float[Tensor, "b 1 rows columns"]:
+    """`feature_energy` scaled to sum to 1, of every kind of backbone.
+
+    Raises UserError for another block than the last.
+    """
+    if block != -1:
+        raise UserError(f"the feature energy is that of the last block: leave the block at -1, not {block}")
+    energy = feature_energy(backbone(images))
+    return F.normalize(energy.flatten(1), p=1.0).view_as(energy)[:, None]
 
 
 def feature_energy(tokens: Tokens) -> Float[Tensor, "b rows columns"]:
@@ -108,14 +158,21 @@ def mass_mask(attention: Float[Tensor, "*batch n"], mass: float) -> Bool[Tensor,
 
     Raises UserError where mass is not in (0, 1].
     """
-    if not 0 < mass <= 1:
-        raise UserError(f"the mass of attention to keep is a share above 0 and at most 1, not {mass}")
+    return mass_masks(attention, (mass,))[0]
+
+
+def mass_masks(attention: Float[Tensor, "*batch n"], masses: Sequence[float]) -> Bool[Tensor, "masses *batch n"]:
+    """`mass_mask` for each of several masses, with the patches ranked once. Raises UserError as it does."""
+    for mass in masses:
+        if not 0 < mass <= 1:
+            raise UserError(f"the mass of attention to keep is a share above 0 and at most 1, not {mass}")
     values = attention.to(torch.promote_types(attention.dtype, torch.float32))
     ranked, order = values.sort(dim=-1, descending=True, stable=True)
     total = ranked.cumsum(dim=-1)
     # a patch belongs to the set while those ranked before it do not hold enough
     before = F.pad(total[..., :-1], (1, 0))
-    return torch.zeros_like(values, dtype=torch.bool).scatter(-1, order, before < mass * total[..., -1:])
+    chosen = torch.stack([before < mass * total[..., -1:] for mass in masses])
+    return torch.zeros_like(chosen).scatter(-1, order.expand_as(chosen), chosen)
 
 
 def mean_and_heads(maps: Float[Tensor, "b heads rows columns"]) -> Float[Tensor, "b maps rows columns"]:

@@ -7,17 +7,21 @@ from dinoscope.measurement.inputs import LABEL_SEED, Extract, Watch, train_and_v
 from dinoscope.measurement.knn import measure_knn
 from dinoscope.measurement.linear import measure_linear
 from dinoscope.measurement.record import OF_THE_MODEL, Measurement, keep, kept, kept_name
+from dinoscope.measurement.voc import VocConfig, VocResult, measure_voc
 
 __all__ = [
     "LABEL_SEED",
     "OF_THE_MODEL",
     "Extract",
     "Measurement",
+    "VocConfig",
+    "VocResult",
     "Watch",
     "keep",
     "kept",
     "kept_name",
     "measure_knn",
     "measure_linear",
+    "measure_voc",
     "train_and_val",
 ]

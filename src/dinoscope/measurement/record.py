@@ -14,7 +14,9 @@ from dinoscope.settings import from_dict, to_dict
 from dinoscope.training.run_folder import CONFIG
 from dinoscope.types import Metric
 
-OF_THE_MODEL = frozenset({"weights", "weights_hash", "feature", "learning_rate", "rate_at_edge"})
+OF_THE_MODEL = frozenset(
+    {"weights", "weights_hash", "feature", "learning_rate", "rate_at_edge", "network", "maps", "fixed_heads"}
+)
 """Entries of a protocol about the model, and what was found for it; comparable results share all others."""
 
 

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from dinoscope.models.position_matrices import resized_by_matrices
+
 
 def resized_position_embedding(
     embedding: Float[Tensor, "1 n d"], prefix: int, grid: tuple[int, int], *, antialias: bool = False
@@ -19,6 +21,8 @@ def resized_position_embedding(
     were trained with this, so a cleaner resize would give other features. With `antialias`, and exactly to the grid:
     DINOv2 with registers.
     """
+    if any(isinstance(cells, torch.SymInt) for cells in grid):  # traced for images of any size
+        return resized_by_matrices(embedding, prefix, grid, antialias=antialias)
     trained = math.isqrt(embedding.shape[1] - prefix)
     if grid == (trained, trained):
         return embedding

@@ -69,13 +69,18 @@ class ViTBackbone(Backbone):
         """
         cells = self.net.patch_embed(images)
         rows, columns = cells.shape[-2:]
-        patches, grid, embedding = cells.flatten(2).transpose(1, 2), (rows, columns), cast(Tensor, self.net.pos_embed)
-        class_token = cast(Tensor, self.net.cls_token).expand(len(images), -1, -1)
+        patches, grid = cells.flatten(2).transpose(1, 2), (rows, columns)
+        class_token = cast(Tensor, self.net.cls_token).expand(images.shape[0], -1, -1)  # len() would fix it in a trace
         if not self.shape.registers:
-            return torch.cat([class_token, patches], dim=1) + resized_position_embedding(embedding, 1, grid), grid
-        registers = cast(Tensor, self.net.reg_token).expand(len(images), -1, -1)
-        position = resized_position_embedding(embedding, 0, grid, antialias=True)
-        return torch.cat([class_token, registers, patches + position], dim=1), grid
+            return torch.cat([class_token, patches], dim=1) + self.positions(grid), grid
+        registers = cast(Tensor, self.net.reg_token).expand(images.shape[0], -1, -1)
+        return torch.cat([class_token, registers, patches + self.positions(grid)], dim=1), grid
+
+    def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 m d"]:
+        """The position embedding resized to `grid`: of class token and patches, or with registers of the patches."""
+        registers = self.shape.registers > 0
+        embedding = cast(Tensor, self.net.pos_embed)
+        return resized_position_embedding(embedding, 0 if registers else 1, grid, antialias=registers)
 
     def run_blocks(self, tokens: Float[Tensor, "b n d"], stop: int | None = None) -> Float[Tensor, "b n d"]:
         """Tokens after the blocks before `stop` (all of them by default; negative counts from the end)."""

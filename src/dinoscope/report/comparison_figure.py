@@ -33,7 +33,7 @@ OTHER_COLORS = ("#0072b2", "#b8a600", "#7a5195", "#8c564b")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLES = ("-", "--", ":", "-.")
 
-_STYLE: Any = {"font.family": FONT, "font.size": 9.5, "svg.hashsalt": "dinoscope", "svg.fonttype": "none"}
+STYLE: Any = {"font.family": FONT, "font.size": 9.5, "svg.hashsalt": "dinoscope", "svg.fonttype": "none"}
 _GRID = "#e4e4e4"
 
 
@@ -78,11 +78,11 @@ def scatter(panels: Sequence[Panel], x_title: str, note: str = "") -> Figure:
     """Accuracy against x, one panel for each kind of accuracy; a colour and a label per method, a marker per
     architecture, a bar of one standard deviation each way.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(len(panels), width=5.4, height=5.2)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(len(panels), width=5.4, height=5.2)
         architectures = list(dict.fromkeys(point.architecture for panel in panels for point in panel.points))
         for axis, panel in zip(axes, panels, strict=True):
-            _dress(axis, panel.title, x_title, "top-1 (%)")
+            dress(axis, panel.title, x_title, "top-1 (%)")
             _spread([point.x for panel in panels for point in panel.points], axis)
             for point in panel.points:
                 axis.errorbar(
@@ -108,7 +108,7 @@ def scatter(panels: Sequence[Panel], x_title: str, note: str = "") -> Figure:
             Line2D([], [], color=QUIET, marker=MARKERS[number % len(MARKERS)], linestyle="none", label=name)
             for number, name in enumerate(architectures)
         ]
-        _finish(figure, handles, note)
+        finish(figure, handles, note)
         for axis, panel in zip(axes, panels, strict=True):
             label_points(figure, axis, [Labelled(p.label, p.x, p.y, _color(p.method)) for p in panel.points])
     return figure
@@ -116,11 +116,11 @@ def scatter(panels: Sequence[Panel], x_title: str, note: str = "") -> Figure:
 
 def curves(every: Sequence[Curve], title: str, note: str = "") -> Figure:
     """Accuracy over the epochs, one panel per architecture; runs with one label share their colour and line."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         architectures = list(dict.fromkeys(curve.architecture for curve in every))
-        figure, axes = _figure(len(architectures), width=5.2, height=4.2)
+        figure, axes = new_figure(len(architectures), width=5.2, height=4.2)
         for axis, architecture in zip(axes, architectures, strict=True):
-            _dress(axis, architecture, "epoch", title)
+            dress(axis, architecture, "epoch", title)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             here = [curve for curve in every if curve.architecture == architecture]
             seen: list[str] = []
@@ -142,7 +142,7 @@ def curves(every: Sequence[Curve], title: str, note: str = "") -> Figure:
             legend = axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8.5)
             for text in legend.get_texts():
                 text.set_parse_math(False)
-        _finish(figure, [], note)
+        finish(figure, [], note)
     return figure
 
 
@@ -158,12 +158,13 @@ def svg(figure: Figure) -> bytes:
 
 def _file(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()
 
 
-def _figure(panels: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def new_figure(panels: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A white figure with so many panels of that size in inches, three in a row."""
     columns = min(max(panels, 1), 3)
     rows = max(1, math.ceil(panels / columns))
     figure = Figure((width * columns, height * rows + 0.5), dpi=150, facecolor="white")
@@ -174,7 +175,8 @@ def _figure(panels: int, width: float, height: float) -> tuple[Figure, list[Axes
     return figure, axes[:panels]
 
 
-def _dress(axis: Axes, title: str, x_title: str, y_title: str) -> None:
+def dress(axis: Axes, title: str, x_title: str, y_title: str) -> None:
+    """Give a panel its titles and the look of all."""
     axis.set_title(title, loc="left", fontsize=11, color=INK, parse_math=False)
     axis.set_xlabel(x_title, color=INK, parse_math=False)
     axis.set_ylabel(y_title, color=INK, parse_math=False)
@@ -210,7 +212,7 @@ def _line_across(axis: Axes, name: str, height: float) -> None:
     )
 
 
-def _finish(figure: Figure, handles: Sequence[Line2D], note: str) -> None:
+def finish(figure: Figure, handles: Sequence[Line2D], note: str) -> None:
     """Lay out, with the legend and a line of text below the panels."""
     height = figure.get_figheight()
     bottom = 0.1 / height

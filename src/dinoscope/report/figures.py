@@ -21,8 +21,10 @@ from dinoscope.report.layout import Legend, Pixels, Row, Tile, page, page_width,
 COLORS = matplotlib.colormaps["inferno"]  # perceptually even, and readable in grey
 OUTLINE = (255, 214, 64)
 
-_PANEL_WIDTH = 1198  # three and six columns of whole pixels
-_HEADS_PER_ROW = 6
+PANEL_WIDTH = 1198
+"""Of a page, in pixels: three and six columns of whole pixels."""
+TILES_PER_ROW = 6
+"""The most that are set beside each other."""
 _TALLEST = 1.5  # height over width above which a picture is made narrower than its column
 
 
@@ -30,18 +32,19 @@ def overlay(image: UInt8[ndarray, "h w 3"], values: Float[ndarray, "rows columns
     """Lay a map over the image: colour and opacity rise with the value, from the map's mean upwards.
 
     Patches with the mean attention or less stay as they are: even attention shows nothing, preference shows.
-    The scale ends at the map's largest value, but never below twice its mean: faint preference stays faint.
+    The scale ends at the 99.5% quantile, lest a few patches of a peaked map leave all others without colour, but
+    never below twice the mean: faint preference stays faint.
     """
     height, width = image.shape[:2]
     strength = cv2.resize(_above_mean(values), (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
-    return _colored(_muted(image), strength)
+    return colored(muted(image), strength)
 
 
 def mask_overlay(image: UInt8[ndarray, "h w 3"], mask: Bool[ndarray, "rows columns"]) -> UInt8[ndarray, "h w 3"]:
     """Dim what lies outside of the mask and draw a thin line around what lies inside."""
     height, width = image.shape[:2]
     inside = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    drawn = np.where(inside[..., None] > 0, image, np.rint(0.3 * _muted(image)).astype(np.uint8))
+    drawn = np.where(inside[..., None] > 0, image, np.rint(0.3 * muted(image)).astype(np.uint8))
     contours, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(drawn, contours, -1, OUTLINE, thickness=max(1, round(min(height, width) / 200)))
     return drawn
@@ -53,22 +56,26 @@ def attention_panel(
     mass: float,
     title: str = "",
     note: str = "",
+    what: str = "attention",
 ) -> Pixels:
     """One page about one image: itself, the mean over the heads, the mask that holds `mass`, then every head.
 
-    maps: of `attention_maps`; a single one is taken for a ResNet's feature energy.
+    maps: of a kind of `explain.maps`. what: it shows, such as "feature energy"; names a map that stands alone.
     title, note: set above, left and right.
     Raises UserError where mass is not in (0, 1].
     """
     every = mean_and_heads(maps[None])[0].float().cpu()
     values, masks = every.numpy(), map_masks(every, mass).numpy()
-    rows = [_summary_row(image, values, masks)]
+    rows = [_summary_row(image, values, masks, what)]
     if len(maps) > 1:
         rows += _head_rows(image, values[1:], masks[1:])
-    held = "attention" if len(maps) > 1 else "energy"
-    text = f"masks: the fewest patches that hold {mass:.0%} of the {held}"
-    legend = Legend(_color_scale(), "average patch", "strongest", text)
-    return page(rows, _PANEL_WIDTH, title, note, legend)
+    return page(rows, PANEL_WIDTH, title, note, mass_legend(mass, what))
+
+
+def mass_legend(mass: float, what: str) -> Legend:
+    """The scale of `overlay`, and what a mask is that holds `mass` of the maps."""
+    text = f"masks: the fewest patches that hold {mass:.0%} of the {what}"
+    return Legend(color_scale(), "average patch", "strongest", text)
 
 
 def contact_sheet(rows: Sequence[Sequence[Pixels]], titles: Sequence[str], tile: int = 240) -> Pixels:
@@ -91,8 +98,8 @@ def fitted(image: UInt8[ndarray, "h w 3"], width: int) -> Pixels:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 
 
-def write_png(path: Path, pixels: Pixels) -> None:
-    """Write a PNG, whole or not at all. Its folder must be there."""
+def write_png(path: Path, pixels: UInt8[ndarray, "h w *c"]) -> None:
+    """Write a PNG, whole or not at all: grey [h, w], RGB or RGBA. Its folder must be there."""
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "png")
     partial = path.with_name(f".{path.name}.partial")
@@ -107,12 +114,13 @@ def _summary_row(
     image: UInt8[ndarray, "h w 3"],
     values: Float[ndarray, "maps rows columns"],
     masks: Bool[ndarray, "maps rows columns"],
+    what: str,
 ) -> Row:
     """The image, the mean over the heads, which is the first map, and its mask."""
     maps, rows, columns = values.shape
-    width = tile_width(_PANEL_WIDTH, 3)
+    width = tile_width(PANEL_WIDTH, 3)
     pixels = fitted(image, width)
-    name = f"mean of {maps - 1} heads" if maps > 2 else "feature energy"
+    name = f"mean of {maps - 1} heads" if maps > 2 else what
     tiles = [
         Tile(pixels, "image", f"{image.shape[1]} × {image.shape[0]} px"),
         Tile(overlay(pixels, values[0]), name, f"{columns} × {rows} patches"),
@@ -128,28 +136,33 @@ def _head_rows(
 ) -> list[Row]:
     """Overlays of up to six heads, their masks below them, and so on; as many heads in each row as can be."""
     heads = range(len(values))
-    per_row = math.ceil(len(heads) / math.ceil(len(heads) / _HEADS_PER_ROW))
-    width = tile_width(_PANEL_WIDTH, max(3, per_row))
+    per_row = per_band(len(heads))
+    width = tile_width(PANEL_WIDTH, max(3, per_row))
     pixels = fitted(image, width)
     overlays = [Tile(overlay(pixels, values[h]), f"head {h}", f"mask {masks[h].mean():.0%}") for h in heads]
     below = [Tile(mask_overlay(pixels, mask)) for mask in masks]
     return [Row(tiles[begin : begin + per_row], width) for begin in heads[::per_row] for tiles in (overlays, below)]
 
 
+def per_band(count: int, most: int = TILES_PER_ROW) -> int:
+    """How many of `count` to set beside each other, so that the rows are as few and as even as can be."""
+    return math.ceil(count / math.ceil(count / most))
+
+
 def _above_mean(values: Float[ndarray, "rows columns"]) -> Float[ndarray, "rows columns"]:
-    """0 at the mean, 1 at the largest value, or at twice the mean where none is as large; negative below."""
+    """0 at the mean, 1 at the 99.5% quantile, or at twice the mean where that is larger; negative below the mean."""
     mean = max(float(values.mean()), float(np.finfo(np.float32).tiny))
     excess = values.astype(np.float32) / mean - 1
-    return excess / max(float(excess.max()), 1.0)
+    return excess / max(float(np.quantile(excess, 0.995, method="higher")), 1.0)
 
 
-def _muted(image: UInt8[ndarray, "h w 3"]) -> Float[ndarray, "h w 3"]:
+def muted(image: UInt8[ndarray, "h w 3"]) -> Float[ndarray, "h w 3"]:
     """The image with half of its colour: a ground on which the colours of a map stand out."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
     return (0.5 * image + 0.5 * grey).astype(np.float32)
 
 
-def _colored(ground: Float[ndarray, "h w 3"], strength: Float[ndarray, "h w"]) -> UInt8[ndarray, "h w 3"]:
+def colored(ground: Float[ndarray, "h w 3"], strength: Float[ndarray, "h w"]) -> UInt8[ndarray, "h w 3"]:
     """Lay the colour of each strength, 0 to 1, over the ground."""
     opacity = 0.85 * strength[..., None] ** 0.7
     # both ends of inferno are left out: near black and near white hardly show on a photograph
@@ -157,7 +170,7 @@ def _colored(ground: Float[ndarray, "h w 3"], strength: Float[ndarray, "h w"]) -
     return np.rint(ground * (1 - opacity) + colors * opacity).astype(np.uint8)
 
 
-def _color_scale() -> UInt8[ndarray, "12 160 3"]:
+def color_scale() -> UInt8[ndarray, "12 160 3"]:
     """The colours of an overlay on light grey, from weak to strong."""
     strength = np.tile(np.linspace(0, 1, 160, dtype=np.float32), (12, 1))
-    return _colored(np.full((12, 160, 3), 225, np.float32), strength)
+    return colored(np.full((12, 160, 3), 225, np.float32), strength)

@@ -132,7 +132,7 @@ class _Canvas:
     def legend(self, legend: Legend, middle: float) -> None:
         """Set the legend."""
         height, width, _ = legend.scale.shape
-        left = round(MARGIN + self._length(legend.low, _TEXT_SIZE) + GAP)
+        left = round(MARGIN + self._length(legend.low, _TEXT_SIZE) + GAP) if legend.low else MARGIN
         self.pasted.append((legend.scale, left, round(middle - height / 2)))
         self._text(legend.low, MARGIN, middle, _TEXT_SIZE, QUIET, "left")
         self._text(legend.high, left + width + GAP, middle, _TEXT_SIZE, QUIET, "left")

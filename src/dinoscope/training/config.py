@@ -11,7 +11,7 @@ from dinoscope.errors import UserError
 from dinoscope.methods import MethodSettings
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.methods.method import RunShape
-from dinoscope.models.backbone import BackboneConfig, ViTShape, check_backbone
+from dinoscope.models.backbone import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig, ViTShape, check_backbone
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,9 @@ class RunConfig:
     out: the run folder to write.
     method: settings of the method; their class says which one it is.
     backbone: a name in `dinoscope.models.backbone.BACKBONES`; it is built for images of `views.global_size`.
+    init: a model to begin from, as `dinoscope.model_names.load_model` takes it, of the same network: its weights are
+        the backbone's first ones, student's and teacher's, under a fresh head. None for random weights.
+    mean, std: normalisation of RGB in [0, 1]; a model to begin from must have the same.
     drop_path: stochastic depth of the student: highest rate, linear over the blocks.
     epochs: passes over the images; may be a fraction.
     batch_size: images per optimiser step, over all processes and micro-batches together.
@@ -69,6 +72,9 @@ class RunConfig:
     out: Path
     method: MethodSettings = field(default_factory=DINOConfig)
     backbone: str = "vit_small_patch16_224"
+    init: str | None = None
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
     drop_path: float = 0.1
     views: ViewsConfig = field(default_factory=ViewsConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -88,7 +94,7 @@ class RunConfig:
     @property
     def backbone_config(self) -> BackboneConfig:
         """The student's backbone."""
-        return BackboneConfig(self.backbone, image_size=self.views.global_size, drop_path=self.drop_path)
+        return BackboneConfig(self.backbone, self.views.global_size, self.drop_path, self.mean, self.std)
 
 
 def total_steps(config: RunConfig, images: int) -> int:

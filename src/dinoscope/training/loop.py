@@ -22,6 +22,7 @@ from dinoscope.methods.health import spread
 from dinoscope.training.config import RunConfig, check
 from dinoscope.training.device import pick_device
 from dinoscope.training.images import read_unreadable, readable, scanned_images, write_unreadable
+from dinoscope.training.initial import facts_of, give_weights, load_initial, washes_out
 from dinoscope.training.listener import Listener, RunStart, StepRecord
 from dinoscope.training.monitor import CollapseMonitor, FeatureWindow, rank_me
 from dinoscope.training.run_folder import LogFile, MetricsFile, RunFolder
@@ -54,10 +55,17 @@ def train(
     with distributed.process_group(device):
         run = RunFolder(config.out)
         audience = list(listeners) if distributed.is_main() else []
+        newest = checkpoint.latest(run.checkpoints) if resume else None
+        # A checkpoint holds all weights: the model that the run began from need not be there any more.
+        initial, origin = None if newest else load_initial(config), None
         images = _images(config, run, audience, resume=resume, overwrite=overwrite)
         trainer = Trainer(config, images, device)
-        if resume and (newest := checkpoint.latest(run.checkpoints)):
+        if newest:
             trainer.restore(newest)
+        elif initial is not None:
+            give_weights(initial, trainer.method, f"--init {config.init}")
+            origin = facts_of(initial.config, config)
+        del initial
         if distributed.is_main():
             audience = [
                 LogFile(run.log),
@@ -66,6 +74,7 @@ def train(
                 *audience,
             ]
         try:
+            _announce(trainer, audience, origin)
             return _run(trainer, run, audience)
         finally:
             for listener in audience:
@@ -100,7 +109,6 @@ def _run(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> Run
     config = trainer.config
     monitor = CollapseMonitor(trainer.method.diagnose, patience=max(300, trainer.total // 10))
     window, clock, saved = FeatureWindow(), _Clock(config.batch_size), time.monotonic()
-    _announce(trainer, listeners)
     batches = trainer.batches()
     with _stop_signals() as stop:
         while trainer.next_step < trainer.total and not stop:
@@ -127,7 +135,7 @@ def _run(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> Run
     return RunResult(run.path, trainer.next_step, interrupted=not finished)
 
 
-def _announce(trainer: Trainer, listeners: Sequence[Listener]) -> None:
+def _announce(trainer: Trainer, listeners: Sequence[Listener], origin: str | None) -> None:
     config, backbone = trainer.config, trainer.method.evaluated_backbone
     parameters = sum(parameter.numel() for parameter in backbone.parameters())
     facts = {
@@ -136,10 +144,14 @@ def _announce(trainer: Trainer, listeners: Sequence[Listener]) -> None:
     }
     if trainer.next_step:
         facts["resumed"] = f"at step {trainer.next_step}"
+    if origin is not None:
+        facts["begins from"] = origin
     start = RunStart(config, trainer.at(trainer.next_step), len(trainer.images), parameters, facts)
     logger.info("training %s on %d images; %s", config.backbone, len(trainer.images), facts)
     for listener in listeners:
         listener.started(start)
+    if origin is not None and (warning := washes_out(config)):
+        _say(listeners, trainer.next_step, warning)
 
 
 def _tell(listeners: Sequence[Listener], monitor: CollapseMonitor, record: StepRecord, log_every: int) -> None:

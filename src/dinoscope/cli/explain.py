@@ -1,0 +1,202 @@
+"""`dinoscope explain`: what models' maps are worth, as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from dinoscope.cli.model_option import Models
+from dinoscope.errors import UserError
+
+if TYPE_CHECKING:
+    from dinoscope.measurement.explain import ExplainResult
+
+TABLE, PER_IMAGE, VALUES, CURVES = "table.md", "explain.csv", "explain.json", "curves.png"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure the maps of several models: on the objects, by taking away what they point at, and head by head.
+
+    With masks: Jaccard, pointing game and energy on the objects, beside chance and a blob in the middle of the
+    image. Always: areas under deletion and insertion against random orders, entropy of the heads and how far they
+    agree. Writes table.md, explain.csv (every image), explain.json and curves.png.
+    """
+
+    model: Models
+
+    data: Path
+    """Folder of images, or a VOC layout, whose masks are then used."""
+
+    masks: Path | None = None
+    """Folder of masks (PNG) with the names of the images: 0 is background, 255 void, all else object; where there
+    are only 0 and 255, 255 is object."""
+
+    gallery: Path | None = None
+    """Labelled images, CLASS/...: deletion, insertion and Grad-CAM then follow the k-NN vote for an image's class
+    instead of its feature."""
+
+    map: str = "attention"
+    """attention (of a ResNet: feature energy), rollout, energy, gradcam, or centre (looks at no image)."""
+
+    block: int = -1
+    """Block of the transformer: from 0, or from the end with -1 the last."""
+
+    mass: float = 0.6
+    """Share of a map that its mask holds, above 0 and at most 1."""
+
+    tolerance: float = 15.0
+    """Pixels of the original by which a map's maximum may miss the object. 15 is published, for photographs of
+    about 500 px; take less where images are small."""
+
+    size: int | None = None
+    """Short side at which a network sees an image, in pixels; by default the one it was trained at."""
+
+    limit: int | None = None
+    """At most so many images, spread evenly."""
+
+    steps: int = 20
+    """Steps of deletion and of insertion."""
+
+    random_orders: int = 3
+    """Random orders in the control of deletion and insertion."""
+
+    fill: Literal["blur", "mean"] = "blur"
+    """What replaces a patch: the blurred image, or its mean colour."""
+
+    blur: float = 0.1
+    """Standard deviation of that blur, as a share of the short side."""
+
+    seed: int = 0
+    """Of the random orders."""
+
+    out: Path = Path("explain")
+    """Folder to write to."""
+
+    overwrite: bool = False
+    """Replace what is already there."""
+
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:N or mps; auto takes the best there is."""
+
+    batch_size: int = 64
+    """Perturbed images at a time; lower it where memory is short."""
+
+
+def main(argv: list[str]) -> int:
+    """Measure, write, print, and keep the results in run folders. Raises UserError."""
+    options = tyro.cli(
+        Options, args=argv, prog="dinoscope explain", config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+    )
+    from rich.console import Console
+    from rich.markup import escape
+
+    from dinoscope.cli.compare import rich_table
+    from dinoscope.measurement import keep
+    from dinoscope.report.explain_table import IN_THE_NETWORK, ON_OBJECTS, explain_json, explain_table
+
+    result = measure(options)
+    written = write(options.out, result)
+    for row in result.rows:
+        if row.model is not None and row.model.path is not None:
+            keep(row.model.path, "explain", result.measurement(row))
+    if options.json:
+        print(explain_json(result), end="")
+        return 0
+    console = Console()  # two tables without intervals: one with them would not fit
+    halves = (ON_OBJECTS, IN_THE_NETWORK) if result.subjects.masked is not None else (IN_THE_NETWORK,)
+    tables = [explain_table(result, half, intervals=False) for half in halves]
+    console.print(*map(rich_table, tables))
+    for remark in tables[0].remarks:
+        console.print(escape(remark), highlight=False, soft_wrap=True, style="dim")
+    files = f"written to {options.out}: {', '.join(written)} ({TABLE} has 95 % intervals)"
+    console.print(files, highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def measure(options: Options) -> ExplainResult:
+    """Check everything that can be checked before the work, then do it. Raises UserError."""
+    from dinoscope.cli.console import progress_bar
+    from dinoscope.data.folder import find_images
+    from dinoscope.explain.faithfulness import PerturbationConfig
+    from dinoscope.features import ExtractConfig
+    from dinoscope.measurement import Extract
+    from dinoscope.measurement.explain import explain_models
+    from dinoscope.measurement.explain_images import find_subjects
+    from dinoscope.measurement.explain_scores import ExplainConfig
+    from dinoscope.model_names import load_models
+    from dinoscope.training.device import pick_device
+
+    perturbation = PerturbationConfig(
+        options.steps, options.random_orders, options.fill, options.blur, options.seed, options.batch_size
+    )
+    config = ExplainConfig(
+        options.map,
+        options.block,
+        options.mass,
+        options.size,
+        options.tolerance,
+        perturbation=perturbation,
+    )
+    _claim(options)
+    subjects = find_subjects(options.data, options.masks, options.limit)
+    gallery = None if options.gallery is None else find_images(options.gallery, labelled=True)
+    # nothing is cropped, as nothing is of the images that are measured
+    features = ExtractConfig(
+        pick_device(options.device), options.batch_size, image_size=options.size, crop_fraction=1.0
+    )
+    models = load_models(options.model, progress_bar)
+    return explain_models(models, subjects, config, Extract(features, watch=progress_bar), gallery)
+
+
+def write(out: Path, result: ExplainResult) -> list[str]:
+    """Write all files, each whole or not at all; return their names. Raises UserError where that fails."""
+    from dinoscope import checkpoint
+
+    names: list[str] = []
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in _files(result):
+            if content is None:  # what an earlier run left would not belong to these figures
+                (out / name).unlink(missing_ok=True)
+                continue
+            with checkpoint.replacing(out / name) as partial:
+                partial.write_bytes(content)
+            names.append(name)
+    except OSError as error:
+        raise UserError(f"the figures could not be written to {out}: {error}") from error
+    return names
+
+
+def _files(result: ExplainResult) -> Iterator[tuple[str, bytes | None]]:
+    """Names and contents; None for what these figures do not have."""
+    from dinoscope.report.comparison_figure import png
+    from dinoscope.report.explain_table import explain_csv, explain_json, explain_table
+    from dinoscope.report.faithfulness_figure import faithfulness_figure
+    from dinoscope.report.tables import markdown
+
+    figure = faithfulness_figure(result)
+    picture = "" if figure is None else f"\n![Deletion and insertion]({CURVES})\n"
+    texts = {
+        TABLE: "# Maps in numbers\n\n" + markdown(explain_table(result)) + picture,
+        PER_IMAGE: explain_csv(result),
+        VALUES: explain_json(result),
+    }
+    yield from ((name, text.encode("utf-8", errors="surrogateescape")) for name, text in texts.items())
+    yield CURVES, None if figure is None else png(figure)
+
+
+def _claim(options: Options) -> None:
+    """Refuse to replace unasked, before anything is computed."""
+    if options.out.exists() and not options.out.is_dir():
+        raise UserError(f"{options.out} is a file; --out is the folder to write to")
+    there = [name for name in (TABLE, PER_IMAGE, VALUES, CURVES) if (options.out / name).exists()]
+    if there and not options.overwrite:
+        raise UserError(f"{options.out} holds {there[0]} already: name another folder with --out, or --overwrite")

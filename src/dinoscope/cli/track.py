@@ -1,0 +1,191 @@
+"""`dinoscope track`: follow objects through a video, from a mask of the first frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from dinoscope.cli.model_option import Model
+from dinoscope.cli.pictures import claim
+from dinoscope.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
+    from numpy import ndarray
+
+    from dinoscope.data.video import Video
+    from dinoscope.evaluation.propagation import PropagationConfig
+
+MASKS = "masks"
+_ANY_MASK = "[0-9]" * 5 + "*.png"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Follow objects through a video: their masks in the first frame are handed on from frame to frame.
+
+    Nothing is trained: a place takes the label of the places of earlier frames that look most like it to the
+    network. Written are OUT/masks/00000.png and so on, PNGs whose values are the objects, and OUT/overlay.mp4.
+
+    In a mask, 0 is background and every other value an object. 255 is the object where there are only 0 and 255,
+    else it is left out.
+    """
+
+    video: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO")]
+    """Video file (.mp4, .avi, .gif, .webm...), or folder whose images are the frames, in the order of their names."""
+
+    mask: Path
+    """Mask of the first frame, of its size: a PNG with a palette, or of 8-bit grey."""
+
+    model: Model
+
+    out: Path = Path("track")
+    """Folder for the masks and the overlay."""
+
+    mask_at: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FRAME:FILE")] = ()
+    """Masks of later frames, counted from 0, as in 40:dog.png: objects that appear there, or are to be
+    corrected. Objects that such a mask does not hold go on as they were."""
+
+    size: int = 480
+    """Short side at which the network sees a frame, in pixels."""
+
+    context: int = 7
+    """Earlier frames that each is compared with, besides the first."""
+
+    radius: int = 12
+    """Cells (patches) up, down, left and right in which a place is looked for in earlier frames."""
+
+    top_k: int = 5
+    """Most similar places that count."""
+
+    temperature: float = 0.1
+    """Divides the similarity before the exponential: the smaller, the more the most similar place counts."""
+
+    gif: bool = False
+    """Write OUT/overlay.gif instead of overlay.mp4."""
+
+    overwrite: bool = False
+    """Replace what an earlier call wrote to OUT."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:N or mps; auto takes the best there is."""
+
+
+def main(argv: list[str]) -> int:
+    """Track, and say where the masks are. Raises UserError."""
+    from rich.console import Console
+
+    options = tyro.cli(Options, args=argv, prog="dinoscope track", config=(tyro.conf.FlagCreatePairsOff,))
+    count = track(options)
+    line = f"{count} mask{'s' * (count != 1)} in {options.out / MASKS}, over the frames in {_overlay(options)}"
+    Console().print(line, markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def track(options: Options) -> int:
+    """Write the masks and the overlay; return the number of frames.
+
+    Raises UserError where the video, a mask or the model cannot be read, they do not fit each other, no object is
+    given, an option is out of range, or something is there already or cannot be written.
+    """
+    from dinoscope.cli.console import progress_bar
+    from dinoscope.data.video import open_video
+    from dinoscope.evaluation.propagation import propagate, working_size
+    from dinoscope.model_names import load_model
+    from dinoscope.training.device import pick_device
+
+    config, device = _config(options), pick_device(options.device)
+    video = open_video(options.video)
+    masks = _masks(options, video)
+    backbone = load_model(options.model, progress_bar).backbone
+    working_size(*video.size, options.size, backbone.patch_size)
+    _claim(options)
+    with progress_bar("tracking") as progress:
+        results = propagate(backbone, video, masks, config, device, progress)
+        return _write(options, video, results)
+
+
+def _write(options: Options, video: Video, masks: Iterator[UInt8[ndarray, "h w"]]) -> int:
+    """Write each mask as it comes, and the overlay; return their number.
+
+    The video is read a second time beside the first, so that no frame need be kept.
+    """
+    from dinoscope.checkpoint import replacing
+    from dinoscope.data.index_png import encode_indices
+    from dinoscope.report.video import objects_overlay, video_writer
+
+    count = 0
+    with ExitStack() as stack:
+        add = stack.enter_context(video_writer(_overlay(options), video.fps))
+        # the mask first: where a frame is in error, the propagation has more to say about it
+        for mask, frame in zip(masks, video, strict=False):
+            path = options.out / MASKS / f"{count:05d}.png"
+            try:
+                with replacing(path) as partial:
+                    partial.write_bytes(encode_indices(mask))
+            except OSError as error:
+                raise UserError(f"{path} cannot be written: {error.strerror}") from error
+            add(objects_overlay(frame, mask))
+            count += 1
+    return count
+
+
+def _config(options: Options) -> PropagationConfig:
+    """The settings of the propagation. Raises UserError for one that is out of range."""
+    from dinoscope.evaluation.window import PropagationConfig, check_config
+
+    config = PropagationConfig(options.size, options.context, options.radius, options.top_k, options.temperature)
+    check_config(config)
+    return config
+
+
+def _masks(options: Options, video: Video) -> dict[int, UInt8[ndarray, "h w"]]:
+    """All masks by frame. Raises UserError where one cannot be read or does not fit the video."""
+    files = {0: options.mask}
+    for text in options.mask_at:
+        number, colon, file = text.partition(":")
+        if not colon or not file or not number.isdecimal():
+            raise UserError(f"--mask-at {text!r}: give the number of a frame and a file, as in 40:dog.png")
+        if int(number) in files:
+            raise UserError(f"--mask-at {text}: there is a mask for frame {int(number)} already")
+        files[int(number)] = Path(file)
+    if video.files and max(files) >= video.said:
+        raise UserError(f"--mask-at {max(files)}:...: {video.path} has {video.said} frames, counted from 0")
+    return {number: _read_mask(file, video) for number, file in files.items()}
+
+
+def _read_mask(file: Path, video: Video) -> UInt8[ndarray, "h w"]:
+    """The objects of a mask file; see `Options` on 255."""
+    import numpy as np
+
+    from dinoscope.data.index_png import read_indices
+
+    values = read_indices(file)
+    if values.shape != video.size:
+        raise UserError(
+            f"{file} is {values.shape[1]} x {values.shape[0]} px, and the frames of {video.path} are "
+            f"{video.size[1]} x {video.size[0]}: a mask must be of the frame's size"
+        )
+    objects = np.setdiff1d(values, (0, 255))
+    if not len(objects) and not (values == 255).any():
+        raise UserError(f"{file} holds no object: every pixel is 0, which is background")
+    return np.where(values == 255, 0 if len(objects) else 1, values).astype(np.uint8)
+
+
+def _overlay(options: Options) -> Path:
+    return options.out / ("overlay.gif" if options.gif else "overlay.mp4")
+
+
+def _claim(options: Options) -> None:
+    """Make the folders; take away the masks and the overlays of an earlier call if that is wanted."""
+    masks = options.out / MASKS
+    earlier = [*sorted(masks.glob(_ANY_MASK)), options.out / "overlay.mp4", options.out / "overlay.gif"]
+    claim(options.out, earlier, overwrite=options.overwrite)
+    claim(masks, (), overwrite=True)
+    for path in earlier:  # of a longer video some would stay and be taken for masks of this one
+        path.unlink(missing_ok=True)

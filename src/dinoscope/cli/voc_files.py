@@ -1,0 +1,232 @@
+"""What `dinoscope voc` writes: tables, values, the figure of the sweep, masks and pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from dinoscope import checkpoint
+from dinoscope.cli.console import progress_bar
+from dinoscope.data.decode import decode
+from dinoscope.data.masked_images import MaskedImages
+from dinoscope.errors import UserError
+from dinoscope.measurement import VocResult
+from dinoscope.measurement.voc_record import FIGURES, VocSummary, by_class, measurements
+from dinoscope.report.comparison_figure import png
+from dinoscope.report.figures import write_png
+from dinoscope.report.mask_sheet import Masked, SheetRow, mask_sheet
+from dinoscope.report.mass_sweep import Band, mass_sweep
+from dinoscope.report.tables import Table, csv_text, markdown
+from dinoscope.report.voc_tables import (
+    CSV_HEADER,
+    as_percent,
+    classes_table,
+    csv_rows,
+    differences_table,
+    models_table,
+    sweep_table,
+)
+from dinoscope.settings import to_dict
+from dinoscope.study.published import JACCARD_SOURCE, PUBLISHED_JACCARD
+
+if TYPE_CHECKING:
+    from dinoscope.cli.voc import Options
+
+TABLE, CSV, JSON, SWEEP = "table.md", "voc.csv", "voc.json", "sweep.png"
+
+_ROWS_PER_PAGE = 6
+_MOST_PAIRS = 6
+"""Of models whose differences are shown on the terminal; the files have all."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """For the terminal, and for table.md."""
+
+    terminal: tuple[Table, ...]
+    all: tuple[Table, ...]
+
+
+def tables(summary: VocSummary, limit: int | None, found: int, published: bool) -> Tables:
+    """The tables. limit: the images asked for, of `found`, or None for all."""
+    rows = [row for each in PUBLISHED_JACCARD for row in each.rows()] if published else []
+    result = summary.result
+    first = models_table(summary, rows, JACCARD_SOURCE)
+    if limit is not None:
+        said = f"--limit {limit}: {limit} of {found} images, spread evenly."
+        first = Table(first.columns, first.sections, first.caption, first.notes, (said, *first.remarks))
+    sweep, classes = sweep_table(result), classes_table(result)
+    pairs = [differences_table(summary)] if len(result.models) > 1 else []
+    few = len(result.models) * (len(result.models) - 1) // 2 <= _MOST_PAIRS
+    return Tables((first, *(pairs if few else []), sweep), (first, *pairs, sweep, classes))
+
+
+def json_values(summary: VocSummary, limit: int | None, published: bool) -> dict[str, Any]:
+    """Everything, as plain values: shares in [0, 1], but metrics in %."""
+    result, masses = summary.result, summary.result.config.all_masses
+    rows = zip(result.models, measurements(summary, limit), summary.intervals, strict=True)
+    models = [
+        {
+            "label": scores.model.label,
+            "model": scores.model.name,
+            **to_dict(measurement),
+            "sweep": {
+                name: [{"mass": mass, **asdict(each)} for mass, each in zip(masses, found, strict=True)]
+                for name, found in intervals.items()
+            },
+        }
+        for scores, measurement, intervals in rows
+    ]
+    values: dict[str, Any] = {
+        "figures": FIGURES,
+        "models": models,
+        "whole_image": result.whole_image,
+        "differences": [asdict(each) for each in summary.differences],
+        "classes": [asdict(each) for each in by_class(result)],
+        "left_out": [asdict(fault) for fault in result.faults],
+    }
+    if published:
+        values["published"] = {"source": JACCARD_SOURCE, "rows": [asdict(each) for each in PUBLISHED_JACCARD]}
+    return values
+
+
+def claim_files(options: Options, images: MaskedImages, labels: Sequence[str]) -> None:
+    """Refuse, before anything is measured, to replace files unasked. Raises UserError."""
+    for folder in (options.out, options.save_masks):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file, and a folder is needed")
+    targets: list[Path] = []
+    if options.out is not None:
+        targets += [options.out / name for name in (TABLE, CSV, JSON, SWEEP, _page_name(0))]
+    if options.save_masks is not None:
+        targets += [_mask_path(options.save_masks, label, name) for label in labels for name in images.names]
+    there = [path for path in targets if path.exists()]
+    if there and not options.overwrite:
+        raise UserError(f"{there[0]} is there already: name another folder, or add --overwrite")
+
+
+def write(options: Options, summary: VocSummary, values: Mapping[str, Any], tables: Tables) -> list[Path]:
+    """Write what was asked for, each file whole or not at all; return the files. Raises UserError."""
+    written: list[Path] = []
+    result = summary.result
+    try:
+        if options.out is not None:
+            written += _write_out(options.out, summary, values, tables)
+            written += _write_pages(options.out, result, options.pictures)
+        if options.save_masks is not None:
+            with progress_bar("writing masks") as tell:
+                written += _write_masks(options.save_masks, result, tell)
+    except OSError as error:
+        raise UserError(f"the results could not be written: {error}") from error
+    return written
+
+
+def _write_out(out: Path, summary: VocSummary, values: Mapping[str, Any], tables: Tables) -> Iterator[Path]:
+    out.mkdir(parents=True, exist_ok=True)
+    picture = f"\n![Jaccard by the mass that a mask holds]({SWEEP})\n"
+    contents = {
+        TABLE: ("# Jaccard of attention masks\n\n" + "\n".join(map(markdown, tables.all)) + picture).encode(),
+        CSV: csv_text(CSV_HEADER, csv_rows(summary.result)).encode("utf-8", errors="surrogateescape"),
+        JSON: (json.dumps(values, indent=2) + "\n").encode(),
+        SWEEP: _sweep(summary),
+    }
+    for name, content in contents.items():
+        with checkpoint.replacing(out / name) as partial:
+            partial.write_bytes(content)
+        yield out / name
+
+
+def _sweep(summary: VocSummary) -> bytes:
+    result = summary.result
+    panels: list[tuple[str, list[Band]]] = []
+    labels = [scores.model.label for scores in result.models]
+    for name, title in FIGURES.items():
+        bands = [
+            Band(label, *(tuple(100 * value for value in column) for column in zip(*ends, strict=True)))
+            for label, intervals in zip(labels, summary.intervals, strict=True)
+            if name in intervals
+            for ends in [[(each.mean, each.low, each.high) for each in intervals[name]]]
+        ]
+        if bands:
+            panels.append((title, bands))
+    note = (
+        f"{result.images.name}, {len(result.used)} images. Bands: {100 * result.config.bootstrap.confidence:g} % "
+        "bootstrap intervals over the images. Dashed: the mass of the table."
+    )
+    return png(mass_sweep(result.config.all_masses, panels, result.config.mass, note))
+
+
+def _write_masks(folder: Path, result: VocResult, tell: Callable[[int, int], None]) -> Iterator[Path]:
+    """Each mask of whole patches at the size of its image, by the nearest patch."""
+    for place, index in enumerate(result.used):
+        height, width = result.images.classes(index).shape
+        for scores in result.models:
+            path = _mask_path(folder, scores.model.label, result.images.names[index])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            mask = 255 * scores.masks[place].astype(np.uint8)
+            write_png(path, cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
+            yield path
+        tell(place + 1, len(result.used))
+
+
+def _write_pages(out: Path, result: VocResult, count: int) -> Iterator[Path]:
+    """Pages of pictures, from the best to the worst; those of an earlier, longer series go."""
+    places = spread(_shown(result), count)
+    pages = [places[begin : begin + _ROWS_PER_PAGE] for begin in range(0, len(places), _ROWS_PER_PAGE)]
+    for number, page in enumerate(pages):
+        by = ", by the mean of the models" if len(result.models) > 1 else ""
+        title = f"Best to worst{by}" + (f", page {number + 1} of {len(pages)}" if len(pages) > 1 else "")
+        path = out / _page_name(number)
+        write_png(path, mask_sheet([_row(result, place) for place in page], title, _page_note(result)))
+        yield path
+
+
+def spread(scores: Sequence[float], count: int) -> list[int]:
+    """Places of `count` images: the best, the worst, and evenly between by rank, best first."""
+    order = sorted(range(len(scores)), key=lambda place: -scores[place])
+    if count >= len(order):
+        return order
+    return order[:1] if count == 1 else [order[round(i * (len(order) - 1) / (count - 1))] for i in range(count)]
+
+
+def _shown(result: VocResult) -> list[float]:
+    """Each image's Jaccard of the masks that are kept, the mean over the models."""
+    every = [scores.figures[_kept_figure(result)][:, result.config.at] for scores in result.models]
+    return (sum(every[1:], every[0]) / len(every)).tolist()
+
+
+def _row(result: VocResult, place: int) -> SheetRow:
+    index, name = result.used[place], _kept_figure(result)
+    models = tuple(
+        Masked(each.model.label, each.masks[place], float(each.figures[name][place, result.config.at]))
+        for each in result.models
+    )
+    images = result.images
+    return SheetRow(images.names[index], decode(images.images[index]), images.classes(index), models)
+
+
+def _page_note(result: VocResult) -> str:
+    mass = f"masks hold {as_percent(result.config.mass)}"
+    if _kept_figure(result) == "published":
+        return f"published, {mass}: the truth chose the head of each class, shown together; mean over classes"
+    return f"strict, {mass}: mean over the heads; Jaccard with all objects; light grey: void, not counted"
+
+
+def _kept_figure(result: VocResult) -> str:
+    return "strict_mean" if "strict" in result.config.protocols else "published"
+
+
+def _page_name(number: int) -> str:
+    return f"pictures-{number + 1:02d}.png"
+
+
+def _mask_path(folder: Path, label: str, name: str) -> Path:
+    """A label is one folder whatever it holds; an image's name may lead into folders."""
+    safe = "".join(letter if letter.isalnum() or letter in "-_.()" else "_" for letter in label)
+    return folder / safe / f"{name}.png"

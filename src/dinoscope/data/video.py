@@ -1,0 +1,154 @@
+"""Frames of a video file or of a folder of images, one at a time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from dinoscope.data.decode import UnreadableImage, decode
+from dinoscope.data.folder import EXTENSIONS
+from dinoscope.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+VIDEO_EXTENSIONS = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+MAX_FRAME_PIXELS = 2**26
+"""Height times width above which a frame is refused: 8192 x 8192 px."""
+MAX_FRAMES = 100_000
+"""Above an hour at 24 frames a second; what is longer is to be cut first."""
+FOLDER_FPS = 24.0
+"""Taken for a folder of images, which has no speed: that of DAVIS."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video that may be gone through as often as is wanted; each time it is read anew.
+
+    files: the images where `path` is a folder, else empty.
+    size: height and width of every frame, in pixels.
+    said: number of frames. Of a file it is what the file says, which may be off by a few; 0: it says nothing.
+    fps: frames a second.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    size: tuple[int, int]
+    said: int
+    fps: float
+
+    def __length_hint__(self) -> int:
+        """Number of frames, as far as it is known beforehand."""
+        return self.said
+
+    def __iter__(self) -> Iterator[UInt8[ndarray, "h w 3"]]:
+        """RGB frames in order. Raises UserError for one that cannot be read, is of another size, or one too many."""
+        number = 0
+        for number, (name, frame) in enumerate(_images(self.files) if self.files else _decoded(self.path), start=1):
+            if frame.shape[:2] != self.size:
+                raise UserError(
+                    f"{name} is {frame.shape[1]} x {frame.shape[0]} px, and the first frame of {self.path} is "
+                    f"{self.size[1]} x {self.size[0]}: all frames of a video must be of one size"
+                )
+            if number > MAX_FRAMES:
+                raise UserError(f"{self.path} has more than {MAX_FRAMES} frames: cut it into shorter parts")
+            yield frame
+        if number < 0.9 * self.said:
+            _log.warning("%s says it has %d frames, and %d could be read: is it cut off?", self.path, self.said, number)
+
+
+def open_video(path: Path) -> Video:
+    """A video file, or a folder whose images are the frames: by name, numbers in names by value.
+
+    Images in folders below it are not taken. The first frame is read for its size.
+
+    Raises UserError for what is missing, is no video, cannot be read, has no frames, too many, or too large ones.
+    """
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.exists():
+        raise UserError(f"there is no video {path}")
+    if path.suffix.lower() not in VIDEO_EXTENSIONS:
+        raise UserError(
+            f"{path} does not look like a video: give one of {' '.join(VIDEO_EXTENSIONS)}, or a folder of frames"
+        )
+    with _capture(path) as capture:
+        said, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
+        _check_pixels(path, int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)))
+        there, frame = capture.read()
+    if not there:
+        raise UserError(f"{path}: no frame of this video can be read; is it damaged or cut off?")
+    if said > MAX_FRAMES:
+        raise UserError(f"{path} has {said} frames, and {MAX_FRAMES} is the most: cut it into shorter parts")
+    return Video(path, (), frame.shape[:2], max(0, said), fps if 0 < fps <= 1000 else FOLDER_FPS)
+
+
+def _open_folder(path: Path) -> Video:
+    try:
+        files = [file for file in path.iterdir() if file.suffix.lower() in EXTENSIONS and file.name[0] != "."]
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    if not files:
+        raise UserError(f"{path}: no frames in this folder. Looked for {' '.join(EXTENSIONS)}")
+    if len(files) > MAX_FRAMES:
+        raise UserError(f"{path} has {len(files)} frames, and {MAX_FRAMES} is the most: split it into shorter parts")
+    files.sort(key=lambda file: _by_numbers(file.name))
+    _, first = next(_images(tuple(files[:1])))
+    return Video(path, tuple(files), first.shape[:2], len(files), FOLDER_FPS)
+
+
+def _by_numbers(name: str) -> tuple[list[tuple[int, str]], str]:
+    """A key that sorts frame9 before frame10."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part) if place % 2 else 0, "" if place % 2 else part) for place, part in enumerate(parts)], name
+
+
+def _images(files: tuple[Path, ...]) -> Iterator[tuple[str, UInt8[ndarray, "_ _ 3"]]]:
+    """Each image with its name."""
+    for file in files:
+        try:
+            frame = decode(file)
+        except UnreadableImage as error:
+            raise UserError(f"{file}: {error}") from error
+        _check_pixels(file, frame.shape[0], frame.shape[1])
+        yield str(file), frame
+
+
+def _decoded(path: Path) -> Iterator[tuple[str, UInt8[ndarray, "_ _ 3"]]]:
+    """Each frame of a video file with a name."""
+    with _capture(path) as capture:
+        number = 0
+        while (read := capture.read())[0]:
+            yield f"{path}, frame {number}", cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)
+            number += 1
+
+
+def _check_pixels(path: Path, height: int, width: int) -> None:
+    if height * width > MAX_FRAME_PIXELS:
+        raise UserError(f"{path}: frames of {width} x {height} px, and {MAX_FRAME_PIXELS} pixels is the most")
+
+
+@contextmanager
+def _capture(path: Path) -> Iterator[cv2.VideoCapture]:
+    """An open file. What OpenCV and FFmpeg print of a damaged one is held back: the person gets one line from us."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's AV_LOG_QUIET; read when it is first used
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        # the whole path and no other backend: a name like "http:x" or "a%d.avi" is a file here and nothing else
+        capture = cv2.VideoCapture(str(path.resolve()), cv2.CAP_FFMPEG)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+    try:
+        if not capture.isOpened():
+            raise UserError(f"{path} is not a video that can be read; is it damaged or cut off?")
+        yield capture
+    finally:
+        capture.release()

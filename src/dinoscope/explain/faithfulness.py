@@ -1,0 +1,177 @@
+"""Does the network need what a map points at? Deletion and insertion (Petsiuk et al. 2018, RISE).
+
+Patches are ranked by the map. Deletion replaces the first ranked first, in steps, until none is left; insertion
+reveals them in the same order on an image that is wholly replaced. At each step a score says how much of what the
+network saw is still, or already, there; the figure is the area under that curve. A good map has a small area of
+deletion and a large one of insertion, measured against random orders: an area alone says little, since it also
+depends on the network and on what replaces the patches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import cv2
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from dinoscope.errors import UserError
+from dinoscope.explain.targets import Score, cosine_to
+from dinoscope.features.extraction import Describe
+
+MIN_RANGE = 0.001
+"""Least fall of the score for which `Curves.scaled` is defined.
+
+All features of some networks lie within a narrow cone, so that cosines differ little and still mean something; but
+features are float32, whose cosines are right to about a millionth, and a thousandth of the scale must show.
+"""
+
+
+@dataclass(frozen=True)
+class PerturbationConfig:
+    """How images are perturbed.
+
+    steps: parts that the patches are cut into; never more than there are patches.
+    orders: random orders in the control.
+    fill: what replaces a patch: the blurred image, or the image's mean colour.
+    blur: standard deviation of the blur as a share of the short side. RISE blurs by 5 px of 224 (0.022); this is
+        more, since fine textures are what little blur leaves out.
+    seed: of the random orders, and of the order among equal patches.
+    batch_size: perturbed images per forward.
+    """
+
+    steps: int = 20
+    orders: int = 3
+    fill: Literal["blur", "mean"] = "blur"
+    blur: float = 0.1
+    seed: int = 0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.orders, self.batch_size) < 1:
+            raise UserError(
+                "steps, random orders and batch size must be at least 1; "
+                f"got {self.steps}, {self.orders} and {self.batch_size}"
+            )
+        if not 0 < self.blur <= 1:
+            raise UserError(f"the blur is a share of the short side above 0 and at most 1, not {self.blur}")
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Scores of one image while it is perturbed.
+
+    share: of the patches that are replaced (deletion, random) or revealed (insertion), from 0 to 1.
+    random: deletion in random orders. Insertion in a random order is deletion in another one seen backwards, so
+        its mean area is the control of both.
+    """
+
+    share: Float[Tensor, " steps"]
+    deletion: Float[Tensor, " steps"]
+    insertion: Float[Tensor, " steps"]
+    random: Float[Tensor, "orders steps"]
+
+    @property
+    def range(self) -> float:
+        """How far the score falls from the image to the wholly replaced image."""
+        return (self.deletion[0] - self.deletion[-1]).item()
+
+    @property
+    def areas(self) -> tuple[float, float, float]:
+        """Areas under deletion, under insertion, and under the mean of the random orders."""
+        curves = (self.deletion, self.insertion, self.random.mean(dim=0))
+        deletion, insertion, random = (torch.trapezoid(curve, self.share).item() for curve in curves)
+        return deletion, insertion, random
+
+    def scaled(self, fall: float | None = None) -> Curves | None:
+        """The same with 0 for the wholly replaced image, in units of `fall`, so that networks can be compared.
+
+        fall: `range` of this image, by default; of many images take the mean, or those that hardly change at all
+            would weigh most. The mean of their scaled curves then runs between 1 and 0.
+
+        None where the fall is below `MIN_RANGE`: to this network the two images are the same.
+        """
+        fall = self.range if fall is None else fall
+        if fall < MIN_RANGE:
+            return None
+        deletion, insertion, random = (
+            (curve - self.deletion[-1]) / fall for curve in (self.deletion, self.insertion, self.random)
+        )
+        return replace(self, deletion=deletion, insertion=insertion, random=random)
+
+
+def perturbation_curves(
+    describe: Describe,
+    image: UInt8[Tensor, "3 h w"],
+    values: Float[Tensor, "rows columns"],
+    config: PerturbationConfig = PerturbationConfig(),
+    score: Score | None = None,
+) -> Curves:
+    """Perturb an image in the order of a map. The grid of the map must fill the image.
+
+    describe: from images to features. score: of the features; by default the cosine with the image's own.
+
+    Raises UserError where the map is not finite.
+    """
+    if not values.isfinite().all():
+        raise UserError("a map that is not finite ranks no patches: the weights of this model are broken")
+    order = patch_order(values, config.seed)
+    generator = torch.Generator().manual_seed(config.seed)
+    orders = torch.stack([order, *(torch.randperm(len(order), generator=generator) for _ in range(config.orders))])
+    counts = step_counts(len(order), config.steps)
+    deleted = orders.argsort(dim=1)[:, None, :] < counts[:, None]
+    revealed = ~deleted[:1]
+    # all curves begin and end with the same two images, which are described once
+    ends, inner = deleted[0, [0, -1]], torch.cat([deleted, revealed])[:, 1:-1]
+    masks = torch.cat([ends, inner.flatten(0, 1)]).unflatten(1, values.shape)
+    features = _described(describe, image, substitute(image, config), masks, config.batch_size)
+    scores = (cosine_to(features.double(), features[0]) if score is None else score(features)).double().cpu()
+    whole, nothing = scores[0].expand(len(inner), 1), scores[1].expand(len(inner), 1)
+    first, last = whole.clone(), nothing.clone()
+    first[-1], last[-1] = scores[1], scores[0]
+    *falling, insertion = torch.cat([first, scores[2:].view(len(inner), -1), last], dim=1)
+    return Curves(counts / len(order), falling[0], insertion, torch.stack(falling[1:]))
+
+
+def patch_order(values: Float[Tensor, "rows columns"], seed: int = 0) -> Int[Tensor, " n"]:
+    """Patches, row by row, from the highest value down; equal ones in a random order that the seed chooses.
+
+    In reading order instead, a map of many zeros would claim to rank the top of an image above its bottom.
+    """
+    flat = values.detach().flatten().cpu()
+    shuffled = torch.randperm(len(flat), generator=torch.Generator().manual_seed(seed))
+    return shuffled[flat[shuffled].sort(descending=True, stable=True).indices]
+
+
+def step_counts(patches: int, steps: int) -> Int[Tensor, " s"]:
+    """Patches that are replaced after each step, from 0 to all."""
+    steps = min(steps, patches)
+    return torch.tensor([round(step * patches / steps) for step in range(steps + 1)])
+
+
+def substitute(image: UInt8[Tensor, "3 h w"], config: PerturbationConfig) -> UInt8[Tensor, "3 h w"]:
+    """What replaces an image's patches: itself, blurred; or its mean colour throughout."""
+    if config.fill == "mean":
+        return image.float().mean(dim=(1, 2), keepdim=True).round().to(torch.uint8).expand_as(image)
+    pixels = image.permute(1, 2, 0).cpu().numpy()
+    sigma = config.blur * min(pixels.shape[:2])
+    return torch.from_numpy(cv2.GaussianBlur(pixels, (0, 0), sigma)).permute(2, 0, 1)
+
+
+@torch.no_grad()
+def _described(
+    describe: Describe,
+    image: UInt8[Tensor, "3 h w"],
+    filling: UInt8[Tensor, "3 h w"],
+    masks: Bool[Tensor, "m rows columns"],
+    batch_size: int,
+) -> Float[Tensor, "m d"]:
+    """Features of the image with the patches of each mask replaced."""
+    features: list[Tensor] = []
+    for part in masks.split(batch_size):
+        pixels = F.interpolate(part[:, None].float(), image.shape[-2:], mode="nearest-exact").bool()
+        features.append(describe(torch.where(pixels, filling, image)))
+    return torch.cat(features)

@@ -1,0 +1,128 @@
+"""Attention rollout: what the class token has gathered over all blocks, not in one alone (Abnar & Zuidema 2020).
+
+A block passes on the residual stream and what attention adds to it, so its effect on the tokens is taken as
+W = r I + (1 - r) A, with A the attention fused over the heads and r the residual's share, a half in the paper.
+The rollout is the product of these matrices from the last block to the first. Of that product only the class
+token's row is wanted here: a row vector is multiplied by one matrix after the other, and each N x N matrix is made
+and used a few rows at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from jaxtyping import Float
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import Block
+from torch import Tensor
+
+from dinoscope.errors import UserError
+from dinoscope.explain.attention import attention_rows, block_index, head_keys, scaled_queries
+from dinoscope.models.backbone import Backbone, ViTBackbone
+
+MOST_ENTRIES = 2**22
+"""Entries of the attention of all heads that are held at once: 16 MiB in float32, and a few times that in passing."""
+
+Fusion = Literal["mean", "min", "max"]
+FUSIONS: dict[Fusion, Callable[[Tensor], Tensor]] = {
+    "mean": lambda heads: heads.mean(dim=1),
+    "min": lambda heads: heads.amin(dim=1),
+    "max": lambda heads: heads.amax(dim=1),
+}
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How the blocks are joined.
+
+    fusion: of the heads; the paper takes the mean. Rows are then made to sum to 1 again.
+    residual: share r of the residual stream, 0 to 1; the paper takes 0.5.
+    discard: share of each token's attention entries, the lowest ones, that is set to 0; at least 0 and below 1.
+    start: first block that counts; the class token gathers from the tokens as they enter it. Negative counts
+        from the end.
+    """
+
+    fusion: Fusion = "mean"
+    residual: float = 0.5
+    discard: float = 0.0
+    start: int = 0
+
+
+PAPER = RolloutConfig()
+
+
+@torch.no_grad()
+def rollout_maps(
+    backbone: Backbone, images: Float[Tensor, "b 3 h w"], block: int = -1, config: RolloutConfig = PAPER
+) -> Float[Tensor, "b 1 rows columns"]:
+    """The class token's rollout over the patches, from `config.start` up to and including `block`.
+
+    A map sums to 1 less what stays with the class token (and registers, if any).
+    Raises UserError for a network without attention, and as `class_rollout` does.
+    """
+    if not isinstance(backbone, ViTBackbone):
+        raise UserError(f"{backbone.config.name} has no attention to roll out: choose another kind of map for it")
+    tokens, grid = backbone.embed(images)
+    row = class_rollout(backbone, tokens, block, config)
+    return row[:, None, backbone.net.num_prefix_tokens :].unflatten(-1, grid)
+
+
+def class_rollout(
+    backbone: ViTBackbone, tokens: Float[Tensor, "b n d"], block: int = -1, config: RolloutConfig = PAPER
+) -> Float[Tensor, "b n"]:
+    """The class token's row of the rollout; it sums to 1. `tokens` are those of `backbone.embed`.
+
+    Raises UserError for blocks that the network does not have, a start after the end, or a share out of range.
+    """
+    first, last = block_index(backbone, config.start), block_index(backbone, block)
+    if first > last:
+        raise UserError(f"a rollout from block {first} cannot end at block {last}")
+    if not 0 <= config.residual <= 1 or not 0 <= config.discard < 1:
+        raise UserError(
+            "the residual's share is 0 to 1 and the discarded share at least 0 and below 1, "
+            f"not {config.residual} and {config.discard}"
+        )
+    blocks = cast("list[Block]", list(backbone.net.blocks))
+    tokens = backbone.run_blocks(tokens, stop=first)
+    entering = [tokens]  # n x d for each block: what the way back needs
+    for each in blocks[first:last]:
+        entering.append(each(entering[-1]))
+    row = torch.zeros_like(tokens[:, :, 0])
+    row[:, 0] = 1
+    filled = 1  # of the last block only the class token's own row counts
+    for each in reversed(blocks[first : last + 1]):
+        row = _times_block(row, each, entering.pop(), filled, config)
+        filled = row.shape[1]
+    return row
+
+
+def _times_block(
+    row: Float[Tensor, "b n"], block: Block, tokens: Float[Tensor, "b n d"], filled: int, config: RolloutConfig
+) -> Float[Tensor, "b n"]:
+    """row (r I + (1 - r) A) for one block, of whose A only a few rows exist at a time.
+
+    filled: how many leading entries of `row` may be other than 0.
+    """
+    attention, normed = cast(Attention, block.attn), block.norm1(tokens)
+    keys = head_keys(attention, normed)
+    rows = max(1, MOST_ENTRIES // keys[..., 0].numel())
+    gathered = torch.zeros_like(row)
+    for begin in range(0, filled, rows):
+        part = slice(begin, min(begin + rows, filled))
+        heads = attention_rows(scaled_queries(attention, normed[:, part]), keys)
+        gathered += torch.einsum("bm,bmn->bn", row[:, part], fuse_heads(heads, config))  # m tokens ask, n answer
+    return config.residual * row + (1 - config.residual) * gathered
+
+
+def fuse_heads(heads: Float[Tensor, "b heads m n"], config: RolloutConfig) -> Float[Tensor, "b m n"]:
+    """One row of attention for each token: heads fused, the lowest share discarded, the sum 1 again."""
+    fused = FUSIONS[config.fusion](heads)
+    dropped = int(config.discard * fused.shape[-1])
+    if dropped:
+        lowest = fused.topk(dropped, dim=-1, largest=False).indices
+        fused = fused.scatter(-1, lowest, 0.0)
+    # the smallest of many heads may underflow to 0 everywhere
+    return fused / fused.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(fused.dtype).tiny)

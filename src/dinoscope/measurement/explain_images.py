@@ -1,0 +1,77 @@
+"""The images that maps are measured on, with their objects where there are masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from dinoscope.data.decode import UnreadableImage, decode
+from dinoscope.data.folder import find_images
+from dinoscope.data.masked_images import BACKGROUND, VOID, MaskedImages, find_masked_images, voc_root
+from dinoscope.errors import UserError
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Where an image's objects are, all of them as one, and which pixels count."""
+
+    truth: Bool[Tensor, "h w"]
+    valid: Bool[Tensor, "h w"]
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """Image files with unique names; masked: the same files with their masks, or None."""
+
+    data: Path
+    names: tuple[str, ...]
+    files: tuple[Path, ...]
+    masked: MaskedImages | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> tuple[UInt8[ndarray, "h w 3"], Objects | None]:
+        """The image, and its objects, or None where it has none, or there are no masks.
+
+        Raises UserError where either file cannot be read, or the two are not of one size.
+        """
+        try:
+            image = decode(self.files[index])
+        except UnreadableImage as error:
+            raise UserError(f"{self.files[index]}: {error}") from error
+        if self.masked is None:
+            return image, None
+        classes = torch.from_numpy(self.masked.classes(index))
+        if classes.shape != image.shape[:2]:
+            raise UserError(
+                f"{self.masked.masks[index]} is {classes.shape[1]} x {classes.shape[0]} px, "
+                f"its image {image.shape[1]} x {image.shape[0]}"
+            )
+        objects = Objects((classes != BACKGROUND) & (classes != VOID), classes != VOID)
+        return image, objects if objects.truth.any() else None
+
+
+def find_subjects(data: Path, masks: Path | None, limit: int | None) -> Subjects:
+    """A folder of images, with the masks of the same names below `masks`; or a VOC layout, which holds its own.
+
+    limit: at most so many images, spread evenly.
+
+    Raises UserError where there are no images, no image has a mask though masks were named, or the limit is
+    below 1.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit must be at least 1, not {limit}")
+    if masks is not None or voc_root(data) is not None:
+        masked = find_masked_images(data, masks)
+        masked = masked if limit is None else masked.subset(limit)
+        return Subjects(data, masked.names, masked.images, masked)
+    folder = find_images(data, labelled=False)
+    count = len(folder) if limit is None else min(limit, len(folder))
+    chosen = folder.subset([i * len(folder) // count for i in range(count)])
+    return Subjects(data, chosen.paths, tuple(chosen.path(i) for i in range(count)))

@@ -1,0 +1,70 @@
+"""Scores on DAVIS as tables: one row a model, and one row for each object of each sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from dinoscope.report.tables import Column, Section, Table, TableRow
+
+FIGURES = {
+    "jf_mean": "J&F",
+    "j_mean": "J",
+    "j_recall": "J recall",
+    "j_decay": "J decay",
+    "f_mean": "F",
+    "f_recall": "F recall",
+    "f_decay": "F decay",
+}
+"""name of a figure -> title of its column."""
+
+_MEANS = ("jf_mean", "j_mean", "f_mean")
+
+ABSENT = "–"
+
+OBJECT_HEADER = ("model", "sequence", "object", "frames", *FIGURES)
+
+
+def davis_table(
+    rows: Sequence[tuple[str, Mapping[str, float]]],
+    published: Sequence[tuple[str, Mapping[str, float]]],
+    label: str,
+    caption: str,
+    remarks: Sequence[str],
+) -> Table:
+    """Rows are (model, figures in %); those published come in a section with the label."""
+    sections = [Section(tuple(_row(*row) for row in rows), "Measured here" if published else "")]
+    if published:
+        sections.append(Section(tuple(_row(*row) for row in published), label))
+    columns = (Column("Model"), *(Column(title, "right") for title in FIGURES.values()))
+    return Table(columns, tuple(sections), caption, remarks=tuple(remarks))
+
+
+def object_table(rows: Sequence[Mapping[str, str | float]], caption: str) -> Table:
+    """The means of every row; rows have the keys of `OBJECT_HEADER`, figures in %."""
+    columns = (
+        Column("Model"),
+        Column("Sequence"),
+        Column("Object", "right"),
+        *(Column(FIGURES[name], "right") for name in _MEANS),
+    )
+    lines = (
+        TableRow(
+            (*(str(row[name]) for name in ("model", "sequence", "object")), *(_shown(row[name]) for name in _MEANS))
+        )
+        for row in rows
+    )
+    return Table(columns, (Section(tuple(lines)),), caption)
+
+
+def csv_cells(rows: Sequence[Mapping[str, str | float]]) -> Iterator[list[str]]:
+    """The same rows for a file: figures with four digits after the point."""
+    for row in rows:
+        yield [f"{row[name]:.4f}" if name in FIGURES else str(row[name]) for name in OBJECT_HEADER]
+
+
+def _row(name: str, figures: Mapping[str, float]) -> TableRow:
+    return TableRow((name, *(_shown(figures[key]) if key in figures else ABSENT for key in FIGURES)))
+
+
+def _shown(value: str | float) -> str:
+    return f"{value:.1f}"

@@ -1,0 +1,120 @@
+"""Masks of objects over the frames of a video, and the writing of such a video: MP4 or GIF."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+from PIL import Image
+
+from dinoscope.checkpoint import replacing
+from dinoscope.data.index_png import voc_palette
+from dinoscope.errors import UserError
+
+_OPACITY = 0.5
+_GIF_SIDE = 640  # pixels: the longer side of a GIF is at most this, as its frames are held until the end
+_CODECS = ("vp09", "mp4v")
+"""VP9, which OpenCV's wheels can write and browsers play, then MPEG-4 part 2, which browsers do not."""
+
+AddFrame = Callable[[UInt8[ndarray, "h w 3"]], None]
+
+
+def objects_overlay(frame: UInt8[ndarray, "h w 3"], ids: UInt8[ndarray, "h w"]) -> UInt8[ndarray, "h w 3"]:
+    """Lay each object in its VOC colour over the frame, half transparent, with a thin dark-edged contour. 0 is none."""
+    colors = np.asarray(voc_palette(), np.uint8).reshape(256, 3)[ids]
+    mixed = cv2.addWeighted(frame, 1 - _OPACITY, colors, _OPACITY, 0)
+    result = np.where(ids[..., None] > 0, mixed, frame)
+    inner, outer = _edges(ids)
+    result[outer] //= 3
+    result[inner] = cv2.addWeighted(colors, 0.6, np.full_like(colors, 255), 0.4, 0)[inner]
+    return result
+
+
+def _edges(ids: UInt8[ndarray, "h w"]) -> tuple[ndarray, ndarray]:
+    """Pixels of objects that touch another id, and pixels of background that touch an object (4 neighbours)."""
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    changes = cv2.dilate(ids, cross) != cv2.erode(ids, cross)
+    return changes & (ids > 0), changes & (ids == 0)
+
+
+@contextmanager
+def video_writer(path: Path, fps: float) -> Iterator[AddFrame]:
+    """Give a function that takes the frames of a video (RGB, all of one size); the file is there afterwards, whole.
+
+    path: ends in .mp4 or .gif. Of a GIF, the longer side is at most 640 px and the speed at most 50 frames a second.
+    An MP4 has even sides: the last row or column is repeated where that is needed.
+
+    Raises UserError where no frame was given, or the file cannot be written.
+    """
+    write = _gif if path.suffix.lower() == ".gif" else _mp4
+    try:
+        with replacing(path) as partial, write(partial, fps) as add:
+            yield add
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def _mp4(path: Path, fps: float) -> Iterator[AddFrame]:
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    writer: list[cv2.VideoWriter] = []
+    written = 0
+
+    def add(frame: UInt8[ndarray, "h w 3"]) -> None:
+        nonlocal written
+        height, width = frame.shape[:2]
+        even = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+        if not writer:
+            writer.append(_opened(path, fps, (even.shape[1], even.shape[0])))
+        writer[0].write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
+        written += 1
+
+    try:
+        yield add
+    finally:
+        for each in writer:
+            each.release()
+    # OpenCV tells nothing where the disk is full or the codec is missing
+    if not _opens(path, written):
+        raise OSError("OpenCV wrote no video that can be opened again; is the disk full? A GIF may do instead")
+
+
+def _opened(path: Path, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
+    """A writer of the first codec that there is. Raises OSError where there is none."""
+    for codec in _CODECS:
+        writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, size)
+        if writer.isOpened():
+            return writer
+    raise OSError(f"this OpenCV writes neither of {', '.join(_CODECS)}; a GIF may do instead")
+
+
+def _opens(path: Path, frames: int) -> bool:
+    """Whether the file is a video of so many frames, of which the first can be read."""
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    try:
+        return capture.isOpened() and int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == frames and capture.read()[0]
+    finally:
+        capture.release()
+
+
+@contextmanager
+def _gif(path: Path, fps: float) -> Iterator[AddFrame]:
+    frames: list[Image.Image] = []
+
+    def add(frame: UInt8[ndarray, "h w 3"]) -> None:
+        picture = Image.fromarray(frame)
+        picture.thumbnail((_GIF_SIDE, _GIF_SIDE), Image.Resampling.BILINEAR)
+        frames.append(picture.quantize(method=Image.Quantize.MEDIANCUT))  # a byte a pixel while it is held
+
+    yield add
+    if not frames:
+        raise OSError("there are no frames")
+    # in hundredths of a second, of which browsers take no fewer than 2
+    duration = 10 * max(2, round(100 / fps))
+    frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:], duration=duration, loop=0)

@@ -1,0 +1,66 @@
+"""Bootstrap intervals: against what is known of the binomial and the normal distribution."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dinoscope.errors import UserError
+from dinoscope.evaluation.bootstrap import BootstrapConfig, mean_intervals, resampled_means
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 1000))
+def test_an_interval_holds_the_mean(values: list[float], seed: int) -> None:
+    column = torch.tensor(values, dtype=torch.float64)[:, None]
+    interval = mean_intervals(column, BootstrapConfig(1000, seed=seed))[0]
+    assert interval.mean == pytest.approx(sum(values) / len(values))
+    assert min(values) - 1e-9 <= interval.low <= interval.mean + 1e-9
+    assert interval.mean - 1e-9 <= interval.high <= max(values) + 1e-9
+
+
+def test_the_bootstrap_of_two_images() -> None:
+    """Of 0 and 1, half of the means are 1/2, a quarter each 0 and 1 (binomial); 0.02 is four deviations and more."""
+    means = resampled_means(torch.tensor([[0.0], [1.0]]), BootstrapConfig(10_000, seed=1))[:, 0]
+    shares = [(means == value).double().mean().item() for value in (0, 0.5, 1)]
+    assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
+
+
+def test_the_bootstrap_has_the_width_of_the_normal_interval() -> None:
+    values = torch.randn(400, 1, generator=torch.Generator().manual_seed(0)).double()
+    interval = mean_intervals(values)[0]
+    half = 1.96 * values.std(correction=0).item() / 20
+    assert interval.high - interval.low == pytest.approx(2 * half, rel=0.05)
+    assert mean_intervals(values) == mean_intervals(values)
+
+
+def test_columns_share_their_draws() -> None:
+    """So the mean of a difference is the difference of the means, draw by draw, however many columns there are."""
+    values = torch.rand(30, 200, generator=torch.Generator().manual_seed(0)).double()
+    means = resampled_means(values, BootstrapConfig(100))
+    torch.testing.assert_close(
+        resampled_means(values[:, :1] - values[:, 1:2], BootstrapConfig(100))[:, 0], means[:, 0] - means[:, 1]
+    )
+    alone = mean_intervals(values[:, 150:151], BootstrapConfig(100))[0]
+    among = mean_intervals(values, BootstrapConfig(100))[150]
+    assert (alone.mean, alone.low, alone.high) == pytest.approx((among.mean, among.low, among.high))
+
+
+def test_draws_in_several_parts_are_as_many_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dinoscope.evaluation.bootstrap._MAX_DRAWS", 70)
+    means = resampled_means(torch.ones(30, 1), BootstrapConfig(101))
+    assert means.shape == (101, 1)
+    assert means.unique().tolist() == [1.0]
+
+
+def test_no_images_have_no_mean() -> None:
+    with pytest.raises(ValueError, match="no images"):
+        mean_intervals(torch.zeros(0, 2))
+
+
+@pytest.mark.parametrize("values", [{"resamples": 0}, {"confidence": 1.0}])
+def test_bootstraps_out_of_range_are_refused(values: dict[str, float]) -> None:
+    with pytest.raises(UserError):
+        BootstrapConfig(**values)  # pyright: ignore[reportArgumentType]

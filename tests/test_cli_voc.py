@@ -1,0 +1,209 @@
+"""`dinoscope voc`, end to end on drawn scenes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dinoscope import checkpoint, cli
+from dinoscope.cli import voc
+from dinoscope.cli.voc_files import spread
+from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.errors import UserError
+from dinoscope.models.backbone import BackboneConfig, build_backbone
+
+SMALL = ("--size", "64", "--square", "64", "--device", "cpu", "--resamples", "200")
+BOTH = ("random:vit_micro_conv8", "random:resnet_micro")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = ScenesConfig(size=16, train_per_class=0, val_per_class=1, voc_images=6, davis_sequences=0)
+    return write_scenes(tmp_path_factory.mktemp("scenes") / "drawn", config)
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path / "run"
+    checkpoint.export_backbone(folder / "exported", build_backbone(BackboneConfig("vit_micro_conv8", image_size=32)))
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def run(data: Path, *options: object, models: tuple[object, ...] = BOTH) -> int:
+    return voc.main(["--model", *map(str, models), "--data", str(data), *SMALL, *map(str, options)])
+
+
+def test_everything_at_once(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, masks = tmp_path / "deep" / "out", tmp_path / "masks"
+    options = ("--out", out, "--save-masks", masks, "--pictures", 3, "--masses", 0.5, 0.9, "--published")
+    assert run(data / "VOCdevkit", *options) == 0
+    printed = capsys.readouterr().out
+    assert "The truth chooses the head" in printed
+    assert "Void pixels count as not belonging to the class" in printed
+    assert "At 64 px instead of 512 it does not compare with published figures" in printed
+    assert "Without heads, the one map" in printed
+    assert "(the whole" in printed
+    assert "45.9" in printed  # as published
+    assert "Caron et al. 2021" in printed
+    assert "The best mass was not chosen" in printed
+    assert "table.md, voc.csv, voc.json, sweep.png, pictures-01.png" in printed
+    assert sorted(path.name for path in out.iterdir()) == [
+        "pictures-01.png",
+        "sweep.png",
+        "table.md",
+        "voc.csv",
+        "voc.json",
+    ]
+    check_values(out)
+    check_masks(masks, data)
+    table = (out / "table.md").read_text()
+    assert "random resnet\\_micro − random vit\\_micro\\_conv8" in table
+    assert "| 50 % | 60 % | 90 % |" in table
+    sheet = cv2.imread(str(out / "pictures-01.png"))
+    assert sheet is not None
+    assert sheet.shape[1] > 4 * 300  # image, truth, two models
+
+
+def check_values(out: Path) -> None:
+    """The mean over the rows of voc.csv is the figure of voc.json, and lies in its interval and its sweep."""
+    with (out / "voc.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 * 2
+    values = json.loads((out / "voc.json").read_text())
+    for model in values["models"]:
+        metrics = {metric["name"]: metric["value"] for metric in model["metrics"]}
+        for name in ("published", "strict_mean", "strict_head"):
+            mean = 100 * np.mean([float(row[name]) for row in rows if row["model"] == model["label"]])
+            assert metrics[f"voc_jaccard_{name}"] == pytest.approx(mean, abs=1e-3)
+            assert metrics[f"voc_jaccard_{name}_low"] <= mean <= metrics[f"voc_jaccard_{name}_high"]
+            swept = {each["mass"]: each["mean"] for each in model["sweep"][name]}
+            assert list(swept) == [0.5, 0.6, 0.9]
+            assert 100 * swept[0.6] == pytest.approx(mean, abs=1e-3)
+        protocol = model["protocol"]
+        assert (protocol["weights"], protocol["images"], protocol["mass"]) == ("random", 6, 0.6)
+        assert protocol["published"]["head"].endswith("chosen by the truth that it is measured by")
+    assert len(values["differences"]) == 3
+    assert values["published"]["rows"][0] == {
+        "architecture": "ViT-S/16",
+        "random": 22.0,
+        "supervised": 27.3,
+        "dino": 45.9,
+    }
+
+
+def check_masks(masks: Path, data: Path) -> None:
+    """A mask as large as its image for each image and model, of two values."""
+    assert sorted(path.name for path in masks.iterdir()) == ["random_resnet_micro", "random_vit_micro_conv8"]
+    for image in sorted((data / "VOCdevkit/VOC2012/JPEGImages").iterdir()):
+        for model in masks.iterdir():
+            mask = cv2.imread(str(model / f"{image.stem}.png"), cv2.IMREAD_UNCHANGED)
+            assert mask is not None
+            assert mask.shape == cv2.imread(str(image)).shape[:2]
+            assert np.unique(mask).tolist() == [0, 255]
+
+
+def test_nothing_is_replaced_unasked(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["voc", "--model", BOTH[1], "--data", str(data / "VOCdevkit"), *SMALL, "--protocol", "strict"]
+    for place in ("--out", "--save-masks"):
+        folder = str(tmp_path / place[2:])
+        assert cli.main([*options, place, folder]) == 0
+        before = {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*.*")}
+        assert cli.main([*options, place, folder]) == 2
+        assert "is there already: name another folder, or add --overwrite" in capsys.readouterr().err
+        assert {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*.*")} == before
+        assert cli.main([*options, place, folder, "--overwrite"]) == 0
+        assert {path.stat().st_mtime_ns for path in Path(folder).rglob("*.*")}.isdisjoint(before.values())
+
+
+def test_a_run_folder_keeps_its_figures_and_a_part_of_the_images_not_in_their_place(
+    data: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(data / "VOCdevkit", "--json", models=(run_folder,)) == 0
+    shown = json.loads(capsys.readouterr().out)["models"][0]
+    kept = json.loads((run_folder / "evaluations" / "voc.json").read_text())
+    assert kept == {"protocol": shown["protocol"], "metrics": shown["metrics"]}
+    assert kept["protocol"]["strict"]["void"] == "left out"
+    assert len(kept["protocol"]["fixed_heads"]) == 2
+    assert run(data / "VOCdevkit", "--limit", 2, models=(run_folder,)) == 0
+    assert "--limit 2: 2 of 6 images" in capsys.readouterr().out
+    part = json.loads((run_folder / "evaluations" / "voc-2.json").read_text())
+    assert (part["protocol"]["limit"], part["protocol"]["images"]) == (2, 2)
+    assert json.loads((run_folder / "evaluations" / "voc.json").read_text()) == kept
+
+
+def test_a_folder_of_masks(data: Path, tmp_path: Path) -> None:
+    options = ("--masks", data / "folder-masks" / "val", "--limit", 3, "--out", tmp_path / "out", "--pictures", 2)
+    assert run(data / "folder" / "val", *options, "--protocol", "published", "--save-masks", tmp_path / "m") == 0
+    assert len(list((tmp_path / "m").rglob("*.png"))) == 6
+    values = json.loads((tmp_path / "out" / "voc.json").read_text())
+    assert list(values["models"][0]["sweep"]) == ["published"]
+    assert values["models"][0]["protocol"]["strict"] is None
+
+
+def test_what_is_left_out_is_said(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spoilt = tmp_path / "VOCdevkit"
+    shutil.copytree(data / "VOCdevkit", spoilt)
+    (spoilt / "VOC2012/SegmentationClass/2012_000001.png").unlink()
+    (spoilt / "VOC2012/JPEGImages/2012_000003.jpg").write_bytes(b"")
+    assert run(spoilt, "--protocol", "strict", "--out", tmp_path / "out", models=BOTH[1:]) == 0
+    said = "2 of 6 images are left out: 1 mask missing, 1 image unreadable. The first: 2012_000001 has no mask."
+    assert said in capsys.readouterr().out
+    left_out = json.loads((tmp_path / "out" / "voc.json").read_text())["left_out"]
+    assert [fault["name"] for fault in left_out] == ["2012_000001", "2012_000003"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--limit", "0"), "--limit must be at least 1"),
+        (("--pictures", "2"), "add --out"),
+        (("--pictures", "-1"), "must be 0 or more"),
+        (("--mass", "2"), "at most 1, not 2"),
+        (("--split", "train"), "train.txt: No such file"),
+        (("--block", "7"), "has no block 7"),
+    ],
+)
+def test_options_out_of_range(data: Path, options: tuple[str, ...], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        run(data / "VOCdevkit", *options)
+
+
+def test_a_folder_that_is_no_voc_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["voc", "--model", BOTH[0], "--data", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"dinoscope voc: {tmp_path} is not laid out like PASCAL VOC 2012")
+    assert captured.err.count("\n") == 1
+
+
+def test_pictures_are_spread_from_the_best_to_the_worst() -> None:
+    scores = [0.5, 0.9, 0.1, 0.7, 0.3]
+    assert spread(scores, 3) == [1, 0, 2]
+    assert spread(scores, 1) == [1]
+    assert spread(scores, 0) == []
+    assert spread(scores, 9) == [1, 3, 0, 4, 2]
+
+
+def test_help_comes_without_loading_torch() -> None:
+    import os
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\n"
+        "from dinoscope.cli import voc\n"
+        "try: voc.main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "--save-masks" in output.stdout

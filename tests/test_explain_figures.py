@@ -1,0 +1,101 @@
+"""Pages that explain: nothing is cut off, marks lie where they belong, and one colour means one value."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dinoscope.report.explain_figures import (
+    ColoredImage,
+    Heading,
+    ModelMap,
+    SimilarPatches,
+    blocks_page,
+    color_picture,
+    colors_page,
+    comparison_page,
+    cosine_overlay,
+    marked,
+    segment_page,
+    similarity_page,
+)
+from dinoscope.report.figures import OUTLINE, overlay, per_band
+from dinoscope.report.layout import MARGIN, Tile
+
+GREY = np.full((40, 60, 3), 120, np.uint8)
+LONG = Heading("a_very_long_name_" * 20 + "$1.jpg", "a model with a long name " * 8)
+
+
+def whole(page: np.ndarray) -> bool:
+    """The margins are white, and what lies between them is not."""
+    edge = MARGIN // 4
+    margins = (page[:edge], page[-edge:], page[:, : MARGIN - 2], page[:, 2 - MARGIN :])
+    return all((margin == 255).all() for margin in margins) and not (page == 255).all()
+
+
+def model(index: int, jaccard: float | None, what: str = "attention") -> ModelMap:
+    values = np.random.default_rng(index).random((4, 6), dtype=np.float32)
+    return ModelMap(f"model-with-a-long-name-{index}", what, values, values > 0.5, jaccard)
+
+
+@pytest.mark.parametrize(("count", "width"), [(1, 1198), (2, 1198), (3, 1198), (5, 1756), (8, 1472)])
+def test_a_comparison_is_never_cut_off(count: int, width: int) -> None:
+    shown = [model(index, 0.5 if index else None, "attention" if index else "feature energy") for index in range(count)]
+    truth = np.zeros((40, 60), bool)
+    truth[10:30, 10:30] = True
+    page = comparison_page(GREY, shown, 0.6, LONG, truth)
+    assert whole(page)
+    assert page.shape[1] == width
+    assert not np.array_equal(page, comparison_page(GREY, shown, 0.6, LONG))
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 1), (5, 5), (6, 3), (7, 4), (11, 4)])
+def test_rows_are_as_even_as_can_be(count: int, expected: int) -> None:
+    assert per_band(count, 5) == expected
+
+
+def test_the_other_pages_are_never_cut_off() -> None:
+    maps = [np.random.default_rng(seed).random((4, 6), dtype=np.float32) for seed in range(13)]
+    assert whole(blocks_page(GREY, [("short", maps[:3]), ("with many blocks", maps)], LONG))
+    colors = np.random.default_rng(0).random((4, 6, 3), dtype=np.float32)
+    tall = np.full((200, 20, 3), 90, np.uint8)
+    for foreground in (None, maps[0] > 0.5):
+        shown = [ColoredImage("a" * 90, image, colors, foreground) for image in (GREY, tall) * 4]
+        assert whole(colors_page(shown, LONG, 0.5))
+        assert whole(colors_page(shown[:1], LONG, 0.5))
+    point = SimilarPatches((5, 5), (0, 0, 10, 10), maps[:8])
+    assert whole(similarity_page([GREY, tall] * 4, ["b" * 90] * 8, [point, point], (40, 60), LONG))
+    assert whole(segment_page(GREY, Tile(GREY, "c" * 90, "d" * 90), maps[0] > 0.5, LONG, None))
+
+
+def test_a_patch_is_one_colour() -> None:
+    colors = np.array([[[1, 0, 0], [0, 0.5, 1]]], np.float32)
+    picture = color_picture(colors, (10, 20))
+    assert (picture[:, :10] == (255, 0, 0)).all()
+    assert (picture[:, 10:] == (0, 128, 255)).all()
+
+
+def test_cosines_have_one_scale_for_every_picture() -> None:
+    none, half, full = (cosine_overlay(GREY, np.full((4, 6), value, np.float32)) for value in (-0.5, 0.5, 1.0))
+    assert np.array_equal(none, GREY)
+    assert 20 < np.abs(half.astype(int) - 120).max() < np.abs(full.astype(int) - 120).max()
+
+
+@pytest.mark.parametrize("point", [(0, 0), (30, 20), (59, 39)])
+def test_the_crosshair_lies_around_the_point_and_leaves_its_patch_free(point: tuple[int, int]) -> None:
+    large = np.full((400, 600, 3), 120, np.uint8)
+    left, top = point[0] // 5 * 5, point[1] // 5 * 5
+    drawn = marked(large, point, (left, top, left + 5, top + 5), scale=10.0)
+    rows, columns = np.nonzero((drawn == OUTLINE).all(axis=2))
+    assert np.abs(columns - (left * 10 + 25)).max() <= 100
+    assert np.abs(rows - (top * 10 + 25)).max() <= 100
+    assert (drawn[top * 10 + 5 : top * 10 + 45, left * 10 + 5 : left * 10 + 45] == 120).all()
+    assert (large == 120).all()
+
+
+def test_a_few_odd_patches_do_not_take_the_colour_of_all_others() -> None:
+    values = np.full((60, 60), 1.0, np.float32)
+    values[20:40, 20:40] = 5
+    values[0, 0] = 1e4
+    drawn = overlay(np.full((600, 600, 3), 120, np.uint8), values)
+    assert np.abs(drawn[300, 300].astype(int) - 120).max() > 20
