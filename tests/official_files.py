@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from dinoscope.models import backbone as backbones
-from dinoscope.models.backbone import Backbone, BackboneConfig, ViTShape, build_backbone
+from dinoscope.models.backbone import Backbone, BackboneConfig, ViTBackbone, ViTShape, build_backbone
+from dinoscope.models.vit import build_vit
 
 TINY = ViTShape(16, 64, 2, 1)
 TINY_DINOV2 = ViTShape(14, 64, 2, 1, layer_scale=1e-5)
@@ -36,6 +37,17 @@ def random_network(name: str, image_size: int = 32, **changes: Any) -> Backbone:
         for key, buffer in network.net.named_buffers():
             if "running_" in key:
                 buffer += 0.3 * torch.rand_like(buffer)
+    return network
+
+
+def micro_registers() -> ViTBackbone:
+    """A network of DINOv2's kind as small as vit_micro_conv8: four registers, and layer scale that matters."""
+    torch.manual_seed(0)
+    shape = ViTShape(8, 96, 3, 3, mlp_ratio=2.0, layer_scale=0.5, registers=4)
+    network = build_vit(BackboneConfig("micro_registers", 32), shape).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
     return network
 
 

@@ -18,10 +18,10 @@ from dinoscope.models.backbone import BACKBONES, Backbone, BackboneConfig, build
 NOT_IN_TIMM = ("vit_tiny_patch8_224", "vit_small_heads12_patch16_224")
 
 
-def model(folder: Path, name: str, image_size: int) -> Backbone:
+def model(folder: Path, name: str, image_size: int, position_size: int | None = None) -> Backbone:
     """Write a model with random weights that are not at their initial values, and return it."""
     torch.manual_seed(0)
-    backbone = build_backbone(BackboneConfig(name, image_size)).eval()
+    backbone = build_backbone(BackboneConfig(name, image_size, position_size=position_size)).eval()
     with torch.no_grad():
         for parameter in backbone.parameters():
             parameter += 0.02 * torch.randn_like(parameter)

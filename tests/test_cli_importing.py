@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 
 import dinoscope
-from dinoscope import checkpoint
+from dinoscope import checkpoint, model_names
 from dinoscope.cli import main
+from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.model_names import load_model
 from dinoscope.models.backbone import Backbone
 from dinoscope.models.pretrained import CATALOGUE, Release
 from dinoscope.models.pretrained.fetch import cached_file
 from tests.official_files import dino_checkpoint, random_network, register_tiny, weights
+
+TINY_SCENES = ScenesConfig(0, 32, 1, 1, 2, davis_sequences=1, davis_frames=3, davis_size=(48, 64))
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +103,55 @@ def test_a_released_name_goes_wherever_a_run_goes(released: Backbone, picture_fo
     assert (origin["name"], origin["licence"], origin["architecture"]) == ("tiny_dino", "MIT", "tiny")
     assert torch.equal(dinoscope.load("tiny_dino").net.cls_token, released.net.cls_token)
     assert torch.equal(dinoscope.load(tmp_path / "out").net.cls_token, released.net.cls_token)
+
+
+FETCHING = "fetching tiny_dino from https://example.org/tiny.pth, in MB (85)"
+
+
+@pytest.fixture
+def not_here_yet(released: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of "tiny_dino" comes from the cache, but as if over a wire, with progress."""
+
+    def fetched(name: str, release: Release, progress: Callable[[int, int], None]) -> Path:
+        progress(1, 85)
+        return cached_file(release)
+
+    monkeypatch.setattr(model_names, "is_cached", lambda release: False)
+    monkeypatch.setattr(model_names, "fetch", fetched)
+
+
+@pytest.mark.usefixtures("not_here_yet")
+def test_every_command_that_makes_pictures_or_figures_shows_the_progress_of_fetching(tmp_path: Path, capsys) -> None:
+    drawn = write_scenes(tmp_path / "drawn", TINY_SCENES)
+    davis, voc = drawn / "DAVIS", ["--data", str(drawn / "VOCdevkit"), "--limit", "1"]
+    image = str(next((drawn / "VOCdevkit").rglob("*.jpg")))
+    frames, mask = (str(next(davis.glob(f"{part}/480p/scene-00"))) for part in ("JPEGImages", "Annotations"))
+    for command in (
+        ["attention", image],
+        ["pca", image],
+        ["similarity", image, "--at", "1,1"],
+        ["segment", image],
+        ["voc", *voc, "--size", "32", "--square", "32", "--resamples", "10"],
+        ["explain", *voc, "--steps", "1", "--random-orders", "1"],
+        ["davis", "--data", str(davis), "--size", "32", "--no-overlay"],
+        ["track", frames, "--mask", f"{mask}/00000.png", "--size", "32"],
+        ["export"],
+    ):
+        assert main([*command, "--model", "tiny_dino", "--out", str(tmp_path / command[0])]) == 0, command
+        assert FETCHING in capsys.readouterr().err, command
+
+
+@pytest.mark.usefixtures("not_here_yet")
+def test_a_run_that_begins_from_a_released_model_shows_it_too(tmp_path: Path, capsys) -> None:
+    from dinoscope.cli.train import main as train
+
+    jaxtyping.config.update("jaxtyping_disable", True)  # tyro's stand-ins for what is not given are no paths
+    try:
+        with pytest.raises(dinoscope.api.UserError, match="nowhere"):
+            train(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"), "--init", "tiny_dino"])
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+    assert FETCHING in capsys.readouterr().err
 
 
 def test_a_local_official_file_goes_there_too(official: Path, picture_folder) -> None:

@@ -21,12 +21,14 @@ from dinoscope.exporting import program as programs
 from dinoscope.exporting.program import Program
 from dinoscope.features import weights_hash
 from dinoscope.measurement.record import Measurement
+from dinoscope.model_names import load_model
 from dinoscope.models.backbone import BACKBONES, Backbone, ViTBackbone, ViTShape
 from dinoscope.models.position import resized_position_embedding
 from dinoscope.models.position_matrices import resized_by_matrices
 from dinoscope.settings import to_dict
 from dinoscope.types import Metric
 from tests.conformance import cases
+from tests.official_files import register_tiny
 from tests.test_cli_export import model
 
 
@@ -106,9 +108,13 @@ def test_onnx(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
 
 
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("name", ["resnet_micro", pytest.param("vit_micro_conv8", marks=pytest.mark.slow)])
-def test_torch_export(name: str, tmp_path: Path) -> None:
-    backbone = model(tmp_path / "model", name, 32)
+@pytest.mark.parametrize(
+    "name", ["resnet_micro", "tiny_registers", pytest.param("vit_micro_conv8", marks=pytest.mark.slow)]
+)
+def test_torch_export(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register_tiny(monkeypatch)
+    sizes = (28, 56) if name == "tiny_registers" else (32, None)  # evaluated at 28 px, positions for 56 px
+    backbone = model(tmp_path / "model", name, *sizes)
     assert export("torch-export", tmp_path / "model", tmp_path / "out") == 0
     net = torch.export.load(tmp_path / "out" / "model.pt2").module()
     for shape in SHAPES:
@@ -160,18 +166,48 @@ def test_timm_loads_the_state_dict(tmp_path: Path, capsys: pytest.CaptureFixture
     assert weights_hash(again) == weights_hash(backbone)
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18"])
-def test_timm_builds_a_network_from_the_folder(name: str, tmp_path: Path) -> None:
-    backbone = model(tmp_path / "model", name, 64)
+@pytest.mark.parametrize(
+    ("name", "image_size", "size"),
+    [
+        ("vit_tiny_patch16_224", 64, 64),
+        ("resnet18", 64, 64),
+        ("vit_small_patch14_dinov2", 28, 70),
+        ("vit_small_patch14_reg4_dinov2", 28, 70),
+    ],
+)
+def test_timm_builds_a_network_from_the_folder(name: str, image_size: int, size: int, tmp_path: Path) -> None:
+    """Where positions are laid out for another size than the evaluated one, timm takes that."""
+    backbone = model(tmp_path / "model", name, image_size, None if size == image_size else size)
     assert export("huggingface", tmp_path / "model", tmp_path / "out") == 0
     net = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
-    images = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, size, size)
     with torch.no_grad():
         torch.testing.assert_close(net(images), backbone(images).feature, rtol=1e-4, atol=1e-4)
     data = timm.data.resolve_model_data_config(net)
-    assert tuple(data["input_size"]) == (3, 64, 64)
+    assert tuple(data["input_size"]) == (3, size, size)
     assert tuple(data["mean"]) == backbone.config.mean
-    assert "How it was trained is not known" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"Image size {size} px. How it was trained is not known" in card
+    assert "license: other  # to fill in" in card
+    assert ("Images of" in card) == ("vit" in name)
+
+
+@pytest.mark.parametrize("format", ["safetensors", "timm", "huggingface"])
+def test_where_the_weights_are_from_comes_along(format: str, tmp_path: Path) -> None:
+    """Through an import and every export after it."""
+    origin = {"name": "dino_x", "method": "DINO", "licence": "Apache-2.0", "url": "https://example.org/x.pth"}
+    backbone = model(tmp_path / "model", "vit_tiny_patch16_224", 64)
+    checkpoint.export_backbone(tmp_path / "imported", backbone, origin)
+    out = tmp_path / "out"
+    assert export(format, tmp_path / "imported", out) == 0
+    file = next(out.glob("*.safetensors"))
+    assert load_model(str(file)).origin == origin
+    assert load_model(str(tmp_path / "model")).origin is None
+    if format == "huggingface":
+        card = (out / "README.md").read_text()
+        assert "# DINO vit_tiny_patch16_224" in card
+        assert "license: other  # Apache-2.0" in card
+        assert "| released at | https://example.org/x.pth |" in card
 
 
 def test_the_model_card_holds_settings_and_figures_of_the_run(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from dinoscope.explain.gradcam import gradcam, gradcam_maps
 from dinoscope.explain.targets import cosine_to, log_vote, own_direction, vote_shares
 from dinoscope.models.backbone import Backbone, BackboneConfig, ResNetBackbone, ViTBackbone, build_backbone
 from dinoscope.types import FeatureBank, Tokens
+from tests.official_files import micro_registers
 
 
 class ConvAndPool(Backbone):
@@ -30,10 +31,15 @@ class ConvAndPool(Backbone):
         return Tokens(None, cells.flatten(2).transpose(1, 2), (cells.shape[-2], cells.shape[-1]))
 
 
-@pytest.fixture
-def vit() -> ViTBackbone:
+@pytest.fixture(params=["vit_micro_conv8", "micro_registers"])
+def vit(request: pytest.FixtureRequest) -> ViTBackbone:
+    return transformer(request.param)
+
+
+def transformer(name: str) -> ViTBackbone:
+    """Without registers, or with registers and layer scale."""
     torch.manual_seed(0)
-    network = build_backbone(BackboneConfig("vit_micro_conv8", 32)).eval()
+    network = micro_registers() if name == "micro_registers" else build_backbone(BackboneConfig(name, 32)).eval()
     assert isinstance(network, ViTBackbone)
     return network
 
@@ -76,7 +82,7 @@ def test_of_a_resnet_towards_itself_it_is_the_similarity_of_each_cell_to_the_fea
 def test_of_a_transformer_it_follows_from_finite_differences(vit: ViTBackbone) -> None:
     """Moving all patch tokens that enter the last block along one channel gives that channel's weight."""
     vit = vit.double()
-    images = torch.randn(1, 3, 32, 48, dtype=torch.float64)
+    images, prefix = torch.randn(1, 3, 32, 48, dtype=torch.float64), vit.net.num_prefix_tokens
     with torch.no_grad():
         hidden = vit.run_blocks(vit.embed(images)[0], stop=-1)
         target = F.normalize(vit(images).feature, dim=-1)
@@ -85,19 +91,19 @@ def test_of_a_transformer_it_follows_from_finite_differences(vit: ViTBackbone) -
             ends = []
             for sign in (1, -1):
                 moved = hidden.clone()
-                moved[:, 1:, channel] += sign * step
+                moved[:, prefix:, channel] += sign * step
                 ends.append((vit.net.norm(vit.net.blocks[-1](moved))[:, 0] * target).sum())
             weights.append((ends[0] - ends[1]) / (2 * step) / 24)
-        expected = (hidden[:, 1:] @ torch.stack(weights)).relu()
+        expected = (hidden[:, prefix:] @ torch.stack(weights)).relu()
     torch.testing.assert_close(gradcam(vit, images).flatten(1), expected, atol=1e-8, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["resnet_micro", "vit_micro_conv8"])
+@pytest.mark.parametrize("name", ["resnet_micro", "vit_micro_conv8", "micro_registers"])
 @pytest.mark.parametrize("labelled", [False, True])
 def test_equals_the_library_up_to_its_normalisation(name: str, labelled: bool) -> None:
     library = pytest.importorskip("pytorch_grad_cam")
     torch.manual_seed(0)
-    backbone = build_backbone(BackboneConfig(name, 64)).eval()
+    backbone = build_backbone(BackboneConfig(name, 64)).eval() if name == "resnet_micro" else transformer(name)
     images = torch.randn(2, 3, 64, 64)
     reference = torch.randn(backbone.dim) if labelled else None
 
@@ -112,7 +118,7 @@ def test_equals_the_library_up_to_its_normalisation(name: str, labelled: bool) -
     score = own_direction if reference is None else partial(cosine_to, reference=reference)
     layer, reshape = backbone.net.layer4 if name == "resnet_micro" else backbone.net.blocks[-2], None
     if isinstance(backbone, ViTBackbone):
-        reshape = lambda tokens: tokens[:, 1:].transpose(1, 2).unflatten(2, (8, 8))
+        reshape = lambda tokens: tokens[:, backbone.net.num_prefix_tokens :].transpose(1, 2).unflatten(2, (8, 8))
     ours = gradcam(backbone, images, score)
     with library.GradCAM(Features(), [layer], reshape) as cam:
         theirs = cam(images, [lambda feature: score(feature[None])[0]] * 2)

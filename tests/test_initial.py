@@ -18,10 +18,11 @@ from dinoscope.errors import UserError
 from dinoscope.models.backbone import Backbone, BackboneConfig, ViTBackbone, build_backbone
 from dinoscope.training import loop
 from dinoscope.training.config import OptimizerConfig, RunConfig
-from dinoscope.training.initial import GENTLE_PEAK, give_weights, load_initial, washes_out
+from dinoscope.training.initial import GENTLE_PEAK, facts_of, give_weights, load_initial, washes_out
 from dinoscope.training.listener import Listener, RunStart, StepRecord
 from dinoscope.training.run_folder import read_config
 from tests.conformance import cases
+from tests.official_files import register_tiny
 from tests.test_cli import PROGRAM
 from tests.test_cli_export import model
 
@@ -123,6 +124,22 @@ def test_position_embeddings_are_laid_out_for_the_size_of_the_run(
     for backbone in backbones(begun(config)):
         assert isinstance(backbone, ViTBackbone)
         assert backbone.config.image_size == size
+        with torch.no_grad():
+            torch.testing.assert_close(backbone.eval().feature(images), initial.feature(images), rtol=0, atol=1e-6)
+
+
+def test_registers_and_layer_scale_come_along_and_positions_are_resized_as_the_model_does(
+    picture_folder: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_tiny(monkeypatch)
+    initial = model(tmp_path / "model", "tiny_registers", 28, 70)
+    views = replace(cases.VIEWS, global_size=42, local_size=14)
+    settings = {"backbone": "tiny_registers", "views": views, "init": str(tmp_path / "model")}
+    config = cases.run_config("dino", picture_folder(8), tmp_path / "out", **settings)
+    assert "laid out for 70 px and now for 42 px" in facts_of(initial.config, config)
+    images = torch.randn(2, 3, 42, 42)
+    for backbone in backbones(begun(config)):
+        assert backbone.config.layout_size == 42
         with torch.no_grad():
             torch.testing.assert_close(backbone.eval().feature(images), initial.feature(images), rtol=0, atol=1e-6)
 

@@ -13,13 +13,17 @@ from dinoscope.explain.attention import attention_of_blocks, class_attention
 from dinoscope.explain.maps import MAPS, count_maps, map_title
 from dinoscope.explain.rollout import FUSIONS, RolloutConfig, class_rollout, fuse_heads, rollout_maps
 from dinoscope.models.backbone import BackboneConfig, ResNetBackbone, ViTBackbone, build_backbone
+from tests.official_files import micro_registers
 
 
-@pytest.fixture(scope="module")
-def vit() -> ViTBackbone:
+@pytest.fixture(scope="module", params=["without registers", "with registers and layer scale"])
+def vit(request: pytest.FixtureRequest) -> ViTBackbone:
     torch.manual_seed(0)
-    network = build_backbone(BackboneConfig("vit_micro_conv8", 32)).double().eval()
+    plain = request.param == "without registers"
+    network = build_backbone(BackboneConfig("vit_micro_conv8", 32)) if plain else micro_registers()
+    network = network.double().eval()
     assert isinstance(network, ViTBackbone)
+    assert network.net.num_prefix_tokens == (1 if plain else 5)
     for block in network.net.blocks:  # fresh weights attend evenly, which would hide mistakes
         block.attn.qkv.weight.data *= 20
     return network
@@ -73,8 +77,8 @@ def test_the_row_is_that_of_the_product_of_whole_matrices(
         row = class_rollout(vit, vit.embed(images)[0], last, config)
     torch.testing.assert_close(row, expected, atol=1e-12, rtol=0)
     torch.testing.assert_close(row.sum(dim=1), torch.ones(2, dtype=torch.float64))
-    maps = rollout_maps(vit, images, last - 3, config)
-    torch.testing.assert_close(maps, expected[:, None, 1:].unflatten(-1, (4, 6)), atol=1e-12, rtol=0)
+    maps, prefix = rollout_maps(vit, images, last - 3, config), vit.net.num_prefix_tokens
+    torch.testing.assert_close(maps, expected[:, None, prefix:].unflatten(-1, (4, 6)), atol=1e-12, rtol=0)
 
 
 def test_one_block_without_residual_is_the_mean_attention(vit: ViTBackbone, images: Tensor) -> None:

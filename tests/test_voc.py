@@ -278,7 +278,7 @@ def test_weights_that_give_no_numbers_are_named(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"square": 20}, "square of 20 px does not consist of 8 px patches"),
+        ({"square": 20}, "square of 20 px does not consist of 8 px patches: give --square 16, or"),
         ({"short_side": 4}, "at least one patch of 8 px, not 4"),
         ({"mass": 0.0}, "share of the attention above 0 and at most 1, not 0"),
         ({"masses": (0.5, 1.5)}, r"at most 1, not 1\.5"),

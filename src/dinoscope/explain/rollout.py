@@ -2,6 +2,7 @@
 
 A block passes on the residual stream and what attention adds to it, so its effect on the tokens is taken as
 W = r I + (1 - r) A, with A the attention fused over the heads and r the residual's share, a half in the paper.
+How long values are does not enter, nor does layer scale, though the attention itself is that of the whole network.
 The rollout is the product of these matrices from the last block to the first. Of that product only the class
 token's row is wanted here: a row vector is multiplied by one matrix after the other, and each N x N matrix is made
 and used a few rows at a time.
