@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dinoscope.evaluation.propagation import PropagationConfig
 
 MASKS = "masks"
-_ANY_MASK = "[0-9]" * 5 + "*.png"
+_ANY_MASK = "[0-9]" * 5 + ".png"
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def track(options: Options) -> int:
     masks = _masks(options, video)
     backbone = load_model(options.model).backbone
     working_size(*video.size, options.size, backbone.patch_size)
-    _claim(options)
+    _claim(options, video)
     with progress_bar("tracking") as progress:
         results = propagate(backbone, video, masks, config, device, progress)
         return _write(options, video, results)
@@ -115,21 +115,14 @@ def _write(options: Options, video: Video, masks: Iterator[UInt8[ndarray, "h w"]
 
     The video is read a second time beside the first, so that no frame need be kept.
     """
-    from dinoscope.checkpoint import replacing
-    from dinoscope.data.index_png import encode_indices
-    from dinoscope.report.video import objects_overlay, video_writer
+    from dinoscope.report.video import objects_overlay, video_writer, write_mask
 
     count = 0
     with ExitStack() as stack:
         add = stack.enter_context(video_writer(_overlay(options), video.fps))
         # the mask first: where a frame is in error, the propagation has more to say about it
         for mask, frame in zip(masks, video, strict=False):
-            path = options.out / MASKS / f"{count:05d}.png"
-            try:
-                with replacing(path) as partial:
-                    partial.write_bytes(encode_indices(mask))
-            except OSError as error:
-                raise UserError(f"{path} cannot be written: {error.strerror}") from error
+            write_mask(options.out / MASKS / f"{count:05d}.png", mask)
             add(objects_overlay(frame, mask))
             count += 1
     return count
@@ -144,8 +137,8 @@ def _config(options: Options) -> PropagationConfig:
     return config
 
 
-def _masks(options: Options, video: Video) -> dict[int, UInt8[ndarray, "h w"]]:
-    """All masks by frame. Raises UserError where one cannot be read or does not fit the video."""
+def _mask_files(options: Options) -> dict[int, Path]:
+    """Mask files by frame. Raises UserError for an option that names none, or a frame twice."""
     files = {0: options.mask}
     for text in options.mask_at:
         number, colon, file = text.partition(":")
@@ -154,6 +147,12 @@ def _masks(options: Options, video: Video) -> dict[int, UInt8[ndarray, "h w"]]:
         if int(number) in files:
             raise UserError(f"--mask-at {text}: there is a mask for frame {int(number)} already")
         files[int(number)] = Path(file)
+    return files
+
+
+def _masks(options: Options, video: Video) -> dict[int, UInt8[ndarray, "h w"]]:
+    """All masks by frame. Raises UserError where one cannot be read or does not fit the video."""
+    files = _mask_files(options)
     if video.files and max(files) >= video.said:
         raise UserError(f"--mask-at {max(files)}:...: {video.path} has {video.said} frames, counted from 0")
     return {number: _read_mask(file, video) for number, file in files.items()}
@@ -181,10 +180,16 @@ def _overlay(options: Options) -> Path:
     return options.out / ("overlay.gif" if options.gif else "overlay.mp4")
 
 
-def _claim(options: Options) -> None:
-    """Make the folders; take away the masks and the overlays of an earlier call if that is wanted."""
+def _claim(options: Options, video: Video) -> None:
+    """Make the folders; take away the masks and the overlays of an earlier call if that is wanted.
+
+    Raises UserError where some are there and not to be replaced, or are themselves what is to be read.
+    """
     masks = options.out / MASKS
+    given = {path.resolve() for path in (options.video, *video.files, *_mask_files(options).values())}
     earlier = [*sorted(masks.glob(_ANY_MASK)), options.out / "overlay.mp4", options.out / "overlay.gif"]
+    if spoilt := next((path for path in earlier if path.resolve() in given), None):
+        raise UserError(f"{spoilt} would be replaced, and is what is to be read: name another folder with --out")
     claim(options.out, earlier, overwrite=options.overwrite)
     claim(masks, (), overwrite=True)
     for path in earlier:  # of a longer video some would stay and be taken for masks of this one
