@@ -69,7 +69,7 @@ def test_a_model_and_a_random_one(data: Path, model: Path, tmp_path: Path, capsy
     for text in ("scene-00", "mine", "J&F", "DINO ViT-B/8", "71.4", "radius 12", "Caron et al. 2021"):
         assert text in shown
     masks = [f"{name}/scene-00/{frame}" for name in ("mine", "random-vit_micro_conv8") for frame in FRAMES]
-    settings = ["mine/settings.json", "random-vit_micro_conv8/settings.json"]
+    settings = [f"{name}/settings/scene-00.json" for name in ("mine", "random-vit_micro_conv8")]
     assert files(out) == sorted([*masks, *settings, "scores.csv", "scores.json", "table.md"])
     truth = data / "Annotations/480p/scene-00/00000.png"
     first = read_indices(out / "mine/scene-00/00000.png")
@@ -188,6 +188,55 @@ def test_nothing_is_replaced_unasked(
     assert follow(data, model, "--out", out, "--top-k", 1, "--no-overlay", "--overwrite") == 0
     (out / "file").touch()
     assert follow(data, model, "--out", out / "file" / "deeper") == 2
+
+
+def test_masks_of_other_settings_or_frames_are_never_taken_up(
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each sequence is held to its own settings, whatever another one was made with later."""
+    for kind in ("JPEGImages", "Annotations"):
+        shutil.copytree(data / kind / "480p/scene-00", data / kind / "480p/other")
+    out = tmp_path / "out"
+
+    def broken_off(*options: object) -> int:
+        code = follow(data, model, "--out", out, "--no-overlay", *options)
+        for name in ("scores.csv", "scores.json", "table.md"):
+            (out / name).unlink(missing_ok=True)
+        return code
+
+    assert broken_off("--sequences", "scene-00") == 0
+    assert broken_off("--sequences", "other", "--top-k", 1) == 0
+    capsys.readouterr()
+    assert broken_off("--sequences", "scene-00", "other", "--top-k", 1) == 2
+    assert "other settings or of other frames, such as 00000.png of scene-00" in capsys.readouterr().err
+    assert broken_off("--sequences", "scene-00") == 0
+    image = data / "JPEGImages/480p/scene-00/00001.jpg"
+    cv2.imwrite(str(image), 255 - cv2.imread(str(image)))
+    assert broken_off("--sequences", "scene-00") == 2
+    assert broken_off("--sequences", "scene-00", "--limit-frames", 3, "--overwrite") == 0
+    assert sorted(path.name for path in (out / "mine/scene-00").iterdir()) == FRAMES[:3]
+
+
+def test_videos_of_masks_that_are_replaced_do_not_stay(data: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    follow(data, model, "--out", out)
+    abandoned = out / "mine/overlays/.scene-00.mp4.partial-1"
+    abandoned.mkdir()
+    follow(data, model, "--out", out, "--top-k", 1, "--no-overlay", "--overwrite")
+    assert not list((out / "mine/overlays").iterdir())
+
+
+def test_masks_of_a_sequence_begun_are_those_that_are_scored(data: Path, model: Path, tmp_path: Path) -> None:
+    """Masks from before the end may be of another device or version: they are not left beside new figures."""
+    out = tmp_path / "out"
+    follow(data, model, "--out", out, "--no-overlay")
+    file = out / "mine/scene-00/00002.png"
+    expected = file.read_bytes()
+    file.write_bytes(encode_indices(np.zeros((60, 100), np.uint8)))
+    for path in (out / "mine/scene-00/00003.png", *(out / name for name in ("scores.csv", "scores.json", "table.md"))):
+        path.unlink()
+    follow(data, model, "--out", out, "--no-overlay")
+    assert file.read_bytes() == expected
 
 
 def test_part_of_the_frames_is_said_and_kept_apart(data: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -162,21 +162,18 @@ def _measure_model(
     config: PropagationConfig,
 ) -> Measured:
     from dinoscope.cli.console import progress_bar
-    from dinoscope.measurement.davis import (
-        davis_measurement,
-        kept_masks,
-        model_settings,
-        propagated,
-        score_masks,
-    )
+    from dinoscope.features import weights_hash
+    from dinoscope.measurement.davis import davis_measurement, kept_masks, mask_settings, propagated, score_masks
     from dinoscope.training.device import pick_device
 
     follow = propagated(model, config, pick_device(options.propagation.device))
     files = None
     if options.out is not None:
         files = ModelFiles(options.out / name, None if options.no_overlay else "gif" if options.gif else "mp4")
-        settings = model_settings(model, davis, config, options.limit_frames)
-        files.prepare(sequences, settings, overwrite=options.overwrite)
+        weights = weights_hash(model.backbone)
+        for sequence in sequences:
+            settings = mask_settings(weights, sequence, config)
+            files.prepare(sequence, settings, overwrite=options.overwrite)
     results: list[SequenceResult] = []
     total, before = sum(map(len, sequences)), 0
     with progress_bar(f"following objects with {model.label}") as progress:

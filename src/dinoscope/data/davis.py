@@ -9,6 +9,8 @@ void value 255. 2016: every sequence has one object, which is whatever is not 0.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,6 +64,21 @@ class DavisSequence:
         """
         file = self.annotations[index]
         return None if file is None else object_ids(read_indices(file), binary=self.binary)
+
+    def fingerprint(self) -> str:
+        """32 hex digits of what decides masks that follow its objects: frames by name and bytes, the first annotation.
+
+        Raises UserError where a file cannot be read.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        try:
+            for frame in self.frames:
+                digest.update(b"%s\0%d\0" % (os.fsencode(frame.name), frame.stat().st_size))
+            digest.update(b"" if self.annotations[0] is None else self.annotations[0].read_bytes())
+        except OSError as error:
+            raise UserError(f"{error.filename}: {error.strerror}") from error
+        digest.update(b"\0%d" % self.binary)
+        return digest.hexdigest()
 
     def limited(self, frames: int) -> DavisSequence:
         """The first frames alone. Raises UserError for fewer than three."""

@@ -172,18 +172,9 @@ def propagation_protocol(config: PropagationConfig | None) -> dict[str, Any]:
     return {} if config is None else {name: getattr(config, name) for name in names}
 
 
-def model_settings(
-    model: NamedModel, davis: Davis, config: PropagationConfig, limit_frames: int | None
-) -> dict[str, Any]:
-    """All that decides the masks of a model on given sequences, as JSON values."""
-    return {
-        "weights_hash": weights_hash(model.backbone),
-        "data": str(davis.root.resolve()),
-        "year": davis.year,
-        "resolution": davis.resolution,
-        "limit_frames": limit_frames,
-        **propagation_protocol(config),
-    }
+def mask_settings(weights_hash: str, sequence: DavisSequence, config: PropagationConfig) -> dict[str, Any]:
+    """All that decides the masks of a model on a sequence, as JSON values."""
+    return {"weights_hash": weights_hash, "frames": sequence.fingerprint(), **propagation_protocol(config)}
 
 
 def davis_name(davis: Davis, limit_frames: int | None) -> str:
