@@ -122,6 +122,16 @@ def test_an_object_may_be_given_at_a_later_frame(run: Callable[..., int], tmp_pa
     assert 3 in masks[5]
 
 
+def test_an_object_too_small_to_be_followed_is_named_with_its_mask(
+    run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    speck = truth(0)
+    speck[0, 0] = 9
+    assert run("--mask-at", f"2:{saved(tmp_path / 'speck.png', speck)}") == 0
+    assert f"{tmp_path / 'speck.png'}: object 9 is smaller than a patch" in caplog.text
+    assert "first.png" not in caplog.text
+
+
 @pytest.mark.parametrize(("other", "expected"), [(0, {0, 1}), (4, {0, 4})])
 def test_255_is_the_object_where_there_is_no_other(
     run: Callable[..., int], tmp_path: Path, other: int, expected: set[int]

@@ -95,7 +95,7 @@ def track(options: Options) -> int:
     """
     from dinoscope.cli.console import progress_bar
     from dinoscope.data.video import open_video
-    from dinoscope.evaluation.propagation import propagate, working_size
+    from dinoscope.evaluation.propagation import propagate, warn_of_lost
     from dinoscope.model_names import load_model
     from dinoscope.training.device import pick_device
 
@@ -103,7 +103,8 @@ def track(options: Options) -> int:
     video = open_video(options.video)
     masks = _masks(options, video)
     backbone = load_model(options.model).backbone
-    working_size(*video.size, options.size, backbone.patch_size)
+    for number, file in _mask_files(options).items():
+        warn_of_lost(masks[number], str(file), options.size, backbone.patch_size)
     _claim(options, video)
     with progress_bar("tracking") as progress:
         results = propagate(backbone, video, masks, config, device, progress)

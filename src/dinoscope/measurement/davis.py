@@ -16,7 +16,7 @@ from dinoscope import checkpoint
 from dinoscope.data.davis import Davis, DavisSequence, object_ids
 from dinoscope.data.index_png import read_indices
 from dinoscope.errors import UserError
-from dinoscope.evaluation.propagation import propagate
+from dinoscope.evaluation.propagation import propagate, warn_of_lost
 from dinoscope.evaluation.video_scores import SequenceScore, score_sequence, summarise
 from dinoscope.evaluation.window import PropagationConfig
 from dinoscope.features import weights_hash
@@ -89,7 +89,9 @@ def propagated(model: NamedModel, config: PropagationConfig, device: torch.devic
                 decoded.append(sequence.image(index))
                 yield decoded[-1]
 
-        for mask in propagate(model.backbone, frames(), {0: _first(sequence)}, config, device):
+        first = _first(sequence)
+        warn_of_lost(first, f"{sequence.name}, {model.label}", config.size, model.backbone.patch_size)
+        for mask in propagate(model.backbone, frames(), {0: first}, config, device):
             yield decoded.popleft(), mask
 
     return masks
