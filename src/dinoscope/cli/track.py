@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from dinoscope.cli.pictures import claim
+from dinoscope.cli.propagation_options import PropagationOptions
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
     from dinoscope.data.video import Video
-    from dinoscope.evaluation.propagation import PropagationConfig
 
 MASKS = "masks"
 _ANY_MASK = "[0-9]" * 5 + ".png"
@@ -51,29 +51,13 @@ class Options:
     """Masks of later frames, counted from 0, as in 40:dog.png: objects that appear there, or are to be
     corrected. Objects that such a mask does not hold go on as they were."""
 
-    size: int = 480
-    """Short side at which the network sees a frame, in pixels."""
-
-    context: int = 7
-    """Earlier frames that each is compared with, besides the first."""
-
-    radius: int = 12
-    """Cells (patches) up, down, left and right in which a place is looked for in earlier frames."""
-
-    top_k: int = 5
-    """Most similar places that count."""
-
-    temperature: float = 0.1
-    """Divides the similarity before the exponential: the smaller, the more the most similar place counts."""
-
     gif: bool = False
     """Write OUT/overlay.gif instead of overlay.mp4."""
 
     overwrite: bool = False
     """Replace what an earlier call wrote to OUT."""
 
-    device: str = "auto"
-    """cpu, cuda, cuda:N or mps; auto takes the best there is."""
+    propagation: tyro.conf.OmitArgPrefixes[PropagationOptions] = field(default_factory=PropagationOptions)
 
 
 def main(argv: list[str]) -> int:
@@ -99,12 +83,12 @@ def track(options: Options) -> int:
     from dinoscope.model_names import load_model
     from dinoscope.training.device import pick_device
 
-    config, device = _config(options), pick_device(options.device)
+    config, device = options.propagation.config(), pick_device(options.propagation.device)
     video = open_video(options.video)
     masks = _masks(options, video)
     backbone = load_model(options.model).backbone
     for number, file in _mask_files(options).items():
-        warn_of_lost(masks[number], str(file), options.size, backbone.patch_size)
+        warn_of_lost(masks[number], str(file), config.size, backbone.patch_size)
     _claim(options, video)
     with progress_bar("tracking") as progress:
         results = propagate(backbone, video, masks, config, device, progress)
@@ -127,15 +111,6 @@ def _write(options: Options, video: Video, masks: Iterator[UInt8[ndarray, "h w"]
             add(objects_overlay(frame, mask))
             count += 1
     return count
-
-
-def _config(options: Options) -> PropagationConfig:
-    """The settings of the propagation. Raises UserError for one that is out of range."""
-    from dinoscope.evaluation.window import PropagationConfig, check_config
-
-    config = PropagationConfig(options.size, options.context, options.radius, options.top_k, options.temperature)
-    check_config(config)
-    return config
 
 
 def _mask_files(options: Options) -> dict[int, Path]:

@@ -106,7 +106,8 @@ class _Memory:
 
     def __init__(self, room: int) -> None:
         self.room, self.filled, self.next = room, 0, 0
-        self._features = self._labels = torch.empty(0)
+        self._features: Tensor = torch.empty(0)
+        self._labels: Tensor = torch.empty(0)
 
     @property
     def features(self) -> Float[Tensor, "frames n d"]:
