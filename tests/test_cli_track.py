@@ -154,6 +154,7 @@ def test_255_is_the_object_where_there_is_no_other(
         (["--size", "4"], "at least one patch of 8 px, not 4"),
         (["--radius", "-1"], "radius must be at least 0"),
         (["--temperature", "0"], "temperature must be above 0"),
+        (["--temperature", "1e-40"], "temperature must be above 0"),
         (["--model", "random:vit_nano"], "vit_nano"),
         (["--mask", "none.png"], "none.png: "),
     ],

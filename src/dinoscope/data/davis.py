@@ -13,6 +13,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -193,6 +194,9 @@ def _sequence(root: Path, resolution: str, name: str, *, binary: bool) -> DavisS
     frames = sorted(path for path in images.iterdir() if path.suffix.lower() in EXTENSIONS and path.name[0] != ".")
     if len(frames) < FEWEST_FRAMES:
         raise UserError(f"{images}: {len(frames)} frames; at least {FEWEST_FRAMES} are needed")
+    twice = next((a for a, b in pairwise(frames) if a.stem == b.stem), None)
+    if twice is not None:
+        raise UserError(f"{twice} is there with another ending too: of each frame, one image is needed")
     files = {path.stem: path for path in sorted(masks.glob("*.png"))}
     annotations = tuple(files.pop(frame.stem, None) for frame in frames)
     if files:
