@@ -88,13 +88,28 @@ def test_nothing_is_replaced_unasked_and_nothing_old_is_left_over(
 ) -> None:
     assert run() == 0
     (tmp_path / "out" / "masks" / "notes.txt").write_text("the person's")
+    (tmp_path / "out" / "masks" / "00000-mine.png").write_text("the person's")
     (frames / "00005.png").unlink()
     assert run("--gif") == 2
     assert "--overwrite" in capsys.readouterr().err
     assert run("--gif", "--overwrite") == 0
     masks = sorted(path.name for path in (tmp_path / "out" / "masks").iterdir())
-    assert masks == [f"{number:05d}.png" for number in range(5)] + ["notes.txt"]
+    assert masks == ["00000-mine.png", *(f"{number:05d}.png" for number in range(5)), "notes.txt"]
     assert not (tmp_path / "out" / "overlay.mp4").exists()
+
+
+def test_what_is_read_is_never_replaced(
+    run: Callable[..., int], frames: Path, mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder of frames named "masks", or a mask that an earlier call wrote, in the folder for the results."""
+    folder = frames.rename(tmp_path / "masks")
+    assert run("--out", tmp_path, "--overwrite", video=folder) == 2
+    assert "is what is to be read: name another folder" in capsys.readouterr().err
+    assert len(list(folder.iterdir())) == COUNT
+    (tmp_path / "out" / "masks").mkdir(parents=True)
+    earlier = mask.rename(tmp_path / "out" / "masks" / "00000.png")
+    assert run("--overwrite", video=folder, mask=earlier) == 2
+    assert earlier.is_file()
 
 
 def test_an_object_may_be_given_at_a_later_frame(run: Callable[..., int], tmp_path: Path) -> None:
@@ -105,6 +120,16 @@ def test_an_object_may_be_given_at_a_later_frame(run: Callable[..., int], tmp_pa
     assert [8 in mask for mask in masks] == [False, False, False, True, True, True]
     assert np.array_equal(masks[3] == 8, late == 8)
     assert 3 in masks[5]
+
+
+def test_an_object_too_small_to_be_followed_is_named_with_its_mask(
+    run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    speck = truth(0)
+    speck[0, 0] = 9
+    assert run("--mask-at", f"2:{saved(tmp_path / 'speck.png', speck)}") == 0
+    assert f"{tmp_path / 'speck.png'}: object 9 is smaller than a patch" in caplog.text
+    assert "first.png" not in caplog.text
 
 
 @pytest.mark.parametrize(("other", "expected"), [(0, {0, 1}), (4, {0, 4})])
@@ -129,6 +154,7 @@ def test_255_is_the_object_where_there_is_no_other(
         (["--size", "4"], "at least one patch of 8 px, not 4"),
         (["--radius", "-1"], "radius must be at least 0"),
         (["--temperature", "0"], "temperature must be above 0"),
+        (["--temperature", "1e-40"], "temperature must be above 0"),
         (["--model", "random:vit_nano"], "vit_nano"),
         (["--mask", "none.png"], "none.png: "),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,6 +137,9 @@ def test_other_folders(layout: Layout, tmp_path: Path) -> None:
         find_davis(tmp_path)
     root = layout(["a"], frames=2)
     with pytest.raises(UserError, match="2 frames; at least 3"):
+        find_davis(root)
+    shutil.copy(root / "JPEGImages/480p/a/00000.jpg", root / "JPEGImages/480p/a/00000.png")
+    with pytest.raises(UserError, match=r"00000\.jpg is there with another ending too"):
         find_davis(root)
     (root / "Annotations/480p").rename(root / "Annotations/240p")
     with pytest.raises(UserError, match="no resolution in common"):

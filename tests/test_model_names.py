@@ -1,5 +1,6 @@
 """What may be named as a model: runs, exports, files, and random weights of either a network or a model."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from dinoscope import checkpoint
 from dinoscope.errors import UserError
-from dinoscope.model_names import load_model, load_models
+from dinoscope.model_names import distinct, load_model, load_models
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 
 
@@ -46,6 +47,20 @@ def test_labels_that_would_be_the_same_are_told_apart(exported: Path, tmp_path: 
     checkpoint.export_backbone(other, load_model(str(exported)).backbone)
     labels = [model.label for model in load_models([str(exported), str(other), str(other)])]
     assert labels == [f"{tmp_path.name}/mine", "elsewhere/mine", "elsewhere/mine (2)"]
+
+
+def test_checkpoints_of_one_run_are_told_apart_by_their_steps(exported: Path, tmp_path: Path):
+    files = [exported / "checkpoints" / f"step-{step}.safetensors" for step in (1, 2)]
+    files[0].parent.mkdir()
+    for file in files:
+        shutil.copy(exported / "exported" / "backbone.safetensors", file)
+    assert distinct([("mine", file) for file in files]) == ["mine/step-1", "mine/step-2"]
+
+
+def test_labels_get_as_much_of_their_paths_as_is_needed():
+    paths = [Path("/a/x/seed/masks"), Path("/b/x/seed/masks"), Path("/b/y/seed/masks"), Path("/c/other")]
+    labels = [*((path.name, path) for path in paths), ("other", None)]
+    assert distinct(labels) == ["a/x/seed/masks", "b/x/seed/masks", "y/seed/masks", "c/other", "other"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,14 @@ from torch import nn
 
 from dinoscope.errors import UserError
 from dinoscope.evaluation import propagation
-from dinoscope.evaluation.propagation import PropagationConfig, cell_features, propagate, segment, working_size
+from dinoscope.evaluation.propagation import (
+    PropagationConfig,
+    cell_features,
+    propagate,
+    segment,
+    warn_of_lost,
+    working_size,
+)
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone
 from dinoscope.types import Tokens
 from tests.conftest import draw_picture
@@ -132,14 +139,27 @@ def test_only_the_first_frame_and_the_context_are_held(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(propagation, "propagate_labels", spy)
     monkeypatch.setattr(propagation, "cell_features", numbered)
-    frames = [np.full((16, 16, 3), number, np.uint8) for number in range(6)]
-    list(propagate(Colors(), frames, {0: np.ones((16, 16), np.uint8)}, PropagationConfig(context=2)))
-    assert [sorted(each) for each in held] == [[0], [0, 1], [0, 1, 2], [0, 2, 3], [0, 3, 4]]
+    frames = [np.full((16, 16, 3), number, np.uint8) for number in range(14)]
+    for context in (2, 10):
+        held.clear()
+        list(propagate(Colors(), frames, {0: np.ones((16, 16), np.uint8)}, PropagationConfig(context=context)))
+        assert [sorted(each) for each in held] == [
+            [0, *range(max(1, number - context), number)] for number in range(1, 14)
+        ]
 
 
 def test_without_context_only_the_first_frame_counts() -> None:
     frames, masks = moving(3)
     assert len(list(propagate(Colors(), frames, {0: masks[0]}, PropagationConfig(size=64, context=0)))) == 3
+
+
+def test_context_beyond_any_memory_and_beyond_the_first_room() -> None:
+    frames, masks = moving(12)
+    many = PropagationConfig(size=64, context=10**9, radius=2)
+    enough = PropagationConfig(size=64, context=11, radius=2)
+    results = [list(propagate(Colors(), frames, {0: masks[0]}, config)) for config in (many, enough)]
+    assert all(np.array_equal(*pair) for pair in zip(*results, strict=True))
+    assert len(results[0]) == 12
 
 
 def test_frames_are_taken_one_at_a_time_and_progress_is_told() -> None:
@@ -163,12 +183,13 @@ def test_frames_are_taken_one_at_a_time_and_progress_is_told() -> None:
 
 
 def test_an_object_smaller_than_a_cell_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    frames, masks = moving(1)
-    masks[0][0, 127] = 9
+    _, masks = moving(1)
     with caplog.at_level(logging.WARNING):
-        (result,) = propagate(Colors(), frames, {0: masks[0]}, SMALL)
-    assert result[0, 127] == 9
-    assert "object 9 of frame 0 is smaller than a cell" in caplog.text
+        warn_of_lost(masks[0], "first.png", 64, 8)
+        assert not caplog.text
+        masks[0][0, 127] = 9
+        warn_of_lost(masks[0], "first.png", 64, 8)
+    assert "first.png: object 9 is smaller than a patch" in caplog.text
 
 
 @pytest.mark.parametrize(

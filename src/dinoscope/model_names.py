@@ -61,7 +61,7 @@ def say_once(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def load_models(names: Sequence[str], watch: Watch = say_once) -> list[NamedModel]:
-    """Load every model; labels that would be the same get the folder above, or a number.
+    """Load every model; labels that would be the same are told apart as in `distinct`.
 
     watch: sees the progress of what must be fetched.
 
@@ -70,7 +70,8 @@ def load_models(names: Sequence[str], watch: Watch = say_once) -> list[NamedMode
     if not names:
         raise UserError("no model: give --model RUN")
     models = [load_model(name, watch) for name in names]
-    return [replace(model, label=label) for model, label in zip(models, _labels(models), strict=True)]
+    labels = distinct([(model.label, model.path) for model in models])
+    return [replace(model, label=label) for model, label in zip(models, labels, strict=True)]
 
 
 def load_model(name: str, watch: Watch = say_once) -> NamedModel:
@@ -155,16 +156,38 @@ def _label(path: Path) -> str:
     return path.parent.name if path.name in ("exported", "checkpoints") else path.name
 
 
-def _labels(models: Sequence[NamedModel]) -> list[str]:
-    """The labels, those that are shared told apart by the folder above, else by a number."""
-    count = Counter(model.label for model in models)
-    labels = [
-        f"{model.path.resolve().parent.name}/{model.label}" if count[model.label] > 1 and model.path else model.label
-        for model in models
-    ]
+def distinct(labels: Sequence[tuple[str, Path | None]]) -> list[str]:
+    """Labels of which no two are the same, from labels and the paths that they stand for.
+
+    Those that are shared get as much of the path before them as tells them apart, else a number.
+    """
+    count = Counter(label for label, _ in labels)
+    parts = {path: _telling_parts(path) for _, path in labels if path is not None}
+    told: list[str] = []
+    for label, path in labels:
+        if count[label] > 1 and path is not None:
+            others = [parts[other] for each, other in labels if each == label and other is not None]
+            told.append(_shortest(parts[path], [other for other in others if other != parts[path]]))
+        else:
+            told.append(label)
     seen: Counter[str] = Counter()
-    for index, label in enumerate(labels):
+    for index, label in enumerate(told):
         seen[label] += 1
         if seen[label] > 1:
-            labels[index] = f"{label} ({seen[label]})"
-    return labels
+            told[index] = f"{label} ({seen[label]})"
+    return told
+
+
+def _telling_parts(path: Path) -> tuple[str, ...]:
+    """Parts of the whole path that a person chose: of RUN/checkpoints/step-9.safetensors, RUN and step-9."""
+    path = path.resolve()
+    path = path.with_suffix("") if path.is_file() else path
+    return tuple(part for part in path.parts[1:] if part not in ("exported", "checkpoints"))
+
+
+def _shortest(parts: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
+    """The end of `parts`, two of them or more, that is the end of none of the others."""
+    for length in range(2, len(parts)):
+        if all(other[-length:] != parts[-length:] for other in others):
+            return "/".join(parts[-length:])
+    return "/".join(parts)

@@ -14,36 +14,14 @@ import tyro
 from dinoscope.cli.davis_files import ModelFiles, claim_tables, folder_names
 from dinoscope.cli.davis_results import Measured, json_values, object_rows, result_table, write_tables
 from dinoscope.cli.model_option import Models
+from dinoscope.cli.propagation_options import PropagationOptions
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
     from dinoscope.data.davis import Davis, DavisSequence
     from dinoscope.evaluation.window import PropagationConfig
-    from dinoscope.measurement.davis import SequenceResult
+    from dinoscope.measurement.davis import Masks, SequenceResult
     from dinoscope.model_names import NamedModel
-
-
-@dataclass(frozen=True)
-class PropagationOptions:
-    """How labels travel from frame to frame. The defaults are DINO's."""
-
-    size: int = 480
-    """Short side at which the network sees a frame, in pixels."""
-
-    context: int = 7
-    """Frames before the current one that it is compared with, besides the first."""
-
-    radius: int = 12
-    """A patch is compared with those at most so many rows and columns of patches away."""
-
-    top_k: int = 5
-    """Most similar patches that count, over all frames together."""
-
-    temperature: float = 0.1
-    """A patch weighs exp(cosine similarity / temperature)."""
-
-    device: str = "auto"
-    """cpu, cuda, cuda:N or mps; auto takes the best there is."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +63,7 @@ class Options:
     """Add published figures of DINO."""
 
     overwrite: bool = False
-    """Replace what is in --out."""
+    """Replace what is in --out, also masks that could be taken up."""
 
     json: bool = False
     """Print JSON instead of tables."""
@@ -127,60 +105,71 @@ def measure(options: Options) -> list[Measured]:
     """
     from dinoscope.cli.console import progress_bar
     from dinoscope.data.davis import find_davis
-    from dinoscope.evaluation.window import PropagationConfig, check_config
+    from dinoscope.evaluation.propagation import working_size
     from dinoscope.measurement import keep
-    from dinoscope.measurement.davis import davis_name, limited
-    from dinoscope.model_names import load_models
+    from dinoscope.measurement.davis import davis_measurement, davis_name, limited, propagated
+    from dinoscope.model_names import distinct, load_models
+    from dinoscope.training.device import pick_device
 
     if not (options.model or options.results):
         raise UserError("nothing to measure: give --model RUN, or --results with a folder of masks")
     absent = next((folder for folder in options.results if not folder.is_dir()), None)
     if absent is not None:
         raise UserError(f"--results {absent}: no such folder")
-    asked = options.propagation
-    config = PropagationConfig(asked.size, asked.context, asked.radius, asked.top_k, asked.temperature)
-    check_config(config)
+    config, device = options.propagation.config(), pick_device(options.propagation.device)
     davis = find_davis(options.data, options.year, options.sequences)
     sequences = limited(davis, options.limit_frames)
     models = load_models(options.model, progress_bar) if options.model else []
-    if options.out is not None:
-        claim_tables(options.out, overwrite=options.overwrite)
-    names = folder_names([model.label for model in models])
+    # all that may be wrong is looked for before the first of what takes hours; masks that exist take seconds
+    for model in models:
+        for sequence in sequences:
+            working_size(*sequence.size, config.size, model.backbone.patch_size)
+    places = _places(options, sequences, models, config)
+    labels = distinct([*((model.label, None) for model in models), *((f.resolve().name, f) for f in options.results)])
+    scored = [
+        _measure_results(options, davis, sequences, folder, label)
+        for folder, label in zip(options.results, labels[len(models) :], strict=True)
+    ]
     measured: list[Measured] = []
-    for model, name in zip(models, names, strict=True):
-        measured.append(_measure_model(options, davis, sequences, model, name, config))
+    for model, files in zip(models, places, strict=True):
+        follow = propagated(model, config, device)
+        results = _follow(model.label, follow, sequences, files)
+        measurement = davis_measurement(davis, results, model, config, options.limit_frames)
+        measured.append(Measured(model.label, measurement, tuple(results)))
         if model.path is not None:
-            keep(model.path, davis_name(davis, options.limit_frames), measured[-1].measurement)
-    return measured + [_measure_results(options, davis, sequences, folder) for folder in options.results]
+            keep(model.path, davis_name(davis, options.limit_frames), measurement)
+    return measured + scored
 
 
-def _measure_model(
-    options: Options,
-    davis: Davis,
-    sequences: Sequence[DavisSequence],
-    model: NamedModel,
-    name: str,
-    config: PropagationConfig,
-) -> Measured:
+def _places(
+    options: Options, sequences: Sequence[DavisSequence], models: Sequence[NamedModel], config: PropagationConfig
+) -> list[ModelFiles | None]:
+    """Where the masks of each model go, made ready; None without --out. Raises UserError where files are in the way."""
+    from dinoscope.features import weights_hash
+    from dinoscope.measurement.davis import mask_settings
+
+    if options.out is None:
+        return [None] * len(models)
+    claim_tables(options.out, overwrite=options.overwrite)
+    overlay = None if options.no_overlay else "gif" if options.gif else "mp4"
+    places = [ModelFiles(options.out / name, overlay) for name in folder_names([model.label for model in models])]
+    for model, files in zip(models, places, strict=True):
+        weights = weights_hash(model.backbone)
+        for sequence in sequences:
+            files.prepare(sequence, mask_settings(weights, sequence, config), overwrite=options.overwrite)
+    return [*places]
+
+
+def _follow(
+    label: str, follow: Masks, sequences: Sequence[DavisSequence], files: ModelFiles | None
+) -> list[SequenceResult]:
+    """Scores of every sequence, whose masks are written on the way, or read where all are there."""
     from dinoscope.cli.console import progress_bar
-    from dinoscope.measurement.davis import (
-        davis_measurement,
-        kept_masks,
-        model_settings,
-        propagated,
-        score_masks,
-    )
-    from dinoscope.training.device import pick_device
+    from dinoscope.measurement.davis import kept_masks, score_masks
 
-    follow = propagated(model, config, pick_device(options.propagation.device))
-    files = None
-    if options.out is not None:
-        files = ModelFiles(options.out / name, None if options.no_overlay else "gif" if options.gif else "mp4")
-        settings = model_settings(model, davis, config, options.limit_frames)
-        files.prepare(sequences, settings, overwrite=options.overwrite)
     results: list[SequenceResult] = []
     total, before = sum(map(len, sequences)), 0
-    with progress_bar(f"following objects with {model.label}") as progress:
+    with progress_bar(f"following objects with {label}") as progress:
         for sequence in sequences:
             masks = kept_masks(files.folder) if files is not None and files.complete(sequence) else follow
             with files.recording(sequence) if files is not None else contextlib.nullcontext() as record:
@@ -192,11 +181,12 @@ def _measure_model(
 
                 results.append(score_masks(sequence, masks, seen))
             before += len(sequence)
-    measurement = davis_measurement(davis, results, model, config, options.limit_frames)
-    return Measured(model.label, measurement, tuple(results))
+    return results
 
 
-def _measure_results(options: Options, davis: Davis, sequences: Sequence[DavisSequence], folder: Path) -> Measured:
+def _measure_results(
+    options: Options, davis: Davis, sequences: Sequence[DavisSequence], folder: Path, label: str
+) -> Measured:
     from dinoscope.cli.console import progress_bar
     from dinoscope.measurement.davis import davis_measurement, kept_masks, score_masks
 
@@ -206,4 +196,4 @@ def _measure_results(options: Options, davis: Davis, sequences: Sequence[DavisSe
             progress(done, len(sequences))
             results.append(score_masks(sequence, kept_masks(folder)))
     measurement = davis_measurement(davis, results, folder, None, options.limit_frames)
-    return Measured(folder.resolve().name, measurement, tuple(results))
+    return Measured(label, measurement, tuple(results))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,38 +21,40 @@ if TYPE_CHECKING:
 
     from dinoscope.data.davis import DavisSequence
 
-SETTINGS = "settings.json"
+SETTINGS = "settings"
+_OVERLAYS = "overlays"
+_KINDS = ("mp4", "gif")
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """FOLDER/SEQUENCE/00000.png, FOLDER/overlays/SEQUENCE.mp4, and what decided them in FOLDER/settings.json."""
+    """FOLDER/SEQUENCE/00000.png, FOLDER/overlays/SEQUENCE.mp4; what decided them in FOLDER/settings/SEQUENCE.json."""
 
     folder: Path
     overlay: Literal["mp4", "gif"] | None
 
-    def prepare(self, sequences: Sequence[DavisSequence], settings: Mapping[str, Any], *, overwrite: bool) -> None:
-        """Make the folder, or take up what was begun in it with the same settings.
+    def prepare(self, sequence: DavisSequence, settings: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Make room for a sequence, or take up what was begun of it with the same settings.
 
-        Raises UserError where it holds masks of other settings and is not to be overwritten, or cannot be written.
+        Raises UserError where there are masks of other settings, not to be overwritten, or nothing can be written.
         """
         from dinoscope import checkpoint
 
         text = json.dumps(settings, indent=2) + "\n"
-        record = self.folder / SETTINGS
-        there = [file for sequence in sequences for file in self._files(sequence) if file.exists()]
+        record = self.folder / SETTINGS / f"{sequence.name}.json"
+        there = self._present(sequence)
         try:
-            if overwrite:
-                for file in there:
-                    file.unlink()
-            elif there and not (record.is_file() and record.read_text(encoding="utf-8") == text):
+            if not overwrite and there and not (record.is_file() and record.read_bytes() == text.encode()):
                 raise UserError(
-                    f"{self.folder} holds masks made with other settings, such as {there[0].name} of "
-                    f"{there[0].parent.name}: name another --out, or add --overwrite"
+                    f"{self.folder} holds masks made with other settings or of other frames, such as {there[0].name} "
+                    f"of {sequence.name}: name another --out, or add --overwrite"
                 )
-            self.folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_text(record, text)
-        except (OSError, UnicodeDecodeError) as error:
+            for file in there if overwrite else ():
+                file.unlink()
+            for abandoned in self._half_written(sequence):
+                shutil.rmtree(abandoned)
+            checkpoint.write_text(self._place(record), text)
+        except OSError as error:
             raise UserError(f"--out {self.folder}: {error}") from error
 
     def complete(self, sequence: DavisSequence) -> bool:
@@ -61,33 +65,24 @@ class ModelFiles:
     def recording(self, sequence: DavisSequence) -> Iterator[Callable[[int, Any, UInt8[ndarray, "h w"]], None]]:
         """Give a function that is told number, image (or None) and mask of every frame, and writes what is missing.
 
+        Masks are written unless all are there: what is scored is then what lies in the folder.
+
         Raises UserError where that is not possible.
         """
         from dinoscope.data.video import FOLDER_FPS
-        from dinoscope.report.video import objects_overlay, video_writer
+        from dinoscope.report.video import objects_overlay, video_writer, write_mask
 
+        kept = self.complete(sequence)
         video = None if self.overlay is None or self._video(sequence).is_file() else self._video(sequence)
         with contextlib.nullcontext() if video is None else video_writer(self._place(video), FOLDER_FPS) as add:
 
             def record(index: int, image: UInt8[ndarray, "h w 3"] | None, mask: UInt8[ndarray, "h w"]) -> None:
-                self._write_mask(sequence, index, mask)
+                if not kept:
+                    write_mask(self._place(self._mask(sequence, index)), mask)
                 if add is not None:
                     add(objects_overlay(sequence.image(index) if image is None else image, mask))
 
             yield record
-
-    def _write_mask(self, sequence: DavisSequence, index: int, mask: UInt8[ndarray, "h w"]) -> None:
-        from dinoscope import checkpoint
-        from dinoscope.data.index_png import encode_indices
-
-        file = self._mask(sequence, index)
-        if file.is_file():
-            return
-        try:
-            with checkpoint.replacing(self._place(file)) as partial:
-                partial.write_bytes(encode_indices(mask))
-        except OSError as error:
-            raise UserError(f"{file} cannot be written: {error.strerror}") from error
 
     @staticmethod
     def _place(file: Path) -> Path:
@@ -98,24 +93,35 @@ class ModelFiles:
             raise UserError(f"{file.parent} cannot be made: {error.strerror}") from error
         return file
 
-    def _files(self, sequence: DavisSequence) -> list[Path]:
-        masks = [self._mask(sequence, index) for index in range(len(sequence))]
-        return masks if self.overlay is None else [*masks, self._video(sequence)]
+    def _present(self, sequence: DavisSequence) -> list[Path]:
+        """Masks and videos of the sequence, those of frames that it no longer has among them."""
+        videos = (self.folder / _OVERLAYS / f"{sequence.name}.{kind}" for kind in _KINDS)
+        return [*sorted((self.folder / sequence.name).glob("*.png")), *(file for file in videos if file.exists())]
+
+    def _half_written(self, sequence: DavisSequence) -> list[Path]:
+        """What a killed process left."""
+        name = glob.escape(sequence.name)
+        return [*self.folder.glob(f"{name}/.*.partial-*"), *self.folder.glob(f"{_OVERLAYS}/.{name}.*.partial-*")]
 
     def _mask(self, sequence: DavisSequence, index: int) -> Path:
         return self.folder / sequence.name / f"{sequence.frames[index].stem}.png"
 
     def _video(self, sequence: DavisSequence) -> Path:
-        return self.folder / "overlays" / f"{sequence.name}.{self.overlay}"
+        return self.folder / _OVERLAYS / f"{sequence.name}.{self.overlay}"
 
 
 def claim_tables(out: Path, *, overwrite: bool) -> None:
-    """Make the folder of the tables. Raises UserError where it holds some, not to be overwritten, or is none."""
-    there = [name for name in TABLES if (out / name).exists()]
+    """Make the folder of the tables, and take away those of an earlier run if that is wanted.
+
+    Raises UserError where it holds some, not to be overwritten, or is none.
+    """
+    there = [out / name for name in TABLES if (out / name).exists()]
     if there and not overwrite:
-        raise UserError(f"{out} holds results already ({there[0]}): name another --out, or add --overwrite")
+        raise UserError(f"{out} holds results already ({there[0].name}): name another --out, or add --overwrite")
     try:
         out.mkdir(parents=True, exist_ok=True)
+        for table in there:  # they would lie beside masks of other settings until the end
+            table.unlink()
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +12,7 @@ import tyro
 
 from dinoscope.cli.model_option import Model
 from dinoscope.cli.pictures import claim
+from dinoscope.cli.propagation_options import PropagationOptions
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,10 +20,9 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
     from dinoscope.data.video import Video
-    from dinoscope.evaluation.propagation import PropagationConfig
 
 MASKS = "masks"
-_ANY_MASK = "[0-9]" * 5 + "*.png"
+_ANY_MASK = "[0-9]" * 5 + ".png"
 
 
 @dataclass(frozen=True)
@@ -51,29 +51,13 @@ class Options:
     """Masks of later frames, counted from 0, as in 40:dog.png: objects that appear there, or are to be
     corrected. Objects that such a mask does not hold go on as they were."""
 
-    size: int = 480
-    """Short side at which the network sees a frame, in pixels."""
-
-    context: int = 7
-    """Earlier frames that each is compared with, besides the first."""
-
-    radius: int = 12
-    """Cells (patches) up, down, left and right in which a place is looked for in earlier frames."""
-
-    top_k: int = 5
-    """Most similar places that count."""
-
-    temperature: float = 0.1
-    """Divides the similarity before the exponential: the smaller, the more the most similar place counts."""
-
     gif: bool = False
     """Write OUT/overlay.gif instead of overlay.mp4."""
 
     overwrite: bool = False
     """Replace what an earlier call wrote to OUT."""
 
-    device: str = "auto"
-    """cpu, cuda, cuda:N or mps; auto takes the best there is."""
+    propagation: tyro.conf.OmitArgPrefixes[PropagationOptions] = field(default_factory=PropagationOptions)
 
 
 def main(argv: list[str]) -> int:
@@ -95,16 +79,17 @@ def track(options: Options) -> int:
     """
     from dinoscope.cli.console import progress_bar
     from dinoscope.data.video import open_video
-    from dinoscope.evaluation.propagation import propagate, working_size
+    from dinoscope.evaluation.propagation import propagate, warn_of_lost
     from dinoscope.model_names import load_model
     from dinoscope.training.device import pick_device
 
-    config, device = _config(options), pick_device(options.device)
+    config, device = options.propagation.config(), pick_device(options.propagation.device)
     video = open_video(options.video)
     masks = _masks(options, video)
     backbone = load_model(options.model, progress_bar).backbone
-    working_size(*video.size, options.size, backbone.patch_size)
-    _claim(options)
+    for number, file in _mask_files(options).items():
+        warn_of_lost(masks[number], str(file), config.size, backbone.patch_size)
+    _claim(options, video)
     with progress_bar("tracking") as progress:
         results = propagate(backbone, video, masks, config, device, progress)
         return _write(options, video, results)
@@ -115,37 +100,21 @@ def _write(options: Options, video: Video, masks: Iterator[UInt8[ndarray, "h w"]
 
     The video is read a second time beside the first, so that no frame need be kept.
     """
-    from dinoscope.checkpoint import replacing
-    from dinoscope.data.index_png import encode_indices
-    from dinoscope.report.video import objects_overlay, video_writer
+    from dinoscope.report.video import objects_overlay, video_writer, write_mask
 
     count = 0
     with ExitStack() as stack:
         add = stack.enter_context(video_writer(_overlay(options), video.fps))
         # the mask first: where a frame is in error, the propagation has more to say about it
         for mask, frame in zip(masks, video, strict=False):
-            path = options.out / MASKS / f"{count:05d}.png"
-            try:
-                with replacing(path) as partial:
-                    partial.write_bytes(encode_indices(mask))
-            except OSError as error:
-                raise UserError(f"{path} cannot be written: {error.strerror}") from error
+            write_mask(options.out / MASKS / f"{count:05d}.png", mask)
             add(objects_overlay(frame, mask))
             count += 1
     return count
 
 
-def _config(options: Options) -> PropagationConfig:
-    """The settings of the propagation. Raises UserError for one that is out of range."""
-    from dinoscope.evaluation.window import PropagationConfig, check_config
-
-    config = PropagationConfig(options.size, options.context, options.radius, options.top_k, options.temperature)
-    check_config(config)
-    return config
-
-
-def _masks(options: Options, video: Video) -> dict[int, UInt8[ndarray, "h w"]]:
-    """All masks by frame. Raises UserError where one cannot be read or does not fit the video."""
+def _mask_files(options: Options) -> dict[int, Path]:
+    """Mask files by frame. Raises UserError for an option that names none, or a frame twice."""
     files = {0: options.mask}
     for text in options.mask_at:
         number, colon, file = text.partition(":")
@@ -154,6 +123,12 @@ def _masks(options: Options, video: Video) -> dict[int, UInt8[ndarray, "h w"]]:
         if int(number) in files:
             raise UserError(f"--mask-at {text}: there is a mask for frame {int(number)} already")
         files[int(number)] = Path(file)
+    return files
+
+
+def _masks(options: Options, video: Video) -> dict[int, UInt8[ndarray, "h w"]]:
+    """All masks by frame. Raises UserError where one cannot be read or does not fit the video."""
+    files = _mask_files(options)
     if video.files and max(files) >= video.said:
         raise UserError(f"--mask-at {max(files)}:...: {video.path} has {video.said} frames, counted from 0")
     return {number: _read_mask(file, video) for number, file in files.items()}
@@ -181,10 +156,16 @@ def _overlay(options: Options) -> Path:
     return options.out / ("overlay.gif" if options.gif else "overlay.mp4")
 
 
-def _claim(options: Options) -> None:
-    """Make the folders; take away the masks and the overlays of an earlier call if that is wanted."""
+def _claim(options: Options, video: Video) -> None:
+    """Make the folders; take away the masks and the overlays of an earlier call if that is wanted.
+
+    Raises UserError where some are there and not to be replaced, or are themselves what is to be read.
+    """
     masks = options.out / MASKS
+    given = {path.resolve() for path in (options.video, *video.files, *_mask_files(options).values())}
     earlier = [*sorted(masks.glob(_ANY_MASK)), options.out / "overlay.mp4", options.out / "overlay.gif"]
+    if spoilt := next((path for path in earlier if path.resolve() in given), None):
+        raise UserError(f"{spoilt} would be replaced, and is what is to be read: name another folder with --out")
     claim(options.out, earlier, overwrite=options.overwrite)
     claim(masks, (), overwrite=True)
     for path in earlier:  # of a longer video some would stay and be taken for masks of this one

@@ -9,8 +9,11 @@ void value 255. 2016: every sequence has one object, which is whatever is not 0.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -62,6 +65,21 @@ class DavisSequence:
         """
         file = self.annotations[index]
         return None if file is None else object_ids(read_indices(file), binary=self.binary)
+
+    def fingerprint(self) -> str:
+        """32 hex digits of what decides masks that follow its objects: frames by name and bytes, the first annotation.
+
+        Raises UserError where a file cannot be read.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        try:
+            for frame in self.frames:
+                digest.update(b"%s\0%d\0" % (os.fsencode(frame.name), frame.stat().st_size))
+            digest.update(b"" if self.annotations[0] is None else self.annotations[0].read_bytes())
+        except OSError as error:
+            raise UserError(f"{error.filename}: {error.strerror}") from error
+        digest.update(b"\0%d" % self.binary)
+        return digest.hexdigest()
 
     def limited(self, frames: int) -> DavisSequence:
         """The first frames alone. Raises UserError for fewer than three."""
@@ -176,6 +194,9 @@ def _sequence(root: Path, resolution: str, name: str, *, binary: bool) -> DavisS
     frames = sorted(path for path in images.iterdir() if path.suffix.lower() in EXTENSIONS and path.name[0] != ".")
     if len(frames) < FEWEST_FRAMES:
         raise UserError(f"{images}: {len(frames)} frames; at least {FEWEST_FRAMES} are needed")
+    twice = next((a for a, b in pairwise(frames) if a.stem == b.stem), None)
+    if twice is not None:
+        raise UserError(f"{twice} is there with another ending too: of each frame, one image is needed")
     files = {path.stem: path for path in sorted(masks.glob("*.png"))}
     annotations = tuple(files.pop(frame.stem, None) for frame in frames)
     if files:

@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 
 _LONG_SIDE_STEP = 64  # pixels: DINO's long side is a multiple of it
 _MAX_CELLS = 2**16
+_FIRST_ROOM = 8  # frames
 
 
 def propagate(
@@ -47,7 +48,8 @@ def propagate(
     frames: RGB, all of one size; taken one at a time. Features of at most 1 + context of them are held.
     masks: by number of the frame, from 0, which must be there; 0 is background, every other value the id of an
         object. A mask of a later frame says exactly where the objects are that it names (so that they may
-        appear there for the first time, or be corrected); all others stay as they were predicted.
+        appear there for the first time, or be corrected); all others stay as they were predicted. Objects may be
+        too small for that: see `warn_of_lost`.
     device: where the network, which is moved, and the propagation run; by default where the network is.
     progress: told (frames done, of all) after each frame; of all is 0 while their number is not known.
 
@@ -86,7 +88,6 @@ def _propagate(
             cells = _insert(cells, _one_hot(given, ids, grid).to(cells.device))
             mask = np.where(np.isin(mask, given[given > 0]), 0, mask).astype(np.uint8)
             mask = np.where(given > 0, given, mask)
-            _warn_of_lost(given, ids, grid, number)
         memory.add(features, cells)
         progress(number + 1, max(number + 1, operator.length_hint(frames)))
         yield mask
@@ -97,14 +98,16 @@ def _propagate(
 
 
 class _Memory:
-    """Features and soft labels of the first frame and the latest ones, in memory that is taken once.
+    """Features and soft labels of the first frame and the latest ones, one behind the other in memory.
 
-    What is oldest is written over; the order of the frames does not matter to the propagation.
+    What is oldest is written over; the order of the frames does not matter to the propagation. Room that was asked
+    for, and may be far more than the video has frames, is taken as it is filled.
     """
 
     def __init__(self, room: int) -> None:
         self.room, self.filled, self.next = room, 0, 0
-        self._features = self._labels = torch.empty(0)
+        self._features: Tensor = torch.empty(0)
+        self._labels: Tensor = torch.empty(0)
 
     @property
     def features(self) -> Float[Tensor, "frames n d"]:
@@ -118,15 +121,22 @@ class _Memory:
 
     def add(self, features: Float[Tensor, "n d"], labels: Float[Tensor, "labels rows columns"]) -> None:
         """Hold another frame, in place of the oldest but the first where there is no more room."""
-        if not self.filled:
-            self._features = features.new_empty(self.room, *features.shape)
-            self._labels = labels.new_empty(self.room, *labels.shape)
+        if self.filled == len(self._features) < self.room:
+            self._features = self._grown(self._features, features)
+            self._labels = self._grown(self._labels, labels)
         if self.next == self.room:
             self.next = 1
         if self.next < self.room:
             self._features[self.next], self._labels[self.next] = features, labels
             self.next += 1
             self.filled = max(self.filled, self.next)
+
+    def _grown(self, held: Tensor, item: Tensor) -> Tensor:
+        """What is held [frames, ...], with twice the room, or at first that of the default settings."""
+        grown = item.new_empty(min(self.room, max(_FIRST_ROOM, 2 * self.filled)), *item.shape)
+        if self.filled:
+            grown[: self.filled] = held
+        return grown
 
 
 def working_size(height: int, width: int, size: int, patch: int) -> tuple[int, int]:
@@ -168,6 +178,22 @@ def cell_features(
     if not features.sum().isfinite():
         raise UserError("the features are not finite: the weights of this model are broken (did its training diverge?)")
     return features, tokens.grid
+
+
+def warn_of_lost(mask: UInt8[ndarray, "h w"], where: str, size: int, patch: int) -> None:
+    """Log the objects of a mask that cannot be followed, as no cell has its centre in them. where: what mask it is.
+
+    Raises UserError as `working_size` does.
+    """
+    height, width = working_size(mask.shape[0], mask.shape[1], size, patch)
+    ids = np.unique(mask)
+    cells = _one_hot(mask, ids, (height // patch, width // patch)).flatten(1).any(dim=1).numpy()
+    if lost := [str(number) for number in ids[~cells] if number]:
+        _log.warning(
+            "%s: object %s is smaller than a patch and cannot be followed: try a larger size or smaller patches",
+            where,
+            ", ".join(lost),
+        )
 
 
 def segment(cells: Float[Tensor, "labels rows columns"], patch: int, size: tuple[int, int]) -> UInt8[ndarray, "h w"]:
@@ -217,19 +243,6 @@ def _insert(
     kept = torch.where(named[:, None, None], 0.0, cells)
     kept[0] += cells[named].sum(dim=0)
     return torch.where(given[1:].any(dim=0), given, kept)
-
-
-def _warn_of_lost(
-    mask: UInt8[ndarray, "h w"], ids: UInt8[ndarray, " labels"], grid: tuple[int, int], number: int
-) -> None:
-    """Log the objects that are so small that no cell has its centre in them."""
-    cells = _one_hot(mask, ids, grid).flatten(1).any(dim=1).numpy()
-    if lost := [int(i) for i in np.setdiff1d(np.unique(mask), ids[cells]) if i]:
-        _log.warning(
-            "object %s of frame %d is smaller than a cell and cannot be followed: try a larger size or smaller patches",
-            ", ".join(map(str, lost)),
-            number,
-        )
 
 
 def _check_sizes(

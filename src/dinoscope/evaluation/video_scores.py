@@ -139,10 +139,10 @@ def score_sequence(
     """Score a sequence while its masks arrive, frame by frame, on threads.
 
     workers: threads; more than a few gain nothing, a frame being a millisecond's work.
-    predictions: id masks of all frames, the first included; not written to after they are handed over.
+    predictions: id masks of as many frames as truths, the first included; not written to once handed over.
     truths: id masks without void, None for frames that are not annotated.
 
-    Raises UserError where the first frame has no truth or no object, masks differ in size or number, fewer than three
+    Raises UserError where the first frame has no truth or no object, masks differ in size, fewer than three
     frames are annotated, or a scored prediction holds an object that the first frame does not number.
     """
     annotated = _Annotated(zip(predictions, truths, strict=True))

@@ -67,8 +67,11 @@ def check_config(config: PropagationConfig) -> None:
         value = getattr(config, name)
         if value is not None and value < least:
             raise UserError(f"label propagation: {name} must be at least {least}, not {value}")
-    if not 0 < config.temperature < float("inf"):
-        raise UserError(f"label propagation: the temperature must be above 0 (DINO: 0.1), not {config.temperature}")
+    # below, 1 / temperature is infinite in float32, and so the weight of the best no number
+    if not 1e-30 <= config.temperature < float("inf"):
+        raise UserError(
+            f"label propagation: the temperature must be above 0, at least 1e-30 (DINO: 0.1), not {config.temperature}"
+        )
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from dinoscope import checkpoint
 from dinoscope.data.davis import Davis, DavisSequence, object_ids
 from dinoscope.data.index_png import read_indices
 from dinoscope.errors import UserError
-from dinoscope.evaluation.propagation import propagate
+from dinoscope.evaluation.propagation import propagate, warn_of_lost
 from dinoscope.evaluation.video_scores import SequenceScore, score_sequence, summarise
 from dinoscope.evaluation.window import PropagationConfig
 from dinoscope.features import weights_hash
@@ -89,7 +89,9 @@ def propagated(model: NamedModel, config: PropagationConfig, device: torch.devic
                 decoded.append(sequence.image(index))
                 yield decoded[-1]
 
-        for mask in propagate(model.backbone, frames(), {0: _first(sequence)}, config, device):
+        first = _first(sequence)
+        warn_of_lost(first, f"{sequence.name}, {model.label}", config.size, model.backbone.patch_size)
+        for mask in propagate(model.backbone, frames(), {0: first}, config, device):
             yield decoded.popleft(), mask
 
     return masks
@@ -172,18 +174,9 @@ def propagation_protocol(config: PropagationConfig | None) -> dict[str, Any]:
     return {} if config is None else {name: getattr(config, name) for name in names}
 
 
-def model_settings(
-    model: NamedModel, davis: Davis, config: PropagationConfig, limit_frames: int | None
-) -> dict[str, Any]:
-    """All that decides the masks of a model on given sequences, as JSON values."""
-    return {
-        "weights_hash": weights_hash(model.backbone),
-        "data": str(davis.root.resolve()),
-        "year": davis.year,
-        "resolution": davis.resolution,
-        "limit_frames": limit_frames,
-        **propagation_protocol(config),
-    }
+def mask_settings(weights_hash: str, sequence: DavisSequence, config: PropagationConfig) -> dict[str, Any]:
+    """All that decides the masks of a model on a sequence, as JSON values."""
+    return {"weights_hash": weights_hash, "frames": sequence.fingerprint(), **propagation_protocol(config)}
 
 
 def davis_name(davis: Davis, limit_frames: int | None) -> str:

@@ -1,4 +1,4 @@
-"""Masks of objects over the frames of a video, and the writing of such a video: MP4 or GIF."""
+"""Masks of objects over the frames of a video, and the writing of both: PNG, and MP4 or GIF."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy import ndarray
 from PIL import Image
 
 from dinoscope.checkpoint import replacing
-from dinoscope.data.index_png import voc_palette
+from dinoscope.data.index_png import encode_indices, voc_palette
 from dinoscope.errors import UserError
 
 _OPACITY = 0.5
@@ -41,6 +41,15 @@ def _edges(ids: UInt8[ndarray, "h w"]) -> tuple[ndarray, ndarray]:
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     changes = cv2.dilate(ids, cross) != cv2.erode(ids, cross)
     return changes & (ids > 0), changes & (ids == 0)
+
+
+def write_mask(path: Path, ids: UInt8[ndarray, "h w"]) -> None:
+    """Write a palette PNG whose values are the ids, whole or not at all. Raises UserError where that fails."""
+    try:
+        with replacing(path) as partial:
+            partial.write_bytes(encode_indices(ids))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
 @contextmanager

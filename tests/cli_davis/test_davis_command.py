@@ -7,55 +7,12 @@ import json
 import shutil
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-import torch
 
-from dinoscope import checkpoint, cli
-from dinoscope.cli.davis_files import folder_names
 from dinoscope.data.index_png import encode_indices, read_indices
-from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.evaluation import propagation
-from dinoscope.models.backbone import BackboneConfig, build_backbone
-
-FRAMES = [f"{index:05d}.png" for index in range(5)]
-NAMES = ["jf_mean", "j_mean", "j_recall", "j_decay", "f_mean", "f_recall", "f_decay"]
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = ScenesConfig(0, 16, 0, 0, 0, davis_sequences=1, davis_frames=5, davis_size=(60, 100))
-    return write_scenes(tmp_path_factory.mktemp("drawn") / "scenes", config) / "DAVIS"
-
-
-@pytest.fixture
-def data(drawn: Path, tmp_path: Path) -> Path:
-    """A copy that a test may spoil."""
-    return Path(shutil.copytree(drawn, tmp_path / "DAVIS"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder, as far as this command looks into it."""
-    torch.manual_seed(0)
-    run_folder = tmp_path_factory.mktemp("runs") / "mine"
-    checkpoint.export_backbone(run_folder / "exported", build_backbone(BackboneConfig("vit_micro_conv8", 32)))
-    (run_folder / "config.json").write_text("{}")
-    return run_folder
-
-
-def run(data: Path, *options: object) -> int:
-    return cli.main(["davis", "--data", str(data), *map(str, options)])
-
-
-def follow(data: Path, model: Path, *options: object) -> int:
-    return run(data, "--size", 64, "--device", "cpu", "--model", model, *options)
-
-
-def figures(capsys: pytest.CaptureFixture[str]) -> list[dict[str, float]]:
-    record = json.loads(capsys.readouterr().out)
-    return [{metric["name"]: metric["value"] for metric in each["metrics"]} for each in record["models"]]
+from tests.cli_davis.conftest import FRAMES, NAMES, figures, follow, run
 
 
 def files(folder: Path) -> list[str]:
@@ -69,7 +26,7 @@ def test_a_model_and_a_random_one(data: Path, model: Path, tmp_path: Path, capsy
     for text in ("scene-00", "mine", "J&F", "DINO ViT-B/8", "71.4", "radius 12", "Caron et al. 2021"):
         assert text in shown
     masks = [f"{name}/scene-00/{frame}" for name in ("mine", "random-vit_micro_conv8") for frame in FRAMES]
-    settings = ["mine/settings.json", "random-vit_micro_conv8/settings.json"]
+    settings = [f"{name}/settings/scene-00.json" for name in ("mine", "random-vit_micro_conv8")]
     assert files(out) == sorted([*masks, *settings, "scores.csv", "scores.json", "table.md"])
     truth = data / "Annotations/480p/scene-00/00000.png"
     first = read_indices(out / "mine/scene-00/00000.png")
@@ -93,34 +50,6 @@ def test_a_model_and_a_random_one(data: Path, model: Path, tmp_path: Path, capsy
     assert (kept["protocol"]["objects"], kept["protocol"]["frames"], kept["protocol"]["top_k"]) == (2, 5, 5)
 
 
-@pytest.mark.parametrize("kind", ["mp4", "gif"])
-def test_overlays(kind: str, data: Path, model: Path, tmp_path: Path) -> None:
-    """Five frames, as large as those of the data; made anew from the masks where only the video is missing."""
-    out, gif = tmp_path / "out", ["--gif"] if kind == "gif" else []
-    follow(data, model, "--out", out, *gif)
-    video = out / f"mine/overlays/scene-00.{kind}"
-    first = frames(video)
-    assert first.shape == (5, 60, 100, 3)
-    image = cv2.imread(str(data / "JPEGImages/480p/scene-00/00000.jpg"))
-    background = read_indices(out / "mine/scene-00/00000.png") == 0
-    eroded = cv2.erode(background.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
-    shown, truth = first[0].astype(int), image.astype(int)
-    assert np.abs(shown - truth)[eroded].mean() < 15 < np.abs(shown - truth)[~background].mean()
-    for path in (video, *(out / name for name in ("scores.csv", "scores.json", "table.md"))):
-        path.unlink()
-    follow(data, model, "--out", out, *gif)
-    assert np.array_equal(frames(video), first)
-
-
-def frames(video: Path) -> np.ndarray:
-    """BGR."""
-    capture = cv2.VideoCapture(str(video))
-    read = []
-    while (got := capture.read())[0]:
-        read.append(got[1])
-    return np.stack(read)
-
-
 def test_masks_that_exist_already_score_the_same(
     data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,6 +62,34 @@ def test_masks_that_exist_already_score_the_same(
         (out / "mine/scene-00" / frame).unlink()
     assert run(data, "--results", out / "mine", "--json") == 0
     assert figures(capsys) == [first]
+
+
+def test_rows_of_one_name_are_told_apart(
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [shutil.copytree(data / "Annotations/480p", tmp_path / name / "mine") for name in ("a", "b")]
+    assert follow(data, model, "--results", *folders, "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert [each["model"] for each in record["models"]] == ["mine", "a/mine", "b/mine"]
+
+
+def test_all_that_is_wrong_is_told_before_anything_is_followed(
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A size below the patch of the second model, masks of it that are in the way, and results that are not whole."""
+    random, out = "random:vit_tiny_patch16_224", tmp_path / "out"
+    (out / "random-vit_tiny_patch16_224/scene-00").mkdir(parents=True)
+    shutil.copy(data / "Annotations/480p/scene-00/00000.png", out / "random-vit_tiny_patch16_224/scene-00")
+    results = Path(shutil.copytree(data / "Annotations/480p", tmp_path / "results"))
+    (results / "scene-00/00002.png").unlink()
+    monkeypatch.setattr(propagation, "cell_features", lambda *_: pytest.fail("the network was asked"))
+    for options, message in (
+        (("--size", 8, "--model", model, random), "at least one patch of 16 px"),
+        (("--out", out, "--model", model, random), "holds masks made with other settings"),
+        (("--results", results), "00002.png is missing"),
+    ):
+        assert follow(data, model, *options) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_the_truth_scores_100(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,46 +105,6 @@ def test_in_2016_everything_is_one_object(data: Path, model: Path, capsys: pytes
     record = json.loads(capsys.readouterr().out)
     assert [row["object"] for row in record["objects"]] == ["1"]
     assert (model / "evaluations/davis-2016.json").is_file()
-
-
-def test_a_run_that_was_broken_off_goes_on(
-    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Complete sequences are only scored: the network is not asked again."""
-    out = tmp_path / "out"
-    follow(data, model, "--out", out, "--no-overlay", "--json")
-    (first,) = figures(capsys)
-    (out / "scores.csv").unlink()
-    (out / "scores.json").unlink()
-    (out / "table.md").unlink()
-    asked: list[int] = []
-    real = propagation.cell_features
-    monkeypatch.setattr(propagation, "cell_features", lambda *a: asked.append(1) or real(*a))
-    follow(data, model, "--out", out, "--no-overlay", "--json")
-    assert figures(capsys) == [first]
-    assert not asked
-    (out / "mine/scene-00/00003.png").unlink()
-    follow(data, model, "--out", out, "--no-overlay", "--json", "--overwrite")
-    assert figures(capsys) == [first]
-    assert len(asked) == 5
-
-
-def test_nothing_is_replaced_unasked(
-    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    follow(data, model, "--out", out, "--no-overlay")
-    assert follow(data, model, "--out", out) == 2
-    assert "holds results already (scores.csv)" in capsys.readouterr().err
-    for name in ("scores.csv", "scores.json", "table.md"):
-        (out / name).unlink()
-    before = (out / "mine/scene-00/00002.png").read_bytes()
-    assert follow(data, model, "--out", out, "--top-k", 1, "--no-overlay") == 2
-    assert "masks made with other settings" in capsys.readouterr().err
-    assert (out / "mine/scene-00/00002.png").read_bytes() == before
-    assert follow(data, model, "--out", out, "--top-k", 1, "--no-overlay", "--overwrite") == 0
-    (out / "file").touch()
-    assert follow(data, model, "--out", out / "file" / "deeper") == 2
 
 
 def test_part_of_the_frames_is_said_and_kept_apart(data: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,13 +188,3 @@ def test_bad_masks(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     file.unlink()
     assert run(data, "--results", results) == 2
     assert "00002.png is missing: every annotated frame needs a mask" in capsys.readouterr().err
-
-
-def test_folders_for_any_label() -> None:
-    assert folder_names(["a/b", "a b", "random vit (2)", "..", "A-B"]) == [
-        "a-b",
-        "a-b-2",
-        "random-vit-2",
-        "model",
-        "A-B-3",
-    ]
