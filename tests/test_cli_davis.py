@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from dinoscope import checkpoint, cli
-from dinoscope.cli.davis_files import folder_names
 from dinoscope.data.index_png import encode_indices, read_indices
 from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.evaluation import propagation
+from dinoscope.model_names import folder_names
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 
 FRAMES = [f"{index:05d}.png" for index in range(5)]

@@ -26,6 +26,7 @@ from dinoscope.evaluation.voc import (
     whole_image_scores,
 )
 from dinoscope.explain.attention import mass_mask, mass_masks, upsample
+from dinoscope.explain.maps import MAPS
 from dinoscope.measurement.voc import VocConfig, VocResult, measure_voc
 from dinoscope.measurement.voc_record import by_class, measurements, summarise
 from dinoscope.model_names import NamedModel, load_models
@@ -62,8 +63,14 @@ def small_config(**changes: object) -> VocConfig:
     return VocConfig(**{**values, **changes})  # pyright: ignore[reportArgumentType]
 
 
-def given_heads(backbone: Backbone, images: Tensor, block: int) -> Tensor:
-    return HEADS.expand(len(images), -1, -1, -1)
+@pytest.fixture
+def given_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every image's attention is `HEADS`."""
+
+    def heads(backbone: Backbone, images: Tensor, block: int) -> Tensor:
+        return HEADS.expand(len(images), -1, -1, -1)
+
+    monkeypatch.setitem(MAPS, "attention", heads)
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +96,10 @@ def test_both_protocols_by_hand() -> None:
     assert whole_image_scores(counts) == pytest.approx(((3 / 16 + 4 / 16) / 2, 7 / 14))
 
 
+@pytest.mark.usefixtures("given_heads")
 def test_the_same_through_the_whole_way(tmp_path: Path, vit: NamedModel) -> None:
     data = write_voc(tmp_path, {name: enlarged(MASK) for name in "abc"})
-    result = measure_voc([vit], find_masked_images(data), small_config(), maps_of=given_heads, keep_masks=True)
+    result = measure_voc([vit], find_masked_images(data), small_config(), keep_masks=True)
     scores = result.models[0]
     assert scores.published is not None
     assert scores.strict_mean is not None
@@ -112,17 +120,19 @@ def test_the_same_through_the_whole_way(tmp_path: Path, vit: NamedModel) -> None
     assert [each.published for each in figures] == [pytest.approx((3 / 8,)), pytest.approx((4 / 8,))]
 
 
+@pytest.mark.usefixtures("given_heads")
 def test_published_alone_keeps_the_heads_that_the_truth_chose(tmp_path: Path, vit: NamedModel) -> None:
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
     config = small_config(protocols=("published",))
-    scores = measure_voc([vit], images, config, maps_of=given_heads, keep_masks=True).models[0]
+    scores = measure_voc([vit], images, config, keep_masks=True).models[0]
     assert scores.masks[0].all()  # A and B for class 1, C and D for class 2
     assert list(scores.figures) == ["published"]
 
 
+@pytest.mark.usefixtures("given_heads")
 def test_one_image_is_too_few_to_choose_a_head_on(tmp_path: Path, vit: NamedModel) -> None:
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
-    scores = measure_voc([vit], images, small_config(), maps_of=given_heads).models[0]
+    scores = measure_voc([vit], images, small_config()).models[0]
     assert scores.strict_head is None
     assert list(scores.figures) == ["published", "strict_mean"]
 
@@ -208,7 +218,7 @@ def test_what_cannot_be_used_is_counted(tmp_path: Path, vit: NamedModel) -> None
         "mask": "mask unreadable",
         "gone": "image unreadable",
     }
-    assert "16 x 16 px, its mask 4 x 4" in next(fault.reason for fault in result.faults if fault.name == "size")
+    assert "is 4 x 4 px, its image 16 x 16 px" in next(fault.reason for fault in result.faults if fault.name == "size")
     protocol = measurements(summarise(result))[0].protocol
     assert protocol["left_out"]["image unreadable"] == 2
     assert protocol["images"] == 1
@@ -257,15 +267,19 @@ def test_the_order_and_the_batch_do_not_matter(tmp_path: Path) -> None:
         assert each.interval.low < each.interval.mean < each.interval.high
 
 
-def test_weights_that_give_no_numbers_are_named(tmp_path: Path, vit: NamedModel) -> None:
+def test_weights_that_give_no_numbers_are_named(
+    tmp_path: Path, vit: NamedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MAPS, "attention", lambda *_: HEADS[None] * torch.nan)
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
-    with pytest.raises(UserError, match="random:vit_micro_conv8: the attention is not finite"):
-        measure_voc([vit], images, small_config(), maps_of=lambda *_: HEADS[None] * torch.nan)
+    with pytest.raises(UserError, match="random vit_micro_conv8: a map is not finite"):
+        measure_voc([vit], images, small_config())
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"square": 8 * 300}, "has more than 65536 patches of 8 px: choose a smaller one"),
         ({"square": 20}, "square of 20 px does not consist of 8 px patches"),
         ({"short_side": 4}, "at least one patch of 8 px, not 4"),
         ({"mass": 0.0}, "share of the attention above 0 and at most 1, not 0"),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from dinoscope.cli.davis_files import ModelFiles, claim_tables, folder_names
+from dinoscope.cli.davis_files import ModelFiles, claim_tables
 from dinoscope.cli.davis_results import Measured, json_values, object_rows, result_table, write_tables
 from dinoscope.errors import UserError
 
@@ -144,6 +144,8 @@ def measure(options: Options) -> list[Measured]:
     models = load_models(options.model) if options.model else []
     if options.out is not None:
         claim_tables(options.out, overwrite=options.overwrite)
+    from dinoscope.model_names import folder_names
+
     names = folder_names([model.label for model in models])
     measured: list[Measured] = []
     for model, name in zip(models, names, strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,16 +117,3 @@ def claim_tables(out: Path, *, overwrite: bool) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}") from error
-
-
-def folder_names(labels: Sequence[str]) -> list[str]:
-    """Names of folders for labels that may hold anything; those that would meet are numbered."""
-    names: list[str] = []
-    for label in labels:
-        plain = re.sub(r"[^\w.+-]+", "-", label).strip("-.") or "model"
-        name, number = plain, 1
-        while name.casefold() in {each.casefold() for each in names}:
-            number += 1
-            name = f"{plain}-{number}"
-        names.append(name)
-    return names
