@@ -15,7 +15,7 @@ def test_a_folder_is_refused_before_the_work_and_nothing_is_made(tmp_path: Path)
     assert not (tmp_path / "deep").exists()
     with pytest.raises(UserError, match="is a file"):
         result_folder.claim(tmp_path / "file", ["a"], overwrite=True)
-    with pytest.raises(UserError, match="cannot be written: .*file is a file"):
+    with pytest.raises(UserError, match=r"cannot be written: .*file is a file"):
         result_folder.claim(tmp_path / "file/below", ["a"], overwrite=True)
     with pytest.raises(UserError, match="holds file already"):
         result_folder.claim(tmp_path, ["other", "file"], overwrite=False)

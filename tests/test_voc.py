@@ -282,7 +282,7 @@ def test_weights_that_give_no_numbers_are_named(
         ({"square": 8 * 300}, "has more than 65536 patches of 8 px: choose a smaller one"),
         ({"square": 20}, "square of 20 px does not consist of 8 px patches"),
         ({"short_side": 4}, "at least one patch of 8 px, not 4"),
-        ({"mass": 0.0}, "share of the attention above 0 and at most 1, not 0"),
+        ({"mass": 0.0}, "mass that a mask holds is a share above 0 and at most 1, not 0"),
         ({"masses": (0.5, 1.5)}, r"at most 1, not 1\.5"),
         ({"batch_size": 0}, "at least 1"),
         ({"protocols": ()}, "no protocol"),

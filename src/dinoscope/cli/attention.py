@@ -47,7 +47,8 @@ class Options:
     """Run folders, exported folders or weights files (.safetensors); or random:NETWORK or random:MODEL."""
 
     out: Path = Path("attention")
-    """Folder for the pictures: NAME_attention.png for each image, or as --map says; NAME_compared.png, NAME_blocks.png."""
+    """Folder for the pictures, one for each image: NAME_attention.png, or what --map is; NAME_compared.png of several
+    models or with --masks; NAME_blocks.png."""
 
     map: str = "attention"
     """attention: of each head of one block (of a ResNet: feature energy). rollout: of all blocks up to that one, in

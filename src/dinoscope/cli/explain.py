@@ -148,7 +148,7 @@ def measure(options: Options) -> ExplainResult:
     result_folder.claim(options.out, (TABLE, PER_IMAGE, VALUES, CURVES), overwrite=options.overwrite)
     subjects = find_subjects(options.data, options.masks, options.limit)
     gallery = None if options.gallery is None else find_images(options.gallery, labelled=True)
-    # nothing is cropped, as nothing is of the images that are measured
+    # the images that are measured are not cropped: the gallery's are no more than to their middle square
     features = ExtractConfig(
         pick_device(options.device), options.batch_size, image_size=options.size, crop_fraction=1.0
     )
