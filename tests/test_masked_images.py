@@ -96,3 +96,10 @@ def test_a_limit_spreads_evenly_and_is_at_least_one():
     assert evenly(3, 9) == [0, 1, 2]
     with pytest.raises(UserError, match="--limit must be at least 1, not 0"):
         evenly(3, 0)
+
+
+def test_masks_beside_their_images_are_not_taken_for_images(tmp_path: Path):
+    for name in ("a.jpg", "a.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((4, 6), np.uint8))
+    with pytest.raises(UserError, match=r"a\.jpg and a\.png would share one mask"):
+        find_masked_images(tmp_path, tmp_path)

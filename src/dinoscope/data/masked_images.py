@@ -160,7 +160,14 @@ def _find_parallel(data: Path, masks: Path) -> MaskedImages:
     if not masks.is_dir():
         raise UserError(f"--masks {masks} is not a folder")
     folder = find_images(data, labelled=False)
-    images = {name.rpartition(".")[0]: folder.path(index) for index, name in enumerate(folder.paths)}
+    images: dict[str, Path] = {}
+    for index, path in enumerate(folder.paths):
+        other = images.setdefault(path.rpartition(".")[0], folder.path(index))
+        if other != folder.path(index):
+            raise UserError(
+                f"{data}: {other.name} and {Path(path).name} would share one mask. Give every image a name of its own, "
+                "and keep masks in a folder apart from the images"
+            )
     found = _paired(data, data.name, images, masks, binary=False)
     return found if voc is not None else _with_meaning(found)
 

@@ -86,15 +86,14 @@ class Curves:
         deletion, insertion, random = (torch.trapezoid(curve, self.share).item() for curve in curves)
         return deletion, insertion, random
 
-    def scaled(self, fall: float | None = None) -> Curves | None:
+    def scaled(self, fall: float) -> Curves | None:
         """The same with 0 for the wholly replaced image, in units of `fall`, so that networks can be compared.
 
-        fall: `range` of this image, by default; of many images take the mean, or those that hardly change at all
-            would weigh most. The mean of their scaled curves then runs between 1 and 0.
+        fall: the mean `range` of many images, or those that hardly change at all would weigh most. The mean of their
+            scaled curves then runs between 1 and 0.
 
         None where the fall is below `MIN_RANGE`: to this network the two images are the same.
         """
-        fall = self.range if fall is None else fall
         if fall < MIN_RANGE:
             return None
         deletion, insertion, random = (

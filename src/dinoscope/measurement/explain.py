@@ -190,18 +190,18 @@ def _try_all(models: Sequence[NamedModel], config: ExplainConfig, extract: Extra
     """Show each model a blank image, lest the last one be refused after all others were measured. Raises UserError."""
     for model in models:
         backbone = model.backbone.to(extract.config.device or model.backbone.mean.device)
-        patch = backbone.patch_size
+        name, patch = backbone.config.name, backbone.patch_size
         if config.size is not None and config.size < patch:
-            raise UserError(
-                f"--size must be at least one patch of {backbone.config.name}, {patch} px; not {config.size}"
-            )
+            raise UserError(f"--size must be at least one patch of {name}, {patch} px; not {config.size}")
         blank = torch.zeros(3, patch, patch, dtype=torch.uint8)
         with describing(backbone, extract.config) as describe:
             _Measuring(backbone, config, describe, None, model.label).maps(blank)
-            if not describe(blank[None]).isfinite().all():
-                raise UserError(
-                    f"{model.label}: a feature is not finite; its weights are broken (did its training diverge?)"
-                )
+            _require_finite(describe(blank[None]), f"{model.label}: a feature")
+
+
+def _require_finite(values: Tensor, what: str) -> None:
+    if not values.isfinite().all():
+        raise UserError(f"{what} is not finite; its weights are broken (did its training diverge?)")
 
 
 def _model_result(
@@ -257,8 +257,7 @@ class _Measuring:
         else:
             with torch.no_grad():
                 maps = MAPS[self.config.map](self.backbone, images, self.config.block)
-        if not maps.isfinite().all():
-            raise UserError(f"{self.label}: a map is not finite; its weights are broken (did its training diverge?)")
+        _require_finite(maps, f"{self.label}: a map")
         found = maps[0].float().cpu()
         return found, found.mean(dim=0)
 
