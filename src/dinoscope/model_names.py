@@ -46,6 +46,19 @@ def load_models(names: Sequence[str]) -> list[NamedModel]:
     return [replace(model, label=label) for model, label in zip(models, labels, strict=True)]
 
 
+def folder_names(labels: Sequence[str]) -> list[str]:
+    """Names of folders for labels that may hold anything; those that would meet are numbered."""
+    names: list[str] = []
+    for label in labels:
+        plain = re.sub(r"[^\w.+-]+", "-", label).strip("-.") or "model"
+        name, number = plain, 1
+        while name.casefold() in {each.casefold() for each in names}:
+            number += 1
+            name = f"{plain}-{number}"
+        names.append(name)
+    return names
+
+
 def load_model(name: str) -> NamedModel:
     """One model: a path as `checkpoint.load_backbone` takes it, `random:NETWORK` or `random:PATH`.
 
