@@ -81,6 +81,19 @@ def test_void_pixels_are_not_counted(tmp_path: Path, picture_folder: Folder) -> 
     assert truth.scores["model"] == [0.5, 1]
 
 
+def test_an_image_without_objects_has_no_jaccard(
+    picture_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = picture_folder(3)
+    masks = write_masks(images, tmp_path / "masks")
+    for name, values in (("0000", [1]), ("0001", [0]), ("0002", [0, 255])):
+        classes = np.resize(np.array(values, np.uint8), (32, 40))
+        (masks / f"{name}.png").write_bytes(encode_indices(classes))
+    assert run(tmp_path / "out", images, "--model", VIT, "--masks", masks) == 0
+    assert len(names(tmp_path / "out")) == 3
+    assert "mean Jaccard of the masks, 1 image" in capsys.readouterr().out
+
+
 def test_a_mask_of_another_size_is_reported(
     picture_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,7 +102,7 @@ def test_a_mask_of_another_size_is_reported(
     cv2.imwrite(str(masks / "0001.png"), np.zeros((40, 32), np.uint8))
     assert run(tmp_path / "out", images, "--model", VIT, "--masks", masks) == 0
     assert names(tmp_path / "out") == ["0000_compared.png"]
-    assert "0001.png: 32 x 40 px, but its image is 40 x 32 px" in capsys.readouterr().err
+    assert "0001.png is 32 x 40 px, its image 40 x 32 px" in capsys.readouterr().err
 
 
 def test_masks_are_found_in_a_voc_folder_and_by_the_longest_path(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_two_families_beside_chance_and_the_centre(
     assert found["my-run"]["explain_jaccard"] == pytest.approx(mean, rel=1e-4)
     assert cv2.imread(str(out / "curves.png")).shape[2] == 3
 
-    measurement = kept(run_folder, "explain")
+    measurement = kept(run_folder, "explain-4")
     assert measurement is not None
     assert {m.name: m.value for m in measurement.metrics} == found["my-run"]
     assert measurement.protocol["images"] == 4
@@ -170,13 +170,15 @@ def test_images_without_object_or_with_an_unfit_mask_are_counted(scenes: Path, t
     ("arguments", "message"),
     [
         (("--map", "gradcan"), "there is no kind of map 'gradcan'; did you mean gradcam"),
-        (("--mass", "0"), "mass of a mask"),
+        (("--mass", "0"), "mass that a mask holds"),
         (("--tolerance", "-1"), "tolerance of the pointing game"),
         (("--steps", "0"), "must be at least 1"),
         (("--blur", "0"), "share of the short side"),
         (("--limit", "0"), "--limit must be at least 1"),
         (("--size", "4"), "at least one patch of vit_micro_conv8, 8 px"),
         (("--block", "7"), "no block 7"),
+        (("--block", "0", "--map", "centre"), "leave the block at -1"),
+        (("--model", "random:vit_micro_conv8", "random:resnet_micro", "--map", "rollout"), "no attention to roll out"),
         (("--block", "0", "--map", "energy"), "leave the block at -1"),
         (("--masks", "nowhere"), "is not a folder"),
         (("--gallery", "GALLERY"), "outside of any class folder"),
@@ -219,6 +221,17 @@ def test_weights_that_give_no_numbers_are_named(
     checkpoint.export_backbone(tmp_path / "diverged", backbone)
     assert explain(tmp_path / "out", "--model", tmp_path / "diverged", "--data", picture_folder(1)) == 2
     assert "diverged: a map is not finite" in capsys.readouterr().err
+
+
+def test_features_that_are_no_numbers_are_named_though_the_map_is_sound(
+    picture_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = build_backbone(BackboneConfig("vit_micro_conv8", 32))
+    with torch.no_grad():
+        backbone.net.norm.weight.fill_(torch.nan)  # behind all attention
+    checkpoint.export_backbone(tmp_path / "diverged", backbone)
+    assert explain(tmp_path / "out", "--model", tmp_path / "diverged", "--data", picture_folder(1)) == 2
+    assert "diverged: a feature is not finite" in capsys.readouterr().err
 
 
 def test_a_network_that_gives_every_image_one_feature_has_no_areas(

@@ -102,7 +102,7 @@ def check_values(out: Path) -> None:
 
 def check_masks(masks: Path, data: Path) -> None:
     """A mask as large as its image for each image and model, of two values."""
-    assert sorted(path.name for path in masks.iterdir()) == ["random_resnet_micro", "random_vit_micro_conv8"]
+    assert sorted(path.name for path in masks.iterdir()) == ["random-resnet_micro", "random-vit_micro_conv8"]
     for image in sorted((data / "VOCdevkit/VOC2012/JPEGImages").iterdir()):
         for model in masks.iterdir():
             mask = cv2.imread(str(model / f"{image.stem}.png"), cv2.IMREAD_UNCHANGED)
@@ -118,10 +118,30 @@ def test_nothing_is_replaced_unasked(data: Path, tmp_path: Path, capsys: pytest.
         assert cli.main([*options, place, folder]) == 0
         before = {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*.*")}
         assert cli.main([*options, place, folder]) == 2
-        assert "is there already: name another folder, or add --overwrite" in capsys.readouterr().err
+        assert "already: name another folder with --out, or add --overwrite" in capsys.readouterr().err
         assert {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*.*")} == before
         assert cli.main([*options, place, folder, "--overwrite"]) == 0
         assert {path.stat().st_mtime_ns for path in Path(folder).rglob("*.*")}.isdisjoint(before.values())
+
+
+def test_pages_of_an_earlier_longer_series_go(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("pictures-01.png", "pictures-02.png", "pictures-of-me.png"):
+        (out / name).write_bytes(b"")
+    options = ["voc", "--model", BOTH[1], "--data", str(data / "VOCdevkit"), *SMALL, "--out", str(out)]
+    assert cli.main(options) == 2
+    assert cli.main([*options, "--overwrite", "--pictures", "1"]) == 0
+    assert [path.name for path in sorted(out.glob("pictures*"))] == ["pictures-01.png", "pictures-of-me.png"]
+
+
+def test_two_labels_never_share_a_folder_of_masks(data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    for name in ("a b", "a-b"):
+        checkpoint.export_backbone(tmp_path / name, build_backbone(BackboneConfig("resnet_micro", image_size=32)))
+    options = ("--limit", 1, "--save-masks", tmp_path / "masks", "--protocol", "strict")
+    assert run(data / "VOCdevkit", *options, models=(tmp_path / "a b", tmp_path / "a-b")) == 0
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["a-b", "a-b-2"]
 
 
 def test_a_run_folder_keeps_its_figures_and_a_part_of_the_images_not_in_their_place(

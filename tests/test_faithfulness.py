@@ -101,7 +101,7 @@ def test_with_a_score_of_its_own() -> None:
     )
     assert curves.deletion.tolist() == pytest.approx([0.75, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25])
     assert curves.range == pytest.approx(0.5)
-    scaled = curves.scaled()
+    scaled = curves.scaled(curves.range)
     assert scaled is not None
     assert scaled.deletion.tolist() == pytest.approx([1, 0, 0, 0, 0, 0, 0])
     assert scaled.insertion.tolist() == pytest.approx([0, 1, 1, 1, 1, 1, 1])
@@ -115,7 +115,7 @@ def test_with_a_score_of_its_own() -> None:
 def test_a_network_that_sees_no_difference_has_no_scaled_curves() -> None:
     curves = perturbation_curves(lambda images: torch.ones(len(images), 2), picture(), pointing_at(5), MEAN)
     assert curves.areas == pytest.approx((1, 1, 1))
-    assert curves.scaled() is None
+    assert curves.scaled(curves.range) is None
 
 
 @settings(deadline=None)

@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from dinoscope.data.folder import evenly
 from dinoscope.data.index_png import encode_indices
-from dinoscope.data.masked_images import find_masked_images
+from dinoscope.data.masked_images import SizesDisagree, find_masked_images
 from dinoscope.errors import UserError
 
 
@@ -64,3 +65,41 @@ def test_another_layout_is_refused_with_what_was_expected(tmp_path: Path):
         find_masked_images(tmp_path)
     with pytest.raises(UserError, match="not a folder"):
         find_masked_images(tmp_path, tmp_path / "masks")
+
+
+def test_a_damaged_mask_spoils_none_of_the_others(tmp_path: Path):
+    for name in ("a", "b"):
+        for kind in ("images", "masks"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / kind / f"{name}.png"), np.full((4, 6), 255, np.uint8))
+    (tmp_path / "masks/a.png").write_bytes(b"no picture")
+    found = find_masked_images(tmp_path / "images", tmp_path / "masks")
+    assert found.names == ("a", "b")
+    assert found.binary
+    with pytest.raises(UserError, match=r"a\.png: not a readable PNG"):
+        found.truth(0, (4, 6))
+    assert found.truth(1, (4, 6)).all()
+    with pytest.raises(SizesDisagree, match=r"b\.png is 6 x 4 px, its image 6 x 5 px"):
+        found.truth(1, (5, 6))
+
+
+def test_images_may_lie_elsewhere_than_the_voc_layout_that_has_their_masks(tmp_path: Path):
+    voc = write_voc(tmp_path / "voc", ["a", "b"], ["a"])
+    found = find_masked_images(voc / "VOCdevkit/VOC2012/JPEGImages", voc)
+    assert found.names == ("a", "b")
+    assert not found.binary
+
+
+def test_a_limit_spreads_evenly_and_is_at_least_one():
+    assert evenly(5, None) == [0, 1, 2, 3, 4]
+    assert evenly(5, 2) == [0, 2]
+    assert evenly(3, 9) == [0, 1, 2]
+    with pytest.raises(UserError, match="--limit must be at least 1, not 0"):
+        evenly(3, 0)
+
+
+def test_masks_beside_their_images_are_not_taken_for_images(tmp_path: Path):
+    for name in ("a.jpg", "a.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((4, 6), np.uint8))
+    with pytest.raises(UserError, match=r"a\.jpg and a\.png would share one mask"):
+        find_masked_images(tmp_path, tmp_path)

@@ -63,13 +63,14 @@ def small_config(**changes: object) -> VocConfig:
     return VocConfig(**{**values, **changes})  # pyright: ignore[reportArgumentType]
 
 
-def given_heads(backbone: Backbone, images: Tensor, block: int) -> Tensor:
-    return HEADS.expand(len(images), -1, -1, -1)
-
-
 @pytest.fixture
-def heads_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MAPS, "attention", given_heads)
+def given_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every image's attention is `HEADS`."""
+
+    def heads(backbone: Backbone, images: Tensor, block: int) -> Tensor:
+        return HEADS.expand(len(images), -1, -1, -1)
+
+    monkeypatch.setitem(MAPS, "attention", heads)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_both_protocols_by_hand() -> None:
     assert whole_image_scores(counts) == pytest.approx(((3 / 16 + 4 / 16) / 2, 7 / 14))
 
 
-@pytest.mark.usefixtures("heads_by_hand")
+@pytest.mark.usefixtures("given_heads")
 def test_the_same_through_the_whole_way(tmp_path: Path, vit: NamedModel) -> None:
     data = write_voc(tmp_path, {name: enlarged(MASK) for name in "abc"})
     result = measure_voc([vit], find_masked_images(data), small_config(), keep_masks=True)
@@ -119,7 +120,7 @@ def test_the_same_through_the_whole_way(tmp_path: Path, vit: NamedModel) -> None
     assert [each.published for each in figures] == [pytest.approx((3 / 8,)), pytest.approx((4 / 8,))]
 
 
-@pytest.mark.usefixtures("heads_by_hand")
+@pytest.mark.usefixtures("given_heads")
 def test_published_alone_keeps_the_heads_that_the_truth_chose(tmp_path: Path, vit: NamedModel) -> None:
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
     config = small_config(protocols=("published",))
@@ -128,7 +129,7 @@ def test_published_alone_keeps_the_heads_that_the_truth_chose(tmp_path: Path, vi
     assert list(scores.figures) == ["published"]
 
 
-@pytest.mark.usefixtures("heads_by_hand")
+@pytest.mark.usefixtures("given_heads")
 def test_one_image_is_too_few_to_choose_a_head_on(tmp_path: Path, vit: NamedModel) -> None:
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
     scores = measure_voc([vit], images, small_config()).models[0]
@@ -217,7 +218,7 @@ def test_what_cannot_be_used_is_counted(tmp_path: Path, vit: NamedModel) -> None
         "mask": "mask unreadable",
         "gone": "image unreadable",
     }
-    assert "16 x 16 px, its mask 4 x 4" in next(fault.reason for fault in result.faults if fault.name == "size")
+    assert "is 4 x 4 px, its image 16 x 16 px" in next(fault.reason for fault in result.faults if fault.name == "size")
     protocol = measurements(summarise(result))[0].protocol
     assert protocol["left_out"]["image unreadable"] == 2
     assert protocol["images"] == 1
@@ -271,16 +272,17 @@ def test_weights_that_give_no_numbers_are_named(
 ) -> None:
     monkeypatch.setitem(MAPS, "attention", lambda *_: HEADS[None] * torch.nan)
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
-    with pytest.raises(UserError, match="random:vit_micro_conv8: the attention is not finite"):
+    with pytest.raises(UserError, match="random vit_micro_conv8: a map is not finite"):
         measure_voc([vit], images, small_config())
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"square": 8 * 300}, "has more than 65536 patches of 8 px: choose a smaller one"),
         ({"square": 20}, "square of 20 px does not consist of 8 px patches: give --square 16, or"),
         ({"short_side": 4}, "at least one patch of 8 px, not 4"),
-        ({"mass": 0.0}, "share of the attention above 0 and at most 1, not 0"),
+        ({"mass": 0.0}, "mass that a mask holds is a share above 0 and at most 1, not 0"),
         ({"masses": (0.5, 1.5)}, r"at most 1, not 1\.5"),
         ({"batch_size": 0}, "at least 1"),
         ({"protocols": ()}, "no protocol"),

@@ -74,6 +74,19 @@ def load_models(names: Sequence[str], watch: Watch = say_once) -> list[NamedMode
     return [replace(model, label=label) for model, label in zip(models, labels, strict=True)]
 
 
+def folder_names(labels: Sequence[str]) -> list[str]:
+    """Names of folders for labels that may hold anything; those that would meet are numbered."""
+    names: list[str] = []
+    for label in labels:
+        plain = re.sub(r"[^\w.+-]+", "-", label).strip("-.") or "model"
+        name, number = plain, 1
+        while name.casefold() in {each.casefold() for each in names}:
+            number += 1
+            name = f"{plain}-{number}"
+        names.append(name)
+    return names
+
+
 def load_model(name: str, watch: Watch = say_once) -> NamedModel:
     """One model: a path as `checkpoint.load_backbone` takes it, or of a file as `import_file` does; a name in
     `CATALOGUE`, fetched on first use; `random:NETWORK` or `random:MODEL`. A path that exists is taken as such.

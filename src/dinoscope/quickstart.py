@@ -18,9 +18,9 @@ from dinoscope.checkpoint import load_backbone, write_text
 from dinoscope.data.decode import decode
 from dinoscope.data.folder import ImageFolder, find_images
 from dinoscope.data.scenes import ScenesConfig, write_scenes
-from dinoscope.evaluation.jaccard import jaccard_per_map
+from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.evaluation.knn import KNNConfig, knn
-from dinoscope.explain.attention import attention_maps, map_masks, mean_and_heads, prepare
+from dinoscope.explain.attention import attention_maps, map_masks, prepare
 from dinoscope.features import ExtractConfig, extract, raw_pixels
 from dinoscope.models.backbone import Backbone, build_backbone, without_drop_path
 from dinoscope.report.figures import attention_panel, contact_sheet, fitted, overlay, write_png
@@ -113,8 +113,8 @@ def attention_on_objects(backbone: Backbone, images: ImageFolder, masks: Path) -
     for position, name in enumerate(images.paths):
         with Image.open((masks / name).with_suffix(".png")) as file:
             truth = torch.from_numpy(np.asarray(file) > 0)
-        mean = mean_and_heads(_maps(backbone, decode(images.path(position)))[None])[0, :1]
-        scores.append(float(jaccard_per_map(map_masks(mean, MASS), truth)[0]))
+        mean = _maps(backbone, decode(images.path(position))).mean(dim=0)
+        scores.append(jaccard(map_masks(mean, MASS), truth))
     return 100 * sum(scores) / len(scores)
 
 

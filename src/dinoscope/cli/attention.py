@@ -47,18 +47,19 @@ class Options:
     model: Models
 
     out: Path = Path("attention")
-    """Folder for the pictures: NAME_attention.png for each image, or NAME_rollout.png, NAME_compared.png,
-    NAME_blocks.png."""
+    """Folder for the pictures, one for each image: NAME_attention.png, or what --map is; NAME_compared.png of several
+    models or with --masks; NAME_blocks.png."""
 
     map: str = "attention"
-    """Kind of map. attention: of each head of one block. rollout: of all blocks up to that one, joined into one map.
-    energy: length of the patches' features. gradcam: what speaks for the image's own feature (Grad-CAM)."""
+    """attention: of each head of one block (of a ResNet: feature energy). rollout: of all blocks up to that one, in
+    one map. energy: length of the patches' features. gradcam: what speaks for the image's own feature. centre: a blob
+    that looks at no image."""
 
     block: int | Literal["all"] = -1
     """Block of the transformer: from 0, or from the end with -1 the last; all draws the mean map of every block."""
 
     mass: float = 0.6
-    """Share of the attention that a mask holds, above 0 and at most 1."""
+    """Share of a map that its mask holds, above 0 and at most 1."""
 
     masks: Path | None = None
     """The true masks: a folder of PNG files named like the images, or a VOC folder. 0 is background, 255 void,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from dinoscope.cli.davis_files import ModelFiles, claim_tables, folder_names
+from dinoscope.cli.davis_files import ModelFiles, claim_tables
 from dinoscope.cli.davis_results import Measured, json_values, object_rows, result_table, write_tables
 from dinoscope.cli.model_option import Models
 from dinoscope.cli.propagation_options import PropagationOptions
@@ -147,6 +147,7 @@ def _places(
     """Where the masks of each model go, made ready; None without --out. Raises UserError where files are in the way."""
     from dinoscope.features import weights_hash
     from dinoscope.measurement.davis import mask_settings
+    from dinoscope.model_names import folder_names
 
     if options.out is None:
         return [None] * len(models)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import glob
 import json
-import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -124,16 +123,3 @@ def claim_tables(out: Path, *, overwrite: bool) -> None:
             table.unlink()
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}") from error
-
-
-def folder_names(labels: Sequence[str]) -> list[str]:
-    """Names of folders for labels that may hold anything; those that would meet are numbered."""
-    names: list[str] = []
-    for label in labels:
-        plain = re.sub(r"[^\w.+-]+", "-", label).strip("-.") or "model"
-        name, number = plain, 1
-        while name.casefold() in {each.casefold() for each in names}:
-            number += 1
-            name = f"{plain}-{number}"
-        names.append(name)
-    return names

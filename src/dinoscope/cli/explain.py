@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from dinoscope.cli.model_option import Models
-from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
     from dinoscope.measurement.explain import ExplainResult
@@ -30,11 +29,11 @@ class Options:
     model: Models
 
     data: Path
-    """Folder of images, or a VOC layout, whose masks are then used."""
+    """Folder of images; or a VOC 2012 folder, whose validation images and masks are then used."""
 
     masks: Path | None = None
-    """Folder of masks (PNG) with the names of the images: 0 is background, 255 void, all else object; where there
-    are only 0 and 255, 255 is object."""
+    """Folder of masks (PNG) with the names of the images, or a VOC folder: 0 is background, 255 void, all else
+    object; where there are only 0 and 255, 255 is the object."""
 
     gallery: Path | None = None
     """Labelled images, CLASS/...: deletion, insertion and Grad-CAM then follow the k-NN vote for an image's class
@@ -100,13 +99,14 @@ def main(argv: list[str]) -> int:
 
     from dinoscope.cli.compare import rich_table
     from dinoscope.measurement import keep
+    from dinoscope.report import result_folder
     from dinoscope.report.explain_table import IN_THE_NETWORK, ON_OBJECTS, explain_json, explain_table
 
     result = measure(options)
-    written = write(options.out, result)
+    written = [path.name for path in result_folder.write(options.out, _files(result))]
     for row in result.rows:
         if row.model is not None and row.model.path is not None:
-            keep(row.model.path, "explain", result.measurement(row))
+            keep(row.model.path, _kept_name(options, result), result.measurement(row))
     if options.json:
         print(explain_json(result), end="")
         return 0
@@ -132,6 +132,7 @@ def measure(options: Options) -> ExplainResult:
     from dinoscope.measurement.explain_images import find_subjects
     from dinoscope.measurement.explain_scores import ExplainConfig
     from dinoscope.model_names import load_models
+    from dinoscope.report import result_folder
     from dinoscope.training.device import pick_device
 
     perturbation = PerturbationConfig(
@@ -145,10 +146,10 @@ def measure(options: Options) -> ExplainResult:
         options.tolerance,
         perturbation=perturbation,
     )
-    _claim(options)
+    result_folder.claim(options.out, (TABLE, PER_IMAGE, VALUES, CURVES), overwrite=options.overwrite)
     subjects = find_subjects(options.data, options.masks, options.limit)
     gallery = None if options.gallery is None else find_images(options.gallery, labelled=True)
-    # nothing is cropped, as nothing is of the images that are measured
+    # the images that are measured are not cropped: the gallery's are no more than to their middle square
     features = ExtractConfig(
         pick_device(options.device), options.batch_size, image_size=options.size, crop_fraction=1.0
     )
@@ -156,23 +157,12 @@ def measure(options: Options) -> ExplainResult:
     return explain_models(models, subjects, config, Extract(features, watch=progress_bar), gallery)
 
 
-def write(out: Path, result: ExplainResult) -> list[str]:
-    """Write all files, each whole or not at all; return their names. Raises UserError where that fails."""
-    from dinoscope import checkpoint
+def _kept_name(options: Options, result: ExplainResult) -> str:
+    from dinoscope.measurement import variant_name
 
-    names: list[str] = []
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, content in _files(result):
-            if content is None:  # what an earlier run left would not belong to these figures
-                (out / name).unlink(missing_ok=True)
-                continue
-            with checkpoint.replacing(out / name) as partial:
-                partial.write_bytes(content)
-            names.append(name)
-    except OSError as error:
-        raise UserError(f"the figures could not be written to {out}: {error}") from error
-    return names
+    part = None if options.limit is None or len(result.subjects) < options.limit else options.limit
+    gallery = None if options.gallery is None else "gallery"
+    return variant_name("explain", options.map, options.block, gallery, part)
 
 
 def _files(result: ExplainResult) -> Iterator[tuple[str, bytes | None]]:
@@ -191,12 +181,3 @@ def _files(result: ExplainResult) -> Iterator[tuple[str, bytes | None]]:
     }
     yield from ((name, text.encode("utf-8", errors="surrogateescape")) for name, text in texts.items())
     yield CURVES, None if figure is None else png(figure)
-
-
-def _claim(options: Options) -> None:
-    """Refuse to replace unasked, before anything is computed."""
-    if options.out.exists() and not options.out.is_dir():
-        raise UserError(f"{options.out} is a file; --out is the folder to write to")
-    there = [name for name in (TABLE, PER_IMAGE, VALUES, CURVES) if (options.out / name).exists()]
-    if there and not options.overwrite:
-        raise UserError(f"{options.out} holds {there[0]} already: name another folder with --out, or --overwrite")

@@ -118,18 +118,16 @@ def find_files(paths: Sequence[Path], limit: int) -> list[Path]:
 
     Raises UserError where nothing is named, the limit is below 1, or a folder has no images.
     """
-    from dinoscope.data.folder import find_images
+    from dinoscope.data.folder import evenly, find_images
 
     if not paths:
         raise UserError("no images: name image files, or a folder of them")
-    if limit < 1:
-        raise UserError(f"--limit must be at least 1, not {limit}")
+    evenly(0, limit)  # refuses a limit below 1, though no folder is named
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
             folder = find_images(path)
-            taken = min(limit, len(folder))
-            files += [folder.path(i * len(folder) // taken) for i in range(taken)]
+            files += [folder.path(index) for index in evenly(len(folder), limit)]
         else:
             files.append(path)
     return files

@@ -37,7 +37,7 @@ class Options:
     """Folder for the pictures: NAME_mask.png, NAME_segment.png, and NAME_cutout.png with --cutout."""
 
     by: str = "attention"
-    """attention (of a ResNet: feature energy), rollout, energy or gradcam: the patches that hold --mass of the map.
+    """attention (of a ResNet: feature energy), rollout, energy, gradcam or centre: the patches that hold --mass of it.
     pca: those whose first principal component is on the far side from the border's; it needs no class token."""
 
     block: int = -1

@@ -14,9 +14,9 @@ from numpy import ndarray
 from torch import Tensor
 
 from dinoscope.cli.pictures import Seen
-from dinoscope.data.masked_images import BACKGROUND, VOID, MaskedImages, find_masks
+from dinoscope.data.masked_images import VOID, MaskedImages, find_masks, object_pixels
 from dinoscope.errors import UserError
-from dinoscope.evaluation.jaccard import jaccard_per_map
+from dinoscope.evaluation.jaccard import jaccard
 
 
 @dataclass
@@ -34,27 +34,25 @@ class Truth:
             return None
         index = self.masks.images.index(seen.file)
         try:
-            classes = self.masks.classes(index)
+            self.current = seen.file, self.masks.truth(index, (seen.image.shape[0], seen.image.shape[1]))
         except UserError as error:
             return str(error)
-        if classes.shape != seen.image.shape[:2]:
-            (height, width), (rows, columns) = classes.shape, seen.image.shape[:2]
-            return f"{self.masks.masks[index]}: {width} x {height} px, but its image is {columns} x {rows} px"
-        self.current = seen.file, classes
         return None
 
     def objects(self, seen: Seen) -> Bool[ndarray, "h w"] | None:
         """Pixels of any object; None where the image has no mask."""
         classes = self._classes(seen)
-        return None if classes is None else (classes != BACKGROUND) & (classes != VOID)
+        return None if classes is None else object_pixels(classes)
 
     def measure(self, seen: Seen, label: str, mask: Bool[Tensor, "rows columns"]) -> float | None:
-        """Jaccard of a mask, 0 to 1, void not counted, and kept under the label; None where the image has no mask."""
+        """Jaccard of a mask, 0 to 1, void not counted, and kept under the label.
+
+        None where the image has no mask, or none of an object: there is nothing to lie on.
+        """
         classes, objects = self._classes(seen), self.objects(seen)
-        if classes is None or objects is None:
+        if classes is None or objects is None or not objects.any():
             return None
-        valid = torch.from_numpy(np.asarray(classes != VOID))
-        score = jaccard_per_map(mask[None], torch.from_numpy(objects), valid).item()
+        score = jaccard(mask, torch.from_numpy(objects), torch.from_numpy(classes != VOID))
         self.scores[label].append(score)
         return score
 
@@ -68,7 +66,7 @@ def find_truth(files: Sequence[Path], masks: Path) -> Truth:
 
 
 def say_scores(truth: Truth, labels: Sequence[str]) -> None:
-    """Print each model's mean Jaccard over the images that were drawn and have a mask."""
+    """Print each model's mean Jaccard over the images that were drawn and whose masks show an object."""
     from rich.console import Console
 
     from dinoscope.cli.console import metric_table

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Compare the masks of the last block's attention with the objects of PASCAL VOC 2012, for any set of models.
+    """Compare masks of the last block's attention, or of other maps, with the objects of PASCAL VOC 2012.
+
+    Any number of models, of any kind, on the same images.
 
     Two protocols. "published" is that of the literature, in which the truth chooses the head. "strict" chooses
     nothing by the truth and leaves void pixels out. A ResNet has no heads: its one map, feature energy, is taken.
@@ -33,8 +35,8 @@ class Options:
     """Folder VOCdevkit or VOC2012; or, with --masks, a folder of images."""
 
     masks: Path | None = None
-    """Folder with a mask for each image, a PNG of the same relative name: 0 background, 255 void, else a class;
-    or only 0 and 255, the object."""
+    """Folder of masks (PNG) with the names of the images, or a VOC folder: 0 is background, 255 void, all else a
+    class; where there are only 0 and 255, 255 is the object."""
 
     split: str = "val"
     """ImageSets/Segmentation/SPLIT.txt lists the images: val, train, trainval."""
@@ -75,7 +77,8 @@ class Options:
     published alone: the heads that the truth chose, together)."""
 
     pictures: int = 0
-    """With --out: so many images beside their truth and each model's mask, the best, the worst, and evenly between."""
+    """With --out: so many images beside their truth and each model's mask, the best, the worst, and evenly between,
+    in pictures-01.png and so on."""
 
     overwrite: bool = False
     """Replace what is in --out and --save-masks."""
@@ -110,7 +113,7 @@ def main(argv: list[str]) -> int:
     from dinoscope.cli import voc_files
     from dinoscope.cli.console import progress_bar
     from dinoscope.data.masked_images import find_masked_images
-    from dinoscope.measurement import keep, measure_voc
+    from dinoscope.measurement import keep, measure_voc, variant_name
     from dinoscope.measurement.voc_record import measurements, summarise
     from dinoscope.model_names import load_models
 
@@ -119,7 +122,7 @@ def main(argv: list[str]) -> int:
     images, limit = _limited(found, options.limit)
     models = load_models(options.model, progress_bar)
     config = _config(options)
-    voc_files.claim_files(options, images, [model.label for model in models])
+    voc_files.claim_files(options, images, models)
     keep_masks = options.save_masks is not None or options.pictures > 0
     with progress_bar("attention masks") as progress:
         result = measure_voc(models, images, config, progress, keep_masks=keep_masks)
@@ -129,7 +132,7 @@ def main(argv: list[str]) -> int:
     written = voc_files.write(options, summary, values, tables)
     for model, measurement in zip(models, measurements(summary, limit), strict=True):
         if model.path is not None:
-            keep(model.path, _kept_name(options.map, limit), measurement)
+            keep(model.path, variant_name("voc", options.map, options.block, limit), measurement)
     if options.json:
         print(json.dumps(values, indent=2))
     else:
@@ -138,14 +141,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _kept_name(kind: str, limit: int | None) -> str:
-    """Of the result: so that neither another kind of map nor a part of the images replaces it."""
-    return "-".join(["voc", *([] if kind == "attention" else [kind]), *([] if limit is None else [str(limit)])])
-
-
 def _check(options: Options) -> None:
-    if options.limit is not None and options.limit < 1:
-        raise UserError(f"--limit must be at least 1, not {options.limit}")
     if options.pictures < 0:
         raise UserError(f"--pictures must be 0 or more, not {options.pictures}")
     if options.pictures and options.out is None:
@@ -154,9 +150,8 @@ def _check(options: Options) -> None:
 
 def _limited(found: MaskedImages, limit: int | None) -> tuple[MaskedImages, int | None]:
     """The images, and the limit if it left any out."""
-    if limit is None or limit >= len(found):
-        return found, None
-    return found.subset(limit), limit
+    taken = found.subset(limit)
+    return taken, None if len(taken) == len(found) else limit
 
 
 def _config(options: Options) -> VocConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from dinoscope import checkpoint
 from dinoscope.cli.console import progress_bar
 from dinoscope.data.decode import decode
 from dinoscope.data.masked_images import MaskedImages
 from dinoscope.errors import UserError
+from dinoscope.explain.maps import TITLES
 from dinoscope.measurement import VocResult
 from dinoscope.measurement.voc_record import FIGURES, VocSummary, by_class, measurements
+from dinoscope.model_names import NamedModel, folder_names
+from dinoscope.report import result_folder
 from dinoscope.report.comparison_figure import png
 from dinoscope.report.figures import write_png
 from dinoscope.report.mask_sheet import Masked, SheetRow, mask_sheet
@@ -96,19 +99,14 @@ def json_values(summary: VocSummary, limit: int | None, published: bool) -> dict
     return values
 
 
-def claim_files(options: Options, images: MaskedImages, labels: Sequence[str]) -> None:
+def claim_files(options: Options, images: MaskedImages, models: Sequence[NamedModel]) -> None:
     """Refuse, before anything is measured, to replace files unasked. Raises UserError."""
-    for folder in (options.out, options.save_masks):
-        if folder is not None and folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file, and a folder is needed")
-    targets: list[Path] = []
     if options.out is not None:
-        targets += [options.out / name for name in (TABLE, CSV, JSON, SWEEP, _page_name(0))]
+        names = (TABLE, CSV, JSON, SWEEP, *(path.name for path in _pages_in(options.out)))
+        result_folder.claim(options.out, names, overwrite=options.overwrite)
     if options.save_masks is not None:
-        targets += [_mask_path(options.save_masks, label, name) for label in labels for name in images.names]
-    there = [path for path in targets if path.exists()]
-    if there and not options.overwrite:
-        raise UserError(f"{there[0]} is there already: name another folder, or add --overwrite")
+        masks = (f"{folder}/{name}.png" for folder in _mask_folders(models) for name in images.names)
+        result_folder.claim(options.save_masks, masks, overwrite=options.overwrite)
 
 
 def write(options: Options, summary: VocSummary, values: Mapping[str, Any], tables: Tables) -> list[Path]:
@@ -117,7 +115,7 @@ def write(options: Options, summary: VocSummary, values: Mapping[str, Any], tabl
     result = summary.result
     try:
         if options.out is not None:
-            written += _write_out(options.out, summary, values, tables)
+            written += result_folder.write(options.out, _files(summary, values, tables).items())
             written += _write_pages(options.out, result, options.pictures)
         if options.save_masks is not None:
             with progress_bar("writing masks") as tell:
@@ -127,19 +125,15 @@ def write(options: Options, summary: VocSummary, values: Mapping[str, Any], tabl
     return written
 
 
-def _write_out(out: Path, summary: VocSummary, values: Mapping[str, Any], tables: Tables) -> Iterator[Path]:
-    out.mkdir(parents=True, exist_ok=True)
+def _files(summary: VocSummary, values: Mapping[str, Any], tables: Tables) -> dict[str, bytes]:
     picture = f"\n![Jaccard by the mass that a mask holds]({SWEEP})\n"
-    contents = {
-        TABLE: ("# Jaccard of attention masks\n\n" + "\n".join(map(markdown, tables.all)) + picture).encode(),
+    title = f"# Jaccard of {TITLES[summary.result.config.map]} masks\n\n"
+    return {
+        TABLE: (title + "\n".join(map(markdown, tables.all)) + picture).encode(),
         CSV: csv_text(CSV_HEADER, csv_rows(summary.result)).encode("utf-8", errors="surrogateescape"),
         JSON: (json.dumps(values, indent=2) + "\n").encode(),
         SWEEP: _sweep(summary),
     }
-    for name, content in contents.items():
-        with checkpoint.replacing(out / name) as partial:
-            partial.write_bytes(content)
-        yield out / name
 
 
 def _sweep(summary: VocSummary) -> bytes:
@@ -159,15 +153,16 @@ def _sweep(summary: VocSummary) -> bytes:
         f"{result.images.name}, {len(result.used)} images. Bands: {100 * result.config.bootstrap.confidence:g} % "
         "bootstrap intervals over the images. Dashed: the mass of the table."
     )
-    return png(mass_sweep(result.config.all_masses, panels, result.config.mass, note))
+    return png(mass_sweep(result.config.all_masses, panels, result.config.mass, note, TITLES[result.config.map]))
 
 
 def _write_masks(folder: Path, result: VocResult, tell: Callable[[int, int], None]) -> Iterator[Path]:
     """Each mask of whole patches at the size of its image, by the nearest patch."""
+    folders = _mask_folders([scores.model for scores in result.models])
     for place, index in enumerate(result.used):
         height, width = result.images.classes(index).shape
-        for scores in result.models:
-            path = _mask_path(folder, scores.model.label, result.images.names[index])
+        for scores, name in zip(result.models, folders, strict=True):
+            path = folder / name / f"{result.images.names[index]}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             mask = 255 * scores.masks[place].astype(np.uint8)
             write_png(path, cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
@@ -178,6 +173,8 @@ def _write_masks(folder: Path, result: VocResult, tell: Callable[[int, int], Non
 def _write_pages(out: Path, result: VocResult, count: int) -> Iterator[Path]:
     """Pages of pictures, from the best to the worst; those of an earlier, longer series go."""
     places = spread(_shown(result), count)
+    for path in _pages_in(out):
+        path.unlink()
     pages = [places[begin : begin + _ROWS_PER_PAGE] for begin in range(0, len(places), _ROWS_PER_PAGE)]
     for number, page in enumerate(pages):
         by = ", by the mean of the models" if len(result.models) > 1 else ""
@@ -226,7 +223,9 @@ def _page_name(number: int) -> str:
     return f"pictures-{number + 1:02d}.png"
 
 
-def _mask_path(folder: Path, label: str, name: str) -> Path:
-    """A label is one folder whatever it holds; an image's name may lead into folders."""
-    safe = "".join(letter if letter.isalnum() or letter in "-_.()" else "_" for letter in label)
-    return folder / safe / f"{name}.png"
+def _pages_in(out: Path) -> list[Path]:
+    return sorted(path for path in out.glob("pictures-*.png") if re.fullmatch(r"pictures-\d{2,}\.png", path.name))
+
+
+def _mask_folders(models: Sequence[NamedModel]) -> list[str]:
+    return folder_names([model.label for model in models])

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dinoscope import checkpoint
 from dinoscope.comparison.baselines import pixels_entry, random_entries
 from dinoscope.comparison.presentation import (
     CSV_HEADER,
@@ -20,6 +19,7 @@ from dinoscope.comparison.presentation import (
     speed_line,
 )
 from dinoscope.errors import UserError
+from dinoscope.report import result_folder
 from dinoscope.report.comparison_figure import curves, png, scatter, svg
 from dinoscope.report.tables import Table, csv_text, latex, markdown
 from dinoscope.study.compare import Comparison, compare
@@ -79,30 +79,14 @@ def _check(request: Request) -> None:
     twice = [str(run) for run, place in zip(request.runs, places, strict=True) if places.count(place) > 1]
     if twice:
         raise UserError(f"the same run folder was given twice: {' and '.join(twice)}")
-    if request.out.exists() and not request.out.is_dir():
-        raise UserError(f"{request.out} is a file; --out is the folder that the comparison is written to")
-    there = [name for name in FILES if (request.out / name).exists()]
-    if there and not request.overwrite:
-        raise UserError(f"{request.out} holds a comparison already ({there[0]}): choose another --out, or --overwrite")
+    result_folder.claim(request.out, FILES, overwrite=request.overwrite)
 
 
 def _write(request: Request, comparison: Comparison) -> Result:
     """All files; those of an earlier comparison that have no successor go."""
     table = display_table(comparison, request.published)
     contents = {name: make(comparison, table, request.published) for name, make in FILES.items()}
-    try:
-        request.out.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            path = request.out / name
-            if content is None:
-                path.unlink(missing_ok=True)
-                continue
-            with checkpoint.replacing(path) as partial:
-                partial.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"the comparison could not be written to {request.out}: {error}") from error
-    written = tuple(request.out / name for name, content in contents.items() if content is not None)
-    return Result(comparison, table, written)
+    return Result(comparison, table, tuple(result_folder.write(request.out, contents.items())))
 
 
 def _markdown(comparison: Comparison, table: Table, _: bool) -> bytes:

@@ -145,6 +145,17 @@ def label_fraction(folder: ImageFolder, fraction: float, seed: int) -> ImageFold
     return folder.subset(sorted(kept))
 
 
+def evenly(count: int, limit: int | None) -> list[int]:
+    """Places of at most `limit` of `count` images, spread evenly over them; None takes all.
+
+    Raises UserError where the limit is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit must be at least 1, not {limit}")
+    taken = count if limit is None else min(limit, count)
+    return [place * count // taken for place in range(taken)]
+
+
 def hash_rank(seed: int, path: str) -> bytes:
     """Place of an image in an order that looks random and is the same everywhere; smaller comes first."""
     return hashlib.blake2b(b"%d\0" % seed + os.fsencode(path), digest_size=16).digest()

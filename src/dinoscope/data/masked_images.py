@@ -6,19 +6,32 @@ whose values are only 0 and 255 (as drawing programs write them), 255 is the obj
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
-from dinoscope.data.folder import find_images
+from dinoscope.data.folder import evenly, find_images
 from dinoscope.data.index_png import read_indices
 from dinoscope.errors import UserError
 
 BACKGROUND, VOID = 0, 255
+_LOOKED_AT = 10
+"""Masks of a folder that tell what 255 means: looking at all would cost a decoding each, and drawing programs write
+every mask alike."""
+
+
+class SizesDisagree(UserError):
+    """A mask is not as large as its image."""
+
+
+def object_pixels(mask: UInt8[ndarray, "h w"]) -> Bool[ndarray, "h w"]:
+    """Which pixels of a mask (0 background, 255 void, else a class) belong to any object."""
+    return (mask != BACKGROUND) & (mask != VOID)
 
 
 @dataclass(frozen=True)
@@ -46,10 +59,21 @@ class MaskedImages:
         values = read_indices(self.masks[index])
         return (values > 0).astype(np.uint8) if self.binary else values
 
-    def subset(self, limit: int) -> MaskedImages:
-        """At most `limit` of the images, spread evenly."""
-        count = min(limit, len(self))
-        chosen = [i * len(self) // count for i in range(count)]
+    def truth(self, index: int, size: tuple[int, int]) -> UInt8[ndarray, "h w"]:
+        """`classes` of an image whose (height, width) is `size`.
+
+        Raises UserError as `classes` does, and SizesDisagree where the mask is of another size.
+        """
+        mask = self.classes(index)
+        if mask.shape != size:
+            raise SizesDisagree(
+                f"{self.masks[index]} is {mask.shape[1]} x {mask.shape[0]} px, its image {size[1]} x {size[0]} px"
+            )
+        return mask
+
+    def subset(self, limit: int | None) -> MaskedImages:
+        """At most `limit` of the images, spread evenly. Raises UserError where the limit is below 1."""
+        chosen = evenly(len(self), limit)
         return replace(
             self,
             names=tuple(self.names[i] for i in chosen),
@@ -130,25 +154,37 @@ def _find_voc(data: Path, split: str) -> MaskedImages:
 
 
 def _find_parallel(data: Path, masks: Path) -> MaskedImages:
-    """The images below `data`, each with the PNG of the same relative name below `masks`."""
+    """The images below `data`, each with the PNG of the same relative name below `masks`, or in a VOC layout there."""
+    voc = voc_root(masks)
+    masks = masks if voc is None else voc / "SegmentationClass"
     if not masks.is_dir():
         raise UserError(f"--masks {masks} is not a folder")
     folder = find_images(data, labelled=False)
-    images = {name.rpartition(".")[0]: folder.path(index) for index, name in enumerate(folder.paths)}
+    images: dict[str, Path] = {}
+    for index, path in enumerate(folder.paths):
+        other = images.setdefault(path.rpartition(".")[0], folder.path(index))
+        if other != folder.path(index):
+            raise UserError(
+                f"{data}: {other.name} and {Path(path).name} would share one mask. Give every image a name of its own, "
+                "and keep masks in a folder apart from the images"
+            )
     found = _paired(data, data.name, images, masks, binary=False)
-    # one look at all of them would cost a decoding each; drawing programs write every mask alike
-    return found if not found.names else _with_meaning(found)
+    return found if voc is not None else _with_meaning(found)
 
 
 def _with_meaning(found: MaskedImages) -> MaskedImages:
-    """Take 255 for the object where the first masks hold nothing but 0 and 255."""
-    values = {int(v) for index in range(min(10, len(found))) for v in np.unique(read_indices(found.masks[index]))}
+    """Take 255 for the object where the first masks that can be read hold nothing but 0 and 255."""
+    values: set[int] = set()
+    for mask in found.masks[:_LOOKED_AT]:
+        with contextlib.suppress(UserError):  # whoever asks for this mask hears of it
+            values.update(np.unique(read_indices(mask)).tolist())
     return replace(found, binary=values <= {BACKGROUND, VOID})
 
 
 def _paired(root: Path, name: str, images: dict[str, Path], masks: Path, *, binary: bool) -> MaskedImages:
     files = {image: masks / f"{image}.png" for image in images}
     having = tuple(image for image, file in files.items() if file.is_file())
+    there = set(having)
     return MaskedImages(
         root,
         name,
@@ -156,5 +192,5 @@ def _paired(root: Path, name: str, images: dict[str, Path], masks: Path, *, bina
         tuple(images[image] for image in having),
         tuple(files[image] for image in having),
         binary,
-        tuple(image for image in images if image not in set(having)),
+        tuple(image for image in images if image not in there),
     )

@@ -165,7 +165,7 @@ def mass_masks(attention: Float[Tensor, "*batch n"], masses: Sequence[float]) ->
     """`mass_mask` for each of several masses, with the patches ranked once. Raises UserError as it does."""
     for mass in masses:
         if not 0 < mass <= 1:
-            raise UserError(f"the mass of attention to keep is a share above 0 and at most 1, not {mass}")
+            raise UserError(f"the mass that a mask holds is a share above 0 and at most 1, not {mass:g}")
     values = attention.to(torch.promote_types(attention.dtype, torch.float32))
     ranked, order = values.sort(dim=-1, descending=True, stable=True)
     total = ranked.cumsum(dim=-1)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dinoscope.errors import UserError
 from dinoscope.models.backbone import Backbone
 
 SPREAD = 0.25
@@ -24,6 +25,11 @@ def centre_map(rows: int, columns: int, spread: float = SPREAD) -> Float[Tensor,
 def centre_maps(
     backbone: Backbone, images: Float[Tensor, "b 3 h w"], block: int = -1
 ) -> Float[Tensor, "b 1 rows columns"]:
-    """`centre_map` on the grid of the network's patches, the same for every image and block."""
+    """`centre_map` on the grid of the network's patches, the same for every image.
+
+    Raises UserError for another block than the last.
+    """
+    if block != -1:
+        raise UserError(f"a centred blob is of no block: leave the block at -1, not {block}")
     rows, columns = (side // backbone.patch_size for side in images.shape[-2:])
     return centre_map(rows, columns).to(images).expand(len(images), 1, -1, -1)

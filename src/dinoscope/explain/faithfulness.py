@@ -86,15 +86,14 @@ class Curves:
         deletion, insertion, random = (torch.trapezoid(curve, self.share).item() for curve in curves)
         return deletion, insertion, random
 
-    def scaled(self, fall: float | None = None) -> Curves | None:
+    def scaled(self, fall: float) -> Curves | None:
         """The same with 0 for the wholly replaced image, in units of `fall`, so that networks can be compared.
 
-        fall: `range` of this image, by default; of many images take the mean, or those that hardly change at all
-            would weigh most. The mean of their scaled curves then runs between 1 and 0.
+        fall: the mean `range` of many images, or those that hardly change at all would weigh most. The mean of their
+            scaled curves then runs between 1 and 0.
 
         None where the fall is below `MIN_RANGE`: to this network the two images are the same.
         """
-        fall = self.range if fall is None else fall
         if fall < MIN_RANGE:
             return None
         deletion, insertion, random = (
@@ -114,7 +113,7 @@ def perturbation_curves(
 
     describe: from images to features. score: of the features; by default the cosine with the image's own.
 
-    Raises UserError where the map is not finite.
+    Raises UserError where the map or a feature is not finite.
     """
     if not values.isfinite().all():
         raise UserError("a map that is not finite ranks no patches: the weights of this model are broken")
@@ -128,6 +127,8 @@ def perturbation_curves(
     ends, inner = deleted[0, [0, -1]], torch.cat([deleted, revealed])[:, 1:-1]
     masks = torch.cat([ends, inner.flatten(0, 1)]).unflatten(1, values.shape)
     features = _described(describe, image, substitute(image, config), masks, config.batch_size)
+    if not features.isfinite().all():
+        raise UserError("features that are not finite are like nothing: the weights of this model are broken")
     scores = (cosine_to(features.double(), features[0]) if score is None else score(features)).double().cpu()
     whole, nothing = scores[0].expand(len(inner), 1), scores[1].expand(len(inner), 1)
     first, last = whole.clone(), nothing.clone()

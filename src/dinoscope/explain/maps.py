@@ -26,13 +26,14 @@ MAPS: dict[str, MapKind] = {
 gradcam: towards the image's own feature. centre: a blob in the middle that looks at no image: the bar to clear.
 """
 
-_TITLES = {
+TITLES = {
     "attention": "attention",
     "rollout": "attention rollout",
     "energy": "feature energy",
     "gradcam": "Grad-CAM",
-    "centre": "centre",
+    "centre": "centred blob",
 }
+"""kind -> what it is called in tables and captions."""
 
 
 def count_maps(kind: str, backbone: Backbone) -> int:
@@ -43,4 +44,4 @@ def count_maps(kind: str, backbone: Backbone) -> int:
 def map_title(kind: str, backbone: Backbone) -> str:
     """What a map of this kind shows, for a caption: a ResNet's `attention` is its feature energy."""
     has_heads = isinstance(backbone, ViTBackbone)
-    return _TITLES["energy" if kind == "attention" and not has_heads else kind]
+    return TITLES["energy" if kind == "attention" and not has_heads else kind]

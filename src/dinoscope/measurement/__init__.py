@@ -6,7 +6,7 @@ Every figure travels with its protocol, so that nothing is compared that was mea
 from dinoscope.measurement.inputs import LABEL_SEED, Extract, Watch, train_and_val
 from dinoscope.measurement.knn import measure_knn
 from dinoscope.measurement.linear import measure_linear
-from dinoscope.measurement.record import OF_THE_MODEL, Measurement, keep, kept, kept_name
+from dinoscope.measurement.record import OF_THE_MODEL, Measurement, keep, kept, kept_name, variant_name
 from dinoscope.measurement.voc import VocConfig, VocResult, measure_voc
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "measure_linear",
     "measure_voc",
     "train_and_val",
+    "variant_name",
 ]

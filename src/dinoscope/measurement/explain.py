@@ -21,7 +21,7 @@ from dinoscope.explain.centre import centre_map
 from dinoscope.explain.faithfulness import Curves, perturbation_curves
 from dinoscope.explain.gradcam import gradcam
 from dinoscope.explain.heads import entropy
-from dinoscope.explain.maps import MAPS, map_title
+from dinoscope.explain.maps import MAPS, TITLES, map_title
 from dinoscope.explain.targets import Score, log_vote, vote_shares
 from dinoscope.features import weights_hash
 from dinoscope.features.extraction import Describe, describing
@@ -153,6 +153,7 @@ def explain_models(
     lookup("kind of map", config.map, MAPS)
     if gallery is not None and gallery.labels is None:
         raise UserError(f"{gallery.root}: a gallery needs one folder per class, CLASS/image.jpg")
+    _try_all(models, config, extract)
     faults: dict[str, str] = {}
     rows = [_model_result(model, subjects, config, extract, gallery, faults) for model in models]
     # an image that one network cannot see at all is left out for all: rows are of the same images
@@ -185,6 +186,24 @@ class _Gallery:
         return partial(log_vote, members=members, k=self.config.k, temperature=self.config.temperature)
 
 
+def _try_all(models: Sequence[NamedModel], config: ExplainConfig, extract: Extract) -> None:
+    """Show each model a blank image, lest the last one be refused after all others were measured. Raises UserError."""
+    for model in models:
+        backbone = model.backbone.to(extract.config.device or model.backbone.mean.device)
+        name, patch = backbone.config.name, backbone.patch_size
+        if config.size is not None and config.size < patch:
+            raise UserError(f"--size must be at least one patch of {name}, {patch} px; not {config.size}")
+        blank = torch.zeros(3, patch, patch, dtype=torch.uint8)
+        with describing(backbone, extract.config) as describe:
+            _Measuring(backbone, config, describe, None, model.label).maps(blank)
+            _require_finite(describe(blank[None]), f"{model.label}: a feature")
+
+
+def _require_finite(values: Tensor, what: str) -> None:
+    if not values.isfinite().all():
+        raise UserError(f"{what} is not finite; its weights are broken (did its training diverge?)")
+
+
 def _model_result(
     model: NamedModel,
     subjects: Subjects,
@@ -195,10 +214,6 @@ def _model_result(
 ) -> ModelResult:
     """All images under one model; those that cannot be used are added to `faults`."""
     backbone = model.backbone.to(extract.config.device or model.backbone.mean.device)
-    if config.size is not None and config.size < backbone.patch_size:
-        raise UserError(
-            f"--size must be at least one patch of {backbone.config.name}, {backbone.patch_size} px; not {config.size}"
-        )
     known = None if gallery is None else _known(backbone, gallery, config, extract, model.label)
     scores: list[ImageScores] = []
     with describing(backbone, extract.config) as describe, extract.watch(model.label) as progress:
@@ -242,8 +257,7 @@ class _Measuring:
         else:
             with torch.no_grad():
                 maps = MAPS[self.config.map](self.backbone, images, self.config.block)
-        if not maps.isfinite().all():
-            raise UserError(f"{self.label}: a map is not finite; its weights are broken (did its training diverge?)")
+        _require_finite(maps, f"{self.label}: a map")
         found = maps[0].float().cpu()
         return found, found.mean(dim=0)
 
@@ -283,4 +297,4 @@ def _centre_result(subjects: Subjects, config: ExplainConfig, faults: dict[str, 
         values = centre_map(*image.shape[:2])
         found = {} if objects is None else localisation(values, objects, config)
         scores.append(ImageScores(name, found))
-    return ModelResult(CENTRE, None, "centred blob", tuple(scores))
+    return ModelResult(CENTRE, None, TITLES["centre"], tuple(scores))

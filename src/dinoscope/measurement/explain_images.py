@@ -11,8 +11,8 @@ from numpy import ndarray
 from torch import Tensor
 
 from dinoscope.data.decode import UnreadableImage, decode
-from dinoscope.data.folder import find_images
-from dinoscope.data.masked_images import BACKGROUND, VOID, MaskedImages, find_masked_images, voc_root
+from dinoscope.data.folder import evenly, find_images
+from dinoscope.data.masked_images import VOID, MaskedImages, find_masked_images, object_pixels, voc_root
 from dinoscope.errors import UserError
 
 
@@ -47,13 +47,8 @@ class Subjects:
             raise UserError(f"{self.files[index]}: {error}") from error
         if self.masked is None:
             return image, None
-        classes = torch.from_numpy(self.masked.classes(index))
-        if classes.shape != image.shape[:2]:
-            raise UserError(
-                f"{self.masked.masks[index]} is {classes.shape[1]} x {classes.shape[0]} px, "
-                f"its image {image.shape[1]} x {image.shape[0]}"
-            )
-        objects = Objects((classes != BACKGROUND) & (classes != VOID), classes != VOID)
+        mask = self.masked.truth(index, (image.shape[0], image.shape[1]))
+        objects = Objects(torch.from_numpy(object_pixels(mask)), torch.from_numpy(mask != VOID))
         return image, objects if objects.truth.any() else None
 
 
@@ -65,13 +60,9 @@ def find_subjects(data: Path, masks: Path | None, limit: int | None) -> Subjects
     Raises UserError where there are no images, no image has a mask though masks were named, or the limit is
     below 1.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit must be at least 1, not {limit}")
     if masks is not None or voc_root(data) is not None:
-        masked = find_masked_images(data, masks)
-        masked = masked if limit is None else masked.subset(limit)
+        masked = find_masked_images(data, masks).subset(limit)
         return Subjects(data, masked.names, masked.images, masked)
     folder = find_images(data, labelled=False)
-    count = len(folder) if limit is None else min(limit, len(folder))
-    chosen = folder.subset([i * len(folder) // count for i in range(count)])
-    return Subjects(data, chosen.paths, tuple(chosen.path(i) for i in range(count)))
+    chosen = folder.subset(evenly(len(folder), limit))
+    return Subjects(data, chosen.paths, tuple(chosen.path(i) for i in range(len(chosen))))

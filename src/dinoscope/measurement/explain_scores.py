@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dinoscope.errors import UserError
-from dinoscope.evaluation.jaccard import jaccard_per_map
+from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.evaluation.localisation import TOLERANCE, area_share, energy_inside, pointing_chance, pointing_hit
 from dinoscope.explain.attention import map_masks
 from dinoscope.explain.faithfulness import Curves, PerturbationConfig
@@ -40,7 +40,7 @@ class ExplainConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.mass <= 1:
-            raise UserError(f"the mass of a mask is a share above 0 and at most 1, not {self.mass}")
+            raise UserError(f"the mass that a mask holds is a share above 0 and at most 1, not {self.mass:g}")
         if not self.tolerance >= 0:
             raise UserError(f"the tolerance of the pointing game is 0 px or more, not {self.tolerance}")
         if self.k < 1 or not self.temperature > 0:
@@ -97,7 +97,7 @@ def localisation(values: Float[Tensor, "rows columns"], objects: Objects, config
     truth, valid = objects.truth, objects.valid
     mask = map_masks(values, config.mass)
     return {
-        "jaccard": 100 * jaccard_per_map(mask[None], truth, valid).item(),
+        "jaccard": 100 * jaccard(mask, truth, valid),
         "pointing": 100 * pointing_hit(values, truth, valid, config.tolerance),
         "pointing_chance": 100 * pointing_chance(truth, valid, config.tolerance),
         "energy": 100 * energy_inside(values, truth, valid),

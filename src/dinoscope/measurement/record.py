@@ -59,6 +59,13 @@ def kept_name(evaluation: str, fraction: float = 1.0) -> str:
     return evaluation if fraction == 1 else f"{evaluation}-{100 * fraction:g}"
 
 
+def variant_name(evaluation: str, map: str, block: int, *parts: str | int | None) -> str:
+    """Name of a result of maps: `voc`, or `voc-rollout-block0-100` of another kind, block, or part of the images."""
+    kind = None if map == "attention" else map
+    at = None if block == -1 else f"block{block}"
+    return "-".join(str(part) for part in (evaluation, kind, at, *parts) if part is not None)
+
+
 def keep(model: Path, name: str, measurement: Measurement) -> None:
     """Write MODEL/evaluations/NAME.json if the model is a run folder.
 

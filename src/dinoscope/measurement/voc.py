@@ -23,7 +23,7 @@ from dinoscope.evaluation.voc import (
     two_halves,
     whole_image_scores,
 )
-from dinoscope.explain.attention import mass_masks, mean_and_heads
+from dinoscope.explain.attention import MAX_PATCHES, mass_masks, mean_and_heads
 from dinoscope.explain.maps import MAPS
 from dinoscope.measurement.voc_images import (
     NO_MASK,
@@ -76,7 +76,7 @@ class VocConfig:
             raise UserError("no protocol is asked for")
         for mass in (self.mass, *self.masses):
             if not 0 < mass <= 1:
-                raise UserError(f"a mass is a share of the attention above 0 and at most 1, not {mass:g}")
+                raise UserError(f"the mass that a mask holds is a share above 0 and at most 1, not {mass:g}")
         if self.batch_size < 1:
             raise UserError(f"the batch size is {self.batch_size}; it must be at least 1")
 
@@ -189,6 +189,11 @@ def _looks(models: Sequence[NamedModel], config: VocConfig) -> Looks:
                 f"the published protocol's square of {config.square} px does not consist of {patch} px patches: give "
                 f"--square {max(1, round(config.square / common)) * common}, or --protocol strict"
             )
+        if "published" in config.protocols and (config.square // patch) ** 2 > MAX_PATCHES:
+            raise UserError(
+                f"the published protocol's square of {config.square} px has more than {MAX_PATCHES} patches of "
+                f"{patch} px: choose a smaller one"
+            )
         if "strict" in config.protocols and config.short_side < patch:
             raise UserError(f"--size must be at least one patch of {patch} px, not {config.short_side}")
     return Looks(config.protocols, config.square, config.short_side, patches)
@@ -227,7 +232,7 @@ class _Recorder:
             maps = MAPS[config.map](backbone, images, config.block).float().cpu()
         if not maps.isfinite().all():
             raise UserError(
-                f"{self.model.name}: the attention is not finite: its weights are broken (did its training diverge?)"
+                f"{self.model.label}: a map is not finite; its weights are broken (did its training diverge?)"
             )
         return maps
 

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from dinoscope.data.decode import UnreadableImage, decode
-from dinoscope.data.masked_images import MaskedImages
+from dinoscope.data.masked_images import MaskedImages, SizesDisagree
 from dinoscope.errors import UserError
 from dinoscope.evaluation.voc import CellCounts, count_cells
 from dinoscope.explain.attention import prepare
@@ -89,12 +89,11 @@ def read_samples(images: MaskedImages, index: int, looks: Looks) -> list[Sample]
     except UnreadableImage as error:
         return Fault(name, UNREADABLE_IMAGE, f"{images.images[index]}: {error}")
     try:
-        mask = images.classes(index)
+        mask = images.truth(index, (image.shape[0], image.shape[1]))
+    except SizesDisagree as error:
+        return Fault(name, SIZES_DISAGREE, str(error))
     except UserError as error:
         return Fault(name, UNREADABLE_MASK, str(error))
-    if mask.shape != image.shape[:2]:
-        sizes = f"{image.shape[1]} x {image.shape[0]} px, its mask {mask.shape[1]} x {mask.shape[0]}"
-        return Fault(name, SIZES_DISAGREE, f"{images.images[index]} has {sizes}")
     try:
         samples = [
             _sample(image, mask, index, protocol, patch, looks)

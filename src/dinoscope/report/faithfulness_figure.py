@@ -1,4 +1,4 @@
-"""Curves of deletion and insertion, one panel per model, with the random control. Plain values in."""
+"""Curves of deletion and insertion, one panel per model, with the random control."""
 
 from __future__ import annotations
 

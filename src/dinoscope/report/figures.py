@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
+from dinoscope import checkpoint
 from dinoscope.explain.attention import map_masks, mean_and_heads
 from dinoscope.report.layout import Legend, Pixels, Row, Tile, page, page_width, tile_width
 
@@ -100,14 +100,8 @@ def fitted(image: UInt8[ndarray, "h w 3"], width: int) -> Pixels:
 
 def write_png(path: Path, pixels: UInt8[ndarray, "h w *c"]) -> None:
     """Write a PNG, whole or not at all: grey [h, w], RGB or RGBA. Its folder must be there."""
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "png")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(encoded.getvalue())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with checkpoint.replacing(path) as partial:
+        Image.fromarray(pixels).save(partial, "png")
 
 
 def _summary_row(

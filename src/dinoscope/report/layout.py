@@ -6,8 +6,10 @@ pyplot, no display, no global state. All lengths are in pixels of the page.
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -140,7 +142,8 @@ class _Canvas:
 
     def pixels(self) -> Pixels:
         """Draw the page."""
-        self.agg.draw()
+        with _any_letter():
+            self.agg.draw()
         page = np.array(self.agg.buffer_rgba())[..., :3].copy()
         for picture, left, top in self.pasted:
             page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
@@ -172,12 +175,21 @@ class _Canvas:
     def _length(self, text: str, size: float) -> float:
         if not text:
             return 0.0
-        return self.agg.get_renderer().get_text_width_height_descent(text, _font(size), ismath=False)[0]
+        with _any_letter():
+            return self.agg.get_renderer().get_text_width_height_descent(text, _font(size), ismath=False)[0]
 
 
 def _without_middle(text: str, kept: int) -> str:
     """The first and the last letters of a text, `kept` of them in all, with an ellipsis between."""
     return text[: kept - kept // 2] + "…" + text[len(text) - kept // 2 :]
+
+
+@contextlib.contextmanager
+def _any_letter() -> Iterator[None]:
+    """A letter that the font lacks is drawn as a box; of that nobody needs to be warned."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 def _font(size: float) -> FontProperties:

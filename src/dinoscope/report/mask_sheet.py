@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
-from dinoscope.data.masked_images import BACKGROUND, VOID
+from dinoscope.data.masked_images import BACKGROUND, VOID, object_pixels
 from dinoscope.report.figures import OUTLINE, fitted
 from dinoscope.report.layout import Pixels, Row, Tile, page, page_width
 
@@ -56,7 +56,7 @@ def truth_overlay(image: UInt8[ndarray, "h w 3"], truth: UInt8[ndarray, "a b"]) 
     """The objects as `tinted` shows a mask; void pixels are light grey. The truth may be of another size."""
     height, width = image.shape[:2]
     values = cv2.resize(truth, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    drawn = tinted(image, (values != BACKGROUND) & (values != VOID))
+    drawn = tinted(image, object_pixels(values))
     drawn[values == VOID] = _VOID_COLOR
     return drawn
 

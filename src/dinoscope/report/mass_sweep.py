@@ -27,16 +27,23 @@ class Band:
 
 
 def mass_sweep(
-    masses: Sequence[float], panels: Sequence[tuple[str, Sequence[Band]]], at: float, note: str = ""
+    masses: Sequence[float],
+    panels: Sequence[tuple[str, Sequence[Band]]],
+    at: float,
+    note: str = "",
+    what: str = "attention",
 ) -> Figure:
-    """One panel for each (title, bands); a line and its band for each model. at: the mass of the table, marked."""
+    """One panel for each (title, bands); a line and its band for each model.
+
+    at: the mass of the table, marked. what: the masks hold.
+    """
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(len(panels), width=4.6, height=4.0)
         labels = list(dict.fromkeys(band.label for _, bands in panels for band in bands))
         highest = max(max(band.highs) for _, bands in panels for band in bands)
         percent = [100 * mass for mass in masses]
         for axis, (title, bands) in zip(axes, panels, strict=True):
-            dress(axis, title, "share of the attention in the mask (%)", "Jaccard (%)")
+            dress(axis, title, f"share of the {what} in the mask (%)", "Jaccard (%)")
             axis.axvline(100 * at, color=QUIET, linewidth=1, linestyle="--", zorder=1)
             for band in bands:
                 color, style = _look(labels.index(band.label))

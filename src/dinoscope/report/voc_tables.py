@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from dinoscope.evaluation.bootstrap import Interval
+from dinoscope.explain.maps import TITLES
 from dinoscope.measurement.voc import PUBLISHED_MASS, PUBLISHED_SIDE, VocResult
 from dinoscope.measurement.voc_record import FIGURES, PUBLISHED, STRICT_MEAN, VocSummary, by_class
 from dinoscope.report.tables import Column, Section, Table, TableRow
@@ -36,7 +37,9 @@ def models_table(summary: VocSummary, published: Sequence[tuple[str, float]] = (
             for name, value in published
         ]
         sections.append(Section(tuple(others), "Published, VOC 2012 val"))
-    caption = f"Jaccard of {_masks(result)} in % [{_confidence(result)} interval]: {_conditions(result)}"
+    caption = (
+        f"Jaccard of {TITLES[result.config.map]} masks in % [{_confidence(result)} interval]: {_conditions(result)}"
+    )
     return Table(columns, tuple(sections), caption, remarks=(*remarks(result), *([source] if published else [])))
 
 
@@ -128,7 +131,7 @@ def remarks(result: VocResult) -> list[str]:
         if any(each.strict_head is None for each in result.models):
             said[-1] += " There are too few images to choose a head on."
     if config.map != "attention":
-        said.insert(0, f"Maps: {config.map}, not attention, so that nothing compares with published figures.")
+        said.insert(0, f"Maps: {TITLES[config.map]}, not attention, so that nothing compares with published figures.")
     elif single := [each.model.label for each in result.models if each.maps == 1]:
         said.append(
             f"Without heads, the one map (feature energy) is taken for the head and for the mean: {', '.join(single)}."
@@ -139,10 +142,6 @@ def remarks(result: VocResult) -> list[str]:
         "the choice of a head is not repeated within it."
     )
     return said + _left_out(result)
-
-
-def _masks(result: VocResult) -> str:
-    return "attention masks" if result.config.map == "attention" else f"masks of {result.config.map}"
 
 
 def csv_rows(result: VocResult) -> list[tuple[str, ...]]:
@@ -184,7 +183,8 @@ def _names(result: VocResult) -> list[str]:
 
 def _conditions(result: VocResult) -> str:
     return (
-        f"{result.images.name}, {len(result.used)} images, masks hold {as_percent(result.config.mass)} of the attention"
+        f"{result.images.name}, {len(result.used)} images, "
+        f"masks hold {as_percent(result.config.mass)} of the {TITLES[result.config.map]}"
     )
 
 
