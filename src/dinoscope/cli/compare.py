@@ -104,14 +104,21 @@ def request(options: Options) -> Request:
     return Request(options.runs, options.out, measuring, baselines, options.published, options.overwrite)
 
 
+_NAME_WIDTH = 20
+"""Letters of a name that stand on one line in any case."""
+
+
 def rich_table(table: Table) -> RichTable:
-    """The same table on the terminal."""
+    """The same table on the terminal. Where that is narrow, names are folded last: figures are short anyway."""
+    from rich import box
     from rich.markup import escape
     from rich.table import Table as RichTable
 
-    shown = RichTable(title=escape(table.caption), title_justify="left")
-    for column in table.columns:
-        shown.add_column(escape(column.title), justify=column.align, overflow="fold")
+    shown = RichTable(title=escape(table.caption), title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    longest = max((len(row.cells[0]) for section in table.sections for row in section.rows), default=0)
+    for number, column in enumerate(table.columns):
+        least = min(longest, _NAME_WIDTH) if number == 0 else None
+        shown.add_column(escape(column.title), justify=column.align, overflow="fold", min_width=least)
     for section in table.sections:
         if section.title:
             shown.add_row(f"[italic]{escape(section.title)}[/italic]")

@@ -47,10 +47,17 @@ def explain_table(
     """
     masked = result.subjects.masked is not None
     shown = [name for name in names if masked or name not in ON_OBJECTS]
-    columns = (Column("model"), Column("map"), *(Column(_TITLES[name], "right") for name in shown))
-    every = result.rows if set(shown) & set(ON_OBJECTS) else [row for row in result.rows if row.model is not None]
-    rows = [TableRow((row.label, row.map, *(_cell(row, name, intervals) for name in shown))) for row in every]
-    if set(shown) & set(ON_OBJECTS):
+    about_objects = bool(set(shown) & set(ON_OBJECTS))
+    # beside a table that says it already, the kind of map only takes room
+    tells_map = about_objects or not masked
+    texts = (Column("model"), Column("map")) if tells_map else (Column("model"),)
+    columns = (*texts, *(Column(_TITLES[name], "right") for name in shown))
+    every = result.rows if about_objects else [row for row in result.rows if row.model is not None]
+    rows = [
+        TableRow((row.label, row.map)[: len(texts)] + tuple(_cell(row, name, intervals) for name in shown))
+        for row in every
+    ]
+    if about_objects:
         rows.append(TableRow(("chance", "even map", *(_chance(result.rows[0], name) for name in shown))))
     return Table(columns, (Section(tuple(rows)),), _caption(result), remarks=tuple(_remarks(result, intervals)))
 
