@@ -21,16 +21,14 @@ import ctypes
 import importlib
 import json
 import multiprocessing
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+from taking_turns import measure, peak_bytes, timed
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -89,7 +87,7 @@ class Reference:
         return self.module.label_propagation(self.module.args, None, None, sources, labels, mask)[0][0]
 
 
-def peak_bytes(checkout: Path | None, rows: int, columns: int) -> int:
+def frame_bytes(checkout: Path | None, rows: int, columns: int) -> int:
     """Return how far the resident memory rises above its present level during one frame (Linux).
 
     Of the reference, or of ours where there is no checkout. To be called in a fresh process, which has handed back
@@ -100,42 +98,12 @@ def peak_bytes(checkout: Path | None, rows: int, columns: int) -> int:
     step = (lambda data: reference.step(data, None)) if reference else ours
     step(tiny)  # the libraries start their threads and load their kernels
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at the present level: man 5 proc
-    before = status_bytes("VmHWM")
-    step(inputs)
-    return status_bytes("VmHWM") - before
+    return peak_bytes(lambda: step(inputs))
 
 
 def in_fresh_process(checkout: Path | None, rows: int, columns: int) -> int:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(peak_bytes, (checkout, rows, columns))
-
-
-def status_bytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
-
-
-def timed(side: Callable[[], object]) -> tuple[float, float]:
-    """Return the wall and the CPU seconds of one call."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    side()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
-def measure(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, dict[str, float]]:
-    """Return each side's median wall and CPU seconds; the sides take turns."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, side in sides.items():
-            times[name].append(timed(side))
-    return {
-        name: {
-            "wall_s": statistics.median(wall for wall, _ in rows),
-            "cpu_s": statistics.median(cpu for _, cpu in rows),
-        }
-        for name, rows in times.items()
-    }
+        return pool.apply(frame_bytes, (checkout, rows, columns))
 
 
 def main() -> None:

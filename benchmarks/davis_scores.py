@@ -16,15 +16,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
+from taking_turns import measure
 
 from dinoscope.data.davis import find_davis
 from dinoscope.data.scenes import ScenesConfig, write_scenes
@@ -66,28 +65,6 @@ def reference_scores(checkout: Path) -> Callable[[Stack, Stack], tuple[np.ndarra
         return j, np.array([metrics.db_eval_boundary(truth, prediction) for truth, prediction in pairs])
 
     return run
-
-
-def timed(side: Callable[[], object]) -> tuple[float, float]:
-    """Return the wall and the CPU seconds of one call."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    side()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
-def measure(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, dict[str, float]]:
-    """Return each side's median wall and CPU seconds; the sides take turns."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, side in sides.items():
-            times[name].append(timed(side))
-    return {
-        name: {
-            "wall_s": statistics.median(wall for wall, _ in rows),
-            "cpu_s": statistics.median(cpu for _, cpu in rows),
-        }
-        for name, rows in times.items()
-    }
 
 
 def largest_difference(score: SequenceScore, reference: tuple[np.ndarray, np.ndarray]) -> float:

@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from taking_turns import measure
 from torch import Tensor
 
 from dinoscope.data.index_png import encode_indices
@@ -61,13 +60,6 @@ def preloaded(model: NamedModel, images: MaskedImages, config: VocConfig) -> lis
     return [model.backbone.normalize(torch.stack(part)) for part in parts]
 
 
-def timed(side: Callable[[], object]) -> tuple[float, float]:
-    """Return the wall and the CPU seconds of one call."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    side()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=32)
@@ -96,19 +88,9 @@ def main() -> None:
             "measure_voc": lambda: measure_voc([model], images, config),
         }
         measure_voc([model], images.subset(1), config)  # the libraries start their threads and load their kernels
-        times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-        for _ in range(arguments.repeats):
-            for name, side in sides.items():
-                times[name].append(timed(side))
+        result = measure(sides, arguments.repeats)
 
     count = sum(map(len, batches))
-    result = {
-        name: {
-            "wall_s": statistics.median(wall for wall, _ in rows),
-            "cpu_s": statistics.median(cpu for _, cpu in rows),
-        }
-        for name, rows in times.items()
-    }
     bare = result["bare forward"]
     print(f"{arguments.network} at {config.square} px, {count} images, batches of {config.batch_size},", end=" ")
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.repeats} repeats")
