@@ -28,6 +28,7 @@ from dinoscope.explain.attention import (
 )
 from dinoscope.models.backbone import BackboneConfig, ResNetBackbone, ViTBackbone, build_backbone
 from dinoscope.types import Tokens
+from tests.largest_tensor import largest_tensor
 from tests.official_files import random_network, register_tiny
 from tests.test_backbone import GOLDEN, build_golden
 
@@ -120,18 +121,7 @@ def test_the_whole_matrix_is_never_built(block: int, vit: ViTBackbone) -> None:
 
     Nor is it by the blocks before it, which timm runs through PyTorch's fused attention.
     """
-    largest = 0
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest
-            result = func(*args, **(kwargs or {}))
-            if isinstance(result, Tensor):
-                largest = max(largest, result.numel())
-            return result
-
-    with Watch():
-        class_attention_row(vit, torch.zeros(1, 3, 640, 640), block)
+    largest = largest_tensor(lambda: class_attention_row(vit, torch.zeros(1, 3, 640, 640), block))
     assert largest <= 3 * 640 * 640  # the image itself
 
 

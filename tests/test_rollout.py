@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dinoscope.errors import UserError
 from dinoscope.explain import rollout
@@ -13,6 +12,7 @@ from dinoscope.explain.attention import attention_of_blocks, class_attention
 from dinoscope.explain.maps import MAPS, count_maps, map_title
 from dinoscope.explain.rollout import FUSIONS, RolloutConfig, class_rollout, fuse_heads, rollout_maps
 from dinoscope.models.backbone import BackboneConfig, ResNetBackbone, ViTBackbone, build_backbone
+from tests.largest_tensor import largest_tensor
 from tests.official_files import micro_registers
 
 
@@ -97,26 +97,14 @@ def test_fusing_by_hand() -> None:
     torch.testing.assert_close(kept, torch.tensor([0.5, 0.0, 0.6]) / 1.1)
 
 
-def largest_tensor(vit: ViTBackbone, side: int) -> int:
-    largest = 0
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest
-            result = func(*args, **(kwargs or {}))
-            if isinstance(result, Tensor):
-                largest = max(largest, result.numel())
-            return result
-
-    with Watch():
-        rollout_maps(vit, torch.zeros(1, 3, side, side, dtype=torch.float64))
-    return largest
+def largest_in_rollout(vit: ViTBackbone, side: int) -> int:
+    return largest_tensor(lambda: rollout_maps(vit, torch.zeros(1, 3, side, side, dtype=torch.float64)))
 
 
 def test_memory_does_not_grow_with_the_square(vit: ViTBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice the side, four times the tokens: the whole matrix of a block would be sixteen times as large."""
     monkeypatch.setattr(rollout, "MOST_ENTRIES", 10_000)
-    small, large = largest_tensor(vit, 160), largest_tensor(vit, 320)
+    small, large = largest_in_rollout(vit, 160), largest_in_rollout(vit, 320)
     assert large <= 4.1 * small
     assert large < (40 * 40 + 1) ** 2 / 3
 

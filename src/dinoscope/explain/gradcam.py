@@ -21,13 +21,13 @@ from dinoscope.types import Tokens
 
 
 def gradcam_maps(
-    backbone: Backbone, images: Float[Tensor, "b 3 h w"], block: int = -1
+    backbone: Backbone, images: Float[Tensor, "b 3 h w"], block: int = -1, score: Score = own_direction
 ) -> Float[Tensor, "b 1 rows columns"]:
-    """One map of each image towards its own feature, scaled to sum to 1; `images` are normalised.
+    """`gradcam` scaled to sum to 1, by default towards each image's own feature; `images` are normalised.
 
     A map is zero throughout where nothing speaks for the feature. Raises UserError as `gradcam` does.
     """
-    maps = gradcam(backbone, images, own_direction, block)
+    maps = gradcam(backbone, images, score, block)
     return F.normalize(maps.flatten(1), p=1.0).view_as(maps)[:, None]
 
 

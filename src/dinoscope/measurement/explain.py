@@ -8,7 +8,6 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from dinoscope.evaluation.bootstrap import Interval, mean_intervals
 from dinoscope.explain.attention import prepare
 from dinoscope.explain.centre import centre_map
 from dinoscope.explain.faithfulness import Curves, perturbation_curves
-from dinoscope.explain.gradcam import gradcam
+from dinoscope.explain.gradcam import gradcam_maps
 from dinoscope.explain.heads import entropy
 from dinoscope.explain.maps import MAPS, TITLES, map_title
 from dinoscope.explain.targets import Score, log_vote, vote_shares
@@ -252,8 +251,7 @@ class _Measuring:
         images = self.backbone.normalize(pixels[None].to(self.backbone.mean.device))
         if self.config.map == "gradcam" and self.known is not None:
             target = self.known.target(self._predicted(pixels))
-            maps = gradcam(self.backbone, images, target, self.config.block)[:, None]
-            maps = F.normalize(maps.flatten(1), p=1.0).view_as(maps)
+            maps = gradcam_maps(self.backbone, images, self.config.block, target)
         else:
             with torch.no_grad():
                 maps = MAPS[self.config.map](self.backbone, images, self.config.block)
