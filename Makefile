@@ -2,10 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart demo test test-slow lint clean
 
 quickstart: .venv/installed
 	$(BIN)/dinoscope quickstart
+
+demo: .venv/installed-demo
+	$(BIN)/dinoscope demo
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -25,6 +28,10 @@ lint: .venv/installed-dev
 
 .venv/installed: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --editable .
+	touch $@
+
+.venv/installed-demo: .venv/installed
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[demo]'
 	touch $@
 
 .venv/installed-dev: .venv/installed

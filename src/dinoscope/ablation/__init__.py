@@ -1,0 +1,1 @@
+"""An ablation study: what is varied, and what came of it."""

@@ -1,0 +1,1 @@
+"""The interactive page: what models attend to, in a browser, on one's own images."""
