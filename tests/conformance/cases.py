@@ -47,6 +47,19 @@ SETTINGS: dict[str, MethodSettings] = {
 }
 """case -> settings; without batch norm, to which a batch that is cut up is another batch."""
 
+ABLATIONS: dict[str, MethodSettings] = {
+    "dino-softmax-student": replace(DINO, balance="softmax", teacher="student", loss="reverse_kl"),
+    "dino-mse-predictor": replace(DINO, loss="mse", predictor="mlp", head_activation="relu"),
+    "dino-bare-epoch": replace(
+        DINO, balance="none", teacher="previous_epoch", loss="mse_softmax", bottleneck_dim=0, head_weight_norm=False
+    ),
+    "dino-lagging": replace(DINO, teacher="previous_step", loss="kl", head_l2=False, predictor="mlp"),
+}
+"""case -> settings of DINO's ablations, each several at once. Not all of them learn: they are not overfitted."""
+
+ALONE = ("dino-bare-epoch", "dino-lagging")
+"""Cases in which nothing crosses processes but gradients, as in others: they are trained in one only."""
+
 OVERFITTING: dict[str, MethodSettings] = {
     name: replace(settings, head_batch_norm=True) for name, settings in SETTINGS.items() if name != "supervised"
 }
@@ -56,6 +69,8 @@ OVERFITTING |= {
     "dino-sinkhorn-koleo": replace(OVERFITTING["dino-sinkhorn-koleo"], teacher_momentum=0.95),
     "supervised": SupervisedConfig(label_smoothing=0.0),
 }
+
+SETTINGS |= ABLATIONS
 
 Steps = Sequence[Mapping[str, float]]
 
