@@ -10,8 +10,8 @@ from dinoscope.ablation.statistics import spread
 
 CURVES = {
     "knn_top1": ("online k-NN top-1", "%"),
-    "teacher_entropy": ("teacher's entropy", "nats"),
-    "teacher_marginal_entropy": ("entropy of the mean output", "nats"),
+    "teacher_entropy": ("teacher entropy", "nats"),
+    "teacher_marginal_entropy": ("marginal entropy", "nats"),
     "kl_teacher_student": ("KL, teacher to student", "nats"),
     "loss": ("loss", ""),
 }

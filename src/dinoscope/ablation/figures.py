@@ -22,7 +22,7 @@ def axis_bars(axis: Axis, base: Group) -> Figure | None:
     every = [_bar(group) for group in axis.groups]
     if all(bar.value is None for bar in every):
         return None
-    own = _bar(base, base.label or "base")
+    own = _bar(base, _name(base, base))
     seeds = max(len(bar.values) for bar in every)
     note = (
         "Bars: mean, one standard deviation; dots: seeds. Dashed: the base."
@@ -95,7 +95,7 @@ def ranking(study: Study) -> Figure | None:
     ]
     if not every:
         return None
-    note = f"The largest effect of each axis, with its {100 * CONFIDENCE:g} % interval over seeds. Hollow: it does not exclude 0."
+    note = f"The largest effect of each axis and its {100 * CONFIDENCE:g} % interval over seeds. Hollow: 0 is not excluded."
     return effects(every, "What changes k-NN most", "difference from the base (points)", note)
 
 

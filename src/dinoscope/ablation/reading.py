@@ -78,7 +78,7 @@ def _of_kind(found: list[Collapse], group: Group) -> str:
         )
         return f"training is marked as collapsed{runs}" + (f" ({'; '.join(reasons)})" if reasons else "")
     what, name = {
-        "one class": ("collapses to one class", "entropy of the mean output"),
+        "one class": ("collapses to one class", "marginal entropy"),
         "even": ("becomes even over all classes", "entropy"),
     }[found[0].kind]
     since = max(one.step or 0 for one in found)
@@ -181,8 +181,8 @@ def _chance(study: Study) -> list[str]:
         return []
     missed = number((1 - CONFIDENCE) * intervals, 1)
     return [
-        f"{intervals} intervals of {_percent()}: were nothing different, about {missed} of them would exclude 0 by chance; "
-        "and the largest effect of several is flattered by being chosen."
+        f"{intervals} intervals of {_percent()}: were nothing different, about {missed} of them would exclude 0 by "
+        "chance; and the largest effect of several is flattered by being chosen."
     ]
 
 

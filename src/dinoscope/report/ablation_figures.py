@@ -1,7 +1,8 @@
-"""Figures of an ablation study for a column of a paper: bars, curves with bands, the largest effects. Plain values in."""
+"""Figures of an ablation study, to the width of a paper: bars, curves with bands, largest effects. Plain values in."""
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ COLUMN, PAGE = 3.5, 7.2
 """Widths of a column and of a page of a paper, in inches."""
 
 _SMALL = 7.5
-_LETTERS = 22  # of a name on one line
+_LETTERS, _HEADING_LETTERS = 22, 44  # on one line: of a name, of a title
 
 
 @dataclass(frozen=True)
@@ -109,37 +110,36 @@ def bands(panels: Sequence[LinePanel], *, ordered: bool, note: str = "") -> Figu
         handles = [Line2D([], [], color=BASE, linewidth=1.8, label=name) for name in names]
         handles += [Line2D([], [], color=c, linestyle=s, linewidth=1.5, label=label) for label, (c, s) in looks.items()]
         longest = max((len(str(handle.get_label())) for handle in handles), default=0)
-        columns = int(figure.get_figwidth() / (0.078 * longest + 0.6))  # inches of a letter, and of a line
-        finish(figure, handles, note, max(1, min(columns, 5)))
+        columns = max(1, min(int(figure.get_figwidth() / (0.066 * longest + 0.55)), 5))  # inches of a letter, of a line
+        figure.set_figheight(figure.get_figheight() + 0.3 * (math.ceil(len(handles) / columns) - 1))
+        finish(figure, handles, note, columns)
     return figure
 
 
 def effects(every: Sequence[Effect], title: str, x_title: str, note: str = "") -> Figure:
     """Differences from the base with their intervals, in the order given; hollow where 0 is not excluded."""
     with matplotlib.rc_context(STYLE):
-        figure, axis = _rows([effect.label for effect in every], title, x_title)
+        figure, axis = _rows([effect.label for effect in every], title, x_title, pitch=0.36)
         ends = [end for one in every for end in (one.value, one.low, one.high, 0) if end is not None]
-        room = 0.08 * (max(ends, default=1) - min(ends, default=0) or 1)
+        room = 0.2 * (max(ends, default=1) - min(ends, default=0) or 1)
         axis.set_xlim(min(ends, default=0) - room, max(ends, default=1) + room)
         axis.axvline(0, color=BASE, linewidth=0.9, linestyle="--", zorder=1)
+        axis.set_ylim(len(every) - 0.5, -0.9)
         for place, effect in enumerate(every):
             _effect(axis, place, effect)
         finish(figure, [], note)
     return figure
 
 
-def _rows(labels: Sequence[str], title: str, x_title: str) -> tuple[Figure, Axes]:
+def _rows(labels: Sequence[str], title: str, x_title: str, pitch: float = 0.28) -> tuple[Figure, Axes]:
     """A figure as wide as a column, with one row for each label, the first at the top."""
     texts = ["\n".join(textwrap.wrap(label, _LETTERS)[:3]) for label in labels]
     lines = sum(max(1, text.count("\n") + 1) for text in texts)
-    figure, (axis,) = new_figure(1, COLUMN, 0.3 * len(texts) + 0.12 * (lines - len(texts)) + 0.45)
-    dress(axis, "\n".join(textwrap.wrap(title, 42)), x_title, "")
-    axis.title.set_fontsize(9.5)
-    axis.title.set_x(0)
-    axis.set_yticks(range(len(texts)))
-    for tick, text in zip(axis.get_yticklabels(), texts, strict=True):
-        tick.set(text=text, parse_math=False, fontsize=_SMALL, color=INK)
-    axis.set_yticklabels(texts, fontsize=_SMALL, color=INK, parse_math=False)
+    figure, (axis,) = new_figure(1, COLUMN, pitch * len(texts) + 0.12 * (lines - len(texts)) + 0.45)
+    dress(axis, "", x_title, "")
+    heading = "\n".join(textwrap.wrap(title, _HEADING_LETTERS))
+    figure.suptitle(heading, x=0.01, horizontalalignment="left", fontsize=9.5, color=INK, parse_math=False)
+    axis.set_yticks(range(len(texts)), texts, fontsize=_SMALL, color=INK, parse_math=False)
     axis.set_ylim(len(texts) - 0.4, -0.6)
     axis.grid(visible=False, axis="y")
     return figure, axis
@@ -150,7 +150,16 @@ def _bar(axis: Axes, place: int, bar: Bar, right: float, color: str) -> None:
     text = f"{bar.mark}" if bar.value is None else f"{bar.value:.1f}"
     if bar.value is not None:
         axis.barh(place, bar.value, 0.62, color=color, alpha=0.55, zorder=2)
-        axis.plot(bar.values, [place] * len(bar.values), "o", color=color, markersize=2.4, zorder=4)
+        axis.plot(
+            bar.values,
+            [place + 0.18] * len(bar.values),
+            "o",
+            color=color,
+            markersize=3,
+            markeredgecolor="white",
+            markeredgewidth=0.4,
+            zorder=4,
+        )
         if bar.deviation is not None:
             axis.errorbar(bar.value, place, xerr=bar.deviation, color=INK, capsize=2.5, linewidth=1, zorder=3)
             text += f" ± {bar.deviation:.1f}"
@@ -169,8 +178,8 @@ def _bar(axis: Axes, place: int, bar: Bar, right: float, color: str) -> None:
 
 def _line_panel(axis: Axes, panel: LinePanel, looks: Mapping[str, tuple[str, Any]]) -> None:
     """The base is drawn last, over the others."""
-    dress(axis, panel.title, "step", "")
-    axis.title.set_fontsize(8.5)
+    dress(axis, "", "step", "")
+    axis.set_title(panel.title, loc="left", fontsize=8.5, color=INK, parse_math=False)
     axis.tick_params(labelsize=_SMALL)
     axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axis.xaxis.label.set_fontsize(8)
@@ -189,7 +198,7 @@ def _line_panel(axis: Axes, panel: LinePanel, looks: Mapping[str, tuple[str, Any
     if panel.level is not None:
         name, height = panel.level
         axis.axhline(height, color=QUIET, linewidth=0.9, linestyle=":", zorder=1)
-        axis.margins(y=0.14)
+        axis.set_ylim(min(0, axis.get_ylim()[0]), max(1.14 * height, axis.get_ylim()[1]))
         axis.annotate(
             name,
             (1, height),
