@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,13 +37,17 @@ class Band:
 
 
 def band(curves: Sequence[Curve]) -> Band | None:
-    """Over the curves of one variant; None where nothing was logged. A step logged twice counts as logged last."""
-    every = [dict(curve) for curve in curves]
-    steps = sorted({step for curve in every for step in curve})
-    found = [spread([curve[step] for curve in every if step in curve]) for step in steps]
-    points = [point for point in found if point is not None]
-    if not points:
+    """Over the curves of one variant, at the steps of the longest; None where nothing was logged.
+
+    A curve that was logged or thinned at other steps is interpolated, never beyond its ends. A step logged twice
+    counts as logged last.
+    """
+    every = [sorted(dict(curve).items()) for curve in curves if curve]
+    if not every:
         return None
+    steps = [step for step, _ in max(every, key=len)]
+    found = [spread([value for curve in every if (value := _value_at(curve, step)) is not None]) for step in steps]
+    points = [point for point in found if point is not None]
     return Band(
         tuple(steps),
         tuple(point.mean for point in points),
@@ -50,3 +55,12 @@ def band(curves: Sequence[Curve]) -> Band | None:
         tuple(point.mean + (point.deviation or 0) for point in points),
         tuple(len(point.values) for point in points),
     )
+
+
+def _value_at(curve: Sequence[tuple[int, float]], step: int) -> float | None:
+    """Linear between what was logged; None before it and beyond."""
+    after = bisect_left(curve, step, key=lambda point: point[0])
+    if after == len(curve) or (after == 0 and curve[0][0] != step):
+        return None
+    (right, value), (left, before) = curve[after], curve[max(after - 1, 0)]
+    return value if right == step else before + (value - before) * (step - left) / (right - left)

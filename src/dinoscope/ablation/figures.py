@@ -95,8 +95,8 @@ def ranking(study: Study) -> Figure | None:
     ]
     if not every:
         return None
-    note = f"The largest effect of each axis and its {100 * CONFIDENCE:g} % interval over seeds. Hollow: 0 is not excluded."
-    return effects(every, "What changes k-NN most", "difference from the base (points)", note)
+    note = f"Largest effect of each axis, {100 * CONFIDENCE:g} % interval over seeds. Hollow: 0 is not excluded."
+    return effects(every, "What changes k-NN top-1 most, against the base", "difference (points)", note)
 
 
 def every_figure(study: Study, names: Mapping[str, str]) -> dict[str, Figure | None]:

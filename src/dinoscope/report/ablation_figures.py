@@ -27,7 +27,8 @@ COLUMN, PAGE = 3.5, 7.2
 """Widths of a column and of a page of a paper, in inches."""
 
 _SMALL = 7.5
-_LETTERS, _HEADING_LETTERS = 22, 44  # on one line: of a name, of a title
+_LETTERS, _HEADING_LETTERS = 26, 44  # on one line: of a name, of a title
+_FREE_ROWS, _FREE_LETTERS = 13, 30  # of a legend in the place of a panel
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,7 @@ def bands(panels: Sequence[LinePanel], *, ordered: bool, note: str = "") -> Figu
         names = [line.label for panel in panels for line in panel.lines if line.base][:1]
         handles = [Line2D([], [], color=BASE, linewidth=1.8, label=name) for name in names]
         handles += [Line2D([], [], color=c, linestyle=s, linewidth=1.5, label=label) for label, (c, s) in looks.items()]
-        longest = max((len(str(handle.get_label())) for handle in handles), default=0)
-        columns = max(1, min(int(figure.get_figwidth() / (0.066 * longest + 0.55)), 5))  # inches of a letter, of a line
-        figure.set_figheight(figure.get_figheight() + 0.3 * (math.ceil(len(handles) / columns) - 1))
-        finish(figure, handles, note, columns)
+        _name_lines(figure, axes, handles, note)
     return figure
 
 
@@ -131,11 +129,32 @@ def effects(every: Sequence[Effect], title: str, x_title: str, note: str = "") -
     return figure
 
 
+def _name_lines(figure: Figure, axes: Sequence[Axes], handles: Sequence[Line2D], note: str) -> None:
+    """Lay out, with the legend in the place that the panels leave free, or below them if it does not fit there."""
+    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    if len(axes) % 3 == 2 and len(axes) > 3 and len(handles) <= _FREE_ROWS and longest <= _FREE_LETTERS:
+        finish(figure, [], note)
+        beside, above = axes[-1].get_position(), axes[2].get_position()
+        legend = figure.legend(
+            handles=list(handles),
+            loc="upper left",
+            bbox_to_anchor=(above.x0 - 0.01, beside.y1),
+            frameon=False,
+            fontsize=_SMALL,
+            labelspacing=0.35,
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        return
+    columns = max(1, min(int(figure.get_figwidth() / (0.066 * longest + 0.55)), 5))  # inches of a letter, of a line
+    figure.set_figheight(figure.get_figheight() + 0.3 * (math.ceil(len(handles) / columns) - 1))
+    finish(figure, handles, note, columns)
+
+
 def _rows(labels: Sequence[str], title: str, x_title: str, pitch: float = 0.28) -> tuple[Figure, Axes]:
     """A figure as wide as a column, with one row for each label, the first at the top."""
-    texts = ["\n".join(textwrap.wrap(label, _LETTERS)[:3]) for label in labels]
-    lines = sum(max(1, text.count("\n") + 1) for text in texts)
-    figure, (axis,) = new_figure(1, COLUMN, pitch * len(texts) + 0.12 * (lines - len(texts)) + 0.45)
+    texts = ["\n".join(textwrap.wrap(label, _LETTERS, max_lines=2, placeholder=" …")) for label in labels]
+    figure, (axis,) = new_figure(1, COLUMN, pitch * len(texts) + 0.55)
     dress(axis, "", x_title, "")
     heading = "\n".join(textwrap.wrap(title, _HEADING_LETTERS))
     figure.suptitle(heading, x=0.01, horizontalalignment="left", fontsize=9.5, color=INK, parse_math=False)
@@ -237,12 +256,14 @@ def _effect(axis: Axes, place: int, effect: Effect) -> None:
         axis.plot([effect.low, effect.high], [place, place], color=color, linewidth=1.6, zorder=3)
     axis.plot(effect.value, place, "o", color=color, markerfacecolor=color if sure else "white", markersize=6, zorder=4)
     text = f"{effect.value:+.1f}".replace("-", "\u2212") + (f" {effect.mark}" if effect.mark else "")
+    low, high = axis.get_xlim()
+    share = (effect.value - low) / (high - low)  # a text at an edge grows inwards
     axis.annotate(
         text,
         (effect.value, place),
-        xytext=(0, 5.5),
+        xytext=(-4 if share < 0.3 else 4 if share > 0.7 else 0, 5.5),
         textcoords="offset points",
-        horizontalalignment="center",
+        horizontalalignment="left" if share < 0.3 else "right" if share > 0.7 else "center",
         fontsize=7,
         color=color,
         parse_math=False,
