@@ -198,7 +198,8 @@ def _without_labels(found: LabelFree) -> list[str]:
 def _agreement(title: str, found: Agreement | None, variants: int, what: str) -> str:
     if found is None:
         return f"{title} cannot be set beside k-NN ({counted(variants, what[:-1])}, or all alike)"
-    figures = f"Spearman's rho {number(found.rho, 2)}, n = {found.n}, p = {found.p:.2g}"
+    chance = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.2g}"
+    figures = f"Spearman's rho {number(found.rho, 2)}, n = {found.n}, {chance}"
     if found.n < FEWEST_VARIANTS:
         return f"{found.n} {what} are too few to tell whether {title} ranks them as k-NN does ({figures})"
     if found.p >= LEAST_P:
@@ -212,4 +213,4 @@ def _agreement(title: str, found: Agreement | None, variants: int, what: str) ->
 
 
 def _percent() -> str:
-    return f"{100 * CONFIDENCE:g} %"
+    return f"{100 * CONFIDENCE:g}\N{NO-BREAK SPACE}%"
