@@ -61,6 +61,13 @@ def test_what_failed_or_was_not_measured_is_said() -> None:
     assert said(AblationResult("s", "", BASE, {}, runs)) == ["32: k-NN was not measured."]
 
 
+def test_runs_that_were_ended_early_are_said_to_be() -> None:
+    runs = (run(BASE, 0, 34.0), run(Variant("size", "32"), 0, 20.0, "stopped"))
+    assert said(AblationResult("s", "", BASE, {}, runs))[1:] == [
+        "32: 1 run ended early by rule; figures are of less training."
+    ]
+
+
 def collapsed(curve: str, values: list[float], **fields: Any) -> AblationResult:
     curves = {curve: tuple((100 * at, value) for at, value in enumerate(values))}
     runs = (run(BASE, 0, 34.0), run(Variant("x", "no centring"), 0, 11.2, "collapsed", curves=curves, **fields))

@@ -48,6 +48,11 @@ def axis_reading(axis: Axis, base: Group) -> list[str]:
             none.append((group.label, found))
         if group.lasting and group.failed:
             sentences.append(f"{group.label}: {_failures(group)}; left out.")
+        early = sum(run.state == "stopped" for run in group.runs)
+        if early:
+            sentences.append(
+                f"{group.label}: {counted(early, 'run')} ended early by rule; figures are of less training."
+            )
     if none:
         sentences.append(_no_difference(none))
     return sentences
