@@ -35,6 +35,7 @@ COMMANDS = {
     "export": "write a model for use elsewhere: safetensors, timm, Hugging Face, ONNX, torch.export",
     "scenes": "write the embedded data set in the layouts of ImageNet, VOC 2012 and DAVIS 2017",
     "study": "many trainings as one: compare the methods; resumable, here or on SLURM",
+    "reproduce": "run published tables (ImageNet, VOC, DAVIS) again with the released weights, on your data",
     "recipes": "list the named settings of `train`",
 }
 """name -> one line of help; `dinoscope.cli.NAME` is the module that answers, imported only when asked for."""
