@@ -87,6 +87,7 @@ def test_imagenet(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{knn['measured']:.1f}" in shown.out
     assert f"{knn['difference']:+.1f}" in shown.out
     assert "the fast protocol" in shown.out
+    assert "No digests are published of the files of DINO, supervised: they are taken as they are" in shown.out
     table = shown.out.partition("\n1 ")[0].partition("Not comparable")[0]
     assert max(map(len, table.splitlines())) <= 80
     check_files(knn)

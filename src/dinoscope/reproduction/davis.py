@@ -69,7 +69,7 @@ class DavisBench:
             f"J and F: short side {config.size} px, first and {config.context} previous frames, radius "
             f"{config.radius}, top {config.top_k}, temperature {config.temperature:g}; scored as by the official "
             "scorer: means over objects, first and last frame left out. The settings are those of the public script",
-            "pixels are normalised as the networks were trained (standard deviation of red 0.229; the public script "
+            "Pixels are normalised as the networks were trained (standard deviation of red 0.229; the public script "
             "divides by 0.228), so that small differences are to be expected",
         )
 

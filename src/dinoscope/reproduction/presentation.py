@@ -73,8 +73,10 @@ def remarks(result: Reproduction) -> list[str]:
     )
     if sources:
         said.append(f"Published, in %: {'; '.join(sources)}. Difference: measured less published, in points of %.")
-    if any(not each.target.weights.random and not each.target.weights.release.digest for each in result.outcomes):
-        said.append("DINO, DINOv2, MoCo v3 and SwAV publish no digests: their files are taken as they are.")
+    every = [outcome.target.weights for outcome in result.outcomes if not outcome.target.weights.random]
+    unchecked = dict.fromkeys(weights.release.method for weights in every if not weights.release.digest)
+    if unchecked:
+        said.append(f"No digests are published of the files of {', '.join(unchecked)}: they are taken as they are.")
     if result.missing:
         said.append(f"Not released, and so not measured: {result.missing}.")
     return said

@@ -54,7 +54,7 @@ class VocBench:
             f"Jaccard: image and mask at {self.square} x {self.square} px, attention of the class token in the last "
             "block, the smallest mask that holds so much of it, of each class of an image the head that fits best by "
             "the truth, mean over the classes of an image, then over images; void counts as not of the class",
-            "the paper's text says 60 % of the attention, the public script of Naseer et al. takes 90 %: both are here",
+            "The paper's text says 60 % of the attention, the public script of Naseer et al. takes 90 %: both are here",
             "`dinoscope voc` also measures without choosing by the truth, and with intervals",
         )
 
