@@ -23,7 +23,7 @@ COMMANDS = {
     "davis": "how well a model's features follow objects through videos: J and F on DAVIS 2017 or 2016",
     "explain": "what models' maps are worth: on the objects, by deletion and insertion, head by head",
     "throughput": "images per second, parameters and memory of a network, or of training it",
-    "compare": "the table and the figures of several runs: accuracy, size and speed, method by method",
+    "compare": "the table and the figures of several models: accuracy, size and speed, method by method",
     "attention": "pictures of what a model attends to, or several models side by side",
     "pca": "principal components of patch features as colours",
     "similarity": "which patches are like a chosen one, within an image and across images",
@@ -35,6 +35,7 @@ COMMANDS = {
     "export": "write a model for use elsewhere: safetensors, timm, Hugging Face, ONNX, torch.export",
     "scenes": "write the embedded data set in the layouts of ImageNet, VOC 2012 and DAVIS 2017",
     "study": "many trainings as one: compare the methods; resumable, here or on SLURM",
+    "reproduce": "run published tables (ImageNet, VOC, DAVIS) again with the released weights, on your data",
     "recipes": "list the named settings of `train`",
 }
 """name -> one line of help; `dinoscope.cli.NAME` is the module that answers, imported only when asked for."""

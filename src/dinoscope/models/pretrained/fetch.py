@@ -66,7 +66,7 @@ def fetch(name: str, release: Release, progress: Progress = lambda _, __: None) 
                     _download(name, release, target, progress)
         except OSError as error:
             raise UserError(f"{target} could not be written: {error}") from error
-    elif not _matches(target, release.digest):
+    elif not has_digest(target, release.digest):
         raise UserError(f"{target} is not the file it should be: its digest is not {release.digest}. Delete it")
     return target
 
@@ -85,7 +85,7 @@ def _download(name: str, release: Release, target: Path, progress: Progress) -> 
                 raise UserError(_by_hand(name, release, reason)) from error
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             raise UserError(_by_hand(name, release, f"it cannot be fetched: {error}")) from error
-    if not _matches(partial, release.digest):
+    if not has_digest(partial, release.digest):
         _discard(partial)
         raise UserError(f"{release.url} gave another file than its name promises: its digest is not {release.digest}")
     partial.replace(target)
@@ -150,8 +150,8 @@ def _discard(partial: Path) -> None:
     _tag(partial).unlink(missing_ok=True)
 
 
-def _matches(file: Path, digest: str) -> bool:
-    """Whether the file has this digest; any does where none is known."""
+def has_digest(file: Path, digest: str) -> bool:
+    """Whether the file has this digest ("sha256:..." or "md5:...", its beginning); any does where none is known."""
     if not digest:
         return True
     algorithm, _, expected = digest.partition(":")

@@ -1,0 +1,1 @@
+"""Published tables run again with the released weights: what was measured beside what was published."""
