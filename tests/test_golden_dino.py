@@ -12,7 +12,7 @@ from torch import nn
 
 from dinoscope.losses.dino import dino_loss, teacher_probabilities, updated_center
 from dinoscope.methods.dino import DINOConfig
-from dinoscope.models.heads import DINOHead
+from dinoscope.models.heads import DINOHead, HeadShape
 from dinoscope.schedules import cosine, epoch_warmup, warmup_cosine
 from dinoscope.training.optim import clip_each
 
@@ -30,7 +30,7 @@ def numbers() -> dict:
 
 
 def test_head(tensors) -> None:
-    head = DINOHead(64, 256, hidden_dim=96, bottleneck_dim=32)
+    head = DINOHead(64, 256, HeadShape(hidden_dim=96, bottleneck_dim=32))
     weights = {name[5:]: value for name, value in tensors.items() if name.startswith(("head.mlp", "head.last"))}
     head.load_state_dict(weights, strict=True)
     torch.testing.assert_close(head(tensors["head.input"]), tensors["head.output"], atol=1e-5, rtol=0)

@@ -10,7 +10,8 @@ from dinoscope import __version__
 from dinoscope.report.comparison_figure import Curve, Panel, Point
 from dinoscope.report.tables import Column, Section, Table, TableRow
 from dinoscope.settings import to_dict
-from dinoscope.study.compare import BASELINES, METHOD_NAMES, Cell, Comparison, Row, usual_conditions
+from dinoscope.study.compare import BASELINES, Cell, Comparison, Row, usual_conditions
+from dinoscope.study.names import METHOD_NAMES
 from dinoscope.study.published import LABEL, PUBLISHED, SOURCE, Published
 from dinoscope.training.run_folder import read_metrics
 

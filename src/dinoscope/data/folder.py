@@ -145,6 +145,22 @@ def label_fraction(folder: ImageFolder, fraction: float, seed: int) -> ImageFold
     return folder.subset(sorted(kept))
 
 
+def image_fraction(folder: ImageFolder, fraction: float) -> ImageFolder:
+    """Return a share of the images, rounded, and at least one; labels are not looked at; order kept.
+
+    Images are ranked by a hash of their path, and of nothing else: every run on a folder gets the same ones, on any
+    machine, and a smaller fraction is a subset of a larger one.
+
+    Raises UserError where the fraction is not in (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise UserError(f"--fraction must be above 0 and at most 1, not {fraction}")
+    if fraction == 1:
+        return folder
+    ranked = sorted(range(len(folder)), key=lambda i: hash_rank(0, folder.paths[i]))
+    return folder.subset(sorted(ranked[: max(1, round(fraction * len(folder)))]))
+
+
 def evenly(count: int, limit: int | None) -> list[int]:
     """Places of at most `limit` of `count` images, spread evenly over them; None takes all.
 

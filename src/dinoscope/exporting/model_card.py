@@ -70,13 +70,14 @@ def _training(config: RunConfig | None, subject: Subject) -> str:
     optimizer, views = config.optimizer, config.views
     rows = {
         "method": method_name(config.method),
-        "training images": _place(str(config.data)),
+        "training images": _place(str(config.data))
+        + (f", {config.fraction:.3g} of them" if config.fraction < 1 else ""),
         "network": config.backbone,
         "epochs": f"{config.epochs:g}",
         "batch size": str(config.batch_size),
         "views": f"{views.num_global} of {views.global_size} px, {views.num_local} of {views.local_size} px",
         "optimiser": optimizer.name,
-        "peak learning rate": f"{optimizer.learning_rate * config.batch_size / 256:.3g}",
+        "peak learning rate": f"{optimizer.peak(config.batch_size):.3g}",
         "weight decay": f"{optimizer.weight_decay:g} to {optimizer.final_weight_decay:g}",
         "seed": str(config.seed),
     }

@@ -35,6 +35,45 @@ def dino_loss(
     return cross_entropy[different_views(len(student_logits), len(teacher), teacher.device)].mean()
 
 
+def kl_loss(
+    student_logits: Float[Tensor, "s b k"], teacher: Float[Tensor, "t b k"], student_temperature: float
+) -> Float[Tensor, ""]:
+    """KL(teacher || student), averaged as `dino_loss` is, and less than it by the teacher's entropy (section 5.3).
+
+    The student does not move the teacher's entropy, so the gradient is that of the cross-entropy.
+    """
+    return dino_loss(student_logits, teacher, student_temperature) - entropy(teacher).mean()
+
+
+def reverse_kl_loss(
+    student_logits: Float[Tensor, "s b k"], teacher: Float[Tensor, "t b k"], student_temperature: float
+) -> Float[Tensor, ""]:
+    """KL(student || teacher), averaged as `dino_loss` is: it punishes outputs that the teacher has not.
+
+    A teacher's probability below the smallest normal number counts as that number: its logarithm stays finite.
+    """
+    log_student = torch.log_softmax(at_least_float32(student_logits) / student_temperature, dim=-1)
+    student = log_student.exp()
+    log_teacher = teacher.clamp_min(torch.finfo(teacher.dtype).tiny).log()
+    # s: student view, t: teacher view, b: image, k: output dimension
+    divergence = (student * log_student).sum(dim=-1)[:, None] - torch.einsum("sbk,tbk->stb", student, log_teacher)
+    return divergence[different_views(len(student_logits), len(teacher), teacher.device)].mean()
+
+
+def softmax_mse_loss(
+    student_logits: Float[Tensor, "s b k"], teacher: Float[Tensor, "t b k"], student_temperature: float
+) -> Float[Tensor, ""]:
+    """Squared distance |p - q|^2 of the two probability vectors, summed over outputs, averaged as `dino_loss` is.
+
+    Not the paper's mean squared error, which is that of BYOL (`losses.byol`).
+    """
+    student = torch.softmax(at_least_float32(student_logits) / student_temperature, dim=-1)
+    # |p - q|^2 = |p|^2 + |q|^2 - 2 <p, q>: no [s, t, b, k] tensor. Letters as above.
+    agreement = torch.einsum("sbk,tbk->stb", student, teacher)
+    squared = student.square().sum(dim=-1)[:, None] + teacher.square().sum(dim=-1)[None] - 2 * agreement
+    return squared[different_views(len(student_logits), len(teacher), teacher.device)].mean()
+
+
 def different_views(students: int, teachers: int, device: torch.device) -> Bool[Tensor, "s t"]:
     """Mask of the (student view, teacher view) pairs that enter the loss: all but equal indices."""
     return ~torch.eye(students, teachers, dtype=torch.bool, device=device)

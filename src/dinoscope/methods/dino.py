@@ -2,89 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from dinoscope import distributed
-from dinoscope.losses.dino import at_least_float32, dino_loss, entropy, teacher_probabilities, updated_center
+from dinoscope.losses.byol import byol_loss
+from dinoscope.losses.dino import (
+    at_least_float32,
+    dino_loss,
+    entropy,
+    kl_loss,
+    reverse_kl_loss,
+    softmax_mse_loss,
+    teacher_probabilities,
+    updated_center,
+)
 from dinoscope.losses.koleo import koleo_loss
-from dinoscope.losses.sinkhorn import sinkhorn
-from dinoscope.methods.health import Verdict, one_output, uniform
-from dinoscope.methods.method import Outputs, RunShape, too_few_views
+from dinoscope.losses.sinkhorn import batch_softmax, sinkhorn
+from dinoscope.methods.dino_settings import DINOConfig
+from dinoscope.methods.health import Verdict, one_output, one_point, spread, uniform
+from dinoscope.methods.method import Outputs
 from dinoscope.methods.online import OnlineMethod, by_view, view_features
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
-from dinoscope.models.heads import DINOHead
+from dinoscope.models.heads import DINOHead, HeadShape, projector
 from dinoscope.models.teacher import copy_parameters, follow
 from dinoscope.schedules import cosine, epoch_warmup
 from dinoscope.types import Step, StepOutput, Views
 
-
-@dataclass(frozen=True)
-class DINOConfig:
-    """Settings of DINO; the defaults are the reference's.
-
-    out_dim: K, the number of outputs (prototypes). 65,536 for ImageNet; a few thousand or fewer for small sets.
-    hidden_dim, bottleneck_dim, head_layers: the projection head's MLP.
-    head_batch_norm: batch norm inside that MLP. It tells images apart from the first step on, which lets small
-        networks start that would else stay at ln K for long.
-    norm_last_layer: hold the prototypes at length 1: steadier; False does a little better for ViT-S.
-    student_temperature: sharpness of the student's output.
-    teacher_temperature, warmup_teacher_temperature, warmup_teacher_temperature_epochs: the teacher's; lower is
-        sharper. Lower it (0.02) when the loss stays at ln K.
-    balance: how the teacher's outputs are kept from collapsing. "center" subtracts a moving mean (the paper);
-        "sinkhorn" shares the batch out equally among the outputs (the paper's Table 14, and DINOv2): sturdier for
-        short runs and small networks.
-    koleo: weight of a loss that pushes apart the bottlenecks of the images in a batch (DINOv2 has it, on the
-        features); 0 is the paper. It makes small networks start within minutes.
-    center_momentum: of the moving mean subtracted from the teacher's output, against collapse to one output.
-    teacher_momentum: of the teacher's weights at the start; rises to 1 by a cosine. Longer runs and smaller
-        batches want it nearer to 1 (0.9995 at batch 256), very short runs lower.
-    freeze_last_layer_epochs: the prototypes do not move in the first epochs.
-    """
-
-    out_dim: int = 65536
-    hidden_dim: int = 2048
-    bottleneck_dim: int = 256
-    head_layers: int = 3
-    head_batch_norm: bool = False
-    norm_last_layer: bool = True
-    student_temperature: float = 0.1
-    teacher_temperature: float = 0.04
-    warmup_teacher_temperature: float = 0.04
-    warmup_teacher_temperature_epochs: int = 0
-    balance: Literal["center", "sinkhorn"] = "center"
-    koleo: float = 0.0
-    center_momentum: float = 0.9
-    teacher_momentum: float = 0.996
-    freeze_last_layer_epochs: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("student_temperature", "teacher_temperature", "warmup_teacher_temperature"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("center_momentum", "teacher_momentum"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in 0 to 1, not {getattr(self, name)}")
-        if self.out_dim < 2 or self.head_layers < 1:
-            raise ValueError(
-                f"out_dim must be at least 2 and head_layers at least 1, not {self.out_dim} and {self.head_layers}"
-            )
-        if self.koleo < 0:
-            raise ValueError(f"koleo must be 0 (off) or more, not {self.koleo}")
-
-    def faults(self, run: RunShape) -> Iterator[str]:
-        """See `MethodConfig.faults`."""
-        yield from too_few_views("DINO", run)
-        if self.freeze_last_layer_epochs >= run.epochs:
-            yield (
-                f"the last layer would be frozen for all of the run's {run.epochs:g} epochs: "
-                "lower --method.freeze-last-layer-epochs or raise --epochs"
-            )
+_OF_PROBABILITIES = {
+    "cross_entropy": dino_loss,
+    "kl": kl_loss,
+    "reverse_kl": reverse_kl_loss,
+    "mse_softmax": softmax_mse_loss,
+}
+"""name of a loss -> it, as a function of the student's logits, the teacher's probabilities and the temperature."""
 
 
 class DINO(OnlineMethod):
@@ -93,7 +47,7 @@ class DINO(OnlineMethod):
     def __init__(self, config: DINOConfig, backbone: BackboneConfig) -> None:
         super().__init__()
         self.config = config
-        self.additive = config.balance == "center" and config.koleo == 0
+        self.additive = config.balance in ("center", "none") and config.koleo == 0
         self.student_backbone = build_backbone(backbone)
         self.student_head = self._head()
         self.teacher_backbone = build_backbone(without_drop_path(backbone))
@@ -102,38 +56,51 @@ class DINO(OnlineMethod):
         copy_parameters(self.student_head, self.teacher_head)
         self.center: Tensor
         self.register_buffer("center", torch.zeros(config.out_dim))
+        self.predictor: nn.Sequential | None = None
+        if config.predictor == "mlp":  # made last: everything else begins as it does without it
+            width = self.student_head.embedding_dim
+            self.predictor = projector(width, config.hidden_dim, width, batch_norm=config.head_batch_norm)
 
     def _head(self) -> DINOHead:
         config = self.config
-        return DINOHead(
-            self.student_backbone.dim,
-            config.out_dim,
+        shape = HeadShape(
             hidden_dim=config.hidden_dim,
             bottleneck_dim=config.bottleneck_dim,
             layers=config.head_layers,
             batch_norm=config.head_batch_norm,
+            activation=config.head_activation,
+            l2=config.head_l2,
+            weight_norm=config.head_weight_norm,
             norm_last_layer=config.norm_last_layer,
         )
+        return DINOHead(self.student_backbone.dim, config.out_dim, shape)
 
     def encode(self, views: Views) -> Outputs:
         """Logits of the student for all views and of the teacher for the global ones: [views, batch, K].
 
-        Beside them the student's bottlenecks and the teacher's features, [views, batch, dim].
+        Beside them the student's bottlenecks (before a predictor) and the evaluated network's features of the global
+        views, [views, batch, dim].
         """
-        bottleneck = self.student_head.bottleneck(view_features(self.student_backbone, views))
+        head = self.student_head
+        student_features = view_features(self.student_backbone, views)
+        bottleneck = head.bottleneck(student_features)
+        predicted = bottleneck if self.predictor is None else head.normalized(self.predictor(bottleneck))
         with torch.no_grad():
             teacher_features = view_features(self.teacher_backbone, views, local=False)
             teacher = self.teacher_head(teacher_features)
         outputs = {
-            "student": self.student_head.last_layer(bottleneck),
+            "student": head.last_layer(predicted),
             "bottleneck": bottleneck,
             "teacher": teacher,
-            "features": teacher_features,
+            "features": teacher_features if self._follows else student_features[: len(teacher)].detach(),
         }
         return by_view(outputs, views)
 
     def loss(self, outputs: Outputs, step: Step) -> StepOutput:
-        """Eq. 3 with the teacher centred and sharpened; logs what tells a healthy run from a collapsed one."""
+        """Eq. 3, or another of `Loss`; logs what tells a healthy run from a collapsed one.
+
+        Whatever the loss, entropies, cross-entropy and divergence are of the probabilities at the two temperatures.
+        """
         config = self.config
         temperature = epoch_warmup(
             step.epoch,
@@ -141,73 +108,110 @@ class DINO(OnlineMethod):
             config.warmup_teacher_temperature,
             config.teacher_temperature,
         )
-        teacher = self._targets(outputs["teacher"], temperature)
-        cross_entropy = dino_loss(outputs["student"], teacher, config.student_temperature)
-        mean = at_least_float32(outputs["teacher"]).mean(dim=(0, 1))
+        student, logits = outputs["student"], outputs["teacher"].detach()
+        teacher = self._targets(logits, temperature)
+        if config.loss == "mse":
+            loss = byol_loss(student, at_least_float32(logits) - self.center)
+        else:
+            loss = _OF_PROBABILITIES[config.loss](student, teacher, config.student_temperature)
+        cross_entropy = loss.detach()
+        if config.loss != "cross_entropy":
+            cross_entropy = dino_loss(student.detach(), teacher, config.student_temperature)
         teacher_entropy = entropy(teacher).mean()
         logged = {
             "teacher_entropy": teacher_entropy,
             "teacher_marginal_entropy": entropy(teacher.mean(dim=(0, 1))),
-            "cross_entropy": cross_entropy.detach(),
-            "kl_teacher_student": cross_entropy.detach() - teacher_entropy,
+            "cross_entropy": cross_entropy,
+            "kl_teacher_student": cross_entropy - teacher_entropy,
             "center_norm": self.center.square().sum().sqrt(),
             "teacher_temperature": torch.tensor(temperature),
         }
-        loss = cross_entropy
+        if config.loss == "mse":
+            logged["output_spread"] = spread(logits)
         if config.koleo:
-            spread = self._spread(outputs["bottleneck"][: len(teacher)])
-            logged["koleo"] = spread.detach()
-            loss = cross_entropy + config.koleo * spread
-        return StepOutput(loss, logged, {"teacher_mean": mean})
+            apart = self._koleo(outputs["bottleneck"][: len(teacher)])
+            logged["koleo"] = apart.detach()
+            loss = loss + config.koleo * apart
+        return StepOutput(loss, logged, {"teacher_mean": at_least_float32(logits).mean(dim=(0, 1))})
 
-    def _spread(self, bottleneck: Float[Tensor, "t b e"]) -> Float[Tensor, ""]:
+    def _koleo(self, bottleneck: Float[Tensor, "t b e"]) -> Float[Tensor, ""]:
         """KoLeo within each global view, over all processes: two views of one image are meant to be alike."""
         return torch.stack([koleo_loss(distributed.gather(at_least_float32(view))) for view in bottleneck]).mean()
 
     @torch.no_grad()
     def _targets(self, logits: Float[Tensor, "t b k"], temperature: float) -> Float[Tensor, "t b k"]:
         """What the student is to predict: the teacher's outputs, kept from collapse and sharpened."""
-        if self.config.balance == "center":
+        if self.config.balance in ("center", "none"):  # without balance the centre stays at 0
             return teacher_probabilities(logits, self.center, temperature)
+        share_out = sinkhorn if self.config.balance == "sinkhorn" else batch_softmax
         flat = at_least_float32(logits).flatten(0, 1)
-        shares = sinkhorn(flat, temperature, total=distributed.sum_reduce, largest=distributed.max_reduce)
+        shares = share_out(flat, temperature, total=distributed.sum_reduce, largest=distributed.max_reduce)
         return shares.view_as(logits)
 
     def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
-        """One output for all images, or none that says anything."""
-        outputs = self.config.out_dim
+        """One output for all images, or none that says anything; to an error of outputs, one point."""
+        config, outputs = self.config, self.config.out_dim
+        if config.loss == "mse":
+            return one_point(recent["output_spread"], f"{self._missing()}Take --method.loss cross_entropy.")
         return one_output(
             recent["teacher_marginal_entropy"],
             outputs,
-            "Raise --method.teacher-temperature, lower --method.center-momentum, or lower the learning rate.",
+            f"{self._missing()}Raise --method.teacher-temperature, lower --method.center-momentum, or lower the "
+            "learning rate.",
         ) or uniform(
             recent["cross_entropy"],
             recent["teacher_entropy"],
             outputs,
-            "Lower --method.teacher-temperature (0.02) and its warm-up, lower --method.out-dim for a small data set, "
-            "or train for more steps with a higher learning rate.",
+            f"{self._missing()}Lower --method.teacher-temperature (0.02) and its warm-up, lower --method.out-dim for a "
+            "small data set, or train for more steps with a higher learning rate.",
         )
+
+    def _missing(self) -> str:
+        """What against collapse these settings left out, as advice."""
+        config, advice = self.config, list[str]()
+        if config.balance == "none":
+            advice.append("--method.balance center")
+        if config.teacher_temperature >= config.student_temperature:
+            advice.append("--method.teacher-temperature below --method.student-temperature")
+        if config.teacher != "ema":
+            advice.append("--method.teacher ema")
+        return f"These settings leave out what guards against it: {', '.join(advice)}. " if advice else ""
 
     def before_update(self, step: Step) -> None:
         """Hold the prototypes in the first epochs: without a gradient, the optimiser leaves them alone."""
         if step.epoch < self.config.freeze_last_layer_epochs:
             for parameter in self.student_head.last_layer.parameters():
                 parameter.grad = None
+        if self.config.teacher == "previous_step":  # the weights that the next step will have left behind
+            self._move_teacher(momentum=0.0)
 
     def after_step(self, step: Step, output: StepOutput) -> None:
         """One step of the teacher's weights (cosine momentum) and of the centre (mean over all processes)."""
-        momentum = cosine(self.config.teacher_momentum, 1.0, step.index / step.total)
+        rule = self.config.teacher
+        if rule == "ema":
+            self._move_teacher(cosine(self.config.teacher_momentum, 1.0, step.index / step.total))
+        elif rule == "student" or (rule == "previous_epoch" and (step.index + 1) % step.per_epoch == 0):
+            self._move_teacher(momentum=0.0)
+        if self.config.balance != "none":
+            mean = distributed.mean_reduce(output.statistics["teacher_mean"])
+            self.center.copy_(updated_center(self.center, mean, self.config.center_momentum))
+
+    def _move_teacher(self, momentum: float) -> None:
+        """Towards the student; all the way at momentum 0."""
         follow(self.teacher_backbone, self.student_backbone, momentum)
         follow(self.teacher_head, self.student_head, momentum)
-        mean = distributed.mean_reduce(output.statistics["teacher_mean"])
-        self.center.copy_(updated_center(self.center, mean, self.config.center_momentum))
+
+    @property
+    def _follows(self) -> bool:
+        """Whether the teacher is the better network: a moving average is, all through training (Fig. 6)."""
+        return self.config.teacher == "ema"
 
     @property
     def evaluated_backbone(self) -> Backbone:
-        """The teacher's: it is the better network all through training (Fig. 6)."""
-        return self.teacher_backbone
+        """The teacher's where it is a moving average, else the student's (a frozen teacher learns nothing)."""
+        return self.teacher_backbone if self._follows else self.student_backbone
 
     @property
     def evaluated_prefix(self) -> str:
-        """Prefix of the teacher backbone's weights in the state dict."""
-        return "teacher_backbone."
+        """Prefix of that backbone's weights in the state dict."""
+        return "teacher_backbone." if self._follows else "student_backbone."

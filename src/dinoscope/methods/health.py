@@ -50,9 +50,12 @@ def one_output(marginal_entropy: float, outputs: int, advice: str) -> Verdict | 
     )
 
 
-def uniform(loss: float, target_entropy: float, outputs: int, advice: str) -> Verdict | None:
-    """Answers carry no information. loss: cross-entropy in nats; target_entropy: mean entropy of the targets."""
+def uniform(cross_entropy: float, target_entropy: float, outputs: int, advice: str) -> Verdict | None:
+    """Answers carry no information. Both in nats; target_entropy: mean entropy of the targets."""
     most = math.log(outputs)
-    if loss <= 0.995 * most or target_entropy <= 0.98 * most:
+    if cross_entropy <= 0.995 * most or target_entropy <= 0.98 * most:
         return None
-    return Verdict("uniform", f"stuck at the uniform output: the loss is {loss:.3f}, ln K is {most:.3f}. {advice}")
+    return Verdict(
+        "uniform",
+        f"stuck at the uniform output: the cross-entropy is {cross_entropy:.3f}, ln K is {most:.3f}. {advice}",
+    )

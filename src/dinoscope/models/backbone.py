@@ -34,6 +34,9 @@ __all__ = [
 
 BACKBONES: dict[str, ViTShape | ResNetShape] = {
     "vit_micro_conv8": ViTShape(8, 96, 3, 3, stem="conv", mlp_ratio=2.0),
+    "vit_micro_patch4_64": ViTShape(4, 96, 3, 3, mlp_ratio=2.0),
+    "vit_micro_patch8_64": ViTShape(8, 96, 3, 3, mlp_ratio=2.0),
+    "vit_micro_patch16_64": ViTShape(16, 96, 3, 3, mlp_ratio=2.0),
     "vit_tiny_patch4_32": ViTShape(4, 192, 12, 3),
     "vit_tiny_patch8_64": ViTShape(8, 192, 12, 3),
     "vit_tiny_patch8_224": ViTShape(8, 192, 12, 3),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -73,47 +75,73 @@ class Prototypes(nn.Module):
         return F.linear(embeddings, self.weight)
 
 
+@dataclass(frozen=True)
+class HeadShape:
+    """How DINO's head is built; the defaults are the paper's (Caron et al. 2021, appendix C).
+
+    hidden_dim, layers: of the MLP: `layers` linear maps, an activation between them.
+    bottleneck_dim: where the MLP ends. 0 leaves the bottleneck out: then the MLP has one linear map less, ends with
+        an activation, and the last layer maps from there, `layers` linear maps in all.
+    batch_norm: normalise over all views in the batch: between each linear map and its activation, and (without scale
+        and shift) the bottleneck, so that a student that cannot predict yet cannot shrink its output either.
+    activation: between the linear maps.
+    l2: bring the bottleneck to length 1.
+    weight_norm: give the last layer's rows a length of their own, apart from their direction; False is a plain
+        linear map. Neither has a bias.
+    norm_last_layer: hold that length at 1 (steadier; a little worse for ViT-S).
+    """
+
+    hidden_dim: int = 2048
+    bottleneck_dim: int = 256
+    layers: int = 3
+    batch_norm: bool = False
+    activation: Literal["gelu", "relu"] = "gelu"
+    l2: bool = True
+    weight_norm: bool = True
+    norm_last_layer: bool = True
+
+
 class DINOHead(nn.Module):
-    """MLP, L2-normalised bottleneck, weight-normalised prototypes (Caron et al. 2021, appendix C).
+    """MLP, L2-normalised bottleneck, weight-normalised prototypes (Caron et al. 2021, appendix C and Fig. 9).
 
     Args:
         in_dim: width of the backbone's feature.
         out_dim: K, the number of outputs.
-        hidden_dim, bottleneck_dim, layers: of the MLP; `layers` linear maps, GELU between them.
-        batch_norm: normalise over all views in the batch: between each linear map and its GELU, and (without scale
-            and shift) the bottleneck, so that a student that cannot predict yet cannot shrink its output either.
-        norm_last_layer: hold the length of the prototypes at 1 (steadier; a little worse for ViT-S).
+        shape: what lies between.
     """
 
-    def __init__(
-        self,
-        in_dim: int,
-        out_dim: int,
-        *,
-        hidden_dim: int = 2048,
-        bottleneck_dim: int = 256,
-        layers: int = 3,
-        norm_last_layer: bool = True,
-        batch_norm: bool = False,
-    ) -> None:
+    def __init__(self, in_dim: int, out_dim: int, shape: HeadShape = HeadShape()) -> None:
         super().__init__()
-        widths = [in_dim, *[hidden_dim] * (layers - 1), bottleneck_dim]
+        activation = {"gelu": nn.GELU, "relu": nn.ReLU}[shape.activation]
+        widths = [in_dim, *[shape.hidden_dim] * (shape.layers - 1)]
         modules: list[nn.Module] = []
-        for incoming, outgoing in pairwise(widths[:-1]):
-            modules += [nn.Linear(incoming, outgoing), *([nn.BatchNorm1d(outgoing)] if batch_norm else []), nn.GELU()]
-        modules += [nn.Linear(widths[-2], bottleneck_dim)]
-        modules += [nn.BatchNorm1d(bottleneck_dim, affine=False)] if batch_norm else []
+        for incoming, outgoing in pairwise(widths):
+            norm = [nn.BatchNorm1d(outgoing)] if shape.batch_norm else []
+            modules += [nn.Linear(incoming, outgoing), *norm, activation()]
+        self.embedding_dim = shape.bottleneck_dim or widths[-1]
+        if shape.bottleneck_dim:
+            modules += [nn.Linear(widths[-1], shape.bottleneck_dim)]
+            modules += [nn.BatchNorm1d(shape.bottleneck_dim, affine=False)] if shape.batch_norm else []
+        self.l2 = shape.l2 and shape.bottleneck_dim > 0
         self.mlp = nn.Sequential(*modules)
         for module in self.mlp:
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-        self.last_layer = WeightNormLinear(bottleneck_dim, out_dim, train_scale=not norm_last_layer)
+        self.last_layer: nn.Module
+        if shape.weight_norm:
+            self.last_layer = WeightNormLinear(self.embedding_dim, out_dim, train_scale=not shape.norm_last_layer)
+        else:
+            self.last_layer = nn.Linear(self.embedding_dim, out_dim, bias=False)
 
     def bottleneck(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
-        """Where a feature lies on the unit sphere on which the prototypes lie."""
-        return F.normalize(self.mlp(features), dim=-1)
+        """What the last layer sees: where a feature lies on the unit sphere on which the prototypes lie."""
+        return self.normalized(self.mlp(features))
+
+    def normalized(self, embeddings: Float[Tensor, "n e"]) -> Float[Tensor, "n e"]:
+        """To length 1, where the head does that."""
+        return F.normalize(embeddings, dim=-1) if self.l2 else embeddings
 
     def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """Logits in [-1, 1] while g is 1: cosines between the bottleneck and each prototype."""
+        """Logits; as built by default in [-1, 1] while g is 1: cosines between the bottleneck and each prototype."""
         return self.last_layer(self.bottleneck(features))

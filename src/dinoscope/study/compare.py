@@ -18,57 +18,22 @@ from dinoscope.methods import method_name
 from dinoscope.models.backbone import BACKBONES, ResNetShape
 from dinoscope.settings import flat, to_dict
 from dinoscope.study.differences import difference, identity, some, text
+from dinoscope.study.names import ADDITIONS, ARCHITECTURE_NAMES, METHOD_NAMES
 from dinoscope.training.config import RunConfig
 
-METHOD_NAMES = {
-    "pixels": "Raw pixels",
-    "random": "Random",
-    "supervised": "Supervised",
-    "simclr": "SimCLR",
-    "moco": "MoCo v2",
-    "moco_v3": "MoCo v3",
-    "byol": "BYOL",
-    "swav": "SwAV",
-    "dino": "DINO",
-}
-"""name of a method or baseline -> as the field writes it, in the order of the rows."""
-
 BASELINES = ("pixels", "random")
-
-ARCHITECTURE_NAMES = {
-    "vit_micro_conv8": "ViT-micro/8",
-    "vit_tiny_patch4_32": "ViT-Ti/4",
-    "vit_tiny_patch8_64": "ViT-Ti/8",
-    "vit_tiny_patch8_224": "ViT-Ti/8",
-    "vit_tiny_patch16_224": "ViT-Ti/16",
-    "vit_small_patch4_32": "ViT-S/4",
-    "vit_small_patch8_64": "ViT-S/8",
-    "vit_small_patch8_224": "ViT-S/8",
-    "vit_small_patch16_224": "ViT-S/16",
-    "vit_base_patch8_224": "ViT-B/8",
-    "vit_base_patch16_224": "ViT-B/16",
-    "deit_tiny_patch16_224": "ViT-Ti/16",
-    "deit_small_patch16_224": "ViT-S/16",
-    "deit_base_patch16_224": "ViT-B/16",
-    "resnet_micro": "RN-micro",
-    "resnet18": "RN18",
-    "resnet18_small": "RN18 (3x3 stem)",
-    "resnet50": "RN50",
-    "resnet50_small": "RN50 (3x3 stem)",
-}
-"""name in `BACKBONES` -> as the field writes it; any other keeps its own name."""
 
 REPEATABLE = frozenset({"out", "seed", "device", "workers", "threads", "saving", "log_every", "evaluate_every"})
 """Settings in which runs of one row may differ: all others decide the result."""
 
-MARKED = {"data": "data", "epochs": "epochs", "batch_size": "batch size", "views": "views"}
-"""Settings in which all rows should agree -> their name in a note."""
-
-ADDITIONS: dict[str, tuple[Any, str]] = {
-    "method.balance": ("center", "its teacher is balanced otherwise than by the paper's centring"),
-    "method.koleo": (0.0, "with the KoLeo loss, which its paper does not have"),
+MARKED = {
+    "data": "data",
+    "fraction": "fraction of the images",
+    "epochs": "epochs",
+    "batch_size": "batch size",
+    "views": "views",
 }
-"""Setting -> its value in the method's paper, and what is said of a row that has another: not the plain method."""
+"""Settings in which all rows should agree -> their name in a note."""
 
 K = 20
 EVALUATIONS = {"linear": "Linear", "knn": "k-NN", "throughput": "im/s"}

@@ -15,7 +15,7 @@ from dinoscope.errors import UserError
 from dinoscope.study.state import Standing, standing
 from dinoscope.training.config import RunConfig, check, total_steps
 from dinoscope.training.device import pick_device
-from dinoscope.training.images import readable, scanned_images
+from dinoscope.training.images import scanned_images, trained_on
 from dinoscope.training.trainer import Trainer
 
 PROBE_STEPS = 3
@@ -45,22 +45,23 @@ def plan(configs: Sequence[RunConfig], progress: Progress = lambda done, total: 
     progress: told of the check of the image files (done, total).
     Raises UserError naming the run and what is wrong with it.
     """
-    folders: dict[Path, ImageFolder] = {}
-    fingerprints: dict[Path, str] = {}
+    scanned: dict[Path, tuple[ImageFolder, set[str]]] = {}
+    fingerprints: dict[tuple[Path, float], str] = {}
     planned: list[PlannedRun] = []
     for config in configs:
-        if config.data not in folders:
+        if config.data not in scanned:
             folder, report = scanned_images(config, progress)
-            folders[config.data] = readable(folder, {fault.path for fault in report.unreadable})
-        images = folders[config.data]
+            scanned[config.data] = folder, {fault.path for fault in report.unreadable}
         try:
+            images = trained_on(config, *scanned[config.data])
             check(config, len(images), processes=1, classes=len(images.classes))
         except UserError as error:
             raise UserError(f"run {config.out.name}: {error}") from error
         found = standing(config)
         if found.fingerprint is not None:
-            fingerprint = fingerprints.setdefault(config.data, "") or images.fingerprint()
-            fingerprints[config.data] = fingerprint
+            part = config.data, config.fraction
+            fingerprint = fingerprints.setdefault(part, "") or images.fingerprint()
+            fingerprints[part] = fingerprint
             if found.fingerprint != fingerprint:
                 raise UserError(
                     f"{config.out} was trained on other images than {images.root} holds now: give the same --data, "

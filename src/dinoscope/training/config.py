@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,11 +20,13 @@ class OptimizerConfig:
     """Optimiser and its schedules.
 
     name: adamw (transformers), sgd (momentum 0.9) or lars (large batches of convolutional networks).
-    learning_rate: peak, for a batch of 256; scaled linearly with the batch size (Goyal et al. 2017).
+    learning_rate: peak, for a batch of 256.
     min_learning_rate: the cosine ends here (not scaled).
     warmup_epochs: linear rise from 0.
     weight_decay, final_weight_decay: cosine from one to the other; none on biases and norms.
     clip: longest gradient of each parameter tensor on its own; 0 for no clipping.
+    scaling: of the peak with the batch size, by b / 256: "linear" (Goyal et al. 2017), its square root ("sqrt",
+        Krizhevsky 2014), or "none".
     """
 
     name: Literal["adamw", "sgd", "lars"] = "adamw"
@@ -33,6 +36,16 @@ class OptimizerConfig:
     weight_decay: float = 0.04
     final_weight_decay: float = 0.4
     clip: float = 3.0
+    scaling: Literal["linear", "sqrt", "none"] = "linear"
+
+    def scale(self, batch_size: int) -> float:
+        """What the peak learning rate is multiplied by: 1 for a batch of 256."""
+        ratio = batch_size / 256
+        return {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[self.scaling]
+
+    def peak(self, batch_size: int) -> float:
+        """The highest learning rate of a run."""
+        return self.learning_rate * self.scale(batch_size)
 
 
 @dataclass(frozen=True)
@@ -56,7 +69,9 @@ class RunConfig:
         the backbone's first ones, student's and teacher's, under a fresh head. None for random weights.
     mean, std: normalisation of RGB in [0, 1]; a model to begin from must have the same.
     drop_path: stochastic depth of the student: highest rate, linear over the blocks.
-    epochs: passes over the images; may be a fraction.
+    fraction: share of the training images to train on, in (0, 1]: the same ones for every seed, and all those of a
+        smaller fraction. Labels are not looked at. What is measured of the run still uses all images.
+    epochs: passes over the images (of the fraction); may be a fraction itself.
     batch_size: images per optimiser step, over all processes and micro-batches together.
     accumulate: number of micro-batches that a process cuts its part of the batch into, to save memory.
     checkpoint_activations: recompute activations in the backward pass: less memory, about a third slower.
@@ -79,6 +94,7 @@ class RunConfig:
     views: ViewsConfig = field(default_factory=ViewsConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     saving: SavingConfig = field(default_factory=SavingConfig)
+    fraction: float = 1.0
     epochs: float = 100
     batch_size: int = 64
     accumulate: int = 1
@@ -95,6 +111,14 @@ class RunConfig:
     def backbone_config(self) -> BackboneConfig:
         """The student's backbone."""
         return BackboneConfig(self.backbone, self.views.global_size, self.drop_path, self.mean, self.std)
+
+
+_PEAKS = {
+    "linear": "learning rate x batch / 256",
+    "sqrt": "learning rate x square root of batch / 256",
+    "none": "the learning rate itself, as --optimizer.scaling none has it",
+}
+"""scaling -> what the peak is."""
 
 
 def total_steps(config: RunConfig, images: int) -> int:
@@ -114,6 +138,7 @@ def check(config: RunConfig, images: int, processes: int, classes: int = 0) -> N
     Raises UserError naming the setting, its value and what to change.
     """
     optimizer, parts = config.optimizer, processes * max(config.accumulate, 1)
+    peak = optimizer.peak(max(config.batch_size, 1))
     faults = [
         (config.epochs <= 0, f"--epochs must be above 0, not {config.epochs}"),
         (config.batch_size < 1 or config.accumulate < 1, "--batch-size and --accumulate must be at least 1"),
@@ -132,9 +157,9 @@ def check(config: RunConfig, images: int, processes: int, classes: int = 0) -> N
             "lower --optimizer.warmup-epochs or raise --epochs",
         ),
         (
-            optimizer.min_learning_rate > optimizer.learning_rate * config.batch_size / 256,
-            f"--optimizer.min-learning-rate {optimizer.min_learning_rate:g} is above the peak of "
-            f"{optimizer.learning_rate * config.batch_size / 256:g} (learning rate x batch / 256)",
+            optimizer.min_learning_rate > peak,
+            f"--optimizer.min-learning-rate {optimizer.min_learning_rate:g} is above the peak of {peak:g} "
+            f"({_PEAKS[optimizer.scaling]})",
         ),
         (optimizer.learning_rate <= 0, f"--optimizer.learning-rate must be above 0, not {optimizer.learning_rate}"),
         (optimizer.clip < 0, f"--optimizer.clip must be 0 (off) or more, not {optimizer.clip}"),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from dinoscope import checkpoint
 from dinoscope.cache import cache_folder
-from dinoscope.data.folder import ImageFolder, find_images, resolve_split
+from dinoscope.data.folder import ImageFolder, find_images, image_fraction, resolve_split
 from dinoscope.data.scan import ScanReport, check_readable, scan
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import RunFolder
@@ -23,9 +23,13 @@ def scanned_images(config: RunConfig, progress: Callable[[int, int], None]) -> t
     return folder, report
 
 
-def readable(folder: ImageFolder, unreadable: set[str]) -> ImageFolder:
-    """The folder without the files named in `unreadable`."""
-    return folder.subset([i for i, path in enumerate(folder.paths) if path not in unreadable])
+def trained_on(config: RunConfig, folder: ImageFolder, unreadable: set[str]) -> ImageFolder:
+    """The run's fraction of the folder, without the files named in `unreadable`.
+
+    Raises UserError where the fraction is not in (0, 1].
+    """
+    whole = folder.subset([i for i, path in enumerate(folder.paths) if path not in unreadable])
+    return image_fraction(whole, config.fraction)
 
 
 def write_unreadable(run: RunFolder, report: ScanReport) -> None:

@@ -95,11 +95,11 @@ def washes_out(config: RunConfig) -> str | None:
 
     Only for AdamW: of SGD and LARS no such figure is known.
     """
-    peak = config.optimizer.learning_rate * config.batch_size / 256
+    scale, peak = config.optimizer.scale(config.batch_size), config.optimizer.peak(config.batch_size)
     if config.init is None or config.optimizer.name != "adamw" or peak <= GENTLE_PEAK:
         return None
     return (
         f"the learning rate rises to {peak:.1e} (scaled to the batch), and rates of 3e-04 and more are reported to "
-        f"wash out what trained weights know: --optimizer.learning-rate {GENTLE_PEAK * 256 / config.batch_size:.1e} "
+        f"wash out what trained weights know: --optimizer.learning-rate {GENTLE_PEAK / scale:.1e} "
         f"keeps it at {GENTLE_PEAK:.0e}"
     )

@@ -21,7 +21,7 @@ from dinoscope.errors import UserError
 from dinoscope.methods.health import spread
 from dinoscope.training.config import RunConfig, check
 from dinoscope.training.device import pick_device
-from dinoscope.training.images import read_unreadable, readable, scanned_images, write_unreadable
+from dinoscope.training.images import read_unreadable, scanned_images, trained_on, write_unreadable
 from dinoscope.training.initial import facts_of, give_weights, load_initial, washes_out
 from dinoscope.training.listener import Listener, RunStart, StepRecord
 from dinoscope.training.monitor import CollapseMonitor, FeatureWindow, rank_me
@@ -89,14 +89,14 @@ def _images(
     if not distributed.is_main():
         distributed.barrier()
         folder = find_images(resolve_split(config.data, "train"))
-        return readable(folder, read_unreadable(run))
+        return trained_on(config, folder, read_unreadable(run))
 
     def progress(done: int, total: int) -> None:
         for listener in listeners:
             listener.scanned(done, total)
 
     folder, report = scanned_images(config, progress)
-    images = readable(folder, {fault.path for fault in report.unreadable})
+    images = trained_on(config, folder, {fault.path for fault in report.unreadable})
     check(config, len(images), processes, len(images.classes))
     run.prepare(config, resume=resume, overwrite=overwrite)
     write_unreadable(run, report)

@@ -33,7 +33,7 @@ def set_schedules(optimizer: torch.optim.Optimizer, config: RunConfig, step: Ste
     """Set learning rate and weight decay for this step; return them for the log."""
     settings = config.optimizer
     warmup = round(settings.warmup_epochs * step.per_epoch)
-    peak = settings.learning_rate * config.batch_size / 256
+    peak = settings.peak(config.batch_size)
     rate = warmup_cosine(step.index, step.total, warmup, peak, settings.min_learning_rate)
     decay = cosine(settings.weight_decay, settings.final_weight_decay, step.index / step.total)
     for group in optimizer.param_groups:
