@@ -33,7 +33,13 @@ OTHER_COLORS = ("#0072b2", "#b8a600", "#7a5195", "#8c564b")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLES = ("-", "--", ":", "-.")
 
-STYLE: Any = {"font.family": FONT, "font.size": 9.5, "svg.hashsalt": "dinoscope", "svg.fonttype": "none"}
+STYLE: Any = {
+    "font.family": FONT,
+    "font.size": 9.5,
+    "svg.hashsalt": "dinoscope",
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,  # TrueType: publishers refuse Type 3
+}
 _GRID = "#e4e4e4"
 
 
@@ -156,10 +162,16 @@ def svg(figure: Figure) -> bytes:
     return _file(figure, "svg")
 
 
+def pdf(figure: Figure) -> bytes:
+    """The figure as a PDF file with its fonts inside; the same figure gives the same file."""
+    return _file(figure, "pdf")
+
+
 def _file(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+        figure.savefig(buffer, format=kind, dpi=150, metadata=undated)
     return buffer.getvalue()
 
 
@@ -212,8 +224,8 @@ def _line_across(axis: Axes, name: str, height: float) -> None:
     )
 
 
-def finish(figure: Figure, handles: Sequence[Line2D], note: str) -> None:
-    """Lay out, with the legend and a line of text below the panels."""
+def finish(figure: Figure, handles: Sequence[Line2D], note: str, columns: int = 5) -> None:
+    """Lay out, with the legend, in so many columns at most, and a line of text below the panels."""
     height = figure.get_figheight()
     bottom = 0.1 / height
     if note:
@@ -233,13 +245,13 @@ def finish(figure: Figure, handles: Sequence[Line2D], note: str) -> None:
             handles=list(handles),
             loc="lower center",
             bbox_to_anchor=(0.5, bottom),
-            ncols=min(len(handles), 5),
+            ncols=min(len(handles), columns),
             frameon=False,
             fontsize=9,
         )
         for text in legend.get_texts():
             text.set_parse_math(False)
-        bottom += 0.3 * math.ceil(len(handles) / 5) / height
+        bottom += 0.3 * math.ceil(len(handles) / columns) / height
     figure.tight_layout(rect=(0, bottom, 1, 1), w_pad=2.5)
 
 

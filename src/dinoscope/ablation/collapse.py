@@ -1,0 +1,77 @@
+"""DINO's two collapses, told from what was logged: one class for all images, or none that says anything.
+
+The target's cross-entropy is its entropy h plus the KL divergence from it. Without centring one output takes all and
+the entropy of the mean output goes to 0; without sharpening every output is even and h goes to ln K (DINO, Sec. 5.3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dinoscope.ablation.grouping import Curve, Group
+from dinoscope.ablation.records import AblationRun
+
+MARGINAL, ENTROPY = "teacher_marginal_entropy", "teacher_entropy"
+"""Names of curves: the entropy of the teacher's mean output, and the mean entropy of its outputs."""
+
+ONE_CLASS_SHARE = 0.02
+"""One class: the mean output's entropy is below this share of ln K. The same that training warns at."""
+EVEN_SHARE = 0.98
+"""Even: the outputs' entropy is above this share of ln K. The same that training warns at."""
+FEWEST_POINTS = 3
+"""So many logged values in a row, to the end of the run, make a collapse."""
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """kind: "told": the run's state says so, its curves do not.
+
+    step: the first logged one from which on it stayed there; None where told.
+    first: whether it was there from the first logged value.
+    value: the entropy at the end, in nats.
+    """
+
+    kind: Literal["one class", "even", "told"]
+    step: int | None = None
+    first: bool = False
+    value: float = math.nan
+
+
+def collapse_of(run: AblationRun, outputs: int | None) -> Collapse | None:
+    """What the curves of a run show, else what its state says; None of a healthy or failed run."""
+    if run.state == "failed":
+        return None
+    if outputs is not None and outputs > 1:
+        most = math.log(outputs)
+        for kind, name, low, high in (
+            ("one class", MARGINAL, -math.inf, ONE_CLASS_SHARE * most),
+            ("even", ENTROPY, EVEN_SHARE * most, math.inf),
+        ):
+            found = stayed(run.curves.get(name, ()), low, high)
+            if found is not None:
+                return Collapse(kind, found[0], found[0] == run.curves[name][0][0], found[1])
+    return Collapse("told") if run.state == "collapsed" else None
+
+
+def stayed(curve: Curve, low: float, high: float) -> tuple[int, float] | None:
+    """The first step from which on all values lie between low and high, and the last value.
+
+    None where fewer than `FEWEST_POINTS` values at the end do. A value that is not a number does not.
+    """
+    since = len(curve)
+    while since and low <= curve[since - 1][1] <= high:
+        since -= 1
+    return (curve[since][0], curve[-1][1]) if len(curve) - since >= FEWEST_POINTS else None
+
+
+def collapses(group: Group) -> list[Collapse]:
+    """Of the runs that did."""
+    return [found for run in group.runs if (found := collapse_of(run, group.outputs)) is not None]
+
+
+def kinds(found: Sequence[Collapse]) -> list[str]:
+    """The kinds there are, without repetition."""
+    return list(dict.fromkeys(each.kind for each in found))

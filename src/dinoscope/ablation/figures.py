@@ -1,0 +1,108 @@
+"""The figures of a study: from its groups to the plain values that `report.ablation_figures` draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from dinoscope.ablation.collapse import collapses
+from dinoscope.ablation.curves import CURVES, ENTROPIES, band
+from dinoscope.ablation.effects import KNN, importances
+from dinoscope.ablation.grouping import Axis, Group, Study
+from dinoscope.ablation.statistics import CONFIDENCE, spread
+from dinoscope.report.ablation_figures import Bar, Effect, Line, LinePanel, bands, bars, effects
+
+KNN_TITLE = "k-NN top-1 (%)"
+
+
+def axis_bars(axis: Axis, base: Group) -> Figure | None:
+    """k-NN top-1 of an axis's variants beside the base; None where none was measured."""
+    every = [_bar(group) for group in axis.groups]
+    if all(bar.value is None for bar in every):
+        return None
+    own = _bar(base, _name(base, base))
+    seeds = max(len(bar.values) for bar in every)
+    note = (
+        "Bars: mean, one standard deviation; dots: seeds. Dashed: the base."
+        if seeds > 1
+        else "One seed. Dashed: the base."
+    )
+    return bars(every, None if own.value is None else own, axis.title, KNN_TITLE, note)
+
+
+def _bar(group: Group, label: str = "") -> Bar:
+    found = spread(list(group.values(KNN).values()))
+    mark = "failed" if group.runs and not group.lasting else "collapsed" if collapses(group) else ""
+    if found is None:
+        return Bar(label or group.label, None, mark=mark or "not measured")
+    return Bar(label or group.label, found.mean, found.deviation, found.values, mark)
+
+
+def axis_curves(axis: Axis, base: Group) -> Figure | None:
+    """What was logged of an axis's variants and the base; None where nothing was."""
+    groups = (base, *axis.groups)
+    panels = [_panel(name, axis, base) for name in CURVES]
+    panels = [panel for panel in panels if any(not line.base for line in panel.lines)]
+    if not panels:
+        return None
+    several = any(len(group.lasting) > 1 for group in groups)
+    note = f"{axis.title}. " + ("Mean over seeds; band: one standard deviation." if several else "One seed.")
+    return bands(panels, ordered=_ordered(axis), note=note)
+
+
+def _panel(name: str, axis: Axis, base: Group) -> LinePanel:
+    title, unit = CURVES[name]
+    lines = [
+        Line(_name(group, base), found.steps, found.mean, found.low, found.high, found.runs, group is base)
+        for group in (base, *axis.groups)
+        if (found := band(group.curves(name))) is not None
+    ]
+    outputs = {group.outputs for group in (base, *axis.groups)}
+    shared = outputs.pop() if len(outputs) == 1 else None
+    level = ("ln K", math.log(shared)) if name in ENTROPIES and shared else None
+    return LinePanel(f"{title} ({unit})" if unit else title, tuple(lines), level)
+
+
+def _name(group: Group, base: Group) -> str:
+    if group is not base:
+        return group.label
+    return "base" if group.label in ("", "base") else f"{group.label} (base)"
+
+
+def _ordered(axis: Axis) -> bool:
+    """Whether the values are numbers that rise or fall."""
+    try:
+        values = [float(group.label) for group in axis.groups]
+    except ValueError:
+        return False
+    return len(values) > 2 and values in (sorted(values), sorted(values, reverse=True))
+
+
+def ranking(study: Study) -> Figure | None:
+    """The largest effect of each axis; None where there is none."""
+    every = [
+        Effect(
+            f"{one.axis.name}: {one.largest.group.label}",
+            one.largest.difference.mean,
+            one.largest.difference.low,
+            one.largest.difference.high,
+            "collapsed" if one.largest.collapsed else "",
+        )
+        for one in importances(study)
+        if one.largest is not None
+    ]
+    if not every:
+        return None
+    note = f"Largest effect of each axis, {100 * CONFIDENCE:g} % interval over seeds. Hollow: 0 is not excluded."
+    return effects(every, "What changes k-NN top-1 most, against the base", "difference (points)", note)
+
+
+def every_figure(study: Study, names: Mapping[str, str]) -> dict[str, Figure | None]:
+    """Name of a file, without its ending -> figure, in the order of a reader. names: axis -> its part of the name."""
+    found: dict[str, Figure | None] = {"ranking": ranking(study)}
+    for axis in study.axes:
+        found[f"bars-{names[axis.name]}"] = axis_bars(axis, study.base)
+        found[f"curves-{names[axis.name]}"] = axis_curves(axis, study.base)
+    return found

@@ -1,0 +1,118 @@
+"""The runs of a study put together: seeds of one variant, variants of one axis."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from dinoscope.ablation.records import AblationResult, AblationRun, Variant
+from dinoscope.errors import UserError
+
+Curve = tuple[tuple[int, float], ...]
+"""(optimiser step, value) in order."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A variant with its runs, one for each seed. outputs: K of DINO's head; None where it is not known."""
+
+    variant: Variant
+    runs: tuple[AblationRun, ...]
+    outputs: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The variant's, as it stands in a table."""
+        return self.variant.label
+
+    @property
+    def lasting(self) -> tuple[AblationRun, ...]:
+        """The runs that did not fail."""
+        return tuple(run for run in self.runs if run.state != "failed")
+
+    @property
+    def failed(self) -> tuple[AblationRun, ...]:
+        """The runs that did."""
+        return tuple(run for run in self.runs if run.state == "failed")
+
+    def values(self, measure: str) -> dict[int, float]:
+        """Seed -> value, of runs that did not fail and have a finite one."""
+        found = {run.seed: run.metrics[measure] for run in self.lasting if measure in run.metrics}
+        return {seed: value for seed, value in found.items() if math.isfinite(value)}
+
+    def curves(self, name: str) -> list[Curve]:
+        """What was logged under a name by the runs that did not fail; finite values only, empty curves left out."""
+        every = [run.curves.get(name, ()) for run in self.lasting]
+        finite = [tuple((step, value) for step, value in curve if math.isfinite(value)) for curve in every]
+        return [curve for curve in finite if curve]
+
+    def states(self) -> str:
+        """How the runs ended: "finished", or "2 collapsed, 1 finished"."""
+        counts = Counter(run.state for run in self.runs)
+        if len(counts) == 1:
+            return next(iter(counts))
+        return ", ".join(f"{number} {state}" for state, number in counts.most_common())
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What is varied. title: with the paper's table that it answers."""
+
+    name: str
+    title: str
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A result in order: the base, and the axes that have runs."""
+
+    result: AblationResult
+    base: Group
+    axes: tuple[Axis, ...]
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The base, then all variants."""
+        return (self.base, *(group for axis in self.axes for group in axis.groups))
+
+
+def arrange(result: AblationResult) -> Study:
+    """Put runs together by axis and label, in the order of the study.
+
+    Raises UserError where a variant has two runs of one seed: which of them counts cannot be known.
+    """
+    every: dict[tuple[str, str], list[AblationRun]] = {}
+    for run in result.runs:
+        every.setdefault((run.variant.axis, run.variant.label), []).append(run)
+    for (axis, label), runs in every.items():
+        _check_seeds(f"{axis} {label}".strip(), runs)
+    base = Group(result.base, tuple(every.pop((result.base.axis, result.base.label), ())), result.outputs)
+    names = dict.fromkeys([*result.axes, *(axis for axis, _ in every)])
+    axes = [Axis(name, result.axes.get(name, name), _groups(name, every.items(), result.outputs)) for name in names]
+    return Study(result, base, tuple(axis for axis in axes if axis.groups))
+
+
+def _groups(
+    name: str, every: Iterable[tuple[tuple[str, str], Sequence[AblationRun]]], outputs: int | None
+) -> tuple[Group, ...]:
+    return tuple(
+        Group(runs[0].variant, tuple(runs), _outputs(runs[0].variant, outputs))
+        for (axis, _), runs in every
+        if axis == name
+    )
+
+
+def _outputs(variant: Variant, shared: int | None) -> int | None:
+    """A variant of another K says so in its settings."""
+    own = variant.settings.get("method.out_dim", shared)
+    return own if isinstance(own, int) and own > 1 else None
+
+
+def _check_seeds(name: str, runs: Sequence[AblationRun]) -> None:
+    seeds = Counter(run.seed for run in runs)
+    twice = [str(seed) for seed, number in seeds.items() if number > 1]
+    if twice:
+        raise UserError(f"the study has more than one run of {name or 'the base'} with seed {', '.join(twice)}")
