@@ -13,8 +13,9 @@ from dinoscope import checkpoint
 from dinoscope.errors import UserError
 from dinoscope.settings import from_dict
 from dinoscope.study.executor import Handle, Runner, RunStatus
+from dinoscope.study.state import require_same_settings
 from dinoscope.training.config import RunConfig
-from dinoscope.training.run_folder import CONFIG, changed_settings, read_config, read_metrics
+from dinoscope.training.run_folder import CONFIG, read_metrics
 
 MARK = "stopped.json"
 """In the folder of a run that a rule stopped: as long as it is there, the run is not gone on with."""
@@ -62,11 +63,7 @@ def stopped_early(config: RunConfig) -> Stopped | None:
     if not file.is_file():
         return None
     if (config.out / CONFIG).is_file():
-        changed = changed_settings(read_config(config.out), config)
-        if changed:
-            raise UserError(
-                f"{config.out} was begun with other settings: {'; '.join(changed)}. Give the same ones, or another --out"
-            )
+        require_same_settings(config)
     try:
         return from_dict(Stopped, json.loads(file.read_text(encoding="utf-8")), str(file))
     except (OSError, ValueError) as error:
@@ -114,7 +111,7 @@ class MedianRule:
             if run.state == "running" or (run.state == "finished" and run.name not in self.curves):
                 self.curves[run.name] = knn_curve(run.config.out)
         for run in runs:
-            if run.state == "running" and run.name not in self.spared | self.stopped:
+            if run.state == "running" and run.name not in {*self.spared, *self.stopped}:
                 self._judge(run)
 
     def _judge(self, run: RunStatus) -> None:

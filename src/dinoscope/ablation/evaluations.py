@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from dinoscope.data.folder import ImageFolder, evenly, find_images, find_split, resolve_split
+from dinoscope.data.folder import evenly, find_images, find_split, resolve_split
 from dinoscope.data.masked_images import MaskedImages, find_masked_images, voc_root
 from dinoscope.errors import UserError
 from dinoscope.measurement import Extract, Measurement, Watch, keep, kept
@@ -120,7 +119,7 @@ def _rankme(subject: Subject, evaluating: Evaluating) -> Measurement:
 
 
 def _jaccard(subject: Subject, evaluating: Evaluating, masked: MaskedImages) -> Measurement:
-    """Jaccard in % of the mask that holds 60 % of the mean attention with all objects of an image (`cli voc`, strict)."""
+    """Jaccard in % of the mask with 60 % of the mean attention and all objects of an image (`voc`, strict)."""
     config = VocConfig(protocols=("strict",), short_side=_side(masked), device=evaluating.device)
     wanted = {"data": str(masked.root), "images_there": len(masked), "short_side": config.short_side}
     wanted |= {"weights_hash": subject.weights}

@@ -1,11 +1,10 @@
-"""What became of a run, read from its folder alone: its curves, where they ended, its cost, and whether it collapsed."""
+"""What became of a run, read from its folder alone: curves, where they ended, cost, and whether it collapsed."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -137,5 +136,3 @@ def collapse(config: RunConfig, lines: Sequence[Mapping[str, float]]) -> str:
     steps = int(lines[-1]["step"]) + 1
     early = f" It had only {steps} steps, and every run starts there." if steps < SETTLED else ""
     return verdict.text + (early if verdict.kind == "uniform" else "")
-
-

@@ -109,13 +109,15 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
     return _finite(value, name) if hint is float else value
 
 
-def _finite(value: float, name: str) -> float:
+def _finite(value: Any, name: str) -> float:
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise UserError(f"{name} must be a finite number, not {value if isinstance(value, float) else 'so large a one'}")
+        raise UserError(
+            f"{name} must be a finite number, not {value if isinstance(value, float) else 'so large a one'}"
+        )
     return number
 
 
