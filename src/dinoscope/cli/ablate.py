@@ -210,13 +210,18 @@ def _facts(runs: Sequence[PlannedRun], options: Options, command: str) -> dict[s
 
 def _show(result: AblationResult, out: Path) -> None:
     """Write the files, print the tables, and name the runs that are not simply finished."""
-    for run in result.runs:
-        if run.diagnosis and run.state != "failed":
-            say(f"{Path(run.folder).name} {run.state}: {run.diagnosis}")
+    from rich.console import Console
+
     from dinoscope.ablation.writing import write_result
     from dinoscope.cli.ablation_table import show
     from dinoscope.cli.console import progress_bar
 
     with progress_bar("drawing figures") as progress:
         files = write_result(result, out, overwrite=True, watch=progress)
-    show(result, files)
+    console = Console()
+    show(result, console)
+    told = {run.folder: f"{Path(run.folder).name} {run.state}: {run.diagnosis}" for run in result.runs if run.diagnosis}
+    for line in told.values():
+        say(line)
+    names = ", ".join(str(path.relative_to(out)) for path in files if path.parent == out)
+    console.print(f"written to {out}: {names}", highlight=False, markup=False, soft_wrap=True)
