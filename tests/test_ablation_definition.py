@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -132,10 +133,10 @@ def test_axes_that_set_the_same_cannot_be_combined() -> None:
 
 
 def test_a_file_that_is_none(tmp_path) -> None:
-    with pytest.raises(UserError, match="nothing.toml cannot be read"):
+    with pytest.raises(UserError, match=r"nothing\.toml cannot be read"):
         read_study(tmp_path / "nothing.toml")
     (tmp_path / "latin.toml").write_bytes(b'title = "\xe9"')
-    with pytest.raises(UserError, match="latin.toml cannot be read"):
+    with pytest.raises(UserError, match=r"latin\.toml cannot be read"):
         read_study(tmp_path / "latin.toml")
     with pytest.raises(UserError, match="there is no axis"):
         resolve(parse_study("", "empty", "empty.toml"), tmp_path, tmp_path)
@@ -170,11 +171,17 @@ def test_nearly_toml_is_a_study_or_a_clear_error(text) -> None:
 
 
 def _is_read_or_refused(text: str) -> None:
+    refused = refusal(lambda: resolve(parse_study(text, "any", "any.toml"), Path("data"), Path("out")))
+    assert refused is None or refused.startswith("any.toml")
+
+
+def refusal(attempt: Callable[[], object]) -> str | None:
+    """What a UserError says; any other exception is a failure of the test."""
     try:
-        study = parse_study(text, "any", "any.toml")
-        resolve(study, Path("data"), Path("out"))
+        attempt()
     except UserError as error:
-        assert str(error).startswith("any.toml")
+        return str(error)
+    return None
 
 
 @given(st.lists(st.tuples(_names, st.lists(st.tuples(_names, _settings, _values), max_size=3)), max_size=3))
@@ -189,12 +196,10 @@ def test_any_values_resolve_or_are_refused(axes) -> None:
         ),
         source="any.toml",
     )
-    try:
-        found = resolve(study, Path("data"), Path("out"))
-    except UserError as error:
-        assert str(error).startswith("any.toml")
-    else:
-        assert len(found.variants) == len(variants_of(study)) > 0
+    refused = refusal(lambda: resolve(study, Path("data"), Path("out")))
+    assert refused is None or refused.startswith("any.toml")
+    if refused is None:
+        assert len(resolve(study, Path("data"), Path("out")).variants) == len(variants_of(study)) > 0
 
 
 _plain = st.one_of(st.integers(-(2**62), 2**62), st.floats(allow_nan=False), st.booleans(), _names.filter(str.strip))

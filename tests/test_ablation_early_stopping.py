@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -122,7 +123,7 @@ def test_the_loop_tells_of_a_collapse_once(picture_folder, tmp_path, monkeypatch
     from dinoscope.training.monitor import CollapseMonitor
 
     class Hearing(Listener):
-        heard: list[tuple[int, str]] = []
+        heard: ClassVar[list[tuple[int, str]]] = []
 
         def diagnosed(self, step, verdict) -> None:
             self.heard.append((step.index, verdict.kind))

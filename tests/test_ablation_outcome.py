@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from dinoscope.ablation import evaluations
 from dinoscope.ablation.definition import Axis, StudyDefinition
@@ -21,7 +22,10 @@ from dinoscope.ablation.records import MEASURES, Variant
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig
 from dinoscope.measurement import Extract
+from dinoscope.methods import build_method
 from dinoscope.training.loop import train
+from dinoscope.training.run_folder import read_metrics
+from tests.conformance import cases
 from tests.test_study_state import contents, settings, train_and_stop
 
 
@@ -69,6 +73,17 @@ def test_a_method_judges_the_end_of_its_run(tmp_path) -> None:
     assert "only 20 steps" in collapse(config, lines(20, **uniform))
     assert "only 20 steps" not in collapse(config, lines(20, **one_output))
     assert collapse(config, lines(400)) == ""  # of a version that did not log this
+
+
+@pytest.mark.parametrize("method", cases.SETTINGS)
+def test_every_method_can_be_asked(method, picture_folder, tmp_path) -> None:
+    """With what it logged itself: none of its judgement needs a value that is not in the file."""
+    config = cases.run_config(method, picture_folder(32, classes=2), tmp_path / "run", epochs=1)
+    train(config)
+    assert isinstance(collapse(config, read_metrics(config.out)), str)
+    means = end_means(read_metrics(config.out))
+    with torch.device("meta"):
+        build_method(config.method, config.backbone_config, classes=2).diagnose(means)  # raises KeyError else
 
 
 def test_outcomes_of_every_kind(picture_folder, tmp_path) -> None:
@@ -148,8 +163,8 @@ def test_masks_that_cannot_be_used_are_a_remark(data, tmp_path) -> None:
     assert "jaccard" not in values
     assert len(remarks) == 1
     assert remarks[0].startswith("run: none of the 12 images")
+    (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="none of 12 images has a mask"):
-        (tmp_path / "other").mkdir()
         find_masks_for(data, tmp_path / "other")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,11 @@ class Gathered:
 
 
 def gather(
-    plan: PlannedStudy, evaluating: Evaluating, failures: Mapping[str, str], facts: Mapping[str, str]
+    plan: PlannedStudy,
+    evaluating: Evaluating,
+    failures: Mapping[str, str],
+    facts: Mapping[str, str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Gathered:
     """Measure what is missing of the runs that came to their end, and put everything together.
 
@@ -35,12 +39,14 @@ def gather(
         evaluating: what is measured.
         failures: name of a run folder -> why the run failed.
         facts: command, data and the like; circumstances of the runs are added.
+        progress: told how many of how many runs are measured.
 
     Raises UserError where a run is unfinished without a reason, or a folder is damaged.
     """
     remarks: list[str] = []
     outcomes: dict[Path, Outcome] = {}
-    for config in plan.configs:
+    for number, config in enumerate(plan.configs):
+        progress(number, len(plan.configs))
         found = outcome(config, failures.get(config.out.name))
         if found.state == "unfinished":
             raise UserError(f"{config.out} has not come to its end: start the study again, and it goes on")

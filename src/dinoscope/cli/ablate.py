@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -142,9 +143,11 @@ def _evaluating(options: Options, data: Path) -> Evaluating:
     from dinoscope.measurement import Extract
     from dinoscope.training.device import pick_device
 
+    # a bar for each computation moves on a terminal; elsewhere it would be a line for each, of every run
+    watch = progress_bar if sys.stderr.isatty() else Evaluating.watch
     masked = None if options.masks is None else find_masks_for(data, options.masks)
-    extract = Extract(ExtractConfig(pick_device(options.execution.device)), watch=progress_bar)
-    return Evaluating(data, masked, extract, progress_bar)
+    extract = Extract(ExtractConfig(pick_device(options.execution.device)), watch=watch)
+    return Evaluating(data, masked, extract, watch)
 
 
 def _checked(plan: PlannedStudy, options: Options, evaluating: Evaluating) -> list[PlannedRun]:
@@ -173,6 +176,7 @@ def _run(plan: PlannedStudy, runs: Sequence[PlannedRun], evaluating: Evaluating,
     from dinoscope.ablation.early_stopping import KeepingHandles, MedianRule, stopped_early
     from dinoscope.ablation.gathering import gather
     from dinoscope.cli.ablation_worker import command as worker
+    from dinoscope.cli.console import progress_bar
 
     assert options.out is not None
     runner = make_runner(worker(stop_on_collapse=options.stop_on_collapse), options.out, options.execution)
@@ -186,7 +190,12 @@ def _run(plan: PlannedStudy, runs: Sequence[PlannedRun], evaluating: Evaluating,
         say(f"go on with the runs that are not finished: {command}")
         return 130 if result.interrupted else 1
     failures = {run.name: _last_line(run) for run in result.named("failed")}
-    gathered = gather(plan, evaluating, failures, _facts(runs, options, command))
+    facts = _facts(runs, options, command)
+    if sys.stderr.isatty():
+        gathered = gather(plan, evaluating, failures, facts)
+    else:
+        with progress_bar("measuring the runs") as progress:
+            gathered = gather(plan, evaluating, failures, facts, progress)
     for remark in gathered.remarks:
         say(remark)
     _show(gathered.result, options.out)
