@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 from dinoscope.ablation.effects import KNN, effect, entropy_share
-from dinoscope.ablation.grouping import Axis, Group
+from dinoscope.ablation.grouping import Axis, Group, name_of
 from dinoscope.ablation.records import MEASURES, AblationResult
 from dinoscope.ablation.statistics import CONFIDENCE, spread
 from dinoscope.ablation.wording import ABSENT, number, with_deviation, with_interval
@@ -39,36 +39,31 @@ CSV_HEADER = ("axis", "value", "settings", "seed", "state", "diagnosis", *MEASUR
 def axis_table(axis: Axis, base: Group, *, brief: bool = False) -> Table:
     """Base and variants, one row each; columns of what no run has are left out.
 
-    brief: for a terminal: means of the measures beside k-NN, and the states only where a run did not simply finish.
+    brief: for a terminal: means of the measures beside k-NN, and the state behind the name where a run did not simply
+    finish.
     """
     groups = (base, *axis.groups)
     measures = BRIEF_MEASURES if brief else TABLE_MEASURES
     shown = {name: title for name, title in measures.items() if any(_cell(group, name) != ABSENT for group in groups)}
-    eventful = any(group.states() != "finished" for group in groups if group.runs)
     columns = [
         Column(axis.name),
         Column("n", "right"),
         Column("k-NN", "right"),
         Column("difference" if brief else f"difference [{100 * CONFIDENCE:g} %]", "right"),
         *(Column(title, "right") for title in shown.values()),
-        *([Column("state")] if eventful or not brief else []),
+        *([] if brief else [Column("state", "right")]),
     ]
     rows = []
     for group in groups:
         difference = ABSENT if group is base else with_interval(effect(group, base), 1)
-        cells = [_label(group, base), str(len(group.lasting)), _cell(group, KNN), difference]
+        state = group.states() if group.runs else "not run"
+        label = name_of(group, base)
+        cells = [label if state == "finished" or not brief else f"{label} ({state})"]
+        cells += [str(len(group.lasting)), _cell(group, KNN), difference]
         cells += [_cell(group, name, deviation=not brief) for name in shown]
-        cells += [group.states() if group.runs else "not run"] if eventful or not brief else []
-        rows.append(TableRow(tuple(cells)))
-    return Table(
-        tuple(columns), (Section(tuple(rows)),), axis.title if brief else "", remarks=() if brief else (REMARK,)
-    )
-
-
-def _label(group: Group, base: Group) -> str:
-    if group is not base:
-        return group.label
-    return "base" if group.label in ("", "base") else f"{group.label} (base)"
+        rows.append(TableRow(tuple(cells if brief else [*cells, state])))
+    caption, remarks = (axis.title, ()) if brief else ("", (REMARK,))
+    return Table(tuple(columns), (Section(tuple(rows)),), caption, remarks=remarks)
 
 
 def _cell(group: Group, measure: str, *, deviation: bool = True) -> str:

@@ -44,25 +44,32 @@ def collapse_of(run: AblationRun, outputs: int | None) -> Collapse | None:
     """What the curves of a run show, else what its state says; None of a healthy or failed run."""
     if run.state == "failed":
         return None
-    if outputs is not None and outputs > 1:
+    told = Collapse("told") if run.state == "collapsed" else None
+    if outputs is not None:
         most = math.log(outputs)
-        for kind, name, low, high in (
-            ("one class", MARGINAL, -math.inf, ONE_CLASS_SHARE * most),
-            ("even", ENTROPY, EVEN_SHARE * most, math.inf),
-        ):
-            found = stayed(run.curves.get(name, ()), low, high)
-            if found is not None:
-                return Collapse(kind, found[0], found[0] == run.curves[name][0][0], found[1])
-    return Collapse("told") if run.state == "collapsed" else None
+        return (
+            _stayed("one class", run, MARGINAL, -math.inf, ONE_CLASS_SHARE * most)
+            or _stayed("even", run, ENTROPY, EVEN_SHARE * most, math.inf)
+            or told
+        )
+    return told
+
+
+def _stayed(
+    kind: Literal["one class", "even"], run: AblationRun, name: str, low: float, high: float
+) -> Collapse | None:
+    curve = run.curves.get(name, ())
+    found = stayed(curve, low, high)
+    return None if found is None else Collapse(kind, found[0], found[0] == curve[0][0], found[1])
 
 
 def stayed(curve: Curve, low: float, high: float) -> tuple[int, float] | None:
     """The first step from which on all values lie between low and high, and the last value.
 
-    None where fewer than `FEWEST_POINTS` values at the end do. A value that is not a number does not.
+    None where fewer than `FEWEST_POINTS` values at the end do. A value that is not finite does not.
     """
     since = len(curve)
-    while since and low <= curve[since - 1][1] <= high:
+    while since and low <= curve[since - 1][1] <= high and math.isfinite(curve[since - 1][1]):
         since -= 1
     return (curve[since][0], curve[-1][1]) if len(curve) - since >= FEWEST_POINTS else None
 

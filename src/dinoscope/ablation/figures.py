@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from dinoscope.ablation.collapse import collapses
 from dinoscope.ablation.curves import CURVES, ENTROPIES, band
 from dinoscope.ablation.effects import KNN, importances
-from dinoscope.ablation.grouping import Axis, Group, Study
+from dinoscope.ablation.grouping import Axis, Group, Study, name_of
 from dinoscope.ablation.statistics import CONFIDENCE, spread
 from dinoscope.report.ablation_figures import Bar, Effect, Line, LinePanel, bands, bars, effects
 
@@ -22,7 +22,7 @@ def axis_bars(axis: Axis, base: Group) -> Figure | None:
     every = [_bar(group) for group in axis.groups]
     if all(bar.value is None for bar in every):
         return None
-    own = _bar(base, _name(base, base))
+    own = _bar(base, name_of(base, base))
     seeds = max(len(bar.values) for bar in every)
     note = (
         "Bars: mean, one standard deviation; dots: seeds. Dashed: the base."
@@ -55,7 +55,7 @@ def axis_curves(axis: Axis, base: Group) -> Figure | None:
 def _panel(name: str, axis: Axis, base: Group) -> LinePanel:
     title, unit = CURVES[name]
     lines = [
-        Line(_name(group, base), found.steps, found.mean, found.low, found.high, found.runs, group is base)
+        Line(name_of(group, base), found.steps, found.mean, found.low, found.high, found.runs, group is base)
         for group in (base, *axis.groups)
         if (found := band(group.curves(name))) is not None
     ]
@@ -63,12 +63,6 @@ def _panel(name: str, axis: Axis, base: Group) -> LinePanel:
     shared = outputs.pop() if len(outputs) == 1 else None
     level = ("ln K", math.log(shared)) if name in ENTROPIES and shared else None
     return LinePanel(f"{title} ({unit})" if unit else title, tuple(lines), level)
-
-
-def _name(group: Group, base: Group) -> str:
-    if group is not base:
-        return group.label
-    return "base" if group.label in ("", "base") else f"{group.label} (base)"
 
 
 def _ordered(axis: Axis) -> bool:
@@ -96,7 +90,7 @@ def ranking(study: Study) -> Figure | None:
     if not every:
         return None
     note = f"Largest effect of each axis, {100 * CONFIDENCE:g} % interval over seeds. Hollow: 0 is not excluded."
-    return effects(every, "What changes k-NN top-1 most, against the base", "difference (points)", note)
+    return effects(every, "Largest effects on k-NN top-1", "difference (points)", note)
 
 
 def every_figure(study: Study, names: Mapping[str, str]) -> dict[str, Figure | None]:

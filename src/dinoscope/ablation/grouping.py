@@ -79,6 +79,13 @@ class Study:
         return (self.base, *(group for axis in self.axes for group in axis.groups))
 
 
+def name_of(group: Group, base: Group) -> str:
+    """Of a row or a line: the variant's value; the base says that it is one."""
+    if group is not base:
+        return group.label
+    return "base" if group.label in ("", "base") else f"{group.label} (base)"
+
+
 def arrange(result: AblationResult) -> Study:
     """Put runs together by axis and label, in the order of the study.
 
@@ -89,7 +96,9 @@ def arrange(result: AblationResult) -> Study:
         every.setdefault((run.variant.axis, run.variant.label), []).append(run)
     for (axis, label), runs in every.items():
         _check_seeds(f"{axis} {label}".strip(), runs)
-    base = Group(result.base, tuple(every.pop((result.base.axis, result.base.label), ())), result.outputs)
+    base = Group(
+        result.base, tuple(every.pop((result.base.axis, result.base.label), ())), _outputs(result.base, result.outputs)
+    )
     names = dict.fromkeys([*result.axes, *(axis for axis, _ in every)])
     axes = [Axis(name, result.axes.get(name, name), _groups(name, every.items(), result.outputs)) for name in names]
     return Study(result, base, tuple(axis for axis in axes if axis.groups))
@@ -106,7 +115,7 @@ def _groups(
 
 
 def _outputs(variant: Variant, shared: int | None) -> int | None:
-    """A variant of another K says so in its settings."""
+    """A variant of another K says so in its settings. Of one output there is no entropy to speak of."""
     own = variant.settings.get("method.out_dim", shared)
     return own if isinstance(own, int) and own > 1 else None
 

@@ -48,6 +48,11 @@ def axis_reading(axis: Axis, base: Group) -> list[str]:
             none.append((group.label, found))
         if group.lasting and group.failed:
             sentences.append(f"{group.label}: {_failures(group)}; left out.")
+        early = sum(run.state == "stopped" for run in group.runs)
+        if early:
+            sentences.append(
+                f"{group.label}: {counted(early, 'run')} ended early by rule; figures are of less training."
+            )
     if none:
         sentences.append(_no_difference(none))
     return sentences
@@ -198,7 +203,8 @@ def _without_labels(found: LabelFree) -> list[str]:
 def _agreement(title: str, found: Agreement | None, variants: int, what: str) -> str:
     if found is None:
         return f"{title} cannot be set beside k-NN ({counted(variants, what[:-1])}, or all alike)"
-    figures = f"Spearman's rho {number(found.rho, 2)}, n = {found.n}, p = {found.p:.2g}"
+    chance = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.2g}"
+    figures = f"Spearman's rho {number(found.rho, 2)}, n = {found.n}, {chance}"
     if found.n < FEWEST_VARIANTS:
         return f"{found.n} {what} are too few to tell whether {title} ranks them as k-NN does ({figures})"
     if found.p >= LEAST_P:
@@ -212,4 +218,4 @@ def _agreement(title: str, found: Agreement | None, variants: int, what: str) ->
 
 
 def _percent() -> str:
-    return f"{100 * CONFIDENCE:g} %"
+    return f"{100 * CONFIDENCE:g}\N{NO-BREAK SPACE}%"

@@ -108,10 +108,11 @@ def agreement(x: Sequence[float], y: Sequence[float]) -> Agreement | None:
 
     None of fewer than `FEWEST_RANKED` pairs, or where all values of a side are equal.
     """
-    left, right = np.array(ranks(x)), np.array(ranks(y))
-    left, right = left - left.mean(), right - right.mean()
+    if len(x) < FEWEST_RANKED:
+        return None
+    left, right = (np.array(ranks(values)) - (len(values) + 1) / 2 for values in (x, y))
     size = math.sqrt(left @ left) * math.sqrt(right @ right)
-    if len(left) < FEWEST_RANKED or size == 0:
+    if size == 0:
         return None
     rho = float(left @ right) / size
     chance = _orders(right) @ left / size

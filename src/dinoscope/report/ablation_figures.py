@@ -147,16 +147,16 @@ def _name_lines(figure: Figure, axes: Sequence[Axes], handles: Sequence[Line2D],
             text.set_parse_math(False)
         return
     columns = max(1, min(int(figure.get_figwidth() / (0.066 * longest + 0.55)), 5))  # inches of a letter, of a line
-    figure.set_figheight(figure.get_figheight() + 0.3 * (math.ceil(len(handles) / columns) - 1))
+    figure.set_figheight(figure.get_figheight() + 0.2 * (math.ceil(len(handles) / columns) - 1))
     finish(figure, handles, note, columns)
 
 
 def _rows(labels: Sequence[str], title: str, x_title: str, pitch: float = 0.28) -> tuple[Figure, Axes]:
     """A figure as wide as a column, with one row for each label, the first at the top."""
     texts = ["\n".join(textwrap.wrap(label, _LETTERS, max_lines=2, placeholder=" …")) for label in labels]
-    figure, (axis,) = new_figure(1, COLUMN, pitch * len(texts) + 0.55)
+    heading = "\n".join(textwrap.wrap(title, _HEADING_LETTERS, max_lines=3, placeholder=" …"))
+    figure, (axis,) = new_figure(1, COLUMN, pitch * len(texts) + 0.16 * heading.count("\n") + 0.95)
     dress(axis, "", x_title, "")
-    heading = "\n".join(textwrap.wrap(title, _HEADING_LETTERS))
     figure.suptitle(heading, x=0.01, horizontalalignment="left", fontsize=9.5, color=INK, parse_math=False)
     axis.set_yticks(range(len(texts)), texts, fontsize=_SMALL, color=INK, parse_math=False)
     axis.set_ylim(len(texts) - 0.4, -0.6)

@@ -251,7 +251,7 @@ def finish(figure: Figure, handles: Sequence[Line2D], note: str, columns: int = 
         )
         for text in legend.get_texts():
             text.set_parse_math(False)
-        bottom += 0.3 * math.ceil(len(handles) / columns) / height
+        bottom += (0.1 + 0.2 * math.ceil(len(handles) / columns)) / height
     figure.tight_layout(rect=(0, bottom, 1, 1), w_pad=2.5)
 
 

@@ -1,0 +1,34 @@
+"""The result of an ablation study on the terminal: a table for each axis, and what it says in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from dinoscope.ablation.records import AblationResult
+
+
+def show(result: AblationResult, console: Console) -> None:
+    """Print it; a table of eight columns fits 80 columns.
+
+    Raises UserError where a variant has two runs of one seed.
+    """
+    from dinoscope.ablation.axis_table import axis_table
+    from dinoscope.ablation.grouping import arrange
+    from dinoscope.ablation.reading import axis_reading, study_reading
+    from dinoscope.cli.compare import rich_table
+
+    study = arrange(result)
+    for axis in study.axes:
+        console.print(rich_table(axis_table(axis, study.base, brief=True)))
+        for sentence in axis_reading(axis, study.base):
+            console.print(Padding(Text(sentence, style="dim"), (0, 0, 0, 2)))
+        console.print()
+    console.print(f"[bold]{escape(result.title or result.name)}[/bold]", highlight=False)
+    for sentence in study_reading(study):
+        console.print(escape(sentence), highlight=False)
