@@ -92,6 +92,23 @@ def test_every_small_backbone_takes_images_that_are_not_square(name: str) -> Non
     assert (tokens.cls is None) == name.startswith("resnet")
 
 
+def test_the_micro_networks_differ_in_the_patch_alone() -> None:
+    """Parameters: those of the patch projection and of one position a cell; the blocks are the same."""
+    sizes = {patch: build_backbone(BackboneConfig(f"vit_micro_patch{patch}_64", 64)) for patch in (4, 8, 16)}
+    shapes = {
+        patch: {name: tuple(value.shape) for name, value in network.net.state_dict().items()}
+        for patch, network in sizes.items()
+    }
+    outside = ("patch_embed.proj.weight", "pos_embed")
+    for patch, network in sizes.items():
+        assert network.patch_size == patch
+        assert shapes[patch]["patch_embed.proj.weight"] == (96, 3, patch, patch)
+        assert shapes[patch]["pos_embed"] == (1, 1 + (64 // patch) ** 2, 96)
+        assert {name: shape for name, shape in shapes[patch].items() if name not in outside} == {
+            name: shape for name, shape in shapes[8].items() if name not in outside
+        }
+
+
 @torch.no_grad()
 def test_the_small_stem_keeps_sixteen_times_as_many_cells() -> None:
     image = torch.randn(1, 3, 32, 32)

@@ -126,6 +126,7 @@ def test_every_method_and_network_has_a_name() -> None:
     [
         ({"epochs": 20}, "epochs 20 (most rows: 10)"),
         ({"batch_size": 16}, "batch size 16 (most rows: 8)"),
+        ({"fraction": 0.5}, "fraction of the images 0.5 (most rows: none)"),
         ({"data": "/e"}, "data /e (most rows: /d)"),
         ({"views.num_local": 0, "views.hue": 0.5}, "views: hue 0.5 (most rows: 0.1), num_local 0 (most rows: 2)"),
     ],
@@ -167,6 +168,19 @@ def test_a_row_that_is_not_the_plain_method_says_so() -> None:
         "with the KoLeo loss, which its paper does not have (0.5)",
         "its teacher is balanced otherwise than by the paper's centring (sinkhorn)",
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"method.loss": "mse"}, "trained with another loss than its paper's (mse)"),
+        ({"method.teacher": "frozen"}, "its teacher is not a moving average (frozen)"),
+        ({"method.predictor": "mlp"}, "with a predictor, which its paper does not have (mlp)"),
+        ({"method.head_l2": False}, "its bottleneck is not brought to length 1 (False)"),
+    ],
+)
+def test_a_row_of_an_ablation_says_so(changes: dict[str, Any], note: str) -> None:
+    assert compare([entry(settings=changes)]).notes == (note,)
 
 
 def test_equal_notes_have_one_number_and_remarks_are_notes() -> None:

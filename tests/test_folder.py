@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from dinoscope.data.folder import (
     ImageFolder,
     find_images,
     find_split,
+    image_fraction,
     label_fraction,
     resolve_split,
 )
@@ -241,3 +243,33 @@ def test_a_fraction_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
             label_fraction(folder, fraction, seed=0)
     with pytest.raises(UserError, match="no classes"):
         label_fraction(find_images(tmp_path, labelled=False), 0.1, seed=0)
+
+
+def test_a_fraction_of_the_images_looks_at_no_label_and_is_always_the_same(tmp_path: Path) -> None:
+    folder = balanced(tmp_path)
+    part = image_fraction(folder, 0.5)
+    assert len(part) == 31
+    assert part.paths == tuple(sorted(part.paths))
+    assert part.classes == folder.classes
+    assert image_fraction(find_images(tmp_path, labelled=False), 0.5).paths == part.paths
+    assert image_fraction(folder, 1) == folder
+    assert len(image_fraction(folder, 1e-6)) == 1
+
+
+def test_smaller_fractions_of_the_images_lie_in_larger_ones_and_do_not_follow_the_order(tmp_path: Path) -> None:
+    folder = balanced(tmp_path)
+    parts = [set(image_fraction(folder, fraction).paths) for fraction in (0.1, 0.25, 0.5, 0.9)]
+    assert all(small < large for small, large in pairwise(parts))
+    assert parts[2] not in (set(folder.paths[:31]), set(folder.paths[31:]), set(folder.paths[::2]))
+
+
+def test_whether_an_image_is_in_a_fraction_does_not_depend_on_where_the_folder_lies(tmp_path: Path) -> None:
+    first, second = balanced(tmp_path / "first"), balanced(tmp_path / "second")
+    assert image_fraction(first, 0.3).paths == image_fraction(second, 0.3).paths
+
+
+def test_a_fraction_of_the_images_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    folder = balanced(tmp_path)
+    for fraction in (0, -0.1, 1.5, float("nan")):
+        with pytest.raises(UserError, match="--fraction must be above 0 and at most 1"):
+            image_fraction(folder, fraction)

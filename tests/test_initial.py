@@ -285,3 +285,16 @@ def test_a_rate_that_would_wash_the_features_out_is_told(
     if warning is not None:
         advised = float(warning.split("--optimizer.learning-rate ")[1].split()[0])
         assert advised * batch / 256 == pytest.approx(GENTLE_PEAK, rel=0.05)
+
+
+@pytest.mark.parametrize(("scaling", "peak"), [("linear", 2e-3), ("sqrt", 1e-3), ("none", 5e-4)])
+def test_the_warning_knows_how_the_rate_is_scaled(scaling: str, peak: float, tmp_path: Path) -> None:
+    """A rate of 5e-4 at batch 1024; the advice keeps the peak at the gentle one."""
+    optimizer = OptimizerConfig(learning_rate=5e-4, scaling=scaling)  # pyright: ignore
+    config = RunConfig(tmp_path, tmp_path / "out", init="model", optimizer=optimizer, batch_size=1024)
+    warning = washes_out(config)
+    assert warning is not None
+    assert f"rises to {peak:.1e}" in warning
+    advised = float(warning.split("--optimizer.learning-rate ")[1].split()[0])
+    gentle = replace(optimizer, learning_rate=advised)
+    assert gentle.peak(1024) == pytest.approx(GENTLE_PEAK, rel=0.05)

@@ -15,9 +15,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from dinoscope import checkpoint
+from dinoscope.data.folder import find_images, image_fraction
 from dinoscope.errors import UserError
 from dinoscope.methods import dino
 from dinoscope.training.config import OptimizerConfig, RunConfig, SavingConfig
+from dinoscope.training.images import trained_on
 from dinoscope.training.listener import Listener, RunStart, StepRecord
 from dinoscope.training.loop import RunResult, train
 from dinoscope.training.run_folder import read_config, read_metrics
@@ -35,6 +37,15 @@ def settings(data: Path, out: Path, **changes: object) -> RunConfig:
 def files(folder: Path) -> dict[str, bytes]:
     """Everything below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class Watched(Listener):
+    """Remembers on how many images a run is trained."""
+
+    images = 0
+
+    def started(self, start: RunStart) -> None:
+        self.images = start.images
 
 
 def steps_kept(out: Path) -> list[int]:
@@ -239,6 +250,32 @@ def test_resuming_with_other_settings_is_refused_and_names_them(picture_folder, 
     assert "method.student_temperature: 0.1 -> 0.2" in str(error.value)
     assert "backbone" not in str(error.value)
     assert files(out) == before
+
+
+def test_a_run_on_half_of_the_images(picture_folder, tmp_path) -> None:
+    """Fewer steps, on the same images whatever the seed; to be resumed with another share it refuses."""
+    data = picture_folder(33)
+    parts = []
+    for seed in (0, 1):
+        config = settings(data, tmp_path / f"run{seed}", fraction=0.5, seed=seed)
+        watched = Watched()
+        assert train(config, listeners=[watched]).steps == TOTAL * 2 // 3
+        parts.append(watched.images)
+        newest = checkpoint.latest(config.out / "checkpoints")
+        assert newest is not None
+        part = image_fraction(find_images(data), 0.5)
+        assert checkpoint.load(newest).metadata["data_fingerprint"] == part.fingerprint()
+    assert parts == [16, 16]
+    with pytest.raises(UserError, match=r"fraction: 0\.5 -> 1\.0"):
+        train(settings(data, tmp_path / "run0"), resume=True)
+
+
+def test_a_fraction_is_of_the_images_that_can_be_read(picture_folder, tmp_path) -> None:
+    data = picture_folder(30)
+    (data / "0003.png").write_bytes(b"no picture")
+    part = trained_on(settings(data, tmp_path / "run", fraction=0.5), find_images(data), {"0003.png"})
+    assert len(part) == round(0.5 * 29)
+    assert "0003.png" not in part.paths
 
 
 @pytest.mark.parametrize("change", ["renamed", "added", "resized"])
@@ -508,6 +545,16 @@ def test_what_is_not_finite_stops_the_run_and_spares_the_checkpoint(poison, word
             "learning-rate must be",
         ),
         ({"optimizer": OptimizerConfig(warmup_epochs=0, clip=-1)}, "--optimizer.clip must be"),
+        (
+            {"optimizer": OptimizerConfig(warmup_epochs=0, min_learning_rate=1e-3, scaling="sqrt")},
+            r"above the peak of 8.83883e-05 \(learning rate x square root of batch / 256\)",
+        ),
+        (
+            {"optimizer": OptimizerConfig(warmup_epochs=0, min_learning_rate=1e-3, scaling="none")},
+            r"above the peak of 0.0005 \(the learning rate itself",
+        ),
+        ({"fraction": 0.0}, "--fraction must be above 0 and at most 1, not 0.0"),
+        ({"fraction": 0.25}, "--batch-size 8 is more than the 6 readable images"),
         ({"saving": SavingConfig(keep=0)}, "--saving.keep must be at least 1"),
         ({"log_every": 0}, "--log-every must be at least 1"),
         ({"seed": -1}, "--seed must be 0 or more"),

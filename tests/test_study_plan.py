@@ -53,6 +53,17 @@ def test_a_run_on_other_images_is_refused(picture_folder, tmp_path) -> None:
         plan([config])
 
 
+def test_runs_on_shares_of_one_folder(picture_folder, tmp_path) -> None:
+    """Each has its own images and steps, and is known again after it was trained."""
+    data = picture_folder(26)
+    whole, half = (settings(data, tmp_path / name, fraction=share) for name, share in (("whole", 1.0), ("half", 0.5)))
+    train(half)
+    runs = plan([whole, half])
+    assert [(len(run.images), run.steps, run.steps_left) for run in runs] == [(26, 6, 6), (13, 3, 0)]
+    with pytest.raises(UserError, match="run none: --fraction must be above 0"):
+        plan([settings(data, tmp_path / "none", fraction=0.0)])
+
+
 def test_labels_are_asked_for_before_anything_starts(picture_folder, tmp_path) -> None:
     config = settings(picture_folder(12), tmp_path / "a", method=SupervisedConfig())
     with pytest.raises(UserError, match=r"run a: supervised training needs labels"):

@@ -184,6 +184,56 @@ def test_one_setting_leaves_the_other_draws_alone() -> None:
         assert after == ViewParameters(before.top, before.left, before.height, before.width, before.size)
 
 
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"horizontal_flip": 0.0}, "horizontal_flip"),
+        ({"jitter_probability": 0.0}, "jitter"),
+        ({"grayscale": 0.0}, "grayscale"),
+        ({"blur_probability": (0.0, 0.0, 0.0)}, "blur_radius"),
+        ({"solarize_probability": (0.0, 0.0, 0.0)}, "solarize"),
+    ],
+)
+def test_each_augmentation_can_be_left_out_alone(change: dict[str, object], field: str) -> None:
+    """It never happens then, happened before, and everything else is drawn as before."""
+    off = replace(IMAGENET, **change)
+    default = getattr(ViewParameters(0, 0, 1, 1, 1), field)
+    pairs = [
+        pair
+        for view in (0, 1, 2)  # one of each kind
+        for pair in zip(many_views(IMAGENET, 50, view), many_views(off, 50, view), strict=True)
+    ]
+    assert any(getattr(before, field) != default for before, _ in pairs)
+    assert all(after == replace(before, **{field: default}) for before, after in pairs)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 48), (375, 500), (100, 131)])
+def test_scales_of_1_leave_the_random_crop_out(height: int, width: int) -> None:
+    """The whole image to within a pixel, where its shape lies within the aspect ratios (3/4 to 4/3)."""
+    config = replace(IMAGENET, global_scale=(1.0, 1.0), local_scale=(1.0, 1.0))
+    for view, index in product(range(10), range(20)):
+        drawn = sample_view(config, view, height, width, view_generator(0, 0, index, view))
+        assert drawn.height in (height - 1, height)
+        assert drawn.width in (width - 1, width)
+        assert height != width or (drawn.height, drawn.width) == (height, width)
+
+
+def test_scales_of_1_take_the_middle_of_a_long_image_unless_its_shape_is_allowed() -> None:
+    config = replace(IMAGENET, global_scale=(1.0, 1.0))
+    drawn = sample_view(config, 0, 30, 90, view_generator(0, 0, 0, 0))
+    assert (drawn.top, drawn.left, drawn.height, drawn.width) == (0, 25, 30, 40)
+    wide = sample_view(replace(config, aspect_ratio=(1 / 3, 3.0)), 0, 30, 90, view_generator(0, 0, 0, 0))
+    assert (wide.top, wide.left, wide.height, wide.width) == (0, 0, 30, 90)
+
+
+@pytest.mark.parametrize("count", [0, 1, 6, 10])
+def test_any_number_of_local_views_leaves_the_global_ones_alone(count: int) -> None:
+    config = replace(IMAGENET, num_local=count)
+    drawn = [sample_view(config, view, 60, 80, view_generator(0, 0, 0, view)) for view in range(config.num_views)]
+    assert [p.size for p in drawn] == [224] * 2 + [96] * count
+    assert drawn[:2] == [sample_view(IMAGENET, view, 60, 80, view_generator(0, 0, 0, view)) for view in range(2)]
+
+
 @pytest.mark.parametrize("view", [-1, 10])
 def test_view_that_does_not_exist_is_refused(view: int) -> None:
     with pytest.raises(ValueError, match="allowed: 0 to 9"):

@@ -29,12 +29,6 @@ SWAV = SwAVConfig(**SMALL_HEAD, num_prototypes=12, freeze_prototypes_steps=1, qu
 SETTINGS: dict[str, MethodSettings] = {
     "dino": DINO,
     "dino-sinkhorn-koleo": replace(DINO, balance="sinkhorn", koleo=0.5),
-    "dino-softmax-student": replace(DINO, balance="softmax", teacher="student", loss="reverse_kl"),
-    "dino-mse-predictor": replace(DINO, loss="mse", predictor="mlp", head_activation="relu"),
-    "dino-bare-epoch": replace(
-        DINO, balance="none", teacher="previous_epoch", loss="mse_softmax", bottleneck_dim=0, head_weight_norm=False
-    ),
-    "dino-lagging": replace(DINO, teacher="previous_step", loss="kl", head_l2=False, predictor="mlp"),
     "simclr": SimCLRConfig(**SMALL_HEAD, temperature=0.2),
     "moco": MoCoConfig(**SMALL_HEAD, queue_size=24, key_momentum=0.9),
     "moco-v3": MoCoConfig(
@@ -53,6 +47,19 @@ SETTINGS: dict[str, MethodSettings] = {
 }
 """case -> settings; without batch norm, to which a batch that is cut up is another batch."""
 
+ABLATIONS: dict[str, MethodSettings] = {
+    "dino-softmax-student": replace(DINO, balance="softmax", teacher="student", loss="reverse_kl"),
+    "dino-mse-predictor": replace(DINO, loss="mse", predictor="mlp", head_activation="relu"),
+    "dino-bare-epoch": replace(
+        DINO, balance="none", teacher="previous_epoch", loss="mse_softmax", bottleneck_dim=0, head_weight_norm=False
+    ),
+    "dino-lagging": replace(DINO, teacher="previous_step", loss="kl", head_l2=False, predictor="mlp"),
+}
+"""case -> settings of DINO's ablations, each several at once. Not all of them learn: they are not overfitted."""
+
+ALONE = ("dino-bare-epoch", "dino-lagging")
+"""Cases in which nothing crosses processes but gradients, as in others: they are trained in one only."""
+
 OVERFITTING: dict[str, MethodSettings] = {
     name: replace(settings, head_batch_norm=True) for name, settings in SETTINGS.items() if name != "supervised"
 }
@@ -62,6 +69,8 @@ OVERFITTING |= {
     "dino-sinkhorn-koleo": replace(OVERFITTING["dino-sinkhorn-koleo"], teacher_momentum=0.95),
     "supervised": SupervisedConfig(label_smoothing=0.0),
 }
+
+SETTINGS |= ABLATIONS
 
 Steps = Sequence[Mapping[str, float]]
 

@@ -138,6 +138,7 @@ def test_activation_checkpointing_changes_nothing(method, picture_folder, tmp_pa
     assert states_differ(plain.method.state_dict(), saving.method.state_dict(), tolerance=1e-6) == []
 
 
+@pytest.mark.parametrize("method", list(cases.LEARNED))
 def test_eight_images_can_be_overfitted(method, picture_folder, tmp_path) -> None:
     """The same views of eight images over and over are learned by heart, without collapse."""
     config = cases.run_config(

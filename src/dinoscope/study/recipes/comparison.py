@@ -85,7 +85,7 @@ def small_run(method: str, backbone: str, views: str, data: Path, out: Path) -> 
 def _methods(budget: Budget, *, transformer: bool) -> dict[str, MethodSettings]:
     """Settings by name. Heads have batch norm, which lets small networks start; MoCo's on a ResNet has none, as in v2.
 
-    DINO is balanced by Sinkhorn-Knopp (its paper's Table 14): with centring, short runs stay at the uniform output.
+    DINO is balanced by Sinkhorn-Knopp (its paper's Table 15): with centring, short runs stay at the uniform output.
     """
     hidden, projection = budget.hidden_dim, budget.projection_dim
     return {
