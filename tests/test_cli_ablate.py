@@ -80,6 +80,7 @@ def runs_of(out: Path) -> list[AblationRun]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_study_killed_in_the_middle_ends_in_the_same_table(data, tmp_path, started) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(arguments(data, whole, "--axes", "outputs")) == 0

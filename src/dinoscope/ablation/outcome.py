@@ -25,10 +25,11 @@ CURVES = (
     "embedding_spread",
     "learning_rate",
     "knn_top1",
-    "rank_me",
-    "feature_spread",
 )
-"""Logged values that are kept of every run, where its method logs them."""
+"""Logged values that are kept of every run, where its method logs them.
+
+Not RankMe while training: it looks at the images since the process began, so that a kill would show in the result.
+"""
 
 FINAL = {"teacher_entropy": "teacher_entropy", "kl_teacher_student": "kl_teacher_student"}
 """Key of `MEASURES` -> logged value whose mean at the end it is."""
