@@ -39,12 +39,20 @@ def test_the_base_is_trained_once_for_all_axes_and_comes_first() -> None:
         f"{name}-s{seed}" for seed in (5, 0) for name in ("base", "batch-64", "k-64")
     ]
     assert [config.seed for config in plan.configs] == [5, 5, 5, 0, 0, 0]
-    assert len(plan.cells) == 10
+    assert len(plan.cells) == 6
     base = RECIPES["quickstart"](DATA, OUT)
     assert (base.batch_size, base.method.out_dim) == (128, 512)
-    shared = {cell.variant.label: cell.config.out.name for cell in plan.cells if cell.seed == 0}
-    assert shared == {"base": "base-s0", "64": "k-64-s0", "128": "base-s0", "512": "base-s0"}
+    assert [cell.variant.label for cell in plan.cells if cell.seed == 0] == ["base", "64", "64"]
     assert plan.base_runs == {"base-s5", "base-s0"}
+
+
+def test_the_base_is_called_after_its_value_where_that_is_clear() -> None:
+    plan = plan_study(study(axis("batch", "batch_size", 64, 128)), DATA, OUT)
+    assert [(cell.variant.axis, cell.variant.label) for cell in plan.cells] == [("", "128"), ("batch", "64")]
+    assert plan.base == plan.cells[0].variant
+    assert plan.configs[0].out.name == "base-s0"
+    other = plan_study(study(axis("batch", "batch_size", 64)), DATA, OUT)
+    assert other.base.label == "base"
 
 
 def test_two_axes_share_the_variant_that_they_have_in_common() -> None:

@@ -63,7 +63,7 @@ def gather(
     result = AblationResult(
         name=study.name,
         title=study.title,
-        base=BASE,
+        base=plan.base,
         axes=dict(plan.axes),
         runs=runs,
         outputs=_shared_outputs(plan.configs),

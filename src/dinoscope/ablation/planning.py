@@ -28,11 +28,14 @@ class Cell:
 class PlannedStudy:
     """Every cell of a study, the base's first, and the runs that they need.
 
-    A value that is the base's own needs no run of its own: its cell has the base's. So do two axes with a variant in
-    common.
+    A value that is the base's own has no cell: it would count one training twice. Two axes that have a variant in
+    common share its run.
+
+    base: called after its own value where the study has a single axis that lists it, else "base".
     """
 
     definition: StudyDefinition
+    base: Variant
     cells: tuple[Cell, ...]
     axes: Mapping[str, str]
 
@@ -84,7 +87,16 @@ def plan_study(
                     f"{variant.axis} = {variant.label}: give one another label"
                 )
             cells.append(Cell(variant, seed, replace(wanted, out=folder)))
-    return PlannedStudy(study, tuple(cells), resolved.axes)
+    return _without_the_bases_own(study, cells, resolved.axes)
+
+
+def _without_the_bases_own(study: StudyDefinition, cells: list[Cell], axes: Mapping[str, str]) -> PlannedStudy:
+    folders = {cell.config.out for cell in cells if cell.variant is BASE}
+    own = [cell.variant.label for cell in cells if cell.variant is not BASE and cell.config.out in folders]
+    base = replace(BASE, label=own[0]) if own and len(axes) == 1 else BASE
+    kept = (cell for cell in cells if cell.variant is BASE or cell.config.out not in folders)
+    called = tuple(replace(cell, variant=base) if cell.variant is BASE else cell for cell in kept)
+    return PlannedStudy(study, base, called, axes)
 
 
 def run_name(variant: Variant, seed: int) -> str:

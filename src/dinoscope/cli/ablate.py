@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
     if options.execution.dry_run:
         show_plan(runs, options.execution.jobs)
         images = sum(run.steps_left * run.config.batch_size for run in runs)
-        print(f"{len(runs)} runs, {len(plan.cells)} cells of the table, {images:,} images still to be seen.")
+        print(f"{len(runs)} runs, {images:,} images still to be seen.")
         return 0
     return _run(plan, runs, evaluating, options, f"dinoscope ablate {shlex.join(argv)}")
 
