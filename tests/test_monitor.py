@@ -26,7 +26,7 @@ def verdicts(*phases: tuple[dict[str, float], int], patience: int = 100, window:
     monitor = CollapseMonitor(METHOD.diagnose, patience=patience, window=window)
     steps = [values for values, count in phases for _ in range(count)]
     judged = [(step, monitor.judge(values)) for step, values in enumerate(steps, start=1)]
-    return [(step, verdict) for step, verdict in judged if verdict is not None]
+    return [(step, verdict.text) for step, verdict in judged if verdict is not None]
 
 
 def test_a_healthy_run_is_left_in_peace() -> None:

@@ -30,6 +30,8 @@ def from_dict(cls: type[T], values: Any, source: str) -> T:
 
     Raises UserError where a key is unknown or missing, or a value has the wrong type.
     """
+    if not isinstance(values, dict):
+        raise UserError(f"{source} is not a valid {cls.__name__}: it holds no names and values")
     try:
         return _converter().structure(values, cls)
     except ClassValidationError as error:

@@ -34,6 +34,7 @@ COMMANDS = {
     "import": "turn a weights file of others (DINO, DeiT, MoCo, SwAV, DINOv2, timm...) into an exported model",
     "export": "write a model for use elsewhere: safetensors, timm, Hugging Face, ONNX, torch.export",
     "scenes": "write the embedded data set in the layouts of ImageNet, VOC 2012 and DAVIS 2017",
+    "ablate": "which parts of a method matter: the paper's ablation studies, or your own; resumable",
     "study": "many trainings as one: compare the methods; resumable, here or on SLURM",
     "reproduce": "run published tables (ImageNet, VOC, DAVIS) again with the released weights, on your data",
     "recipes": "list the named settings of `train`",

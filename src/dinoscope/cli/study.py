@@ -13,7 +13,7 @@ import tyro
 from dinoscope.errors import UserError, lookup
 
 if TYPE_CHECKING:
-    from dinoscope.study.executor import Runner, StudyResult
+    from dinoscope.study.executor import Runner, RunStatus, StudyResult, Watch
     from dinoscope.study.plan import PlannedRun
     from dinoscope.training.config import RunConfig
 
@@ -144,53 +144,65 @@ def main(argv: list[str]) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     execution: Execution = options.execution
-    _check(execution)
+    check_execution(execution)
     from dinoscope.cli.console import progress_bar
     from dinoscope.study.plan import plan
 
-    configs = [_placed(config, execution) for config in study.configs(options)]
+    configs = [placed(config, execution) for config in study.configs(options)]
     with progress_bar("checking files") as progress:
         runs = plan(configs, progress)
     if execution.dry_run:
         show_plan(runs, execution.jobs)
         return 0
-    result = run_all(runs, _runner(options.out, execution))
+    from dinoscope.cli.worker import COMMAND
+
+    result = run_all(runs, make_runner(COMMAND, options.out, execution))
     return conclude(result, study, options, f"dinoscope study {shlex.join(argv)}")
 
 
-def run_all(runs: Sequence[PlannedRun], runner: Runner) -> StudyResult:
-    """All runs, with the table while it lasts, and printed once at the end."""
+def run_all(runs: Sequence[PlannedRun], runner: Runner, watch: Watch = lambda _: None) -> StudyResult:
+    """All runs, with the table while it lasts, and printed once at the end. watch: looks at them as well."""
     from rich.console import Console
 
     from dinoscope.cli.study_table import StudyTable
     from dinoscope.study.executor import execute
 
     with StudyTable({run.config.out.name: run.steps for run in runs}) as table:
-        result = execute([run.config for run in runs], runner, table)
+
+        def both(statuses: Sequence[RunStatus]) -> None:
+            table(statuses)
+            watch(statuses)
+
+        result = execute([run.config for run in runs], runner, both)
     Console().print(table.table(result.runs))
     return result
 
 
 def conclude(result: StudyResult, study: Study, options: Any, command: str) -> int:
     """Say what failed and how to go on, or hand the finished runs over; return the exit code."""
-    from rich.console import Console
+    tell_failures(result)
+    if len(result.named("finished")) == len(result.runs):
+        study.finish([run.config.out for run in result.runs], options)
+        return 0
+    say(f"go on with the runs that are not finished: {command}")
+    return 130 if result.interrupted else 1
 
-    console = Console(stderr=True)
 
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
+def tell_failures(result: StudyResult) -> None:
+    """Which runs failed, with the last lines of each."""
     for run in result.named("failed"):
         lines = "".join(f"\n    {line}" for line in run.diagnosis.splitlines())
         say(f"{run.name} failed:{lines}\n    all of it: {run.config.out}.log")
     failed = [run.name for run in result.named("failed")]
     if failed:
         say(f"{len(failed)} of {len(result.runs)} runs failed: {', '.join(failed)}")
-    if len(result.named("finished")) == len(result.runs):
-        study.finish([run.config.out for run in result.runs], options)
-        return 0
-    say(f"go on with the runs that are not finished: {command}")
-    return 130 if result.interrupted else 1
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    from rich.console import Console
+
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_plan(runs: Sequence[PlannedRun], jobs: int) -> None:
@@ -235,20 +247,20 @@ def _rates(runs: Sequence[PlannedRun]) -> list[float]:
     return rates
 
 
-def _placed(config: RunConfig, execution: Execution) -> RunConfig:
+def placed(config: RunConfig, execution: Execution) -> RunConfig:
+    """The run on the study's device, with its threads."""
     return replace(config, device=execution.device, threads=execution.threads or config.threads)
 
 
-def _runner(out: Path, execution: Execution) -> Runner:
-    from dinoscope.cli.worker import COMMAND
-
+def make_runner(command: Sequence[str], out: Path, execution: Execution) -> Runner:
+    """What starts the runs, each by this command and its settings file. Raises UserError as `SlurmRunner` does."""
     if execution.executor == "slurm":
         from dinoscope.study.slurm import SlurmConfig, SlurmRunner
 
-        return SlurmRunner(COMMAND, SlurmConfig(**vars(execution.slurm)), execution.jobs, out / "slurm")
+        return SlurmRunner(command, SlurmConfig(**vars(execution.slurm)), execution.jobs, out / "slurm")
     from dinoscope.study.process import LocalRunner
 
-    return LocalRunner(COMMAND, execution.jobs, _gpus() if execution.device in ("auto", "cuda") else ())
+    return LocalRunner(command, execution.jobs, _gpus() if execution.device in ("auto", "cuda") else ())
 
 
 def _gpus() -> tuple[str, ...]:
@@ -263,7 +275,8 @@ def _gpus() -> tuple[str, ...]:
     return names if len(names) > 1 else ()
 
 
-def _check(execution: Execution) -> None:
+def check_execution(execution: Execution) -> None:
+    """Raises UserError for options out of range."""
     if execution.jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {execution.jobs}")
     if execution.threads < 0:

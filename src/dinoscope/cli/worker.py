@@ -7,7 +7,13 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dinoscope.training.config import RunConfig
+    from dinoscope.training.listener import Listener
 
 COMMAND = (sys.executable, "-m", "dinoscope.cli.worker", "--stop-with-stdin")
 """For `dinoscope.study`, which adds the settings file."""
@@ -15,13 +21,28 @@ COMMAND = (sys.executable, "-m", "dinoscope.cli.worker", "--stop-with-stdin")
 
 def work(argv: list[str]) -> int:
     """Bring one run to its end; return 0 when it is, 130 where a signal stopped it, 2 for a mistake (one line)."""
-    parser = argparse.ArgumentParser(prog="dinoscope.cli.worker")
-    parser.add_argument("settings", type=Path)
-    parser.add_argument("--stop-with-stdin", action="store_true", help="save and end when standard input ends")
+    options = parse(parser("dinoscope.cli.worker"), argv)
+    return bring(options.settings, lambda config: [])
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The options of every worker."""
+    found = argparse.ArgumentParser(prog=prog)
+    found.add_argument("settings", type=Path)
+    found.add_argument("--stop-with-stdin", action="store_true", help="save and end when standard input ends")
+    return found
+
+
+def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """The options; standard input is watched from now on, if that was asked for."""
     options = parser.parse_args(argv)
     if options.stop_with_stdin:
         threading.Thread(target=_stop_with_stdin, daemon=True).start()
+    return options
 
+
+def bring(settings: Path, listeners: Callable[[RunConfig], Sequence[Listener]]) -> int:
+    """Bring the run of a settings file to its end, with progress on the terminal and these listeners."""
     import functools
 
     from dinoscope import api
@@ -31,8 +52,9 @@ def work(argv: list[str]) -> int:
     from dinoscope.study.state import bring_to_end
 
     try:
-        config = read_settings(options.settings)
-        finished = bring_to_end(config, functools.partial(api.train, listeners=[ConsoleProgress()]))
+        config = read_settings(settings)
+        audience = [ConsoleProgress(), *listeners(config)]
+        finished = bring_to_end(config, functools.partial(api.train, listeners=audience))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

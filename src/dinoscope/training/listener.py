@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dinoscope.methods.health import Verdict
 from dinoscope.methods.method import Method
 from dinoscope.training.config import RunConfig
 from dinoscope.types import Step
@@ -51,6 +52,9 @@ class Listener:
 
     def stepped(self, record: StepRecord) -> None:
         """An optimiser step was made."""
+
+    def diagnosed(self, step: Step, verdict: Verdict) -> None:
+        """The method has collapsed or stands still; told once for each kind, after `stepped`."""
 
     def evaluate(self, step: Step, method: Method) -> Evaluation:
         """An evaluation is due, with the networks in evaluation mode; what is returned is logged."""

@@ -157,9 +157,11 @@ def _announce(trainer: Trainer, listeners: Sequence[Listener], origin: str | Non
 def _tell(listeners: Sequence[Listener], monitor: CollapseMonitor, record: StepRecord, log_every: int) -> None:
     verdict = monitor.judge(record.values)
     if verdict:
-        _say(listeners, record.step.index, verdict)
+        _say(listeners, record.step.index, verdict.text)
     for listener in listeners:
         listener.stepped(record)
+        if verdict:
+            listener.diagnosed(record.step, verdict)
         if record.step.index % log_every == 0:
             listener.logged(record)
 

@@ -39,8 +39,8 @@ class CollapseMonitor:
         self.recent: deque[Mapping[str, float]] = deque(maxlen=window)
         self.told: set[str] = set()
 
-    def judge(self, values: Mapping[str, float]) -> str | None:
-        """Take in one step's scalars; return a sentence the first time that a kind of collapse is seen, else None."""
+    def judge(self, values: Mapping[str, float]) -> Verdict | None:
+        """Take in one step's scalars; return a verdict the first time that its kind of collapse is seen, else None."""
         self.steps += 1
         self.recent.append(values)
         if self.steps < self.patience or len(self.recent) < (self.recent.maxlen or 0):
@@ -50,7 +50,7 @@ class CollapseMonitor:
         if verdict is None or verdict.kind in self.told:
             return None
         self.told.add(verdict.kind)
-        return verdict.text
+        return verdict
 
 
 class FeatureWindow:

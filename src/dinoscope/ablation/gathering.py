@@ -1,0 +1,115 @@
+"""All runs of a study become one result: what each came to, what was measured of it, and under what circumstances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dinoscope.ablation.definition import BASE
+from dinoscope.ablation.evaluations import Evaluating, evaluate
+from dinoscope.ablation.listeners import read_circumstances
+from dinoscope.ablation.outcome import Outcome, outcome
+from dinoscope.ablation.planning import PlannedStudy
+from dinoscope.ablation.records import AblationResult, AblationRun, Variant
+from dinoscope.ablation.study_file import label_of
+from dinoscope.errors import UserError
+from dinoscope.training.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The result, and remarks on what could not be measured."""
+
+    result: AblationResult
+    remarks: tuple[str, ...]
+
+
+def gather(
+    plan: PlannedStudy,
+    evaluating: Evaluating,
+    failures: Mapping[str, str],
+    facts: Mapping[str, str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Gathered:
+    """Measure what is missing of the runs that came to their end, and put everything together.
+
+    Args:
+        plan: what was to be run; none of it is under way.
+        evaluating: what is measured.
+        failures: name of a run folder -> why the run failed.
+        facts: command, data and the like; circumstances of the runs are added.
+        progress: told how many of how many runs are measured.
+
+    Raises UserError where a run is unfinished without a reason, or a folder is damaged.
+    """
+    remarks: list[str] = []
+    outcomes: dict[Path, Outcome] = {}
+    for number, config in enumerate(plan.configs):
+        progress(number, len(plan.configs))
+        found = outcome(config, failures.get(config.out.name))
+        if found.state == "unfinished":
+            raise UserError(f"{config.out} has not come to its end: start the study again, and it goes on")
+        if found.state in ("finished", "collapsed"):
+            measured, missing = evaluate(config.out, evaluating)
+            found = Outcome(found.state, found.diagnosis, {**found.metrics, **measured}, found.curves)
+            remarks += missing
+        outcomes[config.out] = found
+    runs = tuple(
+        _record(cell.variant, cell.seed, cell.config, outcomes[cell.config.out])
+        for cell in sorted(plan.cells, key=lambda cell: cell.variant.axis != BASE.axis)
+    )
+    study = plan.definition
+    result = AblationResult(
+        name=study.name,
+        title=study.title,
+        base=plan.base,
+        axes=dict(plan.axes),
+        runs=runs,
+        outputs=_shared_outputs(plan.configs),
+        facts={**facts, **_study_facts(plan), **_circumstances(plan.configs)},
+    )
+    return Gathered(result, tuple(dict.fromkeys(remarks)))
+
+
+def _record(variant: Variant, seed: int, config: RunConfig, found: Outcome) -> AblationRun:
+    assert found.state != "unfinished"
+    return AblationRun(
+        variant, seed, found.state, found.diagnosis, dict(found.metrics), dict(found.curves), str(config.out)
+    )
+
+
+def _shared_outputs(configs: Iterable[RunConfig]) -> int | None:
+    """K, where all runs have the same."""
+    found = {getattr(config.method, "out_dim", None) for config in configs}
+    return found.pop() if len(found) == 1 else None
+
+
+def _study_facts(plan: PlannedStudy) -> dict[str, str]:
+    study = plan.definition
+    changes = ", ".join(f"{name} = {label_of(value)}" for name, value in study.changes.items())
+    base = plan.cells[0].config
+    return {
+        "recipe": study.recipe + (f" with {changes}" if changes else ""),
+        "network": f"{base.backbone} at {base.views.global_size} px",
+        "budget": f"{base.epochs:g} epochs, batch {base.batch_size} (the base)",
+        "seeds": ", ".join(map(str, study.seeds)),
+    }
+
+
+def _circumstances(configs: Iterable[RunConfig]) -> dict[str, str]:
+    """Code and machines of all runs; where there are several, figures of speed and small differences are in doubt."""
+    known = [read_circumstances(config.out) for config in configs]
+    code = dict.fromkeys(version for each in known for version in each.code)
+    machines = dict.fromkeys(name for each in known for name in each.machines)
+    facts: dict[str, str] = {}
+    if code:
+        mixed = " (the runs mix versions of the code: small differences may come from that)" if len(code) > 1 else ""
+        facts["code"] = "; ".join(code) + mixed
+    if machines:
+        mixed = " (the runs mix machines: speeds do not compare)" if len(machines) > 1 else ""
+        facts["machine"] = "; ".join(machines) + mixed
+    memory = dict.fromkeys(each.memory for each in known if each.memory)
+    if memory:
+        facts["peak memory"] = "; ".join(memory)
+    return facts

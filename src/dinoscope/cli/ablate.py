@@ -1,0 +1,236 @@
+"""`dinoscope ablate`: which parts of a method matter, from many runs that differ in one thing each."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from dinoscope.cli.study import (
+    Execution,
+    check_execution,
+    make_runner,
+    placed,
+    run_all,
+    say,
+    show_plan,
+    tell_failures,
+)
+from dinoscope.errors import UserError
+
+if TYPE_CHECKING:
+    from dinoscope.ablation.definition import StudyDefinition
+    from dinoscope.ablation.evaluations import Evaluating
+    from dinoscope.ablation.planning import PlannedStudy
+    from dinoscope.ablation.records import AblationResult
+    from dinoscope.study.executor import RunStatus, Watch
+    from dinoscope.study.plan import PlannedRun
+
+
+@dataclass(frozen=True)
+class Options:
+    """An ablation study: a base, and runs that differ from it in one thing each (or as a file says).
+
+    STUDY is a TOML file (docs/ablation.md), or the name of one of the paper's studies; without it they are listed.
+    Started again with the same options, a study goes on where it was stopped or killed; finished runs and what was
+    measured of them are kept. Writes ablation.md, .csv, .json and .html to OUT, and run folders to OUT/runs.
+    """
+
+    study: tyro.conf.Positional[str]
+    """NAME or FILE.toml."""
+    data: Path | None = None
+    """Folder of images; with train/CLASS/... and val/CLASS/... for accuracy."""
+    out: Path | None = None
+    """Folder of the study."""
+    show: bool = False
+    """Print the study as TOML, to be copied and changed; nothing is run."""
+    recipe: str = ""
+    """Settings of the base, instead of the study's; named studies take their values at its scale."""
+    axes: tuple[str, ...] = ()
+    """Only these axes of the study."""
+    seeds: tuple[int, ...] = ()
+    """Instead of the study's; differences are judged by their spread over seeds: three or more are worth having."""
+    epochs: float | None = None
+    """Instead of the recipe's, for every run."""
+    masks: Path | None = None
+    """Masks of the val images, or a VOC layout: adds the Jaccard of attention with the objects."""
+    stop_on_collapse: bool = False
+    """Stop a run when its method says that it has collapsed; it is a result, and not begun again."""
+    stop_median: bool = False
+    """Stop a run whose online k-NN falls behind the median of the others'; never the base."""
+    execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
+
+
+def main(argv: list[str]) -> int:
+    """Run a study; return 0 when all runs came to their end, 1 where some failed, 130 where a signal stopped it."""
+    if not argv:
+        print(_listing())
+        return 0
+    options = tyro.cli(
+        Options,
+        args=argv,
+        prog="dinoscope ablate",
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+    )
+    study = find_study(options)
+    if options.show:
+        from dinoscope.ablation.study_file import to_toml
+
+        print(to_toml(study), end="")
+        return 0
+    check_execution(options.execution)
+    data, out = _places(options)
+    plan, evaluating = _planned(study, options, data, out), _evaluating(options, data)
+    runs = _checked(plan, options, evaluating)
+    if options.execution.dry_run:
+        show_plan(runs, options.execution.jobs)
+        images = sum(run.steps_left * run.config.batch_size for run in runs)
+        print(f"{len(runs)} runs, {images:,} images still to be seen.")
+        return 0
+    return _run(plan, runs, evaluating, options, f"dinoscope ablate {shlex.join(argv)}")
+
+
+def find_study(options: Options) -> StudyDefinition:
+    """The study of a file or a name, with what the options change. Raises UserError."""
+    from dinoscope.ablation.definition import DEFAULT_RECIPE
+    from dinoscope.ablation.studies import named_study
+    from dinoscope.ablation.study_file import read_study
+
+    file = Path(options.study)
+    if file.suffix == ".toml" or file.is_file():
+        study = read_study(file)
+        study = replace(study, recipe=options.recipe or study.recipe)
+    else:
+        study = named_study(options.study, options.recipe or DEFAULT_RECIPE)
+    if options.axes:
+        study = replace(study, axes=tuple(study.axis(name) for name in dict.fromkeys(options.axes)))
+    return replace(study, seeds=options.seeds or study.seeds)
+
+
+def _listing() -> str:
+    from dinoscope.ablation.studies import STUDIES
+
+    width = max(map(len, STUDIES))
+    lines = [f"  {name:<{width}}  {study.title}" for name, study in STUDIES.items()]
+    usage = "usage: dinoscope ablate NAME|FILE.toml --data DIR --out DIR [options]   (dinoscope ablate --help)"
+    hint = "dinoscope ablate NAME --show prints a study as a file, to be copied and changed."
+    return "\n".join([usage, "", "The paper's studies (Caron et al. 2021):", *lines, "", hint])
+
+
+def _places(options: Options) -> tuple[Path, Path]:
+    if options.data is None or options.out is None:
+        missing = "--data, the folder of images," if options.data is None else "--out, the folder of the study,"
+        raise UserError(f"{missing} is missing")
+    return options.data, options.out
+
+
+def _planned(study: StudyDefinition, options: Options, data: Path, out: Path) -> PlannedStudy:
+    from dinoscope.ablation.planning import plan_study
+
+    return plan_study(study, data, out, epochs=options.epochs, placed=lambda config: placed(config, options.execution))
+
+
+def _evaluating(options: Options, data: Path) -> Evaluating:
+    """What is measured after the runs. Raises UserError where masks were named and there are none."""
+    from dinoscope.ablation.evaluations import Evaluating, find_masks_for
+    from dinoscope.cli.console import progress_bar
+    from dinoscope.features import ExtractConfig
+    from dinoscope.measurement import Extract
+    from dinoscope.training.device import pick_device
+
+    # a bar for each computation moves on a terminal; elsewhere it would be a line for each, of every run
+    watch = progress_bar if sys.stderr.isatty() else Evaluating.watch
+    masked = None if options.masks is None else find_masks_for(data, options.masks)
+    extract = Extract(ExtractConfig(pick_device(options.execution.device)), watch=watch)
+    return Evaluating(data, masked, extract, watch)
+
+
+def _checked(plan: PlannedStudy, options: Options, evaluating: Evaluating) -> list[PlannedRun]:
+    """The runs that may still have something to do; those that a rule stopped before are named. Raises UserError."""
+    from dinoscope.ablation.early_stopping import stopped_early
+    from dinoscope.ablation.evaluations import is_labelled
+    from dinoscope.cli.console import progress_bar
+    from dinoscope.study import plan as planning
+
+    configs = plan.configs
+    if options.stop_median and not (is_labelled(evaluating.data) and all(c.evaluate_every for c in configs)):
+        raise UserError(
+            "--stop-median compares online k-NN: it needs --data with train/CLASS/... and val/CLASS/..., and "
+            "evaluate_every above 0"
+        )
+    with progress_bar("checking files") as progress:
+        runs = planning.plan(configs, progress)
+    stopped = {run.config.out for run in runs if stopped_early(run.config) is not None}
+    if stopped:
+        say(f"stopped early before, and not begun again: {', '.join(sorted(path.name for path in stopped))}")
+    return [run for run in runs if run.config.out not in stopped or run.standing.state == "finished"]
+
+
+def _run(plan: PlannedStudy, runs: Sequence[PlannedRun], evaluating: Evaluating, options: Options, command: str) -> int:
+    """Bring all runs to their end, measure them, write and print the result."""
+    from dinoscope.ablation.early_stopping import KeepingHandles, MedianRule, stopped_early
+    from dinoscope.ablation.gathering import gather
+    from dinoscope.cli.ablation_worker import command as worker
+    from dinoscope.cli.console import progress_bar
+
+    assert options.out is not None
+    runner = make_runner(worker(stop_on_collapse=options.stop_on_collapse), options.out, options.execution)
+    keeping = KeepingHandles(runner)
+    earlier = [config.out for config in plan.configs]
+    rule: Watch = MedianRule(keeping.handles, plan.base_runs, earlier) if options.stop_median else lambda _: None
+    result = run_all(runs, keeping, rule)
+    tell_failures(result)
+    unfinished = [run for run in result.named("waiting", "stopped") if stopped_early(run.config) is None]
+    if unfinished:
+        say(f"go on with the runs that are not finished: {command}")
+        return 130 if result.interrupted else 1
+    failures = {run.name: _last_line(run) for run in result.named("failed")}
+    facts = _facts(runs, options, command)
+    if sys.stderr.isatty():
+        gathered = gather(plan, evaluating, failures, facts)
+    else:
+        with progress_bar("measuring the runs") as progress:
+            gathered = gather(plan, evaluating, failures, facts, progress)
+    for remark in gathered.remarks:
+        say(remark)
+    _show(gathered.result, options.out)
+    return 1 if failures else 0
+
+
+def _last_line(run: RunStatus) -> str:
+    """Of what a run printed before it failed: the error, in one line of a table."""
+    return next((line.strip() for line in reversed(run.diagnosis.splitlines()) if line.strip()), "")
+
+
+def _facts(runs: Sequence[PlannedRun], options: Options, command: str) -> dict[str, str]:
+    facts = {"command": command, "data": str(options.data)}
+    if runs:
+        images = runs[0].images
+        facts["images"] = f"{len(images)} for training, fingerprint {images.fingerprint()}"
+    if options.masks is not None:
+        facts["masks"] = str(options.masks)
+    return facts
+
+
+def _show(result: AblationResult, out: Path) -> None:
+    """Write the files, print the tables, and name the runs that are not simply finished."""
+    from rich.console import Console
+
+    from dinoscope.ablation.writing import write_result
+    from dinoscope.cli.ablation_table import show
+    from dinoscope.cli.console import progress_bar
+
+    with progress_bar("drawing figures") as progress:
+        files = write_result(result, out, overwrite=True, watch=progress)
+    console = Console()
+    show(result, console)
+    told = {run.folder: f"{Path(run.folder).name} {run.state}: {run.diagnosis}" for run in result.runs if run.diagnosis}
+    for line in told.values():
+        say(line)
+    names = ", ".join(str(path.relative_to(out)) for path in files if path.parent == out)
+    console.print(f"written to {out}: {names}", highlight=False, markup=False, soft_wrap=True)

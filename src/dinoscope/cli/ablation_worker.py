@@ -1,0 +1,40 @@
+"""`python -m dinoscope.cli.ablation_worker SETTINGS.json`: what an ablation study starts for each of its runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dinoscope.cli.worker import bring, parse, parser
+
+if TYPE_CHECKING:
+    from dinoscope.training.config import RunConfig
+    from dinoscope.training.listener import Listener
+
+MODULE = "dinoscope.cli.ablation_worker"
+
+
+def command(*, stop_on_collapse: bool) -> tuple[str, ...]:
+    """For `dinoscope.study`, which adds the settings file."""
+    options = ("--stop-on-collapse",) if stop_on_collapse else ()
+    return (sys.executable, "-m", MODULE, "--stop-with-stdin", *options)
+
+
+def work(argv: list[str]) -> int:
+    """As `dinoscope.cli.worker.work`; the circumstances are kept, and a collapsed run is stopped if that is wanted."""
+    known = parser(MODULE)
+    known.add_argument("--stop-on-collapse", action="store_true", help="end the run when it has collapsed")
+    options = parse(known, argv)
+
+    def listeners(config: RunConfig) -> Sequence[Listener]:
+        from dinoscope.ablation.listeners import RunCircumstances, StopOnCollapse
+
+        watching: list[Listener] = [RunCircumstances(config.device)]
+        return [*watching, StopOnCollapse()] if options.stop_on_collapse else watching
+
+    return bring(options.settings, listeners)
+
+
+if __name__ == "__main__":
+    sys.exit(work(sys.argv[1:]))

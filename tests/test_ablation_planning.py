@@ -1,0 +1,126 @@
+"""`dinoscope.ablation.planning` and the paper's studies: which runs a study needs, and where each is kept."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from dinoscope.ablation.definition import Axis, StudyDefinition
+from dinoscope.ablation.early_stopping import KeepingHandles, MedianRule
+from dinoscope.ablation.planning import plan_study
+from dinoscope.ablation.records import Variant
+from dinoscope.ablation.studies import STUDIES, named_study
+from dinoscope.ablation.study_file import parse_study, to_toml
+from dinoscope.errors import UserError
+from dinoscope.study.executor import execute
+from dinoscope.study.recipes import RECIPES
+from dinoscope.training.config import check
+from tests.test_study_executor import FakeRunner
+
+DATA, OUT = Path("data"), Path("out")
+SMALL_RECIPES = ("quickstart", "quickstart_long", "dino_small_images_cpu", "dino_small_images", "dino_folder")
+PAPER_RECIPES = ("dino_deit_small_100ep", "dino_deit_small_300ep")
+
+
+def axis(name: str, setting: str, *values: object) -> Axis:
+    return Axis(name, name, tuple(Variant(name, str(value), {setting: value}) for value in values))
+
+
+def study(*axes: Axis, **more) -> StudyDefinition:
+    return StudyDefinition("s", "s", axes=axes, **more)
+
+
+def test_the_base_is_trained_once_for_all_axes_and_comes_first() -> None:
+    sizes, outputs = axis("batch", "batch_size", 64, 128), axis("K", "method.out_dim", 512, 64)
+    plan = plan_study(study(sizes, outputs, seeds=(5, 0)), DATA, OUT)
+    assert [config.out.name for config in plan.configs] == [
+        f"{name}-s{seed}" for seed in (5, 0) for name in ("base", "batch-64", "k-64")
+    ]
+    assert [config.seed for config in plan.configs] == [5, 5, 5, 0, 0, 0]
+    assert len(plan.cells) == 6
+    base = RECIPES["quickstart"](DATA, OUT)
+    assert (base.batch_size, base.method.out_dim) == (128, 512)
+    assert [cell.variant.label for cell in plan.cells if cell.seed == 0] == ["base", "64", "64"]
+    assert plan.base_runs == {"base-s5", "base-s0"}
+
+
+def test_the_base_is_called_after_its_value_where_that_is_clear() -> None:
+    plan = plan_study(study(axis("batch", "batch_size", 64, 128)), DATA, OUT)
+    assert [(cell.variant.axis, cell.variant.label) for cell in plan.cells] == [("", "128"), ("batch", "64")]
+    assert plan.base == plan.cells[0].variant
+    assert plan.configs[0].out.name == "base-s0"
+    other = plan_study(study(axis("batch", "batch_size", 64)), DATA, OUT)
+    assert other.base.label == "base"
+
+
+def test_two_axes_share_the_variant_that_they_have_in_common() -> None:
+    plan = plan_study(study(axis("one", "batch_size", 64), axis("two", "batch_size", 32, 64)), DATA, OUT)
+    assert [config.out.name for config in plan.configs] == ["base-s0", "one-64-s0", "two-32-s0"]
+    assert [cell.config.out.name for cell in plan.cells] == ["base-s0", "one-64-s0", "two-32-s0", "one-64-s0"]
+
+
+def test_different_runs_never_share_a_folder() -> None:
+    first = Axis("a", "a", (Variant("a", "b c", {"batch_size": 64}),))
+    second = Axis("a b", "a b", (Variant("a b", "c", {"batch_size": 32}),))
+    with pytest.raises(UserError, match="two variants would share the folder a-b-c-s0"):
+        plan_study(study(first, second), DATA, OUT)
+
+
+def test_other_epochs_shorten_the_warm_up_and_are_refused_where_they_are_varied() -> None:
+    plan = plan_study(study(axis("batch", "batch_size", 64)), DATA, OUT, epochs=3)
+    assert {(config.epochs, config.optimizer.warmup_epochs) for config in plan.configs} == {(3, 0.25)}
+    with pytest.raises(UserError, match="varies the epochs"):
+        plan_study(study(axis("length", "epochs", 6)), DATA, OUT, epochs=3)
+
+
+@pytest.mark.parametrize("recipe", SMALL_RECIPES + PAPER_RECIPES)
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_of_the_paper_can_be_run_and_written(name, recipe) -> None:
+    if name == "patch-size" and recipe in ("dino_folder", "dino_small_images"):
+        with pytest.raises(UserError, match="write the networks into a file of your own"):
+            named_study(name, recipe)
+        return
+    found = named_study(name, recipe)
+    plan = plan_study(found, DATA, OUT)
+    assert len(plan.configs) >= (2 if name == "patch-size" else 3)
+    for config in plan.configs:
+        check(config, 1_300_000, processes=1, classes=10)
+    assert parse_study(to_toml(found), name, "") == found
+    large = recipe in PAPER_RECIPES
+    assert any(config.batch_size >= 1024 for config in plan.configs) == large
+
+
+def test_switches_that_the_base_has_already_are_left_out() -> None:
+    labels = {
+        recipe: [v.label for v in named_study("components", recipe).axes[0].variants]
+        for recipe in RECIPES
+        if "dino" in recipe or "quick" in recipe
+    }
+    assert "centring, not Sinkhorn" in labels["quickstart"]
+    assert "Sinkhorn, not centring" not in labels["quickstart"]
+    assert "Sinkhorn, not centring" in labels["dino_deit_small_100ep"]
+    assert "no multi-crop" in labels["dino_folder"]
+    assert "no multi-crop" not in labels["quickstart"]
+    assert "no KoLeo" in labels["quickstart"]
+    assert "no KoLeo" not in labels["dino_folder"]
+
+
+def test_a_recipe_of_another_method_has_no_such_settings() -> None:
+    with pytest.raises(UserError, match=r"axis teacher, value 'momentum': there is no setting 'method.teacher'"):
+        plan_study(named_study("teacher", "simclr_small_images"), DATA, OUT)
+    with pytest.raises(UserError, match="no ablation study 'colapse'; did you mean collapse"):
+        named_study("colapse")
+
+
+def test_two_hundred_instant_runs_cost_little(tmp_path) -> None:
+    begin = time.process_time(), time.perf_counter()
+    many = study(axis("batch", "batch_size", *range(2, 202)))
+    plan = plan_study(many, DATA, tmp_path)
+    assert len(plan.configs) == 200
+    keeping = KeepingHandles(FakeRunner())
+    result = execute(plan.configs, keeping, MedianRule(keeping.handles, plan.base_runs))
+    assert len(result.named("finished")) == 200
+    assert time.process_time() - begin[0] < 200 * 0.05
+    assert time.perf_counter() - begin[1] < 200 * 0.05
