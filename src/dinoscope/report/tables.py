@@ -98,7 +98,7 @@ def escape_latex(text: str) -> str:
 def markdown(table: Table) -> str:
     """GitHub's tables: caption, one table for each section that has a title, notes as a numbered list."""
     parts = [markdown_paragraph(table.caption)] if table.caption else []
-    for section in _joined(table.sections):
+    for section in joined_sections(table.sections):
         if section.title:
             parts.append(f"**{escape_markdown(section.title)}**")
         lines = [_markdown_line([escape_markdown(column.title) for column in table.columns])]
@@ -121,7 +121,7 @@ def latex(table: Table) -> str:
         lines.append(rf"\caption{{{escape_latex(table.caption)}}}")
     lines += [rf"\begin{{tabular}}{{{sides}}}", r"\toprule"]
     lines.append(_latex_line([escape_latex(column.title) for column in table.columns]))
-    for section in _joined(table.sections):
+    for section in joined_sections(table.sections):
         lines.append(r"\midrule")
         if section.title:
             lines.append(rf"\multicolumn{{{len(sides)}}}{{l}}{{\emph{{{escape_latex(section.title)}}}}} \\")
@@ -148,7 +148,7 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-def _joined(sections: Sequence[Section]) -> list[Section]:
+def joined_sections(sections: Sequence[Section]) -> list[Section]:
     """Sections without a title become one with those before them; those without rows are left out."""
     joined: list[Section] = []
     for section in sections:

@@ -1,0 +1,278 @@
+"""One HTML page that stands alone: what is on it as plain records, and `render`, which makes the file.
+
+All text is plain and escaped here; pictures are inline; nothing on the page is fetched, and its content security
+policy forbids that anything be. No paragraph, name or cell can become markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dinoscope.report.html_style import OPEN_FOR_PRINT, STYLE
+from dinoscope.report.html_svg import inline_svg
+from dinoscope.report.tables import Table, TableRow, joined_sections
+
+_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+_KINDS = {b"\x89PNG\r\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
+"""First bytes of a picture's file -> its kind."""
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Running text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A sentence that must be seen: something is well, worth knowing, or wrong."""
+
+    text: str
+    kind: Literal["good", "note", "warning"] = "note"
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list of short texts."""
+
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture with its caption.
+
+    picture: a PNG, JPEG, WebP or GIF file, or the text of an SVG file.
+    alt: what it shows, for those who cannot see it.
+    width: the most that it is shown at, in CSS pixels; None for its own width. Never wider than the page.
+    """
+
+    picture: bytes | str
+    caption: str
+    alt: str
+    width: int | None = None
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Small pictures beside each other, as many in a row as fit, under one caption; each may have its own below.
+
+    least: width in CSS pixels below which a picture is not made smaller while there is room.
+    """
+
+    figures: tuple[Figure, ...]
+    caption: str = ""
+    least: int = 200
+
+
+@dataclass(frozen=True)
+class KeyValues:
+    """Names and what they are, one pair a line."""
+
+    pairs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text to be copied as it stands: a command, a file."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Blocks that open at a click; in print they are open."""
+
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Blocks below a heading of their own, within a section."""
+
+    title: str
+    blocks: tuple[Block, ...]
+
+
+Block = Paragraph | Notice | Bullets | Figure | Gallery | Table | KeyValues | Code | Folded | Group
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page that its navigation leads to.
+
+    anchor: its name in the page's address: small letters, digits and hyphens.
+    lead: one or two sentences on what is to be seen.
+    """
+
+    title: str
+    anchor: str
+    lead: str = ""
+    blocks: tuple[Block, ...] = ()
+
+
+@dataclass(frozen=True)
+class Document:
+    """The page. lead: below its title. foot: the last line."""
+
+    title: str
+    sections: tuple[Section, ...]
+    lead: str = ""
+    foot: str = ""
+
+    def __post_init__(self) -> None:
+        anchors = [section.anchor for section in self.sections]
+        wrong = [anchor for anchor in anchors if not re.fullmatch(r"[a-z][a-z0-9-]*", anchor)]
+        if wrong or len(set(anchors)) < len(anchors):
+            raise ValueError(f"anchors must differ, and be small letters, digits and hyphens: {anchors}")
+
+
+def render(document: Document) -> str:
+    """The page as the text of an HTML file; the same document gives the same text.
+
+    Raises ValueError for a picture of a format that browsers do not show, or an SVG that could run or fetch something.
+    """
+    digest = base64.b64encode(hashlib.sha256(OPEN_FOR_PRINT.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    writer = _Writer()
+    links = "".join(f'<li><a href="#{part.anchor}">{escape(part.title)}</a></li>' for part in document.sections)
+    parts = [
+        "<!doctype html>",
+        '<html lang="en">',
+        '<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        '<meta name="color-scheme" content="light dark"><meta name="generator" content="dinoscope">',
+        f"<title>{escape(document.title)}</title>",
+        f"<style>{STYLE}</style></head>",
+        f'<body><header id="top"><h1>{escape(document.title)}</h1>{_lead(document.lead)}</header>',
+        f'<nav aria-label="Sections"><ol>{links}</ol></nav>' if len(document.sections) > 1 else "",
+        "<main>",
+        *map(writer.section, document.sections),
+        "</main>",
+        f"<footer>{escape(document.foot)}</footer>" if document.foot else "",
+        f"<script>{OPEN_FOR_PRINT}</script></body></html>",
+    ]
+    return "\n".join(part for part in parts if part) + "\n"
+
+
+def escape(text: str) -> str:
+    """Plain text as HTML."""
+    return html.escape(printable(text), quote=True)
+
+
+def printable(text: str) -> str:
+    """The text with U+FFFD for what no page may hold: control characters, bytes of a file name that are no text."""
+    return "".join(letter if letter in "\n\t" or not _unprintable(letter) else "\ufffd" for letter in text)
+
+
+def _unprintable(letter: str) -> bool:
+    """Control characters, halves of characters, and marks that would turn the direction of what follows their text."""
+    return unicodedata.category(letter) in ("Cc", "Cs") or letter in _TURNING
+
+
+class _Writer:
+    """Writes blocks; counts the drawings, whose names must differ on one page."""
+
+    def __init__(self) -> None:
+        self.drawings = 0
+
+    def section(self, section: Section) -> str:
+        return (
+            f'<section id="{section.anchor}"><h2>{escape(section.title)}</h2>{_lead(section.lead)}'
+            f"{self.blocks(section.blocks)}</section>"
+        )
+
+    def blocks(self, blocks: Sequence[Block]) -> str:
+        return "\n".join(map(self.block, blocks))
+
+    def block(self, block: Block) -> str:
+        match block:
+            case Paragraph(text):
+                return f"<p>{escape(text)}</p>"
+            case Notice(text, kind):
+                return f'<p class="notice {kind}" role="note">{escape(text)}</p>'
+            case Bullets(items):
+                return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
+            case Figure():
+                return self.figure(block)
+            case Gallery(figures, caption, least):
+                inside = "".join(self.figure(figure, numbered=False) for figure in figures)
+                title = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+                grid = f'<div class="grid" style="--least:{int(least)}px">{inside}</div>'
+                numbered = " numbered" if caption else ""
+                return f'<figure class="gallery{numbered}">{grid}{title}</figure>'
+            case Table():
+                return _table(block)
+            case KeyValues(pairs):
+                rows = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in pairs)
+                return f"<dl>{rows}</dl>"
+            case Code(text):
+                return f"<pre><code>{escape(text)}</code></pre>"
+            case Folded(title, inside):
+                return f"<details><summary>{escape(title)}</summary>{self.blocks(inside)}</details>"
+            case Group(title, inside):
+                return f'<div class="group"><h3>{escape(title)}</h3>{self.blocks(inside)}</div>'
+
+    def figure(self, figure: Figure, *, numbered: bool = True) -> str:
+        width = f' style="max-width:min(100%,{int(figure.width)}px)"' if figure.width else ""
+        if isinstance(figure.picture, str):
+            self.drawings += 1
+            drawing = inline_svg(figure.picture, f"d{self.drawings}-")
+            picture = f'<div class="drawing" role="img" aria-label="{escape(figure.alt)}"{width}>{drawing}</div>'
+        else:
+            data = base64.b64encode(figure.picture).decode("ascii")
+            source = f"data:{_kind(figure.picture)};base64,{data}"
+            picture = f'<img src="{source}" alt="{escape(figure.alt)}"{width}>'
+        caption = f"<figcaption>{escape(figure.caption)}</figcaption>" if figure.caption else ""
+        opening = '<figure class="numbered">' if numbered and caption else "<figure>"
+        return f"{opening}{picture}{caption}</figure>"
+
+
+def _kind(picture: bytes) -> str:
+    """The kind of a picture, by its first bytes."""
+    if picture[:4] == b"RIFF" and picture[8:12] == b"WEBP":
+        return "image/webp"
+    kind = next((kind for start, kind in _KINDS.items() if picture.startswith(start)), None)
+    if kind is None:
+        raise ValueError(f"a picture must be PNG, JPEG, WebP or GIF, and not begin with {picture[:12]!r}")
+    return kind
+
+
+def _lead(text: str) -> str:
+    return f'<p class="lead">{escape(text)}</p>' if text else ""
+
+
+def _table(table: Table) -> str:
+    """In a frame that scrolls where the table is wider than the page; notes below it."""
+    sides = [' class="right"' if column.align == "right" else "" for column in table.columns]
+    parts = [f"<caption>{escape(table.caption)}</caption>"] if table.caption else []
+    head = "".join(
+        f'<th scope="col"{side}>{escape(column.title)}</th>' for column, side in zip(table.columns, sides, strict=True)
+    )
+    parts.append(f"<thead><tr>{head}</tr></thead>")
+    for section in joined_sections(table.sections):
+        title = f'<tr><th scope="rowgroup" colspan="{len(sides)}">{escape(section.title)}</th></tr>'
+        rows = "".join(_row(row, sides) for row in section.rows)
+        parts.append(f"<tbody>{title if section.title else ''}{rows}</tbody>")
+    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
+    remarks = "".join(f"<p>{escape(remark)}</p>" for remark in table.remarks)
+    below = (f"<ol>{notes}</ol>" if notes else "") + remarks
+    framed = f'<div class="scroll" tabindex="0"><table>{"".join(parts)}</table></div>'
+    return framed + (f'<div class="notes">{below}</div>' if below else "")
+
+
+def _row(row: TableRow, sides: Sequence[str]) -> str:
+    marks = f"<sup>{', '.join(map(str, row.marks))}</sup>" if row.marks else ""
+    first, *others = zip(row.cells, sides, strict=True)
+    cells = "".join(f"<td{side}>{escape(cell)}</td>" for cell, side in others)
+    return f'<tr><th scope="row"{first[1]}>{escape(first[0])}{marks}</th>{cells}</tr>'
