@@ -173,6 +173,4 @@ def _judged(directions: Float[ndarray, "n d"], made: EmbeddingMap) -> EmbeddingM
         return made
     # between vectors of length 1 the nearest by Euclidean distance are the nearest by cosine
     trust = float(trustworthiness(directions, made.points, n_neighbors=k))
-    return EmbeddingMap(
-        made.points, made.method, made.settings, k, neighbours_kept(directions, made.points, k), trust
-    )
+    return EmbeddingMap(made.points, made.method, made.settings, k, neighbours_kept(directions, made.points, k), trust)

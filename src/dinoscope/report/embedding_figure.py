@@ -104,21 +104,22 @@ def thumbnails_page(
     title: str = "",
     note: str = "",
 ) -> tuple[Pixels, int]:
-    """A map of thumbnails, framed in the colours of their classes; and how many of the images found room.
+    """A map of thumbnails, framed in the colours of their classes if those can be named; and how many found room.
 
     None overlap: each is moved to the nearest free place, and left out where that is too far.
     title, note: set above.
     """
     width = PANEL_WIDTH - 2 * MARGIN
     spans = np.ptp(points, axis=0)
-    height = round(width * float(np.clip(spans[1] / max(spans[0], np.finfo(float).tiny), _FLATTEST, _STEEPEST)))
+    steep = spans[1] >= _STEEPEST * spans[0]
+    height = round(width * (_STEEPEST if steep else max(float(spans[1] / spans[0]), _FLATTEST)))
     tile = round(np.clip(math.sqrt(_FILLED * width * height / len(points)), _SMALLEST_THUMBNAIL, _LARGEST_THUMBNAIL))
     columns, rows = width // tile, height // tile
     canvas = np.full((rows * tile, width, 3), 255, np.uint8)
     cells = thumbnail_cells(_fitted(points, (columns, rows), border=0.5), (columns, rows))
-    colors = image_colors(len(points), labelling)
+    colors, named = image_colors(len(points), labelling), labelling is not None and labelling.can_be_named
     for index, (column, row) in cells.items():
-        framed = _framed(images[index], tile - 2, colors[index] if labelling else None)
+        framed = _framed(images[index], tile - 2, colors[index] if named else None)
         top, left = row * tile + 1, (width - columns * tile) // 2 + column * tile + 1
         canvas[top : top + tile - 2, left : left + tile - 2] = framed
     drawn = Row([Tile(canvas)], width)
