@@ -25,6 +25,7 @@ from dinoscope.training.images import read_unreadable, readable, scanned_images,
 from dinoscope.training.initial import facts_of, give_weights, load_initial, washes_out
 from dinoscope.training.listener import Listener, RunStart, StepRecord
 from dinoscope.training.monitor import CollapseMonitor, FeatureWindow, rank_me
+from dinoscope.training.provenance import ProvenanceFile
 from dinoscope.training.run_folder import LogFile, MetricsFile, RunFolder
 from dinoscope.training.tensorboard import TensorBoard
 from dinoscope.training.trainer import Trainer
@@ -71,6 +72,7 @@ def train(
                 LogFile(run.log),
                 MetricsFile(run.metrics, trainer.next_step),
                 TensorBoard(run.tensorboard, trainer.next_step),
+                ProvenanceFile(run.path, trainer),
                 *audience,
             ]
         try:
