@@ -29,6 +29,7 @@ COMMANDS = {
     "similarity": "which patches are like a chosen one, within an image and across images",
     "segment": "the foreground of images as masks and cut-outs",
     "track": "follow objects through a video, from a mask of the first frame",
+    "map": "a map of a folder's images by their features (t-SNE, UMAP or PCA), model beside model",
     "embed": "write the features of a folder of images to npz, csv or parquet",
     "models": "list the released weights that can be named as --model: method, figures, licence, size",
     "import": "turn a weights file of others (DINO, DeiT, MoCo, SwAV, DINOv2, timm...) into an exported model",
