@@ -12,6 +12,8 @@ from torch import Tensor
 
 from dinoscope.models import backbone as backbones
 from dinoscope.models.backbone import Backbone, BackboneConfig, ViTBackbone, ViTShape, build_backbone
+from dinoscope.models.pretrained import CATALOGUE, Release
+from dinoscope.models.pretrained.fetch import cached_file
 from dinoscope.models.vit import build_vit
 
 TINY = ViTShape(16, 64, 2, 1)
@@ -25,6 +27,19 @@ def register_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = {"tiny": TINY, "tiny_dinov2": TINY_DINOV2, "tiny_registers": TINY_REGISTERS, "tiny_heads": TINY_HEADS}
     for name, shape in shapes.items():
         monkeypatch.setitem(backbones.BACKBONES, name, shape)
+
+
+def release(
+    monkeypatch: pytest.MonkeyPatch, name: str, network: str = "tiny", *, cached: bool = True, **changes: Any
+) -> Release:
+    """Have an entry of the catalogue whose weights are a small random network, in the cache unless said otherwise."""
+    values = {"method": "DINO", "data": "pictures", "licence": "MIT", "source": "nobody", "knn": 70.0} | changes
+    entry = Release(network, url=f"https://example.org/{name}.pth", **values)
+    monkeypatch.setitem(CATALOGUE, name, entry)
+    if cached:
+        cached_file(entry).parent.mkdir(parents=True, exist_ok=True)
+        torch.save(weights(random_network(network)), cached_file(entry))
+    return entry
 
 
 def random_network(name: str, image_size: int = 32, **changes: Any) -> Backbone:

@@ -247,7 +247,7 @@ def test_an_existing_comparison_is_replaced_only_when_asked(runs: Path, capsys) 
     ("arguments", "words"),
     [
         (["a0", "--baselines", "--no-baselines"], "exclude each other"),
-        (["nowhere"], "nowhere is not a run folder"),
+        (["nowhere"], "there is no file or folder nowhere"),
         (["a0", "../{name}/a0"], "given twice"),
         (["a0", "--data", "nowhere"], "nowhere: no such folder"),
         (["a0", "--label-fraction", "2"], "--label-fraction must be above 0 and at most 1, not 2"),

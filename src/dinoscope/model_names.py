@@ -94,11 +94,8 @@ def load_model(name: str, watch: Watch = say_once) -> NamedModel:
     Raises UserError where there is no such network or model, the path holds none, or it cannot be fetched.
     """
     if name.startswith(RANDOM):
-        config = _config(name.removeprefix(RANDOM))
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(SEED)
-            backbone = build_backbone(config).eval()
-        return NamedModel(name, f"random {config.name}", backbone, None)
+        backbone = random_backbone(_config(name.removeprefix(RANDOM)))
+        return NamedModel(name, f"random {backbone.config.name}", backbone, None)
     path = Path(name)
     if not path.exists() and name in CATALOGUE:
         return _released(name, watch)
@@ -110,6 +107,13 @@ def load_model(name: str, watch: Watch = say_once) -> NamedModel:
     backbone = checkpoint.load_backbone(path)
     origin = checkpoint.read_metadata(checkpoint.find_weights(path)).get("origin")
     return NamedModel(name, _label(path), backbone, path, origin)
+
+
+def random_backbone(config: BackboneConfig) -> Backbone:
+    """The network with fresh weights, the same ones every time, in evaluation mode; torch's generator is left alone."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(SEED)
+        return build_backbone(config).eval()
 
 
 def _released(name: str, watch: Watch) -> NamedModel:
@@ -156,7 +160,9 @@ def _config(name: str) -> BackboneConfig:
             return load_model(name).backbone.config
         if name in CATALOGUE:
             return CATALOGUE[name].config()
-        raise UserError(f"{RANDOM}{name}: {name!r} is neither a network nor a model. Networks: {', '.join(BACKBONES)}")
+        near = difflib.get_close_matches(name, [*BACKBONES, *CATALOGUE], n=3, cutoff=0.6)
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"Networks: {', '.join(BACKBONES)}"
+        raise UserError(f"{RANDOM}{name}: {name!r} is neither a network nor a model. {hint}")
     size = re.search(r"_(\d+)$", name)
     return BackboneConfig(name, image_size=int(size[1]) if size else BackboneConfig.image_size)
 

@@ -23,7 +23,7 @@ COMMANDS = {
     "davis": "how well a model's features follow objects through videos: J and F on DAVIS 2017 or 2016",
     "explain": "what models' maps are worth: on the objects, by deletion and insertion, head by head",
     "throughput": "images per second, parameters and memory of a network, or of training it",
-    "compare": "the table and the figures of several runs: accuracy, size and speed, method by method",
+    "compare": "the table and the figures of several models: accuracy, size and speed, method by method",
     "attention": "pictures of what a model attends to, or several models side by side",
     "pca": "principal components of patch features as colours",
     "similarity": "which patches are like a chosen one, within an image and across images",

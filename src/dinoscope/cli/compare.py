@@ -1,14 +1,15 @@
-"""`dinoscope compare`: the table of the field, of one's own runs."""
+"""`dinoscope compare`: the table of the field, of one's own runs and of the models of others."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from dinoscope.cli.extraction import ExtractionOptions
+from dinoscope.cli.model_option import WHAT_MAY_BE_NAMED
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,16 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Set several runs beside each other: accuracy, size and speed, method by method, as tables and figures.
+    """Set models beside each other: accuracy, size and speed, method by method, as tables and figures.
 
-    What was measured before is taken from the run folders (evaluations/), what is missing is measured and kept
+    Runs, and beside them whatever else can be named as a model; such models need --data. What was measured before is
+    taken from the run folders (evaluations/), of other models from the cache; what is missing is measured and kept
     there. With --data, what was measured on other images or otherwise is measured again; without, its row is marked.
     Runs that differ in the seed alone are one row. Rows that differ from most in data, epochs, views or batch size
     are marked, with the difference. Writes comparison.md, .csv, .tex, .json, .png, .svg and curves.png, .svg.
     """
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders."""
+    runs: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="MODEL...", help=f"One or more. {WHAT_MAY_BE_NAMED}"),
+    ]
 
     out: Path
     """Folder to write to."""

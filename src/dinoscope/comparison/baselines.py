@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from dinoscope import checkpoint
 from dinoscope.data.folder import label_fraction
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.features import raw_pixels, weights_hash
 from dinoscope.measurement import LABEL_SEED, Measurement
+from dinoscope.model_names import SEED, random_backbone
 from dinoscope.models.backbone import without_drop_path
 from dinoscope.quickstart import random_weights
 from dinoscope.settings import to_dict
 from dinoscope.study.compare import Entry, K
-from dinoscope.study.gather import Gatherer, Subject
+from dinoscope.study.gather import Gatherer
+from dinoscope.study.subjects import Subject
 
 PIXELS_SIZE = 32
 """Side in pixels of the images that are compared pixel by pixel."""
 
 
-def random_entries(gatherer: Gatherer, subjects: Sequence[Subject], folder: Path) -> list[Entry]:
-    """Each network of the runs as it was before training, once for each of its seeds.
+def random_entries(gatherer: Gatherer, subjects: Sequence[Subject]) -> list[Entry]:
+    """Each network of the models with random weights: of a run as it was before training, once for each of its seeds.
 
-    folder: where the weights are put while they are measured.
+    A network that is among the models with random weights already gets no other.
     """
+    there = {subject.backbone.config.name for subject in subjects if subject.method == "random"}
     entries: dict[str, Entry] = {}
     for subject in subjects:
-        if subject.config is None:
+        settings = without_drop_path(subject.backbone.config)
+        if settings.name in there:
             continue
-        settings = without_drop_path(subject.config.backbone_config)
-        name = f"random weights of {settings.name} for {settings.image_size} px, seed {subject.config.seed}"
+        seed = SEED if subject.config is None else subject.config.seed
+        name = f"random weights of {settings.name} for {settings.image_size} px, seed {seed}"
         if name in entries:
             continue
-        backbone, path = random_weights(subject.config), folder / str(len(entries))
-        checkpoint.export_backbone(path, backbone)
-        random = Subject(path, name, "random", backbone, weights_hash(backbone), subject.config)
+        backbone = random_backbone(settings) if subject.config is None else random_weights(subject.config)
+        random = Subject(None, name, "random", backbone, weights_hash(backbone), config=subject.config)
         entries[name] = gatherer.entry(random)
     return list(entries.values())
 

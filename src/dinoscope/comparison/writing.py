@@ -1,9 +1,8 @@
-"""From run folders to a folder with the table and the figures."""
+"""From models to a folder with the table and the figures."""
 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,8 @@ from dinoscope.report import result_folder
 from dinoscope.report.comparison_figure import curves, png, scatter, svg
 from dinoscope.report.tables import Table, csv_text, latex, markdown
 from dinoscope.study.compare import Comparison, compare
-from dinoscope.study.gather import Gatherer, Measuring, run_subject
+from dinoscope.study.gather import Gatherer, Measuring
+from dinoscope.study.subjects import subject
 
 CURVES_TITLE = "online k-NN top-1 (%)"
 CURVES_NOTE = (
@@ -33,9 +33,13 @@ CURVES_NOTE = (
 
 @dataclass(frozen=True)
 class Request:
-    """What is compared. baselines: add raw pixels, and each network with random weights."""
+    """What is compared.
 
-    runs: tuple[Path, ...]
+    runs: run folders, or other models as `load_model` takes them.
+    baselines: add raw pixels, and each network with random weights.
+    """
+
+    runs: tuple[str | Path, ...]
     out: Path
     measuring: Measuring = field(default_factory=Measuring)
     baselines: bool = False
@@ -55,16 +59,15 @@ class Result:
 def compare_runs(request: Request) -> Result:
     """Measure what is missing, make the table and the figures, write them.
 
-    Raises UserError where a run folder is none, was given twice or has no weights, the data cannot be used, or
-    `out` holds a comparison already and is not to be overwritten.
+    Raises UserError where a model is none, was given twice or has no weights, the data cannot be used or is missing
+    (models other than runs need it), or `out` holds a comparison already and is not to be overwritten.
     """
     _check(request)
-    subjects = [run_subject(run) for run in request.runs]
+    subjects = [subject(str(run), request.measuring.watch) for run in request.runs]
     gatherer = Gatherer(request.measuring, subjects)
-    entries = [gatherer.entry(subject) for subject in subjects]
+    entries = [gatherer.entry(each) for each in subjects]
     if request.baselines:
-        with tempfile.TemporaryDirectory() as folder:
-            entries += random_entries(gatherer, subjects, Path(folder))
+        entries += random_entries(gatherer, subjects)
         entries += [pixels for pixels in [pixels_entry(gatherer)] if pixels is not None]
     return _write(request, compare(entries))
 
@@ -72,13 +75,13 @@ def compare_runs(request: Request) -> Result:
 def _check(request: Request) -> None:
     """Refuse before anything is measured."""
     if not request.runs:
-        raise UserError("give at least one run folder")
+        raise UserError("give at least one run folder or model")
     if not 0 < request.measuring.fraction <= 1:
         raise UserError(f"--label-fraction must be above 0 and at most 1, not {request.measuring.fraction:g}")
-    places = [run.resolve() for run in request.runs]
+    places = [Path(run).resolve() for run in request.runs]
     twice = [str(run) for run, place in zip(request.runs, places, strict=True) if places.count(place) > 1]
     if twice:
-        raise UserError(f"the same run folder was given twice: {' and '.join(twice)}")
+        raise UserError(f"the same model was given twice: {' and '.join(twice)}")
     result_folder.claim(request.out, FILES, overwrite=request.overwrite)
 
 

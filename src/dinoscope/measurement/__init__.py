@@ -6,7 +6,16 @@ Every figure travels with its protocol, so that nothing is compared that was mea
 from dinoscope.measurement.inputs import LABEL_SEED, Extract, Watch, train_and_val
 from dinoscope.measurement.knn import measure_knn
 from dinoscope.measurement.linear import measure_linear
-from dinoscope.measurement.record import OF_THE_MODEL, Measurement, keep, kept, kept_name, variant_name
+from dinoscope.measurement.record import (
+    OF_THE_MODEL,
+    Measurement,
+    cached_home,
+    keep,
+    keep_in,
+    kept,
+    kept_name,
+    variant_name,
+)
 from dinoscope.measurement.voc import VocConfig, VocResult, measure_voc
 
 __all__ = [
@@ -17,7 +26,9 @@ __all__ = [
     "VocConfig",
     "VocResult",
     "Watch",
+    "cached_home",
     "keep",
+    "keep_in",
     "kept",
     "kept_name",
     "measure_knn",

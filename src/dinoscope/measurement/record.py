@@ -1,4 +1,4 @@
-"""What was measured and how, and where a run folder keeps it."""
+"""What was measured and how, and where it is kept: in a run folder, or of any other model in the cache."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoscope import checkpoint
+from dinoscope.cache import cache_folder
 from dinoscope.errors import UserError
 from dinoscope.settings import from_dict, to_dict
 from dinoscope.training.run_folder import CONFIG
@@ -71,22 +72,34 @@ def keep(model: Path, name: str, measurement: Measurement) -> None:
 
     Raises UserError where the file cannot be written.
     """
-    if not (model / CONFIG).is_file():
-        return
-    file = _file(model, name)
+    if (model / CONFIG).is_file():
+        keep_in(model, name, measurement)
+
+
+def cached_home(weights: str) -> Path:
+    """The folder for the measurements of a model that is no run: in the cache, under the hash of its weights.
+
+    So nothing is written beside files of others, and one model under two names is measured once.
+    """
+    return cache_folder("measurements") / weights
+
+
+def keep_in(home: Path, name: str, measurement: Measurement) -> None:
+    """Write HOME/evaluations/NAME.json. Raises UserError where that fails."""
+    file = _file(home, name)
     try:
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write_text(file, measurement.to_json())
     except OSError as error:
         raise UserError(f"the result could not be written to {file}: {error}") from error
 
 
-def kept(model: Path, name: str) -> Measurement | None:
-    """What `keep` wrote, or None where there is no such result.
+def kept(home: Path, name: str) -> Measurement | None:
+    """What `keep` or `keep_in` wrote, or None where there is no such result.
 
     Raises UserError where the file is damaged.
     """
-    file = _file(model, name)
+    file = _file(home, name)
     if not file.is_file():
         return None
     try:
@@ -96,5 +109,5 @@ def kept(model: Path, name: str) -> Measurement | None:
     return Measurement.from_json(text, str(file))
 
 
-def _file(model: Path, name: str) -> Path:
-    return model / "evaluations" / f"{name}.json"
+def _file(home: Path, name: str) -> Path:
+    return home / "evaluations" / f"{name}.json"

@@ -152,6 +152,7 @@ class DINO(OnlineMethod):
             "kl_teacher_student": cross_entropy.detach() - teacher_entropy,
             "center_norm": self.center.square().sum().sqrt(),
             "teacher_temperature": torch.tensor(temperature),
+            "teacher_momentum": torch.tensor(self._momentum(step)),
         }
         loss = cross_entropy
         if config.koleo:
@@ -196,11 +197,15 @@ class DINO(OnlineMethod):
 
     def after_step(self, step: Step, output: StepOutput) -> None:
         """One step of the teacher's weights (cosine momentum) and of the centre (mean over all processes)."""
-        momentum = cosine(self.config.teacher_momentum, 1.0, step.index / step.total)
+        momentum = self._momentum(step)
         follow(self.teacher_backbone, self.student_backbone, momentum)
         follow(self.teacher_head, self.student_head, momentum)
         mean = distributed.mean_reduce(output.statistics["teacher_mean"])
         self.center.copy_(updated_center(self.center, mean, self.config.center_momentum))
+
+    def _momentum(self, step: Step) -> float:
+        """Of the teacher's weights at a step: a cosine to 1."""
+        return cosine(self.config.teacher_momentum, 1.0, step.index / step.total)
 
     @property
     def evaluated_backbone(self) -> Backbone:

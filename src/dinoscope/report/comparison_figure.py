@@ -89,7 +89,7 @@ def scatter(panels: Sequence[Panel], x_title: str, note: str = "") -> Figure:
                     point.x,
                     point.y,
                     yerr=point.deviation,
-                    color=_color(point.method),
+                    color=color_of(point.method),
                     marker=MARKERS[architectures.index(point.architecture) % len(MARKERS)],
                     markersize=7.5,
                     alpha=0.9,
@@ -110,7 +110,7 @@ def scatter(panels: Sequence[Panel], x_title: str, note: str = "") -> Figure:
         ]
         finish(figure, handles, note)
         for axis, panel in zip(axes, panels, strict=True):
-            label_points(figure, axis, [Labelled(p.label, p.x, p.y, _color(p.method)) for p in panel.points])
+            label_points(figure, axis, [Labelled(p.label, p.x, p.y, color_of(p.method)) for p in panel.points])
     return figure
 
 
@@ -129,7 +129,7 @@ def curves(every: Sequence[Curve], title: str, note: str = "") -> Figure:
                 axis.plot(
                     curve.epochs,
                     curve.values,
-                    color=_color(curve.method),
+                    color=color_of(curve.method),
                     linestyle=STYLES[namesakes.index(curve.label) % len(STYLES)],
                     marker="o" if len(curve.epochs) < 30 else "",
                     markersize=3.5,
@@ -163,9 +163,9 @@ def _file(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def new_figure(panels: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A white figure with so many panels of that size in inches, three in a row."""
-    columns = min(max(panels, 1), 3)
+def new_figure(panels: int, width: float, height: float, most: int = 3) -> tuple[Figure, list[Axes]]:
+    """A white figure with so many panels of that size in inches, `most` in a row."""
+    columns = min(max(panels, 1), most)
     rows = max(1, math.ceil(panels / columns))
     figure = Figure((width * columns, height * rows + 0.5), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
@@ -185,7 +185,7 @@ def dress(axis: Axes, title: str, x_title: str, y_title: str) -> None:
     axis.tick_params(which="both", colors=QUIET, length=0)
     for side in ("top", "right", "left", "bottom"):
         axis.spines[side].set_visible(side == "bottom")
-        axis.spines[side].set_color(QUIET)
+        axis.spines[side].setcolor_of(QUIET)
 
 
 def _spread(values: Sequence[float], axis: Axes) -> None:
@@ -197,7 +197,7 @@ def _spread(values: Sequence[float], axis: Axes) -> None:
 
 
 def _line_across(axis: Axes, name: str, height: float) -> None:
-    color = _color(name)
+    color = color_of(name)
     axis.axhline(height, color=color, linewidth=1, linestyle="--", zorder=1)
     axis.annotate(
         name,
@@ -212,8 +212,8 @@ def _line_across(axis: Axes, name: str, height: float) -> None:
     )
 
 
-def finish(figure: Figure, handles: Sequence[Line2D], note: str) -> None:
-    """Lay out, with the legend and a line of text below the panels."""
+def finish(figure: Figure, handles: Sequence[Line2D], note: str, columns: int = 5) -> None:
+    """Lay out, with the legend in so many columns and a line of text below the panels."""
     height = figure.get_figheight()
     bottom = 0.1 / height
     if note:
@@ -233,17 +233,17 @@ def finish(figure: Figure, handles: Sequence[Line2D], note: str) -> None:
             handles=list(handles),
             loc="lower center",
             bbox_to_anchor=(0.5, bottom),
-            ncols=min(len(handles), 5),
+            ncols=min(len(handles), columns),
             frameon=False,
             fontsize=9,
         )
         for text in legend.get_texts():
             text.set_parse_math(False)
-        bottom += 0.3 * math.ceil(len(handles) / 5) / height
+        bottom += 0.3 * math.ceil(len(handles) / columns) / height
     figure.tight_layout(rect=(0, bottom, 1, 1), w_pad=2.5)
 
 
-def _color(method: str) -> str:
+def color_of(method: str) -> str:
     """The method's own colour, else one that its name always gives."""
     return COLORS.get(method, OTHER_COLORS[sum(method.encode()) % len(OTHER_COLORS)])
 

@@ -88,7 +88,7 @@ class Entry:
     backbone: name in `BACKBONES`; "" for raw pixels.
     parameters: of the backbone, in millions; None for raw pixels.
     run: its folder, or what else it is.
-    settings: flat, what decides the result apart from the seed; empty for a baseline.
+    settings: flat, what decides the result apart from the seed; empty for a baseline, and where it is not known.
     measurements: by the name that a run folder keeps them under (`EVALUATIONS`).
     remarks: what must be known of it: that it was not finished, why something could not be measured.
     """
@@ -245,8 +245,8 @@ def _order(row: Row) -> tuple[Any, ...]:
 def _notes(row: Row, rows: Sequence[Row]) -> list[str]:
     """Everything in which the row differs from the others, in words."""
     notes: list[str] = []
-    trained = [other for other in rows if other.first.method not in BASELINES]
-    if row.first.method not in BASELINES:
+    trained = [other for other in rows if other.first.method not in BASELINES and other.first.settings]
+    if row.first.method not in BASELINES and row.first.settings:
         for name, title in MARKED.items():
             part = _part(name)
             found = difference(part(row), [part(other) for other in trained], MARKED, shorten=f"{name}.")

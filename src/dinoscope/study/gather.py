@@ -1,4 +1,4 @@
-"""What was measured of each run: taken from its folder where it still holds, else measured and kept there."""
+"""What was measured of each model: taken from where it is kept if it still holds, else measured and kept there."""
 
 from __future__ import annotations
 
@@ -17,18 +17,13 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig
 from dinoscope.evaluation.throughput import ThroughputConfig, millions_of_parameters, throughput
-from dinoscope.features import weights_hash
-from dinoscope.measurement import Extract, Measurement, Watch, keep, kept, kept_name, measure_knn, measure_linear
+from dinoscope.measurement import Extract, Measurement, Watch, keep_in, kept, kept_name, measure_knn, measure_linear
 from dinoscope.measurement.inputs import network_protocol
-from dinoscope.methods import method_name
-from dinoscope.methods.moco import MoCoConfig
 from dinoscope.model_names import NamedModel
-from dinoscope.models.backbone import Backbone
 from dinoscope.settings import to_dict
 from dinoscope.study.compare import EVALUATIONS, Entry, conditions, deciding_settings, figure
 from dinoscope.study.differences import identity
-from dinoscope.training.config import RunConfig
-from dinoscope.training.run_folder import read_config
+from dinoscope.study.subjects import Subject
 
 logger = logging.getLogger("dinoscope")
 
@@ -60,23 +55,6 @@ class Measuring:
         return self.extract.config.device or torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A model to be measured: its weights on disk, and what it is called."""
-
-    path: Path
-    name: str
-    method: str
-    backbone: Backbone
-    weights: str
-    config: RunConfig | None = None
-
-    @property
-    def model(self) -> NamedModel:
-        """As a measurement takes it."""
-        return NamedModel(self.name, self.name, self.backbone, self.path)
-
-
 def labelled_images(data: Path) -> Images:
     """The train and val splits, or all images and None where there are no splits; folders made absolute.
 
@@ -89,33 +67,25 @@ def labelled_images(data: Path) -> Images:
     return gallery, queries
 
 
-def run_subject(run: Path) -> Subject:
-    """The model of a run folder. Raises UserError where it is none, or has no weights yet."""
-    config, backbone = read_config(run), checkpoint.load_backbone(run)
-    return Subject(run, str(run), _shown_name(config), backbone, weights_hash(backbone), config)
-
-
-def _shown_name(config: RunConfig) -> str:
-    """Key in `METHOD_NAMES`: the method's, but without a queue MoCo is its version 3."""
-    third = isinstance(config.method, MoCoConfig) and config.method.queue_size == 0
-    return "moco_v3" if third else method_name(config.method)
-
-
 class Gatherer:
     """Measures models under the same conditions as far as can be, and remembers each network's speed."""
 
     def __init__(self, measuring: Measuring, subjects: Sequence[Subject]) -> None:
-        """Find the images to measure on. Raises UserError where --data was given and cannot be used."""
+        """Find the images to measure on.
+
+        Raises UserError where --data was given and cannot be used, or was not and a model has no images of its own.
+        """
         self.measuring = measuring
-        self.kept = {subject.path: self._kept(subject) for subject in subjects}
+        self.kept = {subject.name: self._kept(subject) for subject in subjects}
         self.images = labelled_images(measuring.data) if measuring.data else self._images_of_most()
+        self._require_images(subjects)
         self.speeds = self._agreeing_speeds(subjects)
         self.speeds_agree = bool(self.speeds)
 
     def entry(self, subject: Subject) -> Entry:
         """What is known of the model, after measuring what is missing or was measured otherwise."""
         measurements: dict[str, Measurement] = {}
-        remarks = _unfinished(subject)
+        remarks = [*subject.remarks, *_unfinished(subject)]
         for name, title in EVALUATIONS.items():
             found, remark = self._speed(subject) if name == "throughput" else self._accuracy(subject, name)
             if found is not None:
@@ -135,7 +105,7 @@ class Gatherer:
 
     def _accuracy(self, subject: Subject, name: str) -> tuple[Measurement | None, str]:
         """A kept measurement that holds, else a new one; and why there is none or not the one that was wanted."""
-        held = self.kept.get(subject.path, {}).get(name)
+        held = self.kept.get(subject.name, {}).get(name)
         if held is not None and (self.measuring.data is None or self._as_wanted(subject, name, held)):
             return held, ""
         if name in self.measuring.skip:
@@ -149,9 +119,11 @@ class Gatherer:
         return Measurement({**new.protocol, "weights": subject.name}, new.metrics), ""
 
     def _keep(self, subject: Subject, name: str, measurement: Measurement) -> None:
-        """Write into the run folder; one that cannot be written to (somebody else's) is warned of."""
+        """Write to where it is kept; a folder that cannot be written to (somebody else's) is warned of."""
+        if subject.home is None:
+            return
         try:
-            keep(subject.path, name, measurement)
+            keep_in(subject.home, name, measurement)
         except UserError as error:
             logger.warning("%s", error)
 
@@ -174,7 +146,7 @@ class Gatherer:
 
     def _speed(self, subject: Subject) -> tuple[Measurement | None, str]:
         """Speed of the network: the kept one where all have one alike, else measured once for all that share it."""
-        held, name = self.kept.get(subject.path, {}).get("throughput"), subject.backbone.config.name
+        held, name = self.kept.get(subject.name, {}).get("throughput"), subject.backbone.config.name
         if "throughput" in self.measuring.skip or (held is not None and self.speeds_agree):
             return held, ""
         if name not in self.speeds:
@@ -190,17 +162,19 @@ class Gatherer:
 
     def _agreeing_speeds(self, subjects: Sequence[Subject]) -> dict[str, Measurement]:
         """Speeds in the run folders, if all runs have one and all were measured under the same conditions."""
-        found = [(subject.backbone.config.name, self.kept[subject.path].get("throughput")) for subject in subjects]
+        found = [(subject.backbone.config.name, self.kept[subject.name].get("throughput")) for subject in subjects]
         speeds = {name: speed for name, speed in found if speed is not None}
         alike = {identity(conditions(speed)) for _, speed in found if speed is not None}
         return speeds if len(alike) == 1 and all(speed is not None for _, speed in found) else {}
 
     def _kept(self, subject: Subject) -> dict[str, Measurement]:
-        """What the folder holds, without what was measured of other weights."""
+        """What its folder holds, without what was measured of other weights."""
         held: dict[str, Measurement] = {}
+        if subject.home is None:
+            return held
         for name in EVALUATIONS:
             fraction = 1.0 if name == "throughput" else self.measuring.fraction
-            found = kept(subject.path, kept_name(name, fraction))
+            found = kept(subject.home, kept_name(name, fraction))
             if found is None or figure(name, found) is None:
                 continue
             if found.protocol.get("weights_hash", subject.weights) != subject.weights:
@@ -208,6 +182,17 @@ class Gatherer:
                 continue
             held[name] = found
         return held
+
+    def _require_images(self, subjects: Sequence[Subject]) -> None:
+        """Refuse, before anything is measured, a model of which nobody can know on which images to measure it."""
+        if self.images is not None or self.measuring.skip.issuperset(MEASURES):
+            return
+        strangers = [subject.name for subject in subjects if subject.config is None]
+        if strangers:
+            raise UserError(
+                f"{' and '.join(strangers)}: no run folder says on which images to measure; give --data FOLDER "
+                "with train/CLASS/... and val/CLASS/..., or only CLASS/..."
+            )
 
     def _images_of_most(self) -> Images | None:
         """The images that most kept results were measured on, so that missing ones are measured on the same."""
@@ -273,6 +258,8 @@ def _own_data(subject: Subject) -> Path:
 
 def _unfinished(subject: Subject) -> list[str]:
     """A remark where the run's newest checkpoint is not of its last step."""
+    if subject.config is None or subject.path is None:
+        return []
     newest = checkpoint.latest(subject.path / "checkpoints")
     if newest is None:
         return []

@@ -24,7 +24,8 @@ from dinoscope.training.device import pick_device
 from dinoscope.training.images import read_unreadable, readable, scanned_images, write_unreadable
 from dinoscope.training.initial import facts_of, give_weights, load_initial, washes_out
 from dinoscope.training.listener import Listener, RunStart, StepRecord
-from dinoscope.training.monitor import CollapseMonitor, FeatureWindow, rank_me
+from dinoscope.training.monitor import CollapseMonitor, FeatureWindow, patience, rank_me
+from dinoscope.training.provenance import ProvenanceFile
 from dinoscope.training.run_folder import LogFile, MetricsFile, RunFolder
 from dinoscope.training.tensorboard import TensorBoard
 from dinoscope.training.trainer import Trainer
@@ -71,6 +72,7 @@ def train(
                 LogFile(run.log),
                 MetricsFile(run.metrics, trainer.next_step),
                 TensorBoard(run.tensorboard, trainer.next_step),
+                ProvenanceFile(run.path, trainer),
                 *audience,
             ]
         try:
@@ -107,7 +109,7 @@ def _images(
 def _run(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> RunResult:
     """All steps that are left, with evaluations and checkpoints between them."""
     config = trainer.config
-    monitor = CollapseMonitor(trainer.method.diagnose, patience=max(300, trainer.total // 10))
+    monitor = CollapseMonitor(trainer.method.diagnose, patience(trainer.total))
     window, clock, saved = FeatureWindow(), _Clock(config.batch_size), time.monotonic()
     batches = trainer.batches()
     with _stop_signals() as stop:
