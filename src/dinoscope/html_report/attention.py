@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from dinoscope.observers import mean_map, spread
 from dinoscope.report.attention_figure import MapColumn, maps_page, spread_over
 from dinoscope.report.html import Block, Figure, Folded, Group, Notice, Section
 from dinoscope.report.web_pictures import webp
-from dinoscope.study.gather import Subject
+from dinoscope.study.subjects import Subject
 
 MOST_STEPS = 6
 """Snapshots of a run that are shown: the first, the last, and evenly between."""
@@ -50,6 +50,8 @@ def section(subjects: Sequence[Subject], device: torch.device | None = None) -> 
     titles, notices = titles_of(subjects), list[Block]()
     histories: dict[str, AttentionHistory] = {}
     for subject, title in zip(subjects, titles, strict=True):
+        if subject.path is None:
+            continue
         try:
             found = read_history(subject.path)
         except UserError as error:
@@ -97,8 +99,11 @@ def _across(subjects: Sequence[Subject], titles: Sequence[str], chosen: _Images,
         backbone.eval()
         maps = [_finite(mean_map(backbone, image)[1], title) for image in chosen.images]
         columns.append(MapColumn(title, map_title("attention", backbone), maps))
+    kinds = list(dict.fromkeys(column.detail for column in columns))
+    # the usual kind needs no word above each column, which is the room of the titles
+    columns = [replace(each, detail="" if each.detail == kinds[0] else each.detail) for each in columns]
     caption = f"{chosen.said}, each seen by every model at the size that it was trained at: {', '.join(titles)}."
-    text = " or ".join(dict.fromkeys(column.detail for column in columns))
+    text = " or ".join(kinds)
     return Figure(webp(maps_page(chosen.images, columns, text)), caption, f"Attention of {', '.join(titles)}")
 
 

@@ -16,7 +16,7 @@ from dinoscope.measurement import Extract
 from dinoscope.report.embedding_figure import ModelPoints, labelling_of, points_page, thumbnails_page
 from dinoscope.report.html import Block, Figure, Folded, Notice, Section
 from dinoscope.report.web_pictures import webp
-from dinoscope.study.gather import Subject
+from dinoscope.study.subjects import Subject
 from dinoscope.types import FeatureBank
 
 MOST_IMAGES = 600

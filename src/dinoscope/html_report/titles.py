@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dinoscope.model_names import distinct
-from dinoscope.study.gather import Subject
+from dinoscope.study.subjects import Subject
 
 
 def titles_of(subjects: Sequence[Subject]) -> list[str]:
     """Short names of models, of which no two are the same."""
-    return distinct([(Path(subject.name).name, subject.path) for subject in subjects])
+    # a name of random or released weights is no path, though it may look like one
+    return distinct([(each.name if each.path is None else Path(each.name).name, each.path) for each in subjects])
