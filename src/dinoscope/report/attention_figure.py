@@ -12,7 +12,7 @@ from numpy import ndarray
 from dinoscope.report.figures import TILES_PER_ROW, color_scale, fitted, overlay, per_band
 from dinoscope.report.layout import Legend, Pixels, Row, Tile, page, page_width
 
-_NARROWEST, _WIDEST = 150, 240  # pixels of a column
+_NARROWEST, _WIDEST = 150, 190  # pixels of a column
 _ROOM = 1130  # for the columns of a page
 
 
