@@ -11,8 +11,10 @@ import torch
 
 from dinoscope.data.masked_images import MaskedImages, find_masked_images
 from dinoscope.errors import UserError
+from dinoscope.explain.maps import TITLES
 from dinoscope.html_report.kept import Best, Kept, best_first, kept_groups
 from dinoscope.measurement import VocConfig, measure_voc
+from dinoscope.measurement.voc import PUBLISHED_SIDE
 from dinoscope.report.html import Block, Bullets, Figure, Folded, Group, Notice, Section
 from dinoscope.report.mask_sheet import mask_sheet
 from dinoscope.report.tables import Table
@@ -50,17 +52,21 @@ def _group(group: Sequence[Kept], titled: bool, device: torch.device) -> list[Bl
         blocks += _examples(group, best, device)
     if not titled:
         return blocks
-    return [Group(" and ".join(dict.fromkeys(each.name for each in group)), tuple(blocks))]
+    protocol = group[0].measurement.protocol
+    kind = TITLES.get(protocol["map"], protocol["map"])
+    title = f"{kind[:1].upper()}{kind[1:]} on {protocol['images']} images in {protocol['data']}"
+    return [Group(title, tuple(blocks))]
 
 
 def _table(group: Sequence[Kept]) -> Table:
     protocol = group[0].measurement.protocol
-    beside = protocol["map"] == "attention" and protocol["published"] is not None and protocol["data_name"] == _VAL
+    square = (protocol["published"] or {}).get("square")
+    beside = (protocol["map"], protocol["data_name"], square) == ("attention", _VAL, PUBLISHED_SIDE)
     rows = [row for each in PUBLISHED_JACCARD for row in each.rows()] if beside else []
     source = JACCARD_SOURCE
     if protocol["images"] != ALL_VAL:
         source += (
-            f". Those are of all {ALL_VAL:,} images, these of {protocol['images']}: for orientation, no comparison"
+            f". Those are of all {ALL_VAL:,} images, these of {protocol['images']}: for orientation, no comparison."
         )
     return kept_table([(each.title, each.measurement) for each in group], rows, source)
 
