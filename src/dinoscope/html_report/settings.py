@@ -23,7 +23,7 @@ NOT_RECORDED = "not recorded: the run is from before machine and versions were"
 
 
 def settings_section(runs: Sequence[RunRecord]) -> Section:
-    """What tells the runs apart, then each run: what differs from its recipe, the command, the machine, all settings."""
+    """What tells the runs apart, then of each run: what its recipe has otherwise, command, machine, all settings."""
     blocks: list[Block] = []
     if 1 < len(runs) <= MOST_BESIDE and (apart := _apart(runs)):
         blocks.append(apart)

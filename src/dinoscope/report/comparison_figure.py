@@ -185,7 +185,7 @@ def dress(axis: Axes, title: str, x_title: str, y_title: str) -> None:
     axis.tick_params(which="both", colors=QUIET, length=0)
     for side in ("top", "right", "left", "bottom"):
         axis.spines[side].set_visible(side == "bottom")
-        axis.spines[side].setcolor_of(QUIET)
+        axis.spines[side].set_color(QUIET)
 
 
 def _spread(values: Sequence[float], axis: Axes) -> None:
