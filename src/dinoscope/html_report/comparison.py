@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dinoscope.comparison.baselines import pixels_entry, random_entries
-from dinoscope.comparison.presentation import display_table, panels, speed_line
+from dinoscope.comparison.presentation import display_table, panels
 from dinoscope.report.comparison_figure import scatter, svg
 from dinoscope.report.html import Block, Figure, Notice, Section
 from dinoscope.study.compare import EVALUATIONS, Comparison, compare
@@ -41,8 +41,8 @@ def comparison_section(comparison: Comparison) -> Section:
     kept = any(row.cell(name) for row in comparison.rows for name in EVALUATIONS)
     blocks: list[Block] = [display_table(comparison, published=False)] if kept else [Notice(NOTHING)]
     found, x_title = panels(comparison)
-    if sum(len(panel.points) for panel in found) > 1:
-        drawing = svg(scatter(found, x_title, speed_line(comparison))).decode("utf-8")
+    if len({point.x for panel in found for point in panel.points}) > 1:
+        drawing = svg(scatter(found, x_title, size=(4.3, 3.9))).decode("utf-8")
         caption = (
             f"Accuracy against {x_title}. Bars: one standard deviation over the seeds, where there are several."
             if any(point.deviation is not None for panel in found for point in panel.points)

@@ -60,8 +60,8 @@ def _of(run: RunRecord) -> tuple[Block, ...]:
         blocks.append(Paragraph(f"All settings are those of the recipe {made.recipe}."))
     blocks += [Paragraph("The command that trains it again:"), Code(made.text)]
     blocks += _machine(run)
-    every = flat(to_dict(run.config))
-    blocks.append(Folded("All settings", (KeyValues(tuple((name, shown(value)) for name, value in every.items())),)))
+    every = tuple((name, shown(value)) for name, value in flat(to_dict(run.config)).items())
+    blocks.append(Folded("All settings", (KeyValues(every, dense=True),)))
     return tuple(blocks)
 
 

@@ -19,7 +19,8 @@ from dinoscope.html_report.settings import settings_section
 from dinoscope.html_report.summary import summary_section
 from dinoscope.html_report.words import listed
 from dinoscope.model_names import RANDOM
-from dinoscope.report.html import Document, Section, printable, render
+from dinoscope.report.html import Document, Section, render
+from dinoscope.report.html_text import printable
 from dinoscope.study.gather import Measuring
 from dinoscope.study.subjects import Subject, subject
 from dinoscope.training.provenance import commit
@@ -146,7 +147,9 @@ def _check(request: Request) -> None:
 
 def _title(runs: Sequence[RunRecord], others: Sequence[str]) -> str:
     names = [*(run.label for run in runs), *others]
-    return listed(names) if len(names) <= _NAMED else f"{len(names)} models"
+    if len(names) <= _NAMED:
+        return listed(names)
+    return f"{len(names)} {'models' if others else 'runs'}"
 
 
 def _lead(runs: Sequence[RunRecord], others: Sequence[str]) -> str:
