@@ -32,7 +32,7 @@ from dinoscope.report.embedding_figure import (
     thumbnails_page,
 )
 from dinoscope.report.html import Figure, Notice
-from dinoscope.study.gather import Subject
+from dinoscope.study.subjects import Subject
 
 PICTURES = Callable[..., Path]
 MODEL = "random:vit_micro_conv8"

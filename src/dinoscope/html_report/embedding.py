@@ -11,12 +11,12 @@ from dinoscope.data.decode import decode
 from dinoscope.data.folder import ImageFolder, balanced, find_images, find_split
 from dinoscope.errors import UserError
 from dinoscope.explain.embedding import NEIGHBOURS, TITLES, EmbeddingMap, best_method, described, embedding_map
+from dinoscope.html_report.titles import titles_of
 from dinoscope.measurement import Extract
-from dinoscope.model_names import distinct
 from dinoscope.report.embedding_figure import ModelPoints, labelling_of, points_page, thumbnails_page
 from dinoscope.report.html import Block, Figure, Folded, Notice, Section
 from dinoscope.report.web_pictures import webp
-from dinoscope.study.gather import Subject
+from dinoscope.study.subjects import Subject
 from dinoscope.types import FeatureBank
 
 MOST_IMAGES = 600
@@ -66,11 +66,6 @@ class _Placed:
     title: str
     bank: FeatureBank
     map: EmbeddingMap
-
-
-def titles_of(subjects: Sequence[Subject]) -> list[str]:
-    """Short names of models, of which no two are the same."""
-    return distinct([(Path(subject.name).name, subject.path) for subject in subjects])
 
 
 def _figures(maps: Sequence[_Placed], root: Path, data: str) -> list[Block]:

@@ -148,10 +148,12 @@ def _announce(trainer: Trainer, listeners: Sequence[Listener], origin: str | Non
         facts["resumed"] = f"at step {trainer.next_step}"
     if origin is not None:
         facts["begins from"] = origin
-    start = RunStart(config, trainer.at(trainer.next_step), len(trainer.images), parameters, facts)
+    start = RunStart(config, trainer.at(trainer.next_step), len(trainer.images), parameters, facts, backbone)
     logger.info("training %s on %d images; %s", config.backbone, len(trainer.images), facts)
+    trainer.method.eval()
     for listener in listeners:
         listener.started(start)
+    trainer.method.train()
     if origin is not None and (warning := washes_out(config)):
         _say(listeners, trainer.next_step, warning)
 
