@@ -24,6 +24,7 @@ COMMANDS = {
     "explain": "what models' maps are worth: on the objects, by deletion and insertion, head by head",
     "throughput": "images per second, parameters and memory of a network, or of training it",
     "compare": "the table and the figures of several models: accuracy, size and speed, method by method",
+    "report": "one HTML file about runs, to read, print and mail: curves, comparison, pictures, health, commands",
     "attention": "pictures of what a model attends to, or several models side by side",
     "pca": "principal components of patch features as colours",
     "similarity": "which patches are like a chosen one, within an image and across images",

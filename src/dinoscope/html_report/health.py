@@ -10,13 +10,15 @@ from typing import Literal
 import torch
 
 from dinoscope.html_report.runs import RunRecord
-from dinoscope.html_report.words import ABSENT, count, figure, percent
+from dinoscope.html_report.words import ABSENT, count, figure, listed, percent
 from dinoscope.methods import build_method
 from dinoscope.methods.health import COLLAPSED_SPREAD, Verdict
 from dinoscope.report.html import Block, Bullets, Code, Folded, Notice, Section
 from dinoscope.report.tables import Column, Table, TableRow
 from dinoscope.report.tables import Section as Rows
 from dinoscope.training.monitor import patience
+
+HEALTHY = "healthy: no sign of collapse in what was logged."
 
 WINDOW = 50
 """Steps that a verdict rests on, as during training."""
@@ -40,7 +42,11 @@ class Finding:
 
 def health_section(runs: Sequence[RunRecord]) -> Section:
     """Findings, the figures that they rest on, and what these mean."""
-    blocks: list[Block] = [each.notice() for run in runs for each in findings(run)]
+    found = [each for run in runs for each in findings(run)]
+    well = [each.run for each in found if each.kind == "good"]
+    blocks: list[Block] = [each.notice() for each in found if each.kind != "good"]
+    if well:
+        blocks.append(Notice(f"{listed(well)}: {HEALTHY}", "good"))
     blocks.append(_table(runs))
     blocks.append(Folded("What these figures mean", (Bullets(_MEANING),)))
     blocks += [
@@ -62,8 +68,8 @@ def findings(run: RunRecord) -> list[Finding]:
     ]
     if not any(each.kind == "warning" for each in found):
         judged = verdict(run)
-        text = "healthy: no sign of collapse in what was logged." if judged == "healthy" else f"{judged}."
-        found.insert(0, Finding(run.label, "good" if judged == "healthy" else "note", text))
+        well = judged == "healthy"
+        found.insert(0, Finding(run.label, "good" if well else "note", HEALTHY if well else f"{judged}."))
     return sorted(found, key=lambda each: ("warning", "good", "note").index(each.kind))
 
 

@@ -15,9 +15,9 @@ from dinoscope.data.folder import find_images, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.methods import method_name
 from dinoscope.model_names import distinct
-from dinoscope.report.html import printable
+from dinoscope.report.html_text import printable
 from dinoscope.study.compare import ARCHITECTURE_NAMES, METHOD_NAMES
-from dinoscope.study.gather import shown_method
+from dinoscope.study.subjects import shown_method
 from dinoscope.training.config import RunConfig
 from dinoscope.training.provenance import Session, read_sessions
 from dinoscope.training.run_folder import RunFolder, read_config, read_metrics

@@ -23,7 +23,7 @@ NOT_RECORDED = "not recorded: the run is from before machine and versions were"
 
 
 def settings_section(runs: Sequence[RunRecord]) -> Section:
-    """What tells the runs apart, then each run: what differs from its recipe, the command, the machine, all settings."""
+    """What tells the runs apart, then of each run: what its recipe has otherwise, command, machine, all settings."""
     blocks: list[Block] = []
     if 1 < len(runs) <= MOST_BESIDE and (apart := _apart(runs)):
         blocks.append(apart)
@@ -60,8 +60,8 @@ def _of(run: RunRecord) -> tuple[Block, ...]:
         blocks.append(Paragraph(f"All settings are those of the recipe {made.recipe}."))
     blocks += [Paragraph("The command that trains it again:"), Code(made.text)]
     blocks += _machine(run)
-    every = flat(to_dict(run.config))
-    blocks.append(Folded("All settings", (KeyValues(tuple((name, shown(value)) for name, value in every.items())),)))
+    every = tuple((name, shown(value)) for name, value in flat(to_dict(run.config)).items())
+    blocks.append(Folded("All settings", (KeyValues(every, dense=True),)))
     return tuple(blocks)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dinoscope.html_report.health import Finding, findings, verdict
+from dinoscope.html_report.health import HEALTHY, Finding, findings, verdict
 from dinoscope.html_report.runs import RunRecord
 from dinoscope.html_report.words import ABSENT, count, duration, figure
 from dinoscope.report.html import Block, Bullets, KeyValues, Notice, Paragraph, Section
 from dinoscope.report.tables import Column, Table, TableRow
 from dinoscope.report.tables import Section as Rows
-from dinoscope.study.compare import BASELINES, Comparison, Entry
+from dinoscope.study.compare import BASELINES, Comparison, Entry, conditions
+from dinoscope.study.differences import identity
 
 KNN, LINEAR = "knn", "linear"
 
@@ -30,7 +31,7 @@ def summary_section(
         blocks.append(_table(runs, measured, parameters))
     if others:
         blocks.append(Paragraph(f"Beside them, models whose training is not known here: {', '.join(others)}."))
-    headlines = _headlines(runs, comparison)
+    headlines = _headlines(comparison)
     if headlines:
         blocks.append(Bullets(tuple(headlines)))
     blocks += _warnings(runs)
@@ -70,7 +71,6 @@ def _table(runs: Sequence[RunRecord], measured: dict[str, Entry], parameters: di
         Column("Run"),
         Column("Method"),
         Column("Network"),
-        Column("Param. (M)", "right"),
         Column("Images", "right"),
         Column("Classes", "right"),
         Column("Epochs", "right"),
@@ -86,8 +86,7 @@ def _table(runs: Sequence[RunRecord], measured: dict[str, Entry], parameters: di
         cells = (
             run.label,
             run.method,
-            run.architecture.partition(" (")[0],
-            ABSENT if size is None else f"{size / 1e6:.3g}",
+            run.architecture.partition(" (")[0] + (f" ({size / 1e6:.2g} M)" if size else ""),
             count(run.images),
             "none" if run.classes == 0 else count(run.classes),
             f"{run.config.epochs:g}",
@@ -101,6 +100,8 @@ def _table(runs: Sequence[RunRecord], measured: dict[str, Entry], parameters: di
     remarks = ["Trained on: " + "; ".join(dict.fromkeys(str(run.config.data) for run in runs))]
     if any(run.estimated and run.seconds for run in runs):
         remarks.append("≈: not recorded; from the speeds that were logged, without evaluations")
+    if parameters:
+        remarks.append("M: million parameters of the backbone, which is what is kept of a run")
     remarks.append(f"k-NN and linear: top-1 accuracy in % as in the comparison below. {ABSENT}: not measured")
     return Table(columns, (Rows(tuple(rows)),), "What was trained", remarks=tuple(remarks))
 
@@ -126,21 +127,22 @@ def _standing(run: RunRecord) -> str:
     return f"{run.state}, {judged}" if wrong else run.state
 
 
-def _headlines(runs: Sequence[RunRecord], comparison: Comparison | None) -> list[str]:
+def _headlines(comparison: Comparison | None) -> list[str]:
     """The best of each figure, where there is something to choose from."""
     rows = [row for row in (comparison.rows if comparison else ()) if row.first.method not in BASELINES]
     lines: list[str] = []
     for name, title in {KNN: "k-NN", LINEAR: "linear probe"}.items():
         found = [(cell.mean, row) for row in rows if (cell := row.cell(name))]
-        if len(found) < 2:
+        entries = [each for row in rows for each in row.entries if name in each.measurements]
+        alike = {identity(conditions(each.measurements[name])) for each in entries}
+        if len(found) < 2 or len(alike) > 1:  # accuracies on other images are no contest
             continue
         (best, first), (least, last) = max(found, key=lambda each: each[0]), min(found, key=lambda each: each[0])
         lines.append(
             f"Highest {title} accuracy: {first.method} on {first.architecture} with {best:.1f} %; lowest: "
             f"{last.method} on {last.architecture} with {least:.1f} %."
         )
-    seeds = {(run.method, run.config.backbone) for run in runs}
-    if lines and len(seeds) == len(runs):
+    if lines and all(len(row.entries) == 1 for row in rows):
         lines.append("One run of each: differences of a few points may be chance. Other seeds (--seed) tell.")
     return lines
 
@@ -153,5 +155,5 @@ def _warnings(runs: Sequence[RunRecord]) -> list[Notice]:
     healthy = [run for run in runs if verdict(run) == "healthy"]
     if runs and len(healthy) == len(runs):
         what = "The run is" if len(runs) == 1 else f"All {len(runs)} runs are"
-        return [Notice(f"{what} healthy: no sign of collapse in what was logged.", "good")]
+        return [Notice(f"{what} {HEALTHY}", "good")]
     return []

@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ COLORS = {
 }
 OTHER_COLORS = ("#0072b2", "#b8a600", "#7a5195", "#8c564b")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-STYLES = ("-", "--", ":", "-.")
+STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 
 STYLE: Any = {"font.family": FONT, "font.size": 9.5, "svg.hashsalt": "dinoscope", "svg.fonttype": "none"}
 _GRID = "#e4e4e4"
@@ -74,12 +74,12 @@ class Curve:
     values: tuple[float, ...]
 
 
-def scatter(panels: Sequence[Panel], x_title: str, note: str = "") -> Figure:
+def scatter(panels: Sequence[Panel], x_title: str, note: str = "", size: tuple[float, float] = (5.4, 5.2)) -> Figure:
     """Accuracy against x, one panel for each kind of accuracy; a colour and a label per method, a marker per
-    architecture, a bar of one standard deviation each way.
+    architecture, a bar of one standard deviation each way. size: of a panel, in inches.
     """
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(len(panels), width=5.4, height=5.2)
+        figure, axes = new_figure(len(panels), *size)
         architectures = list(dict.fromkeys(point.architecture for panel in panels for point in panel.points))
         for axis, panel in zip(axes, panels, strict=True):
             dress(axis, panel.title, x_title, "top-1 (%)")
@@ -163,9 +163,9 @@ def _file(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def new_figure(panels: int, width: float, height: float, most: int = 3) -> tuple[Figure, list[Axes]]:
-    """A white figure with so many panels of that size in inches, `most` in a row."""
-    columns = min(max(panels, 1), most)
+def new_figure(panels: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A white figure with so many panels of that size in inches, three in a row."""
+    columns = min(max(panels, 1), 3)
     rows = max(1, math.ceil(panels / columns))
     figure = Figure((width * columns, height * rows + 0.5), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
@@ -212,8 +212,8 @@ def _line_across(axis: Axes, name: str, height: float) -> None:
     )
 
 
-def finish(figure: Figure, handles: Sequence[Line2D], note: str, columns: int = 5) -> None:
-    """Lay out, with the legend in so many columns and a line of text below the panels."""
+def finish(figure: Figure, handles: Sequence[Line2D], note: str) -> None:
+    """Lay out, with the legend and a line of text below the panels."""
     height = figure.get_figheight()
     bottom = 0.1 / height
     if note:
@@ -233,13 +233,13 @@ def finish(figure: Figure, handles: Sequence[Line2D], note: str, columns: int = 
             handles=list(handles),
             loc="lower center",
             bbox_to_anchor=(0.5, bottom),
-            ncols=min(len(handles), columns),
+            ncols=min(len(handles), 5),
             frameon=False,
             fontsize=9,
         )
         for text in legend.get_texts():
             text.set_parse_math(False)
-        bottom += 0.3 * math.ceil(len(handles) / columns) / height
+        bottom += 0.3 * math.ceil(len(handles) / 5) / height
     figure.tight_layout(rect=(0, bottom, 1, 1), w_pad=2.5)
 
 

@@ -1,4 +1,4 @@
-"""Figures of how training went: one panel for each value, all runs in it. Plain values in."""
+"""How training went: a drawing for each value, with the lines of all runs in it. Plain values in."""
 
 from __future__ import annotations
 
@@ -9,32 +9,24 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from dinoscope.report.comparison_figure import OTHER_COLORS, STYLE, STYLES, color_of, dress, finish, new_figure
+from dinoscope.report.comparison_figure import OTHER_COLORS, STYLE, STYLES, color_of, dress
+from dinoscope.report.html import Stroke
 from dinoscope.report.layout import QUIET
 
 MOST_POINTS = 240
 """Of a line: longer ones become means of neighbours, which is also what makes them legible."""
-_LONGEST = 44  # letters of a name in the legend
-_WIDTH, _HEIGHT = 3.85, 2.55  # of a panel, in inches: two in a row are as wide as a sheet of A4 within its margins
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a run is drawn in every panel."""
-
-    label: str
-    color: str
-    style: str
+_SIZE = (3.1, 2.2)  # in inches: on paper three stand in a row, at three quarters of it
 
 
 @dataclass(frozen=True)
 class Line:
     """A value over training. x: epochs."""
 
-    look: Look
+    look: Stroke
     x: tuple[float, ...]
     y: tuple[float, ...]
 
@@ -49,51 +41,49 @@ class Panel:
     levels: tuple[tuple[str, float], ...] = ()
 
 
-def looks(runs: Sequence[tuple[str, str]]) -> list[Look]:
+def looks(runs: Sequence[tuple[str, str]]) -> list[Stroke]:
     """One for each run (label, method as the field writes it): a colour for each method, a stroke for its namesakes.
 
     Where a method has more runs than there are strokes, colours tell all runs apart instead, as far as they go.
     """
     methods = [method for _, method in runs]
     by_method = max(map(methods.count, methods), default=0) <= len(STYLES)
-    found: list[Look] = []
+    found: list[Stroke] = []
     for place, (label, method) in enumerate(runs):
         before = methods[:place].count(method)
         palette = [color_of("DINO"), color_of("MoCo v2"), color_of("BYOL"), color_of("SwAV"), *OTHER_COLORS]
         color = color_of(method) if by_method else palette[place % len(palette)]
         number = before if by_method else place // len(palette)
-        found.append(Look(_shortened(label), color, STYLES[number % len(STYLES)]))
+        found.append(Stroke(label, color, STYLES[number % len(STYLES)]))
     return found
 
 
-def training_curves(panels: Sequence[Panel]) -> Figure:
-    """All panels, two in a row, over one legend; none where there is but one run."""
+def training_panel(panel: Panel) -> Figure:
+    """A drawing of one value; what its lines stand for is said beside it."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(len(panels), _WIDTH, _HEIGHT, most=2)
-        for axis, panel in zip(axes, panels, strict=True):
-            dress(axis, panel.title, "epoch", panel.y_title)
-            for line in panel.lines:
-                _draw(axis, line)
-            for name, height in panel.levels:
-                axis.axhline(height, color=QUIET, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-                axis.annotate(
-                    name,
-                    (0, height),
-                    xycoords=("axes fraction", "data"),
-                    xytext=(3, 2),
-                    textcoords="offset points",
-                    color=QUIET,
-                    fontsize=8,
-                    parse_math=False,
-                )
-            axis.margins(y=0.12)
-        shown = list(dict.fromkeys(line.look for panel in panels for line in panel.lines))
-        handles = [
-            Line2D([], [], color=look.color, linestyle=look.style, linewidth=2, label=look.label) for look in shown
-        ]
-        longest = max((len(look.label) for look in shown), default=0)
-        columns = max(1, int(figure.get_figwidth() / (0.55 + 0.08 * longest)))
-        finish(figure, handles if len(handles) > 1 else [], "", columns)
+        figure = Figure(_SIZE, dpi=150, facecolor="white")
+        figure.set_layout_engine("tight", pad=0.3)
+        FigureCanvasAgg(figure)
+        axis = figure.subplots()
+        dress(axis, panel.title, "epoch", panel.y_title)
+        for line in panel.lines:
+            _draw(axis, line)
+        for name, height in panel.levels:
+            axis.axhline(height, color=QUIET, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+            axis.annotate(
+                name,
+                (1, height),
+                xycoords=("axes fraction", "data"),
+                xytext=(-2, -3),
+                textcoords="offset points",
+                horizontalalignment="right",
+                verticalalignment="top",
+                color=QUIET,
+                fontsize=8,
+                parse_math=False,
+            )
+        axis.margins(y=0.12)
+        axis.yaxis.set_major_locator(MaxNLocator(5))
     return figure
 
 
@@ -119,10 +109,4 @@ def _thinned(values: Sequence[float]) -> list[float]:
         return list(values)
     starts = np.arange(0, len(values), block)
     sums = np.add.reduceat(np.asarray(values, dtype=np.float64), starts)
-    return list(sums / np.diff([*starts, len(values)]))
-
-
-def _shortened(label: str) -> str:
-    """A name that leaves its middle out where it is very long."""
-    half = _LONGEST // 2
-    return label if len(label) <= _LONGEST else f"{label[:half]}…{label[-half:]}"
+    return list(sums / np.diff(starts, append=len(values)))
