@@ -22,6 +22,7 @@ from dinoscope.html_report import davis, voc
 from dinoscope.html_report.kept import best_first, kept_groups
 from dinoscope.measurement import Examples, Measurement, keep_in, kept, kept_names
 from dinoscope.measurement.davis_frames import keep_frames, kept_frames, kept_places
+from dinoscope.measurement.voc_record import VocProtocol
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.report.html import Block, Bullets, Document, Figure, Folded, Group, Notice, Section, render
 from dinoscope.report.tables import Table
@@ -266,6 +267,14 @@ def test_damaged_records_are_said(runs: Path) -> None:
     assert "damaged" in of_kind(section, Notice)[0].text
 
 
+def test_records_that_say_too_little_are_left_out_and_said(runs: Path) -> None:
+    for name in ("voc", "davis-2017"):
+        keep_in(runs / "one", name, Measurement({"data": "x"}, ()))
+    for section in (voc.section(subjects(runs)), davis.section(subjects(runs))):
+        assert "does not say its" in of_kind(section, Notice)[0].text
+        assert [row.cells[0] for row in of_kind(section, Table)[0].sections[0].rows] == ["two"]
+
+
 def test_only_what_was_measured_alike_shares_a_table(runs: Path) -> None:
     found = kept(runs / "two", "voc")
     assert found is not None
@@ -274,7 +283,7 @@ def test_only_what_was_measured_alike_shares_a_table(runs: Path) -> None:
     assert section is not None
     assert [type(block) for block in section.blocks] == [Group, Group]
     assert [len(table.sections[0].rows) for table in of_kind(section, Table)] == [1, 1]
-    groups, _ = kept_groups(subjects(runs), "voc")
+    groups, _ = kept_groups(subjects(runs), "voc", VocProtocol)
     assert [len(group) for group in groups] == [1, 1]
 
 
@@ -287,7 +296,7 @@ def test_old_records_without_examples_have_a_table_and_no_examples(runs: Path) -
     for section in (voc.section(subjects(runs)), davis.section(subjects(runs))):
         assert len(of_kind(section, Table)) == 1
         assert of_kind(section, Figure) == []
-    groups, _ = kept_groups(subjects(runs), "voc")
+    groups, _ = kept_groups(subjects(runs), "voc", VocProtocol)
     assert best_first(groups[0], "strict_mean") is None
 
 

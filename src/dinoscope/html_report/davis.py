@@ -10,6 +10,7 @@ from dinoscope.data.davis import DavisSequence, find_davis
 from dinoscope.errors import UserError
 from dinoscope.evaluation.video_scores import region_similarity
 from dinoscope.html_report.kept import Best, Kept, best_first, kept_groups
+from dinoscope.measurement.davis import DavisProtocol
 from dinoscope.measurement.davis_frames import Frames, kept_frames
 from dinoscope.report.davis_sheet import Followed, FrameRow, frames_sheet
 from dinoscope.report.davis_tables import measured_table
@@ -30,7 +31,7 @@ _ABREAST = 4  # models on one sheet
 
 def section(subjects: Sequence[Subject]) -> Section | None:
     """Tables of what was measured alike, published figures, and the best and worst video; None without results."""
-    groups, notices = kept_groups(subjects, "davis")
+    groups, notices = kept_groups(subjects, "davis", DavisProtocol)
     if not (groups or notices):
         return None
     blocks: list[Block] = []
