@@ -97,8 +97,8 @@ def _option(difference: Difference) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    """A number so that it is read back as the same one."""
-    return repr(value) if isinstance(value, float) else str(value)
+    """A number so that it is read back as the same one; 3 for 3.0."""
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def _by_option(words: Sequence[str]) -> list[list[str]]:

@@ -151,11 +151,15 @@ def _features(run: RunRecord) -> list[Finding]:
         return [Finding(run.label, "warning", text)]
     ranks = run.series("rank_me")[1]
     if len(ranks) > 1 and ranks[-1] < max(ranks) / 2:
-        text = (
-            f"RankMe fell from {max(ranks):.1f} to {ranks[-1]:.1f}: features use fewer directions than they did. If "
-            "k-NN fell with it, the run collapses in part: lower the learning rate or stop earlier."
-        )
-        return [Finding(run.label, "note", text)]
+        accuracies = run.series("knn_top1")[1]
+        fell = bool(accuracies) and accuracies[-1] < 0.9 * max(accuracies)
+        text = f"RankMe fell from {max(ranks):.1f} to {ranks[-1]:.1f}: features use fewer directions than they did"
+        if fell:
+            text += f", and online k-NN fell with it, from {max(accuracies):.1f} to {accuracies[-1]:.1f} %: the run "
+            text += "collapses in part. Lower the learning rate, or stop earlier."
+        else:
+            text += ". Online k-NN did not fall with it." if accuracies else ". Whether accuracy fell is not known."
+        return [Finding(run.label, "warning" if fell else "note", text)]
     return []
 
 

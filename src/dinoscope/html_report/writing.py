@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from dinoscope import __version__, checkpoint
 from dinoscope.errors import UserError
-from dinoscope.html_report import embedding
+from dinoscope.html_report import attention, davis, embedding, voc
 from dinoscope.html_report.comparison import comparison_section, gathered
 from dinoscope.html_report.curves import curves_section
 from dinoscope.html_report.health import health_section
@@ -83,12 +83,12 @@ def report(request: Request) -> Document:
     watch = request.measuring.watch
     names = [name for name in request.models if is_run(name)]
     with watch("reading runs") as progress:
-        progress(0, len(request.models))
+        progress(0, 1)
         runs = read_runs([Path(name) for name in names])
-        # Of a run that has saved nothing there is no model yet; all that it logged is shown nevertheless.
-        empty = {str(run.path) for run in runs if run.state == "begun"}
-        subjects = [_subject(name, request) for name in request.models if str(Path(name)) not in empty]
-        progress(len(request.models), len(request.models))
+        progress(1, 1)
+    # Of a run that has saved nothing there is no model yet; all that it logged is shown nevertheless.
+    empty = {str(run.path) for run in runs if run.state == "begun"}
+    subjects = [subject(name, watch) for name in request.models if str(Path(name)) not in empty]
     baselines = request.baselines and request.measuring.data is not None
     comparison = gathered(subjects, request.measuring, baselines=baselines) if subjects else None
     others = [printable(each.name) for each in subjects if each.config is None]
@@ -110,13 +110,20 @@ def is_run(name: str) -> bool:
     return not name.startswith(RANDOM) and (Path(name) / CONFIG).is_file()
 
 
-def _subject(name: str, request: Request) -> Subject:
-    return subject(name, request.measuring.watch)
-
-
 def _pictures(subjects: Sequence[Subject], request: Request) -> list[Section]:
-    """The sections that show images."""
-    made = [embedding.section(subjects, extract=request.measuring.extract)]
+    """The sections that show images, as far as there are images and results."""
+    device = request.measuring.device
+    made = [embedding.section(subjects, extract=request.measuring.extract)]  # which says itself how far it is
+    parts: dict[str, Callable[[], Section | None]] = {
+        "drawing attention": lambda: attention.section(subjects, device),
+        "drawing masks": lambda: voc.section(subjects, device),
+        "drawing videos": lambda: davis.section(subjects),
+    }
+    for what, make in parts.items():
+        with request.measuring.watch(what) as progress:
+            progress(0, 1)
+            made.append(make())
+            progress(1, 1)
     return [section for section in made if section is not None]
 
 

@@ -112,7 +112,7 @@ footer { color: var(--quiet); font-size: 0.85rem; }
   h1 { margin-top: 0; }
   h2, h3 { break-after: avoid; }
   h2 { margin-top: 1.6rem; }
-  h2 + .lead, h3 + p, summary { break-after: avoid; }
+  h2 + .lead, h3 + p, summary, p:has(+ pre) { break-after: avoid; }
   p, li { orphans: 3; widows: 3; max-width: none; }
   figcaption { max-width: none; }
   nav { display: none; }

@@ -68,13 +68,8 @@ def train(
             origin = facts_of(initial.config, config)
         del initial
         if distributed.is_main():
-            audience = [
-                LogFile(run.log),
-                MetricsFile(run.metrics, trainer.next_step),
-                TensorBoard(run.tensorboard, trainer.next_step),
-                ProvenanceFile(run.path, trainer),
-                *audience,
-            ]
+            files = [LogFile(run.log), MetricsFile(run.metrics, trainer.next_step), ProvenanceFile(run.path, trainer)]
+            audience = [*files, TensorBoard(run.tensorboard, trainer.next_step), *audience]
         try:
             _announce(trainer, audience, origin)
             return _run(trainer, run, audience)
