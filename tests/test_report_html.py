@@ -21,9 +21,9 @@ from dinoscope.report.html import (
     Notice,
     Paragraph,
     Section,
-    escape,
     render,
 )
+from dinoscope.report.html_text import escape
 from dinoscope.report.tables import Column, Table, TableRow
 from dinoscope.report.tables import Section as Rows
 from tests.html_checks import Page

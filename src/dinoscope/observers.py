@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from dinoscope.data.decode import UnreadableImage, decode
 from dinoscope.data.folder import ImageFolder, find_images, find_split, resolve_split
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.explain.attention import attention_maps, prepare
+from dinoscope.explain.attention_history import Snapshot, begin, keep_snapshot
+from dinoscope.explain.maps import map_title
 from dinoscope.features import ExtractConfig, extract
 from dinoscope.methods.method import Method
 from dinoscope.models.backbone import Backbone
@@ -22,6 +26,9 @@ from dinoscope.types import Step
 
 MOST_GALLERY, MOST_QUERIES = 10_000, 2_000
 """Images that an online k-NN looks at: enough to follow a run, cheap enough to do every epoch."""
+
+
+_log = logging.getLogger("dinoscope")
 
 
 def spread(folder: ImageFolder, most: int) -> ImageFolder:
@@ -67,7 +74,9 @@ class OnlineKNN(Listener):
 
 
 class AttentionSnapshots(Listener):
-    """Attention overlays of a few fixed images into TensorBoard, so that one sees objects emerge.
+    """Attention of a few fixed images at every evaluation: overlays to be logged, and maps kept in the run's folder.
+
+    So one sees objects emerge. What is kept is described in `explain.attention_history`.
 
     Args:
         count: number of images, evenly spaced in the training folder.
@@ -75,39 +84,67 @@ class AttentionSnapshots(Listener):
 
     def __init__(self, count: int = 6) -> None:
         self.count = count
+        self.names: tuple[str, ...] = ()
         self.images: list[np.ndarray] = []
+        self.run: Path | None = None
 
     def started(self, start: RunStart) -> None:
-        """Choose and read the images."""
+        """Choose and read the images; look at them before the first step."""
         folder = spread(find_images(resolve_split(start.config.data, "train")), self.count)
-        self.images = readable_images([folder.path(position) for position in range(len(folder))])
+        found = {folder.paths[place]: image for place, image in readable_images(folder)}
+        self.names, self.images = tuple(found), list(found.values())
+        if not (self.images and start.config.evaluate_every):
+            return
+        try:
+            begin(start.config.out, self.images, start.step.index)
+        except OSError as error:
+            _log.warning("attention snapshots are not kept: %s", error)
+            return
+        self.run = start.config.out
+        if start.step.index == 0:
+            maps = [mean_map(start.backbone, image)[1] for image in self.images]
+            self._keep(start.backbone, maps, steps=0, epoch=0.0)
 
     def evaluate(self, step: Step, method: Method) -> Evaluation:
         """Each image beside its mean attention."""
         backbone = method.evaluated_backbone
+        found = [mean_map(backbone, image) for image in self.images]
+        steps = step.index + 1
+        self._keep(backbone, [values for _, values in found], steps=steps, epoch=steps / step.per_epoch)
         strips = {
-            f"attention/{number}": np.concatenate(attention_pair(backbone, image), axis=1)
-            for number, image in enumerate(self.images)
+            f"attention/{number}": np.concatenate((picture, overlay(picture, values)), axis=1)
+            for number, (picture, values) in enumerate(found)
         }
         return Evaluation(pictures=strips)
 
-
-def readable_images(paths: Sequence[Path]) -> list[np.ndarray]:
-    """The images that can be decoded, uint8 [height, width, 3]."""
-    images: list[np.ndarray] = []
-    for path in paths:
+    def _keep(self, backbone: Backbone, maps: list[np.ndarray], *, steps: int, epoch: float) -> None:
+        """Into the run's folder; a full disk is warned of, and the run goes on."""
+        if self.run is None:
+            return
+        what = map_title("attention", backbone)
         try:
-            images.append(decode(path))
-        except UnreadableImage:
-            continue
-    return images
+            keep_snapshot(self.run, Snapshot(steps, epoch, what, self.names, tuple(maps)))
+        except OSError as error:
+            _log.warning("the attention snapshot after step %d is not kept: %s", steps, error)
 
 
-def attention_pair(backbone: Backbone, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The image at the model's size, and the mean attention over it; both uint8 [height, width, 3]."""
+def readable_images(folder: ImageFolder) -> Iterator[tuple[int, np.ndarray]]:
+    """The images that can be decoded, with their places in the folder; uint8 [height, width, 3]."""
+    for place in range(len(folder)):
+        with contextlib.suppress(UnreadableImage):
+            yield place, decode(folder.path(place))
+
+
+def mean_map(backbone: Backbone, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The image at the model's size, uint8 [height, width, 3], and its mean attention [rows, columns]."""
     device = next(backbone.parameters()).device
     pixels = prepare(image, backbone.config.image_size, backbone.patch_size)
     with torch.no_grad():
         maps = attention_maps(backbone, backbone.normalize(pixels[None].to(device)))
-    picture = pixels.permute(1, 2, 0).numpy()
-    return picture, overlay(picture, maps[0].mean(dim=0).cpu().numpy())
+    return pixels.permute(1, 2, 0).numpy(), maps[0].mean(dim=0).float().cpu().numpy()
+
+
+def attention_pair(backbone: Backbone, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The image at the model's size, and the mean attention over it; both uint8 [height, width, 3]."""
+    picture, values = mean_map(backbone, image)
+    return picture, overlay(picture, values)

@@ -108,6 +108,7 @@ def measure(options: Options) -> list[Measured]:
     from dinoscope.evaluation.propagation import working_size
     from dinoscope.measurement import keep
     from dinoscope.measurement.davis import davis_measurement, davis_name, limited, propagated
+    from dinoscope.measurement.davis_frames import keep_frames
     from dinoscope.model_names import distinct, load_models
     from dinoscope.training.device import pick_device
 
@@ -133,11 +134,13 @@ def measure(options: Options) -> list[Measured]:
     measured: list[Measured] = []
     for model, files in zip(models, places, strict=True):
         follow = propagated(model, config, device)
-        results = _follow(model.label, follow, sequences, files)
+        results, frames = _follow(model.label, follow, sequences, files)
         measurement = davis_measurement(davis, results, model, config, options.limit_frames)
         measured.append(Measured(model.label, measurement, tuple(results)))
         if model.path is not None:
-            keep(model.path, davis_name(davis, options.limit_frames), measurement)
+            name = davis_name(davis, options.limit_frames)
+            keep(model.path, name, measurement)
+            keep_frames(model.path, name, frames, measurement)
     return measured + scored
 
 
@@ -163,26 +166,39 @@ def _places(
 
 def _follow(
     label: str, follow: Masks, sequences: Sequence[DavisSequence], files: ModelFiles | None
-) -> list[SequenceResult]:
-    """Scores of every sequence, whose masks are written on the way, or read where all are there."""
+) -> tuple[list[SequenceResult], dict[tuple[str, int], Any]]:
+    """Scores of every sequence, whose masks are written on the way, or read where all are there; and a few masks."""
     from dinoscope.cli.console import progress_bar
     from dinoscope.measurement.davis import kept_masks, score_masks
+    from dinoscope.measurement.davis_frames import kept_places
 
     results: list[SequenceResult] = []
+    frames: dict[tuple[str, int], Any] = {}
     total, before = sum(map(len, sequences)), 0
     with progress_bar(f"following objects with {label}") as progress:
         for sequence in sequences:
+            places = kept_places(len(sequence))
             masks = kept_masks(files.folder) if files is not None and files.complete(sequence) else follow
             with files.recording(sequence) if files is not None else contextlib.nullcontext() as record:
 
-                def seen(index: int, image: Any, mask: Any, before: int = before, record: Any = record) -> None:
+                def seen(
+                    index: int,
+                    image: Any,
+                    mask: Any,
+                    before: int = before,
+                    record: Any = record,
+                    name: str = sequence.name,
+                    places: Sequence[int] = places,
+                ) -> None:
                     progress(before + index, total)
+                    if index in places:
+                        frames[name, index] = mask
                     if record is not None:
                         record(index, image, mask)
 
                 results.append(score_masks(sequence, masks, seen))
             before += len(sequence)
-    return results
+    return results, frames
 
 
 def _measure_results(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,41 +29,16 @@ class Measured:
 
 def result_table(measured: Sequence[Measured], *, published: bool) -> Table:
     """One row for each model or folder of masks, and published figures below if asked for."""
-    from dinoscope.report.davis_tables import davis_table
+    from dinoscope.report.davis_tables import measured_table
     from dinoscope.study.published import DAVIS_LABEL, DAVIS_SOURCE, PUBLISHED_DAVIS
 
-    protocol = measured[0].measurement.protocol
-    rows = [(each.label, {m.name: m.value for m in each.measurement.metrics}) for each in measured]
     known = [
         (f"DINO {row.architecture}", {"jf_mean": row.jf_mean, "j_mean": row.j_mean, "f_mean": row.f_mean})
         for row in PUBLISHED_DAVIS
         if published
     ]
-    objects, count = protocol["objects"], len(protocol["sequences"])
-    caption = f"DAVIS {protocol['year']}: objects {objects}, sequences {count}; in %"
-    remarks = protocol_lines(protocol) + ([DAVIS_SOURCE] if published else [])
-    return davis_table(rows, known, DAVIS_LABEL, caption, remarks)
-
-
-def protocol_lines(protocol: Mapping[str, Any]) -> list[str]:
-    """The protocol for a person: the settings, and whatever makes these figures others than DAVIS's."""
-    lines = [f"{protocol['frames']} frames at {protocol['resolution']}; first and last of each sequence not scored"]
-    if protocol["size"] is not None:
-        lines[0] += (
-            f"; short side {protocol['size']} px, first and {protocol['context']} previous frames, "
-            f"radius {protocol['radius']}, top {protocol['top_k']}, temperature {protocol['temperature']:g}"
-        )
-    if protocol["limit_frames"] is not None:
-        lines.append(f"Only the first {protocol['limit_frames']} frames of each sequence: not comparable with others")
-    if not protocol["complete"]:
-        lines.append(f"Not the sequences of the list of {protocol['year']}: {', '.join(protocol['sequences'])}")
-    if protocol["not_annotated"]:
-        lines.append(f"Frames without annotation, not scored: {protocol['not_annotated']}")
-    if protocol["later_objects"]:
-        lines.append(
-            f"Objects that appear after the first frame, not scored (as officially): {protocol['later_objects']}"
-        )
-    return lines
+    rows = [(each.label, each.measurement) for each in measured]
+    return measured_table(rows, known, DAVIS_LABEL, DAVIS_SOURCE)
 
 
 def object_rows(measured: Sequence[Measured]) -> list[dict[str, str | float]]:
@@ -86,9 +61,7 @@ def object_rows(measured: Sequence[Measured]) -> list[dict[str, str | float]]:
 
 def json_values(measured: Sequence[Measured]) -> dict[str, Any]:
     """Every model with its protocol, and every object; figures in %."""
-    from dinoscope.settings import to_dict
-
-    models = [{"model": each.label, **to_dict(each.measurement)} for each in measured]
+    models = [{"model": each.label, **each.measurement.figures()} for each in measured]
     return {"models": models, "objects": object_rows(measured)}
 
 

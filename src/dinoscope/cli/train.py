@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dinoscope.api import RunConfig
 
 DEFAULT_RECIPE = "dino_deit_small_100ep"
 
@@ -27,11 +31,37 @@ dinoscope train ...
 
 def main(argv: list[str]) -> int:
     """Parse, train, say where things are."""
-    import tyro
     from rich.console import Console
 
     from dinoscope import api
     from dinoscope.cli.progress import ConsoleProgress
+
+    config, chosen = settings(argv)
+    result = api.train(config, resume=chosen.resume, overwrite=chosen.overwrite, listeners=[ConsoleProgress()])
+    console = Console()
+    if result.interrupted:
+        console.print(f"stopped after step {result.steps}; go on: dinoscope train --out {result.out} --resume")
+        return 130
+    console.print(
+        f"done: {result.out}\n"
+        f"  what it learned     dinoscope knn --model {result.out} --data {config.data}\n"
+        f"  what it looks at    dinoscope attention --model {result.out} IMAGE...\n"
+        f"  how training went   dinoscope report {result.out} --out {result.out}/report.html\n"
+        f"                      tensorboard --logdir {result.out}/tensorboard",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def settings(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
+    """The settings of a command line, and the options that are none.
+
+    Raises UserError for what is wrong or unknown.
+    """
+    import tyro
+
+    from dinoscope import api
     from dinoscope.errors import UserError
 
     chosen, rest = _preparser().parse_known_args(argv)
@@ -46,20 +76,7 @@ def main(argv: list[str]) -> int:
         )
     except ValueError as error:
         raise UserError(str(error)) from error
-    result = api.train(config, resume=chosen.resume, overwrite=chosen.overwrite, listeners=[ConsoleProgress()])
-    console = Console()
-    if result.interrupted:
-        console.print(f"stopped after step {result.steps}; go on: dinoscope train --out {result.out} --resume")
-        return 130
-    console.print(
-        f"done: {result.out}\n"
-        f"  what it learned     dinoscope knn --model {result.out} --data {config.data}\n"
-        f"  what it looks at    dinoscope attention --model {result.out} IMAGE...\n"
-        f"  how training went   tensorboard --logdir {result.out}/tensorboard",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return 0
+    return config, chosen
 
 
 def _preparser() -> argparse.ArgumentParser:

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 
 from dinoscope.cli.console import progress_bar
-from dinoscope.data.decode import decode
 from dinoscope.data.masked_images import MaskedImages
 from dinoscope.errors import UserError
 from dinoscope.explain.maps import TITLES
@@ -23,19 +22,18 @@ from dinoscope.model_names import NamedModel, folder_names
 from dinoscope.report import result_folder
 from dinoscope.report.comparison_figure import png
 from dinoscope.report.figures import write_png
-from dinoscope.report.mask_sheet import Masked, SheetRow, mask_sheet
+from dinoscope.report.mask_sheet import mask_sheet
 from dinoscope.report.mass_sweep import Band, mass_sweep
 from dinoscope.report.tables import Table, csv_text, markdown
+from dinoscope.report.voc_sheet import sheet_note, sheet_row, shown_scores, spread
 from dinoscope.report.voc_tables import (
     CSV_HEADER,
-    as_percent,
     classes_table,
     csv_rows,
     differences_table,
     models_table,
     sweep_table,
 )
-from dinoscope.settings import to_dict
 from dinoscope.study.published import JACCARD_SOURCE, PUBLISHED_JACCARD
 
 if TYPE_CHECKING:
@@ -78,7 +76,7 @@ def json_values(summary: VocSummary, limit: int | None, published: bool) -> dict
         {
             "label": scores.model.label,
             "model": scores.model.name,
-            **to_dict(measurement),
+            **measurement.figures(),
             "sweep": {
                 name: [{"mass": mass, **asdict(each)} for mass, each in zip(masses, found, strict=True)]
                 for name, found in intervals.items()
@@ -172,7 +170,7 @@ def _write_masks(folder: Path, result: VocResult, tell: Callable[[int, int], Non
 
 def _write_pages(out: Path, result: VocResult, count: int) -> Iterator[Path]:
     """Pages of pictures, from the best to the worst; those of an earlier, longer series go."""
-    places = spread(_shown(result), count)
+    places = spread(shown_scores(result), count)
     for path in _pages_in(out):
         path.unlink()
     pages = [places[begin : begin + _ROWS_PER_PAGE] for begin in range(0, len(places), _ROWS_PER_PAGE)]
@@ -180,43 +178,8 @@ def _write_pages(out: Path, result: VocResult, count: int) -> Iterator[Path]:
         by = ", by the mean of the models" if len(result.models) > 1 else ""
         title = f"Best to worst{by}" + (f", page {number + 1} of {len(pages)}" if len(pages) > 1 else "")
         path = out / _page_name(number)
-        write_png(path, mask_sheet([_row(result, place) for place in page], title, _page_note(result)))
+        write_png(path, mask_sheet([sheet_row(result, place) for place in page], title, sheet_note(result)))
         yield path
-
-
-def spread(scores: Sequence[float], count: int) -> list[int]:
-    """Places of `count` images: the best, the worst, and evenly between by rank, best first."""
-    order = sorted(range(len(scores)), key=lambda place: -scores[place])
-    if count >= len(order):
-        return order
-    return order[:1] if count == 1 else [order[round(i * (len(order) - 1) / (count - 1))] for i in range(count)]
-
-
-def _shown(result: VocResult) -> list[float]:
-    """Each image's Jaccard of the masks that are kept, the mean over the models."""
-    every = [scores.figures[_kept_figure(result)][:, result.config.at] for scores in result.models]
-    return (sum(every[1:], every[0]) / len(every)).tolist()
-
-
-def _row(result: VocResult, place: int) -> SheetRow:
-    index, name = result.used[place], _kept_figure(result)
-    models = tuple(
-        Masked(each.model.label, each.masks[place], float(each.figures[name][place, result.config.at]))
-        for each in result.models
-    )
-    images = result.images
-    return SheetRow(images.names[index], decode(images.images[index]), images.classes(index), models)
-
-
-def _page_note(result: VocResult) -> str:
-    mass = f"masks hold {as_percent(result.config.mass)}"
-    if _kept_figure(result) == "published":
-        return f"published, {mass}: the truth chose the head of each class, shown together; mean over classes"
-    return f"strict, {mass}: mean over the heads; Jaccard with all objects; light grey: void, not counted"
-
-
-def _kept_figure(result: VocResult) -> str:
-    return "strict_mean" if "strict" in result.config.protocols else "published"
 
 
 def _page_name(number: int) -> str:

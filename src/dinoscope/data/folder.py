@@ -172,6 +172,29 @@ def evenly(count: int, limit: int | None) -> list[int]:
     return [place * count // taken for place in range(taken)]
 
 
+def balanced(folder: ImageFolder, most: int) -> ImageFolder:
+    """At most `most` images, spread evenly; of a labelled folder as many of each class as can be; order kept.
+
+    Classes that have fewer images than their part leave the rest to others. Where there are more classes than `most`,
+    classes are spread evenly too.
+    """
+    if len(folder) <= most:
+        return folder
+    if folder.labels is None:
+        return folder.subset(evenly(len(folder), most))
+    members: dict[int, list[int]] = {}
+    for index, label in enumerate(folder.labels):
+        members.setdefault(label, []).append(index)
+    chosen: list[int] = []
+    by_size = sorted(members.values(), key=len)
+    if len(by_size) > most:
+        by_size = [list(members.values())[place] for place in evenly(len(by_size), most)]
+    for place, indices in enumerate(by_size):  # the smallest first: what a class lacks goes to those after it
+        quota = (most - len(chosen)) // (len(by_size) - place)
+        chosen += [indices[at] for at in evenly(len(indices), quota)]
+    return folder.subset(sorted(chosen))
+
+
 def hash_rank(seed: int, path: str) -> bytes:
     """Place of an image in an order that looks random and is the same everywhere; smaller comes first."""
     return hashlib.blake2b(b"%d\0" % seed + os.fsencode(path), digest_size=16).digest()

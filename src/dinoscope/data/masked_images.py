@@ -73,7 +73,17 @@ class MaskedImages:
 
     def subset(self, limit: int | None) -> MaskedImages:
         """At most `limit` of the images, spread evenly. Raises UserError where the limit is below 1."""
-        chosen = evenly(len(self), limit)
+        return self._at(evenly(len(self), limit))
+
+    def named(self, names: Sequence[str]) -> MaskedImages:
+        """The images of these names, in this order. Raises UserError for one that is not there."""
+        place = {name: index for index, name in enumerate(self.names)}
+        absent = next((name for name in names if name not in place), None)
+        if absent is not None:
+            raise UserError(f"{self.root}: there is no image {absent} with a mask")
+        return self._at([place[name] for name in names])
+
+    def _at(self, chosen: Sequence[int]) -> MaskedImages:
         return replace(
             self,
             names=tuple(self.names[i] for i in chosen),

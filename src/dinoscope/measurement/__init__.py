@@ -8,12 +8,14 @@ from dinoscope.measurement.knn import measure_knn
 from dinoscope.measurement.linear import measure_linear
 from dinoscope.measurement.record import (
     OF_THE_MODEL,
+    Examples,
     Measurement,
     cached_home,
     keep,
     keep_in,
     kept,
     kept_name,
+    kept_names,
     variant_name,
 )
 from dinoscope.measurement.voc import VocConfig, VocResult, measure_voc
@@ -21,6 +23,7 @@ from dinoscope.measurement.voc import VocConfig, VocResult, measure_voc
 __all__ = [
     "LABEL_SEED",
     "OF_THE_MODEL",
+    "Examples",
     "Extract",
     "Measurement",
     "VocConfig",
@@ -31,6 +34,7 @@ __all__ = [
     "keep_in",
     "kept",
     "kept_name",
+    "kept_names",
     "measure_knn",
     "measure_linear",
     "measure_voc",

@@ -20,7 +20,7 @@ from dinoscope.evaluation.propagation import propagate, warn_of_lost
 from dinoscope.evaluation.video_scores import SequenceScore, score_sequence, summarise
 from dinoscope.evaluation.window import PropagationConfig
 from dinoscope.features import weights_hash
-from dinoscope.measurement.record import Measurement
+from dinoscope.measurement.record import Examples, Measurement
 from dinoscope.model_names import NamedModel
 
 Mask = UInt8[ndarray, "h w"]
@@ -165,7 +165,15 @@ def davis_measurement(
         later_objects=sum(len(score.later) for score in scores),
         **propagation_protocol(config),
     )
-    return Measurement.of(protocol, summarise([each for score in scores for each in score.objects]))
+    summary = summarise([each for score in scores for each in score.objects])
+    return Measurement.of(protocol, summary, _examples(results))
+
+
+def _examples(results: Sequence[SequenceResult]) -> Examples:
+    """Every sequence: the mean over its objects."""
+    found = [{each.name: each.value for each in summarise(result.score.objects)} for result in results]
+    figures = {name: [each[name] for each in found] for name in ("jf_mean", "j_mean", "f_mean")}
+    return Examples.of((result.name for result in results), figures)
 
 
 def propagation_protocol(config: PropagationConfig | None) -> dict[str, Any]:

@@ -22,18 +22,44 @@ OF_THE_MODEL = frozenset(
 
 
 @dataclass(frozen=True)
+class Examples:
+    """What single images or videos scored, so that the best and the worst are known.
+
+    figures: name -> one value in % for each of the names; two digits after the point are kept.
+    """
+
+    names: tuple[str, ...]
+    figures: Mapping[str, tuple[float, ...]]
+
+    @staticmethod
+    def of(names: Iterable[str], figures: Mapping[str, Iterable[float]]) -> Examples:
+        """Rounded to what is kept."""
+        return Examples(tuple(names), {name: tuple(round(x, 2) for x in values) for name, values in figures.items()})
+
+
+@dataclass(frozen=True)
 class Measurement:
     """Figures, and how they came about.
 
     protocol: plain JSON values: the model (`OF_THE_MODEL`), and what two results must share to be compared.
+    examples: what the figures are means of, where that is kept.
     """
 
     protocol: Mapping[str, Any]
     metrics: tuple[Metric, ...]
+    examples: Examples | None = None
+
+    def figures(self) -> dict[str, Any]:
+        """Protocol and metrics as plain values, without the examples."""
+        return {name: value for name, value in to_dict(self).items() if name != "examples"}
 
     def to_json(self) -> str:
         """The text of the file that keeps it; ends with a newline."""
-        return json.dumps(to_dict(self), indent=2) + "\n"
+        text = json.dumps(self.figures(), indent=2)
+        if self.examples is None:
+            return text + "\n"
+        # on one line: with one value a line they would be nearly all of the file
+        return f'{text.removesuffix("}").rstrip()},\n  "examples": {json.dumps(to_dict(self.examples))}\n}}\n'
 
     @staticmethod
     def from_json(text: str, source: str) -> Measurement:
@@ -50,9 +76,9 @@ class Measurement:
         return from_dict(Measurement, values, source)
 
     @staticmethod
-    def of(protocol: Any, metrics: Iterable[Metric]) -> Measurement:
+    def of(protocol: Any, metrics: Iterable[Metric], examples: Examples | None = None) -> Measurement:
         """With a protocol given as a dataclass; its values become those that JSON would give back."""
-        return Measurement(json.loads(json.dumps(to_dict(protocol))), tuple(metrics))
+        return Measurement(json.loads(json.dumps(to_dict(protocol))), tuple(metrics), examples)
 
 
 def kept_name(evaluation: str, fraction: float = 1.0) -> str:
@@ -107,6 +133,12 @@ def kept(home: Path, name: str) -> Measurement | None:
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error}") from error
     return Measurement.from_json(text, str(file))
+
+
+def kept_names(home: Path, evaluation: str) -> list[str]:
+    """Names of the results of an evaluation and its variants that are kept: `voc`, `voc-rollout`, `voc-100`..."""
+    names = sorted(file.stem for file in (home / "evaluations").glob("*.json"))
+    return [name for name in names if name == evaluation or name.startswith(f"{evaluation}-")]
 
 
 def _file(home: Path, name: str) -> Path:

@@ -11,7 +11,7 @@ import torch
 from dinoscope import checkpoint
 from dinoscope.evaluation.bootstrap import Interval, mean_intervals
 from dinoscope.features import weights_hash
-from dinoscope.measurement.record import Measurement
+from dinoscope.measurement.record import Examples, Measurement
 from dinoscope.measurement.voc import ModelScores, VocResult
 from dinoscope.measurement.voc_images import count_faults
 from dinoscope.types import Metric
@@ -125,9 +125,17 @@ def measurements(summary: VocSummary, limit: int | None = None) -> list[Measurem
                 for name, each in intervals.items()
                 for end, value in _ends(each[at])
             ],
+            _examples(summary.result, scores),
         )
         for scores, intervals in zip(summary.result.models, summary.intervals, strict=True)
     ]
+
+
+def _examples(result: VocResult, scores: ModelScores) -> Examples:
+    """Every image at the chosen mass."""
+    names = [result.images.names[index] for index in result.used]
+    at = result.config.at
+    return Examples.of(names, {name: (100 * values[:, at]).tolist() for name, values in scores.figures.items()})
 
 
 def _protocol(result: VocResult, scores: ModelScores, limit: int | None) -> VocProtocol:

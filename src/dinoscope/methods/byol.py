@@ -70,13 +70,18 @@ class BYOL(OnlineMethod):
     def loss(self, outputs: Outputs, step: Step) -> StepOutput:
         """Eq. 2, symmetric, over all pairs of different views."""
         target = outputs["target"].detach()
-        return StepOutput(byol_loss(outputs["prediction"], target), {"embedding_spread": spread(target)})
+        logged = {"embedding_spread": spread(target), "teacher_momentum": torch.tensor(self._momentum(step))}
+        return StepOutput(byol_loss(outputs["prediction"], target), logged)
 
     def after_step(self, step: Step, output: StepOutput) -> None:
         """One step of the target network (momentum by a cosine to 1)."""
-        momentum = cosine(self.config.target_momentum, 1.0, step.index / step.total)
+        momentum = self._momentum(step)
         follow(self.target_backbone, self.backbone, momentum)
         follow(self.target_projector, self.projector, momentum)
+
+    def _momentum(self, step: Step) -> float:
+        """Of the target network's weights at a step."""
+        return cosine(self.config.target_momentum, 1.0, step.index / step.total)
 
     def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
         """All images at one point."""

@@ -126,6 +126,8 @@ class DINO(OnlineMethod):
             "center_norm": self.center.square().sum().sqrt(),
             "teacher_temperature": torch.tensor(temperature),
         }
+        if config.teacher == "ema":
+            logged["teacher_momentum"] = torch.tensor(self._momentum(step))
         if config.loss == "mse":
             logged["output_spread"] = spread(logits)
         if config.koleo:
@@ -189,7 +191,7 @@ class DINO(OnlineMethod):
         """One step of the teacher's weights (cosine momentum) and of the centre (mean over all processes)."""
         rule = self.config.teacher
         if rule == "ema":
-            self._move_teacher(cosine(self.config.teacher_momentum, 1.0, step.index / step.total))
+            self._move_teacher(self._momentum(step))
         elif rule == "student" or (rule == "previous_epoch" and (step.index + 1) % step.per_epoch == 0):
             self._move_teacher(momentum=0.0)
         if self.config.balance != "none":
@@ -205,6 +207,10 @@ class DINO(OnlineMethod):
     def _follows(self) -> bool:
         """Whether the teacher is the better network: a moving average is, all through training (Fig. 6)."""
         return self.config.teacher == "ema"
+
+    def _momentum(self, step: Step) -> float:
+        """Of the teacher's weights at a step: a cosine to 1."""
+        return cosine(self.config.teacher_momentum, 1.0, step.index / step.total)
 
     @property
     def evaluated_backbone(self) -> Backbone:

@@ -176,7 +176,8 @@ class MoCo(OnlineMethod):
             if i != j or not self.config.symmetric
         ]
         kept = {"key": key} if self.config.queue_size else {}
-        return StepOutput(torch.stack(losses).mean(), {"embedding_spread": spread(key)}, kept=kept)
+        logged = {"embedding_spread": spread(key), "teacher_momentum": torch.tensor(self._momentum(step))}
+        return StepOutput(torch.stack(losses).mean(), logged, kept=kept)
 
     def _pair_loss(self, query: Float[Tensor, "b d"], key: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
         temperature = self.config.temperature
@@ -187,7 +188,7 @@ class MoCo(OnlineMethod):
 
     def after_step(self, step: Step, output: StepOutput) -> None:
         """One step of the key network; the batch's keys replace the oldest of the queue."""
-        momentum = cosine(self.config.key_momentum, self.config.final_key_momentum, step.index / step.total)
+        momentum = self._momentum(step)
         follow(self.key_backbone, self.backbone, momentum)
         follow(self.key_head, self.head, momentum)
         for view in output.kept.get("key", ()):
@@ -195,6 +196,10 @@ class MoCo(OnlineMethod):
             start = int(self.queue_position)
             self.queue[start : start + len(rows)] = rows
             self.queue_position.fill_((start + len(rows)) % self.config.queue_size)
+
+    def _momentum(self, step: Step) -> float:
+        """Of the key network's weights at a step."""
+        return cosine(self.config.key_momentum, self.config.final_key_momentum, step.index / step.total)
 
     def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
         """All images at one point."""

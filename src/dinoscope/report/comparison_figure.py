@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ COLORS = {
 }
 OTHER_COLORS = ("#0072b2", "#b8a600", "#7a5195", "#8c564b")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-STYLES = ("-", "--", ":", "-.")
+STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 
 STYLE: Any = {
     "font.family": FONT,
@@ -80,12 +80,12 @@ class Curve:
     values: tuple[float, ...]
 
 
-def scatter(panels: Sequence[Panel], x_title: str, note: str = "") -> Figure:
+def scatter(panels: Sequence[Panel], x_title: str, note: str = "", size: tuple[float, float] = (5.4, 5.2)) -> Figure:
     """Accuracy against x, one panel for each kind of accuracy; a colour and a label per method, a marker per
-    architecture, a bar of one standard deviation each way.
+    architecture, a bar of one standard deviation each way. size: of a panel, in inches.
     """
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(len(panels), width=5.4, height=5.2)
+        figure, axes = new_figure(len(panels), *size)
         architectures = list(dict.fromkeys(point.architecture for panel in panels for point in panel.points))
         for axis, panel in zip(axes, panels, strict=True):
             dress(axis, panel.title, x_title, "top-1 (%)")
@@ -95,7 +95,7 @@ def scatter(panels: Sequence[Panel], x_title: str, note: str = "") -> Figure:
                     point.x,
                     point.y,
                     yerr=point.deviation,
-                    color=_color(point.method),
+                    color=color_of(point.method),
                     marker=MARKERS[architectures.index(point.architecture) % len(MARKERS)],
                     markersize=7.5,
                     alpha=0.9,
@@ -116,7 +116,7 @@ def scatter(panels: Sequence[Panel], x_title: str, note: str = "") -> Figure:
         ]
         finish(figure, handles, note)
         for axis, panel in zip(axes, panels, strict=True):
-            label_points(figure, axis, [Labelled(p.label, p.x, p.y, _color(p.method)) for p in panel.points])
+            label_points(figure, axis, [Labelled(p.label, p.x, p.y, color_of(p.method)) for p in panel.points])
     return figure
 
 
@@ -135,7 +135,7 @@ def curves(every: Sequence[Curve], title: str, note: str = "") -> Figure:
                 axis.plot(
                     curve.epochs,
                     curve.values,
-                    color=_color(curve.method),
+                    color=color_of(curve.method),
                     linestyle=STYLES[namesakes.index(curve.label) % len(STYLES)],
                     marker="o" if len(curve.epochs) < 30 else "",
                     markersize=3.5,
@@ -209,7 +209,7 @@ def _spread(values: Sequence[float], axis: Axes) -> None:
 
 
 def _line_across(axis: Axes, name: str, height: float) -> None:
-    color = _color(name)
+    color = color_of(name)
     axis.axhline(height, color=color, linewidth=1, linestyle="--", zorder=1)
     axis.annotate(
         name,
@@ -255,7 +255,7 @@ def finish(figure: Figure, handles: Sequence[Line2D], note: str, columns: int = 
     figure.tight_layout(rect=(0, bottom, 1, 1), w_pad=2.5)
 
 
-def _color(method: str) -> str:
+def color_of(method: str) -> str:
     """The method's own colour, else one that its name always gives."""
     return COLORS.get(method, OTHER_COLORS[sum(method.encode()) % len(OTHER_COLORS)])
 

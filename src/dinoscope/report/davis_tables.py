@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+from dinoscope.measurement import Measurement
 from dinoscope.report.tables import Column, Section, Table, TableRow
 
 FIGURES = {
@@ -37,6 +39,45 @@ def davis_table(
         sections.append(Section(tuple(_row(*row) for row in published), label))
     columns = (Column("Model"), *(Column(title, "right") for title in FIGURES.values()))
     return Table(columns, tuple(sections), caption, remarks=tuple(remarks))
+
+
+def measured_table(
+    rows: Sequence[tuple[str, Measurement]],
+    published: Sequence[tuple[str, Mapping[str, float]]] = (),
+    label: str = "",
+    source: str = "",
+) -> Table:
+    """One row for each (model, what was measured of it), under one protocol; what it was, in remarks below.
+
+    published: with the label above and the source below.
+    """
+    protocol = rows[0][1].protocol
+    figures = [(name, {metric.name: metric.value for metric in each.metrics}) for name, each in rows]
+    objects, count = protocol["objects"], len(protocol["sequences"])
+    caption = f"DAVIS {protocol['year']}: objects {objects}, sequences {count}; in %"
+    remarks = protocol_lines(protocol) + ([source] if published else [])
+    return davis_table(figures, published, label, caption, remarks)
+
+
+def protocol_lines(protocol: Mapping[str, Any]) -> list[str]:
+    """The protocol for a person: the settings, and whatever makes these figures others than DAVIS's."""
+    lines = [f"{protocol['frames']} frames at {protocol['resolution']}; first and last of each sequence not scored"]
+    if protocol["size"] is not None:
+        lines[0] += (
+            f"; short side {protocol['size']} px, first and {protocol['context']} previous frames, "
+            f"radius {protocol['radius']}, top {protocol['top_k']}, temperature {protocol['temperature']:g}"
+        )
+    if protocol["limit_frames"] is not None:
+        lines.append(f"Only the first {protocol['limit_frames']} frames of each sequence: not comparable with others")
+    if not protocol["complete"]:
+        lines.append(f"Not the sequences of the list of {protocol['year']}: {', '.join(protocol['sequences'])}")
+    if protocol["not_annotated"]:
+        lines.append(f"Frames without annotation, not scored: {protocol['not_annotated']}")
+    if protocol["later_objects"]:
+        lines.append(
+            f"Objects that appear after the first frame, not scored (as officially): {protocol['later_objects']}"
+        )
+    return lines
 
 
 def object_table(rows: Sequence[Mapping[str, str | float]], caption: str) -> Table:

@@ -8,21 +8,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from dinoscope.report.html_style import OPEN_FOR_PRINT, STYLE
 from dinoscope.report.html_svg import inline_svg
-from dinoscope.report.tables import Table, TableRow, joined_sections
-
-_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-
-_KINDS = {b"\x89PNG\r\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
-"""First bytes of a picture's file -> its kind."""
+from dinoscope.report.html_text import data_address, escape, table_html
+from dinoscope.report.tables import Table
 
 
 @dataclass(frozen=True)
@@ -63,22 +57,36 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Stroke:
+    """What a line in drawings stands for. color: as CSS has it (#rrggbb). style: as matplotlib has it."""
+
+    label: str
+    color: str
+    style: Literal["-", "--", ":", "-."] = "-"
+
+
+@dataclass(frozen=True)
 class Gallery:
-    """Small pictures beside each other, as many in a row as fit, under one caption; each may have its own below.
+    """Small pictures beside each other, as many in a row as fit, over one caption; each may have its own below.
 
     least: width in CSS pixels below which a picture is not made smaller while there is room.
+    most: pictures in a row; 0 for as many as fit.
+    legend: of the lines in all of them.
     """
 
     figures: tuple[Figure, ...]
     caption: str = ""
     least: int = 200
+    most: int = 0
+    legend: tuple[Stroke, ...] = ()
 
 
 @dataclass(frozen=True)
 class KeyValues:
-    """Names and what they are, one pair a line."""
+    """Names and what they are, one pair a line. dense: many short ones, set small and in columns."""
 
     pairs: tuple[tuple[str, str], ...]
+    dense: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,21 +173,6 @@ def render(document: Document) -> str:
     return "\n".join(part for part in parts if part) + "\n"
 
 
-def escape(text: str) -> str:
-    """Plain text as HTML."""
-    return html.escape(printable(text), quote=True)
-
-
-def printable(text: str) -> str:
-    """The text with U+FFFD for what no page may hold: control characters, bytes of a file name that are no text."""
-    return "".join(letter if letter in "\n\t" or not _unprintable(letter) else "\ufffd" for letter in text)
-
-
-def _unprintable(letter: str) -> bool:
-    """Control characters, halves of characters, and marks that would turn the direction of what follows their text."""
-    return unicodedata.category(letter) in ("Cc", "Cs") or letter in _TURNING
-
-
 class _Writer:
     """Writes blocks; counts the drawings, whose names must differ on one page."""
 
@@ -205,23 +198,32 @@ class _Writer:
                 return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
             case Figure():
                 return self.figure(block)
-            case Gallery(figures, caption, least):
-                inside = "".join(self.figure(figure, numbered=False) for figure in figures)
-                title = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-                grid = f'<div class="grid" style="--least:{int(least)}px">{inside}</div>'
-                numbered = " numbered" if caption else ""
-                return f'<figure class="gallery{numbered}">{grid}{title}</figure>'
+            case Gallery():
+                return self.gallery(block)
             case Table():
-                return _table(block)
-            case KeyValues(pairs):
+                return table_html(block)
+            case KeyValues(pairs, dense):
                 rows = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in pairs)
-                return f"<dl>{rows}</dl>"
+                return f'<dl class="dense">{rows}</dl>' if dense else f"<dl>{rows}</dl>"
             case Code(text):
                 return f"<pre><code>{escape(text)}</code></pre>"
             case Folded(title, inside):
                 return f"<details><summary>{escape(title)}</summary>{self.blocks(inside)}</details>"
             case Group(title, inside):
                 return f'<div class="group"><h3>{escape(title)}</h3>{self.blocks(inside)}</div>'
+
+    def gallery(self, gallery: Gallery) -> str:
+        inside = "".join(self.figure(figure, numbered=False) for figure in gallery.figures)
+        most = f";--most:{int(gallery.most)}" if gallery.most else ""
+        legend = "".join(f"<li>{_stroke(each)}{escape(each.label)}</li>" for each in gallery.legend)
+        parts = [
+            f'<div class="grid" style="--least:{int(gallery.least)}px{most}">{inside}</div>',
+            f'<ul class="legend">{legend}</ul>' if legend else "",
+            f"<figcaption>{escape(gallery.caption)}</figcaption>" if gallery.caption else "",
+        ]
+        # Curves are of no use without the legend on the same sheet of paper; many pictures may run over several.
+        kind = "gallery" + " numbered" * bool(gallery.caption) + " together" * bool(legend)
+        return f'<figure class="{kind}">{"".join(parts)}</figure>'
 
     def figure(self, figure: Figure, *, numbered: bool = True) -> str:
         width = f' style="max-width:min(100%,{int(figure.width)}px)"' if figure.width else ""
@@ -230,49 +232,21 @@ class _Writer:
             drawing = inline_svg(figure.picture, f"d{self.drawings}-")
             picture = f'<div class="drawing" role="img" aria-label="{escape(figure.alt)}"{width}>{drawing}</div>'
         else:
-            data = base64.b64encode(figure.picture).decode("ascii")
-            source = f"data:{_kind(figure.picture)};base64,{data}"
-            picture = f'<img src="{source}" alt="{escape(figure.alt)}"{width}>'
+            picture = f'<img src="{data_address(figure.picture)}" alt="{escape(figure.alt)}"{width}>'
         caption = f"<figcaption>{escape(figure.caption)}</figcaption>" if figure.caption else ""
         opening = '<figure class="numbered">' if numbered and caption else "<figure>"
         return f"{opening}{picture}{caption}</figure>"
 
 
-def _kind(picture: bytes) -> str:
-    """The kind of a picture, by its first bytes."""
-    if picture[:4] == b"RIFF" and picture[8:12] == b"WEBP":
-        return "image/webp"
-    kind = next((kind for start, kind in _KINDS.items() if picture.startswith(start)), None)
-    if kind is None:
-        raise ValueError(f"a picture must be PNG, JPEG, WebP or GIF, and not begin with {picture[:12]!r}")
-    return kind
+_DASHES = {"-": "", "--": "7 4", ":": "2 3", "-.": "8 3 2 3"}
+
+
+def _stroke(stroke: Stroke) -> str:
+    """A piece of the line."""
+    line = f'<line x1="0" y1="5" x2="30" y2="5" stroke="{escape(stroke.color)}" stroke-width="2.5" '
+    dashes = f'stroke-dasharray="{_DASHES[stroke.style]}"'
+    return f'<svg width="30" height="10" aria-hidden="true">{line}{dashes}></line></svg>'
 
 
 def _lead(text: str) -> str:
     return f'<p class="lead">{escape(text)}</p>' if text else ""
-
-
-def _table(table: Table) -> str:
-    """In a frame that scrolls where the table is wider than the page; notes below it."""
-    sides = [' class="right"' if column.align == "right" else "" for column in table.columns]
-    parts = [f"<caption>{escape(table.caption)}</caption>"] if table.caption else []
-    head = "".join(
-        f'<th scope="col"{side}>{escape(column.title)}</th>' for column, side in zip(table.columns, sides, strict=True)
-    )
-    parts.append(f"<thead><tr>{head}</tr></thead>")
-    for section in joined_sections(table.sections):
-        title = f'<tr><th scope="rowgroup" colspan="{len(sides)}">{escape(section.title)}</th></tr>'
-        rows = "".join(_row(row, sides) for row in section.rows)
-        parts.append(f"<tbody>{title if section.title else ''}{rows}</tbody>")
-    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
-    remarks = "".join(f"<p>{escape(remark)}</p>" for remark in table.remarks)
-    below = (f"<ol>{notes}</ol>" if notes else "") + remarks
-    framed = f'<div class="scroll" tabindex="0"><table>{"".join(parts)}</table></div>'
-    return framed + (f'<div class="notes">{below}</div>' if below else "")
-
-
-def _row(row: TableRow, sides: Sequence[str]) -> str:
-    marks = f"<sup>{', '.join(map(str, row.marks))}</sup>" if row.marks else ""
-    first, *others = zip(row.cells, sides, strict=True)
-    cells = "".join(f"<td{side}>{escape(cell)}</td>" for cell, side in others)
-    return f'<tr><th scope="row"{first[1]}>{escape(first[0])}{marks}</th>{cells}</tr>'

@@ -54,19 +54,27 @@ figure img { display: block; max-width: 100%; height: auto; border-radius: 3px; 
 figcaption { margin-top: 0.45rem; max-width: 48rem; font-size: 0.9rem; line-height: 1.45; color: var(--quiet); }
 .numbered { counter-increment: figure; }
 .numbered > figcaption::before { content: "Figure " counter(figure) ". "; font-weight: 600; color: var(--ink); }
-.grid { display: grid; gap: 0.9rem; grid-template-columns: repeat(auto-fill, minmax(min(var(--least), 100%), 1fr)); }
+.grid {
+  --most: 1000; --gap: 0.9rem; display: grid; gap: var(--gap);
+  grid-template-columns: repeat(auto-fill, minmax(
+    min(100%, max(var(--least), calc((100% - (var(--most) - 1) * var(--gap)) / var(--most)))), 1fr));
+}
 .grid figure { margin: 0; }
-.grid img { width: 100%; }
+.grid img, .grid .drawing svg { width: 100%; }
+.legend { display: flex; flex-wrap: wrap; gap: 0.1rem 1.4rem; list-style: none; margin: 0.5rem 0 0; padding: 0.4rem 0; }
+.legend { background: #fff; color: #1c1c1c; font-size: 0.85rem; border-radius: 3px; }
+.legend svg { margin: 0 0.5rem 0 0.4rem; vertical-align: middle; }
 .grid figcaption { font-size: 0.82rem; margin-top: 0.25rem; }
 .scroll { overflow-x: auto; margin: 1rem 0 0.5rem; }
 table { border-collapse: collapse; font-size: 0.92rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 caption { text-align: left; padding-bottom: 0.4rem; font-weight: 600; }
-th, td { padding: 0.35rem 0.9rem 0.35rem 0; border-bottom: 1px solid var(--line); text-align: left; }
+th, td { padding: 0.35rem 1.1rem 0.35rem 0; border-bottom: 1px solid var(--line); text-align: left; }
 tbody th, td { vertical-align: top; }
-th[scope="row"] { font-weight: 400; min-width: 7rem; overflow-wrap: anywhere; }
+th[scope="row"] { font-weight: 400; min-width: 10rem; overflow-wrap: anywhere; }
 th[scope="rowgroup"] { font-style: italic; font-weight: 400; color: var(--quiet); padding-top: 0.9rem; }
 thead th { border-bottom: 2px solid var(--line); vertical-align: bottom; }
-th.right, td.right { text-align: right; padding-right: 0; padding-left: 0.9rem; white-space: nowrap; }
+th.right, td.right { text-align: right; white-space: nowrap; }
+td.short { white-space: nowrap; }
 .notes { font-size: 0.85rem; color: var(--quiet); }
 .notes p, .notes ol { margin: 0.3rem 0; }
 .notes ol { padding-left: 1.4rem; }
@@ -75,6 +83,8 @@ dl div {
   display: grid; grid-template-columns: minmax(8rem, 15rem) 1fr; gap: 0 1.2rem;
   padding: 0.32rem 0; border-bottom: 1px solid var(--line);
 }
+dl.dense { columns: 3 19rem; column-gap: 1.8rem; font-size: 0.82rem; border-top: 0; }
+dl.dense div { grid-template-columns: 1.5fr 1fr; padding: 0.15rem 0; break-inside: avoid; }
 dt { color: var(--quiet); }
 dd { margin: 0; min-width: 0; }
 pre {
@@ -97,18 +107,23 @@ footer { color: var(--quiet); font-size: 0.85rem; }
     --ground: #fff; --ink: #000; --quiet: #444; --line: #bbb; --tint: #f5f6f7; --accent: #000; --good: #fff;
     --warn: #fff; --note: #fff; --good-edge: #137333; --warn-edge: #b45309; --note-edge: #2563a8;
   }
-  body { max-width: none; padding: 0; font-size: 10pt; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  html { font-size: 10pt; }
+  body { max-width: none; padding: 0; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   h1 { margin-top: 0; }
   h2, h3 { break-after: avoid; }
   h2 { margin-top: 1.6rem; }
-  h2 + .lead, h3 + p, summary { break-after: avoid; }
-  p, li { orphans: 3; widows: 3; }
+  h2 + .lead, h3 + p, summary, p:has(+ pre) { break-after: avoid; }
+  p, li { orphans: 3; widows: 3; max-width: none; }
+  figcaption { max-width: none; }
   nav { display: none; }
-  figure, .notice, tr, dl div, pre { break-inside: avoid; }
+  figure, figcaption, .lead, .notice, tr, dl div, pre { break-inside: avoid; }
   .gallery { break-inside: auto; }
+  .gallery.together { break-inside: avoid; }
   .grid figure { break-inside: avoid; }
   figure img, .drawing svg { max-height: 235mm; width: auto; max-width: 100%; }
-  .grid img { width: 100%; }
+  .grid img, .grid .drawing svg { width: 100%; }
+  dl.dense { columns: 2; column-gap: 6mm; font-size: 7.5pt; line-height: 1.3; }
+  th, td { padding-right: 2.5mm; }
   .scroll { overflow: visible; }
   table { font-size: 8.5pt; }
   thead { display: table-header-group; }

@@ -62,7 +62,7 @@ def subject(name: str, watch: Watch = say_once) -> Subject:
 def run_subject(run: Path) -> Subject:
     """The model of a run folder. Raises UserError where it is none, or has no weights yet."""
     config, backbone = read_config(run), checkpoint.load_backbone(run)
-    return Subject(run, str(run), _shown_name(config), backbone, weights_hash(backbone), run, config)
+    return Subject(run, str(run), shown_method(config), backbone, weights_hash(backbone), run, config)
 
 
 def model_subject(model: NamedModel) -> Subject:
@@ -83,7 +83,7 @@ def _key(method: str) -> str:
     return keys.get(method.casefold(), method)
 
 
-def _shown_name(config: RunConfig) -> str:
+def shown_method(config: RunConfig) -> str:
     """Key in `METHOD_NAMES`: the method's, but without a queue MoCo is its version 3."""
     third = isinstance(config.method, MoCoConfig) and config.method.queue_size == 0
     return "moco_v3" if third else method_name(config.method)

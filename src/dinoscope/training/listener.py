@@ -9,19 +9,24 @@ import numpy as np
 
 from dinoscope.methods.health import Verdict
 from dinoscope.methods.method import Method
+from dinoscope.models.backbone import Backbone
 from dinoscope.training.config import RunConfig
 from dinoscope.types import Step
 
 
 @dataclass(frozen=True)
 class RunStart:
-    """A run that begins or goes on: its settings, the first step to come, and facts worth a line."""
+    """A run that begins or goes on: its settings, the first step to come, and facts worth a line.
+
+    backbone: the one that is evaluated, as it is before that step, in evaluation mode while the listeners hear of it.
+    """
 
     config: RunConfig
     step: Step
     images: int
     parameters: int
     facts: Mapping[str, str]
+    backbone: Backbone
 
 
 @dataclass(frozen=True)

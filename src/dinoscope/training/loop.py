@@ -24,7 +24,8 @@ from dinoscope.training.device import pick_device
 from dinoscope.training.images import read_unreadable, scanned_images, trained_on, write_unreadable
 from dinoscope.training.initial import facts_of, give_weights, load_initial, washes_out
 from dinoscope.training.listener import Listener, RunStart, StepRecord
-from dinoscope.training.monitor import CollapseMonitor, FeatureWindow, rank_me
+from dinoscope.training.monitor import CollapseMonitor, FeatureWindow, patience, rank_me
+from dinoscope.training.provenance import ProvenanceFile
 from dinoscope.training.run_folder import LogFile, MetricsFile, RunFolder
 from dinoscope.training.tensorboard import TensorBoard
 from dinoscope.training.trainer import Trainer
@@ -67,12 +68,8 @@ def train(
             origin = facts_of(initial.config, config)
         del initial
         if distributed.is_main():
-            audience = [
-                LogFile(run.log),
-                MetricsFile(run.metrics, trainer.next_step),
-                TensorBoard(run.tensorboard, trainer.next_step),
-                *audience,
-            ]
+            files = [LogFile(run.log), MetricsFile(run.metrics, trainer.next_step), ProvenanceFile(run.path, trainer)]
+            audience = [*files, TensorBoard(run.tensorboard, trainer.next_step), *audience]
         try:
             _announce(trainer, audience, origin)
             return _run(trainer, run, audience)
@@ -107,7 +104,7 @@ def _images(
 def _run(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> RunResult:
     """All steps that are left, with evaluations and checkpoints between them."""
     config = trainer.config
-    monitor = CollapseMonitor(trainer.method.diagnose, patience=max(300, trainer.total // 10))
+    monitor = CollapseMonitor(trainer.method.diagnose, patience(trainer.total))
     window, clock, saved = FeatureWindow(), _Clock(config.batch_size), time.monotonic()
     batches = trainer.batches()
     with _stop_signals() as stop:
@@ -146,10 +143,12 @@ def _announce(trainer: Trainer, listeners: Sequence[Listener], origin: str | Non
         facts["resumed"] = f"at step {trainer.next_step}"
     if origin is not None:
         facts["begins from"] = origin
-    start = RunStart(config, trainer.at(trainer.next_step), len(trainer.images), parameters, facts)
+    start = RunStart(config, trainer.at(trainer.next_step), len(trainer.images), parameters, facts, backbone)
     logger.info("training %s on %d images; %s", config.backbone, len(trainer.images), facts)
+    trainer.method.eval()
     for listener in listeners:
         listener.started(start)
+    trainer.method.train()
     if origin is not None and (warning := washes_out(config)):
         _say(listeners, trainer.next_step, warning)
 

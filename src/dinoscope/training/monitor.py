@@ -22,6 +22,11 @@ def rank_me(features: Float[Tensor, "n d"]) -> float:
     return float(torch.exp(-(shares * shares.log()).sum()))
 
 
+def patience(total: int) -> int:
+    """Steps of a run of `total` before the first verdict on it."""
+    return max(300, total // 10)
+
+
 class CollapseMonitor:
     """Judges the mean of the last `window` steps, and only after `patience` steps: every run starts uniform.
 

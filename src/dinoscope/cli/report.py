@@ -1,0 +1,96 @@
+"""`dinoscope report`: one HTML file about runs, to read, print and mail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from dinoscope.cli.extraction import ExtractionOptions
+from dinoscope.cli.model_option import WHAT_MAY_BE_NAMED
+from dinoscope.errors import UserError
+
+if TYPE_CHECKING:
+    from dinoscope.html_report import Request
+
+
+@dataclass(frozen=True)
+class Options:
+    """Write one HTML file about runs: what was trained, curves, comparison, pictures, health, and how to do it again.
+
+    The file holds all that it shows and fetches nothing. Without --data, it shows what was measured before; with
+    --data, what is missing is measured and kept in the run folders.
+    """
+
+    runs: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN...", help=f"Run folders, and beside them other models. {WHAT_MAY_BE_NAMED}"),
+    ]
+
+    out: Path
+    """File to write, such as report.html."""
+
+    data: Path | None = None
+    """Labelled images to measure on: train/CLASS/... and val/CLASS/..., or only CLASS/..."""
+
+    label_fraction: float = 1.0
+    """Share of each class of the training images whose labels are used, in (0, 1]."""
+
+    skip: tuple[Literal["knn", "linear", "throughput"], ...] = ()
+    """Measure none of these; what is kept is shown."""
+
+    no_baselines: bool = False
+    """Measure raw pixels and networks with random weights not. Without --data, they are left out in any case."""
+
+    no_pictures: bool = False
+    """Leave out the sections that show images."""
+
+    title: str = ""
+    """Above the report; by default the names of the runs."""
+
+    overwrite: bool = False
+    """Replace the file in --out."""
+
+    extraction: tyro.conf.OmitArgPrefixes[ExtractionOptions] = field(default_factory=ExtractionOptions)
+
+
+def main(argv: list[str]) -> int:
+    """Read, measure, write, say where it is. Raises UserError."""
+    from rich.console import Console
+
+    options = tyro.cli(
+        Options,
+        args=argv,
+        prog="dinoscope report",
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+    )
+    from dinoscope.html_report import write_report
+
+    written = write_report(request(options))
+    text = f"written to {written.path} ({written.size / 1e6:.1f} MB): {', '.join(written.sections)}"
+    Console().print(text, highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def request(options: Options) -> Request:
+    """What `write_report` is asked for. Raises UserError where options do not fit, or for the device."""
+    from dinoscope.cli.console import progress_bar
+    from dinoscope.html_report import Request
+    from dinoscope.study.gather import Measuring
+
+    if not 0 < options.label_fraction <= 1:
+        raise UserError(f"--label-fraction must be above 0 and at most 1, not {options.label_fraction:g}")
+    extract = options.extraction.extractor()
+    measuring = Measuring(options.data, options.label_fraction, frozenset(options.skip), extract, watch=progress_bar)
+    return Request(
+        options.runs,
+        options.out,
+        measuring,
+        not options.no_baselines,
+        not options.no_pictures,
+        options.title,
+        options.overwrite,
+    )

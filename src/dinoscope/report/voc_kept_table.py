@@ -1,0 +1,71 @@
+"""Jaccard figures on VOC as a table, from what run folders keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dinoscope.explain.maps import TITLES
+from dinoscope.measurement import Measurement
+from dinoscope.measurement.voc_record import FIGURES, PUBLISHED
+from dinoscope.report.tables import Column, Section, Table, TableRow
+from dinoscope.report.voc_tables import ABSENT, as_percent
+
+
+def kept_table(
+    rows: Sequence[tuple[str, Measurement]],
+    published: Sequence[tuple[str, float]] = (),
+    source: str = "",
+) -> Table:
+    """One row for each (model, what was measured of it), under one protocol; figures in % with their intervals.
+
+    published: name and figure of rows that were not measured here. source: of these.
+    """
+    protocol = rows[0][1].protocol
+    found = [{metric.name: metric.value for metric in each.metrics} for _, each in rows]
+    names = [name for name in FIGURES if any(f"voc_jaccard_{name}" in each for each in found)]
+    columns = (Column("Model"), *(Column(FIGURES[name], "right") for name in names))
+    lines = [
+        TableRow((label, *(_cell(each, name) for name in names))) for (label, _), each in zip(rows, found, strict=True)
+    ]
+    sections = [Section(tuple(lines), "Measured here" if published else "")]
+    if published:
+        others = [
+            TableRow((name, *(f"{value:.1f}" if n == PUBLISHED else ABSENT for n in names)))
+            for name, value in published
+        ]
+        sections.append(Section(tuple(others), "Published, VOC 2012 val"))
+    title = TITLES.get(protocol["map"], protocol["map"])
+    caption = (
+        f"Jaccard of {title} masks in % [{100 * protocol['confidence']:g} % interval]: {protocol['data_name']}, "
+        f"{protocol['images']} images, masks hold {as_percent(protocol['mass'])} of the {title}"
+    )
+    return Table(
+        columns, tuple(sections), caption, remarks=(*protocol_lines(protocol), *([source] if published else []))
+    )
+
+
+def protocol_lines(protocol: Mapping[str, Any]) -> list[str]:
+    """The protocol for a person."""
+    lines: list[str] = []
+    for name, size in (("published", "square"), ("strict", "short_side")):
+        if setting := protocol[name]:
+            words = "; ".join(f"{key}: {setting[key]}" for key in ("images", "head", "void", "mean"))
+            side = f"square of {setting[size]} px" if size == "square" else f"short side {setting[size]} px"
+            lines.append(f"{name.capitalize()} protocol: {side}; {words}.")
+    if protocol["limit"] is not None:
+        lines.append(f"Only {protocol['images']} of the images, spread evenly: not comparable with figures on all.")
+    if protocol["left_out"]:
+        counted = ", ".join(f"{count} {kind}" for kind, count in protocol["left_out"].items())
+        lines.append(f"Left out: {counted}.")
+    lines.append(f"Intervals: bootstrap over the images, {protocol['resamples']} resamples.")
+    return lines
+
+
+def _cell(figures: Mapping[str, float], name: str) -> str:
+    key = f"voc_jaccard_{name}"
+    if key not in figures:
+        return ABSENT
+    low, high = figures.get(f"{key}_low"), figures.get(f"{key}_high")
+    ends = "" if low is None or high is None else f" [{low:.1f}, {high:.1f}]"
+    return f"{figures[key]:.1f}{ends}"
