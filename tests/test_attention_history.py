@@ -275,3 +275,19 @@ def test_further_runs_open_at_a_click(picture_folder: PICTURES, tmp_path: Path) 
     through = section.blocks[0]
     assert isinstance(through, Group)
     assert [type(block) for block in through.blocks] == [Figure, Figure, Folded]
+
+
+def test_broken_weights_are_said_and_the_other_models_shown(picture_folder: PICTURES, tmp_path: Path) -> None:
+    train(settings(picture_folder(24), tmp_path / "a", epochs=1))
+    whole, broken = (replace(run_subject(tmp_path / "a"), name=name) for name in ("whole", "broken"))
+    with torch.no_grad():
+        next(broken.backbone.parameters()).fill_(float("nan"))
+    section = attention.section([whole, broken])
+    assert section is not None
+    group, notice = section.blocks
+    assert isinstance(group, Group)
+    assert isinstance(notice, Notice)
+    assert "broken: its attention is not finite" in notice.text
+    alone = attention.section([broken])
+    assert alone is not None
+    assert [type(block) for block in alone.blocks] == [Notice]

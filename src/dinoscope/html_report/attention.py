@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from numpy import ndarray
 
 from dinoscope.data.decode import UnreadableImage, decode
@@ -17,7 +17,8 @@ from dinoscope.data.folder import find_images, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.explain.attention_history import AttentionHistory, Snapshot, read_history
 from dinoscope.explain.maps import map_title
-from dinoscope.html_report.titles import titles_of
+from dinoscope.html_report.titles import quiet, titles_of
+from dinoscope.measurement import Watch
 from dinoscope.observers import mean_map, spread
 from dinoscope.report.attention_figure import MapColumn, maps_page, spread_over
 from dinoscope.report.html import Block, Figure, Folded, Group, Notice, Section
@@ -40,12 +41,10 @@ class _Images:
     said: str
 
 
-def section(subjects: Sequence[Subject], device: torch.device | None = None) -> Section | None:
+def section(subjects: Sequence[Subject], device: torch.device | None = None, watch: Watch = quiet) -> Section | None:
     """Attention through training, where runs kept it, and of all models now; None where there are no images.
 
-    device: where the networks run; None leaves them where they are.
-
-    Raises UserError where a map is not finite.
+    device: where the networks run; None leaves them where they are. watch: hears of the progress.
     """
     titles, notices = titles_of(subjects), list[Block]()
     histories: dict[str, AttentionHistory] = {}
@@ -62,7 +61,9 @@ def section(subjects: Sequence[Subject], device: torch.device | None = None) -> 
     chosen = _images(subjects, list(histories.values()))
     if chosen is None:
         return None
-    blocks = [Group("The models beside each other", (_across(subjects, titles, chosen, device),))]
+    columns, broken = _columns(subjects, chosen.images, device, watch)
+    notices += broken
+    blocks = [Group("The models beside each other", (_across(columns, chosen),))] if columns else []
     if histories:
         drawn = [_through_training(title, history) for title, history in histories.items()]
         further = [Folded(f"Further runs ({len(drawn) - _OPEN})", tuple(drawn[_OPEN:]))] if drawn[_OPEN:] else []
@@ -92,25 +93,33 @@ def _when(snapshot: Snapshot) -> str:
     return f"epoch {snapshot.epoch:.3g}" if snapshot.steps else "before training"
 
 
-def _across(subjects: Sequence[Subject], titles: Sequence[str], chosen: _Images, device: torch.device | None) -> Figure:
+def _columns(
+    subjects: Sequence[Subject], images: Sequence[Image], device: torch.device | None, watch: Watch
+) -> tuple[list[MapColumn], list[Notice]]:
+    """The maps of every model, and a warning of each whose maps are no numbers."""
     columns: list[MapColumn] = []
-    for subject, title in zip(subjects, titles, strict=True):
-        backbone = subject.backbone if device is None else subject.backbone.to(device)
-        backbone.eval()
-        maps = [_finite(mean_map(backbone, image)[1], title) for image in chosen.images]
-        columns.append(MapColumn(title, map_title("attention", backbone), maps))
+    notices: list[Notice] = []
+    with watch("attention of the models") as progress:
+        for done, (subject, title) in enumerate(zip(subjects, titles_of(subjects), strict=True)):
+            progress(done, len(subjects))
+            backbone = subject.backbone if device is None else subject.backbone.to(device)
+            backbone.eval()
+            maps = [mean_map(backbone, image)[1] for image in images]
+            if all(np.isfinite(values).all() for values in maps):
+                columns.append(MapColumn(title, map_title("attention", backbone), maps))
+            else:
+                text = f"{title}: its attention is not finite; its weights are broken (did its training diverge?)"
+                notices.append(Notice(text, "warning"))
+    return columns, notices
+
+
+def _across(columns: Sequence[MapColumn], chosen: _Images) -> Figure:
+    titles = ", ".join(column.title for column in columns)
     kinds = list(dict.fromkeys(column.detail for column in columns))
     # the usual kind needs no word above each column, which is the room of the titles
     columns = [replace(each, detail="" if each.detail == kinds[0] else each.detail) for each in columns]
-    caption = f"{chosen.said}, each seen by every model at the size that it was trained at: {', '.join(titles)}."
-    text = " or ".join(kinds)
-    return Figure(webp(maps_page(chosen.images, columns, text)), caption, f"Attention of {', '.join(titles)}")
-
-
-def _finite(values: Float[ndarray, "rows columns"], title: str) -> Float[ndarray, "rows columns"]:
-    if not np.isfinite(values).all():
-        raise UserError(f"{title}: a map is not finite; its weights are broken (did its training diverge?)")
-    return values
+    caption = f"{chosen.said}, each seen by every model at the size that it was trained at: {titles}."
+    return Figure(webp(maps_page(chosen.images, columns, " or ".join(kinds))), caption, f"Attention of {titles}")
 
 
 def _images(subjects: Sequence[Subject], histories: Sequence[AttentionHistory]) -> _Images | None:

@@ -10,6 +10,7 @@ from dinoscope.data.davis import DavisSequence, find_davis
 from dinoscope.errors import UserError
 from dinoscope.evaluation.video_scores import region_similarity
 from dinoscope.html_report.kept import Best, Kept, best_first, kept_groups
+from dinoscope.measurement.davis import DavisProtocol
 from dinoscope.measurement.davis_frames import Frames, kept_frames
 from dinoscope.report.davis_sheet import Followed, FrameRow, frames_sheet
 from dinoscope.report.davis_tables import measured_table
@@ -22,13 +23,15 @@ from dinoscope.study.subjects import Subject
 
 ALL_VAL = 30
 """Sequences of DAVIS 2017 val."""
+PUBLISHED_SIZE = 480
+"""Short side of the frames that published figures are of, in pixels; figures at others stand alone."""
 _SHORT = 6  # sequences that are listed without a click
 _ABREAST = 4  # models on one sheet
 
 
 def section(subjects: Sequence[Subject]) -> Section | None:
     """Tables of what was measured alike, published figures, and the best and worst video; None without results."""
-    groups, notices = kept_groups(subjects, "davis")
+    groups, notices = kept_groups(subjects, "davis", DavisProtocol)
     if not (groups or notices):
         return None
     blocks: list[Block] = []
@@ -36,7 +39,8 @@ def section(subjects: Sequence[Subject]) -> Section | None:
         inside, wrong = _group(group)
         notices += wrong
         protocol = group[0].measurement.protocol
-        title = f"DAVIS {protocol['year']}" + ("" if protocol["complete"] else ", a part")
+        count = len(protocol["sequences"])
+        title = f"DAVIS {protocol['year']}: {count} sequence{'s' if count > 1 else ''} in {protocol['data']}"
         blocks += [Group(title, tuple(inside))] if len(groups) > 1 else inside
     lead = (
         "Objects of the first frame are followed by the similarity of patch features; nothing was trained for it. "
@@ -64,11 +68,11 @@ def _table(group: Sequence[Kept]) -> Table:
     known = [
         (f"DINO {row.architecture}", {"jf_mean": row.jf_mean, "j_mean": row.j_mean, "f_mean": row.f_mean})
         for row in PUBLISHED_DAVIS
-        if protocol["year"] == 2017
+        if (protocol["year"], protocol["size"]) == (2017, PUBLISHED_SIZE)
     ]
     count, source = len(protocol["sequences"]), DAVIS_SOURCE
     if count != ALL_VAL or protocol["limit_frames"] is not None:
-        source += f". Those are of all {ALL_VAL} sequences, these of {count}: for orientation, no comparison"
+        source += f". Those are of all {ALL_VAL} sequences, these of {count}: for orientation, no comparison."
     return measured_table([(each.title, each.measurement) for each in group], known, DAVIS_LABEL, source)
 
 

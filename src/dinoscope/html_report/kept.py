@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from dinoscope.errors import UserError
 from dinoscope.html_report.titles import titles_of
@@ -33,10 +33,10 @@ class Best:
     scores: tuple[tuple[float, ...], ...]
 
 
-def kept_groups(subjects: Sequence[Subject], evaluation: str) -> tuple[list[list[Kept]], list[Notice]]:
+def kept_groups(subjects: Sequence[Subject], evaluation: str, protocol: type) -> tuple[list[list[Kept]], list[Notice]]:
     """Results that were measured under one protocol, together; the largest groups first. And what is wrong.
 
-    A result of other weights than the model's is left out and said.
+    A result of other weights than the model's is left out and said, and so is one whose protocol lacks fields.
     """
     groups: dict[str, list[Kept]] = {}
     notices: list[Notice] = []
@@ -50,6 +50,11 @@ def kept_groups(subjects: Sequence[Subject], evaluation: str) -> tuple[list[list
                 notices.append(Notice(f"{title}: {error}", "warning"))
                 continue
             if found is None:
+                continue
+            lacking = sorted({field.name for field in fields(protocol)} - found.protocol.keys())
+            if lacking:
+                text = f"{title}: its {name} does not say its {', '.join(lacking)}, and is left out. Measure it again."
+                notices.append(Notice(text, "warning"))
                 continue
             if found.protocol.get("weights_hash", subject.weights) != subject.weights:
                 text = f"{title}: its {name} was measured of other weights than it has now, and is left out."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,12 @@ import torch
 
 from dinoscope.data.masked_images import MaskedImages, find_masked_images
 from dinoscope.errors import UserError
+from dinoscope.explain.maps import TITLES
 from dinoscope.html_report.kept import Best, Kept, best_first, kept_groups
-from dinoscope.measurement import VocConfig, measure_voc
+from dinoscope.html_report.titles import quiet
+from dinoscope.measurement import VocConfig, Watch, measure_voc
+from dinoscope.measurement.voc import PUBLISHED_SIDE
+from dinoscope.measurement.voc_record import VocProtocol
 from dinoscope.report.html import Block, Bullets, Figure, Folded, Group, Notice, Section
 from dinoscope.report.mask_sheet import mask_sheet
 from dinoscope.report.tables import Table
@@ -30,37 +34,50 @@ EACH_END = 3
 _ABREAST = 4  # models on one sheet
 
 
-def section(subjects: Sequence[Subject], device: torch.device | None = None) -> Section | None:
+@dataclass(frozen=True)
+class _Drawing:
+    """Where masks are made anew, and who hears of it."""
+
+    device: torch.device
+    watch: Watch
+
+
+def section(subjects: Sequence[Subject], device: torch.device | None = None, watch: Watch = quiet) -> Section | None:
     """Tables of what was measured alike, published figures, and the best and worst images; None without results.
 
-    device: where masks are made anew to be drawn.
+    device: where masks are made anew to be drawn. watch: hears of the progress.
     """
-    groups, notices = kept_groups(subjects, "voc")
+    groups, notices = kept_groups(subjects, "voc", VocProtocol)
     if not (groups or notices):
         return None
-    blocks = [block for group in groups for block in _group(group, len(groups) > 1, device or torch.device("cpu"))]
+    draw = _Drawing(device or torch.device("cpu"), watch)
+    blocks = [block for group in groups for block in _group(group, len(groups) > 1, draw)]
     lead = "Do masks made of attention lie on the objects? Nothing was trained for it. Jaccard: overlap over union."
     return Section("Objects in attention: VOC", "voc", lead, (*blocks, *notices))
 
 
-def _group(group: Sequence[Kept], titled: bool, device: torch.device) -> list[Block]:
+def _group(group: Sequence[Kept], titled: bool, draw: _Drawing) -> list[Block]:
     blocks: list[Block] = [_table(group)]
     best = best_first(group, shown_figure(_protocols(group[0].measurement.protocol)))
     if best is not None:
-        blocks += _examples(group, best, device)
+        blocks += _examples(group, best, draw)
     if not titled:
         return blocks
-    return [Group(" and ".join(dict.fromkeys(each.name for each in group)), tuple(blocks))]
+    protocol = group[0].measurement.protocol
+    kind = str(TITLES.get(protocol["map"], protocol["map"]))
+    title = f"{kind[:1].upper()}{kind[1:]} on {protocol['images']} images in {protocol['data']}"
+    return [Group(title, tuple(blocks))]
 
 
 def _table(group: Sequence[Kept]) -> Table:
     protocol = group[0].measurement.protocol
-    beside = protocol["map"] == "attention" and protocol["published"] is not None and protocol["data_name"] == _VAL
+    square = protocol["published"] and protocol["published"]["square"]
+    beside = (protocol["map"], protocol["data_name"], square) == ("attention", _VAL, PUBLISHED_SIDE)
     rows = [row for each in PUBLISHED_JACCARD for row in each.rows()] if beside else []
     source = JACCARD_SOURCE
     if protocol["images"] != ALL_VAL:
         source += (
-            f". Those are of all {ALL_VAL:,} images, these of {protocol['images']}: for orientation, no comparison"
+            f". Those are of all {ALL_VAL:,} images, these of {protocol['images']}: for orientation, no comparison."
         )
     return kept_table([(each.title, each.measurement) for each in group], rows, source)
 
@@ -72,28 +89,29 @@ def _protocols(protocol: Mapping[str, Any]) -> list[str]:
     return [name for name in ("published", "strict") if protocol[name]]
 
 
-def _examples(group: Sequence[Kept], best: Best, device: torch.device) -> list[Block]:
+def _examples(group: Sequence[Kept], best: Best, draw: _Drawing) -> list[Block]:
     """The best and the worst images: drawn where they are still there, else named."""
     count = len(best.names)
     places = list(range(count)) if count <= 2 * EACH_END else [*range(EACH_END), *range(count - EACH_END, count)]
     names = [best.names[place] for place in places]
     having = [each for each in group if each.measurement.examples is not None]
     try:
-        return _drawn(having, names, device)
+        return _drawn(having, names, draw)
     except UserError as error:
         listed = tuple(f"{best.names[place]}: {best.means[place]:.1f} %" for place in places)
         said = f"The images are named and not drawn: {error}"
         return [Group("Best to worst", (Bullets(listed), Notice(said)))]
 
 
-def _drawn(group: Sequence[Kept], names: Sequence[str], device: torch.device) -> list[Block]:
+def _drawn(group: Sequence[Kept], names: Sequence[str], draw: _Drawing) -> list[Block]:
     """Raises UserError where the images are not there any more, or cannot be shown to the models."""
     protocol = group[0].measurement.protocol
-    images, config = _find(protocol).named(names), _config(protocol, device)
+    images, config = _find(protocol).named(names), _config(protocol, draw.device)
     figures: list[Block] = []
     for begin in range(0, len(group), _ABREAST):
         models = [replace(each.subject.model, label=each.title) for each in group[begin : begin + _ABREAST]]
-        result = measure_voc(models, images, config, keep_masks=True)
+        with draw.watch("masks of the best and worst images") as progress:
+            result = measure_voc(models, images, config, progress, keep_masks=True)
         rows = [sheet_row(result, place) for place in range(len(result.used))]
         caption = (
             f"The best and the worst {min(EACH_END, len(names) // 2) or 1} of {protocol['images']} images of "

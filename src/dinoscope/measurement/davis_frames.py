@@ -59,6 +59,8 @@ def kept_frames(home: Path, name: str, measurement: Measurement) -> Frames:
     if not file.is_file():
         return {}
     try:
+        if not zipfile.is_zipfile(file):
+            raise zipfile.BadZipFile("no archive")
         with np.load(file, allow_pickle=False) as found:
             if str(found[_PROTOCOL]) != _text(measurement):
                 return {}
