@@ -21,6 +21,10 @@ class Limits:
     """Largest file of a video, in MB."""
     video_seconds: float = 30
     """Longest video, in seconds."""
+    video_frames: int = 150
+    """Most frames of a video that are followed; of a video with more, the person chooses which."""
+    video_side: int = 640
+    """Longer side of a video's frames, in pixels: larger ones are shrunk to it."""
     most_size: int = 640
     """Largest short side, in pixels, that a model is given an image at."""
     cache_mb: float = 512
