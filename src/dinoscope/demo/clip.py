@@ -14,6 +14,7 @@ from numpy import ndarray
 from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.data.video import Video, open_video, read_header
 from dinoscope.demo.limits import MB, Limits
+from dinoscope.demo.pictures import Refused
 from dinoscope.errors import UserError
 
 Taking = Literal["spread", "start"]
@@ -23,14 +24,6 @@ _SAMPLE = ScenesConfig(
     train_per_class=0, val_per_class=0, voc_images=0, davis_sequences=1, davis_frames=36, davis_size=(240, 426)
 )
 _SAMPLE_FPS = 12.0
-
-
-class Refused(UserError):
-    """What the page says in the person's language: a key of its words, and values for its placeholders."""
-
-    def __init__(self, key: str, **values: object) -> None:
-        super().__init__(f"{key}: {values}" if values else key)
-        self.key, self.values = key, values
 
 
 @dataclass(frozen=True)
@@ -90,13 +83,10 @@ def open_clip(path: Path, name: str, limits: Limits) -> Clip:
         raise Refused("video_gone")
     megabytes = path.stat().st_size / MB
     if megabytes > limits.video_mb:
-        raise Refused("video_too_large", name=name, megabytes=megabytes, most=limits.video_mb)
+        raise Refused("video_too_large", name=name, megabytes=f"{megabytes:.0f}", most=f"{limits.video_mb:g}")
     try:
-        header = read_header(path)
-        _refuse_long(name, header.seconds, limits)
+        _refuse_long(name, read_header(path).seconds, limits)
         video = open_video(path)
-    except Refused:
-        raise
     except UserError as error:
         raise Refused("video_unreadable", name=name) from error
     total = video.said or _counted(video, name, limits)
@@ -117,7 +107,7 @@ def first_frame(clip: Clip) -> UInt8[ndarray, "h w 3"]:
 
 def _refuse_long(name: str, seconds: float, limits: Limits) -> None:
     if seconds > limits.video_seconds:
-        raise Refused("video_too_long", name=name, length=_minutes(seconds), most=limits.video_seconds)
+        raise Refused("video_too_long", name=name, length=_minutes(seconds), most=f"{limits.video_seconds:g}")
 
 
 def _counted(video: Video, name: str, limits: Limits) -> int:

@@ -74,12 +74,12 @@ class Marks:
         """The clicks alone."""
         return tuple(mark for mark in self.marks if isinstance(mark, Click))
 
-    def ids(self, cells: Float[Tensor, "rows columns d"], size: tuple[int, int]) -> UInt8[ndarray, "h w"]:
-        """The object of each pixel of a picture of `size`, 0 for none: regions of clicks, and what was painted over them.
+    def ids(self, cells: Float[Tensor, "rows columns d"] | None, size: tuple[int, int]) -> UInt8[ndarray, "h w"]:
+        """The object of each pixel of a picture of `size`, 0 for none: regions of clicks, and over them what is painted.
 
-        cells: features of length 1 of the cells that cover the picture.
+        cells: features of length 1 of the cells that cover the picture; may be None where there are no clicks.
         """
-        ids = grown(self.clicks, cells, size, self.reach)
+        ids = np.zeros(size, np.uint8) if cells is None else grown(self.clicks, cells, size, self.reach)
         for mark in self.marks:
             if isinstance(mark, Painting):
                 ids = np.where(mark.ids > 0, mark.ids, ids)

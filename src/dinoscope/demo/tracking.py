@@ -13,7 +13,8 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from dinoscope.demo.clip import Clip, Refused, first_frame
+from dinoscope.demo.clip import Clip, first_frame
+from dinoscope.demo.pictures import Refused
 from dinoscope.errors import UserError
 from dinoscope.evaluation.propagation import cell_features, propagate
 from dinoscope.evaluation.window import PropagationConfig
