@@ -93,11 +93,11 @@ def open_clip(path: Path, name: str, limits: Limits) -> Clip:
     return Clip(video, name, total, 1, total, _shrunk(video.size, limits.video_side))
 
 
-def sample_clip(folder: Path, limits: Limits) -> Clip:
+def sample_clip(folder: Path, name: str, limits: Limits) -> Clip:
     """Drawn scenes that move, turn and cover each other; drawn into the folder unless they are there."""
     frames = write_scenes(folder, _SAMPLE) / "DAVIS" / "JPEGImages" / "480p" / "scene-00"
     video = replace(open_video(frames), fps=_SAMPLE_FPS)
-    return Clip(video, frames.name, video.said, 1, video.said, _shrunk(video.size, limits.video_side))
+    return Clip(video, name, video.said, 1, video.said, _shrunk(video.size, limits.video_side))
 
 
 def first_frame(clip: Clip) -> UInt8[ndarray, "h w 3"]:

@@ -19,8 +19,10 @@ from dinoscope.demo.tracking import clip_cells
 from dinoscope.model_names import NamedModel
 from dinoscope.report.video import objects_overlay
 
+SHOWN = 720
+"""Longer side of the pictures, in pixels."""
 _PICTURES = 8  # the latest that stay: a browser may still be fetching one of them
-_RADIUS = 1 / 60  # of a click's mark, as a share of the picture's shorter side
+_RADIUS = 7  # px of a click's mark
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,11 @@ class VideoSession:
         return self.marks.ids(cells, self.clip.size)
 
     def picture(self, sight: Sight) -> Path:
-        """A file of the first frame with the objects and the clicks on it. Raises UserError as `mask` does."""
-        laid = objects_overlay(first_frame(self.clip), self.mask(sight))
+        """A file of the first frame with the objects and the clicks on it, enlarged where it is small.
+
+        Raises UserError as `mask` does.
+        """
+        laid = objects_overlay(self._shown(first_frame(self.clip)), self._shown(self.mask(sight)))
         for click in self.marks.clicks:
             _draw(laid, click)
         return self.save(laid)
@@ -79,6 +84,20 @@ class VideoSession:
         while len(self._pictures) > _PICTURES:
             self._pictures.pop(0).unlink(missing_ok=True)
         return file
+
+    def save_frame(self, frame: UInt8[ndarray, "h w 3"]) -> Path:
+        """A file of any frame of the clip, as large as `picture`."""
+        return self.save(self._shown(frame))
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """Height and width of `picture`."""
+        scale = SHOWN / max(self.clip.size)
+        return max(1, round(self.clip.size[0] * scale)), max(1, round(self.clip.size[1] * scale))
+
+    def _shown(self, array: UInt8[ndarray, "_ _ *c"]) -> UInt8[ndarray, "_ _ *c"]:
+        smooth = cv2.INTER_CUBIC if array.ndim == 3 else cv2.INTER_NEAREST
+        return cv2.resize(array, self.shown[::-1], interpolation=smooth)
 
     def results(self) -> Path:
         """A folder for what is written next, which is not there; that of before is removed."""
@@ -108,10 +127,9 @@ def _draw(picture: UInt8[ndarray, "h w 3"], click: Click) -> None:
     """A disc where a click was, with a plus or a minus, in place."""
     height, width = picture.shape[:2]
     center = round(click.column * width), round(click.row * height)
-    radius = max(4, round(_RADIUS * min(height, width)))
-    cv2.circle(picture, center, radius + 1, (255, 255, 255), -1, cv2.LINE_AA)
-    cv2.circle(picture, center, radius, object_colors()[click.number - 1], -1, cv2.LINE_AA)
-    arm = radius - 2
-    cv2.line(picture, (center[0] - arm, center[1]), (center[0] + arm, center[1]), (255, 255, 255))
+    cv2.circle(picture, center, _RADIUS + 2, (255, 255, 255), -1, cv2.LINE_AA)
+    cv2.circle(picture, center, _RADIUS, object_colors()[click.number - 1], -1, cv2.LINE_AA)
+    arm = _RADIUS - 3
+    cv2.line(picture, (center[0] - arm, center[1]), (center[0] + arm, center[1]), (255, 255, 255), 2)
     if click.adds:
-        cv2.line(picture, (center[0], center[1] - arm), (center[0], center[1] + arm), (255, 255, 255))
+        cv2.line(picture, (center[0], center[1] - arm), (center[0], center[1] + arm), (255, 255, 255), 2)
