@@ -77,6 +77,11 @@ class Engine:
         """Number of heads; 1 for a ResNet."""
         return count_heads(self.models[model].backbone)
 
+    def shown_kind(self, model: str, kind: str) -> str:
+        """The kind of map that a model really gives: a ResNet's attention is its feature energy."""
+        has_heads = isinstance(self.models[model].backbone, ViTBackbone)
+        return "energy" if kind == "attention" and not has_heads else kind
+
     def size(self, gaze: Gaze) -> int:
         """Short side in pixels at which the model is given the picture, within the limits."""
         return min(gaze.size or self.models[gaze.model].backbone.config.image_size, self.limits.most_size)

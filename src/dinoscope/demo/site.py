@@ -1,0 +1,138 @@
+"""What the tabs of the page share: the engine, the texts, the samples, and how a refusal is told."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import ImageData
+from gradio.image_utils import decode_base64_to_file
+
+from dinoscope.demo.engine import Engine
+from dinoscope.demo.image_view import shrunk
+from dinoscope.demo.limits import Limits
+from dinoscope.demo.pictures import Refused
+from dinoscope.demo.samples import Sample
+from dinoscope.demo.words import Words
+
+MODELS = "models"
+"""Name of the queue that everything waits in which runs a network."""
+
+_KEPT_SECONDS = 3600
+_PREVIEW = 480  # px
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The image that a person has chosen, kept on the server. mask, binary: see `samples.Sample`."""
+
+    path: Path
+    name: str
+    mask: Path | None = None
+    binary: bool | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """folder: of files that are made for people to fetch; removed when the page ends."""
+
+    engine: Engine
+    words: Words
+    limits: Limits
+    samples: Sequence[Sample]
+    folder: Path
+
+    def warn(self, request: gr.Request, error: Refused) -> None:
+        """Say in the page why something is not done."""
+        gr.Warning(
+            self.words.say(request, error.key, **error.values), title=self.words.say(request, "page_refused"), duration=8
+        )
+
+    def take(self, path: str | None, request: gr.Request) -> tuple[Any, Any]:
+        """What was uploaded, taken by the camera, pasted or removed: the image, and what its `Upload` shows then."""
+        if path is None:
+            return None, None
+        try:
+            self.engine.picture(Path(path))
+        except Refused as error:
+            self.warn(request, error)
+            return None, None
+        return Picked(Path(path), Path(path).stem), gr.skip()
+
+    def sample(self, number: int, request: gr.Request) -> tuple[Any, Any]:
+        """One of the samples, and what an `Upload` shows then."""
+        sample = self.samples[number]
+        try:
+            picture = self.engine.picture(sample.path)
+        except Refused as error:
+            self.warn(request, error)
+            return gr.skip(), gr.skip()
+        picked = Picked(sample.path, sample.path.stem, sample.mask, sample.binary)
+        return picked, shrunk(picture.pixels, _PREVIEW)
+
+    def fresh_folder(self) -> Path:
+        """A new folder for files to fetch; those of more than an hour ago are removed."""
+        for old in self.folder.iterdir():
+            if time.time() - old.stat().st_mtime > _KEPT_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
+        folder = self.folder / uuid.uuid4().hex
+        folder.mkdir()
+        return folder
+
+
+def plainly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of who has a `site`, whose last argument is a gr.Request: a refusal is told, and nothing changes."""
+
+    @functools.wraps(method)
+    def tell(self: Any, *values: Any) -> Any:
+        try:
+            return method(self, *values)
+        except Refused as error:
+            self.site.warn(values[-1], error)
+            return gr.skip()
+
+    return tell
+
+
+class Upload(gr.Image):
+    """An image as the file that was sent. Gradio's own opens it before we have looked at it, and speaks of faults in
+    its own words."""
+
+    is_template = True
+
+    def preprocess(self, payload: ImageData | None) -> str | None:
+        """The path of the file."""
+        if payload is None:
+            return None
+        if payload.url and payload.url.startswith("data:"):  # of some webcams
+            return decode_base64_to_file(payload.url, self.GRADIO_CACHE, "jpeg")
+        return payload.path
+
+
+def build_upload(**settings: Any) -> Upload:
+    """An `Upload` with the settings of a gr.Image; Gradio reads them from the signature that it has itself."""
+    return Upload(type="filepath", image_mode=None, format="jpeg", buttons=[], **settings)
+
+
+def build_samples(thumbnails: Sequence[Path], label: Any, name: str) -> gr.Gallery:
+    """The samples as small pictures to click."""
+    return gr.Gallery(
+        [str(path) for path in thumbnails],
+        label=label,
+        columns=4,
+        height="auto",
+        object_fit="cover",
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+        visible=bool(thumbnails),
+        elem_id=name,
+        elem_classes="samples",
+    )
