@@ -6,11 +6,13 @@ from pathlib import Path
 
 import gradio as gr
 
-from dinoscope.demo import image_words, page_words, similarity_words
+from dinoscope.demo import image_words, neighbours_words, page_words, similarity_words, video_words
 from dinoscope.demo.image_tab import build_image_tab
+from dinoscope.demo.neighbours_tab import build_neighbours_tab
 from dinoscope.demo.samples import thumbnails
 from dinoscope.demo.similarity_tab import build_similarity_tab
 from dinoscope.demo.site import Site
+from dinoscope.demo.video_tab import build_video_tab
 from dinoscope.demo.words import Language, Words
 
 _CACHE_SECONDS = (600, 3600)
@@ -19,11 +21,12 @@ _CACHE_SECONDS = (600, 3600)
 
 def all_words(forced: Language | None) -> Words:
     """The texts of every tab."""
-    return Words.joined([page_words.TEXTS, image_words.TEXTS, similarity_words.TEXTS], forced)
+    tabs = [page_words, image_words, similarity_words, neighbours_words, video_words]
+    return Words.joined([tab.TEXTS for tab in tabs], forced)
 
 
-def build_page(site: Site) -> gr.Blocks:
-    """Lay out and wire all tabs. site.folder: must be there."""
+def build_page(site: Site, gallery: Path | None = None) -> gr.Blocks:
+    """Lay out and wire all tabs. site.folder: must be there. gallery: images to look for neighbours in; None: drawn."""
     small = site.folder / "thumbnails"
     small.mkdir(exist_ok=True)
     pictures: list[Path] = thumbnails(site.samples, small)
@@ -34,4 +37,8 @@ def build_page(site: Site) -> gr.Blocks:
                 shown = build_image_tab(site, pictures, demo)
             with gr.Tab(site.words.label("similarity_tab"), id="similarity") as tab:
                 build_similarity_tab(site, shown, pictures, tab)
+            with gr.Tab(site.words.label("neighbours_tab"), id="neighbours") as tab:
+                build_neighbours_tab(site, shown, pictures, gallery, tab)
+            with gr.Tab(site.words.label("video_tab"), id="video"):
+                build_video_tab(list(site.engine.models.values()), site.words, site.limits)
     return demo

@@ -30,15 +30,11 @@ _BETWEEN_PICTURES = 0.5  # seconds between two frames that are shown while a cli
 class VideoActions:
     """The handlers of the tab. They keep nothing themselves: a person's clip and marks are in their session."""
 
-    def __init__(
-        self, models: Sequence[NamedModel], words: Words, limits: Limits, folders: SessionFolders
-    ) -> None:
+    def __init__(self, models: Sequence[NamedModel], words: Words, limits: Limits, folders: SessionFolders) -> None:
         self.models = {model.label: model for model in models}
         self.words, self.limits, self.folders = words, limits, folders
 
-    def upload(
-        self, file: str, session: VideoSession | None, model: str, detail: int, request: gr.Request
-    ) -> Updates:
+    def upload(self, file: str, session: VideoSession | None, model: str, detail: int, request: gr.Request) -> Updates:
         """Take a clip in, or say why not; what was there before goes in either case where it is replaced."""
         folder = self.folders.new()
         try:
@@ -116,9 +112,7 @@ class VideoActions:
         canvas = gr.update(value=_canvas(picture), visible=True)
         return session, gr.update(visible=False), canvas, *tools, self.words.say(request, "video_paint_info")
 
-    def clear(
-        self, session: VideoSession | None, mode: str, model: str, detail: int, request: gr.Request
-    ) -> Updates:
+    def clear(self, session: VideoSession | None, mode: str, model: str, detail: int, request: gr.Request) -> Updates:
         """Without any mark."""
         if session is not None:
             session.marks = Marks(reach=session.marks.reach)
@@ -211,9 +205,7 @@ class VideoActions:
         return self.words.say(request, "video_failed", reason=error)
 
 
-def _results(
-    text: str, *, running: bool = False, moving: Path | None = None, found: Followed | None = None
-) -> Updates:
+def _results(text: str, *, running: bool = False, moving: Path | None = None, found: Followed | None = None) -> Updates:
     """Progress, both buttons, moving picture, video, and both downloads."""
     keep = running and moving is None
     return (

@@ -1,4 +1,4 @@
-"""What one person has loaded and marked in the video tab: kept between clicks, shared with nobody, removed at the end."""
+"""What one person has loaded and marked in the tab for videos: shared with nobody, and removed at the end."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def build_video_tab(models: Sequence[NamedModel], words: Words, limits: Limits) 
 
 def _left(words: Words) -> dict[str, Any]:
     """The clip, its first frame, and the marking."""
-    label = words.label
+    label: Any = words.label
     with gr.Row():
         upload = gr.UploadButton(label("video_upload"), file_types=["video", ".mkv", ".gif"], elem_id="video-upload")
         sample = gr.Button(label("video_sample"), elem_id="video-sample")
@@ -141,7 +141,7 @@ def _style(colors: Sequence[str]) -> str:
 
 def _right(models: Sequence[NamedModel], words: Words, limits: Limits) -> dict[str, Any]:
     """The model, and the clip with what it follows."""
-    label = words.label
+    label: Any = words.label
     details = [size for size in DETAILS if size <= limits.most_size] or [limits.most_size]
     with gr.Row():
         names = [model.label for model in models]
