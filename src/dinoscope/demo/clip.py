@@ -1,4 +1,4 @@
-"""A short clip to work on: refused from its header where it is too much; its frames thinned and shrunk as they are read."""
+"""A short clip: refused from its header where it is too much; its frames thinned and shrunk as they are read."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Marks:
         return tuple(mark for mark in self.marks if isinstance(mark, Click))
 
     def ids(self, cells: Float[Tensor, "rows columns d"] | None, size: tuple[int, int]) -> UInt8[ndarray, "h w"]:
-        """The object of each pixel of a picture of `size`, 0 for none: regions of clicks, and over them what is painted.
+        """The object of each pixel of a picture of `size`, 0 for none: regions of clicks, over them what is painted.
 
         cells: features of length 1 of the cells that cover the picture; may be None where there are no clicks.
         """
@@ -130,7 +130,7 @@ def object_colors() -> list[tuple[int, int, int]]:
 def _score(
     clicks: Sequence[Click], cells: Float[Tensor, "rows columns d"], against: Float[Tensor, "rows columns"]
 ) -> Float[ndarray, "rows columns"]:
-    """s(x) of one object, without the reach. Clicked cells themselves are in it, or out of it, whatever they look like."""
+    """s(x) of one object, without the reach. Clicked cells are in it, or out of it, whatever they look like."""
     near = _likeness(cells, _around([click for click in clicks if click.adds], cells), None)
     if away := [click for click in clicks if not click.adds]:
         against = torch.maximum(against, _likeness(cells, _around(away, cells), None))
