@@ -28,6 +28,7 @@ COMMANDS = {
     "pca": "principal components of patch features as colours",
     "similarity": "which patches are like a chosen one, within an image and across images",
     "segment": "the foreground of images as masks and cut-outs",
+    "demo": "an interactive page in the browser: one's own images, two models side by side",
     "track": "follow objects through a video, from a mask of the first frame",
     "embed": "write the features of a folder of images to npz, csv or parquet",
     "models": "list the released weights that can be named as --model: method, figures, licence, size",

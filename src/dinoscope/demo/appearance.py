@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gradio as gr
 
+from dinoscope.demo.words import Language
+
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONOSPACE = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
@@ -26,10 +28,11 @@ CSS = """
 .picture img { object-fit: contain; }
 .samples .grid-wrap, .heads .grid-wrap { padding: 0.35rem; min-height: 0; overflow-x: hidden; }
 .samples .grid-container, .heads .grid-container { gap: 0.3rem; margin: 0; }
-.samples .grid-container, .heads .grid-container { padding-top: 1.5rem; }
+.samples .grid-container, .heads .grid-container { padding-top: 1.5rem; grid-auto-rows: auto !important; }
 .samples .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; }
 .heads .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important; }
-.samples .thumbnail-lg, .heads .thumbnail-lg { min-width: 0; }
+.samples .thumbnail-lg, .heads .thumbnail-lg { min-width: 0; aspect-ratio: 1; height: auto; }
+.samples .gallery-item, .heads .gallery-item { min-width: 0; }
 .heads .caption-label { font-size: 0.66rem; padding: 0 0.3rem; left: 0.15rem; bottom: 0.15rem; max-width: 95%; }
 .hint { color: var(--body-text-color-subdued); font-size: 0.9rem; }
 .clickable img { cursor: crosshair; }
@@ -88,4 +91,16 @@ def theme() -> gr.themes.Base:
         button_secondary_border_color="*neutral_300",
         button_secondary_border_color_dark="*neutral_700",
         button_border_width="1px",
+    )
+
+
+def head(language: Language | None) -> str:
+    """What goes into the page's head: a forced language also holds for Gradio's own words."""
+    if language is None:
+        return ""
+    return (
+        "<script>"
+        f"Object.defineProperty(navigator, 'language', {{get: () => '{language}'}});"
+        f"Object.defineProperty(navigator, 'languages', {{get: () => ['{language}']}});"
+        "</script>"
     )

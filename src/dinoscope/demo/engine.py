@@ -111,9 +111,7 @@ class Engine:
         backbone, passed = self.models[gaze.model].backbone, self.look(gaze)
         return self._derived(gaze, ("patches",), lambda: patches_of_pass(backbone, passed)[0].float().cpu())
 
-    def similarity(
-        self, gaze: Gaze, patch: tuple[int, int], other: Gaze
-    ) -> Float[Tensor, "rows columns"]:
+    def similarity(self, gaze: Gaze, patch: tuple[int, int], other: Gaze) -> Float[Tensor, "rows columns"]:
         """Cosine of one patch (row, column) of a picture with every patch of another one. Raises as `look` does."""
         return similarity_maps(self.patches(gaze)[patch][None], self.patches(other))[0]
 

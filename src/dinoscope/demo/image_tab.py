@@ -10,7 +10,7 @@ import gradio as gr
 
 from dinoscope.demo.image_actions import ImageActions, ModelColumn, Shown
 from dinoscope.demo.image_controls import build_controls, model_choice
-from dinoscope.demo.site import MODELS, Site, Upload, build_samples, build_upload
+from dinoscope.demo.site import MODELS, Site, build_samples, build_upload
 
 
 def build_image_tab(site: Site, thumbnails: Sequence[Path], demo: gr.Blocks) -> Shown:
@@ -102,7 +102,7 @@ def _column(site: Site, name: str) -> ModelColumn:
     return ModelColumn(column, caption, overlay, mask, heads)
 
 
-def _wire(demo: gr.Blocks, actions: ImageActions, sources: tuple[Upload, gr.Gallery, Upload]) -> None:
+def _wire(demo: gr.Blocks, actions: ImageActions, sources: tuple[gr.Image, gr.Gallery, gr.Image]) -> None:
     """Which event calls what. Everything that may run a network waits in one queue; of many moves the last counts."""
     shown = actions.shown
     light: Any = {"api_visibility": "private", "concurrency_limit": 8, "show_progress": "hidden"}

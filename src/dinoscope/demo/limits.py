@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from dinoscope.errors import UserError
 
 MB = 10**6
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is refused, and how many are served at once."""
+    """What is refused, and how many are served at once. Raises UserError for a limit that is not above 0."""
 
     megapixels: float = 50
     """Most million pixels of an image, by its header."""
@@ -33,6 +35,11 @@ class Limits:
     """Computations at the same time; all others wait in the queue."""
     queue: int = 64
     """Most computations that wait; whoever comes later is told to try again."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not getattr(self, field.name) > 0:
+                raise UserError(f"{field.name} is a limit above 0, not {getattr(self, field.name)}")
 
     @property
     def max_pixels(self) -> int:

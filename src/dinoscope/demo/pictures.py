@@ -53,7 +53,9 @@ def read_picture(path: Path, limits: Limits) -> Picture:
         pixels = decode(path, max_pixels=limits.max_pixels)
     except UnreadableImage as error:
         raise Refused("picture_damaged", reason=str(error)) from error
-    return Picture(hashlib.blake2b(pixels.tobytes(), digest_size=16, key=repr(pixels.shape).encode()).hexdigest(), pixels)
+    return Picture(
+        hashlib.blake2b(pixels.tobytes(), digest_size=16, key=repr(pixels.shape).encode()).hexdigest(), pixels
+    )
 
 
 def check_picture(path: Path, limits: Limits) -> None:
@@ -92,9 +94,7 @@ def read_truth(path: Path, size: tuple[int, int], limits: Limits, *, binary: boo
     except UserError as error:
         raise Refused("truth_no_mask") from error
     if values.shape != size:
-        raise Refused(
-            "truth_size", mask=f"{values.shape[1]} × {values.shape[0]}", image=f"{size[1]} × {size[0]}"
-        )
+        raise Refused("truth_size", mask=f"{values.shape[1]} × {values.shape[0]}", image=f"{size[1]} × {size[0]}")
     if binary or (binary is None and not np.isin(values, (BACKGROUND, VOID), invert=True).any()):
         return Truth(values > BACKGROUND, np.ones(size, bool))
     return Truth((values != BACKGROUND) & (values != VOID), values != VOID)

@@ -14,7 +14,7 @@ from dinoscope.demo.image_actions import Shown
 from dinoscope.demo.image_controls import seen_models
 from dinoscope.demo.pictures import Refused
 from dinoscope.demo.similarity_view import compare, with_mark
-from dinoscope.demo.site import MODELS, Picked, Site, Upload, build_samples, build_upload, plainly
+from dinoscope.demo.site import MODELS, Picked, Site, build_samples, build_upload, plainly
 
 MIDDLE = (0.5, 0.5)
 
@@ -112,7 +112,7 @@ def _row(site: Site, name: str) -> _Row:
     return _Row(row, caption, pictures)
 
 
-def _wire(site: Site, parts: _Parts, tab: gr.Tab, upload: Upload, samples: gr.Gallery) -> None:
+def _wire(site: Site, parts: _Parts, tab: gr.Tab, upload: gr.Image, samples: gr.Gallery) -> None:
     actions = _Actions(site, parts)
     light: Any = {"api_visibility": "private", "concurrency_limit": 8, "show_progress": "hidden"}
     draw: Any = {

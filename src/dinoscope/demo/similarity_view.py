@@ -31,9 +31,7 @@ class Likeness:
     share: float
 
 
-def compare(
-    engine: Engine, gazes: tuple[Gaze, ...], point: tuple[float, float], *, joint: bool
-) -> Likeness:
+def compare(engine: Engine, gazes: tuple[Gaze, ...], point: tuple[float, float], *, joint: bool) -> Likeness:
     """Cosines with the patch at `point` = (x, y) as shares of the first picture's width and height, 0 to 1; colours.
 
     joint: colours of both pictures together, else of each. Raises Refused as `Engine.look` does.

@@ -52,11 +52,13 @@ class Site:
     def warn(self, request: gr.Request, error: Refused) -> None:
         """Say in the page why something is not done."""
         gr.Warning(
-            self.words.say(request, error.key, **error.values), title=self.words.say(request, "page_refused"), duration=8
+            self.words.say(request, error.key, **error.values),
+            title=self.words.say(request, "page_refused"),
+            duration=8,
         )
 
     def take(self, path: str | None, request: gr.Request) -> tuple[Any, Any]:
-        """What was uploaded, taken by the camera, pasted or removed: the image, and what its `Upload` shows then."""
+        """What was uploaded, taken by the camera, pasted or removed: the image, and what its upload field shows then."""
         if path is None:
             return None, None
         try:
@@ -67,7 +69,7 @@ class Site:
         return Picked(Path(path), Path(path).stem), gr.skip()
 
     def sample(self, number: int, request: gr.Request) -> tuple[Any, Any]:
-        """One of the samples, and what an `Upload` shows then."""
+        """One of the samples, and what an upload field shows then."""
         sample = self.samples[number]
         try:
             picture = self.engine.picture(sample.path)
@@ -101,24 +103,20 @@ def plainly(method: Callable[..., Any]) -> Callable[..., Any]:
     return tell
 
 
-class Upload(gr.Image):
-    """An image as the file that was sent. Gradio's own opens it before we have looked at it, and speaks of faults in
-    its own words."""
+def build_upload(**settings: Any) -> gr.Image:
+    """An image as the file that was sent, unopened: Gradio would open it before we have looked at its header, and speak
+    of its faults in other words."""
+    image = gr.Image(type="filepath", image_mode=None, format="jpeg", buttons=[], **settings)
 
-    is_template = True
-
-    def preprocess(self, payload: ImageData | None) -> str | None:
-        """The path of the file."""
+    def sent_file(payload: ImageData | None) -> str | None:
         if payload is None:
             return None
         if payload.url and payload.url.startswith("data:"):  # of some webcams
-            return decode_base64_to_file(payload.url, self.GRADIO_CACHE, "jpeg")
+            return decode_base64_to_file(payload.url, image.GRADIO_CACHE, "jpeg")
         return payload.path
 
-
-def build_upload(**settings: Any) -> Upload:
-    """An `Upload` with the settings of a gr.Image; Gradio reads them from the signature that it has itself."""
-    return Upload(type="filepath", image_mode=None, format="jpeg", buttons=[], **settings)
+    image.preprocess = sent_file  # of this one only: Gradio writes a stub beside the source of every subclass
+    return image
 
 
 def build_samples(thumbnails: Sequence[Path], label: Any, name: str) -> gr.Gallery:

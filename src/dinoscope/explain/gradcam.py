@@ -55,9 +55,7 @@ def gradcam(
         return class_activation(activations.detach(), gradient).unflatten(-1, grid)
 
 
-def class_activation(
-    activations: Float[Tensor, "b n d"], gradient: Float[Tensor, "b n d"]
-) -> Float[Tensor, "b n"]:
+def class_activation(activations: Float[Tensor, "b n d"], gradient: Float[Tensor, "b n d"]) -> Float[Tensor, "b n"]:
     """ReLU of the activations, each channel weighted by the mean of its gradient over the places (Eq. 1 and 2)."""
     weights = gradient.mean(dim=1, keepdim=True)
     return (weights * activations).sum(dim=-1).relu()

@@ -55,9 +55,7 @@ def single_pass(backbone: Backbone, images: Float[Tensor, "b 3 h w"]) -> SingleP
     return SinglePass(grid, tuple(entering), tuple(rows))
 
 
-def attention_of_pass(
-    backbone: Backbone, passed: SinglePass, block: int = -1
-) -> Float[Tensor, "b heads rows columns"]:
+def attention_of_pass(backbone: Backbone, passed: SinglePass, block: int = -1) -> Float[Tensor, "b heads rows columns"]:
     """`attention.attention_maps` of any block; a ResNet's is its feature energy. Raises UserError as `block_index`."""
     if not isinstance(backbone, ViTBackbone):
         return energy_of_patches(patches_of_pass(backbone, passed))
@@ -116,7 +114,9 @@ def gradcam_of_pass(
             pulls.insert(0, pull)
         prefix = backbone.net.num_prefix_tokens
         activations = zip(entering, pulls, strict=True)
-        return [_scaled(class_activation(each[:, prefix:], pull[:, prefix:]), passed.grid) for each, pull in activations]
+        return [
+            _scaled(class_activation(each[:, prefix:], pull[:, prefix:]), passed.grid) for each, pull in activations
+        ]
 
 
 def _through(block: Block, tokens: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b heads n"]]:
