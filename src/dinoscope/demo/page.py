@@ -40,5 +40,5 @@ def build_page(site: Site, gallery: Path | None = None) -> gr.Blocks:
             with gr.Tab(site.words.label("neighbours_tab"), id="neighbours") as tab:
                 build_neighbours_tab(site, shown, pictures, gallery, tab)
             with gr.Tab(site.words.label("video_tab"), id="video"):
-                build_video_tab(list(site.engine.models.values()), site.words, site.limits)
+                build_video_tab(list(site.engine.models.values()), site.words, site.limits, site.folder / "videos")
     return demo

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import secrets
 import shutil
-import tempfile
 from pathlib import Path
 
 
 class SessionFolders:
-    """A folder that holds those of all sessions. It is removed, with all of them, when the process ends."""
+    """Folders of sessions in one folder, which is made; whoever made them all removes it when the page ends."""
 
-    def __init__(self) -> None:
-        self._root: Path | None = None
-
-    @property
-    def root(self) -> Path:
-        """Made on first use, for this user alone; its name cannot be guessed, nor those of the folders in it."""
-        if self._root is None or not self._root.is_dir():
-            self._root = Path(tempfile.mkdtemp(prefix="dinoscope-"))
-            atexit.register(shutil.rmtree, self._root, ignore_errors=True)
-        return self._root
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
 
     def new(self) -> Path:
-        """A folder of one's own."""
+        """A folder of one's own, of a name that cannot be guessed."""
         folder = self.root / secrets.token_hex(16)
         folder.mkdir()
         return folder

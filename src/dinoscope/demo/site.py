@@ -81,10 +81,12 @@ class Site:
 
     def fresh_folder(self) -> Path:
         """A new folder for files to fetch; those of more than an hour ago are removed."""
-        for old in self.folder.iterdir():
+        saved = self.folder / "saved"
+        saved.mkdir(exist_ok=True)
+        for old in saved.iterdir():
             if time.time() - old.stat().st_mtime > _KEPT_SECONDS:
                 shutil.rmtree(old, ignore_errors=True)
-        folder = self.folder / uuid.uuid4().hex
+        folder = saved / uuid.uuid4().hex
         folder.mkdir()
         return folder
 

@@ -94,7 +94,7 @@ class VideoActions:
         try:
             return session, session.picture(self._sight(model, detail)), self._about(session, request)
         except (UserError, Refused) as error:
-            return session, gr.skip(), self._reason(error, request)
+            return session, gr.skip(), self._reason(error, request, session)
 
     def change_mode(
         self, session: VideoSession | None, mode: str, editor: Editor, model: str, detail: int, request: gr.Request
@@ -144,7 +144,7 @@ class VideoActions:
                     shown = now
                     yield _results(self._progress(step, request), running=True, moving=session.save_frame(step.picture))
         except (UserError, Refused, OSError) as error:
-            yield _results(self._reason(error, request))
+            yield _results(self._reason(error, request, session))
 
     def cancelled(self, request: gr.Request) -> Updates:
         """What is shown once the work was stopped."""
@@ -199,10 +199,14 @@ class VideoActions:
     def _sight(self, model: str, detail: int) -> Sight:
         return Sight(self.models[model], detail)
 
-    def _reason(self, error: Exception, request: gr.Request) -> str:
+    def _reason(self, error: Exception, request: gr.Request, session: VideoSession | None = None) -> str:
+        """What to say; the clip by the name that the person knows, not by its place on this machine."""
         if isinstance(error, Refused):
             return self.words.say(request, error.key, **error.values)
-        return self.words.say(request, "video_failed", reason=error)
+        reason = str(error)
+        if session is not None:
+            reason = reason.replace(str(session.clip.video.path), session.clip.name)
+        return self.words.say(request, "video_failed", reason=reason)
 
 
 def _results(text: str, *, running: bool = False, moving: Path | None = None, found: Followed | None = None) -> Updates:

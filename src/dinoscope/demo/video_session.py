@@ -69,6 +69,7 @@ class VideoSession:
 
         Raises UserError as `mask` does.
         """
+        self.require()
         laid = objects_overlay(self._shown(first_frame(self.clip)), self._shown(self.mask(sight)))
         for click in self.marks.clicks:
             _draw(laid, click)

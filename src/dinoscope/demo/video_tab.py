@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -50,13 +51,14 @@ class _Parts:
     save_masks: gr.DownloadButton
 
 
-def build_video_tab(models: Sequence[NamedModel], words: Words, limits: Limits) -> None:
+def build_video_tab(models: Sequence[NamedModel], words: Words, limits: Limits, folder: Path) -> None:
     """Add the tab's parts and what they do to the page that is being built (call it inside `gr.Tab`).
 
-    Files of the people who use it lie in one folder each, which is served as it is and removed when a session ends.
+    folder: is made, and removed by whoever serves the page. In it, everybody has a folder of their own, which is served
+        as it is, to who knows its name, and removed when a new clip comes in or the session ends.
     """
-    folders = SessionFolders()
-    gr.set_static_paths([folders.root])
+    folders = SessionFolders(folder)
+    gr.set_static_paths([folder])
     session = gr.State(None, time_to_live=_KEPT, delete_callback=end)
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=360):
