@@ -149,4 +149,4 @@ def _build(serving: Serving, folder: Path) -> tuple[Any, Any]:
     samples = draw_samples(drawn) if serving.data is None else find_samples(serving.data, serving.masks)
     words = all_words(serving.language)
     site = Site(Engine(serving.models, serving.limits), words, serving.limits, samples, saved)
-    return build_page(site), words
+    return build_page(site, serving.data), words
