@@ -26,6 +26,7 @@ CSS = """
 .caption p { margin: 0 !important; }
 .caption .small { color: var(--body-text-color-subdued); font-size: 0.82rem; }
 .picture img { object-fit: contain; }
+.picture .image-container { background: var(--background-fill-secondary); }
 .samples .grid-wrap, .heads .grid-wrap { padding: 0.35rem; min-height: 0; overflow-x: hidden; }
 .samples .grid-container, .heads .grid-container { gap: 0.3rem; margin: 0; }
 .samples .grid-container, .heads .grid-container { padding-top: 1.5rem; grid-auto-rows: auto !important; }
@@ -91,6 +92,8 @@ def theme() -> gr.themes.Base:
         button_secondary_border_color="*neutral_300",
         button_secondary_border_color_dark="*neutral_700",
         button_border_width="1px",
+        button_large_text_size="*text_md",
+        button_large_text_weight="600",
     )
 
 

@@ -58,7 +58,7 @@ class Site:
         )
 
     def take(self, path: str | None, request: gr.Request) -> tuple[Any, Any]:
-        """What was uploaded, taken by the camera, pasted or removed: the image, and what its upload field shows then."""
+        """What was uploaded, taken by the camera, pasted or removed: the image, and what its field shows then."""
         if path is None:
             return None, None
         try:
@@ -69,7 +69,7 @@ class Site:
         return Picked(Path(path), Path(path).stem), gr.skip()
 
     def sample(self, number: int, request: gr.Request) -> tuple[Any, Any]:
-        """One of the samples, and what an upload field shows then."""
+        """One of the samples, and what the field of an image shows then."""
         sample = self.samples[number]
         try:
             picture = self.engine.picture(sample.path)
