@@ -9,8 +9,8 @@ import numpy as np
 
 from dinoscope.data.index_png import read_indices
 from dinoscope.data.scenes import ScenesConfig, write_scenes
-from dinoscope.demo.clip import Clip
 from dinoscope.data.video import open_video
+from dinoscope.demo.clip import Clip
 from tests.conftest import draw_picture
 
 SIZE = (120, 216)

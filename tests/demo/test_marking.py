@@ -1,4 +1,4 @@
-"""Marking objects: a click finds the object around it, clicks that take away and undo do, paint is read by its colour."""
+"""Marking objects: a click finds what is around it; what takes away and undo do; paint is read by its colour."""
 
 from __future__ import annotations
 

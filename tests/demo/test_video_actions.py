@@ -1,4 +1,4 @@
-"""The video tab without a browser: sessions apart, files gone when they should be, refusals in the person's language."""
+"""The video tab without a browser: sessions apart, files gone when they should be, refusals in one's language."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ import pytest
 
 gr = pytest.importorskip("gradio", reason="the page needs Gradio")
 
-from dinoscope.demo import neighbours_words, video_words
-from dinoscope.demo.limits import Limits
-from dinoscope.demo.marking import object_colors
-from dinoscope.demo.session_folders import SessionFolders
-from dinoscope.demo.video_actions import VideoActions
-from dinoscope.demo.video_session import VideoSession, end
-from dinoscope.demo.words import Words
-from dinoscope.model_names import load_model
-from tests.demo.clips import write_clip
+
+from dinoscope.demo import neighbours_words, video_words  # noqa: E402
+from dinoscope.demo.limits import Limits  # noqa: E402
+from dinoscope.demo.marking import object_colors  # noqa: E402
+from dinoscope.demo.session_folders import SessionFolders  # noqa: E402
+from dinoscope.demo.video_actions import VideoActions  # noqa: E402
+from dinoscope.demo.video_session import VideoSession, end  # noqa: E402
+from dinoscope.demo.words import Words  # noqa: E402
+from dinoscope.model_names import load_model  # noqa: E402
+from tests.demo.clips import write_clip  # noqa: E402
 
 MODEL = "random vit_micro_conv8"
 SIGHT = (MODEL, 48)
-ENGLISH, SPANISH = (
-    gr.Request(SimpleNamespace(headers={"accept-language": each})) for each in ("en", "es-ES,es;q=0.9")
-)
+ENGLISH, SPANISH = (gr.Request(SimpleNamespace(headers={"accept-language": each})) for each in ("en", "es-ES,es;q=0.9"))
 
 
 @pytest.fixture

@@ -105,7 +105,9 @@ def test_cancel_stops_the_work_and_leaves_nothing(page: Any, folder: Path) -> No
     page.click("#video-cancel")
     says(page, "progress", "Cancelled")
     playwright.expect(page.locator("#video-follow")).to_be_enabled(timeout=TIMEOUT)
-    for _ in range(100):  # the frame that was being worked on is finished first; after the last one there would be files
+    for _ in range(
+        100
+    ):  # the frame that was being worked on is finished first; after the last one there would be files
         if not written(folder):
             break
         page.wait_for_timeout(200)

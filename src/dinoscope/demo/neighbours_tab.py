@@ -20,7 +20,7 @@ from dinoscope.demo.pictures import Refused
 from dinoscope.demo.site import MODELS, Picked, Site, build_samples, build_upload
 from dinoscope.errors import UserError
 
-_COUNT, _MOST = 8, 24
+_COUNT, _MOST = 9, 24
 
 
 @dataclass(frozen=True)
