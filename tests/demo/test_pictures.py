@@ -39,9 +39,7 @@ def png_of(width: int, height: int) -> bytes:
         (png_of(100, 100), Limits(upload_mb=0.00001), "picture_heavy"),
     ],
 )
-def test_bad_uploads(
-    tmp_path: Path, content: bytes, limits: Limits, key: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_uploads(tmp_path: Path, content: bytes, limits: Limits, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "upload.png"
     file.write_bytes(content)
     if key != "picture_damaged":  # only damage is found by decoding

@@ -104,10 +104,11 @@ class ImageActions:
         models = seen_models(data[self.shown.first], data[self.shown.second])
         for model in models:
             view = see(self.site.engine, Gaze(model, picture, controls.size), controls, truth)
-            heads = [(head.picture, self._head_caption(head, request)) for head in view.heads]
+            show = self.site.show
+            heads = [(show(head.picture), self._head_caption(head, request)) for head in view.heads]
             gallery = gr.Gallery(heads, visible=bool(heads))
             results += [gr.Column(visible=True), self._caption(model, controls.kind, view, request)]
-            results += [view.overlay, view.mask, gallery]
+            results += [show(view.overlay), show(view.mask), gallery]
         return results if len(models) > 1 else [*results, gr.Column(visible=False), *[gr.skip()] * 4]
 
     @plainly

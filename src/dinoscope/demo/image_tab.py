@@ -117,7 +117,6 @@ def _wire(demo: gr.Blocks, actions: ImageActions, sources: tuple[gr.Image, gr.Ga
     upload, samples, truth = sources
     taken = [shown.picked, upload]
     steps = [
-        upload.upload(actions.take, [upload], taken, **light),
         upload.input(actions.take, [upload], taken, **light),
         samples.select(actions.pick, None, taken, **light),
         truth.upload(actions.take_truth, [shown.picked, truth], [shown.picked, truth], **light),

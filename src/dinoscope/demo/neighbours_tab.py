@@ -76,7 +76,6 @@ def build_neighbours_tab(
     taken = [asked, upload]
     for step in (
         upload.input(actions.take, [upload], taken, **light),
-        upload.upload(actions.take, [upload], taken, **light),
         samples.select(actions.pick, None, taken, **light),
     ):
         step.then(**draw)
@@ -122,7 +121,7 @@ class _Actions:
         """The image of the other tab, where none was chosen here."""
         if asked is not None or picked is None:
             return gr.skip()
-        return shrunk(self.site.engine.picture(picked.path).pixels, 2 * THUMBNAIL)
+        return self.site.show(shrunk(self.site.engine.picture(picked.path).pixels, 2 * THUMBNAIL))
 
     def draw(
         self,
@@ -144,7 +143,7 @@ class _Actions:
             for model in seen_models(first, second):
                 gallery = self._gallery(model, request, progress)
                 found = gallery.nearest(pixels, count, without=image.path)
-                results += [gr.Column(visible=True), self._caption(gallery, found, request), _shown(found)]
+                results += [gr.Column(visible=True), self._caption(gallery, found, request), _shown(self.site, found)]
         except (Refused, UserError) as error:
             refused = error if isinstance(error, Refused) else Refused("neighbours_failed", reason=error)
             self.site.warn(request, refused)
@@ -179,7 +178,7 @@ class _Actions:
         return text
 
 
-def _shown(found: Sequence[Neighbour]) -> list[tuple[Any, str]]:
+def _shown(site: Site, found: Sequence[Neighbour]) -> list[tuple[Any, str]]:
     """Small pictures with their class and cosine; what can no longer be read is passed over."""
     pictures: list[tuple[Any, str]] = []
     for each in found:
@@ -188,5 +187,5 @@ def _shown(found: Sequence[Neighbour]) -> list[tuple[Any, str]]:
         except UnreadableImage:
             continue
         caption = f"{each.cosine:.3f}" if each.label is None else f"{each.label} · {each.cosine:.3f}"
-        pictures.append((shrunk(pixels, THUMBNAIL, THUMBNAIL), caption))
+        pictures.append((site.show(shrunk(pixels, THUMBNAIL, THUMBNAIL)), caption))
     return pictures

@@ -143,10 +143,10 @@ def _build(serving: Serving, folder: Path) -> tuple[Any, Any]:
     from dinoscope.demo.samples import draw_samples, find_samples
     from dinoscope.demo.site import Site
 
-    saved, drawn = folder / "saved", folder / "drawn"
-    saved.mkdir()
+    made, drawn = folder / "gradio" / "made", folder / "drawn"
+    made.mkdir(parents=True)
     drawn.mkdir()
     samples = draw_samples(drawn) if serving.data is None else find_samples(serving.data, serving.masks)
     words = all_words(serving.language)
-    site = Site(Engine(serving.models, serving.limits), words, serving.limits, samples, saved)
+    site = Site(Engine(serving.models, serving.limits), words, serving.limits, samples, made)
     return build_page(site, serving.data), words

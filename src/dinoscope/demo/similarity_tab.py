@@ -126,7 +126,6 @@ def _wire(site: Site, parts: _Parts, tab: gr.Tab, upload: gr.Image, samples: gr.
     taken = [parts.second, upload]
     steps = [
         upload.input(actions.take, [upload], taken, **light),
-        upload.upload(actions.take, [upload], taken, **light),
         samples.select(actions.pick, None, taken, **light),
     ]
     for step in steps:
@@ -170,7 +169,8 @@ class _Actions:
             raise Refused("image_first")
         size = self.parts.shown.panel.read_size(data)
         pictures = [engine.picture(picked.path) for picked in (first, second) if picked is not None]
-        results: list[Any] = [with_mark(pictures[0], data[parts.point])]
+        show = self.site.show
+        results: list[Any] = [show(with_mark(pictures[0], data[parts.point]))]
         models = seen_models(data[parts.shown.first], data[parts.shown.second])
         for model in models:
             gazes = tuple(Gaze(model, picture, size) for picture in pictures)
@@ -178,6 +178,7 @@ class _Actions:
             key = "similarity_caption" if likeness.best is not None else "similarity_caption_one"
             caption = self.site.words.say(request, key, model=model, best=likeness.best, share=likeness.share)
             missing = [None] * (2 - len(pictures))
-            results += [gr.Column(visible=True), caption, *likeness.similar, *missing, *likeness.colors, *missing]
+            similar, colors = map(show, likeness.similar), map(show, likeness.colors)
+            results += [gr.Column(visible=True), caption, *similar, *missing, *colors, *missing]
         hidden = [gr.Column(visible=False), *[gr.skip()] * 5]
         return results if len(models) > 1 else [*results, *hidden]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import shutil
-import time
+import hashlib
+import os
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +14,9 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import ImageData
 from gradio.image_utils import decode_base64_to_file
+from jaxtyping import UInt8
+from numpy import ndarray
+from PIL import Image
 
 from dinoscope.demo.engine import Engine
 from dinoscope.demo.image_view import shrunk
@@ -25,7 +28,6 @@ from dinoscope.demo.words import Words
 MODELS = "models"
 """Name of the queue that everything waits in which runs a network."""
 
-_KEPT_SECONDS = 3600
 _PREVIEW = 480  # px
 
 
@@ -41,7 +43,7 @@ class Picked:
 
 @dataclass(frozen=True)
 class Site:
-    """folder: of files that are made for people to fetch; removed when the page ends."""
+    """folder: of files that are made for people to fetch, below Gradio's own, which removes old ones."""
 
     engine: Engine
     words: Words
@@ -77,18 +79,29 @@ class Site:
             self.warn(request, error)
             return gr.skip(), gr.skip()
         picked = Picked(sample.path, sample.path.stem, sample.mask, sample.binary)
-        return picked, shrunk(picture.pixels, _PREVIEW)
+        return picked, self.show(shrunk(picture.pixels, _PREVIEW))
 
     def fresh_folder(self) -> Path:
-        """A new folder for files to fetch; those of more than an hour ago are removed."""
-        saved = self.folder / "saved"
-        saved.mkdir(exist_ok=True)
-        for old in saved.iterdir():
-            if time.time() - old.stat().st_mtime > _KEPT_SECONDS:
-                shutil.rmtree(old, ignore_errors=True)
-        folder = saved / uuid.uuid4().hex
+        """A new folder for files to fetch; Gradio removes what it has given out when it is old."""
+        folder = self.folder / uuid.uuid4().hex
         folder.mkdir()
         return folder
+
+    def show(self, pixels: UInt8[ndarray, "h w 3"]) -> str:
+        """A file of the picture for a component to show, written once and whole.
+
+        Gradio would write an array into a file named after its content, again each time: those to whom it is sent at
+        that moment, since they look at the same image, get a torn one.
+        """
+        digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, key=str(pixels.shape).encode()).hexdigest()
+        file = self.folder / f"{digest}.jpg"
+        try:
+            os.utime(file)  # not old yet
+        except FileNotFoundError:
+            partial = self.folder / f"{uuid.uuid4().hex}.partial"  # several may write the same picture
+            Image.fromarray(pixels).save(partial, "jpeg", quality=92)
+            partial.replace(file)
+        return str(file)
 
 
 def plainly(method: Callable[..., Any]) -> Callable[..., Any]:
