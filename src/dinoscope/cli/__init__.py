@@ -29,6 +29,7 @@ COMMANDS = {
     "pca": "principal components of patch features as colours",
     "similarity": "which patches are like a chosen one, within an image and across images",
     "segment": "the foreground of images as masks and cut-outs",
+    "demo": "an interactive page in the browser: one's own images, two models side by side",
     "track": "follow objects through a video, from a mask of the first frame",
     "map": "a map of a folder's images by their features (t-SNE, UMAP or PCA), model beside model",
     "embed": "write the features of a folder of images to npz, csv or parquet",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -100,17 +99,9 @@ def _write(options: Options, video: Video, masks: Iterator[UInt8[ndarray, "h w"]
 
     The video is read a second time beside the first, so that no frame need be kept.
     """
-    from dinoscope.report.video import objects_overlay, video_writer, write_mask
+    from dinoscope.report.video import write_followed
 
-    count = 0
-    with ExitStack() as stack:
-        add = stack.enter_context(video_writer(_overlay(options), video.fps))
-        # the mask first: where a frame is in error, the propagation has more to say about it
-        for mask, frame in zip(masks, video, strict=False):
-            write_mask(options.out / MASKS / f"{count:05d}.png", mask)
-            add(objects_overlay(frame, mask))
-            count += 1
-    return count
+    return sum(1 for _ in write_followed(masks, video, video.fps, options.out / MASKS, _overlay(options)))
 
 
 def _mask_files(options: Options) -> dict[int, Path]:

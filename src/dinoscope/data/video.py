@@ -30,6 +30,23 @@ FOLDER_FPS = 24.0
 
 
 @dataclass(frozen=True)
+class Header:
+    """What a video file says of itself: height and width in pixels, frames (0: nothing), frames a second.
+
+    A video that is shown turned says its size before it is turned.
+    """
+
+    size: tuple[int, int]
+    said: int
+    fps: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it plays; 0 where it does not say how many frames it has."""
+        return self.said / self.fps
+
+
+@dataclass(frozen=True)
 class Video:
     """A video that may be gone through as often as is wanted; each time it is read anew.
 
@@ -74,21 +91,38 @@ def open_video(path: Path) -> Video:
     """
     if path.is_dir():
         return _open_folder(path)
+    _require_video(path)
+    with _capture(path) as capture:
+        header = _header(path, capture)
+        there, frame = capture.read()
+    if not there:
+        raise UserError(f"{path}: no frame of this video can be read; is it damaged or cut off?")
+    if header.said > MAX_FRAMES:
+        raise UserError(f"{path} has {header.said} frames, and {MAX_FRAMES} is the most: cut it into shorter parts")
+    return Video(path, (), frame.shape[:2], header.said, header.fps)
+
+
+def read_header(path: Path) -> Header:
+    """What a video file says of itself; no frame is decoded. Raises UserError for what is no video, or too large."""
+    _require_video(path)
+    with _capture(path) as capture:
+        return _header(path, capture)
+
+
+def _require_video(path: Path) -> None:
     if not path.exists():
         raise UserError(f"there is no video {path}")
     if path.suffix.lower() not in VIDEO_EXTENSIONS:
         raise UserError(
             f"{path} does not look like a video: give one of {' '.join(VIDEO_EXTENSIONS)}, or a folder of frames"
         )
-    with _capture(path) as capture:
-        said, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
-        _check_pixels(path, int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)))
-        there, frame = capture.read()
-    if not there:
-        raise UserError(f"{path}: no frame of this video can be read; is it damaged or cut off?")
-    if said > MAX_FRAMES:
-        raise UserError(f"{path} has {said} frames, and {MAX_FRAMES} is the most: cut it into shorter parts")
-    return Video(path, (), frame.shape[:2], max(0, said), fps if 0 < fps <= 1000 else FOLDER_FPS)
+
+
+def _header(path: Path, capture: cv2.VideoCapture) -> Header:
+    said, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
+    height, width = (int(capture.get(at)) for at in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+    _check_pixels(path, height, width)
+    return Header((height, width), max(0, said), fps if 0 < fps <= 1000 else FOLDER_FPS)
 
 
 def _open_folder(path: Path) -> Video:

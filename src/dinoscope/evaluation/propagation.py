@@ -180,19 +180,24 @@ def cell_features(
     return features, tokens.grid
 
 
-def warn_of_lost(mask: UInt8[ndarray, "h w"], where: str, size: int, patch: int) -> None:
-    """Log the objects of a mask that cannot be followed, as no cell has its centre in them. where: what mask it is.
+def lost_objects(mask: UInt8[ndarray, "h w"], size: int, patch: int) -> list[int]:
+    """The objects of a mask that cannot be followed, as no cell has its centre in them.
 
     Raises UserError as `working_size` does.
     """
     height, width = working_size(mask.shape[0], mask.shape[1], size, patch)
     ids = np.unique(mask)
     cells = _one_hot(mask, ids, (height // patch, width // patch)).flatten(1).any(dim=1).numpy()
-    if lost := [str(number) for number in ids[~cells] if number]:
+    return [int(number) for number in ids[~cells] if number]
+
+
+def warn_of_lost(mask: UInt8[ndarray, "h w"], where: str, size: int, patch: int) -> None:
+    """Log the `lost_objects` of a mask. where: what mask it is. Raises UserError as `working_size` does."""
+    if lost := lost_objects(mask, size, patch):
         _log.warning(
             "%s: object %s is smaller than a patch and cannot be followed: try a larger size or smaller patches",
             where,
-            ", ".join(lost),
+            ", ".join(map(str, lost)),
         )
 
 

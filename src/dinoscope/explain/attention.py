@@ -76,7 +76,7 @@ def attention_of_blocks(
     """`class_attention` of every block, from the first to the last, in one pass through the network."""
     tokens, grid = backbone.embed(images)
     for block in cast("list[Block]", list(backbone.net.blocks)):
-        yield _class_row(block, tokens)[:, :, backbone.net.num_prefix_tokens :].unflatten(-1, grid)
+        yield class_row(block, tokens)[:, :, backbone.net.num_prefix_tokens :].unflatten(-1, grid)
         tokens = block(tokens)
 
 
@@ -96,10 +96,10 @@ def block_index(backbone: ViTBackbone, block: int) -> int:
 
 def _attention_row(backbone: ViTBackbone, tokens: Float[Tensor, "b n d"], block: int) -> Float[Tensor, "b heads n"]:
     index = block_index(backbone, block)
-    return _class_row(cast(Block, backbone.net.blocks[index]), backbone.run_blocks(tokens, stop=index))
+    return class_row(cast(Block, backbone.net.blocks[index]), backbone.run_blocks(tokens, stop=index))
 
 
-def _class_row(block: Block, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n"]:
+def class_row(block: Block, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n"]:
     """softmax(q k / sqrt(d)) for the class token's q alone, so that no N x N matrix is ever held."""
     attention, normed = cast(Attention, block.attn), block.norm1(tokens)
     return attention_rows(scaled_queries(attention, normed[:, :1]), head_keys(attention, normed)).squeeze(-2)

@@ -52,8 +52,13 @@ def gradcam(
             activations = activations.requires_grad_()
             total = score(finish(activations)).sum()  # images do not touch each other, so one sum serves all
             (gradient,) = torch.autograd.grad(total, activations)
-        weights = gradient.mean(dim=1, keepdim=True)
-        return (weights * activations.detach()).sum(dim=-1).relu().unflatten(-1, grid)
+        return class_activation(activations.detach(), gradient).unflatten(-1, grid)
+
+
+def class_activation(activations: Float[Tensor, "b n d"], gradient: Float[Tensor, "b n d"]) -> Float[Tensor, "b n"]:
+    """ReLU of the activations, each channel weighted by the mean of its gradient over the places (Eq. 1 and 2)."""
+    weights = gradient.mean(dim=1, keepdim=True)
+    return (weights * activations).sum(dim=-1).relu()
 
 
 def _cut(

@@ -10,7 +10,7 @@ and used a few rows at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -91,11 +91,18 @@ def class_rollout(
     entering = [tokens]  # n x d for each block: what the way back needs
     for each in blocks[first:last]:
         entering.append(each(entering[-1]))
-    row = torch.zeros_like(tokens[:, :, 0])
+    return rollout_row(blocks[first : last + 1], entering, config)
+
+
+def rollout_row(
+    blocks: Sequence[Block], entering: Sequence[Float[Tensor, "b n d"]], config: RolloutConfig = PAPER
+) -> Float[Tensor, "b n"]:
+    """The class token's row of the product over `blocks`, of which each has its `entering` tokens. It sums to 1."""
+    row = torch.zeros_like(entering[0][:, :, 0])
     row[:, 0] = 1
     filled = 1  # of the last block only the class token's own row counts
-    for each in reversed(blocks[first : last + 1]):
-        row = _times_block(row, each, entering.pop(), filled, config)
+    for each, tokens in zip(reversed(blocks), reversed(entering), strict=True):
+        row = _times_block(row, each, tokens, filled, config)
         filled = row.shape[1]
     return row
 

@@ -20,6 +20,8 @@ from dinoscope.report.layout import Legend, Pixels, Row, Tile, page, page_width,
 
 COLORS = matplotlib.colormaps["inferno"]  # perceptually even, and readable in grey
 OUTLINE = (255, 214, 64)
+OPACITY = 0.85
+"""Of the strongest patches of an overlay."""
 
 PANEL_WIDTH = 1198
 """Of a page, in pixels: three and six columns of whole pixels."""
@@ -28,16 +30,25 @@ TILES_PER_ROW = 6
 _TALLEST = 1.5  # height over width above which a picture is made narrower than its column
 
 
-def overlay(image: UInt8[ndarray, "h w 3"], values: Float[ndarray, "rows columns"]) -> UInt8[ndarray, "h w 3"]:
+def overlay(
+    image: UInt8[ndarray, "h w 3"],
+    values: Float[ndarray, "rows columns"],
+    *,
+    opacity: float = OPACITY,
+    smooth: bool = True,
+) -> UInt8[ndarray, "h w 3"]:
     """Lay a map over the image: colour and opacity rise with the value, from the map's mean upwards.
 
     Patches with the mean attention or less stay as they are: even attention shows nothing, preference shows.
     The scale ends at the 99.5% quantile, lest a few patches of a peaked map leave all others without colour, but
     never below twice the mean: faint preference stays faint.
+
+    opacity: of the strongest patches, 0 to 1. smooth: else each patch has one colour and its edges are seen.
     """
     height, width = image.shape[:2]
-    strength = cv2.resize(_above_mean(values), (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
-    return colored(muted(image), strength)
+    between = cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST_EXACT
+    strength = cv2.resize(_above_mean(values), (width, height), interpolation=between).clip(0, 1)
+    return colored(muted(image), strength, opacity)
 
 
 def mask_overlay(image: UInt8[ndarray, "h w 3"], mask: Bool[ndarray, "rows columns"]) -> UInt8[ndarray, "h w 3"]:
@@ -156,9 +167,11 @@ def muted(image: UInt8[ndarray, "h w 3"]) -> Float[ndarray, "h w 3"]:
     return (0.5 * image + 0.5 * grey).astype(np.float32)
 
 
-def colored(ground: Float[ndarray, "h w 3"], strength: Float[ndarray, "h w"]) -> UInt8[ndarray, "h w 3"]:
-    """Lay the colour of each strength, 0 to 1, over the ground."""
-    opacity = 0.85 * strength[..., None] ** 0.7
+def colored(
+    ground: Float[ndarray, "h w 3"], strength: Float[ndarray, "h w"], most: float = OPACITY
+) -> UInt8[ndarray, "h w 3"]:
+    """Lay the colour of each strength, 0 to 1, over the ground; the strongest hides the share `most` of it."""
+    opacity = most * strength[..., None] ** 0.7
     # both ends of inferno are left out: near black and near white hardly show on a photograph
     colors = 255 * COLORS(0.3 + 0.65 * strength)[..., :3]
     return np.rint(ground * (1 - opacity) + colors * opacity).astype(np.uint8)

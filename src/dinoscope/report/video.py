@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,6 +50,27 @@ def write_mask(path: Path, ids: UInt8[ndarray, "h w"]) -> None:
             partial.write_bytes(encode_indices(ids))
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def write_followed(
+    masks: Iterable[UInt8[ndarray, "h w"]],
+    frames: Iterable[UInt8[ndarray, "h w 3"]],
+    fps: float,
+    folder: Path,
+    overlay: Path,
+) -> Iterator[UInt8[ndarray, "h w 3"]]:
+    """Write each mask as it comes as FOLDER/00000.png..., and the overlay; yield each of its frames once it is written.
+
+    The overlay is there when all is gone through; where that ends early, only masks are. Of the frames no more are
+    held than one. Raises UserError where something cannot be written.
+    """
+    with video_writer(overlay, fps) as add:
+        # the mask first: where a frame is in error, the propagation has more to say about it
+        for count, (mask, frame) in enumerate(zip(masks, frames, strict=False)):
+            write_mask(folder / f"{count:05d}.png", mask)
+            laid = objects_overlay(frame, mask)
+            add(laid)
+            yield laid
 
 
 @contextmanager

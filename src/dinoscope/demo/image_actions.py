@@ -1,0 +1,163 @@
+"""What happens in the tab for one image when something is chosen, moved or clicked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from dinoscope.demo.engine import Gaze
+from dinoscope.demo.image_controls import ControlPanel, fit_controls, seen_models
+from dinoscope.demo.image_view import View, full_size, see
+from dinoscope.demo.pictures import Picture, Refused, Truth, read_truth
+from dinoscope.demo.site import Picked, Site, plainly
+from dinoscope.model_names import folder_names
+from dinoscope.report.figures import write_png
+
+
+@dataclass(frozen=True)
+class ModelColumn:
+    """The components that show one model."""
+
+    column: gr.Column
+    caption: gr.Markdown
+    overlay: gr.Image
+    mask: gr.Image
+    heads: gr.Gallery
+
+    @property
+    def outputs(self) -> list[Any]:
+        """In the order in which `ImageActions.draw` fills them."""
+        return [self.column, self.caption, self.overlay, self.mask, self.heads]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The components of the tab that others read or fill."""
+
+    picked: gr.State
+    first: gr.Dropdown
+    second: gr.Dropdown
+    panel: ControlPanel
+    columns: tuple[ModelColumn, ModelColumn]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """Of both columns."""
+        return [component for column in self.columns for component in column.outputs]
+
+
+class ImageActions:
+    """The functions that the tab's events call."""
+
+    def __init__(self, site: Site, shown: Shown) -> None:
+        self.site, self.shown = site, shown
+
+    def begin(self, request: gr.Request) -> tuple[Any, Any]:
+        """The first sample, so that nobody meets an empty page."""
+        return self.site.sample(0, request)
+
+    def pick(self, event: gr.SelectData, request: gr.Request) -> tuple[Any, Any]:
+        """A sample was clicked."""
+        return self.site.sample(int(event.index), request)
+
+    def take(self, path: str | None, request: gr.Request) -> tuple[Any, Any]:
+        """An image was uploaded, taken by the camera, pasted, or removed."""
+        return self.site.take(path, request)
+
+    def take_truth(self, picked: Picked | None, path: str | None, request: gr.Request) -> tuple[Any, Any]:
+        """A true mask was uploaded for the image."""
+        try:
+            if picked is None:
+                raise Refused("image_first")
+            if path is None:
+                return replace(picked, mask=None), gr.skip()
+            picture = self.site.engine.picture(picked.path)
+            read_truth(Path(path), picture.size, self.site.limits)
+        except Refused as error:
+            self.site.warn(request, error)
+            return gr.skip(), None
+        return replace(picked, mask=Path(path), binary=None), gr.skip()
+
+    def drop_truth(self, picked: Picked | None) -> Picked | None:
+        """The true mask was removed."""
+        return None if picked is None else replace(picked, mask=None)
+
+    def fit(self, first: str, second: str, kind: str, head: str) -> tuple[Any, Any]:
+        """Other models, or another kind of map: head and layer follow."""
+        return fit_controls(self.site, seen_models(first, second), kind, head)
+
+    def enlarge(self, event: gr.SelectData) -> str:
+        """A head was clicked in the gallery."""
+        return str(event.index)
+
+    @plainly
+    def draw(self, data: dict[Any, Any], request: gr.Request) -> list[Any]:
+        """Everything that is shown, for the image, the models and the controls as they are."""
+        picked: Picked | None = data[self.shown.picked]
+        if picked is None:
+            return [gr.skip(), "", None, None, []] * 2
+        picture, truth = self._read(picked)
+        controls, results = self.shown.panel.read(data), list[Any]()
+        models = seen_models(data[self.shown.first], data[self.shown.second])
+        for model in models:
+            view = see(self.site.engine, Gaze(model, picture, controls.size), controls, truth)
+            show = self.site.show
+            heads = [(show(head.picture), self._head_caption(head, request)) for head in view.heads]
+            gallery = gr.Gallery(heads, visible=bool(heads))
+            results += [gr.Column(visible=True), self._caption(model, controls.kind, view, request)]
+            results += [show(view.overlay), show(view.mask), gallery]
+        return results if len(models) > 1 else [*results, gr.Column(visible=False), *[gr.skip()] * 4]
+
+    @plainly
+    def save(self, data: dict[Any, Any], request: gr.Request) -> Any:
+        """PNG files of all that is shown, at the image's own size."""
+        picked: Picked | None = data[self.shown.picked]
+        if picked is None:
+            raise Refused("image_first")
+        picture, _ = self._read(picked)
+        controls = self.shown.panel.read(data)
+        models = seen_models(data[self.shown.first], data[self.shown.second])
+        folder, files = self.site.fresh_folder(), list[str]()
+        for model, name in zip(models, folder_names(models), strict=True):
+            for what, pixels in full_size(self.site.engine, Gaze(model, picture, controls.size), controls):
+                file = folder / f"{picked.name}_{name}_{what}.png"
+                write_png(file, pixels)
+                files.append(str(file))
+        return gr.File(files, visible=True)
+
+    def _read(self, picked: Picked) -> tuple[Picture, Truth | None]:
+        picture = self.site.engine.picture(picked.path)
+        if picked.mask is None:
+            return picture, None
+        return picture, read_truth(picked.mask, picture.size, self.site.limits, binary=picked.binary)
+
+    def _caption(self, model: str, kind: str, view: View, request: gr.Request) -> str:
+        """What is shown of a model, in two lines."""
+        say = self.site.words.say
+        engine = self.site.engine
+        place = []
+        if kind == "attention" and engine.heads(model) > 1:
+            key = "image_place_mean" if view.head is None else "image_place_head"
+            place.append(say(request, key, head=view.head, heads=engine.heads(model)))
+        if view.block is not None:
+            place.append(say(request, "image_place_layer", layer=view.block[0] + 1, layers=view.block[1]))
+        rows, columns = view.grid
+        size = say(request, "image_caption_size", columns=columns, rows=rows, size=view.size)
+        what = say(request, f"image_kind_{engine.shown_kind(model, kind)}")
+        line = say(request, "image_caption", model=model, share=f"{view.share:.0%}")
+        if view.jaccard is not None:
+            line += " · " + say(request, "image_caption_truth", jaccard=f"{100 * view.jaccard:.1f} %")
+        return f"**{model}** · {line}\n\n<span class='small'>{' · '.join([what, *place, size])}</span>"
+
+    def _head_caption(self, head: Any, request: gr.Request) -> str:
+        known = head.jaccard is not None
+        return self.site.words.say(
+            request,
+            "image_head_caption_truth" if known else "image_head_caption",
+            head=head.number,
+            share=f"{head.share:.0%}",
+            jaccard=f"{head.jaccard:.0%}" if known else "",
+        )

@@ -1,0 +1,70 @@
+"""Images to begin with: those of a folder, or drawn scenes where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dinoscope.data.folder import evenly, find_images
+from dinoscope.data.masked_images import find_masks
+from dinoscope.data.scenes import CLASSES, ScenesConfig, draw_single
+
+COUNT = 8
+_DRAWN = ScenesConfig(size=384)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image file. mask: of its objects, or None. binary: what 255 means there, see `pictures.read_truth`."""
+
+    path: Path
+    mask: Path | None = None
+    binary: bool | None = None
+
+
+def find_samples(data: Path, masks: Path | None, count: int = COUNT) -> list[Sample]:
+    """Images spread evenly over a folder, those that have masks where masks are given.
+
+    Raises UserError where there are no images, or none has a mask.
+    """
+    folder = find_images(data, labelled=False)
+    if masks is None:
+        return [Sample(folder.path(index)) for index in evenly(len(folder), count)]
+    found = find_masks([folder.path(index) for index in range(len(folder))], masks).subset(count)
+    return [Sample(image, mask, found.binary) for image, mask in zip(found.images, found.masks, strict=True)]
+
+
+def draw_samples(folder: Path, count: int = COUNT) -> list[Sample]:
+    """Draw scenes and their masks into a folder that is there."""
+    from dinoscope.report.figures import write_png
+
+    samples: list[Sample] = []
+    for number in range(count):
+        kind = number % len(CLASSES)
+        image, mask = draw_single(_DRAWN, "val", kind, number)
+        sample = Sample(folder / f"scene-{number}.png", folder / f"scene-{number}_mask.png", True)
+        write_png(sample.path, image)
+        assert sample.mask is not None
+        write_png(sample.mask, mask)
+        samples.append(sample)
+    return samples
+
+
+def thumbnails(samples: Sequence[Sample], folder: Path) -> list[Path]:
+    """Small pictures of the samples, written into a folder; of one that cannot be read a grey one."""
+    import numpy as np
+
+    from dinoscope.data.decode import UnreadableImage, decode
+    from dinoscope.demo.image_view import THUMBNAIL, shrunk
+    from dinoscope.report.figures import write_png
+
+    paths: list[Path] = []
+    for number, sample in enumerate(samples):
+        try:
+            pixels = shrunk(decode(sample.path), THUMBNAIL, THUMBNAIL)
+        except UnreadableImage:
+            pixels = np.full((THUMBNAIL, THUMBNAIL, 3), 128, np.uint8)
+        paths.append(folder / f"thumbnail-{number}.png")
+        write_png(paths[-1], pixels)
+    return paths

@@ -1,0 +1,152 @@
+"""Serving the page: a folder of its own that is gone afterwards, a free port, and nothing that leaves the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dinoscope.demo.limits import Limits
+from dinoscope.errors import UserError
+from dinoscope.model_names import NamedModel
+
+if TYPE_CHECKING:
+    from dinoscope.demo.words import Language
+
+PORT = 7860
+_TRIED = 100
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+_SWITCHED_OFF = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+_TEMPORARY = "GRADIO_TEMP_DIR"
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What is served and where.
+
+    data, masks: folder of images to offer as samples, and of their masks; None: drawn scenes.
+    port: None is the first free one from `PORT` on. language: None is the browser's.
+    """
+
+    models: Sequence[NamedModel]
+    data: Path | None = None
+    masks: Path | None = None
+    host: str = LOOPBACK[0]
+    port: int | None = None
+    language: Language | None = None
+    limits: Limits = field(default_factory=Limits)
+
+
+@contextlib.contextmanager
+def page_served(serving: Serving) -> Iterator[str]:
+    """Serve the page while the context lasts, and give its address.
+
+    Raises UserError where Gradio is missing, the port is taken, or the samples cannot be read.
+    """
+    port = free_port(serving.host, serving.port)
+    with own_folder() as folder:
+        demo, words = _build(serving, folder)
+        from dinoscope.demo.appearance import CSS, head, theme
+
+        _, address, _ = demo.queue(max_size=serving.limits.queue).launch(
+            server_name=serving.host,
+            server_port=port,
+            prevent_thread_lock=True,
+            share=False,
+            quiet=True,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            max_file_size=max(serving.limits.upload_bytes, serving.limits.video_bytes),
+            allowed_paths=[str(folder)],
+            theme=theme(),
+            css=CSS,
+            head=head(serving.language),
+            i18n=words.translations(),
+        )
+        try:
+            yield address
+        finally:
+            demo.close(verbose=False)
+
+
+def wait_for_the_end() -> None:
+    """Wait until Ctrl-C or SIGTERM."""
+    ended = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    try:
+        while not ended.wait(0.5):
+            pass
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def own_folder() -> Iterator[Path]:
+    """A folder for all that the page writes, uploads too; removed at the end. Gradio's switches are set meanwhile."""
+    folder = Path(tempfile.mkdtemp(prefix="dinoscope-demo-"))
+    changed = {**_SWITCHED_OFF, _TEMPORARY: str(folder / "gradio")}
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try:
+        yield folder
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port(host: str, port: int | None) -> int:
+    """The port, or the first free one from `PORT` on. Raises UserError where the port is taken, or the host is none."""
+    wanted = range(PORT, PORT + _TRIED) if port is None else [port]
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    reason = ""
+    for each in wanted:
+        with socket.socket(family, socket.SOCK_STREAM) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was left just now is free
+            try:
+                trial.bind((host, each))
+            except socket.gaierror as error:
+                raise UserError(f"--host {host} is not an address of this machine: {error.strerror}") from error
+            except (OSError, OverflowError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                continue
+        return each
+    if port is None:
+        raise UserError(f"no port from {PORT} to {PORT + _TRIED - 1} can be used on {host}: {reason}")
+    raise UserError(f"--port {port} cannot be used on {host}: {reason}; leave --port out for the next free one")
+
+
+def _build(serving: Serving, folder: Path) -> tuple[Any, Any]:
+    """The page and its texts."""
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise UserError("the page needs Gradio: pip install 'dinoscope[demo]'") from error
+    from dinoscope.demo.engine import Engine
+    from dinoscope.demo.page import all_words, build_page
+    from dinoscope.demo.samples import draw_samples, find_samples
+    from dinoscope.demo.site import Site
+
+    made, drawn = folder / "gradio" / "made", folder / "drawn"
+    made.mkdir(parents=True)
+    drawn.mkdir()
+    samples = draw_samples(drawn) if serving.data is None else find_samples(serving.data, serving.masks)
+    words = all_words(serving.language)
+    site = Site(Engine(serving.models, serving.limits), words, serving.limits, samples, made)
+    return build_page(site, serving.data), words

@@ -1,0 +1,36 @@
+"""Tiny models and pictures for the tests of the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+
+from dinoscope.demo.engine import Engine
+from dinoscope.demo.limits import Limits
+from dinoscope.model_names import NamedModel
+from dinoscope.models.backbone import BackboneConfig, build_backbone
+from tests.conftest import draw_picture
+
+
+def named(network: str, label: str, seed: int = 0) -> NamedModel:
+    torch.manual_seed(seed)
+    backbone = build_backbone(BackboneConfig(network, image_size=32)).eval()
+    for parameter in backbone.parameters():  # fresh weights attend almost evenly: make them differ
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return NamedModel(label, label, backbone, None)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    models = [named("vit_micro_conv8", "vit"), named("vit_micro_conv8", "other", 1), named("resnet_micro", "resnet")]
+    return Engine(models, Limits())
+
+
+@pytest.fixture
+def picture_file(tmp_path: Path) -> Path:
+    file = tmp_path / "picture.png"
+    cv2.imwrite(str(file), draw_picture(5, (48, 64)))
+    return file

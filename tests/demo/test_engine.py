@@ -1,0 +1,181 @@
+"""A network is run once for each model, image and size; what is kept is what the plain way gives."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dinoscope.demo.engine import KINDS, Engine, Gaze
+from dinoscope.demo.image_view import Controls, see
+from dinoscope.demo.kept import Kept, count_bytes
+from dinoscope.demo.limits import Limits
+from dinoscope.demo.pictures import Refused
+from dinoscope.demo.similarity_view import compare
+from dinoscope.explain.attention import prepare
+from dinoscope.explain.maps import MAPS
+from dinoscope.explain.pca import patch_colors, patch_features
+from dinoscope.explain.similarity import similarity_maps
+from dinoscope.models.backbone import ViTBackbone
+from tests.demo.conftest import named
+
+
+@contextmanager
+def blocks_run(engine: Engine, model: str) -> Iterator[list[int]]:
+    """Counts every call of a block of the network, or of the whole one where it has no blocks, and of its stem."""
+    backbone, calls = engine.models[model].backbone, [0]
+    watched = [*backbone.net.blocks, backbone.net.patch_embed] if isinstance(backbone, ViTBackbone) else [backbone.net]
+
+    def count(*_: object) -> None:
+        calls[0] += 1
+
+    handles = [module.register_forward_pre_hook(count) for module in watched]
+    if isinstance(backbone, ViTBackbone):  # the pass uses the parts of a block, and not the block
+        handles += [block.norm1.register_forward_pre_hook(count) for block in backbone.net.blocks]
+    yield calls
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize("model", ["vit", "resnet"])
+def test_no_control_runs_the_network_again(engine: Engine, picture_file: Path, model: str) -> None:
+    gaze = Gaze(model, engine.picture(picture_file), 32)
+    attention = Controls()
+    see(engine, gaze, attention, None)
+    assert engine.passes == 1
+    with blocks_run(engine, model) as calls:
+        for head, block, mass, opacity, smooth in product((None, 0, 2), (0, 1, 2), (0.3, 0.9), (0.1, 1.0), (0, 1)):
+            controls = replace(attention, head=head, block=block, mass=mass, opacity=opacity, smooth=bool(smooth))
+            see(engine, gaze, controls, None)
+    assert calls == [0]
+    assert engine.passes == 1
+
+
+@pytest.mark.parametrize("kind", ["energy", "gradcam", "rollout", "centre"])
+def test_another_kind_of_map_is_made_once(engine: Engine, picture_file: Path, kind: str) -> None:
+    gaze = Gaze("vit", engine.picture(picture_file), 32)
+    for block in range(3):
+        see(engine, gaze, Controls(kind=kind, block=block), None)
+    with blocks_run(engine, "vit") as calls:
+        for block, mass in product(range(3), (0.2, 0.8)):
+            see(engine, gaze, Controls(kind=kind, block=block, mass=mass), None)
+    assert calls == [0]
+    assert engine.passes == 1
+
+
+def test_clicks_and_colours_read_what_is_there(engine: Engine, picture_file: Path) -> None:
+    gazes = (Gaze("vit", engine.picture(picture_file), 32), Gaze("vit", engine.picture(picture_file), 48))
+    compare(engine, gazes, (0.5, 0.5), joint=True)
+    compare(engine, gazes, (0.5, 0.5), joint=False)
+    with blocks_run(engine, "vit") as calls:
+        for x, y, joint in product((0.0, 0.4, 1.0), (0.1, 0.9), (False, True)):
+            compare(engine, gazes, (x, y), joint=joint)
+    assert calls == [0]
+    assert engine.passes == 2
+
+
+def test_the_same_image_under_another_name_is_known(engine: Engine, picture_file: Path) -> None:
+    copy = picture_file.with_name("copy.png")
+    copy.write_bytes(picture_file.read_bytes())
+    for file in (picture_file, copy):
+        engine.look(Gaze("vit", engine.picture(file), 32))
+    assert engine.passes == 1
+
+
+@pytest.mark.parametrize("model", ["vit", "resnet"])
+def test_maps_equal_the_plain_way(engine: Engine, picture_file: Path, model: str) -> None:
+    gaze, backbone = Gaze(model, engine.picture(picture_file), 40), engine.models[model].backbone
+    images = backbone.normalize(prepare(gaze.picture.pixels, 40, backbone.patch_size)[None])
+    for kind in KINDS:
+        for block in range(engine.depth(model)):
+            if model == "resnet" and kind == "rollout":
+                with pytest.raises(Refused, match="image_no_rollout"):
+                    engine.maps(gaze, kind, block)
+                continue
+            plain_block = block if model == "vit" and kind in ("attention", "rollout", "gradcam") else -1
+            plain = MAPS[kind](backbone, images, plain_block)[0]
+            torch.testing.assert_close(engine.maps(gaze, kind, block), plain, atol=1e-5, rtol=1e-4)
+    features = patch_features(backbone, images)[0]
+    torch.testing.assert_close(engine.patches(gaze), features, atol=1e-5, rtol=1e-4)
+    cosines = similarity_maps(features[1, 2][None], features)[0]
+    torch.testing.assert_close(engine.similarity(gaze, (1, 2), gaze), cosines, atol=1e-5, rtol=1e-4)
+    colors = patch_colors([features])[0].colors
+    torch.testing.assert_close(engine.colors([gaze])[0].colors, colors, atol=1e-3, rtol=1e-3)
+
+
+def test_a_layer_beyond_the_last_is_the_last_and_sizes_are_limited(picture_file: Path) -> None:
+    engine = Engine([named("vit_micro_conv8", "vit")], Limits(most_size=40))
+    gaze = Gaze("vit", engine.picture(picture_file), 5000)
+    assert engine.size(gaze) == 40
+    assert torch.equal(engine.maps(gaze, "attention", 99), engine.maps(gaze, "attention", 2))
+    assert not torch.equal(engine.maps(gaze, "attention", 0), engine.maps(gaze, "attention", 2))
+
+
+def test_broken_weights_are_refused(picture_file: Path) -> None:
+    model = named("vit_micro_conv8", "broken")
+    next(iter(model.backbone.parameters())).data.fill_(float("nan"))
+    engine = Engine([model], Limits())
+    with pytest.raises(Refused, match="model_broken"):
+        engine.look(Gaze("broken", engine.picture(picture_file)))
+
+
+def test_an_image_of_too_many_patches_is_refused(engine: Engine, tmp_path: Path) -> None:
+    import cv2
+
+    file = tmp_path / "ribbon.png"
+    cv2.imwrite(str(file), np.zeros((1, 1200, 3), np.uint8))
+    with pytest.raises(Refused, match="picture_patches"):
+        engine.look(Gaze("vit", engine.picture(file), 640))
+
+
+def test_kept_results_stay_within_the_bound_and_the_oldest_go() -> None:
+    kept, made = Kept(100), list[int]()
+
+    def get(number: int, size: int = 40) -> np.ndarray:
+        return kept.get(number, lambda: made.append(number) or np.zeros(size, np.uint8))
+
+    get(1), get(2), get(1), get(3)  # 2 is the one used least recently
+    assert (1 in kept, 2 in kept, 3 in kept) == (True, False, True)
+    assert kept.bytes == 80
+    get(4, 101)  # more than everything: given out, and nothing has to go
+    assert 4 not in kept
+    assert (1 in kept, 3 in kept, kept.bytes) == (True, True, 80)
+    assert made == [1, 2, 3, 4]
+
+
+def test_a_result_is_made_once_for_all_who_ask_at_once() -> None:
+    kept, made = Kept(10**6), list[int]()
+
+    def make() -> np.ndarray:
+        made.append(1)
+        time.sleep(0.05)
+        return np.ones(3)
+
+    threads = [threading.Thread(target=lambda: kept.get("key", make)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [1]
+
+
+def test_a_failure_is_not_kept() -> None:
+    kept = Kept(100)
+    with pytest.raises(ZeroDivisionError):
+        kept.get("key", lambda: 1 / 0)
+    assert kept.get("key", lambda: "now") == "now"
+
+
+def test_bytes_of_whatever_is_kept(engine: Engine, picture_file: Path) -> None:
+    assert count_bytes({"a": torch.zeros(3), "b": [np.zeros(2), "text", 5]}) == 12 + 16
+    passed = engine.look(Gaze("vit", engine.picture(picture_file), 32))
+    tokens = passed.grid[0] * passed.grid[1] + 1
+    assert count_bytes(passed) == 3 * 4 * tokens * (96 + 3)  # three blocks: tokens of 96 values, a row for 3 heads

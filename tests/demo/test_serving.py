@@ -1,0 +1,171 @@
+"""The page is served on this machine alone, to several people at once, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dinoscope.cli import main
+from dinoscope.demo.limits import Limits
+from dinoscope.demo.serving import Serving, free_port, own_folder, page_served
+from dinoscope.errors import UserError
+from tests.demo.conftest import named
+
+gradio = pytest.importorskip("gradio")
+httpx = pytest.importorskip("httpx")
+
+PEOPLE = 10
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    models = [named("vit_micro_conv8", "first"), named("vit_micro_conv8", "second", 1)]
+    with page_served(Serving(models, limits=Limits(queue=2 * PEOPLE))) as address:
+        yield address
+
+
+class Person:
+    """Somebody at the page: calls what its events call, by the queue that the browser uses."""
+
+    def __init__(self, address: str) -> None:
+        self.address, self.session = address + "gradio_api/", uuid.uuid4().hex
+        self.client = httpx.Client(trust_env=False, timeout=60)
+        self.config = self.client.get(address + "config").json()
+        self.messages: list[dict[str, Any]] = []
+
+    def call(self, dependency: dict[str, Any]) -> Any:
+        """Join the queue with the values that the components begin with, and wait for the result."""
+        props = {component["id"]: component["props"] for component in self.config["components"]}
+        data = [props[each].get("value") for each in dependency["inputs"]]
+        body = {"data": data, "fn_index": dependency["id"], "session_hash": self.session}
+        self.client.post(self.address + "queue/join", json=body).raise_for_status()
+        with self.client.stream("GET", f"{self.address}queue/data?session_hash={self.session}") as stream:
+            for line in stream.iter_lines():
+                if not line.startswith("data:"):
+                    continue
+                message = json.loads(line[5:])
+                self.messages.append(message)
+                if message["msg"] == "process_completed":
+                    assert message["success"], message
+                    return message["output"]["data"]
+        raise AssertionError("no result")
+
+    def begin(self) -> list[Any]:
+        """What happens when the page is opened: the first sample is picked, then drawn."""
+        loads = [each for each in self.config["dependencies"] if any(event == "load" for _, event in each["targets"])]
+        picks = [each for each in loads if len(each["outputs"]) == 2]
+        self.call(picks[0])
+        then = [each for each in self.config["dependencies"] if each.get("trigger_after") == picks[0]["id"]]
+        return self.call(then[0])
+
+
+def test_ten_people_at_once_get_their_pictures(address: str) -> None:
+    people, results, gate = [Person(address) for _ in range(PEOPLE)], list[list[Any]](), threading.Barrier(PEOPLE)
+
+    def visit(person: Person) -> None:
+        gate.wait()
+        results.append(person.begin())
+
+    threads = [threading.Thread(target=visit, args=(person,)) for person in people]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(results) == PEOPLE
+    for result in results:
+        overlays = [each for each in result if isinstance(each, dict) and "path" in each]
+        assert len(overlays) == 4  # overlay and mask of two models
+        first = people[0].client.get(f"{people[0].address}file={overlays[0]['path']}")
+        assert first.content.startswith(b"\xff\xd8\xff")
+    waiting = [message for person in people for message in person.messages if message["msg"] == "estimation"]
+    assert max(message["rank"] for message in waiting) > 0  # told how many are before them
+
+
+def test_files_of_the_machine_are_not_served(address: str) -> None:
+    for path in ("/etc/passwd", str(Path(__file__).resolve())):
+        response = httpx.get(f"{address}gradio_api/file={path}", trust_env=False)
+        assert response.status_code in (403, 404)
+
+
+def test_uploads_above_the_limit_are_refused() -> None:
+    models = [named("vit_micro_conv8", "first")]
+    with page_served(Serving(models, limits=Limits(upload_mb=0.001, video_mb=0.001))) as address:
+        files = {"files": ("large.png", b"\0" * 5000)}
+        response = httpx.post(f"{address}gradio_api/upload", files=files, trust_env=False)
+        assert response.status_code == 413
+
+
+def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = dict(os.environ)
+    with page_served(Serving([named("vit_micro_conv8", "first")])) as address:
+        Person(address).begin()
+        (folder,) = tmp_path.glob("dinoscope-demo-*")
+        assert any(file.is_file() for file in (folder / "gradio").rglob("*"))
+    assert not list(tmp_path.glob("dinoscope-demo-*"))
+    assert dict(os.environ) == before
+
+
+def test_a_failure_leaves_nothing_either(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(ZeroDivisionError), own_folder():
+        _ = 1 / 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_busy_port() -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        with pytest.raises(UserError, match=f"--port {port} cannot be used"):
+            free_port("127.0.0.1", port)
+    assert free_port("127.0.0.1", port) == port
+    first = free_port("127.0.0.1", None)
+    with socket.socket() as busy:
+        busy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        busy.bind(("127.0.0.1", first))
+        busy.listen()
+        assert free_port("127.0.0.1", None) > first
+
+
+def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for arguments, expected in (
+        (["--port", "99999"], "--port 99999"),
+        (["--host", "nowhere.invalid"], "--host nowhere.invalid"),
+        (["--masks", str(tmp_path)], "--data"),
+        (["--model", str(tmp_path / "none")], "none"),
+        (["--model", "random:vit_micro_conv8", "--data", str(tmp_path)], "no images"),
+        (["--limits.megapixels", "0"], "megapixels"),
+    ):
+        assert main(["demo", "--no-browser", *arguments]) == 2
+        error = capsys.readouterr().err.strip()
+        assert expected in error
+        assert len(error.splitlines()) == 1
+
+
+def test_without_gradio_one_line_says_what_to_install() -> None:
+    code = (
+        "import sys, importlib.util as util; find = util.find_spec\n"
+        "util.find_spec = lambda name, *rest: None if name == 'gradio' else find(name, *rest)\n"
+        "from dinoscope.cli import main; sys.exit(main(['demo']))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.strip() == "dinoscope demo: the page needs Gradio: pip install 'dinoscope[demo]'"
+
+
+def test_the_command_is_light_until_it_serves() -> None:
+    code = "import sys; from dinoscope.cli import demo\nsys.exit(len({'torch', 'gradio', 'timm'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,115 @@
+"""The video tab in a real browser: a clip goes in, an object is clicked and followed, the work is stopped."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dinoscope.shipped import shipped_model
+from tests.demo.clips import write_clip
+
+pytest.importorskip("gradio", reason="the page needs Gradio")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+if CHROMIUM is None:
+    pytest.skip("needs Chromium", allow_module_level=True)
+
+TIMEOUT = 60_000  # ms; far more than it takes, for machines that are busy
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server keeps its temporary files."""
+    return tmp_path_factory.mktemp("served")
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Iterator[Any]:
+    """The tab in a browser. The page is served by another process, as people do, without these tests' type checks."""
+    command = [sys.executable, "-m", "dinoscope", "demo", "--no-browser", "--language", "en", "--device", "cpu"]
+    command += ["--model", str(shipped_model()), "--limits.video-seconds", "5", "--limits.most-size", "128"]
+    environment = {**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        assert server.stdout is not None
+        address = server.stdout.readline().split()[0]
+        try:
+            with playwright.sync_playwright() as driver:
+                browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+                tab = browser.new_page(viewport={"width": 1366, "height": 768})
+                tab.set_default_timeout(TIMEOUT)
+                tab.goto(address)
+                tab.get_by_role("tab", name="Video").click()
+                yield tab
+                browser.close()
+        finally:
+            server.terminate()
+    assert list(folder.iterdir()) == []  # all that anybody sent or made is gone with the page
+
+
+def send(page: Any, file: Path) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.click("#video-upload")
+    chooser.value.set_files(str(file))
+
+
+def says(page: Any, part: str, text: str) -> None:
+    playwright.expect(page.locator(f"#video-{part}")).to_contain_text(re.compile(text), timeout=TIMEOUT)
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.parent.name.startswith("followed"))
+
+
+def test_a_clip_is_marked_followed_and_played(page: Any, folder: Path, tmp_path: Path) -> None:
+    send(page, write_clip(tmp_path / "mine.mp4", 6, (96, 128)))
+    says(page, "status", "mine.mp4: 6 frames, 0.5 s")
+    image = page.locator("#video-frame img")
+    before = image.get_attribute("src")
+    box = image.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    playwright.expect(image).not_to_have_attribute("src", before, timeout=TIMEOUT)
+    page.click("#video-follow")
+    says(page, "progress", r"6 frames in .* s")
+    video = page.locator("#video-overlay video")
+    video.wait_for()
+    page.wait_for_function("document.querySelector('#video-overlay video').readyState >= 1")
+    assert video.evaluate("each => each.duration") == pytest.approx(0.5, abs=0.05)
+    assert video.evaluate("each => each.videoWidth") == 128
+    with page.expect_download() as download:
+        page.click("#video-save-masks")
+    assert download.value.suggested_filename == "masks.zip"
+    assert written(folder) == ["masks.zip", "overlay.mp4"]
+
+
+def test_too_long_a_video_is_refused_and_the_clip_stays(page: Any, tmp_path: Path) -> None:
+    send(page, write_clip(tmp_path / "film.mp4", 15, fps=1 / 500))
+    says(page, "status", "film.mp4 plays 2:05:00 .* at most 5 s are taken")
+    assert page.locator("#video-frame img").count() == 1
+
+
+def test_cancel_stops_the_work_and_leaves_nothing(page: Any, folder: Path) -> None:
+    page.click("#video-sample")
+    says(page, "status", "Drawn sample: 36 frames")
+    box = page.locator("#video-frame img").bounding_box()
+    page.mouse.click(box["x"] + 0.7 * box["width"], box["y"] + 0.5 * box["height"])
+    page.click("#video-follow")
+    says(page, "progress", "Frame .* of 36")
+    page.click("#video-cancel")
+    says(page, "progress", "Cancelled")
+    playwright.expect(page.locator("#video-follow")).to_be_enabled(timeout=TIMEOUT)
+    for _ in range(
+        100
+    ):  # the frame that was being worked on is finished first; after the last one there would be files
+        if not written(folder):
+            break
+        page.wait_for_timeout(200)
+    assert written(folder) == []
+    says(page, "progress", "Cancelled")
