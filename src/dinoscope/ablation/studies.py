@@ -48,6 +48,18 @@ _COLLAPSE_AXIS = NamedAxis(
     ),
 )
 
+_COLLAPSE_ALONE = NamedAxis(
+    "The same without KoLeo, which pushes images apart and so hides a collapse",
+    tuple(
+        Value(label, {"method.koleo": 0.0, **changes})
+        for label, changes in (
+            ("both", {}),
+            ("centring only", _EVEN),
+            ("sharpening only", {"method.balance": "none"}),
+        )
+    ),
+)
+
 _TEACHER_AXIS = NamedAxis(
     _TEACHERS,
     tuple(
@@ -138,7 +150,7 @@ STUDIES: dict[str, NamedStudy] = {
         "Do centring and sharpening each prevent one kind of collapse? (Figure 7)",
         {
             "paper": AtScale({"balance": _COLLAPSE_AXIS}),
-            "small": AtScale({"balance": _COLLAPSE_AXIS}, {"method.balance": "center"}),
+            "small": AtScale({"balance": _COLLAPSE_AXIS, "no KoLeo": _COLLAPSE_ALONE}, {"method.balance": "center"}),
         },
     ),
     "teacher": NamedStudy(
