@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,15 +21,18 @@ from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.evaluation.knn import KNNConfig, knn
 from dinoscope.explain.attention import attention_maps, map_masks, prepare
-from dinoscope.features import ExtractConfig, extract, raw_pixels
+from dinoscope.features import ExtractConfig, raw_pixels
+from dinoscope.measurement import Extract, keep, measure_knn
+from dinoscope.model_names import NamedModel
 from dinoscope.models.backbone import Backbone, build_backbone, without_drop_path
 from dinoscope.report.figures import attention_panel, contact_sheet, fitted, overlay, write_png
 from dinoscope.shipped import shipped_model
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listener import Listener
-from dinoscope.types import FeatureBank
+from dinoscope.types import Metric
 
 K, MASS, SHOWN = 20, 0.6, 6
+TRAINED = "trained just now"
 OWN_SIZE = ScenesConfig().size
 """Evaluations show the images at their own size; training crops are smaller, to be cheap."""
 TILE = 180
@@ -74,10 +77,10 @@ def quickstart(config: RunConfig, data: Path, listeners: Sequence[Listener], pro
     api.train(config, listeners=listeners)
     models = {
         "random weights": random_weights(config),
-        "trained just now": load_backbone(config.out),
+        TRAINED: load_backbone(config.out),
         "the shipped model": load_backbone(shipped_model()),
     }
-    rows = measure(models, data, progress)
+    rows = measure(models, data, config.out, progress)
     pictures = draw(models, data, config.out / "attention")
     write_text(config.out / "quickstart.json", json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     return Quickstart(tuple(rows), config.out, data, pictures[0], tuple(pictures[1:]))
@@ -89,22 +92,31 @@ def random_weights(config: RunConfig) -> Backbone:
     return build_backbone(without_drop_path(config.backbone_config)).eval()
 
 
-def measure(models: dict[str, Backbone], data: Path, progress: Progress) -> list[Row]:
-    """k-NN and attention Jaccard on the validation images, for raw pixels and each model."""
+def measure(models: dict[str, Backbone], data: Path, run: Path, progress: Progress) -> list[Row]:
+    """k-NN and attention Jaccard on the validation images, for raw pixels and each model.
+
+    run: keeps the k-NN of the model that was trained in it, for comparisons and the report.
+    """
     gallery, queries = (find_images(data / "folder" / split) for split in ("train", "val"))
-    rows = [Row("raw pixels", top1(raw_pixels(gallery), raw_pixels(queries)), None)]
+    pixels = knn(raw_pixels(gallery), raw_pixels(queries), KNNConfig(ks=(K,)))
+    rows = [Row("raw pixels", _top1(pixels), None)]
     for done, (name, backbone) in enumerate(models.items()):
         progress(done, len(models))
-        config = ExtractConfig(workers=0, image_size=OWN_SIZE)
-        accuracy = top1(extract(backbone, gallery, config), extract(backbone, queries, config))
-        rows.append(Row(name, accuracy, attention_on_objects(backbone, queries, data / "folder-masks" / "val")))
+        named = NamedModel(name, name, backbone, run if name == TRAINED else None)
+        images = Extract(ExtractConfig(workers=0, image_size=OWN_SIZE), cached=False)
+        found = measure_knn(named, gallery, queries, KNNConfig(ks=(K,)), images)
+        if name == TRAINED:
+            keep(run, "knn", found)
+        rows.append(
+            Row(name, _top1(found.metrics), attention_on_objects(backbone, queries, data / "folder-masks" / "val"))
+        )
     progress(len(models), len(models))
     return rows
 
 
-def top1(gallery: FeatureBank, queries: FeatureBank) -> float:
+def _top1(metrics: Iterable[Metric]) -> float:
     """k-NN top-1 in %."""
-    return next(metric.value for metric in knn(gallery, queries, KNNConfig(ks=(K,))) if "top1" in metric.name)
+    return next(metric.value for metric in metrics if "top1" in metric.name)
 
 
 def attention_on_objects(backbone: Backbone, images: ImageFolder, masks: Path) -> float:

@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Options:
-    """Draw scenes, train DINO on them without labels, measure it and show what it attends to."""
+    """Draw scenes, train DINO on them without labels, measure it, show what it attends to, and report on it."""
 
     out: Path = Path("runs/quickstart")
     """Run folder; where it exists already, the next free name (quickstart-2, ...) is taken."""
@@ -32,7 +32,10 @@ def main(argv: list[str]) -> int:
     from dinoscope import api
     from dinoscope.cli.console import progress_bar
     from dinoscope.cli.progress import ConsoleProgress
+    from dinoscope.html_report import Request, write_report
+    from dinoscope.measurement import Extract
     from dinoscope.quickstart import quickstart, scenes
+    from dinoscope.study.gather import Measuring
 
     with progress_bar("drawing scenes") as progress:
         data = scenes(progress)
@@ -42,7 +45,9 @@ def main(argv: list[str]) -> int:
         result = quickstart(config, data, [ConsoleProgress()], progress)
     console = Console()
     console.print(_table(result))
-    console.print(_where(result), highlight=False, soft_wrap=True)
+    measuring = Measuring(extract=Extract(watch=progress_bar), watch=progress_bar)
+    report = write_report(Request((str(result.run),), result.run / "report.html", measuring))
+    console.print(_where(result, report.path), highlight=False, soft_wrap=True)
     return 0
 
 
@@ -67,9 +72,10 @@ def _table(result):
     return table
 
 
-def _where(result) -> str:
+def _where(result, report: Path) -> str:
     return (
         f"\nwhat it attends to        {result.sheet}\n"
+        f"how it went, to mail      {report}\n"
         f"the run                   {result.run}   (tensorboard --logdir {result.run}/tensorboard)\n"
         f"the scenes                {result.data}\n\n"
         "Your own images next:\n"
