@@ -150,7 +150,9 @@ def test_a_run_folder_keeps_its_figures_and_a_part_of_the_images_not_in_their_pl
     assert run(data / "VOCdevkit", "--json", models=(run_folder,)) == 0
     shown = json.loads(capsys.readouterr().out)["models"][0]
     kept = json.loads((run_folder / "evaluations" / "voc.json").read_text())
-    assert kept == {"protocol": shown["protocol"], "metrics": shown["metrics"]}
+    examples = kept["examples"]
+    assert kept == {"protocol": shown["protocol"], "metrics": shown["metrics"], "examples": examples}
+    assert len(examples["names"]) == kept["protocol"]["images"] == 6
     assert kept["protocol"]["strict"]["void"] == "left out"
     assert len(kept["protocol"]["fixed_heads"]) == 2
     assert run(data / "VOCdevkit", "--limit", 2, models=(run_folder,)) == 0
