@@ -20,6 +20,7 @@ class _Value:
     """A panel: its title, the axis, the names in metrics.jsonl of which a run has one, and how to read it.
 
     scale: what it is divided by. bounded: whether ln K is the most that it can be.
+    of_several: whether how to read it need be said only where there are several methods.
     """
 
     title: str
@@ -28,6 +29,7 @@ class _Value:
     reading: str = ""
     scale: float = 1.0
     bounded: bool = False
+    of_several: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ _FIGURES = (
                 "loss",
                 ("loss",),
                 "Losses of different methods are different quantities: only their course can be compared.",
+                of_several=True,
             ),
             _Value(
                 "Online k-NN",
@@ -165,7 +168,8 @@ def _figure(figure: _Figure, runs: Sequence[RunRecord], strokes: dict[str, Strok
         levels = _levels(having) if value.bounded else ()
         drawing = svg(training_panel(Panel(value.title, value.unit, tuple(lines.values()), levels)))
         drawings.append(Figure(drawing.decode("utf-8"), "", f"{value.title} over the epochs"))
-        readings += [value.reading] if value.reading else []
+        said = value.reading and (not value.of_several or len({run.method for run in runs}) > 1)
+        readings += [value.reading] if said else []
     if not drawings:
         return []
     notes = [f"Not logged{names}: {', '.join(titles)}." for names, titles in lacking.items()]

@@ -35,13 +35,13 @@ def settings_section(runs: Sequence[RunRecord]) -> Section:
 
 
 def _apart(runs: Sequence[RunRecord]) -> Table | None:
-    """Settings in which the runs differ, apart from where they lie."""
+    """Settings that all runs have and in which they differ, apart from where they lie."""
     own = [flat(to_dict(run.config)) for run in runs]
-    names = [name for name in dict.fromkeys(name for each in own for name in each) if name != "out"]
+    names = [name for name in own[0] if name != "out" and all(name in each for each in own)]
     rows = [
-        TableRow((name, *(shown(each[name]) if name in each else "" for each in own)))
+        TableRow((name, *(shown(each[name]) for each in own)))
         for name in names
-        if len({json.dumps(each.get(name)) for each in own}) > 1
+        if len({json.dumps(each[name]) for each in own}) > 1
     ]
     if not rows:
         return None

@@ -50,7 +50,10 @@ def _facts(run: RunRecord, measured: dict[str, Entry], parameters: dict[str, int
         ("Method", run.method),
         ("Network", run.architecture + (f", {size / 1e6:.3g} million parameters" if size else "")),
         ("Trained on", _data(run)),
-        ("Length", f"{config.epochs:g} epochs of batches of {config.batch_size}: {_steps(run)} steps"),
+        (
+            "Length",
+            f"{config.epochs:g} epoch{'s' * (config.epochs != 1)}, batch {config.batch_size}: {_steps(run)} steps",
+        ),
         ("Time", duration(run.seconds, run.estimated)),
         ("Begun", run.started.replace("T", " ", 1) or "not recorded"),
         ("State", _standing(run)),
@@ -112,6 +115,10 @@ def _data(run: RunRecord) -> str:
     classes = "" if run.classes is None else ", without labels" if run.classes == 0 else f" in {run.classes} classes"
     unused = " (whose labels were not used)" if run.classes and run.method_key != "supervised" else ""
     return f"{run.config.data}: {count(run.images)} images{classes}{unused}"
+
+
+def _epochs(number: float) -> str:
+    return f"{number:g} epoch{'s' * (number != 1)}"
 
 
 def _steps(run: RunRecord) -> str:

@@ -154,6 +154,8 @@ def _check(request: Request) -> None:
 
 def _title(runs: Sequence[RunRecord], others: Sequence[str]) -> str:
     names = [*(run.label for run in runs), *others]
+    if len(names) == len(runs) == 1:
+        return f"{runs[0].label}: {runs[0].method} on {runs[0].architecture.partition(' (')[0]}"
     if len(names) <= _NAMED:
         return listed(names)
     return f"{len(names)} {'models' if others else 'runs'}"

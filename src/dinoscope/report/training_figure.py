@@ -62,7 +62,7 @@ def training_panel(panel: Panel) -> Figure:
     """A drawing of one value; what its lines stand for is said beside it."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(_SIZE, dpi=150, facecolor="white")
-        figure.set_layout_engine("tight", pad=0.3)
+        figure.set_layout_engine("tight", pad=0.5)
         FigureCanvasAgg(figure)
         axis = figure.subplots()
         dress(axis, panel.title, "epoch", panel.y_title)
