@@ -496,9 +496,10 @@ def test_an_export_that_cannot_be_written_is_the_persons_to_mend(picture_folder,
 
 def poisoned(poison: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], None]:
     """What replaces the loss by `poison(loss, student logits)`."""
-    loss = dino.dino_loss
+    losses = dino._OF_PROBABILITIES
+    loss = losses["cross_entropy"]
     context = pytest.MonkeyPatch()
-    context.setattr(dino, "dino_loss", lambda student, *rest: poison(loss(student, *rest), student))
+    context.setitem(losses, "cross_entropy", lambda student, *rest: poison(loss(student, *rest), student))
     return context.undo
 
 
