@@ -15,7 +15,7 @@ from dinoscope.settings import from_dict
 from dinoscope.study.executor import Handle, Runner, RunStatus
 from dinoscope.study.state import require_same_settings
 from dinoscope.training.config import RunConfig
-from dinoscope.training.run_folder import CONFIG, read_metrics
+from dinoscope.training.run_folder import CONFIG, read_config, read_metrics
 
 MARK = "stopped.json"
 """In the folder of a run that a rule stopped: as long as it is there, the run is not gone on with."""
@@ -63,7 +63,7 @@ def stopped_early(config: RunConfig) -> Stopped | None:
     if not file.is_file():
         return None
     if (config.out / CONFIG).is_file():
-        require_same_settings(config)
+        require_same_settings(read_config(config.out), config)
     try:
         return from_dict(Stopped, json.loads(file.read_text(encoding="utf-8")), str(file))
     except (OSError, ValueError) as error:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -41,7 +41,7 @@ class Options:
     measured of them are kept. Writes ablation.md, .csv, .json and .html to OUT, and run folders to OUT/runs.
     """
 
-    study: tyro.conf.Positional[str]
+    study: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STUDY")]
     """NAME or FILE.toml."""
     data: Path | None = None
     """Folder of images; with train/CLASS/... and val/CLASS/... for accuracy."""

@@ -57,25 +57,26 @@ def standing(config: RunConfig) -> Standing:
     if not (run.path / CONFIG).is_file():
         _check_nothing_is_lost(run)
         return Standing("new")
+    saved = read_config(run.path)
     newest = _newest(run)
     exported = all(
         (run.exported / name).is_file() for name in (checkpoint.BACKBONE_WEIGHTS, checkpoint.BACKBONE_SETTINGS)
     )
     if newest is None and not exported:
         return Standing("new")
-    require_same_settings(config)
+    require_same_settings(saved, config)
     if newest is None:  # somebody made room: an export is only ever written by a run that reached its end
         return Standing("finished")
     done = exported and newest["step"] >= newest["total"]
     return Standing("finished" if done else "begun", newest["step"], newest["data_fingerprint"])
 
 
-def require_same_settings(config: RunConfig) -> None:
+def require_same_settings(saved: RunConfig, wanted: RunConfig) -> None:
     """Refuse a run folder that was begun with settings that give another result; each is named in the UserError."""
-    changed = changed_settings(read_config(config.out), config)
+    changed = changed_settings(saved, wanted)
     if changed:
         raise UserError(
-            f"{config.out} was begun with other settings: {'; '.join(changed)}. Give the same ones, or another --out"
+            f"{wanted.out} was begun with other settings: {'; '.join(changed)}. Give the same ones, or another --out"
         )
 
 
