@@ -17,7 +17,8 @@ from dinoscope.measurement import Extract, Measurement, Watch, keep, kept
 from dinoscope.measurement.inputs import network_protocol
 from dinoscope.measurement.voc import VocConfig, measure_voc
 from dinoscope.measurement.voc_record import measurements, summarise
-from dinoscope.study.gather import Gatherer, Measuring, Subject, labelled_images, run_subject
+from dinoscope.study.gather import Gatherer, Measuring, labelled_images
+from dinoscope.study.subjects import Subject, run_subject
 from dinoscope.training.monitor import rank_me
 from dinoscope.types import Metric
 
@@ -81,9 +82,9 @@ def evaluate(run: Path, evaluating: Evaluating) -> tuple[dict[str, float], list[
     subject = run_subject(run)
     found, remarks = _accuracy(subject, evaluating)
     try:
-        found["rankme"] = _value(_rankme(subject, evaluating), "rankme")
+        found["rankme"] = _value(_rankme(run, subject, evaluating), "rankme")
         if evaluating.masked is not None:
-            found["jaccard"] = _value(_jaccard(subject, evaluating, evaluating.masked), "voc_jaccard_strict_mean")
+            found["jaccard"] = _value(_jaccard(run, subject, evaluating, evaluating.masked), "voc_jaccard_strict_mean")
     except UserError as error:
         remarks.append(f"{run.name}: {error}")
     return found, remarks
@@ -101,7 +102,7 @@ def _accuracy(subject: Subject, evaluating: Evaluating) -> tuple[dict[str, float
     return {name: value for name, value in values.items() if value is not None}, list(entry.remarks)
 
 
-def _rankme(subject: Subject, evaluating: Evaluating) -> Measurement:
+def _rankme(run: Path, subject: Subject, evaluating: Evaluating) -> Measurement:
     """RankMe of the features of the val images, or of the training images where there is no val split."""
     folder = find_images(find_split(evaluating.data, "val") or resolve_split(evaluating.data, "train"))
     protocol = {
@@ -110,26 +111,26 @@ def _rankme(subject: Subject, evaluating: Evaluating) -> Measurement:
         "count": len(folder),
         "most": RANKME_IMAGES,
     }
-    held = _held(subject, RANKME, protocol)
+    held = _held(run, RANKME, protocol)
     if held is not None:
         return held
-    bank = evaluating.extract(subject.backbone, folder, f"{subject.path.name}: features for RankMe")
+    bank = evaluating.extract(subject.backbone, folder, f"{run.name}: features for RankMe")
     rank = rank_me(bank.features[evenly(len(bank.features), RANKME_IMAGES)])
-    return _keep(subject, RANKME, Measurement(protocol, (Metric("rankme", rank, ""),)))
+    return _keep(run, RANKME, Measurement(protocol, (Metric("rankme", rank, ""),)))
 
 
-def _jaccard(subject: Subject, evaluating: Evaluating, masked: MaskedImages) -> Measurement:
+def _jaccard(run: Path, subject: Subject, evaluating: Evaluating, masked: MaskedImages) -> Measurement:
     """Jaccard in % of the mask with 60 % of the mean attention and all objects of an image (`voc`, strict)."""
     config = VocConfig(protocols=("strict",), short_side=_side(masked), device=evaluating.device)
     wanted = {"data": str(masked.root), "images_there": len(masked), "short_side": config.short_side}
     wanted |= {"weights_hash": subject.weights}
-    held = _held(subject, JACCARD, wanted)
+    held = _held(run, JACCARD, wanted)
     if held is not None:
         return held
-    with evaluating.watch(f"{subject.path.name}: attention on objects") as progress:
+    with evaluating.watch(f"{run.name}: attention on objects") as progress:
         result = measure_voc([subject.model], masked, config, progress)
     (measured,) = measurements(summarise(result))
-    return _keep(subject, JACCARD, Measurement({**measured.protocol, **wanted}, measured.metrics))
+    return _keep(run, JACCARD, Measurement({**measured.protocol, **wanted}, measured.metrics))
 
 
 def _side(masked: MaskedImages) -> int:
@@ -141,17 +142,17 @@ def _side(masked: MaskedImages) -> int:
         raise UserError(f"{masked.images[0]} cannot be read: {error}") from error
 
 
-def _held(subject: Subject, name: str, protocol: dict[str, object]) -> Measurement | None:
+def _held(run: Path, name: str, protocol: dict[str, object]) -> Measurement | None:
     """What the run folder keeps, if it came about like this."""
-    held = kept(subject.path, name)
+    held = kept(run, name)
     own = {key: value for key, value in protocol.items() if key != "weights"}  # the folder may have been moved
     same = held is not None and all(held.protocol.get(key) == value for key, value in own.items())
     return held if same else None
 
 
-def _keep(subject: Subject, name: str, measurement: Measurement) -> Measurement:
+def _keep(run: Path, name: str, measurement: Measurement) -> Measurement:
     try:
-        keep(subject.path, name, measurement)
+        keep(run, name, measurement)
     except UserError as error:  # a run folder that cannot be written to
         logger.warning("%s", error)
     return measurement
