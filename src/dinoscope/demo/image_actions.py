@@ -149,7 +149,7 @@ class ImageActions:
         what = say(request, f"image_kind_{engine.shown_kind(model, kind)}")
         line = say(request, "image_caption", model=model, share=f"{view.share:.0%}")
         if view.jaccard is not None:
-            line += " · " + say(request, "image_caption_truth", jaccard=f"{100 * view.jaccard:.1f} %")
+            line += " · " + say(request, "image_caption_truth", jaccard=f"{view.jaccard:.1%}")
         return f"**{model}** · {line}\n\n<span class='small'>{' · '.join([what, *place, size])}</span>"
 
     def _head_caption(self, head: Any, request: gr.Request) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from dinoscope.data.folder import evenly, find_images
 from dinoscope.data.masked_images import find_masks
-from dinoscope.data.scenes import CLASSES, ScenesConfig, draw_single
+from dinoscope.data.scenes import ScenesConfig, write_scenes
 
 COUNT = 8
-_DRAWN = ScenesConfig(size=384)
 
 
 @dataclass(frozen=True)
@@ -36,19 +35,10 @@ def find_samples(data: Path, masks: Path | None, count: int = COUNT) -> list[Sam
 
 
 def draw_samples(folder: Path, count: int = COUNT) -> list[Sample]:
-    """Draw scenes and their masks into a folder that is there."""
-    from dinoscope.report.figures import write_png
-
-    samples: list[Sample] = []
-    for number in range(count):
-        kind = number % len(CLASSES)
-        image, mask = draw_single(_DRAWN, "val", kind, number)
-        sample = Sample(folder / f"scene-{number}.png", folder / f"scene-{number}_mask.png", True)
-        write_png(sample.path, image)
-        assert sample.mask is not None
-        write_png(sample.mask, mask)
-        samples.append(sample)
-    return samples
+    """Draw scenes of one to four objects, and their masks, into a folder that is there."""
+    config = ScenesConfig(train_per_class=0, val_per_class=0, voc_images=count, davis_sequences=0, davis_frames=0)
+    voc = write_scenes(folder / "scenes", config) / "VOCdevkit"
+    return find_samples(voc / "VOC2012" / "JPEGImages", voc, count)
 
 
 def thumbnails(samples: Sequence[Sample], folder: Path) -> list[Path]:

@@ -56,7 +56,8 @@ class _Parts:
 def build_similarity_tab(site: Site, shown: Shown, thumbnails: Sequence[Path], tab: gr.Tab) -> None:
     """Lay the tab out and wire it; called inside of `tab`."""
     word = site.words.label
-    second, point = gr.State(None), gr.State(MIDDLE)
+    start, preview = site.start(1)
+    second, point = gr.State(start), gr.State(MIDDLE)
     gr.Markdown(word("similarity_hint"), elem_classes="hint")
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=290, elem_classes="controls"):
@@ -70,6 +71,7 @@ def build_similarity_tab(site: Site, shown: Shown, thumbnails: Sequence[Path], t
                 elem_classes="picture clickable",
             )
             upload = build_upload(
+                value=preview,
                 label=word("similarity_second"),
                 placeholder=word("similarity_drop"),
                 sources=["upload", "webcam", "clipboard"],

@@ -72,12 +72,22 @@ class Site:
 
     def sample(self, number: int, request: gr.Request) -> tuple[Any, Any]:
         """One of the samples, and what the field of an image shows then."""
-        sample = self.samples[number]
         try:
-            picture = self.engine.picture(sample.path)
+            return self._picked(number)
         except Refused as error:
             self.warn(request, error)
             return gr.skip(), gr.skip()
+
+    def start(self, number: int) -> tuple[Picked | None, str | None]:
+        """A sample and its preview for a field to begin with; nothing where there is none, or it cannot be read."""
+        try:
+            return self._picked(number)
+        except (Refused, IndexError):
+            return None, None
+
+    def _picked(self, number: int) -> tuple[Picked, str]:
+        sample = self.samples[number]
+        picture = self.engine.picture(sample.path)
         picked = Picked(sample.path, sample.path.stem, sample.mask, sample.binary)
         return picked, self.show(shrunk(picture.pixels, _PREVIEW))
 
