@@ -214,7 +214,9 @@ def show_plan(runs: Sequence[PlannedRun], jobs: int) -> None:
     from dinoscope.cli.study_table import duration
 
     seconds = [rate * run.steps_left for rate, run in zip(_rates(runs), runs, strict=True)]
-    table = Table("run", "state", title="runs, in this order", title_justify="left")
+    table = Table(title="runs, in this order", title_justify="left")
+    table.add_column("run", overflow="fold")
+    table.add_column("state")
     for name in ("images", "epochs", "steps left", "time, about"):
         table.add_column(name, justify="right")
     for run, time in zip(runs, seconds, strict=True):
