@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -112,18 +112,13 @@ def is_run(name: str) -> bool:
 
 def _pictures(subjects: Sequence[Subject], request: Request) -> list[Section]:
     """The sections that show images, as far as there are images and results."""
-    device = request.measuring.device
-    made = [embedding.section(subjects, extract=request.measuring.extract)]  # which says itself how far it is
-    parts: dict[str, Callable[[], Section | None]] = {
-        "drawing attention": lambda: attention.section(subjects, device),
-        "drawing masks": lambda: voc.section(subjects, device),
-        "drawing videos": lambda: davis.section(subjects),
-    }
-    for what, make in parts.items():
-        with request.measuring.watch(what) as progress:
-            progress(0, 1)
-            made.append(make())
-            progress(1, 1)
+    device, watch = request.measuring.device, request.measuring.watch
+    made = [
+        embedding.section(subjects, extract=request.measuring.extract),
+        attention.section(subjects, device, watch),
+        voc.section(subjects, device, watch),
+        davis.section(subjects),
+    ]
     return [section for section in made if section is not None]
 
 
