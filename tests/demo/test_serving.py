@@ -66,8 +66,11 @@ class Person:
         loads = [each for each in self.config["dependencies"] if any(event == "load" for _, event in each["targets"])]
         picks = [each for each in loads if len(each["outputs"]) == 2]
         self.call(picks[0])
-        then = [each for each in self.config["dependencies"] if each.get("trigger_after") == picks[0]["id"]]
-        return self.call(then[0])
+        changed = [picks[0]["outputs"][0], "change"]
+        draws = [
+            each for each in self.config["dependencies"] if changed in each["targets"] and len(each["outputs"]) > 1
+        ]
+        return self.call(draws[0])
 
 
 def test_ten_people_at_once_get_their_pictures(address: str) -> None:

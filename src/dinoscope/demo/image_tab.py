@@ -116,16 +116,13 @@ def _wire(demo: gr.Blocks, actions: ImageActions, sources: tuple[gr.Image, gr.Ga
     }
     upload, samples, truth = sources
     taken = [shown.picked, upload]
-    steps = [
-        upload.input(actions.take, [upload], taken, **light),
-        samples.select(actions.pick, None, taken, **light),
-        truth.upload(actions.take_truth, [shown.picked, truth], [shown.picked, truth], **light),
-        truth.clear(actions.drop_truth, [shown.picked], [shown.picked], **light),
-    ]
+    upload.change(actions.take, [upload], taken, **light)
+    samples.select(actions.pick, None, taken, **light)
+    truth.upload(actions.take_truth, [shown.picked, truth], [shown.picked, truth], **light)
+    truth.clear(actions.drop_truth, [shown.picked], [shown.picked], **light)
     if actions.site.samples:
-        steps.append(demo.load(actions.begin, None, taken, **light))
-    for step in steps:
-        step.then(**draw, show_progress="minimal")
+        demo.load(actions.begin, None, taken, **light)
+    shown.picked.change(**draw, show_progress="minimal")
     fitted = {"inputs": [shown.first, shown.second, shown.panel.kind, shown.panel.head], **light}
     for component in (shown.first, shown.second, shown.panel.kind):
         fit = component.input(actions.fit, outputs=[shown.panel.head, shown.panel.block], **fitted)

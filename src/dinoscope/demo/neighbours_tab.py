@@ -74,11 +74,9 @@ def build_neighbours_tab(
         "show_progress_on": [column.found for column in columns],
     }
     taken = [asked, upload]
-    for step in (
-        upload.input(actions.take, [upload], taken, **light),
-        samples.select(actions.pick, None, taken, **light),
-    ):
-        step.then(**draw)
+    upload.change(actions.take, [upload], taken, **light)
+    samples.select(actions.pick, None, taken, **light)
+    asked.change(**draw)
     count.release(**draw)
     chosen = tab.select(actions.preview, [asked, shown.picked], [upload], **light)
     chosen.then(**draw)

@@ -126,12 +126,9 @@ def _wire(site: Site, parts: _Parts, tab: gr.Tab, upload: gr.Image, samples: gr.
         "api_visibility": "private",
     }
     taken = [parts.second, upload]
-    steps = [
-        upload.input(actions.take, [upload], taken, **light),
-        samples.select(actions.pick, None, taken, **light),
-    ]
-    for step in steps:
-        step.then(**draw, show_progress="minimal")
+    upload.change(actions.take, [upload], taken, **light)
+    samples.select(actions.pick, None, taken, **light)
+    parts.second.change(**draw, show_progress="minimal")
     clicked = parts.click.select(actions.clicked, [parts.shown.picked], [parts.point], **light)
     clicked.then(**draw, show_progress="hidden")
     parts.colors.input(**draw, show_progress="hidden")

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import uuid
+from abc import ABCMeta
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,9 @@ class Site:
     def take(self, path: str | None, request: gr.Request) -> tuple[Any, Any]:
         """What was uploaded, taken by the camera, pasted or removed: the image, and what its field shows then."""
         if path is None:
-            return None, None
+            return None, gr.skip()
+        if Path(path).is_relative_to(self.folder):  # a preview of ours: the image is known already
+            return gr.skip(), gr.skip()
         try:
             self.engine.picture(Path(path))
         except Refused as error:
@@ -128,20 +131,28 @@ def plainly(method: Callable[..., Any]) -> Callable[..., Any]:
     return tell
 
 
+def _sent_file(self: gr.Image, payload: ImageData | None) -> str | None:
+    if payload is None:
+        return None
+    if payload.url and payload.url.startswith("data:"):  # of some webcams
+        return decode_base64_to_file(payload.url, self.GRADIO_CACHE, "jpeg")
+    return payload.path
+
+
+# A class statement would do, but for Gradio's metaclass, which writes a stub file beside the source of every component.
+# is_template: to the browser it is its base class.
+_Upload = ABCMeta.__new__(
+    type(gr.Image),
+    "Upload",
+    (gr.Image,),
+    {"preprocess": _sent_file, "is_template": True, "__module__": __name__},
+)
+
+
 def build_upload(**settings: Any) -> gr.Image:
     """An image as the file that was sent, unopened: Gradio would open it before we have looked at its header, and speak
     of its faults in other words."""
-    image = gr.Image(type="filepath", image_mode=None, format="jpeg", buttons=[], **settings)
-
-    def sent_file(payload: ImageData | None) -> str | None:
-        if payload is None:
-            return None
-        if payload.url and payload.url.startswith("data:"):  # of some webcams
-            return decode_base64_to_file(payload.url, image.GRADIO_CACHE, "jpeg")
-        return payload.path
-
-    image.preprocess = sent_file  # of this one only: Gradio writes a stub beside the source of every subclass
-    return image
+    return _Upload(type="filepath", image_mode=None, format="jpeg", buttons=[], **settings)
 
 
 def build_samples(thumbnails: Sequence[Path], label: Any, name: str) -> gr.Gallery:
