@@ -32,7 +32,7 @@ PATIENCE = 30_000  # ms; these wait for what happens, and not for time
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     models = load_models([f"random:{shipped_model()}", str(shipped_model())])
-    with page_served(Serving(models, limits=Limits(megapixels=1))) as address:
+    with page_served(Serving(models, limits=Limits(megapixels=4))) as address:
         yield address
 
 
@@ -167,9 +167,9 @@ def test_a_click_a_second_image_and_colours(visit: Visit, tmp_path: Path) -> Non
 def test_bad_uploads_are_told_in_words(visit: Visit, tmp_path: Path) -> None:
     toast = visit.page.get_by_test_id("toast-body")
     large = tmp_path / "large.png"
-    cv2.imwrite(str(large), draw_picture(1, (1000, 1100)))
+    cv2.imwrite(str(large), draw_picture(1, (2000, 2100)))
     upload(visit, "upload", large)
-    sync_api.expect(toast.last).to_contain_text("1100 × 1000 px", timeout=PATIENCE)
+    sync_api.expect(toast.last).to_contain_text("2100 × 2000 px", timeout=PATIENCE)
     junk = tmp_path / "junk.png"
     junk.write_bytes(b"this is no image")
     upload(visit, "upload", junk)
@@ -188,6 +188,7 @@ def test_the_camera(visit: Visit) -> None:
     visit.page.locator("#upload").get_by_label("Remove Image").or_(
         visit.page.locator("#upload").get_by_label("Clear")
     ).first.click()
+    sync_api.expect(visit.page.locator("#first-overlay img")).to_have_count(0, timeout=PATIENCE)
     visit.page.locator("#upload").get_by_label("Capture from camera").first.click()
     visit.page.locator("#upload").get_by_title("grant webcam access").or_(
         visit.page.locator("#upload .access-wrap button")
