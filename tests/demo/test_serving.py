@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +127,27 @@ def test_a_failure_leaves_nothing_either(monkeypatch: pytest.MonkeyPatch, tmp_pa
     with pytest.raises(ZeroDivisionError), own_folder():
         _ = 1 / 0
     assert not list(tmp_path.iterdir())
+
+
+def test_work_that_is_under_way_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / "folder"
+    started, end = threading.Event(), time.monotonic() + 0.5
+
+    def work() -> None:
+        number = 0
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                (folder / str(number)).write_bytes(b"x")
+            started.set()
+            number += 1
+
+    with own_folder() as folder:
+        worker = threading.Thread(target=work)
+        worker.start()
+        started.wait()
+    worker.join()
+    assert not folder.exists()
 
 
 def test_a_busy_port() -> None:

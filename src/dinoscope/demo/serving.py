@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 PORT = 7860
 _TRIED = 100
+_PATIENCE = 5.0  # seconds
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _SWITCHED_OFF = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -108,7 +111,17 @@ def own_folder() -> Iterator[Path]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder, though work that was under way may still write into it for a moment."""
+    deadline = time.monotonic() + _PATIENCE
+    shutil.rmtree(folder, ignore_errors=True)
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
         shutil.rmtree(folder, ignore_errors=True)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # of work that took longer: its threads are over then
 
 
 def free_port(host: str, port: int | None) -> int:
