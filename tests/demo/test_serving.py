@@ -131,10 +131,9 @@ def test_a_failure_leaves_nothing_either(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_work_that_is_under_way_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    folder = tmp_path / "folder"
     started, end = threading.Event(), time.monotonic() + 0.5
 
-    def work() -> None:
+    def work(folder: Path) -> None:
         number = 0
         while time.monotonic() < end:
             with contextlib.suppress(OSError):
@@ -143,7 +142,7 @@ def test_work_that_is_under_way_leaves_nothing(monkeypatch: pytest.MonkeyPatch, 
             number += 1
 
     with own_folder() as folder:
-        worker = threading.Thread(target=work)
+        worker = threading.Thread(target=work, args=(folder,))
         worker.start()
         started.wait()
     worker.join()
