@@ -51,6 +51,13 @@ def test_no_interval_of_one_pair_or_of_pairs_that_are_all_alike(values: dict[int
     assert (found.mean, found.low, found.high, found.shown) == (1.0, None, None, False)
 
 
+def test_differences_alike_but_for_rounding_give_no_interval() -> None:
+    values, base = {0: 25.6, 1: 23.4}, {0: 24.2, 1: 22.0}
+    assert values[0] - base[0] != values[1] - base[1]
+    found = paired_difference(values, base)
+    assert (found.low, found.high, found.shown) == (None, None, False)
+
+
 def test_no_difference_without_a_common_seed() -> None:
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
 
@@ -103,6 +110,12 @@ def test_the_largest_effect_of_an_axis_ranks_it() -> None:
     assert [one.axis.name for one in (large, small, gone)] == ["large", "small", "gone"]
     assert (large.largest.group.label, large.largest.difference.mean) == ("c", -9.5)
     assert (large.failed, gone.largest, gone.failed) == (("d",), None, ("e",))
+
+
+def test_a_large_difference_that_is_none_does_not_hide_one_that_is() -> None:
+    wide, sure = [20.0, 31.0, 33.0], [27.0, 28.1, 29.0]
+    (found,) = importances(arrange(study([30.0, 31.0, 32.0], {("x", "wide"): wide, ("x", "sure"): sure})))
+    assert (found.largest.group.label, found.largest.difference.shown) == ("sure", True)
 
 
 def test_a_collapsed_variant_is_flagged_and_the_next_one_named() -> None:
