@@ -51,7 +51,8 @@ def axis_reading(axis: Axis, base: Group) -> list[str]:
         early = sum(run.state == "stopped" for run in group.runs)
         if early:
             sentences.append(
-                f"{group.label}: {counted(early, 'run')} ended early by rule; figures are of less training."
+                f"{group.label}: {counted(early, 'run')} ended early by rule: left out of k-NN, and "
+                f"{'its' if early == 1 else 'their'} other figures are of less training."
             )
     if none:
         sentences.append(_no_difference(none))
@@ -147,7 +148,8 @@ def _base(base: Group) -> list[str]:
         return ["The base has no run that did not fail: there is nothing to compare with."]
     collapsed = _collapse(base)
     known = "k-NN was not measured" if found is None else f"k-NN {with_deviation(found, 1)}"
-    sentences = [f"Base ({base.label}): {known}."] if base.label else [f"Base: {known}."]
+    value = "" if base.label in ("", "base") else f" ({base.label})"
+    sentences = [f"Base{value}: {known}."]
     if collapsed:
         sentences.append(f"The base itself has collapsed, and differences from it say little: {collapsed}.")
     if base.failed:
@@ -159,11 +161,16 @@ def _ranking(every: tuple[Importance, ...]) -> list[str]:
     """One sentence on the axes with an effect, one on those without, one on what failed."""
     measured = [(one, one.largest) for one in every if one.largest is not None]
     shown = [_effect(one, largest) for one, largest in measured if largest.difference.shown]
-    rest = [_effect(one, largest) for one, largest in measured if not largest.difference.shown]
+    unsure = [_effect(one, e) for one, e in measured if e.difference.low is not None and not e.difference.shown]
+    unknown = [_effect(one, largest) for one, largest in measured if largest.difference.low is None]
     failed = [f"{one.axis.name} {label}" for one in every for label in one.failed]
     sentences = [f"What changes k-NN most: {'; '.join(shown)}."] if shown else []
-    if rest:
-        sentences.append(f"No effect that these seeds could show, the largest of each axis: {'; '.join(rest)}.")
+    if unsure:
+        sentences.append(f"No effect that these seeds could show, the largest of each axis: {'; '.join(unsure)}.")
+    if unknown:
+        sentences.append(
+            f"Without an interval, and so without a judgement, the largest of each axis: {'; '.join(unknown)}."
+        )
     if failed:
         sentences.append(f"Failed, and in no ranking: {listed(failed)}.")
     return sentences
