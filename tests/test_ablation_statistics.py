@@ -11,6 +11,7 @@ from scipy.stats import spearmanr, ttest_rel
 
 from dinoscope.ablation.effects import entropy_share, importances, label_free
 from dinoscope.ablation.grouping import arrange
+from dinoscope.ablation.reading import study_reading
 from dinoscope.ablation.records import AblationResult
 from dinoscope.ablation.statistics import agreement, paired_difference, ranks, spread
 from dinoscope.errors import UserError
@@ -132,6 +133,19 @@ def test_label_free_measures_are_ranked_over_means_of_variants() -> None:
     rank_me, entropy = label_free(arrange(AblationResult("s", "", BASE, {"x": "X"}, tuple(runs))))
     assert (rank_me.every.rho, rank_me.every.n, rank_me.variants) == (pytest.approx(1), 5, 5)
     assert (entropy.every, entropy.variants) == (None, 0)
+
+
+def test_a_variant_of_two_axes_counts_once() -> None:
+    runs = [run(BASE, 0, 4.0, metrics={"rankme": 40.0}, folder="runs/base")]
+    for axis, labels in (("x", (1, 2)), ("y", (2, 3))):  # 2 is one training
+        runs += [
+            run(Variant(axis, str(n)), 0, float(n), metrics={"rankme": 10.0 * n}, folder=f"runs/{n}") for n in labels
+        ]
+    found = arrange(AblationResult("s", "", BASE, {}, tuple(runs)))
+    assert [len(axis.groups) for axis in found.axes] == [2, 2]
+    assert [group.label for group in found.trainings] == ["DINO", "1", "2", "3"]
+    assert label_free(found)[0].every.n == 4
+    assert "4 variants on 2 axes beside the base; 1 seed; 4 runs: 4 finished." in study_reading(found)
 
 
 def test_entropy_is_a_share_of_each_variants_own_ln_k() -> None:

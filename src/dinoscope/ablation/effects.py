@@ -100,7 +100,7 @@ def label_free(study: Study) -> tuple[LabelFree, ...]:
 def _label_free(title: str, study: Study, score: Callable[[Group], float | None]) -> LabelFree:
     pairs = [
         (one, other, bool(collapses(group)))
-        for group in study.groups
+        for group in study.trainings
         if (one := score(group)) is not None and (other := mean(group, KNN)) is not None
     ]
     healthy = [pair for pair in pairs if not pair[2]]

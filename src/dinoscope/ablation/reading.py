@@ -132,12 +132,12 @@ def _failures(group: Group) -> str:
 
 
 def _runs(study: Study) -> str:
-    states = Counter(run.state for run in study.result.runs)
-    seeds = {run.seed for run in study.result.runs}
+    states = Counter(run.state for run in study.runs)
+    seeds = {run.seed for run in study.runs}
     ended = listed([f"{count} {state}" for state, count in states.most_common()])
     variants = sum(len(axis.groups) for axis in study.axes)
     of = f"{counted(variants, 'variant')} on {len(study.axes)} {'axis' if len(study.axes) == 1 else 'axes'}"
-    return f"{of} beside the base; {counted(len(seeds), 'seed')}; {counted(len(study.result.runs), 'run')}" + (
+    return f"{of} beside the base; {counted(len(seeds), 'seed')}; {counted(len(study.runs), 'run')}" + (
         f": {ended}." if ended else "."
     )
 
@@ -187,7 +187,7 @@ def _effect(one: Importance, largest: Effect) -> str:
 
 def _chance(study: Study) -> list[str]:
     """How many intervals miss 0 though nothing differs."""
-    found = [effect(group, study.base) for axis in study.axes for group in axis.groups]
+    found = [effect(group, study.base) for group in study.trainings if group is not study.base]
     intervals = sum(one is not None and one.low is not None for one in found)
     if intervals < 2:
         return []
