@@ -60,7 +60,7 @@ def test_of_one_seed_the_whole_judges_nothing() -> None:
     assert "Base: k-NN 34.0." in text
     assert "Without an interval, and so without a judgement, the largest of each axis: size (32: −23.0)." in text
     assert "No effect" not in text
-    assert "What changes" not in text
+    assert "Effects on" not in text
 
 
 def test_what_failed_or_was_not_measured_is_said() -> None:
@@ -128,7 +128,7 @@ def test_the_whole_is_summed_up() -> None:
     result = realistic()
     text = "\n".join(study_reading(arrange(result)))
     assert "23 variants on 3 axes beside the base; 3 seeds; 72 runs: 60 finished, 9 collapsed and 3 failed." in text
-    assert "What changes k-NN most: collapse (neither: −" in text
+    assert "Effects on k-NN that these seeds show, the largest of each axis: collapse (neither: −" in text
     assert "collapsed; of what did not, teacher temperature 0.07: −" in text
     assert "Failed, and in no ranking: components patches of 5." in text
     assert "RankMe ranks 23 variants much as k-NN does" in text

@@ -75,7 +75,7 @@ def _collapse(group: Group) -> str:
 
 def _of_kind(found: list[Collapse], group: Group) -> str:
     of = len(group.lasting)
-    runs = "" if of == 1 else f" with all {of} seeds" if len(found) == of else f" with {len(found)} of {of} seeds"
+    runs = "" if of == 1 else f" with each of {of} seeds" if len(found) == of else f" with {len(found)} of {of} seeds"
     if found[0].kind == "told":
         reasons = dict.fromkeys(
             run.diagnosis.rstrip(". ")
@@ -164,7 +164,9 @@ def _ranking(every: tuple[Importance, ...]) -> list[str]:
     unsure = [_effect(one, e) for one, e in measured if e.difference.low is not None and not e.difference.shown]
     unknown = [_effect(one, largest) for one, largest in measured if largest.difference.low is None]
     failed = [f"{one.axis.name} {label}" for one in every for label in one.failed]
-    sentences = [f"What changes k-NN most: {'; '.join(shown)}."] if shown else []
+    sentences = (
+        [f"Effects on k-NN that these seeds show, the largest of each axis: {'; '.join(shown)}."] if shown else []
+    )
     if unsure:
         sentences.append(f"No effect that these seeds could show, the largest of each axis: {'; '.join(unsure)}.")
     if unknown:

@@ -49,7 +49,7 @@ _COLLAPSE_AXIS = NamedAxis(
 )
 
 _COLLAPSE_ALONE = NamedAxis(
-    "The same without KoLeo, which pushes images apart and so hides a collapse",
+    "The same without KoLeo, which pushes images apart and so hides a collapse; the base has it",
     tuple(
         Value(label, {"method.koleo": 0.0, **changes})
         for label, changes in (
