@@ -52,6 +52,15 @@ def test_bars_with_their_names_and_figures(count: int) -> None:
     assert any(set(line.get_xdata()) == {34.0} and line.get_linestyle() == "--" for line in axis.lines)
 
 
+@pytest.mark.parametrize("value", [1.0, 15.0, 16.5, 18.0, 22.0, 29.0])
+def test_a_mark_does_not_run_into_the_figures(value: float) -> None:
+    every = [Bar(LONG, value, 1.0, (value - 1, value + 1), "collapsed"), Bar("good", 29.0, 1.0, (28.0, 30.0))]
+    figure = bars(every, Bar("base", 25.0), "Title", "k-NN")
+    (axis,) = figure.axes
+    assert "collapsed" in [text.get_text() for text in axis.texts]
+    assert nothing_overlaps(figure, axis.texts)
+
+
 def test_a_line_breaks_where_its_mean_is_of_other_runs() -> None:
     line = Line("a", (0, 1, 2, 3), (1.0, 2.0, 9.0, 8.0), (0.5, 1, 9, 8), (2, 3, 9, 8), (2, 2, 1, 1))
     base = Line("b", (0, 3), (1.0, 1.0), (1, 1), (1, 1), (1, 1), base=True)

@@ -55,9 +55,11 @@ def test_curves_are_thinned_from_the_end() -> None:
 
 def test_cost_is_of_the_steps_that_count(tmp_path) -> None:
     config = settings(tmp_path, tmp_path / "run", batch_size=10)
-    found = cost(config, [*lines(50, images_per_second=10.0), *lines(100, images_per_second=30.0)[50:]])
+    slow, fast = lines(100, images_per_second=10.0)[50:], lines(150, images_per_second=30.0)[100:]
+    found = cost(config, [*lines(50, images_per_second=0.5), *slow, *fast])  # in the first 50 is the start
     assert found["images_per_second"] == pytest.approx(15)  # 500 images took 50 s, 500 took 16.7 s
-    assert found["seconds"] == pytest.approx(1000 / 15)
+    assert found["seconds"] == pytest.approx(1500 / 15)
+    assert cost(config, lines(20, images_per_second=4.0))["images_per_second"] == 4.0
     assert cost(config, []) == {}
 
 
@@ -100,6 +102,18 @@ def test_outcomes_of_every_kind(picture_folder, tmp_path) -> None:
     assert {"images_per_second", "seconds", "teacher_entropy", "kl_teacher_student"} <= done.metrics.keys()
     with pytest.raises(UserError, match="begun with other settings"):
         outcome(replace(config, seed=9))
+
+
+def test_entropies_of_a_loss_without_probabilities_are_no_result(picture_folder, tmp_path) -> None:
+    config = settings(picture_folder(12), tmp_path / "run", epochs=1)
+    config = replace(config, method=replace(config.method, loss="mse"))
+    train(config)
+    assert "teacher_entropy" in read_metrics(config.out)[-1]
+    done = outcome(config)
+    assert done.state in ("finished", "collapsed")  # by the spread of its outputs
+    assert "loss" in done.curves
+    assert not {"teacher_entropy", "teacher_marginal_entropy", "cross_entropy"} & done.curves.keys()
+    assert "teacher_entropy" not in done.metrics
 
 
 @pytest.fixture

@@ -53,6 +53,16 @@ def test_one_seed_is_never_judged() -> None:
     ]
 
 
+def test_of_one_seed_the_whole_judges_nothing() -> None:
+    base = Variant("", "base")
+    runs = (run(base, 0, 34.0), run(Variant("size", "32"), 0, 11.0))
+    text = "\n".join(study_reading(arrange(AblationResult("s", "", base, {}, runs))))
+    assert "Base: k-NN 34.0." in text
+    assert "Without an interval, and so without a judgement, the largest of each axis: size (32: −23.0)." in text
+    assert "No effect" not in text
+    assert "Effects on" not in text
+
+
 def test_what_failed_or_was_not_measured_is_said() -> None:
     assert one([34.0], [None]) == ["32: no run is left; failed with seed 0."]
     assert one([34.0, 34.0], [None, 30.0])[1] == "32: failed with seed 0; left out."
@@ -64,7 +74,7 @@ def test_what_failed_or_was_not_measured_is_said() -> None:
 def test_runs_that_were_ended_early_are_said_to_be() -> None:
     runs = (run(BASE, 0, 34.0), run(Variant("size", "32"), 0, 20.0, "stopped"))
     assert said(AblationResult("s", "", BASE, {}, runs))[1:] == [
-        "32: 1 run ended early by rule; figures are of less training."
+        "32: 1 run ended early by rule: left out of k-NN, and its other figures are of less training."
     ]
 
 
@@ -83,6 +93,19 @@ def test_the_two_collapses_are_told_apart_with_the_step_they_stayed_from() -> No
     )
     (sentence,) = said(collapsed("teacher_entropy", [5.5, 5.5, 5.54]))  # 0.98 of ln 256 is 5.43
     assert "becomes even over all classes from the start (entropy 5.54 of ln K" in sentence
+
+
+def test_soft_targets_that_the_student_tells_apart_are_no_collapse() -> None:
+    """As training judges: 0.98 of ln 256 for the targets, and 0.995 (5.52) for the student's cross-entropy."""
+    entropy = tuple((100 * at, 5.50) for at in range(5))
+
+    def found(*losses: float) -> Collapse | None:
+        loss = tuple((100 * at, value) for at, value in enumerate(losses))
+        curves = {"teacher_entropy": entropy, "cross_entropy": loss}
+        return collapse_of(run(BASE, 0, 34.0, curves=curves), 256)
+
+    assert found(5.54, 5.53, 5.50, 5.50, 5.50) is None
+    assert found(5.60, 5.51, 5.54, 5.54, 5.54) == Collapse("even", 200, first=False, value=5.50)
 
 
 def test_a_dip_or_too_few_values_are_no_collapse() -> None:
@@ -105,7 +128,7 @@ def test_the_whole_is_summed_up() -> None:
     result = realistic()
     text = "\n".join(study_reading(arrange(result)))
     assert "23 variants on 3 axes beside the base; 3 seeds; 72 runs: 60 finished, 9 collapsed and 3 failed." in text
-    assert "What changes k-NN most: collapse (neither: −" in text
+    assert "Effects on k-NN that these seeds show, the largest of each axis: collapse (neither: −" in text
     assert "collapsed; of what did not, teacher temperature 0.07: −" in text
     assert "Failed, and in no ranking: components patches of 5." in text
     assert "RankMe ranks 23 variants much as k-NN does" in text

@@ -11,6 +11,7 @@ from scipy.stats import spearmanr, ttest_rel
 
 from dinoscope.ablation.effects import entropy_share, importances, label_free
 from dinoscope.ablation.grouping import arrange
+from dinoscope.ablation.reading import study_reading
 from dinoscope.ablation.records import AblationResult
 from dinoscope.ablation.statistics import agreement, paired_difference, ranks, spread
 from dinoscope.errors import UserError
@@ -49,6 +50,13 @@ def test_the_interval_is_that_of_the_paired_t_test() -> None:
 def test_no_interval_of_one_pair_or_of_pairs_that_are_all_alike(values: dict[int, float]) -> None:
     found = paired_difference(values, {0: 2.0, 1: 3.0})
     assert (found.mean, found.low, found.high, found.shown) == (1.0, None, None, False)
+
+
+def test_differences_alike_but_for_rounding_give_no_interval() -> None:
+    values, base = {0: 25.6, 1: 23.4}, {0: 24.2, 1: 22.0}
+    assert values[0] - base[0] != values[1] - base[1]
+    found = paired_difference(values, base)
+    assert (found.low, found.high, found.shown) == (None, None, False)
 
 
 def test_no_difference_without_a_common_seed() -> None:
@@ -105,6 +113,12 @@ def test_the_largest_effect_of_an_axis_ranks_it() -> None:
     assert (large.failed, gone.largest, gone.failed) == (("d",), None, ("e",))
 
 
+def test_a_large_difference_that_is_none_does_not_hide_one_that_is() -> None:
+    wide, sure = [20.0, 31.0, 33.0], [27.0, 28.1, 29.0]
+    (found,) = importances(arrange(study([30.0, 31.0, 32.0], {("x", "wide"): wide, ("x", "sure"): sure})))
+    assert (found.largest.group.label, found.largest.difference.shown) == ("sure", True)
+
+
 def test_a_collapsed_variant_is_flagged_and_the_next_one_named() -> None:
     runs = [run(BASE, 0, 34.0), run(Variant("x", "bad"), 0, 11.0, "collapsed"), run(Variant("x", "fair"), 0, 30.0)]
     (found,) = importances(arrange(AblationResult("s", "", BASE, {"x": "X"}, tuple(runs))))
@@ -119,6 +133,19 @@ def test_label_free_measures_are_ranked_over_means_of_variants() -> None:
     rank_me, entropy = label_free(arrange(AblationResult("s", "", BASE, {"x": "X"}, tuple(runs))))
     assert (rank_me.every.rho, rank_me.every.n, rank_me.variants) == (pytest.approx(1), 5, 5)
     assert (entropy.every, entropy.variants) == (None, 0)
+
+
+def test_a_variant_of_two_axes_counts_once() -> None:
+    runs = [run(BASE, 0, 4.0, metrics={"rankme": 40.0}, folder="runs/base")]
+    for axis, labels in (("x", (1, 2)), ("y", (2, 3))):  # 2 is one training
+        runs += [
+            run(Variant(axis, str(n)), 0, float(n), metrics={"rankme": 10.0 * n}, folder=f"runs/{n}") for n in labels
+        ]
+    found = arrange(AblationResult("s", "", BASE, {}, tuple(runs)))
+    assert [len(axis.groups) for axis in found.axes] == [2, 2]
+    assert [group.label for group in found.trainings] == ["DINO", "1", "2", "3"]
+    assert label_free(found)[0].every.n == 4
+    assert "4 variants on 2 axes beside the base; 1 seed; 4 runs: 4 finished." in study_reading(found)
 
 
 def test_entropy_is_a_share_of_each_variants_own_ln_k() -> None:

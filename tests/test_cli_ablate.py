@@ -20,7 +20,9 @@ from dinoscope.ablation.records import AblationRun
 from dinoscope.ablation.storing import read_result
 from dinoscope.ablation.studies import STUDIES
 from dinoscope.ablation.study_file import parse_study
+from dinoscope.ablation.writing import write_result
 from dinoscope.cli import main
+from tests.ablation_studies import realistic
 from tests.test_study_process import PATIENCE, logged, wait_for
 from tests.test_study_state import contents, settings
 
@@ -198,6 +200,17 @@ def test_a_mistake_is_one_line_and_nothing_starts(name, data, picture_folder, tm
     assert words in printed.err.splitlines()[-1]
     assert "Traceback" not in printed.err
     assert not (tmp_path / "study").exists()
+
+
+def test_the_result_of_another_study_is_not_written_over(data, tmp_path, capsys) -> None:
+    out = tmp_path / "study"
+    write_result(realistic(), out, overwrite=False)  # called collapse-study
+    before = contents(out)
+    assert main(arguments(data, out)) == 2
+    assert "holds the result of the study 'collapse-study', not of 'study': choose" in capsys.readouterr().err
+    assert contents(out) == before
+    (out / "ablation.json").write_text("{")  # damaged: it can be made again
+    assert main(arguments(data, out, "--dry-run", "--axes", "balance")) == 0
 
 
 def test_data_and_out_are_needed(tmp_path, capsys) -> None:

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dinoscope.ablation.grouping import Curve, Group
 from dinoscope.ablation.records import AblationRun
+from dinoscope.methods.health import ONE_OUTPUT_SHARE, UNIFORM_ENTROPY_SHARE, UNIFORM_LOSS_SHARE
 
-MARGINAL, ENTROPY = "teacher_marginal_entropy", "teacher_entropy"
-"""Names of curves: the entropy of the teacher's mean output, and the mean entropy of its outputs."""
-
-ONE_CLASS_SHARE = 0.02
-"""One class: the mean output's entropy is below this share of ln K. The same that training warns at."""
-EVEN_SHARE = 0.98
-"""Even: the outputs' entropy is above this share of ln K. The same that training warns at."""
+MARGINAL, ENTROPY, CROSS_ENTROPY = "teacher_marginal_entropy", "teacher_entropy", "cross_entropy"
+"""Names of curves: the entropy of the teacher's mean output, the mean entropy of its outputs, and the student's
+cross-entropy with them. Judged by the shares of ln K at which training warns."""
 FEWEST_POINTS = 3
 """So many logged values in a row, to the end of the run, make a collapse."""
 
@@ -48,17 +45,26 @@ def collapse_of(run: AblationRun, outputs: int | None) -> Collapse | None:
     if outputs is not None:
         most = math.log(outputs)
         return (
-            _stayed("one class", run, MARGINAL, -math.inf, ONE_CLASS_SHARE * most)
-            or _stayed("even", run, ENTROPY, EVEN_SHARE * most, math.inf)
+            _stayed("one class", run.curves.get(MARGINAL, ()), -math.inf, ONE_OUTPUT_SHARE * most)
+            or _even(run, most)
             or told
         )
     return told
 
 
-def _stayed(
-    kind: Literal["one class", "even"], run: AblationRun, name: str, low: float, high: float
-) -> Collapse | None:
-    curve = run.curves.get(name, ())
+def _even(run: AblationRun, most: float) -> Collapse | None:
+    """Since both the outputs and what the student makes of them have been; the latter where it was logged."""
+    found = _stayed("even", run.curves.get(ENTROPY, ()), UNIFORM_ENTROPY_SHARE * most, math.inf)
+    loss = run.curves.get(CROSS_ENTROPY, ())
+    if found is None or not loss:
+        return found
+    student = _stayed("even", loss, UNIFORM_LOSS_SHARE * most, math.inf)
+    if student is None:
+        return None
+    return replace(found, step=max(found.step or 0, student.step or 0), first=found.first and student.first)
+
+
+def _stayed(kind: Literal["one class", "even"], curve: Curve, low: float, high: float) -> Collapse | None:
     found = stayed(curve, low, high)
     return None if found is None else Collapse(kind, found[0], found[0] == curve[0][0], found[1])
 

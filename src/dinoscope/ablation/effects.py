@@ -26,7 +26,8 @@ class Effect:
 class Importance:
     """The largest effect of an axis on k-NN top-1.
 
-    largest: of all its variants; None where none was measured beside the base.
+    largest: of all its variants, those first whose interval excludes 0: one that varies much would hide them. None
+        where none was measured beside the base.
     healthy: of those that did not collapse, where the largest is of one that did.
     failed: labels of variants of which no run is left; they have no effect.
     """
@@ -73,7 +74,7 @@ def _importance(axis: Axis, base: Group) -> Importance:
 
 
 def _largest(effects: Sequence[Effect]) -> Effect | None:
-    return max(effects, key=lambda one: abs(one.difference.mean), default=None)
+    return max(effects, key=lambda one: (one.difference.shown, abs(one.difference.mean)), default=None)
 
 
 def mean(group: Group, measure: str) -> float | None:
@@ -99,7 +100,7 @@ def label_free(study: Study) -> tuple[LabelFree, ...]:
 def _label_free(title: str, study: Study, score: Callable[[Group], float | None]) -> LabelFree:
     pairs = [
         (one, other, bool(collapses(group)))
-        for group in study.groups
+        for group in study.trainings
         if (one := score(group)) is not None and (other := mean(group, KNN)) is not None
     ]
     healthy = [pair for pair in pairs if not pair[2]]

@@ -78,6 +78,24 @@ class Study:
         """The base, then all variants."""
         return (self.base, *(group for axis in self.axes for group in axis.groups))
 
+    @property
+    def trainings(self) -> tuple[Group, ...]:
+        """The base, then the variants, without those that an axis before has as well: their runs are the same."""
+        found: dict[object, Group] = {}
+        for group in self.groups:
+            found.setdefault(tuple(map(_identity, group.runs)), group)
+        return tuple(found.values())
+
+    @property
+    def runs(self) -> tuple[AblationRun, ...]:
+        """Every run once."""
+        return tuple({_identity(run): run for run in self.result.runs}.values())
+
+
+def _identity(run: AblationRun) -> tuple[object, ...]:
+    """Equal for two records of one training: two axes may have a variant in common."""
+    return (run.folder,) if run.folder else (run.variant.axis, run.variant.label, run.seed)
+
 
 def name_of(group: Group, base: Group) -> str:
     """Of a row or a line: the variant's value; the base says that it is one."""

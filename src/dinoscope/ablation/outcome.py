@@ -14,6 +14,7 @@ from dinoscope.ablation.listeners import read_circumstances
 from dinoscope.methods import build_method
 from dinoscope.study.state import standing
 from dinoscope.training.config import RunConfig
+from dinoscope.training.monitor import patience
 from dinoscope.training.run_folder import read_metrics
 
 CURVES = (
@@ -40,8 +41,11 @@ END = 0.1
 MOST_POINTS = 1000
 """Of a curve; longer ones are thinned evenly, the last point kept."""
 
-SETTLED = 300
-"""Steps after which a run may be expected to have left its uniform start (as `training.loop` has it)."""
+CLOCK_STEPS = 50
+"""Steps over which a logged speed is a mean: in that of the first ones is the slow first step."""
+
+OF_TARGETS = ("cross_entropy", "teacher_entropy", "teacher_marginal_entropy", "kl_teacher_student")
+"""Logged values that mean what they say only where the student learns probabilities, not under DINO's loss mse."""
 
 Points = tuple[tuple[int, float], ...]
 State = Literal["finished", "collapsed", "stopped", "failed", "unfinished"]
@@ -63,6 +67,8 @@ def outcome(config: RunConfig, failure: str | None = None) -> Outcome:
     failure: why it failed, where it did. Raises UserError where its folder holds another run, or is damaged.
     """
     lines = read_metrics(config.out)
+    if getattr(config.method, "loss", "") == "mse":
+        lines = [{name: value for name, value in line.items() if name not in OF_TARGETS} for line in lines]
     curves, costs = curves_of(lines), cost(config, lines)
     if standing(config).state == "finished":
         verdict = collapse(config, lines)
@@ -110,7 +116,8 @@ def cost(config: RunConfig, lines: Sequence[Mapping[str, float]]) -> dict[str, f
     Peak memory is in MB (10^6 bytes).
     """
     found: dict[str, float] = {}
-    rates = [line["images_per_second"] for line in lines if line.get("images_per_second", 0) > 0]
+    timed = [line for line in lines if line.get("images_per_second", 0) > 0]
+    rates = [line["images_per_second"] for line in [e for e in timed if e["step"] >= CLOCK_STEPS] or timed]
     if rates:
         found["images_per_second"] = statistics.harmonic_mean(rates)
         steps = max(int(line["step"]) for line in lines) + 1
@@ -135,5 +142,5 @@ def collapse(config: RunConfig, lines: Sequence[Mapping[str, float]]) -> str:
     if verdict is None:
         return ""
     steps = int(lines[-1]["step"]) + 1
-    early = f" It had only {steps} steps, and every run starts there." if steps < SETTLED else ""
+    early = f" It had only {steps} steps, and every run starts there." if steps < patience(steps) else ""
     return verdict.text + (early if verdict.kind == "uniform" else "")

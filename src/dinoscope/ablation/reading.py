@@ -51,7 +51,8 @@ def axis_reading(axis: Axis, base: Group) -> list[str]:
         early = sum(run.state == "stopped" for run in group.runs)
         if early:
             sentences.append(
-                f"{group.label}: {counted(early, 'run')} ended early by rule; figures are of less training."
+                f"{group.label}: {counted(early, 'run')} ended early by rule: left out of k-NN, and "
+                f"{'its' if early == 1 else 'their'} other figures are of less training."
             )
     if none:
         sentences.append(_no_difference(none))
@@ -74,7 +75,7 @@ def _collapse(group: Group) -> str:
 
 def _of_kind(found: list[Collapse], group: Group) -> str:
     of = len(group.lasting)
-    runs = "" if of == 1 else f" with all {of} seeds" if len(found) == of else f" with {len(found)} of {of} seeds"
+    runs = "" if of == 1 else f" with each of {of} seeds" if len(found) == of else f" with {len(found)} of {of} seeds"
     if found[0].kind == "told":
         reasons = dict.fromkeys(
             run.diagnosis.rstrip(". ")
@@ -131,12 +132,12 @@ def _failures(group: Group) -> str:
 
 
 def _runs(study: Study) -> str:
-    states = Counter(run.state for run in study.result.runs)
-    seeds = {run.seed for run in study.result.runs}
+    states = Counter(run.state for run in study.runs)
+    seeds = {run.seed for run in study.runs}
     ended = listed([f"{count} {state}" for state, count in states.most_common()])
     variants = sum(len(axis.groups) for axis in study.axes)
     of = f"{counted(variants, 'variant')} on {len(study.axes)} {'axis' if len(study.axes) == 1 else 'axes'}"
-    return f"{of} beside the base; {counted(len(seeds), 'seed')}; {counted(len(study.result.runs), 'run')}" + (
+    return f"{of} beside the base; {counted(len(seeds), 'seed')}; {counted(len(study.runs), 'run')}" + (
         f": {ended}." if ended else "."
     )
 
@@ -147,7 +148,8 @@ def _base(base: Group) -> list[str]:
         return ["The base has no run that did not fail: there is nothing to compare with."]
     collapsed = _collapse(base)
     known = "k-NN was not measured" if found is None else f"k-NN {with_deviation(found, 1)}"
-    sentences = [f"Base ({base.label}): {known}."] if base.label else [f"Base: {known}."]
+    value = "" if base.label in ("", "base") else f" ({base.label})"
+    sentences = [f"Base{value}: {known}."]
     if collapsed:
         sentences.append(f"The base itself has collapsed, and differences from it say little: {collapsed}.")
     if base.failed:
@@ -159,11 +161,18 @@ def _ranking(every: tuple[Importance, ...]) -> list[str]:
     """One sentence on the axes with an effect, one on those without, one on what failed."""
     measured = [(one, one.largest) for one in every if one.largest is not None]
     shown = [_effect(one, largest) for one, largest in measured if largest.difference.shown]
-    rest = [_effect(one, largest) for one, largest in measured if not largest.difference.shown]
+    unsure = [_effect(one, e) for one, e in measured if e.difference.low is not None and not e.difference.shown]
+    unknown = [_effect(one, largest) for one, largest in measured if largest.difference.low is None]
     failed = [f"{one.axis.name} {label}" for one in every for label in one.failed]
-    sentences = [f"What changes k-NN most: {'; '.join(shown)}."] if shown else []
-    if rest:
-        sentences.append(f"No effect that these seeds could show, the largest of each axis: {'; '.join(rest)}.")
+    sentences = (
+        [f"Effects on k-NN that these seeds show, the largest of each axis: {'; '.join(shown)}."] if shown else []
+    )
+    if unsure:
+        sentences.append(f"No effect that these seeds could show, the largest of each axis: {'; '.join(unsure)}.")
+    if unknown:
+        sentences.append(
+            f"Without an interval, and so without a judgement, the largest of each axis: {'; '.join(unknown)}."
+        )
     if failed:
         sentences.append(f"Failed, and in no ranking: {listed(failed)}.")
     return sentences
@@ -180,7 +189,7 @@ def _effect(one: Importance, largest: Effect) -> str:
 
 def _chance(study: Study) -> list[str]:
     """How many intervals miss 0 though nothing differs."""
-    found = [effect(group, study.base) for axis in study.axes for group in axis.groups]
+    found = [effect(group, study.base) for group in study.trainings if group is not study.base]
     intervals = sum(one is not None and one.low is not None for one in found)
     if intervals < 2:
         return []

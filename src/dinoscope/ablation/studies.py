@@ -28,7 +28,7 @@ _LOSSES = "What the student minimises (Table 7, row 5: MSE)"
 _COLLAPSE = "Centring and sharpening (Figure 7)"
 _TEACHERS = "Where the teacher's weights come from (Figure 6, right)"
 _CROPS = "Local views (Tables 7 and 8)"
-_MOMENTUM = "Momentum of the teacher (Table 7, row 2, is without)"
+_MOMENTUM = "Momentum of the teacher at the start, from where it rises to 1 (not in the paper)"
 _CENTRE = "Momentum of the centre (appendix D)"
 _TEMPERATURE = "Temperature of the teacher (appendix D)"
 _OUTPUTS = "Outputs of the head, K (appendix C)"
@@ -49,7 +49,7 @@ _COLLAPSE_AXIS = NamedAxis(
 )
 
 _COLLAPSE_ALONE = NamedAxis(
-    "The same without KoLeo, which pushes images apart and so hides a collapse",
+    "The same without KoLeo, which pushes images apart and so hides a collapse; the base has it",
     tuple(
         Value(label, {"method.koleo": 0.0, **changes})
         for label, changes in (
@@ -100,8 +100,10 @@ _HEAD_SWITCHES = (
 def _head(*bottlenecks: int) -> dict[str, NamedAxis]:
     return {
         "layers": NamedAxis("Layers of the head (appendix C)", _each("method.head_layers", 1, 2, 3, 4)),
-        "bottleneck": NamedAxis("Width of the bottleneck (appendix C)", _each("method.bottleneck_dim", *bottlenecks)),
-        "form": NamedAxis("Form of the head (appendix C)", _HEAD_SWITCHES, switches=True),
+        "bottleneck": NamedAxis(
+            "Width of the bottleneck (not in the paper)", _each("method.bottleneck_dim", *bottlenecks)
+        ),
+        "form": NamedAxis("Form of the head (appendix C, and more)", _HEAD_SWITCHES, switches=True),
     }
 
 
@@ -209,7 +211,7 @@ STUDIES: dict[str, NamedStudy] = {
         },
     ),
     "momentum": NamedStudy(
-        "How slowly should teacher and centre follow? (appendix D)",
+        "How slowly should teacher and centre follow? (centre: appendix D)",
         {
             "paper": AtScale(
                 {

@@ -7,15 +7,15 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from dinoscope.ablation.definition import DEFAULT_RECIPE, Axis, StudyDefinition
+from dinoscope.ablation.definition import DEFAULT_RECIPE, Axis, Mode, StudyDefinition
 from dinoscope.ablation.records import Variant
 from dinoscope.ablation.settings_change import short
 from dinoscope.errors import UserError, lookup
 from dinoscope.settings import flat
 
-MODES = ("one-at-a-time", "grid", "listed")
+MODES: tuple[Mode, ...] = get_args(Mode)
 KEYS = ("title", "recipe", "seeds", "mode", "base", "axes", "combinations")
 AXIS_KEYS = ("title", "setting", "values")
 LABEL = "label"

@@ -85,6 +85,7 @@ def main(argv: list[str]) -> int:
         return 0
     check_execution(options.execution)
     data, out = _places(options)
+    _check_same_study(study, out)
     plan, evaluating = _planned(study, options, data, out), _evaluating(options, data)
     runs = _checked(plan, options, evaluating)
     if options.execution.dry_run:
@@ -129,6 +130,18 @@ def _places(options: Options) -> tuple[Path, Path]:
     return options.data, options.out
 
 
+def _check_same_study(study: StudyDefinition, out: Path) -> None:
+    """Refuse to write over the result of another study. Raises UserError."""
+    from dinoscope.ablation.storing import FILE, read_result
+
+    try:
+        held = read_result(out).name if (out / FILE).is_file() else study.name
+    except UserError:  # damaged, or of another version: it can be made again
+        return
+    if held != study.name:
+        raise UserError(f"{out} holds the result of the study {held!r}, not of {study.name!r}: choose another --out")
+
+
 def _planned(study: StudyDefinition, options: Options, data: Path, out: Path) -> PlannedStudy:
     from dinoscope.ablation.planning import plan_study
 
@@ -165,10 +178,12 @@ def _checked(plan: PlannedStudy, options: Options, evaluating: Evaluating) -> li
         )
     with progress_bar("checking files") as progress:
         runs = planning.plan(configs, progress)
-    stopped = {run.config.out for run in runs if stopped_early(run.config) is not None}
+    stopped = {
+        run.config.out for run in runs if run.standing.state != "finished" and stopped_early(run.config) is not None
+    }
     if stopped:
         say(f"stopped early before, and not begun again: {', '.join(sorted(path.name for path in stopped))}")
-    return [run for run in runs if run.config.out not in stopped or run.standing.state == "finished"]
+    return [run for run in runs if run.config.out not in stopped]
 
 
 def _run(plan: PlannedStudy, runs: Sequence[PlannedRun], evaluating: Evaluating, options: Options, command: str) -> int:
@@ -214,6 +229,8 @@ def _facts(runs: Sequence[PlannedRun], options: Options, command: str) -> dict[s
         facts["images"] = f"{len(images)} for training, fingerprint {images.fingerprint()}"
     if options.masks is not None:
         facts["masks"] = str(options.masks)
+    if options.execution.executor == "local" and options.execution.jobs > 1:
+        facts["at once"] = f"{options.execution.jobs} runs shared the machine: speeds do not compare"
     return facts
 
 

@@ -12,6 +12,12 @@ from torch import Tensor
 COLLAPSED_SPREAD = 0.02
 """Below this `spread`, embeddings count as one point."""
 
+ONE_OUTPUT_SHARE = 0.02
+"""One output: the entropy of the mean answer is below this share of ln K."""
+
+UNIFORM_ENTROPY_SHARE, UNIFORM_LOSS_SHARE = 0.98, 0.995
+"""Uniform: the mean entropy of the targets, and the cross-entropy with them, are above these shares of ln K."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -41,7 +47,7 @@ def one_point(embedding_spread: float, advice: str) -> Verdict | None:
 
 def one_output(marginal_entropy: float, outputs: int, advice: str) -> Verdict | None:
     """All images have the same answer among `outputs` ones. marginal_entropy: of the mean answer, in nats."""
-    if marginal_entropy >= 0.02 * math.log(outputs):
+    if marginal_entropy >= ONE_OUTPUT_SHARE * math.log(outputs):
         return None
     return Verdict(
         "one output",
@@ -53,7 +59,7 @@ def one_output(marginal_entropy: float, outputs: int, advice: str) -> Verdict | 
 def uniform(cross_entropy: float, target_entropy: float, outputs: int, advice: str) -> Verdict | None:
     """Answers carry no information. Both in nats; target_entropy: mean entropy of the targets."""
     most = math.log(outputs)
-    if cross_entropy <= 0.995 * most or target_entropy <= 0.98 * most:
+    if cross_entropy <= UNIFORM_LOSS_SHARE * most or target_entropy <= UNIFORM_ENTROPY_SHARE * most:
         return None
     return Verdict(
         "uniform",

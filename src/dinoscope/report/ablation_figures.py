@@ -184,12 +184,14 @@ def _bar(axis: Axes, place: int, bar: Bar, right: float, color: str) -> None:
             text += f" ± {bar.deviation:.1f}"
     axis.text(right, place, text, fontsize=_SMALL, color=INK, verticalalignment="center", parse_math=False)
     if bar.mark and bar.value is not None:
+        end = max(bar.value + (bar.deviation or 0), *bar.values, 0)
+        inside = end > 0.48 * right  # behind a long bar it would run into the figures
         axis.text(
-            max(bar.value + (bar.deviation or 0), *bar.values, 0) + right * 0.03,
+            right * 0.03 + (0 if inside else end),
             place,
             bar.mark,
             fontsize=_SMALL,
-            color=MARKED,
+            color=INK if inside else MARKED,
             verticalalignment="center",
             parse_math=False,
         )
