@@ -125,7 +125,7 @@ def _picture(
     """The picture, and how many of the images found room on it, in words, where not all did."""
     from dinoscope.data.decode import decode
     from dinoscope.explain.embedding import TITLES
-    from dinoscope.report.embedding_figure import ModelPoints, labelling_of, points_page, thumbnails_page
+    from dinoscope.report.embedding_figure import ModelPoints, labelling_of, points_page, thumbnail, thumbnails_page
 
     labelling = labelling_of(banks[0])
     if len(models) > 1 or options.points:
@@ -134,7 +134,7 @@ def _picture(
             for model, made in zip(models, maps, strict=True)
         ]
         return points_page(panels, labelling), ""
-    images = [decode(folder.root / path) for path in banks[0].paths]
+    images = [thumbnail(decode(folder.root / path)) for path in banks[0].paths]
     heading = (f"{models[0].label}, {options.data.resolve().name}", TITLES[maps[0].method])
     picture, shown = thumbnails_page(maps[0].points, images, labelling, *heading)
     return picture, "" if shown == len(images) else f", {shown} of them with room for a thumbnail"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from jaxtyping import UInt8
+from numpy import ndarray
 
 from dinoscope.data.decode import decode
 from dinoscope.data.folder import ImageFolder, balanced, find_images, find_split
 from dinoscope.errors import UserError
 from dinoscope.explain.embedding import NEIGHBOURS, TITLES, EmbeddingMap, best_method, described, embedding_map
 from dinoscope.html_report.titles import titles_of
-from dinoscope.measurement import Extract
-from dinoscope.report.embedding_figure import ModelPoints, labelling_of, points_page, thumbnails_page
+from dinoscope.measurement import Extract, Watch
+from dinoscope.report.embedding_figure import ModelPoints, labelling_of, points_page, thumbnail, thumbnails_page
 from dinoscope.report.html import Block, Figure, Folded, Notice, Section
 from dinoscope.report.web_pictures import webp
 from dinoscope.study.subjects import Subject
@@ -53,7 +56,7 @@ def section(
         except UserError as error:
             notices.append(Notice(f"{title}: {error}", "warning"))
     data = f"{len(chosen)} of the {len(found)} images in {found.root}"
-    blocks = notices if not maps else [*_figures(maps, chosen.root, data), *notices]
+    blocks = notices if not maps else [*_figures(maps, _pictures(maps, chosen.root, extract.watch), data), *notices]
     lead = (
         "Images whose features are alike lie near each other. A map in two dimensions cannot keep all distances: "
         "each says what share of neighbours it keeps. Distances between far groups mean little."
@@ -68,7 +71,18 @@ class _Placed:
     map: EmbeddingMap
 
 
-def _figures(maps: Sequence[_Placed], root: Path, data: str) -> list[Block]:
+def _pictures(maps: Sequence[_Placed], root: Path, watch: Watch) -> dict[str, UInt8[ndarray, "_ _ 3"]]:
+    """Every image of a map, small, by its path: each is read once, and the large ones are never all in memory."""
+    paths = list(dict.fromkeys(path for each in maps for path in each.bank.paths))
+    found: dict[str, UInt8[ndarray, "_ _ 3"]] = {}
+    with watch("reading images for the maps") as progress:
+        for done, path in enumerate(paths):
+            progress(done, len(paths))
+            found[path] = thumbnail(decode(root / path))
+    return found
+
+
+def _figures(maps: Sequence[_Placed], pictures: Mapping[str, UInt8[ndarray, "_ _ 3"]], data: str) -> list[Block]:
     labelling = labelling_of(maps[0].bank)
     colours = (
         ""
@@ -88,16 +102,16 @@ def _figures(maps: Sequence[_Placed], root: Path, data: str) -> list[Block]:
             f"Maps of image features of {', '.join(panel.title for panel in panels)}",
         )
     ]
-    drawn = [_thumbnails(each, root, data) for each in maps]
+    drawn = [_thumbnails(each, pictures, data) for each in maps]
     blocks += drawn[:_OPEN]
     if drawn[_OPEN:]:
         blocks.append(Folded(f"Thumbnails of further models ({len(drawn) - _OPEN})", tuple(drawn[_OPEN:])))
     return blocks
 
 
-def _thumbnails(placed: _Placed, root: Path, data: str) -> Figure:
+def _thumbnails(placed: _Placed, pictures: Mapping[str, UInt8[ndarray, "_ _ 3"]], data: str) -> Figure:
     bank, made = placed.bank, placed.map
-    images = [decode(root / path) for path in bank.paths]
+    images = [pictures[path] for path in bank.paths]
     page, shown = thumbnails_page(made.points, images, labelling_of(bank), placed.title, TITLES[made.method])
     room = "" if shown == len(images) else f" {shown} of them found room near their place."
     caption = f"{placed.title}: {data}.{room} {described(made)}."

@@ -97,6 +97,13 @@ def points_panel(points: Float[ndarray, "n 2"], colors: UInt8[ndarray, "n 3"], s
     return cv2.rectangle(small, (0, 0), (side - 1, side - 1), (225, 225, 225), 1)
 
 
+def thumbnail(image: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "_ _ 3"]:
+    """All that `thumbnails_page` needs of an image, however large: its middle square, twice as fine as it is drawn."""
+    square = _middle(image)
+    side = min(len(square), 2 * _LARGEST_THUMBNAIL)
+    return cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA)
+
+
 def thumbnails_page(
     points: Float[ndarray, "n 2"],
     images: Sequence[UInt8[ndarray, "_ _ 3"]],
@@ -159,18 +166,22 @@ def _fitted(points: Float[ndarray, "n 2"], size: tuple[int, int], border: float)
 
 def _framed(image: UInt8[ndarray, "h w 3"], side: int, color: UInt8[ndarray, " 3"] | None) -> Pixels:
     """The middle square of an image, in a frame."""
-    height, width = image.shape[:2]
-    square = min(height, width)
-    top, left = (height - square) // 2, (width - square) // 2
-    inner = side if color is None else side - 2 * _FRAME
-    cropped = image[top : top + square, left : left + square]
-    small = cv2.resize(cropped, (inner, inner), interpolation=cv2.INTER_AREA if square > inner else cv2.INTER_CUBIC)
+    cropped, inner = _middle(image), side if color is None else side - 2 * _FRAME
+    kind = cv2.INTER_AREA if len(cropped) > inner else cv2.INTER_CUBIC
+    small = cv2.resize(cropped, (inner, inner), interpolation=kind)
     if color is None:
         return small
     framed = np.empty((side, side, 3), np.uint8)
     framed[:] = color
     framed[_FRAME:-_FRAME, _FRAME:-_FRAME] = small
     return framed
+
+
+def _middle(image: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "s s 3"]:
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top : top + side, left : left + side]
 
 
 def _class_colors(count: int) -> list[tuple[int, int, int]]:
