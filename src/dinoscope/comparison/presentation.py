@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoscope import __version__
+from dinoscope.model_names import distinct
 from dinoscope.report.comparison_figure import Curve, Panel, Point
 from dinoscope.report.tables import Column, Section, Table, TableRow
 from dinoscope.settings import to_dict
@@ -69,11 +70,11 @@ def _display_row(row: Row, comparison: Comparison) -> TableRow:
 def label(row: Row, comparison: Comparison) -> str:
     """The method, and where several rows have it on one architecture, the name of the row's (first) run."""
     same = [each for each in comparison.rows if (each.method, each.architecture) == (row.method, row.architecture)]
-    return row.method if len(same) == 1 or row.first.method in BASELINES else f"{row.method} {_folder(row)}"
-
-
-def _folder(row: Row) -> str:
-    return Path(row.first.run).resolve().name
+    if len(same) == 1 or row.first.method in BASELINES:
+        return row.method
+    runs = [Path(each.first.run) for each in same]
+    names = distinct([(run.resolve().name, run) for run in runs])
+    return f"{row.method} {names[runs.index(Path(row.first.run))]}"
 
 
 def _published_row(row: Published) -> TableRow:
