@@ -101,12 +101,12 @@ def load_model(name: str, watch: Watch = say_once) -> NamedModel:
         return _released(name, watch)
     if _is_foreign(path):
         backbone, found = import_file(path)
-        return NamedModel(name, path.name.partition(".")[0], backbone, path, found.provenance())
+        return NamedModel(name, short_name(path), backbone, path, found.provenance())
     if not path.exists():
         raise UserError(_unknown(name))
     backbone = checkpoint.load_backbone(path)
     origin = checkpoint.read_metadata(checkpoint.find_weights(path)).get("origin")
-    return NamedModel(name, _label(path), backbone, path, origin)
+    return NamedModel(name, short_name(path), backbone, path, origin)
 
 
 def random_backbone(config: BackboneConfig) -> Backbone:
@@ -167,8 +167,10 @@ def _config(name: str) -> BackboneConfig:
     return BackboneConfig(name, image_size=int(size[1]) if size else BackboneConfig.image_size)
 
 
-def _label(path: Path) -> str:
-    """Name of the folder that a person gave the model; of RUN/exported that of RUN."""
+def short_name(path: Path) -> str:
+    """Name of the folder that a person gave the model; of RUN/exported that of RUN; of a file of others its own."""
+    if _is_foreign(path):
+        return path.name.partition(".")[0]
     path = path.resolve()
     if path.is_file():
         path = path.parent

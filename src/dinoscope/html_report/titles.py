@@ -6,14 +6,20 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from dinoscope.model_names import distinct
+from dinoscope.model_names import distinct, short_name
+from dinoscope.report.html_text import printable
 from dinoscope.study.subjects import Subject
 
 
 def titles_of(subjects: Sequence[Subject]) -> list[str]:
     """Short names of models, of which no two are the same."""
-    # a name of random or released weights is no path, though it may look like one
-    return distinct([(each.name if each.path is None else Path(each.name).name, each.path) for each in subjects])
+    return distinct([(_short(each), each.path) for each in subjects])
+
+
+def _short(subject: Subject) -> str:
+    """A name of random or released weights is no path, though it may look like one."""
+    given = subject.path is not None and Path(subject.name).exists()
+    return printable(short_name(Path(subject.name)) if given else subject.name)
 
 
 @contextlib.contextmanager

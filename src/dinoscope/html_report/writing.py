@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from dinoscope.html_report.health import health_section
 from dinoscope.html_report.runs import RunRecord, read_runs
 from dinoscope.html_report.settings import settings_section
 from dinoscope.html_report.summary import summary_section
+from dinoscope.html_report.titles import titles_of
 from dinoscope.html_report.words import listed
 from dinoscope.model_names import RANDOM
 from dinoscope.report.html import Document, Section, render
-from dinoscope.report.html_text import printable
 from dinoscope.study.gather import Measuring
 from dinoscope.study.subjects import Subject, subject
 from dinoscope.training.provenance import commit
@@ -90,8 +90,8 @@ def report(request: Request) -> Document:
     empty = {str(run.path) for run in runs if run.state == "begun"}
     subjects = [subject(name, watch) for name in request.models if str(Path(name)) not in empty]
     baselines = request.baselines and request.measuring.data is not None
+    runs, others = _titled(runs, subjects)
     comparison = gathered(subjects, request.measuring, baselines=baselines) if subjects else None
-    others = [printable(each.name) for each in subjects if each.config is None]
     parameters = _parameters(runs, subjects)
     with watch("drawing curves") as progress:
         curves = [curves_section(runs, progress)] if runs else []
@@ -102,12 +102,20 @@ def report(request: Request) -> Document:
         *(_pictures(subjects, request) if request.pictures else []),
         *([health_section(runs), settings_section(runs)] if runs else []),
     ]
-    return Document(request.title or _title(runs, others), tuple(sections), _lead(runs, others), _foot())
+    return Document(request.title or _title(runs, [*others]), tuple(sections), _lead(runs, [*others]), _foot())
 
 
 def is_run(name: str) -> bool:
     """Whether a run folder is meant."""
     return not name.startswith(RANDOM) and (Path(name) / CONFIG).is_file()
+
+
+def _titled(runs: Sequence[RunRecord], subjects: Sequence[Subject]) -> tuple[list[RunRecord], dict[str, str]]:
+    """The runs, called as in the sections that show all models; and what the other models are called -> as given."""
+    titles = titles_of(subjects)
+    of_path = {each.path: title for each, title in zip(subjects, titles, strict=True) if each.config is not None}
+    others = {title: each.name for each, title in zip(subjects, titles, strict=True) if each.config is None}
+    return [replace(run, label=of_path.get(run.path, run.label)) for run in runs], others
 
 
 def _pictures(subjects: Sequence[Subject], request: Request) -> list[Section]:
