@@ -154,7 +154,7 @@ def test_a_run_that_was_stopped_and_one_that_has_saved_nothing(runs):
     stopped, begun = read_runs([Path("simclr"), Path("supervised")])
     assert (stopped.state, begun.state) == ("stopped", "begun")
     read = reported("simclr", "supervised", "--no-pictures")
-    assert "stopped at step 1 of 40" in read.text
+    assert "saved up to step 1 of 40" in read.text
     assert "dinoscope train --out simclr --resume" in read.text
     assert "nothing of it is saved yet" in read.text
 
@@ -163,6 +163,7 @@ def test_damaged_files_are_named(runs, capsys):
     for name, text in (
         ("metrics.jsonl", "{\n"),
         ("metrics.jsonl", '{"loss": 1}\n'),
+        ("metrics.jsonl", '{"step": 1, "loss": null}\n'),
         (MACHINE, "{"),
         ("config.json", "{}"),
     ):

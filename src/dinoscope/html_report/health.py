@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ WINDOW = 50
 """Steps that a verdict rests on, as during training."""
 MUCH_WAITING = 0.3
 """Share of the time spent waiting for data above which it is worth doing something about."""
+GUESSING = 1.1
+"""Accuracy over that of guessing below which features count as of no use for the classes."""
 _SHOWN = 20  # names of unreadable files
 
 
@@ -82,15 +86,24 @@ def verdict(run: RunRecord) -> str:
         return "collapsed: features"
     if not _recent(run):
         return "nothing was logged, so that nothing can be said"
+    if diverged(run):
+        return "diverged: values that are no numbers"
     if _is_short(run):
         return "too short a run to judge"
+    if guesses(run):
+        return "no better than guessing"
     return "healthy"
+
+
+def is_wrong(run: RunRecord) -> bool:
+    """Whether the verdict is bad news."""
+    return verdict(run).startswith(("collapsed", "stuck", "diverged", "no better"))
 
 
 def diagnosis(run: RunRecord) -> Verdict | None:
     """What the method says to the mean of the last logged values; None where it is healthy or too early to say."""
     recent = _recent(run)
-    if not recent or _is_short(run):
+    if not recent or _is_short(run) or diverged(run):
         return None
     means = {
         name: statistics.fmean(line[name] for line in recent) for name in recent[-1] if all(name in x for x in recent)
@@ -107,6 +120,17 @@ def collapsed_features(run: RunRecord) -> bool:
     """Whether all images had the same feature at the last evaluation."""
     spread = run.last("feature_spread")
     return spread is not None and spread < COLLAPSED_SPREAD
+
+
+def diverged(run: RunRecord) -> bool:
+    """Whether one of the last values that were logged is no number: no rule can be applied to it."""
+    return not all(math.isfinite(value) for line in _recent(run) for value in line.values())
+
+
+def guesses(run: RunRecord) -> bool:
+    """Whether online k-NN ended no better than guessing among classes of one size."""
+    accuracy = run.last("knn_top1")
+    return accuracy is not None and bool(run.classes) and accuracy < GUESSING * 100 / (run.classes or 1)
 
 
 def _is_short(run: RunRecord) -> bool:
@@ -131,13 +155,16 @@ def _state(run: RunRecord) -> list[Finding]:
         text = "it was begun and nothing of it is saved yet: there are no weights to look at."
         return [Finding(run.label, "warning", text)]
     text = (
-        f"stopped at step {count(run.steps)} of {count(run.total_steps)}; what is shown is of there. Go on with "
-        f"dinoscope train --out {run.path} --resume"
+        f"saved up to step {count(run.steps)} of {count(run.total_steps)}, and its weights are of there. Unless it is "
+        f"being trained just now, go on with dinoscope train --out {shlex.quote(str(run.path))} --resume"
     )
     return [Finding(run.label, "warning", text)]
 
 
 def _collapse(run: RunRecord) -> list[Finding]:
+    if diverged(run):
+        text = "values that were logged last are no numbers: training diverged. Lower the learning rate."
+        return [Finding(run.label, "warning", text)]
     judged = diagnosis(run)
     return [Finding(run.label, "warning", judged.text)] if judged else []
 
@@ -147,6 +174,12 @@ def _features(run: RunRecord) -> list[Finding]:
         text = (
             f"all images have nearly the same feature (spread {figure(run.last('feature_spread'), 4)}; healthy runs "
             f"are well above {COLLAPSED_SPREAD}): nothing that is measured of it means much. Lower the learning rate."
+        )
+        return [Finding(run.label, "warning", text)]
+    if guesses(run) and not _is_short(run):
+        text = (
+            f"online k-NN ended at {figure(run.last('knn_top1'))} %, no better than guessing among {run.classes} "
+            "classes: the features say nothing of the classes. Train longer or with other settings."
         )
         return [Finding(run.label, "warning", text)]
     ranks = run.series("rank_me")[1]
@@ -231,7 +264,8 @@ def _first_unreadable(run: RunRecord) -> list[str]:
 
 _MEANING = (
     "Verdict: the method's own rules for collapse, applied to the mean of the last logged steps. Supervised training "
-    "has none, since labels keep it from collapsing.",
+    "has none, since labels keep it from collapsing. And whether online k-NN, where there are labels, came out above "
+    "guessing. Healthy says no more than that: how good features are, the comparison says.",
     "RankMe: how many directions the features of the last images use, as an effective rank (Garrido et al. 2023, "
     "Eq. 1); from 1 to the number of features. Comparable between runs of one network only.",
     f"Feature spread: 0 where all images have the same feature, 1 where features point in all directions alike. Below "

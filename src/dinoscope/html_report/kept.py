@@ -65,7 +65,7 @@ def kept_groups(subjects: Sequence[Subject], evaluation: str, protocol: type) ->
 
 
 def best_first(group: Sequence[Kept], figure: str) -> Best | None:
-    """Examples that all results of a group have, by the mean of a figure; None where none keeps any.
+    """Examples that all results of a group have, by the mean of a figure; None where there are none.
 
     Results without examples, as of before they were kept, do not count.
     """
@@ -74,6 +74,8 @@ def best_first(group: Sequence[Kept], figure: str) -> Best | None:
     if not found:
         return None
     common = [name for name in found[0] if all(name in each for each in found)]
+    if not common:
+        return None
     scores = {name: tuple(each[name] for each in found) for name in common}
     means = {name: sum(values) / len(values) for name, values in scores.items()}
     order = sorted(common, key=lambda name: (-means[name], name))

@@ -47,7 +47,7 @@ class RunRecord:
     config: RunConfig
     method: str
     method_key: str
-    steps: int
+    steps: int | None
     total_steps: int | None
     state: Literal["finished", "stopped", "begun"]
     images: int | None
@@ -93,8 +93,8 @@ def read_run(path: Path, label: str) -> RunRecord:
     run, config, sessions = RunFolder(path), read_config(path), read_sessions(path)
     log = _text(run.log).splitlines()
     began = next((found for line in log if (found := _BEGAN.match(line))), None)
-    steps, total, state = _progress(run, sessions)
     metrics = _metrics(path)
+    steps, total, state = _progress(run, sessions, metrics)
     images = sessions[0].images if sessions else int(began[2]) if began else None
     recorded = _recorded_seconds(sessions)
     return RunRecord(
@@ -119,15 +119,18 @@ def read_run(path: Path, label: str) -> RunRecord:
 
 
 def _progress(
-    run: RunFolder, sessions: Sequence[Session]
-) -> tuple[int, int | None, Literal["finished", "stopped", "begun"]]:
-    """Steps saved, steps in all where that is known, and the state."""
+    run: RunFolder, sessions: Sequence[Session], metrics: Sequence[dict[str, float]]
+) -> tuple[int | None, int | None, Literal["finished", "stopped", "begun"]]:
+    """Steps saved, steps in all, as far as they are known, and the state."""
     newest = checkpoint.latest(run.checkpoints)
     total = sessions[-1].total_steps if sessions else None
     if newest is None:
+        if not (run.exported / checkpoint.BACKBONE_WEIGHTS).is_file():
+            return 0, total, "begun"
         # Whoever deletes the checkpoints of a finished run keeps its export.
-        exported = (run.exported / checkpoint.BACKBONE_WEIGHTS).is_file()
-        return (total or 0, total, "finished") if exported else (0, total, "begun")
+        # The last evaluation is that of the last step.
+        steps = total or max((int(line["step"]) + 1 for line in metrics if "rank_me" in line), default=None)
+        return steps, total, "finished"
     metadata = checkpoint.read_metadata(newest)
     steps, total = int(metadata.get("step", 0)), int(metadata.get("total", 0)) or total
     return steps, total, "finished" if steps == total else "stopped"
@@ -140,6 +143,8 @@ def _metrics(path: Path) -> tuple[dict[str, float], ...]:
         raise UserError(f"{RunFolder(path).metrics} is damaged: a line of it is not JSON ({error})") from error
     if any(not isinstance(line, dict) or "step" not in line for line in lines):
         raise UserError(f"{RunFolder(path).metrics} is damaged: a line of it names no step")
+    if any(not isinstance(value, int | float) for line in lines for value in line.values()):
+        raise UserError(f"{RunFolder(path).metrics} is damaged: a value in it is no number")
     return tuple(lines)
 
 
@@ -151,7 +156,7 @@ def _recorded_seconds(sessions: Sequence[Session]) -> float | None:
 
 def _estimated_seconds(config: RunConfig, metrics: Sequence[dict[str, float]]) -> float | None:
     """From the speeds that were logged; evaluations are not in them."""
-    speeds = [(line["step"], line["images_per_second"]) for line in metrics if line.get("images_per_second")]
+    speeds = [(line["step"], line["images_per_second"]) for line in metrics if line.get("images_per_second", 0) > 0]
     if len(speeds) < 2:
         return None
     steps = [speeds[0][0] + 1, *(late - early for (early, _), (late, _) in itertools.pairwise(speeds))]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from dinoscope.html_report.health import HEALTHY, Finding, findings, verdict
+from dinoscope.comparison.presentation import label
+from dinoscope.html_report.health import HEALTHY, Finding, findings, is_wrong, verdict
 from dinoscope.html_report.runs import RunRecord
 from dinoscope.html_report.words import ABSENT, count, duration, figure
 from dinoscope.report.html import Block, Bullets, KeyValues, Notice, Paragraph, Section
@@ -17,11 +18,12 @@ KNN, LINEAR = "knn", "linear"
 
 
 def summary_section(
-    runs: Sequence[RunRecord], others: Sequence[str], comparison: Comparison | None, parameters: dict[str, int]
+    runs: Sequence[RunRecord], others: Mapping[str, str], comparison: Comparison | None, parameters: dict[str, int]
 ) -> Section:
     """Facts, headline figures, warnings.
 
-    others: names of models without a run folder. parameters: of the backbone, by the label of its run.
+    others: what models without a run folder are called -> as they were given.
+    parameters: of the backbone, by the label of its run.
     """
     measured = _measured(comparison)
     blocks: list[Block] = []
@@ -30,7 +32,8 @@ def summary_section(
     elif runs:
         blocks.append(_table(runs, measured, parameters))
     if others:
-        blocks.append(Paragraph(f"Beside them, models whose training is not known here: {', '.join(others)}."))
+        named = [title if title == name else f"{title} ({name})" for title, name in others.items()]
+        blocks.append(Paragraph(f"Beside them, models whose training is not known here: {', '.join(named)}."))
     headlines = _headlines(comparison)
     if headlines:
         blocks.append(Bullets(tuple(headlines)))
@@ -129,14 +132,16 @@ def _steps(run: RunRecord) -> str:
 
 def _standing(run: RunRecord) -> str:
     """The state, and what is wrong with it."""
-    judged = verdict(run)
-    wrong = judged.startswith(("collapsed", "stuck"))
-    return f"{run.state}, {judged}" if wrong else run.state
+    going_on = run.state == "stopped" and not (run.sessions and run.sessions[-1].seconds)
+    state = "unfinished" if going_on else run.state  # it may be in training now
+    return f"{state}, {verdict(run)}" if is_wrong(run) else state
 
 
 def _headlines(comparison: Comparison | None) -> list[str]:
     """The best of each figure, where there is something to choose from."""
-    rows = [row for row in (comparison.rows if comparison else ()) if row.first.method not in BASELINES]
+    if comparison is None:
+        return []
+    rows = [row for row in comparison.rows if row.first.method not in BASELINES]
     lines: list[str] = []
     for name, title in {KNN: "k-NN", LINEAR: "linear probe"}.items():
         found = [(cell.mean, row) for row in rows if (cell := row.cell(name))]
@@ -145,10 +150,11 @@ def _headlines(comparison: Comparison | None) -> list[str]:
         if len(found) < 2 or len(alike) > 1:  # accuracies on other images are no contest
             continue
         (best, first), (least, last) = max(found, key=lambda each: each[0]), min(found, key=lambda each: each[0])
-        lines.append(
-            f"Highest {title} accuracy: {first.method} on {first.architecture} with {best:.1f} %; lowest: "
-            f"{last.method} on {last.architecture} with {least:.1f} %."
-        )
+        if f"{best:.1f}" == f"{least:.1f}":
+            lines.append(f"{title[:1].upper()}{title[1:]} accuracy is the same everywhere: {best:.1f} %.")
+            continue
+        highest, lowest = (f"{label(row, comparison)} on {row.architecture}" for row in (first, last))
+        lines.append(f"Highest {title} accuracy: {highest} with {best:.1f} %; lowest: {lowest} with {least:.1f} %.")
     if lines and all(len(row.entries) == 1 for row in rows):
         lines.append("One run of each: differences of a few points may be chance. Other seeds (--seed) tell.")
     return lines
@@ -161,6 +167,6 @@ def _warnings(runs: Sequence[RunRecord]) -> list[Notice]:
         return [each.notice() for each in wrong]
     healthy = [run for run in runs if verdict(run) == "healthy"]
     if runs and len(healthy) == len(runs):
-        what = "The run is" if len(runs) == 1 else f"All {len(runs)} runs are"
+        what = {1: "The run is", 2: "Both runs are"}.get(len(runs), f"All {len(runs)} runs are")
         return [Notice(f"{what} {HEALTHY}", "good")]
     return []

@@ -113,9 +113,10 @@ def _drawn(group: Sequence[Kept], names: Sequence[str], draw: _Drawing) -> list[
         with draw.watch("masks of the best and worst images") as progress:
             result = measure_voc(models, images, config, progress, keep_masks=True)
         rows = [sheet_row(result, place) for place in range(len(result.used))]
+        shown = f"best and the worst {EACH_END}" if protocol["images"] > len(names) else "best to the worst"
         caption = (
-            f"The best and the worst {min(EACH_END, len(names) // 2) or 1} of {protocol['images']} images of "
-            f"{protocol['data_name']}, by the mean of the models: {sheet_note(result)}."
+            f"The {shown} of {protocol['images']} images of {protocol['data_name']}, by the mean of the models: "
+            f"{sheet_note(result)}."
         )
         sheet = mask_sheet(rows, "", "")
         figures.append(Figure(webp(sheet), caption, f"Masks of {', '.join(model.label for model in models)}"))

@@ -121,7 +121,7 @@ def contents(result: Reproduction) -> dict[str, bytes]:
     """name of a file -> its content."""
     shown = table(result)
     return {
-        "reproduce.md": f"# {result.name}\n\n{markdown(shown)}".encode(),
+        "reproduce.md": f"# {result.name}\n\n{markdown(shown)}".encode(errors="surrogateescape"),
         "reproduce.csv": csv_text(CSV_HEADER, csv_rows(result)).encode(errors="surrogateescape"),
         "reproduce.json": (json.dumps(json_values(result), indent=2) + "\n").encode(errors="surrogateescape"),
     }
