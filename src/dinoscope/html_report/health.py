@@ -67,6 +67,7 @@ def findings(run: RunRecord) -> list[Finding]:
         *_state(run),
         *_collapse(run),
         *_features(run),
+        *_guessing(run),
         *_said(run),
         *_data(run),
     ]
@@ -176,12 +177,6 @@ def _features(run: RunRecord) -> list[Finding]:
             f"are well above {COLLAPSED_SPREAD}): nothing that is measured of it means much. Lower the learning rate."
         )
         return [Finding(run.label, "warning", text)]
-    if guesses(run) and not _is_short(run):
-        text = (
-            f"online k-NN ended at {figure(run.last('knn_top1'))} %, no better than guessing among {run.classes} "
-            "classes: the features say nothing of the classes. Train longer or with other settings."
-        )
-        return [Finding(run.label, "warning", text)]
     ranks = run.series("rank_me")[1]
     if len(ranks) > 1 and ranks[-1] < max(ranks) / 2:
         accuracies = run.series("knn_top1")[1]
@@ -194,6 +189,16 @@ def _features(run: RunRecord) -> list[Finding]:
             text += ". Online k-NN did not fall with it." if accuracies else ". Whether accuracy fell is not known."
         return [Finding(run.label, "warning" if fell else "note", text)]
     return []
+
+
+def _guessing(run: RunRecord) -> list[Finding]:
+    if not guesses(run) or _is_short(run):
+        return []
+    text = (
+        f"online k-NN ended at {figure(run.last('knn_top1'))} %, no better than guessing among {run.classes} classes: "
+        "the features say nothing of the classes. Train longer or with other settings."
+    )
+    return [Finding(run.label, "warning", text)]
 
 
 def _said(run: RunRecord) -> list[Finding]:

@@ -1,9 +1,8 @@
-"""What models are called in the sections of the report, and who hears of the progress where nobody listens."""
+"""What models are called in the sections of the report."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from dinoscope.model_names import distinct, short_name
@@ -18,11 +17,4 @@ def titles_of(subjects: Sequence[Subject]) -> list[str]:
 
 def _short(subject: Subject) -> str:
     """A name of random or released weights is no path, though it may look like one."""
-    given = subject.path is not None and Path(subject.name).exists()
-    return printable(short_name(Path(subject.name)) if given else subject.name)
-
-
-@contextlib.contextmanager
-def quiet(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A `Watch` that says nothing."""
-    yield lambda done, total: None
+    return printable(short_name(subject.path) if subject.path == Path(subject.name) else subject.name)
