@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from dinoscope import api, checkpoint
+from dinoscope.data.folder import first_to_last
 from dinoscope.errors import UserError
 from dinoscope.explain.attention_history import (
     FOLDER,
@@ -27,7 +28,7 @@ from dinoscope.explain.attention_history import (
 from dinoscope.html_report import attention
 from dinoscope.methods.method import Method
 from dinoscope.observers import AttentionSnapshots
-from dinoscope.report.attention_figure import MapColumn, maps_page, spread_over
+from dinoscope.report.attention_figure import MapColumn, maps_page
 from dinoscope.report.html import Figure, Folded, Group, Notice
 from dinoscope.study.subjects import run_subject
 from dinoscope.training.config import RunConfig
@@ -230,8 +231,8 @@ def test_the_page_has_a_row_for_each_image_and_bands_of_columns() -> None:
     few, many = maps_page(images, [column] * 2, "text"), maps_page(images, [column] * 8, "text")
     assert few.shape[0] < many.shape[0]
     assert max(few.shape[1], many.shape[1]) <= 1300
-    assert spread_over(3, 6) == [0, 1, 2]
-    assert spread_over(11, 3) == [0, 5, 10]
+    assert first_to_last(3, 6) == [0, 1, 2]
+    assert first_to_last(11, 3) == [0, 5, 10]
 
 
 def test_the_section_shows_training_and_all_models(picture_folder: PICTURES, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ SEED = 0
 """Of random weights."""
 
 Watch = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-"""Told what is being fetched, gives a function to be called with (done, total) while it is: `progress_bar` is one."""
+"""Told what is being done, gives a function to be called with (done, total) while it is: `progress_bar` is one."""
 
 _log = logging.getLogger("dinoscope")
 
@@ -58,6 +58,11 @@ def say_once(what: str) -> Iterator[Callable[[int, int], None]]:
     """One line instead of progress: a download is never silent."""
     _log.warning("%s", what)
     yield lambda _, __: None
+
+
+def unwatched(_: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    """Nobody hears of the progress."""
+    return contextlib.nullcontext(lambda _, __: None)
 
 
 def load_models(names: Sequence[str], watch: Watch = say_once) -> list[NamedModel]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from dinoscope.data.decode import UnreadableImage, decode
-from dinoscope.data.folder import ImageFolder, find_images, find_split, resolve_split
+from dinoscope.data.folder import ImageFolder, find_images, find_split, first_to_last, resolve_split
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.explain.attention import attention_maps, prepare
 from dinoscope.explain.attention_history import Snapshot, begin, keep_snapshot
@@ -33,9 +33,7 @@ _log = logging.getLogger("dinoscope")
 
 def spread(folder: ImageFolder, most: int) -> ImageFolder:
     """At most `most` images, evenly spaced in the folder's order, so that every class is there."""
-    if len(folder) <= most:
-        return folder
-    return folder.subset([round(position) for position in np.linspace(0, len(folder) - 1, most)])
+    return folder if len(folder) <= most else folder.subset(first_to_last(len(folder), most))
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from dinoscope.measurement import Extract, Measurement, Watch, keep, kept
 from dinoscope.measurement.inputs import network_protocol
 from dinoscope.measurement.voc import VocConfig, measure_voc
 from dinoscope.measurement.voc_record import measurements, summarise
+from dinoscope.model_names import unwatched
 from dinoscope.study.gather import Gatherer, Measuring, labelled_images
 from dinoscope.study.subjects import Subject, run_subject
 from dinoscope.training.monitor import rank_me
@@ -44,7 +44,7 @@ class Evaluating:
     data: Path
     masked: MaskedImages | None = None
     extract: Extract = field(default_factory=Extract)
-    watch: Watch = lambda _: contextlib.nullcontext(lambda _, __: None)
+    watch: Watch = unwatched
 
     @property
     def device(self) -> torch.device:

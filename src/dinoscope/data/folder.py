@@ -172,6 +172,13 @@ def evenly(count: int, limit: int | None) -> list[int]:
     return [place * count // taken for place in range(taken)]
 
 
+def first_to_last(count: int, most: int) -> list[int]:
+    """Places of at most `most` of `count`: the first, the last, and evenly between; of one alone the first."""
+    if count <= most or most < 2:
+        return list(range(min(count, most)))
+    return [round(place * (count - 1) / (most - 1)) for place in range(most)]
+
+
 def balanced(folder: ImageFolder, most: int) -> ImageFolder:
     """At most `most` images, spread evenly; of a labelled folder as many of each class as can be; order kept.
 

@@ -13,14 +13,15 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from dinoscope.data.decode import UnreadableImage, decode
-from dinoscope.data.folder import find_images, resolve_split
+from dinoscope.data.folder import find_images, first_to_last, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.explain.attention_history import AttentionHistory, Snapshot, read_history
 from dinoscope.explain.maps import map_title
-from dinoscope.html_report.titles import quiet, titles_of
+from dinoscope.html_report.titles import titles_of
 from dinoscope.measurement import Watch
+from dinoscope.model_names import unwatched
 from dinoscope.observers import mean_map, spread
-from dinoscope.report.attention_figure import MapColumn, maps_page, spread_over
+from dinoscope.report.attention_figure import MapColumn, maps_page
 from dinoscope.report.html import Block, Figure, Folded, Group, Notice, Section
 from dinoscope.report.web_pictures import webp
 from dinoscope.study.subjects import Subject
@@ -41,7 +42,9 @@ class _Images:
     said: str
 
 
-def section(subjects: Sequence[Subject], device: torch.device | None = None, watch: Watch = quiet) -> Section | None:
+def section(
+    subjects: Sequence[Subject], device: torch.device | None = None, watch: Watch = unwatched
+) -> Section | None:
     """Attention through training, where runs kept it, and of all models now; None where there are no images.
 
     device: where the networks run; None leaves them where they are. watch: hears of the progress.
@@ -77,7 +80,7 @@ def section(subjects: Sequence[Subject], device: torch.device | None = None, wat
 
 
 def _through_training(title: str, history: AttentionHistory) -> Figure:
-    chosen = [history.snapshots[place] for place in spread_over(len(history.snapshots), MOST_STEPS)]
+    chosen = [history.snapshots[place] for place in first_to_last(len(history.snapshots), MOST_STEPS)]
     columns = [MapColumn(_when(each), f"step {each.steps}" if each.steps else "", each.maps) for each in chosen]
     text = f"{chosen[-1].what}, mean over the heads" if chosen[-1].what == "attention" else chosen[-1].what
     caption = (

@@ -13,10 +13,10 @@ from dinoscope.data.masked_images import MaskedImages, find_masked_images
 from dinoscope.errors import UserError
 from dinoscope.explain.maps import TITLES
 from dinoscope.html_report.kept import Best, Kept, best_first, kept_groups
-from dinoscope.html_report.titles import quiet
 from dinoscope.measurement import VocConfig, Watch, measure_voc
 from dinoscope.measurement.voc import PUBLISHED_SIDE
 from dinoscope.measurement.voc_record import VocProtocol
+from dinoscope.model_names import unwatched
 from dinoscope.report.html import Block, Bullets, Figure, Folded, Group, Notice, Section
 from dinoscope.report.mask_sheet import mask_sheet
 from dinoscope.report.tables import Table
@@ -42,7 +42,9 @@ class _Drawing:
     watch: Watch
 
 
-def section(subjects: Sequence[Subject], device: torch.device | None = None, watch: Watch = quiet) -> Section | None:
+def section(
+    subjects: Sequence[Subject], device: torch.device | None = None, watch: Watch = unwatched
+) -> Section | None:
     """Tables of what was measured alike, published figures, and the best and worst images; None without results.
 
     device: where masks are made anew to be drawn. watch: hears of the progress.

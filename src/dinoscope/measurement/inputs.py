@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,17 +9,13 @@ from typing import Any
 from dinoscope.data.folder import ImageFolder, find_images, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, cached_extract, evaluation_view, extract, weights_hash
-from dinoscope.features.extraction import Progress
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import NamedModel, Watch, unwatched
 from dinoscope.models.backbone import Backbone
 from dinoscope.training.device import DTYPES
 from dinoscope.types import FeatureBank
 
 LABEL_SEED = 0
 """Chooses the images of a fraction of the labels: the same ones for every model that is compared."""
-
-Watch = Callable[[str], AbstractContextManager[Progress]]
-"""Told what is being computed, gives a function to be called with (done, total) while it is."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +28,7 @@ class Extract:
 
     config: ExtractConfig = field(default_factory=ExtractConfig)
     cached: bool = True
-    watch: Watch = lambda _: contextlib.nullcontext(lambda _, __: None)
+    watch: Watch = unwatched
 
     def __call__(self, backbone: Backbone, folder: ImageFolder, what: str) -> FeatureBank:
         """Features of the folder; `what` names them for whoever watches. Raises UserError as `extract` does."""

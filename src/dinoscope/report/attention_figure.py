@@ -42,10 +42,3 @@ def maps_page(images: Sequence[UInt8[ndarray, "_ _ 3"]], columns: Sequence[MapCo
             rows.append(Row(tiles, width))
     legend = Legend(color_scale(), "average patch", "strongest", text)
     return page(rows, page_width(1 + per_row, width), legend=legend)
-
-
-def spread_over(count: int, most: int) -> list[int]:
-    """Places of at most `most` (2 or more) of `count`: the first, the last, and evenly between."""
-    if count <= most:
-        return list(range(count))
-    return [round(place * (count - 1) / (most - 1)) for place in range(most)]

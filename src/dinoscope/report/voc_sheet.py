@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dinoscope.data.decode import decode
+from dinoscope.data.folder import first_to_last
 from dinoscope.measurement.voc import VocResult
 from dinoscope.report.mask_sheet import Masked, SheetRow
 from dinoscope.report.voc_tables import as_percent
@@ -13,9 +14,7 @@ from dinoscope.report.voc_tables import as_percent
 def spread(scores: Sequence[float], count: int) -> list[int]:
     """Places of `count` images: the best, the worst, and evenly between by rank, best first."""
     order = sorted(range(len(scores)), key=lambda place: -scores[place])
-    if count >= len(order):
-        return order
-    return order[:1] if count == 1 else [order[round(i * (len(order) - 1) / (count - 1))] for i in range(count)]
+    return [order[place] for place in first_to_last(len(order), count)]
 
 
 def shown_figure(protocols: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,11 +11,6 @@ import torch
 
 from dinoscope.measurement import Measurement, Watch
 from dinoscope.model_names import NamedModel
-
-
-def unwatched(_: str) -> contextlib.AbstractContextManager[Callable[[int, int], None]]:
-    """Nobody hears of the progress."""
-    return contextlib.nullcontext(lambda _, __: None)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dinoscope.evaluation.linear import LinearConfig
 from dinoscope.evaluation.throughput import ThroughputConfig, millions_of_parameters, throughput
 from dinoscope.measurement import Extract, Measurement, Watch, keep_in, kept, kept_name, measure_knn, measure_linear
 from dinoscope.measurement.inputs import network_protocol
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import NamedModel, unwatched
 from dinoscope.settings import to_dict
 from dinoscope.study.compare import EVALUATIONS, Entry, conditions, deciding_settings, figure
 from dinoscope.study.differences import identity
@@ -47,7 +47,7 @@ class Measuring:
     skip: frozenset[str] = frozenset()
     extract: Extract = field(default_factory=Extract)
     throughput: ThroughputConfig = field(default_factory=ThroughputConfig)
-    watch: Watch = lambda _: contextlib.nullcontext(lambda _, __: None)
+    watch: Watch = unwatched
 
     @property
     def device(self) -> torch.device:
