@@ -17,4 +17,5 @@ def titles_of(subjects: Sequence[Subject]) -> list[str]:
 
 def _short(subject: Subject) -> str:
     """A name of random or released weights is no path, though it may look like one."""
-    return printable(short_name(subject.path) if subject.path == Path(subject.name) else subject.name)
+    given = Path(subject.name)
+    return printable(short_name(given) if subject.path == given else subject.name)
