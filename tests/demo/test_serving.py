@@ -103,6 +103,15 @@ def test_files_of_the_machine_are_not_served(address: str) -> None:
         assert response.status_code in (403, 404)
 
 
+def test_names_of_other_sites_are_not_answered_to(address: str) -> None:
+    for host, status in (("evil.example", 400), ("127.0.0.1:1", 200), ("localhost", 200), ("[::1]:7860", 200)):
+        assert httpx.get(address, headers={"host": host}, trust_env=False).status_code == status, host
+    with page_served(Serving([named("vit_micro_conv8", "first")], host="0.0.0.0")) as everywhere:
+        port = everywhere.rstrip("/").rpartition(":")[2]
+        reply = httpx.get(f"http://127.0.0.1:{port}/", headers={"host": "class.example"}, trust_env=False)
+        assert reply.status_code == 200
+
+
 def test_uploads_above_the_limit_are_refused() -> None:
     models = [named("vit_micro_conv8", "first")]
     with page_served(Serving(models, limits=Limits(upload_mb=0.001, video_mb=0.001))) as address:

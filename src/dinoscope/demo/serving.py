@@ -72,6 +72,7 @@ def page_served(serving: Serving) -> Iterator[str]:
             ssr_mode=False,
             max_file_size=max(serving.limits.upload_bytes, serving.limits.video_bytes),
             allowed_paths=[str(folder)],
+            app_kwargs={"middleware": _only_from_here(serving.host)},
             theme=theme(),
             css=CSS,
             head=head(serving.language),
@@ -143,6 +144,20 @@ def free_port(host: str, port: int | None) -> int:
     if port is None:
         raise UserError(f"no port from {PORT} to {PORT + _TRIED - 1} can be used on {host}: {reason}")
     raise UserError(f"--port {port} cannot be used on {host}: {reason}; leave --port out for the next free one")
+
+
+def _only_from_here(host: str) -> list[Any]:
+    """Where only this machine is to reach the page, no other name than its own is answered to.
+
+    Else any site that a person has open could give its name this machine's address (DNS rebinding), and read along.
+    """
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    if host not in LOOPBACK:
+        return []
+    # with a port, "[::1]" is told apart from it by some versions of Starlette alone; all others see "["
+    return [Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]", "["], www_redirect=False)]
 
 
 def _build(serving: Serving, folder: Path) -> tuple[Any, Any]:
