@@ -96,6 +96,21 @@ def test_cancelling_removes_what_was_written_and_keeps_the_marks(actions: VideoA
     assert Path(last[4]["value"]).is_file()
 
 
+def test_a_refused_clip_that_stops_the_work_gives_the_buttons_back(actions: VideoActions, tmp_path: Path) -> None:
+    session = uploaded(actions, write_clip(tmp_path / "a.mp4", 8))
+    (tmp_path / "b.mp4").write_bytes(b"no video")
+    clicked(actions, session, 360, 270)
+    running = actions.follow(session, "click", None, *SIGHT, ENGLISH)
+    assert not next(running)[1]["interactive"]
+    running.close()  # as Gradio does at an upload, which gives no other sign
+    results = actions.upload(str(tmp_path / "b.mp4"), session, *SIGHT, ENGLISH)
+    assert "Cancelled" in results[6]
+    assert results[7]["interactive"]
+    *_, _ = actions.follow(session, "click", None, *SIGHT, ENGLISH)
+    results = actions.upload(str(tmp_path / "b.mp4"), session, *SIGHT, ENGLISH)
+    assert results[6:] == (gr.skip(),) * 7  # what was followed to its end stays
+
+
 def test_what_is_not_there_is_asked_for(actions: VideoActions, tmp_path: Path) -> None:
     (nothing,) = actions.follow(None, "click", None, *SIGHT, ENGLISH)
     assert "First upload a clip" in nothing[0]

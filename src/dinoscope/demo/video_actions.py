@@ -42,7 +42,10 @@ class VideoActions:
             return self._load(folder, clip, session, model, detail, request)
         except (UserError, Refused, OSError) as error:
             remove(folder)
-            return session, self._reason(error, request), *[gr.skip()] * 11
+            stopped = [gr.skip()] * 7
+            if session is not None and session.following:  # which an upload ends, whatever comes of it
+                session.following, stopped = False, self.cancelled(request)
+            return session, self._reason(error, request), *[gr.skip()] * 4, *stopped
 
     def sample(self, session: VideoSession | None, model: str, detail: int, request: gr.Request) -> Updates:
         """Take in the drawn sample, which all sessions share."""
@@ -129,6 +132,7 @@ class VideoActions:
         if session is None:
             yield _results(self.words.say(request, "video_none"))
             return
+        session.following = True
         yield _results(self.words.say(request, "video_begin"), running=True)
         try:
             sight = self._sight(model, detail)
@@ -139,11 +143,13 @@ class VideoActions:
             config, shown = PropagationConfig(size=detail), 0.0
             for step in follow(sight.model.backbone, session.clip, ids, config, session.results()):
                 if isinstance(step, Followed):
+                    session.following = False
                     yield self._done(step, model, lost, request)
                 elif (now := time.monotonic()) - shown > _BETWEEN_PICTURES:
                     shown = now
                     yield _results(self._progress(step, request), running=True, moving=session.save_frame(step.picture))
         except (UserError, Refused, OSError) as error:
+            session.following = False
             yield _results(self._reason(error, request, session))
 
     def cancelled(self, request: gr.Request) -> Updates:

@@ -37,13 +37,15 @@ class Sight:
 class VideoSession:
     """A clip, the marks on its first frame, and the folder of its own in which all of its files are.
 
-    whole: the clip with all of its frames. clip: with those that are followed.
+    whole: the clip with all of its frames. clip: with those that are followed. following: since it was begun, neither
+        ended nor told to be stopped.
     """
 
     folder: Path
     whole: Clip
     clip: Clip
     marks: Marks = field(default_factory=Marks)
+    following: bool = False
     _cells: tuple[str, int, Float[Tensor, "rows columns d"]] | None = None
     _pictures: list[Path] = field(default_factory=list[Path])
     _count: int = 0

@@ -92,9 +92,9 @@ TEXTS: Texts = {
         "video_none": "Primero sube un vídeo o usa el ejemplo.",
         "video_nothing_marked": "Primero marca un objeto: haz clic en él, en el fotograma de la izquierda, o píntalo.",
         "video_gone": "Este vídeo ya no está aquí. Súbelo otra vez, por favor.",
-        "video_unreadable": "{name} no es un vídeo que se pueda leer: está dañado, cortado o es de otro tipo. "
+        "video_unreadable": "{name} no es un vídeo que se pueda leer: está dañado o incompleto, o es de otro tipo. "
         "Se aceptan MP4, WebM, MOV, AVI, MKV y GIF.",
-        "video_too_large": "{name} tiene {megabytes} MB; se aceptan {most} MB como máximo. Recorta un trozo.",
+        "video_too_large": "{name} tiene {megabytes} MB; se aceptan {most} MB como máximo. Recorta una parte.",
         "video_too_long": "{name} dura {length} (minutos:segundos); se aceptan {most} s como máximo. "
         "Recorta la parte que quieras.",
         "video_failed": "No ha funcionado: {reason}",
