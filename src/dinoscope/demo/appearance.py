@@ -37,6 +37,8 @@ CSS = """
 .heads .caption-label { font-size: 0.66rem; padding: 0 0.3rem; left: 0.15rem; bottom: 0.15rem; max-width: 95%; }
 .hint { color: var(--body-text-color-subdued); font-size: 0.9rem; }
 .clickable img { cursor: crosshair; }
+.toast-title.warning, .toast-header:has(.warning) .chevron, .toast-separator.warning,
+.toast-message-item.warning:has(~ .toast-message-item) { display: none; }
 footer { display: none !important; }
 @media (max-width: 640px) {
   .gradio-container > main, .gradio-container .main { padding: 0.4rem 0.5rem 1rem !important; }

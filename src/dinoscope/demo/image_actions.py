@@ -10,11 +10,13 @@ import gradio as gr
 
 from dinoscope.demo.engine import Gaze
 from dinoscope.demo.image_controls import ControlPanel, fit_controls, seen_models
-from dinoscope.demo.image_view import View, full_size, see
+from dinoscope.demo.image_view import Controls, View, full_size, see
 from dinoscope.demo.pictures import Picture, Refused, Truth, read_truth
-from dinoscope.demo.site import Picked, Site, plainly
+from dinoscope.demo.site import Picked, Site, or_blank, plainly
 from dinoscope.model_names import folder_names
 from dinoscope.report.figures import write_png
+
+_NAME = 40  # characters of an image's name in those of saved files, for which most systems allow 255 bytes
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,14 @@ class ImageActions:
         """The first sample, so that nobody meets an empty page."""
         return self.site.sample(0, request)
 
-    def pick(self, event: gr.SelectData, request: gr.Request) -> tuple[Any, Any]:
-        """A sample was clicked."""
-        return self.site.sample(int(event.index), request)
+    def pick(self, event: gr.SelectData, request: gr.Request) -> tuple[Any, Any, Any]:
+        """A sample was clicked; a true mask that was uploaded is another image's."""
+        return *self.site.sample(int(event.index), request), None
 
-    def take(self, path: str | None, request: gr.Request) -> tuple[Any, Any]:
-        """An image was uploaded, taken by the camera, pasted, or removed."""
-        return self.site.take(path, request)
+    def take(self, path: str | None, request: gr.Request) -> tuple[Any, Any, Any]:
+        """An image was uploaded, taken by the camera, pasted, or removed; a true mask that was uploaded is not its."""
+        picked, field = self.site.take(path, request)
+        return picked, field, None if picked is None or isinstance(picked, Picked) else gr.skip()
 
     def take_truth(self, picked: Picked | None, path: str | None, request: gr.Request) -> tuple[Any, Any]:
         """A true mask was uploaded for the image."""
@@ -85,31 +88,43 @@ class ImageActions:
         """The true mask was removed."""
         return None if picked is None else replace(picked, mask=None)
 
-    def fit(self, first: str, second: str, kind: str, head: str) -> tuple[Any, Any]:
-        """Other models, or another kind of map: head and layer follow."""
-        return fit_controls(self.site, seen_models(first, second), kind, head)
+    def fit(self, first: str, second: str, kind: str, head: str, block: int, depth: int) -> tuple[Any, Any, int]:
+        """Other models, or another kind of map: head and layer follow. depth: of the deepest model before."""
+        return fit_controls(self.site, seen_models(first, second), kind, head, (block, depth))
 
     def enlarge(self, event: gr.SelectData) -> str:
         """A head was clicked in the gallery."""
         return str(event.index)
 
-    @plainly
+    def blank(self) -> list[Any]:
+        """Nothing, where there is no image or it cannot be looked at."""
+        return [gr.skip(), "", None, None, []] * 2
+
+    @or_blank
     def draw(self, data: dict[Any, Any], request: gr.Request) -> list[Any]:
         """Everything that is shown, for the image, the models and the controls as they are."""
         picked: Picked | None = data[self.shown.picked]
         if picked is None:
-            return [gr.skip(), "", None, None, []] * 2
+            return self.blank()
         picture, truth = self._read(picked)
         controls, results = self.shown.panel.read(data), list[Any]()
         models = seen_models(data[self.shown.first], data[self.shown.second])
         for model in models:
-            view = see(self.site.engine, Gaze(model, picture, controls.size), controls, truth)
-            show = self.site.show
-            heads = [(show(head.picture), self._head_caption(head, request)) for head in view.heads]
-            gallery = gr.Gallery(heads, visible=bool(heads))
-            results += [gr.Column(visible=True), self._caption(model, controls.kind, view, request)]
-            results += [show(view.overlay), show(view.mask), gallery]
+            results += self._column(Gaze(model, picture, controls.size), controls, truth, request)
         return results if len(models) > 1 else [*results, gr.Column(visible=False), *[gr.skip()] * 4]
+
+    def _column(self, gaze: Gaze, controls: Controls, truth: Truth | None, request: gr.Request) -> list[Any]:
+        """What one model sees, or in its caption why it does not: the one beside it may."""
+        try:
+            view = see(self.site.engine, gaze, controls, truth)
+        except Refused as error:
+            reason = self.site.words.say(request, error.key, **error.values)
+            return [gr.Column(visible=True), f"**{gaze.model}** · {reason}", None, None, gr.Gallery([], visible=False)]
+        show = self.site.show
+        heads = [(show(head.picture), self._head_caption(head, request)) for head in view.heads]
+        caption = self._caption(gaze.model, controls.kind, view, request)
+        gallery = gr.Gallery(heads, visible=bool(heads))
+        return [gr.Column(visible=True), caption, show(view.overlay), show(view.mask), gallery]
 
     @plainly
     def save(self, data: dict[Any, Any], request: gr.Request) -> Any:
@@ -123,7 +138,7 @@ class ImageActions:
         folder, files = self.site.fresh_folder(), list[str]()
         for model, name in zip(models, folder_names(models), strict=True):
             for what, pixels in full_size(self.site.engine, Gaze(model, picture, controls.size), controls):
-                file = folder / f"{picked.name}_{name}_{what}.png"
+                file = folder / f"{picked.name[:_NAME]}_{name}_{what}.png"
                 write_png(file, pixels)
                 files.append(str(file))
         return gr.File(files, visible=True)

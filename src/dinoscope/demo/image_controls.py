@@ -140,12 +140,17 @@ def deepest(site: Site, models: list[str]) -> int:
     return max(site.engine.depth(model) for model in models)
 
 
-def fit_controls(site: Site, models: list[str], kind: str, head: str) -> tuple[Any, Any]:
-    """Updates of head and layer for other models or another kind: what does not apply cannot be moved."""
+def fit_controls(site: Site, models: list[str], kind: str, head: str, layer: tuple[int, int]) -> tuple[Any, Any, int]:
+    """Updates of head and layer for other models or another kind: what does not apply cannot be moved; and the depth.
+
+    layer: the one that was chosen, from 1, of so many; the last one stays the last.
+    """
     choices, depth = head_choices(site, models), deepest(site, models)
     kept = head if head in [value for _, value in choices] else MEAN
     several = kind == "attention" and len(choices) > 1
+    block = depth if layer[0] >= layer[1] else min(layer[0], depth)
     return (
         gr.Radio(choices, value=kept, interactive=several),
-        gr.Slider(maximum=max(depth, 2), interactive=kind in OF_BLOCKS and depth > 1),
+        gr.Slider(value=block, maximum=max(depth, 2), interactive=kind in OF_BLOCKS and depth > 1),
+        depth,
     )

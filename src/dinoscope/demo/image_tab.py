@@ -116,19 +116,20 @@ def _wire(demo: gr.Blocks, actions: ImageActions, sources: tuple[gr.Image, gr.Ga
     }
     upload, samples, truth = sources
     taken = [shown.picked, upload]
-    upload.change(actions.take, [upload], taken, **light)
-    samples.select(actions.pick, None, taken, **light)
+    upload.change(actions.take, [upload], [*taken, truth], **light)
+    samples.select(actions.pick, None, [*taken, truth], **light)
     truth.upload(actions.take_truth, [shown.picked, truth], [shown.picked, truth], **light)
     truth.clear(actions.drop_truth, [shown.picked], [shown.picked], **light)
     if actions.site.samples:
         demo.load(actions.begin, None, taken, **light)
     shown.picked.change(**draw, show_progress="minimal")
-    fitted = {"inputs": [shown.first, shown.second, shown.panel.kind, shown.panel.head], **light}
-    for component in (shown.first, shown.second, shown.panel.kind):
-        fit = component.input(actions.fit, outputs=[shown.panel.head, shown.panel.block], **fitted)
+    panel, depth = shown.panel, gr.State(shown.panel.block.value)
+    fitted = {"inputs": [shown.first, shown.second, panel.kind, panel.head, panel.block, depth], **light}
+    for component in (shown.first, shown.second, panel.kind):
+        fit = component.input(actions.fit, outputs=[panel.head, panel.block, depth], **fitted)
         fit.then(**draw, show_progress="minimal")
-    for component in shown.panel.components[1:]:
+    for component in panel.components[1:]:
         component.input(**draw, trigger_mode="always_last", show_progress="hidden")
     for column in shown.columns:
-        chosen = column.heads.select(actions.enlarge, None, [shown.panel.head], **light)
+        chosen = column.heads.select(actions.enlarge, None, [panel.head], **light)
         chosen.then(**draw, show_progress="hidden")

@@ -17,7 +17,7 @@ from dinoscope.demo.image_controls import seen_models
 from dinoscope.demo.image_view import THUMBNAIL, shrunk
 from dinoscope.demo.neighbours import Gallery, Neighbour, draw_gallery
 from dinoscope.demo.pictures import Refused
-from dinoscope.demo.site import MODELS, Picked, Site, build_samples, build_upload
+from dinoscope.demo.site import MODELS, Picked, Site, build_samples, build_upload, plainly
 from dinoscope.errors import UserError
 
 _COUNT, _MOST = 9, 24
@@ -115,10 +115,17 @@ class _Actions:
         """An image was uploaded, taken by the camera, pasted, or removed."""
         return self.site.take(path, request)
 
-    def preview(self, asked: Picked | None, picked: Picked | None) -> Any:
+    def blank(self) -> list[Any]:
+        """Nothing, where there is no image or no folder to look through."""
+        return [gr.skip(), "", []] * 2
+
+    @plainly
+    def preview(self, asked: Picked | None, picked: Picked | None, request: gr.Request) -> Any:
         """The image of the other tab, where none was chosen here."""
-        if asked is not None or picked is None:
+        if asked is not None:
             return gr.skip()
+        if picked is None:
+            return None
         return self.site.show(shrunk(self.site.engine.picture(picked.path).pixels, 2 * THUMBNAIL))
 
     def draw(
@@ -134,7 +141,7 @@ class _Actions:
         """What each model finds."""
         image = asked or picked
         if image is None:
-            return [gr.skip(), "", []] * 2
+            return self.blank()
         results: list[Any] = []
         try:
             pixels = self.site.engine.picture(image.path).pixels
@@ -145,7 +152,7 @@ class _Actions:
         except (Refused, UserError) as error:
             refused = error if isinstance(error, Refused) else Refused("neighbours_failed", reason=error)
             self.site.warn(request, refused)
-            return [gr.skip()] * 6
+            return self.blank()
         return results if len(results) == 6 else [*results, gr.Column(visible=False), gr.skip(), gr.skip()]
 
     def _gallery(self, model: str, request: gr.Request, progress: gr.Progress) -> Gallery:

@@ -7,10 +7,8 @@ from dinoscope.demo.words import Texts
 TEXTS: Texts = {
     "en": {
         "page_title": "# dinoscope\n\nWhat does a vision model look at?",
-        "page_refused": "Not possible",
     },
     "es": {
         "page_title": "# dinoscope\n\n¿Qué mira un modelo de visión?",
-        "page_refused": "No es posible",
     },
 }

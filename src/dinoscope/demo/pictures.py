@@ -52,7 +52,7 @@ def read_picture(path: Path, limits: Limits) -> Picture:
     try:
         pixels = decode(path, max_pixels=limits.max_pixels)
     except UnreadableImage as error:
-        raise Refused("picture_damaged", reason=str(error)) from error
+        raise Refused("picture_damaged") from error
     return Picture(
         hashlib.blake2b(pixels.tobytes(), digest_size=16, key=repr(pixels.shape).encode()).hexdigest(), pixels
     )

@@ -12,9 +12,8 @@ import gradio as gr
 from dinoscope.demo.engine import Gaze
 from dinoscope.demo.image_actions import Shown
 from dinoscope.demo.image_controls import seen_models
-from dinoscope.demo.pictures import Refused
 from dinoscope.demo.similarity_view import compare, with_mark
-from dinoscope.demo.site import MODELS, Picked, Site, build_samples, build_upload, plainly
+from dinoscope.demo.site import MODELS, Picked, Site, build_samples, build_upload, or_blank
 
 MIDDLE = (0.5, 0.5)
 
@@ -158,14 +157,18 @@ class _Actions:
         x, y = event.index
         return (x + 0.5) / width, (y + 0.5) / height
 
-    @plainly
+    def blank(self) -> list[Any]:
+        """Nothing, where there is no first image or one cannot be looked at."""
+        return [None, *[gr.skip(), "", *[None] * 4] * 2]
+
+    @or_blank
     def draw(self, data: dict[Any, Any], request: gr.Request) -> list[Any]:
         """Everything that is shown."""
         parts, engine = self.parts, self.site.engine
         first: Picked | None = data[parts.shown.picked]
         second: Picked | None = data[parts.second]
         if first is None:
-            raise Refused("image_first")
+            return self.blank()
         size = self.parts.shown.panel.read_size(data)
         pictures = [engine.picture(picked.path) for picked in (first, second) if picked is not None]
         show = self.site.show

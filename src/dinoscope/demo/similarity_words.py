@@ -34,15 +34,15 @@ TEXTS: Texts = {
         "similarity_drop": "Suelta aquí una imagen\no haz clic para elegirla",
         "similarity_samples": "O una de estas",
         "similarity_colors": "Colores",
-        "similarity_colors_info": "Tres direcciones principales de los rasgos, como rojo, verde y azul.",
+        "similarity_colors_info": "Las tres direcciones principales de las características, en rojo, verde y azul.",
         "similarity_joint": "de las dos imágenes juntas",
         "similarity_single": "de cada imagen por separado",
         "similarity_here": "Parecido en tu imagen",
         "similarity_there": "Parecido en la segunda",
         "similarity_colors_here": "Colores de tu imagen",
         "similarity_colors_there": "Colores de la segunda",
-        "similarity_caption": "**{model}** · mejor pareja en la segunda imagen: coseno **{best:.2f}** · "
-        "los colores reúnen el {share:.0%} de la varianza",
-        "similarity_caption_one": "**{model}** · los colores reúnen el {share:.0%} de la varianza",
+        "similarity_caption": "**{model}** · lo más parecido en la segunda imagen: coseno **{best:.2f}** · "
+        "los colores recogen el {share:.0%} de la varianza",
+        "similarity_caption_one": "**{model}** · los colores recogen el {share:.0%} de la varianza",
     },
 }

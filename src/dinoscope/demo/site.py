@@ -54,11 +54,7 @@ class Site:
 
     def warn(self, request: gr.Request, error: Refused) -> None:
         """Say in the page why something is not done."""
-        gr.Warning(
-            self.words.say(request, error.key, **error.values),
-            title=self.words.say(request, "page_refused"),
-            duration=8,
-        )
+        gr.Warning(self.words.say(request, error.key, **error.values), duration=8)
 
     def take(self, path: str | None, request: gr.Request) -> tuple[Any, Any]:
         """What was uploaded, taken by the camera, pasted or removed: the image, and what its field shows then."""
@@ -119,14 +115,22 @@ class Site:
 
 def plainly(method: Callable[..., Any]) -> Callable[..., Any]:
     """A method of who has a `site`, whose last argument is a gr.Request: a refusal is told, and nothing changes."""
+    return _telling(method, lambda _: gr.skip())
 
+
+def or_blank(method: Callable[..., Any]) -> Callable[..., Any]:
+    """As `plainly`, of who also has `blank`: nothing is shown then, rather than what was made of something else."""
+    return _telling(method, lambda owner: owner.blank())
+
+
+def _telling(method: Callable[..., Any], otherwise: Callable[[Any], Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def tell(self: Any, *values: Any) -> Any:
         try:
             return method(self, *values)
         except Refused as error:
             self.site.warn(values[-1], error)
-            return gr.skip()
+            return otherwise(self)
 
     return tell
 
