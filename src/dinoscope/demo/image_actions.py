@@ -119,7 +119,8 @@ class ImageActions:
             view = see(self.site.engine, gaze, controls, truth)
         except Refused as error:
             reason = self.site.words.say(request, error.key, **error.values)
-            return [gr.Column(visible=True), f"**{gaze.model}** · {reason}", None, None, gr.Gallery([], visible=False)]
+            caption = reason if "model" in error.values else f"**{gaze.model}** · {reason}"
+            return [gr.Column(visible=True), caption, None, None, gr.Gallery([], visible=False)]
         show = self.site.show
         heads = [(show(head.picture), self._head_caption(head, request)) for head in view.heads]
         caption = self._caption(gaze.model, controls.kind, view, request)
