@@ -77,7 +77,7 @@ def test_navigation_leads_to_the_sections(opened):
         anchor = link.get_attribute("href")
         assert anchor is not None
         link.click()
-        assert opened.evaluate("location.hash") == anchor
+        opened.wait_for_function("anchor => location.hash === anchor", arg=anchor)
         assert opened.locator(f"section{anchor} h2").is_visible()
 
 

@@ -57,7 +57,7 @@ ABLATIONS: dict[str, MethodSettings] = {
 }
 """case -> settings of DINO's ablations, each several at once. Not all of them learn: they are not overfitted."""
 
-ALONE = ("dino-bare-epoch", "dino-lagging")
+ALONE = ("dino-bare-epoch", "dino-lagging", "dino-mse-predictor")
 """Cases in which nothing crosses processes but gradients, as in others: they are trained in one only."""
 
 OVERFITTING: dict[str, MethodSettings] = {
