@@ -76,6 +76,7 @@ def _where(result, report: Path) -> str:
     return (
         f"\nwhat it attends to        {result.sheet}\n"
         f"how it went, to mail      {report}\n"
+        "the page for your photos  make demo   (or dinoscope demo)\n"
         f"the run                   {result.run}   (tensorboard --logdir {result.run}/tensorboard)\n"
         f"the scenes                {result.data}\n\n"
         "Your own images next:\n"
