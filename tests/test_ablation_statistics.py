@@ -13,8 +13,9 @@ from dinoscope.ablation.effects import entropy_share, importances, label_free
 from dinoscope.ablation.grouping import arrange
 from dinoscope.ablation.reading import study_reading
 from dinoscope.ablation.records import AblationResult
-from dinoscope.ablation.statistics import agreement, paired_difference, ranks, spread
+from dinoscope.ablation.statistics import agreement, paired_difference, ranks
 from dinoscope.errors import UserError
+from dinoscope.study.spread import spread
 from tests.ablation_studies import BASE, Variant, run, study
 
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from dinoscope.ablation.effects import KNN, effect, entropy_share
 from dinoscope.ablation.grouping import Axis, Group, name_of
 from dinoscope.ablation.records import MEASURES, AblationResult
-from dinoscope.ablation.statistics import CONFIDENCE, spread
+from dinoscope.ablation.statistics import CONFIDENCE
 from dinoscope.ablation.wording import ABSENT, number, with_deviation, with_interval
 from dinoscope.report.tables import Column, Section, Table, TableRow
+from dinoscope.study.spread import spread
 
 TABLE_MEASURES = {
     "linear_top1": "linear",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dinoscope.ablation.grouping import Curve
-from dinoscope.ablation.statistics import spread
+from dinoscope.study.spread import spread
 
 CURVES = {
     "knn_top1": ("online k-NN top-1", "%"),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from dinoscope.ablation.collapse import collapses
 from dinoscope.ablation.grouping import Axis, Group, Study
-from dinoscope.ablation.statistics import Agreement, Difference, agreement, paired_difference, spread
+from dinoscope.ablation.statistics import Agreement, Difference, agreement, paired_difference
+from dinoscope.study.spread import spread
 
 KNN = "knn_top1"
 

@@ -11,8 +11,9 @@ from dinoscope.ablation.collapse import collapses
 from dinoscope.ablation.curves import CURVES, ENTROPIES, band
 from dinoscope.ablation.effects import KNN, importances
 from dinoscope.ablation.grouping import Axis, Group, Study, name_of
-from dinoscope.ablation.statistics import CONFIDENCE, spread
+from dinoscope.ablation.statistics import CONFIDENCE
 from dinoscope.report.ablation_figures import Bar, Effect, Line, LinePanel, bands, bars, effects
+from dinoscope.study.spread import spread
 
 KNN_TITLE = "k-NN top-1 (%)"
 

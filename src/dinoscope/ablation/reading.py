@@ -13,8 +13,9 @@ from collections import Counter
 from dinoscope.ablation.collapse import Collapse, collapse_of, collapses, kinds
 from dinoscope.ablation.effects import KNN, Effect, Importance, LabelFree, effect, importances, label_free
 from dinoscope.ablation.grouping import Axis, Group, Study
-from dinoscope.ablation.statistics import CONFIDENCE, Agreement, Difference, spread
+from dinoscope.ablation.statistics import CONFIDENCE, Agreement, Difference
 from dinoscope.ablation.wording import counted, interval, listed, number, signed, with_deviation, with_interval
+from dinoscope.study.spread import spread
 
 CLOSE_RHO = 0.7
 """From here on, a measure is said to rank variants much as k-NN does."""

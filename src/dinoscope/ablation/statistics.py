@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
+from dinoscope.study.spread import spread
+
 CONFIDENCE = 0.95
 FEWEST_RANKED = 3
 """Below that, two orders agree or not by a coin's throw."""
@@ -22,15 +24,6 @@ _ALL_ORDERS = 7
 _DRAWN_ORDERS = 10_000
 _ROUNDING = 1e-9
 """Below that, differences in points are alike: 25.6 - 24.2 and 23.4 - 22.0 differ by 5e-15 as floats."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean, standard deviation of a sample (n - 1; None for one value), and the values."""
-
-    mean: float
-    deviation: float | None
-    values: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -64,14 +57,6 @@ class Agreement:
     rho: float
     p: float
     n: int
-
-
-def spread(values: Sequence[float]) -> Spread | None:
-    """Mean and deviation; None of no values."""
-    if not values:
-        return None
-    middle = sum(values) / len(values)
-    return Spread(middle, _deviation(values, middle), tuple(values))
 
 
 def paired_difference(
@@ -130,9 +115,3 @@ def _orders(values: np.ndarray) -> np.ndarray:
         return np.array(list(itertools.permutations(values)))
     generator = np.random.default_rng(0)
     return generator.permuted(np.tile(values, (_DRAWN_ORDERS, 1)), axis=1)
-
-
-def _deviation(values: Sequence[float], middle: float) -> float | None:
-    if len(values) < 2:
-        return None
-    return math.sqrt(sum((value - middle) * (value - middle) for value in values) / (len(values) - 1))

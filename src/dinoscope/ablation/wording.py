@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dinoscope.ablation.statistics import Difference, Spread
+from dinoscope.ablation.statistics import Difference
+from dinoscope.study.spread import Spread
 
 ABSENT = "–"
 MINUS = "−"

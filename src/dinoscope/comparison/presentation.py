@@ -11,9 +11,10 @@ from dinoscope.model_names import distinct
 from dinoscope.report.comparison_figure import Curve, Panel, Point
 from dinoscope.report.tables import Column, Section, Table, TableRow
 from dinoscope.settings import to_dict
-from dinoscope.study.compare import BASELINES, Cell, Comparison, Row, usual_conditions
+from dinoscope.study.compare import BASELINES, Comparison, Row, usual_conditions
 from dinoscope.study.names import METHOD_NAMES
 from dinoscope.study.published import LABEL, PUBLISHED, SOURCE, Published
+from dinoscope.study.spread import Spread
 from dinoscope.training.run_folder import read_metrics
 
 ABSENT = "–"
@@ -82,7 +83,7 @@ def _published_row(row: Published) -> TableRow:
     return TableRow((METHOD_NAMES[row.method], row.architecture, *figures))
 
 
-def _accuracy(cell: Cell | None, runs: int) -> str:
+def _accuracy(cell: Spread | None, runs: int) -> str:
     """Mean and deviation; how many runs, where some lack the figure."""
     if cell is None:
         return ABSENT

@@ -6,7 +6,6 @@ Nothing is left out for differing: a row that cannot be compared in some respect
 from __future__ import annotations
 
 import json
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from dinoscope.models.backbone import BACKBONES, ResNetShape
 from dinoscope.settings import flat, to_dict
 from dinoscope.study.differences import difference, identity, some, text
 from dinoscope.study.names import ADDITIONS, ARCHITECTURE_NAMES, METHOD_NAMES
+from dinoscope.study.spread import Spread, spread
 from dinoscope.training.config import RunConfig
 
 BASELINES = ("pixels", "random")
@@ -74,15 +74,6 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Mean over the runs of a row, standard deviation (of a sample: n - 1; None for one run), and their values."""
-
-    mean: float
-    deviation: float | None
-    values: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class Row:
     """Runs that differ in nothing but the seed, and numbers (from 1) of the notes that mark them."""
 
@@ -104,12 +95,10 @@ class Row:
         """The architecture as the field writes it; a dash for raw pixels."""
         return ARCHITECTURE_NAMES.get(self.first.backbone, self.first.backbone) or "–"
 
-    def cell(self, evaluation: str) -> Cell | None:
+    def cell(self, evaluation: str) -> Spread | None:
         """The figure of a column, or None where no run has it."""
         values = tuple(value for entry in self.entries if (value := entry.value(evaluation)) is not None)
-        if not values:
-            return None
-        return Cell(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, values)
+        return spread(values)
 
 
 @dataclass(frozen=True)
