@@ -41,8 +41,11 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(params=[1366, 420])
 def opened(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterator[Any]:
-    """The page at two widths; whatever it asks of the net or complains of fails the test."""
-    page = browser.new_page(viewport={"width": request.param, "height": 900})
+    """The page at two widths; whatever it asks of the net or complains of fails the test.
+
+    It is opened as by a person who wants no motion: a click while the page glides may hit what is no longer there.
+    """
+    page = browser.new_page(viewport={"width": request.param, "height": 900}, reduced_motion="reduce")
     asked: list[str] = []
     complaints: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -79,6 +82,7 @@ def test_navigation_leads_to_the_sections(opened):
         link.click()
         opened.wait_for_function("anchor => location.hash === anchor", arg=anchor)
         assert opened.locator(f"section{anchor} h2").is_visible()
+    assert opened.evaluate("scrollY") > 0
 
 
 def test_on_paper_everything_is_unfolded(browser, report, tmp_path):
