@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 import tests.typechecking  # noqa: F401 (the hook looks it up by name)
@@ -18,6 +19,12 @@ import torch  # noqa: E402
 
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
+
+# The same examples everywhere, and no clock: neither chance nor a busy machine decides whether a test passes.
+# `pytest --hypothesis-profile=search` draws new ones.
+settings.register_profile("fixed", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fixed")
 
 
 @pytest.fixture(autouse=True)
