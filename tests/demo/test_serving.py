@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from dinoscope.cli import main
+from dinoscope.demo.engine import Engine, Gaze
 from dinoscope.demo.limits import Limits
 from dinoscope.demo.serving import Serving, free_port, own_folder, page_served
 from dinoscope.errors import UserError
@@ -46,6 +47,7 @@ class Person:
         self.client = httpx.Client(trust_env=False, timeout=PATIENCE)
         self.config = self.client.get(address + "config").json()
         self.messages: list[dict[str, Any]] = []
+        self.joined = threading.Semaphore(0)  # released each time that this person waits in the queue
 
     def call(self, dependency: dict[str, Any]) -> Any:
         """Join the queue with the values that the components begin with, and wait for the result."""
@@ -53,6 +55,7 @@ class Person:
         data = [props[each].get("value") for each in dependency["inputs"]]
         body = {"data": data, "fn_index": dependency["id"], "session_hash": self.session}
         self.client.post(self.address + "queue/join", json=body).raise_for_status()
+        self.joined.release()
         with self.client.stream("GET", f"{self.address}queue/data?session_hash={self.session}") as stream:
             for line in stream.iter_lines():
                 if not line.startswith("data:"):
@@ -76,16 +79,26 @@ class Person:
         return self.call(draws[0])
 
 
-def test_ten_people_at_once_get_their_pictures(address: str) -> None:
-    people, results, gate = [Person(address) for _ in range(PEOPLE)], list[list[Any]](), threading.Barrier(PEOPLE)
+def test_ten_people_at_once_get_their_pictures(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    people, results, all_wait = [Person(address) for _ in range(PEOPLE)], list[list[Any]](), threading.Event()
+    look = Engine.look
+
+    def look_when_all_wait(engine: Engine, gaze: Gaze) -> Any:
+        assert all_wait.wait(PATIENCE)
+        return look(engine, gaze)
+
+    monkeypatch.setattr(Engine, "look", look_when_all_wait)
 
     def visit(person: Person) -> None:
-        gate.wait()
         results.append(person.begin())
 
     threads = [threading.Thread(target=visit, args=(person,)) for person in people]
     for thread in threads:
         thread.start()
+    for person in people:  # twice: to pick the sample, and to have it drawn
+        assert person.joined.acquire(timeout=PATIENCE)
+        assert person.joined.acquire(timeout=PATIENCE)
+    all_wait.set()
     for thread in threads:
         thread.join(PATIENCE)
     assert len(results) == PEOPLE
