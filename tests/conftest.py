@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 import tests.typechecking  # noqa: F401 (the hook looks it up by name)
@@ -13,11 +14,19 @@ import tests.typechecking  # noqa: F401 (the hook looks it up by name)
 install_import_hook("dinoscope", "tests.typechecking.check")
 
 import cv2  # noqa: E402
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
+
+from tests.pictures import draw_picture as draw_picture  # noqa: E402
+from tests.pictures import write_pictures  # noqa: E402
 
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
+
+# The same examples everywhere, and no clock: neither chance nor a busy machine decides whether a test passes.
+# `pytest --hypothesis-profile=search` draws new ones.
+settings.register_profile("fixed", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fixed")
 
 
 @pytest.fixture(autouse=True)
@@ -33,25 +42,9 @@ def picture_folder(tmp_path: Path) -> Callable[..., Path]:
     def make(
         count: int, *, classes: int = 0, split: str = "", size: tuple[int, int] = (32, 40), name: str = "pictures"
     ) -> Path:
-        root = tmp_path / name
-        for number in range(count):
-            kind = f"class{number % classes}" if classes else ""
-            file = root / split / kind / f"{number:04d}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(file), draw_picture(number, size))
-        return root
+        return write_pictures(tmp_path / name, count, classes=classes, split=split, size=size)
 
     return make
-
-
-def draw_picture(seed: int, size: tuple[int, int] = (32, 40)) -> np.ndarray:
-    """A smooth random picture [height, width, 3] with one bright disk: enough structure to tell pictures apart."""
-    generator = np.random.default_rng(seed)
-    coarse = generator.integers(0, 200, (4, 4, 3), dtype=np.uint8)
-    picture = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
-    center = (int(generator.integers(size[1])), int(generator.integers(size[0])))
-    color = tuple(int(value) for value in generator.integers(100, 256, 3))
-    return cv2.circle(picture, center, min(size) // 4, color, -1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -159,13 +159,13 @@ _values = st.one_of(
 
 
 @given(st.text())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_text_is_a_study_or_a_clear_error(text) -> None:
     _is_read_or_refused(text)
 
 
 @given(st.text(alphabet='[]{}=.,"\n axesbatchvlu0123456789-x', max_size=200))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_nearly_toml_is_a_study_or_a_clear_error(text) -> None:
     _is_read_or_refused(text)
 
@@ -185,7 +185,7 @@ def refusal(attempt: Callable[[], object]) -> str | None:
 
 
 @given(st.lists(st.tuples(_names, st.lists(st.tuples(_names, _settings, _values), max_size=3)), max_size=3))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_values_resolve_or_are_refused(axes) -> None:
     study = StudyDefinition(
         "any",
@@ -206,7 +206,7 @@ _plain = st.one_of(st.integers(-(2**62), 2**62), st.floats(allow_nan=False), st.
 
 
 @given(_names.filter(str.strip), st.lists(st.tuples(_names.filter(str.strip), _plain), min_size=1, max_size=4))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_what_is_written_is_read_back(title, values) -> None:
     study = StudyDefinition(
         "any",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from dinoscope.ablation.records import Variant
 from dinoscope.ablation.studies import STUDIES, named_study
 from dinoscope.ablation.study_file import parse_study, to_toml
 from dinoscope.errors import UserError
+from dinoscope.study import executor
 from dinoscope.study.executor import execute
 from dinoscope.study.recipes import RECIPES
 from dinoscope.training.config import check
@@ -114,13 +114,13 @@ def test_a_recipe_of_another_method_has_no_such_settings() -> None:
         named_study("colapse")
 
 
-def test_two_hundred_instant_runs_cost_little(tmp_path) -> None:
-    begin = time.process_time(), time.perf_counter()
+def test_two_hundred_instant_runs_are_not_waited_for(tmp_path, monkeypatch) -> None:
+    naps: list[float] = []
+    monkeypatch.setattr(executor.time, "sleep", naps.append)
     many = study(axis("batch", "batch_size", *range(2, 202)))
     plan = plan_study(many, DATA, tmp_path)
     assert len(plan.configs) == 200
     keeping = KeepingHandles(FakeRunner())
     result = execute(plan.configs, keeping, MedianRule(keeping.handles, plan.base_runs))
     assert len(result.named("finished")) == 200
-    assert time.process_time() - begin[0] < 200 * 0.05
-    assert time.perf_counter() - begin[1] < 200 * 0.05
+    assert naps == []

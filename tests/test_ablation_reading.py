@@ -161,15 +161,7 @@ def test_a_band_counts_the_seeds_of_each_step() -> None:
 
 
 numbers = st.floats(-1e9, 1e9) | st.sampled_from([math.nan, math.inf, -math.inf])
-runs = st.builds(
-    lambda label, axis, seed, state, diagnosis, metrics, curves: AblationRun(
-        Variant(axis, label if axis else "base", {"method.out_dim": 1} if label == "[b]" else {}),
-        seed,
-        state,
-        diagnosis,
-        metrics,
-        curves,
-    ),
+drawn = st.tuples(
     st.sampled_from(["1", "2", "[b]", "|"]),
     st.sampled_from(["", "size", "x × y"]),
     st.integers(0, 3),
@@ -183,12 +175,18 @@ runs = st.builds(
 )
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate))
+def run_of(label: str, axis: str, *rest: Any) -> AblationRun:
+    """Made in the test, not by the strategy: the check of its types draws random numbers of its own."""
+    return AblationRun(Variant(axis, label if axis else "base", {"method.out_dim": 1} if label == "[b]" else {}), *rest)
+
+
+@settings(max_examples=30, phases=(Phase.explicit, Phase.generate))
 @given(
-    st.lists(runs, max_size=8, unique_by=lambda run: (run.variant.axis, run.variant.label, run.seed)),
+    st.lists(drawn, max_size=8, unique_by=lambda run: (run[0] if run[1] else "base", run[1], run[2])),
     st.sampled_from([None, 1, 2, 256]),
 )
-def test_nothing_makes_the_reading_fall_over(every: list[AblationRun], outputs: int | None) -> None:
+def test_nothing_makes_the_reading_fall_over(values: list[tuple[Any, ...]], outputs: int | None) -> None:
+    every = [run_of(*each) for each in values]
     result = AblationResult("s", "t", Variant("", "base"), {"size": "Size"}, tuple(every), outputs)
     arranged = arrange(result)
     text = markdown_text(arranged, [], {axis.name: "a" for axis in arranged.axes})

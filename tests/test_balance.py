@@ -23,7 +23,7 @@ def test_sinkhorn_equals_the_recorded_codes() -> None:
     torch.testing.assert_close(codes, golden["swav.sinkhorn_output_eps0.05_iter3"], atol=1e-6, rtol=0)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(2, 12), st.integers(2, 9))
 def test_sinkhorn_uses_all_outputs_equally(seed: int, rows: int, columns: int) -> None:
     logits = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

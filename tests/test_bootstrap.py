@@ -11,7 +11,7 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation.bootstrap import BootstrapConfig, mean_intervals, resampled_means
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 1000))
 def test_an_interval_holds_the_mean(values: list[float], seed: int) -> None:
     column = torch.tensor(values, dtype=torch.float64)[:, None]

@@ -165,7 +165,7 @@ class TestReading:
         with pytest.raises(UserError, match="not a readable safetensors file"):
             checkpoint.load(file)
 
-    @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
     @given(position=st.integers(0, 300), value=st.integers(0, 255))
     def test_a_damaged_byte_is_no_crash(self, file: Path, position: int, value: int) -> None:
         whole = file.read_bytes()

@@ -127,8 +127,14 @@ def shown(table: StudyTable, runs: list[RunStatus], most: int | None = None) -> 
     return console.file.getvalue()  # pyright: ignore
 
 
-def test_the_table_follows_the_metrics(tmp_path) -> None:
-    now = time.monotonic()
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> float:
+    """The clock stands still at this time."""
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    return 1000.0
+
+
+def test_the_table_follows_the_metrics(tmp_path, now) -> None:
     run, other = status(tmp_path, "a", "running", began=now - 42), status(tmp_path, "b", "waiting")
     table = StudyTable({"a": 9, "b": 9})
     assert "a   │ running │       │      │      │        │          │" in shown(table, [run, other])
@@ -156,16 +162,16 @@ def test_a_long_study_shows_what_matters(tmp_path) -> None:
     assert counts(runs) == "1 running, 100 finished, 1 failed"
 
 
-def test_without_a_terminal_only_changes_are_lines(tmp_path) -> None:
+def test_without_a_terminal_only_changes_are_lines(tmp_path, now) -> None:
     console = Console(file=io.StringIO(), width=200)
-    run = status(tmp_path, "a", "running", began=time.monotonic())
+    run = status(tmp_path, "a", "running", began=now)
     runs = [run, status(tmp_path, "b", "finished", before=True), status(tmp_path, "c", "waiting")]
     with StudyTable({"a": 3}, console) as table:
         for _ in range(3):
             table(runs)
-        run.state, run.ended = "failed", time.monotonic()
+        run.state, run.ended = "failed", now + 7
         table(runs)
-    assert console.file.getvalue() == "a: started\nb: finished before\na: failed  after 0 s\n"  # pyright: ignore
+    assert console.file.getvalue() == "a: started\nb: finished before\na: failed  after 7 s\n"  # pyright: ignore
 
 
 def test_a_terminal_gets_a_live_table(tmp_path) -> None:

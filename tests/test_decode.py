@@ -476,7 +476,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz") / "image"
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(
     name=st.sampled_from(FILES),
     flips=st.lists(st.tuples(st.integers(0, 2**16), st.integers(1, 255)), max_size=8),
@@ -494,7 +494,7 @@ def test_damaged_files_never_raise_anything_else(
     read_or_refuse(scratch)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     magic=st.sampled_from(
         [

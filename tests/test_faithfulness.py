@@ -6,7 +6,7 @@ from itertools import permutations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -118,7 +118,6 @@ def test_a_network_that_sees_no_difference_has_no_scaled_curves() -> None:
     assert curves.scaled(curves.range) is None
 
 
-@settings(deadline=None)
 @given(st.permutations(range(6)), st.integers(1, 8), st.integers(1, 7))
 def test_deletion_is_insertion_of_the_reverse_order_and_batches_do_not_matter(
     ranks: list[int], steps: int, batch_size: int

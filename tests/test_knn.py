@@ -99,7 +99,7 @@ def test_a_class_without_votes_ranks_after_all_others_by_number() -> None:
 )
 @example(rows=400, queries=3, dim=4, k=7, max_bytes=9_000, seed=0)  # 16 distinct features: nothing but ties
 @example(rows=40, queries=3, dim=4, k=7, max_bytes=1, seed=0)  # one image at a time
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_nearest_is_the_stable_full_sort(rows: int, queries: int, dim: int, k: int, max_bytes: int, seed: int) -> None:
     gallery, asked, k = signs(rows, dim, seed), signs(queries, dim, seed + 1), min(k, rows)
     similarities, indices = nearest(gallery, asked, k, max_bytes=max_bytes)
@@ -142,7 +142,7 @@ def test_zero_and_orthogonal_features_tie_at_zero() -> None:
     temperature=st.sampled_from([0.03, 0.07, 1.0]),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_ranking_is_the_plain_vote(classes: int, rows: int, temperature: float, seed: int) -> None:
     labels = torch.randint(0, classes, (rows,), generator=torch.Generator().manual_seed(seed)) * 3 - 1
     gallery, queries = FeatureBank(normals(rows, 5, seed), labels), normals(3, 5, seed + 1)

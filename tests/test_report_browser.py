@@ -16,6 +16,7 @@ from tests.report_runs import HOSTILE, trained
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PATIENCE = 120_000  # ms; far more than it takes, for machines that are busy
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 
 
@@ -34,9 +35,16 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE)
         yield browser
         browser.close()
+
+
+def new_page(browser: Any, **settings: Any) -> Any:
+    page = browser.new_page(**settings)
+    page.set_default_timeout(PATIENCE)
+    page.set_default_navigation_timeout(PATIENCE)
+    return page
 
 
 @pytest.fixture(params=[1366, 420])
@@ -45,7 +53,7 @@ def opened(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterat
 
     It is opened as by a person who wants no motion: a click while the page glides may hit what is no longer there.
     """
-    page = browser.new_page(viewport={"width": request.param, "height": 900}, reduced_motion="reduce")
+    page = new_page(browser, viewport={"width": request.param, "height": 900}, reduced_motion="reduce")
     asked: list[str] = []
     complaints: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -86,7 +94,7 @@ def test_navigation_leads_to_the_sections(opened):
 
 
 def test_on_paper_everything_is_unfolded(browser, report, tmp_path):
-    page = browser.new_page()
+    page = new_page(browser)
     page.goto(report.as_uri())
     assert page.locator("details").first.get_attribute("open") is None
     pdf = page.pdf(path=str(tmp_path / "report.pdf"), prefer_css_page_size=True)
@@ -100,7 +108,7 @@ def test_on_paper_everything_is_unfolded(browser, report, tmp_path):
 
 
 def test_in_the_dark_the_text_is_light(browser, report):
-    page = browser.new_page(color_scheme="dark")
+    page = new_page(browser, color_scheme="dark")
     page.goto(report.as_uri())
     ground, ink = page.evaluate(
         "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"

@@ -172,17 +172,17 @@ def test_a_run_that_another_process_is_at_is_waited_for(picture_folder, tmp_path
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
-    begun: list[float] = []
+    begun: list[Path] = []
 
     def note(config: RunConfig, *, resume: bool) -> RunResult:
-        begun.append(time.monotonic())
+        begun.append(config.out)
         return RunResult(config.out, 1, interrupted=False)
 
     waiting = threading.Thread(target=bring_to_end, args=(config, note))
     waiting.start()
-    time.sleep(0.2)
+    time.sleep(0.2)  # time enough for it to begin, if it were to begin at all
     assert begun == []
     holder.kill()  # the lock goes with the process
-    waiting.join(timeout=10)
-    assert len(begun) == 1
     holder.wait()
+    waiting.join(timeout=120)  # far more than it takes: the lock is free
+    assert len(begun) == 1

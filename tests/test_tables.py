@@ -57,7 +57,7 @@ def plain(token) -> str:
 
 
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_markdown_cells_are_read_as_they_were_written(rows: list[tuple[str, str]]) -> None:
     found = rendered_cells(markdown(simple(*rows)))
     # the parser takes NUL for the replacement character, as CommonMark says
@@ -66,7 +66,7 @@ def test_markdown_cells_are_read_as_they_were_written(rows: list[tuple[str, str]
 
 
 @given(TEXT)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_markdown_note_is_one_item_of_a_list(note: str) -> None:
     tokens = MarkdownIt("commonmark").enable("table").parse(markdown(simple(("a",), notes=("first", note))))
     kinds = [token.type for token in tokens[[token.type for token in tokens].index("ordered_list_open") :]]
@@ -83,7 +83,7 @@ def test_a_markdown_note_is_one_item_of_a_list(note: str) -> None:
 
 
 @given(TEXT)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_latex_is_undone_by_reading_the_macros_back(text: str) -> None:
     escaped = escape_latex(text)
     pattern = "|".join(re.escape(macro) for macro in sorted(MACROS, key=len, reverse=True)) + "|(?<!-)--(?!-)"
@@ -94,7 +94,7 @@ def test_latex_is_undone_by_reading_the_macros_back(text: str) -> None:
 
 
 @given(st.lists(st.lists(TEXT, min_size=2, max_size=2), max_size=5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_csv_is_read_back_as_it_was_written(rows: list[list[str]]) -> None:
     text = csv_text(["a", "b"], rows)
     assert list(csv.reader(io.StringIO(text, newline=""))) == [["a", "b"], *rows]

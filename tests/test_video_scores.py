@@ -81,7 +81,7 @@ def mask_pairs(draw: st.DrawFn) -> tuple[Mask, Mask]:
     return one(), one()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(pair=mask_pairs(), radius=st.integers(1, 4))
 def test_equal_to_the_plain_definition(pair: tuple[Mask, Mask], radius: int) -> None:
     prediction, truth = pair
@@ -90,7 +90,7 @@ def test_equal_to_the_plain_definition(pair: tuple[Mask, Mask], radius: int) -> 
     assert region_similarity(prediction, truth) == plain_j(prediction, truth)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(pair=mask_pairs(), above=st.integers(0, 150), left=st.integers(0, 150), pad=st.booleans())
 def test_the_crop_changes_nothing(pair: tuple[Mask, Mask], above: int, left: int, pad: bool) -> None:
     """Of objects anywhere in a larger frame, touching its lower and right border or not."""

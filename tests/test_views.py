@@ -131,7 +131,6 @@ def test_command_line_reads_settings_without_torch() -> None:
 # The stream
 
 
-@settings(deadline=None)
 @given(words=st.tuples(WORD, WORD, WORD, WORD))
 def test_generator_is_philox_with_its_words_as_key_and_counter(words: tuple[int, int, int, int]) -> None:
     seed, epoch, index, view = words
@@ -153,7 +152,6 @@ def test_negative_seed_is_refused() -> None:
 # What is drawn
 
 
-@settings(deadline=None)
 @given(
     words=st.tuples(WORD, WORD, WORD),
     height=st.integers(1, 5000),
@@ -416,7 +414,6 @@ def test_bicubic_weights_by_hand() -> None:
     np.testing.assert_allclose(bicubic_weights(5, 5), np.eye(5), atol=1e-6)
 
 
-@settings(deadline=None)
 @given(radius=st.floats(0.5, 5.0))
 def test_blur_kernel_is_symmetric_sums_to_one_and_has_its_variance(radius: float) -> None:
     kernel = blur_kernel(radius)
@@ -444,7 +441,7 @@ def test_multi_crop_is_its_views_stacked(config: ViewsConfig) -> None:
         assert small is None
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(height=st.integers(1, 80), width=st.integers(1, 80), name=st.sampled_from(sorted(VIEWS)), index=WORD)
 def test_any_size_gives_uint8_views_of_the_size_asked_for(height: int, width: int, name: str, index: int) -> None:
     config = VIEWS[name]

@@ -137,7 +137,7 @@ def test_one_image_is_too_few_to_choose_a_head_on(tmp_path: Path, vit: NamedMode
     assert list(scores.figures) == ["published", "strict_mean"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(0, 10_000),
     st.tuples(st.integers(3, 40), st.integers(3, 40)),

@@ -62,7 +62,7 @@ def test_windows_in_tiles_equal_the_plain_computation(rows: int, columns: int, m
     torch.testing.assert_close(propagate_labels(*inputs, config), plain(*inputs, config), atol=1e-6, rtol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rows=st.integers(1, 12),
     columns=st.integers(1, 12),

@@ -107,6 +107,9 @@ LEARNED: dict[str, Callable[[Steps], bool]] = {
 }
 """case -> whether these steps on the same eight images learned them by heart."""
 
+VARIANTS = ("dino-sinkhorn-koleo", "moco-v3", "swav-queue")
+"""Cases beside which another one of the same method is overfitted: these only among the slow tests."""
+
 VIEWS = ViewsConfig(global_size=32, local_size=16, num_local=2, blur_probability=(0.0, 0.0, 0.0))
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-import socket
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import Tensor
 
 from dinoscope.distributed import process_group
+from tests.pictures import write_pictures
 
 from . import cases
 from .test_methods import states_differ
@@ -37,40 +40,66 @@ MoCo's shuffled groups are drawn by each process for its own images, so with the
 """
 
 
-@pytest.mark.parametrize(
-    ("method", "changes"),
-    [
-        *(pytest.param(name, CUT, id=name) for name in TOGETHER),
-        *(
-            # the layer is one for all methods: one of them in the default tier
-            pytest.param(name, changes, id=f"{name}-batch-norm", marks=[] if name == "dino" else pytest.mark.slow)
-            for name, changes in BATCH_NORM.items()
-        ),
-    ],
-)
-def test_two_processes_equal_one(method, changes, picture_folder, tmp_path) -> None:
-    data = picture_folder(16)
+CASES: dict[str, tuple[str, dict[str, object]]] = {name: (name, CUT) for name in TOGETHER}
+CASES |= {f"{name}-batch-norm": (name, changes) for name, changes in BATCH_NORM.items()}
+"""case -> its method, and what differs from its settings."""
+
+SLOW = {f"{name}-batch-norm" for name in BATCH_NORM if name != "dino"}
+"""The layer is one for all methods: one of them in the default tier."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What two processes have left: a file for each case and rank; `failure` says why some are missing."""
+
+    data: Path
+    out: Path
+    failure: str = ""
+
+    def state(self, case: str, rank: int) -> dict[str, Tensor]:
+        file = self.out / f"{case}.{rank}.pt"
+        assert file.exists(), self.failure
+        return torch.load(file, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The cases of all tests that are run, one after the other by the same two processes: to start them takes longest.
+
+    The processes meet at a store of this one, which chooses its port itself, as torchrun's do.
+    """
+    functions = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    wanted = [each.callspec.params["case"] for each in functions if each.function is test_two_processes_equal_one]
+    out = tmp_path_factory.mktemp("processes")
+    data = write_pictures(out / "pictures", 16, classes=2)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    try:
+        mp.spawn(_train, (wanted, data, out, store.port), nprocs=2)
+    except mp.ProcessRaisedException as error:
+        return Trained(data, out, str(error))
+    return Trained(data, out)
+
+
+@pytest.mark.parametrize("case", [pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in CASES])
+def test_two_processes_equal_one(case, trained, tmp_path) -> None:
+    first, second = trained.state(case, 0), trained.state(case, 1)
+    method, changes = CASES[case]
     whole = {name: value for name, value in changes.items() if name != "accumulate"}
-    alone = cases.trainer(cases.run_config(method, data, tmp_path / "run", **whole), double=True)
+    alone = cases.trainer(cases.run_config(method, trained.data, tmp_path / "run", **whole), double=True)
     for views in alone.batches():
         alone.make_step(views)
-    mp.spawn(_train, (method, data, tmp_path, _free_port(), changes), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert states_differ(first, second) == []
     assert states_differ(first, alone.method.state_dict(), tolerance=1e-8) == []
 
 
-def _train(rank: int, method: str, data: Path, out: Path, port: int, changes: dict[str, object]) -> None:
+def _train(rank: int, wanted: Sequence[str], data: Path, out: Path, port: int) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     torch.set_num_threads(1)
     with process_group(torch.device("cpu")):
-        trainer = cases.trainer(cases.run_config(method, data, out / "run", **changes), double=True)
-        for views in trainer.batches():
-            trainer.make_step(views)
-        torch.save(trainer.method.state_dict(), out / f"{rank}.pt")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        for case in wanted:
+            method, changes = CASES[case]
+            trainer = cases.trainer(cases.run_config(method, data, out / case, **changes), double=True)
+            for views in trainer.batches():
+                trainer.make_step(views)
+            torch.save(trainer.method.state_dict(), out / f"{case}.{rank}.pt")

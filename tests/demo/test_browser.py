@@ -26,7 +26,7 @@ from tests.conftest import draw_picture
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-PATIENCE = 30_000  # ms; these wait for what happens, and not for time
+PATIENCE = 120_000  # ms; these wait for what happens, and not for time
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def browser() -> Iterator[Any]:
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # Chromium has no sandbox for root
         arguments.append("--no-sandbox")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, timeout=PATIENCE)
         yield browser
         browser.close()
 
@@ -89,6 +89,8 @@ def visit(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterato
     options = getattr(request, "param", {})
     chosen = {"viewport": {"width": 1366, "height": 768}, "locale": "en-US", **options}
     context = browser.new_context(**chosen)
+    context.set_default_timeout(PATIENCE)
+    context.set_default_navigation_timeout(PATIENCE)
     visit = Visit(context.new_page())
     visit.watch()
     visit.page.goto(address)

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from dinoscope.cli import main
+from dinoscope.demo.engine import Engine, Gaze
 from dinoscope.demo.limits import Limits
 from dinoscope.demo.serving import Serving, free_port, own_folder, page_served
 from dinoscope.errors import UserError
@@ -28,6 +29,7 @@ gradio = pytest.importorskip("gradio")
 httpx = pytest.importorskip("httpx")
 
 PEOPLE = 10
+PATIENCE = 240  # seconds; far more than it takes, for machines that are busy
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +44,10 @@ class Person:
 
     def __init__(self, address: str) -> None:
         self.address, self.session = address + "gradio_api/", uuid.uuid4().hex
-        self.client = httpx.Client(trust_env=False, timeout=60)
+        self.client = httpx.Client(trust_env=False, timeout=PATIENCE)
         self.config = self.client.get(address + "config").json()
         self.messages: list[dict[str, Any]] = []
+        self.joined = threading.Semaphore(0)  # released each time that this person waits in the queue
 
     def call(self, dependency: dict[str, Any]) -> Any:
         """Join the queue with the values that the components begin with, and wait for the result."""
@@ -52,6 +55,7 @@ class Person:
         data = [props[each].get("value") for each in dependency["inputs"]]
         body = {"data": data, "fn_index": dependency["id"], "session_hash": self.session}
         self.client.post(self.address + "queue/join", json=body).raise_for_status()
+        self.joined.release()
         with self.client.stream("GET", f"{self.address}queue/data?session_hash={self.session}") as stream:
             for line in stream.iter_lines():
                 if not line.startswith("data:"):
@@ -75,18 +79,28 @@ class Person:
         return self.call(draws[0])
 
 
-def test_ten_people_at_once_get_their_pictures(address: str) -> None:
-    people, results, gate = [Person(address) for _ in range(PEOPLE)], list[list[Any]](), threading.Barrier(PEOPLE)
+def test_ten_people_at_once_get_their_pictures(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    people, results, all_wait = [Person(address) for _ in range(PEOPLE)], list[list[Any]](), threading.Event()
+    look = Engine.look
+
+    def look_when_all_wait(engine: Engine, gaze: Gaze) -> Any:
+        assert all_wait.wait(PATIENCE)
+        return look(engine, gaze)
+
+    monkeypatch.setattr(Engine, "look", look_when_all_wait)
 
     def visit(person: Person) -> None:
-        gate.wait()
         results.append(person.begin())
 
     threads = [threading.Thread(target=visit, args=(person,)) for person in people]
     for thread in threads:
         thread.start()
+    for person in people:  # twice: to pick the sample, and to have it drawn
+        assert person.joined.acquire(timeout=PATIENCE)
+        assert person.joined.acquire(timeout=PATIENCE)
+    all_wait.set()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     assert len(results) == PEOPLE
     for result in results:
         overlays = [each for each in result if isinstance(each, dict) and "path" in each]
@@ -99,16 +113,18 @@ def test_ten_people_at_once_get_their_pictures(address: str) -> None:
 
 def test_files_of_the_machine_are_not_served(address: str) -> None:
     for path in ("/etc/passwd", str(Path(__file__).resolve())):
-        response = httpx.get(f"{address}gradio_api/file={path}", trust_env=False)
+        response = httpx.get(f"{address}gradio_api/file={path}", trust_env=False, timeout=PATIENCE)
         assert response.status_code in (403, 404)
 
 
 def test_names_of_other_sites_are_not_answered_to(address: str) -> None:
     for host, status in (("evil.example", 400), ("127.0.0.1:1", 200), ("localhost", 200), ("[::1]:7860", 200)):
-        assert httpx.get(address, headers={"host": host}, trust_env=False).status_code == status, host
+        assert httpx.get(address, headers={"host": host}, trust_env=False, timeout=PATIENCE).status_code == status, host
     with page_served(Serving([named("vit_micro_conv8", "first")], host="0.0.0.0")) as everywhere:
         port = everywhere.rstrip("/").rpartition(":")[2]
-        reply = httpx.get(f"http://127.0.0.1:{port}/", headers={"host": "class.example"}, trust_env=False)
+        reply = httpx.get(
+            f"http://127.0.0.1:{port}/", headers={"host": "class.example"}, trust_env=False, timeout=PATIENCE
+        )
         assert reply.status_code == 200
 
 
@@ -116,7 +132,7 @@ def test_uploads_above_the_limit_are_refused() -> None:
     models = [named("vit_micro_conv8", "first")]
     with page_served(Serving(models, limits=Limits(upload_mb=0.001, video_mb=0.001))) as address:
         files = {"files": ("large.png", b"\0" * 5000)}
-        response = httpx.post(f"{address}gradio_api/upload", files=files, trust_env=False)
+        response = httpx.post(f"{address}gradio_api/upload", files=files, trust_env=False, timeout=PATIENCE)
         assert response.status_code == 413
 
 
@@ -140,10 +156,10 @@ def test_a_failure_leaves_nothing_either(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_work_that_is_under_way_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    started, end = threading.Event(), time.monotonic() + 0.5
+    started = threading.Event()
 
     def work(folder: Path) -> None:
-        number = 0
+        number, end = 0, time.monotonic() + 0.5
         while time.monotonic() < end:
             with contextlib.suppress(OSError):
                 (folder / str(number)).write_bytes(b"x")
@@ -159,19 +175,15 @@ def test_work_that_is_under_way_leaves_nothing(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_busy_port() -> None:
-    with socket.socket() as busy:
-        busy.bind(("127.0.0.1", 0))
-        busy.listen()
-        port = busy.getsockname()[1]
-        with pytest.raises(UserError, match=f"--port {port} cannot be used"):
-            free_port("127.0.0.1", port)
-    assert free_port("127.0.0.1", port) == port
-    first = free_port("127.0.0.1", None)
+    port = free_port("127.0.0.1", None)  # from here on all ports are those that this process alone uses
     with socket.socket() as busy:
         busy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        busy.bind(("127.0.0.1", first))
+        busy.bind(("127.0.0.1", port))
         busy.listen()
-        assert free_port("127.0.0.1", None) > first
+        with pytest.raises(UserError, match=f"--port {port} cannot be used"):
+            free_port("127.0.0.1", port)
+        assert free_port("127.0.0.1", None) > port
+    assert free_port("127.0.0.1", port) == port
 
 
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dinoscope.demo.serving import free_port
 from dinoscope.shipped import shipped_model
 from tests.demo.clips import write_clip
 
@@ -22,7 +24,28 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 if CHROMIUM is None:
     pytest.skip("needs Chromium", allow_module_level=True)
 
-TIMEOUT = 60_000  # ms; far more than it takes, for machines that are busy
+TIMEOUT = 120_000  # ms; far more than it takes, for machines that are busy
+
+SERVER = """
+import sys, time
+from contextlib import closing
+from pathlib import Path
+from dinoscope.cli import main
+from dinoscope.demo import tracking
+
+follow, held = tracking.follow, Path(sys.argv[1])
+
+def waiting(*args):
+    with closing(follow(*args)) as steps:
+        for step in steps:
+            yield step
+            while held.exists():
+                time.sleep(0.01)
+
+tracking.follow = waiting
+sys.exit(main(sys.argv[2:]))
+"""
+"""`dinoscope demo`, whose following waits after each frame while a file is there: so nothing ends before a click."""
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +55,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(folder: Path) -> Iterator[Any]:
+def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """While this file is there, the following of objects stands still."""
+    return tmp_path_factory.mktemp("held") / "held"
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path, held: Path) -> Iterator[Any]:
     """The tab in a browser. The page is served by another process, as people do, without these tests' type checks."""
-    command = [sys.executable, "-m", "dinoscope", "demo", "--no-browser", "--language", "en", "--device", "cpu"]
+    command = [sys.executable, "-c", SERVER, str(held), "demo", "--no-browser", "--language", "en", "--device", "cpu"]
+    command += ["--port", str(free_port("127.0.0.1", None))]
     command += ["--model", str(shipped_model()), "--limits.video-seconds", "5", "--limits.most-size", "128"]
     environment = {**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
         assert server.stdout is not None
-        address = server.stdout.readline().split()[0]
         try:
+            line = server.stdout.readline()
+            assert line.startswith("http://"), f"the server ended with {server.wait()}"  # it has said why on stderr
+            address = line.split()[0]
             with playwright.sync_playwright() as driver:
-                browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+                browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=TIMEOUT)
                 tab = browser.new_page(viewport={"width": 1366, "height": 768})
                 tab.set_default_timeout(TIMEOUT)
+                tab.set_default_navigation_timeout(TIMEOUT)
                 tab.goto(address)
                 tab.get_by_role("tab", name="Video").click()
                 yield tab
@@ -95,7 +128,8 @@ def test_too_long_a_video_is_refused_and_the_clip_stays(page: Any, tmp_path: Pat
     assert page.locator("#video-frame img").count() == 1
 
 
-def test_cancel_stops_the_work_and_leaves_nothing(page: Any, folder: Path) -> None:
+def test_cancel_stops_the_work_and_leaves_nothing(page: Any, folder: Path, held: Path) -> None:
+    held.touch()
     page.click("#video-sample")
     says(page, "status", "Drawn sample: 36 frames")
     box = page.locator("#video-frame img").bounding_box()
@@ -105,11 +139,10 @@ def test_cancel_stops_the_work_and_leaves_nothing(page: Any, folder: Path) -> No
     page.click("#video-cancel")
     says(page, "progress", "Cancelled")
     playwright.expect(page.locator("#video-follow")).to_be_enabled(timeout=TIMEOUT)
-    for _ in range(
-        100
-    ):  # the frame that was being worked on is finished first; after the last one there would be files
-        if not written(folder):
-            break
-        page.wait_for_timeout(200)
+    held.unlink()
+    # the frame that was being worked on is finished first
+    deadline = time.monotonic() + TIMEOUT / 1000
+    while written(folder) and time.monotonic() < deadline:
+        page.wait_for_timeout(100)
     assert written(folder) == []
     says(page, "progress", "Cancelled")
