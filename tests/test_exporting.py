@@ -206,7 +206,7 @@ def test_where_the_weights_are_from_comes_along(format: str, tmp_path: Path) -> 
     if format == "huggingface":
         card = (out / "README.md").read_text()
         assert "# DINO vit_tiny_patch16_224" in card
-        assert "license: other  # Apache-2.0" in card
+        assert "license: apache-2.0\n" in card
         assert "| released at | https://example.org/x.pth |" in card
 
 

@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dinoscope.errors import UserError, lookup
 from dinoscope.models.backbone import BACKBONES, IMAGENET_MEAN, IMAGENET_STD, Backbone, build_backbone
 from dinoscope.models.pretrained.layouts import PLAIN, Layout, Place, find_places, recognise
 from dinoscope.models.pretrained.networks import in_timm_names, infer_config, named_config
-from dinoscope.models.pretrained.reading import read_file
+from dinoscope.models.pretrained.reading import in_folder, read_file
 from dinoscope.models.weights import load_strictly
 
 Color = tuple[float, float, float]
@@ -69,10 +71,12 @@ class Found:
 def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, Found]:
     """Build and load the network in a released file; returned in evaluation mode, on the CPU.
 
+    path: the file, or a folder of a model hub, whose model.safetensors or pytorch_model.bin is meant.
+
     Raises UserError where the file cannot be opened safely, holds no network that is known here, or its tensors are
     not exactly the network's: the message names each kind that is missing, left over or of another shape.
     """
-    choices = choices or Choices()
+    choices, path = choices or Choices(), in_folder(path)
     content = read_file(path)
     layout = recognise(content)
     place = _choose(find_places(content), layout, choices.part, path)
@@ -82,6 +86,9 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
     else:
         lookup("network", choices.architecture, BACKBONES)
         config = named_config(choices.architecture, network.tensors, str(path))
+    broken = [name for name, tensor in network.tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise UserError(f"{path} holds weights that are no numbers (NaN or infinite), as {broken[0]}: it is damaged")
     config = replace(config, mean=choices.mean, std=choices.std)
     backbone = build_backbone(config)
     load_strictly(backbone.net, network.tensors, path)

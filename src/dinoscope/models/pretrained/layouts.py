@@ -58,6 +58,12 @@ LAYOUTS = (
         "teacher",
     ),
     Layout("DINOv2, training checkpoint", "DINOv2", (r"(^|[/.])backbone\.", r"dino_head\."), "teacher"),
+    Layout(
+        "DINO, network and head",
+        "DINO",
+        (r"(^|[/.])backbone\.", r"(^|[/.])head\.mlp\.", r"(^|[/.])head\.last_layer\.weight_v$"),
+        "teacher",
+    ),
     # moco-v3's README: "our ViT-Small is with heads=12"; its ViT-B has 12 as usual.
     Layout("MoCo v3, checkpoint", "MoCo v3", (r"\bbase_encoder\.", r"\bmomentum_encoder\."), "student", heads=12),
     Layout("MoCo, checkpoint", "MoCo v1 or v2", (r"\bencoder_q\.",), "student"),
