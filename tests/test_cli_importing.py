@@ -82,6 +82,9 @@ def test_models_lists_the_catalogue(released: Backbone, capsys) -> None:
     assert main(["models"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in CATALOGUE)
+    by_name = {line.split()[0]: line for line in printed.splitlines()[1:]}
+    assert "≥ 87" in by_name["dino_vits16"]  # 21.7 million weights of 4 bytes
+    assert " 102 " in by_name["supervised_resnet50"]
 
 
 def test_a_released_name_goes_wherever_a_run_goes(released: Backbone, picture_folder, tmp_path: Path, capsys) -> None:

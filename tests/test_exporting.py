@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -254,3 +255,21 @@ def test_any_file_of_the_format_that_is_there_is_kept(tmp_path: Path, capsys: py
     assert [path.name for path in out.iterdir()] == ["README.md"]
     assert export("huggingface", tmp_path / "model", out, "--overwrite") == 0
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("format", ["safetensors", "timm", "onnx", "torch-export"])
+@pytest.mark.usefixtures("traced")
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model(tmp_path / "model", "resnet18", 32)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, before[1]))  # no file may be larger
+    try:
+        assert export(format, tmp_path / "model", tmp_path / "out") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.count("could not be written") == 1
+    assert list((tmp_path / "out").iterdir()) == []

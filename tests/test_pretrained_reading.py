@@ -19,9 +19,8 @@ import pytest
 import torch
 
 from dinoscope.errors import UserError
-from dinoscope.model_names import load_model
 from dinoscope.models.pretrained import import_file
-from tests.official_files import dino_checkpoint, hugging_face, random_network, register_tiny, weights
+from tests.official_files import dino_checkpoint, random_network, register_tiny, weights
 from tests.test_pretrained import load
 
 
@@ -117,20 +116,6 @@ def test_weights_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -
         load(tmp_path, tensors)
 
 
-def test_folders_of_model_hubs(tmp_path: Path) -> None:
-    network = random_network("tiny")
-    (tmp_path / "hub").mkdir()
-    with pytest.raises(UserError, match=r"hub is a folder without model.safetensors or pytorch_model.bin"):
-        import_file(tmp_path / "hub")
-    with pytest.raises(UserError, match=r"hub holds no model: expected .*model.safetensors"):
-        load_model(str(tmp_path / "hub"))
-    torch.save(hugging_face(weights(network), "vit.", dinov2=False), tmp_path / "hub" / "pytorch_model.bin")
-    assert torch.equal(import_file(tmp_path / "hub")[0].net.cls_token, network.net.cls_token)
-    model = load_model(str(tmp_path / "hub"))
-    assert (model.label, model.weights) == ("hub", str(tmp_path / "hub" / "pytorch_model.bin"))
-    assert torch.equal(model.backbone.net.cls_token, network.net.cls_token)
-
-
 PLAIN_PICKLE = pickle.dumps({"x": Path.touch}, protocol=4)
 
 
@@ -170,3 +155,21 @@ def test_a_file_that_is_not_there_and_a_damaged_safetensors(tmp_path: Path) -> N
     (tmp_path / "x.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match="not a readable safetensors file"):
         import_file(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("module.backbone.layers.0.blocks.1.attn.relative_position_bias_table", "Swin Transformer"),
+        ("cls_attn_blocks.0.norm1.weight", "XCiT"),
+        ("stages.0.blocks.0.conv_dw.weight", "ConvNeXt"),
+        ("rope_embed.periods", "DINOv3"),
+        ("blocks.0.mlp.w12.weight", "ViT-g"),
+        ("blocks.0.attn.relative_position_bias_table", "BEiT"),
+    ],
+)
+def test_networks_that_are_not_supported_are_called_by_their_name(name: str, kind: str, tmp_path: Path) -> None:
+    """EsViT's files, for one, begin like a ViT."""
+    content = {"teacher": {name: torch.ones(2), "backbone.patch_embed.proj.weight": torch.ones(96, 3, 4, 4)}}
+    with pytest.raises(UserError, match=f"holds an? .*{kind}.*, which is not supported"):
+        load(tmp_path, content)

@@ -89,7 +89,7 @@ def _read_pickle(path: Path) -> Any:
         raise UserError(f"{path} is not a readable PyTorch file: {fault}")
     zipped = zipfile.is_zipfile(path)
     try:
-        stand_ins = [(stand_in, name) for name, stand_in in STOOD_IN_FOR.items()]
+        stand_ins: list[Any] = [(stand_in, name) for name, stand_in in STOOD_IN_FOR.items()]
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
