@@ -82,6 +82,9 @@ def test_models_lists_the_catalogue(released: Backbone, capsys) -> None:
     assert main(["models"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in CATALOGUE)
+    by_name = {line.split()[0]: line for line in printed.splitlines()[1:]}
+    assert "≥ 87" in by_name["dino_vits16"]  # 21.7 million weights of 4 bytes
+    assert " 102 " in by_name["supervised_resnet50"]
 
 
 def test_a_released_name_goes_wherever_a_run_goes(released: Backbone, picture_folder, tmp_path: Path, capsys) -> None:
@@ -164,14 +167,17 @@ def test_a_local_official_file_goes_there_too(official: Path, picture_folder) ->
 
 def test_a_cached_file_of_another_network_is_refused(released: Backbone) -> None:
     torch.save(weights(random_network("resnet18")), cached_file(CATALOGUE["tiny_dino"]))
-    with pytest.raises(dinoscope.api.UserError, match="is no tiny: it has no 'pos_embed'"):
+    with pytest.raises(dinoscope.api.UserError, match=r"is no tiny: it has no 'pos_embed'\. Delete .*fetched anew"):
         load_model("tiny_dino")
 
 
 def test_offline_and_misspelt_names_are_one_line(capsys, tmp_path: Path) -> None:
     export = ["export", "--out", str(tmp_path / "out"), "--model"]
+    assert main(["--offline", *export, "dino_vits16"]) == 2
+    first = capsys.readouterr().err
     assert main([*export, "dino_vits16", "--offline"]) == 2
     said = capsys.readouterr().err
+    assert said == first
     assert said.count("\n") == 1
     assert "dino_deitsmall16_pretrain.pth" in said
     assert main([*export, "dino_vits61"]) == 2

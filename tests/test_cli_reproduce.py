@@ -14,7 +14,9 @@ import torch
 
 from dinoscope import checkpoint
 from dinoscope.cli import main
+from dinoscope.data.folder import ImageFolder
 from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.features import cache
 from dinoscope.models.pretrained import CATALOGUE
 from dinoscope.models.pretrained.fetch import cached_file
 from dinoscope.reproduction import imagenet
@@ -57,6 +59,11 @@ def reproduce(table: str, data: Path, *options: object) -> int:
     return main(["reproduce", table, "--data", str(data), "--out", "out", *map(str, options)])
 
 
+def faults(error: str) -> int:
+    """Lines but those of progress."""
+    return sum(not line.startswith("listing ") for line in error.splitlines())
+
+
 def values() -> dict[str, dict[str, Any]]:
     """Figures of each model by title, from reproduce.json."""
     read = json.loads(Path("out/reproduce.json").read_text())
@@ -81,6 +88,7 @@ def test_imagenet(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert knn["difference"] == pytest.approx(alone["knn_top1_k20"] - 70)
     assert found["tiny_deit"]["k-NN (k = 20)"]["published"] is None
     assert found["tiny_deit"]["k-NN (k = 20)"]["difference"] is None
+    assert "listing train, in classes (2)\n" in shown.err
     said = "not ImageNet-1k: 2 classes, 24 training and 6 validation images instead of 1,000, 1,281,167 and 50,000"
     assert said in shown.out
     assert said in shown.err
@@ -133,6 +141,24 @@ def test_what_is_kept_is_not_measured_again(images: Path, monkeypatch: pytest.Mo
     assert seen[3:] == ["tiny_dino", "tiny_deit"]
 
 
+def test_features_of_what_was_broken_off_are_not_computed_again(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while the validation images are read: the training images are not read again."""
+    compute, seen = cache.readable_features, list[str]()
+
+    def until(backbone: Any, folder: ImageFolder, *rest: Any) -> Any:
+        seen.append(folder.root.name)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return compute(backbone, folder, *rest)
+
+    monkeypatch.setattr(cache, "readable_features", until)
+    assert reproduce("imagenet-table", images, "--models", "tiny_dino", *FAST) == 130
+    assert len(list(Path("out/tiny_dino/features").iterdir())) == 1
+    assert reproduce("imagenet-table", images, "--models", "tiny_dino", *FAST) == 0
+    assert seen == ["train", "val", "val"]
+    assert [path.name for path in Path("out/tiny_dino").iterdir()] == ["evaluations"]
+
+
 def test_a_model_that_fails_is_a_row_with_its_reason(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = cached_file(CATALOGUE["tiny_deit"])
     right = file.read_bytes()
@@ -161,7 +187,7 @@ def test_nothing_is_replaced_unasked(images: Path, drawn: Path, capsys: pytest.C
         assert reproduce(table, data, *options) == 2
         error = capsys.readouterr().err
         assert words in error
-        assert error.count("\n") == 1
+        assert faults(error) == 1
     assert {path: path.read_bytes() for path in Path("out").rglob("*.*") if path.is_file()} == before
     torch.save(weights(random_network("tiny", 48)), cached_file(CATALOGUE["tiny_dino"]))
     assert reproduce("imagenet-table", images, *BOTH, *FAST) == 1
@@ -176,7 +202,7 @@ def test_missing_weights_are_one_line_before_anything_is_measured(
     models = ("--models", "tiny_dino", "absent_a", "absent_b", "--offline")
     assert reproduce("imagenet-table", images, *models, *FAST) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1
+    assert faults(error) == 1
     assert "absent_a is not here, and fetching is switched off" in error
     assert str(cached_file(CATALOGUE["absent_a"])) in error
     assert "absent_b (https://example.org/absent_b.pth)" in error
@@ -290,7 +316,7 @@ def test_a_wrong_layout_is_one_line_before_anything_is_fetched(
     assert reproduce(table, data, "--offline", "--device", "cpu") == 2
     error = capsys.readouterr().err
     assert words in error
-    assert error.count("\n") == 1
+    assert faults(error) == 1
 
 
 @pytest.mark.parametrize(
@@ -310,7 +336,7 @@ def test_mistakes_are_one_line(
     assert reproduce("imagenet-table", images, *(option.format(images=images) for option in options), *FAST) == 2
     error = capsys.readouterr().err
     assert words in error
-    assert error.count("\n") == 1
+    assert faults(error) == 1
     assert not Path("out").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -206,7 +207,7 @@ def test_where_the_weights_are_from_comes_along(format: str, tmp_path: Path) -> 
     if format == "huggingface":
         card = (out / "README.md").read_text()
         assert "# DINO vit_tiny_patch16_224" in card
-        assert "license: other  # Apache-2.0" in card
+        assert "license: apache-2.0\n" in card
         assert "| released at | https://example.org/x.pth |" in card
 
 
@@ -254,3 +255,21 @@ def test_any_file_of_the_format_that_is_there_is_kept(tmp_path: Path, capsys: py
     assert [path.name for path in out.iterdir()] == ["README.md"]
     assert export("huggingface", tmp_path / "model", out, "--overwrite") == 0
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("format", ["safetensors", "timm", "onnx", "torch-export"])
+@pytest.mark.usefixtures("traced")
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model(tmp_path / "model", "resnet18", 32)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, before[1]))  # no file may be larger
+    try:
+        assert export(format, tmp_path / "model", tmp_path / "out") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.count("could not be written") == 1
+    assert list((tmp_path / "out").iterdir()) == []

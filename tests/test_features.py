@@ -7,12 +7,14 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from torchvision import transforms
 
 from dinoscope import features
@@ -222,11 +224,13 @@ class TestCache:
         """Grows by one entry with each real extraction."""
         made: list[str] = []
 
-        def counted(backbone: Backbone, folder: ImageFolder, *rest: object) -> FeatureBank:
-            made.append(folder.root.name)
-            return extract(backbone, folder, *rest)  # pyright: ignore
+        compute = features.cache.readable_features
 
-        monkeypatch.setattr(features.cache, "extract", counted)
+        def counted(backbone: Backbone, folder: ImageFolder, *rest: Any) -> tuple[Tensor, Tensor]:
+            made.append(folder.root.name)
+            return compute(backbone, folder, *rest)
+
+        monkeypatch.setattr(features.cache, "readable_features", counted)
         return made
 
     def entry(self) -> Path:
@@ -240,6 +244,32 @@ class TestCache:
         assert len(extractions) == 1
         assert same(first, second)
         assert torch.equal(first.features, second.features)
+
+    def test_an_extraction_that_was_broken_off_goes_on_after_the_last_whole_piece(
+        self, micro: Backbone, labelled: ImageFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        labelled.path(5).write_bytes(b"no image")
+        whole = extract(micro, labelled, CPU)
+        monkeypatch.setattr(features.cache, "PIECE", 4)
+        compute, seen = features.cache.readable_features, list[int]()
+
+        def until(backbone: Backbone, folder: ImageFolder, *rest: Any) -> tuple[Tensor, Tensor]:
+            seen.append(len(folder))
+            if len(seen) == 2:
+                raise KeyboardInterrupt
+            return compute(backbone, folder, *rest)
+
+        monkeypatch.setattr(features.cache, "readable_features", until)
+        with pytest.raises(KeyboardInterrupt):
+            cached_extract(micro, labelled, CPU, place=tmp_path / "kept")
+        heard = list[tuple[int, int]]()
+        bank = cached_extract(micro, labelled, CPU, lambda *told: heard.append(told), tmp_path / "kept")
+        assert seen == [4, 4, 4, 2]
+        assert heard == [(8, 10), (10, 10)]
+        assert same(bank, whole)
+        assert bank.paths == whole.paths
+        assert len(list((tmp_path / "kept").iterdir())) == 3
+        assert not cache_folder("features").exists()
 
     def test_a_moved_folder_is_recognised(
         self, micro: Backbone, labelled: ImageFolder, extractions: list[str], tmp_path: Path

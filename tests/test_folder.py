@@ -99,6 +99,15 @@ def test_labelled_can_be_insisted_on_and_refused(tmp_path: Path) -> None:
         find_images(tmp_path, labelled=True)
 
 
+def test_whoever_waits_hears_how_many_folders_are_listed(tmp_path: Path) -> None:
+    for name in ("a/1.png", "a/deep/er/2.png", "b/3.png", "c/4.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    heard = list[tuple[int, int]]()
+    assert len(find_images(tmp_path, progress=lambda *told: heard.append(told))) == 4
+    assert heard == [(0, 3), (1, 3), (2, 3)]
+
+
 def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     root = touch(tmp_path / "root", "a/1.jpg")
     elsewhere = touch(tmp_path / "elsewhere", "2.jpg")

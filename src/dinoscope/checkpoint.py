@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dinoscope import __version__
 from dinoscope.errors import UserError
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
+from dinoscope.models.pretrained.reading import FOLDER_FILES, in_folder
 from dinoscope.models.weights import load_strictly
 from dinoscope.settings import from_dict, to_dict
 
@@ -178,7 +179,8 @@ def read_metadata(file: Path) -> dict[str, Any]:
 
 
 def find_weights(path: Path) -> Path:
-    """The weights file that `path` stands for: itself, an exported one, or a run's newest checkpoint.
+    """The weights file that `path` stands for: itself, an exported one, a run's newest checkpoint, or the file in a
+    folder of a model hub.
 
     Raises UserError where there is none.
     """
@@ -189,11 +191,11 @@ def find_weights(path: Path) -> Path:
     for exported in (path / BACKBONE_WEIGHTS, path / "exported" / BACKBONE_WEIGHTS):
         if exported.is_file():
             return exported
-    newest = latest(path / "checkpoints")
-    if newest is None:
+    newest = latest(path / "checkpoints") or in_folder(path)
+    if newest == path:
         raise UserError(
             f"{path} holds no model: expected a run folder with a checkpoint, a folder with "
-            f"{BACKBONE_WEIGHTS}, or a .safetensors file"
+            f"{', '.join((BACKBONE_WEIGHTS, *FOLDER_FILES))}, or a file of weights"
         )
     return newest
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from dinoscope import checkpoint
 from dinoscope.errors import UserError
 from dinoscope.models.backbone import BACKBONES, Backbone, BackboneConfig, build_backbone
-from dinoscope.models.pretrained import CATALOGUE, SUFFIXES, Choices, fetch, import_file, is_cached
+from dinoscope.models.pretrained import CATALOGUE, Choices, fetch, import_file, is_cached
 
 RANDOM = "random:"
 """Before the name of a network, or before a model whose network is meant: fresh weights instead of trained ones."""
@@ -104,13 +104,14 @@ def load_model(name: str, watch: Watch = say_once) -> NamedModel:
     path = Path(name)
     if not path.exists() and name in CATALOGUE:
         return _released(name, watch)
-    if _is_foreign(path):
-        backbone, found = import_file(path)
-        return NamedModel(name, short_name(path), backbone, path, found.provenance())
     if not path.exists():
         raise UserError(_unknown(name))
-    backbone = checkpoint.load_backbone(path)
-    origin = checkpoint.read_metadata(checkpoint.find_weights(path)).get("origin")
+    file = checkpoint.find_weights(path)
+    if _is_foreign(file):
+        backbone, found = import_file(file)
+        return NamedModel(name, short_name(path), backbone, file, found.provenance())
+    backbone = checkpoint.load_backbone(file)
+    origin = checkpoint.read_metadata(file).get("origin")
     return NamedModel(name, short_name(path), backbone, path, origin)
 
 
@@ -129,14 +130,17 @@ def _released(name: str, watch: Watch) -> NamedModel:
     else:
         with watch(f"fetching {name} from {release.url}, in MB") as progress:
             path = fetch(name, release, progress)
-    backbone, found = import_file(path, Choices(release.architecture))
+    try:
+        backbone, found = import_file(path, Choices(release.architecture))
+    except UserError as error:
+        raise UserError(f"{error}. Delete {path}, and it is fetched anew") from error
     origin = {"name": name, "method": release.method, "licence": release.licence, "url": release.url}
     return NamedModel(name, name, backbone, path, {**found.provenance(), **origin})
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether it is a file of weights that dinoscope did not write."""
-    if not path.is_file() or path.suffix not in SUFFIXES:
+    """Whether it is a file that dinoscope did not write."""
+    if not path.is_file():
         return False
     if path.suffix != ".safetensors":
         return True

@@ -64,7 +64,8 @@ With --offline, or DINOSCOPE_OFFLINE=1, no command fetches anything.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; return the exit code: 0 done, 2 the person's mistake (one line, no traceback), 130 Ctrl-C."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments = [argument for argument in given if argument != OFFLINE]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0
@@ -72,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dinoscope {__version__}")
         return 0
     command, rest = arguments[0], arguments[1:]
-    with _fetching_off_if(OFFLINE in rest):
-        return _run(command, [argument for argument in rest if argument != OFFLINE])
+    with _fetching_off_if(len(arguments) < len(given)):
+        return _run(command, rest)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ class Options:
     """
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """Weights file."""
+    """Weights file, or a folder with model.safetensors or pytorch_model.bin, as model hubs have it."""
 
     out: Path | None = None
     """Folder to write; by default nothing is written, and only what was found is said."""
@@ -33,10 +33,11 @@ class Options:
     """Which of several networks in the file: teacher, student, ema or plain. By default the one that the method's own
     evaluations take."""
 
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Mean of red, green and blue, in [0, 1], that the network was trained with; no file says it. ImageNet's."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of red, green and blue, in [0, 1], that the network was trained with. By default what the settings beside
+    the file in a folder of a model hub say, else ImageNet's."""
 
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[float, float, float] | None = None
     """Standard deviation, likewise."""
 
     overwrite: bool = False
@@ -66,7 +67,7 @@ def import_weights(options: Options) -> list[str]:
     from dinoscope.exporting.subject import Subject
     from dinoscope.models.pretrained import Choices, import_file
 
-    if not all(value > 0 for value in options.std):
+    if options.std is not None and not all(value > 0 for value in options.std):
         raise UserError(f"--std must be above 0, not {options.std}")
     backbone, found = import_file(options.file, Choices(options.arch, options.part, options.mean, options.std))
     said = f"{options.file}: {found.line()}"

@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 WIDTH = 125
 """Columns that the table needs."""
 
+BYTES_PER_PARAMETER = 4
+
 
 @dataclass(frozen=True)
 class Options:
     """List the released weights. Any --model takes these names; the file is fetched on first use, and kept.
 
     The figures are those their authors published for ImageNet, in %: k-NN and linear of frozen features, "own" of the
-    classifier that the network was trained with. None was measured here.
+    classifier that the network was trained with. None was measured here. MB are the file's where its source says so; ≥
+    stands before those of the network's weights, which are in it at least.
     """
 
     json: bool = False
@@ -85,7 +88,8 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     table.add_column("here", no_wrap=True)
     for row in rows:
         figures = [f"{row[name]:.1f}" if row[name] is not None else "" for name in ("knn", "linear", "own")]
-        megabytes = "" if row["megabytes"] is None else f"{row['megabytes']:.0f}"
+        least = row["parameters"] * BYTES_PER_PARAMETER  # files may hold heads, or a whole training, besides
+        megabytes = f"≥ {least:.0f}" if row["megabytes"] is None else f"{row['megabytes']:.0f}"
         cells = [row["name"], row["architecture"], row["method"], f"{row['parameters']:.1f}"]
         table.add_row(*cells, *figures, row["licence"], megabytes, "yes" if row["cached"] else "")
     return table

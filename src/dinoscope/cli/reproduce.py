@@ -30,8 +30,9 @@ class Options:
     voc-table: Jaccard of attention masks, after DINO's Fig. 4. --data: VOCdevkit.
     davis-table: J&F, J and F of DAVIS 2017 val, after DINO's Table 5. --data: DAVIS.
 
-    All weights are fetched first. Each measurement is kept in OUT/MODEL/evaluations; the same command started again
-    goes on from there. Writes reproduce.md, .csv and .json. Exits with 1 where a model failed.
+    All weights are fetched first. Each measurement is kept in OUT/MODEL/evaluations, and until it is made the features
+    that it needs in OUT/MODEL/features; the same command started again goes on from there. Writes reproduce.md, .csv
+    and .json. Exits with 1 where a model failed.
     """
 
     table: Annotated[
@@ -90,7 +91,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--batch-size must be at least 1, not {options.batch_size}")
     probe = PROBES[options.linear]
     targets = chosen.targets(options.models, probe)
-    settings = Settings(options.image_size, device, options.batch_size, options.workers)
+    settings = Settings(options.image_size, device, options.batch_size, options.workers, progress_bar)
     bench = chosen.bench(options.data, settings, probe)
     if options.dry_run:
         _show(plan_table(plan(targets, bench, device, progress_bar), bench))

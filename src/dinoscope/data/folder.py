@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -59,7 +59,9 @@ class ImageFolder:
         return ImageFolder(self.root, tuple(self.paths[i] for i in indices), labels, self.classes)
 
 
-def find_images(root: Path, *, labelled: bool | None = None) -> ImageFolder:
+def find_images(
+    root: Path, *, labelled: bool | None = None, progress: Callable[[int, int], None] | None = None
+) -> ImageFolder:
     """Find the images below `root` by extension, at any depth, following links to files and folders.
 
     Hidden files and folders and `__MACOSX` are passed over. A link to nowhere is kept, to be reported as
@@ -68,12 +70,13 @@ def find_images(root: Path, *, labelled: bool | None = None) -> ImageFolder:
     labelled: None takes the first-level folders as classes where every image lies in one, there are at least
     two, and they are not all named like splits (train, val…). True insists on it, and allows a single class.
     False gives an unlabelled folder.
+    progress: called with (done, total) in folders right below `root`.
 
     Raises UserError where `root` is not a folder that can be read, holds no images, or has images outside of
     class folders with labelled=True.
     """
     _require_folder(root)
-    paths = tuple(sorted(_image_paths(root), key=os.fsencode))
+    paths = tuple(sorted(_image_paths(root, progress), key=os.fsencode))
     if not paths:
         raise UserError(f"{root}: no images in this folder or below it. Looked for {' '.join(EXTENSIONS)}")
     stray = next((path for path in paths if "/" not in path), None)
@@ -227,11 +230,16 @@ def _are_classes(names: Sequence[str]) -> bool:
     return len(names) >= 2 and not all(name.lower() in splits for name in names)
 
 
-def _image_paths(root: Path) -> Iterator[str]:
+def _image_paths(root: Path, progress: Callable[[int, int], None] | None) -> Iterator[str]:
     """Yield the images below root, in no order. A folder inside itself (a loop of links) is passed over."""
+    begun = total = 0
     pending: list[tuple[Path, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
     while pending:
         folder, prefix, above = pending.pop()
+        if progress is not None and prefix.count("/") == 1:  # all below the one before it has been listed
+            total = total or len(pending) + 1
+            progress(begun, total)
+            begun += 1
         status = folder.stat()
         identity = status.st_dev, status.st_ino
         if identity in above:

@@ -51,4 +51,5 @@ def write(format: FormatName, folder: Path, subject: Subject, *, overwrite: bool
     try:
         return chosen.write(folder, subject)
     except OSError as error:
-        raise UserError(f"{folder} could not be written: {error}") from error
+        # What checkpoint.save raises says itself which file; the system's errors do not.
+        raise UserError(f"{folder} could not be written: {error}" if error.errno else str(error)) from error

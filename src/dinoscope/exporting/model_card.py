@@ -44,7 +44,7 @@ def model_card(subject: Subject) -> str:
     licence = str(origin.get("licence", ""))
     sections = [
         f"---\nlibrary_name: timm\ntags:\n- image-feature-extraction\n- timm\n- dinoscope\n"
-        f"license: other  # {licence or TO_FILL_IN}\n---",
+        f"license: {_identifier(licence)}\n---",
         f"# {method} {backbone.name}" if method else f"# {backbone.name}",
         f"Weights of {backbone.name}, written by dinoscope. The model gives features of images; it has no classifier.",
         _training(config, subject),
@@ -58,6 +58,11 @@ def model_card(subject: Subject) -> str:
         ),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _identifier(licence: str) -> str:
+    """The licence as model hubs write it: in small letters; of weights without one, a place to fill it in."""
+    return licence.lower() or f"other  # {TO_FILL_IN}"
 
 
 def _training(config: RunConfig | None, subject: Subject) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
@@ -23,7 +24,9 @@ def write_torch_program(folder: Path, subject: Subject) -> list[str]:
     traced = trace(program)
     folder.mkdir(parents=True, exist_ok=True)
     with checkpoint.replacing(folder / FILE) as partial:
-        torch.export.save(traced, partial, extra_files={DESCRIPTION: subject.description()})
+        written = io.BytesIO()  # where the disk is full, torch's own writer of files ends the process
+        torch.export.save(traced, written, extra_files={DESCRIPTION: subject.description()})
+        partial.write_bytes(written.getbuffer())
         loaded = torch.export.load(partial).module()
         difference = check(program, lambda images: [output.numpy() for output in loaded(torch.from_numpy(images))])
     return [

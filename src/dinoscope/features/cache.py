@@ -1,4 +1,4 @@
-"""Features kept on disk: one file per (weights, images, view, arithmetic).
+"""Features kept on disk: one file per (weights, images, view, arithmetic), of large folders several.
 
 An entry holds features and the positions of their images in the folder. Names and labels always come from the
 folder, so that relabelled images are not mistaken for what they were.
@@ -19,7 +19,8 @@ from dinoscope import checkpoint
 from dinoscope.cache import CACHE_VARIABLE, cache_folder
 from dinoscope.data.folder import ImageFolder
 from dinoscope.errors import UserError
-from dinoscope.features.extraction import ExtractConfig, Progress, bank_of, evaluation_view, extract
+from dinoscope.features.extraction import ExtractConfig, Progress, bank_of, evaluation_view, readable_features
+from dinoscope.features.images import ImageView
 from dinoscope.models.backbone import Backbone, without_drop_path
 from dinoscope.settings import to_dict
 from dinoscope.types import FeatureBank
@@ -27,25 +28,46 @@ from dinoscope.types import FeatureBank
 CACHE_FORMAT = 1
 """Raise it when the same weights and images give other features than before: old entries are then unused."""
 
+PIECE = 2**15
+"""Images of one entry at most: what is lost where an extraction is broken off. With 2048 numbers each it has 270 MB."""
+
 _log = logging.getLogger(__name__)
 
 
 def cached_extract(
-    backbone: Backbone, folder: ImageFolder, config: ExtractConfig, progress: Progress | None = None
+    backbone: Backbone,
+    folder: ImageFolder,
+    config: ExtractConfig,
+    progress: Progress | None = None,
+    place: Path | None = None,
 ) -> FeatureBank:
-    """`extract`, or what it returned before for these weights, images and settings, from `cache_folder`.
+    """`extract`, or what it returned before for these weights, images and settings.
+
+    place: the folder that it is kept in; None is `cache_folder`'s. An extraction that was broken off goes on after
+        the last whole piece of `PIECE` images.
 
     Images are recognised by relative path, size in bytes and time of change. A damaged entry is replaced, and
     one that cannot be written is done without; both with a warning. Raises UserError as `extract` does.
     """
-    file = cache_folder("features") / f"{_key(backbone, folder, config)}.safetensors"
-    found = _read(file, dim=config.dim(backbone))
-    if found is not None:
-        return bank_of(folder, *found)
-    bank = extract(backbone, folder, config, progress)
-    position = {path: index for index, path in enumerate(folder.paths)}
-    _write(file, bank.features, torch.tensor([position[path] for path in bank.paths]))
-    return bank
+    place, weights = cache_folder("features") if place is None else place, weights_hash(backbone)
+    total, view = len(folder), evaluation_view(backbone, config)
+    features, positions, filled = torch.empty(total, config.dim(backbone)), list[Tensor](), 0
+    for start in range(0, max(total, 1), PIECE):
+        piece = folder.subset(range(start, min(start + PIECE, total)))
+        file = place / f"{_key(weights, piece, view, config)}.safetensors"
+        found = _read(file, dim=config.dim(backbone))
+        if found is None:
+            found = readable_features(backbone, piece, config, _counted_on(progress, start, total))
+            _write(file, *found)
+        features[filled : filled + len(found[0])] = found[0]
+        positions.append(found[1] + start)
+        filled += len(found[0])
+    return bank_of(folder, features[:filled], torch.cat(positions))
+
+
+def _counted_on(progress: Progress | None, start: int, total: int) -> Progress | None:
+    """The same for a piece that begins at `start` of `total` images."""
+    return None if progress is None else lambda done, _: progress(start + done, total)
 
 
 def weights_hash(backbone: Backbone) -> str:
@@ -61,11 +83,10 @@ def weights_hash(backbone: Backbone) -> str:
     return digest.hexdigest()
 
 
-def _key(backbone: Backbone, folder: ImageFolder, config: ExtractConfig) -> str:
-    view = evaluation_view(backbone, config)
+def _key(weights: str, folder: ImageFolder, view: ImageView, config: ExtractConfig) -> str:
     parts = (
         CACHE_FORMAT,
-        weights_hash(backbone),
+        weights,
         folder.fingerprint(),
         _times_hash(folder),
         view.size,

@@ -80,12 +80,21 @@ def extract(
 
     Raises UserError where no image can be read, or a setting is out of range.
     """
+    return bank_of(folder, *readable_features(backbone, folder, config, progress))
+
+
+def readable_features(
+    backbone: Backbone, folder: ImageFolder, config: ExtractConfig, progress: Progress | None = None
+) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]]:
+    """The features that `extract` gives, and the positions in the folder of their images; there may be none.
+
+    Raises UserError where a setting is out of range.
+    """
     device = config.device or backbone.mean.device
     view, pin = evaluation_view(backbone, config), device.type == "cuda"
     batches = evaluation_batches(folder, view, batch_size=config.batch_size, workers=config.workers, pin=pin)
     with describing(backbone, config) as describe:
-        features, positions = _gather(batches, describe, len(folder), config.dim(backbone), progress)
-    return bank_of(folder, features, positions)
+        return _gather(batches, describe, len(folder), config.dim(backbone), progress)
 
 
 @contextlib.contextmanager

@@ -22,19 +22,21 @@ LABEL_SEED = 0
 class Extract:
     """How the features of a measurement are computed.
 
-    cached: keep them on disk, and take them from there (see `cached_extract`).
+    cached: keep them on disk, and take them from there (see `cached_extract`); in the folder `place`, if it is given.
     watch: hears of the progress.
     """
 
     config: ExtractConfig = field(default_factory=ExtractConfig)
     cached: bool = True
     watch: Watch = unwatched
+    place: Path | None = None
 
     def __call__(self, backbone: Backbone, folder: ImageFolder, what: str) -> FeatureBank:
         """Features of the folder; `what` names them for whoever watches. Raises UserError as `extract` does."""
-        compute = cached_extract if self.cached else extract
         with self.watch(what) as progress:
-            return compute(backbone, folder, self.config, progress)
+            if self.cached:
+                return cached_extract(backbone, folder, self.config, progress, self.place)
+            return extract(backbone, folder, self.config, progress)
 
 
 def train_and_val(data: Path) -> tuple[ImageFolder, ImageFolder]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from dinoscope.measurement import Measurement, Watch
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import NamedModel, unwatched
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class Settings:
     image_size: side at which networks see images, in pixels; None is the published one.
     batch_size: images at a time; None is the measurement's own. workers: of the loader; -1 chooses. Neither changes
         a figure.
+    watch: hears how far the data are listed.
     """
 
     image_size: int | None = None
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (immutable)
     batch_size: int | None = None
     workers: int = -1
+    watch: Watch = unwatched
 
 
 @runtime_checkable
@@ -49,8 +52,12 @@ class Bench(Protocol):
         """All that decides a figure but the weights, as plain values."""
         ...
 
-    def measure(self, evaluation: str, model: NamedModel, watch: Watch) -> Measurement:
-        """Measure. Raises UserError."""
+    def measure(self, evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Measurement:
+        """Measure. Raises UserError.
+
+        scratch: a folder, there or not, for what a start that is broken off leaves to the next one. It is deleted when
+            the measurement is kept.
+        """
         ...
 
     def seconds(self, evaluation: str, model: NamedModel) -> float:

@@ -87,7 +87,7 @@ class DavisBench:
             **propagation_protocol(self.config),
         }
 
-    def measure(self, evaluation: str, model: NamedModel, watch: Watch) -> Measurement:
+    def measure(self, evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Measurement:
         """Follow the objects of every sequence."""
         for sequence in self.davis.sequences:  # what does not fit is said before the hours
             working_size(*sequence.size, self.config.size, model.backbone.patch_size)

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dinoscope.data.folder import evenly, find_images, find_split
+from dinoscope.data.folder import ImageFolder, evenly, find_images, find_split
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig
@@ -46,7 +46,7 @@ class ImageNetBench:
                 f"{data} has no folder {' and no folder '.join(absent)}: expected is ImageNet as train/CLASS/*.JPEG "
                 "and val/CLASS/*.JPEG, with the same names of classes in both"
             )
-        self.train, self.val = (find_images(root.resolve(), labelled=True) for root in roots if root is not None)
+        self.train, self.val = (_listed(root.resolve(), settings.watch) for root in roots if root is not None)
         require_known_classes(self.train, self.val)
         if len(self.train) < K:
             raise UserError(f"{self.train.root}: {len(self.train)} images, and {K} neighbours are to vote")
@@ -107,9 +107,9 @@ class ImageNetBench:
         """Images and their size."""
         return {**self._images, "evaluation": evaluation, "image_size": self.image_size, "precision": "fp32"}
 
-    def measure(self, evaluation: str, model: NamedModel, watch: Watch) -> Measurement:
-        """k-NN, or a probe. Features are not kept on disk: of all of ImageNet they are gigabytes for each model."""
-        extracting = Extract(self._config(), cached=False, watch=watch)
+    def measure(self, evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Measurement:
+        """k-NN, or a probe. Features are kept on disk only until it is made: they are gigabytes for each model."""
+        extracting = Extract(self._config(), watch=watch, place=scratch)
         if evaluation == "knn":
             return measure_knn(model, self.train, self.val, KNNConfig(), extracting)
         config = LinearConfig() if evaluation == LINEAR else ReferenceConfig()
@@ -128,3 +128,8 @@ class ImageNetBench:
     def _config(self) -> ExtractConfig:
         options = self.options
         return ExtractConfig(options.device, options.batch_size or BATCH_SIZE, options.workers, self.image_size)
+
+
+def _listed(root: Path, watch: Watch) -> ImageFolder:
+    with watch(f"listing {root.name}, in classes") as progress:
+        return find_images(root, labelled=True, progress=progress)

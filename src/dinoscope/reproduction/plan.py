@@ -58,7 +58,7 @@ def plan_table(planned: Sequence[Planned], bench: Bench) -> Table:
         "The probe is of a few images, read by one process; votes and the training of fast probes come on top.",
     ]
     if missing:
-        remarks.append(f"To be fetched: {len(missing)} files, {fetched:,.0f} MB; ~: by the weights of the network.")
+        remarks.append(f"To be fetched: {len(missing)} files, {fetched:,.0f} MB; ≥: the weights of the network alone.")
     remarks += [f"Not comparable with the published figures: {caution}." for caution in bench.cautions]
     return Table(columns, (Section(tuple(rows)),), "What would be done", tuple(reasons), tuple(remarks))
 
@@ -69,7 +69,7 @@ def _row(planned: Planned, reasons: Sequence[str]) -> TableRow:
     cells = (
         weights.name,
         weights.place or "–",
-        "–" if weights.random else f"{'' if known else '~'}{size:.0f}",
+        "–" if weights.random else f"{'' if known else '≥'}{size:.0f}",
         "yes" if weights.here else "no",
         "–" if isinstance(seconds, str) else span(seconds),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,8 @@ from dinoscope.timing import machine
 SETTINGS = "reproduction"
 """Entry of a kept protocol: what a later start must ask for to take the measurement up."""
 
+SCRATCH = "features"
+"""Folder beside evaluations/ of what is computed for a measurement; gone when that is kept."""
 
 T = TypeVar("T")
 
@@ -102,11 +105,12 @@ def _outcome(target: Target, model: NamedModel, work: Work, folder: Path) -> Out
         elif held is not None:
             failures[evaluation] = "what is kept was measured of other weights: name another --out, or add --overwrite"
         else:
-            found = attempt(functools.partial(_measure, work, evaluation, model))
+            found = attempt(functools.partial(_measure, work, evaluation, model, folder / SCRATCH))
             if isinstance(found, str):
                 failures[evaluation] = found
             else:
                 keep_in(folder, evaluation, found)
+                shutil.rmtree(folder / SCRATCH, ignore_errors=True)
                 measurements[evaluation] = found
     return Outcome(target, measurements, failures)
 
@@ -125,10 +129,10 @@ def attempt(call: Callable[[], T]) -> T | str:
         return f"{error.filename or 'a file'}: {error.strerror or error}"
 
 
-def _measure(work: Work, evaluation: str, model: NamedModel) -> Measurement:
+def _measure(work: Work, evaluation: str, model: NamedModel, scratch: Path) -> Measurement:
     begin, watch = time.perf_counter(), work.watch
     model.backbone.to(work.device)
-    found = work.bench.measure(evaluation, model, lambda what: watch(f"{model.label}: {what}"))
+    found = work.bench.measure(evaluation, model, lambda what: watch(f"{model.label}: {what}"), scratch)
     taken = {"seconds": round(time.perf_counter() - begin, 1), "machine": to_dict(machine(work.device))}
     settings = _plain(work.bench.settings(evaluation))
     return replace(found, protocol={**found.protocol, **taken, SETTINGS: settings})

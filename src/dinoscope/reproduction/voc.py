@@ -70,7 +70,7 @@ class VocBench:
         """Images and their size."""
         return {"data": str(self.images.root), "images": self._files, "evaluation": evaluation, "square": self.square}
 
-    def measure(self, evaluation: str, model: NamedModel, watch: Watch) -> Measurement:
+    def measure(self, evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Measurement:
         """By the published protocol, at both masses."""
         config = self._config()
         with watch("attention masks") as progress:

@@ -3,11 +3,9 @@
 from dinoscope.models.pretrained.catalogue import CATALOGUE, Release
 from dinoscope.models.pretrained.fetch import fetch, is_cached
 from dinoscope.models.pretrained.importing import Choices, Found, import_file
-from dinoscope.models.pretrained.reading import SUFFIXES
 
 __all__ = [
     "CATALOGUE",
-    "SUFFIXES",
     "Choices",
     "Found",
     "Release",

@@ -24,7 +24,7 @@ DINOV2_README = "github.com/facebookresearch/dinov2"
 DEIT_README = "github.com/facebookresearch/deit, README_deit.md"
 OPENMMLAB_README = "github.com/open-mmlab/mmpretrain"
 
-APACHE, MIT, BSD, CC_BY_NC = "Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-NC-4.0"
+APACHE, BSD, CC_BY_NC = "Apache-2.0", "BSD-3-Clause", "CC-BY-NC-4.0"
 IMAGENET = "ImageNet-1k"
 LABELS = "ImageNet-1k with labels"
 LVD = "LVD-142M, distilled from ViT-g"
@@ -37,8 +37,8 @@ class Release:
     architecture: a name in `BACKBONES`. licence: of the weights, as the repository that releases them says.
     knn, linear: published top-1 on ImageNet's validation images in %, of frozen features. own: top-1 of the network's
     own classifier, where it was trained with labels. None: not published by `source`.
-    megabytes: of the file, where its source says so. digest: "sha256:..." or "md5:...", as many hex digits as the
-    source gives; "" where it gives none.
+    megabytes: millions of bytes of the file, where its source says so (torchvision: 97.8 MiB).
+    digest: "sha256:..." or "md5:...", as many hex digits as the source gives; "" where it gives none.
     hub: the same weights at huggingface.co; "" where there are none that are known to be.
     note: what else a person should know.
     """
@@ -109,7 +109,7 @@ CATALOGUE: dict[str, Release] = {
         f"{TORCHVISION}/resnet50-0676ba61.pth",
         "torchvision, ResNet50_Weights.IMAGENET1K_V1",
         own=76.13,
-        megabytes=97.8,
+        megabytes=102.5,
         digest="sha256:0676ba61",
         hub="timm/resnet50.tv_in1k",
         note="the usual 90 epochs",
@@ -122,7 +122,7 @@ CATALOGUE: dict[str, Release] = {
         f"{TORCHVISION}/resnet50-11ad3fa6.pth",
         "torchvision, ResNet50_Weights.IMAGENET1K_V2",
         own=80.86,
-        megabytes=97.8,
+        megabytes=102.5,
         digest="sha256:11ad3fa6",
         hub="timm/resnet50.tv2_in1k",
         note="torchvision's long recipe; its figure is of images resized to 232 px",
@@ -145,7 +145,7 @@ CATALOGUE: dict[str, Release] = {
         IMAGENET,
         CC_BY_NC,
         f"{MOCO_V3}/vit-s-300ep/vit-s-300ep.pth.tar",
-        "github.com/facebookresearch/moco-v3",
+        "github.com/facebookresearch/moco-v3, CONFIG.md",
         linear=73.2,
         note="300 epochs; 12 heads; the file is a whole training checkpoint",
     ),
@@ -155,7 +155,7 @@ CATALOGUE: dict[str, Release] = {
         IMAGENET,
         CC_BY_NC,
         f"{MOCO_V3}/r-50-1000ep/r-50-1000ep.pth.tar",
-        "github.com/facebookresearch/moco-v3",
+        "github.com/facebookresearch/moco-v3, CONFIG.md",
         linear=74.6,
         note="1000 epochs; the file is a whole training checkpoint",
     ),

@@ -17,6 +17,7 @@ from typing import Any
 from dinoscope.cache import OFFLINE_VARIABLE, cache_folder
 from dinoscope.errors import UserError
 from dinoscope.models.pretrained.catalogue import Release
+from dinoscope.models.pretrained.reading import no_weights
 
 MEGABYTE = 10**6
 CHUNK = 2**18
@@ -85,6 +86,9 @@ def _download(name: str, release: Release, target: Path, progress: Progress) -> 
                 raise UserError(_by_hand(name, release, reason)) from error
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             raise UserError(_by_hand(name, release, f"it cannot be fetched: {error}")) from error
+    if fault := no_weights(partial):
+        _discard(partial)
+        raise UserError(_by_hand(name, release, f"what came is none of weights: {fault}"))
     if not has_digest(partial, release.digest):
         _discard(partial)
         raise UserError(f"{release.url} gave another file than its name promises: its digest is not {release.digest}")

@@ -6,14 +6,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dinoscope.errors import UserError, lookup
-from dinoscope.models.backbone import BACKBONES, IMAGENET_MEAN, IMAGENET_STD, Backbone, build_backbone
-from dinoscope.models.pretrained.layouts import PLAIN, Layout, Place, find_places, recognise
-from dinoscope.models.pretrained.networks import in_timm_names, infer_config, named_config
-from dinoscope.models.pretrained.reading import read_file
-from dinoscope.models.weights import load_strictly
+import torch
 
-Color = tuple[float, float, float]
+from dinoscope.errors import UserError, lookup
+from dinoscope.models.backbone import BACKBONES, IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneConfig, build_backbone
+from dinoscope.models.pretrained.layouts import PLAIN, Layout, Place, find_places, recognise, unsupported
+from dinoscope.models.pretrained.networks import in_timm_names, infer_config, named_config
+from dinoscope.models.pretrained.normalisation import Color, beside
+from dinoscope.models.pretrained.reading import in_folder, read_file
+from dinoscope.models.weights import load_strictly
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,14 @@ class Choices:
     architecture: a name in `BACKBONES`; None tells it from the shapes.
     part: teacher, student, ema or plain, or the whole way to the network as an error lists it; None takes the one
         that the method's own evaluations take.
-    mean, std: normalisation of RGB in [0, 1] that the network was trained with. No file says it.
+    mean, std: normalisation of RGB in [0, 1] that the network was trained with. No file of weights says it; None takes
+        what the settings beside one in a folder of a model hub say, else ImageNet's.
     """
 
     architecture: str | None = None
     part: str | None = None
-    mean: Color = IMAGENET_MEAN
-    std: Color = IMAGENET_STD
+    mean: Color | None = None
+    std: Color | None = None
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,17 @@ class Found:
 def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, Found]:
     """Build and load the network in a released file; returned in evaluation mode, on the CPU.
 
+    path: the file, or a folder of a model hub, whose model.safetensors or pytorch_model.bin is meant.
+
     Raises UserError where the file cannot be opened safely, holds no network that is known here, or its tensors are
     not exactly the network's: the message names each kind that is missing, left over or of another shape.
     """
-    choices = choices or Choices()
+    choices, path = choices or Choices(), in_folder(path)
     content = read_file(path)
+    if other := unsupported(content):
+        raise UserError(
+            f"{path} holds {other}, which is not supported: only ViTs as of DINO and DINOv2, and ResNets are"
+        )
     layout = recognise(content)
     place = _choose(find_places(content), layout, choices.part, path)
     network = in_timm_names(place.tensors, place.family)
@@ -82,7 +90,11 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
     else:
         lookup("network", choices.architecture, BACKBONES)
         config = named_config(choices.architecture, network.tensors, str(path))
-    config = replace(config, mean=choices.mean, std=choices.std)
+    broken = [name for name, tensor in network.tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise UserError(f"{path} holds weights that are no numbers (NaN or infinite), as {broken[0]}: it is damaged")
+    said = beside(path) or (IMAGENET_MEAN, IMAGENET_STD, "")
+    config = replace(config, mean=choices.mean or said[0], std=choices.std or said[1])
     backbone = build_backbone(config)
     load_strictly(backbone.net, network.tensors, path)
     found = Found(
@@ -95,7 +107,7 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
         config.image_size,
         config.position_size,
         tuple(dict.fromkeys(network.left_out + place.beside)),
-        _note(layout, config.name),
+        _note(layout, config, said[2] if None in (choices.mean, choices.std) else ""),
     )
     return backbone.eval(), found
 
@@ -105,7 +117,7 @@ def _choose(places: list[Place], layout: Layout, wanted: str | None, path: Path)
     if not places:
         raise UserError(
             f"{path} holds no ViT or ResNet that is known here: no tensor is called like the first of one "
-            "(patch_embed.proj.weight, layer1.0.conv1.weight). XCiT, Swin, ConvNeXt and DINOv3 are not supported"
+            "(patch_embed.proj.weight, layer1.0.conv1.weight)"
         )
     there = ", ".join(f"{place.part} ({place.way or 'top'})" for place in places)
     if wanted is not None:
@@ -121,11 +133,15 @@ def _choose(places: list[Place], layout: Layout, wanted: str | None, path: Path)
     return chosen[0]
 
 
-def _note(layout: Layout, architecture: str) -> str:
-    """What a person must know before trusting the features."""
-    if layout.says.startswith("solo-learn") and architecture.endswith("_small"):
-        return (
+def _note(layout: Layout, config: BackboneConfig, normalised_by: str) -> str:
+    """What a person must know before trusting the features. normalised_by: the settings that say how; "" for none."""
+    notes: list[str] = []
+    if layout.says.startswith("solo-learn") and config.name.endswith("_small"):
+        notes.append(
             "solo-learn's networks for small images pad the first convolution by 2 pixels, this one by 1: features "
             "differ at the border"
         )
-    return ""
+    if normalised_by and (config.mean, config.std) != (IMAGENET_MEAN, IMAGENET_STD):
+        mean, std = (", ".join(f"{part:g}" for part in color) for color in (config.mean, config.std))
+        notes.append(f"Normalised as {normalised_by} says: mean {mean}; std {std}")
+    return ". ".join(notes)

@@ -58,6 +58,12 @@ LAYOUTS = (
         "teacher",
     ),
     Layout("DINOv2, training checkpoint", "DINOv2", (r"(^|[/.])backbone\.", r"dino_head\."), "teacher"),
+    Layout(
+        "DINO, network and head",
+        "DINO",
+        (r"(^|[/.])backbone\.", r"(^|[/.])head\.mlp\.", r"(^|[/.])head\.last_layer\.weight_v$"),
+        "teacher",
+    ),
     # moco-v3's README: "our ViT-Small is with heads=12"; its ViT-B has 12 as usual.
     Layout("MoCo v3, checkpoint", "MoCo v3", (r"\bbase_encoder\.", r"\bmomentum_encoder\."), "student", heads=12),
     Layout("MoCo, checkpoint", "MoCo v1 or v2", (r"\bencoder_q\.",), "student"),
@@ -82,6 +88,17 @@ LAYOUTS = (
 """Looked through in order; the first whose signs are all there is it."""
 
 
+OTHERS = (
+    (r"layers\.\d+\.blocks\.\d+\.attn\.relative_position_bias_table$", "a Swin Transformer (EsViT's too)"),
+    (r"cls_attn_blocks\.\d+\.", "an XCiT or CaiT"),
+    (r"(^|\.)(downsample_layers\.\d+\.|stages\.\d+\.blocks\.\d+\.conv_dw\.)", "a ConvNeXt"),
+    (r"(^|\.)(storage_tokens$|rope_embed\.)", "a ViT of DINOv3"),
+    (r"blocks\.\d+\.mlp\.w12\.", "a ViT with SwiGLU, as DINOv2's ViT-g"),
+    (r"(^|\.)blocks\.\d+\.attn\.relative_position_bias_table$|(^|\.)rel_pos_bias\.", "a BEiT"),
+)
+"""Names of tensors -> networks that are recognised only to say that they are not supported."""
+
+
 @dataclass(frozen=True)
 class Place:
     """A network in a file.
@@ -102,6 +119,12 @@ def recognise(content: Mapping[str, Any]) -> Layout:
     """The first of `LAYOUTS` that fits."""
     names = [f"{way}/{name}" for way, tensors in _dictionaries(content) for name in tensors]
     return next(layout for layout in LAYOUTS if all(any(re.search(s, n) for n in names) for s in layout.signs))
+
+
+def unsupported(content: Mapping[str, Any]) -> str:
+    """Which of `OTHERS` the file holds; "" for none of them."""
+    names = [name for _, tensors in _dictionaries(content) for name in tensors]
+    return next((kind for sign, kind in OTHERS if any(re.search(sign, name) for name in names)), "")
 
 
 def find_places(content: Mapping[str, Any]) -> list[Place]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from timm.models.resnet import BasicBlock, Bottleneck
@@ -182,13 +182,15 @@ def _vit_config(tensors: Mapping[str, Tensor], layout: Layout, source: str) -> B
         layer_scale=float("blocks.0.ls1.gamma" in tensors),
         registers=tensors["reg_token"].shape[1] if "reg_token" in tensors else 0,
     )
-    names = [name for name, shape in BACKBONES.items() if isinstance(shape, ViTShape) and _alike(shape, found)]
+    vits = {name: shape for name, shape in BACKBONES.items() if isinstance(shape, ViTShape)}
+    names = [name for name, shape in vits.items() if _alike(shape, found)]
     if not names:
+        others = ", ".join(name for name, shape in vits.items() if _alike(replace(shape, heads=found.heads), found))
         scale = ", layer scale" if found.layer_scale else ""
         raise UserError(
             f"{source} is a ViT that is not known here: patch {patch}, width {width}, {depth} blocks, "
             f"{found.heads} heads, MLP x {found.mlp_ratio:g}, {found.registers} registers{scale}. If one of the "
-            "known networks is meant, name it with --arch"
+            f"known networks is meant, name it with --arch{others and f' (of these sizes: {others})'}"
         )
     deit = layout.says == "DeiT"
     size = _layout_size(found, tensors["pos_embed"], source)

@@ -1,0 +1,51 @@
+"""How images were normalised for a network, as the settings beside its file in a folder of a model hub say it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dinoscope.errors import UserError
+
+Color = tuple[float, float, float]
+
+SETTINGS = (
+    ("preprocessor_config.json", (), "image_mean", "image_std"),
+    ("config.json", ("pretrained_cfg",), "mean", "std"),
+)
+"""Of transformers and of timm: the file, the dictionaries that lead to it, and the names of mean and deviation."""
+
+
+def beside(weights: Path) -> tuple[Color, Color, str] | None:
+    """Mean and standard deviation of RGB in [0, 1], and the file that says them; None where none does.
+
+    Raises UserError where such a file is damaged, or says what cannot be.
+    """
+    for name, way, mean, std in SETTINGS:
+        file = weights.with_name(name)
+        values = _read(file) if file.is_file() else {}
+        for step in way:
+            values = values.get(step) or {}
+        if isinstance(values, Mapping) and mean in values and std in values:
+            return _color(file, mean, values[mean]), _color(file, std, values[std], positive=True), name
+    return None
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}, which is to say how images are normalised, cannot be read: {error}") from error
+    return values if isinstance(values, Mapping) else {}
+
+
+def _color(file: Path, name: str, value: Any, *, positive: bool = False) -> Color:
+    try:
+        red, green, blue = map(float, value)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{file}: {name} is {value!r}, not three numbers") from error
+    if not all(part > 0 if positive else 0 <= part <= 1 for part in (red, green, blue)):
+        raise UserError(f"{file}: {name} is {value!r}; {'it must be above 0' if positive else 'each lies in [0, 1]'}")
+    return red, green, blue
