@@ -120,7 +120,7 @@ def test_event_files_hold_scalars_and_pictures_and_forget_what_is_made_again(tmp
         board.closed()
     found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in found.Scalars("loss")] == [(0, 1.5), (1, 2.5), (2, 2.5), (3, 3.5)]
-    assert [(image.step, image.width, image.height) for image in found.Images("attention/0")][0] == (0, 16, 8)
+    assert next((image.step, image.width, image.height) for image in found.Images("attention/0")) == (0, 16, 8)
 
 
 def test_a_damaged_metrics_file_is_named(tmp_path) -> None:

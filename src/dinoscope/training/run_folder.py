@@ -196,7 +196,7 @@ class _LogHandler(logging.FileHandler):
 
     failure: OSError | None = None
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+    def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exception()
         if isinstance(error, OSError):
             self.failure = error
