@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 from dinoscope.training.listener import Listener, StepRecord
 from dinoscope.training.writing import writing
@@ -21,17 +22,18 @@ class TensorBoard(Listener):
     def __init__(self, folder: Path, first_step: int) -> None:
         """What earlier event files say of `first_step` and later ones is to be forgotten: those are made again."""
         # a second's import, only for training
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto import event_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         # the name that TensorBoard looks for; files are read in the order of their names
         self.path = folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-        self.event = Event
+        protocol: Any = event_pb2  # protobuf makes the classes at import
+        self.event, log = protocol.Event, protocol.SessionLog
         with writing(self.path):
             folder.mkdir(exist_ok=True)
             self.records = RecordWriter(self.path.open("ab"))
             self._add(0, file_version="brain.Event:2")
-            self._add(first_step, session_log=SessionLog(status=SessionLog.START))
+            self._add(first_step, session_log=log(status=log.START))
             self.records.flush()
 
     def logged(self, record: StepRecord) -> None:
