@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dinoscope.errors import UserError
-from dinoscope.evaluation.bootstrap import BootstrapConfig, mean_intervals, resampled_means
+from dinoscope.evaluation.bootstrap import BootstrapConfig, mean_intervals, pooled_intervals, resampled_means
 
 
 @settings(max_examples=25)
@@ -64,3 +64,33 @@ def test_no_images_have_no_mean() -> None:
 def test_bootstraps_out_of_range_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(UserError):
         BootstrapConfig(**values)  # pyright: ignore[reportArgumentType]
+
+
+def test_groups_of_one_member_are_single_images() -> None:
+    values = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    expected = mean_intervals(values)
+    for pooled, single in zip(pooled_intervals(values, torch.ones(20)), expected, strict=True):
+        assert (pooled.mean, pooled.low, pooled.high) == pytest.approx((single.mean, single.low, single.high))
+
+
+def test_groups_bring_all_their_members() -> None:
+    """One member of value 1, and three of 0. Drawn are twice the first (1/4), one each (1/2), twice the last (1/4)."""
+    (found,) = pooled_intervals(torch.tensor([[1.0], [0.0]]), torch.tensor([1.0, 3.0]))
+    assert (found.mean, found.low, found.high) == (0.25, 0, 1)
+    (half,) = pooled_intervals(
+        torch.tensor([[1.0], [0.0]]), torch.tensor([1.0, 3.0]), BootstrapConfig(confidence=0.4)
+    )  # between the quantiles 0.3 and 0.7 lie the draws of one each
+    assert (half.low, half.high) == (0.25, 0.25)
+
+
+def test_members_of_a_group_that_are_alike_make_a_mean_less_sure() -> None:
+    """100 groups of 4 equal members: as wide as of 100 images, and so twice as wide as of 400."""
+    values = torch.randn(100, 1, generator=torch.Generator().manual_seed(0))
+    (pooled,) = pooled_intervals(4 * values, torch.full((100,), 4.0))
+    (alone,) = mean_intervals(values.repeat(4, 1))
+    assert (pooled.high - pooled.low) / (alone.high - alone.low) == pytest.approx(2, rel=0.05)
+
+
+def test_no_groups_have_no_mean() -> None:
+    with pytest.raises(ValueError, match="no groups"):
+        pooled_intervals(torch.zeros(0, 1), torch.zeros(0))

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoscope import cli
+from dinoscope import cli, model_names
 from dinoscope.data.index_png import encode_indices, read_indices, voc_palette
+from dinoscope.report import video
 
 MODEL = "random:vit_micro_conv8"
 COUNT, SIZE = 6, (64, 96)
@@ -194,3 +195,39 @@ def test_a_frame_that_cannot_be_read_is_named_and_no_overlay_is_left(
     assert run() == 2
     assert "00003.png" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["masks"]
+
+
+def test_a_stop_leaves_whole_masks_and_says_which(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write, out = video.write_mask, tmp_path / "out"
+
+    def interrupted(path: Path, ids: np.ndarray) -> None:
+        if path.name == "00003.png":
+            raise KeyboardInterrupt
+        write(path, ids)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(video, "write_mask", interrupted)
+        assert run() == 130
+    assert f"stopped; 3 masks in {out / 'masks'}, each whole, and no overlay" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["masks"]
+    assert all(read_indices(file).shape == SIZE for file in (out / "masks").iterdir())
+
+    (out / ".overlay.mp4.partial-123").mkdir()  # as a kill leaves it
+    assert run("--overwrite") == 0
+    assert sorted(path.name for path in out.iterdir()) == ["masks", "overlay.mp4"]
+    assert len(list((out / "masks").iterdir())) == COUNT
+
+
+def test_a_stop_before_the_first_mask_spares_an_earlier_result(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    assert run() == 0
+    monkeypatch.setattr(model_names, "load_model", interrupted)
+    assert run("--overwrite") == 130
+    assert "stopped; nothing was written" in capsys.readouterr().err
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == COUNT

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from dinoscope.data import decode as decode_module
-from dinoscope.data.decode import UnreadableImage, decode, read_header, read_size, to_uint8
+from dinoscope.data.decode import UnreadableImage, decode, to_uint8
+from dinoscope.data.image_header import read_header, read_size
 
 ORIENTATION_TAG = 0x0112
 # EXIF 2.32, tag 0x0112: which side of the upright picture the first stored row and column are.

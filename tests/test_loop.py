@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -229,6 +230,65 @@ def test_overwrite_with_impossible_settings_deletes_nothing(changes, picture_fol
     assert files(out) == before
 
 
+@pytest.mark.parametrize("half_written", [False, True])
+def test_a_kill_before_the_settings_were_written_leaves_a_folder_that_is_taken(half_written, picture_folder, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    if half_written:
+        (out / ".config.json.partial-123").mkdir()
+        (out / ".config.json.partial-123" / "config.json").write_text('{"vers')
+    assert train(settings(picture_folder(8), out, epochs=1)).steps == 1
+    assert list(out.glob(".*")) == []
+
+
+def test_a_kill_before_the_first_checkpoint_leaves_a_run_that_can_be_resumed(picture_folder, tmp_path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    config = settings(picture_folder(8), whole, epochs=1)
+    train(config)
+    killed.mkdir()
+    shutil.copy(whole / "config.json", killed)
+    assert train(replace(config, out=killed), resume=True).steps == 1
+    assert results(killed) == results(whole)
+
+
+def test_a_kill_while_a_run_is_overwritten_leaves_one_that_can_be_overwritten(
+    picture_folder, tmp_path, monkeypatch
+) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(path: Path, *_: object) -> None:
+        raise Killed(path)
+
+    out = tmp_path / "run"
+    config = settings(picture_folder(8), out, epochs=1)
+    train(config)
+    with monkeypatch.context() as patches:
+        patches.setattr(checkpoint, "write_text", kill)
+        with pytest.raises(Killed):
+            train(replace(config, seed=1), overwrite=True)
+    assert list(files(out)) == ["config.json"]
+    assert train(replace(config, seed=1), overwrite=True).steps == 1
+
+
+def test_an_existing_folder_is_refused_before_the_images_are_looked_at(picture_folder, tmp_path) -> None:
+    class Never(Listener):
+        def scanned(self, done: int, total: int) -> None:
+            raise AssertionError("the images were looked at")
+
+    out = tmp_path / "thesis"
+    out.mkdir()
+    (out / "chapter1.tex").write_text("four years of work")
+    with pytest.raises(UserError, match="exists already"):
+        train(settings(picture_folder(8), out), listeners=[Never()])
+
+
+def test_an_out_within_a_file_is_refused(picture_folder, tmp_path) -> None:
+    (tmp_path / "notes").write_text("")
+    with pytest.raises(UserError, match="notes/run could not be written: Not a directory"):
+        train(settings(picture_folder(8), tmp_path / "notes" / "run"))
+
+
 # Resuming
 
 
@@ -352,6 +412,20 @@ def test_steps_made_after_the_last_checkpoint_are_made_again(picture_folder, tmp
     assert [
         name for name, value in weights(out).items() if not torch.equal(value, weights(tmp_path / "whole")[name])
     ] == []
+
+
+@pytest.mark.parametrize("warned", [False, True])
+def test_resuming_with_other_micro_batches_is_warned_of_where_batch_norm_sees_them(
+    warned, picture_folder, tmp_path
+) -> None:
+    method = replace(cases.SETTINGS["dino"], head_batch_norm=warned)
+    config = settings(picture_folder(24), tmp_path / "run", saving=SavingConfig(every_steps=2), method=method)
+    stop = Stop(1, signal.SIGINT)
+    assert train(config, listeners=[stop]).interrupted
+    listener = Do(-1, lambda: None)
+    assert train(replace(config, accumulate=2), resume=True, listeners=[listener]).steps == TOTAL
+    said = [message for message in listener.heard if "--accumulate 2 where the run was begun with 1" in message]
+    assert len(said) == warned
 
 
 def test_other_seeds_are_other_runs(picture_folder, tmp_path) -> None:

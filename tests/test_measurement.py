@@ -88,5 +88,7 @@ def test_python_and_the_measurement_give_the_same_knn(model: Path, picture_folde
     measured = measure_knn(load_model(str(model)), gallery, queries, KNNConfig(ks=(1, 3)), CPU)
     assert dinoscope.knn(model, data, KNNConfig(ks=(1, 3)), device="cpu") == list(measured.metrics)
     assert measured.protocol["gallery_images"] == 12
+    unsplit = dinoscope.knn(model, data / "train", KNNConfig(ks=(1, 3)), device="cpu")
+    assert unsplit == list(measure_knn(load_model(str(model)), gallery, None, KNNConfig(ks=(1, 3)), CPU).metrics)
     fewer = measure_knn(load_model(str(model)), gallery, queries, KNNConfig(ks=(1,)), CPU, fraction=0.25)
     assert (fewer.protocol["gallery_images"], fewer.protocol["label_fraction"]) == (3, 0.25)

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from dinoscope.data import scan as scan_module
-from dinoscope.data.decode import Header, UnreadableImage
 from dinoscope.data.folder import ImageFolder, find_images
+from dinoscope.data.image_header import Header, UnreadableImage
 from dinoscope.data.scan import ScanReport, Spread, Unreadable, check_readable, scan
 from dinoscope.errors import UserError
 

@@ -19,7 +19,7 @@ from dinoscope.evaluation.linear import LinearConfig
 from dinoscope.evaluation.linear_reference import ReferenceConfig
 from dinoscope.explain.attention import attention_maps, prepare
 from dinoscope.features import ExtractConfig
-from dinoscope.measurement import Extract, measure_knn, measure_linear, train_and_val
+from dinoscope.measurement import Extract, gallery_and_queries, measure_knn, measure_linear, train_and_val
 from dinoscope.methods import METHODS
 from dinoscope.model_names import load_model
 from dinoscope.models.backbone import Backbone
@@ -85,9 +85,10 @@ def load(model: Path | str) -> Backbone:
 def knn(model: Path | str, data: Path | str, config: KNNConfig | None = None, device: str = "auto") -> list[Metric]:
     """k-NN accuracy: gallery is the `train` split of `data`, queries its `val` split; both need labels.
 
-    Raises UserError where a split or the labels are missing.
+    In a folder without splits each image is asked of all others.
+    Raises UserError where one split alone is there, or the labels are missing.
     """
-    gallery, queries = train_and_val(Path(data))
+    gallery, queries = gallery_and_queries(Path(data))
     extract = Extract(ExtractConfig(device=pick_device(device)))
     return list(measure_knn(load_model(str(model)), gallery, queries, config or KNNConfig(), extract).metrics)
 

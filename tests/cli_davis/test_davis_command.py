@@ -98,6 +98,29 @@ def test_the_truth_scores_100(data: Path, capsys: pytest.CaptureFixture[str]) ->
     assert [found[name] for name in NAMES] == [100, 100, 100, 0, 100, 100, 0]
 
 
+def test_means_have_intervals_over_the_sequences(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sequence that is right and one that is all background: drawn are both, or one of them twice."""
+    for room in ("JPEGImages", "Annotations"):
+        shutil.copytree(data / room / "480p/scene-00", data / room / "480p/scene-01")
+    masks = tmp_path / "masks"
+    shutil.copytree(data / "Annotations/480p", masks)
+    for file in (masks / "scene-01").iterdir():
+        file.write_bytes(encode_indices(np.zeros_like(read_indices(file))))
+    both = ("--results", masks, "--sequences", "scene-00", "scene-01")
+    assert run(data, *both, "--json") == 0
+    (found,) = figures(capsys)
+    assert (found["j_mean"], found["j_mean_low"], found["j_mean_high"]) == (50, 0, 100)
+    assert [name for name in found if name not in NAMES] == [
+        f"{name}_{end}" for name in ("jf_mean", "j_mean", "f_mean") for end in ("low", "high")
+    ]
+    assert run(data, *both, "--out", tmp_path / "out", "--no-overlay") == 0
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert r"| 50.0 \[0.0, 100.0\] |" in table
+    assert "In brackets: 95 % intervals of the bootstrap over the sequences" in table
+
+
 def test_in_2016_everything_is_one_object(data: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data / "ImageSets/2016").mkdir()
     shutil.copy(data / "ImageSets/2017/val.txt", data / "ImageSets/2016")

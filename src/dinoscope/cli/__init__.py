@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -49,6 +50,9 @@ MODULES = {"import": "importing"}
 
 OFFLINE = "--offline"
 """Anywhere in a command: nothing is fetched, as with DINOSCOPE_OFFLINE=1."""
+
+_THE_DISKS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+"""A full disk, a quota that is used up, and missing rights: errors of the place, never of the program."""
 
 USAGE = """\
 dinoscope {version}: self-supervised vision, made usable, measured and visible.
@@ -109,6 +113,18 @@ def _run(command: str, rest: list[str]) -> int:
         # The reader went away (| head): nothing is wrong, and Python must not complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in _THE_DISKS:
+            raise
+        print(f"dinoscope {command}: {_about_the_disk(error)}", file=sys.stderr)
+        return 2
+
+
+def _about_the_disk(error: OSError) -> str:
+    """What happened to which file, and what to do: for what no command has said better itself."""
+    where = f"{error.filename}: " if error.filename else ""
+    room = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"{where}{error.strerror}. {'Free space' if room else 'See to the rights'}, then call it again"
 
 
 def _usage() -> str:

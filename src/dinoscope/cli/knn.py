@@ -14,6 +14,7 @@ from dinoscope.cli.model_option import Model
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
+    from dinoscope.data.folder import ImageFolder
     from dinoscope.measurement import Measurement
 
 
@@ -75,15 +76,11 @@ def measure(options: Options) -> Measurement:
     `load_model` and `measure_knn` do.
     """
     from dinoscope.cli.console import progress_bar
-    from dinoscope.data.folder import find_images
     from dinoscope.evaluation.knn import KNNConfig
     from dinoscope.measurement import measure_knn
     from dinoscope.model_names import load_model
 
-    gallery_root, query_root = _roots(options)
-    gallery = find_images(gallery_root, labelled=True)
-    apart = query_root is not None and query_root.resolve() != gallery_root.resolve()
-    queries = find_images(query_root, labelled=True) if query_root is not None and apart else None
+    gallery, queries = _images(options)
     config = KNNConfig(options.ks, options.temperature)
     extract = options.extraction.extractor()
     model = load_model(options.model, progress_bar)
@@ -102,18 +99,19 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     )
 
 
-def _roots(options: Options) -> tuple[Path, Path | None]:
-    """Folders of the gallery and the queries; no queries where --data has no splits at all."""
-    from dinoscope.data.folder import find_split, resolve_split
+def _images(options: Options) -> tuple[ImageFolder, ImageFolder | None]:
+    """Gallery and queries; no queries where --data has no splits at all."""
+    from dinoscope.data.folder import find_split
+    from dinoscope.measurement import gallery_and_queries, gallery_and_queries_in
 
     data, gallery, query = options.data, options.gallery, options.query
     if data is None and gallery is not None and query is not None:
-        return gallery, query
+        return gallery_and_queries_in(gallery, query)
     if data is None or gallery is not None or query is not None:
         raise UserError("give either --data, or --gallery and --query together")
-    if find_split(data, "train") is None and find_split(data, "val") is None:
-        return data, None
     try:
-        return resolve_split(data, "train"), resolve_split(data, "val")
+        return gallery_and_queries(data)
     except UserError as error:
+        if find_split(data, "train") is None or find_split(data, "val") is not None:
+            raise
         raise UserError(f"{error} Or name two folders yourself with --gallery and --query.") from error

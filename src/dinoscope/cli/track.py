@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +32,7 @@ class Options:
 
     Nothing is trained: a place takes the label of the places of earlier frames that look most like it to the
     network. Written are OUT/masks/00000.png and so on, PNGs whose values are the objects, and OUT/overlay.mp4.
+    Stopped on the way, the masks so far stay, each whole; the overlay is there only when all are.
 
     In a mask, 0 is background and every other value an object. 255 is the object where there are only 0 and 255,
     else it is left out.
@@ -64,7 +67,11 @@ def main(argv: list[str]) -> int:
     from rich.console import Console
 
     options = tyro.cli(Options, args=argv, prog="dinoscope track", config=(tyro.conf.FlagCreatePairsOff,))
-    count = track(options)
+    try:
+        count = track(options)
+    except KeyboardInterrupt:
+        print(f"dinoscope track: {_stopped(options)}", file=sys.stderr)
+        return 130
     line = f"{count} mask{'s' * (count != 1)} in {options.out / MASKS}, over the frames in {_overlay(options)}"
     Console().print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
@@ -92,6 +99,17 @@ def track(options: Options) -> int:
     with progress_bar("tracking") as progress:
         results = propagate(backbone, video, masks, config, device, progress)
         return _write(options, video, results)
+
+
+def _stopped(options: Options) -> str:
+    """What a stop has left; of an earlier call nothing is there any more, once the first mask is."""
+    count = len(list((options.out / MASKS).glob(_ANY_MASK)))
+    if not count or _overlay(options).exists():
+        return "stopped; nothing was written"
+    return (
+        f"stopped; {count} mask{'s' * (count != 1)} in {options.out / MASKS}, each whole, and no overlay. "
+        "--overwrite begins again"
+    )
 
 
 def _write(options: Options, video: Video, masks: Iterator[UInt8[ndarray, "h w"]]) -> int:
@@ -159,5 +177,7 @@ def _claim(options: Options, video: Video) -> None:
         raise UserError(f"{spoilt} would be replaced, and is what is to be read: name another folder with --out")
     claim(options.out, earlier, overwrite=options.overwrite)
     claim(masks, (), overwrite=True)
+    for abandoned in (*options.out.glob(".overlay.*.partial-*"), *masks.glob(".*.png.partial-*")):  # by a kill
+        shutil.rmtree(abandoned, ignore_errors=True)
     for path in earlier:  # of a longer video some would stay and be taken for masks of this one
         path.unlink(missing_ok=True)

@@ -21,8 +21,9 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from dinoscope.data.decode import UnreadableImage, decode, read_size
+from dinoscope.data.decode import UnreadableImage, decode
 from dinoscope.data.folder import EXTENSIONS
+from dinoscope.data.image_header import read_size
 from dinoscope.data.index_png import read_indices
 from dinoscope.errors import UserError, lookup
 

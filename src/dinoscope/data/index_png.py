@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image, UnidentifiedImageError
 
-from dinoscope.data.decode import MAX_PIXELS
+from dinoscope.data.image_header import MAX_PIXELS
 from dinoscope.errors import UserError
 
 _INDEXED_MODES = ("1", "L", "P")

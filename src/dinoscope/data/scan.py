@@ -19,8 +19,9 @@ from typing import Any
 import PIL
 import torchvision
 
-from dinoscope.data.decode import Header, UnreadableImage, decode, read_header
+from dinoscope.data.decode import UnreadableImage, decode
 from dinoscope.data.folder import ImageFolder
+from dinoscope.data.image_header import Header, read_header
 from dinoscope.errors import UserError
 
 logger = logging.getLogger(__name__)

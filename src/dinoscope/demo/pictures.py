@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
-from dinoscope.data.decode import UnreadableImage, decode, read_header
+from dinoscope.data.decode import UnreadableImage, decode
+from dinoscope.data.image_header import read_header
 from dinoscope.data.index_png import read_indices
 from dinoscope.data.masked_images import BACKGROUND, VOID
 from dinoscope.demo.limits import MB, Limits

@@ -1,7 +1,8 @@
 """How sure a mean over images is: percentile intervals of the bootstrap (Efron 1979), seeded and vectorised.
 
-Images are drawn with replacement. Columns of `values` share their draws, and so do calls with as many images and
-the same config. The difference of two models on the same images is the mean of each image's difference (paired).
+Images (or videos, with all that is in them) are drawn with replacement. Columns of `values` share their draws, and so
+do calls with as many images and the same config. The difference of two models on the same images is the mean of each
+image's difference (paired).
 """
 
 from __future__ import annotations
@@ -55,16 +56,39 @@ def mean_intervals(values: Float[Tensor, "n k"], config: BootstrapConfig = Boots
     """
     if not len(values):
         raise ValueError("there is no mean of no images")
-    means = resampled_means(values, config)
+    return _percentiles(values.double().mean(dim=0), resampled_means(values, config), config)
+
+
+def pooled_intervals(
+    sums: Float[Tensor, "n k"], counts: Float[Tensor, " n"], config: BootstrapConfig = BootstrapConfig()
+) -> list[Interval]:
+    """The mean over all members of n groups, of each of k columns, where groups are drawn and not their members.
+
+    Members of one group (objects of one video) are alike, so that drawing them one by one would promise too much:
+    the cluster bootstrap (Davison and Hinkley 1997, section 3.8). A group brings all of its members with it.
+
+    Args:
+        sums: of each group's members.
+        counts: of each group's members, at least 1.
+
+    Raises ValueError where there is no group.
+    """
+    if not len(sums):
+        raise ValueError("there is no mean of no groups")
+    *means, sizes = resampled_means(torch.cat([sums.double(), counts.double()[:, None]], dim=1), config).unbind(dim=1)
+    return _percentiles(sums.double().sum(dim=0) / counts.sum(), torch.stack(means, dim=1) / sizes[:, None], config)
+
+
+def _percentiles(
+    middle: Float[Tensor, " k"], means: Float[Tensor, "resamples k"], config: BootstrapConfig
+) -> list[Interval]:
+    """Of each column, with the share of the means that the config asks for between its ends."""
     outside = (1 - config.confidence) / 2
     levels = torch.tensor([outside, 1 - outside], dtype=means.dtype)
     # in parts, for torch refuses quantiles of more than 16 million values
     parts = [means[:, begin : begin + _COLUMNS] for begin in range(0, means.shape[1], _COLUMNS)]
     low, high = torch.cat([torch.quantile(part, levels, dim=0) for part in parts], dim=1)
-    middle = values.double().mean(dim=0)
-    return [
-        Interval(middle[column].item(), low[column].item(), high[column].item()) for column in range(values.shape[1])
-    ]
+    return [Interval(*(each[column].item() for each in (middle, low, high))) for column in range(len(middle))]
 
 
 def resampled_means(values: Float[Tensor, "n k"], config: BootstrapConfig) -> Float[Tensor, "resamples k"]:

@@ -4,7 +4,7 @@ Every figure travels with its protocol, so that nothing is compared that was mea
 """
 
 from dinoscope.measurement.inputs import LABEL_SEED, Extract, Watch, train_and_val
-from dinoscope.measurement.knn import measure_knn
+from dinoscope.measurement.knn import gallery_and_queries, gallery_and_queries_in, measure_knn
 from dinoscope.measurement.linear import measure_linear
 from dinoscope.measurement.record import (
     OF_THE_MODEL,
@@ -30,6 +30,8 @@ __all__ = [
     "VocResult",
     "Watch",
     "cached_home",
+    "gallery_and_queries",
+    "gallery_and_queries_in",
     "keep",
     "keep_in",
     "kept",

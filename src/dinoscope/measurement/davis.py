@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from dinoscope import checkpoint
 from dinoscope.data.davis import Davis, DavisSequence, object_ids
 from dinoscope.data.index_png import read_indices
 from dinoscope.errors import UserError
+from dinoscope.evaluation.bootstrap import BootstrapConfig, pooled_intervals
 from dinoscope.evaluation.propagation import propagate, warn_of_lost
 from dinoscope.evaluation.video_scores import SequenceScore, score_sequence, summarise
 from dinoscope.evaluation.window import PropagationConfig
 from dinoscope.features import weights_hash
 from dinoscope.measurement.record import Examples, Measurement
 from dinoscope.model_names import NamedModel
+from dinoscope.types import Metric
 
 Mask = UInt8[ndarray, "h w"]
 Image = UInt8[ndarray, "h w 3"]
@@ -29,6 +31,11 @@ Masks = Callable[[DavisSequence], Iterator[tuple[Image | None, Mask]]]
 """From a sequence to all of its frames, one after the other: the image if it was decoded on the way, and the ids."""
 Seen = Callable[[int, Image | None, Mask], None]
 """Told the number of a frame, its image if it was decoded on the way, and its mask."""
+
+MEANS = ("jf_mean", "j_mean", "f_mean")
+"""Figures that have an interval (NAME_low, NAME_high), and are kept of every sequence."""
+BOOTSTRAP = BootstrapConfig()
+"""Of those intervals: sequences are drawn, each with its objects."""
 
 RESULTS = "results"
 """What stands for the weights in the protocol of masks that exist already."""
@@ -146,7 +153,7 @@ def davis_measurement(
     config: PropagationConfig | None,
     limit_frames: int | None = None,
 ) -> Measurement:
-    """Figures over the objects of all sequences.
+    """Figures over the objects of all sequences, those of `MEANS` with the ends of their intervals.
 
     source: the model, with the config of its propagation; or the folder of masks, without.
     """
@@ -166,14 +173,26 @@ def davis_measurement(
         **propagation_protocol(config),
     )
     summary = summarise([each for score in scores for each in score.objects])
-    return Measurement.of(protocol, summary, _examples(results))
+    figures = _of_sequences(results)
+    examples = Examples.of((result.name for result in results), figures)
+    return Measurement.of(protocol, (*summary, *_ends(figures, [len(score.objects) for score in scores])), examples)
 
 
-def _examples(results: Sequence[SequenceResult]) -> Examples:
-    """Every sequence: the mean over its objects."""
+def _of_sequences(results: Sequence[SequenceResult]) -> dict[str, list[float]]:
+    """For each figure of `MEANS`, of every sequence the mean over its objects, in %."""
     found = [{each.name: each.value for each in summarise(result.score.objects)} for result in results]
-    figures = {name: [each[name] for each in found] for name in ("jf_mean", "j_mean", "f_mean")}
-    return Examples.of((result.name for result in results), figures)
+    return {name: [each[name] for each in found] for name in MEANS}
+
+
+def _ends(figures: Mapping[str, Sequence[float]], objects: Sequence[int]) -> Iterator[Metric]:
+    """The ends of each mean's interval over the sequences, in %; of a single sequence nothing is known."""
+    if len(objects) < 2:
+        return
+    counts = torch.tensor(objects, dtype=torch.float64)
+    means = torch.tensor(list(figures.values()), dtype=torch.float64).T
+    for name, interval in zip(figures, pooled_intervals(means * counts[:, None], counts, BOOTSTRAP), strict=True):
+        yield Metric(f"{name}_low", interval.low)
+        yield Metric(f"{name}_high", interval.high)
 
 
 def propagation_protocol(config: PropagationConfig | None) -> dict[str, Any]:

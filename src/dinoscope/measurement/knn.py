@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from dinoscope.data.folder import ImageFolder, label_fraction
+from dinoscope.data.folder import ImageFolder, find_images, find_split, label_fraction, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.measurement.inputs import LABEL_SEED, Extract, network_protocol, require_known_classes
@@ -31,6 +32,22 @@ class KNNProtocol:
     gallery_images: int
     queries: str | None
     query_images: int
+
+
+def gallery_and_queries(data: Path) -> tuple[ImageFolder, ImageFolder | None]:
+    """The labelled images of the train split and of the val split; of a folder without splits all, and no queries.
+
+    Raises UserError where one split alone is there, or there are no labels.
+    """
+    if find_split(data, "train") is None and find_split(data, "val") is None:
+        return gallery_and_queries_in(data, None)
+    return gallery_and_queries_in(resolve_split(data, "train"), resolve_split(data, "val"))
+
+
+def gallery_and_queries_in(gallery: Path, queries: Path | None) -> tuple[ImageFolder, ImageFolder | None]:
+    """The labelled images of two folders; no queries where both are the same. Raises UserError without labels."""
+    apart = queries is not None and queries.resolve() != gallery.resolve()
+    return find_images(gallery, labelled=True), find_images(queries, labelled=True) if queries and apart else None
 
 
 def measure_knn(

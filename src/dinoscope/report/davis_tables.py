@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dinoscope.measurement import Measurement
+from dinoscope.measurement.davis import BOOTSTRAP, MEANS
 from dinoscope.report.tables import Column, Section, Table, TableRow
 
 FIGURES = {
@@ -18,8 +19,6 @@ FIGURES = {
     "f_decay": "F decay",
 }
 """name of a figure -> title of its column."""
-
-_MEANS = ("jf_mean", "j_mean", "f_mean")
 
 ABSENT = "–"
 
@@ -55,7 +54,13 @@ def measured_table(
     figures = [(name, {metric.name: metric.value for metric in each.metrics}) for name, each in rows]
     objects, count = protocol["objects"], len(protocol["sequences"])
     caption = f"DAVIS {protocol['year']}: objects {objects}, sequences {count}; in %"
-    remarks = protocol_lines(protocol) + ([source] if published else [])
+    remarks = protocol_lines(protocol)
+    if any("jf_mean_low" in each for _, each in figures):
+        remarks.append(
+            f"In brackets: {100 * BOOTSTRAP.confidence:g} % intervals of the bootstrap over the sequences, each drawn "
+            f"with all its objects; {BOOTSTRAP.resamples} resamples"
+        )
+    remarks += [source] if published else []
     return davis_table(figures, published, label, caption, remarks)
 
 
@@ -86,11 +91,11 @@ def object_table(rows: Sequence[Mapping[str, str | float]], caption: str) -> Tab
         Column("Model"),
         Column("Sequence"),
         Column("Object", "right"),
-        *(Column(FIGURES[name], "right") for name in _MEANS),
+        *(Column(FIGURES[name], "right") for name in MEANS),
     )
     lines = (
         TableRow(
-            (*(str(row[name]) for name in ("model", "sequence", "object")), *(_shown(row[name]) for name in _MEANS))
+            (*(str(row[name]) for name in ("model", "sequence", "object")), *(_shown(row[name]) for name in MEANS))
         )
         for row in rows
     )
@@ -104,7 +109,14 @@ def csv_cells(rows: Sequence[Mapping[str, str | float]]) -> Iterator[list[str]]:
 
 
 def _row(name: str, figures: Mapping[str, float]) -> TableRow:
-    return TableRow((name, *(_shown(figures[key]) if key in figures else ABSENT for key in FIGURES)))
+    return TableRow((name, *(_with_ends(figures, key) if key in figures else ABSENT for key in FIGURES)))
+
+
+def _with_ends(figures: Mapping[str, float], name: str) -> str:
+    """The figure, and in brackets the ends of its interval where there is one."""
+    if f"{name}_low" not in figures:
+        return _shown(figures[name])
+    return f"{_shown(figures[name])} [{_shown(figures[f'{name}_low'])}, {_shown(figures[f'{name}_high'])}]"
 
 
 def _shown(value: str | float) -> str:

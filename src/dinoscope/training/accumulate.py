@@ -47,6 +47,17 @@ def backward(
     return _two_passes(method, network, micro_batches, step, precision, scale)
 
 
+def cut_differently(method: nn.Module, begun_with: int, parts: int) -> str | None:
+    """A warning where a run goes on with another number of micro-batches and has batch norm, to which they matter."""
+    normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules())
+    if parts == begun_with or not normed:
+        return None
+    return (
+        f"--accumulate {parts} where the run was begun with {begun_with}: batch norm sees batches of another size "
+        "from here on, so the result is not that of a run without a stop"
+    )
+
+
 def _one_pass(
     method: Method, network: nn.Module, micro_batches: MicroBatches, step: Step, precision: Precision, scale: Scale
 ) -> tuple[StepOutput, Tensor]:

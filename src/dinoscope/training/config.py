@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -137,57 +139,71 @@ def check(config: RunConfig, images: int, processes: int, classes: int = 0) -> N
 
     Raises UserError naming the setting, its value and what to change.
     """
-    optimizer, parts = config.optimizer, processes * max(config.accumulate, 1)
-    peak = optimizer.peak(max(config.batch_size, 1))
-    faults = [
-        (config.epochs <= 0, f"--epochs must be above 0, not {config.epochs}"),
-        (config.batch_size < 1 or config.accumulate < 1, "--batch-size and --accumulate must be at least 1"),
-        (
-            config.batch_size % parts != 0,
-            f"--batch-size {config.batch_size} cannot be cut into {processes} process(es) x {config.accumulate} "
-            f"micro-batch(es): choose a multiple of {parts}",
-        ),
-        (
-            config.batch_size > images,
-            f"--batch-size {config.batch_size} is more than the {images} readable images: lower it",
-        ),
-        (
-            optimizer.warmup_epochs >= config.epochs,
-            f"the warm-up of {optimizer.warmup_epochs:g} epochs is not shorter than the run of {config.epochs:g}: "
-            "lower --optimizer.warmup-epochs or raise --epochs",
-        ),
-        (
-            optimizer.min_learning_rate > peak,
-            f"--optimizer.min-learning-rate {optimizer.min_learning_rate:g} is above the peak of {peak:g} "
-            f"({_PEAKS[optimizer.scaling]})",
-        ),
-        (optimizer.learning_rate <= 0, f"--optimizer.learning-rate must be above 0, not {optimizer.learning_rate}"),
-        (optimizer.clip < 0, f"--optimizer.clip must be 0 (off) or more, not {optimizer.clip}"),
-        (config.saving.keep < 1, f"--saving.keep must be at least 1, not {config.saving.keep}"),
-        (config.log_every < 1, f"--log-every must be at least 1, not {config.log_every}"),
-        (config.seed < 0, f"--seed must be 0 or more, not {config.seed}"),
-    ]
-    for wrong, message in faults:
-        if wrong:
-            raise UserError(message)
-    shape = check_backbone(config.backbone_config)
-    views = config.views
+    for fault in chain(_alone(config), _together(config, images, processes)):
+        raise UserError(fault)
+    shape, views = check_backbone(config.backbone_config), config.views
     run = RunShape(
         images,
         classes,
         config.batch_size,
-        config.batch_size // parts,
+        config.batch_size // (processes * config.accumulate),
         config.epochs,
         views.num_global,
         views.num_local,
         transformer=isinstance(shape, ViTShape),
     )
-    for message in config.method.faults(run):
-        raise UserError(message)
-    # Of a transformer only the head may have batch norm, which sees all global views of a forward at least.
-    rows = run.micro_batch * (views.num_global if run.transformer else 1)
-    if rows < 2 and (not run.transformer or getattr(config.method, "head_batch_norm", False)):
-        raise UserError(
+    for fault in chain(config.method.faults(run), _batch_norm(config, run, processes)):
+        raise UserError(fault)
+
+
+def _alone(config: RunConfig) -> Iterator[str]:
+    """What is wrong with single settings."""
+    optimizer = config.optimizer
+    if config.epochs <= 0:
+        yield f"--epochs must be above 0, not {config.epochs}"
+    if config.batch_size < 1 or config.accumulate < 1:
+        yield "--batch-size and --accumulate must be at least 1"
+    if optimizer.learning_rate <= 0:
+        yield f"--optimizer.learning-rate must be above 0, not {optimizer.learning_rate}"
+    if optimizer.clip < 0:
+        yield f"--optimizer.clip must be 0 (off) or more, not {optimizer.clip}"
+    if config.saving.keep < 1:
+        yield f"--saving.keep must be at least 1, not {config.saving.keep}"
+    if config.log_every < 1:
+        yield f"--log-every must be at least 1, not {config.log_every}"
+    if config.seed < 0:
+        yield f"--seed must be 0 or more, not {config.seed}"
+
+
+def _together(config: RunConfig, images: int, processes: int) -> Iterator[str]:
+    """What does not fit together: settings, each of which may be right, the data and the launch."""
+    optimizer, parts = config.optimizer, processes * config.accumulate
+    peak = optimizer.peak(config.batch_size)
+    if config.batch_size % parts:
+        yield (
+            f"--batch-size {config.batch_size} cannot be cut into {processes} process(es) x {config.accumulate} "
+            f"micro-batch(es): choose a multiple of {parts}"
+        )
+    if config.batch_size > images:
+        yield f"--batch-size {config.batch_size} is more than the {images} readable images: lower it"
+    if optimizer.warmup_epochs >= config.epochs:
+        yield (
+            f"the warm-up of {optimizer.warmup_epochs:g} epochs is not shorter than the run of {config.epochs:g}: "
+            "lower --optimizer.warmup-epochs or raise --epochs"
+        )
+    if optimizer.min_learning_rate > peak:
+        yield (
+            f"--optimizer.min-learning-rate {optimizer.min_learning_rate:g} is above the peak of {peak:g} "
+            f"({_PEAKS[optimizer.scaling]})"
+        )
+
+
+def _batch_norm(config: RunConfig, run: RunShape, processes: int) -> Iterator[str]:
+    """Batch norm that would see one row. Of a transformer only the head may have it, and sees all global views."""
+    rows = run.micro_batch * (run.num_global if run.transformer else 1)
+    has_it = not run.transformer or getattr(config.method, "head_batch_norm", False)
+    if rows < 2 and has_it:
+        yield (
             f"batch norm needs 2 images or more in a forward, and --batch-size {config.batch_size} leaves "
             f"{run.micro_batch} for each of {processes} process(es) x {config.accumulate} micro-batch(es): raise it"
         )

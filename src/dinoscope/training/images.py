@@ -10,6 +10,7 @@ from dinoscope.data.folder import ImageFolder, find_images, image_fraction, reso
 from dinoscope.data.scan import ScanReport, check_readable, scan
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import RunFolder
+from dinoscope.training.writing import writing
 
 
 def scanned_images(config: RunConfig, progress: Callable[[int, int], None]) -> tuple[ImageFolder, ScanReport]:
@@ -35,7 +36,8 @@ def trained_on(config: RunConfig, folder: ImageFolder, unreadable: set[str]) -> 
 def write_unreadable(run: RunFolder, report: ScanReport) -> None:
     """List the files that are left out, with the reason, in the run folder."""
     lines = [f"{fault.path}\t{fault.reason}\n" for fault in report.unreadable]
-    checkpoint.write_text(run.unreadable, "".join(lines))
+    with writing(run.unreadable):
+        checkpoint.write_text(run.unreadable, "".join(lines))
 
 
 def read_unreadable(run: RunFolder) -> set[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from dinoscope.errors import UserError
 from dinoscope.methods.health import Verdict
 from dinoscope.methods.method import Method
 from dinoscope.models.backbone import Backbone
@@ -73,3 +75,28 @@ class Listener:
 
     def closed(self) -> None:
         """The run ended, was stopped or failed."""
+
+
+@contextlib.contextmanager
+def closing(listeners: Sequence[Listener]) -> Iterator[None]:
+    """Close every listener, those that came meanwhile too, however the block ends and whatever another one raises.
+
+    Raises the first UserError of those that could not be closed, unless the block has failed before.
+    """
+    try:
+        yield
+    except BaseException:
+        _close(listeners)
+        raise
+    if faults := _close(listeners):
+        raise faults[0]
+
+
+def _close(listeners: Sequence[Listener]) -> list[UserError]:
+    faults: list[UserError] = []
+    for listener in listeners:
+        try:
+            listener.closed()
+        except UserError as error:
+            faults.append(error)
+    return faults

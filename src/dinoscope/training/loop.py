@@ -7,7 +7,6 @@ import logging
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +18,16 @@ from dinoscope import checkpoint, distributed
 from dinoscope.data.folder import ImageFolder, find_images, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.methods.health import spread
+from dinoscope.training.accumulate import cut_differently
+from dinoscope.training.clock import Clock
 from dinoscope.training.config import RunConfig, check
 from dinoscope.training.device import pick_device
 from dinoscope.training.images import read_unreadable, scanned_images, trained_on, write_unreadable
 from dinoscope.training.initial import facts_of, give_weights, load_initial, washes_out
-from dinoscope.training.listener import Listener, RunStart, StepRecord
+from dinoscope.training.listener import Listener, RunStart, StepRecord, closing
 from dinoscope.training.monitor import CollapseMonitor, FeatureWindow, patience, rank_me
 from dinoscope.training.provenance import ProvenanceFile
-from dinoscope.training.run_folder import LogFile, MetricsFile, RunFolder
+from dinoscope.training.run_folder import LogFile, MetricsFile, RunFolder, read_config
 from dinoscope.training.tensorboard import TensorBoard
 from dinoscope.training.trainer import Trainer
 
@@ -53,9 +54,11 @@ def train(
     device = pick_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
-    with distributed.process_group(device):
+    audience = list(listeners) if distributed.is_main() else []
+    with distributed.process_group(device), closing(audience):
         run = RunFolder(config.out)
-        audience = list(listeners) if distributed.is_main() else []
+        if distributed.is_main():
+            run.check(config, resume=resume, overwrite=overwrite)
         newest = checkpoint.latest(run.checkpoints) if resume else None
         # A checkpoint holds all weights: the model that the run began from need not be there any more.
         initial, origin = None if newest else load_initial(config), None
@@ -68,14 +71,17 @@ def train(
             origin = facts_of(initial.config, config)
         del initial
         if distributed.is_main():
-            files = [LogFile(run.log), MetricsFile(run.metrics, trainer.next_step), ProvenanceFile(run.path, trainer)]
-            audience = [*files, TensorBoard(run.tensorboard, trainer.next_step), *audience]
-        try:
-            _announce(trainer, audience, origin)
-            return _run(trainer, run, audience)
-        finally:
-            for listener in audience:
-                listener.closed()
+            _open_files(trainer, run, audience)
+        _announce(trainer, audience, origin)
+        return _run(trainer, run, audience)
+
+
+def _open_files(trainer: Trainer, run: RunFolder, audience: list[Listener]) -> None:
+    """Put the files of the run before the other listeners, each as soon as it is open, so that each is closed."""
+    audience.insert(0, LogFile(run.log))
+    audience.insert(1, MetricsFile(run.metrics, trainer.next_step))
+    audience.insert(2, ProvenanceFile(run.path, trainer))
+    audience.insert(3, TensorBoard(run.tensorboard, trainer.next_step))
 
 
 def _images(
@@ -105,7 +111,7 @@ def _run(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> Run
     """All steps that are left, with evaluations and checkpoints between them."""
     config = trainer.config
     monitor = CollapseMonitor(trainer.method.diagnose, patience(trainer.total))
-    window, clock, saved = FeatureWindow(), _Clock(config.batch_size), time.monotonic()
+    window, clock, saved = FeatureWindow(), Clock(config.batch_size), time.monotonic()
     batches = trainer.batches()
     with _stop_signals() as stop:
         while trainer.next_step < trainer.total and not stop:
@@ -149,7 +155,11 @@ def _announce(trainer: Trainer, listeners: Sequence[Listener], origin: str | Non
     for listener in listeners:
         listener.started(start)
     trainer.method.train()
-    if origin is not None and (warning := washes_out(config)):
+    warning = washes_out(config) if origin is not None else None
+    if trainer.next_step:
+        begun_with = read_config(config.out).accumulate
+        warning = cut_differently(trainer.method, begun_with, config.accumulate)
+    if warning:
         _say(listeners, trainer.next_step, warning)
 
 
@@ -264,35 +274,3 @@ def _stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-class _Clock:
-    """Images per second and the share of time spent waiting for data, over the last steps."""
-
-    def __init__(self, batch_size: int, window: int = 50) -> None:
-        self.batch_size = batch_size
-        self.laps: deque[tuple[float, float]] = deque(maxlen=window)
-        self.waited = 0.0
-        self.restart()
-
-    def restart(self) -> None:
-        """Leave out the time since the last lap (an evaluation)."""
-        self.last = time.perf_counter()
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Time spent in here counts as waiting."""
-        begin = time.perf_counter()
-        yield
-        self.waited = time.perf_counter() - begin
-
-    def lap(self) -> dict[str, float]:
-        """End a step; give the rates."""
-        now = time.perf_counter()
-        self.laps.append((now - self.last, self.waited))
-        self.last = now
-        total = sum(lap for lap, _ in self.laps)
-        return {
-            "images_per_second": self.batch_size * len(self.laps) / total,
-            "waiting_for_data": sum(waited for _, waited in self.laps) / total,
-        }

@@ -21,6 +21,7 @@ from dinoscope.settings import from_dict, to_dict
 from dinoscope.timing import machine
 from dinoscope.training.listener import Listener
 from dinoscope.training.trainer import Trainer
+from dinoscope.training.writing import writing
 
 MACHINE = "machine.json"
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "safetensors")
@@ -87,7 +88,8 @@ class ProvenanceFile(Listener):
 
     def _write(self) -> None:
         values = to_dict(Provenance((*self.earlier, self.session)))
-        checkpoint.write_text(self.file, json.dumps(values, indent=2) + "\n")
+        with writing(self.file):
+            checkpoint.write_text(self.file, json.dumps(values, indent=2) + "\n")
 
 
 def read_sessions(run: Path) -> tuple[Session, ...]:

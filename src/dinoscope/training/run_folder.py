@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +15,12 @@ from dinoscope.errors import UserError
 from dinoscope.settings import flat, from_dict, to_dict
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listener import Listener, StepRecord
+from dinoscope.training.writing import unwritable, writing
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
+_HALF_WRITTEN = f".{CONFIG}.partial-*"
+"""What `checkpoint.replacing` works in until the settings are whole."""
 
 
 class RunFolder:
@@ -30,27 +35,57 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.unreadable = path / "unreadable.txt"
 
-    def prepare(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
-        """Create the folder, or enter an existing one if that was asked for.
+    def check(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
+        """Refuse a folder that the run cannot be written to; nothing is changed.
 
         Raises UserError where the folder holds something and neither `resume` nor `overwrite` was given, where
         there is nothing to resume, or where `overwrite` would delete what is not a run.
         """
-        exists = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
-        is_run = (self.path / CONFIG).is_file()
         if resume:
             self._check_same_settings(config)
             return
-        if exists and not overwrite:
+        nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
+            raise UserError(f"{self.path} cannot be written: {nearest} is read-only; choose another --out")
+        if self._vacant():
+            return
+        is_run = (self.path / CONFIG).is_file()
+        if not overwrite:
             hint = "--resume goes on with it, --overwrite starts again" if is_run else "choose another --out"
             raise UserError(f"{self.path} exists already: {hint}")
-        if exists and not is_run:
+        if not is_run:
             raise UserError(f"{self.path} is not a run folder; --overwrite will not delete it: choose another --out")
-        if exists:
-            shutil.rmtree(self.path)
-        self.checkpoints.mkdir(parents=True)
-        values = {"version": __version__, "run": to_dict(config)}
-        checkpoint.write_text(self.path / CONFIG, json.dumps(values, indent=2) + "\n")
+
+    def prepare(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
+        """Create the folder, empty one that is to be overwritten, or enter one that is to be resumed.
+
+        The settings are what makes a folder a run's. They come first and, of an old run, leave last: a folder that
+        a kill left in between is either taken for an empty one or for a run without a checkpoint.
+
+        Raises UserError as `check` does, and where the folder cannot be written.
+        """
+        self.check(config, resume=resume, overwrite=overwrite)
+        with writing(self.path):
+            if not resume:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._clear()
+                values = {"version": __version__, "run": to_dict(config)}
+                checkpoint.write_text(self.path / CONFIG, json.dumps(values, indent=2) + "\n")
+            self.checkpoints.mkdir(exist_ok=True)
+
+    def _vacant(self) -> bool:
+        """Whether nothing is there but what a kill may leave of a run that was about to be created."""
+        if not self.path.exists():
+            return True
+        return self.path.is_dir() and all(path.match(_HALF_WRITTEN) for path in self.path.iterdir())
+
+    def _clear(self) -> None:
+        """Delete everything but the settings."""
+        for path in self.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != CONFIG:
+                path.unlink()
 
     def _check_same_settings(self, config: RunConfig) -> None:
         saved = read_config(self.path)
@@ -62,7 +97,9 @@ class RunFolder:
 
 
 FREE_ON_RESUME = {"out", "data", "saving", "workers", "device", "log_every", "evaluate_every", "accumulate"}
-"""What may differ between a run and its resumption: it does not decide the result (data: the place, not the files)."""
+"""What may differ between a run and its resumption: it does not decide the result (data: the place, not the files).
+
+`accumulate` does where there is batch norm; memory may leave no choice, so `accumulate.cut_differently` warns."""
 
 
 def changed_settings(saved: RunConfig, wanted: RunConfig) -> list[str]:
@@ -97,18 +134,25 @@ class MetricsFile(Listener):
 
     def __init__(self, path: Path, first_step: int) -> None:
         """Lines from `first_step` on belong to steps that will be made again; they are dropped."""
-        kept = [line for line in _lines(path) if json.loads(line)["step"] < first_step]
-        checkpoint.write_text(path, "".join(f"{line}\n" for line in kept))
-        self.file = path.open("a", encoding="utf-8", buffering=1)
+        self.path = path
+        try:
+            kept = [line for line in _lines(path) if json.loads(line)["step"] < first_step]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged: a line of it is no record of a step; mend or delete it") from error
+        with writing(path):
+            checkpoint.write_text(path, "".join(f"{line}\n" for line in kept))
+            self.file = path.open("a", encoding="utf-8", buffering=1)
 
     def logged(self, record: StepRecord) -> None:
         """Write one line."""
         values = {"step": record.step.index, "epoch": record.step.epoch, **record.values}
-        self.file.write(json.dumps(values) + "\n")
+        with writing(self.path):
+            self.file.write(json.dumps(values) + "\n")
 
     def closed(self) -> None:
         """Close the file."""
-        self.file.close()
+        with writing(self.path):
+            self.file.close()
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
@@ -127,13 +171,34 @@ class LogFile(Listener):
     """Keeps what is said in train.log, with the time."""
 
     def __init__(self, path: Path) -> None:
-        self.handler = logging.FileHandler(path, encoding="utf-8")
+        self.path = path
+        with writing(path):
+            self.handler = _LogHandler(path, encoding="utf-8")
         self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self.logger = logging.getLogger("dinoscope")
         self.logger.addHandler(self.handler)
         self.logger.setLevel(logging.INFO)
 
+    def logged(self, record: StepRecord) -> None:
+        """End the run where a line could not be written: only now, since a warning must not raise where it is given."""
+        if self.handler.failure is not None:
+            raise unwritable(self.path, self.handler.failure)
+
     def closed(self) -> None:
         """Let go of the file."""
         self.logger.removeHandler(self.handler)
-        self.handler.close()
+        with writing(self.path):
+            self.handler.close()
+
+
+class _LogHandler(logging.FileHandler):
+    """Remembers that a line could not be written, where logging would print a traceback."""
+
+    failure: OSError | None = None
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exception()
+        if isinstance(error, OSError):
+            self.failure = error
+        else:
+            super().handleError(record)
