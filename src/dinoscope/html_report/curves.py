@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dinoscope.html_report.runs import RunRecord
-from dinoscope.html_report.words import listed
+from dinoscope.report.words import listed
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.methods.swav import SwAVConfig
 from dinoscope.report.comparison_figure import svg

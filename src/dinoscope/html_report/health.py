@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 from dinoscope.html_report.runs import RunRecord
-from dinoscope.html_report.words import ABSENT, count, figure, listed, percent
+from dinoscope.report.words import ABSENT, count, figure, listed, percent
 from dinoscope.methods import build_method
 from dinoscope.methods.health import COLLAPSED_SPREAD, Verdict
 from dinoscope.report.html import Block, Bullets, Code, Folded, Notice, Section

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dinoscope.comparison.presentation import label
 from dinoscope.html_report.health import HEALTHY, Finding, findings, is_wrong, verdict
 from dinoscope.html_report.runs import RunRecord
-from dinoscope.html_report.words import ABSENT, count, duration, figure
+from dinoscope.report.words import ABSENT, count, duration, figure
 from dinoscope.report.html import Block, Bullets, KeyValues, Notice, Paragraph, Section
 from dinoscope.report.tables import Column, Table, TableRow
 from dinoscope.report.tables import Section as Rows
@@ -57,7 +57,7 @@ def _facts(run: RunRecord, measured: dict[str, Entry], parameters: dict[str, int
             "Length",
             f"{config.epochs:g} epoch{'s' * (config.epochs != 1)}, batch {config.batch_size}: {_steps(run)} steps",
         ),
-        ("Time", duration(run.seconds, run.estimated)),
+        ("Time", _time(run, "about ")),
         ("Begun", run.started.replace("T", " ", 1) or "not recorded"),
         ("State", _standing(run)),
     ]
@@ -97,7 +97,7 @@ def _table(runs: Sequence[RunRecord], measured: dict[str, Entry], parameters: di
             "none" if run.classes == 0 else count(run.classes),
             f"{run.config.epochs:g}",
             _steps(run),
-            duration(run.seconds, run.estimated).replace("about ", "≈ "),
+            _time(run, "≈ "),
             figure(entry.value(KNN) if entry else None),
             figure(entry.value(LINEAR) if entry else None),
             _standing(run),
@@ -120,8 +120,10 @@ def _data(run: RunRecord) -> str:
     return f"{run.config.data}: {count(run.images)} images{classes}{unused}"
 
 
-def _epochs(number: float) -> str:
-    return f"{number:g} epoch{'s' * (number != 1)}"
+def _time(run: RunRecord, about: str) -> str:
+    """about: before what is estimated."""
+    estimated = run.estimated and run.seconds is not None
+    return about * estimated + duration(run.seconds, coarse=estimated)
 
 
 def _steps(run: RunRecord) -> str:

@@ -18,7 +18,7 @@ from dinoscope.html_report.runs import RunRecord, read_runs
 from dinoscope.html_report.settings import settings_section
 from dinoscope.html_report.summary import summary_section
 from dinoscope.html_report.titles import titles_of
-from dinoscope.html_report.words import listed
+from dinoscope.report.words import listed
 from dinoscope.model_names import RANDOM
 from dinoscope.report.html import Document, Section, render
 from dinoscope.study.gather import Measuring
