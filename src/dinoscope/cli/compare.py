@@ -113,7 +113,10 @@ def rich_table(table: Table) -> RichTable:
             shown.add_row(f"[italic]{escape(section.title)}[/italic]")
         for row in section.rows:
             marks = "".join(f" [{mark}]" for mark in row.marks)
-            shown.add_row(escape(row.cells[0] + marks), *map(escape, row.cells[1:]))
+            cells = [
+                f"[bold]{escape(cell)}[/bold]" if at in row.best else escape(cell) for at, cell in enumerate(row.cells)
+            ]
+            shown.add_row(cells[0] + escape(marks), *cells[1:])
         shown.add_section()
     return shown
 

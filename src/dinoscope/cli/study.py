@@ -225,7 +225,9 @@ def show_plan(runs: Sequence[PlannedRun], jobs: int) -> None:
         table.add_row(escape(run.config.out.name), state, *cells)
     text = f"together about {duration(sum(seconds), coarse=True)}, one after the other"
     if jobs > 1:
-        text += f"; {jobs} at once take {duration(sum(seconds) / jobs, coarse=True)} at best, less where they share cores"
+        text += (
+            f"; {jobs} at once take {duration(sum(seconds) / jobs, coarse=True)} at best, less where they share cores"
+        )
     console = Console()
     console.print(table)
     console.print(f"{text}. Evaluations and start-up are not counted. Nothing was started.", soft_wrap=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dinoscope.measurement import Measurement
-from dinoscope.report.tables import Column, Section, Table, TableRow
+from dinoscope.report.tables import Column, Section, Table, TableRow, best_marked
 
 FIGURES = {
     "jf_mean": "J&F",
@@ -34,7 +34,8 @@ def davis_table(
     remarks: Sequence[str],
 ) -> Table:
     """Rows are (model, figures in %); those published come in a section with the label."""
-    sections = [Section(tuple(_row(*row) for row in rows), "Measured here" if published else "")]
+    values = [[None, *(_rank(key, figures.get(key)) for key in FIGURES)] for _, figures in rows]
+    sections = [Section(best_marked([_row(*row) for row in rows], values), "Measured here" if published else "")]
     if published:
         sections.append(Section(tuple(_row(*row) for row in published), label))
     columns = (Column("Model"), *(Column(title, "right") for title in FIGURES.values()))
@@ -47,15 +48,16 @@ def measured_table(
     label: str = "",
     source: str = "",
 ) -> Table:
-    """One row for each (model, what was measured of it), under one protocol; what it was, in remarks below.
+    """One row for each (model, what was measured of it), best first, under one protocol; what it was, in remarks below.
 
     published: with the label above and the source below.
     """
     protocol = rows[0][1].protocol
     figures = [(name, {metric.name: metric.value for metric in each.metrics}) for name, each in rows]
+    figures.sort(key=lambda each: -each[1].get("jf_mean", 0.0))
     objects, count = protocol["objects"], len(protocol["sequences"])
     caption = f"DAVIS {protocol['year']}: objects {objects}, sequences {count}; in %"
-    remarks = protocol_lines(protocol) + ([source] if published else [])
+    remarks = [f"Videos: {protocol['data']}", *protocol_lines(protocol), *([source] if published else [])]
     return davis_table(figures, published, label, caption, remarks)
 
 
@@ -105,6 +107,11 @@ def csv_cells(rows: Sequence[Mapping[str, str | float]]) -> Iterator[list[str]]:
 
 def _row(name: str, figures: Mapping[str, float]) -> TableRow:
     return TableRow((name, *(_shown(figures[key]) if key in figures else ABSENT for key in FIGURES)))
+
+
+def _rank(name: str, value: float | None) -> float | None:
+    """The more the better; of a decay, the less."""
+    return -value if value is not None and name.endswith("decay") else value
 
 
 def _shown(value: str | float) -> str:
