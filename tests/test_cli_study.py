@@ -14,7 +14,7 @@ from rich.console import Console
 from dinoscope.cli import main
 from dinoscope.cli import study as study_module
 from dinoscope.cli.study import STUDIES, SmallComparison, conclude
-from dinoscope.cli.study_table import StudyTable, counts, duration
+from dinoscope.cli.study_table import StudyTable, counts
 from dinoscope.study.executor import RunStatus, StudyResult
 from tests.test_study_state import contents, settings
 
@@ -180,11 +180,6 @@ def test_a_terminal_gets_a_live_table(tmp_path) -> None:
         table.shown = float("-inf")
         table([status(tmp_path, "a", "running", began=time.monotonic())])
     assert "running" in console.file.getvalue()  # pyright: ignore
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(41.6, "42 s"), (170, "3 min"), (7500, "2 h 05 min")])
-def test_durations(seconds, text) -> None:
-    assert duration(seconds) == text
 
 
 def test_gpus_are_spread_only_where_there_are_several(monkeypatch) -> None:

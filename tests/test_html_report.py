@@ -18,11 +18,11 @@ from dinoscope.html_report.curves import curves_section
 from dinoscope.html_report.health import findings, verdict
 from dinoscope.html_report.runs import RunRecord, read_runs
 from dinoscope.html_report.settings import settings_section
-from dinoscope.html_report.words import duration, listed
 from dinoscope.measurement import kept
 from dinoscope.report.html import Document, Section, render
 from dinoscope.report.tables import Table
 from dinoscope.report.training_figure import MOST_POINTS, Line, Panel, looks, training_panel
+from dinoscope.report.words import duration, listed
 from dinoscope.training.provenance import MACHINE
 from tests.html_checks import Page
 from tests.report_runs import HOSTILE, trained
@@ -260,5 +260,10 @@ def test_words():
         "1 h 00 min",
         "2 d 1 h",
     ]
-    assert duration(130, estimated=True) == "about 2 min"
+    assert [duration(seconds, coarse=True) for seconds in (41.6, 59.7, 170, 7500)] == [
+        "42 s",
+        "1 min",
+        "3 min",
+        "2 h 05 min",
+    ]
     assert [listed(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from dinoscope.cli.extraction import ExtractionOptions
+from dinoscope.cli.measuring_options import MeasuringOptions
 from dinoscope.cli.model_option import WHAT_MAY_BE_NAMED
 from dinoscope.errors import UserError
 
@@ -39,23 +39,11 @@ class Options:
     out: Path
     """Folder to write to."""
 
-    data: Path | None = None
-    """Labelled images to measure on: train/CLASS/... and val/CLASS/..., or only CLASS/..."""
-
-    label_fraction: float = 1.0
-    """Share of each class of the training images whose labels are used, in (0, 1]."""
-
     baselines: bool = False
     """Add raw pixels, and each network with random weights; done without asking where --data is given."""
 
-    no_baselines: bool = False
-    """Leave them out in any case."""
-
     published: bool = False
     """Add published figures on ImageNet, in a section of their own."""
-
-    skip: tuple[Literal["knn", "linear", "throughput"], ...] = ()
-    """Measure none of these anew; what is kept is shown."""
 
     throughput_image_size: int = 224
     """Side of the images on which speed is measured, in pixels."""
@@ -66,7 +54,7 @@ class Options:
     overwrite: bool = False
     """Replace the comparison in --out."""
 
-    extraction: tyro.conf.OmitArgPrefixes[ExtractionOptions] = field(default_factory=ExtractionOptions)
+    measuring: tyro.conf.OmitArgPrefixes[MeasuringOptions] = field(default_factory=MeasuringOptions)
 
 
 def main(argv: list[str]) -> int:
@@ -95,17 +83,13 @@ def main(argv: list[str]) -> int:
 
 def request(options: Options) -> Request:
     """What `compare_runs` is asked for. Raises UserError where options exclude each other, or for the device."""
-    from dinoscope.cli.console import progress_bar
     from dinoscope.comparison import Request
-    from dinoscope.evaluation.throughput import ThroughputConfig
-    from dinoscope.study.gather import Measuring
 
-    if options.baselines and options.no_baselines:
+    without = options.measuring.no_baselines
+    if options.baselines and without:
         raise UserError("--baselines and --no-baselines exclude each other")
-    extract = options.extraction.extractor()
-    speed = ThroughputConfig(options.throughput_image_size, options.throughput_batch_size, dtype=extract.config.dtype)
-    measuring = Measuring(options.data, options.label_fraction, frozenset(options.skip), extract, speed, progress_bar)
-    baselines = (options.baselines or options.data is not None) and not options.no_baselines
+    measuring = options.measuring.measuring(options.throughput_image_size, options.throughput_batch_size)
+    baselines = (options.baselines or measuring.data is not None) and not without
     return Request(options.runs, options.out, measuring, baselines, options.published, options.overwrite)
 
 
@@ -129,7 +113,10 @@ def rich_table(table: Table) -> RichTable:
             shown.add_row(f"[italic]{escape(section.title)}[/italic]")
         for row in section.rows:
             marks = "".join(f" [{mark}]" for mark in row.marks)
-            shown.add_row(escape(row.cells[0] + marks), *map(escape, row.cells[1:]))
+            cells = [
+                f"[bold]{escape(cell)}[/bold]" if at in row.best else escape(cell) for at, cell in enumerate(row.cells)
+            ]
+            shown.add_row(cells[0] + escape(marks), *cells[1:])
         shown.add_section()
     return shown
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from dinoscope.cli.extraction import ExtractionOptions
+from dinoscope.cli.measuring_options import MeasuringOptions
 from dinoscope.cli.model_option import WHAT_MAY_BE_NAMED
-from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
     from dinoscope.html_report import Request
@@ -33,18 +32,6 @@ class Options:
     out: Path
     """File to write, such as report.html."""
 
-    data: Path | None = None
-    """Labelled images to measure on: train/CLASS/... and val/CLASS/..., or only CLASS/..."""
-
-    label_fraction: float = 1.0
-    """Share of each class of the training images whose labels are used, in (0, 1]."""
-
-    skip: tuple[Literal["knn", "linear", "throughput"], ...] = ()
-    """Measure none of these; what is kept is shown."""
-
-    no_baselines: bool = False
-    """Measure raw pixels and networks with random weights not. Without --data, they are left out in any case."""
-
     no_pictures: bool = False
     """Leave out the sections that show images."""
 
@@ -54,7 +41,7 @@ class Options:
     overwrite: bool = False
     """Replace the file in --out."""
 
-    extraction: tyro.conf.OmitArgPrefixes[ExtractionOptions] = field(default_factory=ExtractionOptions)
+    measuring: tyro.conf.OmitArgPrefixes[MeasuringOptions] = field(default_factory=MeasuringOptions)
 
 
 def main(argv: list[str]) -> int:
@@ -77,19 +64,13 @@ def main(argv: list[str]) -> int:
 
 def request(options: Options) -> Request:
     """What `write_report` is asked for. Raises UserError where options do not fit, or for the device."""
-    from dinoscope.cli.console import progress_bar
     from dinoscope.html_report import Request
-    from dinoscope.study.gather import Measuring
 
-    if not 0 < options.label_fraction <= 1:
-        raise UserError(f"--label-fraction must be above 0 and at most 1, not {options.label_fraction:g}")
-    extract = options.extraction.extractor()
-    measuring = Measuring(options.data, options.label_fraction, frozenset(options.skip), extract, watch=progress_bar)
     return Request(
         options.runs,
         options.out,
-        measuring,
-        not options.no_baselines,
+        options.measuring.measuring(),
+        not options.measuring.no_baselines,
         not options.no_pictures,
         options.title,
         options.overwrite,

@@ -211,7 +211,7 @@ def show_plan(runs: Sequence[PlannedRun], jobs: int) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from dinoscope.cli.study_table import duration
+    from dinoscope.report.words import duration
 
     seconds = [rate * run.steps_left for rate, run in zip(_rates(runs), runs, strict=True)]
     table = Table(title="runs, in this order", title_justify="left")
@@ -221,11 +221,13 @@ def show_plan(runs: Sequence[PlannedRun], jobs: int) -> None:
         table.add_column(name, justify="right")
     for run, time in zip(runs, seconds, strict=True):
         state = "finished before" if run.standing.state == "finished" else run.standing.state
-        cells = (f"{len(run.images)}", f"{run.config.epochs:g}", f"{run.steps_left}", duration(time))
+        cells = (f"{len(run.images)}", f"{run.config.epochs:g}", f"{run.steps_left}", duration(time, coarse=True))
         table.add_row(escape(run.config.out.name), state, *cells)
-    text = f"together about {duration(sum(seconds))}, one after the other"
+    text = f"together about {duration(sum(seconds), coarse=True)}, one after the other"
     if jobs > 1:
-        text += f"; {jobs} at once take {duration(sum(seconds) / jobs)} at best, less where they share cores"
+        text += (
+            f"; {jobs} at once take {duration(sum(seconds) / jobs, coarse=True)} at best, less where they share cores"
+        )
     console = Console()
     console.print(table)
     console.print(f"{text}. Evaluations and start-up are not counted. Nothing was started.", soft_wrap=True)

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from dinoscope.report.words import duration
 from dinoscope.study.executor import RunStatus
 from dinoscope.study.progress import MetricsTail, Reading
 
@@ -88,7 +89,7 @@ class StudyTable:
             "" if reading.loss is None else f"{reading.loss:.3f}",
             "" if reading.knn is None else f"{reading.knn:.1f}",
             "" if reading.images_per_second is None else f"{reading.images_per_second:.0f}",
-            "before" if run.before else "" if run.seconds is None else duration(run.seconds),
+            "before" if run.before else "" if run.seconds is None else duration(run.seconds, coarse=True),
         ]
 
     def _line(self, run: RunStatus) -> str:
@@ -115,11 +116,3 @@ def counts(runs: Sequence[RunStatus]) -> str:
     """How many runs are in each state."""
     number = Counter(run.state for run in runs)
     return ", ".join(f"{number[state]} {state}" for state in STYLES if number[state])
-
-
-def duration(seconds: float) -> str:
-    """For a person: 42 s, 3 min, 2 h 05 min."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

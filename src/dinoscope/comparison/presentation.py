@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoscope import __version__
+from dinoscope.comparison.ranking import ACCURACIES, WITH_LABELS, best, interval
 from dinoscope.model_names import distinct
 from dinoscope.report.comparison_figure import Curve, Panel, Point
 from dinoscope.report.tables import Column, Section, Table, TableRow
@@ -38,8 +39,11 @@ CSV_HEADER = (
 )
 
 
-def display_table(comparison: Comparison, published: bool) -> Table:
-    """The table of the field, with published figures as a section of their own if asked for."""
+def display_table(comparison: Comparison, published: bool, intervals: bool = False) -> Table:
+    """The table of the field, with published figures as a section of their own if asked for.
+
+    intervals: beside each accuracy of a single run; else how wide they are at most is said below.
+    """
     columns = (
         Column("Method"),
         Column("Arch."),
@@ -48,24 +52,30 @@ def display_table(comparison: Comparison, published: bool) -> Table:
         Column("Linear", "right"),
         Column(f"k-NN (k = {comparison.k})", "right"),
     )
-    sections = [Section(tuple(_display_row(row, comparison) for row in comparison.rows))]
+    sections = [Section(tuple(_display_row(row, comparison, intervals) for row in comparison.rows))]
     if published:
         sections = [Section(sections[0].rows, "Measured here"), Section(tuple(map(_published_row, PUBLISHED)), LABEL)]
-    remarks = _remarks(comparison) + ([SOURCE] if published else [])
+    remarks = _remarks(comparison, intervals) + ([SOURCE] if published else [])
     return Table(columns, tuple(sections), "Top-1 accuracy in %, size and speed", comparison.notes, tuple(remarks))
 
 
-def _display_row(row: Row, comparison: Comparison) -> TableRow:
+def _display_row(row: Row, comparison: Comparison, intervals: bool) -> TableRow:
     runs, speed = len(row.entries), row.cell("throughput")
     cells = (
         label(row, comparison) + (f" (n = {runs})" if runs > 1 else ""),
         row.architecture,
         ABSENT if row.first.parameters is None else _size(row.first.parameters),
         ABSENT if speed is None else f"{speed.mean:.{0 if speed.mean >= 10 else 1}f}",
-        _accuracy(row.cell("linear"), runs),
-        _accuracy(row.cell("knn"), runs),
+        *(_accuracy(row.cell(name), runs) + (_ends(row, name) if intervals else "") for name in ACCURACIES),
     )
-    return TableRow(cells, row.marks)
+    leading = (at for at, name in enumerate(ACCURACIES, len(cells) - len(ACCURACIES)) if row in best(comparison, name))
+    return TableRow(cells, row.marks, tuple(leading))
+
+
+def _ends(row: Row, name: str) -> str:
+    """The ends of the interval."""
+    found = interval(row, name)
+    return "" if found is None else f" [{found.low:.1f}, {found.high:.1f}]"
 
 
 def label(row: Row, comparison: Comparison) -> str:
@@ -95,9 +105,9 @@ def _size(millions: float) -> str:
     return f"{millions:.0f}" if millions >= 10 else f"{millions:.2g}"
 
 
-def _remarks(comparison: Comparison) -> list[str]:
+def _remarks(comparison: Comparison, intervals: bool = False) -> list[str]:
     """How the figures of most rows came about; those of others are in the notes."""
-    remarks = []
+    remarks = _how_sure(comparison, intervals)
     knn, linear, speed = (usual_conditions(comparison.rows, name) for name in ("knn", "linear", "throughput"))
     if knn:
         asked = f"{knn['query_images']} queries of {knn['queries']}" if knn["queries"] else "each against all others"
@@ -116,6 +126,25 @@ def _remarks(comparison: Comparison) -> list[str]:
         remarks.append(f"im/s: {speed_line(comparison)}")
     if any(len(row.entries) > 1 for row in comparison.rows):
         remarks.append("n: runs that differ in the seed alone; mean ± standard deviation of the sample")
+    return remarks
+
+
+def _how_sure(comparison: Comparison, intervals: bool) -> list[str]:
+    """What is in bold, and how far the figures of single runs may be off for the number of images alone."""
+    leading = [row for name in ACCURACIES for row in best(comparison, name)]
+    unlabelled = any(row.first.method == WITH_LABELS for row in comparison.rows) and not any(
+        row.first.method == WITH_LABELS for row in leading
+    )
+    remarks = [f"Bold: the best{' of those trained without labels' if unlabelled else ''}"] if leading else []
+    found = [each for row in comparison.rows for name in ACCURACIES if (each := interval(row, name))]
+    if intervals and found:
+        remarks.append("[ ]: 95 % interval for the number of images alone (Wilson); another seed may differ by more")
+    elif found:
+        widest = max((each.high - each.low) / 2 for each in found)
+        remarks.append(
+            f"Single runs: 95 % intervals for the number of images alone are at most ± {widest:.1f} wide (Wilson); "
+            "another seed may differ by more"
+        )
     return remarks
 
 

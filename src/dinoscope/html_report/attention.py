@@ -17,13 +17,14 @@ from dinoscope.data.folder import find_images, first_to_last, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.explain.attention_history import AttentionHistory, Snapshot, read_history
 from dinoscope.explain.maps import map_title
-from dinoscope.html_report.titles import titles_of
+from dinoscope.html_report.titles import titles_of, told_apart
 from dinoscope.measurement import Watch
 from dinoscope.model_names import unwatched
 from dinoscope.observers import mean_map, spread
 from dinoscope.report.attention_figure import MapColumn, maps_page
 from dinoscope.report.html import Block, Figure, Folded, Group, Notice, Section
 from dinoscope.report.web_pictures import webp
+from dinoscope.report.words import listed
 from dinoscope.study.subjects import Subject
 
 MOST_STEPS = 6
@@ -119,9 +120,13 @@ def _columns(
 def _across(columns: Sequence[MapColumn], chosen: _Images) -> Figure:
     titles = ", ".join(column.title for column in columns)
     kinds = list(dict.fromkeys(column.detail for column in columns))
-    # the usual kind needs no word above each column, which is the room of the titles
-    columns = [replace(each, detail="" if each.detail == kinds[0] else each.detail) for each in columns]
     caption = f"{chosen.said}, each seen by every model at the size that it was trained at: {titles}."
+    if len(kinds) > 1:
+        of_kind = [(kind, [each.title for each in columns if each.detail == kind]) for kind in kinds]
+        caption += " " + " ".join(f"{kind[:1].upper()}{kind[1:]}: {listed(names)}." for kind, names in of_kind)
+    # what a map shows is said below, for above the columns there is hardly room for the titles
+    short = told_apart([each.title for each in columns])
+    columns = [replace(each, title=title, detail="") for each, title in zip(columns, short, strict=True)]
     return Figure(webp(maps_page(chosen.images, columns, " or ".join(kinds))), caption, f"Attention of {titles}")
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from dinoscope.comparison.baselines import pixels_entry, random_entries
 from dinoscope.comparison.presentation import display_table, panels
+from dinoscope.comparison.ranking import best_first
 from dinoscope.report.comparison_figure import scatter, svg
 from dinoscope.report.html import Block, Figure, Notice, Section
 from dinoscope.study.compare import EVALUATIONS, Comparison, compare
@@ -38,8 +39,9 @@ def gathered(subjects: Sequence[Subject], measuring: Measuring, *, baselines: bo
 
 def comparison_section(comparison: Comparison) -> Section:
     """Table and figure, or how to get them."""
+    comparison = best_first(comparison)
     kept = any(row.cell(name) for row in comparison.rows for name in EVALUATIONS)
-    blocks: list[Block] = [display_table(comparison, published=False)] if kept else [Notice(NOTHING)]
+    blocks: list[Block] = [display_table(comparison, published=False, intervals=True)] if kept else [Notice(NOTHING)]
     found, x_title = panels(comparison)
     if len({point.x for panel in found for point in panel.points}) > 1:
         drawing = svg(scatter(found, x_title, size=(4.3, 3.9))).decode("utf-8")

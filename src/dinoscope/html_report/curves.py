@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dinoscope.html_report.runs import RunRecord
-from dinoscope.html_report.words import listed
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.methods.swav import SwAVConfig
 from dinoscope.report.comparison_figure import svg
 from dinoscope.report.html import Block, Figure, Gallery, Notice, Section, Stroke
 from dinoscope.report.training_figure import Line, Panel, looks, training_panel
+from dinoscope.report.words import listed
 
 
 @dataclass(frozen=True)
 class _Value:
     """A panel: its title, the axis, the names in metrics.jsonl of which a run has one, and how to read it.
 
-    scale: what it is divided by. bounded: whether ln K is the most that it can be.
+    scale: what it is divided by. bounded: whether ln K is the most that it can be. guessed: whether it is an accuracy.
     of_several: whether how to read it need be said only where there are several methods.
     """
 
@@ -29,6 +29,7 @@ class _Value:
     reading: str = ""
     scale: float = 1.0
     bounded: bool = False
+    guessed: bool = False
     of_several: bool = False
 
 
@@ -55,6 +56,7 @@ _FIGURES = (
                 ("knn_top1",),
                 "Online k-NN is measured during training on the run's own images (k = 20): to see how a run went, not "
                 "to compare.",
+                guessed=True,
             ),
             _Value("Gradient norm", "norm", ("gradient_norm",), "The gradient is that of the network before clipping."),
         ),
@@ -157,6 +159,7 @@ def _figure(figure: _Figure, runs: Sequence[RunRecord], strokes: dict[str, Strok
     drawings: list[Figure] = []
     readings: list[str] = []
     lacking: dict[str, list[str]] = {}
+    hidden = False
     for value in figure.values:
         lines = {run.label: found for run in runs if (found := _line(run, value, strokes[run.label]))}
         without = [run for run in runs if run.label not in lines]
@@ -165,14 +168,17 @@ def _figure(figure: _Figure, runs: Sequence[RunRecord], strokes: dict[str, Strok
         if not lines:
             continue
         having = [run for run in runs if run.label in lines]
-        levels = _levels(having) if value.bounded else ()
-        drawing = svg(training_panel(Panel(value.title, value.unit, tuple(lines.values()), levels)))
+        levels = _levels(having) if value.bounded else _guessing(having) if value.guessed else ()
+        panel = Panel(value.title, value.unit, tuple(lines.values()), levels, value.bounded or value.guessed)
+        drawing = svg(training_panel(panel))
+        hidden = hidden or len({(line.x, line.y) for line in lines.values()}) < len(lines)
         drawings.append(Figure(drawing.decode("utf-8"), "", f"{value.title} over the epochs"))
         said = value.reading and (not value.of_several or len({run.method for run in runs}) > 1)
         readings += [value.reading] if said else []
     if not drawings:
         return []
     notes = [f"Not logged{names}: {', '.join(titles)}." for names, titles in lacking.items()]
+    notes += ["Lines of runs with the same values lie on each other; the last is seen."] if hidden else []
     caption = " ".join([f"{figure.title}.", *readings, *notes])
     legend = tuple(strokes.values()) if len(runs) > 1 else ()
     return [Gallery(tuple(drawings), caption, least=205, most=3, legend=legend)]
@@ -191,6 +197,12 @@ def _levels(runs: Sequence[RunRecord]) -> tuple[tuple[str, float], ...]:
     """ln K for every K that there is."""
     numbers = sorted({outputs for run in runs if (outputs := _outputs(run))})
     return tuple((f"ln K = {math.log(number):.2f} (K = {number:,})", math.log(number)) for number in numbers)
+
+
+def _guessing(runs: Sequence[RunRecord]) -> tuple[tuple[str, float], ...]:
+    """The accuracy of guessing among classes of one size, for every number of classes that there is."""
+    numbers = sorted({run.classes for run in runs if run.classes})
+    return tuple((f"guessing: {100 / number:.3g} %", 100 / number) for number in numbers)
 
 
 def _outputs(run: RunRecord) -> int | None:

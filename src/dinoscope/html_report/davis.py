@@ -10,11 +10,12 @@ from dinoscope.data.davis import DavisSequence, find_davis
 from dinoscope.errors import UserError
 from dinoscope.evaluation.video_scores import region_similarity
 from dinoscope.html_report.kept import Best, Kept, best_first, kept_groups
+from dinoscope.html_report.titles import told_apart
 from dinoscope.measurement.davis import DavisProtocol
 from dinoscope.measurement.davis_frames import Frames, kept_frames
 from dinoscope.report.davis_sheet import Followed, FrameRow, frames_sheet
 from dinoscope.report.davis_tables import measured_table
-from dinoscope.report.html import Block, Figure, Folded, Group, Notice, Section
+from dinoscope.report.html import Block, Figure, Folded, Group, Notice, Paragraph, Section
 from dinoscope.report.tables import Column, Table, TableRow
 from dinoscope.report.tables import Section as Rows
 from dinoscope.report.web_pictures import webp
@@ -53,7 +54,9 @@ def _group(group: Sequence[Kept]) -> tuple[list[Block], list[Notice]]:
     blocks: list[Block] = [_table(group)]
     best = best_first(group, "jf_mean")
     if best is None:
-        return blocks, []
+        unkept = all(each.measurement.examples is None for each in group)
+        text = "What single sequences scored was not kept, so that no best and worst can be shown."
+        return [*blocks, *([Paragraph(text)] if unkept else [])], []
     having = [each for each in group if each.measurement.examples is not None]
     blocks.append(_sequences(having, best))
     try:
@@ -92,9 +95,9 @@ def _drawn(group: Sequence[Kept], best: Best) -> list[Block]:
     Raises UserError where the videos are not there any more, or what was kept is damaged.
     """
     kept: list[tuple[str, Frames]] = []
-    for each in group:
+    for each, title in zip(group, told_apart([each.title for each in group]), strict=True):
         if each.subject.home and (frames := kept_frames(each.subject.home, each.name, each.measurement)):
-            kept.append((each.title, frames))
+            kept.append((title, frames))
     if not kept:
         return []
     protocol = group[0].measurement.protocol

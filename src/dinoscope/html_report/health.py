@@ -12,14 +12,15 @@ from typing import Literal
 import torch
 
 from dinoscope.html_report.runs import RunRecord
-from dinoscope.html_report.words import ABSENT, count, figure, listed, percent
 from dinoscope.methods import build_method
 from dinoscope.methods.health import COLLAPSED_SPREAD, Verdict
 from dinoscope.report.html import Block, Bullets, Code, Folded, Notice, Section
 from dinoscope.report.tables import Column, Table, TableRow
 from dinoscope.report.tables import Section as Rows
+from dinoscope.report.words import ABSENT, count, figure, listed, percent
 from dinoscope.training.monitor import patience
 
+SHORT = "too short a run to judge"
 HEALTHY = "healthy: no sign of collapse in what was logged."
 
 WINDOW = 50
@@ -48,7 +49,8 @@ def health_section(runs: Sequence[RunRecord]) -> Section:
     """Findings, the figures that they rest on, and what these mean."""
     found = [each for run in runs for each in findings(run)]
     well = [each.run for each in found if each.kind == "good"]
-    blocks: list[Block] = [each.notice() for each in found if each.kind != "good"]
+    wrong, worth_knowing = ([each.notice() for each in found if each.kind == kind] for kind in ("warning", "note"))
+    blocks: list[Block] = [*wrong, *worth_knowing]
     if well:
         blocks.append(Notice(f"{listed(well)}: {HEALTHY}", "good"))
     blocks.append(_table(runs))
@@ -90,7 +92,7 @@ def verdict(run: RunRecord) -> str:
     if diverged(run):
         return "diverged: values that are no numbers"
     if _is_short(run):
-        return "too short a run to judge"
+        return SHORT
     if guesses(run):
         return "no better than guessing"
     return "healthy"
@@ -233,7 +235,7 @@ def _table(runs: Sequence[RunRecord]) -> Table:
         Column("RankMe", "right"),
         Column("Feature spread", "right"),
         Column("Gradient norm", "right"),
-        Column("Largest", "right"),
+        Column("Largest norm", "right"),
         Column("Waiting for data", "right"),
         Column("Unreadable", "right"),
     )

@@ -4,41 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dinoscope.comparison.presentation import label
-from dinoscope.html_report.health import HEALTHY, Finding, findings, is_wrong, verdict
+from dinoscope.comparison.ranking import ACCURACIES, WITH_LABELS, best, ranked
+from dinoscope.html_report.headline import TITLES, headlines
+from dinoscope.html_report.health import HEALTHY, SHORT, Finding, findings, is_wrong, verdict
 from dinoscope.html_report.runs import RunRecord
-from dinoscope.html_report.words import ABSENT, count, duration, figure
 from dinoscope.report.html import Block, Bullets, KeyValues, Notice, Paragraph, Section
 from dinoscope.report.tables import Column, Table, TableRow
 from dinoscope.report.tables import Section as Rows
-from dinoscope.study.compare import BASELINES, Comparison, Entry, conditions
-from dinoscope.study.differences import identity
+from dinoscope.report.words import ABSENT, count, duration, figure, listed
+from dinoscope.study.compare import Comparison, Entry
 
-KNN, LINEAR = "knn", "linear"
+MOST_WARNINGS = 5
+"""That are repeated on the first screen."""
 
 
 def summary_section(
     runs: Sequence[RunRecord], others: Mapping[str, str], comparison: Comparison | None, parameters: dict[str, int]
 ) -> Section:
-    """Facts, headline figures, warnings.
+    """What was trained, what was found, what is wrong, the facts.
 
     others: what models without a run folder are called -> as they were given.
     parameters: of the backbone, by the label of its run.
     """
     measured = _measured(comparison)
-    blocks: list[Block] = []
+    blocks: list[Block] = [Paragraph(_trained(runs))] if runs else []
+    if runs or comparison:
+        blocks.append(Bullets(tuple(headlines(runs, comparison))))
+    blocks += _warnings(runs)
     if len(runs) == 1 and not others:
         blocks.append(KeyValues(tuple(_facts(runs[0], measured, parameters))))
     elif runs:
-        blocks.append(_table(runs, measured, parameters))
+        blocks.append(_table(_ordered(runs, comparison), measured, parameters, comparison))
     if others:
         named = [title if title == name else f"{title} ({name})" for title, name in others.items()]
         blocks.append(Paragraph(f"Beside them, models whose training is not known here: {', '.join(named)}."))
-    headlines = _headlines(comparison)
-    if headlines:
-        blocks.append(Bullets(tuple(headlines)))
-    blocks += _warnings(runs)
     return Section("Summary", "summary", "", tuple(blocks))
+
+
+def _trained(runs: Sequence[RunRecord]) -> str:
+    """What was trained on what, in one or two sentences."""
+    methods = listed(list(dict.fromkeys(run.method for run in runs)))
+    networks = listed(list(dict.fromkeys(run.architecture.partition(" (")[0] for run in runs)))
+    data = listed(list(dict.fromkeys(map(_data, runs))))
+    lengths = sorted({run.config.epochs for run in runs})
+    length = _epochs(lengths[0]) if len(lengths) == 1 else f"{lengths[0]:g} to {_epochs(lengths[-1])}"
+    each = " each" if len(runs) > 1 and len(lengths) == 1 else ""
+    time = _time(runs[0], "about ") if len(runs) == 1 and runs[0].seconds is not None else ""
+    return f"{methods} trained {networks} for {length}{each}{f' ({time})' if time else ''} on {data}."
+
+
+def _epochs(number: float) -> str:
+    return f"{number:g} epoch{'s' * (number != 1)}"
+
+
+def _ordered(runs: Sequence[RunRecord], comparison: Comparison | None) -> list[RunRecord]:
+    """Best first, as in the comparison, where they can be ranked; else as given."""
+    order = next((found for name in ACCURACIES if comparison and (found := ranked(comparison, name))), ())
+    places = {entry.run: place for place, row in enumerate(order) for entry in row.entries}
+    return sorted(runs, key=lambda run: places.get(str(run.path), len(places)))
 
 
 def _measured(comparison: Comparison | None) -> dict[str, Entry]:
@@ -57,22 +80,25 @@ def _facts(run: RunRecord, measured: dict[str, Entry], parameters: dict[str, int
             "Length",
             f"{config.epochs:g} epoch{'s' * (config.epochs != 1)}, batch {config.batch_size}: {_steps(run)} steps",
         ),
-        ("Time", duration(run.seconds, run.estimated)),
+        ("Time", _time(run, "about ")),
         ("Begun", run.started.replace("T", " ", 1) or "not recorded"),
         ("State", _standing(run)),
     ]
     if config.init:
         pairs.insert(2, ("Began from", config.init))
-    if entry and (value := entry.value(KNN)) is not None:
-        pairs.append(("k-NN top-1", f"{value:.1f} %"))
-    if entry and (value := entry.value(LINEAR)) is not None:
-        pairs.append(("Linear top-1", f"{value:.1f} %"))
+    pairs += [
+        (f"{name[:1].upper()}{name[1:]} top-1", f"{value:.1f} %")
+        for key, name in TITLES.items()
+        if entry and (value := entry.value(key)) is not None
+    ]
     if (online := run.last("knn_top1")) is not None:
         pairs.append(("Online k-NN top-1", f"{online:.1f} % (of its own images, during training)"))
     return pairs
 
 
-def _table(runs: Sequence[RunRecord], measured: dict[str, Entry], parameters: dict[str, int]) -> Table:
+def _table(
+    runs: Sequence[RunRecord], measured: dict[str, Entry], parameters: dict[str, int], comparison: Comparison | None
+) -> Table:
     columns = (
         Column("Run"),
         Column("Method"),
@@ -82,8 +108,8 @@ def _table(runs: Sequence[RunRecord], measured: dict[str, Entry], parameters: di
         Column("Epochs", "right"),
         Column("Steps", "right"),
         Column("Time", "right"),
-        Column("k-NN", "right"),
         Column("Linear", "right"),
+        Column("k-NN", "right"),
         Column("State"),
     )
     rows: list[TableRow] = []
@@ -97,31 +123,45 @@ def _table(runs: Sequence[RunRecord], measured: dict[str, Entry], parameters: di
             "none" if run.classes == 0 else count(run.classes),
             f"{run.config.epochs:g}",
             _steps(run),
-            duration(run.seconds, run.estimated).replace("about ", "≈ "),
-            figure(entry.value(KNN) if entry else None),
-            figure(entry.value(LINEAR) if entry else None),
+            _time(run, "≈ "),
+            *(figure(entry.value(name) if entry else None) for name in ACCURACIES),
             _standing(run),
         )
-        rows.append(TableRow(cells))
+        leading = (
+            at
+            for at, name in enumerate(ACCURACIES, len(cells) - 1 - len(ACCURACIES))
+            if comparison and any(each is entry for row in best(comparison, name) for each in row.entries)
+        )
+        rows.append(TableRow(cells, best=tuple(leading)))
     remarks = ["Trained on: " + "; ".join(dict.fromkeys(str(run.config.data) for run in runs))]
     if any(run.estimated and run.seconds for run in runs):
         remarks.append("≈: not recorded; from the speeds that were logged, without evaluations")
     if parameters:
         remarks.append("M: million parameters of the backbone, which is what is kept of a run")
-    remarks.append(f"k-NN and linear: top-1 accuracy in % as in the comparison below. {ABSENT}: not measured")
-    return Table(columns, (Rows(tuple(rows)),), "What was trained", remarks=tuple(remarks))
+    remarks.append(
+        "Linear (probe) and k-NN: top-1 accuracy in %, with intervals and protocols in the comparison below. "
+        f"{ABSENT}: not measured"
+    )
+    caption = "What was trained"
+    if any(row.best for row in rows):
+        caption += ", best first"
+        labelled = any(run.method_key == WITH_LABELS for run in runs)
+        remarks.append(f"Bold: the best{' of those trained without labels' if labelled else ''}")
+    return Table(columns, (Rows(tuple(rows)),), caption, remarks=tuple(remarks))
 
 
 def _data(run: RunRecord) -> str:
     if run.images is None:
         return str(run.config.data)
-    classes = "" if run.classes is None else ", without labels" if run.classes == 0 else f" in {run.classes} classes"
+    classes = "" if run.classes is None else " without labels" if run.classes == 0 else f" in {run.classes} classes"
     unused = " (whose labels were not used)" if run.classes and run.method_key != "supervised" else ""
-    return f"{run.config.data}: {count(run.images)} images{classes}{unused}"
+    return f"{count(run.images)} images{classes}{unused} from {run.config.data}"
 
 
-def _epochs(number: float) -> str:
-    return f"{number:g} epoch{'s' * (number != 1)}"
+def _time(run: RunRecord, about: str) -> str:
+    """about: before what is estimated."""
+    estimated = run.estimated and run.seconds is not None
+    return about * estimated + duration(run.seconds, coarse=estimated)
 
 
 def _steps(run: RunRecord) -> str:
@@ -137,36 +177,23 @@ def _standing(run: RunRecord) -> str:
     return f"{state}, {verdict(run)}" if is_wrong(run) else state
 
 
-def _headlines(comparison: Comparison | None) -> list[str]:
-    """The best of each figure, where there is something to choose from."""
-    if comparison is None:
-        return []
-    rows = [row for row in comparison.rows if row.first.method not in BASELINES]
-    lines: list[str] = []
-    for name, title in {KNN: "k-NN", LINEAR: "linear probe"}.items():
-        found = [(cell.mean, row) for row in rows if (cell := row.cell(name))]
-        entries = [each for row in rows for each in row.entries if name in each.measurements]
-        alike = {identity(conditions(each.measurements[name])) for each in entries}
-        if len(found) < 2 or len(alike) > 1:  # accuracies on other images are no contest
-            continue
-        (best, first), (least, last) = max(found, key=lambda each: each[0]), min(found, key=lambda each: each[0])
-        if f"{best:.1f}" == f"{least:.1f}":
-            lines.append(f"{title[:1].upper()}{title[1:]} accuracy is the same everywhere: {best:.1f} %.")
-            continue
-        highest, lowest = (f"{label(row, comparison)} on {row.architecture}" for row in (first, last))
-        lines.append(f"Highest {title} accuracy: {highest} with {best:.1f} %; lowest: {lowest} with {least:.1f} %.")
-    if lines and all(len(row.entries) == 1 for row in rows):
-        lines.append("One run of each: differences of a few points may be chance. Other seeds (--seed) tell.")
-    return lines
-
-
 def _warnings(runs: Sequence[RunRecord]) -> list[Notice]:
     """All that is wrong; else a line that nothing is."""
     wrong: list[Finding] = [each for run in runs for each in findings(run) if each.kind == "warning"]
     if wrong:
-        return [each.notice() for each in wrong]
+        left = len(wrong) - MOST_WARNINGS
+        more = [Notice(f"{left} more warnings stand in the section on health.", "warning")] if left > 0 else []
+        return [each.notice() for each in wrong[:MOST_WARNINGS]] + more
     healthy = [run for run in runs if verdict(run) == "healthy"]
     if runs and len(healthy) == len(runs):
         what = {1: "The run is", 2: "Both runs are"}.get(len(runs), f"All {len(runs)} runs are")
         return [Notice(f"{what} {HEALTHY}", "good")]
+    if short := [run.label for run in runs if verdict(run) == SHORT]:
+        return [
+            Notice(
+                f"Too short to judge their health: {', '.join(short)}."
+                if len(runs) > 1
+                else "The run is too short to judge its health."
+            )
+        ]
     return []

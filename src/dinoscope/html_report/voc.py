@@ -13,11 +13,12 @@ from dinoscope.data.masked_images import MaskedImages, find_masked_images
 from dinoscope.errors import UserError
 from dinoscope.explain.maps import TITLES
 from dinoscope.html_report.kept import Best, Kept, best_first, kept_groups
+from dinoscope.html_report.titles import told_apart
 from dinoscope.measurement import VocConfig, Watch, measure_voc
 from dinoscope.measurement.voc import PUBLISHED_SIDE
 from dinoscope.measurement.voc_record import VocProtocol
 from dinoscope.model_names import unwatched
-from dinoscope.report.html import Block, Bullets, Figure, Folded, Group, Notice, Section
+from dinoscope.report.html import Block, Bullets, Figure, Folded, Group, Notice, Paragraph, Section
 from dinoscope.report.mask_sheet import mask_sheet
 from dinoscope.report.tables import Table
 from dinoscope.report.voc_kept_table import kept_table
@@ -63,11 +64,14 @@ def _group(group: Sequence[Kept], titled: bool, draw: _Drawing) -> list[Block]:
     best = best_first(group, shown_figure(_protocols(group[0].measurement.protocol)))
     if best is not None:
         blocks += _examples(group, best, draw)
+    elif all(each.measurement.examples is None for each in group):
+        blocks.append(Paragraph("What single images scored was not kept, so that no best and worst can be shown."))
     if not titled:
         return blocks
     protocol = group[0].measurement.protocol
     kind = str(TITLES.get(protocol["map"], protocol["map"]))
-    title = f"{kind[:1].upper()}{kind[1:]} on {protocol['images']} images in {protocol['data']}"
+    names = " and ".join(_protocols(protocol))
+    title = f"{kind[:1].upper()}{kind[1:]} on {protocol['images']} images in {protocol['data']} ({names} protocol)"
     return [Group(title, tuple(blocks))]
 
 
@@ -110,8 +114,10 @@ def _drawn(group: Sequence[Kept], names: Sequence[str], draw: _Drawing) -> list[
     protocol = group[0].measurement.protocol
     images, config = _find(protocol).named(names), _config(protocol, draw.device)
     figures: list[Block] = []
+    titled = list(zip(group, told_apart([each.title for each in group]), strict=True))
     for begin in range(0, len(group), _ABREAST):
-        models = [replace(each.subject.model, label=each.title) for each in group[begin : begin + _ABREAST]]
+        abreast = titled[begin : begin + _ABREAST]
+        models = [replace(each.subject.model, label=title) for each, title in abreast]
         with draw.watch("masks of the best and worst images") as progress:
             result = measure_voc(models, images, config, progress, keep_masks=True)
         rows = [sheet_row(result, place) for place in range(len(result.used))]
@@ -121,7 +127,7 @@ def _drawn(group: Sequence[Kept], names: Sequence[str], draw: _Drawing) -> list[
             f"{sheet_note(result)}."
         )
         sheet = mask_sheet(rows, "", "")
-        figures.append(Figure(webp(sheet), caption, f"Masks of {', '.join(model.label for model in models)}"))
+        figures.append(Figure(webp(sheet), caption, f"Masks of {', '.join(each.title for each, _ in abreast)}"))
     further = [Folded("The same images, further models", tuple(figures[1:]))] if figures[1:] else []
     return [Group("Best to worst", (figures[0], *further))]
 

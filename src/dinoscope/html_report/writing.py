@@ -18,9 +18,9 @@ from dinoscope.html_report.runs import RunRecord, read_runs
 from dinoscope.html_report.settings import settings_section
 from dinoscope.html_report.summary import summary_section
 from dinoscope.html_report.titles import titles_of
-from dinoscope.html_report.words import listed
 from dinoscope.model_names import RANDOM
 from dinoscope.report.html import Document, Section, render
+from dinoscope.report.words import listed
 from dinoscope.study.gather import Measuring
 from dinoscope.study.subjects import Subject, subject
 from dinoscope.training.provenance import commit
@@ -161,7 +161,13 @@ def _title(runs: Sequence[RunRecord], others: Sequence[str]) -> str:
         return f"{runs[0].label}: {runs[0].method} on {runs[0].architecture.partition(' (')[0]}"
     if len(names) <= _NAMED:
         return listed(names)
-    return f"{len(names)} {'models' if others else 'runs'}"
+    methods, networks = (
+        list(dict.fromkeys(found))
+        for found in ([run.method for run in runs], [run.architecture.partition(" (")[0] for run in runs])
+    )
+    kinds = listed(methods) if len(methods) <= _NAMED else f"{len(methods)} methods"
+    on = listed(networks) if len(networks) <= _NAMED else f"{len(networks)} networks"
+    return f"{len(names)} {'models' if others else 'runs'}" + (f": {kinds} on {on}" if runs and not others else "")
 
 
 def _lead(runs: Sequence[RunRecord], others: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from dinoscope.measurement import Measurement
 from dinoscope.measurement.davis import BOOTSTRAP, MEANS
-from dinoscope.report.tables import Column, Section, Table, TableRow
+from dinoscope.report.tables import Column, Section, Table, TableRow, best_marked
 
 FIGURES = {
     "jf_mean": "J&F",
@@ -33,7 +33,8 @@ def davis_table(
     remarks: Sequence[str],
 ) -> Table:
     """Rows are (model, figures in %); those published come in a section with the label."""
-    sections = [Section(tuple(_row(*row) for row in rows), "Measured here" if published else "")]
+    values = [[None, *(_rank(key, figures.get(key)) for key in FIGURES)] for _, figures in rows]
+    sections = [Section(best_marked([_row(*row) for row in rows], values), "Measured here" if published else "")]
     if published:
         sections.append(Section(tuple(_row(*row) for row in published), label))
     columns = (Column("Model"), *(Column(title, "right") for title in FIGURES.values()))
@@ -46,15 +47,16 @@ def measured_table(
     label: str = "",
     source: str = "",
 ) -> Table:
-    """One row for each (model, what was measured of it), under one protocol; what it was, in remarks below.
+    """One row for each (model, what was measured of it), best first, under one protocol; what it was, in remarks below.
 
     published: with the label above and the source below.
     """
     protocol = rows[0][1].protocol
     figures = [(name, {metric.name: metric.value for metric in each.metrics}) for name, each in rows]
+    figures.sort(key=lambda each: -each[1].get("jf_mean", 0.0))
     objects, count = protocol["objects"], len(protocol["sequences"])
     caption = f"DAVIS {protocol['year']}: objects {objects}, sequences {count}; in %"
-    remarks = protocol_lines(protocol)
+    remarks = [f"Videos: {protocol['data']}", *protocol_lines(protocol)]
     if any("jf_mean_low" in each for _, each in figures):
         remarks.append(
             f"In brackets: {100 * BOOTSTRAP.confidence:g} % intervals of the bootstrap over the sequences, each drawn "
@@ -117,6 +119,11 @@ def _with_ends(figures: Mapping[str, float], name: str) -> str:
     if f"{name}_low" not in figures:
         return _shown(figures[name])
     return f"{_shown(figures[name])} [{_shown(figures[f'{name}_low'])}, {_shown(figures[f'{name}_high'])}]"
+
+
+def _rank(name: str, value: float | None) -> float | None:
+    """The more the better; of a decay, the less."""
+    return -value if value is not None and name.endswith("decay") else value
 
 
 def _shown(value: str | float) -> str:

@@ -16,6 +16,7 @@ from typing import Literal
 from dinoscope.report.html_style import OPEN_FOR_PRINT, STYLE
 from dinoscope.report.html_svg import inline_svg
 from dinoscope.report.html_text import data_address, escape, table_html
+from dinoscope.report.picture_size import legible_width
 from dinoscope.report.tables import Table
 
 
@@ -47,7 +48,8 @@ class Figure:
 
     picture: a PNG, JPEG, WebP or GIF file, or the text of an SVG file.
     alt: what it shows, for those who cannot see it.
-    width: the most that it is shown at, in CSS pixels; None for its own width. Never wider than the page.
+    width: the most that it is shown at, in CSS pixels; None for its own width. Never wider than the page, where its
+    letters can be read at that size; else it scrolls within the page.
     """
 
     picture: bytes | str
@@ -226,13 +228,18 @@ class _Writer:
         return f'<figure class="{kind}">{"".join(parts)}</figure>'
 
     def figure(self, figure: Figure, *, numbered: bool = True) -> str:
-        width = f' style="max-width:min(100%,{int(figure.width)}px)"' if figure.width else ""
+        # In a gallery pictures stand below each other where the page is narrow; others scroll in a frame of their own.
+        least = legible_width(figure.picture) if numbered else 0
+        rules = [f"max-width:min(100%,{int(figure.width)}px)"] if figure.width else []
+        rules += [f"min-width:{min(least, figure.width or least)}px"] if least else []
+        width = f' style="{";".join(rules)}"' if rules else ""
         if isinstance(figure.picture, str):
             self.drawings += 1
             drawing = inline_svg(figure.picture, f"d{self.drawings}-")
             picture = f'<div class="drawing" role="img" aria-label="{escape(figure.alt)}"{width}>{drawing}</div>'
         else:
             picture = f'<img src="{data_address(figure.picture)}" alt="{escape(figure.alt)}"{width}>'
+        picture = f'<div class="frame" tabindex="0">{picture}</div>' if least else picture
         caption = f"<figcaption>{escape(figure.caption)}</figcaption>" if figure.caption else ""
         opening = '<figure class="numbered">' if numbered and caption else "<figure>"
         return f"{opening}{picture}{caption}</figure>"

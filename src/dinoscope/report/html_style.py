@@ -36,7 +36,7 @@ h3 { font-size: 1.05rem; margin: 1.8rem 0 0.5rem; }
 p, ul, ol { margin: 0.6rem 0; }
 p, li { max-width: 48rem; }
 .lead { color: var(--quiet); }
-header .lead { font-size: 1.08rem; }
+header .lead { font-size: 1.08rem; max-width: none; }
 nav { position: sticky; top: 0; z-index: 1; background: var(--ground); border-bottom: 1px solid var(--line); }
 nav ol { display: flex; flex-wrap: wrap; gap: 0 1.2rem; list-style: none; margin: 0; padding: 0.5rem 0; }
 nav a { display: inline-block; padding: 0.2rem 0; font-size: 0.92rem; }
@@ -52,6 +52,7 @@ figure { margin: 1.2rem 0; }
 figure img { display: block; max-width: 100%; height: auto; border-radius: 3px; }
 .drawing { background: #fff; border-radius: 3px; max-width: 100%; }
 .drawing svg { display: block; max-width: 100%; height: auto; }
+.frame { overflow-x: auto; }
 figcaption { margin-top: 0.45rem; max-width: 48rem; font-size: 0.9rem; line-height: 1.45; color: var(--quiet); }
 .numbered { counter-increment: figure; }
 .numbered > figcaption::before { content: "Figure " counter(figure) ". "; font-weight: 600; color: var(--ink); }
@@ -100,6 +101,7 @@ footer { color: var(--quiet); font-size: 0.85rem; }
 @media (max-width: 34rem) {
   body { padding: 0 0.9rem 2rem; }
   nav { position: static; }
+  th[scope="row"] { position: sticky; left: 0; min-width: 6.5rem; max-width: 9rem; background: var(--ground); }
   dl div { grid-template-columns: 1fr; }
 }
 @page { size: A4; margin: 15mm 14mm 17mm; }
@@ -122,6 +124,9 @@ footer { color: var(--quiet); font-size: 0.85rem; }
   .gallery.together { break-inside: avoid; }
   .grid figure { break-inside: avoid; }
   figure img, .drawing svg { max-height: 235mm; width: auto; max-width: 100%; }
+  figure img, .drawing { min-width: 0 !important; }
+  .frame { overflow: visible; }
+  details figure img { max-height: 108mm; }
   .grid img, .grid .drawing svg { width: 100%; }
   dl.dense { columns: 2; column-gap: 6mm; font-size: 7.5pt; line-height: 1.3; }
   th, td { padding-right: 2.5mm; }

@@ -62,9 +62,12 @@ def table_html(table: Table) -> str:
 
 def _row(row: TableRow, sides: Sequence[str]) -> str:
     marks = f"<sup>{', '.join(map(str, row.marks))}</sup>" if row.marks else ""
-    first, *others = zip(row.cells, sides, strict=True)
-    cells = "".join(f"<td{_short(cell, side)}>{escape(cell)}</td>" for cell, side in others)
-    return f'<tr><th scope="row"{first[1]}>{escape(first[0])}{marks}</th>{cells}</tr>'
+    texts = [
+        f"<strong>{escape(cell)}</strong>" if at in row.best else escape(cell) for at, cell in enumerate(row.cells)
+    ]
+    shown = list(zip(row.cells, texts, sides, strict=True))[1:]
+    cells = "".join(f"<td{_short(cell, side)}>{text}</td>" for cell, text, side in shown)
+    return f'<tr><th scope="row"{sides[0]}>{texts[0]}{marks}</th>{cells}</tr>'
 
 
 def _short(cell: str, side: str) -> str:

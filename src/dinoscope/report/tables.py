@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -20,10 +20,11 @@ class Column:
 
 @dataclass(frozen=True)
 class TableRow:
-    """Cells as text; `marks` are numbers of notes, set behind the first cell."""
+    """Cells as text; `marks`: numbers of notes, set behind the first cell; `best`: places of cells set in bold."""
 
     cells: tuple[str, ...]
     marks: tuple[int, ...] = ()
+    best: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Table:
 
     remarks: paragraphs below the notes, about all rows.
 
-    Raises ValueError for a row whose cells do not fit the columns, or a mark without a note.
+    Raises ValueError for a row whose cells do not fit the columns, a mark without a note, or a best cell of none.
     """
 
     columns: tuple[Column, ...]
@@ -55,6 +56,33 @@ class Table:
                 raise ValueError(f"a row of {len(row.cells)} cells does not fit {len(self.columns)} columns")
             if any(not 1 <= mark <= len(self.notes) for mark in row.marks):
                 raise ValueError(f"the notes {row.marks} are not all among the {len(self.notes)} there are")
+            if any(not 0 <= place < len(row.cells) for place in row.best):
+                raise ValueError(f"the best cells {row.best} are not all among the {len(row.cells)} there are")
+
+
+def best_marked(rows: Sequence[TableRow], values: Sequence[Sequence[float | None]]) -> tuple[TableRow, ...]:
+    """The rows with the highest figure of each column in bold; nothing where there is nothing to choose from.
+
+    values: the figures of each row's cells, None for a cell that holds none or is not ranked.
+    """
+    most = [max((value for value in column if value is not None), default=None) for column in zip(*values, strict=True)]
+    ranked = [len([value for value in column if value is not None]) > 1 for column in zip(*values, strict=True)]
+    return tuple(
+        replace(
+            row,
+            best=tuple(
+                at
+                for at, value in enumerate(own)
+                if value is not None and ranked[at] and _looks(value) == _looks(most[at])
+            ),
+        )
+        for row, own in zip(rows, values, strict=True)
+    )
+
+
+def _looks(value: float | None) -> str:
+    """As tables show it: what looks the same is equally good."""
+    return "" if value is None else f"{value:.1f}"
 
 
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#~|&!$])")
@@ -104,7 +132,7 @@ def markdown(table: Table) -> str:
         lines = [_markdown_line([escape_markdown(column.title) for column in table.columns])]
         lines.append(_markdown_line(["---:" if column.align == "right" else "---" for column in table.columns]))
         for row in section.rows:
-            cells = [escape_markdown(cell) for cell in row.cells]
+            cells = _bold(row, [escape_markdown(cell) for cell in row.cells], "**{}**")
             lines.append(_markdown_line([cells[0] + _marks(row.marks, "<sup>{}</sup>"), *cells[1:]]))
         parts.append("\n".join(lines))
     if table.notes:
@@ -126,7 +154,7 @@ def latex(table: Table) -> str:
         if section.title:
             lines.append(rf"\multicolumn{{{len(sides)}}}{{l}}{{\emph{{{escape_latex(section.title)}}}}} \\")
         for row in section.rows:
-            cells = [escape_latex(cell) for cell in row.cells]
+            cells = _bold(row, [escape_latex(cell) for cell in row.cells], r"\textbf{{{}}}")
             lines.append(_latex_line([cells[0] + _marks(row.marks, r"\textsuperscript{{{}}}"), *cells[1:]]))
     lines += [r"\bottomrule", r"\end{tabular}"]
     if table.notes or table.remarks:
@@ -159,6 +187,10 @@ def joined_sections(sections: Sequence[Section]) -> list[Section]:
         else:
             joined.append(section)
     return joined
+
+
+def _bold(row: TableRow, cells: Sequence[str], form: str) -> list[str]:
+    return [form.format(cell) if place in row.best else cell for place, cell in enumerate(cells)]
 
 
 def _marks(marks: Sequence[int], form: str) -> str:

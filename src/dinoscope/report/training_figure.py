@@ -19,6 +19,8 @@ from dinoscope.report.layout import QUIET
 
 MOST_POINTS = 240
 """Of a line: longer ones become means of neighbours, which is also what makes them legible."""
+_FEW = 12
+"""Points up to which each is marked; of more, marks would hide the strokes that tell lines apart."""
 _SIZE = (3.1, 2.2)  # in inches: on paper three stand in a row, at three quarters of it
 
 
@@ -33,12 +35,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """Lines below one title. levels: names and heights of lines across, for what a value can be at most."""
+    """Lines below one title.
+
+    levels: names and heights of lines across, such as what a value can be at most. from_zero: where the axis begins.
+    """
 
     title: str
     y_title: str
     lines: tuple[Line, ...]
     levels: tuple[tuple[str, float], ...] = ()
+    from_zero: bool = False
 
 
 def looks(runs: Sequence[tuple[str, str]]) -> list[Stroke]:
@@ -74,22 +80,26 @@ def training_panel(panel: Panel) -> Figure:
                 name,
                 (1, height),
                 xycoords=("axes fraction", "data"),
-                xytext=(-2, -3),
+                xytext=(-2, 2),
                 textcoords="offset points",
                 horizontalalignment="right",
-                verticalalignment="top",
+                verticalalignment="bottom",
                 color=QUIET,
                 fontsize=8,
                 parse_math=False,
             )
         axis.margins(y=0.12)
+        if panel.from_zero:
+            _, high = axis.get_ylim()
+            axis.set_ylim(0, 1.06 * high)  # with room for the name of a line at the top
         axis.yaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return figure
 
 
 def _draw(axis: Axes, line: Line) -> None:
     x, y = _thinned(line.x), _thinned(line.y)
-    few = len(x) < 30
+    few = len(x) <= _FEW
     axis.plot(
         x,
         y,

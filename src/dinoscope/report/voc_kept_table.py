@@ -7,9 +7,12 @@ from typing import Any
 
 from dinoscope.explain.maps import TITLES
 from dinoscope.measurement import Measurement
-from dinoscope.measurement.voc_record import FIGURES, PUBLISHED
-from dinoscope.report.tables import Column, Section, Table, TableRow
+from dinoscope.measurement.voc_record import FIGURES, PUBLISHED, STRICT_MEAN
+from dinoscope.report.tables import Column, Section, Table, TableRow, best_marked
 from dinoscope.report.voc_tables import ABSENT, as_percent
+
+_RANKING = (STRICT_MEAN, PUBLISHED)
+"""Figures by which rows are sorted: first the one that no truth was used for."""
 
 
 def kept_table(
@@ -17,7 +20,7 @@ def kept_table(
     published: Sequence[tuple[str, float]] = (),
     source: str = "",
 ) -> Table:
-    """One row for each (model, what was measured of it), under one protocol; figures in % with their intervals.
+    """One row for each (model, what was measured of it), best first, under one protocol; in % with intervals.
 
     published: name and figure of rows that were not measured here. source: of these.
     """
@@ -25,10 +28,16 @@ def kept_table(
     found = [{metric.name: metric.value for metric in each.metrics} for _, each in rows]
     names = [name for name in FIGURES if any(f"voc_jaccard_{name}" in each for each in found)]
     columns = (Column("Model"), *(Column(FIGURES[name], "right") for name in names))
-    lines = [
-        TableRow((label, *(_cell(each, name) for name in names))) for (label, _), each in zip(rows, found, strict=True)
-    ]
-    sections = [Section(tuple(lines), "Measured here" if published else "")]
+    keys = [f"voc_jaccard_{name}" for name in names]
+    first = next((f"voc_jaccard_{name}" for name in _RANKING if name in names), "")
+    labelled = sorted(
+        zip((label for label, _ in rows), found, strict=True), key=lambda each: each[1].get(first, 0), reverse=True
+    )
+    lines = best_marked(
+        [TableRow((label, *(_cell(each, name) for name in names))) for label, each in labelled],
+        [[None, *(each.get(key) for key in keys)] for _, each in labelled],
+    )
+    sections = [Section(lines, "Measured here" if published else "")]
     if published:
         others = [
             TableRow((name, *(f"{value:.1f}" if n == PUBLISHED else ABSENT for n in names)))
@@ -47,7 +56,7 @@ def kept_table(
 
 def protocol_lines(protocol: Mapping[str, Any]) -> list[str]:
     """The protocol for a person."""
-    lines: list[str] = []
+    lines = [f"Images and masks: {protocol['data']}."]
     for name, size in (("published", "square"), ("strict", "short_side")):
         if setting := protocol[name]:
             words = "; ".join(f"{key}: {setting[key]}" for key in ("images", "head", "void", "mean"))

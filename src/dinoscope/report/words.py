@@ -1,4 +1,4 @@
-"""Numbers as the report writes them."""
+"""Numbers, durations and lists as a person reads them."""
 
 from __future__ import annotations
 
@@ -22,20 +22,19 @@ def percent(number: float | None) -> str:
     return ABSENT if number is None else f"{100 * number:.0f} %"
 
 
-def duration(seconds: float | None, estimated: bool = False) -> str:
-    """In the two largest units that say something."""
+def duration(seconds: float | None, *, coarse: bool = False) -> str:
+    """In the two largest units that say something; coarse: minutes without their seconds, as of an estimate."""
     if seconds is None:
         return "not recorded"
-    about = "about " if estimated else ""
-    if seconds < 60:
-        return f"{about}{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = (round(seconds / 60), 0) if coarse else divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{about}{minutes} min" + (f" {rest} s" if minutes < 10 and not estimated else "")
+        return f"{minutes} min" + (f" {rest} s" if minutes < 10 and not coarse else "")
     hours, minutes = divmod(minutes, 60)
     if hours < 48:
-        return f"{about}{hours} h {minutes:02d} min"
-    return f"{about}{hours // 24} d {hours % 24} h"
+        return f"{hours} h {minutes:02d} min"
+    return f"{hours // 24} d {hours % 24} h"
 
 
 def listed(names: Sequence[str]) -> str:

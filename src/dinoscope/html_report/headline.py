@@ -1,0 +1,113 @@
+"""What was found, in plain words with figures: the sentences that the report begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dinoscope.comparison.presentation import label
+from dinoscope.comparison.ranking import ACCURACIES, WITH_LABELS, guessing, images_classified, interval, ranked
+from dinoscope.comparison.ranking import without_labels as contenders
+from dinoscope.html_report.runs import RunRecord
+from dinoscope.report.words import count, listed
+from dinoscope.study.compare import BASELINES, Comparison, Row
+
+TITLES = {"linear": "linear probe", "knn": "k-NN"}
+
+
+def headlines(runs: Sequence[RunRecord], comparison: Comparison | None) -> list[str]:
+    """How good the features are, who is ahead and how sure that is; of runs that nothing was measured of, online k-NN.
+
+    Accuracies that were measured otherwise than others are no contest and are not ranked.
+    """
+    rows = [row for row in (comparison.rows if comparison else ()) if row.first.method not in BASELINES]
+    having = {id(row): row for name in ACCURACIES for row in rows if row.cell(name)}
+    if comparison is None or not having:
+        return _online(runs)
+    if len(having) == 1:
+        return _alone(next(iter(having.values())), comparison)
+    lines = [line for name in ACCURACIES for line in _contest(comparison, name)]
+    if not lines:
+        return ["The accuracies were measured on different images or otherwise, so that they are not ranked."]
+    if all(len(row.entries) == 1 for row in rows):
+        lines.append("One run of each: differences of a few points may be chance. Other seeds (--seed) tell.")
+    return lines
+
+
+def _contest(comparison: Comparison, name: str) -> list[str]:
+    """Who is first, second and last in one figure, what labels give, and guessing."""
+    every = ranked(comparison, name)
+    if not every:
+        return []
+    rows, what = contenders(every), TITLES[name]
+    scope = " without labels" if len(rows) < len(every) else ""
+    first, second, last = rows[0], rows[1], rows[-1]
+    title = f"{what[:1].upper()}{what[1:]}"
+    if _figure(first, name) == _figure(last, name):
+        said = f"{title} accuracy is the same everywhere{scope}: {_figure(first, name)} %."
+    else:
+        said = f"{title}{scope}: {_of(first, comparison)} is best with {_with_ends(first, name)}"
+        said += f", then {_of(second, comparison)} with {_with_ends(second, name)}" if len(rows) > 2 else ""
+        said += f"; last is {_of(last, comparison)} with {_with_ends(last, name)}."
+        if not _settled(first, second, name):
+            said += " The intervals of the first two overlap: which of them is better is not settled."
+    labelled = [row for row in every if row.first.method == WITH_LABELS and row not in rows]
+    if labelled:
+        said += f" With labels: {listed([f'{_of(row, comparison)} {_figure(row, name)} %' for row in labelled])}."
+    chance = guessing(every, name)
+    return [said + (f" Guessing: {chance:.1f} %." if chance is not None else "")]
+
+
+def _alone(row: Row, comparison: Comparison) -> list[str]:
+    """One row's accuracies."""
+    found = [name for name in ACCURACIES if row.cell(name)]
+    figures = listed([f"{_with_ends(row, name)} ({TITLES[name]})" for name in found])
+    measured = [entry.measurements[found[0]] for entry in row.entries if found[0] in entry.measurements]
+    images, chance = images_classified(measured[0]), guessing([row], found[0])
+    which = f"{count(images)} images" if images else "images"
+    return [
+        f"The frozen features of {_of(row, comparison)} classify {which} with a top-1 accuracy of {figures}"
+        + (f"; guessing gives {chance:.1f} %." if chance is not None else ".")
+    ]
+
+
+def _online(runs: Sequence[RunRecord]) -> list[str]:
+    """What online k-NN ended at, where nothing was measured afterwards."""
+    found = [(run, value) for run in runs if (value := run.last("knn_top1")) is not None]
+    if not found:
+        return ["How good the features are was not measured. Give --data FOLDER, and it is."]
+    classes = {run.classes for run, _ in found}
+    number = classes.pop() if len(classes) == 1 else None
+    chance = f" Guessing: {100 / number:.1f} %." if number else ""
+    figures = (
+        f"{found[0][1]:.1f} %" if len(runs) == 1 else listed([f"{run.label} {value:.1f} %" for run, value in found])
+    )
+    return [
+        f"During training, online k-NN on each run's own images came to: {figures}.{chance} Accuracy on common images "
+        "was not measured; give --data FOLDER, and it is."
+    ]
+
+
+def _of(row: Row, comparison: Comparison) -> str:
+    """A row by its method, with its architecture where there are several."""
+    networks = {each.architecture for each in comparison.rows if each.first.method != "pixels"}
+    return label(row, comparison) + (f" on {row.architecture}" if len(networks) > 1 else "")
+
+
+def _figure(row: Row, name: str) -> str:
+    cell = row.cell(name)
+    return "" if cell is None else f"{cell.mean:.1f}"
+
+
+def _with_ends(row: Row, name: str) -> str:
+    """The figure with its interval, or of several runs with their deviation."""
+    cell, ends = row.cell(name), interval(row, name)
+    if ends is not None:
+        return f"{ends.mean:.1f} % [{ends.low:.1f}, {ends.high:.1f}]"
+    deviation = "" if cell is None or cell.deviation is None else f" ± {cell.deviation:.1f}"
+    return f"{_figure(row, name)}{deviation} %"
+
+
+def _settled(first: Row, second: Row, name: str) -> bool:
+    """Whether intervals of two rows lie apart; of several runs, whose spread the table shows, nothing is said."""
+    ahead, behind = interval(first, name), interval(second, name)
+    return ahead is None or behind is None or ahead.low > behind.high
