@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
@@ -118,20 +117,45 @@ def test_a_collapsed_run_stops_after_its_step_and_is_a_result(picture_folder, tm
 
 
 def test_the_loop_tells_of_a_collapse_once(picture_folder, tmp_path, monkeypatch) -> None:
+    _always_collapsed(monkeypatch, patience=2)
+    hearing = Hearing()
+    train(settings(picture_folder(12), tmp_path / "run"), listeners=[hearing])
+    assert hearing.heard == [(1, "one output")]
+
+
+def test_patience_counts_the_steps_before_a_stop(picture_folder, tmp_path, monkeypatch) -> None:
+    """Steps 0 and 1 were made by an earlier process; the verdict is due after the third one."""
+    _always_collapsed(monkeypatch, patience=3)
+    config, hearing = settings(picture_folder(12), tmp_path / "run"), Hearing()
+    train(config, listeners=[Judging(StopOnCollapse(), 1)])
+    (config.out / MARK).unlink()
+    train(config, resume=True, listeners=[hearing, StopOnCollapse()])
+    assert hearing.heard == [(2, "one output")]
+    assert (mark := stopped_early(config)) is not None
+    assert mark.steps == 3
+
+
+class Hearing(Listener):
+    """Keeps the verdicts with the index of their step."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, str]] = []
+
+    def diagnosed(self, step, verdict) -> None:
+        self.heard.append((step.index, verdict.kind))
+
+
+def _always_collapsed(monkeypatch, *, patience: int) -> None:
+    """Every window of one step looks collapsed, from so many steps on."""
     from dinoscope.methods.dino import DINO
     from dinoscope.training import loop
     from dinoscope.training.monitor import CollapseMonitor
 
-    class Hearing(Listener):
-        heard: ClassVar[list[tuple[int, str]]] = []
-
-        def diagnosed(self, step, verdict) -> None:
-            self.heard.append((step.index, verdict.kind))
+    def monitor(diagnose, _: int, steps: int) -> CollapseMonitor:
+        return CollapseMonitor(diagnose, patience, window=1, steps=steps)
 
     monkeypatch.setattr(DINO, "diagnose", lambda self, recent: Verdict("one output", "collapsed"))
-    monkeypatch.setattr(loop, "CollapseMonitor", lambda diagnose, patience: CollapseMonitor(diagnose, 2, window=1))
-    train(settings(picture_folder(12), tmp_path / "run"), listeners=[Hearing()])
-    assert Hearing.heard == [(1, "one output")]
+    monkeypatch.setattr(loop, "CollapseMonitor", monitor)
 
 
 def test_circumstances_of_a_run_and_of_its_resumption(picture_folder, tmp_path, monkeypatch) -> None:

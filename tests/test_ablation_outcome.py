@@ -15,6 +15,7 @@ from dinoscope.ablation import evaluations
 from dinoscope.ablation.definition import Axis, StudyDefinition
 from dinoscope.ablation.evaluations import Evaluating, evaluate, find_masks_for
 from dinoscope.ablation.gathering import gather
+from dinoscope.ablation.grouping import arrange
 from dinoscope.ablation.listeners import RunCircumstances
 from dinoscope.ablation.outcome import MOST_POINTS, collapse, cost, curves_of, end_means, outcome
 from dinoscope.ablation.planning import plan_study
@@ -194,7 +195,14 @@ def test_runs_become_one_result(data, tmp_path) -> None:
     for config in plan.configs[:2]:
         train(config, listeners=[RunCircumstances("cpu")])
     failures = {"outputs-128-s0": "out of memory"}
-    gathered = gather(plan, evaluating(data), failures, {"command": "dinoscope ablate k"})
+    measured: list[str] = []
+    gathered = gather(
+        plan,
+        evaluating(data),
+        failures,
+        {"command": "dinoscope ablate k"},
+        lambda name, number, total: measured.append(name),
+    )
     result = gathered.result
     assert [(run.variant.axis, run.variant.label, Path(run.folder).name) for run in result.runs] == [
         ("", "64", "base-s0"),
@@ -205,7 +213,9 @@ def test_runs_become_one_result(data, tmp_path) -> None:
     assert {"knn_top1", "linear_top1", "rankme", "images_per_second"} <= result.runs[1].metrics.keys()
     assert (result.runs[2].state, result.runs[2].diagnosis) == ("failed", "out of memory")
     assert [len(run.curves["loss"]) for run in result.runs[:2]] == [4, 4]
-    assert (result.outputs, dict(result.axes)) == (None, {"outputs": "K (appendix C)"})
+    assert (result.outputs, dict(result.axes)) == (64, {"outputs": "K (appendix C)"})
+    assert [group.outputs for group in arrange(result).groups] == [64, 32, 128]  # ln K of each is its own
+    assert measured == ["base-s0", "outputs-32-s0"]  # of the failed one there is nothing to measure
     assert result.facts["command"] == "dinoscope ablate k"
     assert "quickstart with batch_size = 12" in result.facts["recipe"]
     assert "mix" not in result.facts["code"]

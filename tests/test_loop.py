@@ -24,6 +24,7 @@ from dinoscope.training.images import trained_on
 from dinoscope.training.listener import Listener, RunStart, StepRecord
 from dinoscope.training.loop import RunResult, train
 from dinoscope.training.run_folder import read_config, read_metrics
+from dinoscope.training.trainer import Trainer
 from tests.conformance import cases
 
 PER_EPOCH, TOTAL = 3, 9
@@ -446,20 +447,35 @@ def test_a_finished_run_can_be_resumed_and_stays_as_it_is(picture_folder, tmp_pa
     assert read_metrics(out) == before[1]
 
 
-def test_the_second_signal_does_not_wait_for_the_step(picture_folder, tmp_path) -> None:
-    """A child process: its step never ends, the first SIGTERM is collected, the second one ends it."""
+def test_a_second_ctrl_c_does_not_wait_for_the_step(picture_folder, tmp_path) -> None:
+    """A child process: its step never ends, the first SIGINT is collected, the second one ends it."""
     data = picture_folder(8)
 
     def twice() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
         os._exit(7)
 
     child = os.fork()
     if child == 0:
         train(settings(data, tmp_path / "run"), listeners=[Do(0, twice)])
         os._exit(8)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGINT
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)])
+def test_requests_to_stop_may_come_twice(numbers, picture_folder, tmp_path, monkeypatch) -> None:
+    """From a launcher and the system, or a rule and a person: within one step, and while the checkpoint is written."""
+    out, save = tmp_path / "run", Trainer.save
+
+    def interrupted(trainer: Trainer, path: Path) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(trainer, path)
+
+    monkeypatch.setattr(Trainer, "save", interrupted)
+    part = train(settings(picture_folder(24), out), listeners=[Stop(1, number) for number in numbers])
+    assert part == RunResult(out, 2, interrupted=True)
+    assert steps_kept(out) == [2]
 
 
 # Unreadable files

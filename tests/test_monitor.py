@@ -59,6 +59,13 @@ def test_a_verdict_rests_on_a_whole_window() -> None:
     assert step == 20
 
 
+def test_a_run_that_goes_on_has_waited_before() -> None:
+    """Only the window is made anew: not the patience."""
+    monitor = CollapseMonitor(METHOD.diagnose, patience=100, window=20, steps=90)
+    told = [step for step in range(91, 200) if monitor.judge(ONE_OUTPUT) is not None]
+    assert told == [110]
+
+
 def test_a_few_bad_steps_are_no_collapse() -> None:
     assert verdicts((HEALTHY, 200), (ONE_OUTPUT, 10), (HEALTHY, 200)) == []
 

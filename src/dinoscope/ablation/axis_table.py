@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 from dinoscope.ablation.effects import KNN, effect, entropy_share
-from dinoscope.ablation.grouping import Axis, Group, name_of
+from dinoscope.ablation.grouping import Axis, Group
 from dinoscope.ablation.records import MEASURES, AblationResult
 from dinoscope.ablation.statistics import CONFIDENCE
 from dinoscope.ablation.wording import ABSENT, number, with_deviation, with_interval
@@ -38,12 +38,12 @@ CSV_HEADER = ("axis", "value", "settings", "seed", "state", "diagnosis", *MEASUR
 
 
 def axis_table(axis: Axis, base: Group, *, brief: bool = False) -> Table:
-    """Base and variants, one row each; columns of what no run has are left out.
+    """Base and variants, one row each, in the order of `Axis.rows`; columns of what no run has are left out.
 
     brief: for a terminal: means of the measures beside k-NN, and the state behind the name where a run did not simply
     finish.
     """
-    groups = (base, *axis.groups)
+    groups = axis.rows(base)
     measures = BRIEF_MEASURES if brief else TABLE_MEASURES
     shown = {name: title for name, title in measures.items() if any(_cell(group, name) != ABSENT for group in groups)}
     columns = [
@@ -58,7 +58,7 @@ def axis_table(axis: Axis, base: Group, *, brief: bool = False) -> Table:
     for group in groups:
         difference = ABSENT if group is base else with_interval(effect(group, base), 1)
         state = group.states() if group.runs else "not run"
-        label = name_of(group, base)
+        label = axis.name_of(group, base)
         cells = [label if state == "finished" or not brief else f"{label} ({state})"]
         cells += [str(len(group.lasting)), _cell(group, KNN), difference]
         cells += [_cell(group, name, deviation=not brief) for name in shown]

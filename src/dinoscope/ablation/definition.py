@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dinoscope.ablation.records import Variant
+from dinoscope.ablation.records import TIMES, Variant
 from dinoscope.ablation.settings_change import with_settings
 from dinoscope.errors import UserError, lookup
 from dinoscope.study.recipes import RECIPES
@@ -21,8 +21,6 @@ DEFAULT_RECIPE = "quickstart"
 Mode = Literal["one-at-a-time", "grid", "listed"]
 
 BASE = Variant("", "base")
-TIMES = " x "
-"""Between the axes, and the labels, of a variant of several axes."""
 
 
 @dataclass(frozen=True)

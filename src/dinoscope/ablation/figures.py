@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from dinoscope.ablation.collapse import collapses
 from dinoscope.ablation.curves import CURVES, ENTROPIES, band
 from dinoscope.ablation.effects import KNN, importances
-from dinoscope.ablation.grouping import Axis, Group, Study, name_of
+from dinoscope.ablation.grouping import Axis, Group, Study
 from dinoscope.ablation.statistics import CONFIDENCE
 from dinoscope.report.ablation_figures import Bar, Effect, Line, LinePanel, bands, bars, effects
 from dinoscope.study.spread import spread
@@ -23,14 +23,15 @@ def axis_bars(axis: Axis, base: Group) -> Figure | None:
     every = [_bar(group) for group in axis.groups]
     if all(bar.value is None for bar in every):
         return None
-    own = _bar(base, name_of(base, base))
+    own = _bar(base, axis.name_of(base, base))
     seeds = max(len(bar.values) for bar in every)
     note = (
         "Bars: mean, one standard deviation; dots: seeds. Dashed: the base."
         if seeds > 1
         else "One seed. Dashed: the base."
     )
-    return bars(every, None if own.value is None else own, axis.title, KNN_TITLE, note)
+    shown = None if own.value is None else own
+    return bars(every, shown, axis.title, KNN_TITLE, note, place=axis.base_place)
 
 
 def _bar(group: Group, label: str = "") -> Bar:
@@ -43,36 +44,27 @@ def _bar(group: Group, label: str = "") -> Bar:
 
 def axis_curves(axis: Axis, base: Group) -> Figure | None:
     """What was logged of an axis's variants and the base; None where nothing was."""
-    groups = (base, *axis.groups)
+    groups = axis.rows(base)
     panels = [_panel(name, axis, base) for name in CURVES]
     panels = [panel for panel in panels if any(not line.base for line in panel.lines)]
     if not panels:
         return None
     several = any(len(group.lasting) > 1 for group in groups)
     note = f"{axis.title}. " + ("Mean over seeds; band: one standard deviation." if several else "One seed.")
-    return bands(panels, ordered=_ordered(axis), note=note)
+    return bands(panels, ordered=axis.ordered and len(axis.groups) > 2, note=note)
 
 
 def _panel(name: str, axis: Axis, base: Group) -> LinePanel:
     title, unit = CURVES[name]
     lines = [
-        Line(name_of(group, base), found.steps, found.mean, found.low, found.high, found.runs, group is base)
-        for group in (base, *axis.groups)
+        Line(axis.name_of(group, base), found.steps, found.mean, found.low, found.high, found.runs, group is base)
+        for group in axis.rows(base)
         if (found := band(group.curves(name))) is not None
     ]
     outputs = {group.outputs for group in (base, *axis.groups)}
     shared = outputs.pop() if len(outputs) == 1 else None
     level = ("ln K", math.log(shared)) if name in ENTROPIES and shared else None
     return LinePanel(f"{title} ({unit})" if unit else title, tuple(lines), level)
-
-
-def _ordered(axis: Axis) -> bool:
-    """Whether the values are numbers that rise or fall."""
-    try:
-        values = [float(group.label) for group in axis.groups]
-    except ValueError:
-        return False
-    return len(values) > 2 and values in (sorted(values), sorted(values, reverse=True))
 
 
 def ranking(study: Study) -> Figure | None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from dinoscope.ablation.definition import BASE
 from dinoscope.ablation.evaluations import Evaluating, evaluate
@@ -30,7 +29,7 @@ def gather(
     evaluating: Evaluating,
     failures: Mapping[str, str],
     facts: Mapping[str, str],
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    measuring: Callable[[str, int, int], None] = lambda name, number, total: None,
 ) -> Gathered:
     """Measure what is missing of the runs that came to their end, and put everything together.
 
@@ -39,22 +38,21 @@ def gather(
         evaluating: what is measured.
         failures: name of a run folder -> why the run failed.
         facts: command, data and the like; circumstances of the runs are added.
-        progress: told how many of how many runs are measured.
+        measuring: told, before each run that is measured, its name and that it is number so and so of so many.
 
     Raises UserError where a run is unfinished without a reason, or a folder is damaged.
     """
+    outcomes = {config.out: outcome(config, failures.get(config.out.name)) for config in plan.configs}
+    early = next((run for run, found in outcomes.items() if found.state == "unfinished"), None)
+    if early is not None:
+        raise UserError(f"{early} has not come to its end: start the study again, and it goes on")
     remarks: list[str] = []
-    outcomes: dict[Path, Outcome] = {}
-    for number, config in enumerate(plan.configs):
-        progress(number, len(plan.configs))
-        found = outcome(config, failures.get(config.out.name))
-        if found.state == "unfinished":
-            raise UserError(f"{config.out} has not come to its end: start the study again, and it goes on")
-        if found.state in ("finished", "collapsed"):
-            measured, missing = evaluate(config.out, evaluating)
-            found = Outcome(found.state, found.diagnosis, {**found.metrics, **measured}, found.curves)
-            remarks += missing
-        outcomes[config.out] = found
+    ended = [run for run, found in outcomes.items() if found.state in ("finished", "collapsed")]
+    for number, run in enumerate(ended, 1):
+        measuring(run.name, number, len(ended))
+        measured, missing = evaluate(run, evaluating)
+        outcomes[run] = replace(outcomes[run], metrics={**outcomes[run].metrics, **measured})
+        remarks += missing
     runs = tuple(
         _record(cell.variant, cell.seed, cell.config, outcomes[cell.config.out])
         for cell in sorted(plan.cells, key=lambda cell: cell.variant.axis != BASE.axis)
@@ -66,8 +64,9 @@ def gather(
         base=plan.base,
         axes=dict(plan.axes),
         runs=runs,
-        outputs=_shared_outputs(plan.configs),
+        outputs=getattr(plan.cells[0].config.method, "out_dim", None),
         facts={**facts, **_study_facts(plan), **_circumstances(plan.configs)},
+        base_values=dict(plan.base_values),
     )
     return Gathered(result, tuple(dict.fromkeys(remarks)))
 
@@ -77,12 +76,6 @@ def _record(variant: Variant, seed: int, config: RunConfig, found: Outcome) -> A
     return AblationRun(
         variant, seed, found.state, found.diagnosis, dict(found.metrics), dict(found.curves), str(config.out)
     )
-
-
-def _shared_outputs(configs: Iterable[RunConfig]) -> int | None:
-    """K, where all runs have the same."""
-    found = {getattr(config.method, "out_dim", None) for config in configs}
-    return found.pop() if len(found) == 1 else None
 
 
 def _study_facts(plan: PlannedStudy) -> dict[str, str]:

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dinoscope.ablation.records import AblationResult, AblationRun, Variant
+from dinoscope.ablation.ordering import by_value, place_among
+from dinoscope.ablation.records import TIMES, AblationResult, AblationRun, Variant
 from dinoscope.errors import UserError
 
 Curve = tuple[tuple[int, float], ...]
@@ -58,11 +59,35 @@ class Group:
 
 @dataclass(frozen=True)
 class Axis:
-    """What is varied. title: with the paper's table that it answers."""
+    """What is varied.
+
+    title: with the paper's table that it answers.
+    groups: the variants, by value where they are about one number, else in the order of the study.
+    ordered: whether they are by value.
+    own: the base as a value of this axis, where that is known.
+    """
 
     name: str
     title: str
     groups: tuple[Group, ...]
+    ordered: bool = False
+    own: Variant | None = None
+
+    @property
+    def base_place(self) -> int:
+        """How many variants stand before the base: those of smaller values; none where there is no such order."""
+        return place_among([group.variant for group in self.groups], self.own) if self.ordered else 0
+
+    def rows(self, base: Group) -> tuple[Group, ...]:
+        """The variants, and the base in its place."""
+        return (*self.groups[: self.base_place], base, *self.groups[self.base_place :])
+
+    def name_of(self, group: Group, base: Group) -> str:
+        """Of a row or a line: the variant's value; the base says that it is one."""
+        if group is not base:
+            return group.label
+        label = self.own.label if self.own is not None and self.own.label else group.label
+        return "base" if label in ("", "base") else f"{label} (base)"
 
 
 @dataclass(frozen=True)
@@ -97,15 +122,8 @@ def _identity(run: AblationRun) -> tuple[object, ...]:
     return (run.folder,) if run.folder else (run.variant.axis, run.variant.label, run.seed)
 
 
-def name_of(group: Group, base: Group) -> str:
-    """Of a row or a line: the variant's value; the base says that it is one."""
-    if group is not base:
-        return group.label
-    return "base" if group.label in ("", "base") else f"{group.label} (base)"
-
-
 def arrange(result: AblationResult) -> Study:
-    """Put runs together by axis and label, in the order of the study.
+    """Put runs together by axis and label, in the order of the study; values of an axis that are numbers by size.
 
     Raises UserError where a variant has two runs of one seed: which of them counts cannot be known.
     """
@@ -118,8 +136,16 @@ def arrange(result: AblationResult) -> Study:
         result.base, tuple(every.pop((result.base.axis, result.base.label), ())), _outputs(result.base, result.outputs)
     )
     names = dict.fromkeys([*result.axes, *(axis for axis, _ in every)])
-    axes = [Axis(name, result.axes.get(name, name), _groups(name, every.items(), result.outputs)) for name in names]
+    axes = [_axis(name, result, _groups(name, every.items(), result.outputs)) for name in names]
     return Study(result, base, tuple(axis for axis in axes if axis.groups))
+
+
+def _axis(name: str, result: AblationResult, groups: tuple[Group, ...]) -> Axis:
+    """In order of value where that is a number, unless values of several axes are combined."""
+    ordered = None if TIMES in name else by_value([(group.variant, group) for group in groups])
+    arranged = groups if ordered is None else tuple(group for _, group in ordered)
+    own = result.base_values.get(name)
+    return Axis(name, result.axes.get(name, name), arranged, ordered=ordered is not None, own=own)
 
 
 def _groups(

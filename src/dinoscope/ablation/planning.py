@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dinoscope.ablation.definition import BASE, StudyDefinition, resolve, slug
+from dinoscope.ablation.ordering import own_value
 from dinoscope.ablation.records import Variant
+from dinoscope.ablation.settings_change import setting_names
 from dinoscope.errors import UserError
 from dinoscope.settings import to_dict
 from dinoscope.study.small_comparison import with_epochs
@@ -32,12 +34,14 @@ class PlannedStudy:
     common share its run.
 
     base: called after its own value where the study has a single axis that lists it, else "base".
+    base_values: name of an axis -> the base as a value of it.
     """
 
     definition: StudyDefinition
     base: Variant
     cells: tuple[Cell, ...]
     axes: Mapping[str, str]
+    base_values: Mapping[str, Variant]
 
     @property
     def configs(self) -> tuple[RunConfig, ...]:
@@ -96,7 +100,9 @@ def _without_the_bases_own(study: StudyDefinition, cells: list[Cell], axes: Mapp
     base = replace(BASE, label=own[0]) if own and len(axes) == 1 else BASE
     kept = (cell for cell in cells if cell.variant is BASE or cell.config.out not in folders)
     called = tuple(replace(cell, variant=base) if cell.variant is BASE else cell for cell in kept)
-    return PlannedStudy(study, base, called, axes)
+    present = setting_names(cells[0].config)
+    values = {axis.name: own_value(axis.name, axis.variants, present) for axis in study.axes}
+    return PlannedStudy(study, base, called, axes, values)
 
 
 def run_name(variant: Variant, seed: int) -> str:

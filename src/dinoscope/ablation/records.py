@@ -20,6 +20,10 @@ MEASURES = {
 """key of `AblationRun.metrics` -> title, unit, whether higher is better (None: neither)."""
 
 
+TIMES = " x "
+"""Between the axes, and the labels, of a variant of several axes."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """One way of training that a study compares.
@@ -59,8 +63,11 @@ class AblationResult:
     """All runs of a study, the base's first.
 
     axes: name -> title with the paper's table that it answers, in the order of the study.
-    outputs: K, the number of outputs of DINO's head, where all runs share it: ln K is what an even output has.
+    outputs: K, the number of outputs of the base's DINO head; a variant of another says so in its settings. ln K is
+        what an even output has.
     facts: what a reader needs to trust it: command, data, recipe, machine, versions, commit.
+    base_values: axis -> the base as a value of it, with what it has of the axis's settings; label "" where it has no
+        name there.
     """
 
     name: str
@@ -70,3 +77,4 @@ class AblationResult:
     runs: tuple[AblationRun, ...]
     outputs: int | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
+    base_values: Mapping[str, Variant] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from dinoscope.errors import UserError
 from dinoscope.settings import from_dict, to_dict
 
 FILE = "ablation.json"
-FORMAT = 1
+FORMAT = 2
 _KEYS = {"format", "dinoscope", "result", "statistics"}
 
 _NOT_FINITE = "not_finite"

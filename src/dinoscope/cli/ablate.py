@@ -191,7 +191,6 @@ def _run(plan: PlannedStudy, runs: Sequence[PlannedRun], evaluating: Evaluating,
     from dinoscope.ablation.early_stopping import KeepingHandles, MedianRule, stopped_early
     from dinoscope.ablation.gathering import gather
     from dinoscope.cli.ablation_worker import command as worker
-    from dinoscope.cli.console import progress_bar
 
     assert options.out is not None
     runner = make_runner(worker(stop_on_collapse=options.stop_on_collapse), options.out, options.execution)
@@ -206,15 +205,17 @@ def _run(plan: PlannedStudy, runs: Sequence[PlannedRun], evaluating: Evaluating,
         return 130 if result.interrupted else 1
     failures = {run.name: _last_line(run) for run in result.named("failed")}
     facts = _facts(runs, options, command)
-    if sys.stderr.isatty():
-        gathered = gather(plan, evaluating, failures, facts)
-    else:
-        with progress_bar("measuring the runs") as progress:
-            gathered = gather(plan, evaluating, failures, facts, progress)
+    gathered = gather(plan, evaluating, failures, facts, _say_measuring)
     for remark in gathered.remarks:
         say(remark)
     _show(gathered.result, options.out)
     return 1 if failures else 0
+
+
+def _say_measuring(name: str, number: int, total: int) -> None:
+    """A line for each run where there is no terminal, on which a bar for each computation moves instead."""
+    if not sys.stderr.isatty():
+        say(f"{name}: measuring ({number} of {total})")
 
 
 def _last_line(run: RunStatus) -> str:

@@ -77,18 +77,21 @@ class Effect:
     mark: str = ""
 
 
-def bars(every: Sequence[Bar], base: Bar | None, title: str, x_title: str, note: str = "") -> Figure:
-    """Horizontal bars from 0 with whiskers of one deviation and a dot for each seed; the base is a line across them."""
+def bars(every: Sequence[Bar], base: Bar | None, title: str, x_title: str, note: str = "", *, place: int = 0) -> Figure:
+    """Horizontal bars from 0 with whiskers of one deviation and a dot for each seed; the base is a line across them.
+
+    place: how many bars stand above the base's.
+    """
     with matplotlib.rc_context(STYLE):
-        rows = ([base] if base else []) + list(every)
+        rows = [*every[:place], *([base] if base else []), *every[place:]]
         figure, axis = _rows([bar.label for bar in rows], title, x_title)
         ends = [bar.value + (bar.deviation or 0) for bar in rows if bar.value is not None]
         ends += [value for bar in rows for value in bar.values]
         limit = max([*ends, 0]) or 1
         axis.set_xlim(min([*ends, 0]), limit * 1.6)  # the figures stand at the right
-        for place, bar in enumerate(rows):
+        for row, bar in enumerate(rows):
             color = BASE if bar is base else MARKED if bar.mark else BAR
-            _bar(axis, place, bar, limit * 1.06, color)
+            _bar(axis, row, bar, limit * 1.06, color)
         if base is not None and base.value is not None:
             axis.axvline(base.value, color=BASE, linewidth=0.9, linestyle="--", zorder=1)
         finish(figure, [], note)
@@ -96,20 +99,24 @@ def bars(every: Sequence[Bar], base: Bar | None, title: str, x_title: str, note:
 
 
 def bands(panels: Sequence[LinePanel], *, ordered: bool, note: str = "") -> Figure:
-    """Means over steps with their bands, one panel beside the other, one legend for all.
+    """Means over steps with their bands, one panel beside the other, one legend for all, in the order of the lines.
 
     ordered: the lines other than the base's have an order, and so have their colours.
     """
     with matplotlib.rc_context(STYLE):
         width = COLUMN if len(panels) == 1 else PAGE / min(max(len(panels), 1), 3)
         figure, axes = new_figure(len(panels), width, height=2.2)
-        labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines if not line.base))
+        every = {line.label: line.base for panel in panels for line in panel.lines}
+        labels = [label for label, is_base in every.items() if not is_base]
         looks = dict(zip(labels, _looks(len(labels), ordered=ordered), strict=True))
         for axis, panel in zip(axes, panels, strict=True):
             _line_panel(axis, panel, looks)
-        names = [line.label for panel in panels for line in panel.lines if line.base][:1]
-        handles = [Line2D([], [], color=BASE, linewidth=1.8, label=name) for name in names]
-        handles += [Line2D([], [], color=c, linestyle=s, linewidth=1.5, label=label) for label, (c, s) in looks.items()]
+        handles = [
+            Line2D([], [], color=BASE, linewidth=1.8, label=label)
+            if label not in looks
+            else Line2D([], [], color=looks[label][0], linestyle=looks[label][1], linewidth=1.5, label=label)
+            for label in every
+        ]
         _name_lines(figure, axes, handles, note)
     return figure
 

@@ -110,7 +110,7 @@ def _images(
 def _run(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> RunResult:
     """All steps that are left, with evaluations and checkpoints between them."""
     config = trainer.config
-    monitor = CollapseMonitor(trainer.method.diagnose, patience(trainer.total))
+    monitor = CollapseMonitor(trainer.method.diagnose, patience(trainer.total), steps=trainer.next_step)
     window, clock, saved = FeatureWindow(), Clock(config.batch_size), time.monotonic()
     batches = trainer.batches()
     with _stop_signals() as stop:
@@ -130,10 +130,10 @@ def _run(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> Run
             elif trainer.next_step < trainer.total and _checkpoint_due(trainer, saved):
                 _save(trainer, run, listeners)
                 saved = time.monotonic()
-    _save(trainer, run, listeners, last=True)
-    finished = trainer.next_step == trainer.total
-    if finished:
-        _export(trainer, run)
+        _save(trainer, run, listeners, last=True)  # within: a signal must not end the writing
+        finished = trainer.next_step == trainer.total
+        if finished:
+            _export(trainer, run)
     distributed.barrier()
     return RunResult(run.path, trainer.next_step, interrupted=not finished)
 
@@ -255,12 +255,14 @@ def _note_unreadable(images: ImageFolder, positions: Sequence[int]) -> None:
 def _stop_signals() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM, so that the step under way ends and a checkpoint is written.
 
-    A second signal ends the process at once. In a thread other than the main one, signals are left alone.
+    A second SIGINT (Ctrl-C by a person who will not wait) ends the process at once. SIGTERM never does: launchers,
+    queues and the rules of a study send it, two of them may within one step, and the checkpoint must not be lost for
+    that. In a thread other than the main one, signals are left alone.
     """
     received: list[int] = []
 
     def receive(number: int, frame: object) -> None:
-        if received:
+        if number == signal.SIGINT and number in received:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         received.append(number)

@@ -33,14 +33,18 @@ class CollapseMonitor:
     Args:
         diagnose: the method's judgement of mean values; None is healthy.
         patience: steps before the first verdict.
-        window: steps that a verdict rests on.
+        window: steps that a verdict rests on; of a run that goes on, they are made anew.
+        steps: that the run made before.
     """
 
     def __init__(
-        self, diagnose: Callable[[Mapping[str, float]], Verdict | None], patience: int, window: int = 50
+        self,
+        diagnose: Callable[[Mapping[str, float]], Verdict | None],
+        patience: int,
+        window: int = 50,
+        steps: int = 0,
     ) -> None:
-        self.diagnose, self.patience = diagnose, patience
-        self.steps = 0
+        self.diagnose, self.patience, self.steps = diagnose, patience, steps
         self.recent: deque[Mapping[str, float]] = deque(maxlen=window)
         self.told: set[str] = set()
 
