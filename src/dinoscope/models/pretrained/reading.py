@@ -40,8 +40,8 @@ STOOD_IN_FOR: dict[str, type] = {
     "pathlib.PosixPath": StandIn,
     "pathlib.WindowsPath": StandIn,
     "pathlib._local.PosixPath": StandIn,
-    # The log of a training by MMEngine, which OpenMMLab's published files keep (mmselfsup's publish_model.py drops the
-    # optimiser alone): numbers, as NumPy arrays, and methods that pickle names by getattr.
+    # The log of a training by MMEngine, which OpenMMLab's published files may keep (mmselfsup's publish_model.py drops
+    # the optimiser alone): numbers, as NumPy arrays, and methods that pickle names by getattr.
     "mmengine.logging.history_buffer.HistoryBuffer": StandIn,
     "builtins.getattr": StandIn,
     # Best accuracies and the like.
