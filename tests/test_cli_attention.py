@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +97,15 @@ def test_bad_images_are_listed_and_the_others_drawn(
     assert "2 not drawn" in told.err
     assert str(folder / "broken.png") in told.err
     assert str(folder / "none.jpg") in told.err
+
+
+def test_a_name_that_is_no_utf8_is_drawn_with_a_question_mark(
+    vit: Path, picture_folder: Folder, tmp_path: Path
+) -> None:
+    folder, name = picture_folder(1), os.fsdecode(b"caf\xe9.png")
+    (folder / "0000.png").rename(folder / name)
+    assert run(vit, tmp_path / "out", folder) == 0
+    assert [name.startswith("caf\udce9") for name in names(tmp_path / "out")] == [True]
 
 
 def test_no_readable_image_is_an_error(vit: Path, tmp_path: Path) -> None:

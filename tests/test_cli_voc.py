@@ -229,3 +229,8 @@ def test_help_comes_without_loading_torch() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert "--save-masks" in output.stdout
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["voc", "--data", "/no/such/folder", "--model", "random:vit_micro_conv8"]) == 2
+    assert capsys.readouterr().err.startswith("dinoscope voc: /no/such/folder: no such folder.")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from dinoscope import checkpoint
+from dinoscope.cli.train import next_steps
 from dinoscope.data.folder import find_images, image_fraction
 from dinoscope.errors import UserError
 from dinoscope.methods import dino
@@ -42,12 +45,13 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 class Watched(Listener):
-    """Remembers on how many images a run is trained."""
+    """Remembers on how many images a run is trained, and what is said of it."""
 
     images = 0
+    facts: Mapping[str, str] = MappingProxyType({})
 
     def started(self, start: RunStart) -> None:
-        self.images = start.images
+        self.images, self.facts = start.images, start.facts
 
 
 def steps_kept(out: Path) -> list[int]:
@@ -290,6 +294,22 @@ def test_an_out_within_a_file_is_refused(picture_folder, tmp_path) -> None:
         train(settings(picture_folder(8), tmp_path / "notes" / "run"))
 
 
+@pytest.mark.parametrize(("classes", "command"), [(0, "map"), (2, "knn")])
+def test_what_comes_next_can_be_copied_into_a_shell(classes, command, picture_folder, tmp_path) -> None:
+    data, out = picture_folder(8, classes=classes, name="my pictures"), tmp_path / "run [1]"
+    train(settings(data, out, epochs=1, evaluate_every=0))
+    words = [shlex.split(line) for line in next_steps(out, data)]
+    assert words[0][words[0].index("dinoscope") :][:6] == [
+        "dinoscope",
+        command,
+        "--model",
+        str(out),
+        "--data",
+        str(data),
+    ]
+    assert all(any(word.startswith(str(out)) for word in line) for line in words)
+
+
 # Resuming
 
 
@@ -484,8 +504,10 @@ def test_requests_to_stop_may_come_twice(numbers, picture_folder, tmp_path, monk
 def test_one_broken_file_of_thirty_is_left_out_and_listed(picture_folder, tmp_path) -> None:
     data, out = picture_folder(30), tmp_path / "run"
     damage(data / "0013.png")
-    result = train(settings(data, out, batch_size=10, epochs=1))
+    watched = Watched()
+    result = train(settings(data, out, batch_size=10, epochs=1), listeners=[watched])
     assert result.steps == 2  # 29 images
+    assert watched.facts["left out"] == f"1 file that cannot be read is named in {out / 'unreadable.txt'}"
     lines = (out / "unreadable.txt").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == ["0013.png"]
     assert lines[0].split("\t")[1]

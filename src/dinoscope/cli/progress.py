@@ -55,13 +55,13 @@ class ConsoleProgress(Listener):
         if self.task is not None:
             self.progress.remove_task(self.task)
         self.console.print(
-            f"[bold]{config.backbone}[/] ({start.parameters / 1e6:.2f} M parameters) on {start.images} images, "
-            f"{config.epochs:g} epochs",
+            f"[bold]{config.backbone}[/] ({start.parameters / 1e6:.2f} M parameters) on {start.images} "
+            f"image{'s' * (start.images != 1)}, {config.epochs:g} epoch{'s' * (config.epochs != 1)}",
             highlight=False,
             soft_wrap=True,
         )
         for name, text in start.facts.items():
-            self.console.print(f"  {name}: {text}", highlight=False, soft_wrap=True)
+            self.console.print(f"  {name}: {text}", markup=False, highlight=False, soft_wrap=True)
         self.first, self.begun = start.step.index, time.monotonic()
         self.progress.start()
         self.task = self.progress.add_task("training", total=start.step.total, completed=start.step.index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,18 +41,30 @@ def main(argv: list[str]) -> int:
     result = api.train(config, resume=chosen.resume, overwrite=chosen.overwrite, listeners=[ConsoleProgress()])
     console = Console()
     if result.interrupted:
-        console.print(f"stopped after step {result.steps}; go on: dinoscope train --out {result.out} --resume")
+        line = f"stopped after step {result.steps}; go on: dinoscope train --out {quote(str(result.out))} --resume"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
         return 130
-    console.print(
-        f"done: {result.out}\n"
-        f"  what it learned     dinoscope knn --model {result.out} --data {config.data}\n"
-        f"  what it looks at    dinoscope attention --model {result.out} IMAGE...\n"
-        f"  how training went   dinoscope report {result.out} --out {result.out}/report.html\n"
-        f"                      tensorboard --logdir {result.out}/tensorboard",
-        highlight=False,
-        soft_wrap=True,
-    )
+    lines = [f"done: {result.out}", *next_steps(result.out, config.data)]
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def next_steps(out: Path, data: Path) -> list[str]:
+    """Commands to go on with, to be copied into a shell; k-NN only where there are labels to compare with."""
+    from dinoscope.training.provenance import read_sessions
+
+    run, images = quote(str(out)), quote(str(data))
+    learned = (
+        f"dinoscope knn --model {run} --data {images}"
+        if read_sessions(out)[-1].classes
+        else f"dinoscope map --model {run} --data {images} --out {quote(str(out / 'map.png'))}"
+    )
+    return [
+        f"  what it learned     {learned}",
+        f"  what it looks at    dinoscope attention --model {run} IMAGE...",
+        f"  how training went   dinoscope report {run} --out {quote(str(out / 'report.html'))}",
+        f"                      tensorboard --logdir {quote(str(out / 'tensorboard'))}",
+    ]
 
 
 def settings(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:

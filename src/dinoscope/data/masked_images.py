@@ -142,6 +142,8 @@ def voc_root(data: Path) -> Path | None:
 def _find_voc(data: Path, split: str) -> MaskedImages:
     """The images that ImageSets/Segmentation/SPLIT.txt lists."""
     root = voc_root(data)
+    if root is None and not data.is_dir():
+        raise UserError(f"{data}: no such folder. Give the folder VOC2012, or VOCdevkit above it")
     if root is None:
         raise UserError(
             f"{data} is not laid out like PASCAL VOC 2012: there is no SegmentationClass in it, in VOC2012 or in "

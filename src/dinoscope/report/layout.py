@@ -157,7 +157,7 @@ class _Canvas:
         self.figure.text(
             x / self.width,
             1 - (middle + 0.35 * size) / self.height,  # the baseline: half of a capital letter below
-            text,
+            _drawable(text),
             fontproperties=_font(size),
             color=color,
             horizontalalignment=align,
@@ -176,12 +176,17 @@ class _Canvas:
         if not text:
             return 0.0
         with _any_letter():
-            return self.agg.get_renderer().get_text_width_height_descent(text, _font(size), ismath=False)[0]
+            return self.agg.get_renderer().get_text_width_height_descent(_drawable(text), _font(size), ismath=False)[0]
 
 
 def _without_middle(text: str, kept: int) -> str:
     """The first and the last letters of a text, `kept` of them in all, with an ellipsis between."""
     return text[: kept - kept // 2] + "…" + text[len(text) - kept // 2 :]
+
+
+def _drawable(text: str) -> str:
+    """The text with a question mark for each byte of a file's name that is no UTF-8: no font has a letter for it."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 @contextlib.contextmanager

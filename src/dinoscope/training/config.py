@@ -185,7 +185,8 @@ def _together(config: RunConfig, images: int, processes: int) -> Iterator[str]:
             f"micro-batch(es): choose a multiple of {parts}"
         )
     if config.batch_size > images:
-        yield f"--batch-size {config.batch_size} is more than the {images} readable images: lower it"
+        found = f"the {images} readable images" if images > 1 else "the only readable image"
+        yield f"--batch-size {config.batch_size} is more than {found}: lower it"
     if optimizer.warmup_epochs >= config.epochs:
         yield (
             f"the warm-up of {optimizer.warmup_epochs:g} epochs is not shorter than the run of {config.epochs:g}: "

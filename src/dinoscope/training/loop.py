@@ -72,7 +72,7 @@ def train(
         del initial
         if distributed.is_main():
             _open_files(trainer, run, audience)
-        _announce(trainer, audience, origin)
+        _announce(trainer, run, audience, origin)
         return _run(trainer, run, audience)
 
 
@@ -138,13 +138,16 @@ def _run(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> Run
     return RunResult(run.path, trainer.next_step, interrupted=not finished)
 
 
-def _announce(trainer: Trainer, listeners: Sequence[Listener], origin: str | None) -> None:
+def _announce(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener], origin: str | None) -> None:
     config, backbone = trainer.config, trainer.method.evaluated_backbone
     parameters = sum(parameter.numel() for parameter in backbone.parameters())
     facts = {
         "device": f"{trainer.device}, {trainer.precision}, {distributed.world_size()} process(es)",
         "batch": f"{config.batch_size} images a step, {trainer.per_epoch} steps an epoch, {trainer.total} in all",
     }
+    if left_out := len(read_unreadable(run)):
+        are = "file that cannot be read is" if left_out == 1 else "files that cannot be read are"
+        facts["left out"] = f"{left_out} {are} named in {run.unreadable}"
     if trainer.next_step:
         facts["resumed"] = f"at step {trainer.next_step}"
     if origin is not None:
@@ -157,7 +160,7 @@ def _announce(trainer: Trainer, listeners: Sequence[Listener], origin: str | Non
     trainer.method.train()
     warning = washes_out(config) if origin is not None else None
     if trainer.next_step:
-        begun_with = read_config(config.out).accumulate
+        begun_with = read_config(run.path).accumulate
         warning = cut_differently(trainer.method, begun_with, config.accumulate)
     if warning:
         _say(listeners, trainer.next_step, warning)
