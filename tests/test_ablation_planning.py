@@ -123,8 +123,8 @@ def test_the_small_collapse_study_changes_one_thing_at_a_time() -> None:
         "centring only": sharpening,
         "sharpening only": {"method.balance"},
         "neither": {"method.balance", *sharpening},
-        "Sinkhorn, not centring": {"method.balance"},
-        "softmax over the batch, not centring": {"method.balance"},
+        "Sinkhorn for centring": {"method.balance"},
+        "softmax for centring": {"method.balance"},
         "KoLeo too": {"method.koleo"},
     }
     assert plan.base_values["balance"].label == "both"

@@ -56,10 +56,10 @@ SOFTMAX = Value("softmax over the batch", {"method.balance": "softmax"})
 CENTRING = Value("centring, not Sinkhorn", {"method.balance": "center"})
 
 OTHER_MEANS = NamedAxis(
-    "Other means against collapse, each alone (balance: Table 15; KoLeo: not in the paper)",
+    "Sinkhorn or the softmax over the batch for centring (Table 15), and KoLeo besides (not in the paper), each alone",
     (
-        SINKHORN,
-        Value("softmax over the batch, not centring", SOFTMAX.settings),
+        Value("Sinkhorn for centring", SINKHORN.settings),
+        Value("softmax for centring", SOFTMAX.settings),
         Value("KoLeo too", {"method.koleo": 0.5}),
     ),
 )

@@ -83,7 +83,7 @@ STUDIES: dict[str, NamedStudy] = {
             "paper": AtScale({"balance": axes.COLLAPSE}),
             # KoLeo teaches the features by itself and so hides a collapse: the base has none
             "small": AtScale(
-                {"balance": axes.COLLAPSE, "other means": axes.OTHER_MEANS},
+                {"balance": axes.COLLAPSE, "means": axes.OTHER_MEANS},
                 {"method.balance": "center", "method.koleo": 0.0},
             ),
         },
