@@ -127,4 +127,5 @@ def realistic() -> AblationResult:
         "machine": "2 cores",
         "data": "5,000 scenes",
     }
-    return AblationResult("collapse-study", "What DINO needs not to collapse", BASE, axes, tuple(runs), K, facts)
+    own = {"batch size": Variant("batch size", "128", {"batch_size": 128})}
+    return AblationResult("collapse-study", "What DINO needs not to collapse", BASE, axes, tuple(runs), K, facts, own)

@@ -124,3 +124,8 @@ def test_the_same_figure_gives_the_same_files() -> None:
     assert svg(make()) == svg(make())
     assert pdf(make()) == pdf(make())
     assert pdf(make()).startswith(b"%PDF")
+
+
+def test_no_effect_has_no_sign() -> None:
+    (axis,) = effects([Effect("a", 0.0, -1.0, 1.0), Effect("b", -0.04, None, None)], "Effects", "points").axes
+    assert [text.get_text() for text in axis.texts] == ["0.0", "0.0"]

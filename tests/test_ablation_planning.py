@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -10,13 +13,15 @@ from dinoscope.ablation.definition import Axis, StudyDefinition
 from dinoscope.ablation.early_stopping import KeepingHandles, MedianRule
 from dinoscope.ablation.planning import plan_study
 from dinoscope.ablation.records import Variant
+from dinoscope.ablation.settings_change import setting_names
 from dinoscope.ablation.studies import STUDIES, named_study
 from dinoscope.ablation.study_file import parse_study, to_toml
 from dinoscope.errors import UserError
+from dinoscope.methods.dino_settings import Balance, DINOConfig, Loss, Predictor, TeacherRule
 from dinoscope.study import executor
 from dinoscope.study.executor import execute
 from dinoscope.study.recipes import RECIPES
-from dinoscope.training.config import check
+from dinoscope.training.config import OptimizerConfig, RunConfig, check
 from tests.test_study_executor import FakeRunner
 
 DATA, OUT = Path("data"), Path("out")
@@ -105,6 +110,74 @@ def test_switches_that_the_base_has_already_are_left_out() -> None:
     assert "no multi-crop" not in labels["quickstart"]
     assert "no KoLeo" in labels["quickstart"]
     assert "no KoLeo" not in labels["dino_folder"]
+
+
+def test_the_small_collapse_study_changes_one_thing_at_a_time() -> None:
+    """Its base holds by centring and sharpening alone; only "neither", the fourth corner of the figure, lacks two."""
+    plan = plan_study(named_study("collapse"), DATA, OUT)
+    base = setting_names(plan.cells[0].config)
+    assert (base["method.balance"], base["method.koleo"]) == ("center", 0.0)
+    assert base["method.teacher_temperature"] < base["method.student_temperature"]
+    sharpening = {"method.teacher_temperature", "method.warmup_teacher_temperature"}
+    assert {cell.variant.label: changed(cell.config, base) for cell in plan.cells[1:]} == {
+        "centring only": sharpening,
+        "sharpening only": {"method.balance"},
+        "neither": {"method.balance", *sharpening},
+        "Sinkhorn for centring": {"method.balance"},
+        "softmax for centring": {"method.balance"},
+        "KoLeo too": {"method.koleo"},
+    }
+    assert plan.base_values["balance"].label == "both"
+    paper = plan_study(named_study("collapse", "dino_deit_small_100ep"), DATA, OUT)
+    assert list(paper.axes) == ["balance"]
+
+
+def changed(config: RunConfig, base: Mapping[str, object]) -> set[str]:
+    return {name for name, value in setting_names(config).items() if value != base[name]}
+
+
+def test_every_switch_of_dino_is_in_a_named_study_and_on_the_page() -> None:
+    taken: dict[str, set[object]] = {}
+    for name in STUDIES:
+        for recipe in ("quickstart", "dino_deit_small_100ep"):
+            cells = plan_study(named_study(name, recipe), DATA, OUT).cells
+            base, *variants = (setting_names(cell.config) for cell in cells)
+            for variant in variants:
+                for setting in (setting for setting, value in variant.items() if value != base[setting]):
+                    taken.setdefault(setting, set()).update((variant[setting], base[setting]))
+    switches = {f"method.{field.name}" for field in fields(DINOConfig)}
+    switches |= {"batch_size", "backbone", "drop_path", "fraction", "views.num_local"}
+    switches |= {f"views.{name}_scale" for name in ("global", "local")}
+    switches |= {f"views.{name}" for name in ("horizontal_flip", "jitter_probability", "grayscale")}
+    switches |= {f"views.{name}_probability" for name in ("blur", "solarize")}
+    switches |= {f"optimizer.{field.name}" for field in fields(OptimizerConfig)} - {"optimizer.min_learning_rate"}
+    page = (Path(__file__).parents[1] / "docs" / "ablation.md").read_text()
+    assert sorted(switches - taken.keys()) == []
+    assert [name for name in sorted(switches) if f"`{name}`" not in page] == []
+    for kind, setting in ((Loss, "loss"), (Balance, "balance"), (TeacherRule, "teacher"), (Predictor, "predictor")):
+        assert taken[f"method.{setting}"] == set(get_args(kind))
+    assert taken["optimizer.name"] == {"adamw", "sgd", "lars"}
+    assert taken["optimizer.scaling"] == {"linear", "sqrt", "none"}
+    assert {0, 2, 4, 6, 8, 10} <= taken["views.num_local"]
+
+
+def test_the_base_is_a_value_of_every_axis() -> None:
+    both = Axis("both", "both", (Variant("both", "x", {"batch_size": 64, "drop_path": 0.1}),))
+    flip = axis("flip", "views.horizontal_flip", 0.0)
+    scale = Axis("scale", "s", (Variant("scale", "all of it", {"views.global_scale": [0.3, 1.0]}),))
+    begin = axis("init", "init", "somewhere")
+    plan = plan_study(study(axis("batch", "batch_size", 32, 256), both, flip, scale, begin), DATA, OUT)
+    labels = {name: own.label for name, own in plan.base_values.items()}
+    assert labels == {"batch": "128", "both": "", "flip": "0.5", "scale": "all of it", "init": ""}
+    assert plan.base_values["both"].settings == {"batch_size": 128, "drop_path": 0.0}
+
+
+def test_an_axis_that_varies_nothing_is_named_and_a_study_refused() -> None:
+    plan = plan_study(study(axis("batch", "batch_size", 128), axis("K", "method.out_dim", 64)), DATA, OUT)
+    assert plan.idle_axes == ("batch",)
+    assert [config.out.name for config in plan.configs] == ["base-s0", "k-64-s0"]
+    with pytest.raises(UserError, match=r"study s: every value is the base's own \(128\), so there is nothing to vary"):
+        plan_study(study(axis("batch", "batch_size", 128)), DATA, OUT)
 
 
 def test_a_recipe_of_another_method_has_no_such_settings() -> None:

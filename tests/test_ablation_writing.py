@@ -134,7 +134,7 @@ def changed(*path: str | int, to: object) -> str:
         "{",
         "[]",
         "{}",
-        changed("format", to=2),
+        changed("format", to=1),
         changed("result", to=[]),
         changed("result", "runs", to=3),
         changed("result", "runs", 0, to="x"),

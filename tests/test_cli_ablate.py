@@ -22,6 +22,7 @@ from dinoscope.ablation.studies import STUDIES
 from dinoscope.ablation.study_file import parse_study
 from dinoscope.ablation.writing import write_result
 from dinoscope.cli import main
+from dinoscope.cli.ablate import _say_measuring
 from tests.ablation_studies import realistic
 from tests.test_study_process import PATIENCE, logged, wait_for
 from tests.test_study_state import contents, settings
@@ -53,6 +54,7 @@ values = [32, 64]
 title = "Balance (Table 7)"
 values = [{ label = "none", method.balance = "none" }]
 """
+IDLE = '[axes.idle]\nsetting = "method.out_dim"\nvalues = [64]\n'
 RUNS = ("base-s0", "outputs-32-s0", "balance-none-s0")
 OF_THE_MACHINE = {"images_per_second", "seconds", "peak_memory"}
 
@@ -158,7 +160,7 @@ def test_studies_are_listed_and_shown(capsys) -> None:
     text = capsys.readouterr().out
     study = parse_study(text, "collapse", "")
     assert (study.recipe, study.seeds) == ("quickstart", (0, 1, 2))
-    assert study.changes == {"method.balance": "center"}
+    assert study.changes == {"method.balance": "center", "method.koleo": 0.0}
     assert main(["ablate", "batch-size", "--show", "--recipe", "dino_deit_small_100ep"]) == 0
     assert "batch_size = 1024" in capsys.readouterr().out
 
@@ -182,6 +184,7 @@ REFUSALS = {
     "axis": (["--axes", "outptus"], "no axis 'outptus'; did you mean outputs"),
     "recipe": (["--recipe", "quikstart"], "there is no recipe 'quikstart'; did you mean quickstart"),
     "seeds": (["--seeds", "1", "1"], "the seed '1' is given twice"),
+    "idle": (["--axes", "idle"], "every value is the base's own (64), so there is nothing to vary"),
     "jobs": (["--jobs", "0"], "--jobs must be at least 1"),
     "masks": (["--masks", "nowhere"], "--masks nowhere is not a folder"),
     "few images": (["--data", "FEW"], "run base-s0: --batch-size 12 is more than the 3 readable images"),
@@ -194,7 +197,7 @@ def test_a_mistake_is_one_line_and_nothing_starts(name, data, picture_folder, tm
     argv, words = REFUSALS[name]
     places = {"FEW": lambda: picture_folder(3, name="few"), "PLAIN": lambda: picture_folder(20, name="plain")}
     argv = [str(places[part]()) if part in places else part for part in argv]
-    argv = argv if argv[0] == "ablate" else arguments(data, tmp_path / "study", *argv)
+    argv = argv if argv[0] == "ablate" else arguments(data, tmp_path / "study", *argv, text=STUDY + IDLE)
     assert main(argv) == 2
     printed = capsys.readouterr()
     assert words in printed.err.splitlines()[-1]
@@ -211,6 +214,14 @@ def test_the_result_of_another_study_is_not_written_over(data, tmp_path, capsys)
     assert contents(out) == before
     (out / "ablation.json").write_text("{")  # damaged: it can be made again
     assert main(arguments(data, out, "--dry-run", "--axes", "balance")) == 0
+
+
+def test_measuring_says_each_run_where_there_is_no_terminal(capsys, monkeypatch) -> None:
+    _say_measuring("base-s0", 1, 3)
+    assert capsys.readouterr().err == "base-s0: measuring (1 of 3)\n"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)  # there, bars move
+    _say_measuring("base-s1", 2, 3)
+    assert capsys.readouterr().err == ""
 
 
 def test_data_and_out_are_needed(tmp_path, capsys) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from dinoscope.ablation.definition import Axis, StudyDefinition
 from dinoscope.ablation.records import Variant
-from dinoscope.ablation.settings_change import setting_names
+from dinoscope.ablation.settings_change import plain, setting_names
 from dinoscope.ablation.study_file import label_of
 from dinoscope.errors import UserError, lookup
 from dinoscope.study.recipes import RECIPES
@@ -22,7 +22,7 @@ PAPER_RECIPES = ("dino_deit_small_100ep", "dino_deit_small_300ep", "dino_resnet5
 
 @dataclass(frozen=True)
 class Times:
-    """A value that is found from the base's: `factor` times the setting, rounded."""
+    """A value that is found from the base's: `factor` times the setting; a whole number stays one, at least 1."""
 
     setting: str
     factor: float
@@ -93,10 +93,13 @@ def _axis(name: str, body: NamedAxis, present: Mapping[str, Any]) -> Axis:
     for value in body.values:
         settings = {setting: _found(each, present) for setting, each in value.settings.items()}
         about = next(iter(settings))
-        if not (body.switches and present.get(about) == settings[about]):
+        if not (body.switches and plain(present.get(about)) == settings[about]):
             variants.append(Variant(name, value.label or label_of(settings[about]), settings))
     return Axis(name, body.title, tuple(variants))
 
 
 def _found(value: Any, present: Mapping[str, Any]) -> Any:
-    return max(round(value.factor * present[value.setting]), 1) if isinstance(value, Times) else value
+    if not isinstance(value, Times):
+        return value
+    found = value.factor * present[value.setting]
+    return max(round(found), 1) if isinstance(present[value.setting], int) else float(f"{found:.6g}")

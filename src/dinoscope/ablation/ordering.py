@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from dinoscope.ablation.records import Variant
+from dinoscope.ablation.settings_change import plain
 from dinoscope.ablation.study_file import label_of
 
 T = TypeVar("T")
@@ -54,13 +55,8 @@ def own_value(axis: str, variants: Sequence[Variant], present: Mapping[str, Any]
     """
     names = dict.fromkeys(name for variant in variants for name in variant.settings)
     settings = {name: present[name] for name in names}
-    same = [each.label for each in variants if all(_plain(v) == _plain(present[n]) for n, v in each.settings.items())]
+    same = [each.label for each in variants if all(plain(v) == plain(present[n]) for n, v in each.settings.items())]
     if same:
         return Variant(axis, same[0], settings)
     values = list(settings.values())
     return Variant(axis, label_of(values[0]) if len(values) == 1 and values[0] is not None else "", settings)
-
-
-def _plain(value: Any) -> Any:
-    """As TOML has it: a list, where settings hold a tuple."""
-    return list(value) if isinstance(value, tuple) else value

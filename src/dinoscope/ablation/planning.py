@@ -49,6 +49,12 @@ class PlannedStudy:
         return tuple({cell.config.out: cell.config for cell in self.cells}.values())
 
     @property
+    def idle_axes(self) -> tuple[str, ...]:
+        """Axes of which no value differs from the base's: they have no runs."""
+        varied = {cell.variant.axis for cell in self.cells}
+        return tuple(name for name in self.axes if name not in varied)
+
+    @property
     def base_runs(self) -> frozenset[str]:
         """Names of the folders of the base's runs."""
         return frozenset(cell.config.out.name for cell in self.cells if cell.variant.axis == BASE.axis)
@@ -71,7 +77,7 @@ def plan_study(
         epochs: instead of each run's, with shorter warm-ups; not for a study that varies them.
         placed: adds device and threads.
 
-    Raises UserError as `resolve` does, or where two variants would share a folder.
+    Raises UserError as `resolve` does, where two variants would share a folder, or where all values are the base's own.
     """
     resolved = resolve(study, data, out)
     variants = [(BASE, resolved.base), *resolved.variants]
@@ -98,7 +104,9 @@ def _without_the_bases_own(study: StudyDefinition, cells: list[Cell], axes: Mapp
     folders = {cell.config.out for cell in cells if cell.variant is BASE}
     own = [cell.variant.label for cell in cells if cell.variant is not BASE and cell.config.out in folders]
     base = replace(BASE, label=own[0]) if own and len(axes) == 1 else BASE
-    kept = (cell for cell in cells if cell.variant is BASE or cell.config.out not in folders)
+    kept = [cell for cell in cells if cell.variant is BASE or cell.config.out not in folders]
+    if all(cell.variant is BASE for cell in kept):
+        raise UserError(f"{study.place}: every value is the base's own ({', '.join(own)}), so there is nothing to vary")
     called = tuple(replace(cell, variant=base) if cell.variant is BASE else cell for cell in kept)
     present = setting_names(cells[0].config)
     values = {axis.name: own_value(axis.name, axis.variants, present) for axis in study.axes}

@@ -13,7 +13,7 @@ from collections import Counter
 from dinoscope.ablation.collapse import Collapse, collapse_of, collapses, kinds
 from dinoscope.ablation.effects import KNN, Effect, Importance, LabelFree, effect, importances, label_free
 from dinoscope.ablation.grouping import Axis, Group, Study
-from dinoscope.ablation.statistics import CONFIDENCE, Agreement, Difference
+from dinoscope.ablation.statistics import CONFIDENCE, FEWEST_RANKED, Agreement, Difference
 from dinoscope.ablation.wording import counted, interval, listed, number, signed, with_deviation, with_interval
 from dinoscope.study.spread import spread
 
@@ -212,7 +212,9 @@ def _without_labels(found: LabelFree) -> list[str]:
 
 def _agreement(title: str, found: Agreement | None, variants: int, what: str) -> str:
     if found is None:
-        return f"{title} cannot be set beside k-NN ({counted(variants, what[:-1])}, or all alike)"
+        if variants < FEWEST_RANKED:
+            return f"{counted(variants, what[:-1])} cannot show whether {title} ranks as k-NN does"
+        return f"{title} cannot be set beside k-NN: one of the two is the same for all {variants} {what}"
     chance = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.2g}"
     figures = f"Spearman's rho {number(found.rho, 2)}, n = {found.n}, {chance}"
     if found.n < FEWEST_VARIANTS:

@@ -135,6 +135,11 @@ def _kind_text(hint: Any) -> str:
     return words.get(hint, str(hint))
 
 
+def plain(value: Any) -> Any:
+    """As TOML has it: a list, where settings hold a tuple."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def short(value: Any) -> str:
     """A value for an error, in at most 60 characters."""
     try:

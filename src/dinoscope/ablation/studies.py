@@ -1,177 +1,100 @@
-"""The ablations of Caron et al. 2021 by name, with the paper's values and with values for small data and machines."""
+"""The ablations of Caron et al. 2021 by name, and three beside them, with the paper's values and with small ones.
+
+Small values of a network's width, K, or momentum are those that a run of minutes bears.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from dinoscope.ablation import named_axes as axes
 from dinoscope.ablation.definition import DEFAULT_RECIPE, StudyDefinition
-from dinoscope.ablation.named_study import AtScale, NamedAxis, NamedStudy, Times, Value, on_recipe
-from dinoscope.ablation.study_file import label_of
+from dinoscope.ablation.named_axes import each
+from dinoscope.ablation.named_study import AtScale, NamedAxis, NamedStudy, Scale, Times, Value, on_recipe
 from dinoscope.errors import lookup
 
 
-def _each(setting: str, *values: Any) -> tuple[Value, ...]:
-    """The values of one setting, labelled with themselves."""
-    return tuple(Value("" if isinstance(value, Times) else label_of(value), {setting: value}) for value in values)
+def _both(axes_of_both: Mapping[str, NamedAxis]) -> dict[Scale, AtScale]:
+    """The same at both scales."""
+    return {"paper": AtScale(axes_of_both), "small": AtScale(axes_of_both)}
 
 
-def _sharpness(*temperatures: float) -> tuple[Value, ...]:
-    """Constant temperatures of the teacher."""
-    return tuple(
-        Value(f"{each:g}", {"method.teacher_temperature": each, "method.warmup_teacher_temperature": each})
-        for each in temperatures
+def _of_one_setting(
+    name: str, title: str, setting: str, paper: tuple[Any, ...], small: tuple[Any, ...]
+) -> dict[Scale, AtScale]:
+    """One axis, of one setting, with other values at each scale."""
+    return {
+        "paper": AtScale({name: NamedAxis(title, each(setting, *paper))}),
+        "small": AtScale({name: NamedAxis(title, each(setting, *small))}),
+    }
+
+
+def _components(*values: Value) -> AtScale:
+    return AtScale({"component": NamedAxis(axes.COMPONENTS, values, switches=True)})
+
+
+def _temperatures(*values: Value) -> AtScale:
+    return AtScale(
+        {
+            "teacher temperature": NamedAxis(axes.TEMPERATURE, values),
+            "student temperature": axes.student_temperature(),
+        }
     )
 
 
-_BATCHES = "Batch size (Table 9)"
-_LOSSES = "What the student minimises (Table 7, row 5: MSE)"
-_COLLAPSE = "Centring and sharpening (Figure 7)"
-_TEACHERS = "Where the teacher's weights come from (Figure 6, right)"
-_CROPS = "Local views (Tables 7 and 8)"
-_MOMENTUM = "Momentum of the teacher at the start, from where it rises to 1 (not in the paper)"
-_CENTRE = "Momentum of the centre (appendix D)"
-_TEMPERATURE = "Temperature of the teacher (appendix D)"
-_OUTPUTS = "Outputs of the head, K (appendix C)"
+def _local_views(*values: Value) -> NamedAxis:
+    return NamedAxis(axes.LOCAL_VIEWS, values)
+
+
 _PATCHES = "Patch size (Figure 5)"
-_COMPONENTS = "Components, each changed alone (Table 7)"
-
-_EVEN = {"method.teacher_temperature": 0.1, "method.warmup_teacher_temperature": 0.1}
-"""No sharpening: the student's own temperature."""
-
-_COLLAPSE_AXIS = NamedAxis(
-    _COLLAPSE,
-    (
-        Value("both", {"method.balance": "center"}),
-        Value("centring only", _EVEN),
-        Value("sharpening only", {"method.balance": "none"}),
-        Value("neither", {"method.balance": "none", **_EVEN}),
-    ),
-)
-
-_COLLAPSE_ALONE = NamedAxis(
-    "The same without KoLeo, which pushes images apart and so hides a collapse; the base has it",
-    tuple(
-        Value(label, {"method.koleo": 0.0, **changes})
-        for label, changes in (
-            ("both", {}),
-            ("centring only", _EVEN),
-            ("sharpening only", {"method.balance": "none"}),
-        )
-    ),
-)
-
-_TEACHER_AXIS = NamedAxis(
-    _TEACHERS,
-    tuple(
-        Value(label, {"method.teacher": rule})
-        for label, rule in (
-            ("momentum", "ema"),
-            ("student's own", "student"),
-            ("previous step", "previous_step"),
-            ("previous epoch", "previous_epoch"),
-            ("frozen", "frozen"),
-        )
-    ),
-)
-
-
-def _local_views(count: int) -> Value:
-    """Small local views beside two global ones, as `small_32` has them."""
-    changes = {"views.local_size": Times("views.global_size", 0.5), "views.local_scale": [0.12, 0.4]}
-    return Value(f"{count} local", {"views.num_local": count, **changes})
-
-
-_WITHOUT_MOMENTUM = Value("no momentum teacher", {"method.teacher": "student"})
-_SINKHORN = Value("Sinkhorn, not centring", {"method.balance": "sinkhorn"})
-_CENTRING = Value("centring, not Sinkhorn", {"method.balance": "center"})
-_PREDICTOR = Value("with a predictor", {"method.predictor": "mlp"})
-
-_HEAD_SWITCHES = (
-    Value("ReLU", {"method.head_activation": "relu"}),
-    Value("batch norm", {"method.head_batch_norm": True}),
-    Value("no batch norm", {"method.head_batch_norm": False}),
-    Value("bottleneck not of length 1", {"method.head_l2": False}),
-    Value("no bottleneck", {"method.bottleneck_dim": 0}),
-    Value("prototypes of any length", {"method.norm_last_layer": False}),
-    Value("plain last layer", {"method.head_weight_norm": False}),
-)
-
-
-def _head(*bottlenecks: int) -> dict[str, NamedAxis]:
-    return {
-        "layers": NamedAxis("Layers of the head (appendix C)", _each("method.head_layers", 1, 2, 3, 4)),
-        "bottleneck": NamedAxis(
-            "Width of the bottleneck (not in the paper)", _each("method.bottleneck_dim", *bottlenecks)
-        ),
-        "form": NamedAxis("Form of the head (appendix C, and more)", _HEAD_SWITCHES, switches=True),
-    }
-
+_COUNTS = (2, 4, 6, 8, 10)
 
 STUDIES: dict[str, NamedStudy] = {
     "components": NamedStudy(
         "Which components matter? (Table 7)",
         {
-            "paper": AtScale(
-                {
-                    "component": NamedAxis(
-                        _COMPONENTS,
-                        (
-                            _WITHOUT_MOMENTUM,
-                            Value("no multi-crop", {"views.num_local": 0, "views.global_scale": [0.14, 1.0]}),
-                            Value("MSE, not cross-entropy", {"method.loss": "mse"}),
-                            _SINKHORN,
-                            _CENTRING,
-                            _PREDICTOR,
-                        ),
-                        switches=True,
-                    )
-                }
+            "paper": _components(
+                axes.WITHOUT_MOMENTUM,
+                axes.NO_MULTICROP,
+                Value("MSE, not cross-entropy", {"method.loss": "mse"}),
+                axes.SINKHORN,
+                axes.CENTRING,
+                axes.SOFTMAX,
+                axes.PREDICTOR,
             ),
-            "small": AtScale(
-                {
-                    "component": NamedAxis(
-                        _COMPONENTS,
-                        (
-                            _WITHOUT_MOMENTUM,
-                            Value("no multi-crop", {"views.num_local": 0}),
-                            _local_views(4),
-                            Value("MSE of probabilities", {"method.loss": "mse_softmax"}),
-                            _SINKHORN,
-                            _CENTRING,
-                            _PREDICTOR,
-                            Value("no KoLeo", {"method.koleo": 0}),
-                            Value("no batch norm in the head", {"method.head_batch_norm": False}),
-                        ),
-                        switches=True,
-                    )
-                }
+            "small": _components(
+                axes.WITHOUT_MOMENTUM,
+                Value("no multi-crop", {"views.num_local": 0}),
+                axes.local_views(4),
+                Value("MSE of probabilities", {"method.loss": "mse_softmax"}),
+                axes.SINKHORN,
+                axes.CENTRING,
+                axes.SOFTMAX,
+                axes.PREDICTOR,
+                Value("no KoLeo", {"method.koleo": 0.0}),
+                Value("no batch norm in the head", {"method.head_batch_norm": False}),
             ),
         },
     ),
     "collapse": NamedStudy(
         "Do centring and sharpening each prevent one kind of collapse? (Figure 7)",
         {
-            "paper": AtScale({"balance": _COLLAPSE_AXIS}),
-            "small": AtScale({"balance": _COLLAPSE_AXIS, "no KoLeo": _COLLAPSE_ALONE}, {"method.balance": "center"}),
+            "paper": AtScale({"balance": axes.COLLAPSE}),
+            # KoLeo teaches the features by itself and so hides a collapse: the base has none
+            "small": AtScale(
+                {"balance": axes.COLLAPSE, "means": axes.OTHER_MEANS},
+                {"method.balance": "center", "method.koleo": 0.0},
+            ),
         },
     ),
-    "teacher": NamedStudy(
-        "What makes a good teacher? (Figure 6, right)",
-        {"paper": AtScale({"teacher": _TEACHER_AXIS}), "small": AtScale({"teacher": _TEACHER_AXIS})},
-    ),
+    "teacher": NamedStudy("What makes a good teacher? (Figure 6, right)", _both({"teacher": axes.TEACHER})),
     "loss": NamedStudy(
         "Cross-entropy against other losses (Table 7)",
         {
-            "paper": AtScale(
-                {
-                    "loss": NamedAxis(
-                        _LOSSES, _each("method.loss", "cross_entropy", "mse", "mse_softmax", "kl", "reverse_kl")
-                    )
-                }
-            ),
-            "small": AtScale(
-                {"loss": NamedAxis(_LOSSES, _each("method.loss", "cross_entropy", "mse_softmax", "kl", "reverse_kl"))}
-            ),
+            "paper": AtScale({"loss": axes.losses("cross_entropy", "mse", "mse_softmax", "kl", "reverse_kl")}),
+            # mse does not go with the small recipe's Sinkhorn
+            "small": AtScale({"loss": axes.losses("cross_entropy", "mse_softmax", "kl", "reverse_kl")}),
         },
     ),
     "multicrop": NamedStudy(
@@ -179,36 +102,30 @@ STUDIES: dict[str, NamedStudy] = {
         {
             "paper": AtScale(
                 {
-                    "local views": NamedAxis(
-                        _CROPS,
-                        (
-                            Value("none", {"views.num_local": 0, "views.global_scale": [0.14, 1.0]}),
-                            *(Value(f"{count} local", {"views.num_local": count}) for count in (2, 6, 10)),
-                        ),
-                    )
+                    "local views": _local_views(
+                        Value("none", axes.NO_MULTICROP.settings),
+                        *(Value(f"{count} local", {"views.num_local": count}) for count in _COUNTS),
+                    ),
+                    "scales": axes.scales(local=True),
                 }
             ),
             "small": AtScale(
                 {
-                    "local views": NamedAxis(
-                        _CROPS, (Value("none", {"views.num_local": 0}), *map(_local_views, (2, 4, 6)))
-                    )
+                    "local views": _local_views(Value("none", {"views.num_local": 0}), *map(axes.local_views, _COUNTS)),
+                    "scales": axes.scales(local=False),
                 }
             ),
         },
     ),
     "batch-size": NamedStudy(
         "How small may the batch be? (Table 9)",
-        {
-            "paper": AtScale({"batch size": NamedAxis(_BATCHES, _each("batch_size", 128, 256, 512, 1024))}),
-            "small": AtScale(
-                {
-                    "batch size": NamedAxis(
-                        _BATCHES, _each("batch_size", *(Times("batch_size", share) for share in (1 / 4, 1 / 2, 1, 2)))
-                    )
-                }
-            ),
-        },
+        _of_one_setting(
+            "batch size",
+            "Batch size (Table 9)",
+            "batch_size",
+            (128, 256, 512, 1024),
+            tuple(Times("batch_size", share) for share in (1 / 4, 1 / 2, 1, 2)),
+        ),
     ),
     "momentum": NamedStudy(
         "How slowly should teacher and centre follow? (centre: appendix D)",
@@ -216,15 +133,17 @@ STUDIES: dict[str, NamedStudy] = {
             "paper": AtScale(
                 {
                     "teacher momentum": NamedAxis(
-                        _MOMENTUM, _each("method.teacher_momentum", 0.0, 0.9, 0.99, 0.996, 0.999)
+                        axes.MOMENTUM, each("method.teacher_momentum", 0.0, 0.9, 0.99, 0.996, 0.999)
                     ),
-                    "centre momentum": NamedAxis(_CENTRE, _each("method.center_momentum", 0.0, 0.9, 0.99, 0.999)),
+                    "centre momentum": NamedAxis(
+                        "Momentum of the centre (appendix D)", each("method.center_momentum", 0.0, 0.9, 0.99, 0.999)
+                    ),
                 }
             ),
             "small": AtScale(
                 {
                     "teacher momentum": NamedAxis(
-                        _MOMENTUM, _each("method.teacher_momentum", 0.0, 0.9, 0.97, 0.99, 0.996)
+                        axes.MOMENTUM, each("method.teacher_momentum", 0.0, 0.9, 0.97, 0.99, 0.996)
                     )
                 }
             ),
@@ -233,60 +152,51 @@ STUDIES: dict[str, NamedStudy] = {
     "temperature": NamedStudy(
         "How sharp should the teacher be? (appendix D)",
         {
-            "paper": AtScale(
-                {
-                    "teacher temperature": NamedAxis(
-                        _TEMPERATURE,
-                        (
-                            *_sharpness(0.02, 0.04, 0.06, 0.08),
-                            Value(
-                                "0.04 to 0.07",
-                                {
-                                    "method.teacher_temperature": 0.07,
-                                    "method.warmup_teacher_temperature": 0.04,
-                                    "method.warmup_teacher_temperature_epochs": 30,
-                                },
-                            ),
-                        ),
-                    )
-                }
-            ),
-            "small": AtScale({"teacher temperature": NamedAxis(_TEMPERATURE, _sharpness(0.02, 0.03, 0.04, 0.06, 0.1))}),
+            "paper": _temperatures(*axes.sharpness(0.02, 0.04, 0.06, 0.08), axes.warmed_up(0.04, 0.07, 30)),
+            "small": _temperatures(*axes.sharpness(0.02, 0.03, 0.04, 0.06, 0.1), axes.warmed_up(0.02, 0.05, 2)),
         },
     ),
     "head": NamedStudy(
         "How should the projection head be built? (appendix C)",
-        {"paper": AtScale(_head(64, 128, 256, 512)), "small": AtScale(_head(16, 32, 64, 128))},
+        {
+            "paper": AtScale(axes.head((512, 1024, 2048, 4096), (64, 128, 256, 512))),
+            "small": AtScale(axes.head((64, 128, 256, 512), (16, 32, 64, 128))),
+        },
     ),
     "output-dim": NamedStudy(
         "How many outputs? (appendix C)",
-        {
-            "paper": AtScale(
-                {"outputs": NamedAxis(_OUTPUTS, _each("method.out_dim", 1024, 4096, 16384, 65536, 262144))}
-            ),
-            "small": AtScale({"outputs": NamedAxis(_OUTPUTS, _each("method.out_dim", 64, 256, 512, 1024, 4096))}),
-        },
+        _of_one_setting(
+            "outputs",
+            "Outputs of the head, K (appendix C)",
+            "method.out_dim",
+            (1024, 4096, 16384, 65536, 262144),
+            (64, 256, 512, 1024, 4096),
+        ),
     ),
     "patch-size": NamedStudy(
         "What do smaller patches bring, and what do they cost? (Figure 5)",
         {
             "paper": AtScale(
-                {"patch": NamedAxis(_PATCHES, _each("backbone", "vit_small_patch16_224", "vit_small_patch8_224"))},
+                {"patch": NamedAxis(_PATCHES, each("backbone", "vit_small_patch16_224", "vit_small_patch8_224"))},
                 networks=("vit_small_patch16_224",),
             ),
             "small": AtScale(
-                {
-                    "patch": NamedAxis(
-                        _PATCHES, _each("backbone", *(f"vit_micro_patch{side}_64" for side in (16, 8, 4)))
-                    )
-                },
+                {"patch": NamedAxis(_PATCHES, each("backbone", *(f"vit_micro_patch{side}_64" for side in (16, 8, 4))))},
                 {"backbone": "vit_micro_patch8_64"},
                 networks=("vit_micro_conv8",),
             ),
         },
     ),
+    "augmentations": NamedStudy(
+        "Which augmentations matter? (not in the paper)", _both({"without": axes.AUGMENTATIONS})
+    ),
+    "optimisation": NamedStudy(
+        "How should it be optimised? (not in the paper)",
+        _both({"learning rate": axes.LEARNING_RATE, "drop path": axes.DROP_PATH, "form": axes.OPTIMISATION}),
+    ),
+    "data": NamedStudy("How many images does it take? (not in the paper)", _both({"share": axes.FRACTION})),
 }
-"""name -> the study. The small values of a network's width, K, or momentum are those that a run of minutes bears."""
+"""name -> the study."""
 
 
 def named_study(name: str, recipe: str = DEFAULT_RECIPE) -> StudyDefinition:

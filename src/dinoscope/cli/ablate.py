@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class Options:
     """An ablation study: a base, and runs that differ from it in one thing each (or as a file says).
 
-    STUDY is a TOML file (docs/ablation.md), or the name of one of the paper's studies; without it they are listed.
+    STUDY is a TOML file (docs/ablation.md), or a name, as of the paper's studies; without it the names are listed.
     Started again with the same options, a study goes on where it was stopped or killed; finished runs and what was
     measured of them are kept. Writes ablation.md, .csv, .json and .html to OUT, and run folders to OUT/runs.
     """
@@ -120,7 +120,8 @@ def _listing() -> str:
     lines = [f"  {name:<{width}}  {study.title}" for name, study in STUDIES.items()]
     usage = "usage: dinoscope ablate NAME|FILE.toml --data DIR --out DIR [options]   (dinoscope ablate --help)"
     hint = "dinoscope ablate NAME --show prints a study as a file, to be copied and changed."
-    return "\n".join([usage, "", "The paper's studies (Caron et al. 2021):", *lines, "", hint])
+    heading = "Studies by name, of the paper (Caron et al. 2021) where nothing else is said:"
+    return "\n".join([usage, "", heading, *lines, "", hint])
 
 
 def _places(options: Options) -> tuple[Path, Path]:
@@ -145,7 +146,10 @@ def _check_same_study(study: StudyDefinition, out: Path) -> None:
 def _planned(study: StudyDefinition, options: Options, data: Path, out: Path) -> PlannedStudy:
     from dinoscope.ablation.planning import plan_study
 
-    return plan_study(study, data, out, epochs=options.epochs, placed=lambda config: placed(config, options.execution))
+    plan = plan_study(study, data, out, epochs=options.epochs, placed=lambda config: placed(config, options.execution))
+    for name in plan.idle_axes:
+        say(f"the axis {name} has no runs: its only value is the base's own")
+    return plan
 
 
 def _evaluating(options: Options, data: Path) -> Evaluating:

@@ -264,7 +264,9 @@ def _effect(axis: Axes, place: int, effect: Effect) -> None:
     if effect.low is not None and effect.high is not None:
         axis.plot([effect.low, effect.high], [place, place], color=color, linewidth=1.6, zorder=3)
     axis.plot(effect.value, place, "o", color=color, markerfacecolor=color if sure else "white", markersize=6, zorder=4)
-    text = f"{effect.value:+.1f}".replace("-", "\u2212") + (f" {effect.mark}" if effect.mark else "")
+    figure = f"{effect.value:+.1f}".replace("-", "\u2212")
+    figure = "0.0" if figure.strip("+\u2212") == "0.0" else figure
+    text = figure + (f" {effect.mark}" if effect.mark else "")
     low, high = axis.get_xlim()
     share = (effect.value - low) / (high - low)  # a text at an edge grows inwards
     axis.annotate(
@@ -276,4 +278,6 @@ def _effect(axis: Axes, place: int, effect: Effect) -> None:
         fontsize=7,
         color=color,
         parse_math=False,
+        zorder=5,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},  # the line at 0 does not strike it out
     )
