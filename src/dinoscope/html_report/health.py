@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import shlex
 import statistics
@@ -12,8 +13,10 @@ from typing import Literal
 import torch
 
 from dinoscope.html_report.runs import RunRecord
-from dinoscope.methods import build_method
+from dinoscope.methods import MethodSettings, build_method
 from dinoscope.methods.health import COLLAPSED_SPREAD, Verdict
+from dinoscope.methods.online import OnlineMethod
+from dinoscope.models.backbone import BackboneConfig
 from dinoscope.report.html import Block, Bullets, Code, Folded, Notice, Section
 from dinoscope.report.tables import Column, Table, TableRow
 from dinoscope.report.tables import Section as Rows
@@ -111,12 +114,17 @@ def diagnosis(run: RunRecord) -> Verdict | None:
     means = {
         name: statistics.fmean(line[name] for line in recent) for name in recent[-1] if all(name in x for x in recent)
     }
-    with torch.device("meta"):  # its settings judge, its weights are not needed
-        method = build_method(run.config.method, run.config.backbone_config, max(run.classes or 0, 2))
     try:
-        return method.diagnose(means)
+        return _judge(run.config.method, run.config.backbone_config, max(run.classes or 0, 2)).diagnose(means)
     except KeyError:  # a run from before the value was logged
         return None
+
+
+@functools.lru_cache(maxsize=16)
+def _judge(config: MethodSettings, backbone: BackboneConfig, classes: int) -> OnlineMethod:
+    """A method whose settings judge: its weights are not needed, and it is asked for several times of each run."""
+    with torch.device("meta"):
+        return build_method(config, backbone, classes)
 
 
 def collapsed_features(run: RunRecord) -> bool:

@@ -45,12 +45,14 @@ def _trained(runs: Sequence[RunRecord]) -> str:
     """What was trained on what, in one or two sentences."""
     methods = listed(list(dict.fromkeys(run.method for run in runs)))
     networks = listed(list(dict.fromkeys(run.architecture.partition(" (")[0] for run in runs)))
-    data = listed(list(dict.fromkeys(map(_data, runs))))
     lengths = sorted({run.config.epochs for run in runs})
     length = _epochs(lengths[0]) if len(lengths) == 1 else f"{lengths[0]:g} to {_epochs(lengths[-1])}"
-    each = " each" if len(runs) > 1 and len(lengths) == 1 else ""
-    time = _time(runs[0], "about ") if len(runs) == 1 and runs[0].seconds is not None else ""
-    return f"{methods} trained {networks} for {length}{each}{f' ({time})' if time else ''} on {data}."
+    if len(runs) == 1:
+        time = "" if runs[0].seconds is None else f" ({_time(runs[0], 'about ')})"
+        return f"{methods} on {networks}, trained for {length}{time} on {_data(runs[0])}."
+    data = listed(list(dict.fromkeys(_data(run, whether_used=False) for run in runs)))
+    each = " each" if len(lengths) == 1 else ""
+    return f"{len(runs)} runs of {methods} on {networks}, trained for {length}{each} on {data}."
 
 
 def _epochs(number: float) -> str:
@@ -150,11 +152,12 @@ def _table(
     return Table(columns, (Rows(tuple(rows)),), caption, remarks=tuple(remarks))
 
 
-def _data(run: RunRecord) -> str:
+def _data(run: RunRecord, *, whether_used: bool = True) -> str:
+    """whether_used: say of labels that are there that they were not used."""
     if run.images is None:
         return str(run.config.data)
     classes = "" if run.classes is None else " without labels" if run.classes == 0 else f" in {run.classes} classes"
-    unused = " (whose labels were not used)" if run.classes and run.method_key != "supervised" else ""
+    unused = " (whose labels were not used)" if whether_used and run.classes and run.method_key != WITH_LABELS else ""
     return f"{count(run.images)} images{classes}{unused} from {run.config.data}"
 
 

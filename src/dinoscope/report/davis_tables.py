@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dinoscope.measurement import Measurement
-from dinoscope.report.tables import Column, Section, Table, TableRow, best_marked
+from dinoscope.report.tables import BOLD, Column, Section, Table, TableRow, best_marked
 
 FIGURES = {
     "jf_mean": "J&F",
@@ -21,6 +21,9 @@ FIGURES = {
 
 _MEANS = ("jf_mean", "j_mean", "f_mean")
 
+_DECAYS = ("j_decay", "f_decay")
+"""Whose best is not marked: who follows nothing from the start loses nothing later."""
+
 ABSENT = "–"
 
 OBJECT_HEADER = ("model", "sequence", "object", "frames", *FIGURES)
@@ -34,7 +37,7 @@ def davis_table(
     remarks: Sequence[str],
 ) -> Table:
     """Rows are (model, figures in %); those published come in a section with the label."""
-    values = [[None, *(_rank(key, figures.get(key)) for key in FIGURES)] for _, figures in rows]
+    values = [[None, *(None if key in _DECAYS else figures.get(key) for key in FIGURES)] for _, figures in rows]
     sections = [Section(best_marked([_row(*row) for row in rows], values), "Measured here" if published else "")]
     if published:
         sections.append(Section(tuple(_row(*row) for row in published), label))
@@ -57,7 +60,12 @@ def measured_table(
     figures.sort(key=lambda each: -each[1].get("jf_mean", 0.0))
     objects, count = protocol["objects"], len(protocol["sequences"])
     caption = f"DAVIS {protocol['year']}: objects {objects}, sequences {count}; in %"
-    remarks = [f"Videos: {protocol['data']}", *protocol_lines(protocol), *([source] if published else [])]
+    remarks = [
+        f"Videos: {protocol['data']}",
+        *protocol_lines(protocol),
+        *([BOLD] if len(rows) > 1 else []),
+        *([source] if published else []),
+    ]
     return davis_table(figures, published, label, caption, remarks)
 
 
@@ -107,11 +115,6 @@ def csv_cells(rows: Sequence[Mapping[str, str | float]]) -> Iterator[list[str]]:
 
 def _row(name: str, figures: Mapping[str, float]) -> TableRow:
     return TableRow((name, *(_shown(figures[key]) if key in figures else ABSENT for key in FIGURES)))
-
-
-def _rank(name: str, value: float | None) -> float | None:
-    """The more the better; of a decay, the less."""
-    return -value if value is not None and name.endswith("decay") else value
 
 
 def _shown(value: str | float) -> str:
