@@ -7,7 +7,7 @@ import math
 import shlex
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -52,8 +52,9 @@ def health_section(runs: Sequence[RunRecord]) -> Section:
     """Findings, the figures that they rest on, and what these mean."""
     found = [each for run in runs for each in findings(run)]
     well = [each.run for each in found if each.kind == "good"]
-    wrong, worth_knowing = ([each.notice() for each in found if each.kind == kind] for kind in ("warning", "note"))
-    blocks: list[Block] = [*wrong, *worth_knowing]
+    blocks: list[Block] = [
+        each.notice() for kind in ("warning", "note") for each in together([one for one in found if one.kind == kind])
+    ]
     if well:
         blocks.append(Notice(f"{listed(well)}: {HEALTHY}", "good"))
     blocks.append(_table(runs))
@@ -68,19 +69,21 @@ def health_section(runs: Sequence[RunRecord]) -> Section:
 
 def findings(run: RunRecord) -> list[Finding]:
     """All that is to be said of a run, the gravest first; one that all is well where nothing is wrong."""
-    found = [
-        *_state(run),
-        *_collapse(run),
-        *_features(run),
-        *_guessing(run),
-        *_said(run),
-        *_data(run),
-    ]
+    found = [*_state(run), *_collapse(run), *_features(run), *_guessing(run), *_said(run), *_data(run)]
     if not any(each.kind == "warning" for each in found):
         judged = verdict(run)
         well = judged == "healthy"
         found.insert(0, Finding(run.label, "good" if well else "note", HEALTHY if well else f"{judged}."))
     return sorted(found, key=lambda each: ("warning", "good", "note").index(each.kind))
+
+
+def together(found: Sequence[Finding]) -> list[Finding]:
+    """Findings that say the same of several runs become one, with all their names."""
+    names: dict[str, list[str]] = {}
+    for each in found:
+        names.setdefault(each.text, []).append(each.run)
+    first = {each.text: each for each in reversed(found)}
+    return [replace(first[text], run=listed(runs)) for text, runs in names.items()]
 
 
 def verdict(run: RunRecord) -> str:

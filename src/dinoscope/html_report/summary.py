@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from dinoscope.comparison.ranking import ACCURACIES, WITH_LABELS, best, ranked
 from dinoscope.html_report.headline import TITLES, headlines
-from dinoscope.html_report.health import HEALTHY, SHORT, Finding, findings, is_wrong, verdict
+from dinoscope.html_report.health import HEALTHY, SHORT, findings, is_wrong, together, verdict
 from dinoscope.html_report.runs import RunRecord
 from dinoscope.report.html import Block, Bullets, KeyValues, Notice, Paragraph, Section
 from dinoscope.report.tables import Column, Table, TableRow
@@ -89,7 +89,7 @@ def _facts(run: RunRecord, measured: dict[str, Entry], parameters: dict[str, int
     if config.init:
         pairs.insert(2, ("Began from", config.init))
     pairs += [
-        (f"{name[:1].upper()}{name[1:]} top-1", f"{value:.1f} %")
+        (f"{name} top-1", f"{value:.1f} %")
         for key, name in TITLES.items()
         if entry and (value := entry.value(key)) is not None
     ]
@@ -182,7 +182,7 @@ def _standing(run: RunRecord) -> str:
 
 def _warnings(runs: Sequence[RunRecord]) -> list[Notice]:
     """All that is wrong; else a line that nothing is."""
-    wrong: list[Finding] = [each for run in runs for each in findings(run) if each.kind == "warning"]
+    wrong = together([each for run in runs for each in findings(run) if each.kind == "warning"])
     if wrong:
         left = len(wrong) - MOST_WARNINGS
         more = [Notice(f"{left} more warnings stand in the section on health.", "warning")] if left > 0 else []
