@@ -127,7 +127,11 @@ def test_voc_draws_the_best_and_the_worst_images_with_the_figures_that_are_kept(
     section = voc.section(subjects(runs))
     (table,) = of_kind(section, Table)
     shown = [row.cells[0] for each in table.sections for row in each.rows]
-    assert shown == ["one", "two"]  # at 64 px nothing published stands beside
+    assert sorted(shown) == ["one", "two"]  # at 64 px nothing published stands beside
+    at = [column.title for column in table.columns].index("strict: mean over the heads")
+    means = [float(row.cells[at].partition(" ")[0]) for row in table.sections[0].rows]
+    assert means == sorted(means, reverse=True)
+    assert table.sections[0].rows[0].best
     assert "[" in table.sections[0].rows[0].cells[1]
     (figure,) = of_kind(section, Figure)
     assert "3 of 8 images" in figure.caption

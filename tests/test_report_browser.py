@@ -77,10 +77,16 @@ def test_all_pictures_are_there_and_nothing_is_wider_than_the_page(opened):
     assert opened.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
     # what stands in a frame of its own scrolls there; all else stays within the page
     outside = opened.evaluate(
-        "[...document.querySelectorAll('main *')].filter(each => !each.closest('.scroll, svg') && "
+        "[...document.querySelectorAll('main *')].filter(each => !each.closest('.scroll, .frame, svg') && "
         "each.getBoundingClientRect().right > innerWidth + 1).map(each => each.outerHTML.slice(0, 80))"
     )
     assert outside == []
+    shrunk = opened.evaluate(
+        "[...document.querySelectorAll('.frame img')].filter(each => each.width < 0.74 * each.naturalWidth "
+        "&& each.width < 900).map(each => [each.width, each.naturalWidth])"
+    )
+    assert opened.locator(".frame img").count() > 0
+    assert shrunk == []
 
 
 def test_navigation_leads_to_the_sections(opened):

@@ -11,7 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from dinoscope.report.tables import Column, Section, Table, TableRow, csv_text, escape_latex, latex, markdown
+from dinoscope.report.html_text import table_html
+from dinoscope.report.tables import (
+    Column,
+    Section,
+    Table,
+    TableRow,
+    best_marked,
+    csv_text,
+    escape_latex,
+    latex,
+    markdown,
+)
 
 TEXT = st.text(
     st.sampled_from("ab1 .,-+=()|\\`*_{}[]<>#~&!$%^'\"\n\t;:/@±×–é世") | st.characters(codec="utf-8"), max_size=24
@@ -137,3 +148,16 @@ def test_rows_and_marks_that_do_not_fit_are_refused() -> None:
         Table((Column("a"), Column("b")), (Section((TableRow(("1", "2", "3")),)),))
     with pytest.raises(ValueError, match="notes"):
         Table((Column("a"),), (Section((TableRow(("1",), (1,)),)),))
+
+
+def test_the_best_of_each_column_is_bold_and_what_looks_the_same_is_as_good():
+    cells = [("a_", "1.0", "5.0"), ("b", "2.0", "–"), ("c", "2.0", "–")]
+    values = [[None, 1.04, 5.0], [None, 2.01, None], [None, 1.99, None]]
+    rows = best_marked([TableRow(each) for each in cells], values)
+    assert [row.best for row in rows] == [(), (1,), (1,)]  # the only figure of a column is no best
+    table = Table((Column("m"), Column("x"), Column("y")), (Section(rows),))
+    assert "| b | **2.0** | – |" in markdown(table)
+    assert r"b & \textbf{2.0} & --" in latex(table)
+    assert table_html(table).count("<strong>2.0</strong>") == 2
+    with pytest.raises(ValueError, match="best"):
+        Table((Column("m"),), (Section((TableRow(("a",), best=(1,)),)),))

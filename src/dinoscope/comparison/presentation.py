@@ -242,6 +242,7 @@ def panels(comparison: Comparison) -> tuple[list[Panel], str]:
     speeds = [row.cell("throughput") for row in networks]
     by_speed = all(speed is not None for speed in speeds)
     found: list[Panel] = []
+    of_seeds = has_seeds(comparison)
     for name, title in titles.items():
         points = tuple(
             Point(
@@ -251,6 +252,7 @@ def panels(comparison: Comparison) -> tuple[list[Panel], str]:
                 speed.mean if by_speed and speed is not None else row.first.parameters or 0.0,
                 cell.mean,
                 cell.deviation,
+                None if of_seeds or (sure := interval(row, name)) is None else (sure.low, sure.high),
             )
             for row, speed in zip(networks, speeds, strict=True)
             if (cell := row.cell(name))
@@ -259,6 +261,19 @@ def panels(comparison: Comparison) -> tuple[list[Panel], str]:
         if points:
             found.append(Panel(title, points, (METHOD_NAMES["pixels"], pixels[0]) if pixels else None))
     return found, "throughput (images/s)" if by_speed else "parameters of the backbone (M)"
+
+
+def has_seeds(comparison: Comparison) -> bool:
+    """Whether any accuracy is of several runs: then bars show their deviation, and no other kind stands beside."""
+    cells = [row.cell(name) for row in comparison.rows for name in ACCURACIES]
+    return any(cell is not None and cell.deviation is not None for cell in cells)
+
+
+def bars_line(comparison: Comparison) -> str:
+    """What the bars of the figure are."""
+    if has_seeds(comparison):
+        return "Bars: one standard deviation over the seeds each way, where there are several"
+    return "Bars: 95 % intervals for the number of images alone (Wilson)"
 
 
 def online_curves(comparison: Comparison) -> list[Curve]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from dinoscope.comparison.baselines import pixels_entry, random_entries
 from dinoscope.comparison.presentation import (
     CSV_HEADER,
+    bars_line,
     csv_rows,
     display_table,
     json_values,
@@ -119,7 +120,11 @@ def _json(comparison: Comparison, _: Table, published: bool) -> bytes:
 def _picture(kind: Callable[..., bytes]) -> Callable[[Comparison, Table, bool], bytes | None]:
     def make(comparison: Comparison, _: Table, __: bool) -> bytes | None:
         found, x_title = panels(comparison)
-        return kind(scatter(found, x_title, speed_line(comparison))) if found else None
+        return (
+            kind(scatter(found, x_title, ". ".join(filter(None, (bars_line(comparison), speed_line(comparison))))))
+            if found
+            else None
+        )
 
     return make
 

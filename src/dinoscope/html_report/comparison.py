@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dinoscope.comparison.baselines import pixels_entry, random_entries
-from dinoscope.comparison.presentation import display_table, panels
+from dinoscope.comparison.presentation import bars_line, display_table, panels
 from dinoscope.comparison.ranking import best_first
 from dinoscope.report.comparison_figure import scatter, svg
 from dinoscope.report.html import Block, Figure, Notice, Section
@@ -45,11 +45,7 @@ def comparison_section(comparison: Comparison) -> Section:
     found, x_title = panels(comparison)
     if len({point.x for panel in found for point in panel.points}) > 1:
         drawing = svg(scatter(found, x_title, size=(4.3, 3.9))).decode("utf-8")
-        caption = (
-            f"Accuracy against {x_title}. Bars: one standard deviation over the seeds, where there are several."
-            if any(point.deviation is not None for panel in found for point in panel.points)
-            else f"Accuracy against {x_title}."
-        )
+        caption = f"Accuracy against {x_title}: further up is better. {bars_line(comparison)}."
         blocks.append(Figure(drawing, caption, f"Accuracy of each model against {x_title}"))
     lead = "Accuracy of frozen features, size and speed. Rows that were measured otherwise than most are marked."
     return Section("Comparison", "comparison", lead, tuple(blocks))

@@ -19,10 +19,13 @@ from dinoscope.measurement import Extract, Watch
 from dinoscope.report.embedding_figure import ModelPoints, labelling_of, points_page, thumbnail, thumbnails_page
 from dinoscope.report.html import Block, Figure, Folded, Notice, Section
 from dinoscope.report.web_pictures import webp
+from dinoscope.report.words import listed
 from dinoscope.study.subjects import Subject
 from dinoscope.types import FeatureBank
 
 MOST_IMAGES = 600
+MOST_MODELS = 8
+"""Whose maps are drawn: each takes seconds, and a fifth of a megabyte."""
 _OPEN = 2
 """Maps of thumbnails that are seen at once; those of further models open at a click."""
 
@@ -47,7 +50,11 @@ def section(
     chosen, method, extract = balanced(found, MOST_IMAGES), method or best_method(), extract or Extract()
     maps: list[_Placed] = []
     notices: list[Block] = []
-    for subject, title in zip(subjects, titles_of(subjects), strict=True):
+    titles = titles_of(subjects)
+    if left := titles[MOST_MODELS:]:
+        text = f"The first {MOST_MODELS} models are shown, in the order given. `dinoscope embed` draws: {listed(left)}."
+        notices.append(Notice(text))
+    for subject, title in list(zip(subjects, titles, strict=True))[:MOST_MODELS]:
         bank = extract(subject.backbone, chosen, f"{title}: features for its map")
         try:
             with extract.watch(f"{title}: placing images") as progress:  # UMAP takes seconds to be loaded

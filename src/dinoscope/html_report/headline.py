@@ -11,7 +11,8 @@ from dinoscope.html_report.runs import RunRecord
 from dinoscope.report.words import count, listed
 from dinoscope.study.compare import BASELINES, Comparison, Row
 
-TITLES = {"linear": "linear probe", "knn": "k-NN"}
+TITLES = {"linear": "Linear probe", "knn": "k-NN"}
+_WITHIN = {"linear": "linear probe", "knn": "k-NN"}  # a sentence
 
 
 def headlines(runs: Sequence[RunRecord], comparison: Comparison | None) -> list[str]:
@@ -38,10 +39,9 @@ def _contest(comparison: Comparison, name: str) -> list[str]:
     every = ranked(comparison, name)
     if not every:
         return []
-    rows, what = contenders(every), TITLES[name]
+    rows, title = contenders(every), TITLES[name]
     scope = " without labels" if len(rows) < len(every) else ""
     first, second, last = rows[0], rows[1], rows[-1]
-    title = f"{what[:1].upper()}{what[1:]}"
     if _figure(first, name) == _figure(last, name):
         said = f"{title} accuracy is the same everywhere{scope}: {_figure(first, name)} %."
     else:
@@ -60,7 +60,7 @@ def _contest(comparison: Comparison, name: str) -> list[str]:
 def _alone(row: Row, comparison: Comparison) -> list[str]:
     """One row's accuracies."""
     found = [name for name in ACCURACIES if row.cell(name)]
-    figures = listed([f"{_with_ends(row, name)} ({TITLES[name]})" for name in found])
+    figures = listed([f"{_with_ends(row, name)} ({_WITHIN[name]})" for name in found])
     measured = [entry.measurements[found[0]] for entry in row.entries if found[0] in entry.measurements]
     images, chance = images_classified(measured[0]), guessing([row], found[0])
     which = f"{count(images)} images" if images else "images"

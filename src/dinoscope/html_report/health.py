@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import shlex
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
 from dinoscope.html_report.runs import RunRecord
-from dinoscope.methods import build_method
+from dinoscope.methods import MethodSettings, build_method
 from dinoscope.methods.health import COLLAPSED_SPREAD, Verdict
+from dinoscope.methods.online import OnlineMethod
+from dinoscope.models.backbone import BackboneConfig
 from dinoscope.report.html import Block, Bullets, Code, Folded, Notice, Section
 from dinoscope.report.tables import Column, Table, TableRow
 from dinoscope.report.tables import Section as Rows
@@ -49,8 +52,9 @@ def health_section(runs: Sequence[RunRecord]) -> Section:
     """Findings, the figures that they rest on, and what these mean."""
     found = [each for run in runs for each in findings(run)]
     well = [each.run for each in found if each.kind == "good"]
-    wrong, worth_knowing = ([each.notice() for each in found if each.kind == kind] for kind in ("warning", "note"))
-    blocks: list[Block] = [*wrong, *worth_knowing]
+    blocks: list[Block] = [
+        each.notice() for kind in ("warning", "note") for each in together([one for one in found if one.kind == kind])
+    ]
     if well:
         blocks.append(Notice(f"{listed(well)}: {HEALTHY}", "good"))
     blocks.append(_table(runs))
@@ -65,19 +69,21 @@ def health_section(runs: Sequence[RunRecord]) -> Section:
 
 def findings(run: RunRecord) -> list[Finding]:
     """All that is to be said of a run, the gravest first; one that all is well where nothing is wrong."""
-    found = [
-        *_state(run),
-        *_collapse(run),
-        *_features(run),
-        *_guessing(run),
-        *_said(run),
-        *_data(run),
-    ]
+    found = [*_state(run), *_collapse(run), *_features(run), *_guessing(run), *_said(run), *_data(run)]
     if not any(each.kind == "warning" for each in found):
         judged = verdict(run)
         well = judged == "healthy"
         found.insert(0, Finding(run.label, "good" if well else "note", HEALTHY if well else f"{judged}."))
     return sorted(found, key=lambda each: ("warning", "good", "note").index(each.kind))
+
+
+def together(found: Sequence[Finding]) -> list[Finding]:
+    """Findings that say the same of several runs become one, with all their names."""
+    names: dict[str, list[str]] = {}
+    for each in found:
+        names.setdefault(each.text, []).append(each.run)
+    first = {each.text: each for each in reversed(found)}
+    return [replace(first[text], run=listed(runs)) for text, runs in names.items()]
 
 
 def verdict(run: RunRecord) -> str:
@@ -111,12 +117,17 @@ def diagnosis(run: RunRecord) -> Verdict | None:
     means = {
         name: statistics.fmean(line[name] for line in recent) for name in recent[-1] if all(name in x for x in recent)
     }
-    with torch.device("meta"):  # its settings judge, its weights are not needed
-        method = build_method(run.config.method, run.config.backbone_config, max(run.classes or 0, 2))
     try:
-        return method.diagnose(means)
+        return _judge(run.config.method, run.config.backbone_config, max(run.classes or 0, 2)).diagnose(means)
     except KeyError:  # a run from before the value was logged
         return None
+
+
+@functools.lru_cache(maxsize=16)
+def _judge(config: MethodSettings, backbone: BackboneConfig, classes: int) -> OnlineMethod:
+    """A method whose settings judge: its weights are not needed, and it is asked for several times of each run."""
+    with torch.device("meta"):
+        return build_method(config, backbone, classes)
 
 
 def collapsed_features(run: RunRecord) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from dinoscope.comparison.ranking import ACCURACIES, WITH_LABELS, best, ranked
 from dinoscope.html_report.headline import TITLES, headlines
-from dinoscope.html_report.health import HEALTHY, SHORT, Finding, findings, is_wrong, verdict
+from dinoscope.html_report.health import HEALTHY, SHORT, findings, is_wrong, together, verdict
 from dinoscope.html_report.runs import RunRecord
 from dinoscope.report.html import Block, Bullets, KeyValues, Notice, Paragraph, Section
 from dinoscope.report.tables import Column, Table, TableRow
@@ -45,12 +45,14 @@ def _trained(runs: Sequence[RunRecord]) -> str:
     """What was trained on what, in one or two sentences."""
     methods = listed(list(dict.fromkeys(run.method for run in runs)))
     networks = listed(list(dict.fromkeys(run.architecture.partition(" (")[0] for run in runs)))
-    data = listed(list(dict.fromkeys(map(_data, runs))))
     lengths = sorted({run.config.epochs for run in runs})
     length = _epochs(lengths[0]) if len(lengths) == 1 else f"{lengths[0]:g} to {_epochs(lengths[-1])}"
-    each = " each" if len(runs) > 1 and len(lengths) == 1 else ""
-    time = _time(runs[0], "about ") if len(runs) == 1 and runs[0].seconds is not None else ""
-    return f"{methods} trained {networks} for {length}{each}{f' ({time})' if time else ''} on {data}."
+    if len(runs) == 1:
+        time = "" if runs[0].seconds is None else f" ({_time(runs[0], 'about ')})"
+        return f"{methods} on {networks}, trained for {length}{time} on {_data(runs[0])}."
+    data = listed(list(dict.fromkeys(_data(run, whether_used=False) for run in runs)))
+    each = " each" if len(lengths) == 1 else ""
+    return f"{len(runs)} runs of {methods} on {networks}, trained for {length}{each} on {data}."
 
 
 def _epochs(number: float) -> str:
@@ -87,7 +89,7 @@ def _facts(run: RunRecord, measured: dict[str, Entry], parameters: dict[str, int
     if config.init:
         pairs.insert(2, ("Began from", config.init))
     pairs += [
-        (f"{name[:1].upper()}{name[1:]} top-1", f"{value:.1f} %")
+        (f"{name} top-1", f"{value:.1f} %")
         for key, name in TITLES.items()
         if entry and (value := entry.value(key)) is not None
     ]
@@ -150,11 +152,12 @@ def _table(
     return Table(columns, (Rows(tuple(rows)),), caption, remarks=tuple(remarks))
 
 
-def _data(run: RunRecord) -> str:
+def _data(run: RunRecord, *, whether_used: bool = True) -> str:
+    """whether_used: say of labels that are there that they were not used."""
     if run.images is None:
         return str(run.config.data)
     classes = "" if run.classes is None else " without labels" if run.classes == 0 else f" in {run.classes} classes"
-    unused = " (whose labels were not used)" if run.classes and run.method_key != "supervised" else ""
+    unused = " (whose labels were not used)" if whether_used and run.classes and run.method_key != WITH_LABELS else ""
     return f"{count(run.images)} images{classes}{unused} from {run.config.data}"
 
 
@@ -179,7 +182,7 @@ def _standing(run: RunRecord) -> str:
 
 def _warnings(runs: Sequence[RunRecord]) -> list[Notice]:
     """All that is wrong; else a line that nothing is."""
-    wrong: list[Finding] = [each for run in runs for each in findings(run) if each.kind == "warning"]
+    wrong = together([each for run in runs for each in findings(run) if each.kind == "warning"])
     if wrong:
         left = len(wrong) - MOST_WARNINGS
         more = [Notice(f"{left} more warnings stand in the section on health.", "warning")] if left > 0 else []

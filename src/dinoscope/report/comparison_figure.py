@@ -49,7 +49,7 @@ class Point:
 
     method: chooses the colour.
     label: is written beside the point.
-    deviation: half of the bar's length; None for no bar.
+    deviation: half of the bar's length. ends: of the bar, where there is no deviation. None of both: no bar.
     """
 
     method: str
@@ -58,6 +58,14 @@ class Point:
     x: float
     y: float
     deviation: float | None = None
+    ends: tuple[float, float] | None = None
+
+    @property
+    def bar(self) -> list[list[float]] | None:
+        """How far it reaches down and up, as matplotlib has it."""
+        if self.deviation is not None:
+            return [[self.deviation], [self.deviation]]
+        return None if self.ends is None else [[self.y - self.ends[0]], [self.ends[1] - self.y]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ class Curve:
 
 def scatter(panels: Sequence[Panel], x_title: str, note: str = "", size: tuple[float, float] = (5.4, 5.2)) -> Figure:
     """Accuracy against x, one panel for each kind of accuracy; a colour and a label per method, a marker per
-    architecture, a bar of one standard deviation each way. size: of a panel, in inches.
+    architecture, a bar for how sure it is. size: of a panel, in inches.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(len(panels), *size)
@@ -94,7 +102,7 @@ def scatter(panels: Sequence[Panel], x_title: str, note: str = "", size: tuple[f
                 axis.errorbar(
                     point.x,
                     point.y,
-                    yerr=point.deviation,
+                    yerr=point.bar,
                     color=color_of(point.method),
                     marker=MARKERS[architectures.index(point.architecture) % len(MARKERS)],
                     markersize=7.5,

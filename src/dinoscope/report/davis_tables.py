@@ -7,7 +7,7 @@ from typing import Any
 
 from dinoscope.measurement import Measurement
 from dinoscope.measurement.davis import BOOTSTRAP, MEANS
-from dinoscope.report.tables import Column, Section, Table, TableRow, best_marked
+from dinoscope.report.tables import BOLD, Column, Section, Table, TableRow, best_marked
 
 FIGURES = {
     "jf_mean": "J&F",
@@ -19,6 +19,9 @@ FIGURES = {
     "f_decay": "F decay",
 }
 """name of a figure -> title of its column."""
+
+_DECAYS = ("j_decay", "f_decay")
+"""Whose best is not marked: who follows nothing from the start loses nothing later."""
 
 ABSENT = "–"
 
@@ -33,7 +36,7 @@ def davis_table(
     remarks: Sequence[str],
 ) -> Table:
     """Rows are (model, figures in %); those published come in a section with the label."""
-    values = [[None, *(_rank(key, figures.get(key)) for key in FIGURES)] for _, figures in rows]
+    values = [[None, *(None if key in _DECAYS else figures.get(key) for key in FIGURES)] for _, figures in rows]
     sections = [Section(best_marked([_row(*row) for row in rows], values), "Measured here" if published else "")]
     if published:
         sections.append(Section(tuple(_row(*row) for row in published), label))
@@ -62,6 +65,7 @@ def measured_table(
             f"In brackets: {100 * BOOTSTRAP.confidence:g} % intervals of the bootstrap over the sequences, each drawn "
             f"with all its objects; {BOOTSTRAP.resamples} resamples"
         )
+    remarks += [BOLD] if len(rows) > 1 else []
     remarks += [source] if published else []
     return davis_table(figures, published, label, caption, remarks)
 
@@ -119,11 +123,6 @@ def _with_ends(figures: Mapping[str, float], name: str) -> str:
     if f"{name}_low" not in figures:
         return _shown(figures[name])
     return f"{_shown(figures[name])} [{_shown(figures[f'{name}_low'])}, {_shown(figures[f'{name}_high'])}]"
-
-
-def _rank(name: str, value: float | None) -> float | None:
-    """The more the better; of a decay, the less."""
-    return -value if value is not None and name.endswith("decay") else value
 
 
 def _shown(value: str | float) -> str:

@@ -101,7 +101,7 @@ footer { color: var(--quiet); font-size: 0.85rem; }
 @media (max-width: 34rem) {
   body { padding: 0 0.9rem 2rem; }
   nav { position: static; }
-  th[scope="row"] { position: sticky; left: 0; min-width: 6.5rem; max-width: 9rem; background: var(--ground); }
+  th[scope="row"] { position: sticky; left: 0; min-width: 9rem; background: var(--ground); }
   dl div { grid-template-columns: 1fr; }
 }
 @page { size: A4; margin: 15mm 14mm 17mm; }

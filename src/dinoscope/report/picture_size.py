@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 LEGIBLE = 0.75
 """Of a picture's own width: its letters, of 13 pixels, then have about 10."""
@@ -30,5 +30,5 @@ def _pixels(picture: bytes) -> int:
     try:
         with Image.open(io.BytesIO(picture)) as image:
             return image.width
-    except UnidentifiedImageError:  # it will be refused for its kind, with better words
+    except OSError:  # it will be refused for its kind, with better words
         return 0

@@ -60,6 +60,10 @@ class Table:
                 raise ValueError(f"the best cells {row.best} are not all among the {len(row.cells)} there are")
 
 
+BOLD = "Bold: the highest that was measured here"
+"""What it says below tables whose best are marked."""
+
+
 def best_marked(rows: Sequence[TableRow], values: Sequence[Sequence[float | None]]) -> tuple[TableRow, ...]:
     """The rows with the highest figure of each column in bold; nothing where there is nothing to choose from.
 

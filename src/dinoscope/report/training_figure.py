@@ -91,7 +91,7 @@ def training_panel(panel: Panel) -> Figure:
         axis.margins(y=0.12)
         if panel.from_zero:
             _, high = axis.get_ylim()
-            axis.set_ylim(0, 1.06 * high)  # with room for the name of a line at the top
+            axis.set_ylim(0, 1.12 * high)  # with room for the name of a line at the top
         axis.yaxis.set_major_locator(MaxNLocator(5))
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return figure

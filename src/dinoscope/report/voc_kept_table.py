@@ -8,7 +8,7 @@ from typing import Any
 from dinoscope.explain.maps import TITLES
 from dinoscope.measurement import Measurement
 from dinoscope.measurement.voc_record import FIGURES, PUBLISHED, STRICT_MEAN
-from dinoscope.report.tables import Column, Section, Table, TableRow, best_marked
+from dinoscope.report.tables import BOLD, Column, Section, Table, TableRow, best_marked
 from dinoscope.report.voc_tables import ABSENT, as_percent
 
 _RANKING = (STRICT_MEAN, PUBLISHED)
@@ -49,9 +49,8 @@ def kept_table(
         f"Jaccard of {title} masks in % [{100 * protocol['confidence']:g} % interval]: {protocol['data_name']}, "
         f"{protocol['images']} images, masks hold {as_percent(protocol['mass'])} of the {title}"
     )
-    return Table(
-        columns, tuple(sections), caption, remarks=(*protocol_lines(protocol), *([source] if published else []))
-    )
+    remarks = [*protocol_lines(protocol), *([BOLD] if len(rows) > 1 else []), *([source] if published else [])]
+    return Table(columns, tuple(sections), caption, remarks=tuple(remarks))
 
 
 def protocol_lines(protocol: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,86 @@
+"""What the report begins with: who is ahead, how sure that is, and what may not be ranked."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinoscope.comparison.ranking import best, best_first, interval, ranked
+from dinoscope.html_report.headline import headlines
+from dinoscope.html_report.titles import told_apart
+from dinoscope.measurement import Measurement
+from dinoscope.report.picture_size import legible_width
+from dinoscope.study.compare import Comparison, Entry, compare
+from dinoscope.types import Metric
+
+
+def entry(method: str, linear: float, images: int = 1000, seed: int = 0) -> Entry:
+    found = Measurement({"val_images": images, "classes": 4}, (Metric("linear_top1", linear, "%"),))
+    return Entry(method, "vit_micro_conv8", 0.3, f"{method}{seed}", seed, {"method": method}, {"linear": found})
+
+
+def of(*entries: Entry) -> Comparison:
+    return compare(entries)
+
+
+def test_the_contest_is_among_those_without_labels_and_says_how_sure_it_is():
+    rows = of(entry("dino", 50.0), entry("supervised", 90.0), entry("simclr", 70.0), entry("byol", 25.0))
+    (line, chance) = headlines([], rows)
+    assert line == (
+        "Linear probe without labels: SimCLR is best with 70.0 % [67.1, 72.8], then DINO with 50.0 % [46.9, 53.1]; "
+        "last is BYOL with 25.0 % [22.4, 27.8]. With labels: Supervised 90.0 %. Guessing: 25.0 %."
+    )
+    assert chance.startswith("One run of each")
+    assert [row.method for row in best(rows, "linear")] == ["SimCLR"]
+    assert [row.method for row in best_first(rows).rows] == ["Supervised", "SimCLR", "DINO", "BYOL"]
+
+
+def test_overlapping_intervals_and_different_conditions_settle_nothing():
+    assert "not settled" in headlines([], of(entry("dino", 50.0), entry("simclr", 51.0)))[0]
+    unlike = of(entry("dino", 50.0), entry("simclr", 60.0, images=500))
+    assert "not ranked" in headlines([], unlike)[0]
+    assert ranked(unlike, "linear") == ()
+    assert best_first(unlike).rows == unlike.rows
+
+
+def test_seeds_show_their_deviation_and_no_interval():
+    rows = of(entry("dino", 50.0), entry("dino", 54.0, seed=1), entry("simclr", 70.0))
+    assert "DINO with 52.0 ± 2.8 %" in headlines([], rows)[0]
+    several = next(row for row in rows.rows if row.method == "DINO")
+    assert interval(several, "linear") is None
+
+
+def test_one_model_and_nothing_measured():
+    assert headlines([], of(entry("dino", 50.0))) == [
+        "The frozen features of DINO classify 1,000 images with a top-1 accuracy of 50.0 % [46.9, 53.1] "
+        "(linear probe); guessing gives 25.0 %."
+    ]
+    assert "was not measured" in headlines([], None)[0]
+
+
+@pytest.mark.parametrize(
+    ("titles", "short"),
+    [
+        (["dino-vit_micro", "simclr-vit_micro"], ["dino", "simclr"]),
+        (["runs/a/dino", "runs/b/dino"], ["a", "b"]),
+        (["run-s0", "run-s1"], ["s0", "s1"]),
+        (["a-b", "a-b-c"], ["b", "b-c"]),
+        (["dino-vit", "dino-resnet", "moco-vit"], ["dino-vit", "dino-resnet", "moco-vit"]),
+        (["dino"], ["dino"]),
+        ([], []),
+    ],
+)
+def test_what_all_titles_share_is_left_out_where_there_is_little_room(titles, short):
+    assert told_apart(titles) == short
+
+
+def test_wide_pictures_have_a_least_width():
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((10, 1200, 3), np.uint8)).save(file, "png")
+    assert legible_width(file.getvalue()) == 900
+    assert legible_width('<svg viewBox="0 0 600 300" width="600pt"></svg>') == 600  # points are larger than pixels
+    assert legible_width('<svg width="5"></svg>') == 0
+    assert legible_width(b"no picture") == 0
