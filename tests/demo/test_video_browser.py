@@ -113,3 +113,7 @@ def test_cancel_stops_the_work_and_leaves_nothing(page: Any, folder: Path) -> No
         page.wait_for_timeout(200)
     assert written(folder) == []
     says(page, "progress", "Cancelled")
+    page.click("#video-follow")
+    says(page, "progress", "Frame .* of 36")
+    page.click("#video-cancel")
+    says(page, "progress", "Cancelled")
