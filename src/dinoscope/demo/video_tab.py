@@ -204,6 +204,7 @@ def _connect(parts: _Parts, session: gr.State, actions: VideoActions, tab: gr.Ta
     loaded = [session, parts.status, parts.taking, parts.frame, parts.editor, parts.mode, *results]
     load: dict[str, Any] = {"outputs": loaded, "api_visibility": "private"}
     load |= {"show_progress": "minimal", "show_progress_on": parts.frame}
+    load |= {"concurrency_id": "clips", "concurrency_limit": 1}  # one after the other: the last that was chosen counts
     parts.upload.upload(actions.upload, [parts.upload, session, *sight], **load)
     parts.sample.click(actions.sample, [session, *sight], **load)
     tab.select(actions.begin, [session, *sight], **load)
