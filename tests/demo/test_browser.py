@@ -116,7 +116,7 @@ def test_upload_then_every_slider(visit: Visit, tmp_path: Path) -> None:
     upload(visit, "upload", photograph(tmp_path))
     overlay = visit.changed("first-overlay", overlay)
     mask = visit.changed("second-mask", mask)
-    visit.caption("second", r"mask covers \d+%.*37 × 28 patches")
+    visit.caption("second", r"Mask: \d+%.*37 × 28 patches")
     assert "truth" not in visit.page.locator("#second-caption").inner_text()
     visit.page.locator("#mass input[type=number]").fill("20")
     visit.page.locator("#mass input[type=number]").press("Enter")
@@ -130,7 +130,7 @@ def test_upload_then_every_slider(visit: Visit, tmp_path: Path) -> None:
     overlay = visit.changed("first-overlay", overlay)
     visit.page.locator("#first-heads button").nth(2).click()
     visit.changed("first-overlay", overlay)
-    visit.caption("first", "head 2 of 3")
+    visit.caption("first", "head 3 of 3")
 
 
 def test_models_kinds_and_saving(visit: Visit) -> None:
@@ -181,7 +181,7 @@ def test_bad_uploads_are_told_in_words(visit: Visit, tmp_path: Path) -> None:
     upload(visit, "upload", empty)
     sync_api.expect(toast.last).to_contain_text("empty", timeout=PATIENCE)
     upload(visit, "upload", photograph(tmp_path))  # and it goes on
-    visit.caption("second", r"mask covers")
+    visit.caption("second", r"Mask: \d+%")
     assert "Traceback" not in visit.page.content()
 
 
@@ -206,9 +206,10 @@ def test_the_camera(visit: Visit) -> None:
 
 @pytest.mark.parametrize("visit", [{"locale": "es-MX"}], indirect=True)
 def test_spanish(visit: Visit, tmp_path: Path) -> None:
-    visit.caption("second", "la máscara cubre")
+    visit.caption("second", "Máscara: ")
     for tab in ("Imagen", "Semejanza", "Vecinos", "Vídeo"):
         assert visit.page.get_by_role("tab", name=tab).is_visible()
+    assert visit.page.locator("#first-overlay").get_by_title("Pantalla completa").count() == 1  # Gradio's own words
     assert visit.page.get_by_text("¿Qué mira un modelo de visión?").is_visible()
     junk = tmp_path / "junk.png"
     junk.write_bytes(b"nada")

@@ -18,8 +18,8 @@ from dinoscope.demo.engine import KINDS, Engine, Gaze
 from dinoscope.demo.image_view import Controls, see
 from dinoscope.demo.kept import Kept, count_bytes
 from dinoscope.demo.limits import Limits
-from dinoscope.demo.pictures import Refused
-from dinoscope.demo.similarity_view import compare
+from dinoscope.demo.pictures import Picture, Refused
+from dinoscope.demo.similarity_view import compare, stretched
 from dinoscope.explain.attention import prepare
 from dinoscope.explain.maps import MAPS
 from dinoscope.explain.pca import patch_colors, patch_features
@@ -73,13 +73,25 @@ def test_another_kind_of_map_is_made_once(engine: Engine, picture_file: Path, ki
 
 def test_clicks_and_colours_read_what_is_there(engine: Engine, picture_file: Path) -> None:
     gazes = (Gaze("vit", engine.picture(picture_file), 32), Gaze("vit", engine.picture(picture_file), 48))
-    compare(engine, gazes, (0.5, 0.5), joint=True)
-    compare(engine, gazes, (0.5, 0.5), joint=False)
+    compare(engine, gazes, (0.5, 0.5), joint=True, stretch=True)
+    compare(engine, gazes, (0.5, 0.5), joint=False, stretch=False)
     with blocks_run(engine, "vit") as calls:
         for x, y, joint in product((0.0, 0.4, 1.0), (0.1, 0.9), (False, True)):
-            compare(engine, gazes, (x, y), joint=joint)
+            compare(engine, gazes, (x, y), joint=joint, stretch=joint)
     assert calls == [0]
     assert engine.passes == 2
+
+
+def test_stretched_cosines_go_from_the_least_alike_to_the_most(engine: Engine, picture_file: Path) -> None:
+    first, second = stretched([torch.tensor([[0.6, 1.0]]), torch.tensor([[0.5], [0.75]])])
+    torch.testing.assert_close(first, torch.tensor([[0.2, 1.0]]))
+    torch.testing.assert_close(second, torch.tensor([[0.0], [0.5]]))
+    (even,) = stretched([torch.full((2, 3), 0.9)])
+    assert not even.any()
+    gazes = (Gaze("vit", engine.picture(picture_file), 32),)
+    plain, wide = (compare(engine, gazes, (0.5, 0.5), joint=True, stretch=each) for each in (False, True))
+    assert plain.low == wide.low == engine.similarity(gazes[0], (2, 2), gazes[0]).min().item()
+    assert not np.array_equal(plain.similar[0], wide.similar[0])
 
 
 def test_the_same_image_under_another_name_is_known(engine: Engine, picture_file: Path) -> None:
@@ -134,6 +146,13 @@ def test_an_image_of_too_many_patches_is_refused(engine: Engine, tmp_path: Path)
     cv2.imwrite(str(file), np.zeros((1, 1200, 3), np.uint8))
     with pytest.raises(Refused, match="picture_patches"):
         engine.look(Gaze("vit", engine.picture(file), 640))
+    narrow = Engine(list(engine.models.values()), Limits(patches=11))
+    picture = Picture("digest", np.zeros((24, 32, 3), np.uint8))  # 3 x 4 patches of 8 px
+    with pytest.raises(Refused) as refused:
+        narrow.look(Gaze("vit", picture, 24))
+    assert refused.value.values == {"patches": 12, "most": 11}
+    assert narrow.passes == 0
+    assert Engine(list(engine.models.values()), Limits(patches=12)).look(Gaze("vit", picture, 24)).grid == (3, 4)
 
 
 def test_kept_results_stay_within_the_bound_and_the_oldest_go() -> None:

@@ -49,9 +49,10 @@ def test_a_model_without_attention_says_so_beside_one_that_has_it(actions: Image
     data = values(actions.shown, Picked(picture_file, "x"), "vit", "resnet", kind="rollout", size="own")
     results = actions.draw(data, ENGLISH)
     vit, resnet = results[:COLUMN], results[COLUMN:]
-    assert "the mask covers" in vit[1]
+    assert "of the image" in vit[1]
     assert Path(vit[2]).is_file()
     assert "no attention to roll out" in resnet[1]
+    assert vit[1].startswith("**vit**\n\n")
     assert resnet[2:4] == [None, None]
 
 
@@ -61,7 +62,7 @@ def test_an_image_that_cannot_be_looked_at_shows_nothing_of_the_one_before(
     file = tmp_path / "wide.png"
     cv2.imwrite(str(file), draw_picture(1, (4, 9000)))
     results = actions.draw(values(actions.shown, Picked(file, "wide"), "vit", size="224"), ENGLISH)
-    assert "more than 65536 patches" in results[1]
+    assert "1764000 patches; at most 12000" in results[1]
     assert results[2:4] == [None, None]
     file.unlink()
     assert actions.draw(values(actions.shown, Picked(file, "wide"), "vit"), ENGLISH)[1:4] == ["", None, None]

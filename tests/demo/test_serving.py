@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +19,7 @@ import pytest
 from dinoscope.cli import main
 from dinoscope.demo.engine import Engine, Gaze
 from dinoscope.demo.limits import Limits
-from dinoscope.demo.serving import Serving, free_port, own_folder, page_served
+from dinoscope.demo.serving import Serving, free_port, page_served
 from dinoscope.errors import UserError
 from tests.demo.conftest import named
 
@@ -145,33 +143,6 @@ def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         assert any(file.is_file() for file in (folder / "gradio").rglob("*"))
     assert not list(tmp_path.glob("dinoscope-demo-*"))
     assert dict(os.environ) == before
-
-
-def test_a_failure_leaves_nothing_either(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(ZeroDivisionError), own_folder():
-        _ = 1 / 0
-    assert not list(tmp_path.iterdir())
-
-
-def test_work_that_is_under_way_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    started = threading.Event()
-
-    def work(folder: Path) -> None:
-        number, end = 0, time.monotonic() + 0.5
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError):
-                (folder / str(number)).write_bytes(b"x")
-            started.set()
-            number += 1
-
-    with own_folder() as folder:
-        worker = threading.Thread(target=work, args=(folder,))
-        worker.start()
-        started.wait()
-    worker.join()
-    assert not folder.exists()
 
 
 def test_a_busy_port() -> None:

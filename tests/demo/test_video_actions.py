@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,6 +49,12 @@ def clicked(actions: VideoActions, session: VideoSession, x: int, y: int, number
     return actions.click(session, number, True, *SIGHT, event, ENGLISH)
 
 
+def following(actions: VideoActions, session: VideoSession | None, *values: Any) -> Generator[Any, None, None]:
+    """As the page does: asked for at once, done when it is its turn."""
+    actions.ask(session, ENGLISH)
+    return actions.follow(session, *values)
+
+
 def folders(actions: VideoActions) -> list[Path]:
     return sorted(path for path in actions.folders.root.iterdir() if path.name != "sample")
 
@@ -63,7 +70,7 @@ def test_two_people_keep_their_own_clips_and_marks(actions: VideoActions, tmp_pa
     end(first)
     assert folders(actions) == [second.folder]
     assert file.is_file()
-    *_, last = actions.follow(second, "click", None, *SIGHT, ENGLISH)
+    *_, last = following(actions, second, "click", None, *SIGHT, ENGLISH)
     assert "4 frames" in last[0]
 
 
@@ -84,41 +91,93 @@ def test_cancelling_removes_what_was_written_and_keeps_the_marks(actions: VideoA
     session = uploaded(actions, write_clip(tmp_path / "a.mp4", 8))
     clicked(actions, session, 360, 270)
     before = session.mask(actions._sight(*SIGHT))
-    running = actions.follow(session, "click", None, *SIGHT, ENGLISH)
+    running = following(actions, session, "click", None, *SIGHT, ENGLISH)
     next(running)
     next(running)
     assert list(session.folder.glob("followed-*"))
     running.close()
     assert not list(session.folder.glob("followed-*"))
     assert np.array_equal(session.mask(actions._sight(*SIGHT)), before)
-    *_, last = actions.follow(session, "click", None, *SIGHT, ENGLISH)
+    *_, last = following(actions, session, "click", None, *SIGHT, ENGLISH)
     assert len(list(session.folder.glob("followed-*/overlay.mp4"))) == 1
     assert Path(last[4]["value"]).is_file()
+
+
+def test_cancel_then_follow_again_with_other_marks(actions: VideoActions, tmp_path: Path) -> None:
+    session = uploaded(actions, write_clip(tmp_path / "a.mp4", 8))
+    clicked(actions, session, 360, 270)
+    before = following(actions, session, "click", None, *SIGHT, ENGLISH)
+    assert not next(before)[1]["interactive"]
+    next(before)
+    cancelled = actions.cancel(session, ENGLISH)
+    assert "Cancelled" in cancelled[0]
+    assert cancelled[1]["interactive"]
+    clicked(actions, session, 100, 100, number=2)
+    assert "Waiting" in actions.ask(session, ENGLISH)[0]  # before the first has noticed
+    assert list(before) == []
+    assert not list(session.folder.glob("followed-*"))
+    *_, last = actions.follow(session, "click", None, *SIGHT, ENGLISH)
+    assert "8 frames" in last[0]
+    assert list(actions.follow(session, "click", None, *SIGHT, ENGLISH)) == [(gr.skip(),) * 7]  # of a double click
+
+
+def test_work_on_a_clip_that_is_replaced_ends_with_what_the_new_one_waits_for(
+    actions: VideoActions, tmp_path: Path
+) -> None:
+    session = uploaded(actions, write_clip(tmp_path / "a.mp4", 8))
+    clicked(actions, session, 360, 270)
+    running = following(actions, session, "click", None, *SIGHT, ENGLISH)
+    next(running)
+    next(running)
+    other = uploaded(actions, write_clip(tmp_path / "c.mp4"), session)
+    (last,) = running
+    assert "Mark an object" in last[0]
+    assert last[1]["interactive"]
+    assert folders(actions) == [other.folder]
+
+
+def test_who_cancels_while_waiting_is_not_served(actions: VideoActions, tmp_path: Path) -> None:
+    session = uploaded(actions, write_clip(tmp_path / "a.mp4", 8))
+    clicked(actions, session, 360, 270)
+    waiting = following(actions, session, "click", None, *SIGHT, ENGLISH)
+    actions.cancel(session, ENGLISH)
+    assert list(waiting) == [(gr.skip(),) * 7]
+
+
+def test_the_tab_begins_with_the_sample_and_keeps_what_is_there(actions: VideoActions, tmp_path: Path) -> None:
+    session, message, *_, progress = actions.begin(None, *SIGHT, SPANISH)[:7]
+    assert "Ejemplo dibujado" in message
+    assert "Marca un objeto" in progress
+    assert isinstance(session, VideoSession)
+    assert actions.begin(session, *SIGHT, SPANISH) == (gr.skip(),) * 13
 
 
 def test_a_refused_clip_that_stops_the_work_gives_the_buttons_back(actions: VideoActions, tmp_path: Path) -> None:
     session = uploaded(actions, write_clip(tmp_path / "a.mp4", 8))
     (tmp_path / "b.mp4").write_bytes(b"no video")
     clicked(actions, session, 360, 270)
-    running = actions.follow(session, "click", None, *SIGHT, ENGLISH)
+    running = following(actions, session, "click", None, *SIGHT, ENGLISH)
     assert not next(running)[1]["interactive"]
-    running.close()  # as Gradio does at an upload, which gives no other sign
     results = actions.upload(str(tmp_path / "b.mp4"), session, *SIGHT, ENGLISH)
     assert "Cancelled" in results[6]
     assert results[7]["interactive"]
-    *_, _ = actions.follow(session, "click", None, *SIGHT, ENGLISH)
+    (stopped,) = running
+    assert "Cancelled" in stopped[0]  # again: an update of the work may have overtaken the first
+    assert stopped[1]["interactive"]
+    assert not list(session.folder.glob("followed-*"))
+    *_, _ = following(actions, session, "click", None, *SIGHT, ENGLISH)
     results = actions.upload(str(tmp_path / "b.mp4"), session, *SIGHT, ENGLISH)
     assert results[6:] == (gr.skip(),) * 7  # what was followed to its end stays
 
 
 def test_what_is_not_there_is_asked_for(actions: VideoActions, tmp_path: Path) -> None:
-    (nothing,) = actions.follow(None, "click", None, *SIGHT, ENGLISH)
-    assert "First upload a clip" in nothing[0]
+    assert "First upload a clip" in actions.ask(None, ENGLISH)[0]
+    assert list(actions.follow(None, "click", None, *SIGHT, ENGLISH)) == [(gr.skip(),) * 7]
     session = uploaded(actions, write_clip(tmp_path / "a.mp4"))
-    *_, unmarked = actions.follow(session, "click", None, *SIGHT, SPANISH)
+    *_, unmarked = following(actions, session, "click", None, *SIGHT, SPANISH)
     assert "Primero marca un objeto" in unmarked[0]
     end(session)
-    *_, gone = actions.follow(session, "click", None, *SIGHT, ENGLISH)
+    *_, gone = following(actions, session, "click", None, *SIGHT, ENGLISH)
     assert "no longer here" in gone[0]
     assert "no longer here" in clicked(actions, session, 1, 1)[2]
     assert folders(actions) == []
@@ -128,7 +187,7 @@ def test_painted_objects_stay_when_the_mode_changes_and_are_followed(actions: Vi
     session = uploaded(actions, write_clip(tmp_path / "a.mp4", 3))
     layer = np.zeros((*session.shown, 4), np.uint8)
     layer[100:300, 200:400] = (*object_colors()[4], 255)
-    *_, last = actions.follow(session, "paint", {"layers": [layer]}, *SIGHT, ENGLISH)
+    *_, last = following(actions, session, "paint", {"layers": [layer]}, *SIGHT, ENGLISH)
     assert "3 frames" in last[0]
     assert session.marks.marks == ()
     actions.change_mode(session, "click", {"layers": [layer]}, *SIGHT, ENGLISH)

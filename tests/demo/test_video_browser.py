@@ -80,6 +80,7 @@ def page(folder: Path, held: Path) -> Iterator[Any]:
                 tab.set_default_navigation_timeout(TIMEOUT)
                 tab.goto(address)
                 tab.get_by_role("tab", name="Video").click()
+                says(tab, "status", "Drawn sample")
                 yield tab
                 browser.close()
         finally:
@@ -130,9 +131,12 @@ def test_too_long_a_video_is_refused_and_the_clip_stays(page: Any, tmp_path: Pat
 
 def test_cancel_stops_the_work_and_leaves_nothing(page: Any, folder: Path, held: Path) -> None:
     held.touch()
+    image = page.locator("#video-frame img")
+    before = image.get_attribute("src")
     page.click("#video-sample")
+    playwright.expect(image).not_to_have_attribute("src", before, timeout=TIMEOUT)
     says(page, "status", "Drawn sample: 36 frames")
-    box = page.locator("#video-frame img").bounding_box()
+    box = image.bounding_box()
     page.mouse.click(box["x"] + 0.7 * box["width"], box["y"] + 0.5 * box["height"])
     page.click("#video-follow")
     says(page, "progress", "Frame .* of 36")
@@ -146,3 +150,9 @@ def test_cancel_stops_the_work_and_leaves_nothing(page: Any, folder: Path, held:
         page.wait_for_timeout(100)
     assert written(folder) == []
     says(page, "progress", "Cancelled")
+    held.touch()
+    page.click("#video-follow")  # after a cancel, following works as before
+    says(page, "progress", "Frame .* of 36")
+    page.click("#video-cancel")
+    says(page, "progress", "Cancelled")
+    held.unlink()

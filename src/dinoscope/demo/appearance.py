@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gradio as gr
 
+from dinoscope.demo.gradio_words import script
 from dinoscope.demo.words import Language
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONOSPACE = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 CSS = """
-.gradio-container > main, .gradio-container .main { padding: 0.5rem 1rem 1.2rem !important; }
 #page-title h1 { font-size: 1.3rem; font-weight: 700; letter-spacing: -0.01em; margin: 0; display: inline; }
 #page-title p { color: var(--body-text-color-subdued); display: inline; margin-left: 0.6rem; }
 .tabs { gap: 0.4rem; }
@@ -25,7 +25,18 @@ CSS = """
 .caption { padding: 0 0.2rem; font-size: 0.92rem; line-height: 1.4; }
 .caption p { margin: 0 !important; }
 .caption .small { color: var(--body-text-color-subdued); font-size: 0.82rem; }
+.caption p:first-child { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.caption p:first-child:last-child { white-space: normal; }
 .picture img { object-fit: contain; }
+/* pictures take what the height of the window leaves them, and stay in sight while the controls are gone through */
+.large { height: clamp(300px, 100vh - 468px, 540px) !important; }
+.below, .below .grid-wrap { height: clamp(195px, 25vh, 260px) !important; }
+.one-of-four { height: clamp(225px, 31vh, 340px) !important; }
+#video-status, #video-progress { min-height: 1.3rem; }
+#video-frame, #video-editor, #video-moving, #video-overlay { height: clamp(330px, 100vh - 438px, 620px) !important; }
+@media (min-width: 900px) and (min-height: 740px) {
+  .results { position: sticky; top: 0.5rem; align-self: flex-start; }
+}
 .picture .image-container { background: var(--background-fill-secondary); }
 .samples .grid-wrap, .heads .grid-wrap { padding: 0.35rem; min-height: 0; overflow-x: hidden; }
 .samples .grid-container, .heads .grid-container { gap: 0.3rem; margin: 0; }
@@ -35,16 +46,37 @@ CSS = """
 .samples .thumbnail-lg, .heads .thumbnail-lg { min-width: 0; aspect-ratio: 1; height: auto; }
 .samples .gallery-item, .heads .gallery-item { min-width: 0; }
 .heads .caption-label { font-size: 0.66rem; padding: 0 0.3rem; left: 0.15rem; bottom: 0.15rem; max-width: 95%; }
+.dark input[type="range"] { --neutral-200: var(--neutral-700); }
+input[role="combobox"] { text-overflow: ellipsis; padding-right: 1.5rem !important; }
+.stack { gap: 0.3rem !important; }
+.stack button { flex: 1; }
+.found .grid-wrap { height: auto !important; max-height: none !important; }
 .hint { color: var(--body-text-color-subdued); font-size: 0.9rem; }
 .clickable img { cursor: crosshair; }
 .toast-title.warning, .toast-header:has(.warning) .chevron, .toast-separator.warning,
 .toast-message-item.warning:has(~ .toast-message-item) { display: none; }
-footer { display: none !important; }
 @media (max-width: 640px) {
-  .gradio-container > main, .gradio-container .main { padding: 0.4rem 0.5rem 1rem !important; }
   #page-title p { display: block; margin: 0.1rem 0 0; font-size: 0.85rem; }
+  /* the image, what is seen in it, and then the controls */
+  .controls:has(> .first) { display: contents; }
+  .controls > * { order: 3; flex: 1 1 100%; }
+  .controls > .first, .controls > .upload ~ .samples { order: 1; }
+  .controls + .results { order: 2; }
+  .large { height: min(300px, 72vw) !important; }
+  .one-of-four, .below, .below .grid-wrap { height: 46vw !important; }
+  #video-frame, #video-editor, #video-moving, #video-overlay { height: min(330px, 72vw) !important; }
 }
 """
+
+
+_AROUND = """
+.gradio-container { overflow: clip !important; } /* hidden, as Gradio has it, nothing in it could stick */
+.gradio-container > main, .gradio-container .main { padding: 0.5rem 1rem 1.2rem !important; }
+@media (max-width: 640px) {
+  .gradio-container > main, .gradio-container .main { padding: 0.4rem 0.5rem 1rem !important; }
+}
+"""
+"""For what is around the parts that Gradio lets `CSS` reach."""
 
 
 def theme() -> gr.themes.Base:
@@ -101,11 +133,12 @@ def theme() -> gr.themes.Base:
 
 def head(language: Language | None) -> str:
     """What goes into the page's head: a forced language also holds for Gradio's own words."""
+    plain = f"<style>{_AROUND}</style>{script(language)}"
     if language is None:
-        return ""
+        return plain
     return (
         "<script>"
         f"Object.defineProperty(navigator, 'language', {{get: () => '{language}'}});"
         f"Object.defineProperty(navigator, 'languages', {{get: () => ['{language}']}});"
         "</script>"
-    )
+    ) + plain

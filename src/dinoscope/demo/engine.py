@@ -17,8 +17,7 @@ from torch import Tensor
 from dinoscope.demo.kept import Kept
 from dinoscope.demo.limits import Limits
 from dinoscope.demo.pictures import Picture, Refused, read_picture
-from dinoscope.errors import UserError
-from dinoscope.explain.attention import MAX_PATCHES, count_heads, prepare
+from dinoscope.explain.attention import MAX_PATCHES, count_heads, patch_grid, prepare
 from dinoscope.explain.centre import centre_map
 from dinoscope.explain.maps import MAPS
 from dinoscope.explain.pca import PatchColors, patch_colors
@@ -123,16 +122,17 @@ class Engine:
     def look(self, gaze: Gaze) -> SinglePass:
         """What the pass of the model over the picture has left behind, which is run where it is not kept.
 
-        Raises Refused where the picture has too many patches at this size, or the model's numbers are not finite.
+        Raises Refused where the picture has more patches than the limits allow, or the model's numbers are not finite.
         """
         return self._kept.get(self._key(gaze), lambda: self._run(gaze))
 
     def _run(self, gaze: Gaze) -> SinglePass:
         backbone = self.models[gaze.model].backbone
-        try:
-            pixels = prepare(gaze.picture.pixels, self.size(gaze), backbone.patch_size)
-        except UserError as error:
-            raise Refused("picture_patches", most=MAX_PATCHES) from error
+        rows, columns = patch_grid(gaze.picture.size, self.size(gaze), backbone.patch_size)
+        most = min(self.limits.patches, MAX_PATCHES)
+        if rows * columns > most:
+            raise Refused("picture_patches", patches=rows * columns, most=most)
+        pixels = prepare(gaze.picture.pixels, self.size(gaze), backbone.patch_size)
         self.passes += 1
         passed = single_pass(backbone, backbone.normalize(pixels[None].to(backbone.mean.device)))
         if not all(each.isfinite().all() for each in (*passed.rows, *([] if passed.last is None else [passed.last]))):

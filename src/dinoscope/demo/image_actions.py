@@ -119,7 +119,7 @@ class ImageActions:
             view = see(self.site.engine, gaze, controls, truth)
         except Refused as error:
             reason = self.site.words.say(request, error.key, **error.values)
-            caption = reason if "model" in error.values else f"**{gaze.model}** · {reason}"
+            caption = reason if "model" in error.values else f"**{gaze.model}**\n\n{reason}"
             return [gr.Column(visible=True), caption, None, None, gr.Gallery([], visible=False)]
         show = self.site.show
         heads = [(show(head.picture), self._head_caption(head, request)) for head in view.heads]
@@ -151,13 +151,14 @@ class ImageActions:
         return picture, read_truth(picked.mask, picture.size, self.site.limits, binary=picked.binary)
 
     def _caption(self, model: str, kind: str, view: View, request: gr.Request) -> str:
-        """What is shown of a model, in two lines."""
+        """What is shown of a model, in three lines, so that what is under two of them begins at the same height."""
         say = self.site.words.say
         engine = self.site.engine
         place = []
         if kind == "attention" and engine.heads(model) > 1:
             key = "image_place_mean" if view.head is None else "image_place_head"
-            place.append(say(request, key, head=view.head, heads=engine.heads(model)))
+            head = None if view.head is None else view.head + 1
+            place.append(say(request, key, head=head, heads=engine.heads(model)))
         if view.block is not None:
             place.append(say(request, "image_place_layer", layer=view.block[0] + 1, layers=view.block[1]))
         rows, columns = view.grid
@@ -166,14 +167,14 @@ class ImageActions:
         line = say(request, "image_caption", model=model, share=f"{view.share:.0%}")
         if view.jaccard is not None:
             line += " · " + say(request, "image_caption_truth", jaccard=f"{view.jaccard:.1%}")
-        return f"**{model}** · {line}\n\n<span class='small'>{' · '.join([what, *place, size])}</span>"
+        return f"**{model}**\n\n{line}\n\n<span class='small'>{' · '.join([what, *place, size])}</span>"
 
     def _head_caption(self, head: Any, request: gr.Request) -> str:
         known = head.jaccard is not None
         return self.site.words.say(
             request,
             "image_head_caption_truth" if known else "image_head_caption",
-            head=head.number,
+            head=head.number + 1,
             share=f"{head.share:.0%}",
             jaccard=f"{head.jaccard:.0%}" if known else "",
         )

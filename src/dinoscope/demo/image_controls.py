@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from dinoscope.demo.components import build_radio, build_slider
 from dinoscope.demo.engine import KINDS, OF_BLOCKS
 from dinoscope.demo.image_view import Controls
 from dinoscope.demo.site import Site
@@ -38,7 +39,7 @@ class ControlPanel:
         return [self.kind, self.head, self.block, self.mass, self.opacity, self.size, self.smooth]
 
     def read(self, data: Mapping[Any, Any]) -> Controls:
-        """What the values of the components mean: layers are counted from 1 on the page, shares are in percent."""
+        """What the values of the components mean: layers are counted from 1 by the slider, shares are in percent."""
         head = data[self.head]
         return Controls(
             data[self.kind],
@@ -63,10 +64,10 @@ def seen_models(first: str, second: str) -> list[str]:
 def model_choice(site: Site) -> tuple[gr.Dropdown, gr.Dropdown]:
     """Which model, and which beside it: the first two, where there are two."""
     word, labels = site.words.label, list(site.engine.models)
-    first = gr.Dropdown(labels, value=labels[0], label=word("image_model"), filterable=False)
+    first = gr.Dropdown(labels, value=labels[0], label=word("image_model"), filterable=False, min_width=200)
     others = [(word("image_no_second"), NOTHING), *((label, label) for label in labels)]
     value = labels[1] if len(labels) > 1 else NOTHING
-    second = gr.Dropdown(others, value=value, label=word("image_second"), filterable=False)
+    second = gr.Dropdown(others, value=value, label=word("image_second"), filterable=False, min_width=200)
     return first, second
 
 
@@ -77,31 +78,26 @@ def build_controls(site: Site, models: list[str]) -> ControlPanel:
     kind = gr.Radio(
         kinds, value="attention", label=word("image_kind"), info=word("image_kind_info"), elem_classes="kinds"
     )
-    head = gr.Radio(
+    head = build_radio(
         head_choices(site, models),
-        value=MEAN,
+        MEAN,
         label=word("image_head"),
         info=word("image_head_info"),
         elem_classes="heads-choice",
     )
     depth = deepest(site, models)
-    block = gr.Slider(
+    block = build_slider(
         1,
         max(depth, 2),
-        value=depth,
+        depth,
         step=1,
         label=word("image_block"),
         info=word("image_block_info"),
         interactive=depth > 1,
-        buttons=[],
         elem_id="block",
     )
-    mass = gr.Slider(
-        5, 100, value=60, step=1, label=word("image_mass"), info=word("image_mass_info"), buttons=[], elem_id="mass"
-    )
-    opacity = gr.Slider(
-        0, 100, value=round(100 * OPACITY), step=1, label=word("image_opacity"), buttons=[], elem_id="opacity"
-    )
+    mass = build_slider(5, 100, 60, step=1, label=word("image_mass"), info=word("image_mass_info"), elem_id="mass")
+    opacity = build_slider(0, 100, round(100 * OPACITY), step=1, label=word("image_opacity"), elem_id="opacity")
     with gr.Accordion(word("image_more"), open=False):
         size = build_size(site)
         smooth = gr.Checkbox(True, label=word("image_smooth"), info=word("image_smooth_info"))
@@ -130,9 +126,9 @@ def start_size(site: Site, sizes: list[int]) -> str:
 
 
 def head_choices(site: Site, models: list[str]) -> list[tuple[Any, str]]:
-    """The mean, then the heads of the model that has most."""
+    """The mean, then the heads of the model that has most: on the page they are counted from 1, as layers are."""
     most = max(site.engine.heads(model) for model in models)
-    return [(site.words.label("image_mean"), MEAN), *((str(n), str(n)) for n in range(most if most > 1 else 0))]
+    return [(site.words.label("image_mean"), MEAN), *((str(n + 1), str(n)) for n in range(most if most > 1 else 0))]
 
 
 def deepest(site: Site, models: list[str]) -> int:

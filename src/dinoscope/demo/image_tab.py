@@ -8,9 +8,10 @@ from typing import Any
 
 import gradio as gr
 
+from dinoscope.demo.components import build_samples, build_upload
 from dinoscope.demo.image_actions import ImageActions, ModelColumn, Shown
 from dinoscope.demo.image_controls import build_controls, model_choice
-from dinoscope.demo.site import MODELS, Site, build_samples, build_upload
+from dinoscope.demo.site import MODELS, Site
 
 
 def build_image_tab(site: Site, thumbnails: Sequence[Path], demo: gr.Blocks) -> Shown:
@@ -23,9 +24,9 @@ def build_image_tab(site: Site, thumbnails: Sequence[Path], demo: gr.Blocks) -> 
                 label=word("image_upload"),
                 placeholder=word("image_drop"),
                 sources=["upload", "webcam", "clipboard"],
-                height=190,
+                height=170,
                 elem_id="upload",
-                elem_classes="upload picture",
+                elem_classes="upload picture first",
             )
             samples = build_samples(thumbnails, word("image_samples"), "samples")
             start = list(site.engine.models)[:2]
@@ -41,7 +42,7 @@ def build_image_tab(site: Site, thumbnails: Sequence[Path], demo: gr.Blocks) -> 
                 )
             save = gr.Button(word("image_save"), size="sm", elem_id="save")
             files = gr.File(label=word("image_files"), file_count="multiple", visible=False, elem_id="files")
-        with gr.Column(scale=10, min_width=320):
+        with gr.Column(scale=10, min_width=320, elem_classes="results"):
             with gr.Row():
                 first, second = model_choice(site)
             with gr.Row(equal_height=False):
@@ -71,7 +72,7 @@ def _column(site: Site, name: str) -> ModelColumn:
             height=300,
             buttons=["fullscreen", "download"],
             elem_id=f"{name}-overlay",
-            elem_classes="picture",
+            elem_classes="picture large",
         )
         with gr.Row(equal_height=True):
             mask = gr.Image(
@@ -83,7 +84,7 @@ def _column(site: Site, name: str) -> ModelColumn:
                 scale=5,
                 buttons=["fullscreen"],
                 elem_id=f"{name}-mask",
-                elem_classes="picture",
+                elem_classes="picture below",
             )
             heads = gr.Gallery(
                 label=word("image_heads"),
@@ -97,7 +98,7 @@ def _column(site: Site, name: str) -> ModelColumn:
                 interactive=False,
                 buttons=[],
                 elem_id=f"{name}-heads",
-                elem_classes="heads",
+                elem_classes="heads below",
             )
     return ModelColumn(column, caption, overlay, mask, heads)
 

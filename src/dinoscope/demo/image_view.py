@@ -100,10 +100,11 @@ def see(engine: Engine, gaze: Gaze, controls: Controls, truth: Truth | None) -> 
 
 
 def full_size(engine: Engine, gaze: Gaze, controls: Controls) -> Iterator[tuple[str, UInt8[ndarray, "h w *c"]]]:
-    """Every picture at the image's own size, with a name: overlay, mask (0 or 255) and outline, of mean and heads."""
+    """Every picture at the image's own size, with a name: overlay, mask (0 or 255) and outline, of mean and heads,
+    which are counted from 1 as on the page."""
     maps, masks = _maps_and_masks(engine, gaze, controls)
     pixels = gaze.picture.pixels
-    names = ["mean", *(f"head{number}" for number in range(len(maps) - 1))] if len(maps) > 2 else [controls.kind]
+    names = ["mean", *(f"head{number}" for number in range(1, len(maps)))] if len(maps) > 2 else [controls.kind]
     for name, values, mask in zip(names, maps, masks, strict=False):
         yield name, _overlay(pixels, values, controls)
         yield f"{name}_mask", full_mask(mask, gaze.picture.size)

@@ -41,7 +41,7 @@ TEXTS: Texts = {
         "image_overlay": "Where it looks",
         "image_mask": "Mask",
         "image_heads": "Every head: click one",
-        "image_caption": "the mask covers **{share}** of the image",
+        "image_caption": "Mask: **{share}** of the image",
         "image_caption_truth": "**{jaccard}** overlap with the truth (Jaccard)",
         "image_caption_size": "{columns} × {rows} patches at {size} px",
         "image_place_mean": "mean of {heads} heads",
@@ -49,7 +49,7 @@ TEXTS: Texts = {
         "image_place_layer": "layer {layer} of {layers}",
         "image_head_caption": "{head}: {share}",
         "image_head_caption_truth": "{head}: J {jaccard}",
-        "image_no_rollout": "{model} has no attention to roll out: choose another kind of map.",
+        "image_no_rollout": "**{model}**\n\nThis network has no attention to roll out: choose another kind of map.",
         "image_first": "Choose an image first.",
         "picture_gone": "This image is no longer here. Please upload it again.",
         "picture_empty": "This file is empty.",
@@ -60,8 +60,8 @@ TEXTS: Texts = {
         "picture_large": "This image has {width} × {height} px, {pixels} million; at most {most} million are taken. "
         "Please scale it down.",
         "picture_long": "This image has {width} × {height} px; no side may be longer than {most} px.",
-        "picture_patches": "At this resolution the image has more than {most} patches. Choose a lower one, "
-        "or crop the image.",
+        "picture_patches": "At this resolution the image has {patches} patches; at most {most} are taken. "
+        "Choose a lower one, or crop the image.",
         "truth_no_mask": "A true mask is a PNG with a palette or in 8-bit grey, of which 0 is background.",
         "truth_size": "The mask has {mask} px, and the image {image} px: they must be equal.",
         "model_broken": "The weights of {model} are broken: what they give are no numbers.",
@@ -102,7 +102,7 @@ TEXTS: Texts = {
         "image_overlay": "Dónde mira",
         "image_mask": "Máscara",
         "image_heads": "Todas las cabezas: elige una",
-        "image_caption": "la máscara cubre el **{share}** de la imagen",
+        "image_caption": "Máscara: **{share}** de la imagen",
         "image_caption_truth": "**{jaccard}** de coincidencia con la verdadera (Jaccard)",
         "image_caption_size": "{columns} × {rows} parches a {size} px",
         "image_place_mean": "media de {heads} cabezas",
@@ -110,7 +110,7 @@ TEXTS: Texts = {
         "image_place_layer": "capa {layer} de {layers}",
         "image_head_caption": "{head}: {share}",
         "image_head_caption_truth": "{head}: J {jaccard}",
-        "image_no_rollout": "{model} no tiene atención que acumular: elige otro tipo de mapa.",
+        "image_no_rollout": "**{model}**\n\nEsta red no tiene atención que acumular: elige otro tipo de mapa.",
         "image_first": "Elige primero una imagen.",
         "picture_gone": "Esta imagen ya no está aquí. Vuelve a subirla.",
         "picture_empty": "Este archivo está vacío.",
@@ -121,8 +121,8 @@ TEXTS: Texts = {
         "picture_large": "Esta imagen tiene {width} × {height} px, {pixels} millones; se admiten {most} millones. "
         "Redúcela.",
         "picture_long": "Esta imagen tiene {width} × {height} px; ningún lado puede pasar de {most} px.",
-        "picture_patches": "A esta resolución la imagen tiene más de {most} parches. Elige una menor, "
-        "o recorta la imagen.",
+        "picture_patches": "A esta resolución la imagen tiene {patches} parches; se admiten {most}. "
+        "Elige una menor, o recorta la imagen.",
         "truth_no_mask": "Una máscara verdadera es un PNG con paleta o en gris de 8 bits, donde 0 es el fondo.",
         "truth_size": "La máscara tiene {mask} px y la imagen {image} px: deben ser iguales.",
         "model_broken": "Los pesos de {model} están dañados: dan valores que no son números.",

@@ -29,6 +29,8 @@ class Limits:
     """Longer side of a video's frames, in pixels: larger ones are shrunk to it."""
     most_size: int = 640
     """Largest short side, in pixels, that a model is given an image at."""
+    patches: int = 12_000
+    """Most patches that a model is given an image as; the time grows with their square, and all others wait for it."""
     cache_mb: float = 512
     """Memory for what the models have said about images, in MB; what was used least recently goes first."""
     concurrent: int = 1

@@ -12,12 +12,13 @@ from typing import Any
 import gradio as gr
 
 from dinoscope.data.decode import UnreadableImage, decode
+from dinoscope.demo.components import build_samples, build_slider, build_upload
 from dinoscope.demo.image_actions import Shown
 from dinoscope.demo.image_controls import seen_models
 from dinoscope.demo.image_view import THUMBNAIL, shrunk
 from dinoscope.demo.neighbours import Gallery, Neighbour, draw_gallery
 from dinoscope.demo.pictures import Refused
-from dinoscope.demo.site import MODELS, Picked, Site, build_samples, build_upload, plainly
+from dinoscope.demo.site import MODELS, Picked, Site, plainly
 from dinoscope.errors import UserError
 
 _COUNT, _MOST = 9, 24
@@ -56,11 +57,11 @@ def build_neighbours_tab(
                 sources=["upload", "webcam", "clipboard"],
                 height=240,
                 elem_id="neighbours-upload",
-                elem_classes="upload picture",
+                elem_classes="upload picture first",
             )
             samples = build_samples(thumbnails, word("neighbours_samples"), "neighbours-samples")
-            count = gr.Slider(1, _MOST, value=_COUNT, step=1, label=word("neighbours_count"), buttons=[])
-        with gr.Column(scale=10, min_width=320), gr.Row(equal_height=False):
+            count = build_slider(1, _MOST, _COUNT, step=1, label=word("neighbours_count"))
+        with gr.Column(scale=10, min_width=320, elem_classes="results"), gr.Row(equal_height=False):
             columns = _column(site, "neighbours-first"), _column(site, "neighbours-second")
     actions = _Actions(site, folder)
     light: Any = {"api_visibility": "private", "concurrency_limit": 8, "show_progress": "hidden"}
@@ -88,13 +89,13 @@ def _column(site: Site, name: str) -> _Column:
         found = gr.Gallery(
             label=site.words.label("neighbours_found"),
             columns=4,
-            height=570,
+            height="auto",
             object_fit="cover",
             format="jpeg",
             interactive=False,
             buttons=[],
             elem_id=f"{name}-found",
-            elem_classes="heads",
+            elem_classes="heads found",
         )
     return _Column(column, caption, found)
 

@@ -7,7 +7,8 @@ from dinoscope.demo.words import Texts
 TEXTS: Texts = {
     "en": {
         "neighbours_tab": "Neighbours",
-        "neighbours_hint": "Which images of a folder does the model take to be most like this one?",
+        "neighbours_hint": "Which images of a folder does the model take to be most like this one? "
+        "The models are those of the first tab.",
         "neighbours_upload": "Image",
         "neighbours_drop": "Drop an image here\nor click to choose one",
         "neighbours_samples": "Or one of these",
@@ -22,7 +23,8 @@ TEXTS: Texts = {
     },
     "es": {
         "neighbours_tab": "Vecinos",
-        "neighbours_hint": "¿Qué imágenes de una carpeta le parecen al modelo más similares a esta?",
+        "neighbours_hint": "¿Qué imágenes de una carpeta le parecen al modelo más similares a esta? "
+        "Los modelos son los de la primera pestaña.",
         "neighbours_upload": "Imagen",
         "neighbours_drop": "Suelta aquí una imagen\no haz clic para elegirla",
         "neighbours_samples": "O una de estas",

@@ -39,6 +39,7 @@ def build_page(site: Site, gallery: Path | None = None) -> gr.Blocks:
                 build_similarity_tab(site, shown, pictures, tab)
             with gr.Tab(site.words.label("neighbours_tab"), id="neighbours") as tab:
                 build_neighbours_tab(site, shown, pictures, gallery, tab)
-            with gr.Tab(site.words.label("video_tab"), id="video"):
-                build_video_tab(list(site.engine.models.values()), site.words, site.limits, site.folder / "videos")
+            with gr.Tab(site.words.label("video_tab"), id="video") as tab:
+                models = list(site.engine.models.values())
+                build_video_tab(models, site.words, site.limits, site.folder / "videos", tab)
     return demo

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import os
-import shutil
 import signal
 import socket
-import tempfile
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoscope.demo.limits import Limits
+from dinoscope.demo.own_folder import own_folder
 from dinoscope.errors import UserError
 from dinoscope.model_names import NamedModel
 
@@ -25,11 +21,7 @@ if TYPE_CHECKING:
 
 PORT = 7860
 _TRIED = 100
-_PATIENCE = 5.0  # seconds
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-_SWITCHED_OFF = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-_TEMPORARY = "GRADIO_TEMP_DIR"
 
 
 @dataclass(frozen=True)
@@ -95,34 +87,6 @@ def wait_for_the_end() -> None:
         pass
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def own_folder() -> Iterator[Path]:
-    """A folder for all that the page writes, uploads too; removed at the end. Gradio's switches are set meanwhile."""
-    folder = Path(tempfile.mkdtemp(prefix="dinoscope-demo-"))
-    changed = {**_SWITCHED_OFF, _TEMPORARY: str(folder / "gradio")}
-    before = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)
-    try:
-        yield folder
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    """Remove the folder, though work that was under way may still write into it for a moment."""
-    deadline = time.monotonic() + _PATIENCE
-    shutil.rmtree(folder, ignore_errors=True)
-    while folder.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-        shutil.rmtree(folder, ignore_errors=True)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # of work that took longer: its threads are over then
 
 
 def free_port(host: str, port: int | None) -> int:

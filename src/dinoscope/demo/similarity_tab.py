@@ -9,13 +9,15 @@ from typing import Any
 
 import gradio as gr
 
+from dinoscope.demo.components import build_samples, build_upload
 from dinoscope.demo.engine import Gaze
 from dinoscope.demo.image_actions import Shown
 from dinoscope.demo.image_controls import seen_models
 from dinoscope.demo.similarity_view import compare, with_mark
-from dinoscope.demo.site import MODELS, Picked, Site, build_samples, build_upload, or_blank
+from dinoscope.demo.site import MODELS, Picked, Site, or_blank
 
 MIDDLE = (0.5, 0.5)
+STRETCHED = "stretched"
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,19 @@ class _Parts:
     click: gr.Image
     second: gr.State
     point: gr.State
+    scale: gr.Radio
     colors: gr.Radio
     rows: tuple[_Row, _Row]
 
     @property
     def inputs(self) -> set[Any]:
         shown = self.shown
-        return {shown.picked, shown.first, shown.second, shown.panel.size, self.second, self.point, self.colors}
+        return {shown.picked, shown.first, shown.second, shown.panel.size, self.second, self.point, *self.choices}
+
+    @property
+    def choices(self) -> list[gr.Radio]:
+        """What may be chosen in this tab alone."""
+        return [self.scale, self.colors]
 
     @property
     def outputs(self) -> list[Any]:
@@ -67,7 +75,7 @@ def build_similarity_tab(site: Site, shown: Shown, thumbnails: Sequence[Path], t
                 height=240,
                 buttons=[],
                 elem_id="click",
-                elem_classes="picture clickable",
+                elem_classes="picture clickable first",
             )
             upload = build_upload(
                 value=preview,
@@ -79,6 +87,13 @@ def build_similarity_tab(site: Site, shown: Shown, thumbnails: Sequence[Path], t
                 elem_classes="picture",
             )
             samples = build_samples(thumbnails, word("similarity_samples"), "second-samples")
+            scale = gr.Radio(
+                [(word("similarity_stretched"), STRETCHED), (word("similarity_absolute"), "absolute")],
+                value=STRETCHED,
+                label=word("similarity_scale"),
+                info=word("similarity_scale_info"),
+                elem_classes="kinds",
+            )
             colors = gr.Radio(
                 [(word("similarity_joint"), "joint"), (word("similarity_single"), "single")],
                 value="joint",
@@ -86,9 +101,9 @@ def build_similarity_tab(site: Site, shown: Shown, thumbnails: Sequence[Path], t
                 info=word("similarity_colors_info"),
                 elem_classes="kinds",
             )
-        with gr.Column(scale=10, min_width=320):
+        with gr.Column(scale=10, min_width=320, elem_classes="results"):
             rows = _row(site, "likeness-first"), _row(site, "likeness-second")
-    parts = _Parts(shown, click, second, point, colors, rows)
+    parts = _Parts(shown, click, second, point, scale, colors, rows)
     _wire(site, parts, tab, upload, samples)
 
 
@@ -106,7 +121,7 @@ def _row(site: Site, name: str) -> _Row:
                     min_width=170,
                     buttons=["fullscreen", "download"],
                     elem_id=f"{name}-{what.replace('_', '-')}",
-                    elem_classes="picture",
+                    elem_classes="picture one-of-four",
                 )
                 for what in ("here", "there", "colors_here", "colors_there")
             )
@@ -130,7 +145,8 @@ def _wire(site: Site, parts: _Parts, tab: gr.Tab, upload: gr.Image, samples: gr.
     parts.second.change(**draw, show_progress="minimal")
     clicked = parts.click.select(actions.clicked, [parts.shown.picked], [parts.point], **light)
     clicked.then(**draw, show_progress="hidden")
-    parts.colors.input(**draw, show_progress="hidden")
+    for choice in parts.choices:
+        choice.input(**draw, show_progress="hidden")
     tab.select(**draw, show_progress="minimal")
     parts.shown.picked.change(lambda: MIDDLE, None, [parts.point], **light)
 
@@ -176,9 +192,11 @@ class _Actions:
         models = seen_models(data[parts.shown.first], data[parts.shown.second])
         for model in models:
             gazes = tuple(Gaze(model, picture, size) for picture in pictures)
-            likeness = compare(engine, gazes, data[parts.point], joint=data[parts.colors] == "joint")
+            joint, stretch = data[parts.colors] == "joint", data[parts.scale] == STRETCHED
+            likeness = compare(engine, gazes, data[parts.point], joint=joint, stretch=stretch)
             key = "similarity_caption" if likeness.best is not None else "similarity_caption_one"
-            caption = self.site.words.say(request, key, model=model, best=likeness.best, share=likeness.share)
+            values = {"low": likeness.low, "best": likeness.best, "share": likeness.share}
+            caption = self.site.words.say(request, key, model=model, **values)
             missing = [None] * (2 - len(pictures))
             similar, colors = map(show, likeness.similar), map(show, likeness.colors)
             results += [gr.Column(visible=True), caption, *similar, *missing, *colors, *missing]

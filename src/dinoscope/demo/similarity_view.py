@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxtyping import UInt8
+import torch
+from jaxtyping import Float, UInt8
 from numpy import ndarray
+from torch import Tensor
 
 from dinoscope.demo.engine import Engine, Gaze
 from dinoscope.demo.image_view import shrunk
@@ -22,26 +25,32 @@ _SHOWN = 480  # longest side of a picture, in pixels
 class Likeness:
     """What the page shows of one model: in the first picture, then in the second if there is one.
 
-    best: highest cosine in the second picture. share: of the variance that the colours hold.
+    low: lowest cosine in either picture. best: the highest in the second. share: of the variance that the colours hold.
     """
 
     similar: tuple[Pixels, ...]
     colors: tuple[Pixels, ...]
+    low: float
     best: float | None
     share: float
 
 
-def compare(engine: Engine, gazes: tuple[Gaze, ...], point: tuple[float, float], *, joint: bool) -> Likeness:
+def compare(
+    engine: Engine, gazes: tuple[Gaze, ...], point: tuple[float, float], *, joint: bool, stretch: bool
+) -> Likeness:
     """Cosines with the patch at `point` = (x, y) as shares of the first picture's width and height, 0 to 1; colours.
 
-    joint: colours of both pictures together, else of each. Raises Refused as `Engine.look` does.
+    joint: colours of both pictures together, else of each. stretch: dark is the least alike patch of both pictures, and
+    bright the most alike; else dark is a cosine of 0 or less, and bright 1, whatever the model. Raises Refused as
+    `Engine.look` does.
     """
     rows, columns = engine.patches(gazes[0]).shape[:2]
     patch = patch_at(pixel(gazes[0].picture, point), gazes[0].picture.size, (rows, columns))
     cosines = [engine.similarity(gazes[0], patch, gaze) for gaze in gazes]
     colors = engine.colors(gazes) if joint else [engine.colors([gaze])[0] for gaze in gazes]
     shown = [shrunk(gaze.picture.pixels, _SHOWN) for gaze in gazes]
-    similar = [cosine_overlay(image, each.numpy()) for image, each in zip(shown, cosines, strict=True)]
+    laid = stretched(cosines) if stretch else cosines
+    similar = [cosine_overlay(image, each.numpy()) for image, each in zip(shown, laid, strict=True)]
     similar[0] = _marked(gazes[0].picture, similar[0], point, (rows, columns))
     return Likeness(
         tuple(similar),
@@ -49,9 +58,16 @@ def compare(engine: Engine, gazes: tuple[Gaze, ...], point: tuple[float, float],
             color_picture(each.colors.numpy(), (image.shape[0], image.shape[1]))
             for image, each in zip(shown, colors, strict=True)
         ),
+        min(each.min().item() for each in cosines),
         cosines[1].max().item() if len(cosines) > 1 else None,
         colors[0].share,
     )
+
+
+def stretched(cosines: Sequence[Float[Tensor, "_ _"]]) -> list[Float[Tensor, "_ _"]]:
+    """The same with the lowest of all at 0 and the highest at 1; zeros where they are all equal."""
+    low, high = min(each.min() for each in cosines), max(each.max() for each in cosines)
+    return [(each - low) / (high - low) if high > low else torch.zeros_like(each) for each in cosines]
 
 
 def with_mark(picture: Picture, point: tuple[float, float]) -> Pixels:

@@ -6,15 +6,12 @@ import functools
 import hashlib
 import os
 import uuid
-from abc import ABCMeta
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import ImageData
-from gradio.image_utils import decode_base64_to_file
 from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
@@ -133,44 +130,3 @@ def _telling(method: Callable[..., Any], otherwise: Callable[[Any], Any]) -> Cal
             return otherwise(self)
 
     return tell
-
-
-def _sent_file(self: gr.Image, payload: ImageData | None) -> str | None:
-    if payload is None:
-        return None
-    if payload.url and payload.url.startswith("data:"):  # of some webcams
-        return decode_base64_to_file(payload.url, self.GRADIO_CACHE, "jpeg")
-    return payload.path
-
-
-# A class statement would do, but for Gradio's metaclass, which writes a stub file beside the source of every component.
-# is_template: to the browser it is its base class.
-_Upload = ABCMeta.__new__(
-    type(gr.Image),
-    "Upload",
-    (gr.Image,),
-    {"preprocess": _sent_file, "is_template": True, "__module__": __name__},
-)
-
-
-def build_upload(**settings: Any) -> gr.Image:
-    """An image as the file that was sent, unopened: Gradio would open it before we have looked at its header, and speak
-    of its faults in other words."""
-    return _Upload(type="filepath", image_mode=None, format="jpeg", buttons=[], **settings)
-
-
-def build_samples(thumbnails: Sequence[Path], label: Any, name: str) -> gr.Gallery:
-    """The samples as small pictures to click."""
-    return gr.Gallery(
-        [str(path) for path in thumbnails],
-        label=label,
-        columns=4,
-        height="auto",
-        object_fit="cover",
-        allow_preview=False,
-        interactive=False,
-        buttons=[],
-        visible=bool(thumbnails),
-        elem_id=name,
-        elem_classes="samples",
-    )

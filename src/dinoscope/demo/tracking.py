@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def clip_cells(backbone: Backbone, clip: Clip, size: int) -> Float[Tensor, "rows
 
 def follow(
     backbone: Backbone, clip: Clip, mask: UInt8[ndarray, "h w"], config: PropagationConfig, folder: Path
-) -> Iterator[Step | Followed]:
+) -> Generator[Step | Followed, None, None]:
     """Hand the objects of the first frame's mask on through the clip: a `Step` for each frame, then `Followed`.
 
     folder: is made, with overlay.mp4 and masks.zip (palette PNGs 00000.png..., values as in the mask) at the end.

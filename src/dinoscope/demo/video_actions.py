@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from dinoscope.model_names import NamedModel
 
 Updates = tuple[Any, ...]
 Editor = Mapping[str, Any] | None
+_UNCHANGED: Updates = (gr.skip(),) * 7  # of what `_results` updates
 _BETWEEN_PICTURES = 0.5  # seconds between two frames that are shown while a clip is followed
 
 
@@ -33,6 +36,7 @@ class VideoActions:
     def __init__(self, models: Sequence[NamedModel], words: Words, limits: Limits, folders: SessionFolders) -> None:
         self.models = {model.label: model for model in models}
         self.words, self.limits, self.folders = words, limits, folders
+        self._drawing = threading.Lock()
 
     def upload(self, file: str, session: VideoSession | None, model: str, detail: int, request: gr.Request) -> Updates:
         """Take a clip in, or say why not; what was there before goes in either case where it is replaced."""
@@ -42,15 +46,21 @@ class VideoActions:
             return self._load(folder, clip, session, model, detail, request)
         except (UserError, Refused, OSError) as error:
             remove(folder)
-            stopped = [gr.skip()] * 7
+            stopped = _UNCHANGED
             if session is not None and session.following:  # which an upload ends, whatever comes of it
-                session.following, stopped = False, self.cancelled(request)
+                stopped = self.cancel(session, request)
             return session, self._reason(error, request), *[gr.skip()] * 4, *stopped
 
     def sample(self, session: VideoSession | None, model: str, detail: int, request: gr.Request) -> Updates:
         """Take in the drawn sample, which all sessions share."""
-        clip = sample_clip(self.folders.root / "sample", self.words.say(request, "video_sample_name"), self.limits)
+        name = self.words.say(request, "video_sample_name")
+        with self._drawing:  # several may open the page at once
+            clip = sample_clip(self.folders.root / "sample", name, self.limits)
         return self._load(self.folders.new(), clip, session, model, detail, request)
+
+    def begin(self, session: VideoSession | None, model: str, detail: int, request: gr.Request) -> Updates:
+        """The tab is seen: for the first time with the sample, so that nobody meets an empty one."""
+        return (gr.skip(),) * 13 if session is not None else self.sample(session, model, detail, request)
 
     def take(self, session: VideoSession | None, how: Taking, request: gr.Request) -> Updates:
         """Choose the frames of a clip that has too many."""
@@ -122,35 +132,65 @@ class VideoActions:
         session, picture, status = self.look(session, model, detail, request)
         return session, picture, status, _canvas(picture) if mode == "paint" and session else gr.skip()
 
+    def ask(self, session: VideoSession | None, request: gr.Request) -> Updates:
+        """Follow was clicked: said at once, as others may be before."""
+        if session is None:
+            return _results(self.words.say(request, "video_none"))
+        session.ask()
+        return _results(self.words.say(request, "video_waiting"), running=True)
+
     def follow(
         self, session: VideoSession | None, mode: str, editor: Editor, model: str, detail: int, request: gr.Request
-    ) -> Iterator[Updates]:
-        """Follow the objects; each update is progress, both buttons, moving picture, video, and both downloads.
+    ) -> Generator[Updates, None, None]:
+        """Follow what was asked for; each update is progress, both buttons, moving picture, video, and both downloads.
 
-        Whoever closes this iterator stops the work, and what was written so far is removed.
+        Once it was stopped, what was written so far is removed; where another was asked for, it says no more.
         """
-        if session is None:
-            yield _results(self.words.say(request, "video_none"))
+        turn = None if session is None else session.begin()
+        if session is None or turn is None:
+            yield _UNCHANGED
             return
-        session.following = True
         yield _results(self.words.say(request, "video_begin"), running=True)
+        shown = 0.0
         try:
-            sight = self._sight(model, detail)
-            ids = session.mask(sight)
-            if mode == "paint":
-                ids = Marks((Painting(ids), *_painting(editor, session))).ids(None, session.clip.size)
-            lost = lost_objects(ids, detail, sight.model.backbone.patch_size)
-            config, shown = PropagationConfig(size=detail), 0.0
-            for step in follow(sight.model.backbone, session.clip, ids, config, session.results()):
-                if isinstance(step, Followed):
-                    session.following = False
-                    yield self._done(step, model, lost, request)
-                elif (now := time.monotonic()) - shown > _BETWEEN_PICTURES:
-                    shown = now
-                    yield _results(self._progress(step, request), running=True, moving=session.save_frame(step.picture))
+            with closing(self._steps(session, mode, editor, self._sight(model, detail))) as steps:
+                for step, lost in steps:
+                    if not session.goes_on(turn):
+                        break
+                    if isinstance(step, Followed):
+                        session.following = False
+                        yield self._done(step, model, lost, request)
+                    elif (now := time.monotonic()) - shown > _BETWEEN_PICTURES:
+                        shown, moving = now, session.save_frame(step.picture)
+                        yield _results(self._progress(step, request), running=True, moving=moving)
         except (UserError, Refused, OSError) as error:
-            session.following = False
-            yield _results(self._reason(error, request, session))
+            if session.goes_on(turn):
+                session.following = False
+                yield _results(self._reason(error, request, session))
+        if not session.goes_on(turn) and not session.following:
+            # said again: the last frame's update may have come after what was said at once
+            yield (
+                self.cancelled(request) if session.folder.is_dir() else _results(self.words.say(request, "video_ready"))
+            )
+
+    def _steps(
+        self, session: VideoSession, mode: str, editor: Editor, sight: Sight
+    ) -> Generator[tuple[Step | Followed, list[int]], None, None]:
+        """What `follow` gives for the marks as they are; and the objects that are too small to be followed."""
+        ids = session.mask(sight)
+        if mode == "paint":
+            ids = Marks((Painting(ids), *_painting(editor, session))).ids(None, session.clip.size)
+        lost = lost_objects(ids, sight.size, sight.model.backbone.patch_size)
+        config = PropagationConfig(size=sight.size)
+        with closing(follow(sight.model.backbone, session.clip, ids, config, session.results())) as steps:
+            for step in steps:
+                yield step, lost
+
+    def cancel(self, session: VideoSession | None, request: gr.Request) -> Updates:
+        """Cancel was clicked: the frame that is being worked on is the last."""
+        if session is not None:
+            session.stop()
+        return self.cancelled(request)
 
     def cancelled(self, request: gr.Request) -> Updates:
         """What is shown once the work was stopped."""
@@ -171,7 +211,7 @@ class VideoActions:
             gr.update(value=picture, visible=True),
             gr.update(value=None, visible=False),
             "click",
-            *_results(""),
+            *_results(self.words.say(request, "video_ready")),
         )
 
     def _about(self, session: VideoSession, request: gr.Request) -> str:

@@ -37,8 +37,8 @@ class Sight:
 class VideoSession:
     """A clip, the marks on its first frame, and the folder of its own in which all of its files are.
 
-    whole: the clip with all of its frames. clip: with those that are followed. following: since it was begun, neither
-        ended nor told to be stopped.
+    whole: the clip with all of its frames. clip: with those that are followed. following: since it was asked for,
+        neither ended nor told to be stopped.
     """
 
     folder: Path
@@ -46,9 +46,30 @@ class VideoSession:
     clip: Clip
     marks: Marks = field(default_factory=Marks)
     following: bool = False
+    _asked: bool = False
+    _turn: int = 0
     _cells: tuple[str, int, Float[Tensor, "rows columns d"]] | None = None
     _pictures: list[Path] = field(default_factory=list[Path])
     _count: int = 0
+
+    def ask(self) -> None:
+        """The clip is to be followed as soon as it is its turn."""
+        self.following, self._asked = True, True
+        self._turn += 1
+
+    def stop(self) -> None:
+        """Whatever was asked for is not to be done, or not any longer."""
+        self.following, self._asked = False, False
+        self._turn += 1
+
+    def begin(self) -> int | None:
+        """The turn that begins; None where nothing is asked for any longer, or another has begun with it."""
+        asked, self._asked = self._asked, False
+        return self._turn if asked else None
+
+    def goes_on(self, turn: int) -> bool:
+        """Whether nobody has stopped it, or asked for another, since it began."""
+        return self._turn == turn
 
     def take(self, how: Taking, most: int) -> None:
         """Choose the frames of a clip that has too many; they begin with the same one."""
@@ -121,8 +142,9 @@ class VideoSession:
 
 
 def end(session: VideoSession | None) -> None:
-    """Remove all files of a session."""
+    """Remove all files of a session, and stop what it does."""
     if session is not None:
+        session.stop()
         remove(session.folder)
 
 

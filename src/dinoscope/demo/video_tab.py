@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from dinoscope.demo.components import build_slider
 from dinoscope.demo.limits import Limits
 from dinoscope.demo.marking import OBJECTS, object_colors
 from dinoscope.demo.session_folders import SessionFolders
@@ -51,8 +52,8 @@ class _Parts:
     save_masks: gr.DownloadButton
 
 
-def build_video_tab(models: Sequence[NamedModel], words: Words, limits: Limits, folder: Path) -> None:
-    """Add the tab's parts and what they do to the page that is being built (call it inside `gr.Tab`).
+def build_video_tab(models: Sequence[NamedModel], words: Words, limits: Limits, folder: Path, tab: gr.Tab) -> None:
+    """Add the tab's parts and what they do to the page that is being built (call it inside `tab`).
 
     folder: is made, and removed by whoever serves the page. In it, everybody has a folder of their own, which is served
         as it is, to who knows its name, and removed when a new clip comes in or the session ends.
@@ -66,7 +67,7 @@ def build_video_tab(models: Sequence[NamedModel], words: Words, limits: Limits, 
         with gr.Column(scale=1, min_width=360):
             following = _right(models, words, limits)
     parts = _Parts(**marking, **following)
-    _connect(parts, session, VideoActions(models, words, limits, folders))
+    _connect(parts, session, VideoActions(models, words, limits, folders), tab)
 
 
 def _left(words: Words) -> dict[str, Any]:
@@ -80,6 +81,7 @@ def _left(words: Words) -> dict[str, Any]:
         [(label("video_taking_spread"), "spread"), (label("video_taking_start"), "start")],
         value="spread",
         label=label("video_taking"),
+        elem_classes="kinds",
         visible=False,
     )
     frame = gr.Image(
@@ -102,6 +104,7 @@ def _left(words: Words) -> dict[str, Any]:
             [(label("video_mode_click"), "click"), (label("video_mode_paint"), "paint")],
             value="click",
             label=label("video_mode"),
+            elem_classes="kinds",
             min_width=170,
             elem_id="video-mode",
         )
@@ -109,22 +112,24 @@ def _left(words: Words) -> dict[str, Any]:
             [(label("video_sign_add"), True), (label("video_sign_away"), False)],
             value=True,
             label=label("video_sign"),
+            elem_classes="kinds",
             min_width=170,
             elem_id="video-sign",
         )
-    with gr.Row():
+    with gr.Row(equal_height=True):
         number = gr.Radio(
             [(f"{each}", each) for each in range(1, OBJECTS + 1)],
             value=1,
             label=label("video_object"),
+            elem_classes="kinds",
             scale=4,
             min_width=300,
             elem_id="video-object",
         )
-        with gr.Column(scale=1, min_width=90):
+        with gr.Column(scale=1, min_width=90, elem_classes="stack"):
             undo = gr.Button(label("video_undo"), size="sm", elem_id="video-undo")
             clear = gr.Button(label("video_clear"), size="sm", elem_id="video-clear")
-    reach = gr.Slider(-_MOST_REACH, _MOST_REACH, 0, step=0.02, label=label("video_reach"), buttons=[])
+    reach = build_slider(-_MOST_REACH, _MOST_REACH, 0, step=0.02, label=label("video_reach"))
     gr.HTML(_style(colors), padding=False)
     return {
         "upload": upload, "sample": sample, "status": status, "taking": taking, "frame": frame, "editor": editor,
@@ -146,18 +151,9 @@ def _right(models: Sequence[NamedModel], words: Words, limits: Limits) -> dict[s
     label: Any = words.label
     details = [size for size in DETAILS if size <= limits.most_size] or [limits.most_size]
     with gr.Row():
-        names = [model.label for model in models]
-        model = gr.Dropdown(names, value=names[0], label=label("video_model"), min_width=160)
-        detail = gr.Dropdown(
-            [(f"{size} px", size) for size in details],
-            value=_DETAIL if _DETAIL in details else details[-1],
-            label=label("video_detail"),
-            min_width=160,
-        )
-    with gr.Row():
         follow = gr.Button(label("video_follow"), variant="primary", elem_id="video-follow")
         cancel = gr.Button(label("video_cancel"), variant="stop", interactive=False, elem_id="video-cancel")
-    progress = gr.Markdown(elem_id="video-progress", min_height=30)
+    progress = gr.Markdown(elem_id="video-progress")
     moving = gr.Image(
         label=label("video_result"), interactive=False, height=_HEIGHT, buttons=[], elem_id="video-moving"
     )
@@ -165,6 +161,15 @@ def _right(models: Sequence[NamedModel], words: Words, limits: Limits) -> dict[s
         label=label("video_overlay"), interactive=False, height=_HEIGHT, visible=False, autoplay=True, loop=True,
         buttons=[], elem_id="video-overlay",
     )  # fmt: skip
+    with gr.Row():
+        names = [model.label for model in models]  # the second of the pair is the one that learnt without labels
+        model = gr.Dropdown(names, value=names[:2][-1], label=label("video_model"), min_width=160)
+        detail = gr.Dropdown(
+            [(f"{size} px", size) for size in details],
+            value=_DETAIL if _DETAIL in details else details[-1],
+            label=label("video_detail"),
+            min_width=160,
+        )
     with gr.Row():
         save_overlay = gr.DownloadButton(
             label("video_save_overlay"), interactive=False, size="sm", elem_id="video-save-overlay"
@@ -178,28 +183,31 @@ def _right(models: Sequence[NamedModel], words: Words, limits: Limits) -> dict[s
     }  # fmt: skip
 
 
-def _connect(parts: _Parts, session: gr.State, actions: VideoActions) -> None:
+def _connect(parts: _Parts, session: gr.State, actions: VideoActions, tab: gr.Tab) -> None:
     """What happens when. Marking a frame never waits for a clip that somebody else follows."""
     results = [parts.progress, parts.follow, parts.cancel, parts.moving, parts.overlay, parts.save_overlay,
                parts.save_masks]  # fmt: skip
     sight = [parts.model, parts.detail]
-    following = parts.follow.click(
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    parts.follow.click(actions.ask, [session], results, queue=False, **quiet).then(
         actions.follow,
         [session, parts.mode, parts.editor, *sight],
         results,
         concurrency_limit=actions.limits.concurrent,
         concurrency_id="video",
-        show_progress="hidden",
-        api_visibility="private",
+        trigger_mode="multiple",  # the one before may still be at its last frame
+        **quiet,
     )
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    parts.cancel.click(actions.cancelled, None, results, cancels=[following], queue=False, **quiet)
+    # not by Gradio's `cancels`: its browser takes no other click on what was cancelled so
+    parts.cancel.click(actions.cancel, [session], results, queue=False, **quiet)
 
     loaded = [session, parts.status, parts.taking, parts.frame, parts.editor, parts.mode, *results]
-    load: dict[str, Any] = {"outputs": loaded, "cancels": [following], "api_visibility": "private"}
+    load: dict[str, Any] = {"outputs": loaded, "api_visibility": "private"}
     load |= {"show_progress": "minimal", "show_progress_on": parts.frame}
+    load |= {"concurrency_id": "clips", "concurrency_limit": 1}  # one after the other: the last that was chosen counts
     parts.upload.upload(actions.upload, [parts.upload, session, *sight], **load)
     parts.sample.click(actions.sample, [session, *sight], **load)
+    tab.select(actions.begin, [session, *sight], **load)
     parts.taking.change(actions.take, [session, parts.taking], [session, parts.status], **quiet)
 
     shown = [session, parts.frame, parts.status]

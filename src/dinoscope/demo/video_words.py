@@ -15,6 +15,7 @@ TEXTS: Texts = {
         "video_first": "1. Mark what to follow, on the first frame",
         "video_result": "2. Follow it through the clip",
         "video_start": "Upload a short clip, or use the sample.",
+        "video_ready": "Mark an object in the frame on the left, then follow it.",
         "video_loaded": "**{name}**: {total} frames, {seconds} s, shown at {width} × {height} px.",
         "video_thinned": "It has more than the {most} frames that are followed at most: choose below which ones. "
         "Now: {count} frames, every {step}.",
@@ -35,6 +36,7 @@ TEXTS: Texts = {
         "video_follow": "Follow",
         "video_cancel": "Cancel",
         "video_progress": "Frame {done} of {total} · {speed} frames/s · about {left} s left",
+        "video_waiting": "Waiting for its turn…",
         "video_begin": "Starting…",
         "video_cancelled": "Cancelled. Nothing was kept.",
         "video_done": "**{frames} frames in {seconds} s** ({speed} frames/s), by {model}.",
@@ -62,6 +64,7 @@ TEXTS: Texts = {
         "video_first": "1. Marca qué seguir, en el primer fotograma",
         "video_result": "2. Síguelo por todo el vídeo",
         "video_start": "Sube un vídeo corto o usa el ejemplo.",
+        "video_ready": "Marca un objeto en el fotograma de la izquierda y luego síguelo.",
         "video_loaded": "**{name}**: {total} fotogramas, {seconds} s, a {width} × {height} px.",
         "video_thinned": "Tiene más de los {most} fotogramas que se siguen como máximo: elige abajo cuáles. "
         "Ahora: {count} fotogramas, uno de cada {step}.",
@@ -82,6 +85,7 @@ TEXTS: Texts = {
         "video_follow": "Seguir",
         "video_cancel": "Cancelar",
         "video_progress": "Fotograma {done} de {total} · {speed} por segundo · faltan unos {left} s",
+        "video_waiting": "Esperando turno…",
         "video_begin": "Empezando…",
         "video_cancelled": "Cancelado. No se ha guardado nada.",
         "video_done": "**{frames} fotogramas en {seconds} s** ({speed} por segundo), con {model}.",

@@ -199,6 +199,13 @@ def upsample(
     return resized.view(*maps.shape[:-2], *size)
 
 
+def patch_grid(size: tuple[int, int], short: int | None, patch: int) -> tuple[int, int]:
+    """Rows and columns of patches that `prepare` makes of an image of `size` = (height, width), at the short side."""
+    scale = 1.0 if short is None else short / min(size)
+    rows, columns = (max(1, round(side * scale / patch)) for side in size)
+    return rows, columns
+
+
 def prepare(image: UInt8[ndarray, "h w 3"], size: int | None, patch: int) -> UInt8[Tensor, "3 s t"]:
     """Resize an image of any size to what a backbone takes: sides that are multiples of `patch`.
 
@@ -209,8 +216,7 @@ def prepare(image: UInt8[ndarray, "h w 3"], size: int | None, patch: int) -> UIn
     Raises UserError where that would be more than `MAX_PATCHES`.
     """
     height, width = image.shape[:2]
-    scale = 1.0 if size is None else size / min(height, width)
-    rows, columns = (max(1, round(side * scale / patch)) for side in (height, width))
+    rows, columns = patch_grid((height, width), size, patch)
     if rows * columns > MAX_PATCHES:
         raise UserError(
             f"{width} x {height} px would become {columns} x {rows} patches, and {MAX_PATCHES} is the most: "
