@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ import torch  # noqa: E402
 
 from tests.pictures import draw_picture as draw_picture  # noqa: E402
 from tests.pictures import write_pictures  # noqa: E402
+from tests.plain_process import PlainProcess  # noqa: E402
 
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
@@ -33,6 +34,14 @@ settings.load_profile("fixed")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's cache."""
     monkeypatch.setenv("DINOSCOPE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def plain_process() -> Iterator[PlainProcess]:
+    """A process without these checks of types."""
+    process = PlainProcess()
+    yield process
+    process.end()
 
 
 @pytest.fixture

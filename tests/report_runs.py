@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,4 +36,12 @@ def trained(root: Path) -> Path:
     ):
         config = cases.run_config(method, data, root / name, epochs=2, evaluate_every=1)
         api.train(replace(config, backbone=backbone))
+        _never_waiting(root / name / "metrics.jsonl")
     return root
+
+
+def _never_waiting(metrics: Path) -> None:
+    """As on an idle machine: on a busy one the report says, rightly, that training waited for its images."""
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    kept = [line | {"waiting_for_data": 0.0} if "waiting_for_data" in line else line for line in lines]
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in kept))

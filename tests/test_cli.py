@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from dinoscope import __version__
 from dinoscope.cli import COMMANDS, MODULES, main
 from dinoscope.study.recipes import RECIPES
 from tests.conftest import draw_picture
+from tests.plain_process import PlainProcess
 
 HEAVY = ("torch", "torchvision", "timm", "sklearn", "matplotlib", "numpy", "cv2")
 
@@ -88,7 +88,7 @@ def test_a_command_like_no_other_points_to_help(capsys) -> None:
 
 
 # `train` itself, in a process of its own: the tests' import hook checks shapes and types, and does not know the
-# placeholder that stands for an option not given yet. One process for all cases, since it imports torch.
+# placeholder that stands for an option not given yet.
 
 COMMON = ["--data", "DATA", "--out", "OUT", "--batch-size", "8", "--device", "cpu"]
 
@@ -120,22 +120,6 @@ OUT_OF_RANGE = {
 }
 """name -> options that a settings class refuses with ValueError, and words of the refusal."""
 
-PROGRAM = """
-import contextlib, io, json, sys
-from dinoscope.cli import main
-
-results = {}
-for name, argv in json.loads(sys.stdin.read()).items():
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = main(argv)
-        except SystemExit as end:
-            code = end.code
-    results[name] = [code, out.getvalue(), err.getvalue()]
-print(json.dumps(results))
-"""
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -150,22 +134,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def answers(place: Path) -> dict[str, tuple[int, str, str]]:
+def answers(place: Path, plain_process: PlainProcess) -> dict[str, tuple[int, str, str]]:
     """Exit code, stdout and stderr of each refusal, and of each command's --help."""
     commands = {name: ["train", *options] for name, (options, _) in REFUSALS.items()}
     commands |= {name: ["train", *COMMON, *options] for name, (options, _) in OUT_OF_RANGE.items()}
     commands |= {f"{name} --help": [name, "--help"] for name in COMMANDS}
-    result = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        input=json.dumps(commands),
-        capture_output=True,
-        text=True,
-        cwd=place,
-        env={**os.environ, "DINOSCOPE_CACHE": str(place / "cache")},
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DINOSCOPE_CACHE", str(place / "cache"))
+        return plain_process.run(commands, place)
 
 
 @pytest.mark.parametrize("name", REFUSALS)

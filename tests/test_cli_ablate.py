@@ -17,10 +17,9 @@ import pytest
 from dinoscope.ablation.definition import resolve
 from dinoscope.ablation.early_stopping import MARK, Stopped, mark_stopped
 from dinoscope.ablation.records import AblationRun
-from dinoscope.ablation.storing import read_result
+from dinoscope.ablation.storing import read_result, to_json
 from dinoscope.ablation.studies import STUDIES
 from dinoscope.ablation.study_file import parse_study
-from dinoscope.ablation.writing import write_result
 from dinoscope.cli import main
 from dinoscope.cli.ablate import _say_measuring
 from tests.ablation_studies import realistic
@@ -207,7 +206,8 @@ def test_a_mistake_is_one_line_and_nothing_starts(name, data, picture_folder, tm
 
 def test_the_result_of_another_study_is_not_written_over(data, tmp_path, capsys) -> None:
     out = tmp_path / "study"
-    write_result(realistic(), out, overwrite=False)  # called collapse-study
+    out.mkdir()
+    (out / "ablation.json").write_text(to_json(realistic()))  # called collapse-study
     before = contents(out)
     assert main(arguments(data, out)) == 2
     assert "holds the result of the study 'collapse-study', not of 'study': choose" in capsys.readouterr().err

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from dinoscope.training.config import RunConfig
 from dinoscope.training.trainer import Trainer
 from dinoscope.types import Step
 from tests.conformance import cases
+from tests.plain_process import PlainProcess
 
 Folder = Callable[..., Path]
 
@@ -352,7 +351,7 @@ def test_settings_from_before_the_switches_are_read_as_they_were(tmp_path: Path)
     assert from_dict(RunConfig, values, "config.json") == RunConfig(tmp_path, tmp_path / "out")
 
 
-def test_the_command_takes_them_and_keeps_them(data: Path, tmp_path: Path) -> None:
+def test_the_command_takes_them_and_keeps_them(data: Path, tmp_path: Path, plain_process: PlainProcess) -> None:
     """In a process of its own, for the same reason."""
     options = (
         f"--data {data} --out {tmp_path / 'run'} --backbone vit_micro_conv8 --views.global-size 32 "
@@ -363,9 +362,8 @@ def test_the_command_takes_them_and_keeps_them(data: Path, tmp_path: Path) -> No
         "--method.head-activation relu --method.no-head-l2 --method.no-head-weight-norm "
         "--method.freeze-last-layer-epochs 0"
     )
-    command = [sys.executable, "-m", "dinoscope", "train", *options.split()]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    code, _, error = plain_process.run({"train": ["train", *options.split()]}, tmp_path)["train"]
+    assert code == 0, error
     run = json.loads((tmp_path / "run" / "config.json").read_text())["run"]
     assert run["fraction"] == 0.7
     assert run["optimizer"]["scaling"] == "sqrt"

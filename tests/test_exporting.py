@@ -88,6 +88,7 @@ def expected(backbone: Backbone, images: torch.Tensor) -> list[np.ndarray]:
 SHAPES = ((1, 3, 32, 32), (3, 3, 40, 64), (2, 3, 33, 47))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 def test_onnx(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxscript")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from dinoscope.methods import METHODS
 from dinoscope.settings import from_dict, to_dict
 from dinoscope.study.recipes import RECIPES
 from dinoscope.training.config import OptimizerConfig, RunConfig, SavingConfig
+from tests.plain_process import PlainProcess
 
 _BASE = RECIPES["dino_small_images_cpu"](Path("/some where/it's $HOME"), Path("out; rm -rf x"))
 
@@ -50,26 +49,21 @@ CASES: dict[str, RunConfig] = {
 }
 
 READ = """
-import json, sys
 from dinoscope.cli.train import settings
 from dinoscope.settings import to_dict
-print(json.dumps([to_dict(settings(words)[0]) for words in json.load(sys.stdin)]))
+
+def answer(commands):
+    return [to_dict(settings(words)[0]) for words in commands]
 """
 
 
 @pytest.fixture(scope="module")
-def read_back() -> dict[str, dict[str, Any]]:
+def read_back(plain_process: PlainProcess, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Settings of every case as `dinoscope train` reads the command that was written for them."""
     commands = [shlex.split(command(config).text.replace("\\\n", " ")) for config in CASES.values()]
     assert all(words[:2] == ["dinoscope", "train"] for words in commands)
-    done = subprocess.run(
-        [sys.executable, "-c", READ],  # not here: the tests' checks of types know no missing settings
-        input=json.dumps([words[2:] for words in commands]),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return dict(zip(CASES, json.loads(done.stdout), strict=True))
+    folder = tmp_path_factory.mktemp("read")
+    return dict(zip(CASES, plain_process.ask(READ, [words[2:] for words in commands], folder), strict=True))
 
 
 @pytest.mark.parametrize("name", CASES)

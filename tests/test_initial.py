@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +20,7 @@ from dinoscope.training.listener import Listener, RunStart, StepRecord
 from dinoscope.training.run_folder import read_config
 from tests.conformance import cases
 from tests.official_files import register_tiny
-from tests.test_cli import PROGRAM
+from tests.plain_process import PlainProcess
 from tests.test_cli_export import model
 
 Pictures = Callable[..., Path]
@@ -223,7 +220,9 @@ def test_resumed_without_the_model_it_ends_as_if_never_stopped(picture_folder: P
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def test_the_command_takes_the_network_of_the_model(picture_folder: Pictures, tmp_path: Path) -> None:
+def test_the_command_takes_the_network_of_the_model(
+    picture_folder: Pictures, tmp_path: Path, plain_process: PlainProcess
+) -> None:
     model(tmp_path / "model", "vit_micro_conv8", 32)
     picture_folder(24)
     train = ["train", "--recipe", "dino_small_images", "--data", "pictures", "--out", "out", "--init", "model"]
@@ -235,11 +234,7 @@ def test_the_command_takes_the_network_of_the_model(picture_folder: Pictures, tm
         "train": train,
         "resume from another": ["train", "--out", "out", "--resume", "--init", "another"],
     }
-    result = subprocess.run(
-        [sys.executable, "-c", PROGRAM], input=json.dumps(commands), capture_output=True, text=True, cwd=tmp_path
-    )
-    assert result.returncode == 0, result.stderr
-    answers = json.loads(result.stdout)
+    answers = plain_process.run(commands, tmp_path)
     code, _, error = answers["other network"]
     assert (code, error.count("\n")) == (2, 1)
     assert "--init model is a vit_micro_conv8, and the run's network is resnet_micro" in error

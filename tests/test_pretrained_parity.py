@@ -42,7 +42,7 @@ def official_registers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        ("vit_small_patch14_dinov2", 518),
+        pytest.param("vit_small_patch14_dinov2", 518, marks=pytest.mark.slow),
         ("vit_small_patch14_reg4_dinov2", 518),
         ("deit_small_patch16_224", 224),
         ("resnet50", 224),

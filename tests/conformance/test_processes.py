@@ -19,12 +19,12 @@ from tests.pictures import write_pictures
 from . import cases
 from .test_methods import states_differ
 
-CUT = {"accumulate": 2}
+CUT: dict[str, object] = {"accumulate": 2}
 """Each process also cuts its half of the batch."""
 
 TOGETHER = [name for name in cases.SETTINGS if name not in cases.ALONE]
 
-BATCH_NORM = {
+BATCH_NORM: dict[str, dict[str, object]] = {
     "simclr": {"backbone": "resnet_micro"},
     "byol": {"method": replace(cases.SETTINGS["byol"], head_batch_norm=True)},
     "moco": {
