@@ -73,6 +73,18 @@ def test_figures_have_the_order_of_the_table() -> None:
     assert [color == BLACK for _, color in legend] == [False, True, False, False]
 
 
+def test_a_variant_may_be_called_like_the_base() -> None:
+    same = Variant("batch", "base", {"batch_size": 32})
+    study = arrange(result("batch", same, *sizes(256), own=Variant("batch", "base", {"batch_size": 64})))
+    curves = axis_curves(study.axes[0], study.base)
+    assert curves is not None
+    assert [(name, color == BLACK) for name, color in legend_of(curves)] == [
+        ("base", False),
+        ("base", True),
+        ("256 images", False),
+    ]
+
+
 def legend_of(figure: Figure) -> list[tuple[str, object]]:
     (legend,) = figure.legends
     return [

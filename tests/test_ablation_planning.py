@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args
 
@@ -11,6 +11,7 @@ import pytest
 
 from dinoscope.ablation.definition import Axis, StudyDefinition
 from dinoscope.ablation.early_stopping import KeepingHandles, MedianRule
+from dinoscope.ablation.ordering import by_value, place_among
 from dinoscope.ablation.planning import plan_study
 from dinoscope.ablation.records import Variant
 from dinoscope.ablation.settings_change import setting_names
@@ -172,12 +173,25 @@ def test_the_base_is_a_value_of_every_axis() -> None:
     assert plan.base_values["both"].settings == {"batch_size": 128, "drop_path": 0.0}
 
 
+def test_the_base_is_the_value_that_the_study_has_though_epochs_shortens_it() -> None:
+    warm_up = axis("warm-up", "optimizer.warmup_epochs", 40.0, 5.0, 10.0)
+    begun = replace(study(warm_up), changes={"epochs": 100.0, "optimizer.warmup_epochs": 10.0})
+    plan = plan_study(begun, DATA, OUT, epochs=2)
+    assert plan.cells[0].config.optimizer.warmup_epochs == pytest.approx(0.2)
+    own = plan.base_values["warm-up"]
+    assert (own.label, own.settings) == ("10.0", {"optimizer.warmup_epochs": 10.0})
+    ordered = by_value([(cell.variant, None) for cell in plan.cells[1:]])
+    assert ordered is not None
+    assert [variant.label for variant, _ in ordered] == ["5.0", "40.0"]
+    assert place_among([variant for variant, _ in ordered], own) == 1
+
+
 def test_an_axis_that_varies_nothing_is_named_and_a_study_refused() -> None:
     plan = plan_study(study(axis("batch", "batch_size", 128), axis("K", "method.out_dim", 64)), DATA, OUT)
     assert plan.idle_axes == ("batch",)
     assert [config.out.name for config in plan.configs] == ["base-s0", "k-64-s0"]
     with pytest.raises(UserError, match=r"study s: every value is the base's own \(128\), so there is nothing to vary"):
-        plan_study(study(axis("batch", "batch_size", 128)), DATA, OUT)
+        plan_study(replace(study(axis("batch", "batch_size", 128)), seeds=(0, 1, 2)), DATA, OUT)
 
 
 def test_a_recipe_of_another_method_has_no_such_settings() -> None:

@@ -134,7 +134,8 @@ def changed(*path: str | int, to: object) -> str:
         "{",
         "[]",
         "{}",
-        changed("format", to=1),
+        changed("format", to=3),
+        changed("format", to=[]),
         changed("result", to=[]),
         changed("result", "runs", to=3),
         changed("result", "runs", 0, to="x"),
@@ -151,6 +152,16 @@ def changed(*path: str | int, to: object) -> str:
 def test_what_is_not_exactly_a_result_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"place/ablation\.json|more than one run"):
         from_json(text, "place/ablation.json")
+
+
+def test_a_result_of_the_first_format_is_read() -> None:
+    """It did not say yet what the base is as a value of an axis."""
+    values = json.loads(to_json(small()))
+    del values["result"]["base_values"]
+    with pytest.raises(UserError, match="is damaged"):
+        from_json(json.dumps(values), "file")
+    found = from_json(json.dumps(values | {"format": 1}), "file")
+    assert found == from_json(to_json(small()), "file")
 
 
 def test_a_missing_result_is_named(tmp_path: Path) -> None:

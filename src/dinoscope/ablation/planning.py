@@ -97,20 +97,23 @@ def plan_study(
                     f"{variant.axis} = {variant.label}: give one another label"
                 )
             cells.append(Cell(variant, seed, replace(wanted, out=folder)))
-    return _without_the_bases_own(study, cells, resolved.axes)
-
-
-def _without_the_bases_own(study: StudyDefinition, cells: list[Cell], axes: Mapping[str, str]) -> PlannedStudy:
-    folders = {cell.config.out for cell in cells if cell.variant is BASE}
-    own = [cell.variant.label for cell in cells if cell.variant is not BASE and cell.config.out in folders]
-    base = replace(BASE, label=own[0]) if own and len(axes) == 1 else BASE
-    kept = [cell for cell in cells if cell.variant is BASE or cell.config.out not in folders]
-    if all(cell.variant is BASE for cell in kept):
-        raise UserError(f"{study.place}: every value is the base's own ({', '.join(own)}), so there is nothing to vary")
-    called = tuple(replace(cell, variant=base) if cell.variant is BASE else cell for cell in kept)
-    present = setting_names(cells[0].config)
+    present = setting_names(resolved.base)  # as the study has them: --epochs shortens what is written in its values
     values = {axis.name: own_value(axis.name, axis.variants, present) for axis in study.axes}
-    return PlannedStudy(study, base, called, axes, values)
+    return _without_the_bases_own(PlannedStudy(study, BASE, tuple(cells), resolved.axes, values))
+
+
+def _without_the_bases_own(plan: PlannedStudy) -> PlannedStudy:
+    folders = {cell.config.out for cell in plan.cells if cell.variant is BASE}
+    own = [cell.variant.label for cell in plan.cells if cell.variant is not BASE and cell.config.out in folders]
+    base = replace(BASE, label=own[0]) if own and len(plan.axes) == 1 else BASE
+    kept = [cell for cell in plan.cells if cell.variant is BASE or cell.config.out not in folders]
+    if all(cell.variant is BASE for cell in kept):
+        labels = ", ".join(dict.fromkeys(own))
+        raise UserError(
+            f"{plan.definition.place}: every value is the base's own ({labels}), so there is nothing to vary"
+        )
+    called = tuple(replace(cell, variant=base) if cell.variant is BASE else cell for cell in kept)
+    return replace(plan, base=base, cells=called)
 
 
 def run_name(variant: Variant, seed: int) -> str:

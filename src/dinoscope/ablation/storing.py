@@ -16,6 +16,8 @@ from dinoscope.settings import from_dict, to_dict
 
 FILE = "ablation.json"
 FORMAT = 2
+_ADDED: dict[int, dict[str, Any]] = {1: {"base_values": {}}, FORMAT: {}}
+"""Format -> what a result of it lacks, as it is taken for."""
 _KEYS = {"format", "dinoscope", "result", "statistics"}
 
 _NOT_FINITE = "not_finite"
@@ -42,6 +44,8 @@ def to_json(result: AblationResult) -> str:
 def from_json(text: str, source: str) -> AblationResult:
     """The inverse of `to_json`; settings come back as JSON has them (a tuple as a list). `source` names the file.
 
+    Results of format 1 are read too; in them, the base is no value of an axis.
+
     Raises UserError for a text that is not exactly what `to_json` writes; its statistics are not looked at.
     """
     try:
@@ -50,14 +54,17 @@ def from_json(text: str, source: str) -> AblationResult:
         raise UserError(f"{source} is damaged: it is not JSON ({error})") from error
     if not isinstance(values, dict) or values.keys() != _KEYS or not isinstance(values["result"], dict):
         raise UserError(f"{source} is no result of an ablation study")
-    if values["format"] != FORMAT:
-        raise UserError(f"{source} has format {values['format']!r}; this version of dinoscope reads format {FORMAT}")
+    if values["format"] not in list(_ADDED):  # a list also takes what cannot be hashed
+        raise UserError(
+            f"{source} has format {values['format']!r}; this version of dinoscope reads formats 1 to {FORMAT}"
+        )
+    held = _ADDED[values["format"]] | values["result"]
     try:
-        result = from_dict(AblationResult, _read(values["result"]), source)
+        result = from_dict(AblationResult, _read(held), source)
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{source} is damaged: {error}") from error
     # What was left out, or was converted ("3" to 3, 3.7 to 3), would not be written like that again.
-    if json.loads(json.dumps(_written(to_dict(result)))) != values["result"]:
+    if json.loads(json.dumps(_written(to_dict(result)))) != held:
         raise UserError(f"{source} is damaged: a value is missing or of the wrong kind")
     arrange(result)
     return result

@@ -148,7 +148,7 @@ def _planned(study: StudyDefinition, options: Options, data: Path, out: Path) ->
 
     plan = plan_study(study, data, out, epochs=options.epochs, placed=lambda config: placed(config, options.execution))
     for name in plan.idle_axes:
-        say(f"the axis {name} has no runs: its only value is the base's own")
+        say(f"the axis {name} has no runs: it has no value but the base's own")
     return plan
 
 

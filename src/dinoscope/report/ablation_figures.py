@@ -106,16 +106,16 @@ def bands(panels: Sequence[LinePanel], *, ordered: bool, note: str = "") -> Figu
     with matplotlib.rc_context(STYLE):
         width = COLUMN if len(panels) == 1 else PAGE / min(max(len(panels), 1), 3)
         figure, axes = new_figure(len(panels), width, height=2.2)
-        every = {line.label: line.base for panel in panels for line in panel.lines}
-        labels = [label for label, is_base in every.items() if not is_base]
+        every = dict.fromkeys((line.label, line.base) for panel in panels for line in panel.lines)
+        labels = [label for label, is_base in every if not is_base]
         looks = dict(zip(labels, _looks(len(labels), ordered=ordered), strict=True))
         for axis, panel in zip(axes, panels, strict=True):
             _line_panel(axis, panel, looks)
         handles = [
             Line2D([], [], color=BASE, linewidth=1.8, label=label)
-            if label not in looks
+            if is_base
             else Line2D([], [], color=looks[label][0], linestyle=looks[label][1], linewidth=1.5, label=label)
-            for label in every
+            for label, is_base in every
         ]
         _name_lines(figure, axes, handles, note)
     return figure
