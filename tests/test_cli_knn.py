@@ -158,6 +158,12 @@ def test_a_train_split_alone(model: Path, picture_folder: MakeFolder) -> None:
         run(model, "--data", picture_folder(4, classes=2, split="train"))
 
 
+def test_a_val_split_alone(model: Path, picture_folder: MakeFolder) -> None:
+    """The folder above it is no gallery: the queries lie in it."""
+    with pytest.raises(UserError, match=r"no training folder found beside val .* --gallery and --query"):
+        run(model, "--data", picture_folder(4, classes=2, split="val"))
+
+
 def test_the_cache_can_be_left_out(model: Path, data: Path) -> None:
     run(model, "--data", data, "--no-cache")
     assert not cache_folder("features").exists()

@@ -140,7 +140,9 @@ def test_a_part_that_is_too_long_is_thrown_away(site: Site) -> None:
 def test_a_web_page_is_not_put_in_the_place_of_weights(site: Site) -> None:
     """As the page of a login or a proxy, which answers with 200."""
     site.content = b"<!DOCTYPE html><html>please log in</html>"
-    with pytest.raises(UserError, match=r"x is not here, and what came is none of weights: it is a web page.*Put the"):
+    with pytest.raises(
+        UserError, match=r"x is not here, and what came is no file of weights: it is a web page.*Put the"
+    ):
         fetch("x", site.release())
     assert leftovers(site.release()) == []
 

@@ -77,11 +77,13 @@ def test_settings_that_say_nothing_of_it(hub: Path) -> None:
     [
         ("{", "cannot be read"),
         (json.dumps({"image_mean": [0.5], "image_std": HALF}), r"image_mean is \[0\.5\], not three numbers"),
-        (json.dumps({"image_mean": [127.5] * 3, "image_std": HALF}), r"each lies in \[0, 1\]"),
-        (json.dumps({"image_mean": HALF, "image_std": [0, 1, 1]}), "must be above 0"),
+        (json.dumps({"image_mean": [127.5] * 3, "image_std": HALF}), r"each must lie in \[0, 1\]"),
+        (json.dumps({"image_mean": HALF, "image_std": [0, 1, 1]}), "each must be above 0"),
     ],
 )
 def test_settings_that_cannot_be(text: str, said: str, hub: Path) -> None:
     (hub / "preprocessor_config.json").write_text(text)
-    with pytest.raises(UserError, match=rf"preprocessor_config\.json.*{said}"):
+    with pytest.raises(UserError, match=rf"preprocessor_config\.json.*{said}.*both --mean and --std"):
         import_file(hub)
+    chosen = import_file(hub, Choices(mean=HALF, std=HALF))[0]  # as the message says
+    assert chosen.config.mean == HALF

@@ -19,6 +19,7 @@ import torch
 
 from dinoscope.errors import UserError
 from dinoscope.models.pretrained import import_file
+from dinoscope.models.pretrained.reading import no_weights
 from tests.official_files import dino_checkpoint, random_network, register_tiny, weights
 from tests.test_pretrained import load
 
@@ -131,6 +132,7 @@ PLAIN_PICKLE = pickle.dumps({"x": Path.touch}, protocol=4)
         (lambda _: PLAIN_PICKLE, "could run code, so it was not opened"),
         (lambda _: archive("net/data.pkl", "net/constants.pkl"), "TorchScript program, which is code"),
         (lambda _: archive("word/document.xml"), "archive of another kind"),
+        (lambda whole: whole.replace(b"PK\x01\x02", b"PK\x00\x00"), "damaged archive; fetch it again"),
         (lambda _: b"ONNX, or anything", "of another kind"),
     ],
 )
@@ -175,3 +177,9 @@ def test_networks_that_are_not_supported_are_called_by_their_name(name: str, kin
     content = {"teacher": {name: torch.ones(2), "backbone.patch_embed.proj.weight": torch.ones(96, 3, 4, 4)}}
     with pytest.raises(UserError, match=f"holds an? .*{kind}.*, which is not supported"):
         load(tmp_path, content)
+
+
+def test_the_length_before_a_safetensors_file_is_no_web_page(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(0x3C20.to_bytes(8, "little") + b"{}")  # in little-endian bytes " <"
+    assert no_weights(file) == ""

@@ -112,6 +112,6 @@ def _images(options: Options) -> tuple[ImageFolder, ImageFolder | None]:
     try:
         return gallery_and_queries(data)
     except UserError as error:
-        if find_split(data, "train") is None or find_split(data, "val") is not None:
+        if (find_split(data, "train") is None) == (find_split(data, "val") is None):  # no split is missing
             raise
         raise UserError(f"{error} Or name two folders yourself with --gallery and --query.") from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dinoscope.data.folder import ImageFolder, find_images, resolve_split
+from dinoscope.data.folder import SPLITS, ImageFolder, find_images, find_split, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, cached_extract, evaluation_view, extract, weights_hash
 from dinoscope.model_names import NamedModel, Watch, unwatched
@@ -41,7 +41,21 @@ class Extract:
 
 def train_and_val(data: Path) -> tuple[ImageFolder, ImageFolder]:
     """The labelled images of both splits. Raises UserError where a split or the labels are missing."""
-    train, val = (find_images(resolve_split(data, split), labelled=True) for split in ("train", "val"))
+    train, val = (find_images(root, labelled=True) for root in both_splits(data))
+    return train, val
+
+
+def both_splits(data: Path) -> tuple[Path, Path]:
+    """The folders of the train split and of the val split. Raises UserError where one is missing.
+
+    Training takes DATA itself where it has no train folder; a measurement must not, for val lies in it.
+    """
+    val, train = resolve_split(data, "val"), find_split(data, "train")
+    if train is None:
+        raise UserError(
+            f"{data}: no training folder found beside {val.name} (looked for {', '.join(SPLITS['train'])}). "
+            "Add one with labelled images."
+        )
     return train, val
 
 

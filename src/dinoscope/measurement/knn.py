@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinoscope.data.folder import ImageFolder, find_images, find_split, label_fraction, resolve_split
+from dinoscope.data.folder import ImageFolder, find_images, find_split, label_fraction
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
-from dinoscope.measurement.inputs import LABEL_SEED, Extract, network_protocol, require_known_classes
+from dinoscope.measurement.inputs import LABEL_SEED, Extract, both_splits, network_protocol, require_known_classes
 from dinoscope.measurement.record import Measurement
 from dinoscope.model_names import NamedModel
 
@@ -41,7 +41,7 @@ def gallery_and_queries(data: Path) -> tuple[ImageFolder, ImageFolder | None]:
     """
     if find_split(data, "train") is None and find_split(data, "val") is None:
         return gallery_and_queries_in(data, None)
-    return gallery_and_queries_in(resolve_split(data, "train"), resolve_split(data, "val"))
+    return gallery_and_queries_in(*both_splits(data))
 
 
 def gallery_and_queries_in(gallery: Path, queries: Path | None) -> tuple[ImageFolder, ImageFolder | None]:

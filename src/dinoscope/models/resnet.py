@@ -10,6 +10,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
 from dinoscope.models.network import Backbone, BackboneConfig
+from dinoscope.models.strided_convolution import keep_gradients_of_single_cells
 from dinoscope.types import Tokens
 
 
@@ -49,10 +50,10 @@ def build_resnet(config: BackboneConfig, shape: ResNetShape) -> ResNetBackbone:
     net = ResNet(
         cast(Any, shape.block), shape.layers, num_classes=0, channels=channels, drop_path_rate=config.drop_path
     )
-    if not shape.stem_stride:
-        return ResNetBackbone(config, net, 32)
-    # SimCLR, appendix B.9: for 32 px images the first convolution keeps the resolution, pooling is dropped.
-    net.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=shape.stem_stride, padding=1, bias=False)
-    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-    net.maxpool = nn.Identity()
-    return ResNetBackbone(config, net, 8 * shape.stem_stride)
+    if shape.stem_stride:
+        # SimCLR, appendix B.9: for 32 px images the first convolution keeps the resolution, pooling is dropped.
+        net.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=shape.stem_stride, padding=1, bias=False)
+        nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+        net.maxpool = nn.Identity()
+    keep_gradients_of_single_cells(net)
+    return ResNetBackbone(config, net, 8 * (shape.stem_stride or 4))

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dinoscope.errors import UserError
 from dinoscope.methods.health import Verdict
 from dinoscope.methods.method import Method
 from dinoscope.models.backbone import Backbone
@@ -81,22 +80,24 @@ class Listener:
 def closing(listeners: Sequence[Listener]) -> Iterator[None]:
     """Close every listener, those that came meanwhile too, however the block ends and whatever another one raises.
 
-    Raises the first UserError of those that could not be closed, unless the block has failed before.
+    Raises the first error of those that could not be closed. Where the block has failed before, that is what is raised,
+    and theirs are noted on it.
     """
     try:
         yield
-    except BaseException:
-        _close(listeners)
+    except BaseException as error:
+        for fault in _close(listeners):
+            error.add_note(f"and while closing: {fault}")
         raise
     if faults := _close(listeners):
         raise faults[0]
 
 
-def _close(listeners: Sequence[Listener]) -> list[UserError]:
-    faults: list[UserError] = []
+def _close(listeners: Sequence[Listener]) -> list[Exception]:
+    faults: list[Exception] = []
     for listener in listeners:
         try:
             listener.closed()
-        except UserError as error:
+        except Exception as error:  # whatever it is, the others must be closed
             faults.append(error)
     return faults

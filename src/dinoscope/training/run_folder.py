@@ -15,7 +15,7 @@ from dinoscope.errors import UserError
 from dinoscope.settings import flat, from_dict, to_dict
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listener import Listener, StepRecord
-from dinoscope.training.writing import unwritable, writing
+from dinoscope.training.writing import GO_ON, unwritable, writing
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -39,12 +39,15 @@ class RunFolder:
         """Refuse a folder that the run cannot be written to; nothing is changed.
 
         Raises UserError where the folder holds something and neither `resume` nor `overwrite` was given, where
-        there is nothing to resume, or where `overwrite` would delete what is not a run.
+        there is nothing to resume, where `overwrite` would delete what is not a run, or where its place is no folder
+        or read-only.
         """
         if resume:
             self._check_same_settings(config)
             return
         nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not nearest.is_dir() and nearest != self.path:
+            raise UserError(f"{self.path} cannot be written: {nearest} is no folder; choose another --out")
         if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
             raise UserError(f"{self.path} cannot be written: {nearest} is read-only; choose another --out")
         if self._vacant():
@@ -65,7 +68,7 @@ class RunFolder:
         Raises UserError as `check` does, and where the folder cannot be written.
         """
         self.check(config, resume=resume, overwrite=overwrite)
-        with writing(self.path):
+        with writing(self.path, GO_ON if resume else "Nothing was begun: free space, or choose another --out"):
             if not resume:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._clear()

@@ -88,7 +88,7 @@ def _download(name: str, release: Release, target: Path, progress: Progress) -> 
             raise UserError(_by_hand(name, release, f"it cannot be fetched: {error}")) from error
     if fault := no_weights(partial):
         _discard(partial)
-        raise UserError(_by_hand(name, release, f"what came is none of weights: {fault}"))
+        raise UserError(_by_hand(name, release, f"what came is no file of weights: {fault}"))
     if not has_digest(partial, release.digest):
         _discard(partial)
         raise UserError(f"{release.url} gave another file than its name promises: its digest is not {release.digest}")

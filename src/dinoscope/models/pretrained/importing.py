@@ -93,7 +93,8 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
     broken = [name for name, tensor in network.tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise UserError(f"{path} holds weights that are no numbers (NaN or infinite), as {broken[0]}: it is damaged")
-    said = beside(path) or (IMAGENET_MEAN, IMAGENET_STD, "")
+    asked = None in (choices.mean, choices.std)
+    said = (beside(path) if asked else None) or (IMAGENET_MEAN, IMAGENET_STD, "")
     config = replace(config, mean=choices.mean or said[0], std=choices.std or said[1])
     backbone = build_backbone(config)
     load_strictly(backbone.net, network.tensors, path)
@@ -107,7 +108,7 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
         config.image_size,
         config.position_size,
         tuple(dict.fromkeys(network.left_out + place.beside)),
-        _note(layout, config, said[2] if None in (choices.mean, choices.std) else ""),
+        _note(layout, config, said[2]),
     )
     return backbone.eval(), found
 

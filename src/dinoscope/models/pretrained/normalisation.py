@@ -17,11 +17,13 @@ SETTINGS = (
 )
 """Of transformers and of timm: the file, the dictionaries that lead to it, and the names of mean and deviation."""
 
+_YOURSELF = "Mend it, or give both --mean and --std to dinoscope import: then it is not read"
+
 
 def beside(weights: Path) -> tuple[Color, Color, str] | None:
     """Mean and standard deviation of RGB in [0, 1], and the file that says them; None where none does.
 
-    Raises UserError where such a file is damaged, or says what cannot be.
+    Raises UserError where such a file is damaged, or says what cannot be; `Choices` of both do without it.
     """
     for name, way, mean, std in SETTINGS:
         file = weights.with_name(name)
@@ -37,7 +39,9 @@ def _read(file: Path) -> Mapping[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}, which is to say how images are normalised, cannot be read: {error}") from error
+        raise UserError(
+            f"{file}, which is to say how images are normalised, cannot be read: {error}. {_YOURSELF}"
+        ) from error
     return values if isinstance(values, Mapping) else {}
 
 
@@ -45,7 +49,8 @@ def _color(file: Path, name: str, value: Any, *, positive: bool = False) -> Colo
     try:
         red, green, blue = map(float, value)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{file}: {name} is {value!r}, not three numbers") from error
+        raise UserError(f"{file}: {name} is {value!r}, not three numbers. {_YOURSELF}") from error
     if not all(part > 0 if positive else 0 <= part <= 1 for part in (red, green, blue)):
-        raise UserError(f"{file}: {name} is {value!r}; {'it must be above 0' if positive else 'each lies in [0, 1]'}")
+        allowed = "each must be above 0" if positive else "each must lie in [0, 1]"
+        raise UserError(f"{file}: {name} is {value!r}; {allowed}. {_YOURSELF}")
     return red, green, blue

@@ -118,18 +118,21 @@ def in_folder(path: Path) -> Path:
 
 
 def no_weights(path: Path) -> str:
-    """What the file is, where its first bytes tell that it is none of weights; "" where they do not."""
+    """What the file is, where its beginning or its table of contents tells that it holds no weights; else ""."""
     with path.open("rb") as file:
         begin = file.read(64).lstrip()
     if not begin:
         return "it is empty"
-    if begin.startswith(b"<"):
+    if re.match(rb"<[!?A-Za-z]", begin):  # more than "<", with which the length before a safetensors file may begin
         return "it is a web page, perhaps of a proxy or a login; fetch it again"
     if begin.startswith(b"version https://git-lfs"):
         return "it only stands for a file in Git LFS; fetch that (git lfs pull)"
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = {name.partition("/")[2] for name in archive.namelist()}
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = {name.partition("/")[2] for name in archive.namelist()}
+        except (zipfile.BadZipFile, NotImplementedError, ValueError):
+            return "it is a damaged archive; fetch it again"
         if "constants.pkl" in names:
             return "it is a TorchScript program, which is code; save the state_dict of its network instead"
         if "data.pkl" not in names:
