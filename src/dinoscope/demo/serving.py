@@ -151,13 +151,16 @@ def _build(serving: Serving, folder: Path) -> tuple[Any, Any]:
         raise UserError("the page needs Gradio: pip install 'dinoscope[demo]'") from error
     from dinoscope.demo.engine import Engine
     from dinoscope.demo.page import all_words, build_page
-    from dinoscope.demo.samples import draw_samples, find_samples
+    from dinoscope.demo.samples import draw_samples, find_samples, readable
     from dinoscope.demo.site import Site
 
     made, drawn = folder / "gradio" / "made", folder / "drawn"
     made.mkdir(parents=True)
     drawn.mkdir()
-    samples = draw_samples(drawn) if serving.data is None else find_samples(serving.data, serving.masks)
+    if serving.data is None:
+        samples = draw_samples(drawn)
+    else:
+        samples = readable(find_samples(serving.data, serving.masks), serving.limits)
     words = all_words(serving.language)
     site = Site(Engine(serving.models, serving.limits), words, serving.limits, samples, made)
     return build_page(site, serving.data), words
