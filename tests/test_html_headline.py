@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoscope.comparison.ranking import best, best_first, interval, ranked
+from dinoscope.comparison.presentation import display_table
+from dinoscope.comparison.ranking import best, best_first, bold_line, interval, ranked
 from dinoscope.html_report.headline import headlines
 from dinoscope.html_report.titles import told_apart
 from dinoscope.measurement import Measurement
@@ -18,7 +19,9 @@ from dinoscope.types import Metric
 
 
 def entry(method: str, linear: float, images: int = 1000, seed: int = 0) -> Entry:
-    found = Measurement({"val_images": images, "classes": 4}, (Metric("linear_top1", linear, "%"),))
+    protocol = {"protocol": "fast", "epochs": 1, "train_images": 9, "train": "a", "label_fraction": 1, "val": "b"}
+    protocol |= {"val_images": images, "classes": 4, "image_size": 32, "precision": "fp32"}
+    found = Measurement(protocol, (Metric("linear_top1", linear, "%"),))
     return Entry(method, "vit_micro_conv8", 0.3, f"{method}{seed}", seed, {"method": method}, {"linear": found})
 
 
@@ -39,7 +42,7 @@ def test_the_contest_is_among_those_without_labels_and_says_how_sure_it_is():
 
 
 def test_overlapping_intervals_and_different_conditions_settle_nothing():
-    assert "not settled" in headlines([], of(entry("dino", 50.0), entry("simclr", 51.0)))[0]
+    assert "do not settle" in headlines([], of(entry("dino", 50.0), entry("simclr", 51.0)))[0]
     unlike = of(entry("dino", 50.0), entry("simclr", 60.0, images=500))
     assert "not ranked" in headlines([], unlike)[0]
     assert ranked(unlike, "linear") == ()
@@ -51,6 +54,18 @@ def test_seeds_show_their_deviation_and_no_interval():
     assert "DINO with 52.0 ± 2.8 %" in headlines([], rows)[0]
     several = next(row for row in rows.rows if row.method == "DINO")
     assert interval(several, "linear") is None
+
+
+def test_bold_is_said_to_be_what_it_is():
+    """Of one model with labels and one without, the best of both; the interval at 0 % reaches up alone."""
+    pair = of(entry("dino", 50.0), entry("supervised", 90.0))
+    assert [row.method for row in best(pair, "linear")] == ["Supervised"]
+    assert bold_line(pair) == "Bold: the best"
+    three = of(entry("dino", 50.0), entry("simclr", 70.0), entry("supervised", 90.0))
+    assert bold_line(three) == "Bold: the best of those trained without labels"
+    assert bold_line(of(entry("dino", 50.0))) == ""
+    remarks = display_table(of(entry("dino", 0.0, images=100), entry("simclr", 0.0, images=100)), False).remarks
+    assert any("reach at most 3.7 to either side" in each for each in remarks)  # z² / (n + z²) = 3.84 / 103.84
 
 
 def test_one_model_and_nothing_measured():

@@ -101,3 +101,12 @@ def test_the_drawn_gallery_has_classes(tmp_path: Path, model: NamedModel, monkey
     gallery = Gallery.open(draw_gallery(tmp_path / "drawn"), model, limit=20)
     assert gallery.labels is not None
     assert len(set(gallery.labels)) == 10
+
+
+def test_what_cannot_be_read_is_told_apart_from_what_was_too_much(
+    picture_folder: Callable[..., Path], model: NamedModel
+) -> None:
+    folder = picture_folder(4)
+    (folder / "0002.png").write_bytes(b"not an image at all")
+    gallery = Gallery.open(folder, model)
+    assert (len(gallery.paths), gallery.unreadable, gallery.total) == (3, 1, 4)

@@ -13,6 +13,7 @@ import pytest
 import dinoscope.demo.pictures as pictures
 from dinoscope.demo.limits import Limits
 from dinoscope.demo.pictures import Refused, read_picture, read_truth
+from dinoscope.demo.samples import find_samples, readable
 from dinoscope.errors import UserError
 from tests.conftest import draw_picture
 
@@ -109,3 +110,13 @@ def test_limits_are_above_zero() -> None:
     with pytest.raises(UserError, match="upload_mb"):
         Limits(upload_mb=0)
     assert (Limits(megapixels=1.5).max_pixels, Limits(upload_mb=2).upload_bytes) == (1_500_000, 2_000_000)
+
+
+def test_samples_that_cannot_be_shown_are_left_out(tmp_path: Path) -> None:
+    """The first of a folder is what everybody meets."""
+    (tmp_path / "a.png").write_bytes(b"not an image at all")
+    (tmp_path / "b.png").write_bytes(png_of(9_000, 9_000))
+    with pytest.raises(UserError, match="none of the 2 images"):
+        readable(find_samples(tmp_path, None), Limits())
+    cv2.imwrite(str(tmp_path / "c.png"), draw_picture(1))
+    assert [sample.path.name for sample in readable(find_samples(tmp_path, None), Limits())] == ["c.png"]

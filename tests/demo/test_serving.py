@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from dinoscope.cli import main
+from dinoscope.demo import serving
 from dinoscope.demo.engine import Engine, Gaze
 from dinoscope.demo.limits import Limits
 from dinoscope.demo.serving import Serving, free_port, page_served
@@ -155,6 +157,35 @@ def test_a_busy_port() -> None:
             free_port("127.0.0.1", port)
         assert free_port("127.0.0.1", None) > port
     assert free_port("127.0.0.1", port) == port
+
+
+def test_a_port_that_is_taken_while_the_page_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    building = serving._build
+    with socket.socket() as busy:
+
+        def build(*asked: Any) -> Any:
+            busy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            busy.bind(("127.0.0.1", free_port("127.0.0.1", None)))
+            busy.listen()
+            return building(*asked)
+
+        monkeypatch.setattr(serving, "_build", build)
+        with page_served(Serving([named("vit_micro_conv8", "first")])) as address:
+            assert int(address.rstrip("/").rpartition(":")[2]) > busy.getsockname()[1]
+            assert httpx.get(address, trust_env=False, timeout=PATIENCE).status_code == 200
+
+
+def test_a_port_that_is_taken_just_before_it_is_listened_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as busy:
+        busy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        busy.bind(("127.0.0.1", free_port("127.0.0.1", None)))
+        busy.listen()
+        taken = busy.getsockname()[1]
+        others = serving._free_ports
+        monkeypatch.setattr(serving, "_free_ports", lambda host, port: itertools.chain([taken], others(host, port)))
+        with page_served(Serving([named("vit_micro_conv8", "first")])) as address:
+            assert f":{taken}/" not in address
+            assert httpx.get(address, trust_env=False, timeout=PATIENCE).status_code == 200
 
 
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

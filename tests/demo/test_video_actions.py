@@ -59,6 +59,14 @@ def folders(actions: VideoActions) -> list[Path]:
     return sorted(path for path in actions.folders.root.iterdir() if path.name != "sample")
 
 
+def test_a_clip_of_one_frame(actions: VideoActions, tmp_path: Path) -> None:
+    session = uploaded(actions, write_clip(tmp_path / "still.mp4", 1))
+    assert ": 1 frame, " in actions._about(session, ENGLISH)
+    clicked(actions, session, 100, 100)
+    *_, last = following(actions, session, "click", None, *SIGHT, ENGLISH)
+    assert last[0].startswith("**1 frame in ")
+
+
 def test_two_people_keep_their_own_clips_and_marks(actions: VideoActions, tmp_path: Path) -> None:
     file = write_clip(tmp_path / "same.mp4", 4)
     first, second = uploaded(actions, file), uploaded(actions, file)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoscope import __version__
-from dinoscope.comparison.ranking import ACCURACIES, WITH_LABELS, best, interval
+from dinoscope.comparison.ranking import ACCURACIES, best, bold_line, interval
 from dinoscope.model_names import distinct
 from dinoscope.report.comparison_figure import Curve, Panel, Point
 from dinoscope.report.tables import Column, Section, Table, TableRow
@@ -131,19 +131,16 @@ def _remarks(comparison: Comparison, intervals: bool = False) -> list[str]:
 
 def _how_sure(comparison: Comparison, intervals: bool) -> list[str]:
     """What is in bold, and how far the figures of single runs may be off for the number of images alone."""
-    leading = [row for name in ACCURACIES for row in best(comparison, name)]
-    unlabelled = any(row.first.method == WITH_LABELS for row in comparison.rows) and not any(
-        row.first.method == WITH_LABELS for row in leading
-    )
-    remarks = [f"Bold: the best{' of those trained without labels' if unlabelled else ''}"] if leading else []
+    bold = bold_line(comparison)
+    remarks = [bold] if bold else []
     found = [each for row in comparison.rows for name in ACCURACIES if (each := interval(row, name))]
     if intervals and found:
         remarks.append("[ ]: 95 % interval for the number of images alone (Wilson); another seed may differ by more")
     elif found:
-        widest = max((each.high - each.low) / 2 for each in found)
+        farthest = max(max(each.high - each.mean, each.mean - each.low) for each in found)
         remarks.append(
-            f"Single runs: 95 % intervals for the number of images alone are at most ± {widest:.1f} wide (Wilson); "
-            "another seed may differ by more"
+            f"Single runs: 95 % intervals for the number of images alone (Wilson) reach at most {farthest:.1f} to "
+            "either side; another seed may differ by more"
         )
     return remarks
 

@@ -38,6 +38,15 @@ def best(comparison: Comparison, name: str) -> tuple[Row, ...]:
     return tuple(row for row in rows if f"{_mean(row, name):.1f}" == f"{_mean(rows[0], name):.1f}")
 
 
+def bold_line(comparison: Comparison) -> str:
+    """What it says below tables in which the best are in bold; "" where nothing is."""
+    leading = [row for name in ACCURACIES for row in best(comparison, name)]
+    if not leading:
+        return ""
+    labelled, chosen = (any(row.first.method == WITH_LABELS for row in rows) for rows in (comparison.rows, leading))
+    return f"Bold: the best{' of those trained without labels' if labelled and not chosen else ''}"
+
+
 def best_first(comparison: Comparison) -> Comparison:
     """The same, sorted by the first accuracy that ranks rows, those without it and baselines last."""
     order = next((found for name in ACCURACIES if (found := ranked(comparison, name))), ())

@@ -120,11 +120,8 @@ def _json(comparison: Comparison, _: Table, published: bool) -> bytes:
 def _picture(kind: Callable[..., bytes]) -> Callable[[Comparison, Table, bool], bytes | None]:
     def make(comparison: Comparison, _: Table, __: bool) -> bytes | None:
         found, x_title = panels(comparison)
-        return (
-            kind(scatter(found, x_title, ". ".join(filter(None, (bars_line(comparison), speed_line(comparison))))))
-            if found
-            else None
-        )
+        note = ". ".join(filter(None, (bars_line(comparison), speed_line(comparison))))
+        return kind(scatter(found, x_title, note)) if found else None
 
     return make
 

@@ -41,7 +41,7 @@ class Gallery:
     """The images of a folder as a model sees them.
 
     features: of length 1, in the order of `paths`. labels: None in a folder without classes.
-    total: images in the folder, of which those that could not be read, or were too many, are not in here.
+    total: images in the folder, of which those that were too many are not in here. unreadable: nor are so many others.
     """
 
     model: NamedModel
@@ -49,6 +49,7 @@ class Gallery:
     features: Float[Tensor, "n d"]
     labels: tuple[str, ...] | None
     total: int
+    unreadable: int
 
     @staticmethod
     def open(
@@ -70,7 +71,7 @@ class Gallery:
             raise UserError(f"{model.label}: the features are not finite: the weights of this model are broken")
         labels = None if bank.labels is None else tuple(bank.classes[label] for label in bank.labels.tolist())
         paths = tuple(taken.root / path for path in bank.paths)
-        return Gallery(model, paths, F.normalize(bank.features, dim=1), labels, len(found))
+        return Gallery(model, paths, F.normalize(bank.features, dim=1), labels, len(found), len(taken) - len(paths))
 
     def nearest(self, image: UInt8[ndarray, "h w 3"], count: int, without: Path | None = None) -> list[Neighbour]:
         """The `count` most similar images, the most similar first, of equal ones the first of the folder.

@@ -172,10 +172,12 @@ class _Actions:
     def _caption(self, gallery: Gallery, found: Sequence[Neighbour], request: gr.Request) -> str:
         """Which model, how many images of the folder, and the class that is found most often."""
         taken = len(gallery.paths)
-        key = "neighbours_caption" if taken == gallery.total else "neighbours_caption_some"
+        key = "neighbours_caption" if taken + gallery.unreadable == gallery.total else "neighbours_caption_some"
         name = self.folder.resolve().name if self.folder else self.site.words.say(request, "neighbours_drawn")
         values = {"model": gallery.model.label, "taken": taken, "total": gallery.total, "folder": name}
         text = self.site.words.say(request, key, **values)
+        if gallery.unreadable:
+            text += self.site.words.say(request, "neighbours_caption_unreadable", unreadable=gallery.unreadable)
         votes = Counter(each.label for each in found if each.label is not None)
         if votes:
             label, most = votes.most_common(1)[0]

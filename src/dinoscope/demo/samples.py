@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from dinoscope.data.folder import evenly, find_images
 from dinoscope.data.masked_images import find_masks
 from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.demo.limits import Limits
+from dinoscope.errors import UserError
 
 COUNT = 8
 
@@ -41,20 +44,34 @@ def draw_samples(folder: Path, count: int = COUNT) -> list[Sample]:
     return find_samples(voc / "VOC2012" / "JPEGImages", voc, count)
 
 
-def thumbnails(samples: Sequence[Sample], folder: Path) -> list[Path]:
-    """Small pictures of the samples, written into a folder; of one that cannot be read a grey one."""
-    import numpy as np
+def readable(samples: Sequence[Sample], limits: Limits) -> list[Sample]:
+    """Those that the page can show: the first of them is what everybody meets.
 
-    from dinoscope.data.decode import UnreadableImage, decode
+    Raises UserError where none is left.
+    """
+    from dinoscope.demo.pictures import Refused, read_picture
+
+    found: list[Sample] = []
+    for sample in samples:
+        with contextlib.suppress(Refused):
+            read_picture(sample.path, limits)
+            found.append(sample)
+    if samples and not found:
+        raise UserError(
+            f"none of the {len(samples)} images in {samples[0].path.parent} that were to be samples can be shown: each "
+            "is damaged or beyond the --limits"
+        )
+    return found
+
+
+def thumbnails(samples: Sequence[Sample], folder: Path) -> list[Path]:
+    """Small pictures of readable samples, written into a folder."""
+    from dinoscope.data.decode import decode
     from dinoscope.demo.image_view import THUMBNAIL, shrunk
     from dinoscope.report.figures import write_png
 
     paths: list[Path] = []
     for number, sample in enumerate(samples):
-        try:
-            pixels = shrunk(decode(sample.path), THUMBNAIL, THUMBNAIL)
-        except UnreadableImage:
-            pixels = np.full((THUMBNAIL, THUMBNAIL, 3), 128, np.uint8)
         paths.append(folder / f"thumbnail-{number}.png")
-        write_png(paths[-1], pixels)
+        write_png(paths[-1], shrunk(decode(sample.path), THUMBNAIL, THUMBNAIL))
     return paths

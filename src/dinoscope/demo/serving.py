@@ -47,33 +47,46 @@ def page_served(serving: Serving) -> Iterator[str]:
 
     Raises UserError where Gradio is missing, the port is taken, or the samples cannot be read.
     """
-    port = free_port(serving.host, serving.port)
     with own_folder() as folder:
         demo, words = _build(serving, folder)
-        from dinoscope.demo.appearance import CSS, head, theme
-
-        _, address, _ = demo.queue(max_size=serving.limits.queue).launch(
-            server_name=serving.host,
-            server_port=port,
-            prevent_thread_lock=True,
-            share=False,
-            quiet=True,
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            ssr_mode=False,
-            max_file_size=max(serving.limits.upload_bytes, serving.limits.video_bytes),
-            allowed_paths=[str(folder)],
-            app_kwargs={"middleware": _only_from_here(serving.host)},
-            theme=theme(),
-            css=CSS,
-            head=head(serving.language),
-            i18n=words.translations(),
-        )
+        address = _launched(demo, words, serving, folder)
         try:
             yield address
         finally:
             demo.close(verbose=False)
+
+
+def _launched(demo: Any, words: Any, serving: Serving, folder: Path) -> str:
+    """Begin to listen, and give the address. The port is chosen now, for others may have begun while ours was built.
+
+    Raises UserError as `free_port` does.
+    """
+    from dinoscope.demo.appearance import CSS, head, theme
+
+    for port in _free_ports(serving.host, serving.port):
+        try:
+            _, address, _ = demo.queue(max_size=serving.limits.queue).launch(
+                server_name=serving.host,
+                server_port=port,
+                prevent_thread_lock=True,
+                share=False,
+                quiet=True,
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                ssr_mode=False,
+                max_file_size=max(serving.limits.upload_bytes, serving.limits.video_bytes),
+                allowed_paths=[str(folder)],
+                app_kwargs={"middleware": _only_from_here(serving.host)},
+                theme=theme(),
+                css=CSS,
+                head=head(serving.language),
+                i18n=words.translations(),
+            )
+        except OSError:  # somebody took it between the two lines
+            continue
+        return address
+    raise AssertionError("the ports end with an error of their own")
 
 
 def wait_for_the_end() -> None:
@@ -91,6 +104,11 @@ def wait_for_the_end() -> None:
 
 def free_port(host: str, port: int | None) -> int:
     """The port, or the first free one from `PORT` on. Raises UserError where the port is taken, or the host is none."""
+    return next(_free_ports(host, port))
+
+
+def _free_ports(host: str, port: int | None) -> Iterator[int]:
+    """The port, or each free one from `PORT` on. Raises UserError, as `free_port` does, where there are no more."""
     wanted = range(PORT, PORT + _TRIED) if port is None else [port]
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     reason = ""
@@ -104,7 +122,8 @@ def free_port(host: str, port: int | None) -> int:
             except (OSError, OverflowError) as error:
                 reason = getattr(error, "strerror", None) or str(error)
                 continue
-        return each
+        yield each
+        reason = "something else took it meanwhile"
     if port is None:
         raise UserError(f"no port from {PORT} to {PORT + _TRIED - 1} can be used on {host}: {reason}")
     raise UserError(f"--port {port} cannot be used on {host}: {reason}; leave --port out for the next free one")
@@ -132,13 +151,16 @@ def _build(serving: Serving, folder: Path) -> tuple[Any, Any]:
         raise UserError("the page needs Gradio: pip install 'dinoscope[demo]'") from error
     from dinoscope.demo.engine import Engine
     from dinoscope.demo.page import all_words, build_page
-    from dinoscope.demo.samples import draw_samples, find_samples
+    from dinoscope.demo.samples import draw_samples, find_samples, readable
     from dinoscope.demo.site import Site
 
     made, drawn = folder / "gradio" / "made", folder / "drawn"
     made.mkdir(parents=True)
     drawn.mkdir()
-    samples = draw_samples(drawn) if serving.data is None else find_samples(serving.data, serving.masks)
+    if serving.data is None:
+        samples = draw_samples(drawn)
+    else:
+        samples = readable(find_samples(serving.data, serving.masks), serving.limits)
     words = all_words(serving.language)
     site = Site(Engine(serving.models, serving.limits), words, serving.limits, samples, made)
     return build_page(site, serving.data), words

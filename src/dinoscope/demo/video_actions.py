@@ -220,7 +220,7 @@ class VideoActions:
         height, width = clip.size
         seconds = f"{clip.seconds:.1f}"
         values = {"name": clip.name, "total": clip.total, "seconds": seconds, "width": width, "height": height}
-        text = self.words.say(request, "video_loaded", **values)
+        text = self.words.say(request, "video_loaded_one" if clip.total == 1 else "video_loaded", **values)
         if clip.total > self.limits.video_frames:
             text += " " + self.words.say(
                 request, "video_thinned", most=self.limits.video_frames, count=clip.count, step=clip.step
@@ -237,7 +237,7 @@ class VideoActions:
     def _done(self, found: Followed, model: str, lost: Sequence[int], request: gr.Request) -> Updates:
         speed = f"{found.frames / found.seconds:.1f}"
         values = {"frames": found.frames, "seconds": f"{found.seconds:.1f}", "speed": speed, "model": model}
-        text = self.words.say(request, "video_done", **values)
+        text = self.words.say(request, "video_done_one" if found.frames == 1 else "video_done", **values)
         if lost:
             text += " " + self.words.say(request, "video_lost", objects=", ".join(map(str, lost)))
         return _results(text, found=found)

@@ -63,15 +63,15 @@ def build_video_tab(models: Sequence[NamedModel], words: Words, limits: Limits, 
     session = gr.State(None, time_to_live=_KEPT, delete_callback=end)
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=360):
-            marking = _left(words)
+            first = _left(words)
         with gr.Column(scale=1, min_width=360):
             following = _right(models, words, limits)
-    parts = _Parts(**marking, **following)
+    parts = _Parts(**first, **following)
     _connect(parts, session, VideoActions(models, words, limits, folders), tab)
 
 
 def _left(words: Words) -> dict[str, Any]:
-    """The clip, its first frame, and the marking."""
+    """The clip, its first frame, and what marks it."""
     label: Any = words.label
     with gr.Row():
         upload = gr.UploadButton(label("video_upload"), file_types=["video", ".mkv", ".gif"], elem_id="video-upload")
@@ -99,6 +99,16 @@ def _left(words: Words) -> dict[str, Any]:
         brush=gr.Brush(colors=[*colors], default_color=colors[0], color_mode="fixed"),
         elem_id="video-editor",
     )
+    gr.HTML(_style(colors), padding=False)
+    return {
+        "upload": upload, "sample": sample, "status": status, "taking": taking, "frame": frame, "editor": editor,
+        **_marking(words),
+    }  # fmt: skip
+
+
+def _marking(words: Words) -> dict[str, Any]:
+    """With what a click or a stroke marks which object."""
+    label: Any = words.label
     with gr.Row():
         mode = gr.Radio(
             [(label("video_mode_click"), "click"), (label("video_mode_paint"), "paint")],
@@ -130,11 +140,7 @@ def _left(words: Words) -> dict[str, Any]:
             undo = gr.Button(label("video_undo"), size="sm", elem_id="video-undo")
             clear = gr.Button(label("video_clear"), size="sm", elem_id="video-clear")
     reach = build_slider(-_MOST_REACH, _MOST_REACH, 0, step=0.02, label=label("video_reach"))
-    gr.HTML(_style(colors), padding=False)
-    return {
-        "upload": upload, "sample": sample, "status": status, "taking": taking, "frame": frame, "editor": editor,
-        "mode": mode, "sign": sign, "number": number, "reach": reach, "undo": undo, "clear": clear,
-    }  # fmt: skip
+    return {"mode": mode, "sign": sign, "number": number, "reach": reach, "undo": undo, "clear": clear}
 
 
 def _style(colors: Sequence[str]) -> str:

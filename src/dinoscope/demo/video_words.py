@@ -17,6 +17,7 @@ TEXTS: Texts = {
         "video_start": "Upload a short clip, or use the sample.",
         "video_ready": "Mark an object in the frame on the left, then follow it.",
         "video_loaded": "**{name}**: {total} frames, {seconds} s, shown at {width} × {height} px.",
+        "video_loaded_one": "**{name}**: 1 frame, {seconds} s, shown at {width} × {height} px.",
         "video_thinned": "It has more than the {most} frames that are followed at most: choose below which ones. "
         "Now: {count} frames, every {step}.",
         "video_taking": "Which frames",
@@ -40,6 +41,7 @@ TEXTS: Texts = {
         "video_begin": "Starting…",
         "video_cancelled": "Cancelled. Nothing was kept.",
         "video_done": "**{frames} frames in {seconds} s** ({speed} frames/s), by {model}.",
+        "video_done_one": "**1 frame in {seconds} s**, by {model}.",
         "video_lost": "Object {objects} is smaller than a patch of the model and was not followed: choose more detail.",
         "video_overlay": "Objects over the frames",
         "video_save_overlay": "Save the video (MP4)",
@@ -66,6 +68,7 @@ TEXTS: Texts = {
         "video_start": "Sube un vídeo corto o usa el ejemplo.",
         "video_ready": "Marca un objeto en el fotograma de la izquierda y luego síguelo.",
         "video_loaded": "**{name}**: {total} fotogramas, {seconds} s, a {width} × {height} px.",
+        "video_loaded_one": "**{name}**: 1 fotograma, {seconds} s, a {width} × {height} px.",
         "video_thinned": "Tiene más de los {most} fotogramas que se siguen como máximo: elige abajo cuáles. "
         "Ahora: {count} fotogramas, uno de cada {step}.",
         "video_taking": "Qué fotogramas",
@@ -89,6 +92,7 @@ TEXTS: Texts = {
         "video_begin": "Empezando…",
         "video_cancelled": "Cancelado. No se ha guardado nada.",
         "video_done": "**{frames} fotogramas en {seconds} s** ({speed} por segundo), con {model}.",
+        "video_done_one": "**1 fotograma en {seconds} s**, con {model}.",
         "video_lost": "El objeto {objects} es menor que un parche del modelo y no se ha seguido: elige más detalle.",
         "video_overlay": "Los objetos sobre los fotogramas",
         "video_save_overlay": "Guardar el vídeo (MP4)",

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dinoscope.comparison.presentation import label
-from dinoscope.comparison.ranking import ACCURACIES, WITH_LABELS, guessing, images_classified, interval, ranked
-from dinoscope.comparison.ranking import without_labels as contenders
+from dinoscope.comparison.ranking import (
+    ACCURACIES,
+    WITH_LABELS,
+    guessing,
+    images_classified,
+    interval,
+    ranked,
+    without_labels,
+)
 from dinoscope.html_report.runs import RunRecord
 from dinoscope.report.words import count, listed
 from dinoscope.study.compare import BASELINES, Comparison, Row
@@ -39,7 +46,7 @@ def _contest(comparison: Comparison, name: str) -> list[str]:
     every = ranked(comparison, name)
     if not every:
         return []
-    rows, title = contenders(every), TITLES[name]
+    rows, title = without_labels(every), TITLES[name]
     scope = " without labels" if len(rows) < len(every) else ""
     first, second, last = rows[0], rows[1], rows[-1]
     if _figure(first, name) == _figure(last, name):
@@ -49,7 +56,7 @@ def _contest(comparison: Comparison, name: str) -> list[str]:
         said += f", then {_of(second, comparison)} with {_with_ends(second, name)}" if len(rows) > 2 else ""
         said += f"; last is {_of(last, comparison)} with {_with_ends(last, name)}."
         if not _settled(first, second, name):
-            said += " The intervals of the first two overlap: which of them is better is not settled."
+            said += " The intervals of the first two overlap: they do not settle which of them is better."
     labelled = [row for row in every if row.first.method == WITH_LABELS and row not in rows]
     if labelled:
         said += f" With labels: {listed([f'{_of(row, comparison)} {_figure(row, name)} %' for row in labelled])}."
@@ -61,8 +68,9 @@ def _alone(row: Row, comparison: Comparison) -> list[str]:
     """One row's accuracies."""
     found = [name for name in ACCURACIES if row.cell(name)]
     figures = listed([f"{_with_ends(row, name)} ({_WITHIN[name]})" for name in found])
-    measured = [entry.measurements[found[0]] for entry in row.entries if found[0] in entry.measurements]
-    images, chance = images_classified(measured[0]), guessing([row], found[0])
+    measured = [entry.measurements[name] for name in found for entry in row.entries if name in entry.measurements]
+    numbers, chance = {images_classified(each) for each in measured}, guessing([row], found[0])
+    images = numbers.pop() if len(numbers) == 1 else None
     which = f"{count(images)} images" if images else "images"
     return [
         f"The frozen features of {_of(row, comparison)} classify {which} with a top-1 accuracy of {figures}"

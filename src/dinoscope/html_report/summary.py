@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dinoscope.comparison.ranking import ACCURACIES, WITH_LABELS, best, ranked
+from dinoscope.comparison.ranking import ACCURACIES, WITH_LABELS, best, bold_line, ranked
 from dinoscope.html_report.headline import TITLES, headlines
 from dinoscope.html_report.health import HEALTHY, SHORT, findings, is_wrong, together, verdict
 from dinoscope.html_report.runs import RunRecord
@@ -16,6 +16,19 @@ from dinoscope.study.compare import Comparison, Entry
 
 MOST_WARNINGS = 5
 """That are repeated on the first screen."""
+_COLUMNS = (
+    Column("Run"),
+    Column("Method"),
+    Column("Network"),
+    Column("Images", "right"),
+    Column("Classes", "right"),
+    Column("Epochs", "right"),
+    Column("Steps", "right"),
+    Column("Time", "right"),
+    Column("Linear", "right"),
+    Column("k-NN", "right"),
+    Column("State"),
+)
 
 
 def summary_section(
@@ -80,7 +93,7 @@ def _facts(run: RunRecord, measured: dict[str, Entry], parameters: dict[str, int
         ("Trained on", _data(run)),
         (
             "Length",
-            f"{config.epochs:g} epoch{'s' * (config.epochs != 1)}, batch {config.batch_size}: {_steps(run)} steps",
+            f"{_epochs(config.epochs)}, batch {config.batch_size}: {_steps(run)} steps",
         ),
         ("Time", _time(run, "about ")),
         ("Begun", run.started.replace("T", " ", 1) or "not recorded"),
@@ -101,19 +114,6 @@ def _facts(run: RunRecord, measured: dict[str, Entry], parameters: dict[str, int
 def _table(
     runs: Sequence[RunRecord], measured: dict[str, Entry], parameters: dict[str, int], comparison: Comparison | None
 ) -> Table:
-    columns = (
-        Column("Run"),
-        Column("Method"),
-        Column("Network"),
-        Column("Images", "right"),
-        Column("Classes", "right"),
-        Column("Epochs", "right"),
-        Column("Steps", "right"),
-        Column("Time", "right"),
-        Column("Linear", "right"),
-        Column("k-NN", "right"),
-        Column("State"),
-    )
     rows: list[TableRow] = []
     for run in runs:
         entry, size = measured.get(str(run.path)), parameters.get(run.label)
@@ -145,11 +145,12 @@ def _table(
         f"{ABSENT}: not measured"
     )
     caption = "What was trained"
-    if any(row.best for row in rows):
+    if comparison and any(row.best for row in rows):
         caption += ", best first"
-        labelled = any(run.method_key == WITH_LABELS for run in runs)
-        remarks.append(f"Bold: the best{' of those trained without labels' if labelled else ''}")
-    return Table(columns, (Rows(tuple(rows)),), caption, remarks=tuple(remarks))
+        leading = [row for name in ACCURACIES for row in best(comparison, name)]
+        means = "; of several seeds, all runs of the best mean" * any(len(row.entries) > 1 for row in leading)
+        remarks.append(bold_line(comparison) + means)
+    return Table(_COLUMNS, (Rows(tuple(rows)),), caption, remarks=tuple(remarks))
 
 
 def _data(run: RunRecord, *, whether_used: bool = True) -> str:
