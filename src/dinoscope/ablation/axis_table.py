@@ -9,8 +9,9 @@ from dinoscope.ablation.effects import KNN, effect, entropy_share
 from dinoscope.ablation.grouping import Axis, Group
 from dinoscope.ablation.records import MEASURES, AblationResult
 from dinoscope.ablation.statistics import CONFIDENCE
-from dinoscope.ablation.wording import ABSENT, number, with_deviation, with_interval
+from dinoscope.ablation.wording import number, with_deviation, with_interval
 from dinoscope.report.tables import Column, Section, Table, TableRow
+from dinoscope.report.words import ABSENT
 from dinoscope.study.spread import spread
 
 TABLE_MEASURES = {

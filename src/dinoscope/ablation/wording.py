@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dinoscope.ablation.statistics import Difference
+from dinoscope.report.words import ABSENT
 from dinoscope.study.spread import Spread
 
-ABSENT = "–"
 MINUS = "−"
 
 

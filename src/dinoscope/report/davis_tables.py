@@ -8,6 +8,7 @@ from typing import Any
 from dinoscope.measurement import Measurement
 from dinoscope.measurement.davis import BOOTSTRAP, MEANS
 from dinoscope.report.tables import BOLD, Column, Section, Table, TableRow, best_marked
+from dinoscope.report.words import ABSENT
 
 FIGURES = {
     "jf_mean": "J&F",
@@ -22,8 +23,6 @@ FIGURES = {
 
 _DECAYS = ("j_decay", "f_decay")
 """Whose best is not marked: who follows nothing from the start loses nothing later."""
-
-ABSENT = "–"
 
 OBJECT_HEADER = ("model", "sequence", "object", "frames", *FIGURES)
 

@@ -9,9 +9,9 @@ from typing import Any
 from dinoscope.measurement.explain import CENTRE, ExplainResult, ModelResult
 from dinoscope.measurement.explain_scores import FIGURES
 from dinoscope.report.tables import Column, Section, Table, TableRow, csv_text
+from dinoscope.report.words import ABSENT
 from dinoscope.settings import to_dict
 
-DASH = "–"
 ON_OBJECTS = ("jaccard", "pointing", "energy", "lift")
 """Columns that need masks."""
 IN_THE_NETWORK = (
@@ -94,10 +94,10 @@ def _model_json(result: ExplainResult, row: ModelResult) -> dict[str, Any]:
 
 def _cell(row: ModelResult, name: str, intervals: bool) -> str:
     if name == "lift":
-        return DASH if row.lift is None else f"{row.lift:.2f}"
+        return ABSENT if row.lift is None else f"{row.lift:.2f}"
     interval = row.intervals.get(name)
     if interval is None:
-        return DASH
+        return ABSENT
     digits = 1 if FIGURES[name].unit == "%" else 3
     if not intervals or name not in _WITH_INTERVAL:
         return f"{interval.mean:.{digits}f}"
@@ -110,7 +110,7 @@ def _chance(row: ModelResult, name: str) -> str:
     interval = None if source is None else row.intervals.get(source)
     if interval is not None:
         return f"{interval.mean:.1f}"
-    return "1.00" if name == "lift" and row.lift is not None else DASH
+    return "1.00" if name == "lift" and row.lift is not None else ABSENT
 
 
 def _caption(result: ExplainResult) -> str:

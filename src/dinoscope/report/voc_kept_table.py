@@ -9,7 +9,8 @@ from dinoscope.explain.maps import TITLES
 from dinoscope.measurement import Measurement
 from dinoscope.measurement.voc_record import FIGURES, PUBLISHED, STRICT_MEAN
 from dinoscope.report.tables import BOLD, Column, Section, Table, TableRow, best_marked
-from dinoscope.report.voc_tables import ABSENT, as_percent
+from dinoscope.report.voc_tables import as_percent
+from dinoscope.report.words import ABSENT
 
 _RANKING = (STRICT_MEAN, PUBLISHED)
 """Figures by which rows are sorted: first the one that no truth was used for."""

@@ -10,8 +10,8 @@ from dinoscope.explain.maps import TITLES
 from dinoscope.measurement.voc import PUBLISHED_MASS, PUBLISHED_SIDE, VocResult
 from dinoscope.measurement.voc_record import FIGURES, PUBLISHED, STRICT_MEAN, VocSummary, by_class
 from dinoscope.report.tables import Column, Section, Table, TableRow
+from dinoscope.report.words import ABSENT
 
-ABSENT = "–"
 WHOLE_IMAGE = "(the whole image as the mask)"
 
 CSV_HEADER = ("image", "model", "classes", "mass", *FIGURES)

@@ -9,12 +9,13 @@ from typing import Any
 
 from dinoscope import __version__
 from dinoscope.report.tables import Column, Section, Table, TableRow, csv_text, markdown
+from dinoscope.report.words import ABSENT
 from dinoscope.reproduction.bench import Bench
 from dinoscope.reproduction.running import Outcome
 from dinoscope.reproduction.targets import Figure
 from dinoscope.settings import to_dict
 
-ABSENT, FAILED = "–", "failed"
+FAILED = "failed"
 
 CSV_HEADER = (
     "model",
