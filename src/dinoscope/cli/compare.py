@@ -59,8 +59,9 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Measure, write, print. Raises UserError."""
-    from rich.console import Console
     from rich.markup import escape
+
+    from dinoscope.cli.console import Console
 
     options = tyro.cli(
         Options,

@@ -76,9 +76,8 @@ def main(argv: list[str]) -> int:
     options = tyro.cli(
         Options, args=argv, prog="dinoscope davis", config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     )
-    from rich.console import Console
-
     from dinoscope.cli.compare import rich_table
+    from dinoscope.cli.console import Console
     from dinoscope.report.davis_tables import object_table
 
     measured = measure(options)

@@ -73,9 +73,7 @@ def main(argv: list[str]) -> int:
 
 def serve(options: Options) -> None:
     """Load the models, print the address, and wait. Raises UserError as `main` does."""
-    from rich.console import Console
-
-    from dinoscope.cli.console import progress_bar
+    from dinoscope.cli.console import Console, progress_bar
     from dinoscope.demo.default_models import default_models
     from dinoscope.demo.serving import LOOPBACK, Serving, free_port, page_served, wait_for_the_end
     from dinoscope.model_names import load_models

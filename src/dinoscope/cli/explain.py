@@ -94,10 +94,10 @@ def main(argv: list[str]) -> int:
     options = tyro.cli(
         Options, args=argv, prog="dinoscope explain", config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     )
-    from rich.console import Console
     from rich.markup import escape
 
     from dinoscope.cli.compare import rich_table
+    from dinoscope.cli.console import Console
     from dinoscope.measurement import keep
     from dinoscope.report import result_folder
     from dinoscope.report.explain_table import IN_THE_NETWORK, ON_OBJECTS, explain_json, explain_table

@@ -46,7 +46,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Import, say what was found and how to use it. Raises UserError."""
-    from rich.console import Console
+    from dinoscope.cli.console import Console
 
     options = tyro.cli(
         Options,

@@ -57,7 +57,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Draw, write, say how far the maps can be trusted. Raises UserError."""
-    from rich.console import Console
+    from dinoscope.cli.console import Console
 
     options = tyro.cli(
         Options, args=argv, prog="dinoscope map", config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)

@@ -34,7 +34,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Print the catalogue."""
-    from rich.console import Console
+    from dinoscope.cli.console import Console
 
     options = tyro.cli(Options, args=argv, prog="dinoscope models", config=(tyro.conf.FlagCreatePairsOff,))
     rows = models()

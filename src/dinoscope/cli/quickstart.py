@@ -26,7 +26,8 @@ def main(argv: list[str]) -> int:
     from dataclasses import replace
 
     import tyro
-    from rich.console import Console
+
+    from dinoscope.cli.console import Console
 
     options = tyro.cli(Options, args=argv, prog="dinoscope quickstart")
     from dinoscope import api

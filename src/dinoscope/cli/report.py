@@ -46,7 +46,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Read, measure, write, say where it is. Raises UserError."""
-    from rich.console import Console
+    from dinoscope.cli.console import Console
 
     options = tyro.cli(
         Options,

@@ -101,9 +101,7 @@ def main(argv: list[str]) -> int:
 
 
 def _reproduce(options: Options, targets: Sequence[Target], bench: Bench, device: torch.device) -> Reproduction:
-    from rich.console import Console
-
-    from dinoscope.cli.console import progress_bar
+    from dinoscope.cli.console import Console, progress_bar
     from dinoscope.report import result_folder
     from dinoscope.reproduction.presentation import NOT_COMPARABLE, Reproduction, contents, table
     from dinoscope.reproduction.running import Work, require_same, run
@@ -151,10 +149,10 @@ def _held(out: Path) -> tuple[str, set[str]] | None:
 
 
 def _show(table: Table) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
     from dinoscope.cli.compare import rich_table
+    from dinoscope.cli.console import Console
 
     console = Console()
     console.print(rich_table(table))

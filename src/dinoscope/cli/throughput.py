@@ -76,9 +76,7 @@ class Result:
 
 def main(argv: list[str]) -> int:
     """Measure, print, and keep the result in the run folder if it is one. Raises UserError."""
-    from rich.console import Console
-
-    from dinoscope.cli.console import metric_table
+    from dinoscope.cli.console import Console, metric_table
     from dinoscope.measurement import keep
     from dinoscope.settings import to_dict
 

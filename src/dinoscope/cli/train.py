@@ -32,9 +32,8 @@ dinoscope train ...
 
 def main(argv: list[str]) -> int:
     """Parse, train, say where things are."""
-    from rich.console import Console
-
     from dinoscope import api
+    from dinoscope.cli.console import Console
     from dinoscope.cli.progress import ConsoleProgress
 
     config, chosen = settings(argv)

@@ -176,10 +176,10 @@ def _config(options: Options) -> VocConfig:
 
 
 def _show(tables: Sequence[Table]) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
     from dinoscope.cli.compare import rich_table
+    from dinoscope.cli.console import Console
 
     console = Console()
     for table in tables:
@@ -191,7 +191,7 @@ def _show(tables: Sequence[Table]) -> None:
 
 def _say(written: Sequence[Path], options: Options) -> None:
     """Where the files are, on stderr where JSON is printed."""
-    from rich.console import Console
+    from dinoscope.cli.console import Console
 
     console = Console(stderr=options.json)
     if options.out is not None:

@@ -50,13 +50,14 @@ def bring(settings: Path, listeners: Callable[[RunConfig], Sequence[Listener]]) 
     from dinoscope.errors import UserError
     from dinoscope.study.process import read_settings
     from dinoscope.study.state import bring_to_end
+    from dinoscope.text import printable
 
     try:
         config = read_settings(settings)
         audience = [ConsoleProgress(), *listeners(config)]
         finished = bring_to_end(config, functools.partial(api.train, listeners=audience))
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return 2
     return 0 if finished else 130
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from dinoscope import __version__, checkpoint
 from dinoscope.errors import UserError
 from dinoscope.settings import flat, from_dict, to_dict
+from dinoscope.text import PrintableFormatter
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listener import Listener, StepRecord
 from dinoscope.training.writing import GO_ON, unwritable, writing
@@ -177,7 +178,7 @@ class LogFile(Listener):
         self.path = path
         with writing(path):
             self.handler = _LogHandler(path, encoding="utf-8")
-        self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
         self.logger = logging.getLogger("dinoscope")
         self.logger.addHandler(self.handler)
         self.logger.setLevel(logging.INFO)
