@@ -670,7 +670,7 @@ def test_what_is_not_finite_stops_the_run_and_spares_the_checkpoint(poison, word
         ({"fraction": 0.25}, "--batch-size 8 is more than the 6 readable images"),
         ({"saving": SavingConfig(keep=0)}, "--saving.keep must be at least 1"),
         ({"log_every": 0}, "--log-every must be at least 1"),
-        ({"seed": -1}, "--seed must be 0 or more"),
+        ({"seed": -1}, "--seed must be from 0 to"),
         ({"device": "cuda:7"}, "--device cuda:7"),
         ({"device": "gpu"}, "--device gpu is not a device"),
         ({"backbone": "vit_mikro_conv8"}, "did you mean vit_micro_conv8"),

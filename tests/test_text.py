@@ -84,7 +84,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["throughput", "--model", "MODEL", "--image-size", "32", "--batch-size", "2", "--repeats", "1"],
         ["export", "--model", "MODEL", "--out", "OUT"],
         ["import", "DATA/train/EVIL/EVIL.png", "--out", "OUT"],
-        ["train", "--recipe", "quickstart", "--data", "DATA/nothing\x1b[31m", "--out", "OUT\x1b[31m"],
+        ["train", "--resume", "--out", "OUT\x1b[31m"],
         ["track", "DATA/nothing\x1b[31m.mp4", "--mask", "m.png", "--model", "MODEL"],
         ["no\x1b[31m-command"],
     ],

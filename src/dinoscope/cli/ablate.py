@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from dinoscope.cli.options import parse
 from dinoscope.cli.study import (
     Execution,
     check_execution,
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> int:
     if not argv:
         print(_listing())
         return 0
-    options = tyro.cli(
+    options = parse(
         Options,
         args=argv,
         prog="dinoscope ablate",

@@ -10,6 +10,7 @@ import tyro
 
 from dinoscope.cli.measuring_options import MeasuringOptions
 from dinoscope.cli.model_option import WHAT_MAY_BE_NAMED
+from dinoscope.cli.options import parse
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
 
     from dinoscope.cli.console import Console
 
-    options = tyro.cli(
+    options = parse(
         Options,
         args=argv,
         prog="dinoscope compare",

@@ -12,6 +12,7 @@ import tyro
 
 from dinoscope.cli.extraction import ExtractionOptions
 from dinoscope.cli.model_option import Model
+from dinoscope.cli.options import parse
 from dinoscope.errors import UserError, lookup
 from dinoscope.text import spreadsheet_cell
 
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> int:
     """Extract and write. Raises UserError."""
     from dinoscope.cli.console import Console
 
-    options = tyro.cli(
+    options = parse(
         Options,
         args=argv,
         prog="dinoscope embed",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from dinoscope.cli.model_option import Models
+from dinoscope.cli.options import parse
 
 if TYPE_CHECKING:
     from dinoscope.measurement.explain import ExplainResult
@@ -91,7 +92,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Measure, write, print, and keep the results in run folders. Raises UserError."""
-    options = tyro.cli(
+    options = parse(
         Options, args=argv, prog="dinoscope explain", config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     )
     from rich.markup import escape

@@ -9,6 +9,7 @@ from typing import Literal
 import tyro
 
 from dinoscope.cli.model_option import Model
+from dinoscope.cli.options import parse
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> int:
     """Export, and say how to load it. Raises UserError."""
     from dinoscope.cli.console import Console
 
-    options = tyro.cli(Options, args=argv, prog="dinoscope export", config=(tyro.conf.FlagCreatePairsOff,))
+    options = parse(Options, args=argv, prog="dinoscope export", config=(tyro.conf.FlagCreatePairsOff,))
     Console().print("\n".join(export(options)), markup=False, highlight=False, soft_wrap=True)
     return 0
 

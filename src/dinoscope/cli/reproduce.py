@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from dinoscope.cli.options import parse
 from dinoscope.errors import UserError, lookup
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Check, fetch, measure, write, print. Raises UserError."""
-    options = tyro.cli(
+    options = parse(
         Options, args=argv, prog="dinoscope reproduce", config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     )
     from dinoscope.cli.console import progress_bar

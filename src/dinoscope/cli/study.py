@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from dinoscope.cli.options import parse
 from dinoscope.errors import UserError, lookup
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def main(argv: list[str]) -> int:
         print("\n".join(lines))
         return 0
     study = lookup("study", argv[0], STUDIES)
-    options = tyro.cli(
+    options = parse(
         study.options,
         args=argv[1:],
         prog=f"dinoscope study {argv[0]}",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from dinoscope.cli.model_option import AnyModel
+from dinoscope.cli.options import parse
 from dinoscope.errors import UserError, lookup
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def main(argv: list[str]) -> int:
     from dinoscope.measurement import keep
     from dinoscope.settings import to_dict
 
-    options = tyro.cli(
+    options = parse(
         Options,
         args=argv,
         prog="dinoscope throughput",

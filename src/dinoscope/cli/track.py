@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from dinoscope.cli.model_option import Model
+from dinoscope.cli.options import parse
 from dinoscope.cli.pictures import claim
 from dinoscope.cli.propagation_options import PropagationOptions
 from dinoscope.errors import UserError
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> int:
     """Track, and say where the masks are. Raises UserError."""
     from dinoscope.cli.console import Console
 
-    options = tyro.cli(Options, args=argv, prog="dinoscope track", config=(tyro.conf.FlagCreatePairsOff,))
+    options = parse(Options, args=argv, prog="dinoscope track", config=(tyro.conf.FlagCreatePairsOff,))
     try:
         count = track(options)
     except KeyboardInterrupt:

@@ -74,11 +74,12 @@ def settings(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
     import tyro
 
     from dinoscope import api
+    from dinoscope.cli.options import parse
     from dinoscope.errors import UserError
 
     chosen, rest = _preparser().parse_known_args(argv)
     try:
-        config = tyro.cli(
+        config = parse(
             api.RunConfig,
             default=_defaults(chosen),
             args=rest,

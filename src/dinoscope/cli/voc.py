@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from dinoscope.cli.model_option import Models
+from dinoscope.cli.options import parse
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Measure, print, write, and keep each result in its run folder. Raises UserError."""
-    options = tyro.cli(
+    options = parse(
         Options,
         args=argv,
         prog="dinoscope voc",

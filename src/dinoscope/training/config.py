@@ -15,6 +15,7 @@ from dinoscope.methods import MethodSettings
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.methods.method import RunShape
 from dinoscope.models.backbone import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig, ViTShape, check_backbone
+from dinoscope.settings import check_numbers
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ def check(config: RunConfig, images: int, processes: int, classes: int = 0) -> N
 
     Raises UserError naming the setting, its value and what to change.
     """
+    check_numbers(config)
     for fault in chain(_alone(config), _together(config, images, processes)):
         raise UserError(fault)
     shape, views = check_backbone(config.backbone_config), config.views
@@ -171,8 +173,8 @@ def _alone(config: RunConfig) -> Iterator[str]:
         yield f"--saving.keep must be at least 1, not {config.saving.keep}"
     if config.log_every < 1:
         yield f"--log-every must be at least 1, not {config.log_every}"
-    if config.seed < 0:
-        yield f"--seed must be 0 or more, not {config.seed}"
+    if min(config.std) <= 0:
+        yield f"--std must be above 0 in each channel, not {' '.join(map(str, config.std))}"
 
 
 def _together(config: RunConfig, images: int, processes: int) -> Iterator[str]:

@@ -35,7 +35,7 @@ class Trainer:
         self.precision = pick_precision(config.precision, device)
         self.per_epoch = len(images) // config.batch_size
         self.total = total_steps(config, len(images))
-        self.next_step = 0
+        self.next_step, self._seen_images = 0, False
         torch.manual_seed(config.seed)
         self.method = build_method(config.method, config.backbone_config, len(images.classes)).to(device)
         if distributed.world_size() > 1:
@@ -76,6 +76,8 @@ class Trainer:
         Raises UserError where the loss or its gradient is not finite; nothing was updated then.
         """
         step = self.at(self.next_step)
+        if not self._seen_images:
+            self._refuse_blank_images(views)
         # Randomness inside the network is a function of the step: a resumed run needs no generator state.
         torch.manual_seed(hash((self.config.seed, step.index, distributed.rank())) % 2**63)
         scheduled = set_schedules(self.optimizer, self.config, step)
@@ -91,13 +93,13 @@ class Trainer:
         )
         loss = float(distributed.mean_reduce(output.loss))
         if not math.isfinite(loss):
-            raise UserError(_not_finite(f"the loss turned {loss}", step, self.precision))
+            raise UserError(_not_finite(f"the loss turned {loss}", step, self.config, self.precision))
         self.scaler.unscale_(self.optimizer)
         parameters = [parameter for _, parameter in self.method.trained_parameters()]
         gradient_norm = clip_each(parameters, self.config.optimizer.clip)
         # In fp16 the scaler leaves such a step out and goes on with a smaller scale.
         if not self.scaler.is_enabled() and not gradient_norm.isfinite():
-            raise UserError(_not_finite("the gradient is not finite", step, self.precision))
+            raise UserError(_not_finite("the gradient is not finite", step, self.config, self.precision))
         self.method.before_update(step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -105,6 +107,17 @@ class Trainer:
         self.next_step += 1
         scalars = {"loss": loss, **scheduled, "gradient_norm": float(gradient_norm)}
         return scalars | {name: float(value) for name, value in output.logged.items()}, features.flatten(0, 1)
+
+    def _refuse_blank_images(self, views: Views) -> None:
+        """Raise UserError if every image of the first batch is of one colour: no setting helps then."""
+        crops = views.global_views
+        varied = bool((crops.amax((-2, -1)) > crops.amin((-2, -1))).any())
+        if not distributed.any_process(varied, self.device):
+            raise UserError(
+                f"every image of the first batch is of one colour, so there is nothing to learn. Look at the images "
+                f"below {self.images.root}: are they masks, or empty exports?"
+            )
+        self._seen_images = True
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; see `checkpoint.save`."""
@@ -143,9 +156,26 @@ class Trainer:
         self.next_step = saved.metadata["step"]
 
 
-def _not_finite(what: str, step: Step, precision: str) -> str:
-    advice = "use --precision bf16 or fp32" if precision == "fp16" else "lower --optimizer.learning-rate"
+_COLD = 0.01
+"""Below it a softmax of logits near 1 is beyond the range of half precision, and its gradient near that of single."""
+
+
+def _not_finite(what: str, step: Step, config: RunConfig, precision: str) -> str:
+    temperatures = {name: value for name, value in to_dict(config.method).items() if name.endswith("temperature")}
+    cold = [
+        f"raise --method.{name.replace('_', '-')} ({value:g})" for name, value in temperatures.items() if value < _COLD
+    ]
+    if min(config.std) < _COLD:
+        advice = f"raise --std ({' '.join(map(str, config.std))}), which images are divided by"
+    elif cold:
+        advice = " and ".join(cold)
+    elif precision == "fp16":
+        advice = "use --precision bf16 or fp32"
+    elif step.index == 0:
+        advice = "look at the images, --mean and --std (nothing was learned yet, so it is not the learning rate)"
+    else:
+        advice = "lower --optimizer.learning-rate, keep --optimizer.clip at 3 or below"
     return (
         f"{what} at step {step.index} (epoch {step.epoch}); nothing was updated and the last "
-        f"checkpoint is whole. To mend: {advice}, keep --optimizer.clip at 3 or below, then begin again or --resume"
+        f"checkpoint is whole. To fix it: {advice}; then start again or --resume"
     )
