@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -637,6 +638,33 @@ def test_what_is_not_finite_stops_the_run_and_spares_the_checkpoint(poison, word
     assert steps_kept(out) == [4, 5]
     assert all(value.isfinite().all() for value in weights(out).values())
     assert train(config, resume=True).steps == TOTAL
+
+
+def test_images_of_one_colour_are_named_as_the_cause(tmp_path) -> None:
+    data = tmp_path / "black"
+    data.mkdir()
+    for number in range(24):
+        Image.new("RGB", (40, 32)).save(data / f"{number}.png")
+    with pytest.raises(UserError, match="every image of the first batch is of one colour"):
+        train(settings(data, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice", "not_this"),
+    [
+        ({"std": (1e-30, 1e-30, 1e-30)}, "raise --std", "learning-rate"),
+        (
+            {"method": replace(cases.DINO, student_temperature=1e-38)},
+            "raise --method.student-temperature",
+            "learning-rate",
+        ),
+    ],
+    ids=["std", "temperature"],
+)
+def test_advice_names_the_setting_that_is_to_blame(changes, advice, not_this, picture_folder, tmp_path) -> None:
+    with pytest.raises(UserError, match=advice) as error:
+        train(settings(picture_folder(24), tmp_path / "run", **changes))
+    assert not_this not in str(error.value)
 
 
 # Settings that cannot be

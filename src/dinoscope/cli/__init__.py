@@ -9,7 +9,9 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from dinoscope import __version__
 from dinoscope.cache import OFFLINE_VARIABLE
@@ -101,6 +103,7 @@ def _fetching_off_if(offline: bool) -> Iterator[None]:
 def _run(command: str, rest: list[str]) -> int:
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(PrintableFormatter())
+    warnings.formatwarning = _printable_warning
     try:
         if command not in COMMANDS:
             near = difflib.get_close_matches(command, COMMANDS, n=1)
@@ -122,6 +125,13 @@ def _run(command: str, rest: list[str]) -> int:
             raise
         _complain(command, _about_the_disk(error))
         return 2
+
+
+_format_warning = warnings.formatwarning
+
+
+def _printable_warning(*arguments: Any, **named: Any) -> str:
+    return printable(_format_warning(*arguments, **named))
 
 
 def _complain(command: str, reason: object) -> None:
