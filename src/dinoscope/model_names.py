@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from dinoscope import checkpoint
 from dinoscope.errors import UserError
-from dinoscope.models.backbone import BACKBONES, Backbone, BackboneConfig, build_backbone
+from dinoscope.models.backbone import BACKBONES, Backbone, BackboneConfig, build_baseline
 from dinoscope.models.pretrained import CATALOGUE, Choices, fetch, import_file, is_cached
 
 RANDOM = "random:"
@@ -115,11 +115,11 @@ def load_model(name: str, watch: Watch = say_once) -> NamedModel:
     return NamedModel(name, short_name(path), backbone, path, origin)
 
 
-def random_backbone(config: BackboneConfig) -> Backbone:
+def random_backbone(config: BackboneConfig, seed: int = SEED) -> Backbone:
     """The network with fresh weights, the same ones every time, in evaluation mode; torch's generator is left alone."""
     with torch.random.fork_rng(devices=()):
-        torch.manual_seed(SEED)
-        return build_backbone(config).eval()
+        torch.manual_seed(seed)
+        return build_baseline(config).eval()
 
 
 def _released(name: str, watch: Watch) -> NamedModel:
