@@ -109,6 +109,8 @@ def load_model(name: str, watch: Watch = say_once) -> NamedModel:
     file = checkpoint.find_weights(path)
     if _is_foreign(file):
         backbone, found = import_file(file)
+        if found.note:
+            _log.warning("%s: %s", file, found.note)
         return NamedModel(name, short_name(path), backbone, file, found.provenance())
     backbone = checkpoint.load_backbone(file)
     origin = checkpoint.read_metadata(file).get("origin")

@@ -34,6 +34,8 @@ __all__ = [
     "zero_residual_branches",
 ]
 
+MAX_IMAGE_SIZE = 4096
+"""Side in pixels: a file of weights may claim any, and evaluations show the images at the size that it names."""
 
 BACKBONES: dict[str, ViTShape | ResNetShape] = {
     "vit_micro_conv8": ViTShape(8, 96, 3, 3, stem="conv", mlp_ratio=2.0),
@@ -94,9 +96,13 @@ def build_baseline(config: BackboneConfig) -> Backbone:
 def check_backbone(config: BackboneConfig) -> ViTShape | ResNetShape:
     """Return the shape of the network, or refuse what cannot be built without building anything.
 
-    Raises UserError for a name that is not in `BACKBONES`, or an image size that its patches do not fill.
+    Raises UserError for a name that is not in `BACKBONES`, an image size that its patches do not fill, or one outside
+    of 1 to `MAX_IMAGE_SIZE`.
     """
     shape = lookup("backbone", config.name, BACKBONES)
+    for size in (config.image_size, config.layout_size):
+        if not 1 <= size <= MAX_IMAGE_SIZE:
+            raise UserError(f"{config.name} for images of {size} px; allowed: 1 to {MAX_IMAGE_SIZE} px")
     if isinstance(shape, ViTShape) and config.layout_size % shape.patch:
         raise UserError(
             f"{config.name} needs an image size that is a multiple of its patch of {shape.patch} px; "
