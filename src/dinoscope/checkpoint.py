@@ -23,7 +23,7 @@ from dinoscope import __version__
 from dinoscope.errors import UserError
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
 from dinoscope.models.pretrained.reading import FOLDER_FILES, in_folder
-from dinoscope.models.weights import load_strictly
+from dinoscope.models.weights import check_fit, load_strictly
 from dinoscope.settings import from_dict, to_dict
 
 METADATA_KEY = "dinoscope"
@@ -168,6 +168,7 @@ def load_backbone(path: Path) -> Backbone:
     # In a training checkpoint the network stands below the backbone module; an export is the network itself.
     tensors = {name.removeprefix("net."): tensor for name, tensor in checkpoint.tensors.items()}
     config = without_drop_path(from_dict(BackboneConfig, checkpoint.metadata["backbone"], str(file)))
+    check_fit(config, tensors, file)
     backbone = build_backbone(config)
     load_strictly(_network(backbone), tensors, file)
     return backbone.eval()

@@ -45,10 +45,15 @@ class ResNetBackbone(Backbone):
 
 
 def build_resnet(config: BackboneConfig, shape: ResNetShape) -> ResNetBackbone:
-    """Build the network with fresh weights."""
+    """Build the network with fresh weights; every residual branch counts in full, as in torchvision."""
     channels = tuple(shape.width * 2**stage for stage in range(4))
     net = ResNet(
-        cast(Any, shape.block), shape.layers, num_classes=0, channels=channels, drop_path_rate=config.drop_path
+        cast(Any, shape.block),
+        shape.layers,
+        num_classes=0,
+        channels=channels,
+        drop_path_rate=config.drop_path,
+        zero_init_last=False,
     )
     if shape.stem_stride:
         # SimCLR, appendix B.9: for 32 px images the first convolution keeps the resolution, pooling is dropped.
@@ -57,3 +62,10 @@ def build_resnet(config: BackboneConfig, shape: ResNetShape) -> ResNetBackbone:
         net.maxpool = nn.Identity()
     keep_gradients_of_single_cells(net)
     return ResNetBackbone(config, net, 8 * (shape.stem_stride or 4))
+
+
+def zero_residual_branches(module: nn.Module) -> None:
+    """Make every block of the ResNets in `module` its shortcut: its last batch norm's factor 0 (Goyal et al. 2017)."""
+    for block in module.modules():
+        if isinstance(block, (BasicBlock, Bottleneck)):
+            block.zero_init_last()

@@ -72,6 +72,8 @@ class RunConfig:
         the backbone's first ones, student's and teacher's, under a fresh head. None for random weights.
     mean, std: normalisation of RGB in [0, 1]; a model to begin from must have the same.
     drop_path: stochastic depth of the student: highest rate, linear over the blocks.
+    zero_init_residual: start every block of a ResNet as its shortcut, the factor of its last batch norm being 0, as
+        SimCLR, BYOL and MoCo v3 do; other networks have no such factor. Random baselines never start so.
     fraction: share of the training images to train on, in (0, 1]: the same ones for every seed, and all those of a
         smaller fraction. Labels are not looked at. What is measured of the run still uses all images.
     epochs: passes over the images (of the fraction); may be a fraction itself.
@@ -94,6 +96,7 @@ class RunConfig:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     drop_path: float = 0.1
+    zero_init_residual: bool = False
     views: ViewsConfig = field(default_factory=ViewsConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     saving: SavingConfig = field(default_factory=SavingConfig)

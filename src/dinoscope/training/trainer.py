@@ -15,7 +15,7 @@ from dinoscope.data.folder import ImageFolder
 from dinoscope.data.loader import StepSampler, ViewsDataset, default_workers, view_loader
 from dinoscope.errors import UserError
 from dinoscope.methods import build_method, method_name
-from dinoscope.models.backbone import Backbone
+from dinoscope.models.backbone import Backbone, zero_residual_branches
 from dinoscope.models.batch_norm import synchronize
 from dinoscope.settings import to_dict
 from dinoscope.training.accumulate import backward
@@ -38,6 +38,8 @@ class Trainer:
         self.next_step, self._seen_images = 0, False
         torch.manual_seed(config.seed)
         self.method = build_method(config.method, config.backbone_config, len(images.classes)).to(device)
+        if config.zero_init_residual:
+            zero_residual_branches(self.method)
         if distributed.world_size() > 1:
             synchronize(self.method, device)
         for module in self.method.modules():

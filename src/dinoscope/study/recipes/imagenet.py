@@ -72,6 +72,7 @@ def simclr_resnet50(data: Path, out: Path) -> RunConfig:
         method=SimCLRConfig(),
         backbone="resnet50",
         drop_path=0.0,
+        zero_init_residual=True,
         views=VIEWS["simclr"],
         optimizer=_lars(0.3, 1e-6),
         epochs=1000,
@@ -127,6 +128,7 @@ def moco_v3_deit_small(data: Path, out: Path) -> RunConfig:
         out=out,
         method=method,
         drop_path=0.0,
+        zero_init_residual=True,
         views=replace(VIEWS["byol"], global_scale=(0.08, 1.0)),
         optimizer=OptimizerConfig(
             learning_rate=1.5e-4,
@@ -152,6 +154,7 @@ def byol_resnet50(data: Path, out: Path) -> RunConfig:
         method=BYOLConfig(target_momentum=0.996),
         backbone="resnet50",
         drop_path=0.0,
+        zero_init_residual=True,
         views=VIEWS["byol"],
         optimizer=_lars(0.2, 1.5e-6),
         epochs=1000,
