@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dinoscope import distributed
 from dinoscope.losses.contrastive import batch_info_nce, info_nce
 from dinoscope.losses.dino import at_least_float32
-from dinoscope.methods.health import Verdict, one_point, spread
+from dinoscope.methods.health import Verdict, moments, one_point
 from dinoscope.methods.method import Outputs, RunShape
 from dinoscope.methods.online import OnlineMethod, by_view, view_features
 from dinoscope.models.backbone import BackboneConfig, ViTBackbone, build_backbone, without_drop_path
@@ -176,8 +176,8 @@ class MoCo(OnlineMethod):
             if i != j or not self.config.symmetric
         ]
         kept = {"key": key} if self.config.queue_size else {}
-        logged = {"embedding_spread": spread(key), "teacher_momentum": torch.tensor(self._momentum(step))}
-        return StepOutput(torch.stack(losses).mean(), logged, kept=kept)
+        logged = {"teacher_momentum": torch.tensor(self._momentum(step))}
+        return StepOutput(torch.stack(losses).mean(), logged, {"embedding_moments": moments(key)}, kept)
 
     def _pair_loss(self, query: Float[Tensor, "b d"], key: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
         temperature = self.config.temperature
