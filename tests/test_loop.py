@@ -416,6 +416,35 @@ def test_stopped_and_resumed_is_the_uninterrupted_run(picture_folder, tmp_path) 
     assert (out / "exported" / name).read_bytes() == (tmp_path / "whole" / "exported" / name).read_bytes()
 
 
+def test_rank_me_is_the_same_after_a_resume_and_however_the_batch_is_cut(picture_folder, tmp_path) -> None:
+    """A checkpoint holds the features that it rests on; one from before they were kept is resumed without them."""
+    data = picture_folder(24)
+
+    def ranks(out: Path) -> list[float]:
+        return [line["rank_me"] for line in read_metrics(out) if "rank_me" in line]
+
+    train(settings(data, tmp_path / "whole", evaluate_every=1))
+    wanted = ranks(tmp_path / "whole")
+    assert len(wanted) == TOTAL / PER_EPOCH
+    train(settings(data, tmp_path / "cut", evaluate_every=1, accumulate=4, drop_path=0.0))
+    train(settings(data, tmp_path / "uncut", evaluate_every=1, drop_path=0.0))
+    assert ranks(tmp_path / "cut") == pytest.approx(ranks(tmp_path / "uncut"), rel=1e-4)
+
+    config = settings(data, tmp_path / "parts", evaluate_every=1)
+    train(config, listeners=[Stop(4, signal.SIGTERM)])
+    shutil.copytree(config.out, tmp_path / "older")
+    train(config, resume=True)
+    assert ranks(config.out) == wanted
+
+    older = checkpoint.latest(tmp_path / "older" / "checkpoints") or pytest.fail("no checkpoint")
+    found = checkpoint.load(older)
+    tensors = {name: value for name, value in found.tensors.items() if not name.startswith("window.")}
+    assert len(tensors) < len(found.tensors)
+    checkpoint.save(older, tensors, found.metadata)
+    assert train(replace(config, out=tmp_path / "older"), resume=True).steps == TOTAL
+    assert ranks(tmp_path / "older")[-1] != wanted[-1]
+
+
 def test_steps_made_after_the_last_checkpoint_are_made_again(picture_folder, tmp_path) -> None:
     """A crash, not a stop: lines of metrics.jsonl beyond the checkpoint do not stay twice."""
     data, out = picture_folder(24), tmp_path / "run"

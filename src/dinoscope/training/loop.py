@@ -25,7 +25,7 @@ from dinoscope.training.device import pick_device
 from dinoscope.training.images import read_unreadable, scanned_images, trained_on, write_unreadable
 from dinoscope.training.initial import facts_of, give_weights, load_initial, washes_out
 from dinoscope.training.listener import Listener, RunStart, StepRecord, closing
-from dinoscope.training.monitor import CollapseMonitor, FeatureWindow, patience, rank_me
+from dinoscope.training.monitor import CollapseMonitor, patience, rank_me
 from dinoscope.training.provenance import ProvenanceFile
 from dinoscope.training.run_folder import LogFile, MetricsFile, RunFolder, read_config
 from dinoscope.training.tensorboard import TensorBoard
@@ -111,19 +111,18 @@ def _run(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> Run
     """All steps that are left, with evaluations and checkpoints between them."""
     config = trainer.config
     monitor = CollapseMonitor(trainer.method.diagnose, patience(trainer.total), steps=trainer.next_step)
-    window, clock, saved = FeatureWindow(), Clock(config.batch_size), time.monotonic()
+    clock, saved = Clock(config.batch_size), time.monotonic()
     batches = trainer.batches()
     with _stop_signals() as stop:
         while trainer.next_step < trainer.total and not stop:
             with clock.waiting():
                 views = next(batches)
             step = trainer.at(trainer.next_step)
-            values, features = trainer.make_step(views)
-            window.add(features)
+            values, _ = trainer.make_step(views)
             _note_unreadable(trainer.images, views.unreadable)
             _tell(listeners, monitor, StepRecord(step, values | clock.lap()), config.log_every)
             if _evaluation_due(trainer):
-                _evaluate(trainer, window, listeners)
+                _evaluate(trainer, listeners)
                 clock.restart()
             if distributed.any_process(bool(stop), trainer.device):
                 stop.append(signal.SIGTERM)
@@ -186,10 +185,10 @@ def _evaluation_due(trainer: Trainer) -> bool:
     return trainer.next_step % every == 0 or trainer.next_step == trainer.total
 
 
-def _evaluate(trainer: Trainer, window: FeatureWindow, listeners: Sequence[Listener]) -> None:
+def _evaluate(trainer: Trainer, listeners: Sequence[Listener]) -> None:
     """Health of the last features, and what each listener measures; the method is in evaluation mode meanwhile."""
     if distributed.is_main():
-        step, features = trainer.at(trainer.next_step - 1), window.features()
+        step, features = trainer.at(trainer.next_step - 1), trainer.window.features()
         values = {"rank_me": rank_me(features), "feature_spread": float(spread(features))}
         pictures: dict[str, np.ndarray] = {}
         trainer.method.eval()

@@ -21,6 +21,7 @@ from dinoscope.settings import to_dict
 from dinoscope.training.accumulate import backward
 from dinoscope.training.config import RunConfig, total_steps
 from dinoscope.training.device import autocast, pick_precision
+from dinoscope.training.monitor import FeatureWindow
 from dinoscope.training.optim import build_optimizer, clip_each, set_schedules
 from dinoscope.types import Step, Views
 
@@ -50,6 +51,7 @@ class Trainer:
             # Buffers need no broadcast: centres and queues are made of all processes' rows, batch norm is synchronised.
             self.network = nn.parallel.DistributedDataParallel(self.method, broadcast_buffers=False)
         self.optimizer = build_optimizer(config, self.method.trained_parameters())
+        self.window = FeatureWindow()
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
     def at(self, index: int) -> Step:
@@ -74,7 +76,7 @@ class Trainer:
     def make_step(self, views: Views) -> tuple[dict[str, float], Tensor]:
         """One optimiser step: gradient, clipping, update, and what the method moves.
 
-        Returns the scalars of the step and the evaluated network's features [images, dim] for the monitor.
+        Returns the scalars of the step and the evaluated network's features [views * images, dim] of the whole batch.
         Raises UserError where the loss or its gradient is not finite; nothing was updated then.
         """
         step = self.at(self.next_step)
@@ -93,7 +95,7 @@ class Trainer:
             precision=functools.partial(autocast, self.precision, self.device),
             scale=self.scaler.scale,
         )
-        loss = float(distributed.mean_reduce(output.loss))
+        loss = float(output.loss)
         if not math.isfinite(loss):
             raise UserError(_not_finite(f"the loss turned {loss}", step, self.config, self.precision))
         self.scaler.unscale_(self.optimizer)
@@ -107,8 +109,12 @@ class Trainer:
         self.scaler.update()
         self.method.after_step(step, output)
         self.next_step += 1
+        figures = {**output.logged, **self.method.health(output.statistics)}
         scalars = {"loss": loss, **scheduled, "gradient_norm": float(gradient_norm)}
-        return scalars | {name: float(value) for name, value in output.logged.items()}, features.flatten(0, 1)
+        # Images of all processes in their order, so that it does not matter how many there are.
+        features = distributed.gather(features.transpose(0, 1)).transpose(0, 1).flatten(0, 1)
+        self.window.add(features)
+        return scalars | {name: float(value) for name, value in figures.items()}, features
 
     def _refuse_blank_images(self, views: Views) -> None:
         """Raise UserError if every image of the first batch is of one colour: no setting helps then."""
@@ -126,6 +132,7 @@ class Trainer:
         state, groups = checkpoint.optimizer_tensors(self.optimizer)
         tensors = {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
         tensors |= {f"optimizer.{name}": tensor for name, tensor in state.items()}
+        tensors |= {f"window.{number}": features for number, features in enumerate(self.window.batches)}
         metadata = {
             "step": self.next_step,
             "total": self.total,
@@ -156,6 +163,8 @@ class Trainer:
         checkpoint.restore_optimizer(self.optimizer, optimizer, saved.metadata["optimizer_groups"])
         self.scaler.load_state_dict(saved.metadata["scaler"])
         self.next_step = saved.metadata["step"]
+        for number in range(sum(name.startswith("window.") for name in saved.tensors)):  # none in an older checkpoint
+            self.window.add(saved.tensors[f"window.{number}"])
 
 
 _COLD = 0.01
