@@ -250,10 +250,16 @@ def test_an_existing_comparison_is_replaced_only_when_asked(runs: Path, capsys) 
         (["nowhere"], "there is no file or folder nowhere"),
         (["a0", "../{name}/a0"], "given twice"),
         (["a0", "--data", "nowhere"], "nowhere: no such folder"),
+        (["a0", "--data", "valonly"], "no training folder found beside val"),
+        (["a0", "--data", "oneclass"], "all 4 images are of one class (hat)"),
         (["a0", "--label-fraction", "2"], "--label-fraction must be above 0 and at most 1, not 2"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(runs: Path, arguments: list[str], words: str, capsys) -> None:
+    for folder in ("valonly/val/hat", "valonly/val/shoe", "oneclass/train/hat", "oneclass/val/hat"):
+        (runs / folder).mkdir(parents=True)
+        for number in range(4):
+            cv2.imwrite(str(runs / folder / f"{number}.png"), draw_picture(number))
     arguments = [argument.format(name=runs.name) for argument in arguments]
     assert main(["compare", *arguments, "--out", "out", *FAST]) == 2
     error = capsys.readouterr().err

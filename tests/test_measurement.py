@@ -16,7 +16,10 @@ from dinoscope.features import ExtractConfig
 from dinoscope.measurement import Extract, Measurement, keep, kept, kept_name, measure_knn, train_and_val
 from dinoscope.model_names import load_model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
-from dinoscope.types import Metric
+from dinoscope.observers import OnlineKNN
+from dinoscope.training.config import RunConfig
+from dinoscope.training.listener import RunStart
+from dinoscope.types import Metric, Step
 
 MakeFolder = Callable[..., Path]
 CPU = Extract(ExtractConfig(torch.device("cpu"), workers=0))
@@ -92,3 +95,23 @@ def test_python_and_the_measurement_give_the_same_knn(model: Path, picture_folde
     assert unsplit == list(measure_knn(load_model(str(model)), gallery, None, KNNConfig(ks=(1, 3)), CPU).metrics)
     fewer = measure_knn(load_model(str(model)), gallery, queries, KNNConfig(ks=(1,)), CPU, fraction=0.25)
     assert (fewer.protocol["gallery_images"], fewer.protocol["label_fraction"]) == (3, 0.25)
+
+
+def test_online_knn_never_asks_of_images_that_are_in_its_gallery(tmp_path: Path, picture_folder: MakeFolder) -> None:
+    """Without a train folder, training reads DATA itself, and so what lies in its val folder too."""
+    network = build_backbone(BackboneConfig("vit_micro_conv8", image_size=32))
+
+    def started(data: Path) -> OnlineKNN:
+        listener = OnlineKNN()
+        listener.started(RunStart(RunConfig(data, tmp_path / "run"), Step(0, 1, 1), 1, 1, {}, network))
+        return listener
+
+    picture_folder(4, classes=2)
+    data = picture_folder(4, classes=2, split="val")
+    assert started(data).gallery is None
+    split = picture_folder(6, classes=2, split="train")
+    listener = started(split)
+    assert listener.gallery is not None
+    assert len(listener.gallery) == 6
+    assert listener.queries is not None
+    assert len(listener.queries) == 4

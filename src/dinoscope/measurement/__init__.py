@@ -3,8 +3,15 @@
 Every figure travels with its protocol, so that nothing is compared that was measured in different ways.
 """
 
-from dinoscope.measurement.inputs import LABEL_SEED, Extract, Watch, train_and_val
-from dinoscope.measurement.knn import gallery_and_queries, gallery_and_queries_in, measure_knn
+from dinoscope.measurement.inputs import (
+    LABEL_SEED,
+    Extract,
+    Watch,
+    gallery_and_queries,
+    gallery_and_queries_in,
+    train_and_val,
+)
+from dinoscope.measurement.knn import measure_knn
 from dinoscope.measurement.linear import measure_linear
 from dinoscope.measurement.record import (
     OF_THE_MODEL,

@@ -12,12 +12,22 @@ from pathlib import Path
 import torch
 
 from dinoscope import checkpoint
-from dinoscope.data.folder import ImageFolder, find_images, find_split, resolve_split
+from dinoscope.data.folder import ImageFolder, find_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig
 from dinoscope.evaluation.throughput import ThroughputConfig, millions_of_parameters, throughput
-from dinoscope.measurement import Extract, Measurement, Watch, keep_in, kept, kept_name, measure_knn, measure_linear
+from dinoscope.measurement import (
+    Extract,
+    Measurement,
+    Watch,
+    gallery_and_queries,
+    keep_in,
+    kept,
+    kept_name,
+    measure_knn,
+    measure_linear,
+)
 from dinoscope.measurement.inputs import network_protocol
 from dinoscope.model_names import NamedModel, unwatched
 from dinoscope.settings import to_dict
@@ -55,18 +65,6 @@ class Measuring:
         return self.extract.config.device or torch.device("cpu")
 
 
-def labelled_images(data: Path) -> Images:
-    """The train and val splits, or all images and None where there are no splits; folders made absolute.
-
-    Raises UserError where there are no labels, or one split only.
-    """
-    data = data.resolve()
-    if find_split(data, "train") is None and find_split(data, "val") is None:
-        return find_images(data, labelled=True), None
-    gallery, queries = (find_images(resolve_split(data, split), labelled=True) for split in ("train", "val"))
-    return gallery, queries
-
-
 class Gatherer:
     """Measures models under the same conditions as far as can be, and remembers each network's speed."""
 
@@ -77,7 +75,7 @@ class Gatherer:
         """
         self.measuring = measuring
         self.kept = {subject.name: self._kept(subject) for subject in subjects}
-        self.images = labelled_images(measuring.data) if measuring.data else self._images_of_most()
+        self.images = gallery_and_queries(measuring.data) if measuring.data else self._images_of_most()
         self._require_images(subjects)
         self.speeds = self._agreeing_speeds(subjects)
         self.speeds_agree = bool(self.speeds)
@@ -111,7 +109,7 @@ class Gatherer:
         if name in self.measuring.skip:
             return held, ""
         try:
-            images = self.images or labelled_images(_own_data(subject))
+            images = self.images or gallery_and_queries(_own_data(subject))
             new = MEASURES[name](subject.model, images, self._watched(subject), self.measuring.fraction)
         except UserError as error:
             return held, str(error)
