@@ -16,7 +16,7 @@ from PIL import Image
 from dinoscope import api, checkpoint, timing
 from dinoscope.cli import main
 from dinoscope.comparison.writing import FILES
-from dinoscope.measurement import Measurement, keep, kept
+from dinoscope.measurement import Measurement, keep, kept, kept_names
 from dinoscope.study.published import LABEL, PUBLISHED
 from tests.conformance import cases
 from tests.conftest import draw_picture
@@ -175,9 +175,13 @@ def test_results_on_other_images_are_measured_again_with_data_and_marked_without
     again = compared("a0", "a1", "b", *arguments)
     assert [len(row["entries"]) for row in again["rows"]] == [2, 1]
     assert not any("measured with" in note for every in notes(again).values() for note in every)
-    now = kept(runs / "a0", "knn")
-    assert now is not None
-    assert now.protocol["gallery"] == str(trained / "data/train")
+    # what was measured first is still there, beside the new one
+    both = [kept(runs / "a0", name) for name in kept_names(runs / "a0", "knn")]
+    assert [found and found.protocol["gallery"] for found in both] == [
+        str(trained / "other/train"),
+        str(trained / "data/train"),
+    ]
+    assert kept_names(runs / "a1", "knn") == ["knn"]
 
 
 def test_missing_results_are_measured_where_the_others_were(runs: Path, trained: Path) -> None:

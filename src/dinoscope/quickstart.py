@@ -17,7 +17,7 @@ from dinoscope.cache import cache_folder
 from dinoscope.checkpoint import load_backbone, write_text
 from dinoscope.data.decode import decode
 from dinoscope.data.folder import ImageFolder, find_images
-from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.data.scenes import write_scenes
 from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.evaluation.knn import KNNConfig, knn
 from dinoscope.explain.attention import attention_maps, map_masks, prepare
@@ -33,8 +33,6 @@ from dinoscope.types import Metric
 
 K, MASS, SHOWN = 20, 0.6, 6
 TRAINED = "trained just now"
-OWN_SIZE = ScenesConfig().size
-"""Evaluations show the images at their own size; training crops are smaller, to be cheap."""
 TILE = 180
 """Width of a picture on the overview, in pixels."""
 Progress = Callable[[int, int], None]
@@ -103,7 +101,7 @@ def measure(models: dict[str, Backbone], data: Path, run: Path, progress: Progre
     for done, (name, backbone) in enumerate(models.items()):
         progress(done, len(models))
         named = NamedModel(name, name, backbone, run if name == TRAINED else None)
-        images = Extract(ExtractConfig(workers=0, image_size=OWN_SIZE), cached=False)
+        images = Extract(ExtractConfig(workers=0), cached=False)
         found = measure_knn(named, gallery, queries, KNNConfig(ks=(K,)), images)
         if name == TRAINED:
             keep(run, "knn", found)
@@ -149,6 +147,6 @@ def draw(models: dict[str, Backbone], data: Path, out: Path) -> list[Path]:
 
 
 def _maps(backbone: Backbone, image: np.ndarray) -> Tensor:
-    """Attention [heads, rows, columns] of an image at its own size."""
-    pixels = prepare(image, OWN_SIZE, backbone.patch_size)
+    """Attention [heads, rows, columns] of an image at the model's image size."""
+    pixels = prepare(image, backbone.config.image_size, backbone.patch_size)
     return attention_maps(backbone, backbone.normalize(pixels[None]))[0]

@@ -12,7 +12,7 @@ from PIL import Image
 from dinoscope.data.folder import evenly, find_images, find_split, resolve_split
 from dinoscope.data.masked_images import MaskedImages, find_masked_images, voc_root
 from dinoscope.errors import UserError
-from dinoscope.measurement import Extract, Measurement, Watch, gallery_and_queries, keep, kept
+from dinoscope.measurement import Extract, Measurement, Watch, gallery_and_queries, keep, kept, kept_names
 from dinoscope.measurement.inputs import network_protocol
 from dinoscope.measurement.voc import VocConfig, measure_voc
 from dinoscope.measurement.voc_record import measurements, summarise
@@ -149,10 +149,10 @@ def _side(masked: MaskedImages) -> int:
 
 def _held(run: Path, name: str, protocol: dict[str, object]) -> Measurement | None:
     """What the run folder keeps, if it came about like this."""
-    held = kept(run, name)
     own = {key: value for key, value in protocol.items() if key != "weights"}  # the folder may have been moved
-    same = held is not None and all(held.protocol.get(key) == value for key, value in own.items())
-    return held if same else None
+    every = (kept(run, file) for file in kept_names(run, name))
+    same = (held for held in every if held and all(held.protocol.get(key) == value for key, value in own.items()))
+    return next(same, None)
 
 
 def _keep(run: Path, name: str, measurement: Measurement) -> Measurement:

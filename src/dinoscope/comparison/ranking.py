@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from dinoscope.evaluation.bootstrap import Interval
 from dinoscope.evaluation.proportion import wilson
-from dinoscope.measurement import Measurement
-from dinoscope.study.compare import BASELINES, Comparison, Row, conditions
+from dinoscope.measurement import Measurement, conditions
+from dinoscope.study.compare import BASELINES, Comparison, Row
 from dinoscope.study.differences import identity
 
 ACCURACIES = ("linear", "knn")

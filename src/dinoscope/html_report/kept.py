@@ -7,9 +7,8 @@ from dataclasses import dataclass, fields
 
 from dinoscope.errors import UserError
 from dinoscope.html_report.titles import titles_of
-from dinoscope.measurement import Examples, Measurement, kept, kept_names
+from dinoscope.measurement import Examples, Measurement, conditions, kept, kept_names
 from dinoscope.report.html import Notice
-from dinoscope.study.compare import conditions
 from dinoscope.study.differences import identity
 from dinoscope.study.subjects import Subject
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from typing import Any
 from dinoscope import checkpoint
 from dinoscope.cache import cache_folder
 from dinoscope.errors import UserError
-from dinoscope.settings import from_dict, to_dict
+from dinoscope.settings import flat, from_dict, to_dict
 from dinoscope.training.run_folder import CONFIG
 from dinoscope.types import Metric
 
@@ -19,6 +21,13 @@ OF_THE_MODEL = frozenset(
     {"weights", "weights_hash", "feature", "learning_rate", "rate_at_edge", "network", "maps", "fixed_heads"}
 )
 """Entries of a protocol about the model, and what was found for it; comparable results share all others."""
+
+_PLACES = frozenset({"gallery", "queries", "train", "val"})  # folders in a protocol
+
+_INCIDENTAL = frozenset(
+    {"backbone", "forwards_per_repeat", "memory", "feature", "learning_rate", "rate_at_edge", "map_shown", "empty_maps"}
+)
+"""Entries of a protocol that follow from the model, or are found while it is measured."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +102,19 @@ def variant_name(evaluation: str, map: str, block: int, *parts: str | int | None
     return "-".join(str(part) for part in (evaluation, kind, at, *parts) if part is not None)
 
 
-def keep(model: Path, name: str, measurement: Measurement) -> None:
-    """Write MODEL/evaluations/NAME.json if the model is a run folder.
+def conditions(measurement: Measurement) -> dict[str, Any]:
+    """What two measurements must share to be compared: protocol and data; flat, with absolute folders."""
+    found = {
+        name: str(Path(value).resolve()) if name in _PLACES and value is not None else value
+        for name, value in measurement.protocol.items()
+        if name not in OF_THE_MODEL | _INCIDENTAL
+    }
+    return flat(found)
 
-    Raises UserError where the file cannot be written.
-    """
-    if (model / CONFIG).is_file():
-        keep_in(model, name, measurement)
+
+def keep(model: Path, name: str, measurement: Measurement) -> str | None:
+    """`keep_in` if the model is a run folder, else nothing. Raises UserError if the file cannot be written."""
+    return keep_in(model, name, measurement) if (model / CONFIG).is_file() else None
 
 
 def cached_home(weights: str) -> Path:
@@ -110,8 +125,27 @@ def cached_home(weights: str) -> Path:
     return cache_folder("measurements") / weights
 
 
-def keep_in(home: Path, name: str, measurement: Measurement) -> None:
-    """Write HOME/evaluations/NAME.json. Raises UserError where that fails."""
+def keep_in(home: Path, name: str, measurement: Measurement) -> str:
+    """Write to HOME/evaluations, one file for each protocol and data set; return its name without the suffix.
+
+    The first result is NAME.json. Another one under other conditions is NAME-DIGEST.json, and a later one under the
+    same conditions replaces the earlier one. Raises UserError if the file cannot be written.
+    """
+    digest = _digest(measurement)
+    place = f"{name}-{digest}"
+    for candidate in (name, place):
+        with contextlib.suppress(UserError):  # a damaged file is replaced
+            held = kept(home, candidate)
+            if held is not None and _digest(held) != digest:
+                continue
+        place = candidate
+        break
+    keep_as(home, place, measurement)
+    return place
+
+
+def keep_as(home: Path, name: str, measurement: Measurement) -> None:
+    """Write HOME/evaluations/NAME.json, in place of what is there. Raises UserError if that fails."""
     file = _file(home, name)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -139,6 +173,19 @@ def kept_names(home: Path, evaluation: str) -> list[str]:
     """Names of the results of an evaluation and its variants that are kept: `voc`, `voc-rollout`, `voc-100`..."""
     names = sorted(file.stem for file in (home / "evaluations").glob("*.json"))
     return [name for name in names if name == evaluation or name.startswith(f"{evaluation}-")]
+
+
+def newest_first(home: Path, names: Iterable[str]) -> list[str]:
+    """The names of kept results, that which was written last first."""
+    return sorted(names, key=lambda name: _file(home, name).stat().st_mtime_ns, reverse=True)
+
+
+def _digest(measurement: Measurement) -> str:
+    """Eight hex digits that differ for other protocols, data, metrics (the ks of k-NN) and given learning rates."""
+    protocol = measurement.protocol
+    given = protocol.get("learning_rate") if protocol.get("rate_choice") == "given" else None
+    values = [conditions(measurement), [metric.name for metric in measurement.metrics], given]
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=4).hexdigest()
 
 
 def _file(home: Path, name: str) -> Path:

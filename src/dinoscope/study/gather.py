@@ -21,17 +21,20 @@ from dinoscope.measurement import (
     Extract,
     Measurement,
     Watch,
+    conditions,
     gallery_and_queries,
     keep_in,
     kept,
     kept_name,
+    kept_names,
     measure_knn,
     measure_linear,
+    newest_first,
 )
 from dinoscope.measurement.inputs import network_protocol
 from dinoscope.model_names import NamedModel, unwatched
 from dinoscope.settings import to_dict
-from dinoscope.study.compare import EVALUATIONS, Entry, conditions, deciding_settings, figure
+from dinoscope.study.compare import EVALUATIONS, Entry, deciding_settings, figure
 from dinoscope.study.differences import identity
 from dinoscope.study.subjects import Subject
 
@@ -74,8 +77,11 @@ class Gatherer:
         Raises UserError where --data was given and cannot be used, or was not and a model has no images of its own.
         """
         self.measuring = measuring
-        self.kept = {subject.name: self._kept(subject) for subject in subjects}
-        self.images = gallery_and_queries(measuring.data) if measuring.data else self._images_of_most()
+        self.images = gallery_and_queries(measuring.data) if measuring.data else None
+        every = {subject.name: self._all_kept(subject) for subject in subjects}
+        self.kept = {subject.name: self._chosen(subject, every) for subject in subjects}
+        if measuring.data is None:
+            self.images = self._images_of_most()
         self._require_images(subjects)
         self.speeds = self._agreeing_speeds(subjects)
         self.speeds_agree = bool(self.speeds)
@@ -154,8 +160,7 @@ class Gatherer:
             with self.measuring.watch(f"throughput of {name}") as progress:
                 metrics, protocol = throughput(subject.backbone, self.measuring.device, config, progress)
             self.speeds[name] = Measurement(to_dict(protocol), metrics)
-        if held is None:  # one of another machine stays where it is
-            self._keep(subject, "throughput", self.speeds[name])
+        self._keep(subject, "throughput", self.speeds[name])
         return self.speeds[name], ""
 
     def _agreeing_speeds(self, subjects: Sequence[Subject]) -> dict[str, Measurement]:
@@ -165,21 +170,41 @@ class Gatherer:
         alike = {identity(conditions(speed)) for _, speed in found if speed is not None}
         return speeds if len(alike) == 1 and all(speed is not None for _, speed in found) else {}
 
-    def _kept(self, subject: Subject) -> dict[str, Measurement]:
-        """What its folder holds, without what was measured of other weights."""
-        held: dict[str, Measurement] = {}
+    def _all_kept(self, subject: Subject) -> dict[str, list[Measurement]]:
+        """What its folder holds of each evaluation, the newest first, without what was measured of other weights."""
+        held: dict[str, list[Measurement]] = {}
         if subject.home is None:
             return held
         for name in EVALUATIONS:
-            fraction = 1.0 if name == "throughput" else self.measuring.fraction
-            found = kept(subject.home, kept_name(name, fraction))
-            if found is None or figure(name, found) is None:
-                continue
-            if found.protocol.get("weights_hash", subject.weights) != subject.weights:
-                logger.warning("%s: its %s was measured of other weights and is left aside", subject.name, name)
-                continue
-            held[name] = found
+            for file in newest_first(subject.home, kept_names(subject.home, name)):
+                found = kept(subject.home, file)
+                if found is None or figure(name, found) is None:
+                    continue
+                if found.protocol.get("label_fraction", 1.0) != (
+                    1.0 if name == "throughput" else self.measuring.fraction
+                ):
+                    continue
+                if found.protocol.get("weights_hash", subject.weights) != subject.weights:
+                    logger.warning("%s: its %s was measured of other weights and is left aside", subject.name, file)
+                    continue
+                held.setdefault(name, []).append(found)
         return held
+
+    def _chosen(self, subject: Subject, every: dict[str, dict[str, list[Measurement]]]) -> dict[str, Measurement]:
+        """Of each evaluation the result that is wanted; without data, the one whose conditions most models share."""
+        chosen: dict[str, Measurement] = {}
+        for name, held in every[subject.name].items():
+            wanted = [found for found in held if name != "throughput" and self._as_wanted(subject, name, found)]
+            if self.images is not None and wanted:
+                chosen[name] = wanted[0]
+                continue
+            shared = Counter(
+                key
+                for others in every.values()
+                for key in {identity(conditions(found)) for found in others.get(name, [])}
+            )
+            chosen[name] = max(held, key=lambda found: shared[identity(conditions(found))])
+        return chosen
 
     def _require_images(self, subjects: Sequence[Subject]) -> None:
         """Refuse, before anything is measured, a model of which nobody can know on which images to measure it."""
