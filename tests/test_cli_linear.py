@@ -38,6 +38,12 @@ def data(picture_folder: MakeFolder) -> Path:
     return picture_folder(9, classes=3, split="val")
 
 
+@pytest.fixture(autouse=True)
+def _nothing_kept(model: Path) -> None:
+    """Each test begins without kept results."""
+    shutil.rmtree(model / "evaluations", ignore_errors=True)
+
+
 def run(model: Path, *options: object) -> int:
     return cli.main(["linear", "--model", str(model), "--device", "cpu", "--workers", "0", *map(str, options)])
 
@@ -69,7 +75,6 @@ def test_the_record_says_what_was_done(model: Path, data: Path, capsys: pytest.C
 
 
 def test_each_protocol_and_fraction_has_a_file_of_its_own(model: Path, data: Path) -> None:
-    shutil.rmtree(model / "evaluations", ignore_errors=True)
     for options in ([], ["--label-fraction", "0.5"], ["--protocol", "reference"]):
         assert run(model, "--data", data, "--epochs", "2", *options) == 0
     assert {file.name for file in (model / "evaluations").iterdir()} == {

@@ -131,6 +131,8 @@ def test_all_files_are_written_and_agree(runs: Path, trained: Path, capsys) -> N
     dino = next(row for row in measured if row["folders"] == "b")
     assert float(dino["knn_top1_mean"]) == figures(values, "knn")["b"]["mean"]
     assert dino["linear_top1_mean"] == ""
+    assert (dino["knn_image_size"], dino["knn_images"]) == ("32", str(trained / "data/val"))
+    assert (measured[0]["method"], measured[0]["knn_image_size"]) == ("Raw pixels", "32")
     assert "epochs 2" in dino["notes"]
     published = [row for row in rows if row["source"] == LABEL]
     assert len(published) == len(values["published"]["rows"]) == len(PUBLISHED)

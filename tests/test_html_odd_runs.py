@@ -146,7 +146,8 @@ def test_rows_of_one_method_are_told_apart_by_their_runs(runs):
     assert [label(row, rows) for row in rows.rows] == ["DINO a/dino", "DINO b/dino"]
     read = Page(render(Document("t", (summary_section([], {}, rows, {}),))))
     assert (
-        "k-NN: DINO b/dino is best with 50.0 % [40.4, 59.6]; last is DINO a/dino with 40.0 % [30.9, 49.8]." in read.text
+        "k-NN on 100 images: DINO b/dino is ahead with 50.0 % [40.4, 59.6]; "
+        "last is DINO a/dino with 40.0 % [30.9, 49.8]." in read.text
     )
     same = compare([entry("a/dino", 40.0, rate=1.0), entry("b/dino", 40.0, rate=2.0)])
     read = Page(render(Document("t", (summary_section([], {}, same, {}),))))

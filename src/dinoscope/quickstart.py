@@ -33,6 +33,8 @@ from dinoscope.types import Metric
 
 K, MASS, SHOWN = 20, 0.6, 6
 TRAINED = "trained just now"
+PIXELS_SIZE = 32
+"""Side in pixels of the images that are compared pixel by pixel."""
 TILE = 180
 """Width of a picture on the overview, in pixels."""
 Progress = Callable[[int, int], None]
@@ -40,9 +42,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: k-NN top-1 in %, and Jaccard in % of the mean attention's mask, if it has attention."""
+    """One line of the table: k-NN top-1 in %, and Jaccard in % of the mean attention's mask, if it has attention.
+
+    image_size: side in pixels at which the images are shown.
+    """
 
     name: str
+    image_size: int
     knn: float
     jaccard: float | None
 
@@ -96,8 +102,8 @@ def measure(models: dict[str, Backbone], data: Path, run: Path, progress: Progre
     run: keeps the k-NN of the model that was trained in it, for comparisons and the report.
     """
     gallery, queries = (find_images(data / "folder" / split) for split in ("train", "val"))
-    pixels = knn(raw_pixels(gallery), raw_pixels(queries), KNNConfig(ks=(K,)))
-    rows = [Row("raw pixels", _top1(pixels), None)]
+    pixels = knn(raw_pixels(gallery, PIXELS_SIZE), raw_pixels(queries, PIXELS_SIZE), KNNConfig(ks=(K,)))
+    rows = [Row("raw pixels", PIXELS_SIZE, _top1(pixels), None)]
     for done, (name, backbone) in enumerate(models.items()):
         progress(done, len(models))
         named = NamedModel(name, name, backbone, run if name == TRAINED else None)
@@ -105,9 +111,8 @@ def measure(models: dict[str, Backbone], data: Path, run: Path, progress: Progre
         found = measure_knn(named, gallery, queries, KNNConfig(ks=(K,)), images)
         if name == TRAINED:
             keep(run, "knn", found)
-        rows.append(
-            Row(name, _top1(found.metrics), attention_on_objects(backbone, queries, data / "folder-masks" / "val"))
-        )
+        jaccard = attention_on_objects(backbone, queries, data / "folder-masks" / "val")
+        rows.append(Row(name, backbone.config.image_size, _top1(found.metrics), jaccard))
     progress(len(models), len(models))
     return rows
 

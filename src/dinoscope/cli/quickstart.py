@@ -62,13 +62,24 @@ def free_name(path: Path) -> Path:
 def _table(result):
     from rich.table import Table
 
-    table = Table(title="500 validation images of drawn scenes, 10 classes (guessing: 10 %)", title_justify="left")
+    from dinoscope.quickstart import K
+
+    table = Table(
+        title=f"500 validation images of drawn scenes, 10 classes (guessing: 10 %), k = {K}", title_justify="left"
+    )
     table.add_column("features")
+    table.add_column("px", justify="right")
     table.add_column("k-NN top-1 %", justify="right")
     table.add_column("attention Jaccard %", justify="right")
     for row in result.rows:
         jaccard = "" if row.jaccard is None else f"{row.jaccard:.1f}"
-        table.add_row(row.name, f"{row.knn:.1f}", jaccard, style="bold" if row.name == "trained just now" else "")
+        table.add_row(
+            row.name,
+            str(row.image_size),
+            f"{row.knn:.1f}",
+            jaccard,
+            style="bold" if row.name == "trained just now" else "",
+        )
     return table
 
 

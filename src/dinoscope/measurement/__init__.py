@@ -26,6 +26,8 @@ from dinoscope.measurement.record import (
     kept_name,
     kept_names,
     newest_first,
+    settled,
+    trusted_figures,
     variant_name,
 )
 from dinoscope.measurement.voc import VocConfig, VocResult, measure_voc
@@ -53,6 +55,8 @@ __all__ = [
     "measure_linear",
     "measure_voc",
     "newest_first",
+    "settled",
     "train_and_val",
+    "trusted_figures",
     "variant_name",
 ]

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dinoscope import checkpoint
 from dinoscope.cache import cache_folder
 from dinoscope.errors import UserError
+from dinoscope.evaluation.bootstrap import BootstrapConfig, interval_kind, mean_intervals
 from dinoscope.settings import flat, from_dict, to_dict
 from dinoscope.training.run_folder import CONFIG
 from dinoscope.types import Metric
@@ -22,12 +25,25 @@ OF_THE_MODEL = frozenset(
 )
 """Entries of a protocol about the model, and what was found for it; comparable results share all others."""
 
+_RESAMPLES = 2_000
+"""Of the differences of two results: enough to see whether an interval contains 0."""
+
 _PLACES = frozenset({"gallery", "queries", "train", "val"})  # folders in a protocol
 
 _INCIDENTAL = frozenset(
-    {"backbone", "forwards_per_repeat", "memory", "feature", "learning_rate", "rate_at_edge", "map_shown", "empty_maps"}
+    {
+        "backbone",
+        "forwards_per_repeat",
+        "memory",
+        "feature",
+        "learning_rate",
+        "rate_at_edge",
+        "map_shown",
+        "empty_maps",
+        "interval",
+    }
 )
-"""Entries of a protocol that follow from the model, or are found while it is measured."""
+"""Entries of a protocol that follow from the model or the number of images, or are found while it is measured."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,37 @@ class Measurement:
     def of(protocol: Any, metrics: Iterable[Metric], examples: Examples | None = None) -> Measurement:
         """With a protocol given as a dataclass; its values become those that JSON would give back."""
         return Measurement(json.loads(json.dumps(to_dict(protocol))), tuple(metrics), examples)
+
+
+def trusted_figures(measurement: Measurement, items: int) -> dict[str, float]:
+    """The metrics by name, without the intervals of an earlier result on so few items that they are too narrow."""
+    stale = measurement.protocol.get("interval", "bootstrap") != interval_kind(items)
+    return {
+        metric.name: metric.value
+        for metric in measurement.metrics
+        if not (stale and metric.name.endswith(("_low", "_high")))
+    }
+
+
+def settled(first: Measurement, other: Measurement, example: str, metric: str) -> bool | None:
+    """Whether a metric of one result is above another's by more than chance; None if it has no interval.
+
+    Paired over the images or videos of which both keep a score, each counted once: whether the 95 % interval of the
+    differences lies above 0. Without such scores, whether the intervals of the two lie apart.
+
+    example: name of the score among the examples.
+    """
+    if first.examples is not None and other.examples is not None and example in other.examples.figures:
+        theirs = dict(zip(other.examples.names, other.examples.figures[example], strict=True))
+        ours = zip(first.examples.names, first.examples.figures.get(example, ()), strict=False)
+        apart = [value - theirs[name] for name, value in ours if name in theirs]
+        if len(apart) > 1:
+            (found,) = mean_intervals(torch.tensor(apart, dtype=torch.float64)[:, None], BootstrapConfig(_RESAMPLES))
+            return found.low is not None and found.low > 0
+    low, high = ({each.name: each.value for each in result.metrics} for result in (first, other))
+    if f"{metric}_low" not in low or f"{metric}_high" not in high:
+        return None
+    return low[f"{metric}_low"] > high[f"{metric}_high"]
 
 
 def kept_name(evaluation: str, fraction: float = 1.0) -> str:
