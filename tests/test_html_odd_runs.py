@@ -151,7 +151,7 @@ def test_rows_of_one_method_are_told_apart_by_their_runs(runs):
     )
     same = compare([entry("a/dino", 40.0, rate=1.0), entry("b/dino", 40.0, rate=2.0)])
     read = Page(render(Document("t", (summary_section([], {}, same, {}),))))
-    assert "k-NN accuracy is the same everywhere: 40.0 %." in read.text
+    assert "k-NN on 100 images: the accuracy is the same everywhere, 40.0 %." in read.text
 
 
 def test_results_without_a_common_example_have_no_best_one(runs):

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     from dinoscope.cli.progress import ConsoleProgress
     from dinoscope.html_report import Request, write_report
     from dinoscope.measurement import Extract
-    from dinoscope.quickstart import quickstart, scenes
+    from dinoscope.quickstart import TRAINED, quickstart, scenes
     from dinoscope.study.gather import Measuring
 
     with progress_bar("drawing scenes") as progress:
@@ -45,6 +45,9 @@ def main(argv: list[str]) -> int:
         result = quickstart(config, data, [ConsoleProgress()], progress)
     console = Console()
     console.print(_table(result))
+    pixels, trained = (next(row for row in result.rows if row.name == name) for name in ("raw pixels", TRAINED))
+    if trained.knn <= pixels.knn:
+        console.print(f"Raw pixels are as good as the model {TRAINED}, or better: it has not learned enough yet.")
     measuring = Measuring(extract=Extract(watch=progress_bar), watch=progress_bar)
     report = write_report(Request((str(result.run),), result.run / "report.html", measuring))
     console.print(_where(result, report.path), highlight=False, soft_wrap=True)

@@ -64,7 +64,9 @@ def measured_table(
     figures = [(name, trusted_figures(each, count)) for name, each in rows]
     caption = f"DAVIS {protocol['year']}: objects {objects}, sequences {count}; in %"
     remarks = [f"Videos: {protocol['data']}", *protocol_lines(protocol)]
-    remarks.append(f"{interval_line(count, 'sequence', BOOTSTRAP)} Each sequence counts with all its objects.")
+    remarks.append(interval_line(count, "sequence", BOOTSTRAP))
+    if count > 1:
+        remarks[-1] += " Each sequence counts with all its objects."
     keys = list(FIGURES)
     table = davis_table(
         figures,

@@ -40,7 +40,22 @@ def models_table(summary: VocSummary, published: Sequence[tuple[str, float]] = (
     caption = (
         f"Jaccard of {TITLES[result.config.map]} masks in % [{_confidence(result)} interval]: {_conditions(result)}"
     )
-    return Table(columns, tuple(sections), caption, remarks=(*remarks(result), *([source] if published else [])))
+    news = _beaten_by_the_whole_image(summary, names)
+    return Table(columns, tuple(sections), caption, remarks=(*news, *remarks(result), *([source] if published else [])))
+
+
+def _beaten_by_the_whole_image(summary: VocSummary, names: Sequence[str]) -> list[str]:
+    """The news, for each figure, that no model's masks are better than taking the whole image."""
+    found: list[str] = []
+    for name in names:
+        share = summary.result.whole_image.get({PUBLISHED: "published", STRICT_MEAN: "strict"}.get(name, ""))
+        means = [each[name][summary.result.config.at].mean for each in summary.intervals if name in each]
+        if share is not None and means and share >= max(means):
+            found.append(
+                f"{FIGURES[name]}: no model's masks are better than the whole image, {100 * share:.1f} % against "
+                f"{100 * max(means):.1f} % of the best"
+            )
+    return found
 
 
 def differences_table(summary: VocSummary) -> Table:
