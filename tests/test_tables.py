@@ -152,11 +152,13 @@ def test_rows_and_marks_that_do_not_fit_are_refused() -> None:
         Table((Column("a"),), (Section((TableRow(("1",), (1,)),)),))
 
 
-def test_the_best_of_each_column_is_bold_and_what_looks_the_same_is_as_good():
+def test_the_best_of_each_column_is_bold_and_what_may_be_as_good():
     cells = [("a_", "1.0", "5.0"), ("b", "2.0", "–"), ("c", "2.0", "–")]
     values = [[None, 1.04, 5.0], [None, 2.01, None], [None, 1.99, None]]
-    rows = best_marked([TableRow(each) for each in cells], values)
+    rows = best_marked([TableRow(each) for each in cells], values, lambda _, top, row: (top, row) == (1, 0))
     assert [row.best for row in rows] == [(), (1,), (1,)]  # the only figure of a column is no best
+    untested = best_marked([TableRow(each) for each in cells], values, lambda *_: None)
+    assert [row.best for row in untested] == [(), (), ()]
     table = Table((Column("m"), Column("x"), Column("y")), (Section(rows),))
     assert "| b | **2.0** | – |" in markdown(table)
     assert r"b & \textbf{2.0} & --" in latex(table)

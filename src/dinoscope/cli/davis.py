@@ -139,8 +139,8 @@ def measure(options: Options) -> list[Measured]:
         measured.append(Measured(model.label, measurement, tuple(results)))
         if model.path is not None:
             name = davis_name(davis, options.limit_frames)
-            keep(model.path, name, measurement)
-            keep_frames(model.path, name, frames, measurement)
+            if (name := keep(model.path, name, measurement)) is not None:
+                keep_frames(model.path, name, frames, measurement)
     return measured + scored
 
 

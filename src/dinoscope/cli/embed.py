@@ -32,7 +32,8 @@ class Options:
     model: Model
 
     data: Path
-    """Folder of images, at any depth. Where each lies in a folder of its class, that is its label."""
+    """Folder of images, at any depth. If each lies in a folder of its class, that is its label: CLASS/..., or
+    train/CLASS/... and val/CLASS/..."""
 
     out: Path
     """File to write: .npz, .csv or .parquet."""
@@ -68,12 +69,12 @@ def embed(options: Options) -> FeatureBank:
     """
     from dinoscope import checkpoint
     from dinoscope.cli.console import progress_bar
-    from dinoscope.data.folder import find_images
+    from dinoscope.data.folder import find_images_of_splits
     from dinoscope.model_names import load_model
 
     write = lookup("file format", options.out.suffix.lower(), WRITERS)
     _check_target(options)
-    folder = find_images(options.data)
+    folder = find_images_of_splits(options.data)
     backbone = load_model(options.model, progress_bar).backbone
     bank = options.extraction.extractor()(backbone, folder, "features")
     try:

@@ -125,7 +125,7 @@ def main(argv: list[str]) -> int:
 def measure(options: Options) -> ExplainResult:
     """Check everything that can be checked before the work, then do it. Raises UserError."""
     from dinoscope.cli.console import progress_bar
-    from dinoscope.data.folder import find_images
+    from dinoscope.data.folder import find_images, resolve_split
     from dinoscope.explain.faithfulness import PerturbationConfig
     from dinoscope.features import ExtractConfig
     from dinoscope.measurement import Extract
@@ -149,7 +149,7 @@ def measure(options: Options) -> ExplainResult:
     )
     result_folder.claim(options.out, (TABLE, PER_IMAGE, VALUES, CURVES), overwrite=options.overwrite)
     subjects = find_subjects(options.data, options.masks, options.limit)
-    gallery = None if options.gallery is None else find_images(options.gallery, labelled=True)
+    gallery = None if options.gallery is None else find_images(resolve_split(options.gallery, "train"), labelled=True)
     # the images that are measured are not cropped: the gallery's are no more than to their middle square
     features = ExtractConfig(
         pick_device(options.device), options.batch_size, image_size=options.size, crop_fraction=1.0

@@ -94,9 +94,10 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     if protocol["label_fraction"] != 1:
         gallery += f" ({protocol['label_fraction']:.3g} of the labels)"
     queries = f"{protocol['query_images']} queries" if protocol["queries"] else "each against all others"
+    data = protocol["gallery"] + (f" and {protocol['queries']}" if protocol["queries"] else "")
     return (
         f"{gallery}, {queries}, {protocol['classes']} classes, {protocol['image_size']} px, "
-        f"temperature {protocol['temperature']:g}, weights {protocol['weights']}"
+        f"temperature {protocol['temperature']:g}, weights {protocol['weights']}, data {data}"
     )
 
 

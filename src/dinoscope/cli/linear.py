@@ -112,7 +112,7 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
         f"last epoch of {protocol['epochs']}, on {protocol['val_images']} validation images; {train}, {prepared}, "
         f"{protocol['classes']} classes, {protocol['image_size']} px, {protocol['feature']}, "
         f"learning rate {protocol['learning_rate']:g} x {protocol['batch_size']} / 256 ({protocol['rate_choice']}), "
-        f"weights {protocol['weights']}"
+        f"weights {protocol['weights']}, data {protocol['train']} and {protocol['val']}"
     )
 
 

@@ -33,7 +33,8 @@ class Options:
     model: Models
 
     data: Path
-    """Folder of images, at any depth. Where each lies in a folder of its class, that is its label."""
+    """Folder of images, at any depth. If each lies in a folder of its class, that is its label: CLASS/..., or
+    train/CLASS/... and val/CLASS/..."""
 
     out: Path = Path("map.png")
     """Picture to write, a PNG."""
@@ -75,13 +76,13 @@ def draw(options: Options) -> list[str]:
     Raises UserError where there is no model or are no images, no map can be made, or the file cannot be written.
     """
     from dinoscope.cli.console import progress_bar
-    from dinoscope.data.folder import balanced, find_images
+    from dinoscope.data.folder import balanced, find_images_of_splits
     from dinoscope.explain.embedding import described, embedding_map
     from dinoscope.model_names import load_models
     from dinoscope.report.figures import write_png
 
     _check(options)
-    found = find_images(options.data)
+    found = find_images_of_splits(options.data)
     folder = balanced(found, options.limit)
     models = load_models(options.model, progress_bar)
     extract = options.extraction.extractor()

@@ -95,10 +95,10 @@ class Study:
 
 def small_comparison_configs(options: SmallComparison) -> list[RunConfig]:
     """The runs of the small comparison. Raises UserError where the data cannot be compared on: before any training."""
-    from dinoscope.study.gather import labelled_images
+    from dinoscope.measurement import gallery_and_queries
     from dinoscope.study.small_comparison import small_comparison
 
-    labelled_images(options.data)
+    gallery_and_queries(options.data)
     return small_comparison(
         options.data,
         options.out,

@@ -66,6 +66,11 @@ class RunRecord:
         shown = ARCHITECTURE_NAMES.get(self.config.backbone, self.config.backbone)
         return shown if shown == self.config.backbone else f"{shown} ({self.config.backbone})"
 
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images on which online k-NN measures the run."""
+        return self.config.backbone_config.image_size
+
     def series(self, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """A logged value over training: epochs passed, and values."""
         found = [line for line in self.metrics if name in line]

@@ -34,6 +34,11 @@ class ResNetShape:
     width: int = 64
     stem_stride: int = 0
 
+    @property
+    def patch(self) -> int:
+        """Side of the square, in pixels, that one place of the last feature map stands for."""
+        return 8 * (self.stem_stride or 4)
+
 
 class ResNetBackbone(Backbone):
     """A ResNet; its last feature map is given as patches, its image feature is their mean (global pooling)."""
@@ -83,7 +88,7 @@ def build_resnet(config: BackboneConfig, shape: ResNetShape) -> ResNetBackbone:
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
         net.maxpool = nn.Identity()
     keep_gradients_of_single_cells(net)
-    return ResNetBackbone(config, net, 8 * (shape.stem_stride or 4))
+    return ResNetBackbone(config, net, shape.patch)
 
 
 def zero_residual_branches(module: nn.Module) -> None:

@@ -74,6 +74,8 @@ class RunConfig:
     out: the run folder to write.
     method: settings of the method; their class says which one it is.
     backbone: a name in `dinoscope.models.backbone.BACKBONES`; it is built for images of `views.global_size`.
+    image_size: side in pixels of the images on which the model is evaluated, during training and afterwards; it is
+        stored in the model. None is `views.global_size`. Training does not depend on it.
     init: a model to begin from, as `dinoscope.model_names.load_model` takes it, of the same network: its weights are
         the backbone's first ones, student's and teacher's, under a fresh head. None for random weights.
     mean, std: normalisation of RGB in [0, 1]; a model to begin from must have the same.
@@ -98,6 +100,7 @@ class RunConfig:
     out: Path
     method: MethodSettings = field(default_factory=DINOConfig)
     backbone: str = "vit_small_patch16_224"
+    image_size: int | None = None
     init: str | None = None
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
@@ -122,7 +125,10 @@ class RunConfig:
     @property
     def backbone_config(self) -> BackboneConfig:
         """The student's backbone."""
-        return BackboneConfig(self.backbone, self.views.global_size, self.drop_path, self.mean, self.std)
+        trained = self.views.global_size
+        shown = trained if self.image_size is None else self.image_size
+        layout = None if shown == trained else trained
+        return BackboneConfig(self.backbone, shown, self.drop_path, self.mean, self.std, layout)
 
 
 _PEAKS = {
@@ -153,6 +159,10 @@ def check(config: RunConfig, images: int, processes: int, classes: int = 0) -> N
     for fault in chain(_alone(config), _together(config, images, processes)):
         raise UserError(fault)
     shape, views = check_backbone(config.backbone_config), config.views
+    if config.image_size is not None and config.image_size < shape.patch:
+        raise UserError(
+            f"--image-size must be at least one patch of {config.backbone}, {shape.patch} px; not {config.image_size}"
+        )
     run = RunShape(
         images,
         classes,
