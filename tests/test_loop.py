@@ -371,11 +371,11 @@ def test_a_run_resumes_from_any_folder(picture_folder, tmp_path, monkeypatch) ->
 
 
 def test_the_initial_model_is_found_from_any_folder(tmp_path, monkeypatch) -> None:
-    (tmp_path / "model").mkdir()
     monkeypatch.chdir(tmp_path)
     config = settings(Path("pictures"), Path("run"), init="model")
     assert portable(config).init == str(tmp_path / "model")
-    assert portable(replace(config, init="dino_vits16")).init == "dino_vits16"
+    for name in ("dino_vits16", "random:vit_micro_conv8"):
+        assert portable(replace(config, init=name)).init == name
     assert changed_settings(config, portable(config)) == []
 
 

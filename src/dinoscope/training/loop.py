@@ -27,7 +27,7 @@ from dinoscope.training.initial import facts_of, give_weights, load_initial, was
 from dinoscope.training.listener import Listener, RunStart, StepRecord, closing
 from dinoscope.training.monitor import CollapseMonitor, FeatureWindow, patience, rank_me
 from dinoscope.training.provenance import ProvenanceFile
-from dinoscope.training.run_folder import LogFile, MetricsFile, RunFolder, portable, read_config
+from dinoscope.training.run_folder import LogFile, MetricsFile, RunFolder, read_config
 from dinoscope.training.tensorboard import TensorBoard
 from dinoscope.training.trainer import Trainer
 from dinoscope.training.writing import writing
@@ -52,7 +52,7 @@ def train(
     Started by torchrun or srun, each process calls this; the main one writes and speaks.
     Raises UserError for settings, data or an existing run folder that do not fit.
     """
-    device, config = pick_device(config.device), portable(config)
+    device = pick_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
     audience, run = list[Listener](), RunFolder(config.out)

@@ -15,6 +15,8 @@ from pathlib import Path
 from dinoscope import __version__, checkpoint
 from dinoscope.errors import UserError
 from dinoscope.locks import locked
+from dinoscope.model_names import RANDOM
+from dinoscope.models.pretrained.catalogue import CATALOGUE
 from dinoscope.settings import flat, from_dict, to_dict
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listener import Listener, StepRecord
@@ -91,7 +93,7 @@ class RunFolder:
             if not resume:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._clear()
-                values = {"version": __version__, "run": to_dict(config)}
+                values = {"version": __version__, "run": to_dict(portable(config))}
                 checkpoint.write_text(self.path / CONFIG, json.dumps(values, indent=2) + "\n")
             self.checkpoints.mkdir(exist_ok=True)
 
@@ -149,7 +151,7 @@ def changed_settings(saved: RunConfig, wanted: RunConfig) -> list[str]:
 def portable(config: RunConfig) -> RunConfig:
     """The settings with absolute paths to the images and to the initial model, so that they hold in any folder."""
     init = config.init
-    if init is not None and Path(init).exists():
+    if init is not None and init not in CATALOGUE and not init.startswith(RANDOM):
         init = str(Path(init).absolute())
     return replace(config, data=config.data.absolute(), init=init)
 

@@ -22,7 +22,7 @@ from dinoscope.training.accumulate import backward
 from dinoscope.training.config import RunConfig, total_steps
 from dinoscope.training.device import autocast, pick_precision
 from dinoscope.training.optim import build_optimizer, clip_each, set_schedules
-from dinoscope.training.run_folder import CONFIG, changed_settings
+from dinoscope.training.run_folder import CONFIG, changed_settings, portable
 from dinoscope.types import Step, Views
 
 
@@ -121,7 +121,7 @@ class Trainer:
             "step": self.next_step,
             "total": self.total,
             "method": method_name(self.config.method),
-            "run": to_dict(self.config),
+            "run": to_dict(portable(self.config)),
             "backbone": to_dict(self.method.evaluated_backbone.config),
             "evaluated_prefix": f"method.{self.method.evaluated_prefix}",
             "optimizer_groups": groups,
