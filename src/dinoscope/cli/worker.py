@@ -69,7 +69,10 @@ def _stop_with_stdin() -> None:
     """
     while os.read(0, 1024):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    if sys.platform == "win32":  # os.kill would end the process at once
+        signal.raise_signal(signal.SIGTERM)
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)  # to the process: it interrupts what the main thread waits for
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ from dinoscope.errors import UserError
 from dinoscope.methods import build_method, method_name
 from dinoscope.models.backbone import Backbone, zero_residual_branches
 from dinoscope.models.batch_norm import synchronize
-from dinoscope.settings import to_dict
+from dinoscope.settings import from_dict, to_dict
 from dinoscope.training.accumulate import backward
 from dinoscope.training.config import RunConfig, total_steps
 from dinoscope.training.device import autocast, pick_precision
 from dinoscope.training.monitor import FeatureWindow
 from dinoscope.training.optim import build_optimizer, clip_each, set_schedules
+from dinoscope.training.run_folder import CONFIG, changed_settings, portable
 from dinoscope.types import Step, Views
 
 
@@ -33,6 +34,11 @@ class Trainer:
         self.config, self.images, self.device = config, images, device
         # Of the images as the run began: a file that is damaged on the way must not change it.
         self.fingerprint = images.fingerprint()
+        if not distributed.agree(torch.tensor(list(bytes.fromhex(self.fingerprint)), device=device)):
+            raise UserError(
+                f"the processes do not find the same images below {images.root} (this one finds {len(images)}): give "
+                "every machine the same files, then start again"
+            )
         self.precision = pick_precision(config.precision, device)
         self.per_epoch = len(images) // config.batch_size
         self.total = total_steps(config, len(images))
@@ -137,7 +143,7 @@ class Trainer:
             "step": self.next_step,
             "total": self.total,
             "method": method_name(self.config.method),
-            "run": to_dict(self.config),
+            "run": to_dict(portable(self.config)),
             "backbone": to_dict(self.method.evaluated_backbone.config),
             "evaluated_prefix": f"method.{self.method.evaluated_prefix}",
             "optimizer_groups": groups,
@@ -149,9 +155,16 @@ class Trainer:
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint of this run.
 
-        Raises UserError where the file does not fit, or the images are not the ones that the run began with.
+        Raises UserError if the file does not fit or is of another run, the images are not the ones that the run began
+        with, or the processes are not at the same step.
         """
         saved = checkpoint.load(path)
+        begun_with = from_dict(RunConfig, saved.metadata["run"], str(path))
+        if changed := changed_settings(begun_with, self.config):
+            raise UserError(
+                f"{path} belongs to another run than {CONFIG} ({'; '.join(changed)}): move it away, or begin again "
+                "with --overwrite"
+            )
         if saved.metadata["data_fingerprint"] != self.fingerprint:
             raise UserError(
                 f"the images below {self.images.root} are not those that the run began with (other files or sizes): "
@@ -163,6 +176,10 @@ class Trainer:
         checkpoint.restore_optimizer(self.optimizer, optimizer, saved.metadata["optimizer_groups"])
         self.scaler.load_state_dict(saved.metadata["scaler"])
         self.next_step = saved.metadata["step"]
+        if not distributed.agree(torch.tensor(self.next_step, device=self.device)):
+            raise UserError(
+                f"the processes do not find the same checkpoints in {path.parent}; see to that, then --resume"
+            )
         for number in range(sum(name.startswith("window.") for name in saved.tensors)):  # none in an older checkpoint
             self.window.add(saved.tensors[f"window.{number}"])
 
