@@ -228,6 +228,14 @@ class TestReading:
         with pytest.raises(UserError, match="not written by dinoscope"):
             checkpoint.load(tmp_path / "x.safetensors")
 
+    @pytest.mark.parametrize(
+        "text", ["null", "[]", "3", '{"backbone": 1, "evaluated_prefix": null}', '{"backbone": []}']
+    )
+    def test_odd_metadata_are_refused_in_one_line(self, text: str, tmp_path: Path) -> None:
+        save_file(TENSORS, tmp_path / "x.safetensors", metadata={checkpoint.METADATA_KEY: text})
+        with pytest.raises(UserError, match=r"x\.safetensors"):
+            checkpoint.load_backbone(tmp_path / "x.safetensors")
+
     def test_an_entry_that_is_not_json(self, tmp_path: Path) -> None:
         save_file(TENSORS, tmp_path / "x.safetensors", metadata={checkpoint.METADATA_KEY: "{"})
         with pytest.raises(UserError, match="damaged"):

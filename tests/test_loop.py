@@ -843,6 +843,29 @@ def test_advice_names_the_setting_that_is_to_blame(changes, advice, not_this, pi
     assert not_this not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"step": "x"},
+        {"step": -1},
+        {"step": 10**30},
+        {"optimizer_groups": None},
+        {"optimizer_groups": [{}]},
+        {"run": {}},
+        {"run": None},
+        {"data_fingerprint": None},
+    ],
+    ids=str,
+)
+def test_odd_metadata_of_a_checkpoint_are_refused_in_one_line(odd, picture_folder, tmp_path) -> None:
+    trainer = cases.trainer(settings(picture_folder(24), tmp_path / "run"))
+    trainer.save(tmp_path / "whole.safetensors")
+    whole = checkpoint.load(tmp_path / "whole.safetensors")
+    checkpoint.save(tmp_path / "odd.safetensors", whole.tensors, {**whole.metadata, **odd})
+    with pytest.raises(UserError, match=r"odd\.safetensors|images below"):
+        trainer.restore(tmp_path / "odd.safetensors")
+
+
 # Settings that cannot be
 
 

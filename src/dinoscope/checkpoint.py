@@ -139,6 +139,8 @@ def load(path: Path, prefix: str = "") -> Checkpoint:
         metadata = json.loads(header[METADATA_KEY])
     except ValueError as error:
         raise UserError(f"{path} is damaged: its {METADATA_KEY!r} entry is not JSON ({error})") from error
+    if not isinstance(metadata, dict):
+        raise UserError(f"{path} is damaged: its {METADATA_KEY!r} entry holds no names and values")
     if CRC_KEY in header:
         _check_checksums(path, header, names, tensors)
     values = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
@@ -210,7 +212,10 @@ def load_backbone(path: Path) -> Backbone:
     metadata = read_metadata(file)
     if "backbone" not in metadata:
         raise UserError(f"{file} holds no model: it was written by dinoscope for something else")
-    checkpoint = load(file, metadata.get("evaluated_prefix", ""))
+    prefix = metadata.get("evaluated_prefix", "")
+    if not isinstance(prefix, str):
+        raise UserError(f"{file} is damaged: its evaluated_prefix is {prefix!r}, not a text")
+    checkpoint = load(file, prefix)
     # In a training checkpoint the network stands below the backbone module; an export is the network itself.
     tensors = {name.removeprefix("net."): tensor for name, tensor in checkpoint.tensors.items()}
     config = without_drop_path(from_dict(BackboneConfig, checkpoint.metadata["backbone"], str(file)))
