@@ -10,14 +10,11 @@ from dinoscope.features import raw_pixels, weights_hash
 from dinoscope.measurement import LABEL_SEED, Measurement
 from dinoscope.model_names import SEED, random_backbone
 from dinoscope.models.backbone import without_drop_path
-from dinoscope.quickstart import random_weights
+from dinoscope.quickstart import PIXELS_SIZE, random_weights
 from dinoscope.settings import to_dict
 from dinoscope.study.compare import Entry, K
 from dinoscope.study.gather import Gatherer
 from dinoscope.study.subjects import Subject
-
-PIXELS_SIZE = 32
-"""Side in pixels of the images that are compared pixel by pixel."""
 
 
 def random_entries(gatherer: Gatherer, subjects: Sequence[Subject]) -> list[Entry]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import http.client
 import logging
@@ -12,12 +11,13 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dinoscope.cache import OFFLINE_VARIABLE, cache_folder
 from dinoscope.errors import UserError
+from dinoscope.locks import locked
 from dinoscope.models.pretrained.catalogue import Release
 from dinoscope.models.pretrained.reading import no_weights
 
@@ -76,7 +76,7 @@ def fetch(name: str, release: Release, progress: Progress = lambda _, __: None) 
             raise UserError(_by_hand(name, release, f"fetching is switched off ({OFFLINE_VARIABLE})"))
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(target):
+            with locked(target.with_name(f".{target.name}.lock"), busy=lambda: None):
                 if not target.is_file():  # else another process has fetched it meanwhile
                     _download(name, release, target, progress)
         except OSError as error:
@@ -241,18 +241,6 @@ class _OnlyAllowed(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
         """As the base class does, for an address that may be fetched."""
         return super().redirect_request(req, fp, code, msg, headers, _allowed(newurl))
-
-
-@contextlib.contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Be the only process that fetches this file, after waiting for any other. The lock goes with the process."""
-    descriptor = os.open(target.with_name(f".{target.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        with contextlib.suppress(OSError):  # some cluster file systems have no locks
-            fcntl.lockf(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _by_hand(name: str, release: Release, reason: str) -> str:
