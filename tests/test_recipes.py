@@ -61,6 +61,12 @@ def test_every_method_has_a_recipe_for_imagenet_and_for_small_images() -> None:
     assert found >= {(name, large) for name in METHODS for large in (True, False)}
 
 
+def test_residual_branches_start_from_0_where_the_authors_code_has_it_so() -> None:
+    """SimCLR's resnet.py (init_zero), BYOL's blocks in Haiku (scale_init), MoCo v3's main_moco.py."""
+    zeroed = {name for name, recipe in RECIPES.items() if recipe(Path("data"), Path("out")).zero_init_residual}
+    assert zeroed == {"simclr_resnet50", "byol_resnet50", "moco_v3_deit_small"}
+
+
 @pytest.mark.parametrize("method", list(METHODS))
 @pytest.mark.parametrize("backbone", [*CPU_BACKBONES, *GPU_BACKBONES])
 def test_a_row_of_the_small_comparison_fits_and_survives_its_file(method, backbone) -> None:

@@ -20,8 +20,10 @@ from dinoscope.methods.simclr import SimCLR, SimCLRConfig
 from dinoscope.methods.supervised import Supervised, SupervisedConfig
 from dinoscope.methods.swav import SwAV, SwAVConfig
 from dinoscope.models.backbone import BackboneConfig
+from dinoscope.quickstart import random_weights
 from dinoscope.training.config import OptimizerConfig, RunConfig, check
 from dinoscope.types import Step, StepOutput, Views
+from tests.conformance import cases
 
 VIT = BackboneConfig("vit_micro_conv8", image_size=32)
 RESNET = BackboneConfig("resnet_micro", image_size=32)
@@ -187,6 +189,21 @@ def test_simclr_pairs_no_two_local_views() -> None:
     without = method.loss({"projection": shared, "local_projection": shared[:0]}, START).loss
     with_local = (3 * pairs["one"] - without) / 2
     torch.testing.assert_close(pairs["two"], (without + 4 * with_local) / 5)
+
+
+def test_a_run_may_start_its_residual_branches_from_0_and_its_random_baseline_never_does(
+    picture_folder, tmp_path: Path
+) -> None:
+    config = cases.run_config("byol", picture_folder(8), tmp_path / "run", backbone="resnet_micro")
+    for zeroed in (False, True):
+        method = cases.trainer(replace(config, zero_init_residual=zeroed)).method
+        weights = method.state_dict()
+        factors = [tensor for name, tensor in weights.items() if name.endswith(".bn2.weight")]
+        assert len(factors) == 8  # online and target
+        assert all((factor == (0 if zeroed else 1)).all() for factor in factors)
+        random = random_weights(replace(config, zero_init_residual=zeroed)).net.state_dict()
+        assert all((random[f"layer{stage}.0.bn2.weight"] == 1).all() for stage in (1, 2, 3, 4))
+        assert torch.equal(random["layer4.0.conv2.weight"], weights["backbone.net.layer4.0.conv2.weight"])
 
 
 TWO = ViewsConfig(num_local=0, global_size=32)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoscope import __version__
-from dinoscope.comparison.ranking import ACCURACIES, best, bold_line, interval
+from dinoscope.comparison.ranking import ACCURACIES, baseline_lines, best, bold_line, interval
 from dinoscope.model_names import distinct
 from dinoscope.report.comparison_figure import Curve, Panel, Point
 from dinoscope.report.tables import Column, Section, Table, TableRow
@@ -36,6 +36,10 @@ CSV_HEADER = (
     "seeds",
     "folders",
     "notes",
+    "linear_image_size",
+    "linear_images",
+    "knn_image_size",
+    "knn_images",
 )
 
 
@@ -136,9 +140,10 @@ def _remarks(comparison: Comparison, intervals: bool = False) -> list[str]:
 
 
 def _how_sure(comparison: Comparison, intervals: bool) -> list[str]:
-    """What is in bold, and how far the figures of single runs may be off for the number of images alone."""
+    """Baselines that beat every model, what is in bold, and how far off the figures of single runs may be for the
+    number of images alone."""
     bold = bold_line(comparison)
-    remarks = [bold] if bold else []
+    remarks = baseline_lines(comparison) + ([bold] if bold else [])
     found = [each for row in comparison.rows for name in ACCURACIES if (each := interval(row, name))]
     if intervals and found:
         remarks.append("[ ]: 95 % interval for the number of images alone (Wilson); another seed may differ by more")
@@ -190,9 +195,19 @@ def csv_rows(comparison: Comparison, published: bool) -> list[list[str]]:
             " ".join(str(entry.seed) for entry in row.entries if entry.seed is not None),
             "; ".join(entry.run for entry in row.entries),
             "; ".join(comparison.notes[mark - 1] for mark in row.marks),
+            *_seen(row, "linear"),
+            *_seen(row, "knn"),
         ]
         rows.append(["" if value is None else str(value) for value in values])
     return rows + ([_published_values(row) for row in PUBLISHED] if published else [])
+
+
+def _seen(row: Row, name: str) -> tuple[int | None, str | None]:
+    """Side in pixels of the images that were classified, and their folder."""
+    found = usual_conditions([row], name) or {}
+    if row.first.method == "pixels" and name in row.first.measurements:
+        found = row.first.measurements[name].protocol
+    return found.get("image_size"), found.get("queries") or found.get("val") or found.get("gallery")
 
 
 def _published_values(row: Published) -> list[str]:

@@ -34,6 +34,11 @@ class ResNetShape:
     width: int = 64
     stem_stride: int = 0
 
+    @property
+    def patch(self) -> int:
+        """Side of the square, in pixels, that one place of the last feature map stands for."""
+        return 8 * (self.stem_stride or 4)
+
 
 class ResNetBackbone(Backbone):
     """A ResNet; its last feature map is given as patches, its image feature is their mean (global pooling)."""
@@ -68,10 +73,15 @@ def _first_and_again(block: nn.Module) -> tuple[AbstractContextManager[None], Ab
 
 
 def build_resnet(config: BackboneConfig, shape: ResNetShape) -> ResNetBackbone:
-    """Build the network with fresh weights."""
+    """Build the network with fresh weights; every residual branch counts in full, as in torchvision."""
     channels = tuple(shape.width * 2**stage for stage in range(4))
     net = ResNet(
-        cast(Any, shape.block), shape.layers, num_classes=0, channels=channels, drop_path_rate=config.drop_path
+        cast(Any, shape.block),
+        shape.layers,
+        num_classes=0,
+        channels=channels,
+        drop_path_rate=config.drop_path,
+        zero_init_last=False,
     )
     if shape.stem_stride:
         # SimCLR, appendix B.9: for 32 px images the first convolution keeps the resolution, pooling is dropped.
@@ -79,4 +89,11 @@ def build_resnet(config: BackboneConfig, shape: ResNetShape) -> ResNetBackbone:
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
         net.maxpool = nn.Identity()
     keep_gradients_of_single_cells(net)
-    return ResNetBackbone(config, net, 8 * (shape.stem_stride or 4))
+    return ResNetBackbone(config, net, shape.patch)
+
+
+def zero_residual_branches(module: nn.Module) -> None:
+    """Make every block of the ResNets in `module` its shortcut: its last batch norm's factor 0 (Goyal et al. 2017)."""
+    for block in module.modules():
+        if isinstance(block, (BasicBlock, Bottleneck)):
+            block.zero_init_last()

@@ -15,6 +15,7 @@ from dinoscope.methods import MethodSettings
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.methods.method import RunShape
 from dinoscope.models.backbone import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig, ViTShape, check_backbone
+from dinoscope.settings import check_numbers
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,14 @@ class RunConfig:
     out: the run folder to write.
     method: settings of the method; their class says which one it is.
     backbone: a name in `dinoscope.models.backbone.BACKBONES`; it is built for images of `views.global_size`.
+    image_size: side in pixels of the images on which the model is evaluated, during training and afterwards; it is
+        stored in the model. None is `views.global_size`. Training does not depend on it.
     init: a model to begin from, as `dinoscope.model_names.load_model` takes it, of the same network: its weights are
         the backbone's first ones, student's and teacher's, under a fresh head. None for random weights.
     mean, std: normalisation of RGB in [0, 1]; a model to begin from must have the same.
     drop_path: stochastic depth of the student: highest rate, linear over the blocks.
+    zero_init_residual: start every block of a ResNet as its shortcut, the factor of its last batch norm being 0, as
+        SimCLR, BYOL and MoCo v3 do; other networks have no such factor. Random baselines never start so.
     fraction: share of the training images to train on, in (0, 1]: the same ones for every seed, and all those of a
         smaller fraction. Labels are not looked at. What is measured of the run still uses all images.
     epochs: passes over the images (of the fraction); may be a fraction itself.
@@ -95,10 +100,12 @@ class RunConfig:
     out: Path
     method: MethodSettings = field(default_factory=DINOConfig)
     backbone: str = "vit_small_patch16_224"
+    image_size: int | None = None
     init: str | None = None
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     drop_path: float = 0.1
+    zero_init_residual: bool = False
     views: ViewsConfig = field(default_factory=ViewsConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     saving: SavingConfig = field(default_factory=SavingConfig)
@@ -118,7 +125,10 @@ class RunConfig:
     @property
     def backbone_config(self) -> BackboneConfig:
         """The student's backbone."""
-        return BackboneConfig(self.backbone, self.views.global_size, self.drop_path, self.mean, self.std)
+        trained = self.views.global_size
+        shown = trained if self.image_size is None else self.image_size
+        layout = None if shown == trained else trained
+        return BackboneConfig(self.backbone, shown, self.drop_path, self.mean, self.std, layout)
 
 
 _PEAKS = {
@@ -145,9 +155,14 @@ def check(config: RunConfig, images: int, processes: int, classes: int = 0) -> N
 
     Raises UserError naming the setting, its value and what to change.
     """
+    check_numbers(config)
     for fault in chain(_alone(config), _together(config, images, processes)):
         raise UserError(fault)
     shape, views = check_backbone(config.backbone_config), config.views
+    if config.image_size is not None and config.image_size < shape.patch:
+        raise UserError(
+            f"--image-size must be at least one patch of {config.backbone}, {shape.patch} px; not {config.image_size}"
+        )
     run = RunShape(
         images,
         classes,
@@ -179,8 +194,8 @@ def _alone(config: RunConfig) -> Iterator[str]:
         yield f"--saving.keep must be at least 1, not {config.saving.keep}"
     if config.log_every < 1:
         yield f"--log-every must be at least 1, not {config.log_every}"
-    if config.seed < 0:
-        yield f"--seed must be 0 or more, not {config.seed}"
+    if min(config.std) <= 0:
+        yield f"--std must be above 0 in each channel, not {' '.join(map(str, config.std))}"
 
 
 def _together(config: RunConfig, images: int, processes: int) -> Iterator[str]:

@@ -75,6 +75,7 @@ def simclr_resnet50(data: Path, out: Path) -> RunConfig:
         method=SimCLRConfig(),
         backbone="resnet50",
         drop_path=0.0,
+        zero_init_residual=True,
         views=VIEWS["simclr"],
         optimizer=_lars(0.3, 1e-6),
         epochs=1000,
@@ -132,6 +133,7 @@ def moco_v3_deit_small(data: Path, out: Path) -> RunConfig:
         method=method,
         backbone="vit_small_heads12_patch16_224",
         drop_path=0.0,
+        zero_init_residual=True,
         views=replace(VIEWS["byol"], interpolation="bilinear"),
         optimizer=OptimizerConfig(
             learning_rate=1.5e-4,
@@ -158,6 +160,7 @@ def byol_resnet50(data: Path, out: Path) -> RunConfig:
         method=BYOLConfig(target_momentum=0.996),
         backbone="resnet50",
         drop_path=0.0,
+        zero_init_residual=True,
         views=VIEWS["byol"],
         optimizer=_lars(0.2, 1.5e-6),
         epochs=1000,
