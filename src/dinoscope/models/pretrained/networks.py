@@ -162,12 +162,10 @@ def told_by_positions(layout: Layout, positions: Tensor | None) -> Layout:
         return layout
     if not _is_square(positions.shape[1] - 1) or positions.shape[2] % 4:
         return layout
-    side, width = math.isqrt(positions.shape[1] - 1), positions.shape[2]
-    rows_first = sine_cosine_positions(width, side)
-    columns_first = rows_first.unflatten(1, (side, side)).transpose(1, 2).flatten(1, 2)
-    for method, patches in (("MoCo v3", rows_first), ("MAE", columns_first)):
-        table = F.pad(patches, (0, 0, 1, 0))  # zeros for the class token
-        if torch.allclose(positions.float(), table, atol=ROUNDING, rtol=0):
+    row, column = sine_cosine_positions(positions.shape[2], math.isqrt(positions.shape[1] - 1))[0].chunk(2, dim=1)
+    for method, halves in (("MoCo v3", [row, column]), ("MAE", [column, row])):
+        table = F.pad(torch.cat(halves, dim=1), (0, 0, 1, 0))  # zeros for the class token
+        if torch.allclose(positions[0].float(), table, atol=ROUNDING, rtol=0):
             known = method == "MoCo v3" or layout.says.startswith("solo-learn")
             says = layout.says if method in layout.says else f"{layout.says}, with the positions of {method}"
             return replace(layout, says=says, method=method, heads=moco_v3_heads if known else None)
