@@ -123,13 +123,17 @@ def find_images(
     if labelled is False or stray is not None:
         return unlabelled
     owners = [path.partition("/")[0] for path in paths]
+    folder = _with_classes(unlabelled, owners)
+    return unlabelled if labelled is None and not _are_classes(folder.classes) else folder
+
+
+def _with_classes(folder: ImageFolder, owners: Sequence[str]) -> ImageFolder:
+    """The images with labels; owners: the folder of the class of each."""
     folders = sorted(set(owners), key=os.fsencode)
     classes = tuple(dict.fromkeys(map(comparable, folders)))
-    if labelled is None and not _are_classes(classes):
-        return unlabelled
     number = {name: i for i, name in enumerate(classes)}
-    position = {folder: number[comparable(folder)] for folder in folders}
-    return replace(unlabelled, labels=tuple(position[owner] for owner in owners), classes=classes)
+    position = {owner: number[comparable(owner)] for owner in folders}
+    return replace(folder, labels=tuple(position[owner] for owner in owners), classes=classes)
 
 
 def images_within(folder: Path) -> list[Path]:
@@ -174,6 +178,22 @@ def unsupported(path: Path) -> str:
     """The reason why an image of this name cannot be read, or "" where the name does not tell."""
     known = next((kind for ending, kind in UNSUPPORTED.items() if path.name.lower().endswith(ending)), None)
     return f"{known} is not supported: save it as JPEG, PNG or TIFF" if known else ""
+
+
+def find_images_of_splits(root: Path) -> ImageFolder:
+    """`find_images`, but of train/CLASS/... and val/CLASS/... the classes are those of both splits together.
+
+    As for `find_split`, the splits may lie in a single folder below `root`. Raises UserError as `find_images` does.
+    """
+    folder = find_images(root)
+    parts = [path.split("/") for path in folder.paths]
+    splits = {name for names in SPLITS.values() for name in names}
+    first = {part[0].lower() for part in parts}
+    depth = 1 if len(first) == 1 and first.isdisjoint(splits) else 0
+    if folder.labels is not None or not all(len(part) > depth + 2 and part[depth].lower() in splits for part in parts):
+        return folder
+    labelled = _with_classes(folder, [part[depth + 1] for part in parts])
+    return folder if len(labelled.classes) < 2 else labelled
 
 
 def find_split(data: Path, split: Literal["train", "val"]) -> Path | None:

@@ -72,11 +72,9 @@ def _as_begun(config: RunConfig, fingerprint: str) -> ImageFolder:
 
     Raises UserError if they are not there any more.
     """
-    run = RunFolder(config.out)
-    if run.unreadable.is_file():
-        images = begun_images(config, run, fingerprint)
-        if images.fingerprint() == fingerprint:
-            return images
+    images = begun_images(config, RunFolder(config.out), fingerprint)
+    if images.fingerprint() == fingerprint:
+        return images
     raise UserError(
         f"{config.out} was trained on other images than {config.data} holds now: give the same --data, or another --out"
     )
