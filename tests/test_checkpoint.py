@@ -53,6 +53,11 @@ def in_child(body: Callable[[], None]) -> int:
 
 
 class TestSaving:
+    def test_equal_checkpoints_are_equal_files(self, tmp_path: Path) -> None:
+        for number in range(8):
+            checkpoint.save(tmp_path / f"{number}.safetensors", TENSORS, {"n": 1})
+        assert len({file.read_bytes() for file in tmp_path.iterdir()}) == 1
+
     def test_everything_comes_back(self, tmp_path: Path) -> None:
         tensors = {
             "half": torch.randn(3, 4).bfloat16(),
