@@ -32,7 +32,7 @@ from dinoscope.settings import from_dict, to_dict
 
 METADATA_KEY = "dinoscope"
 CHECKSUMS = "crc32"
-"""Metadata entry with the CRC-32 of every tensor, by name, and of the other metadata, under "". Older files have none."""
+"""Metadata entry with the CRC-32 of every tensor, by name, and of the other metadata, under "". None in older files."""
 
 RACES = 5
 """Times that checkpoints may be pruned between being found and being read."""
