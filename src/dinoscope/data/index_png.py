@@ -17,7 +17,9 @@ _INDEXED_MODES = ("1", "L", "P")
 
 
 def read_indices(path: Path) -> UInt8[ndarray, "h w"]:
-    """The values of a palette or 8-bit grey PNG as they stand in the file: the palette is not looked up.
+    """The values of a palette or grey PNG as they stand in the file: the palette is not looked up.
+
+    Of one bit without a palette the object is 255, as drawing programs write it.
 
     Raises UserError, with the file's name, for what is missing, damaged, too large, or has colours instead of indices.
     """
@@ -30,10 +32,19 @@ def read_indices(path: Path) -> UInt8[ndarray, "h w"]:
                     f"{path} is a PNG of mode {image.mode}, and a mask needs one index a pixel: "
                     "save it with a palette, or as 8-bit grey"
                 )
-            return np.array(image.convert("L") if image.mode == "1" else image, dtype=np.uint8)
+            values = np.array(image.convert("L") if image.mode == "1" else image, dtype=np.uint8)
+            bits = _grey_bits(path) if image.mode == "L" else 8
+            # Pillow stretches grey of 2 and 4 bits to 255.
+            return values if bits == 8 else values // np.uint8(255 // (2**bits - 1))
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a readable PNG"
         raise UserError(f"{path}: {reason}") from error
+
+
+def _grey_bits(path: Path) -> int:
+    """Bits of a pixel, as the header has them (PNG 1.2, 4.1.1)."""
+    with path.open("rb") as file:
+        return file.read(25)[24]
 
 
 def encode_indices(indices: UInt8[ndarray, "h w"]) -> bytes:
