@@ -1,6 +1,8 @@
 """Index masks: the numbers in the file, whatever the palette says, and clear words for anything else."""
 
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np

@@ -70,6 +70,10 @@ class RunConfig:
     init: a model to begin from, as `dinoscope.model_names.load_model` takes it, of the same network: its weights are
         the backbone's first ones, student's and teacher's, under a fresh head. None for random weights.
     mean, std: normalisation of RGB in [0, 1]; a model to begin from must have the same.
+    window: LEVEL,WIDTH, the grey range of images of more than 8 bits: LEVEL - WIDTH / 2 becomes black, and
+        LEVEL + WIDTH / 2 white. None takes that of the model to begin from, else of the training images: the smallest
+        of 8, 10, 12, 14 and 16 bits that holds their largest value (signed, of more bits, or floats: from the smallest
+        value to the largest). The model keeps it, and every image that it is given later is read by it.
     drop_path: stochastic depth of the student: highest rate, linear over the blocks.
     fraction: share of the training images to train on, in (0, 1]: the same ones for every seed, and all those of a
         smaller fraction. Labels are not looked at. What is measured of the run still uses all images.
@@ -92,6 +96,7 @@ class RunConfig:
     init: str | None = None
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    window: tuple[float, float] | None = None
     drop_path: float = 0.1
     views: ViewsConfig = field(default_factory=ViewsConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -112,7 +117,9 @@ class RunConfig:
     @property
     def backbone_config(self) -> BackboneConfig:
         """The student's backbone."""
-        return BackboneConfig(self.backbone, self.views.global_size, self.drop_path, self.mean, self.std)
+        return BackboneConfig(
+            self.backbone, self.views.global_size, self.drop_path, self.mean, self.std, window=self.window
+        )
 
 
 _PEAKS = {

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dinoscope import checkpoint
 from dinoscope.cache import cache_folder
 from dinoscope.data.folder import ImageFolder, find_images, image_fraction, resolve_split
+from dinoscope.data.grey_range import Window, check_window
 from dinoscope.data.scan import ScanReport, check_readable, scan
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import RunFolder
@@ -22,6 +23,17 @@ def scanned_images(config: RunConfig, progress: Callable[[int, int], None]) -> t
     report = scan(folder, cache=cache_folder("scan"), progress=progress)
     check_readable(report)
     return folder, report
+
+
+def grey_range(config: RunConfig, report: ScanReport) -> Window | None:
+    """The grey range of a new run: the one that was chosen, else that of its images; None if all have 8 bits.
+
+    Raises UserError for a choice that is none.
+    """
+    if config.window is not None:
+        check_window(config.window)
+        return config.window
+    return None if report.values is None else report.values.window
 
 
 def trained_on(config: RunConfig, folder: ImageFolder, unreadable: set[str]) -> ImageFolder:
