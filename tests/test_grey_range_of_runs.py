@@ -15,15 +15,14 @@ from PIL import Image
 from dinoscope import api, checkpoint
 from dinoscope.cli import main
 from dinoscope.cli.pictures import Viewer, look
-from dinoscope.cli.train import settings
 from dinoscope.data.folder import find_images
 from dinoscope.data.grey_range import bits_window
 from dinoscope.data.loader import ViewsDataset
+from dinoscope.data.masked_images import find_masked_images
 from dinoscope.demo.engine import Engine, Gaze
 from dinoscope.demo.limits import Limits
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, cached_extract, extract, weights_hash
-from dinoscope.html_report.command import command
 from dinoscope.measurement.explain_images import find_subjects
 from dinoscope.measurement.voc_images import Looks, read_samples
 from dinoscope.model_names import NamedModel, load_model
@@ -31,6 +30,7 @@ from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone
 from dinoscope.training.loop import train
 from dinoscope.training.run_folder import read_config
 from tests.conformance import cases
+from tests.plain_process import PlainProcess
 from tests.test_voc import write_voc
 
 TWELVE = bits_window(12)
@@ -64,7 +64,7 @@ def test_it_is_that_of_the_training_images_and_stays_with_the_weights(run: Path,
     for model in (run, newest, run / "exported"):
         assert load_model(str(model)).backbone.config.window == TWELVE
     assert json.loads((run / "exported/backbone.json").read_text())["backbone"]["window"] == list(TWELVE)
-    assert main(["export", str(run), "--out", str(tmp_path / "model")]) == 0
+    assert main(["export", "--model", str(run), "--out", str(tmp_path / "model")]) == 0
     assert load_model(str(tmp_path / "model")).backbone.config.window == TWELVE
     assert load_model(f"random:{run}").backbone.config.window == TWELVE
 
@@ -100,17 +100,14 @@ def test_a_run_on_eight_bits_has_none_and_neither_has_an_old_one(tmp_path: Path)
     assert not train(read_config(out), resume=True).interrupted
 
 
-def test_the_command_line_takes_level_and_width(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for text, window in (("2047.5,4095", TWELVE), ("-600,1500", (-600.0, 1500.0))):
-        config, _ = settings(["--data", "images", "--out", "run", "--window", text])
-        assert config.window == window
-        words = command(config).words
-        assert words[words.index("--window") + 1] == text
-    with pytest.raises(UserError, match="LEVEL,WIDTH"):
-        settings(["--data", "images", "--out", "run", "--window", "40"])
-    with pytest.raises(SystemExit):
-        settings(["--help"])
-    assert "--window LEVEL,WIDTH" in capsys.readouterr().out
+def test_the_command_line_takes_level_and_width(plain_process: PlainProcess, tmp_path: Path) -> None:
+    # What it reads is tested in test_html_command.
+    train_command = ["train", "--data", "images", "--out", "run", "--window"]
+    said = plain_process.run({"help": ["train", "--help"], "bad": [*train_command, "40"]}, tmp_path)
+    assert "--window LEVEL,WIDTH" in said["help"][1]
+    assert said["bad"][0] == 2
+    assert "--window must be LEVEL,WIDTH" in said["bad"][2]
+    assert "Traceback" not in said["bad"][2]
 
 
 def test_a_run_that_begins_from_a_model_takes_its_range(run: Path) -> None:
@@ -166,10 +163,7 @@ class TestEverythingReadsByTheModelsRange:
         assert pixels[0, 0, 0] == 64
         voc = write_voc(tmp_path / "voc", {"a": np.ones((32, 32), np.uint8)})
         Image.fromarray(np.full((32, 32), 1023, np.uint16)).save(tmp_path / "deep.png")
-        from dinoscope.data.masked_images import find_masked_images
-
-        found = find_masked_images(voc)
-        found = replace(found, images=(tmp_path / "deep.png",))
+        found = replace(find_masked_images(voc), images=(tmp_path / "deep.png",))
         samples = read_samples(found, 0, Looks(("strict",), 32, 32, (8,), (TWELVE, None)))
         assert isinstance(samples, list)
         assert {sample.window: int(sample.pixels[0, 0, 0]) for sample in samples} == {TWELVE: 64, None: 255}
