@@ -15,7 +15,7 @@ from PIL import Image
 from dinoscope import api, checkpoint
 from dinoscope.cli import main
 from dinoscope.cli.pictures import Viewer, look
-from dinoscope.data.folder import find_images
+from dinoscope.data.folder import find_images, image_fraction
 from dinoscope.data.grey_range import bits_window
 from dinoscope.data.loader import ViewsDataset
 from dinoscope.data.masked_images import find_masked_images
@@ -84,6 +84,25 @@ def test_it_may_be_chosen(tmp_path: Path) -> None:
     assert read_config(tmp_path / "run").window == (40.0, 400.0)
     with pytest.raises(UserError, match="width above 0"):
         train(cases.run_config("dino", data, tmp_path / "other", epochs=1, window=(40.0, 0.0)))
+
+
+def test_headers_alone_tell_what_the_file_could_hold(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = sixteen_bit(tmp_path / "data", [900] * 8)
+    train(cases.run_config("dino", data, tmp_path / "run", epochs=1, scan="headers"))
+    assert read_config(tmp_path / "run").window == bits_window(16)
+    Image.fromarray(np.zeros((40, 40), np.float32)).save(data / "class-0/0.tif")
+    (data / "class-0/0.png").unlink()
+    train(cases.run_config("dino", data, tmp_path / "other", epochs=1, scan="headers"))
+    assert read_config(tmp_path / "other").window is None
+    assert "8 images of more than 8 bits, whose values were not looked at" in caplog.text
+
+
+def test_only_the_share_that_is_used_decides(tmp_path: Path) -> None:
+    data = sixteen_bit(tmp_path / "data", [900] * 16)
+    unused = set(find_images(data).paths) - set(image_fraction(find_images(data), 0.5).paths)
+    Image.fromarray(np.full((40, 40), 60000, np.uint16)).save(data / min(unused))
+    train(cases.run_config("dino", data, tmp_path / "run", epochs=1, fraction=0.5))
+    assert read_config(tmp_path / "run").window == bits_window(10)
 
 
 def test_a_run_on_eight_bits_has_none_and_neither_has_an_old_one(tmp_path: Path) -> None:

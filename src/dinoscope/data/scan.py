@@ -6,12 +6,14 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
+import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median_low
 from typing import Any
@@ -67,6 +69,7 @@ class ScanReport:
     aspect_ratios: the smallest and largest width / height.
     grey, alpha, over_8_bit, cmyk, rotated, animated: numbers of images. rotated: EXIF says to turn or mirror
     them. animated: more than one frame.
+    passed_over: number of files that are not taken for images, by ending, the most frequent first.
     values: smallest and largest value of the images that are not of unsigned 8 bits, None if there are none. Where
     headers alone were read it is what 16 bits can hold, and None where there are values of another kind.
     """
@@ -87,6 +90,7 @@ class ScanReport:
     rotated: int
     animated: int
     unreadable: tuple[Unreadable, ...]
+    passed_over: Mapping[str, int] = field(default_factory=dict)
     values: ValueRange | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -147,16 +151,18 @@ def scan(
     return _report(folder, findings, full)
 
 
-def check_readable(report: ScanReport, limit: float = 0.05) -> None:
-    """Raise UserError, naming the first three, where more than the share `limit` is unreadable."""
-    count = len(report.unreadable)
-    if count <= limit * report.images:
+def check_readable(root: Path, unreadable: Sequence[Unreadable], images: int, limit: float = 0.05) -> None:
+    """Raise UserError, naming the first three, if more than the share `limit` of the images is unreadable."""
+    count = len(unreadable)
+    if not count or count / images <= limit:
         return
-    first = "; ".join(f"{fault.path} ({fault.reason})" for fault in report.unreadable[:3])
+    first = "; ".join(f"{fault.path} ({fault.reason})" for fault in unreadable[:3])
     more = "; …" if count > 3 else ""
+    enough = math.ceil(100 * count / images) / 100
     raise UserError(
-        f"{report.root}: {count} of {report.images} images cannot be read, more than the {limit:.0%} that "
-        f"are passed over: {first}{more}. Mend or remove them; `dinoscope scan {report.root}` lists them all."
+        f"{root}: {count} of {images} images cannot be read, more than the {limit:.0%} that are passed over: "
+        f"{first}{more}. Repair or remove them (`dinoscope scan {shlex.quote(str(root))} --all` lists them all), or "
+        f"leave them out with --max-unreadable {enough:g}"
     )
 
 
@@ -210,6 +216,7 @@ def _report(folder: ImageFolder, findings: Sequence[_Finding], full: bool) -> Sc
             for path, finding in zip(folder.paths, findings, strict=True)
             if finding.header is None
         ),
+        passed_over=dict(folder.passed_over),
         values=_values(findings, full),
     )
 
