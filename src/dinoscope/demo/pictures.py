@@ -68,7 +68,7 @@ def read_picture(path: Path, limits: Limits, window: Window | None = None) -> Pi
         raise Refused("picture_damaged") from error
     values = raw.values
     digest = hashlib.blake2b(values.tobytes(), digest_size=16, key=repr(values.shape).encode()).hexdigest()
-    return Picture(digest, raw.rgb(window), None if raw.range is None else raw)
+    return Picture(digest, raw.rgb(window), None if values.dtype == np.uint8 else raw)
 
 
 def check_picture(path: Path, limits: Limits) -> None:
