@@ -338,7 +338,13 @@ def _image_paths(root: Path, progress: Callable[[int, int], None] | None, passed
             elif _is_image(entry):
                 yield prefix + entry.name
             elif not entry.name.lower().endswith(EXTENSIONS):
-                passed_over[PurePath(entry.name).suffix.lower() or "without an ending"] += 1
+                passed_over[_ending(entry.name)] += 1
+
+
+def _ending(name: str) -> str:
+    """The ending of a file's name, to be counted; the last number of 1.2.840.10008 (DICOM) is none."""
+    ending = PurePath(name).suffix.lower()
+    return "without an ending" if ending[1:].isdigit() or not 1 < len(ending) <= 9 else ending
 
 
 def _subfolders(folder: Path) -> list[Path]:
