@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import shlex
@@ -754,17 +755,17 @@ def test_a_run_that_looked_at_the_whole_folder_resumes(fraction, picture_folder,
     def whole_folder(config: RunConfig, progress: object) -> tuple[ImageFolder, tuple[Unreadable, ...]]:
         found = find_images(config.data)
         unreadable = scan.scan(found).unreadable
-        return trained_on(config, found, {fault.path for fault in unreadable}), unreadable
+        return trained_on(config, found, {fault.path for fault in unreadable}), unreadable, None
 
     with monkeypatch.context() as patches:
         patches.setattr(loop, "scanned_images", whole_folder)
         assert train(config, listeners=[Stop(0, signal.SIGINT)]).interrupted
-    listed = (out / "unreadable.txt").read_text()
-    assert listed.count("\n") == 2
+    listed = (out / "unreadable.json").read_text()
+    assert len(json.loads(listed)) == 2
     watched = Watched()
     assert not train(config, resume=True, listeners=[watched]).interrupted
     assert watched.images == round(38 * fraction)
-    assert (out / "unreadable.txt").read_text() == listed
+    assert (out / "unreadable.json").read_text() == listed
 
 
 def test_a_run_from_before_jfif_was_known_resumes(picture_folder, tmp_path, monkeypatch) -> None:
