@@ -735,7 +735,7 @@ def test_only_the_share_that_is_used_is_looked_at(picture_folder, tmp_path, monk
     decoded: list[str] = []
     monkeypatch.setattr(scan, "decode", lambda path: decoded.append(path.name) or decode(path))
     config = settings(data, out, fraction=0.25, max_unreadable=0.1)
-    images, unreadable = scanned_images(config, lambda done, total: None)
+    images, unreadable, _ = scanned_images(config, lambda done, total: None)
     assert list(images.paths) == sorted(set(order[:11]) - {order[2]})  # round(0.25 * 39) images
     assert [fault.path for fault in unreadable] == [order[2]]
     assert sorted(decoded) == sorted(order[:11])
