@@ -108,7 +108,7 @@ def test_only_the_share_that_is_used_decides(tmp_path: Path) -> None:
 def test_a_run_on_eight_bits_has_none_and_neither_has_an_old_one(tmp_path: Path) -> None:
     for number in range(8):
         (tmp_path / "data").mkdir(exist_ok=True)
-        Image.new("L", (40, 40), 10 * number).save(tmp_path / f"data/{number}.png")
+        Image.linear_gradient("L").resize((40, 40 + number)).save(tmp_path / f"data/{number}.png")
     out = tmp_path / "run"
     train(cases.run_config("dino", tmp_path / "data", out, epochs=1))
     assert read_config(out).window is None

@@ -126,8 +126,7 @@ def _images(
     newest: a checkpoint to continue from, whose images are those that the run began with.
     """
     processes = distributed.world_size()
-    listed_then = run.unreadable.is_file() or run.unreadable.with_suffix(".txt").is_file()
-    begun = checkpoint.read_metadata(newest)["data_fingerprint"] if newest and listed_then else None
+    begun = checkpoint.read_metadata(newest)["data_fingerprint"] if newest and run.unreadable.is_file() else None
     if not distributed.is_main():
         distributed.barrier()
         config = replace(config, window=read_config(run.path).window)
