@@ -26,7 +26,7 @@ from dinoscope.cli.console import Console
 from dinoscope.cli.progress import PLAIN_SECONDS, ConsoleProgress
 from dinoscope.cli.train import next_steps
 from dinoscope.data import folder, scan
-from dinoscope.data.decode import decode
+from dinoscope.data.decode import read
 from dinoscope.data.folder import ImageFolder, find_images, hash_rank, image_fraction
 from dinoscope.data.scan import Unreadable
 from dinoscope.errors import UserError
@@ -732,9 +732,9 @@ def test_only_the_share_that_is_used_is_looked_at(picture_folder, tmp_path, monk
     for name in (order[2], *order[-4:]):  # one within, four beyond: over 5 % of all
         damage(data / name)
     decoded: list[str] = []
-    monkeypatch.setattr(scan, "decode", lambda path: decoded.append(path.name) or decode(path))
+    monkeypatch.setattr(scan, "read", lambda path: decoded.append(path.name) or read(path))
     config = settings(data, out, fraction=0.25, max_unreadable=0.1)
-    images, unreadable = scanned_images(config, lambda done, total: None)
+    images, unreadable, _ = scanned_images(config, lambda done, total: None)
     assert list(images.paths) == sorted(set(order[:11]) - {order[2]})  # round(0.25 * 39) images
     assert [fault.path for fault in unreadable] == [order[2]]
     assert sorted(decoded) == sorted(order[:11])
@@ -754,7 +754,7 @@ def test_a_run_that_looked_at_the_whole_folder_resumes(fraction, picture_folder,
     def whole_folder(config: RunConfig, progress: object) -> tuple[ImageFolder, tuple[Unreadable, ...]]:
         found = find_images(config.data)
         unreadable = scan.scan(found).unreadable
-        return trained_on(config, found, {fault.path for fault in unreadable}), unreadable
+        return trained_on(config, found, {fault.path for fault in unreadable}), unreadable, None
 
     with monkeypatch.context() as patches:
         patches.setattr(loop, "scanned_images", whole_folder)

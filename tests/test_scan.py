@@ -13,6 +13,7 @@ from PIL import Image
 
 from dinoscope.data import scan as scan_module
 from dinoscope.data.folder import ImageFolder, find_images
+from dinoscope.data.grey_range import ValueRange
 from dinoscope.data.image_header import Header, UnreadableImage
 from dinoscope.data.scan import Spread, Unreadable, check_readable, scan
 from dinoscope.errors import UserError
@@ -71,7 +72,7 @@ def test_headers_alone_miss_damaged_pixels_and_say_so(mixed: ImageFolder) -> Non
 
 
 def test_headers_alone_decode_nothing(mixed: ImageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan_module, "decode", lambda path: pytest.fail(f"{path} was decoded"))
+    monkeypatch.setattr(scan_module, "read", lambda path: pytest.fail(f"{path} was decoded"))
     scan(mixed, full=False)
 
 
@@ -287,8 +288,23 @@ def test_unreadable_is_the_only_expected_exception(mixed: ImageFolder, monkeypat
     def broken(path: Path) -> None:
         raise AssertionError("our fault")
 
-    monkeypatch.setattr(scan_module, "decode", broken)
+    monkeypatch.setattr(scan_module, "read", broken)
     with pytest.raises(AssertionError, match="our fault"):
         scan(mixed)
-    monkeypatch.setattr(scan_module, "decode", lambda path: (_ for _ in ()).throw(UnreadableImage("the file's")))
+    monkeypatch.setattr(scan_module, "read", lambda path: (_ for _ in ()).throw(UnreadableImage("the file's")))
     assert len(scan(mixed).unreadable) == 10
+
+
+def test_the_values_of_more_than_eight_bits_are_looked_at(tmp_path: Path) -> None:
+    for number, values in enumerate(([0, 100], [7, 4000])):
+        Image.fromarray(np.array([values], np.uint16)).save(tmp_path / f"{number}.png")
+    picture(8, 8).save(tmp_path / "eight.png")
+    folder, cache = find_images(tmp_path), tmp_path / "cache"
+    for _ in range(2):  # the second time from the cache
+        assert scan(folder, cache=cache).values == ValueRange(0, 4000, True)
+    # Headers do not tell the values: then it is what the file could hold.
+    assert scan(folder, full=False).values == ValueRange(0, 65535, True)
+    assert scan(folder.subset([2])).values is None
+    Image.fromarray(np.array([[-5.0, 5.0]], np.float32)).save(tmp_path / "float.tif")
+    assert scan(find_images(tmp_path), full=False).values is None
+    assert scan(find_images(tmp_path)).values == ValueRange(-5, 4000, False)

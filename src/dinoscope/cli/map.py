@@ -137,7 +137,8 @@ def _picture(
             for model, made in zip(models, maps, strict=True)
         ]
         return points_page(panels, labelling), ""
-    images = [thumbnail(decode(folder.root / path)) for path in banks[0].paths]
+    window = models[0].backbone.config.window
+    images = [thumbnail(decode(folder.root / path, window=window)) for path in banks[0].paths]
     heading = (f"{models[0].label}, {options.data.resolve().name}", TITLES[maps[0].method])
     picture, shown = thumbnails_page(maps[0].points, images, labelling, *heading)
     return picture, "" if shown == len(images) else f", {shown} of them with room for a thumbnail"

@@ -88,7 +88,10 @@ class Viewer:
 
 @dataclass(frozen=True)
 class Seen:
-    """An image that could be read, and what each model is given of it. index: among the files."""
+    """An image that could be read, and what each model is given of it. index: among the files.
+
+    image: by the grey range of the first model.
+    """
 
     index: int
     file: Path
@@ -99,22 +102,23 @@ class Seen:
 def look(files: Sequence[Path], viewers: Sequence[Viewer], faults: list[str], doing: str) -> Iterator[Seen]:
     """Decode and prepare one image after the other, with a progress bar; what is wrong with one goes to `faults`."""
     from dinoscope.cli.console import progress_bar
-    from dinoscope.data.decode import UnreadableImage, decode
+    from dinoscope.data.decode import UnreadableImage, read
     from dinoscope.data.folder import unsupported
 
     with progress_bar(doing) as progress:
         for index, file in enumerate(files):
             progress(index, len(files))
             try:
-                image = decode(file)
-                inputs = tuple(viewer.input(image) for viewer in viewers)
+                raw = read(file)
+                seen = [raw.rgb(viewer.model.backbone.config.window) for viewer in viewers]
+                inputs = tuple(viewer.input(image) for viewer, image in zip(viewers, seen, strict=True))
             except UnreadableImage as error:
                 faults.append(f"{file}: {(file.is_file() and unsupported(file)) or error}")
                 continue
             except UserError as error:
                 faults.append(f"{file}: {error}")
                 continue
-            yield Seen(index, file, image, inputs)
+            yield Seen(index, file, seen[0], inputs)
 
 
 def find_files(paths: Sequence[Path], limit: int) -> list[Path]:

@@ -138,6 +138,7 @@ def _facts(report: ScanReport) -> dict[str, str]:
     from rich.filesize import decimal
 
     from dinoscope.data.folder import listed as listed_counts
+    from dinoscope.data.grey_range import describe
 
     def listed(counts: Sequence[tuple[str, int]]) -> str:
         return ", ".join(f"{name} {count:,}" for name, count in counts if count) or "none"
@@ -148,7 +149,7 @@ def _facts(report: ScanReport) -> dict[str, str]:
         ("over 8 bits", report.over_8_bit),
         ("CMYK", report.cmyk),
         ("EXIF-rotated", report.rotated),
-        ("animated or multi-page", report.animated),
+        ("animated", report.animated),
     ]
     ratios = report.aspect_ratios
     count = len(report.unreadable)
@@ -162,6 +163,7 @@ def _facts(report: ScanReport) -> dict[str, str]:
         "height: smallest, median, largest": _spread(report.heights),
         "width / height": "-" if ratios is None else f"{ratios[0]:.2f} to {ratios[1]:.2f}",
         "unusual": listed(unusual),
+        "grey range over 8 bits": "-" if report.values is None else describe(report.values.window),
         "classes": f"{len(report.classes):,}" if report.classes else "no labels",
     }
 

@@ -22,6 +22,7 @@ from numpy import ndarray
 
 from dinoscope.data.decode import UnreadableImage, decode
 from dinoscope.data.folder import as_stored, comparable, images_within
+from dinoscope.data.grey_range import Window
 from dinoscope.data.image_header import read_size
 from dinoscope.data.index_png import read_indices
 from dinoscope.errors import UserError, lookup
@@ -51,10 +52,10 @@ class DavisSequence:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def image(self, index: int) -> UInt8[ndarray, "h w 3"]:
-        """A frame in RGB. Raises UserError where it cannot be read."""
+    def image(self, index: int, window: Window | None = None) -> UInt8[ndarray, "h w 3"]:
+        """A frame in RGB. window: the model's grey range. Raises UserError where it cannot be read."""
         try:
-            return decode(self.frames[index])
+            return decode(self.frames[index], window=window)
         except UnreadableImage as error:
             raise UserError(f"{self.frames[index]}: {error}") from error
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from io import BufferedReader, BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import ExifTags, Image
 from PIL.BmpImagePlugin import BmpImageFile
@@ -22,8 +23,10 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
-from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
+
+from dinoscope.data.tiff import Tiff, read_tiff
 
 Stream = BufferedReader | BytesIO  # a file, or its content in memory
 
@@ -42,6 +45,22 @@ _READERS: dict[str, type[ImageFile]] = {
     "PPM": PpmImageFile,
 }
 
+# Place of the bytes that tell it, these bytes, name: what people take for images that are read, often by its name.
+_OTHERS = (
+    *((4, b"ftyp" + brand, "HEIC") for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")),
+    *((4, b"ftyp" + brand, "AVIF") for brand in (b"avif", b"avis")),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR"),
+    (0, b"II\xbc", "JPEG XR"),
+    (0, b"P7\n", "PAM"),
+    (0, b"PF\n", "PFM"),
+    (0, b"Pf\n", "PFM"),
+)
+
 # EXIF orientation -> (swap rows and columns, then reverse rows, then reverse columns). EXIF 2.32, tag 0x0112.
 ORIENTATIONS: dict[int, tuple[bool, bool, bool]] = {
     1: (False, False, False),
@@ -55,8 +74,12 @@ ORIENTATIONS: dict[int, tuple[bool, bool, bool]] = {
 }
 
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 without DHT, JPG and DAC
+_JPEG_LS = 0xF7
+_JPEG_UNREAD = frozenset({0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF, 0xCB})  # hierarchical; lossless with arithmetic coding
+_JPEG_BITS, _JPEG_CHANNELS = 8, (1, 3, 4)
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length: TEM, RST0 to RST7, SOI
 _TIFF_SHORT = 3
+_LARGEST_OF_8_BITS = 255
 
 _pillow_limit = threading.Lock()
 
@@ -72,7 +95,8 @@ class Header:
     format: "JPEG", "PNG", "GIF", "WebP", "BMP", "TIFF" or "PPM", by content.
     height, width: pixels, after EXIF orientation.
     orientation: EXIF orientation, 1 (upright) to 8.
-    over_8_bit: more than 8 bits per channel, floats included. animated: more than one frame or page.
+    sample: kind of the values as numpy names it: "u1" up to 8 bits, "u2" up to 16, "i2" signed, "f4" float, ...
+    animated: more than one frame.
     """
 
     format: str
@@ -81,9 +105,14 @@ class Header:
     orientation: int = 1
     grey: bool = False
     alpha: bool = False
-    over_8_bit: bool = False
+    sample: str = "u1"
     cmyk: bool = False
     animated: bool = False
+
+    @property
+    def over_8_bit(self) -> bool:
+        """Whether it has more than 8 bits per channel, floats included."""
+        return not self.sample.endswith("1")
 
 
 def read_header(path: Path, *, max_pixels: int = MAX_PIXELS) -> Header:
@@ -95,14 +124,22 @@ def read_header(path: Path, *, max_pixels: int = MAX_PIXELS) -> Header:
         kind = sniff(file)
         if kind == "JPEG":
             return jpeg_header(file, max_pixels)
+        if kind == "TIFF":
+            return tiff_header(file, max_pixels)[0]
         image = open_pillow(file, kind)
-        return replace(pillow_header(image, kind, max_pixels), **_pillow_traits(image))
+        header = pillow_header(image, kind, max_pixels)
+        return replace(header, sample=sample_kind(image), **_pillow_traits(image))
 
 
 def read_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Return (height, width) in pixels after EXIF orientation. Raises as `read_header` does."""
     header = read_header(path, max_pixels=max_pixels)
     return header.height, header.width
+
+
+def unsupported(what: str) -> UnreadableImage:
+    """The exception for a file that is whole and of a kind that is not read. what: it, and how to save it instead."""
+    return UnreadableImage(f"not supported: {what}")
 
 
 @contextmanager
@@ -150,10 +187,13 @@ def sniff(stream: Stream) -> str:
         return "BMP"
     if start[:1] == b"P" and start[1:2] in b"123456" and start[2:3].isspace():
         return "PPM"
+    name = next((name for at, magic, name in _OTHERS if start[at:].startswith(magic)), None)
+    if name is not None:
+        raise unsupported(f"{name}, save it as PNG or JPEG")
     raise UnreadableImage(f"not an image in a format we read ({', '.join(_READERS)})")
 
 
-def _header(kind: str, height: int, width: int, orientation: int, max_pixels: int, **traits: bool) -> Header:
+def _header(kind: str, height: int, width: int, orientation: int, max_pixels: int, **traits: Any) -> Header:
     """Build a Header from the size as stored, which orientations 5 to 8 swap."""
     if height < 1 or width < 1:
         raise UnreadableImage("damaged: the header says zero pixels")
@@ -180,12 +220,19 @@ def jpeg_header(stream: Stream, max_pixels: int) -> Header:
             continue
         if marker in (0xD9, 0xDA):  # end of image, start of scan
             raise UnreadableImage("damaged: no frame header before the data")
+        if marker == _JPEG_LS:
+            raise unsupported("JPEG-LS, save it as PNG")
         (length,) = struct.unpack(">H", stream.read(2))
         if length < 2:
             raise UnreadableImage("damaged: a segment of impossible length")
         if marker in _JPEG_FRAMES:
             precision, height, width, components = struct.unpack(">BHHB", stream.read(6))  # ITU T.81, B.2.2
-            traits = {"grey": components == 1, "over_8_bit": precision > 8, "cmyk": components == 4}
+            if precision != _JPEG_BITS:
+                raise unsupported(f"a JPEG with {precision} bits a channel, save it as PNG with 16 bits")
+            if marker in _JPEG_UNREAD or components not in _JPEG_CHANNELS:
+                coding = "hierarchical or arithmetic" if marker in _JPEG_UNREAD else f"{components}-channel"
+                raise unsupported(f"a JPEG of the {coding} kind, save it as PNG or as ordinary JPEG")
+            traits = {"grey": components == 1, "cmyk": components == 4}
             return _header("JPEG", height, width, orientation, max_pixels, **traits)
         if marker == 0xE1:
             segment = stream.read(length - 2)
@@ -233,12 +280,19 @@ def _orientation(read: Callable[[], int]) -> int:
 def open_pillow(stream: Stream, kind: str) -> ImageFile:
     """Read the file up to its pixels. Pillow's own limit gives way to `max_pixels`, checked by the caller."""
     stream.seek(0)
+    if kind == "PNG" and stream.read(16)[12:] == b"CgBI":
+        raise unsupported("a PNG packed for iPhones (CgBI), save it as PNG again")
+    stream.seek(0)
     try:
         return _READERS[kind](stream)
     except Image.DecompressionBombError:  # some readers ask for the limit themselves
         stream.seek(0)
         with without_pillow_limit():
             return _READERS[kind](stream)
+    except OSError as error:
+        if str(error).startswith("Unsupported BMP"):
+            raise unsupported(f"a BMP that Pillow does not know ({error}), save it as PNG") from error
+        raise
 
 
 @contextmanager
@@ -253,25 +307,57 @@ def without_pillow_limit() -> Iterator[None]:
 
 
 def pillow_header(image: ImageFile, kind: str, max_pixels: int) -> Header:
-    """Return format, size and orientation of an image opened and not yet loaded."""
-    height, width = image.height, image.width
-    if isinstance(image, TiffImageFile):  # some versions of Pillow give the size as stored, some as turned
-        height, width = int(image.tag_v2[IMAGELENGTH]), int(image.tag_v2[IMAGEWIDTH])
+    """Return format, size and orientation of an image opened and not yet loaded, other than JPEG and TIFF."""
     # Image.getexif, since PngImageFile.getexif decodes the pixels in search of a block behind them.
     orientation = _orientation(lambda: Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
-    return _header(kind, height, width, orientation, max_pixels)
+    return _header(kind, image.height, image.width, orientation, max_pixels)
+
+
+def tiff_header(stream: Stream, max_pixels: int) -> tuple[Header, Tiff]:
+    """Return what the directories say. Raises UnreadableImage for a kind that is not read."""
+    tiff = read_tiff(stream)
+    header = _header(
+        "TIFF",
+        tiff.height,
+        tiff.width,
+        _orientation(lambda: tiff.orientation),
+        max_pixels,
+        grey=tiff.grey,
+        alpha=tiff.transparent,
+        sample=tiff.sample,
+        cmyk=tiff.cmyk,
+    )
+    if tiff.unsupported is not None:
+        raise unsupported(tiff.unsupported)
+    if not tiff.opencv:
+        open_tiff(stream, tiff)
+    return header, tiff
+
+
+def open_tiff(stream: Stream, tiff: Tiff) -> ImageFile:
+    """Open it with Pillow. Raises UnreadableImage where Pillow does not know this kind of a directory that is whole."""
+    try:
+        return open_pillow(stream, "TIFF")
+    except SyntaxError as error:  # "unknown pixel mode"
+        raise unsupported(f"a TIFF with {tiff.kind}, save it as PNG") from error
 
 
 def _pillow_traits(image: ImageFile) -> dict[str, bool]:
     """Return the remaining fields of Header. Not for decoding: it reads a GIF as far as its second frame."""
-    deep_grey = is_deep_grey(image)
     return {
-        "grey": deep_grey or image.mode in ("1", "L", "LA", "La"),
+        "grey": is_deep_grey(image) or image.mode in ("1", "L", "LA", "La"),
         "alpha": image.has_transparency_data,
-        "over_8_bit": deep_grey or any(";16" in str(tile[3]) for tile in image.tile[:1]),
         "cmyk": image.mode == "CMYK",
         "animated": _is_animated(image),
     }
+
+
+def sample_kind(image: ImageFile) -> str:
+    """Return `Header.sample` of an image opened and not yet loaded, other than JPEG and TIFF."""
+    options = image.tile[0][3] if image.tile else ""
+    if isinstance(image, PpmImageFile) and isinstance(options, tuple):  # raw mode and largest value
+        return "u2" if options[1] > _LARGEST_OF_8_BITS else "u1"
+    return "u2" if is_deep_grey(image) or ";16" in str(options) else "u1"
 
 
 def _is_animated(image: ImageFile) -> bool:
@@ -282,5 +368,5 @@ def _is_animated(image: ImageFile) -> bool:
 
 
 def is_deep_grey(image: Image.Image) -> bool:
-    """Whether it has one channel of more than 8 bits, floats included."""
-    return image.mode.startswith("I") or image.mode == "F"
+    """Whether it has one channel of more than 8 bits."""
+    return image.mode.startswith("I")

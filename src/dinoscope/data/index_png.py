@@ -32,7 +32,9 @@ _MAX_THIN = 8
 
 
 def read_indices(path: Path) -> UInt8[ndarray, "h w"]:
-    """The values of a palette or 8-bit grey PNG as they stand in the file: the palette is not looked up.
+    """The values of a palette or grey PNG as they stand in the file: the palette is not looked up.
+
+    Of one bit without a palette the object is 255, as drawing programs write it.
 
     Of a grey one, soft edges are cut at one half, to 0 and 255.
 
@@ -49,10 +51,19 @@ def read_indices(path: Path) -> UInt8[ndarray, "h w"]:
                     "save it with a palette, or as 8-bit grey"
                 )
             values = np.array(image.convert("L") if image.mode == "1" else image, dtype=np.uint8)
-            return _cut(values, path) if image.mode == "L" else values
+            cut = _cut(values, path) if image.mode == "L" else values
+            bits = _grey_bits(path) if image.mode == "L" and cut is values else 8
+            # Pillow stretches grey of 2 and 4 bits to 255.
+            return cut if bits == 8 else values // np.uint8(255 // (2**bits - 1))
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a readable PNG"
         raise UserError(f"{path}: {reason}") from error
+
+
+def _grey_bits(path: Path) -> int:
+    """Bits of a pixel, as the header has them (PNG 1.2, 4.1.1)."""
+    with path.open("rb") as file:
+        return file.read(25)[24]
 
 
 def _cut(values: UInt8[ndarray, "h w"], path: Path) -> UInt8[ndarray, "h w"]:

@@ -15,6 +15,7 @@ from numpy import ndarray
 
 from dinoscope.data.decode import UnreadableImage, decode
 from dinoscope.data.folder import EXTENSIONS, images_within
+from dinoscope.data.grey_range import Window
 from dinoscope.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Video:
     size: height and width of every frame, in pixels.
     said: number of frames. Of a file it is what the file says, which may be off by a few; 0: it says nothing.
     fps: frames a second.
+    window: grey range of images of more than 8 bits, the model's; None takes that of each image.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class Video:
     size: tuple[int, int]
     said: int
     fps: float
+    window: Window | None = None
 
     def __length_hint__(self) -> int:
         """Number of frames, as far as it is known beforehand."""
@@ -68,7 +71,8 @@ class Video:
     def __iter__(self) -> Iterator[UInt8[ndarray, "h w 3"]]:
         """RGB frames in order. Raises UserError for one that cannot be read, is of another size, or one too many."""
         number = 0
-        for number, (name, frame) in enumerate(_images(self.files) if self.files else _decoded(self.path), start=1):
+        frames = _images(self.files, self.window) if self.files else _decoded(self.path)
+        for number, (name, frame) in enumerate(frames, start=1):
             if frame.shape[:2] != self.size:
                 raise UserError(
                     f"{name} is {frame.shape[1]} x {frame.shape[0]} px, and the first frame of {self.path} is "
@@ -134,11 +138,11 @@ def _open_folder(path: Path) -> Video:
     return Video(path, tuple(files), first.shape[:2], len(files), FOLDER_FPS)
 
 
-def _images(files: tuple[Path, ...]) -> Iterator[tuple[str, UInt8[ndarray, "_ _ 3"]]]:
+def _images(files: tuple[Path, ...], window: Window | None = None) -> Iterator[tuple[str, UInt8[ndarray, "_ _ 3"]]]:
     """Each image with its name."""
     for file in files:
         try:
-            frame = decode(file)
+            frame = decode(file, window=window)
         except UnreadableImage as error:
             raise UserError(f"{file}: {error}") from error
         _check_pixels(file, frame.shape[0], frame.shape[1])

@@ -96,7 +96,7 @@ def propagated(model: NamedModel, config: PropagationConfig, device: torch.devic
 
         def frames() -> Iterator[Image]:
             for index in range(len(sequence)):
-                decoded.append(sequence.image(index))
+                decoded.append(sequence.image(index, model.backbone.config.window))
                 yield decoded[-1]
 
         first = _first(sequence)

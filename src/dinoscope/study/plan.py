@@ -52,7 +52,7 @@ def plan(configs: Sequence[RunConfig], progress: Progress = lambda done, total: 
         part = config.data, config.fraction, config.scan, config.max_unreadable
         try:
             if part not in scanned:
-                scanned[part], _ = scanned_images(config, progress)
+                scanned[part], _, _ = scanned_images(config, progress)
             images = scanned[part]
             check(config, len(images), 1, len(images.classes), listed(images.passed_over))
         except UserError as error:

@@ -79,6 +79,10 @@ class RunConfig:
     init: a model to begin from, as `dinoscope.model_names.load_model` takes it, of the same network: its weights are
         the backbone's first ones, student's and teacher's, under a fresh head. None for random weights.
     mean, std: normalisation of RGB in [0, 1]; a model to begin from must have the same.
+    window: LEVEL,WIDTH, the grey range of images of more than 8 bits: LEVEL - WIDTH / 2 becomes black, and
+        LEVEL + WIDTH / 2 white. None takes that of the model to begin from, else of the training images: the smallest
+        of 8, 10, 12, 14 and 16 bits that holds their largest value (signed, of more bits, or floats: from the smallest
+        value to the largest). The model keeps it, and every image that it is given later is read by it.
     drop_path: stochastic depth of the student: highest rate, linear over the blocks.
     zero_init_residual: start every block of a ResNet as its shortcut, the factor of its last batch norm being 0, as
         SimCLR, BYOL and MoCo v3 do; other networks have no such factor. Random baselines never start so.
@@ -107,6 +111,7 @@ class RunConfig:
     init: str | None = None
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    window: tuple[float, float] | None = None
     drop_path: float = 0.1
     zero_init_residual: bool = False
     views: ViewsConfig = field(default_factory=ViewsConfig)
@@ -133,7 +138,7 @@ class RunConfig:
         trained = self.views.global_size
         shown = trained if self.image_size is None else self.image_size
         layout = None if shown == trained else trained
-        return BackboneConfig(self.backbone, shown, self.drop_path, self.mean, self.std, layout)
+        return BackboneConfig(self.backbone, shown, self.drop_path, self.mean, self.std, layout, self.window)
 
 
 _PEAKS = {

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Set
+import logging
+from collections.abc import Callable, Iterable, Sequence, Set
 
 from dinoscope import checkpoint
 from dinoscope.cache import cache_folder
 from dinoscope.data.folder import LATER_EXTENSIONS, ImageFolder, find_images, image_fraction, resolve_split
-from dinoscope.data.scan import Unreadable, check_readable, scan
+from dinoscope.data.grey_range import Window, check_window, joined
+from dinoscope.data.scan import ScanReport, Unreadable, check_readable, scan
 from dinoscope.errors import UserError
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import RunFolder
 from dinoscope.training.writing import writing
 
+logger = logging.getLogger("dinoscope")
+
 
 def scanned_images(
     config: RunConfig, progress: Callable[[int, int], None]
-) -> tuple[ImageFolder, tuple[Unreadable, ...]]:
-    """Find the images of a new run, and those that were left out since they cannot be read.
+) -> tuple[ImageFolder, tuple[Unreadable, ...], Window | None]:
+    """Find the images of a new run, those that were left out since they cannot be read, and their grey range.
 
     Only the run's fraction is looked at, as `config.scan` says (results are cached by path, size and time). For an
     unreadable image the next one in the fraction's order is taken, since the fraction is that of the readable ones.
@@ -32,13 +36,14 @@ def scanned_images(
     progress(0, 0)
     folder = find_images(resolve_split(config.data, "train"))
     unreadable: dict[str, Unreadable] = {}
-    looked_at = set[str]()
+    looked_at, reports = set[str](), list[ScanReport]()
     while True:
         images = trained_on(config, folder, unreadable.keys())
         rest = images.without(looked_at)
         if not len(rest):
-            return images, tuple(unreadable.values())
-        unreadable |= {fault.path: fault for fault in look_at(config, rest, progress)}
+            return images, tuple(unreadable.values()), grey_range(config, reports)
+        reports.append(look_at(config, rest, progress))
+        unreadable |= {fault.path: fault for fault in reports[-1].unreadable}
         looked_at.update(rest.paths)
         check_readable(folder.root, tuple(unreadable.values()), len(looked_at), config.max_unreadable)
 
@@ -58,10 +63,29 @@ def begun_images(config: RunConfig, run: RunFolder, fingerprint: str) -> ImageFo
     return images
 
 
-def look_at(config: RunConfig, images: ImageFolder, progress: Callable[[int, int], None]) -> tuple[Unreadable, ...]:
-    """Those of the images that cannot be read, as far as `config.scan` looks."""
+def look_at(config: RunConfig, images: ImageFolder, progress: Callable[[int, int], None]) -> ScanReport:
+    """What these images are, as far as `config.scan` looks."""
     progress(0, len(images))
-    return scan(images, full=config.scan == "full", cache=cache_folder("scan"), progress=progress).unreadable
+    return scan(images, full=config.scan == "full", cache=cache_folder("scan"), progress=progress)
+
+
+def grey_range(config: RunConfig, reports: Sequence[ScanReport]) -> Window | None:
+    """The grey range of a new run: the one that was chosen, else that of its images; None if all have 8 bits.
+
+    Raises UserError for a choice that is none.
+    """
+    if config.window is not None:
+        check_window(config.window)
+        return config.window
+    if unknown := sum(report.over_8_bit for report in reports if report.values is None):
+        logger.warning(
+            "%d images of more than 8 bits, whose values were not looked at, each take a grey range of their own: "
+            "--scan full finds one for all, and --window LEVEL,WIDTH sets it",
+            unknown,
+        )
+        return None
+    values = joined(report.values for report in reports if report.values is not None)
+    return None if values is None else values.window
 
 
 def trained_on(config: RunConfig, folder: ImageFolder, unreadable: Set[str]) -> ImageFolder:

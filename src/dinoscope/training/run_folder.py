@@ -143,7 +143,12 @@ FREE_ON_RESUME = {
 
 
 def changed_settings(saved: RunConfig, wanted: RunConfig) -> list[str]:
-    """Settings that decide the result and differ, as "name: saved -> wanted"."""
+    """Settings that decide the result and differ, as "name: saved -> wanted".
+
+    A grey range that is not wanted in particular is the one that was found then.
+    """
+    if wanted.window is None:
+        wanted = replace(wanted, window=saved.window)
     old, new = (flat(to_dict(portable(config))) for config in (saved, wanted))
     return [
         f"{name}: {old.get(name)} -> {new.get(name)}"
