@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from dinoscope.data.image_header import MAX_PIXELS
+from dinoscope.data.image_header import UnreadableImage, damage_reported, open_pillow, opened, pixel_limit, sniff
 from dinoscope.errors import UserError
 
 _INDEXED_MODES = ("1", "L", "P")
@@ -21,26 +21,28 @@ def read_indices(path: Path) -> UInt8[ndarray, "h w"]:
 
     Raises UserError, with the file's name, for what is missing, damaged, too large, or has colours instead of indices.
     """
+    limit = pixel_limit()
     try:
-        with Image.open(path, formats=("PNG",)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{path}: {image.width} x {image.height} px, and {MAX_PIXELS} pixels is the most")
-            if image.mode not in _INDEXED_MODES:
-                raise UserError(
-                    f"{path} is a PNG of mode {image.mode}, and a mask needs one index a pixel: "
-                    "save it with a palette, or as 8-bit grey"
-                )
-            return np.array(image.convert("L") if image.mode == "1" else image, dtype=np.uint8)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a readable PNG"
-        raise UserError(f"{path}: {reason}") from error
+        with opened(path, limit) as file, damage_reported():
+            if sniff(file) != "PNG":
+                raise UnreadableImage("the content is of another format")
+            image, _ = open_pillow(BytesIO(file.read()), "PNG", limit, header_only=False)
+            if image.mode in _INDEXED_MODES:
+                image.load()
+                return np.array(image.convert("L") if image.mode == "1" else image, dtype=np.uint8)
+    except UnreadableImage as error:
+        raise UserError(f"{path}: not a readable PNG: {error}") from error
+    raise UserError(
+        f"{path} is a PNG of mode {image.mode}, and a mask needs one index a pixel: "
+        "save it with a palette, or as 8-bit grey"
+    )
 
 
 def encode_indices(indices: UInt8[ndarray, "h w"]) -> bytes:
     """A palette PNG with VOC's colours whose pixel values are the indices."""
     image = Image.fromarray(indices, mode="P")
     image.putpalette(voc_palette())
-    buffer = io.BytesIO()
+    buffer = BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
 
