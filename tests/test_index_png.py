@@ -1,6 +1,8 @@
 """Index masks: the numbers in the file, whatever the palette says, and clear words for anything else."""
 
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +65,17 @@ def test_palette_is_that_of_pascal_voc():
         [192, 128, 128],
         [224, 224, 192],
     ]
+
+
+@pytest.mark.parametrize(("bits", "row"), [(2, 0b00_01_10_11), (4, 0x1F)])
+@pytest.mark.parametrize("palette", [False, True])
+def test_grey_of_two_and_four_bits_is_not_stretched(tmp_path: Path, bits: int, row: int, palette: bool) -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 8 // bits, 1, bits, 3 if palette else 0, 0, 0, 0)
+    colours = chunk(b"PLTE", bytes(range(3 * 2**bits))) if palette else b""
+    pixels = chunk(b"IDAT", zlib.compress(bytes([0, row])))
+    path = tmp_path / "mask.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + colours + pixels + chunk(b"IEND", b""))
+    assert read_indices(path).tolist() == [{2: [0, 1, 2, 3], 4: [1, 15]}[bits]]

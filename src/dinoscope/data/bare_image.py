@@ -45,7 +45,7 @@ _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not a stuffed zero, a
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 without DHT, JPG and DAC
 _JPEG_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _JPEG_BARE = frozenset({0x01, 0xD8})  # markers without a length: TEM, SOI
-_EOI, _SOS, _APP1 = 0xD9, 0xDA, 0xE1
+_EOI, _SOS, _APP1, _JPEG_LS = 0xD9, 0xDA, 0xE1, 0xF7
 _JPEG_METADATA = frozenset({*range(0xE0, 0xEE), 0xEF, 0xFE})  # APPn and COM, but APP14, which tells the colour space
 
 _PNG_HEADER = frozenset({b"IHDR", b"PLTE", b"tRNS"})
@@ -67,6 +67,11 @@ _SHORT = 3
 
 class UnreadableImage(Exception):
     """A file that is not an image we read. Its message is the reason: one line, without the path."""
+
+
+def unsupported(what: str) -> UnreadableImage:
+    """The exception for a file that is whole and of a kind that is not read. what: it, and how to save it instead."""
+    return UnreadableImage(f"not supported: {what}")
 
 
 @dataclass(frozen=True)
@@ -139,12 +144,17 @@ def _orientation(exif: bytes | None, xmp: bytes | None) -> int:
 class JpegFrame:
     """The frame header of a JPEG (ITU T.81, B.2.2). samples: of all components, per pixel."""
 
+    marker: int
     precision: int
     height: int
     width: int
     components: int
-    progressive: bool
     samples: float
+
+    @property
+    def progressive(self) -> bool:
+        """Whether it comes in several scans."""
+        return self.marker in _JPEG_PROGRESSIVE
 
     @property
     def coefficient_bytes(self) -> float:
@@ -163,6 +173,8 @@ def jpeg_frame(stream: Stream) -> tuple[JpegFrame, int]:
             continue
         if marker in (_EOI, _SOS):
             raise UnreadableImage("damaged: no frame header before the data")
+        if marker == _JPEG_LS:
+            raise unsupported("JPEG-LS, save it as PNG")
         (length,) = struct.unpack(">H", stream.read(2))
         if length < 2:
             raise UnreadableImage("damaged: a segment of impossible length")
@@ -182,7 +194,7 @@ def _frame(marker: int, segment: bytes) -> JpegFrame:
     factors = [divmod(factor, 16) for factor in segment[7::3][:components]]  # horizontal, vertical
     full = max((h for h, _ in factors), default=1) * max((v for _, v in factors), default=1)
     samples = sum(h * v for h, v in factors) / full
-    return JpegFrame(precision, height, width, components, marker in _JPEG_PROGRESSIVE, samples)
+    return JpegFrame(marker, precision, height, width, components, samples)
 
 
 def _next_marker(stream: Stream, fill: int) -> tuple[int, int]:
@@ -480,7 +492,7 @@ def _check_tiff(numbers: dict[int, tuple[int, ...]], max_pixels: int, stream: St
     if height * width > max_pixels:
         raise too_large(height, width, max_pixels)
     if compression == _OLD_JPEG:
-        raise UnreadableImage("not supported: a TIFF with old-style JPEG compression; save it as PNG")
+        raise unsupported("a TIFF with old-style JPEG compression, save it as PNG")
     tiled = _TILES in numbers
     if tiled == (_STRIPS in numbers) or tiled != (_TILE_WIDTH in numbers):
         raise UnreadableImage("damaged: its directory tells neither strips nor tiles, or both")
@@ -502,7 +514,7 @@ def _check_tiff(numbers: dict[int, tuple[int, ...]], max_pixels: int, stream: St
     if stream is None or compression != _JPEG:
         return
     if planes > 1 and _SUBSAMPLING in numbers:
-        raise UnreadableImage("not supported: a TIFF with separate planes of subsampled colour; save it as PNG")
+        raise unsupported("a TIFF with separate planes of subsampled colour, save it as PNG")
     for part, (offset, size) in enumerate(zip(offsets, sizes, strict=False)):
         stream.seek(offset)
         frame = next(_frames(stream.read(min(size, _JPEG_HEADER_BYTES))), None)

@@ -33,8 +33,10 @@ from dinoscope.data.bare_image import (
     UnreadableImage,
     jpeg_frame,
     too_large,
+    unsupported,
     without_metadata,
 )
+from dinoscope.data.tiff import Tiff, read_tiff
 from dinoscope.errors import UserError
 
 MAX_MEGAPIXELS = 60.0
@@ -54,6 +56,22 @@ _READERS: dict[str, type[ImageFile]] = {
     "PPM": PpmImageFile,
 }
 
+# Place of the bytes that tell it, these bytes, name: what people take for images that are read, often by its name.
+_OTHERS = (
+    *((4, b"ftyp" + brand, "HEIC") for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")),
+    *((4, b"ftyp" + brand, "AVIF") for brand in (b"avif", b"avis")),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR"),
+    (0, b"II\xbc", "JPEG XR"),
+    (0, b"P7\n", "PAM"),
+    (0, b"PF\n", "PFM"),
+    (0, b"Pf\n", "PFM"),
+)
+
 # EXIF orientation -> (swap rows and columns, then reverse rows, then reverse columns). EXIF 2.32, tag 0x0112.
 ORIENTATIONS: dict[int, tuple[bool, bool, bool]] = {
     1: (False, False, False),
@@ -69,6 +87,10 @@ ORIENTATIONS: dict[int, tuple[bool, bool, bool]] = {
 _BYTES_PER_PIXEL = 6  # of the largest file: RGB with 16 bits a channel, uncompressed
 _SMALL_FILE = 64_000_000  # bytes, read whatever the limit of pixels
 
+_JPEG_UNREAD = frozenset({0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF, 0xCB})  # hierarchical; lossless with arithmetic coding
+_JPEG_BITS, _JPEG_CHANNELS = 8, (1, 3, 4)
+_LARGEST_OF_8_BITS = 255
+
 _SLOW_CODECS = frozenset({"bmp_rle", "ppm", "ppm_plain"})  # Pillow's, in Python: 0.4 µs a value
 _MAX_SLOW_VALUES = 10_000_000
 _MAX_RLE_WIDTH = 1 << 16  # of a BMP, in which two bytes may skip 255 lines
@@ -83,7 +105,8 @@ class Header:
     format: "JPEG", "PNG", "GIF", "WebP", "BMP", "TIFF" or "PPM", by content.
     height, width: pixels as `decode` returns them: after EXIF orientation, and of a large JPEG half as many a side.
     orientation: EXIF orientation, 1 (upright) to 8.
-    over_8_bit: more than 8 bits per channel, floats included. animated: more than one frame or page.
+    sample: kind of the values as numpy names it: "u1" up to 8 bits, "u2" up to 16, "i2" signed, "f4" float, ...
+    animated: more than one frame.
     """
 
     format: str
@@ -92,9 +115,14 @@ class Header:
     orientation: int = 1
     grey: bool = False
     alpha: bool = False
-    over_8_bit: bool = False
+    sample: str = "u1"
     cmyk: bool = False
     animated: bool = False
+
+    @property
+    def over_8_bit(self) -> bool:
+        """Whether it has more than 8 bits per channel, floats included."""
+        return not self.sample.endswith("1")
 
 
 def pixel_limit() -> int:
@@ -121,6 +149,8 @@ def read_header(path: Path, *, max_pixels: int | None = None) -> Header:
         kind = sniff(file)
         if kind == "JPEG":
             return jpeg_header(file, limit)
+        if kind == "TIFF":
+            return tiff_header(file, limit, header_only=True)[0]
         image, bare = open_pillow(file, kind, limit, header_only=True)
         return replace(pillow_header(image, kind, bare.orientation), animated=bare.animated)
 
@@ -185,6 +215,9 @@ def sniff(stream: Stream) -> str:
         return "BMP"
     if start[:1] == b"P" and start[1:2] in b"123456" and start[2:3].isspace():
         return "PPM"
+    name = next((name for at, magic, name in _OTHERS if start[at:].startswith(magic)), None)
+    if name is not None:
+        raise unsupported(f"{name}, save it as PNG or JPEG")
     raise UnreadableImage(f"not an image in a format we read ({', '.join(_READERS)})")
 
 
@@ -196,14 +229,18 @@ def jpeg_header(stream: Stream, max_pixels: int) -> Header:
     frame, orientation = jpeg_frame(stream)
     if frame.height < 1 or frame.width < 1:
         raise UnreadableImage("damaged: the header says zero pixels")
+    if frame.precision != _JPEG_BITS:
+        raise unsupported(f"a JPEG with {frame.precision} bits a channel, save it as PNG with 16 bits")
+    if frame.marker in _JPEG_UNREAD or frame.components not in _JPEG_CHANNELS:
+        coding = "hierarchical or arithmetic" if frame.marker in _JPEG_UNREAD else f"{frame.components}-channel"
+        raise unsupported(f"a JPEG of the {coding} kind, save it as PNG or as ordinary JPEG")
     divisor = jpeg_divisor(frame.height, frame.width, max_pixels)
     if frame.progressive:
         check_coefficients(frame.coefficient_bytes)
     height, width = -(-frame.height // divisor), -(-frame.width // divisor)
     if ORIENTATIONS[orientation][0]:
         height, width = width, height
-    traits = {"grey": frame.components == 1, "over_8_bit": frame.precision > 8, "cmyk": frame.components == 4}
-    return Header("JPEG", height, width, orientation, **traits)
+    return Header("JPEG", height, width, orientation, grey=frame.components == 1, cmyk=frame.components == 4)
 
 
 def jpeg_divisor(height: int, width: int, max_pixels: int) -> int:
@@ -229,21 +266,24 @@ def open_pillow(stream: Stream, kind: str, max_pixels: int, *, header_only: bool
 
     Raises UnreadableImage for too many pixels; Pillow's own limit gives way.
     """
+    if kind == "PNG" and stream.read(16)[12:] == b"CgBI":
+        raise unsupported("a PNG packed for iPhones (CgBI), save it as PNG again")
     bare = without_metadata(stream, kind, max_pixels, header_only=header_only)
-    image = raw_pillow(bare.stream, kind)
+    return _checked(raw_pillow(bare.stream, kind), kind, bare.orientation, max_pixels), bare
+
+
+def _checked(image: ImageFile, kind: str, orientation: int, max_pixels: int) -> ImageFile:
     height, width = image.height, image.width
     if height < 1 or width < 1:
         raise UnreadableImage("damaged: the header says zero pixels")
     if height * width > max_pixels:
-        raise too_large(*((width, height) if ORIENTATIONS[bare.orientation][0] else (height, width)), max_pixels)
+        raise too_large(*((width, height) if ORIENTATIONS[orientation][0] else (height, width)), max_pixels)
     codec = image.tile[0][0] if image.tile else ""
     too_slow = height * width * len(image.getbands()) > _MAX_SLOW_VALUES
-    if codec in _SLOW_CODECS and (too_slow or (codec == "bmp_rle" and width > _MAX_RLE_WIDTH)):
-        raise UnreadableImage(
-            f"not supported: {kind} as text, with run lengths or with an odd range of values, of {width}x{height}; "
-            "save it as PNG"
-        )
-    return image, bare
+    slow = codec in _SLOW_CODECS and (codec != "ppm" or sample_kind(image) == "u1")  # `decode` reads the deep ones
+    if slow and (too_slow or (codec == "bmp_rle" and width > _MAX_RLE_WIDTH)):
+        raise unsupported(f"a {kind} of {width}x{height} as text, run lengths or odd values, save it as PNG")
+    return image
 
 
 def raw_pillow(stream: Stream, kind: str) -> ImageFile:
@@ -255,6 +295,10 @@ def raw_pillow(stream: Stream, kind: str) -> ImageFile:
         stream.seek(0)
         with without_pillow_limit():
             return _READERS[kind](stream)
+    except OSError as error:
+        if str(error).startswith("Unsupported BMP"):
+            raise unsupported(f"a BMP that Pillow does not know ({error}), save it as PNG") from error
+        raise
 
 
 @contextmanager
@@ -273,19 +317,58 @@ def pillow_header(image: ImageFile, kind: str, orientation: int) -> Header:
     height, width = image.height, image.width
     if ORIENTATIONS[orientation][0]:
         height, width = width, height
-    deep_grey = is_deep_grey(image)
     return Header(
         kind,
         height,
         width,
         orientation,
-        grey=deep_grey or image.mode in ("1", "L", "LA", "La"),
+        grey=is_deep_grey(image) or image.mode in ("1", "L", "LA", "La"),
         alpha=image.has_transparency_data,
-        over_8_bit=deep_grey or any(";16" in str(tile[3]) for tile in image.tile[:1]),
+        sample=sample_kind(image),
         cmyk=image.mode == "CMYK",
     )
 
 
+def tiff_header(stream: Stream, max_pixels: int, *, header_only: bool) -> tuple[Header, Tiff, Bare]:
+    """Return what the directories say. Raises UnreadableImage for a kind that is not read."""
+    tiff = read_tiff(stream)
+    if tiff.unsupported is not None and tiff.height * tiff.width <= max_pixels:
+        raise unsupported(tiff.unsupported)
+    bare = without_metadata(stream, "TIFF", max_pixels, header_only=header_only)
+    height, width = tiff.height, tiff.width
+    if ORIENTATIONS[bare.orientation][0]:
+        height, width = width, height
+    header = Header(
+        "TIFF",
+        height,
+        width,
+        bare.orientation,
+        grey=tiff.grey,
+        alpha=tiff.transparent,
+        sample=tiff.sample,
+        cmyk=tiff.cmyk,
+    )
+    if header_only and not tiff.opencv:
+        open_tiff(bare.stream, tiff)
+    return header, tiff, bare
+
+
+def open_tiff(stream: Stream, tiff: Tiff) -> ImageFile:
+    """Open it with Pillow. Raises UnreadableImage where Pillow does not know this kind of a directory that is whole."""
+    try:
+        return raw_pillow(stream, "TIFF")
+    except SyntaxError as error:  # "unknown pixel mode"
+        raise unsupported(f"a TIFF with {tiff.kind}, save it as PNG") from error
+
+
+def sample_kind(image: ImageFile) -> str:
+    """Return `Header.sample` of an image opened and not yet loaded, other than JPEG and TIFF."""
+    options = image.tile[0][3] if image.tile else ""
+    if isinstance(image, PpmImageFile) and isinstance(options, tuple):  # raw mode and largest value
+        return "u2" if options[1] > _LARGEST_OF_8_BITS else "u1"
+    return "u2" if is_deep_grey(image) or ";16" in str(options) else "u1"
+
+
 def is_deep_grey(image: Image.Image) -> bool:
-    """Whether it has one channel of more than 8 bits, floats included."""
-    return image.mode.startswith("I") or image.mode == "F"
+    """Whether it has one channel of more than 8 bits."""
+    return image.mode.startswith("I")

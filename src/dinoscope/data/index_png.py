@@ -14,10 +14,13 @@ from dinoscope.data.image_header import UnreadableImage, damage_reported, open_p
 from dinoscope.errors import UserError
 
 _INDEXED_MODES = ("1", "L", "P")
+_BIT_DEPTH = 24  # place of the bits of a pixel in a file (PNG 1.2, 4.1.1)
 
 
 def read_indices(path: Path) -> UInt8[ndarray, "h w"]:
-    """The values of a palette or 8-bit grey PNG as they stand in the file: the palette is not looked up.
+    """The values of a palette or grey PNG as they stand in the file: the palette is not looked up.
+
+    Of one bit without a palette the object is 255, as drawing programs write it.
 
     Raises UserError, with the file's name, for what is missing, damaged, too large, or has colours instead of indices.
     """
@@ -26,10 +29,14 @@ def read_indices(path: Path) -> UInt8[ndarray, "h w"]:
         with opened(path, limit) as file, damage_reported():
             if sniff(file) != "PNG":
                 raise UnreadableImage("the content is of another format")
-            image, _ = open_pillow(BytesIO(file.read()), "PNG", limit, header_only=False)
+            content = file.read()
+            image, _ = open_pillow(BytesIO(content), "PNG", limit, header_only=False)
             if image.mode in _INDEXED_MODES:
                 image.load()
-                return np.array(image.convert("L") if image.mode == "1" else image, dtype=np.uint8)
+                values = np.array(image.convert("L") if image.mode == "1" else image, dtype=np.uint8)
+                bits = content[_BIT_DEPTH] if image.mode == "L" else 8
+                # Pillow stretches grey of 2 and 4 bits to 255.
+                return values if bits == 8 else values // np.uint8(255 // (2**bits - 1))
     except UnreadableImage as error:
         raise UserError(f"{path}: not a readable PNG: {error}") from error
     raise UserError(
