@@ -70,7 +70,7 @@ _JPEG_RGB = 3  # torchvision.io.ImageReadMode.RGB
 _PILLOW_UNLIMITED = 1 << 26  # pixels, safely below the 89 million at which Pillow begins to warn
 _HUGE = 1 << 25  # pixels; 16 processes may decode smaller ones at the same time
 _PATIENCE = 120.0  # seconds that a huge image waits for its turn: a process that was stopped (Ctrl-Z) keeps it
-_STRIP = 1 << 22  # pixels converted at a time
+_STRIP = 1 << 20  # pixels converted at a time
 _OPAQUE = 65535
 _PNG_CRITICAL = (b"IHDR", b"tRNS", b"IDAT", b"IEND")
 
@@ -103,7 +103,8 @@ class RawImage:
         if self.alpha is not None:
             for rows in _strips(*pixels.shape[:2]):
                 opacity = self.alpha[rows].astype(np.float32) / _OPAQUE
-                pixels[rows] = np.rint(pixels[rows] * opacity + 255 * (1 - opacity)).astype(np.uint8)
+                blended = (pixels[rows].astype(np.float32) - 255) * opacity + 255
+                pixels[rows] = np.rint(blended, out=blended)
         return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)
 
 
@@ -263,6 +264,7 @@ def _read_pillow(stream: BytesIO, kind: str, max_pixels: int) -> RawImage:
                 return RawImage(_orient(values, bare.orientation))
             alpha = np.where(values == invisible, np.uint16(0), np.uint16(_OPAQUE))
             return RawImage(_orient(values, bare.orientation), _orient(alpha, bare.orientation))
+        _load(image)  # if it is damaged, Pillow raises where OpenCV's libpng prints
         values = _opencv(_pixels_of_png(stream.getvalue()))
         return _upright(values, bare.orientation, transparent=image.has_transparency_data)
 

@@ -26,6 +26,7 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from dinoscope.cache import MEGAPIXELS_VARIABLE
 from dinoscope.data.bare_image import (
     MAX_COEFFICIENT_BYTES,
     Bare,
@@ -41,8 +42,6 @@ from dinoscope.errors import UserError
 
 MAX_MEGAPIXELS = 60.0
 """Height times width above which an image is refused, in millions; a JPEG of up to four times as many is halved."""
-MAX_MEGAPIXELS_VARIABLE = "DINOSCOPE_MAX_MEGAPIXELS"
-"""Environment variable that sets another limit."""
 
 # Named directly instead of through Image.open: only formats that we mean to read (Pillow would hand EPS to
 # Ghostscript), and no decompression-bomb check against a global limit that is not ours.
@@ -126,16 +125,14 @@ class Header:
 
 
 def pixel_limit() -> int:
-    """Return how many pixels an image may have. Raises UserError if the environment names an impossible limit."""
-    text = os.environ.get(MAX_MEGAPIXELS_VARIABLE)
+    """Return how many pixels an image may have. Raises UserError if --max-megapixels is no number above 0."""
+    text = os.environ.get(MEGAPIXELS_VARIABLE)
     try:
         megapixels = MAX_MEGAPIXELS if text is None else float(text)
     except ValueError:
         megapixels = math.nan
-    if not 0 < megapixels < math.inf:
-        raise UserError(
-            f"the limit of megapixels is {text}; it must be a number above 0 ({MAX_MEGAPIXELS:g} by default)"
-        )
+    if not 1e-6 <= megapixels < math.inf:
+        raise UserError(f"--max-megapixels is {text!r}; it must be a number above 0, such as {MAX_MEGAPIXELS:g}")
     return int(megapixels * 1e6)
 
 
