@@ -266,21 +266,18 @@ def open_pillow(stream: Stream, kind: str, max_pixels: int, *, header_only: bool
     if kind == "PNG" and stream.read(16)[12:] == b"CgBI":
         raise unsupported("a PNG packed for iPhones (CgBI), save it as PNG again")
     bare = without_metadata(stream, kind, max_pixels, header_only=header_only)
-    return _checked(raw_pillow(bare.stream, kind), kind, bare.orientation, max_pixels), bare
-
-
-def _checked(image: ImageFile, kind: str, orientation: int, max_pixels: int) -> ImageFile:
+    image = raw_pillow(bare.stream, kind)
     height, width = image.height, image.width
     if height < 1 or width < 1:
         raise UnreadableImage("damaged: the header says zero pixels")
     if height * width > max_pixels:
-        raise too_large(*((width, height) if ORIENTATIONS[orientation][0] else (height, width)), max_pixels)
+        raise too_large(*((width, height) if ORIENTATIONS[bare.orientation][0] else (height, width)), max_pixels)
     codec = image.tile[0][0] if image.tile else ""
     too_slow = height * width * len(image.getbands()) > _MAX_SLOW_VALUES
     slow = codec in _SLOW_CODECS and (codec != "ppm" or sample_kind(image) == "u1")  # `decode` reads the deep ones
     if slow and (too_slow or (codec == "bmp_rle" and width > _MAX_RLE_WIDTH)):
         raise unsupported(f"a {kind} of {width}x{height} as text, run lengths or odd values, save it as PNG")
-    return image
+    return image, bare
 
 
 def raw_pillow(stream: Stream, kind: str) -> ImageFile:
