@@ -67,7 +67,7 @@ def test_only_one_frame_is_decoded_ahead(tmp_path: Path, monkeypatch: pytest.Mon
     for number in range(5):
         Image.fromarray(grey(number)).save(tmp_path / f"{number}.png")
     video, decoded, decode = open_video(tmp_path), [], videos.decode
-    monkeypatch.setattr(videos, "decode", lambda file: decoded.append(file.name) or decode(file))
+    monkeypatch.setattr(videos, "decode", lambda file, **options: decoded.append(file.name) or decode(file, **options))
     frames = iter(video)
     next(frames)
     assert decoded == ["0.png"]

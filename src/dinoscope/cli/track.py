@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,6 +93,7 @@ def track(options: Options) -> int:
     video = open_video(options.video)
     masks = _masks(options, video)
     backbone = load_model(options.model, progress_bar).backbone
+    video = replace(video, window=backbone.config.window)
     for number, file in _mask_files(options).items():
         warn_of_lost(masks[number], str(file), config.size, backbone.patch_size)
     _claim(options, video)

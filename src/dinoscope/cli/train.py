@@ -6,9 +6,11 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
+
     from dinoscope.api import RunConfig
 
 DEFAULT_RECIPE = "dino_deit_small_100ep"
@@ -78,6 +80,8 @@ def settings(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
     from dinoscope.errors import UserError
 
     chosen, rest = _preparser().parse_known_args(argv)
+    numbers = tyro.constructors.ConstructorRegistry()
+    numbers.primitive_rule(_grey_range)
     try:
         config = tyro.cli(
             api.RunConfig,
@@ -86,10 +90,28 @@ def settings(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
             prog="dinoscope train",
             description=DESCRIPTION,
             config=(tyro.conf.AvoidSubcommands,),
+            registry=numbers,
         )
     except ValueError as error:
         raise UserError(str(error)) from error
     return config, chosen
+
+
+def _grey_range(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Let tyro read `RunConfig.window`, the only setting of its type, as LEVEL,WIDTH."""
+    from tyro.constructors import PrimitiveConstructorSpec
+
+    from dinoscope.data.grey_range import parse_window, window_text
+
+    if kind.type != (tuple[float, float] | None):
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="LEVEL,WIDTH",
+        instance_from_str=lambda words: parse_window(words[0]),
+        is_instance=lambda value: value is None or isinstance(value, tuple),
+        str_from_instance=lambda value: ["None" if value is None else window_text(value)],
+    )
 
 
 def _preparser() -> argparse.ArgumentParser:

@@ -66,7 +66,7 @@ class Trainer:
             processes=processes,
         )
         workers = default_workers(processes) if config.workers < 0 else config.workers
-        dataset = ViewsDataset(self.images, config.views, config.seed)
+        dataset = ViewsDataset(self.images, config.views, config.seed, config.window)
         return iter(view_loader(dataset, sampler, workers, pin=self.device.type == "cuda"))
 
     def make_step(self, views: Views) -> tuple[dict[str, float], Tensor]:
