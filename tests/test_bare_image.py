@@ -107,7 +107,7 @@ def test_a_directory_whose_entries_share_their_bytes_is_not_expanded(put: Put, f
 
 
 def test_a_tiff_with_too_many_entries_is_refused(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = put(grey_tiff(*STRIP))
+    path = put(grey_tiff(*STRIP) + bytes(256))
     decode(path)
     monkeypatch.setattr(bare_image, "MAX_ENTRIES", 7)
     with pytest.raises(UnreadableImage, match="a directory of 8 entries"):
@@ -226,7 +226,7 @@ def test_a_png_with_much_text_or_a_large_profile_is_read(put: Put, metadata: byt
     path = put(with_chunks(encode(image, "PNG"), metadata, behind=behind))
     np.testing.assert_array_equal(decode(path), np.asarray(image))
     assert read_size(path) == (20, 30)
-    mask = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    mask = np.arange(25, dtype=np.uint8).reshape(5, 5)
     path = put(with_chunks(encode(Image.fromarray(mask), "PNG"), metadata, behind=behind))
     np.testing.assert_array_equal(read_indices(path), mask)
 
@@ -348,6 +348,39 @@ def test_faxes_in_which_libtiff_finds_errors_are_refused_in_silence(put: Put, ca
             np.testing.assert_array_equal(decode(put(content)), first)
     assert any("libtiff reports an error" in reason for reason in reasons)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("least_first", [False, True])
+@pytest.mark.parametrize("strip_size", [3 * 8, 1 << 16])
+def test_a_group_4_strip_with_too_few_rows_is_refused(put: Put, least_first: bool, strip_size: int) -> None:
+    bits = np.random.default_rng(0).random((20, 64)) < 0.5
+    content = bytearray(encode(Image.fromarray(bits), "TIFF", compression="group4", strip_size=strip_size))
+    with Image.open(BytesIO(content)) as image:
+        offset, size = image.tag_v2[273][-1], image.tag_v2[279][-1]
+    ended = b"\0\x10\x01" + content[offset + 3 : offset + size]  # end of block at once, and the rest as it was
+
+    def put_file(strip: bytes) -> Path:
+        content[offset : offset + size] = strip
+        tiff = bytes(content)
+        if least_first:  # the same picture with all strips' bits in the other order
+            with Image.open(BytesIO(tiff)) as image:
+                parts = list(zip(image.tag_v2[273], image.tag_v2[279], strict=True))
+            changed = bytearray(tiff)
+            for start, length in parts:
+                changed[start : start + length] = bytes(int(f"{b:08b}"[::-1], 2) for b in tiff[start : start + length])
+            row = tiff.index(struct.pack("<HHI", 259, 3, 1))
+            fill_order = tiff.find(struct.pack("<HHI", 266, 3, 1))
+            if fill_order < 0:
+                pytest.skip("this Pillow writes no FillOrder")
+            assert row < fill_order
+            changed[fill_order + 8] = 2
+            tiff = bytes(changed)
+        return put(tiff)
+
+    whole = bytes(content[offset : offset + size])
+    np.testing.assert_array_equal(decode(put_file(whole))[..., 0] > 0, bits)
+    with pytest.raises(UnreadableImage, match="ends before its last row|libtiff reports an error|damaged"):
+        decode(put_file(ended))
 
 
 def test_where_libtiff_cannot_report_errors_faxes_and_jpegs_are_refused(

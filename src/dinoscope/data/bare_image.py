@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
+from itertools import accumulate
 
 Stream = BufferedReader | BytesIO  # a file, or its content in memory
 
@@ -57,6 +58,7 @@ _TIFF_PIXELS = frozenset(
     {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 338, 339, 347}
     | {529, 530, 531, 532}
 )
+_FILL_ORDER = 266
 _WIDTH, _HEIGHT, _COMPRESSION, _SAMPLES, _PLANAR, _SUBSAMPLING = 256, 257, 259, 277, 284, 530
 _STRIPS, _STRIP_ROWS, _STRIP_BYTES = 273, 278, 279
 _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES = 322, 323, 324, 325
@@ -521,6 +523,40 @@ def _check_tiff(numbers: dict[int, tuple[int, ...]], max_pixels: int, stream: St
         wanted = rows if tiled else min(rows, height - part % down * rows)
         if frame is None or frame.height < wanted or frame.width < columns:
             raise UnreadableImage("damaged: a JPEG that does not fill its strip or tile")
+
+
+def fax_between(content: bytes, numbers: Mapping[int, int | tuple[int, ...]], filler: str) -> tuple[bytes, int]:
+    """Return a TIFF of Group 4 strips in which each one follows a strip of `filler`, and the rows of that strip.
+
+    A decoder leaves in a strip that ends too soon what was in memory: there, the filler.
+
+    numbers: the tags of a TIFF of Group 4 strips (see `_check_tiff`). filler: "1" for white rows, "0101" and "11" for
+    rows whose last pixel is black (ITU T.6: vertical modes, relative to the row above).
+    """
+
+    def several(tag: int) -> tuple[int, ...]:
+        value = numbers[tag]
+        return value if isinstance(value, tuple) else (value,)
+
+    (width,), (height,) = several(_WIDTH), several(_HEIGHT)
+    rows = min(several(_STRIP_ROWS)[0] if _STRIP_ROWS in numbers else height, height)
+    bits = filler + (filler if filler == "1" else "11") * (rows - 1)
+    least_first = _FILL_ORDER in numbers and several(_FILL_ORDER) == (2,)
+    packed = int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8))
+    if least_first:
+        packed = bytes(int(f"{byte:08b}"[::-1], 2) for byte in packed)
+    strips = zip(several(_STRIPS), several(_STRIP_BYTES), strict=True)
+    parts = [part for offset, size in strips for part in (packed, content[offset : offset + size])]
+    sizes = [len(part) for part in parts]
+    starts = [8 + start for start in accumulate(sizes[:-1], initial=0)]
+    values = {_WIDTH: [width], _HEIGHT: [height + rows * len(parts) // 2], 258: [1], _COMPRESSION: [4], 262: [1]}
+    values |= {_FILL_ORDER: [2 if least_first else 1], _STRIPS: starts, 277: [1], _STRIP_ROWS: [rows]}
+    values[_STRIP_BYTES] = sizes
+    body = b"".join(parts)
+    body += b"\0" * (len(body) % 2)
+    entries = {tag: (4, len(some), struct.pack(f"<{len(some)}I", *some)) for tag, some in values.items()}
+    base = 8 + len(body)
+    return b"II*\0" + struct.pack("<I", base) + body + _tiff_directory("<", False, base, entries), rows
 
 
 def _frames(data: bytes) -> Iterator[JpegFrame]:

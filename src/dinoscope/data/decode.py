@@ -38,10 +38,10 @@ from jaxtyping import Shaped, UInt8
 from numpy import ndarray
 from PIL import Image
 from PIL.ImageFile import ImageFile
-from PIL.TiffImagePlugin import COMPRESSION, TiffImageFile
+from PIL.TiffImagePlugin import COMPRESSION, TILEWIDTH, TiffImageFile
 
 from dinoscope.cache import cache_folder
-from dinoscope.data.bare_image import bare_jpeg, count_scans, jpeg_frame
+from dinoscope.data.bare_image import bare_jpeg, count_scans, fax_between, jpeg_frame
 from dinoscope.data.grey_range import ValueRange, Window, range_of, to_uint8
 from dinoscope.data.image_header import (
     ORIENTATIONS,
@@ -307,6 +307,8 @@ def _load(image: ImageFile) -> ImageFile:
             held.enter_context(without_pillow_limit())
         if isinstance(image, TiffImageFile):
             held.enter_context(_tiff_errors_raised(image))
+            if image.tag_v2.get(COMPRESSION) == _GROUP_4:
+                _check_fax(image)
         image.load()
     return image
 
@@ -330,6 +332,7 @@ def _rgb(image: ImageFile, *, transparent: bool) -> np.ndarray:
 # libtiff carries on after some errors, with whatever was in memory as pixels. Pillow does not ask it about them.
 
 _CLEAN_CODECS = frozenset({1, 5, 8, 32773, 32946, 34925, 50000})  # none, LZW, deflate, PackBits, LZMA, Zstandard
+_GROUP_4 = 4
 _tiff_errors = threading.local()
 
 
@@ -360,3 +363,22 @@ def _tiff_errors_raised(image: TiffImageFile) -> Iterator[None]:
     yield
     if _tiff_errors.last is not None:
         raise UnreadableImage(f"damaged: libtiff reports an error ({_tiff_errors.last})")
+
+
+def _check_fax(image: TiffImageFile) -> None:
+    """Raise UnreadableImage for Group 4 strips with too few rows: libtiff is silent about them, in all versions.
+
+    Each strip is decoded behind one that is white and behind one that is not. What differs was not in the file.
+    """
+    if TILEWIDTH in image.tag_v2:
+        raise unsupported("a TIFF with tiles compressed as a fax is, save it as PNG")
+    content = image.fp.getvalue()
+    decoded = []
+    for filler in ("1", "0101"):
+        doubled, rows = fax_between(content, image.tag_v2, filler)
+        pixels = raw_pillow(BytesIO(doubled), "TIFF")
+        pixels.load()
+        decoded.append([pixels.crop((0, top, image.width, min(top + rows, pixels.height))).tobytes()
+            for top in range(rows, pixels.height, 2 * rows)])  # fmt: skip
+    if decoded[0] != decoded[1]:
+        raise UnreadableImage("damaged: a fax strip ends before its last row")
