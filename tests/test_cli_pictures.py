@@ -259,3 +259,18 @@ def test_models_and_images_are_told_apart_by_what_they_are(picture_folder: Folde
     assert models == [str(model), *others]
     assert images == [pictures, pictures / "0000.png", Path("none.JPG"), Path("last.png")]
     assert models_and_images([str(pictures)], []) == ([str(pictures)], [])
+
+
+def test_a_named_file_that_cannot_be_read_says_why(
+    picture_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also after --model, where the ending tells an image from a model; a JPEG may have any of its names."""
+    folder = picture_folder(1)
+    picture = cv2.imread(str(folder / "0000.png"))
+    for name in ("a.jfif", "b.HEIC"):
+        (tmp_path / name).write_bytes(cv2.imencode(".jpg", picture)[1].tobytes())
+    (tmp_path / "c.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    files = [tmp_path / name for name in ("a.jfif", "b.HEIC", "c.heic")]
+    assert run("pca", "--out", tmp_path / "out", "--model", VIT, *files) == 0
+    assert names(tmp_path / "out") == ["a_pca.png", "b_pca.png"], "the content decides"
+    assert f"{files[2]}: HEIC is not supported: save it as JPEG, PNG or TIFF" in capsys.readouterr().err

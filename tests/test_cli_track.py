@@ -232,3 +232,10 @@ def test_a_stop_before_the_first_mask_spares_an_earlier_result(
     assert run("--overwrite") == 130
     assert "stopped; nothing was written" in capsys.readouterr().err
     assert len(list((tmp_path / "out" / "masks").iterdir())) == COUNT
+
+
+def test_a_painted_mask_with_soft_edges_is_its_object(run: Callable[..., int], tmp_path: Path) -> None:
+    painted = cv2.GaussianBlur(85 * truth(0), (5, 5), 1)
+    Image.fromarray(painted).save(tmp_path / "soft.png")
+    assert run(mask=tmp_path / "soft.png") == 0
+    assert np.array_equal(read_indices(tmp_path / "out" / "masks" / "00000.png"), painted >= 128)

@@ -11,6 +11,7 @@ from functools import cache
 from io import BytesIO
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -375,6 +376,15 @@ def test_values_of_every_kind(put: Put, kind: str, order: str, deflate: bool) ->
     low, high = float(values.min()), float(values.max())
     expected = np.rint((values.astype(np.float64) - low) * (255 / (high - low)))
     np.testing.assert_array_equal(decode(path)[..., 0], expected)
+
+
+def test_big_tiffs_and_those_with_a_predictor(put: Put) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (20, 30, 3)).astype(np.uint16)
+    lzw = cv2.imencode(".tiff", values[..., ::-1], [cv2.IMWRITE_TIFF_COMPRESSION, 5])[1].tobytes()
+    np.testing.assert_array_equal(read(put(lzw)).values, values)
+    big = encode(Image.fromarray(values[..., 0]), "TIFF", big_tiff=True)
+    np.testing.assert_array_equal(read(put(big)).values, values[..., :1])
+    assert read_size(put(big)) == (20, 30)
 
 
 def test_the_grey_range_is_the_callers(put: Put) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from dinoscope.cli.options import parse
+from dinoscope.cli.window_option import window_registry
 from dinoscope.errors import UserError
 
 
@@ -40,19 +42,24 @@ class Options:
     std: tuple[float, float, float] | None = None
     """Standard deviation, likewise."""
 
+    window: tuple[float, float] | None = None
+    """Grey range by which the model is given images of more than 8 bits: LEVEL - WIDTH / 2 becomes black, and
+    LEVEL + WIDTH / 2 white. By default each image takes its own. It stays with the model that is written."""
+
     overwrite: bool = False
     """Replace a model that is there."""
 
 
 def main(argv: list[str]) -> int:
     """Import, say what was found and how to use it. Raises UserError."""
-    from rich.console import Console
+    from dinoscope.cli.console import Console
 
-    options = tyro.cli(
+    options = parse(
         Options,
         args=argv,
         prog="dinoscope import",
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+        registry=window_registry(),
     )
     Console().print("\n".join(import_weights(options)), markup=False, highlight=False, soft_wrap=True)
     return 0
@@ -70,6 +77,8 @@ def import_weights(options: Options) -> list[str]:
     if options.std is not None and not all(value > 0 for value in options.std):
         raise UserError(f"--std must be above 0, not {options.std}")
     backbone, found = import_file(options.file, Choices(options.arch, options.part, options.mean, options.std))
+    if options.window is not None:
+        backbone.config = replace(backbone.config, window=options.window)
     said = f"{options.file}: {found.line()}"
     if options.out is None:
         return [said, "loads strictly; nothing was written (--out FOLDER writes it as a model)"]

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
 
+    from dinoscope.cli.console import Console
     from dinoscope.data.scan import ScanReport, Spread
 
 QUIET_SECONDS = 2.0
@@ -44,9 +44,8 @@ def scan_folder(
         all: list every unreadable file and every class, instead of the first ones.
         json: print everything as JSON instead of tables.
     """
-    from rich.console import Console
-
     from dinoscope.cache import cache_folder
+    from dinoscope.cli.console import Console
     from dinoscope.data.folder import find_images
     from dinoscope.data.scan import scan
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from dinoscope.cli.options import parse
 from dinoscope.errors import UserError, lookup
 
 if TYPE_CHECKING:
@@ -45,7 +46,10 @@ class SlurmOptions:
 
 @dataclass(frozen=True)
 class Execution:
-    """How the runs are made; none of it changes their results, but --threads in the last digits."""
+    """How the runs are made; none of it changes their results, but --threads in the last digits.
+
+    Unreadable images are left out, however many may be.
+    """
 
     executor: Literal["local", "slurm"] = "local"
     """local: processes on this machine; slurm: jobs of a cluster (pip install 'dinoscope[slurm]')."""
@@ -55,6 +59,10 @@ class Execution:
     """CPU threads of each run; 0 takes the recipe's choice, or where it has none a fair share of the cores."""
     device: str = "auto"
     """cpu, cuda, mps or auto, for every run."""
+    scan: Literal["full", "headers"] | None = None
+    """What is looked at of each image before the runs begin; where left out, the recipe's choice (full)."""
+    max_unreadable: float | None = None
+    """Share of the images that may be unreadable, and are left out; where left out, the recipe's choice (0.05)."""
     dry_run: bool = False
     """Only list the runs, with the time that each may take, measured on a few steps."""
     slurm: SlurmOptions = field(default_factory=SlurmOptions)
@@ -94,10 +102,10 @@ class Study:
 
 def small_comparison_configs(options: SmallComparison) -> list[RunConfig]:
     """The runs of the small comparison. Raises UserError where the data cannot be compared on: before any training."""
-    from dinoscope.study.gather import labelled_images
+    from dinoscope.measurement import gallery_and_queries
     from dinoscope.study.small_comparison import small_comparison
 
-    labelled_images(options.data)
+    gallery_and_queries(options.data)
     return small_comparison(
         options.data,
         options.out,
@@ -136,7 +144,7 @@ def main(argv: list[str]) -> int:
         print("\n".join(lines))
         return 0
     study = lookup("study", argv[0], STUDIES)
-    options = tyro.cli(
+    options = parse(
         study.options,
         args=argv[1:],
         prog=f"dinoscope study {argv[0]}",
@@ -162,8 +170,7 @@ def main(argv: list[str]) -> int:
 
 def run_all(runs: Sequence[PlannedRun], runner: Runner, watch: Watch = lambda _: None) -> StudyResult:
     """All runs, with the table while it lasts, and printed once at the end. watch: looks at them as well."""
-    from rich.console import Console
-
+    from dinoscope.cli.console import Console
     from dinoscope.cli.study_table import StudyTable
     from dinoscope.study.executor import execute
 
@@ -200,17 +207,17 @@ def tell_failures(result: StudyResult) -> None:
 
 def say(text: str) -> None:
     """A line on stderr."""
-    from rich.console import Console
+    from dinoscope.cli.console import Console
 
     Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_plan(runs: Sequence[PlannedRun], jobs: int) -> None:
     """Print the runs with images, steps and estimated time."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from dinoscope.cli.console import Console
     from dinoscope.report.words import duration
 
     seconds = [rate * run.steps_left for rate, run in zip(_rates(runs), runs, strict=True)]
@@ -252,8 +259,14 @@ def _rates(runs: Sequence[PlannedRun]) -> list[float]:
 
 
 def placed(config: RunConfig, execution: Execution) -> RunConfig:
-    """The run on the study's device, with its threads."""
-    return replace(config, device=execution.device, threads=execution.threads or config.threads)
+    """The run on the study's device, with its threads, its scan and its limit of unreadable images."""
+    return replace(
+        config,
+        device=execution.device,
+        threads=execution.threads or config.threads,
+        scan=execution.scan or config.scan,
+        max_unreadable=config.max_unreadable if execution.max_unreadable is None else execution.max_unreadable,
+    )
 
 
 def make_runner(command: Sequence[str], out: Path, execution: Execution) -> Runner:

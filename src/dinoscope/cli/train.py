@@ -6,11 +6,9 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
-
     from dinoscope.api import RunConfig
 
 DEFAULT_RECIPE = "dino_deit_small_100ep"
@@ -34,9 +32,8 @@ dinoscope train ...
 
 def main(argv: list[str]) -> int:
     """Parse, train, say where things are."""
-    from rich.console import Console
-
     from dinoscope import api
+    from dinoscope.cli.console import Console
     from dinoscope.cli.progress import ConsoleProgress
 
     config, chosen = settings(argv)
@@ -77,41 +74,24 @@ def settings(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
     import tyro
 
     from dinoscope import api
+    from dinoscope.cli.options import parse
+    from dinoscope.cli.window_option import window_registry
     from dinoscope.errors import UserError
 
     chosen, rest = _preparser().parse_known_args(argv)
-    numbers = tyro.constructors.ConstructorRegistry()
-    numbers.primitive_rule(_grey_range)
     try:
-        config = tyro.cli(
+        config = parse(
             api.RunConfig,
             default=_defaults(chosen),
             args=rest,
             prog="dinoscope train",
             description=DESCRIPTION,
             config=(tyro.conf.AvoidSubcommands,),
-            registry=numbers,
+            registry=window_registry(),
         )
     except ValueError as error:
         raise UserError(str(error)) from error
     return config, chosen
-
-
-def _grey_range(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """Let tyro read `RunConfig.window`, the only setting of its type, as LEVEL,WIDTH."""
-    from tyro.constructors import PrimitiveConstructorSpec
-
-    from dinoscope.data.grey_range import parse_window, window_text
-
-    if kind.type != (tuple[float, float] | None):
-        return None
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="LEVEL,WIDTH",
-        instance_from_str=lambda words: parse_window(words[0]),
-        is_instance=lambda value: value is None or isinstance(value, tuple),
-        str_from_instance=lambda value: ["None" if value is None else window_text(value)],
-    )
 
 
 def _preparser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ a folder that dinoscope made it says that all is dinoscope's; in any other it na
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -49,10 +50,15 @@ def nothing_but_made(folder: Path) -> bool:
     """
     if is_made(folder):
         return True
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    return bool(entries) and all(
-        entry.is_dir() and not entry.is_symlink() and nothing_but_made(entry) for entry in entries
-    )
+    empty = True
+    with os.scandir(folder) as entries:
+        for entry in entries:  # up to the first that is not: a class of a million images costs nothing
+            if entry.name.startswith("."):
+                continue
+            if not entry.is_dir(follow_symlinks=False) or not nothing_but_made(Path(entry.path)):
+                return False
+            empty = False
+    return not empty
 
 
 def _is_run(folder: Path) -> bool:

@@ -1,7 +1,7 @@
 """Images whose objects are known pixel by pixel: PASCAL VOC 2012, or any folder with a folder of masks beside it.
 
 In a VOC mask 0 is background, 255 void (not to be counted), every other value a class. In a folder of masks
-whose values are only 0 and 255 (as drawing programs write them), 255 is the object.
+whose values are only 0 and 255 (as drawing programs write them, with soft edges or without), 255 is the object.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dinoscope.demo.decoding import Apart, in_this_process
 from dinoscope.demo.kept import Kept
 from dinoscope.demo.limits import Limits
 from dinoscope.demo.pictures import Picture, Refused, read_picture
@@ -53,10 +54,12 @@ class Engine:
 
     passes: how often a network has been run; for who wants to know whether anything is computed again.
     window: grey range by which images are shown, that of the first model which has one; each model is given its own.
+    apart: calls a function that reads a stranger's file, see `decoding.DecodingProcesses.run`.
     """
 
-    def __init__(self, models: Sequence[NamedModel], limits: Limits) -> None:
+    def __init__(self, models: Sequence[NamedModel], limits: Limits, apart: Apart = in_this_process) -> None:
         self.models = {model.label: model for model in models}
+        self.apart = apart
         self.limits, self.passes = limits, 0
         windows = (model.backbone.config.window for model in models)
         self.window = next((window for window in windows if window is not None), None)
@@ -68,7 +71,7 @@ class Engine:
             key = path, path.stat().st_mtime_ns
         except OSError as error:
             raise Refused("picture_gone") from error
-        return self._kept.get(key, lambda: read_picture(path, self.limits, self.window))
+        return self._kept.get(key, lambda: self.apart(read_picture, path, self.limits, self.window))
 
     def depth(self, model: str) -> int:
         """Number of blocks that a map can be of; 1 for a ResNet."""

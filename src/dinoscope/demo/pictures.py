@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -28,6 +29,13 @@ class Refused(Exception):
     def __init__(self, key: str, **values: object) -> None:
         super().__init__(key, values)
         self.key, self.values = key, values
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _refused, (self.key, self.values)
+
+
+def _refused(key: str, values: dict[str, object]) -> Refused:
+    return Refused(key, **values)
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ def read_picture(path: Path, limits: Limits, window: Window | None = None) -> Pi
         raise Refused("picture_damaged") from error
     values = raw.values
     digest = hashlib.blake2b(values.tobytes(), digest_size=16, key=repr(values.shape).encode()).hexdigest()
-    return Picture(digest, raw.rgb(window), None if raw.range is None else raw)
+    return Picture(digest, raw.rgb(window), None if values.dtype == np.uint8 else raw)
 
 
 def check_picture(path: Path, limits: Limits) -> None:
@@ -98,7 +106,7 @@ def check_picture(path: Path, limits: Limits) -> None:
         raise Refused("picture_long", width=width, height=height, most=limits.side)
 
 
-def read_truth(path: Path, size: tuple[int, int], limits: Limits, *, binary: bool | None = None) -> Truth:
+def read_truth(path: Path, size: tuple[int, int], limits: Limits, binary: bool | None = None) -> Truth:
     """The mask of an image whose (height, width) is `size`: 0 is background, 255 void, all else an object.
 
     binary: 255 is the object and nothing is void; None: where the mask holds nothing but 0 and 255.

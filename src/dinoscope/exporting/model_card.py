@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dinoscope.data.grey_range import describe
 from dinoscope.exporting.subject import Subject
 from dinoscope.exporting.timm_model import twin_arguments
 from dinoscope.features import weights_hash
@@ -123,8 +124,10 @@ def _measured_on(protocol: Mapping[str, Any]) -> str:
     place = next((protocol[name] for name in ("queries", "val", "gallery", "data") if protocol.get(name)), None)
     if place is None:
         return str(protocol.get("machine", ""))
-    count = next((protocol[name] for name in ("query_images", "val_images") if protocol.get(name)), None)
-    return _place(str(place)) + (f" ({count} images)" if count else "")
+    count = next((protocol[name] for name in ("query_images", "val_images", "images") if protocol.get(name)), None)
+    facts = [f"{count} images"] if count else []
+    facts += [f"{protocol['image_size']} px"] if protocol.get("image_size") else []
+    return _place(str(place)) + (f" ({', '.join(facts)})" if facts else "")
 
 
 def _place(folder: str) -> str:
@@ -137,12 +140,13 @@ def _use(backbone: Backbone) -> str:
     config = backbone.config
     fixed = "img_size" in twin_arguments(config)
     size = f" Images of {config.layout_size} x {config.layout_size} px." if fixed else ""
+    window = "" if config.window is None else f" Images of more than 8 bits: values from {describe(config.window)}."
     return (
         "## Use\n\n```python\nimport timm\n\n"
         'net = timm.create_model("local-dir:FOLDER", pretrained=True).eval()   # on a hub: "hf-hub:OWNER/NAME"\n'
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(net))\n"
         f"feature = net(transform(image)[None])   # [1, {backbone.dim}]\n```\n\n"
-        f"RGB, normalised with mean {_triple(config.mean)} and standard deviation {_triple(config.std)}.{size}"
+        f"RGB, normalised with mean {_triple(config.mean)} and standard deviation {_triple(config.std)}.{size}{window}"
     )
 
 

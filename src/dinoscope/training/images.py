@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterable, Sequence, Set
 
@@ -52,7 +53,7 @@ def begun_images(config: RunConfig, run: RunFolder, fingerprint: str) -> ImageFo
 
     fingerprint: of the images as the run began; runs of version 0.1 knew fewer endings of JPEG.
     """
-    folder, left_out = find_images(resolve_split(config.data, "train")), read_unreadable(run)
+    folder, left_out = find_images(resolve_split(config.data, "train")), set(read_unreadable(run))
     images = trained_on(config, folder, left_out)
     later = {path for path in folder.paths if path.lower().endswith(LATER_EXTENSIONS)}
     if later and images.fingerprint() != fingerprint:
@@ -97,12 +98,29 @@ def trained_on(config: RunConfig, folder: ImageFolder, unreadable: Set[str]) -> 
 
 def write_unreadable(run: RunFolder, unreadable: Iterable[Unreadable]) -> None:
     """List the files that are left out, with the reason, in the run folder."""
-    lines = [f"{fault.path}\t{fault.reason}\n" for fault in unreadable]
+    reasons = {fault.path: fault.reason for fault in unreadable}
     with writing(run.unreadable):
-        checkpoint.write_text(run.unreadable, "".join(lines))
+        checkpoint.write_text(run.unreadable, json.dumps(reasons, indent=2) + "\n")
+        run.unreadable.with_suffix(".txt").unlink(
+            missing_ok=True
+        )  # of an earlier version: it would contradict this one
 
 
-def read_unreadable(run: RunFolder) -> set[str]:
-    """Paths of `write_unreadable`."""
-    text = run.unreadable.read_text(encoding="utf-8", errors="surrogateescape")
-    return {line.partition("\t")[0] for line in text.splitlines()}
+def read_unreadable(run: RunFolder) -> dict[str, str]:
+    """Path and reason of each file of `write_unreadable`; of a run of an earlier version, from its unreadable.txt.
+
+    Raises UserError if the list is damaged.
+    """
+    file = run.unreadable
+    try:
+        if not file.exists() and (earlier := file.with_suffix(".txt")).exists():
+            lines = earlier.read_bytes().decode("utf-8", "surrogateescape").split("\n")
+            return {path: reason for path, _, reason in (line.partition("\t") for line in lines if line)}
+        reasons = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+    if not isinstance(reasons, dict) or not all(isinstance(reason, str) for reason in reasons.values()):
+        raise UserError(f"{file} is no list of files and reasons")
+    return reasons
