@@ -142,7 +142,7 @@ def _turn(pixels: int) -> Iterator[None]:
             file = cache_folder("locks") / f"huge-image-{platform.node()}"
             with contextlib.suppress(OSError, Timeout):  # a folder that cannot be written; a process that was stopped
                 file.parent.mkdir(parents=True, exist_ok=True)
-                held.enter_context(FileLock(file, timeout=_PATIENCE, fallback_to_soft=False))
+                held.enter_context(FileLock(file, timeout=_PATIENCE, fallback_to_soft=False, preserve_lock_file=True))
         yield
 
 
