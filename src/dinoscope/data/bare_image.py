@@ -111,7 +111,7 @@ def orientation_or_upright(read: Callable[[], int | None]) -> int:
         orientation = read()
     except Exception:  # as in image_header.damage_reported
         return 1
-    return orientation if orientation in range(1, 9) else 1
+    return orientation if orientation is not None and 1 <= orientation <= 8 else 1
 
 
 def exif_orientation(block: bytes) -> int | None:

@@ -325,7 +325,7 @@ def _rgb(image: ImageFile, *, transparent: bool) -> np.ndarray:
             page = Image.new("RGBA", strip.size, "white")
             page.alpha_composite(strip.convert("RGBA"))
             strip = page
-        pixels[rows] = strip if strip.mode == "RGB" else strip.convert("RGB")
+        pixels[rows] = np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB"))
     return pixels
 
 
@@ -372,6 +372,7 @@ def _check_fax(image: TiffImageFile) -> None:
     """
     if TILEWIDTH in image.tag_v2:
         raise unsupported("a TIFF with tiles compressed as a fax is, save it as PNG")
+    assert isinstance(image.fp, BytesIO)
     content = image.fp.getvalue()
     decoded = []
     for filler in ("1", "0101"):
