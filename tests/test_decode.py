@@ -608,12 +608,12 @@ def test_too_many_pixels_are_refused_from_the_header(put: Put, name: str) -> Non
     path = put(valid_files()[name])
     for look in (decode, read_header, read_size):
         with pytest.raises(UnreadableImage, match=r"too large: \d+x\d+ is 0.0006 million pixels"):
-            look(path, max_pixels=599)
+            look(path, max_pixels=149 if name.startswith("jpeg") else 599)  # a JPEG may be halved
         look(path, max_pixels=600)
 
 
 def test_a_huge_claim_is_refused_without_decoding(put: Put) -> None:
-    with pytest.raises(UnreadableImage, match=r"100000x100000.*at most 200 million"):
+    with pytest.raises(UnreadableImage, match=r"100000x100000.*at most 60 million"):
         decode(put(png(width=100_000, height=100_000)))
 
 
@@ -646,7 +646,7 @@ def test_an_image_between_pillows_limit_and_ours(put: Put) -> None:
     path = put(encode(Image.new("1", (14_000, 13_000)), "TIFF", compression="group4"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert decode(path).shape == (13_000, 14_000, 3)
+        assert decode(path, max_pixels=200_000_000).shape == (13_000, 14_000, 3)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -129,6 +129,20 @@ def test_other_mistakes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         open_video(clip)
 
 
+def test_one_thread_decodes_large_frames_and_they_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = write_video(tmp_path / "clip.mp4", "mp4v")
+    expected = list(open_video(clip))
+    calls, capture = [], videos.cv2.VideoCapture
+    monkeypatch.setattr(videos.cv2, "VideoCapture", lambda *given: (calls.append(given[2:]), capture(*given))[1])
+    monkeypatch.setattr(videos, "_LARGE_FRAME", 64 * 48 - 1)
+    np.testing.assert_array_equal(list(open_video(clip)), expected)
+    assert calls[-1] == ([videos.cv2.CAP_PROP_N_THREADS, 1],)
+    calls.clear()
+    monkeypatch.setattr(videos, "_LARGE_FRAME", 64 * 48)
+    list(open_video(clip))
+    assert not any(calls)
+
+
 def test_a_folder_of_frames_of_different_sizes_is_refused(tmp_path: Path) -> None:
     Image.fromarray(grey(0)).save(tmp_path / "0.png")
     Image.fromarray(grey(0, (48, 60))).save(tmp_path / "1.png")

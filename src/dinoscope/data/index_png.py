@@ -6,19 +6,20 @@ these greys would be one, and the object itself would be void. Such a mask is cu
 
 from __future__ import annotations
 
-import io
+from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import Int, UInt8
 from numpy import ndarray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from dinoscope.data.image_header import MAX_PIXELS
+from dinoscope.data.image_header import UnreadableImage, damage_reported, open_pillow, opened, pixel_limit, sniff
 from dinoscope.errors import UserError
 
 _INDEXED_MODES = ("1", "L", "P")
+_BIT_DEPTH = 24  # place of the bits of a pixel in a file (PNG 1.2, 4.1.1)
 
 _HALF = 128
 _WHITE = 224
@@ -41,29 +42,26 @@ def read_indices(path: Path) -> UInt8[ndarray, "h w"]:
     Raises UserError, with the file's name, for what is missing, damaged, too large, has colours instead of indices, or
     soft edges of something that is not white.
     """
+    limit = pixel_limit()
     try:
-        with Image.open(path, formats=("PNG",)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{path}: {image.width} x {image.height} px, and {MAX_PIXELS} pixels is the most")
-            if image.mode not in _INDEXED_MODES:
-                raise UserError(
-                    f"{path} is a PNG of mode {image.mode}, and a mask needs one index a pixel: "
-                    "save it with a palette, or as 8-bit grey"
-                )
-            values = np.array(image.convert("L") if image.mode == "1" else image, dtype=np.uint8)
-            cut = _cut(values, path) if image.mode == "L" else values
-            bits = _grey_bits(path) if image.mode == "L" and cut is values else 8
-            # Pillow stretches grey of 2 and 4 bits to 255.
-            return cut if bits == 8 else values // np.uint8(255 // (2**bits - 1))
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a readable PNG"
-        raise UserError(f"{path}: {reason}") from error
-
-
-def _grey_bits(path: Path) -> int:
-    """Bits of a pixel, as the header has them (PNG 1.2, 4.1.1)."""
-    with path.open("rb") as file:
-        return file.read(25)[24]
+        with opened(path, limit) as file, damage_reported():
+            if sniff(file) != "PNG":
+                raise UnreadableImage("the content is of another format")
+            content = file.read()
+            image, _ = open_pillow(BytesIO(content), "PNG", limit, header_only=False)
+            indexed = image.mode in _INDEXED_MODES
+            values = np.array(image.convert("L") if image.mode == "1" else image, dtype=np.uint8) if indexed else None
+    except UnreadableImage as error:
+        raise UserError(f"{path}: not a readable PNG: {error}") from error
+    if values is None:
+        raise UserError(
+            f"{path} is a PNG of mode {image.mode}, and a mask needs one index a pixel: "
+            "save it with a palette, or as 8-bit grey"
+        )
+    cut = _cut(values, path) if image.mode == "L" else values
+    bits = content[_BIT_DEPTH] if image.mode == "L" and cut is values else 8
+    # Pillow stretches grey of 2 and 4 bits to 255.
+    return cut if bits == 8 else values // np.uint8(255 // (2**bits - 1))
 
 
 def _cut(values: UInt8[ndarray, "h w"], path: Path) -> UInt8[ndarray, "h w"]:
@@ -99,7 +97,7 @@ def encode_indices(indices: UInt8[ndarray, "h w"]) -> bytes:
     """A palette PNG with VOC's colours whose pixel values are the indices."""
     image = Image.fromarray(indices, mode="P")
     image.putpalette(voc_palette())
-    buffer = io.BytesIO()
+    buffer = BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
 

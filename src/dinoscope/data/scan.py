@@ -25,7 +25,7 @@ import torchvision
 from dinoscope.data.decode import UnreadableImage, read
 from dinoscope.data.folder import ImageFolder
 from dinoscope.data.grey_range import ValueRange, joined
-from dinoscope.data.image_header import Header, read_header
+from dinoscope.data.image_header import Header, pixel_limit, read_header
 from dinoscope.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -248,11 +248,15 @@ def _cache_name(root: Path, full: bool) -> str:
     return f"{digest}-{'full' if full else 'headers'}.json"
 
 
+def _readers() -> str:
+    return f"{_CACHE_KEY} pixels {pixel_limit()}"
+
+
 def _read_cache(file: Path) -> dict[str, _Finding]:
     """Return what the cache knows by relative path; nothing where it is absent, damaged or outdated."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        if content["readers"] != _CACHE_KEY:
+        if content["readers"] != _readers():
             return {}
         return {path: _finding(row) for path, row in content["files"].items()}
     except FileNotFoundError:
@@ -288,7 +292,7 @@ def _write_cache(file: Path, known: Mapping[str, _Finding], found: Mapping[str, 
         for path, finding in {**known, **readable}.items()
         if finding.header is not None
     }
-    text = json.dumps({"readers": _CACHE_KEY, "files": rows}, separators=(",", ":"))
+    text = json.dumps({"readers": _readers(), "files": rows}, separators=(",", ":"))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         # In a folder of its own, so that nothing half-written stays behind.

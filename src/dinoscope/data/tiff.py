@@ -15,9 +15,9 @@ from io import BufferedReader, BytesIO
 Stream = BufferedReader | BytesIO
 
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
-_DESCRIPTION, _ORIENTATION, _SAMPLES, _PLANAR, _SUB_IMAGES, _EXTRA, _FORMAT = 270, 274, 277, 284, 330, 338, 339
+_DESCRIPTION, _SAMPLES, _PLANAR, _SUB_IMAGES, _EXTRA, _FORMAT = 270, 277, 284, 330, 338, 339
 _TAGS = frozenset(
-    {_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _DESCRIPTION, _ORIENTATION, _SAMPLES, _PLANAR}
+    {_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _DESCRIPTION, _SAMPLES, _PLANAR}
     | {_SUB_IMAGES, _EXTRA, _FORMAT}
 )
 _TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}  # byte, ASCII, short, long, directory, long of BigTIFF
@@ -59,18 +59,16 @@ _OTHERWISE = "save it as PNG, or as TIFF with 8 or 16 bits a channel, grey or RG
 class Tiff:
     """The image of a TIFF file.
 
-    height, width: pixels, as stored. orientation: what the file says, 1 where it says nothing.
+    height, width: pixels, as stored.
     sample: kind of the values as numpy names it: "u1" (up to 8 bits), "i1", "u2" (up to 16 bits), "i2", "f4", ...
     transparent: the last channel is said to be transparency; a further one that is not is to be left out.
     opencv: whether OpenCV reads it, otherwise Pillow does.
     kind: the values in words.
     unsupported: why it is not read and how it should be saved, or None.
-    orientation_at: place of the orientation in the file, or None.
     """
 
     height: int
     width: int
-    orientation: int
     sample: str
     grey: bool
     cmyk: bool
@@ -79,15 +77,13 @@ class Tiff:
     opencv: bool
     kind: str
     unsupported: str | None
-    orientation_at: int | None
 
 
 @dataclass(frozen=True)
 class _Directory:
-    """tags: values of those that are looked at. places: of these values in the file. next: directory, 0 for none."""
+    """tags: values of those that are looked at. next: place of the next directory, 0 for none."""
 
     tags: Mapping[int, tuple[int, ...]]
-    places: Mapping[int, int]
     next: int
 
     def first(self, tag: int, default: int) -> int:
@@ -119,18 +115,17 @@ def _read_directory(stream: Stream, at: int, order: str, *, big: bool) -> _Direc
     # Some writers leave the link to the next directory out of the last one.
     (following,) = struct.unpack(offset_type, stream.read(inline).ljust(inline, b"\0"))
     tags: dict[int, tuple[int, ...]] = {}
-    places: dict[int, int] = {}
     for row in range(0, len(block) - entry + 1, entry):
         tag, kind = struct.unpack_from(order + "HH", block, row)
         if tag not in _TAGS or kind not in _TYPES or tag in tags:
             continue
         (number,) = struct.unpack_from(offset_type, block, row + 4)
         size, value = struct.calcsize(_TYPES[kind]), row + entry - inline
-        places[tag] = begin + value if number * size <= inline else struct.unpack_from(offset_type, block, value)[0]
+        place = begin + value if number * size <= inline else struct.unpack_from(offset_type, block, value)[0]
         number = min(number, _MOST_VALUES)
-        stream.seek(places[tag])
+        stream.seek(place)
         tags[tag] = struct.unpack(f"{order}{number}{_TYPES[kind]}", stream.read(number * size))
-    return _Directory(tags, places, following)
+    return _Directory(tags, following)
 
 
 def _pages(stream: Stream, directory: _Directory, at: int, order: str, *, big: bool) -> int:
@@ -162,7 +157,6 @@ def _describe(directory: _Directory, pages: int) -> Tiff:
     tiff = Tiff(
         directory.first(_HEIGHT, 0),
         directory.first(_WIDTH, 0),
-        directory.first(_ORIENTATION, 1),
         sample,
         grey=photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) and channels - transparent == 1,
         cmyk=photometric == _CMYK,
@@ -171,7 +165,6 @@ def _describe(directory: _Directory, pages: int) -> Tiff:
         opencv=opencv,
         kind=f"{kind})",
         unsupported=None,
-        orientation_at=directory.places.get(_ORIENTATION),
     )
     is_read = (
         compression in _PILLOW_COMPRESSIONS

@@ -21,8 +21,11 @@ from dinoscope.errors import UserError
 _log = logging.getLogger(__name__)
 
 VIDEO_EXTENSIONS = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
-MAX_FRAME_PIXELS = 2**26
-"""Height times width above which a frame is refused: 8192 x 8192 px."""
+MAX_FRAME_PIXELS = 2**25
+"""Height times width above which a frame of a video file is refused: 8K (7680 x 4320 px) is read. FFmpeg keeps up to 16
+frames that others refer to, at 1.5 bytes a pixel."""
+_LARGE_FRAME = 2**23
+"""Height times width above which one thread decodes: each of several threads would hold a frame more."""
 MAX_FRAMES = 100_000
 """Above an hour at 24 frames a second; what is longer is to be cut first."""
 FOLDER_FPS = 24.0
@@ -145,7 +148,6 @@ def _images(files: tuple[Path, ...], window: Window | None = None) -> Iterator[t
             frame = decode(file, window=window)
         except UnreadableImage as error:
             raise UserError(f"{file}: {error}") from error
-        _check_pixels(file, frame.shape[0], frame.shape[1])
         yield str(file), frame
 
 
@@ -170,7 +172,11 @@ def _capture(path: Path) -> Iterator[cv2.VideoCapture]:
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         # the whole path and no other backend: a name like "http:x" or "a%d.avi" is a file here and nothing else
-        capture = cv2.VideoCapture(str(path.resolve()), cv2.CAP_FFMPEG)
+        name = str(path.resolve())
+        capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
+        if capture.get(cv2.CAP_PROP_FRAME_HEIGHT) * capture.get(cv2.CAP_PROP_FRAME_WIDTH) > _LARGE_FRAME:
+            capture.release()
+            capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     finally:
         cv2.utils.logging.setLogLevel(level)
     try:

@@ -19,6 +19,9 @@ from dinoscope.data.masked_images import BACKGROUND, VOID
 from dinoscope.demo.limits import MB, Limits
 from dinoscope.errors import UserError
 
+_NAMED = 4
+"""An image that is larger than the limit by up to this factor is refused with its size."""
+
 
 class Refused(Exception):
     """Something that the page does not do. key, values: of a text in `Words`."""
@@ -90,7 +93,7 @@ def check_picture(path: Path, limits: Limits) -> None:
     if size > limits.upload_bytes:
         raise Refused("picture_heavy", size=f"{size / MB:.0f}", most=f"{limits.upload_mb:g}")
     try:
-        header = read_header(path)
+        header = read_header(path, max_pixels=_NAMED * limits.max_pixels)
     except UnreadableImage as error:
         # a header beyond what decode ever reads says so, and is the only fault that is about size
         key = "picture_vast" if str(error).startswith("too large") else "picture_no_image"
