@@ -136,12 +136,17 @@ def test_all_files_are_written_and_agree(runs: Path, trained: Path, capsys) -> N
     assert "epochs 2" in dino["notes"]
     published = [row for row in rows if row["source"] == LABEL]
     assert len(published) == len(values["published"]["rows"]) == len(PUBLISHED)
+    by_other_protocols = {
+        (row["method"], row["architecture"]) for row in published if "is its own paper's" in row["notes"]
+    }
+    assert by_other_protocols == {(name, "RN50") for name in ("SimCLR", "MoCo v2", "BYOL", "SwAV")}
     for name in ("comparison.png", "curves.png"):
         with Image.open(f"out/{name}") as picture:
             assert picture.width > 400
             assert len(picture.convert("RGB").getcolors(2**24) or []) > 20
     for name in ("comparison.md", "comparison.tex"):
         assert LABEL in Path(f"out/{name}").read_text()
+        assert "accuracy of the network's own classifier" in Path(f"out/{name}").read_text()
     assert "Raw pixels" in capsys.readouterr().out
 
 

@@ -55,7 +55,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def lasting(record: RunRecord, **values: float) -> RunRecord:
     """As if it had run for long enough to be judged, with these values at every step."""
     lines = [{**record.metrics[0], **values, "step": step} for step in range(0, 1000, 10)]
-    return replace(record, metrics=tuple(lines), total_steps=1000, steps=1000, said=(), unreadable=())
+    return replace(record, metrics=tuple(lines), total_steps=1000, steps=1000, said=(), unreadable={})
 
 
 def test_without_data_nothing_is_written_into_a_run(runs):

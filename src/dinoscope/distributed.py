@@ -86,6 +86,11 @@ def any_process(flag: bool, device: torch.device) -> bool:
     return bool(max_reduce(torch.tensor(float(flag), device=device)).item())
 
 
+def agree(value: Tensor) -> bool:
+    """Whether every process holds the same integers."""
+    return torch.equal(max_reduce(value), -max_reduce(-value))
+
+
 def barrier() -> None:
     """Wait for every process."""
     if world_size() > 1:

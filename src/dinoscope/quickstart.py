@@ -23,8 +23,8 @@ from dinoscope.evaluation.knn import KNNConfig, knn
 from dinoscope.explain.attention import attention_maps, map_masks, prepare
 from dinoscope.features import ExtractConfig, raw_pixels
 from dinoscope.measurement import Extract, keep, measure_knn
-from dinoscope.model_names import NamedModel
-from dinoscope.models.backbone import Backbone, build_backbone, without_drop_path
+from dinoscope.model_names import NamedModel, random_backbone
+from dinoscope.models.backbone import Backbone, without_drop_path
 from dinoscope.report.figures import attention_panel, contact_sheet, fitted, overlay, write_png
 from dinoscope.shipped import shipped_model
 from dinoscope.training.config import RunConfig
@@ -91,9 +91,8 @@ def quickstart(config: RunConfig, data: Path, listeners: Sequence[Listener], pro
 
 
 def random_weights(config: RunConfig) -> Backbone:
-    """The network as it was before training."""
-    torch.manual_seed(config.seed)
-    return build_backbone(without_drop_path(config.backbone_config)).eval()
+    """The network with random weights of the run's seed."""
+    return random_backbone(without_drop_path(config.backbone_config), config.seed)
 
 
 def measure(models: dict[str, Backbone], data: Path, run: Path, progress: Progress) -> list[Row]:

@@ -12,7 +12,9 @@ import tyro
 
 from dinoscope.cli.extraction import ExtractionOptions
 from dinoscope.cli.model_option import Model
+from dinoscope.cli.options import parse
 from dinoscope.errors import UserError, lookup
+from dinoscope.text import spreadsheet_cell
 
 if TYPE_CHECKING:
     from dinoscope.types import FeatureBank
@@ -44,9 +46,9 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Extract and write. Raises UserError."""
-    from rich.console import Console
+    from dinoscope.cli.console import Console
 
-    options = tyro.cli(
+    options = parse(
         Options,
         args=argv,
         prog="dinoscope embed",
@@ -103,7 +105,9 @@ def write_csv(path: Path, bank: FeatureBank) -> None:
         writer = csv.writer(file)
         writer.writerow(["path", "label", *_feature_columns(bank)])
         for name, label, feature in zip(_portable(bank.paths), labels, bank.features, strict=True):
-            writer.writerow([name, label, *(f"{value:.9g}" for value in feature.tolist())])
+            writer.writerow(
+                [spreadsheet_cell(name), spreadsheet_cell(label), *(f"{value:.9g}" for value in feature.tolist())]
+            )
 
 
 def write_parquet(path: Path, bank: FeatureBank) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from dinoscope.cli.model_option import Models
+from dinoscope.cli.options import parse
 
 if TYPE_CHECKING:
     from dinoscope.measurement.explain import ExplainResult
@@ -91,13 +92,13 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Measure, write, print, and keep the results in run folders. Raises UserError."""
-    options = tyro.cli(
+    options = parse(
         Options, args=argv, prog="dinoscope explain", config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     )
-    from rich.console import Console
     from rich.markup import escape
 
     from dinoscope.cli.compare import rich_table
+    from dinoscope.cli.console import Console
     from dinoscope.measurement import keep
     from dinoscope.report import result_folder
     from dinoscope.report.explain_table import IN_THE_NETWORK, ON_OBJECTS, explain_json, explain_table

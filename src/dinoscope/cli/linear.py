@@ -11,6 +11,7 @@ import tyro
 
 from dinoscope.cli.extraction import ExtractionOptions
 from dinoscope.cli.model_option import Model
+from dinoscope.cli.options import parse
 
 if TYPE_CHECKING:
     from dinoscope.evaluation.linear import LinearConfig
@@ -70,7 +71,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Measure, print, and keep the result in the run folder if it is one. Raises UserError."""
-    options = tyro.cli(
+    options = parse(
         Options,
         args=argv,
         prog="dinoscope linear",

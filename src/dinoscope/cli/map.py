@@ -11,6 +11,7 @@ import tyro
 
 from dinoscope.cli.extraction import ExtractionOptions
 from dinoscope.cli.model_option import Models
+from dinoscope.cli.options import parse
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,9 +59,9 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Draw, write, say how far the maps can be trusted. Raises UserError."""
-    from rich.console import Console
+    from dinoscope.cli.console import Console
 
-    options = tyro.cli(
+    options = parse(
         Options, args=argv, prog="dinoscope map", config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     )
     console = Console()

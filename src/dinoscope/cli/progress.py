@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import time
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from dinoscope.cli.console import Console
 from dinoscope.training.listener import Listener, RunStart, StepRecord
 
 PLAIN_SECONDS = 15

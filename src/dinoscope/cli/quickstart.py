@@ -25,10 +25,10 @@ def main(argv: list[str]) -> int:
     """Run it and print one table."""
     from dataclasses import replace
 
-    import tyro
-    from rich.console import Console
+    from dinoscope.cli.console import Console
+    from dinoscope.cli.options import parse
 
-    options = tyro.cli(Options, args=argv, prog="dinoscope quickstart")
+    options = parse(Options, args=argv, prog="dinoscope quickstart")
     from dinoscope import api
     from dinoscope.cli.console import progress_bar
     from dinoscope.cli.progress import ConsoleProgress

@@ -18,7 +18,7 @@ from dinoscope.study.subjects import Subject
 
 
 def random_entries(gatherer: Gatherer, subjects: Sequence[Subject]) -> list[Entry]:
-    """Each network of the models with random weights: of a run as it was before training, once for each of its seeds.
+    """Each network of the models with random weights: of runs once for each of their seeds.
 
     A network that is among the models with random weights already gets no other.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,16 @@ def display_table(comparison: Comparison, published: bool, intervals: bool = Fal
         Column("Linear", "right"),
         Column(f"k-NN (k = {comparison.k})", "right"),
     )
-    sections = [Section(tuple(_display_row(row, comparison, intervals) for row in comparison.rows))]
+    sections, notes = (
+        [Section(tuple(_display_row(row, comparison, intervals) for row in comparison.rows))],
+        comparison.notes,
+    )
     if published:
-        sections = [Section(sections[0].rows, "Measured here"), Section(tuple(map(_published_row, PUBLISHED)), LABEL)]
+        notes = (*notes, *dict.fromkeys(row.note for row in PUBLISHED if row.note))
+        rows = tuple(_published_row(row, notes) for row in PUBLISHED)
+        sections = [Section(sections[0].rows, "Measured here"), Section(rows, LABEL)]
     remarks = _remarks(comparison, intervals) + ([SOURCE] if published else [])
-    return Table(columns, tuple(sections), "Top-1 accuracy in %, size and speed", comparison.notes, tuple(remarks))
+    return Table(columns, tuple(sections), "Top-1 accuracy in %, size and speed", notes, tuple(remarks))
 
 
 def _display_row(row: Row, comparison: Comparison, intervals: bool) -> TableRow:
@@ -91,9 +97,10 @@ def label(row: Row, comparison: Comparison) -> str:
     return f"{row.method} {names[runs.index(Path(row.first.run))]}"
 
 
-def _published_row(row: Published) -> TableRow:
+def _published_row(row: Published, notes: Sequence[str]) -> TableRow:
     figures = (_size(row.parameters), f"{row.images_per_second:.0f}", f"{row.linear:.1f}", f"{row.knn:.1f}")
-    return TableRow((METHOD_NAMES[row.method], row.architecture, *figures))
+    marks = (notes.index(row.note) + 1,) if row.note else ()
+    return TableRow((METHOD_NAMES[row.method], row.architecture, *figures), marks)
 
 
 def _accuracy(cell: Spread | None, runs: int) -> str:
@@ -213,7 +220,7 @@ def _published_values(row: Published) -> list[str]:
         "linear_top1_mean": str(row.linear),
         "knn_top1_mean": str(row.knn),
         "knn_k": "20",
-        "notes": "Caron et al. 2021, Table 2",
+        "notes": "; ".join(filter(None, ("Caron et al. 2021, Table 2", row.note))),
     }
     return [values.get(name, "") for name in CSV_HEADER]
 

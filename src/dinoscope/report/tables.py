@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from dinoscope.text import spreadsheet_cell
+
 
 @dataclass(frozen=True)
 class Column:
@@ -173,11 +175,11 @@ def latex(table: Table) -> str:
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """RFC 4180, with plain newlines between the rows; reading it with any CSV reader gives the same strings."""
+    """Return RFC 4180, with plain newlines between the rows. What a spreadsheet would run becomes text."""
     # All cells are quoted: of those with a carriage return alone, Python's writer would quote none.
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    writer.writerows([header, *rows])
+    writer.writerows([header, *([spreadsheet_cell(cell) for cell in row] for row in rows)])
     return text.getvalue()
 
 

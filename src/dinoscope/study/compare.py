@@ -193,7 +193,7 @@ def _notes(row: Row, rows: Sequence[Row]) -> list[str]:
         notes += _namesakes(row, trained)
         notes += [
             f"{title} ({text(row.first.settings[name])})"
-            for name, (usual, title) in ADDITIONS.items()
+            for name, (usual, title) in ADDITIONS.get(row.first.method, {}).items()
             if row.first.settings.get(name, usual) != usual
         ]
     if row.first.method != "pixels":  # which have no network to be shown another size

@@ -283,9 +283,8 @@ def _unfinished(subject: Subject) -> list[str]:
     """A remark where the run's newest checkpoint is not of its last step."""
     if subject.config is None or subject.path is None:
         return []
-    newest = checkpoint.latest(subject.path / "checkpoints")
-    if newest is None:
+    metadata = checkpoint.newest_metadata(subject.path / "checkpoints")
+    if metadata is None:
         return []
-    metadata = checkpoint.read_metadata(newest)
     step, total = metadata.get("step"), metadata.get("total")
     return [] if step == total else [f"{subject.name}: stopped at step {step} of {total}"]
