@@ -108,8 +108,8 @@ def _facts(run: RunRecord, measured: dict[str, Entry], parameters: dict[str, int
         if entry and (value := entry.value(key)) is not None
     ]
     if (online := run.last("knn_top1")) is not None:
-        measured = entry.measurements.get("knn") if entry else None
-        pairs.append(("Online k-NN top-1", f"{online:.1f} % ({_online(run, measured)})"))
+        afterwards = entry.measurements.get("knn") if entry else None
+        pairs.append(("Online k-NN top-1", f"{online:.1f} % ({_online(run, afterwards)})"))
     return pairs
 
 
