@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from scipy.special import stdtrit
+from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 
 from dinoscope.errors import UserError
