@@ -24,6 +24,7 @@ from dinoscope.study.recipes import RECIPES
 from dinoscope.training.config import RunConfig, check
 from dinoscope.training.listener import RunStart
 from dinoscope.types import Metric, Step
+from tests.conformance import cases
 
 MakeFolder = Callable[..., Path]
 CPU = Extract(ExtractConfig(torch.device("cpu"), workers=0))
@@ -145,5 +146,20 @@ def test_a_run_is_evaluated_at_the_size_that_it_stores(tmp_path: Path) -> None:
     same = build_backbone(replace(config, image_size=None).backbone_config)  # trained alike: layout and weights
     assert all(torch.equal(one, other) for one, other in zip(network.parameters(), same.parameters(), strict=True))
     assert load_backbone(shipped_model()).config.image_size == 64
+
+
+def test_the_image_size_of_evaluations_does_not_change_the_training(tmp_path: Path, picture_folder: MakeFolder) -> None:
+    picture_folder(12, classes=2, split="train")
+    data = picture_folder(4, classes=2, split="val")
+    for name, size in (("own", None), ("larger", 64)):
+        config = cases.run_config("dino", data, tmp_path / name, epochs=1, evaluate_every=1)
+        dinoscope.train(replace(config, image_size=size))
+    own, larger = (load_backbone(tmp_path / name) for name in ("own", "larger"))
+    assert all(torch.equal(one, other) for one, other in zip(own.parameters(), larger.parameters(), strict=True))
+    assert (own.config.image_size, larger.config.image_size, larger.config.layout_size) == (32, 64, 32)
+
+
+def test_an_image_size_below_a_patch_is_refused_before_training(tmp_path: Path) -> None:
+    config = RECIPES["quickstart"](tmp_path / "data", tmp_path / "run")
     with pytest.raises(UserError, match="--image-size must be at least one patch of vit_micro_conv8, 8 px; not 7"):
         check(replace(config, image_size=7), 1000, 1)

@@ -120,7 +120,7 @@ def attention(
 ) -> Float[Tensor, "heads rows columns"]:
     """Attention of the class token to the patches of one RGB image, head by head (a ResNet: feature energy).
 
-    size: the short side is resized to it; None takes the size that the model was trained at.
+    size: the short side is resized to it; None takes the image size that the model stores.
     """
     backbone = model if isinstance(model, Backbone) else load(model)
     pixels = prepare(image, backbone.config.image_size if size is None else size, backbone.patch_size)

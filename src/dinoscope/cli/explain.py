@@ -54,7 +54,7 @@ class Options:
     about 500 px; take less where images are small."""
 
     size: int | None = None
-    """Short side at which a network sees an image, in pixels; by default the one it was trained at."""
+    """Short side at which a network sees an image, in pixels; by default the one the model stores."""
 
     limit: int | None = None
     """At most so many images, spread evenly."""

@@ -15,7 +15,7 @@ class ExtractionOptions:
     """How the features are computed."""
 
     image_size: int | None = None
-    """Side of the square that the network sees, in pixels; by default the one it was trained at."""
+    """Side of the square that the network sees, in pixels; by default the one the model stores."""
 
     crop_fraction: float | None = None
     """Part of the short side that the centre crop keeps; by default 0.875, and 1 up to 64 pixels."""

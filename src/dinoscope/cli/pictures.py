@@ -22,7 +22,7 @@ class PictureOptions:
     """What is looked at, how, and whether pictures may be replaced."""
 
     size: int | None = None
-    """Short side at which the network sees an image, in pixels; by default the one it was trained at. More pixels
+    """Short side at which the network sees an image, in pixels; by default the one the model stores. More pixels
     give a finer map; the DINO paper's are of 480."""
 
     limit: int = 16

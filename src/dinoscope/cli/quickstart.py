@@ -67,12 +67,10 @@ def _table(result):
 
     from dinoscope.quickstart import K
 
-    table = Table(
-        title=f"500 validation images of drawn scenes, 10 classes (guessing: 10 %), k = {K}", title_justify="left"
-    )
+    table = Table(title="500 validation images of drawn scenes, 10 classes (guessing: 10 %)", title_justify="left")
     table.add_column("features")
     table.add_column("px", justify="right")
-    table.add_column("k-NN top-1 %", justify="right")
+    table.add_column(f"k-NN top-1 % (k = {K})", justify="right")
     table.add_column("attention Jaccard %", justify="right")
     for row in result.rows:
         jaccard = "" if row.jaccard is None else f"{row.jaccard:.1f}"

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from scipy.special import stdtrit
 
@@ -75,11 +76,10 @@ def lead(first: Row, other: Row, name: str) -> Lead | None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that do not vary: there is no interval then
-        if ours.keys() == theirs.keys():
-            found, how = ttest_rel(one, [theirs[seed] for seed in ours]), f"paired by {len(one)} seeds"
-        else:
-            found, how = ttest_ind(one, two, equal_var=False), f"Welch, {len(one)} and {len(two)} runs"
-        ends = found.confidence_interval(CONFIDENCE)
+        paired = ours.keys() == theirs.keys()
+        test: Any = ttest_rel(one, [theirs[seed] for seed in ours]) if paired else ttest_ind(one, two, equal_var=False)
+        ends = test.confidence_interval(CONFIDENCE)
+    how = f"paired by {len(one)} seeds" if paired else f"Welch, {len(one)} and {len(two)} runs"
     return _lead(mean, float(ends.low), float(ends.high), how)
 
 

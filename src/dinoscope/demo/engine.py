@@ -42,7 +42,7 @@ OF_BLOCKS = ("attention", "rollout", "gradcam")
 
 @dataclass(frozen=True)
 class Gaze:
-    """One model that looks at one picture. size: short side in pixels; None is the one the model was trained at."""
+    """One model that looks at one picture. size: short side in pixels; None is the one the model stores."""
 
     model: str
     picture: Picture

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from scipy.special import stdtrit
+from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 
 from dinoscope.errors import UserError
@@ -147,7 +147,8 @@ def _student(
 ) -> list[Estimate]:
     """Student's interval of each column, clipped to its limits. apart: of each item, from the mean."""
     found: list[Estimate] = []
-    for column, mean in enumerate(middle.tolist()):
+    for column in range(len(middle)):
+        mean = middle[column].item()
         deviation = math.sqrt(apart[:, column].square().sum().item() / max(items - 1, 1))
         if items < 2 or deviation <= _ROUNDING * max(abs(mean), 1):
             found.append(Estimate(mean, None, None))

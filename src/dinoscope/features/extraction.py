@@ -62,7 +62,7 @@ def evaluation_view(backbone: Backbone, config: ExtractConfig) -> ImageView:
     if size < backbone.patch_size:
         raise UserError(
             f"the image size is {size}, but {backbone.config.name} needs at least one patch of "
-            f"{backbone.patch_size} px (it was trained at {backbone.config.image_size})"
+            f"{backbone.patch_size} px (its own image size is {backbone.config.image_size})"
         )
     fraction = default_crop_fraction(size) if config.crop_fraction is None else config.crop_fraction
     if not 0 < fraction <= 1:

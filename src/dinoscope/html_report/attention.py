@@ -121,7 +121,7 @@ def _columns(
 def _across(columns: Sequence[MapColumn], chosen: _Images, window: Window | None) -> Figure:
     titles = ", ".join(column.title for column in columns)
     kinds = list(dict.fromkeys(column.detail for column in columns))
-    caption = f"{chosen.said}, each seen by every model at the size that it was trained at: {titles}."
+    caption = f"{chosen.said}, each seen by every model at its own image size: {titles}."
     if len(kinds) > 1:
         of_kind = [(kind, [each.title for each in columns if each.detail == kind]) for kind in kinds]
         caption += " " + " ".join(f"{kind[:1].upper()}{kind[1:]}: {listed(names)}." for kind, names in of_kind)

@@ -54,7 +54,7 @@ _FIGURES = (
                 "Online k-NN",
                 "top-1 (%)",
                 ("knn_top1",),
-                "Online k-NN (k = 20) is measured during training on the run's own images, of {sizes} px.",
+                "Online k-NN (k = 20) is measured during training on the run's own images at {sizes} px.",
                 guessed=True,
             ),
             _Value("Gradient norm", "norm", ("gradient_norm",), "The gradient is that of the network before clipping."),

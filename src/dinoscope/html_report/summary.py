@@ -108,14 +108,14 @@ def _facts(run: RunRecord, measured: dict[str, Entry], parameters: dict[str, int
         if entry and (value := entry.value(key)) is not None
     ]
     if (online := run.last("knn_top1")) is not None:
-        measured = entry.measurements.get("knn") if entry else None
-        pairs.append(("Online k-NN top-1", f"{online:.1f} % ({_online(run, measured)})"))
+        afterwards = entry.measurements.get("knn") if entry else None
+        pairs.append(("Online k-NN top-1", f"{online:.1f} % ({_online(run, afterwards)})"))
     return pairs
 
 
 def _online(run: RunRecord, measured: Measurement | None) -> str:
     """How online k-NN was measured, and what of it is other than in the k-NN that was measured afterwards."""
-    text = f"during training, on its own images at {run.image_size} px"
+    text = f"during training, on the run's own images at {run.image_size} px"
     size = None if measured is None else measured.protocol.get("image_size")
     return text + (f"; the k-NN above is at {size} px" if size not in (None, run.image_size) else "")
 

@@ -23,7 +23,7 @@ class ExplainConfig:
     """How maps are made and measured.
 
     map: a key of `explain.maps.MAPS`. mass: share of a map that its mask holds.
-    size: short side at which the networks see an image, in pixels; None takes the size each was trained at.
+    size: short side at which the networks see an image, in pixels; None takes the size each stores.
     tolerance: of the pointing game, in pixels of the original image.
     k, temperature: of the vote of a labelled gallery, if there is one.
 

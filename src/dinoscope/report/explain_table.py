@@ -146,7 +146,7 @@ def _interval_lines(result: ExplainResult) -> Iterator[str]:
     counts = {len(row.values(name)) for row in result.rows for name in _WITH_INTERVAL} - {0}
     kinds = {interval_kind(count): count for count in sorted(counts)}
     for count in kinds.values():
-        yield f"In brackets. {interval_line(count, 'image', BootstrapConfig())}"
+        yield interval_line(count, "image", BootstrapConfig())
 
 
 def _left_out(result: ExplainResult) -> Iterator[str]:

@@ -171,14 +171,17 @@ class Gatherer:
         return speeds if len(alike) == 1 and all(speed is not None for _, speed in found) else {}
 
     def _all_kept(self, subject: Subject) -> dict[str, list[Measurement]]:
-        """What its folder holds of each evaluation, the newest first, without what was measured of other weights."""
+        """What its folder holds of each evaluation, the newest first, without what was measured of other weights.
+
+        Earlier accuracies among a single class are 100 % by definition, and no figures.
+        """
         held: dict[str, list[Measurement]] = {}
         if subject.home is None:
             return held
         for name in EVALUATIONS:
             for file in newest_first(subject.home, kept_names(subject.home, name)):
                 found = kept(subject.home, file)
-                if found is None or figure(name, found) is None:
+                if found is None or figure(name, found) is None or found.protocol.get("classes") == 1:
                     continue
                 if found.protocol.get("label_fraction", 1.0) != (
                     1.0 if name == "throughput" else self.measuring.fraction
