@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -38,7 +41,8 @@ def main(argv: list[str]) -> int:
     from dinoscope.cli.progress import ConsoleProgress
 
     config, chosen = settings(argv)
-    result = api.train(config, resume=chosen.resume, overwrite=chosen.overwrite, listeners=[ConsoleProgress()])
+    with one_line(config.out):
+        result = api.train(config, resume=chosen.resume, overwrite=chosen.overwrite, listeners=[ConsoleProgress()])
     console = Console()
     if result.interrupted:
         line = f"stopped after step {result.steps}; go on: dinoscope train --out {quote(str(result.out))} --resume"
@@ -47,6 +51,24 @@ def main(argv: list[str]) -> int:
     lines = [f"done: {result.out}", *next_steps(result.out, config.data)]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+@contextlib.contextmanager
+def one_line(out: Path) -> Iterator[None]:
+    """Make one line of what ended a run, whatever it was; the traceback is in the log of the run, which names it."""
+    from dinoscope.errors import UserError
+
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        log = out / "train.log"
+        if os.environ.get("RANK", "0") != "0" or not log.exists():  # the main process alone has a log
+            raise
+        line = " ".join(str(error).split()) or "no message"
+        notes = ". ".join(getattr(error, "__notes__", ()))
+        raise UserError(f"{type(error).__name__}: {line}. {notes}. The traceback is in {log}") from error
 
 
 def next_steps(out: Path, data: Path) -> list[str]:

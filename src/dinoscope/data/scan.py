@@ -26,6 +26,9 @@ from dinoscope.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+MAX_UNREADABLE = 0.05
+"""Share of the images that may be unreadable: at the start of a run, and while it goes on."""
+
 _CHUNK = 32
 """Images examined between two calls of `progress`."""
 
@@ -135,7 +138,7 @@ def scan(
     return _report(folder, findings, full)
 
 
-def check_readable(report: ScanReport, limit: float = 0.05) -> None:
+def check_readable(report: ScanReport, limit: float = MAX_UNREADABLE) -> None:
     """Raise UserError, naming the first three, where more than the share `limit` is unreadable."""
     count = len(report.unreadable)
     if count <= limit * report.images:

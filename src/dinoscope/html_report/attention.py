@@ -12,7 +12,6 @@ import torch
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from dinoscope.data.decode import UnreadableImage, decode
 from dinoscope.data.folder import find_images, first_to_last, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.explain.attention_history import AttentionHistory, Snapshot, read_history
@@ -20,7 +19,7 @@ from dinoscope.explain.maps import map_title
 from dinoscope.html_report.titles import titles_of, told_apart
 from dinoscope.measurement import Watch
 from dinoscope.model_names import unwatched
-from dinoscope.observers import mean_map, spread
+from dinoscope.observers import mean_map, readable_images, spread
 from dinoscope.report.attention_figure import MapColumn, maps_page
 from dinoscope.report.html import Block, Figure, Folded, Group, Notice, Section
 from dinoscope.report.web_pictures import webp
@@ -143,10 +142,7 @@ def _images(subjects: Sequence[Subject], histories: Sequence[AttentionHistory]) 
 
 def _own_images(data: Path) -> tuple[Image, ...]:
     """The images that snapshots are made of; empty where they cannot be found."""
-    found: list[Image] = []
     with contextlib.suppress(UserError):
         folder = spread(find_images(resolve_split(data, "train")), _COUNT)
-        for place in range(len(folder)):
-            with contextlib.suppress(UnreadableImage):
-                found.append(decode(folder.path(place)))
-    return tuple(found)
+        return tuple(image for _, image in readable_images(folder))
+    return ()
