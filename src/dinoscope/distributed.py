@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +13,6 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-logger = logging.getLogger("dinoscope")
 
 GRACE = 4.0
 """Seconds that a process has to end by itself after another one of its group has died."""
@@ -145,13 +143,14 @@ class _Watch:
         broken = torch.tensor([1])
         with contextlib.suppress(RuntimeError):  # the connection is gone
             dist.recv(broken, src=peer, group=self.group)
-        if self.leaving.is_set() or not broken.item():
+        if not broken.item():  # that one has parted from this one
             return
         self.broken.set()
         if self.rank == 0:
             self._tell(1)
         if not self.leaving.wait(GRACE):
-            logger.critical("another process of the group has ended, so this one ends too")
+            # Not to the log: only the main process has one, and the person waits at the terminal.
+            sys.stderr.write("dinoscope: another process of the group has ended, so this one ends too\n")
             os._exit(1)
 
 

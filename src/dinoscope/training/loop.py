@@ -140,7 +140,7 @@ def _make_steps(
     monitor = CollapseMonitor(trainer.method.diagnose, patience(trainer.total), steps=trainer.next_step)
     window, clock, saved = FeatureWindow(), Clock(config.batch_size), time.monotonic()
     lost: set[int] = set()
-    while trainer.next_step < trainer.total and not stop:
+    while trainer.next_step < trainer.total:
         with clock.waiting():
             views = stop.next_batch(batches)
         if views is None:
@@ -157,9 +157,9 @@ def _make_steps(
         _check_lost(trainer, step, lost, int(missing), listeners)
         if distributed.is_main() and run.has_vanished():
             raise UserError(f"{run.path} was moved or deleted while the run was under way, so the run ends")
-        if stops:
-            stop.append(signal.SIGTERM)
-        elif trainer.next_step < trainer.total and _checkpoint_due(trainer, saved):
+        if stops:  # in one process at least: a signal may reach each at another step
+            break
+        if trainer.next_step < trainer.total and _checkpoint_due(trainer, saved):
             _save(trainer, run, listeners)
             saved = time.monotonic()
 
