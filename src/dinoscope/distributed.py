@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -120,7 +121,7 @@ class _Watch:
 
     def __init__(self) -> None:
         # No limit of time: one process may work while all others wait, for as long as it is alive.
-        self.group = dist.new_group(backend="gloo", timeout=timedelta(days=365))
+        self.group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timedelta(days=365)))
         self.leaving, self.broken = threading.Event(), threading.Event()
         self.rank, self.peers = rank(), range(1, world_size()) if is_main() else range(1)
         self.threads = [threading.Thread(target=self._wait, args=(peer,), daemon=True) for peer in self.peers]

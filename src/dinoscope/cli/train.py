@@ -66,7 +66,8 @@ def one_line(out: Path) -> Iterator[None]:
         log = out / "train.log"
         if os.environ.get("RANK", "0") != "0" or not log.exists():  # the main process alone has a log
             raise
-        line = " ".join(str(error).split()) or "no message"
+        lines = str(error).strip().splitlines() or ["no message"]
+        line = lines[-1] if lines[0].startswith("Caught ") else lines[0]  # torch's words on an error in a worker
         notes = ". ".join(getattr(error, "__notes__", ()))
         raise UserError(f"{type(error).__name__}: {line}. {notes}. The traceback is in {log}") from error
 
