@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -63,13 +62,13 @@ def one_line(out: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        log = out / "train.log"
-        if os.environ.get("RANK", "0") != "0" or not log.exists():  # the main process alone has a log
+        notes = getattr(error, "__notes__", ())
+        if not notes:  # the loop has neither logged it nor noted what there is to continue from
             raise
         lines = str(error).strip().splitlines() or ["no message"]
         line = lines[-1] if lines[0].startswith("Caught ") else lines[0]  # torch's words on an error in a worker
-        notes = ". ".join(getattr(error, "__notes__", ()))
-        raise UserError(f"{type(error).__name__}: {line}. {notes}. The traceback is in {log}") from error
+        known = ". ".join(notes)
+        raise UserError(f"{type(error).__name__}: {line}. {known}. The traceback is in {out / 'train.log'}") from error
 
 
 def next_steps(out: Path, data: Path) -> list[str]:

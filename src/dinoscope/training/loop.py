@@ -195,7 +195,7 @@ def _failure(error: Exception, standing: str) -> Exception:
     else:
         if distributed.is_main():
             logger.error("the run ends", exc_info=error)
-        error.add_note(standing)
+            error.add_note(standing)
         return error
     text = ". ".join(filter(None, (line, standing)))
     if distributed.is_main():
