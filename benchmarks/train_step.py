@@ -1,10 +1,11 @@
 """One training step of DINO, ViT-S/16 with full multi-crop: ours beside the reference, in turn, in one run.
 
-    python benchmarks/train_step.py --reference PATH_TO_DINO_CHECKOUT [--batch 4] [--repeats 5]
+    python benchmarks/train_step.py [--reference PATH_TO_DINO_CHECKOUT] [--batch 4] [--repeats 5] [--network NAME]
 
 Each side runs in a process of its own, so that peak memory is its own; the two alternate. A step is what one
 optimiser step of training does: student on all crops, teacher on the global ones, loss, centre, backward,
-clipping, AdamW, EMA. Views are made beforehand. Medians over the repeats; peak resident memory of the process
+clipping, AdamW, EMA. The reference has its ViT-S/16 whatever NAME is.
+Views are made beforehand. Medians over the repeats; peak resident memory of the process
 less that before the networks.
 """
 
@@ -18,9 +19,12 @@ import resource
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+
+OUTPUTS = 65536
 
 
 def main() -> None:
@@ -30,13 +34,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--network", default="vit_small_patch16_224", help="ours")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    sides = {"ours": functools.partial(ours, options.batch, options.precision)}
+    sides = {"ours": functools.partial(ours, options.batch, options.precision, options.network)}
     if options.reference:
         sides["reference"] = functools.partial(reference, options.batch, options.precision, options.reference)
     rows = alternate(sides, options.repeats)
-    print(f"ViT-S/16, 2 x 224 + 8 x 96, K = 65,536, batch {options.batch}, {options.precision}")
+    print(f"{options.network}, 2 x 224 + 8 x 96, K = {OUTPUTS:,}, batch {options.batch}, {options.precision}")
     for name, row in rows.items():
         speed = options.batch / row["seconds"]
         print(f"  {name:<10} {row['seconds']:.3f} s a step  {speed:.2f} images/s  {row['gigabytes']:.2f} GB")
@@ -57,6 +62,7 @@ def alternate(sides, repeats: int) -> dict[str, dict[str, float]]:
         here, there = context.Pipe()
         process = context.Process(target=serve, args=(make_step, there), daemon=True)
         process.start()
+        there.close()  # of this process: if the other one dies, recv() fails instead of waiting for ever
         workers[name] = here
         here.recv()  # built and warmed up
     times: dict[str, list[float]] = {name: [] for name in sides}
@@ -98,15 +104,16 @@ def crops(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     return large, small
 
 
-def ours(batch: int, precision: str):
+def ours(batch: int, precision: str, network: str):
     """Our trainer's step."""
     from dinoscope.data.folder import ImageFolder
-    from dinoscope.study.recipes import dino_deit_small_100ep
+    from dinoscope.study.recipes import RECIPES
     from dinoscope.training.trainer import Trainer
     from dinoscope.types import Views
 
-    config = dino_deit_small_100ep(Path(), Path())
-    config = config.__class__(**{**config.__dict__, "batch_size": batch, "precision": precision, "device": "cpu"})
+    config = RECIPES["dino_deit_small_300ep"](Path(), Path())  # its last layer is the reference's below
+    method = replace(config.method, out_dim=OUTPUTS)
+    config = replace(config, method=method, backbone=network, batch_size=batch, precision=precision, device="cpu")
     folder = ImageFolder(Path(), tuple(f"{number}.jpg" for number in range(100 * batch)), None, ())
     trainer = Trainer(config, folder, torch.device("cpu"))
     large, small = crops(batch)
@@ -126,13 +133,13 @@ def reference(batch: int, precision: str, checkout: Path):
     # its loss moves its centre to the GPU; on a CPU that must be the identity
     torch.Tensor.cuda = lambda self, *args, **kwargs: self
     student = utils.MultiCropWrapper(
-        vits.vit_small(patch_size=16, drop_path_rate=0.1), vits.DINOHead(384, 65536, norm_last_layer=False)
+        vits.vit_small(patch_size=16, drop_path_rate=0.1), vits.DINOHead(384, OUTPUTS, norm_last_layer=False)
     )
-    teacher = utils.MultiCropWrapper(vits.vit_small(patch_size=16), vits.DINOHead(384, 65536))
+    teacher = utils.MultiCropWrapper(vits.vit_small(patch_size=16), vits.DINOHead(384, OUTPUTS))
     teacher.load_state_dict(student.state_dict())
     for parameter in teacher.parameters():
         parameter.requires_grad = False
-    loss_of = main_dino.DINOLoss(65536, 10, 0.04, 0.04, 0, 100)
+    loss_of = main_dino.DINOLoss(OUTPUTS, 10, 0.04, 0.04, 0, 100)
     optimizer = torch.optim.AdamW(utils.get_params_groups(student), lr=1e-5)
     large, small = crops(batch)
     mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)

@@ -57,6 +57,15 @@ def test_a_file_becomes_settings() -> None:
     assert found.axes == {"batch": "Batch size (Table 9)", "balance": "balance"}
 
 
+def test_a_grid_of_millions_is_refused_before_it_is_made() -> None:
+    axes = tuple(
+        Axis(name, name, tuple(Variant(name, str(value), {name: value}) for value in range(200)))
+        for name in ("epochs", "batch_size", "log_every")
+    )
+    with pytest.raises(UserError, match="the grid has 8,000,000 runs; at most 10,000 are taken"):
+        variants_of(StudyDefinition("large", "large", axes=axes, mode="grid"))
+
+
 def test_a_grid_has_every_combination() -> None:
     found = resolved(TEXT.replace("seeds", 'mode = "grid"\nseeds'))
     assert [(variant.axis, variant.label) for variant, _ in found.variants] == [

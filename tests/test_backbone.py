@@ -5,13 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dinoscope.errors import UserError
+from dinoscope.model_names import random_backbone
 from dinoscope.models import backbone as backbones
-from dinoscope.models.backbone import BACKBONES, BackboneConfig, ViTBackbone, ViTShape, build_backbone
+from dinoscope.models.backbone import (
+    BACKBONES,
+    BackboneConfig,
+    ViTBackbone,
+    ViTShape,
+    build_backbone,
+    build_baseline,
+    zero_residual_branches,
+)
 from dinoscope.models.position import resized_position_embedding
 from tests.official_files import random_network, register_tiny
 
@@ -169,6 +179,61 @@ def test_a_resnet_gives_its_pooled_feature() -> None:
     backbone = build_backbone(BackboneConfig("resnet18_small", image_size=32)).eval()
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(backbone.feature(images), backbone(images).feature)
+
+
+# Fresh weights
+
+
+def last_norms(network: torch.nn.Module) -> list[Tensor]:
+    """The factors of the last batch norm of every block of resnet_micro, which has basic blocks."""
+    return [tensor for name, tensor in network.named_parameters() if name.endswith("bn2.weight")]
+
+
+@torch.no_grad()
+def test_the_residual_branches_of_a_fresh_resnet_count_unless_zeroed() -> None:
+    network = build_backbone(BackboneConfig("resnet_micro", 32)).eval()
+    images = torch.randn(2, 3, 32, 32)
+    feature = network.feature(images)
+    assert all((factor == 1).all() for factor in last_norms(network))
+    network.net.layer4[0].conv1.weight.mul_(2)  # pyright: ignore
+    assert not torch.allclose(network.feature(images), feature)
+    zero_residual_branches(network)
+    assert len(last_norms(network)) == 4
+    assert not any(factor.any() for factor in last_norms(network))
+
+
+@torch.no_grad()
+def test_a_random_baseline_counts_every_branch_whatever_training_starts_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    register_tiny(monkeypatch)
+    config, images = BackboneConfig("tiny_registers", 28), torch.rand(4, 3, 28, 28)
+    monkeypatch.setitem(
+        backbones.BACKBONES, config.name, ViTShape(14, 64, 2, 1, layer_scale=1e-5, registers=4, token_std=1e-6)
+    )
+    trained, baseline = build_backbone(config).eval(), build_baseline(config).eval()
+    assert isinstance(trained, ViTBackbone)
+    assert isinstance(baseline, ViTBackbone)
+    assert (trained.net.blocks[0].ls1.gamma == 1e-5).all()  # pyright: ignore
+    assert (baseline.net.blocks[0].ls1.gamma == 1).all()  # pyright: ignore
+    assert trained.net.cls_token.std() < 2e-6  # pyright: ignore
+    # The standard deviation over 64 and 256 numbers is within 4 standard errors of 0.02.
+    assert baseline.net.cls_token.std().item() == pytest.approx(0.02, rel=4 / 128**0.5)  # pyright: ignore
+    assert baseline.net.reg_token.std().item() == pytest.approx(0.02, rel=4 / 512**0.5)  # pyright: ignore
+    apart, together = (torch.pdist(network.feature(images)) for network in (random_backbone(config), trained))
+    assert apart.min() > 100 * together.max()
+
+
+def test_the_class_token_is_drawn_as_dino_draws_it_and_moves_no_other_weight() -> None:
+    """0.02 (its vision_transformer.py); timm's 1e-6 is DINOv2's."""
+    torch.manual_seed(0)
+    network = build_backbone(BackboneConfig("vit_tiny_patch16_224", 32))
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    timm_s = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32).state_dict()
+    ours = network.net.state_dict()
+    assert torch.equal(ours["pos_embed"], timm_s["pos_embed"])
+    torch.testing.assert_close(ours["cls_token"], timm_s["cls_token"] * 2e4)
+    assert torch.equal(ours["blocks.11.mlp.fc2.weight"], timm_s["blocks.11.mlp.fc2.weight"])
+    assert torch.equal(after, torch.rand(1))
 
 
 # Registers and layer scale

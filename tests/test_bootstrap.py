@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dinoscope.errors import UserError
-from dinoscope.evaluation.bootstrap import BootstrapConfig, mean_intervals, pooled_intervals, resampled_means
+from dinoscope.evaluation.bootstrap import (
+    FEWEST_ITEMS,
+    BootstrapConfig,
+    Estimate,
+    interval_kind,
+    interval_line,
+    mean_intervals,
+    pooled_intervals,
+    resampled_means,
+)
 
 
 @settings(max_examples=25)
@@ -17,8 +26,46 @@ def test_an_interval_holds_the_mean(values: list[float], seed: int) -> None:
     column = torch.tensor(values, dtype=torch.float64)[:, None]
     interval = mean_intervals(column, BootstrapConfig(1000, seed=seed))[0]
     assert interval.mean == pytest.approx(sum(values) / len(values))
+    if len(values) < FEWEST_ITEMS:  # Student's, which may reach beyond the values, or none
+        assert (interval.low is None) == (interval.high is None)
+        assert interval.low is None or interval.low <= interval.mean
+        return
+    assert interval.low is not None
+    assert interval.high is not None
     assert min(values) - 1e-9 <= interval.low <= interval.mean + 1e-9
     assert interval.mean - 1e-9 <= interval.high <= max(values) + 1e-9
+
+
+def test_fewer_than_ten_items_have_students_interval_within_the_limits() -> None:
+    """1, 2 and 3: 2 ± 4.303 / sqrt(3). Between 0 and 1, of 0.8, 1 and 1: 0.933 ± 4.303 x 0.1155 / sqrt(3) ends at 1."""
+    (found,) = mean_intervals(torch.tensor([[1.0], [2.0], [3.0]]))
+    assert (found.mean, found.low, found.high) == pytest.approx((2, 2 - 2.4841, 2 + 2.4841), abs=1e-3)
+    (share,) = mean_intervals(torch.tensor([[0.8], [1.0], [1.0]]), limits=[(0.0, 1.0)])
+    assert (share.mean, share.low, share.high) == pytest.approx((0.9333, 0.9333 - 0.2869, 1), abs=1e-3)
+    (wide,) = mean_intervals(torch.tensor([[1.0], [3.0]]), BootstrapConfig(confidence=0.5))
+    assert (wide.low, wide.high) == pytest.approx((1, 3))  # Student's with one degree of freedom at 3/4: 1
+    values = torch.rand(9, 1, generator=torch.Generator().manual_seed(0)).double()
+    assert mean_intervals(values, BootstrapConfig(10)) == mean_intervals(values)  # nothing is drawn
+
+
+def test_one_item_and_items_that_are_all_alike_have_no_interval() -> None:
+    assert mean_intervals(torch.tensor([[0.5]])) == [Estimate(0.5, None, None)]
+    (alike,) = mean_intervals(torch.full((9, 1), 100.0))
+    assert (alike.low, alike.high) == (None, None)
+    (group,) = pooled_intervals(torch.tensor([[3.0]]), torch.tensor([4.0]))
+    assert (group.mean, group.low, group.high) == (0.75, None, None)
+    assert "No intervals: one sequence" in interval_line(1, "sequence", BootstrapConfig())
+
+
+@pytest.mark.parametrize("items", [2, 3, 5])
+def test_intervals_of_few_items_cover_what_they_promise(items: int) -> None:
+    """Of 2,000 samples from a normal distribution 95 % cover the mean; a tenth of a point is a deviation of 0.5 %."""
+    samples = torch.randn(items, 2000, generator=torch.Generator().manual_seed(items)).double()
+    found = mean_intervals(samples)
+    covered = sum(each.low is not None and each.high is not None and each.low <= 0 <= each.high for each in found)
+    assert covered / 2000 == pytest.approx(0.95, abs=0.015)
+    assert "Student's, over" in interval_line(items, "image", BootstrapConfig())
+    assert interval_kind(items) == "student"
 
 
 def test_the_bootstrap_of_two_images() -> None:
@@ -67,20 +114,31 @@ def test_bootstraps_out_of_range_are_refused(values: dict[str, float]) -> None:
 
 
 def test_groups_of_one_member_are_single_images() -> None:
-    values = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
-    expected = mean_intervals(values)
-    for pooled, single in zip(pooled_intervals(values, torch.ones(20)), expected, strict=True):
-        assert (pooled.mean, pooled.low, pooled.high) == pytest.approx((single.mean, single.low, single.high))
+    for count in (20, 5):
+        values = torch.randn(count, 3, generator=torch.Generator().manual_seed(0))
+        expected = mean_intervals(values)
+        for pooled, single in zip(pooled_intervals(values, torch.ones(count)), expected, strict=True):
+            assert (pooled.mean, pooled.low, pooled.high) == pytest.approx((single.mean, single.low, single.high))
 
 
-def test_groups_bring_all_their_members() -> None:
+def test_groups_bring_all_their_members(monkeypatch: pytest.MonkeyPatch) -> None:
     """One member of value 1, and three of 0. Drawn are twice the first (1/4), one each (1/2), twice the last (1/4)."""
+    monkeypatch.setattr("dinoscope.evaluation.bootstrap.FEWEST_ITEMS", 2)
     (found,) = pooled_intervals(torch.tensor([[1.0], [0.0]]), torch.tensor([1.0, 3.0]))
     assert (found.mean, found.low, found.high) == (0.25, 0, 1)
     (half,) = pooled_intervals(
         torch.tensor([[1.0], [0.0]]), torch.tensor([1.0, 3.0]), BootstrapConfig(confidence=0.4)
     )  # between the quantiles 0.3 and 0.7 lie the draws of one each
     assert (half.low, half.high) == (0.25, 0.25)
+
+
+def test_few_groups_of_different_sizes_have_the_deviation_of_a_ratio() -> None:
+    """Sums 4, 2, 3 of 2, 1, 3 members: 9 / 6 = 1.5, from it 1, 0.5 and -1.5 apart, in members of 2 on average.
+
+    Deviation sqrt((0.25 + 0.0625 + 0.5625) / 2) = 0.6614, half 4.3027 x 0.6614 / sqrt(3) = 1.6431.
+    """
+    (found,) = pooled_intervals(torch.tensor([[4.0], [2.0], [3.0]]), torch.tensor([2.0, 1.0, 3.0]))
+    assert (found.mean, found.low, found.high) == pytest.approx((1.5, 1.5 - 1.6431, 1.5 + 1.6431), abs=1e-3)
 
 
 def test_members_of_a_group_that_are_alike_make_a_mean_less_sure() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import math
 import multiprocessing
 import os
 import pickle
@@ -15,7 +17,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -176,6 +178,51 @@ class TestReading:
         with contextlib.suppress(UserError):
             checkpoint.load(other)
 
+    @given(position=st.integers(0, 10**6), bit=st.integers(0, 7))
+    @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+    def test_a_flipped_bit_is_noticed_or_changes_nothing(self, file: Path, position: int, bit: int) -> None:
+        flipped = bytearray(file.read_bytes())
+        flipped[position % len(flipped)] ^= 1 << bit
+        other = file.with_name("flipped")
+        other.write_bytes(flipped)
+        try:
+            read = checkpoint.load(other)
+        except UserError:
+            return
+        assert read.metadata["n"] == 1
+        assert read.tensors.keys() == TENSORS.keys()
+        assert all(torch.equal(read.tensors[name], TENSORS[name]) for name in TENSORS)
+
+    @pytest.mark.parametrize(
+        ("changed", "words"),
+        [
+            ({"a": TENSORS["a"].flip(0)}, "a differs"),
+            ({"a": TENSORS["a"] * math.nan}, "a differs"),
+            ({"a": TENSORS["a"].reshape(3, 2)}, "a differs"),
+            ({"a": TENSORS["a"].view(torch.int32), "b": TENSORS["b"] + 1}, "a and 1 more differs"),
+            ({"c": torch.zeros(1)}, "do not fit the names"),
+        ],
+    )
+    def test_other_tensors_under_the_same_header_are_noticed(self, file: Path, changed, words: str) -> None:
+        with safe_open(file, framework="pt") as written:
+            header = written.metadata()
+        save_file({**TENSORS, **changed}, file, metadata=header)
+        with pytest.raises(UserError, match=words):
+            checkpoint.load(file)
+        if "names" not in words:
+            assert checkpoint.read_metadata(file)["n"] == 1  # which is whole
+
+    def test_changed_metadata_are_noticed_without_reading_the_tensors(self, file: Path) -> None:
+        file.write_bytes(file.read_bytes().replace(b'n\\": 1', b'n\\": 2'))
+        with pytest.raises(UserError, match="the metadata differs"):
+            checkpoint.read_metadata(file)
+
+    def test_a_file_of_an_earlier_version_has_no_checksums_and_is_read(self, tmp_path: Path) -> None:
+        save_file(TENSORS, tmp_path / "x.safetensors", metadata={checkpoint.METADATA_KEY: '{"n": 1}'})
+        read = checkpoint.load(tmp_path / "x.safetensors")
+        assert not read.verified
+        assert torch.equal(read.tensors["a"], TENSORS["a"])
+
     def test_a_foreign_file(self, tmp_path: Path) -> None:
         save_file(TENSORS, tmp_path / "x.safetensors")
         with pytest.raises(UserError, match="not written by dinoscope"):
@@ -309,6 +356,30 @@ class TestModels:
         self.save_step(tmp_path, newer, 10)
         self.check(tmp_path, newer)
         self.check(checkpoint.step_path(tmp_path / "checkpoints", 9), micro)
+
+    def test_the_newest_that_is_not_damaged(self, micro: Backbone, tmp_path: Path, caplog) -> None:
+        self.save_step(tmp_path, micro, 9)
+        self.save_step(tmp_path, micro, 10)
+        earlier, newest = (checkpoint.step_path(tmp_path / "checkpoints", step) for step in (9, 10))
+        whole = newest.read_bytes()
+        newest.write_bytes(whole[:-1] + bytes([whole[-1] ^ 128]))
+        with caplog.at_level(logging.WARNING):
+            assert checkpoint.find_weights(tmp_path) == earlier
+        assert str(newest) in caplog.text
+        assert str(earlier) in caplog.text
+        self.check(tmp_path, micro)
+        metadata = checkpoint.newest_metadata(tmp_path / "checkpoints")
+        assert metadata is not None
+        assert metadata["step"] == 10  # its header is whole
+        newest.write_bytes(whole[:-1])
+        metadata = checkpoint.newest_metadata(tmp_path / "checkpoints")
+        assert metadata is not None
+        assert metadata["step"] == 9
+        earlier.write_bytes(b"")
+        with pytest.raises(UserError, match="No other checkpoint"):
+            checkpoint.find_weights(tmp_path)
+        with pytest.raises(UserError, match="not a readable safetensors file"):
+            checkpoint.newest_metadata(tmp_path / "checkpoints")
 
     def test_the_settings_file_says_how_to_build_it(self, micro: Backbone, tmp_path: Path) -> None:
         checkpoint.export_backbone(tmp_path, micro)

@@ -49,6 +49,14 @@ def test_npz_opens_without_pickle(model: Path, picture_folder: MakeFolder, tmp_p
         assert np.array_equal(arrays["features"], bank.features.numpy())
 
 
+def test_classes_below_splits_are_labels(model: Path, picture_folder: MakeFolder, tmp_path: Path) -> None:
+    picture_folder(3, classes=2, split="train")
+    bank = run(model, picture_folder(2, classes=2, split="val"), tmp_path / "f.npz")
+    assert bank.classes == ("class0", "class1")
+    with np.load(tmp_path / "f.npz", allow_pickle=False) as arrays:
+        assert arrays["label"].tolist() == ["class0", "class0", "class1", "class0", "class1"]
+
+
 def test_npz_without_labels(model: Path, picture_folder: MakeFolder, tmp_path: Path) -> None:
     run(model, picture_folder(3), tmp_path / "f.npz")
     with np.load(tmp_path / "f.npz", allow_pickle=False) as arrays:

@@ -164,6 +164,19 @@ def test_a_val_split_alone(model: Path, picture_folder: MakeFolder) -> None:
         run(model, "--data", picture_folder(4, classes=2, split="val"))
 
 
+@pytest.mark.parametrize("splits", [("train", "val"), ("",)])
+def test_a_single_class_is_refused(
+    model: Path, picture_folder: MakeFolder, splits: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every answer among one class is right; so it is of a folder one level too high."""
+    for split in splits:
+        data = picture_folder(4, classes=1, split=split)
+    assert cli.main(["knn", "--model", str(model), "--data", str(data)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "all 4 images are of one class (class0)" in captured.err
+
+
 def test_the_cache_can_be_left_out(model: Path, data: Path) -> None:
     run(model, "--data", data, "--no-cache")
     assert not cache_folder("features").exists()

@@ -18,7 +18,7 @@ from dinoscope.data.folder import ImageFolder
 from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.features import cache
 from dinoscope.models.pretrained import CATALOGUE
-from dinoscope.models.pretrained.fetch import cached_file
+from dinoscope.models.pretrained.fetch import cached_file, first_digest
 from dinoscope.reproduction import imagenet
 from dinoscope.reproduction.presentation import FILES
 from tests.conftest import draw_picture
@@ -171,6 +171,7 @@ def test_a_model_that_fails_is_a_row_with_its_reason(images: Path, capsys: pytes
     assert values()["tiny_dino"]["k-NN (k = 20)"]["measured"] is not None
     assert values()["tiny_deit"]["k-NN (k = 20)"]["measured"] is None
     file.write_bytes(right)
+    first_digest(file).unlink()
     assert reproduce("imagenet-table", images, *BOTH, *FAST) == 0
     assert values()["tiny_deit"]["k-NN (k = 20)"]["measured"] is not None
 
@@ -190,6 +191,7 @@ def test_nothing_is_replaced_unasked(images: Path, drawn: Path, capsys: pytest.C
         assert faults(error) == 1
     assert {path: path.read_bytes() for path in Path("out").rglob("*.*") if path.is_file()} == before
     torch.save(weights(random_network("tiny", 48)), cached_file(CATALOGUE["tiny_dino"]))
+    first_digest(cached_file(CATALOGUE["tiny_dino"])).unlink()
     assert reproduce("imagenet-table", images, *BOTH, *FAST) == 1
     assert "was measured of other weights" in capsys.readouterr().out
 

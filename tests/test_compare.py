@@ -23,6 +23,8 @@ from dinoscope.study.compare import (
 )
 from dinoscope.study.differences import difference
 from dinoscope.study.published import PUBLISHED
+from dinoscope.study.recipes import RECIPES
+from dinoscope.study.subjects import shown_method
 from dinoscope.training.config import RunConfig, SavingConfig
 from dinoscope.types import Metric
 
@@ -181,6 +183,27 @@ def test_a_row_that_is_not_the_plain_method_says_so() -> None:
 )
 def test_a_row_of_an_ablation_says_so(changes: dict[str, Any], note: str) -> None:
     assert compare([entry(settings=changes)]).notes == (note,)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "note"),
+    [
+        ("moco", {"method.symmetric": True}, "each view is query and key in turn, as in MoCo v3 (True)"),
+        ("moco", {"method.head_batch_norm": True}, "with batch norm in its head, as in MoCo v3 (True)"),
+        ("moco_v3", {"method.prediction_head": False}, "without the prediction head of its paper (False)"),
+        ("byol", {"method.head_batch_norm": False}, "without the batch norm in its head that its code has (False)"),
+    ],
+)
+def test_a_rival_that_is_not_the_plain_method_says_so(method: str, changes: dict[str, Any], note: str) -> None:
+    assert compare([entry(method, settings=changes)]).notes == (note,)
+
+
+@pytest.mark.parametrize("recipe", ["simclr_resnet50", "moco_v2_resnet50", "moco_v3_deit_small", "byol_resnet50",
+    "swav_resnet50", "dino_deit_small_100ep"])  # fmt: skip
+def test_a_recipe_of_the_paper_is_the_plain_method(recipe: str) -> None:
+    config = RECIPES[recipe](Path("d"), Path("o"))
+    run = entry(shown_method(config), config.backbone, settings=deciding_settings(config))
+    assert compare([run]).notes == ()
 
 
 def test_equal_notes_have_one_number_and_remarks_are_notes() -> None:

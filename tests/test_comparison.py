@@ -16,7 +16,7 @@ from PIL import Image
 from dinoscope import api, checkpoint, timing
 from dinoscope.cli import main
 from dinoscope.comparison.writing import FILES
-from dinoscope.measurement import Measurement, keep, kept
+from dinoscope.measurement import Measurement, keep, kept, kept_names
 from dinoscope.study.published import LABEL, PUBLISHED
 from tests.conformance import cases
 from tests.conftest import draw_picture
@@ -131,15 +131,22 @@ def test_all_files_are_written_and_agree(runs: Path, trained: Path, capsys) -> N
     dino = next(row for row in measured if row["folders"] == "b")
     assert float(dino["knn_top1_mean"]) == figures(values, "knn")["b"]["mean"]
     assert dino["linear_top1_mean"] == ""
+    assert (dino["knn_image_size"], dino["knn_images"]) == ("32", str(trained / "data/val"))
+    assert (measured[0]["method"], measured[0]["knn_image_size"]) == ("Raw pixels", "32")
     assert "epochs 2" in dino["notes"]
     published = [row for row in rows if row["source"] == LABEL]
     assert len(published) == len(values["published"]["rows"]) == len(PUBLISHED)
+    by_other_protocols = {
+        (row["method"], row["architecture"]) for row in published if "is its own paper's" in row["notes"]
+    }
+    assert by_other_protocols == {(name, "RN50") for name in ("SimCLR", "MoCo v2", "BYOL", "SwAV")}
     for name in ("comparison.png", "curves.png"):
         with Image.open(f"out/{name}") as picture:
             assert picture.width > 400
             assert len(picture.convert("RGB").getcolors(2**24) or []) > 20
     for name in ("comparison.md", "comparison.tex"):
         assert LABEL in Path(f"out/{name}").read_text()
+        assert "accuracy of the network's own classifier" in Path(f"out/{name}").read_text()
     assert "Raw pixels" in capsys.readouterr().out
 
 
@@ -175,9 +182,13 @@ def test_results_on_other_images_are_measured_again_with_data_and_marked_without
     again = compared("a0", "a1", "b", *arguments)
     assert [len(row["entries"]) for row in again["rows"]] == [2, 1]
     assert not any("measured with" in note for every in notes(again).values() for note in every)
-    now = kept(runs / "a0", "knn")
-    assert now is not None
-    assert now.protocol["gallery"] == str(trained / "data/train")
+    # what was measured first is still there, beside the new one
+    both = [kept(runs / "a0", name) for name in kept_names(runs / "a0", "knn")]
+    assert [found and found.protocol["gallery"] for found in both] == [
+        str(trained / "other/train"),
+        str(trained / "data/train"),
+    ]
+    assert kept_names(runs / "a1", "knn") == ["knn"]
 
 
 def test_missing_results_are_measured_where_the_others_were(runs: Path, trained: Path) -> None:
@@ -250,10 +261,16 @@ def test_an_existing_comparison_is_replaced_only_when_asked(runs: Path, capsys) 
         (["nowhere"], "there is no file or folder nowhere"),
         (["a0", "../{name}/a0"], "given twice"),
         (["a0", "--data", "nowhere"], "nowhere: no such folder"),
+        (["a0", "--data", "valonly"], "no training folder found beside val"),
+        (["a0", "--data", "oneclass"], "all 4 images are of one class (hat)"),
         (["a0", "--label-fraction", "2"], "--label-fraction must be above 0 and at most 1, not 2"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(runs: Path, arguments: list[str], words: str, capsys) -> None:
+    for folder in ("valonly/val/hat", "valonly/val/shoe", "oneclass/train/hat", "oneclass/val/hat"):
+        (runs / folder).mkdir(parents=True)
+        for number in range(4):
+            cv2.imwrite(str(runs / folder / f"{number}.png"), draw_picture(number))
     arguments = [argument.format(name=runs.name) for argument in arguments]
     assert main(["compare", *arguments, "--out", "out", *FAST]) == 2
     error = capsys.readouterr().err

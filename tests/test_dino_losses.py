@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from dinoscope.losses.dino import dino_loss, entropy, kl_loss, reverse_kl_loss, softmax_mse_loss
 from dinoscope.losses.sinkhorn import batch_softmax, sinkhorn
+from dinoscope.schedules import epoch_warmup
 
 UNIFORM_STUDENT = torch.zeros(2, 1, 2, dtype=torch.float64)
 """Two views, one image, two outputs: q = (1/2, 1/2) at any temperature."""
@@ -127,3 +129,10 @@ def test_batch_softmax_takes_a_constant_away_as_a_centre_does() -> None:
     torch.testing.assert_close(batch_softmax(logits + shift, 0.3), batch_softmax(logits, 0.3))
     alike = batch_softmax(logits[:1].repeat(6, 1), 0.3)
     torch.testing.assert_close(alike, torch.full_like(alike, 1 / 5))
+
+
+@pytest.mark.parametrize("epochs", range(5))
+def test_the_temperature_warms_up_as_in_the_reference(epochs: int) -> None:
+    """np.linspace(start, end, epochs), then the end: a warm-up of one epoch is spent at its start."""
+    wanted = [*np.linspace(0.02, 0.07, epochs), *[0.07] * 3]
+    assert [epoch_warmup(epoch, epochs, 0.02, 0.07) for epoch in range(epochs + 3)] == pytest.approx(wanted)

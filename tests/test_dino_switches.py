@@ -347,7 +347,7 @@ def test_settings_from_before_the_switches_are_read_as_they_were(tmp_path: Path)
     new = ("loss", "teacher", "predictor", "head_activation", "head_l2", "head_weight_norm")
     for name in new:
         del values["method"][name]
-    del values["fraction"], values["optimizer"]["scaling"]
+    del values["fraction"], values["optimizer"]["scaling"], values["zero_init_residual"]
     assert from_dict(RunConfig, values, "config.json") == RunConfig(tmp_path, tmp_path / "out")
 
 

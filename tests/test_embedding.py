@@ -212,6 +212,20 @@ def run(model: str, data: Path, out: Path, *more: str) -> int:
     return main(["map", "--model", *model.split(), "--data", str(data), "--out", str(out), "--workers", "0", *more])
 
 
+def test_the_command_colours_the_classes_below_splits(picture_folder: PICTURES, tmp_path: Path, monkeypatch) -> None:
+    picture_folder(6, classes=2, split="train")
+    data = picture_folder(6, classes=2, split="val")
+    seen: list[Labelling | None] = []
+
+    def page(panels: object, labelling: Labelling | None) -> np.ndarray:
+        seen.append(labelling)
+        return np.zeros((9, 9, 3), np.uint8)
+
+    monkeypatch.setattr("dinoscope.report.embedding_figure.points_page", page)
+    assert run(MODEL, data, tmp_path / "a.png", "--points", "--method", "pca") == 0
+    assert [found and found.classes for found in seen] == [("class0", "class1")]
+
+
 def test_the_command_writes_the_same_picture_twice(picture_folder: PICTURES, tmp_path: Path, capsys) -> None:
     data = picture_folder(12, classes=3)
     assert run(MODEL, data, tmp_path / "a.png", "--limit", "9") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torchvision import transforms
 
-from dinoscope import features
+from dinoscope import checkpoint, features
 from dinoscope.cache import cache_folder
 from dinoscope.data.decode import decode
 from dinoscope.data.folder import ImageFolder, find_images
@@ -361,6 +364,46 @@ class TestCache:
         assert "extracted again" in caplog.text
         assert same(cached_extract(micro, labelled, CPU), first)
         assert len(extractions) == 2
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda stored: stored["features"].__setitem__(3, math.nan),
+            lambda stored: stored["features"].copy_(stored["features"].flip(0)),
+            lambda stored: stored["features"][2].view(torch.int32).bitwise_xor_(1),
+            lambda stored: stored["positions"].copy_(stored["positions"].flip(0)),
+        ],
+        ids=["nan", "rows", "bit", "positions"],
+    )
+    @pytest.mark.parametrize("checksums", [True, False])
+    def test_an_entry_that_was_not_written_so_is_not_believed(
+        self, micro: Backbone, labelled: ImageFolder, damage: Callable[[dict[str, Tensor]], object], checksums: bool
+    ) -> None:
+        first = cached_extract(micro, labelled, CPU)
+        with safe_open(self.entry(), framework="pt") as file:
+            header, stored = file.metadata(), {name: file.get_tensor(name) for name in ("features", "positions")}
+        damage(stored)
+        if not checksums:
+            del header[checkpoint.CRC_KEY]
+        save_file(stored, self.entry(), metadata=header)
+        assert torch.equal(cached_extract(micro, labelled, CPU).features, first.features)
+
+    def test_the_entry_of_other_images_under_this_name_is_not_believed(
+        self, micro: Backbone, labelled: ImageFolder
+    ) -> None:
+        first = cached_extract(micro, labelled, CPU)
+        place, entry = self.entry().parent, self.entry()
+        cached_extract(micro, labelled.subset(range(9, -1, -1)), CPU)
+        (other,) = set(place.iterdir()) - {entry}
+        other.replace(entry)
+        assert torch.equal(cached_extract(micro, labelled, CPU).features, first.features)
+
+    def test_the_nan_of_a_broken_model_is_not_kept(self, labelled: ImageFolder) -> None:
+        broken = build()
+        with torch.no_grad():
+            next(broken.net.parameters()).fill_(math.nan)
+        assert cached_extract(broken, labelled, CPU).features.isnan().all()
+        assert not cache_folder("features").exists()
 
     def test_an_entry_of_another_form_is_replaced(
         self, micro: Backbone, labelled: ImageFolder, caplog: pytest.LogCaptureFixture

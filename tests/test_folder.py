@@ -11,6 +11,7 @@ import pytest
 from dinoscope.data.folder import (
     ImageFolder,
     find_images,
+    find_images_of_splits,
     find_split,
     image_fraction,
     label_fraction,
@@ -210,6 +211,25 @@ def test_an_archive_unpacked_into_a_folder_is_looked_through(tmp_path: Path) -> 
     touch(tmp_path, "cifar10/train/a/1.jpg", "cifar10/val/a/1.jpg", "__MACOSX/x.jpg", ".git/x", "README.txt")
     assert resolve_split(tmp_path, "train") == tmp_path / "cifar10/train"
     assert resolve_split(tmp_path, "val") == tmp_path / "cifar10/val"
+
+
+@pytest.mark.parametrize("above", ["", "cifar10/"])
+def test_classes_of_both_splits_together(tmp_path: Path, above: str) -> None:
+    names = ("train/cat/1.jpg", "train/dog/1.jpg", "val/cat/2.jpg", "val/eel/1.jpg")
+    folder = find_images_of_splits(touch(tmp_path, *(above + name for name in names)))
+    assert (folder.labels, folder.classes) == ((0, 1, 0, 2), ("cat", "dog", "eel"))
+    assert folder.paths == tuple(above + name for name in names)
+
+
+def test_without_classes_or_splits_nothing_is_added(tmp_path: Path) -> None:
+    for name, files in {
+        "flat": ("train/1.jpg", "val/cat/1.jpg"),
+        "one": ("train/cat/1.jpg", "val/cat/1.jpg"),
+        "classes": ("cat/1.jpg", "dog/1.jpg"),
+        "stray": ("1.jpg", "train/cat/1.jpg", "val/dog/1.jpg"),
+    }.items():
+        root = touch(tmp_path / name, *files)
+        assert find_images_of_splits(root) == find_images(root)
 
 
 def test_without_splits(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from dinoscope.errors import UserError
 from dinoscope.features import weights_hash
 from dinoscope.html_report import davis, voc
 from dinoscope.html_report.kept import best_first, kept_groups
-from dinoscope.measurement import Examples, Measurement, keep_in, kept, kept_names
+from dinoscope.measurement import Examples, Measurement, keep_as, kept, kept_names
 from dinoscope.measurement.davis_frames import keep_frames, kept_frames, kept_places
 from dinoscope.measurement.voc_record import VocProtocol
 from dinoscope.models.backbone import BackboneConfig, build_backbone
@@ -118,7 +118,7 @@ def test_records_without_examples_read_and_write_as_before() -> None:
 
 def test_variants_are_found_by_name(tmp_path: Path) -> None:
     for name in ("voc", "voc-rollout", "voc-100", "vocal", "davis-2017"):
-        keep_in(tmp_path, name, Measurement({}, ()))
+        keep_as(tmp_path, name, Measurement({}, ()))
     assert kept_names(tmp_path, "voc") == ["voc", "voc-100", "voc-rollout"]
     assert kept_names(tmp_path / "nowhere", "voc") == []
 
@@ -163,10 +163,10 @@ def test_published_figures_stand_beside_those_of_their_protocol(runs: Path) -> N
         found = kept(runs / name, "voc")
         assert found is not None
         square = {**found.protocol["published"], "square": 512}
-        keep_in(runs / name, "voc", Measurement({**found.protocol, "published": square}, found.metrics))
+        keep_as(runs / name, "voc", Measurement({**found.protocol, "published": square}, found.metrics))
         video = kept(runs / name, "davis-2017")
         assert video is not None
-        keep_in(runs / name, "davis-2017", Measurement({**video.protocol, "size": 480}, video.metrics))
+        keep_as(runs / name, "davis-2017", Measurement({**video.protocol, "size": 480}, video.metrics))
     (table,) = of_kind(voc.section(subjects(runs)), Table)
     cells = {row.cells[0]: row.cells for each in table.sections for row in each.rows}
     assert cells["DINO, ViT-S/16"][1] == f"{PUBLISHED_JACCARD[0].dino:.1f}"
@@ -181,12 +181,12 @@ def test_where_the_images_are_gone_they_are_named(runs: Path) -> None:
     for name in ("one", "two"):
         found = kept(runs / name, "voc")
         assert found is not None
-        keep_in(runs / name, "voc", replace(found, protocol={**found.protocol, "data": str(runs / "gone")}))
+        keep_as(runs / name, "voc", replace(found, protocol={**found.protocol, "data": str(runs / "gone")}))
         video = kept(runs / name, "davis-2017")
         assert video is not None
         gone = replace(video, protocol={**video.protocol, "data": str(runs / "gone")})
         frames = kept_frames(runs / name, "davis-2017", video)
-        keep_in(runs / name, "davis-2017", gone)
+        keep_as(runs / name, "davis-2017", gone)
         keep_frames(runs / name, "davis-2017", frames, gone)
     section = voc.section(subjects(runs))
     assert of_kind(section, Figure) == []
@@ -203,7 +203,7 @@ def test_a_folder_of_masks_is_not_drawn_since_its_place_is_not_kept(runs: Path) 
     for name in ("one", "two"):
         found = kept(runs / name, "voc")
         assert found is not None
-        keep_in(runs / name, "voc", replace(found, protocol={**found.protocol, "data_name": "mine"}))
+        keep_as(runs / name, "voc", replace(found, protocol={**found.protocol, "data_name": "mine"}))
     section = voc.section(subjects(runs))
     assert of_kind(section, Figure) == []
     assert "is not kept" in of_kind(section, Notice)[0].text
@@ -273,7 +273,7 @@ def test_damaged_records_are_said(runs: Path) -> None:
 
 def test_records_that_say_too_little_are_left_out_and_said(runs: Path) -> None:
     for name in ("voc", "davis-2017"):
-        keep_in(runs / "one", name, Measurement({"data": "x"}, ()))
+        keep_as(runs / "one", name, Measurement({"data": "x"}, ()))
     for section in (voc.section(subjects(runs)), davis.section(subjects(runs))):
         assert "does not say its" in of_kind(section, Notice)[0].text
         assert [row.cells[0] for row in of_kind(section, Table)[0].sections[0].rows] == ["two"]
@@ -282,7 +282,7 @@ def test_records_that_say_too_little_are_left_out_and_said(runs: Path) -> None:
 def test_only_what_was_measured_alike_shares_a_table(runs: Path) -> None:
     found = kept(runs / "two", "voc")
     assert found is not None
-    keep_in(runs / "two", "voc", replace(found, protocol={**found.protocol, "mass": 0.5}))
+    keep_as(runs / "two", "voc", replace(found, protocol={**found.protocol, "mass": 0.5}))
     section = voc.section(subjects(runs))
     assert section is not None
     assert [type(block) for block in section.blocks] == [Group, Group]

@@ -55,7 +55,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def lasting(record: RunRecord, **values: float) -> RunRecord:
     """As if it had run for long enough to be judged, with these values at every step."""
     lines = [{**record.metrics[0], **values, "step": step} for step in range(0, 1000, 10)]
-    return replace(record, metrics=tuple(lines), total_steps=1000, steps=1000, said=(), unreadable=())
+    return replace(record, metrics=tuple(lines), total_steps=1000, steps=1000, said=(), unreadable={})
 
 
 def test_without_data_nothing_is_written_into_a_run(runs):
@@ -146,11 +146,12 @@ def test_rows_of_one_method_are_told_apart_by_their_runs(runs):
     assert [label(row, rows) for row in rows.rows] == ["DINO a/dino", "DINO b/dino"]
     read = Page(render(Document("t", (summary_section([], {}, rows, {}),))))
     assert (
-        "k-NN: DINO b/dino is best with 50.0 % [40.4, 59.6]; last is DINO a/dino with 40.0 % [30.9, 49.8]." in read.text
+        "k-NN on 100 images: DINO b/dino is ahead with 50.0 % [40.4, 59.6]; "
+        "last is DINO a/dino with 40.0 % [30.9, 49.8]." in read.text
     )
     same = compare([entry("a/dino", 40.0, rate=1.0), entry("b/dino", 40.0, rate=2.0)])
     read = Page(render(Document("t", (summary_section([], {}, same, {}),))))
-    assert "k-NN accuracy is the same everywhere: 40.0 %." in read.text
+    assert "k-NN on 100 images: the accuracy is the same everywhere, 40.0 %." in read.text
 
 
 def test_results_without_a_common_example_have_no_best_one(runs):

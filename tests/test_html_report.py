@@ -131,7 +131,7 @@ def test_a_run_from_before_machine_and_momentum_were_recorded(runs):
 
 
 def test_a_run_without_images_checkpoints_or_log(runs):
-    for name in ("checkpoints", "train.log", "metrics.jsonl", "unreadable.txt", MACHINE):
+    for name in ("checkpoints", "train.log", "metrics.jsonl", "unreadable.json", MACHINE):
         path = runs / "supervised" / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     config = json.loads((runs / "supervised/config.json").read_text())
@@ -180,7 +180,7 @@ def record(runs: Path) -> RunRecord:
     """DINO, as if it had run for long enough to be judged."""
     (run,) = read_runs([Path(HOSTILE)])
     lines = [{**run.metrics[0], "step": step, "gradient_norm": 1.0} for step in range(0, 1000, 10)]
-    return replace(run, metrics=tuple(lines), total_steps=1000, steps=1000, state="finished", said=(), unreadable=())
+    return replace(run, metrics=tuple(lines), total_steps=1000, steps=1000, state="finished", said=(), unreadable={})
 
 
 def with_values(record: RunRecord, **values: float) -> RunRecord:
@@ -212,7 +212,7 @@ def test_features_data_and_what_training_said(record):
     assert found.kind == "warning"
     waiting = with_values(healthy, waiting_for_data=0.6)
     assert any("60 % of the time" in each.text and "--workers" in each.text for each in findings(waiting))
-    said = replace(healthy, said=((400, "checkpoint not written"),), unreadable=("a.png\tcut off",))
+    said = replace(healthy, said=((400, "checkpoint not written"),), unreadable={"a.png": "cut off"})
     texts = [each.text for each in findings(said)]
     assert any("at step 400" in text for text in texts)
     assert any("1 images could not be read" in text for text in texts)

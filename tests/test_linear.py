@@ -12,6 +12,7 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation.linear import (
     LinearConfig,
     choose_rate,
+    folds,
     hold_out,
     linear,
     train_probes,
@@ -154,12 +155,14 @@ class TestHoldOut:
 
 
 class TestChoice:
-    def test_only_held_out_training_images_choose(self) -> None:
+    def test_only_held_out_training_images_choose(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """With the held-out images' labels wrong, the worst rate is chosen: they decide, and are not trained on."""
+        monkeypatch.setattr("dinoscope.evaluation.linear.FEWEST_HELD_OUT", 1)
         train = bank_of(120, 3, distance=1.5)
         assert train.labels is not None
         config = replace(QUICK, rates=(1e-6, 0.02), epochs=10)
-        assert choose_rate(train, config).rate == 0.02
+        choice = choose_rate(train, config)
+        assert (choice.rate, choice.held_out, choice.folds) == (0.02, 12, 0)
         held = hold_out(train)[1]
         labels = train.labels.clone()
         labels[held] = (labels[held] + 1) % 3
@@ -169,6 +172,30 @@ class TestChoice:
             choice = choose_rate(replace(train, labels=labels), config)
         assert choice.accuracies[0] > choice.accuracies[1]
         assert choice.rate == 1e-6
+
+    def test_few_images_choose_by_cross_validation_and_all_of_them_do(self) -> None:
+        calls: list[tuple[int, int]] = []
+        choice = choose_rate(bank_of(30, 3, distance=1.5), QUICK, lambda *call: calls.append(call))
+        assert (choice.held_out, choice.folds) == (30, 5)
+        assert calls[-1] == (5 * 40, 5 * 40)  # 24 of 30 images are two batches, 20 epochs, five times
+        assert calls == sorted(calls)
+
+    def test_a_hundred_held_out_images_choose_alone(self) -> None:
+        choice = choose_rate(bank_of(1000, 2, distance=1.5, dim=4), replace(QUICK, rates=(0.01, 0.1), epochs=1))
+        assert (choice.held_out, choice.folds) == (100, 0)
+
+    def test_folds_hold_every_image_out_once_but_the_only_one_of_a_class(self) -> None:
+        labels = torch.tensor([0] * 7 + [1] * 2 + [2])
+        parts = folds(FeatureBank(torch.zeros(10, 1), labels))
+        assert torch.cat([held for _, held in parts]).sort().values.tolist() == list(range(9))
+        assert all(torch.equal(torch.cat(part).sort().values, torch.arange(10)) for part in parts)
+        assert [labels[held].bincount(minlength=2).tolist() for _, held in parts] == [
+            [2, 1],
+            [2, 1],
+            [1, 0],
+            [1, 0],
+            [1, 0],
+        ]
 
     def test_of_equally_good_rates_the_middle_one(self) -> None:
         train = bank_of(60, 3, distance=20)

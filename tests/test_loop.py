@@ -17,10 +17,11 @@ from types import MappingProxyType
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
-from dinoscope import checkpoint
+from dinoscope import checkpoint, distributed
 from dinoscope.cli.train import next_steps
 from dinoscope.data import loader
 from dinoscope.data.folder import find_images, image_fraction
@@ -28,10 +29,10 @@ from dinoscope.errors import UserError
 from dinoscope.methods import dino
 from dinoscope.training import trainer as trainer_module
 from dinoscope.training.config import OptimizerConfig, RunConfig, SavingConfig
-from dinoscope.training.images import trained_on
+from dinoscope.training.images import read_unreadable, trained_on
 from dinoscope.training.listener import Listener, RunStart, StepRecord
 from dinoscope.training.loop import RunResult, train
-from dinoscope.training.run_folder import read_config, read_metrics
+from dinoscope.training.run_folder import RunFolder, changed_settings, portable, read_config, read_metrics
 from dinoscope.training.trainer import Trainer
 from dinoscope.types import Step, StepOutput
 from tests.conformance import cases
@@ -160,7 +161,7 @@ def test_a_run_leaves_settings_metrics_log_events_checkpoints_and_an_export(pict
 
     assert "training vit_micro_conv8 on 24 images" in (out / "train.log").read_text()
     assert list((out / "tensorboard").glob("events.out.tfevents.*"))
-    assert (out / "unreadable.txt").read_text() == ""
+    assert read_unreadable(RunFolder(out)) == {}
     assert steps_kept(out) == [TOTAL]
 
 
@@ -320,7 +321,108 @@ def test_what_comes_next_can_be_copied_into_a_shell(classes, command, picture_fo
     assert all(any(word.startswith(str(out)) for word in line) for line in words)
 
 
+# Two processes
+
+
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize("how", [{"resume": True}, {"overwrite": True}])
+def test_a_run_under_way_is_neither_resumed_nor_overwritten(how, link, picture_folder, tmp_path) -> None:
+    """A thread of this process stands for another process: the lock does not let it in either."""
+    out, latest = tmp_path / "run", tmp_path / "latest"
+    latest.symlink_to(out)
+    config = settings(picture_folder(8), out, epochs=2, evaluate_every=0)
+    refused: list[str] = []
+
+    def second() -> None:
+        try:
+            train(replace(config, out=latest if link else out), **how)
+        except UserError as error:
+            refused.append(str(error))
+
+    def beside() -> None:
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+
+    assert train(config, listeners=[Do(0, beside)]).steps == 2
+    assert len(refused) == 1
+    assert "another process is training in" in refused[0]
+    assert len(read_metrics(out)) == 2
+    assert train(replace(config, out=latest if link else out), **how).steps == 2  # it has ended now
+
+
+def test_a_checkpoint_of_another_run_is_refused(picture_folder, tmp_path) -> None:
+    data = picture_folder(24)
+    for seed in (0, 1):
+        config = settings(data, tmp_path / f"run{seed}", seed=seed, evaluate_every=0)
+        train(config, listeners=[Stop(seed, signal.SIGTERM)])
+    stranger = checkpoint.latest(tmp_path / "run1" / "checkpoints")
+    assert stranger is not None
+    shutil.copy(stranger, tmp_path / "run0" / "checkpoints")
+    before = files(tmp_path / "run0" / "checkpoints")
+    with pytest.raises(UserError, match=r"belongs to another run than config\.json \(seed: 1 -> 0\)"):
+        train(replace(config, seed=0, out=tmp_path / "run0"), resume=True)
+    assert files(tmp_path / "run0" / "checkpoints") == before
+
+
 # Resuming
+
+
+def test_a_run_resumes_from_any_folder(picture_folder, tmp_path, monkeypatch) -> None:
+    picture_folder(24)
+    monkeypatch.chdir(tmp_path)
+    config = settings(Path("pictures"), Path("run"), evaluate_every=0)
+    train(config, listeners=[Stop(1, signal.SIGTERM)])
+    assert train(config, resume=True, listeners=[Stop(3, signal.SIGTERM)]).steps == 4
+    monkeypatch.chdir("/")
+    saved = read_config(tmp_path / "run")
+    assert saved.data == tmp_path / "pictures"
+    assert train(saved, resume=True).steps == TOTAL
+
+
+def test_the_initial_model_is_found_from_any_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = settings(Path("pictures"), Path("run"), init="model")
+    assert portable(config).init == str(tmp_path / "model")
+    for name in ("dino_vits16", "random:vit_micro_conv8"):
+        assert portable(replace(config, init=name)).init == name
+    assert changed_settings(config, portable(config)) == []
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(picture_folder, tmp_path) -> None:
+    data, whole, out = picture_folder(24), tmp_path / "whole", tmp_path / "run"
+    config = settings(data, out, saving=SavingConfig(every_steps=2, keep=9))
+    train(replace(config, out=whole))
+    train(config, listeners=[Stop(4, signal.SIGTERM)])
+    assert steps_kept(out) == [2, 4, 5]
+    newest = checkpoint.step_path(out / "checkpoints", 5)
+    *rest, last = newest.read_bytes()
+    newest.write_bytes(bytes([*rest, last ^ 1]))
+
+    listener = Do(99, lambda: None)
+    assert train(config, resume=True, listeners=[listener]).steps == TOTAL
+    earlier = checkpoint.step_path(out / "checkpoints", 4)
+    assert len(listener.heard) == 1
+    assert str(newest) in listener.heard[0]
+    assert str(earlier) in listener.heard[0]
+    aside = newest.with_name(f"{newest.name}.damaged")
+    assert aside.is_file()
+    aside.unlink()
+    assert steps_kept(out) == [2, 4, 6, 8, 9]
+    ours, theirs = weights(out), weights(whole)
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+    assert results(out) == results(whole)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_left_alone(picture_folder, tmp_path) -> None:
+    out = tmp_path / "run"
+    config = settings(picture_folder(24), out, evaluate_every=0)
+    train(config, listeners=[Stop(1, signal.SIGTERM)])
+    newest = checkpoint.step_path(out / "checkpoints", 2)
+    newest.write_bytes(b"")
+    with pytest.raises(UserError, match=r"No other checkpoint in .* is whole"):
+        train(config, resume=True)
+    assert newest.is_file()
 
 
 def test_resuming_what_is_no_run_is_refused(picture_folder, tmp_path) -> None:
@@ -425,6 +527,35 @@ def test_stopped_and_resumed_is_the_uninterrupted_run(picture_folder, tmp_path) 
     assert (out / "exported" / name).read_bytes() == (tmp_path / "whole" / "exported" / name).read_bytes()
 
 
+def test_rank_me_is_the_same_after_a_resume_and_however_the_batch_is_cut(picture_folder, tmp_path) -> None:
+    """A checkpoint holds the features that it rests on; one from before they were kept is resumed without them."""
+    data = picture_folder(24)
+
+    def ranks(out: Path) -> list[float]:
+        return [line["rank_me"] for line in read_metrics(out) if "rank_me" in line]
+
+    train(settings(data, tmp_path / "whole", evaluate_every=1))
+    wanted = ranks(tmp_path / "whole")
+    assert len(wanted) == TOTAL / PER_EPOCH
+    train(settings(data, tmp_path / "cut", evaluate_every=1, accumulate=4, drop_path=0.0))
+    train(settings(data, tmp_path / "uncut", evaluate_every=1, drop_path=0.0))
+    assert ranks(tmp_path / "cut") == pytest.approx(ranks(tmp_path / "uncut"), rel=1e-4)
+
+    config = settings(data, tmp_path / "parts", evaluate_every=1)
+    train(config, listeners=[Stop(4, signal.SIGTERM)])
+    shutil.copytree(config.out, tmp_path / "older")
+    train(config, resume=True)
+    assert ranks(config.out) == wanted
+
+    older = checkpoint.latest(tmp_path / "older" / "checkpoints") or pytest.fail("no checkpoint")
+    found = checkpoint.load(older)
+    tensors = {name: value for name, value in found.tensors.items() if not name.startswith("window.")}
+    assert len(tensors) < len(found.tensors)
+    checkpoint.save(older, tensors, found.metadata)
+    assert train(replace(config, out=tmp_path / "older"), resume=True).steps == TOTAL
+    assert ranks(tmp_path / "older")[-1] != wanted[-1]
+
+
 def test_steps_made_after_the_last_checkpoint_are_made_again(picture_folder, tmp_path) -> None:
     """A crash, not a stop: lines of metrics.jsonl beyond the checkpoint do not stay twice."""
     data, out = picture_folder(24), tmp_path / "run"
@@ -516,11 +647,56 @@ def test_one_broken_file_of_thirty_is_left_out_and_listed(picture_folder, tmp_pa
     watched = Watched()
     result = train(settings(data, out, batch_size=10, epochs=1), listeners=[watched])
     assert result.steps == 2  # 29 images
-    assert watched.facts["left out"] == f"1 file that cannot be read is named in {out / 'unreadable.txt'}"
-    lines = (out / "unreadable.txt").read_text().splitlines()
-    assert [line.split("\t")[0] for line in lines] == ["0013.png"]
-    assert lines[0].split("\t")[1]
+    assert watched.facts["left out"] == f"1 file that cannot be read is named in {out / 'unreadable.json'}"
+    assert list(read_unreadable(RunFolder(out))) == ["0013.png"]
+    assert all(read_unreadable(RunFolder(out)).values())
     assert "on 29 images" in (out / "train.log").read_text()
+
+
+def test_every_process_leaves_out_the_same_files_whatever_they_are_called(picture_folder, tmp_path) -> None:
+    names = [b"a\tb.png", b"a\nb.png", b"a\rb.png", "a\x85b.png".encode(), "a\u2028b.png".encode(), b"a\xffb.png"]
+    data, out = picture_folder(120), tmp_path / "run"
+    for name in names:
+        (data / os.fsdecode(name)).write_bytes(b"no picture")
+    config = settings(data, out, batch_size=60, epochs=1, evaluate_every=0)
+    train(config)
+    unreadable = read_unreadable(RunFolder(out))
+    assert set(unreadable) == set(map(os.fsdecode, names))
+    others = trained_on(config, find_images(data), set(unreadable))  # as the processes beside the main one do
+    newest = checkpoint.latest(out / "checkpoints")
+    assert newest is not None
+    assert checkpoint.load(newest).metadata["data_fingerprint"] == others.fingerprint()
+
+
+def test_the_list_of_an_earlier_version_is_read_until_it_is_replaced(picture_folder, tmp_path) -> None:
+    data, out = picture_folder(24), tmp_path / "run"
+    config = settings(data, out, epochs=1)
+    train(config)
+    (out / "unreadable.json").unlink()
+    (out / "unreadable.txt").write_text("a/1.png\tempty file\na\u2028b.png\ttruncated\n", encoding="utf-8")
+    assert read_unreadable(RunFolder(out)) == {"a/1.png": "empty file", "a\u2028b.png": "truncated"}
+    train(config, resume=True)
+    assert read_unreadable(RunFolder(out)) == {}
+    assert not (out / "unreadable.txt").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"a.png": 1}'])
+def test_a_damaged_list_is_named(text, tmp_path) -> None:
+    (tmp_path / "unreadable.json").write_text(text)
+    with pytest.raises(UserError, match=r"unreadable\.json"):
+        read_unreadable(RunFolder(tmp_path))
+
+
+def test_processes_with_other_images_or_at_another_step_are_refused(picture_folder, tmp_path, monkeypatch) -> None:
+    """Another process, which holds other numbers: the largest of a value, and of its negative, is then another one."""
+    config = settings(picture_folder(24), tmp_path / "run")
+    train(config, listeners=[Stop(1, signal.SIGTERM)])
+    monkeypatch.setattr(distributed, "max_reduce", lambda value: value + (value > 40))
+    with pytest.raises(UserError, match=r"do not find the same images below .*pictures \(this one finds 24\)"):
+        train(config, resume=True)
+    monkeypatch.setattr(distributed, "max_reduce", lambda value: value + (value == 2))
+    with pytest.raises(UserError, match="do not find the same checkpoints"):
+        train(config, resume=True)
 
 
 def test_too_many_broken_files_stop_it_before_anything_is_written(picture_folder, tmp_path) -> None:
@@ -857,6 +1033,33 @@ def test_what_is_not_finite_stops_the_run_and_spares_the_checkpoint(poison, word
     assert train(config, resume=True).steps == TOTAL
 
 
+def test_images_of_one_colour_are_named_as_the_cause(tmp_path) -> None:
+    data = tmp_path / "black"
+    data.mkdir()
+    for number in range(24):
+        Image.new("RGB", (40, 32)).save(data / f"{number}.png")
+    with pytest.raises(UserError, match="every image of the first batch is of one colour"):
+        train(settings(data, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice", "not_this"),
+    [
+        ({"std": (1e-30, 1e-30, 1e-30)}, "raise --std", "learning-rate"),
+        (
+            {"method": replace(cases.DINO, student_temperature=1e-38)},
+            "raise --method.student-temperature",
+            "learning-rate",
+        ),
+    ],
+    ids=["std", "temperature"],
+)
+def test_advice_names_the_setting_that_is_to_blame(changes, advice, not_this, picture_folder, tmp_path) -> None:
+    with pytest.raises(UserError, match=advice) as error:
+        train(settings(picture_folder(24), tmp_path / "run", **changes))
+    assert not_this not in str(error.value)
+
+
 # Settings that cannot be
 
 
@@ -888,7 +1091,7 @@ def test_what_is_not_finite_stops_the_run_and_spares_the_checkpoint(poison, word
         ({"fraction": 0.25}, "--batch-size 8 is more than the 6 readable images"),
         ({"saving": SavingConfig(keep=0)}, "--saving.keep must be at least 1"),
         ({"log_every": 0}, "--log-every must be at least 1"),
-        ({"seed": -1}, "--seed must be 0 or more"),
+        ({"seed": -1}, "--seed must be from 0 to"),
         ({"device": "cuda:7"}, "--device cuda:7"),
         ({"device": "gpu"}, "--device gpu is not a device"),
         ({"backbone": "vit_mikro_conv8"}, "did you mean vit_micro_conv8"),

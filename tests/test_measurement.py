@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,19 @@ import torch
 
 import dinoscope
 from dinoscope import checkpoint
+from dinoscope.checkpoint import load_backbone
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.features import ExtractConfig
-from dinoscope.measurement import Extract, Measurement, keep, kept, kept_name, measure_knn, train_and_val
+from dinoscope.measurement import Extract, Measurement, keep, kept, kept_name, kept_names, measure_knn, train_and_val
 from dinoscope.model_names import load_model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
-from dinoscope.types import Metric
+from dinoscope.observers import OnlineKNN
+from dinoscope.shipped import shipped_model
+from dinoscope.study.recipes import RECIPES
+from dinoscope.training.config import RunConfig, check
+from dinoscope.training.listener import RunStart
+from dinoscope.types import Metric, Step
 
 MakeFolder = Callable[..., Path]
 CPU = Extract(ExtractConfig(torch.device("cpu"), workers=0))
@@ -92,3 +99,51 @@ def test_python_and_the_measurement_give_the_same_knn(model: Path, picture_folde
     assert unsplit == list(measure_knn(load_model(str(model)), gallery, None, KNNConfig(ks=(1, 3)), CPU).metrics)
     fewer = measure_knn(load_model(str(model)), gallery, queries, KNNConfig(ks=(1,)), CPU, fraction=0.25)
     assert (fewer.protocol["gallery_images"], fewer.protocol["label_fraction"]) == (3, 0.25)
+
+
+def test_online_knn_never_asks_of_images_that_are_in_its_gallery(tmp_path: Path, picture_folder: MakeFolder) -> None:
+    """Without a train folder, training reads DATA itself, and so what lies in its val folder too."""
+    network = build_backbone(BackboneConfig("vit_micro_conv8", image_size=32))
+
+    def started(data: Path) -> OnlineKNN:
+        listener = OnlineKNN()
+        listener.started(RunStart(RunConfig(data, tmp_path / "run"), Step(0, 1, 1), 1, 1, {}, network))
+        return listener
+
+    picture_folder(4, classes=2)
+    data = picture_folder(4, classes=2, split="val")
+    assert started(data).gallery is None
+    split = picture_folder(6, classes=2, split="train")
+    listener = started(split)
+    assert listener.gallery is not None
+    assert len(listener.gallery) == 6
+    assert listener.queries is not None
+    assert len(listener.queries) == 4
+
+
+def test_each_protocol_and_data_set_has_a_file_of_its_own(run: Path) -> None:
+    def measured(top1: float, **changes: object) -> Measurement:
+        return Measurement({**RESULT.protocol, "queries": "/d/val", **changes}, (Metric("knn_top1_k20", top1),))
+
+    assert keep(run, "knn", measured(1.0)) == "knn"
+    names = [keep(run, "knn", measured(2.0, image_size=64)), keep(run, "knn", measured(3.0, queries="/e/val"))]
+    assert keep(run, "knn", measured(4.0, weights="moved")) == "knn"  # the same again, of other weights: replaced
+    assert keep(run, "knn", measured(5.0, image_size=64)) == names[0]
+    assert set(kept_names(run, "knn")) == {"knn", *names}
+    found = [kept(run, str(name)) for name in ("knn", *names)]
+    assert [each.metrics[0].value for each in found if each] == [4.0, 5.0, 3.0]
+    (run / "evaluations" / "knn.json").write_text("{")
+    assert keep(run, "knn", measured(6.0, queries="/f/val")) == "knn"  # what was damaged is replaced
+
+
+def test_a_run_is_evaluated_at_the_size_that_it_stores(tmp_path: Path) -> None:
+    config = RECIPES["quickstart"](tmp_path / "data", tmp_path / "run")
+    assert (config.views.global_size, config.backbone_config.image_size) == (32, 64)
+    torch.manual_seed(0)
+    network = build_backbone(config.backbone_config)
+    torch.manual_seed(0)
+    same = build_backbone(replace(config, image_size=None).backbone_config)  # trained alike: layout and weights
+    assert all(torch.equal(one, other) for one, other in zip(network.parameters(), same.parameters(), strict=True))
+    assert load_backbone(shipped_model()).config.image_size == 64
+    with pytest.raises(UserError, match="--image-size must be at least one patch of vit_micro_conv8, 8 px; not 7"):
+        check(replace(config, image_size=7), 1000, 1)

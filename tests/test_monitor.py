@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dinoscope.methods.dino import DINO, DINOConfig
-from dinoscope.methods.health import spread
+from dinoscope.methods.health import moments, spread, spread_of
 from dinoscope.models.backbone import BackboneConfig
 from dinoscope.training.monitor import CollapseMonitor, FeatureWindow, rank_me
 
@@ -129,3 +129,13 @@ def test_the_window_keeps_the_newest_features() -> None:
     # two batches of three are the fewest that hold five
     assert features[:, 0].tolist() == [2, 2, 2, 3, 3, 3]
     assert not features.requires_grad
+
+
+def test_moments_of_parts_give_the_spread_of_the_whole() -> None:
+    """Each part has its own mean: the mean of their spreads would be far too small."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [offset + 0.1 * torch.randn(4, 3, 8, generator=generator) for offset in torch.eye(8)[:4]]
+    whole = spread_of(torch.stack([moments(part) for part in parts]).mean(dim=0))
+    assert float(whole) == pytest.approx(float(spread(torch.cat(parts))), rel=1e-4)
+    assert float(whole) > 2 * float(torch.stack([spread(part) for part in parts]).mean())
+    assert float(spread_of(moments(torch.ones(5, 8)))) < 0.001

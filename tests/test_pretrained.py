@@ -63,7 +63,7 @@ VIT_FILES: dict[str, tuple[Callable[[Backbone], Any], str]] = {
     "DeiT": (lambda net: {"model": weights(net) | {"head.weight": torch.randn(10, 64)}}, "supervised"),
     "timm": (
         lambda net: weights(net) | {"head.weight": torch.randn(10, 64), "head.bias": torch.randn(10)},
-        "supervised",
+        "",
     ),
     "DDP": (lambda net: {"state_dict": weights(net, "module.")}, ""),
     "Hugging Face, bare": (lambda net: hugging_face(weights(net), "", False), ""),
@@ -95,7 +95,17 @@ def test_files_of_a_vit(layout: str, tmp_path: Path) -> None:
 
 
 RESNET_FILES: dict[str, tuple[Callable[[Backbone], Any], str, str]] = {
-    "torchvision": (lambda net: weights(net) | {"fc.weight": torch.randn(10, 512)}, "supervised", "plain"),
+    "torchvision": (lambda net: weights(net) | {"fc.weight": torch.randn(10, 512)}, "", "plain"),
+    "linear probe of MoCo": (
+        lambda net: {
+            "epoch": 100,
+            "arch": "resnet50",
+            "state_dict": weights(net, "module.") | {"module.fc.weight": torch.randn(10, 512)},
+            "optimizer": {"state": {}, "param_groups": [{"params": [0, 1]}]},
+        },
+        "",
+        "plain",
+    ),
     "MoCo v2": (
         lambda net: {
             "arch": "resnet50",
@@ -185,6 +195,27 @@ def test_dino_checkpoint_opens_with_its_arguments_and_gives_either_part(tmp_path
     assert equal(load(tmp_path, content, Choices(part="student/module.backbone."))[0], student)
     with pytest.raises(UserError, match=r"no part 'ema'; it has: student \(student/module.backbone.\), teacher"):
         load(tmp_path, content, Choices(part="ema"))
+
+
+@pytest.mark.parametrize("part", ["whole", "teacher", "student's network"])
+def test_ibot_s_mask_token_and_second_last_layer_are_known(part: str, tmp_path: Path) -> None:
+    """As main_ibot.py saves it: DINO's file, but with a mask token in the student and a last layer for the patches."""
+    teacher, student = random_network("tiny", 64), random_network("tiny", 64)
+    with torch.no_grad():
+        student.net.cls_token += 1
+    content = dino_checkpoint(teacher, student)
+    mask = {"masked_embed": torch.zeros(1, 64)}
+    content["student"] |= below("module.backbone.", mask) | {"module.head.last_layer2.weight_v": torch.randn(4, 4)}
+    content["teacher"] |= {"head.last_layer2.weight_v": torch.randn(4, 4)}
+    if part == "teacher":
+        content = content["teacher"]
+    if part == "student's network":
+        content = {"state_dict": weights(student) | mask}
+    loaded, found = load(tmp_path, content)
+    assert equal(loaded, student if part == "student's network" else teacher)
+    assert (found.method, found.note) == ("iBOT", "")
+    if part == "whole":
+        assert equal(load(tmp_path, content, Choices(part="student"))[0], student)
 
 
 def test_moco_v3_has_twelve_heads(tmp_path: Path) -> None:

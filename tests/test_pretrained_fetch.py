@@ -22,13 +22,19 @@ BYTES = bytes(range(256)) * 8192  # 2 MB
 
 @dataclass
 class Site:
-    """What the server has and how it behaves. cut: bytes after which each answer ends; seen: ranges asked for."""
+    """What the server has and how it behaves.
+
+    cut: bytes after which each answer ends. span, length: what Content-Range and Content-Length say instead of the
+    truth. seen: ranges asked for.
+    """
 
     content: bytes = BYTES
     tag: str = '"one"'
     cut: int | None = None
     status: int = 200
     location: str = ""
+    span: str | None = None
+    length: str = ""
     address: str = ""
     seen: list[str | None] = field(default_factory=list)
 
@@ -59,8 +65,9 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
                     return
             self.send_response(206 if begin else 200)
             if begin:
-                self.send_header("Content-Range", f"bytes {begin}-{len(state.content) - 1}/{len(state.content)}")
-            self.send_header("Content-Length", str(len(state.content) - begin))
+                truth = f"bytes {begin}-{len(state.content) - 1}/{len(state.content)}"
+                self.send_header("Content-Range", truth if state.span is None else state.span)
+            self.send_header("Content-Length", state.length or str(len(state.content) - begin))
             if state.tag:
                 self.send_header("ETag", state.tag)
             self.end_headers()
@@ -87,7 +94,7 @@ def test_a_file_is_fetched_once_with_progress(site: Site) -> None:
     file = fetch("x", release, lambda done, total: heard.append((done, total)))
     assert file.read_bytes() == BYTES
     assert heard[-1] == (2, 2)
-    assert leftovers(release) == ["weights.pth"]
+    assert leftovers(release) == ["weights.pth", "weights.pth.sha256"]
     assert fetch("x", release) == file
     assert len(site.seen) == 1
     assert is_cached(release)
@@ -156,6 +163,76 @@ def test_another_file_than_promised_is_not_kept(digest: str, site: Site) -> None
     cached_file(release).write_bytes(b"put there by hand")
     with pytest.raises(UserError, match="is not the file it should be"):
         fetch("x", release)
+
+
+def test_the_first_download_s_digest_is_kept_and_compared(site: Site) -> None:
+    release = site.release()
+    file = fetch("x", release)
+    record = file.with_name("weights.pth.sha256")
+    assert record.read_text() == hashlib.sha256(BYTES).hexdigest() + "\n"
+    file.write_bytes(BYTES[:-1] + b"!")
+    with pytest.raises(UserError, match=r"weights.pth is not the file it was: its SHA-256 is .*if the change is meant"):
+        fetch("x", release)
+    file.unlink()
+    site.content = BYTES[::-1]
+    with pytest.raises(UserError, match=r"gave another file than the first time.*delete weights.pth.sha256"):
+        fetch("x", release)
+    assert leftovers(release) == ["weights.pth.sha256"]
+    record.unlink()
+    assert fetch("x", release).read_bytes() == BYTES[::-1]
+    record.write_bytes(b"\xff\x00")
+    with pytest.raises(UserError, match="is not the file it was"):
+        fetch("x", release)
+
+
+def test_a_file_put_there_by_hand_is_the_first(site: Site) -> None:
+    release = site.release()
+    cached_file(release).parent.mkdir(parents=True)
+    cached_file(release).write_bytes(b"by hand")
+    assert fetch("x", release).read_bytes() == b"by hand"
+    cached_file(release).write_bytes(b"by foot")
+    with pytest.raises(UserError, match="is not the file it was"):
+        fetch("x", release)
+
+
+@pytest.mark.parametrize(
+    "span", ["", "bytes", "bytes 0-{end}/{size}", "bytes 800001-{end}/{size}", "bytes 800000-{end}/*", "bytes 9-1/5"]
+)
+def test_another_part_than_was_asked_for_is_never_joined(span: str, site: Site) -> None:
+    """A proxy may answer 206 with a part of its own choice."""
+    site.cut, site.span = 800_000, span.format(end=len(BYTES) - 1, size=len(BYTES))
+    release = site.release()
+    with pytest.raises(UserError, match=r"another part of the file \(Content-Range: '"):
+        fetch("x", release)
+    assert site.seen == [None, "bytes=800000-"] * (TRIES // 2)
+    site.cut = None
+    assert fetch("x", release).read_bytes() == BYTES
+
+
+@pytest.mark.parametrize("length", ["many", "-5", "1e6", "9" * 5000])
+def test_a_damaged_length_is_one_line(length: str, site: Site) -> None:
+    site.length = length
+    with pytest.raises(UserError, match=r"x is not here, and it cannot be fetched: .*Content-Length") as refusal:
+        fetch("x", site.release())
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("mark", [b"\xff\xfe", b'"a"\r\nX-Evil: 1', b"two\nlines", '"\u2028"'.encode(), b'W/"weak"'])
+def test_a_damaged_mark_of_the_version_starts_anew(mark: bytes, site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    release = site.release()
+    partial = cached_file(release).with_name("weights.pth.partial")
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"x" * 1000)
+    partial.with_name("weights.pth.partial.etag").write_bytes(mark)
+    assert fetch("x", release).read_bytes() == BYTES
+    assert site.seen == [None]
+    assert "weights.pth.partial.etag is damaged: the download starts anew" in caplog.text
+
+
+def test_an_address_that_cannot_be_taken_apart_is_one_line(site: Site) -> None:
+    site.status, site.location = 302, "https://[::1/weights.pth"
+    with pytest.raises(UserError, match="it cannot be fetched"):
+        fetch("x", site.release())
 
 
 def test_offline_and_refusals_say_where_to_put_the_file(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

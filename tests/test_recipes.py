@@ -9,6 +9,7 @@ import pytest
 from dinoscope.data.view_presets import VIEWS
 from dinoscope.errors import UserError
 from dinoscope.methods import METHODS, method_name
+from dinoscope.models.backbone import BACKBONES
 from dinoscope.settings import from_dict, to_dict
 from dinoscope.study.recipes import RECIPES
 from dinoscope.study.recipes.comparison import CPU_BACKBONES, GPU_BACKBONES, small_run
@@ -26,12 +27,44 @@ def test_a_recipe_fits_its_data(name) -> None:
     assert RECIPES[name].__doc__
 
 
+def test_recipes_have_the_settings_of_the_runs_whose_figures_they_quote() -> None:
+    """Read at facebookresearch/dino 7c446df, moco, moco-v3 c349e6e, swav 06b1b7c and deit."""
+
+    def recipe(name: str) -> RunConfig:
+        return RECIPES[name](Path("data"), Path("out"))
+
+    plain, strong = recipe("dino_deit_small_100ep"), recipe("dino_deit_small_300ep")
+    assert (plain.batch_size, plain.method.norm_last_layer) == (512, True)
+    assert (strong.batch_size, strong.method.norm_last_layer) == (1024, False)
+
+    moco, third = recipe("moco_v2_resnet50"), recipe("moco_v3_deit_small")
+    assert (moco.views.interpolation, moco.optimizer.decayed) == ("bilinear", "all")
+    assert (third.views.interpolation, third.optimizer.decayed) == ("bilinear", "all")
+    assert BACKBONES[third.backbone].heads == 12
+    assert third.method.v3_initialization
+
+    swav = recipe("swav_resnet50")
+    assert (swav.views.interpolation, swav.optimizer.decayed) == ("bilinear", "all")
+    assert (swav.optimizer.start_learning_rate, swav.optimizer.min_learning_rate) == (0.3, 0.0048)
+    assert swav.optimizer.peak(swav.batch_size) == pytest.approx(4.8)
+    assert swav.std == swav.backbone_config.std == (0.228, 0.224, 0.225)
+
+    deit = recipe("supervised_deit_small").optimizer
+    assert (deit.clip, deit.decayed, deit.start_learning_rate) == (0, "not_tokens", 1e-6)
+
+
 def test_every_method_has_a_recipe_for_imagenet_and_for_small_images() -> None:
     found = {
         (method_name(config.method), config.views.global_size == 224)
         for config in (recipe(Path("data"), Path("out")) for recipe in RECIPES.values())
     }
     assert found >= {(name, large) for name in METHODS for large in (True, False)}
+
+
+def test_residual_branches_start_from_0_where_the_authors_code_has_it_so() -> None:
+    """SimCLR's resnet.py (init_zero), BYOL's blocks in Haiku (scale_init), MoCo v3's main_moco.py."""
+    zeroed = {name for name, recipe in RECIPES.items() if recipe(Path("data"), Path("out")).zero_init_residual}
+    assert zeroed == {"simclr_resnet50", "byol_resnet50", "moco_v3_deit_small"}
 
 
 @pytest.mark.parametrize("method", list(METHODS))

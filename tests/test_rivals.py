@@ -20,8 +20,10 @@ from dinoscope.methods.simclr import SimCLR, SimCLRConfig
 from dinoscope.methods.supervised import Supervised, SupervisedConfig
 from dinoscope.methods.swav import SwAV, SwAVConfig
 from dinoscope.models.backbone import BackboneConfig
+from dinoscope.quickstart import random_weights
 from dinoscope.training.config import OptimizerConfig, RunConfig, check
 from dinoscope.types import Step, StepOutput, Views
+from tests.conformance import cases
 
 VIT = BackboneConfig("vit_micro_conv8", image_size=32)
 RESNET = BackboneConfig("resnet_micro", image_size=32)
@@ -51,6 +53,33 @@ def test_keys_replace_the_oldest_of_the_queue_in_order() -> None:
         assert int(method.queue_position) == 4 * ((step + 1) % 2)
     assert not torch.isclose(before, method.queue).all(dim=1).any()
     torch.testing.assert_close(method.queue.norm(dim=1), torch.ones(8))
+
+
+def test_v3_begins_with_fixed_sine_cosine_positions_and_xavier_weights() -> None:
+    """As in facebookresearch/moco-v3: rows before columns, sines before cosines, query, key and value maps apart."""
+    shape = BackboneConfig("vit_micro_patch4_64", image_size=16)
+    torch.manual_seed(0)
+    method = MoCo(replace(MoCoConfig(**SMALL, queue_size=0), v3_initialization=True), shape)
+    net = method.backbone.net
+    positions, width = net.pos_embed, method.backbone.dim
+    assert not positions.requires_grad
+    assert "backbone.net.pos_embed" not in dict(method.trained_parameters())
+    assert torch.equal(positions[0, 0], torch.zeros(width))
+    cell, quarter = positions[0, 1 + 4 * 2 + 3], width // 4  # row 2, column 3 of 4 x 4
+    for place, part in ((2, cell[: 2 * quarter]), (3, cell[2 * quarter :])):
+        angles = [place / 10_000 ** (i / quarter) for i in range(quarter)]
+        assert part.tolist() == pytest.approx([*map(math.sin, angles), *map(math.cos, angles)], abs=1e-5)
+    block = net.blocks[0]
+    for weight, limit in (
+        (block.attn.qkv.weight, math.sqrt(6 / (2 * width))),
+        (block.attn.proj.weight, math.sqrt(6 / (2 * width))),
+        (block.mlp.fc1.weight, math.sqrt(6 / (3 * width))),
+        (net.patch_embed.proj.weight, math.sqrt(6 / (3 * 4 * 4 + width))),
+    ):
+        assert 0.98 * limit < weight.abs().max() <= limit
+        assert float(weight.detach().std()) == pytest.approx(limit / math.sqrt(3), rel=0.05)
+    assert net.cls_token.abs().max() < 1e-5
+    assert torch.equal(method.key_backbone.net.pos_embed, positions)
 
 
 def test_the_second_view_is_the_key_unless_symmetric() -> None:
@@ -162,6 +191,21 @@ def test_simclr_pairs_no_two_local_views() -> None:
     torch.testing.assert_close(pairs["two"], (without + 4 * with_local) / 5)
 
 
+def test_a_run_may_start_its_residual_branches_from_0_and_its_random_baseline_never_does(
+    picture_folder, tmp_path: Path
+) -> None:
+    config = cases.run_config("byol", picture_folder(8), tmp_path / "run", backbone="resnet_micro")
+    for zeroed in (False, True):
+        method = cases.trainer(replace(config, zero_init_residual=zeroed)).method
+        weights = method.state_dict()
+        factors = [tensor for name, tensor in weights.items() if name.endswith(".bn2.weight")]
+        assert len(factors) == 8  # online and target
+        assert all((factor == (0 if zeroed else 1)).all() for factor in factors)
+        random = random_weights(replace(config, zero_init_residual=zeroed)).net.state_dict()
+        assert all((random[f"layer{stage}.0.bn2.weight"] == 1).all() for stage in (1, 2, 3, 4))
+        assert torch.equal(random["layer4.0.conv2.weight"], weights["backbone.net.layer4.0.conv2.weight"])
+
+
 TWO = ViewsConfig(num_local=0, global_size=32)
 REFUSED = {
     "queue not divisible (MoCo)": (
@@ -204,6 +248,10 @@ REFUSED = {
             "backbone": "resnet_micro",
         },
         "--method.freeze-patch-projection is for Vision Transformers",
+    ),
+    "v3's first weights of a ResNet": (
+        {"method": MoCoConfig(queue_size=8, v3_initialization=True, shuffle_groups=4), "backbone": "resnet_micro"},
+        "--method.v3-initialization is for Vision Transformers",
     ),
     "frozen prototypes": ({"method": SwAVConfig(queue_size=0)}, "the prototypes would be frozen for all of the run's"),
     "one view": ({"method": DINOConfig(), "views": replace(TWO, num_global=1)}, "must add up to 2 or more"),

@@ -18,7 +18,7 @@ import torch
 
 from dinoscope import checkpoint
 from dinoscope.errors import UserError
-from dinoscope.study.state import Standing, bring_to_end, run_lock, standing
+from dinoscope.study.state import Standing, bring_to_end, standing
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listener import Listener, StepRecord
 from dinoscope.training.loop import RunResult, train
@@ -159,15 +159,11 @@ def test_a_file_in_the_way(picture_folder, tmp_path) -> None:
         standing(config)
 
 
-HOLD = (
-    "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True); input()"
-)
+HOLD = "import filelock, sys; held = filelock.FileLock(sys.argv[1]).acquire(); print('held', flush=True); input()"
 
 
 def test_a_run_that_another_process_is_at_is_waited_for(picture_folder, tmp_path) -> None:
     config = settings(picture_folder(12), tmp_path / "a", epochs=1)
-    with run_lock(config.out):
-        pass
     command = [sys.executable, "-c", HOLD, str(tmp_path / ".a.lock")]
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout is not None

@@ -23,6 +23,7 @@ from dinoscope.report.tables import (
     latex,
     markdown,
 )
+from dinoscope.text import spreadsheet_cell
 
 TEXT = st.text(
     st.sampled_from("ab1 .,-+=()|\\`*_{}[]<>#~&!$%^'\"\n\t;:/@±×–é世") | st.characters(codec="utf-8"), max_size=24
@@ -108,7 +109,8 @@ def test_latex_is_undone_by_reading_the_macros_back(text: str) -> None:
 @settings(max_examples=150)
 def test_csv_is_read_back_as_it_was_written(rows: list[list[str]]) -> None:
     text = csv_text(["a", "b"], rows)
-    assert list(csv.reader(io.StringIO(text, newline=""))) == [["a", "b"], *rows]
+    read = list(csv.reader(io.StringIO(text, newline="")))
+    assert read == [["a", "b"], *[[spreadsheet_cell(cell) for cell in row] for row in rows]]
 
 
 def test_marks_notes_sections_and_caption() -> None:
@@ -150,11 +152,13 @@ def test_rows_and_marks_that_do_not_fit_are_refused() -> None:
         Table((Column("a"),), (Section((TableRow(("1",), (1,)),)),))
 
 
-def test_the_best_of_each_column_is_bold_and_what_looks_the_same_is_as_good():
+def test_the_best_of_each_column_is_bold_and_what_may_be_as_good():
     cells = [("a_", "1.0", "5.0"), ("b", "2.0", "–"), ("c", "2.0", "–")]
     values = [[None, 1.04, 5.0], [None, 2.01, None], [None, 1.99, None]]
-    rows = best_marked([TableRow(each) for each in cells], values)
+    rows = best_marked([TableRow(each) for each in cells], values, lambda _, top, row: (top, row) == (1, 0))
     assert [row.best for row in rows] == [(), (1,), (1,)]  # the only figure of a column is no best
+    untested = best_marked([TableRow(each) for each in cells], values, lambda *_: None)
+    assert [row.best for row in untested] == [(), (), ()]
     table = Table((Column("m"), Column("x"), Column("y")), (Section(rows),))
     assert "| b | **2.0** | – |" in markdown(table)
     assert r"b & \textbf{2.0} & --" in latex(table)

@@ -21,7 +21,7 @@ from scipy import stats
 from torchvision.transforms import ColorJitter, InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as pillow
 
-from dinoscope.data.apply import apply_view, bicubic_weights, blur_kernel, multi_crop
+from dinoscope.data.apply import apply_view, bicubic_weights, bilinear_weights, blur_kernel, multi_crop
 from dinoscope.data.view_presets import VIEWS
 from dinoscope.data.views import (
     JitterOperation,
@@ -54,7 +54,7 @@ def apply_view_plain(image: np.ndarray, parameters: ViewParameters) -> np.ndarra
     """The same view by Pillow and torchvision, operation by operation, as DINO's reference makes it."""
     p = parameters
     view = pillow.resized_crop(
-        Image.fromarray(image), p.top, p.left, p.height, p.width, [p.size, p.size], InterpolationMode.BICUBIC
+        Image.fromarray(image), p.top, p.left, p.height, p.width, [p.size, p.size], InterpolationMode(p.interpolation)
     )
     if p.horizontal_flip:
         view = pillow.hflip(view)
@@ -335,6 +335,7 @@ def assert_close(image: np.ndarray, parameters: ViewParameters, mean: float, lar
         {"horizontal_flip": True, "vertical_flip": True},
         {"grayscale": True},
         {"solarize": True},
+        {"interpolation": "bilinear"},
     ],
     ids=lambda changes: "+".join(changes) or "resize",
 )
@@ -401,7 +402,9 @@ def test_tiny_path_and_torch_agree_where_they_meet() -> None:
     image = photograph(60, 60)
     for side in (48, 49):
         for size in (16, 47, 48, 49):
-            assert_close(image, ViewParameters(3, 4, side, side - 5, size), mean=0.25, largest=2, share=0.005)
+            for interpolation in ("bicubic", "bilinear"):
+                parameters = ViewParameters(3, 4, side, side - 5, size, interpolation=interpolation)
+                assert_close(image, parameters, mean=0.25, largest=2, share=0.005)
 
 
 def test_bicubic_weights_by_hand() -> None:
@@ -412,6 +415,18 @@ def test_bicubic_weights_by_hand() -> None:
     row = np.array([outermost, outer, far, near, near, far, outer, outermost])
     np.testing.assert_allclose(bicubic_weights(16, 8)[3], [0] * 3 + [*(row / row.sum())] + [0] * 5, atol=1e-6)
     np.testing.assert_allclose(bicubic_weights(5, 5), np.eye(5), atol=1e-6)
+
+
+def test_bilinear_weights_by_hand() -> None:
+    """Halving: the nearest four at 0.25 and 0.75 output pixels. Doubling: an output lies a quarter from its pixel."""
+    np.testing.assert_allclose(bilinear_weights(16, 8)[3], [0] * 5 + [1 / 8, 3 / 8, 3 / 8, 1 / 8] + [0] * 7, atol=1e-6)
+    np.testing.assert_allclose(bilinear_weights(4, 8)[3], [0, 3 / 4, 1 / 4, 0], atol=1e-6)
+    np.testing.assert_allclose(bilinear_weights(5, 5), np.eye(5), atol=1e-6)
+
+
+def test_the_views_of_moco_and_swav_are_resized_as_in_their_code() -> None:
+    assert {name for name, config in VIEWS.items() if config.interpolation == "bilinear"} == {"moco", "swav"}
+    assert all(view.interpolation == "bilinear" for view in many_views(VIEWS["swav"], 2, view=5))
 
 
 @given(radius=st.floats(0.5, 5.0))

@@ -6,9 +6,13 @@ Nothing is ever pickled or unpickled, so that opening a file cannot run code.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import logging
 import os
 import shutil
+import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,20 +27,32 @@ from dinoscope import __version__
 from dinoscope.errors import UserError
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
 from dinoscope.models.pretrained.reading import FOLDER_FILES, in_folder
-from dinoscope.models.weights import load_strictly
+from dinoscope.models.weights import check_fit, load_strictly
 from dinoscope.settings import from_dict, to_dict
 
 METADATA_KEY = "dinoscope"
+CRC_KEY = "dinoscope_crc32"
+"""Header entry with the CRC-32 of every tensor, by name, and of the metadata, under "". Older files have none."""
+
+RACES = 5
+"""Times that checkpoints may be pruned between being found and being read."""
+
+logger = logging.getLogger("dinoscope")
+
 BACKBONE_WEIGHTS = "backbone.safetensors"
 BACKBONE_SETTINGS = "backbone.json"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A read file: its tensors by name, and its metadata (plain JSON values)."""
+    """A read file: its tensors by name, and its metadata (plain JSON values).
+
+    verified: whether the file holds checksums, which `load` compares; older files hold none.
+    """
 
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
+    verified: bool
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -44,13 +60,24 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any])
 
     Raises OSError where the disk is full or read-only; a file that stood at `path` before is then untouched.
     """
-    header = {METADATA_KEY: json.dumps({"version": __version__, **metadata})}
+    text = json.dumps({"version": __version__, **metadata})
     contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    checksums = {"": zlib.crc32(text.encode())} | {name: _crc32(tensor) for name, tensor in contiguous.items()}
+    header = {METADATA_KEY: text, CRC_KEY: json.dumps(checksums)}
     with replacing(path) as partial:
         try:
             save_file(contiguous, partial, metadata=header)
         except SafetensorError as error:
             raise OSError(f"{path} could not be written: {error}") from error
+
+
+def _crc32(tensor: Tensor) -> int:
+    """Of the type, the shape and the bytes: every flipped bit changes it, and other damage with 1 - 2^-32.
+
+    Not a cryptographic digest, because it guards against accidents, and those take 2 to 5 times as long as CRC-32 does.
+    """
+    kind = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    return zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, kind)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -83,7 +110,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    if sys.platform == "win32" and path.is_dir():  # folders cannot be opened there; the file system keeps a journal
+        return
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)  # Windows: only what may be written
     try:
         os.fsync(descriptor)
     finally:
@@ -91,7 +120,7 @@ def _fsync(path: Path) -> None:
 
 
 def load(path: Path, prefix: str = "") -> Checkpoint:
-    """Read the tensors whose names begin with `prefix` (it is cut off), and the metadata.
+    """Read the tensors whose names begin with `prefix` (it is cut off), and the metadata; compare their checksums.
 
     Raises UserError for a file that is missing, damaged, or not of this program.
     """
@@ -100,8 +129,8 @@ def load(path: Path, prefix: str = "") -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (not a dict)
-            tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names if name.startswith(prefix)}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a readable safetensors file: {error}") from error
     if METADATA_KEY not in header:
@@ -110,7 +139,24 @@ def load(path: Path, prefix: str = "") -> Checkpoint:
         metadata = json.loads(header[METADATA_KEY])
     except ValueError as error:
         raise UserError(f"{path} is damaged: its {METADATA_KEY!r} entry is not JSON ({error})") from error
-    return Checkpoint(tensors, metadata)
+    if CRC_KEY in header:
+        _check_checksums(path, header, names, tensors)
+    values = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return Checkpoint(values, metadata, verified=CRC_KEY in header)
+
+
+def _check_checksums(path: Path, header: Mapping[str, str], names: list[str], tensors: Mapping[str, Tensor]) -> None:
+    try:
+        expected = json.loads(header[CRC_KEY])
+    except ValueError:
+        expected = None
+    if not isinstance(expected, dict) or expected.keys() != {"", *names}:
+        raise UserError(f"{path} is damaged: its checksums do not fit the names of its tensors")
+    actual = {"": zlib.crc32(header[METADATA_KEY].encode())} | {name: _crc32(each) for name, each in tensors.items()}
+    wrong = [name or "the metadata" for name, checksum in actual.items() if checksum != expected[name]]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise UserError(f"{path} is damaged: {wrong[0]}{more} differs from what was written (another CRC-32)")
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
@@ -168,6 +214,7 @@ def load_backbone(path: Path) -> Backbone:
     # In a training checkpoint the network stands below the backbone module; an export is the network itself.
     tensors = {name.removeprefix("net."): tensor for name, tensor in checkpoint.tensors.items()}
     config = without_drop_path(from_dict(BackboneConfig, checkpoint.metadata["backbone"], str(file)))
+    check_fit(config, tensors, file)
     backbone = build_backbone(config)
     load_strictly(_network(backbone), tensors, file)
     return backbone.eval()
@@ -179,8 +226,8 @@ def read_metadata(file: Path) -> dict[str, Any]:
 
 
 def find_weights(path: Path) -> Path:
-    """The weights file that `path` stands for: itself, an exported one, a run's newest checkpoint, or the file in a
-    folder of a model hub.
+    """The weights file that `path` stands for: itself, an exported one, a run's newest checkpoint that is not damaged,
+    or the file in a folder of a model hub.
 
     Raises UserError where there is none.
     """
@@ -191,7 +238,10 @@ def find_weights(path: Path) -> Path:
     for exported in (path / BACKBONE_WEIGHTS, path / "exported" / BACKBONE_WEIGHTS):
         if exported.is_file():
             return exported
-    newest = latest(path / "checkpoints") or in_folder(path)
+    newest, damaged = newest_whole(path / "checkpoints")
+    for fault in damaged.values():
+        logger.warning("%s. Instead, %s is used", fault, newest)
+    newest = newest or in_folder(path)
     if newest == path:
         raise UserError(
             f"{path} holds no model: expected a run folder with a checkpoint, a folder with "
@@ -202,7 +252,59 @@ def find_weights(path: Path) -> Path:
 
 def latest(folder: Path) -> Path | None:
     """The newest checkpoint of a `checkpoints` folder, or None."""
-    return max(folder.glob("step-*.safetensors"), default=None)
+    return next(iter(_newest_first(folder)), None)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*.safetensors"), reverse=True)
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, dict[Path, str]]:
+    """The newest checkpoint of a `checkpoints` folder that is not damaged, and what is wrong with each newer one.
+
+    Raises UserError if there are checkpoints and all of them are damaged.
+    """
+    damaged: dict[Path, str] = {}
+    for path in _newest_first(folder):
+        try:
+            status = path.stat()
+            _read_once(path, status.st_mtime_ns, status.st_size)
+        except FileNotFoundError:  # pruned meanwhile
+            continue
+        except UserError as error:
+            damaged[path] = str(error)
+        else:
+            return path, damaged
+    if damaged:
+        raise UserError(f"{next(iter(damaged.values()))}. No other checkpoint in {folder} is whole: put back a copy")
+    return None, {}
+
+
+@functools.lru_cache(maxsize=64)
+def _read_once(path: Path, changed: int, size: int) -> None:
+    """Read and compare a whole file, which takes a while, once for each state of it; raises as `load` does."""
+    load(path)
+
+
+def newest_metadata(folder: Path) -> dict[str, Any] | None:
+    """Metadata of the newest checkpoint whose header can be read, or None without any; tensors are not compared.
+
+    Raises UserError if there are checkpoints and no header can be read.
+    """
+    for _ in range(RACES):  # a run under way prunes its folder at any moment
+        damaged: list[UserError] = []
+        paths = _newest_first(folder)
+        for path in paths:
+            try:
+                return read_metadata(path)
+            except UserError as error:
+                if path.exists():
+                    damaged.append(error)
+        if len(damaged) == len(paths):
+            if damaged:
+                raise damaged[0]
+            return None
+    raise UserError(f"{folder}: another process is at this run and prunes its checkpoints; try again")
 
 
 def step_path(folder: Path, step: int) -> Path:
@@ -215,7 +317,8 @@ def prune(folder: Path, keep: int) -> None:
 
     Only for the process that writes to this folder, and not while it does.
     """
-    for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
-        old.unlink()
+    for old in _newest_first(folder)[keep:]:
+        with contextlib.suppress(PermissionError):  # Windows: somebody reads it; it goes after the next checkpoint
+            old.unlink()
     for abandoned in folder.glob(".step-*.partial-*"):
         shutil.rmtree(abandoned)

@@ -89,9 +89,19 @@ def sum_with_gradient(value: Tensor) -> Tensor:
     return all_reduce(value)
 
 
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is set on at least one process; every process gets it."""
+    return totals(flag, device=device)[0] > 0
+
+
 def totals(*values: float, device: torch.device) -> list[float]:
     """Sum of each value over all processes."""
-    return sum_reduce(torch.tensor(values, device=device)).tolist()
+    return sum_reduce(torch.tensor(values, dtype=torch.float32, device=device)).tolist()
+
+
+def agree(value: Tensor) -> bool:
+    """Whether every process holds the same integers."""
+    return torch.equal(max_reduce(value), -max_reduce(-value))
 
 
 def barrier() -> None:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from dinoscope import checkpoint
 from dinoscope.errors import UserError
-from dinoscope.models.backbone import BACKBONES, Backbone, BackboneConfig, build_backbone
+from dinoscope.models.backbone import BACKBONES, Backbone, BackboneConfig, build_baseline
 from dinoscope.models.pretrained import CATALOGUE, Choices, fetch, import_file, is_cached
 
 RANDOM = "random:"
@@ -109,17 +109,19 @@ def load_model(name: str, watch: Watch = say_once) -> NamedModel:
     file = checkpoint.find_weights(path)
     if _is_foreign(file):
         backbone, found = import_file(file)
+        if found.note:
+            _log.warning("%s: %s", file, found.note)
         return NamedModel(name, short_name(path), backbone, file, found.provenance())
     backbone = checkpoint.load_backbone(file)
     origin = checkpoint.read_metadata(file).get("origin")
     return NamedModel(name, short_name(path), backbone, path, origin)
 
 
-def random_backbone(config: BackboneConfig) -> Backbone:
+def random_backbone(config: BackboneConfig, seed: int = SEED) -> Backbone:
     """The network with fresh weights, the same ones every time, in evaluation mode; torch's generator is left alone."""
     with torch.random.fork_rng(devices=()):
-        torch.manual_seed(SEED)
-        return build_backbone(config).eval()
+        torch.manual_seed(seed)
+        return build_baseline(config).eval()
 
 
 def _released(name: str, watch: Watch) -> NamedModel:

@@ -44,7 +44,8 @@ def spread(folder: ImageFolder, most: int) -> ImageFolder:
 class OnlineKNN(Listener):
     """k-NN top-1 (k = 20) of the evaluated backbone, where the folder has labels.
 
-    Queries are the `val` images where there is such a split; else each training image is asked of the others.
+    Queries are the images of the val split; if there is none, each training image is asked of the others. Without a
+    train split nothing is measured next to a val split, because training reads the images of both.
     """
 
     k: int = 20
@@ -53,8 +54,11 @@ class OnlineKNN(Listener):
 
     def started(self, start: RunStart) -> None:
         """Find the labelled images."""
-        gallery = find_images(resolve_split(start.config.data, "train"))
         validation = find_split(start.config.data, "val")
+        if validation is not None and find_split(start.config.data, "train") is None:
+            _log.info("no online k-NN: %s has a val split and no train split", start.config.data)
+            return
+        gallery = find_images(resolve_split(start.config.data, "train"))
         queries = find_images(validation) if validation else None
         if gallery.labels is None:
             return

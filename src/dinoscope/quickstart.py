@@ -17,14 +17,14 @@ from dinoscope.cache import cache_folder
 from dinoscope.checkpoint import load_backbone, write_text
 from dinoscope.data.decode import decode
 from dinoscope.data.folder import ImageFolder, find_images
-from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.data.scenes import write_scenes
 from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.evaluation.knn import KNNConfig, knn
 from dinoscope.explain.attention import attention_maps, map_masks, prepare
 from dinoscope.features import ExtractConfig, raw_pixels
 from dinoscope.measurement import Extract, keep, measure_knn
-from dinoscope.model_names import NamedModel
-from dinoscope.models.backbone import Backbone, build_backbone, without_drop_path
+from dinoscope.model_names import NamedModel, random_backbone
+from dinoscope.models.backbone import Backbone, without_drop_path
 from dinoscope.report.figures import attention_panel, contact_sheet, fitted, overlay, write_png
 from dinoscope.shipped import shipped_model
 from dinoscope.training.config import RunConfig
@@ -33,8 +33,8 @@ from dinoscope.types import Metric
 
 K, MASS, SHOWN = 20, 0.6, 6
 TRAINED = "trained just now"
-OWN_SIZE = ScenesConfig().size
-"""Evaluations show the images at their own size; training crops are smaller, to be cheap."""
+PIXELS_SIZE = 32
+"""Side in pixels of the images that are compared pixel by pixel."""
 TILE = 180
 """Width of a picture on the overview, in pixels."""
 Progress = Callable[[int, int], None]
@@ -42,9 +42,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: k-NN top-1 in %, and Jaccard in % of the mean attention's mask, if it has attention."""
+    """One line of the table: k-NN top-1 in %, and Jaccard in % of the mean attention's mask, if it has attention.
+
+    image_size: side in pixels at which the images are shown.
+    """
 
     name: str
+    image_size: int
     knn: float
     jaccard: float | None
 
@@ -90,9 +94,8 @@ def quickstart(config: RunConfig, data: Path, listeners: Sequence[Listener], pro
 
 
 def random_weights(config: RunConfig) -> Backbone:
-    """The network as it was before training."""
-    torch.manual_seed(config.seed)
-    return build_backbone(without_drop_path(config.backbone_config)).eval()
+    """The network with random weights of the run's seed."""
+    return random_backbone(without_drop_path(config.backbone_config), config.seed)
 
 
 def measure(models: dict[str, Backbone], data: Path, run: Path, progress: Progress) -> list[Row]:
@@ -101,18 +104,17 @@ def measure(models: dict[str, Backbone], data: Path, run: Path, progress: Progre
     run: keeps the k-NN of the model that was trained in it, for comparisons and the report.
     """
     gallery, queries = (find_images(data / "folder" / split) for split in ("train", "val"))
-    pixels = knn(raw_pixels(gallery), raw_pixels(queries), KNNConfig(ks=(K,)))
-    rows = [Row("raw pixels", _top1(pixels), None)]
+    pixels = knn(raw_pixels(gallery, PIXELS_SIZE), raw_pixels(queries, PIXELS_SIZE), KNNConfig(ks=(K,)))
+    rows = [Row("raw pixels", PIXELS_SIZE, _top1(pixels), None)]
     for done, (name, backbone) in enumerate(models.items()):
         progress(done, len(models))
         named = NamedModel(name, name, backbone, run if name == TRAINED else None)
-        images = Extract(ExtractConfig(workers=0, image_size=OWN_SIZE), cached=False)
+        images = Extract(ExtractConfig(workers=0), cached=False)
         found = measure_knn(named, gallery, queries, KNNConfig(ks=(K,)), images)
         if name == TRAINED:
             keep(run, "knn", found)
-        rows.append(
-            Row(name, _top1(found.metrics), attention_on_objects(backbone, queries, data / "folder-masks" / "val"))
-        )
+        jaccard = attention_on_objects(backbone, queries, data / "folder-masks" / "val")
+        rows.append(Row(name, backbone.config.image_size, _top1(found.metrics), jaccard))
     progress(len(models), len(models))
     return rows
 
@@ -152,6 +154,6 @@ def draw(models: dict[str, Backbone], data: Path, out: Path) -> list[Path]:
 
 
 def _maps(backbone: Backbone, image: np.ndarray) -> Tensor:
-    """Attention [heads, rows, columns] of an image at its own size."""
-    pixels = prepare(image, OWN_SIZE, backbone.patch_size)
+    """Attention [heads, rows, columns] of an image at the model's image size."""
+    pixels = prepare(image, backbone.config.image_size, backbone.patch_size)
     return attention_maps(backbone, backbone.normalize(pixels[None]))[0]

@@ -15,8 +15,8 @@ def cosine(start: float, end: float, position: float) -> float:
     return end + 0.5 * (start - end) * (1 + math.cos(math.pi * min(max(position, 0.0), 1.0)))
 
 
-def warmup_cosine(step: int, total: int, warmup: int, peak: float, end: float) -> float:
-    """Learning-rate rule of DINO: from 0 to `peak` in `warmup` steps, then the half cosine towards `end`.
+def warmup_cosine(step: int, total: int, warmup: int, peak: float, end: float, start: float = 0.0) -> float:
+    """Learning-rate rule of DINO and SwAV: from `start` to `peak` in `warmup` steps, then the half cosine to `end`.
 
     The last warm-up step and the first cosine step both sit at the peak, as in the reference; the value at
     the run's last step is one step short of `end`.
@@ -27,12 +27,18 @@ def warmup_cosine(step: int, total: int, warmup: int, peak: float, end: float) -
         warmup: steps of the linear part; 0 for none.
         peak: highest value.
         end: value that the cosine approaches.
+        start: value of the first step of the linear part.
     """
     if step < warmup:
-        return linear(0.0, peak, step / (warmup - 1)) if warmup > 1 else 0.0
+        return linear(start, peak, step / (warmup - 1)) if warmup > 1 else start
     return cosine(peak, end, (step - warmup) / (total - warmup))
 
 
 def epoch_warmup(epoch: int, warmup_epochs: int, start: float, end: float) -> float:
-    """Teacher-temperature rule of DINO: a step per epoch, reaching `end` in epoch `warmup_epochs - 1`."""
-    return linear(start, end, epoch / (warmup_epochs - 1)) if warmup_epochs > 1 else end
+    """Teacher-temperature rule of DINO: a step per epoch, reaching `end` in epoch `warmup_epochs - 1`.
+
+    A warm-up of one epoch has only its start value in it: `end` follows in epoch 1.
+    """
+    if warmup_epochs > 1:
+        return linear(start, end, epoch / (warmup_epochs - 1))
+    return start if epoch < warmup_epochs else end

@@ -6,8 +6,9 @@ A field that may hold one of several dataclasses is written with the class's nam
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args
@@ -49,6 +50,27 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             result[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
     return result
+
+
+RANGES = {"workers": (-1, 1024), "threads": (0, 1024), "seed": (0, 2**63 - 1), "seeds": (0, 2**63 - 1)}
+"""Settings of these names, in any dataclass -> what they may be; beyond it machines or libraries give up."""
+
+
+def check_numbers(settings: Any, prefix: str = "--") -> None:
+    """Raise UserError for a number in a dataclass, or in one within it, that is not finite or outside of `RANGES`."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if is_dataclass(value):
+            hidden = "OmitArgPrefixes" in str(field.type)  # the command line leaves the name out
+            check_numbers(value, prefix if hidden else f"{prefix}{field.name}.")
+            continue
+        lowest, highest = RANGES.get(field.name, (None, None))
+        for number in value if isinstance(value, tuple | list) else [value]:
+            option = f"{prefix}{field.name}".replace("_", "-")
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{option} must be a finite number, not {number}")
+            if lowest is not None and isinstance(number, int) and not lowest <= number <= highest:
+                raise UserError(f"{option} must be from {lowest} to {highest}, not {number}")
 
 
 KIND = "kind"

@@ -17,8 +17,10 @@ import torch
 from dinoscope.errors import UserError
 from dinoscope.types import Metric
 
-if sys.platform != "win32":
+try:
     import resource
+except ImportError:  # not on Windows
+    resource = None
 
 WARM_UP_CALLS = 2
 """Made before the clock starts: libraries choose their kernels and the allocator grows in the first calls."""
@@ -145,7 +147,7 @@ class MemoryWatch:
 
 def _peak_resident_bytes() -> int | None:
     """Most memory that the process ever held."""
-    if sys.platform == "win32":
+    if resource is None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

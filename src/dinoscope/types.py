@@ -112,9 +112,11 @@ class Step:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """A scalar loss, scalars to log, and what `after_step` needs of the batch.
+    """A scalar loss, scalars to log, and what `after_step` and `health` need of the batch.
 
-    statistics: means over the batch (a centre); those of micro-batches are averaged.
+    logged: means over the batch; statistics: the same of more than one value (a centre, a mean probability). Those of
+        micro-batches and processes are averaged, so neither may be a figure that is no mean over images (an entropy
+        of a mean, a deviation).
     kept: rows of single images, [views, batch, ...] (keys for a queue); those of micro-batches are joined in order.
     """
 

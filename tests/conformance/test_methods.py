@@ -179,3 +179,48 @@ def test_method_is_built_from_its_settings(method) -> None:
     torch.manual_seed(0)
     second = build_method(config.method, config.backbone_config, classes=2).state_dict()
     assert states_differ(first, second) == []
+
+
+@pytest.mark.parametrize("method", ["simclr", "dino"])
+def test_recomputed_activations_move_the_statistics_of_batch_norm_once(method, picture_folder, tmp_path) -> None:
+    data = picture_folder(8)
+    changes = {"backbone": "resnet_micro", "epochs": 1}
+    plain = cases.trainer(cases.run_config(method, data, tmp_path / "a", **changes), double=True)
+    saving = cases.trainer(
+        cases.run_config(method, data, tmp_path / "b", checkpoint_activations=True, **changes), double=True
+    )
+    views = next(plain.batches())
+    plain.make_step(views)
+    saving.make_step(views)
+    assert states_differ(plain.method.state_dict(), saving.method.state_dict(), tolerance=1e-9) == []
+
+
+def test_the_first_of_two_passes_moves_no_statistics_of_batch_norm(picture_folder, tmp_path) -> None:
+    """They have moved once for each micro-batch and size of view, not twice."""
+    changes = {"backbone": "resnet_micro", "epochs": 1, "accumulate": 2}
+    trainer = cases.trainer(cases.run_config("simclr", picture_folder(8), tmp_path / "run", **changes), double=True)
+    views, method = next(trainer.batches()), trainer.method
+    reference = cases.trainer(cases.run_config("simclr", tmp_path / "pictures", tmp_path / "b", **changes), double=True)
+    with torch.no_grad():
+        for micro in views.split(2):
+            reference.method.encode(micro)
+    trainer.make_step(views)
+    moved, wanted = method.backbone.net.bn1, reference.method.backbone.net.bn1
+    assert int(moved.num_batches_tracked) == int(wanted.num_batches_tracked) == 4
+    torch.testing.assert_close(moved.running_mean, wanted.running_mean)
+    torch.testing.assert_close(moved.running_var, wanted.running_var)
+
+
+def test_logged_figures_do_not_depend_on_how_the_batch_is_cut(method, picture_folder, tmp_path) -> None:
+    """The entropy of a mean and a deviation of embeddings would, if they were averaged over micro-batches."""
+    data = picture_folder(8)
+    whole, *cut = [
+        cases.trainer(cases.run_config(method, data, tmp_path / "run", accumulate=parts), double=True)
+        for parts in (1, 2, 8)
+    ]
+    views = next(whole.batches())
+    values, features = whole.make_step(views)
+    for each in cut:
+        again, same = each.make_step(views)
+        assert again == pytest.approx(values, abs=1e-9)
+        torch.testing.assert_close(same, features, atol=1e-9, rtol=0)

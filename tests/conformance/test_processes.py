@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from dinoscope.distributed import process_group
+from dinoscope.training.monitor import rank_me
 from tests.pictures import write_pictures
 
 from . import cases
@@ -50,16 +52,22 @@ SLOW = {f"{name}-batch-norm" for name in BATCH_NORM if name != "dino"}
 
 @dataclass(frozen=True)
 class Trained:
-    """What two processes have left: a file for each case and rank; `failure` says why some are missing."""
+    """What two processes have left: two files for each case and rank; `failure` says why some are missing."""
 
     data: Path
     out: Path
     failure: str = ""
 
     def state(self, case: str, rank: int) -> dict[str, Tensor]:
-        file = self.out / f"{case}.{rank}.pt"
-        assert file.exists(), self.failure
-        return torch.load(file, weights_only=True)
+        return self._read(f"{case}.{rank}.pt")
+
+    def figures(self, case: str, rank: int) -> dict[str, float]:
+        """What the last step logged."""
+        return self._read(f"{case}.{rank}.figures.pt")
+
+    def _read(self, name: str) -> Any:
+        assert (self.out / name).exists(), self.failure
+        return torch.load(self.out / name, weights_only=True)
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +95,11 @@ def test_two_processes_equal_one(case, trained, tmp_path) -> None:
     whole = {name: value for name, value in changes.items() if name != "accumulate"}
     alone = cases.trainer(cases.run_config(method, trained.data, tmp_path / "run", **whole), double=True)
     for views in alone.batches():
-        alone.make_step(views)
+        figures, _ = alone.make_step(views)
     assert states_differ(first, second) == []
     assert states_differ(first, alone.method.state_dict(), tolerance=1e-8) == []
+    figures["rank_me"] = rank_me(alone.window.features())
+    assert trained.figures(case, 0) == trained.figures(case, 1) == pytest.approx(figures, rel=1e-4, abs=1e-6)
 
 
 def _train(rank: int, wanted: Sequence[str], data: Path, out: Path, port: int) -> None:
@@ -101,5 +111,6 @@ def _train(rank: int, wanted: Sequence[str], data: Path, out: Path, port: int) -
             method, changes = CASES[case]
             trainer = cases.trainer(cases.run_config(method, data, out / case, **changes), double=True)
             for views in trainer.batches():
-                trainer.make_step(views)
+                figures, _ = trainer.make_step(views)
             torch.save(trainer.method.state_dict(), out / f"{case}.{rank}.pt")
+            torch.save(figures | {"rank_me": rank_me(trainer.window.features())}, out / f"{case}.{rank}.figures.pt")

@@ -136,6 +136,53 @@ def test_uploads_above_the_limit_are_refused() -> None:
         assert response.status_code == 413
 
 
+def test_uploads_are_limited_together() -> None:
+    models = [named("vit_micro_conv8", "first")]
+    with page_served(Serving(models, limits=Limits(uploads_mb=2))) as address:
+        sent = [_upload(address, f"{number}.png", bytes([number]) * 300_000).status_code for number in range(8)]
+        assert sent[0] == 200
+        assert sent[-1] == 413  # each alone is far below the limit
+        assert sent == sorted(sent)
+
+
+def test_uploads_are_no_active_content(address: str) -> None:
+    for name in ("page.html", "drawing.svg", "script.js", "page.xhtml"):
+        path = _upload(address, name, b"<script>alert(1)</script>").json()[0]
+        reply = httpx.get(f"{address}gradio_api/file={path}", trust_env=False, timeout=PATIENCE)
+        assert reply.headers["content-type"] == "application/octet-stream"
+        assert reply.headers["content-disposition"].startswith("attachment")
+    path = _upload(address, "picture.png", b"<script>alert(1)</script>").json()[0]
+    reply = httpx.get(f"{address}gradio_api/file={path}", trust_env=False, timeout=PATIENCE)
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    assert reply.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
+
+
+def test_the_page_may_ask_its_own_server_alone(address: str) -> None:
+    policy = httpx.get(address, trust_env=False, timeout=PATIENCE).headers["content-security-policy"]
+    assert "http" not in policy
+    assert policy.startswith("default-src 'self' ")
+
+
+@pytest.mark.parametrize(
+    "headers", [{"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}]
+)
+def test_uploads_and_calls_from_other_sites_are_refused(address: str, headers: dict[str, str]) -> None:
+    assert _upload(address, "x.png", b"1", headers).status_code == 403
+    call = httpx.post(f"{address}gradio_api/queue/join", json={}, headers=headers, trust_env=False, timeout=PATIENCE)
+    assert call.status_code == 403
+    assert _upload(address, "x.png", b"1", {"origin": address.rstrip("/")}).status_code == 200
+
+
+def test_nothing_is_fetched_from_the_net_for_anybody(address: str) -> None:
+    for what in ("file=http://203.0.113.1/x.png", "file=HTTPS://203.0.113.1/x.png", "proxy=https://x.hf.space/y"):
+        assert httpx.get(f"{address}gradio_api/{what}", trust_env=False, timeout=PATIENCE).status_code == 403
+
+
+def _upload(address: str, name: str, content: bytes, headers: dict[str, str] | None = None) -> Any:
+    files = {"files": (name, content)}
+    return httpx.post(f"{address}gradio_api/upload", files=files, headers=headers, trust_env=False, timeout=PATIENCE)
+
+
 def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = dict(os.environ)

@@ -89,7 +89,7 @@ def test_a_new_clip_takes_the_place_of_the_old_one_and_a_refused_one_does_not(
     (tmp_path / "b.mp4").write_bytes(b"no video")
     kept, message, *_ = actions.upload(str(tmp_path / "b.mp4"), session, *SIGHT, SPANISH)
     assert kept is session
-    assert "b.mp4 no es un vídeo" in message
+    assert "b&#46;mp4 no es un vídeo" in message
     assert folders(actions) == [session.folder]
     other = uploaded(actions, write_clip(tmp_path / "c.mp4"), session)
     assert folders(actions) == [other.folder]

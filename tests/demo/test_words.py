@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import string
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ import pytest
 pytest.importorskip("gradio")
 
 from dinoscope.demo.page import all_words
-from dinoscope.demo.words import LANGUAGES, Words, preferred
+from dinoscope.demo.words import LANGUAGES, Words, literal, preferred
 
 WORDS = all_words(None)
 
@@ -70,3 +72,15 @@ def test_an_unknown_text_is_a_fault_of_ours() -> None:
         WORDS.label("no_such_text")
     with pytest.raises(ValueError, match="two tabs"):
         Words.joined([{"en": {"a": "x"}, "es": {"a": "y"}}] * 2)
+
+
+def test_names_are_text_and_never_markup() -> None:
+    name = "![x](http:&#47;&#47;tracker.example&#47;x.png)<img src=x onerror=alert(1)> **b** www.tracker.example $$a$$"
+    shown = literal(name)
+    assert html.unescape(shown) == name
+    assert not re.search(r"[^\w\s&#;]", shown)  # nothing is left that Markdown, HTML or an autolink could begin with
+    said = WORDS.say(None, "neighbours_caption_class", label=name, votes=3, count=9)
+    assert shown in said
+    assert "9" in said
+    for number in ("65.4", "12 × 9", "98%", "1:33"):
+        assert literal(number) == number

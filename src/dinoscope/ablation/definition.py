@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ from dinoscope.training.config import RunConfig
 
 DEFAULT_RECIPE = "quickstart"
 """Minutes a run on a CPU."""
+
+MAX_RUNS = 10_000
+"""Of a grid; more are a slip, and would fill the memory before the first one starts."""
 
 Mode = Literal["one-at-a-time", "grid", "listed"]
 
@@ -109,6 +113,11 @@ def resolve(study: StudyDefinition, data: Path, out: Path) -> ResolvedStudy:
 def variants_of(study: StudyDefinition) -> tuple[Variant, ...]:
     """All variants but the base, in order. Raises UserError for a combination that contradicts itself."""
     if study.mode == "grid":
+        count = math.prod(len(axis.variants) for axis in study.axes) * len(study.seeds)
+        if count > MAX_RUNS:
+            raise UserError(
+                f"{study.place}: the grid has {count:,} runs; at most {MAX_RUNS:,} are taken. Leave axes out"
+            )
         return tuple(_joined(study, choice) for choice in itertools.product(*(axis.variants for axis in study.axes)))
     if study.mode == "listed":
         return tuple(_joined(study, _listed(study, number)) for number in range(len(study.combinations)))

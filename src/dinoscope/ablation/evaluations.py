@@ -12,12 +12,12 @@ from PIL import Image
 from dinoscope.data.folder import evenly, find_images, find_split, resolve_split
 from dinoscope.data.masked_images import MaskedImages, find_masked_images, voc_root
 from dinoscope.errors import UserError
-from dinoscope.measurement import Extract, Measurement, Watch, keep, kept
+from dinoscope.measurement import Extract, Measurement, Watch, gallery_and_queries, keep, kept, kept_names
 from dinoscope.measurement.inputs import network_protocol
 from dinoscope.measurement.voc import VocConfig, measure_voc
 from dinoscope.measurement.voc_record import measurements, summarise
 from dinoscope.model_names import unwatched
-from dinoscope.study.gather import Gatherer, Measuring, labelled_images
+from dinoscope.study.gather import Gatherer, Measuring
 from dinoscope.study.subjects import Subject, run_subject
 from dinoscope.training.monitor import rank_me
 from dinoscope.types import Metric
@@ -68,7 +68,7 @@ def find_masks_for(data: Path, masks: Path) -> MaskedImages:
 def is_labelled(data: Path) -> bool:
     """Whether accuracy can be measured on this folder: both splits, with labels."""
     try:
-        _, queries = labelled_images(data)
+        _, queries = gallery_and_queries(data)
     except UserError:
         return False
     return queries is not None
@@ -92,7 +92,12 @@ def evaluate(run: Path, evaluating: Evaluating) -> tuple[dict[str, float], list[
 
 def _accuracy(subject: Subject, evaluating: Evaluating) -> tuple[dict[str, float], list[str]]:
     """k-NN and linear top-1 in %, where the images have labels."""
-    if not is_labelled(evaluating.data):
+    try:
+        _, queries = gallery_and_queries(evaluating.data)
+    except UserError as error:
+        meant = find_split(evaluating.data, "val") is not None
+        return {}, [f"accuracy was not measured: {error}"] if meant else []
+    if queries is None:
         return {}, []
     measuring = Measuring(
         evaluating.data, skip=frozenset({"throughput"}), extract=evaluating.extract, watch=evaluating.watch
@@ -144,10 +149,10 @@ def _side(masked: MaskedImages) -> int:
 
 def _held(run: Path, name: str, protocol: dict[str, object]) -> Measurement | None:
     """What the run folder keeps, if it came about like this."""
-    held = kept(run, name)
     own = {key: value for key, value in protocol.items() if key != "weights"}  # the folder may have been moved
-    same = held is not None and all(held.protocol.get(key) == value for key, value in own.items())
-    return held if same else None
+    every = (kept(run, file) for file in kept_names(run, name))
+    same = (held for held in every if held and all(held.protocol.get(key) == value for key, value in own.items()))
+    return next(same, None)
 
 
 def _keep(run: Path, name: str, measurement: Measurement) -> Measurement:

@@ -84,7 +84,8 @@ def _study_facts(plan: PlannedStudy) -> dict[str, str]:
     base = plan.cells[0].config
     return {
         "recipe": study.recipe + (f" with {changes}" if changes else ""),
-        "network": f"{base.backbone} at {base.views.global_size} px",
+        "network": f"{base.backbone}, trained on views of {base.views.global_size} px, evaluated at "
+        f"{base.backbone_config.image_size} px",
         "budget": f"{base.epochs:g} epochs, batch {base.batch_size} (the base)",
         "seeds": ", ".join(map(str, study.seeds)),
     }

@@ -6,13 +6,17 @@ import contextlib
 import difflib
 import errno
 import importlib
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from dinoscope import __version__
 from dinoscope.cache import OFFLINE_VARIABLE
 from dinoscope.errors import UserError
+from dinoscope.text import PrintableFormatter, printable
 
 COMMANDS = {
     "quickstart": "train a small model on drawn scenes, measure it and show what it attends to (6 minutes, CPU)",
@@ -97,6 +101,9 @@ def _fetching_off_if(offline: bool) -> Iterator[None]:
 
 
 def _run(command: str, rest: list[str]) -> int:
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(PrintableFormatter())
+    warnings.formatwarning = _printable_warning
     try:
         if command not in COMMANDS:
             near = difflib.get_close_matches(command, COMMANDS, n=1)
@@ -104,10 +111,10 @@ def _run(command: str, rest: list[str]) -> int:
             raise UserError(f"there is no command {command!r}; {hint}")
         return importlib.import_module(f"dinoscope.cli.{MODULES.get(command, command)}").main(rest)
     except UserError as error:
-        print(f"dinoscope {command}: {error}", file=sys.stderr)
+        _complain(command, error)
         return 2
     except KeyboardInterrupt:
-        print(f"dinoscope {command}: stopped", file=sys.stderr)
+        _complain(command, "stopped")
         return 130
     except BrokenPipeError:
         # The reader went away (| head): nothing is wrong, and Python must not complain at exit.
@@ -116,8 +123,19 @@ def _run(command: str, rest: list[str]) -> int:
     except OSError as error:
         if error.errno not in _THE_DISKS:
             raise
-        print(f"dinoscope {command}: {_about_the_disk(error)}", file=sys.stderr)
+        _complain(command, _about_the_disk(error))
         return 2
+
+
+_format_warning = warnings.formatwarning
+
+
+def _printable_warning(*arguments: Any, **named: Any) -> str:
+    return printable(_format_warning(*arguments, **named))
+
+
+def _complain(command: str, reason: object) -> None:
+    print(printable(f"dinoscope {command}: {reason}"), file=sys.stderr)
 
 
 def _about_the_disk(error: OSError) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from dinoscope.cli.options import parse
 from dinoscope.cli.study import (
     Execution,
     check_execution,
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> int:
     if not argv:
         print(_listing())
         return 0
-    options = tyro.cli(
+    options = parse(
         Options,
         args=argv,
         prog="dinoscope ablate",
@@ -241,11 +242,9 @@ def _facts(runs: Sequence[PlannedRun], options: Options, command: str) -> dict[s
 
 def _show(result: AblationResult, out: Path) -> None:
     """Write the files, print the tables, and name the runs that are not simply finished."""
-    from rich.console import Console
-
     from dinoscope.ablation.writing import write_result
     from dinoscope.cli.ablation_table import show
-    from dinoscope.cli.console import progress_bar
+    from dinoscope.cli.console import Console, progress_bar
 
     with progress_bar("drawing figures") as progress:
         files = write_result(result, out, overwrite=True, watch=progress)

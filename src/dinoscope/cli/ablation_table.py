@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
+
+from dinoscope.cli.console import Console
 
 if TYPE_CHECKING:
     from dinoscope.ablation.records import AblationResult

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import tyro
 
 from dinoscope.cli.model_option import Models
+from dinoscope.cli.options import parse
 from dinoscope.cli.pictures import (
     PictureOptions,
     Seen,
@@ -77,7 +78,7 @@ Pages = Callable[[Seen], "Iterator[UInt8[ndarray, '_ _ 3']]"]
 
 def main(argv: list[str]) -> int:
     """Draw, say where the pictures are and which images could not be read. Raises UserError."""
-    options = tyro.cli(Options, args=argv, prog="dinoscope attention", config=(tyro.conf.FlagCreatePairsOff,))
+    options = parse(Options, args=argv, prog="dinoscope attention", config=(tyro.conf.FlagCreatePairsOff,))
     drawn, faults = draw(options)
     say_drawn(drawn, faults, options.out)
     return 0

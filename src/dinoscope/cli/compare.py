@@ -10,6 +10,7 @@ import tyro
 
 from dinoscope.cli.measuring_options import MeasuringOptions
 from dinoscope.cli.model_option import WHAT_MAY_BE_NAMED
+from dinoscope.cli.options import parse
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,10 +60,11 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Measure, write, print. Raises UserError."""
-    from rich.console import Console
     from rich.markup import escape
 
-    options = tyro.cli(
+    from dinoscope.cli.console import Console
+
+    options = parse(
         Options,
         args=argv,
         prog="dinoscope compare",

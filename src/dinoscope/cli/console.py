@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich import console as rich_console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
+
+from dinoscope.text import printable
 
 if TYPE_CHECKING:
     from dinoscope.measurement import Measurement
     from dinoscope.types import Metric
+
+
+class Console(rich_console.Console):
+    """Rich's console, on which names of files and classes are text and never escape codes."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Render a string; see `printable`."""
+        return super().render_str(printable(text), **options)
+
+    def render(
+        self, renderable: rich_console.RenderableType, options: rich_console.ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Render anything else; see `printable`."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import tyro
 from dinoscope.cli.davis_files import ModelFiles, claim_tables
 from dinoscope.cli.davis_results import Measured, json_values, object_rows, result_table, write_tables
 from dinoscope.cli.model_option import Models
+from dinoscope.cli.options import parse
 from dinoscope.cli.propagation_options import PropagationOptions
 from dinoscope.errors import UserError
 
@@ -73,12 +74,11 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Measure, write, print. Raises UserError."""
-    options = tyro.cli(
+    options = parse(
         Options, args=argv, prog="dinoscope davis", config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     )
-    from rich.console import Console
-
     from dinoscope.cli.compare import rich_table
+    from dinoscope.cli.console import Console
     from dinoscope.report.davis_tables import object_table
 
     measured = measure(options)
@@ -139,8 +139,8 @@ def measure(options: Options) -> list[Measured]:
         measured.append(Measured(model.label, measurement, tuple(results)))
         if model.path is not None:
             name = davis_name(davis, options.limit_frames)
-            keep(model.path, name, measurement)
-            keep_frames(model.path, name, frames, measurement)
+            if (name := keep(model.path, name, measurement)) is not None:
+                keep_frames(model.path, name, frames, measurement)
     return measured + scored
 
 

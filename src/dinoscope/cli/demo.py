@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from dinoscope.cli.model_option import WHAT_MAY_BE_NAMED
+from dinoscope.cli.options import parse
 from dinoscope.demo.limits import Limits
 from dinoscope.errors import UserError
 
@@ -62,7 +63,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Serve until Ctrl-C. Raises UserError where Gradio, a model or the data is missing, or the port is taken."""
-    options = tyro.cli(Options, args=argv, prog="dinoscope demo", config=(tyro.conf.FlagCreatePairsOff,))
+    options = parse(Options, args=argv, prog="dinoscope demo", config=(tyro.conf.FlagCreatePairsOff,))
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the page needs Gradio: pip install 'dinoscope[demo]'")
     if options.masks is not None and options.data is None:
@@ -73,9 +74,7 @@ def main(argv: list[str]) -> int:
 
 def serve(options: Options) -> None:
     """Load the models, print the address, and wait. Raises UserError as `main` does."""
-    from rich.console import Console
-
-    from dinoscope.cli.console import progress_bar
+    from dinoscope.cli.console import Console, progress_bar
     from dinoscope.demo.default_models import default_models
     from dinoscope.demo.serving import LOOPBACK, Serving, free_port, page_served, wait_for_the_end
     from dinoscope.model_names import load_models

@@ -12,7 +12,9 @@ import tyro
 
 from dinoscope.cli.extraction import ExtractionOptions
 from dinoscope.cli.model_option import Model
+from dinoscope.cli.options import parse
 from dinoscope.errors import UserError, lookup
+from dinoscope.text import spreadsheet_cell
 
 if TYPE_CHECKING:
     from dinoscope.types import FeatureBank
@@ -30,7 +32,8 @@ class Options:
     model: Model
 
     data: Path
-    """Folder of images, at any depth. Where each lies in a folder of its class, that is its label."""
+    """Folder of images, at any depth. If each lies in a folder of its class, that is its label: CLASS/..., or
+    train/CLASS/... and val/CLASS/..."""
 
     out: Path
     """File to write: .npz, .csv or .parquet."""
@@ -43,9 +46,9 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Extract and write. Raises UserError."""
-    from rich.console import Console
+    from dinoscope.cli.console import Console
 
-    options = tyro.cli(
+    options = parse(
         Options,
         args=argv,
         prog="dinoscope embed",
@@ -66,12 +69,12 @@ def embed(options: Options) -> FeatureBank:
     """
     from dinoscope import checkpoint
     from dinoscope.cli.console import progress_bar
-    from dinoscope.data.folder import find_images
+    from dinoscope.data.folder import find_images_of_splits
     from dinoscope.model_names import load_model
 
     write = lookup("file format", options.out.suffix.lower(), WRITERS)
     _check_target(options)
-    folder = find_images(options.data)
+    folder = find_images_of_splits(options.data)
     backbone = load_model(options.model, progress_bar).backbone
     bank = options.extraction.extractor()(backbone, folder, "features")
     try:
@@ -102,7 +105,9 @@ def write_csv(path: Path, bank: FeatureBank) -> None:
         writer = csv.writer(file)
         writer.writerow(["path", "label", *_feature_columns(bank)])
         for name, label, feature in zip(_portable(bank.paths), labels, bank.features, strict=True):
-            writer.writerow([name, label, *(f"{value:.9g}" for value in feature.tolist())])
+            writer.writerow(
+                [spreadsheet_cell(name), spreadsheet_cell(label), *(f"{value:.9g}" for value in feature.tolist())]
+            )
 
 
 def write_parquet(path: Path, bank: FeatureBank) -> None:

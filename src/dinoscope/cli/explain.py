@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from dinoscope.cli.model_option import Models
+from dinoscope.cli.options import parse
 
 if TYPE_CHECKING:
     from dinoscope.measurement.explain import ExplainResult
@@ -91,13 +92,13 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Measure, write, print, and keep the results in run folders. Raises UserError."""
-    options = tyro.cli(
+    options = parse(
         Options, args=argv, prog="dinoscope explain", config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     )
-    from rich.console import Console
     from rich.markup import escape
 
     from dinoscope.cli.compare import rich_table
+    from dinoscope.cli.console import Console
     from dinoscope.measurement import keep
     from dinoscope.report import result_folder
     from dinoscope.report.explain_table import IN_THE_NETWORK, ON_OBJECTS, explain_json, explain_table
@@ -124,7 +125,7 @@ def main(argv: list[str]) -> int:
 def measure(options: Options) -> ExplainResult:
     """Check everything that can be checked before the work, then do it. Raises UserError."""
     from dinoscope.cli.console import progress_bar
-    from dinoscope.data.folder import find_images
+    from dinoscope.data.folder import find_images, resolve_split
     from dinoscope.explain.faithfulness import PerturbationConfig
     from dinoscope.features import ExtractConfig
     from dinoscope.measurement import Extract
@@ -148,7 +149,7 @@ def measure(options: Options) -> ExplainResult:
     )
     result_folder.claim(options.out, (TABLE, PER_IMAGE, VALUES, CURVES), overwrite=options.overwrite)
     subjects = find_subjects(options.data, options.masks, options.limit)
-    gallery = None if options.gallery is None else find_images(options.gallery, labelled=True)
+    gallery = None if options.gallery is None else find_images(resolve_split(options.gallery, "train"), labelled=True)
     # the images that are measured are not cropped: the gallery's are no more than to their middle square
     features = ExtractConfig(
         pick_device(options.device), options.batch_size, image_size=options.size, crop_fraction=1.0

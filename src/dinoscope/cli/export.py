@@ -9,6 +9,7 @@ from typing import Literal
 import tyro
 
 from dinoscope.cli.model_option import Model
+from dinoscope.cli.options import parse
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Export, and say how to load it. Raises UserError."""
-    from rich.console import Console
+    from dinoscope.cli.console import Console
 
-    options = tyro.cli(Options, args=argv, prog="dinoscope export", config=(tyro.conf.FlagCreatePairsOff,))
+    options = parse(Options, args=argv, prog="dinoscope export", config=(tyro.conf.FlagCreatePairsOff,))
     Console().print("\n".join(export(options)), markup=False, highlight=False, soft_wrap=True)
     return 0
 
@@ -52,9 +53,7 @@ def export(options: Options) -> list[str]:
 
     Raises UserError where there is no model, or it cannot be written in that format to that folder.
     """
-    from rich.console import Console
-
-    from dinoscope.cli.console import progress_bar
+    from dinoscope.cli.console import Console, progress_bar
     from dinoscope.exporting.formats import write
     from dinoscope.exporting.subject import Subject
     from dinoscope.model_names import load_model

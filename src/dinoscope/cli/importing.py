@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from dinoscope.cli.options import parse
 from dinoscope.errors import UserError
 
 
@@ -46,9 +47,9 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Import, say what was found and how to use it. Raises UserError."""
-    from rich.console import Console
+    from dinoscope.cli.console import Console
 
-    options = tyro.cli(
+    options = parse(
         Options,
         args=argv,
         prog="dinoscope import",

@@ -11,6 +11,7 @@ import tyro
 
 from dinoscope.cli.extraction import ExtractionOptions
 from dinoscope.cli.model_option import Model
+from dinoscope.cli.options import parse
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Measure, print, and keep the result in the run folder if it is one. Raises UserError."""
-    options = tyro.cli(
+    options = parse(
         Options,
         args=argv,
         prog="dinoscope knn",
@@ -93,9 +94,10 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     if protocol["label_fraction"] != 1:
         gallery += f" ({protocol['label_fraction']:.3g} of the labels)"
     queries = f"{protocol['query_images']} queries" if protocol["queries"] else "each against all others"
+    data = protocol["gallery"] + (f" and {protocol['queries']}" if protocol["queries"] else "")
     return (
         f"{gallery}, {queries}, {protocol['classes']} classes, {protocol['image_size']} px, "
-        f"temperature {protocol['temperature']:g}, weights {protocol['weights']}"
+        f"temperature {protocol['temperature']:g}, weights {protocol['weights']}, data {data}"
     )
 
 

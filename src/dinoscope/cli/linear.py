@@ -11,6 +11,7 @@ import tyro
 
 from dinoscope.cli.extraction import ExtractionOptions
 from dinoscope.cli.model_option import Model
+from dinoscope.cli.options import parse
 
 if TYPE_CHECKING:
     from dinoscope.evaluation.linear import LinearConfig
@@ -70,7 +71,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Measure, print, and keep the result in the run folder if it is one. Raises UserError."""
-    options = tyro.cli(
+    options = parse(
         Options,
         args=argv,
         prog="dinoscope linear",
@@ -111,7 +112,7 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
         f"last epoch of {protocol['epochs']}, on {protocol['val_images']} validation images; {train}, {prepared}, "
         f"{protocol['classes']} classes, {protocol['image_size']} px, {protocol['feature']}, "
         f"learning rate {protocol['learning_rate']:g} x {protocol['batch_size']} / 256 ({protocol['rate_choice']}), "
-        f"weights {protocol['weights']}"
+        f"weights {protocol['weights']}, data {protocol['train']} and {protocol['val']}"
     )
 
 

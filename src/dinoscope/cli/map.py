@@ -11,6 +11,7 @@ import tyro
 
 from dinoscope.cli.extraction import ExtractionOptions
 from dinoscope.cli.model_option import Models
+from dinoscope.cli.options import parse
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class Options:
     model: Models
 
     data: Path
-    """Folder of images, at any depth. Where each lies in a folder of its class, that is its label."""
+    """Folder of images, at any depth. If each lies in a folder of its class, that is its label: CLASS/..., or
+    train/CLASS/... and val/CLASS/..."""
 
     out: Path = Path("map.png")
     """Picture to write, a PNG."""
@@ -57,9 +59,9 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Draw, write, say how far the maps can be trusted. Raises UserError."""
-    from rich.console import Console
+    from dinoscope.cli.console import Console
 
-    options = tyro.cli(
+    options = parse(
         Options, args=argv, prog="dinoscope map", config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     )
     console = Console()
@@ -74,13 +76,13 @@ def draw(options: Options) -> list[str]:
     Raises UserError where there is no model or are no images, no map can be made, or the file cannot be written.
     """
     from dinoscope.cli.console import progress_bar
-    from dinoscope.data.folder import balanced, find_images
+    from dinoscope.data.folder import balanced, find_images_of_splits
     from dinoscope.explain.embedding import described, embedding_map
     from dinoscope.model_names import load_models
     from dinoscope.report.figures import write_png
 
     _check(options)
-    found = find_images(options.data)
+    found = find_images_of_splits(options.data)
     folder = balanced(found, options.limit)
     models = load_models(options.model, progress_bar)
     extract = options.extraction.extractor()

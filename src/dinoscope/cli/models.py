@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from dinoscope.cli.options import parse
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -34,9 +36,9 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Print the catalogue."""
-    from rich.console import Console
+    from dinoscope.cli.console import Console
 
-    options = tyro.cli(Options, args=argv, prog="dinoscope models", config=(tyro.conf.FlagCreatePairsOff,))
+    options = parse(Options, args=argv, prog="dinoscope models", config=(tyro.conf.FlagCreatePairsOff,))
     rows = models()
     if options.json:
         print(json.dumps(rows, indent=2))

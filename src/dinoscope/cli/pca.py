@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from dinoscope.cli.model_option import Model
+from dinoscope.cli.options import parse
 from dinoscope.cli.pictures import (
     PictureOptions,
     Viewer,
@@ -53,7 +54,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Draw, say where the pictures are and which images could not be read. Raises UserError."""
-    options = tyro.cli(Options, args=argv, prog="dinoscope pca", config=(tyro.conf.FlagCreatePairsOff,))
+    options = parse(Options, args=argv, prog="dinoscope pca", config=(tyro.conf.FlagCreatePairsOff,))
     files = find_files(options.images, options.pictures.limit)
     viewer = options.pictures.viewers([options.model])[0]
     drawn, faults = _draw_jointly(options, files, viewer) if options.joint else _draw_each(options, files, viewer)

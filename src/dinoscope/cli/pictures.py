@@ -202,7 +202,7 @@ def write_picture(path: Path, picture: UInt8[ndarray, "h w *c"]) -> None:
 
 def say_drawn(drawn: int, faults: Sequence[str], out: Path) -> None:
     """Tell where the pictures are, and which images could not be drawn. Raises UserError where none could."""
-    from rich.console import Console
+    from dinoscope.cli.console import Console
 
     if not drawn:
         raise UserError("no image could be drawn: " + "; ".join(faults))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import time
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from dinoscope.cli.console import Console
 from dinoscope.training.listener import Listener, RunStart, StepRecord
 
 PLAIN_SECONDS = 15
@@ -40,7 +40,7 @@ class ConsoleProgress(Listener):
         )
         self.task: TaskID | None = None
         self.begun = self.printed = time.monotonic()
-        self.first = 0
+        self.first = self.image_size = 0
 
     def scanned(self, done: int, total: int) -> None:
         """Progress of the check of the files."""
@@ -52,6 +52,7 @@ class ConsoleProgress(Listener):
     def started(self, start: RunStart) -> None:
         """Say what begins."""
         config = start.config
+        self.image_size = start.backbone.config.image_size
         if self.task is not None:
             self.progress.remove_task(self.task)
         self.console.print(
@@ -91,7 +92,8 @@ class ConsoleProgress(Listener):
         if "knn_top1" in record.values:
             values = record.values
             self.console.print(
-                f"  epoch {record.step.epoch + 1}: k-NN {values['knn_top1']:.1f} %, RankMe {values['rank_me']:.0f}",
+                f"  epoch {record.step.epoch + 1}: k-NN {values['knn_top1']:.1f} % at {self.image_size} px, "
+                f"RankMe {values['rank_me']:.0f}",
                 highlight=False,
             )
 

@@ -25,16 +25,16 @@ def main(argv: list[str]) -> int:
     """Run it and print one table."""
     from dataclasses import replace
 
-    import tyro
-    from rich.console import Console
+    from dinoscope.cli.console import Console
+    from dinoscope.cli.options import parse
 
-    options = tyro.cli(Options, args=argv, prog="dinoscope quickstart")
+    options = parse(Options, args=argv, prog="dinoscope quickstart")
     from dinoscope import api
     from dinoscope.cli.console import progress_bar
     from dinoscope.cli.progress import ConsoleProgress
     from dinoscope.html_report import Request, write_report
     from dinoscope.measurement import Extract
-    from dinoscope.quickstart import quickstart, scenes
+    from dinoscope.quickstart import TRAINED, quickstart, scenes
     from dinoscope.study.gather import Measuring
 
     with progress_bar("drawing scenes") as progress:
@@ -45,6 +45,9 @@ def main(argv: list[str]) -> int:
         result = quickstart(config, data, [ConsoleProgress()], progress)
     console = Console()
     console.print(_table(result))
+    pixels, trained = (next(row for row in result.rows if row.name == name) for name in ("raw pixels", TRAINED))
+    if trained.knn <= pixels.knn:
+        console.print(f"Raw pixels are as good as the model {TRAINED}, or better: it has not learned enough yet.")
     measuring = Measuring(extract=Extract(watch=progress_bar), watch=progress_bar)
     report = write_report(Request((str(result.run),), result.run / "report.html", measuring))
     console.print(_where(result, report.path), highlight=False, soft_wrap=True)
@@ -62,13 +65,24 @@ def free_name(path: Path) -> Path:
 def _table(result):
     from rich.table import Table
 
-    table = Table(title="500 validation images of drawn scenes, 10 classes (guessing: 10 %)", title_justify="left")
+    from dinoscope.quickstart import K
+
+    table = Table(
+        title=f"500 validation images of drawn scenes, 10 classes (guessing: 10 %), k = {K}", title_justify="left"
+    )
     table.add_column("features")
+    table.add_column("px", justify="right")
     table.add_column("k-NN top-1 %", justify="right")
     table.add_column("attention Jaccard %", justify="right")
     for row in result.rows:
         jaccard = "" if row.jaccard is None else f"{row.jaccard:.1f}"
-        table.add_row(row.name, f"{row.knn:.1f}", jaccard, style="bold" if row.name == "trained just now" else "")
+        table.add_row(
+            row.name,
+            str(row.image_size),
+            f"{row.knn:.1f}",
+            jaccard,
+            style="bold" if row.name == "trained just now" else "",
+        )
     return table
 
 

@@ -8,9 +8,9 @@ def main(argv: list[str]) -> int:
     import inspect
 
     import tyro
-    from rich.console import Console
     from rich.table import Table
 
+    from dinoscope.cli.console import Console
     from dinoscope.study.recipes import RECIPES
 
     tyro.cli(_no_options, args=argv, prog="dinoscope recipes", description="List the named settings of `train`.")

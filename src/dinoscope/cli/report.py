@@ -10,6 +10,7 @@ import tyro
 
 from dinoscope.cli.measuring_options import MeasuringOptions
 from dinoscope.cli.model_option import WHAT_MAY_BE_NAMED
+from dinoscope.cli.options import parse
 
 if TYPE_CHECKING:
     from dinoscope.html_report import Request
@@ -46,9 +47,9 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Read, measure, write, say where it is. Raises UserError."""
-    from rich.console import Console
+    from dinoscope.cli.console import Console
 
-    options = tyro.cli(
+    options = parse(
         Options,
         args=argv,
         prog="dinoscope report",

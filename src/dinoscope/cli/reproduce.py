@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from dinoscope.cli.options import parse
 from dinoscope.errors import UserError, lookup
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Check, fetch, measure, write, print. Raises UserError."""
-    options = tyro.cli(
+    options = parse(
         Options, args=argv, prog="dinoscope reproduce", config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     )
     from dinoscope.cli.console import progress_bar
@@ -101,9 +102,7 @@ def main(argv: list[str]) -> int:
 
 
 def _reproduce(options: Options, targets: Sequence[Target], bench: Bench, device: torch.device) -> Reproduction:
-    from rich.console import Console
-
-    from dinoscope.cli.console import progress_bar
+    from dinoscope.cli.console import Console, progress_bar
     from dinoscope.report import result_folder
     from dinoscope.reproduction.presentation import NOT_COMPARABLE, Reproduction, contents, table
     from dinoscope.reproduction.running import Work, require_same, run
@@ -151,10 +150,10 @@ def _held(out: Path) -> tuple[str, set[str]] | None:
 
 
 def _show(table: Table) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
     from dinoscope.cli.compare import rich_table
+    from dinoscope.cli.console import Console
 
     console = Console()
     console.print(rich_table(table))

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
 
+    from dinoscope.cli.console import Console
     from dinoscope.data.scan import ScanReport, Spread
 
 QUIET_SECONDS = 2.0
@@ -41,9 +41,8 @@ def scan_folder(folder: Path, /, workers: int = 0, headers_only: bool = False, j
         headers_only: faster, but damaged pixels are not found.
         json: print everything as JSON instead of tables.
     """
-    from rich.console import Console
-
     from dinoscope.cache import cache_folder
+    from dinoscope.cli.console import Console
     from dinoscope.data.folder import find_images
     from dinoscope.data.scan import scan
 

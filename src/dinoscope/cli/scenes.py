@@ -24,13 +24,11 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Draw, and say what lies where."""
-    import tyro
-    from rich.console import Console
-
-    from dinoscope.cli.console import progress_bar
+    from dinoscope.cli.console import Console, progress_bar
+    from dinoscope.cli.options import parse
     from dinoscope.data.scenes import ScenesConfig, write_scenes
 
-    options = tyro.cli(Options, args=argv, prog="dinoscope scenes")
+    options = parse(Options, args=argv, prog="dinoscope scenes")
     config = ScenesConfig(
         seed=options.seed,
         size=options.size,

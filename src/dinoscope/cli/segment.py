@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import tyro
 
 from dinoscope.cli.model_option import Model
+from dinoscope.cli.options import parse
 from dinoscope.cli.pictures import PictureOptions, Viewer, claim_each, find_files, look, say_drawn, write_picture
 from dinoscope.errors import lookup
 
@@ -62,7 +63,7 @@ class Found(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Draw, say where the pictures are and which images could not be read. Raises UserError."""
-    options = tyro.cli(Options, args=argv, prog="dinoscope segment", config=(tyro.conf.FlagCreatePairsOff,))
+    options = parse(Options, args=argv, prog="dinoscope segment", config=(tyro.conf.FlagCreatePairsOff,))
     drawn, faults = draw(options)
     say_drawn(drawn, faults, options.out)
     return 0

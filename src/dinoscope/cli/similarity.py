@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from dinoscope.cli.model_option import Model
+from dinoscope.cli.options import parse
 from dinoscope.cli.pictures import PictureOptions, claim_each, find_files, look, say_drawn, write_picture
 from dinoscope.errors import UserError
 
@@ -44,7 +45,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Draw, say where the picture is and which images could not be read. Raises UserError."""
-    options = tyro.cli(Options, args=argv, prog="dinoscope similarity", config=(tyro.conf.FlagCreatePairsOff,))
+    options = parse(Options, args=argv, prog="dinoscope similarity", config=(tyro.conf.FlagCreatePairsOff,))
     faults = draw(options)
     say_drawn(1, faults, options.out)
     return 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from dinoscope.cli.options import parse
 from dinoscope.errors import UserError, lookup
 
 if TYPE_CHECKING:
@@ -94,10 +95,10 @@ class Study:
 
 def small_comparison_configs(options: SmallComparison) -> list[RunConfig]:
     """The runs of the small comparison. Raises UserError where the data cannot be compared on: before any training."""
-    from dinoscope.study.gather import labelled_images
+    from dinoscope.measurement import gallery_and_queries
     from dinoscope.study.small_comparison import small_comparison
 
-    labelled_images(options.data)
+    gallery_and_queries(options.data)
     return small_comparison(
         options.data,
         options.out,
@@ -136,7 +137,7 @@ def main(argv: list[str]) -> int:
         print("\n".join(lines))
         return 0
     study = lookup("study", argv[0], STUDIES)
-    options = tyro.cli(
+    options = parse(
         study.options,
         args=argv[1:],
         prog=f"dinoscope study {argv[0]}",
@@ -162,8 +163,7 @@ def main(argv: list[str]) -> int:
 
 def run_all(runs: Sequence[PlannedRun], runner: Runner, watch: Watch = lambda _: None) -> StudyResult:
     """All runs, with the table while it lasts, and printed once at the end. watch: looks at them as well."""
-    from rich.console import Console
-
+    from dinoscope.cli.console import Console
     from dinoscope.cli.study_table import StudyTable
     from dinoscope.study.executor import execute
 
@@ -200,17 +200,17 @@ def tell_failures(result: StudyResult) -> None:
 
 def say(text: str) -> None:
     """A line on stderr."""
-    from rich.console import Console
+    from dinoscope.cli.console import Console
 
     Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_plan(runs: Sequence[PlannedRun], jobs: int) -> None:
     """Print the runs with images, steps and estimated time."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from dinoscope.cli.console import Console
     from dinoscope.report.words import duration
 
     seconds = [rate * run.steps_left for rate, run in zip(_rates(runs), runs, strict=True)]

@@ -6,11 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from dinoscope.cli.console import Console
 from dinoscope.report.words import duration
 from dinoscope.study.executor import RunStatus
 from dinoscope.study.progress import MetricsTail, Reading

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from dinoscope.cli.model_option import AnyModel
+from dinoscope.cli.options import parse
 from dinoscope.errors import UserError, lookup
 
 if TYPE_CHECKING:
@@ -76,13 +77,11 @@ class Result:
 
 def main(argv: list[str]) -> int:
     """Measure, print, and keep the result in the run folder if it is one. Raises UserError."""
-    from rich.console import Console
-
-    from dinoscope.cli.console import metric_table
+    from dinoscope.cli.console import Console, metric_table
     from dinoscope.measurement import keep
     from dinoscope.settings import to_dict
 
-    options = tyro.cli(
+    options = parse(
         Options,
         args=argv,
         prog="dinoscope throughput",

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from dinoscope.cli.model_option import Model
+from dinoscope.cli.options import parse
 from dinoscope.cli.pictures import claim
 from dinoscope.cli.propagation_options import PropagationOptions
 from dinoscope.errors import UserError
+from dinoscope.text import printable
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -64,13 +66,13 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Track, and say where the masks are. Raises UserError."""
-    from rich.console import Console
+    from dinoscope.cli.console import Console
 
-    options = tyro.cli(Options, args=argv, prog="dinoscope track", config=(tyro.conf.FlagCreatePairsOff,))
+    options = parse(Options, args=argv, prog="dinoscope track", config=(tyro.conf.FlagCreatePairsOff,))
     try:
         count = track(options)
     except KeyboardInterrupt:
-        print(f"dinoscope track: {_stopped(options)}", file=sys.stderr)
+        print(printable(f"dinoscope track: {_stopped(options)}"), file=sys.stderr)
         return 130
     line = f"{count} mask{'s' * (count != 1)} in {options.out / MASKS}, over the frames in {_overlay(options)}"
     Console().print(line, markup=False, highlight=False, soft_wrap=True)

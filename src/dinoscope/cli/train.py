@@ -34,9 +34,8 @@ dinoscope train ...
 
 def main(argv: list[str]) -> int:
     """Parse, train, say where things are."""
-    from rich.console import Console
-
     from dinoscope import api
+    from dinoscope.cli.console import Console
     from dinoscope.cli.progress import ConsoleProgress
 
     config, chosen = settings(argv)
@@ -97,11 +96,12 @@ def settings(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
     import tyro
 
     from dinoscope import api
+    from dinoscope.cli.options import parse
     from dinoscope.errors import UserError
 
     chosen, rest = _preparser().parse_known_args(argv)
     try:
-        config = tyro.cli(
+        config = parse(
             api.RunConfig,
             default=_defaults(chosen),
             args=rest,

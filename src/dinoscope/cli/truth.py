@@ -67,9 +67,7 @@ def find_truth(files: Sequence[Path], masks: Path) -> Truth:
 
 def say_scores(truth: Truth, labels: Sequence[str]) -> None:
     """Print each model's mean Jaccard over the images that were drawn and whose masks show an object."""
-    from rich.console import Console
-
-    from dinoscope.cli.console import metric_table
+    from dinoscope.cli.console import Console, metric_table
     from dinoscope.types import Metric
 
     count = len(truth.scores[labels[0]])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from dinoscope.cli.model_option import Models
+from dinoscope.cli.options import parse
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Measure, print, write, and keep each result in its run folder. Raises UserError."""
-    options = tyro.cli(
+    options = parse(
         Options,
         args=argv,
         prog="dinoscope voc",
@@ -176,10 +177,10 @@ def _config(options: Options) -> VocConfig:
 
 
 def _show(tables: Sequence[Table]) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
     from dinoscope.cli.compare import rich_table
+    from dinoscope.cli.console import Console
 
     console = Console()
     for table in tables:
@@ -191,7 +192,7 @@ def _show(tables: Sequence[Table]) -> None:
 
 def _say(written: Sequence[Path], options: Options) -> None:
     """Where the files are, on stderr where JSON is printed."""
-    from rich.console import Console
+    from dinoscope.cli.console import Console
 
     console = Console(stderr=options.json)
     if options.out is not None:

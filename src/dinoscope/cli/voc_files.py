@@ -15,6 +15,7 @@ import numpy as np
 from dinoscope.cli.console import progress_bar
 from dinoscope.data.masked_images import MaskedImages
 from dinoscope.errors import UserError
+from dinoscope.evaluation.bootstrap import Estimate, interval_line
 from dinoscope.explain.maps import TITLES
 from dinoscope.measurement import VocResult
 from dinoscope.measurement.voc_record import FIGURES, VocSummary, by_class, measurements
@@ -143,15 +144,19 @@ def _sweep(summary: VocSummary) -> bytes:
             Band(label, *(tuple(100 * value for value in column) for column in zip(*ends, strict=True)))
             for label, intervals in zip(labels, summary.intervals, strict=True)
             if name in intervals
-            for ends in [[(each.mean, each.low, each.high) for each in intervals[name]]]
+            for ends in [[_known_ends(each) for each in intervals[name]]]
         ]
         if bands:
             panels.append((title, bands))
-    note = (
-        f"{result.images.name}, {len(result.used)} images. Bands: {100 * result.config.bootstrap.confidence:g} % "
-        "bootstrap intervals over the images. Dashed: the mass of the table."
-    )
+    line = interval_line(len(result.used), "image", result.config.bootstrap)
+    note = f"{result.images.name}, {len(result.used)} images. {line} Dashed: the mass of the table."
     return png(mass_sweep(result.config.all_masses, panels, result.config.mass, note, TITLES[result.config.map]))
+
+
+def _known_ends(each: Estimate) -> tuple[float, float, float]:
+    """Without an interval, a band of no width."""
+    low, high = (each.mean if end is None else end for end in (each.low, each.high))
+    return each.mean, low, high
 
 
 def _write_masks(folder: Path, result: VocResult, tell: Callable[[int, int], None]) -> Iterator[Path]:

@@ -51,6 +51,7 @@ def bring(settings: Path, listeners: Callable[[RunConfig], Sequence[Listener]]) 
     from dinoscope.errors import UserError
     from dinoscope.study.process import read_settings
     from dinoscope.study.state import bring_to_end
+    from dinoscope.text import printable
 
     try:
         config = read_settings(settings)
@@ -58,7 +59,7 @@ def bring(settings: Path, listeners: Callable[[RunConfig], Sequence[Listener]]) 
         with one_line(config.out):
             finished = bring_to_end(config, functools.partial(api.train, listeners=audience))
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return 2
     return 0 if finished else 130
 
@@ -70,7 +71,10 @@ def _stop_with_stdin() -> None:
     """
     while os.read(0, 1024):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    if sys.platform == "win32":  # os.kill would end the process at once
+        signal.raise_signal(signal.SIGTERM)
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)  # to the process: it interrupts what the main thread waits for
 
 
 if __name__ == "__main__":

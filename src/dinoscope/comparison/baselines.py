@@ -10,18 +10,15 @@ from dinoscope.features import raw_pixels, weights_hash
 from dinoscope.measurement import LABEL_SEED, Measurement
 from dinoscope.model_names import SEED, random_backbone
 from dinoscope.models.backbone import without_drop_path
-from dinoscope.quickstart import random_weights
+from dinoscope.quickstart import PIXELS_SIZE, random_weights
 from dinoscope.settings import to_dict
 from dinoscope.study.compare import Entry, K
 from dinoscope.study.gather import Gatherer
 from dinoscope.study.subjects import Subject
 
-PIXELS_SIZE = 32
-"""Side in pixels of the images that are compared pixel by pixel."""
-
 
 def random_entries(gatherer: Gatherer, subjects: Sequence[Subject]) -> list[Entry]:
-    """Each network of the models with random weights: of a run as it was before training, once for each of its seeds.
+    """Each network of the models with random weights: of runs once for each of their seeds.
 
     A network that is among the models with random weights already gets no other.
     """

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dinoscope import __version__
-from dinoscope.comparison.ranking import ACCURACIES, best, bold_line, interval
+from dinoscope.comparison.ranking import ACCURACIES, baseline_lines, best, bold_line, interval
 from dinoscope.model_names import distinct
 from dinoscope.report.comparison_figure import Curve, Panel, Point
 from dinoscope.report.tables import Column, Section, Table, TableRow
@@ -35,6 +36,10 @@ CSV_HEADER = (
     "seeds",
     "folders",
     "notes",
+    "linear_image_size",
+    "linear_images",
+    "knn_image_size",
+    "knn_images",
 )
 
 
@@ -51,11 +56,16 @@ def display_table(comparison: Comparison, published: bool, intervals: bool = Fal
         Column("Linear", "right"),
         Column(f"k-NN (k = {comparison.k})", "right"),
     )
-    sections = [Section(tuple(_display_row(row, comparison, intervals) for row in comparison.rows))]
+    sections, notes = (
+        [Section(tuple(_display_row(row, comparison, intervals) for row in comparison.rows))],
+        comparison.notes,
+    )
     if published:
-        sections = [Section(sections[0].rows, "Measured here"), Section(tuple(map(_published_row, PUBLISHED)), LABEL)]
+        notes = (*notes, *dict.fromkeys(row.note for row in PUBLISHED if row.note))
+        rows = tuple(_published_row(row, notes) for row in PUBLISHED)
+        sections = [Section(sections[0].rows, "Measured here"), Section(rows, LABEL)]
     remarks = _remarks(comparison, intervals) + ([SOURCE] if published else [])
-    return Table(columns, tuple(sections), "Top-1 accuracy in %, size and speed", comparison.notes, tuple(remarks))
+    return Table(columns, tuple(sections), "Top-1 accuracy in %, size and speed", notes, tuple(remarks))
 
 
 def _display_row(row: Row, comparison: Comparison, intervals: bool) -> TableRow:
@@ -87,9 +97,10 @@ def label(row: Row, comparison: Comparison) -> str:
     return f"{row.method} {names[runs.index(Path(row.first.run))]}"
 
 
-def _published_row(row: Published) -> TableRow:
+def _published_row(row: Published, notes: Sequence[str]) -> TableRow:
     figures = (_size(row.parameters), f"{row.images_per_second:.0f}", f"{row.linear:.1f}", f"{row.knn:.1f}")
-    return TableRow((METHOD_NAMES[row.method], row.architecture, *figures))
+    marks = (notes.index(row.note) + 1,) if row.note else ()
+    return TableRow((METHOD_NAMES[row.method], row.architecture, *figures), marks)
 
 
 def _accuracy(cell: Spread | None, runs: int) -> str:
@@ -129,9 +140,10 @@ def _remarks(comparison: Comparison, intervals: bool = False) -> list[str]:
 
 
 def _how_sure(comparison: Comparison, intervals: bool) -> list[str]:
-    """What is in bold, and how far the figures of single runs may be off for the number of images alone."""
+    """Baselines that beat every model, what is in bold, and how far off the figures of single runs may be for the
+    number of images alone."""
     bold = bold_line(comparison)
-    remarks = [bold] if bold else []
+    remarks = baseline_lines(comparison) + ([bold] if bold else [])
     found = [each for row in comparison.rows for name in ACCURACIES if (each := interval(row, name))]
     if intervals and found:
         remarks.append("[ ]: 95 % interval for the number of images alone (Wilson); another seed may differ by more")
@@ -183,9 +195,19 @@ def csv_rows(comparison: Comparison, published: bool) -> list[list[str]]:
             " ".join(str(entry.seed) for entry in row.entries if entry.seed is not None),
             "; ".join(entry.run for entry in row.entries),
             "; ".join(comparison.notes[mark - 1] for mark in row.marks),
+            *_seen(row, "linear"),
+            *_seen(row, "knn"),
         ]
         rows.append(["" if value is None else str(value) for value in values])
     return rows + ([_published_values(row) for row in PUBLISHED] if published else [])
+
+
+def _seen(row: Row, name: str) -> tuple[int | None, str | None]:
+    """Side in pixels of the images that were classified, and their folder."""
+    found = usual_conditions([row], name) or {}
+    if row.first.method == "pixels" and name in row.first.measurements:
+        found = row.first.measurements[name].protocol
+    return found.get("image_size"), found.get("queries") or found.get("val") or found.get("gallery")
 
 
 def _published_values(row: Published) -> list[str]:
@@ -198,7 +220,7 @@ def _published_values(row: Published) -> list[str]:
         "linear_top1_mean": str(row.linear),
         "knn_top1_mean": str(row.knn),
         "knn_k": "20",
-        "notes": "Caron et al. 2021, Table 2",
+        "notes": "; ".join(filter(None, ("Caron et al. 2021, Table 2", row.note))),
     }
     return [values.get(name, "") for name in CSV_HEADER]
 

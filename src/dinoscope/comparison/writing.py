@@ -28,7 +28,8 @@ from dinoscope.study.subjects import subject
 
 CURVES_TITLE = "online k-NN top-1 (%)"
 CURVES_NOTE = (
-    "Measured during training on the images of each run itself, k = 20: to see how a run went, not to compare."
+    "Measured during training on the images of each run itself, at the run's image size, k = 20: to see how a run "
+    "went, not to compare."
 )
 
 

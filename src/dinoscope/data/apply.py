@@ -18,7 +18,14 @@ import torch
 from jaxtyping import Float32, UInt8
 from numpy import ndarray
 
-from dinoscope.data.views import JitterOperation, ViewParameters, ViewsConfig, sample_view, view_generator
+from dinoscope.data.views import (
+    Interpolation,
+    JitterOperation,
+    ViewParameters,
+    ViewsConfig,
+    sample_view,
+    view_generator,
+)
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the grey of Pillow, OpenCV and JPEG
 _TRUNCATE = -0.49  # Pillow's blends drop the fraction, OpenCV rounds. Short of a half: whole numbers stay.
@@ -61,26 +68,28 @@ def apply_view(image: UInt8[ndarray, "h w 3"], parameters: ViewParameters) -> UI
 
 
 def _resized_crop(image: UInt8[ndarray, "h w 3"], box: ViewParameters) -> UInt8[ndarray, "s s 3"]:
-    """Cut the box out and resize it, bicubic with antialiasing."""
+    """Cut the box out and resize it, with antialiasing."""
     crop = image[box.top : box.top + box.height, box.left : box.left + box.width]
     if max(box.height, box.width, box.size) <= _TINY:
-        return _resize_tiny(crop, box.size)
-    return _resize(crop, box.size)
+        return _resize_tiny(crop, box.size, WEIGHTS[box.interpolation])
+    return _resize(crop, box.size, box.interpolation)
 
 
-def _resize(crop: UInt8[ndarray, "h w 3"], size: int) -> UInt8[ndarray, "s s 3"]:
+def _resize(crop: UInt8[ndarray, "h w 3"], size: int, interpolation: Interpolation) -> UInt8[ndarray, "s s 3"]:
     """Resize by torch's kernel: Pillow's algorithm with AVX2, where the channels of a pixel lie together."""
     planes = torch.from_numpy(crop.copy()).unsqueeze(0).permute(0, 3, 1, 2)
-    resized = torch.nn.functional.interpolate(planes, (size, size), mode="bicubic", antialias=True)
+    resized = torch.nn.functional.interpolate(planes, (size, size), mode=interpolation, antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
 
 
-def _resize_tiny(crop: UInt8[ndarray, "h w 3"], size: int) -> UInt8[ndarray, "s s 3"]:
+def _resize_tiny(
+    crop: UInt8[ndarray, "h w 3"], size: int, weights: Callable[[int, int], ndarray]
+) -> UInt8[ndarray, "s s 3"]:
     """Resize by two matrix products, which start faster than torch's kernel does."""
     height, width, _ = crop.shape
-    tall = bicubic_weights(height, size) @ crop.astype(np.float32).reshape(height, width * 3)
+    tall = weights(height, size) @ crop.astype(np.float32).reshape(height, width * 3)
     turned = cv2.transpose(tall.reshape(size, width, 3)).reshape(width, size * 3)
-    square = bicubic_weights(width, size) @ turned
+    square = weights(width, size) @ turned
     rounded = cv2.addWeighted(square, 1, square, 0, 0, dtype=cv2.CV_8U)
     return cv2.transpose(rounded.reshape(size, size, 3))
 
@@ -92,13 +101,31 @@ def bicubic_weights(source: int, target: int) -> Float32[ndarray, "target source
     Each row is the cubic of Keys (1981) with a = -1/2, widened by the scale when shrinking, cut at the edges
     of the crop and normalised.
     """
-    scale = source / target
-    centres = (np.arange(target)[:, None] + 0.5) * scale - 0.5
-    x = np.abs(np.arange(source) - centres) / max(scale, 1.0)
+    x = _distances(source, target)
     inner = (1.5 * x - 2.5) * x * x + 1
     outer = ((-0.5 * x + 2.5) * x - 4) * x + 2
     weights = np.where(x < 1, inner, np.where(x < 2, outer, 0.0))
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+@lru_cache(maxsize=_TINY**2)
+def bilinear_weights(source: int, target: int) -> Float32[ndarray, "target source"]:
+    """Return the same with a triangle in place of the cubic."""
+    weights = np.maximum(1 - _distances(source, target), 0.0)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _distances(source: int, target: int) -> ndarray:
+    """Distance of each source pixel from the centre of each target pixel, in pixels of the coarser of the two."""
+    scale = source / target
+    centres = (np.arange(target)[:, None] + 0.5) * scale - 0.5
+    return np.abs(np.arange(source) - centres) / max(scale, 1.0)
+
+
+WEIGHTS: dict[Interpolation, Callable[[int, int], ndarray]] = {
+    "bicubic": bicubic_weights,
+    "bilinear": bilinear_weights,
+}
 
 
 def adjust_brightness(pixels: UInt8[ndarray, "h w 3"], factor: float) -> UInt8[ndarray, "h w 3"]:

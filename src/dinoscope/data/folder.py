@@ -100,6 +100,26 @@ def find_images(
     return ImageFolder(root, paths, tuple(position[owner] for owner in owners), classes)
 
 
+def find_images_of_splits(root: Path) -> ImageFolder:
+    """`find_images`, but of train/CLASS/... and val/CLASS/... the classes are those of both splits together.
+
+    As for `find_split`, the splits may lie in a single folder below `root`. Raises UserError as `find_images` does.
+    """
+    folder = find_images(root)
+    parts = [path.split("/") for path in folder.paths]
+    splits = {name for names in SPLITS.values() for name in names}
+    first = {part[0].lower() for part in parts}
+    depth = 1 if len(first) == 1 and first.isdisjoint(splits) else 0
+    if folder.labels is not None or not all(len(part) > depth + 2 and part[depth].lower() in splits for part in parts):
+        return folder
+    owners = [part[depth + 1] for part in parts]
+    classes = tuple(sorted(set(owners), key=os.fsencode))
+    if len(classes) < 2:
+        return folder
+    position = {name: i for i, name in enumerate(classes)}
+    return ImageFolder(root, folder.paths, tuple(position[owner] for owner in owners), classes)
+
+
 def find_split(data: Path, split: Literal["train", "val"]) -> Path | None:
     """Return DATA's folder for the split, or None where it has none.
 

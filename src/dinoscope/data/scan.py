@@ -34,6 +34,7 @@ _CHUNK = 32
 
 # A cache written by other readers is of no use: what they refuse and how they turn images may differ.
 _CACHE_KEY = f"1 pillow {PIL.__version__} torchvision {torchvision.__version__}"
+_MAX_WORKERS = 1024
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,8 @@ def scan(
     each root and `full`. Kept when the scan is interrupted, too.
     progress: called now and then with the numbers of images examined and of all.
     """
-    if workers < 0:
-        raise UserError(f"the number of workers is {workers}; it must be 0 (one per core) or more")
+    if not 0 <= workers <= _MAX_WORKERS:
+        raise UserError(f"the number of workers is {workers}; it must be from 0 (one per core) to {_MAX_WORKERS}")
     store = None if cache is None else cache / _cache_name(folder.root, full)
     known = {} if store is None else _read_cache(store)
     findings: list[_Finding] = []

@@ -69,8 +69,9 @@ def simclr() -> ViewsConfig:
 
 
 def moco() -> ViewsConfig:
-    """MoCo v2's two views for ImageNet (Chen et al. 2020)."""
+    """MoCo v2's two views for ImageNet (Chen et al. 2020), resized bilinearly as in its code."""
     return ViewsConfig(
+        interpolation="bilinear",
         num_local=0,
         global_scale=(0.2, 1.0),
         saturation=0.4,
@@ -85,8 +86,12 @@ def byol() -> ViewsConfig:
 
 
 def swav() -> ViewsConfig:
-    """SwAV's 2 x 224 + 6 x 96 crops for ImageNet (Caron et al. 2020, appendix A), colours as in SimCLR."""
+    """SwAV's 2 x 224 + 6 x 96 crops for ImageNet (Caron et al. 2020, appendix A), colours as in SimCLR.
+
+    Resized bilinearly, as in its code.
+    """
     return ViewsConfig(
+        interpolation="bilinear",
         num_local=6,
         global_scale=(0.14, 1.0),
         local_scale=(0.05, 0.14),

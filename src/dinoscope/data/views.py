@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 
+Interpolation = Literal["bicubic", "bilinear"]
 JitterOperation = Literal["brightness", "contrast", "saturation", "hue"]
 
 _CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
@@ -44,6 +45,7 @@ class ViewsConfig:
     blur_probability: three probabilities of a Gaussian blur.
     blur_radius: smallest and largest standard deviation of the blur, in pixels of the view.
     solarize_probability: three probabilities of inverting the values from 128 up.
+    interpolation: of resizing a crop: bicubic (DINO, BYOL, SimCLR) or bilinear (MoCo, SwAV); both with antialiasing.
 
     Raises ValueError for a value out of range.
     """
@@ -66,6 +68,7 @@ class ViewsConfig:
     blur_probability: tuple[float, float, float] = (1.0, 0.1, 0.5)
     blur_radius: tuple[float, float] = (0.1, 2.0)
     solarize_probability: tuple[float, float, float] = (0.0, 0.2, 0.0)
+    interpolation: Interpolation = "bicubic"
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -82,6 +85,8 @@ class ViewsConfig:
             self._check_range(name, 1)
         for name in ("aspect_ratio", "blur_radius"):
             self._check_range(name, math.inf)
+        if self.interpolation not in get_args(Interpolation):
+            raise ValueError(f"interpolation is {self.interpolation!r}; allowed: {', '.join(get_args(Interpolation))}")
 
     @property
     def num_views(self) -> int:
@@ -120,6 +125,7 @@ class ViewParameters:
     grayscale: drop the colour.
     blur_radius: standard deviation of the Gaussian blur in pixels of the view; 0 for none.
     solarize: invert the values from 128 up.
+    interpolation: of resizing the crop.
     """
 
     top: int
@@ -133,6 +139,7 @@ class ViewParameters:
     grayscale: bool = False
     blur_radius: float = 0.0
     solarize: bool = False
+    interpolation: Interpolation = "bicubic"
 
 
 class _Key(ISeedSequence):
@@ -195,6 +202,7 @@ def sample_view(config: ViewsConfig, view: int, height: int, width: int, rng: np
         grayscale=gray < config.grayscale,
         blur_radius=_between(config.blur_radius, radius) if blur < config.blur_probability[kind] else 0.0,
         solarize=solarize < config.solarize_probability[kind],
+        interpolation=config.interpolation,
     )
 
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dinoscope.demo.decoding import Apart, in_this_process
 from dinoscope.demo.kept import Kept
 from dinoscope.demo.limits import Limits
 from dinoscope.demo.pictures import Picture, Refused, read_picture
@@ -52,10 +53,12 @@ class Engine:
     """The models by their labels, and what they said. Safe to call from several threads.
 
     passes: how often a network has been run; for who wants to know whether anything is computed again.
+    apart: calls a function that reads a stranger's file, see `decoding.DecodingProcesses.run`.
     """
 
-    def __init__(self, models: Sequence[NamedModel], limits: Limits) -> None:
+    def __init__(self, models: Sequence[NamedModel], limits: Limits, apart: Apart = in_this_process) -> None:
         self.models = {model.label: model for model in models}
+        self.apart = apart
         self.limits, self.passes = limits, 0
         self._kept = Kept(limits.cache_bytes)
 
@@ -65,7 +68,7 @@ class Engine:
             key = path, path.stat().st_mtime_ns
         except OSError as error:
             raise Refused("picture_gone") from error
-        return self._kept.get(key, lambda: read_picture(path, self.limits))
+        return self._kept.get(key, lambda: self.apart(read_picture, path, self.limits))
 
     def depth(self, model: str) -> int:
         """Number of blocks that a map can be of; 1 for a ResNet."""

@@ -13,6 +13,7 @@ from dinoscope.demo.image_controls import ControlPanel, fit_controls, seen_model
 from dinoscope.demo.image_view import Controls, View, full_size, see
 from dinoscope.demo.pictures import Picture, Refused, Truth, read_truth
 from dinoscope.demo.site import Picked, Site, or_blank, plainly
+from dinoscope.demo.words import literal
 from dinoscope.model_names import folder_names
 from dinoscope.report.figures import write_png
 
@@ -78,7 +79,7 @@ class ImageActions:
             if path is None:
                 return replace(picked, mask=None), gr.skip()
             picture = self.site.engine.picture(picked.path)
-            read_truth(Path(path), picture.size, self.site.limits)
+            self.site.engine.apart(read_truth, Path(path), picture.size, self.site.limits)
         except Refused as error:
             self.site.warn(request, error)
             return gr.skip(), None
@@ -119,7 +120,7 @@ class ImageActions:
             view = see(self.site.engine, gaze, controls, truth)
         except Refused as error:
             reason = self.site.words.say(request, error.key, **error.values)
-            caption = reason if "model" in error.values else f"**{gaze.model}**\n\n{reason}"
+            caption = reason if "model" in error.values else f"**{literal(gaze.model)}**\n\n{reason}"
             return [gr.Column(visible=True), caption, None, None, gr.Gallery([], visible=False)]
         show = self.site.show
         heads = [(show(head.picture), self._head_caption(head, request)) for head in view.heads]
@@ -148,7 +149,8 @@ class ImageActions:
         picture = self.site.engine.picture(picked.path)
         if picked.mask is None:
             return picture, None
-        return picture, read_truth(picked.mask, picture.size, self.site.limits, binary=picked.binary)
+        read = self.site.engine.apart
+        return picture, read(read_truth, picked.mask, picture.size, self.site.limits, picked.binary)
 
     def _caption(self, model: str, kind: str, view: View, request: gr.Request) -> str:
         """What is shown of a model, in three lines, so that what is under two of them begins at the same height."""

@@ -64,7 +64,7 @@ def _column(site: Site, name: str) -> ModelColumn:
     """What is shown of one model."""
     word = site.words.label
     with gr.Column(min_width=300, elem_classes="model-column", elem_id=name) as column:
-        caption = gr.Markdown(elem_classes="caption", elem_id=f"{name}-caption")
+        caption = gr.Markdown(latex_delimiters=[], elem_classes="caption", elem_id=f"{name}-caption")
         overlay = gr.Image(
             label=word("image_overlay"),
             format="jpeg",

@@ -56,6 +56,8 @@ TEXTS: Texts = {
         "picture_heavy": "This file has {size} MB; at most {most} MB are taken.",
         "picture_no_image": "This file is not an image that can be read. JPEG, PNG, WebP, GIF, BMP and TIFF can.",
         "picture_damaged": "This image is damaged or cut off and cannot be read.",
+        "picture_slow": "This file was not read within {seconds} seconds. Save it again with another program.",
+        "page_busy": "The page is busy with other files. Please try again in a minute.",
         "picture_vast": "This image is far too large; at most {most} million pixels are taken. Please scale it down.",
         "picture_large": "This image has {width} × {height} px, {pixels} million; at most {most} million are taken. "
         "Please scale it down.",
@@ -117,6 +119,8 @@ TEXTS: Texts = {
         "picture_heavy": "Este archivo tiene {size} MB; se admiten {most} MB como máximo.",
         "picture_no_image": "Este archivo no es una imagen legible. Se leen JPEG, PNG, WebP, GIF, BMP y TIFF.",
         "picture_damaged": "Esta imagen está dañada o incompleta y no se puede leer.",
+        "picture_slow": "Este archivo no se pudo leer en {seconds} segundos. Guárdalo de nuevo con otro programa.",
+        "page_busy": "La página está ocupada con otros archivos. Inténtalo de nuevo en un minuto.",
         "picture_vast": "Esta imagen es demasiado grande; se admiten {most} millones de píxeles. Redúcela.",
         "picture_large": "Esta imagen tiene {width} × {height} px, {pixels} millones; se admiten {most} millones. "
         "Redúcela.",

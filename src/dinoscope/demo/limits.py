@@ -21,6 +21,10 @@ class Limits:
     """Largest file of an image, in MB (1,000,000 bytes)."""
     video_mb: float = 200
     """Largest file of a video, in MB."""
+    uploads_mb: float = 4000
+    """All files that the page holds at a time, in MB; they are removed after an hour."""
+    decode_seconds: float = 10
+    """Longest time for reading an image; a video may take six times as long."""
     video_seconds: float = 30
     """Longest video, in seconds."""
     video_frames: int = 150
@@ -57,6 +61,11 @@ class Limits:
     def video_bytes(self) -> int:
         """`video_mb` in bytes."""
         return int(self.video_mb * MB)
+
+    @property
+    def uploads_bytes(self) -> int:
+        """`uploads_mb` in bytes."""
+        return int(self.uploads_mb * MB)
 
     @property
     def cache_bytes(self) -> int:

@@ -85,7 +85,7 @@ def build_neighbours_tab(
 
 def _column(site: Site, name: str) -> _Column:
     with gr.Column(min_width=300, elem_id=name, elem_classes="model-column") as column:
-        caption = gr.Markdown(elem_classes="caption", elem_id=f"{name}-caption")
+        caption = gr.Markdown(latex_delimiters=[], elem_classes="caption", elem_id=f"{name}-caption")
         found = gr.Gallery(
             label=site.words.label("neighbours_found"),
             columns=4,
@@ -158,7 +158,7 @@ class _Actions:
 
     def _gallery(self, model: str, request: gr.Request, progress: gr.Progress) -> Gallery:
         """The folder as the model sees it. Raises UserError as `Gallery.open` does."""
-        what = self.site.words.say(request, "neighbours_opening", model=model)
+        what = self.site.words.plain(request, "neighbours_opening", model=model)
 
         def tell(done: int, total: int) -> None:
             progress((done, total), desc=what)

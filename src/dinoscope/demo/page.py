@@ -41,5 +41,5 @@ def build_page(site: Site, gallery: Path | None = None) -> gr.Blocks:
                 build_neighbours_tab(site, shown, pictures, gallery, tab)
             with gr.Tab(site.words.label("video_tab"), id="video") as tab:
                 models = list(site.engine.models.values())
-                build_video_tab(models, site.words, site.limits, site.folder / "videos", tab)
+                build_video_tab(models, site.words, site.limits, site.folder / "videos", site.engine.apart, tab)
     return demo

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -24,6 +25,13 @@ class Refused(Exception):
     def __init__(self, key: str, **values: object) -> None:
         super().__init__(key, values)
         self.key, self.values = key, values
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _refused, (self.key, self.values)
+
+
+def _refused(key: str, values: dict[str, object]) -> Refused:
+    return Refused(key, **values)
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ def check_picture(path: Path, limits: Limits) -> None:
         raise Refused("picture_long", width=width, height=height, most=limits.side)
 
 
-def read_truth(path: Path, size: tuple[int, int], limits: Limits, *, binary: bool | None = None) -> Truth:
+def read_truth(path: Path, size: tuple[int, int], limits: Limits, binary: bool | None = None) -> Truth:
     """The mask of an image whose (height, width) is `size`: 0 is background, 255 void, all else an object.
 
     binary: 255 is the object and nothing is void; None: where the mask holds nothing but 0 and 255.

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dinoscope.demo.decoding import DecodingProcesses
+from dinoscope.demo.guard import Guard
 from dinoscope.demo.limits import Limits
 from dinoscope.demo.own_folder import own_folder
 from dinoscope.errors import UserError
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 PORT = 7860
 _TRIED = 100
+_DECODING = 2  # files that are read at the same time
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -47,8 +50,9 @@ def page_served(serving: Serving) -> Iterator[str]:
 
     Raises UserError where Gradio is missing, the port is taken, or the samples cannot be read.
     """
-    with own_folder() as folder:
-        demo, words = _build(serving, folder)
+    seconds = serving.limits.decode_seconds
+    with own_folder() as folder, contextlib.closing(DecodingProcesses(_DECODING, seconds)) as decoding:
+        demo, words = _build(serving, folder, decoding)
         address = _launched(demo, words, serving, folder)
         try:
             yield address
@@ -76,8 +80,7 @@ def _launched(demo: Any, words: Any, serving: Serving, folder: Path) -> str:
                 enable_monitoring=False,
                 ssr_mode=False,
                 max_file_size=max(serving.limits.upload_bytes, serving.limits.video_bytes),
-                allowed_paths=[str(folder)],
-                app_kwargs={"middleware": _only_from_here(serving.host)},
+                app_kwargs={"middleware": _middleware(serving, folder / "gradio")},
                 theme=theme(),
                 css=CSS,
                 head=head(serving.language),
@@ -129,21 +132,22 @@ def _free_ports(host: str, port: int | None) -> Iterator[int]:
     raise UserError(f"--port {port} cannot be used on {host}: {reason}; leave --port out for the next free one")
 
 
-def _only_from_here(host: str) -> list[Any]:
-    """Where only this machine is to reach the page, no other name than its own is answered to.
+def _middleware(serving: Serving, uploads: Path) -> list[Any]:
+    """The guard; and if only this machine may reach the page, a check that it is called by its own name.
 
-    Else any site that a person has open could give its name this machine's address (DNS rebinding), and read along.
+    Otherwise any site that a person has open could give its name this machine's address (DNS rebinding) and read it.
     """
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    if host not in LOOPBACK:
-        return []
+    guard = Middleware(Guard, folder=uploads, max_bytes=serving.limits.uploads_bytes)
+    if serving.host not in LOOPBACK:
+        return [guard]
     # with a port, "[::1]" is told apart from it by some versions of Starlette alone; all others see "["
-    return [Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]", "["], www_redirect=False)]
+    return [Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]", "["], www_redirect=False), guard]
 
 
-def _build(serving: Serving, folder: Path) -> tuple[Any, Any]:
+def _build(serving: Serving, folder: Path, decoding: DecodingProcesses) -> tuple[Any, Any]:
     """The page and its texts."""
     try:
         import gradio  # noqa: F401
@@ -162,5 +166,5 @@ def _build(serving: Serving, folder: Path) -> tuple[Any, Any]:
     else:
         samples = readable(find_samples(serving.data, serving.masks), serving.limits)
     words = all_words(serving.language)
-    site = Site(Engine(serving.models, serving.limits), words, serving.limits, samples, made)
+    site = Site(Engine(serving.models, serving.limits, decoding.run), words, serving.limits, samples, made)
     return build_page(site, serving.data), words

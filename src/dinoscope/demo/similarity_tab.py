@@ -110,7 +110,7 @@ def build_similarity_tab(site: Site, shown: Shown, thumbnails: Sequence[Path], t
 def _row(site: Site, name: str) -> _Row:
     word = site.words.label
     with gr.Column(elem_id=name, elem_classes="model-column") as row:
-        caption = gr.Markdown(elem_classes="caption", elem_id=f"{name}-caption")
+        caption = gr.Markdown(latex_delimiters=[], elem_classes="caption", elem_id=f"{name}-caption")
         with gr.Row():
             pictures = tuple(
                 gr.Image(

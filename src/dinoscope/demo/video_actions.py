@@ -11,7 +11,8 @@ from typing import Any
 
 import gradio as gr
 
-from dinoscope.demo.clip import Clip, Taking, open_clip, sample_clip
+from dinoscope.demo.clip import Clip, Taking, open_stranger_clip, sample_clip
+from dinoscope.demo.decoding import Apart, in_this_process
 from dinoscope.demo.limits import Limits
 from dinoscope.demo.marking import Click, Marks, Painting, painted
 from dinoscope.demo.pictures import Refused
@@ -33,8 +34,16 @@ _BETWEEN_PICTURES = 0.5  # seconds between two frames that are shown while a cli
 class VideoActions:
     """The handlers of the tab. They keep nothing themselves: a person's clip and marks are in their session."""
 
-    def __init__(self, models: Sequence[NamedModel], words: Words, limits: Limits, folders: SessionFolders) -> None:
+    def __init__(
+        self,
+        models: Sequence[NamedModel],
+        words: Words,
+        limits: Limits,
+        folders: SessionFolders,
+        apart: Apart = in_this_process,
+    ) -> None:
         self.models = {model.label: model for model in models}
+        self.apart = apart
         self.words, self.limits, self.folders = words, limits, folders
         self._drawing = threading.Lock()
 
@@ -42,7 +51,8 @@ class VideoActions:
         """Take a clip in, or say why not; what was there before goes in either case where it is replaced."""
         folder = self.folders.new()
         try:
-            clip = open_clip(put(Path(file), folder), Path(file).name, self.limits)
+            copy = put(Path(file), folder)
+            clip = self.apart(open_stranger_clip, copy, Path(file).name, self.limits, deadlines=6)
             return self._load(folder, clip, session, model, detail, request)
         except (UserError, Refused, OSError) as error:
             remove(folder)

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from dinoscope.demo.components import build_slider
+from dinoscope.demo.decoding import Apart
 from dinoscope.demo.limits import Limits
 from dinoscope.demo.marking import OBJECTS, object_colors
 from dinoscope.demo.session_folders import SessionFolders
@@ -52,7 +53,9 @@ class _Parts:
     save_masks: gr.DownloadButton
 
 
-def build_video_tab(models: Sequence[NamedModel], words: Words, limits: Limits, folder: Path, tab: gr.Tab) -> None:
+def build_video_tab(
+    models: Sequence[NamedModel], words: Words, limits: Limits, folder: Path, apart: Apart, tab: gr.Tab
+) -> None:
     """Add the tab's parts and what they do to the page that is being built (call it inside `tab`).
 
     folder: is made, and removed by whoever serves the page. In it, everybody has a folder of their own, which is served
@@ -67,7 +70,7 @@ def build_video_tab(models: Sequence[NamedModel], words: Words, limits: Limits, 
         with gr.Column(scale=1, min_width=360):
             following = _right(models, words, limits)
     parts = _Parts(**first, **following)
-    _connect(parts, session, VideoActions(models, words, limits, folders), tab)
+    _connect(parts, session, VideoActions(models, words, limits, folders, apart), tab)
 
 
 def _left(words: Words) -> dict[str, Any]:
@@ -76,7 +79,7 @@ def _left(words: Words) -> dict[str, Any]:
     with gr.Row():
         upload = gr.UploadButton(label("video_upload"), file_types=["video", ".mkv", ".gif"], elem_id="video-upload")
         sample = gr.Button(label("video_sample"), elem_id="video-sample")
-    status = gr.Markdown(label("video_start"), elem_id="video-status")
+    status = gr.Markdown(label("video_start"), latex_delimiters=[], elem_id="video-status")
     taking = gr.Radio(
         [(label("video_taking_spread"), "spread"), (label("video_taking_start"), "start")],
         value="spread",
@@ -159,7 +162,7 @@ def _right(models: Sequence[NamedModel], words: Words, limits: Limits) -> dict[s
     with gr.Row():
         follow = gr.Button(label("video_follow"), variant="primary", elem_id="video-follow")
         cancel = gr.Button(label("video_cancel"), variant="stop", interactive=False, elem_id="video-cancel")
-    progress = gr.Markdown(elem_id="video-progress")
+    progress = gr.Markdown(latex_delimiters=[], elem_id="video-progress")
     moving = gr.Image(
         label=label("video_result"), interactive=False, height=_HEIGHT, buttons=[], elem_id="video-moving"
     )

@@ -6,6 +6,8 @@ Labels are translated in the browser (`Words.label`), and what is said while the
 
 from __future__ import annotations
 
+import re
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -59,10 +61,15 @@ class Words:
         return preferred(accepted or "")
 
     def say(self, request: Any, key: str, **values: object) -> str:
-        """A text with its placeholders filled, in the language of a `gr.Request` (None: English, or what is forced).
+        """Return a text as Markdown, in the language of a `gr.Request` (None: English, or what is forced).
 
-        Raises KeyError where there is no such text or a placeholder has no value.
+        Values fill its placeholders literally: no name of a file, class or model becomes Markdown or HTML.
+        Raises KeyError if there is no such text, or a placeholder has no value.
         """
+        return self.plain(request, key, **{name: _literal_value(value) for name, value in values.items()})
+
+    def plain(self, request: Any, key: str, **values: object) -> str:
+        """Return a text as `say` does, for a component that shows plain text."""
         accepted = None if request is None else request.headers.get("accept-language")
         return self.texts[self.language(accepted)][key].format(**values)
 
@@ -71,6 +78,23 @@ class Words:
         from gradio.i18n import I18n
 
         return I18n(**{language: dict(self.texts[self.forced or language]) for language in LANGUAGES})
+
+
+def _literal_value(value: object) -> object:
+    return value if isinstance(value, int | float) else literal(str(value))
+
+
+_A_NUMBER = re.compile(r"[\d\s.,:%×+-]*")
+
+
+def literal(text: str) -> str:
+    """Return Markdown, which is HTML too, that shows the text as it is: punctuation becomes character references.
+
+    References never form Markdown (CommonMark 0.31, section 2.5). Numbers stay as they are.
+    """
+    if _A_NUMBER.fullmatch(text):
+        return text
+    return "".join(f"&#{ord(character)};" if character in string.punctuation else character for character in text)
 
 
 def preferred(accepted: str) -> Language:

@@ -2,7 +2,8 @@
 
 Features are standardised with the training images' mean and deviation. All learning rates of a grid (as DINOv2
 sweeps them: Oquab et al. 2023, appendix B.3) are tried at once, and the one that is best on training images
-held out for it is used. The images that are reported on choose nothing.
+held out for it is used; of few training images, the one that is best in cross-validation. The images that are
+reported on choose nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ Progress = Callable[[int, int], None]
 RATES = (2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0)
 """Narrow features want high rates (the shipped model's 288 values: 0.5), wide ones and many classes low ones."""
 HELD_OUT = 0.1
+FEWEST_HELD_OUT = 100
+"""With fewer held-out images, cross-validation chooses the rate: of 30 images three would, by chance alone."""
+FOLDS = 5
 _HELD_OUT_SEED = 1  # the same images for every model; not the seed that chooses a fraction of the labels
 
 _log = logging.getLogger(__name__)
@@ -66,17 +70,20 @@ class RateChoice:
     held_out: training images that chose it; 0 where there was nothing to choose from.
     accuracies: top-1 in % on them, for each rate of the grid.
     at_edge: whether it is the smallest or the largest of several, so that one beyond might be better.
+    folds: of the cross-validation; 0 if there was none.
     """
 
     rate: float
     held_out: int = 0
     accuracies: tuple[float, ...] = ()
     at_edge: bool = False
+    folds: int = 0
 
 
 def choose_rate(train: FeatureBank, config: LinearConfig, progress: Progress | None = None) -> RateChoice:
     """Train a probe with each rate on 90 % of the training images; take the best on the other 10 %.
 
+    If those are fewer than `FEWEST_HELD_OUT`, each fifth of the images is held out in turn, and all of them choose.
     Of equally good rates the middle one is taken. A choice at the edge of the grid is logged as a warning.
 
     Raises UserError as `linear` does, and where no class has an image to spare.
@@ -91,8 +98,13 @@ def choose_rate(train: FeatureBank, config: LinearConfig, progress: Progress | N
             "the learning rate cannot be chosen: every class has a single training image, and none to hold out. "
             "Give --learning-rate"
         )
-    probes, standardize = train_probes(train, kept, rates, config, progress)
-    top1 = probes.accuracy(train.features[held], class_numbers(train)[held], standardize)[0]
+    parts = [(kept, held)] if len(held) >= FEWEST_HELD_OUT else folds(train)
+    right, total = torch.zeros(len(rates), dtype=torch.float64), sum(len(held) for _, held in parts)
+    for number, (kept, held) in enumerate(parts):
+        probes, standardize = train_probes(train, kept, rates, config, _part_of(progress, number, len(parts)))
+        top1 = probes.accuracy(train.features[held], class_numbers(train)[held], standardize)[0]
+        right += (top1 * len(held) / 100).round()
+    top1 = 100 * right / total
     best = (top1 == top1.max()).nonzero()[:, 0]
     chosen = int(best[(len(best) - 1) // 2])
     at_edge = chosen in (0, len(rates) - 1)
@@ -100,7 +112,8 @@ def choose_rate(train: FeatureBank, config: LinearConfig, progress: Progress | N
         _log.warning(
             "the chosen learning rate %g is at the edge of those tried: one beyond may be better", rates[chosen]
         )
-    return RateChoice(rates[chosen], len(held), tuple(float(value) for value in top1), at_edge)
+    accuracies = tuple(float(value) for value in top1)
+    return RateChoice(rates[chosen], total, accuracies, at_edge, len(parts) if len(parts) > 1 else 0)
 
 
 def linear(
@@ -145,16 +158,45 @@ def hold_out(bank: FeatureBank) -> tuple[Int[Tensor, " k"], Int[Tensor, " h"]]:
 
     Chosen by a hash of the path, hence the same images for every model.
     """
+    held = set[int]()
+    for indices in _by_hash(bank):
+        count = max(1, round(HELD_OUT * len(indices))) if len(indices) > 1 else 0
+        held.update(indices[:count])
+    return _without(bank, held)
+
+
+def folds(bank: FeatureBank) -> list[tuple[Int[Tensor, " k"], Int[Tensor, " h"]]]:
+    """Positions to train on and to choose with, of each of `FOLDS` parts (fewer if no class has as many images).
+
+    The images of each class are dealt out in the order of the hash of their paths. The only image of a class is
+    always trained on.
+    """
+    held = [set[int]() for _ in range(FOLDS)]
+    for indices in _by_hash(bank):
+        for place, index in enumerate(indices if len(indices) > 1 else ()):
+            held[place % FOLDS].add(index)
+    return [_without(bank, part) for part in held if part]
+
+
+def _by_hash(bank: FeatureBank) -> list[list[int]]:
+    """The positions of each class, in the order of the hash of their paths."""
     names = bank.paths or tuple(map(str, range(len(bank.features))))
     members: dict[int, list[int]] = {}
     for index, label in enumerate(_integers(class_numbers(bank))):
         members.setdefault(label, []).append(index)
-    held = set[int]()
-    for indices in members.values():
-        count = max(1, round(HELD_OUT * len(indices))) if len(indices) > 1 else 0
-        held.update(sorted(indices, key=lambda index: hash_rank(_HELD_OUT_SEED, names[index]))[:count])
+    return [sorted(every, key=lambda index: hash_rank(_HELD_OUT_SEED, names[index])) for every in members.values()]
+
+
+def _without(bank: FeatureBank, held: set[int]) -> tuple[Int[Tensor, " k"], Int[Tensor, " h"]]:
     kept = [index for index in range(len(bank.features)) if index not in held]
     return torch.tensor(kept, dtype=torch.int64), torch.tensor(sorted(held), dtype=torch.int64)
+
+
+def _part_of(progress: Progress | None, number: int, parts: int) -> Progress | None:
+    """Progress of one of several trainings of equal length, as progress of all."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, parts * total)
 
 
 def known_labels(train: FeatureBank, val: FeatureBank) -> Int[Tensor, " n"]:

@@ -2,8 +2,8 @@
 
 As in the reference: frozen network in evaluation mode, crops of 8 to 100 % of the area and flips, SGD with
 momentum 0.9 without weight decay, batch size / 256 times the base rate, cosine to 0 by the epoch, features as
-they are. Different here: crops are resized bicubically (there bilinearly), the rest of an epoch that fills no
-batch is left out, and the figure is the last epoch's, not the best one's on the validation images.
+they are, crops resized bilinearly. Different here: the rest of an epoch that fills no batch is left out, and the figure
+is the last epoch's, not the best one's on the validation images.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def train_probe(
 
 def training_views(size: int) -> ViewsConfig:
     """One random resized crop and a flip, no colours: the reference's training images for linear probes."""
-    return replace(VIEWS["supervised"], global_size=size)
+    return replace(VIEWS["supervised"], global_size=size, interpolation="bilinear")
 
 
 def _without_features(folder: ImageFolder, val: FeatureBank) -> FeatureBank:

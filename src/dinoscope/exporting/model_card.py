@@ -123,8 +123,10 @@ def _measured_on(protocol: Mapping[str, Any]) -> str:
     place = next((protocol[name] for name in ("queries", "val", "gallery", "data") if protocol.get(name)), None)
     if place is None:
         return str(protocol.get("machine", ""))
-    count = next((protocol[name] for name in ("query_images", "val_images") if protocol.get(name)), None)
-    return _place(str(place)) + (f" ({count} images)" if count else "")
+    count = next((protocol[name] for name in ("query_images", "val_images", "images") if protocol.get(name)), None)
+    facts = [f"{count} images"] if count else []
+    facts += [f"{protocol['image_size']} px"] if protocol.get("image_size") else []
+    return _place(str(place)) + (f" ({', '.join(facts)})" if facts else "")
 
 
 def _place(folder: str) -> str:

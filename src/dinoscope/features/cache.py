@@ -107,24 +107,36 @@ def _times_hash(folder: ImageFolder) -> str:
 
 
 def _read(file: Path, *, dim: int) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]] | None:
-    """Return the features and positions that `_write` stored, or None."""
+    """Return the features and positions that `_write` stored, or None; only what has checksums is believed."""
     if not file.is_file():
         return None
     try:
-        tensors = checkpoint.load(file).tensors
+        entry = checkpoint.load(file)
     except UserError as error:
         _log.warning("cached features are damaged and are extracted again: %s", error)
         return None
-    features, positions = tensors.get("features"), tensors.get("positions")
-    if features is None or positions is None or features.shape != (len(positions), dim):
+    if not entry.verified:
+        _log.warning("cached features are of an earlier version, without checksums, and are extracted again: %s", file)
+        return None
+    features, positions = entry.tensors.get("features"), entry.tensors.get("positions")
+    if (
+        features is None
+        or positions is None
+        or features.shape != (len(positions), dim)
+        or entry.metadata.get("entry") != file.stem
+        or not features.isfinite().all()
+    ):
         _log.warning("cached features are not as they were written and are extracted again: %s", file)
         return None
     return features, positions
 
 
 def _write(file: Path, features: Float[Tensor, "k d"], positions: Int[Tensor, " k"]) -> None:
+    if not features.isfinite().all():  # a model's own NaN: nothing to keep, and when read it would count as damage
+        return
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.save(file, {"features": features, "positions": positions}, {"format": CACHE_FORMAT})
+        facts = {"format": CACHE_FORMAT, "entry": file.stem}
+        checkpoint.save(file, {"features": features, "positions": positions}, facts)
     except OSError as error:
         _log.warning("features are not kept: %s (%s names another folder)", error, CACHE_VARIABLE)

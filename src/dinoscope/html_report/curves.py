@@ -54,8 +54,7 @@ _FIGURES = (
                 "Online k-NN",
                 "top-1 (%)",
                 ("knn_top1",),
-                "Online k-NN is measured during training on the run's own images (k = 20): to see how a run went, not "
-                "to compare.",
+                "Online k-NN (k = 20) is measured during training on the run's own images, of {sizes} px.",
                 guessed=True,
             ),
             _Value("Gradient norm", "norm", ("gradient_norm",), "The gradient is that of the network before clipping."),
@@ -174,7 +173,8 @@ def _figure(figure: _Figure, runs: Sequence[RunRecord], strokes: dict[str, Strok
         hidden = hidden or len({(line.x, line.y) for line in lines.values()}) < len(lines)
         drawings.append(Figure(drawing.decode("utf-8"), "", f"{value.title} over the epochs"))
         said = value.reading and (not value.of_several or len({run.method for run in runs}) > 1)
-        readings += [value.reading] if said else []
+        sizes = listed([str(size) for size in sorted({run.image_size for run in having})])
+        readings += [value.reading.format(sizes=sizes)] if said else []
     if not drawings:
         return []
     notes = [f"Not logged{names}: {', '.join(titles)}." for names, titles in lacking.items()]

@@ -7,18 +7,22 @@ from collections.abc import Sequence
 from dinoscope.comparison.presentation import label
 from dinoscope.comparison.ranking import (
     ACCURACIES,
+    TITLES,
     WITH_LABELS,
+    baseline_lines,
     guessing,
     images_classified,
     interval,
+    lead,
     ranked,
+    settled,
     without_labels,
 )
 from dinoscope.html_report.runs import RunRecord
+from dinoscope.measurement import Measurement
 from dinoscope.report.words import count, listed
 from dinoscope.study.compare import BASELINES, Comparison, Row
 
-TITLES = {"linear": "Linear probe", "knn": "k-NN"}
 _WITHIN = {"linear": "linear probe", "knn": "k-NN"}  # a sentence
 
 
@@ -32,10 +36,12 @@ def headlines(runs: Sequence[RunRecord], comparison: Comparison | None) -> list[
     if comparison is None or not having:
         return _online(runs)
     if len(having) == 1:
-        return _alone(next(iter(having.values())), comparison)
+        return _alone(next(iter(having.values())), comparison) + [f"{line}." for line in baseline_lines(comparison)]
     lines = [line for name in ACCURACIES for line in _contest(comparison, name)]
     if not lines:
-        return ["The accuracies were measured on different images or otherwise, so that they are not ranked."]
+        lines = ["The accuracies were measured on different images or otherwise, so that they are not ranked."]
+        return lines + [f"{line}." for line in baseline_lines(comparison)]
+    lines += [f"{line}." for line in baseline_lines(comparison)]
     if all(len(row.entries) == 1 for row in rows):
         lines.append("One run of each: differences of a few points may be chance. Other seeds (--seed) tell.")
     return lines
@@ -49,14 +55,17 @@ def _contest(comparison: Comparison, name: str) -> list[str]:
     rows, title = without_labels(every), TITLES[name]
     scope = " without labels" if len(rows) < len(every) else ""
     first, second, last = rows[0], rows[1], rows[-1]
+    title = f"{title} on {where(_measurements(first, name)[0])}{',' * bool(scope)}"
     if _figure(first, name) == _figure(last, name):
-        said = f"{title} accuracy is the same everywhere{scope}: {_figure(first, name)} %."
+        said = f"{title}{scope}: the accuracy is the same everywhere, {_figure(first, name)} %."
     else:
-        said = f"{title}{scope}: {_of(first, comparison)} is best with {_with_ends(first, name)}"
+        sure = settled(first, second, name)
+        said = (
+            f"{title}{scope}: {_of(first, comparison)} is {'best' if sure else 'ahead'} with {_with_ends(first, name)}"
+        )
         said += f", then {_of(second, comparison)} with {_with_ends(second, name)}" if len(rows) > 2 else ""
         said += f"; last is {_of(last, comparison)} with {_with_ends(last, name)}."
-        if not _settled(first, second, name):
-            said += " The intervals of the first two overlap: they do not settle which of them is better."
+        said += _by_how_much(first, second, name, sure=sure)
     labelled = [row for row in every if row.first.method == WITH_LABELS and row not in rows]
     if labelled:
         said += f" With labels: {listed([f'{_of(row, comparison)} {_figure(row, name)} %' for row in labelled])}."
@@ -67,14 +76,12 @@ def _contest(comparison: Comparison, name: str) -> list[str]:
 def _alone(row: Row, comparison: Comparison) -> list[str]:
     """One row's accuracies."""
     found = [name for name in ACCURACIES if row.cell(name)]
-    figures = listed([f"{_with_ends(row, name)} ({_WITHIN[name]})" for name in found])
-    measured = [entry.measurements[name] for name in found for entry in row.entries if name in entry.measurements]
-    numbers, chance = {images_classified(each) for each in measured}, guessing([row], found[0])
-    images = numbers.pop() if len(numbers) == 1 else None
-    which = f"{count(images)} images" if images else "images"
+    chance, places = guessing([row], found[0]), {name: where(_measurements(row, name)[0]) for name in found}
+    shared = next(iter(places.values())) if len(set(places.values())) == 1 else ""
+    figures = [f"{_with_ends(row, name)} ({_WITHIN[name]}{'' if shared else f', {places[name]}'})" for name in found]
     return [
-        f"The frozen features of {_of(row, comparison)} classify {which} with a top-1 accuracy of {figures}"
-        + (f"; guessing gives {chance:.1f} %." if chance is not None else ".")
+        f"The frozen features of {_of(row, comparison)} classify {shared or 'images'} with a top-1 accuracy of "
+        f"{listed(figures)}" + (f"; guessing gives {chance:.1f} %." if chance is not None else ".")
     ]
 
 
@@ -86,13 +93,30 @@ def _online(runs: Sequence[RunRecord]) -> list[str]:
     classes = {run.classes for run, _ in found}
     number = classes.pop() if len(classes) == 1 else None
     chance = f" Guessing: {100 / number:.1f} %." if number else ""
+    texts = [f"{value:.1f} % at {run.image_size} px" for run, value in found]
     figures = (
-        f"{found[0][1]:.1f} %" if len(runs) == 1 else listed([f"{run.label} {value:.1f} %" for run, value in found])
+        texts[0]
+        if len(runs) == 1
+        else listed([f"{run.label} {text}" for (run, _), text in zip(found, texts, strict=True)])
     )
     return [
         f"During training, online k-NN on each run's own images came to: {figures}.{chance} Accuracy on common images "
         "was not measured; give --data FOLDER, and it is."
     ]
+
+
+def where(measurement: Measurement) -> str:
+    """The images that were classified and how large they were shown: "500 images of DATA/val at 64 px"."""
+    protocol, images = measurement.protocol, images_classified(measurement)
+    place = next((protocol[name] for name in ("queries", "val", "gallery") if protocol.get(name)), None)
+    words = [f"{count(images)} images" if images else "images"]
+    words += [f"of {place}"] if place else []
+    words += [f"at {protocol['image_size']} px"] if protocol.get("image_size") else []
+    return " ".join(words)
+
+
+def _measurements(row: Row, name: str) -> list[Measurement]:
+    return [entry.measurements[name] for entry in row.entries if name in entry.measurements]
 
 
 def _of(row: Row, comparison: Comparison) -> str:
@@ -115,7 +139,14 @@ def _with_ends(row: Row, name: str) -> str:
     return f"{_figure(row, name)}{deviation} %"
 
 
-def _settled(first: Row, second: Row, name: str) -> bool:
-    """Whether intervals of two rows lie apart; of several runs, whose spread the table shows, nothing is said."""
-    ahead, behind = interval(first, name), interval(second, name)
-    return ahead is None or behind is None or ahead.low > behind.high
+def _by_how_much(first: Row, second: Row, name: str, *, sure: bool) -> str:
+    """The difference of the first two and whether it may be chance, as a sentence that begins with a space."""
+    found = lead(first, second, name)
+    if found is None:
+        return "" if sure else " The intervals of the first two overlap: they do not settle which of them is better."
+    if found.low is None or found.high is None:
+        return f" The first two differ by {found.mean:.1f} points; no interval can be drawn from these runs."
+    text = f" The first two differ by {found.mean:.1f} points [{found.low:.1f}, {found.high:.1f}] ({found.how}"
+    if sure:
+        return f"{text})."
+    return f"{text}): the interval contains 0, so that these runs do not settle which of them is better."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import shlex
 import statistics
@@ -275,7 +276,9 @@ def _mean(run: RunRecord, name: str) -> float | None:
 
 
 def _first_unreadable(run: RunRecord) -> list[str]:
-    lines = [line.replace("\t", ": ") for line in run.unreadable[:_SHOWN]]
+    lines = [
+        f"{path}: {reason}".replace("\n", " ") for path, reason in itertools.islice(run.unreadable.items(), _SHOWN)
+    ]
     left = len(run.unreadable) - len(lines)
     return [*lines, f"and {left} more"] if left else lines
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 
 from dinoscope.errors import UserError
 from dinoscope.html_report.titles import titles_of
-from dinoscope.measurement import Examples, Measurement, kept, kept_names
+from dinoscope.measurement import Examples, Measurement, conditions, kept, kept_names
 from dinoscope.report.html import Notice
-from dinoscope.study.compare import conditions
 from dinoscope.study.differences import identity
 from dinoscope.study.subjects import Subject
 
@@ -51,7 +50,8 @@ def kept_groups(subjects: Sequence[Subject], evaluation: str, protocol: type) ->
                 continue
             if found is None:
                 continue
-            lacking = sorted({field.name for field in fields(protocol)} - found.protocol.keys())
+            needed = {field.name for field in fields(protocol) if field.default in (MISSING, None)}
+            lacking = sorted(needed - found.protocol.keys())
             if lacking:
                 text = f"{title}: its {name} does not say its {', '.join(lacking)}, and is left out. Measure it again."
                 notices.append(Notice(text, "warning"))

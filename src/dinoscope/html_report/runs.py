@@ -19,6 +19,7 @@ from dinoscope.report.html_text import printable
 from dinoscope.study.compare import ARCHITECTURE_NAMES, METHOD_NAMES
 from dinoscope.study.subjects import shown_method
 from dinoscope.training.config import RunConfig
+from dinoscope.training.images import read_unreadable
 from dinoscope.training.provenance import Session, read_sessions
 from dinoscope.training.run_folder import RunFolder, read_config, read_metrics
 
@@ -39,7 +40,7 @@ class RunRecord:
     started: when it began, in words.
     metrics: lines of metrics.jsonl.
     said: warnings of the training itself, as (step, sentence).
-    unreadable: names of files that were left out, and why.
+    unreadable: names of files that were left out -> why.
     """
 
     path: Path
@@ -58,13 +59,18 @@ class RunRecord:
     sessions: tuple[Session, ...]
     metrics: tuple[dict[str, float], ...]
     said: tuple[tuple[int, str], ...]
-    unreadable: tuple[str, ...]
+    unreadable: dict[str, str]
 
     @property
     def architecture(self) -> str:
         """The network as the field writes it, with the name that it has here where that differs."""
         shown = ARCHITECTURE_NAMES.get(self.config.backbone, self.config.backbone)
         return shown if shown == self.config.backbone else f"{shown} ({self.config.backbone})"
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images on which online k-NN measures the run."""
+        return self.config.backbone_config.image_size
 
     def series(self, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """A logged value over training: epochs passed, and values."""
@@ -114,7 +120,7 @@ def read_run(path: Path, label: str) -> RunRecord:
         sessions,
         metrics,
         tuple((int(found[1]), found[2]) for line in log if (found := _SAID.match(line))),
-        tuple(line for line in _text(run.unreadable).splitlines() if line),
+        read_unreadable(run),
     )
 
 
@@ -122,7 +128,7 @@ def _progress(
     run: RunFolder, sessions: Sequence[Session], metrics: Sequence[dict[str, float]]
 ) -> tuple[int | None, int | None, Literal["finished", "stopped", "begun"]]:
     """Steps saved, steps in all, as far as they are known, and the state."""
-    newest = checkpoint.latest(run.checkpoints)
+    newest = checkpoint.newest_metadata(run.checkpoints)
     total = sessions[-1].total_steps if sessions else None
     if newest is None:
         if not (run.exported / checkpoint.BACKBONE_WEIGHTS).is_file():
@@ -131,8 +137,7 @@ def _progress(
         # The last evaluation is that of the last step.
         steps = total or max((int(line["step"]) + 1 for line in metrics if "rank_me" in line), default=None)
         return steps, total, "finished"
-    metadata = checkpoint.read_metadata(newest)
-    steps, total = int(metadata.get("step", 0)), int(metadata.get("total", 0)) or total
+    steps, total = int(newest.get("step", 0)), int(newest.get("total", 0)) or total
     return steps, total, "finished" if steps == total else "stopped"
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dinoscope.comparison.ranking import ACCURACIES, WITH_LABELS, best, bold_line, ranked
-from dinoscope.html_report.headline import TITLES, headlines
+from dinoscope.comparison.ranking import ACCURACIES, TITLES, WITH_LABELS, best, bold_line, ranked
+from dinoscope.html_report.headline import headlines, where
 from dinoscope.html_report.health import HEALTHY, SHORT, findings, is_wrong, together, verdict
 from dinoscope.html_report.runs import RunRecord
+from dinoscope.measurement import Measurement
 from dinoscope.report.html import Block, Bullets, KeyValues, Notice, Paragraph, Section
 from dinoscope.report.tables import Column, Table, TableRow
 from dinoscope.report.tables import Section as Rows
@@ -102,13 +103,21 @@ def _facts(run: RunRecord, measured: dict[str, Entry], parameters: dict[str, int
     if config.init:
         pairs.insert(2, ("Began from", config.init))
     pairs += [
-        (f"{name} top-1", f"{value:.1f} %")
+        (f"{name} top-1", f"{value:.1f} % ({where(entry.measurements[key])})")
         for key, name in TITLES.items()
         if entry and (value := entry.value(key)) is not None
     ]
     if (online := run.last("knn_top1")) is not None:
-        pairs.append(("Online k-NN top-1", f"{online:.1f} % (of its own images, during training)"))
+        measured = entry.measurements.get("knn") if entry else None
+        pairs.append(("Online k-NN top-1", f"{online:.1f} % ({_online(run, measured)})"))
     return pairs
+
+
+def _online(run: RunRecord, measured: Measurement | None) -> str:
+    """How online k-NN was measured, and what of it is other than in the k-NN that was measured afterwards."""
+    text = f"during training, on its own images at {run.image_size} px"
+    size = None if measured is None else measured.protocol.get("image_size")
+    return text + (f"; the k-NN above is at {size} px" if size not in (None, run.image_size) else "")
 
 
 def _table(

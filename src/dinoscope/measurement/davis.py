@@ -16,7 +16,7 @@ from dinoscope import checkpoint
 from dinoscope.data.davis import Davis, DavisSequence, object_ids
 from dinoscope.data.index_png import read_indices
 from dinoscope.errors import UserError
-from dinoscope.evaluation.bootstrap import BootstrapConfig, pooled_intervals
+from dinoscope.evaluation.bootstrap import BootstrapConfig, interval_kind, pooled_intervals
 from dinoscope.evaluation.propagation import propagate, warn_of_lost
 from dinoscope.evaluation.video_scores import SequenceScore, score_sequence, summarise
 from dinoscope.evaluation.window import PropagationConfig
@@ -59,6 +59,7 @@ class DavisProtocol:
     not_annotated: frames that were not scored as they have no truth. later_objects: objects, over all sequences, that
     the first frame does not number, and that are not scored.
     size, context, radius, top_k, temperature: of the propagation (see `PropagationConfig`); None without a model.
+    interval: kind of the intervals; earlier results, which do not say, have the bootstrap's of any number of sequences.
     """
 
     weights: str
@@ -78,6 +79,7 @@ class DavisProtocol:
     radius: int | None = None
     top_k: int | None = None
     temperature: float | None = None
+    interval: str = "bootstrap"
 
 
 def limited(davis: Davis, frames: int | None) -> tuple[DavisSequence, ...]:
@@ -171,6 +173,7 @@ def davis_measurement(
         not_annotated=sum(score.not_annotated for score in scores),
         later_objects=sum(len(score.later) for score in scores),
         **propagation_protocol(config),
+        interval=interval_kind(len(results)),
     )
     summary = summarise([each for score in scores for each in score.objects])
     figures = _of_sequences(results)
@@ -185,14 +188,15 @@ def _of_sequences(results: Sequence[SequenceResult]) -> dict[str, list[float]]:
 
 
 def _ends(figures: Mapping[str, Sequence[float]], objects: Sequence[int]) -> Iterator[Metric]:
-    """The ends of each mean's interval over the sequences, in %; of a single sequence nothing is known."""
-    if len(objects) < 2:
-        return
+    """The ends of each mean's interval over the sequences, in %, if there is one."""
     counts = torch.tensor(objects, dtype=torch.float64)
     means = torch.tensor(list(figures.values()), dtype=torch.float64).T
-    for name, interval in zip(figures, pooled_intervals(means * counts[:, None], counts, BOOTSTRAP), strict=True):
-        yield Metric(f"{name}_low", interval.low)
-        yield Metric(f"{name}_high", interval.high)
+    limits = [(0.0, 100.0)] * len(figures)
+    found = pooled_intervals(means * counts[:, None], counts, BOOTSTRAP, limits)
+    for name, interval in zip(figures, found, strict=True):
+        if interval.low is not None and interval.high is not None:
+            yield Metric(f"{name}_low", interval.low)
+            yield Metric(f"{name}_high", interval.high)
 
 
 def propagation_protocol(config: PropagationConfig | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from dinoscope import checkpoint
 from dinoscope.data.folder import ImageFolder, hash_rank
 from dinoscope.errors import UserError, lookup
-from dinoscope.evaluation.bootstrap import Interval, mean_intervals
+from dinoscope.evaluation.bootstrap import Estimate, mean_intervals
 from dinoscope.explain.attention import prepare
 from dinoscope.explain.centre import centre_map
 from dinoscope.explain.faithfulness import Curves, perturbation_curves
@@ -60,12 +60,13 @@ class ModelResult:
         return torch.tensor([s.values[figure] for s in self.scores if figure in s.values], dtype=torch.float64)
 
     @cached_property
-    def intervals(self) -> dict[str, Interval]:
-        """Mean over the images that have it, with its 95 % interval, of each of `FIGURES` that any image has."""
-        found: dict[str, Interval] = {}
+    def intervals(self) -> dict[str, Estimate]:
+        """Mean over the images that have it, with its 95 % interval if there is one, of each of `FIGURES`."""
+        found: dict[str, Estimate] = {}
         for names in _defined_together(self.scores):
             rows = [[score.values[name] for name in names] for score in self.scores if names[0] in score.values]
-            found |= zip(names, mean_intervals(torch.tensor(rows, dtype=torch.float64)), strict=True)
+            limits = [FIGURES[name].limits for name in names]
+            found |= zip(names, mean_intervals(torch.tensor(rows, dtype=torch.float64), limits=limits), strict=True)
         return found
 
     @property
@@ -79,7 +80,8 @@ class ModelResult:
         for name, figure in FIGURES.items():
             if (interval := self.intervals.get(name)) is not None:
                 for end, value in (("", interval.mean), ("_low", interval.low), ("_high", interval.high)):
-                    yield Metric(f"explain_{name}{end}", value, figure.unit, figure.higher_is_better)
+                    if value is not None:
+                        yield Metric(f"explain_{name}{end}", value, figure.unit, figure.higher_is_better)
         if self.lift is not None:
             yield Metric("explain_lift", self.lift, "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -49,19 +50,25 @@ class ExplainConfig:
 
 @dataclass(frozen=True)
 class Figure:
-    """What a column of figures is. unit: "%" or "" for a plain number. higher_is_better: in the sense of a Metric."""
+    """What a column of figures is. unit: "%" or "" for a plain number. higher_is_better: in the sense of a Metric.
+
+    limits: the least and the largest value that it can have.
+    """
 
     text: str
     unit: str = ""
     higher_is_better: bool = True
+    limits: tuple[float, float] = (-math.inf, math.inf)
 
+
+_PERCENT = (0.0, 100.0)
 
 FIGURES: dict[str, Figure] = {
-    "jaccard": Figure("Jaccard of the mask and the objects", "%"),
-    "pointing": Figure("maximum on an object (pointing game)", "%"),
-    "pointing_chance": Figure("the same of a pixel drawn by lot", "%"),
-    "energy": Figure("share of the map on objects", "%"),
-    "area": Figure("share of the image that is objects", "%"),
+    "jaccard": Figure("Jaccard of the mask and the objects", "%", limits=_PERCENT),
+    "pointing": Figure("maximum on an object (pointing game)", "%", limits=_PERCENT),
+    "pointing_chance": Figure("the same of a pixel drawn by lot", "%", limits=_PERCENT),
+    "energy": Figure("share of the map on objects", "%", limits=_PERCENT),
+    "area": Figure("share of the image that is objects", "%", limits=_PERCENT),
     "deletion": Figure("area under deletion", higher_is_better=False),
     "insertion": Figure("area under insertion"),
     "random": Figure("area under either, in random orders"),
@@ -71,9 +78,9 @@ FIGURES: dict[str, Figure] = {
     "insertion_plain": Figure("area under insertion, score as it is"),
     "random_plain": Figure("area under either in random orders, score as it is"),
     "range": Figure("fall of the score from the image to the replaced image"),
-    "entropy": Figure("entropy of a map, 1 is even; mean over the heads"),
-    "agreement": Figure("agreement of the heads, 1 is alike"),
-    "mask_overlap": Figure("Jaccard of the masks of two heads; mean over the pairs", "%"),
+    "entropy": Figure("entropy of a map, 1 is even; mean over the heads", limits=(0.0, 1.0)),
+    "agreement": Figure("agreement of the heads, 1 is alike", limits=(0.0, 1.0)),
+    "mask_overlap": Figure("Jaccard of the masks of two heads; mean over the pairs", "%", limits=_PERCENT),
 }
 """name -> what it is; the columns of a table of images."""
 

@@ -40,9 +40,34 @@ class Extract:
 
 
 def train_and_val(data: Path) -> tuple[ImageFolder, ImageFolder]:
-    """The labelled images of both splits. Raises UserError where a split or the labels are missing."""
-    train, val = (find_images(root, labelled=True) for root in both_splits(data))
+    """Return the labelled images of both splits.
+
+    Raises UserError if a split or the labels are missing, or the training images are of one class.
+    """
+    train, val = (find_images(root.resolve(), labelled=True) for root in both_splits(data))
+    require_classes(train)
     return train, val
+
+
+def gallery_and_queries(data: Path) -> tuple[ImageFolder, ImageFolder | None]:
+    """Return the labelled images of the train split and of the val split; of a folder without splits all, and None.
+
+    Raises UserError if there is one split alone, or as `gallery_and_queries_in` does.
+    """
+    if find_split(data, "train") is None and find_split(data, "val") is None:
+        return gallery_and_queries_in(data, None)
+    return gallery_and_queries_in(*both_splits(data))
+
+
+def gallery_and_queries_in(gallery: Path, queries: Path | None) -> tuple[ImageFolder, ImageFolder | None]:
+    """Return the labelled images of two folders, whose paths are made absolute; no queries if both are the same.
+
+    Raises UserError if there are no labels, or the gallery holds a single class.
+    """
+    known = find_images(gallery.resolve(), labelled=True)
+    require_classes(known)
+    apart = queries is not None and queries.resolve() != known.root
+    return known, find_images(queries.resolve(), labelled=True) if queries and apart else None
 
 
 def both_splits(data: Path) -> tuple[Path, Path]:
@@ -69,6 +94,16 @@ def network_protocol(model: NamedModel, config: ExtractConfig) -> dict[str, Any]
         "crop_fraction": view.crop_fraction,
         "precision": next(name for name, dtype in DTYPES.items() if dtype == config.dtype),
     }
+
+
+def require_classes(known: ImageFolder) -> None:
+    """Refuse labelled images of a single class, with a UserError: every answer would be right."""
+    present = sorted({known.classes[label] for label in known.labels or ()})
+    if len(present) < 2:
+        raise UserError(
+            f"{known.root}: all {len(known)} images are of one class ({', '.join(present)}), so every answer is right. "
+            "Give images of at least two classes; the folder may be one level too high"
+        )
 
 
 def require_known_classes(known: ImageFolder, asked: ImageFolder) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from dinoscope.data.folder import ImageFolder, find_images, find_split, label_fraction
+from dinoscope.data.folder import ImageFolder, label_fraction
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
-from dinoscope.measurement.inputs import LABEL_SEED, Extract, both_splits, network_protocol, require_known_classes
+from dinoscope.measurement.inputs import LABEL_SEED, Extract, network_protocol, require_classes, require_known_classes
 from dinoscope.measurement.record import Measurement
 from dinoscope.model_names import NamedModel
 
@@ -34,22 +33,6 @@ class KNNProtocol:
     query_images: int
 
 
-def gallery_and_queries(data: Path) -> tuple[ImageFolder, ImageFolder | None]:
-    """The labelled images of the train split and of the val split; of a folder without splits all, and no queries.
-
-    Raises UserError where one split alone is there, or there are no labels.
-    """
-    if find_split(data, "train") is None and find_split(data, "val") is None:
-        return gallery_and_queries_in(data, None)
-    return gallery_and_queries_in(*both_splits(data))
-
-
-def gallery_and_queries_in(gallery: Path, queries: Path | None) -> tuple[ImageFolder, ImageFolder | None]:
-    """The labelled images of two folders; no queries where both are the same. Raises UserError without labels."""
-    apart = queries is not None and queries.resolve() != gallery.resolve()
-    return find_images(gallery, labelled=True), find_images(queries, labelled=True) if queries and apart else None
-
-
 def measure_knn(
     model: NamedModel,
     gallery: ImageFolder,
@@ -63,11 +46,12 @@ def measure_knn(
 
     fraction: share of each class of the gallery that is used, in (0, 1].
 
-    Raises UserError where there are no labels, the queries have classes that the gallery lacks, or a
-    fraction is asked for without queries.
+    Raises UserError where there are no labels or a single class, the queries have classes that the gallery lacks,
+    or a fraction is asked for without queries.
     """
     if queries is None and fraction != 1:
         raise UserError("--label-fraction needs queries apart from the gallery: a val split, or --query")
+    require_classes(gallery)
     if queries is not None:
         require_known_classes(gallery, queries)
     if fraction != 1:

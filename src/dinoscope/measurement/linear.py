@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dinoscope.data.folder import ImageFolder, label_fraction
-from dinoscope.errors import UserError
 from dinoscope.evaluation.linear import LinearConfig, choose_rate, known_labels, linear
 from dinoscope.evaluation.linear_reference import ReferenceConfig, linear_reference
-from dinoscope.measurement.inputs import LABEL_SEED, Extract, network_protocol, require_known_classes
+from dinoscope.measurement.inputs import LABEL_SEED, Extract, network_protocol, require_classes, require_known_classes
 from dinoscope.measurement.record import Measurement
 from dinoscope.model_names import NamedModel
 from dinoscope.models.backbone import WIDE, Backbone, ViTBackbone
@@ -63,8 +62,7 @@ def measure_linear(
 
     Raises UserError where there are no labels, one class only, or `val` has classes that `train` lacks.
     """
-    if len(train.classes) == 1:
-        raise UserError(f"{train.root} holds one class only ({train.classes[0]}); a linear probe tells classes apart")
+    require_classes(train)
     require_known_classes(train, val)
     if fraction != 1:
         train = label_fraction(train, fraction, LABEL_SEED)
@@ -97,9 +95,11 @@ def _fast(
         choice = choose_rate(bank, config, progress)
     with extract.watch("training the probe") as progress:
         metrics = tuple(linear(bank, asked, choice.rate, config, progress))
-    reason = (
-        f"best of {len(config.rates)} on {choice.held_out} held-out training images" if choice.held_out else "given"
-    )
+    reason = "given"
+    if choice.held_out:
+        how = f"in {choice.folds}-fold cross-validation on {choice.held_out} training images"
+        how = how if choice.folds else f"on {choice.held_out} held-out training images"
+        reason = f"best of {len(config.rates)} {how}"
     protocol = {
         "protocol": "fast",
         "train_images": len(bank.features),

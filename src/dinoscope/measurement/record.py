@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dinoscope import checkpoint
 from dinoscope.cache import cache_folder
 from dinoscope.errors import UserError
-from dinoscope.settings import from_dict, to_dict
+from dinoscope.evaluation.bootstrap import BootstrapConfig, interval_kind, mean_intervals
+from dinoscope.settings import flat, from_dict, to_dict
 from dinoscope.training.run_folder import CONFIG
 from dinoscope.types import Metric
 
@@ -19,6 +24,26 @@ OF_THE_MODEL = frozenset(
     {"weights", "weights_hash", "feature", "learning_rate", "rate_at_edge", "network", "maps", "fixed_heads"}
 )
 """Entries of a protocol about the model, and what was found for it; comparable results share all others."""
+
+_RESAMPLES = 2_000
+"""Of the differences of two results: enough to see whether an interval contains 0."""
+
+_PLACES = frozenset({"gallery", "queries", "train", "val"})  # folders in a protocol
+
+_INCIDENTAL = frozenset(
+    {
+        "backbone",
+        "forwards_per_repeat",
+        "memory",
+        "feature",
+        "learning_rate",
+        "rate_at_edge",
+        "map_shown",
+        "empty_maps",
+        "interval",
+    }
+)
+"""Entries of a protocol that follow from the model or the number of images, or are found while it is measured."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +106,37 @@ class Measurement:
         return Measurement(json.loads(json.dumps(to_dict(protocol))), tuple(metrics), examples)
 
 
+def trusted_figures(measurement: Measurement, items: int) -> dict[str, float]:
+    """The metrics by name, without the intervals of an earlier result on so few items that they are too narrow."""
+    stale = measurement.protocol.get("interval", "bootstrap") != interval_kind(items)
+    return {
+        metric.name: metric.value
+        for metric in measurement.metrics
+        if not (stale and metric.name.endswith(("_low", "_high")))
+    }
+
+
+def settled(first: Measurement, other: Measurement, example: str, metric: str) -> bool | None:
+    """Whether a metric of one result is above another's by more than chance; None if it has no interval.
+
+    Paired over the images or videos of which both keep a score, each counted once: whether the 95 % interval of the
+    differences lies above 0. Without such scores, whether the intervals of the two lie apart.
+
+    example: name of the score among the examples.
+    """
+    if first.examples is not None and other.examples is not None and example in other.examples.figures:
+        theirs = dict(zip(other.examples.names, other.examples.figures[example], strict=True))
+        ours = zip(first.examples.names, first.examples.figures.get(example, ()), strict=False)
+        apart = [value - theirs[name] for name, value in ours if name in theirs]
+        if len(apart) > 1:
+            (found,) = mean_intervals(torch.tensor(apart, dtype=torch.float64)[:, None], BootstrapConfig(_RESAMPLES))
+            return found.low is not None and found.low > 0
+    low, high = ({each.name: each.value for each in result.metrics} for result in (first, other))
+    if f"{metric}_low" not in low or f"{metric}_high" not in high:
+        return None
+    return low[f"{metric}_low"] > high[f"{metric}_high"]
+
+
 def kept_name(evaluation: str, fraction: float = 1.0) -> str:
     """Name of a result: `knn`, or with 10 % of the labels `knn-10`, so that neither overwrites the other."""
     return evaluation if fraction == 1 else f"{evaluation}-{100 * fraction:g}"
@@ -93,13 +149,19 @@ def variant_name(evaluation: str, map: str, block: int, *parts: str | int | None
     return "-".join(str(part) for part in (evaluation, kind, at, *parts) if part is not None)
 
 
-def keep(model: Path, name: str, measurement: Measurement) -> None:
-    """Write MODEL/evaluations/NAME.json if the model is a run folder.
+def conditions(measurement: Measurement) -> dict[str, Any]:
+    """What two measurements must share to be compared: protocol and data; flat, with absolute folders."""
+    found = {
+        name: str(Path(value).resolve()) if name in _PLACES and value is not None else value
+        for name, value in measurement.protocol.items()
+        if name not in OF_THE_MODEL | _INCIDENTAL
+    }
+    return flat(found)
 
-    Raises UserError where the file cannot be written.
-    """
-    if (model / CONFIG).is_file():
-        keep_in(model, name, measurement)
+
+def keep(model: Path, name: str, measurement: Measurement) -> str | None:
+    """`keep_in` if the model is a run folder, else nothing. Raises UserError if the file cannot be written."""
+    return keep_in(model, name, measurement) if (model / CONFIG).is_file() else None
 
 
 def cached_home(weights: str) -> Path:
@@ -110,8 +172,27 @@ def cached_home(weights: str) -> Path:
     return cache_folder("measurements") / weights
 
 
-def keep_in(home: Path, name: str, measurement: Measurement) -> None:
-    """Write HOME/evaluations/NAME.json. Raises UserError where that fails."""
+def keep_in(home: Path, name: str, measurement: Measurement) -> str:
+    """Write to HOME/evaluations, one file for each protocol and data set; return its name without the suffix.
+
+    The first result is NAME.json. Another one under other conditions is NAME-DIGEST.json, and a later one under the
+    same conditions replaces the earlier one. Raises UserError if the file cannot be written.
+    """
+    digest = _digest(measurement)
+    place = f"{name}-{digest}"
+    for candidate in (name, place):
+        with contextlib.suppress(UserError):  # a damaged file is replaced
+            held = kept(home, candidate)
+            if held is not None and _digest(held) != digest:
+                continue
+        place = candidate
+        break
+    keep_as(home, place, measurement)
+    return place
+
+
+def keep_as(home: Path, name: str, measurement: Measurement) -> None:
+    """Write HOME/evaluations/NAME.json, in place of what is there. Raises UserError if that fails."""
     file = _file(home, name)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -139,6 +220,19 @@ def kept_names(home: Path, evaluation: str) -> list[str]:
     """Names of the results of an evaluation and its variants that are kept: `voc`, `voc-rollout`, `voc-100`..."""
     names = sorted(file.stem for file in (home / "evaluations").glob("*.json"))
     return [name for name in names if name == evaluation or name.startswith(f"{evaluation}-")]
+
+
+def newest_first(home: Path, names: Iterable[str]) -> list[str]:
+    """The names of kept results, that which was written last first."""
+    return sorted(names, key=lambda name: _file(home, name).stat().st_mtime_ns, reverse=True)
+
+
+def _digest(measurement: Measurement) -> str:
+    """Eight hex digits that differ for other protocols, data, metrics (the ks of k-NN) and given learning rates."""
+    protocol = measurement.protocol
+    given = protocol.get("learning_rate") if protocol.get("rate_choice") == "given" else None
+    values = [conditions(measurement), [metric.name for metric in measurement.metrics], given]
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=4).hexdigest()
 
 
 def _file(home: Path, name: str) -> Path:

@@ -9,7 +9,7 @@ from itertools import combinations, islice
 import torch
 
 from dinoscope import checkpoint
-from dinoscope.evaluation.bootstrap import Interval, mean_intervals
+from dinoscope.evaluation.bootstrap import Estimate, interval_kind, mean_intervals
 from dinoscope.features import weights_hash
 from dinoscope.measurement.record import Examples, Measurement
 from dinoscope.measurement.voc import ModelScores, VocResult
@@ -54,6 +54,7 @@ class VocProtocol:
 
     network, fixed_heads, maps: of the model; fixed_heads were chosen at `mass` on the second and the first half.
     limit: the most images that were asked for, or None. left_out: images by reason.
+    interval: kind of the intervals; earlier results, which do not say, have the bootstrap's of any number of images.
     """
 
     weights: str
@@ -75,6 +76,7 @@ class VocProtocol:
     resamples: int
     confidence: float
     bootstrap_seed: int
+    interval: str = "bootstrap"
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Difference:
     first: str
     second: str
     figure: str
-    interval: Interval
+    interval: Estimate
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class VocSummary:
     """
 
     result: VocResult
-    intervals: tuple[dict[str, list[Interval]], ...]
+    intervals: tuple[dict[str, list[Estimate]], ...]
     differences: tuple[Difference, ...]
 
 
@@ -107,8 +109,9 @@ def summarise(result: VocResult) -> VocSummary:
     columns = [values for each in models for values in each.figures.values()]
     # the difference of two means over the same images is the mean of each image's difference: paired
     columns += [(b.figures[name] - a.figures[name])[:, at : at + 1] for a, b, name in pairs]
-    found = iter(mean_intervals(torch.cat(columns, dim=1), result.config.bootstrap))
     masses = len(result.config.all_masses)
+    limits = [(0.0, 1.0)] * (sum(len(each.figures) for each in models) * masses) + [(-1.0, 1.0)] * len(pairs)
+    found = iter(mean_intervals(torch.cat(columns, dim=1), result.config.bootstrap, limits))
     intervals = tuple({name: list(islice(found, masses)) for name in each.figures} for each in models)
     differences = tuple(Difference(a.model.label, b.model.label, name, next(found)) for a, b, name in pairs)
     return VocSummary(result, intervals, differences)
@@ -124,6 +127,7 @@ def measurements(summary: VocSummary, limit: int | None = None) -> list[Measurem
                 Metric(f"voc_jaccard_{name}{end}", 100 * value)
                 for name, each in intervals.items()
                 for end, value in _ends(each[at])
+                if value is not None
             ],
             _examples(summary.result, scores),
         )
@@ -161,6 +165,7 @@ def _protocol(result: VocResult, scores: ModelScores, limit: int | None) -> VocP
         resamples=config.bootstrap.resamples,
         confidence=config.bootstrap.confidence,
         bootstrap_seed=config.bootstrap.seed,
+        interval=interval_kind(len(result.used)),
     )
 
 
@@ -194,5 +199,5 @@ def by_class(result: VocResult) -> list[ClassFigures]:
     return found
 
 
-def _ends(interval: Interval) -> Sequence[tuple[str, float]]:
+def _ends(interval: Estimate) -> Sequence[tuple[str, float | None]]:
     return ("", interval.mean), ("_low", interval.low), ("_high", interval.high)

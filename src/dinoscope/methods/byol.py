@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from dinoscope.losses.byol import byol_loss
-from dinoscope.methods.health import Verdict, one_point, spread
+from dinoscope.methods.health import Verdict, moments, one_point
 from dinoscope.methods.method import Outputs, RunShape, too_few_views
 from dinoscope.methods.online import OnlineMethod, by_view, view_features
 from dinoscope.models.backbone import BackboneConfig, build_backbone, without_drop_path
@@ -70,8 +70,8 @@ class BYOL(OnlineMethod):
     def loss(self, outputs: Outputs, step: Step) -> StepOutput:
         """Eq. 2, symmetric, over all pairs of different views."""
         target = outputs["target"].detach()
-        logged = {"embedding_spread": spread(target), "teacher_momentum": torch.tensor(self._momentum(step))}
-        return StepOutput(byol_loss(outputs["prediction"], target), logged)
+        logged = {"teacher_momentum": torch.tensor(self._momentum(step))}
+        return StepOutput(byol_loss(outputs["prediction"], target), logged, {"embedding_moments": moments(target)})
 
     def after_step(self, step: Step, output: StepOutput) -> None:
         """One step of the target network (momentum by a cosine to 1)."""

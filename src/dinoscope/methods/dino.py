@@ -23,7 +23,7 @@ from dinoscope.losses.dino import (
 from dinoscope.losses.koleo import koleo_loss
 from dinoscope.losses.sinkhorn import batch_softmax, sinkhorn
 from dinoscope.methods.dino_settings import DINOConfig
-from dinoscope.methods.health import Verdict, one_output, one_point, spread, uniform
+from dinoscope.methods.health import Verdict, moments, one_output, one_point, spread_of, uniform
 from dinoscope.methods.method import Outputs
 from dinoscope.methods.online import OnlineMethod, by_view, view_features
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
@@ -120,7 +120,6 @@ class DINO(OnlineMethod):
         teacher_entropy = entropy(teacher).mean()
         logged = {
             "teacher_entropy": teacher_entropy,
-            "teacher_marginal_entropy": entropy(teacher.mean(dim=(0, 1))),
             "cross_entropy": cross_entropy,
             "kl_teacher_student": cross_entropy - teacher_entropy,
             "center_norm": self.center.square().sum().sqrt(),
@@ -128,13 +127,24 @@ class DINO(OnlineMethod):
         }
         if config.teacher == "ema":
             logged["teacher_momentum"] = torch.tensor(self._momentum(step))
+        statistics = {
+            "teacher_mean": at_least_float32(logits).mean(dim=(0, 1)),
+            "teacher_mean_probability": teacher.mean(dim=(0, 1)),
+        }
         if config.loss == "mse":
-            logged["output_spread"] = spread(logits)
+            statistics["output_moments"] = moments(logits)
         if config.koleo:
             apart = self._koleo(outputs["bottleneck"][: len(teacher)])
             logged["koleo"] = apart.detach()
             loss = loss + config.koleo * apart
-        return StepOutput(loss, logged, {"teacher_mean": at_least_float32(logits).mean(dim=(0, 1))})
+        return StepOutput(loss, logged, statistics)
+
+    def health(self, statistics: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Entropy of the teacher's mean answer; to an error of outputs, how far apart they are."""
+        figures = {"teacher_marginal_entropy": entropy(statistics["teacher_mean_probability"])}
+        if "output_moments" in statistics:
+            figures["output_spread"] = spread_of(statistics["output_moments"])
+        return figures
 
     def _koleo(self, bottleneck: Float[Tensor, "t b e"]) -> Float[Tensor, ""]:
         """KoLeo within each global view, over all processes: two views of one image are meant to be alike."""
@@ -195,8 +205,9 @@ class DINO(OnlineMethod):
         elif rule == "student" or (rule == "previous_epoch" and (step.index + 1) % step.per_epoch == 0):
             self._move_teacher(momentum=0.0)
         if self.config.balance != "none":
-            mean = distributed.mean_reduce(output.statistics["teacher_mean"])
-            self.center.copy_(updated_center(self.center, mean, self.config.center_momentum))
+            self.center.copy_(
+                updated_center(self.center, output.statistics["teacher_mean"], self.config.center_momentum)
+            )
 
     def _move_teacher(self, momentum: float) -> None:
         """Towards the student; all the way at momentum 0."""

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dinoscope.losses.dino import at_least_float32
+
 COLLAPSED_SPREAD = 0.02
 """Below this `spread`, embeddings count as one point."""
 
@@ -32,6 +34,19 @@ def spread(features: Float[Tensor, "*batch d"]) -> Float[Tensor, ""]:
     """Standard deviation of L2-normalised features times sqrt(d): 0 when all are equal, 1 when isotropic."""
     unit = torch.nn.functional.normalize(features.float(), dim=-1).flatten(0, -2)
     return unit.std(dim=0, correction=0).mean() * math.sqrt(features.shape[-1])
+
+
+@torch.no_grad()
+def moments(features: Float[Tensor, "*batch d"]) -> Float[Tensor, "2 d"]:
+    """Means of L2-normalised features and of their squares: unlike `spread`, those of equal parts can be averaged."""
+    unit = torch.nn.functional.normalize(at_least_float32(features), dim=-1).flatten(0, -2)
+    return torch.stack([unit.mean(dim=0), unit.square().mean(dim=0)])
+
+
+def spread_of(moments: Float[Tensor, "2 d"]) -> Float[Tensor, ""]:
+    """`spread` of the features that have these moments."""
+    mean, square = moments
+    return (square - mean.square()).clamp_min(0).sqrt().mean() * math.sqrt(len(mean))
 
 
 def one_point(embedding_spread: float, advice: str) -> Verdict | None:

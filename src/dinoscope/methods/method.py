@@ -65,6 +65,10 @@ class Method(Protocol):
         """Scalar loss, values to log, and what `after_step` needs of the batch. Changes no state."""
         ...
 
+    def health(self, statistics: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Scalars to log that are no means over images, from the statistics of the whole batch of all processes."""
+        ...
+
     def before_update(self, step: Step) -> None:
         """Last word on the gradients, after clipping and before the optimiser (a frozen layer)."""
         ...

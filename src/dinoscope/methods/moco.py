@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +15,12 @@ from torch import Tensor, nn
 from dinoscope import distributed
 from dinoscope.losses.contrastive import batch_info_nce, info_nce
 from dinoscope.losses.dino import at_least_float32
-from dinoscope.methods.health import Verdict, one_point, spread
+from dinoscope.methods.health import Verdict, moments, one_point
 from dinoscope.methods.method import Outputs, RunShape
 from dinoscope.methods.online import OnlineMethod, by_view, view_features
 from dinoscope.models.backbone import BackboneConfig, ViTBackbone, build_backbone, without_drop_path
 from dinoscope.models.heads import projector
+from dinoscope.models.position import sine_cosine_positions
 from dinoscope.models.teacher import copy_parameters, follow
 from dinoscope.schedules import cosine
 from dinoscope.types import Step, StepOutput, Views
@@ -35,6 +38,7 @@ class MoCoConfig:
     prediction_head: an MLP of two linear maps behind the query's projection (v3).
     symmetric: each global view is query and key in turn (v3); else the second view is the key of all others.
     freeze_patch_projection: a Vision Transformer's patch projection stays as it was drawn (v3: steadier).
+    v3_initialization: a Vision Transformer begins as v3's: fixed sine-cosine positions, Xavier-uniform weights.
     shuffle_groups: keys pass a network with batch norm in so many groups of shuffled images, each with statistics of
         its own, so that statistics do not tell which key belongs to a query: what v2's shuffling over GPUs does, on
         any number of devices. 1 for none.
@@ -51,6 +55,7 @@ class MoCoConfig:
     prediction_head: bool = False
     symmetric: bool = False
     freeze_patch_projection: bool = False
+    v3_initialization: bool = False
     shuffle_groups: int = 8
 
     def __post_init__(self) -> None:
@@ -81,8 +86,10 @@ class MoCoConfig:
             )
         if not self.queue_size and run.batch_size < 2:
             yield "without a queue the negatives are the other images of the batch: --batch-size must be 2 or more"
-        if self.freeze_patch_projection and not run.transformer:
-            yield "--method.freeze-patch-projection is for Vision Transformers: turn it off, or choose another backbone"
+        for name in ("freeze_patch_projection", "v3_initialization"):
+            if getattr(self, name) and not run.transformer:
+                option = name.replace("_", "-")
+                yield f"--method.{option} is for Vision Transformers: turn it off, or choose another backbone"
         if not run.transformer and run.micro_batch % self.shuffle_groups:
             yield (
                 f"{run.micro_batch} images of a forward cannot be cut into --method.shuffle-groups "
@@ -103,6 +110,8 @@ class MoCo(OnlineMethod):
         self.config = config
         self.additive = config.queue_size > 0
         self.backbone = build_backbone(backbone)
+        if config.v3_initialization and isinstance(self.backbone, ViTBackbone):
+            begin_as_v3(self.backbone)
         self.head = self._head(self.backbone.dim)
         self.predictor = (
             projector(
@@ -176,8 +185,8 @@ class MoCo(OnlineMethod):
             if i != j or not self.config.symmetric
         ]
         kept = {"key": key} if self.config.queue_size else {}
-        logged = {"embedding_spread": spread(key), "teacher_momentum": torch.tensor(self._momentum(step))}
-        return StepOutput(torch.stack(losses).mean(), logged, kept=kept)
+        logged = {"teacher_momentum": torch.tensor(self._momentum(step))}
+        return StepOutput(torch.stack(losses).mean(), logged, {"embedding_moments": moments(key)}, kept)
 
     def _pair_loss(self, query: Float[Tensor, "b d"], key: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
         temperature = self.config.temperature
@@ -204,3 +213,31 @@ class MoCo(OnlineMethod):
     def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
         """All images at one point."""
         return one_point(recent["embedding_spread"], "Lower the learning rate, or raise --method.key-momentum.")
+
+
+@torch.no_grad()
+def begin_as_v3(backbone: ViTBackbone) -> None:
+    """Draw first weights as MoCo v3's code does, and hold the positions at sines and cosines.
+
+    Xavier-uniform (Glorot & Bengio 2010), query, key and value each as a map of its own, biases 0.
+    """
+    net, width = backbone.net, backbone.dim
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Linear):
+            outputs = module.out_features // (3 if name.endswith("qkv") else 1)
+            _draw_uniform(module, module.in_features + outputs)
+    if isinstance(net.patch_embed.proj, nn.Conv2d):  # and no convolutional stem, which v3's code leaves alone
+        _draw_uniform(net.patch_embed.proj, 3 * backbone.patch_size**2 + width)
+    nn.init.normal_(cast(Tensor, net.cls_token), std=1e-6)
+    positions = cast(Tensor, net.pos_embed)
+    fixed = sine_cosine_positions(width, backbone.config.layout_size // backbone.patch_size)
+    prefix = positions.shape[1] - fixed.shape[1]
+    positions.copy_(torch.cat([torch.zeros(1, prefix, width), fixed], dim=1))
+    positions.requires_grad_(False)
+
+
+def _draw_uniform(module: nn.Linear | nn.Conv2d, inputs_and_outputs: int) -> None:
+    limit = math.sqrt(6 / inputs_and_outputs)
+    nn.init.uniform_(module.weight, -limit, limit)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dinoscope.methods.health import Verdict
+from dinoscope.methods.health import Verdict, spread_of
 from dinoscope.methods.method import Outputs
 from dinoscope.models.backbone import Backbone
 from dinoscope.types import Step, StepOutput, Views
@@ -48,6 +48,12 @@ class OnlineMethod(nn.Module, ABC):
     def forward(self, views: Views) -> Outputs:
         """`encode`, so that DistributedDataParallel can stand around the method."""
         return self.encode(views)
+
+    def health(self, statistics: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """How far apart the embeddings are, where `loss` returned their moments."""
+        if "embedding_moments" not in statistics:
+            return {}
+        return {"embedding_spread": spread_of(statistics["embedding_moments"])}
 
     def before_update(self, step: Step) -> None:
         """Leave the gradients as they are."""

@@ -10,7 +10,7 @@ import torch
 
 from dinoscope import distributed
 from dinoscope.losses.contrastive import nt_xent
-from dinoscope.methods.health import Verdict, one_point, spread
+from dinoscope.methods.health import Verdict, moments, one_point
 from dinoscope.methods.method import Outputs, RunShape, too_few_views
 from dinoscope.methods.online import OnlineMethod, by_view, view_features
 from dinoscope.models.backbone import BackboneConfig, build_backbone
@@ -80,7 +80,7 @@ class SimCLR(OnlineMethod):
             for i, j in combinations(range(len(projections)), 2)
             if i < len(large)
         ]
-        return StepOutput(torch.stack(losses).mean(), {"embedding_spread": spread(large)})
+        return StepOutput(torch.stack(losses).mean(), statistics={"embedding_moments": moments(large)})
 
     def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
         """All images at one point."""

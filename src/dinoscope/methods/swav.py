@@ -14,7 +14,7 @@ from dinoscope import distributed
 from dinoscope.losses.dino import at_least_float32, entropy
 from dinoscope.losses.sinkhorn import sinkhorn
 from dinoscope.losses.swav import swav_loss
-from dinoscope.methods.health import Verdict, one_point, spread, uniform
+from dinoscope.methods.health import Verdict, moments, one_point, uniform
 from dinoscope.methods.method import Outputs, RunShape
 from dinoscope.methods.online import OnlineMethod, by_view, view_features
 from dinoscope.models.backbone import BackboneConfig, build_backbone
@@ -106,13 +106,10 @@ class SwAV(OnlineMethod):
         embedding = outputs["embedding"]
         codes = self._codes(outputs["scores"][: len(embedding)])
         loss = swav_loss(outputs["scores"], codes, self.config.temperature)
-        logged = {
-            "cross_entropy": loss.detach(),
-            "code_entropy": entropy(codes).mean(),
-            "embedding_spread": spread(embedding),
-        }
+        logged = {"cross_entropy": loss.detach(), "code_entropy": entropy(codes).mean()}
         uses_queue = self.config.queue_size and step.epoch >= self.config.queue_from_epoch
-        return StepOutput(loss, logged, kept={"embedding": embedding[:2].detach()} if uses_queue else {})
+        kept = {"embedding": embedding[:2].detach()} if uses_queue else {}
+        return StepOutput(loss, logged, {"embedding_moments": moments(embedding)}, kept)
 
     @torch.no_grad()
     def _codes(self, scores: Float[Tensor, "g b k"]) -> Float[Tensor, "g b k"]:

@@ -11,7 +11,7 @@ from timm.models.resnet import BasicBlock, Bottleneck
 
 from dinoscope.errors import UserError, lookup
 from dinoscope.models.network import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneConfig
-from dinoscope.models.resnet import ResNetBackbone, ResNetShape, build_resnet
+from dinoscope.models.resnet import ResNetBackbone, ResNetShape, build_resnet, zero_residual_branches
 from dinoscope.models.vit import LINEAR_BLOCKS, WIDE, ViTBackbone, ViTShape, build_vit, class_token_after
 
 __all__ = [
@@ -27,10 +27,15 @@ __all__ = [
     "ViTBackbone",
     "ViTShape",
     "build_backbone",
+    "build_baseline",
     "check_backbone",
     "class_token_after",
     "without_drop_path",
+    "zero_residual_branches",
 ]
+
+MAX_IMAGE_SIZE = 4096
+"""Side in pixels: a file of weights may claim any, and evaluations show the images at the size that it names."""
 
 BACKBONES: dict[str, ViTShape | ResNetShape] = {
     "vit_micro_conv8": ViTShape(8, 96, 3, 3, stem="conv", mlp_ratio=2.0),
@@ -50,13 +55,14 @@ BACKBONES: dict[str, ViTShape | ResNetShape] = {
     "deit_tiny_patch16_224": ViTShape(16, 192, 12, 3),
     "deit_small_patch16_224": ViTShape(16, 384, 12, 6),
     "deit_base_patch16_224": ViTShape(16, 768, 12, 12),
+    "vit_tiny_heads12_patch16_224": ViTShape(16, 192, 12, 12),  # solo-learn's ViT-Ti of MoCo v3
     "vit_small_heads12_patch16_224": ViTShape(16, 384, 12, 12),  # MoCo v3's ViT-S
-    "vit_small_patch14_dinov2": ViTShape(14, 384, 12, 6, layer_scale=1e-5),
-    "vit_base_patch14_dinov2": ViTShape(14, 768, 12, 12, layer_scale=1e-5),
-    "vit_large_patch14_dinov2": ViTShape(14, 1024, 24, 16, layer_scale=1e-5),
-    "vit_small_patch14_reg4_dinov2": ViTShape(14, 384, 12, 6, layer_scale=1e-5, registers=4),
-    "vit_base_patch14_reg4_dinov2": ViTShape(14, 768, 12, 12, layer_scale=1e-5, registers=4),
-    "vit_large_patch14_reg4_dinov2": ViTShape(14, 1024, 24, 16, layer_scale=1e-5, registers=4),
+    "vit_small_patch14_dinov2": ViTShape(14, 384, 12, 6, layer_scale=1e-5, token_std=1e-6),
+    "vit_base_patch14_dinov2": ViTShape(14, 768, 12, 12, layer_scale=1e-5, token_std=1e-6),
+    "vit_large_patch14_dinov2": ViTShape(14, 1024, 24, 16, layer_scale=1e-5, token_std=1e-6),
+    "vit_small_patch14_reg4_dinov2": ViTShape(14, 384, 12, 6, layer_scale=1e-5, registers=4, token_std=1e-6),
+    "vit_base_patch14_reg4_dinov2": ViTShape(14, 768, 12, 12, layer_scale=1e-5, registers=4, token_std=1e-6),
+    "vit_large_patch14_reg4_dinov2": ViTShape(14, 1024, 24, 16, layer_scale=1e-5, registers=4, token_std=1e-6),
     "resnet_micro": ResNetShape(BasicBlock, (1, 1, 1, 1), width=32, stem_stride=2),
     "resnet18": ResNetShape(BasicBlock, (2, 2, 2, 2)),
     "resnet18_small": ResNetShape(BasicBlock, (2, 2, 2, 2), stem_stride=1),
@@ -74,12 +80,29 @@ def build_backbone(config: BackboneConfig) -> Backbone:
     return build_vit(config, shape) if isinstance(shape, ViTShape) else build_resnet(config, shape)
 
 
+def build_baseline(config: BackboneConfig) -> Backbone:
+    """Build the network with fresh weights to compare trained ones with: every residual branch counts in full.
+
+    Training may start from branches of nearly 0 (DINOv2's layer scale of 1e-5), which would leave the patch projection
+    and the positions alone. Raises UserError as `build_backbone` does.
+    """
+    shape = check_backbone(config)
+    if isinstance(shape, ViTShape):
+        layer_scale = 1.0 if shape.layer_scale else 0.0
+        return build_vit(config, replace(shape, layer_scale=layer_scale, token_std=ViTShape.token_std))
+    return build_resnet(config, shape)
+
+
 def check_backbone(config: BackboneConfig) -> ViTShape | ResNetShape:
     """Return the shape of the network, or refuse what cannot be built without building anything.
 
-    Raises UserError for a name that is not in `BACKBONES`, or an image size that its patches do not fill.
+    Raises UserError for a name that is not in `BACKBONES`, an image size that its patches do not fill, or one outside
+    of 1 to `MAX_IMAGE_SIZE`.
     """
     shape = lookup("backbone", config.name, BACKBONES)
+    for size in (config.image_size, config.layout_size):
+        if not 1 <= size <= MAX_IMAGE_SIZE:
+            raise UserError(f"{config.name} for images of {size} px; allowed: 1 to {MAX_IMAGE_SIZE} px")
     if isinstance(shape, ViTShape) and config.layout_size % shape.patch:
         raise UserError(
             f"{config.name} needs an image size that is a multiple of its patch of {shape.patch} px; "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -21,6 +23,25 @@ def synchronize(module: nn.Module, device: torch.device) -> None:
         for name, child in parent.named_children():
             if isinstance(child, _BatchNorm) and not isinstance(child, GlobalBatchNorm):
                 parent.add_module(name, GlobalBatchNorm.like(child))
+
+
+@contextlib.contextmanager
+def statistics_held(module: nn.Module) -> Iterator[None]:
+    """Leave the running statistics of every batch norm below `module` alone, in one of two equal forward passes.
+
+    In training mode each still normalises by its batch. Not by `track_running_stats`: a recomputed block must save as
+    many tensors as it did the first time.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    before = [(layer, layer.momentum, cast(Tensor, layer.num_batches_tracked).clone()) for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum, batches in before:
+            layer.momentum = momentum
+            cast(Tensor, layer.num_batches_tracked).copy_(batches)
 
 
 class GlobalBatchNorm(_BatchNorm):

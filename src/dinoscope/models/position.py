@@ -12,6 +12,18 @@ from torch import Tensor
 from dinoscope.models.position_matrices import resized_by_matrices
 
 
+def sine_cosine_positions(width: int, side: int) -> Float[Tensor, "1 n d"]:
+    """Fixed positions of a square grid of `side` cells: sines and cosines of row, then of column (MoCo v3, section 5).
+
+    width: a multiple of 4; wavelengths go from 2 pi to nearly 10,000 * 2 pi cells.
+    """
+    frequencies = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float32) / (width // 4))
+    cells = torch.arange(side, dtype=torch.float32)
+    rows, columns = torch.meshgrid(cells, cells, indexing="ij")
+    angles = [place.flatten()[:, None] * frequencies for place in (rows, columns)]
+    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)[None]
+
+
 def resized_position_embedding(
     embedding: Float[Tensor, "1 n d"], prefix: int, grid: tuple[int, int], *, antialias: bool = False
 ) -> Float[Tensor, "1 m d"]:

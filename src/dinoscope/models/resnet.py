@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, cast
 
+import torch
 from jaxtyping import Float
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from dinoscope.models.batch_norm import statistics_held
 from dinoscope.models.network import Backbone, BackboneConfig
 from dinoscope.models.strided_convolution import keep_gradients_of_single_cells
 from dinoscope.types import Tokens
@@ -27,6 +34,11 @@ class ResNetShape:
     width: int = 64
     stem_stride: int = 0
 
+    @property
+    def patch(self) -> int:
+        """Side of the square, in pixels, that one place of the last feature map stands for."""
+        return 8 * (self.stem_stride or 4)
+
 
 class ResNetBackbone(Backbone):
     """A ResNet; its last feature map is given as patches, its image feature is their mean (global pooling)."""
@@ -39,16 +51,36 @@ class ResNetBackbone(Backbone):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
         """The last feature map, row by row."""
-        self.net.set_grad_checkpointing(self.checkpoint_activations)
-        cells = self.net.forward_features(images)
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            cells = self._recomputed_features(images)
+        else:
+            cells = self.net.forward_features(images)
         return Tokens(None, cells.flatten(2).transpose(1, 2), (cells.shape[-2], cells.shape[-1]))
+
+    def _recomputed_features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d rows columns"]:
+        """`net.forward_features`, each block run again in the backward pass (timm's way moves statistics twice)."""
+        cells = self.net.maxpool(self.net.act1(self.net.bn1(self.net.conv1(images))))
+        for block in chain(self.net.layer1, self.net.layer2, self.net.layer3, self.net.layer4):
+            contexts = functools.partial(_first_and_again, block)
+            cells = cast(Tensor, checkpoint(block, cells, use_reentrant=False, context_fn=contexts))
+        return cells
+
+
+def _first_and_again(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """What a block is run in: its statistics move the first time only."""
+    return contextlib.nullcontext(), statistics_held(block)
 
 
 def build_resnet(config: BackboneConfig, shape: ResNetShape) -> ResNetBackbone:
-    """Build the network with fresh weights."""
+    """Build the network with fresh weights; every residual branch counts in full, as in torchvision."""
     channels = tuple(shape.width * 2**stage for stage in range(4))
     net = ResNet(
-        cast(Any, shape.block), shape.layers, num_classes=0, channels=channels, drop_path_rate=config.drop_path
+        cast(Any, shape.block),
+        shape.layers,
+        num_classes=0,
+        channels=channels,
+        drop_path_rate=config.drop_path,
+        zero_init_last=False,
     )
     if shape.stem_stride:
         # SimCLR, appendix B.9: for 32 px images the first convolution keeps the resolution, pooling is dropped.
@@ -56,4 +88,11 @@ def build_resnet(config: BackboneConfig, shape: ResNetShape) -> ResNetBackbone:
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
         net.maxpool = nn.Identity()
     keep_gradients_of_single_cells(net)
-    return ResNetBackbone(config, net, 8 * (shape.stem_stride or 4))
+    return ResNetBackbone(config, net, shape.patch)
+
+
+def zero_residual_branches(module: nn.Module) -> None:
+    """Make every block of the ResNets in `module` its shortcut: its last batch norm's factor 0 (Goyal et al. 2017)."""
+    for block in module.modules():
+        if isinstance(block, (BasicBlock, Bottleneck)):
+            block.zero_init_last()

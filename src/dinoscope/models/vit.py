@@ -23,6 +23,8 @@ LINEAR_BLOCKS = 4
 """Blocks whose class tokens make the feature for linear probes (DINO's evaluation of ViT-S)."""
 WIDE = 768
 """Width from which that feature is the last class token and the mean patch token instead (its ViT-B)."""
+TIMM_TOKEN_STD = 1e-6
+"""Standard deviation that timm draws class token and registers with, as DINOv2 does; DINO and DeiT take 0.02."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class ViTShape:
     layer_scale: first value of the factors of each residual branch; 0 where there are none.
     registers: tokens between the class token and the patches that stand for no part of the image; they also
         decide how position embeddings are resized, see `resized_position_embedding`.
+    token_std: standard deviation that class token and registers are drawn with.
     """
 
     patch: int
@@ -43,6 +46,7 @@ class ViTShape:
     mlp_ratio: float = 4.0
     layer_scale: float = 0.0
     registers: int = 0
+    token_std: float = 0.02
 
 
 class ViTBackbone(Backbone):
@@ -161,6 +165,11 @@ def build_vit(config: BackboneConfig, shape: ViTShape) -> ViTBackbone:
         drop_path_rate=config.drop_path,
         norm_layer=cast(Callable[..., nn.Module], lambda width, **kwargs: nn.LayerNorm(width, eps=1e-6, **kwargs)),
     )
+    with torch.no_grad():
+        # Scaled instead of drawn again: the random numbers behind them stay the same.
+        for token in (net.cls_token, net.reg_token):
+            if token is not None:
+                token.mul_(shape.token_std / TIMM_TOKEN_STD)
     stem = ConvStem(shape.patch, shape.width) if shape.stem == "conv" else net.patch_embed.proj
     net.patch_embed = nn.Sequential()
     net.patch_embed.proj = stem

@@ -6,12 +6,23 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from dinoscope.errors import UserError
+from dinoscope.models.backbone import BackboneConfig, build_backbone
 
 NAMED = 5
 """Kinds of names that an error lists."""
+
+
+def check_fit(config: BackboneConfig, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Compare the tensors with the network of that config, before memory is spent on the sizes that a file claims.
+
+    Raises UserError as `load_strictly` does.
+    """
+    with torch.device("meta"):
+        _check_shapes(build_backbone(config).net, tensors, source)
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
@@ -19,6 +30,11 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: Path
 
     Raises UserError; nothing is loaded then.
     """
+    _check_shapes(module, tensors, source)
+    module.load_state_dict(tensors, strict=True)
+
+
+def _check_shapes(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
     own = module.state_dict()
     faults = [f"missing: {_kinds(own.keys() - tensors.keys())}"] if own.keys() - tensors.keys() else []
     if tensors.keys() - own.keys():
@@ -30,7 +46,6 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: Path
     ][:3]
     if faults:
         raise UserError(f"{source} does not fit {type(module).__name__}: {'; '.join(faults)}")
-    module.load_state_dict(tensors, strict=True)
 
 
 def _kinds(names: Iterable[str]) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from dinoscope.measurement import Measurement
+from dinoscope.evaluation.bootstrap import interval_line
+from dinoscope.measurement import Measurement, settled, trusted_figures
 from dinoscope.measurement.davis import BOOTSTRAP, MEANS
-from dinoscope.report.tables import BOLD, Column, Section, Table, TableRow, best_marked
+from dinoscope.report.tables import BOLD, Column, Section, Settled, Table, TableRow, best_marked
 from dinoscope.report.words import ABSENT
 
 FIGURES = {
@@ -33,10 +35,13 @@ def davis_table(
     label: str,
     caption: str,
     remarks: Sequence[str],
+    settled: Settled = lambda *_: None,
 ) -> Table:
     """Rows are (model, figures in %); those published come in a section with the label."""
     values = [[None, *(None if key in _DECAYS else figures.get(key) for key in FIGURES)] for _, figures in rows]
-    sections = [Section(best_marked([_row(*row) for row in rows], values), "Measured here" if published else "")]
+    sections = [
+        Section(best_marked([_row(*row) for row in rows], values, settled), "Measured here" if published else "")
+    ]
     if published:
         sections.append(Section(tuple(_row(*row) for row in published), label))
     columns = (Column("Model"), *(Column(title, "right") for title in FIGURES.values()))
@@ -54,19 +59,25 @@ def measured_table(
     published: with the label above and the source below.
     """
     protocol = rows[0][1].protocol
-    figures = [(name, {metric.name: metric.value for metric in each.metrics}) for name, each in rows]
-    figures.sort(key=lambda each: -each[1].get("jf_mean", 0.0))
     objects, count = protocol["objects"], len(protocol["sequences"])
+    rows = sorted(rows, key=lambda each: -trusted_figures(each[1], count).get("jf_mean", 0.0))
+    figures = [(name, trusted_figures(each, count)) for name, each in rows]
     caption = f"DAVIS {protocol['year']}: objects {objects}, sequences {count}; in %"
     remarks = [f"Videos: {protocol['data']}", *protocol_lines(protocol)]
-    if any("jf_mean_low" in each for _, each in figures):
-        remarks.append(
-            f"In brackets: {100 * BOOTSTRAP.confidence:g} % intervals of the bootstrap over the sequences, each drawn "
-            f"with all its objects; {BOOTSTRAP.resamples} resamples"
-        )
-    remarks += [BOLD] if len(rows) > 1 else []
-    remarks += [source] if published else []
-    return davis_table(figures, published, label, caption, remarks)
+    remarks.append(interval_line(count, "sequence", BOOTSTRAP))
+    if count > 1:
+        remarks[-1] += " Each sequence counts with all its objects."
+    keys = list(FIGURES)
+    table = davis_table(
+        figures,
+        published,
+        label,
+        caption,
+        remarks,
+        lambda column, top, row: settled(rows[top][1], rows[row][1], keys[column - 1], keys[column - 1]),
+    )
+    bold = [BOLD] if any(row.best for row in table.sections[0].rows) else []
+    return replace(table, remarks=(*remarks, *bold, *([source] if published else [])))
 
 
 def protocol_lines(protocol: Mapping[str, Any]) -> list[str]:

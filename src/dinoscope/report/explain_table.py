@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from dinoscope.evaluation.bootstrap import BootstrapConfig, interval_kind, interval_line
 from dinoscope.measurement.explain import CENTRE, ExplainResult, ModelResult
 from dinoscope.measurement.explain_scores import FIGURES
 from dinoscope.report.tables import Column, Section, Table, TableRow, csv_text
@@ -99,7 +100,7 @@ def _cell(row: ModelResult, name: str, intervals: bool) -> str:
     if interval is None:
         return ABSENT
     digits = 1 if FIGURES[name].unit == "%" else 3
-    if not intervals or name not in _WITH_INTERVAL:
+    if not intervals or name not in _WITH_INTERVAL or interval.low is None or interval.high is None:
         return f"{interval.mean:.{digits}f}"
     return f"{interval.mean:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
 
@@ -121,7 +122,7 @@ def _caption(result: ExplainResult) -> str:
 def _remarks(result: ExplainResult, intervals: bool) -> Iterator[str]:
     config, perturbation = result.config, result.config.perturbation
     if intervals:
-        yield "In brackets: 95 % intervals of the bootstrap over images."
+        yield from _interval_lines(result)
     if result.subjects.masked is not None:
         miss = f"its maximum may miss by {config.tolerance:g} px"
         yield f"Masks hold {config.mass:.0%} of the mean over the heads; {miss}."
@@ -138,6 +139,14 @@ def _remarks(result: ExplainResult, intervals: bool) -> Iterator[str]:
     )
     yield "Entropy: 1 is an even map. Agreement: 1 is heads that are alike; one map has none."
     yield from _left_out(result)
+
+
+def _interval_lines(result: ExplainResult) -> Iterator[str]:
+    """One line for each kind of interval; figures that need objects are means over fewer images than others."""
+    counts = {len(row.values(name)) for row in result.rows for name in _WITH_INTERVAL} - {0}
+    kinds = {interval_kind(count): count for count in sorted(counts)}
+    for count in kinds.values():
+        yield f"In brackets. {interval_line(count, 'image', BootstrapConfig())}"
 
 
 def _left_out(result: ExplainResult) -> Iterator[str]:

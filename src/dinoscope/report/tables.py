@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
+
+from dinoscope.text import spreadsheet_cell
 
 
 @dataclass(frozen=True)
@@ -60,33 +62,34 @@ class Table:
                 raise ValueError(f"the best cells {row.best} are not all among the {len(row.cells)} there are")
 
 
-BOLD = "Bold: the highest that was measured here"
+BOLD = "Bold: the highest that was measured here, and those whose difference from it may be chance (95 % intervals)"
 """What it says below tables whose best are marked."""
 
+Settled = Callable[[int, int, int], bool | None]
+"""Given the numbers of a column, of its best row and of another: whether the first is above by more than chance."""
 
-def best_marked(rows: Sequence[TableRow], values: Sequence[Sequence[float | None]]) -> tuple[TableRow, ...]:
-    """The rows with the highest figure of each column in bold; nothing where there is nothing to choose from.
+
+def best_marked(
+    rows: Sequence[TableRow], values: Sequence[Sequence[float | None]], settled: Settled
+) -> tuple[TableRow, ...]:
+    """Return the rows with the best figures of each column in bold: the highest, and those that may be as good.
+
+    Nothing is marked in a column of one figure, or of figures of which `settled` returns None: they have no test.
 
     values: the figures of each row's cells, None for a cell that holds none or is not ranked.
     """
-    most = [max((value for value in column if value is not None), default=None) for column in zip(*values, strict=True)]
-    ranked = [len([value for value in column if value is not None]) > 1 for column in zip(*values, strict=True)]
-    return tuple(
-        replace(
-            row,
-            best=tuple(
-                at
-                for at, value in enumerate(own)
-                if value is not None and ranked[at] and _looks(value) == _looks(most[at])
-            ),
-        )
-        for row, own in zip(rows, values, strict=True)
-    )
-
-
-def _looks(value: float | None) -> str:
-    """As tables show it: what looks the same is equally good."""
-    return "" if value is None else f"{value:.1f}"
+    best: list[tuple[int, ...]] = [() for _ in rows]
+    for column in range(len(values[0]) if values else 0):
+        figures = {row: value for row, own in enumerate(values) if (value := own[column]) is not None}
+        if len(figures) < 2:
+            continue
+        top = max(figures, key=lambda row: figures[row])
+        tests = {row: False if row == top else settled(column, top, row) for row in figures}
+        if None in tests.values():
+            continue
+        for row, apart in tests.items():
+            best[row] += () if apart else (column,)
+    return tuple(replace(row, best=marked) for row, marked in zip(rows, best, strict=True))
 
 
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#~|&!$])")
@@ -172,11 +175,11 @@ def latex(table: Table) -> str:
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """RFC 4180, with plain newlines between the rows; reading it with any CSV reader gives the same strings."""
+    """Return RFC 4180, with plain newlines between the rows. What a spreadsheet would run becomes text."""
     # All cells are quoted: of those with a carriage return alone, Python's writer would quote none.
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    writer.writerows([header, *rows])
+    writer.writerows([header, *([spreadsheet_cell(cell) for cell in row] for row in rows)])
     return text.getvalue()
 
 

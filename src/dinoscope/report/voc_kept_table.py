@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dinoscope.evaluation.bootstrap import BootstrapConfig, interval_line
 from dinoscope.explain.maps import TITLES
-from dinoscope.measurement import Measurement
+from dinoscope.measurement import Measurement, settled, trusted_figures
 from dinoscope.measurement.voc_record import FIGURES, PUBLISHED, STRICT_MEAN
 from dinoscope.report.tables import BOLD, Column, Section, Table, TableRow, best_marked
 from dinoscope.report.voc_tables import as_percent
@@ -26,17 +27,16 @@ def kept_table(
     published: name and figure of rows that were not measured here. source: of these.
     """
     protocol = rows[0][1].protocol
-    found = [{metric.name: metric.value for metric in each.metrics} for _, each in rows]
+    found = [trusted_figures(each, protocol["images"]) for _, each in rows]
     names = [name for name in FIGURES if any(f"voc_jaccard_{name}" in each for each in found)]
     columns = (Column("Model"), *(Column(FIGURES[name], "right") for name in names))
     keys = [f"voc_jaccard_{name}" for name in names]
     first = next((f"voc_jaccard_{name}" for name in _RANKING if name in names), "")
-    labelled = sorted(
-        zip((label for label, _ in rows), found, strict=True), key=lambda each: each[1].get(first, 0), reverse=True
-    )
+    order = sorted(range(len(rows)), key=lambda place: found[place].get(first, 0), reverse=True)
     lines = best_marked(
-        [TableRow((label, *(_cell(each, name) for name in names))) for label, each in labelled],
-        [[None, *(each.get(key) for key in keys)] for _, each in labelled],
+        [TableRow((rows[place][0], *(_cell(found[place], name) for name in names))) for place in order],
+        [[None, *(found[place].get(key) for key in keys)] for place in order],
+        lambda column, top, row: settled(rows[order[top]][1], rows[order[row]][1], names[column - 1], keys[column - 1]),
     )
     sections = [Section(lines, "Measured here" if published else "")]
     if published:
@@ -50,7 +50,11 @@ def kept_table(
         f"Jaccard of {title} masks in % [{100 * protocol['confidence']:g} % interval]: {protocol['data_name']}, "
         f"{protocol['images']} images, masks hold {as_percent(protocol['mass'])} of the {title}"
     )
-    remarks = [*protocol_lines(protocol), *([BOLD] if len(rows) > 1 else []), *([source] if published else [])]
+    remarks = [
+        *protocol_lines(protocol),
+        *([BOLD] if any(line.best for line in lines) else []),
+        *([source] if published else []),
+    ]
     return Table(columns, tuple(sections), caption, remarks=tuple(remarks))
 
 
@@ -67,8 +71,8 @@ def protocol_lines(protocol: Mapping[str, Any]) -> list[str]:
     if protocol["left_out"]:
         counted = ", ".join(f"{count} {kind}" for kind, count in protocol["left_out"].items())
         lines.append(f"Left out: {counted}.")
-    lines.append(f"Intervals: bootstrap over the images, {protocol['resamples']} resamples.")
-    return lines
+    bootstrap = BootstrapConfig(protocol["resamples"], protocol["confidence"])
+    return [*lines, interval_line(protocol["images"], "image", bootstrap)]
 
 
 def _cell(figures: Mapping[str, float], name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from dinoscope.evaluation.bootstrap import Interval
+from dinoscope.evaluation.bootstrap import Estimate, interval_line
 from dinoscope.explain.maps import TITLES
 from dinoscope.measurement.voc import PUBLISHED_MASS, PUBLISHED_SIDE, VocResult
 from dinoscope.measurement.voc_record import FIGURES, PUBLISHED, STRICT_MEAN, VocSummary, by_class
@@ -40,7 +40,22 @@ def models_table(summary: VocSummary, published: Sequence[tuple[str, float]] = (
     caption = (
         f"Jaccard of {TITLES[result.config.map]} masks in % [{_confidence(result)} interval]: {_conditions(result)}"
     )
-    return Table(columns, tuple(sections), caption, remarks=(*remarks(result), *([source] if published else [])))
+    news = _beaten_by_the_whole_image(summary, names)
+    return Table(columns, tuple(sections), caption, remarks=(*news, *remarks(result), *([source] if published else [])))
+
+
+def _beaten_by_the_whole_image(summary: VocSummary, names: Sequence[str]) -> list[str]:
+    """The news, for each figure, that no model's masks are better than taking the whole image."""
+    found: list[str] = []
+    for name in names:
+        share = summary.result.whole_image.get({PUBLISHED: "published", STRICT_MEAN: "strict"}.get(name, ""))
+        means = [each[name][summary.result.config.at].mean for each in summary.intervals if name in each]
+        if share is not None and means and share >= max(means):
+            found.append(
+                f"{FIGURES[name]}: no model's masks are better than the whole image, {100 * share:.1f} % against "
+                f"{100 * max(means):.1f} % of the best"
+            )
+    return found
 
 
 def differences_table(summary: VocSummary) -> Table:
@@ -136,11 +151,9 @@ def remarks(result: VocResult) -> list[str]:
         said.append(
             f"Without heads, the one map (feature energy) is taken for the head and for the mean: {', '.join(single)}."
         )
-    bootstrap = config.bootstrap
-    said.append(
-        f"Intervals: percentile bootstrap over the images, {bootstrap.resamples} resamples, seed {bootstrap.seed}; "
-        "the choice of a head is not repeated within it."
-    )
+    said.append(interval_line(len(result.used), "image", config.bootstrap))
+    if len(result.used) > 1:
+        said[-1] += " The choice of a head is not repeated within it."
     return said + _left_out(result)
 
 
@@ -155,10 +168,13 @@ def csv_rows(result: VocResult) -> list[tuple[str, ...]]:
     return rows
 
 
-def with_ends(interval: Interval, *, sign: bool = False) -> str:
-    """In %: the mean and the ends of its interval."""
-    form = "{:+.1f} [{:+.1f}, {:+.1f}]" if sign else "{:.1f} [{:.1f}, {:.1f}]"
-    return form.format(*(100 * value for value in (interval.mean, interval.low, interval.high)))
+def with_ends(interval: Estimate, *, sign: bool = False) -> str:
+    """In %: the mean and the ends of its interval, if it has one."""
+    form = "+.1f" if sign else ".1f"
+    mean = f"{100 * interval.mean:{form}}"
+    if interval.low is None or interval.high is None:
+        return mean
+    return f"{mean} [{100 * interval.low:{form}}, {100 * interval.high:{form}}]"
 
 
 def as_percent(share: float) -> str:

@@ -88,9 +88,9 @@ class ImageNetBench:
             )
         elif self.linear == LINEAR_REFERENCE:
             said.append(
-                f"linear: DINO's protocol, {ReferenceConfig.epochs} epochs of crops and flips; crops are resized "
-                "bicubically (there bilinearly), and the figure is the last epoch's, not the best one's on the "
-                "validation images. Other papers than DINO's sweep settings of their own"
+                f"linear: DINO's protocol, {ReferenceConfig.epochs} epochs of crops and flips; the figure is the "
+                "last epoch's, not the best one's on the validation images. Other papers than DINO's sweep settings of "
+                "their own"
             )
         return tuple(said)
 

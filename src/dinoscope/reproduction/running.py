@@ -15,7 +15,7 @@ import torch
 
 from dinoscope.errors import UserError
 from dinoscope.features import weights_hash
-from dinoscope.measurement import Measurement, Watch, keep_in, kept
+from dinoscope.measurement import Measurement, Watch, keep_as, kept
 from dinoscope.model_names import NamedModel, folder_names
 from dinoscope.reproduction.bench import Bench
 from dinoscope.reproduction.targets import Figure, Target
@@ -109,7 +109,7 @@ def _outcome(target: Target, model: NamedModel, work: Work, folder: Path) -> Out
             if isinstance(found, str):
                 failures[evaluation] = found
             else:
-                keep_in(folder, evaluation, found)
+                keep_as(folder, evaluation, found)
                 shutil.rmtree(folder / SCRATCH, ignore_errors=True)
                 measurements[evaluation] = found
     return Outcome(target, measurements, failures)

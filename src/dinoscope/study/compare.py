@@ -9,10 +9,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from dinoscope.measurement import OF_THE_MODEL, Measurement
+from dinoscope.measurement import Measurement, conditions
 from dinoscope.methods import method_name
 from dinoscope.models.backbone import BACKBONES, ResNetShape
 from dinoscope.settings import flat, to_dict
@@ -38,11 +37,6 @@ MARKED = {
 K = 20
 EVALUATIONS = {"linear": "Linear", "knn": "k-NN", "throughput": "im/s"}
 """name of a kept measurement -> title of its column."""
-
-_PLACES = frozenset({"gallery", "queries", "train", "val"})  # folders in a protocol
-
-_INCIDENTAL = frozenset({"backbone", "forwards_per_repeat", "memory", "feature", "learning_rate", "rate_at_edge"})
-"""Entries of a protocol that follow from the model, or are found while it is measured."""
 
 
 @dataclass(frozen=True)
@@ -129,16 +123,6 @@ def deciding_settings(config: RunConfig) -> dict[str, Any]:
     return flat({**values, "data": str(config.data.resolve())}) | {"method.name": method_name(config.method)}
 
 
-def conditions(measurement: Measurement) -> dict[str, Any]:
-    """What two measurements must share to be compared; flat, with absolute folders."""
-    found = {
-        name: str(Path(value).resolve()) if name in _PLACES and value is not None else value
-        for name, value in measurement.protocol.items()
-        if name not in OF_THE_MODEL | _INCIDENTAL
-    }
-    return flat(found)
-
-
 def usual_conditions(rows: Iterable[Row], evaluation: str) -> dict[str, Any] | None:
     """The conditions under which most rows were measured, or None where none was; raw pixels do not count."""
     found = [each for row in rows if row.first.method != "pixels" and (each := _conditions(row, evaluation))]
@@ -209,7 +193,7 @@ def _notes(row: Row, rows: Sequence[Row]) -> list[str]:
         notes += _namesakes(row, trained)
         notes += [
             f"{title} ({text(row.first.settings[name])})"
-            for name, (usual, title) in ADDITIONS.items()
+            for name, (usual, title) in ADDITIONS.get(row.first.method, {}).items()
             if row.first.settings.get(name, usual) != usual
         ]
     if row.first.method != "pixels":  # which have no network to be shown another size

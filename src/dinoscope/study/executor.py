@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -21,6 +22,9 @@ POLL_SECONDS = 0.1
 
 STOPPED = (130, -signal.SIGTERM)
 """Exit codes of a run that a signal stopped: after its checkpoint, or before there was anything to save."""
+
+KILLED = 1 if sys.platform == "win32" else -signal.SIGKILL
+"""Exit code of a process that `Handle.kill` ended."""
 
 
 @runtime_checkable
@@ -165,7 +169,7 @@ class _Engine:
             run.ended = time.monotonic()
             if code == 0:
                 run.state = "finished"
-            elif code in STOPPED or (self.obeyed > 1 and code == -signal.SIGKILL):
+            elif code in STOPPED or (self.obeyed > 1 and code == KILLED):
                 run.state = "stopped"
             else:
                 run.state, run.diagnosis = "failed", handle.diagnosis() or f"exit code {code}, and it said nothing"

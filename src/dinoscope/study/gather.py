@@ -12,16 +12,29 @@ from pathlib import Path
 import torch
 
 from dinoscope import checkpoint
-from dinoscope.data.folder import ImageFolder, find_images, find_split, resolve_split
+from dinoscope.data.folder import ImageFolder, find_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig
 from dinoscope.evaluation.throughput import ThroughputConfig, millions_of_parameters, throughput
-from dinoscope.measurement import Extract, Measurement, Watch, keep_in, kept, kept_name, measure_knn, measure_linear
+from dinoscope.measurement import (
+    Extract,
+    Measurement,
+    Watch,
+    conditions,
+    gallery_and_queries,
+    keep_in,
+    kept,
+    kept_name,
+    kept_names,
+    measure_knn,
+    measure_linear,
+    newest_first,
+)
 from dinoscope.measurement.inputs import network_protocol
 from dinoscope.model_names import NamedModel, unwatched
 from dinoscope.settings import to_dict
-from dinoscope.study.compare import EVALUATIONS, Entry, conditions, deciding_settings, figure
+from dinoscope.study.compare import EVALUATIONS, Entry, deciding_settings, figure
 from dinoscope.study.differences import identity
 from dinoscope.study.subjects import Subject
 
@@ -55,18 +68,6 @@ class Measuring:
         return self.extract.config.device or torch.device("cpu")
 
 
-def labelled_images(data: Path) -> Images:
-    """The train and val splits, or all images and None where there are no splits; folders made absolute.
-
-    Raises UserError where there are no labels, or one split only.
-    """
-    data = data.resolve()
-    if find_split(data, "train") is None and find_split(data, "val") is None:
-        return find_images(data, labelled=True), None
-    gallery, queries = (find_images(resolve_split(data, split), labelled=True) for split in ("train", "val"))
-    return gallery, queries
-
-
 class Gatherer:
     """Measures models under the same conditions as far as can be, and remembers each network's speed."""
 
@@ -76,8 +77,11 @@ class Gatherer:
         Raises UserError where --data was given and cannot be used, or was not and a model has no images of its own.
         """
         self.measuring = measuring
-        self.kept = {subject.name: self._kept(subject) for subject in subjects}
-        self.images = labelled_images(measuring.data) if measuring.data else self._images_of_most()
+        self.images = gallery_and_queries(measuring.data) if measuring.data else None
+        every = {subject.name: self._all_kept(subject) for subject in subjects}
+        self.kept = {subject.name: self._chosen(subject, every) for subject in subjects}
+        if measuring.data is None:
+            self.images = self._images_of_most()
         self._require_images(subjects)
         self.speeds = self._agreeing_speeds(subjects)
         self.speeds_agree = bool(self.speeds)
@@ -111,7 +115,7 @@ class Gatherer:
         if name in self.measuring.skip:
             return held, ""
         try:
-            images = self.images or labelled_images(_own_data(subject))
+            images = self.images or gallery_and_queries(_own_data(subject))
             new = MEASURES[name](subject.model, images, self._watched(subject), self.measuring.fraction)
         except UserError as error:
             return held, str(error)
@@ -156,8 +160,7 @@ class Gatherer:
             with self.measuring.watch(f"throughput of {name}") as progress:
                 metrics, protocol = throughput(subject.backbone, self.measuring.device, config, progress)
             self.speeds[name] = Measurement(to_dict(protocol), metrics)
-        if held is None:  # one of another machine stays where it is
-            self._keep(subject, "throughput", self.speeds[name])
+        self._keep(subject, "throughput", self.speeds[name])
         return self.speeds[name], ""
 
     def _agreeing_speeds(self, subjects: Sequence[Subject]) -> dict[str, Measurement]:
@@ -167,21 +170,41 @@ class Gatherer:
         alike = {identity(conditions(speed)) for _, speed in found if speed is not None}
         return speeds if len(alike) == 1 and all(speed is not None for _, speed in found) else {}
 
-    def _kept(self, subject: Subject) -> dict[str, Measurement]:
-        """What its folder holds, without what was measured of other weights."""
-        held: dict[str, Measurement] = {}
+    def _all_kept(self, subject: Subject) -> dict[str, list[Measurement]]:
+        """What its folder holds of each evaluation, the newest first, without what was measured of other weights."""
+        held: dict[str, list[Measurement]] = {}
         if subject.home is None:
             return held
         for name in EVALUATIONS:
-            fraction = 1.0 if name == "throughput" else self.measuring.fraction
-            found = kept(subject.home, kept_name(name, fraction))
-            if found is None or figure(name, found) is None:
-                continue
-            if found.protocol.get("weights_hash", subject.weights) != subject.weights:
-                logger.warning("%s: its %s was measured of other weights and is left aside", subject.name, name)
-                continue
-            held[name] = found
+            for file in newest_first(subject.home, kept_names(subject.home, name)):
+                found = kept(subject.home, file)
+                if found is None or figure(name, found) is None:
+                    continue
+                if found.protocol.get("label_fraction", 1.0) != (
+                    1.0 if name == "throughput" else self.measuring.fraction
+                ):
+                    continue
+                if found.protocol.get("weights_hash", subject.weights) != subject.weights:
+                    logger.warning("%s: its %s was measured of other weights and is left aside", subject.name, file)
+                    continue
+                held.setdefault(name, []).append(found)
         return held
+
+    def _chosen(self, subject: Subject, every: dict[str, dict[str, list[Measurement]]]) -> dict[str, Measurement]:
+        """Of each evaluation the result that is wanted; without data, the one whose conditions most models share."""
+        chosen: dict[str, Measurement] = {}
+        for name, held in every[subject.name].items():
+            wanted = [found for found in held if name != "throughput" and self._as_wanted(subject, name, found)]
+            if self.images is not None and wanted:
+                chosen[name] = wanted[0]
+                continue
+            shared = Counter(
+                key
+                for others in every.values()
+                for key in {identity(conditions(found)) for found in others.get(name, [])}
+            )
+            chosen[name] = max(held, key=lambda found: shared[identity(conditions(found))])
+        return chosen
 
     def _require_images(self, subjects: Sequence[Subject]) -> None:
         """Refuse, before anything is measured, a model of which nobody can know on which images to measure it."""
@@ -260,9 +283,8 @@ def _unfinished(subject: Subject) -> list[str]:
     """A remark where the run's newest checkpoint is not of its last step."""
     if subject.config is None or subject.path is None:
         return []
-    newest = checkpoint.latest(subject.path / "checkpoints")
-    if newest is None:
+    metadata = checkpoint.newest_metadata(subject.path / "checkpoints")
+    if metadata is None:
         return []
-    metadata = checkpoint.read_metadata(newest)
     step, total = metadata.get("step"), metadata.get("total")
     return [] if step == total else [f"{subject.name}: stopped at step {step} of {total}"]

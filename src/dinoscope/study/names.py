@@ -35,6 +35,7 @@ ARCHITECTURE_NAMES = {
     "deit_tiny_patch16_224": "ViT-Ti/16",
     "deit_small_patch16_224": "ViT-S/16",
     "deit_base_patch16_224": "ViT-B/16",
+    "vit_small_heads12_patch16_224": "ViT-S/16 (12 heads)",
     "resnet_micro": "RN-micro",
     "resnet18": "RN18",
     "resnet18_small": "RN18 (3x3 stem)",
@@ -43,14 +44,32 @@ ARCHITECTURE_NAMES = {
 }
 """name in `BACKBONES` -> as the field writes it; any other keeps its own name."""
 
-ADDITIONS: dict[str, tuple[Any, str]] = {
-    "method.balance": ("center", "its teacher is balanced otherwise than by the paper's centring"),
-    "method.loss": ("cross_entropy", "trained with another loss than its paper's"),
-    "method.teacher": ("ema", "its teacher is not a moving average"),
-    "method.predictor": ("none", "with a predictor, which its paper does not have"),
-    "method.head_activation": ("gelu", "another activation in its head than its paper's"),
-    "method.head_l2": (True, "its bottleneck is not brought to length 1"),
-    "method.head_weight_norm": (True, "its last layer is a plain linear map"),
-    "method.koleo": (0.0, "with the KoLeo loss, which its paper does not have"),
+_HEAD_BATCH_NORM = {"method.head_batch_norm": (True, "without the batch norm in its head that its code has")}
+
+ADDITIONS: dict[str, dict[str, tuple[Any, str]]] = {
+    "simclr": _HEAD_BATCH_NORM,
+    "moco": {
+        "method.symmetric": (False, "each view is query and key in turn, as in MoCo v3"),
+        "method.prediction_head": (False, "with a prediction head, as in MoCo v3"),
+        "method.head_batch_norm": (False, "with batch norm in its head, as in MoCo v3"),
+        "method.final_key_momentum": (0.999, "its key momentum ends elsewhere than at its paper's 0.999"),
+    },
+    "moco_v3": {
+        "method.symmetric": (True, "only the second view is a key, as in MoCo v2"),
+        "method.prediction_head": (True, "without the prediction head of its paper"),
+        **_HEAD_BATCH_NORM,
+    },
+    "byol": _HEAD_BATCH_NORM,
+    "swav": _HEAD_BATCH_NORM,
+    "dino": {
+        "method.balance": ("center", "its teacher is balanced otherwise than by the paper's centring"),
+        "method.loss": ("cross_entropy", "trained with another loss than its paper's"),
+        "method.teacher": ("ema", "its teacher is not a moving average"),
+        "method.predictor": ("none", "with a predictor, which its paper does not have"),
+        "method.head_activation": ("gelu", "another activation in its head than its paper's"),
+        "method.head_l2": (True, "its bottleneck is not brought to length 1"),
+        "method.head_weight_norm": (True, "its last layer is a plain linear map"),
+        "method.koleo": (0.0, "with the KoLeo loss, which its paper does not have"),
+    },
 }
-"""Setting -> its value in the method's paper, and what is said of a row that has another: not the plain method."""
+"""Method -> setting -> its value in the method's paper, and what is said of a row that has another."""

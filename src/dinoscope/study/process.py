@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -68,6 +69,7 @@ class WorkerProcess:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **environment},
                 start_new_session=True,
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
             )
 
     def poll(self) -> int | None:
@@ -76,7 +78,11 @@ class WorkerProcess:
 
     def stop(self) -> None:
         """Ask it to write a checkpoint and end."""
-        self.process.terminate()
+        if sys.platform == "win32":  # there, to terminate is to kill; the end of its standard input is a request
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+        else:
+            self.process.terminate()
 
     def kill(self) -> None:
         """End it at once."""

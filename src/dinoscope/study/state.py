@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from dinoscope import checkpoint
 from dinoscope.errors import UserError
 from dinoscope.training.config import RunConfig
 from dinoscope.training.loop import RunResult
-from dinoscope.training.run_folder import CONFIG, RunFolder, changed_settings, read_config
+from dinoscope.training.run_folder import CONFIG, RunFolder, changed_settings, read_config, run_lock
 
 logger = logging.getLogger("dinoscope")
-
-RACES = 5
-"""Times that the newest checkpoint may be pruned between being found and being read."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,7 @@ def standing(config: RunConfig) -> Standing:
         _check_nothing_is_lost(run)
         return Standing("new")
     saved = read_config(run.path)
-    newest = _newest(run)
+    newest = checkpoint.newest_metadata(run.checkpoints)
     exported = all(
         (run.exported / name).is_file() for name in (checkpoint.BACKBONE_WEIGHTS, checkpoint.BACKBONE_SETTINGS)
     )
@@ -86,7 +80,7 @@ def bring_to_end(config: RunConfig, train: Train) -> bool:
     Waits where another process is still at this run. Returns whether it is finished (False: a signal stopped it).
     Raises UserError as `standing` and `train` do.
     """
-    with run_lock(config.out):
+    with run_lock(config.out, lambda: logger.warning("waiting for the process that is at %s", config.out)):
         found = standing(config)
         if found.state == "finished":
             return True
@@ -96,47 +90,6 @@ def bring_to_end(config: RunConfig, train: Train) -> bool:
             for partial in config.out.rglob(".*.partial-*"):  # half-written files of the process that was killed
                 shutil.rmtree(partial, ignore_errors=True)
         return not train(config, resume=found.state == "begun").interrupted
-
-
-@contextlib.contextmanager
-def run_lock(run: Path) -> Iterator[None]:
-    """Be the only process at this run folder. The lock goes with the process, however it dies.
-
-    A POSIX record lock: loader processes, which may outlive a killed parent for seconds, do not inherit it, and it
-    holds across the machines of a shared file system.
-    """
-    run.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(run.with_name(f".{run.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            _lock(descriptor, run)
-        except OSError as error:  # some cluster file systems have no locks
-            logger.warning("%s cannot be locked (%s): make sure that nothing else is at it", run, error)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, run: Path) -> None:
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # POSIX allows either for "held by another"
-        logger.warning("another process is still at %s: waiting for it to end", run)
-        fcntl.lockf(descriptor, fcntl.LOCK_EX)
-
-
-def _newest(run: RunFolder) -> dict[str, Any] | None:
-    """Metadata of the newest checkpoint. The run may be under way, and prune its folder at any moment."""
-    for _ in range(RACES):
-        path = checkpoint.latest(run.checkpoints)
-        if path is None:
-            return None
-        try:
-            return checkpoint.read_metadata(path)
-        except UserError:
-            if path.exists():
-                raise
-    raise UserError(f"{run.path}: another process is at this run and prunes its checkpoints; try again")
 
 
 def _check_nothing_is_lost(run: RunFolder) -> None:

@@ -9,7 +9,9 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
+from dinoscope import distributed
 from dinoscope.methods.method import Method, Outputs
+from dinoscope.models.batch_norm import statistics_held
 from dinoscope.types import Step, StepOutput, Views
 
 MicroBatches = Sequence[Views]
@@ -27,7 +29,7 @@ def backward(
     precision: Precision,
     scale: Scale,
 ) -> tuple[StepOutput, Tensor]:
-    """Add the gradient of the batch's loss to the parameters, `parts` micro-batches at a time.
+    """Add the gradient of the loss of this process's batch to the parameters, `parts` micro-batches at a time.
 
     Args:
         method: gives the loss; its state does not move here.
@@ -38,8 +40,9 @@ def backward(
         precision: context of the forward pass (autocast).
         scale: multiplies the loss before the backward pass (a gradient scaler).
 
-    Returns the batch's loss, logged values, statistics (means over the micro-batches, which are of equal size) and
-    kept rows, and the features of the last micro-batch for the monitor.
+    Returns the loss, logged values and statistics of the batch of all processes (means over the micro-batches and the
+    processes, which have as many images each), this process's kept rows, and its features [views, batch, dim] for the
+    monitor.
     """
     micro_batches = views.split(parts)
     if parts == 1 or method.additive:
@@ -63,7 +66,7 @@ def _one_pass(
 ) -> tuple[StepOutput, Tensor]:
     """The loss is a mean over images: gradients of the micro-batches' losses add up."""
     results: list[StepOutput] = []
-    features = torch.empty(0)
+    features: list[Tensor] = []
     for number, micro in enumerate(micro_batches, start=1):
         with _reduction(network, last=number == len(micro_batches)):
             with precision():
@@ -71,8 +74,8 @@ def _one_pass(
             result = method.loss(outputs, step)
             scale(result.loss / len(micro_batches)).backward()
         results.append(result)
-        features = outputs["features"]
-    return _mean(results), features
+        features.append(outputs["features"].detach())
+    return _mean(results), torch.cat(features, dim=1)
 
 
 def _two_passes(
@@ -87,7 +90,7 @@ def _two_passes(
     cached: list[Outputs] = []
     for micro, seed in zip(micro_batches, seeds, strict=True):
         torch.manual_seed(seed)
-        with torch.no_grad(), precision():
+        with torch.no_grad(), precision(), statistics_held(network):  # the second pass moves them
             cached.append(network(micro))
     whole = {name: torch.cat([outputs[name] for outputs in cached], dim=1) for name in cached[0]}
     for rows in whole.values():
@@ -119,11 +122,16 @@ def _reduction(network: nn.Module, *, last: bool) -> AbstractContextManager[obje
 
 
 def _mean(results: list[StepOutput]) -> StepOutput:
-    """One record for the whole batch, cut off from the graph."""
+    """One record for the whole batch, cut off from the graph; its rows are this process's."""
+    loss = torch.stack([result.loss.detach() for result in results]).mean()
+    logged = _mean_values([result.logged for result in results])
+    statistics = _mean_values([result.statistics for result in results])
+    # One exchange for all scalars, on the device of the loss: some are made on the CPU.
+    scalars = distributed.mean_reduce(torch.stack([loss, *(value.to(loss) for value in logged.values())]))
     return StepOutput(
-        torch.stack([result.loss.detach() for result in results]).mean(),
-        _mean_values([result.logged for result in results]),
-        _mean_values([result.statistics for result in results]),
+        scalars[0],
+        dict(zip(logged, scalars[1:], strict=True)),
+        {name: distributed.mean_reduce(value) for name, value in statistics.items()},
         {name: torch.cat([result.kept[name].detach() for result in results], dim=1) for name in results[0].kept},
     )
 

@@ -8,7 +8,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,12 +29,12 @@ from dinoscope.training.device import pick_device
 from dinoscope.training.images import read_unreadable, scanned_images, trained_on, write_unreadable
 from dinoscope.training.initial import facts_of, give_weights, load_initial, washes_out
 from dinoscope.training.listener import Evaluation, Listener, RunStart, StepRecord, closing, each
-from dinoscope.training.monitor import CollapseMonitor, FeatureWindow, patience, rank_me
+from dinoscope.training.monitor import CollapseMonitor, patience, rank_me
 from dinoscope.training.provenance import ProvenanceFile
 from dinoscope.training.run_folder import LogFile, MetricsFile, RunFolder, read_config
 from dinoscope.training.tensorboard import TensorBoard
 from dinoscope.training.trainer import Trainer
-from dinoscope.training.writing import is_full
+from dinoscope.training.writing import is_full, writing
 from dinoscope.types import Step, Views
 
 logger = logging.getLogger("dinoscope")
@@ -60,12 +60,15 @@ def train(
     device = pick_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
-    audience = list(listeners) if distributed.is_main() else []
-    with distributed.process_group(device), closing(audience):
-        run = RunFolder(config.out)
+    audience, run = list[Listener](), RunFolder(config.out)
+    with (
+        distributed.process_group(device),
+        run.claimed(config, resume=resume, overwrite=overwrite) if distributed.is_main() else contextlib.nullcontext(),
+        closing(audience),
+    ):
         if distributed.is_main():
-            run.check(config, resume=resume, overwrite=overwrite)
-        newest = checkpoint.latest(run.checkpoints) if resume else None
+            audience += listeners
+        newest, damaged = checkpoint.newest_whole(run.checkpoints) if resume else (None, {})
         # A checkpoint holds all weights: the model that the run began from need not be there any more.
         initial, origin = None if newest else load_initial(config), None
         images = _images(config, run, audience, resume=resume, overwrite=overwrite)
@@ -79,6 +82,7 @@ def train(
         if distributed.is_main():
             _open_files(trainer, run, audience)
         _announce(trainer, run, audience, origin)
+        _set_aside(damaged, trainer, audience)
         return _run(trainer, run, audience)
 
 
@@ -90,6 +94,18 @@ def _open_files(trainer: Trainer, run: RunFolder, audience: list[Listener]) -> N
     audience.insert(3, TensorBoard(run.tensorboard, trainer.next_step))
 
 
+def _set_aside(damaged: Mapping[Path, str], trainer: Trainer, listeners: Sequence[Listener]) -> None:
+    """Rename damaged checkpoints, so that they no longer count as the newest, and name the one that is used instead."""
+    if not distributed.is_main():
+        return
+    for path, fault in damaged.items():
+        aside = path.with_name(f"{path.name}.damaged")
+        with writing(path):
+            path.replace(aside)
+        used = checkpoint.step_path(path.parent, trainer.next_step)
+        _say(listeners, trainer.next_step, f"{fault}. It is now {aside.name}, and the run continues from {used}")
+
+
 def _images(
     config: RunConfig, run: RunFolder, listeners: Sequence[Listener], *, resume: bool, overwrite: bool
 ) -> ImageFolder:
@@ -98,7 +114,7 @@ def _images(
     if not distributed.is_main():
         distributed.barrier()
         folder = find_images(resolve_split(config.data, "train"))
-        return trained_on(config, folder, read_unreadable(run))
+        return trained_on(config, folder, set(read_unreadable(run)))
 
     def progress(done: int, total: int) -> None:
         each(listeners, lambda listener: listener.scanned(done, total))
@@ -138,7 +154,7 @@ def _make_steps(
     """Steps until the last one or a request to stop, with evaluations and checkpoints between them."""
     config = trainer.config
     monitor = CollapseMonitor(trainer.method.diagnose, patience(trainer.total), steps=trainer.next_step)
-    window, clock, saved = FeatureWindow(), Clock(config.batch_size), time.monotonic()
+    clock, saved = Clock(config.batch_size), time.monotonic()
     lost: set[int] = set()
     while trainer.next_step < trainer.total:
         with clock.waiting():
@@ -146,12 +162,11 @@ def _make_steps(
         if views is None:
             break
         step = trainer.at(trainer.next_step)
-        values, features = trainer.make_step(views)
-        window.add(features)
+        values, _ = trainer.make_step(views)
         _note_lost(trainer, step, lost, views.unreadable, listeners)
         _tell(listeners, monitor, StepRecord(step, values | clock.lap()), config.log_every)
         if _evaluation_due(trainer):
-            _evaluate(trainer, window, listeners)
+            _evaluate(trainer, listeners)
             clock.restart()
         stops, missing = distributed.totals(bool(stop), len(lost), device=trainer.device)
         _check_lost(trainer, step, lost, int(missing), listeners)
@@ -249,10 +264,10 @@ def _evaluation_due(trainer: Trainer) -> bool:
     return trainer.next_step % every == 0 or trainer.next_step == trainer.total
 
 
-def _evaluate(trainer: Trainer, window: FeatureWindow, listeners: Sequence[Listener]) -> None:
+def _evaluate(trainer: Trainer, listeners: Sequence[Listener]) -> None:
     """Health of the last features, and what each listener measures; the method is in evaluation mode meanwhile."""
     if distributed.is_main():
-        step, features = trainer.at(trainer.next_step - 1), window.features()
+        step, features = trainer.at(trainer.next_step - 1), trainer.window.features()
         values = {"rank_me": rank_me(features), "feature_spread": float(spread(features))}
         pictures: dict[str, np.ndarray] = {}
 

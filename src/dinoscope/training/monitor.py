@@ -63,14 +63,14 @@ class CollapseMonitor:
 
 
 class FeatureWindow:
-    """The features of the last images seen, for RankMe between evaluations."""
+    """The features of the last images seen by all processes, for RankMe between evaluations."""
 
     def __init__(self, size: int = 1024) -> None:
         self.batches: deque[Tensor] = deque()
         self.size = size
 
     def add(self, features: Float[Tensor, "n d"]) -> None:
-        """Keep these features, drop the oldest beyond the size."""
+        """Keep the features of a step, drop the oldest steps beyond the size."""
         self.batches.append(features.detach().float().cpu())
         while sum(map(len, self.batches)) - len(self.batches[0]) >= self.size:
             self.batches.popleft()

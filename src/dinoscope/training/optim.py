@@ -11,21 +11,28 @@ from dinoscope.schedules import cosine, warmup_cosine
 from dinoscope.training.config import RunConfig
 from dinoscope.types import Step
 
+_TOKENS = ("cls_token", "pos_embed", "reg_token")
+"""How the names of a Vision Transformer's tokens and positions end."""
+
 
 def build_optimizer(config: RunConfig, parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
-    """Two groups: weights, which decay, and biases and 1-D parameters, which do not."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in parameters:
-        (free if name.endswith(".bias") or parameter.ndim == 1 else decayed).append(parameter)
-    groups = [{"params": decayed, "decays": True}, {"params": free, "decays": False, "weight_decay": 0.0}]
-    name = config.optimizer.name
+    """Two groups: weights, and biases with all other 1-D parameters; see `OptimizerConfig.decayed`."""
+    name, decayed = config.optimizer.name, config.optimizer.decayed
+    weights: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for path, parameter in parameters:
+        apart = parameter.ndim == 1 or path.endswith(".bias") or (decayed == "not_tokens" and path.endswith(_TOKENS))
+        (others if apart else weights).append(parameter)
+    groups = [{"params": weights, "decays": True}, {"params": others, "decays": decayed == "all", "weight_decay": 0.0}]
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, fused=_can_fuse(decayed))
+        return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, fused=_can_fuse(weights))
     if name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=0.0)
     from timm.optim.lars import Lars
 
+    # timm's LARS is plain SGD for a group without weight decay, unless it is told to adapt.
+    for group in groups:
+        group["always_adapt"] = group["decays"]
     return Lars(groups, lr=0.0, momentum=0.9, weight_decay=0.0)  # pyright: ignore[reportArgumentType] (timm infers int)
 
 
@@ -34,7 +41,7 @@ def set_schedules(optimizer: torch.optim.Optimizer, config: RunConfig, step: Ste
     settings = config.optimizer
     warmup = round(settings.warmup_epochs * step.per_epoch)
     peak = settings.peak(config.batch_size)
-    rate = warmup_cosine(step.index, step.total, warmup, peak, settings.min_learning_rate)
+    rate = warmup_cosine(step.index, step.total, warmup, peak, settings.min_learning_rate, settings.start_learning_rate)
     decay = cosine(settings.weight_decay, settings.final_weight_decay, step.index / step.total)
     for group in optimizer.param_groups:
         group["lr"] = rate

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from dinoscope import __version__, checkpoint
 from dinoscope.errors import UserError
+from dinoscope.locks import locked
+from dinoscope.model_names import RANDOM
+from dinoscope.models.pretrained.catalogue import CATALOGUE
 from dinoscope.settings import flat, from_dict, to_dict
+from dinoscope.text import PrintableFormatter
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listener import Listener, StepRecord
 from dinoscope.training.writing import GO_ON, unwritable, writing
@@ -33,7 +39,7 @@ class RunFolder:
         self.metrics = path / METRICS
         self.log = path / "train.log"
         self.tensorboard = path / "tensorboard"
-        self.unreadable = path / "unreadable.txt"
+        self.unreadable = path / "unreadable.json"
 
     def check(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
         """Refuse a folder that the run cannot be written to; nothing is changed.
@@ -58,6 +64,22 @@ class RunFolder:
             raise UserError(f"{self.path} exists already: {hint}")
         if not is_run:
             raise UserError(f"{self.path} is not a run folder; --overwrite will not delete it: choose another --out")
+
+    @contextlib.contextmanager
+    def claimed(self, config: RunConfig, *, resume: bool, overwrite: bool) -> Iterator[None]:
+        """Be the only process that writes to the folder, and refuse it as `check` does.
+
+        Raises UserError as `check` does, and if another process holds it.
+        """
+        self.check(config, resume=resume, overwrite=overwrite)
+
+        def busy() -> None:
+            raise UserError(
+                f"another process is training in {self.path}: wait until it ends or stop it, or choose another --out"
+            )
+
+        with run_lock(self.path, busy):
+            yield
 
     def prepare(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
         """Create the folder, empty one that is to be overwritten, or enter one that is to be resumed.
@@ -92,7 +114,7 @@ class RunFolder:
             self._write_settings(config)
 
     def _write_settings(self, config: RunConfig) -> None:
-        values = {"version": __version__, "run": to_dict(config)}
+        values = {"version": __version__, "run": to_dict(portable(config))}
         checkpoint.write_text(self.path / CONFIG, json.dumps(values, indent=2) + "\n")
 
     def _vacant(self) -> bool:
@@ -118,6 +140,18 @@ class RunFolder:
             )
 
 
+@contextlib.contextmanager
+def run_lock(run: Path, busy: Callable[[], object]) -> Iterator[None]:
+    """Hold the lock of a run folder, which need not exist yet; see `locked`.
+
+    The lock is next to the folder, because a study moves a run away that cannot be resumed. Links to a folder share it.
+    """
+    folder = run.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder.with_name(f".{folder.name}.lock"), busy):
+        yield
+
+
 FREE_ON_RESUME = {"out", "data", "saving", "workers", "device", "log_every", "evaluate_every", "accumulate"}
 """What may differ between a run and its resumption: it does not decide the result (data: the place, not the files).
 
@@ -126,12 +160,20 @@ FREE_ON_RESUME = {"out", "data", "saving", "workers", "device", "log_every", "ev
 
 def changed_settings(saved: RunConfig, wanted: RunConfig) -> list[str]:
     """Settings that decide the result and differ, as "name: saved -> wanted"."""
-    old, new = flat(to_dict(saved)), flat(to_dict(wanted))
+    old, new = (flat(to_dict(portable(config))) for config in (saved, wanted))
     return [
         f"{name}: {old.get(name)} -> {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
         if name.split(".")[0] not in FREE_ON_RESUME and old.get(name) != new.get(name)
     ]
+
+
+def portable(config: RunConfig) -> RunConfig:
+    """The settings with absolute paths to the images and to the initial model, so that they hold in any folder."""
+    init = config.init
+    if init is not None and init not in CATALOGUE and not init.startswith(RANDOM):
+        init = str(Path(init).absolute())
+    return replace(config, data=config.data.absolute(), init=init)
 
 
 def read_config(run: Path) -> RunConfig:
@@ -200,7 +242,7 @@ class LogFile(Listener):
         self.path = path
         with writing(path):
             self.handler = _LogHandler(path, encoding="utf-8")
-        self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
         self.logger = logging.getLogger("dinoscope")
         self.logger.addHandler(self.handler)
         self.logger.setLevel(logging.INFO)

@@ -15,13 +15,15 @@ from dinoscope.data.folder import ImageFolder
 from dinoscope.data.loader import Batches, StepSampler, ViewsDataset, default_workers, view_loader
 from dinoscope.errors import UserError
 from dinoscope.methods import build_method, method_name
-from dinoscope.models.backbone import Backbone
+from dinoscope.models.backbone import Backbone, zero_residual_branches
 from dinoscope.models.batch_norm import synchronize
-from dinoscope.settings import to_dict
+from dinoscope.settings import from_dict, to_dict
 from dinoscope.training.accumulate import backward
 from dinoscope.training.config import RunConfig, total_steps
 from dinoscope.training.device import autocast, pick_precision
+from dinoscope.training.monitor import FeatureWindow
 from dinoscope.training.optim import build_optimizer, clip_each, set_schedules
+from dinoscope.training.run_folder import CONFIG, changed_settings, portable
 from dinoscope.types import Step, Views
 
 
@@ -33,14 +35,20 @@ class Trainer:
         # Of the images as the run began: a file that is damaged on the way must not change it.
         self.sizes = images.sizes()
         self.fingerprint = images.fingerprint(self.sizes)
+        if not distributed.agree(torch.tensor(list(bytes.fromhex(self.fingerprint)), device=device)):
+            raise UserError(
+                f"the processes do not find the same images below {images.root} (this one finds {len(images)}): give "
+                "every machine the same files, then start again"
+            )
         self.precision = pick_precision(config.precision, device)
         self.per_epoch = len(images) // config.batch_size
         self.total = total_steps(config, len(images))
-        self.next_step = 0
-        self.whole = True
-        """Whether networks, optimiser and `next_step` belong together: False in the middle of an update."""
+        self.next_step, self._seen_images = 0, False
+        self.whole = True  # networks, optimiser and next_step belong together: not in the middle of an update
         torch.manual_seed(config.seed)
         self.method = build_method(config.method, config.backbone_config, len(images.classes)).to(device)
+        if config.zero_init_residual:
+            zero_residual_branches(self.method)
         if distributed.world_size() > 1:
             synchronize(self.method, device)
         for module in self.method.modules():
@@ -54,6 +62,7 @@ class Trainer:
         self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
         self._before: list[Tensor] = []
         self.optimizer = build_optimizer(config, self.method.trained_parameters())
+        self.window = FeatureWindow()
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
     def at(self, index: int) -> Step:
@@ -78,10 +87,12 @@ class Trainer:
     def make_step(self, views: Views) -> tuple[dict[str, float], Tensor]:
         """One optimiser step: gradient, clipping, update, and what the method moves.
 
-        Returns the scalars of the step and the evaluated network's features [images, dim] for the monitor.
+        Returns the scalars of the step and the evaluated network's features [views * images, dim] of the whole batch.
         Raises UserError where the loss or its gradient is not finite; nothing was updated then.
         """
         step = self.at(self.next_step)
+        if not self._seen_images:
+            self._refuse_blank_images(views)
         # Randomness inside the network is a function of the step: a resumed run needs no generator state.
         torch.manual_seed(hash((self.config.seed, step.index, distributed.rank())) % 2**63)
         self._before = [buffer.clone() for buffer in self._statistics]
@@ -96,24 +107,39 @@ class Trainer:
             precision=functools.partial(autocast, self.precision, self.device),
             scale=self.scaler.scale,
         )
-        loss = float(distributed.mean_reduce(output.loss))
+        loss = float(output.loss)
         if not math.isfinite(loss):
-            raise UserError(_not_finite(f"the loss turned {loss}", step, self.precision))
+            raise UserError(_not_finite(f"the loss turned {loss}", step, self.config, self.precision))
         self.scaler.unscale_(self.optimizer)
         parameters = [parameter for _, parameter in self.method.trained_parameters()]
         gradient_norm = clip_each(parameters, self.config.optimizer.clip)
         # In fp16 the scaler leaves such a step out and goes on with a smaller scale.
         if not self.scaler.is_enabled() and not gradient_norm.isfinite():
-            raise UserError(_not_finite("the gradient is not finite", step, self.precision))
+            raise UserError(_not_finite("the gradient is not finite", step, self.config, self.precision))
         self.whole, self._before = False, []
         self.method.before_update(step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.method.after_step(step, output)
         self.next_step += 1
-        self.whole = True
+        figures = {**output.logged, **self.method.health(output.statistics)}
         scalars = {"loss": loss, **scheduled, "gradient_norm": float(gradient_norm)}
-        return scalars | {name: float(value) for name, value in output.logged.items()}, features.flatten(0, 1)
+        # Images of all processes in their order, so that it does not matter how many there are.
+        features = distributed.gather(features.transpose(0, 1)).transpose(0, 1).flatten(0, 1)
+        self.window.add(features)
+        self.whole = True
+        return scalars | {name: float(value) for name, value in figures.items()}, features
+
+    def _refuse_blank_images(self, views: Views) -> None:
+        """Raise UserError if every image of the first batch is of one colour: no setting helps then."""
+        crops = views.global_views
+        varied = bool((crops.amax((-2, -1)) > crops.amin((-2, -1))).any())
+        if not distributed.any_process(varied, self.device):
+            raise UserError(
+                f"every image of the first batch is of one colour, so there is nothing to learn. Look at the images "
+                f"below {self.images.root}: are they masks, or empty exports?"
+            )
+        self._seen_images = True
 
     def rewind(self) -> None:
         """Undo what a step that failed before its update has moved: the running statistics of batch norm alone."""
@@ -132,11 +158,12 @@ class Trainer:
         state, groups = checkpoint.optimizer_tensors(self.optimizer)
         tensors = {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
         tensors |= {f"optimizer.{name}": tensor for name, tensor in state.items()}
+        tensors |= {f"window.{number}": features for number, features in enumerate(self.window.batches)}
         metadata = {
             "step": self.next_step,
             "total": self.total,
             "method": method_name(self.config.method),
-            "run": to_dict(self.config),
+            "run": to_dict(portable(self.config)),
             "backbone": to_dict(self.method.evaluated_backbone.config),
             "evaluated_prefix": f"method.{self.method.evaluated_prefix}",
             "optimizer_groups": groups,
@@ -148,9 +175,16 @@ class Trainer:
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint of this run.
 
-        Raises UserError where the file does not fit, or the images are not the ones that the run began with.
+        Raises UserError if the file does not fit or is of another run, the images are not the ones that the run began
+        with, or the processes are not at the same step.
         """
         saved = checkpoint.load(path)
+        begun_with = from_dict(RunConfig, saved.metadata["run"], str(path))
+        if changed := changed_settings(begun_with, self.config):
+            raise UserError(
+                f"{path} belongs to another run than {CONFIG} ({'; '.join(changed)}): move it away, or begin again "
+                "with --overwrite"
+            )
         if saved.metadata["data_fingerprint"] != self.fingerprint:
             raise UserError(
                 f"the images below {self.images.root} are not those that the run began with (other files or sizes): "
@@ -167,11 +201,34 @@ class Trainer:
         checkpoint.restore_optimizer(self.optimizer, optimizer, saved.metadata["optimizer_groups"])
         self.scaler.load_state_dict(saved.metadata["scaler"])
         self.next_step = saved.metadata["step"]
+        if not distributed.agree(torch.tensor(self.next_step, device=self.device)):
+            raise UserError(
+                f"the processes do not find the same checkpoints in {path.parent}; see to that, then --resume"
+            )
+        for number in range(sum(name.startswith("window.") for name in saved.tensors)):  # none in an older checkpoint
+            self.window.add(saved.tensors[f"window.{number}"])
 
 
-def _not_finite(what: str, step: Step, precision: str) -> str:
-    advice = "use --precision bf16 or fp32" if precision == "fp16" else "lower --optimizer.learning-rate"
+_COLD = 0.01
+"""Below it a softmax of logits near 1 is beyond the range of half precision, and its gradient near that of single."""
+
+
+def _not_finite(what: str, step: Step, config: RunConfig, precision: str) -> str:
+    temperatures = {name: value for name, value in to_dict(config.method).items() if name.endswith("temperature")}
+    cold = [
+        f"raise --method.{name.replace('_', '-')} ({value:g})" for name, value in temperatures.items() if value < _COLD
+    ]
+    if min(config.std) < _COLD:
+        advice = f"raise --std ({' '.join(map(str, config.std))}), which images are divided by"
+    elif cold:
+        advice = " and ".join(cold)
+    elif precision == "fp16":
+        advice = "use --precision bf16 or fp32"
+    elif step.index == 0:
+        advice = "look at the images, --mean and --std (nothing was learned yet, so it is not the learning rate)"
+    else:
+        advice = "lower --optimizer.learning-rate, keep --optimizer.clip at 3 or below"
     return (
         f"{what} at step {step.index} (epoch {step.epoch}); nothing was updated and the last "
-        f"checkpoint is whole. To mend: {advice}, keep --optimizer.clip at 3 or below, then begin again or --resume"
+        f"checkpoint is whole. To fix it: {advice}; then start again or --resume"
     )

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import http.client
+import logging
 import os
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dinoscope.cache import OFFLINE_VARIABLE, cache_folder
 from dinoscope.errors import UserError
+from dinoscope.locks import locked
 from dinoscope.models.pretrained.catalogue import Release
 from dinoscope.models.pretrained.reading import no_weights
 
@@ -25,8 +27,14 @@ TRIES = 4
 """Connections that may be lost before it is given up; each goes on where the last one ended."""
 SECONDS = 30
 """Without a byte, after which a connection counts as lost."""
+ETAG = r"(?!W/)[!-~]+"
+"""A strong mark of a version, as an HTTP header may hold it."""
+COUNT = r"[0-9]{1,18}"
+"""A number of bytes, likewise."""
 
 Progress = Callable[[int, int], None]
+
+_log = logging.getLogger("dinoscope")
 
 
 class _Lost(Exception):
@@ -36,6 +44,11 @@ class _Lost(Exception):
 def cached_file(release: Release) -> Path:
     """Where the file is, or is to be put."""
     return cache_folder("weights") / release.file
+
+
+def first_digest(target: Path) -> Path:
+    """Where the SHA-256 is kept that the file had when it was first there."""
+    return target.with_name(f"{target.name}.sha256")
 
 
 def is_cached(release: Release) -> bool:
@@ -49,7 +62,8 @@ def is_offline() -> bool:
 
 
 def fetch(name: str, release: Release, progress: Progress = lambda _, __: None) -> Path:
-    """The file of that name in the catalogue, checked against its digest where one is known; fetched on first use.
+    """The file of that name in the catalogue, fetched on first use; checked against its digest, where one is published,
+    and against the SHA-256 that it had when it was first here.
 
     progress: called with (done, total) in megabytes.
 
@@ -62,13 +76,16 @@ def fetch(name: str, release: Release, progress: Progress = lambda _, __: None) 
             raise UserError(_by_hand(name, release, f"fetching is switched off ({OFFLINE_VARIABLE})"))
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(target):
+            with locked(target.with_name(f".{target.name}.lock"), busy=lambda: None):
                 if not target.is_file():  # else another process has fetched it meanwhile
                     _download(name, release, target, progress)
         except OSError as error:
             raise UserError(f"{target} could not be written: {error}") from error
-    elif not has_digest(target, release.digest):
-        raise UserError(f"{target} is not the file it should be: its digest is not {release.digest}. Delete it")
+    else:
+        if not has_digest(target, release.digest):
+            raise UserError(f"{target} is not the file it should be: its digest is not {release.digest}. Delete it")
+        if fault := _unlike_the_first(target, target):
+            raise UserError(f"{target} is not the file it was: {fault}; else delete the file, and it is fetched anew")
     return target
 
 
@@ -84,7 +101,8 @@ def _download(name: str, release: Release, target: Path, progress: Progress) -> 
                 kept = partial.stat().st_size / MEGABYTE if partial.is_file() else 0
                 reason = f"{error}" + (f"; {kept:.0f} MB are kept, and the next try goes on from there" if kept else "")
                 raise UserError(_by_hand(name, release, reason)) from error
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        # ValueError: addresses and headers that urllib cannot take apart
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
             raise UserError(_by_hand(name, release, f"it cannot be fetched: {error}")) from error
     if fault := no_weights(partial):
         _discard(partial)
@@ -92,19 +110,22 @@ def _download(name: str, release: Release, target: Path, progress: Progress) -> 
     if not has_digest(partial, release.digest):
         _discard(partial)
         raise UserError(f"{release.url} gave another file than its name promises: its digest is not {release.digest}")
+    if fault := _unlike_the_first(partial, target):
+        _discard(partial)
+        raise UserError(f"{release.url} gave another file than the first time: {fault}")
     partial.replace(target)
     _tag(partial).unlink(missing_ok=True)
 
 
 def _receive(url: str, partial: Path, progress: Progress) -> None:
     """Fetch what is missing of `partial`. Raises _Lost where the connection ends too early."""
-    held, tag = (partial.stat().st_size, _tag(partial)) if partial.is_file() else (0, _tag(partial))
-    if held and not tag.is_file():  # without the server's mark of the version nothing can be gone on with
-        held = 0
+    tag, known = _tag(partial), _known_tag(partial)
+    # Without the server's mark of the version nothing can be gone on with.
+    held = partial.stat().st_size if known and partial.is_file() else 0
     request = urllib.request.Request(_allowed(url), headers={"User-Agent": "dinoscope"})
     if held:
         request.add_header("Range", f"bytes={held}-")
-        request.add_header("If-Range", tag.read_text(encoding="utf-8"))
+        request.add_header("If-Range", known)
     try:
         response = urllib.request.build_opener(_OnlyAllowed).open(request, timeout=SECONDS)
     except urllib.error.HTTPError as error:
@@ -113,17 +134,34 @@ def _receive(url: str, partial: Path, progress: Progress) -> None:
         _discard(partial)  # it is longer than the file
         raise _Lost("the part that was kept does not fit the file") from error
     with response:
-        begin = held if response.status == http.client.PARTIAL_CONTENT else 0
-        length = response.headers.get("Content-Length")
-        total = begin + int(length) if length else None
+        begin, total = _extent(response, held, partial)
         mark = response.headers.get("ETag", "")
-        if mark and not mark.startswith("W/"):
-            tag.write_text(mark, encoding="utf-8")
+        if re.fullmatch(ETAG, mark):
+            tag.write_text(mark, encoding="ascii")
         else:
             tag.unlink(missing_ok=True)
         done = _copy(response, partial, begin, total, progress)
     if total is not None and done < total:
         raise _Lost(f"the connection was lost after {done / MEGABYTE:.0f} of {total / MEGABYTE:.0f} MB")
+
+
+def _extent(response: http.client.HTTPResponse, held: int, partial: Path) -> tuple[int, int | None]:
+    """Where in the file the answer begins, and the size of the whole file, if it is known.
+
+    Raises _Lost for another part than was asked for, HTTPException for a size that is no number.
+    """
+    length = response.headers.get("Content-Length", "")
+    if length and not re.fullmatch(COUNT, length):
+        raise http.client.HTTPException(f"the server says Content-Length: {length!r}, which is no number of bytes")
+    if response.status != http.client.PARTIAL_CONTENT:
+        return 0, int(length) if length else None
+    said = response.headers.get("Content-Range", "")
+    span = re.fullmatch(rf"bytes ({COUNT})-({COUNT})/({COUNT})", said)
+    first, last, total = map(int, span.groups()) if span else (-1, -1, -1)
+    if first != held or not first <= last < total or (length and int(length) != last + 1 - first):
+        _discard(partial)
+        raise _Lost(f"the server answered with another part of the file (Content-Range: {said!r})")
+    return held, total
 
 
 def _copy(response: Any, partial: Path, begin: int, total: int | None, progress: Progress) -> int:
@@ -149,9 +187,35 @@ def _tag(partial: Path) -> Path:
     return partial.with_name(f"{partial.name}.etag")
 
 
+def _known_tag(partial: Path) -> str:
+    """The server's mark of the version that `partial` is of; "" if there is none that can be used."""
+    tag = _tag(partial)
+    mark = tag.read_text(encoding="ascii", errors="replace") if tag.is_file() else ""
+    if mark and not re.fullmatch(ETAG, mark):
+        _log.warning("%s is damaged: the download starts anew", tag)
+        return ""
+    return mark
+
+
 def _discard(partial: Path) -> None:
     partial.unlink(missing_ok=True)
     _tag(partial).unlink(missing_ok=True)
+
+
+def _unlike_the_first(file: Path, target: Path) -> str:
+    """How `file` differs from the first one that stood at `target`; "" if it does not, or is the first itself.
+
+    The SHA-256 of the first one is kept next to it.
+    """
+    record = first_digest(target)
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    first = record.read_text(encoding="ascii", errors="replace").strip() if record.is_file() else ""
+    if first in ("", digest):
+        with contextlib.suppress(OSError):  # a cache that is shared may be read-only
+            record.write_text(f"{digest}\n", encoding="ascii")
+        return ""
+    return f"its SHA-256 is {digest}, and {record} says {first[:64]!r}; if the change is meant, delete {record.name}"
 
 
 def has_digest(file: Path, digest: str) -> bool:
@@ -177,18 +241,6 @@ class _OnlyAllowed(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
         """As the base class does, for an address that may be fetched."""
         return super().redirect_request(req, fp, code, msg, headers, _allowed(newurl))
-
-
-@contextlib.contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Be the only process that fetches this file, after waiting for any other. The lock goes with the process."""
-    descriptor = os.open(target.with_name(f".{target.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        with contextlib.suppress(OSError):  # some cluster file systems have no locks
-            fcntl.lockf(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _by_hand(name: str, release: Release, reason: str) -> str:

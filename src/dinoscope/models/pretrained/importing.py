@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dinoscope.errors import UserError, lookup
-from dinoscope.models.backbone import BACKBONES, IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneConfig, build_backbone
+from dinoscope.models.backbone import (
+    BACKBONES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Backbone,
+    BackboneConfig,
+    ViTShape,
+    build_backbone,
+)
 from dinoscope.models.pretrained.layouts import PLAIN, Layout, Place, find_places, recognise, unsupported
-from dinoscope.models.pretrained.networks import in_timm_names, infer_config, named_config
-from dinoscope.models.pretrained.normalisation import Color, beside
-from dinoscope.models.pretrained.reading import in_folder, read_file
-from dinoscope.models.weights import load_strictly
+from dinoscope.models.pretrained.networks import in_timm_names, infer_config, named_config, told_by_positions
+from dinoscope.models.pretrained.normalisation import Color, beside, stated_heads
+from dinoscope.models.pretrained.reading import check_held, in_folder, read_file
+from dinoscope.models.weights import check_fit, load_strictly
 
 
 @dataclass(frozen=True)
@@ -84,12 +94,22 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
         )
     layout = recognise(content)
     place = _choose(find_places(content), layout, choices.part, path)
-    network = in_timm_names(place.tensors, place.family)
+    check_held(place.tensors, path)
+    layout = told_by_positions(layout, place.tensors.get("pos_embed"))
+    try:  # on "meta", where tensors of any size cost nothing
+        shapes = in_timm_names(
+            {name: tensor.to("meta") for name, tensor in place.tensors.items()}, place.family
+        ).tensors
+    except (RuntimeError, IndexError) as error:
+        raise UserError(f"{path} is no network that is known here: its tensors do not fit each other") from error
+    heads = _known_heads(layout, shapes, path)
     if choices.architecture is None:
-        config = infer_config(network.tensors, layout, str(path))
+        config = infer_config(shapes, layout, str(path), heads)
     else:
         lookup("network", choices.architecture, BACKBONES)
-        config = named_config(choices.architecture, network.tensors, str(path))
+        config = named_config(choices.architecture, shapes, str(path))
+    check_fit(config, shapes, path)
+    network = in_timm_names(place.tensors, place.family)
     broken = [name for name, tensor in network.tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise UserError(f"{path} holds weights that are no numbers (NaN or infinite), as {broken[0]}: it is damaged")
@@ -108,7 +128,7 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
         config.image_size,
         config.position_size,
         tuple(dict.fromkeys(network.left_out + place.beside)),
-        _note(layout, config, said[2]),
+        _note(layout, config, said[2], heads, choices),
     )
     return backbone.eval(), found
 
@@ -134,9 +154,28 @@ def _choose(places: list[Place], layout: Layout, wanted: str | None, path: Path)
     return chosen[0]
 
 
-def _note(layout: Layout, config: BackboneConfig, normalised_by: str) -> str:
+def _known_heads(layout: Layout, shapes: Mapping[str, Tensor], path: Path) -> int | None:
+    """Attention heads of a ViT, as far as the file or the settings next to it tell."""
+    projection = shapes.get("patch_embed.proj.weight")
+    if projection is None or projection.ndim == 0:
+        return None
+    return layout.heads(projection.shape[0]) if layout.heads else stated_heads(path)
+
+
+def _note(layout: Layout, config: BackboneConfig, normalised_by: str, known_heads: int | None, choices: Choices) -> str:
     """What a person must know before trusting the features. normalised_by: the settings that say how; "" for none."""
     notes: list[str] = []
+    shape = BACKBONES[config.name]
+    if isinstance(shape, ViTShape) and known_heads is None and choices.architecture is None:
+        notes.append(
+            f"The file does not say how many heads its attention has: {shape.heads} are assumed, of 64 channels each. "
+            "With another number the features are wrong; dinoscope import --arch names another network"
+        )
+    if isinstance(shape, ViTShape) and known_heads not in (None, shape.heads):
+        notes.append(
+            f"{config.name} has {shape.heads} heads, and by all signs the network in the file has {known_heads}: the "
+            "features are wrong if it has"
+        )
     if layout.says.startswith("solo-learn") and config.name.endswith("_small"):
         notes.append(
             "solo-learn's networks for small images pad the first convolution by 2 pixels, this one by 1: features "

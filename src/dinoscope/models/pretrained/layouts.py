@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,6 +33,16 @@ PARTS = (
 PLAIN = "plain"
 
 
+def heads_of_64(width: int) -> int:
+    """Attention heads of 64 channels each: ViTs of DINO, DINOv2, iBOT and DeiT."""
+    return width // 64
+
+
+def moco_v3_heads(width: int) -> int:
+    """Attention heads of a ViT of MoCo v3 (vits.py; solo-learn's vit_mocov3.py and vit_mae.py): 12 up to ViT-B."""
+    return 16 if width == 1024 else 12
+
+
 @dataclass(frozen=True)
 class Layout:
     """A kind of file.
@@ -40,48 +50,58 @@ class Layout:
     says: how it was recognised, for a person. method: as far as the file tells; "" where it does not.
     signs: each must be found in some name, written way/to/dictionary/tensor.name.
     part: what is taken of it where nothing else is asked for.
-    heads: attention heads of a ViT, where they are not width / 64.
+    heads: attention heads of a ViT of some width; None where the file does not tell.
     """
 
     says: str
     method: str
     signs: tuple[str, ...]
     part: str = PLAIN
-    heads: int | None = None
+    heads: Callable[[int], int] | None = None
 
 
 LAYOUTS = (
+    # iBOT's files are DINO's but for a mask token in the student and a second last layer for the patches.
+    Layout("iBOT", "iBOT", (r"[/.](masked_embed$|head\.last_layer2\.)",), "teacher", heads_of_64),
     Layout(
         "DINO, full checkpoint",
         "DINO",
         (r"^student/(module\.)?backbone\.", r"^teacher/(module\.)?backbone\.", r"head\.last_layer\."),
         "teacher",
+        heads_of_64,
     ),
-    Layout("DINOv2, training checkpoint", "DINOv2", (r"(^|[/.])backbone\.", r"dino_head\."), "teacher"),
+    Layout("DINOv2, training checkpoint", "DINOv2", (r"(^|[/.])backbone\.", r"dino_head\."), "teacher", heads_of_64),
     Layout(
         "DINO, network and head",
         "DINO",
         (r"(^|[/.])backbone\.", r"(^|[/.])head\.mlp\.", r"(^|[/.])head\.last_layer\.weight_v$"),
         "teacher",
+        heads_of_64,
     ),
-    # moco-v3's README: "our ViT-Small is with heads=12"; its ViT-B has 12 as usual.
-    Layout("MoCo v3, checkpoint", "MoCo v3", (r"\bbase_encoder\.", r"\bmomentum_encoder\."), "student", heads=12),
+    Layout("MoCo v3, checkpoint", "MoCo v3", (r"\bbase_encoder\.", r"\bmomentum_encoder\."), "student", moco_v3_heads),
     Layout("MoCo, checkpoint", "MoCo v1 or v2", (r"\bencoder_q\.",), "student"),
     Layout("SwAV, checkpoint", "SwAV", (r"\bprojection_head\.", r"\bprototypes\.")),
     Layout("BYOL, PyTorch port", "BYOL", (r"online_(encoder|net)\.", r"target_(encoder|net)\."), "student"),
-    Layout("DINOv2, backbone", "DINOv2", (r"/(register_tokens|mask_token)$", r"ls1\.gamma$")),
-    Layout("DINOv2 in timm's names", "DINOv2", (r"/(\w+\.)*reg_token$", r"ls1\.gamma$")),
-    Layout("DINOv2 in Hugging Face's names", "DINOv2", (r"patch_embeddings\.projection", r"layer_scale1\.lambda1$")),
+    Layout("DINOv2, backbone", "DINOv2", (r"/(register_tokens|mask_token)$", r"ls1\.gamma$"), heads=heads_of_64),
+    Layout("DINOv2 in timm's names", "DINOv2", (r"/(\w+\.)*reg_token$", r"ls1\.gamma$"), heads=heads_of_64),
+    Layout(
+        "DINOv2 in Hugging Face's names",
+        "DINOv2",
+        (r"patch_embeddings\.projection", r"layer_scale1\.lambda1$"),
+        heads=heads_of_64,
+    ),
     Layout("ViT in Hugging Face's names", "", (r"patch_embeddings\.projection",)),
     Layout(
-        "solo-learn, checkpoint", "", (r"^state_dict/(backbone|encoder)\.", r"/(momentum_)?(projector|classifier)\.")
+        "solo-learn, checkpoint",
+        "",
+        (r"^state_dict/(backbone|encoder)\.", r"/(momentum_)?(projector|classifier)\."),
+        heads=heads_of_64,
     ),
-    Layout("DeiT", "supervised", (r"^model/patch_embed\.", r"^model/head\.")),
+    Layout("DeiT", "supervised", (r"^model/patch_embed\.", r"^model/head\.weight$"), heads=heads_of_64),
     Layout("lightly, checkpoint", "", (r"backbone\.0\.weight$",)),
-    Layout(
-        "ResNet with a classifier (torchvision or timm)", "supervised", (r"layer1\.0\.conv1", r"/(\w+\.)*fc\.weight$")
-    ),
-    Layout("ViT with a classifier (timm)", "supervised", (r"patch_embed\.proj", r"/(\w+\.)*head\.weight$")),
+    # The classifier may have been trained with the network, or as a linear probe on frozen features.
+    Layout("ResNet with a classifier (torchvision or timm)", "", (r"layer1\.0\.conv1", r"/(\w+\.)*fc\.weight$")),
+    Layout("ViT with a classifier (timm)", "", (r"patch_embed\.proj", r"/(\w+\.)*head\.weight$")),
     Layout("ViT backbone (DINO or timm)", "", (r"patch_embed\.proj",)),
     Layout("ResNet backbone (torchvision or timm)", "", ()),
 )
@@ -147,11 +167,20 @@ def _place(way: str, tensors: Mapping[str, Tensor], prefix: str, family: Family)
     return Place(path, family, part, own, beside)
 
 
-def _dictionaries(content: Mapping[str, Any], way: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every dictionary with tensors, with the way to it; the state of an optimiser is none."""
+def _dictionaries(
+    content: Mapping[str, Any], way: str = "", depth: int = 0, seen: set[int] | None = None
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every dictionary with tensors, with the way to it; the state of an optimiser is none.
+
+    seen: dictionaries that were met, as a file may name the same one thousands of times, within itself too.
+    """
+    seen = set() if seen is None else seen
+    if id(content) in seen:
+        return
+    seen.add(id(content))
     tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if tensors:
         yield way, tensors
     for name, value in content.items():
         if isinstance(value, Mapping) and isinstance(name, str) and not name.startswith("optim") and depth < DEPTH:
-            yield from _dictionaries(value, f"{way}/{name}" if way else name, depth + 1)
+            yield from _dictionaries(value, f"{way}/{name}" if way else name, depth + 1, seen)

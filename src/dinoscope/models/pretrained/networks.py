@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor
 
 from dinoscope.errors import UserError
 from dinoscope.models.backbone import BACKBONES, BackboneConfig, ResNetShape, ViTShape
-from dinoscope.models.pretrained.layouts import Family, Layout
+from dinoscope.models.pretrained.layouts import Family, Layout, heads_of_64, moco_v3_heads
 
 HEADS = frozenset(
     [
@@ -35,12 +36,17 @@ HEADS = frozenset(
         "dino_head",
         "ibot_head",
         "last_layer",
+        "last_layer2",
         "mask_token",
+        "masked_embed",
         "queue",
         "queue_ptr",
     ]
 )
 """First words of tensors that belong to training, or to a classifier, and not to the network that gives features."""
+
+ROUNDING = 5e-3
+"""By which a table of sines may differ from its formula: the rounding of bfloat16 near 1 is 4e-3."""
 
 DINOV2_SIZE = 224
 """DINOv2 is evaluated at it, though its positions are laid out for 518 px, where its training ended."""
@@ -145,18 +151,45 @@ def _is_square(count: int) -> bool:
     return count > 0 and math.isqrt(count) ** 2 == count
 
 
-def infer_config(tensors: Mapping[str, Tensor], layout: Layout, source: str) -> BackboneConfig:
-    """Which of `BACKBONES` it is, and for which image size.
+def told_by_positions(layout: Layout, positions: Tensor | None) -> Layout:
+    """The layout, with what a fixed sine-cosine table of positions adds to it.
+
+    MoCo v3 (vits.py) and MAE (util/pos_embed.py) have the same table but for the order of its two halves. Networks of
+    MAE come with heads of 64 channels and, from solo-learn, as MoCo v3's.
+    """
+    if positions is None or positions.ndim != 3 or len(positions) != 1 or not positions.numel():
+        return layout
+    if not _is_square(positions.shape[1] - 1) or positions.shape[2] % 4:
+        return layout
+    side, quarter = math.isqrt(positions.shape[1] - 1), positions.shape[2] // 4
+    angles = torch.outer(torch.arange(side), 10000.0 ** -(torch.arange(quarter) / quarter))
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    row, column = waves.repeat_interleave(side, dim=0), waves.repeat(side, 1)
+    for method, halves in (("MoCo v3", [row, column]), ("MAE", [column, row])):
+        table = F.pad(torch.cat(halves, dim=1), (0, 0, 1, 0))  # zeros for the class token
+        if torch.allclose(positions[0].float(), table, atol=ROUNDING, rtol=0):
+            known = method == "MoCo v3" or layout.says.startswith("solo-learn")
+            says = layout.says if method in layout.says else f"{layout.says}, with the positions of {method}"
+            return replace(layout, says=says, method=method, heads=moco_v3_heads if known else None)
+    return layout
+
+
+def infer_config(
+    tensors: Mapping[str, Tensor], layout: Layout, source: str, heads: int | None = None
+) -> BackboneConfig:
+    """Which of `BACKBONES` it is, and for which image size; only the shapes of the tensors are looked at.
+
+    heads: of a ViT, which no shape tells; None assumes heads of 64 channels.
 
     Raises UserError, with the sizes found, where it is none of them or lacks what tells.
     """
     try:
         if "patch_embed.proj.weight" in tensors:
-            return _vit_config(tensors, layout, source)
+            return _vit_config(tensors, layout, source, heads)
         return _resnet_config(tensors, source)
     except KeyError as error:
         raise UserError(f"{source} is no network that is known here: it has no {error.args[0]!r}") from error
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, ZeroDivisionError) as error:
         raise UserError(f"{source} is no network that is known here: its tensors have other shapes") from error
 
 
@@ -170,14 +203,14 @@ def named_config(name: str, tensors: Mapping[str, Tensor], source: str) -> Backb
     return _sized(name, shape, tensors["pos_embed"], source)
 
 
-def _vit_config(tensors: Mapping[str, Tensor], layout: Layout, source: str) -> BackboneConfig:
+def _vit_config(tensors: Mapping[str, Tensor], layout: Layout, source: str, heads: int | None) -> BackboneConfig:
     width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
     depth = 1 + max((int(name.split(".")[1]) for name in tensors if re.match(r"blocks\.\d+\.", name)), default=-1)
     found = ViTShape(
         patch,
         width,
         depth,
-        layout.heads or width // 64,
+        heads or heads_of_64(width),
         mlp_ratio=tensors["blocks.0.mlp.fc1.weight"].shape[0] / width,
         layer_scale=float("blocks.0.ls1.gamma" in tensors),
         registers=tensors["reg_token"].shape[1] if "reg_token" in tensors else 0,
@@ -185,7 +218,11 @@ def _vit_config(tensors: Mapping[str, Tensor], layout: Layout, source: str) -> B
     vits = {name: shape for name, shape in BACKBONES.items() if isinstance(shape, ViTShape)}
     names = [name for name, shape in vits.items() if _alike(shape, found)]
     if not names:
-        others = ", ".join(name for name, shape in vits.items() if _alike(replace(shape, heads=found.heads), found))
+        others = (
+            ""
+            if heads
+            else ", ".join(n for n, shape in vits.items() if _alike(replace(shape, heads=found.heads), found))
+        )
         scale = ", layer scale" if found.layer_scale else ""
         raise UserError(
             f"{source} is a ViT that is not known here: patch {patch}, width {width}, {depth} blocks, "

@@ -1,13 +1,15 @@
-"""How images were normalised for a network, as the settings beside its file in a folder of a model hub say it."""
+"""What the settings next to a file in a folder of a model hub say: how images were normalised, and how many heads."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dinoscope.errors import UserError
+from dinoscope.models.backbone import BACKBONES, ViTShape
 
 Color = tuple[float, float, float]
 
@@ -33,6 +35,18 @@ def beside(weights: Path) -> tuple[Color, Color, str] | None:
         if isinstance(values, Mapping) and mean in values and std in values:
             return _color(file, mean, values[mean]), _color(file, std, values[std], positive=True), name
     return None
+
+
+def stated_heads(weights: Path) -> int | None:
+    """Attention heads, as config.json of transformers (the number) or timm (the network) says; None if it does not."""
+    file, values = weights.with_name("config.json"), {}
+    with contextlib.suppress(UserError):  # `beside` raises it, if it needs the file
+        values = _read(file) if file.is_file() else {}
+    heads, name = values.get("num_attention_heads"), values.get("architecture")
+    shape = BACKBONES.get(name) if isinstance(name, str) else None
+    if isinstance(shape, ViTShape):
+        return shape.heads
+    return heads if isinstance(heads, int) and heads > 0 else None
 
 
 def _read(file: Path) -> Mapping[str, Any]:

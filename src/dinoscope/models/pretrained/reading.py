@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from dinoscope.errors import UserError
 
@@ -75,6 +76,18 @@ def read_file(path: Path) -> Mapping[str, Any]:
     return content
 
 
+def check_held(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise UserError for a tensor that claims more numbers than the file holds of it, or that is no plain one."""
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
+            raise UserError(f"{path}: {name} is not a plain tensor of numbers (sparse, quantised, complex or empty)")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise UserError(
+                f"{path}: {name} claims {tensor.numel():,} numbers, and the file holds fewer: it is damaged, or made "
+                "to exhaust the memory"
+            )
+
+
 def _read_safetensors(path: Path) -> Mapping[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
@@ -131,12 +144,16 @@ def no_weights(path: Path) -> str:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = {name.partition("/")[2] for name in archive.namelist()}
+                unpacked = sum(entry.file_size for entry in archive.infolist())
         except (zipfile.BadZipFile, NotImplementedError, ValueError):
             return "it is a damaged archive; fetch it again"
         if "constants.pkl" in names:
             return "it is a TorchScript program, which is code; save the state_dict of its network instead"
         if "data.pkl" not in names:
             return "it is an archive of another kind"
+        if unpacked > path.stat().st_size:  # torch.save compresses nothing
+            size = path.stat().st_size
+            return f"it is an archive of {size:,} bytes that unpacks to {unpacked:,}; save it anew with torch.save"
     return ""
 
 

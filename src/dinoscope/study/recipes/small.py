@@ -40,6 +40,7 @@ def dino_small_images_cpu(data: Path, out: Path) -> RunConfig:
     return replace(
         base,
         method=replace(base.method, teacher_momentum=0.99),
+        image_size=None,
         views=VIEWS["two_views_32"],
         epochs=6,
         evaluate_every=1,
@@ -90,6 +91,7 @@ def quickstart(data: Path, out: Path) -> RunConfig:
         ),
         backbone="vit_micro_conv8",
         drop_path=0.0,
+        image_size=64,  # the scenes' own size; training crops are smaller, to be cheap
         views=VIEWS["scenes"],
         optimizer=OptimizerConfig(learning_rate=4e-3, warmup_epochs=1, weight_decay=0.04, final_weight_decay=0.04),
         epochs=12,

@@ -1,0 +1,60 @@
+"""Every benchmark runs, in its smallest form and without the references, which are not here."""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing.dummy
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+SHARED = "taking_turns"
+
+SMALLEST = {
+    "davis": ("--patch", "16", "--repeats", "1"),
+    "davis_scores": ("--frames", "3", "--size", "48", "--repeats", "1"),
+    "demo_attention": ("--network", "vit_micro_patch16_64", "--size", "64", "--repeats", "1", "--threads", "1"),
+    "knn": ("--gallery", "2000", "--queries", "20", "--dim", "16", "--repeats", "1"),
+    "train_step": ("--batch", "2", "--network", "vit_micro_patch16_64", "--repeats", "1"),
+    "views": ("--images", "1", "--repeats", "1"),
+    "voc": ("--images", "1", "--network", "vit_micro_patch16_64", "--batch-size", "1", "--repeats", "1"),
+}
+"""benchmark -> options."""
+
+THREADS = SimpleNamespace(Pipe=multiprocessing.dummy.Pipe, Process=threading.Thread)
+"""Stands for a context of multiprocessing: a process of its own takes seconds to start."""
+
+
+def test_every_benchmark_is_run_here() -> None:
+    assert {path.stem for path in FOLDER.glob("*.py")} - {SHARED} == SMALLEST.keys()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
+@pytest.mark.parametrize("name", SMALLEST)
+def test_a_benchmark_runs(name, monkeypatch, capsys) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    benchmark = imported(name)
+    if name == "davis":
+        monkeypatch.setattr(benchmark, "in_fresh_process", benchmark.frame_bytes)
+        monkeypatch.setattr(benchmark, "DIM", 16)
+    if name == "train_step":
+        monkeypatch.setattr(benchmark.mp, "get_context", lambda kind: THREADS)
+        monkeypatch.setattr(benchmark, "OUTPUTS", 64)
+    monkeypatch.setattr(sys, "argv", [name, *SMALLEST[name]])
+    assert not benchmark.main()
+    assert any(character.isdigit() for character in capsys.readouterr().out)
+
+
+def imported(name: str) -> ModuleType:
+    """The file as a module of another name: `knn` and `views` are too short to be taken."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
