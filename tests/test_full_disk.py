@@ -94,8 +94,8 @@ def test_every_listener_is_closed_and_the_first_failure_is_the_one_told() -> Non
     closed: list[str] = []
 
     class Named(Listener):
-        def __init__(self, name: str) -> None:
-            self.name = name
+        def __init__(self, name: str, essential: bool = True) -> None:
+            self.name, self.essential = name, essential
 
         def closed(self) -> None:
             closed.append(self.name)
@@ -107,6 +107,8 @@ def test_every_listener_is_closed_and_the_first_failure_is_the_one_told() -> Non
     with pytest.raises(ValueError, match="a failed"), closing([Named("a"), Named("b")]):
         pass
     assert closed == ["a", "b"] * 2
+    with closing([Named("a", essential=False)]):
+        pass
 
 
 def test_event_files_hold_scalars_and_pictures_and_forget_what_is_made_again(tmp_path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import math
+import multiprocessing
 import os
 import shlex
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,13 +27,14 @@ from dinoscope import api, checkpoint, distributed
 from dinoscope.cli.console import Console
 from dinoscope.cli.progress import PLAIN_SECONDS, ConsoleProgress
 from dinoscope.cli.train import next_steps
-from dinoscope.data import folder, scan
+from dinoscope.data import folder, loader, scan
 from dinoscope.data.decode import read
 from dinoscope.data.folder import ImageFolder, find_images, hash_rank, image_fraction
 from dinoscope.data.scan import Unreadable
 from dinoscope.errors import UserError
 from dinoscope.methods import dino
 from dinoscope.training import loop
+from dinoscope.training import trainer as trainer_module
 from dinoscope.training.config import OptimizerConfig, RunConfig, SavingConfig
 from dinoscope.training.images import read_unreadable, scanned_images, trained_on
 from dinoscope.training.listener import Listener, RunStart, StepRecord
@@ -39,6 +42,7 @@ from dinoscope.training.loop import RunResult, train
 from dinoscope.training.provenance import read_sessions
 from dinoscope.training.run_folder import RunFolder, changed_settings, portable, read_config, read_metrics
 from dinoscope.training.trainer import Trainer
+from dinoscope.types import Step, StepOutput
 from tests.conformance import cases
 from tests.conftest import draw_picture
 
@@ -118,6 +122,19 @@ class Do(Listener):
         self.heard.append(message)
 
 
+class Crash(Do):
+    """Raises ZeroDivisionError in the place of the action, and is one of those without which the run ends."""
+
+    essential = True
+    closings = 0
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index, lambda: 1 // 0)
+
+    def closed(self) -> None:
+        self.closings += 1
+
+
 # What a run leaves
 
 
@@ -181,16 +198,7 @@ def test_so_many_checkpoints_stay(picture_folder, tmp_path) -> None:
 
 
 def test_listeners_are_closed_whatever_happens(picture_folder, tmp_path) -> None:
-    class Closing(Do):
-        closings = 0
-
-        def closed(self) -> None:
-            self.closings += 1
-
-    def fail() -> None:
-        raise ZeroDivisionError
-
-    listener = Closing(1, fail)
+    listener = Crash(1)
     with pytest.raises(ZeroDivisionError):
         train(settings(picture_folder(24), tmp_path / "run"), listeners=[listener])
     assert listener.closings == 1
@@ -562,11 +570,8 @@ def test_steps_made_after_the_last_checkpoint_are_made_again(picture_folder, tmp
     data, out = picture_folder(24), tmp_path / "run"
     config = settings(data, out, saving=SavingConfig(every_steps=2))
 
-    def crash() -> None:
-        raise ZeroDivisionError
-
     with pytest.raises(ZeroDivisionError):
-        train(config, listeners=[Do(4, crash)])
+        train(config, listeners=[Crash(4)])
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "lo')  # a kill cut this line off
     train(config, resume=True)
@@ -625,7 +630,9 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(picture_folder, tmp_path) ->
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGINT
 
 
-@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    "numbers", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGTERM)]
+)
 def test_requests_to_stop_may_come_twice(numbers, picture_folder, tmp_path, monkeypatch) -> None:
     """From a launcher and the system, or a rule and a person: within one step, and while the checkpoint is written."""
     out, save = tmp_path / "run", Trainer.save
@@ -711,17 +718,44 @@ def test_too_many_broken_files_stop_it_before_anything_is_written(picture_folder
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_file_that_becomes_unreadable_is_replaced_and_said(workers, picture_folder, tmp_path) -> None:
-    data, out = picture_folder(8), tmp_path / "run"
+@pytest.mark.parametrize(
+    "change", [damage, Path.unlink, lambda path: path.write_bytes(path.with_name("0004.png").read_bytes() + b"\0")]
+)
+def test_an_image_that_changes_during_a_run_is_said(change, workers, picture_folder, tmp_path) -> None:
+    data, out = picture_folder(24), tmp_path / "run"
 
-    class Damage(Listener):
+    class Change(Listener):
+        said_of: list[str] = []  # noqa: RUF012 (one object)
+
         def started(self, start: RunStart) -> None:
-            damage(data / "0003.png")
+            change(data / "0003.png")
 
-    assert train(settings(data, out, workers=workers), listeners=[Damage()]) == RunResult(out, 3, interrupted=False)
+        def said(self, message: str) -> None:
+            self.said_of.append(message)
+
+    listener = Change()
+    assert train(settings(data, out, workers=workers), listeners=[listener]) == RunResult(out, 9, interrupted=False)
     log = (out / "train.log").read_text()
-    assert log.count("0003.png became unreadable during the run") == 3  # once an epoch
-    assert len(read_metrics(out)) == 3
+    assert log.count("0003.png was deleted, damaged or replaced during the run") == 3  # once an epoch
+    assert [f"epoch {epoch}: 1 of 24 images" in "".join(listener.said_of) for epoch in (1, 2, 3)] == [True] * 3
+    assert len(read_metrics(out)) == TOTAL
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("lost", [2, 24])
+def test_too_many_images_that_change_end_the_run(lost, workers, picture_folder, tmp_path) -> None:
+    """The limit is that of the start; what was learned is kept."""
+    data, out = picture_folder(24), tmp_path / "run"
+
+    class Delete(Listener):
+        def started(self, start: RunStart) -> None:
+            for path in sorted(data.iterdir())[:lost]:
+                path.unlink()
+
+    with pytest.raises(UserError, match=r"(2|none) of (the )?24 images.*(--resume|no checkpoint)") as e:
+        train(settings(data, out, workers=workers), listeners=[Delete()])
+    assert "\n" not in str(e.value)
+    assert multiprocessing.active_children() == []
 
 
 def test_only_the_share_that_is_used_is_looked_at(picture_folder, tmp_path, monkeypatch) -> None:
@@ -855,7 +889,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_goes_on(failure, picture_
     listener = Do(2, fill)
     assert train(config, listeners=[listener, Do(4, free)]).steps == TOTAL
     assert steps_kept(out) == [2, 6, 8, 9]  # 4 was not written, and left nothing behind
-    assert "checkpoint not written" in (out / "train.log").read_text()
+    assert "the checkpoint after step 4 could not be written" in (out / "train.log").read_text()
     assert ["No space left" in message for message in listener.heard] == [True]
 
 
@@ -869,10 +903,192 @@ def test_a_full_disk_at_the_end_is_the_persons_to_mend(picture_folder, tmp_path,
 
     with pytest.raises(UserError, match=r"No space left on device.*--resume"):
         train(config, listeners=[Do(8, lambda: monkeypatch.setattr(checkpoint, "save_file", full))])
-    assert steps_kept(out) == [4, 8]
+    assert steps_kept(out) == [8]  # 4 made room, but not enough
     monkeypatch.setattr(checkpoint, "save_file", save_file)
     assert train(config, resume=True).steps == TOTAL
     assert steps_kept(out) == [8, 9]
+
+
+def test_a_full_disk_takes_the_place_of_the_oldest_checkpoint(picture_folder, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "run"
+    config = settings(picture_folder(24), out, saving=SavingConfig(every_steps=2))
+    save_file = checkpoint.save_file
+
+    def room_for_two(tensors: object, path: Path, metadata: object) -> None:
+        if len(list((out / "checkpoints").glob("step-*"))) >= 2:
+            raise SafetensorError("No space left on device")
+        save_file(tensors, path, metadata)
+
+    monkeypatch.setattr(checkpoint, "save_file", room_for_two)
+    assert train(config).steps == TOTAL
+    assert steps_kept(out) == [9]  # the export needed room too
+    assert checkpoint.load_backbone(out / "exported")
+
+
+def moved(out: Path) -> None:
+    out.rename(out.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("action", [moved, shutil.rmtree])
+def test_a_folder_that_is_gone_is_made_again_for_the_weights(action, picture_folder, tmp_path) -> None:
+    data, out = picture_folder(24), tmp_path / "run"
+    config = settings(data, out, epochs=1, saving=SavingConfig(every_steps=1))
+    with pytest.raises(UserError, match=r"moved or deleted.*step-000000002\.safetensors is whole: --resume"):
+        train(config, listeners=[Do(1, lambda: action(out))])
+    assert steps_kept(out) == [2]
+    assert train(config, resume=True).steps == PER_EPOCH
+    assert [line["step"] for line in results(out)] == [2]
+
+
+def test_a_folder_that_cannot_be_made_again_is_told(picture_folder, tmp_path) -> None:
+    out = tmp_path / "runs" / "run"
+
+    def replace_by_a_file() -> None:
+        shutil.rmtree(out.parent)
+        out.parent.write_text("")
+
+    with pytest.raises(UserError, match=r"moved or deleted.*There is no checkpoint to continue from"):
+        train(settings(picture_folder(24), out), listeners=[Do(4, replace_by_a_file)])
+
+
+def test_checkpoints_that_are_gone_are_not_called_whole(picture_folder, tmp_path, monkeypatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / "run"
+    config = settings(picture_folder(24), out, saving=SavingConfig(every_steps=2))
+
+    def lose() -> None:
+        shutil.rmtree(out / "checkpoints")
+        monkeypatch.setattr(checkpoint, "save_file", full)
+
+    with pytest.raises(UserError, match="There is no checkpoint to continue from"):
+        train(config, listeners=[listener := Do(3, lose)])
+    assert "there is no earlier one" in listener.heard[0]
+
+
+def fail(step: int, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise the error in the step of this index, behind the backward pass."""
+    clip, calls = trainer_module.clip_each, iter(range(TOTAL))
+
+    def clip_or_fail(*given: object) -> object:
+        if next(calls) == step:
+            raise error
+        return clip(*given)
+
+    monkeypatch.setattr(trainer_module, "clip_each", clip_or_fail)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("a fault"), RuntimeError("can't allocate memory")])
+def test_whatever_ends_a_run_the_weights_are_saved_and_the_loader_ends(
+    error, picture_folder, tmp_path, monkeypatch
+) -> None:
+    out = tmp_path / "run"
+    fail(2, error, monkeypatch)
+    with pytest.raises((UserError, ZeroDivisionError)) as raised:
+        train(settings(picture_folder(24), out, workers=1))
+    told = "".join([str(raised.value), *getattr(raised.value, "__notes__", [])])
+    assert "step-000000002.safetensors is whole: --resume" in told
+    assert "memory is exhausted" in told or raised.value is error
+    assert multiprocessing.active_children() == []
+    assert steps_kept(out) == [2]
+
+
+def test_a_step_that_failed_leaves_no_trace_in_batch_norm(picture_folder, tmp_path, monkeypatch) -> None:
+    """Its forward pass has moved the running statistics, which the checkpoint must not hold."""
+    data, out = picture_folder(24), tmp_path / "run"
+    changes = {"backbone": "resnet_micro", "drop_path": 0.0, "epochs": 1}
+    with monkeypatch.context() as patches:
+        fail(1, ZeroDivisionError(), patches)
+        with pytest.raises(ZeroDivisionError):
+            train(settings(data, out, **changes))
+    assert steps_kept(out) == [1]
+    assert train(settings(data, out, **changes), resume=True).steps == PER_EPOCH
+    train(settings(data, tmp_path / "whole", **changes))
+    assert results(out) == results(tmp_path / "whole")
+    assert all(torch.equal(value, weights(tmp_path / "whole")[name]) for name, value in weights(out).items())
+
+
+@pytest.mark.parametrize("fault", ["in the update", "weights"])
+def test_weights_that_are_not_whole_are_not_saved(fault, picture_folder, tmp_path, monkeypatch) -> None:
+    after_step, out = dino.DINO.after_step, tmp_path / "run"
+
+    def fail(method: dino.DINO, step: Step, output: StepOutput) -> None:
+        after_step(method, step, output)
+        if step.index == 4 and fault == "weights":
+            method.center.fill_(math.nan)
+        if step.index == 4 and fault == "in the update":
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(dino.DINO, "after_step", fail)
+    config = settings(picture_folder(24), out, saving=SavingConfig(every_steps=2), log_every=9)
+    with pytest.raises((ZeroDivisionError, UserError)) as error:
+        train(config)
+    told = "".join([str(error.value), *getattr(error.value, "__notes__", [])])
+    assert "step-000000004.safetensors is whole: --resume" in told
+    assert steps_kept(out) == [2, 4]
+
+
+def test_a_loader_process_that_is_killed_ends_the_run_in_one_line(picture_folder, tmp_path) -> None:
+    out = tmp_path / "run"
+    kill = Do(2, lambda: multiprocessing.active_children()[0].kill())
+    with pytest.raises(UserError, match=r"a loader process was killed \(signal 9\).*is whole: --resume") as error:
+        train(settings(picture_folder(24), out, workers=2, epochs=30), listeners=[kill])
+    assert "\n" not in str(error.value)
+    assert multiprocessing.active_children() == []
+    assert steps_kept(out) != []
+
+
+def test_a_stop_does_not_wait_for_images(picture_folder, tmp_path, monkeypatch) -> None:
+    """The storage hangs: SIGTERM comes while the main process waits for a batch."""
+    out, decode, images = tmp_path / "run", loader.decode, iter(range(16))
+
+    def hang(path: Path) -> object:
+        if next(images, None) is None:
+            time.sleep(3600)
+        return decode(path)
+
+    monkeypatch.setattr(loader, "decode", hang)
+    stop = threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM))
+    part = train(settings(picture_folder(24), out, workers=1), listeners=[Do(1, stop.start)])
+    assert part == RunResult(out, 2, interrupted=True)
+    assert steps_kept(out) == [2]
+    assert multiprocessing.active_children() == []
+
+
+def test_an_observer_that_fails_is_logged_and_the_run_goes_on(picture_folder, tmp_path) -> None:
+    """Whatever it fails at; what comes with every step is logged once."""
+
+    class Failing(Listener):
+        def __getattribute__(self, name: str) -> object:
+            if name in vars(Listener) and callable(vars(Listener)[name]) and not name.startswith("_"):
+                raise RuntimeError(f"no {name}")
+            return super().__getattribute__(name)
+
+    out, watched = tmp_path / "run", Watched()
+    config = settings(picture_folder(24), out, epochs=1, evaluate_every=1)
+    assert train(config, listeners=[Failing(), watched]) == RunResult(out, PER_EPOCH, interrupted=False)
+    assert watched.images == 24
+    log = (out / "train.log").read_text()
+    for name in ("stepped", "logged", "evaluate"):
+        assert log.count(f"Failing failed, and the run goes on: RuntimeError: no {name}\n") == 1
+    bare = tmp_path / "bare"
+    train(replace(config, out=bare))
+    assert all(torch.equal(value, weights(bare)[name]) for name, value in weights(out).items())
+
+
+def test_a_checkpoint_beyond_the_last_step_is_refused(picture_folder, tmp_path) -> None:
+    """It was answered with "stopped, go on with --resume", again and again."""
+    out = tmp_path / "run"
+    config = settings(picture_folder(24), out)
+    train(config)
+    saved = checkpoint.load(checkpoint.step_path(out / "checkpoints", TOTAL))
+    beyond = checkpoint.step_path(out / "checkpoints", TOTAL + 3)
+    checkpoint.save(beyond, saved.tensors, saved.metadata | {"step": TOTAL + 3})
+    with pytest.raises(UserError, match=rf"{beyond.name} is of step 12, but this run ends after 9 steps: move it away"):
+        train(config, resume=True)
+    beyond.unlink()
+    assert train(config, resume=True) == RunResult(out, TOTAL, interrupted=False)
 
 
 def test_a_stop_whose_checkpoint_cannot_be_written_says_so(picture_folder, tmp_path, monkeypatch) -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+GRACE = 4.0
+"""Seconds that a process has to end by itself after another one of its group has died."""
 
 
 def is_initialized() -> bool:
@@ -82,8 +90,13 @@ def sum_with_gradient(value: Tensor) -> Tensor:
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` is set on at least one process, so that all of them stop at the same step."""
-    return bool(max_reduce(torch.tensor(float(flag), device=device)).item())
+    """Whether `flag` is set on at least one process; every process gets it."""
+    return totals(flag, device=device)[0] > 0
+
+
+def totals(*values: float, device: torch.device) -> list[float]:
+    """Sum of each value over all processes."""
+    return sum_reduce(torch.tensor(values, dtype=torch.float32, device=device)).tolist()
 
 
 def agree(value: Tensor) -> bool:
@@ -92,9 +105,67 @@ def agree(value: Tensor) -> bool:
 
 
 def barrier() -> None:
-    """Wait for every process."""
+    """Wait for every process, for as long as it works, or until one dies."""
     if world_size() > 1:
-        dist.barrier()
+        dist.barrier(group=_watch.group if _watch else None)
+
+
+def leave() -> None:
+    """Announce that this process ends by itself, because of an error; the others notice when it is gone."""
+    if _watch:
+        _watch.leaving.set()
+
+
+def is_broken() -> bool:
+    """Whether another process of the group has died."""
+    return _watch is not None and _watch.broken.wait(1.0)  # its thread may be a moment later than this one
+
+
+class _Watch:
+    """Ends this process when another one of the group has died, even if the main thread waits for a GPU.
+
+    torchrun sends SIGTERM to the others at once, but a thread that waits for a collective of NCCL does not hear it, and
+    SIGKILL follows only after 30 s, which no option shortens. A connection of gloo breaks as soon as the process at its
+    other end is gone: the main process holds one to each of the others, and tells them.
+    """
+
+    def __init__(self) -> None:
+        # No limit of time: one process may work while all others wait, for as long as it is alive.
+        self.group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timedelta(days=365)))
+        self.leaving, self.broken = threading.Event(), threading.Event()
+        self.rank, self.peers = rank(), range(1, world_size()) if is_main() else range(1)
+        self.threads = [threading.Thread(target=self._wait, args=(peer,), daemon=True) for peer in self.peers]
+        for thread in self.threads:
+            thread.start()
+
+    def end(self) -> None:
+        """Part from all others, which do the same."""
+        self.leaving.set()
+        self._tell(0)
+        for thread in self.threads:
+            thread.join()
+
+    def _tell(self, broken: int) -> None:
+        for peer in self.peers:
+            with contextlib.suppress(RuntimeError):  # that one may be gone
+                dist.send(torch.tensor([broken]), dst=peer, group=self.group)
+
+    def _wait(self, peer: int) -> None:
+        broken = torch.tensor([1])
+        with contextlib.suppress(RuntimeError):  # the connection is gone
+            dist.recv(broken, src=peer, group=self.group)
+        if not broken.item():  # that one has parted from this one
+            return
+        self.broken.set()
+        if self.rank == 0:
+            self._tell(1)
+        if not self.leaving.wait(GRACE):
+            # Not to the log: only the main process has one, and the person waits at the terminal.
+            sys.stderr.write("dinoscope: another process of the group has ended, so this one ends too\n")
+            os._exit(1)
+
+
+_watch: _Watch | None = None
 
 
 def launched_with_many() -> bool:
@@ -118,8 +189,17 @@ def process_group(device: torch.device) -> Iterator[None]:
     os.environ.setdefault("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
+    global _watch
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # Between machines gloo needs a network that NCCL may not: there torchrun and NCCL alone notice a death.
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        _watch = _Watch()
     try:
         yield
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        leave()  # and no more: to destroy a group waits for processes that may be dead
+        raise
+    if _watch:
+        _watch.end()
+        _watch = None
+    dist.destroy_process_group()

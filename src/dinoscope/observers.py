@@ -19,6 +19,7 @@ from dinoscope.explain.attention import attention_maps, prepare
 from dinoscope.explain.attention_history import Snapshot, begin, keep_snapshot
 from dinoscope.explain.maps import map_title
 from dinoscope.features import ExtractConfig, extract
+from dinoscope.features.images import without_ends
 from dinoscope.methods.method import Method
 from dinoscope.models.backbone import Backbone
 from dinoscope.report.figures import overlay
@@ -27,6 +28,9 @@ from dinoscope.types import Step
 
 MOST_GALLERY, MOST_QUERIES = 10_000, 2_000
 """Images that an online k-NN looks at: enough to follow a run, cheap enough to do every epoch."""
+
+LONGEST = 4
+"""Length over width beyond which an image is looked at in the middle alone: the time grows with the square of it."""
 
 
 _log = logging.getLogger("dinoscope")
@@ -132,10 +136,12 @@ class AttentionSnapshots(Listener):
 
 
 def readable_images(folder: ImageFolder, window: Window | None) -> Iterator[tuple[int, np.ndarray]]:
-    """The images that can be decoded, with their places in the folder; uint8 [height, width, 3]."""
+    """The images that can be decoded, with their places in the folder; uint8 [height, width, 3], without the ends of
+    long strips.
+    """
     for place in range(len(folder)):
         with contextlib.suppress(UnreadableImage):
-            yield place, decode(folder.path(place), window=window)
+            yield place, without_ends(decode(folder.path(place), window=window), LONGEST).copy()
 
 
 def mean_map(backbone: Backbone, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -77,8 +77,11 @@ def quickstart(config: RunConfig, data: Path, listeners: Sequence[Listener], pro
         data: the scenes, as `scenes` gives them.
         listeners: hear of the training.
         progress: told of the measuring.
+
+    Raises KeyboardInterrupt if a signal stopped the training: there is nothing to measure then.
     """
-    api.train(config, listeners=listeners)
+    if api.train(config, listeners=listeners).interrupted:
+        raise KeyboardInterrupt
     models = {
         "random weights": random_weights(config),
         TRAINED: load_backbone(config.out),

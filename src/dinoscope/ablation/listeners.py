@@ -86,6 +86,8 @@ class RunCircumstances(Listener):
 class StopOnCollapse(Listener):
     """Ends the run, as SIGTERM does, when its method says that it has collapsed or stands still."""
 
+    essential = True
+
     def started(self, start: RunStart) -> None:
         """Remember where the run is kept."""
         self.run = start.config.out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -37,7 +39,8 @@ def main(argv: list[str]) -> int:
     from dinoscope.cli.progress import ConsoleProgress
 
     config, chosen = settings(argv)
-    result = api.train(config, resume=chosen.resume, overwrite=chosen.overwrite, listeners=[ConsoleProgress()])
+    with one_line(config.out):
+        result = api.train(config, resume=chosen.resume, overwrite=chosen.overwrite, listeners=[ConsoleProgress()])
     console = Console()
     if result.interrupted:
         line = f"stopped after step {result.steps}; go on: dinoscope train --out {quote(str(result.out))} --resume"
@@ -46,6 +49,25 @@ def main(argv: list[str]) -> int:
     lines = [f"done: {result.out}", *next_steps(result.out, config.data)]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+@contextlib.contextmanager
+def one_line(out: Path) -> Iterator[None]:
+    """Make one line of what ended a run, whatever it was; the traceback is in the log of the run, which names it."""
+    from dinoscope.errors import UserError
+
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        notes = getattr(error, "__notes__", ())
+        if not notes:  # the loop has neither logged it nor noted what there is to continue from
+            raise
+        lines = str(error).strip().splitlines() or ["no message"]
+        line = lines[-1] if lines[0].startswith("Caught ") else lines[0]  # torch's words on an error in a worker
+        known = ". ".join(notes)
+        raise UserError(f"{type(error).__name__}: {line}. {known}. The traceback is in {out / 'train.log'}") from error
 
 
 def next_steps(out: Path, data: Path) -> list[str]:

@@ -47,6 +47,7 @@ def bring(settings: Path, listeners: Callable[[RunConfig], Sequence[Listener]]) 
 
     from dinoscope import api
     from dinoscope.cli.progress import ConsoleProgress
+    from dinoscope.cli.train import one_line
     from dinoscope.errors import UserError
     from dinoscope.study.process import read_settings
     from dinoscope.study.state import bring_to_end
@@ -55,7 +56,8 @@ def bring(settings: Path, listeners: Callable[[RunConfig], Sequence[Listener]]) 
     try:
         config = read_settings(settings)
         audience = [ConsoleProgress(), *listeners(config)]
-        finished = bring_to_end(config, functools.partial(api.train, listeners=audience))
+        with one_line(config.out):
+            finished = bring_to_end(config, functools.partial(api.train, listeners=audience))
     except UserError as error:
         print(printable(str(error)), file=sys.stderr)
         return 2

@@ -70,14 +70,19 @@ class ImageFolder:
         """Return the file of image `index`."""
         return self.root / self.paths[index]
 
-    def fingerprint(self) -> str:
+    def sizes(self) -> list[int]:
+        """Return the size of each file in bytes, -1 if there is no such file."""
+        return [_size(self.root / path) for path in self.paths]
+
+    def fingerprint(self, sizes: Sequence[int] | None = None) -> str:
         """Return 32 hex digits that change when a file is added, removed, renamed, reordered or resized.
 
-        Made of relative paths and sizes in bytes, so that it survives moving the folder.
+        Made of relative paths and sizes in bytes (`sizes`, read anew if they are not given), so that it survives moving
+        the folder.
         """
         digest = hashlib.blake2b(digest_size=16)
-        for relative in self.paths:
-            digest.update(os.fsencode(relative) + b"\0%d\0" % _size(self.root / relative))
+        for relative, size in zip(self.paths, self.sizes() if sizes is None else sizes, strict=True):
+            digest.update(os.fsencode(relative) + b"\0%d\0" % size)
         return digest.hexdigest()
 
     def subset(self, indices: Sequence[int]) -> ImageFolder:

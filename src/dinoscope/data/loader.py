@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
+import multiprocessing
 import os
 import signal
-from collections.abc import Iterable, Iterator
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from multiprocessing.process import BaseProcess
+from multiprocessing.sharedctypes import RawValue
+from typing import Any, Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -18,13 +27,29 @@ from dinoscope.data.apply import multi_crop
 from dinoscope.data.decode import UnreadableImage, decode
 from dinoscope.data.folder import ImageFolder
 from dinoscope.data.grey_range import Window
+from dinoscope.data.scan import MAX_UNREADABLE
 from dinoscope.data.views import ViewsConfig
+from dinoscope.errors import UserError
 from dinoscope.types import Views
+
+T = TypeVar("T")
+
+PATIENCE = 1800.0
+"""Seconds without a batch after which the loader processes are taken to be stuck. Longer than any image takes."""
+
+LEAVING = 5.0
+"""Seconds that a loader process has to end by itself."""
+
+_TRIES = 100  # images in a row that may be unreadable, whatever share of the folder that is
+_GLANCE = 0.2  # seconds between two looks at whether it is time to end
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image's views, [views, height, width, 3] uint8, with its position and class (-1: none)."""
+    """One image's views, [views, height, width, 3] uint8, with its position and class (-1: none).
+
+    replaced: position of the image that was asked for, if it cannot be read or is not the one the run began with.
+    """
 
     global_views: Tensor
     local_views: Tensor | None
@@ -37,10 +62,19 @@ class ViewsDataset(Dataset[Sample]):
     """Item (epoch, index) is the image's views in that epoch, whichever process asks.
 
     window: grey range of images of more than 8 bits; None takes that of each image.
+    sizes: of the files in bytes as the run began; a file of another size is reported as replaced, and used.
     """
 
-    def __init__(self, folder: ImageFolder, config: ViewsConfig, seed: int, window: Window | None = None) -> None:
+    def __init__(
+        self,
+        folder: ImageFolder,
+        config: ViewsConfig,
+        seed: int,
+        window: Window | None = None,
+        sizes: Sequence[int] | None = None,
+    ) -> None:
         self.folder, self.config, self.seed, self.window = folder, config, seed, window
+        self.sizes = None if sizes is None else np.asarray(sizes, np.int64)  # an array, which workers share
 
     def __len__(self) -> int:
         return len(self.folder)
@@ -54,18 +88,34 @@ class ViewsDataset(Dataset[Sample]):
             None if small is None else torch.from_numpy(small),
             used,
             -1 if self.folder.labels is None else self.folder.labels[used],
-            replaced=None if used == index else index,
+            replaced=index if used != index or self._has_changed(index) else None,
         )
 
     def _readable(self, index: int) -> tuple[np.ndarray, int]:
-        """The image, or the next one in order that can be read: the same on every run."""
-        for offset in range(len(self.folder)):
-            candidate = (index + offset) % len(self.folder)
-            try:
+        """The image, or the next one in order that can be read: the same on every run.
+
+        Raises UnreadableImage if so many in a row cannot be read that the folder must be gone.
+        """
+        count = len(self.folder)
+        tries = min(count, max(_TRIES, int(MAX_UNREADABLE * count)))
+        for offset in range(tries):
+            candidate = (index + offset) % count
+            with contextlib.suppress(UnreadableImage):
                 return decode(self.folder.path(candidate), window=self.window), candidate
-            except UnreadableImage:
-                continue
-        raise UnreadableImage(f"none of the {len(self.folder)} images below {self.folder.root} can be read any more")
+        which = (
+            f"none of the {count} images below {self.folder.root} can"
+            if tries == count
+            else (f"{self.folder.path(index)} and the {tries - 1} images after it cannot")
+        )
+        raise UnreadableImage(f"{which} be read any more")
+
+    def _has_changed(self, index: int) -> bool:
+        if self.sizes is None:
+            return False
+        try:
+            return self.folder.path(index).stat().st_size != int(self.sizes[index])
+        except OSError:
+            return True
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -116,20 +166,86 @@ def collate(samples: list[Sample]) -> Views:
     )
 
 
-def view_loader(dataset: ViewsDataset, sampler: StepSampler, workers: int, *, pin: bool) -> Iterable[Views]:
+def view_loader(dataset: ViewsDataset, sampler: StepSampler, workers: int, *, pin: bool) -> Batches[Views]:
     """Batches of `Views` for the steps of `sampler`, in order, the same with any number of workers."""
-    # Before the fork, not after it: a worker that inherits OpenCV's thread pool waits for ever when it touches it.
-    cv2.setNumThreads(1)
-    loader = DataLoader(
+    return Batches(
         dataset,
+        workers,
         batch_sampler=sampler,
-        num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_quiet_worker,
     )
-    return cast(Iterable[Views], loader)  # collate makes views of samples
+
+
+class Batches(Iterator[T], Generic[T]):
+    """The batches of a torch `DataLoader`, whose processes never outlive this one and never keep it waiting for ever.
+
+    Workers leave Ctrl-C and SIGTERM, which reach a whole process group, to the main process. They end at `close`, when
+    this process ends in whatever way, or when this object is deleted.
+
+    Args:
+        dataset: is asked in the workers, or here if there are none.
+        workers: number of processes.
+        patience: seconds without a batch after which the workers are ended.
+        options: the loader's.
+
+    Raises UserError from `next` if a worker died or no batch came in time.
+    """
+
+    def __init__(self, dataset: Dataset[Any], workers: int, *, patience: float = PATIENCE, **options: Any) -> None:
+        # Before the fork, not after it: a worker that inherits OpenCV's thread pool waits for ever when it touches it.
+        cv2.setNumThreads(1)
+        self.patience = patience
+        self.asked: float | None = None
+        self.workers: list[BaseProcess] = []
+        self.ended = RawValue("b", 0)  # without a lock, which a worker that was killed might hold
+        self.close = functools.partial(_end_workers, self.ended, self.workers)
+        # Registered after multiprocessing's own, so called before it: that one waits for its children without limit.
+        atexit.register(self.close)
+        before = multiprocessing.active_children()
+        start = functools.partial(_start_worker, self.ended)
+        with _without_alarms():
+            self.iterator = iter(DataLoader(dataset, num_workers=workers, worker_init_fn=start, **options))
+        self.workers += [child for child in multiprocessing.active_children() if child not in before]
+        if self.workers:
+            threading.Thread(target=_end_stuck, args=(weakref.ref(self),), daemon=True).start()
+
+    def __next__(self) -> T:
+        self._check_workers()
+        self.asked = time.monotonic()
+        try:
+            return next(self.iterator)
+        except RuntimeError as error:
+            waited = time.monotonic() - self.asked
+            if self.ended.value:
+                raise UserError(
+                    f"no batch of images came for {waited:.0f} s, so the loader processes were ended: see whether the "
+                    "folder of images can be read"
+                ) from error
+            self._check_workers()
+            raise
+        except (UserError, UnreadableImage) as error:
+            raise type(error)(_last_line(error)) from error
+        finally:
+            self.asked = None
+
+    def _check_workers(self) -> None:
+        """Raise UserError if a worker has died; what it was asked for will not come."""
+        code = next((worker.exitcode for worker in self.workers if worker.exitcode), None)
+        if code is None:
+            return
+        if code == -9:
+            raise UserError(
+                "a loader process was killed (signal 9): the machine may be out of memory, so take fewer --workers"
+            )
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        raise UserError(f"a loader process {how}")
+
+    def __del__(self) -> None:
+        if hasattr(self, "close"):
+            self.close()
+            atexit.unregister(self.close)
 
 
 def default_workers(processes: int) -> int:
@@ -138,7 +254,57 @@ def default_workers(processes: int) -> int:
     return min(max(cores // processes - 1, 1), 16)
 
 
-def _quiet_worker(number: int) -> None:
-    """Ctrl-C and SIGTERM reach the whole process group; only the main process answers them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _start_worker(ended: Any, number: int) -> None:
+    """Leave the signals that reach the whole process group to the main process, and end with it."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # no SIGHUP on Windows
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, args=(ended,), daemon=True).start()
+
+
+def _end_with_parent(ended: Any) -> None:
+    """End this worker when the main process says so or is gone, even in the middle of an image."""
+    parent = multiprocessing.parent_process()
+    while parent is not None and parent.is_alive() and not ended.value:
+        parent.join(_GLANCE)
+    os._exit(0)
+
+
+def _end_workers(ended: Any, workers: Sequence[BaseProcess]) -> None:
+    """Let the workers end, and kill those that do not."""
+    ended.value = 1
+    deadline = time.monotonic() + LEAVING
+    for worker in workers:
+        worker.join(max(0.0, deadline - time.monotonic()))
+    for worker in workers:
+        if worker.is_alive():  # stopped, or deep in a system call
+            worker.kill()
+
+
+def _end_stuck(reference: weakref.ref[Batches[Any]]) -> None:
+    """End the workers if a batch is overdue: then torch tells whoever waits for it that they are gone."""
+    while (batches := reference()) is not None and not batches.ended.value:
+        if batches.asked is not None and time.monotonic() - batches.asked > batches.patience:
+            batches.close()
+        del batches
+        time.sleep(_GLANCE)
+
+
+@contextlib.contextmanager
+def _without_alarms() -> Iterator[None]:
+    """Keep torch from raising, in the middle of whatever this process does, when a worker dies: `next` reports it."""
+    alarm = getattr(signal, "SIGCHLD", None)  # none on Windows
+    if alarm is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(alarm)
+    try:
+        yield
+    finally:
+        signal.signal(alarm, handler)
+
+
+def _last_line(error: Exception) -> str:
+    """The message of an error, without the traceback that torch puts before it when it comes from a worker."""
+    text = str(error)
+    return text.strip().splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from dinoscope.data.decode import UnreadableImage, decode
 from dinoscope.data.folder import ImageFolder
 from dinoscope.data.grey_range import Window
-from dinoscope.data.loader import default_workers
+from dinoscope.data.loader import Batches, default_workers
 from dinoscope.errors import UserError
 
 _SMALL_IMAGE = 64
@@ -60,7 +59,7 @@ def evaluation_image(image: UInt8[np.ndarray, "h w 3"], size: int, crop_fraction
 
     The same pixels as torchvision's Resize and CenterCrop give for a Pillow image, but for rounding.
     """
-    pixels = torch.from_numpy(_without_ends(image)).permute(2, 0, 1)
+    pixels = torch.from_numpy(without_ends(image)).permute(2, 0, 1)
     short = round(size / crop_fraction)
     resized = tv.resize(pixels, [short], interpolation=InterpolationMode.BICUBIC, antialias=True)
     return tv.center_crop(resized, [size, size]).contiguous()
@@ -68,7 +67,7 @@ def evaluation_image(image: UInt8[np.ndarray, "h w 3"], size: int, crop_fraction
 
 def evaluation_batches(
     folder: ImageFolder, view: ImageView, *, batch_size: int, workers: int, pin: bool
-) -> DataLoader[Batch]:
+) -> Batches[Batch]:
     """The images of the folder in its order, in batches; an unreadable one makes its batch shorter.
 
     workers: processes (-1 chooses), though no more than there are whole batches to read.
@@ -78,16 +77,15 @@ def evaluation_batches(
     if batch_size < 1:
         raise UserError(f"the batch size is {batch_size}; it must be at least 1")
     chosen = default_workers(processes=1) if workers < 0 else workers
-    loader = DataLoader(
+    return Batches(
         _EvaluationImages(folder, view),
+        min(chosen, len(folder) // batch_size),
         batch_size=batch_size,
-        num_workers=min(chosen, len(folder) // batch_size),
         collate_fn=_collate,
         pin_memory=pin,
         # The loader draws a seed: from here, for measuring must not disturb the generator of a training run.
         generator=torch.Generator(),
     )
-    return cast("DataLoader[Batch]", loader)  # torch types a loader by its items, before they are collated
 
 
 class _EvaluationImages(Dataset[tuple[int, Tensor | None]]):
@@ -113,9 +111,12 @@ def _collate(samples: Sequence[tuple[int, Tensor | None]]) -> Batch:
     return Batch(torch.stack(images) if images else None, positions, len(samples))
 
 
-def _without_ends(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
-    """Cut the ends off a long strip: resized whole, a line of a million pixels would not fit in memory."""
+def without_ends(image: Shaped[np.ndarray, "h w c"], times: int = _LONGEST_STRIP) -> Shaped[np.ndarray, "_ _ c"]:
+    """Cut the ends off a strip that is longer than `times` its width.
+
+    Resized whole, a line of a million pixels would not fit in memory.
+    """
     height, width = image.shape[:2]
-    longest = _LONGEST_STRIP * min(height, width)
+    longest = times * min(height, width)
     top, left = max(0, (height - longest) // 2), max(0, (width - longest) // 2)
     return image[top : top + longest, left : left + longest]

@@ -16,10 +16,11 @@ from dinoscope.data.grey_range import Window
 from dinoscope.errors import UserError
 from dinoscope.explain.attention_history import AttentionHistory, Snapshot, read_history
 from dinoscope.explain.maps import map_title
+from dinoscope.features.images import without_ends
 from dinoscope.html_report.titles import titles_of, told_apart
 from dinoscope.measurement import Watch
 from dinoscope.model_names import unwatched
-from dinoscope.observers import mean_map, spread
+from dinoscope.observers import LONGEST, mean_map, spread
 from dinoscope.report.attention_figure import MapColumn, maps_page
 from dinoscope.report.html import Block, Figure, Folded, Group, Notice, Section
 from dinoscope.report.web_pictures import webp
@@ -150,5 +151,7 @@ def _own_images(data: Path) -> tuple[RawImage, ...]:
         folder = spread(find_images(resolve_split(data, "train")), _COUNT)
         for place in range(len(folder)):
             with contextlib.suppress(UnreadableImage):
-                found.append(read(folder.path(place)))
+                image = read(folder.path(place))
+                alpha = None if image.alpha is None else without_ends(image.alpha, LONGEST)
+                found.append(replace(image, values=without_ends(image.values, LONGEST), alpha=alpha))
     return tuple(found)

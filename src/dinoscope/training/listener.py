@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +15,10 @@ from dinoscope.methods.method import Method
 from dinoscope.models.backbone import Backbone
 from dinoscope.training.config import RunConfig
 from dinoscope.types import Step
+
+logger = logging.getLogger("dinoscope")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,14 @@ class StepRecord:
 
 
 class Listener:
-    """Hears of a run; every method may be left as it is. Only the main process has listeners."""
+    """Hears of a run; every method may be left as it is. Only the main process has listeners.
+
+    essential: whether the run ends if this fails, because it keeps the run's own records; see `each`.
+    """
+
+    essential = False
+    faults: frozenset[str] = frozenset()
+    """What it failed with, each once."""
 
     def started(self, start: RunStart) -> None:
         """The run begins or goes on."""
@@ -76,12 +89,31 @@ class Listener:
         """The run ended, was stopped or failed."""
 
 
+def each(listeners: Sequence[Listener], call: Callable[[Listener], T]) -> list[T]:
+    """Call every listener, and return what they answer. One that fails is logged, and neither ends the run.
+
+    The same failure is logged once, for it may come with every step. An essential listener's is raised.
+    """
+    answers: list[T] = []
+    for listener in listeners:
+        try:
+            answers.append(call(listener))
+        except Exception as error:
+            fault = f"{type(listener).__name__} failed, and the run goes on: {type(error).__name__}: {error}"
+            known, listener.faults = listener.faults, listener.faults | {fault}
+            if listener.essential:
+                raise
+            if fault not in known:
+                logger.warning("%s", fault, exc_info=error)
+    return answers
+
+
 @contextlib.contextmanager
 def closing(listeners: Sequence[Listener]) -> Iterator[None]:
     """Close every listener, those that came meanwhile too, however the block ends and whatever another one raises.
 
-    Raises the first error of those that could not be closed. Where the block has failed before, that is what is raised,
-    and theirs are noted on it.
+    Raises the first error of the essential ones that could not be closed; others are logged. Where the block has failed
+    before, that is what is raised, and theirs are noted on it.
     """
     try:
         yield
@@ -97,7 +129,7 @@ def _close(listeners: Sequence[Listener]) -> list[Exception]:
     faults: list[Exception] = []
     for listener in listeners:
         try:
-            listener.closed()
+            each([listener], lambda listener: listener.closed())
         except Exception as error:  # whatever it is, the others must be closed
             faults.append(error)
     return faults

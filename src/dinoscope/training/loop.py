@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,8 +16,10 @@ import numpy as np
 import torch
 
 from dinoscope import checkpoint, distributed
+from dinoscope.data.decode import UnreadableImage
 from dinoscope.data.folder import ImageFolder, find_images, listed, resolve_split
 from dinoscope.data.grey_range import describe
+from dinoscope.data.loader import Batches
 from dinoscope.data.scan import Unreadable, check_readable
 from dinoscope.errors import UserError
 from dinoscope.methods.health import spread
@@ -33,13 +36,14 @@ from dinoscope.training.images import (
     write_unreadable,
 )
 from dinoscope.training.initial import facts_of, give_weights, load_initial, washes_out
-from dinoscope.training.listener import Listener, RunStart, StepRecord, closing
+from dinoscope.training.listener import Evaluation, Listener, RunStart, StepRecord, closing, each
 from dinoscope.training.monitor import CollapseMonitor, patience, rank_me
 from dinoscope.training.provenance import ProvenanceFile
 from dinoscope.training.run_folder import LogFile, MetricsFile, RunFolder, read_config
 from dinoscope.training.tensorboard import TensorBoard
 from dinoscope.training.trainer import Trainer
-from dinoscope.training.writing import writing
+from dinoscope.training.writing import is_full, writing
+from dinoscope.types import Step, Views
 
 logger = logging.getLogger("dinoscope")
 
@@ -136,8 +140,7 @@ def _images(
         return config, trained_on(config, folder, set(read_unreadable(run)))
 
     def progress(done: int, total: int) -> None:
-        for listener in listeners:
-            listener.scanned(done, total)
+        each(listeners, lambda listener: listener.scanned(done, total))
 
     if begun:
         images = begun_images(config, run, begun)
@@ -155,33 +158,93 @@ def _images(
 
 
 def _run(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> RunResult:
-    """All steps that are left, with evaluations and checkpoints between them."""
-    config = trainer.config
-    monitor = CollapseMonitor(trainer.method.diagnose, patience(trainer.total), steps=trainer.next_step)
-    clock, saved = Clock(config.batch_size), time.monotonic()
+    """All steps that are left; whatever ends them, the weights are saved and the loader processes end."""
     batches = trainer.batches()
     with _stop_signals() as stop:
-        while trainer.next_step < trainer.total and not stop:
-            with clock.waiting():
-                views = next(batches)
-            step = trainer.at(trainer.next_step)
-            values, _ = trainer.make_step(views)
-            _note_unreadable(trainer.images, views.unreadable)
-            _tell(listeners, monitor, StepRecord(step, values | clock.lap()), config.log_every)
-            if _evaluation_due(trainer):
-                _evaluate(trainer, listeners)
-                clock.restart()
-            if distributed.any_process(bool(stop), trainer.device):
-                stop.append(signal.SIGTERM)
-            elif trainer.next_step < trainer.total and _checkpoint_due(trainer, saved):
-                _save(trainer, run, listeners)
-                saved = time.monotonic()
-        _save(trainer, run, listeners, last=True)  # within: a signal must not end the writing
+        try:
+            _make_steps(trainer, run, listeners, batches, stop)
+            _save(trainer, run, listeners, last=True)  # within: a signal must not end the writing
+        except Exception as error:
+            if (failure := _failure(error, _rescue(trainer, run, listeners))) is error:
+                raise
+            raise failure from error
+        finally:
+            batches.close()
         finished = trainer.next_step == trainer.total
         if finished:
             _export(trainer, run)
     distributed.barrier()
     return RunResult(run.path, trainer.next_step, interrupted=not finished)
+
+
+def _make_steps(
+    trainer: Trainer, run: RunFolder, listeners: Sequence[Listener], batches: Batches[Views], stop: _StopRequests
+) -> None:
+    """Steps until the last one or a request to stop, with evaluations and checkpoints between them."""
+    config = trainer.config
+    monitor = CollapseMonitor(trainer.method.diagnose, patience(trainer.total), steps=trainer.next_step)
+    clock, saved = Clock(config.batch_size), time.monotonic()
+    lost: set[int] = set()
+    while trainer.next_step < trainer.total:
+        with clock.waiting():
+            views = stop.next_batch(batches)
+        if views is None:
+            break
+        step = trainer.at(trainer.next_step)
+        values, _ = trainer.make_step(views)
+        _note_lost(trainer, step, lost, views.unreadable, listeners)
+        _tell(listeners, monitor, StepRecord(step, values | clock.lap()), config.log_every)
+        if _evaluation_due(trainer):
+            _evaluate(trainer, listeners)
+            clock.restart()
+        stops, missing = distributed.totals(bool(stop), len(lost), device=trainer.device)
+        _check_lost(trainer, step, lost, int(missing), listeners)
+        if distributed.is_main() and run.has_vanished():
+            raise UserError(f"{run.path} was moved or deleted while the run was under way, so the run ends")
+        if stops:  # in one process at least: a signal may reach each at another step
+            break
+        if trainer.next_step < trainer.total and _checkpoint_due(trainer, saved):
+            _save(trainer, run, listeners)
+            saved = time.monotonic()
+
+
+def _rescue(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> str:
+    """Save a run that failed, if its weights are finite; return what there is to continue from."""
+    distributed.leave()
+    if not distributed.is_main():
+        return ""
+    path = checkpoint.step_path(run.checkpoints, trainer.next_step)
+    try:
+        trainer.rewind()
+        # A step whose records are not all written is made again.
+        recorded = not any(listener.essential and listener.faults for listener in listeners)
+        if trainer.whole and recorded and not path.exists() and trainer.is_finite():
+            run.make_again(trainer.config)
+            _write(trainer, run, path)
+    except Exception as error:  # whatever it is, it must not hide why the run ends
+        logger.error("the checkpoint after step %d could not be written: %s", trainer.next_step, error)
+    newest = checkpoint.latest(run.checkpoints)
+    return f"{newest} is whole: --resume continues from it" if newest else "There is no checkpoint to continue from"
+
+
+def _failure(error: Exception, standing: str) -> Exception:
+    """What to raise for what ended the run: one line for a person, or, for a fault of the program, the error itself."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        line = f"memory is exhausted ({reason}): take a smaller --batch-size, or cut it by --accumulate"
+    elif isinstance(error, UserError | UnreadableImage):
+        line = str(error)
+    elif distributed.is_broken():
+        line = "another process of the group has ended; its own message says why"
+    else:
+        if distributed.is_main():
+            logger.error("the run ends", exc_info=error)
+            error.add_note(standing)
+        return error
+    text = ". ".join(filter(None, (line, standing)))
+    if distributed.is_main():
+        logger.error("the run ends: %s", text)
+    return UserError(text)
 
 
 def _announce(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener], origin: str | None) -> None:
@@ -206,8 +269,7 @@ def _announce(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener], o
     start = RunStart(config, trainer.at(trainer.next_step), len(trainer.images), parameters, facts, backbone)
     logger.info("training %s on %d images; %s", config.backbone, len(trainer.images), facts)
     trainer.method.eval()
-    for listener in listeners:
-        listener.started(start)
+    each(listeners, lambda listener: listener.started(start))
     trainer.method.train()
     warning = washes_out(config) if origin is not None else None
     if trainer.next_step:
@@ -221,12 +283,11 @@ def _tell(listeners: Sequence[Listener], monitor: CollapseMonitor, record: StepR
     verdict = monitor.judge(record.values)
     if verdict:
         _say(listeners, record.step.index, verdict.text)
-    for listener in listeners:
-        listener.stepped(record)
-        if verdict:
-            listener.diagnosed(record.step, verdict)
-        if record.step.index % log_every == 0:
-            listener.logged(record)
+    each(listeners, lambda listener: listener.stepped(record))
+    if verdict:
+        each(listeners, lambda listener: listener.diagnosed(record.step, verdict))
+    if record.step.index % log_every == 0:
+        each(listeners, lambda listener: listener.logged(record))
 
 
 def _evaluation_due(trainer: Trainer) -> bool:
@@ -243,14 +304,16 @@ def _evaluate(trainer: Trainer, listeners: Sequence[Listener]) -> None:
         step, features = trainer.at(trainer.next_step - 1), trainer.window.features()
         values = {"rank_me": rank_me(features), "feature_spread": float(spread(features))}
         pictures: dict[str, np.ndarray] = {}
-        trainer.method.eval()
-        for listener in listeners:
-            evaluation = listener.evaluate(step, trainer.method)
+
+        def evaluate(listener: Listener) -> Evaluation:
+            trainer.method.eval()
+            return listener.evaluate(step, trainer.method)
+
+        for evaluation in each(listeners, evaluate):
             values |= evaluation.values
             pictures |= evaluation.pictures
         trainer.method.train()
-        for listener in listeners:
-            listener.logged(StepRecord(step, values, pictures))
+        each(listeners, lambda listener: listener.logged(StepRecord(step, values, pictures)))
     distributed.barrier()
 
 
@@ -261,24 +324,46 @@ def _checkpoint_due(trainer: Trainer, saved: float) -> bool:
 
 
 def _save(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener], *, last: bool = False) -> None:
-    """Write a checkpoint and delete the oldest. A full disk is said, and the run goes on with the previous one.
+    """Write a checkpoint and delete the oldest. If that fails, the run goes on with the previous one and says so.
 
-    Raises UserError where the `last` checkpoint, at the end or at a stop, cannot be written.
+    Raises UserError if the `last` checkpoint, at the end or at a stop, cannot be written.
     """
     if not distributed.is_main():
         return
-    path = checkpoint.step_path(run.checkpoints, trainer.next_step)
     try:
-        trainer.save(path)
+        _write(trainer, run, checkpoint.step_path(run.checkpoints, trainer.next_step))
     except OSError as error:
+        line = f"the checkpoint after step {trainer.next_step} could not be written: {error}"
         if last:
-            raise UserError(
-                f"the checkpoint after step {trainer.next_step} could not be written: {error}. Earlier ones are "
-                "whole: free space, then --resume"
-            ) from error
-        _say(listeners, trainer.next_step, f"checkpoint not written ({error}); earlier ones are whole")
+            raise UserError(f"{line}. Free space, then --resume") from error
+        newest = checkpoint.latest(run.checkpoints)
+        _say(
+            listeners,
+            trainer.next_step,
+            f"{line}; {f'{newest.name} is whole' if newest else 'there is no earlier one'}",
+        )
         return
     checkpoint.prune(run.checkpoints, trainer.config.saving.keep)
+
+
+def _write(trainer: Trainer, run: RunFolder, path: Path) -> None:
+    """Write a checkpoint, into a folder that may be gone."""
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    _making_room(run, functools.partial(trainer.save, path))
+
+
+def _making_room(run: RunFolder, write: Callable[[], object]) -> None:
+    """Write, and on a full disk delete older checkpoints and try again; the newest one stays."""
+    expendable = sorted(run.checkpoints.glob("step-*.safetensors"))[:-1]
+    while True:
+        try:
+            write()
+            return
+        except OSError as error:
+            if not (expendable and is_full(error)):
+                raise
+            logger.warning("the disk is full: %s is deleted to make room", expendable[0])
+            expendable.pop(0).unlink()
 
 
 def _export(trainer: Trainer, run: RunFolder) -> None:
@@ -286,7 +371,8 @@ def _export(trainer: Trainer, run: RunFolder) -> None:
     if not distributed.is_main():
         return
     try:
-        checkpoint.export_backbone(run.exported, trainer.method.evaluated_backbone)
+        backbone = trainer.method.evaluated_backbone
+        _making_room(run, functools.partial(checkpoint.export_backbone, run.exported, backbone))
     except OSError as error:
         raise UserError(
             f"training is done and its checkpoint written, but not {run.exported}: {error}. Free space, then --resume"
@@ -296,35 +382,94 @@ def _export(trainer: Trainer, run: RunFolder) -> None:
 def _say(listeners: Sequence[Listener], step: int, message: str) -> None:
     """Tell the person, and the log."""
     logger.warning("step %d: %s", step, message)
-    for listener in listeners:
-        listener.said(message)
+    each(listeners, lambda listener: listener.said(message))
 
 
-def _note_unreadable(images: ImageFolder, positions: Sequence[int]) -> None:
+def _note_lost(
+    trainer: Trainer, step: Step, lost: set[int], positions: Sequence[int], listeners: Sequence[Listener]
+) -> None:
+    """Log the images of a step that changed since the run began; say the first of an epoch to the person."""
     for position in positions:
-        logger.warning("%s became unreadable during the run; the next image stands in", images.path(position))
+        line = (
+            f"{trainer.images.path(position)} was deleted, damaged or replaced during the run; if it cannot be read, "
+            "the next image stands in"
+        )
+        if lost:
+            logger.warning("%s", line)
+        else:
+            _say(listeners, step.index, line)
+        lost.add(position)
+
+
+def _check_lost(trainer: Trainer, step: Step, lost: set[int], missing: int, listeners: Sequence[Listener]) -> None:
+    """Raise UserError if too many images changed within an epoch; report their number at its end.
+
+    missing: of all processes.
+    """
+    total, limit = len(trainer.images), trainer.config.max_unreadable
+    line = f"{missing} of {total} images were deleted, damaged or replaced during the run"
+    if missing > limit * total and trainer.next_step < trainer.total:
+        raise UserError(f"{line}, more than {limit:.0%}: put them back, or begin a new run without them")
+    if trainer.next_step % trainer.per_epoch == 0:
+        if missing:
+            _say(
+                listeners,
+                step.index,
+                f"epoch {step.epoch + 1}: {line}; above {limit:.0%} the run ends",
+            )
+        lost.clear()
+
+
+class _Stopped(BaseException):
+    """A signal came while the main process waited for a batch."""
+
+
+class _StopRequests(list[int]):
+    """Signals that ask the run to end: after the step under way, or at once if it only waits for images."""
+
+    waiting = False
+
+    def receive(self, number: int, frame: object) -> None:
+        """Remember a signal."""
+        if number == signal.SIGINT and number in self:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.append(number)
+        if self.waiting:
+            self.waiting = False
+            raise _Stopped
+
+    def next_batch(self, batches: Batches[Views]) -> Views | None:
+        """The next batch, or None if a signal came first.
+
+        In a group the batch is waited for, because all processes stop after the same step.
+        """
+        try:
+            self.waiting = distributed.world_size() == 1
+            return None if self and self.waiting else next(batches)
+        except _Stopped:
+            return None
+        finally:
+            self.waiting = False
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM, so that the step under way ends and a checkpoint is written.
+def _stop_signals() -> Iterator[_StopRequests]:
+    """Collect SIGINT, SIGTERM and SIGHUP, so that the step under way ends and a checkpoint is written.
 
     A second SIGINT (Ctrl-C by a person who will not wait) ends the process at once. SIGTERM never does: launchers,
     queues and the rules of a study send it, two of them may within one step, and the checkpoint must not be lost for
-    that. In a thread other than the main one, signals are left alone.
+    that. SIGHUP is a terminal that was closed; `nohup` has it ignored, and it stays so. In a thread other than the main
+    one, signals are left alone.
     """
-    received: list[int] = []
-
-    def receive(number: int, frame: object) -> None:
-        if number == signal.SIGINT and number in received:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        received.append(number)
-
+    received = _StopRequests()
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # none on Windows
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, received.receive) for number in numbers}
     try:
         yield received
     finally:

@@ -73,6 +73,8 @@ class Provenance:
 class ProvenanceFile(Listener):
     """Adds a record when the run begins or goes on, and its time when it ends."""
 
+    essential = True
+
     def __init__(self, run: Path, trainer: Trainer) -> None:
         self.file, self.begun = run / MACHINE, time.monotonic()
         self.earlier: tuple[Session, ...] = ()

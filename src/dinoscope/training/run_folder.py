@@ -94,9 +94,28 @@ class RunFolder:
             if not resume:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._clear()
-                values = {"version": __version__, "run": to_dict(portable(config))}
-                checkpoint.write_text(self.path / CONFIG, json.dumps(values, indent=2) + "\n")
+                self._write_settings(config)
             self.checkpoints.mkdir(exist_ok=True)
+
+    def has_vanished(self) -> bool:
+        """Whether the folder was moved or deleted. A network drive that does not answer is no sign of that."""
+        try:
+            (self.path / CONFIG).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False
+        return False
+
+    def make_again(self, config: RunConfig) -> None:
+        """Make the folder anew if it has vanished, so that the run can be resumed from a checkpoint in it."""
+        if self.has_vanished():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._write_settings(config)
+
+    def _write_settings(self, config: RunConfig) -> None:
+        values = {"version": __version__, "run": to_dict(portable(config))}
+        checkpoint.write_text(self.path / CONFIG, json.dumps(values, indent=2) + "\n")
 
     def _vacant(self) -> bool:
         """Whether nothing is there but what a kill may leave of a run that was about to be created."""
@@ -185,6 +204,8 @@ def read_config(run: Path) -> RunConfig:
 class MetricsFile(Listener):
     """Appends one JSON object per logged step and per evaluation to metrics.jsonl."""
 
+    essential = True
+
     def __init__(self, path: Path, first_step: int) -> None:
         """Lines from `first_step` on belong to steps that will be made again; they are dropped."""
         self.path = path
@@ -222,6 +243,8 @@ def _lines(path: Path) -> list[str]:
 
 class LogFile(Listener):
     """Keeps what is said in train.log, with the time."""
+
+    essential = True
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -19,6 +19,8 @@ class TensorBoard(Listener):
     later step or never. So the records are written here, by TensorBoard's own encoder.
     """
 
+    essential = True
+
     def __init__(self, folder: Path, first_step: int) -> None:
         """What earlier event files say of `first_step` and later ones is to be forgotten: those are made again."""
         # a second's import, only for training

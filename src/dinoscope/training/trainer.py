@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dinoscope import checkpoint, distributed
 from dinoscope.data.folder import ImageFolder
-from dinoscope.data.loader import StepSampler, ViewsDataset, default_workers, view_loader
+from dinoscope.data.loader import Batches, StepSampler, ViewsDataset, default_workers, view_loader
 from dinoscope.errors import UserError
 from dinoscope.methods import build_method, method_name
 from dinoscope.models.backbone import Backbone, zero_residual_branches
@@ -34,7 +34,8 @@ class Trainer:
     def __init__(self, config: RunConfig, images: ImageFolder, device: torch.device) -> None:
         self.config, self.images, self.device = config, images, device
         # Of the images as the run began: a file that is damaged on the way must not change it.
-        self.fingerprint = images.fingerprint()
+        self.sizes = images.sizes()
+        self.fingerprint = images.fingerprint(self.sizes)
         if not distributed.agree(torch.tensor(list(bytes.fromhex(self.fingerprint)), device=device)):
             raise UserError(
                 f"the processes do not find the same images below {images.root} (this one finds {len(images)}): give "
@@ -44,6 +45,7 @@ class Trainer:
         self.per_epoch = len(images) // config.batch_size
         self.total = total_steps(config, len(images))
         self.next_step, self._seen_images = 0, False
+        self.whole = True  # networks, optimiser and next_step belong together: not in the middle of an update
         torch.manual_seed(config.seed)
         self.method = build_method(config.method, config.backbone_config, len(images.classes)).to(device)
         if config.zero_init_residual:
@@ -57,6 +59,9 @@ class Trainer:
         if distributed.world_size() > 1:
             # Buffers need no broadcast: centres and queues are made of all processes' rows, batch norm is synchronised.
             self.network = nn.parallel.DistributedDataParallel(self.method, broadcast_buffers=False)
+        norms = [module for module in self.method.modules() if isinstance(module, _BatchNorm)]
+        self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
+        self._before: list[Tensor] = []
         self.optimizer = build_optimizer(config, self.method.trained_parameters())
         self.window = FeatureWindow()
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
@@ -65,7 +70,7 @@ class Trainer:
         """The position of optimiser step `index`."""
         return Step(index, self.total, self.per_epoch)
 
-    def batches(self) -> Iterator[Views]:
+    def batches(self) -> Batches[Views]:
         """This process's part of the batches of all steps still to be made."""
         config, processes = self.config, distributed.world_size()
         sampler = StepSampler(
@@ -77,8 +82,8 @@ class Trainer:
             processes=processes,
         )
         workers = default_workers(processes) if config.workers < 0 else config.workers
-        dataset = ViewsDataset(self.images, config.views, config.seed, config.window)
-        return iter(view_loader(dataset, sampler, workers, pin=self.device.type == "cuda"))
+        dataset = ViewsDataset(self.images, config.views, config.seed, config.window, self.sizes)
+        return view_loader(dataset, sampler, workers, pin=self.device.type == "cuda")
 
     def make_step(self, views: Views) -> tuple[dict[str, float], Tensor]:
         """One optimiser step: gradient, clipping, update, and what the method moves.
@@ -91,6 +96,7 @@ class Trainer:
             self._refuse_blank_images(views)
         # Randomness inside the network is a function of the step: a resumed run needs no generator state.
         torch.manual_seed(hash((self.config.seed, step.index, distributed.rank())) % 2**63)
+        self._before = [buffer.clone() for buffer in self._statistics]
         scheduled = set_schedules(self.optimizer, self.config, step)
         self.optimizer.zero_grad(set_to_none=True)
         output, features = backward(
@@ -111,6 +117,7 @@ class Trainer:
         # In fp16 the scaler leaves such a step out and goes on with a smaller scale.
         if not self.scaler.is_enabled() and not gradient_norm.isfinite():
             raise UserError(_not_finite("the gradient is not finite", step, self.config, self.precision))
+        self.whole, self._before = False, []
         self.method.before_update(step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -121,6 +128,7 @@ class Trainer:
         # Images of all processes in their order, so that it does not matter how many there are.
         features = distributed.gather(features.transpose(0, 1)).transpose(0, 1).flatten(0, 1)
         self.window.add(features)
+        self.whole = True
         return scalars | {name: float(value) for name, value in figures.items()}, features
 
     def _refuse_blank_images(self, views: Views) -> None:
@@ -133,6 +141,18 @@ class Trainer:
                 f"below {self.images.root}: are they masks, or empty exports?"
             )
         self._seen_images = True
+
+    def rewind(self) -> None:
+        """Undo what a step that failed before its update has moved: the running statistics of batch norm alone."""
+        for buffer, value in zip(self._statistics, self._before, strict=False):
+            buffer.copy_(value)
+        self._before = []
+
+    def is_finite(self) -> bool:
+        """Whether every number of the networks and the optimiser is finite."""
+        state, _ = checkpoint.optimizer_tensors(self.optimizer)
+        tensors = [*self.method.state_dict().values(), *state.values()]
+        return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; see `checkpoint.save`."""
@@ -184,6 +204,11 @@ class Trainer:
                 raise ValueError(f"it is at step {self.next_step}")
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise UserError(f"{path} is damaged: its progress cannot be restored ({error})") from error
+        if self.next_step > self.total:
+            raise UserError(
+                f"{path} is of step {self.next_step}, but this run ends after {self.total} steps: move it away, then "
+                "--resume"
+            )
         if not distributed.agree(torch.tensor(self.next_step, device=self.device)):
             raise UserError(
                 f"the processes do not find the same checkpoints in {path.parent}; see to that, then --resume"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,3 +30,8 @@ def writing(path: Path, then: str = GO_ON) -> Iterator[None]:
 def unwritable(path: Path, error: OSError, then: str = GO_ON) -> UserError:
     """The line for a file of a run that could not be written."""
     return UserError(f"{path} could not be written: {error.strerror or error}. {then}")
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk or a quota is full. Safetensors gives the words alone."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or "quota" in str(error)
