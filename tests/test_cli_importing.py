@@ -62,6 +62,13 @@ def test_import_writes_a_model_with_its_origin(official: Path, tmp_path: Path, c
     assert main(["import", str(official), "--out", str(tmp_path / "out"), "--overwrite", "--part", "student"]) == 0
 
 
+def test_a_model_of_others_is_given_a_grey_range(official: Path, tmp_path: Path, capsys) -> None:
+    assert main(["import", str(official), "--out", str(tmp_path / "out"), "--window", "-600,1500"]) == 0
+    assert checkpoint.load_backbone(tmp_path / "out").config.window == (-600.0, 1500.0)
+    assert main(["import", str(official), "--out", str(tmp_path / "other"), "--window", "1,0"]) == 2
+    assert "a width above 0" in capsys.readouterr().err
+
+
 def test_import_alone_only_says_what_it_found(official: Path, tmp_path: Path, capsys) -> None:
     assert main(["import", str(official)]) == 0
     assert "nothing was written" in capsys.readouterr().out

@@ -45,6 +45,8 @@ CASES: dict[str, RunConfig] = {
         epochs=1 / 3,
     ),
     "a negative number": replace(RECIPES["quickstart"](Path("d"), Path("o")), workers=-1, evaluate_every=0),
+    "a grey range": replace(_BASE, window=(2047.5, 4095.0)),
+    "a grey range of Hounsfield units": replace(_BASE, window=(-600.0, 1500.0)),
     "views of a preset": replace(_BASE, views=VIEWS["simclr"]),
 }
 

@@ -13,8 +13,9 @@ from PIL import Image
 
 from dinoscope.data import scan as scan_module
 from dinoscope.data.folder import ImageFolder, find_images
+from dinoscope.data.grey_range import ValueRange
 from dinoscope.data.image_header import Header, UnreadableImage
-from dinoscope.data.scan import ScanReport, Spread, Unreadable, check_readable, scan
+from dinoscope.data.scan import Spread, Unreadable, check_readable, scan
 from dinoscope.errors import UserError
 
 
@@ -71,7 +72,7 @@ def test_headers_alone_miss_damaged_pixels_and_say_so(mixed: ImageFolder) -> Non
 
 
 def test_headers_alone_decode_nothing(mixed: ImageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan_module, "decode", lambda path: pytest.fail(f"{path} was decoded"))
+    monkeypatch.setattr(scan_module, "read", lambda path: pytest.fail(f"{path} was decoded"))
     scan(mixed, full=False)
 
 
@@ -244,35 +245,41 @@ def test_a_failed_write_leaves_the_old_cache_whole(
 # What is too much
 
 
-def report_with(unreadable: int, images: int) -> ScanReport:
-    faults = tuple(Unreadable(f"{i}.jpg", f"reason {i}") for i in range(unreadable))
-    return ScanReport(
-        Path("data"), True, images, 0, {}, {}, None, None, None, *([0] * 6), unreadable=faults
-    )  # fmt: skip
+def faults(count: int) -> tuple[Unreadable, ...]:
+    return tuple(Unreadable(f"{i}.jpg", f"reason {i}") for i in range(count))
 
 
 def test_up_to_five_percent_unreadable_is_accepted() -> None:
-    check_readable(report_with(0, 100))
-    check_readable(report_with(5, 100))
+    check_readable(Path("data"), (), 0)
+    check_readable(Path("data"), faults(0), 100)
+    check_readable(Path("data"), faults(5), 100)
 
 
 def test_more_is_refused_with_number_examples_and_advice() -> None:
     with pytest.raises(UserError) as error:
-        check_readable(report_with(6, 100))
+        check_readable(Path("my data"), faults(6), 100)
     message = str(error.value)
     assert "6 of 100" in message
     assert "5%" in message
     for i in range(3):
         assert f"{i}.jpg (reason {i})" in message
     assert "3.jpg" not in message
-    assert "dinoscope scan data" in message
+    assert "dinoscope scan 'my data' --all" in message
+    assert "--max-unreadable 0.06" in message
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(("count", "images"), [(29, 100), (7, 100), (1, 3), (30, 300), (57, 100)])
+def test_the_limit_that_is_advised_is_enough(count: int, images: int) -> None:
+    with pytest.raises(UserError) as error:
+        check_readable(Path("data"), faults(count), images)
+    check_readable(Path("data"), faults(count), images, limit=float(str(error.value).rsplit(" ", 1)[1]))
+
+
 def test_the_limit_can_be_set() -> None:
-    check_readable(report_with(50, 100), limit=0.5)
+    check_readable(Path("data"), faults(50), 100, limit=0.5)
     with pytest.raises(UserError):
-        check_readable(report_with(1, 100), limit=0)
+        check_readable(Path("data"), faults(1), 100, limit=0)
 
 
 def test_unreadable_is_the_only_expected_exception(mixed: ImageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,8 +288,23 @@ def test_unreadable_is_the_only_expected_exception(mixed: ImageFolder, monkeypat
     def broken(path: Path) -> None:
         raise AssertionError("our fault")
 
-    monkeypatch.setattr(scan_module, "decode", broken)
+    monkeypatch.setattr(scan_module, "read", broken)
     with pytest.raises(AssertionError, match="our fault"):
         scan(mixed)
-    monkeypatch.setattr(scan_module, "decode", lambda path: (_ for _ in ()).throw(UnreadableImage("the file's")))
+    monkeypatch.setattr(scan_module, "read", lambda path: (_ for _ in ()).throw(UnreadableImage("the file's")))
     assert len(scan(mixed).unreadable) == 10
+
+
+def test_the_values_of_more_than_eight_bits_are_looked_at(tmp_path: Path) -> None:
+    for number, values in enumerate(([0, 100], [7, 4000])):
+        Image.fromarray(np.array([values], np.uint16)).save(tmp_path / f"{number}.png")
+    picture(8, 8).save(tmp_path / "eight.png")
+    folder, cache = find_images(tmp_path), tmp_path / "cache"
+    for _ in range(2):  # the second time from the cache
+        assert scan(folder, cache=cache).values == ValueRange(0, 4000, True)
+    # Headers do not tell the values: then it is what the file could hold.
+    assert scan(folder, full=False).values == ValueRange(0, 65535, True)
+    assert scan(folder.subset([2])).values is None
+    Image.fromarray(np.array([[-5.0, 5.0]], np.float32)).save(tmp_path / "float.tif")
+    assert scan(find_images(tmp_path), full=False).values is None
+    assert scan(find_images(tmp_path)).values == ValueRange(-5, 4000, False)

@@ -67,7 +67,7 @@ def test_only_one_frame_is_decoded_ahead(tmp_path: Path, monkeypatch: pytest.Mon
     for number in range(5):
         Image.fromarray(grey(number)).save(tmp_path / f"{number}.png")
     video, decoded, decode = open_video(tmp_path), [], videos.decode
-    monkeypatch.setattr(videos, "decode", lambda file: decoded.append(file.name) or decode(file))
+    monkeypatch.setattr(videos, "decode", lambda file, **options: decoded.append(file.name) or decode(file, **options))
     frames = iter(video)
     next(frames)
     assert decoded == ["0.png"]
@@ -127,6 +127,20 @@ def test_other_mistakes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(videos, "MAX_FRAME_PIXELS", 1000)
     with pytest.raises(UserError, match="64 x 48 px, and 1000 pixels is the most"):
         open_video(clip)
+
+
+def test_one_thread_decodes_large_frames_and_they_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = write_video(tmp_path / "clip.mp4", "mp4v")
+    expected = list(open_video(clip))
+    calls, capture = [], videos.cv2.VideoCapture
+    monkeypatch.setattr(videos.cv2, "VideoCapture", lambda *given: (calls.append(given[2:]), capture(*given))[1])
+    monkeypatch.setattr(videos, "_LARGE_FRAME", 64 * 48 - 1)
+    np.testing.assert_array_equal(list(open_video(clip)), expected)
+    assert calls[-1] == ([videos.cv2.CAP_PROP_N_THREADS, 1],)
+    calls.clear()
+    monkeypatch.setattr(videos, "_LARGE_FRAME", 64 * 48)
+    list(open_video(clip))
+    assert not any(calls)
 
 
 def test_a_folder_of_frames_of_different_sizes_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ CACHE_VARIABLE = "DINOSCOPE_CACHE"
 OFFLINE_VARIABLE = "DINOSCOPE_OFFLINE"
 """Set to anything but 0: nothing is fetched into it."""
 
+MEGAPIXELS_VARIABLE = "DINOSCOPE_MAX_MEGAPIXELS"
+"""How many million pixels an image may have; unset: see `data.image_header.pixel_limit`."""
+
 
 def cache_folder(kind: str) -> Path:
     """The folder for one kind of thing, below $DINOSCOPE_CACHE or the user's cache folder. It need not exist yet."""

@@ -13,6 +13,7 @@ import torch
 
 from dinoscope.data.decode import UnreadableImage, decode
 from dinoscope.data.folder import ImageFolder, find_images, find_split, first_to_last, resolve_split
+from dinoscope.data.grey_range import Window
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.explain.attention import attention_maps, prepare
 from dinoscope.explain.attention_history import Snapshot, begin, keep_snapshot
@@ -93,7 +94,7 @@ class AttentionSnapshots(Listener):
     def started(self, start: RunStart) -> None:
         """Choose and read the images; look at them before the first step."""
         folder = spread(find_images(resolve_split(start.config.data, "train")), self.count)
-        found = {folder.paths[place]: image for place, image in readable_images(folder)}
+        found = {folder.paths[place]: image for place, image in readable_images(folder, start.config.window)}
         self.names, self.images = tuple(found), list(found.values())
         if not (self.images and start.config.evaluate_every):
             return
@@ -130,11 +131,11 @@ class AttentionSnapshots(Listener):
             _log.warning("the attention snapshot after step %d is not kept: %s", steps, error)
 
 
-def readable_images(folder: ImageFolder) -> Iterator[tuple[int, np.ndarray]]:
+def readable_images(folder: ImageFolder, window: Window | None) -> Iterator[tuple[int, np.ndarray]]:
     """The images that can be decoded, with their places in the folder; uint8 [height, width, 3]."""
     for place in range(len(folder)):
         with contextlib.suppress(UnreadableImage):
-            yield place, decode(folder.path(place))
+            yield place, decode(folder.path(place), window=window)
 
 
 def mean_map(backbone: Backbone, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

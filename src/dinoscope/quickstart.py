@@ -127,7 +127,7 @@ def attention_on_objects(backbone: Backbone, images: ImageFolder, masks: Path) -
     for position, name in enumerate(images.paths):
         with Image.open((masks / name).with_suffix(".png")) as file:
             truth = torch.from_numpy(np.asarray(file) > 0)
-        mean = _maps(backbone, decode(images.path(position))).mean(dim=0)
+        mean = _maps(backbone, decode(images.path(position), window=backbone.config.window)).mean(dim=0)
         scores.append(jaccard(map_masks(mean, MASS), truth))
     return 100 * sum(scores) / len(scores)
 

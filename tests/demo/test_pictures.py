@@ -44,7 +44,7 @@ def test_bad_uploads(tmp_path: Path, content: bytes, limits: Limits, key: str, m
     file = tmp_path / "upload.png"
     file.write_bytes(content)
     if key != "picture_damaged":  # only damage is found by decoding
-        monkeypatch.setattr(pictures, "decode", lambda *_, **__: pytest.fail("decoded what its header forbids"))
+        monkeypatch.setattr(pictures, "read", lambda *_, **__: pytest.fail("decoded what its header forbids"))
     with pytest.raises(Refused) as refused:
         read_picture(file, limits)
     assert refused.value.key == key

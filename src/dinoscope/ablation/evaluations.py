@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from PIL import Image
 
+from dinoscope.data.bare_image import UnreadableImage
 from dinoscope.data.folder import evenly, find_images, find_split, resolve_split
+from dinoscope.data.image_header import read_size
 from dinoscope.data.masked_images import MaskedImages, find_masked_images, voc_root
 from dinoscope.errors import UserError
 from dinoscope.measurement import Extract, Measurement, Watch, gallery_and_queries, keep, kept, kept_names
@@ -141,10 +142,10 @@ def _jaccard(run: Path, subject: Subject, evaluating: Evaluating, masked: Masked
 def _side(masked: MaskedImages) -> int:
     """Short side at which images are shown: the strict protocol's 480 px, but small images are not blown up."""
     try:
-        with Image.open(masked.images[0]) as image:
-            return min(VocConfig.short_side, *image.size) if voc_root(masked.root) is None else VocConfig.short_side
-    except OSError as error:
+        size = read_size(masked.images[0])
+    except UnreadableImage as error:
         raise UserError(f"{masked.images[0]} cannot be read: {error}") from error
+    return min(VocConfig.short_side, *size) if voc_root(masked.root) is None else VocConfig.short_side
 
 
 def _held(run: Path, name: str, protocol: dict[str, object]) -> Measurement | None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dinoscope import __version__
-from dinoscope.cache import OFFLINE_VARIABLE
+from dinoscope.cache import MEGAPIXELS_VARIABLE, OFFLINE_VARIABLE
 from dinoscope.errors import UserError
 from dinoscope.text import PrintableFormatter, printable
 
@@ -55,6 +55,9 @@ MODULES = {"import": "importing"}
 OFFLINE = "--offline"
 """Anywhere in a command: nothing is fetched, as with DINOSCOPE_OFFLINE=1."""
 
+MEGAPIXELS = "--max-megapixels"
+"""Anywhere in a command, before a number: the largest image that is read, as with DINOSCOPE_MAX_MEGAPIXELS."""
+
 _THE_DISKS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 """A full disk, a quota that is used up, and missing rights: errors of the place, never of the program."""
 
@@ -67,6 +70,7 @@ usage: dinoscope COMMAND [options]        dinoscope COMMAND --help
 
 New here?  dinoscope quickstart          Your own images?  dinoscope train --data FOLDER --out runs/mine
 With --offline, or DINOSCOPE_OFFLINE=1, no command fetches anything.
+With --max-megapixels 200, or DINOSCOPE_MAX_MEGAPIXELS=200, images of up to 200 million pixels are read instead of 60.
 """
 
 
@@ -74,6 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; return the exit code: 0 done, 2 the person's mistake (one line, no traceback), 130 Ctrl-C."""
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = [argument for argument in given if argument != OFFLINE]
+    variables = {OFFLINE_VARIABLE: "1"} if len(arguments) < len(given) else {}
+    arguments, megapixels = _without_megapixels(arguments)
+    if megapixels is not None:
+        variables[MEGAPIXELS_VARIABLE] = megapixels
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0
@@ -81,23 +89,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dinoscope {__version__}")
         return 0
     command, rest = arguments[0], arguments[1:]
-    with _fetching_off_if(len(arguments) < len(given)):
+    with _environment(variables):
         return _run(command, rest)
 
 
+def _without_megapixels(arguments: list[str]) -> tuple[list[str], str | None]:
+    """Return the arguments without --max-megapixels, and the text that it is given."""
+    for place, argument in enumerate(arguments):
+        name, sign, text = argument.partition("=")
+        if name == MEGAPIXELS:
+            end = place + (1 if sign else 2)
+            return [*arguments[:place], *arguments[end:]], text if sign else "".join(arguments[place + 1 : end])
+    return arguments, None
+
+
 @contextlib.contextmanager
-def _fetching_off_if(offline: bool) -> Iterator[None]:
-    """Switch fetching off for this process and those it starts, then back to what it was."""
-    before = os.environ.get(OFFLINE_VARIABLE)
-    if offline:
-        os.environ[OFFLINE_VARIABLE] = "1"
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set variables for this process and those it starts, then back to what they were."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        if before is None:
-            os.environ.pop(OFFLINE_VARIABLE, None)
-        else:
-            os.environ[OFFLINE_VARIABLE] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _run(command: str, rest: list[str]) -> int:
@@ -109,6 +127,10 @@ def _run(command: str, rest: list[str]) -> int:
             near = difflib.get_close_matches(command, COMMANDS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "`dinoscope --help` lists the commands"
             raise UserError(f"there is no command {command!r}; {hint}")
+        if MEGAPIXELS_VARIABLE in os.environ:
+            from dinoscope.data.image_header import pixel_limit
+
+            pixel_limit()  # an impossible limit is refused before anything starts
         return importlib.import_module(f"dinoscope.cli.{MODULES.get(command, command)}").main(rest)
     except UserError as error:
         _complain(command, error)

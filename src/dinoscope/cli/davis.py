@@ -156,7 +156,11 @@ def _places(
         return [None] * len(models)
     claim_tables(options.out, overwrite=options.overwrite)
     overlay = None if options.no_overlay else "gif" if options.gif else "mp4"
-    places = [ModelFiles(options.out / name, overlay) for name in folder_names([model.label for model in models])]
+    names = folder_names([model.label for model in models])
+    places = [
+        ModelFiles(options.out / name, overlay, model.backbone.config.window)
+        for name, model in zip(names, models, strict=True)
+    ]
     for model, files in zip(models, places, strict=True):
         weights = weights_hash(model.backbone)
         for sequence in sequences:

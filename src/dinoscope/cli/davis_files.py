@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
     from dinoscope.data.davis import DavisSequence
+    from dinoscope.data.grey_range import Window
 
 SETTINGS = "settings"
 _OVERLAYS = "overlays"
@@ -27,10 +28,14 @@ _KINDS = ("mp4", "gif")
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """FOLDER/SEQUENCE/00000.png, FOLDER/overlays/SEQUENCE.mp4; what decided them in FOLDER/settings/SEQUENCE.json."""
+    """FOLDER/SEQUENCE/00000.png, FOLDER/overlays/SEQUENCE.mp4; what decided them in FOLDER/settings/SEQUENCE.json.
+
+    window: the model's grey range.
+    """
 
     folder: Path
     overlay: Literal["mp4", "gif"] | None
+    window: Window | None = None
 
     def prepare(self, sequence: DavisSequence, settings: Mapping[str, Any], *, overwrite: bool) -> None:
         """Make room for a sequence, or take up what was begun of it with the same settings.
@@ -38,6 +43,7 @@ class ModelFiles:
         Raises UserError where there are masks of other settings, not to be overwritten, or nothing can be written.
         """
         from dinoscope import checkpoint
+        from dinoscope.data.made import mark
 
         text = json.dumps(settings, indent=2) + "\n"
         record = self.folder / SETTINGS / f"{sequence.name}.json"
@@ -52,6 +58,7 @@ class ModelFiles:
                 file.unlink()
             for abandoned in self._half_written(sequence):
                 shutil.rmtree(abandoned)
+            mark(self.folder)
             checkpoint.write_text(self._place(record), text)
         except OSError as error:
             raise UserError(f"--out {self.folder}: {error}") from error
@@ -79,7 +86,7 @@ class ModelFiles:
                 if not kept:
                     write_mask(self._place(self._mask(sequence, index)), mask)
                 if add is not None:
-                    add(objects_overlay(sequence.image(index) if image is None else image, mask))
+                    add(objects_overlay(sequence.image(index, self.window) if image is None else image, mask))
 
             yield record
 

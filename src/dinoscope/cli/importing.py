@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from dinoscope.cli.options import parse
+from dinoscope.cli.window_option import window_registry
 from dinoscope.errors import UserError
 
 
@@ -16,7 +17,7 @@ from dinoscope.errors import UserError
 class Options:
     """Recognise a weights file by the names of its tensors, load its network strictly, and write it as a model.
 
-    DINO, DINOv2, DeiT, MoCo v1 to v3, SwAV, ports of SimCLR and BYOL, solo-learn, lightly, timm, torchvision and
+    DINO, DINOv2, iBOT, DeiT, MoCo v1 to v3, SwAV, ports of SimCLR and BYOL, solo-learn, lightly, timm, torchvision and
     Hugging Face's ViTs, as .pth, .pt, .bin, .pth.tar, .ckpt or .safetensors. Nothing in a file is run. Commands
     take such files as --model directly too; importing once is quicker, and keeps what is decided here.
     """
@@ -28,7 +29,8 @@ class Options:
     """Folder to write; by default nothing is written, and only what was found is said."""
 
     arch: str | None = None
-    """Name of the network; by default it is told by the shapes of the tensors."""
+    """Name of the network; by default it is told by the shapes of the tensors. Where nothing tells how many attention
+    heads it has, what is assumed is printed."""
 
     part: str | None = None
     """Which of several networks in the file: teacher, student, ema or plain. By default the one that the method's own
@@ -40,6 +42,10 @@ class Options:
 
     std: tuple[float, float, float] | None = None
     """Standard deviation, likewise."""
+
+    window: tuple[float, float] | None = None
+    """Grey range by which the model is given images of more than 8 bits: LEVEL - WIDTH / 2 becomes black, and
+    LEVEL + WIDTH / 2 white. By default each image takes its own. It stays with the model that is written."""
 
     overwrite: bool = False
     """Replace a model that is there."""
@@ -54,6 +60,7 @@ def main(argv: list[str]) -> int:
         args=argv,
         prog="dinoscope import",
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+        registry=window_registry(),
     )
     Console().print("\n".join(import_weights(options)), markup=False, highlight=False, soft_wrap=True)
     return 0
@@ -71,6 +78,8 @@ def import_weights(options: Options) -> list[str]:
     if options.std is not None and not all(value > 0 for value in options.std):
         raise UserError(f"--std must be above 0, not {options.std}")
     backbone, found = import_file(options.file, Choices(options.arch, options.part, options.mean, options.std))
+    if options.window is not None:
+        backbone.config = replace(backbone.config, window=options.window)
     said = f"{options.file}: {found.line()}"
     if options.out is None:
         return [said, "loads strictly; nothing was written (--out FOLDER writes it as a model)"]

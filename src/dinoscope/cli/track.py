@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,7 +37,7 @@ class Options:
     Stopped on the way, the masks so far stay, each whole; the overlay is there only when all are.
 
     In a mask, 0 is background and every other value an object. 255 is the object where there are only 0 and 255,
-    else it is left out.
+    else it is left out. White that is painted with soft edges is cut at one half.
     """
 
     video: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO")]
@@ -95,6 +95,7 @@ def track(options: Options) -> int:
     video = open_video(options.video)
     masks = _masks(options, video)
     backbone = load_model(options.model, progress_bar).backbone
+    video = replace(video, window=backbone.config.window)
     for number, file in _mask_files(options).items():
         warn_of_lost(masks[number], str(file), config.size, backbone.patch_size)
     _claim(options, video)

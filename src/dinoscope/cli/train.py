@@ -75,6 +75,7 @@ def settings(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
 
     from dinoscope import api
     from dinoscope.cli.options import parse
+    from dinoscope.cli.window_option import window_registry
     from dinoscope.errors import UserError
 
     chosen, rest = _preparser().parse_known_args(argv)
@@ -86,6 +87,7 @@ def settings(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
             prog="dinoscope train",
             description=DESCRIPTION,
             config=(tyro.conf.AvoidSubcommands,),
+            registry=window_registry(),
         )
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -1,34 +1,47 @@
 """What an image file says of itself before its pixels are decoded: format, size, orientation, kind of values.
 
-The content decides, never the name. JPEG's segments are walked here; everything else is opened by Pillow. Here it is
-also said what is refused, and how: `decode` reads the pixels of what passes.
+The content decides, never the name. JPEG's segments are walked; everything else is opened by Pillow, without its
+metadata (see `bare_image`). Here it is also said what is refused, and how: `decode` reads the pixels of what passes.
 """
 
 from __future__ import annotations
 
-import struct
+import math
+import os
+import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from io import BufferedReader, BytesIO
+from io import BufferedReader
 from pathlib import Path
 
-from PIL import ExifTags, Image
+from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
-from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-Stream = BufferedReader | BytesIO  # a file, or its content in memory
+from dinoscope.cache import MEGAPIXELS_VARIABLE
+from dinoscope.data.bare_image import (
+    MAX_COEFFICIENT_BYTES,
+    Bare,
+    Stream,
+    UnreadableImage,
+    jpeg_frame,
+    too_large,
+    unsupported,
+    without_metadata,
+)
+from dinoscope.data.tiff import Tiff, read_tiff
+from dinoscope.errors import UserError
 
-MAX_PIXELS = 200_000_000
-"""Height times width above which an image is refused: 600 MB of RGB."""
+MAX_MEGAPIXELS = 60.0
+"""Height times width above which an image is refused, in millions; a JPEG of up to four times as many is halved."""
 
 # Named directly instead of through Image.open: only formats that we mean to read (Pillow would hand EPS to
 # Ghostscript), and no decompression-bomb check against a global limit that is not ours.
@@ -42,6 +55,22 @@ _READERS: dict[str, type[ImageFile]] = {
     "PPM": PpmImageFile,
 }
 
+# Place of the bytes that tell it, these bytes, name: what people take for images that are read, often by its name.
+_OTHERS = (
+    *((4, b"ftyp" + brand, "HEIC") for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")),
+    *((4, b"ftyp" + brand, "AVIF") for brand in (b"avif", b"avis")),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR"),
+    (0, b"II\xbc", "JPEG XR"),
+    (0, b"P7\n", "PAM"),
+    (0, b"PF\n", "PFM"),
+    (0, b"Pf\n", "PFM"),
+)
+
 # EXIF orientation -> (swap rows and columns, then reverse rows, then reverse columns). EXIF 2.32, tag 0x0112.
 ORIENTATIONS: dict[int, tuple[bool, bool, bool]] = {
     1: (False, False, False),
@@ -54,15 +83,18 @@ ORIENTATIONS: dict[int, tuple[bool, bool, bool]] = {
     8: (True, True, False),
 }
 
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 without DHT, JPG and DAC
-_JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length: TEM, RST0 to RST7, SOI
-_TIFF_SHORT = 3
+_BYTES_PER_PIXEL = 6  # of the largest file: RGB with 16 bits a channel, uncompressed
+_SMALL_FILE = 64_000_000  # bytes, read whatever the limit of pixels
+
+_JPEG_UNREAD = frozenset({0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF, 0xCB})  # hierarchical; lossless with arithmetic coding
+_JPEG_BITS, _JPEG_CHANNELS = 8, (1, 3, 4)
+_LARGEST_OF_8_BITS = 255
+
+_SLOW_CODECS = frozenset({"bmp_rle", "ppm", "ppm_plain"})  # Pillow's, in Python: 0.4 µs a value
+_MAX_SLOW_VALUES = 10_000_000
+_MAX_RLE_WIDTH = 1 << 16  # of a BMP, in which two bytes may skip 255 lines
 
 _pillow_limit = threading.Lock()
-
-
-class UnreadableImage(Exception):
-    """A file that is not an image we read. Its message is the reason: one line, without the path."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +102,10 @@ class Header:
     """What a file says of itself before its pixels are decoded.
 
     format: "JPEG", "PNG", "GIF", "WebP", "BMP", "TIFF" or "PPM", by content.
-    height, width: pixels, after EXIF orientation.
+    height, width: pixels as `decode` returns them: after EXIF orientation, and of a large JPEG half as many a side.
     orientation: EXIF orientation, 1 (upright) to 8.
-    over_8_bit: more than 8 bits per channel, floats included. animated: more than one frame or page.
+    sample: kind of the values as numpy names it: "u1" up to 8 bits, "u2" up to 16, "i2" signed, "f4" float, ...
+    animated: more than one frame.
     """
 
     format: str
@@ -81,38 +114,67 @@ class Header:
     orientation: int = 1
     grey: bool = False
     alpha: bool = False
-    over_8_bit: bool = False
+    sample: str = "u1"
     cmyk: bool = False
     animated: bool = False
 
+    @property
+    def over_8_bit(self) -> bool:
+        """Whether it has more than 8 bits per channel, floats included."""
+        return not self.sample.endswith("1")
 
-def read_header(path: Path, *, max_pixels: int = MAX_PIXELS) -> Header:
-    """Return what the file's header says, without decoding pixels.
+
+def pixel_limit() -> int:
+    """Return how many pixels an image may have. Raises UserError if --max-megapixels is no number above 0."""
+    text = os.environ.get(MEGAPIXELS_VARIABLE)
+    try:
+        megapixels = MAX_MEGAPIXELS if text is None else float(text)
+    except ValueError:
+        megapixels = math.nan
+    if not 1e-6 <= megapixels < math.inf:
+        raise UserError(f"--max-megapixels is {text!r}; it must be a number above 0, such as {MAX_MEGAPIXELS:g}")
+    return int(megapixels * 1e6)
+
+
+def read_header(path: Path, *, max_pixels: int | None = None) -> Header:
+    """Return what the file's header says, without decoding pixels. max_pixels: `pixel_limit()` if None.
 
     Raises UnreadableImage as `decode` does, except for damage that only the pixels show.
     """
-    with opened(path) as file, damage_reported():
+    limit = pixel_limit() if max_pixels is None else max_pixels
+    with opened(path, limit) as file, damage_reported():
         kind = sniff(file)
         if kind == "JPEG":
-            return jpeg_header(file, max_pixels)
-        image = open_pillow(file, kind)
-        return replace(pillow_header(image, kind, max_pixels), **_pillow_traits(image))
+            return jpeg_header(file, limit)
+        if kind == "TIFF":
+            return tiff_header(file, limit, header_only=True)[0]
+        image, bare = open_pillow(file, kind, limit, header_only=True)
+        return replace(pillow_header(image, kind, bare.orientation), animated=bare.animated)
 
 
-def read_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def read_size(path: Path, *, max_pixels: int | None = None) -> tuple[int, int]:
     """Return (height, width) in pixels after EXIF orientation. Raises as `read_header` does."""
     header = read_header(path, max_pixels=max_pixels)
     return header.height, header.width
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BufferedReader]:
-    """Open for reading; what cannot be opened (a folder, no permission, gone since) is unreadable."""
+def opened(path: Path, max_pixels: int) -> Iterator[BufferedReader]:
+    """Open for reading. What cannot be opened (a folder, no permission, a pipe) or is too large is unreadable."""
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            raise UnreadableImage("cannot be opened: not a regular file")
         file = path.open("rb")
     except OSError as error:
         raise UnreadableImage(f"cannot be opened: {error.strerror}") from error
+    limit = max(_BYTES_PER_PIXEL * max_pixels, _SMALL_FILE)
     with file:
+        if status.st_size > limit:
+            raise UnreadableImage(
+                f"too large: a file of {status.st_size / 1e6:.4g} MB, at most {limit / 1e6:.4g} MB are read; "
+                "save the image alone, or compressed"
+            )
         yield file
 
 
@@ -150,88 +212,76 @@ def sniff(stream: Stream) -> str:
         return "BMP"
     if start[:1] == b"P" and start[1:2] in b"123456" and start[2:3].isspace():
         return "PPM"
+    name = next((name for at, magic, name in _OTHERS if start[at:].startswith(magic)), None)
+    if name is not None:
+        raise unsupported(f"{name}, save it as PNG or JPEG")
     raise UnreadableImage(f"not an image in a format we read ({', '.join(_READERS)})")
-
-
-def _header(kind: str, height: int, width: int, orientation: int, max_pixels: int, **traits: bool) -> Header:
-    """Build a Header from the size as stored, which orientations 5 to 8 swap."""
-    if height < 1 or width < 1:
-        raise UnreadableImage("damaged: the header says zero pixels")
-    if ORIENTATIONS[orientation][0]:
-        height, width = width, height
-    if height * width > max_pixels:
-        raise UnreadableImage(
-            f"too large: {width}x{height} is {height * width / 1e6:.4g} million pixels, "
-            f"at most {max_pixels / 1e6:.4g} million are read; scale it down"
-        )
-    return Header(kind, height, width, orientation, **traits)
 
 
 # JPEG
 
 
 def jpeg_header(stream: Stream, max_pixels: int) -> Header:
-    """Walk the segments up to the frame header, picking up the EXIF orientation on the way."""
-    orientation = 1
-    stream.seek(0)
-    while True:
-        marker = _next_marker(stream)
-        if marker in _JPEG_BARE:
-            continue
-        if marker in (0xD9, 0xDA):  # end of image, start of scan
-            raise UnreadableImage("damaged: no frame header before the data")
-        (length,) = struct.unpack(">H", stream.read(2))
-        if length < 2:
-            raise UnreadableImage("damaged: a segment of impossible length")
-        if marker in _JPEG_FRAMES:
-            precision, height, width, components = struct.unpack(">BHHB", stream.read(6))  # ITU T.81, B.2.2
-            traits = {"grey": components == 1, "over_8_bit": precision > 8, "cmyk": components == 4}
-            return _header("JPEG", height, width, orientation, max_pixels, **traits)
-        if marker == 0xE1:
-            segment = stream.read(length - 2)
-            if segment.startswith(b"Exif\0"):
-                orientation = _orientation(partial(_exif_orientation, segment))
-        else:
-            stream.seek(length - 2, 1)
+    """Return what the segments up to the frame header say."""
+    frame, orientation = jpeg_frame(stream)
+    if frame.height < 1 or frame.width < 1:
+        raise UnreadableImage("damaged: the header says zero pixels")
+    if frame.precision != _JPEG_BITS:
+        raise unsupported(f"a JPEG with {frame.precision} bits a channel, save it as PNG with 16 bits")
+    if frame.marker in _JPEG_UNREAD or frame.components not in _JPEG_CHANNELS:
+        coding = "hierarchical or arithmetic" if frame.marker in _JPEG_UNREAD else f"{frame.components}-channel"
+        raise unsupported(f"a JPEG of the {coding} kind, save it as PNG or as ordinary JPEG")
+    divisor = jpeg_divisor(frame.height, frame.width, max_pixels)
+    if frame.progressive:
+        check_coefficients(frame.coefficient_bytes)
+    height, width = -(-frame.height // divisor), -(-frame.width // divisor)
+    if ORIENTATIONS[orientation][0]:
+        height, width = width, height
+    return Header("JPEG", height, width, orientation, grey=frame.components == 1, cmyk=frame.components == 4)
 
 
-def _next_marker(stream: Stream) -> int:
-    """Return the next marker's second byte. Skips stray bytes and fill bytes, as libjpeg does."""
-    previous = b""
-    while byte := stream.read(1):
-        if previous == b"\xff" and byte not in b"\x00\xff":
-            return byte[0]
-        previous = byte
-    raise UnreadableImage("damaged: the file ends within its header")
-
-
-def _exif_orientation(block: bytes) -> int:
-    """Look the orientation up in an APP1 segment: "Exif", two zeros, a TIFF directory (EXIF 2.32, 4.6)."""
-    tiff = block[6:]
-    order = {b"II": "<", b"MM": ">"}[tiff[:2]]
-    (directory,) = struct.unpack_from(order + "I", tiff, 4)
-    (entries,) = struct.unpack_from(order + "H", tiff, directory)
-    for entry in range(directory + 2, directory + 2 + 12 * entries, 12):
-        tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, entry)
-        if tag == ExifTags.Base.Orientation and kind == _TIFF_SHORT:
-            return value
-    return 1
-
-
-def _orientation(read: Callable[[], int]) -> int:
-    """Return the orientation read, or 1 where it is damaged or impossible: the pixels may be whole."""
-    try:
-        orientation = read()
-    except Exception:  # as in damage_reported
+def jpeg_divisor(height: int, width: int, max_pixels: int) -> int:
+    """Return by what libjpeg is to divide both sides: 1, or 2 for up to four times as many pixels as are read."""
+    if height * width <= max_pixels:
         return 1
-    return orientation if orientation in ORIENTATIONS else 1
+    if -(-height // 2) * -(-width // 2) > max_pixels:
+        raise too_large(height, width, max_pixels)
+    return 2
+
+
+def check_coefficients(size: float) -> None:
+    """Raise UnreadableImage for a JPEG with several scans that holds more coefficients than there may be memory for."""
+    if size > MAX_COEFFICIENT_BYTES:
+        raise UnreadableImage("too large: a progressive JPEG of this size; save it as an ordinary (baseline) one")
 
 
 # Everything else
 
 
-def open_pillow(stream: Stream, kind: str) -> ImageFile:
-    """Read the file up to its pixels. Pillow's own limit gives way to `max_pixels`, checked by the caller."""
+def open_pillow(stream: Stream, kind: str, max_pixels: int, *, header_only: bool) -> tuple[ImageFile, Bare]:
+    """Read the file up to its pixels, without its metadata. The image's size is that of the pixels as stored.
+
+    Raises UnreadableImage for too many pixels; Pillow's own limit gives way.
+    """
+    if kind == "PNG" and stream.read(16)[12:] == b"CgBI":
+        raise unsupported("a PNG packed for iPhones (CgBI), save it as PNG again")
+    bare = without_metadata(stream, kind, max_pixels, header_only=header_only)
+    image = raw_pillow(bare.stream, kind)
+    height, width = image.height, image.width
+    if height < 1 or width < 1:
+        raise UnreadableImage("damaged: the header says zero pixels")
+    if height * width > max_pixels:
+        raise too_large(*((width, height) if ORIENTATIONS[bare.orientation][0] else (height, width)), max_pixels)
+    codec = image.tile[0][0] if image.tile else ""
+    too_slow = height * width * len(image.getbands()) > _MAX_SLOW_VALUES
+    slow = codec in _SLOW_CODECS and (codec != "ppm" or sample_kind(image) == "u1")  # `decode` reads the deep ones
+    if slow and (too_slow or (codec == "bmp_rle" and width > _MAX_RLE_WIDTH)):
+        raise unsupported(f"a {kind} of {width}x{height} as text, run lengths or odd values, save it as PNG")
+    return image, bare
+
+
+def raw_pillow(stream: Stream, kind: str) -> ImageFile:
+    """Read the file up to its pixels, as it is."""
     stream.seek(0)
     try:
         return _READERS[kind](stream)
@@ -239,6 +289,10 @@ def open_pillow(stream: Stream, kind: str) -> ImageFile:
         stream.seek(0)
         with without_pillow_limit():
             return _READERS[kind](stream)
+    except OSError as error:
+        if str(error).startswith("Unsupported BMP"):
+            raise unsupported(f"a BMP that Pillow does not know ({error}), save it as PNG") from error
+        raise
 
 
 @contextmanager
@@ -252,35 +306,63 @@ def without_pillow_limit() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def pillow_header(image: ImageFile, kind: str, max_pixels: int) -> Header:
-    """Return format, size and orientation of an image opened and not yet loaded."""
+def pillow_header(image: ImageFile, kind: str, orientation: int) -> Header:
+    """Return the header of an image opened and not yet loaded."""
     height, width = image.height, image.width
-    if isinstance(image, TiffImageFile):  # some versions of Pillow give the size as stored, some as turned
-        height, width = int(image.tag_v2[IMAGELENGTH]), int(image.tag_v2[IMAGEWIDTH])
-    # Image.getexif, since PngImageFile.getexif decodes the pixels in search of a block behind them.
-    orientation = _orientation(lambda: Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
-    return _header(kind, height, width, orientation, max_pixels)
+    if ORIENTATIONS[orientation][0]:
+        height, width = width, height
+    return Header(
+        kind,
+        height,
+        width,
+        orientation,
+        grey=is_deep_grey(image) or image.mode in ("1", "L", "LA", "La"),
+        alpha=image.has_transparency_data,
+        sample=sample_kind(image),
+        cmyk=image.mode == "CMYK",
+    )
 
 
-def _pillow_traits(image: ImageFile) -> dict[str, bool]:
-    """Return the remaining fields of Header. Not for decoding: it reads a GIF as far as its second frame."""
-    deep_grey = is_deep_grey(image)
-    return {
-        "grey": deep_grey or image.mode in ("1", "L", "LA", "La"),
-        "alpha": image.has_transparency_data,
-        "over_8_bit": deep_grey or any(";16" in str(tile[3]) for tile in image.tile[:1]),
-        "cmyk": image.mode == "CMYK",
-        "animated": _is_animated(image),
-    }
+def tiff_header(stream: Stream, max_pixels: int, *, header_only: bool) -> tuple[Header, Tiff, Bare]:
+    """Return what the directories say. Raises UnreadableImage for a kind that is not read."""
+    tiff = read_tiff(stream)
+    if tiff.unsupported is not None and tiff.height * tiff.width <= max_pixels:
+        raise unsupported(tiff.unsupported)
+    bare = without_metadata(stream, "TIFF", max_pixels, header_only=header_only)
+    height, width = tiff.height, tiff.width
+    if ORIENTATIONS[bare.orientation][0]:
+        height, width = width, height
+    header = Header(
+        "TIFF",
+        height,
+        width,
+        bare.orientation,
+        grey=tiff.grey,
+        alpha=tiff.transparent,
+        sample=tiff.sample,
+        cmyk=tiff.cmyk,
+    )
+    if header_only and not tiff.opencv:
+        open_tiff(bare.stream, tiff)
+    return header, tiff, bare
 
 
-def _is_animated(image: ImageFile) -> bool:
+def open_tiff(stream: Stream, tiff: Tiff) -> ImageFile:
+    """Open it with Pillow. Raises UnreadableImage where Pillow does not know this kind of a directory that is whole."""
     try:
-        return getattr(image, "is_animated", False)
-    except Exception:  # as in damage_reported: a damaged second frame is a second frame
-        return True
+        return raw_pillow(stream, "TIFF")
+    except SyntaxError as error:  # "unknown pixel mode"
+        raise unsupported(f"a TIFF with {tiff.kind}, save it as PNG") from error
+
+
+def sample_kind(image: ImageFile) -> str:
+    """Return `Header.sample` of an image opened and not yet loaded, other than JPEG and TIFF."""
+    options = image.tile[0][3] if image.tile else ""
+    if isinstance(image, PpmImageFile) and isinstance(options, tuple):  # raw mode and largest value
+        return "u2" if options[1] > _LARGEST_OF_8_BITS else "u1"
+    return "u2" if is_deep_grey(image) or ";16" in str(options) else "u1"
 
 
 def is_deep_grey(image: Image.Image) -> bool:
-    """Whether it has one channel of more than 8 bits, floats included."""
-    return image.mode.startswith("I") or image.mode == "F"
+    """Whether it has one channel of more than 8 bits."""
+    return image.mode.startswith("I")

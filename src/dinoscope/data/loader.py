@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from dinoscope.data.apply import multi_crop
 from dinoscope.data.decode import UnreadableImage, decode
 from dinoscope.data.folder import ImageFolder
+from dinoscope.data.grey_range import Window
 from dinoscope.data.views import ViewsConfig
 from dinoscope.types import Views
 
@@ -33,10 +34,13 @@ class Sample:
 
 
 class ViewsDataset(Dataset[Sample]):
-    """Item (epoch, index) is the image's views in that epoch, whichever process asks."""
+    """Item (epoch, index) is the image's views in that epoch, whichever process asks.
 
-    def __init__(self, folder: ImageFolder, config: ViewsConfig, seed: int) -> None:
-        self.folder, self.config, self.seed = folder, config, seed
+    window: grey range of images of more than 8 bits; None takes that of each image.
+    """
+
+    def __init__(self, folder: ImageFolder, config: ViewsConfig, seed: int, window: Window | None = None) -> None:
+        self.folder, self.config, self.seed, self.window = folder, config, seed, window
 
     def __len__(self) -> int:
         return len(self.folder)
@@ -58,7 +62,7 @@ class ViewsDataset(Dataset[Sample]):
         for offset in range(len(self.folder)):
             candidate = (index + offset) % len(self.folder)
             try:
-                return decode(self.folder.path(candidate)), candidate
+                return decode(self.folder.path(candidate), window=self.window), candidate
             except UnreadableImage:
                 continue
         raise UnreadableImage(f"none of the {len(self.folder)} images below {self.folder.root} can be read any more")

@@ -6,22 +6,26 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
+import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median_low
 from typing import Any
 
+import cv2
 import PIL
 import torchvision
 
-from dinoscope.data.decode import UnreadableImage, decode
+from dinoscope.data.decode import UnreadableImage, read
 from dinoscope.data.folder import ImageFolder
-from dinoscope.data.image_header import Header, read_header
+from dinoscope.data.grey_range import ValueRange, joined
+from dinoscope.data.image_header import Header, pixel_limit, read_header
 from dinoscope.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -30,8 +34,9 @@ _CHUNK = 32
 """Images examined between two calls of `progress`."""
 
 # A cache written by other readers is of no use: what they refuse and how they turn images may differ.
-_CACHE_KEY = f"1 pillow {PIL.__version__} torchvision {torchvision.__version__}"
+_CACHE_KEY = f"2 pillow {PIL.__version__} torchvision {torchvision.__version__} opencv {cv2.__version__}"
 _MAX_WORKERS = 1024
+_SIXTEEN_BITS = ValueRange(0, 65535, True)
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,10 @@ class ScanReport:
     widths, heights: pixels, after EXIF orientation; None where nothing is readable, as
     aspect_ratios: the smallest and largest width / height.
     grey, alpha, over_8_bit, cmyk, rotated, animated: numbers of images. rotated: EXIF says to turn or mirror
-    them. animated: more than one frame or page.
+    them. animated: more than one frame.
+    passed_over: number of files that are not taken for images, by ending, the most frequent first.
+    values: smallest and largest value of the images that are not of unsigned 8 bits, None if there are none. Where
+    headers alone were read it is what 16 bits can hold, and None where there are values of another kind.
     """
 
     root: Path
@@ -81,6 +89,8 @@ class ScanReport:
     rotated: int
     animated: int
     unreadable: tuple[Unreadable, ...]
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    values: ValueRange | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as what JSON can hold."""
@@ -89,12 +99,16 @@ class ScanReport:
 
 @dataclass(frozen=True)
 class _Finding:
-    """One file examined: its size and time, and either its header or the reason why there is none."""
+    """One file examined: its size and time, and either its header or the reason why there is none.
+
+    values: of an image that was decoded and is not of unsigned 8 bits.
+    """
 
     size: int
     modified_ns: int
     header: Header | None
     reason: str = ""
+    values: ValueRange | None = None
 
 
 def scan(
@@ -136,16 +150,18 @@ def scan(
     return _report(folder, findings, full)
 
 
-def check_readable(report: ScanReport, limit: float = 0.05) -> None:
-    """Raise UserError, naming the first three, where more than the share `limit` is unreadable."""
-    count = len(report.unreadable)
-    if count <= limit * report.images:
+def check_readable(root: Path, unreadable: Sequence[Unreadable], images: int, limit: float = 0.05) -> None:
+    """Raise UserError, naming the first three, if more than the share `limit` of the images is unreadable."""
+    count = len(unreadable)
+    if not count or count / images <= limit:
         return
-    first = "; ".join(f"{fault.path} ({fault.reason})" for fault in report.unreadable[:3])
+    first = "; ".join(f"{fault.path} ({fault.reason})" for fault in unreadable[:3])
     more = "; …" if count > 3 else ""
+    enough = math.ceil(100 * count / images) / 100
     raise UserError(
-        f"{report.root}: {count} of {report.images} images cannot be read, more than the {limit:.0%} that "
-        f"are passed over: {first}{more}. Mend or remove them; `dinoscope scan {report.root}` lists them all."
+        f"{root}: {count} of {images} images cannot be read, more than the {limit:.0%} that are passed over: "
+        f"{first}{more}. Repair or remove them (`dinoscope scan {shlex.quote(str(root))} --all` lists them all), or "
+        f"leave them out with --max-unreadable {enough:g}"
     )
 
 
@@ -165,11 +181,10 @@ def _examine(path: Path, known: _Finding | None, full: bool) -> _Finding:
         return known
     try:
         header = read_header(path)
-        if full:
-            decode(path)
+        values = read(path).range if full else None
     except UnreadableImage as error:
         return _Finding(size, modified_ns, None, str(error))
-    return _Finding(size, modified_ns, header)
+    return _Finding(size, modified_ns, header, values=values)
 
 
 def _report(folder: ImageFolder, findings: Sequence[_Finding], full: bool) -> ScanReport:
@@ -200,7 +215,17 @@ def _report(folder: ImageFolder, findings: Sequence[_Finding], full: bool) -> Sc
             for path, finding in zip(folder.paths, findings, strict=True)
             if finding.header is None
         ),
+        passed_over=dict(folder.passed_over),
+        values=_values(findings, full),
     )
+
+
+def _values(findings: Sequence[_Finding], full: bool) -> ValueRange | None:
+    """`ScanReport.values`."""
+    if full:
+        return joined(finding.values for finding in findings if finding.values is not None)
+    kinds = {finding.header.sample for finding in findings if finding.header is not None} - {"u1"}
+    return _SIXTEEN_BITS if kinds == {"u2"} else None
 
 
 def _class_counts(folder: ImageFolder, findings: Sequence[_Finding]) -> dict[str, int]:
@@ -223,11 +248,15 @@ def _cache_name(root: Path, full: bool) -> str:
     return f"{digest}-{'full' if full else 'headers'}.json"
 
 
+def _readers() -> str:
+    return f"{_CACHE_KEY} pixels {pixel_limit()}"
+
+
 def _read_cache(file: Path) -> dict[str, _Finding]:
     """Return what the cache knows by relative path; nothing where it is absent, damaged or outdated."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        if content["readers"] != _CACHE_KEY:
+        if content["readers"] != _readers():
             return {}
         return {path: _finding(row) for path, row in content["files"].items()}
     except FileNotFoundError:
@@ -239,14 +268,18 @@ def _read_cache(file: Path) -> dict[str, _Finding]:
 
 def _finding(row: Sequence[Any]) -> _Finding:
     """Rebuild a finding from its row in the cache. Raises ValueError or TypeError for any other row."""
-    size, modified_ns, *fields = row
+    size, modified_ns, *fields, values = row
     template = dataclasses.astuple(Header("", 1, 1))
     if [type(value) for value in fields] != [type(value) for value in template]:
         raise ValueError(f"not a header: {fields}")
     header = Header(*fields)
     if header.height < 1 or header.width < 1:
         raise ValueError(f"no pixels: {fields}")
-    return _Finding(size, modified_ns, header)
+    return _Finding(size, modified_ns, header, values=None if values is None else ValueRange(*values))
+
+
+def _row(values: ValueRange | None) -> tuple[Any, ...] | None:
+    return None if values is None else dataclasses.astuple(values)
 
 
 def _write_cache(file: Path, known: Mapping[str, _Finding], found: Mapping[str, _Finding]) -> None:
@@ -255,11 +288,11 @@ def _write_cache(file: Path, known: Mapping[str, _Finding], found: Mapping[str, 
     if readable.items() <= known.items():
         return
     rows = {
-        path: (finding.size, finding.modified_ns, *dataclasses.astuple(finding.header))
+        path: (finding.size, finding.modified_ns, *dataclasses.astuple(finding.header), _row(finding.values))
         for path, finding in {**known, **readable}.items()
         if finding.header is not None
     }
-    text = json.dumps({"readers": _CACHE_KEY, "files": rows}, separators=(",", ":"))
+    text = json.dumps({"readers": _readers(), "files": rows}, separators=(",", ":"))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         # In a folder of its own, so that nothing half-written stays behind.

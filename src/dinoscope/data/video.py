@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,14 +14,18 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from dinoscope.data.decode import UnreadableImage, decode
-from dinoscope.data.folder import EXTENSIONS
+from dinoscope.data.folder import EXTENSIONS, images_within
+from dinoscope.data.grey_range import Window
 from dinoscope.errors import UserError
 
 _log = logging.getLogger(__name__)
 
 VIDEO_EXTENSIONS = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
-MAX_FRAME_PIXELS = 2**26
-"""Height times width above which a frame is refused: 8192 x 8192 px."""
+MAX_FRAME_PIXELS = 2**25
+"""Height times width above which a frame of a video file is refused: 8K (7680 x 4320 px) is read. FFmpeg keeps up to 16
+frames that others refer to, at 1.5 bytes a pixel."""
+_LARGE_FRAME = 2**23
+"""Height times width above which one thread decodes: each of several threads would hold a frame more."""
 MAX_FRAMES = 100_000
 """Above an hour at 24 frames a second; what is longer is to be cut first."""
 FOLDER_FPS = 24.0
@@ -54,6 +57,7 @@ class Video:
     size: height and width of every frame, in pixels.
     said: number of frames. Of a file it is what the file says, which may be off by a few; 0: it says nothing.
     fps: frames a second.
+    window: grey range of images of more than 8 bits, the model's; None takes that of each image.
     """
 
     path: Path
@@ -61,6 +65,7 @@ class Video:
     size: tuple[int, int]
     said: int
     fps: float
+    window: Window | None = None
 
     def __length_hint__(self) -> int:
         """Number of frames, as far as it is known beforehand."""
@@ -69,7 +74,8 @@ class Video:
     def __iter__(self) -> Iterator[UInt8[ndarray, "h w 3"]]:
         """RGB frames in order. Raises UserError for one that cannot be read, is of another size, or one too many."""
         number = 0
-        for number, (name, frame) in enumerate(_images(self.files) if self.files else _decoded(self.path), start=1):
+        frames = _images(self.files, self.window) if self.files else _decoded(self.path)
+        for number, (name, frame) in enumerate(frames, start=1):
             if frame.shape[:2] != self.size:
                 raise UserError(
                     f"{name} is {frame.shape[1]} x {frame.shape[0]} px, and the first frame of {self.path} is "
@@ -126,33 +132,22 @@ def _header(path: Path, capture: cv2.VideoCapture) -> Header:
 
 
 def _open_folder(path: Path) -> Video:
-    try:
-        files = [file for file in path.iterdir() if file.suffix.lower() in EXTENSIONS and file.name[0] != "."]
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
+    files = images_within(path)
     if not files:
         raise UserError(f"{path}: no frames in this folder. Looked for {' '.join(EXTENSIONS)}")
     if len(files) > MAX_FRAMES:
         raise UserError(f"{path} has {len(files)} frames, and {MAX_FRAMES} is the most: split it into shorter parts")
-    files.sort(key=lambda file: _by_numbers(file.name))
     _, first = next(_images(tuple(files[:1])))
     return Video(path, tuple(files), first.shape[:2], len(files), FOLDER_FPS)
 
 
-def _by_numbers(name: str) -> tuple[list[tuple[int, str]], str]:
-    """A key that sorts frame9 before frame10."""
-    parts = re.split(r"(\d+)", name)
-    return [(int(part) if place % 2 else 0, "" if place % 2 else part) for place, part in enumerate(parts)], name
-
-
-def _images(files: tuple[Path, ...]) -> Iterator[tuple[str, UInt8[ndarray, "_ _ 3"]]]:
+def _images(files: tuple[Path, ...], window: Window | None = None) -> Iterator[tuple[str, UInt8[ndarray, "_ _ 3"]]]:
     """Each image with its name."""
     for file in files:
         try:
-            frame = decode(file)
+            frame = decode(file, window=window)
         except UnreadableImage as error:
             raise UserError(f"{file}: {error}") from error
-        _check_pixels(file, frame.shape[0], frame.shape[1])
         yield str(file), frame
 
 
@@ -177,7 +172,11 @@ def _capture(path: Path) -> Iterator[cv2.VideoCapture]:
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         # the whole path and no other backend: a name like "http:x" or "a%d.avi" is a file here and nothing else
-        capture = cv2.VideoCapture(str(path.resolve()), cv2.CAP_FFMPEG)
+        name = str(path.resolve())
+        capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
+        if capture.get(cv2.CAP_PROP_FRAME_HEIGHT) * capture.get(cv2.CAP_PROP_FRAME_WIDTH) > _LARGE_FRAME:
+            capture.release()
+            capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     finally:
         cv2.utils.logging.setLogLevel(level)
     try:

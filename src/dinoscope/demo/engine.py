@@ -53,6 +53,7 @@ class Engine:
     """The models by their labels, and what they said. Safe to call from several threads.
 
     passes: how often a network has been run; for who wants to know whether anything is computed again.
+    window: grey range by which images are shown, that of the first model which has one; each model is given its own.
     apart: calls a function that reads a stranger's file, see `decoding.DecodingProcesses.run`.
     """
 
@@ -60,6 +61,8 @@ class Engine:
         self.models = {model.label: model for model in models}
         self.apart = apart
         self.limits, self.passes = limits, 0
+        windows = (model.backbone.config.window for model in models)
+        self.window = next((window for window in windows if window is not None), None)
         self._kept = Kept(limits.cache_bytes)
 
     def picture(self, path: Path) -> Picture:
@@ -68,7 +71,7 @@ class Engine:
             key = path, path.stat().st_mtime_ns
         except OSError as error:
             raise Refused("picture_gone") from error
-        return self._kept.get(key, lambda: self.apart(read_picture, path, self.limits))
+        return self._kept.get(key, lambda: self.apart(read_picture, path, self.limits, self.window))
 
     def depth(self, model: str) -> int:
         """Number of blocks that a map can be of; 1 for a ResNet."""
@@ -135,7 +138,7 @@ class Engine:
         most = min(self.limits.patches, MAX_PATCHES)
         if rows * columns > most:
             raise Refused("picture_patches", patches=rows * columns, most=most)
-        pixels = prepare(gaze.picture.pixels, self.size(gaze), backbone.patch_size)
+        pixels = prepare(gaze.picture.by(backbone.config.window), self.size(gaze), backbone.patch_size)
         self.passes += 1
         passed = single_pass(backbone, backbone.normalize(pixels[None].to(backbone.mean.device)))
         if not all(each.isfinite().all() for each in (*passed.rows, *([] if passed.last is None else [passed.last]))):

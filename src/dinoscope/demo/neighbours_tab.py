@@ -145,9 +145,10 @@ class _Actions:
             return self.blank()
         results: list[Any] = []
         try:
-            pixels = self.site.engine.picture(image.path).pixels
+            picture = self.site.engine.picture(image.path)
             for model in seen_models(first, second):
                 gallery = self._gallery(model, request, progress)
+                pixels = picture.by(gallery.model.backbone.config.window)
                 found = gallery.nearest(pixels, count, without=image.path)
                 results += [gr.Column(visible=True), self._caption(gallery, found, request), _shown(self.site, found)]
         except (Refused, UserError) as error:
@@ -191,7 +192,7 @@ def _shown(site: Site, found: Sequence[Neighbour]) -> list[tuple[Any, str]]:
     pictures: list[tuple[Any, str]] = []
     for each in found:
         try:
-            pixels = decode(each.path)
+            pixels = decode(each.path, window=site.engine.window)
         except UnreadableImage:
             continue
         caption = f"{each.cosine:.3f}" if each.label is None else f"{each.label} · {each.cosine:.3f}"

@@ -29,7 +29,7 @@ def build_page(site: Site, gallery: Path | None = None) -> gr.Blocks:
     """Lay out and wire all tabs. site.folder: must be there. gallery: images to look for neighbours in; None: drawn."""
     small = site.folder / "thumbnails"
     small.mkdir(exist_ok=True)
-    pictures: list[Path] = thumbnails(site.samples, small)
+    pictures: list[Path] = thumbnails(site.samples, small, site.engine.window)
     with gr.Blocks(title="dinoscope", analytics_enabled=False, fill_width=True, delete_cache=_CACHE_SECONDS) as demo:
         gr.Markdown(site.words.label("page_title"), elem_id="page-title")
         with gr.Tabs():

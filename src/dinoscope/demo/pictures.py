@@ -11,12 +11,16 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
-from dinoscope.data.decode import UnreadableImage, decode
+from dinoscope.data.decode import RawImage, UnreadableImage, read
+from dinoscope.data.grey_range import Window
 from dinoscope.data.image_header import read_header
 from dinoscope.data.index_png import read_indices
 from dinoscope.data.masked_images import BACKGROUND, VOID
 from dinoscope.demo.limits import MB, Limits
 from dinoscope.errors import UserError
+
+_NAMED = 4
+"""An image that is larger than the limit by up to this factor is refused with its size."""
 
 
 class Refused(Exception):
@@ -36,15 +40,23 @@ def _refused(key: str, values: dict[str, object]) -> Refused:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image. digest: of its pixels, so that the same image is known again under another name."""
+    """An image. digest: of its values, so that the same image is known again under another name.
+
+    raw: the values that models of other grey ranges than that of `pixels` are given; None for unsigned 8 bits.
+    """
 
     digest: str
     pixels: UInt8[ndarray, "h w 3"]
+    raw: RawImage | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         return self.pixels.shape[0], self.pixels.shape[1]
+
+    def by(self, window: Window | None) -> UInt8[ndarray, "h w 3"]:
+        """The pixels by a model's grey range."""
+        return self.pixels if self.raw is None else self.raw.rgb(window)
 
 
 @dataclass(frozen=True)
@@ -55,16 +67,19 @@ class Truth:
     valid: Bool[ndarray, "h w"]
 
 
-def read_picture(path: Path, limits: Limits) -> Picture:
-    """Decode an image, upright. Raises Refused where there is none, it is no image, damaged or over the limits."""
+def read_picture(path: Path, limits: Limits, window: Window | None = None) -> Picture:
+    """Decode an image, upright. Raises Refused where there is none, it is no image, damaged or over the limits.
+
+    window: grey range by which it is shown.
+    """
     check_picture(path, limits)
     try:
-        pixels = decode(path, max_pixels=limits.max_pixels)
+        raw = read(path, max_pixels=limits.max_pixels)
     except UnreadableImage as error:
         raise Refused("picture_damaged") from error
-    return Picture(
-        hashlib.blake2b(pixels.tobytes(), digest_size=16, key=repr(pixels.shape).encode()).hexdigest(), pixels
-    )
+    values = raw.values
+    digest = hashlib.blake2b(values.tobytes(), digest_size=16, key=repr(values.shape).encode()).hexdigest()
+    return Picture(digest, raw.rgb(window), None if values.dtype == np.uint8 else raw)
 
 
 def check_picture(path: Path, limits: Limits) -> None:
@@ -78,7 +93,7 @@ def check_picture(path: Path, limits: Limits) -> None:
     if size > limits.upload_bytes:
         raise Refused("picture_heavy", size=f"{size / MB:.0f}", most=f"{limits.upload_mb:g}")
     try:
-        header = read_header(path)
+        header = read_header(path, max_pixels=_NAMED * limits.max_pixels)
     except UnreadableImage as error:
         # a header beyond what decode ever reads says so, and is the only fault that is about size
         key = "picture_vast" if str(error).startswith("too large") else "picture_no_image"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dinoscope.data.folder import evenly, find_images
+from dinoscope.data.grey_range import Window
 from dinoscope.data.masked_images import find_masks
 from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.demo.limits import Limits
@@ -64,8 +65,8 @@ def readable(samples: Sequence[Sample], limits: Limits) -> list[Sample]:
     return found
 
 
-def thumbnails(samples: Sequence[Sample], folder: Path) -> list[Path]:
-    """Small pictures of readable samples, written into a folder."""
+def thumbnails(samples: Sequence[Sample], folder: Path, window: Window | None = None) -> list[Path]:
+    """Small pictures of readable samples, written into a folder. window: grey range by which they are shown."""
     from dinoscope.data.decode import decode
     from dinoscope.demo.image_view import THUMBNAIL, shrunk
     from dinoscope.report.figures import write_png
@@ -73,5 +74,5 @@ def thumbnails(samples: Sequence[Sample], folder: Path) -> list[Path]:
     paths: list[Path] = []
     for number, sample in enumerate(samples):
         paths.append(folder / f"thumbnail-{number}.png")
-        write_png(paths[-1], shrunk(decode(sample.path), THUMBNAIL, THUMBNAIL))
+        write_png(paths[-1], shrunk(decode(sample.path, window=window), THUMBNAIL, THUMBNAIL))
     return paths

@@ -105,7 +105,8 @@ def train_probe(
         _log.warning("batch size %d lowered to %d, the number of training images", config.batch_size, batch_size)
     per_epoch = len(train) // batch_size
     total, device = config.epochs * per_epoch, extraction.device or backbone.mean.device
-    dataset = ViewsDataset(train, training_views(evaluation_view(backbone, extraction).size), config.seed)
+    view = evaluation_view(backbone, extraction)
+    dataset = ViewsDataset(train, training_views(view.size), config.seed, view.window)
     sampler = StepSampler(len(train), batch_size, config.seed, range(total), rank=0, processes=1)
     workers = default_workers(processes=1) if extraction.workers < 0 else extraction.workers
     rate = config.base_rate(backbone) * batch_size / 256

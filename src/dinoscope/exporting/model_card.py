@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dinoscope.data.grey_range import describe
 from dinoscope.exporting.subject import Subject
 from dinoscope.exporting.timm_model import twin_arguments
 from dinoscope.features import weights_hash
@@ -139,12 +140,13 @@ def _use(backbone: Backbone) -> str:
     config = backbone.config
     fixed = "img_size" in twin_arguments(config)
     size = f" Images of {config.layout_size} x {config.layout_size} px." if fixed else ""
+    window = "" if config.window is None else f" Images of more than 8 bits: values from {describe(config.window)}."
     return (
         "## Use\n\n```python\nimport timm\n\n"
         'net = timm.create_model("local-dir:FOLDER", pretrained=True).eval()   # on a hub: "hf-hub:OWNER/NAME"\n'
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(net))\n"
         f"feature = net(transform(image)[None])   # [1, {backbone.dim}]\n```\n\n"
-        f"RGB, normalised with mean {_triple(config.mean)} and standard deviation {_triple(config.std)}.{size}"
+        f"RGB, normalised with mean {_triple(config.mean)} and standard deviation {_triple(config.std)}.{size}{window}"
     )
 
 

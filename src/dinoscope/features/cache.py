@@ -74,8 +74,9 @@ def weights_hash(backbone: Backbone) -> str:
     """32 hex digits of all that decides what the network computes: its config and its weights."""
     digest = hashlib.blake2b(digest_size=16)
     config = to_dict(without_drop_path(backbone.config))
-    if config["position_size"] is None:  # results of before there was this setting stay those of their weights
-        del config["position_size"]
+    for later in ("position_size", "window"):  # results of before there was this setting stay those of their weights
+        if config[later] is None:
+            del config[later]
     digest.update(json.dumps(config, sort_keys=True).encode())
     for name, tensor in sorted(backbone.state_dict().items()):
         digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())

@@ -67,7 +67,7 @@ def evaluation_view(backbone: Backbone, config: ExtractConfig) -> ImageView:
     fraction = default_crop_fraction(size) if config.crop_fraction is None else config.crop_fraction
     if not 0 < fraction <= 1:
         raise UserError(f"the crop fraction is {fraction}; it must be above 0 and at most 1 (nothing cut off)")
-    return ImageView(size, fraction)
+    return ImageView(size, fraction, backbone.config.window)
 
 
 def extract(

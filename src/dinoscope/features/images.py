@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from dinoscope.data.decode import UnreadableImage, decode
 from dinoscope.data.folder import ImageFolder
+from dinoscope.data.grey_range import Window
 from dinoscope.data.loader import default_workers
 from dinoscope.errors import UserError
 
@@ -26,10 +27,14 @@ _LONGEST_STRIP = 16
 
 @dataclass(frozen=True)
 class ImageView:
-    """What is seen of an image: a square of `size` pixels, which keeps `crop_fraction` of the short side."""
+    """What is seen of an image: a square of `size` pixels, which keeps `crop_fraction` of the short side.
+
+    window: grey range of images of more than 8 bits; None takes that of each image.
+    """
 
     size: int
     crop_fraction: float
+    window: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class _EvaluationImages(Dataset[tuple[int, Tensor | None]]):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | None]:
         try:
-            image = decode(self.folder.path(index))
+            image = decode(self.folder.path(index), window=self.view.window)
         except UnreadableImage:
             return index, None
         return index, evaluation_image(image, self.view.size, self.view.crop_fraction)

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
-from numpy import ndarray
 
-from dinoscope.data.decode import UnreadableImage, decode
+from dinoscope.data.decode import RawImage, UnreadableImage, read
 from dinoscope.data.folder import find_images, first_to_last, resolve_split
+from dinoscope.data.grey_range import Window
 from dinoscope.errors import UserError
 from dinoscope.explain.attention_history import AttentionHistory, Snapshot, read_history
 from dinoscope.explain.maps import map_title
@@ -32,14 +31,12 @@ MOST_STEPS = 6
 _COUNT = 6
 _OPEN = 2
 
-Image = UInt8[ndarray, "_ _ 3"]
-
 
 @dataclass(frozen=True)
 class _Images:
     """What the models are shown. said: where the images are from."""
 
-    images: tuple[Image, ...]
+    images: tuple[RawImage, ...]
     said: str
 
 
@@ -67,7 +64,11 @@ def section(
         return None
     columns, broken = _columns(subjects, chosen.images, device, watch)
     notices += broken
-    blocks = [Group("The models beside each other", (_across(columns, chosen),))] if columns else []
+    blocks = (
+        [Group("The models beside each other", (_across(columns, chosen, subjects[0].backbone.config.window),))]
+        if columns
+        else []
+    )
     if histories:
         drawn = [_through_training(title, history) for title, history in histories.items()]
         further = [Folded(f"Further runs ({len(drawn) - _OPEN})", tuple(drawn[_OPEN:]))] if drawn[_OPEN:] else []
@@ -98,7 +99,7 @@ def _when(snapshot: Snapshot) -> str:
 
 
 def _columns(
-    subjects: Sequence[Subject], images: Sequence[Image], device: torch.device | None, watch: Watch
+    subjects: Sequence[Subject], images: Sequence[RawImage], device: torch.device | None, watch: Watch
 ) -> tuple[list[MapColumn], list[Notice]]:
     """The maps of every model, and a warning of each whose maps are no numbers."""
     columns: list[MapColumn] = []
@@ -108,7 +109,7 @@ def _columns(
             progress(done, len(subjects))
             backbone = subject.backbone if device is None else subject.backbone.to(device)
             backbone.eval()
-            maps = [mean_map(backbone, image)[1] for image in images]
+            maps = [mean_map(backbone, image.rgb(backbone.config.window))[1] for image in images]
             if all(np.isfinite(values).all() for values in maps):
                 columns.append(MapColumn(title, map_title("attention", backbone), maps))
             else:
@@ -117,7 +118,7 @@ def _columns(
     return columns, notices
 
 
-def _across(columns: Sequence[MapColumn], chosen: _Images) -> Figure:
+def _across(columns: Sequence[MapColumn], chosen: _Images, window: Window | None) -> Figure:
     titles = ", ".join(column.title for column in columns)
     kinds = list(dict.fromkeys(column.detail for column in columns))
     caption = f"{chosen.said}, each seen by every model at its own image size: {titles}."
@@ -126,8 +127,9 @@ def _across(columns: Sequence[MapColumn], chosen: _Images) -> Figure:
         caption += " " + " ".join(f"{kind[:1].upper()}{kind[1:]}: {listed(names)}." for kind, names in of_kind)
     # what a map shows is said below, for above the columns there is hardly room for the titles
     short = told_apart([each.title for each in columns])
+    images = [image.rgb(window) for image in chosen.images]
     columns = [replace(each, title=title, detail="") for each, title in zip(columns, short, strict=True)]
-    return Figure(webp(maps_page(chosen.images, columns, " or ".join(kinds))), caption, f"Attention of {titles}")
+    return Figure(webp(maps_page(images, columns, " or ".join(kinds))), caption, f"Attention of {titles}")
 
 
 def _images(subjects: Sequence[Subject], histories: Sequence[AttentionHistory]) -> _Images | None:
@@ -136,17 +138,17 @@ def _images(subjects: Sequence[Subject], histories: Sequence[AttentionHistory]) 
         if subject.config is not None and (found := _own_images(subject.config.data)):
             return _Images(found, f"{len(found)} training images of {subject.config.data}")
     if histories:
-        pictures = histories[0].pictures
+        pictures = tuple(map(RawImage, histories[0].pictures))
         return _Images(pictures, f"{len(pictures)} training images, as small as the run kept them")
     return None
 
 
-def _own_images(data: Path) -> tuple[Image, ...]:
+def _own_images(data: Path) -> tuple[RawImage, ...]:
     """The images that snapshots are made of; empty where they cannot be found."""
-    found: list[Image] = []
+    found: list[RawImage] = []
     with contextlib.suppress(UserError):
         folder = spread(find_images(resolve_split(data, "train")), _COUNT)
         for place in range(len(folder)):
             with contextlib.suppress(UnreadableImage):
-                found.append(decode(folder.path(place)))
+                found.append(read(folder.path(place)))
     return tuple(found)

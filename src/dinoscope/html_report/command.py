@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dinoscope.data.grey_range import window_text
 from dinoscope.data.view_presets import VIEWS
 from dinoscope.settings import KIND, flat, to_dict
 from dinoscope.study.recipes import RECIPES
@@ -91,6 +92,8 @@ def _option(difference: Difference) -> list[str]:
     if isinstance(value, bool):
         return [f"--{'.'.join([*rooms, last if value else f'no-{last}'])}"]
     name = f"--{'.'.join([*rooms, last])}"
+    if difference.name == "window":
+        return [name, window_text((value[0], value[1]))]
     if isinstance(value, list):
         return [name, *map(_text, value)]
     return [name, _text(value)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoscope.data.davis import DavisSequence, find_davis
+from dinoscope.data.grey_range import Window
 from dinoscope.errors import UserError
 from dinoscope.evaluation.video_scores import region_similarity
 from dinoscope.html_report.kept import Best, Kept, best_first, kept_groups
@@ -100,7 +101,7 @@ def _drawn(group: Sequence[Kept], best: Best) -> list[Block]:
             kept.append((title, frames))
     if not kept:
         return []
-    protocol = group[0].measurement.protocol
+    protocol, window = group[0].measurement.protocol, group[0].subject.backbone.config.window
     ends = list(dict.fromkeys((best.names[0], best.names[-1])))
     blocks: list[Block] = []
     for place, name in enumerate(ends):
@@ -110,7 +111,7 @@ def _drawn(group: Sequence[Kept], best: Best) -> list[Block]:
         said = "" if len(group) == 1 else ", mean of the models"
         figures: list[Block] = []
         for begin in range(0, len(kept), _ABREAST):
-            rows = _rows(sequence, kept[begin : begin + _ABREAST])
+            rows = _rows(sequence, window, kept[begin : begin + _ABREAST])
             if rows:
                 caption = f"{rank}, {name}: J&F {mean:.1f} %{said}. Frames a third in, two thirds in, and the last."
                 figures.append(Figure(webp(frames_sheet(rows)), caption, f"Objects followed through {name}"))
@@ -123,7 +124,7 @@ def _find(protocol: Mapping[str, Any], name: str) -> DavisSequence:
     return find_davis(Path(protocol["data"]), protocol["year"], (name,)).sequences[0]
 
 
-def _rows(sequence: DavisSequence, kept: Sequence[tuple[str, Frames]]) -> list[FrameRow]:
+def _rows(sequence: DavisSequence, window: Window | None, kept: Sequence[tuple[str, Frames]]) -> list[FrameRow]:
     """The frames that have a truth, and that all of these models have a mask of."""
     rows: list[FrameRow] = []
     for number in range(len(sequence)):
@@ -138,5 +139,5 @@ def _rows(sequence: DavisSequence, kept: Sequence[tuple[str, Frames]]) -> list[F
                 raise UserError(f"{sequence.name}: a mask of {title} is not as large as the frame")
             scores = [region_similarity(mask == each, truth == each) for each in range(1, objects + 1)]
             followed.append(Followed(title, mask, sum(scores) / len(scores)))
-        rows.append(FrameRow(number, sequence.image(number), truth, tuple(followed)))
+        rows.append(FrameRow(number, sequence.image(number, window), truth, tuple(followed)))
     return rows

@@ -12,6 +12,7 @@ from numpy import ndarray
 
 from dinoscope.data.decode import decode
 from dinoscope.data.folder import ImageFolder, balanced, find_images, find_split
+from dinoscope.data.grey_range import Window
 from dinoscope.errors import UserError
 from dinoscope.explain.embedding import NEIGHBOURS, TITLES, EmbeddingMap, best_method, described, embedding_map
 from dinoscope.html_report.titles import titles_of
@@ -63,7 +64,9 @@ def section(
         except UserError as error:
             notices.append(Notice(f"{title}: {error}", "warning"))
     data = f"{len(chosen)} of the {len(found)} images in {found.root}"
-    blocks = notices if not maps else [*_figures(maps, _pictures(maps, chosen.root, extract.watch), data), *notices]
+    window = subjects[0].backbone.config.window
+    pictures = lambda: _pictures(maps, chosen.root, window, extract.watch)
+    blocks = notices if not maps else [*_figures(maps, pictures(), data), *notices]
     lead = (
         "Images whose features are alike lie near each other. A map in two dimensions cannot keep all distances: "
         "each says what share of neighbours it keeps. Distances between far groups mean little."
@@ -78,14 +81,16 @@ class _Placed:
     map: EmbeddingMap
 
 
-def _pictures(maps: Sequence[_Placed], root: Path, watch: Watch) -> dict[str, UInt8[ndarray, "_ _ 3"]]:
+def _pictures(
+    maps: Sequence[_Placed], root: Path, window: Window | None, watch: Watch
+) -> dict[str, UInt8[ndarray, "_ _ 3"]]:
     """Every image of a map, small, by its path: each is read once, and the large ones are never all in memory."""
     paths = list(dict.fromkeys(path for each in maps for path in each.bank.paths))
     found: dict[str, UInt8[ndarray, "_ _ 3"]] = {}
     with watch("reading images for the maps") as progress:
         for done, path in enumerate(paths):
             progress(done, len(paths))
-            found[path] = thumbnail(decode(root / path))
+            found[path] = thumbnail(decode(root / path, window=window))
     return found
 
 

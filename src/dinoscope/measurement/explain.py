@@ -222,7 +222,7 @@ def _model_result(
         for index, name in enumerate(subjects.names):
             progress(index, len(subjects))
             try:
-                image, objects = subjects.read(index)
+                image, objects = subjects.read(index, backbone.config.window)
                 pixels = prepare(image, config.size or backbone.config.image_size, backbone.patch_size)
             except UserError as error:
                 faults.setdefault(name, str(error))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dinoscope.data.decode import UnreadableImage, decode
 from dinoscope.data.folder import evenly, find_images
+from dinoscope.data.grey_range import Window
 from dinoscope.data.masked_images import VOID, MaskedImages, find_masked_images, object_pixels, voc_root
 from dinoscope.errors import UserError
 
@@ -36,13 +37,14 @@ class Subjects:
     def __len__(self) -> int:
         return len(self.names)
 
-    def read(self, index: int) -> tuple[UInt8[ndarray, "h w 3"], Objects | None]:
+    def read(self, index: int, window: Window | None = None) -> tuple[UInt8[ndarray, "h w 3"], Objects | None]:
         """The image, and its objects, or None where it has none, or there are no masks.
 
+        window: the model's grey range.
         Raises UserError where either file cannot be read, or the two are not of one size.
         """
         try:
-            image = decode(self.files[index])
+            image = decode(self.files[index], window=window)
         except UnreadableImage as error:
             raise UserError(f"{self.files[index]}: {error}") from error
         if self.masked is None:

@@ -160,7 +160,8 @@ def measure_voc(
         nonlocal done
         for group in groups:
             for recorder in recorders:
-                if recorder.model.backbone.patch_size == group[0].patch:
+                backbone = recorder.model.backbone
+                if (backbone.patch_size, backbone.config.window) == (group[0].patch, group[0].window):
                     recorder.record(group)
             done += len(group)
             tell(done // looks.per_image, len(images))
@@ -196,7 +197,8 @@ def _looks(models: Sequence[NamedModel], config: VocConfig) -> Looks:
             )
         if "strict" in config.protocols and config.short_side < patch:
             raise UserError(f"--size must be at least one patch of {patch} px, not {config.short_side}")
-    return Looks(config.protocols, config.square, config.short_side, patches)
+    windows = tuple(dict.fromkeys(model.backbone.config.window for model in models))
+    return Looks(config.protocols, config.square, config.short_side, patches, windows)
 
 
 class _Recorder:

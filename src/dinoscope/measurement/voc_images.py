@@ -6,7 +6,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
@@ -18,7 +18,8 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from dinoscope.data.decode import UnreadableImage, decode
+from dinoscope.data.decode import UnreadableImage, read
+from dinoscope.data.grey_range import Window
 from dinoscope.data.masked_images import MaskedImages, SizesDisagree
 from dinoscope.errors import UserError
 from dinoscope.evaluation.voc import CellCounts, count_cells
@@ -50,7 +51,7 @@ class Fault:
 class Sample:
     """An image as one protocol shows it to networks of one patch size, and its mask counted in their cells.
 
-    index: of the image. classes: those of its whole mask.
+    index: of the image. window: the grey range that it was read by.
     """
 
     index: int
@@ -58,6 +59,7 @@ class Sample:
     patch: int
     pixels: UInt8[Tensor, "3 h w"]
     truth: CellCounts
+    window: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -67,36 +69,38 @@ class Looks:
     protocols: in which every image is shown.
     square: side of the square that "published" resizes image and mask to, in pixels.
     short_side: of the image in "strict", which keeps its aspect, in pixels.
-    patches: the patch sizes of the networks.
+    patches: the patch sizes of the networks. windows: their grey ranges.
     """
 
     protocols: tuple[VocProtocolName, ...]
     square: int
     short_side: int
     patches: tuple[int, ...]
+    windows: tuple[Window | None, ...] = (None,)
 
     @property
     def per_image(self) -> int:
         """Samples that an image gives."""
-        return len(self.protocols) * len(self.patches)
+        return len(self.protocols) * len(self.patches) * len(self.windows)
 
 
 def read_samples(images: MaskedImages, index: int, looks: Looks) -> list[Sample] | Fault:
     """All samples of an image, or why there are none."""
     name = images.names[index]
     try:
-        image = decode(images.images[index])
+        raw = read(images.images[index])
     except UnreadableImage as error:
         return Fault(name, UNREADABLE_IMAGE, f"{images.images[index]}: {error}")
     try:
-        mask = images.truth(index, (image.shape[0], image.shape[1]))
+        mask = images.truth(index, (raw.values.shape[0], raw.values.shape[1]))
     except SizesDisagree as error:
         return Fault(name, SIZES_DISAGREE, str(error))
     except UserError as error:
         return Fault(name, UNREADABLE_MASK, str(error))
     try:
         samples = [
-            _sample(image, mask, index, protocol, patch, looks)
+            replace(_sample(image, mask, index, protocol, patch, looks), window=window)
+            for window, image in ((window, raw.rgb(window)) for window in looks.windows)
             for protocol in looks.protocols
             for patch in looks.patches
         ]
@@ -162,20 +166,20 @@ def read_ahead(
 
 
 class Batcher:
-    """Groups samples that a network can see at once: of one protocol, patch and size.
+    """Groups samples that a network can see at once: of one protocol, patch, grey range and size.
 
     Images of a rare size wait; when too many do, the largest group goes although it is not full.
     """
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
-        self.groups: dict[tuple[str, int, torch.Size], list[Sample]] = {}
+        self.groups: dict[tuple[str, int, Window | None, torch.Size], list[Sample]] = {}
 
     def add(self, samples: Sequence[Sample]) -> list[list[Sample]]:
         """Take samples in; return the groups that are to be computed now."""
         ready: list[list[Sample]] = []
         for sample in samples:
-            key = (sample.protocol, sample.patch, sample.pixels.shape)
+            key = (sample.protocol, sample.patch, sample.window, sample.pixels.shape)
             group = self.groups.setdefault(key, [])
             group.append(sample)
             if len(group) == self.batch_size:

@@ -25,6 +25,8 @@ class BackboneConfig:
         one (DINOv2: 518, and evaluated at 224); at all others they are interpolated. None: `image_size`.
     drop_path: highest rate of stochastic depth (linear over the blocks); only training uses it.
     mean, std: normalisation of RGB in [0, 1].
+    window: (level, width), the grey range by which images of more than 8 bits are read, that of the training set. None:
+        each by its own (models of others, and those of runs from before there was a range).
     """
 
     name: str = "vit_small_patch16_224"
@@ -33,6 +35,7 @@ class BackboneConfig:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     position_size: int | None = None
+    window: tuple[float, float] | None = None
 
     @property
     def layout_size(self) -> int:

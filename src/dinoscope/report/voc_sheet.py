@@ -36,8 +36,8 @@ def sheet_row(result: VocResult, place: int) -> SheetRow:
         Masked(each.model.label, each.masks[place], float(each.figures[name][place, result.config.at]))
         for each in result.models
     )
-    images = result.images
-    return SheetRow(images.names[index], decode(images.images[index]), images.classes(index), models)
+    images, window = result.images, result.models[0].model.backbone.config.window
+    return SheetRow(images.names[index], decode(images.images[index], window=window), images.classes(index), models)
 
 
 def sheet_note(result: VocResult) -> str:

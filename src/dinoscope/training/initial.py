@@ -27,10 +27,12 @@ model ended below the one that it began with; issue 207 there and facebookresear
 def beginning_from(config: RunConfig, name: str, watch: Watch = say_once) -> RunConfig:
     """The settings with `name` as the initial model, and its network and normalisation in place of their own.
 
+    So is its grey range, unless they have one.
     watch: sees the progress of what must be fetched. Raises UserError where there is no such model.
     """
     found = load_model(name, watch).backbone.config
-    return replace(config, init=name, backbone=found.name, mean=found.mean, std=found.std)
+    window = found.window if config.window is None else config.window
+    return replace(config, init=name, backbone=found.name, mean=found.mean, std=found.std, window=window)
 
 
 def load_initial(config: RunConfig) -> Backbone | None:

@@ -8,21 +8,30 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from dinoscope import checkpoint, distributed
-from dinoscope.data.folder import ImageFolder, find_images, resolve_split
+from dinoscope.data.folder import ImageFolder, find_images, listed, resolve_split
+from dinoscope.data.grey_range import describe
+from dinoscope.data.scan import Unreadable, check_readable
 from dinoscope.errors import UserError
 from dinoscope.methods.health import spread
 from dinoscope.training.accumulate import cut_differently
 from dinoscope.training.clock import Clock
 from dinoscope.training.config import RunConfig, check
 from dinoscope.training.device import pick_device
-from dinoscope.training.images import read_unreadable, scanned_images, trained_on, write_unreadable
+from dinoscope.training.images import (
+    begun_images,
+    look_at,
+    read_unreadable,
+    scanned_images,
+    trained_on,
+    write_unreadable,
+)
 from dinoscope.training.initial import facts_of, give_weights, load_initial, washes_out
 from dinoscope.training.listener import Listener, RunStart, StepRecord, closing
 from dinoscope.training.monitor import CollapseMonitor, patience, rank_me
@@ -64,9 +73,11 @@ def train(
         if distributed.is_main():
             audience += listeners
         newest, damaged = checkpoint.newest_whole(run.checkpoints) if resume else (None, {})
+        if resume:
+            config = replace(config, window=read_config(run.path).window)
         # A checkpoint holds all weights: the model that the run began from need not be there any more.
         initial, origin = None if newest else load_initial(config), None
-        images = _images(config, run, audience, resume=resume, overwrite=overwrite)
+        config, images = _images(config, run, audience, newest, resume=resume, overwrite=overwrite)
         trainer = Trainer(config, images, device)
         if newest:
             trainer.restore(newest)
@@ -102,26 +113,45 @@ def _set_aside(damaged: Mapping[Path, str], trainer: Trainer, listeners: Sequenc
 
 
 def _images(
-    config: RunConfig, run: RunFolder, listeners: Sequence[Listener], *, resume: bool, overwrite: bool
-) -> ImageFolder:
-    """The readable training images; settings checked against them, and the run folder ready."""
+    config: RunConfig,
+    run: RunFolder,
+    listeners: Sequence[Listener],
+    newest: Path | None,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> tuple[RunConfig, ImageFolder]:
+    """The settings with their grey range, and the readable training images; the run folder is ready then.
+
+    newest: a checkpoint to continue from, whose images are those that the run began with.
+    """
     processes = distributed.world_size()
+    begun = checkpoint.read_metadata(newest)["data_fingerprint"] if newest else None
     if not distributed.is_main():
         distributed.barrier()
+        config = replace(config, window=read_config(run.path).window)
+        if begun:
+            return config, begun_images(config, run, begun)
         folder = find_images(resolve_split(config.data, "train"))
-        return trained_on(config, folder, set(read_unreadable(run)))
+        return config, trained_on(config, folder, set(read_unreadable(run)))
 
     def progress(done: int, total: int) -> None:
         for listener in listeners:
             listener.scanned(done, total)
 
-    folder, report = scanned_images(config, progress)
-    images = trained_on(config, folder, {fault.path for fault in report.unreadable})
-    check(config, len(images), processes, len(images.classes))
+    if begun:
+        images = begun_images(config, run, begun)
+        faults = look_at(config, images, progress).unreadable
+        check_readable(images.root, faults, len(images), config.max_unreadable)
+        faults = tuple(Unreadable(path, reason) for path, reason in read_unreadable(run).items())
+    else:
+        images, faults, window = scanned_images(config, progress)
+        config = config if resume else replace(config, window=window)
+    check(config, len(images), processes, len(images.classes), listed(images.passed_over))
     run.prepare(config, resume=resume, overwrite=overwrite)
-    write_unreadable(run, report)
+    write_unreadable(run, faults)
     distributed.barrier()
-    return images
+    return config, images
 
 
 def _run(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> RunResult:
@@ -164,6 +194,11 @@ def _announce(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener], o
     if left_out := len(read_unreadable(run)):
         are = "file that cannot be read is" if left_out == 1 else "files that cannot be read are"
         facts["left out"] = f"{left_out} {are} named in {run.unreadable}"
+    if trainer.images.passed_over:
+        facts["passed over"] = listed(trainer.images.passed_over)
+    if config.window is not None:
+        alone = "; of headers alone" if config.scan == "headers" else ""
+        facts["grey range"] = f"{describe(config.window)}{alone}"
     if trainer.next_step:
         facts["resumed"] = f"at step {trainer.next_step}"
     if origin is not None:

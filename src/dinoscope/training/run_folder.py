@@ -133,14 +133,22 @@ def run_lock(run: Path, busy: Callable[[], object]) -> Iterator[None]:
         yield
 
 
-FREE_ON_RESUME = {"out", "data", "saving", "workers", "device", "log_every", "evaluate_every", "accumulate"}
+FREE_ON_RESUME = {
+    *("out", "data", "scan", "max_unreadable", "saving", "workers", "device", "log_every", "evaluate_every"),
+    "accumulate",
+}
 """What may differ between a run and its resumption: it does not decide the result (data: the place, not the files).
 
 `accumulate` does where there is batch norm; memory may leave no choice, so `accumulate.cut_differently` warns."""
 
 
 def changed_settings(saved: RunConfig, wanted: RunConfig) -> list[str]:
-    """Settings that decide the result and differ, as "name: saved -> wanted"."""
+    """Settings that decide the result and differ, as "name: saved -> wanted".
+
+    A grey range that is not wanted in particular is the one that was found then.
+    """
+    if wanted.window is None:
+        wanted = replace(wanted, window=saved.window)
     old, new = (flat(to_dict(portable(config))) for config in (saved, wanted))
     return [
         f"{name}: {old.get(name)} -> {new.get(name)}"

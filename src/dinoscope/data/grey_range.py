@@ -1,0 +1,138 @@
+"""The grey range: which values of images with more than 8 bits become black and white.
+
+It belongs to a data set, not to an image, or brightness would jump from one image to the next. A model keeps the
+range that it was trained with, and every image that it is given is read by that range. Images of unsigned 8 bits have
+no use for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+from numpy import ndarray
+
+from dinoscope.errors import UserError
+
+Window = tuple[float, float]
+"""(level, width): values from level - width / 2 (black) to level + width / 2 (white)."""
+
+_BIT_DEPTHS = (8, 10, 12, 14, 16)
+_CHUNK = 1 << 20
+"""Values that are converted at a time: in float64 they take 8 MB."""
+
+
+@dataclass(frozen=True)
+class ValueRange:
+    """Smallest and largest finite value of some images. integral: all of them are whole numbers by their type."""
+
+    low: float
+    high: float
+    integral: bool
+
+    @property
+    def window(self) -> Window:
+        """The grey range of these values.
+
+        - Integers, none negative, up to 65535: from 0 to 2^b - 1, where b is the smallest of 8, 10, 12, 14 and 16 bits
+          that holds the largest value. Black stays black, and 12 bits in a 16-bit file keep their contrast.
+        - Floats within [0, 1]: from 0 to 1.
+        - Anything else (Hounsfield units, floats of any range): from the smallest value to the largest.
+        """
+        if self.integral and self.low >= 0 and self.high < 2 ** _BIT_DEPTHS[-1]:
+            return bits_window(next(bits for bits in _BIT_DEPTHS if self.high < 2**bits))
+        if not self.integral and self.low >= 0 and self.high <= 1:
+            return (0.5, 1.0)
+        return ((self.low + self.high) / 2, self.high - self.low)
+
+
+def bits_window(bits: int) -> Window:
+    """The range of unsigned integers of so many bits."""
+    return ((2**bits - 1) / 2, float(2**bits - 1))
+
+
+def range_of(values: Shaped[ndarray, "*shape"]) -> ValueRange | None:
+    """Return the range of the finite values, or None where there are none."""
+    integral = values.dtype.kind in "iu"
+    finite = values if integral else values[np.isfinite(values)]
+    if finite.size == 0:
+        return None
+    return ValueRange(float(finite.min()), float(finite.max()), integral)
+
+
+def joined(ranges: Iterable[ValueRange]) -> ValueRange | None:
+    """Return the range that holds all of them, or None where there are none."""
+    found = list(ranges)
+    if not found:
+        return None
+    return ValueRange(
+        min(each.low for each in found), max(each.high for each in found), all(each.integral for each in found)
+    )
+
+
+def to_uint8(values: Shaped[ndarray, "*shape"], window: Window | None = None) -> UInt8[ndarray, "*shape"]:
+    """Map values linearly to uint8: the window's lower end becomes 0, its upper end 255, what is beyond is clipped.
+
+    window: None takes that of these values alone (`ValueRange.window`). Not-a-number becomes 0.
+    """
+    if window is None:
+        own = range_of(values)
+        if own is None:
+            return np.zeros(values.shape, np.uint8)
+        window = own.window
+    native = values.dtype.newbyteorder("=")
+    table = _table(native.str, window) if native.kind in "iu" and native.itemsize <= 2 else None
+    flat = values.reshape(-1)
+    scaled = np.empty(flat.shape, np.uint8)
+    for start in range(0, len(flat), _CHUNK):
+        chunk = flat[start : start + _CHUNK].astype(native, copy=False)
+        scaled[start : start + _CHUNK] = _scaled(chunk, window) if table is None else table[chunk]
+    return scaled.reshape(values.shape)
+
+
+def _scaled(values: Shaped[ndarray, " n"], window: Window) -> UInt8[ndarray, " n"]:
+    level, width = window
+    scaled = np.subtract(values, level - width / 2, dtype=np.float64)
+    scaled *= 255 / (width or 1.0)
+    np.clip(scaled, 0, 255, out=scaled)  # infinities too
+    return np.rint(np.nan_to_num(scaled, copy=False), out=scaled).astype(np.uint8)
+
+
+@lru_cache(maxsize=16)
+def _table(dtype: str, window: Window) -> UInt8[ndarray, " n"]:
+    """uint8 of every value of an integer type of 8 or 16 bits; negative ones from the end, as an index counts."""
+    kind = np.dtype(dtype)
+    return _scaled(np.arange(256**kind.itemsize).astype(f"u{kind.itemsize}").view(kind), window)
+
+
+def parse_window(text: str) -> Window:
+    """Read LEVEL,WIDTH. Raises UserError for anything else, and for a width that is not above 0."""
+    try:
+        level, width = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UserError(f"--window must be LEVEL,WIDTH, such as 2047.5,4095, not {text!r}") from error
+    check_window((level, width))
+    return level, width
+
+
+def check_window(window: Window) -> None:
+    """Raise UserError for a range that is none."""
+    level, width = window
+    if not (np.isfinite(level) and np.isfinite(width) and width > 0):
+        raise UserError(f"--window LEVEL,WIDTH needs finite numbers and a width above 0, not {level:g},{width:g}")
+
+
+def window_text(window: Window) -> str:
+    """A range as `parse_window` reads it."""
+    return ",".join(repr(value).removesuffix(".0") for value in window)
+
+
+def describe(window: Window) -> str:
+    """A range for a person."""
+    level, width = window
+    low, high = level - width / 2, level + width / 2
+    bits = next((f", {bits} bits" for bits in _BIT_DEPTHS if bits_window(bits) == window), "")
+    return f"{low:g} to {high:g}{bits} (--window {window_text(window)})"

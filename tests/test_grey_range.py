@@ -1,0 +1,82 @@
+"""The grey range: which values become black and white, and how a person names it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dinoscope.data.grey_range import (
+    ValueRange,
+    bits_window,
+    describe,
+    joined,
+    parse_window,
+    range_of,
+    to_uint8,
+    window_text,
+)
+from dinoscope.errors import UserError
+
+
+def test_values_alone_take_their_own_range() -> None:
+    np.testing.assert_array_equal(to_uint8(np.array([-1000, 0, 3000], np.int32)), [0, 64, 255])
+    np.testing.assert_array_equal(to_uint8(np.array([0, 65536], np.int32)), [0, 255])
+    np.testing.assert_array_equal(to_uint8(np.array([-5, -5], np.int32)), [0, 0])
+    np.testing.assert_array_equal(to_uint8(np.array([0, 2**32 - 1], np.uint32)), [0, 255])
+    np.testing.assert_array_equal(to_uint8(np.array([np.nan, 2, 4, np.inf, -np.inf], np.float32)), [0, 0, 255, 255, 0])
+    np.testing.assert_array_equal(to_uint8(np.array([np.nan, np.inf], np.float32)), [0, 0])
+
+
+def test_a_window_is_linear_and_clips() -> None:
+    # level 40, width 400: -160 is black, 240 is white, and 41 is 201 / 400 of 255: 128.1
+    for kind in (np.int16, np.int32, np.float32):
+        values = np.array([-2000, -160, 41, 240, 241], kind)
+        np.testing.assert_array_equal(to_uint8(values, (40.0, 400.0)), [0, 0, 128, 255, 255])
+    np.testing.assert_array_equal(to_uint8(np.array([-128, 0, 127], np.int8), (0.0, 256.0)), [0, 128, 254])
+    np.testing.assert_array_equal(to_uint8(np.array([0, 65535], ">u2"), bits_window(16)), [0, 255])
+
+
+def test_a_table_and_arithmetic_agree() -> None:
+    values = np.arange(65536, dtype=np.uint16)
+    for window in (bits_window(10), bits_window(16), (3000.5, 123.25)):
+        np.testing.assert_array_equal(to_uint8(values, window), to_uint8(values.astype(np.int64), window))
+        signed = values.view(np.int16)
+        np.testing.assert_array_equal(to_uint8(signed, window), to_uint8(signed.astype(np.int64), window))
+
+
+@pytest.mark.parametrize(
+    ("largest", "bits"), [(1, 8), (255, 8), (256, 10), (1023, 10), (4095, 12), (4096, 14), (65535, 16)]
+)
+def test_the_smallest_bit_depth_that_holds_the_largest_value(largest: int, bits: int) -> None:
+    assert ValueRange(0, largest, True).window == bits_window(bits)
+
+
+def test_other_ranges() -> None:
+    assert bits_window(12) == (2047.5, 4095.0)
+    assert ValueRange(-1000, 3000, True).window == (1000.0, 4000.0)
+    assert ValueRange(0, 70000, True).window == (35000.0, 70000.0)
+    assert ValueRange(0.1, 0.9, False).window == (0.5, 1.0)
+    assert ValueRange(0.0, 2.0, False).window == (1.0, 2.0)
+
+
+def test_the_range_of_several_images_holds_them_all() -> None:
+    ranges = [range_of(np.array(values, np.uint16)) for values in ([0, 100], [7, 4000], [50, 60])]
+    assert joined([each for each in ranges if each is not None]) == ValueRange(0, 4000, True)
+    assert joined([]) is None
+    assert range_of(np.array([np.nan], np.float32)) is None
+    mixed = joined([ValueRange(0, 4000, True), ValueRange(0, 0.5, False)])
+    assert mixed == ValueRange(0, 4000, False)
+
+
+def test_a_window_is_read_as_it_is_written() -> None:
+    for window in ((2047.5, 4095.0), (-600.0, 1500.0), (0.1, 1e-3)):
+        assert parse_window(window_text(window)) == window
+    assert parse_window("-600,1500") == (-600.0, 1500.0)
+    assert window_text(bits_window(12)) == "2047.5,4095"
+    assert describe(bits_window(12)) == "0 to 4095, 12 bits (--window 2047.5,4095)"
+
+
+@pytest.mark.parametrize("text", ["", "40", "40 400", "a,b", "1,2,3", "40,0", "40,-1", "nan,4", "0,inf"])
+def test_what_is_no_window_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="--window"):
+        parse_window(text)
