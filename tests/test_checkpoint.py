@@ -53,6 +53,11 @@ def in_child(body: Callable[[], None]) -> int:
 
 
 class TestSaving:
+    def test_equal_checkpoints_are_equal_files(self, tmp_path: Path) -> None:
+        for number in range(8):
+            checkpoint.save(tmp_path / f"{number}.safetensors", TENSORS, {"n": 1})
+        assert len({file.read_bytes() for file in tmp_path.iterdir()}) == 1
+
     def test_everything_comes_back(self, tmp_path: Path) -> None:
         tensors = {
             "half": torch.randn(3, 4).bfloat16(),
@@ -227,6 +232,14 @@ class TestReading:
         save_file(TENSORS, tmp_path / "x.safetensors")
         with pytest.raises(UserError, match="not written by dinoscope"):
             checkpoint.load(tmp_path / "x.safetensors")
+
+    @pytest.mark.parametrize(
+        "text", ["null", "[]", "3", '{"backbone": 1, "evaluated_prefix": null}', '{"backbone": []}']
+    )
+    def test_odd_metadata_are_refused_in_one_line(self, text: str, tmp_path: Path) -> None:
+        save_file(TENSORS, tmp_path / "x.safetensors", metadata={checkpoint.METADATA_KEY: text})
+        with pytest.raises(UserError, match=r"x\.safetensors"):
+            checkpoint.load_backbone(tmp_path / "x.safetensors")
 
     def test_an_entry_that_is_not_json(self, tmp_path: Path) -> None:
         save_file(TENSORS, tmp_path / "x.safetensors", metadata={checkpoint.METADATA_KEY: "{"})

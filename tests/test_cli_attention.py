@@ -14,6 +14,7 @@ import torch
 from dinoscope import checkpoint
 from dinoscope.cli import attention
 from dinoscope.cli.pictures import find_files, unique_names
+from dinoscope.data.made import MARK
 from dinoscope.errors import UserError
 from dinoscope.models.backbone import BACKBONES, BackboneConfig, build_backbone
 
@@ -42,7 +43,7 @@ def run(model: Path, out: Path, *arguments: object) -> int:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != MARK)
 
 
 def test_one_page_for_each_image_of_a_folder(

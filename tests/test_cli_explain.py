@@ -15,6 +15,7 @@ import torch
 
 from dinoscope import checkpoint
 from dinoscope.cli import main
+from dinoscope.data.made import MARK
 from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.measurement import kept
 from dinoscope.models.backbone import BackboneConfig, build_backbone
@@ -60,7 +61,7 @@ def test_two_families_beside_chance_and_the_centre(
     out = tmp_path / "out"
     models = ("--model", run_folder, "random:resnet_micro")
     assert explain(out, *models, *with_masks(scenes), "--limit", 4, "--tolerance", 0) == 0
-    assert sorted(path.name for path in out.iterdir()) == FILES
+    assert sorted(path.name for path in out.iterdir()) == [MARK, *FILES]
     table = (out / "table.md").read_text()
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in table.splitlines() if "|" in line}
     assert [*rows][2:] == ["my-run", "random resnet\\_micro", "centre bias", "chance"]

@@ -14,6 +14,7 @@ from dinoscope import checkpoint
 from dinoscope.cli import main
 from dinoscope.cli.pictures import models_and_images
 from dinoscope.cli.similarity import parse_point
+from dinoscope.data.made import MARK
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 
 Folder = Callable[..., Path]
@@ -26,7 +27,7 @@ def run(*arguments: object) -> int:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != MARK)
 
 
 def command(name: str) -> tuple[str, ...]:
@@ -55,7 +56,7 @@ def test_pictures_are_replaced_only_on_request(
 ) -> None:
     words = (*command(name), picture_folder(1) / "0000.png", "--model", VIT, "--out", tmp_path / "out")
     assert run(*words) == 0
-    kept = next((tmp_path / "out").iterdir())
+    kept = tmp_path / "out" / names(tmp_path / "out")[0]
     kept.write_bytes(b"mine")
     capsys.readouterr()
     assert run(*words) == 2
@@ -258,3 +259,18 @@ def test_models_and_images_are_told_apart_by_what_they_are(picture_folder: Folde
     assert models == [str(model), *others]
     assert images == [pictures, pictures / "0000.png", Path("none.JPG"), Path("last.png")]
     assert models_and_images([str(pictures)], []) == ([str(pictures)], [])
+
+
+def test_a_named_file_that_cannot_be_read_says_why(
+    picture_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also after --model, where the ending tells an image from a model; a JPEG may have any of its names."""
+    folder = picture_folder(1)
+    picture = cv2.imread(str(folder / "0000.png"))
+    for name in ("a.jfif", "b.HEIC"):
+        (tmp_path / name).write_bytes(cv2.imencode(".jpg", picture)[1].tobytes())
+    (tmp_path / "c.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    files = [tmp_path / name for name in ("a.jfif", "b.HEIC", "c.heic")]
+    assert run("pca", "--out", tmp_path / "out", "--model", VIT, *files) == 0
+    assert names(tmp_path / "out") == ["a_pca.png", "b_pca.png"], "the content decides"
+    assert f"{files[2]}: HEIC is not supported: save it as JPEG, PNG or TIFF" in capsys.readouterr().err

@@ -140,3 +140,23 @@ def test_importing_the_command_loads_nothing_heavy() -> None:
     code = f"import sys, dinoscope.cli.scan; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_all_unreadable_files_and_classes_can_be_listed(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(40):
+        (data / "train" / f"class{i:02}").mkdir()
+        (data / "train" / f"class{i:02}" / "bad.jpg").write_text("text")
+    assert command.main([str(data), "--all"]) == 0
+    printed = capsys.readouterr().out
+    assert "class39/bad.jpg  not an image" in printed
+    assert "class39" in rows(printed)
+    assert "more" not in printed
+
+
+def test_what_is_passed_over_is_counted(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("1.HEIC", "2.heic", "notes.txt"):
+        (data / "train" / name).touch()
+    assert command.main([str(data)]) == 0
+    assert rows(capsys.readouterr().out)["passed over"] == ["2 .heic, 1 .txt", "nothing"]
+    command.main([str(data), "--json"])
+    assert json.loads(capsys.readouterr().out)["train"]["passed_over"] == {".heic": 2, ".txt": 1}

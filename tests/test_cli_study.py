@@ -13,7 +13,7 @@ from rich.console import Console
 
 from dinoscope.cli import main
 from dinoscope.cli import study as study_module
-from dinoscope.cli.study import STUDIES, SmallComparison, conclude
+from dinoscope.cli.study import STUDIES, Execution, SmallComparison, conclude, placed
 from dinoscope.cli.study_table import StudyTable, counts
 from dinoscope.study.executor import RunStatus, StudyResult
 from tests.test_study_state import contents, settings
@@ -192,3 +192,10 @@ def test_gpus_are_spread_only_where_there_are_several(monkeypatch) -> None:
     assert study_module._gpus() == ("3", "5")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert study_module._gpus() == ()
+
+
+def test_scan_and_limit_of_unreadable_images_are_those_of_the_study() -> None:
+    config = settings(Path("d"), Path("o"), max_unreadable=0.2)
+    assert placed(config, Execution()).max_unreadable == 0.2
+    given = placed(config, Execution(scan="headers", max_unreadable=0.0))
+    assert (given.scan, given.max_unreadable) == ("headers", 0.0)

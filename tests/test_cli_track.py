@@ -12,6 +12,7 @@ from PIL import Image
 
 from dinoscope import cli, model_names
 from dinoscope.data.index_png import encode_indices, read_indices, voc_palette
+from dinoscope.data.made import MARK
 from dinoscope.report import video
 
 MODEL = "random:vit_micro_conv8"
@@ -80,7 +81,7 @@ def test_a_video_file_and_a_gif_of_it(run: Callable[..., int], tmp_path: Path) -
         writer.write(np.full((*SIZE, 3), 40 * number, np.uint8))
     writer.release()
     assert run("--gif", video=tmp_path / "clip.avi") == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["masks", "overlay.gif"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MARK, "masks", "overlay.gif"]
     assert Image.open(tmp_path / "out" / "overlay.gif").n_frames == 3
 
 
@@ -194,7 +195,7 @@ def test_a_frame_that_cannot_be_read_is_named_and_no_overlay_is_left(
     (frames / "00003.png").write_bytes(b"no picture")
     assert run() == 2
     assert "00003.png" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["masks"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MARK, "masks"]
 
 
 def test_a_stop_leaves_whole_masks_and_says_which(
@@ -211,12 +212,12 @@ def test_a_stop_leaves_whole_masks_and_says_which(
         patches.setattr(video, "write_mask", interrupted)
         assert run() == 130
     assert f"stopped; 3 masks in {out / 'masks'}, each whole, and no overlay" in capsys.readouterr().err
-    assert [path.name for path in out.iterdir()] == ["masks"]
+    assert sorted(path.name for path in out.iterdir()) == [MARK, "masks"]
     assert all(read_indices(file).shape == SIZE for file in (out / "masks").iterdir())
 
     (out / ".overlay.mp4.partial-123").mkdir()  # as a kill leaves it
     assert run("--overwrite") == 0
-    assert sorted(path.name for path in out.iterdir()) == ["masks", "overlay.mp4"]
+    assert sorted(path.name for path in out.iterdir()) == [MARK, "masks", "overlay.mp4"]
     assert len(list((out / "masks").iterdir())) == COUNT
 
 
@@ -231,3 +232,10 @@ def test_a_stop_before_the_first_mask_spares_an_earlier_result(
     assert run("--overwrite") == 130
     assert "stopped; nothing was written" in capsys.readouterr().err
     assert len(list((tmp_path / "out" / "masks").iterdir())) == COUNT
+
+
+def test_a_painted_mask_with_soft_edges_is_its_object(run: Callable[..., int], tmp_path: Path) -> None:
+    painted = cv2.GaussianBlur(85 * truth(0), (5, 5), 1)
+    Image.fromarray(painted).save(tmp_path / "soft.png")
+    assert run(mask=tmp_path / "soft.png") == 0
+    assert np.array_equal(read_indices(tmp_path / "out" / "masks" / "00000.png"), painted >= 128)

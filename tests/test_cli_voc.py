@@ -14,6 +14,7 @@ import torch
 
 from dinoscope import checkpoint, cli
 from dinoscope.cli import voc
+from dinoscope.data.made import MARK
 from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.errors import UserError
 from dinoscope.models.backbone import BackboneConfig, build_backbone
@@ -57,6 +58,7 @@ def test_everything_at_once(data: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "The best mass was not chosen" in printed
     assert "table.md, voc.csv, voc.json, sweep.png, pictures-01.png" in printed
     assert sorted(path.name for path in out.iterdir()) == [
+        MARK,
         "pictures-01.png",
         "sweep.png",
         "table.md",
@@ -111,17 +113,24 @@ def check_masks(masks: Path, data: Path) -> None:
             assert np.unique(mask).tolist() == [0, 255]
 
 
+def times(folder: str) -> dict[Path, int]:
+    """When each file was written."""
+    return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*.*") if path.name != MARK}
+
+
 def test_nothing_is_replaced_unasked(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["voc", "--model", BOTH[1], "--data", str(data / "VOCdevkit"), *SMALL, "--protocol", "strict"]
     for place in ("--out", "--save-masks"):
         folder = str(tmp_path / place[2:])
         assert cli.main([*options, place, folder]) == 0
-        before = {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*.*")}
+        before = times(folder)
         assert cli.main([*options, place, folder]) == 2
         assert "already: name another folder with --out, or add --overwrite" in capsys.readouterr().err
-        assert {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*.*")} == before
+        assert times(folder) == before
         assert cli.main([*options, place, folder, "--overwrite"]) == 0
-        assert {path.stat().st_mtime_ns for path in Path(folder).rglob("*.*")}.isdisjoint(before.values())
+        assert {path.stat().st_mtime_ns for path in Path(folder).rglob("*.*") if path.name != MARK}.isdisjoint(
+            before.values()
+        )
 
 
 def test_pages_of_an_earlier_longer_series_go(data: Path, tmp_path: Path) -> None:

@@ -144,3 +144,33 @@ def test_other_folders(layout: Layout, tmp_path: Path) -> None:
     (root / "Annotations/480p").rename(root / "Annotations/240p")
     with pytest.raises(UserError, match="no resolution in common"):
         find_davis(root)
+
+
+def test_frames_without_leading_zeros_are_in_the_order_of_their_numbers(layout: Layout) -> None:
+    root = layout(["a"], frames=12)
+    for kind in ("JPEGImages", "Annotations"):
+        for file in (root / kind / "480p/a").iterdir():
+            file.rename(file.with_stem(str(int(file.stem) + 1)))
+    sequence = find_davis(root).sequences[0]
+    assert [frame.stem for frame in sequence.frames] == [str(number) for number in range(1, 13)]
+    assert [file and file.stem for file in sequence.annotations] == [frame.stem for frame in sequence.frames]
+
+
+def test_names_may_be_stored_in_two_unicode_forms(layout: Layout) -> None:
+    """A list written on one system, folders and files unpacked on another."""
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    root = layout([composed])
+    (root / "Annotations/480p" / composed).rename(root / "Annotations/480p" / decomposed)
+    for number in range(4):
+        frame = root / "JPEGImages/480p" / composed / f"{number:05d}.jpg"
+        frame.rename(frame.with_stem(f"{decomposed}{number}"))
+        mask = root / "Annotations/480p" / decomposed / f"{number:05d}.png"
+        mask.rename(mask.with_stem(f"{composed}{number}"))
+    (root / "Annotations/480p" / decomposed / "._0.png").touch()  # debris of an archive
+    for found in (find_davis(root), find_davis(root, names=[decomposed])):
+        assert None not in found.sequences[0].annotations
+        assert np.unique(found.sequences[0].mask(0)).tolist() == [0, 1, 2]
+    twin = root / "JPEGImages/480p" / composed / f"{composed}0.jpg"
+    shutil.copy(twin.with_stem(f"{decomposed}0"), twin)
+    with pytest.raises(UserError, match="another Unicode form"):
+        find_davis(root)

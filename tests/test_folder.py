@@ -10,12 +10,16 @@ import pytest
 
 from dinoscope.data.folder import (
     ImageFolder,
+    as_stored,
     find_images,
     find_images_of_splits,
     find_split,
     image_fraction,
+    images_within,
     label_fraction,
+    listed,
     resolve_split,
+    unsupported,
 )
 from dinoscope.errors import UserError
 
@@ -302,3 +306,54 @@ def test_a_fraction_of_the_images_that_makes_no_sense_is_refused(tmp_path: Path)
     for fraction in (0, -0.1, 1.5, float("nan")):
         with pytest.raises(UserError, match="--fraction must be above 0 and at most 1"):
             image_fraction(folder, fraction)
+
+
+# Names: endings, Unicode forms, numbers
+
+
+def test_every_ending_of_jpeg_is_taken_and_others_are_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jfif", "b.JPE", "c.jpg", "1.HEIC", "sub/2.heic", "3.avif", "IM0001", "1.2.840.7", "x.nii.gz")
+    touch(tmp_path, ".hidden.heic")
+    folder = find_images(tmp_path)
+    assert folder.paths == ("a.jfif", "b.JPE", "c.jpg")
+    assert folder.passed_over == ((".heic", 2), ("without an ending", 2), (".avif", 1), (".gz", 1))
+    assert folder.subset([0]).passed_over == folder.passed_over
+    for path in folder.paths:
+        (tmp_path / path).unlink()
+    with pytest.raises(UserError, match=r"no images.*passed over: 2 \.heic, 2 without an ending, 1 \.avif"):
+        find_images(tmp_path)
+
+
+def test_counts_in_words_are_short() -> None:
+    assert listed(()) == ""
+    assert listed([(".a", 1200), (".b", 2), (".c", 1), (".d", 1)], most=2) == "1,200 .a, 2 .b, 2 others"
+
+
+def test_a_named_file_of_another_format_gets_its_reason() -> None:
+    assert unsupported(Path("IMG_1.HEIC")) == "HEIC is not supported: save it as JPEG, PNG or TIFF"
+    assert unsupported(Path("scan.nii.gz")).startswith("NIfTI is not supported")
+    assert unsupported(Path("a.jpg")) == ""
+
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+def test_two_unicode_forms_of_a_name_are_one_class(tmp_path: Path) -> None:
+    touch(tmp_path, f"train/{NFC}/1.jpg", "train/tea/1.jpg", f"val/{NFD}/1.jpg", f"val/{NFC}/2.jpg", "val/tea/1.jpg")
+    train, val = find_images(tmp_path / "train"), find_images(tmp_path / "val")
+    assert train.classes == val.classes == (NFC, "tea")
+    assert val.paths == (f"{NFD}/1.jpg", f"{NFC}/2.jpg", "tea/1.jpg"), "paths are those on the disk"
+    assert val.labels == (0, 0, 1)
+    assert find_images_of_splits(tmp_path).classes == (NFC, "tea")
+
+
+def test_a_name_is_found_in_the_form_that_the_disk_has(tmp_path: Path) -> None:
+    touch(tmp_path, f"{NFD}/{NFC}.png")
+    assert as_stored(tmp_path, f"{NFC}/{NFD}.png") == tmp_path / NFD / f"{NFC}.png"
+    assert as_stored(tmp_path, f"{NFC}/none.png") == tmp_path / NFD / "none.png"
+    assert as_stored(tmp_path, "none/1.png") == tmp_path / "none" / "1.png"
+
+
+def test_frames_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{number}.jpg" for number in range(1, 13)), "notes.txt", ".13.jpg", "sub/0.jpg")
+    assert [path.stem for path in images_within(tmp_path)] == [str(number) for number in range(1, 13)]

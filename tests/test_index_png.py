@@ -1,11 +1,12 @@
 """Index masks: the numbers in the file, whatever the palette says, and clear words for anything else."""
 
+import io
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 
 from dinoscope.data.index_png import encode_indices, read_indices, voc_palette
 from dinoscope.errors import UserError
@@ -63,3 +64,85 @@ def test_palette_is_that_of_pascal_voc():
         [192, 128, 128],
         [224, 224, 192],
     ]
+
+
+# Soft edges
+
+
+def disk(scale: int = 1, value: int = 255, radius: int = 20) -> Image.Image:
+    """A disk in the middle of 96 x 64 px, drawn so many times larger."""
+    page = Image.new("L", (96 * scale, 64 * scale))
+    ends = [(48 - radius) * scale, (32 - radius) * scale, (48 + radius) * scale, (32 + radius) * scale]
+    ImageDraw.Draw(page).ellipse(ends, fill=value)
+    return page
+
+
+def compressed(image: Image.Image, quality: int) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer).convert("L")
+
+
+@pytest.mark.parametrize(
+    "soft",
+    [
+        disk().filter(ImageFilter.GaussianBlur(1)),
+        disk().filter(ImageFilter.GaussianBlur(5)),
+        disk(2).resize((96, 64), Image.Resampling.BILINEAR),
+        disk(8).resize((96, 64), Image.Resampling.BILINEAR),
+        disk(4, value=254).resize((96, 64), Image.Resampling.BILINEAR),
+        compressed(disk(), 75),
+        compressed(disk(), 95),
+    ],
+)
+def test_soft_edges_are_cut_at_one_half(soft: Image.Image, tmp_path: Path):
+    soft.save(tmp_path / "mask.png")
+    values = read_indices(tmp_path / "mask.png")
+    assert np.array_equal(values, 255 * (np.asarray(soft) >= 128).astype(np.uint8))
+    assert 0.9 < (values > 0).sum() / (np.asarray(disk()) > 0).sum() < 1.1
+
+
+@pytest.mark.parametrize(
+    "soft",
+    [disk(4, value=200).resize((96, 64), Image.Resampling.BILINEAR), disk().filter(ImageFilter.GaussianBlur(12))],
+)
+def test_soft_edges_of_what_is_not_white_are_refused(soft: Image.Image, tmp_path: Path):
+    soft.save(tmp_path / "mask.png")
+    with pytest.raises(UserError, match=r"mask\.png has soft edges.*cut it at one half.*palette"):
+        read_indices(tmp_path / "mask.png")
+
+
+def objects(radius: int, most: int) -> np.ndarray:
+    """Disks whose values are their classes, each with a thin rim of void, as VOC has it."""
+    rng, page = np.random.default_rng(0), Image.new("L", (96, 64))
+    for _ in range(12):
+        x, y, value = (int(rng.integers(high)) for high in (96, 64, most))
+        for grown, fill in ((2, 255), (0, value + 1)):
+            ends = [x - radius - grown, y - radius - grown, x + radius + grown, y + radius + grown]
+            ImageDraw.Draw(page).ellipse(ends, fill=fill)
+    return np.asarray(page)
+
+
+@pytest.mark.parametrize(
+    "indices",
+    [
+        np.asarray(disk()),
+        np.asarray(disk(value=1)),
+        np.asarray(disk(value=254)),
+        np.full((8, 8), 255, np.uint8),
+        objects(1, 20),
+        objects(3, 20),
+        objects(3, 253),
+        objects(9, 253),
+        np.kron(np.random.default_rng(1).integers(0, 256, (8, 12)), np.ones((8, 8))).astype(np.uint8),
+    ],
+)
+def test_numbers_of_objects_in_grey_are_left_alone(indices: np.ndarray, tmp_path: Path):
+    Image.fromarray(indices).save(tmp_path / "mask.png")
+    assert np.array_equal(read_indices(tmp_path / "mask.png"), indices)
+
+
+def test_a_palette_says_that_values_are_numbers(tmp_path: Path):
+    soft = np.array(disk().filter(ImageFilter.GaussianBlur(1)))
+    (tmp_path / "mask.png").write_bytes(encode_indices(soft))
+    assert np.array_equal(read_indices(tmp_path / "mask.png"), soft)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import multiprocessing
 import os
@@ -15,27 +16,35 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+import cv2
 import pytest
 import torch
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
-from dinoscope import checkpoint, distributed
+from dinoscope import api, checkpoint, distributed
+from dinoscope.cli.console import Console
+from dinoscope.cli.progress import PLAIN_SECONDS, ConsoleProgress
 from dinoscope.cli.train import next_steps
-from dinoscope.data import loader
-from dinoscope.data.folder import find_images, image_fraction
+from dinoscope.data import folder, loader, scan
+from dinoscope.data.decode import decode
+from dinoscope.data.folder import ImageFolder, find_images, hash_rank, image_fraction
+from dinoscope.data.scan import Unreadable
 from dinoscope.errors import UserError
 from dinoscope.methods import dino
+from dinoscope.training import loop
 from dinoscope.training import trainer as trainer_module
 from dinoscope.training.config import OptimizerConfig, RunConfig, SavingConfig
-from dinoscope.training.images import read_unreadable, trained_on
+from dinoscope.training.images import read_unreadable, scanned_images, trained_on
 from dinoscope.training.listener import Listener, RunStart, StepRecord
 from dinoscope.training.loop import RunResult, train
+from dinoscope.training.provenance import read_sessions
 from dinoscope.training.run_folder import RunFolder, changed_settings, portable, read_config, read_metrics
 from dinoscope.training.trainer import Trainer
 from dinoscope.types import Step, StepOutput
 from tests.conformance import cases
+from tests.conftest import draw_picture
 
 PER_EPOCH, TOTAL = 3, 9
 """Steps of `settings` on 24 pictures."""
@@ -676,7 +685,7 @@ def test_the_list_of_an_earlier_version_is_read_until_it_is_replaced(picture_fol
     (out / "unreadable.txt").write_text("a/1.png\tempty file\na\u2028b.png\ttruncated\n", encoding="utf-8")
     assert read_unreadable(RunFolder(out)) == {"a/1.png": "empty file", "a\u2028b.png": "truncated"}
     train(config, resume=True)
-    assert read_unreadable(RunFolder(out)) == {}
+    assert read_unreadable(RunFolder(out)) == {"a/1.png": "empty file", "a\u2028b.png": "truncated"}
     assert not (out / "unreadable.txt").exists()
 
 
@@ -747,6 +756,113 @@ def test_too_many_images_that_change_end_the_run(lost, workers, picture_folder, 
         train(settings(data, out, workers=workers), listeners=[Delete()])
     assert "\n" not in str(e.value)
     assert multiprocessing.active_children() == []
+
+
+def test_only_the_share_that_is_used_is_looked_at(picture_folder, tmp_path, monkeypatch) -> None:
+    """It is the share of the readable images: the next in its order stands in for each that cannot be read."""
+    data, out = picture_folder(40), tmp_path / "run"
+    monkeypatch.setenv("DINOSCOPE_CACHE", str(tmp_path / "cache"))
+    order = sorted((f"{number:04d}.png" for number in range(40)), key=lambda path: hash_rank(0, path))
+    for name in (order[2], *order[-4:]):  # one within, four beyond: over 5 % of all
+        damage(data / name)
+    decoded: list[str] = []
+    monkeypatch.setattr(scan, "decode", lambda path: decoded.append(path.name) or decode(path))
+    config = settings(data, out, fraction=0.25, max_unreadable=0.1)
+    images, unreadable = scanned_images(config, lambda done, total: None)
+    assert list(images.paths) == sorted(set(order[:11]) - {order[2]})  # round(0.25 * 39) images
+    assert [fault.path for fault in unreadable] == [order[2]]
+    assert sorted(decoded) == sorted(order[:11])
+    with pytest.raises(UserError, match=r"1 of 10 images cannot be read, more than the 5%.*--max-unreadable 0\.1"):
+        scanned_images(replace(config, max_unreadable=0.05), lambda done, total: None)
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_a_run_that_looked_at_the_whole_folder_resumes(fraction, picture_folder, tmp_path, monkeypatch) -> None:
+    """As the first edition did: files beyond the share count among those that it left out."""
+    data, out = picture_folder(40), tmp_path / "run"
+    order = sorted((f"{number:04d}.png" for number in range(40)), key=lambda path: hash_rank(0, path))
+    damage(data / order[-1])
+    damage(data / order[-2])
+    config = settings(data, out, fraction=fraction, epochs=2)
+
+    def whole_folder(config: RunConfig, progress: object) -> tuple[ImageFolder, tuple[Unreadable, ...]]:
+        found = find_images(config.data)
+        unreadable = scan.scan(found).unreadable
+        return trained_on(config, found, {fault.path for fault in unreadable}), unreadable
+
+    with monkeypatch.context() as patches:
+        patches.setattr(loop, "scanned_images", whole_folder)
+        assert train(config, listeners=[Stop(0, signal.SIGINT)]).interrupted
+    listed = read_unreadable(RunFolder(out))
+    assert len(listed) == 2
+    watched = Watched()
+    assert not train(config, resume=True, listeners=[watched]).interrupted
+    assert watched.images == round(38 * fraction)
+    assert read_unreadable(RunFolder(out)) == listed
+
+
+def test_a_run_from_before_jfif_was_known_resumes(picture_folder, tmp_path, monkeypatch) -> None:
+    data, out = picture_folder(24), tmp_path / "run"
+    (data / "late.jfif").write_bytes(cv2.imencode(".jpg", draw_picture(99))[1].tobytes())
+    config = settings(data, out, epochs=2, fraction=0.9)
+    with monkeypatch.context() as patches:
+        patches.setattr(folder, "EXTENSIONS", (".png",))
+        assert train(config, listeners=[Stop(0, signal.SIGINT)]).interrupted
+    watched = Watched()
+    assert not train(config, resume=True, listeners=[watched]).interrupted
+    assert watched.images == 22  # of 24
+
+
+@pytest.mark.parametrize(("level", "images"), [("full", 23), ("headers", 24)])
+def test_a_scan_of_headers_misses_damaged_pixels(level, images, picture_folder, tmp_path) -> None:
+    data = picture_folder(24)
+    damage(data / "0003.png")
+    watched = Watched()
+    train(settings(data, tmp_path / "run", scan=level, epochs=1), listeners=[watched])
+    assert watched.images == images
+
+
+def test_what_is_passed_over_is_said(picture_folder, tmp_path) -> None:
+    data = picture_folder(8)
+    for name in ("1.HEIC", "2.heic"):
+        (data / name).touch()
+    with pytest.raises(UserError, match=r"more than the 8 readable images \(passed over: 2 \.heic\): lower it"):
+        train(settings(data, tmp_path / "run", batch_size=9))
+    watched = Watched()
+    train(settings(data, tmp_path / "run", epochs=1), listeners=[watched])
+    assert watched.facts["passed over"] == "2 .heic"
+
+
+@pytest.mark.parametrize("limit", [-0.1, 1.1, math.nan])
+def test_a_limit_that_is_no_share_is_refused(limit, picture_folder, tmp_path) -> None:
+    with pytest.raises(UserError, match="--max-unreadable must be from 0 to 1"):
+        train(settings(picture_folder(8), tmp_path / "run", max_unreadable=limit))
+
+
+def test_a_run_within_its_data_trains_and_resumes(picture_folder, monkeypatch) -> None:
+    """Its pictures, and those of a second run, are not data; also from the folder itself."""
+    data = picture_folder(24, classes=2)
+    monkeypatch.chdir(data)
+    config = settings(Path(), Path("runs/mine"), evaluate_every=1)
+    watched = Watched()
+    assert api.train(config, listeners=[Stop(3, signal.SIGINT)]).interrupted
+    assert list(data.glob("runs/mine/attention/*.png"))
+    assert not api.train(config, resume=True, listeners=[watched]).interrupted
+    assert watched.images == 24
+    api.train(replace(config, out=Path("runs/second"), epochs=1), listeners=[watched])
+    assert (watched.images, read_sessions(data / "runs/second")[0].classes) == (24, 2)
+
+
+def test_a_log_file_is_not_empty_while_images_are_checked() -> None:
+    """A line at once, and another when time has passed."""
+    console = Console(file=io.StringIO(), force_terminal=False, width=200)
+    progress = ConsoleProgress(console)
+    for done, total in ((0, 0), (0, 3000), (1500, 3000)):
+        progress.scanned(done, total)
+    assert console.file.getvalue() == "listing and checking the images\n"
+    progress.printed -= PLAIN_SECONDS + 1
+    progress.scanned(2000, 3000)
+    assert console.file.getvalue().endswith("\nchecking 3000 images: 2000 done\n")
 
 
 # Failures on the way
@@ -1058,6 +1174,29 @@ def test_advice_names_the_setting_that_is_to_blame(changes, advice, not_this, pi
     with pytest.raises(UserError, match=advice) as error:
         train(settings(picture_folder(24), tmp_path / "run", **changes))
     assert not_this not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"step": "x"},
+        {"step": -1},
+        {"step": 10**30},
+        {"optimizer_groups": None},
+        {"optimizer_groups": [{}]},
+        {"run": {}},
+        {"run": None},
+        {"data_fingerprint": None},
+    ],
+    ids=str,
+)
+def test_odd_metadata_of_a_checkpoint_are_refused_in_one_line(odd, picture_folder, tmp_path) -> None:
+    trainer = cases.trainer(settings(picture_folder(24), tmp_path / "run"))
+    trainer.save(tmp_path / "whole.safetensors")
+    whole = checkpoint.load(tmp_path / "whole.safetensors")
+    checkpoint.save(tmp_path / "odd.safetensors", whole.tensors, {**whole.metadata, **odd})
+    with pytest.raises(UserError, match=r"odd\.safetensors|images below"):
+        trainer.restore(tmp_path / "odd.safetensors")
 
 
 # Settings that cannot be

@@ -8,7 +8,7 @@ import pytest
 
 from dinoscope.data.folder import evenly
 from dinoscope.data.index_png import encode_indices
-from dinoscope.data.masked_images import SizesDisagree, find_masked_images
+from dinoscope.data.masked_images import SizesDisagree, find_masked_images, find_masks
 from dinoscope.errors import UserError
 
 
@@ -103,3 +103,38 @@ def test_masks_beside_their_images_are_not_taken_for_images(tmp_path: Path):
         cv2.imwrite(str(tmp_path / name), np.zeros((4, 6), np.uint8))
     with pytest.raises(UserError, match=r"a\.jpg and a\.png would share one mask"):
         find_masked_images(tmp_path, tmp_path)
+
+
+def test_a_mask_may_have_its_name_in_another_unicode_form(tmp_path: Path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for kind, name in (("images", f"{composed}/{decomposed}"), ("masks", f"{decomposed}/{composed}")):
+        file = tmp_path / kind / f"{name}.png"
+        file.parent.mkdir(parents=True)
+        cv2.imwrite(str(file), np.zeros((4, 4), np.uint8))
+    images = tmp_path / "images"
+    found = find_masked_images(images, tmp_path / "masks")
+    assert found.names == (f"{composed}/{decomposed}",)
+    assert found.masks[0].is_file()
+    assert len(found.named([f"{composed}/{composed}"])) == 1
+    assert len(find_masks([images / composed / f"{decomposed}.png"], tmp_path / "masks")) == 1
+    cv2.imwrite(str(images / composed / f"{composed}.png"), np.zeros((4, 4), np.uint8))
+    with pytest.raises(UserError, match="would share one mask"):
+        find_masked_images(images, tmp_path / "masks")
+
+
+def test_names_in_the_list_of_voc_may_have_another_unicode_form(tmp_path: Path):
+    found = find_masked_images(write_voc(tmp_path, ["cafe\u0301"], ["caf\u00e9"]))
+    assert found.images[0].is_file()
+    assert found.masks[0].is_file()
+
+
+def test_in_a_folder_of_soft_masks_white_is_the_object(tmp_path: Path):
+    painted = np.zeros((40, 40), np.uint8)
+    painted[10:30, 10:30] = 255
+    soft = cv2.GaussianBlur(painted, (5, 5), 1.5)
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        cv2.imwrite(str(tmp_path / kind / "a.png"), soft)
+    found = find_masked_images(tmp_path / "images", tmp_path / "masks")
+    assert found.binary
+    assert np.array_equal(found.classes(0), soft >= 128)

@@ -14,7 +14,7 @@ from PIL import Image
 from dinoscope.data import scan as scan_module
 from dinoscope.data.folder import ImageFolder, find_images
 from dinoscope.data.image_header import Header, UnreadableImage
-from dinoscope.data.scan import ScanReport, Spread, Unreadable, check_readable, scan
+from dinoscope.data.scan import Spread, Unreadable, check_readable, scan
 from dinoscope.errors import UserError
 
 
@@ -244,35 +244,41 @@ def test_a_failed_write_leaves_the_old_cache_whole(
 # What is too much
 
 
-def report_with(unreadable: int, images: int) -> ScanReport:
-    faults = tuple(Unreadable(f"{i}.jpg", f"reason {i}") for i in range(unreadable))
-    return ScanReport(
-        Path("data"), True, images, 0, {}, {}, None, None, None, *([0] * 6), unreadable=faults
-    )  # fmt: skip
+def faults(count: int) -> tuple[Unreadable, ...]:
+    return tuple(Unreadable(f"{i}.jpg", f"reason {i}") for i in range(count))
 
 
 def test_up_to_five_percent_unreadable_is_accepted() -> None:
-    check_readable(report_with(0, 100))
-    check_readable(report_with(5, 100))
+    check_readable(Path("data"), (), 0)
+    check_readable(Path("data"), faults(0), 100)
+    check_readable(Path("data"), faults(5), 100)
 
 
 def test_more_is_refused_with_number_examples_and_advice() -> None:
     with pytest.raises(UserError) as error:
-        check_readable(report_with(6, 100))
+        check_readable(Path("my data"), faults(6), 100)
     message = str(error.value)
     assert "6 of 100" in message
     assert "5%" in message
     for i in range(3):
         assert f"{i}.jpg (reason {i})" in message
     assert "3.jpg" not in message
-    assert "dinoscope scan data" in message
+    assert "dinoscope scan 'my data' --all" in message
+    assert "--max-unreadable 0.06" in message
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(("count", "images"), [(29, 100), (7, 100), (1, 3), (30, 300), (57, 100)])
+def test_the_limit_that_is_advised_is_enough(count: int, images: int) -> None:
+    with pytest.raises(UserError) as error:
+        check_readable(Path("data"), faults(count), images)
+    check_readable(Path("data"), faults(count), images, limit=float(str(error.value).rsplit(" ", 1)[1]))
+
+
 def test_the_limit_can_be_set() -> None:
-    check_readable(report_with(50, 100), limit=0.5)
+    check_readable(Path("data"), faults(50), 100, limit=0.5)
     with pytest.raises(UserError):
-        check_readable(report_with(1, 100), limit=0)
+        check_readable(Path("data"), faults(1), 100, limit=0)
 
 
 def test_unreadable_is_the_only_expected_exception(mixed: ImageFolder, monkeypatch: pytest.MonkeyPatch) -> None:

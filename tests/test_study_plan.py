@@ -117,3 +117,25 @@ def test_a_shorter_run_warms_up_and_holds_prototypes_for_the_same_share() -> Non
 def test_wrong_names(changes, words) -> None:
     with pytest.raises(UserError, match=words):
         comparison(**changes)
+
+
+def test_a_run_keeps_the_files_that_it_left_out(picture_folder, tmp_path) -> None:
+    """One that was damaged then and is whole now is not of its images: they are those that it began with."""
+    data = picture_folder(26)
+    config = settings(data, tmp_path / "begun")
+    whole = (data / "0003.png").read_bytes()
+    (data / "0003.png").write_bytes(whole[:100])
+    train_and_stop(config, resume=False)
+    (data / "0003.png").write_bytes(whole)
+    runs = plan([config, settings(data, tmp_path / "new")])
+    assert [len(run.images) for run in runs] == [25, 26]
+
+
+def test_the_limit_of_unreadable_files_is_that_of_the_run(picture_folder, tmp_path) -> None:
+    data = picture_folder(26)
+    for number in range(2):
+        (data / f"{number:04d}.png").write_bytes(b"")
+    config = settings(data, tmp_path / "a")
+    with pytest.raises(UserError, match=r"run a: .*--max-unreadable 0\.08"):
+        plan([config])
+    assert len(plan([replace(config, max_unreadable=0.08)])[0].images) == 24

@@ -31,8 +31,8 @@ from dinoscope.models.weights import check_fit, load_strictly
 from dinoscope.settings import from_dict, to_dict
 
 METADATA_KEY = "dinoscope"
-CRC_KEY = "dinoscope_crc32"
-"""Header entry with the CRC-32 of every tensor, by name, and of the metadata, under "". Older files have none."""
+CHECKSUMS = "crc32"
+"""Metadata entry with the CRC-32 of every tensor, by name, and of the other metadata, under "". Older files have none."""
 
 RACES = 5
 """Times that checkpoints may be pruned between being found and being read."""
@@ -63,7 +63,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any])
     text = json.dumps({"version": __version__, **metadata})
     contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     checksums = {"": zlib.crc32(text.encode())} | {name: _crc32(tensor) for name, tensor in contiguous.items()}
-    header = {METADATA_KEY: text, CRC_KEY: json.dumps(checksums)}
+    # One entry, because safetensors writes several in any order: equal checkpoints are equal files.
+    header = {METADATA_KEY: json.dumps({**json.loads(text), CHECKSUMS: checksums})}
     with replacing(path) as partial:
         try:
             save_file(contiguous, partial, metadata=header)
@@ -139,20 +140,21 @@ def load(path: Path, prefix: str = "") -> Checkpoint:
         metadata = json.loads(header[METADATA_KEY])
     except ValueError as error:
         raise UserError(f"{path} is damaged: its {METADATA_KEY!r} entry is not JSON ({error})") from error
-    if CRC_KEY in header:
-        _check_checksums(path, header, names, tensors)
+    if not isinstance(metadata, dict):
+        raise UserError(f"{path} is damaged: its {METADATA_KEY!r} entry holds no names and values")
+    checksums = metadata.pop(CHECKSUMS, None)
+    if checksums is not None:
+        _check_checksums(path, checksums, metadata, names, tensors)
     values = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return Checkpoint(values, metadata, verified=CRC_KEY in header)
+    return Checkpoint(values, metadata, verified=checksums is not None)
 
 
-def _check_checksums(path: Path, header: Mapping[str, str], names: list[str], tensors: Mapping[str, Tensor]) -> None:
-    try:
-        expected = json.loads(header[CRC_KEY])
-    except ValueError:
-        expected = None
+def _check_checksums(
+    path: Path, expected: Any, metadata: Mapping[str, Any], names: list[str], tensors: Mapping[str, Tensor]
+) -> None:
     if not isinstance(expected, dict) or expected.keys() != {"", *names}:
         raise UserError(f"{path} is damaged: its checksums do not fit the names of its tensors")
-    actual = {"": zlib.crc32(header[METADATA_KEY].encode())} | {name: _crc32(each) for name, each in tensors.items()}
+    actual = {"": zlib.crc32(json.dumps(metadata).encode())} | {name: _crc32(each) for name, each in tensors.items()}
     wrong = [name or "the metadata" for name, checksum in actual.items() if checksum != expected[name]]
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
@@ -210,7 +212,10 @@ def load_backbone(path: Path) -> Backbone:
     metadata = read_metadata(file)
     if "backbone" not in metadata:
         raise UserError(f"{file} holds no model: it was written by dinoscope for something else")
-    checkpoint = load(file, metadata.get("evaluated_prefix", ""))
+    prefix = metadata.get("evaluated_prefix", "")
+    if not isinstance(prefix, str):
+        raise UserError(f"{file} is damaged: its evaluated_prefix is {prefix!r}, not a text")
+    checkpoint = load(file, prefix)
     # In a training checkpoint the network stands below the backbone module; an export is the network itself.
     tensors = {name.removeprefix("net."): tensor for name, tensor in checkpoint.tensors.items()}
     config = without_drop_path(from_dict(BackboneConfig, checkpoint.metadata["backbone"], str(file)))

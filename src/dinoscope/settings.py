@@ -64,12 +64,12 @@ def check_numbers(settings: Any, prefix: str = "--") -> None:
             hidden = "OmitArgPrefixes" in str(field.type)  # the command line leaves the name out
             check_numbers(value, prefix if hidden else f"{prefix}{field.name}.")
             continue
-        lowest, highest = RANGES.get(field.name, (None, None))
+        lowest, highest = RANGES.get(field.name, (-math.inf, math.inf))
         for number in value if isinstance(value, tuple | list) else [value]:
             option = f"{prefix}{field.name}".replace("_", "-")
             if isinstance(number, float) and not math.isfinite(number):
                 raise UserError(f"{option} must be a finite number, not {number}")
-            if lowest is not None and isinstance(number, int) and not lowest <= number <= highest:
+            if isinstance(number, int) and not lowest <= number <= highest:
                 raise UserError(f"{option} must be from {lowest} to {highest}, not {number}")
 
 

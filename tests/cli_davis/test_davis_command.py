@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from dinoscope.data.index_png import encode_indices, read_indices
+from dinoscope.data.made import MARK
 from dinoscope.evaluation import propagation
 from tests.cli_davis.conftest import FRAMES, NAMES, figures, follow, run
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MARK)
+    return sorted(str(path.relative_to(folder)) for path in files)
 
 
 def test_a_model_and_a_random_one(data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,7 @@ def progress_bar(description: str, console: Console | None = None) -> Iterator[C
         first = not progress.tasks[task].visible
         progress.update(task, completed=done, total=total, visible=True)
         if first and not console.is_terminal:
-            console.print(f"{description} ({total})", markup=False, highlight=False)
+            console.print(f"{description} ({total})" if total else description, markup=False, highlight=False)
 
     with progress:
         yield advance

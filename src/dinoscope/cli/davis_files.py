@@ -38,6 +38,7 @@ class ModelFiles:
         Raises UserError where there are masks of other settings, not to be overwritten, or nothing can be written.
         """
         from dinoscope import checkpoint
+        from dinoscope.data.made import mark
 
         text = json.dumps(settings, indent=2) + "\n"
         record = self.folder / SETTINGS / f"{sequence.name}.json"
@@ -52,6 +53,7 @@ class ModelFiles:
                 file.unlink()
             for abandoned in self._half_written(sequence):
                 shutil.rmtree(abandoned)
+            mark(self.folder)
             checkpoint.write_text(self._place(record), text)
         except OSError as error:
             raise UserError(f"--out {self.folder}: {error}") from error

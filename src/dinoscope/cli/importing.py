@@ -16,7 +16,7 @@ from dinoscope.errors import UserError
 class Options:
     """Recognise a weights file by the names of its tensors, load its network strictly, and write it as a model.
 
-    DINO, DINOv2, DeiT, MoCo v1 to v3, SwAV, ports of SimCLR and BYOL, solo-learn, lightly, timm, torchvision and
+    DINO, DINOv2, iBOT, DeiT, MoCo v1 to v3, SwAV, ports of SimCLR and BYOL, solo-learn, lightly, timm, torchvision and
     Hugging Face's ViTs, as .pth, .pt, .bin, .pth.tar, .ckpt or .safetensors. Nothing in a file is run. Commands
     take such files as --model directly too; importing once is quicker, and keeps what is decided here.
     """
@@ -28,7 +28,8 @@ class Options:
     """Folder to write; by default nothing is written, and only what was found is said."""
 
     arch: str | None = None
-    """Name of the network; by default it is told by the shapes of the tensors."""
+    """Name of the network; by default it is told by the shapes of the tensors. Where nothing tells how many attention
+    heads it has, what is assumed is printed."""
 
     part: str | None = None
     """Which of several networks in the file: teacher, student, ema or plain. By default the one that the method's own

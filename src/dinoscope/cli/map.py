@@ -77,6 +77,7 @@ def draw(options: Options) -> list[str]:
     """
     from dinoscope.cli.console import progress_bar
     from dinoscope.data.folder import balanced, find_images_of_splits
+    from dinoscope.data.made import mark
     from dinoscope.explain.embedding import described, embedding_map
     from dinoscope.model_names import load_models
     from dinoscope.report.figures import write_png
@@ -97,7 +98,7 @@ def draw(options: Options) -> list[str]:
                 raise UserError(f"{model.label}: {error}") from error
     picture, shown = _picture(options, folder, models, banks, maps)
     try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
+        mark(options.out.parent, [options.out.name])
         write_png(options.out, picture)
     except OSError as error:
         raise UserError(f"{options.out} could not be written: {error}") from error

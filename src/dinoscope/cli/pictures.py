@@ -100,6 +100,7 @@ def look(files: Sequence[Path], viewers: Sequence[Viewer], faults: list[str], do
     """Decode and prepare one image after the other, with a progress bar; what is wrong with one goes to `faults`."""
     from dinoscope.cli.console import progress_bar
     from dinoscope.data.decode import UnreadableImage, decode
+    from dinoscope.data.folder import unsupported
 
     with progress_bar(doing) as progress:
         for index, file in enumerate(files):
@@ -107,7 +108,10 @@ def look(files: Sequence[Path], viewers: Sequence[Viewer], faults: list[str], do
             try:
                 image = decode(file)
                 inputs = tuple(viewer.input(image) for viewer in viewers)
-            except (UnreadableImage, UserError) as error:
+            except UnreadableImage as error:
+                faults.append(f"{file}: {(file.is_file() and unsupported(file)) or error}")
+                continue
+            except UserError as error:
                 faults.append(f"{file}: {error}")
                 continue
             yield Seen(index, file, image, inputs)
@@ -146,10 +150,10 @@ def models_and_images(models: Sequence[str], images: Sequence[Path]) -> tuple[li
 
 def _is_image(path: Path) -> bool:
     from dinoscope.checkpoint import find_weights
-    from dinoscope.data.folder import EXTENSIONS
+    from dinoscope.data.folder import EXTENSIONS, UNSUPPORTED
 
     if not path.is_dir():
-        return path.name.lower().endswith(EXTENSIONS)
+        return path.name.lower().endswith((*EXTENSIONS, *UNSUPPORTED))
     try:
         find_weights(path)
     except UserError:
@@ -170,7 +174,10 @@ def unique_names(files: Sequence[Path]) -> list[str]:
 
 
 def claim(folder: Path, targets: Iterable[Path], *, overwrite: bool) -> None:
-    """Make the output folder; refuse to replace pictures unasked. Raises UserError."""
+    """Make the output folder; refuse to replace pictures unasked. They are noted as no data. Raises UserError."""
+    from dinoscope.data.made import mark
+
+    targets = list(targets)
     existing = [path for path in targets if path.exists()]
     if existing and not overwrite:
         raise UserError(
@@ -178,7 +185,7 @@ def claim(folder: Path, targets: Iterable[Path], *, overwrite: bool) -> None:
             "add --overwrite to replace them, or name another folder with --out"
         )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        mark(folder, [path.name for path in targets])
     except OSError as error:
         raise UserError(f"--out {folder}: {error.strerror}") from error
 

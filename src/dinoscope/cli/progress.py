@@ -41,13 +41,19 @@ class ConsoleProgress(Listener):
         self.task: TaskID | None = None
         self.begun = self.printed = time.monotonic()
         self.first = self.image_size = 0
+        self.checking = False
 
     def scanned(self, done: int, total: int) -> None:
-        """Progress of the check of the files."""
-        if self.task is None:
-            self.progress.start()
-            self.task = self.progress.add_task("checking files", total=total)
-        self.progress.update(self.task, completed=done)
+        """Progress of the check of the files; where the output is no terminal, a line at first and now and then."""
+        what = f"checking {total} images" if total else "listing the images"
+        if self.live:
+            if self.task is None:
+                self.progress.start()
+                self.task = self.progress.add_task(what, total=total)
+            self.progress.update(self.task, description=what, completed=done, total=total)
+        elif not self.checking or time.monotonic() - self.printed > PLAIN_SECONDS:
+            self.console.print(f"{what}: {done} done" if self.checking else "listing and checking the images")
+            self.checking, self.printed = True, time.monotonic()
 
     def started(self, start: RunStart) -> None:
         """Say what begins."""

@@ -30,8 +30,10 @@ def main(argv: list[str]) -> int:
     return tyro.cli(scan_folder, args=argv, prog="dinoscope scan")
 
 
-def scan_folder(folder: Path, /, workers: int = 0, headers_only: bool = False, json: bool = False) -> int:
-    """Report what a folder of images holds: counts, formats, sizes, classes and unreadable files.
+def scan_folder(
+    folder: Path, /, workers: int = 0, headers_only: bool = False, all: bool = False, json: bool = False
+) -> int:
+    """Report what a folder of images holds: counts, formats, sizes, classes, unreadable files, and what is passed over.
 
     Splits (train, val) are reported side by side.
 
@@ -39,6 +41,7 @@ def scan_folder(folder: Path, /, workers: int = 0, headers_only: bool = False, j
         folder: folder of images, nested or not, with a folder for each class or not.
         workers: threads; 0 takes one per core.
         headers_only: faster, but damaged pixels are not found.
+        all: list every unreadable file and every class, instead of the first ones.
         json: print everything as JSON instead of tables.
     """
     from dinoscope.cache import cache_folder
@@ -55,12 +58,15 @@ def scan_folder(folder: Path, /, workers: int = 0, headers_only: bool = False, j
     if json:
         print(dumps({name: report.as_dict() for name, report in reports.items()}, indent=2))
     else:
-        _print(Console(), folder, reports)
+        _print(Console(), folder, reports, shortened=not all)
     return 0
 
 
 class LateProgress:
-    """A progress bar that appears on a terminal after `QUIET_SECONDS`, and vanishes when the work is done."""
+    """A progress bar that appears on a terminal after `QUIET_SECONDS`, and vanishes when the work is done.
+
+    Elsewhere one line then says what is done.
+    """
 
     def __init__(self, description: str, console: Console) -> None:
         self.description = description
@@ -78,6 +84,8 @@ class LateProgress:
     def update(self, done: int, total: int) -> None:
         """Show that `done` of `total` images have been read."""
         if self.bar is None and time.monotonic() - self.started > QUIET_SECONDS:
+            if not self.console.is_terminal:
+                self.console.print(f"{self.description} ({total})", markup=False, highlight=False)
             self.bar = _bar(self.console)
             self.bar.start()
             self.bar.add_task(self.description, total=total)
@@ -102,12 +110,12 @@ def _parts(folder: Path) -> dict[str, Path]:
     return {"train": train} if val is None else {"train": train, "val": val}
 
 
-def _print(console: Console, folder: Path, reports: dict[str, ScanReport]) -> None:
+def _print(console: Console, folder: Path, reports: dict[str, ScanReport], *, shortened: bool) -> None:
     console.print(_summary(folder, reports))
     if any(report.classes for report in reports.values()):
-        console.print(_class_table(reports))
+        console.print(_class_table(reports, LISTED_CLASSES if shortened else None))
     for report in reports.values():
-        _print_unreadable(console, report)
+        _print_unreadable(console, report, LISTED_FILES if shortened else None)
     if not all(report.complete for report in reports.values()):
         console.print("Only headers were read: damage to the pixels was not looked for.", style="yellow")
 
@@ -129,6 +137,8 @@ def _facts(report: ScanReport) -> dict[str, str]:
     """Return the rows of the summary for one folder, the same rows for every report."""
     from rich.filesize import decimal
 
+    from dinoscope.data.folder import listed as listed_counts
+
     def listed(counts: Sequence[tuple[str, int]]) -> str:
         return ", ".join(f"{name} {count:,}" for name, count in counts if count) or "none"
 
@@ -145,6 +155,7 @@ def _facts(report: ScanReport) -> dict[str, str]:
     return {
         "images": f"{report.images:,}",
         "unreadable": f"[red]{count:,}[/red]" if count else "[green]0[/green]",
+        "passed over": _shown(listed_counts(list(report.passed_over.items())) or "nothing"),
         "on disk": decimal(report.bytes),
         "formats": listed(list(report.formats.items())),
         "width: smallest, median, largest": _spread(report.widths),
@@ -159,7 +170,7 @@ def _spread(spread: Spread | None) -> str:
     return "-" if spread is None else f"{spread.minimum}, {spread.median}, {spread.maximum} px"
 
 
-def _class_table(reports: dict[str, ScanReport]) -> Table:
+def _class_table(reports: dict[str, ScanReport], most: int | None) -> Table:
     from rich.table import Table
 
     names = list(dict.fromkeys(name for report in reports.values() for name in report.classes))
@@ -167,22 +178,21 @@ def _class_table(reports: dict[str, ScanReport]) -> Table:
     table.add_column("class")
     for part in reports:
         table.add_column(part, justify="right")
-    for name in names[:LISTED_CLASSES]:
+    for name in names[:most]:
         table.add_row(_shown(name), *(f"{report.classes.get(name, 0):,}" for report in reports.values()))
-    if len(names) > LISTED_CLASSES:
-        table.add_row(f"and {len(names) - LISTED_CLASSES:,} more", *("" for _ in reports))
+    if rest := len(names[most:] if most else ()):
+        table.add_row(f"and {rest:,} more (--all lists them)", *("" for _ in reports))
     return table
 
 
-def _print_unreadable(console: Console, report: ScanReport) -> None:
+def _print_unreadable(console: Console, report: ScanReport, most: int | None) -> None:
     if not report.unreadable:
         return
     console.print(f"[red]Unreadable[/red] in {_shown(report.root)}:", highlight=False)
-    for fault in report.unreadable[:LISTED_FILES]:
+    for fault in report.unreadable[:most]:
         console.print(f"  {_shown(fault.path)}  [dim]{_shown(fault.reason)}[/dim]", highlight=False, soft_wrap=True)
-    rest = len(report.unreadable) - LISTED_FILES
-    if rest > 0:
-        console.print(f"  and {rest:,} more (all of them with --json)", highlight=False)
+    if rest := len(report.unreadable[most:] if most else ()):
+        console.print(f"  and {rest:,} more (--all lists them)", highlight=False)
 
 
 def _shown(text: object) -> str:

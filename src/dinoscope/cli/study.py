@@ -46,7 +46,10 @@ class SlurmOptions:
 
 @dataclass(frozen=True)
 class Execution:
-    """How the runs are made; none of it changes their results, but --threads in the last digits."""
+    """How the runs are made; none of it changes their results, but --threads in the last digits.
+
+    Unreadable images are left out, however many may be.
+    """
 
     executor: Literal["local", "slurm"] = "local"
     """local: processes on this machine; slurm: jobs of a cluster (pip install 'dinoscope[slurm]')."""
@@ -56,6 +59,10 @@ class Execution:
     """CPU threads of each run; 0 takes the recipe's choice, or where it has none a fair share of the cores."""
     device: str = "auto"
     """cpu, cuda, mps or auto, for every run."""
+    scan: Literal["full", "headers"] | None = None
+    """What is looked at of each image before the runs begin; where left out, the recipe's choice (full)."""
+    max_unreadable: float | None = None
+    """Share of the images that may be unreadable, and are left out; where left out, the recipe's choice (0.05)."""
     dry_run: bool = False
     """Only list the runs, with the time that each may take, measured on a few steps."""
     slurm: SlurmOptions = field(default_factory=SlurmOptions)
@@ -252,8 +259,14 @@ def _rates(runs: Sequence[PlannedRun]) -> list[float]:
 
 
 def placed(config: RunConfig, execution: Execution) -> RunConfig:
-    """The run on the study's device, with its threads."""
-    return replace(config, device=execution.device, threads=execution.threads or config.threads)
+    """The run on the study's device, with its threads, its scan and its limit of unreadable images."""
+    return replace(
+        config,
+        device=execution.device,
+        threads=execution.threads or config.threads,
+        scan=execution.scan or config.scan,
+        max_unreadable=config.max_unreadable if execution.max_unreadable is None else execution.max_unreadable,
+    )
 
 
 def make_runner(command: Sequence[str], out: Path, execution: Execution) -> Runner:

@@ -37,7 +37,7 @@ class Options:
     Stopped on the way, the masks so far stay, each whole; the overlay is there only when all are.
 
     In a mask, 0 is background and every other value an object. 255 is the object where there are only 0 and 255,
-    else it is left out.
+    else it is left out. White that is painted with soft edges is cut at one half.
     """
 
     video: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO")]

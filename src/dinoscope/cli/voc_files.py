@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from dinoscope.cli.console import progress_bar
+from dinoscope.data.made import mark
 from dinoscope.data.masked_images import MaskedImages
 from dinoscope.errors import UserError
 from dinoscope.evaluation.bootstrap import Estimate, interval_line
@@ -162,6 +163,8 @@ def _known_ends(each: Estimate) -> tuple[float, float, float]:
 def _write_masks(folder: Path, result: VocResult, tell: Callable[[int, int], None]) -> Iterator[Path]:
     """Each mask of whole patches at the size of its image, by the nearest patch."""
     folders = _mask_folders([scores.model for scores in result.models])
+    for name in folders:
+        mark(folder / name, [f"{result.images.names[index]}.png" for index in result.used])
     for place, index in enumerate(result.used):
         height, width = result.images.classes(index).shape
         for scores, name in zip(result.models, folders, strict=True):
@@ -183,6 +186,7 @@ def _write_pages(out: Path, result: VocResult, count: int) -> Iterator[Path]:
         by = ", by the mean of the models" if len(result.models) > 1 else ""
         title = f"Best to worst{by}" + (f", page {number + 1} of {len(pages)}" if len(pages) > 1 else "")
         path = out / _page_name(number)
+        mark(out, [path.name])
         write_png(path, mask_sheet([sheet_row(result, place) for place in page], title, sheet_note(result)))
         yield path
 

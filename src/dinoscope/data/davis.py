@@ -13,7 +13,6 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +21,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from dinoscope.data.decode import UnreadableImage, decode
-from dinoscope.data.folder import EXTENSIONS
+from dinoscope.data.folder import as_stored, comparable, images_within
 from dinoscope.data.image_header import read_size
 from dinoscope.data.index_png import read_indices
 from dinoscope.errors import UserError, lookup
@@ -122,8 +121,8 @@ def find_davis(data: Path, year: Year = 2017, names: Sequence[str] = (), split: 
     listed = _listed(root, year, split, required=not names)
     present = _folders(root / "JPEGImages" / resolution)
     if names:
-        known = {name: name for name in (*listed, *present)}
-        chosen = [lookup(f"sequence of {root}", name, known) for name in dict.fromkeys(names)]
+        known = {comparable(name): name for name in (*listed, *present)}
+        chosen = [lookup(f"sequence of {root}", name, known) for name in dict.fromkeys(map(comparable, names))]
     else:
         chosen = listed
         _require_all(root, resolution, listed, present, year)
@@ -176,8 +175,8 @@ def _folders(folder: Path) -> list[str]:
 
 def _require_all(root: Path, resolution: str, listed: Sequence[str], present: Iterable[str], year: Year) -> None:
     """Refuse a list of which only a part is there: its figures would pass for those of the whole."""
-    annotated = set(_folders(root / "Annotations" / resolution))
-    there = [name for name in listed if name in annotated.intersection(present)]
+    annotated = set(map(comparable, _folders(root / "Annotations" / resolution)))
+    there = [name for name in listed if comparable(name) in annotated.intersection(map(comparable, present))]
     if len(there) < len(listed):
         missing = [name for name in listed if name not in there]
         offer = f"Name those that are there: --sequences {' '.join(there)}" if there else "None of them is there"
@@ -188,18 +187,22 @@ def _require_all(root: Path, resolution: str, listed: Sequence[str], present: It
 
 
 def _sequence(root: Path, resolution: str, name: str, *, binary: bool) -> DavisSequence:
-    images, masks = (root / kind / resolution / name for kind in ("JPEGImages", "Annotations"))
+    images, masks = (as_stored(root / kind / resolution, name) for kind in ("JPEGImages", "Annotations"))
     for folder in (images, masks):
         if not folder.is_dir():
             raise UserError(f"{folder} is missing, so {name} cannot be measured")
-    frames = sorted(path for path in images.iterdir() if path.suffix.lower() in EXTENSIONS and path.name[0] != ".")
+    frames = images_within(images)
     if len(frames) < FEWEST_FRAMES:
         raise UserError(f"{images}: {len(frames)} frames; at least {FEWEST_FRAMES} are needed")
-    twice = next((a for a, b in pairwise(frames) if a.stem == b.stem), None)
+    by_name = {comparable(frame.stem): frame for frame in reversed(frames)}
+    twice = next((frame for frame in frames if by_name[comparable(frame.stem)] != frame), None)
     if twice is not None:
-        raise UserError(f"{twice} is there with another ending too: of each frame, one image is needed")
-    files = {path.stem: path for path in sorted(masks.glob("*.png"))}
-    annotations = tuple(files.pop(frame.stem, None) for frame in frames)
+        raise UserError(
+            f"{by_name[comparable(twice.stem)]} is there with another ending too, or in another Unicode form "
+            f"({twice.name}): of each frame, one image is needed"
+        )
+    files = {comparable(path.stem): path for path in sorted(masks.glob("*.png")) if path.name[0] != "."}
+    annotations = tuple(files.pop(name, None) for name in map(comparable, (frame.stem for frame in frames)))
     if files:
         raise UserError(
             f"{masks}: annotations without a frame of their name in {images}: {len(files)}, such as {min(files)}"

@@ -4,14 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
 from typing import Literal
 
+from dinoscope.data.made import MARK, RUN_SETTINGS, drawn_names, is_made, nothing_but_made
 from dinoscope.errors import UserError
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+LATER_EXTENSIONS = (".jfif", ".jpe")
+"""Names of JPEG that runs of version 0.1 passed over."""
+
+EXTENSIONS = (
+    *(".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+    *LATER_EXTENSIONS,
+)
+
+UNSUPPORTED = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC"),
+    **dict.fromkeys((".dcm", ".dicom"), "DICOM"),
+    **dict.fromkeys((".jp2", ".j2k", ".jpx"), "JPEG 2000"),
+    **dict.fromkeys((".nii", ".nii.gz"), "NIfTI"),
+    **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"), "a camera's raw format"),
+    **{".avif": "AVIF", ".jxl": "JPEG XL", ".svg": "SVG", ".pdf": "PDF", ".psd": "Photoshop's format"},
+    **{".exr": "OpenEXR", ".hdr": "Radiance HDR"},
+}
+"""Endings of images that cannot be read -> the format, for the reason that a file named by a person gets."""
+
+MADE_BY_DINOSCOPE = "made by dinoscope"
+"""Folders and pictures that are passed over, counted next to the endings of files."""
 
 # What people call the two splits, the usual name first.
 SPLITS: dict[str, tuple[str, ...]] = {
@@ -28,13 +52,16 @@ class ImageFolder:
 
     paths: relative to root, with forward slashes, sorted by their bytes: the same order on every machine.
     labels: position in `classes` of each image, or None for an unlabelled folder.
-    classes: names of the first-level folders, sorted by their bytes; empty for an unlabelled folder.
+    classes: names of the first-level folders in Unicode's form NFC, in the order of the folders' bytes; empty for an
+    unlabelled folder. Folders that differ in their Unicode form alone are one class.
+    passed_over: files below root that were not taken, as (ending, count), the most frequent first.
     """
 
     root: Path
     paths: tuple[str, ...]
     labels: tuple[int, ...] | None = None
     classes: tuple[str, ...] = ()
+    passed_over: tuple[tuple[str, int], ...] = field(default=(), compare=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -61,7 +88,11 @@ class ImageFolder:
     def subset(self, indices: Sequence[int]) -> ImageFolder:
         """Return these images, in this order, with all the class names kept."""
         labels = None if self.labels is None else tuple(self.labels[i] for i in indices)
-        return ImageFolder(self.root, tuple(self.paths[i] for i in indices), labels, self.classes)
+        return replace(self, paths=tuple(self.paths[i] for i in indices), labels=labels)
+
+    def without(self, paths: Set[str]) -> ImageFolder:
+        """Return the other images, in the same order."""
+        return self.subset([i for i, path in enumerate(self.paths) if path not in paths])
 
 
 def find_images(
@@ -69,8 +100,8 @@ def find_images(
 ) -> ImageFolder:
     """Find the images below `root` by extension, at any depth, following links to files and folders.
 
-    Hidden files and folders and `__MACOSX` are passed over. A link to nowhere is kept, to be reported as
-    unreadable rather than to vanish.
+    Hidden files and folders, `__MACOSX`, and below `root` what dinoscope has made (runs, results, pictures) are passed
+    over. A link to nowhere is kept, to be reported as unreadable rather than to vanish.
 
     labelled: None takes the first-level folders as classes where every image lies in one, there are at least
     two, and they are not all named like splits (train, val…). True insists on it, and allows a single class.
@@ -81,23 +112,77 @@ def find_images(
     class folders with labelled=True.
     """
     _require_folder(root)
-    paths = tuple(sorted(_image_paths(root, progress), key=os.fsencode))
+    counts = Counter[str]()
+    paths = tuple(sorted(_image_paths(root, progress, counts), key=os.fsencode))
+    passed_over = tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
     if not paths:
-        raise UserError(f"{root}: no images in this folder or below it. Looked for {' '.join(EXTENSIONS)}")
+        others = f"; passed over: {listed(passed_over)}" if passed_over else ""
+        raise UserError(f"{root}: no images in this folder or below it. Looked for {' '.join(EXTENSIONS)}{others}")
     stray = next((path for path in paths if "/" not in path), None)
     if labelled and stray is not None:
         raise UserError(
             f"{root}: '{stray}' lies outside of any class folder. "
             "Move every image into a folder named after its class, or go without labels."
         )
+    unlabelled = ImageFolder(root, paths, passed_over=passed_over)
     if labelled is False or stray is not None:
-        return ImageFolder(root, paths)
+        return unlabelled
     owners = [path.partition("/")[0] for path in paths]
-    classes = tuple(sorted(set(owners), key=os.fsencode))
-    if labelled is None and not _are_classes(classes):
-        return ImageFolder(root, paths)
-    position = {name: i for i, name in enumerate(classes)}
-    return ImageFolder(root, paths, tuple(position[owner] for owner in owners), classes)
+    folder = _with_classes(unlabelled, owners)
+    return unlabelled if labelled is None and not _are_classes(folder.classes) else folder
+
+
+def _with_classes(folder: ImageFolder, owners: Sequence[str]) -> ImageFolder:
+    """The images with labels; owners: the folder of the class of each."""
+    folders = sorted(set(owners), key=os.fsencode)
+    classes = tuple(dict.fromkeys(map(comparable, folders)))
+    number = {name: i for i, name in enumerate(classes)}
+    position = {owner: number[comparable(owner)] for owner in folders}
+    return replace(folder, labels=tuple(position[owner] for owner in owners), classes=classes)
+
+
+def images_within(folder: Path) -> list[Path]:
+    """The images right in a folder, numbers in their names by value: the frames of a video.
+
+    What is passed over is as in `find_images`. Raises UserError where the folder cannot be listed.
+    """
+    entries = [entry for entry in _data_entries(folder) if _is_image(entry)]
+    return [Path(entry.path) for entry in sorted(entries, key=lambda entry: _by_numbers(entry.name))]
+
+
+def _by_numbers(name: str) -> tuple[list[tuple[int, str]], str]:
+    """A key that sorts frame9 before frame10."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part) if place % 2 else 0, "" if place % 2 else part) for place, part in enumerate(parts)], name
+
+
+def comparable(name: str) -> str:
+    """The form in which names are compared: an accented letter may be stored as one character or as two (NFC, NFD)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def as_stored(folder: Path, relative: str) -> Path:
+    """FOLDER/RELATIVE, each name in the Unicode form that is on the disk; as given where there is none of them."""
+    path = folder / relative
+    if relative.isascii() or path.exists():
+        return path
+    for part in PurePath(relative).parts:
+        forms = (folder / form for form in (part, *(unicodedata.normalize(kind, part) for kind in ("NFC", "NFD"))))
+        folder = next((form for form in forms if form.exists()), folder / part)
+    return folder
+
+
+def listed(counts: Sequence[tuple[str, int]], most: int = 6) -> str:
+    """Counts in words: "12 .heic, 1 .txt", those after the first few summed up."""
+    words = [f"{count:,} {name}" for name, count in counts[:most]]
+    rest = sum(count for _, count in counts[most:])
+    return ", ".join([*words, *([f"{rest:,} others"] if rest else [])])
+
+
+def unsupported(path: Path) -> str:
+    """The reason why an image of this name cannot be read, or "" where the name does not tell."""
+    known = next((kind for ending, kind in UNSUPPORTED.items() if path.name.lower().endswith(ending)), None)
+    return f"{known} is not supported: save it as JPEG, PNG or TIFF" if known else ""
 
 
 def find_images_of_splits(root: Path) -> ImageFolder:
@@ -112,12 +197,8 @@ def find_images_of_splits(root: Path) -> ImageFolder:
     depth = 1 if len(first) == 1 and first.isdisjoint(splits) else 0
     if folder.labels is not None or not all(len(part) > depth + 2 and part[depth].lower() in splits for part in parts):
         return folder
-    owners = [part[depth + 1] for part in parts]
-    classes = tuple(sorted(set(owners), key=os.fsencode))
-    if len(classes) < 2:
-        return folder
-    position = {name: i for i, name in enumerate(classes)}
-    return ImageFolder(root, folder.paths, tuple(position[owner] for owner in owners), classes)
+    labelled = _with_classes(folder, [part[depth + 1] for part in parts])
+    return folder if len(labelled.classes) < 2 else labelled
 
 
 def find_split(data: Path, split: Literal["train", "val"]) -> Path | None:
@@ -255,8 +336,8 @@ def _are_classes(names: Sequence[str]) -> bool:
     return len(names) >= 2 and not all(name.lower() in splits for name in names)
 
 
-def _image_paths(root: Path, progress: Callable[[int, int], None] | None) -> Iterator[str]:
-    """Yield the images below root, in no order. A folder inside itself (a loop of links) is passed over."""
+def _image_paths(root: Path, progress: Callable[[int, int], None] | None, passed_over: Counter[str]) -> Iterator[str]:
+    """Yield the images below root, in no order, and count what is no image. A folder inside itself is passed over."""
     begun = total = 0
     pending: list[tuple[Path, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
     while pending:
@@ -269,15 +350,38 @@ def _image_paths(root: Path, progress: Callable[[int, int], None] | None) -> Ite
         identity = status.st_dev, status.st_ino
         if identity in above:
             continue
-        for entry in _visible(folder):
+        entries = _entries(folder)
+        names = {entry.name for entry in entries}
+        if prefix and names & {MARK, RUN_SETTINGS} and is_made(folder):
+            passed_over[MADE_BY_DINOSCOPE] += 1
+            continue
+        if MARK in names and (drawn := names & drawn_names(folder)):
+            passed_over[MADE_BY_DINOSCOPE] += len(drawn)
+        for entry in _data_entries(folder, entries):
             if _is_folder(entry):
                 pending.append((Path(entry.path), f"{prefix}{entry.name}/", above | {identity}))
-            elif entry.name.lower().endswith(EXTENSIONS) and _is_file_or_dangling(entry):
+            elif _is_image(entry):
                 yield prefix + entry.name
+            elif not entry.name.lower().endswith(EXTENSIONS):
+                passed_over[_ending(entry.name)] += 1
+
+
+def _ending(name: str) -> str:
+    """The ending of a file's name, to be counted; the last number of 1.2.840.10008 (DICOM) is none."""
+    ending = PurePath(name).suffix.lower()
+    return "without an ending" if ending[1:].isdigit() or not 1 < len(ending) <= 9 else ending
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return [Path(entry.path) for entry in _visible(folder) if _is_folder(entry)]
+    folders = [Path(entry.path) for entry in _data_entries(folder) if _is_folder(entry)]
+    return [path for path in folders if not _is_nothing_but_made(path)]
+
+
+def _is_nothing_but_made(folder: Path) -> bool:
+    try:
+        return nothing_but_made(folder)
+    except OSError:  # whoever reads it will hear of it
+        return False
 
 
 def _named(folders: Sequence[Path], split: str) -> Path | None:
@@ -286,10 +390,18 @@ def _named(folders: Sequence[Path], split: str) -> Path | None:
     return next((by_name[name] for name in SPLITS[split] if name in by_name), None)
 
 
-def _visible(folder: Path) -> list[os.DirEntry[str]]:
+def _data_entries(folder: Path, entries: Sequence[os.DirEntry[str]] | None = None) -> list[os.DirEntry[str]]:
+    """What may be data: not hidden, no debris of unpacking, not drawn by dinoscope."""
+    entries = _entries(folder) if entries is None else entries
+    drawn = drawn_names(folder) if any(entry.name == MARK for entry in entries) else set[str]()
+    unwanted = drawn | _UNPACKING_DEBRIS
+    return [entry for entry in entries if not entry.name.startswith(".") and entry.name not in unwanted]
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return [e for e in entries if not e.name.startswith(".") and e.name not in _UNPACKING_DEBRIS]
+            return list(entries)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be listed ({error.strerror}). Change its permissions or move it away."
@@ -303,8 +415,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_file_or_dangling(entry: os.DirEntry[str]) -> bool:
-    """Tell whether to list it: a file or a link to nowhere; not a pipe, a socket or a device."""
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    """Tell whether it is named like an image, and is a file or a link to nowhere; not a pipe, a socket or a device."""
+    if not entry.name.lower().endswith(EXTENSIONS):
+        return False
     try:
         return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
     except OSError:  # a link to itself

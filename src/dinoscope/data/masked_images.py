@@ -1,7 +1,7 @@
 """Images whose objects are known pixel by pixel: PASCAL VOC 2012, or any folder with a folder of masks beside it.
 
 In a VOC mask 0 is background, 255 void (not to be counted), every other value a class. In a folder of masks
-whose values are only 0 and 255 (as drawing programs write them), 255 is the object.
+whose values are only 0 and 255 (as drawing programs write them, with soft edges or without), 255 is the object.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
-from dinoscope.data.folder import evenly, find_images
+from dinoscope.data.folder import as_stored, comparable, evenly, find_images
 from dinoscope.data.index_png import read_indices
 from dinoscope.errors import UserError
 
@@ -77,11 +77,11 @@ class MaskedImages:
 
     def named(self, names: Sequence[str]) -> MaskedImages:
         """The images of these names, in this order. Raises UserError for one that is not there."""
-        place = {name: index for index, name in enumerate(self.names)}
-        absent = next((name for name in names if name not in place), None)
+        place = {comparable(name): index for index, name in enumerate(self.names)}
+        absent = next((name for name in names if comparable(name) not in place), None)
         if absent is not None:
             raise UserError(f"{self.root}: there is no image {absent} with a mask")
-        return self._at([place[name] for name in names])
+        return self._at([place[comparable(name)] for name in names])
 
     def _at(self, chosen: Sequence[int]) -> MaskedImages:
         return replace(
@@ -129,7 +129,7 @@ def find_masks(files: Sequence[Path], masks: Path) -> MaskedImages:
 
 def _mask_of(image: Path, folder: Path) -> Path | None:
     parts = image.absolute().with_suffix(".png").parts[1:]
-    candidates = (folder.joinpath(*parts[begin:]) for begin in range(len(parts)))
+    candidates = (as_stored(folder, str(PurePath(*parts[begin:]))) for begin in range(len(parts)))
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -161,7 +161,7 @@ def _find_voc(data: Path, split: str) -> MaskedImages:
     outside = next((name for name in names if Path(name).name != name), None)
     if outside is not None:
         raise UserError(f"{list_file} lists {outside!r}, and a name cannot lead out of the folder")
-    images = {name: root / "JPEGImages" / f"{name}.jpg" for name in names}
+    images = {name: as_stored(root / "JPEGImages", f"{name}.jpg") for name in names}
     return _paired(root, f"VOC 2012 {split}", images, root / "SegmentationClass", binary=False)
 
 
@@ -173,8 +173,11 @@ def _find_parallel(data: Path, masks: Path) -> MaskedImages:
         raise UserError(f"--masks {masks} is not a folder")
     folder = find_images(data, labelled=False)
     images: dict[str, Path] = {}
+    first: dict[str, Path] = {}
     for index, path in enumerate(folder.paths):
-        other = images.setdefault(path.rpartition(".")[0], folder.path(index))
+        name = path.rpartition(".")[0]
+        images[name] = folder.path(index)
+        other = first.setdefault(comparable(name), folder.path(index))
         if other != folder.path(index):
             raise UserError(
                 f"{data}: {other.name} and {Path(path).name} would share one mask. Give every image a name of its own, "
@@ -194,7 +197,7 @@ def _with_meaning(found: MaskedImages) -> MaskedImages:
 
 
 def _paired(root: Path, name: str, images: dict[str, Path], masks: Path, *, binary: bool) -> MaskedImages:
-    files = {image: masks / f"{image}.png" for image in images}
+    files = {image: as_stored(masks, f"{image}.png") for image in images}
     having = tuple(image for image, file in files.items() if file.is_file())
     there = set(having)
     return MaskedImages(

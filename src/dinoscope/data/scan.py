@@ -6,12 +6,14 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
+import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median_low
 from typing import Any
@@ -25,9 +27,6 @@ from dinoscope.data.image_header import Header, read_header
 from dinoscope.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-MAX_UNREADABLE = 0.05
-"""Share of the images that may be unreadable: at the start of a run, and while it goes on."""
 
 _CHUNK = 32
 """Images examined between two calls of `progress`."""
@@ -66,6 +65,7 @@ class ScanReport:
     aspect_ratios: the smallest and largest width / height.
     grey, alpha, over_8_bit, cmyk, rotated, animated: numbers of images. rotated: EXIF says to turn or mirror
     them. animated: more than one frame or page.
+    passed_over: number of files that are not taken for images, by ending, the most frequent first.
     """
 
     root: Path
@@ -84,6 +84,7 @@ class ScanReport:
     rotated: int
     animated: int
     unreadable: tuple[Unreadable, ...]
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as what JSON can hold."""
@@ -139,16 +140,18 @@ def scan(
     return _report(folder, findings, full)
 
 
-def check_readable(report: ScanReport, limit: float = MAX_UNREADABLE) -> None:
-    """Raise UserError, naming the first three, where more than the share `limit` is unreadable."""
-    count = len(report.unreadable)
-    if count <= limit * report.images:
+def check_readable(root: Path, unreadable: Sequence[Unreadable], images: int, limit: float = 0.05) -> None:
+    """Raise UserError, naming the first three, if more than the share `limit` of the images is unreadable."""
+    count = len(unreadable)
+    if not count or count / images <= limit:
         return
-    first = "; ".join(f"{fault.path} ({fault.reason})" for fault in report.unreadable[:3])
+    first = "; ".join(f"{fault.path} ({fault.reason})" for fault in unreadable[:3])
     more = "; …" if count > 3 else ""
+    enough = math.ceil(100 * count / images) / 100
     raise UserError(
-        f"{report.root}: {count} of {report.images} images cannot be read, more than the {limit:.0%} that "
-        f"are passed over: {first}{more}. Mend or remove them; `dinoscope scan {report.root}` lists them all."
+        f"{root}: {count} of {images} images cannot be read, more than the {limit:.0%} that are passed over: "
+        f"{first}{more}. Repair or remove them (`dinoscope scan {shlex.quote(str(root))} --all` lists them all), or "
+        f"leave them out with --max-unreadable {enough:g}"
     )
 
 
@@ -203,6 +206,7 @@ def _report(folder: ImageFolder, findings: Sequence[_Finding], full: bool) -> Sc
             for path, finding in zip(folder.paths, findings, strict=True)
             if finding.header is None
         ),
+        passed_over=dict(folder.passed_over),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from dinoscope.data.decode import UnreadableImage, decode
-from dinoscope.data.folder import EXTENSIONS
+from dinoscope.data.folder import EXTENSIONS, images_within
 from dinoscope.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -126,23 +125,13 @@ def _header(path: Path, capture: cv2.VideoCapture) -> Header:
 
 
 def _open_folder(path: Path) -> Video:
-    try:
-        files = [file for file in path.iterdir() if file.suffix.lower() in EXTENSIONS and file.name[0] != "."]
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
+    files = images_within(path)
     if not files:
         raise UserError(f"{path}: no frames in this folder. Looked for {' '.join(EXTENSIONS)}")
     if len(files) > MAX_FRAMES:
         raise UserError(f"{path} has {len(files)} frames, and {MAX_FRAMES} is the most: split it into shorter parts")
-    files.sort(key=lambda file: _by_numbers(file.name))
     _, first = next(_images(tuple(files[:1])))
     return Video(path, tuple(files), first.shape[:2], len(files), FOLDER_FPS)
-
-
-def _by_numbers(name: str) -> tuple[list[tuple[int, str]], str]:
-    """A key that sorts frame9 before frame10."""
-    parts = re.split(r"(\d+)", name)
-    return [(int(part) if place % 2 else 0, "" if place % 2 else part) for place, part in enumerate(parts)], name
 
 
 def _images(files: tuple[Path, ...]) -> Iterator[tuple[str, UInt8[ndarray, "_ _ 3"]]]:

@@ -14,6 +14,7 @@ from numpy import ndarray, zeros
 
 from dinoscope import checkpoint
 from dinoscope.data.davis import Davis, DavisSequence, object_ids
+from dinoscope.data.folder import as_stored
 from dinoscope.data.index_png import read_indices
 from dinoscope.errors import UserError
 from dinoscope.evaluation.bootstrap import BootstrapConfig, interval_kind, pooled_intervals
@@ -117,7 +118,7 @@ def kept_masks(folder: Path) -> Masks:
     def masks(sequence: DavisSequence) -> Iterator[tuple[None, Mask]]:
         annotated = [index for index, file in enumerate(sequence.annotations) if file is not None]
         for index, frame in enumerate(sequence.frames):
-            file = folder / sequence.name / f"{frame.stem}.png"
+            file = as_stored(folder, f"{sequence.name}/{frame.stem}.png")
             if file.is_file():
                 yield None, object_ids(read_indices(file), binary=sequence.binary)
             elif index in annotated[1:-1]:

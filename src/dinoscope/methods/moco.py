@@ -221,13 +221,13 @@ def begin_as_v3(backbone: ViTBackbone) -> None:
 
     Xavier-uniform (Glorot & Bengio 2010), query, key and value each as a map of its own, biases 0.
     """
-    net, width = backbone.net, backbone.dim
-    for name, module in net.named_modules():
+    net, width, projection = backbone.net, backbone.dim, cast(nn.Module, backbone.patch_projection.proj)
+    for name, module in cast("Iterator[tuple[str, nn.Module]]", net.named_modules()):
         if isinstance(module, nn.Linear):
             outputs = module.out_features // (3 if name.endswith("qkv") else 1)
             _draw_uniform(module, module.in_features + outputs)
-    if isinstance(net.patch_embed.proj, nn.Conv2d):  # and no convolutional stem, which v3's code leaves alone
-        _draw_uniform(net.patch_embed.proj, 3 * backbone.patch_size**2 + width)
+    if isinstance(projection, nn.Conv2d):  # and no convolutional stem, which v3's code leaves alone
+        _draw_uniform(projection, 3 * backbone.patch_size**2 + width)
     nn.init.normal_(cast(Tensor, net.cls_token), std=1e-6)
     positions = cast(Tensor, net.pos_embed)
     fixed = sine_cosine_positions(width, backbone.config.layout_size // backbone.patch_size)

@@ -60,7 +60,8 @@ class ResNetBackbone(Backbone):
     def _recomputed_features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d rows columns"]:
         """`net.forward_features`, each block run again in the backward pass (timm's way moves statistics twice)."""
         cells = self.net.maxpool(self.net.act1(self.net.bn1(self.net.conv1(images))))
-        for block in chain(self.net.layer1, self.net.layer2, self.net.layer3, self.net.layer4):
+        stages = [self.net.layer1, self.net.layer2, self.net.layer3, self.net.layer4]
+        for block in chain.from_iterable(cast("list[nn.Sequential]", stages)):
             contexts = functools.partial(_first_and_again, block)
             cells = cast(Tensor, checkpoint(block, cells, use_reentrant=False, context_fn=contexts))
         return cells

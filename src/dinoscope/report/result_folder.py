@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dinoscope import checkpoint
+from dinoscope.data.folder import EXTENSIONS
+from dinoscope.data.made import mark
 from dinoscope.errors import UserError
 
 
@@ -28,6 +30,8 @@ def claim(out: Path, names: Iterable[str], *, overwrite: bool) -> None:
 def write(out: Path, contents: Iterable[tuple[str, bytes | None]]) -> list[Path]:
     """Write every file, each whole or not at all, and return them. None deletes what an earlier run left of the name.
 
+    Pictures among them are noted as no data.
+
     Raises UserError where that fails.
     """
     written: list[Path] = []
@@ -38,6 +42,8 @@ def write(out: Path, contents: Iterable[tuple[str, bytes | None]]) -> list[Path]
             if content is None:
                 path.unlink(missing_ok=True)
                 continue
+            if name.endswith(EXTENSIONS):
+                mark(out, [name])
             with checkpoint.replacing(path) as partial:
                 partial.write_bytes(content)
             written.append(path)

@@ -22,7 +22,9 @@ from dinoscope.training.config import RunConfig
 
 BASELINES = ("pixels", "random")
 
-REPEATABLE = frozenset({"out", "seed", "device", "workers", "threads", "saving", "log_every", "evaluate_every"})
+REPEATABLE = frozenset(
+    {"out", "seed", "device", "workers", "threads", "saving", "log_every", "evaluate_every", "scan", "max_unreadable"}
+)
 """Settings in which runs of one row may differ: all others decide the result."""
 
 MARKED = {

@@ -6,16 +6,16 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
-from dinoscope.data.folder import ImageFolder
+from dinoscope.data.folder import ImageFolder, listed
 from dinoscope.errors import UserError
 from dinoscope.study.state import Standing, standing
 from dinoscope.training.config import RunConfig, check, total_steps
 from dinoscope.training.device import pick_device
-from dinoscope.training.images import scanned_images, trained_on
+from dinoscope.training.images import begun_images, scanned_images
+from dinoscope.training.run_folder import RunFolder
 from dinoscope.training.trainer import Trainer
 
 PROBE_STEPS = 3
@@ -45,30 +45,39 @@ def plan(configs: Sequence[RunConfig], progress: Progress = lambda done, total: 
     progress: told of the check of the image files (done, total).
     Raises UserError naming the run and what is wrong with it.
     """
-    scanned: dict[Path, tuple[ImageFolder, set[str]]] = {}
-    fingerprints: dict[tuple[Path, float], str] = {}
+    scanned: dict[tuple[object, ...], ImageFolder] = {}
+    fingerprints: dict[tuple[object, ...], str] = {}
     planned: list[PlannedRun] = []
     for config in configs:
-        if config.data not in scanned:
-            folder, report = scanned_images(config, progress)
-            scanned[config.data] = folder, {fault.path for fault in report.unreadable}
+        part = config.data, config.fraction, config.scan, config.max_unreadable
         try:
-            images = trained_on(config, *scanned[config.data])
-            check(config, len(images), processes=1, classes=len(images.classes))
+            if part not in scanned:
+                scanned[part], _ = scanned_images(config, progress)
+            images = scanned[part]
+            check(config, len(images), 1, len(images.classes), listed(images.passed_over))
         except UserError as error:
             raise UserError(f"run {config.out.name}: {error}") from error
         found = standing(config)
         if found.fingerprint is not None:
-            part = config.data, config.fraction
-            fingerprint = fingerprints.setdefault(part, "") or images.fingerprint()
-            fingerprints[part] = fingerprint
-            if found.fingerprint != fingerprint:
-                raise UserError(
-                    f"{config.out} was trained on other images than {images.root} holds now: give the same --data, "
-                    "or another --out"
-                )
+            if part not in fingerprints:
+                fingerprints[part] = images.fingerprint()
+            if found.fingerprint != fingerprints[part]:
+                images = _as_begun(config, found.fingerprint)
         planned.append(PlannedRun(config, images, total_steps(config, len(images)), found))
     return planned
+
+
+def _as_begun(config: RunConfig, fingerprint: str) -> ImageFolder:
+    """The images that a run began with: files may have become readable, or have been counted by other rules.
+
+    Raises UserError if they are not there any more.
+    """
+    images = begun_images(config, RunFolder(config.out), fingerprint)
+    if images.fingerprint() == fingerprint:
+        return images
+    raise UserError(
+        f"{config.out} was trained on other images than {config.data} holds now: give the same --data, or another --out"
+    )
 
 
 def seconds_per_step(run: PlannedRun, steps: int = PROBE_STEPS) -> float:

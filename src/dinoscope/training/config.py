@@ -84,6 +84,9 @@ class RunConfig:
         SimCLR, BYOL and MoCo v3 do; other networks have no such factor. Random baselines never start so.
     fraction: share of the training images to train on, in (0, 1]: the same ones for every seed, and all those of a
         smaller fraction. Labels are not looked at. What is measured of the run still uses all images.
+    scan: what is looked at of each image of the fraction before the run begins: "full" decodes it, "headers" is faster
+        and misses damaged pixels, in whose place the next image is then taken.
+    max_unreadable: share of these images that may be unreadable, from 0 to 1: they are left out.
     epochs: passes over the images (of the fraction); may be a fraction itself.
     batch_size: images per optimiser step, over all processes and micro-batches together.
     accumulate: number of micro-batches that a process cuts its part of the batch into, to save memory.
@@ -110,6 +113,8 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     saving: SavingConfig = field(default_factory=SavingConfig)
     fraction: float = 1.0
+    scan: Literal["full", "headers"] = "full"
+    max_unreadable: float = 0.05
     epochs: float = 100
     batch_size: int = 64
     accumulate: int = 1
@@ -144,7 +149,7 @@ def total_steps(config: RunConfig, images: int) -> int:
     return max(round(config.epochs * (images // config.batch_size)), 1)
 
 
-def check(config: RunConfig, images: int, processes: int, classes: int = 0) -> None:
+def check(config: RunConfig, images: int, processes: int, classes: int = 0, passed_over: str = "") -> None:
     """Refuse settings that contradict each other, the data or the launch, before anything starts.
 
     Args:
@@ -152,11 +157,12 @@ def check(config: RunConfig, images: int, processes: int, classes: int = 0) -> N
         images: readable training images.
         processes: world size.
         classes: of the training images; 0 where they have no labels.
+        passed_over: other files in their folder, in words.
 
     Raises UserError naming the setting, its value and what to change.
     """
     check_numbers(config)
-    for fault in chain(_alone(config), _together(config, images, processes)):
+    for fault in chain(_alone(config), _together(config, images, processes, passed_over)):
         raise UserError(fault)
     shape, views = check_backbone(config.backbone_config), config.views
     if config.image_size is not None and config.image_size < shape.patch:
@@ -198,7 +204,7 @@ def _alone(config: RunConfig) -> Iterator[str]:
         yield f"--std must be above 0 in each channel, not {' '.join(map(str, config.std))}"
 
 
-def _together(config: RunConfig, images: int, processes: int) -> Iterator[str]:
+def _together(config: RunConfig, images: int, processes: int, passed_over: str) -> Iterator[str]:
     """What does not fit together: settings, each of which may be right, the data and the launch."""
     optimizer, parts = config.optimizer, processes * config.accumulate
     peak = optimizer.peak(config.batch_size)
@@ -208,8 +214,9 @@ def _together(config: RunConfig, images: int, processes: int) -> Iterator[str]:
             f"micro-batch(es): choose a multiple of {parts}"
         )
     if config.batch_size > images:
-        found = f"the {images} readable images" if images > 1 else "the only readable image"
-        yield f"--batch-size {config.batch_size} is more than {found}: lower it"
+        found = f"the {images} readable images" if images != 1 else "the only readable image"
+        others = f" (passed over: {passed_over})" if passed_over else ""
+        yield f"--batch-size {config.batch_size} is more than {found}{others}: lower it"
     if optimizer.warmup_epochs >= config.epochs:
         yield (
             f"the warm-up of {optimizer.warmup_epochs:g} epochs is not shorter than the run of {config.epochs:g}: "

@@ -3,41 +3,78 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Set
 
 from dinoscope import checkpoint
 from dinoscope.cache import cache_folder
-from dinoscope.data.folder import ImageFolder, find_images, image_fraction, resolve_split
-from dinoscope.data.scan import ScanReport, check_readable, scan
+from dinoscope.data.folder import LATER_EXTENSIONS, ImageFolder, find_images, image_fraction, resolve_split
+from dinoscope.data.scan import Unreadable, check_readable, scan
 from dinoscope.errors import UserError
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import RunFolder
 from dinoscope.training.writing import writing
 
 
-def scanned_images(config: RunConfig, progress: Callable[[int, int], None]) -> tuple[ImageFolder, ScanReport]:
-    """Find the training images and decode each once (results are cached by path, size and time).
+def scanned_images(
+    config: RunConfig, progress: Callable[[int, int], None]
+) -> tuple[ImageFolder, tuple[Unreadable, ...]]:
+    """Find the images of a new run, and those that were left out since they cannot be read.
 
-    Raises UserError where there are none, or more than 5 % cannot be read.
+    Only the run's fraction is looked at, as `config.scan` says (results are cached by path, size and time). For an
+    unreadable image the next one in the fraction's order is taken, since the fraction is that of the readable ones.
+
+    progress: told (0, 0) while the files are listed, then (done, total).
+
+    Raises UserError if there are none, or more than `config.max_unreadable` of them cannot be read.
     """
+    if not 0 <= config.max_unreadable <= 1:
+        raise UserError(f"--max-unreadable must be from 0 to 1, not {config.max_unreadable}")
+    progress(0, 0)
     folder = find_images(resolve_split(config.data, "train"))
-    report = scan(folder, cache=cache_folder("scan"), progress=progress)
-    check_readable(report)
-    return folder, report
+    unreadable: dict[str, Unreadable] = {}
+    looked_at = set[str]()
+    while True:
+        images = trained_on(config, folder, unreadable.keys())
+        rest = images.without(looked_at)
+        if not len(rest):
+            return images, tuple(unreadable.values())
+        unreadable |= {fault.path: fault for fault in look_at(config, rest, progress)}
+        looked_at.update(rest.paths)
+        check_readable(folder.root, tuple(unreadable.values()), len(looked_at), config.max_unreadable)
 
 
-def trained_on(config: RunConfig, folder: ImageFolder, unreadable: set[str]) -> ImageFolder:
+def begun_images(config: RunConfig, run: RunFolder, fingerprint: str) -> ImageFolder:
+    """The images that a run began with, among those that are there now: without the files that it left out then.
+
+    fingerprint: of the images as the run began; runs of version 0.1 knew fewer endings of JPEG.
+    """
+    folder, left_out = find_images(resolve_split(config.data, "train")), set(read_unreadable(run))
+    images = trained_on(config, folder, left_out)
+    later = {path for path in folder.paths if path.lower().endswith(LATER_EXTENSIONS)}
+    if later and images.fingerprint() != fingerprint:
+        earlier = trained_on(config, folder, left_out | later)
+        if earlier.fingerprint() == fingerprint:
+            return earlier
+    return images
+
+
+def look_at(config: RunConfig, images: ImageFolder, progress: Callable[[int, int], None]) -> tuple[Unreadable, ...]:
+    """Those of the images that cannot be read, as far as `config.scan` looks."""
+    progress(0, len(images))
+    return scan(images, full=config.scan == "full", cache=cache_folder("scan"), progress=progress).unreadable
+
+
+def trained_on(config: RunConfig, folder: ImageFolder, unreadable: Set[str]) -> ImageFolder:
     """The run's fraction of the folder, without the files named in `unreadable`.
 
     Raises UserError where the fraction is not in (0, 1].
     """
-    whole = folder.subset([i for i, path in enumerate(folder.paths) if path not in unreadable])
-    return image_fraction(whole, config.fraction)
+    return image_fraction(folder.without(unreadable), config.fraction)
 
 
-def write_unreadable(run: RunFolder, report: ScanReport) -> None:
+def write_unreadable(run: RunFolder, unreadable: Iterable[Unreadable]) -> None:
     """List the files that are left out, with the reason, in the run folder."""
-    reasons = {fault.path: fault.reason for fault in report.unreadable}
+    reasons = {fault.path: fault.reason for fault in unreadable}
     with writing(run.unreadable):
         checkpoint.write_text(run.unreadable, json.dumps(reasons, indent=2) + "\n")
         run.unreadable.with_suffix(".txt").unlink(

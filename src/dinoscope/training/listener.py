@@ -67,7 +67,7 @@ class Listener:
         """The run begins or goes on."""
 
     def scanned(self, done: int, total: int) -> None:
-        """So many of the image files were checked, before the run begins."""
+        """So many of the image files were checked, before the run begins; (0, 0): they are being listed."""
 
     def stepped(self, record: StepRecord) -> None:
         """An optimiser step was made."""

@@ -17,16 +17,23 @@ import torch
 
 from dinoscope import checkpoint, distributed
 from dinoscope.data.decode import UnreadableImage
-from dinoscope.data.folder import ImageFolder, find_images, resolve_split
+from dinoscope.data.folder import ImageFolder, find_images, listed, resolve_split
 from dinoscope.data.loader import Batches
-from dinoscope.data.scan import MAX_UNREADABLE
+from dinoscope.data.scan import Unreadable, check_readable
 from dinoscope.errors import UserError
 from dinoscope.methods.health import spread
 from dinoscope.training.accumulate import cut_differently
 from dinoscope.training.clock import Clock
 from dinoscope.training.config import RunConfig, check
 from dinoscope.training.device import pick_device
-from dinoscope.training.images import read_unreadable, scanned_images, trained_on, write_unreadable
+from dinoscope.training.images import (
+    begun_images,
+    look_at,
+    read_unreadable,
+    scanned_images,
+    trained_on,
+    write_unreadable,
+)
 from dinoscope.training.initial import facts_of, give_weights, load_initial, washes_out
 from dinoscope.training.listener import Evaluation, Listener, RunStart, StepRecord, closing, each
 from dinoscope.training.monitor import CollapseMonitor, patience, rank_me
@@ -71,7 +78,7 @@ def train(
         newest, damaged = checkpoint.newest_whole(run.checkpoints) if resume else (None, {})
         # A checkpoint holds all weights: the model that the run began from need not be there any more.
         initial, origin = None if newest else load_initial(config), None
-        images = _images(config, run, audience, resume=resume, overwrite=overwrite)
+        images = _images(config, run, audience, newest, resume=resume, overwrite=overwrite)
         trainer = Trainer(config, images, device)
         if newest:
             trainer.restore(newest)
@@ -107,23 +114,40 @@ def _set_aside(damaged: Mapping[Path, str], trainer: Trainer, listeners: Sequenc
 
 
 def _images(
-    config: RunConfig, run: RunFolder, listeners: Sequence[Listener], *, resume: bool, overwrite: bool
+    config: RunConfig,
+    run: RunFolder,
+    listeners: Sequence[Listener],
+    newest: Path | None,
+    *,
+    resume: bool,
+    overwrite: bool,
 ) -> ImageFolder:
-    """The readable training images; settings checked against them, and the run folder ready."""
+    """The readable training images; settings checked against them, and the run folder ready.
+
+    newest: a checkpoint to continue from, whose images are those that the run began with.
+    """
     processes = distributed.world_size()
+    begun = checkpoint.read_metadata(newest)["data_fingerprint"] if newest else None
     if not distributed.is_main():
         distributed.barrier()
+        if begun:
+            return begun_images(config, run, begun)
         folder = find_images(resolve_split(config.data, "train"))
         return trained_on(config, folder, set(read_unreadable(run)))
 
     def progress(done: int, total: int) -> None:
         each(listeners, lambda listener: listener.scanned(done, total))
 
-    folder, report = scanned_images(config, progress)
-    images = trained_on(config, folder, {fault.path for fault in report.unreadable})
-    check(config, len(images), processes, len(images.classes))
+    if begun:
+        images = begun_images(config, run, begun)
+        faults = look_at(config, images, progress)
+        check_readable(images.root, faults, len(images), config.max_unreadable)
+        faults = tuple(Unreadable(path, reason) for path, reason in read_unreadable(run).items())
+    else:
+        images, faults = scanned_images(config, progress)
+    check(config, len(images), processes, len(images.classes), listed(images.passed_over))
     run.prepare(config, resume=resume, overwrite=overwrite)
-    write_unreadable(run, report)
+    write_unreadable(run, faults)
     distributed.barrier()
     return images
 
@@ -228,6 +252,8 @@ def _announce(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener], o
     if left_out := len(read_unreadable(run)):
         are = "file that cannot be read is" if left_out == 1 else "files that cannot be read are"
         facts["left out"] = f"{left_out} {are} named in {run.unreadable}"
+    if trainer.images.passed_over:
+        facts["passed over"] = listed(trainer.images.passed_over)
     if trainer.next_step:
         facts["resumed"] = f"at step {trainer.next_step}"
     if origin is not None:
@@ -372,13 +398,13 @@ def _check_lost(trainer: Trainer, step: Step, lost: set[int], missing: int, list
 
     missing: of all processes.
     """
-    total = len(trainer.images)
+    total, limit = len(trainer.images), trainer.config.max_unreadable
     line = f"{missing} of {total} images were deleted, damaged or replaced during the run"
-    if missing > MAX_UNREADABLE * total and trainer.next_step < trainer.total:
-        raise UserError(f"{line}, more than {MAX_UNREADABLE:.0%}: put them back, or begin a new run without them")
+    if missing > limit * total and trainer.next_step < trainer.total:
+        raise UserError(f"{line}, more than {limit:.0%}: put them back, or begin a new run without them")
     if trainer.next_step % trainer.per_epoch == 0:
         if missing:
-            _say(listeners, step.index, f"epoch {step.epoch + 1}: {line}; above {MAX_UNREADABLE:.0%} the run ends")
+            _say(listeners, step.index, f"epoch {step.epoch + 1}: {line}; above {limit:.0%} the run ends")
         lost.clear()
 
 

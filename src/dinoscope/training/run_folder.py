@@ -152,7 +152,10 @@ def run_lock(run: Path, busy: Callable[[], object]) -> Iterator[None]:
         yield
 
 
-FREE_ON_RESUME = {"out", "data", "saving", "workers", "device", "log_every", "evaluate_every", "accumulate"}
+FREE_ON_RESUME = {
+    *("out", "data", "scan", "max_unreadable", "saving", "workers", "device", "log_every", "evaluate_every"),
+    "accumulate",
+}
 """What may differ between a run and its resumption: it does not decide the result (data: the place, not the files).
 
 `accumulate` does where there is batch norm; memory may leave no choice, so `accumulate.cut_differently` warns."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from pathlib import Path
 
 import torch
@@ -179,6 +180,8 @@ class Trainer:
         with, or the processes are not at the same step.
         """
         saved = checkpoint.load(path)
+        if missing := {"run", "data_fingerprint", "optimizer_groups", "scaler", "step"} - saved.metadata.keys():
+            raise UserError(f"{path} is no checkpoint of a run: it lacks {', '.join(sorted(missing))}")
         begun_with = from_dict(RunConfig, saved.metadata["run"], str(path))
         if changed := changed_settings(begun_with, self.config):
             raise UserError(
@@ -198,9 +201,14 @@ class Trainer:
                 "away, then --resume"
             )
         checkpoint.load_strictly(self.method, method, path)
-        checkpoint.restore_optimizer(self.optimizer, optimizer, saved.metadata["optimizer_groups"])
-        self.scaler.load_state_dict(saved.metadata["scaler"])
-        self.next_step = saved.metadata["step"]
+        try:
+            checkpoint.restore_optimizer(self.optimizer, optimizer, saved.metadata["optimizer_groups"])
+            self.scaler.load_state_dict(saved.metadata["scaler"])
+            self.next_step = operator.index(saved.metadata["step"])
+            if not 0 <= self.next_step < 2**63:
+                raise ValueError(f"it is at step {self.next_step}")
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UserError(f"{path} is damaged: its progress cannot be restored ({error})") from error
         if not distributed.agree(torch.tensor(self.next_step, device=self.device)):
             raise UserError(
                 f"the processes do not find the same checkpoints in {path.parent}; see to that, then --resume"

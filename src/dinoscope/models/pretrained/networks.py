@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dinoscope.errors import UserError
 from dinoscope.models.backbone import BACKBONES, BackboneConfig, ResNetShape, ViTShape
+from dinoscope.models.position import sine_cosine_positions
 from dinoscope.models.pretrained.layouts import Family, Layout, heads_of_64, moco_v3_heads
 
 HEADS = frozenset(
@@ -161,10 +162,7 @@ def told_by_positions(layout: Layout, positions: Tensor | None) -> Layout:
         return layout
     if not _is_square(positions.shape[1] - 1) or positions.shape[2] % 4:
         return layout
-    side, quarter = math.isqrt(positions.shape[1] - 1), positions.shape[2] // 4
-    angles = torch.outer(torch.arange(side), 10000.0 ** -(torch.arange(quarter) / quarter))
-    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
-    row, column = waves.repeat_interleave(side, dim=0), waves.repeat(side, 1)
+    row, column = sine_cosine_positions(positions.shape[2], math.isqrt(positions.shape[1] - 1))[0].chunk(2, dim=1)
     for method, halves in (("MoCo v3", [row, column]), ("MAE", [column, row])):
         table = F.pad(torch.cat(halves, dim=1), (0, 0, 1, 0))  # zeros for the class token
         if torch.allclose(positions[0].float(), table, atol=ROUNDING, rtol=0):
