@@ -27,7 +27,6 @@ from dinoscope.data.apply import multi_crop
 from dinoscope.data.decode import UnreadableImage, decode
 from dinoscope.data.folder import ImageFolder
 from dinoscope.data.grey_range import Window
-from dinoscope.data.scan import MAX_UNREADABLE
 from dinoscope.data.views import ViewsConfig
 from dinoscope.errors import UserError
 from dinoscope.types import Views
@@ -40,7 +39,7 @@ PATIENCE = 1800.0
 LEAVING = 5.0
 """Seconds that a loader process has to end by itself."""
 
-_TRIES = 100  # images in a row that may be unreadable, whatever share of the folder that is
+_TRIES = 100  # images in a row that may be unreadable, or a twentieth of the folder
 _GLANCE = 0.2  # seconds between two looks at whether it is time to end
 
 
@@ -97,7 +96,7 @@ class ViewsDataset(Dataset[Sample]):
         Raises UnreadableImage if so many in a row cannot be read that the folder must be gone.
         """
         count = len(self.folder)
-        tries = min(count, max(_TRIES, int(MAX_UNREADABLE * count)))
+        tries = min(count, max(_TRIES, count // 20))
         for offset in range(tries):
             candidate = (index + offset) % count
             with contextlib.suppress(UnreadableImage):

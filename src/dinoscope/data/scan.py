@@ -30,9 +30,6 @@ from dinoscope.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-MAX_UNREADABLE = 0.05
-"""Share of the images that may be unreadable: at the start of a run, and while it goes on."""
-
 _CHUNK = 32
 """Images examined between two calls of `progress`."""
 
@@ -153,7 +150,7 @@ def scan(
     return _report(folder, findings, full)
 
 
-def check_readable(root: Path, unreadable: Sequence[Unreadable], images: int, limit: float = MAX_UNREADABLE) -> None:
+def check_readable(root: Path, unreadable: Sequence[Unreadable], images: int, limit: float = 0.05) -> None:
     """Raise UserError, naming the first three, if more than the share `limit` of the images is unreadable."""
     count = len(unreadable)
     if not count or count / images <= limit:

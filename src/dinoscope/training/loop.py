@@ -412,11 +412,7 @@ def _check_lost(trainer: Trainer, step: Step, lost: set[int], missing: int, list
         raise UserError(f"{line}, more than {limit:.0%}: put them back, or begin a new run without them")
     if trainer.next_step % trainer.per_epoch == 0:
         if missing:
-            _say(
-                listeners,
-                step.index,
-                f"epoch {step.epoch + 1}: {line}; above {limit:.0%} the run ends",
-            )
+            _say(listeners, step.index, f"epoch {step.epoch + 1}: {line}; above {limit:.0%} the run ends")
         lost.clear()
 
 
