@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
 from itertools import accumulate
+from typing import NamedTuple
 
 Stream = BufferedReader | BytesIO  # a file, or its content in memory
 
@@ -142,16 +143,15 @@ def _orientation(exif: bytes | None, xmp: bytes | None) -> int:
 # JPEG
 
 
-@dataclass(frozen=True)
-class JpegFrame:
-    """The frame header of a JPEG (ITU T.81, B.2.2). samples: of all components, per pixel."""
+class JpegFrame(NamedTuple):
+    """The frame header of a JPEG (ITU T.81, B.2.2). factors: sampling factors of each component, in half a byte each."""
 
     marker: int
     precision: int
     height: int
     width: int
     components: int
-    samples: float
+    factors: bytes
 
     @property
     def progressive(self) -> bool:
@@ -161,11 +161,14 @@ class JpegFrame:
     @property
     def coefficient_bytes(self) -> float:
         """Memory for all coefficients, which a decoder holds if there are several scans."""
-        return 2 * self.samples * self.height * self.width
+        factors = [divmod(factor, 16) for factor in self.factors]  # horizontal, vertical
+        full = max((h for h, _ in factors), default=1) * max((v for _, v in factors), default=1)
+        samples = sum(h * v for h, v in factors) / full  # of all components, per pixel
+        return 2 * samples * self.height * self.width
 
 
 def jpeg_frame(stream: Stream) -> tuple[JpegFrame, int]:
-    """Walk the segments up to the frame header; return it, and the EXIF orientation picked up on the way."""
+    """Walk the segments up to the end of the frame header; return it, and the EXIF orientation picked up on the way."""
     orientation, fill = 1, 0
     stream.seek(0)
     for _ in range(MAX_SEGMENTS):
@@ -193,14 +196,15 @@ def jpeg_frame(stream: Stream) -> tuple[JpegFrame, int]:
 
 def _frame(marker: int, segment: bytes) -> JpegFrame:
     precision, height, width, components = struct.unpack_from(">BHHB", segment)
-    factors = [divmod(factor, 16) for factor in segment[7::3][:components]]  # horizontal, vertical
-    full = max((h for h, _ in factors), default=1) * max((v for _, v in factors), default=1)
-    samples = sum(h * v for h, v in factors) / full
-    return JpegFrame(marker, precision, height, width, components, samples)
+    return JpegFrame(marker, precision, height, width, components, segment[7 : 6 + 3 * components : 3])
 
 
 def _next_marker(stream: Stream, fill: int) -> tuple[int, int]:
     """Return the next marker's second byte, and how many stray and fill bytes were skipped, as libjpeg skips them."""
+    pair = stream.read(2)
+    if len(pair) == 2 and pair[0] == 0xFF and 0 < pair[1] < 0xFF:
+        return pair[1], 0
+    stream.seek(-len(pair), 1)
     previous = b""
     for skipped in range(fill + 2):
         byte = stream.read(1)
@@ -212,9 +216,11 @@ def _next_marker(stream: Stream, fill: int) -> tuple[int, int]:
     raise UnreadableImage(f"not read: more than {MAX_FILL_BYTES} bytes between its segments; save it again")
 
 
-def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield marker, start and end of each segment, as far as the end of the image. Of a scan it is the header."""
-    position = 0
+def jpeg_segments(data: bytes, position: int = 0) -> Iterator[tuple[int, int, int]]:
+    """Yield marker, start and end of each segment from a position to the end of the image. Of a scan it is the header.
+
+    Raises UnreadableImage for too many.
+    """
     for _ in range(MAX_SEGMENTS):
         match = _JPEG_MARKER.search(data, position)
         if match is None:
@@ -231,9 +237,9 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     raise UnreadableImage(f"not read: more than {MAX_SEGMENTS} segments; save it again")
 
 
-def count_scans(data: bytes) -> int:
-    """Return the number of scans. Raises UnreadableImage for more than are read."""
-    scans = sum(marker == _SOS for marker, _, _ in jpeg_segments(data))
+def count_scans(data: bytes, position: int) -> int:
+    """Return the number of scans behind a position. Raises UnreadableImage for more than are read."""
+    scans = sum(marker == _SOS for marker, _, _ in jpeg_segments(data, position))
     if scans > MAX_SCANS:
         raise UnreadableImage(f"not read: {scans} scans, and {MAX_SCANS} is the limit; save it again")
     return scans

@@ -70,6 +70,7 @@ _JPEG_RGB = 3  # torchvision.io.ImageReadMode.RGB
 _PILLOW_UNLIMITED = 1 << 26  # pixels, safely below the 89 million at which Pillow begins to warn
 _HUGE = 1 << 25  # pixels; 16 processes may decode smaller ones at the same time
 _PATIENCE = 120.0  # seconds that a huge image waits for its turn: a process that was stopped (Ctrl-Z) keeps it
+_NO_TURN = contextlib.nullcontext()
 _STRIP = 1 << 20  # pixels converted at a time
 _OPAQUE = 65535
 _PNG_CRITICAL = (b"IHDR", b"tRNS", b"IDAT", b"IEND")
@@ -134,15 +135,18 @@ def read(path: Path, *, max_pixels: int | None = None) -> RawImage:
         return _read_pillow(stream, kind, limit)
 
 
-@contextlib.contextmanager
-def _turn(pixels: int) -> Iterator[None]:
+def _turn(pixels: int) -> contextlib.AbstractContextManager[object]:
     """Wait, before a huge image is decoded, for any other that is being decoded on this machine."""
+    return _turn_of_the_huge() if pixels > _HUGE else _NO_TURN
+
+
+@contextlib.contextmanager
+def _turn_of_the_huge() -> Iterator[None]:
+    file = cache_folder("locks") / f"huge-image-{platform.node()}"
     with contextlib.ExitStack() as held:
-        if pixels > _HUGE:
-            file = cache_folder("locks") / f"huge-image-{platform.node()}"
-            with contextlib.suppress(OSError, Timeout):  # a folder that cannot be written; a process that was stopped
-                file.parent.mkdir(parents=True, exist_ok=True)
-                held.enter_context(FileLock(file, timeout=_PATIENCE, fallback_to_soft=False, preserve_lock_file=True))
+        with contextlib.suppress(OSError, Timeout):  # a folder that cannot be written; a process that was stopped
+            file.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(file, timeout=_PATIENCE, fallback_to_soft=False, preserve_lock_file=True))
         yield
 
 
@@ -169,10 +173,10 @@ def _orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _decode_jpeg(stream: BytesIO, max_pixels: int) -> np.ndarray:
-    header = jpeg_header(stream, max_pixels)
-    frame, _ = jpeg_frame(stream)
+    frame, orientation = jpeg_frame(stream)
+    header = jpeg_header(frame, orientation, max_pixels)
     data = stream.getvalue()
-    if count_scans(data) > 1:
+    if count_scans(data, stream.tell()) > 1:
         check_coefficients(frame.coefficient_bytes)
     divisor = jpeg_divisor(frame.height, frame.width, max_pixels)
     with _turn(frame.height * frame.width):

@@ -30,6 +30,7 @@ from dinoscope.cache import MEGAPIXELS_VARIABLE
 from dinoscope.data.bare_image import (
     MAX_COEFFICIENT_BYTES,
     Bare,
+    JpegFrame,
     Stream,
     UnreadableImage,
     jpeg_frame,
@@ -145,7 +146,7 @@ def read_header(path: Path, *, max_pixels: int | None = None) -> Header:
     with opened(path, limit) as file, damage_reported():
         kind = sniff(file)
         if kind == "JPEG":
-            return jpeg_header(file, limit)
+            return jpeg_header(*jpeg_frame(file), limit)
         if kind == "TIFF":
             return tiff_header(file, limit, header_only=True)[0]
         image, bare = open_pillow(file, kind, limit, header_only=True)
@@ -221,9 +222,8 @@ def sniff(stream: Stream) -> str:
 # JPEG
 
 
-def jpeg_header(stream: Stream, max_pixels: int) -> Header:
-    """Return what the segments up to the frame header say."""
-    frame, orientation = jpeg_frame(stream)
+def jpeg_header(frame: JpegFrame, orientation: int, max_pixels: int) -> Header:
+    """Return what the segments up to the frame header say (see `jpeg_frame`), or raise UnreadableImage."""
     if frame.height < 1 or frame.width < 1:
         raise UnreadableImage("damaged: the header says zero pixels")
     if frame.precision != _JPEG_BITS:
