@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from dinoscope.demo import own_folder as module
 from dinoscope.demo.own_folder import own_folder
@@ -41,7 +42,6 @@ def test_work_that_is_under_way_leaves_nothing(monkeypatch: pytest.MonkeyPatch, 
     assert not folder.exists()
 
 
-@pytest.mark.skipif(module.fcntl is None, reason="needs file locks")
 def test_what_a_killed_page_has_left_goes_and_what_is_in_use_stays(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -55,8 +55,7 @@ def test_what_a_killed_page_has_left_goes_and_what_is_in_use_stays(
     with own_folder() as first:
         assert killed.exists()  # as young as that, its page may be about to lock it
         monkeypatch.setattr(module, "_NEW", -1.0)
-        with (new / "in-use").open("wb") as file:
-            module.fcntl.flock(file, module.fcntl.LOCK_EX)
+        with FileLock(new / "in-use"):
             with own_folder() as second:
                 assert first != second
                 assert first.exists()

@@ -11,10 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # not on Windows: there, what a killed page leaves behind stays
-    fcntl = None
+from filelock import FileLock
 
 _PREFIX = "dinoscope-demo-"
 _LOCK = "in-use"
@@ -50,28 +47,28 @@ def own_folder() -> Iterator[Path]:
 
 def sweep(temporary: Path) -> None:
     """Remove this person's folders of pages whose process is gone: the system has let go of their locks."""
-    if fcntl is None:
-        return
-    for lock in temporary.glob(f"{_PREFIX}*/{_LOCK}"):
-        try:
-            found = lock.parent.lstat()
-            if found.st_uid != os.getuid() or time.time() - found.st_ctime < _NEW:
-                continue
-            with lock.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(lock.parent, ignore_errors=True)
-        except OSError:  # in use, or gone meanwhile
-            continue
+    for file in temporary.glob(f"{_PREFIX}*/{_LOCK}"):
+        with contextlib.suppress(OSError):  # in use, or gone meanwhile
+            found = file.parent.lstat()
+            is_ours = not hasattr(os, "getuid") or found.st_uid == os.getuid()  # on Windows the folder is a person's own
+            if is_ours and time.time() - found.st_ctime >= _NEW:
+                with _lock_on(file).acquire(blocking=False):
+                    shutil.rmtree(file.parent, ignore_errors=True)
+                shutil.rmtree(file.parent, ignore_errors=True)  # on Windows, a file that is open stays
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """While the context lasts, and the process with it, the folder counts as in use."""
-    with (folder / _LOCK).open("wb") as file:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # a file system without locks
+            held.enter_context(_lock_on(folder / _LOCK))
         yield
+
+
+def _lock_on(file: Path) -> FileLock:
+    """Not `locks.locked`: without the lock, nothing may be removed."""
+    return FileLock(file, fallback_to_soft=False, preserve_lock_file=True)
 
 
 def _remove(folder: Path) -> None:
