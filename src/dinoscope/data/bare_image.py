@@ -144,7 +144,7 @@ def _orientation(exif: bytes | None, xmp: bytes | None) -> int:
 
 
 class JpegFrame(NamedTuple):
-    """The frame header of a JPEG (ITU T.81, B.2.2). factors: sampling factors of each component, in half a byte each."""
+    """The frame header of a JPEG (ITU T.81, B.2.2). factors: sampling factors of each component, four bits for each."""
 
     marker: int
     precision: int

@@ -10,9 +10,8 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from io import BufferedReader, BytesIO
 
-Stream = BufferedReader | BytesIO
+from dinoscope.data.bare_image import MAX_ENTRIES, Stream
 
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 _DESCRIPTION, _SAMPLES, _PLANAR, _SUB_IMAGES, _EXTRA, _FORMAT = 270, 277, 284, 330, 338, 339
@@ -23,7 +22,7 @@ _TAGS = frozenset(
 _TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}  # byte, ASCII, short, long, directory, long of BigTIFF
 _MOST_VALUES = 256
 """Of a tag: more are not looked at."""
-_MOST_ENTRIES, _MOST_DIRECTORIES = 4096, 100
+_MOST_DIRECTORIES = 100
 _BIG = 43
 """The version of BigTIFF; of TIFF it is 42."""
 
@@ -108,7 +107,7 @@ def _read_directory(stream: Stream, at: int, order: str, *, big: bool) -> _Direc
     inline = struct.calcsize(offset_type)
     stream.seek(at)
     (count,) = struct.unpack(count_type, stream.read(struct.calcsize(count_type)))
-    if count > _MOST_ENTRIES:
+    if count > MAX_ENTRIES:
         raise ValueError("a directory of impossible length")
     begin = stream.tell()
     block = stream.read(entry * count)

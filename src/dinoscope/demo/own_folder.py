@@ -50,7 +50,9 @@ def sweep(temporary: Path) -> None:
     for file in temporary.glob(f"{_PREFIX}*/{_LOCK}"):
         with contextlib.suppress(OSError):  # in use, or gone meanwhile
             found = file.parent.lstat()
-            is_ours = not hasattr(os, "getuid") or found.st_uid == os.getuid()  # on Windows the folder is a person's own
+            is_ours = (
+                not hasattr(os, "getuid") or found.st_uid == os.getuid()
+            )  # on Windows the folder is a person's own
             if is_ours and time.time() - found.st_ctime >= _NEW:
                 with _lock_on(file).acquire(blocking=False):
                     shutil.rmtree(file.parent, ignore_errors=True)
