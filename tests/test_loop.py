@@ -1043,10 +1043,10 @@ def test_a_stop_does_not_wait_for_images(picture_folder, tmp_path, monkeypatch) 
     """The storage hangs: SIGTERM comes while the main process waits for a batch."""
     out, decode, images = tmp_path / "run", loader.decode, iter(range(16))
 
-    def hang(path: Path) -> object:
+    def hang(path: Path, **options: object) -> object:
         if next(images, None) is None:
             time.sleep(3600)
-        return decode(path)
+        return decode(path, **options)
 
     monkeypatch.setattr(loader, "decode", hang)
     stop = threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM))
