@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import multiprocessing
 import os
@@ -1048,10 +1049,10 @@ def test_a_stop_does_not_wait_for_images(picture_folder, tmp_path, monkeypatch) 
     """The storage hangs: SIGTERM comes while the main process waits for a batch."""
     out, decode, images = tmp_path / "run", loader.decode, iter(range(16))
 
-    def hang(path: Path) -> object:
+    def hang(path: Path, **options: object) -> object:
         if next(images, None) is None:
             time.sleep(3600)
-        return decode(path)
+        return decode(path, **options)
 
     monkeypatch.setattr(loader, "decode", hang)
     stop = threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM))
@@ -1059,6 +1060,19 @@ def test_a_stop_does_not_wait_for_images(picture_folder, tmp_path, monkeypatch) 
     assert part == RunResult(out, 2, interrupted=True)
     assert steps_kept(out) == [2]
     assert multiprocessing.active_children() == []
+
+
+def test_a_run_of_version_0_1_resumes_in_any_folder(picture_folder, tmp_path, monkeypatch) -> None:
+    """It kept the path of its initial model as it was given, relative to a folder that nobody knows any more."""
+    data, out = picture_folder(24).absolute(), tmp_path / "run"
+    train(settings(data, tmp_path / "model", epochs=1))
+    monkeypatch.chdir(tmp_path)
+    train(settings(data, out, init="model"), listeners=[Stop(0, signal.SIGTERM)])
+    file = out / "config.json"
+    file.write_text(file.read_text().replace(json.dumps(str(tmp_path / "model")), '"model"'))
+    for index, place in enumerate((tmp_path / "model", data), start=1):
+        monkeypatch.chdir(place)
+        assert train(read_config(out), resume=True, listeners=[Stop(index, signal.SIGTERM)]).steps == index + 1
 
 
 def test_an_observer_that_fails_is_logged_and_the_run_goes_on(picture_folder, tmp_path) -> None:

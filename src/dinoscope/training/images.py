@@ -99,9 +99,8 @@ def write_unreadable(run: RunFolder, unreadable: Iterable[Unreadable]) -> None:
     reasons = {fault.path: fault.reason for fault in unreadable}
     with writing(run.unreadable):
         checkpoint.write_text(run.unreadable, json.dumps(reasons, indent=2) + "\n")
-        run.unreadable.with_suffix(".txt").unlink(
-            missing_ok=True
-        )  # of an earlier version: it would contradict this one
+        # That of an earlier version would contradict this one.
+        run.unreadable.with_suffix(".txt").unlink(missing_ok=True)
 
 
 def read_unreadable(run: RunFolder) -> dict[str, str]:

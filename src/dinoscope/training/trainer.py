@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -183,6 +184,9 @@ class Trainer:
         if missing := {"run", "data_fingerprint", "optimizer_groups", "scaler", "step"} - saved.metadata.keys():
             raise UserError(f"{path} is no checkpoint of a run: it lacks {', '.join(sorted(missing))}")
         begun_with = from_dict(RunConfig, saved.metadata["run"], str(path))
+        # Version 0.1 kept relative paths, which mean another place in another folder.
+        if self.config.init != portable(self.config).init:
+            begun_with = replace(begun_with, init=self.config.init)
         if changed := changed_settings(begun_with, self.config):
             raise UserError(
                 f"{path} belongs to another run than {CONFIG} ({'; '.join(changed)}): move it away, or begin again "
@@ -211,7 +215,8 @@ class Trainer:
             )
         if not distributed.agree(torch.tensor(self.next_step, device=self.device)):
             raise UserError(
-                f"the processes do not find the same checkpoints in {path.parent}; see to that, then --resume"
+                f"the processes do not find the same checkpoints in {path.parent}: give every machine the same files, "
+                "then --resume"
             )
         for number in range(sum(name.startswith("window.") for name in saved.tensors)):  # none in an older checkpoint
             self.window.add(saved.tensors[f"window.{number}"])
