@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
 from dinoscope.ablation.collapse import Collapse, collapse_of, stayed
 from dinoscope.ablation.curves import band
@@ -20,6 +19,7 @@ from dinoscope.ablation.records import MEASURES, AblationResult, AblationRun, Va
 from dinoscope.ablation.storing import from_json, to_json
 from dinoscope.ablation.writing import markdown_text
 from dinoscope.cli.ablation_table import show
+from dinoscope.cli.console import Console
 from tests.ablation_studies import BASE, realistic, run, study
 
 LN_K = math.log(256)

@@ -27,7 +27,7 @@ def run(out: Path, *arguments: object) -> int:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != ".dinoscope")
 
 
 def write_masks(images: Path, folder: Path, *, size: tuple[int, int] = (32, 40), value: int = 255) -> Path:

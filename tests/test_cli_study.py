@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from dinoscope.cli import main
 from dinoscope.cli import study as study_module
+from dinoscope.cli.console import Console
 from dinoscope.cli.study import STUDIES, Execution, SmallComparison, conclude, placed
 from dinoscope.cli.study_table import StudyTable, counts
 from dinoscope.study.executor import RunStatus, StudyResult
@@ -67,7 +67,7 @@ REFUSALS = {
     "few images": ([], "run dino-vit_micro_conv8-s0: --batch-size 128 is more than the 12 readable images"),
     "no val": ([], "no validation folder found"),
     "jobs": (["--jobs", "0"], "--jobs must be at least 1, not 0"),
-    "threads": (["--threads", "-1"], "--threads must be 0"),
+    "threads": (["--threads", "-1"], "--threads must be from 0"),
 }
 
 

@@ -123,7 +123,7 @@ def test_all_files_are_written_and_agree(runs: Path, trained: Path, capsys) -> N
         ("DINO", "ViT-micro/8"),
         ("DINO", "ViT-micro/8"),
     ]
-    assert sorted(path.name for path in Path("out").iterdir()) == sorted(FILES)
+    assert {path.name for path in Path("out").iterdir()} == {*FILES, ".dinoscope"}
     with Path("out/comparison.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     measured = [row for row in rows if row["source"] == "measured"]

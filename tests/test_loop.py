@@ -853,16 +853,21 @@ def test_a_run_within_its_data_trains_and_resumes(picture_folder, monkeypatch) -
     assert (watched.images, read_sessions(data / "runs/second")[0].classes) == (24, 2)
 
 
-def test_a_log_file_is_not_empty_while_images_are_checked() -> None:
-    """A line at once, and another when time has passed."""
+def test_a_log_file_is_not_empty_while_images_are_checked(monkeypatch) -> None:
+    """A line once the images are found, and another when time has passed; while they are listed, if it takes long."""
     console = Console(file=io.StringIO(), force_terminal=False, width=200)
     progress = ConsoleProgress(console)
     for done, total in ((0, 0), (0, 3000), (1500, 3000)):
         progress.scanned(done, total)
-    assert console.file.getvalue() == "listing and checking the images\n"
+    assert console.file.getvalue() == "checking 3000 images\n"
     progress.printed -= PLAIN_SECONDS + 1
     progress.scanned(2000, 3000)
     assert console.file.getvalue().endswith("\nchecking 3000 images: 2000 done\n")
+    monkeypatch.setattr("dinoscope.cli.progress.LISTING_SECONDS", 0)
+    slow = ConsoleProgress(Console(file=io.StringIO(), force_terminal=False, width=200))
+    slow.scanned(0, 0)
+    slow.listing.join()
+    assert slow.console.file.getvalue() == "listing the images\n"
 
 
 # Failures on the way

@@ -178,9 +178,13 @@ OPTIMISATION = NamedAxis(
         Value("rate by the square root of the batch", {"optimizer.scaling": "sqrt"}),
         Value("rate whatever the batch", {"optimizer.scaling": "none"}),
         Value("no warm-up", {"optimizer.warmup_epochs": 0.0}),
+        Value(
+            "warm-up from a tenth of the rate", {"optimizer.start_learning_rate": Times("optimizer.learning_rate", 0.1)}
+        ),
         Value("weight decay rises to 0.4", {"optimizer.final_weight_decay": 0.4}),
         Value("constant weight decay", {"optimizer.final_weight_decay": Times("optimizer.weight_decay", 1)}),
         Value("no weight decay", {"optimizer.weight_decay": 0.0, "optimizer.final_weight_decay": 0.0}),
+        Value("weight decay on biases and norms too", {"optimizer.decayed": "all"}),
         Value("no clipping", {"optimizer.clip": 0.0}),
         Value("clipping at 0.3", {"optimizer.clip": 0.3}),
         Value("last layer free from the start", {"method.freeze_last_layer_epochs": 0}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 
 from rich.markup import escape
@@ -12,6 +13,7 @@ from rich.text import Text
 from dinoscope.cli.console import Console
 from dinoscope.training.listener import Listener, RunStart, StepRecord
 
+LISTING_SECONDS = 2.0
 PLAIN_SECONDS = 15
 """Between lines where the output is no terminal (a log file, CI)."""
 
@@ -41,18 +43,26 @@ class ConsoleProgress(Listener):
         self.task: TaskID | None = None
         self.begun = self.printed = time.monotonic()
         self.first = self.image_size = 0
-        self.checking = False
+        self.checking, self.listing = False, threading.Timer(0, str)
 
     def scanned(self, done: int, total: int) -> None:
-        """Progress of the check of the files; where the output is no terminal, a line at first and now and then."""
+        """Progress of the check of the files. Without a terminal: a line at first and now and then.
+
+        total: 0 while the files are listed; a line is printed only if that takes long, because it may end in a mistake.
+        """
         what = f"checking {total} images" if total else "listing the images"
         if self.live:
             if self.task is None:
                 self.progress.start()
                 self.task = self.progress.add_task(what, total=total)
             self.progress.update(self.task, description=what, completed=done, total=total)
+        elif not total:
+            self.listing = threading.Timer(LISTING_SECONDS, self.console.print, [what])
+            self.listing.daemon = True
+            self.listing.start()
         elif not self.checking or time.monotonic() - self.printed > PLAIN_SECONDS:
-            self.console.print(f"{what}: {done} done" if self.checking else "listing and checking the images")
+            self.listing.cancel()
+            self.console.print(f"{what}: {done} done" if self.checking else what)
             self.checking, self.printed = True, time.monotonic()
 
     def started(self, start: RunStart) -> None:
@@ -109,5 +119,6 @@ class ConsoleProgress(Listener):
 
     def closed(self) -> None:
         """Leave the terminal as it was."""
+        self.listing.cancel()
         self.progress.stop()
         sys.stderr.flush()

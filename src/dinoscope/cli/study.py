@@ -296,5 +296,3 @@ def check_execution(execution: Execution) -> None:
     """Raises UserError for options out of range."""
     if execution.jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {execution.jobs}")
-    if execution.threads < 0:
-        raise UserError(f"--threads must be 0 (the recipe's choice) or more, not {execution.threads}")

@@ -117,8 +117,6 @@ def measure(options: Options) -> list[Result]:
 
     if sum(source is not None for source in (options.model, options.backbone, options.recipe)) != 1:
         raise UserError("give one of --model, --backbone and --recipe")
-    if options.threads < 0:
-        raise UserError(f"--threads must be 0 (torch's choice) or more, not {options.threads}")
     if options.threads:
         torch.set_num_threads(options.threads)
     device, backbone, settings = pick_device(options.device), _backbone(options), _training_settings(options)

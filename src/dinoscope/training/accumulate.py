@@ -137,4 +137,6 @@ def _mean(results: list[StepOutput]) -> StepOutput:
 
 
 def _mean_values(values: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([value[name].detach() for value in values]).mean(dim=0) for name in values[0]}
+    stacked = {name: torch.stack([value[name].detach() for value in values]) for name in values[0]}
+    # From the first on, so that the mean of equal values is that value: temperatures and momenta are logged too.
+    return {name: rows[0] + (rows - rows[0]).mean(dim=0) for name, rows in stacked.items()}

@@ -166,8 +166,8 @@ def check(config: RunConfig, images: int, processes: int, classes: int = 0, pass
 
     Raises UserError naming the setting, its value and what to change.
     """
-    check_numbers(config)
-    for fault in chain(_alone(config), _together(config, images, processes, passed_over)):
+    check_settings(config)
+    for fault in chain(_together(config, images, processes, passed_over)):
         raise UserError(fault)
     shape, views = check_backbone(config.backbone_config), config.views
     if config.image_size is not None and config.image_size < shape.patch:
@@ -186,6 +186,14 @@ def check(config: RunConfig, images: int, processes: int, classes: int = 0, pass
     )
     for fault in chain(config.method.faults(run), _batch_norm(config, run, processes)):
         raise UserError(fault)
+
+
+def check_settings(config: RunConfig) -> None:
+    """Raise UserError for settings that are wrong whatever the images are, so that nobody waits for these."""
+    check_numbers(config)
+    for fault in _alone(config):
+        raise UserError(fault)
+    check_backbone(config.backbone_config)
 
 
 def _alone(config: RunConfig) -> Iterator[str]:
@@ -207,6 +215,11 @@ def _alone(config: RunConfig) -> Iterator[str]:
         yield f"--log-every must be at least 1, not {config.log_every}"
     if min(config.std) <= 0:
         yield f"--std must be above 0 in each channel, not {' '.join(map(str, config.std))}"
+    if optimizer.warmup_epochs >= config.epochs:
+        yield (
+            f"the warm-up of {optimizer.warmup_epochs:g} epochs is not shorter than the run of {config.epochs:g}: "
+            "lower --optimizer.warmup-epochs or raise --epochs"
+        )
 
 
 def _together(config: RunConfig, images: int, processes: int, passed_over: str) -> Iterator[str]:
@@ -222,11 +235,6 @@ def _together(config: RunConfig, images: int, processes: int, passed_over: str) 
         found = f"the {images} readable images" if images != 1 else "the only readable image"
         others = f" (passed over: {passed_over})" if passed_over else ""
         yield f"--batch-size {config.batch_size} is more than {found}{others}: lower it"
-    if optimizer.warmup_epochs >= config.epochs:
-        yield (
-            f"the warm-up of {optimizer.warmup_epochs:g} epochs is not shorter than the run of {config.epochs:g}: "
-            "lower --optimizer.warmup-epochs or raise --epochs"
-        )
     for name in ("min_learning_rate", "start_learning_rate"):
         if (rate := getattr(optimizer, name)) > peak:
             option = name.replace("_", "-")

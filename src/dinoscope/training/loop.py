@@ -25,7 +25,7 @@ from dinoscope.errors import UserError
 from dinoscope.methods.health import spread
 from dinoscope.training.accumulate import cut_differently
 from dinoscope.training.clock import Clock
-from dinoscope.training.config import RunConfig, check
+from dinoscope.training.config import RunConfig, check, check_settings
 from dinoscope.training.device import pick_device
 from dinoscope.training.images import (
     begun_images,
@@ -65,6 +65,7 @@ def train(
     Started by torchrun or srun, each process calls this; the main one writes and speaks.
     Raises UserError for settings, data or an existing run folder that do not fit.
     """
+    check_settings(config)
     device = pick_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)

@@ -148,8 +148,14 @@ def run_lock(run: Path, busy: Callable[[], object]) -> Iterator[None]:
     """
     folder = run.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(folder.with_name(f".{folder.name}.lock"), busy):
-        yield
+    lock = folder.with_name(f".{folder.name}.lock")
+    with locked(lock, busy):
+        try:
+            yield
+        finally:
+            if not folder.exists():  # a mistake, found before anything began, leaves nothing
+                with contextlib.suppress(OSError):
+                    lock.unlink()
 
 
 FREE_ON_RESUME = {
