@@ -211,6 +211,8 @@ def _alone(config: RunConfig) -> Iterator[str]:
         yield f"--optimizer.clip must be 0 (off) or more, not {optimizer.clip}"
     if config.saving.keep < 1:
         yield f"--saving.keep must be at least 1, not {config.saving.keep}"
+    if not 0 <= config.max_unreadable <= 1:
+        yield f"--max-unreadable must be from 0 to 1, not {config.max_unreadable}"
     if config.log_every < 1:
         yield f"--log-every must be at least 1, not {config.log_every}"
     if min(config.std) <= 0:

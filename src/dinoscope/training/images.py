@@ -31,8 +31,6 @@ def scanned_images(
 
     Raises UserError if there are none, or more than `config.max_unreadable` of them cannot be read.
     """
-    if not 0 <= config.max_unreadable <= 1:
-        raise UserError(f"--max-unreadable must be from 0 to 1, not {config.max_unreadable}")
     progress(0, 0)
     folder = find_images(resolve_split(config.data, "train"))
     unreadable: dict[str, Unreadable] = {}
