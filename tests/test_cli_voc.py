@@ -154,7 +154,7 @@ def test_two_labels_never_share_a_folder_of_masks(data: Path, tmp_path: Path) ->
 
 
 def test_a_run_folder_keeps_its_figures_and_a_part_of_the_images_not_in_their_place(
-    data: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(data / "VOCdevkit", "--json", models=(run_folder,)) == 0
     shown = json.loads(capsys.readouterr().out)["models"][0]
@@ -164,10 +164,12 @@ def test_a_run_folder_keeps_its_figures_and_a_part_of_the_images_not_in_their_pl
     assert len(examples["names"]) == kept["protocol"]["images"] == 6
     assert kept["protocol"]["strict"]["void"] == "left out"
     assert len(kept["protocol"]["fixed_heads"]) == 2
-    assert run(data / "VOCdevkit", "--limit", 2, models=(run_folder,)) == 0
+    monkeypatch.chdir(data)
+    assert run(Path("VOCdevkit"), "--limit", 2, models=(run_folder,)) == 0
     assert "--limit 2: 2 of 6 images" in capsys.readouterr().out
     part = json.loads((run_folder / "evaluations" / "voc-2.json").read_text())
     assert (part["protocol"]["limit"], part["protocol"]["images"]) == (2, 2)
+    assert part["protocol"]["data"] == kept["protocol"]["data"]  # absolute, wherever the command ran
     assert json.loads((run_folder / "evaluations" / "voc.json").read_text()) == kept
 
 

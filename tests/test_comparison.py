@@ -191,6 +191,24 @@ def test_results_on_other_images_are_measured_again_with_data_and_marked_without
     assert kept_names(runs / "a1", "knn") == ["knn"]
 
 
+def test_of_results_on_two_data_sets_all_models_show_the_same(runs: Path, trained: Path) -> None:
+    """Whatever was measured last of each; and the model's own image size before another that was asked for."""
+    data, other, knn = (
+        str(trained / "data"),
+        str(trained / "other"),
+        ["--ks", "20", "--device", "cpu", "--workers", "0"],
+    )
+    for run, order in (("a0", (data, other)), ("b", (other, data))):
+        for place in order:
+            assert main(["knn", "--model", run, "--data", place, *knn]) == 0
+    both = compared("a0", "b", "--skip", "linear", "throughput")
+    assert not any("measured with" in note for every in notes(both).values() for note in every)
+
+    assert main(["knn", "--model", "a0", "--data", data, "--image-size", "16", *knn]) == 0
+    (row,) = compared("a0", "--skip", "linear", "throughput", "--overwrite")["rows"]
+    assert row["entries"][0]["measurements"]["knn"]["protocol"]["image_size"] == 32
+
+
 def test_missing_results_are_measured_where_the_others_were(runs: Path, trained: Path) -> None:
     assert main(["knn", "--model", "a0", "--data", str(trained / "other"), "--ks", "20", "--workers", "0"]) == 0
     compared("a0", "b", "--skip", "linear", "throughput")

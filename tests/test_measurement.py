@@ -137,6 +137,15 @@ def test_each_protocol_and_data_set_has_a_file_of_its_own(run: Path) -> None:
     assert keep(run, "knn", measured(6.0, queries="/f/val")) == "knn"  # what was damaged is replaced
 
 
+def test_a_result_is_replaced_from_any_folder_and_with_or_without_an_interval(run: Path, tmp_path: Path, monkeypatch):
+    ends = (Metric("voc_jaccard_strict_low", 1.0), Metric("voc_jaccard_strict_high", 3.0))
+    middle = Metric("voc_jaccard_strict", 2.0)
+    assert keep(run, "voc", Measurement({"data": str(tmp_path / "VOC2012")}, (middle, *ends))) == "voc"
+    monkeypatch.chdir(tmp_path)
+    assert keep(run, "voc", Measurement({"data": "VOC2012"}, (middle,))) == "voc"
+    assert keep(run, "voc", Measurement({"data": "other/VOC2012"}, (middle,))) != "voc"
+
+
 def test_a_run_is_evaluated_at_the_size_that_it_stores(tmp_path: Path) -> None:
     config = RECIPES["quickstart"](tmp_path / "data", tmp_path / "run")
     assert (config.views.global_size, config.backbone_config.image_size) == (32, 64)

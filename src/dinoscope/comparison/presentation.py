@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoscope import __version__
-from dinoscope.comparison.ranking import ACCURACIES, baseline_lines, best, bold_line, interval
+from dinoscope.comparison.ranking import ACCURACIES, baseline_lines, best, bold_line, interval, measured
 from dinoscope.model_names import distinct
 from dinoscope.report.comparison_figure import Curve, Panel, Point
 from dinoscope.report.tables import Column, Section, Table, TableRow
@@ -56,10 +56,8 @@ def display_table(comparison: Comparison, published: bool, intervals: bool = Fal
         Column("Linear", "right"),
         Column(f"k-NN (k = {comparison.k})", "right"),
     )
-    sections, notes = (
-        [Section(tuple(_display_row(row, comparison, intervals) for row in comparison.rows))],
-        comparison.notes,
-    )
+    sections = [Section(tuple(_display_row(row, comparison, intervals) for row in comparison.rows))]
+    notes = comparison.notes
     if published:
         notes = (*notes, *dict.fromkeys(row.note for row in PUBLISHED if row.note))
         rows = tuple(_published_row(row, notes) for row in PUBLISHED)
@@ -140,8 +138,7 @@ def _remarks(comparison: Comparison, intervals: bool = False) -> list[str]:
 
 
 def _how_sure(comparison: Comparison, intervals: bool) -> list[str]:
-    """Baselines that beat every model, what is in bold, and how far off the figures of single runs may be for the
-    number of images alone."""
+    """Return the lines on baselines that no model beats, on what is in bold, and on the intervals of single runs."""
     bold = bold_line(comparison)
     remarks = baseline_lines(comparison) + ([bold] if bold else [])
     found = [each for row in comparison.rows for name in ACCURACIES if (each := interval(row, name))]
@@ -203,10 +200,8 @@ def csv_rows(comparison: Comparison, published: bool) -> list[list[str]]:
 
 
 def _seen(row: Row, name: str) -> tuple[int | None, str | None]:
-    """Side in pixels of the images that were classified, and their folder."""
-    found = usual_conditions([row], name) or {}
-    if row.first.method == "pixels" and name in row.first.measurements:
-        found = row.first.measurements[name].protocol
+    """Return the side in pixels of the images that were classified, and their folder."""
+    found = next((each.protocol for each in measured(row, name)), {})
     return found.get("image_size"), found.get("queries") or found.get("val") or found.get("gallery")
 
 

@@ -23,13 +23,13 @@ TITLES = {"linear": "Linear probe", "knn": "k-NN"}
 WITH_LABELS = "supervised"
 """The method whose rows had what the others had not."""
 _ROUNDING = 1e-9
-"""Below that, an interval has no width: values that do not vary."""
+"""An interval narrower than this has no width: the values do not vary."""
 
 
 def ranked(comparison: Comparison, name: str) -> tuple[Row, ...]:
     """Models with this figure, best first; none where they were not all measured alike, or there are fewer than two."""
     rows = [row for row in comparison.rows if row.first.method not in BASELINES and row.cell(name)]
-    alike = {identity(conditions(found)) for row in rows for found in _measured(row, name)}
+    alike = {identity(conditions(found)) for row in rows for found in measured(row, name)}
     if len(rows) < 2 or len(alike) > 1:
         return ()
     return tuple(sorted(rows, key=lambda row: -_mean(row, name)))
@@ -125,14 +125,15 @@ def baseline_lines(comparison: Comparison) -> list[str]:
 
 
 def _baseline_line(row: Row, name: str, comparison: Comparison) -> str:
-    if row.first.method not in BASELINES or not _measured(row, name):
+    if row.first.method not in BASELINES or not measured(row, name):
         return ""
     models = [
         other
         for other in comparison.rows
-        if other.first.method not in BASELINES and _measured(other, name) and _images(other, name) == _images(row, name)
+        if other.first.method not in BASELINES and measured(other, name) and _images(other, name) == _images(row, name)
     ]
-    for scope, rivals in (("", models), (" trained without labels", without_labels(models))):
+    unlabelled = [other for other in models if other.first.method != WITH_LABELS]
+    for scope, rivals in (("", models), (" trained without labels", unlabelled)):
         top = max(rivals, key=lambda rival: _mean(rival, name), default=None)
         if top is not None and _mean(row, name) >= _mean(top, name):
             baseline = f"random weights of {row.architecture}" if row.first.backbone else "raw pixels"
@@ -152,7 +153,7 @@ def best_first(comparison: Comparison) -> Comparison:
 
 def interval(row: Row, name: str) -> Interval | None:
     """Of an accuracy in %, over the images that were classified; None of several runs, whose spread says more."""
-    found = _measured(row, name)
+    found = measured(row, name)
     images = images_classified(found[0]) if len(row.entries) == 1 and found else None
     cell = row.cell(name)
     if images is None or cell is None or not 0 <= cell.mean <= 100:
@@ -171,18 +172,19 @@ def images_classified(measurement: Measurement) -> int | None:
 
 def guessing(rows: Sequence[Row], name: str) -> float | None:
     """The accuracy of guessing among classes of one size, in %; None where classes are not known or differ."""
-    classes = {found.protocol.get("classes") for row in rows for found in _measured(row, name)}
+    classes = {found.protocol.get("classes") for row in rows for found in measured(row, name)}
     number = classes.pop() if len(classes) == 1 else None
     return 100 / number if number else None
 
 
-def _measured(row: Row, name: str) -> list[Measurement]:
+def measured(row: Row, name: str) -> list[Measurement]:
+    """Return this evaluation of each run of a row that has it."""
     return [entry.measurements[name] for entry in row.entries if name in entry.measurements]
 
 
 def _images(row: Row, name: str) -> tuple[object, ...]:
     """Which images classify and are classified."""
-    found = conditions(_measured(row, name)[0])
+    found = conditions(measured(row, name)[0])
     keys = ("gallery", "train", "queries", "val", "label_fraction")
     return tuple(found.get(key) for key in keys)
 

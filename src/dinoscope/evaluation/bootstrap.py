@@ -1,7 +1,7 @@
 """How sure a mean over images is: percentile intervals of the bootstrap (Efron 1979), seeded and vectorised.
 
-Of fewer than ten items those are far too narrow (of 2, 3 and 5 they cover 48, 77 and 83 % instead of 95 %): then
-intervals are Student's.
+With fewer than ten items, bootstrap intervals are far too narrow (2, 3 and 5 items cover 48, 77 and 83 % instead of
+95 %). Student's interval is used instead.
 
 Images (or videos, with all that is in them) are drawn with replacement. Columns of `values` share their draws, and so
 do calls with as many images and the same config. The difference of two models on the same images is the mean of each
@@ -22,9 +22,9 @@ from torch import Tensor
 from dinoscope.errors import UserError
 
 FEWEST_ITEMS = 10
-"""Images or groups from which on the bootstrap is used."""
+"""The smallest number of images or groups that is bootstrapped."""
 _ROUNDING = 1e-9
-"""A deviation below that, as a share of the mean, is none."""
+"""A smaller deviation, as a share of the mean (or of 1, if that is larger), counts as 0."""
 _MAX_DRAWS = 2**22
 """Image numbers drawn at a time: 32 MB of them."""
 _COLUMNS = 64
@@ -62,7 +62,7 @@ class Interval:
 class Estimate:
     """A mean over images, and the ends of its interval, in the unit of the values.
 
-    low, high: None if nothing is known of them: of one item, or of fewer than `FEWEST_ITEMS` that are all alike.
+    low, high: None if they are unknown: for one item, or for fewer than `FEWEST_ITEMS` items that are all equal.
     """
 
     mean: float
@@ -71,7 +71,7 @@ class Estimate:
 
 
 Limits = Sequence[tuple[float, float]]
-"""The least and the largest value that each column's figure can have."""
+"""The min and the max that each column's figure can have."""
 
 
 def mean_intervals(
@@ -121,12 +121,12 @@ def pooled_intervals(
 
 
 def interval_kind(items: int) -> str:
-    """Which intervals means over so many items have: "bootstrap", "student" or "none"."""
+    """Return the kind of interval that a mean over so many items has: "bootstrap", "student" or "none"."""
     return "bootstrap" if items >= FEWEST_ITEMS else "student" if items > 1 else "none"
 
 
 def interval_line(items: int, what: str, config: BootstrapConfig) -> str:
-    """How intervals over so many items came about, for a person. what: one of the items."""
+    """Return a footnote on how intervals over so many items were made. what: the name of one item."""
     if items == 1:
         return f"No intervals: one {what} does not tell how much the figures vary."
     percent = f"{100 * config.confidence:g} %"

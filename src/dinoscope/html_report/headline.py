@@ -14,6 +14,7 @@ from dinoscope.comparison.ranking import (
     images_classified,
     interval,
     lead,
+    measured,
     ranked,
     settled,
     without_labels,
@@ -35,13 +36,13 @@ def headlines(runs: Sequence[RunRecord], comparison: Comparison | None) -> list[
     having = {id(row): row for name in ACCURACIES for row in rows if row.cell(name)}
     if comparison is None or not having:
         return _online(runs)
+    news = [f"{line}." for line in baseline_lines(comparison)]
     if len(having) == 1:
-        return _alone(next(iter(having.values())), comparison) + [f"{line}." for line in baseline_lines(comparison)]
+        return news + _alone(next(iter(having.values())), comparison)
     lines = [line for name in ACCURACIES for line in _contest(comparison, name)]
     if not lines:
-        lines = ["The accuracies were measured on different images or otherwise, so that they are not ranked."]
-        return lines + [f"{line}." for line in baseline_lines(comparison)]
-    lines += [f"{line}." for line in baseline_lines(comparison)]
+        return [*news, "The accuracies were measured on different images or otherwise, so they are not ranked."]
+    lines = news + lines
     if all(len(row.entries) == 1 for row in rows):
         lines.append("One run of each: differences of a few points may be chance. Other seeds (--seed) tell.")
     return lines
@@ -55,7 +56,7 @@ def _contest(comparison: Comparison, name: str) -> list[str]:
     rows, title = without_labels(every), TITLES[name]
     scope = " without labels" if len(rows) < len(every) else ""
     first, second, last = rows[0], rows[1], rows[-1]
-    title = f"{title} on {where(_measurements(first, name)[0])}{',' * bool(scope)}"
+    title = f"{title} on {where(measured(first, name)[0])}{',' * bool(scope)}"
     if _figure(first, name) == _figure(last, name):
         said = f"{title}{scope}: the accuracy is the same everywhere, {_figure(first, name)} %."
     else:
@@ -76,7 +77,7 @@ def _contest(comparison: Comparison, name: str) -> list[str]:
 def _alone(row: Row, comparison: Comparison) -> list[str]:
     """One row's accuracies."""
     found = [name for name in ACCURACIES if row.cell(name)]
-    chance, places = guessing([row], found[0]), {name: where(_measurements(row, name)[0]) for name in found}
+    chance, places = guessing([row], found[0]), {name: where(measured(row, name)[0]) for name in found}
     shared = next(iter(places.values())) if len(set(places.values())) == 1 else ""
     figures = [f"{_with_ends(row, name)} ({_WITHIN[name]}{'' if shared else f', {places[name]}'})" for name in found]
     return [
@@ -115,10 +116,6 @@ def where(measurement: Measurement) -> str:
     return " ".join(words)
 
 
-def _measurements(row: Row, name: str) -> list[Measurement]:
-    return [entry.measurements[name] for entry in row.entries if name in entry.measurements]
-
-
 def _of(row: Row, comparison: Comparison) -> str:
     """A row by its method, with its architecture where there are several."""
     networks = {each.architecture for each in comparison.rows if each.first.method != "pixels"}
@@ -149,4 +146,4 @@ def _by_how_much(first: Row, second: Row, name: str, *, sure: bool) -> str:
     text = f" The first two differ by {found.mean:.1f} points [{found.low:.1f}, {found.high:.1f}] ({found.how}"
     if sure:
         return f"{text})."
-    return f"{text}): the interval contains 0, so that these runs do not settle which of them is better."
+    return f"{text}): the interval contains 0, so these runs do not settle which of them is better."

@@ -157,7 +157,9 @@ def _table(
     if comparison and any(row.best for row in rows):
         caption += ", best first"
         leading = [row for name in ACCURACIES for row in best(comparison, name)]
-        means = "; of several seeds, all runs of the best mean" * any(len(row.entries) > 1 for row in leading)
+        means = "; a method with several seeds is judged by its mean, and all its runs are marked" * any(
+            len(row.entries) > 1 for row in leading
+        )
         remarks.append(bold_line(comparison) + means)
     return Table(_COLUMNS, (Rows(tuple(rows)),), caption, remarks=tuple(remarks))
 

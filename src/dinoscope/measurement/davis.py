@@ -163,7 +163,7 @@ def davis_measurement(
     scores = [each.score for each in results]
     protocol = DavisProtocol(
         **_source(source),
-        data=str(davis.root),
+        data=str(davis.root.resolve()),
         year=davis.year,
         resolution=davis.resolution,
         sequences=tuple(each.name for each in results),

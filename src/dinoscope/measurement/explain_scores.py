@@ -52,7 +52,7 @@ class ExplainConfig:
 class Figure:
     """What a column of figures is. unit: "%" or "" for a plain number. higher_is_better: in the sense of a Metric.
 
-    limits: the least and the largest value that it can have.
+    limits: the min and the max that it can have.
     """
 
     text: str

@@ -28,7 +28,10 @@ OF_THE_MODEL = frozenset(
 _RESAMPLES = 2_000
 """Of the differences of two results: enough to see whether an interval contains 0."""
 
-_PLACES = frozenset({"gallery", "queries", "train", "val"})  # folders in a protocol
+_ENDS = ("_low", "_high")
+"""What the names of the ends of an interval end with."""
+
+_PLACES = frozenset({"gallery", "queries", "train", "val", "data"})  # folders in a protocol
 
 _INCIDENTAL = frozenset(
     {
@@ -109,11 +112,7 @@ class Measurement:
 def trusted_figures(measurement: Measurement, items: int) -> dict[str, float]:
     """The metrics by name, without the intervals of an earlier result on so few items that they are too narrow."""
     stale = measurement.protocol.get("interval", "bootstrap") != interval_kind(items)
-    return {
-        metric.name: metric.value
-        for metric in measurement.metrics
-        if not (stale and metric.name.endswith(("_low", "_high")))
-    }
+    return {metric.name: metric.value for metric in measurement.metrics if not (stale and metric.name.endswith(_ENDS))}
 
 
 def settled(first: Measurement, other: Measurement, example: str, metric: str) -> bool | None:
@@ -228,10 +227,14 @@ def newest_first(home: Path, names: Iterable[str]) -> list[str]:
 
 
 def _digest(measurement: Measurement) -> str:
-    """Eight hex digits that differ for other protocols, data, metrics (the ks of k-NN) and given learning rates."""
+    """Return eight hex digits that differ for other protocols, data, metrics (the ks of k-NN) and given learning rates.
+
+    Whether a metric has an interval makes no difference.
+    """
     protocol = measurement.protocol
     given = protocol.get("learning_rate") if protocol.get("rate_choice") == "given" else None
-    values = [conditions(measurement), [metric.name for metric in measurement.metrics], given]
+    names = [metric.name for metric in measurement.metrics if not metric.name.endswith(_ENDS)]
+    values = [conditions(measurement), names, given]
     return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=4).hexdigest()
 
 

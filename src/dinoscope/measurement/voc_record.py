@@ -151,7 +151,7 @@ def _protocol(result: VocResult, scores: ModelScores, limit: int | None) -> VocP
         network=model.backbone.config.name,
         maps=scores.maps,
         fixed_heads=None if heads is None else tuple(heads.heads[:, config.at].tolist()),
-        data=str(result.images.root),
+        data=str(result.images.root.resolve()),
         data_name=result.images.name,
         limit=limit,
         images=len(result.used),

@@ -78,8 +78,7 @@ class Gatherer:
         """
         self.measuring = measuring
         self.images = gallery_and_queries(measuring.data) if measuring.data else None
-        every = {subject.name: self._all_kept(subject) for subject in subjects}
-        self.kept = {subject.name: self._chosen(subject, every) for subject in subjects}
+        self.kept = self._chosen(subjects)
         if measuring.data is None:
             self.images = self._images_of_most()
         self._require_images(subjects)
@@ -136,17 +135,19 @@ class Gatherer:
         if self.images is None:
             return True
         gallery, queries = self.images
-        config = self.measuring.extract.config
-        network = conditions(Measurement(network_protocol(subject.model, config), ()))
         found = conditions(held)
-        wanted = [str(gallery.root), None if queries is None else str(queries.root)]
-        places = [found[name] for name in ("gallery", "train", "queries", "val") if name in found]
+        wanted = str(gallery.root), None if queries is None else str(queries.root)
         # Images may have come or gone since; of a fraction the count of the first says nothing.
         counts = [found[name] for name in COUNTS if name in found]
         there = [len(gallery), len(gallery if queries is None else queries)]
         same_images = counts[1:] == there[1:] and (self.measuring.fraction != 1 or counts == there)
-        usual = {**network, **USUAL[name]}
-        return places == wanted and same_images and all(found.get(key) == value for key, value in usual.items())
+        return _place(held) == wanted and same_images and self._is_usual(name, subject, held)
+
+    def _is_usual(self, name: str, subject: Subject, held: Measurement) -> bool:
+        """Whether it was measured at this size and precision, with the usual settings."""
+        network = conditions(Measurement(network_protocol(subject.model, self.measuring.extract.config), ()))
+        found = conditions(held)
+        return all(found.get(key) == value for key, value in {**network, **USUAL.get(name, {})}.items())
 
     def _speed(self, subject: Subject) -> tuple[Measurement | None, str]:
         """Speed of the network: the kept one where all have one alike, else measured once for all that share it."""
@@ -193,20 +194,34 @@ class Gatherer:
                 held.setdefault(name, []).append(found)
         return held
 
-    def _chosen(self, subject: Subject, every: dict[str, dict[str, list[Measurement]]]) -> dict[str, Measurement]:
-        """Of each evaluation the result that is wanted; without data, the one whose conditions most models share."""
-        chosen: dict[str, Measurement] = {}
-        for name, held in every[subject.name].items():
-            wanted = [found for found in held if name != "throughput" and self._as_wanted(subject, name, found)]
-            if self.images is not None and wanted:
-                chosen[name] = wanted[0]
-                continue
-            shared = Counter(
-                key
-                for others in every.values()
-                for key in {identity(conditions(found)) for found in others.get(name, [])}
-            )
-            chosen[name] = max(held, key=lambda found: shared[identity(conditions(found))])
+    def _chosen(self, subjects: Sequence[Subject]) -> dict[str, dict[str, Measurement]]:
+        """Choose, for each model, one kept result of each evaluation: the one that was asked for, if there is one.
+
+        Otherwise all models follow one order of conditions, so that they are shown alike: first the conditions that
+        most models share, then the images that most results are of, then the model's own image size, then the newest.
+        """
+        every = {subject.name: self._all_kept(subject) for subject in subjects}
+        results = Counter(_place(found) for held in every.values() for each in held.values() for found in each)
+        chosen: dict[str, dict[str, Measurement]] = {subject.name: {} for subject in subjects}
+        for name in EVALUATIONS:
+            alike: dict[str, list[tuple[Subject, Measurement]]] = {}
+            for subject in subjects:
+                for found in every[subject.name].get(name, []):
+                    alike.setdefault(identity(conditions(found)), []).append((subject, found))
+            preferences = {
+                key: (
+                    len({subject.name for subject, _ in group}),
+                    results[_place(group[0][1])],
+                    self._is_usual(name, *group[0]),
+                )
+                for key, group in alike.items()
+            }
+            groups = [alike[key] for key in sorted(alike, key=lambda key: preferences[key], reverse=True)]
+            pairs = [pair for group in groups for pair in group]
+            if self.images is not None and name in MEASURES:
+                pairs.sort(key=lambda pair: not self._as_wanted(pair[0], name, pair[1]))
+            for subject, found in pairs:
+                chosen[subject.name].setdefault(name, found)
         return chosen
 
     def _require_images(self, subjects: Sequence[Subject]) -> None:
@@ -222,14 +237,13 @@ class Gatherer:
 
     def _images_of_most(self) -> Images | None:
         """The images that most kept results were measured on, so that missing ones are measured on the same."""
-        places: Counter[tuple[str, str | None]] = Counter()
-        for found in (conditions(measurement) for held in self.kept.values() for measurement in held.values()):
-            gallery = found.get("gallery") or found.get("train")
-            if gallery is not None:
-                places[gallery, found.get("queries") or found.get("val")] += 1
-        for (gallery, queries), _ in places.most_common(1):
+        places = Counter(_place(found) for held in self.kept.values() for found in held.values())
+        for (gallery, queries), _ in places.most_common():
+            if gallery is None:  # of throughput
+                continue
             with contextlib.suppress(UserError):  # moved away since: the runs' own images are left
                 return _labelled(gallery), None if queries is None else _labelled(queries)
+            return None
         return None
 
     def _watched(self, subject: Subject) -> Extract:
@@ -265,6 +279,12 @@ USUAL: dict[str, dict[str, object]] = {
 
 MEASURES: dict[str, Callable[[NamedModel, Images, Extract, float], Measurement]] = {"knn": _knn, "linear": _linear}
 """name in `EVALUATIONS` -> how a model's accuracy is measured."""
+
+
+def _place(measurement: Measurement) -> tuple[str | None, str | None]:
+    """Folders of the images that classify, and of those that are classified; None for none."""
+    found = conditions(measurement)
+    return found.get("gallery") or found.get("train"), found.get("queries") or found.get("val")
 
 
 def _labelled(root: str) -> ImageFolder:
