@@ -44,7 +44,7 @@ _JPEG_HEADER_BYTES = 1 << 14  # up to the frame header of a JPEG in a TIFF, whic
 _SMALL_TILE = 1 << 22  # pixels; allowed whatever the limit
 
 _START_OF_SCAN = b"\xff\xda"
-_SHORT = 1 << 20  # bytes of a JPEG in which nothing but scans can cost much
+_SMALL_JPEG = 1 << 20  # bytes of a JPEG in which nothing but scans can cost much
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not a stuffed zero, a restart or a fill byte
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 without DHT, JPG and DAC
 _JPEG_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
@@ -241,7 +241,7 @@ def jpeg_segments(data: bytes, position: int = 0) -> Iterator[tuple[int, int, in
 
 def count_scans(data: bytes, position: int) -> int:
     """Return the number of scans behind a position. Raises UnreadableImage for more than are read."""
-    if len(data) - position <= _SHORT and data.count(_START_OF_SCAN, position) == 1:
+    if len(data) - position <= _SMALL_JPEG and data.count(_START_OF_SCAN, position) == 1:
         return 1  # as almost always; walking through the segments takes longer than decoding a thumbnail
     scans = sum(marker == _SOS for marker, _, _ in jpeg_segments(data, position))
     if scans > MAX_SCANS:
