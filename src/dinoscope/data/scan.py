@@ -159,7 +159,7 @@ def check_readable(root: Path, unreadable: Sequence[Unreadable], images: int, li
     more = "; …" if count > 3 else ""
     enough = math.ceil(100 * count / images) / 100
     raise UserError(
-        f"{root}: {count} of {images} images cannot be read, more than the {limit:.0%} that are passed over: "
+        f"{root}: {count} of {images} images cannot be read, more than the {100 * limit:g}% that are passed over: "
         f"{first}{more}. Repair or remove them (`dinoscope scan {shlex.quote(str(root))} --all` lists them all), or "
         f"leave them out with --max-unreadable {enough:g}"
     )

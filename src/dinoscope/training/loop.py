@@ -410,10 +410,10 @@ def _check_lost(trainer: Trainer, step: Step, lost: set[int], missing: int, list
     total, limit = len(trainer.images), trainer.config.max_unreadable
     line = f"{missing} of {total} images were deleted, damaged or replaced during the run"
     if missing > limit * total and trainer.next_step < trainer.total:
-        raise UserError(f"{line}, more than {limit:.0%}: put them back, or begin a new run without them")
+        raise UserError(f"{line}, more than {100 * limit:g}%: put them back, or begin a new run without them")
     if trainer.next_step % trainer.per_epoch == 0:
         if missing:
-            _say(listeners, step.index, f"epoch {step.epoch + 1}: {line}; above {limit:.0%} the run ends")
+            _say(listeners, step.index, f"epoch {step.epoch + 1}: {line}; above {100 * limit:g}% the run ends")
         lost.clear()
 
 
