@@ -65,6 +65,7 @@ def test_a_worker_that_is_stopped_is_killed_at_the_end(monkeypatch) -> None:
     assert worker.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_come_is_not_waited_for_without_limit() -> None:
     batches = Batches(Numbers(hangs=4), 1, patience=0.5, batch_size=4)
     assert next(batches).tolist() == [0, 1, 2, 3]
@@ -114,6 +115,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_an_uncaught_exception_ends_the_command_in_one_line(picture_folder, tmp_path: Path) -> None:
     """Python waits at its exit for workers, which ignored what it sends them: the command never ended."""
     out = tmp_path / "run"

@@ -1000,6 +1000,7 @@ def test_whatever_ends_a_run_the_weights_are_saved_and_the_loader_ends(
     assert steps_kept(out) == [2]
 
 
+@pytest.mark.slow
 def test_a_step_that_failed_leaves_no_trace_in_batch_norm(picture_folder, tmp_path, monkeypatch) -> None:
     """Its forward pass has moved the running statistics, which the checkpoint must not hold."""
     data, out = picture_folder(24), tmp_path / "run"

@@ -74,10 +74,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ["scan", "DATA"],
         ["knn", "--model", "MODEL", "--data", "DATA", "--ks", "3"],
-        ["linear", "--model", "MODEL", "--data", "DATA", "--epochs", "1"],
-        ["compare", "MODEL", "--data", "DATA", "--out", "OUT"],
+        pytest.param(["linear", "--model", "MODEL", "--data", "DATA", "--epochs", "1"], marks=pytest.mark.slow),
+        pytest.param(["compare", "MODEL", "--data", "DATA", "--out", "OUT"], marks=pytest.mark.slow),
         ["embed", "--model", "MODEL", "--data", "DATA/train", "--out", "OUT.csv"],
-        ["map", "--model", "MODEL", "--data", "DATA/train", "--out", "OUT.png", "--method", "pca"],
+        pytest.param(
+            ["map", "--model", "MODEL", "--data", "DATA/train", "--out", "OUT.png", "--method", "pca"],
+            marks=pytest.mark.slow,
+        ),
         ["attention", "--model", "MODEL", "DATA/val", "--out", "OUT"],
         ["pca", "--model", "MODEL", "DATA/val/class1", "--out", "OUT"],
         ["segment", "--model", "MODEL", "DATA/val", "--out", "OUT"],

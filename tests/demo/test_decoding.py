@@ -49,6 +49,7 @@ def test_a_process_that_dies_is_replaced(processes: DecodingProcesses, picture_f
     assert processes.run(read_picture, picture_file, Limits()).size == (48, 64)
 
 
+@pytest.mark.slow
 def test_whatever_takes_too_long_is_ended_and_blocks_others_no_longer(picture_file: Path) -> None:
     processes = DecodingProcesses(1, seconds=1.0)
     reasons: list[str] = []
