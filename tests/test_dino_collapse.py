@@ -45,6 +45,7 @@ def test_sharpening_without_centring_ends_at_one_output(picture_folder, tmp_path
     assert "--method.balance center" in verdict.text
 
 
+@pytest.mark.slow
 def test_centring_without_sharpening_ends_at_the_uniform_output(picture_folder, tmp_path) -> None:
     method, last = trained(picture_folder(8), 110, teacher_temperature=0.1, warmup_teacher_temperature=0.1)
     assert last["teacher_entropy"] > 0.99 * LN_K

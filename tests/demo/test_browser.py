@@ -185,6 +185,7 @@ def test_bad_uploads_are_told_in_words(visit: Visit, tmp_path: Path) -> None:
     assert "Traceback" not in visit.page.content()
 
 
+@pytest.mark.slow
 def test_the_camera(visit: Visit) -> None:
     overlay = visit.picture("first-overlay")
     visit.page.locator("#upload").get_by_label("Remove Image").or_(

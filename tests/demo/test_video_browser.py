@@ -102,6 +102,7 @@ def written(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.parent.name.startswith("followed"))
 
 
+@pytest.mark.slow
 def test_a_clip_is_marked_followed_and_played(page: Any, folder: Path, tmp_path: Path) -> None:
     send(page, write_clip(tmp_path / "mine.mp4", 6, (96, 128)))
     says(page, "status", "mine.mp4: 6 frames, 0.5 s")
