@@ -73,7 +73,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any])
 
 
 def _crc32(tensor: Tensor) -> int:
-    """Of the type, the shape and the bytes: every flipped bit changes it, and other damage with 1 - 2^-32.
+    """Return the CRC-32 of type, shape and bytes. Every flipped bit changes it, and other damage with 1 - 2^-32.
 
     Not a cryptographic digest, because it guards against accidents, and those take 2 to 5 times as long as CRC-32 does.
     """

@@ -20,7 +20,7 @@ DEFAULT_RECIPE = "quickstart"
 """Minutes a run on a CPU."""
 
 MAX_RUNS = 10_000
-"""Of a grid; more are a slip, and would fill the memory before the first one starts."""
+"""Limit for a grid. More runs are a mistake, and would fill the memory before the first one starts."""
 
 Mode = Literal["one-at-a-time", "grid", "listed"]
 

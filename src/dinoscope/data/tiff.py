@@ -21,7 +21,7 @@ _TAGS = frozenset(
 )
 _TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}  # byte, ASCII, short, long, directory, long of BigTIFF
 _MOST_VALUES = 256
-"""Of a tag: more are not looked at."""
+"""Values of a tag that are looked at."""
 _MOST_DIRECTORIES = 100
 _BIG = 43
 """The version of BigTIFF; of TIFF it is 42."""
