@@ -19,13 +19,13 @@ from PIL import Image, ImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from dinoscope import cli
-from dinoscope.cache import CACHE_VARIABLE, MEGAPIXELS_VARIABLE
 from dinoscope.data import bare_image, image_header
 from dinoscope.data import decode as decode_module
 from dinoscope.data.decode import UnreadableImage, decode
 from dinoscope.data.image_header import pixel_limit, read_header, read_size
 from dinoscope.data.index_png import read_indices
 from dinoscope.errors import UserError
+from dinoscope.files import CACHE_VARIABLE, MEGAPIXELS_VARIABLE
 
 Put = Callable[[bytes], Path]
 SHARED = 20_000  # bytes that all entries of a directory share

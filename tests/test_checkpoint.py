@@ -22,9 +22,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dinoscope import checkpoint
+from dinoscope.config import to_dict
 from dinoscope.errors import UserError
+from dinoscope.files import replacing, write_text
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone
-from dinoscope.settings import to_dict
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2, 3])}
 
@@ -140,7 +141,7 @@ class TestSaving:
         checkpoint.save(path, TENSORS, {"n": 1})
 
         def die() -> None:
-            with checkpoint.replacing(path) as partial:
+            with replacing(path) as partial:
                 partial.with_name(".tmpX").write_bytes(b"half")  # safetensors 0.8 begins with such a file
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -153,10 +154,10 @@ class TestSaving:
 
     def test_text_is_written_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = tmp_path / "config.json"
-        checkpoint.write_text(path, "first ü")
+        write_text(path, "first ü")
         monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
         with pytest.raises(OSError, match="full"):
-            checkpoint.write_text(path, "second")
+            write_text(path, "second")
         assert path.read_text(encoding="utf-8") == "first ü"
         assert list(tmp_path.iterdir()) == [path]
 

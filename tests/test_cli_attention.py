@@ -14,8 +14,8 @@ import torch
 from dinoscope import checkpoint
 from dinoscope.cli import attention
 from dinoscope.cli.pictures import find_files, unique_names
-from dinoscope.data.made import MARK
 from dinoscope.errors import UserError
+from dinoscope.files import MARK
 from dinoscope.models.backbone import BACKBONES, BackboneConfig, build_backbone
 
 Folder = Callable[..., Path]

@@ -15,8 +15,8 @@ import torch
 
 from dinoscope import checkpoint
 from dinoscope.cli import main
-from dinoscope.data.made import MARK
 from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.files import MARK
 from dinoscope.measurement import kept
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from dinoscope import checkpoint, cli
-from dinoscope.cache import cache_folder
 from dinoscope.cli import knn
 from dinoscope.errors import UserError
+from dinoscope.files import cache_folder
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 
 MakeFolder = Callable[..., Path]

@@ -14,7 +14,7 @@ from dinoscope import checkpoint
 from dinoscope.cli import main
 from dinoscope.cli.pictures import models_and_images
 from dinoscope.cli.similarity import parse_point
-from dinoscope.data.made import MARK
+from dinoscope.files import MARK
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 
 Folder = Callable[..., Path]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dinoscope import cli, model_names
 from dinoscope.data.index_png import encode_indices, read_indices, voc_palette
-from dinoscope.data.made import MARK
+from dinoscope.files import MARK
 from dinoscope.report import video
 
 MODEL = "random:vit_micro_conv8"

@@ -14,9 +14,9 @@ import torch
 
 from dinoscope import checkpoint, cli
 from dinoscope.cli import voc
-from dinoscope.data.made import MARK
 from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.errors import UserError
+from dinoscope.files import MARK
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.report.voc_sheet import spread
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from dinoscope.config import difference, flat
 from dinoscope.measurement import Measurement
 from dinoscope.methods import METHODS
 from dinoscope.models.backbone import BACKBONES
-from dinoscope.settings import flat
 from dinoscope.study.compare import (
     ARCHITECTURE_NAMES,
     METHOD_NAMES,
@@ -21,7 +21,6 @@ from dinoscope.study.compare import (
     figure,
     usual_conditions,
 )
-from dinoscope.study.differences import difference
 from dinoscope.study.published import PUBLISHED
 from dinoscope.study.recipes import RECIPES
 from dinoscope.study.subjects import shown_method

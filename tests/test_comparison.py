@@ -13,7 +13,7 @@ import cv2
 import pytest
 from PIL import Image
 
-from dinoscope import api, checkpoint, timing
+from dinoscope import api, checkpoint, system
 from dinoscope.cli import main
 from dinoscope.comparison.writing import FILES
 from dinoscope.measurement import Measurement, keep, kept, kept_names
@@ -56,7 +56,7 @@ def runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """Copies of the runs without evaluations, in the current folder."""
     for name in ("a0", "a1", "b", "c"):
         shutil.copytree(trained / name, tmp_path / name)
-    monkeypatch.setattr(timing, "_LEAST_SECONDS", 0.005)
+    monkeypatch.setattr(system, "_LEAST_SECONDS", 0.005)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from dinoscope.config import from_dict, to_dict
 from dinoscope.methods.dino import DINO, DINOConfig
 from dinoscope.models.backbone import BackboneConfig
 from dinoscope.models.heads import DINOHead, HeadShape
-from dinoscope.settings import from_dict, to_dict
 from dinoscope.training.config import RunConfig
 from dinoscope.training.trainer import Trainer
 from dinoscope.types import Step

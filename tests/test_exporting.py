@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from dinoscope import checkpoint, cli
+from dinoscope.config import to_dict
 from dinoscope.explain.attention import class_attention
 from dinoscope.exporting import program as programs
 from dinoscope.exporting.program import Program
@@ -26,7 +27,6 @@ from dinoscope.model_names import load_model
 from dinoscope.models.backbone import BACKBONES, Backbone, ViTBackbone, ViTShape
 from dinoscope.models.position import resized_position_embedding
 from dinoscope.models.position_matrices import resized_by_matrices
-from dinoscope.settings import to_dict
 from dinoscope.types import Metric
 from tests.conformance import cases
 from tests.official_files import register_tiny

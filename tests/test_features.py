@@ -22,7 +22,6 @@ from torch import Tensor
 from torchvision import transforms
 
 from dinoscope import checkpoint, features
-from dinoscope.cache import cache_folder
 from dinoscope.data.decode import decode
 from dinoscope.data.folder import ImageFolder, find_images
 from dinoscope.errors import UserError
@@ -36,6 +35,7 @@ from dinoscope.features import (
     raw_pixels,
     weights_hash,
 )
+from dinoscope.files import cache_folder
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone
 from dinoscope.types import FeatureBank
 from tests.conftest import draw_picture

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from dinoscope.config import from_dict, to_dict
 from dinoscope.data.view_presets import VIEWS
 from dinoscope.html_report.command import command
 from dinoscope.methods import METHODS
-from dinoscope.settings import from_dict, to_dict
 from dinoscope.study.recipes import RECIPES
 from dinoscope.training.config import OptimizerConfig, RunConfig, SavingConfig
 from tests.plain_process import PlainProcess
@@ -52,7 +52,7 @@ CASES: dict[str, RunConfig] = {
 
 READ = """
 from dinoscope.cli.train import settings
-from dinoscope.settings import to_dict
+from dinoscope.config import to_dict
 
 def answer(commands):
     return [to_dict(settings(words)[0]) for words in commands]

@@ -22,7 +22,7 @@ from dinoscope.measurement import kept
 from dinoscope.report.html import Document, Section, render
 from dinoscope.report.tables import Table
 from dinoscope.report.training_figure import MOST_POINTS, Line, Panel, looks, training_panel
-from dinoscope.report.words import duration, listed
+from dinoscope.text import duration, listed
 from dinoscope.training.provenance import MACHINE
 from tests.html_checks import Page
 from tests.report_runs import HOSTILE, trained

@@ -1,4 +1,4 @@
-"""`dinoscope.locks`: one holder at a time, and none after its process is gone."""
+"""`dinoscope.files`: one holder at a time, and none after its process is gone."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import filelock
 import pytest
 
 from dinoscope.errors import UserError
-from dinoscope.locks import locked
+from dinoscope.files import locked
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from dinoscope.locks import locked
+from dinoscope.files import locked
 
 with locked(Path(sys.argv[1]), busy=lambda: None):
     child = os.fork() if hasattr(os, "fork") else -1

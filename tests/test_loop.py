@@ -34,7 +34,7 @@ from dinoscope.data.folder import ImageFolder, find_images, hash_rank, image_fra
 from dinoscope.data.scan import Unreadable
 from dinoscope.errors import UserError
 from dinoscope.methods import dino
-from dinoscope.training import loop
+from dinoscope.training import loop, run_folder
 from dinoscope.training import trainer as trainer_module
 from dinoscope.training.config import OptimizerConfig, RunConfig, SavingConfig
 from dinoscope.training.images import read_unreadable, scanned_images, trained_on
@@ -290,7 +290,7 @@ def test_a_kill_while_a_run_is_overwritten_leaves_one_that_can_be_overwritten(
     config = settings(picture_folder(8), out, epochs=1)
     train(config)
     with monkeypatch.context() as patches:
-        patches.setattr(checkpoint, "write_text", kill)
+        patches.setattr(run_folder, "write_text", kill)
         with pytest.raises(Killed):
             train(replace(config, seed=1), overwrite=True)
     assert list(files(out)) == ["config.json"]
@@ -547,8 +547,8 @@ def test_rank_me_is_the_same_after_a_resume_and_however_the_batch_is_cut(picture
     train(settings(data, tmp_path / "whole", evaluate_every=1))
     wanted = ranks(tmp_path / "whole")
     assert len(wanted) == TOTAL / PER_EPOCH
-    train(settings(data, tmp_path / "cut", evaluate_every=1, accumulate=4, drop_path=0.0))
-    train(settings(data, tmp_path / "uncut", evaluate_every=1, drop_path=0.0))
+    train(settings(data, tmp_path / "cut", evaluate_every=1, accumulate=4, drop_path=0.0, precision="fp32"))
+    train(settings(data, tmp_path / "uncut", evaluate_every=1, drop_path=0.0, precision="fp32"))
     assert ranks(tmp_path / "cut") == pytest.approx(ranks(tmp_path / "uncut"), rel=1e-4)
 
     config = settings(data, tmp_path / "parts", evaluate_every=1)

@@ -9,9 +9,8 @@ import pytest
 
 from dinoscope.cli import main
 from dinoscope.data.folder import find_images, find_split, images_within
-from dinoscope.data.made import MARK, drawn_names, mark, nothing_but_made
 from dinoscope.errors import UserError
-from dinoscope.report import result_folder
+from dinoscope.files import MARK, drawn_names, mark, nothing_but_made, write_all
 from tests.test_folder import touch
 
 RUN = json.dumps({"version": "0.1", "run": {"epochs": 3}})
@@ -78,8 +77,8 @@ def test_whoever_names_a_made_folder_gets_its_pictures(tmp_path: Path) -> None:
 
 def test_results_are_no_data(tmp_path: Path) -> None:
     touch(tmp_path, "photo.jpg")
-    result_folder.write(tmp_path, [("table.md", b"x"), ("curves.png", b"x"), ("curves.svg", b"x")])
-    result_folder.write(tmp_path / "figures", [("bars.png", b"x")])
+    write_all(tmp_path, [("table.md", b"x"), ("curves.png", b"x"), ("curves.svg", b"x")])
+    write_all(tmp_path / "figures", [("bars.png", b"x")])
     assert find_images(tmp_path).paths == ("photo.jpg",)
 
 

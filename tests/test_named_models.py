@@ -10,10 +10,10 @@ import cv2
 import pytest
 import torch
 
-from dinoscope import checkpoint, model_names, timing
-from dinoscope.cache import cache_folder
+from dinoscope import checkpoint, model_names, system
 from dinoscope.cli import main
 from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.files import cache_folder
 from tests.conftest import draw_picture
 from tests.official_files import dino_checkpoint, random_network, register_tiny, release
 
@@ -75,7 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _released(monkeypatch: pytest.MonkeyPatch) -> None:
     register_tiny(monkeypatch)
     release(monkeypatch, "tiny_dino")
-    monkeypatch.setattr(timing, "_LEAST_SECONDS", 0.005)
+    monkeypatch.setattr(system, "_LEAST_SECONDS", 0.005)
 
 
 def command(name: str, model: str, drawn: Path, folder: Path, out: Path) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 
 from dinoscope import checkpoint
 from dinoscope.cli import worker
+from dinoscope.files import write_text
 from dinoscope.study.process import WorkerProcess
 from tests.plain_process import PlainProcess
 from tests.test_study_process import script, settings
@@ -84,7 +85,7 @@ def test_a_folder_that_cannot_be_opened_does_not_stop_a_checkpoint(tmp_path: Pat
 
     monkeypatch.setattr(os, "open", windows)
     monkeypatch.setattr(sys, "platform", "win32")
-    checkpoint.write_text(tmp_path / "a.json", "{}")
+    write_text(tmp_path / "a.json", "{}")
     assert (tmp_path / "a.json").read_text() == "{}"
 
 

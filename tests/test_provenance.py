@@ -9,11 +9,11 @@ from datetime import datetime
 import pytest
 
 import dinoscope
-from dinoscope import timing
+from dinoscope import system
 from dinoscope.errors import UserError
-from dinoscope.training import provenance
+from dinoscope.system import commit
 from dinoscope.training.loop import train
-from dinoscope.training.provenance import MACHINE, commit, read_sessions
+from dinoscope.training.provenance import MACHINE, read_sessions
 from tests.conformance import cases
 
 
@@ -21,7 +21,7 @@ def test_a_run_records_its_machine_its_images_and_how_long_it_took(picture_folde
     config = cases.run_config("dino", picture_folder(12, classes=3), tmp_path / "run", epochs=1)
     train(config)
     (session,) = read_sessions(tmp_path / "run")
-    assert session.machine == timing.machine(cases.torch.device("cpu")).name
+    assert session.machine == system.machine(cases.torch.device("cpu")).name
     assert (session.images, session.classes, session.first_step) == (12, 3, 0)
     assert session.total_steps == session.steps_per_epoch == 12 // config.batch_size
     assert session.seconds is not None
@@ -61,7 +61,7 @@ def test_the_commit_is_of_the_sources_and_says_whether_they_were_changed(tmp_pat
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     monkeypatch.setattr(dinoscope, "__file__", str(package / "__init__.py"))
-    monkeypatch.setattr(provenance, "_installed_commit", lambda: None)
+    monkeypatch.setattr(system, "_installed_commit", lambda: None)
     assert commit() is None  # not in git
     git(tmp_path / "project", "init", "-q")
     assert commit() is None  # beside a project that is, as in its virtual environment

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from dinoscope.config import from_dict, to_dict
 from dinoscope.data.view_presets import VIEWS
 from dinoscope.errors import UserError
 from dinoscope.methods import METHODS, method_name
 from dinoscope.models.backbone import BACKBONES
-from dinoscope.settings import from_dict, to_dict
 from dinoscope.study.recipes import RECIPES
 from dinoscope.study.recipes.comparison import CPU_BACKBONES, GPU_BACKBONES, small_run
 from dinoscope.training.config import RunConfig, check

@@ -5,37 +5,37 @@ from pathlib import Path
 import pytest
 
 from dinoscope.errors import UserError
+from dinoscope.files import claim, write_all
 from dinoscope.measurement import variant_name
-from dinoscope.report import result_folder
 
 
 def test_a_folder_is_refused_before_the_work_and_nothing_is_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    result_folder.claim(tmp_path / "deep/er", ["a"], overwrite=False)
+    claim(tmp_path / "deep/er", ["a"], overwrite=False)
     assert not (tmp_path / "deep").exists()
     with pytest.raises(UserError, match="is a file"):
-        result_folder.claim(tmp_path / "file", ["a"], overwrite=True)
+        claim(tmp_path / "file", ["a"], overwrite=True)
     with pytest.raises(UserError, match=r"cannot be written: .*file is a file"):
-        result_folder.claim(tmp_path / "file/below", ["a"], overwrite=True)
+        claim(tmp_path / "file/below", ["a"], overwrite=True)
     with pytest.raises(UserError, match="holds file already"):
-        result_folder.claim(tmp_path, ["other", "file"], overwrite=False)
-    result_folder.claim(tmp_path, ["other", "file"], overwrite=True)
+        claim(tmp_path, ["other", "file"], overwrite=False)
+    claim(tmp_path, ["other", "file"], overwrite=True)
 
 
 def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)  # a superuser may write everywhere
     with pytest.raises(UserError, match="is read-only"):
-        result_folder.claim(tmp_path / "out", [], overwrite=False)
+        claim(tmp_path / "out", [], overwrite=False)
 
 
 def test_what_an_earlier_run_left_goes(tmp_path: Path) -> None:
     out = tmp_path / "a/b"
-    assert result_folder.write(out, [("x", b"1"), ("y", b"2")]) == [out / "x", out / "y"]
-    assert result_folder.write(out, [("x", b"3"), ("y", None), ("z", None)]) == [out / "x"]
+    assert write_all(out, [("x", b"1"), ("y", b"2")]) == [out / "x", out / "y"]
+    assert write_all(out, [("x", b"3"), ("y", None), ("z", None)]) == [out / "x"]
     assert [(path.name, path.read_bytes()) for path in out.iterdir()] == [("x", b"3")]
     (out / "folder").mkdir()
     with pytest.raises(UserError, match="could not be written"):
-        result_folder.write(out, [("folder", b"")])
+        write_all(out, [("folder", b"")])
 
 
 def test_results_of_other_maps_blocks_and_parts_have_other_names() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dinoscope.cli import main
+from dinoscope.config import check_numbers
 from dinoscope.errors import UserError
-from dinoscope.settings import check_numbers
 from dinoscope.training.config import RunConfig, check
 from tests.conformance import cases
 

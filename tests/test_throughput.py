@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from dinoscope import timing
+from dinoscope import system
 from dinoscope.cli import main
 from dinoscope.errors import UserError
 from dinoscope.evaluation.throughput import CPU_BATCH, ThroughputConfig, throughput
 from dinoscope.measurement import kept
 from dinoscope.methods.dino import DINO
 from dinoscope.models.backbone import BackboneConfig, build_backbone
-from dinoscope.timing import Memory, MemoryWatch, Timing, machine, time_calls
+from dinoscope.system import Memory, MemoryWatch, Timing, machine, time_calls
 from dinoscope.training.loop import train
 from dinoscope.training.throughput import made_up_views, training_throughput
 from tests.conformance import cases
@@ -29,7 +29,7 @@ MICRO = BackboneConfig("vit_micro_conv8", image_size=32)
 
 @pytest.fixture(autouse=True)
 def _short_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "_LEAST_SECONDS", 0.02)
+    monkeypatch.setattr(system, "_LEAST_SECONDS", 0.02)
 
 
 def values(metrics) -> dict[str, float]:
@@ -41,7 +41,7 @@ def values(metrics) -> dict[str, float]:
 
 def test_a_call_of_known_length_is_timed_rightly(monkeypatch) -> None:
     now, calls = 5.0, 0
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(system.time, "perf_counter", lambda: now)
 
     def call() -> None:
         nonlocal now, calls
@@ -51,7 +51,7 @@ def test_a_call_of_known_length_is_timed_rightly(monkeypatch) -> None:
     timed = time_calls(call, CPU, repeats=3)
     assert timed.seconds == pytest.approx((0.006,) * 3)
     assert timed.calls == 4  # as many as fill a repeat of 0.02 s
-    assert calls == timing.WARM_UP_CALLS + 3 * timed.calls
+    assert calls == system.WARM_UP_CALLS + 3 * timed.calls
 
 
 def test_a_call_in_real_time_takes_at_least_its_time() -> None:
@@ -78,8 +78,8 @@ def test_no_repeats_are_refused() -> None:
 
 def test_memory_on_a_cpu_is_the_growth_of_the_process_at_its_peak(monkeypatch) -> None:
     resident, peaks = iter([100]), iter([150, 420])
-    monkeypatch.setattr(timing, "_resident_bytes", lambda: next(resident))
-    monkeypatch.setattr(timing, "_peak_resident_bytes", lambda: next(peaks))
+    monkeypatch.setattr(system, "_resident_bytes", lambda: next(resident))
+    monkeypatch.setattr(system, "_peak_resident_bytes", lambda: next(peaks))
     memory = MemoryWatch(CPU).read()
     assert memory.peak == 320
     assert "growth" in memory.meaning
@@ -87,8 +87,8 @@ def test_memory_on_a_cpu_is_the_growth_of_the_process_at_its_peak(monkeypatch) -
 
 
 def test_memory_below_an_earlier_peak_is_not_guessed(monkeypatch) -> None:
-    monkeypatch.setattr(timing, "_resident_bytes", lambda: 100)
-    monkeypatch.setattr(timing, "_peak_resident_bytes", lambda: 500)
+    monkeypatch.setattr(system, "_resident_bytes", lambda: 100)
+    monkeypatch.setattr(system, "_peak_resident_bytes", lambda: 500)
     memory = MemoryWatch(CPU).read()
     assert memory.peak is None
     assert "held more before" in memory.meaning
@@ -96,7 +96,7 @@ def test_memory_below_an_earlier_peak_is_not_guessed(monkeypatch) -> None:
 
 
 def test_a_system_that_does_not_say_is_reported(monkeypatch) -> None:
-    monkeypatch.setattr(timing, "_resident_bytes", lambda: None)
+    monkeypatch.setattr(system, "_resident_bytes", lambda: None)
     assert "does not say" in MemoryWatch(CPU).read().meaning
 
 
@@ -177,7 +177,7 @@ def test_training_steps_are_whole_and_leave_nothing(tmp_path: Path, monkeypatch)
 
     monkeypatch.setattr(DINO, "after_step", spy)
     metrics, protocol = training_throughput(config, CPU, repeats=2)
-    assert len(steps) == timing.WARM_UP_CALLS + 2 * protocol.steps_per_repeat
+    assert len(steps) == system.WARM_UP_CALLS + 2 * protocol.steps_per_repeat
     assert len(set(steps)) == 1  # the same step each time
     assert values(metrics)["training_images_per_second"] > 0
     assert (protocol.method, protocol.views, protocol.batch_size, protocol.accumulate) == (

@@ -25,8 +25,8 @@ from dinoscope.model_names import load_model
 from dinoscope.models.backbone import Backbone
 from dinoscope.observers import AttentionSnapshots, OnlineKNN
 from dinoscope.study.recipes import RECIPES
+from dinoscope.system import pick_device
 from dinoscope.training.config import RunConfig
-from dinoscope.training.device import pick_device
 from dinoscope.training.initial import beginning_from
 from dinoscope.training.listener import Listener
 from dinoscope.training.loop import RunResult

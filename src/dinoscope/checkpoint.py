@@ -9,11 +9,9 @@ import contextlib
 import functools
 import json
 import logging
-import os
 import shutil
-import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,11 +22,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dinoscope import __version__
+from dinoscope.config import from_dict, to_dict
 from dinoscope.errors import UserError
+from dinoscope.files import replacing, write_text
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
 from dinoscope.models.pretrained.reading import FOLDER_FILES, in_folder
 from dinoscope.models.weights import check_fit, load_strictly
-from dinoscope.settings import from_dict, to_dict
 
 METADATA_KEY = "dinoscope"
 CHECKSUMS = "crc32"
@@ -79,45 +78,6 @@ def _crc32(tensor: Tensor) -> int:
     """
     kind = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     return zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, kind)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file, whole or not at all."""
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8", errors="surrogateescape")
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to, in a folder of its own beside `path`; afterwards fsync it and rename it into place.
-
-    Where the block raises, what was written is deleted and a file that stood at `path` before stays as it is.
-    """
-    # A folder, because safetensors writes to a file with a name of its own first: after a kill, `prune` finds both.
-    workplace = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial = workplace / path.name
-    try:
-        workplace.mkdir(exist_ok=True)
-        partial.touch()
-        mode = partial.stat().st_mode
-        yield partial
-        if partial.stat().st_mode != mode:  # safetensors closes its files to all other users
-            partial.chmod(mode)
-        _fsync(partial)
-        partial.replace(path)
-        _fsync(path.parent)
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    if sys.platform == "win32" and path.is_dir():  # folders cannot be opened there; the file system keeps a journal
-        return
-    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)  # Windows: only what may be written
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load(path: Path, prefix: str = "") -> Checkpoint:

@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from dinoscope import api
-from dinoscope.cache import cache_folder
 from dinoscope.checkpoint import load_backbone, write_text
 from dinoscope.data.decode import decode
 from dinoscope.data.folder import ImageFolder, find_images
@@ -22,6 +21,7 @@ from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.evaluation.knn import KNNConfig, knn
 from dinoscope.explain.attention import attention_maps, map_masks, prepare
 from dinoscope.features import ExtractConfig, raw_pixels
+from dinoscope.files import cache_folder
 from dinoscope.measurement import Extract, keep, measure_knn
 from dinoscope.model_names import NamedModel, random_backbone
 from dinoscope.models.backbone import Backbone, without_drop_path

@@ -1,9 +1,10 @@
-"""Text that is safe where it goes: on a terminal, in a spreadsheet."""
+"""Text for people: numbers, durations and lists, and text that is safe on a terminal or in a spreadsheet."""
 
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but tab and newline, those that reverse the direction of text, and bytes that are no UTF-8."""
@@ -33,3 +34,41 @@ class PrintableFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         return printable(super().format(record))
+
+
+ABSENT = "–"
+
+
+def count(number: float | None) -> str:
+    """A whole number with its thousands apart; a dash where it is not known."""
+    return ABSENT if number is None else f"{number:,.0f}"
+
+
+def figure(number: float | None, digits: int = 1) -> str:
+    """With so many digits after the point; a dash where there is none."""
+    return ABSENT if number is None else f"{number:.{digits}f}"
+
+
+def percent(number: float | None) -> str:
+    """Of a share."""
+    return ABSENT if number is None else f"{100 * number:.0f} %"
+
+
+def duration(seconds: float | None, *, coarse: bool = False) -> str:
+    """In the two largest units that say something; coarse: minutes without their seconds, as of an estimate."""
+    if seconds is None:
+        return "not recorded"
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = (round(seconds / 60), 0) if coarse else divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min" + (f" {rest} s" if minutes < 10 and not coarse else "")
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def listed(names: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

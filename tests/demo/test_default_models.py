@@ -12,10 +12,10 @@ import pytest
 import dinoscope.demo.default_models as subject
 from dinoscope.api import recipe
 from dinoscope.checkpoint import export_backbone
+from dinoscope.config import to_dict
 from dinoscope.demo.default_models import default_models
 from dinoscope.methods.simclr import SimCLRConfig
 from dinoscope.methods.supervised import SupervisedConfig
-from dinoscope.settings import to_dict
 from dinoscope.shipped import shipped_model
 from tests.demo.conftest import named
 

@@ -11,8 +11,8 @@ from dinoscope.ablation.records import MEASURES, AblationResult
 from dinoscope.ablation.statistics import CONFIDENCE
 from dinoscope.ablation.wording import number, with_deviation, with_interval
 from dinoscope.report.tables import Column, Section, Table, TableRow
-from dinoscope.report.words import ABSENT
 from dinoscope.study.spread import spread
+from dinoscope.text import ABSENT
 
 TABLE_MEASURES = {
     "linear_top1": "linear",

@@ -9,9 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dinoscope import checkpoint
+from dinoscope.config import from_dict
 from dinoscope.errors import UserError
-from dinoscope.settings import from_dict
+from dinoscope.files import write_text
 from dinoscope.study.executor import Handle, Runner, RunStatus
 from dinoscope.study.state import require_same_settings
 from dinoscope.training.config import RunConfig
@@ -51,7 +51,7 @@ class Stopped:
 
 def mark_stopped(run: Path, stopped: Stopped) -> None:
     """Leave the mark."""
-    checkpoint.write_text(run / MARK, json.dumps(asdict(stopped), indent=2) + "\n")
+    write_text(run / MARK, json.dumps(asdict(stopped), indent=2) + "\n")
 
 
 def stopped_early(config: RunConfig) -> Stopped | None:

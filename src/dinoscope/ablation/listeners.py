@@ -7,14 +7,13 @@ import signal
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from dinoscope import checkpoint
 from dinoscope.ablation.code_version import code_version
 from dinoscope.ablation.early_stopping import COLLAPSE, Stopped, mark_stopped
+from dinoscope.config import from_dict
 from dinoscope.errors import UserError
+from dinoscope.files import write_text
 from dinoscope.methods.health import Verdict
-from dinoscope.settings import from_dict
-from dinoscope.timing import MemoryWatch, machine
-from dinoscope.training.device import pick_device
+from dinoscope.system import MemoryWatch, machine, pick_device
 from dinoscope.training.listener import Listener, RunStart
 from dinoscope.types import Step
 
@@ -80,7 +79,7 @@ class RunCircumstances(Listener):
 
     def _write(self, values: Circumstances) -> None:
         assert self.run is not None
-        checkpoint.write_text(self.run / CIRCUMSTANCES, json.dumps(asdict(values), indent=2) + "\n")
+        write_text(self.run / CIRCUMSTANCES, json.dumps(asdict(values), indent=2) + "\n")
 
 
 class StopOnCollapse(Listener):

@@ -11,8 +11,8 @@ from dinoscope.ablation.definition import BASE, StudyDefinition, resolve, slug
 from dinoscope.ablation.ordering import own_value
 from dinoscope.ablation.records import Variant
 from dinoscope.ablation.settings_change import setting_names
+from dinoscope.config import to_dict
 from dinoscope.errors import UserError
-from dinoscope.settings import to_dict
 from dinoscope.study.small_comparison import with_epochs
 from dinoscope.training.config import RunConfig
 

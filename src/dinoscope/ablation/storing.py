@@ -11,8 +11,8 @@ from dinoscope import __version__
 from dinoscope.ablation.effects import effect, importances, label_free
 from dinoscope.ablation.grouping import Study, arrange
 from dinoscope.ablation.records import AblationResult
+from dinoscope.config import from_dict, to_dict
 from dinoscope.errors import UserError
-from dinoscope.settings import from_dict, to_dict
 
 FILE = "ablation.json"
 FORMAT = 2

@@ -12,8 +12,8 @@ from typing import Any, get_args
 from dinoscope.ablation.definition import DEFAULT_RECIPE, Axis, Mode, StudyDefinition
 from dinoscope.ablation.records import Variant
 from dinoscope.ablation.settings_change import short
+from dinoscope.config import flat
 from dinoscope.errors import UserError, lookup
-from dinoscope.settings import flat
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 KEYS = ("title", "recipe", "seeds", "mode", "base", "axes", "combinations")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dinoscope.ablation.statistics import Difference
-from dinoscope.report.words import ABSENT
 from dinoscope.study.spread import Spread
+from dinoscope.text import ABSENT
 
 MINUS = "−"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from dinoscope import files
 from dinoscope.ablation.axis_table import CSV_HEADER, axis_table, csv_rows
 from dinoscope.ablation.figures import every_figure
 from dinoscope.ablation.grouping import Axis, Study, arrange
@@ -15,7 +16,7 @@ from dinoscope.ablation.page import page
 from dinoscope.ablation.reading import axis_reading, study_reading
 from dinoscope.ablation.records import AblationResult
 from dinoscope.ablation.storing import FILE, to_json
-from dinoscope.report import result_folder
+from dinoscope.files import write_all
 from dinoscope.report.comparison_figure import pdf, png, svg
 from dinoscope.report.tables import csv_text, escape_markdown, markdown, markdown_paragraph
 
@@ -45,15 +46,15 @@ def write_result(
     names = file_names([axis.name for axis in study.axes])
     figures = every_figure(study, names)
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
-    written = result_folder.write(out, [(FILE, _bytes(to_json(result)))])
+    written = write_all(out, [(FILE, _bytes(to_json(result)))])
     if drawn or (out / FIGURES).is_dir():
-        written += result_folder.write(out / FIGURES, _pictures(out / FIGURES, drawn, watch))
+        written += write_all(out / FIGURES, _pictures(out / FIGURES, drawn, watch))
     texts = {
         "ablation.md": markdown_text(study, list(drawn), names),
         "ablation.csv": csv_text(CSV_HEADER, csv_rows(result)),
         "ablation.html": page(study, drawn, names),
     }
-    return written + result_folder.write(out, ((name, _bytes(text)) for name, text in texts.items()))
+    return written + write_all(out, ((name, _bytes(text)) for name, text in texts.items()))
 
 
 def claim(out: Path, *, overwrite: bool) -> None:
@@ -61,8 +62,8 @@ def claim(out: Path, *, overwrite: bool) -> None:
 
     Raises UserError.
     """
-    result_folder.claim(out, FILES, overwrite=overwrite)
-    result_folder.claim(out / FIGURES, (), overwrite=overwrite)
+    files.claim(out, FILES, overwrite=overwrite)
+    files.claim(out / FIGURES, (), overwrite=overwrite)
 
 
 def file_names(axes: Iterable[str]) -> dict[str, str]:

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dinoscope import __version__
-from dinoscope.cache import MEGAPIXELS_VARIABLE, OFFLINE_VARIABLE
 from dinoscope.errors import UserError
+from dinoscope.files import MEGAPIXELS_VARIABLE, OFFLINE_VARIABLE
 from dinoscope.text import PrintableFormatter, printable
 
 COMMANDS = {

@@ -159,7 +159,7 @@ def _evaluating(options: Options, data: Path) -> Evaluating:
     from dinoscope.cli.console import progress_bar
     from dinoscope.features import ExtractConfig
     from dinoscope.measurement import Extract
-    from dinoscope.training.device import pick_device
+    from dinoscope.system import pick_device
 
     # a bar for each computation moves on a terminal; elsewhere it would be a line for each, of every run
     watch = progress_bar if sys.stderr.isatty() else Evaluating.watch

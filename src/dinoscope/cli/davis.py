@@ -110,7 +110,7 @@ def measure(options: Options) -> list[Measured]:
     from dinoscope.measurement.davis import davis_measurement, davis_name, limited, propagated
     from dinoscope.measurement.davis_frames import keep_frames
     from dinoscope.model_names import distinct, load_models
-    from dinoscope.training.device import pick_device
+    from dinoscope.system import pick_device
 
     if not (options.model or options.results):
         raise UserError("nothing to measure: give --model RUN, or --results with a folder of masks")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dinoscope.cli.davis_results import TABLES
 from dinoscope.errors import UserError
+from dinoscope.files import write_text
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -42,8 +43,7 @@ class ModelFiles:
 
         Raises UserError where there are masks of other settings, not to be overwritten, or nothing can be written.
         """
-        from dinoscope import checkpoint
-        from dinoscope.data.made import mark
+        from dinoscope.files import mark
 
         text = json.dumps(settings, indent=2) + "\n"
         record = self.folder / SETTINGS / f"{sequence.name}.json"
@@ -59,7 +59,7 @@ class ModelFiles:
             for abandoned in self._half_written(sequence):
                 shutil.rmtree(abandoned)
             mark(self.folder)
-            checkpoint.write_text(self._place(record), text)
+            write_text(self._place(record), text)
         except OSError as error:
             raise UserError(f"--out {self.folder}: {error}") from error
 

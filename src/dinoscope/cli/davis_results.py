@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoscope.errors import UserError
+from dinoscope.files import write_text
 
 if TYPE_CHECKING:
     from dinoscope.measurement import Measurement
@@ -67,7 +68,6 @@ def json_values(measured: Sequence[Measured]) -> dict[str, Any]:
 
 def write_tables(out: Path, measured: Sequence[Measured], table: Table) -> None:
     """The tables, each whole or not at all. Raises UserError where that is not possible."""
-    from dinoscope import checkpoint
     from dinoscope.report.davis_tables import OBJECT_HEADER, csv_cells, object_table
     from dinoscope.report.tables import csv_text, markdown
 
@@ -79,6 +79,6 @@ def write_tables(out: Path, measured: Sequence[Measured], table: Table) -> None:
     }
     try:
         for name, text in contents.items():
-            checkpoint.write_text(out / name, text)
+            write_text(out / name, text)
     except OSError as error:
         raise UserError(f"the results could not be written to {out}: {error}") from error

@@ -78,7 +78,7 @@ def serve(options: Options) -> None:
     from dinoscope.demo.default_models import default_models
     from dinoscope.demo.serving import LOOPBACK, Serving, free_port, page_served, wait_for_the_end
     from dinoscope.model_names import load_models
-    from dinoscope.training.device import pick_device
+    from dinoscope.system import pick_device
 
     console = Console()
     free_port(options.host, options.port)  # refuses a taken port before anything slow

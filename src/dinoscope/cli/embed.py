@@ -14,6 +14,7 @@ from dinoscope.cli.extraction import ExtractionOptions
 from dinoscope.cli.model_option import Model
 from dinoscope.cli.options import parse
 from dinoscope.errors import UserError, lookup
+from dinoscope.files import replacing
 from dinoscope.text import spreadsheet_cell
 
 if TYPE_CHECKING:
@@ -67,7 +68,6 @@ def embed(options: Options) -> FeatureBank:
 
     Raises UserError where the file exists or is of no kind we write, before anything is computed.
     """
-    from dinoscope import checkpoint
     from dinoscope.cli.console import progress_bar
     from dinoscope.data.folder import find_images_of_splits
     from dinoscope.model_names import load_model
@@ -79,7 +79,7 @@ def embed(options: Options) -> FeatureBank:
     bank = options.extraction.extractor()(backbone, folder, "features")
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        with checkpoint.replacing(options.out) as partial:
+        with replacing(options.out) as partial:
             write(partial, bank)
     except OSError as error:
         raise UserError(f"{options.out} could not be written: {error}") from error

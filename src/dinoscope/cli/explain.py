@@ -99,12 +99,12 @@ def main(argv: list[str]) -> int:
 
     from dinoscope.cli.compare import rich_table
     from dinoscope.cli.console import Console
+    from dinoscope.files import write_all
     from dinoscope.measurement import keep
-    from dinoscope.report import result_folder
     from dinoscope.report.explain_table import IN_THE_NETWORK, ON_OBJECTS, explain_json, explain_table
 
     result = measure(options)
-    written = [path.name for path in result_folder.write(options.out, _files(result))]
+    written = [path.name for path in write_all(options.out, _files(result))]
     for row in result.rows:
         if row.model is not None and row.model.path is not None:
             keep(row.model.path, _kept_name(options, result), result.measurement(row))
@@ -128,13 +128,13 @@ def measure(options: Options) -> ExplainResult:
     from dinoscope.data.folder import find_images, resolve_split
     from dinoscope.explain.faithfulness import PerturbationConfig
     from dinoscope.features import ExtractConfig
+    from dinoscope.files import claim
     from dinoscope.measurement import Extract
     from dinoscope.measurement.explain import explain_models
     from dinoscope.measurement.explain_images import find_subjects
     from dinoscope.measurement.explain_scores import ExplainConfig
     from dinoscope.model_names import load_models
-    from dinoscope.report import result_folder
-    from dinoscope.training.device import pick_device
+    from dinoscope.system import pick_device
 
     perturbation = PerturbationConfig(
         options.steps, options.random_orders, options.fill, options.blur, options.seed, options.batch_size
@@ -147,7 +147,7 @@ def measure(options: Options) -> ExplainResult:
         options.tolerance,
         perturbation=perturbation,
     )
-    result_folder.claim(options.out, (TABLE, PER_IMAGE, VALUES, CURVES), overwrite=options.overwrite)
+    claim(options.out, (TABLE, PER_IMAGE, VALUES, CURVES), overwrite=options.overwrite)
     subjects = find_subjects(options.data, options.masks, options.limit)
     gallery = None if options.gallery is None else find_images(resolve_split(options.gallery, "train"), labelled=True)
     # the images that are measured are not cropped: the gallery's are no more than to their middle square

@@ -38,7 +38,7 @@ class ExtractionOptions:
     def resolve(self) -> ExtractConfig:
         """The same as `dinoscope.features` takes it. Raises UserError where the device is not there."""
         from dinoscope.features import ExtractConfig
-        from dinoscope.training.device import DTYPES, pick_device
+        from dinoscope.system import DTYPES, pick_device
 
         return ExtractConfig(
             pick_device(self.device),

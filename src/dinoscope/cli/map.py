@@ -77,8 +77,8 @@ def draw(options: Options) -> list[str]:
     """
     from dinoscope.cli.console import progress_bar
     from dinoscope.data.folder import balanced, find_images_of_splits
-    from dinoscope.data.made import mark
     from dinoscope.explain.embedding import described, embedding_map
+    from dinoscope.files import mark
     from dinoscope.model_names import load_models
     from dinoscope.report.figures import write_png
 

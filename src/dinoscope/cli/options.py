@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from dinoscope.settings import check_numbers
+from dinoscope.config import check_numbers
 
 T = TypeVar("T")
 

@@ -38,7 +38,7 @@ class PictureOptions:
         """Load the models. Raises UserError where one is not there, or the size is below one of its patches."""
         from dinoscope.cli.console import progress_bar
         from dinoscope.model_names import load_models
-        from dinoscope.training.device import pick_device
+        from dinoscope.system import pick_device
 
         device, viewers = pick_device(self.device), list[Viewer]()
         for model in load_models(models, progress_bar):
@@ -179,7 +179,7 @@ def unique_names(files: Sequence[Path]) -> list[str]:
 
 def claim(folder: Path, targets: Iterable[Path], *, overwrite: bool) -> None:
     """Make the output folder; refuse to replace pictures unasked. They are noted as no data. Raises UserError."""
-    from dinoscope.data.made import mark
+    from dinoscope.files import mark
 
     targets = list(targets)
     existing = [path for path in targets if path.exists()]

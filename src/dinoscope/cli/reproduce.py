@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
     from dinoscope.reproduction.bench import Settings
     from dinoscope.reproduction.plan import plan, plan_table
     from dinoscope.reproduction.tables import PROBES, TABLES
-    from dinoscope.training.device import pick_device
+    from dinoscope.system import pick_device
 
     chosen, device = lookup("table", options.table, TABLES), pick_device(options.device)
     if options.out is None and not options.dry_run:
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> int:
 
 def _reproduce(options: Options, targets: Sequence[Target], bench: Bench, device: torch.device) -> Reproduction:
     from dinoscope.cli.console import Console, progress_bar
-    from dinoscope.report import result_folder
+    from dinoscope.files import write_all
     from dinoscope.reproduction.presentation import NOT_COMPARABLE, Reproduction, contents, table
     from dinoscope.reproduction.running import Work, require_same, run
     from dinoscope.reproduction.tables import TABLES
@@ -120,7 +120,7 @@ def _reproduce(options: Options, targets: Sequence[Target], bench: Bench, device
     work = Work(bench, device, progress_bar, options.overwrite)
     outcomes = tuple(run(targets, work, options.out))
     result = Reproduction(options.table, chosen.title, bench, outcomes, "" if options.models else chosen.missing())
-    result_folder.write(options.out, contents(result).items())
+    write_all(options.out, contents(result).items())
     _show(table(result))
     Console().print(f"written to {options.out}", markup=False, highlight=False, soft_wrap=True)
     return result
@@ -131,13 +131,13 @@ def _claim(out: Path, table: str, targets: Sequence[Target], *, overwrite: bool)
 
     Raises UserError.
     """
-    from dinoscope.report import result_folder
+    from dinoscope.files import claim
     from dinoscope.reproduction.presentation import FILES
 
     wanted = {target.weights.name for target in targets}
     held = _held(out)
     same = held is not None and held[0] == table and held[1] <= wanted
-    result_folder.claim(out, FILES, overwrite=overwrite or same)
+    claim(out, FILES, overwrite=overwrite or same)
 
 
 def _held(out: Path) -> tuple[str, set[str]] | None:

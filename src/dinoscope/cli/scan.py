@@ -44,10 +44,10 @@ def scan_folder(
         all: list every unreadable file and every class, instead of the first ones.
         json: print everything as JSON instead of tables.
     """
-    from dinoscope.cache import cache_folder
     from dinoscope.cli.console import Console
     from dinoscope.data.folder import find_images
     from dinoscope.data.scan import scan
+    from dinoscope.files import cache_folder
 
     cache = cache_folder("scan")
     reports: dict[str, ScanReport] = {}

@@ -218,7 +218,7 @@ def show_plan(runs: Sequence[PlannedRun], jobs: int) -> None:
     from rich.table import Table
 
     from dinoscope.cli.console import Console
-    from dinoscope.report.words import duration
+    from dinoscope.text import duration
 
     seconds = [rate * run.steps_left for rate, run in zip(_rates(runs), runs, strict=True)]
     table = Table(title="runs, in this order", title_justify="left")
@@ -243,7 +243,7 @@ def show_plan(runs: Sequence[PlannedRun], jobs: int) -> None:
 def _rates(runs: Sequence[PlannedRun]) -> list[float]:
     """Seconds per step of each run; runs that differ only in their seed are measured once."""
     from dinoscope.cli.console import progress_bar
-    from dinoscope.settings import to_dict
+    from dinoscope.config import to_dict
     from dinoscope.study.plan import seconds_per_step
 
     known: dict[str, float] = {}

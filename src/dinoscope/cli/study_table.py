@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from dinoscope.cli.console import Console
-from dinoscope.report.words import duration
 from dinoscope.study.executor import RunStatus
 from dinoscope.study.progress import MetricsTail, Reading
+from dinoscope.text import duration
 
 LIVE_SECONDS, PLAIN_SECONDS = 0.5, 30
 """Between two looks at the runs under way: on a terminal, and elsewhere."""

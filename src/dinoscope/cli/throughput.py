@@ -78,8 +78,8 @@ class Result:
 def main(argv: list[str]) -> int:
     """Measure, print, and keep the result in the run folder if it is one. Raises UserError."""
     from dinoscope.cli.console import Console, metric_table
+    from dinoscope.config import to_dict
     from dinoscope.measurement import keep
-    from dinoscope.settings import to_dict
 
     options = parse(
         Options,
@@ -109,10 +109,10 @@ def measure(options: Options) -> list[Result]:
     import torch
 
     from dinoscope.cli.console import progress_bar
+    from dinoscope.config import to_dict
     from dinoscope.evaluation.throughput import ThroughputConfig, throughput
     from dinoscope.measurement import Measurement
-    from dinoscope.settings import to_dict
-    from dinoscope.training.device import DTYPES, pick_device
+    from dinoscope.system import DTYPES, pick_device
     from dinoscope.training.throughput import training_throughput
 
     if sum(source is not None for source in (options.model, options.backbone, options.recipe)) != 1:

@@ -89,7 +89,7 @@ def track(options: Options) -> int:
     from dinoscope.data.video import open_video
     from dinoscope.evaluation.propagation import propagate, warn_of_lost
     from dinoscope.model_names import load_model
-    from dinoscope.training.device import pick_device
+    from dinoscope.system import pick_device
 
     config, device = options.propagation.config(), pick_device(options.propagation.device)
     video = open_video(options.video)

@@ -158,7 +158,7 @@ def _limited(found: MaskedImages, limit: int | None) -> tuple[MaskedImages, int 
 def _config(options: Options) -> VocConfig:
     from dinoscope.evaluation.bootstrap import BootstrapConfig
     from dinoscope.measurement import VocConfig
-    from dinoscope.training.device import pick_device
+    from dinoscope.system import pick_device
 
     return VocConfig(
         protocols=("published", "strict") if options.protocol == "both" else (options.protocol,),

@@ -13,15 +13,14 @@ import cv2
 import numpy as np
 
 from dinoscope.cli.console import progress_bar
-from dinoscope.data.made import mark
 from dinoscope.data.masked_images import MaskedImages
 from dinoscope.errors import UserError
 from dinoscope.evaluation.bootstrap import Estimate, interval_line
 from dinoscope.explain.maps import TITLES
+from dinoscope.files import claim, mark, write_all
 from dinoscope.measurement import VocResult
 from dinoscope.measurement.voc_record import FIGURES, VocSummary, by_class, measurements
 from dinoscope.model_names import NamedModel, folder_names
-from dinoscope.report import result_folder
 from dinoscope.report.comparison_figure import png
 from dinoscope.report.figures import write_png
 from dinoscope.report.mask_sheet import mask_sheet
@@ -103,10 +102,10 @@ def claim_files(options: Options, images: MaskedImages, models: Sequence[NamedMo
     """Refuse, before anything is measured, to replace files unasked. Raises UserError."""
     if options.out is not None:
         names = (TABLE, CSV, JSON, SWEEP, *(path.name for path in _pages_in(options.out)))
-        result_folder.claim(options.out, names, overwrite=options.overwrite)
+        claim(options.out, names, overwrite=options.overwrite)
     if options.save_masks is not None:
         masks = (f"{folder}/{name}.png" for folder in _mask_folders(models) for name in images.names)
-        result_folder.claim(options.save_masks, masks, overwrite=options.overwrite)
+        claim(options.save_masks, masks, overwrite=options.overwrite)
 
 
 def write(options: Options, summary: VocSummary, values: Mapping[str, Any], tables: Tables) -> list[Path]:
@@ -115,7 +114,7 @@ def write(options: Options, summary: VocSummary, values: Mapping[str, Any], tabl
     result = summary.result
     try:
         if options.out is not None:
-            written += result_folder.write(options.out, _files(summary, values, tables).items())
+            written += write_all(options.out, _files(summary, values, tables).items())
             written += _write_pages(options.out, result, options.pictures)
         if options.save_masks is not None:
             with progress_bar("writing masks") as tell:

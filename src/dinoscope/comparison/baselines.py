@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dinoscope.config import to_dict
 from dinoscope.data.folder import label_fraction
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.features import raw_pixels, weights_hash
@@ -11,7 +12,6 @@ from dinoscope.measurement import LABEL_SEED, Measurement
 from dinoscope.model_names import SEED, random_backbone
 from dinoscope.models.backbone import without_drop_path
 from dinoscope.quickstart import PIXELS_SIZE, random_weights
-from dinoscope.settings import to_dict
 from dinoscope.study.compare import Entry, K
 from dinoscope.study.gather import Gatherer
 from dinoscope.study.subjects import Subject

@@ -9,15 +9,15 @@ from typing import Any
 
 from dinoscope import __version__
 from dinoscope.comparison.ranking import ACCURACIES, baseline_lines, best, bold_line, interval, measured
+from dinoscope.config import to_dict
 from dinoscope.model_names import distinct
 from dinoscope.report.comparison_figure import Curve, Panel, Point
 from dinoscope.report.tables import Column, Section, Table, TableRow
-from dinoscope.report.words import ABSENT
-from dinoscope.settings import to_dict
 from dinoscope.study.compare import BASELINES, Comparison, Row, usual_conditions
 from dinoscope.study.names import METHOD_NAMES
 from dinoscope.study.published import LABEL, PUBLISHED, SOURCE, Published
 from dinoscope.study.spread import Spread
+from dinoscope.text import ABSENT
 from dinoscope.training.run_folder import read_metrics
 
 CSV_HEADER = (

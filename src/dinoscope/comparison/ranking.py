@@ -10,11 +10,11 @@ from typing import Any
 
 from scipy.special import stdtrit
 
+from dinoscope.config import identity
 from dinoscope.evaluation.bootstrap import Interval
 from dinoscope.evaluation.proportion import CONFIDENCE, wilson
 from dinoscope.measurement import Measurement, conditions
 from dinoscope.study.compare import BASELINES, Comparison, Row
-from dinoscope.study.differences import identity
 from dinoscope.study.spread import spread
 
 ACCURACIES = ("linear", "knn")

@@ -19,7 +19,7 @@ from dinoscope.comparison.presentation import (
     speed_line,
 )
 from dinoscope.errors import UserError
-from dinoscope.report import result_folder
+from dinoscope.files import claim, write_all
 from dinoscope.report.comparison_figure import curves, png, scatter, svg
 from dinoscope.report.tables import Table, csv_text, latex, markdown
 from dinoscope.study.compare import Comparison, compare
@@ -84,14 +84,14 @@ def _check(request: Request) -> None:
     twice = [str(run) for run, place in zip(request.runs, places, strict=True) if places.count(place) > 1]
     if twice:
         raise UserError(f"the same model was given twice: {' and '.join(twice)}")
-    result_folder.claim(request.out, FILES, overwrite=request.overwrite)
+    claim(request.out, FILES, overwrite=request.overwrite)
 
 
 def _write(request: Request, comparison: Comparison) -> Result:
     """All files; those of an earlier comparison that have no successor go."""
     table = display_table(comparison, request.published)
     contents = {name: make(comparison, table, request.published) for name, make in FILES.items()}
-    return Result(comparison, table, tuple(result_folder.write(request.out, contents.items())))
+    return Result(comparison, table, tuple(write_all(request.out, contents.items())))
 
 
 def _markdown(comparison: Comparison, table: Table, _: bool) -> bytes:

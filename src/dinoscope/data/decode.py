@@ -40,7 +40,6 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import COMPRESSION, TILEWIDTH, TiffImageFile
 
-from dinoscope.cache import cache_folder
 from dinoscope.data.bare_image import bare_jpeg, count_scans, fax_between, jpeg_frame
 from dinoscope.data.grey_range import ValueRange, Window, range_of, to_uint8
 from dinoscope.data.image_header import (
@@ -62,6 +61,7 @@ from dinoscope.data.image_header import (
     unsupported,
     without_pillow_limit,
 )
+from dinoscope.files import cache_folder
 
 __all__ = ["RawImage", "UnreadableImage", "decode", "read"]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Literal
 
-from dinoscope.data.made import MARK, RUN_SETTINGS, drawn_names, is_made, nothing_but_made
 from dinoscope.errors import UserError
+from dinoscope.files import MARK, RUN_SETTINGS, drawn_names, is_made, nothing_but_made
 
 LATER_EXTENSIONS = (".jfif", ".jpe")
 """Names of JPEG that runs of version 0.1 passed over."""

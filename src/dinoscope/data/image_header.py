@@ -26,7 +26,6 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from dinoscope.cache import MEGAPIXELS_VARIABLE
 from dinoscope.data.bare_image import (
     MAX_COEFFICIENT_BYTES,
     Bare,
@@ -40,6 +39,7 @@ from dinoscope.data.bare_image import (
 )
 from dinoscope.data.tiff import Tiff, read_tiff
 from dinoscope.errors import UserError
+from dinoscope.files import MEGAPIXELS_VARIABLE
 
 MAX_MEGAPIXELS = 60.0
 """Height times width above which an image is refused, in millions; a JPEG of up to four times as many is halved."""

@@ -13,7 +13,7 @@ import torch
 
 from dinoscope.errors import UserError
 from dinoscope.models.backbone import Backbone
-from dinoscope.timing import WARM_UP_CALLS, Machine, MemoryWatch, machine, time_calls
+from dinoscope.system import WARM_UP_CALLS, Machine, MemoryWatch, machine, time_calls
 from dinoscope.types import Metric
 
 GPU_BATCH, CPU_BATCH = 128, 16

@@ -24,6 +24,7 @@ from PIL import Image
 from dinoscope import checkpoint
 from dinoscope.data.decode import UnreadableImage, decode
 from dinoscope.errors import UserError
+from dinoscope.files import replacing
 
 FOLDER = "attention"
 MOST_SNAPSHOTS = 16
@@ -65,7 +66,7 @@ def begin(run: Path, pictures: Sequence[UInt8[ndarray, "_ _ 3"]], first_step: in
     for abandoned in folder.glob(".*.partial-*"):
         shutil.rmtree(abandoned)
     for number, picture in enumerate(pictures):
-        with checkpoint.replacing(_picture_file(folder, number)) as partial:
+        with replacing(_picture_file(folder, number)) as partial:
             Image.fromarray(small(picture)).save(partial, "png", optimize=True)
     for file in _snapshot_files(folder):
         if _steps_of(file) > first_step:

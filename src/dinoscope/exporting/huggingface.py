@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dinoscope import checkpoint
 from dinoscope.exporting.model_card import model_card
 from dinoscope.exporting.subject import Subject
 from dinoscope.exporting.timm_model import WEIGHTS, twin_arguments, write_weights
 from dinoscope.features import default_crop_fraction
+from dinoscope.files import write_text
 from dinoscope.models.backbone import Backbone
 
 CONFIG = "config.json"
@@ -25,8 +25,8 @@ def write_huggingface(folder: Path, subject: Subject) -> list[str]:
     """
     config, card = timm_config(subject.backbone), model_card(subject)
     write_weights(folder / WEIGHTS, subject)
-    checkpoint.write_text(folder / CARD, card)
-    checkpoint.write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    write_text(folder / CARD, card)
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
     return [
         f"net = timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)",
         f"# {CARD} is a model card: fill in the licence; upload with `hf upload OWNER/NAME {folder}` if you wish",

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dinoscope import checkpoint
 from dinoscope.errors import UserError
 from dinoscope.exporting.program import INPUT, Program, check, quiet, trace
 from dinoscope.exporting.subject import Subject
+from dinoscope.files import replacing
 
 FILE = "model.onnx"
 METADATA_KEY = "dinoscope"
@@ -43,7 +43,7 @@ def write_onnx(folder: Path, subject: Subject) -> list[str]:
         raise RuntimeError("torch.onnx.export gave no model")
     model.model.metadata_props[METADATA_KEY] = subject.description()
     folder.mkdir(parents=True, exist_ok=True)
-    with checkpoint.replacing(folder / FILE) as partial:
+    with replacing(folder / FILE) as partial:
         model.save(partial, external_data=False)
         remark = _compare(partial, program)
     return [

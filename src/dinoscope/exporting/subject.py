@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dinoscope import __version__
+from dinoscope.config import to_dict
 from dinoscope.models.backbone import Backbone, without_drop_path
-from dinoscope.settings import to_dict
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from dinoscope import checkpoint
 from dinoscope.exporting.program import Program, check, trace
 from dinoscope.exporting.subject import Subject
+from dinoscope.files import replacing
 
 FILE = "model.pt2"
 DESCRIPTION = "dinoscope.json"
@@ -23,7 +23,7 @@ def write_torch_program(folder: Path, subject: Subject) -> list[str]:
     program = Program(subject.backbone)
     traced = trace(program)
     folder.mkdir(parents=True, exist_ok=True)
-    with checkpoint.replacing(folder / FILE) as partial:
+    with replacing(folder / FILE) as partial:
         written = io.BytesIO()  # where the disk is full, torch's own writer of files ends the process
         torch.export.save(traced, written, extra_files={DESCRIPTION: subject.description()})
         partial.write_bytes(written.getbuffer())

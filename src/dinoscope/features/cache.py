@@ -16,13 +16,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dinoscope import checkpoint
-from dinoscope.cache import CACHE_VARIABLE, cache_folder
+from dinoscope.config import to_dict
 from dinoscope.data.folder import ImageFolder
 from dinoscope.errors import UserError
 from dinoscope.features.extraction import ExtractConfig, Progress, bank_of, evaluation_view, readable_features
 from dinoscope.features.images import ImageView
+from dinoscope.files import CACHE_VARIABLE, cache_folder
 from dinoscope.models.backbone import Backbone, without_drop_path
-from dinoscope.settings import to_dict
 from dinoscope.types import FeatureBank
 
 CACHE_FORMAT = 1

@@ -24,8 +24,8 @@ from dinoscope.observers import LONGEST, mean_map, spread
 from dinoscope.report.attention_figure import MapColumn, maps_page
 from dinoscope.report.html import Block, Figure, Folded, Group, Notice, Section
 from dinoscope.report.web_pictures import webp
-from dinoscope.report.words import listed
 from dinoscope.study.subjects import Subject
+from dinoscope.text import listed
 
 MOST_STEPS = 6
 """Snapshots of a run that are shown: the first, the last, and evenly between."""

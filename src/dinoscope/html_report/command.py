@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dinoscope.config import KIND, flat, to_dict
 from dinoscope.data.grey_range import window_text
 from dinoscope.data.view_presets import VIEWS
-from dinoscope.settings import KIND, flat, to_dict
 from dinoscope.study.recipes import RECIPES
 from dinoscope.training.config import RunConfig
 

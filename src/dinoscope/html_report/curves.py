@@ -12,7 +12,7 @@ from dinoscope.methods.swav import SwAVConfig
 from dinoscope.report.comparison_figure import svg
 from dinoscope.report.html import Block, Figure, Gallery, Notice, Section, Stroke
 from dinoscope.report.training_figure import Line, Panel, looks, training_panel
-from dinoscope.report.words import listed
+from dinoscope.text import listed
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from dinoscope.measurement import Extract, Watch
 from dinoscope.report.embedding_figure import ModelPoints, labelling_of, points_page, thumbnail, thumbnails_page
 from dinoscope.report.html import Block, Figure, Folded, Notice, Section
 from dinoscope.report.web_pictures import webp
-from dinoscope.report.words import listed
 from dinoscope.study.subjects import Subject
+from dinoscope.text import listed
 from dinoscope.types import FeatureBank
 
 MOST_IMAGES = 600

@@ -21,8 +21,8 @@ from dinoscope.comparison.ranking import (
 )
 from dinoscope.html_report.runs import RunRecord
 from dinoscope.measurement import Measurement
-from dinoscope.report.words import count, listed
 from dinoscope.study.compare import BASELINES, Comparison, Row
+from dinoscope.text import count, listed
 
 _WITHIN = {"linear": "linear probe", "knn": "k-NN"}  # a sentence
 

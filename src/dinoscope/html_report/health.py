@@ -21,7 +21,7 @@ from dinoscope.models.backbone import BackboneConfig
 from dinoscope.report.html import Block, Bullets, Code, Folded, Notice, Section
 from dinoscope.report.tables import Column, Table, TableRow
 from dinoscope.report.tables import Section as Rows
-from dinoscope.report.words import ABSENT, count, figure, listed, percent
+from dinoscope.text import ABSENT, count, figure, listed, percent
 from dinoscope.training.monitor import patience
 
 SHORT = "too short a run to judge"

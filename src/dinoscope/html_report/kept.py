@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 
+from dinoscope.config import identity
 from dinoscope.errors import UserError
 from dinoscope.html_report.titles import titles_of
 from dinoscope.measurement import Examples, Measurement, conditions, kept, kept_names
 from dinoscope.report.html import Notice
-from dinoscope.study.differences import identity
 from dinoscope.study.subjects import Subject
 
 

@@ -6,13 +6,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from dinoscope.config import flat, to_dict
 from dinoscope.html_report.command import command
 from dinoscope.html_report.runs import RunRecord
 from dinoscope.report.html import Block, Code, Folded, Group, KeyValues, Notice, Paragraph, Section
 from dinoscope.report.tables import Column, Table, TableRow
 from dinoscope.report.tables import Section as Rows
-from dinoscope.report.words import count, duration, figure
-from dinoscope.settings import flat, to_dict
+from dinoscope.text import count, duration, figure
 from dinoscope.training.provenance import Session
 
 MOST_OPEN = 2

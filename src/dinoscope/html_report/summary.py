@@ -12,8 +12,8 @@ from dinoscope.measurement import Measurement
 from dinoscope.report.html import Block, Bullets, KeyValues, Notice, Paragraph, Section
 from dinoscope.report.tables import Column, Table, TableRow
 from dinoscope.report.tables import Section as Rows
-from dinoscope.report.words import ABSENT, count, duration, figure, listed
 from dinoscope.study.compare import Comparison, Entry
+from dinoscope.text import ABSENT, count, duration, figure, listed
 
 MOST_WARNINGS = 5
 """That are repeated on the first screen."""

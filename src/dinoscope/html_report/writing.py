@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from dinoscope import __version__, checkpoint
+from dinoscope import __version__
 from dinoscope.errors import UserError
+from dinoscope.files import replacing
 from dinoscope.html_report import attention, davis, embedding, voc
 from dinoscope.html_report.comparison import comparison_section, gathered
 from dinoscope.html_report.curves import curves_section
@@ -20,10 +21,10 @@ from dinoscope.html_report.summary import summary_section
 from dinoscope.html_report.titles import titles_of
 from dinoscope.model_names import RANDOM
 from dinoscope.report.html import Document, Section, render
-from dinoscope.report.words import listed
 from dinoscope.study.gather import Measuring
 from dinoscope.study.subjects import Subject, subject
-from dinoscope.training.provenance import commit
+from dinoscope.system import commit
+from dinoscope.text import listed
 from dinoscope.training.run_folder import CONFIG
 
 _NAMED = 3
@@ -71,7 +72,7 @@ def write_report(request: Request) -> Written:
     text = render(document).encode("utf-8")
     try:
         request.out.parent.mkdir(parents=True, exist_ok=True)
-        with checkpoint.replacing(request.out) as partial:
+        with replacing(request.out) as partial:
             partial.write_bytes(text)
     except OSError as error:
         raise UserError(f"{request.out} could not be written: {error}") from error

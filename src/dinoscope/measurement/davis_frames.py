@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from dinoscope import checkpoint
 from dinoscope.errors import UserError
+from dinoscope.files import replacing
 from dinoscope.measurement.record import Measurement
 from dinoscope.training.run_folder import CONFIG
 
@@ -44,7 +44,7 @@ def keep_frames(run: Path, name: str, frames: Frames, measurement: Measurement) 
     file = _file(run, name)
     try:
         file.parent.mkdir(exist_ok=True)
-        with checkpoint.replacing(file) as partial, partial.open("wb") as stream:
+        with replacing(file) as partial, partial.open("wb") as stream:
             np.savez_compressed(stream, **arrays)  # pyright: ignore[reportArgumentType] (none is called allow_pickle)
     except OSError as error:
         raise UserError(f"the masks could not be written to {file}: {error}") from error

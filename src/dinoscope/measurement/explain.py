@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from dinoscope import checkpoint
+from dinoscope.config import to_dict
 from dinoscope.data.folder import ImageFolder, hash_rank
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation.bootstrap import Estimate, mean_intervals
@@ -37,7 +38,6 @@ from dinoscope.measurement.inputs import Extract
 from dinoscope.measurement.record import Measurement
 from dinoscope.model_names import NamedModel
 from dinoscope.models.backbone import Backbone
-from dinoscope.settings import to_dict
 from dinoscope.types import Metric
 
 CENTRE = "centre bias"

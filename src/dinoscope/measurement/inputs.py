@@ -11,7 +11,7 @@ from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, cached_extract, evaluation_view, extract, weights_hash
 from dinoscope.model_names import NamedModel, Watch, unwatched
 from dinoscope.models.backbone import Backbone
-from dinoscope.training.device import DTYPES
+from dinoscope.system import DTYPES
 from dinoscope.types import FeatureBank
 
 LABEL_SEED = 0

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
-from dinoscope import checkpoint
-from dinoscope.cache import cache_folder
+from dinoscope.config import flat, from_dict, to_dict
 from dinoscope.errors import UserError
 from dinoscope.evaluation.bootstrap import BootstrapConfig, interval_kind, mean_intervals
-from dinoscope.settings import flat, from_dict, to_dict
+from dinoscope.files import cache_folder, write_text
 from dinoscope.training.run_folder import CONFIG
 from dinoscope.types import Metric
 
@@ -195,7 +194,7 @@ def keep_as(home: Path, name: str, measurement: Measurement) -> None:
     file = _file(home, name)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(file, measurement.to_json())
+        write_text(file, measurement.to_json())
     except OSError as error:
         raise UserError(f"the result could not be written to {file}: {error}") from error
 

@@ -36,7 +36,7 @@ from dinoscope.measurement.voc_images import (
     read_ahead,
 )
 from dinoscope.model_names import NamedModel
-from dinoscope.training.device import autocast
+from dinoscope.system import autocast
 
 PUBLISHED_MASS, PUBLISHED_SIDE = 0.6, 512
 """The mass in the text and Fig. 4 of Caron et al. 2021, and the side in Naseer et al.'s code (whose mass is 0.9)."""

@@ -10,7 +10,7 @@ from dinoscope.evaluation.bootstrap import interval_line
 from dinoscope.measurement import Measurement, settled, trusted_figures
 from dinoscope.measurement.davis import BOOTSTRAP, MEANS
 from dinoscope.report.tables import BOLD, Column, Section, Settled, Table, TableRow, best_marked
-from dinoscope.report.words import ABSENT
+from dinoscope.text import ABSENT
 
 FIGURES = {
     "jf_mean": "J&F",

@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from dinoscope.config import to_dict
 from dinoscope.evaluation.bootstrap import BootstrapConfig, interval_kind, interval_line
 from dinoscope.measurement.explain import CENTRE, ExplainResult, ModelResult
 from dinoscope.measurement.explain_scores import FIGURES
 from dinoscope.report.tables import Column, Section, Table, TableRow, csv_text
-from dinoscope.report.words import ABSENT
-from dinoscope.settings import to_dict
+from dinoscope.text import ABSENT
 
 ON_OBJECTS = ("jaccard", "pointing", "energy", "lift")
 """Columns that need masks."""

@@ -14,8 +14,8 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from dinoscope import checkpoint
 from dinoscope.explain.attention import map_masks, mean_and_heads
+from dinoscope.files import replacing
 from dinoscope.report.layout import Legend, Pixels, Row, Tile, page, page_width, tile_width
 
 COLORS = matplotlib.colormaps["inferno"]  # perceptually even, and readable in grey
@@ -111,7 +111,7 @@ def fitted(image: UInt8[ndarray, "h w 3"], width: int) -> Pixels:
 
 def write_png(path: Path, pixels: UInt8[ndarray, "h w *c"]) -> None:
     """Write a PNG, whole or not at all: grey [h, w], RGB or RGBA. Its folder must be there."""
-    with checkpoint.replacing(path) as partial:
+    with replacing(path) as partial:
         Image.fromarray(pixels).save(partial, "png")
 
 

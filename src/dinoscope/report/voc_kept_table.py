@@ -11,7 +11,7 @@ from dinoscope.measurement import Measurement, settled, trusted_figures
 from dinoscope.measurement.voc_record import FIGURES, PUBLISHED, STRICT_MEAN
 from dinoscope.report.tables import BOLD, Column, Section, Table, TableRow, best_marked
 from dinoscope.report.voc_tables import as_percent
-from dinoscope.report.words import ABSENT
+from dinoscope.text import ABSENT
 
 _RANKING = (STRICT_MEAN, PUBLISHED)
 """Figures by which rows are sorted: first the one that no truth was used for."""

@@ -10,7 +10,7 @@ from dinoscope.explain.maps import TITLES
 from dinoscope.measurement.voc import PUBLISHED_MASS, PUBLISHED_SIDE, VocResult
 from dinoscope.measurement.voc_record import FIGURES, PUBLISHED, STRICT_MEAN, VocSummary, by_class
 from dinoscope.report.tables import Column, Section, Table, TableRow
-from dinoscope.report.words import ABSENT
+from dinoscope.text import ABSENT
 
 WHOLE_IMAGE = "(the whole image as the mask)"
 

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dinoscope import __version__
+from dinoscope.config import to_dict
 from dinoscope.report.tables import Column, Section, Table, TableRow, csv_text, markdown
-from dinoscope.report.words import ABSENT
 from dinoscope.reproduction.bench import Bench
 from dinoscope.reproduction.running import Outcome
 from dinoscope.reproduction.targets import Figure
-from dinoscope.settings import to_dict
+from dinoscope.text import ABSENT
 
 FAILED = "failed"
 

@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 
 import torch
 
+from dinoscope.config import to_dict
 from dinoscope.errors import UserError
 from dinoscope.features import weights_hash
 from dinoscope.measurement import Measurement, Watch, keep_as, kept
 from dinoscope.model_names import NamedModel, folder_names
 from dinoscope.reproduction.bench import Bench
 from dinoscope.reproduction.targets import Figure, Target
-from dinoscope.settings import to_dict
-from dinoscope.timing import machine
+from dinoscope.system import machine
 
 SETTINGS = "reproduction"
 """Entry of a kept protocol: what a later start must ask for to take the measurement up."""

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dinoscope.config import difference, flat, identity, some, text, to_dict
 from dinoscope.measurement import Measurement, conditions
 from dinoscope.methods import method_name
 from dinoscope.models.backbone import BACKBONES, ResNetShape
-from dinoscope.settings import flat, to_dict
-from dinoscope.study.differences import difference, identity, some, text
 from dinoscope.study.names import ADDITIONS, ARCHITECTURE_NAMES, METHOD_NAMES
 from dinoscope.study.spread import Spread, spread
 from dinoscope.training.config import RunConfig

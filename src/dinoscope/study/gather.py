@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from dinoscope import checkpoint
+from dinoscope.config import identity, to_dict
 from dinoscope.data.folder import ImageFolder, find_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig
@@ -33,9 +34,7 @@ from dinoscope.measurement import (
 )
 from dinoscope.measurement.inputs import network_protocol
 from dinoscope.model_names import NamedModel, unwatched
-from dinoscope.settings import to_dict
 from dinoscope.study.compare import EVALUATIONS, Entry, deciding_settings, figure
-from dinoscope.study.differences import identity
 from dinoscope.study.subjects import Subject
 
 logger = logging.getLogger("dinoscope")

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dinoscope import checkpoint
+from dinoscope.config import from_dict, to_dict
 from dinoscope.errors import UserError
-from dinoscope.settings import from_dict, to_dict
+from dinoscope.files import write_text
 from dinoscope.training.config import RunConfig
 
 LAST_LINES, LAST_BYTES = 12, 64 * 1024
@@ -31,7 +31,7 @@ def write_settings(config: RunConfig) -> Path:
     file = beside(config.out, "settings.json")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(file, json.dumps(to_dict(config), indent=2) + "\n")
+        write_text(file, json.dumps(to_dict(config), indent=2) + "\n")
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error}. Choose another --out") from error
     return file

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dinoscope import checkpoint
 from dinoscope.errors import UserError
+from dinoscope.files import write_text
 from dinoscope.study.process import WorkerProcess, beside, last_lines, read_settings, write_settings
 from dinoscope.training.config import RunConfig
 
@@ -183,7 +183,7 @@ class SlurmRunner:
             raise UserError(f"SLURM did not take the jobs: {reason}") from error
         for config, job in zip(configs, jobs, strict=True):
             record = {"cluster": self.cluster, "folder": str(self.executor.folder), "job": job.job_id}
-            checkpoint.write_text(beside(config.out, "job.json"), json.dumps(record) + "\n")
+            write_text(beside(config.out, "job.json"), json.dumps(record) + "\n")
         return jobs
 
     def _alive(self, config: RunConfig) -> Any | None:

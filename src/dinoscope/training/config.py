@@ -9,13 +9,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
+from dinoscope.config import check_numbers
 from dinoscope.data.views import ViewsConfig
 from dinoscope.errors import UserError
 from dinoscope.methods import MethodSettings
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.methods.method import RunShape
 from dinoscope.models.backbone import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig, ViTShape, check_backbone
-from dinoscope.settings import check_numbers
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,13 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Sequence, Set
 
-from dinoscope import checkpoint
-from dinoscope.cache import cache_folder
 from dinoscope.data.folder import LATER_EXTENSIONS, ImageFolder, find_images, image_fraction, resolve_split
 from dinoscope.data.grey_range import Window, check_window, joined
 from dinoscope.data.scan import ScanReport, Unreadable, check_readable, scan
 from dinoscope.errors import UserError
+from dinoscope.files import cache_folder, write_text, writing
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import RunFolder
-from dinoscope.training.writing import writing
 
 logger = logging.getLogger("dinoscope")
 
@@ -98,7 +96,7 @@ def write_unreadable(run: RunFolder, unreadable: Iterable[Unreadable]) -> None:
     """List the files that are left out, with the reason, in the run folder."""
     reasons = {fault.path: fault.reason for fault in unreadable}
     with writing(run.unreadable):
-        checkpoint.write_text(run.unreadable, json.dumps(reasons, indent=2) + "\n")
+        write_text(run.unreadable, json.dumps(reasons, indent=2) + "\n")
         # That of an earlier version would contradict this one.
         run.unreadable.with_suffix(".txt").unlink(missing_ok=True)
 

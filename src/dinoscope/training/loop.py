@@ -22,11 +22,12 @@ from dinoscope.data.grey_range import describe
 from dinoscope.data.loader import Batches
 from dinoscope.data.scan import Unreadable, check_readable
 from dinoscope.errors import UserError
+from dinoscope.files import is_full, writing
 from dinoscope.methods.health import spread
+from dinoscope.system import pick_device
 from dinoscope.training.accumulate import cut_differently
 from dinoscope.training.clock import Clock
 from dinoscope.training.config import RunConfig, check, check_settings
-from dinoscope.training.device import pick_device
 from dinoscope.training.images import (
     begun_images,
     look_at,
@@ -42,7 +43,6 @@ from dinoscope.training.provenance import ProvenanceFile
 from dinoscope.training.run_folder import LogFile, MetricsFile, RunFolder, read_config
 from dinoscope.training.tensorboard import TensorBoard
 from dinoscope.training.trainer import Trainer
-from dinoscope.training.writing import is_full, writing
 from dinoscope.types import Step, Views
 
 logger = logging.getLogger("dinoscope")

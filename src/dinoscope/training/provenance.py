@@ -6,7 +6,6 @@ import contextlib
 import importlib.metadata
 import json
 import platform
-import subprocess
 import time
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -14,19 +13,17 @@ from pathlib import Path
 
 import torch
 
-import dinoscope
-from dinoscope import __version__, checkpoint, distributed
+from dinoscope import __version__, distributed
+from dinoscope.config import from_dict, to_dict
 from dinoscope.errors import UserError
-from dinoscope.settings import from_dict, to_dict
-from dinoscope.timing import machine
+from dinoscope.files import write_text, writing
+from dinoscope.system import commit, machine
 from dinoscope.training.listener import Listener
 from dinoscope.training.trainer import Trainer
-from dinoscope.training.writing import writing
 
 MACHINE = "machine.json"
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "safetensors")
 """Whose versions may change what comes out."""
-_PATIENCE = 10  # seconds for git, which may stand on a network drive
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ class ProvenanceFile(Listener):
     def _write(self) -> None:
         values = to_dict(Provenance((*self.earlier, self.session)))
         with writing(self.file):
-            checkpoint.write_text(self.file, json.dumps(values, indent=2) + "\n")
+            write_text(self.file, json.dumps(values, indent=2) + "\n")
 
 
 def read_sessions(run: Path) -> tuple[Session, ...]:
@@ -107,37 +104,6 @@ def read_sessions(run: Path) -> tuple[Session, ...]:
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
     return from_dict(Provenance, values, str(file)).sessions
-
-
-def commit() -> str | None:
-    """The commit of the sources that run: of the git folder that holds them, else the one that pip installed."""
-    folder = Path(dinoscope.__file__).parent
-    # A package within somebody's project (a virtual environment) is not of that project's commit.
-    if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
-        return _installed_commit()
-    head = _git(folder, "rev-parse", "HEAD")
-    changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".")
-    return head and head + ("-changed" if changed else "")
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    """What git says of a folder, or None where it fails or is not there."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=_PATIENCE, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def _installed_commit() -> str | None:
-    """The commit that pip noted for a package installed from git (PEP 610)."""
-    try:
-        noted = json.loads(importlib.metadata.distribution("dinoscope").read_text("direct_url.json") or "{}")
-    except (importlib.metadata.PackageNotFoundError, ValueError):
-        return None
-    return noted.get("vcs_info", {}).get("commit_id")
 
 
 def _session(trainer: Trainer) -> Session:

@@ -12,21 +12,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from dinoscope import __version__, checkpoint
+from dinoscope import __version__
+from dinoscope.config import flat, from_dict, to_dict
 from dinoscope.errors import UserError
-from dinoscope.locks import locked
+from dinoscope.files import GO_ON, locked, unwritable, write_text, writing
 from dinoscope.model_names import RANDOM
 from dinoscope.models.pretrained.catalogue import CATALOGUE
-from dinoscope.settings import flat, from_dict, to_dict
 from dinoscope.text import PrintableFormatter
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listener import Listener, StepRecord
-from dinoscope.training.writing import GO_ON, unwritable, writing
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 _HALF_WRITTEN = f".{CONFIG}.partial-*"
-"""What `checkpoint.replacing` works in until the settings are whole."""
+"""What `files.replacing` works in until the settings are whole."""
 
 
 class RunFolder:
@@ -115,7 +114,7 @@ class RunFolder:
 
     def _write_settings(self, config: RunConfig) -> None:
         values = {"version": __version__, "run": to_dict(portable(config))}
-        checkpoint.write_text(self.path / CONFIG, json.dumps(values, indent=2) + "\n")
+        write_text(self.path / CONFIG, json.dumps(values, indent=2) + "\n")
 
     def _vacant(self) -> bool:
         """Whether nothing is there but what a kill may leave of a run that was about to be created."""
@@ -220,7 +219,7 @@ class MetricsFile(Listener):
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged: a line of it is no record of a step; mend or delete it") from error
         with writing(path):
-            checkpoint.write_text(path, "".join(f"{line}\n" for line in kept))
+            write_text(path, "".join(f"{line}\n" for line in kept))
             self.file = path.open("a", encoding="utf-8", buffering=1)
 
     def logged(self, record: StepRecord) -> None:

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dinoscope.files import writing
 from dinoscope.training.listener import Listener, StepRecord
-from dinoscope.training.writing import writing
 
 
 class TensorBoard(Listener):

@@ -18,7 +18,7 @@ from torch import Tensor
 from dinoscope.data.folder import ImageFolder
 from dinoscope.errors import UserError
 from dinoscope.methods import method_name
-from dinoscope.timing import WARM_UP_CALLS, Machine, MemoryWatch, machine, time_calls
+from dinoscope.system import WARM_UP_CALLS, Machine, MemoryWatch, machine, time_calls
 from dinoscope.training.config import RunConfig, check
 from dinoscope.training.trainer import Trainer
 from dinoscope.types import Metric, Views

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dinoscope import checkpoint, distributed
+from dinoscope.config import from_dict, to_dict
 from dinoscope.data.folder import ImageFolder
 from dinoscope.data.loader import Batches, StepSampler, ViewsDataset, default_workers, view_loader
 from dinoscope.errors import UserError
 from dinoscope.methods import build_method, method_name
 from dinoscope.models.backbone import Backbone, zero_residual_branches
 from dinoscope.models.batch_norm import synchronize
-from dinoscope.settings import from_dict, to_dict
+from dinoscope.system import autocast, pick_precision
 from dinoscope.training.accumulate import backward
 from dinoscope.training.config import RunConfig, total_steps
-from dinoscope.training.device import autocast, pick_precision
 from dinoscope.training.monitor import FeatureWindow
 from dinoscope.training.optim import build_optimizer, clip_each, set_schedules
 from dinoscope.training.run_folder import CONFIG, changed_settings, portable

@@ -15,9 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dinoscope.cache import OFFLINE_VARIABLE, cache_folder
 from dinoscope.errors import UserError
-from dinoscope.locks import locked
+from dinoscope.files import OFFLINE_VARIABLE, cache_folder, locked
 from dinoscope.models.pretrained.catalogue import Release
 from dinoscope.models.pretrained.reading import no_weights
 

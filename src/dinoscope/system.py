@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
+import json
 import math
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+import dinoscope
+from dinoscope import distributed
 from dinoscope.errors import UserError
 from dinoscope.types import Metric
 
@@ -176,3 +183,84 @@ def _cpu_name() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return next(iter(names), "") or platform.processor() or platform.machine() or "unknown CPU"
+
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """The named device; auto is CUDA (this process's GPU), else MPS, else the CPU.
+
+    Raises UserError where the device is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: torch sees no CUDA device; use --device cpu or auto")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: torch sees no Apple GPU; use --device cpu or auto")
+    if name == "cuda":
+        name = f"cuda:{distributed.local_rank() % torch.cuda.device_count()}"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name} is not a device: use auto, cpu, cuda, cuda:N or mps") from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """The named precision; auto is bf16 where the device multiplies it in hardware, fp16 on older GPUs, else fp32."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if device.type == "cpu" and has_fast_bf16() else "fp32"
+
+
+def has_fast_bf16() -> bool:
+    """Whether this CPU has bf16 dot products; without them oneDNN falls back to loops hundreds of times slower."""
+    capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # pyright: ignore
+    return bool(capable)
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Context in which matrix products run in `precision`."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, DTYPES[precision])
+
+
+def commit() -> str | None:
+    """The commit of the sources that run: of the git folder that holds them, else the one that pip installed."""
+    folder = Path(dinoscope.__file__).parent
+    # A package within somebody's project (a virtual environment) is not of that project's commit.
+    if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return _installed_commit()
+    head = _git(folder, "rev-parse", "HEAD")
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    return head and head + ("-changed" if changed else "")
+
+
+_GIT_SECONDS = 10  # git may work on a network drive
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says of a folder, or None where it fails or is not there."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=_GIT_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _installed_commit() -> str | None:
+    """The commit that pip noted for a package installed from git (PEP 610)."""
+    try:
+        noted = json.loads(importlib.metadata.distribution("dinoscope").read_text("direct_url.json") or "{}")
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return None
+    return noted.get("vcs_info", {}).get("commit_id")

@@ -1,0 +1,243 @@
+"""Files of dinoscope's own: where they lie, how they are written whole, and who may write them.
+
+What dinoscope has made is not data: run folders, and the folders and pictures that a hidden list names. A run folder is
+known by its settings. Everything else that holds pictures gets the list `MARK` when it is written: in a folder that
+dinoscope made the list covers all, in any other it names the pictures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import platformdirs
+
+from dinoscope.errors import UserError
+
+logger = logging.getLogger("dinoscope")
+
+CACHE_VARIABLE = "DINOSCOPE_CACHE"
+
+OFFLINE_VARIABLE = "DINOSCOPE_OFFLINE"
+"""Set to anything but 0: nothing is fetched into it."""
+
+MEGAPIXELS_VARIABLE = "DINOSCOPE_MAX_MEGAPIXELS"
+"""How many million pixels an image may have; unset: see `data.image_header.pixel_limit`."""
+
+
+def cache_folder(kind: str) -> Path:
+    """The folder for one kind of thing, below $DINOSCOPE_CACHE or the user's cache folder. It need not exist yet."""
+    root = os.environ.get(CACHE_VARIABLE)
+    return (Path(root).expanduser() if root else Path(platformdirs.user_cache_dir("dinoscope"))) / kind
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to, in a folder of its own beside `path`; afterwards fsync it and rename it into place.
+
+    Where the block raises, what was written is deleted and a file that stood at `path` before stays as it is.
+    """
+    # A folder, because safetensors writes to a file with a name of its own first: after a kill, `prune` finds both.
+    workplace = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = workplace / path.name
+    try:
+        workplace.mkdir(exist_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode
+        yield partial
+        if partial.stat().st_mode != mode:  # safetensors closes its files to all other users
+            partial.chmod(mode)
+        _fsync(partial)
+        partial.replace(path)
+        _fsync(path.parent)
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
+GO_ON = (
+    "The run ends here; the checkpoints that it has written are whole: free space, or give the rights back, then go "
+    "on with --resume"
+)
+
+
+def _fsync(path: Path) -> None:
+    if sys.platform == "win32" and path.is_dir():  # folders cannot be opened there; the file system keeps a journal
+        return
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)  # Windows: only what may be written
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def writing(path: Path, then: str = GO_ON) -> Iterator[None]:
+    """Turn an OSError of the block (a full disk, rights that are gone) into a UserError that names the file.
+
+    then: what it means for the run, and what to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error, then) from error
+
+
+def unwritable(path: Path, error: OSError, then: str = GO_ON) -> UserError:
+    """The line for a file of a run that could not be written."""
+    return UserError(f"{path} could not be written: {error.strerror or error}. {then}")
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk or a quota is full. Safetensors gives the words alone."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or "quota" in str(error)
+
+
+@contextlib.contextmanager
+def locked(file: Path, busy: Callable[[], object]) -> Iterator[None]:
+    """Hold the lock `file`, which stays as an empty file.
+
+    A thread that holds it already may take it again. Processes that are forked meanwhile (loader processes, which may
+    outlive a killed parent for seconds) do not hold it. It works across the machines of a shared file system that
+    supports locks; without such support, a warning is logged and the block runs unprotected.
+
+    busy: called when another process holds the lock, before waiting for it; what it raises ends the wait.
+    """
+    # A soft lock (a file that exists) would outlive a killed process: rather none.
+    from filelock import FileLock, Timeout  # not needed to print help
+
+    lock = FileLock(file, is_singleton=True, fallback_to_soft=False, preserve_lock_file=True)
+    with contextlib.ExitStack() as held:
+        try:
+            try:
+                held.enter_context(lock.acquire(blocking=False))
+            except Timeout:
+                busy()
+                held.enter_context(lock.acquire())
+        except OSError as error:
+            logger.warning("%s cannot be locked (%s): make sure that no other process works there", file, error)
+        yield
+
+
+MARK = ".dinoscope"
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+"""Results of these kinds are noted as no data."""
+RUN_SETTINGS = "config.json"
+
+_KEY = "made by dinoscope, not data"
+_ALL = "*"
+_MAX_SETTINGS_BYTES = 1_000_000
+"""Settings of a run are smaller; a config.json of somebody else may be of any size."""
+
+
+def mark(folder: Path, names: Iterable[str] = ()) -> None:
+    """Note that these files in a folder are dinoscope's, before they are written; if it makes the folder, all of it.
+
+    Raises OSError if that is not possible.
+    """
+    listed = drawn_names(folder)
+    wanted = listed | (set(names) if folder.exists() else {_ALL})
+    folder.mkdir(parents=True, exist_ok=True)
+    if wanted != listed and _ALL not in listed | drawn_names(folder.parent):
+        (folder / MARK).write_text(json.dumps({_KEY: sorted(wanted)}, indent=1) + "\n", encoding="utf-8")
+
+
+def drawn_names(folder: Path) -> set[str]:
+    """Names of the files in the folder that dinoscope has drawn; empty without a list that can be read."""
+    listed = _read_object(folder / MARK).get(_KEY)
+    return {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
+
+
+def is_made(folder: Path) -> bool:
+    """Whether dinoscope made the folder: a run, or what is marked as a whole."""
+    return _ALL in drawn_names(folder) or _is_run(folder)
+
+
+def nothing_but_made(folder: Path) -> bool:
+    """Whether dinoscope made the folder, or all that is in it but hidden files, at any depth: runs/ of runs/mine.
+
+    Raises OSError if it cannot be listed.
+    """
+    if is_made(folder):
+        return True
+    empty = True
+    with os.scandir(folder) as entries:
+        for entry in entries:  # up to the first that is not: a class of a million images costs nothing
+            if entry.name.startswith("."):
+                continue
+            if not entry.is_dir(follow_symlinks=False) or not nothing_but_made(Path(entry.path)):
+                return False
+            empty = False
+    return not empty
+
+
+def _is_run(folder: Path) -> bool:
+    file = folder / RUN_SETTINGS
+    try:
+        if file.stat().st_size > _MAX_SETTINGS_BYTES:
+            return False
+    except OSError:
+        return False
+    values = _read_object(file)
+    return "version" in values and isinstance(values.get("run"), dict)
+
+
+def _read_object(file: Path) -> dict[str, object]:
+    """A JSON object; empty where there is none."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def claim(out: Path, names: Iterable[str], *, overwrite: bool) -> None:
+    """Refuse, before the work, a folder that cannot be made or holds some of the files. Makes nothing yet.
+
+    Raises UserError.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; --out is the folder to write to")
+    parent = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"{out} cannot be written: {parent} is {'read-only' if parent.is_dir() else 'a file'}")
+    there = next((name for name in names if (out / name).exists()), None)
+    if there is not None and not overwrite:
+        raise UserError(f"{out} holds {there} already: name another folder with --out, or add --overwrite")
+
+
+def write_all(out: Path, contents: Iterable[tuple[str, bytes | None]]) -> list[Path]:
+    """Write every file, each whole or not at all, and return them. None deletes what an earlier run left of the name.
+
+    Pictures among them are noted as no data.
+
+    Raises UserError where that fails.
+    """
+    written: list[Path] = []
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in contents:
+            path = out / name
+            if content is None:
+                path.unlink(missing_ok=True)
+                continue
+            if name.endswith(PICTURE_SUFFIXES):
+                mark(out, [name])
+            with replacing(path) as partial:
+                partial.write_bytes(content)
+            written.append(path)
+    except OSError as error:
+        raise UserError(f"the results could not be written to {out}: {error}") from error
+    return written
