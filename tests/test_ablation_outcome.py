@@ -21,8 +21,7 @@ from dinoscope.ablation.outcome import MOST_POINTS, collapse, cost, curves_of, e
 from dinoscope.ablation.planning import plan_study
 from dinoscope.ablation.records import MEASURES, Variant
 from dinoscope.errors import UserError
-from dinoscope.features import ExtractConfig
-from dinoscope.measurement import Extract
+from dinoscope.evaluation.base import Context
 from dinoscope.methods import build_method
 from dinoscope.training.loop import train
 from dinoscope.training.run_folder import read_metrics
@@ -132,7 +131,7 @@ def data(picture_folder) -> Path:
 
 
 def evaluating(data: Path, **more) -> Evaluating:
-    return Evaluating(data, extract=Extract(ExtractConfig(workers=0), cached=False), **more)
+    return Evaluating(data, context=Context(workers=0, cached=False), **more)
 
 
 def test_everything_is_measured_once(data, tmp_path, monkeypatch) -> None:
@@ -152,7 +151,7 @@ def test_everything_is_measured_once(data, tmp_path, monkeypatch) -> None:
 
     for name in ("measure_voc", "rank_me"):
         monkeypatch.setattr(evaluations, name, not_again)
-    monkeypatch.setattr(Extract, "__call__", not_again)
+    monkeypatch.setattr(Context, "features", not_again)
     again, _ = evaluate(config.out, evaluating(data, masked=masked))
     assert again == values
     assert contents(config.out) == before

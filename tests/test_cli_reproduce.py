@@ -121,15 +121,15 @@ def check_files(knn: dict[str, Any]) -> None:
 
 def test_what_is_kept_is_not_measured_again(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that was broken off within the second model goes on there."""
-    measure, seen = imagenet.measure_knn, list[str]()
+    measure, seen = imagenet.knn.run, list[str]()
 
     def until(*arguments: Any, **options: Any) -> Any:
-        seen.append(arguments[0].label)
+        seen.append(arguments[0][0].label)
         if seen == ["tiny_dino", "tiny_deit"]:
             raise KeyboardInterrupt
         return measure(*arguments, **options)
 
-    monkeypatch.setattr(imagenet, "measure_knn", until)
+    monkeypatch.setattr(imagenet.knn, "run", until)
     assert reproduce("imagenet-table", images, *BOTH, *FAST) == 130
     assert not Path("out/reproduce.md").exists()
     assert reproduce("imagenet-table", images, *BOTH, *FAST) == 0

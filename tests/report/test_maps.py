@@ -17,9 +17,9 @@ from torch import Tensor
 from dinoscope.cli import main
 from dinoscope.data.folder import balanced, find_images
 from dinoscope.errors import UserError
+from dinoscope.evaluation.base import Context
 from dinoscope.explain.embedding import METHODS, EmbeddingMap, described, embedding_map, neighbours_kept
 from dinoscope.html_report import embedding
-from dinoscope.measurement import Extract
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.report.html import Figure, Notice
 from dinoscope.report.maps import (
@@ -265,7 +265,7 @@ def subject(name: str, *, constant: bool = False) -> Subject:
 def test_the_section_shows_every_model_and_says_which_has_collapsed(picture_folder: PICTURES) -> None:
     images = find_images(picture_folder(12, classes=3))
     models = [subject("runs/a"), subject("runs/b"), subject("runs/c", constant=True)]
-    section = embedding.section(models, images, Extract(cached=False), method="tsne")
+    section = embedding.section(models, images, Context(cached=False), method="tsne")
     assert section is not None
     figures = [block for block in section.blocks if isinstance(block, Figure)]
     assert len(figures) == 3

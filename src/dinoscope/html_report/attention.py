@@ -18,8 +18,7 @@ from dinoscope.explain.attention_history import AttentionHistory, Snapshot, read
 from dinoscope.explain.maps import map_title
 from dinoscope.features.images import without_ends
 from dinoscope.html_report.titles import titles_of, told_apart
-from dinoscope.measurement import Watch
-from dinoscope.model_names import unwatched
+from dinoscope.model_names import Watch, unwatched
 from dinoscope.observers import LONGEST, mean_map, spread
 from dinoscope.pictures import webp
 from dinoscope.report.html import Block, Figure, Folded, Group, Notice, Section

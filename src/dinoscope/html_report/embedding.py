@@ -14,9 +14,10 @@ from dinoscope.data.decode import decode
 from dinoscope.data.folder import ImageFolder, balanced, find_images, find_split
 from dinoscope.data.grey_range import Window
 from dinoscope.errors import UserError
+from dinoscope.evaluation.base import Context
 from dinoscope.explain.embedding import NEIGHBOURS, TITLES, EmbeddingMap, best_method, described, embedding_map
 from dinoscope.html_report.titles import titles_of
-from dinoscope.measurement import Extract, Watch
+from dinoscope.model_names import Watch
 from dinoscope.pictures import webp
 from dinoscope.report.html import Block, Figure, Folded, Notice, Section
 from dinoscope.report.maps import ModelPoints, labelling_of, points_page, thumbnail, thumbnails_page
@@ -34,7 +35,7 @@ _OPEN = 2
 def section(
     subjects: Sequence[Subject],
     images: ImageFolder | None = None,
-    extract: Extract | None = None,
+    context: Context | None = None,
     method: str | None = None,
     seed: int = 0,
 ) -> Section | None:
@@ -48,7 +49,7 @@ def section(
     found = _own_images(subjects) if images is None else images
     if found is None or not subjects:
         return None
-    chosen, method, extract = balanced(found, MOST_IMAGES), method or best_method(), extract or Extract()
+    chosen, method, context = balanced(found, MOST_IMAGES), method or best_method(), context or Context()
     maps: list[_Placed] = []
     notices: list[Block] = []
     titles = titles_of(subjects)
@@ -56,16 +57,16 @@ def section(
         text = f"The first {MOST_MODELS} models are shown, in the order given. `dinoscope embed` draws: {listed(left)}."
         notices.append(Notice(text))
     for subject, title in list(zip(subjects, titles, strict=True))[:MOST_MODELS]:
-        bank = extract(subject.backbone, chosen, f"{title}: features for its map")
+        bank = context.features(subject.backbone, chosen, f"{title}: features for its map")
         try:
-            with extract.watch(f"{title}: placing images") as progress:  # UMAP takes seconds to be loaded
+            with context.watch(f"{title}: placing images") as progress:  # UMAP takes seconds to be loaded
                 progress(0, 1)
                 maps.append(_Placed(title, bank, embedding_map(bank.features, method, seed)))
         except UserError as error:
             notices.append(Notice(f"{title}: {error}", "warning"))
     data = f"{len(chosen)} of the {len(found)} images in {found.root}"
     window = subjects[0].backbone.config.window
-    pictures = lambda: _pictures(maps, chosen.root, window, extract.watch)
+    pictures = lambda: _pictures(maps, chosen.root, window, context.watch)
     blocks = notices if not maps else [*_figures(maps, pictures(), data), *notices]
     lead = (
         "Images whose features are alike lie near each other. A map in two dimensions cannot keep all distances: "

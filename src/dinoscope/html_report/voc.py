@@ -14,10 +14,9 @@ from dinoscope.errors import UserError
 from dinoscope.explain.maps import TITLES
 from dinoscope.html_report.kept import Best, Kept, best_first, kept_groups
 from dinoscope.html_report.titles import told_apart
-from dinoscope.measurement import VocConfig, Watch, measure_voc
-from dinoscope.measurement.voc import PUBLISHED_SIDE
+from dinoscope.measurement.voc import PUBLISHED_SIDE, VocConfig, measure_voc
 from dinoscope.measurement.voc_record import VocProtocol
-from dinoscope.model_names import unwatched
+from dinoscope.model_names import Watch, unwatched
 from dinoscope.pictures import webp
 from dinoscope.report.html import Block, Bullets, Figure, Folded, Group, Notice, Paragraph, Section
 from dinoscope.report.mask_sheet import mask_sheet

@@ -123,7 +123,7 @@ def _pictures(subjects: Sequence[Subject], request: Request) -> list[Section]:
     """The sections that show images, as far as there are images and results."""
     device, watch = request.measuring.device, request.measuring.watch
     made = [
-        embedding.section(subjects, extract=request.measuring.extract),
+        embedding.section(subjects, context=request.measuring.context),
         attention.section(subjects, device, watch),
         voc.section(subjects, device, watch),
         davis.section(subjects),

@@ -10,8 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from dinoscope.measurement import Watch
-from dinoscope.model_names import NamedModel, unwatched
+from dinoscope.model_names import NamedModel, Watch, unwatched
 from dinoscope.types import Result
 
 

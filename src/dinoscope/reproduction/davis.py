@@ -12,7 +12,6 @@ from dinoscope.data.davis import find_davis
 from dinoscope.errors import UserError
 from dinoscope.evaluation.propagation import working_size
 from dinoscope.evaluation.window import PropagationConfig
-from dinoscope.measurement import Watch
 from dinoscope.measurement.davis import (
     SequenceResult,
     davis_measurement,
@@ -20,7 +19,7 @@ from dinoscope.measurement.davis import (
     propagation_protocol,
     score_masks,
 )
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import NamedModel, Watch
 from dinoscope.reproduction.bench import Settings, seconds_of
 from dinoscope.types import Result
 

@@ -10,13 +10,12 @@ from typing import Any
 
 from dinoscope.data.folder import ImageFolder, evenly, find_images, find_split
 from dinoscope.errors import UserError
+from dinoscope.evaluation import knn, linear
+from dinoscope.evaluation.base import Context, require_known_classes
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig
-from dinoscope.evaluation.linear_reference import ReferenceConfig
 from dinoscope.features import ExtractConfig, default_crop_fraction, extract
-from dinoscope.measurement import Extract, Watch, measure_knn, measure_linear
-from dinoscope.measurement.inputs import require_known_classes
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import NamedModel, Watch
 from dinoscope.reproduction.bench import Settings, seconds_of
 from dinoscope.types import Result
 
@@ -89,7 +88,7 @@ class ImageNetBench:
             )
         elif self.linear == LINEAR_REFERENCE:
             said.append(
-                f"linear: DINO's protocol, {ReferenceConfig.epochs} epochs of crops and flips; the figure is the "
+                f"linear: DINO's protocol, {LinearConfig.epochs} epochs of crops and flips; the figure is the "
                 "last epoch's, not the best one's on the validation images. Other papers than DINO's sweep settings of "
                 "their own"
             )
@@ -110,11 +109,20 @@ class ImageNetBench:
 
     def measure(self, evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Result:
         """k-NN, or a probe. Features are kept on disk only until it is made: they are gigabytes for each model."""
-        extracting = Extract(self._config(), watch=watch, place=scratch)
+        options, folders = self.options, (self.train.root, self.val.root)
+        context = Context(
+            options.device,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            image_size=self.image_size,
+            place=scratch,
+            watch=watch,
+            listed={folders: (self.train, self.val)},
+        )
         if evaluation == "knn":
-            return measure_knn(model, self.train, self.val, KNNConfig(), extracting)
-        config = LinearConfig() if evaluation == LINEAR else ReferenceConfig()
-        return measure_linear(model, self.train, self.val, config, extracting)
+            return knn.run([model], folders, KNNConfig(), context)[0]
+        config = LinearConfig("fast" if evaluation == LINEAR else "reference")
+        return linear.run([model], folders, config, context)[0]
 
     def seconds(self, evaluation: str, model: NamedModel) -> float:
         """From the features of a few images, read by this process; votes and the training of a probe come on top."""
@@ -123,7 +131,7 @@ class ImageNetBench:
         few = self.train.subset(evenly(len(self.train), _PROBED))
         extract(model.backbone, few.subset([0]), config)  # the first forward is slow
         each = seconds_of(lambda: extract(model.backbone, few, config)) / len(few)
-        passes = ReferenceConfig.epochs if evaluation == LINEAR_REFERENCE else 1
+        passes = LinearConfig.epochs if evaluation == LINEAR_REFERENCE else 1
         return each * (passes * len(self.train) + len(self.val))
 
     def _config(self) -> ExtractConfig:

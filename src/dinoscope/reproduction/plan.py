@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dinoscope.measurement import Watch
+from dinoscope.model_names import Watch
 from dinoscope.reproduction.bench import Bench
 from dinoscope.reproduction.running import attempt
 from dinoscope.reproduction.targets import Target

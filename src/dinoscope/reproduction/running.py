@@ -17,8 +17,7 @@ from dinoscope.config import to_dict
 from dinoscope.errors import UserError
 from dinoscope.evaluation.results import keep_as, kept
 from dinoscope.features import weights_hash
-from dinoscope.measurement import Watch
-from dinoscope.model_names import NamedModel, folder_names
+from dinoscope.model_names import NamedModel, Watch, folder_names
 from dinoscope.reproduction.bench import Bench
 from dinoscope.reproduction.targets import Figure, Target
 from dinoscope.system import machine

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dinoscope.data.masked_images import find_masked_images
-from dinoscope.measurement import VocConfig, Watch, measure_voc
-from dinoscope.measurement.voc import PUBLISHED_MASS, PUBLISHED_SIDE
+from dinoscope.measurement.voc import PUBLISHED_MASS, PUBLISHED_SIDE, VocConfig, measure_voc
 from dinoscope.measurement.voc_record import PUBLISHED, measurements, summarise
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import NamedModel, Watch
 from dinoscope.reproduction.bench import Settings, seconds_of
 from dinoscope.types import Metric, Result
 
