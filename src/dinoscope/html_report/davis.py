@@ -17,13 +17,7 @@ from dinoscope.measurement.davis_frames import Frames, kept_frames
 from dinoscope.pictures import webp
 from dinoscope.report.davis_sheet import Followed, FrameRow, frames_sheet
 from dinoscope.report.davis_tables import measured_table
-from dinoscope.report.html import Block, Figure, Folded, Group, Notice, Paragraph, Section
-<<<<<<< HEAD
-from dinoscope.report.tables import Column, Table, TableRow
-from dinoscope.report.tables import Section as Rows
-=======
-from dinoscope.report.web_pictures import webp
->>>>>>> a09dd8a
+from dinoscope.report.page import Block, Figure, Folded, Group, Notice, Paragraph, Section
 from dinoscope.study.published import DAVIS_LABEL, DAVIS_SOURCE, PUBLISHED_DAVIS
 from dinoscope.study.subjects import Subject
 from dinoscope.tables import Column, Table, TableRow
