@@ -19,12 +19,12 @@ from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.errors import UserError
 from dinoscope.evaluation.results import from_json, keep_as, kept, kept_names, to_json
 from dinoscope.features import weights_hash
-from dinoscope.html_report import davis, voc
-from dinoscope.html_report.kept import best_first, kept_groups
 from dinoscope.measurement.davis_frames import keep_frames, kept_frames, kept_places
 from dinoscope.measurement.voc_record import VocProtocol
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.report.page import Block, Bullets, Document, Figure, Folded, Group, Notice, Section, render
+from dinoscope.report.sections import davis, voc
+from dinoscope.report.sections.kept import best_first, kept_groups
 from dinoscope.study.published import PUBLISHED_DAVIS, PUBLISHED_JACCARD
 from dinoscope.study.subjects import Subject
 from dinoscope.tables import Table

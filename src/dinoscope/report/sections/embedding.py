@@ -15,11 +15,11 @@ from dinoscope.data.folder import ImageFolder, balanced, find_images, find_split
 from dinoscope.data.grey_range import Window
 from dinoscope.errors import UserError
 from dinoscope.explain.embedding import NEIGHBOURS, TITLES, EmbeddingMap, best_method, described, embedding_map
-from dinoscope.html_report.titles import titles_of
 from dinoscope.measurement import Extract, Watch
 from dinoscope.pictures import webp
 from dinoscope.report.maps import ModelPoints, labelling_of, points_page, thumbnail, thumbnails_page
 from dinoscope.report.page import Block, Figure, Folded, Notice, Section
+from dinoscope.report.titles import titles_of
 from dinoscope.study.subjects import Subject
 from dinoscope.text import listed
 from dinoscope.types import FeatureBank

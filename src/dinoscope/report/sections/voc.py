@@ -12,8 +12,6 @@ import torch
 from dinoscope.data.masked_images import MaskedImages, find_masked_images
 from dinoscope.errors import UserError
 from dinoscope.explain.maps import TITLES
-from dinoscope.html_report.kept import Best, Kept, best_first, kept_groups
-from dinoscope.html_report.titles import told_apart
 from dinoscope.measurement import VocConfig, Watch, measure_voc
 from dinoscope.measurement.voc import PUBLISHED_SIDE
 from dinoscope.measurement.voc_record import VocProtocol
@@ -21,6 +19,8 @@ from dinoscope.model_names import unwatched
 from dinoscope.pictures import webp
 from dinoscope.report.mask_sheet import mask_sheet
 from dinoscope.report.page import Block, Bullets, Figure, Folded, Group, Notice, Paragraph, Section
+from dinoscope.report.sections.kept import Best, Kept, best_first, kept_groups
+from dinoscope.report.titles import told_apart
 from dinoscope.report.voc_kept_table import kept_table
 from dinoscope.report.voc_sheet import sheet_note, sheet_row, shown_figure
 from dinoscope.study.published import JACCARD_SOURCE, PUBLISHED_JACCARD

@@ -11,16 +11,16 @@ from pathlib import Path
 from dinoscope import __version__
 from dinoscope.errors import UserError
 from dinoscope.files import replacing
-from dinoscope.html_report import attention, davis, embedding, voc
-from dinoscope.html_report.comparison import comparison_section, gathered
-from dinoscope.html_report.curves import curves_section
-from dinoscope.html_report.health import health_section
-from dinoscope.html_report.runs import RunRecord, read_runs
-from dinoscope.html_report.settings import settings_section
-from dinoscope.html_report.summary import summary_section
-from dinoscope.html_report.titles import titles_of
 from dinoscope.model_names import RANDOM
 from dinoscope.report.page import Document, Section, render
+from dinoscope.report.runs import RunRecord, read_runs
+from dinoscope.report.sections import attention, davis, embedding, voc
+from dinoscope.report.sections.comparison import comparison_section, gathered
+from dinoscope.report.sections.curves import curves_section
+from dinoscope.report.sections.health import health_section
+from dinoscope.report.sections.settings import settings_section
+from dinoscope.report.sections.summary import summary_section
+from dinoscope.report.titles import titles_of
 from dinoscope.study.gather import Measuring
 from dinoscope.study.subjects import Subject, subject
 from dinoscope.system import commit

@@ -14,13 +14,13 @@ import pytest
 
 from dinoscope.cli import main
 from dinoscope.comparison.presentation import label
-from dinoscope.html_report import embedding
-from dinoscope.html_report.health import findings, is_wrong, verdict
-from dinoscope.html_report.kept import Kept, best_first
-from dinoscope.html_report.runs import RunRecord, read_runs
-from dinoscope.html_report.summary import summary_section
 from dinoscope.report.maps import thumbnail
 from dinoscope.report.page import Document, render
+from dinoscope.report.runs import RunRecord, read_runs
+from dinoscope.report.sections import embedding
+from dinoscope.report.sections.health import findings, is_wrong, verdict
+from dinoscope.report.sections.kept import Kept, best_first
+from dinoscope.report.sections.summary import summary_section
 from dinoscope.study.compare import Entry, compare
 from dinoscope.study.subjects import run_subject
 from dinoscope.training.provenance import MACHINE

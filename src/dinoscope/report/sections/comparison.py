@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dinoscope.comparison.baselines import pixels_entry, random_entries
-from dinoscope.comparison.presentation import bars_line, display_table, panels
+from dinoscope.comparison.presentation import display_table
 from dinoscope.comparison.ranking import best_first
 from dinoscope.report.charts import scatter, svg
+from dinoscope.report.comparison import bars_line, panels
 from dinoscope.report.page import Block, Figure, Notice, Section
 from dinoscope.study.compare import EVALUATIONS, Comparison, compare
 from dinoscope.study.gather import Gatherer, Measuring

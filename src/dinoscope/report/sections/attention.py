@@ -17,13 +17,13 @@ from dinoscope.errors import UserError
 from dinoscope.explain.attention_history import AttentionHistory, Snapshot, read_history
 from dinoscope.explain.maps import map_title
 from dinoscope.features.images import without_ends
-from dinoscope.html_report.titles import titles_of, told_apart
 from dinoscope.measurement import Watch
 from dinoscope.model_names import unwatched
 from dinoscope.observers import LONGEST, mean_map, spread
 from dinoscope.pictures import webp
 from dinoscope.report.page import Block, Figure, Folded, Group, Notice, Section
 from dinoscope.report.pages import MapColumn, maps_page
+from dinoscope.report.titles import titles_of, told_apart
 from dinoscope.study.subjects import Subject
 from dinoscope.text import listed
 
