@@ -13,16 +13,15 @@ from dinoscope.comparison.presentation import display_table
 from dinoscope.comparison.ranking import baseline_lines, best, best_first, bold_line, interval, lead, ranked
 from dinoscope.html_report.headline import headlines
 from dinoscope.html_report.titles import told_apart
-from dinoscope.measurement import Measurement
-from dinoscope.report.picture_size import legible_width
+from dinoscope.report.page import Figure
 from dinoscope.study.compare import Comparison, Entry, compare
-from dinoscope.types import Metric
+from dinoscope.types import Metric, Result
 
 
 def entry(method: str, linear: float, images: int = 1000, seed: int = 0) -> Entry:
     protocol = {"protocol": "fast", "epochs": 1, "train_images": 9, "train": "a", "label_fraction": 1, "val": "b"}
     protocol |= {"val_images": images, "classes": 4, "image_size": 32, "precision": "fp32"}
-    found = Measurement(protocol, (Metric("linear_top1", linear, "%"),))
+    found = Result("linear", protocol, (Metric("linear_top1", linear, "%"),))
     return Entry(method, "vit_micro_conv8", 0.3, f"{method}{seed}", seed, {"method": method}, {"linear": found})
 
 
@@ -118,7 +117,7 @@ def test_baselines_that_no_model_beats_are_the_news():
     assert baseline_lines(of(entry("dino", 60.1), random)) == []
     assert "no model is better than" in baseline_lines(of(entry("dino", 50.0), random))[0]
     elsewhere = replace(
-        random, measurements={"linear": Measurement({"val": "c"}, random.measurements["linear"].metrics)}
+        random, measurements={"linear": Result("linear", {"val": "c"}, random.measurements["linear"].metrics)}
     )
     assert baseline_lines(of(entry("dino", 50.0), elsewhere)) == []
 
@@ -147,10 +146,11 @@ def test_what_all_titles_share_is_left_out_where_there_is_little_room(titles, sh
     assert told_apart(titles) == short
 
 
-def test_wide_pictures_have_a_least_width():
+def test_wide_pictures_have_a_min_width():
     file = io.BytesIO()
     Image.fromarray(np.zeros((10, 1200, 3), np.uint8)).save(file, "png")
-    assert legible_width(file.getvalue()) == 900
-    assert legible_width('<svg viewBox="0 0 600 300" width="600pt"></svg>') == 600  # points are larger than pixels
-    assert legible_width('<svg width="5"></svg>') == 0
-    assert legible_width(b"no picture") == 0
+    assert Figure(file.getvalue(), "", "").min_width == 900
+    assert Figure(file.getvalue(), "", "", width=500).min_width == 500
+    drawing = '<svg viewBox="0 0 600 300" width="600pt"></svg>'
+    assert Figure(drawing, "", "").min_width == 600  # points are larger than pixels
+    assert Figure('<svg width="5"></svg>', "", "").min_width == 0

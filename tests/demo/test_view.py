@@ -12,7 +12,7 @@ from dinoscope.demo.engine import Engine, Input
 from dinoscope.demo.pictures import GroundTruth, shrunk
 from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.explain.attention import map_masks
-from dinoscope.report.figures import overlay
+from dinoscope.pictures import overlay
 
 pytest.importorskip("gradio", reason="the tabs need Gradio")
 

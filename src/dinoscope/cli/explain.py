@@ -99,8 +99,8 @@ def main(argv: list[str]) -> int:
 
     from dinoscope.cli.compare import rich_table
     from dinoscope.cli.console import Console
+    from dinoscope.evaluation.results import keep
     from dinoscope.files import write_all
-    from dinoscope.measurement import keep
     from dinoscope.report.explain_table import IN_THE_NETWORK, ON_OBJECTS, explain_json, explain_table
 
     result = measure(options)
@@ -159,7 +159,7 @@ def measure(options: Options) -> ExplainResult:
 
 
 def _kept_name(options: Options, result: ExplainResult) -> str:
-    from dinoscope.measurement import variant_name
+    from dinoscope.evaluation.results import variant_name
 
     part = None if options.limit is None or len(result.subjects) < options.limit else options.limit
     gallery = None if options.gallery is None else "gallery"
@@ -168,7 +168,7 @@ def _kept_name(options: Options, result: ExplainResult) -> str:
 
 def _files(result: ExplainResult) -> Iterator[tuple[str, bytes | None]]:
     """Names and contents; None for what these figures do not have."""
-    from dinoscope.report.comparison_figure import png
+    from dinoscope.report.charts import png
     from dinoscope.report.explain_table import explain_csv, explain_json, explain_table
     from dinoscope.report.faithfulness_figure import faithfulness_figure
     from dinoscope.report.tables import markdown

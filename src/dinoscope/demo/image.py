@@ -34,7 +34,7 @@ from dinoscope.demo.site import (
 from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.explain.attention import map_masks, mean_and_heads
 from dinoscope.model_names import folder_names
-from dinoscope.report.figures import OPACITY, mask_overlay, overlay, write_png
+from dinoscope.pictures import OPACITY, mask_overlay, overlay, write_png
 
 MEAN = "mean"
 OWN = "own"

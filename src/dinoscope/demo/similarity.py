@@ -25,7 +25,7 @@ from dinoscope.demo.site import (
     refusals_shown,
 )
 from dinoscope.explain.similarity import patch_at, patch_box
-from dinoscope.report.explain_figures import color_picture, cosine_overlay, marked
+from dinoscope.pictures import color_picture, cosine_overlay, marked
 
 MIDDLE = (0.5, 0.5)
 STRETCHED = "stretched"

@@ -44,7 +44,7 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation.propagation import lost_objects
 from dinoscope.evaluation.window import PropagationConfig
 from dinoscope.model_names import NamedModel
-from dinoscope.report.video import objects_overlay
+from dinoscope.pictures import objects_overlay
 
 DETAILS = (128, 192, 256, 320, 480, 640)
 _DETAIL = 256
