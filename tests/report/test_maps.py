@@ -19,9 +19,7 @@ from dinoscope.data.folder import balanced, find_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Context
 from dinoscope.explain.embedding import METHODS, EmbeddingMap, described, embedding_map, neighbours_kept
-from dinoscope.html_report import embedding
 from dinoscope.models.backbone import BackboneConfig, build_backbone
-from dinoscope.report.html import Figure, Notice
 from dinoscope.report.maps import (
     CLASS_COLORS,
     Labelling,
@@ -32,6 +30,8 @@ from dinoscope.report.maps import (
     thumbnail_cells,
     thumbnails_page,
 )
+from dinoscope.report.page import Figure, Notice
+from dinoscope.report.sections import embedding
 from dinoscope.study.subjects import Subject
 
 PICTURES = Callable[..., Path]

@@ -1,0 +1,108 @@
+"""The figures of a comparison: nothing lies on anything else, and every method is named."""
+
+from __future__ import annotations
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Annotation, Text
+from PIL import Image
+
+from dinoscope.report.charts import Curve, Panel, Point, curves, png, scatter, svg
+
+
+def points(count: int, spread: float = 6.0) -> tuple[Point, ...]:
+    """One architecture: all at one speed, close together."""
+    names = ("Random", "Supervised", "SimCLR", "MoCo v2", "BYOL", "SwAV", "DINO")[:count]
+    return tuple(Point(name, "ViT-S/16", name, 1000.0, 60 + spread * n, 0.5) for n, name in enumerate(names))
+
+
+def labels(figure) -> list[Annotation]:
+    return [text for text in figure.axes[0].texts if isinstance(text, Annotation)]
+
+
+@pytest.mark.parametrize("spread", [6.0, 1.0, 0.0])
+def test_labels_cover_neither_each_other_nor_leave_the_frame(spread: float) -> None:
+    figure = scatter([Panel("k-NN", points(7, spread))], "images/s")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    # of the text alone: an annotation's own extent includes the line to its point
+    boxes = [Text.get_window_extent(text, canvas.get_renderer()) for text in labels(figure)]
+    frame = figure.axes[0].get_window_extent()
+    assert {text.get_text() for text in labels(figure)} == {point.label for point in points(7)}
+    assert all(frame.x0 - 1 <= box.x0 and box.x1 <= frame.x1 + 1 for box in boxes)
+    assert len(boxes) == 7
+    assert not any(one.shrunk(0.95, 0.95).overlaps(other) for one, other in itertools.combinations(boxes, 2))
+
+
+def test_points_are_where_their_values_are() -> None:
+    figure = scatter([Panel("k-NN", points(2)), Panel("Linear", points(3))], "images/s", "a note")
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["k-NN", "Linear"]
+    drawn = [line.get_xydata().tolist() for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert drawn == [[[1000.0, 60.0]], [[1000.0, 66.0]]]
+    assert figure.axes[0].get_xscale() == "linear"
+    assert any(text.get_text() == "a note" for text in figure.texts)
+
+
+def test_a_bar_may_leave_the_percentages_but_the_axis_does_not() -> None:
+    figure = scatter(
+        [Panel("k-NN", (Point("DINO", "RN50", "DINO", 1, 90, 40.0), Point("BYOL", "RN50", "b", 1, 5, 40)))], "x"
+    )
+    low, high = figure.axes[0].get_ylim()
+    assert -5 < low < 0
+    assert 100 < high < 107
+
+
+def test_speeds_far_apart_are_on_a_logarithmic_axis() -> None:
+    far = (Point("DINO", "RN50", "DINO", 10, 50), Point("DINO", "ViT-S/16", "DINO", 1000, 60))
+    figure = scatter([Panel("k-NN", far)], "images/s")
+    assert figure.axes[0].get_xscale() == "log"
+    markers = {line.get_marker() for line in figure.axes[0].lines} - {"None", "_"}
+    assert markers == {"o", "s"}
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["RN50", "ViT-S/16"]
+
+
+def test_raw_pixels_are_a_line_across() -> None:
+    figure = scatter([Panel("k-NN", points(1), ("Raw pixels", 30.0))], "images/s")
+    assert any(set(line.get_ydata()) == {30.0} for line in figure.axes[0].lines)
+    low, high = figure.axes[0].get_ylim()
+    assert low < 30 < 60 < high  # the line and the point are both to be seen
+    assert "Raw pixels" in {text.get_text() for text in figure.axes[0].texts}
+
+
+def test_names_are_never_taken_for_formulas() -> None:
+    figure = scatter([Panel("$x$", (Point("$\\bad$", "$a_", "$\\worse", 1, 2),))], "$y", "$z")
+    assert Image.open(io.BytesIO(png(figure))).width > 100
+    assert png(curves([Curve("$m", "$\\a", "$\\l", (1.0,), (2.0,))], "$t", "$n"))
+
+
+def test_curves_have_a_panel_per_architecture_and_a_name_per_row() -> None:
+    every = [
+        Curve("DINO", "RN50", "DINO", (1, 2), (10, 20)),
+        Curve("DINO", "RN50", "DINO", (1, 2), (11, 21)),
+        Curve("BYOL", "RN50", "BYOL", (1, 2), (12, 22)),
+        Curve("DINO", "ViT-S/16", "DINO a", (1, 2), (13, 23)),
+        Curve("DINO", "ViT-S/16", "DINO b", (1, 2), (14, 24)),
+    ]
+    figure = curves(every, "online k-NN (%)")
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["RN50", "ViT-S/16"]
+    first, second = figure.axes
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["DINO", "BYOL", "DINO a", "DINO b"]
+    assert len(first.lines) == 3
+    assert first.lines[0].get_color() == first.lines[1].get_color() == second.lines[0].get_color()
+    assert second.lines[0].get_linestyle() != second.lines[1].get_linestyle()
+    assert np.array_equal(first.lines[1].get_ydata(), [11, 21])
+
+
+def test_the_same_figure_gives_the_same_files() -> None:
+    def make():
+        return scatter([Panel("k-NN", points(3))], "images/s")
+
+    assert svg(make()) == svg(make())
+    assert b"<svg" in svg(make())
+    assert b"MoCo" not in svg(make())
+    assert b"SimCLR" in svg(make())  # text stays text
+    assert png(make())[:8] == b"\x89PNG\r\n\x1a\n"
