@@ -22,8 +22,8 @@ from torch import Tensor
 from torchvision import transforms
 
 from dinoscope import checkpoint, features
-from dinoscope.data.decode import decode
-from dinoscope.data.folder import ImageFolder, find_images
+from dinoscope.data.images import decode
+from dinoscope.data.sources import ImageFolder, find_images
 from dinoscope.errors import UserError
 from dinoscope.features import (
     ExtractConfig,

@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from dinoscope import checkpoint, cli
-from dinoscope.data.masked_images import find_masked_images
-from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.data.benchmarks import find_masked_images
 from dinoscope.errors import UserError
 from dinoscope.features import weights_hash
 from dinoscope.html_report import davis, voc
@@ -26,6 +25,7 @@ from dinoscope.measurement.voc_record import VocProtocol
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.report.html import Block, Bullets, Document, Figure, Folded, Group, Notice, Section, render
 from dinoscope.report.tables import Table
+from dinoscope.scenes import ScenesConfig, write_scenes
 from dinoscope.study.published import PUBLISHED_DAVIS, PUBLISHED_JACCARD
 from dinoscope.study.subjects import Subject
 from dinoscope.types import Metric

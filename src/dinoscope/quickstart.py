@@ -14,9 +14,8 @@ from torch import Tensor
 
 from dinoscope import api
 from dinoscope.checkpoint import load_backbone, write_text
-from dinoscope.data.decode import decode
-from dinoscope.data.folder import ImageFolder, find_images
-from dinoscope.data.scenes import write_scenes
+from dinoscope.data.images import decode
+from dinoscope.data.sources import ImageFolder, find_images
 from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.evaluation.knn import KNNConfig, knn
 from dinoscope.explain.attention import attention_maps, map_masks, prepare
@@ -26,6 +25,7 @@ from dinoscope.measurement import Extract, keep, measure_knn
 from dinoscope.model_names import NamedModel, random_backbone
 from dinoscope.models.backbone import Backbone, without_drop_path
 from dinoscope.report.figures import attention_panel, contact_sheet, fitted, overlay, write_png
+from dinoscope.scenes import write_scenes
 from dinoscope.shipped import shipped_model
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listener import Listener

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dinoscope.data.decode import decode
+from dinoscope.data.images import decode
 from dinoscope.demo.neighbours import Gallery, draw_gallery
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, evaluation_image, evaluation_view

@@ -150,7 +150,7 @@ def _read_mask(file: Path, video: Video) -> UInt8[ndarray, "h w"]:
     """The objects of a mask file; see `Options` on 255."""
     import numpy as np
 
-    from dinoscope.data.index_png import read_indices
+    from dinoscope.data.benchmarks import read_indices
 
     values = read_indices(file)
     if values.shape != video.size:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from dinoscope.cli.console import progress_bar
-from dinoscope.data.masked_images import MaskedImages
+from dinoscope.data.benchmarks import MaskedImages
 from dinoscope.errors import UserError
 from dinoscope.evaluation.bootstrap import Estimate, interval_line
 from dinoscope.explain.maps import TITLES

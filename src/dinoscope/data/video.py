@@ -13,9 +13,9 @@ import cv2
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from dinoscope.data.decode import UnreadableImage, decode
-from dinoscope.data.folder import EXTENSIONS, images_within
 from dinoscope.data.grey_range import Window
+from dinoscope.data.images import UnreadableImage, decode, extensions
+from dinoscope.data.sources import images_within
 from dinoscope.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ def _header(path: Path, capture: cv2.VideoCapture) -> Header:
 def _open_folder(path: Path) -> Video:
     files = images_within(path)
     if not files:
-        raise UserError(f"{path}: no frames in this folder. Looked for {' '.join(EXTENSIONS)}")
+        raise UserError(f"{path}: no frames in this folder. Looked for {' '.join(extensions())}")
     if len(files) > MAX_FRAMES:
         raise UserError(f"{path} has {len(files)} frames, and {MAX_FRAMES} is the most: split it into shorter parts")
     _, first = next(_images(tuple(files[:1])))

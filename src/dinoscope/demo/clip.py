@@ -12,11 +12,11 @@ import cv2
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.data.video import Video, open_video, read_header
 from dinoscope.demo.limits import MB, Limits
 from dinoscope.demo.pictures import Refused
 from dinoscope.errors import UserError
+from dinoscope.scenes import ScenesConfig, write_scenes
 
 Taking = Literal["spread", "start"]
 """Which frames are taken where a clip has too many: every second, third... or those it begins with."""

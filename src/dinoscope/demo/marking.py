@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from dinoscope.data.index_png import voc_palette
+from dinoscope.data.benchmarks import voc_palette
 
 OBJECTS = 6
 """Objects that may be marked: as many colours are told apart easily."""

@@ -12,11 +12,11 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from dinoscope.data.folder import evenly, find_images, resolve_split
-from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.data.sources import evenly, find_images, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, cached_extract, describing, evaluation_image, evaluation_view
 from dinoscope.model_names import NamedModel
+from dinoscope.scenes import ScenesConfig, write_scenes
 
 MOST_IMAGES = 2000
 """Images of a folder that are looked through; of more, so many are taken, spread evenly."""

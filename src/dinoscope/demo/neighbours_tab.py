@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from dinoscope.data.decode import UnreadableImage, decode
+from dinoscope.data.images import UnreadableImage, decode
 from dinoscope.demo.components import build_samples, build_slider, build_upload
 from dinoscope.demo.image_actions import Shown
 from dinoscope.demo.image_controls import seen_models

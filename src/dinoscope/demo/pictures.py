@@ -11,11 +11,9 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
-from dinoscope.data.decode import RawImage, UnreadableImage, read
+from dinoscope.data.benchmarks import BACKGROUND, VOID, read_indices
 from dinoscope.data.grey_range import Window
-from dinoscope.data.image_header import read_header
-from dinoscope.data.index_png import read_indices
-from dinoscope.data.masked_images import BACKGROUND, VOID
+from dinoscope.data.images import RawImage, UnreadableImage, read, read_header
 from dinoscope.demo.limits import MB, Limits
 from dinoscope.errors import UserError
 

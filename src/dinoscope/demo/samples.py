@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinoscope.data.folder import evenly, find_images
+from dinoscope.data.benchmarks import find_masks
 from dinoscope.data.grey_range import Window
-from dinoscope.data.masked_images import find_masks
-from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.data.sources import evenly, find_images
 from dinoscope.demo.limits import Limits
 from dinoscope.errors import UserError
+from dinoscope.scenes import ScenesConfig, write_scenes
 
 COUNT = 8
 
@@ -67,7 +67,7 @@ def readable(samples: Sequence[Sample], limits: Limits) -> list[Sample]:
 
 def thumbnails(samples: Sequence[Sample], folder: Path, window: Window | None = None) -> list[Path]:
     """Small pictures of readable samples, written into a folder. window: grey range by which they are shown."""
-    from dinoscope.data.decode import decode
+    from dinoscope.data.images import decode
     from dinoscope.demo.image_view import THUMBNAIL, shrunk
     from dinoscope.report.figures import write_png
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
-from dinoscope.data.masked_images import BACKGROUND, VOID, object_pixels
+from dinoscope.data.benchmarks import BACKGROUND, VOID, object_pixels
 from dinoscope.report.figures import OUTLINE, fitted
 from dinoscope.report.layout import Pixels, Row, Tile, page, page_width
 

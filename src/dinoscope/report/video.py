@@ -14,7 +14,7 @@ from numpy import ndarray
 from PIL import Image
 
 from dinoscope.checkpoint import replacing
-from dinoscope.data.index_png import encode_indices, voc_palette
+from dinoscope.data.benchmarks import encode_indices, voc_palette
 from dinoscope.errors import UserError
 
 _OPACITY = 0.5
