@@ -141,8 +141,8 @@ def _mask_files(options: Options) -> dict[int, Path]:
 def _masks(options: Options, video: Video) -> dict[int, UInt8[ndarray, "h w"]]:
     """All masks by frame. Raises UserError where one cannot be read or does not fit the video."""
     files = _mask_files(options)
-    if video.files and max(files) >= video.said:
-        raise UserError(f"--mask-at {max(files)}:...: {video.path} has {video.said} frames, counted from 0")
+    if video.files and max(files) >= video.frames:
+        raise UserError(f"--mask-at {max(files)}:...: {video.path} has {video.frames} frames, counted from 0")
     return {number: _read_mask(file, video) for number, file in files.items()}
 
 

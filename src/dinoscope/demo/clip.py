@@ -90,7 +90,7 @@ def open_clip(path: Path, name: str, limits: Limits) -> Clip:
         video = open_video(path)
     except UserError as error:
         raise Refused("video_unreadable", name=name) from error
-    total = video.said or _counted(video, name, limits)
+    total = video.frames or _counted(video, name, limits)
     return Clip(video, name, total, 1, total, _shrunk(video.size, limits.video_side))
 
 
@@ -110,7 +110,7 @@ def sample_clip(folder: Path, name: str, limits: Limits) -> Clip:
     """Drawn scenes that move, turn and cover each other; drawn into the folder unless they are there."""
     frames = write_scenes(folder, _SAMPLE) / "DAVIS" / "JPEGImages" / "480p" / "scene-00"
     video = replace(open_video(frames), fps=_SAMPLE_FPS)
-    return Clip(video, name, video.said, 1, video.said, _shrunk(video.size, limits.video_side))
+    return Clip(video, name, video.frames, 1, video.frames, _shrunk(video.size, limits.video_side))
 
 
 def first_frame(clip: Clip) -> UInt8[ndarray, "h w 3"]:
