@@ -47,7 +47,7 @@ def mixed(tmp_path: Path) -> ImageFolder:
 
 def test_the_report_counts_what_is_there(mixed: ImageFolder) -> None:
     report = scan(mixed, workers=1)
-    assert report.root == mixed.root
+    assert report.root == str(mixed.root)
     assert report.complete
     assert report.images == 10
     assert report.bytes == sum(path.stat().st_size for path in mixed.root.rglob("*.*"))
