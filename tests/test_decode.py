@@ -701,8 +701,8 @@ def test_the_content_decides_and_not_the_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("IMG_1.HEIC", b"\0\0\0\x18ftypnew!", "^HEIC is not supported: save it as JPEG, PNG or TIFF$"),
-        ("scan.nii.gz", b"\x1f\x8b\x08", "^NIfTI is not supported"),
+        ("IMG_1.HEIC", b"\0\0\0\x18ftypnew!", "^not supported: HEIC, save it as PNG or JPEG$"),
+        ("scan.nii.gz", b"\x1f\x8b\x08", "^not supported: NIfTI"),
         ("x.jpg", b"\x1f\x8b\x08", "^not an image"),
         ("x.heic", b"\xff\xd8\xff\xe0\0\0", "^damaged: a segment of impossible length"),
         ("x.heic", b"", "^empty file"),

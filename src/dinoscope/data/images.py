@@ -176,11 +176,10 @@ def format_of(stream: Stream, path: Path) -> str:
             return name
     if not start:
         raise UnreadableImage("empty file")
-    if (other := next((name for at, magic, name in _OTHERS if start[at:].startswith(magic)), None)) is not None:
+    by_content = (name for at, magic, name in _OTHERS if start[at:].startswith(magic))
+    by_name = (name for ending, name in OTHER_EXTENSIONS.items() if path.name.lower().endswith(ending))
+    if other := next(by_content, None) or next(by_name, None):
         raise not_supported(f"{other}, save it as PNG or JPEG")
-    ending = next((kind for ending, kind in OTHER_EXTENSIONS.items() if path.name.lower().endswith(ending)), None)
-    if ending is not None:
-        raise UnreadableImage(f"{ending} is not supported: save it as JPEG, PNG or TIFF")
     raise UnreadableImage(f"not an image in a format we read ({', '.join(READERS)})")
 
 

@@ -118,7 +118,9 @@ class RawImage:
         Transparency is composited on white, as a browser or a printed page shows it.
         """
         pixels = self.values if self.values.dtype == np.uint8 else self._scaled(window)
-        return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)
+        if pixels.shape[2] == 1:
+            return np.repeat(pixels, 3, axis=2)
+        return pixels if pixels.flags.c_contiguous and pixels.flags.writeable else pixels.copy()
 
     def _scaled(self, window: Window | None) -> UInt8[ndarray, "h w c"]:
         pixels = to_uint8(self.values, window)

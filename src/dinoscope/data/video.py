@@ -84,7 +84,9 @@ class Video:
                 raise UserError(f"{self.path} has more than {MAX_FRAMES} frames: cut it into shorter parts")
             yield frame
         if number < 0.9 * self.frames:
-            _log.warning("%s says it has %d frames, and %d can be read: is it cut off?", self.path, self.frames, number)
+            _log.warning(
+                "%s says it has %d frames, and %d could be read: is it cut off?", self.path, self.frames, number
+            )
 
 
 def open_video(path: Path) -> Video:
