@@ -17,17 +17,16 @@ from dinoscope import checkpoint, cli
 from dinoscope.data.masked_images import find_masked_images
 from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.errors import UserError
-from dinoscope.features import weights_hash
 from dinoscope.html_report import davis, voc
 from dinoscope.html_report.kept import best_first, kept_groups
 from dinoscope.measurement import Examples, Measurement, keep_as, kept, kept_names
 from dinoscope.measurement.davis_frames import keep_frames, kept_frames, kept_places
 from dinoscope.measurement.voc_record import VocProtocol
+from dinoscope.model_names import Model, random_backbone
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.report.html import Block, Bullets, Document, Figure, Folded, Group, Notice, Section, render
 from dinoscope.report.tables import Table
 from dinoscope.study.published import PUBLISHED_DAVIS, PUBLISHED_JACCARD
-from dinoscope.study.subjects import Subject
 from dinoscope.types import Metric
 
 T = TypeVar("T")
@@ -69,11 +68,11 @@ def runs(measured: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(measured, tmp_path / "runs"))
 
 
-def subjects(runs: Path) -> list[Subject]:
-    found: list[Subject] = []
+def subjects(runs: Path) -> list[Model]:
+    found: list[Model] = []
     for name in ("one", "two"):
         backbone = checkpoint.load_backbone(runs / name)
-        found.append(Subject(runs / name, name, "dino", backbone, weights_hash(backbone), runs / name))
+        found.append(Model(name, name, backbone, runs / name, method="dino", run=runs / name))
     return found
 
 
@@ -258,7 +257,7 @@ def test_masks_that_are_no_masks_are_refused(runs: Path) -> None:
 
 def test_results_of_other_weights_are_left_out_and_said(runs: Path) -> None:
     one, two = subjects(runs)
-    section = voc.section([one, replace(two, weights="0" * 32)])
+    section = voc.section([one, replace(two, backbone=random_backbone(two.backbone.config, seed=5))])
     (table,) = of_kind(section, Table)
     assert [row.cells[0] for row in table.sections[0].rows] == ["one"]
     assert "other weights" in of_kind(section, Notice)[0].text

@@ -20,10 +20,10 @@ from dinoscope.html_report.kept import Kept, best_first
 from dinoscope.html_report.runs import RunRecord, read_runs
 from dinoscope.html_report.summary import summary_section
 from dinoscope.measurement import Examples, Measurement
+from dinoscope.model_names import load_model
 from dinoscope.report.embedding_figure import thumbnail
 from dinoscope.report.html import Document, render
 from dinoscope.study.compare import Entry, compare
-from dinoscope.study.subjects import run_subject
 from dinoscope.training.provenance import MACHINE
 from dinoscope.types import Metric
 from tests.html_checks import Page
@@ -156,7 +156,7 @@ def test_rows_of_one_method_are_told_apart_by_their_runs(runs):
 
 def test_results_without_a_common_example_have_no_best_one(runs):
     results = [Measurement({}, (), Examples((name,), {"jf_mean": (50.0,)})) for name in ("camel", "cow")]
-    group = [Kept(run_subject(Path("dino")), "one", "davis-2017", each) for each in results]
+    group = [Kept(load_model("dino"), "one", "davis-2017", each) for each in results]
     assert best_first(group[:1], "jf_mean") is not None
     assert best_first(group, "jf_mean") is None
 

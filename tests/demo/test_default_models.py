@@ -16,7 +16,7 @@ from dinoscope.config import to_dict
 from dinoscope.demo.default_models import default_models
 from dinoscope.methods.simclr import SimCLRConfig
 from dinoscope.methods.supervised import SupervisedConfig
-from dinoscope.shipped import shipped_model
+from dinoscope.model_names import shipped_model
 from tests.demo.conftest import named
 
 SHIPPED = str(shipped_model())

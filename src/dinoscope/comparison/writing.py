@@ -20,11 +20,11 @@ from dinoscope.comparison.presentation import (
 )
 from dinoscope.errors import UserError
 from dinoscope.files import claim, write_all
+from dinoscope.model_names import load_models
 from dinoscope.report.comparison_figure import curves, png, scatter, svg
 from dinoscope.report.tables import Table, csv_text, latex, markdown
 from dinoscope.study.compare import Comparison, compare
 from dinoscope.study.gather import Gatherer, Measuring
-from dinoscope.study.subjects import subject
 
 CURVES_TITLE = "online k-NN top-1 (%)"
 CURVES_NOTE = (
@@ -65,7 +65,7 @@ def compare_runs(request: Request) -> Result:
     (models other than runs need it), or `out` holds a comparison already and is not to be overwritten.
     """
     _check(request)
-    subjects = [subject(str(run), request.measuring.watch) for run in request.runs]
+    subjects = load_models([str(run) for run in request.runs], request.measuring.watch)
     gatherer = Gatherer(request.measuring, subjects)
     entries = [gatherer.entry(each) for each in subjects]
     if request.baselines:

@@ -32,7 +32,7 @@ from dinoscope.explain.single_pass import (
     rollout_of_pass,
     single_pass,
 )
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 from dinoscope.models.backbone import ViTBackbone
 
 KINDS: tuple[str, ...] = tuple(MAPS)
@@ -57,7 +57,7 @@ class Engine:
     apart: calls a function that reads a stranger's file, see `decoding.DecodingProcesses.run`.
     """
 
-    def __init__(self, models: Sequence[NamedModel], limits: Limits, apart: Apart = in_this_process) -> None:
+    def __init__(self, models: Sequence[Model], limits: Limits, apart: Apart = in_this_process) -> None:
         self.models = {model.label: model for model in models}
         self.apart = apart
         self.limits, self.passes = limits, 0

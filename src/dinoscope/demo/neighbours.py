@@ -16,7 +16,7 @@ from dinoscope.data.folder import evenly, find_images, resolve_split
 from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, cached_extract, describing, evaluation_image, evaluation_view
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 
 MOST_IMAGES = 2000
 """Images of a folder that are looked through; of more, so many are taken, spread evenly."""
@@ -44,7 +44,7 @@ class Gallery:
     total: images in the folder, of which those that were too many are not in here. unreadable: nor are so many others.
     """
 
-    model: NamedModel
+    model: Model
     paths: tuple[Path, ...]
     features: Float[Tensor, "n d"]
     labels: tuple[str, ...] | None
@@ -54,7 +54,7 @@ class Gallery:
     @staticmethod
     def open(
         folder: Path,
-        model: NamedModel,
+        model: Model,
         progress: Callable[[int, int], None] | None = None,
         limit: int = MOST_IMAGES,
     ) -> Gallery:

@@ -16,7 +16,7 @@ from dinoscope.demo.guard import Guard
 from dinoscope.demo.limits import Limits
 from dinoscope.demo.own_folder import own_folder
 from dinoscope.errors import UserError
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 
 if TYPE_CHECKING:
     from dinoscope.demo.words import Language
@@ -35,7 +35,7 @@ class Serving:
     port: None is the first free one from `PORT` on. language: None is the browser's.
     """
 
-    models: Sequence[NamedModel]
+    models: Sequence[Model]
     data: Path | None = None
     masks: Path | None = None
     host: str = LOOPBACK[0]

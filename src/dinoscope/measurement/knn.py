@@ -9,7 +9,7 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.measurement.inputs import LABEL_SEED, Extract, network_protocol, require_classes, require_known_classes
 from dinoscope.measurement.record import Measurement
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class KNNProtocol:
 
 
 def measure_knn(
-    model: NamedModel,
+    model: Model,
     gallery: ImageFolder,
     queries: ImageFolder | None,
     config: KNNConfig,
