@@ -29,8 +29,8 @@ from dinoscope.html_report import attention
 from dinoscope.methods.method import Method
 from dinoscope.model_names import load_model
 from dinoscope.observers import AttentionSnapshots
-from dinoscope.report.attention_figure import MapColumn, maps_page
 from dinoscope.report.html import Figure, Folded, Group, Notice
+from dinoscope.report.pages import MapColumn, maps_page
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listener import Evaluation, Listener
 from dinoscope.training.loop import train

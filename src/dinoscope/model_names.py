@@ -171,7 +171,7 @@ def load_model(name: str, watch: Watch = say_once) -> Model:
 def run_settings(folder: Path) -> dict[str, Any] | None:
     """Return a run's settings as plain values, or None if the folder is no run (a model hub's has a config.json too).
 
-    Raises UserError if they cannot be read.
+    Raises UserError if they cannot be read, or are damaged.
     """
     file = folder / RUN_SETTINGS
     if not file.is_file():
@@ -181,7 +181,11 @@ def run_settings(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
     found = values.get("run") if isinstance(values, dict) else None
-    return found if isinstance(found, dict) else None
+    if isinstance(found, dict):
+        return found
+    if (folder / "checkpoints").is_dir():
+        raise UserError(f"{file} does not hold the settings of a run")
+    return None
 
 
 def _trained_method(values: Any) -> str:

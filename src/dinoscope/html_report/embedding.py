@@ -18,9 +18,9 @@ from dinoscope.explain.embedding import NEIGHBOURS, TITLES, EmbeddingMap, best_m
 from dinoscope.html_report.titles import titles_of
 from dinoscope.measurement import Extract, Watch
 from dinoscope.model_names import Model
-from dinoscope.report.embedding_figure import ModelPoints, labelling_of, points_page, thumbnail, thumbnails_page
+from dinoscope.pictures import webp
 from dinoscope.report.html import Block, Figure, Folded, Notice, Section
-from dinoscope.report.web_pictures import webp
+from dinoscope.report.maps import ModelPoints, labelling_of, points_page, thumbnail, thumbnails_page
 from dinoscope.text import listed
 from dinoscope.types import FeatureBank
 
