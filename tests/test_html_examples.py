@@ -305,7 +305,7 @@ def test_old_records_without_examples_have_a_table_and_no_examples(runs: Path) -
 
 
 def test_no_section_without_results(tmp_path: Path, runs: Path) -> None:
-    bare = [replace(each, home=None) for each in subjects(runs)]
+    bare = [replace(each, keeps_results=False) for each in subjects(runs)]
     assert voc.section(bare) is None
     assert davis.section(bare) is None
     assert voc.section([replace(bare[0], home=tmp_path)]) is None
