@@ -29,7 +29,7 @@ from dinoscope.html_report import attention
 from dinoscope.methods.method import Method
 from dinoscope.model_names import load_model
 from dinoscope.observers import AttentionSnapshots
-from dinoscope.report.html import Figure, Folded, Group, Notice
+from dinoscope.report.page import Figure, Folded, Group, Notice
 from dinoscope.report.pages import MapColumn, maps_page
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listener import Evaluation, Listener

@@ -24,7 +24,7 @@ from dinoscope.measurement.davis_frames import keep_frames, kept_frames, kept_pl
 from dinoscope.measurement.voc_record import VocProtocol
 from dinoscope.model_names import Model, random_backbone
 from dinoscope.models.backbone import BackboneConfig, build_backbone
-from dinoscope.report.html import Block, Bullets, Document, Figure, Folded, Group, Notice, Section, render
+from dinoscope.report.page import Block, Bullets, Document, Figure, Folded, Group, Notice, Section, render
 from dinoscope.study.published import PUBLISHED_DAVIS, PUBLISHED_JACCARD
 from dinoscope.tables import Table
 from dinoscope.types import Items, Metric, Result
@@ -308,7 +308,7 @@ def test_no_section_without_results(tmp_path: Path, runs: Path) -> None:
     bare = [replace(each, keeps_results=False) for each in subjects(runs)]
     assert voc.section(bare) is None
     assert davis.section(bare) is None
-    assert voc.section([replace(bare[0], home=tmp_path)]) is None
+    assert voc.section([replace(bare[0], run=tmp_path, keeps_results=True)]) is None
 
 
 def test_images_by_name(drawn: Path) -> None:

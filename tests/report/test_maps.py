@@ -22,7 +22,6 @@ from dinoscope.html_report import embedding
 from dinoscope.measurement import Extract
 from dinoscope.model_names import Model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
-from dinoscope.report.html import Figure, Notice
 from dinoscope.report.maps import (
     CLASS_COLORS,
     Labelling,
@@ -33,6 +32,7 @@ from dinoscope.report.maps import (
     thumbnail_cells,
     thumbnails_page,
 )
+from dinoscope.report.page import Figure, Notice
 
 PICTURES = Callable[..., Path]
 MODEL = "random:vit_micro_conv8"

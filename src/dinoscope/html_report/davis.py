@@ -18,7 +18,7 @@ from dinoscope.model_names import Model
 from dinoscope.pictures import webp
 from dinoscope.report.davis_sheet import Followed, FrameRow, frames_sheet
 from dinoscope.report.davis_tables import measured_table
-from dinoscope.report.html import Block, Figure, Folded, Group, Notice, Paragraph, Section
+from dinoscope.report.page import Block, Figure, Folded, Group, Notice, Paragraph, Section
 from dinoscope.study.published import DAVIS_LABEL, DAVIS_SOURCE, PUBLISHED_DAVIS
 from dinoscope.tables import Column, Table, TableRow
 from dinoscope.tables import Section as Rows

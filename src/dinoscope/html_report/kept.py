@@ -10,7 +10,7 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation.results import conditions, kept, kept_names
 from dinoscope.html_report.titles import titles_of
 from dinoscope.model_names import Model
-from dinoscope.report.html import Notice
+from dinoscope.report.page import Notice
 from dinoscope.types import Items, Result
 
 
