@@ -25,12 +25,12 @@ from dinoscope.explain.attention_history import (
     small,
     thinned,
 )
-from dinoscope.html_report import attention
 from dinoscope.methods.method import Method
 from dinoscope.model_names import load_model
 from dinoscope.observers import AttentionSnapshots
 from dinoscope.report.page import Figure, Folded, Group, Notice
 from dinoscope.report.pages import MapColumn, maps_page
+from dinoscope.report.sections import attention
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listener import Evaluation, Listener
 from dinoscope.training.loop import train

@@ -18,7 +18,6 @@ from dinoscope.cli import main
 from dinoscope.data.folder import balanced, find_images
 from dinoscope.errors import UserError
 from dinoscope.explain.embedding import METHODS, EmbeddingMap, described, embedding_map, neighbours_kept
-from dinoscope.html_report import embedding
 from dinoscope.measurement import Extract
 from dinoscope.model_names import Model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
@@ -33,6 +32,7 @@ from dinoscope.report.maps import (
     thumbnails_page,
 )
 from dinoscope.report.page import Figure, Notice
+from dinoscope.report.sections import embedding
 
 PICTURES = Callable[..., Path]
 MODEL = "random:vit_micro_conv8"
