@@ -30,7 +30,7 @@ from dinoscope.models.position_matrices import resized_by_matrices
 from dinoscope.types import Metric
 from tests.conformance import cases
 from tests.official_files import register_tiny
-from tests.test_cli_export import model
+from tests.cli.test_export import model
 
 
 @pytest.fixture

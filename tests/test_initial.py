@@ -22,7 +22,7 @@ from dinoscope.training.run_folder import read_config
 from tests.conformance import cases
 from tests.official_files import register_tiny
 from tests.plain_process import PlainProcess
-from tests.test_cli_export import model
+from tests.cli.test_export import model
 
 Pictures = Callable[..., Path]
 
