@@ -114,16 +114,31 @@ def spec(monkeypatch: pytest.MonkeyPatch) -> None:
         Option("ks", ("--ks",), words=-1, metavar="INT..."),
         Option("at", ("--at",), metavar="X,Y", repeated=True),
         Option("seed", ("--seed",), metavar="INT"),
+        Option("init", ("--init",), metavar="None|STR", choices=("None",)),
         Option("fast", ("--fast", "--no-fast"), words=0),
     )
     monkeypatch.setattr("dinoscope.cli.options.commands", lambda: {"draw": Spec("", "", "", options)})
 
 
 def test_what_tyro_is_given(spec: None) -> None:
-    argv = ["a.png", "--ks", "1", "2", "--at", "-1,2", "--seed=-3", "--no_fast", "--at", "3,4", "--seed", "5"]
+    argv = [
+        "a.png",
+        "--ks",
+        "1",
+        "2",
+        "--at",
+        "-1,2",
+        "--seed=-3",
+        "--no_fast",
+        "--at",
+        "3,4",
+        "--seed",
+        "5",
+        "--init=x",
+    ]
     given = parse("draw", argv)
     assert given is not None
-    assert given.argv() == ["a.png", "--ks", "1", "2", "--at=-1,2", "--no-fast", "--at=3,4", "--seed=5"]
+    assert given.argv() == ["a.png", "--ks", "1", "2", "--at=-1,2", "--no-fast", "--at=3,4", "--seed=5", "--init=x"]
 
 
 def test_an_unknown_option_is_refused_before_a_missing_one(spec: None) -> None:

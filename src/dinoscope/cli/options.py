@@ -261,7 +261,7 @@ def _check(option: Option, flag: str, words: Sequence[str]) -> None:
     for word in words:
         if word in option.choices:
             continue
-        if option.choices and kind is None:
+        if option.choices and not option.metavar:
             raise UserError(f"{flag} is {word!r}; allowed: {', '.join(option.choices)}")
         if kind is not None:
             text, convert = TYPES[kind]
