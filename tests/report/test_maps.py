@@ -15,10 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from dinoscope.cli import main
-from dinoscope.data.folder import balanced, find_images
+from dinoscope.data.sources import balanced, find_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Context
 from dinoscope.explain.embedding import METHODS, EmbeddingMap, described, embedding_map, neighbours_kept
+from dinoscope.model_names import Model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.report.maps import (
     CLASS_COLORS,
@@ -32,7 +33,6 @@ from dinoscope.report.maps import (
 )
 from dinoscope.report.page import Figure, Notice
 from dinoscope.report.sections import embedding
-from dinoscope.study.subjects import Subject
 
 PICTURES = Callable[..., Path]
 MODEL = "random:vit_micro_conv8"
@@ -195,7 +195,7 @@ def test_more_classes_than_colours_still_differ_but_are_not_named() -> None:
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=60), st.integers(1, 40))
 def test_balanced_takes_as_many_of_each_class_as_can_be(labels: list[int], most: int) -> None:
-    from dinoscope.data.folder import ImageFolder
+    from dinoscope.data.sources import ImageFolder
 
     paths = tuple(f"{index:03d}.png" for index in range(len(labels)))
     folder = ImageFolder(Path("x"), paths, tuple(labels), tuple("abcdefg"))
@@ -252,14 +252,14 @@ def test_the_command_refuses_in_one_line(picture_folder: PICTURES, tmp_path: Pat
     assert out.read_bytes() == b"mine"
 
 
-def subject(name: str, *, constant: bool = False) -> Subject:
+def subject(name: str, *, constant: bool = False) -> Model:
     backbone = build_backbone(BackboneConfig("vit_micro_conv8", 32)).eval()
     if constant:
         with torch.no_grad():
             for parameter in backbone.parameters():
                 parameter.zero_()
             next(p for n, p in reversed(list(backbone.named_parameters())) if n.endswith("norm.bias")).fill_(1)
-    return Subject(Path(name), name, "dino", backbone, "0" * 32)
+    return Model(name, name, backbone, Path(name), method="dino")
 
 
 def test_the_section_shows_every_model_and_says_which_has_collapsed(picture_folder: PICTURES) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from dinoscope.cli.build import parse
 from dinoscope.cli.extraction import ExtractionOptions
 from dinoscope.cli.model_option import Model
-from dinoscope.cli.options import parse
 from dinoscope.errors import UserError, lookup
 from dinoscope.files import replacing
 from dinoscope.text import spreadsheet_cell
@@ -69,7 +69,7 @@ def embed(options: Options) -> FeatureBank:
     Raises UserError where the file exists or is of no kind we write, before anything is computed.
     """
     from dinoscope.cli.console import progress_bar
-    from dinoscope.data.folder import find_images_of_splits
+    from dinoscope.data.sources import find_images_of_splits
     from dinoscope.model_names import load_model
 
     write = lookup("file format", options.out.suffix.lower(), WRITERS)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from dinoscope.cli.build import parse
 from dinoscope.cli.model_option import Models
-from dinoscope.cli.options import parse
 
 if TYPE_CHECKING:
     from dinoscope.measurement.explain import ExplainResult
@@ -125,7 +125,7 @@ def main(argv: list[str]) -> int:
 def measure(options: Options) -> ExplainResult:
     """Check everything that can be checked before the work, then do it. Raises UserError."""
     from dinoscope.cli.console import progress_bar
-    from dinoscope.data.folder import find_images, resolve_split
+    from dinoscope.data.sources import find_images, resolve_split
     from dinoscope.evaluation.base import Context
     from dinoscope.explain.faithfulness import PerturbationConfig
     from dinoscope.files import claim

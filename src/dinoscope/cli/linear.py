@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from dinoscope.cli.build import parse
 from dinoscope.cli.extraction import ExtractionOptions
 from dinoscope.cli.model_option import Model
-from dinoscope.cli.options import parse
 
 if TYPE_CHECKING:
     pass

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from dinoscope.config import flat
-from dinoscope.data.folder import SPLITS, ImageFolder, find_images, find_split, resolve_split
+from dinoscope.data.sources import SPLITS, ImageFolder, find_images, find_split, resolve_split
 from dinoscope.errors import UserError
-from dinoscope.evaluation.results import keep_in, with_absolute_folders
-from dinoscope.features import ExtractConfig, cached_extract, evaluation_view, extract, weights_hash
-from dinoscope.model_names import NamedModel, Watch, unwatched
+from dinoscope.evaluation.results import conditions, keep_in
+from dinoscope.features import ExtractConfig, cached_extract, evaluation_view, extract
+from dinoscope.model_names import Model, Watch, unwatched
 from dinoscope.models.backbone import Backbone
 from dinoscope.system import DTYPES
 from dinoscope.tables import Column as TableColumn
@@ -82,12 +81,12 @@ class Context:
                 return cached_extract(backbone, folder, config, progress, self.place)
             return extract(backbone, folder, config, progress)
 
-    def network(self, model: NamedModel) -> dict[str, Any]:
+    def network(self, model: Model) -> dict[str, Any]:
         """Return the entries of a protocol about weights, view and arithmetic."""
         view = evaluation_view(model.backbone, self.extraction())
         return {
             "weights": model.weights,
-            "weights_hash": weights_hash(model.backbone),
+            "weights_hash": model.weights_hash,
             "image_size": view.size,
             "crop_fraction": view.crop_fraction,
             "precision": self.precision,
@@ -205,10 +204,10 @@ class Evaluation:
     summary: str
     needs: Literal["labels", "masks", "videos", "images", "nothing"]
     config: type[Any]
-    run: Callable[[Sequence[NamedModel], Data, Any, Context], tuple[Result, ...]]
+    run: Callable[[Sequence[Model], Data, Any, Context], tuple[Result, ...]]
     columns: tuple[Column, ...]
     protocol_line: Callable[[Mapping[str, Any]], str]
-    expected: Callable[[NamedModel, Data, Any, Context], Mapping[str, Any]]
+    expected: Callable[[Model, Data, Any, Context], Mapping[str, Any]]
     default: bool = False
     together: bool = False
     by_network: bool = False
@@ -217,7 +216,7 @@ class Evaluation:
     file_name: Callable[[Any, Mapping[str, Any]], str] | None = None
     tables: Callable[[Labelled, bool], list[Table]] | None = None
     charts: Callable[[Labelled], list[LineChart]] | None = None
-    examples: Callable[[Sequence[Result], Sequence[NamedModel], int, Context], list[Sheet]] | None = None
+    examples: Callable[[Sequence[Result], Sequence[Model], int, Context], list[Sheet]] | None = None
 
     def kept_as(self, config: Any, protocol: Mapping[str, Any]) -> str:
         """Return the name under which a result is kept."""
@@ -228,10 +227,8 @@ INTERNAL = {"internal": True}
 """Metadata of a setting that is no option of the command."""
 
 
-def measure(
-    evaluation: Evaluation, models: Sequence[NamedModel], data: Data, config: Any, context: Context
-) -> list[Result]:
-    """Measure models, and keep each result in its run folder (`NamedModel.path`) if it is one, as soon as it is there.
+def measure(evaluation: Evaluation, models: Sequence[Model], data: Data, config: Any, context: Context) -> list[Result]:
+    """Measure models, and keep each result in the run folder if the model is one, as soon as it is there.
 
     Raises UserError as `Evaluation.run` does, or if a result cannot be written.
     """
@@ -240,16 +237,16 @@ def measure(
     for group in groups:
         found = evaluation.run(group, data, config, context)
         for model, result in zip(group, found, strict=False):
-            if model.path is not None and (model.path / "config.json").is_file():
-                keep_in(model.path, evaluation.kept_as(config, result.protocol), result)
+            if model.run is not None:
+                keep_in(model.run, evaluation.kept_as(config, result.protocol), result)
         results += found
     return results
 
 
 def is_expected(result: Result, expected: Mapping[str, Any]) -> bool:
-    """Whether a result came about under the conditions that are asked for."""
-    conditions = flat(with_absolute_folders(result.protocol))
-    return all(conditions.get(name) == value for name, value in flat(with_absolute_folders(expected)).items())
+    """Return whether a result came about under the conditions that are asked for, whatever the weights."""
+    found, wanted = conditions(result), conditions(Result(result.evaluation, expected, ()))
+    return all(found.get(name) == value for name, value in wanted.items())
 
 
 # Labelled images

@@ -21,12 +21,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dinoscope.data.folder import ImageFolder, find_split, label_fraction
+from dinoscope.data.sources import ImageFolder, find_split, label_fraction
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import INTERNAL, LABEL_SEED, Column, Context, Data, Evaluation, require_known_classes
 from dinoscope.evaluation.results import kept_name, new_result
 from dinoscope.evaluation.statistics import share_metric
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 from dinoscope.types import FeatureBank, Metric, Result
 
 K = 20
@@ -323,7 +323,7 @@ def labels_as_in(gallery: FeatureBank, queries: FeatureBank) -> Int[Tensor, " q"
 # The evaluation
 
 
-def run(models: Sequence[NamedModel], data: Data, config: KNNConfig, context: Context) -> tuple[Result, ...]:
+def run(models: Sequence[Model], data: Data, config: KNNConfig, context: Context) -> tuple[Result, ...]:
     """Extract the features of gallery and queries, and vote; without queries each image is asked of all others.
 
     Entries of the protocol: those of `Context.network`; temperature; label_fraction; classes; gallery, queries (their
@@ -368,7 +368,7 @@ def _images(data: Data, config: KNNConfig, context: Context) -> tuple[ImageFolde
     return gallery, queries
 
 
-def _settings(model: NamedModel, config: KNNConfig, context: Context) -> dict[str, Any]:
+def _settings(model: Model, config: KNNConfig, context: Context) -> dict[str, Any]:
     return {
         **context.network(model),
         "temperature": config.temperature,
@@ -384,7 +384,7 @@ def _folders(gallery: ImageFolder, queries: ImageFolder | None) -> dict[str, Any
     }
 
 
-def expected(model: NamedModel, data: Data, config: KNNConfig, context: Context) -> dict[str, Any]:
+def expected(model: Model, data: Data, config: KNNConfig, context: Context) -> dict[str, Any]:
     """Return what the protocol of a measurement would be, but for images that cannot be read."""
     settings = _settings(model, config, context)
     if data is None and config.gallery is None:

@@ -23,18 +23,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dinoscope.data.decode import UnreadableImage
-from dinoscope.data.folder import ImageFolder, hash_rank, label_fraction
+from dinoscope.data.images import UnreadableImage
 from dinoscope.data.loader import StepSampler, ViewsDataset, default_workers, view_loader
-from dinoscope.data.view_presets import VIEWS
-from dinoscope.data.views import ViewsConfig
+from dinoscope.data.sources import ImageFolder, hash_rank, label_fraction
+from dinoscope.data.views import VIEWS, ViewsConfig
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import INTERNAL, LABEL_SEED, Column, Context, Data, Evaluation, require_known_classes
 from dinoscope.evaluation.knn import labels_as_in
 from dinoscope.evaluation.results import kept_name, new_result
 from dinoscope.evaluation.statistics import share_metric
 from dinoscope.features import ExtractConfig, describing, evaluation_view
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 from dinoscope.models.backbone import WIDE, Backbone, ViTBackbone
 from dinoscope.schedules import cosine
 from dinoscope.types import FeatureBank, Metric, Result
@@ -484,7 +483,7 @@ def base_rate(config: LinearConfig, backbone: Backbone) -> float:
 # The evaluation
 
 
-def run(models: Sequence[NamedModel], data: Data, config: LinearConfig, context: Context) -> tuple[Result, ...]:
+def run(models: Sequence[Model], data: Data, config: LinearConfig, context: Context) -> tuple[Result, ...]:
     """Train a linear probe on frozen features of the train split, and report it on the val split.
 
     Entries of the protocol: those of `Context.network`; protocol ("fast" or "reference"); feature (what of the network
@@ -520,7 +519,7 @@ def _images(data: Data, context: Context) -> tuple[ImageFolder, ImageFolder]:
     return train, val
 
 
-def _settings(model: NamedModel, config: LinearConfig, context: Context) -> dict[str, Any]:
+def _settings(model: Model, config: LinearConfig, context: Context) -> dict[str, Any]:
     return {
         **context.network(model),
         "protocol": config.protocol,
@@ -590,7 +589,7 @@ def linear_feature_name(backbone: Backbone) -> str:
     return f"{name} ({backbone.linear_dim} values)"
 
 
-def expected(model: NamedModel, data: Data, config: LinearConfig, context: Context) -> dict[str, Any]:
+def expected(model: Model, data: Data, config: LinearConfig, context: Context) -> dict[str, Any]:
     """Return what the protocol of a measurement would be, but for images that cannot be read and the chosen rate."""
     settings = _settings(model, config, context)
     if data is None:

@@ -49,16 +49,13 @@ _ITEM_DIGITS = 2
 
 def conditions(result: Result) -> dict[str, Any]:
     """Return what two results must share to be compared, protocol and data: flat, with absolute folders."""
-    shared = {name: value for name, value in result.protocol.items() if name not in OF_THE_MODEL | _INCIDENTAL}
-    return flat(with_absolute_folders(shared))
-
-
-def with_absolute_folders(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a protocol whose folders are the same from wherever they were named."""
-    return {
-        name: str(Path(value).resolve()) if name in _PLACES and value is not None else value
-        for name, value in protocol.items()
-    }
+    return flat(
+        {
+            name: str(Path(value).resolve()) if name in _PLACES and value is not None else value
+            for name, value in result.protocol.items()
+            if name not in OF_THE_MODEL | _INCIDENTAL
+        }
+    )
 
 
 def settled(first: Result, other: Result, name: str) -> bool | None:

@@ -7,7 +7,6 @@ folder, so that relabelled images are not mistaken for what they were.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from pathlib import Path
 
@@ -16,13 +15,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dinoscope import checkpoint
-from dinoscope.config import to_dict
-from dinoscope.data.folder import ImageFolder
+from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
-from dinoscope.features.extraction import ExtractConfig, Progress, bank_of, evaluation_view, readable_features
+from dinoscope.features.extraction import ExtractConfig, Progress, bank_of, evaluation_view, extract, readable_features
 from dinoscope.features.images import ImageView
 from dinoscope.files import CACHE_VARIABLE, cache_folder
-from dinoscope.models.backbone import Backbone, without_drop_path
+from dinoscope.models.backbone import Backbone
 from dinoscope.types import FeatureBank
 
 CACHE_FORMAT = 1
@@ -36,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 def cached_extract(
     backbone: Backbone,
-    folder: ImageFolder,
+    images: ImageSource,
     config: ExtractConfig,
     progress: Progress | None = None,
     place: Path | None = None,
@@ -46,14 +44,17 @@ def cached_extract(
     place: the folder that it is kept in; None is `cache_folder`'s. An extraction that was broken off goes on after
         the last whole piece of `PIECE` images.
 
-    Images are recognised by relative path, size in bytes and time of change. A damaged entry is replaced, and
-    one that cannot be written is done without; both with a warning. Raises UserError as `extract` does.
+    Images are recognised by key, size in bytes and time of change; from a source without these, nothing is kept. A
+    damaged entry is replaced, and one that cannot be written is done without; both with a warning. Raises UserError as
+    `extract` does.
     """
-    place, weights = cache_folder("features") if place is None else place, weights_hash(backbone)
-    total, view = len(folder), evaluation_view(backbone, config)
+    if images.stamp(0) is None:
+        return extract(backbone, images, config, progress)
+    place, weights = cache_folder("features") if place is None else place, checkpoint.weights_hash(backbone)
+    total, view = len(images), evaluation_view(backbone, config)
     features, positions, filled = torch.empty(total, config.dim(backbone)), list[Tensor](), 0
     for start in range(0, max(total, 1), PIECE):
-        piece = folder.subset(range(start, min(start + PIECE, total)))
+        piece = images.subset(range(start, min(start + PIECE, total)))
         file = place / f"{_key(weights, piece, view, config)}.safetensors"
         found = _read(file, dim=config.dim(backbone))
         if found is None:
@@ -62,7 +63,7 @@ def cached_extract(
         features[filled : filled + len(found[0])] = found[0]
         positions.append(found[1] + start)
         filled += len(found[0])
-    return bank_of(folder, features[:filled], torch.cat(positions))
+    return bank_of(images, features[:filled], torch.cat(positions))
 
 
 def _counted_on(progress: Progress | None, start: int, total: int) -> Progress | None:
@@ -70,26 +71,12 @@ def _counted_on(progress: Progress | None, start: int, total: int) -> Progress |
     return None if progress is None else lambda done, _: progress(start + done, total)
 
 
-def weights_hash(backbone: Backbone) -> str:
-    """32 hex digits of all that decides what the network computes: its config and its weights."""
-    digest = hashlib.blake2b(digest_size=16)
-    config = to_dict(without_drop_path(backbone.config))
-    for later in ("position_size", "window"):  # results of before there was this setting stay those of their weights
-        if config[later] is None:
-            del config[later]
-    digest.update(json.dumps(config, sort_keys=True).encode())
-    for name, tensor in sorted(backbone.state_dict().items()):
-        digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _key(weights: str, folder: ImageFolder, view: ImageView, config: ExtractConfig) -> str:
+def _key(weights: str, images: ImageSource, view: ImageView, config: ExtractConfig) -> str:
     parts = (
         CACHE_FORMAT,
         weights,
-        folder.fingerprint(),
-        _times_hash(folder),
+        images.fingerprint(),
+        _times_hash(images),
         view.size,
         view.crop_fraction,
         config.dtype,
@@ -98,12 +85,12 @@ def _key(weights: str, folder: ImageFolder, view: ImageView, config: ExtractConf
     return hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=16).hexdigest()
 
 
-def _times_hash(folder: ImageFolder) -> str:
+def _times_hash(images: ImageSource) -> str:
     """Digest of the times of change: an image drawn anew may have as many bytes as the old one."""
     digest = hashlib.blake2b(digest_size=16)
-    for index in range(len(folder)):
-        path = folder.path(index)
-        digest.update(b"%d\0" % (path.stat().st_mtime_ns if path.exists() else -1))
+    for index in range(len(images)):
+        stamp = images.stamp(index)
+        digest.update(b"%d\0" % (-1 if stamp is None else stamp[1]))
     return digest.hexdigest()
 
 

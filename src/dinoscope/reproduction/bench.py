@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from dinoscope.model_names import NamedModel, Watch, unwatched
+from dinoscope.model_names import Model, Watch, unwatched
 from dinoscope.types import Result
 
 
@@ -52,7 +52,7 @@ class Bench(Protocol):
         """All that decides a figure but the weights, as plain values."""
         ...
 
-    def measure(self, evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Result:
+    def measure(self, evaluation: str, model: Model, watch: Watch, scratch: Path) -> Result:
         """Measure. Raises UserError.
 
         scratch: a folder, there or not, for what a start that is broken off leaves to the next one. It is deleted when
@@ -60,7 +60,7 @@ class Bench(Protocol):
         """
         ...
 
-    def seconds(self, evaluation: str, model: NamedModel) -> float:
+    def seconds(self, evaluation: str, model: Model) -> float:
         """Roughly how long that takes, from a short probe on the same data. Raises UserError."""
         ...
 

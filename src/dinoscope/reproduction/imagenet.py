@@ -8,14 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dinoscope.data.folder import ImageFolder, evenly, find_images, find_split
+from dinoscope.data.sources import ImageFolder, evenly, find_images, find_split
 from dinoscope.errors import UserError
 from dinoscope.evaluation import knn, linear
 from dinoscope.evaluation.base import Context, require_known_classes
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig
 from dinoscope.features import ExtractConfig, default_crop_fraction, extract
-from dinoscope.model_names import NamedModel, Watch
+from dinoscope.model_names import Model, Watch
 from dinoscope.reproduction.bench import Settings, seconds_of
 from dinoscope.types import Result
 
@@ -107,7 +107,7 @@ class ImageNetBench:
         """Images and their size."""
         return {**self._images, "evaluation": evaluation, "image_size": self.image_size, "precision": "fp32"}
 
-    def measure(self, evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Result:
+    def measure(self, evaluation: str, model: Model, watch: Watch, scratch: Path) -> Result:
         """k-NN, or a probe. Features are kept on disk only until it is made: they are gigabytes for each model."""
         options, folders = self.options, (self.train.root, self.val.root)
         context = Context(
@@ -124,7 +124,7 @@ class ImageNetBench:
         config = LinearConfig("fast" if evaluation == LINEAR else "reference")
         return linear.run([model], folders, config, context)[0]
 
-    def seconds(self, evaluation: str, model: NamedModel) -> float:
+    def seconds(self, evaluation: str, model: Model) -> float:
         """From the features of a few images, read by this process; votes and the training of a probe come on top."""
         feature = "image" if evaluation == "knn" else "linear"
         config = replace(self._config(), feature=feature, workers=0)

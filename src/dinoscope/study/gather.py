@@ -14,15 +14,16 @@ import torch
 
 from dinoscope import checkpoint
 from dinoscope.config import identity, to_dict
-from dinoscope.data.folder import ImageFolder, find_images
+from dinoscope.data.sources import ImageFolder, find_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation import knn, linear
 from dinoscope.evaluation.base import Context, Data, gallery_and_queries, is_expected
 from dinoscope.evaluation.results import conditions, keep_in, kept, kept_name, kept_names, newest_first
 from dinoscope.evaluation.throughput import ThroughputConfig, millions_of_parameters, throughput
-from dinoscope.model_names import Watch, unwatched
+from dinoscope.model_names import Model, Watch, unwatched
 from dinoscope.study.compare import EVALUATIONS, Entry, deciding_settings, figure
-from dinoscope.study.subjects import Subject
+from dinoscope.training.config import RunConfig
+from dinoscope.training.run_folder import read_config
 from dinoscope.types import Result
 
 logger = logging.getLogger("dinoscope")
@@ -58,7 +59,7 @@ class Measuring:
 class Gatherer:
     """Measures models under the same conditions as far as can be, and remembers each network's speed."""
 
-    def __init__(self, measuring: Measuring, subjects: Sequence[Subject]) -> None:
+    def __init__(self, measuring: Measuring, subjects: Sequence[Model]) -> None:
         """Find the images to measure on.
 
         Raises UserError where --data was given and cannot be used, or was not and a model has no images of its own.
@@ -72,7 +73,7 @@ class Gatherer:
         self.speeds = self._agreeing_speeds(subjects)
         self.speeds_agree = bool(self.speeds)
 
-    def entry(self, subject: Subject) -> Entry:
+    def entry(self, subject: Model) -> Entry:
         """What is known of the model, after measuring what is missing or was measured otherwise."""
         measurements: dict[str, Result] = {}
         remarks = [*subject.remarks, *_unfinished(subject)]
@@ -87,13 +88,13 @@ class Gatherer:
             subject.backbone.config.name,
             millions_of_parameters(subject.backbone),
             subject.name,
-            None if subject.config is None else subject.config.seed,
-            {} if subject.config is None or not _is_run(subject) else deciding_settings(subject.config),
+            None if subject.settings is None else subject.settings.get("seed", RunConfig.seed),
+            {} if subject.run is None else deciding_settings(read_config(subject.run)),
             measurements,
             tuple(remarks),
         )
 
-    def _accuracy(self, subject: Subject, name: str) -> tuple[Result | None, str]:
+    def _accuracy(self, subject: Model, name: str) -> tuple[Result | None, str]:
         """A kept measurement that holds, else a new one; and why there is none or not the one that was wanted."""
         held = self.kept.get(subject.name, {}).get(name)
         if held is not None and (self.measuring.data is None or self._as_wanted(subject, name, held)):
@@ -102,13 +103,13 @@ class Gatherer:
             return held, ""
         try:
             data = self._data or _own_data(subject)
-            (new,) = MEASURES[name].run([subject.model], data, self._config(name), self._watched(subject))
+            (new,) = MEASURES[name].run([subject], data, self._config(name), self._watched(subject))
         except UserError as error:
             return held, str(error)
         self._keep(subject, kept_name(name, self.measuring.fraction), new)
         return replace(new, protocol={**new.protocol, "weights": subject.name}, items=None), ""
 
-    def _keep(self, subject: Subject, name: str, measurement: Result) -> None:
+    def _keep(self, subject: Model, name: str, measurement: Result) -> None:
         """Write to where it is kept; a folder that cannot be written to (somebody else's) is warned of."""
         if subject.home is None:
             return
@@ -117,19 +118,19 @@ class Gatherer:
         except UserError as error:
             logger.warning("%s", error)
 
-    def _as_wanted(self, subject: Subject, name: str, held: Result) -> bool:
+    def _as_wanted(self, subject: Model, name: str, held: Result) -> bool:
         """Whether it was measured on these images, at this size and precision, with the usual settings."""
         if self._data is None:
             return True
         evaluation, context = MEASURES[name], self.measuring.context
-        return is_expected(held, evaluation.expected(subject.model, self._data, self._config(name), context))
+        return is_expected(held, evaluation.expected(subject, self._data, self._config(name), context))
 
-    def _is_usual(self, name: str, subject: Subject, held: Result) -> bool:
+    def _is_usual(self, name: str, subject: Model, held: Result) -> bool:
         """Whether it was measured at this size and precision, with the usual settings."""
         if name not in MEASURES:
             return True
         context = self.measuring.context
-        return is_expected(held, MEASURES[name].expected(subject.model, None, self._config(name), context))
+        return is_expected(held, MEASURES[name].expected(subject, None, self._config(name), context))
 
     def _config(self, name: str) -> Any:
         return MEASURES[name].config(label_fraction=self.measuring.fraction)
@@ -142,7 +143,7 @@ class Gatherer:
         gallery, queries = self.images
         return gallery.root, None if queries is None else queries.root
 
-    def _speed(self, subject: Subject) -> tuple[Result | None, str]:
+    def _speed(self, subject: Model) -> tuple[Result | None, str]:
         """Speed of the network: the kept one where all have one alike, else measured once for all that share it."""
         held, name = self.kept.get(subject.name, {}).get("throughput"), subject.backbone.config.name
         if "throughput" in self.measuring.skip or (held is not None and self.speeds_agree):
@@ -157,14 +158,14 @@ class Gatherer:
         self._keep(subject, "throughput", self.speeds[name])
         return self.speeds[name], ""
 
-    def _agreeing_speeds(self, subjects: Sequence[Subject]) -> dict[str, Result]:
+    def _agreeing_speeds(self, subjects: Sequence[Model]) -> dict[str, Result]:
         """Speeds in the run folders, if all runs have one and all were measured under the same conditions."""
         found = [(subject.backbone.config.name, self.kept[subject.name].get("throughput")) for subject in subjects]
         speeds = {name: speed for name, speed in found if speed is not None}
         alike = {identity(conditions(speed)) for _, speed in found if speed is not None}
         return speeds if len(alike) == 1 and all(speed is not None for _, speed in found) else {}
 
-    def _all_kept(self, subject: Subject) -> dict[str, list[Result]]:
+    def _all_kept(self, subject: Model) -> dict[str, list[Result]]:
         """What its folder holds of each evaluation, the newest first, without what was measured of other weights.
 
         Earlier accuracies among a single class are 100 % by definition, and no figures.
@@ -181,13 +182,13 @@ class Gatherer:
                     1.0 if name == "throughput" else self.measuring.fraction
                 ):
                     continue
-                if found.protocol.get("weights_hash", subject.weights) != subject.weights:
+                if found.protocol.get("weights_hash", subject.weights_hash) != subject.weights_hash:
                     logger.warning("%s: its %s was measured of other weights and is left aside", subject.name, file)
                     continue
                 held.setdefault(name, []).append(found)
         return held
 
-    def _chosen(self, subjects: Sequence[Subject]) -> dict[str, dict[str, Result]]:
+    def _chosen(self, subjects: Sequence[Model]) -> dict[str, dict[str, Result]]:
         """Choose, for each model, one kept result of each evaluation: the one that was asked for, if there is one.
 
         Otherwise all models follow one order of conditions, so that they are shown alike: first the conditions that
@@ -197,7 +198,7 @@ class Gatherer:
         results = Counter(_place(found) for held in every.values() for each in held.values() for found in each)
         chosen: dict[str, dict[str, Result]] = {subject.name: {} for subject in subjects}
         for name in EVALUATIONS:
-            alike: dict[str, list[tuple[Subject, Result]]] = {}
+            alike: dict[str, list[tuple[Model, Result]]] = {}
             for subject in subjects:
                 for found in every[subject.name].get(name, []):
                     alike.setdefault(identity(conditions(found)), []).append((subject, found))
@@ -217,11 +218,11 @@ class Gatherer:
                 chosen[subject.name].setdefault(name, found)
         return chosen
 
-    def _require_images(self, subjects: Sequence[Subject]) -> None:
+    def _require_images(self, subjects: Sequence[Model]) -> None:
         """Refuse, before anything is measured, a model of which nobody can know on which images to measure it."""
         if self.images is not None or self.measuring.skip.issuperset(MEASURES):
             return
-        strangers = [subject.name for subject in subjects if subject.config is None]
+        strangers = [subject.name for subject in subjects if subject.settings is None]
         if strangers:
             raise UserError(
                 f"{' and '.join(strangers)}: no run folder says on which images to measure; give --data FOLDER "
@@ -239,7 +240,7 @@ class Gatherer:
             return None
         return None
 
-    def _watched(self, subject: Subject) -> Context:
+    def _watched(self, subject: Model) -> Context:
         """Return the context, whose progress names the model."""
         watch: Callable = self.measuring.watch
         return replace(self.measuring.context, watch=lambda what: watch(f"{subject.name}: {what}"))
@@ -259,22 +260,18 @@ def _labelled(root: str) -> ImageFolder:
     return find_images(Path(root), labelled=True)
 
 
-def _is_run(subject: Subject) -> bool:
-    return subject.config is not None and subject.path == subject.config.out
-
-
-def _own_data(subject: Subject) -> Path:
+def _own_data(subject: Model) -> Path:
     """The images that the model was trained on."""
-    if subject.config is None:
+    if subject.settings is None:
         raise UserError("give --data")
-    return subject.config.data
+    return Path(subject.settings["data"])
 
 
-def _unfinished(subject: Subject) -> list[str]:
+def _unfinished(subject: Model) -> list[str]:
     """A remark where the run's newest checkpoint is not of its last step."""
-    if subject.config is None or subject.path is None:
+    if subject.run is None:
         return []
-    metadata = checkpoint.newest_metadata(subject.path / "checkpoints")
+    metadata = checkpoint.newest_metadata(subject.run / "checkpoints")
     if metadata is None:
         return []
     step, total = metadata.get("step"), metadata.get("total")
