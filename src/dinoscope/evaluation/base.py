@@ -16,7 +16,7 @@ import torch
 
 from dinoscope.data.sources import SPLITS, ImageFolder, find_images, find_split, resolve_split
 from dinoscope.errors import UserError
-from dinoscope.evaluation.results import conditions, keep_in
+from dinoscope.evaluation.results import conditions, keep
 from dinoscope.features import ExtractConfig, cached_extract, evaluation_view, extract
 from dinoscope.model_names import Model, Watch, unwatched
 from dinoscope.models.backbone import Backbone
@@ -237,8 +237,8 @@ def measure(evaluation: Evaluation, models: Sequence[Model], data: Data, config:
     for group in groups:
         found = evaluation.run(group, data, config, context)
         for model, result in zip(group, found, strict=False):
-            if model.run is not None:
-                keep_in(model.run, evaluation.kept_as(config, result.protocol), result)
+            if model.path is not None:
+                keep(model.path, evaluation.kept_as(config, result.protocol), result)
         results += found
     return results
 
