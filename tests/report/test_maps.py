@@ -31,7 +31,9 @@ from dinoscope.report.maps import (
     thumbnails_page,
 )
 from dinoscope.report.page import Figure, Notice
+from dinoscope.report.runs import Material
 from dinoscope.report.sections import embedding
+from dinoscope.study.gather import Measuring
 from dinoscope.study.subjects import Subject
 
 PICTURES = Callable[..., Path]
@@ -264,8 +266,9 @@ def subject(name: str, *, constant: bool = False) -> Subject:
 
 def test_the_section_shows_every_model_and_says_which_has_collapsed(picture_folder: PICTURES) -> None:
     images = find_images(picture_folder(12, classes=3))
-    models = [subject("runs/a"), subject("runs/b"), subject("runs/c", constant=True)]
-    section = embedding.section(models, images, Extract(cached=False), method="tsne")
+    models = (subject("runs/a"), subject("runs/b"), subject("runs/c", constant=True))
+    material = Material(models=models, measuring=Measuring(extract=Extract(cached=False)))
+    section = embedding.section(material, images, method="tsne")
     assert section is not None
     figures = [block for block in section.blocks if isinstance(block, Figure)]
     assert len(figures) == 3
@@ -276,8 +279,8 @@ def test_the_section_shows_every_model_and_says_which_has_collapsed(picture_fold
 
 
 def test_no_section_without_images() -> None:
-    assert embedding.section([subject("runs/a")]) is None
-    assert embedding.section([]) is None
+    assert embedding.section(Material(models=(subject("runs/a"),))) is None
+    assert embedding.section(Material()) is None
 
 
 def test_a_map_of_too_few_has_no_figures() -> None:

@@ -1,12 +1,13 @@
-"""What a run folder says of its run: settings, how far it came, what was logged, on what it ran."""
+"""What a report is about: runs, with their settings, state, log and machine, and models with their titles."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -14,15 +15,18 @@ from dinoscope import checkpoint
 from dinoscope.data.folder import find_images, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.methods import method_name
-from dinoscope.model_names import distinct
-from dinoscope.study.compare import ARCHITECTURE_NAMES, METHOD_NAMES
-from dinoscope.study.subjects import shown_method
+from dinoscope.model_names import distinct, short_name
+from dinoscope.study.compare import ARCHITECTURE_NAMES, METHOD_NAMES, Comparison
+from dinoscope.study.gather import Measuring
+from dinoscope.study.subjects import Subject, shown_method
 from dinoscope.text import printable
 from dinoscope.training.config import RunConfig
 from dinoscope.training.images import read_unreadable
 from dinoscope.training.provenance import Session, read_sessions
 from dinoscope.training.run_folder import RunFolder, read_config, read_metrics
 
+_BETWEEN = "-_/. "
+_WORDS = re.compile(rf"[^{re.escape(_BETWEEN)}]+[{re.escape(_BETWEEN)}]*|[{re.escape(_BETWEEN)}]+")
 _BEGAN = re.compile(r"^(\S+ \S+?)(?:,\d+)? INFO training \S+ on (\d+) images")
 _SAID = re.compile(r"^\S+ \S+ WARNING step (\d+): (.*)$")
 
@@ -68,6 +72,11 @@ class RunRecord:
         return shown if shown == self.config.backbone else f"{shown} ({self.config.backbone})"
 
     @property
+    def network(self) -> str:
+        """The network as the field writes it, without what is in brackets."""
+        return self.architecture.partition(" (")[0]
+
+    @property
     def image_size(self) -> int:
         """Side in pixels of the images on which online k-NN measures the run."""
         return self.config.backbone_config.image_size
@@ -83,6 +92,36 @@ class RunRecord:
         """The last that was logged of a value."""
         values = self.series(name)[1]
         return values[-1] if values else None
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the sections of a report are made of.
+
+    runs: labelled as in `titles`. models: all that have weights. comparison: of these; None without any.
+    pictures: whether to show images, which takes time.
+    """
+
+    runs: tuple[RunRecord, ...] = ()
+    models: tuple[Subject, ...] = ()
+    comparison: Comparison | None = None
+    measuring: Measuring = field(default_factory=Measuring)
+    pictures: bool = True
+
+    @functools.cached_property
+    def titles(self) -> list[str]:
+        """Short names of the models, of which no two are the same."""
+        return titles_of(self.models)
+
+    @property
+    def others(self) -> dict[str, str]:
+        """Title of each model that is no run -> as it was given."""
+        return {title: model.name for model, title in self.titled if model.config is None}
+
+    @property
+    def titled(self) -> list[tuple[Subject, str]]:
+        """Each model with its title."""
+        return list(zip(self.models, self.titles, strict=True))
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
@@ -182,3 +221,26 @@ def _text(file: Path) -> str:
         return ""
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error}") from error
+
+
+def titles_of(subjects: Sequence[Subject]) -> list[str]:
+    """Short names of models, of which no two are the same."""
+    return distinct([(_short(each), each.path) for each in subjects])
+
+
+def told_apart(titles: Sequence[str]) -> list[str]:
+    """What tells titles apart, for where there is little room: without the words that all begin or end with."""
+    words = [_WORDS.findall(title) for title in titles]
+    least = min(map(len, words), default=0)
+    if len(words) < 2 or least < 2:
+        return list(titles)
+    first = next((at for at in range(least) if len({each[at] for each in words}) > 1), least - 1)
+    last = next((at for at in range(1, least - first) if len({each[-at] for each in words}) > 1), least - first)
+    short = ["".join(each[first : len(each) - last + 1]).strip(_BETWEEN) for each in words]
+    return short if all(short) and len(set(short)) == len(short) else list(titles)
+
+
+def _short(subject: Subject) -> str:
+    """A name of random or released weights is no path, though it may look like one."""
+    given = Path(subject.name)
+    return printable(short_name(given) if subject.path == given else subject.name)
