@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dinoscope.demo.pictures import Refused
-from dinoscope.demo.tracking import Followed, Step, follow
+from dinoscope.demo.clip import Followed, Step, follow
+from dinoscope.demo.limits import Refused
 from dinoscope.errors import UserError
 from dinoscope.evaluation.propagation import propagate
 from dinoscope.evaluation.window import PropagationConfig

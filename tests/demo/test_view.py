@@ -8,52 +8,57 @@ import numpy as np
 import pytest
 import torch
 
-from dinoscope.demo.engine import Engine, Gaze
-from dinoscope.demo.image_view import Controls, full_size, see, shrunk
-from dinoscope.demo.pictures import Truth
+from dinoscope.demo.engine import Engine, Input
+from dinoscope.demo.pictures import GroundTruth, shrunk
 from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.explain.attention import map_masks
 from dinoscope.pictures import overlay
 
+pytest.importorskip("gradio", reason="the tabs need Gradio")
+
+from dinoscope.demo.image import Controls, full_size, view
+
 
 def test_shares_and_jaccard_of_mean_and_heads(engine: Engine, picture_file: Path) -> None:
-    gaze = Gaze("vit", engine.picture(picture_file), 32)
-    objects = np.zeros(gaze.picture.size, bool)
+    given = Input("vit", engine.picture(picture_file), 32)
+    objects = np.zeros(given.picture.size, bool)
     objects[10:40, 20:50] = True
-    truth = Truth(objects, np.ones_like(objects))
-    view = see(engine, gaze, Controls(mass=0.5, head=1), truth)
-    masks = map_masks(engine.maps(gaze, "attention", 2), 0.5)
-    assert [head.number for head in view.heads] == [0, 1, 2]
-    for head, mask in zip(view.heads, masks, strict=True):
+    truth = GroundTruth(objects, np.ones_like(objects))
+    drawn = view(engine, given, Controls(mass=0.5, head=1), truth)
+    masks = map_masks(engine.maps(given, "attention", 2), 0.5)
+    assert [head.number for head in drawn.heads] == [0, 1, 2]
+    for head, mask in zip(drawn.heads, masks, strict=True):
         assert head.share == pytest.approx(mask.float().mean().item())
         assert head.jaccard == pytest.approx(jaccard(mask, torch.from_numpy(objects)))
-    assert (view.head, view.share, view.jaccard) == (1, view.heads[1].share, view.heads[1].jaccard)
-    assert view.block == (2, 3)
+    assert (drawn.head, drawn.share, drawn.jaccard) == (1, drawn.heads[1].share, drawn.heads[1].jaccard)
+    assert drawn.block == (2, 3)
 
 
 def test_void_does_not_count_and_an_empty_truth_has_no_score(engine: Engine, picture_file: Path) -> None:
-    gaze = Gaze("vit", engine.picture(picture_file), 32)
-    everything = np.ones(gaze.picture.size, bool)
+    given = Input("vit", engine.picture(picture_file), 32)
+    everything = np.ones(given.picture.size, bool)
     inside = everything.copy()
     inside[:, 32:] = False
-    held = see(engine, gaze, Controls(mass=1.0), Truth(inside, inside))  # a mask of everything, judged where valid
+    held = view(
+        engine, given, Controls(mass=1.0), GroundTruth(inside, inside)
+    )  # a mask of everything, judged where valid
     assert held.jaccard == 1.0
-    assert see(engine, gaze, Controls(), Truth(~everything, everything)).jaccard is None
-    assert see(engine, gaze, Controls(), None).jaccard is None
+    assert view(engine, given, Controls(), GroundTruth(~everything, everything)).jaccard is None
+    assert view(engine, given, Controls(), None).jaccard is None
 
 
 def test_networks_without_heads_show_one_map(engine: Engine, picture_file: Path) -> None:
-    gaze = Gaze("resnet", engine.picture(picture_file), 32)
-    view = see(engine, gaze, Controls(head=2), None)
-    assert (view.heads, view.head, view.block) == ((), None, None)
+    given = Input("resnet", engine.picture(picture_file), 32)
+    drawn = view(engine, given, Controls(head=2), None)
+    assert (drawn.heads, drawn.head, drawn.block) == ((), None, None)
     assert engine.shown_kind("resnet", "attention") == "energy"
 
 
 def test_overlay_strength_and_patches(engine: Engine, picture_file: Path) -> None:
-    gaze = Gaze("vit", engine.picture(picture_file), 32)
-    faint, strong = (see(engine, gaze, Controls(opacity=each), None).overlay for each in (0.0, 1.0))
-    values = engine.maps(gaze, "attention", 2).mean(dim=0).numpy()
-    shown = shrunk(gaze.picture.pixels, 720)
+    given = Input("vit", engine.picture(picture_file), 32)
+    faint, strong = (view(engine, given, Controls(opacity=each), None).overlay for each in (0.0, 1.0))
+    values = engine.maps(given, "attention", 2).mean(dim=0).numpy()
+    shown = shrunk(given.picture.pixels, 720)
     assert np.array_equal(strong, overlay(shown, values, opacity=1.0))
     flat = np.full_like(values, 1.0)
     assert np.array_equal(faint, overlay(shown, flat))  # nothing is laid over it, as where attention is even
@@ -63,13 +68,13 @@ def test_overlay_strength_and_patches(engine: Engine, picture_file: Path) -> Non
 
 
 def test_pictures_to_keep_are_as_large_as_the_image(engine: Engine, picture_file: Path) -> None:
-    gaze = Gaze("vit", engine.picture(picture_file), 32)
-    written = dict(full_size(engine, gaze, Controls()))
+    given = Input("vit", engine.picture(picture_file), 32)
+    written = dict(full_size(engine, given, Controls()))
     assert list(written)[:6] == ["mean", "mean_mask", "mean_outline", "head1", "head1_mask", "head1_outline"]
     assert len(written) == 3 * 4
-    assert {pixels.shape[:2] for pixels in written.values()} == {gaze.picture.size}
+    assert {pixels.shape[:2] for pixels in written.values()} == {given.picture.size}
     assert set(np.unique(written["mean_mask"])) == {0, 255}
-    single = dict(full_size(engine, gaze, Controls(kind="gradcam")))
+    single = dict(full_size(engine, given, Controls(kind="gradcam")))
     assert list(single) == ["gradcam", "gradcam_mask", "gradcam_outline"]
 
 
