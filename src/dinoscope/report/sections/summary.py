@@ -122,11 +122,11 @@ def _facts(run: RunRecord, measured: dict[str, Entry], parameters: dict[str, int
     ]
     if (online := run.last("knn_top1")) is not None:
         afterwards = entry.measurements.get("knn") if entry else None
-        pairs.append(("Online k-NN top-1", f"{online:.1f} % ({_online(run, afterwards)})"))
+        pairs.append(("Online k-NN top-1", f"{online:.1f} % ({_conditions(run, afterwards)})"))
     return pairs
 
 
-def _online(run: RunRecord, measured: Result | None) -> str:
+def _conditions(run: RunRecord, measured: Result | None) -> str:
     """How online k-NN was measured, and what of it is other than in the k-NN that was measured afterwards."""
     text = f"during training, on the run's own images at {run.image_size} px"
     size = None if measured is None else measured.protocol.get("image_size")
