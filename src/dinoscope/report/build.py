@@ -11,16 +11,14 @@ from pathlib import Path
 from dinoscope import __version__
 from dinoscope.errors import UserError
 from dinoscope.files import replacing
-from dinoscope.model_names import RANDOM
+from dinoscope.model_names import RANDOM, load_models, run_settings
 from dinoscope.report.page import Document, Section, render
 from dinoscope.report.runs import Material, read_runs
 from dinoscope.report.sections import SECTIONS
 from dinoscope.report.sections.comparison import gathered
 from dinoscope.study.gather import Measuring
-from dinoscope.study.subjects import subject
 from dinoscope.system import commit
 from dinoscope.text import listed
-from dinoscope.training.run_folder import CONFIG
 
 MAX_NAMES = 3
 """Models up to which the title names them all."""
@@ -93,17 +91,18 @@ def _material(request: Request) -> Material:
         progress(1, 1)
     # A run that has saved nothing has no model yet; all that it logged is shown nevertheless.
     empty = {str(run.path) for run in runs if run.state == "begun"}
-    models = tuple(subject(name, watch) for name in request.models if str(Path(name)) not in empty)
+    named = [name for name in request.models if str(Path(name)) not in empty]
+    models = tuple(load_models(named, watch)) if named else ()
     baselines = request.baselines and request.measuring.data is not None
     comparison = gathered(models, request.measuring, baselines=baselines) if models else None
     material = Material(tuple(runs), models, comparison, request.measuring, request.pictures)
-    title_of = {model.path: title for model, title in material.titled if model.config is not None}
+    title_of = {model.run: title for model, title in material.titled if model.run is not None}
     return replace(material, runs=tuple(replace(run, label=title_of.get(run.path, run.label)) for run in runs))
 
 
 def is_run(name: str) -> bool:
     """Return whether a run folder is meant."""
-    return not name.startswith(RANDOM) and (Path(name) / CONFIG).is_file()
+    return not name.startswith(RANDOM) and run_settings(Path(name)) is not None
 
 
 def _check(request: Request) -> None:

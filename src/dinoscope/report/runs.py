@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import re
 from collections.abc import Sequence
@@ -14,11 +13,10 @@ from typing import Literal
 from dinoscope import checkpoint
 from dinoscope.data.folder import find_images, resolve_split
 from dinoscope.errors import UserError
-from dinoscope.methods import method_name
-from dinoscope.model_names import distinct, short_name
+from dinoscope.methods import method_name, shown_name
+from dinoscope.model_names import Model, distinct
 from dinoscope.study.compare import ARCHITECTURE_NAMES, METHOD_NAMES, Comparison
 from dinoscope.study.gather import Measuring
-from dinoscope.study.subjects import Subject, shown_method
 from dinoscope.text import printable
 from dinoscope.training.config import RunConfig
 from dinoscope.training.images import read_unreadable
@@ -103,25 +101,25 @@ class Material:
     """
 
     runs: tuple[RunRecord, ...] = ()
-    models: tuple[Subject, ...] = ()
+    models: tuple[Model, ...] = ()
     comparison: Comparison | None = None
     measuring: Measuring = field(default_factory=Measuring)
     pictures: bool = True
 
-    @functools.cached_property
+    @property
+    def titled(self) -> list[tuple[Model, str]]:
+        """Each model with its label, as it can be shown."""
+        return [(model, printable(model.label)) for model in self.models]
+
+    @property
     def titles(self) -> list[str]:
-        """Short names of the models, of which no two are the same."""
-        return titles_of(self.models)
+        """Labels of the models."""
+        return [title for _, title in self.titled]
 
     @property
     def others(self) -> dict[str, str]:
-        """Title of each model that is no run -> as it was given."""
-        return {title: model.name for model, title in self.titled if model.config is None}
-
-    @property
-    def titled(self) -> list[tuple[Subject, str]]:
-        """Each model with its title."""
-        return list(zip(self.models, self.titles, strict=True))
+        """Label of each model that is no run -> as it was given."""
+        return {title: model.name for model, title in self.titled if model.run is None}
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
@@ -146,7 +144,7 @@ def read_run(path: Path, label: str) -> RunRecord:
         path,
         label,
         config,
-        METHOD_NAMES.get(shown := shown_method(config), shown),
+        METHOD_NAMES.get(shown := shown_name(config.method), shown),
         method_name(config.method),
         steps,
         total,
@@ -223,11 +221,6 @@ def _text(file: Path) -> str:
         raise UserError(f"{file} cannot be read: {error}") from error
 
 
-def titles_of(subjects: Sequence[Subject]) -> list[str]:
-    """Short names of models, of which no two are the same."""
-    return distinct([(_short(each), each.path) for each in subjects])
-
-
 def told_apart(titles: Sequence[str]) -> list[str]:
     """What tells titles apart, for where there is little room: without the words that all begin or end with."""
     words = [_WORDS.findall(title) for title in titles]
@@ -238,9 +231,3 @@ def told_apart(titles: Sequence[str]) -> list[str]:
     last = next((at for at in range(1, least - first) if len({each[-at] for each in words}) > 1), least - first)
     short = ["".join(each[first : len(each) - last + 1]).strip(_BETWEEN) for each in words]
     return short if all(short) and len(set(short)) == len(short) else list(titles)
-
-
-def _short(subject: Subject) -> str:
-    """A name of random or released weights is no path, though it may look like one."""
-    given = Path(subject.name)
-    return printable(short_name(given) if subject.path == given else subject.name)

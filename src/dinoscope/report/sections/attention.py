@@ -16,12 +16,12 @@ from dinoscope.errors import UserError
 from dinoscope.explain.attention_history import AttentionHistory, Snapshot, read_history
 from dinoscope.explain.maps import map_title
 from dinoscope.features.images import without_ends
+from dinoscope.model_names import Model
 from dinoscope.observers import LONGEST, mean_map, spread
 from dinoscope.pictures import webp
 from dinoscope.report.page import Block, Figure, Group, Notice, Section, folded_rest
 from dinoscope.report.pages import MapColumn, maps_page
 from dinoscope.report.runs import Material, told_apart
-from dinoscope.study.subjects import Subject
 from dinoscope.text import listed
 
 MAX_STEPS = 6
@@ -121,11 +121,11 @@ def _across(columns: Sequence[MapColumn], chosen: _Images, window: Window | None
     return Figure(webp(maps_page(images, columns, " or ".join(kinds))), caption, f"Attention of {titles}")
 
 
-def _images(subjects: Sequence[Subject], histories: Sequence[AttentionHistory]) -> _Images | None:
+def _images(subjects: Sequence[Model], histories: Sequence[AttentionHistory]) -> _Images | None:
     """Those of the first run whose images are still there; else the small ones that a run has kept, if any."""
     for subject in subjects:
-        if subject.config is not None and (found := _own_images(subject.config.data)):
-            return _Images(found, f"{len(found)} training images of {subject.config.data}")
+        if subject.settings is not None and (found := _own_images(Path(subject.settings["data"]))):
+            return _Images(found, f"{len(found)} training images of {subject.settings['data']}")
     if histories:
         pictures = tuple(map(RawImage, histories[0].pictures))
         return _Images(pictures, f"{len(pictures)} training images, as small as the run kept them")

@@ -8,8 +8,8 @@ from dataclasses import MISSING, dataclass, fields
 from dinoscope.config import identity
 from dinoscope.errors import UserError
 from dinoscope.evaluation.results import conditions, kept, kept_names
+from dinoscope.model_names import Model
 from dinoscope.report.page import Notice
-from dinoscope.study.subjects import Subject
 from dinoscope.types import Items, Result
 
 
@@ -17,7 +17,7 @@ from dinoscope.types import Items, Result
 class Kept:
     """One result of a model. name: of its file. title: of the model."""
 
-    subject: Subject
+    subject: Model
     title: str
     name: str
     measurement: Result
@@ -33,7 +33,7 @@ class Best:
 
 
 def kept_groups(
-    titled: Sequence[tuple[Subject, str]], evaluation: str, protocol: type
+    titled: Sequence[tuple[Model, str]], evaluation: str, protocol: type
 ) -> tuple[list[list[Kept]], list[Notice]]:
     """Results that were measured under one protocol, together; the largest groups first. And what is wrong.
 
@@ -58,7 +58,7 @@ def kept_groups(
                 text = f"{title}: its {name} does not say its {', '.join(lacking)}, and is left out. Measure it again."
                 notices.append(Notice(text, "warning"))
                 continue
-            if found.protocol.get("weights_hash", subject.weights) != subject.weights:
+            if found.protocol.get("weights_hash", subject.weights_hash) != subject.weights_hash:
                 text = f"{title}: its {name} was measured of other weights than it has now, and is left out."
                 notices.append(Notice(f"{text} Measure it again.", "warning"))
                 continue

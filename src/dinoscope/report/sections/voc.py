@@ -113,7 +113,7 @@ def _drawn(group: Sequence[Kept], names: Sequence[str], draw: _Drawing) -> list[
     titled = list(zip(group, told_apart([each.title for each in group]), strict=True))
     for begin in range(0, len(group), _ABREAST):
         abreast = titled[begin : begin + _ABREAST]
-        models = [replace(each.subject.model, label=title) for each, title in abreast]
+        models = [replace(each.subject, label=title) for each, title in abreast]
         with draw.watch("masks of the best and worst images") as progress:
             result = measure_voc(models, images, config, progress, keep_masks=True)
         rows = [sheet_row(result, place) for place in range(len(result.used))]
