@@ -13,12 +13,12 @@ from typing import Literal
 
 import torch
 
-from dinoscope.html_report.runs import RunRecord
 from dinoscope.methods import MethodSettings, build_method
 from dinoscope.methods.health import COLLAPSED_SPREAD, Verdict
 from dinoscope.methods.online import OnlineMethod
 from dinoscope.models.backbone import BackboneConfig
 from dinoscope.report.page import Block, Bullets, Code, Folded, Notice, Section
+from dinoscope.report.runs import RunRecord
 from dinoscope.tables import Column, Table, TableRow
 from dinoscope.tables import Section as Rows
 from dinoscope.text import ABSENT, count, figure, listed, percent

@@ -11,9 +11,9 @@ from PIL import Image
 
 from dinoscope.comparison.presentation import display_table
 from dinoscope.comparison.ranking import baseline_lines, best, best_first, bold_line, interval, lead, ranked
-from dinoscope.html_report.headline import headlines
-from dinoscope.html_report.titles import told_apart
 from dinoscope.report.page import Figure
+from dinoscope.report.sections.headline import headlines
+from dinoscope.report.titles import told_apart
 from dinoscope.study.compare import Comparison, Entry, compare
 from dinoscope.types import Metric, Result
 

@@ -8,24 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dinoscope.comparison.baselines import pixels_entry, random_entries
-from dinoscope.comparison.presentation import (
-    CSV_HEADER,
-    bars_line,
-    csv_rows,
-    display_table,
-    json_values,
-    online_curves,
-    panels,
-    speed_line,
-)
+from dinoscope.comparison.presentation import CSV_HEADER, csv_rows, display_table, json_values, label, speed_line
+from dinoscope.comparison.ranking import ACCURACIES, interval
 from dinoscope.errors import UserError
 from dinoscope.files import claim, write_all
-from dinoscope.report.charts import curves, png, scatter, svg
+from dinoscope.model_names import load_models
+from dinoscope.report.charts import Curve, Panel, Point, curves, png, scatter, svg
 from dinoscope.report.tables import csv_text, latex, markdown
-from dinoscope.study.compare import Comparison, compare
+from dinoscope.study.compare import BASELINES, Comparison, compare
 from dinoscope.study.gather import Gatherer, Measuring
-from dinoscope.study.subjects import subject
+from dinoscope.study.names import METHOD_NAMES
 from dinoscope.tables import Table
+from dinoscope.training.run_folder import read_metrics
 
 CURVES_TITLE = "online k-NN top-1 (%)"
 CURVES_NOTE = (
@@ -66,7 +60,7 @@ def compare_runs(request: Request) -> Compared:
     (models other than runs need it), or `out` holds a comparison already and is not to be overwritten.
     """
     _check(request)
-    subjects = [subject(str(run), request.measuring.watch) for run in request.runs]
+    subjects = load_models([str(run) for run in request.runs], request.measuring.watch)
     gatherer = Gatherer(request.measuring, subjects)
     entries = [gatherer.entry(each) for each in subjects]
     if request.baselines:
@@ -138,6 +132,61 @@ def _curves(kind: Callable[..., bytes]) -> Callable[[Comparison, Table, bool], b
 
 def _text(text: str) -> bytes:
     return text.encode("utf-8", errors="surrogateescape")
+
+
+def panels(comparison: Comparison) -> tuple[list[Panel], str]:
+    """Accuracy against speed, or against size where a row has no speed; and the title of that axis."""
+    titles = {"knn": f"k-NN (k = {comparison.k})", "linear": "Linear"}
+    networks = [row for row in comparison.rows if row.first.parameters is not None]
+    speeds = [row.cell("throughput") for row in networks]
+    by_speed = all(speed is not None for speed in speeds)
+    found: list[Panel] = []
+    of_seeds = has_seeds(comparison)
+    for name, title in titles.items():
+        points = tuple(
+            Point(
+                row.method,
+                row.architecture,
+                label(row, comparison),
+                speed.mean if by_speed and speed is not None else row.first.parameters or 0.0,
+                cell.mean,
+                cell.deviation,
+                None if of_seeds or (sure := interval(row, name)) is None else (sure.low, sure.high),
+            )
+            for row, speed in zip(networks, speeds, strict=True)
+            if (cell := row.cell(name))
+        )
+        pixels = [cell.mean for row in comparison.rows if row.first.method == "pixels" and (cell := row.cell(name))]
+        if points:
+            found.append(Panel(title, points, (METHOD_NAMES["pixels"], pixels[0]) if pixels else None))
+    return found, "throughput (images/s)" if by_speed else "parameters of the backbone (M)"
+
+
+def has_seeds(comparison: Comparison) -> bool:
+    """Whether any accuracy is of several runs: then bars show their deviation, and no other kind stands beside."""
+    cells = [row.cell(name) for row in comparison.rows for name in ACCURACIES]
+    return any(cell is not None and cell.deviation is not None for cell in cells)
+
+
+def bars_line(comparison: Comparison) -> str:
+    """What the bars of the figure are."""
+    if has_seeds(comparison):
+        return "Bars: one standard deviation over the seeds each way, where there are several"
+    return "Bars: 95 % intervals for the number of images alone (Wilson)"
+
+
+def online_curves(comparison: Comparison) -> list[Curve]:
+    """Online k-NN of each run over its epochs, from its metrics.jsonl, where it was measured."""
+    found: list[Curve] = []
+    for row in comparison.rows:
+        if row.first.method in BASELINES:
+            continue
+        for entry in row.entries:
+            lines = [line for line in read_metrics(Path(entry.run)) if "knn_top1" in line]
+            epochs, values = tuple(line["epoch"] + 1 for line in lines), tuple(line["knn_top1"] for line in lines)
+            if lines:
+                found.append(Curve(row.method, row.architecture, label(row, comparison), epochs, values))
+    return found
 
 
 FILES: dict[str, Callable[[Comparison, Table, bool], bytes | None]] = {

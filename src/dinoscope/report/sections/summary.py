@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dinoscope.comparison.ranking import ACCURACIES, TITLES, WITH_LABELS, best, bold_line, ranked
-from dinoscope.html_report.headline import headlines, where
-from dinoscope.html_report.health import HEALTHY, SHORT, findings, is_wrong, together, verdict
-from dinoscope.html_report.runs import RunRecord
 from dinoscope.report.page import Block, Bullets, KeyValues, Notice, Paragraph, Section
+from dinoscope.report.runs import RunRecord
+from dinoscope.report.sections.headline import headlines, where
+from dinoscope.report.sections.health import HEALTHY, SHORT, findings, is_wrong, together, verdict
 from dinoscope.study.compare import Comparison, Entry
 from dinoscope.tables import Column, Table, TableRow
 from dinoscope.tables import Section as Rows

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dinoscope.cli import main
-from dinoscope.html_report import embedding
+from dinoscope.report.sections import embedding
 from tests.report_runs import HOSTILE, trained
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

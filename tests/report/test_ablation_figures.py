@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from dinoscope.ablation.curves import Band
-from dinoscope.ablation.figures import every_figure, stretches
 from dinoscope.ablation.grouping import arrange
+from dinoscope.report.ablation import every_figure, stretches
 from dinoscope.report.charts import BASELINE, COLUMN, PAGE, Bar, Effect, bars, effects, line_chart, pdf, svg
 from dinoscope.tables import Line, LineChart, LinePanel
 from tests.ablation_studies import realistic, study

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from dinoscope.html_report.runs import RunRecord
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.methods.swav import SwAVConfig
 from dinoscope.report.charts import line_chart, looks, svg
 from dinoscope.report.page import Block, Figure, Gallery, Notice, Section
+from dinoscope.report.runs import RunRecord
 from dinoscope.tables import Line, LineChart, LinePanel
 from dinoscope.text import listed
 

@@ -14,13 +14,13 @@ import pytest
 from dinoscope import checkpoint
 from dinoscope.cli import main
 from dinoscope.evaluation.results import kept
-from dinoscope.html_report import embedding
-from dinoscope.html_report.curves import curves_section
-from dinoscope.html_report.health import findings, verdict
-from dinoscope.html_report.runs import RunRecord, read_runs
-from dinoscope.html_report.settings import settings_section
 from dinoscope.report.charts import MAX_POINTS, line_chart, looks
 from dinoscope.report.page import Document, Section, render
+from dinoscope.report.runs import RunRecord, read_runs
+from dinoscope.report.sections import embedding
+from dinoscope.report.sections.curves import curves_section
+from dinoscope.report.sections.health import findings, verdict
+from dinoscope.report.sections.settings import settings_section
 from dinoscope.tables import LineChart, LinePanel, Table
 from dinoscope.text import duration, listed
 from dinoscope.training.provenance import MACHINE

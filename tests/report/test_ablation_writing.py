@@ -12,11 +12,11 @@ import pytest
 
 from dinoscope.ablation.records import AblationResult, Variant
 from dinoscope.ablation.storing import from_json, read_result, to_json
-from dinoscope.ablation.writing import claim, file_names, write_result
 from dinoscope.cli.ablation_table import show
 from dinoscope.cli.console import Console
 from dinoscope.errors import UserError
 from dinoscope.files import MARK
+from dinoscope.report.ablation import claim, file_names, write_result
 from tests.ablation_studies import BASE, full_run, realistic, run, study
 from tests.html_checks import Page
 

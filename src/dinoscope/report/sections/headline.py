@@ -19,7 +19,7 @@ from dinoscope.comparison.ranking import (
     settled,
     without_labels,
 )
-from dinoscope.html_report.runs import RunRecord
+from dinoscope.report.runs import RunRecord
 from dinoscope.study.compare import BASELINES, Comparison, Row
 from dinoscope.text import count, listed
 from dinoscope.types import Result
