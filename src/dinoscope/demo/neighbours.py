@@ -206,7 +206,6 @@ class NeighboursTab:
             return self._galleries[model]
 
     def _caption(self, gallery: Gallery, found: Sequence[Neighbour], request: gr.Request) -> str:
-        """Which model, how many images of the folder, and the most frequent class."""
         say, taken = self.site.words.say, len(gallery.paths)
         key = "neighbours_caption" if taken + gallery.unreadable == gallery.total else "neighbours_caption_some"
         name = self.folder.resolve().name if self.folder else say(request, "neighbours_drawn")

@@ -66,13 +66,14 @@ def page_served(
 
     Raises UserError if the port is taken, or the samples cannot be read.
     """
-    from dinoscope.demo import pictures
-    from dinoscope.demo.engine import Engine
-    from dinoscope.demo.page import build_page, head, theme
-    from dinoscope.demo.site import Site, Words, data_file
-
     limits = limits or Limits()
     with own_folder() as folder, contextlib.closing(DecodingProcesses(_DECODING, limits.decode_seconds)) as decoding:
+        # only now: Gradio reads its switches, which the folder has set, when it is imported
+        from dinoscope.demo import pictures
+        from dinoscope.demo.engine import Engine
+        from dinoscope.demo.page import build_page, head, theme
+        from dinoscope.demo.site import Site, Words, data_file
+
         uploads = folder / "gradio"
         made, drawn = uploads / "made", folder / "drawn"
         (made / "thumbnails").mkdir(parents=True)
@@ -237,9 +238,9 @@ class Guard:
         headers = Headers(scope=scope)
         path, changes = scope["path"].lower(), scope["method"] not in ("GET", "HEAD", "OPTIONS")
         if changes and _is_foreign(headers):
-            await _refuse(scope, send, 403, "Requests from the pages of other sites are refused.")
+            await _refuse(scope, receive, send, 403, "Requests from the pages of other sites are refused.")
         elif "/proxy=" in path or "/file=http:" in path or "/file=https:" in path:
-            await _refuse(scope, send, 403, "This page fetches nothing from the net.")
+            await _refuse(scope, receive, send, 403, "This page fetches nothing from the net.")
         elif changes and path.endswith("/upload"):
             await self._upload(scope, receive, send, headers.get("content-length", ""))
         else:
@@ -247,7 +248,7 @@ class Guard:
 
     async def _upload(self, scope: Any, receive: Any, send: Any, length: str) -> None:
         if not length.isdigit():
-            await _refuse(scope, send, 411, "An upload must say its length.")
+            await _refuse(scope, receive, send, 411, "An upload must say its length.")
             return
         size = max(int(length), _SMALLEST_FILE)
         with self._lock:
@@ -255,7 +256,7 @@ class Guard:
             if not full:
                 self._coming += size
         if full:
-            await _refuse(scope, send, 413, "The page holds as many uploads as it may. Try again in an hour.")
+            await _refuse(scope, receive, send, 413, "The page holds as many uploads as it may. Try again in an hour.")
             return
         try:
             await self.app(scope, receive, _with_headers(send, is_file=False))
@@ -297,10 +298,10 @@ def _with_headers(send: Any, *, is_file: bool) -> Any:
     return send_guarded
 
 
-async def _refuse(scope: Any, send: Any, status: int, reason: str) -> None:
+async def _refuse(scope: Any, receive: Any, send: Any, status: int, reason: str) -> None:
     from starlette.responses import PlainTextResponse
 
-    await PlainTextResponse(reason, status, {"x-content-type-options": "nosniff"})(scope, None, send)
+    await PlainTextResponse(reason, status, {"x-content-type-options": "nosniff"})(scope, receive, send)
 
 
 class DecodingProcesses:
@@ -382,7 +383,6 @@ class _Process:
 
 
 def _answer_calls(connection: Connection) -> None:
-    """What a process does until the page is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the page ends its processes
     connection.send((None, None))
     while True:

@@ -161,7 +161,6 @@ def end(session: VideoSession | None) -> None:
 
 
 def _draw_click(picture: UInt8[ndarray, "h w 3"], click: Click) -> None:
-    """A disc with a plus or a minus, in place."""
     height, width = picture.shape[:2]
     x, y = round(click.column * width), round(click.row * height)
     cv2.circle(picture, (x, y), _RADIUS + 2, (255, 255, 255), -1, cv2.LINE_AA)
@@ -452,7 +451,6 @@ class VideoTab:
     def _load(
         self, folder: Path, clip: Clip, old: VideoSession | None, model: str, detail: int, request: gr.Request
     ) -> Updates:
-        """A new session in place of the old one, whose files go."""
         session = VideoSession(folder, clip, clip.taking("spread", self.limits.video_frames))
         picture = session.picture(self.models[model], detail)
         end(old)
@@ -534,5 +532,4 @@ def _painting(editor: Editor, session: VideoSession) -> list[Painting]:
 
 
 def _canvas(picture: Path) -> dict[str, Any]:
-    """A picture to paint on."""
     return {"background": str(picture), "layers": [], "composite": None}
