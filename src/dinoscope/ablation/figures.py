@@ -7,12 +7,8 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from dinoscope.ablation.collapse import collapses
-from dinoscope.ablation.curves import CURVES, ENTROPIES, band
-from dinoscope.ablation.effects import KNN, importances
-from dinoscope.ablation.grouping import Axis, Group, Study
-from dinoscope.ablation.statistics import CONFIDENCE
 from dinoscope.report.ablation_figures import Bar, Effect, Line, LinePanel, bands, bars, effects
+from dinoscope.study.effects import CONFIDENCE, CURVES, ENTROPIES, KNN, Axis, Group, Study, band, collapses, importances
 from dinoscope.study.spread import spread
 
 KNN_TITLE = "k-NN top-1 (%)"
@@ -31,7 +27,7 @@ def axis_bars(axis: Axis, base: Group) -> Figure | None:
         else "One seed. Dashed: the base."
     )
     shown = None if own.value is None else own
-    return bars(every, shown, axis.title, KNN_TITLE, note, place=axis.base_place)
+    return bars(every, shown, axis.title, KNN_TITLE, note, place=axis.baseline_place)
 
 
 def _bar(group: Group, label: str = "") -> Bar:
@@ -90,6 +86,6 @@ def every_figure(study: Study, names: Mapping[str, str]) -> dict[str, Figure | N
     """Name of a file, without its ending -> figure, in the order of a reader. names: axis -> its part of the name."""
     found: dict[str, Figure | None] = {"ranking": ranking(study)}
     for axis in study.axes:
-        found[f"bars-{names[axis.name]}"] = axis_bars(axis, study.base)
-        found[f"curves-{names[axis.name]}"] = axis_curves(axis, study.base)
+        found[f"bars-{names[axis.name]}"] = axis_bars(axis, study.baseline)
+        found[f"curves-{names[axis.name]}"] = axis_curves(axis, study.baseline)
     return found

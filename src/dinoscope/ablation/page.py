@@ -7,10 +7,6 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure as Drawing
 
-from dinoscope.ablation.axis_table import axis_table
-from dinoscope.ablation.collapse import collapses
-from dinoscope.ablation.grouping import Axis, Study
-from dinoscope.ablation.reading import axis_reading, study_reading
 from dinoscope.report.comparison_figure import svg
 from dinoscope.report.html import (
     Block,
@@ -27,6 +23,8 @@ from dinoscope.report.html import (
 )
 from dinoscope.report.tables import Column, Table, TableRow
 from dinoscope.report.tables import Section as Rows
+from dinoscope.study.effects import Axis, Study, collapses
+from dinoscope.study.reading import axis_reading, axis_table, study_reading
 
 COMMAND = "command"
 """Key of the fact that is set as text to be copied."""
@@ -67,7 +65,7 @@ def _axis(
         blocks.append(Notice(f"Collapsed: {', '.join(collapsed)}.", "warning"))
     if failed:
         blocks.append(Notice(f"With failed runs: {', '.join(failed)}.", "warning"))
-    blocks += [Bullets(tuple(axis_reading(axis, study.base))), axis_table(axis, study.base)]
+    blocks += [Bullets(tuple(axis_reading(axis, study.baseline))), axis_table(axis, study.baseline)]
     blocks += _figure(figures, f"bars-{names[axis.name]}", f"k-NN top-1, {axis.title}", _COLUMN)
     blocks += _figure(figures, f"curves-{names[axis.name]}", f"While training, {axis.title}", _PAGE)
     return tuple(blocks)

@@ -9,16 +9,15 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from dinoscope import files
-from dinoscope.ablation.axis_table import CSV_HEADER, axis_table, csv_rows
 from dinoscope.ablation.figures import every_figure
-from dinoscope.ablation.grouping import Axis, Study, arrange
 from dinoscope.ablation.page import page
-from dinoscope.ablation.reading import axis_reading, study_reading
-from dinoscope.ablation.records import AblationResult
-from dinoscope.ablation.storing import FILE, to_json
 from dinoscope.files import write_all
 from dinoscope.report.comparison_figure import pdf, png, svg
 from dinoscope.report.tables import csv_text, escape_markdown, markdown, markdown_paragraph
+from dinoscope.study.effects import Axis, Study, arrange
+from dinoscope.study.reading import CSV_HEADER, axis_reading, axis_table, csv_rows, study_reading
+from dinoscope.study.results import AblationResult
+from dinoscope.study.stored import FILE, to_json
 
 FIGURES = "figures"
 """Folder of the figures, within the result's."""
@@ -94,8 +93,8 @@ def markdown_text(study: Study, figures: Iterable[str], names: Mapping[str, str]
 def _axis(axis: Axis, study: Study, name: str, drawn: set[str]) -> list[str]:
     return [
         f"## {escape_markdown(axis.title)}",
-        markdown(axis_table(axis, study.base)).strip(),
-        _bullets(axis_reading(axis, study.base)),
+        markdown(axis_table(axis, study.baseline)).strip(),
+        _bullets(axis_reading(axis, study.baseline)),
         *_picture(f"bars-{name}", f"k-NN top-1: {axis.name}", drawn),
         *_picture(f"curves-{name}", f"While training: {axis.name}", drawn),
     ]

@@ -14,7 +14,7 @@ from typing import Any
 
 from dinoscope.errors import UserError
 from dinoscope.files import write_text
-from dinoscope.study.process import WorkerProcess, beside, last_lines, read_settings, write_settings
+from dinoscope.study.run import WorkerProcess, beside, last_lines, read_settings, write_settings
 from dinoscope.training.config import RunConfig
 
 NOTICE_SECONDS, SAVING_SECONDS = 120, 90

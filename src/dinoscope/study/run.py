@@ -1,0 +1,346 @@
+"""The engine: many runs, some at once, each brought to its end. What is done is read from the run folders only."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+from dinoscope.config import from_dict, to_dict
+from dinoscope.errors import UserError
+from dinoscope.files import write_text
+from dinoscope.study.state import run_state
+from dinoscope.training.config import RunConfig
+
+POLL_SECONDS = 0.1
+"""Between looks at the processes, when nothing has happened."""
+
+STOPPED = (130, -signal.SIGTERM)
+"""Exit codes of a run that a signal stopped: after its checkpoint, or before there was anything to save."""
+
+KILLED = 1 if sys.platform == "win32" else -signal.SIGKILL
+"""Exit code of a process that `Handle.kill` ended."""
+
+MAX_LOG_LINES, MAX_LOG_BYTES = 12, 64 * 1024
+"""Of the end of a log, for the diagnosis of a run that failed."""
+
+
+@runtime_checkable
+class Handle(Protocol):
+    """A run under way."""
+
+    def poll(self) -> int | None:
+        """Return the exit code (0: finished), or None while it runs."""
+        ...
+
+    def stop(self) -> None:
+        """Ask it to write a checkpoint and end."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+    def diagnosis(self) -> str:
+        """Return why it failed, for a person."""
+        ...
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """What starts runs: processes here, jobs of a cluster, functions in a test."""
+
+    at_once: int
+    """Limit of runs under way at the same time."""
+
+    def start(self, configs: Sequence[RunConfig]) -> Sequence[Handle]:
+        """Start these, at most `at_once` less those under way, each beginning or continuing by itself."""
+        ...
+
+
+@dataclass
+class RunStatus:
+    """One run of the study, while it is executed.
+
+    state: new, running, finished, failed, or stopped (by a signal, with what it did saved).
+    before: whether it was finished already when the study began.
+    began, ended: of time.monotonic(), while and after this study ran it.
+    diagnosis: of a failure.
+    """
+
+    config: RunConfig
+    state: Literal["new", "running", "finished", "failed", "stopped"] = "new"
+    before: bool = False
+    began: float | None = None
+    ended: float | None = None
+    diagnosis: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the run folder."""
+        return self.config.out.name
+
+    @property
+    def seconds(self) -> float | None:
+        """Time that this study has spent on it, until now if it is under way; None if it was not started."""
+        return None if self.began is None else (self.ended or time.monotonic()) - self.began
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """Every run in the order given, and whether a signal to this process ended the study before its end."""
+
+    runs: list[RunStatus]
+    interrupted: bool
+
+    def named(self, *states: str) -> list[RunStatus]:
+        """Return the runs in one of these states."""
+        return [run for run in self.runs if run.state in states]
+
+
+Watch = Callable[[Sequence[RunStatus]], None]
+"""Called at the start and after every look at the runs; it decides itself how often to show something."""
+
+
+def execute(configs: Sequence[RunConfig], runner: Runner, watch: Watch = lambda _: None) -> StudyResult:
+    """Bring every run to its end, at most `runner.at_once` at the same time, in the order given.
+
+    Finished runs are left alone. A failure is noted and the others continue. SIGINT or SIGTERM stops the runs under way
+    and starts no more; a second one kills them.
+
+    Raises UserError if two runs share a folder, or a folder holds another run; nothing was started then.
+    """
+    runs = [RunStatus(config) for config in configs]
+    _check_folders_differ(configs)
+    for run in runs:
+        if run_state(run.config).name == "finished":
+            run.state, run.before = "finished", True
+    engine = _Engine(runner, runs)
+    with stop_signals() as received:
+        try:
+            watch(runs)
+            while engine.unfinished:
+                engine.obey(len(received))
+                changed = engine.collect() + (0 if received else engine.launch())
+                watch(runs)
+                if not changed:
+                    time.sleep(POLL_SECONDS)
+        finally:
+            for handle in engine.handles.values():  # only after an exception
+                handle.stop()
+    return StudyResult(runs, interrupted=bool(received))
+
+
+@dataclass
+class _Engine:
+    """Which runs are new, which are under way, and how many signals were passed on."""
+
+    runner: Runner
+    runs: list[RunStatus]
+    handles: dict[int, Handle] = field(default_factory=dict)
+    obeyed: int = 0
+
+    def __post_init__(self) -> None:
+        self.waiting = deque(number for number, run in enumerate(self.runs) if run.state == "new")
+
+    @property
+    def unfinished(self) -> bool:
+        return bool(self.handles) or (bool(self.waiting) and not self.obeyed)
+
+    def launch(self) -> int:
+        """Start as many as there is room for; return how many."""
+        room = min(self.runner.at_once - len(self.handles), len(self.waiting))
+        if room <= 0:
+            return 0
+        numbers = [self.waiting.popleft() for _ in range(room)]
+        handles = self.runner.start([self.runs[number].config for number in numbers])
+        for number, handle in zip(numbers, handles, strict=True):
+            self.handles[number] = handle
+            self.runs[number].state, self.runs[number].began = "running", time.monotonic()
+        return room
+
+    def collect(self) -> int:
+        """Take note of the runs that have ended; return how many."""
+        ended = [(number, code) for number, handle in self.handles.items() if (code := handle.poll()) is not None]
+        for number, code in ended:
+            run, handle = self.runs[number], self.handles.pop(number)
+            run.ended = time.monotonic()
+            if code == 0:
+                run.state = "finished"
+            elif code in STOPPED or (self.obeyed > 1 and code == KILLED):
+                run.state = "stopped"
+            else:
+                run.state, run.diagnosis = "failed", handle.diagnosis() or f"exit code {code}, without a message"
+        return len(ended)
+
+    def obey(self, signals: int) -> None:
+        """Pass on the first signal as a request, later ones as an order."""
+        if signals <= self.obeyed:
+            return
+        for handle in self.handles.values():
+            (handle.kill if self.obeyed else handle.stop)()
+        self.obeyed = signals
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; outside of the main thread they are left alone."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    previous = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _check_folders_differ(configs: Sequence[RunConfig]) -> None:
+    seen: set[Path] = set()
+    for config in configs:
+        folder = config.out.absolute()
+        if folder in seen:
+            raise UserError(f"two runs of the study would write to {folder}: each needs a folder of its own")
+        seen.add(folder)
+
+
+# A run in a process of its own, on this machine
+
+
+class WorkerProcess:
+    """A process that brings one run to its end: `COMMAND... SETTINGS.json`.
+
+    Its exit code is 0 for a finished run, 130 for one that a signal stopped. Its standard input is a pipe that
+    nothing is ever written to: it ends with this process, however that dies, so that the worker can stop as well.
+    It has a session of its own, because Ctrl-C must reach it once, by `stop`, and not twice.
+    """
+
+    def __init__(self, command: Sequence[str], config: RunConfig, environment: Mapping[str, str]) -> None:
+        self.log = beside(config.out, "log")
+        settings = write_settings(config)
+        with self.log.open("ab") as log:
+            self.begin = log.tell()
+            self.process = subprocess.Popen(
+                [*command, str(settings)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                start_new_session=True,
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
+            )
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+        return self.process.poll()
+
+    def stop(self) -> None:
+        """Ask it to write a checkpoint and end."""
+        if sys.platform == "win32":  # there, to terminate is to kill; the end of its standard input is a request
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+        else:
+            self.process.terminate()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+
+    def diagnosis(self) -> str:
+        """Return the last lines that it printed, or by what it was killed."""
+        code = self.process.poll()
+        if code is not None and code < 0:
+            hint = " (the machine may be out of memory)" if code == -9 else ""
+            return f"killed by signal {-code}{hint}"
+        return last_lines(self.log, self.begin)
+
+
+class LocalRunner:
+    """Starts runs on this machine.
+
+    Args:
+        command: what brings the run of a settings file, its last argument, to its end.
+        at_once: number of runs at the same time.
+        gpus: names for CUDA_VISIBLE_DEVICES, of which each run gets the least used one; empty: all runs see all.
+    """
+
+    def __init__(self, command: Sequence[str], at_once: int, gpus: Sequence[str] = ()) -> None:
+        self.command, self.at_once, self.gpus = tuple(command), at_once, tuple(gpus)
+        self.on: dict[str, list[WorkerProcess]] = {gpu: [] for gpu in gpus}
+
+    def start(self, configs: Sequence[RunConfig]) -> list[WorkerProcess]:
+        """Start a process for each."""
+        return [self._start(config) for config in configs]
+
+    def _start(self, config: RunConfig) -> WorkerProcess:
+        # Set before any library starts its threads; a run without a number of its own gets its share of the cores.
+        environment = {"OMP_NUM_THREADS": str(config.threads or max(cores() // self.at_once, 1))}
+        if not self.gpus:
+            return WorkerProcess(self.command, config, environment)
+        gpu = min(self.gpus, key=lambda name: sum(process.poll() is None for process in self.on[name]))
+        process = WorkerProcess(self.command, config, environment | {"CUDA_VISIBLE_DEVICES": gpu})
+        self.on[gpu].append(process)
+        return process
+
+
+def beside(run: Path, ending: str) -> Path:
+    """Return NAME.ending next to the run folder NAME: it outlives the folder, and is there before it."""
+    return run.with_name(f"{run.name}.{ending}")
+
+
+def write_settings(config: RunConfig) -> Path:
+    """Write the settings next to the run folder, for `read_settings` in another process. Return the file.
+
+    Raises UserError if that is impossible.
+    """
+    file = beside(config.out, "settings.json")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(to_dict(config), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error}. Choose another --out") from error
+    return file
+
+
+def read_settings(file: Path) -> RunConfig:
+    """Return the settings that `write_settings` wrote, the same to the last bit.
+
+    Raises UserError if the file is missing or is not one of them.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+    return from_dict(RunConfig, values, str(file))
+
+
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def last_lines(log: Path, begin: int = 0) -> str:
+    """Return the last lines of a log, from byte `begin` on; empty if there is none."""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(begin, size - MAX_LOG_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return "\n".join(text.strip().splitlines()[-MAX_LOG_LINES:])
