@@ -64,7 +64,7 @@ def test_a_file_becomes_settings() -> None:
         ("balance", "none, 0"),
     ]
     batch, balance = found.variants[0][1], found.variants[3][1]
-    assert (batch.batch_size, batch.method) == (32, baseline.method)
+    assert (batch.batch_size, batch.method) == (32, found.baseline.method)
     assert (balance.batch_size, balance.method.balance, balance.method.koleo) == (
         found.baseline.batch_size,
         "none",

@@ -19,6 +19,7 @@ from dinoscope.study.definition import (
     named_studies,
     named_study,
     parse_study,
+    resolve,
     setting_names,
     to_toml,
 )

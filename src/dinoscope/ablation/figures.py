@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
+from dinoscope.evaluation.statistics import over_seeds
 from dinoscope.report.ablation_figures import Bar, Effect, Line, LinePanel, bands, bars, effects
 from dinoscope.study.effects import CONFIDENCE, CURVES, ENTROPIES, KNN, Axis, Group, Study, band, collapses, importances
-from dinoscope.study.spread import spread
 
 KNN_TITLE = "k-NN top-1 (%)"
 
@@ -31,7 +31,7 @@ def axis_bars(axis: Axis, base: Group) -> Figure | None:
 
 
 def _bar(group: Group, label: str = "") -> Bar:
-    found = spread(list(group.values(KNN).values()))
+    found = over_seeds(list(group.values(KNN).values()))
     mark = "failed" if group.runs and not group.lasting else "collapsed" if collapses(group) else ""
     if found is None:
         return Bar(label or group.label, None, mark=mark or "not measured")

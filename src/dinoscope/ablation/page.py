@@ -21,10 +21,10 @@ from dinoscope.report.html import (
     Section,
     render,
 )
-from dinoscope.report.tables import Column, Table, TableRow
-from dinoscope.report.tables import Section as Rows
 from dinoscope.study.effects import Axis, Study, collapses
 from dinoscope.study.reading import axis_reading, axis_table, study_reading
+from dinoscope.tables import Column, Table, TableRow
+from dinoscope.tables import Section as Rows
 
 COMMAND = "command"
 """Key of the fact that is set as text to be copied."""

@@ -23,10 +23,10 @@ from scipy.special import stdtrit
 from scipy.stats import rankdata
 
 from dinoscope.errors import UserError
+from dinoscope.evaluation.statistics import over_seeds
 from dinoscope.methods.health import ONE_OUTPUT_SHARE, UNIFORM_ENTROPY_SHARE, UNIFORM_LOSS_SHARE
 from dinoscope.study.definition import TIMES, Variant
 from dinoscope.study.results import AblationResult, AblationRun, Points
-from dinoscope.study.spread import spread
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ class Group:
 
     def mean(self, measure: str) -> float | None:
         """Return the mean over the runs that have the measure, or None."""
-        summary = spread(list(self.values(measure).values()))
+        summary = over_seeds(list(self.values(measure).values()))
         return None if summary is None else summary.mean
 
     def curves(self, name: str) -> list[Points]:
@@ -386,7 +386,7 @@ def paired_difference(
     None if no seed is in both.
     """
     seeds = [seed for seed in values if seed in baseline]
-    summary = spread([values[seed] - baseline[seed] for seed in seeds])
+    summary = over_seeds([values[seed] - baseline[seed] for seed in seeds])
     if summary is None:
         return None
     half = None
@@ -507,7 +507,7 @@ def band(curves: Sequence[Points]) -> Band | None:
     if not every:
         return None
     steps = [step for step, _ in max(every, key=len)]
-    summaries = [spread([v for curve in every if (v := _value_at(curve, step)) is not None]) for step in steps]
+    summaries = [over_seeds([v for curve in every if (v := _value_at(curve, step)) is not None]) for step in steps]
     points = [point for point in summaries if point is not None]
     return Band(
         tuple(steps),

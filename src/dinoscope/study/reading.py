@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from dinoscope.report.tables import Column, Section, Table, TableRow
+from dinoscope.evaluation.statistics import OverSeeds, over_seeds
 from dinoscope.study.effects import (
     CONFIDENCE,
     KNN,
@@ -34,7 +34,7 @@ from dinoscope.study.effects import (
     label_free,
 )
 from dinoscope.study.results import MEASURES, AblationResult
-from dinoscope.study.spread import Spread, spread
+from dinoscope.tables import Column, Section, Table, TableRow
 from dinoscope.text import ABSENT, listed
 
 CLOSE_RHO = 0.7
@@ -109,7 +109,7 @@ def _cell(group: Group, measure: str, *, deviation: bool = True) -> str:
     if measure == "teacher_entropy":
         share = entropy_share(group)
         return ABSENT if share is None else number(share, 2)
-    summary = spread(list(group.values(measure).values()))
+    summary = over_seeds(list(group.values(measure).values()))
     if summary is None:
         return ABSENT
     if measure in _WHOLE:
@@ -158,7 +158,7 @@ def _runs(study: Study) -> str:
 
 
 def _baseline(baseline: Group) -> list[str]:
-    summary = spread(list(baseline.values(KNN).values()))
+    summary = over_seeds(list(baseline.values(KNN).values()))
     if not baseline.lasting:
         return ["The baseline has no run that did not fail: there is nothing to compare with."]
     collapsed = _collapse(baseline)
@@ -306,7 +306,7 @@ def _of_kind(every: list[Collapse], group: Group) -> str:
 
 def _difference(group: Group, baseline: Group, difference: Difference | None) -> str:
     """Return k-NN next to the baseline's, and how sure that is."""
-    own = spread(list(group.values(KNN).values()))
+    own = over_seeds(list(group.values(KNN).values()))
     if own is None:
         return "k-NN was not measured"
     if difference is None:
@@ -357,7 +357,7 @@ def signed(value: float, digits: int) -> str:
     return f"+{text}" if value > 0 and text.strip("0.") else text
 
 
-def with_deviation(summary: Spread | None, digits: int) -> str:
+def with_deviation(summary: OverSeeds | None, digits: int) -> str:
     """Return "34.0 ± 0.8"; of one value the value alone."""
     if summary is None:
         return ABSENT
