@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from dinoscope.ablation.figures import axis_bars, axis_curves
-from dinoscope.report.ablation_figures import BASE as BLACK
+from dinoscope.report.charts import BASELINE as BLACK
 from dinoscope.study.definition import Variant
 from dinoscope.study.effects import Axis, arrange, by_value, place_among
 from dinoscope.study.reading import axis_table

@@ -12,7 +12,7 @@ from dinoscope import files
 from dinoscope.ablation.figures import every_figure
 from dinoscope.ablation.page import page
 from dinoscope.files import write_all
-from dinoscope.report.comparison_figure import pdf, png, svg
+from dinoscope.report.charts import pdf, png, svg
 from dinoscope.report.tables import csv_text, escape_markdown, markdown, markdown_paragraph
 from dinoscope.study.effects import Axis, Study, arrange
 from dinoscope.study.reading import CSV_HEADER, axis_reading, axis_table, csv_rows, study_reading

@@ -18,7 +18,7 @@ from dinoscope.methods import MethodSettings, build_method
 from dinoscope.methods.health import COLLAPSED_SPREAD, Verdict
 from dinoscope.methods.online import OnlineMethod
 from dinoscope.models.backbone import BackboneConfig
-from dinoscope.report.html import Block, Bullets, Code, Folded, Notice, Section
+from dinoscope.report.page import Block, Bullets, Code, Folded, Notice, Section
 from dinoscope.tables import Column, Table, TableRow
 from dinoscope.tables import Section as Rows
 from dinoscope.text import ABSENT, count, figure, listed, percent

@@ -15,9 +15,9 @@ from dinoscope.data.folder import find_images, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.methods import method_name
 from dinoscope.model_names import distinct
-from dinoscope.report.html_text import printable
 from dinoscope.study.compare import ARCHITECTURE_NAMES, METHOD_NAMES
 from dinoscope.study.subjects import shown_method
+from dinoscope.text import printable
 from dinoscope.training.config import RunConfig
 from dinoscope.training.images import read_unreadable
 from dinoscope.training.provenance import Session, read_sessions
