@@ -1,4 +1,8 @@
-"""The engine: many runs, some at once, each brought to its end. What is done is read from the run folders only."""
+"""The engine: many jobs, some at once, each brought to its end. What is done is read from their folders only.
+
+A job is a run (its settings) or an evaluation; what starts it is a runner: processes of this machine, SLURM, this
+process itself, functions in a test.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from dinoscope.config import from_dict, to_dict
 from dinoscope.errors import UserError
@@ -35,9 +39,21 @@ MAX_LOG_LINES, MAX_LOG_BYTES = 12, 64 * 1024
 """Of the end of a log, for the diagnosis of a run that failed."""
 
 
+class Job(Protocol):
+    """What is brought to its end."""
+
+    @property
+    def out(self) -> Path:
+        """A path that no two jobs share; its name is the job's."""
+        ...
+
+
+J = TypeVar("J", bound=Job)
+
+
 @runtime_checkable
 class Handle(Protocol):
-    """A run under way."""
+    """A job under way."""
 
     def poll(self) -> int | None:
         """Return the exit code (0: finished), or None while it runs."""
@@ -57,20 +73,20 @@ class Handle(Protocol):
 
 
 @runtime_checkable
-class Runner(Protocol):
-    """What starts runs: processes here, jobs of a cluster, functions in a test."""
+class Runner(Protocol[J]):  # pyright: ignore[reportInvalidTypeVarUse]
+    """What starts jobs."""
 
     at_once: int
-    """Limit of runs under way at the same time."""
+    """Limit of jobs under way at the same time."""
 
-    def start(self, configs: Sequence[RunConfig]) -> Sequence[Handle]:
+    def start(self, configs: Sequence[J]) -> Sequence[Handle]:
         """Start these, at most `at_once` less those under way, each beginning or continuing by itself."""
         ...
 
 
 @dataclass
-class RunStatus:
-    """One run of the study, while it is executed.
+class RunStatus(Generic[J]):
+    """One job of the study, while it is executed.
 
     state: new, running, finished, failed, or stopped (by a signal, with what it did saved).
     before: whether it was finished already when the study began.
@@ -78,7 +94,7 @@ class RunStatus:
     diagnosis: of a failure.
     """
 
-    config: RunConfig
+    config: J
     state: Literal["new", "running", "finished", "failed", "stopped"] = "new"
     before: bool = False
     began: float | None = None
@@ -97,36 +113,50 @@ class RunStatus:
 
 
 @dataclass(frozen=True)
-class StudyResult:
-    """Every run in the order given, and whether a signal to this process ended the study before its end."""
+class StudyResult(Generic[J]):
+    """Every job in the order given, and whether a signal to this process ended the study before its end."""
 
-    runs: list[RunStatus]
+    runs: list[RunStatus[J]]
     interrupted: bool
 
-    def named(self, *states: str) -> list[RunStatus]:
-        """Return the runs in one of these states."""
+    def named(self, *states: str) -> list[RunStatus[J]]:
+        """Return the jobs in one of these states."""
         return [run for run in self.runs if run.state in states]
 
 
-Watch = Callable[[Sequence[RunStatus]], None]
+Watch = Callable[[Sequence[RunStatus[RunConfig]]], None]
 """Called at the start and after every look at the runs; it decides itself how often to show something."""
 
 
-def execute(configs: Sequence[RunConfig], runner: Runner, watch: Watch = lambda _: None) -> StudyResult:
-    """Bring every run to its end, at most `runner.at_once` at the same time, in the order given.
+def execute(
+    configs: Sequence[J],
+    runner: Runner[J],
+    watch: Callable[[Sequence[RunStatus[J]]], None] = lambda _: None,
+    finished: Callable[[J], bool] = lambda config: run_state(config).name == "finished",  # pyright: ignore
+    *,
+    catch_signals: bool = True,
+) -> StudyResult[J]:
+    """Bring every job to its end, at most `runner.at_once` at the same time, in the order given.
 
-    Finished runs are left alone. A failure is noted and the others continue. SIGINT or SIGTERM stops the runs under way
-    and starts no more; a second one kills them.
+    Finished jobs are left alone. A failure is noted and the others continue.
 
-    Raises UserError if two runs share a folder, or a folder holds another run; nothing was started then.
+    Args:
+        configs: settings of runs, or other jobs.
+        runner: starts them.
+        watch: called at the start and after every look at the jobs.
+        finished: whether a job was finished before; the default is that of a run.
+        catch_signals: SIGINT or SIGTERM stops the jobs under way and starts no more; a second one kills them. False
+            leaves signals alone, for jobs within this process.
+
+    Raises UserError if two jobs share a folder, or a folder holds another run; nothing was started then.
     """
     runs = [RunStatus(config) for config in configs]
     _check_folders_differ(configs)
     for run in runs:
-        if run_state(run.config).name == "finished":
+        if finished(run.config):
             run.state, run.before = "finished", True
     engine = _Engine(runner, runs)
-    with stop_signals() as received:
+    with stop_signals() if catch_signals else contextlib.nullcontext(list[int]()) as received:
         try:
             watch(runs)
             while engine.unfinished:
@@ -142,11 +172,11 @@ def execute(configs: Sequence[RunConfig], runner: Runner, watch: Watch = lambda 
 
 
 @dataclass
-class _Engine:
+class _Engine(Generic[J]):
     """Which runs are new, which are under way, and how many signals were passed on."""
 
-    runner: Runner
-    runs: list[RunStatus]
+    runner: Runner[J]
+    runs: list[RunStatus[J]]
     handles: dict[int, Handle] = field(default_factory=dict)
     obeyed: int = 0
 
@@ -210,7 +240,7 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _check_folders_differ(configs: Sequence[RunConfig]) -> None:
+def _check_folders_differ(configs: Sequence[Job]) -> None:
     seen: set[Path] = set()
     for config in configs:
         folder = config.out.absolute()

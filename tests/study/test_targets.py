@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dinoscope.models.pretrained import CATALOGUE
-from dinoscope.reproduction.plan import span
-from dinoscope.reproduction.tables import PROBES, TABLES
-from dinoscope.reproduction.targets import (
+from dinoscope.study.published import PUBLISHED_DAVIS
+from dinoscope.study.reproduce import PROBES, TABLES, span
+from dinoscope.study.targets import (
     OTHER_WEIGHTS,
     OWN_CLASSIFIER,
     TABLE_2,
@@ -16,7 +16,6 @@ from dinoscope.reproduction.targets import (
     unreleased,
     voc_targets,
 )
-from dinoscope.study.published import PUBLISHED_DAVIS
 
 
 def test_imagenet_takes_the_figures_of_the_very_weights_and_marks_those_of_others() -> None:
