@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,11 @@ from dinoscope.study.definition import (
     read_study,
     resolve,
     slug,
+    study_of,
     to_toml,
     variants_of,
 )
+from dinoscope.study.recipes import RECIPES
 
 TEXT = """
 title = "Sizes and balance"
@@ -169,6 +172,24 @@ def test_a_file_that_is_none(tmp_path) -> None:
         read_study(tmp_path / "latin.toml")
     with pytest.raises(UserError, match="there is no axis"):
         resolve(parse_study("", "empty", "empty.toml"), tmp_path, tmp_path)
+
+
+def test_a_run_is_the_baseline_of_a_study(tmp_path) -> None:
+    config = RECIPES["quickstart"](tmp_path, tmp_path)
+    axes = {"batch_size": [32, 64], "views.global_scale": [(0.5, 1.0)], "form": {"narrow": {"method.hidden_dim": 64}}}
+    found = resolve(study_of(config, axes, seeds=2), Path("data"), Path("out"))
+    assert found.baseline == replace(config, data=Path("data"), out=Path("out"))
+    assert [(variant.axis, variant.label) for variant, _ in found.variants] == [
+        ("batch_size", "32"),
+        ("batch_size", "64"),
+        ("views.global_scale", "0.5 to 1"),
+        ("form", "narrow"),
+    ]
+    assert found.variants[2][1].views.global_scale == (0.5, 1.0)
+    assert study_of(config, axes, seeds=2).seeds == (0, 1)
+    assert study_of(config, axes, seeds=[7]).seeds == (7,)
+    with pytest.raises(UserError, match="there is no setting 'batch_sise'; did you mean batch_size"):
+        resolve(study_of(config, {"batch_sise": [1]}, seeds=1), Path("data"), Path("out"))
 
 
 def test_slugs_are_names_of_folders() -> None:

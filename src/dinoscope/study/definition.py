@@ -13,7 +13,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -94,7 +94,7 @@ class Axis:
 class StudyDefinition:
     """A study, before it is known where the images are.
 
-    recipe: a name in `RECIPES`.
+    recipe: a name in `RECIPES`; or `settings`, if they are given: those of a run.
     changes: dotted name of a setting -> value where the baseline differs from the recipe.
     mode: one-at-a-time changes the baseline along one axis; grid combines every value of every axis; listed takes
         `combinations`.
@@ -111,6 +111,7 @@ class StudyDefinition:
     mode: Mode = "one-at-a-time"
     combinations: tuple[Mapping[str, str], ...] = ()
     seeds: tuple[int, ...] = (0,)
+    settings: RunConfig | None = None
     source: str = field(default="", compare=False)
 
     @property
@@ -144,10 +145,13 @@ def resolve(study: StudyDefinition, data: Path, out: Path) -> ResolvedStudy:
     Raises UserError naming the file, the axis and the value, for anything that is not a setting or not its value.
     """
     _check(study)
-    try:
-        recipe = lookup("recipe", study.recipe, RECIPES)(data, out)
-    except UserError as error:
-        raise UserError(f"{study.place}: {error}") from error
+    if study.settings is not None:
+        recipe = replace(study.settings, data=data, out=out)
+    else:
+        try:
+            recipe = lookup("recipe", study.recipe, RECIPES)(data, out)
+        except UserError as error:
+            raise UserError(f"{study.place}: {error}") from error
     baseline = with_settings(recipe, study.changes, f"{study.place}, baseline")
     for axis in study.axes:  # every value on its own, so that an error names the smallest thing that is wrong
         for variant in axis.variants:
@@ -276,6 +280,28 @@ def label_of(value: Any) -> str:
 def plain(value: Any) -> Any:
     """Return a value as TOML has it: a list where settings hold a tuple."""
     return list(value) if isinstance(value, tuple) else value
+
+
+def study_of(
+    config: RunConfig, axes: Mapping[str, Sequence[Any] | Mapping[str, Mapping[str, Any]]], seeds: int | Sequence[int]
+) -> StudyDefinition:
+    """Return a study whose baseline is a run.
+
+    axes: dotted name of a setting -> its values; or name of an axis -> label -> settings.
+    seeds: how many, from 0 on, or which.
+    """
+    every = tuple(
+        Axis(
+            name,
+            name,
+            tuple(Variant(name, label, dict(settings)) for label, settings in values.items())
+            if isinstance(values, Mapping)
+            else tuple(Variant(name, label_of(value), {name: plain(value)}) for value in values),
+        )
+        for name, values in axes.items()
+    )
+    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    return StudyDefinition("ablation", ", ".join(axes), "that of a run", axes=every, seeds=chosen, settings=config)
 
 
 # Studies by name
