@@ -108,4 +108,4 @@ def test_the_base_divides_the_smaller_from_the_larger(values: list[float], own: 
 
 
 def test_an_axis_without_order_has_the_base_first() -> None:
-    assert Axis("a", "a", ()).base_place == 0
+    assert Axis("a", "a", ()).baseline_place == 0
