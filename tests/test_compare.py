@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dinoscope.config import difference, flat
-from dinoscope.methods import METHODS
+from dinoscope.methods import METHODS, shown_name
 from dinoscope.models.backbone import BACKBONES
 from dinoscope.study.compare import (
     ARCHITECTURE_NAMES,
@@ -22,7 +22,6 @@ from dinoscope.study.compare import (
 )
 from dinoscope.study.published import PUBLISHED
 from dinoscope.study.recipes import RECIPES
-from dinoscope.study.subjects import shown_method
 from dinoscope.training.config import RunConfig, SavingConfig
 from dinoscope.types import Metric, Result
 
@@ -204,7 +203,7 @@ def test_a_rival_that_is_not_the_plain_method_says_so(method: str, changes: dict
     "swav_resnet50", "dino_deit_small_100ep"])  # fmt: skip
 def test_a_recipe_of_the_paper_is_the_plain_method(recipe: str) -> None:
     config = RECIPES[recipe](Path("d"), Path("o"))
-    run = entry(shown_method(config), config.backbone, settings=deciding_settings(config))
+    run = entry(shown_name(config.method), config.backbone, settings=deciding_settings(config))
     assert compare([run]).notes == ()
 
 

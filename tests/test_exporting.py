@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 
 from dinoscope import checkpoint, cli
+from dinoscope.checkpoint import weights_hash
 from dinoscope.config import to_dict
 from dinoscope.evaluation.results import to_json
 from dinoscope.explain.attention import class_attention
 from dinoscope.exporting import program as programs
 from dinoscope.exporting.program import Program
-from dinoscope.features import weights_hash
 from dinoscope.model_names import load_model
 from dinoscope.models.backbone import BACKBONES, Backbone, ViTBackbone, ViTShape
 from dinoscope.models.position import resized_position_embedding

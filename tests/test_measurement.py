@@ -17,10 +17,9 @@ from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.results import keep, kept, kept_name, kept_names
 from dinoscope.features import ExtractConfig
 from dinoscope.measurement import Extract, measure_knn, train_and_val
-from dinoscope.model_names import load_model
+from dinoscope.model_names import load_model, shipped_model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.observers import OnlineKNN
-from dinoscope.shipped import shipped_model
 from dinoscope.study.recipes import RECIPES
 from dinoscope.training.config import RunConfig, check
 from dinoscope.training.listener import RunStart

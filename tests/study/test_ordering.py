@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from dinoscope.ablation.figures import axis_bars, axis_curves
+from dinoscope.report.ablation import axis_bars, axis_curves
 from dinoscope.report.charts import BASELINE as BLACK
 from dinoscope.study.definition import Variant
 from dinoscope.study.effects import Axis, arrange, by_value, place_among

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from dinoscope.ablation.writing import markdown_text
 from dinoscope.cli.ablation_table import show
 from dinoscope.cli.console import Console
+from dinoscope.report.ablation import markdown_text
 from dinoscope.study.definition import Variant
 from dinoscope.study.effects import Collapse, arrange, band, collapse_of, stayed
 from dinoscope.study.reading import axis_reading, study_reading

@@ -17,7 +17,7 @@ from dinoscope.errors import UserError
 if TYPE_CHECKING:
     from dinoscope.data.folder import ImageFolder
     from dinoscope.explain.embedding import EmbeddingMap
-    from dinoscope.model_names import NamedModel
+    from dinoscope.model_names import Model
     from dinoscope.pictures import Pixels
     from dinoscope.types import FeatureBank
 
@@ -121,7 +121,7 @@ def _check(options: Options) -> None:
 def _picture(
     options: Options,
     folder: ImageFolder,
-    models: Sequence[NamedModel],
+    models: Sequence[Model],
     banks: Sequence[FeatureBank],
     maps: Sequence[EmbeddingMap],
 ) -> tuple[Pixels, str]:

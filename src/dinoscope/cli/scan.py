@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dinoscope.cli.console import Console
-    from dinoscope.data.scan import OverSeeds, ScanReport
+    from dinoscope.data.scan import ScanReport, Spread
 
 QUIET_SECONDS = 2.0
 """How long a scan may take before a progress bar appears."""
@@ -168,7 +168,7 @@ def _facts(report: ScanReport) -> dict[str, str]:
     }
 
 
-def _spread(spread: OverSeeds | None) -> str:
+def _spread(spread: Spread | None) -> str:
     return "-" if spread is None else f"{spread.minimum}, {spread.median}, {spread.maximum} px"
 
 

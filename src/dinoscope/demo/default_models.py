@@ -8,9 +8,8 @@ from pathlib import Path
 from dinoscope.checkpoint import find_weights
 from dinoscope.errors import UserError
 from dinoscope.methods import method_name
-from dinoscope.model_names import RANDOM
+from dinoscope.model_names import RANDOM, shipped_model
 from dinoscope.models.pretrained import CATALOGUE, is_cached
-from dinoscope.shipped import shipped_model
 from dinoscope.training.run_folder import CONFIG, read_config
 
 RELEASED = ("deit_small", "dino_vits16")

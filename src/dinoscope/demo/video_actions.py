@@ -23,7 +23,7 @@ from dinoscope.demo.words import Words
 from dinoscope.errors import UserError
 from dinoscope.evaluation.propagation import lost_objects
 from dinoscope.evaluation.window import PropagationConfig
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 
 Updates = tuple[Any, ...]
 Editor = Mapping[str, Any] | None
@@ -36,7 +36,7 @@ class VideoActions:
 
     def __init__(
         self,
-        models: Sequence[NamedModel],
+        models: Sequence[Model],
         words: Words,
         limits: Limits,
         folders: SessionFolders,

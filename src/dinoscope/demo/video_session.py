@@ -16,7 +16,7 @@ from dinoscope.demo.marking import Click, Marks, object_colors
 from dinoscope.demo.pictures import Refused
 from dinoscope.demo.session_folders import remove
 from dinoscope.demo.tracking import clip_cells
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 from dinoscope.pictures import objects_overlay
 
 SHOWN = 720
@@ -29,7 +29,7 @@ _RADIUS = 7  # px of a click's mark
 class Sight:
     """Who looks at the clip: a model, at so many pixels of a frame's short side."""
 
-    model: NamedModel
+    model: Model
     size: int
 
 

@@ -17,7 +17,7 @@ from dinoscope.demo.session_folders import SessionFolders
 from dinoscope.demo.video_actions import VideoActions
 from dinoscope.demo.video_session import end
 from dinoscope.demo.words import Words
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 
 DETAILS = (128, 192, 256, 320, 480, 640)
 _DETAIL = 256
@@ -54,7 +54,7 @@ class _Parts:
 
 
 def build_video_tab(
-    models: Sequence[NamedModel], words: Words, limits: Limits, folder: Path, apart: Apart, tab: gr.Tab
+    models: Sequence[Model], words: Words, limits: Limits, folder: Path, apart: Apart, tab: gr.Tab
 ) -> None:
     """Add the tab's parts and what they do to the page that is being built (call it inside `tab`).
 
@@ -155,7 +155,7 @@ def _style(colors: Sequence[str]) -> str:
     return f"<style>{' '.join(rules)} #video-frame img {{ cursor: crosshair; }}</style>"
 
 
-def _right(models: Sequence[NamedModel], words: Words, limits: Limits) -> dict[str, Any]:
+def _right(models: Sequence[Model], words: Words, limits: Limits) -> dict[str, Any]:
     """The model, and the clip with what it follows."""
     label: Any = words.label
     details = [size for size in DETAILS if size <= limits.most_size] or [limits.most_size]

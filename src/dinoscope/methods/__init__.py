@@ -34,6 +34,12 @@ def build_method(settings: MethodSettings, backbone: BackboneConfig, classes: in
     return method(settings, backbone)
 
 
+def shown_name(settings: MethodSettings) -> str:
+    """Return the name of the method in tables: that in `METHODS`, but MoCo without a queue is "moco_v3"."""
+    third = isinstance(settings, MoCoConfig) and settings.queue_size == 0
+    return "moco_v3" if third else method_name(settings)
+
+
 def method_name(settings: MethodSettings) -> str:
     """The name in `METHODS` that `settings` belong to."""
     return next(name for name, (kind, _) in METHODS.items() if isinstance(settings, kind))

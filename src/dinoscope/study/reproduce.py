@@ -26,7 +26,7 @@ from dinoscope.evaluation.linear_reference import ReferenceConfig
 from dinoscope.evaluation.propagation import working_size
 from dinoscope.evaluation.results import keep_as, kept
 from dinoscope.evaluation.window import PropagationConfig
-from dinoscope.features import ExtractConfig, default_crop_fraction, extract, weights_hash
+from dinoscope.features import ExtractConfig, default_crop_fraction, extract
 from dinoscope.measurement import Extract, VocConfig, Watch, measure_knn, measure_linear, measure_voc
 from dinoscope.measurement.davis import (
     SequenceResult,
@@ -39,7 +39,7 @@ from dinoscope.measurement.inputs import require_known_classes
 from dinoscope.measurement.voc import PUBLISHED_MASS, PUBLISHED_SIDE
 from dinoscope.measurement.voc_record import PUBLISHED as PUBLISHED_PROTOCOL
 from dinoscope.measurement.voc_record import measurements, summarise
-from dinoscope.model_names import NamedModel, folder_names, unwatched
+from dinoscope.model_names import Model, folder_names, unwatched
 from dinoscope.study.run import execute
 from dinoscope.study.targets import (
     MASSES,
@@ -135,8 +135,8 @@ class Bench:
     cautions: tuple[str, ...]
     remarks: tuple[str, ...]
     settings: Callable[[str], Mapping[str, Any]]
-    measure: Callable[[str, NamedModel, Watch, Path], Result]
-    seconds: Callable[[str, NamedModel], float]
+    measure: Callable[[str, Model, Watch, Path], Result]
+    seconds: Callable[[str, Model], float]
 
 
 @dataclass(frozen=True)
@@ -181,14 +181,14 @@ def imagenet_bench(data: Path, options: Options, linear: str | None = LINEAR) ->
         prints = {"train_images": train.fingerprint(), "val_images": val.fingerprint()}
         return {"train": str(train.root), "val": str(val.root), **prints}
 
-    def measure(evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Result:
+    def measure(evaluation: str, model: Model, watch: Watch, scratch: Path) -> Result:
         extracting = Extract(config, watch=watch, place=scratch)  # gigabytes for each model: kept until it is measured
         if evaluation == "knn":
             return measure_knn(model, train, val, KNNConfig(), extracting)
         probe = LinearConfig() if evaluation == LINEAR else ReferenceConfig()
         return measure_linear(model, train, val, probe, extracting)
 
-    def seconds(evaluation: str, model: NamedModel) -> float:
+    def seconds(evaluation: str, model: Model) -> float:
         """Time the features of a few images, read by this process; votes and training of a probe come on top."""
         probing = replace(config, feature="image" if evaluation == "knn" else "linear", workers=0)
         few = train.subset(evenly(len(train), PROBED_IMAGES))
@@ -273,7 +273,7 @@ def voc_bench(data: Path, options: Options) -> Bench:
             digest.update(f"{name}\0{sizes}\0".encode())
         return digest.hexdigest()
 
-    def measure(evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Result:
+    def measure(evaluation: str, model: Model, watch: Watch, scratch: Path) -> Result:
         with watch("attention masks") as progress:
             summary = summarise(measure_voc([model], images, config, progress))
         found = measurements(summary)[0]
@@ -281,7 +281,7 @@ def voc_bench(data: Path, options: Options) -> Bench:
         more = Metric(f"voc_jaccard_{PUBLISHED_PROTOCOL}", 100 * other.mean, parameters={"mass": MASSES[1]})
         return Result("voc", found.protocol, (*found.metrics, more))
 
-    def seconds(evaluation: str, model: NamedModel) -> float:
+    def seconds(evaluation: str, model: Model) -> float:
         few = images.subset(PROBED_MASKS)
         measure_voc([model], few.subset(1), config)  # the first forward is slow
         return _seconds_of(lambda: measure_voc([model], few, config)) / len(few) * len(images)
@@ -334,7 +334,7 @@ def davis_bench(data: Path, options: Options) -> Bench:
             **propagation_protocol(config),
         }
 
-    def measure(evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Result:
+    def measure(evaluation: str, model: Model, watch: Watch, scratch: Path) -> Result:
         for sequence in sequences:  # what does not fit is refused before the hours
             working_size(*sequence.size, config.size, model.backbone.patch_size)
         follow, results, before = propagated(model, config, options.device), list[SequenceResult](), 0
@@ -347,7 +347,7 @@ def davis_bench(data: Path, options: Options) -> Bench:
                 before += len(sequence)
         return davis_measurement(davis, results, model, config)
 
-    def seconds(evaluation: str, model: NamedModel) -> float:
+    def seconds(evaluation: str, model: Model) -> float:
         """Time the first frames of the first sequence; later ones are compared with more frames."""
         if not sequences:
             raise UserError(f"{davis.root}: no sequence to measure on")
@@ -493,7 +493,7 @@ def run(targets: Sequence[Target], bench: Bench, options: Options, out: Path, *,
     Raises UserError if a result cannot be written; all else that goes wrong with a model is its result.
     """
     results: dict[Path, Result] = {}
-    loaded: dict[str, NamedModel | str] = {}
+    loaded: dict[str, Model | str] = {}
 
     def measure(job: EvaluationJob) -> str | None:
         name = job.target.weights.name
@@ -504,7 +504,7 @@ def run(targets: Sequence[Target], bench: Bench, options: Options, out: Path, *,
         if isinstance(model, str):
             return model
         found = None if overwrite else kept(job.folder, job.evaluation)
-        if found is not None and found.protocol.get("weights_hash") != weights_hash(model.backbone):
+        if found is not None and found.protocol.get("weights_hash") != model.weights_hash:
             return "what is kept was measured of other weights: name another --out, or add --overwrite"
         if found is None:
             found = attempt(lambda: _measured(job, model, bench, options))
@@ -528,7 +528,7 @@ def run(targets: Sequence[Target], bench: Bench, options: Options, out: Path, *,
     ]
 
 
-def _measured(job: EvaluationJob, model: NamedModel, bench: Bench, options: Options) -> Result:
+def _measured(job: EvaluationJob, model: Model, bench: Bench, options: Options) -> Result:
     begin = time.perf_counter()
     model.backbone.to(options.device)
     watch = lambda what: options.watch(f"{model.label}: {what}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dinoscope import checkpoint
 from dinoscope.errors import UserError
-from dinoscope.model_names import NamedModel, Watch, load_model, say_once
+from dinoscope.model_names import Model, Watch, load_model, say_once
 from dinoscope.models.backbone import Backbone, BackboneConfig, ViTBackbone
 from dinoscope.training.config import RunConfig
 
@@ -58,7 +58,7 @@ def load_initial(config: RunConfig) -> Backbone | None:
     return model.backbone
 
 
-def _check_inside(config: RunConfig, model: NamedModel) -> None:
+def _check_inside(config: RunConfig, model: Model) -> None:
     """--overwrite deletes the run folder: the model must not be in it."""
     if model.path is not None and model.path.resolve().is_relative_to(config.out.resolve()):
         raise UserError(f"--init {config.init} lies in --out {config.out}, which the run would write: choose another")
