@@ -17,9 +17,9 @@ import pytest
 from dinoscope.cli import main
 from dinoscope.cli.ablate import _say_measuring
 from dinoscope.study.definition import named_studies, parse_study, resolve
-from dinoscope.study.results import AblationRun
-from dinoscope.study.stopping import MARK, Stopped, mark_stopped
-from dinoscope.study.stored import read_result, to_json
+from dinoscope.study.effects import AblationRun
+from dinoscope.study.results import read_result, to_json
+from dinoscope.study.state import STOPPED, Stopped, mark_stopped
 from tests.study.studies import realistic
 from tests.study.test_state import contents, settings
 from tests.study.test_worker import PATIENCE, logged, wait_for
@@ -231,7 +231,7 @@ def test_data_and_out_are_needed(tmp_path, capsys) -> None:
 
 def test_the_file_in_the_docs_is_a_study(tmp_path) -> None:
     page = (Path(__file__).parents[1] / "docs" / "ablation.md").read_text()
-    assert MARK in page
+    assert STOPPED in page
     study, combinations = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     found = resolve(parse_study(study, "docs", "docs"), tmp_path, tmp_path)
     assert [variant.label for variant, _ in found.variants] == ["64", "256", "512", "no batch norm", "narrow"]

@@ -17,10 +17,9 @@ from dinoscope.files import MARK
 from dinoscope.report.ablation import claim, file_names, write_result
 from dinoscope.report.tables import markdown_paragraph
 from dinoscope.study.definition import Variant
-from dinoscope.study.effects import arrange
+from dinoscope.study.effects import AblationResult, arrange
 from dinoscope.study.reading import axis_reading, study_reading
-from dinoscope.study.results import AblationResult
-from dinoscope.study.stored import from_json, read_result, to_json
+from dinoscope.study.results import from_json, read_result, to_json
 from tests.html_checks import Page
 from tests.study.studies import BASE, full_run, realistic, run, study
 

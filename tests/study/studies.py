@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dinoscope.study.definition import Variant
-from dinoscope.study.results import AblationResult, AblationRun
+from dinoscope.study.effects import AblationResult, AblationRun
 
 K = 256
 STEPS = range(0, 801, 20)

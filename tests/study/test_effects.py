@@ -11,9 +11,16 @@ from scipy.stats import spearmanr, ttest_rel
 
 from dinoscope.errors import UserError
 from dinoscope.evaluation.statistics import over_seeds
-from dinoscope.study.effects import agreement, arrange, entropy_share, importances, label_free, paired_difference
+from dinoscope.study.effects import (
+    AblationResult,
+    agreement,
+    arrange,
+    entropy_share,
+    importances,
+    label_free,
+    paired_difference,
+)
 from dinoscope.study.reading import study_reading
-from dinoscope.study.results import AblationResult
 from tests.study.studies import BASE, Variant, run, study
 
 

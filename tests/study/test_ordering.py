@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 from dinoscope.report.ablation import axis_bars, axis_curves
 from dinoscope.report.charts import BASELINE as BLACK
 from dinoscope.study.definition import Variant
-from dinoscope.study.effects import Axis, arrange, by_value, place_among
+from dinoscope.study.effects import AblationResult, Axis, arrange, by_value, place_among
 from dinoscope.study.reading import axis_table
-from dinoscope.study.results import AblationResult
 from tests.study.studies import BASE, full_run
 
 

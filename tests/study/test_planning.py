@@ -26,8 +26,7 @@ from dinoscope.study.definition import (
 from dinoscope.study.effects import by_value, place_among
 from dinoscope.study.plan import plan_study
 from dinoscope.study.recipes import RECIPES
-from dinoscope.study.run import execute
-from dinoscope.study.stopping import KeepingHandles, MedianRule
+from dinoscope.study.run import KeepingHandles, MedianRule, execute
 from dinoscope.training.config import OptimizerConfig, RunConfig, check
 from tests.study.test_run import FakeRunner
 

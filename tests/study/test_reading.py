@@ -15,10 +15,9 @@ from dinoscope.cli.ablation_table import show
 from dinoscope.cli.console import Console
 from dinoscope.report.ablation import markdown_text
 from dinoscope.study.definition import Variant
-from dinoscope.study.effects import Collapse, arrange, band, collapse_of, stayed
+from dinoscope.study.effects import MEASURES, AblationResult, AblationRun, Collapse, arrange, band, collapse_of, stayed
 from dinoscope.study.reading import axis_reading, study_reading
-from dinoscope.study.results import MEASURES, AblationResult, AblationRun
-from dinoscope.study.stored import from_json, to_json
+from dinoscope.study.results import from_json, to_json
 from tests.study.studies import BASE, realistic, run, study
 
 LN_K = math.log(256)

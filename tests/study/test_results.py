@@ -19,12 +19,11 @@ from dinoscope.measurement import Extract
 from dinoscope.methods import build_method
 from dinoscope.study import evaluations
 from dinoscope.study.definition import Axis, StudyDefinition, Variant, read_study
-from dinoscope.study.effects import arrange
+from dinoscope.study.effects import MEASURES, arrange
 from dinoscope.study.evaluations import Evaluating, evaluate, find_masks_for
 from dinoscope.study.plan import plan_study
-from dinoscope.study.results import MAX_POINTS, MEASURES, collapse, cost, curves_of, end_means, gather, outcome
-from dinoscope.study.stopping import RunCircumstances
-from dinoscope.study.stored import read_result
+from dinoscope.study.results import MAX_POINTS, collapse, cost, curves_of, end_means, gather, outcome, read_result
+from dinoscope.study.state import RunCircumstances
 from dinoscope.training.loop import train
 from dinoscope.training.run_folder import read_config, read_metrics
 from tests.conformance import cases

@@ -1,4 +1,4 @@
-"""`dinoscope.study.stopping` and its listeners: marks, the median rule, and runs that collapse."""
+"""`dinoscope.study.state` and `run`: marks, the median rule, and runs that collapse."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ import pytest
 
 from dinoscope.errors import UserError
 from dinoscope.methods.health import Verdict
-from dinoscope.study import stopping
+from dinoscope.study import run as engine
+from dinoscope.study import state
 from dinoscope.study.results import outcome
-from dinoscope.study.run import RunStatus, execute
-from dinoscope.study.stopping import (
-    MARK,
+from dinoscope.study.run import KeepingHandles, MedianRule, RunStatus, behind, execute
+from dinoscope.study.state import (
+    STOPPED,
     Circumstances,
-    KeepingHandles,
-    MedianRule,
     RunCircumstances,
     StopOnCollapse,
     Stopped,
-    behind,
     mark_stopped,
     read_circumstances,
     stopped_early,
@@ -56,7 +54,7 @@ def write_curve(run: Path, curve: Mapping[int, float]) -> None:
 
 
 def test_the_rule_stops_the_straggler_and_spares_the_base(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(stopping, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(engine, "LOOK_SECONDS", 0.0)
     earlier = [tmp_path / f"good{number}" for number in range(3)]
     for run, curve in zip(earlier, GOOD, strict=True):
         write_curve(run, curve)
@@ -90,7 +88,7 @@ def test_a_mark_holds_for_the_settings_that_it_was_made_with(picture_folder, tmp
     assert found.diagnosis == "stopped early after 7 steps: it fell behind"
     with pytest.raises(UserError, match="begun with other settings: seed: 0 -> 1"):
         stopped_early(replace(config, seed=1))
-    (config.out / MARK).write_text("{")
+    (config.out / STOPPED).write_text("{")
     with pytest.raises(UserError, match="Delete it to continue"):
         stopped_early(config)
 
@@ -131,7 +129,7 @@ def test_patience_counts_the_steps_before_a_stop(picture_folder, tmp_path, monke
     _always_collapsed(monkeypatch, patience=3)
     config, hearing = settings(picture_folder(12), tmp_path / "run"), Hearing()
     train(config, listeners=[Judging(StopOnCollapse(), 1)])
-    (config.out / MARK).unlink()
+    (config.out / STOPPED).unlink()
     train(config, resume=True, listeners=[hearing, StopOnCollapse()])
     assert hearing.heard == [(2, "one output")]
     assert (mark := stopped_early(config)) is not None
@@ -165,12 +163,12 @@ def test_circumstances_of_a_run_and_of_its_resumption(picture_folder, tmp_path, 
     from tests.study.test_state import StopAfterOne
 
     config = settings(picture_folder(12), tmp_path / "run")
-    monkeypatch.setattr(stopping, "code_version", lambda: "1.0")
+    monkeypatch.setattr(state, "code_version", lambda: "1.0")
     train(config, listeners=[RunCircumstances("cpu"), StopAfterOne()])
     first = read_circumstances(config.out)
     assert first.code == ("1.0",)
     assert "torch" in first.machines[0]
-    monkeypatch.setattr(stopping, "code_version", lambda: "1.1, commit abc")
+    monkeypatch.setattr(state, "code_version", lambda: "1.1, commit abc")
     train(config, resume=True, listeners=[RunCircumstances("cpu")])
     second = read_circumstances(config.out)
     assert second.code == ("1.0", "1.1, commit abc")
@@ -184,13 +182,17 @@ def test_circumstances_of_a_run_and_of_its_resumption(picture_folder, tmp_path, 
 
 def test_the_code_is_named_by_version_and_commit(monkeypatch) -> None:
     for commit, words in ((None, ""), ("a1" * 20, ", commit a1a1a1a1a1a1"), ("b" * 40 + "-changed", " with changes")):
-        monkeypatch.setattr(stopping.system, "commit", lambda commit=commit: commit)
-        stopping.code_version.cache_clear()
-        assert stopping.code_version()[0].isdigit()
-        assert stopping.code_version().endswith(words)
-    stopping.code_version.cache_clear()
+        monkeypatch.setattr(state.system, "commit", lambda commit=commit: commit)
+        state.code_version.cache_clear()
+        assert state.code_version()[0].isdigit()
+        assert state.code_version().endswith(words)
+    state.code_version.cache_clear()
 
 
 def test_a_path_is_all_that_a_mark_needs(tmp_path: Path) -> None:
     mark_stopped(tmp_path, Stopped("stop-on-collapse", 3, "collapsed"))
-    assert json.loads((tmp_path / MARK).read_text()) == {"rule": "stop-on-collapse", "steps": 3, "reason": "collapsed"}
+    assert json.loads((tmp_path / STOPPED).read_text()) == {
+        "rule": "stop-on-collapse",
+        "steps": 3,
+        "reason": "collapsed",
+    }

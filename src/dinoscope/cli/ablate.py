@@ -26,9 +26,9 @@ from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
     from dinoscope.study.definition import StudyDefinition
+    from dinoscope.study.effects import AblationResult
     from dinoscope.study.evaluations import Evaluating
     from dinoscope.study.plan import PlannedRun, PlannedStudy
-    from dinoscope.study.results import AblationResult
     from dinoscope.study.run import RunStatus, Watch
 
 
@@ -132,7 +132,7 @@ def _places(options: Options) -> tuple[Path, Path]:
 
 def _check_same_study(study: StudyDefinition, out: Path) -> None:
     """Refuse to write over the result of another study. Raises UserError."""
-    from dinoscope.study.stored import FILE, read_result
+    from dinoscope.study.results import FILE, read_result
 
     try:
         held = read_result(out).name if (out / FILE).is_file() else study.name
@@ -171,7 +171,7 @@ def _checked(plan: PlannedStudy, options: Options, evaluating: Evaluating) -> li
     from dinoscope.cli.console import progress_bar
     from dinoscope.study import plan as planning
     from dinoscope.study.evaluations import is_labelled
-    from dinoscope.study.stopping import stopped_early
+    from dinoscope.study.state import stopped_early
 
     configs = plan.configs
     if options.stop_median and not (is_labelled(evaluating.data) and all(c.evaluate_every for c in configs)):
@@ -191,7 +191,8 @@ def _run(plan: PlannedStudy, runs: Sequence[PlannedRun], evaluating: Evaluating,
     """Bring all runs to their end, measure them, write and print the result."""
     from dinoscope.cli.ablation_worker import command as worker
     from dinoscope.study.results import gather
-    from dinoscope.study.stopping import KeepingHandles, MedianRule, stopped_early
+    from dinoscope.study.run import KeepingHandles, MedianRule
+    from dinoscope.study.state import stopped_early
 
     assert options.out is not None
     runner = make_runner(worker(stop_on_collapse=options.stop_on_collapse), options.out, options.execution)

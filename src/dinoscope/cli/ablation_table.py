@@ -11,7 +11,7 @@ from rich.text import Text
 from dinoscope.cli.console import Console
 
 if TYPE_CHECKING:
-    from dinoscope.study.results import AblationResult
+    from dinoscope.study.effects import AblationResult
 
 
 def show(result: AblationResult, console: Console) -> None:

@@ -32,6 +32,7 @@ from dinoscope.study.effects import (
     CURVES,
     ENTROPIES,
     KNN,
+    AblationResult,
     Axis,
     Band,
     Group,
@@ -42,8 +43,7 @@ from dinoscope.study.effects import (
     importances,
 )
 from dinoscope.study.reading import CSV_HEADER, axis_reading, axis_table, csv_rows, study_reading
-from dinoscope.study.results import AblationResult
-from dinoscope.study.stored import FILE, to_json
+from dinoscope.study.results import FILE, to_json
 from dinoscope.tables import Column, Line, LineChart, LinePanel, Table, TableRow
 from dinoscope.tables import Section as Rows
 

@@ -15,7 +15,7 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -26,11 +26,26 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation.statistics import over_seeds
 from dinoscope.methods.health import ONE_OUTPUT_SHARE, UNIFORM_ENTROPY_SHARE, UNIFORM_LOSS_SHARE
 from dinoscope.study.definition import TIMES, Variant
-from dinoscope.study.results import AblationResult, AblationRun, Points
 
 T = TypeVar("T")
 
+MEASURES = {
+    "knn_top1": ("k-NN top-1", "%", True),
+    "linear_top1": ("linear top-1", "%", True),
+    "jaccard": ("attention Jaccard", "%", True),
+    "rankme": ("RankMe", "", True),
+    "teacher_entropy": ("teacher entropy", "nats", None),
+    "kl_teacher_student": ("KL teacher to student", "nats", None),
+    "images_per_second": ("training speed", "images/s", True),
+    "peak_memory": ("peak memory", "MB", False),
+    "seconds": ("training time", "s", False),
+}
+"""key of `AblationRun.metrics` -> title, unit, whether higher is better (None: neither)."""
+
 KNN = "knn_top1"
+
+Points = tuple[tuple[int, float], ...]
+"""(Optimiser step, value) in order; steps count from 1."""
 
 CURVES = {
     "knn_top1": ("online k-NN top-1", "%"),
@@ -55,6 +70,48 @@ _MAX_EXACT_ORDERS = 7
 _DRAWN_ORDERS = 10_000
 _ROUNDING = 1e-9
 """Below that, differences in points are alike: 25.6 - 24.2 and 23.4 - 22.0 differ by 5e-15 as floats."""
+
+
+@dataclass(frozen=True)
+class AblationRun:
+    """What came of one variant with one seed.
+
+    state: "stopped" was ended by a rule of early stopping; "collapsed" and "failed" are results too.
+    diagnosis: in words, why it is not simply finished; "" if it is.
+    metrics: by key of `MEASURES`; what was not measured is absent.
+    curves: values logged while it trained (loss, teacher_entropy, ...).
+    folder: the run folder.
+    """
+
+    variant: Variant
+    seed: int
+    state: Literal["finished", "collapsed", "stopped", "failed"]
+    diagnosis: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class AblationResult:
+    """All runs of a study, the baseline's first.
+
+    axes: name -> title with the paper's table that it answers, in the order of the study.
+    outputs: K, the number of outputs of the baseline's head; a variant of another K has it in its settings. ln K is the
+        entropy of a uniform output.
+    facts: what a reader needs to trust it: command, data, recipe, machine, versions, commit.
+    baseline_values: axis -> the baseline as a value of it, with what it has of the axis's settings; label "" if it has
+        no name there.
+    """
+
+    name: str
+    title: str
+    baseline: Variant
+    axes: Mapping[str, str]
+    runs: tuple[AblationRun, ...]
+    outputs: int | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    baseline_values: Mapping[str, Variant] = field(default_factory=dict)
 
 
 # Groups and axes

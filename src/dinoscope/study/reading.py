@@ -16,7 +16,9 @@ from dinoscope.evaluation.statistics import OverSeeds, over_seeds
 from dinoscope.study.effects import (
     CONFIDENCE,
     KNN,
+    MEASURES,
     MIN_RANKED,
+    AblationResult,
     Agreement,
     Axis,
     Collapse,
@@ -33,7 +35,6 @@ from dinoscope.study.effects import (
     importances,
     label_free,
 )
-from dinoscope.study.results import MEASURES, AblationResult
 from dinoscope.tables import Column, Section, Table, TableRow
 from dinoscope.text import ABSENT, listed
 

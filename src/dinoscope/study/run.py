@@ -10,12 +10,13 @@ import contextlib
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
@@ -23,13 +24,14 @@ from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 from dinoscope.config import from_dict, to_dict
 from dinoscope.errors import UserError
 from dinoscope.files import write_text
-from dinoscope.study.state import run_state
+from dinoscope.study.state import Stopped, mark_stopped, run_state
 from dinoscope.training.config import RunConfig
+from dinoscope.training.run_folder import read_metrics
 
 POLL_SECONDS = 0.1
 """Between looks at the processes, when nothing has happened."""
 
-STOPPED = (130, -signal.SIGTERM)
+STOP_CODES = (130, -signal.SIGTERM)
 """Exit codes of a run that a signal stopped: after its checkpoint, or before there was anything to save."""
 
 KILLED = 1 if sys.platform == "win32" else -signal.SIGKILL
@@ -207,7 +209,7 @@ class _Engine(Generic[J]):
             run.ended = time.monotonic()
             if code == 0:
                 run.state = "finished"
-            elif code in STOPPED or (self.obeyed > 1 and code == KILLED):
+            elif code in STOP_CODES or (self.obeyed > 1 and code == KILLED):
                 run.state = "stopped"
             else:
                 run.state, run.diagnosis = "failed", handle.diagnosis() or f"exit code {code}, without a message"
@@ -247,6 +249,105 @@ def _check_folders_differ(configs: Sequence[Job]) -> None:
         if folder in seen:
             raise UserError(f"two runs of the study would write to {folder}: each needs a folder of its own")
         seen.add(folder)
+
+
+# Stopping runs that fall behind
+
+
+WARM_UP = 0.25
+"""Share of its epochs in which the median rule leaves a run alone: first places of learning curves cross often."""
+
+MIN_OTHERS = 3
+"""Runs that must have come as far, for their median to mean anything."""
+
+LOOK_SECONDS = 5.0
+"""Between two looks of the median rule at the metrics files."""
+
+Curve = Mapping[int, float]
+"""Epoch -> online k-NN top-1 in %, of every evaluation."""
+
+
+class KeepingHandles:
+    """A runner that remembers the handle of every run it started, by the name of the run folder."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner, self.at_once = runner, runner.at_once
+        self.handles: dict[str, Handle] = {}
+
+    def start(self, configs: Sequence[RunConfig]) -> Sequence[Handle]:
+        """Start these, and remember."""
+        handles = self.runner.start(configs)
+        self.handles |= {config.out.name: handle for config, handle in zip(configs, handles, strict=True)}
+        return handles
+
+
+class MedianRule:
+    """Stops runs that fall behind the others (Golovin et al. 2017, Vizier, section 3.2.2); a `Watch` of `execute`.
+
+    Vizier compares with completed trials at the same step; here with all others that have come as far, at the same
+    epoch, since batch sizes differ. What is stopped depends on the order in which runs advance.
+
+    Args:
+        handles: of the runs under way.
+        spared: names of runs that are never stopped (the baseline, with which all others are compared).
+        earlier: folders of runs that had ended before.
+    """
+
+    def __init__(self, handles: Mapping[str, Handle], spared: Collection[str], earlier: Sequence[Path] = ()) -> None:
+        self.handles, self.spared = handles, spared
+        self.curves: dict[str, Curve] = {run.name: knn_curve(run) for run in earlier}
+        self.stopped: set[str] = set()
+        self.looked = float("-inf")
+
+    def __call__(self, runs: Sequence[RunStatus]) -> None:
+        """Look, if it is time."""
+        if time.monotonic() - self.looked < LOOK_SECONDS:
+            return
+        self.looked = time.monotonic()
+        for run in runs:
+            if run.state == "running" or (run.state == "finished" and run.name not in self.curves):
+                self.curves[run.name] = knn_curve(run.config.out)
+        for run in runs:
+            if run.state == "running" and run.name not in {*self.spared, *self.stopped}:
+                self._judge(run)
+
+    def _judge(self, run: RunStatus) -> None:
+        others = [curve for name, curve in self.curves.items() if name != run.name]
+        verdict = behind(self.curves[run.name], others, WARM_UP * run.config.epochs)
+        if verdict is None:
+            return
+        self.stopped.add(run.name)
+        steps = int(read_metrics(run.config.out)[-1]["step"]) + 1
+        mark_stopped(run.config.out, Stopped("stop-median", steps, verdict))
+        self.handles[run.name].stop()
+
+
+def knn_curve(run: Path) -> Curve:
+    """Read the curve from the run's metrics file."""
+    return {int(line["epoch"]): line["knn_top1"] for line in read_metrics(run) if "knn_top1" in line}
+
+
+def behind(own: Curve, others: Sequence[Curve], warm_up: float) -> str | None:
+    """Return in words that a run's best value so far is below the median of the others' mean values so far, or None.
+
+    own: of the run. others: of all other runs, of which those count that have come as far. warm_up: epochs.
+    """
+    if not own or (epoch := max(own)) + 1 < warm_up:
+        return None
+    means = [
+        statistics.fmean(value for at, value in curve.items() if at <= epoch)
+        for curve in others
+        if curve and max(curve) >= epoch and min(curve) <= epoch
+    ]
+    if len(means) < MIN_OTHERS:
+        return None
+    best, median = max(own.values()), statistics.median(means)
+    if best >= median:
+        return None
+    return (
+        f"its best k-NN until epoch {epoch + 1} is {best:.1f} %, below {median:.1f} %, the median of the means of "
+        f"{len(means)} other runs until then"
+    )
 
 
 # A run in a process of its own, on this machine

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import shutil
-from dataclasses import dataclass, replace
+import signal
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from dinoscope import checkpoint
+import dinoscope
+from dinoscope import checkpoint, system
+from dinoscope.config import from_dict
 from dinoscope.errors import UserError
+from dinoscope.files import write_text
+from dinoscope.methods.health import Verdict
 from dinoscope.training.config import RunConfig
+from dinoscope.training.listener import Listener, RunStart
 from dinoscope.training.loop import RunResult
 from dinoscope.training.run_folder import CONFIG, METRICS, RunFolder, changed_settings, read_config, run_lock
+from dinoscope.types import Step
 
 logger = logging.getLogger("dinoscope")
+
+STOPPED = "stopped.json"
+"""In the folder of a run that a rule stopped: as long as it is there, the run is not continued."""
+
+CIRCUMSTANCES = "circumstances.json"
 
 
 @dataclass(frozen=True)
@@ -119,6 +132,59 @@ def _literal(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
+# Stopped by a rule
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Why a run was stopped: the rule's name, after how many optimiser steps, and in words."""
+
+    rule: str
+    steps: int
+    reason: str
+
+    @property
+    def diagnosis(self) -> str:
+        """The reason, for a table."""
+        return f"stopped early after {self.steps} steps: {self.reason}"
+
+
+def mark_stopped(run: Path, stopped: Stopped) -> None:
+    """Leave the mark."""
+    write_text(run / STOPPED, json.dumps(asdict(stopped), indent=2) + "\n")
+
+
+def stopped_early(config: RunConfig) -> Stopped | None:
+    """Return the mark that the run bears, if any.
+
+    Raises UserError if the mark is damaged, or the run was begun with settings that give another result.
+    """
+    file = config.out / STOPPED
+    if not file.is_file():
+        return None
+    if (config.out / CONFIG).is_file():
+        require_same_settings(read_config(config.out), config)
+    try:
+        return from_dict(Stopped, json.loads(file.read_text(encoding="utf-8")), str(file))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}. Delete it to continue the run") from error
+
+
+class StopOnCollapse(Listener):
+    """Ends the run, as SIGTERM does, when its method finds that it has collapsed or stands still."""
+
+    essential = True
+
+    def started(self, start: RunStart) -> None:
+        """Remember the run folder."""
+        self.run = start.config.out
+
+    def diagnosed(self, step: Step, verdict: Verdict) -> None:
+        """Mark the run as stopped first: what comes after may be killed."""
+        mark_stopped(self.run, Stopped("stop-on-collapse", step.index + 1, verdict.text))
+        signal.raise_signal(signal.SIGTERM)
+
+
 # Progress of a run under way
 
 
@@ -169,3 +235,78 @@ def _with(reading: Reading, line: dict[str, Any]) -> Reading:
     names = {"step": "step", "epoch": "epoch", "loss": "loss", "images_per_second": "images_per_second"}
     names |= {"knn_top1": "knn"}
     return replace(reading, **{ours: line[theirs] for theirs, ours in names.items() if theirs in line})
+
+
+# Circumstances
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """Under what a run was made; several if it was continued elsewhere or by other code.
+
+    code: as `code_version` has it. machines: in words.
+    peak_memory: bytes, the largest of its processes; None if it is not known. memory: what that figure is.
+    """
+
+    code: tuple[str, ...] = ()
+    machines: tuple[str, ...] = ()
+    peak_memory: int | None = None
+    memory: str = ""
+
+
+def read_circumstances(run: Path) -> Circumstances:
+    """Return what `RunCircumstances` wrote; nothing is known of a run without. Raises UserError for a damaged file."""
+    file = run / CIRCUMSTANCES
+    try:
+        return from_dict(Circumstances, json.loads(file.read_text(encoding="utf-8")), str(file))
+    except FileNotFoundError:
+        return Circumstances()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+
+
+@functools.cache
+def code_version() -> str:
+    """Return the package's version and commit: "0.5.0, commit 1a2b3c4d5e6f with changes"."""
+    commit = system.commit()
+    if commit is None:
+        return dinoscope.__version__
+    head, _, changed = commit.partition("-")
+    return f"{dinoscope.__version__}, commit {head[:12]}{' with changes' if changed else ''}"
+
+
+class RunCircumstances(Listener):
+    """Keeps code, machine and peak memory of a run in its folder.
+
+    Made before the run takes memory. device: as `pick_device` takes it.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = system.pick_device(device)
+        self.memory = system.MemoryWatch(self.device)
+        self.run: Path | None = None
+
+    def started(self, start: RunStart) -> None:
+        """Add this code and machine."""
+        self.run = start.config.out
+        known = read_circumstances(self.run)
+        words = system.machine(self.device).line()
+        self._write(
+            replace(
+                known,
+                code=tuple(dict.fromkeys((*known.code, code_version()))),
+                machines=tuple(dict.fromkeys((*known.machines, words))),
+            )
+        )
+
+    def closed(self) -> None:
+        """Add the peak of this process."""
+        if self.run is None:
+            return
+        known, memory = read_circumstances(self.run), self.memory.read()
+        if memory.peak is not None and memory.peak > (known.peak_memory or 0):
+            self._write(replace(known, peak_memory=memory.peak, memory=memory.meaning))
+
+    def _write(self, values: Circumstances) -> None:
+        assert self.run is not None
+        write_text(self.run / CIRCUMSTANCES, json.dumps(asdict(values), indent=2) + "\n")
