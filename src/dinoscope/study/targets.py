@@ -135,17 +135,14 @@ class Weights:
 
         Raises UserError if the file cannot be read or holds another network.
         """
-        if self.path is None:
-            model = load_model(self.name)
-            return Model(self.name, self.name, model.backbone, model.path, model.origin)
-        if self.path.is_dir():
-            model = load_model(str(self.path))
-            found, wanted = model.backbone.config.name, self.release.architecture
-            if BACKBONES[found] != BACKBONES[wanted]:
-                raise UserError(f"{self.path} holds a {found}, and {self.name} is a {wanted}")
-            return Model(self.name, self.name, model.backbone, self.path, model.origin)
-        backbone, found = import_file(self.path, Choices(self.release.architecture))
-        return Model(self.name, self.name, backbone, self.path, found.provenance())
+        if self.path is not None and self.path.is_file():
+            backbone, found = import_file(self.path, Choices(self.release.architecture))
+            return Model(self.name, self.name, backbone, self.path, found.provenance())
+        model = load_model(self.name if self.path is None else str(self.path))
+        network, wanted = model.backbone.config.name, self.release.architecture
+        if self.path is not None and BACKBONES[network] != BACKBONES[wanted]:
+            raise UserError(f"{self.path} holds a {network}, and {self.name} is a {wanted}")
+        return replace(model, name=self.name, label=self.name)
 
     def untrained(self) -> Model:
         """Return the same network with random weights: as fast as with others, and there without any file."""
