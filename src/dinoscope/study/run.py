@@ -41,6 +41,7 @@ MAX_LOG_LINES, MAX_LOG_BYTES = 12, 64 * 1024
 """Of the end of a log, for the diagnosis of a run that failed."""
 
 
+@runtime_checkable
 class Job(Protocol):
     """What is brought to its end."""
 
