@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from dinoscope.models.pretrained import CATALOGUE
 from dinoscope.study.published import PUBLISHED_DAVIS
-from dinoscope.study.reproduce import PROBES, TABLES, span
+from dinoscope.study.reproduce import PROBES, TABLES
 from dinoscope.study.targets import (
     OTHER_WEIGHTS,
     OWN_CLASSIFIER,
@@ -69,8 +67,3 @@ def test_all_tables_make_targets_for_every_probe() -> None:
     for table in TABLES.values():
         for probe in PROBES.values():
             assert len(table.targets((), probe)) > 3
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(3.2, "3 s"), (600, "10 min"), (7200, "2.0 h")])
-def test_times_are_rough(seconds: float, text: str) -> None:
-    assert span(seconds) == text

@@ -54,7 +54,7 @@ from dinoscope.study.targets import (
 )
 from dinoscope.system import machine
 from dinoscope.tables import Column, Section, Table, TableRow
-from dinoscope.text import ABSENT
+from dinoscope.text import ABSENT, duration
 from dinoscope.types import Metric, Result
 
 IMAGE_SIZE = 224
@@ -579,9 +579,9 @@ def plan_table(targets: Sequence[Target], bench: Bench, options: Options) -> Tab
     reasons = list(dict.fromkeys(one for one in times if isinstance(one, str)))
     rows = [_plan_row(target.weights, one, reasons) for target, one in zip(targets, times, strict=True)]
     missing = [target.weights for target in targets if not target.weights.here]
-    total = sum(one for one in times if isinstance(one, float))
+    total = duration(sum(one for one in times if isinstance(one, float)), coarse=True)
     remarks = [
-        f"On {bench.amount}; in all {span(total)} by the probe, without what is kept from an earlier start.",
+        f"On {bench.amount}; in all {total} by the probe, without what is kept from an earlier start.",
         "The probe is of a few images, read by one process; votes and the training of fast probes come on top.",
     ]
     if missing:
@@ -604,16 +604,9 @@ def _plan_row(weights: Weights, seconds: float | str, reasons: Sequence[str]) ->
         weights.place or ABSENT,
         ABSENT if weights.random else f"{'' if known else '≥'}{size:.0f}",
         "yes" if weights.here else "no",
-        ABSENT if isinstance(seconds, str) else span(seconds),
+        ABSENT if isinstance(seconds, str) else duration(seconds, coarse=True),
     )
     return TableRow(cells, (reasons.index(seconds) + 1,) if isinstance(seconds, str) else ())
-
-
-def span(seconds: float) -> str:
-    """Return a rough time for a person."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 # The table
