@@ -14,11 +14,11 @@ import torch
 
 from dinoscope import checkpoint
 from dinoscope.cli import main
-from dinoscope.data.folder import ImageFolder
-from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.data.sources import ImageFolder
 from dinoscope.features import cache
 from dinoscope.models.pretrained import CATALOGUE
 from dinoscope.models.pretrained.fetch import cached_file, first_digest
+from dinoscope.scenes import ScenesConfig, write_scenes
 from dinoscope.study import reproduce as engine
 from dinoscope.study.reproduce import FILES
 from dinoscope.types import Metric

@@ -16,9 +16,8 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from dinoscope.data.decode import UnreadableImage, decode
-from dinoscope.data.folder import evenly, find_images, resolve_split
-from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.data.images import UnreadableImage, decode
+from dinoscope.data.sources import evenly, find_images, resolve_split
 from dinoscope.demo.image import ImageTab, chosen_models
 from dinoscope.demo.limits import Refused
 from dinoscope.demo.pictures import THUMBNAIL, shrunk
@@ -35,6 +34,7 @@ from dinoscope.demo.site import (
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, cached_extract, describing, evaluation_image, evaluation_view
 from dinoscope.model_names import Model
+from dinoscope.scenes import ScenesConfig, write_scenes
 
 MAX_IMAGES = 2000
 """Images of a folder that are searched; of more, so many are taken, evenly spaced."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dinoscope.config import to_dict
-from dinoscope.data.folder import ImageFolder, listed
+from dinoscope.data.sources import ImageFolder, counted
 from dinoscope.errors import UserError
 from dinoscope.methods import METHODS
 from dinoscope.methods.swav import SwAVConfig
@@ -265,7 +265,7 @@ def plan_runs(configs: Sequence[RunConfig], progress: Progress = lambda done, to
             if part not in scanned:
                 scanned[part], _, _ = scanned_images(config, progress)
             images = scanned[part]
-            check(config, len(images), 1, len(images.classes), listed(images.passed_over))
+            check(config, len(images), 1, len(images.classes), counted(images.passed_over))
         except UserError as error:
             raise UserError(f"run {config.out.name}: {error}") from error
         state = run_state(config)

@@ -16,9 +16,8 @@ import torch
 
 from dinoscope import __version__
 from dinoscope.config import to_dict
-from dinoscope.data.davis import find_davis
-from dinoscope.data.folder import ImageFolder, evenly, find_images, find_split
-from dinoscope.data.masked_images import find_masked_images
+from dinoscope.data.benchmarks import find_davis, find_masked_images
+from dinoscope.data.sources import ImageFolder, evenly, find_images, find_split
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig
