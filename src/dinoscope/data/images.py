@@ -123,7 +123,7 @@ def read_header(path: Path, *, max_pixels: int | None = None) -> Header:
     """
     limit = pixel_limit() if max_pixels is None else max_pixels
     with opened(path, limit) as file:
-        stream = BufferedReader(file)
+        stream: Stream = BufferedReader(file)
         return READERS[format_of(stream, path)].header(stream, limit)
 
 
@@ -165,7 +165,7 @@ def opened(path: Path, max_pixels: int) -> Iterator[FileIO]:
         raise UnreadableImage(f"damaged: {reason}") from error
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
+def _open_without_waiting(path: Path | str, flags: int) -> int:
     """Open a file; a pipe too, which would otherwise wait for a writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
