@@ -352,7 +352,6 @@ def follow(
 
 
 def _zipped(folder: Path) -> Path:
-    """Replace a folder by a ZIP of its files."""
     file = folder.with_suffix(".zip")
     try:
         with zipfile.ZipFile(file, "w") as archive:  # PNGs are compressed already
