@@ -507,7 +507,9 @@ def run(models: Sequence[Model], data: Data, config: LinearConfig, context: Cont
             **found,
             "feature": linear_feature_name(model.backbone),
         }
-        results.append(new_result("linear", protocol, metrics))
+        result = new_result("linear", protocol, metrics)
+        context.finished(model, result)
+        results.append(result)
     return tuple(results)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ _INCIDENTAL = frozenset(
         "map_shown",
         "empty_maps",
         "interval",
+        "whole_image",
     }
 )
 """Entries of a protocol that follow from the model or the number of images, or are found while it is measured."""
@@ -208,8 +210,11 @@ def plain(result: Result, *, items: bool = True) -> dict[str, Any]:
 def _plain_items(items: Items) -> dict[str, Any]:
     return {
         "names": list(items.names),
-        "figures": {name: _rounded(values) for name, values in items.figures.items()},
+        "figures": {
+            name: _rounded(values) for name, values in items.figures.items() if not any(map(math.isnan, values))
+        },
         **({"left_out": dict(items.left_out)} if items.left_out else {}),
+        **({"facts": to_dict(items)["facts"]} if items.facts else {}),
     }
 
 

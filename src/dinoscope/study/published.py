@@ -49,33 +49,6 @@ PUBLISHED = (
 )
 
 
-JACCARD_SOURCE = (
-    "Published: Caron et al. 2021, Emerging Properties in Self-Supervised Vision Transformers, table in Fig. 4; "
-    "validation images of PASCAL VOC 2012, masks of 60 % of the attention, best head. Networks trained on ImageNet. "
-    "Not measured here"
-)
-
-
-@dataclass(frozen=True)
-class PublishedJaccard:
-    """Jaccard in % of the attention masks of one architecture: random weights, supervised, DINO."""
-
-    architecture: str
-    random: float
-    supervised: float
-    dino: float
-
-    def rows(self) -> tuple[tuple[str, float], ...]:
-        """Name and figure of each of the three."""
-        figures = {"Random": self.random, "Supervised": self.supervised, "DINO": self.dino}
-        return tuple((f"{name}, {self.architecture}", value) for name, value in figures.items())
-
-
-PUBLISHED_JACCARD = (
-    PublishedJaccard("ViT-S/16", 22.0, 27.3, 45.9),
-    PublishedJaccard("ViT-S/8", 21.8, 23.7, 44.7),
-)
-
 DAVIS_LABEL = "published, DAVIS 2017 val"
 
 DAVIS_SOURCE = (
