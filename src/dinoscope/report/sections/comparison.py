@@ -8,6 +8,7 @@ from dinoscope.report.charts import scatter, svg
 from dinoscope.report.comparison import bars_line, panels
 from dinoscope.report.page import Block, Figure, Notice, Section
 from dinoscope.report.runs import Material
+from dinoscope.report.sections.evaluations import elsewhere
 from dinoscope.study.compare import EVALUATIONS
 
 NOTHING = (
@@ -29,4 +30,4 @@ def section(material: Material) -> Section | None:
         caption = f"Accuracy against {x_title}: further up is better. {bars_line(comparison)}."
         blocks.append(Figure(drawing, caption, f"Accuracy of each model against {x_title}"))
     lead = "Accuracy of frozen features, size and speed. Rows that were measured otherwise than most are marked."
-    return Section("Comparison", "comparison", lead, tuple(blocks))
+    return Section("Comparison", "comparison", lead, (*blocks, *elsewhere(material)))
