@@ -25,8 +25,7 @@ from taking_turns import measure
 from torch import Tensor
 
 from dinoscope.data.benchmarks import MaskedImages, encode_indices, find_masked_images
-from dinoscope.measurement.voc import VocConfig, measure_voc
-from dinoscope.measurement.voc_images import Looks, read_samples
+from dinoscope.evaluation.voc import Looks, VocConfig, measure_voc, read_samples
 from dinoscope.model_names import Model, load_model
 
 
@@ -74,7 +73,7 @@ def main() -> None:
             draw_voc(Path(folder), arguments.images)
         images = find_masked_images(arguments.data or Path(folder)).subset(arguments.images)
         model = load_model(f"random:{arguments.network}")
-        config = VocConfig(protocols=("published",), batch_size=arguments.batch_size)
+        config = VocConfig(protocol="published", batch_size=arguments.batch_size)
         batches = preloaded(model, images, config)
 
         def forward() -> None:

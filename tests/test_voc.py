@@ -14,20 +14,24 @@ from torch import Tensor
 
 from dinoscope.data.benchmarks import MaskedImages, encode_indices, find_masked_images
 from dinoscope.errors import UserError
-from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.evaluation.voc import (
+    VocConfig,
+    VocResult,
+    by_class,
     cell_jaccard,
     count_cells,
     fixed_head,
+    jaccard,
+    measure_voc,
+    measurements,
     published_scores,
     strict_scores,
+    summarise,
     two_halves,
     whole_image_scores,
 )
 from dinoscope.explain.attention import mass_mask, mass_masks, upsample
 from dinoscope.explain.maps import MAPS
-from dinoscope.measurement.voc import VocConfig, VocResult, measure_voc
-from dinoscope.measurement.voc_record import by_class, measurements, summarise
 from dinoscope.model_names import Model, load_models
 from dinoscope.models.backbone import Backbone
 
@@ -58,7 +62,7 @@ def enlarged(mask: np.ndarray) -> np.ndarray:
 
 
 def small_config(**changes: object) -> VocConfig:
-    values: dict[str, object] = {"square": 16, "short_side": 16, "mass": 0.5, "masses": (0.5, 0.93)}
+    values: dict[str, object] = {"square": 16, "size": 16, "mass": 0.5, "masses": (0.5, 0.93)}
     return VocConfig(**{**values, **changes})  # pyright: ignore[reportArgumentType]
 
 
@@ -124,7 +128,7 @@ def test_the_same_through_the_whole_way(tmp_path: Path, vit: Model) -> None:
 @pytest.mark.usefixtures("given_heads")
 def test_published_alone_keeps_the_heads_that_the_truth_chose(tmp_path: Path, vit: Model) -> None:
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
-    config = small_config(protocols=("published",))
+    config = small_config(protocol="published")
     scores = measure_voc([vit], images, config, keep_masks=True).models[0]
     assert scores.masks[0].all()  # A and B for class 1, C and D for class 2
     assert list(scores.figures) == ["published"]
@@ -234,7 +238,7 @@ def test_nothing_that_can_be_used_is_an_error(tmp_path: Path, vit: Model) -> Non
 
 def scenes_result(folder: Path, **changes: object) -> VocResult:
     models = load_models(["random:vit_micro_conv8", "random:resnet_micro"])
-    return measure_voc(models, find_masked_images(folder), small_config(square=64, short_side=48, **changes))
+    return measure_voc(models, find_masked_images(folder), small_config(square=64, size=48, **changes))
 
 
 def test_the_order_and_the_batch_do_not_matter(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ import torch
 from dinoscope import checkpoint, cli
 from dinoscope.data.benchmarks import find_masked_images
 from dinoscope.errors import UserError
+from dinoscope.evaluation.davis import keep_frames, kept_frames, kept_places
 from dinoscope.evaluation.results import from_json, keep_as, kept, kept_names, to_json
-from dinoscope.measurement.davis_frames import keep_frames, kept_frames, kept_places
-from dinoscope.measurement.voc_record import VocProtocol
+from dinoscope.evaluation.voc import VocProtocol
 from dinoscope.model_names import Model, random_backbone
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.report.page import Block, Bullets, Document, Figure, Folded, Group, Notice, Section, render

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -232,7 +232,25 @@ class ExplainConfig:
     k: int = field(default=20, metadata=INTERNAL)
     temperature: float = field(default=0.07, metadata=INTERNAL)
 
-    perturbation: PerturbationConfig = field(default_factory=PerturbationConfig)
+    steps: int = 20
+    """Steps of deletion and of insertion."""
+
+    random_orders: int = 3
+    """Random orders in the control of deletion and insertion."""
+
+    fill: Literal["blur", "mean"] = "blur"
+    """What replaces a patch: the blurred image, or its mean colour."""
+
+    blur: float = 0.1
+    """Standard deviation of that blur, as a share of the short side."""
+
+    seed: int = 0
+    """Of the random orders."""
+
+    @property
+    def perturbation(self) -> PerturbationConfig:
+        """Return how images are perturbed."""
+        return PerturbationConfig(self.steps, self.random_orders, self.fill, self.blur, self.seed)
 
     def __post_init__(self) -> None:
         if not 0 < self.mass <= 1:
@@ -241,6 +259,7 @@ class ExplainConfig:
             raise UserError(f"the tolerance of the pointing game is 0 px or more, not {self.tolerance}")
         if self.k < 1 or not self.temperature > 0:
             raise UserError(f"k must be at least 1 and the temperature above 0; got {self.k}, {self.temperature}")
+        _ = self.perturbation  # refuses what is out of range
 
 
 @dataclass(frozen=True)
@@ -500,7 +519,7 @@ def _model_result(
     known = None if gallery is None else _known(backbone, gallery, config, context, model.label)
     scores: list[ImageScores] = []
     with describing(backbone, context.extraction()) as describe, context.watch(model.label) as progress:
-        measuring = _Measuring(backbone, config, describe, known, model.label)
+        measuring = _Measuring(backbone, config, describe, known, model.label, context.batch_size or 64)
         for index, name in enumerate(subjects.names):
             progress(index, len(subjects))
             try:
@@ -527,6 +546,7 @@ class _Measuring:
     describe: Describe
     known: _Gallery | None
     label: str
+    batch_size: int = 64
 
     def maps(
         self, pixels: UInt8[Tensor, "3 h w"]
@@ -550,7 +570,7 @@ class _Measuring:
         """
         perturbation = self.config.perturbation
         seed = int.from_bytes(hash_rank(perturbation.seed, name)[:4])
-        perturbation = replace(perturbation, seed=seed)
+        perturbation = replace(perturbation, seed=seed, batch_size=self.batch_size)
         score = None
         if self.known is not None:
             known, number = self.known, self._predicted(pixels)
@@ -604,7 +624,6 @@ def run(models: Sequence[Model], data: Data, config: ExplainConfig, context: Con
     subjects = find_subjects(data, config.masks, config.limit)
     # the images that are measured are not cropped: the gallery's are no more than to their middle square
     context = replace(context, image_size=config.size, crop_fraction=1.0)
-    config = replace(config, perturbation=replace(config.perturbation, batch_size=context.batch_size or 64))
     result = explain_models(models, subjects, config, context, gallery)
     return tuple(result_of(result, row) for row in result.rows)
 

@@ -4,7 +4,7 @@ The objects are given in the first frame. Every later frame takes over labels, c
 the latest ones before it. One cell is one patch token, or one place of a ResNet's last feature map.
 
 Two things differ from the published script: the normalisation of the pixels is the one that the network was trained
-with (the script's has a standard deviation of 0.228 for 0.229), and frames more than twice as large as the network is to
+with (the script has a standard deviation of 0.228 for 0.229), and frames more than twice as large as the network is to
 see them are averaged over areas, as bilinear sampling would skip pixels.
 
 The published protocol compares every cell with every cell of the earlier frames and throws away what lies outside of a

@@ -395,8 +395,9 @@ class VocConfig:
     limit: int | None = None
     """At most so many images, evenly spaced."""
 
-    protocols: tuple[VocProtocolName, ...] = ("published", "strict")
-    """Protocols: published (the truth chooses the head) and strict. One alone takes half of the time."""
+    protocol: Literal["both", "published", "strict"] = "both"
+    """published is that of the literature, in which the truth chooses the head; strict chooses nothing by the truth and
+    leaves void pixels out. One alone takes half of the time."""
 
     mass: float = PUBLISHED_MASS
     """Share of the attention that a mask holds. 0.6 is the published text's, 0.9 the public script's."""
@@ -404,7 +405,7 @@ class VocConfig:
     masses: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
     """For the table and the figure of the sweep. None of them is chosen for you."""
 
-    short_side: int = 480
+    size: int = 480
     """Strict protocol: short side at which the networks see an image, in pixels; the aspect is kept."""
 
     square: int = PUBLISHED_SIDE
@@ -427,20 +428,18 @@ class VocConfig:
     """Folder for MODEL/IMAGE.png: 255 where the mask is, at the image's own size (strict: the mean over the heads;
     published alone: the heads that the truth chose, together)."""
 
-    device: torch.device = field(default=torch.device("cpu"), metadata=INTERNAL)
-    precision: str = field(default="fp32", metadata=INTERNAL)
-    batch_size: int = field(default=8, metadata=INTERNAL)
     threads: int = field(default=-1, metadata=INTERNAL)
 
     def __post_init__(self) -> None:
         lookup("kind of map", self.map, MAPS)
-        if not self.protocols:
-            raise UserError("no protocol is asked for")
         for mass in (self.mass, *self.masses):
             if not 0 < mass <= 1:
                 raise UserError(f"the mass that a mask holds is a share above 0 and at most 1, not {mass:g}")
-        if self.batch_size < 1:
-            raise UserError(f"the batch size is {self.batch_size}; it must be at least 1")
+
+    @property
+    def protocols(self) -> tuple[VocProtocolName, ...]:
+        """Return the protocols that are measured."""
+        return ("published", "strict") if self.protocol == "both" else (self.protocol,)
 
     @property
     def bootstrap(self) -> BootstrapConfig:
@@ -503,6 +502,7 @@ class VocResult:
     faults: tuple[Fault, ...]
     models: tuple[ModelScores, ...]
     whole_image: dict[str, float]
+    context: Context
 
 
 def measure_voc(
@@ -512,15 +512,20 @@ def measure_voc(
     progress: Callable[[int, int], None] | None = None,
     *,
     keep_masks: bool = False,
+    context: Context | None = None,
 ) -> VocResult:
     """Show every image to every model, once for each protocol; an image that is of no use to one counts for none.
 
     Raises UserError where no image can be used, sizes do not fit the networks, or a model gives no numbers.
     """
+    context = context or Context()
+    batch_size = 8 if context.batch_size is None else context.batch_size
+    if batch_size < 1:
+        raise UserError(f"the batch size is {batch_size}; it must be at least 1")
     looks = _looks(models, config)
     tell = progress or (lambda done, total: None)
-    recorders = [_Recorder(model, config, keep_masks) for model in models]
-    batcher, faults, done = Batcher(config.batch_size), [_without_mask(name) for name in images.without_mask], 0
+    recorders = [_Recorder(model, config, context, keep_masks) for model in models]
+    batcher, faults, done = Batcher(batch_size), [_without_mask(name) for name in images.without_mask], 0
     threads = default_threads() if config.threads < 1 else config.threads
 
     def compute(groups: Sequence[list[Sample]]) -> None:
@@ -534,7 +539,7 @@ def measure_voc(
             tell(done // looks.per_image, len(images))
 
     tell(0, len(images))
-    with contextlib.closing(read_ahead(images, looks, threads, config.batch_size + threads)) as stream:
+    with contextlib.closing(read_ahead(images, looks, threads, batch_size + threads)) as stream:
         for found in stream:
             if isinstance(found, Fault):
                 faults.append(found)
@@ -542,7 +547,7 @@ def measure_voc(
             else:
                 compute(batcher.add(found))
     compute(batcher.rest())
-    return _gathered(images, config, recorders, faults)
+    return _gathered(images, config, recorders, faults, context)
 
 
 def _looks(models: Sequence[Model], config: VocConfig) -> Looks:
@@ -562,18 +567,19 @@ def _looks(models: Sequence[Model], config: VocConfig) -> Looks:
                 f"the published protocol's square of {config.square} px has more than {MAX_PATCHES} patches of "
                 f"{patch} px: choose a smaller one"
             )
-        if "strict" in config.protocols and config.short_side < patch:
-            raise UserError(f"--size must be at least one patch of {patch} px, not {config.short_side}")
+        if "strict" in config.protocols and config.size < patch:
+            raise UserError(f"--size must be at least one patch of {patch} px, not {config.size}")
     windows = tuple(dict.fromkeys(model.backbone.config.window for model in models))
-    return Looks(config.protocols, config.square, config.short_side, patches, windows)
+    return Looks(config.protocols, config.square, config.size, patches, windows)
 
 
 class _Recorder:
     """Runs one model and keeps, for each image, what its masks score."""
 
-    def __init__(self, model: Model, config: VocConfig, keep_masks: bool) -> None:
+    def __init__(self, model: Model, config: VocConfig, context: Context, keep_masks: bool) -> None:
         self.model, self.config, self.keep_masks = model, config, keep_masks
-        model.backbone.to(config.device).eval()
+        self.device, self.precision = context.device or torch.device("cpu"), context.precision
+        model.backbone.to(self.device).eval()
         self.of_classes: dict[int, Float[Tensor, "masses classes"]] = {}
         self.classes: dict[int, tuple[int, ...]] = {}
         self.strict: dict[int, Float[Tensor, "masses maps"]] = {}
@@ -596,8 +602,8 @@ class _Recorder:
     def _maps(self, pixels: Tensor) -> Float[Tensor, "b maps r c"]:
         """Maps on the CPU, float32. Raises UserError where they are not finite."""
         backbone, config = self.model.backbone, self.config
-        with torch.inference_mode(), autocast(config.precision, config.device):
-            images = backbone.normalize(pixels.to(config.device, non_blocking=True))
+        with torch.inference_mode(), autocast(self.precision, self.device):
+            images = backbone.normalize(pixels.to(self.device, non_blocking=True))
             maps = MAPS[config.map](backbone, images, config.block).float().cpu()
         if not maps.isfinite().all():
             raise UserError(
@@ -636,7 +642,7 @@ class _Recorder:
 
 
 def _gathered(
-    images: MaskedImages, config: VocConfig, recorders: Sequence[_Recorder], faults: Sequence[Fault]
+    images: MaskedImages, config: VocConfig, recorders: Sequence[_Recorder], faults: Sequence[Fault], context: Context
 ) -> VocResult:
     """Raises UserError where no image was of use."""
     classes = recorders[0].classes
@@ -646,7 +652,8 @@ def _gathered(
     first_half = two_halves(len(used), config.seed)
     scores = tuple(recorder.scores(used, first_half) for recorder in recorders)
     whole = {protocol: sum(found.values()) / len(found) for protocol, found in recorders[0].whole.items()}
-    return VocResult(images, config, used, tuple(classes[index] for index in used), tuple(faults), scores, whole)
+    shown = tuple(classes[index] for index in used)
+    return VocResult(images, config, used, shown, tuple(faults), scores, whole, context)
 
 
 def _without_mask(name: str) -> Fault:
@@ -696,7 +703,7 @@ def run(models: Sequence[Model], data: Data, config: VocConfig, context: Context
         claim(config.save_masks, names, overwrite=context.overwrite)
     with context.watch("attention masks") as progress:
         keep = config.save_masks is not None
-        result = measure_voc(models, images, _with_context(config, context), progress, keep_masks=keep)
+        result = measure_voc(models, images, config, progress, keep_masks=keep, context=context)
     if config.save_masks is not None:
         _write_masks(config.save_masks, result, context)
     return tuple(results_of(result, limit))
@@ -709,11 +716,6 @@ def _images(data: Data, config: VocConfig) -> tuple[MaskedImages, int | None]:
     found = find_masked_images(data, config.masks, config.split)
     taken = found.subset(config.limit)
     return taken, None if len(taken) == len(found) else config.limit
-
-
-def _with_context(config: VocConfig, context: Context) -> VocConfig:
-    device = context.device or config.device
-    return replace(config, device=device, precision=context.precision, batch_size=context.batch_size or 8)
 
 
 def _mask_folders(models: Sequence[Model]) -> list[str]:
@@ -793,21 +795,21 @@ def _protocol(result: VocResult, scores: ModelScores, limit: int | None) -> dict
         "fixed_heads": None if heads is None else heads.heads[:, config.at].tolist(),
         "images": len(result.used),
         "left_out": dict(Counter(fault.kind for fault in result.faults)),
-        **_settings(config),
+        **_settings(config, result.context),
         **_data_entries(result.images, limit),
         "interval": interval_kind(len(result.used)),
         "whole_image": {name: 100 * share for name, share in result.whole_image.items()},
     }
 
 
-def _settings(config: VocConfig) -> dict[str, Any]:
+def _settings(config: VocConfig, context: Context) -> dict[str, Any]:
     published, strict = ("published" in config.protocols), ("strict" in config.protocols)
-    sizes = {"short_side": config.short_side, "halves_seed": config.seed}
+    sizes = {"short_side": config.size, "halves_seed": config.seed}
     return {
         "mass": config.mass,
         "map": config.map,
         "block": config.block,
-        "precision": config.precision,
+        "precision": context.precision,
         "published": {"square": config.square, **PUBLISHED_SETTING} if published else None,
         "strict": {**sizes, **STRICT_SETTING} if strict else None,
         "resamples": config.bootstrap.resamples,
@@ -822,7 +824,7 @@ def _data_entries(images: MaskedImages, limit: int | None) -> dict[str, Any]:
 
 def expected(model: Model, data: Data, config: VocConfig, context: Context) -> dict[str, Any]:
     """Return what is known of a protocol before the images are read."""
-    settings = _settings(_with_context(config, context))
+    settings = _settings(config, context)
     return settings if data is None else {**settings, **_data_entries(*_images(data, config))}
 
 
@@ -1083,12 +1085,12 @@ def examples(results: Sequence[Result], models: Sequence[Model], ends: int, cont
     count = len(ranked)
     chosen = ranked if count <= 2 * ends else [*ranked[:ends], *ranked[count - ends :]]
     config = VocConfig(
-        protocols=(name,),
+        protocol=name,
         mass=protocol["mass"],
         masses=(),
         map=protocol["map"],
         block=protocol["block"],
-        short_side=protocol["strict"]["short_side"] if name == "strict" else VocConfig.short_side,
+        size=protocol["strict"]["short_side"] if name == "strict" else VocConfig.size,
         square=protocol["published"]["square"] if name == "published" else VocConfig.square,
     )
     images = _measured_images(protocol, context).named([item for item, _ in chosen])
@@ -1106,7 +1108,7 @@ def examples(results: Sequence[Result], models: Sequence[Model], ends: int, cont
     for begin in range(0, len(models), ABREAST):
         with context.watch("masks of the best and worst images") as progress:
             part = measure_voc(
-                models[begin : begin + ABREAST], images, _with_context(config, context), progress, keep_masks=True
+                models[begin : begin + ABREAST], images, config, progress, keep_masks=True, context=context
             )
         rows = [_tiles(part, place) for place in range(len(part.used))]
         sheets.append(Sheet("pictures", tuple(rows), caption))

@@ -14,8 +14,7 @@ from dinoscope.data.sources import evenly, find_images, find_split, resolve_spli
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Context, gallery_and_queries
 from dinoscope.evaluation.results import keep, kept, kept_names
-from dinoscope.measurement.voc import VocConfig, measure_voc
-from dinoscope.measurement.voc_record import measurements, summarise
+from dinoscope.evaluation.voc import VocConfig, measure_voc, results_of
 from dinoscope.model_names import Model, Watch, load_model, unwatched
 from dinoscope.study.gather import Gatherer, Measuring
 from dinoscope.training.monitor import rank_me
@@ -125,15 +124,15 @@ def _rankme(run: Path, subject: Model, evaluating: Evaluating) -> Result:
 
 def _jaccard(run: Path, subject: Model, evaluating: Evaluating, masked: MaskedImages) -> Result:
     """Jaccard in % of the mask with 60 % of the mean attention and all objects of an image (`voc`, strict)."""
-    config = VocConfig(protocols=("strict",), short_side=_side(masked), device=evaluating.device)
-    wanted = {"data": str(masked.root), "images_there": len(masked), "short_side": config.short_side}
+    config = VocConfig(protocol="strict", size=_side(masked))
+    wanted = {"data": str(masked.root), "images_there": len(masked), "short_side": config.size}
     wanted |= {"weights_hash": subject.weights_hash}
     held = _held(run, JACCARD, wanted)
     if held is not None:
         return held
     with evaluating.watch(f"{run.name}: attention on objects") as progress:
-        result = measure_voc([subject], masked, config, progress)
-    (measured,) = measurements(summarise(result))
+        result = measure_voc([subject], masked, config, progress, context=evaluating.context)
+    (measured,) = results_of(result)
     return _keep(run, JACCARD, Result("voc", {**measured.protocol, **wanted}, measured.metrics))
 
 
@@ -143,7 +142,7 @@ def _side(masked: MaskedImages) -> int:
         size = read_size(masked.images[0])
     except UnreadableImage as error:
         raise UserError(f"{masked.images[0]} cannot be read: {error}") from error
-    return min(VocConfig.short_side, *size) if voc_root(masked.root) is None else VocConfig.short_side
+    return min(VocConfig.size, *size) if voc_root(masked.root) is None else VocConfig.size
 
 
 def _held(run: Path, name: str, protocol: dict[str, object]) -> Result | None:

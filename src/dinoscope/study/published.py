@@ -47,30 +47,3 @@ PUBLISHED = (
     Published("swav", "ViT-S/16", 21, 1007, 73.5, 66.3),
     Published("dino", "ViT-S/16", 21, 1007, 77.0, 74.5),
 )
-
-
-DAVIS_LABEL = "published, DAVIS 2017 val"
-
-DAVIS_SOURCE = (
-    "Published, DAVIS 2017 val: Caron et al. 2021, Emerging Properties in Self-Supervised Vision Transformers, "
-    "Table 5; DINO trained on ImageNet, features frozen, in %. Not measured here"
-)
-
-
-@dataclass(frozen=True)
-class PublishedDavis:
-    """One row: mean of J and F, and both apart, in %."""
-
-    method: str
-    architecture: str
-    jf_mean: float
-    j_mean: float
-    f_mean: float
-
-
-PUBLISHED_DAVIS = (
-    PublishedDavis("dino", "ViT-S/16", 61.8, 60.2, 63.4),
-    PublishedDavis("dino", "ViT-B/16", 62.3, 60.7, 63.9),
-    PublishedDavis("dino", "ViT-S/8", 69.9, 66.6, 73.1),
-    PublishedDavis("dino", "ViT-B/8", 71.4, 67.9, 74.9),
-)
