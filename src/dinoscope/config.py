@@ -1,6 +1,7 @@
 """Frozen dataclasses to plain JSON values and back, strictly: an unknown or missing key is an error.
 
-A field that may hold one of several dataclasses is written with the class's name under "kind".
+A field that may hold one of several dataclasses is written with the class's name under "kind". Its type is a base class
+with a class method `choices`, which returns the dataclasses by name.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from cattrs import ClassValidationError, Converter, transform_error
 from cattrs.v import format_exception
 
-from dinoscope.errors import UserError
+from dinoscope.errors import UserError, lookup
 
 T = TypeVar("T")
 
@@ -52,6 +53,94 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             result[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
     return result
+
+
+def changed(settings: T, changes: Mapping[str, Any]) -> T:
+    """Return a dataclass with other values by dotted name ("method.out_dim"), all of a group set at once.
+
+    changes: plain values, as from TOML: a list or a tuple for a tuple.
+
+    Raises UserError for a value of the wrong type, a number that is not finite, or what the dataclass refuses.
+    """
+    nested: dict[str, Any] = {}
+    for name, value in changes.items():
+        *groups, last = name.split(".")
+        inner = nested
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[last] = value
+    return _changed(settings, nested, "")
+
+
+def _changed(settings: T, changes: Mapping[str, Any], prefix: str) -> T:
+    hints = get_type_hints(type(settings))
+    values: dict[str, Any] = {}
+    for name, value in changes.items():
+        lookup("setting", f"{prefix}{name}", {f"{prefix}{known}": known for known in hints})
+        present = getattr(settings, name)
+        if is_dataclass(present):
+            values[name] = _changed(present, value, f"{prefix}{name}.")
+        else:
+            values[name] = _typed(value, hints[name], f"{prefix}{name}")
+    try:
+        return replace(settings, **values)  # pyright: ignore[reportArgumentType] (a dataclass, as `fields` saw)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _typed(value: Any, hint: Any, name: str) -> Any:
+    """Return the value as the field holds it. Raises UserError if it is of another type."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        allowed = {choice: choice for choice in get_args(hint)}
+        return lookup(f"value of {name}", value, allowed) if isinstance(value, str) else _refuse(value, hint, name)
+    if origin in (Union, UnionType):
+        return value if value is None else _typed(value, get_args(hint)[0], name)
+    if origin is tuple:
+        kinds = get_args(hint)
+        if not isinstance(value, list | tuple) or len(value) != len(kinds):
+            _refuse(value, hint, name)
+        return tuple(_typed(item, kind, name) for item, kind in zip(value, kinds, strict=True))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return _finite(value, name)
+    if type(value) is not hint:
+        _refuse(value, hint, name)
+    return _finite(value, name) if hint is float else value
+
+
+def _finite(value: Any, name: str) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise UserError(
+            f"{name} must be a finite number, not {value if isinstance(value, float) else 'so large a one'}"
+        )
+    return number
+
+
+def _refuse(value: Any, hint: Any, name: str) -> Any:
+    raise UserError(f"{name} must be {_kind_text(hint)}, not {short(value)}")
+
+
+def _kind_text(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    if get_origin(hint) is tuple:
+        kinds = get_args(hint)
+        return f"a list of {len(kinds)} values, each {_kind_text(kinds[0])}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text in quotes"}
+    return words.get(hint, str(hint))
+
+
+def short(value: Any) -> str:
+    """Return a value for an error, in at most 60 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write whole numbers of thousands of digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 RANGES = {"workers": (-1, 1024), "threads": (0, 1024), "seed": (0, 2**63 - 1), "seeds": (0, 2**63 - 1)}
@@ -95,18 +184,16 @@ def _converter() -> Converter:
 
 
 def _is_choice(kind: Any) -> bool:
-    """Whether it is a union of dataclasses."""
-    return isinstance(kind, UnionType) and all(is_dataclass(member) for member in get_args(kind))
+    return isinstance(kind, type) and "choices" in vars(kind)
 
 
 def _write_choice(_: Any, converter: Converter) -> Callable[[Any], dict[str, Any]]:
     return lambda value: {KIND: type(value).__name__, **converter.unstructure(value)}
 
 
-def _read_choice(choice: Any, converter: Converter) -> Callable[[Any, Any], Any]:
-    members = {member.__name__: member for member in get_args(choice)}
-
+def _read_choice(base: Any, converter: Converter) -> Callable[[Any, Any], Any]:
     def read(values: Any, _: Any) -> Any:
+        members = base.choices()
         # Files from before there was a choice name none: they are of the first.
         kind = values.get(KIND, next(iter(members))) if isinstance(values, dict) else None
         if kind not in members:

@@ -12,9 +12,8 @@ from typing import Literal
 from dinoscope.config import check_numbers
 from dinoscope.data.views import ViewsConfig
 from dinoscope.errors import UserError
-from dinoscope.methods import MethodSettings
 from dinoscope.methods.dino import DINOConfig
-from dinoscope.methods.method import RunShape
+from dinoscope.methods.method import MethodConfig, RunShape
 from dinoscope.models.backbone import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig, ViTShape, check_backbone
 
 
@@ -105,7 +104,7 @@ class RunConfig:
 
     data: Path
     out: Path
-    method: MethodSettings = field(default_factory=DINOConfig)
+    method: MethodConfig = field(default_factory=DINOConfig)
     backbone: str = "vit_small_patch16_224"
     image_size: int | None = None
     init: str | None = None
