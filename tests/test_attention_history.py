@@ -28,8 +28,8 @@ from dinoscope.explain.attention_history import (
 from dinoscope.html_report import attention
 from dinoscope.methods.method import Method
 from dinoscope.observers import AttentionSnapshots
-from dinoscope.report.attention_figure import MapColumn, maps_page
 from dinoscope.report.html import Figure, Folded, Group, Notice
+from dinoscope.report.pages import MapColumn, maps_page
 from dinoscope.study.subjects import run_subject
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listener import Evaluation, Listener

@@ -22,7 +22,7 @@ from dinoscope.features import ExtractConfig, extract
 from dinoscope.features.images import without_ends
 from dinoscope.methods.method import Method
 from dinoscope.models.backbone import Backbone
-from dinoscope.report.figures import overlay
+from dinoscope.pictures import overlay
 from dinoscope.training.listener import Evaluation, Listener, RunStart
 from dinoscope.types import Step
 

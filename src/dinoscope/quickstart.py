@@ -25,7 +25,8 @@ from dinoscope.files import cache_folder
 from dinoscope.measurement import Extract, keep, measure_knn
 from dinoscope.model_names import NamedModel, random_backbone
 from dinoscope.models.backbone import Backbone, without_drop_path
-from dinoscope.report.figures import attention_panel, contact_sheet, fitted, overlay, write_png
+from dinoscope.pictures import fitted, overlay, write_png
+from dinoscope.report.pages import attention_panel, contact_sheet
 from dinoscope.shipped import shipped_model
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listener import Listener

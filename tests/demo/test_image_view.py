@@ -13,7 +13,7 @@ from dinoscope.demo.image_view import Controls, full_size, see, shrunk
 from dinoscope.demo.pictures import Truth
 from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.explain.attention import map_masks
-from dinoscope.report.figures import overlay
+from dinoscope.pictures import overlay
 
 
 def test_shares_and_jaccard_of_mean_and_heads(engine: Engine, picture_file: Path) -> None:

@@ -146,7 +146,8 @@ def _panel(seen: Seen, viewer: Viewer, options: Options) -> Iterator[UInt8[ndarr
     """One model: the page, and with --separate each picture of it."""
     from dinoscope.explain.attention import map_masks, mean_and_heads
     from dinoscope.explain.maps import map_title
-    from dinoscope.report.figures import attention_panel, mask_overlay, overlay
+    from dinoscope.pictures import mask_overlay, overlay
+    from dinoscope.report.pages import attention_panel
 
     maps = _maps(viewer, seen.inputs[0], options)
     note = viewer.note + ("" if options.block == -1 else f", block {options.block}")
@@ -165,7 +166,7 @@ def _comparison(
     """Several models: the mean map and the mask of each, beside the truth where there is one."""
     from dinoscope.explain.attention import map_masks
     from dinoscope.explain.maps import map_title
-    from dinoscope.report.explain_figures import Heading, ModelMap, comparison_page
+    from dinoscope.report.pages import Heading, ModelMap, comparison_page
 
     shown: list[ModelMap] = []
     for viewer, images in zip(viewers, seen.inputs, strict=True):
@@ -187,7 +188,7 @@ def _blocks(seen: Seen, viewers: Sequence[Viewer]) -> Iterator[UInt8[ndarray, "_
 
     from dinoscope.explain.attention import attention_of_blocks
     from dinoscope.models.backbone import ViTBackbone
-    from dinoscope.report.explain_figures import Heading, blocks_page
+    from dinoscope.report.pages import Heading, blocks_page
 
     rows: list[tuple[str, list[ndarray]]] = []
     for viewer, images in zip(viewers, seen.inputs, strict=True):

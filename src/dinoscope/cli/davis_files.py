@@ -76,7 +76,8 @@ class ModelFiles:
         Raises UserError where that is not possible.
         """
         from dinoscope.data.video import FOLDER_FPS
-        from dinoscope.report.video import objects_overlay, video_writer, write_mask
+        from dinoscope.pictures import objects_overlay
+        from dinoscope.report.video import video_writer, write_mask
 
         kept = self.complete(sequence)
         video = None if self.overlay is None or self._video(sequence).is_file() else self._video(sequence)

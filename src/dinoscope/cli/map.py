@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dinoscope.data.folder import ImageFolder
     from dinoscope.explain.embedding import EmbeddingMap
     from dinoscope.model_names import NamedModel
-    from dinoscope.report.layout import Pixels
+    from dinoscope.pictures import Pixels
     from dinoscope.types import FeatureBank
 
 
@@ -80,7 +80,7 @@ def draw(options: Options) -> list[str]:
     from dinoscope.explain.embedding import described, embedding_map
     from dinoscope.files import mark
     from dinoscope.model_names import load_models
-    from dinoscope.report.figures import write_png
+    from dinoscope.pictures import write_png
 
     _check(options)
     found = find_images_of_splits(options.data)
@@ -128,7 +128,7 @@ def _picture(
     """The picture, and how many of the images found room on it, in words, where not all did."""
     from dinoscope.data.decode import decode
     from dinoscope.explain.embedding import TITLES
-    from dinoscope.report.embedding_figure import ModelPoints, labelling_of, points_page, thumbnail, thumbnails_page
+    from dinoscope.report.maps import ModelPoints, labelling_of, points_page, thumbnail, thumbnails_page
 
     labelling = labelling_of(banks[0])
     if len(models) > 1 or options.points:

@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
 def _draw_each(options: Options, files: Sequence[Path], viewer: Viewer) -> tuple[int, list[str]]:
     """A page for each image; the number of pages, and what was wrong with the other images."""
     from dinoscope.explain.pca import patch_colors
-    from dinoscope.report.explain_figures import ColoredImage, Heading, colors_page
+    from dinoscope.report.pages import ColoredImage, Heading, colors_page
 
     targets, faults = claim_each(options.out, files, ["pca"], overwrite=options.pictures.overwrite), list[str]()
     for seen in look(files, [viewer], faults, "drawing components"):
@@ -80,15 +80,15 @@ def _draw_each(options: Options, files: Sequence[Path], viewer: Viewer) -> tuple
 def _draw_jointly(options: Options, files: Sequence[Path], viewer: Viewer) -> tuple[int, list[str]]:
     """One page for all images. Raises UserError where fewer than two could be read."""
     from dinoscope.explain.pca import patch_colors
-    from dinoscope.report.explain_figures import ColoredImage, Heading, colors_page
-    from dinoscope.report.figures import PANEL_WIDTH, fitted
+    from dinoscope.pictures import PAGE_WIDTH, fitted
+    from dinoscope.report.pages import ColoredImage, Heading, colors_page
 
     target, faults = options.out / "joint_pca.png", list[str]()
     claim(options.out, [target], overwrite=options.pictures.overwrite)
     names, images, features = list[str](), list["ndarray"](), list["Tensor"]()
     for seen in look(files, [viewer], faults, "looking at images"):
         names.append(seen.file.name)
-        images.append(fitted(seen.image, PANEL_WIDTH // 2))  # all of them are held: no larger than they are shown
+        images.append(fitted(seen.image, PAGE_WIDTH // 2))  # all of them are held: no larger than they are shown
         features.append(viewer.patches(seen.inputs[0]))
     if len(images) < 2:
         raise UserError("--joint needs at least two images that can be read" + "".join(f"; {each}" for each in faults))

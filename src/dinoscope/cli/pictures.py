@@ -203,7 +203,7 @@ def claim_each(out: Path, files: Sequence[Path], kinds: Sequence[str], *, overwr
 
 def write_picture(path: Path, picture: UInt8[ndarray, "h w *c"]) -> None:
     """Write a PNG, whole or not at all. Raises UserError where that is not possible."""
-    from dinoscope.report.figures import write_png
+    from dinoscope.pictures import write_png
 
     try:
         write_png(path, picture)

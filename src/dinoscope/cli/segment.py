@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
     from torch import Tensor
 
-    from dinoscope.report.layout import Legend, Tile
+    from dinoscope.pictures import Legend, Tile
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def draw(options: Options) -> tuple[int, list[str]]:
 
     from dinoscope.explain.attention import upsample
     from dinoscope.explain.maps import MAPS
-    from dinoscope.report.explain_figures import Heading, segment_page
+    from dinoscope.report.pages import Heading, segment_page
 
     lookup("way to segment", options.by, {**dict.fromkeys(MAPS), "pca": None})
     files = find_files(options.images, options.pictures.limit)
@@ -104,18 +104,16 @@ def draw(options: Options) -> tuple[int, list[str]]:
 
 def shown_image(image: ndarray) -> ndarray:
     """The image as large as a page shows it."""
-    from dinoscope.report.figures import PANEL_WIDTH, fitted
-    from dinoscope.report.layout import tile_width
+    from dinoscope.pictures import PAGE_WIDTH, fitted, tile_width
 
-    return fitted(image, tile_width(PANEL_WIDTH, 3))
+    return fitted(image, tile_width(PAGE_WIDTH, 3))
 
 
 def by_map(viewer: Viewer, images: Float[Tensor, "1 3 h w"], ground: ndarray, options: Options) -> Found:
     """The fewest patches that hold the mass of the mean map."""
     from dinoscope.explain.attention import map_masks
     from dinoscope.explain.maps import MAPS, map_title
-    from dinoscope.report.figures import mass_legend, overlay
-    from dinoscope.report.layout import Tile
+    from dinoscope.pictures import Tile, mass_legend, overlay
 
     backbone = viewer.model.backbone
     title = map_title(options.by, backbone)
@@ -128,8 +126,7 @@ def by_map(viewer: Viewer, images: Float[Tensor, "1 3 h w"], ground: ndarray, op
 def by_components(viewer: Viewer, images: Float[Tensor, "1 3 h w"], ground: ndarray, options: Options) -> Found:
     """Patches whose first principal component is on the far side from the border's."""
     from dinoscope.explain.pca import patch_colors
-    from dinoscope.report.explain_figures import color_picture
-    from dinoscope.report.layout import Tile
+    from dinoscope.pictures import Tile, color_picture
 
     found = patch_colors([viewer.patches(images)], foreground=True)[0]
     rows, columns, _ = found.colors.shape

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
     from torch import Tensor
 
-    from dinoscope.report.explain_figures import SimilarPatches
+    from dinoscope.report.pages import SimilarPatches
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def draw(options: Options) -> list[str]:
 
     Raises UserError where the first image cannot be read, a point is not in it, and as the other commands do.
     """
-    from dinoscope.report.explain_figures import Heading, similarity_page
-    from dinoscope.report.figures import PANEL_WIDTH, fitted
+    from dinoscope.pictures import PAGE_WIDTH, fitted
+    from dinoscope.report.pages import Heading, similarity_page
 
     points = [parse_point(text) for text in options.at]
     if not points:
@@ -75,7 +75,7 @@ def draw(options: Options) -> list[str]:
         elif not images:
             break
         names.append(seen.file.name)
-        images.append(fitted(seen.image, PANEL_WIDTH // 2))  # all of them are held: no larger than they are shown
+        images.append(fitted(seen.image, PAGE_WIDTH // 2))  # all of them are held: no larger than they are shown
         features.append(viewer.patches(seen.inputs[0]))
     if not images:
         raise UserError("the first image must be readable: " + "; ".join(faults))
@@ -104,7 +104,7 @@ def compare_patches(
     import torch
 
     from dinoscope.explain.similarity import patch_at, patch_box, similarity_maps
-    from dinoscope.report.explain_figures import SimilarPatches
+    from dinoscope.report.pages import SimilarPatches
 
     grid = (features[0].shape[0], features[0].shape[1])
     patches = [patch_at(point, size, grid) for point in points]

@@ -21,8 +21,8 @@ from dinoscope.files import claim, mark, write_all
 from dinoscope.measurement import VocResult
 from dinoscope.measurement.voc_record import FIGURES, VocSummary, by_class, measurements
 from dinoscope.model_names import NamedModel, folder_names
+from dinoscope.pictures import write_png
 from dinoscope.report.comparison_figure import png
-from dinoscope.report.figures import write_png
 from dinoscope.report.mask_sheet import mask_sheet
 from dinoscope.report.mass_sweep import Band, mass_sweep
 from dinoscope.report.tables import Table, csv_text, markdown

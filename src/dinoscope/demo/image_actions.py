@@ -15,7 +15,7 @@ from dinoscope.demo.pictures import Picture, Refused, Truth, read_truth
 from dinoscope.demo.site import Picked, Site, or_blank, plainly
 from dinoscope.demo.words import literal
 from dinoscope.model_names import folder_names
-from dinoscope.report.figures import write_png
+from dinoscope.pictures import write_png
 
 _NAME = 40  # characters of an image's name in those of saved files, for which most systems allow 255 bytes
 

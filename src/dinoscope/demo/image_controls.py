@@ -12,7 +12,7 @@ from dinoscope.demo.components import build_radio, build_slider
 from dinoscope.demo.engine import KINDS, OF_BLOCKS
 from dinoscope.demo.image_view import Controls
 from dinoscope.demo.site import Site
-from dinoscope.report.figures import OPACITY
+from dinoscope.pictures import OPACITY
 
 MEAN = "mean"
 OWN = "own"

@@ -16,7 +16,7 @@ from dinoscope.demo.engine import OF_BLOCKS, Engine, Gaze
 from dinoscope.demo.pictures import Truth
 from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.explain.attention import map_masks, mean_and_heads
-from dinoscope.report.figures import OPACITY, mask_overlay, overlay
+from dinoscope.pictures import OPACITY, mask_overlay, overlay
 
 Pixels = UInt8[ndarray, "_ _ 3"]
 

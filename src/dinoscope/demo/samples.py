@@ -69,7 +69,7 @@ def thumbnails(samples: Sequence[Sample], folder: Path, window: Window | None = 
     """Small pictures of readable samples, written into a folder. window: grey range by which they are shown."""
     from dinoscope.data.decode import decode
     from dinoscope.demo.image_view import THUMBNAIL, shrunk
-    from dinoscope.report.figures import write_png
+    from dinoscope.pictures import write_png
 
     paths: list[Path] = []
     for number, sample in enumerate(samples):

@@ -14,7 +14,7 @@ from dinoscope.demo.engine import Engine, Gaze
 from dinoscope.demo.image_view import shrunk
 from dinoscope.demo.pictures import Picture
 from dinoscope.explain.similarity import patch_at, patch_box
-from dinoscope.report.explain_figures import color_picture, cosine_overlay, marked
+from dinoscope.pictures import color_picture, cosine_overlay, marked
 
 Pixels = UInt8[ndarray, "_ _ 3"]
 

@@ -17,7 +17,7 @@ from dinoscope.demo.pictures import Refused
 from dinoscope.demo.session_folders import remove
 from dinoscope.demo.tracking import clip_cells
 from dinoscope.model_names import NamedModel
-from dinoscope.report.video import objects_overlay
+from dinoscope.pictures import objects_overlay
 
 SHOWN = 720
 """Longer side of the pictures, in pixels."""

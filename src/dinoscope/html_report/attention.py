@@ -21,9 +21,9 @@ from dinoscope.html_report.titles import titles_of, told_apart
 from dinoscope.measurement import Watch
 from dinoscope.model_names import unwatched
 from dinoscope.observers import LONGEST, mean_map, spread
-from dinoscope.report.attention_figure import MapColumn, maps_page
+from dinoscope.pictures import webp
 from dinoscope.report.html import Block, Figure, Folded, Group, Notice, Section
-from dinoscope.report.web_pictures import webp
+from dinoscope.report.pages import MapColumn, maps_page
 from dinoscope.study.subjects import Subject
 from dinoscope.text import listed
 

@@ -14,12 +14,12 @@ from dinoscope.html_report.kept import Best, Kept, best_first, kept_groups
 from dinoscope.html_report.titles import told_apart
 from dinoscope.measurement.davis import DavisProtocol
 from dinoscope.measurement.davis_frames import Frames, kept_frames
+from dinoscope.pictures import webp
 from dinoscope.report.davis_sheet import Followed, FrameRow, frames_sheet
 from dinoscope.report.davis_tables import measured_table
 from dinoscope.report.html import Block, Figure, Folded, Group, Notice, Paragraph, Section
 from dinoscope.report.tables import Column, Table, TableRow
 from dinoscope.report.tables import Section as Rows
-from dinoscope.report.web_pictures import webp
 from dinoscope.study.published import DAVIS_LABEL, DAVIS_SOURCE, PUBLISHED_DAVIS
 from dinoscope.study.subjects import Subject
 

@@ -17,9 +17,9 @@ from dinoscope.errors import UserError
 from dinoscope.explain.embedding import NEIGHBOURS, TITLES, EmbeddingMap, best_method, described, embedding_map
 from dinoscope.html_report.titles import titles_of
 from dinoscope.measurement import Extract, Watch
-from dinoscope.report.embedding_figure import ModelPoints, labelling_of, points_page, thumbnail, thumbnails_page
+from dinoscope.pictures import webp
 from dinoscope.report.html import Block, Figure, Folded, Notice, Section
-from dinoscope.report.web_pictures import webp
+from dinoscope.report.maps import ModelPoints, labelling_of, points_page, thumbnail, thumbnails_page
 from dinoscope.study.subjects import Subject
 from dinoscope.text import listed
 from dinoscope.types import FeatureBank

@@ -18,12 +18,12 @@ from dinoscope.measurement import VocConfig, Watch, measure_voc
 from dinoscope.measurement.voc import PUBLISHED_SIDE
 from dinoscope.measurement.voc_record import VocProtocol
 from dinoscope.model_names import unwatched
+from dinoscope.pictures import webp
 from dinoscope.report.html import Block, Bullets, Figure, Folded, Group, Notice, Paragraph, Section
 from dinoscope.report.mask_sheet import mask_sheet
 from dinoscope.report.tables import Table
 from dinoscope.report.voc_kept_table import kept_table
 from dinoscope.report.voc_sheet import sheet_note, sheet_row, shown_figure
-from dinoscope.report.web_pictures import webp
 from dinoscope.study.published import JACCARD_SOURCE, PUBLISHED_JACCARD
 from dinoscope.study.subjects import Subject
 

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from dinoscope.pictures import INK, QUIET
 from dinoscope.report.comparison_figure import STYLE, STYLES, dress, finish, new_figure
-from dinoscope.report.layout import INK, QUIET
 
 BASE, BAR, MARKED = "#000000", "#0072b2", "#d55e00"
 LINES = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2")

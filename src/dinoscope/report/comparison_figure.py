@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from dinoscope.report.layout import FONT, INK, QUIET
+from dinoscope.pictures import FONT, INK, QUIET
 from dinoscope.report.point_labels import Labelled, label_points
 
 # Okabe and Ito's palette: told apart with any colour vision, and in print.

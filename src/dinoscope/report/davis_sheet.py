@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from dinoscope.report.figures import fitted
-from dinoscope.report.layout import Pixels, Row, Tile, page, page_width
-from dinoscope.report.video import objects_overlay
+from dinoscope.pictures import Pixels, Row, Tile, fitted, objects_overlay, page, page_width
 
 _TILE = 300
 

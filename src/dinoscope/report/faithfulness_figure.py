@@ -17,7 +17,7 @@ from numpy import ndarray
 
 from dinoscope.measurement.explain import ExplainResult, ModelResult
 from dinoscope.measurement.explain_scores import mean_fall
-from dinoscope.report.layout import FONT, INK, QUIET
+from dinoscope.pictures import FONT, INK, QUIET
 
 _STYLE: Any = {"font.family": FONT, "font.size": 9.5}
 _SHARES = np.linspace(0, 1, 51)

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
-from dinoscope.data.masked_images import BACKGROUND, VOID, object_pixels
-from dinoscope.report.figures import OUTLINE, fitted
-from dinoscope.report.layout import Pixels, Row, Tile, page, page_width
+from dinoscope.data.masked_images import BACKGROUND, VOID
+from dinoscope.pictures import Pixels, Row, Tile, fitted, page, page_width, tinted, truth_overlay
 
 _TILE = 300
-_TINT = 0.35
-_VOID_COLOR = (235, 235, 235)
 
 
 @dataclass(frozen=True)
@@ -50,27 +46,6 @@ def _tiles(row: SheetRow) -> list[Tile]:
     for each in row.models:
         tiles.append(Tile(tinted(shown, each.mask), each.label, f"{100 * each.jaccard:.1f} %"))
     return tiles
-
-
-def truth_overlay(image: UInt8[ndarray, "h w 3"], truth: UInt8[ndarray, "a b"]) -> Pixels:
-    """The objects as `tinted` shows a mask; void pixels are light grey. The truth may be of another size."""
-    height, width = image.shape[:2]
-    values = cv2.resize(truth, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    drawn = tinted(image, object_pixels(values))
-    drawn[values == VOID] = _VOID_COLOR
-    return drawn
-
-
-def tinted(image: UInt8[ndarray, "h w 3"], mask: Bool[ndarray, "r c"]) -> Pixels:
-    """Tint what lies inside of the mask, dim the rest.
-
-    Without the outline of `figures.mask_overlay`: around many small patches there would be little else to see.
-    """
-    height, width = image.shape[:2]
-    inside = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)[..., None] > 0
-    grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-    colored = (1 - _TINT) * image + _TINT * np.array(OUTLINE)
-    return np.rint(np.where(inside, colored, 0.35 * grey)).astype(np.uint8)
 
 
 def _classes(truth: UInt8[ndarray, "h w"]) -> str:

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.typing import LineStyleType
 
+from dinoscope.pictures import QUIET
 from dinoscope.report.comparison_figure import COLORS, OTHER_COLORS, STYLE, STYLES, dress, finish, new_figure
-from dinoscope.report.layout import QUIET
 
 _LINE_COLORS = (*(color for name, color in COLORS.items() if name not in ("Raw pixels", "Random")), *OTHER_COLORS)
 

@@ -13,9 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from dinoscope.pictures import QUIET
 from dinoscope.report.comparison_figure import OTHER_COLORS, STYLE, STYLES, color_of, dress
 from dinoscope.report.html import Stroke
-from dinoscope.report.layout import QUIET
 
 MOST_POINTS = 240
 """Of a line: longer ones become means of neighbours, which is also what makes them legible."""

@@ -8,39 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
-import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
 from dinoscope.checkpoint import replacing
-from dinoscope.data.index_png import encode_indices, voc_palette
+from dinoscope.data.index_png import encode_indices
 from dinoscope.errors import UserError
+from dinoscope.pictures import objects_overlay
 
-_OPACITY = 0.5
 _GIF_SIDE = 640  # pixels: the longer side of a GIF is at most this, as its frames are held until the end
 _CODECS = ("vp09", "mp4v")
 """VP9, which OpenCV's wheels can write and browsers play, then MPEG-4 part 2, which browsers do not."""
 
 AddFrame = Callable[[UInt8[ndarray, "h w 3"]], None]
-
-
-def objects_overlay(frame: UInt8[ndarray, "h w 3"], ids: UInt8[ndarray, "h w"]) -> UInt8[ndarray, "h w 3"]:
-    """Lay each object in its VOC colour over the frame, half transparent, with a thin dark-edged contour. 0 is none."""
-    colors = np.asarray(voc_palette(), np.uint8).reshape(256, 3)[ids]
-    mixed = cv2.addWeighted(frame, 1 - _OPACITY, colors, _OPACITY, 0)
-    result = np.where(ids[..., None] > 0, mixed, frame)
-    inner, outer = _edges(ids)
-    result[outer] //= 3
-    result[inner] = cv2.addWeighted(colors, 0.6, np.full_like(colors, 255), 0.4, 0)[inner]
-    return result
-
-
-def _edges(ids: UInt8[ndarray, "h w"]) -> tuple[ndarray, ndarray]:
-    """Pixels of objects that touch another id, and pixels of background that touch an object (4 neighbours)."""
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    changes = cv2.dilate(ids, cross) != cv2.erode(ids, cross)
-    return changes & (ids > 0), changes & (ids == 0)
 
 
 def write_mask(path: Path, ids: UInt8[ndarray, "h w"]) -> None:

@@ -12,8 +12,18 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
-from dinoscope.report.figures import PANEL_WIDTH, TILES_PER_ROW, per_band
-from dinoscope.report.layout import MARGIN, Pixels, Row, Tile, page, page_width, tile_width
+from dinoscope.pictures import (
+    MARGIN,
+    MAX_COLUMNS,
+    PAGE_WIDTH,
+    Pixels,
+    Row,
+    Tile,
+    page,
+    page_width,
+    per_band,
+    tile_width,
+)
 from dinoscope.types import FeatureBank
 
 CLASS_COLORS = (
@@ -73,8 +83,8 @@ def image_colors(count: int, labelling: Labelling | None) -> UInt8[ndarray, "n 3
 
 def points_page(maps: Sequence[ModelPoints], labelling: Labelling | None) -> Pixels:
     """The same images on the maps of several models, beside each other; the classes below, where they can be named."""
-    per_row = per_band(len(maps), TILES_PER_ROW // 2)
-    width = tile_width(PANEL_WIDTH, max(2, per_row))
+    per_row = per_band(len(maps), MAX_COLUMNS // 2)
+    width = tile_width(PAGE_WIDTH, max(2, per_row))
     colors = image_colors(len(maps[0].points), labelling)
     tiles = [Tile(points_panel(each.points, colors, width), each.title, each.detail) for each in maps]
     rows = [Row(tiles[begin : begin + per_row], width) for begin in range(0, len(tiles), per_row)]
@@ -116,7 +126,7 @@ def thumbnails_page(
     None overlap: each is moved to the nearest free place, and left out where that is too far.
     title, note: set above.
     """
-    width = PANEL_WIDTH - 2 * MARGIN
+    width = PAGE_WIDTH - 2 * MARGIN
     spans = np.ptp(points, axis=0)
     steep = spans[1] >= _STEEPEST * spans[0]
     height = round(width * (_STEEPEST if steep else max(float(spans[1] / spans[0]), _FLATTEST)))
@@ -130,7 +140,7 @@ def thumbnails_page(
         top, left = row * tile + 1, (width - columns * tile) // 2 + column * tile + 1
         canvas[top : top + tile - 2, left : left + tile - 2] = framed
     drawn = Row([Tile(canvas)], width)
-    return page([drawn, *_legend(labelling, PANEL_WIDTH)], PANEL_WIDTH, title, note), len(cells)
+    return page([drawn, *_legend(labelling, PAGE_WIDTH)], PAGE_WIDTH, title, note), len(cells)
 
 
 def thumbnail_cells(places: Float[ndarray, "n 2"], size: tuple[int, int]) -> dict[int, tuple[int, int]]:

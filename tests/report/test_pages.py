@@ -5,22 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dinoscope.report.explain_figures import (
+from dinoscope.pictures import MARGIN, OUTLINE, Tile, color_picture, cosine_overlay, marked, overlay, per_band
+from dinoscope.report.pages import (
     ColoredImage,
     Heading,
     ModelMap,
     SimilarPatches,
     blocks_page,
-    color_picture,
     colors_page,
     comparison_page,
-    cosine_overlay,
-    marked,
     segment_page,
     similarity_page,
 )
-from dinoscope.report.figures import OUTLINE, overlay, per_band
-from dinoscope.report.layout import MARGIN, Tile
 
 GREY = np.full((40, 60, 3), 120, np.uint8)
 LONG = Heading("a_very_long_name_" * 20 + "$1.jpg", "a model with a long name " * 8)

@@ -11,16 +11,20 @@ import torch
 from matplotlib import pyplot
 
 from dinoscope.errors import UserError
-from dinoscope.report.figures import (
+from dinoscope.pictures import (
+    MARGIN,
     OUTLINE,
-    attention_panel,
-    contact_sheet,
+    Row,
+    Tile,
     fitted,
     mask_overlay,
     overlay,
+    page,
+    page_width,
+    tile_width,
     write_png,
 )
-from dinoscope.report.layout import MARGIN, Row, Tile, page, page_width, tile_width
+from dinoscope.report.pages import attention_panel, contact_sheet
 
 GREY = np.full((40, 60, 3), 120, np.uint8)
 

@@ -17,7 +17,8 @@ from dinoscope.data import video as videos
 from dinoscope.data.index_png import voc_palette
 from dinoscope.data.video import open_video
 from dinoscope.errors import UserError
-from dinoscope.report.video import objects_overlay, video_writer
+from dinoscope.pictures import objects_overlay
+from dinoscope.report.video import video_writer
 
 
 def grey(value: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:

@@ -21,7 +21,8 @@ from dinoscope.explain.embedding import METHODS, EmbeddingMap, described, embedd
 from dinoscope.html_report import embedding
 from dinoscope.measurement import Extract
 from dinoscope.models.backbone import BackboneConfig, build_backbone
-from dinoscope.report.embedding_figure import (
+from dinoscope.report.html import Figure, Notice
+from dinoscope.report.maps import (
     CLASS_COLORS,
     Labelling,
     ModelPoints,
@@ -31,7 +32,6 @@ from dinoscope.report.embedding_figure import (
     thumbnail_cells,
     thumbnails_page,
 )
-from dinoscope.report.html import Figure, Notice
 from dinoscope.study.subjects import Subject
 
 PICTURES = Callable[..., Path]
@@ -221,7 +221,7 @@ def test_the_command_colours_the_classes_below_splits(picture_folder: PICTURES, 
         seen.append(labelling)
         return np.zeros((9, 9, 3), np.uint8)
 
-    monkeypatch.setattr("dinoscope.report.embedding_figure.points_page", page)
+    monkeypatch.setattr("dinoscope.report.maps.points_page", page)
     assert run(MODEL, data, tmp_path / "a.png", "--points", "--method", "pca") == 0
     assert [found and found.classes for found in seen] == [("class0", "class1")]
 

@@ -1,0 +1,421 @@
+"""Pictures of models at work: maps and masks laid over images, and pages that set pictures and text in a grid.
+
+Pixels in, pixels out (uint8 RGB, channels last); lengths are in pixels. On a page, pictures are pasted and never
+resampled by a figure; text is drawn by matplotlib's Agg canvas: no pyplot, no display, no global state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import warnings
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import matplotlib
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from numpy import ndarray
+from PIL import Image
+
+from dinoscope.data.index_png import voc_palette
+from dinoscope.files import replacing
+
+Pixels = UInt8[ndarray, "_ _ 3"]
+"""RGB of any size."""
+
+INK, QUIET, MAT = "#1c1c1c", "#757575", 245
+FONT = "DejaVu Sans"  # comes with matplotlib: the same page on every machine
+
+COLORS = matplotlib.colormaps["inferno"]  # perceptually uniform, and readable in grey
+OUTLINE = (255, 214, 64)
+OPACITY = 0.85
+"""Opacity of an overlay at its strongest patches."""
+VOID = 255
+"""Value of the pixels of a ground truth that count as nothing; 0 is background, every other value an object."""
+VOID_COLOR = (235, 235, 235)
+MIN_FRAME = 8
+"""Pixels that a patch must have on the page to be framed; a frame would cover a smaller one."""
+MAX_ASPECT = 1.5
+"""Height over width above which a picture is made narrower than its column."""
+
+MARGIN, GAP = 32, 12
+PAGE_WIDTH = 1198
+"""Width of a page: three and six columns of whole pixels."""
+MAX_COLUMNS = 6
+
+_DPI = 100
+_HEADING_HEIGHT, _CAPTION_HEIGHT, _LEGEND_HEIGHT = 44, 26, 40
+_HEADING_SIZE, _TEXT_SIZE = 17, 13
+_WEBP_QUALITY = 82
+_WEBP_EFFORT = 6  # the highest: smallest files
+
+
+# --- over one image ---------------------------------------------------------------------------------------------------
+
+
+def overlay(
+    image: UInt8[ndarray, "h w 3"],
+    values: Float[ndarray, "rows columns"],
+    *,
+    opacity: float = OPACITY,
+    smooth: bool = True,
+) -> UInt8[ndarray, "h w 3"]:
+    """Lay a map over the image: colour and opacity rise with the value, from the map's mean upwards.
+
+    Patches at or below the mean stay as they are: uniform attention shows nothing, preference shows. The scale ends at
+    the 99.5 % quantile, so that a few patches of a peaked map do not leave all others without colour, but never below
+    twice the mean: faint preference stays faint.
+
+    opacity: at the strongest patches, 0 to 1. smooth: False gives each patch one colour, so that its edges are seen.
+    """
+    height, width = image.shape[:2]
+    between = cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST_EXACT
+    strength = cv2.resize(_above_mean(values), (width, height), interpolation=between).clip(0, 1)
+    return _colored(_muted(image), strength, opacity)
+
+
+def cosine_overlay(image: UInt8[ndarray, "h w 3"], cosines: Float[ndarray, "rows columns"]) -> Pixels:
+    """Lay cosines over an image: nothing at 0 or less, full colour at 1; the same scale for every picture."""
+    height, width = image.shape[:2]
+    resized = cv2.resize(cosines.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    return _colored(_muted(image), resized.clip(0, 1))
+
+
+def mask_overlay(image: UInt8[ndarray, "h w 3"], mask: Bool[ndarray, "rows columns"]) -> UInt8[ndarray, "h w 3"]:
+    """Dim what lies outside the mask and draw a thin line around what lies inside."""
+    height, width = image.shape[:2]
+    inside = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    drawn = np.where(inside[..., None] > 0, image, np.rint(0.3 * _muted(image)).astype(np.uint8))
+    contours, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(drawn, contours, -1, OUTLINE, thickness=max(1, round(min(height, width) / 200)))
+    return drawn
+
+
+def tinted(image: UInt8[ndarray, "h w 3"], mask: Bool[ndarray, "rows columns"]) -> Pixels:
+    """Tint what lies inside the mask and dim the rest.
+
+    There is no outline as in `mask_overlay`: around many small patches there would be little else to see.
+    """
+    height, width = image.shape[:2]
+    inside = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)[..., None] > 0
+    grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    return np.rint(np.where(inside, 0.65 * image + 0.35 * np.array(OUTLINE), 0.35 * grey)).astype(np.uint8)
+
+
+def truth_overlay(image: UInt8[ndarray, "h w 3"], truth: UInt8[ndarray, "a b"]) -> Pixels:
+    """Show the objects of a ground truth of any size as `tinted` shows a mask; void pixels are light grey."""
+    height, width = image.shape[:2]
+    values = cv2.resize(truth, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    drawn = tinted(image, (values != 0) & (values != VOID))
+    drawn[values == VOID] = VOID_COLOR
+    return drawn
+
+
+def objects_overlay(frame: UInt8[ndarray, "h w 3"], ids: UInt8[ndarray, "h w"]) -> UInt8[ndarray, "h w 3"]:
+    """Lay each object in its VOC colour over the frame, half transparent, with a thin dark-edged contour. 0 is none."""
+    colors = np.asarray(voc_palette(), np.uint8).reshape(256, 3)[ids]
+    result = np.where(ids[..., None] > 0, cv2.addWeighted(frame, 0.5, colors, 0.5, 0), frame)
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    changes = cv2.dilate(ids, cross) != cv2.erode(ids, cross)  # next to a pixel with another id
+    inner, outer = changes & (ids > 0), changes & (ids == 0)
+    result[outer] //= 3
+    result[inner] = cv2.addWeighted(colors, 0.6, np.full_like(colors, 255), 0.4, 0)[inner]
+    return result
+
+
+def color_picture(colors: Float[ndarray, "rows columns 3"], size: tuple[int, int]) -> Pixels:
+    """Draw colours of patches, 0 to 1, at `size` = (height, width); every patch is a rectangle of one colour."""
+    return cv2.resize(np.rint(255 * colors).astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def marked(
+    image: UInt8[ndarray, "h w 3"], point: tuple[int, int], box: tuple[float, float, float, float], scale: float
+) -> Pixels:
+    """Draw a crosshair on the point (x, y) and, where it is large enough, a frame around its patch.
+
+    box: edges (left, top, right, bottom) of the patch; point and box are in pixels before `scale`.
+    """
+    drawn = image.copy()
+    left, top, right, bottom = (round(edge * scale) for edge in box)
+    x, y = (round((each + 0.5) * scale) for each in point)
+    reach, gap = max(10, round(0.05 * image.shape[1])), 3
+    # on a small picture of fine patches the arms keep off, so that the patch shows between them
+    inner_x, inner_y = max(gap, x - left + gap, right - x + gap), max(gap, y - top + gap, bottom - y + gap)
+    arms = [((x + side * inner_x, y), (x + side * (inner_x + reach), y)) for side in (-1, 1)]
+    arms += [((x, y + side * inner_y), (x, y + side * (inner_y + reach))) for side in (-1, 1)]
+    framed = min(right - left, bottom - top) >= MIN_FRAME
+    # first thick and dark, then thin and bright: it shows on any ground
+    for color, thickness in (((0, 0, 0), 4), (OUTLINE, 2)):
+        if framed:
+            cv2.rectangle(drawn, (left, top), (right - 1, bottom - 1), color, thickness)
+        for begin, end in arms:
+            cv2.line(drawn, begin, end, color, thickness)
+    return drawn
+
+
+def fitted(image: UInt8[ndarray, "h w 3"], width: int) -> Pixels:
+    """Enlarge or reduce an image to `width`, or to `MAX_ASPECT` times that in height; its aspect is kept."""
+    scale = min(width / image.shape[1], MAX_ASPECT * width / image.shape[0])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+
+
+def _above_mean(values: Float[ndarray, "rows columns"]) -> Float[ndarray, "rows columns"]:
+    """0 at the mean, 1 at the 99.5 % quantile, or at twice the mean where that is larger; negative below the mean."""
+    mean = max(float(values.mean()), float(np.finfo(np.float32).tiny))
+    excess = values.astype(np.float32) / mean - 1
+    return excess / max(float(np.quantile(excess, 0.995, method="higher")), 1.0)
+
+
+def _muted(image: UInt8[ndarray, "h w 3"]) -> Float[ndarray, "h w 3"]:
+    """The image with half of its colour: a ground on which the colours of a map stand out."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+    return (0.5 * image + 0.5 * grey).astype(np.float32)
+
+
+def _colored(
+    ground: Float[ndarray, "h w 3"], strength: Float[ndarray, "h w"], opacity: float = OPACITY
+) -> UInt8[ndarray, "h w 3"]:
+    """Lay the colour of each strength, 0 to 1, over the ground."""
+    share = opacity * strength[..., None] ** 0.7
+    # both ends of inferno are left out: near black and near white hardly show on a photograph
+    colors = 255 * COLORS(0.3 + 0.65 * strength)[..., :3]
+    return np.rint(ground * (1 - share) + colors * share).astype(np.uint8)
+
+
+# --- pages ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture, and the line above it: what it is (left) and a number about it (right)."""
+
+    pixels: Pixels
+    caption: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Tiles next to each other, each in a column of `tile_width`; a line of text above if any has one."""
+
+    tiles: Sequence[Tile]
+    tile_width: int
+
+    @property
+    def picture_height(self) -> int:
+        """Height without the line of text."""
+        return max(tile.pixels.shape[0] for tile in self.tiles)
+
+    @property
+    def height(self) -> int:
+        """Height with the line of text."""
+        has_text = any(tile.caption or tile.detail for tile in self.tiles)
+        return self.picture_height + (_CAPTION_HEIGHT if has_text else 0)
+
+
+@dataclass(frozen=True)
+class Legend:
+    """The last line of a page: a scale of colours between the names of its ends, and a text at the right."""
+
+    scale: Pixels
+    low: str
+    high: str
+    text: str
+
+
+def page(rows: Sequence[Row], width: int, title: str = "", note: str = "", legend: Legend | None = None) -> Pixels:
+    """Set rows below each other, the title above them at the left, the note at the right, the legend below.
+
+    A text that does not fit loses its middle.
+    """
+    top = MARGIN // 2 + (_HEADING_HEIGHT if title or note else 0)
+    height = top + sum(row.height + GAP for row in rows) + (_LEGEND_HEIGHT if legend else 0)
+    canvas = _Canvas(width, height)
+    if title or note:
+        canvas.line(title, note, (MARGIN, width - MARGIN), (MARGIN + _HEADING_HEIGHT) / 2, _HEADING_SIZE)
+    for row in rows:
+        canvas.row(row, top)
+        top += row.height + GAP
+    if legend:
+        canvas.legend(legend, top + (_LEGEND_HEIGHT - GAP) / 2)
+    return canvas.pixels()
+
+
+def sheet(
+    rows: Sequence[Sequence[Tile]], tile_width: int, title: str = "", note: str = "", legend: Legend | None = None
+) -> Pixels:
+    """Set rows of tiles on a page as wide as the longest of them; see `page`."""
+    width = page_width(max(map(len, rows)), tile_width)
+    return page([Row(tiles, tile_width) for tiles in rows], width, title, note, legend)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Pictures in rows of equal tiles, such as the best and worst images of an evaluation; `sheet` draws it.
+
+    name: stem of its file. caption: what is shown, and how it came about.
+    """
+
+    name: str
+    rows: tuple[tuple[Tile, ...], ...]
+    caption: str = ""
+    tile_width: int = 300
+
+    def pixels(self, title: str = "", note: str = "") -> Pixels:
+        """Draw it. title, note: above the pictures, left and right."""
+        return sheet(self.rows, self.tile_width, title, note)
+
+
+def bands(tiles: Sequence[Tile], per_row: int, tile_width: int) -> list[Row]:
+    """Break tiles into rows of at most `per_row`."""
+    return [Row(tiles[begin : begin + per_row], tile_width) for begin in range(0, len(tiles), per_row)]
+
+
+def per_band(count: int, limit: int = MAX_COLUMNS) -> int:
+    """Return how many of `count` tiles to set in a row, at most `limit`: as few rows as can be, as even as can be."""
+    return math.ceil(count / math.ceil(count / limit))
+
+
+def page_width(columns: int, tile_width: int) -> int:
+    """Return the width of a page of so many columns."""
+    return 2 * MARGIN + columns * (tile_width + GAP) - GAP
+
+
+def tile_width(page_width: int, columns: int) -> int:
+    """Return the width of the columns of a page."""
+    return (page_width - 2 * MARGIN - (columns - 1) * GAP) // columns
+
+
+def overlay_legend(text: str, low: str = "average patch", high: str = "strongest") -> Legend:
+    """Return the colours of an overlay on light grey, from weak to strong, with a text at the right."""
+    strength = np.tile(np.linspace(0, 1, 160, dtype=np.float32), (12, 1))
+    return Legend(_colored(np.full((12, 160, 3), 225, np.float32), strength), low, high, text)
+
+
+def mass_legend(mass: float, kind: str) -> Legend:
+    """Return the legend of overlays and of masks that hold `mass` of maps of a kind such as "attention"."""
+    return overlay_legend(f"masks: the fewest patches that hold {mass:.0%} of the {kind}")
+
+
+def write_png(path: Path, pixels: UInt8[ndarray, "h w *c"]) -> None:
+    """Write a PNG, whole or not at all: grey [h, w], RGB or RGBA. The folder must exist."""
+    with replacing(path) as partial:
+        Image.fromarray(pixels).save(partial, "png")
+
+
+def webp(pixels: UInt8[ndarray, "h w 3"], *, lossless: bool = False) -> bytes:
+    """Return a WebP file. lossless: for drawings of few colours, which are smaller that way and without smears."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "webp", quality=_WEBP_QUALITY, method=_WEBP_EFFORT, lossless=lossless)
+    return file.getvalue()
+
+
+class _Canvas:
+    """The page while it is set: texts in a figure, pictures to be pasted over it at the end."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.width, self.height = width, height
+        self.figure = Figure((width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
+        self.agg = FigureCanvasAgg(self.figure)
+        self.pasted: list[tuple[Pixels, int, int]] = []
+
+    def row(self, row: Row, top: int) -> None:
+        for column, tile in enumerate(row.tiles):
+            left = MARGIN + column * (row.tile_width + GAP)
+            span = (left, left + row.tile_width)
+            self.line(tile.caption, tile.detail, span, top + _CAPTION_HEIGHT / 2, _TEXT_SIZE)
+            self._picture(tile.pixels, left, top + row.height - row.picture_height, row)
+
+    def _picture(self, pixels: Pixels, left: int, top: int, row: Row) -> None:
+        """Set a picture in the middle of its place; what it leaves free is tinted."""
+        place = np.full((row.picture_height, row.tile_width, 3), MAT, np.uint8)
+        height, width, _ = pixels.shape
+        down, right = (row.picture_height - height) // 2, (row.tile_width - width) // 2
+        place[down : down + height, right : right + width] = pixels
+        self.pasted.append((place, left, top))
+
+    def line(self, text: str, detail: str, span: tuple[float, float], middle: float, size: float) -> None:
+        """Set a text at the left and a quieter one at the right of `span`; the left gives way."""
+        left, right = span
+        detail = self._shortened(detail, _TEXT_SIZE, right - left)
+        room = right - left - self._length(detail, _TEXT_SIZE) - GAP
+        self._text(self._shortened(text, size, room), left, middle, size, INK, "left")
+        self._text(detail, right, middle, _TEXT_SIZE, QUIET, "right")
+
+    def legend(self, legend: Legend, middle: float) -> None:
+        height, width, _ = legend.scale.shape
+        left = round(MARGIN + self._length(legend.low, _TEXT_SIZE) + GAP) if legend.low else MARGIN
+        self.pasted.append((legend.scale, left, round(middle - height / 2)))
+        self._text(legend.low, MARGIN, middle, _TEXT_SIZE, QUIET, "left")
+        self._text(legend.high, left + width + GAP, middle, _TEXT_SIZE, QUIET, "left")
+        self._text(legend.text, self.width - MARGIN, middle, _TEXT_SIZE, QUIET, "right")
+
+    def pixels(self) -> Pixels:
+        with _any_letter():
+            self.agg.draw()
+        page = np.array(self.agg.buffer_rgba())[..., :3].copy()
+        for picture, left, top in self.pasted:
+            page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+        return page
+
+    def _text(
+        self, text: str, x: float, middle: float, size: float, color: str, align: Literal["left", "right"]
+    ) -> None:
+        if not text:
+            return
+        self.figure.text(
+            x / self.width,
+            1 - (middle + 0.35 * size) / self.height,  # the baseline: half of a capital letter below
+            _drawable(text),
+            fontproperties=_font(size),
+            color=color,
+            horizontalalignment=align,
+            parse_math=False,
+        )
+
+    def _shortened(self, text: str, size: float, room: float) -> str:
+        """The text without as much of its middle as it takes to fit into `room` pixels."""
+        if self._length(text, size) <= room:
+            return text
+        lengths = range(len(text))
+        fitting = bisect_right(lengths, room, key=lambda n: self._length(_without_middle(text, n), size))
+        return _without_middle(text, max(fitting - 1, 0))
+
+    def _length(self, text: str, size: float) -> float:
+        if not text:
+            return 0.0
+        with _any_letter():
+            return self.agg.get_renderer().get_text_width_height_descent(_drawable(text), _font(size), ismath=False)[0]
+
+
+def _without_middle(text: str, letters: int) -> str:
+    """The first and the last letters of a text, so many in all, with an ellipsis between."""
+    return text[: letters - letters // 2] + "…" + text[len(text) - letters // 2 :]
+
+
+def _drawable(text: str) -> str:
+    """The text with a question mark for each byte of a file's name that is no UTF-8: no font has a letter for it."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+@contextlib.contextmanager
+def _any_letter() -> Iterator[None]:
+    """Draw letters that the font lacks as boxes, without a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def _font(size: float) -> FontProperties:
+    """The font at a size in pixels."""
+    return FontProperties(family=FONT, size=size * 72 / _DPI)
