@@ -41,7 +41,7 @@ def test_sharpening_without_centring_ends_at_one_output(picture_folder, tmp_path
     assert last["kl_teacher_student"] < 0.05
     verdict = method.diagnose(last)
     assert verdict is not None
-    assert verdict.kind == "one output"
+    assert verdict.kind == "one-hot collapse"
     assert "--method.balance center" in verdict.text
 
 
@@ -52,7 +52,7 @@ def test_centring_without_sharpening_ends_at_the_uniform_output(picture_folder, 
     assert last["kl_teacher_student"] < 0.05
     verdict = method.diagnose(last)
     assert verdict is not None
-    assert verdict.kind == "uniform"
+    assert verdict.kind == "uniform collapse"
     assert "--method.teacher-temperature below --method.student-temperature" in verdict.text
 
 
@@ -63,14 +63,14 @@ HEALTHY = {"teacher_marginal_entropy": 0.9 * LN_K, "teacher_entropy": 0.3 * LN_K
     ("changes", "values", "kind"),
     [
         ({}, HEALTHY, None),
-        ({"loss": "kl"}, HEALTHY | {"cross_entropy": LN_K, "teacher_entropy": LN_K}, "uniform"),
-        ({"loss": "mse_softmax"}, HEALTHY | {"cross_entropy": LN_K, "teacher_entropy": LN_K}, "uniform"),
+        ({"loss": "kl"}, HEALTHY | {"cross_entropy": LN_K, "teacher_entropy": LN_K}, "uniform collapse"),
+        ({"loss": "mse_softmax"}, HEALTHY | {"cross_entropy": LN_K, "teacher_entropy": LN_K}, "uniform collapse"),
         ({"balance": "softmax"}, HEALTHY | {"teacher_marginal_entropy": LN_K}, None),
-        ({"balance": "none"}, HEALTHY | {"teacher_marginal_entropy": 0.01}, "one output"),
+        ({"balance": "none"}, HEALTHY | {"teacher_marginal_entropy": 0.01}, "one-hot collapse"),
         # an error of outputs knows no temperature: entropies say nothing of it, its own spread does
         ({"loss": "mse"}, HEALTHY | {"cross_entropy": LN_K, "teacher_entropy": LN_K, "output_spread": 0.5}, None),
         ({"loss": "mse"}, HEALTHY | {"teacher_marginal_entropy": 0.0, "output_spread": 0.5}, None),
-        ({"loss": "mse"}, HEALTHY | {"output_spread": 0.001}, "one point"),
+        ({"loss": "mse"}, HEALTHY | {"output_spread": 0.001}, "complete collapse"),
     ],
 )
 def test_the_verdict_suits_the_settings(changes, values, kind) -> None:

@@ -196,7 +196,7 @@ def test_collapse_is_told_in_words_with_what_to_do(record):
     assert verdict(stuck).startswith("stuck")
     assert "teacher-temperature" in findings(stuck)[0].text
     one = with_values(record, cross_entropy=0.1, teacher_entropy=0.0, teacher_marginal_entropy=0.0)
-    assert verdict(one) == "collapsed: one output"
+    assert verdict(one) == "one-hot collapse"
     assert findings(one)[0].kind == "warning"
     early = replace(stuck, metrics=stuck.metrics[:5])
     assert verdict(early) == "too short a run to judge"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dinoscope.methods.dino import DINO, DINOConfig
-from dinoscope.methods.health import moments, spread, spread_of
+from dinoscope.methods.health import feature_standard_deviation, moments, standard_deviation_of
 from dinoscope.models.backbone import BackboneConfig
 from dinoscope.training.monitor import CollapseMonitor, FeatureWindow, rank_me
 
@@ -108,17 +108,17 @@ def test_rank_me_by_hand() -> None:
 
 
 def test_feature_spread_of_equal_features_is_zero() -> None:
-    assert float(spread(torch.tensor([[1.0, 2.0]]).repeat(4, 1))) == pytest.approx(0, abs=1e-6)
+    assert float(feature_standard_deviation(torch.tensor([[1.0, 2.0]]).repeat(4, 1))) == pytest.approx(0, abs=1e-6)
 
 
 def test_feature_spread_looks_at_directions_only() -> None:
-    assert float(spread(torch.tensor([[1.0, 2.0], [10.0, 20.0]]))) == pytest.approx(0, abs=1e-6)
+    assert float(feature_standard_deviation(torch.tensor([[1.0, 2.0], [10.0, 20.0]]))) == pytest.approx(0, abs=1e-6)
 
 
 def test_feature_spread_by_hand() -> None:
     """e1, e2: each column is (1, 0), of deviation 1/2, times sqrt 2. With -e1, -e2 too: 1/sqrt 2, times sqrt 2."""
-    assert float(spread(torch.eye(2))) == pytest.approx(math.sqrt(2) / 2)
-    assert float(spread(torch.cat([torch.eye(2), -torch.eye(2)]))) == pytest.approx(1)
+    assert float(feature_standard_deviation(torch.eye(2))) == pytest.approx(math.sqrt(2) / 2)
+    assert float(feature_standard_deviation(torch.cat([torch.eye(2), -torch.eye(2)]))) == pytest.approx(1)
 
 
 def test_the_window_keeps_the_newest_features() -> None:
@@ -135,7 +135,7 @@ def test_moments_of_parts_give_the_spread_of_the_whole() -> None:
     """Each part has its own mean: the mean of their spreads would be far too small."""
     generator = torch.Generator().manual_seed(0)
     parts = [offset + 0.1 * torch.randn(4, 3, 8, generator=generator) for offset in torch.eye(8)[:4]]
-    whole = spread_of(torch.stack([moments(part) for part in parts]).mean(dim=0))
-    assert float(whole) == pytest.approx(float(spread(torch.cat(parts))), rel=1e-4)
-    assert float(whole) > 2 * float(torch.stack([spread(part) for part in parts]).mean())
-    assert float(spread_of(moments(torch.ones(5, 8)))) < 0.001
+    whole = standard_deviation_of(torch.stack([moments(part) for part in parts]).mean(dim=0))
+    assert float(whole) == pytest.approx(float(feature_standard_deviation(torch.cat(parts))), rel=1e-4)
+    assert float(whole) > 2 * float(torch.stack([feature_standard_deviation(part) for part in parts]).mean())
+    assert float(standard_deviation_of(moments(torch.ones(5, 8)))) < 0.001

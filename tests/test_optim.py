@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dinoscope.study.recipes import RECIPES
+from dinoscope.recipes import run_config
 from dinoscope.training.config import OptimizerConfig, RunConfig
 from dinoscope.training.optim import build_optimizer, set_schedules
 from dinoscope.types import Step
@@ -86,7 +86,7 @@ def test_what_has_weight_decay(decayed, names) -> None:
 
 def test_the_warm_up_rises_from_its_start() -> None:
     """SwAV's script at batch 4096: from 0.3 to 4.8, then to 0.0048."""
-    config = RECIPES["swav_resnet50"](Path(), Path())
+    config = run_config("swav_resnet50", Path(), Path())
     groups = build_optimizer(config, [("weight", torch.nn.Parameter(torch.zeros(2, 2)))])
     rates = [set_schedules(groups, config, Step(index, 8000, 10))["learning_rate"] for index in range(8000)]
     assert (rates[0], rates[99], rates[100]) == pytest.approx((0.3, 4.8, 4.8))

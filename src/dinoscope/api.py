@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dinoscope.data.view_presets import VIEWS
-from dinoscope.errors import UserError, lookup
+from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig
 from dinoscope.evaluation.linear_reference import ReferenceConfig
@@ -24,7 +24,7 @@ from dinoscope.methods import METHODS
 from dinoscope.model_names import load_model
 from dinoscope.models.backbone import Backbone
 from dinoscope.observers import AttentionSnapshots, OnlineKNN
-from dinoscope.study.recipes import RECIPES
+from dinoscope.recipes import RECIPES, run_config
 from dinoscope.system import pick_device
 from dinoscope.training.config import RunConfig
 from dinoscope.training.initial import beginning_from
@@ -47,6 +47,7 @@ __all__ = [
     "load",
     "read_config",
     "recipe",
+    "run_config",
     "train",
 ]
 
@@ -57,7 +58,7 @@ def recipe(name: str, data: Path | str, out: Path | str, **changes: Any) -> RunC
     With init=MODEL, the network is that of the model to begin from, unless backbone=NAME says otherwise.
     Raises UserError for an unknown name, or no such model.
     """
-    config = lookup("recipe", name, RECIPES)(Path(data), Path(out))
+    config = run_config(name, Path(data), Path(out))
     if changes.get("init") is not None:
         config = beginning_from(config, changes["init"])
     return replace(config, **changes)

@@ -77,7 +77,11 @@ def _small_settings(method: str, backbone: str, views: str) -> dict[str, Any]:
     if backbone in CPU_BACKBONES:
         # Batch norm bears, and in a short run needs, a higher rate than a transformer.
         rate = 4e-3 if transformer else 2e-2
-        settings |= {"optimizer.learning_rate": rate, "optimizer.warmup_epochs": 1, "optimizer.final_weight_decay": 0.04}
+        settings |= {
+            "optimizer.learning_rate": rate,
+            "optimizer.warmup_epochs": 1,
+            "optimizer.final_weight_decay": 0.04,
+        }
     elif transformer:
         settings["optimizer.learning_rate"] = 1e-3
     else:  # as SimSiam on CIFAR-10 (Chen & He 2021, appendix D)
@@ -109,7 +113,9 @@ Not run yet. {entry.small_about}"""
 def _recipes() -> dict[str, Recipe]:
     recipes: dict[str, Recipe] = {}
     for method, entry in METHODS.items():
-        known = {f"{method}_small_images": _small_images(method), **entry.recipes}
+        known = dict(entry.recipes)
+        if f"{method}_small_images" not in known:
+            known[f"{method}_small_images"] = _small_images(method)
         recipes |= {name: replace(recipe, method=method) for name, recipe in known.items()}
     return recipes
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from dinoscope.ablation.grouping import Curve, Group
 from dinoscope.ablation.records import AblationRun
-from dinoscope.methods.health import ONE_OUTPUT_SHARE, UNIFORM_ENTROPY_SHARE, UNIFORM_LOSS_SHARE
+from dinoscope.methods.health import ONE_HOT_SHARE, UNIFORM_ENTROPY_SHARE, UNIFORM_LOSS_SHARE
 
 MARGINAL, ENTROPY, CROSS_ENTROPY = "teacher_marginal_entropy", "teacher_entropy", "cross_entropy"
 """Names of curves: the entropy of the teacher's mean output, the mean entropy of its outputs, and the student's
@@ -45,7 +45,7 @@ def collapse_of(run: AblationRun, outputs: int | None) -> Collapse | None:
     if outputs is not None:
         most = math.log(outputs)
         return (
-            _stayed("one class", run.curves.get(MARGINAL, ()), -math.inf, ONE_OUTPUT_SHARE * most)
+            _stayed("one class", run.curves.get(MARGINAL, ()), -math.inf, ONE_HOT_SHARE * most)
             or _even(run, most)
             or told
         )

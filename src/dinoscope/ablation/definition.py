@@ -13,7 +13,7 @@ from typing import Any, Literal
 from dinoscope.ablation.records import TIMES, Variant
 from dinoscope.ablation.settings_change import with_settings
 from dinoscope.errors import UserError, lookup
-from dinoscope.study.recipes import RECIPES
+from dinoscope.recipes import run_config
 from dinoscope.training.config import RunConfig
 
 DEFAULT_RECIPE = "quickstart"
@@ -96,7 +96,7 @@ def resolve(study: StudyDefinition, data: Path, out: Path) -> ResolvedStudy:
     """
     _check(study)
     try:
-        recipe = lookup("recipe", study.recipe, RECIPES)(data, out)
+        recipe = run_config(study.recipe, data, out)
     except UserError as error:
         raise UserError(f"{study.place}: {error}") from error
     base = with_settings(recipe, study.changes, f"{study.place}, base")

@@ -11,8 +11,8 @@ from dinoscope.ablation.definition import Axis, StudyDefinition
 from dinoscope.ablation.records import Variant
 from dinoscope.ablation.settings_change import plain, setting_names
 from dinoscope.ablation.study_file import label_of
-from dinoscope.errors import UserError, lookup
-from dinoscope.study.recipes import RECIPES
+from dinoscope.errors import UserError
+from dinoscope.recipes import run_config
 
 Scale = Literal["paper", "small"]
 
@@ -70,7 +70,7 @@ def on_recipe(name: str, study: NamedStudy, recipe: str) -> StudyDefinition:
 
     Raises UserError for an unknown recipe, or one whose network the study is not for.
     """
-    base = lookup("recipe", recipe, RECIPES)(Path(), Path())
+    base = run_config(recipe, Path(), Path())
     scale: Scale = "paper" if recipe in PAPER_RECIPES else "small"
     chosen = study.scales[scale]
     if chosen.networks and base.backbone not in chosen.networks:

@@ -146,14 +146,13 @@ def _defaults(chosen: argparse.Namespace):
         config = api.read_config(chosen.out)
         config = replace(config, init=chosen.init or config.init)
     else:
-        recipe = lookup("recipe", chosen.recipe or DEFAULT_RECIPE, api.RECIPES)
-        config = recipe(tyro.MISSING, chosen.out or tyro.MISSING)
+        config = api.run_config(chosen.recipe or DEFAULT_RECIPE, tyro.MISSING, chosen.out or tyro.MISSING)
     if chosen.init and not chosen.resume:
         config = api.beginning_from(config, chosen.init, progress_bar)
     if chosen.backbone:
         config = replace(config, backbone=chosen.backbone)
     if chosen.method:
-        config = replace(config, method=lookup("method", chosen.method, api.METHODS)[0]())
+        config = replace(config, method=lookup("method", chosen.method, api.METHODS).config())
     if chosen.views:
         config = replace(config, views=lookup("preset of views", chosen.views, api.VIEWS))
     return config

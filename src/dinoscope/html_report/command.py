@@ -11,7 +11,7 @@ from typing import Any
 from dinoscope.config import KIND, flat, to_dict
 from dinoscope.data.grey_range import window_text
 from dinoscope.data.view_presets import VIEWS
-from dinoscope.study.recipes import RECIPES
+from dinoscope.recipes import RECIPES, run_config
 from dinoscope.training.config import RunConfig
 
 _PLACES = ("data", "out")  # which every command must give
@@ -59,7 +59,7 @@ def command(config: RunConfig, processes: int = 1) -> Command:
 
 def _differences(config: RunConfig, recipe: str) -> tuple[Difference, ...] | None:
     """From a recipe; None where that is of another method."""
-    base = RECIPES[recipe](config.data, config.out)
+    base = run_config(recipe, config.data, config.out)
     if type(base.method) is not type(config.method):
         return None
     own, theirs = flat(to_dict(config)), flat(to_dict(base))

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dinoscope.html_report.runs import RunRecord
-from dinoscope.methods.dino import DINOConfig
-from dinoscope.methods.swav import SwAVConfig
 from dinoscope.report.comparison_figure import svg
 from dinoscope.report.html import Block, Figure, Gallery, Notice, Section, Stroke
 from dinoscope.report.training_figure import Line, Panel, looks, training_panel
@@ -195,7 +193,7 @@ def _line(run: RunRecord, value: _Value, look: Stroke) -> Line | None:
 
 def _levels(runs: Sequence[RunRecord]) -> tuple[tuple[str, float], ...]:
     """ln K for every K that there is."""
-    numbers = sorted({outputs for run in runs if (outputs := _outputs(run))})
+    numbers = sorted({outputs for run in runs if (outputs := run.config.method.outputs)})
     return tuple((f"ln K = {math.log(number):.2f} (K = {number:,})", math.log(number)) for number in numbers)
 
 
@@ -203,14 +201,6 @@ def _guessing(runs: Sequence[RunRecord]) -> tuple[tuple[str, float], ...]:
     """The accuracy of guessing among classes of one size, for every number of classes that there is."""
     numbers = sorted({run.classes for run in runs if run.classes})
     return tuple((f"guessing: {100 / number:.3g} %", 100 / number) for number in numbers)
-
-
-def _outputs(run: RunRecord) -> int | None:
-    """K: outputs of DINO's head, or SwAV's prototypes."""
-    method = run.config.method
-    if isinstance(method, DINOConfig):
-        return method.out_dim
-    return method.num_prototypes if isinstance(method, SwAVConfig) else None
 
 
 def _named(without: Sequence[RunRecord], runs: Sequence[RunRecord]) -> str:

@@ -13,11 +13,10 @@ from typing import Literal
 from dinoscope import checkpoint
 from dinoscope.data.folder import find_images, resolve_split
 from dinoscope.errors import UserError
-from dinoscope.methods import method_name
+from dinoscope.methods import method_name, shown_name
 from dinoscope.model_names import distinct
 from dinoscope.report.html_text import printable
 from dinoscope.study.compare import ARCHITECTURE_NAMES, METHOD_NAMES
-from dinoscope.study.subjects import shown_method
 from dinoscope.training.config import RunConfig
 from dinoscope.training.images import read_unreadable
 from dinoscope.training.provenance import Session, read_sessions
@@ -107,7 +106,7 @@ def read_run(path: Path, label: str) -> RunRecord:
         path,
         label,
         config,
-        METHOD_NAMES.get(shown := shown_method(config), shown),
+        METHOD_NAMES.get(shown := shown_name(config.method), shown),
         method_name(config.method),
         steps,
         total,

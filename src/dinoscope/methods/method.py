@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from jaxtyping import Float
@@ -68,7 +68,7 @@ class MethodConfig:
         """The key in `MethodEntry.variants` if tables list these settings under a name of their own."""
         return None
 
-    def shortened(self, share: float) -> Self:
+    def shortened(self, share: float) -> MethodConfig:
         """Return the settings for a run of this share of the length: settings that count steps shrink with it."""
         return self
 
@@ -172,12 +172,13 @@ class Display:
     """How tables and figures show a method.
 
     title: as the field writes it.
-    color: from Okabe and Ito's palette if possible, which is told apart with any colour vision and in print.
+    color: from Okabe and Ito's palette if possible, which is told apart with any colour vision and in print; "" takes
+        one by the title.
     deviations: dotted setting -> its value in the method's paper, and the note on a row that has another.
     """
 
     title: str
-    color: str
+    color: str = ""
     deviations: Mapping[str, tuple[Any, str]] = field(default_factory=dict[str, tuple[Any, str]])
 
 
@@ -186,8 +187,8 @@ class Recipe:
     """Named settings as plain data.
 
     about: what it is for, how to start it, and what was measured or published with it.
-    settings: dotted setting -> value. What is not named has `RunConfig`'s default, which is DINO's on ViT-S; "views" may
-        be the name of a preset.
+    settings: dotted setting -> value; "views" names a preset. Any other setting has `RunConfig`'s default, which is
+        DINO's on ViT-S.
     method: name in `METHODS`; `recipes.RECIPES` fills it in.
     """
 

@@ -263,8 +263,7 @@ METHOD = method.MethodEntry(
     variants={
         "moco_v3": method.Display(
             "MoCo v3",
-            "#8c564b",
-            {
+            deviations={
                 "method.symmetric": (True, "only the second view is a key, as in MoCo v2"),
                 "method.prediction_head": (True, "without the prediction head of its paper"),
                 **method.HEAD_BATCH_NORM,
@@ -293,7 +292,7 @@ Published: linear 72.7, k-NN 64.4 (Caron et al. 2021, Table 2).""",
             {**method.VIT_SMALL_300, "views": "moco"},
         ),
         "moco_v3_deit_small": method.Recipe(
-            """ImageNet, ViT-S/16 with 12 heads, MoCo v3: no queue, symmetric, prediction head, fixed patches; 300 epochs.
+            """ImageNet, ViT-S/16 with 12 heads, MoCo v3: symmetric, no queue, predictor, fixed patches; 300 epochs.
 
 Published: linear 73.2* (CONFIG.md of facebookresearch/moco-v3; batch 4096).""",
             {

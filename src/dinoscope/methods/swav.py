@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +77,7 @@ class SwAVConfig(MethodConfig):
         """The number of prototypes."""
         return self.num_prototypes
 
-    def shortened(self, share: float) -> Self:
+    def shortened(self, share: float) -> MethodConfig:
         """Hold the prototypes for the same share of the run."""
         return replace(self, freeze_prototypes_steps=round(self.freeze_prototypes_steps * share))
 

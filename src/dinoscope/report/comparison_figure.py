@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from dinoscope.methods import DISPLAY
 from dinoscope.pictures import FONT, INK, QUIET
 from dinoscope.report.point_labels import Labelled, label_points
 
@@ -22,12 +23,7 @@ from dinoscope.report.point_labels import Labelled, label_points
 COLORS = {
     "Raw pixels": "#9a9a9a",
     "Random": "#6e6e6e",
-    "Supervised": "#000000",
-    "SimCLR": "#e69f00",
-    "MoCo v2": "#56b4e9",
-    "BYOL": "#009e73",
-    "SwAV": "#cc79a7",
-    "DINO": "#d55e00",
+    **{display.title: display.color for display in DISPLAY.values() if display.color},
 }
 OTHER_COLORS = ("#0072b2", "#b8a600", "#7a5195", "#8c564b")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

@@ -13,9 +13,9 @@ from typing import Any
 
 from dinoscope.config import difference, flat, identity, some, text, to_dict
 from dinoscope.measurement import Measurement, conditions
-from dinoscope.methods import method_name
+from dinoscope.methods import DISPLAY, method_name
 from dinoscope.models.backbone import BACKBONES, ResNetShape
-from dinoscope.study.names import ADDITIONS, ARCHITECTURE_NAMES, METHOD_NAMES
+from dinoscope.study.names import ARCHITECTURE_NAMES, METHOD_NAMES
 from dinoscope.study.spread import Spread, spread
 from dinoscope.training.config import RunConfig
 
@@ -194,7 +194,9 @@ def _notes(row: Row, rows: Sequence[Row]) -> list[str]:
         notes += _namesakes(row, trained)
         notes += [
             f"{title} ({text(row.first.settings[name])})"
-            for name, (usual, title) in ADDITIONS.get(row.first.method, {}).items()
+            for name, (usual, title) in (
+                DISPLAY[row.first.method].deviations if row.first.method in DISPLAY else {}
+            ).items()
             if row.first.settings.get(name, usual) != usual
         ]
     if row.first.method != "pixels":  # which have no network to be shown another size

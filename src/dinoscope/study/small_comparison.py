@@ -8,8 +8,7 @@ from pathlib import Path
 
 from dinoscope.errors import UserError
 from dinoscope.methods import METHODS
-from dinoscope.methods.swav import SwAVConfig
-from dinoscope.study.recipes.comparison import CPU_BACKBONES, small_run
+from dinoscope.recipes import CPU_BACKBONES, small_run, with_epochs
 from dinoscope.training.config import RunConfig
 
 
@@ -58,18 +57,3 @@ def small_comparison(
 def run_folder(out: Path, method: str, backbone: str, seed: int) -> Path:
     """Where a run of the comparison is kept."""
     return out / "runs" / f"{method}-{backbone}-s{seed}"
-
-
-def with_epochs(config: RunConfig, epochs: float | None) -> RunConfig:
-    """The run with another length; None changes nothing.
-
-    A shorter one warms up, and SwAV holds its prototypes, for the same share of its time.
-    """
-    if epochs is None:
-        return config
-    share = min(epochs / config.epochs, 1)
-    optimizer = replace(config.optimizer, warmup_epochs=config.optimizer.warmup_epochs * share)
-    method = config.method
-    if isinstance(method, SwAVConfig):
-        method = replace(method, freeze_prototypes_steps=round(method.freeze_prototypes_steps * share))
-    return replace(config, epochs=epochs, optimizer=optimizer, method=method)

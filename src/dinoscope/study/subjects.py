@@ -8,8 +8,7 @@ from pathlib import Path
 from dinoscope import checkpoint
 from dinoscope.features import weights_hash
 from dinoscope.measurement import cached_home
-from dinoscope.methods import method_name
-from dinoscope.methods.moco import MoCoConfig
+from dinoscope.methods import shown_name
 from dinoscope.model_names import RANDOM, NamedModel, Watch, load_model, say_once
 from dinoscope.models.backbone import Backbone
 from dinoscope.study.compare import METHOD_NAMES
@@ -62,7 +61,7 @@ def subject(name: str, watch: Watch = say_once) -> Subject:
 def run_subject(run: Path) -> Subject:
     """The model of a run folder. Raises UserError where it is none, or has no weights yet."""
     config, backbone = read_config(run), checkpoint.load_backbone(run)
-    return Subject(run, str(run), shown_method(config), backbone, weights_hash(backbone), run, config)
+    return Subject(run, str(run), shown_name(config.method), backbone, weights_hash(backbone), run, config)
 
 
 def model_subject(model: NamedModel) -> Subject:
@@ -81,9 +80,3 @@ def _key(method: str) -> str:
     """The key in `METHOD_NAMES` of a method as the field writes it, else the same words."""
     keys = {shown.casefold(): key for key, shown in METHOD_NAMES.items()}
     return keys.get(method.casefold(), method)
-
-
-def shown_method(config: RunConfig) -> str:
-    """Key in `METHOD_NAMES`: the method's, but without a queue MoCo is its version 3."""
-    third = isinstance(config.method, MoCoConfig) and config.method.queue_size == 0
-    return "moco_v3" if third else method_name(config.method)

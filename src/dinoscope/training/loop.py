@@ -23,7 +23,7 @@ from dinoscope.data.loader import Batches
 from dinoscope.data.scan import Unreadable, check_readable
 from dinoscope.errors import UserError
 from dinoscope.files import is_full, writing
-from dinoscope.methods.health import spread
+from dinoscope.methods.health import feature_standard_deviation
 from dinoscope.system import pick_device
 from dinoscope.training.accumulate import cut_differently
 from dinoscope.training.clock import Clock
@@ -303,7 +303,7 @@ def _evaluate(trainer: Trainer, listeners: Sequence[Listener]) -> None:
     """Health of the last features, and what each listener measures; the method is in evaluation mode meanwhile."""
     if distributed.is_main():
         step, features = trainer.at(trainer.next_step - 1), trainer.window.features()
-        values = {"rank_me": rank_me(features), "feature_spread": float(spread(features))}
+        values = {"rank_me": rank_me(features), "feature_spread": float(feature_standard_deviation(features))}
         pictures: dict[str, np.ndarray] = {}
 
         def evaluate(listener: Listener) -> Evaluation:
