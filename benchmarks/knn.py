@@ -57,7 +57,7 @@ def reference_classifier(checkout: Path) -> Callable[[FeatureBank, FeatureBank, 
         k = max(config.ks)
         sides = (gallery.features, gallery.labels, queries.features, queries.labels)
         top1, top5 = classify(*sides, k, config.temperature, NUM_CLASSES)
-        return {f"knn_top1_k{k}": top1, f"knn_top5_k{k}": top5}
+        return {f"knn_top1 (k = {k})": top1, f"knn_top5 (k = {k})": top5}
 
     return run
 
@@ -81,7 +81,7 @@ def main() -> None:
     list(knn(first, first, config))  # the libraries start their threads and load their kernels
 
     peak = peak_bytes(lambda: list(knn(gallery, queries, config)))
-    accuracy = {metric.name: metric.value for metric in knn(gallery, queries, config)}
+    accuracy = {metric.title: metric.value for metric in knn(gallery, queries, config)}
 
     sides: dict[str, Callable[[], object]] = {
         "product in blocks": lambda: product_in_blocks(gallery.features, queries.features),

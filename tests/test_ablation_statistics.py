@@ -15,18 +15,18 @@ from dinoscope.ablation.reading import study_reading
 from dinoscope.ablation.records import AblationResult
 from dinoscope.ablation.statistics import agreement, paired_difference, ranks
 from dinoscope.errors import UserError
-from dinoscope.study.spread import spread
+from dinoscope.evaluation.statistics import over_seeds
 from tests.ablation_studies import BASE, Variant, run, study
 
 
 def test_mean_and_deviation_of_a_sample() -> None:
-    found = spread([1.0, 2.0, 3.0, 4.0])
+    found = over_seeds([1.0, 2.0, 3.0, 4.0])
     assert found is not None
     assert found.mean == 2.5
     assert found.deviation == pytest.approx(math.sqrt(5 / 3))  # (2.25 + 0.25) * 2 / 3
-    alone = spread([7.0])
+    alone = over_seeds([7.0])
     assert (alone.mean, alone.deviation) == (7.0, None)
-    assert spread([]) is None
+    assert over_seeds([]) is None
 
 
 def test_differences_are_paired_by_seed() -> None:

@@ -16,8 +16,8 @@ import torch
 from dinoscope import checkpoint
 from dinoscope.cli import main
 from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.evaluation.results import kept
 from dinoscope.files import MARK
-from dinoscope.measurement import kept
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 
 FILES = ["curves.png", "explain.csv", "explain.json", "table.md"]
@@ -74,7 +74,6 @@ def test_two_families_beside_chance_and_the_centre(
     for label in ("my-run", "random resnet_micro", "centre bias"):
         figures = found[label]
         assert figures["explain_lift"] == pytest.approx(figures["explain_energy"] / figures["explain_area"])
-        assert figures["explain_energy_low"] <= figures["explain_energy"] <= figures["explain_energy_high"]
         assert figures["explain_area"] == pytest.approx(found["my-run"]["explain_area"])
     assert 0 <= found["my-run"]["explain_agreement"] <= 1
     for area in ("deletion", "insertion"):  # scaling by the mean fall keeps what is gained over random orders
@@ -93,6 +92,12 @@ def test_two_families_beside_chance_and_the_centre(
 
     measurement = kept(run_folder, "explain-4")
     assert measurement is not None
+    energy = measurement.metric("explain_energy")
+    assert energy is not None
+    assert energy.low is not None
+    assert energy.high is not None
+    assert energy.low <= energy.value <= energy.high
+    assert energy.n == 4
     assert {m.name: m.value for m in measurement.metrics} == found["my-run"]
     assert measurement.protocol["images"] == 4
     assert measurement.protocol["perturbation"]["steps"] == 4

@@ -18,6 +18,7 @@ from dinoscope.cli import knn
 from dinoscope.errors import UserError
 from dinoscope.files import cache_folder
 from dinoscope.models.backbone import BackboneConfig, build_backbone
+from dinoscope.types import Metric
 
 MakeFolder = Callable[..., Path]
 
@@ -44,15 +45,15 @@ def run(model: Path, *options: object, ks: str = "1") -> int:
 
 def result(capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
     record = json.loads(capsys.readouterr().out)
-    return {metric["name"]: metric["value"] for metric in record["metrics"]}
+    return {Metric(**metric).title: metric["value"] for metric in record["metrics"]}
 
 
 def test_a_table_and_the_protocol_in_one_line(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(model, "--data", data, ks="1 10") == 0
     captured = capsys.readouterr()
-    assert "knn_top1_k1" in captured.out
+    assert "knn_top1 (k = 1)" in captured.out
     assert "100.00" in captured.out  # every query has its twin in the gallery
-    assert "knn_top1_k10" in captured.out
+    assert "knn_top1 (k = 10)" in captured.out
     assert f"12 gallery images, 6 queries, 3 classes, 32 px, temperature 0.07, weights {model}" in captured.out
     assert captured.err.splitlines() == ["features of the gallery (12)", "features of the queries (6)"]
 
@@ -61,10 +62,14 @@ def test_json(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert run(model, "--data", data, "--json", "--temperature", "0.1", "--image-size", "40") == 0
     record = json.loads(capsys.readouterr().out)
     assert record["metrics"][0] == {
-        "name": "knn_top1_k1",
+        "name": "knn_top1",
         "value": 100.0,
         "unit": "%",
         "higher_is_better": True,
+        "low": pytest.approx(60.97, abs=0.01),  # Wilson: 6 / (6 + 1.96²)
+        "high": 100.0,
+        "n": 6,
+        "parameters": {"k": 1},
     }
     protocol = record["protocol"]
     assert (protocol["gallery_images"], protocol["query_images"], protocol["classes"]) == (12, 6, 3)
@@ -100,7 +105,7 @@ def test_a_result_that_cannot_be_written(model: Path, data: Path, tmp_path: Path
 @pytest.mark.parametrize("flag", ["--query", "--queries"])
 def test_two_folders(model: Path, data: Path, capsys: pytest.CaptureFixture[str], flag: str) -> None:
     assert run(model, "--gallery", data / "train", flag, data / "val", "--json") == 0
-    assert result(capsys)["knn_top1_k1"] == 100
+    assert result(capsys)["knn_top1 (k = 1)"] == 100
 
 
 def test_one_query_is_enough(model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,13 +113,13 @@ def test_one_query_is_enough(model: Path, data: Path, tmp_path: Path, capsys: py
     query.mkdir(parents=True)
     shutil.copy(data / "val" / "class1" / "0001.png", query)
     assert run(model, "--gallery", data / "train", "--query", query.parent, "--json", ks="1 200") == 0
-    assert result(capsys)["knn_top1_k1"] == 100
+    assert result(capsys)["knn_top1 (k = 1)"] == 100
 
 
 def test_labels_are_matched_by_class_name(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(data / "val" / "class0")  # so that class1 is number 0 among the queries and 1 in the gallery
     assert run(model, "--data", data, "--json") == 0
-    assert result(capsys)["knn_top1_k1"] == 100
+    assert result(capsys)["knn_top1 (k = 1)"] == 100
 
 
 def test_classes_that_the_gallery_lacks_are_named(model: Path, data: Path) -> None:
@@ -131,7 +136,7 @@ def test_without_a_split_each_image_is_asked_of_the_others(
     options = ["--gallery", folder, "--query", folder] if named_twice else ["--data", folder]
     assert run(model, *options) == 0
     out = capsys.readouterr().out
-    assert "knn_leave_one_out_top1_k1" in out
+    assert "knn_leave_one_out_top1 (k = 1)" in out
     assert "12 gallery images, each against all others" in out
     with pytest.raises(UserError, match="--label-fraction needs queries"):
         run(model, *options, "--label-fraction", "0.5")

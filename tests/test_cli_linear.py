@@ -14,7 +14,7 @@ import dinoscope
 from dinoscope import checkpoint, cli
 from dinoscope.errors import UserError
 from dinoscope.evaluation.linear import LinearConfig
-from dinoscope.measurement import kept
+from dinoscope.evaluation.results import kept
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 
 MakeFolder = Callable[..., Path]

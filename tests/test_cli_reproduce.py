@@ -21,6 +21,7 @@ from dinoscope.models.pretrained import CATALOGUE
 from dinoscope.models.pretrained.fetch import cached_file, first_digest
 from dinoscope.reproduction import imagenet
 from dinoscope.reproduction.presentation import FILES
+from dinoscope.types import Metric
 from tests.conftest import draw_picture
 from tests.official_files import dino_checkpoint, random_network, register_tiny, release, weights
 
@@ -78,14 +79,14 @@ def test_imagenet(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr()
     found = values()
     assert main(["knn", "--model", "tiny_dino", "--data", str(images), *SMALL, "--workers", "0", "--json"]) == 0
-    alone = {metric["name"]: metric["value"] for metric in json.loads(capsys.readouterr().out)["metrics"]}
+    alone = {Metric(**metric).title: metric["value"] for metric in json.loads(capsys.readouterr().out)["metrics"]}
     assert main(["linear", "--model", "tiny_dino", "--data", str(images), *SMALL, "--workers", "0", "--json"]) == 0
     probe = {metric["name"]: metric["value"] for metric in json.loads(capsys.readouterr().out)["metrics"]}
     knn, linear = found["tiny_dino"]["k-NN (k = 20)"], found["tiny_dino"]["linear"]
-    assert knn["measured"] == alone["knn_top1_k20"]
+    assert knn["measured"] == alone["knn_top1 (k = 20)"]
     assert linear["measured"] == probe["linear_top1"]
     assert (knn["published"], knn["source"]) == (70.0, "nobody")
-    assert knn["difference"] == pytest.approx(alone["knn_top1_k20"] - 70)
+    assert knn["difference"] == pytest.approx(alone["knn_top1 (k = 20)"] - 70)
     assert found["tiny_deit"]["k-NN (k = 20)"]["published"] is None
     assert found["tiny_deit"]["k-NN (k = 20)"]["difference"] is None
     assert "listing train, in classes (2)\n" in shown.err

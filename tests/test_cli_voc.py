@@ -82,11 +82,11 @@ def check_values(out: Path) -> None:
     assert len(rows) == 6 * 2
     values = json.loads((out / "voc.json").read_text())
     for model in values["models"]:
-        metrics = {metric["name"]: metric["value"] for metric in model["metrics"]}
+        metrics = {metric["name"]: metric for metric in model["metrics"]}
         for name in ("published", "strict_mean", "strict_head"):
             mean = 100 * np.mean([float(row[name]) for row in rows if row["model"] == model["label"]])
-            assert metrics[f"voc_jaccard_{name}"] == pytest.approx(mean, abs=1e-3)
-            assert metrics[f"voc_jaccard_{name}_low"] <= mean <= metrics[f"voc_jaccard_{name}_high"]
+            assert metrics[f"voc_jaccard_{name}"]["value"] == pytest.approx(mean, abs=1e-3)
+            assert metrics[f"voc_jaccard_{name}"]["low"] <= mean <= metrics[f"voc_jaccard_{name}"]["high"]
             swept = {each["mass"]: each["mean"] for each in model["sweep"][name]}
             assert list(swept) == [0.5, 0.6, 0.9]
             assert 100 * swept[0.6] == pytest.approx(mean, abs=1e-3)
@@ -159,8 +159,8 @@ def test_a_run_folder_keeps_its_figures_and_a_part_of_the_images_not_in_their_pl
     assert run(data / "VOCdevkit", "--json", models=(run_folder,)) == 0
     shown = json.loads(capsys.readouterr().out)["models"][0]
     kept = json.loads((run_folder / "evaluations" / "voc.json").read_text())
-    examples = kept["examples"]
-    assert kept == {"protocol": shown["protocol"], "metrics": shown["metrics"], "examples": examples}
+    examples = kept["items"]
+    assert kept == {"evaluation": "voc", "protocol": shown["protocol"], "metrics": shown["metrics"], "items": examples}
     assert len(examples["names"]) == kept["protocol"]["images"] == 6
     assert kept["protocol"]["strict"]["void"] == "left out"
     assert len(kept["protocol"]["fixed_heads"]) == 2

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from dinoscope.config import difference, flat
-from dinoscope.measurement import Measurement
 from dinoscope.methods import METHODS, shown_name
 from dinoscope.models.backbone import BACKBONES
 from dinoscope.recipes import run_config
@@ -24,12 +23,16 @@ from dinoscope.study.compare import (
 )
 from dinoscope.study.published import PUBLISHED
 from dinoscope.training.config import RunConfig, SavingConfig
-from dinoscope.types import Metric
+from dinoscope.types import Metric, Result
 
 
-def knn(top1: float, gallery: str = "/d/train", **changes: Any) -> Measurement:
+def knn(top1: float, gallery: str = "/d/train", **changes: Any) -> Result:
     protocol = {"weights": "w", "weights_hash": str(top1), "gallery": gallery, "gallery_images": 90, "image_size": 32}
-    return Measurement(protocol | changes, (Metric("knn_top1_k10", 0.0), Metric("knn_top1_k20", top1)))
+    return Result(
+        "knn",
+        protocol | changes,
+        tuple(Metric("knn_top1", each, parameters={"k": k}) for k, each in ((10, 0.0), (20, top1))),
+    )
 
 
 def entry(method: str = "dino", backbone: str = "vit_micro_conv8", *, top1: float = 50.0, **changes: Any) -> Entry:
@@ -235,12 +238,12 @@ def test_the_settings_that_decide_leave_out_seed_place_and_machine(tmp_path: Pat
 
 def test_the_figure_is_that_of_20_neighbours_or_of_all_of_a_small_gallery() -> None:
     assert figure("knn", knn(40.0)) == (40.0, 20)
-    few = Measurement({"gallery_images": 12}, (Metric("knn_leave_one_out_top1_k11", 30.0),))
+    few = Result("knn", {"gallery_images": 12}, (Metric("knn_leave_one_out_top1", 30.0, parameters={"k": 11}),))
     assert figure("knn", few) == (30.0, 11)
     assert compare([entry(knn=few)]).k == 11
-    others = Measurement({"gallery_images": 90}, (Metric("knn_top1_k10", 30.0),))
+    others = Result("knn", {"gallery_images": 90}, (Metric("knn_top1", 30.0, parameters={"k": 10}),))
     assert figure("knn", others) is None
-    assert figure("linear", Measurement({}, (Metric("linear_top1", 60.0),))) == (60.0, 0)
+    assert figure("linear", Result("linear", {}, (Metric("linear_top1", 60.0),))) == (60.0, 0)
     assert figure("throughput", None) is None
 
 

@@ -16,8 +16,9 @@ from PIL import Image
 from dinoscope import api, checkpoint, system
 from dinoscope.cli import main
 from dinoscope.comparison.writing import FILES
-from dinoscope.measurement import Measurement, keep, kept, kept_names
+from dinoscope.evaluation.results import keep, kept, kept_names
 from dinoscope.study.published import LABEL, PUBLISHED
+from dinoscope.types import Result
 from tests.conformance import cases
 from tests.conftest import draw_picture
 
@@ -87,12 +88,15 @@ def test_everything_that_is_missing_is_measured_kept_and_shown(runs: Path, train
         ("DINO", "ViT-micro/8", 2),
         ("DINO", "ViT-micro/8", 1),
     ]
-    for name, metric_name in (("knn", "knn_top1_k12"), ("linear", "linear_top1")):  # 12 images: no k = 20
+    for name, metric_name, parameters in (
+        ("knn", "knn_top1", {"k": 12}),
+        ("linear", "linear_top1", {}),
+    ):  # 12 images: no k = 20
         cell = figures(values, name)["a0"]
         singles = [
-            next(metric.value for metric in found.metrics if metric.name == metric_name)
+            metric.value
             for run in ("a0", "a1")
-            if (found := kept(runs / run, name)) is not None
+            if (found := kept(runs / run, name)) and (metric := found.metric(metric_name, **parameters))
         ]
         assert cell["values"] == singles
         assert cell["n"] == 2
@@ -222,7 +226,7 @@ def test_results_of_other_weights_do_not_count(runs: Path) -> None:
     held = kept(runs / "a0", "knn")
     assert held is not None
     lie = tuple(replace(metric, value=99.9) for metric in held.metrics)
-    keep(runs / "a0", "knn", Measurement({**held.protocol, "weights_hash": "of before"}, lie))
+    keep(runs / "a0", "knn", Result("knn", {**held.protocol, "weights_hash": "of before"}, lie))
     again = compared("a0", "--skip", "linear", "throughput", "--overwrite")
     assert figures(again, "knn") == figures(values, "knn")
 

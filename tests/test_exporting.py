@@ -18,16 +18,16 @@ import torch.nn.functional as F
 
 from dinoscope import checkpoint, cli
 from dinoscope.config import to_dict
+from dinoscope.evaluation.results import to_json
 from dinoscope.explain.attention import class_attention
 from dinoscope.exporting import program as programs
 from dinoscope.exporting.program import Program
 from dinoscope.features import weights_hash
-from dinoscope.measurement.record import Measurement
 from dinoscope.model_names import load_model
 from dinoscope.models.backbone import BACKBONES, Backbone, ViTBackbone, ViTShape
 from dinoscope.models.position import resized_position_embedding
 from dinoscope.models.position_matrices import resized_by_matrices
-from dinoscope.types import Metric
+from dinoscope.types import Metric, Result
 from tests.conformance import cases
 from tests.official_files import register_tiny
 from tests.test_cli_export import model
@@ -223,8 +223,7 @@ def test_the_model_card_holds_settings_and_figures_of_the_run(tmp_path: Path) ->
         ("knn", {"weights_hash": weights_hash(backbone), **place}, 61.25),
         ("linear", {"weights_hash": "of another step", **place}, 99.0),
     ):
-        measurement = Measurement.of({}, [Metric("top1", value)])
-        text = Measurement(protocol, measurement.metrics).to_json()
+        text = to_json(Result("knn", protocol, (Metric("top1", value),)))
         (run / "evaluations" / f"{name}.json").write_text(text)
     assert export("huggingface", run, tmp_path / "out") == 0
     card = (tmp_path / "out" / "README.md").read_text()

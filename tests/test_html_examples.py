@@ -17,18 +17,18 @@ from dinoscope import checkpoint, cli
 from dinoscope.data.masked_images import find_masked_images
 from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.errors import UserError
+from dinoscope.evaluation.results import from_json, keep_as, kept, kept_names, to_json
 from dinoscope.features import weights_hash
 from dinoscope.html_report import davis, voc
 from dinoscope.html_report.kept import best_first, kept_groups
-from dinoscope.measurement import Examples, Measurement, keep_as, kept, kept_names
 from dinoscope.measurement.davis_frames import keep_frames, kept_frames, kept_places
 from dinoscope.measurement.voc_record import VocProtocol
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.report.html import Block, Bullets, Document, Figure, Folded, Group, Notice, Section, render
-from dinoscope.report.tables import Table
 from dinoscope.study.published import PUBLISHED_DAVIS, PUBLISHED_JACCARD
 from dinoscope.study.subjects import Subject
-from dinoscope.types import Metric
+from dinoscope.tables import Table
+from dinoscope.types import Items, Metric, Result
 
 T = TypeVar("T")
 
@@ -94,31 +94,30 @@ def test_records_keep_what_each_image_and_each_video_scored(runs: Path) -> None:
     for name, figures in (("voc", ("voc_jaccard_published", "voc_jaccard_strict_mean")), ("davis-2017", ("jf_mean",))):
         found = kept(runs / "one", name)
         assert found is not None
-        assert found.examples is not None
+        assert found.items is not None
         metrics = {metric.name: metric.value for metric in found.metrics}
         for figure in figures:
-            values = found.examples.figures[figure.removeprefix("voc_jaccard_")]
-            assert len(values) == len(found.examples.names) > 1
+            values = found.items.figures[figure]
+            assert len(values) == len(found.items.names) > 1
             if name == "voc":
                 assert np.mean(values) == pytest.approx(metrics[figure], abs=0.01)
     text = (runs / "one" / "evaluations" / "voc.json").read_text()
-    assert sum("examples" in line for line in text.splitlines()) == 1  # one line, not one for each value
+    assert sum("items" in line for line in text.splitlines()) == 1  # one line, not one for each value
 
 
 def test_records_without_examples_read_and_write_as_before() -> None:
-    plain = Measurement({"a": 1}, (Metric("m", 2.0),))
-    assert "examples" not in plain.to_json()
-    assert Measurement.from_json(plain.to_json(), "file") == plain
-    full = replace(plain, examples=Examples.of(["x", "y"], {"m": [1.234567, 2.0]}))
-    assert Measurement.from_json(full.to_json(), "file") == full
-    assert full.examples is not None
-    assert full.examples.figures["m"] == (1.23, 2.0)
-    assert full.figures() == plain.figures()
+    plain = Result("knn", {"a": 1}, (Metric("m", 2.0),))
+    assert "items" not in to_json(plain)
+    assert from_json(to_json(plain), "file") == plain
+    full = replace(plain, items=Items(("x", "y"), {"m": (1.234567, 2.0)}, {"z": "unreadable"}))
+    assert from_json(to_json(full), "file") == replace(
+        full, items=Items(("x", "y"), {"m": (1.23, 2.0)}, {"z": "unreadable"})
+    )
 
 
 def test_variants_are_found_by_name(tmp_path: Path) -> None:
     for name in ("voc", "voc-rollout", "voc-100", "vocal", "davis-2017"):
-        keep_as(tmp_path, name, Measurement({}, ()))
+        keep_as(tmp_path, name, Result("voc", {}, ()))
     assert kept_names(tmp_path, "voc") == ["voc", "voc-100", "voc-rollout"]
     assert kept_names(tmp_path / "nowhere", "voc") == []
 
@@ -145,9 +144,11 @@ def test_the_masks_that_are_drawn_score_what_was_measured(runs: Path, monkeypatc
     one, two = (kept(runs / name, "voc") for name in ("one", "two"))
     assert one is not None
     assert two is not None
-    assert one.examples is not None
-    assert two.examples is not None
-    first, second = (dict(zip(x.names, x.figures["strict_mean"], strict=True)) for x in (one.examples, two.examples))
+    assert one.items is not None
+    assert two.items is not None
+    first, second = (
+        dict(zip(x.names, x.figures["voc_jaccard_strict_mean"], strict=True)) for x in (one.items, two.items)
+    )
     for row in rows:
         assert [100 * each.jaccard for each in row.models] == pytest.approx(
             [first[row.name], second[row.name]], abs=0.01
@@ -163,10 +164,10 @@ def test_published_figures_stand_beside_those_of_their_protocol(runs: Path) -> N
         found = kept(runs / name, "voc")
         assert found is not None
         square = {**found.protocol["published"], "square": 512}
-        keep_as(runs / name, "voc", Measurement({**found.protocol, "published": square}, found.metrics))
+        keep_as(runs / name, "voc", Result("voc", {**found.protocol, "published": square}, found.metrics))
         video = kept(runs / name, "davis-2017")
         assert video is not None
-        keep_as(runs / name, "davis-2017", Measurement({**video.protocol, "size": 480}, video.metrics))
+        keep_as(runs / name, "davis-2017", Result("davis", {**video.protocol, "size": 480}, video.metrics))
     (table,) = of_kind(voc.section(subjects(runs)), Table)
     cells = {row.cells[0]: row.cells for each in table.sections for row in each.rows}
     assert cells["DINO, ViT-S/16"][1] == f"{PUBLISHED_JACCARD[0].dino:.1f}"
@@ -273,7 +274,7 @@ def test_damaged_records_are_said(runs: Path) -> None:
 
 def test_records_that_say_too_little_are_left_out_and_said(runs: Path) -> None:
     for name in ("voc", "davis-2017"):
-        keep_as(runs / "one", name, Measurement({"data": "x"}, ()))
+        keep_as(runs / "one", name, Result(name, {"data": "x"}, ()))
     for section in (voc.section(subjects(runs)), davis.section(subjects(runs))):
         assert "does not say its" in of_kind(section, Notice)[0].text
         assert [row.cells[0] for row in of_kind(section, Table)[0].sections[0].rows] == ["two"]
@@ -295,13 +296,13 @@ def test_old_records_without_examples_have_a_table_and_no_examples(runs: Path) -
     for name in ("one", "two"):
         for file in (runs / name / "evaluations").glob("*.json"):
             values = json.loads(file.read_text())
-            del values["examples"]
+            del values["items"]
             file.write_text(json.dumps(values))
     for section in (voc.section(subjects(runs)), davis.section(subjects(runs))):
         assert len(of_kind(section, Table)) == 1
         assert of_kind(section, Figure) == []
     groups, _ = kept_groups(subjects(runs), "voc", VocProtocol)
-    assert best_first(groups[0], "strict_mean") is None
+    assert best_first(groups[0], "voc_jaccard_strict_mean") is None
 
 
 def test_no_section_without_results(tmp_path: Path, runs: Path) -> None:

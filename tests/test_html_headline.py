@@ -13,16 +13,15 @@ from dinoscope.comparison.presentation import display_table
 from dinoscope.comparison.ranking import baseline_lines, best, best_first, bold_line, interval, lead, ranked
 from dinoscope.html_report.headline import headlines
 from dinoscope.html_report.titles import told_apart
-from dinoscope.measurement import Measurement
 from dinoscope.report.picture_size import legible_width
 from dinoscope.study.compare import Comparison, Entry, compare
-from dinoscope.types import Metric
+from dinoscope.types import Metric, Result
 
 
 def entry(method: str, linear: float, images: int = 1000, seed: int = 0) -> Entry:
     protocol = {"protocol": "fast", "epochs": 1, "train_images": 9, "train": "a", "label_fraction": 1, "val": "b"}
     protocol |= {"val_images": images, "classes": 4, "image_size": 32, "precision": "fp32"}
-    found = Measurement(protocol, (Metric("linear_top1", linear, "%"),))
+    found = Result("linear", protocol, (Metric("linear_top1", linear, "%"),))
     return Entry(method, "vit_micro_conv8", 0.3, f"{method}{seed}", seed, {"method": method}, {"linear": found})
 
 
@@ -118,7 +117,7 @@ def test_baselines_that_no_model_beats_are_the_news():
     assert baseline_lines(of(entry("dino", 60.1), random)) == []
     assert "no model is better than" in baseline_lines(of(entry("dino", 50.0), random))[0]
     elsewhere = replace(
-        random, measurements={"linear": Measurement({"val": "c"}, random.measurements["linear"].metrics)}
+        random, measurements={"linear": Result("linear", {"val": "c"}, random.measurements["linear"].metrics)}
     )
     assert baseline_lines(of(entry("dino", 50.0), elsewhere)) == []
 

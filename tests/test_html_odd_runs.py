@@ -19,13 +19,12 @@ from dinoscope.html_report.health import findings, is_wrong, verdict
 from dinoscope.html_report.kept import Kept, best_first
 from dinoscope.html_report.runs import RunRecord, read_runs
 from dinoscope.html_report.summary import summary_section
-from dinoscope.measurement import Examples, Measurement
 from dinoscope.report.html import Document, render
 from dinoscope.report.maps import thumbnail
 from dinoscope.study.compare import Entry, compare
 from dinoscope.study.subjects import run_subject
 from dinoscope.training.provenance import MACHINE
-from dinoscope.types import Metric
+from dinoscope.types import Items, Metric, Result
 from tests.html_checks import Page
 from tests.report_runs import HOSTILE, trained
 
@@ -137,7 +136,7 @@ def test_a_run_may_be_named_by_a_dot(runs, monkeypatch):
 
 
 def entry(run: str, knn: float, **settings: float) -> Entry:
-    found = Measurement({"gallery_images": 100}, (Metric("knn_top1_k20", knn, "%"),))
+    found = Result("knn", {"gallery_images": 100}, (Metric("knn_top1", knn, "%", parameters={"k": 20}),))
     return Entry("dino", "vit_micro_conv8", 0.3, run, 0, settings, {"knn": found})
 
 
@@ -155,7 +154,7 @@ def test_rows_of_one_method_are_told_apart_by_their_runs(runs):
 
 
 def test_results_without_a_common_example_have_no_best_one(runs):
-    results = [Measurement({}, (), Examples((name,), {"jf_mean": (50.0,)})) for name in ("camel", "cow")]
+    results = [Result("davis", {}, (), Items((name,), {"jf_mean": (50.0,)})) for name in ("camel", "cow")]
     group = [Kept(run_subject(Path("dino")), "one", "davis-2017", each) for each in results]
     assert best_first(group[:1], "jf_mean") is not None
     assert best_first(group, "jf_mean") is None

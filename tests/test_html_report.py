@@ -13,15 +13,15 @@ import pytest
 
 from dinoscope import checkpoint
 from dinoscope.cli import main
+from dinoscope.evaluation.results import kept
 from dinoscope.html_report import embedding
 from dinoscope.html_report.curves import curves_section
 from dinoscope.html_report.health import findings, verdict
 from dinoscope.html_report.runs import RunRecord, read_runs
 from dinoscope.html_report.settings import settings_section
-from dinoscope.measurement import kept
 from dinoscope.report.html import Document, Section, render
-from dinoscope.report.tables import Table
 from dinoscope.report.training_figure import MOST_POINTS, Line, Panel, looks, training_panel
+from dinoscope.tables import Table
 from dinoscope.text import duration, listed
 from dinoscope.training.provenance import MACHINE
 from tests.html_checks import Page

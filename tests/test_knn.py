@@ -51,7 +51,7 @@ def normals(rows: int, dim: int, seed: int) -> Tensor:
 
 
 def accuracies(gallery: FeatureBank, queries: FeatureBank, config: KNNConfig) -> dict[str, float]:
-    return {metric.name: metric.value for metric in knn(gallery, queries, config)}
+    return {metric.title: metric.value for metric in knn(gallery, queries, config)}
 
 
 def test_recorded_reference_accuracies_are_met_exactly() -> None:
@@ -62,7 +62,7 @@ def test_recorded_reference_accuracies_are_met_exactly() -> None:
         FeatureBank(tensors["query"], tensors["query_labels"]),
         KNNConfig(ks=(5, 10, 20, 100), temperature=recorded["temperature"]),
     )
-    expected = {f"knn_{top}_k{k}": recorded[str(k)][top] for k in (5, 10, 20, 100) for top in ("top1", "top5")}
+    expected = {f"knn_{top} (k = {k})": recorded[str(k)][top] for k in (5, 10, 20, 100) for top in ("top1", "top5")}
     assert measured == expected
 
 
@@ -79,7 +79,7 @@ def test_accuracies_by_hand() -> None:
     gallery = FeatureBank(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]]), torch.tensor([0, 0, 1, 1]))
     queries = FeatureBank(torch.tensor([[1.0, 0.2], [0.2, 1.0], [1.0, 0.1]]), torch.tensor([0, 1, 1]))
     measured = accuracies(gallery, queries, KNNConfig(ks=(2,)))
-    assert measured == {"knn_top1_k2": pytest.approx(200 / 3), "knn_top5_k2": 100.0}
+    assert measured == {"knn_top1 (k = 2)": pytest.approx(200 / 3), "knn_top5 (k = 2)": 100.0}
 
 
 def test_a_class_without_votes_ranks_after_all_others_by_number() -> None:
@@ -164,7 +164,7 @@ def test_one_query_and_one_gallery_image(caplog: pytest.LogCaptureFixture) -> No
     bank = FeatureBank(torch.ones(1, 3), torch.tensor([5]))
     with caplog.at_level(logging.WARNING):
         measured = accuracies(bank, bank, KNNConfig())
-    assert measured == {"knn_top1_k1": 100.0, "knn_top5_k1": 100.0}
+    assert measured == {"knn_top1 (k = 1)": 100.0, "knn_top5 (k = 1)": 100.0}
     assert [record.getMessage() for record in caplog.records] == [
         "k of [10, 20, 100, 200] lowered to 1: the gallery has no more images"
     ]
@@ -174,7 +174,7 @@ def test_leave_one_out_is_knn_against_all_others() -> None:
     labels = torch.arange(30) % 4
     features = torch.cat([signs(20, 4, 3), normals(10, 4, 4)])  # most images have an exact double
     measured = {
-        metric.name: metric.value for metric in leave_one_out(FeatureBank(features, labels), KNNConfig((3, 29)))
+        metric.title: metric.value for metric in leave_one_out(FeatureBank(features, labels), KNNConfig((3, 29)))
     }
     for k in (3, 29):
         right = 0
@@ -182,13 +182,13 @@ def test_leave_one_out_is_knn_against_all_others() -> None:
             others = torch.arange(30) != image
             rest = FeatureBank(features[others], labels[others])
             right += plain_ranking(rest, features[image], k, 0.07)[0] == int(labels[image])
-        assert measured[f"knn_leave_one_out_top1_k{k}"] == pytest.approx(100 * right / 30)
+        assert measured[f"knn_leave_one_out_top1 (k = {k})"] == pytest.approx(100 * right / 30)
 
 
 def test_labels_are_matched_by_class_name() -> None:
     gallery = FeatureBank(torch.eye(3), torch.tensor([0, 1, 2]), classes=("ant", "bee", "cat"))
     queries = FeatureBank(torch.eye(3)[1:], torch.tensor([0, 1]), classes=("bee", "dog"))
-    assert accuracies(gallery, queries, KNNConfig(ks=(1,)))["knn_top1_k1"] == 50.0
+    assert accuracies(gallery, queries, KNNConfig(ks=(1,)))["knn_top1 (k = 1)"] == 50.0
     with pytest.raises(UserError, match=r"no class of the query set \(eel\.\.\.\) is in the gallery"):
         knn(gallery, FeatureBank(torch.eye(3)[:1], torch.tensor([0]), classes=("eel",)))
 

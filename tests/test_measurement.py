@@ -14,8 +14,9 @@ from dinoscope import checkpoint
 from dinoscope.checkpoint import load_backbone
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig
+from dinoscope.evaluation.results import keep, kept, kept_name, kept_names
 from dinoscope.features import ExtractConfig
-from dinoscope.measurement import Extract, Measurement, keep, kept, kept_name, kept_names, measure_knn, train_and_val
+from dinoscope.measurement import Extract, measure_knn, train_and_val
 from dinoscope.model_names import load_model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.observers import OnlineKNN
@@ -23,12 +24,13 @@ from dinoscope.recipes import run_config
 from dinoscope.shipped import shipped_model
 from dinoscope.training.config import RunConfig, check
 from dinoscope.training.listener import RunStart
-from dinoscope.types import Metric, Step
+from dinoscope.types import Metric, Result, Step
 from tests.conformance import cases
 
 MakeFolder = Callable[..., Path]
 CPU = Extract(ExtractConfig(torch.device("cpu"), workers=0))
-RESULT = Measurement(
+RESULT = Result(
+    "knn",
     {"weights": "a/b", "image_size": 32, "crop_fraction": 0.875, "queries": None},
     (Metric("top1", 12.345678901234567), Metric("loss", 0.1, "nats", higher_is_better=False)),
 )
@@ -66,14 +68,14 @@ def test_nothing_is_written_beside_other_models(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ('{"protocol": {}, "metr', "damaged: it is not JSON"),
-        ("[]", "no measurement"),
-        ('{"protocol": {}, "metrics": {}}', "no measurement"),
-        ('{"protocol": 3, "metrics": []}', "not a valid Measurement"),
-        ('{"metrics": []}', "not a valid Measurement"),
-        ('{"protocol": {}, "metrics": [], "more": 1}', "not a valid Measurement"),
-        ('{"protocol": {}, "metrics": [{"name": "top1"}]}', "not a valid Measurement"),
-        ('{"protocol": {}, "metrics": [{"name": "top1", "value": "high"}]}', "not a valid Measurement"),
-        ('{"protocol": {}, "metrics": [3]}', "not a valid Measurement"),
+        ("[]", "no result"),
+        ('{"protocol": {}, "metrics": {}}', "no result"),
+        ('{"protocol": 3, "metrics": []}', "not a valid Result"),
+        ('{"metrics": []}', "not a valid Result"),
+        ('{"protocol": {}, "metrics": [], "more": 1}', "not a valid Result"),
+        ('{"protocol": {}, "metrics": [{"name": "top1"}]}', "not a valid Result"),
+        ('{"protocol": {}, "metrics": [{"name": "top1", "value": "high"}]}', "not a valid Result"),
+        ('{"protocol": {}, "metrics": [3]}', "not a valid Result"),
     ],
 )
 def test_a_damaged_result_is_refused_and_named(run: Path, text: str, reason: str) -> None:
@@ -123,8 +125,12 @@ def test_online_knn_never_asks_of_images_that_are_in_its_gallery(tmp_path: Path,
 
 
 def test_each_protocol_and_data_set_has_a_file_of_its_own(run: Path) -> None:
-    def measured(top1: float, **changes: object) -> Measurement:
-        return Measurement({**RESULT.protocol, "queries": "/d/val", **changes}, (Metric("knn_top1_k20", top1),))
+    def measured(top1: float, **changes: object) -> Result:
+        return Result(
+            "knn",
+            {**RESULT.protocol, "queries": "/d/val", **changes},
+            (Metric("knn_top1", top1, parameters={"k": 20}),),
+        )
 
     assert keep(run, "knn", measured(1.0)) == "knn"
     names = [keep(run, "knn", measured(2.0, image_size=64)), keep(run, "knn", measured(3.0, queries="/e/val"))]
@@ -138,12 +144,12 @@ def test_each_protocol_and_data_set_has_a_file_of_its_own(run: Path) -> None:
 
 
 def test_a_result_is_replaced_from_any_folder_and_with_or_without_an_interval(run: Path, tmp_path: Path, monkeypatch):
-    ends = (Metric("voc_jaccard_strict_low", 1.0), Metric("voc_jaccard_strict_high", 3.0))
     middle = Metric("voc_jaccard_strict", 2.0)
-    assert keep(run, "voc", Measurement({"data": str(tmp_path / "VOC2012")}, (middle, *ends))) == "voc"
+    sure = replace(middle, low=1.0, high=3.0, n=9)
+    assert keep(run, "voc", Result("voc", {"data": str(tmp_path / "VOC2012")}, (sure,))) == "voc"
     monkeypatch.chdir(tmp_path)
-    assert keep(run, "voc", Measurement({"data": "VOC2012"}, (middle,))) == "voc"
-    assert keep(run, "voc", Measurement({"data": "other/VOC2012"}, (middle,))) != "voc"
+    assert keep(run, "voc", Result("voc", {"data": "VOC2012"}, (middle,))) == "voc"
+    assert keep(run, "voc", Result("voc", {"data": "other/VOC2012"}, (middle,))) != "voc"
 
 
 def test_a_run_is_evaluated_at_the_size_that_it_stores(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from dinoscope.report.html import (
     render,
 )
 from dinoscope.report.html_text import escape
-from dinoscope.report.tables import Column, Table, TableRow
-from dinoscope.report.tables import Section as Rows
+from dinoscope.tables import Column, Table, TableRow
+from dinoscope.tables import Section as Rows
 from tests.html_checks import Page
 
 HOSTILE = "<script>alert(1)</script>\"'&amp;</style><img src=x onerror=y>"

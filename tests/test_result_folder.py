@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from dinoscope.errors import UserError
+from dinoscope.evaluation.results import variant_name
 from dinoscope.files import claim, write_all
-from dinoscope.measurement import variant_name
 
 
 def test_a_folder_is_refused_before_the_work_and_nothing_is_made(tmp_path: Path) -> None:

@@ -12,17 +12,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from dinoscope.report.html_text import table_html
-from dinoscope.report.tables import (
-    Column,
-    Section,
-    Table,
-    TableRow,
-    best_marked,
-    csv_text,
-    escape_latex,
-    latex,
-    markdown,
-)
+from dinoscope.report.tables import csv_text, escape_latex, latex, markdown
+from dinoscope.tables import Column, Section, Table, TableRow, best_marked
 from dinoscope.text import spreadsheet_cell
 
 TEXT = st.text(

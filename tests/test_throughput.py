@@ -14,8 +14,8 @@ import torch
 from dinoscope import system
 from dinoscope.cli import main
 from dinoscope.errors import UserError
+from dinoscope.evaluation.results import kept
 from dinoscope.evaluation.throughput import CPU_BATCH, ThroughputConfig, throughput
-from dinoscope.measurement import kept
 from dinoscope.methods.dino import DINO
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.system import Memory, MemoryWatch, Timing, machine, time_calls

@@ -112,10 +112,11 @@ def test_the_same_through_the_whole_way(tmp_path: Path, vit: NamedModel) -> None
     assert result.whole_image == pytest.approx({"published": 7 / 32, "strict": 1 / 2})
     # at a mass of .93 it takes a third cell (.48 + .42 + .05), of two equal ones the earlier: A B C, and C D A
     assert scores.published[0, 1].item() == pytest.approx((3 / 12 + 4 / 12) / 2)
-    values = {metric.name: metric.value for metric in measurements(summarise(result))[0].metrics}
-    assert values["voc_jaccard_published"] == pytest.approx(100 * 7 / 16)
-    assert values["voc_jaccard_strict_head"] == pytest.approx(40)
-    assert "voc_jaccard_strict_head_low" not in values  # three images that are all alike have no interval
+    metrics = {metric.name: metric for metric in measurements(summarise(result))[0].metrics}
+    assert metrics["voc_jaccard_published"].value == pytest.approx(100 * 7 / 16)
+    assert metrics["voc_jaccard_strict_head"].value == pytest.approx(40)
+    assert metrics["voc_jaccard_strict_head"].parameters == {"mass": 0.5}
+    assert metrics["voc_jaccard_strict_head"].low is None  # three images that are all alike have no interval
     figures = by_class(result)
     assert [(each.value, each.images) for each in figures] == [(1, 3), (2, 3)]
     assert [each.published for each in figures] == [pytest.approx((3 / 8,)), pytest.approx((4 / 8,))]

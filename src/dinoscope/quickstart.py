@@ -19,10 +19,11 @@ from dinoscope.data.folder import ImageFolder, find_images
 from dinoscope.data.scenes import write_scenes
 from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.evaluation.knn import KNNConfig, knn
+from dinoscope.evaluation.results import keep
 from dinoscope.explain.attention import attention_maps, map_masks, prepare
 from dinoscope.features import ExtractConfig, raw_pixels
 from dinoscope.files import cache_folder
-from dinoscope.measurement import Extract, keep, measure_knn
+from dinoscope.measurement import Extract, measure_knn
 from dinoscope.model_names import NamedModel, random_backbone
 from dinoscope.models.backbone import Backbone, without_drop_path
 from dinoscope.pictures import fitted, overlay, write_png

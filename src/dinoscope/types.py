@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -138,9 +139,64 @@ class FeatureBank:
 
 @dataclass(frozen=True)
 class Metric:
-    """One measured number. unit: "%", "images/s", "nats"…"""
+    """One measured number.
+
+    unit: "%", "images/s", "nats"...; "" for a plain number.
+    low, high: the ends of its 95 % confidence interval, in its unit; None if it has none.
+    n: how many images, videos or the like the interval is over; None if there is none.
+    parameters: what it was measured with, if there are several of its name: {"k": 20}, {"mass": 0.6}.
+    """
 
     name: str
     value: float
     unit: str = "%"
     higher_is_better: bool = True
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    parameters: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def title(self) -> str:
+        """The name, with the parameters: "knn_top1 (k = 20)"."""
+        values = ", ".join(f"{name} = {value:g}" for name, value in self.parameters.items())
+        return f"{self.name} ({values})" if values else self.name
+
+    def text(self, digits: int = 1) -> str:
+        """Return the value, and if there is one its interval in brackets: "74.5 [73.9, 75.0]"."""
+        if self.low is None or self.high is None:
+            return f"{self.value:.{digits}f}"
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+
+@dataclass(frozen=True)
+class Items:
+    """What single images or videos scored.
+
+    figures: name of a metric -> one value for each of `names`, in the metric's unit.
+    left_out: name of what could not be measured -> why.
+    """
+
+    names: tuple[str, ...]
+    figures: Mapping[str, tuple[float, ...]]
+    left_out: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one evaluation measured of one model, and how.
+
+    evaluation: a key of `evaluation.EVALUATIONS`.
+    protocol: plain JSON values: the model, the data and the settings; see `evaluation.results.conditions`.
+    items: what the metrics are means of, if that is kept.
+    """
+
+    evaluation: str
+    protocol: Mapping[str, Any]
+    metrics: tuple[Metric, ...]
+    items: Items | None = None
+
+    def metric(self, name: str, **parameters: float) -> Metric | None:
+        """Return the first metric of this name with these parameters among its own; None if there is none."""
+        wanted = parameters.items()
+        return next((each for each in self.metrics if each.name == name and wanted <= each.parameters.items()), None)

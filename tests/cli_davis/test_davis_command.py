@@ -114,11 +114,9 @@ def test_means_have_intervals_over_the_sequences(
         file.write_bytes(encode_indices(np.zeros_like(read_indices(file))))
     both = ("--results", masks, "--sequences", "scene-00", "scene-01")
     assert run(data, *both, "--json") == 0
-    (found,) = figures(capsys)
-    assert (found["j_mean"], found["j_mean_low"], found["j_mean_high"]) == (50, 0, 100)
-    assert [name for name in found if name not in NAMES] == [
-        f"{name}_{end}" for name in ("jf_mean", "j_mean", "f_mean") for end in ("low", "high")
-    ]
+    metrics = {each["name"]: each for each in json.loads(capsys.readouterr().out)["models"][0]["metrics"]}
+    assert (metrics["j_mean"]["value"], metrics["j_mean"]["low"], metrics["j_mean"]["high"]) == (50, 0, 100)
+    assert [name for name, metric in metrics.items() if "low" in metric] == ["jf_mean", "j_mean", "f_mean"]
     assert run(data, *both, "--out", tmp_path / "out", "--no-overlay") == 0
     table = (tmp_path / "out" / "table.md").read_text()
     assert r"| 50.0 \[0.0, 100.0\] |" in table

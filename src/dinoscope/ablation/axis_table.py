@@ -10,8 +10,8 @@ from dinoscope.ablation.grouping import Axis, Group
 from dinoscope.ablation.records import MEASURES, AblationResult
 from dinoscope.ablation.statistics import CONFIDENCE
 from dinoscope.ablation.wording import number, with_deviation, with_interval
-from dinoscope.report.tables import Column, Section, Table, TableRow
-from dinoscope.study.spread import spread
+from dinoscope.evaluation.statistics import over_seeds
+from dinoscope.tables import Column, Section, Table, TableRow
 from dinoscope.text import ABSENT
 
 TABLE_MEASURES = {
@@ -73,7 +73,7 @@ def _cell(group: Group, measure: str, *, deviation: bool = True) -> str:
     if measure == "teacher_entropy":
         share = entropy_share(group)
         return ABSENT if share is None else number(share, 2)
-    found = spread(list(group.values(measure).values()))
+    found = over_seeds(list(group.values(measure).values()))
     if found is None:
         return ABSENT
     if measure in _WHOLE:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dinoscope.ablation.grouping import Curve
-from dinoscope.study.spread import spread
+from dinoscope.evaluation.statistics import over_seeds
 
 CURVES = {
     "knn_top1": ("online k-NN top-1", "%"),
@@ -46,7 +46,7 @@ def band(curves: Sequence[Curve]) -> Band | None:
     if not every:
         return None
     steps = [step for step, _ in max(every, key=len)]
-    found = [spread([value for curve in every if (value := _value_at(curve, step)) is not None]) for step in steps]
+    found = [over_seeds([value for curve in every if (value := _value_at(curve, step)) is not None]) for step in steps]
     points = [point for point in found if point is not None]
     return Band(
         tuple(steps),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dinoscope.ablation.collapse import collapses
 from dinoscope.ablation.grouping import Axis, Group, Study
 from dinoscope.ablation.statistics import Agreement, Difference, agreement, paired_difference
-from dinoscope.study.spread import spread
+from dinoscope.evaluation.statistics import over_seeds
 
 KNN = "knn_top1"
 
@@ -80,7 +80,7 @@ def _largest(effects: Sequence[Effect]) -> Effect | None:
 
 def mean(group: Group, measure: str) -> float | None:
     """Of the runs that have it."""
-    found = spread(list(group.values(measure).values()))
+    found = over_seeds(list(group.values(measure).values()))
     return None if found is None else found.mean
 
 

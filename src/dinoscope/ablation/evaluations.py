@@ -13,7 +13,8 @@ from dinoscope.data.folder import evenly, find_images, find_split, resolve_split
 from dinoscope.data.image_header import read_size
 from dinoscope.data.masked_images import MaskedImages, find_masked_images, voc_root
 from dinoscope.errors import UserError
-from dinoscope.measurement import Extract, Measurement, Watch, gallery_and_queries, keep, kept, kept_names
+from dinoscope.evaluation.results import keep, kept, kept_names
+from dinoscope.measurement import Extract, Watch, gallery_and_queries
 from dinoscope.measurement.inputs import network_protocol
 from dinoscope.measurement.voc import VocConfig, measure_voc
 from dinoscope.measurement.voc_record import measurements, summarise
@@ -21,7 +22,7 @@ from dinoscope.model_names import unwatched
 from dinoscope.study.gather import Gatherer, Measuring
 from dinoscope.study.subjects import Subject, run_subject
 from dinoscope.training.monitor import rank_me
-from dinoscope.types import Metric
+from dinoscope.types import Metric, Result
 
 logger = logging.getLogger("dinoscope")
 
@@ -108,7 +109,7 @@ def _accuracy(subject: Subject, evaluating: Evaluating) -> tuple[dict[str, float
     return {name: value for name, value in values.items() if value is not None}, list(entry.remarks)
 
 
-def _rankme(run: Path, subject: Subject, evaluating: Evaluating) -> Measurement:
+def _rankme(run: Path, subject: Subject, evaluating: Evaluating) -> Result:
     """RankMe of the features of the val images, or of the training images where there is no val split."""
     folder = find_images(find_split(evaluating.data, "val") or resolve_split(evaluating.data, "train"))
     protocol = {
@@ -122,10 +123,10 @@ def _rankme(run: Path, subject: Subject, evaluating: Evaluating) -> Measurement:
         return held
     bank = evaluating.extract(subject.backbone, folder, f"{run.name}: features for RankMe")
     rank = rank_me(bank.features[evenly(len(bank.features), RANKME_IMAGES)])
-    return _keep(run, RANKME, Measurement(protocol, (Metric("rankme", rank, ""),)))
+    return _keep(run, RANKME, Result("rank", protocol, (Metric("rankme", rank, ""),)))
 
 
-def _jaccard(run: Path, subject: Subject, evaluating: Evaluating, masked: MaskedImages) -> Measurement:
+def _jaccard(run: Path, subject: Subject, evaluating: Evaluating, masked: MaskedImages) -> Result:
     """Jaccard in % of the mask with 60 % of the mean attention and all objects of an image (`voc`, strict)."""
     config = VocConfig(protocols=("strict",), short_side=_side(masked), device=evaluating.device)
     wanted = {"data": str(masked.root), "images_there": len(masked), "short_side": config.short_side}
@@ -136,7 +137,7 @@ def _jaccard(run: Path, subject: Subject, evaluating: Evaluating, masked: Masked
     with evaluating.watch(f"{run.name}: attention on objects") as progress:
         result = measure_voc([subject.model], masked, config, progress)
     (measured,) = measurements(summarise(result))
-    return _keep(run, JACCARD, Measurement({**measured.protocol, **wanted}, measured.metrics))
+    return _keep(run, JACCARD, Result("voc", {**measured.protocol, **wanted}, measured.metrics))
 
 
 def _side(masked: MaskedImages) -> int:
@@ -148,7 +149,7 @@ def _side(masked: MaskedImages) -> int:
     return min(VocConfig.short_side, *size) if voc_root(masked.root) is None else VocConfig.short_side
 
 
-def _held(run: Path, name: str, protocol: dict[str, object]) -> Measurement | None:
+def _held(run: Path, name: str, protocol: dict[str, object]) -> Result | None:
     """What the run folder keeps, if it came about like this."""
     own = {key: value for key, value in protocol.items() if key != "weights"}  # the folder may have been moved
     every = (kept(run, file) for file in kept_names(run, name))
@@ -156,7 +157,7 @@ def _held(run: Path, name: str, protocol: dict[str, object]) -> Measurement | No
     return next(same, None)
 
 
-def _keep(run: Path, name: str, measurement: Measurement) -> Measurement:
+def _keep(run: Path, name: str, measurement: Result) -> Result:
     try:
         keep(run, name, measurement)
     except UserError as error:  # a run folder that cannot be written to
@@ -164,5 +165,5 @@ def _keep(run: Path, name: str, measurement: Measurement) -> Measurement:
     return measurement
 
 
-def _value(measurement: Measurement, name: str) -> float:
+def _value(measurement: Result, name: str) -> float:
     return next(metric.value for metric in measurement.metrics if metric.name == name)

@@ -12,8 +12,8 @@ from dinoscope.ablation.curves import CURVES, ENTROPIES, band
 from dinoscope.ablation.effects import KNN, importances
 from dinoscope.ablation.grouping import Axis, Group, Study
 from dinoscope.ablation.statistics import CONFIDENCE
+from dinoscope.evaluation.statistics import over_seeds
 from dinoscope.report.ablation_figures import Bar, Effect, Line, LinePanel, bands, bars, effects
-from dinoscope.study.spread import spread
 
 KNN_TITLE = "k-NN top-1 (%)"
 
@@ -35,7 +35,7 @@ def axis_bars(axis: Axis, base: Group) -> Figure | None:
 
 
 def _bar(group: Group, label: str = "") -> Bar:
-    found = spread(list(group.values(KNN).values()))
+    found = over_seeds(list(group.values(KNN).values()))
     mark = "failed" if group.runs and not group.lasting else "collapsed" if collapses(group) else ""
     if found is None:
         return Bar(label or group.label, None, mark=mark or "not measured")

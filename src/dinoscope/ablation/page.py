@@ -25,8 +25,8 @@ from dinoscope.report.html import (
     Section,
     render,
 )
-from dinoscope.report.tables import Column, Table, TableRow
-from dinoscope.report.tables import Section as Rows
+from dinoscope.tables import Column, Table, TableRow
+from dinoscope.tables import Section as Rows
 
 COMMAND = "command"
 """Key of the fact that is set as text to be copied."""

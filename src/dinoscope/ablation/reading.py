@@ -15,7 +15,7 @@ from dinoscope.ablation.effects import KNN, Effect, Importance, LabelFree, effec
 from dinoscope.ablation.grouping import Axis, Group, Study
 from dinoscope.ablation.statistics import CONFIDENCE, FEWEST_RANKED, Agreement, Difference
 from dinoscope.ablation.wording import counted, interval, listed, number, signed, with_deviation, with_interval
-from dinoscope.study.spread import spread
+from dinoscope.evaluation.statistics import over_seeds
 
 CLOSE_RHO = 0.7
 """From here on, a measure is said to rank variants much as k-NN does."""
@@ -97,7 +97,7 @@ def _of_kind(found: list[Collapse], group: Group) -> str:
 
 def _difference(group: Group, base: Group, found: Difference | None) -> str:
     """k-NN beside the base's, and how sure that is."""
-    own = spread(list(group.values(KNN).values()))
+    own = over_seeds(list(group.values(KNN).values()))
     if own is None:
         return "k-NN was not measured"
     if found is None:
@@ -144,7 +144,7 @@ def _runs(study: Study) -> str:
 
 
 def _base(base: Group) -> list[str]:
-    found = spread(list(base.values(KNN).values()))
+    found = over_seeds(list(base.values(KNN).values()))
     if not base.lasting:
         return ["The base has no run that did not fail: there is nothing to compare with."]
     collapsed = _collapse(base)

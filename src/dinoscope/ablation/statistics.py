@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from dinoscope.study.spread import spread
+from dinoscope.evaluation.statistics import over_seeds
 
 CONFIDENCE = 0.95
 FEWEST_RANKED = 3
@@ -67,7 +67,7 @@ def paired_difference(
     None where no seed is in both.
     """
     seeds = [seed for seed in values if seed in base]
-    found = spread([values[seed] - base[seed] for seed in seeds])
+    found = over_seeds([values[seed] - base[seed] for seed in seeds])
     if found is None:
         return None
     half = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dinoscope.ablation.statistics import Difference
-from dinoscope.study.spread import Spread
+from dinoscope.evaluation.statistics import OverSeeds
 from dinoscope.text import ABSENT
 
 MINUS = "−"
@@ -23,7 +23,7 @@ def signed(value: float, digits: int) -> str:
     return f"+{text}" if value > 0 and text.strip("0.") else text
 
 
-def with_deviation(found: Spread | None, digits: int) -> str:
+def with_deviation(found: OverSeeds | None, digits: int) -> str:
     """34.0 ± 0.8; of one value the value alone."""
     if found is None:
         return ABSENT

@@ -16,8 +16,8 @@ from dinoscope.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-    from dinoscope.comparison import Request, Result
-    from dinoscope.report.tables import Table
+    from dinoscope.comparison import Compared, Request
+    from dinoscope.tables import Table
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,6 @@ def rich_table(table: Table) -> RichTable:
     return shown
 
 
-def _where(result: Result) -> str:
+def _where(result: Compared) -> str:
     folder = result.files[0].parent
     return f"written to {folder}: {', '.join(path.name for path in result.files)}"

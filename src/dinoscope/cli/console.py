@@ -16,8 +16,7 @@ from rich.text import Text
 from dinoscope.text import printable
 
 if TYPE_CHECKING:
-    from dinoscope.measurement import Measurement
-    from dinoscope.types import Metric
+    from dinoscope.types import Metric, Result
 
 
 class Console(rich_console.Console):
@@ -63,10 +62,12 @@ def progress_bar(description: str, console: Console | None = None) -> Iterator[C
         yield advance
 
 
-def show(measurement: Measurement, title: str, line: str, *, as_json: bool) -> None:
+def show(measurement: Result, title: str, line: str, *, as_json: bool) -> None:
     """Print figures on stdout: as JSON, or as a table with how they came about in one line."""
     if as_json:
-        print(measurement.to_json(), end="")
+        from dinoscope.evaluation.results import to_json
+
+        print(to_json(measurement), end="")
         return
     console = Console()
     console.print(metric_table(title, measurement.metrics))
@@ -74,11 +75,11 @@ def show(measurement: Measurement, title: str, line: str, *, as_json: bool) -> N
 
 
 def metric_table(title: str, metrics: Iterable[Metric]) -> Table:
-    """One row per metric: name, value, unit."""
+    """One row per metric: name with parameters, value with its interval, unit."""
     table = Table(title=escape(title), title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("unit")
     for metric in metrics:
-        table.add_row(escape(metric.name), f"{metric.value:.2f}", escape(metric.unit))
+        table.add_row(escape(metric.title), escape(metric.text(2)), escape(metric.unit))
     return table

@@ -106,7 +106,7 @@ def measure(options: Options) -> list[Measured]:
     from dinoscope.cli.console import progress_bar
     from dinoscope.data.davis import find_davis
     from dinoscope.evaluation.propagation import working_size
-    from dinoscope.measurement import keep
+    from dinoscope.evaluation.results import keep
     from dinoscope.measurement.davis import davis_measurement, davis_name, limited, propagated
     from dinoscope.measurement.davis_frames import keep_frames
     from dinoscope.model_names import distinct, load_models

@@ -12,9 +12,9 @@ from dinoscope.errors import UserError
 from dinoscope.files import write_text
 
 if TYPE_CHECKING:
-    from dinoscope.measurement import Measurement
     from dinoscope.measurement.davis import SequenceResult
-    from dinoscope.report.tables import Table
+    from dinoscope.tables import Table
+    from dinoscope.types import Result
 
 TABLES = ("scores.csv", "scores.json", "table.md")
 
@@ -24,7 +24,7 @@ class Measured:
     """A row of the table, and the sequences that it sums up."""
 
     label: str
-    measurement: Measurement
+    measurement: Result
     results: tuple[SequenceResult, ...]
 
 
@@ -62,7 +62,9 @@ def object_rows(measured: Sequence[Measured]) -> list[dict[str, str | float]]:
 
 def json_values(measured: Sequence[Measured]) -> dict[str, Any]:
     """Every model with its protocol, and every object; figures in %."""
-    models = [{"model": each.label, **each.measurement.figures()} for each in measured]
+    from dinoscope.evaluation.results import plain
+
+    models = [{"model": each.label, **plain(each.measurement, items=False)} for each in measured]
     return {"models": models, "objects": object_rows(measured)}
 
 

@@ -99,8 +99,8 @@ def main(argv: list[str]) -> int:
 
     from dinoscope.cli.compare import rich_table
     from dinoscope.cli.console import Console
+    from dinoscope.evaluation.results import keep
     from dinoscope.files import write_all
-    from dinoscope.measurement import keep
     from dinoscope.report.explain_table import IN_THE_NETWORK, ON_OBJECTS, explain_json, explain_table
 
     result = measure(options)
@@ -159,7 +159,7 @@ def measure(options: Options) -> ExplainResult:
 
 
 def _kept_name(options: Options, result: ExplainResult) -> str:
-    from dinoscope.measurement import variant_name
+    from dinoscope.evaluation.results import variant_name
 
     part = None if options.limit is None or len(result.subjects) < options.limit else options.limit
     gallery = None if options.gallery is None else "gallery"

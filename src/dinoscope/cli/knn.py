@@ -16,7 +16,7 @@ from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
     from dinoscope.data.folder import ImageFolder
-    from dinoscope.measurement import Measurement
+    from dinoscope.types import Result
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
     )
     from dinoscope.cli.console import show
-    from dinoscope.measurement import keep, kept_name
+    from dinoscope.evaluation.results import keep, kept_name
 
     measurement = measure(options)
     show(measurement, "k-NN", protocol_line(measurement.protocol), as_json=options.json)
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def measure(options: Options) -> Measurement:
+def measure(options: Options) -> Result:
     """Find the folders and vote.
 
     Raises UserError where the folders are not labelled, or do not fit each other or the options; and as

@@ -16,7 +16,7 @@ from dinoscope.cli.options import parse
 if TYPE_CHECKING:
     from dinoscope.evaluation.linear import LinearConfig
     from dinoscope.evaluation.linear_reference import ReferenceConfig
-    from dinoscope.measurement import Measurement
+    from dinoscope.types import Result
 
 NAMES = {"fast": "linear", "reference": "linear-reference"}
 """protocol -> file in the run folder: neither overwrites the other."""
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
     )
     from dinoscope.cli.console import show
-    from dinoscope.measurement import keep, kept_name
+    from dinoscope.evaluation.results import keep, kept_name
 
     measurement = measure(options)
     show(measurement, f"linear probe ({options.protocol})", protocol_line(measurement.protocol), as_json=options.json)
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def measure(options: Options) -> Measurement:
+def measure(options: Options) -> Result:
     """Find the images, train and measure.
 
     Raises UserError as `load_model` and `measure_linear` do, or for a setting out of range.

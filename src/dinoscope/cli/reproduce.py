@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     import torch
 
-    from dinoscope.report.tables import Table
     from dinoscope.reproduction.bench import Bench
     from dinoscope.reproduction.presentation import Reproduction
     from dinoscope.reproduction.targets import Target
+    from dinoscope.tables import Table
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from dinoscope.cli.options import parse
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
-    from dinoscope.measurement import Measurement
     from dinoscope.models.backbone import Backbone
     from dinoscope.training.config import RunConfig
+    from dinoscope.types import Result
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Result:
+class Timed:
     """What was measured, and under which name a run folder keeps it.
 
     line: the protocol in words.
@@ -72,14 +72,13 @@ class Result:
 
     name: str
     line: str
-    measurement: Measurement
+    result: Result
 
 
 def main(argv: list[str]) -> int:
     """Measure, print, and keep the result in the run folder if it is one. Raises UserError."""
     from dinoscope.cli.console import Console, metric_table
-    from dinoscope.config import to_dict
-    from dinoscope.measurement import keep
+    from dinoscope.evaluation.results import keep, plain
 
     options = parse(
         Options,
@@ -89,19 +88,19 @@ def main(argv: list[str]) -> int:
     )
     results = measure(options)
     if options.json:
-        print(json.dumps({result.name: to_dict(result.measurement) for result in results}, indent=2))
+        print(json.dumps({timed.name: plain(timed.result) for timed in results}, indent=2))
     else:
         console = Console()
-        for result in results:
-            console.print(metric_table(result.name.replace("_", " "), result.measurement.metrics))
-            console.print(result.line, markup=False, highlight=False, soft_wrap=True)
+        for timed in results:
+            console.print(metric_table(timed.name.replace("_", " "), timed.result.metrics))
+            console.print(timed.line, markup=False, highlight=False, soft_wrap=True)
     if options.model is not None:
-        for result in results:
-            keep(Path(options.model), result.name, result.measurement)
+        for timed in results:
+            keep(Path(options.model), timed.name, timed.result)
     return 0
 
 
-def measure(options: Options) -> list[Result]:
+def measure(options: Options) -> list[Timed]:
     """The network, and with --training its training.
 
     Raises UserError where the options contradict each other, there is no such network, or no such device.
@@ -111,9 +110,9 @@ def measure(options: Options) -> list[Result]:
     from dinoscope.cli.console import progress_bar
     from dinoscope.config import to_dict
     from dinoscope.evaluation.throughput import ThroughputConfig, throughput
-    from dinoscope.measurement import Measurement
     from dinoscope.system import DTYPES, pick_device
     from dinoscope.training.throughput import training_throughput
+    from dinoscope.types import Result
 
     if sum(source is not None for source in (options.model, options.backbone, options.recipe)) != 1:
         raise UserError("give one of --model, --backbone and --recipe")
@@ -123,10 +122,10 @@ def measure(options: Options) -> list[Result]:
     config = ThroughputConfig(
         options.image_size, options.batch_size, options.repeats, DTYPES[options.precision or "fp32"]
     )
-    results: list[Result] = []
+    results: list[Timed] = []
     with progress_bar("forwards, timed") as progress:
         metrics, protocol = throughput(backbone, device, config, progress)
-    results.append(Result("throughput", protocol.line(), Measurement(to_dict(protocol), metrics)))
+    results.append(Timed("throughput", protocol.line(), Result("throughput", to_dict(protocol), metrics)))
     if settings is not None:
         try:
             with progress_bar("training steps, timed") as progress:
@@ -136,7 +135,7 @@ def measure(options: Options) -> list[Result]:
                 f"a step of {settings.batch_size} images does not fit into the memory of {device}: "
                 "give a smaller --training-batch-size"
             ) from error
-        results.append(Result("training_throughput", protocol.line(), Measurement(to_dict(protocol), metrics)))
+        results.append(Timed("training_throughput", protocol.line(), Result("throughput", to_dict(protocol), metrics)))
     return results
 
 

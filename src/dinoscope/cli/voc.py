@@ -17,7 +17,7 @@ from dinoscope.errors import UserError
 if TYPE_CHECKING:
     from dinoscope.data.masked_images import MaskedImages
     from dinoscope.measurement import VocConfig
-    from dinoscope.report.tables import Table
+    from dinoscope.tables import Table
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ def main(argv: list[str]) -> int:
     from dinoscope.cli import voc_files
     from dinoscope.cli.console import progress_bar
     from dinoscope.data.masked_images import find_masked_images
-    from dinoscope.measurement import keep, measure_voc, variant_name
+    from dinoscope.evaluation.results import keep, variant_name
+    from dinoscope.measurement import measure_voc
     from dinoscope.measurement.voc_record import measurements, summarise
     from dinoscope.model_names import load_models
 
@@ -156,7 +157,7 @@ def _limited(found: MaskedImages, limit: int | None) -> tuple[MaskedImages, int 
 
 
 def _config(options: Options) -> VocConfig:
-    from dinoscope.evaluation.bootstrap import BootstrapConfig
+    from dinoscope.evaluation.statistics import BootstrapConfig
     from dinoscope.measurement import VocConfig
     from dinoscope.system import pick_device
 

@@ -15,7 +15,8 @@ import numpy as np
 from dinoscope.cli.console import progress_bar
 from dinoscope.data.masked_images import MaskedImages
 from dinoscope.errors import UserError
-from dinoscope.evaluation.bootstrap import Estimate, interval_line
+from dinoscope.evaluation.results import plain
+from dinoscope.evaluation.statistics import Estimate, interval_line
 from dinoscope.explain.maps import TITLES
 from dinoscope.files import claim, mark, write_all
 from dinoscope.measurement import VocResult
@@ -25,7 +26,7 @@ from dinoscope.pictures import write_png
 from dinoscope.report.comparison_figure import png
 from dinoscope.report.mask_sheet import mask_sheet
 from dinoscope.report.mass_sweep import Band, mass_sweep
-from dinoscope.report.tables import Table, csv_text, markdown
+from dinoscope.report.tables import csv_text, markdown
 from dinoscope.report.voc_sheet import sheet_note, sheet_row, shown_scores, spread
 from dinoscope.report.voc_tables import (
     CSV_HEADER,
@@ -36,6 +37,7 @@ from dinoscope.report.voc_tables import (
     sweep_table,
 )
 from dinoscope.study.published import JACCARD_SOURCE, PUBLISHED_JACCARD
+from dinoscope.tables import Table
 
 if TYPE_CHECKING:
     from dinoscope.cli.voc import Options
@@ -77,7 +79,7 @@ def json_values(summary: VocSummary, limit: int | None, published: bool) -> dict
         {
             "label": scores.model.label,
             "model": scores.model.name,
-            **measurement.figures(),
+            **plain(measurement, items=False),
             "sweep": {
                 name: [{"mass": mass, **asdict(each)} for mass, each in zip(masses, found, strict=True)]
                 for name, found in intervals.items()

@@ -8,13 +8,14 @@ from dinoscope.config import to_dict
 from dinoscope.data.folder import label_fraction
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.features import raw_pixels, weights_hash
-from dinoscope.measurement import LABEL_SEED, Measurement
+from dinoscope.measurement import LABEL_SEED
 from dinoscope.model_names import SEED, random_backbone
 from dinoscope.models.backbone import without_drop_path
 from dinoscope.quickstart import PIXELS_SIZE, random_weights
 from dinoscope.study.compare import Entry, K
 from dinoscope.study.gather import Gatherer
 from dinoscope.study.subjects import Subject
+from dinoscope.types import Result
 
 
 def random_entries(gatherer: Gatherer, subjects: Sequence[Subject]) -> list[Entry]:
@@ -70,6 +71,6 @@ def pixels_entry(gatherer: Gatherer) -> Entry | None:
         "",
         None,
         "raw pixels",
-        measurements={"knn": Measurement(to_dict(protocol), metrics)},
+        measurements={"knn": Result("knn", to_dict(protocol), metrics)},
         remarks=(remark,),
     )

@@ -10,13 +10,13 @@ from typing import Any
 from dinoscope import __version__
 from dinoscope.comparison.ranking import ACCURACIES, baseline_lines, best, bold_line, interval, measured
 from dinoscope.config import to_dict
+from dinoscope.evaluation.statistics import OverSeeds
 from dinoscope.model_names import distinct
 from dinoscope.report.comparison_figure import Curve, Panel, Point
-from dinoscope.report.tables import Column, Section, Table, TableRow
 from dinoscope.study.compare import BASELINES, Comparison, Row, usual_conditions
 from dinoscope.study.names import METHOD_NAMES
 from dinoscope.study.published import LABEL, PUBLISHED, SOURCE, Published
-from dinoscope.study.spread import Spread
+from dinoscope.tables import Column, Section, Table, TableRow
 from dinoscope.text import ABSENT
 from dinoscope.training.run_folder import read_metrics
 
@@ -101,7 +101,7 @@ def _published_row(row: Published, notes: Sequence[str]) -> TableRow:
     return TableRow((METHOD_NAMES[row.method], row.architecture, *figures), marks)
 
 
-def _accuracy(cell: Spread | None, runs: int) -> str:
+def _accuracy(cell: OverSeeds | None, runs: int) -> str:
     """Mean and deviation; how many runs, where some lack the figure."""
     if cell is None:
         return ABSENT

@@ -11,11 +11,10 @@ from typing import Any
 from scipy.special import stdtrit
 
 from dinoscope.config import identity
-from dinoscope.evaluation.bootstrap import Interval
-from dinoscope.evaluation.proportion import CONFIDENCE, wilson
-from dinoscope.measurement import Measurement, conditions
+from dinoscope.evaluation.results import conditions
+from dinoscope.evaluation.statistics import CONFIDENCE, Interval, over_seeds, wilson
 from dinoscope.study.compare import BASELINES, Comparison, Row
-from dinoscope.study.spread import spread
+from dinoscope.types import Result
 
 ACCURACIES = ("linear", "knn")
 """Figures of accuracy by which rows are ranked, the field's first."""
@@ -66,7 +65,7 @@ def lead(first: Row, other: Row, name: str) -> Lead | None:
         return None
     mean = _mean(first, name) - _mean(other, name)
     if min(len(one), len(two)) == 1:
-        several = spread(max(one, two, key=len))
+        several = over_seeds(max(one, two, key=len))
         assert several is not None
         assert several.deviation is not None
         count = len(several.values)
@@ -162,7 +161,7 @@ def interval(row: Row, name: str) -> Interval | None:
     return Interval(cell.mean, 100 * made.low, 100 * made.high)
 
 
-def images_classified(measurement: Measurement) -> int | None:
+def images_classified(measurement: Result) -> int | None:
     """How many images an accuracy is a share of; None where it is not kept."""
     protocol = measurement.protocol
     if "val_images" in protocol:
@@ -177,7 +176,7 @@ def guessing(rows: Sequence[Row], name: str) -> float | None:
     return 100 / number if number else None
 
 
-def measured(row: Row, name: str) -> list[Measurement]:
+def measured(row: Row, name: str) -> list[Result]:
     """Return this evaluation of each run of a row that has it."""
     return [entry.measurements[name] for entry in row.entries if name in entry.measurements]
 

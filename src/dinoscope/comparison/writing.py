@@ -21,10 +21,11 @@ from dinoscope.comparison.presentation import (
 from dinoscope.errors import UserError
 from dinoscope.files import claim, write_all
 from dinoscope.report.comparison_figure import curves, png, scatter, svg
-from dinoscope.report.tables import Table, csv_text, latex, markdown
+from dinoscope.report.tables import csv_text, latex, markdown
 from dinoscope.study.compare import Comparison, compare
 from dinoscope.study.gather import Gatherer, Measuring
 from dinoscope.study.subjects import subject
+from dinoscope.tables import Table
 
 CURVES_TITLE = "online k-NN top-1 (%)"
 CURVES_NOTE = (
@@ -50,7 +51,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Result:
+class Compared:
     """What came of it, and the files that were written."""
 
     comparison: Comparison
@@ -58,7 +59,7 @@ class Result:
     files: tuple[Path, ...]
 
 
-def compare_runs(request: Request) -> Result:
+def compare_runs(request: Request) -> Compared:
     """Measure what is missing, make the table and the figures, write them.
 
     Raises UserError where a model is none, was given twice or has no weights, the data cannot be used or is missing
@@ -87,11 +88,11 @@ def _check(request: Request) -> None:
     claim(request.out, FILES, overwrite=request.overwrite)
 
 
-def _write(request: Request, comparison: Comparison) -> Result:
+def _write(request: Request, comparison: Comparison) -> Compared:
     """All files; those of an earlier comparison that have no successor go."""
     table = display_table(comparison, request.published)
     contents = {name: make(comparison, table, request.published) for name, make in FILES.items()}
-    return Result(comparison, table, tuple(write_all(request.out, contents.items())))
+    return Compared(comparison, table, tuple(write_all(request.out, contents.items())))
 
 
 def _markdown(comparison: Comparison, table: Table, _: bool) -> bytes:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dinoscope.errors import UserError
+from dinoscope.evaluation.statistics import share_metric
 from dinoscope.types import FeatureBank, Metric
 
 _log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class KNNConfig:
 
 
 def knn(gallery: FeatureBank, queries: FeatureBank, config: KNNConfig | None = None) -> Iterator[Metric]:
-    """Return top-1 and top-5 accuracy in % for every k: `knn_top1_k10`, `knn_top5_k10`...
+    """Return top-1 and top-5 accuracy in % for every k: `knn_top1` and `knn_top5` with the parameter k.
 
     Labels are matched by class name where both banks name their classes, else by number. A query whose class
     is not in the gallery counts as wrong.
@@ -62,7 +63,7 @@ def knn(gallery: FeatureBank, queries: FeatureBank, config: KNNConfig | None = N
 
 
 def leave_one_out(bank: FeatureBank, config: KNNConfig | None = None) -> Iterator[Metric]:
-    """Like `knn` without a split, each image against all others: `knn_leave_one_out_top1_k10`..."""
+    """Like `knn` without a split, each image against all others: `knn_leave_one_out_top1`..."""
     targets = _labels(bank, "the image set")
     itself = torch.arange(len(bank.features), device=bank.features.device)
     return _accuracies("knn_leave_one_out", predict(bank, bank, config, exclude=itself), targets)
@@ -252,8 +253,8 @@ def _accuracies(prefix: str, ranked: dict[int, Tensor], targets: Int[Tensor, " q
     """Yield top-1 and top-5 accuracy in % of the ranked classes for every k."""
     for k, classes in ranked.items():
         right = classes == targets.to(classes.device)[:, None]
-        yield Metric(f"{prefix}_top1_k{k}", 100 * right[:, 0].double().mean().item())
-        yield Metric(f"{prefix}_top5_k{k}", 100 * right.any(dim=1).double().mean().item())
+        for top, hits in ((1, right[:, 0]), (5, right.any(dim=1))):
+            yield share_metric(f"{prefix}_top{top}", 100 * hits.double().mean().item(), len(right), {"k": k})
 
 
 def _usable_ks(config: KNNConfig, available: int) -> tuple[int, ...]:

@@ -129,7 +129,7 @@ def linear(
     labels = known_labels(train, val)
     rows = torch.arange(len(train.features))
     probes, standardize = train_probes(train, rows, (rate,), config, progress)
-    yield from metrics("linear", probes.accuracy(val.features, labels, standardize))
+    yield from metrics("linear", probes.accuracy(val.features, labels, standardize), len(labels))
 
 
 def train_probes(

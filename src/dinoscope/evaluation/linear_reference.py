@@ -89,7 +89,7 @@ def linear_reference(
     """
     labels = known_labels(_without_features(train, val), val)
     probe = train_probe(backbone, train, config, extraction, progress)
-    yield from metrics("linear_reference", probe.accuracy(val.features, labels))
+    yield from metrics("linear_reference", probe.accuracy(val.features, labels), len(labels))
 
 
 def train_probe(

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dinoscope.errors import UserError
+from dinoscope.evaluation.statistics import share_metric
 from dinoscope.types import Metric
 
 MOMENTUM = 0.9
@@ -102,10 +103,10 @@ def standardization(features: Float[Tensor, "n d"], rows: Int[Tensor, " k"]) -> 
     return Standardize(mean.float(), deviation.reciprocal().masked_fill(constant, 0).float())
 
 
-def metrics(name: str, accuracy: Float[Tensor, "2 1"]) -> Iterator[Metric]:
-    """`NAME_top1` and `NAME_top5` of the accuracies of one classifier, in %."""
+def metrics(name: str, accuracy: Float[Tensor, "2 1"], images: int) -> Iterator[Metric]:
+    """Yield `NAME_top1` and `NAME_top5` of the accuracies of one classifier over so many images, in %."""
     for top, value in zip((1, 5), accuracy[:, 0], strict=True):
-        yield Metric(f"{name}_top{top}", float(value))
+        yield share_metric(f"{name}_top{top}", float(value), images)
 
 
 def slices(length: int) -> Iterator[slice]:

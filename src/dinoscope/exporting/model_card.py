@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from dinoscope.data.grey_range import describe
+from dinoscope.evaluation.results import kept
 from dinoscope.exporting.subject import Subject
 from dinoscope.exporting.timm_model import twin_arguments
 from dinoscope.features import weights_hash
-from dinoscope.measurement.record import Measurement, kept
 from dinoscope.methods import method_name
 from dinoscope.models.backbone import Backbone
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import CONFIG, read_config
+from dinoscope.types import Result
 
 TO_FILL_IN = "to fill in: the licence of these weights"
 
@@ -105,14 +106,14 @@ def _figures(subject: Subject) -> str:
             others.append(name)
             continue
         on = _measured_on(measurement.protocol)
-        rows += [(name, metric.name, f"{metric.value:.4g}", metric.unit, on) for metric in measurement.metrics]
+        rows += [(name, metric.title, f"{metric.value:.4g}", metric.unit, on) for metric in measurement.metrics]
     text = _table(("evaluation", "figure", "value", "unit", "on"), rows) if rows else "Nothing was measured."
     if others:
         text += f"\n\nMeasured of other weights of this run, and left out: {', '.join(others)}."
     return f"## Measured\n\n{text}"
 
 
-def _kept(run: Path) -> Iterator[tuple[str, Measurement]]:
+def _kept(run: Path) -> Iterator[tuple[str, Result]]:
     for file in sorted((run / "evaluations").glob("*.json")):
         measurement = kept(run, file.stem)
         if measurement is not None:

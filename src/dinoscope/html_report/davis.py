@@ -18,10 +18,10 @@ from dinoscope.pictures import webp
 from dinoscope.report.davis_sheet import Followed, FrameRow, frames_sheet
 from dinoscope.report.davis_tables import measured_table
 from dinoscope.report.html import Block, Figure, Folded, Group, Notice, Paragraph, Section
-from dinoscope.report.tables import Column, Table, TableRow
-from dinoscope.report.tables import Section as Rows
 from dinoscope.study.published import DAVIS_LABEL, DAVIS_SOURCE, PUBLISHED_DAVIS
 from dinoscope.study.subjects import Subject
+from dinoscope.tables import Column, Table, TableRow
+from dinoscope.tables import Section as Rows
 
 ALL_VAL = 30
 """Sequences of DAVIS 2017 val."""
@@ -55,10 +55,10 @@ def _group(group: Sequence[Kept]) -> tuple[list[Block], list[Notice]]:
     blocks: list[Block] = [_table(group)]
     best = best_first(group, "jf_mean")
     if best is None:
-        unkept = all(each.measurement.examples is None for each in group)
+        unkept = all(each.measurement.items is None for each in group)
         text = "What single sequences scored was not kept, so that no best and worst can be shown."
         return [*blocks, *([Paragraph(text)] if unkept else [])], []
-    having = [each for each in group if each.measurement.examples is not None]
+    having = [each for each in group if each.measurement.items is not None]
     blocks.append(_sequences(having, best))
     try:
         drawn = _drawn(having, best)

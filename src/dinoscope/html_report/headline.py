@@ -20,9 +20,9 @@ from dinoscope.comparison.ranking import (
     without_labels,
 )
 from dinoscope.html_report.runs import RunRecord
-from dinoscope.measurement import Measurement
 from dinoscope.study.compare import BASELINES, Comparison, Row
 from dinoscope.text import count, listed
+from dinoscope.types import Result
 
 _WITHIN = {"linear": "linear probe", "knn": "k-NN"}  # a sentence
 
@@ -106,7 +106,7 @@ def _online(runs: Sequence[RunRecord]) -> list[str]:
     ]
 
 
-def where(measurement: Measurement) -> str:
+def where(measurement: Result) -> str:
     """The images that were classified and how large they were shown: "500 images of DATA/val at 64 px"."""
     protocol, images = measurement.protocol, images_classified(measurement)
     place = next((protocol[name] for name in ("queries", "val", "gallery") if protocol.get(name)), None)

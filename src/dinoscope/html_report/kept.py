@@ -7,10 +7,11 @@ from dataclasses import MISSING, dataclass, fields
 
 from dinoscope.config import identity
 from dinoscope.errors import UserError
+from dinoscope.evaluation.results import conditions, kept, kept_names
 from dinoscope.html_report.titles import titles_of
-from dinoscope.measurement import Examples, Measurement, conditions, kept, kept_names
 from dinoscope.report.html import Notice
 from dinoscope.study.subjects import Subject
+from dinoscope.types import Items, Result
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Kept:
     subject: Subject
     title: str
     name: str
-    measurement: Measurement
+    measurement: Result
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,11 @@ def kept_groups(subjects: Sequence[Subject], evaluation: str, protocol: type) ->
 
 
 def best_first(group: Sequence[Kept], figure: str) -> Best | None:
-    """Examples that all results of a group have, by the mean of a figure; None where there are none.
+    """Items that all results of a group have, by the mean of a figure; None where there are none.
 
-    Results without examples, as of before they were kept, do not count.
+    Results without items, as of before they were kept, do not count.
     """
-    having = [each.measurement.examples for each in group]
+    having = [each.measurement.items for each in group]
     found = [_values(each, figure) for each in having if each is not None and figure in each.figures]
     if not found:
         return None
@@ -82,5 +83,5 @@ def best_first(group: Sequence[Kept], figure: str) -> Best | None:
     return Best(tuple(order), tuple(means[name] for name in order), tuple(scores[name] for name in order))
 
 
-def _values(examples: Examples, figure: str) -> dict[str, float]:
-    return dict(zip(examples.names, examples.figures[figure], strict=True))
+def _values(items: Items, figure: str) -> dict[str, float]:
+    return dict(zip(items.names, items.figures[figure], strict=True))

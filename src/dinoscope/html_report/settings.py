@@ -10,8 +10,8 @@ from dinoscope.config import flat, to_dict
 from dinoscope.html_report.command import command
 from dinoscope.html_report.runs import RunRecord
 from dinoscope.report.html import Block, Code, Folded, Group, KeyValues, Notice, Paragraph, Section
-from dinoscope.report.tables import Column, Table, TableRow
-from dinoscope.report.tables import Section as Rows
+from dinoscope.tables import Column, Table, TableRow
+from dinoscope.tables import Section as Rows
 from dinoscope.text import count, duration, figure
 from dinoscope.training.provenance import Session
 

@@ -8,12 +8,12 @@ from dinoscope.comparison.ranking import ACCURACIES, TITLES, WITH_LABELS, best, 
 from dinoscope.html_report.headline import headlines, where
 from dinoscope.html_report.health import HEALTHY, SHORT, findings, is_wrong, together, verdict
 from dinoscope.html_report.runs import RunRecord
-from dinoscope.measurement import Measurement
 from dinoscope.report.html import Block, Bullets, KeyValues, Notice, Paragraph, Section
-from dinoscope.report.tables import Column, Table, TableRow
-from dinoscope.report.tables import Section as Rows
 from dinoscope.study.compare import Comparison, Entry
+from dinoscope.tables import Column, Table, TableRow
+from dinoscope.tables import Section as Rows
 from dinoscope.text import ABSENT, count, duration, figure, listed
+from dinoscope.types import Result
 
 MOST_WARNINGS = 5
 """That are repeated on the first screen."""
@@ -113,7 +113,7 @@ def _facts(run: RunRecord, measured: dict[str, Entry], parameters: dict[str, int
     return pairs
 
 
-def _online(run: RunRecord, measured: Measurement | None) -> str:
+def _online(run: RunRecord, measured: Result | None) -> str:
     """How online k-NN was measured, and what of it is other than in the k-NN that was measured afterwards."""
     text = f"during training, on the run's own images at {run.image_size} px"
     size = None if measured is None else measured.protocol.get("image_size")

@@ -21,11 +21,11 @@ from dinoscope.model_names import unwatched
 from dinoscope.pictures import webp
 from dinoscope.report.html import Block, Bullets, Figure, Folded, Group, Notice, Paragraph, Section
 from dinoscope.report.mask_sheet import mask_sheet
-from dinoscope.report.tables import Table
 from dinoscope.report.voc_kept_table import kept_table
 from dinoscope.report.voc_sheet import sheet_note, sheet_row, shown_figure
 from dinoscope.study.published import JACCARD_SOURCE, PUBLISHED_JACCARD
 from dinoscope.study.subjects import Subject
+from dinoscope.tables import Table
 
 DATA_NAME = "VOC 2012 "
 """Before the split, the name of data in VOC's layout."""
@@ -61,10 +61,10 @@ def section(
 
 def _group(group: Sequence[Kept], titled: bool, draw: _Drawing) -> list[Block]:
     blocks: list[Block] = [_table(group)]
-    best = best_first(group, shown_figure(_protocols(group[0].measurement.protocol)))
+    best = best_first(group, "voc_jaccard_" + shown_figure(_protocols(group[0].measurement.protocol)))
     if best is not None:
         blocks += _examples(group, best, draw)
-    elif all(each.measurement.examples is None for each in group):
+    elif all(each.measurement.items is None for each in group):
         blocks.append(Paragraph("What single images scored was not kept, so that no best and worst can be shown."))
     if not titled:
         return blocks
@@ -100,7 +100,7 @@ def _examples(group: Sequence[Kept], best: Best, draw: _Drawing) -> list[Block]:
     count = len(best.names)
     places = list(range(count)) if count <= 2 * EACH_END else [*range(EACH_END), *range(count - EACH_END, count)]
     names = [best.names[place] for place in places]
-    having = [each for each in group if each.measurement.examples is not None]
+    having = [each for each in group if each.measurement.items is not None]
     try:
         return _drawn(having, names, draw)
     except UserError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ from dinoscope.data.davis import Davis, DavisSequence, object_ids
 from dinoscope.data.folder import as_stored
 from dinoscope.data.index_png import read_indices
 from dinoscope.errors import UserError
-from dinoscope.evaluation.bootstrap import BootstrapConfig, interval_kind, pooled_intervals
 from dinoscope.evaluation.propagation import propagate, warn_of_lost
+from dinoscope.evaluation.results import new_result
+from dinoscope.evaluation.statistics import BootstrapConfig, interval_kind, pooled_intervals
 from dinoscope.evaluation.video_scores import SequenceScore, score_sequence, summarise
 from dinoscope.evaluation.window import PropagationConfig
 from dinoscope.features import weights_hash
-from dinoscope.measurement.record import Examples, Measurement
 from dinoscope.model_names import NamedModel
-from dinoscope.types import Metric
+from dinoscope.types import Items, Result
 
 Mask = UInt8[ndarray, "h w"]
 Image = UInt8[ndarray, "h w 3"]
@@ -34,7 +34,7 @@ Seen = Callable[[int, Image | None, Mask], None]
 """Told the number of a frame, its image if it was decoded on the way, and its mask."""
 
 MEANS = ("jf_mean", "j_mean", "f_mean")
-"""Figures that have an interval (NAME_low, NAME_high), and are kept of every sequence."""
+"""Figures that have an interval, and are kept of every sequence."""
 BOOTSTRAP = BootstrapConfig()
 """Of those intervals: sequences are drawn, each with its objects."""
 
@@ -155,8 +155,8 @@ def davis_measurement(
     source: NamedModel | Path,
     config: PropagationConfig | None,
     limit_frames: int | None = None,
-) -> Measurement:
-    """Figures over the objects of all sequences, those of `MEANS` with the ends of their intervals.
+) -> Result:
+    """Figures over the objects of all sequences, those of `MEANS` with intervals.
 
     source: the model, with the config of its propagation; or the folder of masks, without.
     """
@@ -178,8 +178,10 @@ def davis_measurement(
     )
     summary = summarise([each for score in scores for each in score.objects])
     figures = _of_sequences(results)
-    examples = Examples.of((result.name for result in results), figures)
-    return Measurement.of(protocol, (*summary, *_ends(figures, [len(score.objects) for score in scores])), examples)
+    intervals = _intervals(figures, [len(score.objects) for score in scores])
+    metrics = [replace(metric, **intervals.get(metric.name, {})) for metric in summary]
+    items = Items(tuple(result.name for result in results), {name: tuple(each) for name, each in figures.items()})
+    return new_result("davis", protocol, metrics, items)
 
 
 def _of_sequences(results: Sequence[SequenceResult]) -> dict[str, list[float]]:
@@ -188,16 +190,17 @@ def _of_sequences(results: Sequence[SequenceResult]) -> dict[str, list[float]]:
     return {name: [each[name] for each in found] for name in MEANS}
 
 
-def _ends(figures: Mapping[str, Sequence[float]], objects: Sequence[int]) -> Iterator[Metric]:
-    """The ends of each mean's interval over the sequences, in %, if there is one."""
+def _intervals(figures: Mapping[str, Sequence[float]], objects: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """The interval of each mean over the sequences, in %, if there is one."""
     counts = torch.tensor(objects, dtype=torch.float64)
     means = torch.tensor(list(figures.values()), dtype=torch.float64).T
     limits = [(0.0, 100.0)] * len(figures)
     found = pooled_intervals(means * counts[:, None], counts, BOOTSTRAP, limits)
-    for name, interval in zip(figures, found, strict=True):
-        if interval.low is not None and interval.high is not None:
-            yield Metric(f"{name}_low", interval.low)
-            yield Metric(f"{name}_high", interval.high)
+    return {
+        name: {"low": interval.low, "high": interval.high, "n": len(objects)}
+        for name, interval in zip(figures, found, strict=True)
+        if interval.low is not None
+    }
 
 
 def propagation_protocol(config: PropagationConfig | None) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from numpy import ndarray
 
 from dinoscope.errors import UserError
 from dinoscope.files import replacing
-from dinoscope.measurement.record import Measurement
 from dinoscope.training.run_folder import CONFIG
+from dinoscope.types import Result
 
 FRAMES = 3
 """Masks of each sequence; the first frame's is given, and is not among them."""
@@ -35,7 +35,7 @@ def kept_places(frames: int) -> list[int]:
     return sorted({round((frames - 1) * (place + 1) / FRAMES) for place in range(FRAMES)} - {0})
 
 
-def keep_frames(run: Path, name: str, frames: Frames, measurement: Measurement) -> None:
+def keep_frames(run: Path, name: str, frames: Frames, measurement: Result) -> None:
     """Write them beside the result of that name, if it is a run folder. Raises UserError where that fails."""
     if not (run / CONFIG).is_file():
         return
@@ -50,7 +50,7 @@ def keep_frames(run: Path, name: str, frames: Frames, measurement: Measurement) 
         raise UserError(f"the masks could not be written to {file}: {error}") from error
 
 
-def kept_frames(home: Path, name: str, measurement: Measurement) -> Frames:
+def kept_frames(home: Path, name: str, measurement: Result) -> Frames:
     """What was kept with this measurement; empty where nothing was, or only with another one.
 
     Raises UserError where the file is damaged.
@@ -76,7 +76,7 @@ def kept_frames(home: Path, name: str, measurement: Measurement) -> Frames:
     return kept
 
 
-def _text(measurement: Measurement) -> str:
+def _text(measurement: Result) -> str:
     return json.dumps(measurement.protocol, sort_keys=True)
 
 

@@ -15,7 +15,8 @@ from dinoscope import checkpoint
 from dinoscope.config import to_dict
 from dinoscope.data.folder import ImageFolder, hash_rank
 from dinoscope.errors import UserError, lookup
-from dinoscope.evaluation.bootstrap import Estimate, mean_intervals
+from dinoscope.evaluation.results import new_result
+from dinoscope.evaluation.statistics import Estimate, estimate_metric, mean_intervals
 from dinoscope.explain.attention import prepare
 from dinoscope.explain.centre import centre_map
 from dinoscope.explain.faithfulness import Curves, perturbation_curves
@@ -35,10 +36,9 @@ from dinoscope.measurement.explain_scores import (
     with_areas,
 )
 from dinoscope.measurement.inputs import Extract
-from dinoscope.measurement.record import Measurement
 from dinoscope.model_names import NamedModel
 from dinoscope.models.backbone import Backbone
-from dinoscope.types import Metric
+from dinoscope.types import Metric, Result
 
 CENTRE = "centre bias"
 
@@ -76,12 +76,11 @@ class ModelResult:
         return (energy.mean() / area.mean()).item() if len(energy) else None
 
     def metrics(self) -> Iterator[Metric]:
-        """`explain_FIGURE` with `_low` and `_high`, and `explain_lift`."""
+        """Yield `explain_FIGURE` with its interval, and `explain_lift`."""
         for name, figure in FIGURES.items():
             if (interval := self.intervals.get(name)) is not None:
-                for end, value in (("", interval.mean), ("_low", interval.low), ("_high", interval.high)):
-                    if value is not None:
-                        yield Metric(f"explain_{name}{end}", value, figure.unit, figure.higher_is_better)
+                metric = estimate_metric(f"explain_{name}", interval, len(self.values(name)), scale=1)
+                yield replace(metric, unit=figure.unit, higher_is_better=figure.higher_is_better)
         if self.lift is not None:
             yield Metric("explain_lift", self.lift, "")
 
@@ -130,9 +129,9 @@ class ExplainResult:
             **to_dict(self.config),
         }
 
-    def measurement(self, row: ModelResult) -> Measurement:
+    def measurement(self, row: ModelResult) -> Result:
         """What a run folder keeps."""
-        return Measurement.of(self.protocol(row), row.metrics())
+        return new_result("explain", self.protocol(row), row.metrics())
 
 
 def explain_models(

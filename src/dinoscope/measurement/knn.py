@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from dinoscope.data.folder import ImageFolder, label_fraction
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
+from dinoscope.evaluation.results import new_result
 from dinoscope.measurement.inputs import LABEL_SEED, Extract, network_protocol, require_classes, require_known_classes
-from dinoscope.measurement.record import Measurement
 from dinoscope.model_names import NamedModel
+from dinoscope.types import Result
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def measure_knn(
     extract: Extract,
     *,
     fraction: float = 1.0,
-) -> Measurement:
+) -> Result:
     """Extract the features of gallery and queries, and vote; without queries each image is asked of all others.
 
     fraction: share of each class of the gallery that is used, in (0, 1].
@@ -69,4 +70,4 @@ def measure_knn(
         queries=None if queries is None else str(queries.root),
         query_images=len(asked.features),
     )
-    return Measurement.of(protocol, metrics)
+    return new_result("knn", protocol, metrics)

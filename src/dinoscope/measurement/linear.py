@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from dinoscope.data.folder import ImageFolder, label_fraction
 from dinoscope.evaluation.linear import LinearConfig, choose_rate, known_labels, linear
 from dinoscope.evaluation.linear_reference import ReferenceConfig, linear_reference
+from dinoscope.evaluation.results import new_result
 from dinoscope.measurement.inputs import LABEL_SEED, Extract, network_protocol, require_classes, require_known_classes
-from dinoscope.measurement.record import Measurement
 from dinoscope.model_names import NamedModel
 from dinoscope.models.backbone import WIDE, Backbone, ViTBackbone
+from dinoscope.types import Result
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def measure_linear(
     extract: Extract,
     *,
     fraction: float = 1.0,
-) -> Measurement:
+) -> Result:
     """Train a linear probe on frozen features, by the protocol that `config` belongs to, and report it on `val`.
 
     fraction: share of each class of `train` that is used, in (0, 1].
@@ -81,12 +82,10 @@ def measure_linear(
         epochs=config.epochs,
         seed=config.seed,
     )
-    return Measurement.of(protocol, found.metrics)
+    return new_result("linear", protocol, found.metrics)
 
 
-def _fast(
-    backbone: Backbone, train: ImageFolder, val: ImageFolder, config: LinearConfig, extract: Extract
-) -> Measurement:
+def _fast(backbone: Backbone, train: ImageFolder, val: ImageFolder, config: LinearConfig, extract: Extract) -> Result:
     config = replace(config, device=extract.config.device or config.device)
     bank = extract(backbone, train, "features of the training images")
     asked = extract(backbone, val, "features of the validation images")
@@ -110,12 +109,12 @@ def _fast(
         "rates_tried": len(config.rates),
         "rate_at_edge": choice.at_edge,
     }
-    return Measurement(protocol, metrics)
+    return Result("linear", protocol, metrics)
 
 
 def _reference(
     backbone: Backbone, train: ImageFolder, val: ImageFolder, config: ReferenceConfig, extract: Extract
-) -> Measurement:
+) -> Result:
     asked = extract(backbone, val, "features of the validation images")
     with extract.watch("training the probe") as progress:
         metrics = tuple(linear_reference(backbone, train, asked, config, extract.config, progress))
@@ -129,7 +128,7 @@ def _reference(
         "rates_tried": 1,
         "rate_at_edge": False,
     }
-    return Measurement(protocol, metrics)
+    return Result("linear", protocol, metrics)
 
 
 def linear_feature_name(backbone: Backbone) -> str:

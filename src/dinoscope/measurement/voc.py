@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dinoscope.data.masked_images import MaskedImages
 from dinoscope.errors import UserError, lookup
-from dinoscope.evaluation.bootstrap import BootstrapConfig
+from dinoscope.evaluation.statistics import BootstrapConfig
 from dinoscope.evaluation.voc import (
     FixedHead,
     fixed_head,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
 
 import torch
 
 from dinoscope import checkpoint
-from dinoscope.evaluation.bootstrap import Estimate, interval_kind, mean_intervals
+from dinoscope.evaluation.results import new_result
+from dinoscope.evaluation.statistics import Estimate, estimate_metric, interval_kind, mean_intervals
 from dinoscope.features import weights_hash
-from dinoscope.measurement.record import Examples, Measurement
 from dinoscope.measurement.voc import ModelScores, VocResult
 from dinoscope.measurement.voc_images import count_faults
-from dinoscope.types import Metric
+from dinoscope.types import Items, Result
 
 PUBLISHED, STRICT_MEAN, STRICT_HEAD = "published", "strict_mean", "strict_head"
 FIGURES = {
@@ -117,29 +116,29 @@ def summarise(result: VocResult) -> VocSummary:
     return VocSummary(result, intervals, differences)
 
 
-def measurements(summary: VocSummary, limit: int | None = None) -> list[Measurement]:
-    """Each model's figures at the chosen mass in %, each with the ends of its interval, and their protocol."""
-    at = summary.result.config.at
+def measurements(summary: VocSummary, limit: int | None = None) -> list[Result]:
+    """Each model's figures at the chosen mass in %, each with its interval, and their protocol."""
+    at, mass = summary.result.config.at, {"mass": summary.result.config.mass}
     return [
-        Measurement.of(
+        new_result(
+            "voc",
             _protocol(summary.result, scores, limit),
             [
-                Metric(f"voc_jaccard_{name}{end}", 100 * value)
+                estimate_metric(f"voc_jaccard_{name}", each[at], len(summary.result.used), mass)
                 for name, each in intervals.items()
-                for end, value in _ends(each[at])
-                if value is not None
             ],
-            _examples(summary.result, scores),
+            _items(summary.result, scores),
         )
         for scores, intervals in zip(summary.result.models, summary.intervals, strict=True)
     ]
 
 
-def _examples(result: VocResult, scores: ModelScores) -> Examples:
+def _items(result: VocResult, scores: ModelScores) -> Items:
     """Every image at the chosen mass."""
     names = [result.images.names[index] for index in result.used]
     at = result.config.at
-    return Examples.of(names, {name: (100 * values[:, at]).tolist() for name, values in scores.figures.items()})
+    figures = {f"voc_jaccard_{name}": tuple((100 * values[:, at]).tolist()) for name, values in scores.figures.items()}
+    return Items(tuple(names), figures)
 
 
 def _protocol(result: VocResult, scores: ModelScores, limit: int | None) -> VocProtocol:
@@ -197,7 +196,3 @@ def by_class(result: VocResult) -> list[ClassFigures]:
         strict = [each.strict_mean[showing, at].mean().item() for each in result.models if each.strict_mean is not None]
         found.append(ClassFigures(value, len(showing), tuple(published) or None, tuple(strict) or None))
     return found
-
-
-def _ends(interval: Estimate) -> Sequence[tuple[str, float | None]]:
-    return ("", interval.mean), ("_low", interval.low), ("_high", interval.high)

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dinoscope.evaluation.bootstrap import interval_line
-from dinoscope.measurement import Measurement, settled, trusted_figures
+from dinoscope.evaluation.results import settled
+from dinoscope.evaluation.statistics import interval_line
 from dinoscope.measurement.davis import BOOTSTRAP, MEANS
-from dinoscope.report.tables import BOLD, Column, Section, Settled, Table, TableRow, best_marked
+from dinoscope.tables import BOLD, Column, Section, Settled, Table, TableRow, best_marked
 from dinoscope.text import ABSENT
+from dinoscope.types import Metric, Result
 
 FIGURES = {
     "jf_mean": "J&F",
@@ -30,7 +31,7 @@ OBJECT_HEADER = ("model", "sequence", "object", "frames", *FIGURES)
 
 
 def davis_table(
-    rows: Sequence[tuple[str, Mapping[str, float]]],
+    rows: Sequence[tuple[str, Mapping[str, Metric]]],
     published: Sequence[tuple[str, Mapping[str, float]]],
     label: str,
     caption: str,
@@ -38,18 +39,26 @@ def davis_table(
     settled: Settled = lambda *_: None,
 ) -> Table:
     """Rows are (model, figures in %); those published come in a section with the label."""
-    values = [[None, *(None if key in _DECAYS else figures.get(key) for key in FIGURES)] for _, figures in rows]
+    values = [
+        [None, *(None if key in _DECAYS or key not in figures else figures[key].value for key in FIGURES)]
+        for _, figures in rows
+    ]
     sections = [
         Section(best_marked([_row(*row) for row in rows], values, settled), "Measured here" if published else "")
     ]
     if published:
-        sections.append(Section(tuple(_row(*row) for row in published), label))
+        sections.append(
+            Section(
+                tuple(_row(name, {key: Metric(key, each) for key, each in row.items()}) for name, row in published),
+                label,
+            )
+        )
     columns = (Column("Model"), *(Column(title, "right") for title in FIGURES.values()))
     return Table(columns, tuple(sections), caption, remarks=tuple(remarks))
 
 
 def measured_table(
-    rows: Sequence[tuple[str, Measurement]],
+    rows: Sequence[tuple[str, Result]],
     published: Sequence[tuple[str, Mapping[str, float]]] = (),
     label: str = "",
     source: str = "",
@@ -60,8 +69,8 @@ def measured_table(
     """
     protocol = rows[0][1].protocol
     objects, count = protocol["objects"], len(protocol["sequences"])
-    rows = sorted(rows, key=lambda each: -trusted_figures(each[1], count).get("jf_mean", 0.0))
-    figures = [(name, trusted_figures(each, count)) for name, each in rows]
+    rows = sorted(rows, key=lambda each: -_metrics(each[1])["jf_mean"].value)
+    figures = [(name, _metrics(each)) for name, each in rows]
     caption = f"DAVIS {protocol['year']}: objects {objects}, sequences {count}; in %"
     remarks = [f"Videos: {protocol['data']}", *protocol_lines(protocol)]
     remarks.append(interval_line(count, "sequence", BOOTSTRAP))
@@ -74,7 +83,7 @@ def measured_table(
         label,
         caption,
         remarks,
-        lambda column, top, row: settled(rows[top][1], rows[row][1], keys[column - 1], keys[column - 1]),
+        lambda column, top, row: settled(rows[top][1], rows[row][1], keys[column - 1]),
     )
     bold = [BOLD] if any(row.best for row in table.sections[0].rows) else []
     return replace(table, remarks=(*remarks, *bold, *([source] if published else [])))
@@ -124,15 +133,12 @@ def csv_cells(rows: Sequence[Mapping[str, str | float]]) -> Iterator[list[str]]:
         yield [f"{row[name]:.4f}" if name in FIGURES else str(row[name]) for name in OBJECT_HEADER]
 
 
-def _row(name: str, figures: Mapping[str, float]) -> TableRow:
-    return TableRow((name, *(_with_ends(figures, key) if key in figures else ABSENT for key in FIGURES)))
+def _metrics(result: Result) -> dict[str, Metric]:
+    return {metric.name: metric for metric in result.metrics}
 
 
-def _with_ends(figures: Mapping[str, float], name: str) -> str:
-    """The figure, and in brackets the ends of its interval where there is one."""
-    if f"{name}_low" not in figures:
-        return _shown(figures[name])
-    return f"{_shown(figures[name])} [{_shown(figures[f'{name}_low'])}, {_shown(figures[f'{name}_high'])}]"
+def _row(name: str, figures: Mapping[str, Metric]) -> TableRow:
+    return TableRow((name, *(figures[key].text() if key in figures else ABSENT for key in FIGURES)))
 
 
 def _shown(value: str | float) -> str:

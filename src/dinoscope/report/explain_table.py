@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dinoscope.config import to_dict
-from dinoscope.evaluation.bootstrap import BootstrapConfig, interval_kind, interval_line
+from dinoscope.evaluation.statistics import BootstrapConfig, interval_kind, interval_line
 from dinoscope.measurement.explain import CENTRE, ExplainResult, ModelResult
 from dinoscope.measurement.explain_scores import FIGURES
-from dinoscope.report.tables import Column, Section, Table, TableRow, csv_text
+from dinoscope.report.tables import csv_text
+from dinoscope.tables import Column, Section, Table, TableRow
 from dinoscope.text import ABSENT
 
 ON_OBJECTS = ("jaccard", "pointing", "energy", "lift")

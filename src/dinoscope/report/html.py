@@ -17,7 +17,7 @@ from dinoscope.report.html_style import OPEN_FOR_PRINT, STYLE
 from dinoscope.report.html_svg import inline_svg
 from dinoscope.report.html_text import data_address, escape, table_html
 from dinoscope.report.picture_size import legible_width
-from dinoscope.report.tables import Table
+from dinoscope.tables import Table
 
 
 @dataclass(frozen=True)

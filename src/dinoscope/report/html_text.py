@@ -7,7 +7,7 @@ import html
 import unicodedata
 from collections.abc import Sequence
 
-from dinoscope.report.tables import Table, TableRow, joined_sections
+from dinoscope.tables import Table, TableRow, joined_sections
 
 _TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 

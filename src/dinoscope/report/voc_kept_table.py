@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dinoscope.evaluation.bootstrap import BootstrapConfig, interval_line
+from dinoscope.evaluation.results import settled
+from dinoscope.evaluation.statistics import BootstrapConfig, interval_line
 from dinoscope.explain.maps import TITLES
-from dinoscope.measurement import Measurement, settled, trusted_figures
 from dinoscope.measurement.voc_record import FIGURES, PUBLISHED, STRICT_MEAN
-from dinoscope.report.tables import BOLD, Column, Section, Table, TableRow, best_marked
 from dinoscope.report.voc_tables import as_percent
+from dinoscope.tables import BOLD, Column, Section, Table, TableRow, best_marked
 from dinoscope.text import ABSENT
+from dinoscope.types import Metric, Result
 
 _RANKING = (STRICT_MEAN, PUBLISHED)
 """Figures by which rows are sorted: first the one that no truth was used for."""
 
 
 def kept_table(
-    rows: Sequence[tuple[str, Measurement]],
+    rows: Sequence[tuple[str, Result]],
     published: Sequence[tuple[str, float]] = (),
     source: str = "",
 ) -> Table:
@@ -27,16 +28,18 @@ def kept_table(
     published: name and figure of rows that were not measured here. source: of these.
     """
     protocol = rows[0][1].protocol
-    found = [trusted_figures(each, protocol["images"]) for _, each in rows]
+    found = [{metric.name: metric for metric in each.metrics} for _, each in rows]
     names = [name for name in FIGURES if any(f"voc_jaccard_{name}" in each for each in found)]
     columns = (Column("Model"), *(Column(FIGURES[name], "right") for name in names))
     keys = [f"voc_jaccard_{name}" for name in names]
     first = next((f"voc_jaccard_{name}" for name in _RANKING if name in names), "")
-    order = sorted(range(len(rows)), key=lambda place: found[place].get(first, 0), reverse=True)
+    order = sorted(
+        range(len(rows)), key=lambda place: found[place][first].value if first in found[place] else 0, reverse=True
+    )
     lines = best_marked(
         [TableRow((rows[place][0], *(_cell(found[place], name) for name in names))) for place in order],
-        [[None, *(found[place].get(key) for key in keys)] for place in order],
-        lambda column, top, row: settled(rows[order[top]][1], rows[order[row]][1], names[column - 1], keys[column - 1]),
+        [[None, *(found[p][key].value if key in found[p] else None for key in keys)] for p in order],
+        lambda column, top, row: settled(rows[order[top]][1], rows[order[row]][1], keys[column - 1]),
     )
     sections = [Section(lines, "Measured here" if published else "")]
     if published:
@@ -75,10 +78,6 @@ def protocol_lines(protocol: Mapping[str, Any]) -> list[str]:
     return [*lines, interval_line(protocol["images"], "image", bootstrap)]
 
 
-def _cell(figures: Mapping[str, float], name: str) -> str:
-    key = f"voc_jaccard_{name}"
-    if key not in figures:
-        return ABSENT
-    low, high = figures.get(f"{key}_low"), figures.get(f"{key}_high")
-    ends = "" if low is None or high is None else f" [{low:.1f}, {high:.1f}]"
-    return f"{figures[key]:.1f}{ends}"
+def _cell(figures: Mapping[str, Metric], name: str) -> str:
+    metric = figures.get(f"voc_jaccard_{name}")
+    return ABSENT if metric is None else metric.text()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from dinoscope.evaluation.bootstrap import Estimate, interval_line
+from dinoscope.evaluation.statistics import Estimate, interval_line
 from dinoscope.explain.maps import TITLES
 from dinoscope.measurement.voc import PUBLISHED_MASS, PUBLISHED_SIDE, VocResult
 from dinoscope.measurement.voc_record import FIGURES, PUBLISHED, STRICT_MEAN, VocSummary, by_class
-from dinoscope.report.tables import Column, Section, Table, TableRow
+from dinoscope.tables import Column, Section, Table, TableRow
 from dinoscope.text import ABSENT
 
 WHOLE_IMAGE = "(the whole image as the mask)"

@@ -10,8 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from dinoscope.measurement import Measurement, Watch
+from dinoscope.measurement import Watch
 from dinoscope.model_names import NamedModel, unwatched
+from dinoscope.types import Result
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Bench(Protocol):
         """All that decides a figure but the weights, as plain values."""
         ...
 
-    def measure(self, evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Measurement:
+    def measure(self, evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Result:
         """Measure. Raises UserError.
 
         scratch: a folder, there or not, for what a start that is broken off leaves to the next one. It is deleted when

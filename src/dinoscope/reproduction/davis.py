@@ -12,7 +12,7 @@ from dinoscope.data.davis import find_davis
 from dinoscope.errors import UserError
 from dinoscope.evaluation.propagation import working_size
 from dinoscope.evaluation.window import PropagationConfig
-from dinoscope.measurement import Measurement, Watch
+from dinoscope.measurement import Watch
 from dinoscope.measurement.davis import (
     SequenceResult,
     davis_measurement,
@@ -22,6 +22,7 @@ from dinoscope.measurement.davis import (
 )
 from dinoscope.model_names import NamedModel
 from dinoscope.reproduction.bench import Settings, seconds_of
+from dinoscope.types import Result
 
 SEQUENCES = 30
 """In the list of DAVIS 2017 val."""
@@ -87,7 +88,7 @@ class DavisBench:
             **propagation_protocol(self.config),
         }
 
-    def measure(self, evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Measurement:
+    def measure(self, evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Result:
         """Follow the objects of every sequence."""
         for sequence in self.davis.sequences:  # what does not fit is said before the hours
             working_size(*sequence.size, self.config.size, model.backbone.patch_size)

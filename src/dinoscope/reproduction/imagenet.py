@@ -14,10 +14,11 @@ from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig
 from dinoscope.evaluation.linear_reference import ReferenceConfig
 from dinoscope.features import ExtractConfig, default_crop_fraction, extract
-from dinoscope.measurement import Extract, Measurement, Watch, measure_knn, measure_linear
+from dinoscope.measurement import Extract, Watch, measure_knn, measure_linear
 from dinoscope.measurement.inputs import require_known_classes
 from dinoscope.model_names import NamedModel
 from dinoscope.reproduction.bench import Settings, seconds_of
+from dinoscope.types import Result
 
 IMAGE_SIZE = 224
 CLASSES, TRAIN_IMAGES, VAL_IMAGES = 1000, 1_281_167, 50_000
@@ -107,7 +108,7 @@ class ImageNetBench:
         """Images and their size."""
         return {**self._images, "evaluation": evaluation, "image_size": self.image_size, "precision": "fp32"}
 
-    def measure(self, evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Measurement:
+    def measure(self, evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Result:
         """k-NN, or a probe. Features are kept on disk only until it is made: they are gigabytes for each model."""
         extracting = Extract(self._config(), watch=watch, place=scratch)
         if evaluation == "knn":

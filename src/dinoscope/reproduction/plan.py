@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from dinoscope.measurement import Watch
-from dinoscope.report.tables import Column, Section, Table, TableRow
 from dinoscope.reproduction.bench import Bench
 from dinoscope.reproduction.running import attempt
 from dinoscope.reproduction.targets import Target
+from dinoscope.tables import Column, Section, Table, TableRow
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from typing import Any
 
 from dinoscope import __version__
 from dinoscope.config import to_dict
-from dinoscope.report.tables import Column, Section, Table, TableRow, csv_text, markdown
+from dinoscope.report.tables import csv_text, markdown
 from dinoscope.reproduction.bench import Bench
 from dinoscope.reproduction.running import Outcome
 from dinoscope.reproduction.targets import Figure
+from dinoscope.tables import Column, Section, Table, TableRow
 from dinoscope.text import ABSENT
 
 FAILED = "failed"

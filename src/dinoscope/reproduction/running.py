@@ -15,12 +15,14 @@ import torch
 
 from dinoscope.config import to_dict
 from dinoscope.errors import UserError
+from dinoscope.evaluation.results import keep_as, kept
 from dinoscope.features import weights_hash
-from dinoscope.measurement import Measurement, Watch, keep_as, kept
+from dinoscope.measurement import Watch
 from dinoscope.model_names import NamedModel, folder_names
 from dinoscope.reproduction.bench import Bench
 from dinoscope.reproduction.targets import Figure, Target
 from dinoscope.system import machine
+from dinoscope.types import Result
 
 SETTINGS = "reproduction"
 """Entry of a kept protocol: what a later start must ask for to take the measurement up."""
@@ -49,14 +51,14 @@ class Outcome:
     """
 
     target: Target
-    measurements: Mapping[str, Measurement] = field(default_factory=dict[str, Measurement])
+    measurements: Mapping[str, Result] = field(default_factory=dict[str, Result])
     failures: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def measured(self, figure: Figure) -> float | None:
         """A figure, or None where there is none."""
         found = self.measurements.get(figure.evaluation)
-        metrics = () if found is None else found.metrics
-        return next((metric.value for metric in metrics if metric.name == figure.metric), None)
+        metric = None if found is None else found.metric(figure.metric, **figure.parameters)
+        return None if metric is None else metric.value
 
 
 def model_folders(out: Path, targets: Sequence[Target]) -> list[Path]:
@@ -97,7 +99,7 @@ def run(targets: Sequence[Target], work: Work, out: Path) -> Iterator[Outcome]:
 
 
 def _outcome(target: Target, model: NamedModel, work: Work, folder: Path) -> Outcome:
-    weights, measurements, failures = weights_hash(model.backbone), dict[str, Measurement](), dict[str, str]()
+    weights, measurements, failures = weights_hash(model.backbone), dict[str, Result](), dict[str, str]()
     for evaluation in target.evaluations:
         held = None if work.overwrite else kept(folder, evaluation)
         if held is not None and held.protocol.get("weights_hash") == weights:
@@ -129,7 +131,7 @@ def attempt(call: Callable[[], T]) -> T | str:
         return f"{error.filename or 'a file'}: {error.strerror or error}"
 
 
-def _measure(work: Work, evaluation: str, model: NamedModel, scratch: Path) -> Measurement:
+def _measure(work: Work, evaluation: str, model: NamedModel, scratch: Path) -> Result:
     begin, watch = time.perf_counter(), work.watch
     model.backbone.to(work.device)
     found = work.bench.measure(evaluation, model, lambda what: watch(f"{model.label}: {what}"), scratch)

@@ -5,8 +5,8 @@ A figure of other weights than those released is shown, but marked: its differen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from dinoscope.errors import UserError
 from dinoscope.measurement.voc_record import PUBLISHED as BEST_HEAD
@@ -60,7 +60,7 @@ OTHER_SEED = "random weights of seed 0; those of the paper are others"
 class Figure:
     """One figure of a model.
 
-    evaluation: name under which its measurement is kept. metric: its name there.
+    evaluation: name under which its measurement is kept. metric, parameters: its name there, and with what.
     published: in %; None where nothing is. note: why its difference is no reproduction; "" where it is one.
     """
 
@@ -70,6 +70,7 @@ class Figure:
     published: float | None = None
     source: str = ""
     note: str = ""
+    parameters: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _imagenet_figures(weights: Weights, linear: str | None) -> tuple[Figure, ...
     release = weights.release
     row = next((row for row in PUBLISHED if (row.method, row.architecture) == _row_key(release)), None)
     knn, probe = (_imagenet_figure(release, row, name) for name in ("knn", "linear"))
-    figures = [Figure("knn", f"knn_top1_k{K}", f"k-NN (k = {K})", *knn)]
+    figures = [Figure("knn", "knn_top1", f"k-NN (k = {K})", *knn, parameters={"k": K})]
     if linear is not None:
         figures.append(Figure(linear, "linear_top1", "linear", *probe))
     return tuple(figures)
@@ -153,9 +154,9 @@ def _voc_figures(weights: Weights) -> tuple[Figure, ...]:
     published = _jaccard(row, kind)
     note = {"random": OTHER_SEED, "supervised": TAKEN_FOR}.get(kind, "")
     metric = f"voc_jaccard_{BEST_HEAD}"
-    plain = Figure("voc", metric, "Jaccard, 60 %")
+    plain = Figure("voc", metric, "Jaccard, 60 %", parameters={"mass": 0.6})
     at_60 = plain if published is None else replace(plain, published=published, source=FIGURE_4, note=note)
-    return at_60, Figure("voc", f"{metric}_90", "Jaccard, 90 %")
+    return at_60, Figure("voc", metric, "Jaccard, 90 %", parameters={"mass": 0.9})
 
 
 def _jaccard(row: PublishedJaccard | None, kind: str) -> float | None:

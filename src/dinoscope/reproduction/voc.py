@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dinoscope.data.masked_images import find_masked_images
-from dinoscope.measurement import Measurement, VocConfig, Watch, measure_voc
+from dinoscope.measurement import VocConfig, Watch, measure_voc
 from dinoscope.measurement.voc import PUBLISHED_MASS, PUBLISHED_SIDE
 from dinoscope.measurement.voc_record import PUBLISHED, measurements, summarise
 from dinoscope.model_names import NamedModel
 from dinoscope.reproduction.bench import Settings, seconds_of
-from dinoscope.types import Metric
+from dinoscope.types import Metric, Result
 
 VAL_IMAGES = 1449
 """Of the segmentation task of PASCAL VOC 2012."""
@@ -70,15 +70,15 @@ class VocBench:
         """Images and their size."""
         return {"data": str(self.images.root), "images": self._files, "evaluation": evaluation, "square": self.square}
 
-    def measure(self, evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Measurement:
+    def measure(self, evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Result:
         """By the published protocol, at both masses."""
         config = self._config()
         with watch("attention masks") as progress:
             summary = summarise(measure_voc([model], self.images, config, progress))
         found = measurements(summary)[0]
         other = summary.intervals[0][PUBLISHED][config.all_masses.index(SCRIPT_MASS)]
-        more = Metric(f"voc_jaccard_{PUBLISHED}_{100 * SCRIPT_MASS:g}", 100 * other.mean)
-        return Measurement(found.protocol, (*found.metrics, more))
+        more = Metric(f"voc_jaccard_{PUBLISHED}", 100 * other.mean, parameters={"mass": SCRIPT_MASS})
+        return Result("voc", found.protocol, (*found.metrics, more))
 
     def seconds(self, evaluation: str, model: NamedModel) -> float:
         """From the masks of a few images."""

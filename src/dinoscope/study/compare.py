@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dinoscope.config import difference, flat, identity, some, text, to_dict
-from dinoscope.measurement import Measurement, conditions
+from dinoscope.evaluation.results import conditions
+from dinoscope.evaluation.statistics import OverSeeds, over_seeds
 from dinoscope.methods import DISPLAY, method_name
 from dinoscope.models.backbone import BACKBONES, ResNetShape
 from dinoscope.study.names import ARCHITECTURE_NAMES, METHOD_NAMES
-from dinoscope.study.spread import Spread, spread
 from dinoscope.training.config import RunConfig
+from dinoscope.types import Result
 
 BASELINES = ("pixels", "random")
 
@@ -59,7 +60,7 @@ class Entry:
     run: str
     seed: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    measurements: Mapping[str, Measurement] = field(default_factory=dict[str, Measurement])
+    measurements: Mapping[str, Result] = field(default_factory=dict[str, Result])
     remarks: tuple[str, ...] = ()
 
     def value(self, evaluation: str) -> float | None:
@@ -90,10 +91,10 @@ class Row:
         """The architecture as the field writes it; a dash for raw pixels."""
         return ARCHITECTURE_NAMES.get(self.first.backbone, self.first.backbone) or "–"
 
-    def cell(self, evaluation: str) -> Spread | None:
+    def cell(self, evaluation: str) -> OverSeeds | None:
         """The figure of a column, or None where no run has it."""
         values = tuple(value for entry in self.entries if (value := entry.value(evaluation)) is not None)
-        return spread(values)
+        return over_seeds(values)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def usual_conditions(rows: Iterable[Row], evaluation: str) -> dict[str, Any] | N
     return json.loads(counts.most_common(1)[0][0]) if counts else None
 
 
-def figure(evaluation: str, measurement: Measurement | None) -> tuple[float, int] | None:
+def figure(evaluation: str, measurement: Result | None) -> tuple[float, int] | None:
     """The figure that the table shows, and the k where it is a k-NN (else 0); None where it is not there.
 
     A gallery of fewer than 20 images has no k = 20: then it is the largest k.
@@ -140,7 +141,7 @@ def figure(evaluation: str, measurement: Measurement | None) -> tuple[float, int
         return None
     values = {metric.name: metric.value for metric in measurement.metrics}
     if evaluation == "knn":
-        ks = {int(name.rpartition("_k")[2]): value for name, value in values.items() if "top1_k" in name}
+        ks = {int(each.parameters["k"]): each.value for each in measurement.metrics if each.name.endswith("top1")}
         few = measurement.protocol.get("gallery_images", K + 1) <= K
         k = K if K in ks else max(ks, default=None) if few else None
         return None if k is None else (ks[k], k)

@@ -17,25 +17,14 @@ from dinoscope.data.folder import ImageFolder, find_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig
+from dinoscope.evaluation.results import conditions, keep_in, kept, kept_name, kept_names, newest_first
 from dinoscope.evaluation.throughput import ThroughputConfig, millions_of_parameters, throughput
-from dinoscope.measurement import (
-    Extract,
-    Measurement,
-    Watch,
-    conditions,
-    gallery_and_queries,
-    keep_in,
-    kept,
-    kept_name,
-    kept_names,
-    measure_knn,
-    measure_linear,
-    newest_first,
-)
+from dinoscope.measurement import Extract, Watch, gallery_and_queries, measure_knn, measure_linear
 from dinoscope.measurement.inputs import network_protocol
 from dinoscope.model_names import NamedModel, unwatched
 from dinoscope.study.compare import EVALUATIONS, Entry, deciding_settings, figure
 from dinoscope.study.subjects import Subject
+from dinoscope.types import Result
 
 logger = logging.getLogger("dinoscope")
 
@@ -86,7 +75,7 @@ class Gatherer:
 
     def entry(self, subject: Subject) -> Entry:
         """What is known of the model, after measuring what is missing or was measured otherwise."""
-        measurements: dict[str, Measurement] = {}
+        measurements: dict[str, Result] = {}
         remarks = [*subject.remarks, *_unfinished(subject)]
         for name, title in EVALUATIONS.items():
             found, remark = self._speed(subject) if name == "throughput" else self._accuracy(subject, name)
@@ -105,7 +94,7 @@ class Gatherer:
             tuple(remarks),
         )
 
-    def _accuracy(self, subject: Subject, name: str) -> tuple[Measurement | None, str]:
+    def _accuracy(self, subject: Subject, name: str) -> tuple[Result | None, str]:
         """A kept measurement that holds, else a new one; and why there is none or not the one that was wanted."""
         held = self.kept.get(subject.name, {}).get(name)
         if held is not None and (self.measuring.data is None or self._as_wanted(subject, name, held)):
@@ -118,9 +107,9 @@ class Gatherer:
         except UserError as error:
             return held, str(error)
         self._keep(subject, kept_name(name, self.measuring.fraction), new)
-        return Measurement({**new.protocol, "weights": subject.name}, new.metrics), ""
+        return replace(new, protocol={**new.protocol, "weights": subject.name}, items=None), ""
 
-    def _keep(self, subject: Subject, name: str, measurement: Measurement) -> None:
+    def _keep(self, subject: Subject, name: str, measurement: Result) -> None:
         """Write to where it is kept; a folder that cannot be written to (somebody else's) is warned of."""
         if subject.home is None:
             return
@@ -129,7 +118,7 @@ class Gatherer:
         except UserError as error:
             logger.warning("%s", error)
 
-    def _as_wanted(self, subject: Subject, name: str, held: Measurement) -> bool:
+    def _as_wanted(self, subject: Subject, name: str, held: Result) -> bool:
         """Whether it was measured on these images, at this size and precision, with the usual settings."""
         if self.images is None:
             return True
@@ -142,13 +131,13 @@ class Gatherer:
         same_images = counts[1:] == there[1:] and (self.measuring.fraction != 1 or counts == there)
         return _place(held) == wanted and same_images and self._is_usual(name, subject, held)
 
-    def _is_usual(self, name: str, subject: Subject, held: Measurement) -> bool:
+    def _is_usual(self, name: str, subject: Subject, held: Result) -> bool:
         """Whether it was measured at this size and precision, with the usual settings."""
-        network = conditions(Measurement(network_protocol(subject.model, self.measuring.extract.config), ()))
+        network = conditions(Result(name, network_protocol(subject.model, self.measuring.extract.config), ()))
         found = conditions(held)
         return all(found.get(key) == value for key, value in {**network, **USUAL.get(name, {})}.items())
 
-    def _speed(self, subject: Subject) -> tuple[Measurement | None, str]:
+    def _speed(self, subject: Subject) -> tuple[Result | None, str]:
         """Speed of the network: the kept one where all have one alike, else measured once for all that share it."""
         held, name = self.kept.get(subject.name, {}).get("throughput"), subject.backbone.config.name
         if "throughput" in self.measuring.skip or (held is not None and self.speeds_agree):
@@ -159,23 +148,23 @@ class Gatherer:
             config = replace(config, image_size=size or subject.backbone.config.image_size)
             with self.measuring.watch(f"throughput of {name}") as progress:
                 metrics, protocol = throughput(subject.backbone, self.measuring.device, config, progress)
-            self.speeds[name] = Measurement(to_dict(protocol), metrics)
+            self.speeds[name] = Result("throughput", to_dict(protocol), metrics)
         self._keep(subject, "throughput", self.speeds[name])
         return self.speeds[name], ""
 
-    def _agreeing_speeds(self, subjects: Sequence[Subject]) -> dict[str, Measurement]:
+    def _agreeing_speeds(self, subjects: Sequence[Subject]) -> dict[str, Result]:
         """Speeds in the run folders, if all runs have one and all were measured under the same conditions."""
         found = [(subject.backbone.config.name, self.kept[subject.name].get("throughput")) for subject in subjects]
         speeds = {name: speed for name, speed in found if speed is not None}
         alike = {identity(conditions(speed)) for _, speed in found if speed is not None}
         return speeds if len(alike) == 1 and all(speed is not None for _, speed in found) else {}
 
-    def _all_kept(self, subject: Subject) -> dict[str, list[Measurement]]:
+    def _all_kept(self, subject: Subject) -> dict[str, list[Result]]:
         """What its folder holds of each evaluation, the newest first, without what was measured of other weights.
 
         Earlier accuracies among a single class are 100 % by definition, and no figures.
         """
-        held: dict[str, list[Measurement]] = {}
+        held: dict[str, list[Result]] = {}
         if subject.home is None:
             return held
         for name in EVALUATIONS:
@@ -193,7 +182,7 @@ class Gatherer:
                 held.setdefault(name, []).append(found)
         return held
 
-    def _chosen(self, subjects: Sequence[Subject]) -> dict[str, dict[str, Measurement]]:
+    def _chosen(self, subjects: Sequence[Subject]) -> dict[str, dict[str, Result]]:
         """Choose, for each model, one kept result of each evaluation: the one that was asked for, if there is one.
 
         Otherwise all models follow one order of conditions, so that they are shown alike: first the conditions that
@@ -201,9 +190,9 @@ class Gatherer:
         """
         every = {subject.name: self._all_kept(subject) for subject in subjects}
         results = Counter(_place(found) for held in every.values() for each in held.values() for found in each)
-        chosen: dict[str, dict[str, Measurement]] = {subject.name: {} for subject in subjects}
+        chosen: dict[str, dict[str, Result]] = {subject.name: {} for subject in subjects}
         for name in EVALUATIONS:
-            alike: dict[str, list[tuple[Subject, Measurement]]] = {}
+            alike: dict[str, list[tuple[Subject, Result]]] = {}
             for subject in subjects:
                 for found in every[subject.name].get(name, []):
                     alike.setdefault(identity(conditions(found)), []).append((subject, found))
@@ -251,11 +240,11 @@ class Gatherer:
         return replace(self.measuring.extract, watch=lambda what: watch(f"{subject.name}: {what}"))
 
 
-def _knn(model: NamedModel, images: Images, extract: Extract, fraction: float) -> Measurement:
+def _knn(model: NamedModel, images: Images, extract: Extract, fraction: float) -> Result:
     return measure_knn(model, *images, KNNConfig(), extract, fraction=fraction)
 
 
-def _linear(model: NamedModel, images: Images, extract: Extract, fraction: float) -> Measurement:
+def _linear(model: NamedModel, images: Images, extract: Extract, fraction: float) -> Result:
     train, val = images
     if val is None:
         raise UserError(f"{train.root} has no val split, and a linear probe must be measured on other images")
@@ -276,11 +265,11 @@ USUAL: dict[str, dict[str, object]] = {
 }
 """name in `EVALUATIONS` -> what its protocol says when `MEASURES` measured it."""
 
-MEASURES: dict[str, Callable[[NamedModel, Images, Extract, float], Measurement]] = {"knn": _knn, "linear": _linear}
+MEASURES: dict[str, Callable[[NamedModel, Images, Extract, float], Result]] = {"knn": _knn, "linear": _linear}
 """name in `EVALUATIONS` -> how a model's accuracy is measured."""
 
 
-def _place(measurement: Measurement) -> tuple[str | None, str | None]:
+def _place(measurement: Result) -> tuple[str | None, str | None]:
     """Folders of the images that classify, and of those that are classified; None for none."""
     found = conditions(measurement)
     return found.get("gallery") or found.get("train"), found.get("queries") or found.get("val")

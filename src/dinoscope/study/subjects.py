@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dinoscope import checkpoint
+from dinoscope.evaluation.results import cached_home
 from dinoscope.features import weights_hash
-from dinoscope.measurement import cached_home
 from dinoscope.methods import shown_name
 from dinoscope.model_names import RANDOM, NamedModel, Watch, load_model, say_once
 from dinoscope.models.backbone import Backbone

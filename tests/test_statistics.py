@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dinoscope.errors import UserError
-from dinoscope.evaluation.bootstrap import (
+from dinoscope.evaluation.statistics import (
     FEWEST_ITEMS,
     BootstrapConfig,
     Estimate,
@@ -17,6 +17,7 @@ from dinoscope.evaluation.bootstrap import (
     mean_intervals,
     pooled_intervals,
     resampled_means,
+    wilson,
 )
 
 
@@ -96,7 +97,7 @@ def test_columns_share_their_draws() -> None:
 
 
 def test_draws_in_several_parts_are_as_many_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dinoscope.evaluation.bootstrap._MAX_DRAWS", 70)
+    monkeypatch.setattr("dinoscope.evaluation.statistics._MAX_DRAWS", 70)
     means = resampled_means(torch.ones(30, 1), BootstrapConfig(101))
     assert means.shape == (101, 1)
     assert means.unique().tolist() == [1.0]
@@ -123,7 +124,7 @@ def test_groups_of_one_member_are_single_images() -> None:
 
 def test_groups_bring_all_their_members(monkeypatch: pytest.MonkeyPatch) -> None:
     """One member of value 1, and three of 0. Drawn are twice the first (1/4), one each (1/2), twice the last (1/4)."""
-    monkeypatch.setattr("dinoscope.evaluation.bootstrap.FEWEST_ITEMS", 2)
+    monkeypatch.setattr("dinoscope.evaluation.statistics.FEWEST_ITEMS", 2)
     (found,) = pooled_intervals(torch.tensor([[1.0], [0.0]]), torch.tensor([1.0, 3.0]))
     assert (found.mean, found.low, found.high) == (0.25, 0, 1)
     (half,) = pooled_intervals(
@@ -152,3 +153,22 @@ def test_members_of_a_group_that_are_alike_make_a_mean_less_sure() -> None:
 def test_no_groups_have_no_mean() -> None:
     with pytest.raises(ValueError, match="no groups"):
         pooled_intervals(torch.zeros(0, 1), torch.zeros(0))
+
+
+def test_half_of_a_hundred_by_hand():
+    # z = 1.959964: middle (0.5 + 0.019207) / 1.038415; half 1.959964 / 1.038415 * sqrt(0.0025 + 0.000096) = 0.0962
+    found = wilson(0.5, 100)
+    assert (found.low, found.mean, found.high) == pytest.approx((0.4038, 0.5, 0.5962), abs=1e-4)
+
+
+def test_at_the_ends_it_stays_within_and_is_not_empty():
+    none, every = wilson(0.0, 10), wilson(1.0, 10)
+    assert none.low == pytest.approx(0, abs=1e-12)
+    assert none.high == pytest.approx(0.2775, abs=1e-4)  # z^2 / (n + z^2)
+    assert (every.low, every.high) == pytest.approx((1 - none.high, 1.0))
+
+
+@pytest.mark.parametrize(("share", "count"), [(1.1, 10), (-0.1, 10), (0.5, 0)])
+def test_what_is_no_share_is_refused(share, count):
+    with pytest.raises(ValueError, match="share"):
+        wilson(share, count)

@@ -1,4 +1,6 @@
-"""How sure a mean over images is: percentile intervals of the bootstrap (Efron 1979), seeded and vectorised.
+"""How sure a figure is: intervals of means over images, of shares, and the deviation over seeds.
+
+Means have percentile intervals of the bootstrap (Efron 1979), seeded and vectorised.
 
 With fewer than ten items, bootstrap intervals are far too narrow (2, 3 and 5 items cover 48, 77 and 83 % instead of
 95 %). Student's interval is used instead.
@@ -11,8 +13,9 @@ image's difference (paired).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from jaxtyping import Float
@@ -20,6 +23,7 @@ from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 
 from dinoscope.errors import UserError
+from dinoscope.types import Metric
 
 FEWEST_ITEMS = 10
 """The smallest number of images or groups that is bootstrapped."""
@@ -186,3 +190,58 @@ def _weights(images: int, config: BootstrapConfig) -> Iterator[Float[Tensor, "r 
         drawn = torch.randint(images, (rows, images), generator=generator)
         places = drawn + images * torch.arange(rows)[:, None]
         yield torch.bincount(places.flatten(), minlength=rows * images).view(rows, images).double()
+
+
+CONFIDENCE = 0.95
+
+
+def wilson(share: float, count: int, confidence: float = CONFIDENCE) -> Interval:
+    """Return the score interval of a share of `count` independent trials (Wilson 1927): within 0 and 1.
+
+    It knows of the trials alone: not that another seed would have trained another model.
+
+    Raises ValueError for a share outside of [0, 1], or no trials.
+    """
+    if not 0 <= share <= 1 or count < 1:
+        raise ValueError(f"a share in [0, 1] of at least one trial is needed, not {share:g} of {count}")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    scale = 1 + z * z / count
+    middle = (share + z * z / (2 * count)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+
+
+def estimate_metric(
+    name: str, estimate: Estimate, items: int, parameters: Mapping[str, float] | None = None, *, scale: float = 100
+) -> Metric:
+    """Return a mean over so many items as a metric in % (`scale` 1: the values are in % already)."""
+    low, high = (None if end is None else scale * end for end in (estimate.low, estimate.high))
+    n = None if low is None else items
+    return Metric(name, scale * estimate.mean, "%", True, low, high, n, parameters or {})
+
+
+def share_metric(name: str, percent: float, count: int, parameters: Mapping[str, float] | None = None) -> Metric:
+    """Return an accuracy over `count` images with its 95 % interval (Wilson)."""
+    interval = wilson(percent / 100, count)
+    ends = 100 * interval.low, 100 * interval.high
+    return Metric(name, percent, "%", True, *ends, count, parameters or {})
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """Mean and standard deviation of a sample (n - 1; None for one value) over runs that differ in the seed."""
+
+    mean: float
+    deviation: float | None
+    values: tuple[float, ...]
+
+
+def over_seeds(values: Sequence[float]) -> OverSeeds | None:
+    """Return mean and deviation; None of no values. Values that are not finite give figures that are not."""
+    if not values:
+        return None
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return OverSeeds(mean, None, tuple(values))
+    squares = sum((value - mean) * (value - mean) for value in values)
+    return OverSeeds(mean, math.sqrt(squares / (len(values) - 1)), tuple(values))

@@ -1,0 +1,100 @@
+"""Plain tables: rows with notes and footnotes, to be rendered by `report.tables` and on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's title, and the side that its cells are set to."""
+
+    title: str
+    align: Literal["left", "right"] = "left"
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """Cells as text; `marks`: numbers of notes, set behind the first cell; `best`: places of cells set in bold."""
+
+    cells: tuple[str, ...]
+    marks: tuple[int, ...] = ()
+    best: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows below a title of their own; without a title they simply follow."""
+
+    rows: tuple[TableRow, ...]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its caption; note number n of `TableRow.marks` is `notes[n - 1]`.
+
+    remarks: paragraphs below the notes, about all rows.
+
+    Raises ValueError for a row whose cells do not fit the columns, a mark without a note, or a best cell of none.
+    """
+
+    columns: tuple[Column, ...]
+    sections: tuple[Section, ...]
+    caption: str = ""
+    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for row in (row for section in self.sections for row in section.rows):
+            if len(row.cells) != len(self.columns):
+                raise ValueError(f"a row of {len(row.cells)} cells does not fit {len(self.columns)} columns")
+            if any(not 1 <= mark <= len(self.notes) for mark in row.marks):
+                raise ValueError(f"the notes {row.marks} are not all among the {len(self.notes)} there are")
+            if any(not 0 <= place < len(row.cells) for place in row.best):
+                raise ValueError(f"the best cells {row.best} are not all among the {len(row.cells)} there are")
+
+
+BOLD = "Bold: the highest that was measured here, and those whose difference from it may be chance (95 % intervals)"
+"""What it says below tables whose best are marked."""
+
+Settled = Callable[[int, int, int], bool | None]
+"""Given the numbers of a column, of its best row and of another: whether the first is above by more than chance."""
+
+
+def best_marked(
+    rows: Sequence[TableRow], values: Sequence[Sequence[float | None]], settled: Settled
+) -> tuple[TableRow, ...]:
+    """Return the rows with the best figures of each column in bold: the highest, and those that may be as good.
+
+    Nothing is marked in a column of one figure, or of figures of which `settled` returns None: they have no test.
+
+    values: the figures of each row's cells, None for a cell that holds none or is not ranked.
+    """
+    best: list[tuple[int, ...]] = [() for _ in rows]
+    for column in range(len(values[0]) if values else 0):
+        figures = {row: value for row, own in enumerate(values) if (value := own[column]) is not None}
+        if len(figures) < 2:
+            continue
+        top = max(figures, key=lambda row: figures[row])
+        tests = {row: False if row == top else settled(column, top, row) for row in figures}
+        if None in tests.values():
+            continue
+        for row, apart in tests.items():
+            best[row] += () if apart else (column,)
+    return tuple(replace(row, best=marked) for row, marked in zip(rows, best, strict=True))
+
+
+def joined_sections(sections: Sequence[Section]) -> list[Section]:
+    """Sections without a title become one with those before them; those without rows are left out."""
+    joined: list[Section] = []
+    for section in sections:
+        if not section.rows:
+            continue
+        if joined and not section.title and not joined[-1].title:
+            joined[-1] = Section(joined[-1].rows + section.rows)
+        else:
+            joined.append(section)
+    return joined
