@@ -24,7 +24,7 @@ from dinoscope.ablation.outcome import outcome
 from dinoscope.errors import UserError
 from dinoscope.methods.health import Verdict
 from dinoscope.study.executor import RunStatus, execute
-from dinoscope.training.listener import Listener, StepRecord
+from dinoscope.training.listeners import Listener, StepRecord
 from dinoscope.training.loop import train
 from tests.test_study_executor import Fake, FakeRunner
 from tests.test_study_state import settings
@@ -149,7 +149,7 @@ def _always_collapsed(monkeypatch, *, patience: int) -> None:
     """Every window of one step looks collapsed, from so many steps on."""
     from dinoscope.methods.dino import DINO
     from dinoscope.training import loop
-    from dinoscope.training.monitor import CollapseMonitor
+    from dinoscope.training.loop import CollapseMonitor
 
     def monitor(diagnose, _: int, steps: int) -> CollapseMonitor:
         return CollapseMonitor(diagnose, patience, window=1, steps=steps)

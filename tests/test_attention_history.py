@@ -32,7 +32,7 @@ from dinoscope.report.html import Figure, Folded, Group, Notice
 from dinoscope.report.pages import MapColumn, maps_page
 from dinoscope.study.subjects import run_subject
 from dinoscope.training.config import RunConfig
-from dinoscope.training.listener import Evaluation, Listener
+from dinoscope.training.listeners import Evaluation, Listener
 from dinoscope.training.loop import train
 from dinoscope.types import Step
 from tests.conformance import cases

@@ -30,7 +30,7 @@ def trained(data: Path, steps: int, **changes: object) -> tuple[DINO, dict[str, 
     )
     run = cases.trainer(config)
     views = next(run.batches())
-    values = [run.make_step(views)[0] for _ in range(steps)]
+    values = [run.make_step(views) for _ in range(steps)]
     return run.method, values[-1]
 
 

@@ -111,7 +111,7 @@ def test_a_switch_changes_what_it_should_and_nothing_else(name: str, data: Path)
     assert views.local_views is not None
     assert others.local_views is not None
     assert torch.equal(views.local_views, others.local_views)
-    values, changed = base.make_step(views)[0], other.make_step(others)[0]
+    values, changed = base.make_step(views), other.make_step(others)
     assert (values["loss"] == changed["loss"]) == switch.loss
     for schedule in ("learning_rate", "weight_decay"):
         assert values[schedule] == changed[schedule]
@@ -187,7 +187,7 @@ def test_a_run_with_the_epochs_before_as_teacher_is_resumed_bit_by_bit(
     again.restore(tmp_path / "step.safetensors")
     others = again.batches()
     for _ in range(3):
-        assert run.make_step(next(batches))[0]["loss"] == again.make_step(next(others))[0]["loss"]
+        assert run.make_step(next(batches))["loss"] == again.make_step(next(others))["loss"]
     assert equal(copied(run), copied(again))
 
 
@@ -199,7 +199,7 @@ def test_without_balance_there_is_no_centre(loss: str, data: Path) -> None:
     base, bare = trainer(data, loss=loss), trainer(data, loss=loss, balance="none")
     for run in (base, bare):
         batches = run.batches()
-        values = [run.make_step(next(batches))[0] for _ in range(3)]
+        values = [run.make_step(next(batches)) for _ in range(3)]
         assert values[0]["center_norm"] == 0
         assert (values[-1]["center_norm"] == 0) == (run is bare)
     assert base.method.center.abs().max() > 0

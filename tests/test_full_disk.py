@@ -12,10 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dinoscope import checkpoint, cli
 from dinoscope.errors import UserError
 from dinoscope.training.config import SavingConfig
-from dinoscope.training.listener import Listener, StepRecord, closing
+from dinoscope.training.listeners import Listener, LogFile, MetricsFile, StepRecord, TensorBoard, closing
 from dinoscope.training.loop import train
-from dinoscope.training.run_folder import LogFile, MetricsFile, read_metrics
-from dinoscope.training.tensorboard import TensorBoard
+from dinoscope.training.run_folder import read_metrics
 from dinoscope.types import Step
 from tests.conformance import cases
 

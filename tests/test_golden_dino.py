@@ -14,7 +14,7 @@ from dinoscope.losses.dino import dino_loss, teacher_probabilities, updated_cent
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.models.heads import DINOHead, HeadShape
 from dinoscope.schedules import cosine, epoch_warmup, warmup_cosine
-from dinoscope.training.optim import clip_each
+from dinoscope.training.trainer import clip_each
 
 DATA = Path(__file__).parent / "data"
 

@@ -23,7 +23,7 @@ from dinoscope.report.html import Document, render
 from dinoscope.report.maps import thumbnail
 from dinoscope.study.compare import Entry, compare
 from dinoscope.study.subjects import run_subject
-from dinoscope.training.provenance import MACHINE
+from dinoscope.training.run_folder import MACHINE
 from dinoscope.types import Items, Metric, Result
 from tests.html_checks import Page
 from tests.report_runs import HOSTILE, trained

@@ -23,7 +23,7 @@ from dinoscope.report.html import Document, Section, render
 from dinoscope.report.training_figure import MOST_POINTS, Line, Panel, looks, training_panel
 from dinoscope.tables import Table
 from dinoscope.text import duration, listed
-from dinoscope.training.provenance import MACHINE
+from dinoscope.training.run_folder import MACHINE
 from tests.html_checks import Page
 from tests.report_runs import HOSTILE, trained
 

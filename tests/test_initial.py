@@ -16,9 +16,9 @@ from dinoscope.errors import UserError
 from dinoscope.models.backbone import Backbone, BackboneConfig, ViTBackbone, build_backbone
 from dinoscope.training import loop
 from dinoscope.training.config import OptimizerConfig, RunConfig
-from dinoscope.training.initial import GENTLE_PEAK, facts_of, give_weights, load_initial, washes_out
-from dinoscope.training.listener import Listener, RunStart, StepRecord
+from dinoscope.training.listeners import Listener, RunStart, StepRecord
 from dinoscope.training.run_folder import read_config
+from dinoscope.training.start import GENTLE_PEAK, facts_of, give_weights, load_initial, washes_out
 from tests.conformance import cases
 from tests.official_files import register_tiny
 from tests.plain_process import PlainProcess
@@ -88,7 +88,8 @@ def test_the_first_step_sees_the_features_of_the_model(picture_folder: Pictures,
     trainer = cases.trainer(config)
     give_weights(load_initial(config) or pytest.fail("no model"), trainer.method, "model")
     views = next(trainer.batches())
-    _, features = trainer.make_step(views)
+    trainer.make_step(views)
+    features = trainer.recent_features()
     with torch.no_grad():
         wanted = initial.feature(initial.normalize(views.global_views.flatten(0, 1)))
     torch.testing.assert_close(features[: len(wanted)], wanted, rtol=1e-4, atol=1e-5)

@@ -37,11 +37,17 @@ from dinoscope.methods import dino
 from dinoscope.training import loop, run_folder
 from dinoscope.training import trainer as trainer_module
 from dinoscope.training.config import OptimizerConfig, RunConfig, SavingConfig
-from dinoscope.training.images import read_unreadable, scanned_images, trained_on
-from dinoscope.training.listener import Listener, RunStart, StepRecord
+from dinoscope.training.listeners import Listener, RunStart, StepRecord
 from dinoscope.training.loop import RunResult, train
-from dinoscope.training.provenance import read_sessions
-from dinoscope.training.run_folder import RunFolder, changed_settings, portable, read_config, read_metrics
+from dinoscope.training.run_folder import (
+    RunFolder,
+    changed_settings,
+    portable,
+    read_config,
+    read_metrics,
+    read_sessions,
+)
+from dinoscope.training.start import read_unreadable, scanned_images, trained_on
 from dinoscope.training.trainer import Trainer
 from dinoscope.types import Step, StepOutput
 from tests.conformance import cases

@@ -23,7 +23,7 @@ from dinoscope.observers import OnlineKNN
 from dinoscope.recipes import run_config
 from dinoscope.shipped import shipped_model
 from dinoscope.training.config import RunConfig, check
-from dinoscope.training.listener import RunStart
+from dinoscope.training.listeners import RunStart
 from dinoscope.types import Metric, Result, Step
 from tests.conformance import cases
 

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from dinoscope.methods.dino import DINO, DINOConfig
-from dinoscope.methods.health import feature_standard_deviation, moments, standard_deviation_of
+from dinoscope.methods.health import feature_standard_deviation, moments, rank_me, standard_deviation_of
 from dinoscope.models.backbone import BackboneConfig
-from dinoscope.training.monitor import CollapseMonitor, FeatureWindow, rank_me
+from dinoscope.training import trainer as trainer_module
+from dinoscope.training.loop import CollapseMonitor
+from tests.conformance import cases
 
 LN_K = math.log(1024)
 METHOD = DINO(
@@ -121,11 +123,12 @@ def test_feature_spread_by_hand() -> None:
     assert float(feature_standard_deviation(torch.cat([torch.eye(2), -torch.eye(2)]))) == pytest.approx(1)
 
 
-def test_the_window_keeps_the_newest_features() -> None:
-    window = FeatureWindow(size=5)
+def test_the_window_keeps_the_newest_features(picture_folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(trainer_module, "WINDOW_IMAGES", 5)
+    trainer = cases.trainer(cases.run_config("dino", picture_folder(8), tmp_path / "run"))
     for number in range(4):
-        window.add(torch.full((3, 2), float(number), requires_grad=True))
-    features = window.features()
+        trainer._remember(torch.full((3, 2), float(number), requires_grad=True))
+    features = trainer.recent_features()
     # two batches of three are the fewest that hold five
     assert features[:, 0].tolist() == [2, 2, 2, 3, 3, 3]
     assert not features.requires_grad

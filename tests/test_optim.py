@@ -9,7 +9,7 @@ import torch
 
 from dinoscope.recipes import run_config
 from dinoscope.training.config import OptimizerConfig, RunConfig
-from dinoscope.training.optim import build_optimizer, set_schedules
+from dinoscope.training.trainer import build_optimizer, set_schedules
 from dinoscope.types import Step
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from dinoscope import checkpoint
 from dinoscope.data.folder import find_images
-from dinoscope.training.images import read_unreadable
 from dinoscope.training.run_folder import RunFolder
+from dinoscope.training.start import read_unreadable
 
 pytestmark = pytest.mark.slow
 

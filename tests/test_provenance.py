@@ -13,7 +13,7 @@ from dinoscope import system
 from dinoscope.errors import UserError
 from dinoscope.system import commit
 from dinoscope.training.loop import train
-from dinoscope.training.provenance import MACHINE, read_sessions
+from dinoscope.training.run_folder import MACHINE, read_sessions
 from tests.conformance import cases
 
 

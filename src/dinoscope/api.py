@@ -27,11 +27,11 @@ from dinoscope.observers import AttentionSnapshots, OnlineKNN
 from dinoscope.recipes import RECIPES, run_config
 from dinoscope.system import pick_device
 from dinoscope.training.config import RunConfig
-from dinoscope.training.initial import beginning_from
-from dinoscope.training.listener import Listener
+from dinoscope.training.listeners import Listener
 from dinoscope.training.loop import RunResult
 from dinoscope.training.loop import train as run_training
 from dinoscope.training.run_folder import read_config
+from dinoscope.training.start import beginning_from
 from dinoscope.types import Metric
 
 __all__ = [

@@ -23,7 +23,7 @@ from dinoscope.features.images import without_ends
 from dinoscope.methods.method import Method
 from dinoscope.models.backbone import Backbone
 from dinoscope.pictures import overlay
-from dinoscope.training.listener import Evaluation, Listener, RunStart
+from dinoscope.training.listeners import Evaluation, Listener, RunStart
 from dinoscope.types import Step
 
 MOST_GALLERY, MOST_QUERIES = 10_000, 2_000

@@ -30,7 +30,7 @@ from dinoscope.pictures import fitted, overlay, write_png
 from dinoscope.report.pages import attention_panel, contact_sheet
 from dinoscope.shipped import shipped_model
 from dinoscope.training.config import RunConfig
-from dinoscope.training.listener import Listener
+from dinoscope.training.listeners import Listener
 from dinoscope.types import Metric
 
 K, MASS, SHOWN = 20, 0.6, 6

@@ -18,10 +18,10 @@ from dinoscope.measurement import Extract, Watch, gallery_and_queries
 from dinoscope.measurement.inputs import network_protocol
 from dinoscope.measurement.voc import VocConfig, measure_voc
 from dinoscope.measurement.voc_record import measurements, summarise
+from dinoscope.methods.health import rank_me
 from dinoscope.model_names import unwatched
 from dinoscope.study.gather import Gatherer, Measuring
 from dinoscope.study.subjects import Subject, run_subject
-from dinoscope.training.monitor import rank_me
 from dinoscope.types import Metric, Result
 
 logger = logging.getLogger("dinoscope")

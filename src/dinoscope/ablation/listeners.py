@@ -14,7 +14,7 @@ from dinoscope.errors import UserError
 from dinoscope.files import write_text
 from dinoscope.methods.health import Verdict
 from dinoscope.system import MemoryWatch, machine, pick_device
-from dinoscope.training.listener import Listener, RunStart
+from dinoscope.training.listeners import Listener, RunStart
 from dinoscope.types import Step
 
 CIRCUMSTANCES = "circumstances.json"

@@ -14,7 +14,7 @@ from dinoscope.ablation.listeners import read_circumstances
 from dinoscope.methods import build_method
 from dinoscope.study.state import standing
 from dinoscope.training.config import RunConfig
-from dinoscope.training.monitor import patience
+from dinoscope.training.loop import patience
 from dinoscope.training.run_folder import read_metrics
 
 CURVES = (

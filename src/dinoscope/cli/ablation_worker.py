@@ -10,7 +10,7 @@ from dinoscope.cli.worker import bring, parse, parser
 
 if TYPE_CHECKING:
     from dinoscope.training.config import RunConfig
-    from dinoscope.training.listener import Listener
+    from dinoscope.training.listeners import Listener
 
 MODULE = "dinoscope.cli.ablation_worker"
 

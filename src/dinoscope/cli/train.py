@@ -42,6 +42,8 @@ def main(argv: list[str]) -> int:
     with one_line(config.out):
         result = api.train(config, resume=chosen.resume, overwrite=chosen.overwrite, listeners=[ConsoleProgress()])
     console = Console()
+    if not result.is_main:
+        return 130 if result.interrupted else 0
     if result.interrupted:
         line = f"stopped after step {result.steps}; go on: dinoscope train --out {quote(str(result.out))} --resume"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -72,7 +74,7 @@ def one_line(out: Path) -> Iterator[None]:
 
 def next_steps(out: Path, data: Path) -> list[str]:
     """Commands to go on with, to be copied into a shell; k-NN only where there are labels to compare with."""
-    from dinoscope.training.provenance import read_sessions
+    from dinoscope.training.run_folder import read_sessions
 
     run, images = quote(str(out)), quote(str(data))
     learned = (

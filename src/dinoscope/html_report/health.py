@@ -22,7 +22,7 @@ from dinoscope.report.html import Block, Bullets, Code, Folded, Notice, Section
 from dinoscope.tables import Column, Table, TableRow
 from dinoscope.tables import Section as Rows
 from dinoscope.text import ABSENT, count, figure, listed, percent
-from dinoscope.training.monitor import patience
+from dinoscope.training.loop import patience
 
 SHORT = "too short a run to judge"
 HEALTHY = "healthy: no sign of collapse in what was logged."

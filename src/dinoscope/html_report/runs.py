@@ -18,9 +18,8 @@ from dinoscope.model_names import distinct
 from dinoscope.report.html_text import printable
 from dinoscope.study.compare import ARCHITECTURE_NAMES, METHOD_NAMES
 from dinoscope.training.config import RunConfig
-from dinoscope.training.images import read_unreadable
-from dinoscope.training.provenance import Session, read_sessions
-from dinoscope.training.run_folder import RunFolder, read_config, read_metrics
+from dinoscope.training.run_folder import RunFolder, Session, read_config, read_metrics, read_sessions
+from dinoscope.training.start import read_unreadable
 
 _BEGAN = re.compile(r"^(\S+ \S+?)(?:,\d+)? INFO training \S+ on (\d+) images")
 _SAID = re.compile(r"^\S+ \S+ WARNING step (\d+): (.*)$")

@@ -13,7 +13,7 @@ from dinoscope.report.html import Block, Code, Folded, Group, KeyValues, Notice,
 from dinoscope.tables import Column, Table, TableRow
 from dinoscope.tables import Section as Rows
 from dinoscope.text import count, duration, figure
-from dinoscope.training.provenance import Session
+from dinoscope.training.run_folder import Session
 
 MOST_OPEN = 2
 """Runs up to which the settings of each stand open; of more they are folded."""

@@ -49,6 +49,16 @@ def standard_deviation_of(moments: Float[Tensor, "2 d"]) -> Float[Tensor, ""]:
     return (square - mean.square()).clamp_min(0).sqrt().mean() * math.sqrt(len(mean))
 
 
+def rank_me(features: Float[Tensor, "n d"]) -> float:
+    """Return RankMe (Garrido et al. 2023, Eq. 1): exp of the entropy of the normalised singular values.
+
+    From 1 (all features on a line) to min(n, d).
+    """
+    singular = torch.linalg.svdvals(features.float())
+    shares = singular / singular.sum().clamp_min(1e-12) + 1e-7
+    return float(torch.exp(-(shares * shares.log()).sum()))
+
+
 def complete_collapse(embedding_deviation: float, advice: str) -> Verdict | None:
     """Return a verdict if all images have the same embedding."""
     if embedding_deviation >= COLLAPSED_DEVIATION:

@@ -14,8 +14,8 @@ from dinoscope.errors import UserError
 from dinoscope.study.state import Standing, standing
 from dinoscope.system import pick_device
 from dinoscope.training.config import RunConfig, check, total_steps
-from dinoscope.training.images import begun_images, scanned_images
 from dinoscope.training.run_folder import RunFolder
+from dinoscope.training.start import begun_images, scanned_images
 from dinoscope.training.trainer import Trainer
 
 PROBE_STEPS = 3

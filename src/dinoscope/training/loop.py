@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import signal
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from dinoscope import checkpoint, distributed
 from dinoscope.data.decode import UnreadableImage
@@ -23,25 +23,34 @@ from dinoscope.data.loader import Batches
 from dinoscope.data.scan import Unreadable, check_readable
 from dinoscope.errors import UserError
 from dinoscope.files import is_full, writing
-from dinoscope.methods.health import feature_standard_deviation
-from dinoscope.system import pick_device
-from dinoscope.training.accumulate import cut_differently
-from dinoscope.training.clock import Clock
+from dinoscope.methods.health import Verdict, feature_standard_deviation, rank_me
+from dinoscope.system import MemoryWatch, StopRequests, pick_device, stop_signals
 from dinoscope.training.config import RunConfig, check, check_settings
-from dinoscope.training.images import (
+from dinoscope.training.listeners import (
+    Evaluation,
+    Listener,
+    LogFile,
+    MachineFile,
+    MetricsFile,
+    RunStart,
+    StepRecord,
+    TensorBoard,
+    closing,
+    each,
+)
+from dinoscope.training.run_folder import RunFolder, read_config
+from dinoscope.training.start import (
     begun_images,
+    facts_of,
+    give_weights,
+    load_initial,
     look_at,
     read_unreadable,
     scanned_images,
     trained_on,
+    washes_out,
     write_unreadable,
 )
-from dinoscope.training.initial import facts_of, give_weights, load_initial, washes_out
-from dinoscope.training.listener import Evaluation, Listener, RunStart, StepRecord, closing, each
-from dinoscope.training.monitor import CollapseMonitor, patience, rank_me
-from dinoscope.training.provenance import ProvenanceFile
-from dinoscope.training.run_folder import LogFile, MetricsFile, RunFolder, read_config
-from dinoscope.training.tensorboard import TensorBoard
 from dinoscope.training.trainer import Trainer
 from dinoscope.types import Step, Views
 
@@ -50,23 +59,28 @@ logger = logging.getLogger("dinoscope")
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to: its folder, the steps made in all, and whether a signal stopped it before the end."""
+    """The folder of a run, the steps made in all, and whether a signal stopped it before the end.
+
+    is_main: whether this process is the one of its group that reports.
+    """
 
     out: Path
     steps: int
     interrupted: bool
+    is_main: bool = True
 
 
 def train(
     config: RunConfig, *, resume: bool = False, overwrite: bool = False, listeners: Sequence[Listener] = ()
 ) -> RunResult:
-    """Train, or go on training, and leave a run folder.
+    """Train, or continue a training, and leave a run folder.
 
-    Started by torchrun or srun, each process calls this; the main one writes and speaks.
+    Started by torchrun or srun, each process calls this; the main one writes and reports.
     Raises UserError for settings, data or an existing run folder that do not fit.
     """
     check_settings(config)
     device = pick_device(config.device)
+    memory = MemoryWatch(device)
     if config.threads:
         torch.set_num_threads(config.threads)
     audience, run = list[Listener](), RunFolder(config.out)
@@ -91,18 +105,14 @@ def train(
             origin = facts_of(initial.config, config)
         del initial
         if distributed.is_main():
-            _open_files(trainer, run, audience)
+            # The files of the run before the other listeners, each as soon as it is open, so that each is closed.
+            audience.insert(0, LogFile(run.log))
+            audience.insert(1, MetricsFile(run.metrics, trainer.next_step))
+            audience.insert(2, MachineFile(run.path, trainer, memory))
+            audience.insert(3, TensorBoard(run.tensorboard, trainer.next_step))
         _announce(trainer, run, audience, origin)
         _set_aside(damaged, trainer, audience)
         return _run(trainer, run, audience)
-
-
-def _open_files(trainer: Trainer, run: RunFolder, audience: list[Listener]) -> None:
-    """Put the files of the run before the other listeners, each as soon as it is open, so that each is closed."""
-    audience.insert(0, LogFile(run.log))
-    audience.insert(1, MetricsFile(run.metrics, trainer.next_step))
-    audience.insert(2, ProvenanceFile(run.path, trainer))
-    audience.insert(3, TensorBoard(run.tensorboard, trainer.next_step))
 
 
 def _set_aside(damaged: Mapping[Path, str], trainer: Trainer, listeners: Sequence[Listener]) -> None:
@@ -161,7 +171,7 @@ def _images(
 def _run(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> RunResult:
     """All steps that are left; whatever ends them, the weights are saved and the loader processes end."""
     batches = trainer.batches()
-    with _stop_signals() as stop:
+    with stop_signals(twice_ends=True) as stop:
         try:
             _make_steps(trainer, run, listeners, batches, stop)
             _save(trainer, run, listeners, last=True)  # within: a signal must not end the writing
@@ -175,11 +185,11 @@ def _run(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> Run
         if finished:
             _export(trainer, run)
     distributed.barrier()
-    return RunResult(run.path, trainer.next_step, interrupted=not finished)
+    return RunResult(run.path, trainer.next_step, interrupted=not finished, is_main=distributed.is_main())
 
 
 def _make_steps(
-    trainer: Trainer, run: RunFolder, listeners: Sequence[Listener], batches: Batches[Views], stop: _StopRequests
+    trainer: Trainer, run: RunFolder, listeners: Sequence[Listener], batches: Batches[Views], stop: StopRequests
 ) -> None:
     """Steps until the last one or a request to stop, with evaluations and checkpoints between them."""
     config = trainer.config
@@ -188,11 +198,12 @@ def _make_steps(
     lost: set[int] = set()
     while trainer.next_step < trainer.total:
         with clock.waiting():
-            views = stop.next_batch(batches)
+            # In a group the batch is waited for, because all processes stop after the same step.
+            views = stop.wait(lambda: next(batches)) if distributed.world_size() == 1 else next(batches)
         if views is None:
             break
         step = trainer.at(trainer.next_step)
-        values, _ = trainer.make_step(views)
+        values = trainer.make_step(views)
         _note_lost(trainer, step, lost, views.unreadable, listeners)
         _tell(listeners, monitor, StepRecord(step, values | clock.lap()), config.log_every)
         if _evaluation_due(trainer):
@@ -274,10 +285,20 @@ def _announce(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener], o
     trainer.method.train()
     warning = washes_out(config) if origin is not None else None
     if trainer.next_step:
-        begun_with = read_config(run.path).accumulate
-        warning = cut_differently(trainer.method, begun_with, config.accumulate)
+        warning = _cut_differently(trainer.method, read_config(run.path).accumulate, config.accumulate)
     if warning:
         _say(listeners, trainer.next_step, warning)
+
+
+def _cut_differently(method: nn.Module, begun_with: int, parts: int) -> str | None:
+    """Return a warning if a run continues with other micro-batches and has batch norm, to which they matter."""
+    has_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules())
+    if parts == begun_with or not has_norm:
+        return None
+    return (
+        f"--accumulate {parts} where the run was begun with {begun_with}: batch norm sees batches of another size "
+        "from here on, so the result is not that of a run without a stop"
+    )
 
 
 def _tell(listeners: Sequence[Listener], monitor: CollapseMonitor, record: StepRecord, log_every: int) -> None:
@@ -302,7 +323,7 @@ def _evaluation_due(trainer: Trainer) -> bool:
 def _evaluate(trainer: Trainer, listeners: Sequence[Listener]) -> None:
     """Health of the last features, and what each listener measures; the method is in evaluation mode meanwhile."""
     if distributed.is_main():
-        step, features = trainer.at(trainer.next_step - 1), trainer.window.features()
+        step, features = trainer.at(trainer.next_step - 1), trainer.recent_features()
         values = {"rank_me": rank_me(features), "feature_spread": float(feature_standard_deviation(features))}
         pictures: dict[str, np.ndarray] = {}
 
@@ -417,58 +438,73 @@ def _check_lost(trainer: Trainer, step: Step, lost: set[int], missing: int, list
         lost.clear()
 
 
-class _Stopped(BaseException):
-    """A signal came while the main process waited for a batch."""
+def patience(total: int) -> int:
+    """Return the number of steps of a run of `total` before the first verdict on it."""
+    return max(300, total // 10)
 
 
-class _StopRequests(list[int]):
-    """Signals that ask the run to end: after the step under way, or at once if it only waits for images."""
+class CollapseMonitor:
+    """Judges the mean of the last `window` steps, and only after `patience` steps: every run starts uniform.
 
-    waiting = False
-
-    def receive(self, number: int, frame: object) -> None:
-        """Remember a signal."""
-        if number == signal.SIGINT and number in self:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        self.append(number)
-        if self.waiting:
-            self.waiting = False
-            raise _Stopped
-
-    def next_batch(self, batches: Batches[Views]) -> Views | None:
-        """The next batch, or None if a signal came first.
-
-        In a group the batch is waited for, because all processes stop after the same step.
-        """
-        try:
-            self.waiting = distributed.world_size() == 1
-            return None if self and self.waiting else next(batches)
-        except _Stopped:
-            return None
-        finally:
-            self.waiting = False
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[_StopRequests]:
-    """Collect SIGINT, SIGTERM and SIGHUP, so that the step under way ends and a checkpoint is written.
-
-    A second SIGINT (Ctrl-C by a person who will not wait) ends the process at once. SIGTERM never does: launchers,
-    queues and the rules of a study send it, two of them may within one step, and the checkpoint must not be lost for
-    that. SIGHUP is a terminal that was closed; `nohup` has it ignored, and it stays so. In a thread other than the main
-    one, signals are left alone.
+    Args:
+        diagnose: the method's judgement of mean values; None is healthy.
+        patience: steps before the first verdict.
+        window: steps that a verdict rests on; a run that continues collects them again.
+        steps: made before.
     """
-    received = _StopRequests()
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # none on Windows
-        numbers.append(signal.SIGHUP)
-    previous = {number: signal.signal(number, received.receive) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+
+    def __init__(
+        self,
+        diagnose: Callable[[Mapping[str, float]], Verdict | None],
+        patience: int,
+        window: int = 50,
+        steps: int = 0,
+    ) -> None:
+        self.diagnose, self.patience, self.steps = diagnose, patience, steps
+        self.recent: deque[Mapping[str, float]] = deque(maxlen=window)
+        self.told: set[str] = set()
+
+    def judge(self, values: Mapping[str, float]) -> Verdict | None:
+        """Take in one step's scalars; return a verdict the first time that its kind of collapse is seen, else None."""
+        self.steps += 1
+        self.recent.append(values)
+        if self.steps < self.patience or len(self.recent) < (self.recent.maxlen or 0):
+            return None
+        means = {name: sum(step[name] for step in self.recent) / len(self.recent) for name in values}
+        verdict = self.diagnose(means)
+        if verdict is None or verdict.kind in self.told:
+            return None
+        self.told.add(verdict.kind)
+        return verdict
+
+
+class Clock:
+    """Images per second and the share of time spent waiting for data, over the last steps."""
+
+    def __init__(self, batch_size: int, window: int = 50) -> None:
+        self.batch_size = batch_size
+        self.laps: deque[tuple[float, float]] = deque(maxlen=window)
+        self.waited = 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Leave out the time since the last lap (an evaluation)."""
+        self.last = time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent in here counts as waiting."""
+        begin = time.perf_counter()
+        yield
+        self.waited = time.perf_counter() - begin
+
+    def lap(self) -> dict[str, float]:
+        """End a step; give the rates."""
+        now = time.perf_counter()
+        self.laps.append((now - self.last, self.waited))
+        self.last = now
+        total = sum(lap for lap, _ in self.laps)
+        return {
+            "images_per_second": self.batch_size * len(self.laps) / total,
+            "waiting_for_data": sum(waited for _, waited in self.laps) / total,
+        }
