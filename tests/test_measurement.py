@@ -14,12 +14,12 @@ from dinoscope import checkpoint
 from dinoscope.checkpoint import load_backbone
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig
+from dinoscope.evaluation.online import OnlineKNN
 from dinoscope.evaluation.results import keep, kept, kept_name, kept_names
 from dinoscope.features import ExtractConfig
 from dinoscope.measurement import Extract, measure_knn, train_and_val
 from dinoscope.model_names import load_model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
-from dinoscope.observers import OnlineKNN
 from dinoscope.recipes import run_config
 from dinoscope.shipped import shipped_model
 from dinoscope.training.config import RunConfig, check

@@ -17,13 +17,13 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig
 from dinoscope.evaluation.linear_reference import ReferenceConfig
+from dinoscope.evaluation.online import AttentionSnapshots, OnlineKNN
 from dinoscope.explain.attention import attention_maps, prepare
 from dinoscope.features import ExtractConfig
 from dinoscope.measurement import Extract, gallery_and_queries, measure_knn, measure_linear, train_and_val
 from dinoscope.methods import METHODS
 from dinoscope.model_names import load_model
 from dinoscope.models.backbone import Backbone
-from dinoscope.observers import AttentionSnapshots, OnlineKNN
 from dinoscope.recipes import RECIPES, run_config
 from dinoscope.system import pick_device
 from dinoscope.training.config import RunConfig

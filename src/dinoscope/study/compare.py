@@ -24,6 +24,7 @@ BASELINES = ("pixels", "random")
 
 REPEATABLE = frozenset(
     {"out", "seed", "device", "workers", "threads", "saving", "log_every", "evaluate_every", "scan", "max_unreadable"}
+    | {"max_megapixels"}
 )
 """Settings in which runs of one row may differ: all others decide the result."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,10 +20,11 @@ from dinoscope import checkpoint, distributed
 from dinoscope.data.decode import UnreadableImage
 from dinoscope.data.folder import ImageFolder, find_images, listed, resolve_split
 from dinoscope.data.grey_range import describe
+from dinoscope.data.image_header import pixel_limit
 from dinoscope.data.loader import Batches
 from dinoscope.data.scan import Unreadable, check_readable
 from dinoscope.errors import UserError
-from dinoscope.files import is_full, writing
+from dinoscope.files import MEGAPIXELS_VARIABLE, is_full, writing
 from dinoscope.methods.health import Verdict, feature_standard_deviation, rank_me
 from dinoscope.system import MemoryWatch, StopRequests, pick_device, stop_signals
 from dinoscope.training.config import RunConfig, check, check_settings
@@ -84,7 +86,10 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     audience, run = list[Listener](), RunFolder(config.out)
+    if resume and config.max_megapixels is None:
+        config = replace(config, max_megapixels=read_config(run.path).max_megapixels)
     with (
+        _pixel_limit(config) as config,
         distributed.process_group(device),
         run.claimed(config, resume=resume, overwrite=overwrite) if distributed.is_main() else contextlib.nullcontext(),
         closing(audience),
@@ -113,6 +118,23 @@ def train(
         _announce(trainer, run, audience, origin)
         _set_aside(damaged, trainer, audience)
         return _run(trainer, run, audience)
+
+
+@contextlib.contextmanager
+def _pixel_limit(config: RunConfig) -> Iterator[RunConfig]:
+    """Make settings and environment give one largest image while the run lasts; the environment goes first."""
+    if MEGAPIXELS_VARIABLE in os.environ:
+        yield replace(config, max_megapixels=pixel_limit() / 1e6)
+        return
+    if config.max_megapixels is None:
+        yield config
+        return
+    os.environ[MEGAPIXELS_VARIABLE] = str(config.max_megapixels)
+    try:
+        pixel_limit()  # refuses a limit that is none
+        yield config
+    finally:
+        del os.environ[MEGAPIXELS_VARIABLE]
 
 
 def _set_aside(damaged: Mapping[Path, str], trainer: Trainer, listeners: Sequence[Listener]) -> None:

@@ -26,27 +26,26 @@ from dinoscope.pictures import overlay
 from dinoscope.training.listeners import Evaluation, Listener, RunStart
 from dinoscope.types import Step
 
-MOST_GALLERY, MOST_QUERIES = 10_000, 2_000
-"""Images that an online k-NN looks at: enough to follow a run, cheap enough to do every epoch."""
+logger = logging.getLogger("dinoscope")
 
-LONGEST = 4
-"""Length over width beyond which an image is looked at in the middle alone: the time grows with the square of it."""
+MAX_GALLERY, MAX_QUERIES = 10_000, 2_000
+"""Images of an online k-NN: enough to follow a run, cheap enough to do every epoch."""
+
+MAX_ASPECT = 4
+"""Length over width beyond which only the middle of an image is shown: the time grows with the square of it."""
 
 
-_log = logging.getLogger("dinoscope")
-
-
-def spread(folder: ImageFolder, most: int) -> ImageFolder:
-    """At most `most` images, evenly spaced in the folder's order, so that every class is there."""
-    return folder if len(folder) <= most else folder.subset(first_to_last(len(folder), most))
+def evenly_spaced(folder: ImageFolder, limit: int) -> ImageFolder:
+    """Return at most `limit` images, evenly spaced in the folder's order, so that every class is there."""
+    return folder if len(folder) <= limit else folder.subset(first_to_last(len(folder), limit))
 
 
 @dataclass
 class OnlineKNN(Listener):
-    """k-NN top-1 (k = 20) of the evaluated backbone, where the folder has labels.
+    """k-NN top-1 (k = 20) of the evaluated backbone, if the folder has labels.
 
-    Queries are the images of the val split; if there is none, each training image is asked of the others. Without a
-    train split nothing is measured next to a val split, because training reads the images of both.
+    Queries are the images of the val split; if there is none, each training image is a query and all others are its
+    gallery. With a val split and no train split nothing is measured, because training reads the images of both.
     """
 
     k: int = 20
@@ -57,18 +56,18 @@ class OnlineKNN(Listener):
         """Find the labelled images."""
         validation = find_split(start.config.data, "val")
         if validation is not None and find_split(start.config.data, "train") is None:
-            _log.info("no online k-NN: %s has a val split and no train split", start.config.data)
+            logger.info("no online k-NN: %s has a val split and no train split", start.config.data)
             return
         gallery = find_images(resolve_split(start.config.data, "train"))
         queries = find_images(validation) if validation else None
         if gallery.labels is None:
             return
-        self.gallery = spread(gallery, MOST_GALLERY)
+        self.gallery = evenly_spaced(gallery, MAX_GALLERY)
         if queries is not None and queries.labels is not None:
-            self.queries = spread(queries, MOST_QUERIES)
+            self.queries = evenly_spaced(queries, MAX_QUERIES)
 
     def evaluate(self, step: Step, method: Method) -> Evaluation:
-        """Extract and vote."""
+        """Extract features and vote."""
         if self.gallery is None:
             return Evaluation()
         config = KNNConfig(ks=(self.k,))
@@ -81,9 +80,9 @@ class OnlineKNN(Listener):
 
 
 class AttentionSnapshots(Listener):
-    """Attention of a few fixed images at every evaluation: overlays to be logged, and maps kept in the run's folder.
+    """Attention on a few fixed images at every evaluation: overlays to log, and maps kept in the run's folder.
 
-    So one sees objects emerge. What is kept is described in `explain.attention_history`.
+    They show objects emerge. `explain.attention_history` describes what is kept.
 
     Args:
         count: number of images, evenly spaced in the training folder.
@@ -96,16 +95,16 @@ class AttentionSnapshots(Listener):
         self.run: Path | None = None
 
     def started(self, start: RunStart) -> None:
-        """Choose and read the images; look at them before the first step."""
-        folder = spread(find_images(resolve_split(start.config.data, "train")), self.count)
-        found = {folder.paths[place]: image for place, image in readable_images(folder, start.config.window)}
-        self.names, self.images = tuple(found), list(found.values())
+        """Choose and read the images; draw their attention before the first step."""
+        folder = evenly_spaced(find_images(resolve_split(start.config.data, "train")), self.count)
+        images = {folder.paths[position]: image for position, image in readable_images(folder, start.config.window)}
+        self.names, self.images = tuple(images), list(images.values())
         if not (self.images and start.config.evaluate_every):
             return
         try:
             begin(start.config.out, self.images, start.step.index)
         except OSError as error:
-            _log.warning("attention snapshots are not kept: %s", error)
+            logger.warning("attention snapshots are not kept: %s", error)
             return
         self.run = start.config.out
         if start.step.index == 0:
@@ -113,47 +112,41 @@ class AttentionSnapshots(Listener):
             self._keep(start.backbone, maps, steps=0, epoch=0.0)
 
     def evaluate(self, step: Step, method: Method) -> Evaluation:
-        """Each image beside its mean attention."""
+        """Draw each image next to its mean attention."""
         backbone = method.evaluated_backbone
-        found = [mean_map(backbone, image) for image in self.images]
+        maps = [mean_map(backbone, image) for image in self.images]
         steps = step.index + 1
-        self._keep(backbone, [values for _, values in found], steps=steps, epoch=steps / step.per_epoch)
+        self._keep(backbone, [values for _, values in maps], steps=steps, epoch=steps / step.per_epoch)
         strips = {
             f"attention/{number}": np.concatenate((picture, overlay(picture, values)), axis=1)
-            for number, (picture, values) in enumerate(found)
+            for number, (picture, values) in enumerate(maps)
         }
         return Evaluation(pictures=strips)
 
     def _keep(self, backbone: Backbone, maps: list[np.ndarray], *, steps: int, epoch: float) -> None:
-        """Into the run's folder; a full disk is warned of, and the run goes on."""
         if self.run is None:
             return
-        what = map_title("attention", backbone)
+        title = map_title("attention", backbone)
         try:
-            keep_snapshot(self.run, Snapshot(steps, epoch, what, self.names, tuple(maps)))
+            keep_snapshot(self.run, Snapshot(steps, epoch, title, self.names, tuple(maps)))
         except OSError as error:
-            _log.warning("the attention snapshot after step %d is not kept: %s", steps, error)
+            logger.warning("the attention snapshot after step %d is not kept: %s", steps, error)
 
 
 def readable_images(folder: ImageFolder, window: Window | None) -> Iterator[tuple[int, np.ndarray]]:
-    """The images that can be decoded, with their places in the folder; uint8 [height, width, 3], without the ends of
-    long strips.
+    """Yield the images that can be decoded, with their positions in the folder.
+
+    uint8 [height, width, 3]; of a long strip, the middle (`MAX_ASPECT`).
     """
-    for place in range(len(folder)):
+    for position in range(len(folder)):
         with contextlib.suppress(UnreadableImage):
-            yield place, without_ends(decode(folder.path(place), window=window), LONGEST).copy()
+            yield position, without_ends(decode(folder.path(position), window=window), MAX_ASPECT).copy()
 
 
 def mean_map(backbone: Backbone, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The image at the model's size, uint8 [height, width, 3], and its mean attention [rows, columns]."""
+    """Return the image at the model's size, uint8 [height, width, 3], and its mean attention [rows, columns]."""
     device = next(backbone.parameters()).device
     pixels = prepare(image, backbone.config.image_size, backbone.patch_size)
     with torch.no_grad():
         maps = attention_maps(backbone, backbone.normalize(pixels[None].to(device)))
     return pixels.permute(1, 2, 0).numpy(), maps[0].mean(dim=0).float().cpu().numpy()
-
-
-def attention_pair(backbone: Backbone, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The image at the model's size, and the mean attention over it; both uint8 [height, width, 3]."""
-    picture, values = mean_map(backbone, image)
-    return picture, overlay(picture, values)

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from dinoscope.data.folder import find_images
+from dinoscope.evaluation.online import MAX_ASPECT, AttentionSnapshots, OnlineKNN, readable_images
 from dinoscope.explain.attention_history import read_history
-from dinoscope.observers import LONGEST, AttentionSnapshots, OnlineKNN, readable_images
 from dinoscope.training.loop import RunResult, train
 from tests.conformance import cases
 
@@ -26,7 +26,7 @@ def test_banners_among_the_watched_images_neither_end_nor_stall_a_run(picture_fo
     banner(first / "0-thin.png", 1, 10_000)
     banner(first / "0-tall.png", 10_000, 10)
     shapes = [image.shape[:2] for _, image in readable_images(find_images(data), window=None)][:2]
-    assert shapes == [(LONGEST * 10, 10), (1, LONGEST)]
+    assert shapes == [(MAX_ASPECT * 10, 10), (1, MAX_ASPECT)]
 
     config = cases.run_config("dino", data, out, epochs=1, evaluate_every=1)
     watching = [OnlineKNN(), AttentionSnapshots(24)]
@@ -34,7 +34,7 @@ def test_banners_among_the_watched_images_neither_end_nor_stall_a_run(picture_fo
     history = read_history(out)
     assert history is not None
     assert [len(snapshot.maps) for snapshot in history.snapshots] == [24, 24]
-    assert max(values.size for values in history.snapshots[0].maps) <= LONGEST * 16
+    assert max(values.size for values in history.snapshots[0].maps) <= MAX_ASPECT * 16
     assert "failed" not in (out / "train.log").read_text()
 
 
