@@ -10,12 +10,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from dinoscope.ablation.figures import every_figure
+from dinoscope.ablation.curves import Band
+from dinoscope.ablation.figures import every_figure, stretches
 from dinoscope.ablation.grouping import arrange
-from dinoscope.report.ablation_figures import BASE, Bar, Effect, Line, LinePanel, bands, bars, effects
-from dinoscope.report.comparison_figure import pdf, svg
+from dinoscope.report.charts import BASELINE, COLUMN, PAGE, Bar, Effect, bars, effects, line_chart, pdf, svg
+from dinoscope.tables import Line, LineChart, LinePanel
 from tests.ablation_studies import realistic, study
 
+SMALL = (2.4, 2.2)
 LONG = "no weight normalisation of the last layer"
 
 
@@ -62,22 +64,26 @@ def test_a_mark_does_not_run_into_the_figures(value: float) -> None:
 
 
 def test_a_line_breaks_where_its_mean_is_of_other_runs() -> None:
-    line = Line("a", (0, 1, 2, 3), (1.0, 2.0, 9.0, 8.0), (0.5, 1, 9, 8), (2, 3, 9, 8), (2, 2, 1, 1))
-    base = Line("b", (0, 3), (1.0, 1.0), (1, 1), (1, 1), (1, 1), base=True)
-    figure = bands([LinePanel("entropy", (base, line), ("ln K", 5.5))], ordered=False)
+    curve = Band((0, 1, 2, 3), (1.0, 2.0, 9.0, 8.0), (0.5, 1, 9, 8), (2, 3, 9, 8), (2, 2, 1, 1))
+    base = Band((0, 3), (1.0, 1.0), (1, 1), (1, 1), (1, 1))
+    lines = (*stretches("b", base, baseline=True), *stretches("a", curve, baseline=False))
+    panel = LinePanel("entropy", lines, levels=(("ln K", 5.5),), limits=(0, None))
+    figure = line_chart(LineChart("c", "", (panel,)), SMALL, small=True)
     (axis,) = figure.axes
-    drawn = [line.get_xdata().tolist() for line in axis.lines[:3]]
-    assert drawn == [[0, 1], [2, 3], [0, 3]]  # the base last, over the others
-    assert axis.lines[2].get_color() == BASE
+    drawn = [line.get_xdata() for line in axis.lines[:3]]
+    assert [list(x) for x in drawn] == [[0, 1], [2, 3], [0, 3]]  # the baseline last, over the others
+    assert axis.lines[2].get_color() == BASELINE
     assert len(axis.collections) == 1  # a band only of more than one run
     assert axis.get_ylim()[0] <= 0 < 5.5 < axis.get_ylim()[1]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["b", "a"]
 
 
 @pytest.mark.parametrize("panels", [1, 3, 5])
 @pytest.mark.parametrize("name", ["{}", LONG + " {}"])
 def test_twelve_lines_are_told_apart_and_named(panels: int, name: str) -> None:
-    lines = tuple(Line(name.format(n), (0, 1), (n, n), (n, n), (n, n), (1, 1)) for n in range(12))
-    figure = bands([LinePanel("loss", lines)] * panels, ordered=False, note="a note")
+    lines = tuple(Line(name.format(n), (0, 1), (n, n)) for n in range(12))
+    size = (COLUMN if panels == 1 else PAGE / 3, 2.2)
+    figure = line_chart(LineChart("c", "", (LinePanel("loss", lines),) * panels, "a note"), size, small=True)
     legend = figure.legends[0]
     assert [text.get_text() for text in legend.get_texts()] == [line.label for line in lines]
     looks = {(line.get_color(), line.get_linestyle()) for line in legend.get_lines()}
@@ -89,8 +95,9 @@ def test_twelve_lines_are_told_apart_and_named(panels: int, name: str) -> None:
 
 
 def test_an_order_is_seen_in_the_colours() -> None:
-    lines = tuple(Line(str(n), (0, 1), (n, n), (n, n), (n, n), (1, 1)) for n in range(5))
-    drawn = bands([LinePanel("loss", lines)], ordered=True).axes[0].lines
+    lines = tuple(Line(str(n), (0, 1), (n, n)) for n in range(5))
+    chart = LineChart("c", "", (LinePanel("loss", lines),), ordered=True)
+    drawn = line_chart(chart, SMALL, small=True).axes[0].lines
     light = [sum(int(line.get_color()[at : at + 2], 16) for at in (1, 3, 5)) for line in drawn]
     assert light == sorted(light)
     assert len(set(light)) == 5

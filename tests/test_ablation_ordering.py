@@ -11,7 +11,7 @@ from dinoscope.ablation.figures import axis_bars, axis_curves
 from dinoscope.ablation.grouping import Axis, arrange
 from dinoscope.ablation.ordering import by_value, place_among
 from dinoscope.ablation.records import AblationResult, Variant
-from dinoscope.report.ablation_figures import BASE as BLACK
+from dinoscope.report.charts import BASELINE as BLACK
 from tests.ablation_studies import BASE, full_run
 
 

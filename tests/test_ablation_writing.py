@@ -81,7 +81,7 @@ def test_the_page_stands_alone(written: Path) -> None:
     page = Page((written / "ablation.html").read_text())
     assert "2 variants on 1 axis beside the base; 2 seeds; 6 runs: 6 finished." in " ".join(page.shown)
     assert "Size & <shape>" in page.shown
-    assert sum(name == "svg" for name, _ in page.elements) == 3
+    assert sum(image["src"].startswith("data:image/svg+xml") for image in page.images()) == 3
 
 
 def test_nothing_is_overwritten_unless_asked(written: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from dinoscope.explain.attention_history import (
 )
 from dinoscope.html_report import attention
 from dinoscope.methods.method import Method
-from dinoscope.report.html import Figure, Folded, Group, Notice
+from dinoscope.report.page import Figure, Folded, Group, Notice
 from dinoscope.report.pages import MapColumn, maps_page
 from dinoscope.study.subjects import run_subject
 from dinoscope.training.config import RunConfig

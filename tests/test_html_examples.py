@@ -24,7 +24,7 @@ from dinoscope.html_report.kept import best_first, kept_groups
 from dinoscope.measurement.davis_frames import keep_frames, kept_frames, kept_places
 from dinoscope.measurement.voc_record import VocProtocol
 from dinoscope.models.backbone import BackboneConfig, build_backbone
-from dinoscope.report.html import Block, Bullets, Document, Figure, Folded, Group, Notice, Section, render
+from dinoscope.report.page import Block, Bullets, Document, Figure, Folded, Group, Notice, Section, render
 from dinoscope.study.published import PUBLISHED_DAVIS, PUBLISHED_JACCARD
 from dinoscope.study.subjects import Subject
 from dinoscope.tables import Table

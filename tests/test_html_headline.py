@@ -13,7 +13,7 @@ from dinoscope.comparison.presentation import display_table
 from dinoscope.comparison.ranking import baseline_lines, best, best_first, bold_line, interval, lead, ranked
 from dinoscope.html_report.headline import headlines
 from dinoscope.html_report.titles import told_apart
-from dinoscope.report.picture_size import legible_width
+from dinoscope.report.page import Figure
 from dinoscope.study.compare import Comparison, Entry, compare
 from dinoscope.types import Metric, Result
 
@@ -146,10 +146,11 @@ def test_what_all_titles_share_is_left_out_where_there_is_little_room(titles, sh
     assert told_apart(titles) == short
 
 
-def test_wide_pictures_have_a_least_width():
+def test_wide_pictures_have_a_min_width():
     file = io.BytesIO()
     Image.fromarray(np.zeros((10, 1200, 3), np.uint8)).save(file, "png")
-    assert legible_width(file.getvalue()) == 900
-    assert legible_width('<svg viewBox="0 0 600 300" width="600pt"></svg>') == 600  # points are larger than pixels
-    assert legible_width('<svg width="5"></svg>') == 0
-    assert legible_width(b"no picture") == 0
+    assert Figure(file.getvalue(), "", "").min_width == 900
+    assert Figure(file.getvalue(), "", "", width=500).min_width == 500
+    drawing = '<svg viewBox="0 0 600 300" width="600pt"></svg>'
+    assert Figure(drawing, "", "").min_width == 600  # points are larger than pixels
+    assert Figure('<svg width="5"></svg>', "", "").min_width == 0

@@ -19,8 +19,8 @@ from dinoscope.html_report.health import findings, is_wrong, verdict
 from dinoscope.html_report.kept import Kept, best_first
 from dinoscope.html_report.runs import RunRecord, read_runs
 from dinoscope.html_report.summary import summary_section
-from dinoscope.report.html import Document, render
 from dinoscope.report.maps import thumbnail
+from dinoscope.report.page import Document, render
 from dinoscope.study.compare import Entry, compare
 from dinoscope.study.subjects import run_subject
 from dinoscope.training.run_folder import MACHINE

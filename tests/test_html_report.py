@@ -19,9 +19,9 @@ from dinoscope.html_report.curves import curves_section
 from dinoscope.html_report.health import findings, verdict
 from dinoscope.html_report.runs import RunRecord, read_runs
 from dinoscope.html_report.settings import settings_section
-from dinoscope.report.html import Document, Section, render
-from dinoscope.report.training_figure import MOST_POINTS, Line, Panel, looks, training_panel
-from dinoscope.tables import Table
+from dinoscope.report.charts import MAX_POINTS, line_chart, looks
+from dinoscope.report.page import Document, Section, render
+from dinoscope.tables import LineChart, LinePanel, Table
 from dinoscope.text import duration, listed
 from dinoscope.training.run_folder import MACHINE
 from tests.html_checks import Page
@@ -242,10 +242,11 @@ def test_twelve_runs_and_equal_names(runs):
 
 def test_long_lines_become_means_of_neighbours_and_short_ones_stay():
     (look,) = looks([("a", "DINO")])
-    x = tuple(float(value) for value in range(10 * MOST_POINTS + 3))
-    axis = training_panel(Panel("t", "y", (Line(look, x, x), Line(look, (1.0, 2.0), (5.0, 6.0))))).axes[0]
+    x = tuple(float(value) for value in range(10 * MAX_POINTS + 3))
+    lines = (replace(look, x=x, y=x), replace(look, x=(1.0, 2.0), y=(5.0, 6.0)))
+    axis = line_chart(LineChart("c", "", (LinePanel("t", lines),))).axes[0]
     long, short = (line.get_xydata() for line in axis.lines)
-    assert len(long) <= MOST_POINTS
+    assert len(long) <= MAX_POINTS
     assert long[0].tolist() == [5.0, 5.0]  # the mean of 0 to 10
     assert long[:, 0].mean() == pytest.approx(sum(x) / len(x), rel=0.01)
     assert short.tolist() == [[1.0, 5.0], [2.0, 6.0]]

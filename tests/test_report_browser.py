@@ -72,7 +72,7 @@ def test_all_pictures_are_there_and_nothing_is_wider_than_the_page(opened):
     widths = opened.evaluate("[...document.images].map(image => image.complete && image.naturalWidth)")
     assert len(widths) > 0
     assert all(width > 0 for width in widths)
-    assert opened.evaluate("document.querySelectorAll('.drawing svg').length") >= 12
+    assert opened.evaluate("document.querySelectorAll('img.drawing').length") >= 12
     opened.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
     assert opened.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
     # what stands in a frame of its own scrolls there; all else stays within the page

@@ -1,4 +1,4 @@
-"""Plain tables: rows with notes and footnotes, to be rendered by `report.tables` and on the terminal."""
+"""What a person is shown, as plain values: tables with notes and footnotes, and charts of lines."""
 
 from __future__ import annotations
 
@@ -98,3 +98,57 @@ def joined_sections(sections: Sequence[Section]) -> list[Section]:
         else:
             joined.append(section)
     return joined
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart. Lines with one label share their look and their entry in the legend: seeds, or stretches.
+
+    low, high: a band around it, or empty.
+    color: as CSS has it ("#rrggbb"); "" for the next of the palette.
+    style: as matplotlib has it: "-", "--", ":" or "-.".
+    baseline: drawn in black, over the others.
+    """
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    color: str = ""
+    style: str = ""
+    baseline: bool = False
+
+
+@dataclass(frozen=True)
+class LinePanel:
+    """Lines under one title.
+
+    levels: name and height of horizontal lines.
+    at: x of a vertical line, such as the setting that a table is of.
+    limits: of y; None where the values decide.
+    """
+
+    title: str
+    lines: tuple[Line, ...]
+    x_title: str = ""
+    y_title: str = ""
+    levels: tuple[tuple[str, float], ...] = ()
+    at: float | None = None
+    limits: tuple[float | None, float | None] = (None, None)
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Panels next to each other with one legend; `report.charts` draws it.
+
+    name: stem of its file. ordered: the labels have an order, and so have their colours.
+    same_scale: one y axis for all panels.
+    """
+
+    name: str
+    title: str
+    panels: tuple[LinePanel, ...]
+    note: str = ""
+    ordered: bool = False
+    same_scale: bool = False

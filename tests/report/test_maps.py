@@ -21,7 +21,6 @@ from dinoscope.explain.embedding import METHODS, EmbeddingMap, described, embedd
 from dinoscope.html_report import embedding
 from dinoscope.measurement import Extract
 from dinoscope.models.backbone import BackboneConfig, build_backbone
-from dinoscope.report.html import Figure, Notice
 from dinoscope.report.maps import (
     CLASS_COLORS,
     Labelling,
@@ -32,6 +31,7 @@ from dinoscope.report.maps import (
     thumbnail_cells,
     thumbnails_page,
 )
+from dinoscope.report.page import Figure, Notice
 from dinoscope.study.subjects import Subject
 
 PICTURES = Callable[..., Path]

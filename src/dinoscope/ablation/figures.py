@@ -1,4 +1,4 @@
-"""The figures of a study: from its groups to the plain values that `report.ablation_figures` draws."""
+"""The figures of a study: from its groups to the plain values that `report.charts` draws."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from dinoscope.ablation.collapse import collapses
-from dinoscope.ablation.curves import CURVES, ENTROPIES, band
+from dinoscope.ablation.curves import CURVES, ENTROPIES, Band, band
 from dinoscope.ablation.effects import KNN, importances
 from dinoscope.ablation.grouping import Axis, Group, Study
 from dinoscope.ablation.statistics import CONFIDENCE
 from dinoscope.evaluation.statistics import over_seeds
-from dinoscope.report.ablation_figures import Bar, Effect, Line, LinePanel, bands, bars, effects
+from dinoscope.report.charts import COLUMN, PAGE, Bar, Effect, bars, effects, line_chart
+from dinoscope.tables import Line, LineChart, LinePanel
 
 KNN_TITLE = "k-NN top-1 (%)"
 
@@ -46,25 +47,42 @@ def axis_curves(axis: Axis, base: Group) -> Figure | None:
     """What was logged of an axis's variants and the base; None where nothing was."""
     groups = axis.rows(base)
     panels = [_panel(name, axis, base) for name in CURVES]
-    panels = [panel for panel in panels if any(not line.base for line in panel.lines)]
+    panels = [panel for panel in panels if any(not line.baseline for line in panel.lines)]
     if not panels:
         return None
     several = any(len(group.lasting) > 1 for group in groups)
     note = f"{axis.title}. " + ("Mean over seeds; band: one standard deviation." if several else "One seed.")
-    return bands(panels, ordered=axis.ordered and len(axis.groups) > 2, note=note)
+    ordered = axis.ordered and len(axis.groups) > 2
+    chart = LineChart("curves", axis.title, tuple(panels), note, ordered)
+    width = COLUMN if len(panels) == 1 else PAGE / min(len(panels), 3)
+    return line_chart(chart, (width, 2.2), small=True)
 
 
 def _panel(name: str, axis: Axis, base: Group) -> LinePanel:
     title, unit = CURVES[name]
     lines = [
-        Line(axis.name_of(group, base), found.steps, found.mean, found.low, found.high, found.runs, group is base)
+        line
         for group in axis.rows(base)
         if (found := band(group.curves(name))) is not None
+        for line in stretches(axis.name_of(group, base), found, baseline=group is base)
     ]
     outputs = {group.outputs for group in (base, *axis.groups)}
     shared = outputs.pop() if len(outputs) == 1 else None
-    level = ("ln K", math.log(shared)) if name in ENTROPIES and shared else None
-    return LinePanel(f"{title} ({unit})" if unit else title, tuple(lines), level)
+    levels = (("ln K", math.log(shared)),) if name in ENTROPIES and shared else ()
+    limits = (0, None) if levels else (None, None)
+    return LinePanel(f"{title} ({unit})" if unit else title, tuple(lines), "step", levels=levels, limits=limits)
+
+
+def stretches(label: str, curve: Band, *, baseline: bool) -> list[Line]:
+    """Return the curve as lines that break where the mean is of other runs, with a band where it is of several."""
+    counts = curve.runs
+    begins = [at for at in range(len(counts)) if at == 0 or counts[at] != counts[at - 1]]
+    lines: list[Line] = []
+    for begin, end in zip(begins, [*begins[1:], len(counts)], strict=True):
+        several = counts[begin] > 1
+        low, high = (curve.low[begin:end], curve.high[begin:end]) if several else ((), ())
+        lines.append(Line(label, curve.steps[begin:end], curve.mean[begin:end], low, high, baseline=baseline))
+    return lines
 
 
 def ranking(study: Study) -> Figure | None:

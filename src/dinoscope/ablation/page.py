@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure as Drawing
@@ -11,8 +10,8 @@ from dinoscope.ablation.axis_table import axis_table
 from dinoscope.ablation.collapse import collapses
 from dinoscope.ablation.grouping import Axis, Study
 from dinoscope.ablation.reading import axis_reading, study_reading
-from dinoscope.report.comparison_figure import svg
-from dinoscope.report.html import (
+from dinoscope.report.charts import svg
+from dinoscope.report.page import (
     Block,
     Bullets,
     Code,
@@ -77,9 +76,7 @@ def _figure(figures: Mapping[str, Drawing | None], name: str, caption: str, widt
     found = figures.get(name)
     if found is None:
         return []
-    # as wide as it may be, and not as it is in print
-    text = re.sub(r'(<svg [^>]*?)width="[^"]*"', r'\1width="100%"', svg(found).decode("utf-8"), count=1)
-    return [Figure(text, f"{caption}.", caption, width)]
+    return [Figure(svg(found).decode("utf-8"), f"{caption}.", caption, width)]
 
 
 def _runs(study: Study) -> Folded:

@@ -17,7 +17,7 @@ from dinoscope.ablation.reading import axis_reading, study_reading
 from dinoscope.ablation.records import AblationResult
 from dinoscope.ablation.storing import FILE, to_json
 from dinoscope.files import write_all
-from dinoscope.report.comparison_figure import pdf, png, svg
+from dinoscope.report.charts import pdf, png, svg
 from dinoscope.report.tables import csv_text, escape_markdown, markdown, markdown_paragraph
 
 FIGURES = "figures"

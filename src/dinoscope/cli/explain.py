@@ -168,7 +168,7 @@ def _kept_name(options: Options, result: ExplainResult) -> str:
 
 def _files(result: ExplainResult) -> Iterator[tuple[str, bytes | None]]:
     """Names and contents; None for what these figures do not have."""
-    from dinoscope.report.comparison_figure import png
+    from dinoscope.report.charts import png
     from dinoscope.report.explain_table import explain_csv, explain_json, explain_table
     from dinoscope.report.faithfulness_figure import faithfulness_figure
     from dinoscope.report.tables import markdown

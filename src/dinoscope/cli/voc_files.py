@@ -23,7 +23,7 @@ from dinoscope.measurement import VocResult
 from dinoscope.measurement.voc_record import FIGURES, VocSummary, by_class, measurements
 from dinoscope.model_names import NamedModel, folder_names
 from dinoscope.pictures import write_png
-from dinoscope.report.comparison_figure import png
+from dinoscope.report.charts import png
 from dinoscope.report.mask_sheet import mask_sheet
 from dinoscope.report.mass_sweep import Band, mass_sweep
 from dinoscope.report.tables import csv_text, markdown

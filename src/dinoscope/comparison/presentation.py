@@ -12,7 +12,7 @@ from dinoscope.comparison.ranking import ACCURACIES, baseline_lines, best, bold_
 from dinoscope.config import to_dict
 from dinoscope.evaluation.statistics import OverSeeds
 from dinoscope.model_names import distinct
-from dinoscope.report.comparison_figure import Curve, Panel, Point
+from dinoscope.report.charts import Curve, Panel, Point
 from dinoscope.study.compare import BASELINES, Comparison, Row, usual_conditions
 from dinoscope.study.names import METHOD_NAMES
 from dinoscope.study.published import LABEL, PUBLISHED, SOURCE, Published

@@ -20,7 +20,7 @@ from dinoscope.comparison.presentation import (
 )
 from dinoscope.errors import UserError
 from dinoscope.files import claim, write_all
-from dinoscope.report.comparison_figure import curves, png, scatter, svg
+from dinoscope.report.charts import curves, png, scatter, svg
 from dinoscope.report.tables import csv_text, latex, markdown
 from dinoscope.study.compare import Comparison, compare
 from dinoscope.study.gather import Gatherer, Measuring

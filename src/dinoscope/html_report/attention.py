@@ -22,7 +22,7 @@ from dinoscope.html_report.titles import titles_of, told_apart
 from dinoscope.measurement import Watch
 from dinoscope.model_names import unwatched
 from dinoscope.pictures import webp
-from dinoscope.report.html import Block, Figure, Folded, Group, Notice, Section
+from dinoscope.report.page import Block, Figure, Folded, Group, Notice, Section
 from dinoscope.report.pages import MapColumn, maps_page
 from dinoscope.study.subjects import Subject
 from dinoscope.text import listed

@@ -8,8 +8,8 @@ from dataclasses import replace
 from dinoscope.comparison.baselines import pixels_entry, random_entries
 from dinoscope.comparison.presentation import bars_line, display_table, panels
 from dinoscope.comparison.ranking import best_first
-from dinoscope.report.comparison_figure import scatter, svg
-from dinoscope.report.html import Block, Figure, Notice, Section
+from dinoscope.report.charts import scatter, svg
+from dinoscope.report.page import Block, Figure, Notice, Section
 from dinoscope.study.compare import EVALUATIONS, Comparison, compare
 from dinoscope.study.gather import Gatherer, Measuring
 from dinoscope.study.subjects import Subject

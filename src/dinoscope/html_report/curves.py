@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dinoscope.html_report.runs import RunRecord
-from dinoscope.report.comparison_figure import svg
-from dinoscope.report.html import Block, Figure, Gallery, Notice, Section, Stroke
-from dinoscope.report.training_figure import Line, Panel, looks, training_panel
+from dinoscope.report.charts import line_chart, looks, svg
+from dinoscope.report.page import Block, Figure, Gallery, Notice, Section
+from dinoscope.tables import Line, LineChart, LinePanel
 from dinoscope.text import listed
+
+_SIZE = (3.1, 1.7)  # inches of a drawing: on paper three stand in a row, at three quarters of it
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def curves_section(runs: Sequence[RunRecord], watch: Callable[[int, int], None])
     return Section("Curves", "curves", "How training went, epoch by epoch.", tuple(blocks))
 
 
-def _figure(figure: _Figure, runs: Sequence[RunRecord], strokes: dict[str, Stroke]) -> list[Block]:
+def _figure(figure: _Figure, runs: Sequence[RunRecord], strokes: dict[str, Line]) -> list[Block]:
     """The panels that any run has values for; the caption says how to read them, and which runs lack what."""
     drawings: list[Figure] = []
     readings: list[str] = []
@@ -166,8 +168,9 @@ def _figure(figure: _Figure, runs: Sequence[RunRecord], strokes: dict[str, Strok
             continue
         having = [run for run in runs if run.label in lines]
         levels = _levels(having) if value.bounded else _guessing(having) if value.guessed else ()
-        panel = Panel(value.title, value.unit, tuple(lines.values()), levels, value.bounded or value.guessed)
-        drawing = svg(training_panel(panel))
+        limits = (0, None) if value.bounded or value.guessed else (None, None)
+        panel = LinePanel(value.title, tuple(lines.values()), "epoch", value.unit, levels, limits=limits)
+        drawing = svg(line_chart(LineChart("", value.title, (panel,)), _SIZE, legend=False))
         hidden = hidden or len({(line.x, line.y) for line in lines.values()}) < len(lines)
         drawings.append(Figure(drawing.decode("utf-8"), "", f"{value.title} over the epochs"))
         said = value.reading and (not value.of_several or len({run.method for run in runs}) > 1)
@@ -179,15 +182,15 @@ def _figure(figure: _Figure, runs: Sequence[RunRecord], strokes: dict[str, Strok
     notes += ["Lines of runs with the same values lie on each other; the last is seen."] if hidden else []
     caption = " ".join([f"{figure.title}.", *readings, *notes])
     legend = tuple(strokes.values()) if len(runs) > 1 else ()
-    return [Gallery(tuple(drawings), caption, least=205, most=3, legend=legend)]
+    return [Gallery(tuple(drawings), caption, min_width=205, columns=3, legend=legend)]
 
 
-def _line(run: RunRecord, value: _Value, look: Stroke) -> Line | None:
+def _line(run: RunRecord, value: _Value, look: Line) -> Line | None:
     for name in value.names:
         x, y = run.series(name)
         kept = [(at, each / value.scale) for at, each in zip(x, y, strict=True) if math.isfinite(each)]
         if kept:
-            return Line(look, tuple(at for at, _ in kept), tuple(each for _, each in kept))
+            return replace(look, x=tuple(at for at, _ in kept), y=tuple(each for _, each in kept))
     return None
 
 

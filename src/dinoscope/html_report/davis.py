@@ -17,7 +17,7 @@ from dinoscope.measurement.davis_frames import Frames, kept_frames
 from dinoscope.pictures import webp
 from dinoscope.report.davis_sheet import Followed, FrameRow, frames_sheet
 from dinoscope.report.davis_tables import measured_table
-from dinoscope.report.html import Block, Figure, Folded, Group, Notice, Paragraph, Section
+from dinoscope.report.page import Block, Figure, Folded, Group, Notice, Paragraph, Section
 from dinoscope.study.published import DAVIS_LABEL, DAVIS_SOURCE, PUBLISHED_DAVIS
 from dinoscope.study.subjects import Subject
 from dinoscope.tables import Column, Table, TableRow

@@ -18,7 +18,7 @@ from dinoscope.methods import build_method
 from dinoscope.methods.health import COLLAPSED_DEVIATION, Verdict
 from dinoscope.methods.method import Method, MethodConfig
 from dinoscope.models.backbone import BackboneConfig
-from dinoscope.report.html import Block, Bullets, Code, Folded, Notice, Section
+from dinoscope.report.page import Block, Bullets, Code, Folded, Notice, Section
 from dinoscope.tables import Column, Table, TableRow
 from dinoscope.tables import Section as Rows
 from dinoscope.text import ABSENT, count, figure, listed, percent

@@ -9,7 +9,7 @@ from dinoscope.config import identity
 from dinoscope.errors import UserError
 from dinoscope.evaluation.results import conditions, kept, kept_names
 from dinoscope.html_report.titles import titles_of
-from dinoscope.report.html import Notice
+from dinoscope.report.page import Notice
 from dinoscope.study.subjects import Subject
 from dinoscope.types import Items, Result
 

@@ -15,8 +15,8 @@ from dinoscope.data.folder import find_images, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.methods import method_name, shown_name
 from dinoscope.model_names import distinct
-from dinoscope.report.html_text import printable
 from dinoscope.study.compare import ARCHITECTURE_NAMES, METHOD_NAMES
+from dinoscope.text import printable
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import RunFolder, Session, read_config, read_metrics, read_sessions
 from dinoscope.training.start import read_unreadable

@@ -9,7 +9,7 @@ from typing import Any
 from dinoscope.config import flat, to_dict
 from dinoscope.html_report.command import command
 from dinoscope.html_report.runs import RunRecord
-from dinoscope.report.html import Block, Code, Folded, Group, KeyValues, Notice, Paragraph, Section
+from dinoscope.report.page import Block, Code, Folded, Group, KeyValues, Notice, Paragraph, Section
 from dinoscope.tables import Column, Table, TableRow
 from dinoscope.tables import Section as Rows
 from dinoscope.text import count, duration, figure

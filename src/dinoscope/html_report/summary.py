@@ -8,7 +8,7 @@ from dinoscope.comparison.ranking import ACCURACIES, TITLES, WITH_LABELS, best, 
 from dinoscope.html_report.headline import headlines, where
 from dinoscope.html_report.health import HEALTHY, SHORT, findings, is_wrong, together, verdict
 from dinoscope.html_report.runs import RunRecord
-from dinoscope.report.html import Block, Bullets, KeyValues, Notice, Paragraph, Section
+from dinoscope.report.page import Block, Bullets, KeyValues, Notice, Paragraph, Section
 from dinoscope.study.compare import Comparison, Entry
 from dinoscope.tables import Column, Table, TableRow
 from dinoscope.tables import Section as Rows

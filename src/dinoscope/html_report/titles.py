@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dinoscope.model_names import distinct, short_name
-from dinoscope.report.html_text import printable
 from dinoscope.study.subjects import Subject
+from dinoscope.text import printable
 
 _BETWEEN = "-_/. "
 _WORDS = re.compile(rf"[^{re.escape(_BETWEEN)}]+[{re.escape(_BETWEEN)}]*|[{re.escape(_BETWEEN)}]+")

@@ -19,8 +19,8 @@ from dinoscope.measurement.voc import PUBLISHED_SIDE
 from dinoscope.measurement.voc_record import VocProtocol
 from dinoscope.model_names import unwatched
 from dinoscope.pictures import webp
-from dinoscope.report.html import Block, Bullets, Figure, Folded, Group, Notice, Paragraph, Section
 from dinoscope.report.mask_sheet import mask_sheet
+from dinoscope.report.page import Block, Bullets, Figure, Folded, Group, Notice, Paragraph, Section
 from dinoscope.report.voc_kept_table import kept_table
 from dinoscope.report.voc_sheet import sheet_note, sheet_row, shown_figure
 from dinoscope.study.published import JACCARD_SOURCE, PUBLISHED_JACCARD

@@ -20,7 +20,7 @@ from dinoscope.html_report.settings import settings_section
 from dinoscope.html_report.summary import summary_section
 from dinoscope.html_report.titles import titles_of
 from dinoscope.model_names import RANDOM
-from dinoscope.report.html import Document, Section, render
+from dinoscope.report.page import Document, Section, render
 from dinoscope.study.gather import Measuring
 from dinoscope.study.subjects import Subject, subject
 from dinoscope.system import commit

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from dinoscope.report.html_text import table_html
+from dinoscope.report.page import Document, render
+from dinoscope.report.page import Section as Part
 from dinoscope.report.tables import csv_text, escape_latex, latex, markdown
 from dinoscope.tables import Column, Section, Table, TableRow, best_marked
 from dinoscope.text import spreadsheet_cell
@@ -153,6 +154,7 @@ def test_the_best_of_each_column_is_bold_and_what_may_be_as_good():
     table = Table((Column("m"), Column("x"), Column("y")), (Section(rows),))
     assert "| b | **2.0** | – |" in markdown(table)
     assert r"b & \textbf{2.0} & --" in latex(table)
-    assert table_html(table).count("<strong>2.0</strong>") == 2
+    page = render(Document("t", (Part("p", "p", "", (table,)),)))
+    assert page.count("<strong>2.0</strong>") == 2
     with pytest.raises(ValueError, match="best"):
         Table((Column("m"),), (Section((TableRow(("a",), best=(1,)),)),))

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Annotation, Text
 from PIL import Image
 
-from dinoscope.report.comparison_figure import Curve, Panel, Point, curves, png, scatter, svg
+from dinoscope.report.charts import Curve, Panel, Point, curves, png, scatter, svg
 
 
 def points(count: int, spread: float = 6.0) -> tuple[Point, ...]:
@@ -90,7 +90,7 @@ def test_curves_have_a_panel_per_architecture_and_a_name_per_row() -> None:
     figure = curves(every, "online k-NN (%)")
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["RN50", "ViT-S/16"]
     first, second = figure.axes
-    assert [text.get_text() for text in first.get_legend().get_texts()] == ["DINO", "BYOL"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["DINO", "BYOL", "DINO a", "DINO b"]
     assert len(first.lines) == 3
     assert first.lines[0].get_color() == first.lines[1].get_color() == second.lines[0].get_color()
     assert second.lines[0].get_linestyle() != second.lines[1].get_linestyle()
