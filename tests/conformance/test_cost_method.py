@@ -52,7 +52,7 @@ class Align(Method):
         return by_view({"features": view_features(self.backbone, views)}, views)
 
     def loss(self, outputs: Outputs, step: Step) -> StepOutput:
-        features = F.normalize(outputs["features"], dim=-1)
+        features = F.normalize(outputs["features"].float(), dim=-1)
         alignment = (features[0] - features[1]).square().sum(dim=-1).mean()
         uniformity = torch.pdist(features.flatten(0, 1)).square().mul(-2).exp().mean().log()
         return StepOutput(alignment + self.config.uniformity * uniformity, {"alignment": alignment.detach()})
