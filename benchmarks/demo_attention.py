@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from taking_turns import measure
 
-from dinoscope.demo.engine import Engine, Gaze
-from dinoscope.demo.image_view import Controls, see
+from dinoscope.demo.engine import Engine, Input
+from dinoscope.demo.image import Controls, view
 from dinoscope.demo.limits import Limits
 from dinoscope.demo.pictures import Picture
 from dinoscope.explain.attention import attention_maps, prepare
@@ -42,14 +42,14 @@ def main() -> int:
     images = backbone.normalize(prepare(pixels, options.size, backbone.patch_size)[None])
     depth, count = Engine([model], limits).depth(model.label), [0]
 
-    def fresh() -> tuple[Engine, Gaze]:
+    def fresh() -> tuple[Engine, Input]:
         count[0] += 1
-        return Engine([model], limits), Gaze(model.label, Picture(str(count[0]), pixels), options.size)
+        return Engine([model], limits), Input(model.label, Picture(str(count[0]), pixels), options.size)
 
     def image_to_all_maps() -> None:
-        engine, gaze = fresh()
+        engine, given = fresh()
         for block in range(depth):
-            engine.maps(gaze, "attention", block)
+            engine.maps(given, "attention", block)
 
     @torch.inference_mode()
     def bare_forward() -> None:
@@ -68,23 +68,23 @@ def main() -> int:
         side()
     report(measure(sides, options.repeats))
     report(after_a_pass(*fresh(), options.repeats))
-    engine, gaze = fresh()
+    engine, given = fresh()
     differences = [
-        (engine.maps(gaze, "attention", block) - attention_maps(backbone, images, block)[0]).abs().max().item()
+        (engine.maps(given, "attention", block) - attention_maps(backbone, images, block)[0]).abs().max().item()
         for block in range(depth)
     ]
     print(f"largest difference from the plain way: {max(differences):.1e}")
     return int(max(differences) > EXACT)
 
 
-def after_a_pass(engine: Engine, gaze: Gaze, repeats: int) -> dict[str, dict[str, float]]:
+def after_a_pass(engine: Engine, given: Input, repeats: int) -> dict[str, dict[str, float]]:
     """What is done once the pass is kept. All but the slider is kept as well, so each is paid for once an image."""
-    see(engine, gaze, Controls(), None)
-    passed, backbone, mass = engine.look(gaze), engine.models[gaze.model].backbone, [0.3]
+    view(engine, given, Controls(), None)
+    passed, backbone, mass = engine.run(given), engine.models[given.model].backbone, [0.3]
 
     def slider() -> None:
         mass[0] += 0.01
-        see(engine, gaze, Controls(mass=mass[0]), None)
+        view(engine, given, Controls(mass=mass[0]), None)
 
     return measure(
         {

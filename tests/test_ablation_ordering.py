@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from dinoscope.ablation.axis_table import axis_table
-from dinoscope.ablation.figures import axis_bars, axis_curves
 from dinoscope.ablation.grouping import Axis, arrange
 from dinoscope.ablation.ordering import by_value, place_among
 from dinoscope.ablation.records import AblationResult, Variant
+from dinoscope.report.ablation import axis_bars, axis_curves
 from dinoscope.report.charts import BASELINE as BLACK
 from tests.ablation_studies import BASE, full_run
 

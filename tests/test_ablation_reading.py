@@ -17,9 +17,9 @@ from dinoscope.ablation.grouping import arrange
 from dinoscope.ablation.reading import axis_reading, study_reading
 from dinoscope.ablation.records import MEASURES, AblationResult, AblationRun, Variant
 from dinoscope.ablation.storing import from_json, to_json
-from dinoscope.ablation.writing import markdown_text
 from dinoscope.cli.ablation_table import show
 from dinoscope.cli.console import Console
+from dinoscope.report.ablation import markdown_text
 from tests.ablation_studies import BASE, realistic, run, study
 
 LN_K = math.log(256)

@@ -26,10 +26,10 @@ from dinoscope.explain.attention_history import (
     small,
     thinned,
 )
-from dinoscope.html_report import attention
 from dinoscope.methods.method import Method
 from dinoscope.report.page import Figure, Folded, Group, Notice
 from dinoscope.report.pages import MapColumn, maps_page
+from dinoscope.report.sections import attention
 from dinoscope.study.subjects import run_subject
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listeners import Evaluation, Listener

@@ -15,8 +15,8 @@ from PIL import Image
 
 from dinoscope import api, checkpoint, system
 from dinoscope.cli import main
-from dinoscope.comparison.writing import FILES
 from dinoscope.evaluation.results import keep, kept, kept_names
+from dinoscope.report.comparison import FILES
 from dinoscope.study.published import LABEL, PUBLISHED
 from dinoscope.types import Result
 from tests.conformance import cases

@@ -19,7 +19,7 @@ from dinoscope.data.folder import find_images, image_fraction
 from dinoscope.data.grey_range import bits_window
 from dinoscope.data.loader import ViewsDataset
 from dinoscope.data.masked_images import find_masked_images
-from dinoscope.demo.engine import Engine, Gaze
+from dinoscope.demo.engine import Engine, Input
 from dinoscope.demo.limits import Limits
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, cached_extract, extract, weights_hash
@@ -192,5 +192,5 @@ class TestEverythingReadsByTheModelsRange:
         picture = engine.picture(image)
         assert picture.pixels[0, 0, 0] == 64
         assert [int(picture.by(model.backbone.config.window)[0, 0, 0]) for model in models] == [64, 255]
-        ours, theirs = (engine.patches(Gaze(model.label, picture)) for model in models)
+        ours, theirs = (engine.patches(Input(model.label, picture)) for model in models)
         assert not torch.allclose(ours, theirs)

@@ -10,8 +10,7 @@ import pytest
 
 from dinoscope.data import video
 from dinoscope.demo.clip import first_frame, open_clip, sample_clip
-from dinoscope.demo.limits import Limits
-from dinoscope.demo.pictures import Refused
+from dinoscope.demo.limits import Limits, Refused
 from tests.demo.clips import write_clip
 
 LIMITS = Limits()

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("gradio", reason="needs gradio: pip install 'dinoscope[demo]'")
 
-from dinoscope.demo.components import build_radio, build_slider
+from dinoscope.demo.site import build_radio, build_slider
 
 
 @pytest.mark.parametrize(("sent", "taken"), [(3, 3), (12, 3), (-1, 1), (None, 1), (2.5, 2.5)])

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinoscope.demo.decoding import DecodingProcesses
-from dinoscope.demo.limits import Limits
-from dinoscope.demo.pictures import Refused, read_picture
+from dinoscope.demo.limits import Limits, Refused
+from dinoscope.demo.pictures import read_picture
+from dinoscope.demo.serving import DecodingProcesses
 from dinoscope.errors import UserError
 
 SECONDS = 60.0  # for what is quick, on a machine that is busy

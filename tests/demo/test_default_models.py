@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-import dinoscope.demo.default_models as subject
 from dinoscope.api import recipe
 from dinoscope.checkpoint import export_backbone
 from dinoscope.config import to_dict
-from dinoscope.demo.default_models import default_models
+from dinoscope.demo.serving import default_models
 from dinoscope.methods.simclr import SimCLRConfig
 from dinoscope.methods.supervised import SupervisedConfig
+from dinoscope.models import pretrained
 from dinoscope.shipped import shipped_model
 from tests.demo.conftest import named
 
@@ -62,5 +62,5 @@ def test_else_the_newest_two(tmp_path: Path) -> None:
 
 def test_released_weights_that_are_here_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(tmp_path, "dino", None, 0)
-    monkeypatch.setattr(subject, "is_cached", lambda _: True)
+    monkeypatch.setattr(pretrained, "is_cached", lambda _: True)
     assert default_models(tmp_path) == ["deit_small", "dino_vits16", SHIPPED]

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dinoscope.demo.marking import OBJECTS, Click, Marks, Painting, grown, object_colors, painted
-from dinoscope.demo.tracking import clip_cells
+from dinoscope.demo.clip import OBJECTS, Click, Marks, Painting, clip_cells, grown, object_colors, painted
 from dinoscope.evaluation.propagation import working_size
 from dinoscope.model_names import load_model
 from dinoscope.shipped import shipped_model

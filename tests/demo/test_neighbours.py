@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from dinoscope.data.decode import decode
-from dinoscope.demo.neighbours import Gallery, draw_gallery
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, evaluation_image, evaluation_view
 from dinoscope.model_names import NamedModel, load_model
 from tests.conftest import draw_picture
+
+pytest.importorskip("gradio", reason="the tabs need Gradio")
+
+from dinoscope.demo.neighbours import Gallery, draw_gallery
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from dinoscope.demo import own_folder as module
-from dinoscope.demo.own_folder import own_folder
+from dinoscope.demo import serving
+from dinoscope.demo.serving import own_folder
 
 
 def test_a_failure_leaves_nothing_either(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_what_a_killed_page_has_left_goes_and_what_is_in_use_stays(
     strange.mkdir()  # nobody has locked it: it is not known to be left behind
     with own_folder() as first:
         assert killed.exists()  # as young as that, its page may be about to lock it
-        monkeypatch.setattr(module, "_NEW", -1.0)
+        monkeypatch.setattr(serving, "_NEW", -1.0)
         with FileLock(new / "in-use"):
             with own_folder() as second:
                 assert first != second

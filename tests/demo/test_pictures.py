@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 import dinoscope.demo.pictures as pictures
-from dinoscope.demo.limits import Limits
-from dinoscope.demo.pictures import Refused, read_picture, read_truth
-from dinoscope.demo.samples import find_samples, readable
+from dinoscope.demo.limits import Limits, Refused
+from dinoscope.demo.pictures import find_samples, read_picture, read_truth, readable
 from dinoscope.errors import UserError
 from tests.conftest import draw_picture
 
@@ -57,14 +56,14 @@ def test_a_file_that_is_gone(tmp_path: Path) -> None:
 
 def test_every_refusal_has_its_text(tmp_path: Path) -> None:
     pytest.importorskip("gradio")
-    from dinoscope.demo.page import all_words
+    from dinoscope.demo.site import Words
 
     file = tmp_path / "upload.png"
     for content in (b"", b"text", png_of(30_000, 30_000), png_of(9_000, 9_000), png_of(30_000, 9), png_of(9, 9)):
         file.write_bytes(content)
         with pytest.raises(Refused) as refused:
             read_picture(file, Limits())
-        text = all_words(None).say(None, refused.value.key, **refused.value.values)
+        text = Words().say(None, refused.value.key, **refused.value.values)
         assert "{" not in text
         assert "\n" not in text
 
@@ -77,7 +76,7 @@ def test_equal_pixels_have_equal_digests_and_others_not(tmp_path: Path) -> None:
     assert first == same != other
 
 
-def write_mask(file: Path, values: list[int], binary: bool | None = None) -> pictures.Truth:
+def write_mask(file: Path, values: list[int], binary: bool | None = None) -> pictures.GroundTruth:
     cv2.imwrite(str(file), np.array([values], np.uint8))
     return read_truth(file, (1, len(values)), Limits(), binary=binary)
 
@@ -109,7 +108,6 @@ def mask_file(folder: Path, values: np.ndarray) -> Path:
 def test_limits_are_above_zero() -> None:
     with pytest.raises(UserError, match="upload_mb"):
         Limits(upload_mb=0)
-    assert (Limits(megapixels=1.5).max_pixels, Limits(upload_mb=2).upload_bytes) == (1_500_000, 2_000_000)
 
 
 def test_samples_that_cannot_be_shown_are_left_out(tmp_path: Path) -> None:

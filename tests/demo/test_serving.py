@@ -19,7 +19,7 @@ import pytest
 
 from dinoscope.cli import main
 from dinoscope.demo import serving
-from dinoscope.demo.engine import Engine, Gaze
+from dinoscope.demo.engine import Engine, Input
 from dinoscope.demo.limits import Limits
 from dinoscope.demo.serving import Serving, free_port, page_served
 from dinoscope.errors import UserError
@@ -81,13 +81,13 @@ class Person:
 
 def test_ten_people_at_once_get_their_pictures(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     people, results, all_wait = [Person(address) for _ in range(PEOPLE)], list[list[Any]](), threading.Event()
-    look = Engine.look
+    run = Engine.run
 
-    def look_when_all_wait(engine: Engine, gaze: Gaze) -> Any:
+    def run_when_all_wait(engine: Engine, given: Input) -> Any:
         assert all_wait.wait(PATIENCE)
-        return look(engine, gaze)
+        return run(engine, given)
 
-    monkeypatch.setattr(Engine, "look", look_when_all_wait)
+    monkeypatch.setattr(Engine, "run", run_when_all_wait)
 
     def visit(person: Person) -> None:
         results.append(person.begin())

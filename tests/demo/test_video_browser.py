@@ -31,9 +31,9 @@ import sys, time
 from contextlib import closing
 from pathlib import Path
 from dinoscope.cli import main
-from dinoscope.demo import tracking
+from dinoscope.demo import clip
 
-follow, held = tracking.follow, Path(sys.argv[1])
+follow, held = clip.follow, Path(sys.argv[1])
 
 def waiting(*args):
     with closing(follow(*args)) as steps:
@@ -42,7 +42,7 @@ def waiting(*args):
             while held.exists():
                 time.sleep(0.01)
 
-tracking.follow = waiting
+clip.follow = waiting
 sys.exit(main(sys.argv[2:]))
 """
 """`dinoscope demo`, whose following waits after each frame while a file is there: so nothing ends before a click."""

@@ -11,10 +11,9 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from dinoscope.demo.page import all_words
-from dinoscope.demo.words import LANGUAGES, Words, literal, preferred
+from dinoscope.demo.site import LANGUAGES, Words, literal, preferred
 
-WORDS = all_words(None)
+WORDS = Words()
 
 
 def placeholders(text: str) -> set[str]:
@@ -59,7 +58,7 @@ def test_what_the_browser_asks_for(accepted: str, expected: str) -> None:
 
 
 def test_a_forced_language_is_spoken_everywhere() -> None:
-    forced = all_words("es")
+    forced = Words("es")
     text = WORDS.texts["es"]["picture_empty"]
     assert forced.say(asking("en"), "picture_empty") == text
     assert forced.translations().translations_dict["en"]["picture_empty"] == text
@@ -70,8 +69,6 @@ def test_a_forced_language_is_spoken_everywhere() -> None:
 def test_an_unknown_text_is_a_fault_of_ours() -> None:
     with pytest.raises(KeyError):
         WORDS.label("no_such_text")
-    with pytest.raises(ValueError, match="two tabs"):
-        Words.joined([{"en": {"a": "x"}, "es": {"a": "y"}}] * 2)
 
 
 def test_names_are_text_and_never_markup() -> None:

@@ -18,7 +18,6 @@ from dinoscope.cli import main
 from dinoscope.data.folder import balanced, find_images
 from dinoscope.errors import UserError
 from dinoscope.explain.embedding import METHODS, EmbeddingMap, described, embedding_map, neighbours_kept
-from dinoscope.html_report import embedding
 from dinoscope.measurement import Extract
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.report.maps import (
@@ -32,6 +31,7 @@ from dinoscope.report.maps import (
     thumbnails_page,
 )
 from dinoscope.report.page import Figure, Notice
+from dinoscope.report.sections import embedding
 from dinoscope.study.subjects import Subject
 
 PICTURES = Callable[..., Path]

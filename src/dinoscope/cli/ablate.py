@@ -242,9 +242,9 @@ def _facts(runs: Sequence[PlannedRun], options: Options, command: str) -> dict[s
 
 def _show(result: AblationResult, out: Path) -> None:
     """Write the files, print the tables, and name the runs that are not simply finished."""
-    from dinoscope.ablation.writing import write_result
     from dinoscope.cli.ablation_table import show
     from dinoscope.cli.console import Console, progress_bar
+    from dinoscope.report.ablation import write_result
 
     with progress_bar("drawing figures") as progress:
         files = write_result(result, out, overwrite=True, watch=progress)

@@ -16,7 +16,7 @@ from dinoscope.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-    from dinoscope.comparison import Compared, Request
+    from dinoscope.report.comparison import Compared, Request
     from dinoscope.tables import Table
 
 
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
         prog="dinoscope compare",
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
     )
-    from dinoscope.comparison import compare_runs
+    from dinoscope.report.comparison import compare_runs
 
     result = compare_runs(request(options))
     console = Console()
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
 
 def request(options: Options) -> Request:
     """What `compare_runs` is asked for. Raises UserError where options exclude each other, or for the device."""
-    from dinoscope.comparison import Request
+    from dinoscope.report.comparison import Request
 
     without = options.measuring.no_baselines
     if options.baselines and without:

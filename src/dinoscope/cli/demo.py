@@ -75,8 +75,7 @@ def main(argv: list[str]) -> int:
 def serve(options: Options) -> None:
     """Load the models, print the address, and wait. Raises UserError as `main` does."""
     from dinoscope.cli.console import Console, progress_bar
-    from dinoscope.demo.default_models import default_models
-    from dinoscope.demo.serving import LOOPBACK, Serving, free_port, page_served, wait_for_the_end
+    from dinoscope.demo.serving import LOOPBACK, Serving, default_models, free_port, page_served, wait_for_the_end
     from dinoscope.model_names import load_models
     from dinoscope.system import pick_device
 

@@ -32,9 +32,9 @@ def main(argv: list[str]) -> int:
     from dinoscope import api
     from dinoscope.cli.console import progress_bar
     from dinoscope.cli.progress import ConsoleProgress
-    from dinoscope.html_report import Request, write_report
     from dinoscope.measurement import Extract
     from dinoscope.quickstart import TRAINED, quickstart, scenes
+    from dinoscope.report.build import Request, write_report
     from dinoscope.study.gather import Measuring
 
     with progress_bar("drawing scenes") as progress:

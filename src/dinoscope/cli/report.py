@@ -13,7 +13,7 @@ from dinoscope.cli.model_option import WHAT_MAY_BE_NAMED
 from dinoscope.cli.options import parse
 
 if TYPE_CHECKING:
-    from dinoscope.html_report import Request
+    from dinoscope.report.build import Request
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
         prog="dinoscope report",
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
     )
-    from dinoscope.html_report import write_report
+    from dinoscope.report.build import write_report
 
     written = write_report(request(options))
     text = f"written to {written.path} ({written.size / 1e6:.1f} MB): {', '.join(written.sections)}"
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
 
 def request(options: Options) -> Request:
     """What `write_report` is asked for. Raises UserError where options do not fit, or for the device."""
-    from dinoscope.html_report import Request
+    from dinoscope.report.build import Request
 
     return Request(
         options.runs,

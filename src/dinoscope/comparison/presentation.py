@@ -12,13 +12,11 @@ from dinoscope.comparison.ranking import ACCURACIES, baseline_lines, best, bold_
 from dinoscope.config import to_dict
 from dinoscope.evaluation.statistics import OverSeeds
 from dinoscope.model_names import distinct
-from dinoscope.report.charts import Curve, Panel, Point
 from dinoscope.study.compare import BASELINES, Comparison, Row, usual_conditions
 from dinoscope.study.names import METHOD_NAMES
 from dinoscope.study.published import LABEL, PUBLISHED, SOURCE, Published
 from dinoscope.tables import Column, Section, Table, TableRow
 from dinoscope.text import ABSENT
-from dinoscope.training.run_folder import read_metrics
 
 CSV_HEADER = (
     "source",
@@ -246,58 +244,3 @@ def json_values(comparison: Comparison, published: bool) -> dict[str, Any]:
         "remarks": _remarks(comparison),
     }
     return values | ({"published": {"source": SOURCE, "rows": [asdict(row) for row in PUBLISHED]}} if published else {})
-
-
-def panels(comparison: Comparison) -> tuple[list[Panel], str]:
-    """Accuracy against speed, or against size where a row has no speed; and the title of that axis."""
-    titles = {"knn": f"k-NN (k = {comparison.k})", "linear": "Linear"}
-    networks = [row for row in comparison.rows if row.first.parameters is not None]
-    speeds = [row.cell("throughput") for row in networks]
-    by_speed = all(speed is not None for speed in speeds)
-    found: list[Panel] = []
-    of_seeds = has_seeds(comparison)
-    for name, title in titles.items():
-        points = tuple(
-            Point(
-                row.method,
-                row.architecture,
-                label(row, comparison),
-                speed.mean if by_speed and speed is not None else row.first.parameters or 0.0,
-                cell.mean,
-                cell.deviation,
-                None if of_seeds or (sure := interval(row, name)) is None else (sure.low, sure.high),
-            )
-            for row, speed in zip(networks, speeds, strict=True)
-            if (cell := row.cell(name))
-        )
-        pixels = [cell.mean for row in comparison.rows if row.first.method == "pixels" and (cell := row.cell(name))]
-        if points:
-            found.append(Panel(title, points, (METHOD_NAMES["pixels"], pixels[0]) if pixels else None))
-    return found, "throughput (images/s)" if by_speed else "parameters of the backbone (M)"
-
-
-def has_seeds(comparison: Comparison) -> bool:
-    """Whether any accuracy is of several runs: then bars show their deviation, and no other kind stands beside."""
-    cells = [row.cell(name) for row in comparison.rows for name in ACCURACIES]
-    return any(cell is not None and cell.deviation is not None for cell in cells)
-
-
-def bars_line(comparison: Comparison) -> str:
-    """What the bars of the figure are."""
-    if has_seeds(comparison):
-        return "Bars: one standard deviation over the seeds each way, where there are several"
-    return "Bars: 95 % intervals for the number of images alone (Wilson)"
-
-
-def online_curves(comparison: Comparison) -> list[Curve]:
-    """Online k-NN of each run over its epochs, from its metrics.jsonl, where it was measured."""
-    found: list[Curve] = []
-    for row in comparison.rows:
-        if row.first.method in BASELINES:
-            continue
-        for entry in row.entries:
-            lines = [line for line in read_metrics(Path(entry.run)) if "knn_top1" in line]
-            epochs, values = tuple(line["epoch"] + 1 for line in lines), tuple(line["knn_top1"] for line in lines)
-            if lines:
-                found.append(Curve(row.method, row.architecture, label(row, comparison), epochs, values))
-    return found

@@ -1,38 +1,64 @@
-"""A short clip: refused from its header where it is too much; its frames thinned and shrunk as they are read."""
+"""A short clip: read within limits; objects marked on its first frame by a few clicks or a brush; and followed.
+
+With f(x) a cell's feature of length 1, an object has at a cell x the score
+
+    s(x) = like(x, its clicks) - max(like(x, the edge), like(x, its clicks that take away)) + reach
+
+like(x, clicks) is the mean of the largest cosines of f(x) with the cells around the clicks, like(x, the edge) the mean
+of the largest with the cells at the edge of the picture, which is mostly background. The region is what is connected to
+a click through cells of a score above 0. Nothing is trained, and the same clicks give the same region.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import shutil
+import time
+import zipfile
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import cv2
-from jaxtyping import UInt8
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
 from numpy import ndarray
+from torch import Tensor
 
+from dinoscope.data.index_png import voc_palette
 from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.data.video import Video, open_video, read_header
-from dinoscope.demo.limits import MB, Limits
-from dinoscope.demo.pictures import Refused
+from dinoscope.demo.limits import MB, Limits, Refused
 from dinoscope.errors import UserError
+from dinoscope.evaluation.propagation import cell_features, propagate
+from dinoscope.evaluation.window import PropagationConfig
+from dinoscope.models.backbone import Backbone
+from dinoscope.report.video import write_followed
 
 Taking = Literal["spread", "start"]
-"""Which frames are taken where a clip has too many: every second, third... or those it begins with."""
+"""Which frames of a clip with too many are followed: every second, third..., or the first ones."""
+
+OBJECTS = 6
+"""Objects that may be marked: as many colours are easily told apart."""
 
 _SAMPLE = ScenesConfig(
     train_per_class=0, val_per_class=0, voc_images=0, davis_sequences=1, davis_frames=36, davis_size=(240, 426)
 )
 _SAMPLE_FPS = 12.0
+_EDGE_SHARE = 1 / 8  # of the edge's cells that count: an object may lie at the edge and not be taken for background
+_SEED_CELLS = 3  # of the cells around clicks that count: a texture's light or dark part
+_NOWHERE = -1.0  # a score below that of any cell of a region
+_OPAQUE = 128  # of 255: paint that covers less of a pixel is the soft edge of a stroke
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames of a video, read anew each time they are gone through; it may be gone through several times at once.
+    """Frames of a video, read anew at each iteration; several iterations may run at once.
 
     name: the file's, as the person knows it.
-    total: frames of the whole video. step: every so many are taken. count: so many frames are taken.
+    total: frames of the whole video. step: every so many frames one is taken. count: frames that are taken.
     size: height and width that frames are shrunk to, in pixels.
     """
 
@@ -45,20 +71,19 @@ class Clip:
 
     @property
     def fps(self) -> float:
-        """Frames a second at which what was taken plays as fast as the video."""
+        """Frames per second at which the frames taken play as fast as the video."""
         return self.video.fps / self.step
 
     @property
     def seconds(self) -> float:
-        """How long the whole video plays."""
+        """Duration of the whole video."""
         return self.total / self.video.fps
 
     def __length_hint__(self) -> int:
-        """Number of frames that are taken."""
         return self.count
 
     def __iter__(self) -> Iterator[UInt8[ndarray, "h w 3"]]:
-        """RGB frames of `size`. Raises UserError as a video does."""
+        """Yield RGB frames of `size`. Raises UserError as a video does."""
         for number, frame in enumerate(self.video):
             if number % self.step == 0:
                 shrinks = frame.shape[:2] != self.size
@@ -66,19 +91,19 @@ class Clip:
             if number >= self.step * (self.count - 1):
                 return
 
-    def taking(self, how: Taking, most: int) -> Clip:
-        """The same with at most `most` frames: spread over the whole video, or its first ones."""
-        step = -(-self.total // most) if how == "spread" else 1
-        return replace(self, step=step, count=min(most, -(-self.total // step)))
+    def taking(self, how: Taking, max_frames: int) -> Clip:
+        """Return the same clip with at most `max_frames` frames: evenly spaced over the whole video, or its first."""
+        step = -(-self.total // max_frames) if how == "spread" else 1
+        return replace(self, step=step, count=min(max_frames, -(-self.total // step)))
 
 
 def open_clip(path: Path, name: str, limits: Limits) -> Clip:
-    """The clip in a file, with all its frames, which may be more than are followed (`limits.video_frames`).
+    """Return the clip in a file, with all its frames, which may be more than are followed (`limits.video_frames`).
 
-    Size in bytes and length are looked at first, in the file's header. A file that does not say its length is
-    gone through, but no further than is allowed.
+    Size in bytes and length are checked first, in the file's header. A file that does not say its length is counted,
+    but no further than is allowed.
 
-    Raises Refused for a file too large, a video too long, and what is no video or damaged.
+    Raises Refused if the file is too large, the video too long, damaged or no video.
     """
     if not path.is_file():
         raise Refused("video_gone")
@@ -90,12 +115,15 @@ def open_clip(path: Path, name: str, limits: Limits) -> Clip:
         video = open_video(path)
     except UserError as error:
         raise Refused("video_unreadable", name=name) from error
-    total = video.said or _counted(video, name, limits)
+    total = video.said
+    if not total:
+        for total, _ in enumerate(video, start=1):
+            _refuse_long(name, (total - 1) / video.fps, limits)
     return Clip(video, name, total, 1, total, _shrunk(video.size, limits.video_side))
 
 
 def open_stranger_clip(path: Path, name: str, limits: Limits) -> Clip:
-    """Return `open_clip` of a file that nobody has vouched for, after all frames were decoded once.
+    """Return `open_clip` of a file that nobody has vouched for, after decoding all frames once.
 
     For a process with a deadline: what ends here in time ends in time again. Raises Refused as `open_clip` does.
     """
@@ -107,39 +135,230 @@ def open_stranger_clip(path: Path, name: str, limits: Limits) -> Clip:
 
 
 def sample_clip(folder: Path, name: str, limits: Limits) -> Clip:
-    """Drawn scenes that move, turn and cover each other; drawn into the folder unless they are there."""
+    """Return drawn scenes that move, turn and cover each other; they are drawn into the folder unless they exist."""
     frames = write_scenes(folder, _SAMPLE) / "DAVIS" / "JPEGImages" / "480p" / "scene-00"
     video = replace(open_video(frames), fps=_SAMPLE_FPS)
     return Clip(video, name, video.said, 1, video.said, _shrunk(video.size, limits.video_side))
 
 
 def first_frame(clip: Clip) -> UInt8[ndarray, "h w 3"]:
-    """The frame on which objects are marked. Raises UserError as a video does."""
+    """Return the frame on which objects are marked. Raises UserError as a video does."""
     return next(iter(clip))
 
 
 def _refuse_long(name: str, seconds: float, limits: Limits) -> None:
     if seconds > limits.video_seconds:
-        raise Refused("video_too_long", name=name, length=_minutes(seconds), most=f"{limits.video_seconds:g}")
-
-
-def _counted(video: Video, name: str, limits: Limits) -> int:
-    """Frames of a video that does not say how many it has."""
-    most = limits.video_seconds * video.fps
-    count = 0
-    for count, _ in enumerate(video, start=1):
-        _refuse_long(name, count / video.fps if count > most + 1 else 0, limits)
-    return count
-
-
-def _minutes(seconds: float) -> str:
-    """7384 s as 2:03:04, 93 s as 1:33."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+        minutes, rest = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        length = f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+        raise Refused("video_too_long", name=name, length=length, most=f"{limits.video_seconds:g}")
 
 
 def _shrunk(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Height and width with a longer side of at most `side`, and neither below 1."""
     scale = min(1.0, side / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+@dataclass(frozen=True)
+class Click:
+    """A click on object `number`, from 1; row and column are shares of the picture's height and width, in [0, 1).
+
+    adds: the object is here; False: it is not.
+    """
+
+    number: int
+    row: float
+    column: float
+    adds: bool = True
+
+    def cell(self, rows: int, columns: int) -> tuple[int, int]:
+        """Return the clicked cell of a grid."""
+        return min(rows - 1, int(self.row * rows)), min(columns - 1, int(self.column * columns))
+
+
+@dataclass(frozen=True, eq=False)
+class Painting:
+    """What was painted with a brush: the object of each pixel, 0 for none."""
+
+    ids: UInt8[ndarray, "h w"]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Everything that a person has marked, in order; every change gives new marks.
+
+    reach: added to the scores of all regions: above 0 they grow, below they shrink.
+    """
+
+    marks: tuple[Click | Painting, ...] = ()
+    reach: float = 0.0
+
+    def with_mark(self, mark: Click | Painting) -> Marks:
+        """Return these and one more."""
+        return replace(self, marks=(*self.marks, mark))
+
+    def undone(self) -> Marks:
+        """Return these without the last, if there is one."""
+        return replace(self, marks=self.marks[:-1])
+
+    @property
+    def clicks(self) -> tuple[Click, ...]:
+        """The clicks alone."""
+        return tuple(mark for mark in self.marks if isinstance(mark, Click))
+
+    def ids(self, cells: Float[Tensor, "rows columns d"] | None, size: tuple[int, int]) -> UInt8[ndarray, "h w"]:
+        """Return the object of each pixel of a picture of `size`, 0 for none: regions of clicks, then paint over them.
+
+        cells: features of length 1 of the cells that cover the picture; may be None if there are no clicks.
+        """
+        ids = np.zeros(size, np.uint8) if cells is None else grown(self.clicks, cells, size, self.reach)
+        for mark in self.marks:
+            if isinstance(mark, Painting):
+                ids = np.where(mark.ids > 0, mark.ids, ids)
+        return ids
+
+
+def grown(
+    clicks: Sequence[Click], cells: Float[Tensor, "rows columns d"], size: tuple[int, int], reach: float = 0.0
+) -> UInt8[ndarray, "h w"]:
+    """Return the object of each pixel, 0 for none, by the rule above; of several the one with the highest score."""
+    ids, best = np.zeros(size, np.uint8), np.zeros(size, np.float32)
+    inner = torch.zeros(cells.shape[:2], dtype=torch.bool)
+    inner[1:-1, 1:-1] = True
+    edge = cells[~inner]
+    against = _likeness(cells, edge, max(1, round(_EDGE_SHARE * len(edge))))
+    for number in sorted({click.number for click in clicks if click.adds}):
+        own = [click for click in clicks if click.number == number]
+        score = _score(own, cells, against) + reach
+        inside = score > 0
+        _, parts = cv2.connectedComponents(inside.astype(np.uint8), connectivity=4)
+        clicked = {int(parts[click.cell(*parts.shape)]) for click in own if click.adds} - {0}
+        region = np.isin(parts, list(clicked))
+        # cells alike that are not connected would bleed into the region's border where scores are interpolated
+        score = np.where(region | ~inside, score, _NOWHERE).astype(np.float32)
+        pixels = cv2.resize(score, size[::-1], interpolation=cv2.INTER_LINEAR)
+        ids[pixels > best] = number
+        best = np.maximum(best, pixels)
+    return ids
+
+
+def painted(layers: Iterable[UInt8[ndarray, "_ _ 4"]], size: tuple[int, int]) -> UInt8[ndarray, "h w"]:
+    """Return the object of each painted pixel, by the nearest of their colours; 0 without paint.
+
+    layers: RGBA, the lowest first, of the picture's aspect.
+    """
+    ids = np.zeros(size, np.uint8)
+    colors = np.asarray(object_colors(), np.int64)
+    for layer in layers:
+        if layer.shape[:2] != size:
+            layer = cv2.resize(layer, size[::-1], interpolation=cv2.INTER_NEAREST)
+        opaque = layer[..., 3] >= _OPAQUE
+        distance = ((layer[opaque][:, None, :3].astype(np.int64) - colors) ** 2).sum(axis=2)
+        ids[opaque] = 1 + distance.argmin(axis=1)
+    return ids
+
+
+def object_colors() -> list[tuple[int, int, int]]:
+    """Return RGB of objects 1 to `OBJECTS`: VOC's, which the masks have too."""
+    flat = voc_palette()
+    return [(flat[at], flat[at + 1], flat[at + 2]) for at in range(3, 3 * OBJECTS + 3, 3)]
+
+
+def _score(
+    clicks: Sequence[Click], cells: Float[Tensor, "rows columns d"], against: Float[Tensor, "rows columns"]
+) -> Float[ndarray, "rows columns"]:
+    """s(x) of one object, without the reach. Clicked cells are in it, or out of it, whatever they look like."""
+    near = _likeness(cells, _around([click for click in clicks if click.adds], cells), _SEED_CELLS)
+    if away := [click for click in clicks if not click.adds]:
+        against = torch.maximum(against, _likeness(cells, _around(away, cells), _SEED_CELLS))
+    score = (near - against).numpy()
+    for click in clicks:  # in order: the last click on a cell counts
+        place = click.cell(*score.shape)
+        score[place] = max(score[place], 1.0) if click.adds else _NOWHERE
+    return score
+
+
+def _likeness(
+    cells: Float[Tensor, "rows columns d"], seeds: Float[Tensor, "n d"], count: int
+) -> Float[Tensor, "rows columns"]:
+    """Mean of the `count` largest cosines of each cell with the seeds."""
+    return (cells @ seeds.T).topk(min(count, len(seeds)), dim=2).values.mean(dim=2)
+
+
+def _around(clicks: Sequence[Click], cells: Float[Tensor, "rows columns d"]) -> Float[Tensor, "n d"]:
+    """The clicked cells and their neighbours, corners too."""
+    places = [click.cell(*cells.shape[:2]) for click in clicks]
+    return torch.cat(
+        [cells[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].flatten(0, 1) for row, column in places]
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A frame that was followed: how many are done of how many, the seconds so far, and the objects over it (RGB)."""
+
+    done: int
+    total: int
+    seconds: float
+    picture: UInt8[ndarray, "h w 3"]
+
+
+@dataclass(frozen=True)
+class Followed:
+    """The files that were written, over how many frames, in how many seconds."""
+
+    overlay: Path
+    masks: Path
+    frames: int
+    seconds: float
+
+
+def clip_cells(backbone: Backbone, clip: Clip, size: int) -> Float[Tensor, "rows columns d"]:
+    """Return the features of the first frame's cells, on the CPU, computed at the short side `size`.
+
+    Raises UserError if the frame cannot be read, or as `cell_features` does.
+    """
+    features, grid = cell_features(backbone, first_frame(clip), size)
+    return features.cpu().view(*grid, -1)
+
+
+def follow(
+    backbone: Backbone, clip: Clip, mask: UInt8[ndarray, "h w"], config: PropagationConfig, folder: Path
+) -> Generator[Step | Followed, None, None]:
+    """Propagate the objects of the first frame's mask through the clip: yield a `Step` per frame, then `Followed`.
+
+    folder: is made, with overlay.mp4 and masks.zip (palette PNGs 00000.png..., values as in the mask) at the end.
+    If the iterator is closed before the end, or anything fails, it is removed with everything in it.
+
+    Raises Refused if nothing is marked, else UserError as `propagate` does or if something cannot be written.
+    """
+    if not mask.any():
+        raise Refused("video_nothing_marked")
+    overlay, masks = folder / "overlay.mp4", folder / "masks"
+    begin, done = time.perf_counter(), 0
+    try:
+        try:
+            masks.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"{masks} cannot be made: {error.strerror}") from error
+        results = propagate(backbone, clip, {0: mask}, config)
+        for done, picture in enumerate(write_followed(results, clip, clip.fps, masks, overlay), start=1):
+            yield Step(done, clip.count, time.perf_counter() - begin, picture)
+        archive = _zipped(masks)
+    except BaseException:  # GeneratorExit too: whoever cancels closes the iterator
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    yield Followed(overlay, archive, done, time.perf_counter() - begin)
+
+
+def _zipped(folder: Path) -> Path:
+    """Replace a folder by a ZIP of its files."""
+    file = folder.with_suffix(".zip")
+    try:
+        with zipfile.ZipFile(file, "w") as archive:  # PNGs are compressed already
+            for mask in sorted(folder.iterdir()):
+                archive.write(mask, mask.name)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}") from error
+    shutil.rmtree(folder)
+    return file

@@ -1,23 +1,25 @@
-"""What models say about images, computed once and looked at again and again. Knows nothing of the page.
+"""What models compute for images: once, and then read again by every control of the page. Knows nothing of Gradio.
 
-One pass through the network for each (model, image, size) serves every control of the page. What is made of it and
-takes time (rollout, Grad-CAM, the patches' features) is made when it is first asked for, and kept as well.
+One pass through the network for each (model, image, size) serves all controls. What is derived from it and takes time
+(rollout, Grad-CAM, the patches' features) is computed when it is first asked for, and kept within a bound of bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+import cachetools
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dinoscope.demo.decoding import Apart, in_this_process
-from dinoscope.demo.kept import Kept
-from dinoscope.demo.limits import Limits
-from dinoscope.demo.pictures import Picture, Refused, read_picture
+from dinoscope.demo.limits import MB, Limits, Refused
+from dinoscope.demo.pictures import Picture, read_picture
 from dinoscope.explain.attention import MAX_PATCHES, count_heads, patch_grid, prepare
 from dinoscope.explain.centre import centre_map
 from dinoscope.explain.maps import MAPS
@@ -35,14 +37,25 @@ from dinoscope.explain.single_pass import (
 from dinoscope.model_names import NamedModel
 from dinoscope.models.backbone import ViTBackbone
 
+T = TypeVar("T")
+
 KINDS: tuple[str, ...] = tuple(MAPS)
 OF_BLOCKS = ("attention", "rollout", "gradcam")
 """Kinds of maps that a transformer has one of for each block."""
 
+Apart = Callable[..., Any]
+"""Calls a function that reads a stranger's file: `apart(function, *arguments, deadlines=1)` returns what it returns."""
+
+
+def in_this_process(function: Callable[..., T], *arguments: Any, deadlines: int = 1) -> T:
+    """Call a function right here, without a deadline."""
+    del deadlines
+    return function(*arguments)
+
 
 @dataclass(frozen=True)
-class Gaze:
-    """One model that looks at one picture. size: short side in pixels; None is the one the model stores."""
+class Input:
+    """A picture and the model that is given it. size: short side in pixels; None is the one that the model stores."""
 
     model: str
     picture: Picture
@@ -50,103 +63,131 @@ class Gaze:
 
 
 class Engine:
-    """The models by their labels, and what they said. Safe to call from several threads.
+    """The models by their labels, and what they computed. Safe to call from several threads.
 
-    passes: how often a network has been run; for who wants to know whether anything is computed again.
-    window: grey range by which images are shown, that of the first model which has one; each model is given its own.
-    apart: calls a function that reads a stranger's file, see `decoding.DecodingProcesses.run`.
+    passes: how often a network was run.
+    window: grey range by which images are shown: that of the first model which has one. Each model is given its own.
     """
 
     def __init__(self, models: Sequence[NamedModel], limits: Limits, apart: Apart = in_this_process) -> None:
         self.models = {model.label: model for model in models}
-        self.apart = apart
-        self.limits, self.passes = limits, 0
+        self.limits, self.apart, self.passes = limits, apart, 0
         windows = (model.backbone.config.window for model in models)
         self.window = next((window for window in windows if window is not None), None)
-        self._kept = Kept(limits.cache_bytes)
+        self._remember = remembering(int(limits.cache_mb * MB))
 
     def picture(self, path: Path) -> Picture:
-        """The image in a file. Raises Refused as `read_picture` does."""
+        """Return the image in a file. Raises Refused as `read_picture` does."""
         try:
             key = path, path.stat().st_mtime_ns
         except OSError as error:
             raise Refused("picture_gone") from error
-        return self._kept.get(key, lambda: self.apart(read_picture, path, self.limits, self.window))
+        return self._remember(key, lambda: self.apart(read_picture, path, self.limits, self.window))
 
     def depth(self, model: str) -> int:
-        """Number of blocks that a map can be of; 1 for a ResNet."""
+        """Return the number of blocks that a map can be of; 1 for a ResNet."""
         backbone = self.models[model].backbone
         return len(backbone.net.blocks) if isinstance(backbone, ViTBackbone) else 1
 
     def heads(self, model: str) -> int:
-        """Number of heads; 1 for a ResNet."""
+        """Return the number of attention heads; 1 for a ResNet."""
         return count_heads(self.models[model].backbone)
 
     def shown_kind(self, model: str, kind: str) -> str:
-        """The kind of map that a model really gives: a ResNet's attention is its feature energy."""
+        """Return the kind of map that a model really gives: a ResNet's attention is its feature energy."""
         has_heads = isinstance(self.models[model].backbone, ViTBackbone)
         return "energy" if kind == "attention" and not has_heads else kind
 
-    def size(self, gaze: Gaze) -> int:
-        """Short side in pixels at which the model is given the picture, within the limits."""
-        return min(gaze.size or self.models[gaze.model].backbone.config.image_size, self.limits.most_size)
+    def size(self, given: Input) -> int:
+        """Return the short side in pixels at which the model is given the picture, within the limits."""
+        return min(given.size or self.models[given.model].backbone.config.image_size, self.limits.most_size)
 
-    def maps(self, gaze: Gaze, kind: str, block: int) -> Float[Tensor, "maps rows columns"]:
-        """The maps of a kind, as `explain.maps.MAPS` gives them; attention has one for each head.
+    def maps(self, given: Input, kind: str, block: int) -> Float[Tensor, "maps rows columns"]:
+        """Return the maps of a kind, as `explain.maps.MAPS` gives them; attention has one for each head.
 
-        block: from 0; one beyond the network's last is the last. Kinds that are of the last block alone ignore it.
-        Raises Refused for rollout of a network that has no attention, and as `look` does.
+        block: from 0; beyond the network's last it is the last. Kinds that are of the last block alone ignore it.
+        Raises Refused for rollout of a network without attention, and as `run` does.
         """
-        backbone, passed = self.models[gaze.model].backbone, self.look(gaze)
-        block = min(block, self.depth(gaze.model) - 1)
+        backbone, passed = self.models[given.model].backbone, self.run(given)
+        block = min(block, self.depth(given.model) - 1)
         if kind == "attention" and isinstance(backbone, ViTBackbone):
             return attention_of_pass(backbone, passed, block)[0].float().cpu()
         if kind in ("attention", "energy"):
-            return energy_of_patches(self.patches(gaze)[None])[0]
+            return energy_of_patches(self.patches(given)[None])[0]
         if kind == "rollout":
             if not isinstance(backbone, ViTBackbone):
-                raise Refused("image_no_rollout", model=gaze.model)
-            return self._derived(gaze, (kind, block), lambda: rollout_of_pass(backbone, passed, block)[0].cpu())
+                raise Refused("image_no_rollout", model=given.model)
+            return self._derived(given, (kind, block), lambda: rollout_of_pass(backbone, passed, block)[0].cpu())
         if kind == "gradcam":
-            return self._derived(gaze, (kind,), lambda: torch.cat(gradcam_of_pass(backbone, passed)).cpu())[block]
+            return self._derived(given, (kind,), lambda: torch.cat(gradcam_of_pass(backbone, passed)).cpu())[block]
         return centre_map(*passed.grid)[None]
 
-    def patches(self, gaze: Gaze) -> Float[Tensor, "rows columns d"]:
-        """Features of the patches behind the last block. Raises Refused as `look` does."""
-        backbone, passed = self.models[gaze.model].backbone, self.look(gaze)
-        return self._derived(gaze, ("patches",), lambda: patches_of_pass(backbone, passed)[0].float().cpu())
+    def patches(self, given: Input) -> Float[Tensor, "rows columns d"]:
+        """Return the patches' features behind the last block. Raises Refused as `run` does."""
+        backbone, passed = self.models[given.model].backbone, self.run(given)
+        return self._derived(given, ("patches",), lambda: patches_of_pass(backbone, passed)[0].float().cpu())
 
-    def similarity(self, gaze: Gaze, patch: tuple[int, int], other: Gaze) -> Float[Tensor, "rows columns"]:
-        """Cosine of one patch (row, column) of a picture with every patch of another one. Raises as `look` does."""
-        return similarity_maps(self.patches(gaze)[patch][None], self.patches(other))[0]
+    def similarity(self, given: Input, patch: tuple[int, int], other: Input) -> Float[Tensor, "rows columns"]:
+        """Return the cosine of one patch (row, column) with every patch of another picture. Raises as `run` does."""
+        return similarity_maps(self.patches(given)[patch][None], self.patches(other))[0]
 
-    def colors(self, gazes: Sequence[Gaze]) -> list[PatchColors]:
-        """Principal components of one model's patches of several pictures jointly. Raises Refused as `look` does."""
-        key = ("colors", *(self._key(gaze) for gaze in gazes))
-        return self._kept.get(key, lambda: patch_colors([self.patches(gaze) for gaze in gazes]))
+    def colors(self, inputs: Sequence[Input]) -> list[PatchColors]:
+        """Return the principal components of one model's patches, of several pictures jointly. Raises as `run` does."""
+        key = ("colors", *(self._key(given) for given in inputs))
+        return self._remember(key, lambda: patch_colors([self.patches(given) for given in inputs]))
 
-    def look(self, gaze: Gaze) -> SinglePass:
-        """What the pass of the model over the picture has left behind, which is run where it is not kept.
+    def run(self, given: Input) -> SinglePass:
+        """Return what the model's pass over the picture leaves behind, running it unless that is still there.
 
-        Raises Refused where the picture has more patches than the limits allow, or the model's numbers are not finite.
+        Raises Refused if the picture has more patches than the limits allow, or the model's numbers are not finite.
         """
-        return self._kept.get(self._key(gaze), lambda: self._run(gaze))
+        return self._remember(self._key(given), lambda: self._run(given))
 
-    def _run(self, gaze: Gaze) -> SinglePass:
-        backbone = self.models[gaze.model].backbone
-        rows, columns = patch_grid(gaze.picture.size, self.size(gaze), backbone.patch_size)
-        most = min(self.limits.patches, MAX_PATCHES)
-        if rows * columns > most:
-            raise Refused("picture_patches", patches=rows * columns, most=most)
-        pixels = prepare(gaze.picture.by(backbone.config.window), self.size(gaze), backbone.patch_size)
+    def _run(self, given: Input) -> SinglePass:
+        backbone = self.models[given.model].backbone
+        rows, columns = patch_grid(given.picture.size, self.size(given), backbone.patch_size)
+        max_patches = min(self.limits.patches, MAX_PATCHES)
+        if rows * columns > max_patches:
+            raise Refused("picture_patches", patches=rows * columns, most=max_patches)
+        pixels = prepare(given.picture.by(backbone.config.window), self.size(given), backbone.patch_size)
         self.passes += 1
         passed = single_pass(backbone, backbone.normalize(pixels[None].to(backbone.mean.device)))
         if not all(each.isfinite().all() for each in (*passed.rows, *([] if passed.last is None else [passed.last]))):
-            raise Refused("model_broken", model=gaze.model)
+            raise Refused("model_broken", model=given.model)
         return passed
 
-    def _key(self, gaze: Gaze) -> tuple[str, str, int]:
-        return gaze.model, gaze.picture.digest, self.size(gaze)
+    def _key(self, given: Input) -> tuple[str, str, int]:
+        return given.model, given.picture.digest, self.size(given)
 
-    def _derived(self, gaze: Gaze, what: tuple[str | int, ...], make: Callable[[], Tensor]) -> Tensor:
-        return self._kept.get((*self._key(gaze), *what), make)
+    def _derived(self, given: Input, what: tuple[str | int, ...], make: Callable[[], Tensor]) -> Tensor:
+        return self._remember((*self._key(given), *what), make)
+
+
+def remembering(max_bytes: int) -> Any:
+    """Return a function `remember(key, make)` that makes each result once, however many threads ask for it together.
+
+    Results are kept up to `max_bytes` in `remember.cache`; the least recently used goes first. A result beyond the
+    bound is returned and not kept, and neither is a failure.
+    """
+    cache = cachetools.LRUCache[Hashable, Any](max_bytes, getsizeof=count_bytes)
+
+    @cachetools.cached(cache, key=lambda key, make: key, condition=threading.Condition())
+    def remember(key: Hashable, make: Callable[[], T]) -> T:
+        return make()
+
+    return remember
+
+
+def count_bytes(result: object) -> int:
+    """Return the bytes of all tensors and arrays in a result, however nested; everything else counts as 0."""
+    if isinstance(result, torch.Tensor):
+        return result.numel() * result.element_size()
+    if isinstance(result, np.ndarray):
+        return result.nbytes
+    if is_dataclass(result) and not isinstance(result, type):
+        return sum(count_bytes(getattr(result, field.name)) for field in fields(result))
+    if isinstance(result, Mapping):
+        return sum(map(count_bytes, result.values()))
+    if isinstance(result, Sequence) and not isinstance(result, str | bytes):
+        return sum(map(count_bytes, result))
+    return 0

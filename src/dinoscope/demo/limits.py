@@ -1,12 +1,14 @@
-"""How much the page takes on: settings of whoever starts it, checked before anything is decoded or computed."""
+"""How much the page takes on, and how it refuses: checked before anything is decoded or computed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 from dinoscope.errors import UserError
 
 MB = 10**6
+"""Bytes of a megabyte, and pixels of a megapixel."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Limits:
     patches: int = 12_000
     """Most patches that a model is given an image as; the time grows with their square, and all others wait for it."""
     cache_mb: float = 512
-    """Memory for what the models have said about images, in MB; what was used least recently goes first."""
+    """Memory for what the models have computed, in MB; what was used least recently goes first."""
     concurrent: int = 1
     """Computations at the same time; all others wait in the queue."""
     queue: int = 64
@@ -47,27 +49,17 @@ class Limits:
             if not getattr(self, field.name) > 0:
                 raise UserError(f"{field.name} is a limit above 0, not {getattr(self, field.name)}")
 
-    @property
-    def max_pixels(self) -> int:
-        """`megapixels` in pixels."""
-        return int(self.megapixels * 10**6)
 
-    @property
-    def upload_bytes(self) -> int:
-        """`upload_mb` in bytes."""
-        return int(self.upload_mb * MB)
+class Refused(Exception):
+    """What the page does not do, and why: `key` names a text of en.toml, and `values` fill its placeholders."""
 
-    @property
-    def video_bytes(self) -> int:
-        """`video_mb` in bytes."""
-        return int(self.video_mb * MB)
+    def __init__(self, key: str, **values: object) -> None:
+        super().__init__(key, values)
+        self.key, self.values = key, values
 
-    @property
-    def uploads_bytes(self) -> int:
-        """`uploads_mb` in bytes."""
-        return int(self.uploads_mb * MB)
+    def __reduce__(self) -> tuple[Any, ...]:  # it crosses from the decoding processes
+        return _refused, (self.key, self.values)
 
-    @property
-    def cache_bytes(self) -> int:
-        """`cache_mb` in bytes."""
-        return int(self.cache_mb * MB)
+
+def _refused(key: str, values: dict[str, object]) -> Refused:
+    return Refused(key, **values)

@@ -1,32 +1,51 @@
-"""The images of a folder that a model takes to be most like a given one. Knows nothing of the page."""
+"""The tab for nearest neighbours: the images of a folder whose features are most similar to those of a given image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import gradio as gr
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from dinoscope.data.decode import UnreadableImage, decode
 from dinoscope.data.folder import evenly, find_images, resolve_split
 from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.demo.image import ImageTab, chosen_models
+from dinoscope.demo.limits import Refused
+from dinoscope.demo.pictures import THUMBNAIL, shrunk
+from dinoscope.demo.site import (
+    LIGHT,
+    Picked,
+    Site,
+    build_caption,
+    build_slider,
+    build_upload,
+    hidden_column,
+    refusals_shown,
+)
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, cached_extract, describing, evaluation_image, evaluation_view
 from dinoscope.model_names import NamedModel
 
-MOST_IMAGES = 2000
-"""Images of a folder that are looked through; of more, so many are taken, spread evenly."""
-_CONFIG = ExtractConfig(workers=0, batch_size=32)  # no processes beside a server's threads
+MAX_IMAGES = 2000
+"""Images of a folder that are searched; of more, so many are taken, evenly spaced."""
+_COUNT, _MAX_COUNT = 9, 24
+_CONFIG = ExtractConfig(workers=0, batch_size=32)  # no processes next to a server's threads
 _DRAWN = ScenesConfig(train_per_class=24, val_per_class=0, voc_images=0, davis_sequences=0, davis_frames=0)
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An image of the gallery. cosine: of its feature and that of the image it was compared with, -1 to 1.
+    """An image of the gallery. cosine: of its feature with the query's, -1 to 1.
 
     label: name of its class; None in a folder without classes.
     """
@@ -38,10 +57,10 @@ class Neighbour:
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """The images of a folder as a model sees them.
+    """The images of a folder as a model describes them.
 
     features: of length 1, in the order of `paths`. labels: None in a folder without classes.
-    total: images in the folder, of which those that were too many are not in here. unreadable: nor are so many others.
+    total: images in the folder. unreadable: so many of those that were taken are missing here.
     """
 
     model: NamedModel
@@ -56,46 +75,181 @@ class Gallery:
         folder: Path,
         model: NamedModel,
         progress: Callable[[int, int], None] | None = None,
-        limit: int = MOST_IMAGES,
+        limit: int = MAX_IMAGES,
     ) -> Gallery:
-        """Describe the images of a folder, or of its training split; what was described before comes from the cache.
+        """Describe the images of a folder, or of its training split; features are cached on disk.
 
-        progress: told (images done, of all); not called where all is in the cache.
+        progress: called with (images done, of all), unless everything is in the cache.
 
-        Raises UserError where there are no images, none can be read, or the model's features are not finite.
+        Raises UserError if there are no images, none can be read, or the model's features are not finite.
         """
-        found = find_images(resolve_split(folder, "train"))
-        taken = found.subset(evenly(len(found), limit))
+        images = find_images(resolve_split(folder, "train"))
+        taken = images.subset(evenly(len(images), limit))
         bank = cached_extract(model.backbone, taken, _CONFIG, progress)
         if not bank.features.isfinite().all():
             raise UserError(f"{model.label}: the features are not finite: the weights of this model are broken")
         labels = None if bank.labels is None else tuple(bank.classes[label] for label in bank.labels.tolist())
         paths = tuple(taken.root / path for path in bank.paths)
-        return Gallery(model, paths, F.normalize(bank.features, dim=1), labels, len(found), len(taken) - len(paths))
+        return Gallery(model, paths, F.normalize(bank.features, dim=1), labels, len(images), len(taken) - len(paths))
 
     def nearest(self, image: UInt8[ndarray, "h w 3"], count: int, without: Path | None = None) -> list[Neighbour]:
-        """The `count` most similar images, the most similar first, of equal ones the first of the folder.
+        """Return the `count` most similar images, the most similar first, equal ones in the order of the folder.
 
-        without: a file that is left out, where the image itself lies in the folder.
+        without: a file that is left out, for an image that lies in the folder itself.
         """
-        cosines = self.features @ self._describe(image)
+        view = evaluation_view(self.model.backbone, _CONFIG)
+        pixels = evaluation_image(image, view.size, view.crop_fraction)
+        with describing(self.model.backbone, _CONFIG) as describe:  # as the images of the folder were
+            cosines = self.features @ F.normalize(describe(pixels[None])[0].cpu(), dim=0)
         if without is not None:
             same = [path.resolve() == without.resolve() for path in self.paths]
             cosines = cosines.masked_fill(torch.tensor(same), -torch.inf)
-        order = cosines.argsort(descending=True, stable=True)[:count].tolist()
-        return [self._neighbour(place, cosines[place].item()) for place in order if cosines[place].isfinite()]
-
-    def _neighbour(self, place: int, cosine: float) -> Neighbour:
-        return Neighbour(self.paths[place], cosine, None if self.labels is None else self.labels[place])
-
-    def _describe(self, image: UInt8[ndarray, "h w 3"]) -> Float[Tensor, " d"]:
-        """The feature of an image, of length 1, computed as those of the folder are."""
-        view = evaluation_view(self.model.backbone, _CONFIG)
-        pixels = evaluation_image(image, view.size, view.crop_fraction)
-        with describing(self.model.backbone, _CONFIG) as describe:
-            return F.normalize(describe(pixels[None])[0].cpu(), dim=0)
+        return [
+            Neighbour(self.paths[place], cosines[place].item(), None if self.labels is None else self.labels[place])
+            for place in cosines.argsort(descending=True, stable=True)[:count].tolist()
+            if cosines[place].isfinite()
+        ]
 
 
 def draw_gallery(folder: Path) -> Path:
-    """Drawn scenes to look through, for whoever has no images: written into the folder unless they are there."""
+    """Return drawn scenes to search, for whoever has no images; they are drawn into the folder unless they exist."""
     return write_scenes(folder, _DRAWN) / "folder"
+
+
+class NeighboursTab:
+    """The tab's components and handlers; build it inside `tab`.
+
+    The models are the image tab's, and so is the image until another is chosen here.
+
+    folder: is described, once for each model, when the tab is first seen with it. None: drawn scenes.
+    """
+
+    def __init__(self, site: Site, image: ImageTab, folder: Path | None, tab: gr.Tab) -> None:
+        self.site, self.folder = site, folder
+        self._galleries: dict[str, Gallery] = {}
+        self._opening = threading.Lock()
+        word = site.words.label
+        own = gr.State(None)
+        gr.Markdown(word("neighbours_hint"), elem_classes="hint")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=3, min_width=290, elem_classes="controls"):
+                upload = build_upload(
+                    "neighbours-upload",
+                    label=word("neighbours_upload"),
+                    placeholder=word("page_drop"),
+                    sources=["upload", "webcam", "clipboard"],
+                    height=240,
+                    elem_classes="upload picture first",
+                )
+                samples = site.build_samples("neighbours-samples")
+                count = build_slider(1, _MAX_COUNT, _COUNT, step=1, label=word("neighbours_count"))
+            with gr.Column(scale=10, min_width=320, elem_classes="results"), gr.Row(equal_height=False):
+                columns = self._build_column("neighbours-first"), self._build_column("neighbours-second")
+        draw: Any = {
+            "fn": self.draw,
+            "inputs": [own, image.picked, count, image.first, image.second],
+            "outputs": [component for column in columns for component in column],
+            "show_progress_on": [found for *_, found in columns],
+            **site.heavy,
+        }
+        upload.change(site.take, [upload], [own, upload], **LIGHT)
+        samples.select(site.pick, None, [own, upload], **LIGHT)
+        own.change(**draw)
+        count.release(**draw)
+        tab.select(self.preview, [own, image.picked], [upload], **LIGHT).then(**draw)
+
+    def _build_column(self, name: str) -> list[Any]:
+        """What shows one model, in the order in which `draw` fills it."""
+        with gr.Column(min_width=300, elem_id=name, elem_classes="model-column") as column:
+            caption = build_caption(name)
+            found = gr.Gallery(
+                label=self.site.words.label("neighbours_found"),
+                columns=4,
+                height="auto",
+                object_fit="cover",
+                format="jpeg",
+                interactive=False,
+                buttons=[],
+                elem_id=f"{name}-found",
+                elem_classes="heads found",
+            )
+        return [column, caption, found]
+
+    def blank(self) -> list[Any]:
+        """Return what is shown if there is no image, or no folder to search."""
+        return [gr.skip(), "", []] * 2
+
+    @refusals_shown()
+    def preview(self, own: Picked | None, picked: Picked | None, request: gr.Request) -> Any:
+        """Show the image tab's image if none was chosen here."""
+        if own is not None:
+            return gr.skip()
+        if picked is None:
+            return None
+        return self.site.show(shrunk(self.site.engine.picture(picked.path).pixels, 2 * THUMBNAIL))
+
+    def draw(
+        self,
+        own: Picked | None,
+        picked: Picked | None,
+        count: int,
+        first: str,
+        second: str,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio finds it by its default)
+    ) -> list[Any]:
+        """Show what each model finds."""
+        image = own or picked
+        if image is None:
+            return self.blank()
+        results: list[Any] = []
+        try:
+            picture = self.site.engine.picture(image.path)
+            for model in chosen_models(first, second):
+                gallery = self._gallery(model, request, progress)
+                pixels = picture.by(gallery.model.backbone.config.window)
+                found = gallery.nearest(pixels, count, without=image.path)
+                results += [gr.Column(visible=True), self._caption(gallery, found, request), self._pictures(found)]
+        except (Refused, UserError) as error:
+            refused = error if isinstance(error, Refused) else Refused("neighbours_failed", reason=error)
+            self.site.warn(request, refused)
+            return self.blank()
+        return results if len(results) == 6 else [*results, *hidden_column(3)]
+
+    def _gallery(self, model: str, request: gr.Request, progress: gr.Progress) -> Gallery:
+        what = self.site.words.plain(request, "neighbours_opening", model=model)
+
+        def show_progress(done: int, total: int) -> None:
+            progress((done, total), desc=what)
+
+        with self._opening:
+            if model not in self._galleries:
+                folder = self.folder or draw_gallery(self.site.folder / "gallery")
+                self._galleries[model] = Gallery.open(folder, self.site.engine.models[model], show_progress)
+            return self._galleries[model]
+
+    def _caption(self, gallery: Gallery, found: Sequence[Neighbour], request: gr.Request) -> str:
+        """Which model, how many images of the folder, and the most frequent class."""
+        say, taken = self.site.words.say, len(gallery.paths)
+        key = "neighbours_caption" if taken + gallery.unreadable == gallery.total else "neighbours_caption_some"
+        name = self.folder.resolve().name if self.folder else say(request, "neighbours_drawn")
+        text = say(request, key, model=gallery.model.label, taken=taken, total=gallery.total, folder=name)
+        if gallery.unreadable:
+            text += say(request, "neighbours_caption_unreadable", unreadable=gallery.unreadable)
+        votes = Counter(each.label for each in found if each.label is not None)
+        if votes:
+            label, most = votes.most_common(1)[0]
+            text += say(request, "neighbours_caption_class", label=label, votes=most, count=len(found))
+        return text
+
+    def _pictures(self, found: Sequence[Neighbour]) -> list[tuple[Any, str]]:
+        """Small pictures with their class and cosine; files that can no longer be read are passed over."""
+        pictures: list[tuple[Any, str]] = []
+        for each in found:
+            try:
+                pixels = decode(each.path, window=self.site.engine.window)
+            except UnreadableImage:
+                continue
+            caption = f"{each.cosine:.3f}" if each.label is None else f"{each.label} · {each.cosine:.3f}"
+            pictures.append((self.site.show(shrunk(pixels, THUMBNAIL, THUMBNAIL)), caption))
+        return pictures

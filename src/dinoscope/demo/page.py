@@ -1,45 +1,56 @@
-"""The page: its tabs, from whatever they share."""
+"""The page: its tabs, and how it looks. Everything is of system fonts and the package's own files."""
 
 from __future__ import annotations
 
+import json
+import tomllib
 from pathlib import Path
 
 import gradio as gr
 
-from dinoscope.demo import image_words, neighbours_words, page_words, similarity_words, video_words
-from dinoscope.demo.image_tab import build_image_tab
-from dinoscope.demo.neighbours_tab import build_neighbours_tab
-from dinoscope.demo.samples import thumbnails
-from dinoscope.demo.similarity_tab import build_similarity_tab
-from dinoscope.demo.site import Site
-from dinoscope.demo.video_tab import build_video_tab
-from dinoscope.demo.words import Language, Words
+from dinoscope.demo.image import ImageTab
+from dinoscope.demo.neighbours import NeighboursTab
+from dinoscope.demo.similarity import SimilarityTab
+from dinoscope.demo.site import Language, Site, data_file
+from dinoscope.demo.video import VideoTab
 
 _CACHE_SECONDS = (600, 3600)
-"""How often files that the page made or was sent are looked over, and after how long they are removed."""
-
-
-def all_words(forced: Language | None) -> Words:
-    """The texts of every tab."""
-    tabs = [page_words, image_words, similarity_words, neighbours_words, video_words]
-    return Words.joined([tab.TEXTS for tab in tabs], forced)
+"""How often files that the page made or was sent are checked, and the age at which they are removed."""
 
 
 def build_page(site: Site, gallery: Path | None = None) -> gr.Blocks:
-    """Lay out and wire all tabs. site.folder: must be there. gallery: images to look for neighbours in; None: drawn."""
-    small = site.folder / "thumbnails"
-    small.mkdir(exist_ok=True)
-    pictures: list[Path] = thumbnails(site.samples, small, site.engine.window)
+    """Lay out and connect all tabs. gallery: images to search for neighbours; None: drawn scenes."""
+    word = site.words.label
     with gr.Blocks(title="dinoscope", analytics_enabled=False, fill_width=True, delete_cache=_CACHE_SECONDS) as demo:
-        gr.Markdown(site.words.label("page_title"), elem_id="page-title")
+        gr.Markdown(word("page_title"), elem_id="page-title")
         with gr.Tabs():
-            with gr.Tab(site.words.label("image_tab"), id="image"):
-                shown = build_image_tab(site, pictures, demo)
-            with gr.Tab(site.words.label("similarity_tab"), id="similarity") as tab:
-                build_similarity_tab(site, shown, pictures, tab)
-            with gr.Tab(site.words.label("neighbours_tab"), id="neighbours") as tab:
-                build_neighbours_tab(site, shown, pictures, gallery, tab)
-            with gr.Tab(site.words.label("video_tab"), id="video") as tab:
-                models = list(site.engine.models.values())
-                build_video_tab(models, site.words, site.limits, site.folder / "videos", site.engine.apart, tab)
+            with gr.Tab(word("image_tab"), id="image"):
+                image = ImageTab(site, demo)
+            with gr.Tab(word("similarity_tab"), id="similarity") as tab:
+                SimilarityTab(site, image, tab)
+            with gr.Tab(word("neighbours_tab"), id="neighbours") as tab:
+                NeighboursTab(site, image, gallery, tab)
+            with gr.Tab(word("video_tab"), id="video") as tab:
+                VideoTab(site, tab)
     return demo
+
+
+def theme() -> gr.themes.Base:
+    """Return the page's colours, spacing and fonts, for light and dark."""
+    return gr.themes.Base(
+        primary_hue=gr.themes.colors.violet,
+        secondary_hue=gr.themes.colors.violet,
+        neutral_hue=gr.themes.colors.slate,
+        spacing_size=gr.themes.sizes.spacing_sm,
+        radius_size=gr.themes.sizes.radius_lg,
+        text_size=gr.themes.sizes.text_sm,
+        font=("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"),
+        font_mono=("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"),
+    ).set(**tomllib.loads(data_file("theme.toml")))
+
+
+def head(language: Language | None) -> str:
+    """Return what goes into the page's head; a forced language also holds for Gradio's own words."""
+    settings = json.dumps({"language": language, "words": tomllib.loads(data_file("gradio.es.toml"))})
+    script = f"((dinoscope) => {{\n{data_file('page.js')}}})({settings});"
+    return f"<style>{data_file('frame.css')}</style><script>{script}</script>"

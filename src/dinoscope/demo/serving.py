@@ -1,30 +1,47 @@
-"""Serving the page: a folder of its own that is gone afterwards, a free port, and nothing that leaves the machine."""
+"""Serving the page: on this machine alone, behind a guard, with a folder of its own that is gone afterwards.
+
+Nothing here needs Gradio until the page is built, nor a network until it is served.
+"""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import multiprocessing
+import os
+import queue
+import shutil
 import signal
 import socket
+import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
-from dinoscope.demo.decoding import DecodingProcesses
-from dinoscope.demo.guard import Guard
-from dinoscope.demo.limits import Limits
-from dinoscope.demo.own_folder import own_folder
+from filelock import FileLock
+
+from dinoscope.demo.limits import MB, Limits, Refused
 from dinoscope.errors import UserError
-from dinoscope.model_names import NamedModel
 
 if TYPE_CHECKING:
-    from dinoscope.demo.words import Language
+    from dinoscope.demo.site import Language
+    from dinoscope.model_names import NamedModel
+
+T = TypeVar("T")
 
 PORT = 7860
-_TRIED = 100
-_DECODING = 2  # files that are read at the same time
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+RELEASED = ("deit_small", "dino_vits16")
+"""The pair of the DINO paper's figures: one network, trained with labels and without."""
+
+_PORTS = 100  # that are tried
+_DECODING = 2  # files that are read at the same time
+_START_SECONDS = 120.0  # for a process to import what it needs, on a machine that is busy
 
 
 @dataclass(frozen=True)
@@ -48,24 +65,48 @@ class Serving:
 def page_served(serving: Serving) -> Iterator[str]:
     """Serve the page while the context lasts, and give its address.
 
-    Raises UserError where Gradio is missing, the port is taken, or the samples cannot be read.
+    Raises UserError if Gradio is missing, the port is taken, or the samples cannot be read.
     """
     seconds = serving.limits.decode_seconds
     with own_folder() as folder, contextlib.closing(DecodingProcesses(_DECODING, seconds)) as decoding:
         demo, words = _build(serving, folder, decoding)
-        address = _launched(demo, words, serving, folder)
+        address = _launch(demo, words, serving, folder)
         try:
             yield address
         finally:
             demo.close(verbose=False)
 
 
-def _launched(demo: Any, words: Any, serving: Serving, folder: Path) -> str:
-    """Begin to listen, and give the address. The port is chosen now, for others may have begun while ours was built.
+def _build(serving: Serving, folder: Path, decoding: DecodingProcesses) -> tuple[Any, Any]:
+    """The page and its words."""
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise UserError("the page needs Gradio: pip install 'dinoscope[demo]'") from error
+    from dinoscope.demo import pictures
+    from dinoscope.demo.engine import Engine
+    from dinoscope.demo.page import build_page
+    from dinoscope.demo.site import Site, Words
 
-    Raises UserError as `free_port` does.
+    made, drawn = folder / "gradio" / "made", folder / "drawn"
+    (made / "thumbnails").mkdir(parents=True)
+    drawn.mkdir()
+    if serving.data is None:
+        samples = pictures.draw_samples(drawn)
+    else:
+        samples = pictures.readable(pictures.find_samples(serving.data, serving.masks), serving.limits)
+    engine, words = Engine(serving.models, serving.limits, decoding.run), Words(serving.language)
+    small = pictures.thumbnails(samples, made / "thumbnails", engine.window)
+    return build_page(Site(engine, words, serving.limits, samples, small, made), serving.data), words
+
+
+def _launch(demo: Any, words: Any, serving: Serving, folder: Path) -> str:
+    """Begin to listen, and return the address. Raises UserError as `free_port` does.
+
+    The port is chosen now, since another process may have taken one while the page was built.
     """
-    from dinoscope.demo.appearance import CSS, head, theme
+    from dinoscope.demo.page import head, theme
+    from dinoscope.demo.site import data_file
 
     for port in _free_ports(serving.host, serving.port):
         try:
@@ -79,14 +120,14 @@ def _launched(demo: Any, words: Any, serving: Serving, folder: Path) -> str:
                 run_history=False,
                 enable_monitoring=False,
                 ssr_mode=False,
-                max_file_size=max(serving.limits.upload_bytes, serving.limits.video_bytes),
+                max_file_size=int(max(serving.limits.upload_mb, serving.limits.video_mb) * MB),
                 app_kwargs={"middleware": _middleware(serving, folder / "gradio")},
                 theme=theme(),
-                css=CSS,
+                css=data_file("page.css"),
                 head=head(serving.language),
                 i18n=words.translations(),
             )
-        except OSError:  # somebody took it between the two lines
+        except OSError:  # another process took it between the two lines
             continue
         return address
     raise AssertionError("the ports end with an error of their own")
@@ -106,30 +147,80 @@ def wait_for_the_end() -> None:
 
 
 def free_port(host: str, port: int | None) -> int:
-    """The port, or the first free one from `PORT` on. Raises UserError where the port is taken, or the host is none."""
+    """Return the port, or the first free one from `PORT` on. Raises UserError if it is taken, or `host` is not ours."""
     return next(_free_ports(host, port))
 
 
 def _free_ports(host: str, port: int | None) -> Iterator[int]:
-    """The port, or each free one from `PORT` on. Raises UserError, as `free_port` does, where there are no more."""
-    wanted = range(PORT, PORT + _TRIED) if port is None else [port]
+    """The port, or each free one from `PORT` on. Raises UserError when there are no more."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     reason = ""
-    for each in wanted:
+    for candidate in range(PORT, PORT + _PORTS) if port is None else [port]:
         with socket.socket(family, socket.SOCK_STREAM) as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was left just now is free
             try:
-                trial.bind((host, each))
+                trial.bind((host, candidate))
             except socket.gaierror as error:
                 raise UserError(f"--host {host} is not an address of this machine: {error.strerror}") from error
             except (OSError, OverflowError) as error:
                 reason = getattr(error, "strerror", None) or str(error)
                 continue
-        yield each
+        yield candidate
         reason = "something else took it meanwhile"
     if port is None:
-        raise UserError(f"no port from {PORT} to {PORT + _TRIED - 1} can be used on {host}: {reason}")
+        raise UserError(f"no port from {PORT} to {PORT + _PORTS - 1} can be used on {host}: {reason}")
     raise UserError(f"--port {port} cannot be used on {host}: {reason}; leave --port out for the next free one")
+
+
+def default_models(runs: Path) -> list[str]:
+    """Return names for `model_names.load_models` when none are given: the pair to begin with, then the shipped model.
+
+    The pair: released weights if both are here already; else the newest supervised run next to the newest of DINO;
+    else the newest two runs; else one run, or the shipped model, behind its own network with random weights.
+    """
+    from dinoscope.model_names import RANDOM
+    from dinoscope.models.pretrained import CATALOGUE, is_cached
+    from dinoscope.shipped import shipped_model
+
+    shipped = str(shipped_model())
+    if all(is_cached(CATALOGUE[name]) for name in RELEASED):
+        return [*RELEASED, shipped]
+    newest = sorted(_runs(runs), reverse=True)  # (time, path, method)
+    by_method = {method: path for _, path, method in reversed(newest)}
+    if {"supervised", "dino"} <= by_method.keys():
+        return [by_method["supervised"], by_method["dino"], shipped]
+    if len(newest) > 1:
+        return [newest[0][1], newest[1][1], shipped]
+    if newest:
+        return [f"{RANDOM}{newest[0][1]}", newest[0][1], shipped]
+    return [f"{RANDOM}{shipped}", shipped]
+
+
+def _runs(folder: Path) -> Iterator[tuple[float, str, str]]:
+    """Time of change, path and method of the run folders in a folder that have weights to load."""
+    from dinoscope.checkpoint import find_weights
+    from dinoscope.methods import method_name
+    from dinoscope.training.run_folder import CONFIG, read_config
+
+    for config in folder.glob(f"*/{CONFIG}"):
+        with contextlib.suppress(UserError):  # without a checkpoint yet, or of another version
+            find_weights(config.parent)
+            yield config.stat().st_mtime, str(config.parent), method_name(read_config(config.parent).method)
+
+
+# Guard: what the server refuses and adds, around Gradio.
+
+_FILES = ("/file=", "/file/", "/stream/", "/proxy=")  # paths under which Gradio serves files
+_SMALLEST_FILE = 4096  # bytes that a file takes on most disks, however small it is
+
+_SANDBOX = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; media-src 'self'"
+"""A file that is opened by itself runs no script, belongs to no origin and fetches nothing."""
+
+_PAGE = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'self'"
+)
+"""The page asks its own server alone, whatever text ends up in it. Gradio's scripts are inline."""
 
 
 def _middleware(serving: Serving, uploads: Path) -> list[Any]:
@@ -140,31 +231,256 @@ def _middleware(serving: Serving, uploads: Path) -> list[Any]:
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    guard = Middleware(Guard, folder=uploads, max_bytes=serving.limits.uploads_bytes)
+    guard = Middleware(Guard, folder=uploads, max_bytes=int(serving.limits.uploads_mb * MB))
     if serving.host not in LOOPBACK:
         return [guard]
     # with a port, "[::1]" is told apart from it by some versions of Starlette alone; all others see "["
     return [Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]", "["], www_redirect=False), guard]
 
 
-def _build(serving: Serving, folder: Path, decoding: DecodingProcesses) -> tuple[Any, Any]:
-    """The page and its texts."""
-    try:
-        import gradio  # noqa: F401
-    except ImportError as error:
-        raise UserError("the page needs Gradio: pip install 'dinoscope[demo]'") from error
-    from dinoscope.demo.engine import Engine
-    from dinoscope.demo.page import all_words, build_page
-    from dinoscope.demo.samples import draw_samples, find_samples, readable
-    from dinoscope.demo.site import Site
+class Guard:
+    """ASGI middleware (https://asgi.readthedocs.io/en/latest/specs/www.html).
 
-    made, drawn = folder / "gradio" / "made", folder / "drawn"
-    made.mkdir(parents=True)
-    drawn.mkdir()
-    if serving.data is None:
-        samples = draw_samples(drawn)
-    else:
-        samples = readable(find_samples(serving.data, serving.masks), serving.limits)
-    words = all_words(serving.language)
-    site = Site(Engine(serving.models, serving.limits, decoding.run), words, serving.limits, samples, made)
-    return build_page(site, serving.data), words
+    - Requests that change something and come from another site's page get 403 (a form or script elsewhere can send
+      them without reading the answer).
+    - Uploads that would make all files in `folder` exceed `max_bytes` together get 413.
+    - Addresses on the net are not fetched for anybody (Gradio's `file=https://...`): 403.
+    - Each answer has `X-Content-Type-Options: nosniff`, and files and pages a content security policy.
+    """
+
+    def __init__(self, app: Any, folder: Path, max_bytes: int) -> None:
+        self.app, self.folder, self.max_bytes = app, folder, max_bytes
+        self._coming, self._lock = 0, threading.Lock()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request, or pass it on."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        path, changes = scope["path"].lower(), scope["method"] not in ("GET", "HEAD", "OPTIONS")
+        if changes and _is_foreign(headers):
+            await _refuse(send, 403, "Requests from the pages of other sites are refused.")
+        elif "/proxy=" in path or "/file=http:" in path or "/file=https:" in path:
+            await _refuse(send, 403, "This page fetches nothing from the net.")
+        elif changes and path.endswith("/upload"):
+            await self._upload(scope, receive, send, headers.get("content-length", ""))
+        else:
+            await self.app(scope, receive, _with_headers(send, is_file=any(part in path for part in _FILES)))
+
+    async def _upload(self, scope: Any, receive: Any, send: Any, length: str) -> None:
+        if not length.isdigit():
+            await _refuse(send, 411, "An upload must say its length.")
+            return
+        size = max(int(length), _SMALLEST_FILE)
+        with self._lock:
+            full = _bytes_in(self.folder) + self._coming + size > self.max_bytes
+            if not full:
+                self._coming += size
+        if full:
+            await _refuse(send, 413, "The page holds as many uploads as it may. Try again in an hour.")
+            return
+        try:
+            await self.app(scope, receive, _with_headers(send, is_file=False))
+        finally:
+            with self._lock:
+                self._coming -= size
+
+
+def _is_foreign(headers: dict[str, str]) -> bool:
+    """Whether a browser says that the request comes from the page of another site."""
+    if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        return True
+    origin = headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+
+
+def _bytes_in(folder: Path) -> int:
+    sizes: dict[tuple[int, int], int] = {}  # by inode, since clips are linked
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # removed meanwhile
+            stat = file.stat()
+            sizes[stat.st_dev, stat.st_ino] = max(stat.st_size, _SMALLEST_FILE)
+    return sum(sizes.values())
+
+
+def _with_headers(send: Any, *, is_file: bool) -> Any:
+    async def send_guarded(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            headers = [pair for pair in message.get("headers", []) if pair[0].lower() != b"x-content-type-options"]
+            headers.append((b"x-content-type-options", b"nosniff"))
+            kind = next((value for name, value in headers if name.lower() == b"content-type"), b"")
+            if is_file:
+                headers.append((b"content-security-policy", _SANDBOX.encode()))
+            elif kind.startswith(b"text/html"):
+                headers.append((b"content-security-policy", _PAGE.encode()))
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return send_guarded
+
+
+async def _refuse(send: Any, status: int, reason: str) -> None:
+    body = reason.encode()
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(body)).encode()),
+        (b"x-content-type-options", b"nosniff"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class DecodingProcesses:
+    """A few processes that read the files of strangers; one that takes too long is killed and replaced.
+
+    So no file can block the page. Processes start when they are first needed. Safe to call from several threads.
+
+    Args:
+        count: Files that are read at the same time. More wait, up to two deadlines.
+        seconds: Deadline for one file.
+    """
+
+    def __init__(self, count: int, seconds: float) -> None:
+        self.count, self.seconds = count, seconds
+        self._idle: queue.LifoQueue[_Process | None] = queue.LifoQueue()
+        for _ in range(count):
+            self._idle.put(None)
+
+    def run(self, function: Callable[..., T], *arguments: Any, deadlines: int = 1) -> T:
+        """Return `function(*arguments)`; function, arguments and result must be picklable.
+
+        Raises what the function raises, and Refused if it takes longer than `deadlines` times the deadline, if its
+        process dies, or if no process became free.
+        """
+        try:
+            process = self._idle.get(timeout=2 * self.seconds)
+        except queue.Empty:
+            raise Refused("page_busy") from None
+        try:
+            process = process or _Process()
+            return process.ask(function, arguments, deadlines * self.seconds)
+        finally:
+            self._idle.put(process if process is not None and process.alive else None)
+
+    def close(self) -> None:
+        """End all processes; those that still read a file are killed."""
+        for _ in range(self.count):
+            process = self._idle.get()
+            if process is not None:
+                process.end()
+
+
+class _Process:
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")  # fork would copy locks that other threads hold
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(target=_answer_calls, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.alive = True
+        self._receive(_START_SECONDS)
+
+    def ask(self, function: Callable[..., T], arguments: tuple[Any, ...], seconds: float) -> T:
+        try:
+            self._ours.send((function, arguments))
+        except OSError:  # it died between two files
+            self.end()
+            raise Refused("picture_damaged") from None
+        result, error = self._receive(seconds)
+        if error is not None:
+            raise error
+        return result
+
+    def _receive(self, seconds: float) -> tuple[Any, Exception | None]:
+        try:
+            if self._ours.poll(seconds):
+                return self._ours.recv()
+        except (EOFError, OSError):  # killed, for memory perhaps, or crashed in a library
+            self.end()
+            raise Refused("picture_damaged") from None
+        self.end()
+        raise Refused("picture_slow", seconds=f"{seconds:g}")
+
+    def end(self) -> None:
+        self.alive = False
+        self._ours.close()
+        self._process.kill()
+        self._process.join(5)
+
+
+def _answer_calls(connection: Connection) -> None:
+    """What a process does until the page is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the page ends its processes
+    connection.send((None, None))
+    while True:
+        try:
+            function, arguments = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer = function(*arguments), None
+        except Exception as error:
+            answer = None, error
+        connection.send(answer)
+
+
+# The page's one temporary folder: removed when it ends, and by the next page if its own could not (kill -9).
+
+_PREFIX = "dinoscope-demo-"
+_LOCK = "in-use"
+_NEW = 60.0  # seconds; a folder younger than that may not be locked yet
+_PATIENCE = 5.0  # seconds
+
+
+@contextlib.contextmanager
+def own_folder() -> Iterator[Path]:
+    """Give a folder for all that the page writes, uploads too; removed at the end. Gradio's switches are set meanwhile.
+
+    What pages that were killed have left is removed first.
+    """
+    sweep(Path(tempfile.gettempdir()))
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    switches = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    switches["GRADIO_TEMP_DIR"] = str(folder / "gradio")
+    before = {name: os.environ.get(name) for name in switches}
+    os.environ.update(switches)
+    try:
+        with contextlib.ExitStack() as held:
+            with contextlib.suppress(OSError):  # a file system without locks
+                held.enter_context(_lock(folder / _LOCK))
+            yield folder
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _remove(folder)
+
+
+def sweep(temporary: Path) -> None:
+    """Remove this person's folders of pages whose process is gone: the system has released their locks."""
+    for file in temporary.glob(f"{_PREFIX}*/{_LOCK}"):
+        with contextlib.suppress(OSError):  # in use, or gone meanwhile
+            stat = file.parent.lstat()
+            is_ours = not hasattr(os, "getuid") or stat.st_uid == os.getuid()  # on Windows the folder is a person's own
+            if is_ours and time.time() - stat.st_ctime >= _NEW:
+                with _lock(file).acquire(blocking=False):
+                    shutil.rmtree(file.parent, ignore_errors=True)
+                shutil.rmtree(file.parent, ignore_errors=True)  # on Windows, a file that is open stays
+
+
+def _lock(file: Path) -> FileLock:
+    """Not `files.locked`: without the lock, nothing may be removed."""
+    return FileLock(file, fallback_to_soft=False, preserve_lock_file=True)
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder, though work that was under way may still write into it for a moment."""
+    deadline = time.monotonic() + _PATIENCE
+    shutil.rmtree(folder, ignore_errors=True)
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+        shutil.rmtree(folder, ignore_errors=True)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # of work that took longer: its threads are over then

@@ -1,0 +1,472 @@
+"""The tab for one image: the maps of one or two models, with every control."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import gradio as gr
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from dinoscope.demo.engine import KINDS, OF_BLOCKS, Engine, Input
+from dinoscope.demo.limits import Refused
+from dinoscope.demo.pictures import SHOWN, THUMBNAIL, GroundTruth, Picture, Pixels, read_truth, shrunk
+from dinoscope.demo.site import (
+    LIGHT,
+    Picked,
+    Site,
+    build_caption,
+    build_picture,
+    build_radio,
+    build_slider,
+    build_upload,
+    hidden_column,
+    literal,
+    refusals_shown,
+)
+from dinoscope.evaluation.jaccard import jaccard
+from dinoscope.explain.attention import map_masks, mean_and_heads
+from dinoscope.model_names import folder_names
+from dinoscope.pictures import OPACITY, mask_overlay, overlay, write_png
+
+MEAN = "mean"
+OWN = "own"
+NOTHING = ""
+"""As the second model: only one is shown."""
+SIZES = (224, 320, 480, 640)
+_NAME = 40  # characters of an image's name in those of saved files, for which most systems allow 255 bytes
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What a person has set.
+
+    kind: of map, in `explain.maps.MAPS`. head: None is the mean of all. block: from 0; the last if the network has
+    fewer. mass: share of the map that the mask holds. opacity: of the overlay. size: as in `Input`.
+    """
+
+    kind: str = "attention"
+    head: int | None = None
+    block: int = 10**6
+    mass: float = 0.6
+    opacity: float = OPACITY
+    size: int | None = None
+    smooth: bool = True
+
+
+@dataclass(frozen=True)
+class Head:
+    """One head's map. share: of the image in its mask. jaccard: of the mask with the ground truth, 0 to 1."""
+
+    number: int
+    picture: Pixels
+    share: float
+    jaccard: float | None
+
+
+@dataclass(frozen=True)
+class View:
+    """What the page shows of a model.
+
+    head: whose map it is; None is the mean, also if the network has no such head. block: of how many; None for kinds
+    that are of the whole network. share, jaccard: as of a `Head`. grid: (rows, columns) of patches.
+    """
+
+    overlay: Pixels
+    mask: Pixels
+    heads: tuple[Head, ...]
+    head: int | None
+    block: tuple[int, int] | None
+    share: float
+    jaccard: float | None
+    grid: tuple[int, int]
+    size: int
+
+
+def view(engine: Engine, given: Input, controls: Controls, truth: GroundTruth | None) -> View:
+    """Draw a model's map, from the engine's results alone. Raises Refused as `Engine.maps` does."""
+    maps, masks = _maps_and_masks(engine, given, controls)
+    count = len(maps) - 1 if len(maps) > 2 else 0  # of heads: the first map is the mean
+    head = controls.head if controls.head is not None and controls.head < count else None
+    place = 0 if head is None else head + 1
+    shown, small = shrunk(given.picture.pixels, SHOWN), shrunk(given.picture.pixels, THUMBNAIL, THUMBNAIL)
+    shares = [mask.float().mean().item() for mask in masks]
+    scores = [_jaccard(mask, truth) for mask in masks]
+    depth = engine.depth(given.model)
+    return View(
+        overlay=_overlay(shown, maps[place], controls),
+        mask=mask_overlay(shown, masks[place].numpy()),
+        heads=tuple(
+            Head(number - 1, _overlay(small, maps[number], controls), shares[number], scores[number])
+            for number in range(1, count + 1)
+        ),
+        head=head,
+        block=(min(controls.block, depth - 1), depth) if controls.kind in OF_BLOCKS and depth > 1 else None,
+        share=shares[place],
+        jaccard=scores[place],
+        grid=(maps.shape[1], maps.shape[2]),
+        size=engine.size(given),
+    )
+
+
+def full_size(engine: Engine, given: Input, controls: Controls) -> Iterator[tuple[str, UInt8[ndarray, "h w *c"]]]:
+    """Yield every picture at the image's own size, with a name: overlay, mask (0 or 255) and outline, of all maps.
+
+    Heads are counted from 1, as on the page.
+    """
+    maps, masks = _maps_and_masks(engine, given, controls)
+    pixels = given.picture.pixels
+    names = ["mean", *(f"head{number}" for number in range(1, len(maps)))] if len(maps) > 2 else [controls.kind]
+    for name, values, mask in zip(names, maps, masks, strict=False):
+        full = mask.numpy().astype(np.uint8) * 255
+        yield name, _overlay(pixels, values, controls)
+        yield f"{name}_mask", cv2.resize(full, given.picture.size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        yield f"{name}_outline", mask_overlay(pixels, mask.numpy())
+
+
+def _maps_and_masks(engine: Engine, given: Input, controls: Controls) -> tuple[Tensor, Tensor]:
+    """The mean map, then each head's, [1 + heads, rows, columns], and the mask of each."""
+    maps = mean_and_heads(engine.maps(given, controls.kind, controls.block)[None])[0]
+    return maps, map_masks(maps, controls.mass)
+
+
+def _overlay(pixels: Pixels, values: Tensor, controls: Controls) -> Pixels:
+    return overlay(pixels, values.numpy(), opacity=controls.opacity, smooth=controls.smooth)
+
+
+def _jaccard(mask: Bool[Tensor, "rows columns"], truth: GroundTruth | None) -> float | None:
+    if truth is None or not truth.objects.any():
+        return None
+    return jaccard(mask, torch.from_numpy(truth.objects), torch.from_numpy(truth.valid))
+
+
+def chosen_models(first: str, second: str) -> list[str]:
+    """Return the one or two models that are chosen, each once."""
+    return [first] if second in (NOTHING, first) else [first, second]
+
+
+class ImageTab:
+    """The tab's components and handlers; build it inside its `gr.Tab`.
+
+    Other tabs read `picked`, `first`, `second` (the models) and `size`.
+    """
+
+    def __init__(self, site: Site, demo: gr.Blocks) -> None:
+        self.site = site
+        word = site.words.label
+        self.picked = gr.State(None)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=3, min_width=290, elem_classes="controls"):
+                self._build_controls()
+            with gr.Column(scale=10, min_width=320, elem_classes="results"):
+                with gr.Row():
+                    labels = list(site.engine.models)
+                    self.first = gr.Dropdown(
+                        labels, value=labels[0], label=word("image_model"), filterable=False, min_width=200
+                    )
+                    self.second = gr.Dropdown(
+                        [(word("image_no_second"), NOTHING), *((label, label) for label in labels)],
+                        value=labels[1] if len(labels) > 1 else NOTHING,
+                        label=word("image_second"),
+                        filterable=False,
+                        min_width=200,
+                    )
+                with gr.Row(equal_height=False):
+                    self.columns = self._build_column("first"), self._build_column("second")
+        self._wire(demo)
+
+    def _build_controls(self) -> None:
+        site, word, start = self.site, self.site.words.label, list(self.site.engine.models)[:2]
+        self.upload = build_upload(
+            "upload",
+            label=word("image_upload"),
+            placeholder=word("page_drop"),
+            sources=["upload", "webcam", "clipboard"],
+            height=170,
+            elem_classes="upload picture first",
+        )
+        self.samples = site.build_samples("samples")
+        kinds = [(word(f"image_kind_{kind}"), kind) for kind in KINDS]
+        self.kind = gr.Radio(
+            kinds, value="attention", label=word("image_kind"), info=word("image_kind_info"), elem_classes="kinds"
+        )
+        self.head = build_radio(
+            self._head_choices(start),
+            MEAN,
+            label=word("image_head"),
+            info=word("image_head_info"),
+            elem_classes="heads-choice",
+        )
+        depth = self._depth(start)
+        self.block = build_slider(
+            1,
+            max(depth, 2),
+            depth,
+            step=1,
+            label=word("image_block"),
+            info=word("image_block_info"),
+            interactive=depth > 1,
+            elem_id="block",
+        )
+        self.mass = build_slider(
+            5, 100, 60, step=1, label=word("image_mass"), info=word("image_mass_info"), elem_id="mass"
+        )
+        self.opacity = build_slider(
+            0, 100, round(100 * OPACITY), step=1, label=word("image_opacity"), elem_id="opacity"
+        )
+        with gr.Accordion(word("image_more"), open=False):
+            sizes = [size for size in SIZES if size <= site.limits.most_size]
+            self.size = gr.Radio(
+                [*((str(size), str(size)) for size in sizes), (word("image_size_own"), OWN)],
+                value=self._start_size(sizes),
+                label=word("image_size"),
+                info=word("image_size_info"),
+                elem_classes="sizes",
+            )
+            self.smooth = gr.Checkbox(True, label=word("image_smooth"), info=word("image_smooth_info"))
+        self.controls = [self.kind, self.head, self.block, self.mass, self.opacity, self.size, self.smooth]
+        with gr.Accordion(word("image_truth"), open=False):
+            self.truth = build_upload(
+                "truth",
+                show_label=False,
+                label=word("image_truth"),
+                placeholder=word("image_truth_drop"),
+                sources=["upload"],
+                height=130,
+            )
+        self.save_button = gr.Button(word("image_save"), size="sm", elem_id="save")
+        self.files = gr.File(label=word("image_files"), file_count="multiple", visible=False, elem_id="files")
+
+    def _build_column(self, name: str) -> list[Any]:
+        """What shows one model, in the order in which `draw` fills it."""
+        word = self.site.words.label
+        with gr.Column(min_width=300, elem_classes="model-column", elem_id=name) as column:
+            caption = build_caption(name)
+            main = build_picture(
+                word("image_overlay"), f"{name}-overlay", "large", height=300, buttons=["fullscreen", "download"]
+            )
+            with gr.Row(equal_height=True):
+                mask = build_picture(
+                    word("image_mask"),
+                    f"{name}-mask",
+                    "below",
+                    height=195,
+                    min_width=150,
+                    scale=5,
+                    buttons=["fullscreen"],
+                )
+                heads = gr.Gallery(
+                    label=word("image_heads"),
+                    columns=3,
+                    height=195,
+                    min_width=160,
+                    scale=6,
+                    object_fit="cover",
+                    format="jpeg",
+                    allow_preview=False,
+                    interactive=False,
+                    buttons=[],
+                    elem_id=f"{name}-heads",
+                    elem_classes="heads below",
+                )
+        return [column, caption, main, mask, heads]
+
+    def _wire(self, demo: gr.Blocks) -> None:
+        """Connect events: of many moves of a control the last counts."""
+        site, inputs = self.site, {self.picked, self.first, self.second, *self.controls}
+        outputs = [component for column in self.columns for component in column]
+        draw: Any = {"fn": self.draw, "inputs": inputs, "outputs": outputs, **site.heavy}
+        picked = [self.picked, self.upload]
+        self.upload.change(self.take, [self.upload], [*picked, self.truth], **LIGHT)
+        self.samples.select(self.pick, None, [*picked, self.truth], **LIGHT)
+        self.truth.upload(self.take_truth, [self.picked, self.truth], [self.picked, self.truth], **LIGHT)
+        self.truth.clear(self.drop_truth, [self.picked], [self.picked], **LIGHT)
+        if site.samples:
+            demo.load(self.begin, None, picked, **LIGHT)
+        self.picked.change(**draw, show_progress="minimal")
+        depth = gr.State(self.block.value)
+        fitted = [self.first, self.second, self.kind, self.head, self.block, depth]
+        for component in (self.first, self.second, self.kind):
+            fit = component.input(self.fit, fitted, [self.head, self.block, depth], **LIGHT)
+            fit.then(**draw, show_progress="minimal")
+        for component in self.controls[1:]:
+            component.input(**draw, trigger_mode="always_last", show_progress="hidden")
+        for *_, heads in self.columns:
+            chosen = heads.select(self.enlarge, None, [self.head], **LIGHT)
+            chosen.then(**draw, show_progress="hidden")
+        self.save_button.click(self.save, inputs, [self.files], concurrency_id="models", api_visibility="private")
+
+    def _head_choices(self, models: list[str]) -> list[tuple[Any, str]]:
+        """The mean, then the heads of the model that has most, counted from 1 on the page."""
+        count = max(self.site.engine.heads(model) for model in models)
+        heads = [(str(number + 1), str(number)) for number in range(count)] if count > 1 else []
+        return [(self.site.words.label("image_mean"), MEAN), *heads]
+
+    def _depth(self, models: list[str]) -> int:
+        return max(self.site.engine.depth(model) for model in models)
+
+    def _start_size(self, sizes: list[int]) -> str:
+        """The DINO paper's 480 px for networks made for photographs, 224 px for the small ones of 32 to 64 px."""
+        made_for = max(model.backbone.config.image_size for model in self.site.engine.models.values())
+        wanted = 480 if made_for >= 224 else 224
+        return str(max((size for size in sizes if size <= wanted), default=OWN))
+
+    def read(self, data: Mapping[Any, Any]) -> Controls:
+        """Return what the components' values mean: the slider counts layers from 1, shares are in percent."""
+        head = data[self.head]
+        return Controls(
+            data[self.kind],
+            None if head == MEAN else int(head),
+            int(data[self.block]) - 1,
+            data[self.mass] / 100,
+            data[self.opacity] / 100,
+            self.read_size(data),
+            data[self.smooth],
+        )
+
+    def read_size(self, data: Mapping[Any, Any]) -> int | None:
+        """Return the resolution alone, as in `Input`."""
+        return None if data[self.size] == OWN else int(data[self.size])
+
+    def begin(self, request: gr.Request) -> tuple[Any, Any]:
+        """Pick the first sample, so that nobody meets an empty page."""
+        return self.site.sample(0, request)
+
+    def pick(self, event: gr.SelectData, request: gr.Request) -> tuple[Any, Any, Any]:
+        """Pick a sample; a ground truth that was uploaded is another image's."""
+        return *self.site.pick(event, request), None
+
+    def take(self, path: str | None, request: gr.Request) -> tuple[Any, Any, Any]:
+        """Take an image that was uploaded, or its removal; a ground truth that was uploaded is another image's."""
+        picked, field = self.site.take(path, request)
+        return picked, field, None if picked is None or isinstance(picked, Picked) else gr.skip()
+
+    def take_truth(self, picked: Picked | None, path: str | None, request: gr.Request) -> tuple[Any, Any]:
+        """Take a ground truth that was uploaded for the image."""
+        try:
+            if picked is None:
+                raise Refused("image_first")
+            if path is None:
+                return replace(picked, mask=None), gr.skip()
+            picture = self.site.engine.picture(picked.path)
+            self.site.engine.apart(read_truth, Path(path), picture.size, self.site.limits)
+        except Refused as error:
+            self.site.warn(request, error)
+            return gr.skip(), None
+        return replace(picked, mask=Path(path), binary=None), gr.skip()
+
+    def drop_truth(self, picked: Picked | None) -> Picked | None:
+        """Forget the ground truth."""
+        return None if picked is None else replace(picked, mask=None)
+
+    def fit(self, first: str, second: str, kind: str, head: str, block: int, depth: int) -> tuple[Any, Any, int]:
+        """Update head and layer for other models or another kind of map: what does not apply cannot be moved.
+
+        block: the layer that was chosen, from 1; the last one stays the last. depth: of the deepest model before.
+        """
+        models = chosen_models(first, second)
+        choices, deepest = self._head_choices(models), self._depth(models)
+        kept = head if head in [value for _, value in choices] else MEAN
+        return (
+            gr.Radio(choices, value=kept, interactive=kind == "attention" and len(choices) > 1),
+            gr.Slider(
+                value=deepest if block >= depth else min(block, deepest),
+                maximum=max(deepest, 2),
+                interactive=kind in OF_BLOCKS and deepest > 1,
+            ),
+            deepest,
+        )
+
+    def enlarge(self, event: gr.SelectData) -> str:
+        """Choose the head that was clicked in the gallery."""
+        return str(event.index)
+
+    def blank(self) -> list[Any]:
+        """Return what is shown if there is no image, or it cannot be used."""
+        return [gr.skip(), "", None, None, []] * 2
+
+    @refusals_shown(blank)
+    def draw(self, data: dict[Any, Any], request: gr.Request) -> list[Any]:
+        """Draw everything, for the image, the models and the controls as they are."""
+        picked: Picked | None = data[self.picked]
+        if picked is None:
+            return self.blank()
+        picture, truth = self._read(picked)
+        controls, results = self.read(data), list[Any]()
+        models = chosen_models(data[self.first], data[self.second])
+        for model in models:
+            results += self._column(Input(model, picture, controls.size), controls, truth, request)
+        return results if len(models) > 1 else [*results, *hidden_column(5)]
+
+    def _column(self, given: Input, controls: Controls, truth: GroundTruth | None, request: gr.Request) -> list[Any]:
+        """One model's pictures; or in its caption why there are none: the other model may have some."""
+        say, show = self.site.words.say, self.site.show
+        try:
+            shown = view(self.site.engine, given, controls, truth)
+        except Refused as error:
+            reason = say(request, error.key, **error.values)
+            caption = reason if "model" in error.values else f"**{literal(given.model)}**\n\n{reason}"
+            return [gr.Column(visible=True), caption, None, None, gr.Gallery([], visible=False)]
+        heads: list[tuple[str, str]] = []
+        for head in shown.heads:
+            values = {"head": head.number + 1, "share": f"{head.share:.0%}"}
+            if head.jaccard is None:
+                caption = say(request, "image_head_caption", **values)
+            else:
+                caption = say(request, "image_head_caption_truth", **values, jaccard=f"{head.jaccard:.0%}")
+            heads.append((show(head.picture), caption))
+        caption, gallery = (
+            self._caption(given.model, controls.kind, shown, request),
+            gr.Gallery(heads, visible=bool(heads)),
+        )
+        return [gr.Column(visible=True), caption, show(shown.overlay), show(shown.mask), gallery]
+
+    def _caption(self, model: str, kind: str, shown: View, request: gr.Request) -> str:
+        """What is shown of a model, in three lines, so that the pictures of two models begin at the same height."""
+        say, engine = self.site.words.say, self.site.engine
+        share = say(request, "image_caption", model=model, share=f"{shown.share:.0%}")
+        if shown.jaccard is not None:
+            share += " · " + say(request, "image_caption_truth", jaccard=f"{shown.jaccard:.1%}")
+        parts = [say(request, f"image_kind_{engine.shown_kind(model, kind)}")]
+        heads = engine.heads(model)
+        if kind == "attention" and heads > 1:
+            if shown.head is None:
+                parts.append(say(request, "image_place_mean", heads=heads))
+            else:
+                parts.append(say(request, "image_place_head", head=shown.head + 1, heads=heads))
+        if shown.block is not None:
+            parts.append(say(request, "image_place_layer", layer=shown.block[0] + 1, layers=shown.block[1]))
+        rows, columns = shown.grid
+        parts.append(say(request, "image_caption_size", columns=columns, rows=rows, size=shown.size))
+        return f"**{literal(model)}**\n\n{share}\n\n<span class='small'>{' · '.join(parts)}</span>"
+
+    @refusals_shown()
+    def save(self, data: dict[Any, Any], request: gr.Request) -> Any:
+        """Write PNG files of everything that is shown, at the image's own size."""
+        picked: Picked | None = data[self.picked]
+        if picked is None:
+            raise Refused("image_first")
+        picture, _ = self._read(picked)
+        controls = self.read(data)
+        models = chosen_models(data[self.first], data[self.second])
+        folder, files = self.site.fresh_folder(), list[str]()
+        for model, name in zip(models, folder_names(models), strict=True):
+            for what, pixels in full_size(self.site.engine, Input(model, picture, controls.size), controls):
+                file = folder / f"{picked.name[:_NAME]}_{name}_{what}.png"
+                write_png(file, pixels)
+                files.append(str(file))
+        return gr.File(files, visible=True)
+
+    def _read(self, picked: Picked) -> tuple[Picture, GroundTruth | None]:
+        picture = self.site.engine.picture(picked.path)
+        if picked.mask is None:
+            return picture, None
+        read = self.site.engine.apart
+        return picture, read(read_truth, picked.mask, picture.size, self.site.limits, picked.binary)

@@ -1,0 +1,91 @@
+"""The tab for one image without a browser: nothing that is shown is of another image, mask, layer or model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+gr = pytest.importorskip("gradio", reason="the page needs Gradio")
+
+from dinoscope.demo.engine import Engine  # noqa: E402
+from dinoscope.demo.image import NOTHING, ImageTab  # noqa: E402
+from dinoscope.demo.site import Picked, Site, Words  # noqa: E402
+from tests.conftest import draw_picture  # noqa: E402
+
+ENGLISH = gr.Request(SimpleNamespace(headers={"accept-language": "en"}))
+COLUMN = 5  # components of a model's column
+
+
+@pytest.fixture
+def site(engine: Engine, tmp_path: Path) -> Site:
+    folder = tmp_path / "made"
+    folder.mkdir()
+    return Site(engine, Words(), engine.limits, [], [], folder)
+
+
+@pytest.fixture
+def tab(site: Site) -> ImageTab:
+    with gr.Blocks() as demo:
+        return ImageTab(site, demo)
+
+
+def values(tab: ImageTab, picked: Picked | None, first: str, second: str = NOTHING, **controls: Any) -> dict[Any, Any]:
+    """What Gradio hands to the tab's functions."""
+    data = {component: component.value for component in tab.controls}
+    data |= {getattr(tab, name): value for name, value in controls.items()}
+    return data | {tab.picked: picked, tab.first: first, tab.second: second}
+
+
+def test_a_model_without_attention_says_so_beside_one_that_has_it(tab: ImageTab, picture_file: Path) -> None:
+    data = values(tab, Picked(picture_file, "x"), "vit", "resnet", kind="rollout", size="own")
+    results = tab.draw(data, ENGLISH)
+    vit, resnet = results[:COLUMN], results[COLUMN:]
+    assert "of the image" in vit[1]
+    assert Path(vit[2]).is_file()
+    assert "no attention to roll out" in resnet[1]
+    assert vit[1].startswith("**vit**\n\n")
+    assert resnet[2:4] == [None, None]
+
+
+def test_an_image_that_cannot_be_looked_at_shows_nothing_of_the_one_before(tab: ImageTab, tmp_path: Path) -> None:
+    file = tmp_path / "wide.png"
+    cv2.imwrite(str(file), draw_picture(1, (4, 9000)))
+    results = tab.draw(values(tab, Picked(file, "wide"), "vit", size="224"), ENGLISH)
+    assert "1764000 patches; at most 12000" in results[1]
+    assert results[2:4] == [None, None]
+    file.unlink()
+    assert tab.draw(values(tab, Picked(file, "wide"), "vit"), ENGLISH)[1:4] == ["", None, None]
+
+
+def test_a_true_mask_is_forgotten_with_its_image(tab: ImageTab, picture_file: Path) -> None:
+    picked, _, mask = tab.take(str(picture_file), ENGLISH)
+    assert picked.path == picture_file
+    assert mask is None
+    assert tab.take(None, ENGLISH)[2] is None
+    preview = tab.site.show(np.zeros((8, 8, 3), np.uint8))
+    assert tab.take(preview, ENGLISH)[2] == gr.skip()  # a sample that has just been picked
+
+
+@pytest.mark.parametrize(("layer", "expected"), [((1, 1), 3), ((3, 3), 3), ((2, 3), 2), ((9, 12), 3)])
+def test_the_last_layer_stays_the_last_of_other_models(tab: ImageTab, layer: tuple[int, int], expected: int) -> None:
+    _, slider, depth = tab.fit("resnet", "vit", "attention", "mean", *layer)
+    assert depth == 3
+    assert slider.value == expected
+    assert slider.maximum == 3
+
+
+def test_images_of_long_names_are_saved(
+    tab: ImageTab, picture_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    picked = Picked(picture_file, "ñ" * 100)
+    model = replace(tab.site.engine.models["vit"], label="m" * 120)
+    tab.site.engine.models[model.label] = model
+    tab.save(values(tab, picked, model.label, size="own"), ENGLISH)
+    assert list(tab.site.folder.glob("*/ñ*_mean_mask.png"))
