@@ -32,7 +32,7 @@ from dinoscope.report.pages import MapColumn, maps_page
 from dinoscope.report.sections import attention
 from dinoscope.study.subjects import run_subject
 from dinoscope.training.config import RunConfig
-from dinoscope.training.listeners import Evaluation, Listener
+from dinoscope.training.listeners import Listener, Observation
 from dinoscope.training.loop import train
 from dinoscope.types import Step
 from tests.conformance import cases
@@ -214,10 +214,10 @@ def test_without_evaluations_nothing_is_kept(picture_folder: PICTURES, tmp_path:
 
 
 def test_pictures_for_tensorboard_are_there_as_before(picture_folder: PICTURES, tmp_path: Path) -> None:
-    seen: list[Evaluation] = []
+    seen: list[Observation] = []
 
     class Look(AttentionSnapshots):
-        def evaluate(self, step: Step, method: Method) -> Evaluation:
+        def evaluate(self, step: Step, method: Method) -> Observation:
             seen.append(super().evaluate(step, method))
             return seen[-1]
 

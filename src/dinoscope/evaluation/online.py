@@ -23,7 +23,7 @@ from dinoscope.features.images import without_ends
 from dinoscope.methods.method import Method
 from dinoscope.models.backbone import Backbone
 from dinoscope.pictures import overlay
-from dinoscope.training.listeners import Evaluation, Listener, RunStart
+from dinoscope.training.listeners import Listener, Observation, RunStart
 from dinoscope.types import Step
 
 logger = logging.getLogger("dinoscope")
@@ -66,17 +66,17 @@ class OnlineKNN(Listener):
         if queries is not None and queries.labels is not None:
             self.queries = evenly_spaced(queries, MAX_QUERIES)
 
-    def evaluate(self, step: Step, method: Method) -> Evaluation:
+    def evaluate(self, step: Step, method: Method) -> Observation:
         """Extract features and vote."""
         if self.gallery is None:
-            return Evaluation()
+            return Observation()
         config = KNNConfig(ks=(self.k,))
         gallery = extract(method.evaluated_backbone, self.gallery, ExtractConfig(workers=0))
         if self.queries is None:
             metrics = leave_one_out(gallery, config)
         else:
             metrics = knn(gallery, extract(method.evaluated_backbone, self.queries, ExtractConfig(workers=0)), config)
-        return Evaluation({"knn_top1": next(metric.value for metric in metrics if "top1" in metric.name)})
+        return Observation({"knn_top1": next(metric.value for metric in metrics if "top1" in metric.name)})
 
 
 class AttentionSnapshots(Listener):
@@ -111,7 +111,7 @@ class AttentionSnapshots(Listener):
             maps = [mean_map(start.backbone, image)[1] for image in self.images]
             self._keep(start.backbone, maps, steps=0, epoch=0.0)
 
-    def evaluate(self, step: Step, method: Method) -> Evaluation:
+    def evaluate(self, step: Step, method: Method) -> Observation:
         """Draw each image next to its mean attention."""
         backbone = method.evaluated_backbone
         maps = [mean_map(backbone, image) for image in self.images]
@@ -121,7 +121,7 @@ class AttentionSnapshots(Listener):
             f"attention/{number}": np.concatenate((picture, overlay(picture, values)), axis=1)
             for number, (picture, values) in enumerate(maps)
         }
-        return Evaluation(pictures=strips)
+        return Observation(pictures=strips)
 
     def _keep(self, backbone: Backbone, maps: list[np.ndarray], *, steps: int, epoch: float) -> None:
         if self.run is None:

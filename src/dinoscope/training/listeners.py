@@ -55,7 +55,7 @@ class RunStart:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Observation:
     """Named scalars, and pictures (uint8 [height, width, 3]), that a listener measured."""
 
     values: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -93,9 +93,9 @@ class Listener:
     def diagnosed(self, step: Step, verdict: Verdict) -> None:
         """The method has collapsed or stands still: called once for each kind, after `stepped`."""
 
-    def evaluate(self, step: Step, method: Method) -> Evaluation:
+    def evaluate(self, step: Step, method: Method) -> Observation:
         """An evaluation is due, with the networks in evaluation mode; what is returned is logged."""
-        return Evaluation()
+        return Observation()
 
     def logged(self, record: StepRecord) -> None:
         """Scalars to keep: of every so many steps, and of every evaluation."""

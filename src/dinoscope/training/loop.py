@@ -30,11 +30,11 @@ from dinoscope.methods.health import Verdict, feature_standard_deviation, rank_m
 from dinoscope.system import MemoryWatch, StopRequests, pick_device, stop_signals
 from dinoscope.training.config import RunConfig, check, check_settings
 from dinoscope.training.listeners import (
-    Evaluation,
     Listener,
     LogFile,
     MachineFile,
     MetricsFile,
+    Observation,
     RunStart,
     StepRecord,
     TensorBoard,
@@ -308,7 +308,7 @@ class _Loop:
             values = {"rank_me": rank_me(features), "feature_spread": float(feature_standard_deviation(features))}
             pictures: dict[str, np.ndarray] = {}
 
-            def evaluate(listener: Listener) -> Evaluation:
+            def evaluate(listener: Listener) -> Observation:
                 trainer.method.eval()
                 return listener.evaluate(step, trainer.method)
 
