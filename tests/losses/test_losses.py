@@ -17,7 +17,7 @@ from dinoscope.losses.contrastive import batch_info_nce, info_nce, nt_xent
 from dinoscope.losses.sinkhorn import sinkhorn
 from dinoscope.losses.swav import swav_loss
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent.parent / "data"
 
 
 @pytest.fixture(scope="module")

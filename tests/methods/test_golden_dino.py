@@ -16,7 +16,7 @@ from dinoscope.models.heads import DINOHead, HeadShape
 from dinoscope.schedules import cosine, epoch_warmup, warmup_cosine
 from dinoscope.training.trainer import clip_each
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent.parent / "data"
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from dinoscope.losses.koleo import koleo_loss
 from dinoscope.losses.sinkhorn import sinkhorn
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent.parent / "data"
 
 
 def test_sinkhorn_equals_the_recorded_codes() -> None:
