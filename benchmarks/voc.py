@@ -28,7 +28,7 @@ from dinoscope.data.index_png import encode_indices
 from dinoscope.data.masked_images import MaskedImages, find_masked_images
 from dinoscope.measurement.voc import VocConfig, measure_voc
 from dinoscope.measurement.voc_images import Looks, read_samples
-from dinoscope.model_names import NamedModel, load_model
+from dinoscope.model_names import Model, load_model
 
 
 def draw_voc(folder: Path, count: int) -> None:
@@ -51,7 +51,7 @@ def draw_voc(folder: Path, count: int) -> None:
     (voc / "ImageSets/Segmentation/val.txt").write_text("\n".join(names))
 
 
-def preloaded(model: NamedModel, images: MaskedImages, config: VocConfig) -> list[Tensor]:
+def preloaded(model: Model, images: MaskedImages, config: VocConfig) -> list[Tensor]:
     """The batches that the network sees, normalised."""
     looks = Looks(("published",), config.square, config.short_side, (model.backbone.patch_size,))
     found = [read_samples(images, index, looks) for index in range(len(images))]

@@ -27,10 +27,10 @@ from dinoscope.explain.attention_history import (
     thinned,
 )
 from dinoscope.methods.method import Method
+from dinoscope.model_names import load_model
 from dinoscope.report.page import Figure, Folded, Group, Notice
 from dinoscope.report.pages import MapColumn, maps_page
 from dinoscope.report.sections import attention
-from dinoscope.study.subjects import run_subject
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listeners import Listener, Observation
 from dinoscope.training.loop import train
@@ -239,7 +239,7 @@ def test_the_section_shows_training_and_all_models(picture_folder: PICTURES, tmp
     data = picture_folder(24)
     api.train(settings(data, tmp_path / "kept", epochs=2))
     train(settings(data, tmp_path / "bare", epochs=1))
-    subjects = [run_subject(tmp_path / name) for name in ("kept", "bare")]
+    subjects = [load_model(str(tmp_path / name)) for name in ("kept", "bare")]
     section = attention.section(subjects)
     assert section is not None
     through, across = section.blocks
@@ -270,7 +270,7 @@ def test_the_section_shows_training_and_all_models(picture_folder: PICTURES, tmp
 def test_further_runs_open_at_a_click(picture_folder: PICTURES, tmp_path: Path) -> None:
     data = picture_folder(24)
     api.train(settings(data, tmp_path / "a", epochs=1))
-    subject = run_subject(tmp_path / "a")
+    subject = load_model(str(tmp_path / "a"))
     section = attention.section([replace(subject, name=name) for name in ("a", "b", "c", "d")])
     assert section is not None
     through = section.blocks[0]
@@ -280,7 +280,7 @@ def test_further_runs_open_at_a_click(picture_folder: PICTURES, tmp_path: Path) 
 
 def test_broken_weights_are_said_and_the_other_models_shown(picture_folder: PICTURES, tmp_path: Path) -> None:
     train(settings(picture_folder(24), tmp_path / "a", epochs=1))
-    whole, broken = (replace(run_subject(tmp_path / "a"), name=name) for name in ("whole", "broken"))
+    whole, broken = (replace(load_model(str(tmp_path / "a")), name=name) for name in ("whole", "broken"))
     with torch.no_grad():
         next(broken.backbone.parameters()).fill_(float("nan"))
     section = attention.section([whole, broken])

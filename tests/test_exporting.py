@@ -17,20 +17,20 @@ import torch
 import torch.nn.functional as F
 
 from dinoscope import checkpoint, cli
+from dinoscope.checkpoint import weights_hash
 from dinoscope.config import to_dict
 from dinoscope.evaluation.results import to_json
 from dinoscope.explain.attention import class_attention
 from dinoscope.exporting import program as programs
 from dinoscope.exporting.program import Program
-from dinoscope.features import weights_hash
 from dinoscope.model_names import load_model
 from dinoscope.models.backbone import BACKBONES, Backbone, ViTBackbone, ViTShape
 from dinoscope.models.position import resized_position_embedding
 from dinoscope.models.position_matrices import resized_by_matrices
 from dinoscope.types import Metric, Result
+from tests.cli.test_export import model
 from tests.conformance import cases
 from tests.official_files import register_tiny
-from tests.test_cli_export import model
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from torch import Tensor
 from torchvision import transforms
 
 from dinoscope import checkpoint, features
+from dinoscope.checkpoint import weights_hash
 from dinoscope.data.decode import decode
 from dinoscope.data.folder import ImageFolder, find_images
 from dinoscope.errors import UserError
@@ -33,7 +34,6 @@ from dinoscope.features import (
     evaluation_view,
     extract,
     raw_pixels,
-    weights_hash,
 )
 from dinoscope.files import cache_folder
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone

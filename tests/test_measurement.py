@@ -18,10 +18,9 @@ from dinoscope.evaluation.online import OnlineKNN
 from dinoscope.evaluation.results import keep, kept, kept_name, kept_names
 from dinoscope.features import ExtractConfig
 from dinoscope.measurement import Extract, measure_knn, train_and_val
-from dinoscope.model_names import load_model
+from dinoscope.model_names import load_model, shipped_model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.recipes import run_config
-from dinoscope.shipped import shipped_model
 from dinoscope.training.config import RunConfig, check
 from dinoscope.training.listeners import RunStart
 from dinoscope.types import Metric, Result, Step

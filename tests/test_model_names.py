@@ -1,5 +1,6 @@
 """What may be named as a model: runs, exports, files, and random weights of either a network or a model."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import torch
 
 from dinoscope import checkpoint
 from dinoscope.errors import UserError
-from dinoscope.model_names import distinct, load_model, load_models
+from dinoscope.files import cache_folder
+from dinoscope.model_names import distinct, load_model, load_models, shipped_model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 
 
@@ -70,3 +72,23 @@ def test_labels_get_as_much_of_their_paths_as_is_needed():
 def test_what_is_no_model_is_refused(names: list[str], said: str):
     with pytest.raises(UserError, match=said):
         load_models(names)
+
+
+def test_the_shipped_model_has_a_name():
+    model = load_model("shipped")
+    assert (model.name, model.label, model.path) == ("shipped", "shipped", shipped_model())
+
+
+def test_random_is_the_network_of_the_first_other_model_without_training(exported: Path):
+    untrained, trained = load_models(["random", str(exported)])
+    assert untrained.backbone.config == trained.backbone.config
+    assert untrained.weights_hash == load_model(f"random:{exported}").weights_hash
+    with pytest.raises(UserError, match="another model"):
+        load_models(["random"])
+
+
+def test_results_of_a_run_are_kept_in_it_and_all_others_in_the_cache(exported: Path, tmp_path: Path):
+    assert load_model(str(exported)).home == cache_folder("measurements") / load_model(str(exported)).weights_hash
+    (exported / "config.json").write_text(json.dumps({"version": "1", "run": {"method": {"kind": "BYOLConfig"}}}))
+    run = load_model(str(exported))
+    assert (run.home, run.run, run.method) == (exported, exported, "byol")

@@ -29,7 +29,7 @@ from dinoscope.explain.attention import mass_mask, mass_masks, upsample
 from dinoscope.explain.maps import MAPS
 from dinoscope.measurement.voc import VocConfig, VocResult, measure_voc
 from dinoscope.measurement.voc_record import by_class, measurements, summarise
-from dinoscope.model_names import NamedModel, load_models
+from dinoscope.model_names import Model, load_models
 from dinoscope.models.backbone import Backbone
 
 # Two classes and a void pixel in each of two cells; a cell is 2 x 2 pixels:
@@ -74,7 +74,7 @@ def given_heads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def vit() -> NamedModel:
+def vit() -> Model:
     return load_models(["random:vit_micro_conv8"])[0]
 
 
@@ -97,7 +97,7 @@ def test_both_protocols_by_hand() -> None:
 
 
 @pytest.mark.usefixtures("given_heads")
-def test_the_same_through_the_whole_way(tmp_path: Path, vit: NamedModel) -> None:
+def test_the_same_through_the_whole_way(tmp_path: Path, vit: Model) -> None:
     data = write_voc(tmp_path, {name: enlarged(MASK) for name in "abc"})
     result = measure_voc([vit], find_masked_images(data), small_config(), keep_masks=True)
     scores = result.models[0]
@@ -123,7 +123,7 @@ def test_the_same_through_the_whole_way(tmp_path: Path, vit: NamedModel) -> None
 
 
 @pytest.mark.usefixtures("given_heads")
-def test_published_alone_keeps_the_heads_that_the_truth_chose(tmp_path: Path, vit: NamedModel) -> None:
+def test_published_alone_keeps_the_heads_that_the_truth_chose(tmp_path: Path, vit: Model) -> None:
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
     config = small_config(protocols=("published",))
     scores = measure_voc([vit], images, config, keep_masks=True).models[0]
@@ -132,7 +132,7 @@ def test_published_alone_keeps_the_heads_that_the_truth_chose(tmp_path: Path, vi
 
 
 @pytest.mark.usefixtures("given_heads")
-def test_one_image_is_too_few_to_choose_a_head_on(tmp_path: Path, vit: NamedModel) -> None:
+def test_one_image_is_too_few_to_choose_a_head_on(tmp_path: Path, vit: Model) -> None:
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
     scores = measure_voc([vit], images, small_config()).models[0]
     assert scores.strict_head is None
@@ -208,7 +208,7 @@ def spoilt(tmp_path: Path) -> MaskedImages:
     return find_masked_images(voc)
 
 
-def test_what_cannot_be_used_is_counted(tmp_path: Path, vit: NamedModel) -> None:
+def test_what_cannot_be_used_is_counted(tmp_path: Path, vit: Model) -> None:
     told: list[tuple[int, int]] = []
     result = measure_voc([vit], spoilt(tmp_path), small_config(), lambda *done: told.append(done))
     assert [result.images.names[index] for index in result.used] == ["good"]
@@ -227,7 +227,7 @@ def test_what_cannot_be_used_is_counted(tmp_path: Path, vit: NamedModel) -> None
     assert told[-1] == (6, 6)
 
 
-def test_nothing_that_can_be_used_is_an_error(tmp_path: Path, vit: NamedModel) -> None:
+def test_nothing_that_can_be_used_is_an_error(tmp_path: Path, vit: Model) -> None:
     images = find_masked_images(write_voc(tmp_path, {"a": np.zeros((16, 16), np.uint8)}))
     with pytest.raises(UserError, match=r"none of the 1 images .* The first: .*a.png: no pixel belongs to an object"):
         measure_voc([vit], images, small_config())
@@ -269,9 +269,7 @@ def test_the_order_and_the_batch_do_not_matter(tmp_path: Path) -> None:
         assert each.interval.low < each.interval.mean < each.interval.high
 
 
-def test_weights_that_give_no_numbers_are_named(
-    tmp_path: Path, vit: NamedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_that_give_no_numbers_are_named(tmp_path: Path, vit: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MAPS, "attention", lambda *_: HEADS[None] * torch.nan)
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
     with pytest.raises(UserError, match="random vit_micro_conv8: a map is not finite"):
@@ -290,13 +288,13 @@ def test_weights_that_give_no_numbers_are_named(
         ({"protocols": ()}, "no protocol"),
     ],
 )
-def test_settings_out_of_range(tmp_path: Path, vit: NamedModel, changes: dict[str, object], said: str) -> None:
+def test_settings_out_of_range(tmp_path: Path, vit: Model, changes: dict[str, object], said: str) -> None:
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
     with pytest.raises(UserError, match=said):
         measure_voc([vit], images, small_config(**changes))
 
 
-def test_other_kinds_of_maps_have_one_map_and_are_named(tmp_path: Path, vit: NamedModel) -> None:
+def test_other_kinds_of_maps_have_one_map_and_are_named(tmp_path: Path, vit: Model) -> None:
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
     scores = measure_voc([vit], images, small_config(map="centre")).models[0]
     assert scores.maps == 1

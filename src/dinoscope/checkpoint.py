@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import logging
 import shutil
@@ -160,6 +161,20 @@ def export_backbone(folder: Path, backbone: Backbone, origin: Mapping[str, Any] 
 def _network(backbone: Backbone) -> nn.Module:
     """The timm network inside, whose weights are what an export holds."""
     return cast(nn.Module, backbone.net)
+
+
+def weights_hash(backbone: Backbone) -> str:
+    """Return 32 hex digits of all that decides what the network computes: its config and its weights."""
+    digest = hashlib.blake2b(digest_size=16)
+    config = to_dict(without_drop_path(backbone.config))
+    for later in ("position_size", "window"):  # results from before these settings stay those of their weights
+        if config[later] is None:
+            del config[later]
+    digest.update(json.dumps(config, sort_keys=True).encode())
+    for name, tensor in sorted(backbone.state_dict().items()):
+        digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def load_backbone(path: Path) -> Backbone:

@@ -1,15 +1,18 @@
-"""What a person may name as a model: a run, an export, a file of ours or of others, released weights, random ones."""
+"""The models that a person can name: runs, exports, files, released weights, random weights, raw pixels."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
+import json
 import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +20,72 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from dinoscope import checkpoint
+from dinoscope.config import from_dict
 from dinoscope.errors import UserError
+from dinoscope.files import RUN_SETTINGS, cache_folder
+from dinoscope.methods import DISPLAY, shown_name
+from dinoscope.methods.method import MethodConfig
 from dinoscope.models.backbone import BACKBONES, Backbone, BackboneConfig, build_baseline
 from dinoscope.models.pretrained import CATALOGUE, Choices, fetch, import_file, is_cached
 
 RANDOM = "random:"
-"""Before the name of a network, or before a model whose network is meant: fresh weights instead of trained ones."""
+"""Prefix of a network or model: its network with fresh weights."""
+UNTRAINED = "random"
+"""In a list of models: the network of the first other one with fresh weights."""
+SHIPPED = "shipped"
 SEED = 0
-"""Of random weights."""
+"""Seed of random weights."""
+NOT_TRAINED_HERE = "weights of others, or without their run: how they were trained is not compared"
 
 Watch = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-"""Told what is being done, gives a function to be called with (done, total) while it is: `progress_bar` is one."""
+"""Takes what is being done; gives a function to call with (done, total) meanwhile. `progress_bar` is one."""
 
 _log = logging.getLogger("dinoscope")
 
 
 @dataclass(frozen=True)
-class NamedModel:
-    """A model in evaluation mode, on the CPU.
+class Model:
+    """A model in evaluation mode, on the CPU, and where it is from.
 
     name: as the person gave it. label: short and, within one table, unique.
     path: run folder, exported folder or weights file; None for random weights.
-    origin: whose weights they are and what was found in their file, where they are not ours.
+    origin: whose weights they are and what was found in their file, if they are not ours.
+    method: a key of `methods.DISPLAY`, "random", or the method's name as its source writes it.
+    run: the run folder, if the model is one. settings: of its training, as plain values (`RunConfig`).
+    keeps_results: False for a baseline, whose results are not kept.
+    remarks: what a reader of its results must know.
     """
 
     name: str
     label: str
     backbone: Backbone
-    path: Path | None
+    path: Path | None = None
     origin: Mapping[str, Any] | None = None
+    method: str = ""
+    run: Path | None = None
+    settings: Mapping[str, Any] | None = None
+    keeps_results: bool = True
+    remarks: tuple[str, ...] = ()
 
     @property
     def weights(self) -> str:
-        """What a protocol says of where the weights are: their file, or the name of random ones."""
+        """Return where the weights are, for a protocol: their file, or the name of random ones."""
         return self.name if self.path is None else str(checkpoint.find_weights(self.path))
+
+    @functools.cached_property
+    def weights_hash(self) -> str:
+        """Return `checkpoint.weights_hash` of the backbone."""
+        return checkpoint.weights_hash(self.backbone)
+
+    @functools.cached_property
+    def home(self) -> Path | None:
+        """Return the folder whose evaluations/ keeps the results: the run, else one in the cache for these weights.
+
+        So nothing is written next to files of others, and one model under two names is measured once.
+        """
+        if not self.keeps_results:
+            return None
+        return cache_folder("measurements") / self.weights_hash if self.run is None else self.run
 
 
 @contextlib.contextmanager
@@ -65,16 +100,25 @@ def unwatched(_: str) -> AbstractContextManager[Callable[[int, int], None]]:
     return contextlib.nullcontext(lambda _, __: None)
 
 
-def load_models(names: Sequence[str], watch: Watch = say_once) -> list[NamedModel]:
+def load_models(names: Sequence[str], watch: Watch = say_once) -> list[Model]:
     """Load every model; labels that would be the same are told apart as in `distinct`.
 
-    watch: sees the progress of what must be fetched.
+    "random" is the network of the first other model, untrained. watch: sees the progress of what must be fetched.
 
-    Raises UserError where none is named, and as `load_model` does.
+    Raises UserError if none is named, and as `load_model` does.
     """
     if not names:
         raise UserError("no model: give --model RUN")
-    models = [load_model(name, watch) for name in names]
+    others = [load_model(name, watch) for name in names if not _is_untrained(name)]
+    rest, models = iter(others), list[Model]()
+    for name in names:
+        if not _is_untrained(name):
+            models.append(next(rest))
+        elif others:
+            config = others[0].backbone.config
+            models.append(Model(name, f"random {config.name}", random_backbone(config), method="random"))
+        else:
+            raise UserError(f"{name}: name another model, whose network is meant, or {RANDOM}NETWORK")
     labels = distinct([(model.label, model.path) for model in models])
     return [replace(model, label=label) for model, label in zip(models, labels, strict=True)]
 
@@ -92,29 +136,72 @@ def folder_names(labels: Sequence[str]) -> list[str]:
     return names
 
 
-def load_model(name: str, watch: Watch = say_once) -> NamedModel:
-    """One model: a path as `checkpoint.load_backbone` takes it, or of a file as `import_file` does; a name in
-    `CATALOGUE`, fetched on first use; `random:NETWORK` or `random:MODEL`. A path that exists is taken as such.
+def load_model(name: str, watch: Watch = say_once) -> Model:
+    """Load one model. A path that exists is taken as a path.
 
-    Raises UserError where there is no such network or model, the path holds none, or it cannot be fetched.
+    name: a path as `checkpoint.load_backbone` or `import_file` takes it; a name in `CATALOGUE`, fetched on first use;
+        "shipped"; `random:NETWORK` or `random:MODEL`.
+
+    Raises UserError if there is no such network or model, the path holds none, or it cannot be fetched.
     """
     if name.startswith(RANDOM):
         backbone = random_backbone(_config(name.removeprefix(RANDOM)))
-        return NamedModel(name, f"random {backbone.config.name}", backbone, None)
+        return Model(name, f"random {backbone.config.name}", backbone, method="random")
     path = Path(name)
-    if not path.exists() and name in CATALOGUE:
-        return _released(name, watch)
     if not path.exists():
+        if name == SHIPPED:
+            return replace(load_model(str(shipped_model())), name=name, label=name)
+        if name in CATALOGUE:
+            return _released(name, watch)
         raise UserError(_unknown(name))
     file = checkpoint.find_weights(path)
     if _is_foreign(file):
         backbone, found = import_file(file)
         if found.note:
             _log.warning("%s: %s", file, found.note)
-        return NamedModel(name, short_name(path), backbone, file, found.provenance())
+        return _without_run(Model(name, short_name(path), backbone, file, found.provenance()))
     backbone = checkpoint.load_backbone(file)
-    origin = checkpoint.read_metadata(file).get("origin")
-    return NamedModel(name, short_name(path), backbone, path, origin)
+    settings = run_settings(path)
+    if settings is None:
+        origin = checkpoint.read_metadata(file).get("origin")
+        return _without_run(Model(name, short_name(path), backbone, path, origin))
+    method = _trained_method(settings.get("method"))
+    return Model(name, short_name(path), backbone, path, method=method, run=path, settings=settings)
+
+
+def run_settings(folder: Path) -> dict[str, Any] | None:
+    """Return a run's settings as plain values, or None if the folder is no run (a model hub's has a config.json too).
+
+    Raises UserError if they cannot be read, or are damaged.
+    """
+    file = folder / RUN_SETTINGS
+    if not file.is_file():
+        return None
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+    found = values.get("run") if isinstance(values, dict) else None
+    if isinstance(found, dict):
+        return found
+    if (folder / "checkpoints").is_dir():
+        raise UserError(f"{file} does not hold the settings of a run")
+    return None
+
+
+def _trained_method(values: Any) -> str:
+    try:
+        return shown_name(from_dict(MethodConfig, values, RUN_SETTINGS))
+    except UserError:
+        return ""
+
+
+def _without_run(model: Model) -> Model:
+    """Complete a model of which only the weights are known."""
+    said = str((model.origin or {}).get("method", ""))
+    keys = {display.title.casefold(): key for key, display in DISPLAY.items()} | {key: key for key in DISPLAY}
+    method = keys.get(said.casefold(), said or model.label)
+    return replace(model, method=method, remarks=(NOT_TRAINED_HERE,))
 
 
 def random_backbone(config: BackboneConfig, seed: int = SEED) -> Backbone:
@@ -124,7 +211,7 @@ def random_backbone(config: BackboneConfig, seed: int = SEED) -> Backbone:
         return build_baseline(config).eval()
 
 
-def _released(name: str, watch: Watch) -> NamedModel:
+def _released(name: str, watch: Watch) -> Model:
     """The weights of that name in the catalogue."""
     release = CATALOGUE[name]
     if is_cached(release):
@@ -135,9 +222,9 @@ def _released(name: str, watch: Watch) -> NamedModel:
     try:
         backbone, found = import_file(path, Choices(release.architecture))
     except UserError as error:
-        raise UserError(f"{error}. Delete {path}, and it is fetched anew") from error
+        raise UserError(f"{error}. Delete {path}, and it is fetched again") from error
     origin = {"name": name, "method": release.method, "licence": release.licence, "url": release.url}
-    return NamedModel(name, name, backbone, path, {**found.provenance(), **origin})
+    return _without_run(Model(name, name, backbone, path, {**found.provenance(), **origin}))
 
 
 def _is_foreign(path: Path) -> bool:
@@ -223,3 +310,15 @@ def _shortest(parts: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
         if all(other[-length:] != parts[-length:] for other in others):
             return "/".join(parts[-length:])
     return "/".join(parts)
+
+
+def _is_untrained(name: str) -> bool:
+    return name == UNTRAINED and not Path(name).exists()
+
+
+def shipped_model() -> Path:
+    """Return the folder of the backbone that travels with the package (recipe `quickstart_long`).
+
+    Its card.json says how it was made and what was measured then: recipe, command, commit, machine, figures.
+    """
+    return Path(str(resources.files("dinoscope"))) / "shipped_model"

@@ -24,11 +24,10 @@ from dinoscope.explain.attention import attention_maps, map_masks, prepare
 from dinoscope.features import ExtractConfig, raw_pixels
 from dinoscope.files import cache_folder
 from dinoscope.measurement import Extract, measure_knn
-from dinoscope.model_names import NamedModel, random_backbone
+from dinoscope.model_names import Model, random_backbone, shipped_model
 from dinoscope.models.backbone import Backbone, without_drop_path
 from dinoscope.pictures import fitted, overlay, write_png
 from dinoscope.report.pages import attention_panel, contact_sheet
-from dinoscope.shipped import shipped_model
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listeners import Listener
 from dinoscope.types import Metric
@@ -110,7 +109,7 @@ def measure(models: dict[str, Backbone], data: Path, run: Path, progress: Progre
     rows = [Row("raw pixels", PIXELS_SIZE, _top1(pixels), None)]
     for done, (name, backbone) in enumerate(models.items()):
         progress(done, len(models))
-        named = NamedModel(name, name, backbone, run if name == TRAINED else None)
+        named = Model(name, name, backbone, run if name == TRAINED else None)
         images = Extract(ExtractConfig(workers=0), cached=False)
         found = measure_knn(named, gallery, queries, KNNConfig(ks=(K,)), images)
         if name == TRAINED:

@@ -69,11 +69,12 @@ METHOD = method.MethodEntry(
 
 DRIVER = """
 import json, sys
-from dinoscope.cli import main
+from dinoscope.cli import main, schema
 from dinoscope.methods import DISPLAY
 from dinoscope.recipes import RECIPES
 from dinoscope.report.charts import color_of
 
+schema.FILE.write_text(schema.text())  # a generated file
 data, run, out = sys.argv[1:]
 small = "--epochs 2 --batch-size 8 --optimizer.warmup-epochs 0 --device cpu --workers 0 --threads 1 --log-every 1"
 codes = [

@@ -15,7 +15,7 @@ import torch
 from dinoscope.demo import serving
 from dinoscope.demo.engine import Engine
 from dinoscope.demo.limits import Limits
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from tests.conftest import draw_picture
 
@@ -36,12 +36,12 @@ def _undisturbed_servers() -> Iterator[None]:
     patch.undo()
 
 
-def named(network: str, label: str, seed: int = 0) -> NamedModel:
+def named(network: str, label: str, seed: int = 0) -> Model:
     torch.manual_seed(seed)
     backbone = build_backbone(BackboneConfig(network, image_size=32)).eval()
     for parameter in backbone.parameters():  # fresh weights attend almost evenly: make them differ
         parameter.data += 0.05 * torch.randn_like(parameter)
-    return NamedModel(label, label, backbone, None)
+    return Model(label, label, backbone, None)
 
 
 @pytest.fixture

@@ -20,8 +20,7 @@ from playwright import sync_api
 
 from dinoscope.demo.limits import Limits
 from dinoscope.demo.serving import Serving, page_served
-from dinoscope.model_names import load_models
-from dinoscope.shipped import shipped_model
+from dinoscope.model_names import load_models, shipped_model
 from tests.conftest import draw_picture
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -15,8 +15,8 @@ from dinoscope.config import to_dict
 from dinoscope.demo.serving import default_models
 from dinoscope.methods.simclr import SimCLRConfig
 from dinoscope.methods.supervised import SupervisedConfig
+from dinoscope.model_names import shipped_model
 from dinoscope.models import pretrained
-from dinoscope.shipped import shipped_model
 from tests.demo.conftest import named
 
 SHIPPED = str(shipped_model())

@@ -11,8 +11,7 @@ import torch
 
 from dinoscope.demo.clip import OBJECTS, Click, Marks, Painting, clip_cells, grown, object_colors, painted
 from dinoscope.evaluation.propagation import working_size
-from dinoscope.model_names import load_model
-from dinoscope.shipped import shipped_model
+from dinoscope.model_names import load_model, shipped_model
 from tests.demo.clips import SIZE, scene
 
 PATCH = 8

@@ -12,7 +12,7 @@ import torch
 from dinoscope.data.decode import decode
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, evaluation_image, evaluation_view
-from dinoscope.model_names import NamedModel, load_model
+from dinoscope.model_names import Model, load_model
 from tests.conftest import draw_picture
 
 pytest.importorskip("gradio", reason="the tabs need Gradio")
@@ -21,11 +21,11 @@ from dinoscope.demo.neighbours import Gallery, draw_gallery
 
 
 @pytest.fixture
-def model() -> NamedModel:
+def model() -> Model:
     return load_model("random:vit_micro_conv8")
 
 
-def plain(model: NamedModel, image: np.ndarray) -> np.ndarray:
+def plain(model: Model, image: np.ndarray) -> np.ndarray:
     """The feature of one image, by hand."""
     backbone = model.backbone
     view = evaluation_view(backbone, ExtractConfig())
@@ -35,9 +35,7 @@ def plain(model: NamedModel, image: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("classes", [0, 3])
-def test_neighbours_are_those_of_a_plain_loop(
-    picture_folder: Callable[..., Path], model: NamedModel, classes: int
-) -> None:
+def test_neighbours_are_those_of_a_plain_loop(picture_folder: Callable[..., Path], model: Model, classes: int) -> None:
     folder = picture_folder(12, classes=classes)
     query = draw_picture(99)
     feature = plain(model, query)
@@ -54,7 +52,7 @@ def test_neighbours_are_those_of_a_plain_loop(
 
 
 def test_an_image_of_the_folder_is_nearest_to_itself_unless_it_is_left_out(
-    picture_folder: Callable[..., Path], model: NamedModel
+    picture_folder: Callable[..., Path], model: Model
 ) -> None:
     folder = picture_folder(6)
     gallery, path = Gallery.open(folder, model), folder / "0003.png"
@@ -68,7 +66,7 @@ def test_an_image_of_the_folder_is_nearest_to_itself_unless_it_is_left_out(
 
 
 def test_of_too_many_images_some_are_taken_evenly_and_progress_is_told_once(
-    picture_folder: Callable[..., Path], model: NamedModel
+    picture_folder: Callable[..., Path], model: Model
 ) -> None:
     folder, told = picture_folder(10), list[tuple[int, int]]()
     gallery = Gallery.open(folder, model, lambda *each: told.append(each), limit=4)
@@ -80,7 +78,7 @@ def test_of_too_many_images_some_are_taken_evenly_and_progress_is_told_once(
     assert torch.equal(again.features, gallery.features)
 
 
-def test_a_training_split_is_taken_for_the_folder(picture_folder: Callable[..., Path], model: NamedModel) -> None:
+def test_a_training_split_is_taken_for_the_folder(picture_folder: Callable[..., Path], model: Model) -> None:
     picture_folder(4, classes=2, split="val")
     folder = picture_folder(6, classes=2, split="train")
     gallery = Gallery.open(folder, model)
@@ -88,7 +86,7 @@ def test_a_training_split_is_taken_for_the_folder(picture_folder: Callable[..., 
 
 
 def test_a_folder_without_images_and_broken_weights_are_told(
-    picture_folder: Callable[..., Path], model: NamedModel, tmp_path: Path
+    picture_folder: Callable[..., Path], model: Model, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no images"):
@@ -100,14 +98,14 @@ def test_a_folder_without_images_and_broken_weights_are_told(
         Gallery.open(picture_folder(3), model)
 
 
-def test_the_drawn_gallery_has_classes(tmp_path: Path, model: NamedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_drawn_gallery_has_classes(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     gallery = Gallery.open(draw_gallery(tmp_path / "drawn"), model, limit=20)
     assert gallery.labels is not None
     assert len(set(gallery.labels)) == 10
 
 
 def test_what_cannot_be_read_is_told_apart_from_what_was_too_much(
-    picture_folder: Callable[..., Path], model: NamedModel
+    picture_folder: Callable[..., Path], model: Model
 ) -> None:
     folder = picture_folder(4)
     (folder / "0002.png").write_bytes(b"not an image at all")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dinoscope.demo.serving import free_port
-from dinoscope.shipped import shipped_model
+from dinoscope.model_names import shipped_model
 from tests.demo.clips import write_clip
 
 pytest.importorskip("gradio", reason="the page needs Gradio")

@@ -18,15 +18,14 @@ from dinoscope.data.masked_images import find_masked_images
 from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.errors import UserError
 from dinoscope.evaluation.results import from_json, keep_as, kept, kept_names, to_json
-from dinoscope.features import weights_hash
 from dinoscope.measurement.davis_frames import keep_frames, kept_frames, kept_places
 from dinoscope.measurement.voc_record import VocProtocol
+from dinoscope.model_names import Model, random_backbone
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.report.page import Block, Bullets, Document, Figure, Folded, Group, Notice, Section, render
 from dinoscope.report.sections import davis, voc
 from dinoscope.report.sections.kept import best_first, kept_groups
 from dinoscope.study.published import PUBLISHED_DAVIS, PUBLISHED_JACCARD
-from dinoscope.study.subjects import Subject
 from dinoscope.tables import Table
 from dinoscope.types import Items, Metric, Result
 
@@ -69,11 +68,11 @@ def runs(measured: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(measured, tmp_path / "runs"))
 
 
-def subjects(runs: Path) -> list[Subject]:
-    found: list[Subject] = []
+def subjects(runs: Path) -> list[Model]:
+    found: list[Model] = []
     for name in ("one", "two"):
         backbone = checkpoint.load_backbone(runs / name)
-        found.append(Subject(runs / name, name, "dino", backbone, weights_hash(backbone), runs / name))
+        found.append(Model(name, name, backbone, runs / name, method="dino", run=runs / name))
     return found
 
 
@@ -259,7 +258,7 @@ def test_masks_that_are_no_masks_are_refused(runs: Path) -> None:
 
 def test_results_of_other_weights_are_left_out_and_said(runs: Path) -> None:
     one, two = subjects(runs)
-    section = voc.section([one, replace(two, weights="0" * 32)])
+    section = voc.section([one, replace(two, backbone=random_backbone(two.backbone.config, seed=5))])
     (table,) = of_kind(section, Table)
     assert [row.cells[0] for row in table.sections[0].rows] == ["one"]
     assert "other weights" in of_kind(section, Notice)[0].text
@@ -306,10 +305,10 @@ def test_old_records_without_examples_have_a_table_and_no_examples(runs: Path) -
 
 
 def test_no_section_without_results(tmp_path: Path, runs: Path) -> None:
-    bare = [replace(each, home=None) for each in subjects(runs)]
+    bare = [replace(each, keeps_results=False) for each in subjects(runs)]
     assert voc.section(bare) is None
     assert davis.section(bare) is None
-    assert voc.section([replace(bare[0], home=tmp_path)]) is None
+    assert voc.section([replace(bare[0], run=tmp_path, keeps_results=True)]) is None
 
 
 def test_images_by_name(drawn: Path) -> None:

@@ -19,6 +19,7 @@ from dinoscope.data.folder import balanced, find_images
 from dinoscope.errors import UserError
 from dinoscope.explain.embedding import METHODS, EmbeddingMap, described, embedding_map, neighbours_kept
 from dinoscope.measurement import Extract
+from dinoscope.model_names import Model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.report.maps import (
     CLASS_COLORS,
@@ -32,7 +33,6 @@ from dinoscope.report.maps import (
 )
 from dinoscope.report.page import Figure, Notice
 from dinoscope.report.sections import embedding
-from dinoscope.study.subjects import Subject
 
 PICTURES = Callable[..., Path]
 MODEL = "random:vit_micro_conv8"
@@ -252,14 +252,14 @@ def test_the_command_refuses_in_one_line(picture_folder: PICTURES, tmp_path: Pat
     assert out.read_bytes() == b"mine"
 
 
-def subject(name: str, *, constant: bool = False) -> Subject:
+def subject(name: str, *, constant: bool = False) -> Model:
     backbone = build_backbone(BackboneConfig("vit_micro_conv8", 32)).eval()
     if constant:
         with torch.no_grad():
             for parameter in backbone.parameters():
                 parameter.zero_()
             next(p for n, p in reversed(list(backbone.named_parameters())) if n.endswith("norm.bias")).fill_(1)
-    return Subject(Path(name), name, "dino", backbone, "0" * 32)
+    return Model(name, name, backbone, Path(name), method="dino")
 
 
 def test_the_section_shows_every_model_and_says_which_has_collapsed(picture_folder: PICTURES) -> None:

@@ -22,10 +22,10 @@ from dinoscope.data.masked_images import find_masked_images
 from dinoscope.demo.engine import Engine, Input
 from dinoscope.demo.limits import Limits
 from dinoscope.errors import UserError
-from dinoscope.features import ExtractConfig, cached_extract, extract, weights_hash
+from dinoscope.features import ExtractConfig, cached_extract, extract
 from dinoscope.measurement.explain_images import find_subjects
 from dinoscope.measurement.voc_images import Looks, read_samples
-from dinoscope.model_names import NamedModel, load_model
+from dinoscope.model_names import Model, load_model
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone
 from dinoscope.training.loop import train
 from dinoscope.training.run_folder import read_config
@@ -144,25 +144,25 @@ class TestEverythingReadsByTheModelsRange:
         return path
 
     @pytest.fixture
-    def models(self) -> list[NamedModel]:
+    def models(self) -> list[Model]:
         """One with a range, one without."""
         torch.manual_seed(0)
         first = build_backbone(BackboneConfig("vit_micro_conv8", 32, window=TWELVE)).eval()
         second = build_backbone(BackboneConfig("vit_micro_conv8", 32)).eval()
         second.load_state_dict(first.state_dict())
-        return [NamedModel(name, name, net, None) for name, net in (("ours", first), ("theirs", second))]
+        return [Model(name, name, net, None) for name, net in (("ours", first), ("theirs", second))]
 
     def pixel(self, backbone: Backbone, shown: torch.Tensor) -> int:
         """Undo the normalisation."""
         return round(float((shown.flatten(1)[0, 0] * backbone.std[0] + backbone.mean[0]).item() * 255))
 
-    def test_pictures(self, image: Path, models: list[NamedModel]) -> None:
+    def test_pictures(self, image: Path, models: list[Model]) -> None:
         (seen,) = look([image], [Viewer(model, 32) for model in models], [], "looking")
         shown = [self.pixel(m.backbone, each) for m, each in zip(models, seen.inputs, strict=True)]
         assert shown == [64, 255]
         assert seen.image[0, 0, 0] == 64
 
-    def test_features(self, image: Path, models: list[NamedModel]) -> None:
+    def test_features(self, image: Path, models: list[Model]) -> None:
         folder, config = find_images(image.parent), ExtractConfig(workers=0)
         ours, theirs = (extract(model.backbone, folder, config).features for model in models)
         grey = image.with_name("grey.png")
@@ -170,14 +170,14 @@ class TestEverythingReadsByTheModelsRange:
         alike = extract(models[0].backbone, find_images(image.parent).subset([0]), config).features
         torch.testing.assert_close(ours, alike)
         assert not torch.allclose(ours, theirs)
-        assert weights_hash(models[0].backbone) != weights_hash(models[1].backbone)
+        assert checkpoint.weights_hash(models[0].backbone) != checkpoint.weights_hash(models[1].backbone)
         assert torch.equal(cached_extract(models[0].backbone, folder, config).features, ours)
 
     def test_training_views(self, image: Path) -> None:
         dataset = ViewsDataset(find_images(image.parent), replace(cases.VIEWS, jitter_probability=0.0), 0, TWELVE)
         assert dataset[0, 0].global_views[0, 16, 16, 0] in (64, 255 - 64)  # as it is, or solarised
 
-    def test_maps_and_masks(self, image: Path, models: list[NamedModel], tmp_path: Path) -> None:
+    def test_maps_and_masks(self, image: Path, models: list[Model], tmp_path: Path) -> None:
         pixels, _ = find_subjects(image.parent, None, None).read(0, TWELVE)
         assert pixels[0, 0, 0] == 64
         voc = write_voc(tmp_path / "voc", {"a": np.ones((32, 32), np.uint8)})
@@ -187,7 +187,7 @@ class TestEverythingReadsByTheModelsRange:
         assert isinstance(samples, list)
         assert {sample.window: int(sample.pixels[0, 0, 0]) for sample in samples} == {TWELVE: 64, None: 255}
 
-    def test_the_page(self, image: Path, models: list[NamedModel]) -> None:
+    def test_the_page(self, image: Path, models: list[Model]) -> None:
         engine = Engine(models, Limits())
         picture = engine.picture(image)
         assert picture.pixels[0, 0, 0] == 64

@@ -19,9 +19,8 @@ from dinoscope.measurement.inputs import network_protocol
 from dinoscope.measurement.voc import VocConfig, measure_voc
 from dinoscope.measurement.voc_record import measurements, summarise
 from dinoscope.methods.health import rank_me
-from dinoscope.model_names import unwatched
+from dinoscope.model_names import Model, load_model, unwatched
 from dinoscope.study.gather import Gatherer, Measuring
-from dinoscope.study.subjects import Subject, run_subject
 from dinoscope.types import Metric, Result
 
 logger = logging.getLogger("dinoscope")
@@ -81,7 +80,7 @@ def evaluate(run: Path, evaluating: Evaluating) -> tuple[dict[str, float], list[
 
     Raises UserError where the run has no weights.
     """
-    subject = run_subject(run)
+    subject = load_model(str(run))
     found, remarks = _accuracy(subject, evaluating)
     try:
         found["rankme"] = _value(_rankme(run, subject, evaluating), "rankme")
@@ -92,7 +91,7 @@ def evaluate(run: Path, evaluating: Evaluating) -> tuple[dict[str, float], list[
     return found, remarks
 
 
-def _accuracy(subject: Subject, evaluating: Evaluating) -> tuple[dict[str, float], list[str]]:
+def _accuracy(subject: Model, evaluating: Evaluating) -> tuple[dict[str, float], list[str]]:
     """k-NN and linear top-1 in %, where the images have labels."""
     try:
         _, queries = gallery_and_queries(evaluating.data)
@@ -109,11 +108,11 @@ def _accuracy(subject: Subject, evaluating: Evaluating) -> tuple[dict[str, float
     return {name: value for name, value in values.items() if value is not None}, list(entry.remarks)
 
 
-def _rankme(run: Path, subject: Subject, evaluating: Evaluating) -> Result:
+def _rankme(run: Path, subject: Model, evaluating: Evaluating) -> Result:
     """RankMe of the features of the val images, or of the training images where there is no val split."""
     folder = find_images(find_split(evaluating.data, "val") or resolve_split(evaluating.data, "train"))
     protocol = {
-        **network_protocol(subject.model, evaluating.extract.config),
+        **network_protocol(subject, evaluating.extract.config),
         "images": str(folder.root),
         "count": len(folder),
         "most": RANKME_IMAGES,
@@ -126,16 +125,16 @@ def _rankme(run: Path, subject: Subject, evaluating: Evaluating) -> Result:
     return _keep(run, RANKME, Result("rank", protocol, (Metric("rankme", rank, ""),)))
 
 
-def _jaccard(run: Path, subject: Subject, evaluating: Evaluating, masked: MaskedImages) -> Result:
+def _jaccard(run: Path, subject: Model, evaluating: Evaluating, masked: MaskedImages) -> Result:
     """Jaccard in % of the mask with 60 % of the mean attention and all objects of an image (`voc`, strict)."""
     config = VocConfig(protocols=("strict",), short_side=_side(masked), device=evaluating.device)
     wanted = {"data": str(masked.root), "images_there": len(masked), "short_side": config.short_side}
-    wanted |= {"weights_hash": subject.weights}
+    wanted |= {"weights_hash": subject.weights_hash}
     held = _held(run, JACCARD, wanted)
     if held is not None:
         return held
     with evaluating.watch(f"{run.name}: attention on objects") as progress:
-        result = measure_voc([subject.model], masked, config, progress)
+        result = measure_voc([subject], masked, config, progress)
     (measured,) = measurements(summarise(result))
     return _keep(run, JACCARD, Result("voc", {**measured.protocol, **wanted}, measured.metrics))
 

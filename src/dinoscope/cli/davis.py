@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from dinoscope.cli.build import parse
 from dinoscope.cli.davis_files import ModelFiles, claim_tables
 from dinoscope.cli.davis_results import Measured, json_values, object_rows, result_table, write_tables
 from dinoscope.cli.model_option import Models
-from dinoscope.cli.options import parse
 from dinoscope.cli.propagation_options import PropagationOptions
 from dinoscope.errors import UserError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dinoscope.data.davis import Davis, DavisSequence
     from dinoscope.evaluation.window import PropagationConfig
     from dinoscope.measurement.davis import Masks, SequenceResult
-    from dinoscope.model_names import NamedModel
+    from dinoscope.model_names import Model
 
 
 @dataclass(frozen=True)
@@ -145,10 +145,9 @@ def measure(options: Options) -> list[Measured]:
 
 
 def _places(
-    options: Options, sequences: Sequence[DavisSequence], models: Sequence[NamedModel], config: PropagationConfig
+    options: Options, sequences: Sequence[DavisSequence], models: Sequence[Model], config: PropagationConfig
 ) -> list[ModelFiles | None]:
     """Where the masks of each model go, made ready; None without --out. Raises UserError where files are in the way."""
-    from dinoscope.features import weights_hash
     from dinoscope.measurement.davis import mask_settings
     from dinoscope.model_names import folder_names
 
@@ -162,7 +161,7 @@ def _places(
         for name, model in zip(names, models, strict=True)
     ]
     for model, files in zip(models, places, strict=True):
-        weights = weights_hash(model.backbone)
+        weights = model.weights_hash
         for sequence in sequences:
             files.prepare(sequence, mask_settings(weights, sequence, config), overwrite=options.overwrite)
     return [*places]

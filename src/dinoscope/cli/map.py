@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from dinoscope.cli.build import parse
 from dinoscope.cli.extraction import ExtractionOptions
 from dinoscope.cli.model_option import Models
-from dinoscope.cli.options import parse
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
     from dinoscope.data.folder import ImageFolder
     from dinoscope.explain.embedding import EmbeddingMap
-    from dinoscope.model_names import NamedModel
+    from dinoscope.model_names import Model
     from dinoscope.pictures import Pixels
     from dinoscope.types import FeatureBank
 
@@ -121,7 +121,7 @@ def _check(options: Options) -> None:
 def _picture(
     options: Options,
     folder: ImageFolder,
-    models: Sequence[NamedModel],
+    models: Sequence[Model],
     banks: Sequence[FeatureBank],
     maps: Sequence[EmbeddingMap],
 ) -> tuple[Pixels, str]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
     from torch import Tensor
 
-    from dinoscope.model_names import NamedModel
+    from dinoscope.model_names import Model
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class PictureOptions:
 class Viewer:
     """A model on its device, and the short side, in pixels, at which it sees images."""
 
-    model: NamedModel
+    model: Model
     size: int
 
     def input(self, image: UInt8[ndarray, "h w 3"]) -> Float[Tensor, "1 3 s t"]:

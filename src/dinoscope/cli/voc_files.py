@@ -21,7 +21,7 @@ from dinoscope.explain.maps import TITLES
 from dinoscope.files import claim, mark, write_all
 from dinoscope.measurement import VocResult
 from dinoscope.measurement.voc_record import FIGURES, VocSummary, by_class, measurements
-from dinoscope.model_names import NamedModel, folder_names
+from dinoscope.model_names import Model, folder_names
 from dinoscope.pictures import write_png
 from dinoscope.report.charts import png
 from dinoscope.report.mask_sheet import mask_sheet
@@ -100,7 +100,7 @@ def json_values(summary: VocSummary, limit: int | None, published: bool) -> dict
     return values
 
 
-def claim_files(options: Options, images: MaskedImages, models: Sequence[NamedModel]) -> None:
+def claim_files(options: Options, images: MaskedImages, models: Sequence[Model]) -> None:
     """Refuse, before anything is measured, to replace files unasked. Raises UserError."""
     if options.out is not None:
         names = (TABLE, CSV, JSON, SWEEP, *(path.name for path in _pages_in(options.out)))
@@ -200,5 +200,5 @@ def _pages_in(out: Path) -> list[Path]:
     return sorted(path for path in out.glob("pictures-*.png") if re.fullmatch(r"pictures-\d{2,}\.png", path.name))
 
 
-def _mask_folders(models: Sequence[NamedModel]) -> list[str]:
+def _mask_folders(models: Sequence[Model]) -> list[str]:
     return folder_names([model.label for model in models])

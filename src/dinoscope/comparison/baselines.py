@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from dinoscope.config import to_dict
 from dinoscope.data.folder import label_fraction
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
-from dinoscope.features import raw_pixels, weights_hash
+from dinoscope.features import raw_pixels
 from dinoscope.measurement import LABEL_SEED
-from dinoscope.model_names import SEED, random_backbone
+from dinoscope.model_names import SEED, Model, random_backbone
 from dinoscope.models.backbone import without_drop_path
-from dinoscope.quickstart import PIXELS_SIZE, random_weights
+from dinoscope.quickstart import PIXELS_SIZE
 from dinoscope.study.compare import Entry, K
 from dinoscope.study.gather import Gatherer
-from dinoscope.study.subjects import Subject
 from dinoscope.types import Result
 
 
-def random_entries(gatherer: Gatherer, subjects: Sequence[Subject]) -> list[Entry]:
+def random_entries(gatherer: Gatherer, subjects: Sequence[Model]) -> list[Entry]:
     """Each network of the models with random weights: of runs once for each of their seeds.
 
     A network that is among the models with random weights already gets no other.
@@ -29,12 +28,12 @@ def random_entries(gatherer: Gatherer, subjects: Sequence[Subject]) -> list[Entr
         settings = without_drop_path(subject.backbone.config)
         if settings.name in there:
             continue
-        seed = SEED if subject.config is None else subject.config.seed
+        seed = SEED if subject.settings is None else subject.settings.get("seed", SEED)
         name = f"random weights of {settings.name} for {settings.image_size} px, seed {seed}"
         if name in entries:
             continue
-        backbone = random_backbone(settings) if subject.config is None else random_weights(subject.config)
-        random = Subject(None, name, "random", backbone, weights_hash(backbone), config=subject.config)
+        backbone = random_backbone(settings, seed)
+        random = Model(name, name, backbone, method="random", settings=subject.settings, keeps_results=False)
         entries[name] = gatherer.entry(random)
     return list(entries.values())
 

@@ -34,7 +34,7 @@ from dinoscope.explain.single_pass import (
     rollout_of_pass,
     single_pass,
 )
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 from dinoscope.models.backbone import ViTBackbone
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class Engine:
     window: grey range by which images are shown: that of the first model which has one. Each model is given its own.
     """
 
-    def __init__(self, models: Sequence[NamedModel], limits: Limits, apart: Apart = in_this_process) -> None:
+    def __init__(self, models: Sequence[Model], limits: Limits, apart: Apart = in_this_process) -> None:
         self.models = {model.label: model for model in models}
         self.limits, self.apart, self.passes = limits, apart, 0
         windows = (model.backbone.config.window for model in models)

@@ -34,7 +34,7 @@ from dinoscope.demo.site import (
 )
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, cached_extract, describing, evaluation_image, evaluation_view
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 
 MAX_IMAGES = 2000
 """Images of a folder that are searched; of more, so many are taken, evenly spaced."""
@@ -63,7 +63,7 @@ class Gallery:
     total: images in the folder. unreadable: so many of those that were taken are missing here.
     """
 
-    model: NamedModel
+    model: Model
     paths: tuple[Path, ...]
     features: Float[Tensor, "n d"]
     labels: tuple[str, ...] | None
@@ -73,7 +73,7 @@ class Gallery:
     @staticmethod
     def open(
         folder: Path,
-        model: NamedModel,
+        model: Model,
         progress: Callable[[int, int], None] | None = None,
         limit: int = MAX_IMAGES,
     ) -> Gallery:

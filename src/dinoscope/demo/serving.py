@@ -30,7 +30,7 @@ from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
     from dinoscope.demo.site import Language
-    from dinoscope.model_names import NamedModel
+    from dinoscope.model_names import Model
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class Serving:
     port: None is the first free one from `PORT` on. language: None is the browser's.
     """
 
-    models: Sequence[NamedModel]
+    models: Sequence[Model]
     data: Path | None = None
     masks: Path | None = None
     host: str = LOOPBACK[0]
@@ -178,9 +178,8 @@ def default_models(runs: Path) -> list[str]:
     The pair: released weights if both are here already; else the newest supervised run next to the newest of DINO;
     else the newest two runs; else one run, or the shipped model, behind its own network with random weights.
     """
-    from dinoscope.model_names import RANDOM
+    from dinoscope.model_names import RANDOM, shipped_model
     from dinoscope.models.pretrained import CATALOGUE, is_cached
-    from dinoscope.shipped import shipped_model
 
     shipped = str(shipped_model())
     if all(is_cached(CATALOGUE[name]) for name in RELEASED):

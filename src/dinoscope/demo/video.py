@@ -43,7 +43,7 @@ from dinoscope.demo.site import Site, build_slider
 from dinoscope.errors import UserError
 from dinoscope.evaluation.propagation import lost_objects
 from dinoscope.evaluation.window import PropagationConfig
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 from dinoscope.pictures import objects_overlay
 
 DETAILS = (128, 192, 256, 320, 480, 640)
@@ -98,7 +98,7 @@ class VideoSession:
         """Return whether nobody has stopped it, or asked for another, since it began."""
         return self._turn == turn
 
-    def mask(self, model: NamedModel, size: int) -> UInt8[ndarray, "h w"]:
+    def mask(self, model: Model, size: int) -> UInt8[ndarray, "h w"]:
         """Return the object at each pixel of the first frame, which the model is given at the short side `size`.
 
         Raises UserError as `clip_cells` does, and Refused if the files are gone.
@@ -111,7 +111,7 @@ class VideoSession:
             cells = self._cells[2]
         return self.marks.ids(cells, self.clip.size)
 
-    def picture(self, model: NamedModel, size: int) -> Path:
+    def picture(self, model: Model, size: int) -> Path:
         """Write the first frame with the objects and the clicks on it, enlarged if it is small. Raises as `mask`."""
         self.require()
         picture = objects_overlay(self._enlarged(first_frame(self.clip)), self._enlarged(self.mask(model, size)))
@@ -478,7 +478,7 @@ class VideoTab:
             yield _results(self.say(request, "video_cancelled" if session.folder.is_dir() else "video_ready"))
 
     def _steps(
-        self, session: VideoSession, mode: str, editor: Editor, model: NamedModel, size: int
+        self, session: VideoSession, mode: str, editor: Editor, model: Model, size: int
     ) -> Generator[tuple[Step | Followed, list[int]], None, None]:
         """What `clip.follow` gives for the marks as they are; and the objects that are too small to be followed."""
         ids = session.mask(model, size)

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dinoscope import checkpoint
 from dinoscope.data.grey_range import describe
 from dinoscope.evaluation.results import kept
 from dinoscope.exporting.subject import Subject
 from dinoscope.exporting.timm_model import twin_arguments
-from dinoscope.features import weights_hash
 from dinoscope.methods import method_name
 from dinoscope.models.backbone import Backbone
 from dinoscope.training.config import RunConfig
@@ -28,7 +28,7 @@ ORIGIN = {
     "url": "released at",
     "note": "note",
 }
-"""What is said of weights that are not ours: key of `NamedModel.origin` -> what it is called."""
+"""What is said of weights that are not ours: key of `Model.origin` -> what it is called."""
 
 SPLITS = ("train", "val", "validation", "test")
 """Folders that are named together with the one above them."""
@@ -99,7 +99,7 @@ def _origin(origin: Mapping[str, Any] | None) -> str:
 
 def _figures(subject: Subject) -> str:
     """A table of everything that was measured of these very weights."""
-    own = weights_hash(subject.backbone)
+    own = checkpoint.weights_hash(subject.backbone)
     rows, others = list[tuple[str, ...]](), list[str]()
     for name, measurement in _kept(subject.path):
         if measurement.protocol.get("weights_hash", own) != own:

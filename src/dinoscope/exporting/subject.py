@@ -17,7 +17,7 @@ from dinoscope.models.backbone import Backbone, without_drop_path
 class Subject:
     """A model to export: its network in evaluation mode, and the run folder or file that it came from.
 
-    origin: whose weights they are, where they are not ours; see `NamedModel`.
+    origin: whose weights they are, where they are not ours; see `Model`.
     """
 
     backbone: Backbone

@@ -1,6 +1,6 @@
 """Checkpoint + images -> FeatureBank, in the evaluation protocol of DINO, with an on-disk cache."""
 
-from dinoscope.features.cache import cached_extract, weights_hash
+from dinoscope.features.cache import cached_extract
 from dinoscope.features.extraction import ExtractConfig, describing, evaluation_view, extract, raw_pixels
 from dinoscope.features.images import ImageView, default_crop_fraction, evaluation_image
 
@@ -14,5 +14,4 @@ __all__ = [
     "evaluation_view",
     "extract",
     "raw_pixels",
-    "weights_hash",
 ]

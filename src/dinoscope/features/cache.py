@@ -7,7 +7,6 @@ folder, so that relabelled images are not mistaken for what they were.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from pathlib import Path
 
@@ -16,13 +15,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dinoscope import checkpoint
-from dinoscope.config import to_dict
 from dinoscope.data.folder import ImageFolder
 from dinoscope.errors import UserError
 from dinoscope.features.extraction import ExtractConfig, Progress, bank_of, evaluation_view, readable_features
 from dinoscope.features.images import ImageView
 from dinoscope.files import CACHE_VARIABLE, cache_folder
-from dinoscope.models.backbone import Backbone, without_drop_path
+from dinoscope.models.backbone import Backbone
 from dinoscope.types import FeatureBank
 
 CACHE_FORMAT = 1
@@ -49,7 +47,7 @@ def cached_extract(
     Images are recognised by relative path, size in bytes and time of change. A damaged entry is replaced, and
     one that cannot be written is done without; both with a warning. Raises UserError as `extract` does.
     """
-    place, weights = cache_folder("features") if place is None else place, weights_hash(backbone)
+    place, weights = cache_folder("features") if place is None else place, checkpoint.weights_hash(backbone)
     total, view = len(folder), evaluation_view(backbone, config)
     features, positions, filled = torch.empty(total, config.dim(backbone)), list[Tensor](), 0
     for start in range(0, max(total, 1), PIECE):
@@ -68,20 +66,6 @@ def cached_extract(
 def _counted_on(progress: Progress | None, start: int, total: int) -> Progress | None:
     """The same for a piece that begins at `start` of `total` images."""
     return None if progress is None else lambda done, _: progress(start + done, total)
-
-
-def weights_hash(backbone: Backbone) -> str:
-    """32 hex digits of all that decides what the network computes: its config and its weights."""
-    digest = hashlib.blake2b(digest_size=16)
-    config = to_dict(without_drop_path(backbone.config))
-    for later in ("position_size", "window"):  # results of before there was this setting stay those of their weights
-        if config[later] is None:
-            del config[later]
-    digest.update(json.dumps(config, sort_keys=True).encode())
-    for name, tensor in sorted(backbone.state_dict().items()):
-        digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _key(weights: str, folder: ImageFolder, view: ImageView, config: ExtractConfig) -> str:

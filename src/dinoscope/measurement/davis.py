@@ -22,8 +22,7 @@ from dinoscope.evaluation.results import new_result
 from dinoscope.evaluation.statistics import BootstrapConfig, interval_kind, pooled_intervals
 from dinoscope.evaluation.video_scores import SequenceScore, score_sequence, summarise
 from dinoscope.evaluation.window import PropagationConfig
-from dinoscope.features import weights_hash
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 from dinoscope.types import Items, Result
 
 Mask = UInt8[ndarray, "h w"]
@@ -88,7 +87,7 @@ def limited(davis: Davis, frames: int | None) -> tuple[DavisSequence, ...]:
     return davis.sequences if frames is None else tuple(each.limited(frames) for each in davis.sequences)
 
 
-def propagated(model: NamedModel, config: PropagationConfig, device: torch.device) -> Masks:
+def propagated(model: Model, config: PropagationConfig, device: torch.device) -> Masks:
     """Masks that follow the objects of a sequence's first frame. Raises UserError as `propagate` does."""
 
     def masks(sequence: DavisSequence) -> Iterator[tuple[Image, Mask]]:
@@ -152,7 +151,7 @@ def score_masks(sequence: DavisSequence, masks: Masks, seen: Seen = lambda *_: N
 def davis_measurement(
     davis: Davis,
     results: Sequence[SequenceResult],
-    source: NamedModel | Path,
+    source: Model | Path,
     config: PropagationConfig | None,
     limit_frames: int | None = None,
 ) -> Result:
@@ -219,11 +218,11 @@ def davis_name(davis: Davis, limit_frames: int | None) -> str:
     return f"davis-{davis.year}" + ("" if davis.complete and limit_frames is None else "-part")
 
 
-def _source(source: NamedModel | Path) -> dict[str, Any]:
+def _source(source: Model | Path) -> dict[str, Any]:
     if isinstance(source, Path):
         return {"weights": f"{RESULTS}: {source}", "weights_hash": None}
     weights = source.name if source.path is None else str(checkpoint.find_weights(source.path))
-    return {"weights": weights, "weights_hash": weights_hash(source.backbone)}
+    return {"weights": weights, "weights_hash": source.weights_hash}
 
 
 def _first(sequence: DavisSequence) -> Mask:

@@ -24,7 +24,6 @@ from dinoscope.explain.gradcam import gradcam_maps
 from dinoscope.explain.heads import entropy
 from dinoscope.explain.maps import MAPS, TITLES, map_title
 from dinoscope.explain.targets import Score, log_vote, vote_shares
-from dinoscope.features import weights_hash
 from dinoscope.features.extraction import Describe, describing
 from dinoscope.measurement.explain_images import Subjects
 from dinoscope.measurement.explain_scores import (
@@ -36,7 +35,7 @@ from dinoscope.measurement.explain_scores import (
     with_areas,
 )
 from dinoscope.measurement.inputs import Extract
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 from dinoscope.models.backbone import Backbone
 from dinoscope.types import Metric, Result
 
@@ -51,7 +50,7 @@ class ModelResult:
     """
 
     label: str
-    model: NamedModel | None
+    model: Model | None
     map: str
     scores: tuple[ImageScores, ...]
 
@@ -114,7 +113,7 @@ class ExplainResult:
         masked, model = self.subjects.masked, row.model
         return {
             "weights": None if model is None or model.path is None else str(checkpoint.find_weights(model.path)),
-            "weights_hash": None if model is None else weights_hash(model.backbone),
+            "weights_hash": None if model is None else model.weights_hash,
             "network": None if model is None else model.backbone.config.name,
             "map_shown": row.map,
             "image_size": None if model is None else self.config.size or model.backbone.config.image_size,
@@ -135,7 +134,7 @@ class ExplainResult:
 
 
 def explain_models(
-    models: Sequence[NamedModel],
+    models: Sequence[Model],
     subjects: Subjects,
     config: ExplainConfig,
     extract: Extract,
@@ -186,7 +185,7 @@ class _Gallery:
         return partial(log_vote, members=members, k=self.config.k, temperature=self.config.temperature)
 
 
-def _try_all(models: Sequence[NamedModel], config: ExplainConfig, extract: Extract) -> None:
+def _try_all(models: Sequence[Model], config: ExplainConfig, extract: Extract) -> None:
     """Show each model a blank image, lest the last one be refused after all others were measured. Raises UserError."""
     for model in models:
         backbone = model.backbone.to(extract.config.device or model.backbone.mean.device)
@@ -205,7 +204,7 @@ def _require_finite(values: Tensor, what: str) -> None:
 
 
 def _model_result(
-    model: NamedModel,
+    model: Model,
     subjects: Subjects,
     config: ExplainConfig,
     extract: Extract,

@@ -8,8 +8,8 @@ from typing import Any
 
 from dinoscope.data.folder import SPLITS, ImageFolder, find_images, find_split, resolve_split
 from dinoscope.errors import UserError
-from dinoscope.features import ExtractConfig, cached_extract, evaluation_view, extract, weights_hash
-from dinoscope.model_names import NamedModel, Watch, unwatched
+from dinoscope.features import ExtractConfig, cached_extract, evaluation_view, extract
+from dinoscope.model_names import Model, Watch, unwatched
 from dinoscope.models.backbone import Backbone
 from dinoscope.system import DTYPES
 from dinoscope.types import FeatureBank
@@ -84,12 +84,12 @@ def both_splits(data: Path) -> tuple[Path, Path]:
     return train, val
 
 
-def network_protocol(model: NamedModel, config: ExtractConfig) -> dict[str, Any]:
+def network_protocol(model: Model, config: ExtractConfig) -> dict[str, Any]:
     """The part of a protocol about weights, view and arithmetic."""
     view = evaluation_view(model.backbone, config)
     return {
         "weights": model.weights,
-        "weights_hash": weights_hash(model.backbone),
+        "weights_hash": model.weights_hash,
         "image_size": view.size,
         "crop_fraction": view.crop_fraction,
         "precision": next(name for name, dtype in DTYPES.items() if dtype == config.dtype),

@@ -9,7 +9,7 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.evaluation.results import new_result
 from dinoscope.measurement.inputs import LABEL_SEED, Extract, network_protocol, require_classes, require_known_classes
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 from dinoscope.types import Result
 
 
@@ -35,7 +35,7 @@ class KNNProtocol:
 
 
 def measure_knn(
-    model: NamedModel,
+    model: Model,
     gallery: ImageFolder,
     queries: ImageFolder | None,
     config: KNNConfig,

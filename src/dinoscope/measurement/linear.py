@@ -9,7 +9,7 @@ from dinoscope.evaluation.linear import LinearConfig, choose_rate, known_labels,
 from dinoscope.evaluation.linear_reference import ReferenceConfig, linear_reference
 from dinoscope.evaluation.results import new_result
 from dinoscope.measurement.inputs import LABEL_SEED, Extract, network_protocol, require_classes, require_known_classes
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 from dinoscope.models.backbone import WIDE, Backbone, ViTBackbone
 from dinoscope.types import Result
 
@@ -49,7 +49,7 @@ class LinearProtocol:
 
 
 def measure_linear(
-    model: NamedModel,
+    model: Model,
     train: ImageFolder,
     val: ImageFolder,
     config: LinearConfig | ReferenceConfig,

@@ -35,7 +35,7 @@ from dinoscope.measurement.voc_images import (
     default_threads,
     read_ahead,
 )
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 from dinoscope.system import autocast
 
 PUBLISHED_MASS, PUBLISHED_SIDE = 0.6, 512
@@ -104,7 +104,7 @@ class ModelScores:
         heads that the truth chose; empty unless asked for.
     """
 
-    model: NamedModel
+    model: Model
     maps: int
     published: Float[Tensor, "n masses"] | None
     of_classes: tuple[Float[Tensor, "masses _"], ...]
@@ -139,7 +139,7 @@ class VocResult:
 
 
 def measure_voc(
-    models: Sequence[NamedModel],
+    models: Sequence[Model],
     images: MaskedImages,
     config: VocConfig = VocConfig(),
     progress: Callable[[int, int], None] | None = None,
@@ -178,7 +178,7 @@ def measure_voc(
     return _gathered(images, config, recorders, faults)
 
 
-def _looks(models: Sequence[NamedModel], config: VocConfig) -> Looks:
+def _looks(models: Sequence[Model], config: VocConfig) -> Looks:
     """How the images are shown to these networks. Raises UserError where that does not fit."""
     if not models:
         raise UserError("no model: give --model RUN")
@@ -204,7 +204,7 @@ def _looks(models: Sequence[NamedModel], config: VocConfig) -> Looks:
 class _Recorder:
     """Runs one model and keeps, for each image, what its masks score."""
 
-    def __init__(self, model: NamedModel, config: VocConfig, keep_masks: bool) -> None:
+    def __init__(self, model: Model, config: VocConfig, keep_masks: bool) -> None:
         self.model, self.config, self.keep_masks = model, config, keep_masks
         model.backbone.to(config.device).eval()
         self.of_classes: dict[int, Float[Tensor, "masses classes"]] = {}

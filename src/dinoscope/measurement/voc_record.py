@@ -10,7 +10,6 @@ import torch
 from dinoscope import checkpoint
 from dinoscope.evaluation.results import new_result
 from dinoscope.evaluation.statistics import Estimate, estimate_metric, interval_kind, mean_intervals
-from dinoscope.features import weights_hash
 from dinoscope.measurement.voc import ModelScores, VocResult
 from dinoscope.measurement.voc_images import count_faults
 from dinoscope.types import Items, Result
@@ -146,7 +145,7 @@ def _protocol(result: VocResult, scores: ModelScores, limit: int | None) -> VocP
     heads = scores.strict_head
     return VocProtocol(
         weights="random" if model.path is None else str(checkpoint.find_weights(model.path)),
-        weights_hash=weights_hash(model.backbone),
+        weights_hash=model.weights_hash,
         network=model.backbone.config.name,
         maps=scores.maps,
         fixed_heads=None if heads is None else tuple(heads.heads[:, config.at].tolist()),

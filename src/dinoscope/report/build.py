@@ -11,7 +11,7 @@ from pathlib import Path
 from dinoscope import __version__
 from dinoscope.errors import UserError
 from dinoscope.files import replacing
-from dinoscope.model_names import RANDOM
+from dinoscope.model_names import RANDOM, Model, load_models, run_settings
 from dinoscope.report.page import Document, Section, render
 from dinoscope.report.runs import RunRecord, read_runs
 from dinoscope.report.sections import attention, davis, embedding, voc
@@ -22,10 +22,8 @@ from dinoscope.report.sections.settings import settings_section
 from dinoscope.report.sections.summary import summary_section
 from dinoscope.report.titles import titles_of
 from dinoscope.study.gather import Measuring
-from dinoscope.study.subjects import Subject, subject
 from dinoscope.system import commit
 from dinoscope.text import listed
-from dinoscope.training.run_folder import CONFIG
 
 _NAMED = 3
 """Models up to which the title names them all."""
@@ -89,7 +87,8 @@ def report(request: Request) -> Document:
         progress(1, 1)
     # Of a run that has saved nothing there is no model yet; all that it logged is shown nevertheless.
     empty = {str(run.path) for run in runs if run.state == "begun"}
-    subjects = [subject(name, watch) for name in request.models if str(Path(name)) not in empty]
+    named = [name for name in request.models if str(Path(name)) not in empty]
+    subjects = load_models(named, watch) if named else []
     baselines = request.baselines and request.measuring.data is not None
     runs, others = _titled(runs, subjects)
     comparison = gathered(subjects, request.measuring, baselines=baselines) if subjects else None
@@ -108,18 +107,18 @@ def report(request: Request) -> Document:
 
 def is_run(name: str) -> bool:
     """Whether a run folder is meant."""
-    return not name.startswith(RANDOM) and (Path(name) / CONFIG).is_file()
+    return not name.startswith(RANDOM) and run_settings(Path(name)) is not None
 
 
-def _titled(runs: Sequence[RunRecord], subjects: Sequence[Subject]) -> tuple[list[RunRecord], dict[str, str]]:
+def _titled(runs: Sequence[RunRecord], subjects: Sequence[Model]) -> tuple[list[RunRecord], dict[str, str]]:
     """The runs, called as in the sections that show all models; and what the other models are called -> as given."""
     titles = titles_of(subjects)
-    of_path = {each.path: title for each, title in zip(subjects, titles, strict=True) if each.config is not None}
-    others = {title: each.name for each, title in zip(subjects, titles, strict=True) if each.config is None}
+    of_path = {each.path: title for each, title in zip(subjects, titles, strict=True) if each.run is not None}
+    others = {title: each.name for each, title in zip(subjects, titles, strict=True) if each.run is None}
     return [replace(run, label=of_path.get(run.path, run.label)) for run in runs], others
 
 
-def _pictures(subjects: Sequence[Subject], request: Request) -> list[Section]:
+def _pictures(subjects: Sequence[Model], request: Request) -> list[Section]:
     """The sections that show images, as far as there are images and results."""
     device, watch = request.measuring.device, request.measuring.watch
     made = [
@@ -131,7 +130,7 @@ def _pictures(subjects: Sequence[Subject], request: Request) -> list[Section]:
     return [section for section in made if section is not None]
 
 
-def _parameters(runs: Sequence[RunRecord], subjects: Sequence[Subject]) -> dict[str, int]:
+def _parameters(runs: Sequence[RunRecord], subjects: Sequence[Model]) -> dict[str, int]:
     """Of the backbone, by the label of its run."""
     found = {each.path: sum(weight.numel() for weight in each.backbone.parameters()) for each in subjects}
     sizes = {run.label: found.get(run.path) for run in runs}

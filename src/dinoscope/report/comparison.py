@@ -12,12 +12,12 @@ from dinoscope.comparison.presentation import CSV_HEADER, csv_rows, display_tabl
 from dinoscope.comparison.ranking import ACCURACIES, interval
 from dinoscope.errors import UserError
 from dinoscope.files import claim, write_all
+from dinoscope.model_names import load_models
 from dinoscope.report.charts import Curve, Panel, Point, curves, png, scatter, svg
 from dinoscope.report.tables import csv_text, latex, markdown
 from dinoscope.study.compare import BASELINES, Comparison, compare
 from dinoscope.study.gather import Gatherer, Measuring
 from dinoscope.study.names import METHOD_NAMES
-from dinoscope.study.subjects import subject
 from dinoscope.tables import Table
 from dinoscope.training.run_folder import read_metrics
 
@@ -60,7 +60,7 @@ def compare_runs(request: Request) -> Compared:
     (models other than runs need it), or `out` holds a comparison already and is not to be overwritten.
     """
     _check(request)
-    subjects = [subject(str(run), request.measuring.watch) for run in request.runs]
+    subjects = load_models([str(run) for run in request.runs], request.measuring.watch)
     gatherer = Gatherer(request.measuring, subjects)
     entries = [gatherer.entry(each) for each in subjects]
     if request.baselines:

@@ -6,15 +6,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from dinoscope.model_names import distinct, short_name
-from dinoscope.study.subjects import Subject
+from dinoscope.model_names import Model, distinct, short_name
 from dinoscope.text import printable
 
 _BETWEEN = "-_/. "
 _WORDS = re.compile(rf"[^{re.escape(_BETWEEN)}]+[{re.escape(_BETWEEN)}]*|[{re.escape(_BETWEEN)}]+")
 
 
-def titles_of(subjects: Sequence[Subject]) -> list[str]:
+def titles_of(subjects: Sequence[Model]) -> list[str]:
     """Short names of models, of which no two are the same."""
     return distinct([(_short(each), each.path) for each in subjects])
 
@@ -31,7 +30,7 @@ def told_apart(titles: Sequence[str]) -> list[str]:
     return short if all(short) and len(set(short)) == len(short) else list(titles)
 
 
-def _short(subject: Subject) -> str:
+def _short(subject: Model) -> str:
     """A name of random or released weights is no path, though it may look like one."""
     given = Path(subject.name)
     return printable(short_name(given) if subject.path == given else subject.name)

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from dinoscope.measurement import Watch
-from dinoscope.model_names import NamedModel, unwatched
+from dinoscope.model_names import Model, unwatched
 from dinoscope.types import Result
 
 
@@ -53,7 +53,7 @@ class Bench(Protocol):
         """All that decides a figure but the weights, as plain values."""
         ...
 
-    def measure(self, evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Result:
+    def measure(self, evaluation: str, model: Model, watch: Watch, scratch: Path) -> Result:
         """Measure. Raises UserError.
 
         scratch: a folder, there or not, for what a start that is broken off leaves to the next one. It is deleted when
@@ -61,7 +61,7 @@ class Bench(Protocol):
         """
         ...
 
-    def seconds(self, evaluation: str, model: NamedModel) -> float:
+    def seconds(self, evaluation: str, model: Model) -> float:
         """Roughly how long that takes, from a short probe on the same data. Raises UserError."""
         ...
 

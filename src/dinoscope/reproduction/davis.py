@@ -20,7 +20,7 @@ from dinoscope.measurement.davis import (
     propagation_protocol,
     score_masks,
 )
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 from dinoscope.reproduction.bench import Settings, seconds_of
 from dinoscope.types import Result
 
@@ -88,7 +88,7 @@ class DavisBench:
             **propagation_protocol(self.config),
         }
 
-    def measure(self, evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Result:
+    def measure(self, evaluation: str, model: Model, watch: Watch, scratch: Path) -> Result:
         """Follow the objects of every sequence."""
         for sequence in self.davis.sequences:  # what does not fit is said before the hours
             working_size(*sequence.size, self.config.size, model.backbone.patch_size)
@@ -102,7 +102,7 @@ class DavisBench:
                 before += len(sequence)
         return davis_measurement(self.davis, results, model, self.config)
 
-    def seconds(self, evaluation: str, model: NamedModel) -> float:
+    def seconds(self, evaluation: str, model: Model) -> float:
         """From the first frames of the first sequence; later ones are compared with more frames."""
         if not self.davis.sequences:
             raise UserError(f"{self.davis.root}: no sequence to measure on")

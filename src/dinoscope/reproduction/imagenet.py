@@ -16,7 +16,7 @@ from dinoscope.evaluation.linear_reference import ReferenceConfig
 from dinoscope.features import ExtractConfig, default_crop_fraction, extract
 from dinoscope.measurement import Extract, Watch, measure_knn, measure_linear
 from dinoscope.measurement.inputs import require_known_classes
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 from dinoscope.reproduction.bench import Settings, seconds_of
 from dinoscope.types import Result
 
@@ -108,7 +108,7 @@ class ImageNetBench:
         """Images and their size."""
         return {**self._images, "evaluation": evaluation, "image_size": self.image_size, "precision": "fp32"}
 
-    def measure(self, evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Result:
+    def measure(self, evaluation: str, model: Model, watch: Watch, scratch: Path) -> Result:
         """k-NN, or a probe. Features are kept on disk only until it is made: they are gigabytes for each model."""
         extracting = Extract(self._config(), watch=watch, place=scratch)
         if evaluation == "knn":
@@ -116,7 +116,7 @@ class ImageNetBench:
         config = LinearConfig() if evaluation == LINEAR else ReferenceConfig()
         return measure_linear(model, self.train, self.val, config, extracting)
 
-    def seconds(self, evaluation: str, model: NamedModel) -> float:
+    def seconds(self, evaluation: str, model: Model) -> float:
         """From the features of a few images, read by this process; votes and the training of a probe come on top."""
         feature = "image" if evaluation == "knn" else "linear"
         config = replace(self._config(), feature=feature, workers=0)

@@ -16,9 +16,8 @@ import torch
 from dinoscope.config import to_dict
 from dinoscope.errors import UserError
 from dinoscope.evaluation.results import keep_as, kept
-from dinoscope.features import weights_hash
 from dinoscope.measurement import Watch
-from dinoscope.model_names import NamedModel, folder_names
+from dinoscope.model_names import Model, folder_names
 from dinoscope.reproduction.bench import Bench
 from dinoscope.reproduction.targets import Figure, Target
 from dinoscope.system import machine
@@ -98,8 +97,8 @@ def run(targets: Sequence[Target], work: Work, out: Path) -> Iterator[Outcome]:
             yield _outcome(target, model, work, folder)
 
 
-def _outcome(target: Target, model: NamedModel, work: Work, folder: Path) -> Outcome:
-    weights, measurements, failures = weights_hash(model.backbone), dict[str, Result](), dict[str, str]()
+def _outcome(target: Target, model: Model, work: Work, folder: Path) -> Outcome:
+    weights, measurements, failures = model.weights_hash, dict[str, Result](), dict[str, str]()
     for evaluation in target.evaluations:
         held = None if work.overwrite else kept(folder, evaluation)
         if held is not None and held.protocol.get("weights_hash") == weights:
@@ -131,7 +130,7 @@ def attempt(call: Callable[[], T]) -> T | str:
         return f"{error.filename or 'a file'}: {error.strerror or error}"
 
 
-def _measure(work: Work, evaluation: str, model: NamedModel, scratch: Path) -> Result:
+def _measure(work: Work, evaluation: str, model: Model, scratch: Path) -> Result:
     begin, watch = time.perf_counter(), work.watch
     model.backbone.to(work.device)
     found = work.bench.measure(evaluation, model, lambda what: watch(f"{model.label}: {what}"), scratch)

@@ -12,7 +12,7 @@ from dinoscope.data.masked_images import find_masked_images
 from dinoscope.measurement import VocConfig, Watch, measure_voc
 from dinoscope.measurement.voc import PUBLISHED_MASS, PUBLISHED_SIDE
 from dinoscope.measurement.voc_record import PUBLISHED, measurements, summarise
-from dinoscope.model_names import NamedModel
+from dinoscope.model_names import Model
 from dinoscope.reproduction.bench import Settings, seconds_of
 from dinoscope.types import Metric, Result
 
@@ -70,7 +70,7 @@ class VocBench:
         """Images and their size."""
         return {"data": str(self.images.root), "images": self._files, "evaluation": evaluation, "square": self.square}
 
-    def measure(self, evaluation: str, model: NamedModel, watch: Watch, scratch: Path) -> Result:
+    def measure(self, evaluation: str, model: Model, watch: Watch, scratch: Path) -> Result:
         """By the published protocol, at both masses."""
         config = self._config()
         with watch("attention masks") as progress:
@@ -80,7 +80,7 @@ class VocBench:
         more = Metric(f"voc_jaccard_{PUBLISHED}", 100 * other.mean, parameters={"mass": SCRIPT_MASS})
         return Result("voc", found.protocol, (*found.metrics, more))
 
-    def seconds(self, evaluation: str, model: NamedModel) -> float:
+    def seconds(self, evaluation: str, model: Model) -> float:
         """From the masks of a few images."""
         few = self.images.subset(_PROBED)
         measure_voc([model], few.subset(1), self._config())  # the first forward is slow

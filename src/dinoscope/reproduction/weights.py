@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dinoscope.errors import UserError, lookup
-from dinoscope.model_names import RANDOM, NamedModel, Watch, load_model, random_backbone
+from dinoscope.model_names import RANDOM, Model, Watch, load_model, random_backbone
 from dinoscope.models.backbone import BACKBONES, build_backbone
 from dinoscope.models.pretrained import CATALOGUE, Choices, Release, fetch, import_file, is_cached
 from dinoscope.models.pretrained.fetch import MEGABYTE, cached_file, has_digest
@@ -64,26 +64,26 @@ class Weights:
             network = build_backbone(self.release.config())
         return sum(math.prod(each.shape) for each in network.parameters()) * BYTES_PER_WEIGHT / MEGABYTE, False
 
-    def load(self) -> NamedModel:
+    def load(self) -> Model:
         """The model, on the CPU, labelled by its name.
 
         Raises UserError where the file cannot be read or holds another network.
         """
         if self.path is None:
             model = load_model(self.name)
-            return NamedModel(self.name, self.name, model.backbone, model.path, model.origin)
+            return Model(self.name, self.name, model.backbone, model.path, model.origin)
         if self.path.is_dir():
             model = load_model(str(self.path))
             found, wanted = model.backbone.config.name, self.release.architecture
             if BACKBONES[found] != BACKBONES[wanted]:
                 raise UserError(f"{self.path} holds a {found}, and {self.name} is a {wanted}")
-            return NamedModel(self.name, self.name, model.backbone, self.path, model.origin)
+            return Model(self.name, self.name, model.backbone, self.path, model.origin)
         backbone, found = import_file(self.path, Choices(self.release.architecture))
-        return NamedModel(self.name, self.name, backbone, self.path, found.provenance())
+        return Model(self.name, self.name, backbone, self.path, found.provenance())
 
-    def untrained(self) -> NamedModel:
+    def untrained(self) -> Model:
         """The same network with random weights: as fast as with others, and there without any file."""
-        return NamedModel(self.name, self.name, random_backbone(self.release.config()), None)
+        return Model(self.name, self.name, random_backbone(self.release.config()), None)
 
 
 def parse(text: str) -> Weights:

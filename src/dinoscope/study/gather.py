@@ -21,9 +21,10 @@ from dinoscope.evaluation.results import conditions, keep_in, kept, kept_name, k
 from dinoscope.evaluation.throughput import ThroughputConfig, millions_of_parameters, throughput
 from dinoscope.measurement import Extract, Watch, gallery_and_queries, measure_knn, measure_linear
 from dinoscope.measurement.inputs import network_protocol
-from dinoscope.model_names import NamedModel, unwatched
+from dinoscope.model_names import Model, unwatched
 from dinoscope.study.compare import EVALUATIONS, Entry, deciding_settings, figure
-from dinoscope.study.subjects import Subject
+from dinoscope.training.config import RunConfig
+from dinoscope.training.run_folder import read_config
 from dinoscope.types import Result
 
 logger = logging.getLogger("dinoscope")
@@ -59,7 +60,7 @@ class Measuring:
 class Gatherer:
     """Measures models under the same conditions as far as can be, and remembers each network's speed."""
 
-    def __init__(self, measuring: Measuring, subjects: Sequence[Subject]) -> None:
+    def __init__(self, measuring: Measuring, subjects: Sequence[Model]) -> None:
         """Find the images to measure on.
 
         Raises UserError where --data was given and cannot be used, or was not and a model has no images of its own.
@@ -73,7 +74,7 @@ class Gatherer:
         self.speeds = self._agreeing_speeds(subjects)
         self.speeds_agree = bool(self.speeds)
 
-    def entry(self, subject: Subject) -> Entry:
+    def entry(self, subject: Model) -> Entry:
         """What is known of the model, after measuring what is missing or was measured otherwise."""
         measurements: dict[str, Result] = {}
         remarks = [*subject.remarks, *_unfinished(subject)]
@@ -88,13 +89,13 @@ class Gatherer:
             subject.backbone.config.name,
             millions_of_parameters(subject.backbone),
             subject.name,
-            None if subject.config is None else subject.config.seed,
-            {} if subject.config is None or not _is_run(subject) else deciding_settings(subject.config),
+            None if subject.settings is None else subject.settings.get("seed", RunConfig.seed),
+            {} if subject.run is None else deciding_settings(read_config(subject.run)),
             measurements,
             tuple(remarks),
         )
 
-    def _accuracy(self, subject: Subject, name: str) -> tuple[Result | None, str]:
+    def _accuracy(self, subject: Model, name: str) -> tuple[Result | None, str]:
         """A kept measurement that holds, else a new one; and why there is none or not the one that was wanted."""
         held = self.kept.get(subject.name, {}).get(name)
         if held is not None and (self.measuring.data is None or self._as_wanted(subject, name, held)):
@@ -103,13 +104,13 @@ class Gatherer:
             return held, ""
         try:
             images = self.images or gallery_and_queries(_own_data(subject))
-            new = MEASURES[name](subject.model, images, self._watched(subject), self.measuring.fraction)
+            new = MEASURES[name](subject, images, self._watched(subject), self.measuring.fraction)
         except UserError as error:
             return held, str(error)
         self._keep(subject, kept_name(name, self.measuring.fraction), new)
         return replace(new, protocol={**new.protocol, "weights": subject.name}, items=None), ""
 
-    def _keep(self, subject: Subject, name: str, measurement: Result) -> None:
+    def _keep(self, subject: Model, name: str, measurement: Result) -> None:
         """Write to where it is kept; a folder that cannot be written to (somebody else's) is warned of."""
         if subject.home is None:
             return
@@ -118,7 +119,7 @@ class Gatherer:
         except UserError as error:
             logger.warning("%s", error)
 
-    def _as_wanted(self, subject: Subject, name: str, held: Result) -> bool:
+    def _as_wanted(self, subject: Model, name: str, held: Result) -> bool:
         """Whether it was measured on these images, at this size and precision, with the usual settings."""
         if self.images is None:
             return True
@@ -131,13 +132,13 @@ class Gatherer:
         same_images = counts[1:] == there[1:] and (self.measuring.fraction != 1 or counts == there)
         return _place(held) == wanted and same_images and self._is_usual(name, subject, held)
 
-    def _is_usual(self, name: str, subject: Subject, held: Result) -> bool:
+    def _is_usual(self, name: str, subject: Model, held: Result) -> bool:
         """Whether it was measured at this size and precision, with the usual settings."""
-        network = conditions(Result(name, network_protocol(subject.model, self.measuring.extract.config), ()))
+        network = conditions(Result(name, network_protocol(subject, self.measuring.extract.config), ()))
         found = conditions(held)
         return all(found.get(key) == value for key, value in {**network, **USUAL.get(name, {})}.items())
 
-    def _speed(self, subject: Subject) -> tuple[Result | None, str]:
+    def _speed(self, subject: Model) -> tuple[Result | None, str]:
         """Speed of the network: the kept one where all have one alike, else measured once for all that share it."""
         held, name = self.kept.get(subject.name, {}).get("throughput"), subject.backbone.config.name
         if "throughput" in self.measuring.skip or (held is not None and self.speeds_agree):
@@ -152,14 +153,14 @@ class Gatherer:
         self._keep(subject, "throughput", self.speeds[name])
         return self.speeds[name], ""
 
-    def _agreeing_speeds(self, subjects: Sequence[Subject]) -> dict[str, Result]:
+    def _agreeing_speeds(self, subjects: Sequence[Model]) -> dict[str, Result]:
         """Speeds in the run folders, if all runs have one and all were measured under the same conditions."""
         found = [(subject.backbone.config.name, self.kept[subject.name].get("throughput")) for subject in subjects]
         speeds = {name: speed for name, speed in found if speed is not None}
         alike = {identity(conditions(speed)) for _, speed in found if speed is not None}
         return speeds if len(alike) == 1 and all(speed is not None for _, speed in found) else {}
 
-    def _all_kept(self, subject: Subject) -> dict[str, list[Result]]:
+    def _all_kept(self, subject: Model) -> dict[str, list[Result]]:
         """What its folder holds of each evaluation, the newest first, without what was measured of other weights.
 
         Earlier accuracies among a single class are 100 % by definition, and no figures.
@@ -176,13 +177,13 @@ class Gatherer:
                     1.0 if name == "throughput" else self.measuring.fraction
                 ):
                     continue
-                if found.protocol.get("weights_hash", subject.weights) != subject.weights:
+                if found.protocol.get("weights_hash", subject.weights_hash) != subject.weights_hash:
                     logger.warning("%s: its %s was measured of other weights and is left aside", subject.name, file)
                     continue
                 held.setdefault(name, []).append(found)
         return held
 
-    def _chosen(self, subjects: Sequence[Subject]) -> dict[str, dict[str, Result]]:
+    def _chosen(self, subjects: Sequence[Model]) -> dict[str, dict[str, Result]]:
         """Choose, for each model, one kept result of each evaluation: the one that was asked for, if there is one.
 
         Otherwise all models follow one order of conditions, so that they are shown alike: first the conditions that
@@ -192,7 +193,7 @@ class Gatherer:
         results = Counter(_place(found) for held in every.values() for each in held.values() for found in each)
         chosen: dict[str, dict[str, Result]] = {subject.name: {} for subject in subjects}
         for name in EVALUATIONS:
-            alike: dict[str, list[tuple[Subject, Result]]] = {}
+            alike: dict[str, list[tuple[Model, Result]]] = {}
             for subject in subjects:
                 for found in every[subject.name].get(name, []):
                     alike.setdefault(identity(conditions(found)), []).append((subject, found))
@@ -212,11 +213,11 @@ class Gatherer:
                 chosen[subject.name].setdefault(name, found)
         return chosen
 
-    def _require_images(self, subjects: Sequence[Subject]) -> None:
+    def _require_images(self, subjects: Sequence[Model]) -> None:
         """Refuse, before anything is measured, a model of which nobody can know on which images to measure it."""
         if self.images is not None or self.measuring.skip.issuperset(MEASURES):
             return
-        strangers = [subject.name for subject in subjects if subject.config is None]
+        strangers = [subject.name for subject in subjects if subject.settings is None]
         if strangers:
             raise UserError(
                 f"{' and '.join(strangers)}: no run folder says on which images to measure; give --data FOLDER "
@@ -234,17 +235,17 @@ class Gatherer:
             return None
         return None
 
-    def _watched(self, subject: Subject) -> Extract:
+    def _watched(self, subject: Model) -> Extract:
         """What computes the features, and says of which model."""
         watch: Callable = self.measuring.watch
         return replace(self.measuring.extract, watch=lambda what: watch(f"{subject.name}: {what}"))
 
 
-def _knn(model: NamedModel, images: Images, extract: Extract, fraction: float) -> Result:
+def _knn(model: Model, images: Images, extract: Extract, fraction: float) -> Result:
     return measure_knn(model, *images, KNNConfig(), extract, fraction=fraction)
 
 
-def _linear(model: NamedModel, images: Images, extract: Extract, fraction: float) -> Result:
+def _linear(model: Model, images: Images, extract: Extract, fraction: float) -> Result:
     train, val = images
     if val is None:
         raise UserError(f"{train.root} has no val split, and a linear probe must be measured on other images")
@@ -265,7 +266,7 @@ USUAL: dict[str, dict[str, object]] = {
 }
 """name in `EVALUATIONS` -> what its protocol says when `MEASURES` measured it."""
 
-MEASURES: dict[str, Callable[[NamedModel, Images, Extract, float], Result]] = {"knn": _knn, "linear": _linear}
+MEASURES: dict[str, Callable[[Model, Images, Extract, float], Result]] = {"knn": _knn, "linear": _linear}
 """name in `EVALUATIONS` -> how a model's accuracy is measured."""
 
 
@@ -279,22 +280,18 @@ def _labelled(root: str) -> ImageFolder:
     return find_images(Path(root), labelled=True)
 
 
-def _is_run(subject: Subject) -> bool:
-    return subject.config is not None and subject.path == subject.config.out
-
-
-def _own_data(subject: Subject) -> Path:
+def _own_data(subject: Model) -> Path:
     """The images that the model was trained on."""
-    if subject.config is None:
+    if subject.settings is None:
         raise UserError("give --data")
-    return subject.config.data
+    return Path(subject.settings["data"])
 
 
-def _unfinished(subject: Subject) -> list[str]:
+def _unfinished(subject: Model) -> list[str]:
     """A remark where the run's newest checkpoint is not of its last step."""
-    if subject.config is None or subject.path is None:
+    if subject.run is None:
         return []
-    metadata = checkpoint.newest_metadata(subject.path / "checkpoints")
+    metadata = checkpoint.newest_metadata(subject.run / "checkpoints")
     if metadata is None:
         return []
     step, total = metadata.get("step"), metadata.get("total")

@@ -19,12 +19,11 @@ from dinoscope.explain.attention_history import AttentionHistory, Snapshot, read
 from dinoscope.explain.maps import map_title
 from dinoscope.features.images import without_ends
 from dinoscope.measurement import Watch
-from dinoscope.model_names import unwatched
+from dinoscope.model_names import Model, unwatched
 from dinoscope.pictures import webp
 from dinoscope.report.page import Block, Figure, Folded, Group, Notice, Section
 from dinoscope.report.pages import MapColumn, maps_page
 from dinoscope.report.titles import titles_of, told_apart
-from dinoscope.study.subjects import Subject
 from dinoscope.text import listed
 
 MOST_STEPS = 6
@@ -41,9 +40,7 @@ class _Images:
     said: str
 
 
-def section(
-    subjects: Sequence[Subject], device: torch.device | None = None, watch: Watch = unwatched
-) -> Section | None:
+def section(subjects: Sequence[Model], device: torch.device | None = None, watch: Watch = unwatched) -> Section | None:
     """Attention through training, where runs kept it, and of all models now; None where there are no images.
 
     device: where the networks run; None leaves them where they are. watch: hears of the progress.
@@ -100,7 +97,7 @@ def _when(snapshot: Snapshot) -> str:
 
 
 def _columns(
-    subjects: Sequence[Subject], images: Sequence[RawImage], device: torch.device | None, watch: Watch
+    subjects: Sequence[Model], images: Sequence[RawImage], device: torch.device | None, watch: Watch
 ) -> tuple[list[MapColumn], list[Notice]]:
     """The maps of every model, and a warning of each whose maps are no numbers."""
     columns: list[MapColumn] = []
@@ -133,11 +130,11 @@ def _across(columns: Sequence[MapColumn], chosen: _Images, window: Window | None
     return Figure(webp(maps_page(images, columns, " or ".join(kinds))), caption, f"Attention of {titles}")
 
 
-def _images(subjects: Sequence[Subject], histories: Sequence[AttentionHistory]) -> _Images | None:
+def _images(subjects: Sequence[Model], histories: Sequence[AttentionHistory]) -> _Images | None:
     """Those of the first run whose images are still there; else the small ones that a run has kept, if any."""
     for subject in subjects:
-        if subject.config is not None and (found := _own_images(subject.config.data)):
-            return _Images(found, f"{len(found)} training images of {subject.config.data}")
+        if subject.settings is not None and (found := _own_images(Path(subject.settings["data"]))):
+            return _Images(found, f"{len(found)} training images of {subject.settings['data']}")
     if histories:
         pictures = tuple(map(RawImage, histories[0].pictures))
         return _Images(pictures, f"{len(pictures)} training images, as small as the run kept them")

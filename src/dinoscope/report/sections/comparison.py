@@ -8,12 +8,12 @@ from dataclasses import replace
 from dinoscope.comparison.baselines import pixels_entry, random_entries
 from dinoscope.comparison.presentation import display_table
 from dinoscope.comparison.ranking import best_first
+from dinoscope.model_names import Model
 from dinoscope.report.charts import scatter, svg
 from dinoscope.report.comparison import bars_line, panels
 from dinoscope.report.page import Block, Figure, Notice, Section
 from dinoscope.study.compare import EVALUATIONS, Comparison, compare
 from dinoscope.study.gather import Gatherer, Measuring
-from dinoscope.study.subjects import Subject
 
 NOTHING = (
     "Nothing is kept of k-NN, linear probe or speed: give --data FOLDER with train/CLASS/... and val/CLASS/..., and "
@@ -21,7 +21,7 @@ NOTHING = (
 )
 
 
-def gathered(subjects: Sequence[Subject], measuring: Measuring, *, baselines: bool) -> Comparison:
+def gathered(subjects: Sequence[Model], measuring: Measuring, *, baselines: bool) -> Comparison:
     """Rows of the table. Without data to measure on, only what is kept; with them, what is missing is measured.
 
     baselines: raw pixels, and each network with random weights.

@@ -16,11 +16,11 @@ from dinoscope.data.grey_range import Window
 from dinoscope.errors import UserError
 from dinoscope.explain.embedding import NEIGHBOURS, TITLES, EmbeddingMap, best_method, described, embedding_map
 from dinoscope.measurement import Extract, Watch
+from dinoscope.model_names import Model
 from dinoscope.pictures import webp
 from dinoscope.report.maps import ModelPoints, labelling_of, points_page, thumbnail, thumbnails_page
 from dinoscope.report.page import Block, Figure, Folded, Notice, Section
 from dinoscope.report.titles import titles_of
-from dinoscope.study.subjects import Subject
 from dinoscope.text import listed
 from dinoscope.types import FeatureBank
 
@@ -32,7 +32,7 @@ _OPEN = 2
 
 
 def section(
-    subjects: Sequence[Subject],
+    subjects: Sequence[Model],
     images: ImageFolder | None = None,
     extract: Extract | None = None,
     method: str | None = None,
@@ -134,12 +134,12 @@ def _kept(made: EmbeddingMap) -> str:
     return "" if made.kept is None else f"{made.kept:.0%} kept"
 
 
-def _own_images(subjects: Sequence[Subject]) -> ImageFolder | None:
+def _own_images(subjects: Sequence[Model]) -> ImageFolder | None:
     """The val images, or else the train images, of the first run whose data are still there."""
     for subject in subjects:
-        if subject.config is None:
+        if subject.settings is None:
             continue
         with contextlib.suppress(UserError):
-            data = subject.config.data
+            data = Path(subject.settings["data"])
             return find_images(find_split(data, "val") or find_split(data, "train") or data)
     return None

@@ -8,9 +8,9 @@ from dataclasses import MISSING, dataclass, fields
 from dinoscope.config import identity
 from dinoscope.errors import UserError
 from dinoscope.evaluation.results import conditions, kept, kept_names
+from dinoscope.model_names import Model
 from dinoscope.report.page import Notice
 from dinoscope.report.titles import titles_of
-from dinoscope.study.subjects import Subject
 from dinoscope.types import Items, Result
 
 
@@ -18,7 +18,7 @@ from dinoscope.types import Items, Result
 class Kept:
     """One result of a model. name: of its file. title: of the model."""
 
-    subject: Subject
+    subject: Model
     title: str
     name: str
     measurement: Result
@@ -33,7 +33,7 @@ class Best:
     scores: tuple[tuple[float, ...], ...]
 
 
-def kept_groups(subjects: Sequence[Subject], evaluation: str, protocol: type) -> tuple[list[list[Kept]], list[Notice]]:
+def kept_groups(subjects: Sequence[Model], evaluation: str, protocol: type) -> tuple[list[list[Kept]], list[Notice]]:
     """Results that were measured under one protocol, together; the largest groups first. And what is wrong.
 
     A result of other weights than the model's is left out and said, and so is one whose protocol lacks fields.
@@ -57,7 +57,7 @@ def kept_groups(subjects: Sequence[Subject], evaluation: str, protocol: type) ->
                 text = f"{title}: its {name} does not say its {', '.join(lacking)}, and is left out. Measure it again."
                 notices.append(Notice(text, "warning"))
                 continue
-            if found.protocol.get("weights_hash", subject.weights) != subject.weights:
+            if found.protocol.get("weights_hash", subject.weights_hash) != subject.weights_hash:
                 text = f"{title}: its {name} was measured of other weights than it has now, and is left out."
                 notices.append(Notice(f"{text} Measure it again.", "warning"))
                 continue

@@ -15,7 +15,7 @@ from dinoscope.explain.maps import TITLES
 from dinoscope.measurement import VocConfig, Watch, measure_voc
 from dinoscope.measurement.voc import PUBLISHED_SIDE
 from dinoscope.measurement.voc_record import VocProtocol
-from dinoscope.model_names import unwatched
+from dinoscope.model_names import Model, unwatched
 from dinoscope.pictures import webp
 from dinoscope.report.mask_sheet import mask_sheet
 from dinoscope.report.page import Block, Bullets, Figure, Folded, Group, Notice, Paragraph, Section
@@ -24,7 +24,6 @@ from dinoscope.report.titles import told_apart
 from dinoscope.report.voc_kept_table import kept_table
 from dinoscope.report.voc_sheet import sheet_note, sheet_row, shown_figure
 from dinoscope.study.published import JACCARD_SOURCE, PUBLISHED_JACCARD
-from dinoscope.study.subjects import Subject
 from dinoscope.tables import Table
 
 DATA_NAME = "VOC 2012 "
@@ -43,9 +42,7 @@ class _Drawing:
     watch: Watch
 
 
-def section(
-    subjects: Sequence[Subject], device: torch.device | None = None, watch: Watch = unwatched
-) -> Section | None:
+def section(subjects: Sequence[Model], device: torch.device | None = None, watch: Watch = unwatched) -> Section | None:
     """Tables of what was measured alike, published figures, and the best and worst images; None without results.
 
     device: where masks are made anew to be drawn. watch: hears of the progress.
@@ -117,7 +114,7 @@ def _drawn(group: Sequence[Kept], names: Sequence[str], draw: _Drawing) -> list[
     titled = list(zip(group, told_apart([each.title for each in group]), strict=True))
     for begin in range(0, len(group), _ABREAST):
         abreast = titled[begin : begin + _ABREAST]
-        models = [replace(each.subject.model, label=title) for each, title in abreast]
+        models = [replace(each.subject, label=title) for each, title in abreast]
         with draw.watch("masks of the best and worst images") as progress:
             result = measure_voc(models, images, config, progress, keep_masks=True)
         rows = [sheet_row(result, place) for place in range(len(result.used))]
