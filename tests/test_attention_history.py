@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dinoscope import api, checkpoint
-from dinoscope.data.folder import first_to_last
+from dinoscope.data.sources import first_to_last
 from dinoscope.errors import UserError
 from dinoscope.evaluation.online import AttentionSnapshots
 from dinoscope.explain.attention_history import (

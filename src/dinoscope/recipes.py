@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoscope.config import changed
-from dinoscope.data.view_presets import VIEWS
+from dinoscope.data.views import VIEWS
 from dinoscope.errors import lookup
 from dinoscope.methods import METHODS
 from dinoscope.methods.method import Budget, Recipe, sgd

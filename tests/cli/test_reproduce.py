@@ -14,13 +14,13 @@ import torch
 
 from dinoscope import checkpoint
 from dinoscope.cli import main
-from dinoscope.data.folder import ImageFolder
-from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.data.sources import ImageFolder
 from dinoscope.features import cache
 from dinoscope.models.pretrained import CATALOGUE
 from dinoscope.models.pretrained.fetch import cached_file, first_digest
 from dinoscope.reproduction import imagenet
 from dinoscope.reproduction.presentation import FILES
+from dinoscope.scenes import ScenesConfig, write_scenes
 from dinoscope.types import Metric
 from tests.conftest import draw_picture
 from tests.official_files import dino_checkpoint, random_network, register_tiny, release, weights

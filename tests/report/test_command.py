@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dinoscope.config import from_dict, to_dict
-from dinoscope.data.view_presets import VIEWS
+from dinoscope.data.views import VIEWS
 from dinoscope.methods import METHODS
 from dinoscope.recipes import RECIPES, run_config
 from dinoscope.report.sections.command import command

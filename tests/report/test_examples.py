@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from dinoscope import checkpoint, cli
-from dinoscope.data.masked_images import find_masked_images
-from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.data.benchmarks import find_masked_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation.results import from_json, keep_as, kept, kept_names, to_json
 from dinoscope.measurement.davis_frames import keep_frames, kept_frames, kept_places
@@ -25,6 +24,7 @@ from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.report.page import Block, Bullets, Document, Figure, Folded, Group, Notice, Section, render
 from dinoscope.report.sections import davis, voc
 from dinoscope.report.sections.kept import best_first, kept_groups
+from dinoscope.scenes import ScenesConfig, write_scenes
 from dinoscope.study.published import PUBLISHED_DAVIS, PUBLISHED_JACCARD
 from dinoscope.tables import Table
 from dinoscope.types import Items, Metric, Result

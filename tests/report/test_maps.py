@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from dinoscope.cli import main
-from dinoscope.data.folder import balanced, find_images
+from dinoscope.data.sources import balanced, find_images
 from dinoscope.errors import UserError
 from dinoscope.explain.embedding import METHODS, EmbeddingMap, described, embedding_map, neighbours_kept
 from dinoscope.measurement import Extract
@@ -195,7 +195,7 @@ def test_more_classes_than_colours_still_differ_but_are_not_named() -> None:
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=60), st.integers(1, 40))
 def test_balanced_takes_as_many_of_each_class_as_can_be(labels: list[int], most: int) -> None:
-    from dinoscope.data.folder import ImageFolder
+    from dinoscope.data.sources import ImageFolder
 
     paths = tuple(f"{index:03d}.png" for index in range(len(labels)))
     folder = ImageFolder(Path("x"), paths, tuple(labels), tuple("abcdefg"))

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 
-from dinoscope.data.bare_image import UnreadableImage
-from dinoscope.data.folder import evenly, find_images, find_split, resolve_split
-from dinoscope.data.image_header import read_size
-from dinoscope.data.masked_images import MaskedImages, find_masked_images, voc_root
+from dinoscope.data.benchmarks import MaskedImages, find_masked_images, voc_root
+from dinoscope.data.images import UnreadableImage, read_size
+from dinoscope.data.sources import evenly, find_images, find_split, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.evaluation.results import keep, kept, kept_names
 from dinoscope.measurement import Extract, Watch, gallery_and_queries

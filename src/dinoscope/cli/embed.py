@@ -69,7 +69,7 @@ def embed(options: Options) -> FeatureBank:
     Raises UserError where the file exists or is of no kind we write, before anything is computed.
     """
     from dinoscope.cli.console import progress_bar
-    from dinoscope.data.folder import find_images_of_splits
+    from dinoscope.data.sources import find_images_of_splits
     from dinoscope.model_names import load_model
 
     write = lookup("file format", options.out.suffix.lower(), WRITERS)

@@ -45,8 +45,8 @@ def scan_folder(
         json: print everything as JSON instead of tables.
     """
     from dinoscope.cli.console import Console
-    from dinoscope.data.folder import find_images
     from dinoscope.data.scan import scan
+    from dinoscope.data.sources import find_images
     from dinoscope.files import cache_folder
 
     cache = cache_folder("scan")
@@ -102,7 +102,7 @@ def _bar(console: Console) -> Progress:
 
 def _parts(folder: Path) -> dict[str, Path]:
     """Return the splits by name, or the folder itself as "images" where it has no `train`."""
-    from dinoscope.data.folder import find_split
+    from dinoscope.data.sources import find_split
 
     train, val = find_split(folder, "train"), find_split(folder, "val")
     if train is None:
@@ -137,8 +137,8 @@ def _facts(report: ScanReport) -> dict[str, str]:
     """Return the rows of the summary for one folder, the same rows for every report."""
     from rich.filesize import decimal
 
-    from dinoscope.data.folder import listed as listed_counts
     from dinoscope.data.grey_range import describe
+    from dinoscope.data.sources import counted as listed_counts
 
     def listed(counts: Sequence[tuple[str, int]]) -> str:
         return ", ".join(f"{name} {count:,}" for name, count in counts if count) or "none"

@@ -15,7 +15,7 @@ from dinoscope.cli.model_option import Models
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
-    from dinoscope.data.masked_images import MaskedImages
+    from dinoscope.data.benchmarks import MaskedImages
     from dinoscope.measurement import VocConfig
     from dinoscope.tables import Table
 
@@ -113,7 +113,7 @@ def main(argv: list[str]) -> int:
     )
     from dinoscope.cli import voc_files
     from dinoscope.cli.console import progress_bar
-    from dinoscope.data.masked_images import find_masked_images
+    from dinoscope.data.benchmarks import find_masked_images
     from dinoscope.evaluation.results import keep, variant_name
     from dinoscope.measurement import measure_voc
     from dinoscope.measurement.voc_record import measurements, summarise

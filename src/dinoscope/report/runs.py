@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from dinoscope import checkpoint
-from dinoscope.data.folder import find_images, resolve_split
+from dinoscope.data.sources import find_images, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.methods import method_name, shown_name
 from dinoscope.model_names import distinct

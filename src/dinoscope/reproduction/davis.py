@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dinoscope.data.davis import find_davis
+from dinoscope.data.benchmarks import find_davis
 from dinoscope.errors import UserError
 from dinoscope.evaluation.propagation import working_size
 from dinoscope.evaluation.window import PropagationConfig

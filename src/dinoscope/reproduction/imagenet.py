@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dinoscope.data.folder import ImageFolder, evenly, find_images, find_split
+from dinoscope.data.sources import ImageFolder, evenly, find_images, find_split
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig

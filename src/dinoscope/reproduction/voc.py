@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dinoscope.data.masked_images import find_masked_images
+from dinoscope.data.benchmarks import find_masked_images
 from dinoscope.measurement import VocConfig, Watch, measure_voc
 from dinoscope.measurement.voc import PUBLISHED_MASS, PUBLISHED_SIDE
 from dinoscope.measurement.voc_record import PUBLISHED, measurements, summarise

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from dinoscope.data.folder import ImageFolder, listed
+from dinoscope.data.sources import ImageFolder, counted
 from dinoscope.errors import UserError
 from dinoscope.study.state import Standing, standing
 from dinoscope.system import pick_device
@@ -54,7 +54,7 @@ def plan(configs: Sequence[RunConfig], progress: Progress = lambda done, total: 
             if part not in scanned:
                 scanned[part], _, _ = scanned_images(config, progress)
             images = scanned[part]
-            check(config, len(images), 1, len(images.classes), listed(images.passed_over))
+            check(config, len(images), 1, len(images.classes), counted(images.passed_over))
         except UserError as error:
             raise UserError(f"run {config.out.name}: {error}") from error
         found = standing(config)

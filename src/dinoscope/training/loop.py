@@ -18,12 +18,11 @@ import torch
 from torch import nn
 
 from dinoscope import checkpoint, distributed
-from dinoscope.data.decode import UnreadableImage
-from dinoscope.data.folder import ImageFolder, find_images, listed, resolve_split
 from dinoscope.data.grey_range import describe
-from dinoscope.data.image_header import pixel_limit
+from dinoscope.data.images import UnreadableImage, pixel_limit
 from dinoscope.data.loader import Batches
 from dinoscope.data.scan import Unreadable, check_readable
+from dinoscope.data.sources import ImageSource, counted, find_images, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.files import MEGAPIXELS_VARIABLE, is_full, writing
 from dinoscope.methods.health import Verdict, feature_standard_deviation, rank_me
@@ -149,7 +148,7 @@ def _images(
     *,
     resume: bool,
     overwrite: bool,
-) -> tuple[RunConfig, ImageFolder]:
+) -> tuple[RunConfig, ImageSource]:
     """Return the settings with their grey range, and the readable training images; make the run folder ready.
 
     newest: a checkpoint to continue from, whose images are those that the run began with.
@@ -170,12 +169,12 @@ def _images(
     if begun:
         images = begun_images(config, run, begun)
         faults = look_at(config, images, progress).unreadable
-        check_readable(images.root, faults, len(images), config.max_unreadable)
+        check_readable(images.name, faults, len(images), config.max_unreadable)
         faults = tuple(Unreadable(path, reason) for path, reason in read_unreadable(run).items())
     else:
         images, faults, window = scanned_images(config, progress)
         config = config if resume else replace(config, window=window)
-    check(config, len(images), processes, len(images.classes), listed(images.passed_over))
+    check(config, len(images), processes, len(images.classes), counted(images.passed_over))
     run.prepare(config, resume=resume, overwrite=overwrite)
     write_unreadable(run, faults)
     distributed.barrier()
@@ -210,7 +209,7 @@ class _Loop:
             are = "file that cannot be read is" if left_out == 1 else "files that cannot be read are"
             facts["left out"] = f"{left_out} {are} named in {self.run.unreadable}"
         if images.passed_over:
-            facts["passed over"] = listed(images.passed_over)
+            facts["passed over"] = counted(images.passed_over)
         if config.window is not None:
             alone = "; of headers alone" if config.scan == "headers" else ""
             facts["grey range"] = f"{describe(config.window)}{alone}"
@@ -321,10 +320,11 @@ class _Loop:
 
     def note_lost(self, step: Step, positions: Sequence[int]) -> None:
         """Log the images of a step that changed since the run began; report the first of an epoch to the person."""
+        images = self.trainer.images
         for position in positions:
             line = (
-                f"{self.trainer.images.path(position)} was deleted, damaged or replaced during the run; if it cannot "
-                "be read, the next image stands in"
+                f"{images.name}/{images.key(position)} was deleted, damaged or replaced during the run; if it cannot be "
+                "read, the next image stands in"
             )
             if self.lost:
                 logger.warning("%s", line)

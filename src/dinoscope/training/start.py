@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from dinoscope import checkpoint
-from dinoscope.data.folder import LATER_EXTENSIONS, ImageFolder, find_images, image_fraction, resolve_split
 from dinoscope.data.grey_range import Window, check_window, joined
 from dinoscope.data.scan import ScanReport, Unreadable, check_readable, scan
+from dinoscope.data.sources import LATER_EXTENSIONS, ImageSource, find_images, image_fraction, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.files import cache_folder, write_text, writing
 from dinoscope.model_names import Watch, load_model, say_once
@@ -27,7 +27,7 @@ logger = logging.getLogger("dinoscope")
 
 def scanned_images(
     config: RunConfig, progress: Callable[[int, int], None]
-) -> tuple[ImageFolder, tuple[Unreadable, ...], Window | None]:
+) -> tuple[ImageSource, tuple[Unreadable, ...], Window | None]:
     """Return the images of a new run, those left out because they cannot be read, and their grey range.
 
     Only the run's fraction is scanned, as `config.scan` asks (results are cached by path, size and time). For an
@@ -48,18 +48,18 @@ def scanned_images(
             return images, tuple(unreadable.values()), grey_range(config, reports)
         reports.append(look_at(config, rest, progress))
         unreadable |= {fault.path: fault for fault in reports[-1].unreadable}
-        looked_at.update(rest.paths)
-        check_readable(folder.root, tuple(unreadable.values()), len(looked_at), config.max_unreadable)
+        looked_at.update(rest.keys)
+        check_readable(folder.name, tuple(unreadable.values()), len(looked_at), config.max_unreadable)
 
 
-def begun_images(config: RunConfig, run: RunFolder, fingerprint: str) -> ImageFolder:
+def begun_images(config: RunConfig, run: RunFolder, fingerprint: str) -> ImageSource:
     """Return the images that a run began with, among those that are there now: without the files that it left out.
 
     fingerprint: of the images as the run began; runs of version 0.1 knew fewer endings of JPEG.
     """
     folder, left_out = find_images(resolve_split(config.data, "train")), set(read_unreadable(run))
     images = trained_on(config, folder, left_out)
-    later = {path for path in folder.paths if path.lower().endswith(LATER_EXTENSIONS)}
+    later = {key for key in folder.keys if key.lower().endswith(LATER_EXTENSIONS)}
     if later and images.fingerprint() != fingerprint:
         earlier = trained_on(config, folder, left_out | later)
         if earlier.fingerprint() == fingerprint:
@@ -67,7 +67,7 @@ def begun_images(config: RunConfig, run: RunFolder, fingerprint: str) -> ImageFo
     return images
 
 
-def look_at(config: RunConfig, images: ImageFolder, progress: Callable[[int, int], None]) -> ScanReport:
+def look_at(config: RunConfig, images: ImageSource, progress: Callable[[int, int], None]) -> ScanReport:
     """Scan the images as `config.scan` asks."""
     progress(0, len(images))
     return scan(images, full=config.scan == "full", cache=cache_folder("scan"), progress=progress)
@@ -92,7 +92,7 @@ def grey_range(config: RunConfig, reports: Sequence[ScanReport]) -> Window | Non
     return None if values is None else values.window
 
 
-def trained_on(config: RunConfig, folder: ImageFolder, unreadable: Set[str]) -> ImageFolder:
+def trained_on(config: RunConfig, folder: ImageSource, unreadable: Set[str]) -> ImageSource:
     """Return the run's fraction of the folder, without the files named in `unreadable`.
 
     Raises UserError if the fraction is not in (0, 1].

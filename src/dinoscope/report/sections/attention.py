@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dinoscope.data.decode import RawImage, UnreadableImage, read
-from dinoscope.data.folder import find_images, first_to_last, resolve_split
 from dinoscope.data.grey_range import Window
+from dinoscope.data.images import RawImage, UnreadableImage, read
+from dinoscope.data.sources import find_images, first_to_last, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.evaluation.online import MAX_ASPECT, evenly_spaced, mean_map
 from dinoscope.explain.attention_history import AttentionHistory, Snapshot, read_history

@@ -10,7 +10,7 @@ from typing import Any
 
 from dinoscope.config import KIND, flat, to_dict
 from dinoscope.data.grey_range import window_text
-from dinoscope.data.view_presets import VIEWS
+from dinoscope.data.views import VIEWS
 from dinoscope.recipes import RECIPES, run_config
 from dinoscope.training.config import RunConfig
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dinoscope.data.davis import DavisSequence, find_davis
+from dinoscope.data.benchmarks import DavisSequence, find_davis
 from dinoscope.data.grey_range import Window
 from dinoscope.errors import UserError
 from dinoscope.evaluation.video_scores import region_similarity

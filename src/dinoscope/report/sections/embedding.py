@@ -10,9 +10,9 @@ from pathlib import Path
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from dinoscope.data.decode import decode
-from dinoscope.data.folder import ImageFolder, balanced, find_images, find_split
 from dinoscope.data.grey_range import Window
+from dinoscope.data.images import decode
+from dinoscope.data.sources import ImageFolder, balanced, find_images, find_split
 from dinoscope.errors import UserError
 from dinoscope.explain.embedding import NEIGHBOURS, TITLES, EmbeddingMap, best_method, described, embedding_map
 from dinoscope.measurement import Extract, Watch

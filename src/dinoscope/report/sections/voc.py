@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dinoscope.data.masked_images import MaskedImages, find_masked_images
+from dinoscope.data.benchmarks import MaskedImages, find_masked_images
 from dinoscope.errors import UserError
 from dinoscope.explain.maps import TITLES
 from dinoscope.measurement import VocConfig, Watch, measure_voc

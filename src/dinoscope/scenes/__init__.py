@@ -31,16 +31,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dinoscope.data.index_png import encode_indices
-from dinoscope.data.scene_drawing import Item, draw, sample_backdrop, sample_item, sample_light
-from dinoscope.data.scene_kinds import KINDS
+from dinoscope.data.benchmarks import VOID, encode_indices
 from dinoscope.errors import UserError
+from dinoscope.scenes.drawing import KINDS, Item, draw, sample_backdrop, sample_item, sample_light
 
 # Raise it whenever a drawn pixel changes: folders of another version are not reused.
 VERSION = 3
 
 CLASSES = tuple(KINDS)
-VOID = 255
 
 _PARTS = {"train": 0, "val": 1, "voc": 2, "davis": 3}
 _VOC_SIZES = ((192, 256), (256, 192), (200, 200), (180, 280))
