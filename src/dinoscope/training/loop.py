@@ -323,8 +323,8 @@ class _Loop:
         images = self.trainer.images
         for position in positions:
             line = (
-                f"{images.name}/{images.key(position)} was deleted, damaged or replaced during the run; if it cannot be "
-                "read, the next image stands in"
+                f"{images.name}/{images.key(position)} was deleted, damaged or replaced during the run; if it cannot "
+                "be read, the next image stands in"
             )
             if self.lost:
                 logger.warning("%s", line)
