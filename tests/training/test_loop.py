@@ -792,7 +792,7 @@ def test_a_run_that_looked_at_the_whole_folder_resumes(fraction, picture_folder,
     damage(data / order[-2])
     config = settings(data, out, fraction=fraction, epochs=2)
 
-    def whole_folder(config: RunConfig, progress: object) -> tuple[ImageFolder, tuple[Unreadable, ...]]:
+    def whole_folder(config: RunConfig, progress: object, source: None) -> tuple[ImageFolder, tuple[Unreadable, ...]]:
         found = find_images(config.data)
         unreadable = scan.scan(found).unreadable
         return trained_on(config, found, {fault.path for fault in unreadable}), unreadable, None

@@ -21,10 +21,10 @@ import os, sys
 import torch
 torch.set_num_threads(1)
 from dinoscope.cli import main
-from dinoscope.training import loop
-find, missing = loop.find_images, int(sys.argv[1])
+from dinoscope.training import start
+find, missing = start.find_images, int(sys.argv[1])
 if os.environ["RANK"] == "1":
-    loop.find_images = lambda root: find(root).subset(range(missing, len(find(root))))
+    start.find_images = lambda root: find(root).subset(range(missing, len(find(root))))
 sys.exit(main(sys.argv[2:]))
 """
 

@@ -22,7 +22,7 @@ from dinoscope.data.grey_range import describe
 from dinoscope.data.images import UnreadableImage, pixel_limit
 from dinoscope.data.loader import Batches
 from dinoscope.data.scan import Unreadable, check_readable
-from dinoscope.data.sources import ImageSource, counted, find_images, resolve_split
+from dinoscope.data.sources import ImageSource, counted
 from dinoscope.errors import UserError
 from dinoscope.files import MEGAPIXELS_VARIABLE, is_full, writing
 from dinoscope.methods.health import Verdict, feature_standard_deviation, rank_me
@@ -44,6 +44,7 @@ from dinoscope.training.run_folder import RunFolder, read_config
 from dinoscope.training.start import (
     begun_images,
     facts_of,
+    found_images,
     give_weights,
     load_initial,
     look_at,
@@ -75,11 +76,17 @@ class RunResult:
 
 
 def train(
-    config: RunConfig, *, resume: bool = False, overwrite: bool = False, listeners: Sequence[Listener] = ()
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    listeners: Sequence[Listener] = (),
+    source: ImageSource | None = None,
 ) -> RunResult:
     """Train, or continue a training, and leave a run folder.
 
     Started by torchrun or srun, each process calls this; the main one writes and reports.
+    source: the training images, instead of those of `config.data`; a run is resumed with the same ones.
     Raises UserError for settings, data or an existing run folder that do not fit.
     """
     check_settings(config)
@@ -103,7 +110,7 @@ def train(
             config = replace(config, window=read_config(run.path).window)
         # A checkpoint holds all weights: the model that the run began from need not be there any more.
         initial, origin = None if newest else load_initial(config), None
-        config, images = _images(config, run, audience, newest, resume=resume, overwrite=overwrite)
+        config, images = _images(config, run, audience, newest, source, resume=resume, overwrite=overwrite)
         trainer = Trainer(config, images, device)
         if newest:
             trainer.restore(newest)
@@ -145,6 +152,7 @@ def _images(
     run: RunFolder,
     listeners: Sequence[Listener],
     newest: Path | None,
+    source: ImageSource | None,
     *,
     resume: bool,
     overwrite: bool,
@@ -159,20 +167,19 @@ def _images(
         distributed.barrier()
         config = replace(config, window=read_config(run.path).window)
         if begun:
-            return config, begun_images(config, run, begun)
-        folder = find_images(resolve_split(config.data, "train"))
-        return config, trained_on(config, folder, set(read_unreadable(run)))
+            return config, begun_images(config, run, begun, source)
+        return config, trained_on(config, found_images(config, source), set(read_unreadable(run)))
 
     def progress(done: int, total: int) -> None:
         each(listeners, lambda listener: listener.scanned(done, total))
 
     if begun:
-        images = begun_images(config, run, begun)
+        images = begun_images(config, run, begun, source)
         faults = look_at(config, images, progress).unreadable
         check_readable(images.name, faults, len(images), config.max_unreadable)
         faults = tuple(Unreadable(path, reason) for path, reason in read_unreadable(run).items())
     else:
-        images, faults, window = scanned_images(config, progress)
+        images, faults, window = scanned_images(config, progress, source)
         config = config if resume else replace(config, window=window)
     check(config, len(images), processes, len(images.classes), counted(images.passed_over))
     run.prepare(config, resume=resume, overwrite=overwrite)

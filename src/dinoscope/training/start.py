@@ -25,8 +25,13 @@ from dinoscope.training.run_folder import RunFolder
 logger = logging.getLogger("dinoscope")
 
 
+def found_images(config: RunConfig, source: ImageSource | None = None) -> ImageSource:
+    """Return all training images: the source, else those of `config.data`, of its train split if there is one."""
+    return find_images(resolve_split(config.data, "train")) if source is None else source
+
+
 def scanned_images(
-    config: RunConfig, progress: Callable[[int, int], None]
+    config: RunConfig, progress: Callable[[int, int], None], source: ImageSource | None = None
 ) -> tuple[ImageSource, tuple[Unreadable, ...], Window | None]:
     """Return the images of a new run, those left out because they cannot be read, and their grey range.
 
@@ -34,11 +39,12 @@ def scanned_images(
     unreadable image the next one in the fraction's order is taken, since the fraction is that of the readable ones.
 
     progress: called with (0, 0) while the files are listed, then with (done, total).
+    source: all images; None finds those of `config.data`.
 
     Raises UserError if there are none, or more than `config.max_unreadable` of them cannot be read.
     """
     progress(0, 0)
-    folder = find_images(resolve_split(config.data, "train"))
+    folder = found_images(config, source)
     unreadable: dict[str, Unreadable] = {}
     looked_at, reports = set[str](), list[ScanReport]()
     while True:
@@ -52,12 +58,12 @@ def scanned_images(
         check_readable(folder.name, tuple(unreadable.values()), len(looked_at), config.max_unreadable)
 
 
-def begun_images(config: RunConfig, run: RunFolder, fingerprint: str) -> ImageSource:
+def begun_images(config: RunConfig, run: RunFolder, fingerprint: str, source: ImageSource | None = None) -> ImageSource:
     """Return the images that a run began with, among those that are there now: without the files that it left out.
 
     fingerprint: of the images as the run began; runs of version 0.1 knew fewer endings of JPEG.
     """
-    folder, left_out = find_images(resolve_split(config.data, "train")), set(read_unreadable(run))
+    folder, left_out = found_images(config, source), set(read_unreadable(run))
     images = trained_on(config, folder, left_out)
     later = {key for key in folder.keys if key.lower().endswith(LATER_EXTENSIONS)}
     if later and images.fingerprint() != fingerprint:
