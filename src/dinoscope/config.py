@@ -55,81 +55,69 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def changed(settings: T, changes: Mapping[str, Any]) -> T:
-    """Return a dataclass with other values by dotted name ("method.out_dim"), all of a group set at once.
+def leaves(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Return dotted name -> value of every field of a dataclass and of the dataclasses within it."""
+    result: dict[str, Any] = {}
+    for field in fields(settings):
+        value, name = getattr(settings, field.name), f"{prefix}{field.name}"
+        result |= leaves(value, f"{name}.") if is_dataclass(value) else {name: value}
+    return result
 
-    changes: plain values, as from TOML: a list or a tuple for a tuple.
 
-    Raises UserError for a value of the wrong type, a number that is not finite, or what the dataclass refuses.
+def changed(settings: T, changes: Mapping[str, Any], prefix: str = "") -> T:
+    """Return the dataclass with other values, given by dotted name and plain, as TOML has them (a list for a tuple).
+
+    All changes of a dataclass are made at once, so that its own checks see them together.
+
+    Raises UserError for a name that does not exist (the nearest is offered), a value of the wrong type, or one that the
+    dataclass refuses.
     """
-    nested: dict[str, Any] = {}
-    for name, value in changes.items():
-        *groups, last = name.split(".")
-        inner = nested
-        for group in groups:
-            inner = inner.setdefault(group, {})
-        inner[last] = value
-    return _changed(settings, nested, "")
-
-
-def _changed(settings: T, changes: Mapping[str, Any], prefix: str) -> T:
+    for name in changes:
+        lookup("setting", name, leaves(settings))
     hints = get_type_hints(type(settings))
+    groups: dict[str, dict[str, Any]] = {}
     values: dict[str, Any] = {}
     for name, value in changes.items():
-        lookup("setting", f"{prefix}{name}", {f"{prefix}{known}": known for known in hints})
-        present = getattr(settings, name)
-        if is_dataclass(present):
-            values[name] = _changed(present, value, f"{prefix}{name}.")
+        group, _, rest = name.partition(".")
+        if rest:
+            groups.setdefault(group, {})[rest] = value
         else:
             values[name] = _typed(value, hints[name], f"{prefix}{name}")
+    values |= {group: changed(getattr(settings, group), inner, f"{prefix}{group}.") for group, inner in groups.items()}
     try:
-        return replace(settings, **values)  # pyright: ignore[reportArgumentType] (a dataclass, as `fields` saw)
+        return replace(settings, **values)  # pyright: ignore[reportArgumentType] (a dataclass, as `leaves` saw)
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
 def _typed(value: Any, hint: Any, name: str) -> Any:
-    """Return the value as the field holds it. Raises UserError if it is of another type."""
-    origin = get_origin(hint)
-    if origin is Literal:
-        allowed = {choice: choice for choice in get_args(hint)}
-        return lookup(f"value of {name}", value, allowed) if isinstance(value, str) else _refuse(value, hint, name)
-    if origin in (Union, UnionType):
-        return value if value is None else _typed(value, get_args(hint)[0], name)
-    if origin is tuple:
-        kinds = get_args(hint)
-        if not isinstance(value, list | tuple) or len(value) != len(kinds):
-            _refuse(value, hint, name)
-        return tuple(_typed(item, kind, name) for item, kind in zip(value, kinds, strict=True))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return _finite(value, name)
+    """Return the value as a field of this type holds it. Raises UserError if it is of another type."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is Literal and isinstance(value, str):
+        return lookup(f"value of {name}", value, {choice: choice for choice in inner})
+    if kind in (Union, UnionType):
+        return _typed(value, next(member for member in inner if member is not type(None)), name)
+    if kind is tuple and isinstance(value, list | tuple) and len(value) == len(inner):
+        return tuple(_typed(one, member, name) for one, member in zip(value, inner, strict=True))
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            raise UserError(f"{name} must be a finite number, not so large a one") from None
+        if not math.isfinite(number):
+            raise UserError(f"{name} must be a finite number, not {value}")
+        return number
     if type(value) is not hint:
-        _refuse(value, hint, name)
-    return _finite(value, name) if hint is float else value
-
-
-def _finite(value: Any, name: str) -> float:
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise UserError(
-            f"{name} must be a finite number, not {value if isinstance(value, float) else 'so large a one'}"
-        )
-    return number
-
-
-def _refuse(value: Any, hint: Any, name: str) -> Any:
-    raise UserError(f"{name} must be {_kind_text(hint)}, not {short(value)}")
+        raise UserError(f"{name} must be {_kind_text(hint)}, not {short(value)}")
+    return value
 
 
 def _kind_text(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(str, get_args(hint)))
-    if get_origin(hint) is tuple:
-        kinds = get_args(hint)
-        return f"a list of {len(kinds)} values, each {_kind_text(kinds[0])}"
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return "one of " + ", ".join(map(str, inner))
+    if kind is tuple:
+        return f"a list of {len(inner)} values, each {_kind_text(inner[0])}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text in quotes"}
     return words.get(hint, str(hint))
 

@@ -14,7 +14,7 @@ from dinoscope.config import from_dict, to_dict
 from dinoscope.data.views import VIEWS
 from dinoscope.methods import METHODS
 from dinoscope.recipes import RECIPES, run_config
-from dinoscope.report.sections.command import command
+from dinoscope.report.sections.settings import command
 from dinoscope.training.config import OptimizerConfig, RunConfig, SavingConfig
 from tests.plain_process import PlainProcess
 
@@ -26,8 +26,8 @@ CASES: dict[str, RunConfig] = {
         for name in ("dino_deit_small_100ep", "moco_v3_deit_small", "quickstart")
     },
     **{
-        f"method {name}": RunConfig(Path("data"), Path("out"), entry.config(), "resnet_micro", epochs=3)
-        for name, entry in METHODS.items()
+        f"method {name}": RunConfig(Path("data"), Path("out"), kind(), "resnet_micro", epochs=3)
+        for name, (kind, _) in METHODS.items()
     },
     "all kinds of settings": replace(
         _BASE,

@@ -367,7 +367,6 @@ _QUICKSTART: dict[str, Any] = {
     "method.freeze_last_layer_epochs": 0,
     "backbone": "vit_micro_conv8",
     "drop_path": 0.0,
-    "image_size": 64,  # the scenes' own size; training crops are smaller, to be cheap
     "views": "scenes",
     "optimizer.learning_rate": 4e-3,
     "optimizer.warmup_epochs": 1,
@@ -378,6 +377,8 @@ _QUICKSTART: dict[str, Any] = {
     "threads": 1,
     "evaluate_every": 2,
 }
+
+_SCENES: dict[str, Any] = {**_QUICKSTART, "image_size": 64}  # their own size; training crops are smaller, to be cheap
 
 _RECIPES = {
     "dino_deit_small_100ep": method.Recipe(
@@ -438,7 +439,6 @@ What it gave on CIFAR-10 is in docs/results/.""",
         {
             **_QUICKSTART,
             "method.teacher_momentum": 0.99,
-            "image_size": None,
             "views": "two_views_32",
             "epochs": 6,
             "evaluate_every": 1,
@@ -471,14 +471,14 @@ Sinkhorn instead of a moving mean, batch norm in the head and KoLeo (both from D
 paper's moving mean alone it stayed near the uniform output for the whole of so short a run. Strong colour jitter makes
 colour useless for telling images apart, so that shape and texture are what is left.
 dinoscope quickstart""",
-        _QUICKSTART,
+        _SCENES,
     ),
     "quickstart_long": method.Recipe(
         """The quickstart for longer: it made the shipped model.
 
 dinoscope quickstart --recipe quickstart_long""",
         {
-            **_QUICKSTART,
+            **_SCENES,
             "method.teacher_momentum": 0.99,
             "optimizer.warmup_epochs": 3,
             "epochs": 60,
