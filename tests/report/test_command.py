@@ -26,8 +26,8 @@ CASES: dict[str, RunConfig] = {
         for name in ("dino_deit_small_100ep", "moco_v3_deit_small", "quickstart")
     },
     **{
-        f"method {name}": RunConfig(Path("data"), Path("out"), kind(), "resnet_micro", epochs=3)
-        for name, (kind, _) in METHODS.items()
+        f"method {name}": RunConfig(Path("data"), Path("out"), entry.config(), "resnet_micro", epochs=3)
+        for name, entry in METHODS.items()
     },
     "all kinds of settings": replace(
         _BASE,

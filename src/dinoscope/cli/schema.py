@@ -72,7 +72,7 @@ def options(kind: Callable[..., Any], default: Any = tyro.MISSING_NONPROP, marke
                 word for words in re.findall(r"{([^} ]+)}", str(action.metavar)) for word in words.split(",")
             ),
             help=text[:1].upper() + text[1:] if re.match(r"[a-z]+ ", text) else text,
-            default="" if note is None or note[2] is None or note[2] in unsaid else note[2],
+            default="" if note is None or note[2] is None or note[2] in unsaid else note[2].removesuffix(".0"),
             required=note is not None and note[1] is not None,
             repeated="Append" in type(action).__name__,
         )
