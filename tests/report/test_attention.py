@@ -30,6 +30,7 @@ from dinoscope.model_names import load_model
 from dinoscope.observers import AttentionSnapshots
 from dinoscope.report.page import Figure, Folded, Group, Notice
 from dinoscope.report.pages import MapColumn, maps_page
+from dinoscope.report.runs import Material
 from dinoscope.report.sections import attention
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listener import Evaluation, Listener
@@ -240,7 +241,7 @@ def test_the_section_shows_training_and_all_models(picture_folder: PICTURES, tmp
     api.train(settings(data, tmp_path / "kept", epochs=2))
     train(settings(data, tmp_path / "bare", epochs=1))
     subjects = [load_model(str(tmp_path / name)) for name in ("kept", "bare")]
-    section = attention.section(subjects)
+    section = attention.section(Material(models=tuple(subjects)))
     assert section is not None
     through, across = section.blocks
     assert isinstance(through, Group)
@@ -252,16 +253,16 @@ def test_the_section_shows_training_and_all_models(picture_folder: PICTURES, tmp
     assert isinstance(side_by_side, Figure)
     assert "kept, bare" in side_by_side.caption
     (tmp_path / "pictures").rename(tmp_path / "elsewhere")
-    moved = attention.section(subjects)
+    moved = attention.section(Material(models=tuple(subjects)))
     assert moved is not None
     last = moved.blocks[-1]
     assert isinstance(last, Group)
     assert isinstance(last.blocks[0], Figure)
     assert "as small as the run kept them" in last.blocks[0].caption
-    assert attention.section(subjects[1:]) is None
+    assert attention.section(Material(models=tuple(subjects[1:]))) is None
     (checkpoint.step_path(tmp_path / "kept" / FOLDER, 0)).write_bytes(b"broken")
     (tmp_path / "elsewhere").rename(tmp_path / "pictures")
-    told = attention.section(subjects)
+    told = attention.section(Material(models=tuple(subjects)))
     assert told is not None
     assert isinstance(told.blocks[-1], Notice)
     assert told.blocks[-1].kind == "warning"
@@ -271,7 +272,7 @@ def test_further_runs_open_at_a_click(picture_folder: PICTURES, tmp_path: Path) 
     data = picture_folder(24)
     api.train(settings(data, tmp_path / "a", epochs=1))
     subject = load_model(str(tmp_path / "a"))
-    section = attention.section([replace(subject, name=name) for name in ("a", "b", "c", "d")])
+    section = attention.section(Material(models=tuple(replace(subject, label=name) for name in ("a", "b", "c", "d"))))
     assert section is not None
     through = section.blocks[0]
     assert isinstance(through, Group)
@@ -280,15 +281,15 @@ def test_further_runs_open_at_a_click(picture_folder: PICTURES, tmp_path: Path) 
 
 def test_broken_weights_are_said_and_the_other_models_shown(picture_folder: PICTURES, tmp_path: Path) -> None:
     train(settings(picture_folder(24), tmp_path / "a", epochs=1))
-    whole, broken = (replace(load_model(str(tmp_path / "a")), name=name) for name in ("whole", "broken"))
+    whole, broken = (replace(load_model(str(tmp_path / "a")), label=name) for name in ("whole", "broken"))
     with torch.no_grad():
         next(broken.backbone.parameters()).fill_(float("nan"))
-    section = attention.section([whole, broken])
+    section = attention.section(Material(models=(whole, broken)))
     assert section is not None
     group, notice = section.blocks
     assert isinstance(group, Group)
     assert isinstance(notice, Notice)
     assert "broken: its attention is not finite" in notice.text
-    alone = attention.section([broken])
+    alone = attention.section(Material(models=(broken,)))
     assert alone is not None
     assert [type(block) for block in alone.blocks] == [Notice]
