@@ -13,21 +13,21 @@ import dinoscope
 from dinoscope import checkpoint
 from dinoscope.checkpoint import load_backbone
 from dinoscope.errors import UserError
+from dinoscope.evaluation import knn
+from dinoscope.evaluation.base import Context
 from dinoscope.evaluation.knn import KNNConfig
+from dinoscope.evaluation.online import OnlineKNN
 from dinoscope.evaluation.results import keep, kept, kept_name, kept_names
-from dinoscope.features import ExtractConfig
-from dinoscope.measurement import Extract, measure_knn, train_and_val
 from dinoscope.model_names import load_model, shipped_model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
-from dinoscope.observers import OnlineKNN
-from dinoscope.study.recipes import RECIPES
+from dinoscope.recipes import run_config
 from dinoscope.training.config import RunConfig, check
-from dinoscope.training.listener import RunStart
+from dinoscope.training.listeners import RunStart
 from dinoscope.types import Metric, Result, Step
 from tests.conformance import cases
 
 MakeFolder = Callable[..., Path]
-CPU = Extract(ExtractConfig(torch.device("cpu"), workers=0))
+CPU = Context(torch.device("cpu"), workers=0)
 RESULT = Result(
     "knn",
     {"weights": "a/b", "image_size": 32, "crop_fraction": 0.875, "queries": None},
@@ -93,13 +93,13 @@ def test_a_fraction_of_the_labels_has_a_name_of_its_own() -> None:
 def test_python_and_the_measurement_give_the_same_knn(model: Path, picture_folder: MakeFolder) -> None:
     picture_folder(12, classes=3, split="train")
     data = picture_folder(9, classes=3, split="val")
-    gallery, queries = train_and_val(data)
-    measured = measure_knn(load_model(str(model)), gallery, queries, KNNConfig(ks=(1, 3)), CPU)
+    models, config = [load_model(str(model))], KNNConfig(ks=(1, 3))
+    (measured,) = knn.run(models, data, config, CPU)
     assert dinoscope.knn(model, data, KNNConfig(ks=(1, 3)), device="cpu") == list(measured.metrics)
     assert measured.protocol["gallery_images"] == 12
     unsplit = dinoscope.knn(model, data / "train", KNNConfig(ks=(1, 3)), device="cpu")
-    assert unsplit == list(measure_knn(load_model(str(model)), gallery, None, KNNConfig(ks=(1, 3)), CPU).metrics)
-    fewer = measure_knn(load_model(str(model)), gallery, queries, KNNConfig(ks=(1,)), CPU, fraction=0.25)
+    assert unsplit == list(knn.run(models, data / "train", config, CPU)[0].metrics)
+    (fewer,) = knn.run(models, data, KNNConfig(ks=(1,), label_fraction=0.25), CPU)
     assert (fewer.protocol["gallery_images"], fewer.protocol["label_fraction"]) == (3, 0.25)
 
 
@@ -152,7 +152,7 @@ def test_a_result_is_replaced_from_any_folder_and_with_or_without_an_interval(ru
 
 
 def test_a_run_is_evaluated_at_the_size_that_it_stores(tmp_path: Path) -> None:
-    config = RECIPES["quickstart"](tmp_path / "data", tmp_path / "run")
+    config = run_config("quickstart", tmp_path / "data", tmp_path / "run")
     assert (config.views.global_size, config.backbone_config.image_size) == (32, 64)
     torch.manual_seed(0)
     network = build_backbone(config.backbone_config)
@@ -174,6 +174,6 @@ def test_the_image_size_of_evaluations_does_not_change_the_training(tmp_path: Pa
 
 
 def test_an_image_size_below_a_patch_is_refused_before_training(tmp_path: Path) -> None:
-    config = RECIPES["quickstart"](tmp_path / "data", tmp_path / "run")
+    config = run_config("quickstart", tmp_path / "data", tmp_path / "run")
     with pytest.raises(UserError, match="--image-size must be at least one patch of vit_micro_conv8, 8 px; not 7"):
         check(replace(config, image_size=7), 1000, 1)

@@ -13,25 +13,24 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dinoscope.data.views import VIEWS
-from dinoscope.errors import UserError, lookup
+from dinoscope.errors import UserError
+from dinoscope.evaluation import EVALUATIONS
+from dinoscope.evaluation.base import Context, train_and_val
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig
-from dinoscope.evaluation.linear_reference import ReferenceConfig
+from dinoscope.evaluation.online import AttentionSnapshots, OnlineKNN
 from dinoscope.explain.attention import attention_maps, prepare
-from dinoscope.features import ExtractConfig
-from dinoscope.measurement import Extract, gallery_and_queries, measure_knn, measure_linear, train_and_val
 from dinoscope.methods import METHODS
 from dinoscope.model_names import load_model
 from dinoscope.models.backbone import Backbone
-from dinoscope.observers import AttentionSnapshots, OnlineKNN
-from dinoscope.study.recipes import RECIPES
+from dinoscope.recipes import RECIPES, run_config
 from dinoscope.system import pick_device
 from dinoscope.training.config import RunConfig
-from dinoscope.training.initial import beginning_from
-from dinoscope.training.listener import Listener
+from dinoscope.training.listeners import Listener
 from dinoscope.training.loop import RunResult
 from dinoscope.training.loop import train as run_training
 from dinoscope.training.run_folder import read_config
+from dinoscope.training.start import beginning_from
 from dinoscope.types import Metric
 
 __all__ = [
@@ -47,6 +46,7 @@ __all__ = [
     "load",
     "read_config",
     "recipe",
+    "run_config",
     "train",
 ]
 
@@ -57,7 +57,7 @@ def recipe(name: str, data: Path | str, out: Path | str, **changes: Any) -> RunC
     With init=MODEL, the network is that of the model to begin from, unless backbone=NAME says otherwise.
     Raises UserError for an unknown name, or no such model.
     """
-    config = lookup("recipe", name, RECIPES)(Path(data), Path(out))
+    config = run_config(name, Path(data), Path(out))
     if changes.get("init") is not None:
         config = beginning_from(config, changes["init"])
     return replace(config, **changes)
@@ -88,31 +88,29 @@ def knn(model: Path | str, data: Path | str, config: KNNConfig | None = None, de
     In a folder without splits each image is asked of all others.
     Raises UserError where one split alone is there, or the labels are missing.
     """
-    gallery, queries = gallery_and_queries(Path(data))
-    extract = Extract(ExtractConfig(device=pick_device(device)))
-    return list(measure_knn(load_model(str(model)), gallery, queries, config or KNNConfig(), extract).metrics)
+    context = Context(pick_device(device))
+    (result,) = EVALUATIONS["knn"].run([load_model(str(model))], Path(data), config or KNNConfig(), context)
+    return list(result.metrics)
 
 
 def linear(
     model: Path | str,
     data: Path | str,
-    config: LinearConfig | ReferenceConfig | None = None,
+    config: LinearConfig | None = None,
     device: str = "auto",
     fraction: float = 1.0,
 ) -> list[Metric]:
     """Accuracy of a linear classifier on frozen features, trained on the `train` split of `data`, measured on `val`.
 
-    config: decides the protocol; see `dinoscope.evaluation.linear` (the default) and `linear_reference`.
+    config: decides the protocol; see `dinoscope.evaluation.linear`.
     fraction: share of each class's training images that is used, in (0, 1].
 
     Raises UserError where a split or the labels are missing, or there is a single class.
     """
-    train_images, val_images = train_and_val(Path(data))
-    extract = Extract(ExtractConfig(device=pick_device(device)))
-    measured = measure_linear(
-        load_model(str(model)), train_images, val_images, config or LinearConfig(), extract, fraction=fraction
-    )
-    return list(measured.metrics)
+    train_and_val(Path(data))
+    settings = replace(config or LinearConfig(), label_fraction=fraction)
+    (result,) = EVALUATIONS["linear"].run([load_model(str(model))], Path(data), settings, Context(pick_device(device)))
+    return list(result.metrics)
 
 
 def attention(

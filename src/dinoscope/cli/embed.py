@@ -76,7 +76,7 @@ def embed(options: Options) -> FeatureBank:
     _check_target(options)
     folder = find_images_of_splits(options.data)
     backbone = load_model(options.model, progress_bar).backbone
-    bank = options.extraction.extractor()(backbone, folder, "features")
+    bank = options.extraction.context().features(backbone, folder, "features")
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(options.out) as partial:

@@ -86,8 +86,8 @@ def draw(options: Options) -> list[str]:
     found = find_images_of_splits(options.data)
     folder = balanced(found, options.limit)
     models = load_models(options.model, progress_bar)
-    extract = options.extraction.extractor()
-    banks = [extract(model.backbone, folder, f"features of {model.label}") for model in models]
+    context = options.extraction.context()
+    banks = [context.features(model.backbone, folder, f"features of {model.label}") for model in models]
     maps: list[EmbeddingMap] = []
     with progress_bar("placing images") as progress:
         for done, (model, bank) in enumerate(zip(models, banks, strict=True)):
