@@ -192,11 +192,15 @@ class NeighboursTab:
 
     def _gallery(self, model: str, request: gr.Request, progress: gr.Progress) -> Gallery:
         what = self.site.words.plain(request, "neighbours_opening", model=model)
+
+        def show_progress(done: int, total: int) -> None:
+            progress((done, total), desc=what)
+
         with self._opening:
             if model not in self._galleries:
                 folder = self.folder or draw_gallery(self.site.folder / "gallery")
                 opened = self.site.engine.models[model]
-                self._galleries[model] = Gallery.open(folder, opened, lambda *done: progress(done, desc=what))
+                self._galleries[model] = Gallery.open(folder, opened, show_progress)
             return self._galleries[model]
 
     def _caption(self, gallery: Gallery, found: Sequence[Neighbour], request: gr.Request) -> str:
