@@ -28,9 +28,9 @@ from dinoscope.models.backbone import BACKBONES, Backbone, ViTBackbone, ViTShape
 from dinoscope.models.position import resized_position_embedding
 from dinoscope.models.position_matrices import resized_by_matrices
 from dinoscope.types import Metric, Result
+from tests.cli.test_export import model
 from tests.conformance import cases
 from tests.official_files import register_tiny
-from tests.test_cli_export import model
 
 
 @pytest.fixture

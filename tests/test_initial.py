@@ -19,10 +19,10 @@ from dinoscope.training.config import OptimizerConfig, RunConfig
 from dinoscope.training.initial import GENTLE_PEAK, facts_of, give_weights, load_initial, washes_out
 from dinoscope.training.listener import Listener, RunStart, StepRecord
 from dinoscope.training.run_folder import read_config
+from tests.cli.test_export import model
 from tests.conformance import cases
 from tests.official_files import register_tiny
 from tests.plain_process import PlainProcess
-from tests.test_cli_export import model
 
 Pictures = Callable[..., Path]
 

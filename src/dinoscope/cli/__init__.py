@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dinoscope import __version__
+from dinoscope.cli import options
 from dinoscope.errors import UserError
 from dinoscope.files import MEGAPIXELS_VARIABLE, OFFLINE_VARIABLE
 from dinoscope.text import PrintableFormatter, printable
@@ -131,7 +132,7 @@ def _run(command: str, rest: list[str]) -> int:
             from dinoscope.data.image_header import pixel_limit
 
             pixel_limit()  # an impossible limit is refused before anything starts
-        return importlib.import_module(f"dinoscope.cli.{MODULES.get(command, command)}").main(rest)
+        return call(command, rest)
     except UserError as error:
         _complain(command, error)
         return 2
@@ -147,6 +148,15 @@ def _run(command: str, rest: list[str]) -> int:
             raise
         _complain(command, _about_the_disk(error))
         return 2
+
+
+def call(command: str, arguments: Sequence[str]) -> int:
+    """Run a command; return its exit code. Raises UserError."""
+    listing = not arguments and command in ("ablate", "study")  # of the studies by name
+    given = options.Given([]) if listing else options.parse(command, arguments)
+    if given is None:
+        return 0
+    return importlib.import_module(options.commands()[command].module).main(given.argv())
 
 
 _format_warning = warnings.formatwarning

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from dinoscope.cli.options import parse
+from dinoscope.cli.build import parse
 from dinoscope.cli.study import (
     Execution,
     check_execution,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import tyro
 
+from dinoscope.cli.build import parse
 from dinoscope.cli.model_option import Models
-from dinoscope.cli.options import parse
 from dinoscope.cli.pictures import (
     PictureOptions,
     Seen,

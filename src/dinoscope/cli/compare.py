@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from dinoscope.cli.build import parse
 from dinoscope.cli.measuring_options import MeasuringOptions
 from dinoscope.cli.model_option import WHAT_MAY_BE_NAMED
-from dinoscope.cli.options import parse
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from dinoscope.cli.build import parse
 from dinoscope.cli.davis_files import ModelFiles, claim_tables
 from dinoscope.cli.davis_results import Measured, json_values, object_rows, result_table, write_tables
 from dinoscope.cli.model_option import Models
-from dinoscope.cli.options import parse
 from dinoscope.cli.propagation_options import PropagationOptions
 from dinoscope.errors import UserError
 

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from dinoscope.cli.build import parse
 from dinoscope.cli.model_option import WHAT_MAY_BE_NAMED
-from dinoscope.cli.options import parse
 from dinoscope.demo.limits import Limits
 from dinoscope.errors import UserError
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from dinoscope.cli.build import parse
 from dinoscope.cli.extraction import ExtractionOptions
 from dinoscope.cli.model_option import Model
-from dinoscope.cli.options import parse
 from dinoscope.errors import UserError, lookup
 from dinoscope.files import replacing
 from dinoscope.text import spreadsheet_cell

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from dinoscope.cli.build import parse
 from dinoscope.cli.model_option import Models
-from dinoscope.cli.options import parse
 
 if TYPE_CHECKING:
     from dinoscope.measurement.explain import ExplainResult

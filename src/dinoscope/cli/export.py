@@ -8,8 +8,8 @@ from typing import Literal
 
 import tyro
 
+from dinoscope.cli.build import parse
 from dinoscope.cli.model_option import Model
-from dinoscope.cli.options import parse
 
 
 @dataclass(frozen=True)

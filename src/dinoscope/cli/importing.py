@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from dinoscope.cli.options import parse
+from dinoscope.cli.build import parse
 from dinoscope.cli.window_option import window_registry
 from dinoscope.errors import UserError
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from dinoscope.cli.build import parse
 from dinoscope.cli.extraction import ExtractionOptions
 from dinoscope.cli.model_option import Model
-from dinoscope.cli.options import parse
 
 if TYPE_CHECKING:
     from dinoscope.evaluation.linear import LinearConfig

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from dinoscope.cli.build import parse
 from dinoscope.cli.extraction import ExtractionOptions
 from dinoscope.cli.model_option import Models
-from dinoscope.cli.options import parse
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from dinoscope.cli.options import parse
+from dinoscope.cli.build import parse
 
 if TYPE_CHECKING:
     from rich.table import Table

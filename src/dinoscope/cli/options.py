@@ -1,19 +1,319 @@
-"""Parse the options of a command."""
+"""The options of every command as data: help, and errors of usage, without torch.
+
+`options.json` is made by `python -m dinoscope.cli.schema` from the commands' functions and the library's configs; a
+test keeps it current. This module renders help from it and checks what was typed. Only then is the command imported,
+and tyro builds its arguments.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeVar
+import difflib
+import functools
+import json
+import math
+import re
+import shutil
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from dinoscope.config import check_numbers
+from dinoscope.errors import UserError, lookup
 
-T = TypeVar("T")
+FILE = Path(__file__).with_name("options.json")
+
+SYNONYMS = {
+    "lr": "learning-rate",
+    "wd": "weight-decay",
+    "bs": "batch-size",
+    "warmup": "warmup-epochs",
+    "temp": "temperature",
+    "k": "ks",
+    "resolution": "image-size",
+    "img-size": "image-size",
+    "input-size": "image-size",
+    "arch": "backbone",
+    "architecture": "backbone",
+    "network": "backbone",
+    "weights": "model",
+    "checkpoint": "model",
+    "pretrained": "init",
+    "dataset": "data",
+    "data-dir": "data",
+    "data-path": "data",
+    "input": "data",
+    "output": "out",
+    "output-dir": "out",
+    "gpu": "device",
+    "cuda": "device",
+    "amp": "precision",
+    "fp16": "precision",
+    "bf16": "precision",
+    "dtype": "precision",
+    "num-workers": "workers",
+    "force": "overwrite",
+    "continue": "resume",
+    "grad-clip": "clip",
+    "accum-iter": "accumulate",
+}
+"""What other programs call an option -> the last part of its name here."""
+
+ANY, SOME = -1, -2
+"""How many words follow an option: any number, or at least one."""
 
 
-def parse(options: type[T], args: Sequence[str], prog: str, **settings: Any) -> T:
-    """Return what `tyro.cli` does, after a look at all numbers. Raises UserError as `check_numbers` does."""
-    import tyro
+@dataclass(frozen=True)
+class Option:
+    """An option, or a positional argument (without flags).
 
-    parsed = tyro.cli(options, args=args, prog=prog, **settings)
-    check_numbers(parsed)
-    return parsed
+    name: such as optimizer.learning-rate; what stands before the last dot is its group.
+    flags: its spellings, the one to show first.
+    words: how many follow: 0 for a flag, n for n, `ANY` or `SOME`.
+    metavar: what the words are; also their type, see `TYPES`.
+    when: values of other options with which it exists, such as {"method": "moco"}.
+    """
+
+    name: str
+    flags: tuple[str, ...] = ()
+    words: int = 1
+    metavar: str = ""
+    choices: tuple[str, ...] = ()
+    help: str = ""
+    default: str = ""
+    required: bool = False
+    repeated: bool = False
+    when: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A command: the module that holds it, what it does, and its options.
+
+    presets: option -> each of its values -> defaults that it changes (name -> text).
+    """
+
+    module: str
+    summary: str
+    description: str
+    options: tuple[Option, ...]
+    presets: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+
+
+@dataclass
+class Given:
+    """A command line that was checked: each option with its flag and words, in order."""
+
+    entries: list[tuple[Option, str, list[str]]]
+
+    def take(self, name: str) -> str | None:
+        """Remove an option and return its last word ("" of a flag); None if it was not given."""
+        found = [words for option, _, words in self.entries if option.name == name]
+        self.entries = [entry for entry in self.entries if entry[0].name != name]
+        return " ".join(found[-1]) if found else None
+
+    def argv(self) -> list[str]:
+        """Return the command line for tyro, positional arguments first; of an option given twice, the last."""
+        last = {option.name: number for number, (option, _, _) in enumerate(self.entries)}
+        positional, named = list[str](), list[str]()
+        for number, (option, flag, words) in enumerate(self.entries):
+            if not option.flags:
+                positional += words
+            elif option.repeated or last[option.name] == number:
+                named += [f"{flag}={words[0]}"] if len(words) == 1 else [flag, *words]
+        return [*positional, *named]
+
+
+@functools.cache
+def commands() -> dict[str, Spec]:
+    """Return every command by name, in the order of `dinoscope --help`."""
+
+    def option(values: dict[str, Any]) -> Option:
+        return Option(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+    specs = json.loads(FILE.read_text(encoding="utf-8"))
+    return {name: Spec(**spec | {"options": tuple(map(option, spec["options"]))}) for name, spec in specs.items()}
+
+
+def parse(command: str, argv: Sequence[str]) -> Given | None:
+    """Check a command line. If help is asked for, print it and return None.
+
+    Raises UserError for an unknown or missing option, and for words that do not fit one.
+    """
+    spec = commands()[command]
+    chosen = _chosen(spec, argv)
+    active = [option for option in spec.options if option.when.items() <= chosen.items()]
+    if "--help" in argv or "-h" in argv:
+        print(_help(command, spec, active, chosen, argv))
+        return None
+    given = Given(list(_read(command, spec, active, chosen, argv)))
+    names = {option.name for option, _, _ in given.entries}
+    for option in active:
+        if option.required and option.name not in names and "resume" not in names:  # a run to resume has its settings
+            raise UserError(f"{_shown(option)} is missing: {_first_sentence(option.help)}")
+    return given
+
+
+def _chosen(spec: Spec, argv: Sequence[str]) -> dict[str, str]:
+    """Return the value of each option with presets: as typed, else of an earlier preset, else the default.
+
+    Raises UserError for a value without a preset.
+    """
+    chosen = {option.name: option.default for option in spec.options if option.name in spec.presets}
+    for name, presets in spec.presets.items():
+        chosen[name] = _typed(argv, name) or chosen[name]
+        if chosen[name]:
+            effects = lookup({"views": "preset of views"}.get(name, name), chosen[name], presets)
+            chosen |= {key: text for key, text in effects.items() if key in chosen}
+    if "--resume" in argv and "method" in chosen and _typed(argv, "method") is None:
+        chosen["method"] = _method_of_run(_typed(argv, "out"), spec) or chosen["method"]
+    return chosen
+
+
+def _typed(argv: Sequence[str], name: str) -> str | None:
+    for word, following in zip(argv, [*argv[1:], None], strict=True):
+        if word == f"--{name}":
+            return following
+        if word.startswith(f"--{name}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _method_of_run(out: str | None, spec: Spec) -> str | None:
+    try:
+        kind = json.loads(Path(out or "", "config.json").read_text(encoding="utf-8"))["run"]["method"]["kind"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # the command names what is wrong with the folder
+    return next((name for name, values in spec.presets["method"].items() if values["kind"] == kind), None)
+
+
+def _read(
+    command: str, spec: Spec, active: Sequence[Option], chosen: Mapping[str, str], argv: Sequence[str]
+) -> Iterator[tuple[Option, str, list[str]]]:
+    by_flag = {flag: option for option in active for flag in option.flags}
+    words, loose = list(argv), list[str]()
+    while words:
+        word = words.pop(0)
+        if not _is_flag(word):
+            loose.append(word)
+            continue
+        flag, equals, inline = word.partition("=")
+        option = by_flag.get(flag := flag.replace("_", "-"))
+        if option is None:
+            raise UserError(_unknown(command, spec, by_flag, chosen, flag))
+        taken, limit = [inline] if equals else [], len(argv) if option.words < 0 else option.words
+        while words and not equals and len(taken) < limit and not _is_flag(words[0]):
+            taken.append(words.pop(0))
+        _check(option, flag, taken)
+        yield option, flag, taken
+    positional = next((option for option in active if not option.flags), None)
+    if loose and (positional is None or 0 < positional.words < len(loose)):
+        raise UserError(f"{loose[-1]!r} is not expected here; `dinoscope {command} --help` lists the options")
+    if positional is not None and loose:
+        _check(positional, positional.metavar, loose)
+        yield positional, "", loose
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and word != "-" and re.match(r"-\.?\d", word) is None
+
+
+def _unknown(command: str, spec: Spec, flags: Iterable[str], chosen: Mapping[str, str], flag: str) -> str:
+    owners = [option.when for option in spec.options if flag in option.flags]
+    if owners:
+        key = next(iter(owners[0]))
+        names = " and ".join(when[key] for when in owners)
+        return f"{flag} is an option of --{key} {names}, and the {key} here is {chosen[key]}"
+    prefix, dot, last = flag.removeprefix("--").rpartition(".")
+    wanted = SYNONYMS.get(last, last)
+    near = [name for name in flags if f"--{prefix}{dot}{wanted}" == name]
+    near = near or [name for name in flags if name.removeprefix("--").rpartition(".")[2] == wanted]
+    near = near or difflib.get_close_matches(flag, flags, n=2, cutoff=0.7)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"`dinoscope {command} --help` lists the options"
+    return f"there is no option {flag}; {hint}"
+
+
+def _number(kind: Callable[[str], float], word: str) -> None:
+    if not math.isfinite(kind(word)):
+        raise ValueError
+
+
+TYPES: dict[str, tuple[str, Callable[[str], object]]] = {
+    "LEVEL,WIDTH": ("two numbers with a comma between them", lambda word: [float(part) for part in _pair(word)]),
+    "X,Y": ("two whole numbers with a comma between them", lambda word: [int(part) for part in _pair(word)]),
+    "INT": ("a whole number", lambda word: _number(int, word)),
+    "FLOAT": ("a finite number", lambda word: _number(float, word)),
+}
+"""Part of a metavar -> what the word must be, and what raises ValueError for any other."""
+
+
+def _pair(word: str) -> tuple[str, str]:
+    first, second = word.split(",")
+    return first, second
+
+
+def _check(option: Option, flag: str, words: Sequence[str]) -> None:
+    """Raise UserError for too few words, or one of another type."""
+    if (option.words >= 0 and len(words) != option.words) or (option.words == SOME and not words):
+        wanted = f"needs {option.metavar} after it" if option.words else f"takes no value: leave out {words[0]!r}"
+        raise UserError(f"{flag} {wanted}")
+    kind = next((kind for kind in TYPES if kind in option.metavar), None)
+    for word in words:
+        if word in option.choices:
+            continue
+        if option.choices and not option.metavar:
+            raise UserError(f"{flag} is {word!r}; allowed: {', '.join(option.choices)}")
+        if kind is not None:
+            text, convert = TYPES[kind]
+            try:
+                convert(word)
+            except ValueError:
+                choices = "".join(f", or {choice}" for choice in option.choices)
+                raise UserError(f"{flag} must be {text}{choices}, not {word!r}") from None
+
+
+def _shown(option: Option) -> str:
+    return option.flags[0] if option.flags else option.metavar
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=[.:])\s+(?=[A-Z])", text, maxsplit=1)[0].rstrip(".:")
+
+
+WIDTH, INDENT = 100, 26
+"""Widest help, and where explanations begin, in letters."""
+
+
+def _help(command: str, spec: Spec, active: Sequence[Option], chosen: Mapping[str, str], argv: Sequence[str]) -> str:
+    width = min(shutil.get_terminal_size().columns, WIDTH)
+    changed: dict[str, str] = {}
+    for name, presets in spec.presets.items():
+        if _typed(argv, name) is not None:  # what is chosen by name has its own defaults
+            changed = {key: text for key, text in changed.items() if not key.startswith(f"{name}.")}
+        changed |= presets.get(chosen[name], {})
+    required = [_heading(option) for option in active if option.required and option.flags]
+    required += [option.metavar if option.required else f"[{option.metavar}]" for option in active if not option.flags]
+    lines = textwrap.wrap(" ".join([f"usage: dinoscope {command}", *required, "[options]"]), width)
+    for paragraph in spec.description.split("\n\n"):
+        lines += ["", *(paragraph.splitlines() if "\n  " in paragraph else textwrap.wrap(paragraph, width))]
+    groups: dict[str, list[Option]] = {}
+    for option in active:
+        groups.setdefault(option.name.rpartition(".")[0], []).append(option)
+    for group, options in groups.items():
+        lines += ["", f"{group} ({chosen[group]}):" if chosen.get(group) else f"{group or 'options'}:"]
+        for option in options:
+            lines += _lines(option, changed.get(option.name, option.default), width)
+    return "\n".join(lines)
+
+
+def _heading(option: Option) -> str:
+    words = "{" + ",".join(option.choices) + "}" if option.choices and not option.metavar else option.metavar
+    return f"{', '.join(option.flags)} {words}".strip()
+
+
+def _lines(option: Option, default: str, width: int) -> list[str]:
+    note = "(required)" if option.required else f"(default: {default})" if default else ""
+    text = textwrap.wrap(f"{option.help} {note}".strip(), max(width - INDENT, 30)) or [""]
+    heading = f"  {_heading(option)}"
+    first = [f"{heading:<{INDENT}}{text.pop(0)}"] if len(heading) < INDENT - 1 else [heading]
+    return [*first, *(" " * INDENT + line for line in text)]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from dinoscope.cli.build import parse
 from dinoscope.cli.model_option import Model
-from dinoscope.cli.options import parse
 from dinoscope.cli.pictures import (
     PictureOptions,
     Viewer,

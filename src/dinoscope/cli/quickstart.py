@@ -25,8 +25,8 @@ def main(argv: list[str]) -> int:
     """Run it and print one table."""
     from dataclasses import replace
 
+    from dinoscope.cli.build import parse
     from dinoscope.cli.console import Console
-    from dinoscope.cli.options import parse
 
     options = parse(Options, args=argv, prog="dinoscope quickstart")
     from dinoscope import api

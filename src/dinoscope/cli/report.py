@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from dinoscope.cli.build import parse
 from dinoscope.cli.measuring_options import MeasuringOptions
 from dinoscope.cli.model_option import WHAT_MAY_BE_NAMED
-from dinoscope.cli.options import parse
 
 if TYPE_CHECKING:
     from dinoscope.report.build import Request

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from dinoscope.cli.options import parse
+from dinoscope.cli.build import parse
 from dinoscope.errors import UserError, lookup
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Draw, and say what lies where."""
+    from dinoscope.cli.build import parse
     from dinoscope.cli.console import Console, progress_bar
-    from dinoscope.cli.options import parse
     from dinoscope.data.scenes import ScenesConfig, write_scenes
 
     options = parse(Options, args=argv, prog="dinoscope scenes")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import tyro
 
+from dinoscope.cli.build import parse
 from dinoscope.cli.model_option import Model
-from dinoscope.cli.options import parse
 from dinoscope.cli.pictures import PictureOptions, Viewer, claim_each, find_files, look, say_drawn, write_picture
 from dinoscope.errors import lookup
 

@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from dinoscope.cli.options import parse
+from dinoscope.cli.build import parse
 from dinoscope.errors import UserError, lookup
 
 if TYPE_CHECKING:
@@ -88,6 +88,18 @@ class SmallComparison:
     seeds: tuple[int, ...] = (0,)
     """Each gives runs of its own; the table has mean and deviation."""
     execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
+
+
+@dataclass(frozen=True)
+class Options(SmallComparison):
+    """Many trainings as one.
+
+    Started again with the same options, a study goes on where it was stopped or killed; finished runs are not repeated.
+    Each run leaves a run folder OUT/runs/NAME and, beside it, NAME.log with what it printed.
+    """
+
+    study: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = ""
+    """Name of the study: small-comparison."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from dinoscope.cli.build import parse
 from dinoscope.cli.model_option import AnyModel
-from dinoscope.cli.options import parse
 from dinoscope.errors import UserError, lookup
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -15,21 +15,30 @@ if TYPE_CHECKING:
 
 DEFAULT_RECIPE = "dino_deit_small_100ep"
 
-DESCRIPTION = """\
-Train on a folder of images, labelled or not. --data and --out are needed; all else comes from the recipe.
 
-  --recipe NAME     named settings to begin with (see `dinoscope recipes`)
-  --method NAME     dino, simclr, moco, byol, swav or supervised, with its default settings
-  --views NAME      a preset of the views: imagenet, two_views, simclr, moco, byol, swav, supervised (224 px);
-                    small_64, small_32, two_views_32, scenes
-  --init MODEL      begin from the weights of a run, an export, a file or a released name (`dinoscope models`), under a
-                    fresh head; the network is the model's, whatever the recipe says
-  --resume          go on with the run in --out; nothing else need be given
-  --overwrite       delete the run in --out and begin again
+@dataclass(frozen=True)
+class Choices:
+    """Train on a folder of images, labelled or not. What is not set here comes from the recipe.
 
-Ctrl-C or SIGTERM ends the step under way and writes a checkpoint. Many GPUs: torchrun --nproc-per-node N -m
-dinoscope train ...
-"""
+    Ctrl-C or SIGTERM ends the step under way and writes a checkpoint.
+    Many GPUs: torchrun --nproc-per-node N -m dinoscope train ...
+    """
+
+    recipe: str = DEFAULT_RECIPE
+    """Named settings to begin with; `dinoscope recipes` lists them."""
+
+    method: str = ""
+    """dino, simclr, moco, byol, swav or supervised, with its default settings instead of the recipe's."""
+
+    views: str = ""
+    """Preset of the views instead of the recipe's: imagenet, two_views, simclr, moco, byol, swav, supervised (224 px);
+    small_64, small_32, two_views_32, scenes."""
+
+    resume: bool = False
+    """Continue the run in --out; nothing else need be given."""
+
+    overwrite: bool = False
+    """Delete the run in --out and begin again."""
 
 
 def main(argv: list[str]) -> int:
@@ -96,7 +105,7 @@ def settings(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
     import tyro
 
     from dinoscope import api
-    from dinoscope.cli.options import parse
+    from dinoscope.cli.build import parse
     from dinoscope.cli.window_option import window_registry
     from dinoscope.errors import UserError
 
@@ -107,7 +116,6 @@ def settings(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
             default=_defaults(chosen),
             args=rest,
             prog="dinoscope train",
-            description=DESCRIPTION,
             config=(tyro.conf.AvoidSubcommands,),
             registry=window_registry(),
         )

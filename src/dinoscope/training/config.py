@@ -59,7 +59,12 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class SavingConfig:
-    """When checkpoints are written. every_steps is off at 0; keep counts the newest ones that stay."""
+    """When checkpoints are written.
+
+    every_minutes: minutes between checkpoints.
+    every_steps: optimiser steps between checkpoints; 0 for never.
+    keep: number of the newest checkpoints that stay.
+    """
 
     every_minutes: float = 10
     every_steps: int = 0
@@ -99,6 +104,7 @@ class RunConfig:
     device: cpu, cuda, mps; auto takes the best there is.
     threads: CPU threads of each process; 0 leaves torch's choice. Very small networks are fastest with 1.
     workers: loader processes; -1 chooses. The result does not depend on it.
+    seed: of the first weights, the order of the images and the views.
     log_every: optimiser steps between lines of metrics.jsonl.
     evaluate_every: epochs between online k-NN and attention snapshots; 0 for never.
     """

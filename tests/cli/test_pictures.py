@@ -163,9 +163,9 @@ def test_a_row_for_each_point_and_a_column_for_each_image(picture_folder: Folder
     [
         ("40,0", "outside of the image, which is 40 x 32 px"),
         ("0,32", "y is 0 to 31"),
-        ("5", "give X,Y in whole pixels"),
-        ("1,2,3", "give X,Y in whole pixels"),
-        ("x,y", "--at x,y"),
+        ("5", "--at must be two whole numbers with a comma between them, not '5'"),
+        ("1,2,3", "--at must be two whole numbers"),
+        ("x,y", "not 'x,y'"),
     ],
 )
 def test_bad_points(

@@ -232,7 +232,7 @@ def test_data_and_out_are_needed(tmp_path, capsys) -> None:
 
 
 def test_the_file_in_the_docs_is_a_study(tmp_path) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "ablation.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "ablation.md").read_text()
     assert MARK in page
     study, combinations = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     found = resolve(parse_study(study, "docs", "docs"), tmp_path, tmp_path)

@@ -13,7 +13,7 @@ import pytest
 from dinoscope.data.index_png import encode_indices, read_indices
 from dinoscope.evaluation import propagation
 from dinoscope.files import MARK
-from tests.cli_davis.conftest import FRAMES, NAMES, figures, follow, run
+from tests.cli.davis.conftest import FRAMES, NAMES, figures, follow, run
 
 
 def files(folder: Path) -> list[str]:

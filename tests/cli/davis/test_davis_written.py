@@ -12,7 +12,7 @@ import pytest
 from dinoscope.data.index_png import encode_indices, read_indices
 from dinoscope.evaluation import propagation
 from dinoscope.model_names import folder_names
-from tests.cli_davis.conftest import FRAMES, figures, follow
+from tests.cli.davis.conftest import FRAMES, figures, follow
 
 
 @pytest.mark.parametrize("kind", ["mp4", "gif"])

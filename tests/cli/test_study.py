@@ -61,7 +61,10 @@ def test_a_dry_run_lists_and_times_and_writes_nothing(picture_folder, tmp_path, 
 
 
 REFUSALS = {
-    "study": (["study", "smal-comparison"], "no study 'smal-comparison'; did you mean small-comparison"),
+    "study": (
+        ["study", "smal-comparison", "--data", "d", "--out", "o"],
+        "no study 'smal-comparison'; did you mean small-comparison",
+    ),
     "method": (["--methods", "dyno"], "no method 'dyno'; did you mean dino"),
     "backbone": (["--backbones", "resnet81"], "no backbone 'resnet81'; did you mean resnet18"),
     "few images": ([], "run dino-vit_micro_conv8-s0: --batch-size 128 is more than the 12 readable images"),

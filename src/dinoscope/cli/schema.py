@@ -1,0 +1,183 @@
+"""Make `options.json`, the options of every command as data: `python -m dinoscope.cli.schema`.
+
+Options come from tyro's reading of the commands' functions and of the library's configs. An option without a text of
+its own takes it from the docstring of its class, from a line such as "epochs: passes over the images".
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields, is_dataclass, replace
+from typing import Any, get_args, get_type_hints
+
+import tyro
+
+from dinoscope import api
+from dinoscope.cli import COMMANDS, MODULES
+from dinoscope.cli.options import ANY, FILE, SOME, Option, Spec
+from dinoscope.cli.window_option import window_registry
+
+MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+_WORDS = {"*": ANY, "+": SOME, "?": 1, None: 1}
+_NOTE = re.compile(r"\s*\((?:(required)|repeatable|default: ((?:.|\n)*))\)$")
+
+COMMON = (
+    "data",
+    "out",
+    "recipe",
+    "method",
+    "backbone",
+    "views",
+    "init",
+    "epochs",
+    "batch-size",
+    "image-size",
+    "device",
+    "resume",
+    "overwrite",
+)
+"""The first options of `train`."""
+
+
+def schema() -> dict[str, Any]:
+    """Return every command as plain values."""
+    return {name: _plain(_spec(name, summary)) for name, summary in COMMANDS.items()}
+
+
+def options(kind: Callable[..., Any], default: Any = tyro.MISSING_NONPROP, markers: Any = MARKERS) -> Iterator[Option]:
+    """Give the options that tyro makes of a function or a dataclass, in its order."""
+    with warnings.catch_warnings(), window_registry():
+        warnings.simplefilter("ignore", DeprecationWarning)  # get_parser: nothing else tells what tyro made
+        parser = tyro.extras.get_parser(kind, default=default, config=markers)
+    for action in parser._actions:
+        if action.dest == "help":
+            continue
+        pair = "Boolean" in type(action).__name__  # --x and --no-x
+        note = _NOTE.search(action.help or "")
+        text = (action.help or "")[: note.start()] if note else action.help or ""
+        text = " ".join((text or _documented(kind, default, action.dest)).split())
+        unsaid = ("None", "''", *(() if pair else ("False",)))
+        flags = tuple(action.option_strings if pair else reversed(action.option_strings))  # tyro puts aliases first
+        yield Option(
+            name=flags[0].removeprefix("--") if flags else action.dest,
+            flags=flags,
+            words=action.nargs if isinstance(action.nargs, int) else _WORDS[action.nargs],
+            metavar=_metavar(action),
+            choices=tuple(
+                word for words in re.findall(r"{([^} ]+)}", str(action.metavar)) for word in words.split(",")
+            ),
+            help=text[:1].upper() + text[1:] if re.match(r"[a-z]+ ", text) else text,
+            default="" if note is None or note[2] is None or note[2] in unsaid else note[2],
+            required=note is not None and note[1] is not None,
+            repeated="Append" in type(action).__name__,
+        )
+
+
+def _metavar(action: Any) -> str:
+    """Return FOLDER for a positional PATH, INT... for [INT [INT ...]], and nothing for choices, which are listed."""
+    text = action.metavar if isinstance(action.metavar, str) and not action.choices else ""
+    if not action.option_strings and text in ("PATH", "STR"):
+        return action.dest.upper()
+    return re.sub(r"^\[(\S+) \[\1 \.\.\.\]\]$", r"\1...", text).replace("{None}", "None")
+
+
+def _documented(kind: Any, default: Any, dest: str) -> str:
+    """Return what the docstring of the option's class says of it."""
+    *path, name = dest.replace("-", "_").split(".")
+    for part in path:
+        default = getattr(default, part, None)
+        kind = type(default) if is_dataclass(default) else _dataclass_in(get_type_hints(kind)[part])
+    entries = re.findall(r"^(\w+(?:, \w+)*): ((?:.|\n)*?)(?=^\w+(?:, \w+)*: |^$|\Z)", inspect.getdoc(kind) or "", re.M)
+    return next((text for names, text in entries if name in names.split(", ")), "")
+
+
+def _dataclass_in(annotation: Any) -> Any:
+    candidates = [annotation, *get_args(annotation)]
+    return next(candidate for candidate in candidates if is_dataclass(candidate))
+
+
+def _spec(name: str, summary: str) -> Spec:
+    module = importlib.import_module(f"dinoscope.cli.{MODULES.get(name, name)}")
+    if name == "train":
+        return _train(module, summary)
+    kind = getattr(module, {"scan": "scan_folder", "recipes": "_no_options"}.get(name, "Options"))
+    return Spec(module.__name__, summary, _description(kind), tuple(options(kind)))
+
+
+def _description(kind: Any) -> str:
+    """Return the docstring without its `Args`, paragraphs apart."""
+    text = re.split(r"^Args:$", inspect.getdoc(kind) or "", flags=re.M)[0]
+    return text.strip()
+
+
+def _train(module: Any, summary: str) -> Spec:
+    """Return the options of all methods, and what recipes and presets of views change."""
+    markers = (tyro.conf.AvoidSubcommands,)
+
+    def of(config: Any) -> dict[str, Option]:
+        return {option.name: option for option in options(api.RunConfig, config, markers)}
+
+    def changed(config: Any, known: dict[str, Option]) -> dict[str, str]:
+        found = of(config)
+        return {name: found[name].default for name, option in known.items() if found[name].default != option.default}
+
+    recipes = {name: recipe(tyro.MISSING, tyro.MISSING) for name, recipe in api.RECIPES.items()}
+    start = recipes[module.DEFAULT_RECIPE]
+    names = {entry[0]: name for name, entry in api.METHODS.items()}
+    base = {name: option for name, option in of(start).items() if not name.startswith("method.")}
+    methods = {
+        name: {
+            key: replace(option, when={"method": name})
+            for key, option in of(replace(start, method=settings())).items()
+            if key.startswith("method.")
+        }
+        for settings, name in names.items()
+    }
+    presets: dict[str, Any] = {"recipe": {}}
+    for name, config in recipes.items():
+        method = names[type(config.method)]
+        presets["recipe"][name] = {"method": method, **changed(config, base | methods[method])}
+    presets["method"] = {name: {"kind": settings.__name__} for settings, name in names.items()}
+    of_views = {name: option for name, option in base.items() if name.startswith("views.")}
+    presets["views"] = {name: changed(replace(start, views=views), of_views) for name, views in api.VIEWS.items()}
+    every = {option.name: option for option in options(module.Choices)} | base
+    ordered = sorted(
+        every.values(), key=lambda option: COMMON.index(option.name) if option.name in COMMON else len(COMMON)
+    )
+    of_methods = [option for found in methods.values() for option in found.values()]
+    return Spec(module.__name__, summary, _description(module.Choices), (*ordered, *of_methods), presets)
+
+
+def _plain(spec: Spec) -> dict[str, Any]:
+    """Return a command as plain values, without what is by default."""
+    defaults = {field.name: field.default for field in fields(Option)}
+    values = asdict(spec)
+    values["options"] = [
+        {key: value for key, value in option.items() if value != defaults[key] and value != {}}
+        for option in values["options"]
+    ]
+    return values
+
+
+def text() -> str:
+    """Return what `options.json` must hold: a line for each option."""
+    commands = [f"{json.dumps(name)}: {{\n{_lines(values)}\n}}" for name, values in schema().items()]
+    return "{" + ",\n".join(commands) + "}\n"
+
+
+def _lines(values: dict[str, Any]) -> str:
+    lists = {"options": values.pop("options")}
+    lines = [f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    for key, entries in lists.items():
+        rows = ",\n  ".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+        lines.append(f" {json.dumps(key)}: [\n  {rows}\n ]")
+    return ",\n".join(lines)
+
+
+if __name__ == "__main__":
+    FILE.write_text(text(), encoding="utf-8")
