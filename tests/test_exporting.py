@@ -20,13 +20,11 @@ from dinoscope import checkpoint, cli
 from dinoscope.checkpoint import weights_hash
 from dinoscope.config import to_dict
 from dinoscope.evaluation.results import to_json
-from dinoscope.explain.attention import class_attention
 from dinoscope.exporting import program as programs
 from dinoscope.exporting.program import Program
 from dinoscope.model_names import load_model
-from dinoscope.models.backbone import BACKBONES, Backbone, ViTBackbone, ViTShape
-from dinoscope.models.position import resized_position_embedding
-from dinoscope.models.position_matrices import resized_by_matrices
+from dinoscope.models.backbone import BACKBONES, Backbone
+from dinoscope.models.vit import ViTBackbone, ViTShape, resized_by_matrices, resized_position_embedding
 from dinoscope.types import Metric, Result
 from tests.cli.test_export import model
 from tests.conformance import cases
@@ -81,7 +79,7 @@ def expected(backbone: Backbone, images: torch.Tensor) -> list[np.ndarray]:
         tokens = backbone(images)
         outputs = [backbone.feature(images), tokens.patches]
         if isinstance(backbone, ViTBackbone):
-            outputs.append(class_attention(backbone, images).flatten(2))
+            outputs.append(backbone.class_attention(images, -1).flatten(2))
     return [output.numpy() for output in outputs]
 
 

@@ -119,7 +119,7 @@ class TestExtract:
         banks = [compute(micro, labelled, config) for compute in (extract, cached_extract, cached_extract)]
         image = evaluation_image(decode(labelled.path(9)), 32, 1.0)
         with torch.no_grad():
-            expected = micro.linear_feature(micro.normalize(image[None]))
+            expected = micro.probe_features(micro.normalize(image[None]))
         for bank in banks:
             torch.testing.assert_close(bank.features[9:], expected, atol=1e-5, rtol=1e-4)
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from dinoscope.data.folder import find_images
-from dinoscope.explain.attention_history import read_history
+from dinoscope.explain.history import read_history
 from dinoscope.observers import LONGEST, AttentionSnapshots, OnlineKNN, readable_images
 from dinoscope.training.loop import RunResult, train
 from tests.conformance import cases

@@ -16,7 +16,7 @@ from dinoscope.data.folder import ImageFolder, find_images, find_split, first_to
 from dinoscope.data.grey_range import Window
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.explain.attention import attention_maps, prepare
-from dinoscope.explain.attention_history import Snapshot, begin, keep_snapshot
+from dinoscope.explain.history import Snapshot, begin, keep_snapshot
 from dinoscope.explain.maps import map_title
 from dinoscope.features import ExtractConfig, extract
 from dinoscope.features.images import without_ends

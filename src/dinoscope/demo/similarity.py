@@ -24,7 +24,7 @@ from dinoscope.demo.site import (
     hidden_column,
     refusals_shown,
 )
-from dinoscope.explain.similarity import patch_at, patch_box
+from dinoscope.explain.patches import patch_at, patch_box
 from dinoscope.pictures import color_picture, cosine_overlay, marked
 
 MIDDLE = (0.5, 0.5)

@@ -25,7 +25,7 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation.linear import Progress, known_labels, require_positive, require_seed
 from dinoscope.evaluation.probes import Probes, metrics
 from dinoscope.features import ExtractConfig, describing, evaluation_view
-from dinoscope.models.backbone import Backbone, ViTBackbone
+from dinoscope.models.backbone import Backbone
 from dinoscope.schedules import cosine
 from dinoscope.types import FeatureBank, Metric
 
@@ -61,7 +61,7 @@ class ReferenceConfig:
         """The learning rate for a batch of 256."""
         if self.rate is not None:
             return self.rate
-        return VIT_RATE if isinstance(backbone, ViTBackbone) else RESNET_RATE
+        return VIT_RATE if backbone.transformer is not None else RESNET_RATE
 
     def usable_batch_size(self, images: int) -> int:
         """Images per step with so many training images."""

@@ -197,7 +197,7 @@ def pair_agreement(maps: Float[Tensor, "*batch heads rows columns"]) -> Float[Te
 
 
 def mask_overlap(maps: Float[Tensor, "*batch heads rows columns"], mass: float) -> Float[Tensor, "*batch"]:
-    """Return the mean over all pairs of heads of the Jaccard of their masks that hold the share `mass` of the attention.
+    """Return the mean over all pairs of heads of the Jaccard of their masks that hold the share `mass` of attention.
 
     Independent masks that each cover the share s of an image overlap by s / (2 - s).
 

@@ -20,6 +20,10 @@ from dinoscope.models.network import Backbone, require_patches
 from dinoscope.models.vit import block_index
 from dinoscope.types import Tokens
 
+Score = Callable[[Float[Tensor, "b d"]], Float[Tensor, " b"]]
+"""From image features to a number for each."""
+
+
 def own_direction(features: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
     """Return the length of each feature along its own direction, held fixed: similarity to itself, without labels.
 
@@ -41,7 +45,7 @@ def vote_shares(
     k: int = 20,
     temperature: float = 0.07,
 ) -> Float[Tensor, "b classes"]:
-    """Return the share of each class in the weighted vote of the k nearest gallery images (Wu et al. 2018, section 3.4).
+    """Return the share of each class in the weighted vote of the k nearest gallery images (Wu et al. 2018, sec. 3.4).
 
     A neighbour's vote is exp(cosine / temperature); the shares sum to 1 and serve as probabilities. A k above
     the size of the gallery is lowered to it.

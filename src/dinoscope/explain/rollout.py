@@ -109,7 +109,7 @@ def rollout_row(
 def _times_block(
     row: Float[Tensor, "b n"], block: Block, tokens: Float[Tensor, "b n d"], filled: int, config: RolloutConfig
 ) -> Float[Tensor, "b n"]:
-    # row (r I + (1 - r) A) for one block; only a few rows of A exist at a time. filled: entries of `row` beyond it are 0.
+    # row (r I + (1 - r) A) for one block; only a few rows of A exist at a time. Entries of `row` beyond `filled` are 0.
     attention, normed = cast(Attention, block.attn), block.norm1(tokens)
     keys = head_keys(attention, normed)
     rows = max(1, MOST_ENTRIES // keys[..., 0].numel())

@@ -11,12 +11,11 @@ from typing import cast
 import numpy as np
 import torch
 from timm.layers.attention import Attention
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from dinoscope.errors import UserError
-from dinoscope.explain.attention import attention_rows, head_keys, scaled_queries
-from dinoscope.models.backbone import Backbone, ViTBackbone
+from dinoscope.models.backbone import Backbone
+from dinoscope.models.vit import attention_rows, head_keys, scaled_queries
 
 INPUT = "images"
 OUTPUTS = ("feature", "patches", "attention")
@@ -36,21 +35,21 @@ class Program(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The network with each block once; see `OUTPUTS` for the shapes."""
-        if not isinstance(self.backbone, ViTBackbone):
+        transformer = self.backbone.transformer
+        if transformer is None:
             tokens = self.backbone(images)
             return tokens.feature, tokens.patches
-        net, prefix = self.backbone.net, self.backbone.net.num_prefix_tokens
-        last = cast(Block, net.blocks[-1])
-        hidden = self.backbone.run_blocks(self.backbone.embed(images)[0], stop=-1)
+        prefix, last = transformer.prefix, transformer.blocks[-1]
+        hidden = transformer.run_blocks(transformer.embed(images)[0], stop=-1)
         attention, normed = cast(Attention, last.attn), last.norm1(hidden)
         row = attention_rows(scaled_queries(attention, normed[:, :1]), head_keys(attention, normed))
-        tokens = net.norm(last(hidden))
+        tokens = transformer.norm(last(hidden))
         return tokens[:, 0], tokens[:, prefix:], row[:, :, 0, prefix:]
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of what `forward` gives."""
-        return OUTPUTS if isinstance(self.backbone, ViTBackbone) else OUTPUTS[:2]
+        return OUTPUTS if self.backbone.transformer is not None else OUTPUTS[:2]
 
     @property
     def input_remark(self) -> str:

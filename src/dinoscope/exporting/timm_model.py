@@ -8,7 +8,7 @@ from typing import Any
 from dinoscope import checkpoint
 from dinoscope.errors import UserError
 from dinoscope.exporting.subject import Subject
-from dinoscope.models.backbone import BACKBONES, BackboneConfig, ViTShape
+from dinoscope.models.backbone import BackboneConfig, network
 
 WEIGHTS = "model.safetensors"
 
@@ -23,7 +23,7 @@ def timm_arguments(config: BackboneConfig) -> dict[str, Any] | None:
 
     if not timm.is_model(config.name):
         return None
-    size = {"img_size": config.layout_size} if isinstance(BACKBONES[config.name], ViTShape) else {}
+    size = {"img_size": config.layout_size} if network(config.name).transformer else {}
     return {"model_name": config.name, "num_classes": 0, **size}
 
 

@@ -37,7 +37,7 @@ class ExtractConfig:
     crop_fraction: part of the resized short side that the centre crop keeps, in (0, 1]; None takes
         `default_crop_fraction` of the image size.
     dtype: of the matrix products (autocast); features are float32 in any case.
-    feature: "image" is `Tokens.feature`, "linear" is `Backbone.linear_feature`.
+    feature: "image" is `Tokens.feature`, "linear" is `Backbone.probe_features`.
     """
 
     device: torch.device | None = None
@@ -50,7 +50,7 @@ class ExtractConfig:
 
     def dim(self, backbone: Backbone) -> int:
         """Width of the features of this network."""
-        return backbone.linear_dim if self.feature == "linear" else backbone.dim
+        return backbone.probe_dim if self.feature == "linear" else backbone.dim
 
 
 def evaluation_view(backbone: Backbone, config: ExtractConfig) -> ImageView:
@@ -108,7 +108,7 @@ def describing(backbone: Backbone, config: ExtractConfig) -> Iterator[Describe]:
     def describe(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         with torch.inference_mode(), _autocast(device, config.dtype):
             pixels = backbone.normalize(images.to(device, non_blocking=True))
-            features = backbone.linear_feature(pixels) if config.feature == "linear" else backbone(pixels).feature
+            features = backbone.probe_features(pixels) if config.feature == "linear" else backbone(pixels).feature
         return features.float()
 
     with _evaluating(backbone.to(device)):

@@ -10,7 +10,7 @@ from dinoscope.evaluation.linear_reference import ReferenceConfig, linear_refere
 from dinoscope.evaluation.results import new_result
 from dinoscope.measurement.inputs import LABEL_SEED, Extract, network_protocol, require_classes, require_known_classes
 from dinoscope.model_names import Model
-from dinoscope.models.backbone import WIDE, Backbone, ViTBackbone
+from dinoscope.models.backbone import Backbone
 from dinoscope.types import Result
 
 
@@ -74,7 +74,7 @@ def measure_linear(
     protocol = LinearProtocol(
         **network_protocol(model, extract.config),
         **found.protocol,
-        feature=linear_feature_name(backbone),
+        feature=f"{backbone.probe_title} ({backbone.probe_dim} values)",
         label_fraction=fraction,
         classes=len(train.classes),
         train=str(train.root),
@@ -129,15 +129,3 @@ def _reference(
         "rate_at_edge": False,
     }
     return Result("linear", protocol, metrics)
-
-
-def linear_feature_name(backbone: Backbone) -> str:
-    """What `Backbone.linear_feature` consists of, for a person."""
-    blocks = backbone.linear_dim // backbone.dim
-    if not isinstance(backbone, ViTBackbone):
-        name = "pooled vector"
-    elif backbone.dim >= WIDE:
-        name = "class token and mean patch token of the last block"
-    else:
-        name = f"class tokens of the last {blocks} blocks" if blocks > 1 else "class token of the last block"
-    return f"{name} ({backbone.linear_dim} values)"

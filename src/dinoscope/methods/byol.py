@@ -12,8 +12,7 @@ from dinoscope.methods.health import Verdict, moments, one_point
 from dinoscope.methods.method import Outputs, RunShape, too_few_views
 from dinoscope.methods.online import OnlineMethod, by_view, view_features
 from dinoscope.models.backbone import BackboneConfig, build_backbone, without_drop_path
-from dinoscope.models.heads import projector
-from dinoscope.models.teacher import copy_parameters, follow
+from dinoscope.models.heads import copy_parameters, follow, projector
 from dinoscope.schedules import cosine
 from dinoscope.types import Step, StepOutput, Views
 

@@ -27,8 +27,7 @@ from dinoscope.methods.health import Verdict, moments, one_output, one_point, sp
 from dinoscope.methods.method import Outputs
 from dinoscope.methods.online import OnlineMethod, by_view, view_features
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
-from dinoscope.models.heads import DINOHead, HeadShape, projector
-from dinoscope.models.teacher import copy_parameters, follow
+from dinoscope.models.heads import DINOHead, HeadShape, copy_parameters, follow, projector
 from dinoscope.schedules import cosine, epoch_warmup
 from dinoscope.types import Step, StepOutput, Views
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import timm
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -108,8 +108,7 @@ class TimmBackbone(Backbone):
     """A network of timm's. Its image feature is what timm gives to a classifier, after pooling and norm."""
 
     def __init__(self, config: BackboneConfig, net: nn.Module) -> None:
-        self._net = cast(Any, net)
-        super().__init__(config, int(self._net.head_hidden_size), _patch_size(net))
+        super().__init__(config, int(cast(Any, net).head_hidden_size), _patch_size(net))
         self.net = net
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
@@ -234,7 +233,9 @@ def pretrained_timm(name: str) -> tuple[TimmBackbone, dict[str, Any]]:
         raise UserError(f"the weights of {TIMM}{name} cannot be fetched or loaded by timm: {error}") from error
     net.reset_classifier(0)
     size = settings.input_size[-1]
-    config = BackboneConfig(f"{TIMM}{architecture}", size, mean=settings.mean, std=settings.std)
+    config = BackboneConfig(
+        f"{TIMM}{architecture}", size, mean=cast(Color, settings.mean), std=cast(Color, settings.std)
+    )
     backbone = TimmNetwork(architecture).build(config)
     backbone.net.load_state_dict(net.state_dict(), strict=True)
     origin = {"name": f"{TIMM}{name}", "licence": settings.license or "", "url": settings.hf_hub_id or settings.url}

@@ -87,7 +87,7 @@ def keep_gradients_of_single_cells(network: nn.Module) -> None:
 
 
 def synchronize(module: nn.Module, device: torch.device) -> None:
-    """Let every batch norm below `module` take its statistics over all processes, in place (torch's own needs a GPU)."""
+    """Let every batch norm below `module` take its statistics over all processes, in place."""
     if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(module)  # exchanges the children in place
         return
@@ -116,7 +116,7 @@ def statistics_held(module: nn.Module) -> Iterator[None]:
 
 
 class GlobalBatchNorm(_BatchNorm):
-    """`nn.BatchNorm1d` and `2d` with mean and variance over the rows of all processes, each of which has the same number."""
+    """`nn.BatchNorm1d` and `2d` over the rows of all processes (the same number each), on the CPU too."""
 
     @classmethod
     def like(cls, source: _BatchNorm) -> GlobalBatchNorm:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -49,6 +49,7 @@ class BackboneConfig:
         return self.image_size if self.position_size is None else self.position_size
 
 
+@runtime_checkable
 class Network(Protocol):
     """An architecture: an entry of `BACKBONES`. A family is a class with these members and a dict of its networks.
 
@@ -57,11 +58,19 @@ class Network(Protocol):
     """
 
     @property
-    def title(self) -> str: ...
+    def title(self) -> str:
+        """See above."""
+        ...
+
     @property
-    def patch(self) -> int: ...
+    def patch(self) -> int:
+        """See above."""
+        ...
+
     @property
-    def transformer(self) -> bool: ...
+    def transformer(self) -> bool:
+        """See above."""
+        ...
 
     def check(self, config: BackboneConfig) -> None:
         """Raise UserError if the network cannot be built for these sizes."""
@@ -76,18 +85,24 @@ class Network(Protocol):
         ...
 
 
+@runtime_checkable
 class Transformer(Protocol):
     """Capability: tokens pass through attention blocks one after another. Rollout and maps of one block need it.
 
-    prefix: tokens before the patches; the first is the class token.
+    blocks: from first to last. prefix: tokens before the patches; the first is the class token.
     """
 
     config: BackboneConfig
 
     @property
-    def blocks(self) -> Sequence[Block]: ...
+    def blocks(self) -> Sequence[Block]:
+        """See above."""
+        ...
+
     @property
-    def prefix(self) -> int: ...
+    def prefix(self) -> int:
+        """See above."""
+        ...
 
     def embed(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
         """Return the input of the first block, and the patch grid."""

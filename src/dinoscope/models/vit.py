@@ -171,7 +171,7 @@ class ViTBackbone(Backbone):
         return torch.cat([class_token, registers, patches + self.positions(grid)], dim=1), grid
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 m d"]:
-        """Return the position embedding resized to `grid`: of class token and patches, or with registers of the patches."""
+        """Return the position embedding resized to `grid`: of class token and patches; with registers, of patches."""
         registers = self.shape.registers > 0
         embedding = cast(Tensor, self.net.pos_embed)
         return resized_position_embedding(embedding, 0 if registers else 1, grid, antialias=registers)
@@ -205,7 +205,7 @@ class ViTBackbone(Backbone):
         return f"class tokens of the last {blocks} blocks" if blocks > 1 else "class token of the last block"
 
     def probe_features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
-        """Return the class tokens of the last four blocks in order (of all, if there are fewer), each after the final norm.
+        """Return the class tokens of the last four blocks (of all, if there are fewer), each after the final norm.
 
         From a width of 768: the class token and the mean patch token of the last block, after the norm.
         """
@@ -384,8 +384,6 @@ def _cubic(distance: Tensor, a: float) -> Tensor:
     return torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
-_DINOV2 = {"layer_scale": 1e-5, "token_std": 1e-6}
-
 NETWORKS: dict[str, ViTShape] = {
     "vit_micro_conv8": ViTShape(8, 96, 3, 3, stem="conv", mlp_ratio=2.0, title="ViT-micro/8"),
     "vit_micro_patch4_64": ViTShape(4, 96, 3, 3, mlp_ratio=2.0, title="ViT-micro/4 (linear)"),
@@ -406,10 +404,10 @@ NETWORKS: dict[str, ViTShape] = {
     "deit_base_patch16_224": ViTShape(16, 768, 12, 12, title="ViT-B/16"),
     "vit_tiny_heads12_patch16_224": ViTShape(16, 192, 12, 12),  # solo-learn's ViT-Ti of MoCo v3
     "vit_small_heads12_patch16_224": ViTShape(16, 384, 12, 12, title="ViT-S/16 (12 heads)"),  # MoCo v3's ViT-S
-    "vit_small_patch14_dinov2": ViTShape(14, 384, 12, 6, **_DINOV2),
-    "vit_base_patch14_dinov2": ViTShape(14, 768, 12, 12, **_DINOV2),
-    "vit_large_patch14_dinov2": ViTShape(14, 1024, 24, 16, **_DINOV2),
-    "vit_small_patch14_reg4_dinov2": ViTShape(14, 384, 12, 6, registers=4, **_DINOV2),
-    "vit_base_patch14_reg4_dinov2": ViTShape(14, 768, 12, 12, registers=4, **_DINOV2),
-    "vit_large_patch14_reg4_dinov2": ViTShape(14, 1024, 24, 16, registers=4, **_DINOV2),
+    "vit_small_patch14_dinov2": ViTShape(14, 384, 12, 6, layer_scale=1e-5, token_std=1e-6),
+    "vit_base_patch14_dinov2": ViTShape(14, 768, 12, 12, layer_scale=1e-5, token_std=1e-6),
+    "vit_large_patch14_dinov2": ViTShape(14, 1024, 24, 16, layer_scale=1e-5, token_std=1e-6),
+    "vit_small_patch14_reg4_dinov2": ViTShape(14, 384, 12, 6, registers=4, layer_scale=1e-5, token_std=1e-6),
+    "vit_base_patch14_reg4_dinov2": ViTShape(14, 768, 12, 12, registers=4, layer_scale=1e-5, token_std=1e-6),
+    "vit_large_patch14_reg4_dinov2": ViTShape(14, 1024, 24, 16, registers=4, layer_scale=1e-5, token_std=1e-6),
 }

@@ -15,7 +15,8 @@ from dinoscope.data.folder import find_images, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.methods import method_name, shown_name
 from dinoscope.model_names import distinct
-from dinoscope.study.compare import ARCHITECTURE_NAMES, METHOD_NAMES
+from dinoscope.models.backbone import network_title
+from dinoscope.study.compare import METHOD_NAMES
 from dinoscope.text import printable
 from dinoscope.training.config import RunConfig
 from dinoscope.training.images import read_unreadable
@@ -63,7 +64,7 @@ class RunRecord:
     @property
     def architecture(self) -> str:
         """The network as the field writes it, with the name that it has here where that differs."""
-        shown = ARCHITECTURE_NAMES.get(self.config.backbone, self.config.backbone)
+        shown = network_title(self.config.backbone)
         return shown if shown == self.config.backbone else f"{shown} ({self.config.backbone})"
 
     @property

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 from dinoscope.errors import UserError
 from dinoscope.measurement.voc_record import PUBLISHED as BEST_HEAD
 from dinoscope.model_names import RANDOM
+from dinoscope.models.backbone import network_title
 from dinoscope.models.pretrained import CATALOGUE, Release
 from dinoscope.reproduction.imagenet import K
 from dinoscope.reproduction.weights import Weights, parse
-from dinoscope.study.compare import ARCHITECTURE_NAMES, METHOD_NAMES
+from dinoscope.study.compare import METHOD_NAMES
 from dinoscope.study.published import PUBLISHED, PUBLISHED_DAVIS, PUBLISHED_JACCARD, Published, PublishedJaccard
 
 DINO_PAPER = "Caron et al. 2021"
@@ -179,5 +180,5 @@ def _davis_figures(weights: Weights) -> tuple[Figure, ...]:
 def _row_key(release: Release) -> tuple[str, str]:
     """Method and architecture as `study.published` writes them."""
     keys = {shown.casefold(): key for key, shown in METHOD_NAMES.items()}
-    architecture = ARCHITECTURE_NAMES.get(release.architecture, release.architecture)
+    architecture = network_title(release.architecture)
     return keys.get(release.method.casefold(), release.method), architecture

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dinoscope import distributed
 from dinoscope.methods.method import Method, Outputs
-from dinoscope.models.batch_norm import statistics_held
+from dinoscope.models.layers import statistics_held
 from dinoscope.types import Step, StepOutput, Views
 
 MicroBatches = Sequence[Views]

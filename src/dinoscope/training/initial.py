@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dinoscope import checkpoint
 from dinoscope.errors import UserError
 from dinoscope.model_names import Model, Watch, load_model, say_once
-from dinoscope.models.backbone import Backbone, BackboneConfig, ViTBackbone
+from dinoscope.models.backbone import Backbone, BackboneConfig
 from dinoscope.training.config import RunConfig
 
 GENTLE_PEAK = 1e-4
@@ -73,16 +73,7 @@ def give_weights(initial: Backbone, method: nn.Module, source: str) -> None:
     """
     for module in method.modules():
         if isinstance(module, Backbone):
-            tensors = initial.net.state_dict()
-            if isinstance(initial, ViTBackbone) and isinstance(module, ViTBackbone):
-                tensors["pos_embed"] = _laid_out(initial, module)
-            checkpoint.load_strictly(module.net, tensors, Path(source))
-
-
-def _laid_out(initial: ViTBackbone, target: ViTBackbone) -> Tensor:
-    """The position embedding of `initial` for the grid that the one of `target` has."""
-    side = target.config.layout_size // target.patch_size
-    return initial.positions((side, side))
+            checkpoint.load_strictly(module.net, initial.weights_for(module.config), Path(source))
 
 
 def facts_of(initial: BackboneConfig, config: RunConfig) -> str:

@@ -19,7 +19,7 @@ from dinoscope.data.loader import Batches, StepSampler, ViewsDataset, default_wo
 from dinoscope.errors import UserError
 from dinoscope.methods import build_method, method_name
 from dinoscope.models.backbone import Backbone, zero_residual_branches
-from dinoscope.models.batch_norm import synchronize
+from dinoscope.models.layers import synchronize
 from dinoscope.system import autocast, pick_precision
 from dinoscope.training.accumulate import backward
 from dinoscope.training.config import RunConfig, total_steps

@@ -17,14 +17,15 @@ from dinoscope.models.backbone import (
     IMAGENET_STD,
     Backbone,
     BackboneConfig,
-    ViTShape,
     build_backbone,
+    check_fit,
+    load_strictly,
 )
 from dinoscope.models.pretrained.layouts import PLAIN, Layout, Place, find_places, recognise, unsupported
 from dinoscope.models.pretrained.networks import in_timm_names, infer_config, named_config, told_by_positions
 from dinoscope.models.pretrained.normalisation import Color, beside, stated_heads
 from dinoscope.models.pretrained.reading import check_held, in_folder, read_file
-from dinoscope.models.weights import check_fit, load_strictly
+from dinoscope.models.vit import ViTShape
 
 
 @dataclass(frozen=True)

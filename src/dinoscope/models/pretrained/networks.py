@@ -13,9 +13,10 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor
 
 from dinoscope.errors import UserError
-from dinoscope.models.backbone import BACKBONES, BackboneConfig, ResNetShape, ViTShape
-from dinoscope.models.position import sine_cosine_positions
+from dinoscope.models.backbone import BACKBONES, BackboneConfig
 from dinoscope.models.pretrained.layouts import Family, Layout, heads_of_64, moco_v3_heads
+from dinoscope.models.resnet import ResNetShape
+from dinoscope.models.vit import ViTShape, sine_cosine_positions
 
 HEADS = frozenset(
     [
@@ -195,7 +196,7 @@ def named_config(name: str, tensors: Mapping[str, Tensor], source: str) -> Backb
     """The network of that name, for the image size of the tensors. `name` must be one of `BACKBONES`."""
     shape = BACKBONES[name]
     if not isinstance(shape, ViTShape):
-        return BackboneConfig(name, 32 if shape.stem_stride else BackboneConfig.image_size)
+        return BackboneConfig(name, 32 if isinstance(shape, ResNetShape) and shape.stem_stride else 224)
     if "pos_embed" not in tensors:
         raise UserError(f"{source} is no {name}: it has no 'pos_embed'")
     return _sized(name, shape, tensors["pos_embed"], source)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dinoscope.errors import UserError
-from dinoscope.models.backbone import BACKBONES, ViTShape
+from dinoscope.models.backbone import BACKBONES
+from dinoscope.models.vit import ViTShape
 
 Color = tuple[float, float, float]
 

@@ -14,7 +14,7 @@ from dinoscope.data.decode import RawImage, UnreadableImage, read
 from dinoscope.data.folder import find_images, first_to_last, resolve_split
 from dinoscope.data.grey_range import Window
 from dinoscope.errors import UserError
-from dinoscope.explain.attention_history import AttentionHistory, Snapshot, read_history
+from dinoscope.explain.history import AttentionHistory, Snapshot, read_history
 from dinoscope.explain.maps import map_title
 from dinoscope.features.images import without_ends
 from dinoscope.measurement import Watch

@@ -19,7 +19,7 @@ from dinoscope.methods.moco import MoCoConfig
 from dinoscope.methods.simclr import SimCLRConfig
 from dinoscope.methods.supervised import SupervisedConfig
 from dinoscope.methods.swav import SwAVConfig
-from dinoscope.models.backbone import BACKBONES, ViTShape
+from dinoscope.models.backbone import network
 from dinoscope.training.config import OptimizerConfig, RunConfig
 
 
@@ -65,7 +65,7 @@ def small_run(method: str, backbone: str, views: str, data: Path, out: Path) -> 
     Raises UserError for a name that is not known.
     """
     budget = CPU if backbone in CPU_BACKBONES else GPU
-    transformer = isinstance(lookup("backbone", backbone, BACKBONES), ViTShape)
+    transformer = network(backbone).transformer
     shown = lookup("preset of views", views, VIEWS)
     return RunConfig(
         data=data,
