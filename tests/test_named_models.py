@@ -12,8 +12,8 @@ import torch
 
 from dinoscope import checkpoint, model_names, system
 from dinoscope.cli import main
-from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.files import cache_folder
+from dinoscope.scenes import ScenesConfig, write_scenes
 from tests.conftest import draw_picture
 from tests.official_files import dino_checkpoint, random_network, register_tiny, release
 
@@ -152,7 +152,7 @@ def test_their_measurements_are_kept_in_the_cache_and_not_beside_them(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("dinoscope.study.gather.measure_knn", never)
+    monkeypatch.setattr("dinoscope.evaluation.base.Context.features", never)
     monkeypatch.setattr("dinoscope.study.gather.throughput", never)
     again = compared(folder, *models, "--skip", "linear", "--no-baselines")
     assert [row["figures"] for row in again["rows"]] == [row["figures"] for row in first["rows"]]

@@ -13,10 +13,9 @@ import torch
 from dinoscope.cli import main
 from dinoscope.cli.pictures import Seen
 from dinoscope.cli.truth import find_truth
-from dinoscope.data.index_png import encode_indices
-from dinoscope.data.masked_images import find_masks
+from dinoscope.data.benchmarks import encode_indices, find_masks
 from dinoscope.errors import UserError
-from tests.test_masked_images import write_voc
+from tests.data.test_masked_images import write_voc
 
 Folder = Callable[..., Path]
 VIT, RESNET = "random:vit_micro_conv8", "random:resnet_micro"

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dinoscope import cli, model_names
-from dinoscope.data.index_png import encode_indices, read_indices, voc_palette
+from dinoscope.data.benchmarks import encode_indices, read_indices, voc_palette
 from dinoscope.files import MARK
 from dinoscope.report import video
 

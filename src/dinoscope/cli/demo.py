@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
 def serve(options: Options) -> None:
     """Load the models, print the address, and wait. Raises UserError as `main` does."""
     from dinoscope.cli.console import Console, progress_bar
-    from dinoscope.demo.serving import LOOPBACK, Serving, default_models, free_port, page_served, wait_for_the_end
+    from dinoscope.demo.serving import LOOPBACK, default_models, free_port, page_served, wait_for_the_end
     from dinoscope.model_names import load_models
     from dinoscope.system import pick_device
 
@@ -86,8 +86,8 @@ def serve(options: Options) -> None:
     for model in models:
         model.backbone.to(device)
     language = None if options.language == "auto" else options.language
-    serving = Serving(models, options.data, options.masks, options.host, options.port, language, options.limits)
-    with page_served(serving) as address:
+    served = page_served(models, options.data, options.masks, options.host, options.port, language, options.limits)
+    with served as address:
         names = ", ".join(model.label for model in models)
         console.print(f"{address}   ({names}; Ctrl-C ends it)", markup=False, highlight=False, soft_wrap=True)
         if options.host not in LOOPBACK:

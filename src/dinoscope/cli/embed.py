@@ -69,14 +69,14 @@ def embed(options: Options) -> FeatureBank:
     Raises UserError where the file exists or is of no kind we write, before anything is computed.
     """
     from dinoscope.cli.console import progress_bar
-    from dinoscope.data.folder import find_images_of_splits
+    from dinoscope.data.sources import find_images_of_splits
     from dinoscope.model_names import load_model
 
     write = lookup("file format", options.out.suffix.lower(), WRITERS)
     _check_target(options)
     folder = find_images_of_splits(options.data)
     backbone = load_model(options.model, progress_bar).backbone
-    bank = options.extraction.extractor()(backbone, folder, "features")
+    bank = options.extraction.context().features(backbone, folder, "features")
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(options.out) as partial:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from dinoscope.evaluation.base import Context
     from dinoscope.features import ExtractConfig
-    from dinoscope.measurement import Extract
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,19 @@ class ExtractionOptions:
             DTYPES[self.precision],
         )
 
-    def extractor(self) -> Extract:
-        """What computes the features, with a progress bar."""
+    def context(self) -> Context:
+        """Return the same as evaluations take it, with a progress bar. Raises UserError if the device is not there."""
         from dinoscope.cli.console import progress_bar
-        from dinoscope.measurement import Extract
+        from dinoscope.evaluation.base import Context
+        from dinoscope.system import pick_device
 
-        return Extract(self.resolve(), cached=not self.no_cache, watch=progress_bar)
+        return Context(
+            pick_device(self.device),
+            self.precision,
+            self.batch_size,
+            self.workers,
+            self.image_size,
+            self.crop_fraction,
+            not self.no_cache,
+            watch=progress_bar,
+        )

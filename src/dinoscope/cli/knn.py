@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from dinoscope.cli.build import parse
 from dinoscope.cli.extraction import ExtractionOptions
 from dinoscope.cli.model_option import Model
-from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
-    from dinoscope.data.folder import ImageFolder
-    from dinoscope.types import Result
+    pass
 
 
 @dataclass(frozen=True)
@@ -61,59 +58,14 @@ def main(argv: list[str]) -> int:
         prog="dinoscope knn",
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
     )
-    from dinoscope.cli.console import show
-    from dinoscope.evaluation.results import keep, kept_name
-
-    measurement = measure(options)
-    show(measurement, "k-NN", protocol_line(measurement.protocol), as_json=options.json)
-    keep(Path(options.model), kept_name("knn", options.label_fraction), measurement)
-    return 0
-
-
-def measure(options: Options) -> Result:
-    """Find the folders and vote.
-
-    Raises UserError where the folders are not labelled, or do not fit each other or the options; and as
-    `load_model` and `measure_knn` do.
-    """
-    from dinoscope.cli.console import progress_bar
-    from dinoscope.evaluation.knn import KNNConfig
-    from dinoscope.measurement import measure_knn
+    from dinoscope.cli.console import progress_bar, show
+    from dinoscope.evaluation.base import measure
+    from dinoscope.evaluation.knn import EVALUATION, KNNConfig, protocol_line
     from dinoscope.model_names import load_model
 
-    gallery, queries = _images(options)
-    config = KNNConfig(options.ks, options.temperature)
-    extract = options.extraction.extractor()
+    config = KNNConfig(options.ks, options.temperature, options.label_fraction, options.gallery, options.query)
+    context = options.extraction.context()
     model = load_model(options.model, progress_bar)
-    return measure_knn(model, gallery, queries, config, extract, fraction=options.label_fraction)
-
-
-def protocol_line(protocol: Mapping[str, Any]) -> str:
-    """The protocol in one line for a person."""
-    gallery = f"{protocol['gallery_images']} gallery images"
-    if protocol["label_fraction"] != 1:
-        gallery += f" ({protocol['label_fraction']:.3g} of the labels)"
-    queries = f"{protocol['query_images']} queries" if protocol["queries"] else "each against all others"
-    data = protocol["gallery"] + (f" and {protocol['queries']}" if protocol["queries"] else "")
-    return (
-        f"{gallery}, {queries}, {protocol['classes']} classes, {protocol['image_size']} px, "
-        f"temperature {protocol['temperature']:g}, weights {protocol['weights']}, data {data}"
-    )
-
-
-def _images(options: Options) -> tuple[ImageFolder, ImageFolder | None]:
-    """Gallery and queries; no queries where --data has no splits at all."""
-    from dinoscope.data.folder import find_split
-    from dinoscope.measurement import gallery_and_queries, gallery_and_queries_in
-
-    data, gallery, query = options.data, options.gallery, options.query
-    if data is None and gallery is not None and query is not None:
-        return gallery_and_queries_in(gallery, query)
-    if data is None or gallery is not None or query is not None:
-        raise UserError("give either --data, or --gallery and --query together")
-    try:
-        return gallery_and_queries(data)
-    except UserError as error:
-        if (find_split(data, "train") is None) == (find_split(data, "val") is None):  # no split is missing
-            raise
-        raise UserError(f"{error} Or name two folders yourself with --gallery and --query.") from error
+    (result,) = measure(EVALUATION, [model], options.data, config, context)
+    show(result, EVALUATION.title, protocol_line(result.protocol), as_json=options.json)
+    return 0

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -14,12 +13,7 @@ from dinoscope.cli.extraction import ExtractionOptions
 from dinoscope.cli.model_option import Model
 
 if TYPE_CHECKING:
-    from dinoscope.evaluation.linear import LinearConfig
-    from dinoscope.evaluation.linear_reference import ReferenceConfig
-    from dinoscope.types import Result
-
-NAMES = {"fast": "linear", "reference": "linear-reference"}
-"""protocol -> file in the run folder: neither overwrites the other."""
+    pass
 
 
 @dataclass(frozen=True)
@@ -77,50 +71,23 @@ def main(argv: list[str]) -> int:
         prog="dinoscope linear",
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
     )
-    from dinoscope.cli.console import show
-    from dinoscope.evaluation.results import keep, kept_name
-
-    measurement = measure(options)
-    show(measurement, f"linear probe ({options.protocol})", protocol_line(measurement.protocol), as_json=options.json)
-    keep(Path(options.model), kept_name(NAMES[options.protocol], options.label_fraction), measurement)
-    return 0
-
-
-def measure(options: Options) -> Result:
-    """Find the images, train and measure.
-
-    Raises UserError as `load_model` and `measure_linear` do, or for a setting out of range.
-    """
-    from dinoscope.cli.console import progress_bar
-    from dinoscope.measurement import measure_linear, train_and_val
+    from dinoscope.cli.console import progress_bar, show
+    from dinoscope.evaluation.base import measure
+    from dinoscope.evaluation.linear import EVALUATION, LinearConfig
     from dinoscope.model_names import load_model
 
-    config = _config(options)
-    train, val = train_and_val(options.data)
-    extract = options.extraction.extractor()
-    model = load_model(options.model, progress_bar)
-    return measure_linear(model, train, val, config, extract, fraction=options.label_fraction)
-
-
-def protocol_line(protocol: Mapping[str, Any]) -> str:
-    """The protocol in one line for a person."""
-    train = f"{protocol['train_images']} training images"
-    if protocol["label_fraction"] != 1:
-        train += f" ({protocol['label_fraction']:.3g} of the labels)"
-    prepared = "standardised, no augmentation" if protocol["protocol"] == "fast" else "crops and flips"
-    return (
-        f"last epoch of {protocol['epochs']}, on {protocol['val_images']} validation images; {train}, {prepared}, "
-        f"{protocol['classes']} classes, {protocol['image_size']} px, {protocol['feature']}, "
-        f"learning rate {protocol['learning_rate']:g} x {protocol['batch_size']} / 256 ({protocol['rate_choice']}), "
-        f"weights {protocol['weights']}, data {protocol['train']} and {protocol['val']}"
+    config = LinearConfig(
+        options.protocol,
+        options.label_fraction,
+        options.epochs,
+        options.batch_size,
+        options.learning_rate,
+        options.seed,
     )
-
-
-def _config(options: Options) -> LinearConfig | ReferenceConfig:
-    from dinoscope.evaluation.linear import RATES, LinearConfig
-    from dinoscope.evaluation.linear_reference import ReferenceConfig
-
-    rate, epochs, batch_size, seed = options.learning_rate, options.epochs, options.batch_size, options.seed
-    if options.protocol == "reference":
-        return ReferenceConfig(rate, epochs, batch_size, seed)
-    return LinearConfig(RATES if rate is None else (rate,), epochs, batch_size, seed)
+    context = options.extraction.context()
+    context.labelled(options.data)
+    model = load_model(options.model, progress_bar)
+    (result,) = measure(EVALUATION, [model], options.data, config, context)
+    line = EVALUATION.protocol_line(result.protocol)
+    show(result, f"linear probe ({options.protocol})", line, as_json=options.json)
+    return 0

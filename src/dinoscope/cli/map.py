@@ -15,7 +15,7 @@ from dinoscope.cli.model_option import Models
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
-    from dinoscope.data.folder import ImageFolder
+    from dinoscope.data.sources import ImageFolder
     from dinoscope.explain.embedding import EmbeddingMap
     from dinoscope.model_names import Model
     from dinoscope.pictures import Pixels
@@ -76,7 +76,7 @@ def draw(options: Options) -> list[str]:
     Raises UserError where there is no model or are no images, no map can be made, or the file cannot be written.
     """
     from dinoscope.cli.console import progress_bar
-    from dinoscope.data.folder import balanced, find_images_of_splits
+    from dinoscope.data.sources import balanced, find_images_of_splits
     from dinoscope.explain.embedding import described, embedding_map
     from dinoscope.files import mark
     from dinoscope.model_names import load_models
@@ -86,8 +86,8 @@ def draw(options: Options) -> list[str]:
     found = find_images_of_splits(options.data)
     folder = balanced(found, options.limit)
     models = load_models(options.model, progress_bar)
-    extract = options.extraction.extractor()
-    banks = [extract(model.backbone, folder, f"features of {model.label}") for model in models]
+    context = options.extraction.context()
+    banks = [context.features(model.backbone, folder, f"features of {model.label}") for model in models]
     maps: list[EmbeddingMap] = []
     with progress_bar("placing images") as progress:
         for done, (model, bank) in enumerate(zip(models, banks, strict=True)):
@@ -126,7 +126,7 @@ def _picture(
     maps: Sequence[EmbeddingMap],
 ) -> tuple[Pixels, str]:
     """The picture, and how many of the images found room on it, in words, where not all did."""
-    from dinoscope.data.decode import decode
+    from dinoscope.data.images import decode
     from dinoscope.explain.embedding import TITLES
     from dinoscope.report.maps import ModelPoints, labelling_of, points_page, thumbnail, thumbnails_page
 

@@ -102,8 +102,7 @@ class Seen:
 def look(files: Sequence[Path], viewers: Sequence[Viewer], faults: list[str], doing: str) -> Iterator[Seen]:
     """Decode and prepare one image after the other, with a progress bar; what is wrong with one goes to `faults`."""
     from dinoscope.cli.console import progress_bar
-    from dinoscope.data.decode import UnreadableImage, read
-    from dinoscope.data.folder import unsupported
+    from dinoscope.data.images import UnreadableImage, read
 
     with progress_bar(doing) as progress:
         for index, file in enumerate(files):
@@ -112,10 +111,7 @@ def look(files: Sequence[Path], viewers: Sequence[Viewer], faults: list[str], do
                 raw = read(file)
                 seen = [raw.rgb(viewer.model.backbone.config.window) for viewer in viewers]
                 inputs = tuple(viewer.input(image) for viewer, image in zip(viewers, seen, strict=True))
-            except UnreadableImage as error:
-                faults.append(f"{file}: {(file.is_file() and unsupported(file)) or error}")
-                continue
-            except UserError as error:
+            except (UnreadableImage, UserError) as error:
                 faults.append(f"{file}: {error}")
                 continue
             yield Seen(index, file, seen[0], inputs)
@@ -126,7 +122,7 @@ def find_files(paths: Sequence[Path], limit: int) -> list[Path]:
 
     Raises UserError where nothing is named, the limit is below 1, or a folder has no images.
     """
-    from dinoscope.data.folder import evenly, find_images
+    from dinoscope.data.sources import evenly, find_images
 
     if not paths:
         raise UserError("no images: name image files, or a folder of them")
@@ -154,10 +150,10 @@ def models_and_images(models: Sequence[str], images: Sequence[Path]) -> tuple[li
 
 def _is_image(path: Path) -> bool:
     from dinoscope.checkpoint import find_weights
-    from dinoscope.data.folder import EXTENSIONS, UNSUPPORTED
+    from dinoscope.data.images import OTHER_EXTENSIONS, extensions
 
     if not path.is_dir():
-        return path.name.lower().endswith((*EXTENSIONS, *UNSUPPORTED))
+        return path.name.lower().endswith((*extensions(), *OTHER_EXTENSIONS))
     try:
         find_weights(path)
     except UserError:

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     from dinoscope import api
     from dinoscope.cli.console import progress_bar
     from dinoscope.cli.progress import ConsoleProgress
-    from dinoscope.measurement import Extract
+    from dinoscope.evaluation.base import Context
     from dinoscope.quickstart import TRAINED, quickstart, scenes
     from dinoscope.report.build import Request, write_report
     from dinoscope.study.gather import Measuring
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     pixels, trained = (next(row for row in result.rows if row.name == name) for name in ("raw pixels", TRAINED))
     if trained.knn <= pixels.knn:
         console.print(f"Raw pixels are as good as the model {TRAINED}, or better: it has not learned enough yet.")
-    measuring = Measuring(extract=Extract(watch=progress_bar), watch=progress_bar)
+    measuring = Measuring(context=Context(watch=progress_bar), watch=progress_bar)
     report = write_report(Request((str(result.run),), result.run / "report.html", measuring))
     console.print(_where(result, report.path), highlight=False, soft_wrap=True)
     return 0

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dinoscope.cli.console import Console
-    from dinoscope.data.scan import ScanReport, Spread
+    from dinoscope.data.scan import Extent, ScanReport
 
 QUIET_SECONDS = 2.0
 """How long a scan may take before a progress bar appears."""
@@ -45,8 +45,8 @@ def scan_folder(
         json: print everything as JSON instead of tables.
     """
     from dinoscope.cli.console import Console
-    from dinoscope.data.folder import find_images
     from dinoscope.data.scan import scan
+    from dinoscope.data.sources import find_images
     from dinoscope.files import cache_folder
 
     cache = cache_folder("scan")
@@ -102,7 +102,7 @@ def _bar(console: Console) -> Progress:
 
 def _parts(folder: Path) -> dict[str, Path]:
     """Return the splits by name, or the folder itself as "images" where it has no `train`."""
-    from dinoscope.data.folder import find_split
+    from dinoscope.data.sources import find_split
 
     train, val = find_split(folder, "train"), find_split(folder, "val")
     if train is None:
@@ -137,8 +137,8 @@ def _facts(report: ScanReport) -> dict[str, str]:
     """Return the rows of the summary for one folder, the same rows for every report."""
     from rich.filesize import decimal
 
-    from dinoscope.data.folder import listed as listed_counts
     from dinoscope.data.grey_range import describe
+    from dinoscope.data.sources import counted as listed_counts
 
     def listed(counts: Sequence[tuple[str, int]]) -> str:
         return ", ".join(f"{name} {count:,}" for name, count in counts if count) or "none"
@@ -159,8 +159,8 @@ def _facts(report: ScanReport) -> dict[str, str]:
         "passed over": _shown(listed_counts(list(report.passed_over.items())) or "nothing"),
         "on disk": decimal(report.bytes),
         "formats": listed(list(report.formats.items())),
-        "width: smallest, median, largest": _spread(report.widths),
-        "height: smallest, median, largest": _spread(report.heights),
+        "width: smallest, median, largest": _extent(report.widths),
+        "height: smallest, median, largest": _extent(report.heights),
         "width / height": "-" if ratios is None else f"{ratios[0]:.2f} to {ratios[1]:.2f}",
         "unusual": listed(unusual),
         "grey range over 8 bits": "-" if report.values is None else describe(report.values.window),
@@ -168,8 +168,8 @@ def _facts(report: ScanReport) -> dict[str, str]:
     }
 
 
-def _spread(spread: Spread | None) -> str:
-    return "-" if spread is None else f"{spread.minimum}, {spread.median}, {spread.maximum} px"
+def _extent(extent: Extent | None) -> str:
+    return "-" if extent is None else f"{extent.minimum}, {extent.median}, {extent.maximum} px"
 
 
 def _class_table(reports: dict[str, ScanReport], most: int | None) -> Table:

@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     """Draw, and say what lies where."""
     from dinoscope.cli.build import parse
     from dinoscope.cli.console import Console, progress_bar
-    from dinoscope.data.scenes import ScenesConfig, write_scenes
+    from dinoscope.scenes import ScenesConfig, write_scenes
 
     options = parse(Options, args=argv, prog="dinoscope scenes")
     config = ScenesConfig(

@@ -11,15 +11,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from dinoscope.cli.console import Console
-from dinoscope.study.executor import RunStatus
-from dinoscope.study.progress import MetricsTail, Reading
+from dinoscope.study.run import RunStatus
+from dinoscope.study.state import MetricsTail, Reading
 from dinoscope.text import duration
 
 LIVE_SECONDS, PLAIN_SECONDS = 0.5, 30
 """Between two looks at the runs under way: on a terminal, and elsewhere."""
 
-STYLES = {"waiting": "dim", "running": "cyan", "finished": "green", "failed": "bold red", "stopped": "yellow"}
-ORDER = ("running", "failed", "stopped", "waiting", "finished")
+STYLES = {"new": "dim", "running": "cyan", "finished": "green", "failed": "bold red", "stopped": "yellow"}
+ORDER = ("running", "failed", "stopped", "new", "finished")
 """Which states are shown first where the terminal has too few lines for all runs."""
 
 
@@ -80,7 +80,7 @@ class StudyTable:
         return self.tails.setdefault(run.name, MetricsTail(run.config.out)).read()
 
     def _cells(self, run: RunStatus) -> list[str]:
-        if run.state == "waiting":
+        if run.state == "new":
             return [""] * 6
         reading = self.reading(run)
         return [
@@ -98,7 +98,7 @@ class StudyTable:
 
     def _tell_changes(self, runs: Sequence[RunStatus]) -> None:
         for run in runs:
-            if run.state in ("waiting", self.told.get(run.name)):
+            if run.state in ("new", self.told.get(run.name)):
                 continue
             self.told[run.name] = run.state
             if run.before:

@@ -141,8 +141,8 @@ def _mask_files(options: Options) -> dict[int, Path]:
 def _masks(options: Options, video: Video) -> dict[int, UInt8[ndarray, "h w"]]:
     """All masks by frame. Raises UserError where one cannot be read or does not fit the video."""
     files = _mask_files(options)
-    if video.files and max(files) >= video.said:
-        raise UserError(f"--mask-at {max(files)}:...: {video.path} has {video.said} frames, counted from 0")
+    if video.files and max(files) >= video.frames:
+        raise UserError(f"--mask-at {max(files)}:...: {video.path} has {video.frames} frames, counted from 0")
     return {number: _read_mask(file, video) for number, file in files.items()}
 
 
@@ -150,7 +150,7 @@ def _read_mask(file: Path, video: Video) -> UInt8[ndarray, "h w"]:
     """The objects of a mask file; see `Options` on 255."""
     import numpy as np
 
-    from dinoscope.data.index_png import read_indices
+    from dinoscope.data.benchmarks import read_indices
 
     values = read_indices(file)
     if values.shape != video.size:

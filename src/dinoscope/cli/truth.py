@@ -14,7 +14,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from dinoscope.cli.pictures import Seen
-from dinoscope.data.masked_images import VOID, MaskedImages, find_masks, object_pixels
+from dinoscope.data.benchmarks import VOID, MaskedImages, find_masks, object_pixels
 from dinoscope.errors import UserError
 from dinoscope.evaluation.jaccard import jaccard
 

@@ -15,8 +15,8 @@ from dinoscope.cli.model_option import Models
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
-    from dinoscope.data.masked_images import MaskedImages
-    from dinoscope.measurement import VocConfig
+    from dinoscope.data.benchmarks import MaskedImages
+    from dinoscope.measurement.voc import VocConfig
     from dinoscope.tables import Table
 
 
@@ -113,9 +113,9 @@ def main(argv: list[str]) -> int:
     )
     from dinoscope.cli import voc_files
     from dinoscope.cli.console import progress_bar
-    from dinoscope.data.masked_images import find_masked_images
+    from dinoscope.data.benchmarks import find_masked_images
     from dinoscope.evaluation.results import keep, variant_name
-    from dinoscope.measurement import measure_voc
+    from dinoscope.measurement.voc import measure_voc
     from dinoscope.measurement.voc_record import measurements, summarise
     from dinoscope.model_names import load_models
 
@@ -158,7 +158,7 @@ def _limited(found: MaskedImages, limit: int | None) -> tuple[MaskedImages, int 
 
 def _config(options: Options) -> VocConfig:
     from dinoscope.evaluation.statistics import BootstrapConfig
-    from dinoscope.measurement import VocConfig
+    from dinoscope.measurement.voc import VocConfig
     from dinoscope.system import pick_device
 
     return VocConfig(

@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 
 from dinoscope.cli.console import progress_bar
-from dinoscope.data.masked_images import MaskedImages
+from dinoscope.data.benchmarks import MaskedImages
 from dinoscope.errors import UserError
 from dinoscope.evaluation.results import plain
 from dinoscope.evaluation.statistics import Estimate, interval_line
 from dinoscope.explain.maps import TITLES
 from dinoscope.files import claim, mark, write_all
-from dinoscope.measurement import VocResult
+from dinoscope.measurement.voc import VocResult
 from dinoscope.measurement.voc_record import FIGURES, VocSummary, by_class, measurements
 from dinoscope.model_names import Model, folder_names
 from dinoscope.pictures import write_png

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,26 +12,14 @@ import cv2
 import gradio as gr
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
 from dinoscope.demo.engine import KINDS, OF_BLOCKS, Engine, Input
 from dinoscope.demo.limits import Refused
 from dinoscope.demo.pictures import SHOWN, THUMBNAIL, GroundTruth, Picture, Pixels, read_truth, shrunk
-from dinoscope.demo.site import (
-    LIGHT,
-    Picked,
-    Site,
-    build_caption,
-    build_picture,
-    build_radio,
-    build_slider,
-    build_upload,
-    hidden_column,
-    literal,
-    refusals_shown,
-)
+from dinoscope.demo.site import LIGHT, Picked, Radio, Site, hidden_column, literal, refusals_shown
 from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.explain.attention import map_masks, mean_and_heads
 from dinoscope.model_names import folder_names
@@ -62,82 +51,50 @@ class Controls:
 
 
 @dataclass(frozen=True)
-class Head:
-    """One head's map. share: of the image in its mask. jaccard: of the mask with the ground truth, 0 to 1."""
-
-    number: int
-    picture: Pixels
-    share: float
-    jaccard: float | None
-
-
-@dataclass(frozen=True)
 class View:
-    """What the page shows of a model.
+    """One model's maps of a picture: the mean, and if it has several heads each head's, [1 + heads, rows, columns].
 
-    head: whose map it is; None is the mean, also if the network has no such head. block: of how many; None for kinds
-    that are of the whole network. share, jaccard: as of a `Head`. grid: (rows, columns) of patches.
+    shares: of the image in each map's mask. jaccards: of each mask with the ground truth, 0 to 1, if there is one.
+    place: of the map that is chosen. block: of how many; None for kinds of map that are of the whole network.
     """
 
-    overlay: Pixels
-    mask: Pixels
-    heads: tuple[Head, ...]
-    head: int | None
+    maps: Float[Tensor, "maps rows columns"]
+    masks: Bool[Tensor, "maps rows columns"]
+    shares: list[float]
+    jaccards: list[float | None]
+    place: int
     block: tuple[int, int] | None
-    share: float
-    jaccard: float | None
-    grid: tuple[int, int]
-    size: int
 
 
-def view(engine: Engine, given: Input, controls: Controls, truth: GroundTruth | None) -> View:
-    """Draw a model's map, from the engine's results alone. Raises Refused as `Engine.maps` does."""
-    maps, masks = _maps_and_masks(engine, given, controls)
-    count = len(maps) - 1 if len(maps) > 2 else 0  # of heads: the first map is the mean
-    head = controls.head if controls.head is not None and controls.head < count else None
-    place = 0 if head is None else head + 1
-    shown, small = shrunk(given.picture.pixels, SHOWN), shrunk(given.picture.pixels, THUMBNAIL, THUMBNAIL)
-    shares = [mask.float().mean().item() for mask in masks]
-    scores = [_jaccard(mask, truth) for mask in masks]
+def view(engine: Engine, given: Input, controls: Controls, truth: GroundTruth | None = None) -> View:
+    """Return a model's maps from the engine's results alone. Raises Refused as `Engine.maps` does."""
+    maps = engine.maps(given, controls.kind, controls.block)
+    if len(maps) > 1:
+        maps = mean_and_heads(maps[None])[0]
+    masks = map_masks(maps, controls.mass)
+    place = 0 if controls.head is None or controls.head + 1 >= len(maps) else controls.head + 1
     depth = engine.depth(given.model)
-    return View(
-        overlay=_overlay(shown, maps[place], controls),
-        mask=mask_overlay(shown, masks[place].numpy()),
-        heads=tuple(
-            Head(number - 1, _overlay(small, maps[number], controls), shares[number], scores[number])
-            for number in range(1, count + 1)
-        ),
-        head=head,
-        block=(min(controls.block, depth - 1), depth) if controls.kind in OF_BLOCKS and depth > 1 else None,
-        share=shares[place],
-        jaccard=scores[place],
-        grid=(maps.shape[1], maps.shape[2]),
-        size=engine.size(given),
-    )
+    block = (min(controls.block, depth - 1), depth) if controls.kind in OF_BLOCKS and depth > 1 else None
+    shares = [mask.float().mean().item() for mask in masks]
+    return View(maps, masks, shares, [_jaccard(mask, truth) for mask in masks], place, block)
 
 
 def full_size(engine: Engine, given: Input, controls: Controls) -> Iterator[tuple[str, UInt8[ndarray, "h w *c"]]]:
-    """Yield every picture at the image's own size, with a name: overlay, mask (0 or 255) and outline, of all maps.
+    """Yield overlay, mask (0 or 255) and outline of every map at the image's own size, with a name.
 
     Heads are counted from 1, as on the page.
     """
-    maps, masks = _maps_and_masks(engine, given, controls)
-    pixels = given.picture.pixels
-    names = ["mean", *(f"head{number}" for number in range(1, len(maps)))] if len(maps) > 2 else [controls.kind]
-    for name, values, mask in zip(names, maps, masks, strict=False):
+    drawn, pixels = view(engine, given, controls), given.picture.pixels
+    heads = [f"head{number}" for number in range(1, len(drawn.maps))]
+    for name, values, mask in zip(["mean", *heads] if heads else [controls.kind], drawn.maps, drawn.masks, strict=True):
         full = mask.numpy().astype(np.uint8) * 255
-        yield name, _overlay(pixels, values, controls)
+        yield name, draw_map(pixels, values, controls)
         yield f"{name}_mask", cv2.resize(full, given.picture.size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         yield f"{name}_outline", mask_overlay(pixels, mask.numpy())
 
 
-def _maps_and_masks(engine: Engine, given: Input, controls: Controls) -> tuple[Tensor, Tensor]:
-    """The mean map, then each head's, [1 + heads, rows, columns], and the mask of each."""
-    maps = mean_and_heads(engine.maps(given, controls.kind, controls.block)[None])[0]
-    return maps, map_masks(maps, controls.mass)
-
-
-def _overlay(pixels: Pixels, values: Tensor, controls: Controls) -> Pixels:
+def draw_map(pixels: Pixels, values: Float[Tensor, "rows columns"], controls: Controls) -> Pixels:
+    """Lay a map over an image as the controls say."""
     return overlay(pixels, values.numpy(), opacity=controls.opacity, smooth=controls.smooth)
 
 
@@ -168,114 +125,53 @@ class ImageTab:
             with gr.Column(scale=10, min_width=320, elem_classes="results"):
                 with gr.Row():
                     labels = list(site.engine.models)
-                    self.first = gr.Dropdown(
-                        labels, value=labels[0], label=word("image_model"), filterable=False, min_width=200
-                    )
-                    self.second = gr.Dropdown(
-                        [(word("image_no_second"), NOTHING), *((label, label) for label in labels)],
-                        value=labels[1] if len(labels) > 1 else NOTHING,
-                        label=word("image_second"),
-                        filterable=False,
-                        min_width=200,
-                    )
+                    others = [(word("image_no_second"), NOTHING), *((label, label) for label in labels)]
+                    second = labels[1] if len(labels) > 1 else NOTHING
+                    settings: Any = {"filterable": False, "min_width": 200}
+                    self.first = gr.Dropdown(labels, value=labels[0], label=word("image_model"), **settings)
+                    self.second = gr.Dropdown(others, value=second, label=word("image_second"), **settings)
                 with gr.Row(equal_height=False):
                     self.columns = self._build_column("first"), self._build_column("second")
         self._wire(demo)
 
     def _build_controls(self) -> None:
         site, word, start = self.site, self.site.words.label, list(self.site.engine.models)[:2]
-        self.upload = build_upload(
-            "upload",
-            label=word("image_upload"),
-            placeholder=word("page_drop"),
-            sources=["upload", "webcam", "clipboard"],
-            height=170,
-            elem_classes="upload picture first",
-        )
-        self.samples = site.build_samples("samples")
-        kinds = [(word(f"image_kind_{kind}"), kind) for kind in KINDS]
-        self.kind = gr.Radio(
-            kinds, value="attention", label=word("image_kind"), info=word("image_kind_info"), elem_classes="kinds"
-        )
-        self.head = build_radio(
-            self._head_choices(start),
-            MEAN,
-            label=word("image_head"),
-            info=word("image_head_info"),
-            elem_classes="heads-choice",
+        self.upload = site.upload("upload", "image_upload", height=170, elem_classes="upload picture first")
+        self.samples = site.sample_gallery("samples")
+        self.kind = site.choice("image_kind", {kind: kind for kind in KINDS})
+        self.head = Radio(
+            self._head_choices(start), value=MEAN, elem_classes="heads-choice", **site.named("image_head")
         )
         depth = self._depth(start)
-        self.block = build_slider(
-            1,
-            max(depth, 2),
-            depth,
-            step=1,
-            label=word("image_block"),
-            info=word("image_block_info"),
-            interactive=depth > 1,
-            elem_id="block",
-        )
-        self.mass = build_slider(
-            5, 100, 60, step=1, label=word("image_mass"), info=word("image_mass_info"), elem_id="mass"
-        )
-        self.opacity = build_slider(
-            0, 100, round(100 * OPACITY), step=1, label=word("image_opacity"), elem_id="opacity"
-        )
+        self.block = site.slider("image_block", 1, max(depth, 2), depth, step=1, interactive=depth > 1, elem_id="block")
+        self.mass = site.slider("image_mass", 5, 100, 60, step=1, elem_id="mass")
+        self.opacity = site.slider("image_opacity", 0, 100, round(100 * OPACITY), step=1, elem_id="opacity")
         with gr.Accordion(word("image_more"), open=False):
             sizes = [size for size in SIZES if size <= site.limits.most_size]
+            choices = [*((str(size), str(size)) for size in sizes), (word("image_size_own"), OWN)]
             self.size = gr.Radio(
-                [*((str(size), str(size)) for size in sizes), (word("image_size_own"), OWN)],
-                value=self._start_size(sizes),
-                label=word("image_size"),
-                info=word("image_size_info"),
-                elem_classes="sizes",
+                choices, value=self._start_size(sizes), elem_classes="sizes", **site.named("image_size")
             )
-            self.smooth = gr.Checkbox(True, label=word("image_smooth"), info=word("image_smooth_info"))
+            self.smooth = gr.Checkbox(True, **site.named("image_smooth"))
         self.controls = [self.kind, self.head, self.block, self.mass, self.opacity, self.size, self.smooth]
         with gr.Accordion(word("image_truth"), open=False):
-            self.truth = build_upload(
-                "truth",
-                show_label=False,
-                label=word("image_truth"),
-                placeholder=word("image_truth_drop"),
-                sources=["upload"],
-                height=130,
-            )
+            settings = {"show_label": False, "sources": ["upload"], "height": 130}
+            self.truth = site.upload("truth", "image_truth", placeholder=word("image_truth_drop"), **settings)
         self.save_button = gr.Button(word("image_save"), size="sm", elem_id="save")
         self.files = gr.File(label=word("image_files"), file_count="multiple", visible=False, elem_id="files")
 
     def _build_column(self, name: str) -> list[Any]:
         """What shows one model, in the order in which `draw` fills it."""
-        word = self.site.words.label
+        site = self.site
         with gr.Column(min_width=300, elem_classes="model-column", elem_id=name) as column:
-            caption = build_caption(name)
-            main = build_picture(
-                word("image_overlay"), f"{name}-overlay", "large", height=300, buttons=["fullscreen", "download"]
-            )
+            caption = site.caption(name)
+            buttons = ["fullscreen", "download"]
+            main = site.picture(f"{name}-overlay", "image_overlay", "large", height=300, buttons=buttons)
             with gr.Row(equal_height=True):
-                mask = build_picture(
-                    word("image_mask"),
-                    f"{name}-mask",
-                    "below",
-                    height=195,
-                    min_width=150,
-                    scale=5,
-                    buttons=["fullscreen"],
-                )
-                heads = gr.Gallery(
-                    label=word("image_heads"),
-                    columns=3,
-                    height=195,
-                    min_width=160,
-                    scale=6,
-                    object_fit="cover",
-                    format="jpeg",
-                    allow_preview=False,
-                    interactive=False,
-                    buttons=[],
-                    elem_id=f"{name}-heads",
-                    elem_classes="heads below",
-                )
+                below: Any = {"height": 195, "min_width": 150, "scale": 5, "buttons": ["fullscreen"]}
+                mask = site.picture(f"{name}-mask", "image_mask", "below", **below)
+                below = {"height": 195, "min_width": 160, "scale": 6, "elem_classes": "heads below"}
+                heads = site.gallery(f"{name}-heads", "image_heads", columns=3, allow_preview=False, **below)
         return [column, caption, main, mask, heads]
 
     def _wire(self, demo: gr.Blocks) -> None:
@@ -287,7 +183,7 @@ class ImageTab:
         self.upload.change(self.take, [self.upload], [*picked, self.truth], **LIGHT)
         self.samples.select(self.pick, None, [*picked, self.truth], **LIGHT)
         self.truth.upload(self.take_truth, [self.picked, self.truth], [self.picked, self.truth], **LIGHT)
-        self.truth.clear(self.drop_truth, [self.picked], [self.picked], **LIGHT)
+        self.truth.clear(lambda picked: picked and replace(picked, mask=None), [self.picked], [self.picked], **LIGHT)
         if site.samples:
             demo.load(self.begin, None, picked, **LIGHT)
         self.picked.change(**draw, show_progress="minimal")
@@ -362,10 +258,6 @@ class ImageTab:
             return gr.skip(), None
         return replace(picked, mask=Path(path), binary=None), gr.skip()
 
-    def drop_truth(self, picked: Picked | None) -> Picked | None:
-        """Forget the ground truth."""
-        return None if picked is None else replace(picked, mask=None)
-
     def fit(self, first: str, second: str, kind: str, head: str, block: int, depth: int) -> tuple[Any, Any, int]:
         """Update head and layer for other models or another kind of map: what does not apply cannot be moved.
 
@@ -374,15 +266,11 @@ class ImageTab:
         models = chosen_models(first, second)
         choices, deepest = self._head_choices(models), self._depth(models)
         kept = head if head in [value for _, value in choices] else MEAN
-        return (
-            gr.Radio(choices, value=kept, interactive=kind == "attention" and len(choices) > 1),
-            gr.Slider(
-                value=deepest if block >= depth else min(block, deepest),
-                maximum=max(deepest, 2),
-                interactive=kind in OF_BLOCKS and deepest > 1,
-            ),
-            deepest,
-        )
+        several = kind == "attention" and len(choices) > 1
+        value = deepest if block >= depth else min(block, deepest)
+        movable = kind in OF_BLOCKS and deepest > 1
+        layer = gr.Slider(value=value, maximum=max(deepest, 2), interactive=movable)
+        return gr.Radio(choices, value=kept, interactive=several), layer, deepest
 
     def enlarge(self, event: gr.SelectData) -> str:
         """Choose the head that was clicked in the gallery."""
@@ -409,42 +297,45 @@ class ImageTab:
         """One model's pictures; or in its caption why there are none: the other model may have some."""
         say, show = self.site.words.say, self.site.show
         try:
-            shown = view(self.site.engine, given, controls, truth)
+            drawn = view(self.site.engine, given, controls, truth)
         except Refused as error:
             reason = say(request, error.key, **error.values)
             caption = reason if "model" in error.values else f"**{literal(given.model)}**\n\n{reason}"
             return [gr.Column(visible=True), caption, None, None, gr.Gallery([], visible=False)]
+        large, small = shrunk(given.picture.pixels, SHOWN), shrunk(given.picture.pixels, THUMBNAIL, THUMBNAIL)
         heads: list[tuple[str, str]] = []
-        for head in shown.heads:
-            values = {"head": head.number + 1, "share": f"{head.share:.0%}"}
-            if head.jaccard is None:
+        for number in range(1, len(drawn.maps)):
+            values = {"head": number, "share": f"{drawn.shares[number]:.0%}"}
+            score = drawn.jaccards[number]
+            if score is None:
                 caption = say(request, "image_head_caption", **values)
             else:
-                caption = say(request, "image_head_caption_truth", **values, jaccard=f"{head.jaccard:.0%}")
-            heads.append((show(head.picture), caption))
-        caption, gallery = (
-            self._caption(given.model, controls.kind, shown, request),
+                caption = say(request, "image_head_caption_truth", **values, jaccard=f"{score:.0%}")
+            heads.append((show(draw_map(small, drawn.maps[number], controls)), caption))
+        return [
+            gr.Column(visible=True),
+            self._caption(given, controls.kind, drawn, request),
+            show(draw_map(large, drawn.maps[drawn.place], controls)),
+            show(mask_overlay(large, drawn.masks[drawn.place].numpy())),
             gr.Gallery(heads, visible=bool(heads)),
-        )
-        return [gr.Column(visible=True), caption, show(shown.overlay), show(shown.mask), gallery]
+        ]
 
-    def _caption(self, model: str, kind: str, shown: View, request: gr.Request) -> str:
+    def _caption(self, given: Input, kind: str, drawn: View, request: gr.Request) -> str:
         """What is shown of a model, in three lines, so that the pictures of two models begin at the same height."""
-        say, engine = self.site.words.say, self.site.engine
-        share = say(request, "image_caption", model=model, share=f"{shown.share:.0%}")
-        if shown.jaccard is not None:
-            share += " · " + say(request, "image_caption_truth", jaccard=f"{shown.jaccard:.1%}")
+        say, engine, model = self.site.words.say, self.site.engine, given.model
+        score = drawn.jaccards[drawn.place]
+        share = say(request, "image_caption", share=f"{drawn.shares[drawn.place]:.0%}")
+        if score is not None:
+            share += " · " + say(request, "image_caption_truth", jaccard=f"{score:.1%}")
         parts = [say(request, f"image_kind_{engine.shown_kind(model, kind)}")]
-        heads = engine.heads(model)
-        if kind == "attention" and heads > 1:
-            if shown.head is None:
-                parts.append(say(request, "image_place_mean", heads=heads))
-            else:
-                parts.append(say(request, "image_place_head", head=shown.head + 1, heads=heads))
-        if shown.block is not None:
-            parts.append(say(request, "image_place_layer", layer=shown.block[0] + 1, layers=shown.block[1]))
-        rows, columns = shown.grid
-        parts.append(say(request, "image_caption_size", columns=columns, rows=rows, size=shown.size))
+        heads = len(drawn.maps) - 1
+        if heads:
+            key = "image_place_head" if drawn.place else "image_place_mean"
+            parts.append(say(request, key, head=drawn.place, heads=heads))
+        if drawn.block is not None:
+            parts.append(say(request, "image_place_layer", layer=drawn.block[0] + 1, layers=drawn.block[1]))
+        _, rows, columns = drawn.maps.shape
+        parts.append(say(request, "image_caption_size", columns=columns, rows=rows, size=engine.size(given)))
         return f"**{literal(model)}**\n\n{share}\n\n<span class='small'>{' · '.join(parts)}</span>"
 
     @refusals_shown()
@@ -456,7 +347,8 @@ class ImageTab:
         picture, _ = self._read(picked)
         controls = self.read(data)
         models = chosen_models(data[self.first], data[self.second])
-        folder, files = self.site.fresh_folder(), list[str]()
+        folder, files = self.site.folder / uuid.uuid4().hex, list[str]()
+        folder.mkdir()
         for model, name in zip(models, folder_names(models), strict=True):
             for what, pixels in full_size(self.site.engine, Input(model, picture, controls.size), controls):
                 file = folder / f"{picked.name[:_NAME]}_{name}_{what}.png"
