@@ -20,8 +20,8 @@ from dinoscope import checkpoint, cli
 from dinoscope.checkpoint import weights_hash
 from dinoscope.config import to_dict
 from dinoscope.evaluation.results import to_json
-from dinoscope.exporting import program as programs
-from dinoscope.exporting.program import Program
+from dinoscope.export import programs
+from dinoscope.export.programs import Program
 from dinoscope.model_names import load_model
 from dinoscope.models.backbone import BACKBONES, Backbone
 from dinoscope.models.vit import ViTBackbone, ViTShape, resized_by_matrices, resized_position_embedding
@@ -135,7 +135,7 @@ def test_a_program_that_differs_is_not_written(
         program.backbone = backbone
         return result
 
-    monkeypatch.setattr("dinoscope.exporting.torch_program.trace", trace_another)
+    monkeypatch.setattr("dinoscope.export.programs.trace", trace_another)
     assert export("torch-export", tmp_path / "model", tmp_path / "out") == 2
     assert "another feature than the network" in one_line(capsys)
     assert list((tmp_path / "out").iterdir()) == []

@@ -18,14 +18,18 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from dinoscope import checkpoint
 from dinoscope.config import KIND
 from dinoscope.errors import UserError
-from dinoscope.files import RUN_SETTINGS, cache_folder
+from dinoscope.files import OFFLINE_VARIABLE, RUN_SETTINGS, cache_folder
 from dinoscope.methods import METHODS
-from dinoscope.models.backbone import BACKBONES, Backbone, BackboneConfig, build_baseline
-from dinoscope.models.pretrained import CATALOGUE, Choices, fetch, import_file, is_cached
+from dinoscope.models import backbone as backbones
+from dinoscope.models.backbone import BACKBONES, PIXELS, TIMM, Backbone, BackboneConfig, build_baseline
+from dinoscope.models.foreign import PixelsBackbone, pretrained_timm, timm_config
+from dinoscope.models.network import IMAGENET_MEAN, IMAGENET_STD
+from dinoscope.models.pretrained import CATALOGUE, Choices, fetch, import_file, is_cached, is_offline
 
 RANDOM = "random:"
 """Prefix of a network or model: its network with fresh weights."""
@@ -49,7 +53,7 @@ class Model:
     name: as the person gave it. label: short and, within one table, unique.
     path: run folder, exported folder or weights file; None for random weights.
     origin: whose weights they are and what was found in their file, if they are not ours.
-    method: a key of `METHODS`, "moco_v3", "random", or the method's name as its source writes it.
+    method: a key of `METHODS`, "moco_v3", "random", "pixels", or the method's name as its source writes it.
     run: the run folder, if the model is one. settings: of its training, as plain values (`RunConfig`).
     keeps_results: False for a baseline, whose results are not kept.
     remarks: what a reader of its results must know.
@@ -139,7 +143,8 @@ def load_model(name: str, watch: Watch = say_once) -> Model:
     """Load one model. A path that exists is taken as a path.
 
     name: a path as `checkpoint.load_backbone` or `import_file` takes it; a name in `CATALOGUE`, fetched on first use;
-        "shipped"; `random:NETWORK` or `random:MODEL`.
+        "shipped"; "pixels" (no network: the image as its feature); `timm:NAME` with timm's weights, fetched by timm;
+        `random:NETWORK` or `random:MODEL`.
 
     Raises UserError if there is no such network or model, the path holds none, or it cannot be fetched.
     """
@@ -150,6 +155,10 @@ def load_model(name: str, watch: Watch = say_once) -> Model:
     if not path.exists():
         if name == SHIPPED:
             return replace(load_model(str(shipped_model())), name=name, label=name)
+        if name == PIXELS:
+            return Model(name, "raw pixels", PixelsBackbone().eval(), method=PIXELS)
+        if name.startswith(TIMM):
+            return _of_timm(name, watch)
         if name in CATALOGUE:
             return _released(name, watch)
         raise UserError(_unknown(name))
@@ -226,6 +235,41 @@ def _released(name: str, watch: Watch) -> Model:
     return _without_run(Model(name, name, backbone, path, {**found.provenance(), **origin}))
 
 
+def _of_timm(name: str, watch: Watch) -> Model:
+    if is_offline():
+        raise UserError(f"{name}: fetching is switched off ({OFFLINE_VARIABLE}); {RANDOM}{name} is without weights")
+    with watch(f"weights of {name} by timm"):
+        backbone, origin = pretrained_timm(name.removeprefix(TIMM))
+    own = backbone.config.name.removeprefix(TIMM)
+    if own in BACKBONES:  # the same network here, with its attention
+        tensors = backbone.net.state_dict()
+        backbone = backbones.build_backbone(replace(backbone.config, name=own)).eval()
+        backbones.load_strictly(backbone.net, tensors, Path(name))
+    return _without_run(Model(name, name.removeprefix(TIMM), backbone, origin=origin))
+
+
+def wrap(
+    module: nn.Module,
+    name: str = "",
+    *,
+    image_size: int = 224,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+) -> Model:
+    """Return a module of the user's as a model that every evaluation takes.
+
+    Args:
+        module: maps normalised images [b, 3, h, w] to features [b, d], feature maps [b, d, rows, columns] or `Tokens`.
+        name: in tables; by default the class's.
+        image_size: side in pixels at which evaluations show images.
+        mean, std: normalisation of RGB in [0, 1] that it expects.
+
+    Raises UserError if its output is of another kind, or it cannot run on such an image.
+    """
+    backbone = backbones.wrap(module, image_size, mean, std, name)
+    return _without_run(Model(backbone.config.name, backbone.config.name, backbone))
+
+
 def _is_foreign(path: Path) -> bool:
     """Whether it is a file that dinoscope did not write."""
     if not path.is_file():
@@ -252,8 +296,10 @@ def _unknown(name: str) -> str:
 
 def _config(name: str) -> BackboneConfig:
     """Config of a network of `BACKBONES`, for the image size that ends its name, or of a model, released ones too."""
+    if name.startswith(TIMM):
+        return timm_config(name)
     if name not in BACKBONES:
-        if Path(name).exists():
+        if Path(name).exists() or name == SHIPPED:
             return load_model(name).backbone.config
         if name in CATALOGUE:
             return CATALOGUE[name].config()

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dinoscope.errors import UserError
 from dinoscope.explain.gradcam import Score, cosine_to
-from dinoscope.features.extraction import Describe
+from dinoscope.features import Describe
 
 MIN_RANGE = 0.001
 """Least fall of the score for which `Curves.scaled` is defined.

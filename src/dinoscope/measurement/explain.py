@@ -22,7 +22,7 @@ from dinoscope.explain.attention import entropy, prepare
 from dinoscope.explain.faithfulness import Curves, perturbation_curves
 from dinoscope.explain.gradcam import Score, gradcam_maps, log_vote, vote_shares
 from dinoscope.explain.maps import MAPS, TITLES, centre_map, map_title
-from dinoscope.features.extraction import Describe, describing
+from dinoscope.features import Describe, describing
 from dinoscope.measurement.explain_images import Subjects
 from dinoscope.measurement.explain_scores import (
     FIGURES,

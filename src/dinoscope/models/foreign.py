@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import math
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from typing import Any, cast
 import timm
 import torch
 from jaxtyping import Float
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dinoscope.errors import UserError, lookup
+from dinoscope.errors import UserError
 from dinoscope.models.network import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneConfig
 from dinoscope.types import Tokens
 
@@ -100,8 +102,22 @@ def timm_network(name: str) -> TimmNetwork:
     """
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
-        lookup("network of timm", architecture, dict.fromkeys(timm.list_models()))
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.6)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(f"timm has no network {architecture!r}{hint}")
     return TimmNetwork(architecture)
+
+
+def timm_config(name: str) -> BackboneConfig:
+    """Return the config of timm's network with the image size and normalisation that timm gives for it.
+
+    Raises UserError as `timm_network` does.
+    """
+    name = name.removeprefix(TIMM)
+    architecture = timm_network(name).name
+    settings = timm.get_pretrained_cfg(name) or PretrainedCfg()
+    mean, std = cast(Color, settings.mean), cast(Color, settings.std)
+    return BackboneConfig(f"{TIMM}{architecture}", settings.input_size[-1], mean=mean, std=std)
 
 
 class TimmBackbone(Backbone):
@@ -205,9 +221,8 @@ class PixelsBackbone(Backbone):
 
     probe_title = "pixels"
 
-    def __init__(self) -> None:
-        config = BackboneConfig(PIXELS, PIXELS_SIZE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-        super().__init__(config, 3 * PIXELS_SIZE**2, 1)
+    def __init__(self, size: int = PIXELS_SIZE) -> None:
+        super().__init__(BackboneConfig(PIXELS, size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), 3 * size**2, 1)
         self.net = nn.Identity()
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
@@ -230,13 +245,10 @@ def pretrained_timm(name: str) -> tuple[TimmBackbone, dict[str, Any]]:
     try:
         net = cast(Any, timm.create_model(name, pretrained=True))
     except Exception as error:  # of any of the libraries that fetch
-        raise UserError(f"the weights of {TIMM}{name} cannot be fetched or loaded by timm: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"the weights of {TIMM}{name} cannot be fetched or loaded by timm: {reason}") from error
     net.reset_classifier(0)
-    size = settings.input_size[-1]
-    config = BackboneConfig(
-        f"{TIMM}{architecture}", size, mean=cast(Color, settings.mean), std=cast(Color, settings.std)
-    )
-    backbone = TimmNetwork(architecture).build(config)
+    backbone = TimmNetwork(architecture).build(timm_config(name))
     backbone.net.load_state_dict(net.state_dict(), strict=True)
     origin = {"name": f"{TIMM}{name}", "licence": settings.license or "", "url": settings.hf_hub_id or settings.url}
     return backbone.eval(), origin

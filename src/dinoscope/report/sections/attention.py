@@ -15,7 +15,7 @@ from dinoscope.data.sources import find_images, first_to_last, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.explain.history import AttentionHistory, Snapshot, read_history
 from dinoscope.explain.maps import map_title
-from dinoscope.features.images import without_ends
+from dinoscope.features import without_ends
 from dinoscope.model_names import Model
 from dinoscope.observers import LONGEST, mean_map, spread
 from dinoscope.pictures import webp
