@@ -13,7 +13,7 @@ from torch import Tensor
 from dinoscope.models import backbone as backbones
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone
 from dinoscope.models.pretrained import CATALOGUE, Release
-from dinoscope.models.pretrained.fetch import cached_file
+from dinoscope.models.pretrained.released import cached_file
 from dinoscope.models.vit import ViTBackbone, ViTShape
 
 TINY = ViTShape(16, 64, 2, 1)

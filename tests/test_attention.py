@@ -289,5 +289,5 @@ def test_an_image_of_the_right_size_is_not_changed() -> None:
 
 def test_too_many_patches_are_refused_before_anything_is_made() -> None:
     strip = np.zeros((1, MAX_PATCHES + 1, 3), np.uint8)
-    with pytest.raises(UserError, match=f"{MAX_PATCHES} is the most"):
+    with pytest.raises(UserError, match=f"the limit is {MAX_PATCHES}"):
         prepare(strip, 16, 16)

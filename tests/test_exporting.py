@@ -129,9 +129,11 @@ def test_a_program_that_differs_is_not_written(
 ) -> None:
     backbone = model(tmp_path / "model", "resnet_micro", 32)
 
+    trace = programs.trace
+
     def trace_another(program: Program) -> torch.export.ExportedProgram:
         torch.nn.init.zeros_(next(program.backbone.parameters()))
-        result = programs.trace(program)
+        result = trace(program)
         program.backbone = backbone
         return result
 

@@ -131,7 +131,7 @@ def test_settings_out_of_range(
 def test_a_resnet_has_nothing_to_roll_out() -> None:
     resnet = build_backbone(BackboneConfig("resnet_micro", 32)).eval()
     assert isinstance(resnet, ResNetBackbone)
-    with pytest.raises(UserError, match="resnet_micro has no attention to roll out"):
+    with pytest.raises(UserError, match="attention rollout needs attention blocks, and resnet_micro has none"):
         rollout_maps(resnet, torch.zeros(1, 3, 32, 32))
     assert map_title("attention", resnet) == "feature energy"
 

@@ -103,8 +103,8 @@ def unwatched(_: str) -> AbstractContextManager[Callable[[int, int], None]]:
     return contextlib.nullcontext(lambda _, __: None)
 
 
-def load_models(names: Sequence[str], watch: Watch = say_once) -> list[Model]:
-    """Load every model; labels that would be the same are told apart as in `distinct`.
+def load_models(names: Sequence[str | Model], watch: Watch = say_once) -> list[Model]:
+    """Load every model that is not loaded yet; labels that would be the same are told apart as in `distinct`.
 
     "random" is the network of the first other model, untrained. watch: sees the progress of what must be fetched.
 
@@ -112,18 +112,16 @@ def load_models(names: Sequence[str], watch: Watch = say_once) -> list[Model]:
     """
     if not names:
         raise UserError("no model: give --model RUN")
-    others = [load_model(name, watch) for name in names if not _is_untrained(name)]
-    rest, models = iter(others), list[Model]()
-    for name in names:
-        if not _is_untrained(name):
-            models.append(next(rest))
-        elif others:
-            config = others[0].backbone.config
-            models.append(Model(name, f"random {config.name}", random_backbone(config), method="random"))
-        else:
-            raise UserError(f"{name}: name another model, whose network is meant, or {RANDOM}NETWORK")
-    labels = distinct([(model.label, model.path) for model in models])
-    return [replace(model, label=label) for model, label in zip(models, labels, strict=True)]
+    models = [None if _is_untrained(name) else _loaded(name, watch) for name in names]
+    if None in models:
+        configs = [model.backbone.config for model in models if model is not None and model.method != PIXELS]
+        if not configs:
+            raise UserError(f"{UNTRAINED}: name another model, whose network is meant, or {RANDOM}NETWORK")
+        untrained = Model(UNTRAINED, f"random {configs[0].name}", random_backbone(configs[0]), method="random")
+        models = [model or untrained for model in models]
+    found = [model for model in models if model is not None]
+    labels = distinct([(model.label, model.path) for model in found])
+    return [replace(model, label=label) for model, label in zip(found, labels, strict=True)]
 
 
 def folder_names(labels: Sequence[str]) -> list[str]:
@@ -357,8 +355,12 @@ def _shortest(parts: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
     return "/".join(parts)
 
 
-def _is_untrained(name: str) -> bool:
-    return name == UNTRAINED and not Path(name).exists()
+def _is_untrained(name: str | Model) -> bool:
+    return name == UNTRAINED and not Path(UNTRAINED).exists()
+
+
+def _loaded(name: str | Model, watch: Watch) -> Model:
+    return name if isinstance(name, Model) else load_model(name, watch)
 
 
 def shipped_model() -> Path:

@@ -16,7 +16,7 @@ from dinoscope import checkpoint, features
 from dinoscope.cli import main
 from dinoscope.data.sources import ImageFolder
 from dinoscope.models.pretrained import CATALOGUE
-from dinoscope.models.pretrained.fetch import cached_file, first_digest
+from dinoscope.models.pretrained.released import cached_file, first_digest
 from dinoscope.scenes import ScenesConfig, write_scenes
 from dinoscope.study import reproduce as engine
 from dinoscope.study.reproduce import FILES

@@ -165,7 +165,9 @@ def _figures(model: Model) -> str:
 
 
 def _kept(run: Path | None) -> Iterator[tuple[str, Result]]:
-    for file in sorted((run / "evaluations").glob("*.json")) if run else ():
+    if run is None:
+        return
+    for file in sorted((run / "evaluations").glob("*.json")):
         measurement = kept(run, file.stem)
         if measurement is not None:
             yield file.stem, measurement

@@ -16,7 +16,7 @@ from dinoscope.errors import UserError, lookup
 from dinoscope.model_names import RANDOM, Model, Watch, load_model, random_backbone
 from dinoscope.models.backbone import BACKBONES, build_backbone, network_title
 from dinoscope.models.pretrained import CATALOGUE, Choices, Release, fetch, import_file, is_cached
-from dinoscope.models.pretrained.fetch import MEGABYTE, cached_file, has_digest
+from dinoscope.models.pretrained.released import MEGABYTE, cached_file, has_digest
 from dinoscope.study.names import METHOD_NAMES
 from dinoscope.study.published import PUBLISHED, PUBLISHED_DAVIS, PUBLISHED_JACCARD, Published, PublishedJaccard
 

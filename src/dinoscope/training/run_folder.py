@@ -17,7 +17,7 @@ from dinoscope.config import flat, from_dict, to_dict
 from dinoscope.errors import UserError
 from dinoscope.files import GO_ON, locked, unwritable, write_text, writing
 from dinoscope.model_names import RANDOM
-from dinoscope.models.pretrained.catalogue import CATALOGUE
+from dinoscope.models.pretrained.released import CATALOGUE
 from dinoscope.text import PrintableFormatter
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listener import Listener, StepRecord
