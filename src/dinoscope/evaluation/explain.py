@@ -41,14 +41,11 @@ from dinoscope.evaluation.statistics import (
     mean_intervals,
 )
 from dinoscope.evaluation.voc import jaccard
-from dinoscope.explain.attention import map_masks, prepare
-from dinoscope.explain.centre import centre_map
+from dinoscope.explain.attention import entropy, map_masks, mask_overlap, pair_agreement, prepare
 from dinoscope.explain.faithfulness import Curves, PerturbationConfig, perturbation_curves
-from dinoscope.explain.gradcam import gradcam_maps
-from dinoscope.explain.heads import entropy, mask_overlap, pair_agreement
-from dinoscope.explain.maps import MAPS, TITLES, map_title
-from dinoscope.explain.targets import Score, log_vote, vote_shares
-from dinoscope.features.extraction import Describe, describing
+from dinoscope.explain.gradcam import Score, gradcam_maps, log_vote, vote_shares
+from dinoscope.explain.maps import MAPS, TITLES, centre_map, map_title
+from dinoscope.features import Describe, describing
 from dinoscope.model_names import Model
 from dinoscope.models.backbone import Backbone
 from dinoscope.tables import Column, Line, LineChart, LinePanel, Section, Table, TableRow

@@ -15,9 +15,9 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Context, gallery_and_queries
 from dinoscope.evaluation.results import keep, kept, kept_names
 from dinoscope.evaluation.voc import VocConfig, measure_voc, results_of
+from dinoscope.methods.health import rank_me
 from dinoscope.model_names import Model, Watch, load_model, unwatched
 from dinoscope.study.gather import Gatherer, Measuring
-from dinoscope.training.monitor import rank_me
 from dinoscope.types import Metric, Result
 
 logger = logging.getLogger("dinoscope")
