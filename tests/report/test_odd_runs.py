@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dinoscope.cli import main
-from dinoscope.comparison.presentation import label
+from dinoscope.evaluation.compare import Entry, compare, label
 from dinoscope.model_names import load_model
 from dinoscope.report.maps import thumbnail
 from dinoscope.report.page import Document, render
@@ -21,7 +21,6 @@ from dinoscope.report.runs import Material, RunRecord, read_runs
 from dinoscope.report.sections import embedding, summary
 from dinoscope.report.sections.evaluations import Kept, best_first
 from dinoscope.report.sections.health import findings, is_wrong, verdict
-from dinoscope.study.compare import Entry, compare
 from dinoscope.training.run_folder import MACHINE
 from dinoscope.types import Items, Metric, Result
 from tests.html_checks import Page

@@ -613,7 +613,7 @@ def _file_name(config: LinearConfig, protocol: Mapping[str, Any]) -> str:
 
 EVALUATION = Evaluation(
     "linear",
-    "Linear",
+    "Linear probe",
     "Train a linear classifier on a model's frozen features, and measure it on other images.",
     "labels",
     LinearConfig,

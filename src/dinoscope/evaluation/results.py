@@ -60,6 +60,11 @@ def conditions(result: Result) -> dict[str, Any]:
     )
 
 
+def shared_protocol(result: Result) -> dict[str, Any]:
+    """Return the protocol without its entries about the model, and what follows from it."""
+    return {name: value for name, value in result.protocol.items() if name not in OF_THE_MODEL | _INCIDENTAL}
+
+
 def settled(first: Result, other: Result, name: str) -> bool | None:
     """Return whether a metric of one result is above another's by more than chance; None if it has no interval.
 

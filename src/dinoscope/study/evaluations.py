@@ -13,11 +13,11 @@ from dinoscope.data.images import UnreadableImage, read_size
 from dinoscope.data.sources import evenly, find_images, find_split, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Context, gallery_and_queries
+from dinoscope.evaluation.compare import Gatherer, Measuring
 from dinoscope.evaluation.results import keep, kept, kept_names
 from dinoscope.evaluation.voc import VocConfig, measure_voc, results_of
 from dinoscope.methods.health import rank_me
 from dinoscope.model_names import Model, Watch, load_model, unwatched
-from dinoscope.study.gather import Gatherer, Measuring
 from dinoscope.types import Metric, Result
 
 logger = logging.getLogger("dinoscope")

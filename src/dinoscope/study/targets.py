@@ -14,12 +14,11 @@ import torch
 
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation import davis, voc
+from dinoscope.evaluation.compare import METHOD_NAMES, PUBLISHED, Published
 from dinoscope.model_names import RANDOM, Model, Watch, load_model, random_backbone
 from dinoscope.models.backbone import BACKBONES, build_backbone, network_title
 from dinoscope.models.pretrained import CATALOGUE, Choices, Release, fetch, import_file, is_cached
 from dinoscope.models.pretrained.released import MEGABYTE, cached_file, has_digest
-from dinoscope.study.names import METHOD_NAMES
-from dinoscope.study.published import PUBLISHED, Published
 
 DINO_PAPER = "Caron et al. 2021"
 TABLE_2, FIGURE_4, TABLE_5 = (f"{DINO_PAPER}, {place}" for place in ("Table 2", "table in Fig. 4", "Table 5"))
