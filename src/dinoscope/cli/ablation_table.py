@@ -22,7 +22,7 @@ def show(result: AblationResult, console: Console) -> None:
     from dinoscope.ablation.axis_table import axis_table
     from dinoscope.ablation.grouping import arrange
     from dinoscope.ablation.reading import axis_reading, study_reading
-    from dinoscope.cli.compare import rich_table
+    from dinoscope.cli.console import rich_table
 
     study = arrange(result)
     for axis in study.axes:

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from dinoscope.cli.build import parse
+from dinoscope.cli.command import Command
+from dinoscope.cli.command import ModelNames as Models
 from dinoscope.cli.davis_files import ModelFiles, claim_tables
 from dinoscope.cli.davis_results import Measured, json_values, object_rows, result_table, write_tables
-from dinoscope.cli.model_option import Models
-from dinoscope.cli.propagation_options import PropagationOptions
 from dinoscope.errors import UserError
+from dinoscope.evaluation.window import PropagationConfig, check_config
 
 if TYPE_CHECKING:
     from dinoscope.data.davis import Davis, DavisSequence
-    from dinoscope.evaluation.window import PropagationConfig
     from dinoscope.measurement.davis import Masks, SequenceResult
     from dinoscope.model_names import Model
 
@@ -69,16 +68,15 @@ class Options:
     json: bool = False
     """Print JSON instead of tables."""
 
-    propagation: tyro.conf.OmitArgPrefixes[PropagationOptions] = field(default_factory=PropagationOptions)
+    propagation: tyro.conf.OmitArgPrefixes[PropagationConfig] = field(default_factory=PropagationConfig)
+
+    device: str = "auto"
+    """cpu, cuda, cuda:N or mps; auto takes the best there is."""
 
 
-def main(argv: list[str]) -> int:
+def run(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
     """Measure, write, print. Raises UserError."""
-    options = parse(
-        Options, args=argv, prog="dinoscope davis", config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
-    )
-    from dinoscope.cli.compare import rich_table
-    from dinoscope.cli.console import Console
+    from dinoscope.cli.console import Console, rich_table
     from dinoscope.report.davis_tables import object_table
 
     measured = measure(options)
@@ -117,7 +115,8 @@ def measure(options: Options) -> list[Measured]:
     absent = next((folder for folder in options.results if not folder.is_dir()), None)
     if absent is not None:
         raise UserError(f"--results {absent}: no such folder")
-    config, device = options.propagation.config(), pick_device(options.propagation.device)
+    config, device = options.propagation, pick_device(options.device)
+    check_config(config)
     davis = find_davis(options.data, options.year, options.sequences)
     sequences = limited(davis, options.limit_frames)
     models = load_models(options.model, progress_bar) if options.model else []
@@ -217,3 +216,9 @@ def _measure_results(
             results.append(score_masks(sequence, kept_masks(folder)))
     measurement = davis_measurement(davis, results, folder, None, options.limit_frames)
     return Measured(label, measurement, tuple(results))
+
+
+run.__doc__ = Options.__doc__
+COMMANDS = {
+    "davis": Command("how well a model's features follow objects through videos: J and F on DAVIS 2017 or 2016", run)
+}

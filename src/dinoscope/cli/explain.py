@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from dinoscope.cli.build import parse
-from dinoscope.cli.model_option import Models
+from dinoscope.cli.command import Command
+from dinoscope.cli.command import ModelNames as Models
 
 if TYPE_CHECKING:
     from dinoscope.measurement.explain import ExplainResult
@@ -90,15 +90,11 @@ class Options:
     """Perturbed images at a time; lower it where memory is short."""
 
 
-def main(argv: list[str]) -> int:
+def run(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
     """Measure, write, print, and keep the results in run folders. Raises UserError."""
-    options = parse(
-        Options, args=argv, prog="dinoscope explain", config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
-    )
     from rich.markup import escape
 
-    from dinoscope.cli.compare import rich_table
-    from dinoscope.cli.console import Console
+    from dinoscope.cli.console import Console, rich_table
     from dinoscope.evaluation.results import keep
     from dinoscope.files import write_all
     from dinoscope.report.explain_table import IN_THE_NETWORK, ON_OBJECTS, explain_json, explain_table
@@ -182,3 +178,9 @@ def _files(result: ExplainResult) -> Iterator[tuple[str, bytes | None]]:
     }
     yield from ((name, text.encode("utf-8", errors="surrogateescape")) for name, text in texts.items())
     yield CURVES, None if figure is None else png(figure)
+
+
+run.__doc__ = Options.__doc__
+COMMANDS = {
+    "explain": Command("what models' maps are worth: on the objects, by deletion and insertion, head by head", run)
+}

@@ -55,3 +55,6 @@ class ExtractionOptions:
         from dinoscope.measurement import Extract
 
         return Extract(self.resolve(), cached=not self.no_cache, watch=progress_bar)
+
+
+EXTRACTION = ExtractionOptions()

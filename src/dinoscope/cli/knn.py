@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from dinoscope.cli.build import parse
+from dinoscope.cli.command import Command
+from dinoscope.cli.command import ModelName as Model
 from dinoscope.cli.extraction import ExtractionOptions
-from dinoscope.cli.model_option import Model
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,14 +53,8 @@ class Options:
     extraction: tyro.conf.OmitArgPrefixes[ExtractionOptions] = field(default_factory=ExtractionOptions)
 
 
-def main(argv: list[str]) -> int:
+def run(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
     """Measure, print, and keep the result in the run folder if it is one. Raises UserError."""
-    options = parse(
-        Options,
-        args=argv,
-        prog="dinoscope knn",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
-    )
     from dinoscope.cli.console import show
     from dinoscope.evaluation.results import keep, kept_name
 
@@ -117,3 +111,7 @@ def _images(options: Options) -> tuple[ImageFolder, ImageFolder | None]:
         if (find_split(data, "train") is None) == (find_split(data, "val") is None):  # no split is missing
             raise
         raise UserError(f"{error} Or name two folders yourself with --gallery and --query.") from error
+
+
+run.__doc__ = Options.__doc__
+COMMANDS = {"knn": Command("k-NN accuracy of a model's features", run)}

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from dinoscope.cli.build import parse
+from dinoscope.cli.command import Command
+from dinoscope.cli.command import ModelName as Model
 from dinoscope.cli.extraction import ExtractionOptions
-from dinoscope.cli.model_option import Model
 
 if TYPE_CHECKING:
     from dinoscope.evaluation.linear import LinearConfig
@@ -69,14 +69,8 @@ class Options:
     extraction: tyro.conf.OmitArgPrefixes[LinearExtraction] = field(default_factory=LinearExtraction)
 
 
-def main(argv: list[str]) -> int:
+def run(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
     """Measure, print, and keep the result in the run folder if it is one. Raises UserError."""
-    options = parse(
-        Options,
-        args=argv,
-        prog="dinoscope linear",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
-    )
     from dinoscope.cli.console import show
     from dinoscope.evaluation.results import keep, kept_name
 
@@ -124,3 +118,7 @@ def _config(options: Options) -> LinearConfig | ReferenceConfig:
     if options.protocol == "reference":
         return ReferenceConfig(rate, epochs, batch_size, seed)
     return LinearConfig(RATES if rate is None else (rate,), epochs, batch_size, seed)
+
+
+run.__doc__ = Options.__doc__
+COMMANDS = {"linear": Command("accuracy of a linear classifier on a model's frozen features", run)}

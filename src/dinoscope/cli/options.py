@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dinoscope.config import RANGES
 from dinoscope.errors import UserError, lookup
 
 FILE = Path(__file__).with_name("options.json")
@@ -111,6 +112,10 @@ class Given:
         found = [words for option, _, words in self.entries if option.name == name]
         self.entries = [entry for entry in self.entries if entry[0].name != name]
         return " ".join(found[-1]) if found else None
+
+    def word(self, name: str) -> str | None:
+        """Return the last word of an option; None if it was not given."""
+        return next((words[-1] for option, _, words in reversed(self.entries) if option.name == name and words), None)
 
     def argv(self) -> list[str]:
         """Return the command line for tyro, positional arguments first; of an option given twice, the last."""
@@ -233,9 +238,11 @@ def _unknown(command: str, spec: Spec, flags: Iterable[str], chosen: Mapping[str
     return f"there is no option {flag}; {hint}"
 
 
-def _number(kind: Callable[[str], float], word: str) -> None:
-    if not math.isfinite(kind(word)):
+def _number(kind: Callable[[str], float], word: str) -> float:
+    number = kind(word)
+    if not math.isfinite(number):
         raise ValueError
+    return number
 
 
 TYPES: dict[str, tuple[str, Callable[[str], object]]] = {
@@ -266,10 +273,13 @@ def _check(option: Option, flag: str, words: Sequence[str]) -> None:
         if kind is not None:
             text, convert = TYPES[kind]
             try:
-                convert(word)
+                value = convert(word)
             except ValueError:
                 choices = "".join(f", or {choice}" for choice in option.choices)
                 raise UserError(f"{flag} must be {text}{choices}, not {word!r}") from None
+            lowest, highest = RANGES.get(option.name.rpartition(".")[2], (-math.inf, math.inf))
+            if isinstance(value, int) and not lowest <= value <= highest:
+                raise UserError(f"{flag} must be from {lowest} to {highest}, not {word}")
 
 
 def _shown(option: Option) -> str:

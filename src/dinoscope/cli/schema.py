@@ -18,11 +18,30 @@ from typing import Any, get_args, get_type_hints
 import tyro
 
 from dinoscope import api
-from dinoscope.cli import COMMANDS, MODULES
+from dinoscope.cli.command import MARKERS, Command, window_registry
 from dinoscope.cli.options import ANY, FILE, SOME, Option, Spec
-from dinoscope.cli.window_option import window_registry
+from dinoscope.cli.train import DEFAULT_RECIPE, Choices
 
-MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+GROUPS = (
+    "train",
+    "demo",
+    "knn",
+    "linear",
+    "voc",
+    "davis",
+    "explain",
+    "throughput",
+    "compare",
+    "report",
+    "pictures",
+    "video",
+    "models",
+    "ablate",
+    "study",
+    "reproduce",
+)
+"""Modules with commands, in the order of `dinoscope --help`."""
+
 _WORDS = {"*": ANY, "+": SOME, "?": 1, None: 1}
 _NOTE = re.compile(r"\s*\((?:(required)|repeatable|default: ((?:.|\n)*))\)$")
 
@@ -46,7 +65,10 @@ COMMON = (
 
 def schema() -> dict[str, Any]:
     """Return every command as plain values."""
-    return {name: _plain(_spec(name, summary)) for name, summary in COMMANDS.items()}
+    modules = [importlib.import_module(f"dinoscope.cli.{group}") for group in GROUPS]
+    return {
+        name: _plain(_spec(module.__name__, command)) for module in modules for name, command in module.COMMANDS.items()
+    }
 
 
 def options(kind: Callable[..., Any], default: Any = tyro.MISSING_NONPROP, markers: Any = MARKERS) -> Iterator[Option]:
@@ -101,12 +123,10 @@ def _dataclass_in(annotation: Any) -> Any:
     return next(candidate for candidate in candidates if is_dataclass(candidate))
 
 
-def _spec(name: str, summary: str) -> Spec:
-    module = importlib.import_module(f"dinoscope.cli.{MODULES.get(name, name)}")
-    if name == "train":
-        return _train(module, summary)
-    kind = getattr(module, {"scan": "scan_folder", "recipes": "_no_options"}.get(name, "Options"))
-    return Spec(module.__name__, summary, _description(kind), tuple(options(kind)))
+def _spec(module: str, command: Command) -> Spec:
+    if command.raw:
+        return _train(module, command.summary)
+    return Spec(module, command.summary, _description(command.function), tuple(options(command.function)))
 
 
 def _description(kind: Any) -> str:
@@ -115,7 +135,7 @@ def _description(kind: Any) -> str:
     return text.strip()
 
 
-def _train(module: Any, summary: str) -> Spec:
+def _train(module: str, summary: str) -> Spec:
     """Return the options of all methods, and what recipes and presets of views change."""
     markers = (tyro.conf.AvoidSubcommands,)
 
@@ -127,7 +147,7 @@ def _train(module: Any, summary: str) -> Spec:
         return {name: found[name].default for name, option in known.items() if found[name].default != option.default}
 
     recipes = {name: recipe(tyro.MISSING, tyro.MISSING) for name, recipe in api.RECIPES.items()}
-    start = recipes[module.DEFAULT_RECIPE]
+    start = recipes[DEFAULT_RECIPE]
     names = {entry[0]: name for name, entry in api.METHODS.items()}
     base = {name: option for name, option in of(start).items() if not name.startswith("method.")}
     methods = {
@@ -145,12 +165,12 @@ def _train(module: Any, summary: str) -> Spec:
     presets["method"] = {name: {"kind": settings.__name__} for settings, name in names.items()}
     of_views = {name: option for name, option in base.items() if name.startswith("views.")}
     presets["views"] = {name: changed(replace(start, views=views), of_views) for name, views in api.VIEWS.items()}
-    every = {option.name: option for option in options(module.Choices)} | base
+    every = {option.name: option for option in options(Choices)} | base
     ordered = sorted(
         every.values(), key=lambda option: COMMON.index(option.name) if option.name in COMMON else len(COMMON)
     )
     of_methods = [option for found in methods.values() for option in found.values()]
-    return Spec(module.__name__, summary, _description(module.Choices), (*ordered, *of_methods), presets)
+    return Spec(module, summary, _description(Choices), (*ordered, *of_methods), presets)
 
 
 def _plain(spec: Spec) -> dict[str, Any]:

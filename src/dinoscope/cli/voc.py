@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from dinoscope.cli.build import parse
-from dinoscope.cli.model_option import Models
+from dinoscope.cli.command import Command
+from dinoscope.cli.command import ModelNames as Models
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -103,14 +103,8 @@ class Options:
     """Of the matrix products. Published figures are fp32."""
 
 
-def main(argv: list[str]) -> int:
+def run(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
     """Measure, print, write, and keep each result in its run folder. Raises UserError."""
-    options = parse(
-        Options,
-        args=argv,
-        prog="dinoscope voc",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
-    )
     from dinoscope.cli import voc_files
     from dinoscope.cli.console import progress_bar
     from dinoscope.data.masked_images import find_masked_images
@@ -180,8 +174,7 @@ def _config(options: Options) -> VocConfig:
 def _show(tables: Sequence[Table]) -> None:
     from rich.markup import escape
 
-    from dinoscope.cli.compare import rich_table
-    from dinoscope.cli.console import Console
+    from dinoscope.cli.console import Console, rich_table
 
     console = Console()
     for table in tables:
@@ -202,3 +195,9 @@ def _say(written: Sequence[Path], options: Options) -> None:
     if options.save_masks is not None:
         count = sum(options.save_masks in path.parents for path in written)
         console.print(f"{count} masks in {options.save_masks}", markup=False, highlight=False, soft_wrap=True)
+
+
+run.__doc__ = Options.__doc__
+COMMANDS = {
+    "voc": Command("do attention masks lie on the objects? Jaccard on PASCAL VOC 2012, model beside model", run)
+}
