@@ -26,9 +26,9 @@ import cv2
 import numpy as np
 from taking_turns import measure
 
-from dinoscope.data.davis import find_davis
-from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.data.benchmarks import find_davis
 from dinoscope.evaluation.video_scores import SequenceScore, score_sequence
+from dinoscope.scenes import ScenesConfig, write_scenes
 
 LAG = 3
 

@@ -106,7 +106,7 @@ def crops(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def ours(batch: int, precision: str, network: str):
     """Our trainer's step."""
-    from dinoscope.data.folder import ImageFolder
+    from dinoscope.data.sources import ImageFolder
     from dinoscope.study.recipes import RECIPES
     from dinoscope.training.trainer import Trainer
     from dinoscope.types import Views

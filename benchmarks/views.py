@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dinoscope.data.apply import multi_crop
-from dinoscope.data.decode import decode
+from dinoscope.data.augment import multi_crop
+from dinoscope.data.images import decode
 from dinoscope.data.views import ViewsConfig
 
 # name, (height, width) of the files, settings

@@ -24,8 +24,7 @@ import torch
 from taking_turns import measure
 from torch import Tensor
 
-from dinoscope.data.index_png import encode_indices
-from dinoscope.data.masked_images import MaskedImages, find_masked_images
+from dinoscope.data.benchmarks import MaskedImages, encode_indices, find_masked_images
 from dinoscope.measurement.voc import VocConfig, measure_voc
 from dinoscope.measurement.voc_images import Looks, read_samples
 from dinoscope.model_names import Model, load_model

@@ -19,11 +19,9 @@ from PIL import Image, ImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from dinoscope import cli
-from dinoscope.data import bare_image, image_header
-from dinoscope.data import decode as decode_module
-from dinoscope.data.decode import UnreadableImage, decode
-from dinoscope.data.image_header import pixel_limit, read_header, read_size
-from dinoscope.data.index_png import read_indices
+from dinoscope.data import images, jpeg, pillow, reader, tiff
+from dinoscope.data.benchmarks import read_indices
+from dinoscope.data.images import UnreadableImage, decode, pixel_limit, read_header, read_size
 from dinoscope.errors import UserError
 from dinoscope.files import CACHE_VARIABLE, MEGAPIXELS_VARIABLE
 
@@ -109,7 +107,7 @@ def test_a_directory_whose_entries_share_their_bytes_is_not_expanded(put: Put, f
 def test_a_tiff_with_too_many_entries_is_refused(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(grey_tiff(*STRIP) + bytes(256))
     decode(path)
-    monkeypatch.setattr(bare_image, "MAX_ENTRIES", 7)
+    monkeypatch.setattr(tiff, "MAX_ENTRIES", 7)
     with pytest.raises(UnreadableImage, match="a directory of 8 entries"):
         decode(path)
 
@@ -135,7 +133,7 @@ def test_a_tiff_whose_strips_or_tiles_cannot_be_is_refused(
 def test_a_tiff_with_too_many_strips_is_refused(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(encode(picture(), "TIFF", strip_size=1, compression="tiff_lzw"))
     decode(path)
-    monkeypatch.setattr(bare_image, "MAX_PARTS", 3)
+    monkeypatch.setattr(tiff, "MAX_PARTS", 3)
     with pytest.raises(UnreadableImage, match="20 strips or tiles, and 3 is the limit"):
         decode(path)
 
@@ -173,12 +171,11 @@ def test_a_jpeg_of_fill_bytes_or_empty_segments_is_refused(put: Put, filling: by
 def test_coefficients_of_a_jpeg_with_several_scans_are_bounded(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     # 4:2:0 holds 1.5 samples a pixel at 2 bytes: 20 x 30 x 3 = 1800.
     progressive, ordinary = (encode(picture(), "JPEG", subsampling=2, progressive=several) for several in (True, False))
-    monkeypatch.setattr(bare_image, "MAX_COEFFICIENT_BYTES", 1799)
-    monkeypatch.setattr(image_header, "MAX_COEFFICIENT_BYTES", 1799)
+    monkeypatch.setattr(jpeg, "MAX_COEFFICIENT_BYTES", 1799)
     decode(put(ordinary))
     with pytest.raises(UnreadableImage, match="a progressive JPEG of this size"):
         read_header(put(progressive))
-    monkeypatch.setattr(image_header, "MAX_COEFFICIENT_BYTES", 1800)
+    monkeypatch.setattr(jpeg, "MAX_COEFFICIENT_BYTES", 1800)
     decode(put(progressive))
 
 
@@ -336,7 +333,7 @@ def damaged_faxes() -> list[bytes]:
 
 
 def test_faxes_in_which_libtiff_finds_errors_are_refused_in_silence(put: Put, capfd: pytest.CaptureFixture) -> None:
-    if not decode_module._hears_tiff_errors:
+    if not tiff._hears_tiff_errors:
         pytest.skip("Pillow's libtiff cannot be reached on this system")
     reasons = []
     for content in damaged_faxes():
@@ -374,7 +371,7 @@ def test_where_libtiff_cannot_report_errors_faxes_and_jpegs_are_refused(
     lzw, jpeg = (encode(picture(), "TIFF", compression=kind) for kind in ("tiff_lzw", "jpeg"))
     for content in (fax, lzw, jpeg):
         decode(put(content))
-    monkeypatch.setattr(decode_module, "_hears_tiff_errors", False)
+    monkeypatch.setattr(tiff, "_hears_tiff_errors", False)
     np.testing.assert_array_equal(decode(put(lzw)), np.asarray(picture()))
     for content in (fax, jpeg):
         with pytest.raises(UnreadableImage, match="not supported: on this system"):
@@ -408,19 +405,19 @@ def test_pixels_converted_in_strips_are_the_same(put: Put, monkeypatch: pytest.M
         encode(image.convert("I;16"), "PNG"),
     ]
     whole = [decode(put(content)) for content in files]
-    monkeypatch.setattr(decode_module, "_STRIP", 95)  # three rows
+    monkeypatch.setattr(reader, "_STRIP", 95)  # three rows
     for content, expected in zip(files, whole, strict=True):
         np.testing.assert_array_equal(decode(put(content)), expected)
 
 
 def test_a_huge_image_waits_for_its_turn(put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr(decode_module, "_HUGE", 599)
+    monkeypatch.setattr(reader, "_HUGE", 599)
     path = put(encode(picture(), "PNG"))
     expected = decode(path)
     (lock,) = (tmp_path / "cache/locks").iterdir()
     loaded = threading.Event()
-    monkeypatch.setattr(decode_module, "_load", lambda image: (loaded.set(), image.load(), image)[2])
+    monkeypatch.setattr(pillow, "load", lambda image: (loaded.set(), image.load(), image)[2])
     with FileLock(lock):
         thread = threading.Thread(target=decode, args=(path,))
         thread.start()
@@ -428,9 +425,9 @@ def test_a_huge_image_waits_for_its_turn(put: Put, tmp_path: Path, monkeypatch: 
     thread.join(30)
     assert loaded.is_set()
     with FileLock(lock):  # a process that was stopped while it had its turn holds nobody up for ever
-        monkeypatch.setattr(decode_module, "_PATIENCE", 0.1)
+        monkeypatch.setattr(reader, "_PATIENCE", 0.1)
         np.testing.assert_array_equal(decode(path), expected)
-    monkeypatch.setattr(decode_module, "_HUGE", 600)
+    monkeypatch.setattr(reader, "_HUGE", 600)
     with FileLock(lock):
         decode(path)
 
@@ -439,7 +436,7 @@ def test_a_huge_image_waits_for_its_turn(put: Put, tmp_path: Path, monkeypatch: 
 
 
 def test_a_file_too_large_for_its_pixels_is_refused(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_header, "_SMALL_FILE", 1000)
+    monkeypatch.setattr(images, "_SMALL_FILE", 1000)
     path = put(encode(picture(), "PNG") + bytes(4000))
     for look in (read_header, decode):
         with pytest.raises(UnreadableImage, match=r"a file of 0\.00\d+ MB, at most 0\.0036 MB are read"):

@@ -10,10 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from dinoscope.data.davis import find_davis
-from dinoscope.data.index_png import encode_indices
-from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.data.benchmarks import encode_indices, find_davis
 from dinoscope.errors import UserError
+from dinoscope.scenes import ScenesConfig, write_scenes
 
 SIZE = (20, 30)
 Layout = Callable[..., Path]

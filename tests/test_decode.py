@@ -18,10 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from dinoscope.data import decode as decode_module
-from dinoscope.data.decode import UnreadableImage, decode, read
+from dinoscope.data import jpeg, pillow
 from dinoscope.data.grey_range import bits_window
-from dinoscope.data.image_header import read_header, read_size
+from dinoscope.data.images import UnreadableImage, decode, read, read_header, read_size
 
 ORIENTATION_TAG = 0x0112
 # EXIF 2.32, tag 0x0112: which side of the upright picture the first stored row and column are.
@@ -125,7 +124,7 @@ def test_jpeg_without_torchvisions_decoder_is_read_by_pillow(put: Put, monkeypat
     def refuse(*_: object) -> None:
         raise RuntimeError("compiled without libjpeg")
 
-    monkeypatch.setattr(decode_module.torch.ops.image, "decode_jpeg", refuse, raising=False)
+    monkeypatch.setattr(jpeg.torch.ops.image, "decode_jpeg", refuse, raising=False)
     assert_close(decode(path), with_torchvision, 2)
 
 
@@ -633,7 +632,7 @@ def test_pillows_own_limit_neither_warns_nor_stops(put: Put, name: str, monkeypa
     path = put(valid_files()[name])
     expected = decode(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)  # Pillow refuses above twice that
-    monkeypatch.setattr(decode_module, "_PILLOW_UNLIMITED", 100)
+    monkeypatch.setattr(pillow, "_UNLIMITED", 100)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         np.testing.assert_array_equal(decode(path), expected)
@@ -697,6 +696,25 @@ def test_the_content_decides_and_not_the_name(tmp_path: Path) -> None:
     path.write_bytes(encode(Image.fromarray(blocks()), "PNG"))
     np.testing.assert_array_equal(decode(path), blocks())
     assert read_header(path).format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("IMG_1.HEIC", b"\0\0\0\x18ftypnew!", "^not supported: HEIC, save it as PNG or JPEG$"),
+        ("scan.nii.gz", b"\x1f\x8b\x08", "^not supported: NIfTI"),
+        ("x.jpg", b"\x1f\x8b\x08", "^not an image"),
+        ("x.heic", b"\xff\xd8\xff\xe0\0\0", "^damaged: a segment of impossible length"),
+        ("x.heic", b"", "^empty file"),
+    ],
+)
+def test_the_name_gives_the_reason_only_if_the_content_does_not(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    for look in (decode, read_header):
+        with pytest.raises(UnreadableImage, match=reason):
+            look(tmp_path / name)
 
 
 def test_threads_read_the_same_as_one_thread(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from torchvision import transforms
 
 from dinoscope import checkpoint, features
 from dinoscope.checkpoint import weights_hash
-from dinoscope.data.decode import decode
-from dinoscope.data.folder import ImageFolder, find_images
+from dinoscope.data.images import decode
+from dinoscope.data.sources import ImageFolder, find_images
 from dinoscope.errors import UserError
 from dinoscope.features import (
     ExtractConfig,

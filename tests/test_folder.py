@@ -8,18 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from dinoscope.data.folder import (
+from dinoscope.data.sources import (
     ImageFolder,
     as_stored,
+    counted,
     find_images,
     find_images_of_splits,
     find_split,
     image_fraction,
     images_within,
     label_fraction,
-    listed,
     resolve_split,
-    unsupported,
 )
 from dinoscope.errors import UserError
 
@@ -311,7 +310,7 @@ def test_a_fraction_of_the_images_that_makes_no_sense_is_refused(tmp_path: Path)
 # Names: endings, Unicode forms, numbers
 
 
-def test_every_ending_of_jpeg_is_taken_and_others_are_counted(tmp_path: Path) -> None:
+def test_every_ending_of_jpeg_is_taken_and_others_are_listed(tmp_path: Path) -> None:
     touch(tmp_path, "a.jfif", "b.JPE", "c.jpg", "1.HEIC", "sub/2.heic", "3.avif", "IM0001", "1.2.840.7", "x.nii.gz")
     touch(tmp_path, ".hidden.heic")
     folder = find_images(tmp_path)
@@ -325,14 +324,8 @@ def test_every_ending_of_jpeg_is_taken_and_others_are_counted(tmp_path: Path) ->
 
 
 def test_counts_in_words_are_short() -> None:
-    assert listed(()) == ""
-    assert listed([(".a", 1200), (".b", 2), (".c", 1), (".d", 1)], most=2) == "1,200 .a, 2 .b, 2 others"
-
-
-def test_a_named_file_of_another_format_gets_its_reason() -> None:
-    assert unsupported(Path("IMG_1.HEIC")) == "HEIC is not supported: save it as JPEG, PNG or TIFF"
-    assert unsupported(Path("scan.nii.gz")).startswith("NIfTI is not supported")
-    assert unsupported(Path("a.jpg")) == ""
+    assert counted(()) == ""
+    assert counted([(".a", 1200), (".b", 2), (".c", 1), (".d", 1)], limit=2) == "1,200 .a, 2 .b, 2 others"
 
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"

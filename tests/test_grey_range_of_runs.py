@@ -15,10 +15,10 @@ from PIL import Image
 from dinoscope import api, checkpoint
 from dinoscope.cli import main
 from dinoscope.cli.pictures import Viewer, look
-from dinoscope.data.folder import find_images, image_fraction
+from dinoscope.data.benchmarks import find_masked_images
 from dinoscope.data.grey_range import bits_window
 from dinoscope.data.loader import ViewsDataset
-from dinoscope.data.masked_images import find_masked_images
+from dinoscope.data.sources import find_images, image_fraction
 from dinoscope.demo.engine import Engine, Input
 from dinoscope.demo.limits import Limits
 from dinoscope.errors import UserError

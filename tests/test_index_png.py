@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from dinoscope.data.index_png import encode_indices, read_indices, voc_palette
+from dinoscope.data.benchmarks import encode_indices, read_indices, voc_palette
 from dinoscope.errors import UserError
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dinoscope.data.apply import multi_crop
-from dinoscope.data.decode import decode
-from dinoscope.data.folder import ImageFolder, find_images
+from dinoscope.data.augment import multi_crop
+from dinoscope.data.images import decode
 from dinoscope.data.loader import permutation
+from dinoscope.data.sources import ImageFolder, find_images
 from dinoscope.data.views import sample_view, view_generator
 from dinoscope.errors import UserError
 from dinoscope.evaluation.linear_reference import (

@@ -8,9 +8,9 @@ import sys
 SCRIPT = """
 import sys, cv2, numpy as np
 from pathlib import Path
-from dinoscope.data.folder import find_images
+from dinoscope.data.sources import find_images
 from dinoscope.data.loader import StepSampler, ViewsDataset, view_loader
-from dinoscope.data.view_presets import VIEWS
+from dinoscope.data.views import VIEWS
 
 cv2.setNumThreads(4)
 cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (31, 31), 5)

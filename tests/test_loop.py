@@ -28,10 +28,10 @@ from dinoscope import api, checkpoint, distributed
 from dinoscope.cli.console import Console
 from dinoscope.cli.progress import PLAIN_SECONDS, ConsoleProgress
 from dinoscope.cli.train import next_steps
-from dinoscope.data import folder, loader, scan
-from dinoscope.data.decode import read
-from dinoscope.data.folder import ImageFolder, find_images, hash_rank, image_fraction
+from dinoscope.data import loader, scan, sources
+from dinoscope.data.images import read
 from dinoscope.data.scan import Unreadable
+from dinoscope.data.sources import ImageFolder, find_images, hash_rank, image_fraction
 from dinoscope.errors import UserError
 from dinoscope.methods import dino
 from dinoscope.training import loop, run_folder
@@ -807,7 +807,7 @@ def test_a_run_from_before_jfif_was_known_resumes(picture_folder, tmp_path, monk
     (data / "late.jfif").write_bytes(cv2.imencode(".jpg", draw_picture(99))[1].tobytes())
     config = settings(data, out, epochs=2, fraction=0.9)
     with monkeypatch.context() as patches:
-        patches.setattr(folder, "EXTENSIONS", (".png",))
+        patches.setattr(sources, "extensions", lambda: (".png",))
         assert train(config, listeners=[Stop(0, signal.SIGINT)]).interrupted
     watched = Watched()
     assert not train(config, resume=True, listeners=[watched]).interrupted

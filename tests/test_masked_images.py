@@ -6,9 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from dinoscope.data.folder import evenly
-from dinoscope.data.index_png import encode_indices
-from dinoscope.data.masked_images import SizesDisagree, find_masked_images, find_masks
+from dinoscope.data.benchmarks import SizesDisagree, encode_indices, find_masked_images, find_masks
+from dinoscope.data.sources import evenly
 from dinoscope.errors import UserError
 
 

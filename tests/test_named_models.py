@@ -12,8 +12,8 @@ import torch
 
 from dinoscope import checkpoint, model_names, system
 from dinoscope.cli import main
-from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.files import cache_folder
+from dinoscope.scenes import ScenesConfig, write_scenes
 from tests.conftest import draw_picture
 from tests.official_files import dino_checkpoint, random_network, register_tiny, release
 

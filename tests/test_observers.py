@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dinoscope.data.folder import find_images
+from dinoscope.data.sources import find_images
 from dinoscope.explain.attention_history import read_history
 from dinoscope.observers import LONGEST, AttentionSnapshots, OnlineKNN, readable_images
 from dinoscope.training.loop import RunResult, train

@@ -13,9 +13,9 @@ import pytest
 from dinoscope import checkpoint
 from dinoscope.cli import worker
 from dinoscope.files import write_text
-from dinoscope.study.process import WorkerProcess
+from dinoscope.study.run import WorkerProcess
 from tests.plain_process import PlainProcess
-from tests.test_study_process import script, settings
+from tests.study.test_worker import script, settings
 
 IMPORT_ALL = """
 import builtins, importlib, os, pkgutil, signal, sys

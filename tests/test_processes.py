@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dinoscope import checkpoint
-from dinoscope.data.folder import find_images
+from dinoscope.data.sources import find_images
 from dinoscope.training.images import read_unreadable
 from dinoscope.training.run_folder import RunFolder
 

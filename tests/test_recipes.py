@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dinoscope.config import from_dict, to_dict
-from dinoscope.data.view_presets import VIEWS
+from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError
 from dinoscope.methods import METHODS, method_name
 from dinoscope.models.backbone import BACKBONES

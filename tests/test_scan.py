@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoscope.data import scan as scan_module
-from dinoscope.data.folder import ImageFolder, find_images
 from dinoscope.data.grey_range import ValueRange
-from dinoscope.data.image_header import Header, UnreadableImage
+from dinoscope.data.images import Header, UnreadableImage
 from dinoscope.data.scan import Spread, Unreadable, check_readable, scan
+from dinoscope.data.sources import ImageFolder, find_images
 from dinoscope.errors import UserError
 
 
@@ -48,7 +47,7 @@ def mixed(tmp_path: Path) -> ImageFolder:
 
 def test_the_report_counts_what_is_there(mixed: ImageFolder) -> None:
     report = scan(mixed, workers=1)
-    assert report.root == mixed.root
+    assert report.root == str(mixed.root)
     assert report.complete
     assert report.images == 10
     assert report.bytes == sum(path.stat().st_size for path in mixed.root.rglob("*.*"))
@@ -72,7 +71,7 @@ def test_headers_alone_miss_damaged_pixels_and_say_so(mixed: ImageFolder) -> Non
 
 
 def test_headers_alone_decode_nothing(mixed: ImageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan_module, "read", lambda path: pytest.fail(f"{path} was decoded"))
+    monkeypatch.setattr(ImageFolder, "read", lambda _, index: pytest.fail(f"{index} was decoded"))
     scan(mixed, full=False)
 
 
@@ -126,13 +125,13 @@ def test_a_negative_number_of_workers_is_refused(mixed: ImageFolder) -> None:
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files whose headers are read from now on."""
     names: list[str] = []
-    real = scan_module.read_header
+    real = ImageFolder.header
 
-    def read_header(path: Path) -> Header:
-        names.append(path.name)
-        return real(path)
+    def header(folder: ImageFolder, index: int) -> Header:
+        names.append(folder.path(index).name)
+        return real(folder, index)
 
-    monkeypatch.setattr(scan_module, "read_header", read_header)
+    monkeypatch.setattr(ImageFolder, "header", header)
     return names
 
 
@@ -285,13 +284,13 @@ def test_the_limit_can_be_set() -> None:
 def test_unreadable_is_the_only_expected_exception(mixed: ImageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of ours must not be counted as one of the file's."""
 
-    def broken(path: Path) -> None:
+    def broken(folder: ImageFolder, index: int) -> None:
         raise AssertionError("our fault")
 
-    monkeypatch.setattr(scan_module, "read", broken)
+    monkeypatch.setattr(ImageFolder, "read", broken)
     with pytest.raises(AssertionError, match="our fault"):
         scan(mixed)
-    monkeypatch.setattr(scan_module, "read", lambda path: (_ for _ in ()).throw(UnreadableImage("the file's")))
+    monkeypatch.setattr(ImageFolder, "read", lambda *_: (_ for _ in ()).throw(UnreadableImage("the file's")))
     assert len(scan(mixed).unreadable) == 10
 
 

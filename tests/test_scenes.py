@@ -9,17 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoscope.data.scene_drawing import draw, sample_backdrop, sample_item, sample_light
-from dinoscope.data.scene_kinds import KINDS
-from dinoscope.data.scenes import (
-    CLASSES,
-    VOID,
-    ScenesConfig,
-    draw_single,
-    with_void_borders,
-    write_scenes,
-)
 from dinoscope.errors import UserError
+from dinoscope.scenes import CLASSES, VOID, ScenesConfig, draw_single, with_void_borders, write_scenes
+from dinoscope.scenes.drawing import KINDS, draw, sample_backdrop, sample_item, sample_light
 
 SMALL = ScenesConfig(
     train_per_class=2, val_per_class=1, voc_images=3, davis_sequences=2, davis_frames=3, davis_size=(60, 100)

@@ -21,9 +21,9 @@ from scipy import stats
 from torchvision.transforms import ColorJitter, InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as pillow
 
-from dinoscope.data.apply import apply_view, bicubic_weights, bilinear_weights, blur_kernel, multi_crop
-from dinoscope.data.view_presets import VIEWS
+from dinoscope.data.augment import apply_view, bicubic_weights, bilinear_weights, blur_kernel, multi_crop
 from dinoscope.data.views import (
+    VIEWS,
     JitterOperation,
     ViewParameters,
     ViewsConfig,

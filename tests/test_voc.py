@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dinoscope.data.index_png import encode_indices
-from dinoscope.data.masked_images import MaskedImages, find_masked_images
+from dinoscope.data.benchmarks import MaskedImages, encode_indices, find_masked_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.evaluation.voc import (

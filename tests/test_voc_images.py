@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dinoscope.data.masked_images import find_masked_images
+from dinoscope.data.benchmarks import find_masked_images
 from dinoscope.evaluation.voc import count_cells
 from dinoscope.measurement.voc_images import Batcher, Looks, Sample, read_samples, squared, squared_mask
 from tests.test_voc import write_voc

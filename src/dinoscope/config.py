@@ -10,15 +10,15 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from cattrs import ClassValidationError, Converter, transform_error
 from cattrs.v import format_exception
 
-from dinoscope.errors import UserError
+from dinoscope.errors import UserError, lookup
 
 T = TypeVar("T")
 
@@ -52,6 +52,82 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             result[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
     return result
+
+
+def leaves(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Return dotted name -> value of every field of a dataclass and of the dataclasses within it."""
+    result: dict[str, Any] = {}
+    for field in fields(settings):
+        value, name = getattr(settings, field.name), f"{prefix}{field.name}"
+        result |= leaves(value, f"{name}.") if is_dataclass(value) else {name: value}
+    return result
+
+
+def changed(settings: T, changes: Mapping[str, Any], prefix: str = "") -> T:
+    """Return the dataclass with other values, given by dotted name and plain, as TOML has them (a list for a tuple).
+
+    All changes of a dataclass are made at once, so that its own checks see them together.
+
+    Raises UserError for a name that does not exist (the nearest is offered), a value of the wrong type, or one that the
+    dataclass refuses.
+    """
+    for name in changes:
+        lookup("setting", name, leaves(settings))
+    hints = get_type_hints(type(settings))
+    groups: dict[str, dict[str, Any]] = {}
+    values: dict[str, Any] = {}
+    for name, value in changes.items():
+        group, _, rest = name.partition(".")
+        if rest:
+            groups.setdefault(group, {})[rest] = value
+        else:
+            values[name] = _typed(value, hints[name], f"{prefix}{name}")
+    values |= {group: changed(getattr(settings, group), inner, f"{prefix}{group}.") for group, inner in groups.items()}
+    try:
+        return replace(settings, **values)  # pyright: ignore[reportArgumentType] (a dataclass, as `leaves` saw)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _typed(value: Any, hint: Any, name: str) -> Any:
+    """Return the value as a field of this type holds it. Raises UserError if it is of another type."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is Literal and isinstance(value, str):
+        return lookup(f"value of {name}", value, {choice: choice for choice in inner})
+    if kind in (Union, UnionType):
+        return _typed(value, next(member for member in inner if member is not type(None)), name)
+    if kind is tuple and isinstance(value, list | tuple) and len(value) == len(inner):
+        return tuple(_typed(one, member, name) for one, member in zip(value, inner, strict=True))
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            raise UserError(f"{name} must be a finite number, not so large a one") from None
+        if not math.isfinite(number):
+            raise UserError(f"{name} must be a finite number, not {value}")
+        return number
+    if type(value) is not hint:
+        raise UserError(f"{name} must be {_kind_text(hint)}, not {short(value)}")
+    return value
+
+
+def _kind_text(hint: Any) -> str:
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return "one of " + ", ".join(map(str, inner))
+    if kind is tuple:
+        return f"a list of {len(inner)} values, each {_kind_text(inner[0])}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text in quotes"}
+    return words.get(hint, str(hint))
+
+
+def short(value: Any) -> str:
+    """Return a value for an error, in at most 60 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write whole numbers of thousands of digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 RANGES = {"workers": (-1, 1024), "threads": (0, 1024), "seed": (0, 2**63 - 1), "seeds": (0, 2**63 - 1)}

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dinoscope.data.decode import UnreadableImage, decode
-from dinoscope.data.folder import ImageFolder, find_images, find_split, first_to_last, resolve_split
 from dinoscope.data.grey_range import Window
+from dinoscope.data.images import UnreadableImage, decode
+from dinoscope.data.sources import ImageFolder, find_images, find_split, first_to_last, resolve_split
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.explain.attention import attention_maps, prepare
 from dinoscope.explain.attention_history import Snapshot, begin, keep_snapshot

@@ -26,7 +26,7 @@ from matplotlib.font_manager import FontProperties
 from numpy import ndarray
 from PIL import Image
 
-from dinoscope.data.index_png import voc_palette
+from dinoscope.data.benchmarks import voc_palette
 from dinoscope.files import replacing
 
 Pixels = UInt8[ndarray, "_ _ 3"]

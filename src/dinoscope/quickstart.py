@@ -14,9 +14,8 @@ from torch import Tensor
 
 from dinoscope import api
 from dinoscope.checkpoint import load_backbone, write_text
-from dinoscope.data.decode import decode
-from dinoscope.data.folder import ImageFolder, find_images
-from dinoscope.data.scenes import write_scenes
+from dinoscope.data.images import decode
+from dinoscope.data.sources import ImageFolder, find_images
 from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.evaluation.knn import KNNConfig, knn
 from dinoscope.evaluation.results import keep
@@ -28,6 +27,7 @@ from dinoscope.model_names import Model, random_backbone, shipped_model
 from dinoscope.models.backbone import Backbone, without_drop_path
 from dinoscope.pictures import fitted, overlay, write_png
 from dinoscope.report.pages import attention_panel, contact_sheet
+from dinoscope.scenes import write_scenes
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listener import Listener
 from dinoscope.types import Metric

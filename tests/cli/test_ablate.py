@@ -14,17 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from dinoscope.ablation.definition import resolve
-from dinoscope.ablation.early_stopping import MARK, Stopped, mark_stopped
-from dinoscope.ablation.records import AblationRun
-from dinoscope.ablation.storing import read_result, to_json
-from dinoscope.ablation.studies import STUDIES
-from dinoscope.ablation.study_file import parse_study
 from dinoscope.cli import main
 from dinoscope.cli.ablate import _say_measuring
-from tests.ablation_studies import realistic
-from tests.test_study_process import PATIENCE, logged, wait_for
-from tests.test_study_state import contents, settings
+from dinoscope.study.definition import named_studies, parse_study, resolve
+from dinoscope.study.effects import AblationRun
+from dinoscope.study.results import read_result, to_json
+from dinoscope.study.state import STOPPED, Stopped, mark_stopped
+from tests.study.studies import realistic
+from tests.study.test_state import contents, settings
+from tests.study.test_worker import PATIENCE, logged, wait_for
 
 STUDY = """
 title = "Outputs and balance"
@@ -54,7 +52,7 @@ title = "Balance (Table 7)"
 values = [{ label = "none", method.balance = "none" }]
 """
 IDLE = '[axes.idle]\nsetting = "method.out_dim"\nvalues = [64]\n'
-RUNS = ("base-s0", "outputs-32-s0", "balance-none-s0")
+RUNS = ("baseline-s0", "outputs-32-s0", "balance-none-s0")
 OF_THE_MACHINE = {"images_per_second", "seconds", "peak_memory"}
 
 
@@ -88,7 +86,7 @@ def test_a_study_killed_in_the_middle_ends_in_the_same_table(data, tmp_path, sta
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(arguments(data, whole, "--axes", "outputs")) == 0
     command = [sys.executable, "-m", "dinoscope", *arguments(data, killed, "--axes", "outputs")]
-    for name, steps in (("base-s0", 2), ("outputs-32-s0", 3)):
+    for name, steps in (("baseline-s0", 2), ("outputs-32-s0", 3)):
         with (tmp_path / "study.log").open("wb") as log:
             study = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
         started.append(study)
@@ -107,7 +105,7 @@ def test_a_study_killed_in_the_middle_ends_in_the_same_table(data, tmp_path, sta
     before = contents(killed / "runs")  # finished runs, and what was measured of them, are kept
     assert main(arguments(data, killed, "--axes", "outputs", text=STUDY.replace("[32, 64]", "[32]"))) == 0
     assert contents(killed / "runs") == before
-    assert [run.variant.label for run in runs_of(killed)] == ["base", "32"]
+    assert [run.variant.label for run in runs_of(killed)] == ["baseline", "32"]
 
 
 @pytest.fixture
@@ -183,10 +181,10 @@ REFUSALS = {
     "axis": (["--axes", "outptus"], "no axis 'outptus'; did you mean outputs"),
     "recipe": (["--recipe", "quikstart"], "there is no recipe 'quikstart'; did you mean quickstart"),
     "seeds": (["--seeds", "1", "1"], "the seed '1' is given twice"),
-    "idle": (["--axes", "idle"], "every value is the base's own (64), so there is nothing to vary"),
+    "idle": (["--axes", "idle"], "every value is the baseline's own (64), so there is nothing to vary"),
     "jobs": (["--jobs", "0"], "--jobs must be at least 1"),
     "masks": (["--masks", "nowhere"], "--masks nowhere is not a folder"),
-    "few images": (["--data", "FEW"], "run base-s0: --batch-size 12 is more than the 3 readable images"),
+    "few images": (["--data", "FEW"], "run baseline-s0: --batch-size 12 is more than the 3 readable images"),
     "median without labels": (["--data", "PLAIN", "--stop-median"], "--stop-median compares online k-NN"),
 }
 
@@ -217,8 +215,8 @@ def test_the_result_of_another_study_is_not_written_over(data, tmp_path, capsys)
 
 
 def test_measuring_says_each_run_where_there_is_no_terminal(capsys, monkeypatch) -> None:
-    _say_measuring("base-s0", 1, 3)
-    assert capsys.readouterr().err == "base-s0: measuring (1 of 3)\n"
+    _say_measuring("baseline-s0", 1, 3)
+    assert capsys.readouterr().err == "baseline-s0: measuring (1 of 3)\n"
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)  # there, bars move
     _say_measuring("base-s1", 2, 3)
     assert capsys.readouterr().err == ""
@@ -233,7 +231,7 @@ def test_data_and_out_are_needed(tmp_path, capsys) -> None:
 
 def test_the_file_in_the_docs_is_a_study(tmp_path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "ablation.md").read_text()
-    assert MARK in page
+    assert STOPPED in page
     study, combinations = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     found = resolve(parse_study(study, "docs", "docs"), tmp_path, tmp_path)
     assert [variant.label for variant, _ in found.variants] == ["64", "256", "512", "no batch norm", "narrow"]
@@ -241,5 +239,5 @@ def test_the_file_in_the_docs_is_a_study(tmp_path) -> None:
     assert [v.label for v, _ in resolve(parse_study(listed, "docs", "docs"), tmp_path, tmp_path).variants] == [
         "64 x narrow"
     ]
-    for name in STUDIES:
+    for name in named_studies():
         assert f"| `{name}` |" in page

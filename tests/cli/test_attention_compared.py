@@ -12,8 +12,7 @@ import torch
 
 from dinoscope.cli import main
 from dinoscope.cli.pictures import Seen, Truth
-from dinoscope.data.index_png import encode_indices
-from dinoscope.data.masked_images import find_masks
+from dinoscope.data.benchmarks import encode_indices, find_masks
 from dinoscope.errors import UserError
 from tests.test_masked_images import write_voc
 

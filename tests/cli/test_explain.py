@@ -15,10 +15,10 @@ import torch
 
 from dinoscope import checkpoint
 from dinoscope.cli import main
-from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.evaluation.results import kept
 from dinoscope.files import MARK
 from dinoscope.models.backbone import BackboneConfig, build_backbone
+from dinoscope.scenes import ScenesConfig, write_scenes
 
 FILES = ["curves.png", "explain.csv", "explain.json", "table.md"]
 QUICK = ["--steps", "4", "--random-orders", "1", "--size", "32"]

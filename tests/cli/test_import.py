@@ -12,12 +12,12 @@ import torch
 import dinoscope
 from dinoscope import checkpoint, model_names
 from dinoscope.cli import call, main
-from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.model_names import load_model
 from dinoscope.models.backbone import Backbone
 from dinoscope.models.pretrained import CATALOGUE, Release
 from dinoscope.models.pretrained.fetch import cached_file
+from dinoscope.scenes import ScenesConfig, write_scenes
 from tests.official_files import dino_checkpoint, random_network, register_tiny, weights
 
 TINY_SCENES = ScenesConfig(0, 32, 1, 1, 2, davis_sequences=1, davis_frames=3, davis_size=(48, 64))

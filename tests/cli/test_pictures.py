@@ -268,4 +268,4 @@ def test_a_named_file_that_cannot_be_read_says_why(
     files = [tmp_path / name for name in ("a.jfif", "b.HEIC", "c.heic")]
     assert run("pca", "--out", tmp_path / "out", "--model", VIT, *files) == 0
     assert names(tmp_path / "out") == ["a_pca.png", "b_pca.png"], "the content decides"
-    assert f"{files[2]}: HEIC is not supported: save it as JPEG, PNG or TIFF" in capsys.readouterr().err
+    assert f"{files[2]}: not supported: HEIC, save it as PNG or JPEG" in capsys.readouterr().err

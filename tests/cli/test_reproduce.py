@@ -14,13 +14,13 @@ import torch
 
 from dinoscope import checkpoint
 from dinoscope.cli import main
-from dinoscope.data.folder import ImageFolder
-from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.data.sources import ImageFolder
 from dinoscope.features import cache
 from dinoscope.models.pretrained import CATALOGUE
 from dinoscope.models.pretrained.fetch import cached_file, first_digest
-from dinoscope.reproduction import imagenet
-from dinoscope.reproduction.presentation import FILES
+from dinoscope.scenes import ScenesConfig, write_scenes
+from dinoscope.study import reproduce as engine
+from dinoscope.study.reproduce import FILES
 from dinoscope.types import Metric
 from tests.conftest import draw_picture
 from tests.official_files import dino_checkpoint, random_network, register_tiny, release, weights
@@ -121,7 +121,7 @@ def check_files(knn: dict[str, Any]) -> None:
 
 def test_what_is_kept_is_not_measured_again(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that was broken off within the second model goes on there."""
-    measure, seen = imagenet.measure_knn, list[str]()
+    measure, seen = engine.measure_knn, list[str]()
 
     def until(*arguments: Any, **options: Any) -> Any:
         seen.append(arguments[0].label)
@@ -129,7 +129,7 @@ def test_what_is_kept_is_not_measured_again(images: Path, monkeypatch: pytest.Mo
             raise KeyboardInterrupt
         return measure(*arguments, **options)
 
-    monkeypatch.setattr(imagenet, "measure_knn", until)
+    monkeypatch.setattr(engine, "measure_knn", until)
     assert reproduce("imagenet-table", images, *BOTH, *FAST) == 130
     assert not Path("out/reproduce.md").exists()
     assert reproduce("imagenet-table", images, *BOTH, *FAST) == 0

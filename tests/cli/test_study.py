@@ -15,8 +15,8 @@ from dinoscope.cli import study as study_module
 from dinoscope.cli.console import Console
 from dinoscope.cli.progress import StudyTable, counts
 from dinoscope.cli.study import STUDIES, Execution, SmallComparison, conclude, placed
-from dinoscope.study.executor import RunStatus, StudyResult
-from tests.test_study_state import contents, settings
+from dinoscope.study.run import RunStatus, StudyResult
+from tests.study.test_state import contents, settings
 
 
 def options(data: Path, out: Path, *more: str) -> list[str]:
@@ -114,7 +114,7 @@ def test_exit_codes_say_how_it_ended(tmp_path, capsys) -> None:
     assert "1 of 2 runs failed: r1" in printed.err
     assert "not finished: dinoscope study again" in printed.err
     assert printed.out == ""
-    assert concluded(tmp_path, "finished", "stopped", "waiting", interrupted=True) == 130
+    assert concluded(tmp_path, "finished", "stopped", "new", interrupted=True) == 130
     assert "not finished: dinoscope study again" in capsys.readouterr().err
 
 
@@ -138,7 +138,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> float:
 
 
 def test_the_table_follows_the_metrics(tmp_path, now) -> None:
-    run, other = status(tmp_path, "a", "running", began=now - 42), status(tmp_path, "b", "waiting")
+    run, other = status(tmp_path, "a", "running", began=now - 42), status(tmp_path, "b", "new")
     table = StudyTable({"a": 9, "b": 9})
     assert "a   │ running │       │      │      │        │          │" in shown(table, [run, other])
     metrics(run, {"step": 4, "epoch": 1, "loss": 2.5, "images_per_second": 321.4})
@@ -146,7 +146,7 @@ def test_the_table_follows_the_metrics(tmp_path, now) -> None:
     with (run.config.out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "ep')  # a line that is being written
     text = shown(table, [run, other])
-    for cell in ("2/3", "5/9", "2.500", "43.2", "321", "42 s", "waiting", "1 waiting, 1 running"):
+    for cell in ("2/3", "5/9", "2.500", "43.2", "321", "42 s", "new", "1 new, 1 running"):
         assert cell in text
     (run.config.out / "metrics.jsonl").unlink()  # it went on after a kill: a new file, from an earlier step
     metrics(run, {"step": 2, "epoch": 0, "loss": 3.0, "images_per_second": 9.0})
@@ -168,7 +168,7 @@ def test_a_long_study_shows_what_matters(tmp_path) -> None:
 def test_without_a_terminal_only_changes_are_lines(tmp_path, now) -> None:
     console = Console(file=io.StringIO(), width=200)
     run = status(tmp_path, "a", "running", began=now)
-    runs = [run, status(tmp_path, "b", "finished", before=True), status(tmp_path, "c", "waiting")]
+    runs = [run, status(tmp_path, "b", "finished", before=True), status(tmp_path, "c", "new")]
     with StudyTable({"a": 3}, console) as table:
         for _ in range(3):
             table(runs)

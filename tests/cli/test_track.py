@@ -12,7 +12,7 @@ from PIL import Image
 
 from dinoscope import cli
 from dinoscope.cli import video as command
-from dinoscope.data.index_png import encode_indices, read_indices, voc_palette
+from dinoscope.data.benchmarks import encode_indices, read_indices, voc_palette
 from dinoscope.files import MARK
 from dinoscope.report import video
 

@@ -14,11 +14,11 @@ import torch
 
 from dinoscope import checkpoint, cli
 from dinoscope.cli import call
-from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.errors import UserError
 from dinoscope.files import MARK
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.report.voc_sheet import spread
+from dinoscope.scenes import ScenesConfig, write_scenes
 
 SMALL = ("--size", "64", "--square", "64", "--device", "cpu", "--resamples", "200")
 BOTH = ("random:vit_micro_conv8", "random:resnet_micro")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from dinoscope.data.folder import find_images
+from dinoscope.data.sources import find_images
 from dinoscope.data.views import ViewsConfig
 from dinoscope.methods import MethodSettings
 from dinoscope.methods.byol import BYOLConfig

@@ -7,10 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dinoscope.data.index_png import read_indices
-from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.data.benchmarks import read_indices
 from dinoscope.data.video import open_video
 from dinoscope.demo.clip import Clip
+from dinoscope.scenes import ScenesConfig, write_scenes
 from tests.conftest import draw_picture
 
 SIZE = (120, 216)

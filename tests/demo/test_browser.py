@@ -19,7 +19,7 @@ pytest.importorskip("playwright", reason="needs playwright")
 from playwright import sync_api
 
 from dinoscope.demo.limits import Limits
-from dinoscope.demo.serving import Serving, page_served
+from dinoscope.demo.serving import page_served
 from dinoscope.model_names import load_models, shipped_model
 from tests.conftest import draw_picture
 
@@ -31,7 +31,7 @@ PATIENCE = 120_000  # ms; these wait for what happens, and not for time
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     models = load_models([f"random:{shipped_model()}", str(shipped_model())])
-    with page_served(Serving(models, limits=Limits(megapixels=4))) as address:
+    with page_served(models, limits=Limits(megapixels=4)) as address:
         yield address
 
 

@@ -65,7 +65,7 @@ def test_a_video_that_does_not_say_its_length_is_counted_no_further_than_allowed
 ) -> None:
     path = write_clip(tmp_path / "a.mp4", 40)
     header = video._header
-    monkeypatch.setattr(video, "_header", lambda *a: replace(header(*a), said=0))
+    monkeypatch.setattr(video, "_header", lambda *a: replace(header(*a), frames=0))
     assert open_clip(path, "a.mp4", LIMITS).total == 40
     assert refusal(path, replace(LIMITS, video_seconds=1)).key == "video_too_long"
 

@@ -6,15 +6,15 @@ import pytest
 
 pytest.importorskip("gradio", reason="needs gradio: pip install 'dinoscope[demo]'")
 
-from dinoscope.demo.site import build_radio, build_slider
+from dinoscope.demo.site import Radio, Slider
 
 
 @pytest.mark.parametrize(("sent", "taken"), [(3, 3), (12, 3), (-1, 1), (None, 1), (2.5, 2.5)])
 def test_a_slider_takes_its_nearest_end(sent: float | None, taken: float) -> None:
-    slider = build_slider(1, 3, 2, step=1, label="Layer")
+    slider = Slider(1, 3, 2, step=1, label="Layer")
     assert slider.preprocess(sent) == taken
     assert slider.get_block_name() == "slider"  # to the browser
 
 
 def test_a_choice_that_has_just_gone_still_comes_in() -> None:
-    assert build_radio([("mean", "mean"), ("1", "0")], "mean").preprocess("5") == "5"
+    assert Radio([("mean", "mean"), ("1", "0")], value="mean").preprocess("5") == "5"

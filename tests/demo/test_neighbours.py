@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dinoscope.data.decode import decode
+from dinoscope.data.images import decode
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, evaluation_image, evaluation_view
 from dinoscope.model_names import Model, load_model

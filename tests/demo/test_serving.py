@@ -21,11 +21,13 @@ from dinoscope.cli import main
 from dinoscope.demo import serving
 from dinoscope.demo.engine import Engine, Input
 from dinoscope.demo.limits import Limits
-from dinoscope.demo.serving import Serving, free_port, page_served
+from dinoscope.demo.serving import free_port, page_served
 from dinoscope.errors import UserError
 from tests.demo.conftest import named
 
 gradio = pytest.importorskip("gradio")
+from dinoscope.demo import page  # noqa: E402
+
 httpx = pytest.importorskip("httpx")
 
 PEOPLE = 10
@@ -35,7 +37,7 @@ PATIENCE = 240  # seconds; far more than it takes, for machines that are busy
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     models = [named("vit_micro_conv8", "first"), named("vit_micro_conv8", "second", 1)]
-    with page_served(Serving(models, limits=Limits(queue=2 * PEOPLE))) as address:
+    with page_served(models, limits=Limits(queue=2 * PEOPLE)) as address:
         yield address
 
 
@@ -120,7 +122,7 @@ def test_files_of_the_machine_are_not_served(address: str) -> None:
 def test_names_of_other_sites_are_not_answered_to(address: str) -> None:
     for host, status in (("evil.example", 400), ("127.0.0.1:1", 200), ("localhost", 200), ("[::1]:7860", 200)):
         assert httpx.get(address, headers={"host": host}, trust_env=False, timeout=PATIENCE).status_code == status, host
-    with page_served(Serving([named("vit_micro_conv8", "first")], host="0.0.0.0")) as everywhere:
+    with page_served([named("vit_micro_conv8", "first")], host="0.0.0.0") as everywhere:
         port = everywhere.rstrip("/").rpartition(":")[2]
         reply = httpx.get(
             f"http://127.0.0.1:{port}/", headers={"host": "class.example"}, trust_env=False, timeout=PATIENCE
@@ -130,7 +132,7 @@ def test_names_of_other_sites_are_not_answered_to(address: str) -> None:
 
 def test_uploads_above_the_limits_are_refused() -> None:
     models = [named("vit_micro_conv8", "first")]
-    with page_served(Serving(models, limits=Limits(upload_mb=0.3, video_mb=0.3, uploads_mb=2))) as address:
+    with page_served(models, limits=Limits(upload_mb=0.3, video_mb=0.3, uploads_mb=2)) as address:
         assert _upload(address, "large.png", b"\0" * 400_000).status_code == 413
         sent = [_upload(address, f"{number}.png", bytes([number]) * 290_000).status_code for number in range(9)]
         assert sent[0] == 200
@@ -179,7 +181,7 @@ def _upload(address: str, name: str, content: bytes, headers: dict[str, str] | N
 def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = dict(os.environ)
-    with page_served(Serving([named("vit_micro_conv8", "first")])) as address:
+    with page_served([named("vit_micro_conv8", "first")]) as address:
         Person(address).begin()
         (folder,) = tmp_path.glob("dinoscope-demo-*")
         assert any(file.is_file() for file in (folder / "gradio").rglob("*"))
@@ -200,7 +202,7 @@ def test_a_busy_port() -> None:
 
 
 def test_a_port_that_is_taken_while_the_page_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    building = serving._build
+    building = page.build_page
     with socket.socket() as busy:
 
         def build(*asked: Any) -> Any:
@@ -209,8 +211,8 @@ def test_a_port_that_is_taken_while_the_page_is_built(monkeypatch: pytest.Monkey
             busy.listen()
             return building(*asked)
 
-        monkeypatch.setattr(serving, "_build", build)
-        with page_served(Serving([named("vit_micro_conv8", "first")])) as address:
+        monkeypatch.setattr(page, "build_page", build)
+        with page_served([named("vit_micro_conv8", "first")]) as address:
             assert int(address.rstrip("/").rpartition(":")[2]) > busy.getsockname()[1]
             assert httpx.get(address, trust_env=False, timeout=PATIENCE).status_code == 200
 
@@ -223,7 +225,7 @@ def test_a_port_that_is_taken_just_before_it_is_listened_at(monkeypatch: pytest.
         taken = busy.getsockname()[1]
         others = serving._free_ports
         monkeypatch.setattr(serving, "_free_ports", lambda host, port: itertools.chain([taken], others(host, port)))
-        with page_served(Serving([named("vit_micro_conv8", "first")])) as address:
+        with page_served([named("vit_micro_conv8", "first")]) as address:
             assert f":{taken}/" not in address
             assert httpx.get(address, trust_env=False, timeout=PATIENCE).status_code == 200
 

@@ -10,12 +10,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from dinoscope.ablation.curves import Band
-from dinoscope.ablation.grouping import arrange
 from dinoscope.report.ablation import every_figure, stretches
 from dinoscope.report.charts import BASELINE, COLUMN, PAGE, Bar, Effect, bars, effects, line_chart, pdf, svg
+from dinoscope.study.effects import Band, arrange
 from dinoscope.tables import Line, LineChart, LinePanel
-from tests.ablation_studies import realistic, study
+from tests.study.studies import realistic, study
 
 SMALL = (2.4, 2.2)
 LONG = "no weight normalisation of the last layer"

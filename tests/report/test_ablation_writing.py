@@ -10,15 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from dinoscope.ablation.records import AblationResult, Variant
-from dinoscope.ablation.storing import from_json, read_result, to_json
 from dinoscope.cli.ablation_table import show
 from dinoscope.cli.console import Console
 from dinoscope.errors import UserError
 from dinoscope.files import MARK
 from dinoscope.report.ablation import claim, file_names, write_result
-from tests.ablation_studies import BASE, full_run, realistic, run, study
+from dinoscope.report.tables import markdown_paragraph
+from dinoscope.study.definition import Variant
+from dinoscope.study.effects import AblationResult, arrange
+from dinoscope.study.reading import axis_reading, study_reading
+from dinoscope.study.results import from_json, read_result, to_json
 from tests.html_checks import Page
+from tests.study.studies import BASE, full_run, realistic, run, study
+
+EARLIER = Path(__file__).parents[1] / "data" / "earlier_study"
 
 
 def small(axis: str = "batch size") -> AblationResult:
@@ -79,7 +84,7 @@ def test_the_csv_has_every_run_unrounded(written: Path) -> None:
 
 def test_the_page_stands_alone(written: Path) -> None:
     page = Page((written / "ablation.html").read_text())
-    assert "2 variants on 1 axis beside the base; 2 seeds; 6 runs: 6 finished." in " ".join(page.shown)
+    assert "2 variants on 1 axis next to the baseline; 2 seeds; 6 runs: 6 finished." in " ".join(page.shown)
     assert "Size & <shape>" in page.shown
     assert sum(image["src"].startswith("data:image/svg+xml") for image in page.images()) == 3
 
@@ -135,7 +140,7 @@ def changed(*path: str | int, to: object) -> str:
         "{",
         "[]",
         "{}",
-        changed("format", to=3),
+        changed("format", to=4),
         changed("format", to=[]),
         changed("result", to=[]),
         changed("result", "runs", to=3),
@@ -147,7 +152,7 @@ def changed(*path: str | int, to: object) -> str:
         changed("result", "runs", 0, "curves", "loss", to=[[1, 2, 3]]),
         changed("result", "runs", 0, "extra", to=1),
         changed("result", "runs", 1, "seed", to=0),
-        changed("result", "base", to={"axis": ""}),
+        changed("result", "baseline", to={"axis": ""}),
     ],
 )
 def test_what_is_not_exactly_a_result_is_refused(text: str) -> None:
@@ -155,14 +160,36 @@ def test_what_is_not_exactly_a_result_is_refused(text: str) -> None:
         from_json(text, "place/ablation.json")
 
 
-def test_a_result_of_the_first_format_is_read() -> None:
-    """It did not say yet what the base is as a value of an axis."""
+def test_results_of_earlier_formats_are_read() -> None:
+    """The baseline was the base; in the first format it was no value of an axis."""
     values = json.loads(to_json(small()))
-    del values["result"]["base_values"]
-    with pytest.raises(UserError, match="is damaged"):
+    result = values["result"]
+    result["base"] = result.pop("baseline")
+    result["base_values"] = result.pop("baseline_values")
+    with pytest.raises(UserError, match="is not a valid"):
         from_json(json.dumps(values), "file")
+    found = from_json(json.dumps(values | {"format": 2}), "file")
+    assert found == from_json(to_json(small()), "file")
+    del result["base_values"]
+    with pytest.raises(UserError, match="is damaged"):
+        from_json(json.dumps(values | {"format": 2}), "file")
     found = from_json(json.dumps(values | {"format": 1}), "file")
     assert found == from_json(to_json(small()), "file")
+
+
+def test_the_result_of_an_earlier_version_reads_as_before() -> None:
+    """Written by the version before 0.2, with its own reading next to it."""
+    study = arrange(read_result(EARLIER))
+    sentences = [*study_reading(study), *(text for axis in study.axes for text in axis_reading(axis, study.baseline))]
+    before = (EARLIER / "ablation.md").read_text()
+    words = {"next to the baseline": "beside the base", "Baseline": "Base", "the baseline": "the base"}
+    words |= {"uniform over all classes": "even over all classes"}
+    for sentence in sentences:
+        for new, old in words.items():
+            sentence = sentence.replace(new, old)
+        assert markdown_paragraph(sentence) in before
+    assert study.baseline.label == "baseline"
+    assert study.axes[0].name_of(study.baseline, study.baseline) == "64 (baseline)"
 
 
 def test_a_missing_result_is_named(tmp_path: Path) -> None:
@@ -174,7 +201,7 @@ def test_a_missing_result_is_named(tmp_path: Path) -> None:
 
 
 def test_a_setting_that_json_lacks_is_refused() -> None:
-    odd = dataclasses.replace(small(), base=Variant("", "DINO", {"x": object()}))
+    odd = dataclasses.replace(small(), baseline=Variant("", "DINO", {"x": object()}))
     with pytest.raises(UserError, match="cannot be written as JSON"):
         to_json(odd)
 
@@ -186,6 +213,6 @@ def test_the_terminal_shows_it_in_80_columns() -> None:
     text = captured.get()
     assert max(map(len, text.splitlines())) <= 80
     assert "neither (collapsed)" in text
-    assert "DINO (base)" in text
+    assert "DINO (baseline)" in text
     assert "patches of 5 (failed)" in text
     assert "…" not in text

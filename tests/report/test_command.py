@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from dinoscope.config import from_dict, to_dict
-from dinoscope.data.view_presets import VIEWS
+from dinoscope.data.views import VIEWS
 from dinoscope.methods import METHODS
-from dinoscope.report.sections.command import command
+from dinoscope.report.sections.settings import command
 from dinoscope.study.recipes import RECIPES
 from dinoscope.training.config import OptimizerConfig, RunConfig, SavingConfig
 from tests.plain_process import PlainProcess

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from dinoscope import checkpoint, cli
-from dinoscope.data.masked_images import find_masked_images
-from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.data.benchmarks import find_masked_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation.results import from_json, keep_as, kept, kept_names, to_json
 from dinoscope.measurement.davis_frames import keep_frames, kept_frames, kept_places
@@ -23,8 +22,10 @@ from dinoscope.measurement.voc_record import VocProtocol
 from dinoscope.model_names import Model, random_backbone
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.report.page import Block, Bullets, Document, Figure, Folded, Group, Notice, Section, render
+from dinoscope.report.runs import Material
 from dinoscope.report.sections import davis, voc
 from dinoscope.report.sections.kept import best_first, kept_groups
+from dinoscope.scenes import ScenesConfig, write_scenes
 from dinoscope.study.published import PUBLISHED_DAVIS, PUBLISHED_JACCARD
 from dinoscope.tables import Table
 from dinoscope.types import Items, Metric, Result
@@ -66,6 +67,10 @@ def measured(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(measured: Path, tmp_path: Path) -> Path:
     """A copy that a test may spoil."""
     return Path(shutil.copytree(measured, tmp_path / "runs"))
+
+
+def material(models: Sequence[Model]) -> Material:
+    return Material(models=tuple(models))
 
 
 def subjects(runs: Path) -> list[Model]:
@@ -122,7 +127,7 @@ def test_variants_are_found_by_name(tmp_path: Path) -> None:
 
 
 def test_voc_draws_the_best_and_the_worst_images_with_the_figures_that_are_kept(runs: Path) -> None:
-    section = voc.section(subjects(runs))
+    section = voc.section(material(subjects(runs)))
     (table,) = of_kind(section, Table)
     shown = [row.cells[0] for each in table.sections for row in each.rows]
     assert sorted(shown) == ["one", "two"]  # at 64 px nothing published stands beside
@@ -139,7 +144,7 @@ def test_voc_draws_the_best_and_the_worst_images_with_the_figures_that_are_kept(
 def test_the_masks_that_are_drawn_score_what_was_measured(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = []
     monkeypatch.setattr(voc, "mask_sheet", lambda found, *_: rows.extend(found) or np.zeros((4, 4, 3), np.uint8))
-    voc.section(subjects(runs))
+    voc.section(material(subjects(runs)))
     one, two = (kept(runs / name, "voc") for name in ("one", "two"))
     assert one is not None
     assert two is not None
@@ -167,11 +172,11 @@ def test_published_figures_stand_beside_those_of_their_protocol(runs: Path) -> N
         video = kept(runs / name, "davis-2017")
         assert video is not None
         keep_as(runs / name, "davis-2017", Result("davis", {**video.protocol, "size": 480}, video.metrics))
-    (table,) = of_kind(voc.section(subjects(runs)), Table)
+    (table,) = of_kind(voc.section(material(subjects(runs))), Table)
     cells = {row.cells[0]: row.cells for each in table.sections for row in each.rows}
     assert cells["DINO, ViT-S/16"][1] == f"{PUBLISHED_JACCARD[0].dino:.1f}"
     assert "these of 8" in table.remarks[-1]
-    (table,) = of_kind(davis.section(subjects(runs)), Table)
+    (table,) = of_kind(davis.section(material(subjects(runs))), Table)
     cells = {row.cells[0]: row.cells for each in table.sections for row in each.rows}
     assert cells["DINO ViT-S/16"][1] == f"{PUBLISHED_DAVIS[0].jf_mean:.1f}"
     assert "these of 2" in table.remarks[-1]
@@ -188,12 +193,12 @@ def test_where_the_images_are_gone_they_are_named(runs: Path) -> None:
         frames = kept_frames(runs / name, "davis-2017", video)
         keep_as(runs / name, "davis-2017", gone)
         keep_frames(runs / name, "davis-2017", frames, gone)
-    section = voc.section(subjects(runs))
+    section = voc.section(material(subjects(runs)))
     assert of_kind(section, Figure) == []
     (named,) = of_kind(section, Bullets)
     assert len(named.items) == 6
     assert "not drawn" in of_kind(section, Notice)[0].text
-    section = davis.section(subjects(runs))
+    section = davis.section(material(subjects(runs)))
     assert of_kind(section, Figure) == []
     assert len(of_kind(section, Table)) == 2
     assert "not drawn" in of_kind(section, Notice)[0].text
@@ -204,13 +209,13 @@ def test_a_folder_of_masks_is_not_drawn_since_its_place_is_not_kept(runs: Path) 
         found = kept(runs / name, "voc")
         assert found is not None
         keep_as(runs / name, "voc", replace(found, protocol={**found.protocol, "data_name": "mine"}))
-    section = voc.section(subjects(runs))
+    section = voc.section(material(subjects(runs)))
     assert of_kind(section, Figure) == []
     assert "is not kept" in of_kind(section, Notice)[0].text
 
 
 def test_davis_draws_the_best_and_the_worst_sequence(runs: Path) -> None:
-    section = davis.section(subjects(runs))
+    section = davis.section(material(subjects(runs)))
     scores, sequences = of_kind(section, Table)
     assert [row.cells[0] for row in scores.sections[0].rows] == ["one", "two"]
     rows = [row.cells for row in sequences.sections[0].rows]
@@ -241,7 +246,7 @@ def test_damaged_frames_are_said_and_the_tables_stay(runs: Path, damage: bytes |
     file = runs / "one" / "evaluations" / "davis-2017.frames.npz"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
-    section = davis.section(subjects(runs))
+    section = davis.section(material(subjects(runs)))
     assert len(of_kind(section, Table)) == 2
     assert "damaged" in of_kind(section, Notice)[0].text
 
@@ -258,7 +263,7 @@ def test_masks_that_are_no_masks_are_refused(runs: Path) -> None:
 
 def test_results_of_other_weights_are_left_out_and_said(runs: Path) -> None:
     one, two = subjects(runs)
-    section = voc.section([one, replace(two, backbone=random_backbone(two.backbone.config, seed=5))])
+    section = voc.section(material([one, replace(two, backbone=random_backbone(two.backbone.config, seed=5))]))
     (table,) = of_kind(section, Table)
     assert [row.cells[0] for row in table.sections[0].rows] == ["one"]
     assert "other weights" in of_kind(section, Notice)[0].text
@@ -266,7 +271,7 @@ def test_results_of_other_weights_are_left_out_and_said(runs: Path) -> None:
 
 def test_damaged_records_are_said(runs: Path) -> None:
     (runs / "one" / "evaluations" / "voc.json").write_text("{")
-    section = voc.section(subjects(runs))
+    section = voc.section(material(subjects(runs)))
     assert len(of_kind(section, Table)) == 1
     assert "damaged" in of_kind(section, Notice)[0].text
 
@@ -274,7 +279,7 @@ def test_damaged_records_are_said(runs: Path) -> None:
 def test_records_that_say_too_little_are_left_out_and_said(runs: Path) -> None:
     for name in ("voc", "davis-2017"):
         keep_as(runs / "one", name, Result(name, {"data": "x"}, ()))
-    for section in (voc.section(subjects(runs)), davis.section(subjects(runs))):
+    for section in (voc.section(material(subjects(runs))), davis.section(material(subjects(runs)))):
         assert "does not say its" in of_kind(section, Notice)[0].text
         assert [row.cells[0] for row in of_kind(section, Table)[0].sections[0].rows] == ["two"]
 
@@ -283,11 +288,11 @@ def test_only_what_was_measured_alike_shares_a_table(runs: Path) -> None:
     found = kept(runs / "two", "voc")
     assert found is not None
     keep_as(runs / "two", "voc", replace(found, protocol={**found.protocol, "mass": 0.5}))
-    section = voc.section(subjects(runs))
+    section = voc.section(material(subjects(runs)))
     assert section is not None
     assert [type(block) for block in section.blocks] == [Group, Group]
     assert [len(table.sections[0].rows) for table in of_kind(section, Table)] == [1, 1]
-    groups, _ = kept_groups(subjects(runs), "voc", VocProtocol)
+    groups, _ = kept_groups(material(subjects(runs)).titled, "voc", VocProtocol)
     assert [len(group) for group in groups] == [1, 1]
 
 
@@ -297,18 +302,18 @@ def test_old_records_without_examples_have_a_table_and_no_examples(runs: Path) -
             values = json.loads(file.read_text())
             del values["items"]
             file.write_text(json.dumps(values))
-    for section in (voc.section(subjects(runs)), davis.section(subjects(runs))):
+    for section in (voc.section(material(subjects(runs))), davis.section(material(subjects(runs)))):
         assert len(of_kind(section, Table)) == 1
         assert of_kind(section, Figure) == []
-    groups, _ = kept_groups(subjects(runs), "voc", VocProtocol)
+    groups, _ = kept_groups(material(subjects(runs)).titled, "voc", VocProtocol)
     assert best_first(groups[0], "voc_jaccard_strict_mean") is None
 
 
 def test_no_section_without_results(tmp_path: Path, runs: Path) -> None:
     bare = [replace(each, keeps_results=False) for each in subjects(runs)]
-    assert voc.section(bare) is None
-    assert davis.section(bare) is None
-    assert voc.section([replace(bare[0], run=tmp_path, keeps_results=True)]) is None
+    assert voc.section(material(bare)) is None
+    assert davis.section(material(bare)) is None
+    assert voc.section(material([replace(bare[0], run=tmp_path, keeps_results=True)])) is None
 
 
 def test_images_by_name(drawn: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from dinoscope.cli import main
-from dinoscope.data.folder import balanced, find_images
+from dinoscope.data.sources import balanced, find_images
 from dinoscope.errors import UserError
 from dinoscope.explain.embedding import METHODS, EmbeddingMap, described, embedding_map, neighbours_kept
 from dinoscope.measurement import Extract
@@ -32,7 +32,9 @@ from dinoscope.report.maps import (
     thumbnails_page,
 )
 from dinoscope.report.page import Figure, Notice
+from dinoscope.report.runs import Material
 from dinoscope.report.sections import embedding
+from dinoscope.study.gather import Measuring
 
 PICTURES = Callable[..., Path]
 MODEL = "random:vit_micro_conv8"
@@ -195,7 +197,7 @@ def test_more_classes_than_colours_still_differ_but_are_not_named() -> None:
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=60), st.integers(1, 40))
 def test_balanced_takes_as_many_of_each_class_as_can_be(labels: list[int], most: int) -> None:
-    from dinoscope.data.folder import ImageFolder
+    from dinoscope.data.sources import ImageFolder
 
     paths = tuple(f"{index:03d}.png" for index in range(len(labels)))
     folder = ImageFolder(Path("x"), paths, tuple(labels), tuple("abcdefg"))
@@ -259,25 +261,26 @@ def subject(name: str, *, constant: bool = False) -> Model:
             for parameter in backbone.parameters():
                 parameter.zero_()
             next(p for n, p in reversed(list(backbone.named_parameters())) if n.endswith("norm.bias")).fill_(1)
-    return Model(name, name, backbone, Path(name), method="dino")
+    return Model(name, Path(name).name, backbone, Path(name), method="dino")
 
 
 def test_the_section_shows_every_model_and_says_which_has_collapsed(picture_folder: PICTURES) -> None:
     images = find_images(picture_folder(12, classes=3))
-    models = [subject("runs/a"), subject("runs/b"), subject("runs/c", constant=True)]
-    section = embedding.section(models, images, Extract(cached=False), method="tsne")
+    models = (subject("runs/a"), subject("runs/b"), subject("runs/c", constant=True))
+    material = Material(models=models, measuring=Measuring(extract=Extract(cached=False)))
+    section = embedding.section(material, images, method="tsne")
     assert section is not None
     figures = [block for block in section.blocks if isinstance(block, Figure)]
     assert len(figures) == 3
     assert "12 of the 12 images" in figures[0].caption
-    assert "a, b" in figures[0].alt
+    assert "a, b" in figures[0].alt.replace("runs/", "")
     notices = [block for block in section.blocks if isinstance(block, Notice)]
     assert [("collapsed" in each.text, each.kind) for each in notices] == [(True, "warning")]
 
 
 def test_no_section_without_images() -> None:
-    assert embedding.section([subject("runs/a")]) is None
-    assert embedding.section([]) is None
+    assert embedding.section(Material(models=(subject("runs/a"),))) is None
+    assert embedding.section(Material()) is None
 
 
 def test_a_map_of_too_few_has_no_figures() -> None:

@@ -17,11 +17,10 @@ from dinoscope.comparison.presentation import label
 from dinoscope.model_names import load_model
 from dinoscope.report.maps import thumbnail
 from dinoscope.report.page import Document, render
-from dinoscope.report.runs import RunRecord, read_runs
-from dinoscope.report.sections import embedding
+from dinoscope.report.runs import Material, RunRecord, read_runs
+from dinoscope.report.sections import embedding, summary
 from dinoscope.report.sections.health import findings, is_wrong, verdict
 from dinoscope.report.sections.kept import Kept, best_first
-from dinoscope.report.sections.summary import summary_section
 from dinoscope.study.compare import Entry, compare
 from dinoscope.training.provenance import MACHINE
 from dinoscope.types import Items, Metric, Result
@@ -113,7 +112,7 @@ def test_a_run_that_may_be_in_training_is_not_called_stopped(runs):
     (record,) = read_runs([Path("dino")])
     stopped = replace(record, state="stopped", steps=1, path=Path("my runs/dino"))
     going_on = replace(stopped, sessions=(replace(record.sessions[0], seconds=None),))
-    texts = [Page(render(Document("t", (summary_section([run], {}, None, {}),)))).text for run in (stopped, going_on)]
+    texts = [Page(render(Document("t", (summary.section(Material((run,))),)))).text for run in (stopped, going_on)]
     assert "State stopped" in texts[0]
     assert "State unfinished" in texts[1]
     assert "--out 'my runs/dino' --resume" in texts[0]
@@ -143,13 +142,13 @@ def entry(run: str, knn: float, **settings: float) -> Entry:
 def test_rows_of_one_method_are_told_apart_by_their_runs(runs):
     rows = compare([entry("a/dino", 40.0, rate=1.0), entry("b/dino", 50.0, rate=2.0)])
     assert [label(row, rows) for row in rows.rows] == ["DINO a/dino", "DINO b/dino"]
-    read = Page(render(Document("t", (summary_section([], {}, rows, {}),))))
+    read = Page(render(Document("t", (summary.section(Material(comparison=rows)),))))
     assert (
         "k-NN on 100 images: DINO b/dino is ahead with 50.0 % [40.4, 59.6]; "
         "last is DINO a/dino with 40.0 % [30.9, 49.8]." in read.text
     )
     same = compare([entry("a/dino", 40.0, rate=1.0), entry("b/dino", 40.0, rate=2.0)])
-    read = Page(render(Document("t", (summary_section([], {}, same, {}),))))
+    read = Page(render(Document("t", (summary.section(Material(comparison=same)),))))
     assert "k-NN on 100 images: the accuracy is the same everywhere, 40.0 %." in read.text
 
 

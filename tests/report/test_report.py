@@ -16,11 +16,9 @@ from dinoscope.cli import main
 from dinoscope.evaluation.results import kept
 from dinoscope.report.charts import MAX_POINTS, line_chart, looks
 from dinoscope.report.page import Document, Section, render
-from dinoscope.report.runs import RunRecord, read_runs
-from dinoscope.report.sections import embedding
-from dinoscope.report.sections.curves import curves_section
+from dinoscope.report.runs import Material, RunRecord, read_runs
+from dinoscope.report.sections import curves, embedding, settings
 from dinoscope.report.sections.health import findings, verdict
-from dinoscope.report.sections.settings import settings_section
 from dinoscope.tables import LineChart, LinePanel, Table
 from dinoscope.text import duration, listed
 from dinoscope.training.provenance import MACHINE
@@ -125,7 +123,7 @@ def test_a_run_from_before_machine_and_momentum_were_recorded(runs):
     assert (first.images, first.classes) == (12, 3)
     assert first.estimated
     assert first.seconds is not None
-    read = page(settings_section([first]), curves_section([first, second], lambda _, __: None))
+    read = page(settings.section(Material((first,))), curves.section(Material((first, second))))
     assert "not recorded" in read.text
     assert "Not logged: Teacher momentum" in read.text
 
@@ -220,7 +218,7 @@ def test_features_data_and_what_training_said(record):
 
 def test_runs_that_differ_are_set_beside_each_other_and_many_are_folded(runs):
     records = read_runs([Path(HOSTILE), Path("simclr"), Path("supervised")])
-    section = settings_section(records)
+    section = settings.section(Material(tuple(records)))
     assert isinstance(section.blocks[0], Table)
     names = [row.cells[0] for part in section.blocks[0].sections for row in part.rows]
     assert "backbone" in names
@@ -236,7 +234,7 @@ def test_twelve_runs_and_equal_names(runs):
     assert len({record.label for record in records}) == 12
     styles = looks([(record.label, record.method) for record in records])
     assert len({(each.color, each.style) for each in styles}) == 12
-    read = page(curves_section(records, lambda _, __: None))
+    read = page(curves.section(Material(tuple(records))))
     assert read.text.count("group7/run") >= 1
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from dinoscope.data import video as videos
-from dinoscope.data.index_png import voc_palette
+from dinoscope.data.benchmarks import voc_palette
 from dinoscope.data.video import open_video
 from dinoscope.errors import UserError
 from dinoscope.pictures import objects_overlay

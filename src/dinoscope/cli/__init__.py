@@ -96,7 +96,7 @@ def _run(command: str, rest: list[str]) -> int:
             hint = f"did you mean {near[0]!r}?" if near else "`dinoscope --help` lists the commands"
             raise UserError(f"there is no command {command!r}; {hint}")
         if MEGAPIXELS_VARIABLE in os.environ:
-            from dinoscope.data.image_header import pixel_limit
+            from dinoscope.data.images import pixel_limit
 
             pixel_limit()  # an impossible limit is refused before anything starts
         return call(command, rest)

@@ -24,17 +24,16 @@ from dinoscope.cli.study import (
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
-    from dinoscope.ablation.definition import StudyDefinition
-    from dinoscope.ablation.evaluations import Evaluating
-    from dinoscope.ablation.planning import PlannedStudy
-    from dinoscope.ablation.records import AblationResult
-    from dinoscope.study.executor import RunStatus, Watch
-    from dinoscope.study.plan import PlannedRun
+    from dinoscope.study.definition import StudyDefinition
+    from dinoscope.study.effects import AblationResult
+    from dinoscope.study.evaluations import Evaluating
+    from dinoscope.study.plan import PlannedRun, PlannedStudy
+    from dinoscope.study.run import RunStatus, Watch
 
 
 @dataclass(frozen=True)
 class Options:
-    """An ablation study: a base, and runs that differ from it in one thing each (or as a file says).
+    """An ablation study: a baseline, and runs that differ from it in one thing each (or as a file says).
 
     STUDY is a TOML file (docs/ablation.md), or a name, as of the paper's studies; without it the names are listed.
     Started again with the same options, a study goes on where it was stopped or killed; finished runs and what was
@@ -50,7 +49,7 @@ class Options:
     show: bool = False
     """Print the study as TOML, to be copied and changed; nothing is run."""
     recipe: str = ""
-    """Settings of the base, instead of the study's; named studies take their values at its scale."""
+    """Settings of the baseline, instead of the study's; named studies take their values at its scale."""
     axes: tuple[str, ...] = ()
     """Only these axes of the study."""
     seeds: tuple[int, ...] = ()
@@ -62,7 +61,7 @@ class Options:
     stop_on_collapse: bool = False
     """Stop a run when its method says that it has collapsed; it is a result, and not begun again."""
     stop_median: bool = False
-    """Stop a run whose online k-NN falls behind the median of the others'; never the base."""
+    """Stop a run whose online k-NN falls behind the median of the others'; never the baseline."""
     execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
 
 
@@ -73,7 +72,7 @@ def run(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
         return 0
     study = find_study(options)
     if options.show:
-        from dinoscope.ablation.study_file import to_toml
+        from dinoscope.study.definition import to_toml
 
         print(to_toml(study), end="")
         return 0
@@ -92,9 +91,7 @@ def run(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
 
 def find_study(options: Options) -> StudyDefinition:
     """The study of a file or a name, with what the options change. Raises UserError."""
-    from dinoscope.ablation.definition import DEFAULT_RECIPE
-    from dinoscope.ablation.studies import named_study
-    from dinoscope.ablation.study_file import read_study
+    from dinoscope.study.definition import DEFAULT_RECIPE, named_study, read_study
 
     file = Path(options.study)
     if file.suffix == ".toml" or file.is_file():
@@ -108,10 +105,11 @@ def find_study(options: Options) -> StudyDefinition:
 
 
 def _listing() -> str:
-    from dinoscope.ablation.studies import STUDIES
+    from dinoscope.study.definition import named_studies
 
-    width = max(map(len, STUDIES))
-    lines = [f"  {name:<{width}}  {study.title}" for name, study in STUDIES.items()]
+    studies = named_studies()
+    width = max(map(len, studies))
+    lines = [f"  {name:<{width}}  {title}" for name, title in studies.items()]
     usage = "usage: dinoscope ablate NAME|FILE.toml --data DIR --out DIR [options]   (dinoscope ablate --help)"
     hint = "dinoscope ablate NAME --show prints a study as a file, to be copied and changed."
     heading = "Studies by name, of the paper (Caron et al. 2021) where nothing else is said:"
@@ -127,7 +125,7 @@ def _places(options: Options) -> tuple[Path, Path]:
 
 def _check_same_study(study: StudyDefinition, out: Path) -> None:
     """Refuse to write over the result of another study. Raises UserError."""
-    from dinoscope.ablation.storing import FILE, read_result
+    from dinoscope.study.results import FILE, read_result
 
     try:
         held = read_result(out).name if (out / FILE).is_file() else study.name
@@ -138,20 +136,20 @@ def _check_same_study(study: StudyDefinition, out: Path) -> None:
 
 
 def _planned(study: StudyDefinition, options: Options, data: Path, out: Path) -> PlannedStudy:
-    from dinoscope.ablation.planning import plan_study
+    from dinoscope.study.plan import plan_study
 
     plan = plan_study(study, data, out, epochs=options.epochs, placed=lambda config: placed(config, options.execution))
     for name in plan.idle_axes:
-        say(f"the axis {name} has no runs: it has no value but the base's own")
+        say(f"the axis {name} has no runs: it has no value but the baseline's own")
     return plan
 
 
 def _evaluating(options: Options, data: Path) -> Evaluating:
     """What is measured after the runs. Raises UserError where masks were named and there are none."""
-    from dinoscope.ablation.evaluations import Evaluating, find_masks_for
     from dinoscope.cli.console import progress_bar
     from dinoscope.features import ExtractConfig
     from dinoscope.measurement import Extract
+    from dinoscope.study.evaluations import Evaluating, find_masks_for
     from dinoscope.system import pick_device
 
     # a bar for each computation moves on a terminal; elsewhere it would be a line for each, of every run
@@ -163,10 +161,10 @@ def _evaluating(options: Options, data: Path) -> Evaluating:
 
 def _checked(plan: PlannedStudy, options: Options, evaluating: Evaluating) -> list[PlannedRun]:
     """The runs that may still have something to do; those that a rule stopped before are named. Raises UserError."""
-    from dinoscope.ablation.early_stopping import stopped_early
-    from dinoscope.ablation.evaluations import is_labelled
     from dinoscope.cli.console import progress_bar
     from dinoscope.study import plan as planning
+    from dinoscope.study.evaluations import is_labelled
+    from dinoscope.study.state import stopped_early
 
     configs = plan.configs
     if options.stop_median and not (is_labelled(evaluating.data) and all(c.evaluate_every for c in configs)):
@@ -175,10 +173,8 @@ def _checked(plan: PlannedStudy, options: Options, evaluating: Evaluating) -> li
             "evaluate_every above 0"
         )
     with progress_bar("checking files") as progress:
-        runs = planning.plan(configs, progress)
-    stopped = {
-        run.config.out for run in runs if run.standing.state != "finished" and stopped_early(run.config) is not None
-    }
+        runs = planning.plan_runs(configs, progress)
+    stopped = {run.config.out for run in runs if run.state.name != "finished" and stopped_early(run.config) is not None}
     if stopped:
         say(f"stopped early before, and not begun again: {', '.join(sorted(path.name for path in stopped))}")
     return [run for run in runs if run.config.out not in stopped]
@@ -186,18 +182,19 @@ def _checked(plan: PlannedStudy, options: Options, evaluating: Evaluating) -> li
 
 def _run(plan: PlannedStudy, runs: Sequence[PlannedRun], evaluating: Evaluating, options: Options, command: str) -> int:
     """Bring all runs to their end, measure them, write and print the result."""
-    from dinoscope.ablation.early_stopping import KeepingHandles, MedianRule, stopped_early
-    from dinoscope.ablation.gathering import gather
     from dinoscope.cli.ablation_worker import command as worker
+    from dinoscope.study.results import gather
+    from dinoscope.study.run import KeepingHandles, MedianRule
+    from dinoscope.study.state import stopped_early
 
     assert options.out is not None
     runner = make_runner(worker(stop_on_collapse=options.stop_on_collapse), options.out, options.execution)
     keeping = KeepingHandles(runner)
     earlier = [config.out for config in plan.configs]
-    rule: Watch = MedianRule(keeping.handles, plan.base_runs, earlier) if options.stop_median else lambda _: None
+    rule: Watch = MedianRule(keeping.handles, plan.baseline_runs, earlier) if options.stop_median else lambda _: None
     result = run_all(runs, keeping, rule)
     tell_failures(result)
-    unfinished = [run for run in result.named("waiting", "stopped") if stopped_early(run.config) is None]
+    unfinished = [run for run in result.named("new", "stopped") if stopped_early(run.config) is None]
     if unfinished:
         say(f"go on with the runs that are not finished: {command}")
         return 130 if result.interrupted else 1

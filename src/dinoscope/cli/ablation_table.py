@@ -11,7 +11,7 @@ from rich.text import Text
 from dinoscope.cli.console import Console
 
 if TYPE_CHECKING:
-    from dinoscope.ablation.records import AblationResult
+    from dinoscope.study.effects import AblationResult
 
 
 def show(result: AblationResult, console: Console) -> None:
@@ -19,15 +19,14 @@ def show(result: AblationResult, console: Console) -> None:
 
     Raises UserError where a variant has two runs of one seed.
     """
-    from dinoscope.ablation.axis_table import axis_table
-    from dinoscope.ablation.grouping import arrange
-    from dinoscope.ablation.reading import axis_reading, study_reading
     from dinoscope.cli.console import rich_table
+    from dinoscope.study.effects import arrange
+    from dinoscope.study.reading import axis_reading, axis_table, study_reading
 
     study = arrange(result)
     for axis in study.axes:
-        console.print(rich_table(axis_table(axis, study.base, brief=True)))
-        for sentence in axis_reading(axis, study.base):
+        console.print(rich_table(axis_table(axis, study.baseline, brief=True)))
+        for sentence in axis_reading(axis, study.baseline):
             console.print(Padding(Text(sentence, style="dim"), (0, 0, 0, 2)))
         console.print()
     console.print(f"[bold]{escape(result.title or result.name)}[/bold]", highlight=False)

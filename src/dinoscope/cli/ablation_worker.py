@@ -28,7 +28,7 @@ def work(argv: list[str]) -> int:
     options = parse(known, argv)
 
     def listeners(config: RunConfig) -> Sequence[Listener]:
-        from dinoscope.ablation.listeners import RunCircumstances, StopOnCollapse
+        from dinoscope.study.state import RunCircumstances, StopOnCollapse
 
         watching: list[Listener] = [RunCircumstances(config.device)]
         return [*watching, StopOnCollapse()] if options.stop_on_collapse else watching

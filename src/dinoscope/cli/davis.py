@@ -19,7 +19,7 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation.window import PropagationConfig, check_config
 
 if TYPE_CHECKING:
-    from dinoscope.data.davis import Davis, DavisSequence
+    from dinoscope.data.benchmarks import Davis, DavisSequence
     from dinoscope.measurement.davis import Masks, SequenceResult
     from dinoscope.model_names import Model
 
@@ -102,7 +102,7 @@ def measure(options: Options) -> list[Measured]:
     Raises UserError where nothing is named, the data, a model or masks cannot be used, or files are in the way.
     """
     from dinoscope.cli.console import progress_bar
-    from dinoscope.data.davis import find_davis
+    from dinoscope.data.benchmarks import find_davis
     from dinoscope.evaluation.propagation import working_size
     from dinoscope.evaluation.results import keep
     from dinoscope.measurement.davis import davis_measurement, davis_name, limited, propagated

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import UInt8
     from numpy import ndarray
 
-    from dinoscope.data.davis import DavisSequence
+    from dinoscope.data.benchmarks import DavisSequence
     from dinoscope.data.grey_range import Window
 
 SETTINGS = "settings"

@@ -67,15 +67,15 @@ def demo(
         raise UserError("the page needs Gradio: pip install 'dinoscope[demo]'")
     if masks is not None and data is None:
         raise UserError("--masks are those of the images in --data: give that folder too")
-    from dinoscope.demo.serving import LOOPBACK, Serving, default_models, free_port, page_served, wait_for_the_end
+    from dinoscope.demo.serving import LOOPBACK, default_models, free_port, page_served, wait_for_the_end
 
     free_port(host, port)  # refuses a taken port before anything slow
     chosen = pick_device(device)
     models = load_models(model or default_models(runs), progress_bar)
     for loaded in models:
         loaded.backbone.to(chosen)
-    serving = Serving(models, data, masks, host, port, None if language == "auto" else language, limits)
-    with page_served(serving) as address:
+    words = None if language == "auto" else language
+    with page_served(models, data, masks, host, port, words, limits) as address:
         stdout(f"{address}   ({', '.join(loaded.label for loaded in models)}; Ctrl-C ends it)")
         if host not in LOOPBACK:
             place = f"{host}:{address.rpartition(':')[2].strip('/')}"

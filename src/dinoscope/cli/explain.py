@@ -121,7 +121,7 @@ def run(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
 def measure(options: Options) -> ExplainResult:
     """Check everything that can be checked before the work, then do it. Raises UserError."""
     from dinoscope.cli.console import progress_bar
-    from dinoscope.data.folder import find_images, resolve_split
+    from dinoscope.data.sources import find_images, resolve_split
     from dinoscope.explain.faithfulness import PerturbationConfig
     from dinoscope.features import ExtractConfig
     from dinoscope.files import claim

@@ -15,7 +15,7 @@ from dinoscope.cli.extraction import ExtractionOptions
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
-    from dinoscope.data.folder import ImageFolder
+    from dinoscope.data.sources import ImageFolder
     from dinoscope.types import Result
 
 
@@ -97,7 +97,7 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
 
 def _images(options: Options) -> tuple[ImageFolder, ImageFolder | None]:
     """Gallery and queries; no queries where --data has no splits at all."""
-    from dinoscope.data.folder import find_split
+    from dinoscope.data.sources import find_split
     from dinoscope.measurement import gallery_and_queries, gallery_and_queries_in
 
     data, gallery, query = options.data, options.gallery, options.query

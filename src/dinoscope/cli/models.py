@@ -17,7 +17,7 @@ from rich.table import Table
 from dinoscope.cli.command import Command, ModelName
 from dinoscope.cli.console import Console, emit, progress_bar, stdout
 from dinoscope.cli.extraction import EXTRACTION, ExtractionOptions
-from dinoscope.data.folder import find_images_of_splits
+from dinoscope.data.sources import find_images_of_splits
 from dinoscope.errors import UserError, lookup
 from dinoscope.exporting.formats import write
 from dinoscope.exporting.subject import Subject

@@ -19,17 +19,9 @@ from dinoscope.checkpoint import find_weights
 from dinoscope.cli.command import Command, ModelName, ModelNames
 from dinoscope.cli.console import metric_table, progress_bar, say, stdout
 from dinoscope.cli.extraction import EXTRACTION, ExtractionOptions
-from dinoscope.data.decode import UnreadableImage, decode, read
-from dinoscope.data.folder import (
-    EXTENSIONS,
-    UNSUPPORTED,
-    balanced,
-    evenly,
-    find_images,
-    find_images_of_splits,
-    unsupported,
-)
-from dinoscope.data.masked_images import VOID, MaskedImages, find_masks, object_pixels
+from dinoscope.data.benchmarks import VOID, MaskedImages, find_masks, object_pixels
+from dinoscope.data.images import OTHER_EXTENSIONS, UnreadableImage, decode, extensions, read
+from dinoscope.data.sources import balanced, evenly, find_images, find_images_of_splits
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.explain.attention import attention_of_blocks, map_masks, mean_and_heads, prepare, upsample
@@ -173,9 +165,7 @@ def look(files: Sequence[Path], viewers: Sequence[Viewer], faults: list[str], do
                 raw = read(file)
                 images = [raw.rgb(viewer.model.backbone.config.window) for viewer in viewers]
                 inputs = tuple(viewer.input(image) for viewer, image in zip(viewers, images, strict=True))
-            except UnreadableImage as error:
-                faults.append(f"{file}: {(file.is_file() and unsupported(file)) or error}")
-            except UserError as error:
+            except (UnreadableImage, UserError) as error:
                 faults.append(f"{file}: {error}")
             else:
                 yield Seen(index, file, images[0], inputs)
@@ -244,7 +234,7 @@ def models_and_images(models: Sequence[str], images: Sequence[Path]) -> tuple[li
 
 def _is_image(path: Path) -> bool:
     if not path.is_dir():
-        return path.name.lower().endswith((*EXTENSIONS, *UNSUPPORTED))
+        return path.name.lower().endswith((*extensions(), *OTHER_EXTENSIONS))
     try:
         find_weights(path)
     except UserError:

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dinoscope.cli.console import Console
-from dinoscope.study.executor import RunStatus
-from dinoscope.study.progress import MetricsTail, Reading
+from dinoscope.study.run import RunStatus
+from dinoscope.study.state import MetricsTail, Reading
 from dinoscope.text import duration
 from dinoscope.training.listener import Listener, RunStart, StepRecord
 
@@ -134,8 +134,8 @@ class ConsoleProgress(Listener):
 LIVE_SECONDS, STUDY_SECONDS = 0.5, 30
 """Between two looks at the runs under way: on a terminal, and elsewhere."""
 
-STYLES = {"waiting": "dim", "running": "cyan", "finished": "green", "failed": "bold red", "stopped": "yellow"}
-ORDER = ("running", "failed", "stopped", "waiting", "finished")
+STYLES = {"new": "dim", "running": "cyan", "finished": "green", "failed": "bold red", "stopped": "yellow"}
+ORDER = ("running", "failed", "stopped", "new", "finished")
 """Which states are shown first where the terminal has too few lines for all runs."""
 
 
@@ -196,7 +196,7 @@ class StudyTable:
         return self.tails.setdefault(run.name, MetricsTail(run.config.out)).read()
 
     def _cells(self, run: RunStatus) -> list[str]:
-        if run.state == "waiting":
+        if run.state == "new":
             return [""] * 6
         reading = self.reading(run)
         return [
@@ -214,7 +214,7 @@ class StudyTable:
 
     def _tell_changes(self, runs: Sequence[RunStatus]) -> None:
         for run in runs:
-            if run.state in ("waiting", self.told.get(run.name)):
+            if run.state in ("new", self.told.get(run.name)):
                 continue
             self.told[run.name] = run.state
             if run.before:

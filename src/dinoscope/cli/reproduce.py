@@ -15,11 +15,9 @@ from dinoscope.errors import UserError, lookup
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import torch
-
-    from dinoscope.reproduction.bench import Bench
-    from dinoscope.reproduction.presentation import Reproduction
-    from dinoscope.reproduction.targets import Target
+    from dinoscope.study.reproduce import Bench, Reproduction
+    from dinoscope.study.reproduce import Options as Settings
+    from dinoscope.study.targets import Target
     from dinoscope.tables import Table
 
 
@@ -77,48 +75,50 @@ class Options:
 def run_table(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
     """Check, fetch, measure, write, print. Raises UserError."""
     from dinoscope.cli.console import progress_bar
-    from dinoscope.reproduction.bench import Settings
-    from dinoscope.reproduction.plan import plan, plan_table
-    from dinoscope.reproduction.tables import PROBES, TABLES
+    from dinoscope.study import reproduce
     from dinoscope.system import pick_device
 
-    chosen, device = lookup("table", options.table, TABLES), pick_device(options.device)
+    chosen, device = lookup("table", options.table, reproduce.TABLES), pick_device(options.device)
     if options.out is None and not options.dry_run:
         raise UserError("give --out FOLDER to write to, or --dry-run")
     if options.batch_size is not None and options.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, not {options.batch_size}")
-    probe = PROBES[options.linear]
+    probe = reproduce.PROBES[options.linear]
     targets = chosen.targets(options.models, probe)
-    settings = Settings(options.image_size, device, options.batch_size, options.workers, progress_bar)
+    settings = reproduce.Options(options.image_size, device, options.batch_size, options.workers, progress_bar)
     bench = chosen.bench(options.data, settings, probe)
     if options.dry_run:
-        _show(plan_table(plan(targets, bench, device, progress_bar), bench))
+        _show(reproduce.plan_table(targets, bench, settings))
         return 0
-    result = _reproduce(options, targets, bench, device)
-    return 1 if result.failed else 0
+    return 1 if _reproduce(options, targets, bench, settings).failed else 0
 
 
-def _reproduce(options: Options, targets: Sequence[Target], bench: Bench, device: torch.device) -> Reproduction:
-    from dinoscope.cli.console import Console, progress_bar
+def _reproduce(options: Options, targets: Sequence[Target], bench: Bench, settings: Settings) -> Reproduction:
+    from dinoscope.cli.console import Console
     from dinoscope.files import write_all
-    from dinoscope.reproduction.presentation import NOT_COMPARABLE, Reproduction, contents, table
-    from dinoscope.reproduction.running import Work, require_same, run
-    from dinoscope.reproduction.tables import TABLES
-    from dinoscope.reproduction.weights import fetch_all
+    from dinoscope.report.tables import csv_text, markdown
+    from dinoscope.study import reproduce
+    from dinoscope.study.targets import fetch_all
 
     assert options.out is not None
-    chosen, said = TABLES[options.table], Console(stderr=True)
+    chosen, errors = reproduce.TABLES[options.table], Console(stderr=True)
     _claim(options.out, options.table, targets, overwrite=options.overwrite)
     if not options.overwrite:
-        require_same(options.out, targets, bench)
-    fetch_all([target.weights for target in targets], progress_bar)
+        reproduce.require_same(reproduce.jobs_of(options.out, targets), bench)
+    fetch_all([target.weights for target in targets], settings.watch)
     for caution in bench.cautions:
-        said.print(f"{NOT_COMPARABLE}: {caution}", markup=False, highlight=False, soft_wrap=True)
-    work = Work(bench, device, progress_bar, options.overwrite)
-    outcomes = tuple(run(targets, work, options.out))
-    result = Reproduction(options.table, chosen.title, bench, outcomes, "" if options.models else chosen.missing())
-    write_all(options.out, contents(result).items())
-    _show(table(result))
+        errors.print(f"{reproduce.NOT_COMPARABLE}: {caution}", markup=False, highlight=False, soft_wrap=True)
+    outcomes = tuple(reproduce.run(targets, bench, settings, options.out, overwrite=options.overwrite))
+    missing = "" if options.models else chosen.missing()
+    result = reproduce.Reproduction(options.table, chosen.title, bench, outcomes, missing)
+    table = reproduce.table(result)
+    texts = (
+        f"# {result.name}\n\n{markdown(table)}",
+        csv_text(reproduce.CSV_HEADER, reproduce.csv_rows(result)),
+        json.dumps(reproduce.json_values(result), indent=2) + "\n",
+    )
+    write_all(options.out, zip(reproduce.FILES, (text.encode(errors="surrogateescape") for text in texts), strict=True))
+    _show(table)
     Console().print(f"written to {options.out}", markup=False, highlight=False, soft_wrap=True)
     return result
 
@@ -129,7 +129,7 @@ def _claim(out: Path, table: str, targets: Sequence[Target], *, overwrite: bool)
     Raises UserError.
     """
     from dinoscope.files import claim
-    from dinoscope.reproduction.presentation import FILES
+    from dinoscope.study.reproduce import FILES
 
     wanted = {target.weights.name for target in targets}
     held = _held(out)

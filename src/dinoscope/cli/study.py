@@ -13,8 +13,8 @@ from dinoscope.cli.command import Command, command_line
 from dinoscope.errors import UserError, lookup
 
 if TYPE_CHECKING:
-    from dinoscope.study.executor import Runner, RunStatus, StudyResult, Watch
     from dinoscope.study.plan import PlannedRun
+    from dinoscope.study.run import Runner, RunStatus, StudyResult, Watch
     from dinoscope.training.config import RunConfig
 
 
@@ -107,7 +107,7 @@ class Study:
 def small_comparison_configs(options: SmallComparison) -> list[RunConfig]:
     """The runs of the small comparison. Raises UserError where the data cannot be compared on: before any training."""
     from dinoscope.measurement import gallery_and_queries
-    from dinoscope.study.small_comparison import small_comparison
+    from dinoscope.study.plan import small_comparison
 
     gallery_and_queries(options.data)
     return small_comparison(
@@ -153,11 +153,11 @@ def run(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
     execution: Execution = options.execution
     check_execution(execution)
     from dinoscope.cli.console import progress_bar
-    from dinoscope.study.plan import plan
+    from dinoscope.study.plan import plan_runs
 
     configs = [placed(config, execution) for config in study.configs(options)]
     with progress_bar("checking files") as progress:
-        runs = plan(configs, progress)
+        runs = plan_runs(configs, progress)
     if execution.dry_run:
         show_plan(runs, execution.jobs)
         return 0
@@ -171,7 +171,7 @@ def run_all(runs: Sequence[PlannedRun], runner: Runner, watch: Watch = lambda _:
     """All runs, with the table while it lasts, and printed once at the end. watch: looks at them as well."""
     from dinoscope.cli.console import Console
     from dinoscope.cli.progress import StudyTable
-    from dinoscope.study.executor import execute
+    from dinoscope.study.run import execute
 
     with StudyTable({run.config.out.name: run.steps for run in runs}) as table:
 
@@ -226,7 +226,7 @@ def show_plan(runs: Sequence[PlannedRun], jobs: int) -> None:
     for name in ("images", "epochs", "steps left", "time, about"):
         table.add_column(name, justify="right")
     for run, time in zip(runs, seconds, strict=True):
-        state = "finished before" if run.standing.state == "finished" else run.standing.state
+        state = "finished before" if run.state.name == "finished" else run.state.name
         cells = (f"{len(run.images)}", f"{run.config.epochs:g}", f"{run.steps_left}", duration(time, coarse=True))
         table.add_row(escape(run.config.out.name), state, *cells)
     text = f"together about {duration(sum(seconds), coarse=True)}, one after the other"
@@ -274,7 +274,7 @@ def make_runner(command: Sequence[str], out: Path, execution: Execution) -> Runn
         from dinoscope.study.slurm import SlurmConfig, SlurmRunner
 
         return SlurmRunner(command, SlurmConfig(**vars(execution.slurm)), execution.jobs, out / "slurm")
-    from dinoscope.study.process import LocalRunner
+    from dinoscope.study.run import LocalRunner
 
     return LocalRunner(command, execution.jobs, _gpus() if execution.device in ("auto", "cuda") else ())
 

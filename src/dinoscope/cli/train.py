@@ -20,14 +20,14 @@ from dinoscope.cli.command import Command, build
 from dinoscope.cli.console import Console, emit, progress_bar, stdout
 from dinoscope.cli.options import Given
 from dinoscope.cli.progress import ConsoleProgress
-from dinoscope.data.folder import find_images, find_split
-from dinoscope.data.folder import listed as listed_counts
 from dinoscope.data.grey_range import describe
 from dinoscope.data.scan import ScanReport, Spread
 from dinoscope.data.scan import scan as scan_images
-from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.data.sources import counted as listed_counts
+from dinoscope.data.sources import find_images, find_split
 from dinoscope.errors import UserError, lookup
 from dinoscope.files import cache_folder
+from dinoscope.scenes import ScenesConfig, write_scenes
 from dinoscope.training.config import RunConfig
 from dinoscope.training.provenance import read_sessions
 

@@ -15,7 +15,7 @@ from numpy import ndarray
 
 from dinoscope.cli.command import Command, ModelName
 from dinoscope.cli.console import progress_bar, say, stdout
-from dinoscope.data.index_png import read_indices
+from dinoscope.data.benchmarks import read_indices
 from dinoscope.data.video import Video, open_video
 from dinoscope.errors import UserError
 from dinoscope.evaluation.propagation import propagate, warn_of_lost
@@ -121,8 +121,8 @@ def _mask_files(first: Path, later: tuple[str, ...]) -> dict[int, Path]:
 
 def _masks(files: Mapping[int, Path], video: Video) -> dict[int, UInt8[ndarray, "h w"]]:
     """Read all masks. Raises UserError for one that cannot be read or does not fit the video."""
-    if video.files and max(files) >= video.said:
-        raise UserError(f"--mask-at {max(files)}:...: {video.path} has {video.said} frames, counted from 0")
+    if video.files and max(files) >= video.frames:
+        raise UserError(f"--mask-at {max(files)}:...: {video.path} has {video.frames} frames, counted from 0")
     return {number: _read_mask(file, video) for number, file in files.items()}
 
 

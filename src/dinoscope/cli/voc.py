@@ -15,7 +15,7 @@ from dinoscope.cli.command import ModelNames as Models
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
-    from dinoscope.data.masked_images import MaskedImages
+    from dinoscope.data.benchmarks import MaskedImages
     from dinoscope.measurement import VocConfig
     from dinoscope.tables import Table
 
@@ -107,7 +107,7 @@ def run(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
     """Measure, print, write, and keep each result in its run folder. Raises UserError."""
     from dinoscope.cli import voc_files
     from dinoscope.cli.console import progress_bar
-    from dinoscope.data.masked_images import find_masked_images
+    from dinoscope.data.benchmarks import find_masked_images
     from dinoscope.evaluation.results import keep, variant_name
     from dinoscope.measurement import measure_voc
     from dinoscope.measurement.voc_record import measurements, summarise

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from dinoscope.cli.console import progress_bar
-from dinoscope.data.masked_images import MaskedImages
+from dinoscope.data.benchmarks import MaskedImages
 from dinoscope.errors import UserError
 from dinoscope.evaluation.results import plain
 from dinoscope.evaluation.statistics import Estimate, interval_line

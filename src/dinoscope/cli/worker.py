@@ -49,7 +49,7 @@ def bring(settings: Path, listeners: Callable[[RunConfig], Sequence[Listener]]) 
     from dinoscope.cli.progress import ConsoleProgress
     from dinoscope.cli.train import one_line
     from dinoscope.errors import UserError
-    from dinoscope.study.process import read_settings
+    from dinoscope.study.run import read_settings
     from dinoscope.study.state import bring_to_end
     from dinoscope.text import printable
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dinoscope.config import to_dict
-from dinoscope.data.folder import label_fraction
+from dinoscope.data.sources import label_fraction
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.features import raw_pixels
 from dinoscope.measurement import LABEL_SEED

@@ -1,4 +1,4 @@
-"""Batches of views: which images a step sees is a pure function of the step, so any run can go on from any step."""
+"""Batches of views: which images a step sees is a pure function of the step, so any run can resume at any step."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dinoscope.data.apply import multi_crop
-from dinoscope.data.decode import UnreadableImage, decode
-from dinoscope.data.folder import ImageFolder
+from dinoscope.data.augment import multi_crop
 from dinoscope.data.grey_range import Window
+from dinoscope.data.images import UnreadableImage
+from dinoscope.data.sources import ImageSource
 from dinoscope.data.views import ViewsConfig
 from dinoscope.errors import UserError
 from dinoscope.types import Views
@@ -61,60 +61,59 @@ class ViewsDataset(Dataset[Sample]):
     """Item (epoch, index) is the image's views in that epoch, whichever process asks.
 
     window: grey range of images of more than 8 bits; None takes that of each image.
-    sizes: of the files in bytes as the run began; a file of another size is reported as replaced, and used.
+    sizes: of the images in bytes as the run began; an image of another size is reported as replaced, and used.
     """
 
     def __init__(
         self,
-        folder: ImageFolder,
+        images: ImageSource,
         config: ViewsConfig,
         seed: int,
         window: Window | None = None,
         sizes: Sequence[int] | None = None,
     ) -> None:
-        self.folder, self.config, self.seed, self.window = folder, config, seed, window
+        self.images, self.config, self.seed, self.window = images, config, seed, window
         self.sizes = None if sizes is None else np.asarray(sizes, np.int64)  # an array, which workers share
 
     def __len__(self) -> int:
-        return len(self.folder)
+        return len(self.images)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         image, used = self._readable(index)
-        large, small = multi_crop(image, self.config, seed=self.seed, epoch=epoch, index=index)
+        label = self.images.label(used)
+        global_views, local_views = multi_crop(image, self.config, seed=self.seed, epoch=epoch, index=index)
         return Sample(
-            torch.from_numpy(large),
-            None if small is None else torch.from_numpy(small),
+            torch.from_numpy(global_views),
+            None if local_views is None else torch.from_numpy(local_views),
             used,
-            -1 if self.folder.labels is None else self.folder.labels[used],
+            -1 if label is None else label,
             replaced=index if used != index or self._has_changed(index) else None,
         )
 
     def _readable(self, index: int) -> tuple[np.ndarray, int]:
-        """The image, or the next one in order that can be read: the same on every run.
+        """Return the image, or the next one in order that can be read: the same on every run.
 
         Raises UnreadableImage if so many in a row cannot be read that the folder must be gone.
         """
-        count = len(self.folder)
+        count = len(self.images)
         tries = min(count, max(_TRIES, count // 20))
         for offset in range(tries):
             candidate = (index + offset) % count
             with contextlib.suppress(UnreadableImage):
-                return decode(self.folder.path(candidate), window=self.window), candidate
+                return self.images.read(candidate).rgb(self.window), candidate
         which = (
-            f"none of the {count} images below {self.folder.root} can"
+            f"none of the {count} images below {self.images.name} can"
             if tries == count
-            else (f"{self.folder.path(index)} and the {tries - 1} images after it cannot")
+            else f"{self.images.name}/{self.images.key(index)} and the {tries - 1} images after it cannot"
         )
         raise UnreadableImage(f"{which} be read any more")
 
     def _has_changed(self, index: int) -> bool:
         if self.sizes is None:
             return False
-        try:
-            return self.folder.path(index).stat().st_size != int(self.sizes[index])
-        except OSError:
-            return True
+        stamp = self.images.stamp(index)
+        return stamp is not None and (stamp[0] < 0 or stamp[0] != int(self.sizes[index]))
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -148,17 +147,17 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
 
 def permutation(images: int, seed: int, epoch: int) -> np.ndarray:
-    """Order of the images in an epoch: a pure function of its arguments."""
+    """Return the order of the images in an epoch: a pure function of its arguments."""
     return np.random.default_rng([seed, epoch]).permutation(images)
 
 
 def collate(samples: list[Sample]) -> Views:
     """Stack a batch along dimension 1, behind the views; channels move to the front without a copy."""
-    small = [sample.local_views for sample in samples if sample.local_views is not None]
+    local_views = [sample.local_views for sample in samples if sample.local_views is not None]
     labels = torch.tensor([sample.label for sample in samples])
     return Views(
         torch.stack([sample.global_views for sample in samples], dim=1).movedim(-1, 2),
-        torch.stack(small, dim=1).movedim(-1, 2) if small else None,
+        torch.stack(local_views, dim=1).movedim(-1, 2) if local_views else None,
         torch.tensor([sample.index for sample in samples]),
         None if int(labels[0]) < 0 else labels,
         tuple(sample.replaced for sample in samples if sample.replaced is not None),
@@ -166,7 +165,7 @@ def collate(samples: list[Sample]) -> Views:
 
 
 def view_loader(dataset: ViewsDataset, sampler: StepSampler, workers: int, *, pin: bool) -> Batches[Views]:
-    """Batches of `Views` for the steps of `sampler`, in order, the same with any number of workers."""
+    """Return batches of `Views` for the steps of `sampler`, in order, the same with any number of workers."""
     return Batches(
         dataset,
         workers,
@@ -178,7 +177,7 @@ def view_loader(dataset: ViewsDataset, sampler: StepSampler, workers: int, *, pi
 
 
 class Batches(Iterator[T], Generic[T]):
-    """The batches of a torch `DataLoader`, whose processes never outlive this one and never keep it waiting for ever.
+    """The batches of a torch `DataLoader`, whose processes never outlive this one and never make it wait for ever.
 
     Workers leave Ctrl-C and SIGTERM, which reach a whole process group, to the main process. They end at `close`, when
     this process ends in whatever way, or when this object is deleted.
@@ -248,7 +247,7 @@ class Batches(Iterator[T], Generic[T]):
 
 
 def default_workers(processes: int) -> int:
-    """Loader processes per training process: the cores this process may use, shared, at most 16."""
+    """Return the loader processes per training process: the cores this process may use, shared, at most 16."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(max(cores // processes - 1, 1), 16)
 
@@ -291,7 +290,7 @@ def _end_stuck(reference: weakref.ref[Batches[Any]]) -> None:
 
 @contextlib.contextmanager
 def _without_alarms() -> Iterator[None]:
-    """Keep torch from raising, in the middle of whatever this process does, when a worker dies: `next` reports it."""
+    """Keep torch from raising, in the middle of whatever this process does, when a worker dies: `next` raises."""
     alarm = getattr(signal, "SIGCHLD", None)  # none on Windows
     if alarm is None or threading.current_thread() is not threading.main_thread():
         yield
@@ -304,6 +303,6 @@ def _without_alarms() -> Iterator[None]:
 
 
 def _last_line(error: Exception) -> str:
-    """The message of an error, without the traceback that torch puts before it when it comes from a worker."""
+    """Return the message of an error, without the traceback that torch puts before it when it comes from a worker."""
     text = str(error)
     return text.strip().splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text

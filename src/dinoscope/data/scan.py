@@ -1,4 +1,4 @@
-"""Looking over a folder of images before it is used: what is in it, and what cannot be read."""
+"""Look over images before they are used: what they are, and what cannot be read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import logging
 import math
 import os
 import shlex
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,26 +21,27 @@ import cv2
 import PIL
 import torchvision
 
-from dinoscope.data.decode import UnreadableImage, read
-from dinoscope.data.folder import ImageFolder
 from dinoscope.data.grey_range import ValueRange, joined
-from dinoscope.data.image_header import Header, pixel_limit, read_header
+from dinoscope.data.images import Header, UnreadableImage, pixel_limit
+from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
+from dinoscope.files import write_text
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 32
 """Images examined between two calls of `progress`."""
 
-# A cache written by other readers is of no use: what they refuse and how they turn images may differ.
+# What other readers refuse and how they turn images may differ, so their cache is not used.
 _CACHE_KEY = f"2 pillow {PIL.__version__} torchvision {torchvision.__version__} opencv {cv2.__version__}"
 _MAX_WORKERS = 1024
+_NO_TIME = -1  # of an image that has none, which is not remembered
 _SIXTEEN_BITS = ValueRange(0, 65535, True)
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file that cannot be read. path: relative to the folder. reason: one line for a person."""
+    """An image that cannot be read. path: its key. reason: one line for a person."""
 
     path: str
     reason: str
@@ -49,7 +49,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Spread:
-    """Smallest, middle (of an even number, the lower one) and largest of some whole numbers."""
+    """Smallest, middle (of an even number, the lower one) and largest of whole numbers."""
 
     minimum: int
     median: int
@@ -58,22 +58,24 @@ class Spread:
 
 @dataclass(frozen=True)
 class ScanReport:
-    """What a folder holds. Everything but `images`, `bytes` and `unreadable` is of the readable images only.
+    """What a source holds. Everything but `images`, `bytes` and `unreadable` is of the readable images only.
+
+    root: name of the source.
 
     complete: every image was decoded, not only its header read.
     images: number of files. bytes: their size on disk.
     formats: number of images by format, by content, the most frequent first.
     classes: number of images by class, in the order of the labels; empty for an unlabelled folder.
-    widths, heights: pixels, after EXIF orientation; None where nothing is readable, as
-    aspect_ratios: the smallest and largest width / height.
+    widths, heights: pixels, after EXIF orientation; aspect_ratios: the smallest and largest width / height. None if
+    nothing is readable.
     grey, alpha, over_8_bit, cmyk, rotated, animated: numbers of images. rotated: EXIF says to turn or mirror
     them. animated: more than one frame.
     passed_over: number of files that are not taken for images, by ending, the most frequent first.
-    values: smallest and largest value of the images that are not of unsigned 8 bits, None if there are none. Where
-    headers alone were read it is what 16 bits can hold, and None where there are values of another kind.
+    values: smallest and largest value of the images that are not of unsigned 8 bits, None if there are none. If
+    headers alone were read it is what 16 bits can hold, and None if there are values of another kind.
     """
 
-    root: Path
+    root: str
     complete: bool
     images: int
     bytes: int
@@ -94,12 +96,12 @@ class ScanReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as what JSON can hold."""
-        return {**dataclasses.asdict(self), "root": str(self.root)}
+        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True)
 class _Finding:
-    """One file examined: its size and time, and either its header or the reason why there is none.
+    """One image examined: its size and time, and either its header or the reason why there is none.
 
     values: of an image that was decoded and is not of unsigned 8 bits.
     """
@@ -112,45 +114,45 @@ class _Finding:
 
 
 def scan(
-    folder: ImageFolder,
+    images: ImageSource,
     *,
     workers: int = 0,
     full: bool = True,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ScanReport:
-    """Examine every image of a folder; the report does not depend on `workers` nor on the cache.
+    """Examine every image; the report does not depend on `workers` nor on the cache.
 
     workers: threads; 0 takes one per available core.
     full: decode every image, which finds all damage; False reads the headers only.
-    cache: folder in which to remember the readable files by path, size and modification time, one file for
-    each root and `full`. Kept when the scan is interrupted, too.
+    cache: folder in which to remember the readable images by key, size and modification time, one file for
+    each source and `full`. Kept when the scan is interrupted, too.
     progress: called now and then with the numbers of images examined and of all.
     """
     if not 0 <= workers <= _MAX_WORKERS:
         raise UserError(f"the number of workers is {workers}; it must be from 0 (one per core) to {_MAX_WORKERS}")
-    store = None if cache is None else cache / _cache_name(folder.root, full)
+    store = None if cache is None else cache / _cache_name(images.name, full)
     known = {} if store is None else _read_cache(store)
     findings: list[_Finding] = []
 
     def examine(start: int) -> list[_Finding]:
-        paths = folder.paths[start : start + _CHUNK]
-        return [_examine(folder.root / path, known.get(path), full) for path in paths]
+        indices = range(start, min(start + _CHUNK, len(images)))
+        return [_examine(images, index, known.get(images.key(index)), full) for index in indices]
 
     pool = ThreadPoolExecutor(workers or _available_cores())
     try:
-        for chunk in pool.map(examine, range(0, len(folder), _CHUNK)):
+        for chunk in pool.map(examine, range(0, len(images), _CHUNK)):
             findings += chunk
             if progress is not None:
-                progress(len(findings), len(folder))
+                progress(len(findings), len(images))
     finally:
         pool.shutdown(cancel_futures=True)
         if store is not None:
-            _write_cache(store, known, dict(zip(folder.paths, findings, strict=False)))
-    return _report(folder, findings, full)
+            _write_cache(store, known, dict(zip(images.keys, findings, strict=False)))
+    return _report(images, findings, full)
 
 
-def check_readable(root: Path, unreadable: Sequence[Unreadable], images: int, limit: float = 0.05) -> None:
+def check_readable(root: Path | str, unreadable: Sequence[Unreadable], images: int, limit: float = 0.05) -> None:
     """Raise UserError, naming the first three, if more than the share `limit` of the images is unreadable."""
     count = len(unreadable)
     if not count or count / images <= limit:
@@ -171,23 +173,20 @@ def _available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _examine(path: Path, known: _Finding | None, full: bool) -> _Finding:
-    try:
-        status = path.stat()
-    except OSError as error:
-        return _Finding(0, 0, None, f"cannot be opened: {error.strerror}")
-    size, modified_ns = status.st_size, status.st_mtime_ns
-    if known is not None and (known.size, known.modified_ns) == (size, modified_ns):
+def _examine(images: ImageSource, index: int, known: _Finding | None, full: bool) -> _Finding:
+    stamp = images.stamp(index)
+    size, modified_ns = (max(stamp[0], 0), stamp[1]) if stamp else (0, _NO_TIME)
+    if known is not None and stamp == (known.size, known.modified_ns):
         return known
     try:
-        header = read_header(path)
-        values = read(path).range if full else None
+        header = images.header(index)
+        values = images.read(index).range if full else None
     except UnreadableImage as error:
         return _Finding(size, modified_ns, None, str(error))
     return _Finding(size, modified_ns, header, values=values)
 
 
-def _report(folder: ImageFolder, findings: Sequence[_Finding], full: bool) -> ScanReport:
+def _report(images: ImageSource, findings: Sequence[_Finding], full: bool) -> ScanReport:
     """Sum up one finding per path, in the order of the paths."""
     headers = [finding.header for finding in findings if finding.header is not None]
     widths = [header.width for header in headers]
@@ -195,12 +194,12 @@ def _report(folder: ImageFolder, findings: Sequence[_Finding], full: bool) -> Sc
     ratios = [header.width / header.height for header in headers]
     formats = Counter(header.format for header in headers)
     return ScanReport(
-        root=folder.root,
+        root=images.name,
         complete=full,
-        images=len(folder),
+        images=len(images),
         bytes=sum(finding.size for finding in findings),
         formats=dict(sorted(formats.items(), key=lambda item: (-item[1], item[0]))),
-        classes=_class_counts(folder, findings),
+        classes=_class_counts(images, findings),
         widths=_spread(widths),
         heights=_spread(heights),
         aspect_ratios=(min(ratios), max(ratios)) if ratios else None,
@@ -212,39 +211,38 @@ def _report(folder: ImageFolder, findings: Sequence[_Finding], full: bool) -> Sc
         animated=sum(header.animated for header in headers),
         unreadable=tuple(
             Unreadable(path, finding.reason)
-            for path, finding in zip(folder.paths, findings, strict=True)
+            for path, finding in zip(images.keys, findings, strict=True)
             if finding.header is None
         ),
-        passed_over=dict(folder.passed_over),
+        passed_over=dict(images.passed_over),
         values=_values(findings, full),
     )
 
 
 def _values(findings: Sequence[_Finding], full: bool) -> ValueRange | None:
-    """`ScanReport.values`."""
     if full:
         return joined(finding.values for finding in findings if finding.values is not None)
     kinds = {finding.header.sample for finding in findings if finding.header is not None} - {"u1"}
     return _SIXTEEN_BITS if kinds == {"u2"} else None
 
 
-def _class_counts(folder: ImageFolder, findings: Sequence[_Finding]) -> dict[str, int]:
-    if folder.labels is None:
+def _class_counts(images: ImageSource, findings: Sequence[_Finding]) -> dict[str, int]:
+    if images.labels is None:
         return {}
-    readable = (label for label, finding in zip(folder.labels, findings, strict=True) if finding.header)
+    readable = (label for label, finding in zip(images.labels, findings, strict=True) if finding.header)
     counts = Counter(readable)
-    return {name: counts[label] for label, name in enumerate(folder.classes)}
+    return {name: counts[label] for label, name in enumerate(images.classes)}
 
 
 def _spread(values: Sequence[int]) -> Spread | None:
     return Spread(min(values), median_low(values), max(values)) if values else None
 
 
-# The cache: one row per readable file, so that a file mended, or made accessible, is looked at again.
+# The cache: one row per readable image, so that one that was repaired, or made accessible, is looked at again.
 
 
-def _cache_name(root: Path, full: bool) -> str:
-    digest = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=16).hexdigest()
+def _cache_name(name: str, full: bool) -> str:
+    digest = hashlib.blake2b(os.fsencode(Path(name).resolve()), digest_size=16).hexdigest()
     return f"{digest}-{'full' if full else 'headers'}.json"
 
 
@@ -253,7 +251,7 @@ def _readers() -> str:
 
 
 def _read_cache(file: Path) -> dict[str, _Finding]:
-    """Return what the cache knows by relative path; nothing where it is absent, damaged or outdated."""
+    """Return what the cache knows by key; nothing if it is absent, damaged or outdated."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["readers"] != _readers():
@@ -284,7 +282,7 @@ def _row(values: ValueRange | None) -> tuple[Any, ...] | None:
 
 def _write_cache(file: Path, known: Mapping[str, _Finding], found: Mapping[str, _Finding]) -> None:
     """Write what is known now, atomically. A cache that cannot be written is reported, and is no error."""
-    readable = {path: finding for path, finding in found.items() if finding.header is not None}
+    readable = {path: finding for path, finding in found.items() if finding.header and finding.modified_ns != _NO_TIME}
     if readable.items() <= known.items():
         return
     rows = {
@@ -292,13 +290,8 @@ def _write_cache(file: Path, known: Mapping[str, _Finding], found: Mapping[str, 
         for path, finding in {**known, **readable}.items()
         if finding.header is not None
     }
-    text = json.dumps({"readers": _readers(), "files": rows}, separators=(",", ":"))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # In a folder of its own, so that nothing half-written stays behind.
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            temporary = Path(folder) / file.name
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(file)
+        write_text(file, json.dumps({"readers": _readers(), "files": rows}, separators=(",", ":")))
     except OSError as error:
         logger.warning("the scan cache %s could not be written: %s", file, error)

@@ -13,9 +13,9 @@ import cv2
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from dinoscope.data.decode import UnreadableImage, decode
-from dinoscope.data.folder import EXTENSIONS, images_within
 from dinoscope.data.grey_range import Window
+from dinoscope.data.images import UnreadableImage, decode, extensions
+from dinoscope.data.sources import images_within
 from dinoscope.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -34,48 +34,47 @@ FOLDER_FPS = 24.0
 
 @dataclass(frozen=True)
 class Header:
-    """What a video file says of itself: height and width in pixels, frames (0: nothing), frames a second.
+    """What a video file says of itself: height and width in pixels, frames (0: unknown), frames a second.
 
-    A video that is shown turned says its size before it is turned.
+    The size of a video that is shown turned is that before it is turned.
     """
 
     size: tuple[int, int]
-    said: int
+    frames: int
     fps: float
 
     @property
     def seconds(self) -> float:
-        """How long it plays; 0 where it does not say how many frames it has."""
-        return self.said / self.fps
+        """How long it plays; 0 if the number of frames is unknown."""
+        return self.frames / self.fps
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video that may be gone through as often as is wanted; each time it is read anew.
+    """A video to iterate over, as often as needed; each time it is read anew.
 
-    files: the images where `path` is a folder, else empty.
+    files: the images if `path` is a folder, else empty.
     size: height and width of every frame, in pixels.
-    said: number of frames. Of a file it is what the file says, which may be off by a few; 0: it says nothing.
-    fps: frames a second.
+    frames: how many; what a file says of itself may be off by a few, and is 0 if it says nothing.
     window: grey range of images of more than 8 bits, the model's; None takes that of each image.
     """
 
     path: Path
     files: tuple[Path, ...]
     size: tuple[int, int]
-    said: int
+    frames: int
     fps: float
     window: Window | None = None
 
     def __length_hint__(self) -> int:
-        """Number of frames, as far as it is known beforehand."""
-        return self.said
+        """Return the number of frames, as far as it is known beforehand."""
+        return self.frames
 
     def __iter__(self) -> Iterator[UInt8[ndarray, "h w 3"]]:
-        """RGB frames in order. Raises UserError for one that cannot be read, is of another size, or one too many."""
+        """Yield RGB frames in order. Raises UserError for one that is unreadable, of another size, or one too many."""
         number = 0
-        frames = _images(self.files, self.window) if self.files else _decoded(self.path)
-        for number, (name, frame) in enumerate(frames, start=1):
+        named_frames = _images(self.files, self.window) if self.files else _decoded(self.path)
+        for number, (name, frame) in enumerate(named_frames, start=1):
             if frame.shape[:2] != self.size:
                 raise UserError(
                     f"{name} is {frame.shape[1]} x {frame.shape[0]} px, and the first frame of {self.path} is "
@@ -84,12 +83,14 @@ class Video:
             if number > MAX_FRAMES:
                 raise UserError(f"{self.path} has more than {MAX_FRAMES} frames: cut it into shorter parts")
             yield frame
-        if number < 0.9 * self.said:
-            _log.warning("%s says it has %d frames, and %d could be read: is it cut off?", self.path, self.said, number)
+        if number < 0.9 * self.frames:
+            _log.warning(
+                "%s says it has %d frames, and %d could be read: is it cut off?", self.path, self.frames, number
+            )
 
 
 def open_video(path: Path) -> Video:
-    """A video file, or a folder whose images are the frames: by name, numbers in names by value.
+    """Open a video file, or a folder whose images are the frames: by name, numbers in names by value.
 
     Images in folders below it are not taken. The first frame is read for its size.
 
@@ -97,44 +98,34 @@ def open_video(path: Path) -> Video:
     """
     if path.is_dir():
         return _open_folder(path)
-    _require_video(path)
     with _capture(path) as capture:
         header = _header(path, capture)
-        there, frame = capture.read()
-    if not there:
+        is_read, frame = capture.read()
+    if not is_read:
         raise UserError(f"{path}: no frame of this video can be read; is it damaged or cut off?")
-    if header.said > MAX_FRAMES:
-        raise UserError(f"{path} has {header.said} frames, and {MAX_FRAMES} is the most: cut it into shorter parts")
-    return Video(path, (), frame.shape[:2], header.said, header.fps)
+    if header.frames > MAX_FRAMES:
+        raise UserError(f"{path} has {header.frames} frames, and {MAX_FRAMES} is the most: cut it into shorter parts")
+    return Video(path, (), frame.shape[:2], header.frames, header.fps)
 
 
 def read_header(path: Path) -> Header:
-    """What a video file says of itself; no frame is decoded. Raises UserError for what is no video, or too large."""
-    _require_video(path)
+    """Read what a video file says of itself, and no frame. Raises UserError if it is no video, or too large."""
     with _capture(path) as capture:
         return _header(path, capture)
 
 
-def _require_video(path: Path) -> None:
-    if not path.exists():
-        raise UserError(f"there is no video {path}")
-    if path.suffix.lower() not in VIDEO_EXTENSIONS:
-        raise UserError(
-            f"{path} does not look like a video: give one of {' '.join(VIDEO_EXTENSIONS)}, or a folder of frames"
-        )
-
-
 def _header(path: Path, capture: cv2.VideoCapture) -> Header:
-    said, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
+    frames, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
     height, width = (int(capture.get(at)) for at in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
-    _check_pixels(path, height, width)
-    return Header((height, width), max(0, said), fps if 0 < fps <= 1000 else FOLDER_FPS)
+    if height * width > MAX_FRAME_PIXELS:
+        raise UserError(f"{path}: frames of {width} x {height} px, and {MAX_FRAME_PIXELS} pixels is the most")
+    return Header((height, width), max(0, frames), fps if 0 < fps <= 1000 else FOLDER_FPS)
 
 
 def _open_folder(path: Path) -> Video:
     files = images_within(path)
     if not files:
-        raise UserError(f"{path}: no frames in this folder. Looked for {' '.join(EXTENSIONS)}")
+        raise UserError(f"{path}: no frames in this folder. Looked for {' '.join(extensions())}")
     if len(files) > MAX_FRAMES:
         raise UserError(f"{path} has {len(files)} frames, and {MAX_FRAMES} is the most: split it into shorter parts")
     _, first = next(_images(tuple(files[:1])))
@@ -142,7 +133,7 @@ def _open_folder(path: Path) -> Video:
 
 
 def _images(files: tuple[Path, ...], window: Window | None = None) -> Iterator[tuple[str, UInt8[ndarray, "_ _ 3"]]]:
-    """Each image with its name."""
+    """Yield each image with its name."""
     for file in files:
         try:
             frame = decode(file, window=window)
@@ -152,7 +143,7 @@ def _images(files: tuple[Path, ...], window: Window | None = None) -> Iterator[t
 
 
 def _decoded(path: Path) -> Iterator[tuple[str, UInt8[ndarray, "_ _ 3"]]]:
-    """Each frame of a video file with a name."""
+    """Yield each frame of a video file with a name."""
     with _capture(path) as capture:
         number = 0
         while (read := capture.read())[0]:
@@ -160,14 +151,15 @@ def _decoded(path: Path) -> Iterator[tuple[str, UInt8[ndarray, "_ _ 3"]]]:
             number += 1
 
 
-def _check_pixels(path: Path, height: int, width: int) -> None:
-    if height * width > MAX_FRAME_PIXELS:
-        raise UserError(f"{path}: frames of {width} x {height} px, and {MAX_FRAME_PIXELS} pixels is the most")
-
-
 @contextmanager
 def _capture(path: Path) -> Iterator[cv2.VideoCapture]:
-    """An open file. What OpenCV and FFmpeg print of a damaged one is held back: the person gets one line from us."""
+    """Open a video file. What OpenCV and FFmpeg print of a damaged one is held back: a person gets one line."""
+    if not path.exists():
+        raise UserError(f"there is no video {path}")
+    if path.suffix.lower() not in VIDEO_EXTENSIONS:
+        raise UserError(
+            f"{path} does not look like a video: give one of {' '.join(VIDEO_EXTENSIONS)}, or a folder of frames"
+        )
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's AV_LOG_QUIET; read when it is first used
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:

@@ -1,6 +1,6 @@
 """Multi-crop views: the settings, and the parameters of one view as a pure function of where it stands.
 
-Sampling is apart from applying (`dinoscope.data.apply`), so the same parameters serve any engine, and a run
+Sampling is apart from applying (`dinoscope.data.augment`), so the same parameters serve any engine, and a run
 does not depend on the number of workers or on where it was interrupted. Needs numpy only: the command line
 reads it.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -263,3 +263,72 @@ def _sample_jitter(config: ViewsConfig, draws: Sequence[float]) -> tuple[tuple[J
 def _factor_limits(strength: float) -> tuple[float, float]:
     """Return the smallest and largest factor of a colour operation of this strength."""
     return max(0.0, 1 - strength), 1 + strength
+
+
+# What each method was published with, and settings for small images.
+_NO_BLUR = (0.0, 0.0, 0.0)
+_CROP_AND_FLIP = ViewsConfig(
+    num_global=1,
+    num_local=0,
+    global_scale=(0.08, 1.0),
+    jitter_probability=0.0,
+    grayscale=0.0,
+    blur_probability=_NO_BLUR,
+    solarize_probability=_NO_BLUR,
+)
+# SimCLR for ImageNet (Chen et al. 2020, appendix A): two views with strong colours, blur on half of them.
+_SIMCLR = ViewsConfig(
+    num_local=0,
+    global_scale=(0.08, 1.0),
+    brightness=0.8,
+    contrast=0.8,
+    saturation=0.8,
+    hue=0.2,
+    blur_probability=(0.5, 0.5, 0.5),
+    solarize_probability=_NO_BLUR,
+)
+
+VIEWS: dict[str, ViewsConfig] = {
+    "imagenet": ViewsConfig(),
+    # 32 px images (CIFAR). No blur: DINO's radii scaled from 224 to 32 px end at 0.29 px, which changes little, and
+    # SimCLR leaves blur out on CIFAR-10 (Chen et al. 2020, appendix B.9). Local crops cover at least 0.12 of the area,
+    # 11 px of side: below that a 16 px view is mostly interpolated. Four of them: a 32 px image has few distinct parts.
+    "small_32": ViewsConfig(
+        num_local=4, global_size=32, local_size=16, local_scale=(0.12, 0.4), blur_probability=_NO_BLUR
+    ),
+    # The largest blur keeps DINO's share of the view, 2 x 64 / 224 = 0.6 px. Local crops cover at least 0.1 of the
+    # area, 20 px of side, so that a 32 px view is not mostly interpolated.
+    "small_64": ViewsConfig(num_local=4, global_size=64, local_size=32, local_scale=(0.1, 0.4), blur_radius=(0.1, 0.6)),
+    # DINO without multi-crop, as its authors set it (github.com/facebookresearch/dino, issue 122).
+    "two_views": ViewsConfig(num_local=0, global_scale=(0.14, 1.0)),
+    # 32 px photographs, cheap enough for a CPU; no blur, as in small_32.
+    "two_views_32": ViewsConfig(num_local=0, global_size=32, global_scale=(0.2, 1.0), blur_probability=_NO_BLUR),
+    # The drawn scenes. Hue turns freely: colour tells no class, there as in photographs.
+    "scenes": ViewsConfig(
+        num_local=0,
+        global_size=32,
+        global_scale=(0.3, 1.0),
+        saturation=0.4,
+        hue=0.5,
+        blur_probability=(0.5, 0.1, 0.0),
+        blur_radius=(0.1, 1.0),
+        solarize_probability=(0.0, 0.1, 0.0),
+    ),
+    "simclr": _SIMCLR,
+    # MoCo v2 for ImageNet (Chen et al. 2020), resized bilinearly as in its code.
+    "moco": replace(
+        _SIMCLR,
+        interpolation="bilinear",
+        global_scale=(0.2, 1.0),
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.1,
+    ),
+    # BYOL for ImageNet (Grill et al. 2020, Table 6): two unlike views, blur 1 and 0.1, solarise 0 and 0.2.
+    "byol": ViewsConfig(num_local=0, global_scale=(0.08, 1.0)),
+    # SwAV's 2 x 224 + 6 x 96 crops for ImageNet (Caron et al. 2020, appendix A), resized bilinearly as in its code.
+    "swav": replace(_SIMCLR, interpolation="bilinear", num_local=6, global_scale=(0.14, 1.0), local_scale=(0.05, 0.14)),
+    # One view: training with labels, and linear probes.
+    "supervised": _CROP_AND_FLIP,
+}

@@ -27,8 +27,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from dinoscope.data.index_png import voc_palette
-from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.data.benchmarks import voc_palette
 from dinoscope.data.video import Video, open_video, read_header
 from dinoscope.demo.limits import MB, Limits, Refused
 from dinoscope.errors import UserError
@@ -36,6 +35,7 @@ from dinoscope.evaluation.propagation import cell_features, propagate
 from dinoscope.evaluation.window import PropagationConfig
 from dinoscope.models.backbone import Backbone
 from dinoscope.report.video import write_followed
+from dinoscope.scenes import ScenesConfig, write_scenes
 
 Taking = Literal["spread", "start"]
 """Which frames of a clip with too many are followed: every second, third..., or the first ones."""
@@ -115,7 +115,7 @@ def open_clip(path: Path, name: str, limits: Limits) -> Clip:
         video = open_video(path)
     except UserError as error:
         raise Refused("video_unreadable", name=name) from error
-    total = video.said
+    total = video.frames
     if not total:
         for total, _ in enumerate(video, start=1):
             _refuse_long(name, (total - 1) / video.fps, limits)
@@ -138,7 +138,7 @@ def sample_clip(folder: Path, name: str, limits: Limits) -> Clip:
     """Return drawn scenes that move, turn and cover each other; they are drawn into the folder unless they exist."""
     frames = write_scenes(folder, _SAMPLE) / "DAVIS" / "JPEGImages" / "480p" / "scene-00"
     video = replace(open_video(frames), fps=_SAMPLE_FPS)
-    return Clip(video, name, video.said, 1, video.said, _shrunk(video.size, limits.video_side))
+    return Clip(video, name, video.frames, 1, video.frames, _shrunk(video.size, limits.video_side))
 
 
 def first_frame(clip: Clip) -> UInt8[ndarray, "h w 3"]:
@@ -352,7 +352,6 @@ def follow(
 
 
 def _zipped(folder: Path) -> Path:
-    """Replace a folder by a ZIP of its files."""
     file = folder.with_suffix(".zip")
     try:
         with zipfile.ZipFile(file, "w") as archive:  # PNGs are compressed already

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,19 +19,7 @@ from torch import Tensor
 from dinoscope.demo.engine import KINDS, OF_BLOCKS, Engine, Input
 from dinoscope.demo.limits import Refused
 from dinoscope.demo.pictures import SHOWN, THUMBNAIL, GroundTruth, Picture, Pixels, read_truth, shrunk
-from dinoscope.demo.site import (
-    LIGHT,
-    Picked,
-    Site,
-    build_caption,
-    build_picture,
-    build_radio,
-    build_slider,
-    build_upload,
-    hidden_column,
-    literal,
-    refusals_shown,
-)
+from dinoscope.demo.site import LIGHT, Picked, Radio, Site, hidden_column, literal, refusals_shown
 from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.explain.attention import map_masks, mean_and_heads
 from dinoscope.model_names import folder_names
@@ -168,114 +157,53 @@ class ImageTab:
             with gr.Column(scale=10, min_width=320, elem_classes="results"):
                 with gr.Row():
                     labels = list(site.engine.models)
-                    self.first = gr.Dropdown(
-                        labels, value=labels[0], label=word("image_model"), filterable=False, min_width=200
-                    )
-                    self.second = gr.Dropdown(
-                        [(word("image_no_second"), NOTHING), *((label, label) for label in labels)],
-                        value=labels[1] if len(labels) > 1 else NOTHING,
-                        label=word("image_second"),
-                        filterable=False,
-                        min_width=200,
-                    )
+                    others = [(word("image_no_second"), NOTHING), *((label, label) for label in labels)]
+                    second = labels[1] if len(labels) > 1 else NOTHING
+                    settings: Any = {"filterable": False, "min_width": 200}
+                    self.first = gr.Dropdown(labels, value=labels[0], label=word("image_model"), **settings)
+                    self.second = gr.Dropdown(others, value=second, label=word("image_second"), **settings)
                 with gr.Row(equal_height=False):
                     self.columns = self._build_column("first"), self._build_column("second")
         self._wire(demo)
 
     def _build_controls(self) -> None:
         site, word, start = self.site, self.site.words.label, list(self.site.engine.models)[:2]
-        self.upload = build_upload(
-            "upload",
-            label=word("image_upload"),
-            placeholder=word("page_drop"),
-            sources=["upload", "webcam", "clipboard"],
-            height=170,
-            elem_classes="upload picture first",
-        )
-        self.samples = site.build_samples("samples")
-        kinds = [(word(f"image_kind_{kind}"), kind) for kind in KINDS]
-        self.kind = gr.Radio(
-            kinds, value="attention", label=word("image_kind"), info=word("image_kind_info"), elem_classes="kinds"
-        )
-        self.head = build_radio(
-            self._head_choices(start),
-            MEAN,
-            label=word("image_head"),
-            info=word("image_head_info"),
-            elem_classes="heads-choice",
+        self.upload = site.upload("upload", "image_upload", height=170, elem_classes="upload picture first")
+        self.samples = site.sample_gallery("samples")
+        self.kind = site.choice("image_kind", {kind: kind for kind in KINDS})
+        self.head = Radio(
+            self._head_choices(start), value=MEAN, elem_classes="heads-choice", **site.named("image_head")
         )
         depth = self._depth(start)
-        self.block = build_slider(
-            1,
-            max(depth, 2),
-            depth,
-            step=1,
-            label=word("image_block"),
-            info=word("image_block_info"),
-            interactive=depth > 1,
-            elem_id="block",
-        )
-        self.mass = build_slider(
-            5, 100, 60, step=1, label=word("image_mass"), info=word("image_mass_info"), elem_id="mass"
-        )
-        self.opacity = build_slider(
-            0, 100, round(100 * OPACITY), step=1, label=word("image_opacity"), elem_id="opacity"
-        )
+        self.block = site.slider("image_block", 1, max(depth, 2), depth, step=1, interactive=depth > 1, elem_id="block")
+        self.mass = site.slider("image_mass", 5, 100, 60, step=1, elem_id="mass")
+        self.opacity = site.slider("image_opacity", 0, 100, round(100 * OPACITY), step=1, elem_id="opacity")
         with gr.Accordion(word("image_more"), open=False):
             sizes = [size for size in SIZES if size <= site.limits.most_size]
+            choices = [*((str(size), str(size)) for size in sizes), (word("image_size_own"), OWN)]
             self.size = gr.Radio(
-                [*((str(size), str(size)) for size in sizes), (word("image_size_own"), OWN)],
-                value=self._start_size(sizes),
-                label=word("image_size"),
-                info=word("image_size_info"),
-                elem_classes="sizes",
+                choices, value=self._start_size(sizes), elem_classes="sizes", **site.named("image_size")
             )
-            self.smooth = gr.Checkbox(True, label=word("image_smooth"), info=word("image_smooth_info"))
+            self.smooth = gr.Checkbox(True, **site.named("image_smooth"))
         self.controls = [self.kind, self.head, self.block, self.mass, self.opacity, self.size, self.smooth]
         with gr.Accordion(word("image_truth"), open=False):
-            self.truth = build_upload(
-                "truth",
-                show_label=False,
-                label=word("image_truth"),
-                placeholder=word("image_truth_drop"),
-                sources=["upload"],
-                height=130,
-            )
+            settings = {"show_label": False, "sources": ["upload"], "height": 130}
+            self.truth = site.upload("truth", "image_truth", placeholder=word("image_truth_drop"), **settings)
         self.save_button = gr.Button(word("image_save"), size="sm", elem_id="save")
         self.files = gr.File(label=word("image_files"), file_count="multiple", visible=False, elem_id="files")
 
     def _build_column(self, name: str) -> list[Any]:
         """What shows one model, in the order in which `draw` fills it."""
-        word = self.site.words.label
+        site = self.site
         with gr.Column(min_width=300, elem_classes="model-column", elem_id=name) as column:
-            caption = build_caption(name)
-            main = build_picture(
-                word("image_overlay"), f"{name}-overlay", "large", height=300, buttons=["fullscreen", "download"]
-            )
+            caption = site.caption(name)
+            buttons = ["fullscreen", "download"]
+            main = site.picture(f"{name}-overlay", "image_overlay", "large", height=300, buttons=buttons)
             with gr.Row(equal_height=True):
-                mask = build_picture(
-                    word("image_mask"),
-                    f"{name}-mask",
-                    "below",
-                    height=195,
-                    min_width=150,
-                    scale=5,
-                    buttons=["fullscreen"],
-                )
-                heads = gr.Gallery(
-                    label=word("image_heads"),
-                    columns=3,
-                    height=195,
-                    min_width=160,
-                    scale=6,
-                    object_fit="cover",
-                    format="jpeg",
-                    allow_preview=False,
-                    interactive=False,
-                    buttons=[],
-                    elem_id=f"{name}-heads",
-                    elem_classes="heads below",
-                )
+                below: Any = {"height": 195, "min_width": 150, "scale": 5, "buttons": ["fullscreen"]}
+                mask = site.picture(f"{name}-mask", "image_mask", "below", **below)
+                below = {"height": 195, "min_width": 160, "scale": 6, "elem_classes": "heads below"}
+                heads = site.gallery(f"{name}-heads", "image_heads", columns=3, allow_preview=False, **below)
         return [column, caption, main, mask, heads]
 
     def _wire(self, demo: gr.Blocks) -> None:
@@ -287,7 +215,7 @@ class ImageTab:
         self.upload.change(self.take, [self.upload], [*picked, self.truth], **LIGHT)
         self.samples.select(self.pick, None, [*picked, self.truth], **LIGHT)
         self.truth.upload(self.take_truth, [self.picked, self.truth], [self.picked, self.truth], **LIGHT)
-        self.truth.clear(self.drop_truth, [self.picked], [self.picked], **LIGHT)
+        self.truth.clear(lambda picked: picked and replace(picked, mask=None), [self.picked], [self.picked], **LIGHT)
         if site.samples:
             demo.load(self.begin, None, picked, **LIGHT)
         self.picked.change(**draw, show_progress="minimal")
@@ -362,10 +290,6 @@ class ImageTab:
             return gr.skip(), None
         return replace(picked, mask=Path(path), binary=None), gr.skip()
 
-    def drop_truth(self, picked: Picked | None) -> Picked | None:
-        """Forget the ground truth."""
-        return None if picked is None else replace(picked, mask=None)
-
     def fit(self, first: str, second: str, kind: str, head: str, block: int, depth: int) -> tuple[Any, Any, int]:
         """Update head and layer for other models or another kind of map: what does not apply cannot be moved.
 
@@ -374,15 +298,11 @@ class ImageTab:
         models = chosen_models(first, second)
         choices, deepest = self._head_choices(models), self._depth(models)
         kept = head if head in [value for _, value in choices] else MEAN
-        return (
-            gr.Radio(choices, value=kept, interactive=kind == "attention" and len(choices) > 1),
-            gr.Slider(
-                value=deepest if block >= depth else min(block, deepest),
-                maximum=max(deepest, 2),
-                interactive=kind in OF_BLOCKS and deepest > 1,
-            ),
-            deepest,
-        )
+        several = kind == "attention" and len(choices) > 1
+        value = deepest if block >= depth else min(block, deepest)
+        movable = kind in OF_BLOCKS and deepest > 1
+        layer = gr.Slider(value=value, maximum=max(deepest, 2), interactive=movable)
+        return gr.Radio(choices, value=kept, interactive=several), layer, deepest
 
     def enlarge(self, event: gr.SelectData) -> str:
         """Choose the head that was clicked in the gallery."""
@@ -456,7 +376,8 @@ class ImageTab:
         picture, _ = self._read(picked)
         controls = self.read(data)
         models = chosen_models(data[self.first], data[self.second])
-        folder, files = self.site.fresh_folder(), list[str]()
+        folder, files = self.site.folder / uuid.uuid4().hex, list[str]()
+        folder.mkdir()
         for model, name in zip(models, folder_names(models), strict=True):
             for what, pixels in full_size(self.site.engine, Input(model, picture, controls.size), controls):
                 file = folder / f"{picked.name[:_NAME]}_{name}_{what}.png"

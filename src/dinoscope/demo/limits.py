@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -58,8 +59,4 @@ class Refused(Exception):
         self.key, self.values = key, values
 
     def __reduce__(self) -> tuple[Any, ...]:  # it crosses from the decoding processes
-        return _refused, (self.key, self.values)
-
-
-def _refused(key: str, values: dict[str, object]) -> Refused:
-    return Refused(key, **values)
+        return functools.partial(Refused, self.key, **self.values), ()

@@ -16,25 +16,16 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from dinoscope.data.decode import UnreadableImage, decode
-from dinoscope.data.folder import evenly, find_images, resolve_split
-from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.data.images import UnreadableImage, decode
+from dinoscope.data.sources import evenly, find_images, resolve_split
 from dinoscope.demo.image import ImageTab, chosen_models
 from dinoscope.demo.limits import Refused
 from dinoscope.demo.pictures import THUMBNAIL, shrunk
-from dinoscope.demo.site import (
-    LIGHT,
-    Picked,
-    Site,
-    build_caption,
-    build_slider,
-    build_upload,
-    hidden_column,
-    refusals_shown,
-)
+from dinoscope.demo.site import LIGHT, Picked, Site, hidden_column, refusals_shown
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, cached_extract, describing, evaluation_image, evaluation_view
 from dinoscope.model_names import Model
+from dinoscope.scenes import ScenesConfig, write_scenes
 
 MAX_IMAGES = 2000
 """Images of a folder that are searched; of more, so many are taken, evenly spaced."""
@@ -133,16 +124,11 @@ class NeighboursTab:
         gr.Markdown(word("neighbours_hint"), elem_classes="hint")
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=290, elem_classes="controls"):
-                upload = build_upload(
-                    "neighbours-upload",
-                    label=word("neighbours_upload"),
-                    placeholder=word("page_drop"),
-                    sources=["upload", "webcam", "clipboard"],
-                    height=240,
-                    elem_classes="upload picture first",
+                upload = site.upload(
+                    "neighbours-upload", "neighbours_upload", height=240, elem_classes="upload picture first"
                 )
-                samples = site.build_samples("neighbours-samples")
-                count = build_slider(1, _MAX_COUNT, _COUNT, step=1, label=word("neighbours_count"))
+                samples = site.sample_gallery("neighbours-samples")
+                count = site.slider("neighbours_count", 1, _MAX_COUNT, _COUNT, step=1)
             with gr.Column(scale=10, min_width=320, elem_classes="results"), gr.Row(equal_height=False):
                 columns = self._build_column("neighbours-first"), self._build_column("neighbours-second")
         draw: Any = {
@@ -161,18 +147,9 @@ class NeighboursTab:
     def _build_column(self, name: str) -> list[Any]:
         """What shows one model, in the order in which `draw` fills it."""
         with gr.Column(min_width=300, elem_id=name, elem_classes="model-column") as column:
-            caption = build_caption(name)
-            found = gr.Gallery(
-                label=self.site.words.label("neighbours_found"),
-                columns=4,
-                height="auto",
-                object_fit="cover",
-                format="jpeg",
-                interactive=False,
-                buttons=[],
-                elem_id=f"{name}-found",
-                elem_classes="heads found",
-            )
+            caption = self.site.caption(name)
+            settings: Any = {"columns": 4, "height": "auto", "elem_classes": "heads found"}
+            found = self.site.gallery(f"{name}-found", "neighbours_found", **settings)
         return [column, caption, found]
 
     def blank(self) -> list[Any]:
@@ -229,7 +206,6 @@ class NeighboursTab:
             return self._galleries[model]
 
     def _caption(self, gallery: Gallery, found: Sequence[Neighbour], request: gr.Request) -> str:
-        """Which model, how many images of the folder, and the most frequent class."""
         say, taken = self.site.words.say, len(gallery.paths)
         key = "neighbours_caption" if taken + gallery.unreadable == gallery.total else "neighbours_caption_some"
         name = self.folder.resolve().name if self.folder else say(request, "neighbours_drawn")

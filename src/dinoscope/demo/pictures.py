@@ -14,15 +14,13 @@ from jaxtyping import Bool, UInt8
 from numpy import ndarray
 from PIL import Image
 
-from dinoscope.data.decode import RawImage, UnreadableImage, decode, read
-from dinoscope.data.folder import evenly, find_images
+from dinoscope.data.benchmarks import BACKGROUND, VOID, find_masks, read_indices
 from dinoscope.data.grey_range import Window
-from dinoscope.data.image_header import read_header
-from dinoscope.data.index_png import read_indices
-from dinoscope.data.masked_images import BACKGROUND, VOID, find_masks
-from dinoscope.data.scenes import ScenesConfig, write_scenes
+from dinoscope.data.images import RawImage, UnreadableImage, decode, read, read_header
+from dinoscope.data.sources import evenly, find_images
 from dinoscope.demo.limits import MB, Limits, Refused
 from dinoscope.errors import UserError
+from dinoscope.scenes import ScenesConfig, write_scenes
 
 Pixels = UInt8[ndarray, "_ _ 3"]
 

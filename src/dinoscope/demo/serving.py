@@ -16,8 +16,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -44,106 +43,84 @@ _DECODING = 2  # files that are read at the same time
 _START_SECONDS = 120.0  # for a process to import what it needs, on a machine that is busy
 
 
-@dataclass(frozen=True)
-class Serving:
-    """What is served and where.
-
-    data, masks: folder of images to offer as samples, and of their masks; None: drawn scenes.
-    port: None is the first free one from `PORT` on. language: None is the browser's.
-    """
-
-    models: Sequence[Model]
-    data: Path | None = None
-    masks: Path | None = None
-    host: str = LOOPBACK[0]
-    port: int | None = None
-    language: Language | None = None
-    limits: Limits = field(default_factory=Limits)
-
-
 @contextlib.contextmanager
-def page_served(serving: Serving) -> Iterator[str]:
+def page_served(
+    models: Sequence[Model],
+    data: Path | None = None,
+    masks: Path | None = None,
+    host: str = LOOPBACK[0],
+    port: int | None = None,
+    language: Language | None = None,
+    limits: Limits | None = None,
+) -> Iterator[str]:
     """Serve the page while the context lasts, and give its address.
 
-    Raises UserError if Gradio is missing, the port is taken, or the samples cannot be read.
+    Args:
+        models: To choose from; the first two are shown at first.
+        data: Folder of images to offer as samples, and to search for neighbours; None: drawn scenes.
+        masks: Of the images in `data`.
+        host: Address to listen on.
+        port: To listen on; None is the first free one from `PORT` on.
+        language: Of the page; None is the browser's.
+        limits: None takes the usual ones.
+
+    Raises UserError if the port is taken, or the samples cannot be read.
     """
-    seconds = serving.limits.decode_seconds
-    with own_folder() as folder, contextlib.closing(DecodingProcesses(_DECODING, seconds)) as decoding:
-        demo, words = _build(serving, folder, decoding)
-        address = _launch(demo, words, serving, folder)
+    limits = limits or Limits()
+    with own_folder() as folder, contextlib.closing(DecodingProcesses(_DECODING, limits.decode_seconds)) as decoding:
+        # only now: Gradio reads its switches, which the folder has set, when it is imported
+        from dinoscope.demo import pictures
+        from dinoscope.demo.engine import Engine
+        from dinoscope.demo.page import build_page, head, theme
+        from dinoscope.demo.site import Site, Words, data_file
+
+        uploads = folder / "gradio"
+        made, drawn = uploads / "made", folder / "drawn"
+        (made / "thumbnails").mkdir(parents=True)
+        drawn.mkdir()
+        if data is None:
+            samples = pictures.draw_samples(drawn)
+        else:
+            samples = pictures.readable(pictures.find_samples(data, masks), limits)
+        engine, words = Engine(models, limits, decoding.run), Words(language)
+        small = pictures.thumbnails(samples, made / "thumbnails", engine.window)
+        demo = build_page(Site(engine, words, limits, samples, small, made), data)
+        for free in _free_ports(host, port):  # once more: another process may have taken one while the page was built
+            with contextlib.suppress(OSError):  # another process took it between the two lines
+                _, address, _ = demo.queue(max_size=limits.queue).launch(
+                    server_name=host,
+                    server_port=free,
+                    prevent_thread_lock=True,
+                    share=False,
+                    quiet=True,
+                    footer_links=[],
+                    run_history=False,
+                    enable_monitoring=False,
+                    ssr_mode=False,
+                    max_file_size=int(max(limits.upload_mb, limits.video_mb) * MB),
+                    app_kwargs={"middleware": _middleware(host, uploads, int(limits.uploads_mb * MB))},
+                    theme=theme(),
+                    css=data_file("page.css"),
+                    head=head(language),
+                    i18n=words.translations(),
+                )
+                break
+        else:
+            raise AssertionError("the ports end with an error of their own")
         try:
             yield address
         finally:
             demo.close(verbose=False)
 
 
-def _build(serving: Serving, folder: Path, decoding: DecodingProcesses) -> tuple[Any, Any]:
-    """The page and its words."""
-    try:
-        import gradio  # noqa: F401
-    except ImportError as error:
-        raise UserError("the page needs Gradio: pip install 'dinoscope[demo]'") from error
-    from dinoscope.demo import pictures
-    from dinoscope.demo.engine import Engine
-    from dinoscope.demo.page import build_page
-    from dinoscope.demo.site import Site, Words
-
-    made, drawn = folder / "gradio" / "made", folder / "drawn"
-    (made / "thumbnails").mkdir(parents=True)
-    drawn.mkdir()
-    if serving.data is None:
-        samples = pictures.draw_samples(drawn)
-    else:
-        samples = pictures.readable(pictures.find_samples(serving.data, serving.masks), serving.limits)
-    engine, words = Engine(serving.models, serving.limits, decoding.run), Words(serving.language)
-    small = pictures.thumbnails(samples, made / "thumbnails", engine.window)
-    return build_page(Site(engine, words, serving.limits, samples, small, made), serving.data), words
-
-
-def _launch(demo: Any, words: Any, serving: Serving, folder: Path) -> str:
-    """Begin to listen, and return the address. Raises UserError as `free_port` does.
-
-    The port is chosen now, since another process may have taken one while the page was built.
-    """
-    from dinoscope.demo.page import head, theme
-    from dinoscope.demo.site import data_file
-
-    for port in _free_ports(serving.host, serving.port):
-        try:
-            _, address, _ = demo.queue(max_size=serving.limits.queue).launch(
-                server_name=serving.host,
-                server_port=port,
-                prevent_thread_lock=True,
-                share=False,
-                quiet=True,
-                footer_links=[],
-                run_history=False,
-                enable_monitoring=False,
-                ssr_mode=False,
-                max_file_size=int(max(serving.limits.upload_mb, serving.limits.video_mb) * MB),
-                app_kwargs={"middleware": _middleware(serving, folder / "gradio")},
-                theme=theme(),
-                css=data_file("page.css"),
-                head=head(serving.language),
-                i18n=words.translations(),
-            )
-        except OSError:  # another process took it between the two lines
-            continue
-        return address
-    raise AssertionError("the ports end with an error of their own")
-
-
 def wait_for_the_end() -> None:
     """Wait until Ctrl-C or SIGTERM."""
     ended = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         while not ended.wait(0.5):
             pass
-    except KeyboardInterrupt:
-        pass
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGTERM, before)
 
 
 def free_port(host: str, port: int | None) -> int:
@@ -222,7 +199,7 @@ _PAGE = (
 """The page asks its own server alone, whatever text ends up in it. Gradio's scripts are inline."""
 
 
-def _middleware(serving: Serving, uploads: Path) -> list[Any]:
+def _middleware(host: str, uploads: Path, max_bytes: int) -> list[Any]:
     """The guard; and if only this machine may reach the page, a check that it is called by its own name.
 
     Otherwise any site that a person has open could give its name this machine's address (DNS rebinding) and read it.
@@ -230,8 +207,8 @@ def _middleware(serving: Serving, uploads: Path) -> list[Any]:
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    guard = Middleware(Guard, folder=uploads, max_bytes=int(serving.limits.uploads_mb * MB))
-    if serving.host not in LOOPBACK:
+    guard = Middleware(Guard, folder=uploads, max_bytes=max_bytes)
+    if host not in LOOPBACK:
         return [guard]
     # with a port, "[::1]" is told apart from it by some versions of Starlette alone; all others see "["
     return [Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]", "["], www_redirect=False), guard]
@@ -256,12 +233,14 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        from starlette.datastructures import Headers
+
+        headers = Headers(scope=scope)
         path, changes = scope["path"].lower(), scope["method"] not in ("GET", "HEAD", "OPTIONS")
         if changes and _is_foreign(headers):
-            await _refuse(send, 403, "Requests from the pages of other sites are refused.")
+            await _refuse(scope, receive, send, 403, "Requests from the pages of other sites are refused.")
         elif "/proxy=" in path or "/file=http:" in path or "/file=https:" in path:
-            await _refuse(send, 403, "This page fetches nothing from the net.")
+            await _refuse(scope, receive, send, 403, "This page fetches nothing from the net.")
         elif changes and path.endswith("/upload"):
             await self._upload(scope, receive, send, headers.get("content-length", ""))
         else:
@@ -269,7 +248,7 @@ class Guard:
 
     async def _upload(self, scope: Any, receive: Any, send: Any, length: str) -> None:
         if not length.isdigit():
-            await _refuse(send, 411, "An upload must say its length.")
+            await _refuse(scope, receive, send, 411, "An upload must say its length.")
             return
         size = max(int(length), _SMALLEST_FILE)
         with self._lock:
@@ -277,7 +256,7 @@ class Guard:
             if not full:
                 self._coming += size
         if full:
-            await _refuse(send, 413, "The page holds as many uploads as it may. Try again in an hour.")
+            await _refuse(scope, receive, send, 413, "The page holds as many uploads as it may. Try again in an hour.")
             return
         try:
             await self.app(scope, receive, _with_headers(send, is_file=False))
@@ -286,7 +265,7 @@ class Guard:
                 self._coming -= size
 
 
-def _is_foreign(headers: dict[str, str]) -> bool:
+def _is_foreign(headers: Mapping[str, str]) -> bool:
     """Whether a browser says that the request comes from the page of another site."""
     if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         return True
@@ -304,30 +283,25 @@ def _bytes_in(folder: Path) -> int:
 
 
 def _with_headers(send: Any, *, is_file: bool) -> Any:
+    from starlette.datastructures import MutableHeaders
+
     async def send_guarded(message: Any) -> None:
         if message["type"] == "http.response.start":
-            headers = [pair for pair in message.get("headers", []) if pair[0].lower() != b"x-content-type-options"]
-            headers.append((b"x-content-type-options", b"nosniff"))
-            kind = next((value for name, value in headers if name.lower() == b"content-type"), b"")
+            headers = MutableHeaders(scope=message)
+            headers["x-content-type-options"] = "nosniff"
             if is_file:
-                headers.append((b"content-security-policy", _SANDBOX.encode()))
-            elif kind.startswith(b"text/html"):
-                headers.append((b"content-security-policy", _PAGE.encode()))
-            message = {**message, "headers": headers}
+                headers.append("content-security-policy", _SANDBOX)
+            elif headers.get("content-type", "").startswith("text/html"):
+                headers.append("content-security-policy", _PAGE)
         await send(message)
 
     return send_guarded
 
 
-async def _refuse(send: Any, status: int, reason: str) -> None:
-    body = reason.encode()
-    headers = [
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", str(len(body)).encode()),
-        (b"x-content-type-options", b"nosniff"),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+async def _refuse(scope: Any, receive: Any, send: Any, status: int, reason: str) -> None:
+    from starlette.responses import PlainTextResponse
+
+    await PlainTextResponse(reason, status, {"x-content-type-options": "nosniff"})(scope, receive, send)
 
 
 class DecodingProcesses:
@@ -409,7 +383,6 @@ class _Process:
 
 
 def _answer_calls(connection: Connection) -> None:
-    """What a process does until the page is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the page ends its processes
     connection.send((None, None))
     while True:

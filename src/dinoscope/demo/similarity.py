@@ -14,16 +14,7 @@ from torch import Tensor
 from dinoscope.demo.engine import Engine, Input
 from dinoscope.demo.image import ImageTab, chosen_models
 from dinoscope.demo.pictures import Picture, Pixels, shrunk
-from dinoscope.demo.site import (
-    LIGHT,
-    Picked,
-    Site,
-    build_caption,
-    build_picture,
-    build_upload,
-    hidden_column,
-    refusals_shown,
-)
+from dinoscope.demo.site import LIGHT, Picked, Site, hidden_column, refusals_shown
 from dinoscope.explain.similarity import patch_at, patch_box
 from dinoscope.pictures import color_picture, cosine_overlay, marked
 
@@ -105,54 +96,34 @@ class SimilarityTab:
     def __init__(self, site: Site, image: ImageTab, tab: gr.Tab) -> None:
         self.site, self.image = site, image
         word = site.words.label
-        start, preview = site.start(1)
+        start, preview = site.sample(1)
         self.second = gr.State(start)
         self.point = gr.State(MIDDLE)  # shares of width and height
         gr.Markdown(word("similarity_hint"), elem_classes="hint")
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=290, elem_classes="controls"):
-                self.clicked_image = build_picture(
-                    word("similarity_click"), "click", "clickable first", height=240, buttons=[]
+                self.clicked_image = site.picture(
+                    "click", "similarity_click", "clickable first", height=240, buttons=[]
                 )
-                self.upload = build_upload(
-                    "second",
-                    value=preview,
-                    label=word("similarity_second"),
-                    placeholder=word("page_drop"),
-                    sources=["upload", "webcam", "clipboard"],
-                    height=170,
-                    elem_classes="picture",
+                self.upload = site.upload(
+                    "second", "similarity_second", value=preview, height=170, elem_classes="picture"
                 )
-                self.samples = site.build_samples("second-samples")
-                self.scale = self._choice("scale", STRETCHED, "absolute")
-                self.colors = self._choice("colors", "joint", "single")
+                self.samples = site.sample_gallery("second-samples")
+                self.scale = site.choice("similarity_scale", {each: each for each in (STRETCHED, "absolute")})
+                self.colors = site.choice("similarity_colors", {each: each for each in ("joint", "single")})
             with gr.Column(scale=10, min_width=320, elem_classes="results"):
                 self.rows = self._build_row("likeness-first"), self._build_row("likeness-second")
         self._wire(tab)
 
-    def _choice(self, name: str, first: str, second: str) -> gr.Radio:
-        word = self.site.words.label
-        return gr.Radio(
-            [(word(f"similarity_{value}"), value) for value in (first, second)],
-            value=first,
-            label=word(f"similarity_{name}"),
-            info=word(f"similarity_{name}_info"),
-            elem_classes="kinds",
-        )
-
     def _build_row(self, name: str) -> list[Any]:
         """What shows one model, in the order in which `draw` fills it."""
         with gr.Column(elem_id=name, elem_classes="model-column") as row:
-            caption = build_caption(name)
+            caption = self.site.caption(name)
+            settings: Any = {"height": 250, "min_width": 170, "buttons": ["fullscreen", "download"]}
             with gr.Row():
                 pictures = [
-                    build_picture(
-                        self.site.words.label(f"similarity_{what}"),
-                        f"{name}-{what.replace('_', '-')}",
-                        "one-of-four",
-                        height=250,
-                        min_width=170,
-                        buttons=["fullscreen", "download"],
+                    self.site.picture(
+                        f"{name}-{what.replace('_', '-')}", f"similarity_{what}", "one-of-four", **settings
                     )
                     for what in _PICTURES
                 ]

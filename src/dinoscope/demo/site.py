@@ -10,7 +10,7 @@ import string
 import tomllib
 import uuid
 from abc import ABCMeta
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -127,42 +127,12 @@ def _taking(component: type[Any], name: str, preprocess: Callable[..., Any]) -> 
     return ABCMeta.__new__(type(component), name, (component,), members)
 
 
-_Upload = _taking(gr.Image, "Upload", _sent_file)
-_Slider = _taking(gr.Slider, "Slider", _within)
-_Radio = _taking(gr.Radio, "Radio", lambda self, payload: payload)
-
-
-def build_upload(name: str, **settings: Any) -> gr.Image:
-    """Build a field for an image that gives the file as it was sent, unopened.
-
-    Gradio's own would open it before its header is checked, and report faults in other words.
-    """
-    return _Upload(type="filepath", image_mode=None, format="jpeg", buttons=[], elem_id=name, **settings)
-
-
-def build_slider(minimum: float, maximum: float, value: float, **settings: Any) -> gr.Slider:
-    """Build a slider that takes its nearest end for a value beyond its ends, and its beginning for no value.
-
-    The range may have become smaller on the server while a value is still on its way.
-    """
-    return _Slider(minimum, maximum, value, buttons=[], **settings)
-
-
-def build_radio(choices: Sequence[tuple[Any, str]], value: str, **settings: Any) -> gr.Radio:
-    """Build choices that change: one that has just gone may still come in, and whoever reads it can handle that."""
-    return _Radio([*choices], value=value, **settings)
-
-
-def build_picture(label: Any, name: str, classes: str, **settings: Any) -> gr.Image:
-    """Build a picture that is only shown."""
-    return gr.Image(
-        label=label, format="jpeg", interactive=False, elem_id=name, elem_classes=f"picture {classes}", **settings
-    )
-
-
-def build_caption(name: str) -> gr.Markdown:
-    """Build the lines above the pictures of one model."""
-    return gr.Markdown(latex_delimiters=[], elem_classes="caption", elem_id=f"{name}-caption")
+Upload = _taking(gr.Image, "Upload", _sent_file)
+"""An image as the file that was sent, unopened: Gradio would open it before its header is checked."""
+Slider = _taking(gr.Slider, "Slider", _within)
+"""Takes its nearest end for a value beyond its ends: on the server the range may have become smaller meanwhile."""
+Radio = _taking(gr.Radio, "Radio", lambda self, payload: payload)
+"""Choices that change: one that has just gone may still come in, and whoever reads it can handle that."""
 
 
 def hidden_column(outputs: int) -> list[Any]:
@@ -199,21 +169,49 @@ class Site:
         """Settings of events that run a network: they all wait in one queue."""
         return {"concurrency_id": "models", "concurrency_limit": self.limits.concurrent, "api_visibility": "private"}
 
-    def build_samples(self, name: str) -> gr.Gallery:
+    def named(self, key: str) -> dict[str, Any]:
+        """Return a component's label, and the line below it if there is a text KEY_info."""
+        info = f"{key}_info" if f"{key}_info" in self.words.texts[FALLBACK] else None
+        return {"label": self.words.label(key), "info": info and self.words.label(info)}
+
+    def slider(self, key: str, low: float, high: float, value: float, **settings: Any) -> gr.Slider:
+        """Build a slider."""
+        return Slider(low, high, value, buttons=[], **self.named(key), **settings)
+
+    def choice(self, key: str, values: Mapping[str, Any], **settings: Any) -> gr.Radio:
+        """Build choices, of which the first is chosen. values: by NAME; each is shown with the text KEY_NAME."""
+        choices = [(self.words.label(f"{key}_{name}"), value) for name, value in values.items()]
+        return gr.Radio(choices, value=choices[0][1], elem_classes="kinds", **self.named(key), **settings)
+
+    def button(self, key: str, kind: type[Any] = gr.Button, **settings: Any) -> Any:
+        """Build a button, whose id is KEY with hyphens."""
+        return kind(self.words.label(key), elem_id=key.replace("_", "-"), **settings)
+
+    def upload(self, name: str, key: str, **settings: Any) -> gr.Image:
+        """Build a field for an image that a person sends."""
+        usual = {"sources": ["upload", "webcam", "clipboard"], "placeholder": self.words.label("page_drop")}
+        sent_as = {"type": "filepath", "image_mode": None, "format": "jpeg", "buttons": []}
+        return Upload(label=self.words.label(key), elem_id=name, **sent_as, **(usual | settings))
+
+    def picture(self, name: str, key: str, classes: str, **settings: Any) -> gr.Image:
+        """Build a picture that is only shown."""
+        settings |= {"elem_id": name, "elem_classes": f"picture {classes}"}
+        return gr.Image(label=self.words.label(key), format="jpeg", interactive=False, **settings)
+
+    def gallery(self, name: str, key: str, value: Sequence[str] | None = None, **settings: Any) -> gr.Gallery:
+        """Build small pictures next to each other."""
+        settings |= {"object_fit": "cover", "format": "jpeg", "interactive": False, "buttons": [], "elem_id": name}
+        return gr.Gallery(value, label=self.words.label(key), **settings)
+
+    def sample_gallery(self, name: str) -> gr.Gallery:
         """Build the samples as small pictures to click."""
-        return gr.Gallery(
-            [str(path) for path in self.thumbnails],
-            label=self.words.label("page_samples"),
-            columns=4,
-            height="auto",
-            object_fit="cover",
-            allow_preview=False,
-            interactive=False,
-            buttons=[],
-            visible=bool(self.thumbnails),
-            elem_id=name,
-            elem_classes="samples",
-        )
+        values = [str(path) for path in self.thumbnails]
+        settings = {"visible": bool(values), "elem_classes": "samples"}
+        return self.gallery(name, "page_samples", values, columns=4, height="auto", allow_preview=False, **settings)
+
+    def caption(self, name: str) -> gr.Markdown:
+        """Build the lines above the pictures of one model."""
+        return gr.Markdown(latex_delimiters=[], elem_classes="caption", elem_id=f"{name}-caption")
 
     def warn(self, request: gr.Request, error: Refused) -> None:
         """Show in the page why something is not done."""
@@ -236,32 +234,24 @@ class Site:
         """Handle a click on a sample: return the image, and what the field of an image shows then."""
         return self.sample(int(event.index), request)
 
-    def sample(self, number: int, request: gr.Request) -> tuple[Any, Any]:
-        """Return a sample, and its preview for the field of an image."""
+    def sample(self, number: int, request: gr.Request | None = None) -> tuple[Any, Any]:
+        """Return a sample, and its preview for the field of an image.
+
+        If it cannot be read, nothing changes and a warning is shown; without a `request` (while the page is built), or
+        if there is no such sample, both are None.
+        """
+        if number >= len(self.samples):
+            return None, None
+        sample = self.samples[number]
         try:
-            return self._picked(number)
+            picture = self.engine.picture(sample.path)
         except Refused as error:
+            if request is None:
+                return None, None
             self.warn(request, error)
             return gr.skip(), gr.skip()
-
-    def start(self, number: int) -> tuple[Picked | None, str | None]:
-        """Return a sample and its preview for a field to begin with; None if it is missing or cannot be read."""
-        try:
-            return self._picked(number)
-        except (Refused, IndexError):
-            return None, None
-
-    def _picked(self, number: int) -> tuple[Picked, str]:
-        sample = self.samples[number]
-        picture = self.engine.picture(sample.path)
         picked = Picked(sample.path, sample.path.stem, sample.mask, sample.binary)
         return picked, self.show(shrunk(picture.pixels, _PREVIEW))
-
-    def fresh_folder(self) -> Path:
-        """Make a folder for files to fetch; Gradio removes what it has given out when it is old."""
-        folder = self.folder / uuid.uuid4().hex
-        folder.mkdir()
-        return folder
 
     def show(self, pixels: UInt8[ndarray, "h w 3"]) -> str:
         """Return a file of the picture for a component to show, written once and whole.

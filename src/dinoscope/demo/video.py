@@ -39,7 +39,7 @@ from dinoscope.demo.clip import (
 )
 from dinoscope.demo.limits import Refused
 from dinoscope.demo.pictures import SHOWN
-from dinoscope.demo.site import Site, build_slider
+from dinoscope.demo.site import Site
 from dinoscope.errors import UserError
 from dinoscope.evaluation.propagation import lost_objects
 from dinoscope.evaluation.window import PropagationConfig
@@ -79,14 +79,9 @@ class VideoSession:
     _pictures: list[Path] = field(default_factory=list[Path])
     _count: int = 0
 
-    def ask(self) -> None:
-        """Ask for the clip to be followed when it is its turn."""
-        self.following, self._asked = True, True
-        self._turn += 1
-
-    def stop(self) -> None:
-        """Give up what was asked for or is being done."""
-        self.following, self._asked = False, False
+    def ask(self, wanted: bool = True) -> None:
+        """Ask for the clip to be followed when it is its turn; or give up what was asked for or is being done."""
+        self.following = self._asked = wanted
         self._turn += 1
 
     def begin(self) -> int | None:
@@ -161,12 +156,11 @@ class VideoSession:
 def end(session: VideoSession | None) -> None:
     """Remove all files of a session, and stop what it does."""
     if session is not None:
-        session.stop()
+        session.ask(False)
         shutil.rmtree(session.folder, ignore_errors=True)
 
 
 def _draw_click(picture: UInt8[ndarray, "h w 3"], click: Click) -> None:
-    """A disc with a plus or a minus, in place."""
     height, width = picture.shape[:2]
     x, y = round(click.column * width), round(click.row * height)
     cv2.circle(picture, (x, y), _RADIUS + 2, (255, 255, 255), -1, cv2.LINE_AA)
@@ -201,36 +195,18 @@ class VideoTab:
         self._wire(tab)
 
     def _build_clip(self) -> None:
-        label: Any = self.site.words.label
+        site, word = self.site, self.site.words.label
         with gr.Row():
-            self.upload_button = gr.UploadButton(
-                label("video_upload"), file_types=["video", ".mkv", ".gif"], elem_id="video-upload"
-            )
-            self.sample_button = gr.Button(label("video_sample"), elem_id="video-sample")
-        self.status = gr.Markdown(label("video_start"), latex_delimiters=[], elem_id="video-status")
-        self.taking = gr.Radio(
-            [(label("video_taking_spread"), "spread"), (label("video_taking_start"), "start")],
-            value="spread",
-            label=label("video_taking"),
-            elem_classes="kinds",
-            visible=False,
-        )
-        self.frame = gr.Image(
-            label=label("video_first"), interactive=False, height=_HEIGHT, buttons=["fullscreen"],
-            elem_id="video-frame", elem_classes="clickable",
-        )  # fmt: skip
+            self.upload_button = site.button("video_upload", gr.UploadButton, file_types=["video", ".mkv", ".gif"])
+            self.sample_button = site.button("video_sample")
+        self.status = gr.Markdown(word("video_start"), latex_delimiters=[], elem_id="video-status")
+        self.taking = site.choice("video_taking", {"spread": "spread", "start": "start"}, visible=False)
+        settings: Any = {"interactive": False, "height": _HEIGHT, "buttons": ["fullscreen"]}
+        self.frame = gr.Image(label=word("video_first"), elem_id="video-frame", elem_classes="clickable", **settings)
         colors = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in object_colors()]
-        self.editor = gr.ImageEditor(
-            show_label=False,
-            visible=False,
-            height=_HEIGHT,
-            sources=(),
-            transforms=(),
-            layers=False,
-            type="numpy",
-            brush=gr.Brush(colors=[*colors], default_color=colors[0], color_mode="fixed"),
-            elem_id="video-editor",
-        )
+        brush = gr.Brush(colors=[*colors], default_color=colors[0], color_mode="fixed")
+        settings = {"show_label": False, "visible": False, "height": _HEIGHT, "sources": (), "transforms": ()}
+        self.editor = gr.ImageEditor(layers=False, type="numpy", brush=brush, elem_id="video-editor", **settings)
         underlines = [
             f"#video-object label:nth-of-type({number}) {{ border-bottom: 4px solid {color}; }}"
             for number, color in enumerate(colors, start=1)
@@ -238,71 +214,42 @@ class VideoTab:
         gr.HTML(f"<style>{' '.join(underlines)}</style>", padding=False)
 
     def _build_marking(self) -> None:
-        label: Any = self.site.words.label
+        site, word = self.site, self.site.words.label
         with gr.Row():
-            self.mode = gr.Radio(
-                [(label("video_mode_click"), "click"), (label("video_mode_paint"), "paint")],
-                value="click",
-                label=label("video_mode"),
-                elem_classes="kinds",
-                min_width=170,
-                elem_id="video-mode",
+            self.mode = site.choice(
+                "video_mode", {"click": "click", "paint": "paint"}, min_width=170, elem_id="video-mode"
             )
-            self.sign = gr.Radio(
-                [(label("video_sign_add"), True), (label("video_sign_away"), False)],
-                value=True,
-                label=label("video_sign"),
-                elem_classes="kinds",
-                min_width=170,
-                elem_id="video-sign",
-            )
+            self.sign = site.choice("video_sign", {"add": True, "away": False}, min_width=170, elem_id="video-sign")
         with gr.Row(equal_height=True):
-            self.number = gr.Radio(
-                [(f"{each}", each) for each in range(1, OBJECTS + 1)],
-                value=1,
-                label=label("video_object"),
-                elem_classes="kinds",
-                scale=4,
-                min_width=300,
-                elem_id="video-object",
-            )
+            settings: Any = {"scale": 4, "min_width": 300, "elem_id": "video-object", "elem_classes": "kinds"}
+            numbers = [(f"{each}", each) for each in range(1, OBJECTS + 1)]
+            self.number = gr.Radio(numbers, value=1, label=word("video_object"), **settings)
             with gr.Column(scale=1, min_width=90, elem_classes="stack"):
-                self.undo_button = gr.Button(label("video_undo"), size="sm", elem_id="video-undo")
-                self.clear_button = gr.Button(label("video_clear"), size="sm", elem_id="video-clear")
-        self.reach_slider = build_slider(-_MAX_REACH, _MAX_REACH, 0, step=0.02, label=label("video_reach"))
+                self.undo_button = site.button("video_undo", size="sm")
+                self.clear_button = site.button("video_clear", size="sm")
+        self.reach_slider = site.slider("video_reach", -_MAX_REACH, _MAX_REACH, 0, step=0.02)
 
     def _build_following(self) -> None:
-        label: Any = self.site.words.label
-        details = [size for size in DETAILS if size <= self.limits.most_size] or [self.limits.most_size]
+        site, word = self.site, self.site.words.label
         with gr.Row():
-            self.follow_button = gr.Button(label("video_follow"), variant="primary", elem_id="video-follow")
-            self.cancel_button = gr.Button(
-                label("video_cancel"), variant="stop", interactive=False, elem_id="video-cancel"
-            )
+            self.follow_button = site.button("video_follow", variant="primary")
+            self.cancel_button = site.button("video_cancel", variant="stop", interactive=False)
         self.progress = gr.Markdown(latex_delimiters=[], elem_id="video-progress")
-        self.moving = gr.Image(
-            label=label("video_result"), interactive=False, height=_HEIGHT, buttons=[], elem_id="video-moving"
-        )
-        self.overlay = gr.Video(
-            label=label("video_overlay"), interactive=False, height=_HEIGHT, visible=False, autoplay=True, loop=True,
-            buttons=[], elem_id="video-overlay",
-        )  # fmt: skip
+        settings: Any = {"interactive": False, "height": _HEIGHT, "buttons": []}
+        self.moving = gr.Image(label=word("video_result"), elem_id="video-moving", **settings)
+        settings |= {"visible": False, "autoplay": True, "loop": True}
+        self.overlay = gr.Video(label=word("video_overlay"), elem_id="video-overlay", **settings)
         with gr.Row():
             names = list(self.models)  # the second of the pair is the one that was trained without labels
-            self.model = gr.Dropdown(names, value=names[:2][-1], label=label("video_model"), min_width=160)
-            self.detail = gr.Dropdown(
-                [(f"{size} px", size) for size in details],
-                value=_DETAIL if _DETAIL in details else details[-1],
-                label=label("video_detail"),
-                min_width=160,
-            )
+            self.model = gr.Dropdown(names, value=names[:2][-1], label=word("video_model"), min_width=160)
+            details = [size for size in DETAILS if size <= self.limits.most_size] or [self.limits.most_size]
+            start = _DETAIL if _DETAIL in details else details[-1]
+            choices = [(f"{size} px", size) for size in details]
+            self.detail = gr.Dropdown(choices, value=start, label=word("video_detail"), min_width=160)
         with gr.Row():
-            self.save_overlay = gr.DownloadButton(
-                label("video_save_overlay"), interactive=False, size="sm", elem_id="video-save-overlay"
-            )
-            self.save_masks = gr.DownloadButton(
-                label("video_save_masks"), interactive=False, size="sm", elem_id="video-save-masks"
-            )
+            settings = {"interactive": False, "size": "sm"}
+            self.save_overlay = site.button("video_save_overlay", gr.DownloadButton, **settings)
+            self.save_masks = site.button("video_save_masks", gr.DownloadButton, **settings)
 
     def _wire(self, tab: gr.Tab) -> None:
         """Connect events. Marking a frame never waits for a clip that somebody else follows."""
@@ -493,7 +440,7 @@ class VideoTab:
     def cancel(self, session: VideoSession | None, request: gr.Request) -> Updates:
         """Stop: the frame that is being worked on is the last."""
         if session is not None:
-            session.stop()
+            session.ask(False)
         return _results(self.say(request, "video_cancelled"))
 
     def _new_folder(self) -> Path:
@@ -504,7 +451,6 @@ class VideoTab:
     def _load(
         self, folder: Path, clip: Clip, old: VideoSession | None, model: str, detail: int, request: gr.Request
     ) -> Updates:
-        """A new session in place of the old one, whose files go."""
         session = VideoSession(folder, clip, clip.taking("spread", self.limits.video_frames))
         picture = session.picture(self.models[model], detail)
         end(old)
@@ -586,5 +532,4 @@ def _painting(editor: Editor, session: VideoSession) -> list[Painting]:
 
 
 def _canvas(picture: Path) -> dict[str, Any]:
-    """A picture to paint on."""
     return {"background": str(picture), "layers": [], "composite": None}

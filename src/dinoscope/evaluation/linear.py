@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dinoscope.data.folder import hash_rank
+from dinoscope.data.sources import hash_rank
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import labels_as_in
 from dinoscope.evaluation.probes import Probes, Standardize, metrics, standardization

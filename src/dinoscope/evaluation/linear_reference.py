@@ -16,11 +16,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dinoscope.data.decode import UnreadableImage
-from dinoscope.data.folder import ImageFolder
+from dinoscope.data.images import UnreadableImage
 from dinoscope.data.loader import StepSampler, ViewsDataset, default_workers, view_loader
-from dinoscope.data.view_presets import VIEWS
-from dinoscope.data.views import ViewsConfig
+from dinoscope.data.sources import ImageFolder
+from dinoscope.data.views import VIEWS, ViewsConfig
 from dinoscope.errors import UserError
 from dinoscope.evaluation.linear import Progress, known_labels, require_positive, require_seed
 from dinoscope.evaluation.probes import Probes, metrics

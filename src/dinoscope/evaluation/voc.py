@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from dinoscope.data.masked_images import BACKGROUND, VOID
+from dinoscope.data.benchmarks import BACKGROUND, VOID
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from numpy import ndarray
 from PIL import Image
 
 from dinoscope import checkpoint
-from dinoscope.data.decode import UnreadableImage, decode
+from dinoscope.data.images import UnreadableImage, decode
 from dinoscope.errors import UserError
 from dinoscope.files import replacing
 

@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dinoscope import checkpoint
-from dinoscope.data.folder import ImageFolder
+from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
-from dinoscope.features.extraction import ExtractConfig, Progress, bank_of, evaluation_view, readable_features
+from dinoscope.features.extraction import ExtractConfig, Progress, bank_of, evaluation_view, extract, readable_features
 from dinoscope.features.images import ImageView
 from dinoscope.files import CACHE_VARIABLE, cache_folder
 from dinoscope.models.backbone import Backbone
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 def cached_extract(
     backbone: Backbone,
-    folder: ImageFolder,
+    images: ImageSource,
     config: ExtractConfig,
     progress: Progress | None = None,
     place: Path | None = None,
@@ -44,14 +44,17 @@ def cached_extract(
     place: the folder that it is kept in; None is `cache_folder`'s. An extraction that was broken off goes on after
         the last whole piece of `PIECE` images.
 
-    Images are recognised by relative path, size in bytes and time of change. A damaged entry is replaced, and
-    one that cannot be written is done without; both with a warning. Raises UserError as `extract` does.
+    Images are recognised by key, size in bytes and time of change; from a source without these, nothing is kept. A
+    damaged entry is replaced, and one that cannot be written is done without; both with a warning. Raises UserError as
+    `extract` does.
     """
+    if images.stamp(0) is None:
+        return extract(backbone, images, config, progress)
     place, weights = cache_folder("features") if place is None else place, checkpoint.weights_hash(backbone)
-    total, view = len(folder), evaluation_view(backbone, config)
+    total, view = len(images), evaluation_view(backbone, config)
     features, positions, filled = torch.empty(total, config.dim(backbone)), list[Tensor](), 0
     for start in range(0, max(total, 1), PIECE):
-        piece = folder.subset(range(start, min(start + PIECE, total)))
+        piece = images.subset(range(start, min(start + PIECE, total)))
         file = place / f"{_key(weights, piece, view, config)}.safetensors"
         found = _read(file, dim=config.dim(backbone))
         if found is None:
@@ -60,7 +63,7 @@ def cached_extract(
         features[filled : filled + len(found[0])] = found[0]
         positions.append(found[1] + start)
         filled += len(found[0])
-    return bank_of(folder, features[:filled], torch.cat(positions))
+    return bank_of(images, features[:filled], torch.cat(positions))
 
 
 def _counted_on(progress: Progress | None, start: int, total: int) -> Progress | None:
@@ -68,12 +71,12 @@ def _counted_on(progress: Progress | None, start: int, total: int) -> Progress |
     return None if progress is None else lambda done, _: progress(start + done, total)
 
 
-def _key(weights: str, folder: ImageFolder, view: ImageView, config: ExtractConfig) -> str:
+def _key(weights: str, images: ImageSource, view: ImageView, config: ExtractConfig) -> str:
     parts = (
         CACHE_FORMAT,
         weights,
-        folder.fingerprint(),
-        _times_hash(folder),
+        images.fingerprint(),
+        _times_hash(images),
         view.size,
         view.crop_fraction,
         config.dtype,
@@ -82,12 +85,12 @@ def _key(weights: str, folder: ImageFolder, view: ImageView, config: ExtractConf
     return hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=16).hexdigest()
 
 
-def _times_hash(folder: ImageFolder) -> str:
+def _times_hash(images: ImageSource) -> str:
     """Digest of the times of change: an image drawn anew may have as many bytes as the old one."""
     digest = hashlib.blake2b(digest_size=16)
-    for index in range(len(folder)):
-        path = folder.path(index)
-        digest.update(b"%d\0" % (path.stat().st_mtime_ns if path.exists() else -1))
+    for index in range(len(images)):
+        stamp = images.stamp(index)
+        digest.update(b"%d\0" % (-1 if stamp is None else stamp[1]))
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Features of all images of a folder: the image feature (class token or pooled vector), or that of linear probes."""
+"""Features of all images of a source: the image feature (class token or pooled vector), or that of linear probes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from dinoscope.data.folder import ImageFolder
+from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
 from dinoscope.features.images import Batch, ImageView, default_crop_fraction, evaluation_batches
 from dinoscope.models.backbone import Backbone
@@ -71,30 +71,30 @@ def evaluation_view(backbone: Backbone, config: ExtractConfig) -> ImageView:
 
 
 def extract(
-    backbone: Backbone, folder: ImageFolder, config: ExtractConfig, progress: Progress | None = None
+    backbone: Backbone, images: ImageSource, config: ExtractConfig, progress: Progress | None = None
 ) -> FeatureBank:
-    """Return the feature of every readable image, float32 on the CPU, in the order of the folder.
+    """Return the feature of every readable image, float32 on the CPU, in the order of the source.
 
     Images that cannot be read are left out of features, labels and paths alike, and counted in a warning. The
     network's modules are afterwards in the modes they were in.
 
     Raises UserError where no image can be read, or a setting is out of range.
     """
-    return bank_of(folder, *readable_features(backbone, folder, config, progress))
+    return bank_of(images, *readable_features(backbone, images, config, progress))
 
 
 def readable_features(
-    backbone: Backbone, folder: ImageFolder, config: ExtractConfig, progress: Progress | None = None
+    backbone: Backbone, images: ImageSource, config: ExtractConfig, progress: Progress | None = None
 ) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]]:
-    """The features that `extract` gives, and the positions in the folder of their images; there may be none.
+    """The features that `extract` gives, and the positions of their images; there may be none.
 
     Raises UserError where a setting is out of range.
     """
     device = config.device or backbone.mean.device
     view, pin = evaluation_view(backbone, config), device.type == "cuda"
-    batches = evaluation_batches(folder, view, batch_size=config.batch_size, workers=config.workers, pin=pin)
+    batches = evaluation_batches(images, view, batch_size=config.batch_size, workers=config.workers, pin=pin)
     with describing(backbone, config) as describe:
-        return _gather(batches, describe, len(folder), config.dim(backbone), progress)
+        return _gather(batches, describe, len(images), config.dim(backbone), progress)
 
 
 @contextlib.contextmanager
@@ -116,33 +116,33 @@ def describing(backbone: Backbone, config: ExtractConfig) -> Iterator[Describe]:
 
 
 def raw_pixels(
-    folder: ImageFolder, size: int = 32, *, workers: int = 0, progress: Progress | None = None
+    images: ImageSource, size: int = 32, *, workers: int = 0, progress: Progress | None = None
 ) -> FeatureBank:
     """The images themselves as features [n, 3 * size * size]: what k-NN reaches without a network.
 
     From each image its own mean is taken, so that the cosine of two images is the correlation of pixels.
     """
     view = ImageView(size, default_crop_fraction(size))
-    batches = evaluation_batches(folder, view, batch_size=64, workers=workers, pin=False)
-    features, positions = _gather(batches, _centred_pixels, len(folder), 3 * size * size, progress)
-    return bank_of(folder, features, positions)
+    batches = evaluation_batches(images, view, batch_size=64, workers=workers, pin=False)
+    features, positions = _gather(batches, _centred_pixels, len(images), 3 * size * size, progress)
+    return bank_of(images, features, positions)
 
 
-def bank_of(folder: ImageFolder, features: Float[Tensor, "k d"], positions: Int[Tensor, " k"]) -> FeatureBank:
+def bank_of(images: ImageSource, features: Float[Tensor, "k d"], positions: Int[Tensor, " k"]) -> FeatureBank:
     """Name and label the features of the images at `positions`; warn of those that are missing.
 
     Raises UserError where there are none.
     """
     kept = positions.tolist()
-    missing = sorted(set(range(len(folder))).difference(kept))
+    missing = sorted(set(range(len(images))).difference(kept))
     if not kept:
-        raise UserError(f"{folder.root}: none of the {len(folder)} images can be read; see `dinoscope scan`")
+        raise UserError(f"{images.name}: none of the {len(images)} images can be read; see `dinoscope scan`")
     if missing:
-        count, first = f"{len(missing)} of {len(folder)}", folder.paths[missing[0]]
-        _log.warning("%s: %s images cannot be read and are left out, as %s", folder.root, count, first)
-    readable = folder.subset(kept)
+        count, first = f"{len(missing)} of {len(images)}", images.key(missing[0])
+        _log.warning("%s: %s images cannot be read and are left out, as %s", images.name, count, first)
+    readable = images.subset(kept)
     labels = None if readable.labels is None else torch.tensor(readable.labels)
-    return FeatureBank(features, labels, readable.paths, readable.classes)
+    return FeatureBank(features, labels, tuple(readable.keys), readable.classes)
 
 
 def _gather(

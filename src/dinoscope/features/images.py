@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from dinoscope.data.decode import UnreadableImage, decode
-from dinoscope.data.folder import ImageFolder
 from dinoscope.data.grey_range import Window
+from dinoscope.data.images import UnreadableImage
 from dinoscope.data.loader import Batches, default_workers
+from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
 
 _SMALL_IMAGE = 64
@@ -66,9 +66,9 @@ def evaluation_image(image: UInt8[np.ndarray, "h w 3"], size: int, crop_fraction
 
 
 def evaluation_batches(
-    folder: ImageFolder, view: ImageView, *, batch_size: int, workers: int, pin: bool
+    images: ImageSource, view: ImageView, *, batch_size: int, workers: int, pin: bool
 ) -> Batches[Batch]:
-    """The images of the folder in its order, in batches; an unreadable one makes its batch shorter.
+    """The images of a source in its order, in batches; an unreadable one makes its batch shorter.
 
     workers: processes (-1 chooses), though no more than there are whole batches to read.
 
@@ -78,8 +78,8 @@ def evaluation_batches(
         raise UserError(f"the batch size is {batch_size}; it must be at least 1")
     chosen = default_workers(processes=1) if workers < 0 else workers
     return Batches(
-        _EvaluationImages(folder, view),
-        min(chosen, len(folder) // batch_size),
+        _EvaluationImages(images, view),
+        min(chosen, len(images) // batch_size),
         batch_size=batch_size,
         collate_fn=_collate,
         pin_memory=pin,
@@ -89,17 +89,17 @@ def evaluation_batches(
 
 
 class _EvaluationImages(Dataset[tuple[int, Tensor | None]]):
-    """Item i is (i, uint8 [3, size, size]), or (i, None) where the file cannot be read."""
+    """Item i is (i, uint8 [3, size, size]), or (i, None) if the image cannot be read."""
 
-    def __init__(self, folder: ImageFolder, view: ImageView) -> None:
-        self.folder, self.view = folder, view
+    def __init__(self, images: ImageSource, view: ImageView) -> None:
+        self.images, self.view = images, view
 
     def __len__(self) -> int:
-        return len(self.folder)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | None]:
         try:
-            image = decode(self.folder.path(index), window=self.view.window)
+            image = self.images.read(index).rgb(self.view.window)
         except UnreadableImage:
             return index, None
         return index, evaluation_image(image, self.view.size, self.view.crop_fraction)

@@ -13,9 +13,8 @@ from jaxtyping import UInt8
 from numpy import ndarray, zeros
 
 from dinoscope import checkpoint
-from dinoscope.data.davis import Davis, DavisSequence, object_ids
-from dinoscope.data.folder import as_stored
-from dinoscope.data.index_png import read_indices
+from dinoscope.data.benchmarks import Davis, DavisSequence, object_ids, read_indices
+from dinoscope.data.sources import as_stored
 from dinoscope.errors import UserError
 from dinoscope.evaluation.propagation import propagate, warn_of_lost
 from dinoscope.evaluation.results import new_result

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dinoscope import checkpoint
 from dinoscope.config import to_dict
-from dinoscope.data.folder import ImageFolder, hash_rank
+from dinoscope.data.sources import ImageFolder, hash_rank
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation.results import new_result
 from dinoscope.evaluation.statistics import Estimate, estimate_metric, mean_intervals

@@ -10,10 +10,10 @@ from jaxtyping import Bool, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from dinoscope.data.decode import UnreadableImage, decode
-from dinoscope.data.folder import evenly, find_images
+from dinoscope.data.benchmarks import VOID, MaskedImages, find_masked_images, object_pixels, voc_root
 from dinoscope.data.grey_range import Window
-from dinoscope.data.masked_images import VOID, MaskedImages, find_masked_images, object_pixels, voc_root
+from dinoscope.data.images import UnreadableImage, decode
+from dinoscope.data.sources import evenly, find_images
 from dinoscope.errors import UserError
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dinoscope.data.folder import SPLITS, ImageFolder, find_images, find_split, resolve_split
+from dinoscope.data.sources import SPLITS, ImageFolder, find_images, find_split, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, cached_extract, evaluation_view, extract
 from dinoscope.model_names import Model, Watch, unwatched

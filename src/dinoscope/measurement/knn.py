@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dinoscope.data.folder import ImageFolder, label_fraction
+from dinoscope.data.sources import ImageFolder, label_fraction
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.evaluation.results import new_result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dinoscope.data.folder import ImageFolder, label_fraction
+from dinoscope.data.sources import ImageFolder, label_fraction
 from dinoscope.evaluation.linear import LinearConfig, choose_rate, known_labels, linear
 from dinoscope.evaluation.linear_reference import ReferenceConfig, linear_reference
 from dinoscope.evaluation.results import new_result

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
 
-from dinoscope.data.masked_images import MaskedImages
+from dinoscope.data.benchmarks import MaskedImages
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation.statistics import BootstrapConfig
 from dinoscope.evaluation.voc import (

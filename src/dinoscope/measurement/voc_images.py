@@ -18,9 +18,9 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from dinoscope.data.decode import UnreadableImage, read
+from dinoscope.data.benchmarks import MaskedImages, SizesDisagree
 from dinoscope.data.grey_range import Window
-from dinoscope.data.masked_images import MaskedImages, SizesDisagree
+from dinoscope.data.images import UnreadableImage, read
 from dinoscope.errors import UserError
 from dinoscope.evaluation.voc import CellCounts, count_cells
 from dinoscope.explain.attention import prepare

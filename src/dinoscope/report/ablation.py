@@ -10,15 +10,6 @@ from pathlib import Path
 from matplotlib.figure import Figure as Drawing
 
 from dinoscope import files
-from dinoscope.ablation.axis_table import CSV_HEADER, axis_table, csv_rows
-from dinoscope.ablation.collapse import collapses
-from dinoscope.ablation.curves import CURVES, ENTROPIES, Band, band
-from dinoscope.ablation.effects import KNN, importances
-from dinoscope.ablation.grouping import Axis, Group, Study, arrange
-from dinoscope.ablation.reading import axis_reading, study_reading
-from dinoscope.ablation.records import AblationResult
-from dinoscope.ablation.statistics import CONFIDENCE
-from dinoscope.ablation.storing import FILE, to_json
 from dinoscope.evaluation.statistics import over_seeds
 from dinoscope.files import write_all
 from dinoscope.report.charts import COLUMN, PAGE, Bar, Effect, bars, effects, line_chart, pdf, png, svg
@@ -36,6 +27,23 @@ from dinoscope.report.page import (
     render,
 )
 from dinoscope.report.tables import csv_text, escape_markdown, markdown, markdown_paragraph
+from dinoscope.study.effects import (
+    CONFIDENCE,
+    CURVES,
+    ENTROPIES,
+    KNN,
+    AblationResult,
+    Axis,
+    Band,
+    Group,
+    Study,
+    arrange,
+    band,
+    collapses,
+    importances,
+)
+from dinoscope.study.reading import CSV_HEADER, axis_reading, axis_table, csv_rows, study_reading
+from dinoscope.study.results import FILE, to_json
 from dinoscope.tables import Column, Line, LineChart, LinePanel, Table, TableRow
 from dinoscope.tables import Section as Rows
 
@@ -125,8 +133,8 @@ def every_figure(study: Study, names: Mapping[str, str]) -> dict[str, Drawing | 
     """
     found: dict[str, Drawing | None] = {"ranking": ranking(study)}
     for axis in study.axes:
-        found[f"bars-{names[axis.name]}"] = axis_bars(axis, study.base)
-        found[f"curves-{names[axis.name]}"] = axis_curves(axis, study.base)
+        found[f"bars-{names[axis.name]}"] = axis_bars(axis, study.baseline)
+        found[f"curves-{names[axis.name]}"] = axis_curves(axis, study.baseline)
     return found
 
 
@@ -149,16 +157,16 @@ def ranking(study: Study) -> Drawing | None:
     return effects(every, "Largest effects on k-NN top-1", "difference (points)", note)
 
 
-def axis_bars(axis: Axis, base: Group) -> Drawing | None:
+def axis_bars(axis: Axis, baseline: Group) -> Drawing | None:
     """Draw k-NN top-1 of an axis's variants next to the baseline; None if none was measured."""
     every = [_bar(group) for group in axis.groups]
     if all(bar.value is None for bar in every):
         return None
-    own = _bar(base, axis.name_of(base, base))
+    own = _bar(baseline, axis.name_of(baseline, baseline))
     several = any(len(bar.values) > 1 for bar in every)
     seeds = "Bars: mean, one standard deviation; dots: seeds." if several else "One seed."
     shown = None if own.value is None else own
-    return bars(every, shown, axis.title, KNN_TITLE, f"{seeds} Dashed: the base.", place=axis.base_place)
+    return bars(every, shown, axis.title, KNN_TITLE, f"{seeds} Dashed: the baseline.", place=axis.baseline_place)
 
 
 def _bar(group: Group, label: str = "") -> Bar:
@@ -169,10 +177,10 @@ def _bar(group: Group, label: str = "") -> Bar:
     return Bar(label or group.label, found.mean, found.deviation, found.values, mark)
 
 
-def axis_curves(axis: Axis, base: Group) -> Drawing | None:
+def axis_curves(axis: Axis, baseline: Group) -> Drawing | None:
     """Draw what was logged of an axis's variants and the baseline; None if nothing was."""
-    groups = axis.rows(base)
-    panels = [_panel(name, axis, base) for name in CURVES]
+    groups = axis.rows(baseline)
+    panels = [_panel(name, axis, baseline) for name in CURVES]
     panels = [panel for panel in panels if any(not line.baseline for line in panel.lines)]
     if not panels:
         return None
@@ -183,15 +191,15 @@ def axis_curves(axis: Axis, base: Group) -> Drawing | None:
     return line_chart(chart, (width, 2.2), small=True)
 
 
-def _panel(name: str, axis: Axis, base: Group) -> LinePanel:
+def _panel(name: str, axis: Axis, baseline: Group) -> LinePanel:
     title, unit = CURVES[name]
     lines = [
         line
-        for group in axis.rows(base)
+        for group in axis.rows(baseline)
         if (found := band(group.curves(name))) is not None
-        for line in stretches(axis.name_of(group, base), found, baseline=group is base)
+        for line in stretches(axis.name_of(group, baseline), found, baseline=group is baseline)
     ]
-    outputs = {group.outputs for group in (base, *axis.groups)}
+    outputs = {group.outputs for group in (baseline, *axis.groups)}
     shared = outputs.pop() if len(outputs) == 1 else None
     levels = (("ln K", math.log(shared)),) if name in ENTROPIES and shared else ()
     limits = (0, None) if levels else (None, None)
@@ -225,8 +233,8 @@ def markdown_text(study: Study, figures: Iterable[str], names: Mapping[str, str]
     for axis in study.axes:
         parts += [
             f"## {escape_markdown(axis.title)}",
-            markdown(axis_table(axis, study.base)).strip(),
-            _bullets(axis_reading(axis, study.base)),
+            markdown(axis_table(axis, study.baseline)).strip(),
+            _bullets(axis_reading(axis, study.baseline)),
             *picture(f"bars-{names[axis.name]}", f"k-NN top-1: {axis.name}"),
             *picture(f"curves-{names[axis.name]}", f"While training: {axis.name}"),
         ]
@@ -267,8 +275,8 @@ def page(study: Study, figures: Mapping[str, Drawing | None], names: Mapping[str
         warnings += [f"With failed runs: {', '.join(failed)}."] * bool(failed)
         blocks: list[Block] = [
             *(Notice(text, "warning") for text in warnings),
-            Bullets(tuple(axis_reading(axis, study.base))),
-            axis_table(axis, study.base),
+            Bullets(tuple(axis_reading(axis, study.baseline))),
+            axis_table(axis, study.baseline),
             *drawn(f"bars-{name}", f"k-NN top-1, {axis.title}", _COLUMN),
             *drawn(f"curves-{name}", f"While training, {axis.title}", _PAGE),
         ]

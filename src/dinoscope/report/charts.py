@@ -141,7 +141,7 @@ def curves(every: Sequence[Curve], title: str, note: str = "") -> Figure:
 _Key = tuple[str, bool]  # label of a line, and whether it is the baseline: a variant may be called like that
 
 
-def _looks_of(chart: LineChart) -> dict[_Key, tuple[str, str]]:
+def _looks_of(chart: LineChart) -> dict[_Key, tuple[str, Any]]:
     """Colour and style of each label, in the order of the lines: its own, else from the palette."""
     lines: dict[_Key, Line] = {}
     for line in (line for panel in chart.panels for line in panel.lines):
@@ -160,7 +160,7 @@ def _looks_of(chart: LineChart) -> dict[_Key, tuple[str, str]]:
     }
 
 
-def _line_panel(axis: Axes, panel: LinePanel, looks: dict[_Key, tuple[str, str]], marks: int, *, small: bool) -> None:
+def _line_panel(axis: Axes, panel: LinePanel, looks: dict[_Key, tuple[str, Any]], marks: int, *, small: bool) -> None:
     _dress(axis, panel.title, panel.x_title, panel.y_title, small=small)
     for line in sorted(panel.lines, key=lambda line: line.baseline):  # the baseline is drawn over the others
         color, style = looks[line.label, line.baseline]

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
-from dinoscope.data.masked_images import BACKGROUND, VOID
+from dinoscope.data.benchmarks import BACKGROUND, VOID
 from dinoscope.pictures import Pixels, Row, Tile, fitted, page, page_width, tinted, truth_overlay
 
 _TILE = 300

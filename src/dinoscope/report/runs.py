@@ -1,4 +1,4 @@
-"""What a run folder says of its run: settings, how far it came, what was logged, on what it ran."""
+"""What a report is about: runs, with their settings, state, log and machine, and models with their titles."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import contextlib
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from dinoscope import checkpoint
-from dinoscope.data.folder import find_images, resolve_split
+from dinoscope.data.sources import find_images, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.methods import method_name, shown_name
-from dinoscope.model_names import distinct
-from dinoscope.study.compare import ARCHITECTURE_NAMES, METHOD_NAMES
+from dinoscope.model_names import Model, distinct
+from dinoscope.study.compare import ARCHITECTURE_NAMES, METHOD_NAMES, Comparison
+from dinoscope.study.gather import Measuring
 from dinoscope.text import printable
 from dinoscope.training.config import RunConfig
 from dinoscope.training.images import read_unreadable
 from dinoscope.training.provenance import Session, read_sessions
 from dinoscope.training.run_folder import RunFolder, read_config, read_metrics
 
+_BETWEEN = "-_/. "
+_WORDS = re.compile(rf"[^{re.escape(_BETWEEN)}]+[{re.escape(_BETWEEN)}]*|[{re.escape(_BETWEEN)}]+")
 _BEGAN = re.compile(r"^(\S+ \S+?)(?:,\d+)? INFO training \S+ on (\d+) images")
 _SAID = re.compile(r"^\S+ \S+ WARNING step (\d+): (.*)$")
 
@@ -67,6 +70,11 @@ class RunRecord:
         return shown if shown == self.config.backbone else f"{shown} ({self.config.backbone})"
 
     @property
+    def network(self) -> str:
+        """The network as the field writes it, without what is in brackets."""
+        return self.architecture.partition(" (")[0]
+
+    @property
     def image_size(self) -> int:
         """Side in pixels of the images on which online k-NN measures the run."""
         return self.config.backbone_config.image_size
@@ -82,6 +90,36 @@ class RunRecord:
         """The last that was logged of a value."""
         values = self.series(name)[1]
         return values[-1] if values else None
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the sections of a report are made of.
+
+    runs: labelled as in `titles`. models: all that have weights. comparison: of these; None without any.
+    pictures: whether to show images, which takes time.
+    """
+
+    runs: tuple[RunRecord, ...] = ()
+    models: tuple[Model, ...] = ()
+    comparison: Comparison | None = None
+    measuring: Measuring = field(default_factory=Measuring)
+    pictures: bool = True
+
+    @property
+    def titled(self) -> list[tuple[Model, str]]:
+        """Each model with its label, as it can be shown."""
+        return [(model, printable(model.label)) for model in self.models]
+
+    @property
+    def titles(self) -> list[str]:
+        """Labels of the models."""
+        return [title for _, title in self.titled]
+
+    @property
+    def others(self) -> dict[str, str]:
+        """Label of each model that is no run -> as it was given."""
+        return {title: model.name for model, title in self.titled if model.run is None}
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
@@ -181,3 +219,15 @@ def _text(file: Path) -> str:
         return ""
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error}") from error
+
+
+def told_apart(titles: Sequence[str]) -> list[str]:
+    """What tells titles apart, for where there is little room: without the words that all begin or end with."""
+    words = [_WORDS.findall(title) for title in titles]
+    least = min(map(len, words), default=0)
+    if len(words) < 2 or least < 2:
+        return list(titles)
+    first = next((at for at in range(least) if len({each[at] for each in words}) > 1), least - 1)
+    last = next((at for at in range(1, least - first) if len({each[-at] for each in words}) > 1), least - first)
+    short = ["".join(each[first : len(each) - last + 1]).strip(_BETWEEN) for each in words]
+    return short if all(short) and len(set(short)) == len(short) else list(titles)

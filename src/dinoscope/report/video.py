@@ -13,7 +13,7 @@ from numpy import ndarray
 from PIL import Image
 
 from dinoscope.checkpoint import replacing
-from dinoscope.data.index_png import encode_indices
+from dinoscope.data.benchmarks import encode_indices
 from dinoscope.errors import UserError
 from dinoscope.pictures import objects_overlay
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dinoscope.data.decode import decode
-from dinoscope.data.folder import first_to_last
+from dinoscope.data.images import decode
+from dinoscope.data.sources import first_to_last
 from dinoscope.measurement.voc import VocResult
 from dinoscope.report.mask_sheet import Masked, SheetRow
 from dinoscope.report.voc_tables import as_percent

@@ -13,7 +13,7 @@ import torch
 
 from dinoscope import checkpoint
 from dinoscope.config import identity, to_dict
-from dinoscope.data.folder import ImageFolder, find_images
+from dinoscope.data.sources import ImageFolder, find_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig

@@ -14,14 +14,14 @@ from typing import Any
 
 from dinoscope.errors import UserError
 from dinoscope.files import write_text
-from dinoscope.study.process import WorkerProcess, beside, last_lines, read_settings, write_settings
+from dinoscope.study.run import WorkerProcess, beside, last_lines, read_settings, write_settings
 from dinoscope.training.config import RunConfig
 
 NOTICE_SECONDS, SAVING_SECONDS = 120, 90
 """From SLURM's warning to the end of a job's time, and how much of it the checkpoint may take."""
 
 REQUEUES = 1000
-"""Times that a run may use up its time and be queued again; each goes on where the last one stopped."""
+"""Times that a run may use up its time and be queued again; each continues where the last one stopped."""
 
 ALIVE = {"PENDING", "RUNNING", "REQUEUED", "CONFIGURING", "COMPLETING", "SUSPENDED", "PREEMPTED"}
 """States of a job that need not be submitted again."""
@@ -31,10 +31,10 @@ ALIVE = {"PENDING", "RUNNING", "REQUEUED", "CONFIGURING", "COMPLETING", "SUSPEND
 class SlurmConfig:
     """What a job asks for.
 
-    timeout_minutes: of one job; a run that needs more is queued again and goes on.
+    timeout_minutes: of one job; a run that needs more is queued again and continues.
     gpus: of each run, 0 or 1 (a worker is one process).
     cpus: cores of each run.
-    partition, account, qos: where empty, the cluster's default.
+    partition, account, qos: if empty, the cluster's default.
     """
 
     timeout_minutes: int = 24 * 60
@@ -57,7 +57,7 @@ class WorkerJob:
         self.process: WorkerProcess | None = None
 
     def __call__(self) -> int:
-        """The worker's exit code."""
+        """Return the worker's exit code."""
         config = read_settings(Path(self.settings))
         self.process = WorkerProcess(self.command, config, {"OMP_NUM_THREADS": str(config.threads or self.threads)})
         while (code := self.process.poll()) is None:
@@ -67,7 +67,7 @@ class WorkerJob:
         return code
 
     def checkpoint(self) -> Any:
-        """Stop the worker; give what goes on with it."""
+        """Stop the worker; return what continues it."""
         from submitit.helpers import DelayedSubmission
 
         if self.process is not None:
@@ -89,7 +89,7 @@ class JobHandle:
         self.error = ""
 
     def poll(self) -> int | None:
-        """Exit code of the worker; 1 where the job died without one."""
+        """Return the exit code of the worker; 1 if the job died without one."""
         if self.stopped:
             return 130
         if time.monotonic() - self.asked < self.every:
@@ -111,7 +111,7 @@ class JobHandle:
     kill = stop
 
     def diagnosis(self) -> str:
-        """What the worker said last, or the cluster of it."""
+        """Return the last lines of the worker, or what the cluster reports of it."""
         return self.error or last_lines(beside(self.config.out, "log"))
 
 
@@ -129,7 +129,7 @@ class SlurmRunner:
         cluster: slurm; local runs the same jobs here, for tests.
         every: seconds between looks at a job.
 
-    Raises UserError where submitit or SLURM is missing, or the settings make no sense.
+    Raises UserError if submitit or SLURM is missing, or the settings make no sense.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class SlurmRunner:
         )
 
     def start(self, configs: Sequence[RunConfig]) -> list[JobHandle]:
-        """Submit, or find in the queue. Raises UserError where the cluster refuses."""
+        """Submit, or find in the queue. Raises UserError if the cluster refuses."""
         found = {config.out: self._alive(config) for config in configs}
         missing = [config for config in configs if found[config.out] is None]
         found |= dict(zip((config.out for config in missing), self._submit(missing), strict=True))
@@ -187,7 +187,7 @@ class SlurmRunner:
         return jobs
 
     def _alive(self, config: RunConfig) -> Any | None:
-        """The job that is at this run or will be, or None."""
+        """Return the job that is at this run or will be, or None."""
         import submitit
 
         try:

@@ -1,33 +1,48 @@
-"""How far a run is, read from its folder alone, and what brings it to its end from wherever it stands."""
+"""The state of a run, read from its folder alone, and what brings it to its end from there."""
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 import os
 import shutil
-from dataclasses import dataclass
+import signal
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from dinoscope import checkpoint
+import dinoscope
+from dinoscope import checkpoint, system
+from dinoscope.config import from_dict
 from dinoscope.errors import UserError
+from dinoscope.files import write_text
+from dinoscope.methods.health import Verdict
 from dinoscope.training.config import RunConfig
+from dinoscope.training.listener import Listener, RunStart
 from dinoscope.training.loop import RunResult
-from dinoscope.training.run_folder import CONFIG, RunFolder, changed_settings, read_config, run_lock
+from dinoscope.training.run_folder import CONFIG, METRICS, RunFolder, changed_settings, read_config, run_lock
+from dinoscope.types import Step
 
 logger = logging.getLogger("dinoscope")
 
+STOPPED = "stopped.json"
+"""In the folder of a run that a rule stopped: as long as it is there, the run is not continued."""
+
+CIRCUMSTANCES = "circumstances.json"
+
 
 @dataclass(frozen=True)
-class Standing:
-    """What a run folder says.
+class RunState:
+    """What a run folder holds.
 
-    state: new (nothing that could be gone on with), begun (has a checkpoint) or finished (has its export).
+    name: new (nothing that could be continued), running (has a checkpoint, whether or not a process is at it) or
+        finished (has its export).
     steps: optimiser steps that the newest checkpoint holds; 0 without one.
     fingerprint: of the images that it was trained on; None without a checkpoint.
     """
 
-    state: Literal["new", "begun", "finished"]
+    name: Literal["new", "running", "finished"]
     steps: int = 0
     fingerprint: str | None = None
 
@@ -37,36 +52,35 @@ class Train(Protocol):
     """`dinoscope.training.loop.train`, or one that adds listeners to it."""
 
     def __call__(self, config: RunConfig, *, resume: bool) -> RunResult:
-        """Train, or go on training."""
+        """Train, or continue to train."""
         ...
 
 
-def standing(config: RunConfig) -> Standing:
+def run_state(config: RunConfig) -> RunState:
     """Look at the run's folder; nothing is changed.
 
-    Raises UserError where the folder was begun with settings that give another result (each is named), or is not
-    a run's.
+    Raises UserError if the folder was begun with settings that give another result (each is named), or is not a run's.
     """
     run = RunFolder(config.out)
     if not (run.path / CONFIG).is_file():
         _check_nothing_is_lost(run)
-        return Standing("new")
+        return RunState("new")
     saved = read_config(run.path)
     newest = checkpoint.newest_metadata(run.checkpoints)
     exported = all(
         (run.exported / name).is_file() for name in (checkpoint.BACKBONE_WEIGHTS, checkpoint.BACKBONE_SETTINGS)
     )
     if newest is None and not exported:
-        return Standing("new")
+        return RunState("new")
     require_same_settings(saved, config)
     if newest is None:  # somebody made room: an export is only ever written by a run that reached its end
-        return Standing("finished")
+        return RunState("finished")
     done = exported and newest["step"] >= newest["total"]
-    return Standing("finished" if done else "begun", newest["step"], newest["data_fingerprint"])
+    return RunState("finished" if done else "running", newest["step"], newest["data_fingerprint"])
 
 
 def require_same_settings(saved: RunConfig, wanted: RunConfig) -> None:
-    """Refuse a run folder that was begun with settings that give another result; each is named in the UserError."""
+    """Refuse a run folder that was begun with settings that give another result; the UserError names each."""
     changed = changed_settings(saved, wanted)
     if changed:
         raise UserError(
@@ -75,21 +89,22 @@ def require_same_settings(saved: RunConfig, wanted: RunConfig) -> None:
 
 
 def bring_to_end(config: RunConfig, train: Train) -> bool:
-    """Begin the run, go on with it, or find it finished: safe to call again after any kind of death.
+    """Begin the run, continue it, or find it finished: safe to call again after any kind of death.
 
-    Waits where another process is still at this run. Returns whether it is finished (False: a signal stopped it).
-    Raises UserError as `standing` and `train` do.
+    Waits while another process is at this run. Returns whether it is finished (False: a signal stopped it).
+
+    Raises UserError as `run_state` and `train` do.
     """
     with run_lock(config.out, lambda: logger.warning("waiting for the process that is at %s", config.out)):
-        found = standing(config)
-        if found.state == "finished":
+        state = run_state(config)
+        if state.name == "finished":
             return True
-        if found.state == "new":
+        if state.name == "new":
             _clear(config.out)
         else:
             for partial in config.out.rglob(".*.partial-*"):  # half-written files of the process that was killed
                 shutil.rmtree(partial, ignore_errors=True)
-        return not train(config, resume=found.state == "begun").interrupted
+        return not train(config, resume=state.name == "running").interrupted
 
 
 def _check_nothing_is_lost(run: RunFolder) -> None:
@@ -105,7 +120,7 @@ def _check_nothing_is_lost(run: RunFolder) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove a run that cannot be gone on with. The rename comes first: a kill leaves no half-deleted run folder."""
+    """Remove a run that cannot be continued. The rename comes first: a kill leaves no half-deleted run folder."""
     if folder.exists():
         folder.rename(folder.with_name(f".{folder.name}.discarded-{os.getpid()}"))
     for discarded in folder.parent.glob(f".{_literal(folder.name)}.discarded-*"):
@@ -113,5 +128,185 @@ def _clear(folder: Path) -> None:
 
 
 def _literal(name: str) -> str:
-    """A file name for glob, without wildcards."""
+    """Return a file name for glob, without wildcards."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+# Stopped by a rule
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Why a run was stopped: the rule's name, after how many optimiser steps, and in words."""
+
+    rule: str
+    steps: int
+    reason: str
+
+    @property
+    def diagnosis(self) -> str:
+        """The reason, for a table."""
+        return f"stopped early after {self.steps} steps: {self.reason}"
+
+
+def mark_stopped(run: Path, stopped: Stopped) -> None:
+    """Leave the mark."""
+    write_text(run / STOPPED, json.dumps(asdict(stopped), indent=2) + "\n")
+
+
+def stopped_early(config: RunConfig) -> Stopped | None:
+    """Return the mark that the run bears, if any.
+
+    Raises UserError if the mark is damaged, or the run was begun with settings that give another result.
+    """
+    file = config.out / STOPPED
+    if not file.is_file():
+        return None
+    if (config.out / CONFIG).is_file():
+        require_same_settings(read_config(config.out), config)
+    try:
+        return from_dict(Stopped, json.loads(file.read_text(encoding="utf-8")), str(file))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}. Delete it to continue the run") from error
+
+
+class StopOnCollapse(Listener):
+    """Ends the run, as SIGTERM does, when its method finds that it has collapsed or stands still."""
+
+    essential = True
+
+    def started(self, start: RunStart) -> None:
+        """Remember the run folder."""
+        self.run = start.config.out
+
+    def diagnosed(self, step: Step, verdict: Verdict) -> None:
+        """Mark the run as stopped first: what comes after may be killed."""
+        mark_stopped(self.run, Stopped("stop-on-collapse", step.index + 1, verdict.text))
+        signal.raise_signal(signal.SIGTERM)
+
+
+# Progress of a run under way
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The newest values of a run; None before there are any.
+
+    step: index of the optimiser step, from 0; epoch likewise. knn: top-1 in %.
+    """
+
+    step: int | None = None
+    epoch: int | None = None
+    loss: float | None = None
+    images_per_second: float | None = None
+    knn: float | None = None
+
+
+class MetricsTail:
+    """Reads what was added to a run's metrics.jsonl since the last look, so that looking often is cheap."""
+
+    def __init__(self, run: Path) -> None:
+        self.path = run / METRICS
+        self.start_over(0)
+
+    def start_over(self, inode: int) -> None:
+        """Forget everything: the file is another one."""
+        self.inode, self.offset, self.reading = inode, 0, Reading()
+
+    def read(self) -> Reading:
+        """Return the newest values. A run that continues writes a new file, without the steps that it makes again."""
+        try:
+            with self.path.open("rb") as file:
+                status = self.path.stat()
+                if status.st_ino != self.inode or status.st_size < self.offset:
+                    self.start_over(status.st_ino)
+                file.seek(self.offset)
+                added = file.read()
+        except FileNotFoundError:
+            return self.reading
+        whole = added[: added.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        for line in whole.splitlines():
+            self.reading = _with(self.reading, json.loads(line))
+        return self.reading
+
+
+def _with(reading: Reading, line: dict[str, Any]) -> Reading:
+    names = {"step": "step", "epoch": "epoch", "loss": "loss", "images_per_second": "images_per_second"}
+    names |= {"knn_top1": "knn"}
+    return replace(reading, **{ours: line[theirs] for theirs, ours in names.items() if theirs in line})
+
+
+# Circumstances
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """Under what a run was made; several if it was continued elsewhere or by other code.
+
+    code: as `code_version` has it. machines: in words.
+    peak_memory: bytes, the largest of its processes; None if it is not known. memory: what that figure is.
+    """
+
+    code: tuple[str, ...] = ()
+    machines: tuple[str, ...] = ()
+    peak_memory: int | None = None
+    memory: str = ""
+
+
+def read_circumstances(run: Path) -> Circumstances:
+    """Return what `RunCircumstances` wrote; nothing is known of a run without. Raises UserError for a damaged file."""
+    file = run / CIRCUMSTANCES
+    try:
+        return from_dict(Circumstances, json.loads(file.read_text(encoding="utf-8")), str(file))
+    except FileNotFoundError:
+        return Circumstances()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+
+
+@functools.cache
+def code_version() -> str:
+    """Return the package's version and commit: "0.5.0, commit 1a2b3c4d5e6f with changes"."""
+    commit = system.commit()
+    if commit is None:
+        return dinoscope.__version__
+    head, _, changed = commit.partition("-")
+    return f"{dinoscope.__version__}, commit {head[:12]}{' with changes' if changed else ''}"
+
+
+class RunCircumstances(Listener):
+    """Keeps code, machine and peak memory of a run in its folder.
+
+    Made before the run takes memory. device: as `pick_device` takes it.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = system.pick_device(device)
+        self.memory = system.MemoryWatch(self.device)
+        self.run: Path | None = None
+
+    def started(self, start: RunStart) -> None:
+        """Add this code and machine."""
+        self.run = start.config.out
+        known = read_circumstances(self.run)
+        words = system.machine(self.device).line()
+        self._write(
+            replace(
+                known,
+                code=tuple(dict.fromkeys((*known.code, code_version()))),
+                machines=tuple(dict.fromkeys((*known.machines, words))),
+            )
+        )
+
+    def closed(self) -> None:
+        """Add the peak of this process."""
+        if self.run is None:
+            return
+        known, memory = read_circumstances(self.run), self.memory.read()
+        if memory.peak is not None and memory.peak > (known.peak_memory or 0):
+            self._write(replace(known, peak_memory=memory.peak, memory=memory.meaning))
+
+    def _write(self, values: Circumstances) -> None:
+        assert self.run is not None
+        write_text(self.run / CIRCUMSTANCES, json.dumps(asdict(values), indent=2) + "\n")

@@ -6,9 +6,9 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Sequence, Set
 
-from dinoscope.data.folder import LATER_EXTENSIONS, ImageFolder, find_images, image_fraction, resolve_split
 from dinoscope.data.grey_range import Window, check_window, joined
 from dinoscope.data.scan import ScanReport, Unreadable, check_readable, scan
+from dinoscope.data.sources import LATER_EXTENSIONS, ImageFolder, find_images, image_fraction, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.files import cache_folder, write_text, writing
 from dinoscope.training.config import RunConfig
@@ -40,8 +40,8 @@ def scanned_images(
             return images, tuple(unreadable.values()), grey_range(config, reports)
         reports.append(look_at(config, rest, progress))
         unreadable |= {fault.path: fault for fault in reports[-1].unreadable}
-        looked_at.update(rest.paths)
-        check_readable(folder.root, tuple(unreadable.values()), len(looked_at), config.max_unreadable)
+        looked_at.update(rest.keys)
+        check_readable(folder.name, tuple(unreadable.values()), len(looked_at), config.max_unreadable)
 
 
 def begun_images(config: RunConfig, run: RunFolder, fingerprint: str) -> ImageFolder:
@@ -51,7 +51,7 @@ def begun_images(config: RunConfig, run: RunFolder, fingerprint: str) -> ImageFo
     """
     folder, left_out = find_images(resolve_split(config.data, "train")), set(read_unreadable(run))
     images = trained_on(config, folder, left_out)
-    later = {path for path in folder.paths if path.lower().endswith(LATER_EXTENSIONS)}
+    later = {path for path in folder.keys if path.lower().endswith(LATER_EXTENSIONS)}
     if later and images.fingerprint() != fingerprint:
         earlier = trained_on(config, folder, left_out | later)
         if earlier.fingerprint() == fingerprint:

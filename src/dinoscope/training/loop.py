@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from dinoscope import checkpoint, distributed
-from dinoscope.data.decode import UnreadableImage
-from dinoscope.data.folder import ImageFolder, find_images, listed, resolve_split
 from dinoscope.data.grey_range import describe
+from dinoscope.data.images import UnreadableImage
 from dinoscope.data.loader import Batches
 from dinoscope.data.scan import Unreadable, check_readable
+from dinoscope.data.sources import ImageFolder, counted, find_images, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.files import is_full, writing
 from dinoscope.methods.health import spread
@@ -146,12 +146,12 @@ def _images(
     if begun:
         images = begun_images(config, run, begun)
         faults = look_at(config, images, progress).unreadable
-        check_readable(images.root, faults, len(images), config.max_unreadable)
+        check_readable(images.name, faults, len(images), config.max_unreadable)
         faults = tuple(Unreadable(path, reason) for path, reason in read_unreadable(run).items())
     else:
         images, faults, window = scanned_images(config, progress)
         config = config if resume else replace(config, window=window)
-    check(config, len(images), processes, len(images.classes), listed(images.passed_over))
+    check(config, len(images), processes, len(images.classes), counted(images.passed_over))
     run.prepare(config, resume=resume, overwrite=overwrite)
     write_unreadable(run, faults)
     distributed.barrier()
@@ -259,7 +259,7 @@ def _announce(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener], o
         are = "file that cannot be read is" if left_out == 1 else "files that cannot be read are"
         facts["left out"] = f"{left_out} {are} named in {run.unreadable}"
     if trainer.images.passed_over:
-        facts["passed over"] = listed(trainer.images.passed_over)
+        facts["passed over"] = counted(trainer.images.passed_over)
     if config.window is not None:
         alone = "; of headers alone" if config.scan == "headers" else ""
         facts["grey range"] = f"{describe(config.window)}{alone}"
@@ -392,8 +392,8 @@ def _note_lost(
     """Log the images of a step that changed since the run began; say the first of an epoch to the person."""
     for position in positions:
         line = (
-            f"{trainer.images.path(position)} was deleted, damaged or replaced during the run; if it cannot be read, "
-            "the next image stands in"
+            f"{trainer.images.name}/{trainer.images.key(position)} was deleted, damaged or replaced during the run; if "
+            "it cannot be read, the next image stands in"
         )
         if lost:
             logger.warning("%s", line)

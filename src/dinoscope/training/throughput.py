@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dinoscope.data.folder import ImageFolder
+from dinoscope.data.sources import ImageFolder
 from dinoscope.errors import UserError
 from dinoscope.methods import method_name
 from dinoscope.system import WARM_UP_CALLS, Machine, MemoryWatch, machine, time_calls

@@ -14,8 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dinoscope import checkpoint, distributed
 from dinoscope.config import from_dict, to_dict
-from dinoscope.data.folder import ImageFolder
 from dinoscope.data.loader import Batches, StepSampler, ViewsDataset, default_workers, view_loader
+from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
 from dinoscope.methods import build_method, method_name
 from dinoscope.models.backbone import Backbone, zero_residual_branches
@@ -32,14 +32,14 @@ from dinoscope.types import Step, Views
 class Trainer:
     """Everything that a checkpoint restores, and how to make a step."""
 
-    def __init__(self, config: RunConfig, images: ImageFolder, device: torch.device) -> None:
+    def __init__(self, config: RunConfig, images: ImageSource, device: torch.device) -> None:
         self.config, self.images, self.device = config, images, device
         # Of the images as the run began: a file that is damaged on the way must not change it.
         self.sizes = images.sizes()
         self.fingerprint = images.fingerprint(self.sizes)
         if not distributed.agree(torch.tensor(list(bytes.fromhex(self.fingerprint)), device=device)):
             raise UserError(
-                f"the processes do not find the same images below {images.root} (this one finds {len(images)}): give "
+                f"the processes do not find the same images below {images.name} (this one finds {len(images)}): give "
                 "every machine the same files, then start again"
             )
         self.precision = pick_precision(config.precision, device)
@@ -139,7 +139,7 @@ class Trainer:
         if not distributed.any_process(varied, self.device):
             raise UserError(
                 f"every image of the first batch is of one colour, so there is nothing to learn. Look at the images "
-                f"below {self.images.root}: are they masks, or empty exports?"
+                f"below {self.images.name}: are they masks, or empty exports?"
             )
         self._seen_images = True
 
@@ -194,7 +194,7 @@ class Trainer:
             )
         if saved.metadata["data_fingerprint"] != self.fingerprint:
             raise UserError(
-                f"the images below {self.images.root} are not those that the run began with (other files or sizes): "
+                f"the images below {self.images.name} are not those that the run began with (other files or sizes): "
                 "put them back, or begin a new run"
             )
         method = {name[7:]: value for name, value in saved.tensors.items() if name.startswith("method.")}

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dinoscope import checkpoint, cli
-from dinoscope.data.scenes import ScenesConfig, write_scenes
 from dinoscope.models.backbone import BackboneConfig, build_backbone
+from dinoscope.scenes import ScenesConfig, write_scenes
 
 FRAMES = [f"{index:05d}.png" for index in range(5)]
 NAMES = ["jf_mean", "j_mean", "j_recall", "j_decay", "f_mean", "f_recall", "f_decay"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinoscope.data.index_png import encode_indices, read_indices
+from dinoscope.data.benchmarks import encode_indices, read_indices
 from dinoscope.evaluation import propagation
 from dinoscope.files import MARK
 from tests.cli.davis.conftest import FRAMES, NAMES, figures, follow, run

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dinoscope.data.index_png import encode_indices, read_indices
+from dinoscope.data.benchmarks import encode_indices, read_indices
 from dinoscope.evaluation import propagation
 from dinoscope.model_names import folder_names
 from tests.cli.davis.conftest import FRAMES, figures, follow

@@ -8,25 +8,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from dinoscope.data.decode import RawImage, UnreadableImage, read
-from dinoscope.data.folder import find_images, first_to_last, resolve_split
 from dinoscope.data.grey_range import Window
+from dinoscope.data.images import RawImage, UnreadableImage, read
+from dinoscope.data.sources import find_images, first_to_last, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.explain.attention_history import AttentionHistory, Snapshot, read_history
 from dinoscope.explain.maps import map_title
 from dinoscope.features.images import without_ends
-from dinoscope.measurement import Watch
-from dinoscope.model_names import Model, unwatched
+from dinoscope.model_names import Model
 from dinoscope.observers import LONGEST, mean_map, spread
 from dinoscope.pictures import webp
-from dinoscope.report.page import Block, Figure, Folded, Group, Notice, Section
+from dinoscope.report.page import Block, Figure, Group, Notice, Section, folded_rest
 from dinoscope.report.pages import MapColumn, maps_page
-from dinoscope.report.titles import titles_of, told_apart
+from dinoscope.report.runs import Material, told_apart
 from dinoscope.text import listed
 
-MOST_STEPS = 6
+MAX_STEPS = 6
 """Snapshots of a run that are shown: the first, the last, and evenly between."""
 _COUNT = 6
 _OPEN = 2
@@ -40,47 +38,43 @@ class _Images:
     said: str
 
 
-def section(subjects: Sequence[Model], device: torch.device | None = None, watch: Watch = unwatched) -> Section | None:
-    """Attention through training, where runs kept it, and of all models now; None where there are no images.
-
-    device: where the networks run; None leaves them where they are. watch: hears of the progress.
-    """
-    titles, notices = titles_of(subjects), list[Block]()
+def section(material: Material) -> Section | None:
+    """Show attention through training, if runs kept it, and of all models now; None without images or pictures."""
+    if not (material.models and material.pictures):
+        return None
+    notices = list[Block]()
     histories: dict[str, AttentionHistory] = {}
-    for subject, title in zip(subjects, titles, strict=True):
-        if subject.path is None:
+    for model, title in material.titled:
+        if model.path is None:
             continue
         try:
-            found = read_history(subject.path)
+            found = read_history(model.path)
         except UserError as error:
             notices.append(Notice(f"{title}: {error}", "warning"))
             continue
         if found is not None and len(found.snapshots) > 1:
             histories[title] = found
-    chosen = _images(subjects, list(histories.values()))
-    if chosen is None:
+    shown = _images(material.models, list(histories.values()))
+    if shown is None:
         return None
-    columns, broken = _columns(subjects, chosen.images, device, watch)
-    notices += broken
-    blocks = (
-        [Group("The models beside each other", (_across(columns, chosen, subjects[0].backbone.config.window),))]
-        if columns
-        else []
-    )
+    blocks: list[Block] = []
     if histories:
         drawn = [_through_training(title, history) for title, history in histories.items()]
-        further = [Folded(f"Further runs ({len(drawn) - _OPEN})", tuple(drawn[_OPEN:]))] if drawn[_OPEN:] else []
-        blocks.insert(0, Group("Through training", (*drawn[:_OPEN], *further)))
+        blocks.append(Group("Through training", folded_rest("Further runs", drawn, _OPEN)))
+    columns, broken = _columns(material, shown.images)
+    if columns:
+        window = material.models[0].backbone.config.window
+        blocks.append(Group("The models next to each other", (_across(columns, shown, window),)))
     lead = (
         "Colour rises with attention from the average patch upwards; what is attended to evenly stays as it is. "
         "A transformer shows the mean over the heads of the class token's attention in the last block, a ResNet where "
         "its features are strong."
     )
-    return Section("What the models look at", "attention", lead, (*blocks, *notices))
+    return Section("What the models look at", "attention", lead, (*blocks, *notices, *broken))
 
 
 def _through_training(title: str, history: AttentionHistory) -> Figure:
-    chosen = [history.snapshots[place] for place in first_to_last(len(history.snapshots), MOST_STEPS)]
+    chosen = [history.snapshots[place] for place in first_to_last(len(history.snapshots), MAX_STEPS)]
     columns = [MapColumn(_when(each), f"step {each.steps}" if each.steps else "", each.maps) for each in chosen]
     text = f"{chosen[-1].what}, mean over the heads" if chosen[-1].what == "attention" else chosen[-1].what
     caption = (
@@ -96,17 +90,14 @@ def _when(snapshot: Snapshot) -> str:
     return f"epoch {snapshot.epoch:.3g}" if snapshot.steps else "before training"
 
 
-def _columns(
-    subjects: Sequence[Model], images: Sequence[RawImage], device: torch.device | None, watch: Watch
-) -> tuple[list[MapColumn], list[Notice]]:
-    """The maps of every model, and a warning of each whose maps are no numbers."""
+def _columns(material: Material, images: Sequence[RawImage]) -> tuple[list[MapColumn], list[Notice]]:
+    """The maps of every model, and a warning for each whose maps are not finite."""
     columns: list[MapColumn] = []
     notices: list[Notice] = []
-    with watch("attention of the models") as progress:
-        for done, (subject, title) in enumerate(zip(subjects, titles_of(subjects), strict=True)):
-            progress(done, len(subjects))
-            backbone = subject.backbone if device is None else subject.backbone.to(device)
-            backbone.eval()
+    with material.measuring.watch("attention of the models") as progress:
+        for done, (model, title) in enumerate(material.titled):
+            progress(done, len(material.models))
+            backbone = model.backbone.to(material.measuring.device).eval()
             maps = [mean_map(backbone, image.rgb(backbone.config.window))[1] for image in images]
             if all(np.isfinite(values).all() for values in maps):
                 columns.append(MapColumn(title, map_title("attention", backbone), maps))

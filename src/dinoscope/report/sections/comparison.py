@@ -12,6 +12,7 @@ from dinoscope.model_names import Model
 from dinoscope.report.charts import scatter, svg
 from dinoscope.report.comparison import bars_line, panels
 from dinoscope.report.page import Block, Figure, Notice, Section
+from dinoscope.report.runs import Material
 from dinoscope.study.compare import EVALUATIONS, Comparison, compare
 from dinoscope.study.gather import Gatherer, Measuring
 
@@ -38,9 +39,11 @@ def gathered(subjects: Sequence[Model], measuring: Measuring, *, baselines: bool
     return compare(entries)
 
 
-def comparison_section(comparison: Comparison) -> Section:
-    """Table and figure, or how to get them."""
-    comparison = best_first(comparison)
+def section(material: Material) -> Section | None:
+    """Show table and figure, or how to get them; None without models."""
+    if material.comparison is None:
+        return None
+    comparison = best_first(material.comparison)
     kept = any(row.cell(name) for row in comparison.rows for name in EVALUATIONS)
     blocks: list[Block] = [display_table(comparison, published=False, intervals=True)] if kept else [Notice(NOTHING)]
     found, x_title = panels(comparison)

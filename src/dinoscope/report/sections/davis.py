@@ -6,19 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dinoscope.data.davis import DavisSequence, find_davis
+from dinoscope.data.benchmarks import DavisSequence, find_davis
 from dinoscope.data.grey_range import Window
 from dinoscope.errors import UserError
 from dinoscope.evaluation.video_scores import region_similarity
 from dinoscope.measurement.davis import DavisProtocol
 from dinoscope.measurement.davis_frames import Frames, kept_frames
-from dinoscope.model_names import Model
 from dinoscope.pictures import webp
 from dinoscope.report.davis_sheet import Followed, FrameRow, frames_sheet
 from dinoscope.report.davis_tables import measured_table
 from dinoscope.report.page import Block, Figure, Folded, Group, Notice, Paragraph, Section
+from dinoscope.report.runs import Material, told_apart
 from dinoscope.report.sections.kept import Best, Kept, best_first, kept_groups
-from dinoscope.report.titles import told_apart
 from dinoscope.study.published import DAVIS_LABEL, DAVIS_SOURCE, PUBLISHED_DAVIS
 from dinoscope.tables import Column, Table, TableRow
 from dinoscope.tables import Section as Rows
@@ -31,9 +30,11 @@ _SHORT = 6  # sequences that are listed without a click
 _ABREAST = 4  # models on one sheet
 
 
-def section(subjects: Sequence[Model]) -> Section | None:
+def section(material: Material) -> Section | None:
     """Tables of what was measured alike, published figures, and the best and worst video; None without results."""
-    groups, notices = kept_groups(subjects, "davis", DavisProtocol)
+    if not material.pictures:
+        return None
+    groups, notices = kept_groups(material.titled, "davis", DavisProtocol)
     if not (groups or notices):
         return None
     blocks: list[Block] = []

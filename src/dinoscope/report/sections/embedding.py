@@ -10,53 +10,48 @@ from pathlib import Path
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from dinoscope.data.decode import decode
-from dinoscope.data.folder import ImageFolder, balanced, find_images, find_split
 from dinoscope.data.grey_range import Window
+from dinoscope.data.images import decode
+from dinoscope.data.sources import ImageFolder, balanced, find_images, find_split
 from dinoscope.errors import UserError
 from dinoscope.explain.embedding import NEIGHBOURS, TITLES, EmbeddingMap, best_method, described, embedding_map
-from dinoscope.measurement import Extract, Watch
+from dinoscope.measurement import Watch
 from dinoscope.model_names import Model
 from dinoscope.pictures import webp
 from dinoscope.report.maps import ModelPoints, labelling_of, points_page, thumbnail, thumbnails_page
-from dinoscope.report.page import Block, Figure, Folded, Notice, Section
-from dinoscope.report.titles import titles_of
+from dinoscope.report.page import Block, Figure, Notice, Section, folded_rest
+from dinoscope.report.runs import Material
 from dinoscope.text import listed
 from dinoscope.types import FeatureBank
 
-MOST_IMAGES = 600
-MOST_MODELS = 8
+MAX_IMAGES = 600
+MAX_MODELS = 8
 """Whose maps are drawn: each takes seconds, and a fifth of a megabyte."""
 _OPEN = 2
 """Maps of thumbnails that are seen at once; those of further models open at a click."""
 
 
 def section(
-    subjects: Sequence[Model],
-    images: ImageFolder | None = None,
-    extract: Extract | None = None,
-    method: str | None = None,
-    seed: int = 0,
+    material: Material, images: ImageFolder | None = None, method: str | None = None, seed: int = 0
 ) -> Section | None:
-    """Every model's map of the same images; None where there are no models or no images.
+    """Show every model's map of the same images; None without models or images, or without pictures.
 
-    images: to be placed, at most `MOST_IMAGES` of them; None takes those of the first run whose data are there.
-    method: key of `explain.embedding.METHODS`; None takes UMAP where it is installed, else t-SNE.
+    images: to be placed, at most `MAX_IMAGES` of them; None takes those of the first run whose data are there.
+    method: key of `explain.embedding.METHODS`; None takes UMAP if it is installed, else t-SNE.
 
-    Raises UserError where no image can be read, or the method is not known or not installed.
+    Raises UserError if no image can be read, or the method is not known or not installed.
     """
-    found = _own_images(subjects) if images is None else images
-    if found is None or not subjects:
+    found = _own_images(material.models) if images is None else images
+    if found is None or not (material.models and material.pictures):
         return None
-    chosen, method, extract = balanced(found, MOST_IMAGES), method or best_method(), extract or Extract()
+    chosen, method, extract = balanced(found, MAX_IMAGES), method or best_method(), material.measuring.extract
     maps: list[_Placed] = []
     notices: list[Block] = []
-    titles = titles_of(subjects)
-    if left := titles[MOST_MODELS:]:
-        text = f"The first {MOST_MODELS} models are shown, in the order given. `dinoscope embed` draws: {listed(left)}."
+    if left := material.titles[MAX_MODELS:]:
+        text = f"The first {MAX_MODELS} models are shown, in the order given. `dinoscope embed` draws: {listed(left)}."
         notices.append(Notice(text))
-    for subject, title in list(zip(subjects, titles, strict=True))[:MOST_MODELS]:
-        bank = extract(subject.backbone, chosen, f"{title}: features for its map")
+    for model, title in material.titled[:MAX_MODELS]:
+        bank = extract(model.backbone, chosen, f"{title}: features for its map")
         try:
             with extract.watch(f"{title}: placing images") as progress:  # UMAP takes seconds to be loaded
                 progress(0, 1)
@@ -64,14 +59,13 @@ def section(
         except UserError as error:
             notices.append(Notice(f"{title}: {error}", "warning"))
     data = f"{len(chosen)} of the {len(found)} images in {found.root}"
-    window = subjects[0].backbone.config.window
-    pictures = lambda: _pictures(maps, chosen.root, window, extract.watch)
-    blocks = notices if not maps else [*_figures(maps, pictures(), data), *notices]
+    window = material.models[0].backbone.config.window
+    figures = _figures(maps, _pictures(maps, chosen.root, window, extract.watch), data) if maps else []
     lead = (
         "Images whose features are alike lie near each other. A map in two dimensions cannot keep all distances: "
         "each says what share of neighbours it keeps. Distances between far groups mean little."
     )
-    return Section("Map of the features", "embedding", lead, tuple(blocks))
+    return Section("Map of the features", "embedding", lead, (*figures, *notices))
 
 
 @dataclass(frozen=True)
@@ -114,11 +108,8 @@ def _figures(maps: Sequence[_Placed], pictures: Mapping[str, UInt8[ndarray, "_ _
             f"Maps of image features of {', '.join(panel.title for panel in panels)}",
         )
     ]
-    drawn = [_thumbnails(each, pictures, data) for each in maps]
-    blocks += drawn[:_OPEN]
-    if drawn[_OPEN:]:
-        blocks.append(Folded(f"Thumbnails of further models ({len(drawn) - _OPEN})", tuple(drawn[_OPEN:])))
-    return blocks
+    drawn = [_thumbnails(placed, pictures, data) for placed in maps]
+    return [*blocks, *folded_rest("Thumbnails of further models", drawn, _OPEN)]
 
 
 def _thumbnails(placed: _Placed, pictures: Mapping[str, UInt8[ndarray, "_ _ 3"]], data: str) -> Figure:

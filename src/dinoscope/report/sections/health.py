@@ -18,7 +18,7 @@ from dinoscope.methods.health import COLLAPSED_SPREAD, Verdict
 from dinoscope.methods.online import OnlineMethod
 from dinoscope.models.backbone import BackboneConfig
 from dinoscope.report.page import Block, Bullets, Code, Folded, Notice, Section
-from dinoscope.report.runs import RunRecord
+from dinoscope.report.runs import Material, RunRecord
 from dinoscope.tables import Column, Table, TableRow
 from dinoscope.tables import Section as Rows
 from dinoscope.text import ABSENT, count, figure, listed, percent
@@ -49,17 +49,20 @@ class Finding:
         return Notice(f"{self.run}: {self.text}", self.kind)
 
 
-def health_section(runs: Sequence[RunRecord]) -> Section:
-    """Findings, the figures that they rest on, and what these mean."""
-    found = [each for run in runs for each in findings(run)]
-    well = [each.run for each in found if each.kind == "good"]
+def section(material: Material) -> Section | None:
+    """Show findings, the figures that they rest on, and what these mean; None without runs."""
+    runs = material.runs
+    if not runs:
+        return None
+    found = [finding for run in runs for finding in findings(run)]
     blocks: list[Block] = [
-        each.notice() for kind in ("warning", "note") for each in together([one for one in found if one.kind == kind])
+        finding.notice()
+        for kind in ("warning", "note")
+        for finding in together([one for one in found if one.kind == kind])
     ]
-    if well:
+    if well := [finding.run for finding in found if finding.kind == "good"]:
         blocks.append(Notice(f"{listed(well)}: {HEALTHY}", "good"))
-    blocks.append(_table(runs))
-    blocks.append(Folded("What these figures mean", (Bullets(_MEANING),)))
+    blocks += [_table(runs), Folded("What these figures mean", (Bullets(_MEANING),))]
     blocks += [
         Folded(f"Unreadable images of {run.label}", (Code("\n".join(_first_unreadable(run))),))
         for run in runs

@@ -10,7 +10,6 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation.results import conditions, kept, kept_names
 from dinoscope.model_names import Model
 from dinoscope.report.page import Notice
-from dinoscope.report.titles import titles_of
 from dinoscope.types import Items, Result
 
 
@@ -33,14 +32,16 @@ class Best:
     scores: tuple[tuple[float, ...], ...]
 
 
-def kept_groups(subjects: Sequence[Model], evaluation: str, protocol: type) -> tuple[list[list[Kept]], list[Notice]]:
+def kept_groups(
+    titled: Sequence[tuple[Model, str]], evaluation: str, protocol: type
+) -> tuple[list[list[Kept]], list[Notice]]:
     """Results that were measured under one protocol, together; the largest groups first. And what is wrong.
 
     A result of other weights than the model's is left out and said, and so is one whose protocol lacks fields.
     """
     groups: dict[str, list[Kept]] = {}
     notices: list[Notice] = []
-    for subject, title in zip(subjects, titles_of(subjects), strict=True):
+    for subject, title in titled:
         if subject.home is None:
             continue
         for name in kept_names(subject.home, evaluation):

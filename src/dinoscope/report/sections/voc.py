@@ -9,18 +9,17 @@ from typing import Any
 
 import torch
 
-from dinoscope.data.masked_images import MaskedImages, find_masked_images
+from dinoscope.data.benchmarks import MaskedImages, find_masked_images
 from dinoscope.errors import UserError
 from dinoscope.explain.maps import TITLES
 from dinoscope.measurement import VocConfig, Watch, measure_voc
 from dinoscope.measurement.voc import PUBLISHED_SIDE
 from dinoscope.measurement.voc_record import VocProtocol
-from dinoscope.model_names import Model, unwatched
 from dinoscope.pictures import webp
 from dinoscope.report.mask_sheet import mask_sheet
 from dinoscope.report.page import Block, Bullets, Figure, Folded, Group, Notice, Paragraph, Section
+from dinoscope.report.runs import Material, told_apart
 from dinoscope.report.sections.kept import Best, Kept, best_first, kept_groups
-from dinoscope.report.titles import told_apart
 from dinoscope.report.voc_kept_table import kept_table
 from dinoscope.report.voc_sheet import sheet_note, sheet_row, shown_figure
 from dinoscope.study.published import JACCARD_SOURCE, PUBLISHED_JACCARD
@@ -42,15 +41,15 @@ class _Drawing:
     watch: Watch
 
 
-def section(subjects: Sequence[Model], device: torch.device | None = None, watch: Watch = unwatched) -> Section | None:
-    """Tables of what was measured alike, published figures, and the best and worst images; None without results.
-
-    device: where masks are made anew to be drawn. watch: hears of the progress.
-    """
-    groups, notices = kept_groups(subjects, "voc", VocProtocol)
+def section(material: Material) -> Section | None:
+    """Tables of what was measured alike, published figures, and the best and worst images; None without results."""
+    if not material.pictures:
+        return None
+    device, watch = material.measuring.device, material.measuring.watch
+    groups, notices = kept_groups(material.titled, "voc", VocProtocol)
     if not (groups or notices):
         return None
-    draw = _Drawing(device or torch.device("cpu"), watch)
+    draw = _Drawing(device, watch)
     blocks = [block for group in groups for block in _group(group, len(groups) > 1, draw)]
     lead = "Do masks made of attention lie on the objects? Nothing was trained for it. Jaccard: overlap over union."
     return Section("Objects in attention: VOC", "voc", lead, (*blocks, *notices))

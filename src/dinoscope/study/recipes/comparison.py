@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dinoscope.data.view_presets import VIEWS
-from dinoscope.data.views import ViewsConfig
+from dinoscope.data.views import VIEWS, ViewsConfig
 from dinoscope.errors import lookup
 from dinoscope.methods import MethodSettings
 from dinoscope.methods.byol import BYOLConfig

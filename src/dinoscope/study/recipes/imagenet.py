@@ -12,8 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from dinoscope.data.view_presets import VIEWS
-from dinoscope.data.views import ViewsConfig
+from dinoscope.data.views import VIEWS, ViewsConfig
 from dinoscope.methods.byol import BYOLConfig
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.methods.moco import MoCoConfig

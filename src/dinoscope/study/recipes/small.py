@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from dinoscope.data.view_presets import VIEWS
-from dinoscope.data.views import ViewsConfig
+from dinoscope.data.views import VIEWS, ViewsConfig
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.training.config import OptimizerConfig, RunConfig
 

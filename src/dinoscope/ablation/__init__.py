@@ -1,1 +1,0 @@
-"""An ablation study: what is varied, and what came of it."""

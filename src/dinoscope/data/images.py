@@ -1,0 +1,220 @@
+"""One image to values, whatever its format: read right, or refused with a reason for a person.
+
+The content decides what a file is, never its name. `READERS` lists the formats.
+
+- `read` gives the values as they stand in the file, `decode` 8-bit RGB, and `read_header` what can be known without
+  decoding pixels.
+- The EXIF orientation is applied, so sizes are those a person sees.
+- Colour profiles are ignored; CMYK is converted by the plain formula. A further channel that the file does not call
+  transparency is left out.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader, BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from numpy import ndarray
+from PIL import Image
+
+from dinoscope.data import jpeg, pillow, tiff
+from dinoscope.data.grey_range import Window
+from dinoscope.data.reader import Header, RawImage, Reader, Stream, UnreadableImage, not_supported
+from dinoscope.errors import UserError
+from dinoscope.files import MEGAPIXELS_VARIABLE
+
+__all__ = ["READERS", "Header", "RawImage", "UnreadableImage", "as_raw", "decode", "read", "read_header", "read_size"]
+
+READERS: dict[str, Reader] = {
+    "JPEG": jpeg.READER,
+    "PNG": pillow.PNG,
+    "GIF": pillow.GIF,
+    "WebP": pillow.WEBP,
+    "BMP": pillow.BMP,
+    "TIFF": tiff.READER,
+    "PPM": pillow.PPM,
+}
+
+MAX_MEGAPIXELS = 60.0
+"""Height times width above which an image is refused, in millions; a JPEG of up to four times as many is halved."""
+
+_BYTES_PER_PIXEL = 6  # of the largest file: RGB with 16 bits a channel, uncompressed
+_SMALL_FILE = 64_000_000  # bytes, read whatever the limit of pixels
+
+# Place of the bytes that tell it, these bytes, name: what people take for images that are read, often by its name.
+_OTHERS = (
+    *((4, b"ftyp" + brand, "HEIC") for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")),
+    *((4, b"ftyp" + brand, "AVIF") for brand in (b"avif", b"avis")),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR"),
+    (0, b"II\xbc", "JPEG XR"),
+    (0, b"P7\n", "PAM"),
+    (0, b"PF\n", "PFM"),
+    (0, b"Pf\n", "PFM"),
+)
+
+OTHER_EXTENSIONS = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC"),
+    **dict.fromkeys((".dcm", ".dicom"), "DICOM"),
+    **dict.fromkeys((".jp2", ".j2k", ".jpx"), "JPEG 2000"),
+    **dict.fromkeys((".nii", ".nii.gz"), "NIfTI"),
+    **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"), "a camera's raw format"),
+    **{".avif": "AVIF", ".jxl": "JPEG XL", ".svg": "SVG", ".pdf": "PDF", ".psd": "Photoshop's format"},
+    **{".exr": "OpenEXR", ".hdr": "Radiance HDR"},
+}
+"""Endings of images that cannot be read -> the format, for the reason if the content does not tell it."""
+
+
+def extensions() -> tuple[str, ...]:
+    """Return the endings of names by which images are found, in lower case, with the dot, sorted."""
+    return tuple(sorted(ending for reader in READERS.values() for ending in reader.extensions))
+
+
+def pixel_limit() -> int:
+    """Return how many pixels an image may have. Raises UserError if --max-megapixels is no number above 0."""
+    text = os.environ.get(MEGAPIXELS_VARIABLE)
+    try:
+        megapixels = MAX_MEGAPIXELS if text is None else float(text)
+    except ValueError:
+        megapixels = math.nan
+    if not 1e-6 <= megapixels < math.inf:
+        raise UserError(f"--max-megapixels is {text!r}; it must be a number above 0, such as {MAX_MEGAPIXELS:g}")
+    return int(megapixels * 1e6)
+
+
+def decode(path: Path, *, window: Window | None = None, max_pixels: int | None = None) -> UInt8[ndarray, "h w 3"]:
+    """Return the image as RGB, C-contiguous and writable. Raises as `read` does.
+
+    window: grey range of values of more than 8 bits, the model's if there is one; None takes the image's own.
+    """
+    return read(path, max_pixels=max_pixels).rgb(window)
+
+
+def read(path: Path, *, max_pixels: int | None = None) -> RawImage:
+    """Return the values of the image as they stand in the file. max_pixels: `pixel_limit()` if None.
+
+    Raises UnreadableImage for anything wrong with the file: missing, not an image, of a kind that is not read,
+    damaged, truncated, or more than `max_pixels` by its header (nothing is decoded then). Safe to call from many
+    threads.
+    """
+    limit = pixel_limit() if max_pixels is None else max_pixels
+    with opened(path, limit) as file:
+        content = BytesIO(file.read())
+        return READERS[format_of(content, path)].read(content, limit)
+
+
+def read_header(path: Path, *, max_pixels: int | None = None) -> Header:
+    """Return what the file's header says, without decoding pixels. max_pixels: `pixel_limit()` if None.
+
+    Raises UnreadableImage as `read` does, except for damage that only the pixels show.
+    """
+    limit = pixel_limit() if max_pixels is None else max_pixels
+    with opened(path, limit) as file:
+        return READERS[format_of(file, path)].header(file, limit)
+
+
+def read_size(path: Path, *, max_pixels: int | None = None) -> tuple[int, int]:
+    """Return (height, width) in pixels after EXIF orientation. Raises as `read_header` does."""
+    header = read_header(path, max_pixels=max_pixels)
+    return header.height, header.width
+
+
+@contextmanager
+def opened(path: Path, max_pixels: int) -> Iterator[BufferedReader]:
+    """Open an image file for reading. Raise UnreadableImage for whatever goes wrong, with the file or in the block.
+
+    A file larger than an uncompressed image of `max_pixels` is refused. A damaged file makes decoders raise most of
+    the built-in exceptions.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            raise UnreadableImage("cannot be opened: not a regular file")
+        file = path.open("rb")
+    except OSError as error:
+        raise UnreadableImage(f"cannot be opened: {error.strerror}") from error
+    limit = max(_BYTES_PER_PIXEL * max_pixels, _SMALL_FILE)
+    try:
+        with file:
+            if status.st_size > limit:
+                raise UnreadableImage(
+                    f"too large: a file of {status.st_size / 1e6:.4g} MB, at most {limit / 1e6:.4g} MB are read; "
+                    "save the image alone, or compressed"
+                )
+            yield file
+    except UnreadableImage:
+        raise
+    except MemoryError as error:
+        raise UnreadableImage("needs more memory than there is") from error
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableImage(f"damaged: {reason}") from error
+
+
+def format_of(stream: Stream, path: Path) -> str:
+    """Return the format of the content, a key of `READERS`, and rewind. Raises UnreadableImage for any other.
+
+    path: its name tells what cannot be read if the content does not.
+    """
+    start = stream.read(16)
+    stream.seek(0)
+    for name, reader in READERS.items():
+        if reader.recognises(start):
+            return name
+    if not start:
+        raise UnreadableImage("empty file")
+    by_content = (name for at, magic, name in _OTHERS if start[at:].startswith(magic))
+    by_name = (name for ending, name in OTHER_EXTENSIONS.items() if path.name.lower().endswith(ending))
+    if other := next(by_content, None) or next(by_name, None):
+        raise not_supported(f"{other}, save it as PNG or JPEG")
+    raise UnreadableImage(f"not an image in a format we read ({', '.join(READERS)})")
+
+
+def as_raw(image: Any) -> RawImage:
+    """Return an image that a Python program holds: a path, a Pillow image, a numpy array, or a tensor.
+
+    Arrays are [h, w] or [h, w, c], tensors [h, w] or [c, h, w], with 1, 3 or 4 channels: grey, RGB, or RGB with
+    transparency, which is composited on white if the values are uint8 and otherwise left out. Values that are not uint8
+    are mapped by a grey range, as those of a file are; of booleans, True is white.
+
+    Raises UnreadableImage for anything else, and as `read` does.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read(Path(image))
+    if isinstance(image, Image.Image):
+        if image.mode not in ("F", "I") and not image.mode.startswith("I;"):
+            return RawImage(pillow.rgb(image, transparent=image.has_transparency_data))
+        image = np.asarray(image)
+    if isinstance(image, torch.Tensor):
+        values = image.detach().cpu()
+        values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+        image = (values.movedim(0, -1) if values.ndim == 3 else values).numpy()
+    if not isinstance(image, ndarray):
+        raise UnreadableImage(
+            f"a {type(image).__name__} is no image: give a path, a Pillow image, an array or a tensor"
+        )
+    values = image if image.ndim == 3 else image[..., None]
+    if values.ndim != 3 or values.shape[2] not in (1, 3, 4) or values.size == 0 or values.dtype.kind not in "buif":
+        raise UnreadableImage(
+            f"an array of shape {image.shape} and type {image.dtype} is no image: it needs 1, 3 or 4 channels, the "
+            "last of an array and the first of a tensor"
+        )
+    if values.dtype == np.bool_:
+        values = values * np.uint8(255)
+    if values.dtype == np.uint8 and values.shape[2] == 4:
+        return RawImage(pillow.rgb(Image.fromarray(values, "RGBA"), transparent=True))
+    # A copy, because the caller may change the array that an image shows.
+    return RawImage(values[..., :3].copy(order="C"))

@@ -1,0 +1,238 @@
+"""JPEG: segments are walked here, pixels decoded by torchvision, the fastest; CMYK and halved images by Pillow.
+
+A JPEG of up to four times as many pixels as are read is decoded at half its width and height.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from io import BytesIO
+from typing import NamedTuple
+
+import torch
+import torchvision.io  # noqa: F401  (registers torch.ops.image)
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from dinoscope.data import pillow
+from dinoscope.data.reader import (
+    Header,
+    RawImage,
+    Reader,
+    Stream,
+    UnreadableImage,
+    exif_orientation,
+    not_supported,
+    orient,
+    oriented_size,
+    too_large,
+    turn,
+    valid_orientation,
+)
+
+MAX_SEGMENTS = 10_000
+"""A preview or depth map of 10 MB takes 160."""
+MAX_FILL_BYTES = 1 << 16
+"""Bytes between segments."""
+MAX_SCANS = 100
+"""As in libtiff. A progressive file has about 10, and each is a pass over all pixels."""
+MAX_COEFFICIENT_BYTES = 720_000_000
+"""Memory for the coefficients of a JPEG with several scans: all are held until the last scan, at 2 bytes each."""
+
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not a stuffed zero, a restart or a fill byte
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 without DHT, JPG and DAC
+_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+_UNREAD = frozenset({0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF, 0xCB})  # hierarchical; lossless with arithmetic coding
+_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})  # TEM, RST0 to RST7, SOI
+_EOI, _SOS, _APP1, _JPEG_LS = 0xD9, 0xDA, 0xE1, 0xF7
+_METADATA = frozenset({*range(0xE0, 0xEE), 0xEF, 0xFE})  # APPn and COM, but APP14, which tells the colour space
+_BITS, _CHANNELS = 8, (1, 3, 4)
+
+_START_OF_SCAN = b"\xff\xda"
+_SMALL = 1 << 20  # bytes of a JPEG in which nothing but scans can cost much
+_RGB = 3  # torchvision.io.ImageReadMode.RGB
+
+
+class Frame(NamedTuple):
+    """The frame header (ITU T.81, B.2.2). factors: sampling factors of each component, four bits for each."""
+
+    marker: int
+    precision: int
+    height: int
+    width: int
+    components: int
+    factors: bytes
+
+    @property
+    def coefficient_bytes(self) -> float:
+        """Memory for all coefficients, which a decoder holds if there are several scans."""
+        factors = [divmod(factor, 16) for factor in self.factors]  # horizontal, vertical
+        full = max((h for h, _ in factors), default=1) * max((v for _, v in factors), default=1)
+        samples = sum(h * v for h, v in factors) / full  # of all components, per pixel
+        return 2 * samples * self.height * self.width
+
+
+def read_header(stream: Stream, max_pixels: int) -> Header:
+    """Return what the segments up to the frame header say."""
+    frame, orientation = _read_frame(stream)
+    return _header(frame, orientation, max_pixels)
+
+
+def read(content: BytesIO, max_pixels: int) -> RawImage:
+    """Decode the pixels."""
+    frame, orientation = _read_frame(content)
+    header = _header(frame, orientation, max_pixels)
+    data = content.getvalue()
+    if _count_scans(data, content.tell()) > 1:
+        _check_coefficients(frame)
+    divisor = _divisor(frame, max_pixels)
+    with turn(frame.height * frame.width):
+        pixels = None if header.cmyk or divisor > 1 else _decode(data)
+        if pixels is None:
+            image = pillow.open_image(BytesIO(_without_metadata(data)), "JPEG")
+            if divisor > 1:
+                image.draft(None, (frame.width // divisor, frame.height // divisor))
+            pixels = pillow.rgb(image, transparent=False)
+        return RawImage(orient(pixels, orientation))
+
+
+READER = Reader((".jpeg", ".jpg", ".jfif", ".jpe"), lambda start: start.startswith(b"\xff\xd8\xff"), read_header, read)
+
+
+def frames(data: bytes) -> Iterator[Frame]:
+    """Yield the frame headers in the beginning of a JPEG. Raises UnreadableImage for too many segments."""
+    for marker, start, end in _segments(data):
+        if marker in _FRAMES:
+            yield _parse_frame(marker, data[start + 4 : end])
+
+
+def _header(frame: Frame, orientation: int, max_pixels: int) -> Header:
+    if frame.height < 1 or frame.width < 1:
+        raise UnreadableImage("damaged: the header says zero pixels")
+    if frame.precision != _BITS:
+        raise not_supported(f"a JPEG with {frame.precision} bits a channel, save it as PNG with 16 bits")
+    if frame.marker in _UNREAD or frame.components not in _CHANNELS:
+        coding = "hierarchical or arithmetic" if frame.marker in _UNREAD else f"{frame.components}-channel"
+        raise not_supported(f"a JPEG of the {coding} kind, save it as PNG or as ordinary JPEG")
+    divisor = _divisor(frame, max_pixels)
+    if frame.marker in _PROGRESSIVE:
+        _check_coefficients(frame)
+    height, width = oriented_size(-(-frame.height // divisor), -(-frame.width // divisor), orientation)
+    return Header("JPEG", height, width, orientation, grey=frame.components == 1, cmyk=frame.components == 4)
+
+
+def _divisor(frame: Frame, max_pixels: int) -> int:
+    """Return by what libjpeg is to divide both sides: 1, or 2 for up to four times as many pixels as are read."""
+    if frame.height * frame.width <= max_pixels:
+        return 1
+    if -(-frame.height // 2) * -(-frame.width // 2) > max_pixels:
+        raise too_large(frame.height, frame.width, max_pixels)
+    return 2
+
+
+def _check_coefficients(frame: Frame) -> None:
+    if frame.coefficient_bytes > MAX_COEFFICIENT_BYTES:
+        raise UnreadableImage("too large: a progressive JPEG of this size; save it as an ordinary (baseline) one")
+
+
+def _read_frame(stream: Stream) -> tuple[Frame, int]:
+    """Walk the segments up to the end of the frame header; return it, and the EXIF orientation found on the way."""
+    orientation, fill = 1, 0
+    stream.seek(0)
+    for _ in range(MAX_SEGMENTS):
+        marker, skipped = _next_marker(stream, MAX_FILL_BYTES - fill)
+        fill += skipped
+        if marker in _WITHOUT_LENGTH:
+            continue
+        if marker in (_EOI, _SOS):
+            raise UnreadableImage("damaged: no frame header before the data")
+        if marker == _JPEG_LS:
+            raise not_supported("JPEG-LS, save it as PNG")
+        (length,) = struct.unpack(">H", stream.read(2))
+        if length < 2:
+            raise UnreadableImage("damaged: a segment of impossible length")
+        if marker in _FRAMES:
+            return _parse_frame(marker, stream.read(length - 2)), orientation
+        if marker == _APP1:
+            segment = stream.read(length - 2)
+            if segment.startswith(b"Exif\0"):
+                orientation = valid_orientation(lambda block=segment: exif_orientation(b"Exif\0\0" + block[6:]))
+        else:
+            stream.seek(length - 2, 1)
+    raise UnreadableImage(f"not read: more than {MAX_SEGMENTS} segments before the pixels; save it again")
+
+
+def _parse_frame(marker: int, segment: bytes) -> Frame:
+    precision, height, width, components = struct.unpack_from(">BHHB", segment)
+    return Frame(marker, precision, height, width, components, segment[7 : 6 + 3 * components : 3])
+
+
+def _next_marker(stream: Stream, fill: int) -> tuple[int, int]:
+    """Return the next marker's second byte, and how many stray and fill bytes were skipped, as libjpeg skips them."""
+    pair = stream.read(2)
+    if len(pair) == 2 and pair[0] == 0xFF and 0 < pair[1] < 0xFF:
+        return pair[1], 0
+    stream.seek(-len(pair), 1)
+    previous = b""
+    for skipped in range(fill + 2):
+        byte = stream.read(1)
+        if not byte:
+            raise UnreadableImage("damaged: the file ends within its header")
+        if previous == b"\xff" and byte not in b"\x00\xff":
+            return byte[0], skipped - 1
+        previous = byte
+    raise UnreadableImage(f"not read: more than {MAX_FILL_BYTES} bytes between its segments; save it again")
+
+
+def _segments(data: bytes, position: int = 0) -> Iterator[tuple[int, int, int]]:
+    """Yield marker, start and end of each segment from a position to the end of the image; of a scan, its header."""
+    for _ in range(MAX_SEGMENTS):
+        match = _MARKER.search(data, position)
+        if match is None:
+            return
+        start, marker = match.start(), data[match.start() + 1]
+        if marker == _EOI:
+            return
+        if marker in _WITHOUT_LENGTH:
+            position = start + 2
+            continue
+        (length,) = struct.unpack_from(">H", data, start + 2)
+        position = start + 2 + max(length, 2)
+        yield marker, start, position
+    raise UnreadableImage(f"not read: more than {MAX_SEGMENTS} segments; save it again")
+
+
+def _count_scans(data: bytes, position: int) -> int:
+    """Return the number of scans behind a position. Raises UnreadableImage for more than are read."""
+    if len(data) - position <= _SMALL and data.count(_START_OF_SCAN, position) == 1:
+        return 1  # as almost always; walking through the segments takes longer than decoding a thumbnail
+    scans = sum(marker == _SOS for marker, _, _ in _segments(data, position))
+    if scans > MAX_SCANS:
+        raise UnreadableImage(f"not read: {scans} scans, and {MAX_SCANS} is the limit; save it again")
+    return scans
+
+
+def _without_metadata(data: bytes) -> bytes:
+    parts = [data[:2]]
+    for marker, start, end in _segments(data):
+        if marker == _SOS:
+            parts.append(data[start:])
+            break
+        if marker not in _METADATA:
+            parts.append(data[start:end])
+    return b"".join(parts)
+
+
+def _decode(data: bytes) -> UInt8[ndarray, "h w 3"] | None:
+    """Return the stored pixels, or None to leave the last word to Pillow.
+
+    The operator is called without its wrapper, deprecated since torchvision 0.29, which warns at every call.
+    A torchvision that has dropped it, was built without libjpeg, or refuses the file leaves it to Pillow.
+    """
+    try:
+        planes = torch.ops.image.decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB)
+    except (AttributeError, RuntimeError):
+        return None
+    return planes.permute(1, 2, 0).numpy()

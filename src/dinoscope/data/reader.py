@@ -1,0 +1,233 @@
+"""What a reader of an image format is asked, and what it gives. `dinoscope.data.images` lists the readers.
+
+A reader turns the bytes of one format into values as they stand in the file, or refuses them with a reason for a
+person. Everything that it walks through is bounded: no file costs more than 1.5 GB or 10 seconds of CPU time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import re
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BufferedReader, BytesIO
+
+import numpy as np
+from filelock import FileLock, Timeout
+from jaxtyping import Shaped, UInt8
+from numpy import ndarray
+
+from dinoscope.data.grey_range import ValueRange, Window, range_of, to_uint8
+from dinoscope.files import cache_folder
+
+Stream = BufferedReader | BytesIO
+"""A file, or its content in memory."""
+
+METADATA = 1 << 20
+"""Bytes of EXIF, XMP or text, once decompressed, in which the orientation is looked for."""
+
+ORIENTATION_TAG = 0x0112
+
+# EXIF orientation -> (swap rows and columns, then reverse rows, then reverse columns). EXIF 2.32, tag 0x0112.
+_ORIENTATIONS = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+_SHORT = 3  # type of a TIFF entry
+
+_HUGE = 1 << 25  # pixels; 16 processes may decode smaller images at the same time
+_PATIENCE = 120.0  # seconds that a huge image waits for its turn: a process that was stopped (Ctrl-Z) keeps it
+_NO_TURN = contextlib.nullcontext()
+_STRIP = 1 << 20  # pixels converted at a time
+_OPAQUE = 65535
+
+
+class UnreadableImage(Exception):
+    """A file that is not an image we read. Its message is the reason: one line, without the path."""
+
+
+def not_supported(what: str) -> UnreadableImage:
+    """Return the refusal of a file that is whole and of a kind that is not read. what: it, and how to save it."""
+    return UnreadableImage(f"not supported: {what}")
+
+
+def too_large(height: int, width: int, max_pixels: int) -> UnreadableImage:
+    """Return the refusal of an image with too many pixels."""
+    return UnreadableImage(
+        f"too large: {width}x{height} is {height * width / 1e6:.4g} million pixels, "
+        f"at most {max_pixels / 1e6:.4g} million are read; scale it down, or allow more with --max-megapixels"
+    )
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself before its pixels are decoded.
+
+    format: key of `images.READERS`, by content.
+    height, width: pixels as `read` returns them: after EXIF orientation, and of a large JPEG half as many a side.
+    orientation: EXIF orientation, 1 (upright) to 8.
+    sample: kind of the values as numpy names it: "u1" up to 8 bits, "u2" up to 16, "i2" signed, "f4" float, ...
+    animated: more than one frame.
+    """
+
+    format: str
+    height: int
+    width: int
+    orientation: int = 1
+    grey: bool = False
+    alpha: bool = False
+    sample: str = "u1"
+    cmyk: bool = False
+    animated: bool = False
+
+    @property
+    def over_8_bit(self) -> bool:
+        """Whether it has more than 8 bits per channel, floats included."""
+        return not self.sample.endswith("1")
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """Values as they stand in a file, upright.
+
+    values: grey [h, w, 1] or RGB [h, w, 3]. Values of uint8 are finished; others are mapped by a grey range.
+    alpha: uint16 [h, w, 1], 0 for transparent, or None. With uint8 it is composited already.
+    white_is_zero: the largest values are black.
+    """
+
+    values: Shaped[ndarray, "h w c"]
+    alpha: Shaped[ndarray, "h w 1"] | None = None
+    white_is_zero: bool = False
+
+    @property
+    def range(self) -> ValueRange | None:
+        """Smallest and largest value; None for uint8, which needs no grey range, and if no value is finite."""
+        return None if self.values.dtype == np.uint8 else range_of(self.values)
+
+    def rgb(self, window: Window | None = None) -> UInt8[ndarray, "h w 3"]:
+        """Return RGB, C-contiguous and writable. window: the grey range; None takes that of this image alone.
+
+        Transparency is composited on white, as a browser or a printed page shows it.
+        """
+        pixels = self.values if self.values.dtype == np.uint8 else self._scaled(window)
+        if pixels.shape[2] == 1:
+            return np.repeat(pixels, 3, axis=2)
+        return pixels if pixels.flags.c_contiguous and pixels.flags.writeable else pixels.copy()
+
+    def _scaled(self, window: Window | None) -> UInt8[ndarray, "h w c"]:
+        pixels = to_uint8(self.values, window)
+        if self.white_is_zero:
+            np.subtract(255, pixels, out=pixels)
+        if self.alpha is not None:
+            for rows in strips(*pixels.shape[:2]):
+                opacity = self.alpha[rows].astype(np.float32) / _OPAQUE
+                blended = (pixels[rows].astype(np.float32) - 255) * opacity + 255
+                pixels[rows] = np.rint(blended, out=blended)
+        return pixels
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Read one image format.
+
+    extensions: endings of its files' names, in lower case, with the dot. Files are found by them.
+    recognises: tells the format from the first 16 bytes of a file.
+    header: reads what a file says of itself without decoding pixels.
+    read: decodes a file's content.
+
+    `header` and `read` take the stream at its beginning, and how many pixels (height times width) an image may have.
+    They raise UnreadableImage for more, and for a kind of file that is not read; any other exception counts as damage.
+    They are called from many threads.
+    """
+
+    extensions: tuple[str, ...]
+    recognises: Callable[[bytes], bool]
+    header: Callable[[Stream, int], Header]
+    read: Callable[[BytesIO, int], RawImage]
+
+
+# Orientation
+
+
+def orient(pixels: Shaped[ndarray, "_ _ c"], orientation: int) -> Shaped[ndarray, "h w c"]:
+    """Turn stored pixels upright; C-contiguous."""
+    swap, flip_rows, flip_columns = _ORIENTATIONS[orientation]
+    if swap:
+        pixels = pixels.swapaxes(0, 1)
+    if flip_rows:
+        pixels = pixels[::-1]
+    if flip_columns:
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def oriented_size(height: int, width: int, orientation: int) -> tuple[int, int]:
+    """Return height and width of the upright image."""
+    return (width, height) if _ORIENTATIONS[orientation][0] else (height, width)
+
+
+def valid_orientation(read: Callable[[], int | None]) -> int:
+    """Return the orientation read, 1 to 8, or 1 if it is absent, damaged or impossible: the pixels may be whole."""
+    try:
+        orientation = read()
+    except Exception:  # damaged metadata raises most of the built-in exceptions
+        return 1
+    return orientation if orientation is not None and 1 <= orientation <= 8 else 1
+
+
+def metadata_orientation(exif: bytes | None, xmp: bytes | None) -> int:
+    """Return the orientation in an EXIF block, else in an XMP packet, else 1."""
+
+    def read() -> int | None:
+        if exif and (orientation := exif_orientation(exif)) is not None:
+            return orientation
+        match = re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp or b"")
+        return int(match[1]) if match else None
+
+    return valid_orientation(read)
+
+
+def exif_orientation(block: bytes) -> int | None:
+    """Look the orientation up in the first directory of an EXIF block (EXIF 2.32, 4.6), and in nothing else of it."""
+    tiff = block.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}[tiff[:2]]
+    (directory,) = struct.unpack_from(order + "I", tiff, 4)
+    (entries,) = struct.unpack_from(order + "H", tiff, directory)
+    for entry in range(directory + 2, directory + 2 + 12 * entries, 12):
+        tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, entry)
+        if tag == ORIENTATION_TAG and kind == _SHORT:
+            return value
+    return None
+
+
+# Memory
+
+
+def turn(pixels: int) -> contextlib.AbstractContextManager[object]:
+    """Wait, before a huge image is decoded, for any other that is being decoded on this machine."""
+    return _turn_of_the_huge() if pixels > _HUGE else _NO_TURN
+
+
+@contextlib.contextmanager
+def _turn_of_the_huge() -> Iterator[None]:
+    file = cache_folder("locks") / f"huge-image-{platform.node()}"
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError, Timeout):  # a folder that cannot be written; a process that was stopped
+            file.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(file, timeout=_PATIENCE, fallback_to_soft=False, preserve_lock_file=True))
+        yield
+
+
+def strips(height: int, width: int) -> Iterator[slice]:
+    """Yield the rows that are converted at a time."""
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        yield slice(top, min(top + rows, height))

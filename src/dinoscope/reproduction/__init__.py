@@ -1,1 +1,0 @@
-"""Published tables run again with the released weights: what was measured beside what was published."""

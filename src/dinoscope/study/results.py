@@ -1,0 +1,383 @@
+"""What a study's runs came to: read from their folders, measured, gathered into one result, and kept as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from dinoscope import __version__
+from dinoscope.config import from_dict, to_dict
+from dinoscope.errors import UserError
+from dinoscope.methods import build_method
+from dinoscope.study.definition import BASELINE, label_of
+from dinoscope.study.effects import (
+    AblationResult,
+    AblationRun,
+    Points,
+    Study,
+    arrange,
+    effect,
+    importances,
+    label_free,
+)
+from dinoscope.study.evaluations import Evaluating, evaluate
+from dinoscope.study.plan import PlannedStudy
+from dinoscope.study.state import read_circumstances, run_state, stopped_early
+from dinoscope.training.config import RunConfig
+from dinoscope.training.monitor import patience
+from dinoscope.training.run_folder import read_metrics
+
+FILE = "ablation.json"
+FORMAT = 3
+_KEYS = {"format", "dinoscope", "result", "statistics"}
+
+_NOT_FINITE = "not_finite"
+"""JSON has no NaN and no infinity: they are written as {"not_finite": "nan"}."""
+
+CURVES = (
+    "loss",
+    "cross_entropy",
+    "teacher_entropy",
+    "teacher_marginal_entropy",
+    "kl_teacher_student",
+    "embedding_spread",
+    "learning_rate",
+    "knn_top1",
+)
+"""Logged values that are kept of every run, if its method logs them.
+
+Not RankMe while training: it looks at the images since the process began, so that a kill would show in the result.
+"""
+
+FINAL = ("teacher_entropy", "kl_teacher_student")
+"""Measures that are the mean of a logged value at the end."""
+
+END = 0.1
+"""Share of the steps, the last ones, over which values at the end are means."""
+
+MAX_POINTS = 1000
+"""Of a curve; longer ones are thinned evenly, the last point kept."""
+
+CLOCK_STEPS = 50
+"""Steps over which a logged speed is a mean: in that of the first ones is the slow first step."""
+
+OF_TARGETS = ("cross_entropy", "teacher_entropy", "teacher_marginal_entropy", "kl_teacher_student")
+"""Logged values that mean what they say only if the student learns probabilities, not under DINO's loss mse."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run folder holds. state: as `AblationRun` has it, or unfinished: the run can be continued."""
+
+    state: Literal["finished", "collapsed", "stopped", "failed", "unfinished"]
+    diagnosis: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, Points] = field(default_factory=dict)
+
+
+# One run, from its folder
+
+
+def outcome(config: RunConfig, failure: str | None = None) -> Outcome:
+    """Return what became of a run that no process is at.
+
+    failure: why it failed, if it did. Raises UserError if its folder holds another run, or is damaged.
+    """
+    lines = read_metrics(config.out)
+    if getattr(config.method, "loss", "") == "mse":
+        lines = [{name: value for name, value in line.items() if name not in OF_TARGETS} for line in lines]
+    curves, costs = curves_of(lines), cost(config, lines)
+    if run_state(config).name == "finished":
+        verdict = collapse(config, lines)
+        return Outcome("collapsed" if verdict else "finished", verdict, {**costs, **final_values(lines)}, curves)
+    costs.pop("seconds", None)  # of a part of the run
+    if (mark := stopped_early(config)) is not None:
+        return Outcome("stopped", mark.diagnosis, {**costs, **final_values(lines)}, curves)
+    if failure is not None:
+        return Outcome("failed", failure, costs, curves)
+    return Outcome("unfinished", "", costs, curves)
+
+
+def curves_of(lines: Sequence[Mapping[str, float]]) -> dict[str, Points]:
+    """Return everything in `CURVES` that was logged."""
+    curves: dict[str, Points] = {}
+    for name in CURVES:
+        points = tuple((int(line["step"]) + 1, float(line[name])) for line in lines if name in line)
+        if points:
+            stride = -(-len(points) // MAX_POINTS)
+            curves[name] = points[::-1][::stride][::-1]
+    return curves
+
+
+def final_values(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the means of `FINAL` at the end."""
+    means = end_means(lines)
+    return {name: means[name] for name in FINAL if name in means}
+
+
+def end_means(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return means of the values of steps over the last tenth of the steps; the last logged step always counts."""
+    steps = [line for line in lines if "loss" in line]
+    if not steps:
+        return {}
+    begin = (1 - END) * (steps[-1]["step"] + 1)
+    last = [line for line in steps if line["step"] >= begin] or steps[-1:]
+    return {name: statistics.fmean(line[name] for line in last) for name in last[0] if all(name in e for e in last)}
+
+
+def cost(config: RunConfig, lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return speed, time and memory, by key of `MEASURES`.
+
+    The time is that of the steps that count: no start-up, no evaluation, no step that was made twice after a kill.
+    Peak memory is in MB (10^6 bytes).
+    """
+    costs: dict[str, float] = {}
+    timed = [line for line in lines if line.get("images_per_second", 0) > 0]
+    rates = [line["images_per_second"] for line in [e for e in timed if e["step"] >= CLOCK_STEPS] or timed]
+    if rates:
+        costs["images_per_second"] = statistics.harmonic_mean(rates)
+        steps = max(int(line["step"]) for line in lines) + 1
+        costs["seconds"] = steps * config.batch_size / costs["images_per_second"]
+    peak = read_circumstances(config.out).peak_memory
+    if peak is not None:
+        costs["peak_memory"] = peak / 1e6
+    return costs
+
+
+def collapse(config: RunConfig, lines: Sequence[Mapping[str, float]]) -> str:
+    """Return why the method finds a finished run collapsed, by its values at the end, or "" for healthy."""
+    means = end_means(lines)
+    if not means:
+        return ""
+    with torch.device("meta"):  # only its judgement is asked: no weights are made
+        method = build_method(config.method, config.backbone_config, classes=2)
+    try:
+        verdict = method.diagnose(means)
+    except KeyError:  # logged by an older version, or another
+        return ""
+    if verdict is None:
+        return ""
+    steps = int(lines[-1]["step"]) + 1
+    early = f" It had only {steps} steps, and every run starts there." if steps < patience(steps) else ""
+    return verdict.text + (early if verdict.kind == "uniform" else "")
+
+
+# All runs
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The result, and remarks on what could not be measured."""
+
+    result: AblationResult
+    remarks: tuple[str, ...]
+
+
+def gather(
+    plan: PlannedStudy,
+    evaluating: Evaluating,
+    failures: Mapping[str, str],
+    facts: Mapping[str, str],
+    measuring: Callable[[str, int, int], None] = lambda name, number, total: None,
+) -> Gathered:
+    """Measure what is missing of the runs that came to their end, and put everything together.
+
+    Args:
+        plan: what was to be run; no process is at any of it.
+        evaluating: what is measured.
+        failures: name of a run folder -> why the run failed.
+        facts: command, data and the like; circumstances of the runs are added.
+        measuring: told, before each run that is measured, its name, its number and how many there are.
+
+    Raises UserError if a run is unfinished without a reason, or a folder is damaged.
+    """
+    outcomes = {config.out: outcome(config, failures.get(config.out.name)) for config in plan.configs}
+    early = next((run for run, one in outcomes.items() if one.state == "unfinished"), None)
+    if early is not None:
+        raise UserError(f"{early} has not come to its end: start the study again, and it continues")
+    remarks: list[str] = []
+    ended = [run for run, one in outcomes.items() if one.state in ("finished", "collapsed")]
+    for number, run in enumerate(ended, 1):
+        measuring(run.name, number, len(ended))
+        measured, missing = evaluate(run, evaluating)
+        outcomes[run] = replace(outcomes[run], metrics={**outcomes[run].metrics, **measured})
+        remarks += missing
+    runs = tuple(
+        AblationRun(cell.variant, cell.seed, **_fields(outcomes[cell.config.out]), folder=str(cell.config.out))
+        for cell in sorted(plan.cells, key=lambda cell: cell.variant.axis != BASELINE.axis)
+    )
+    study = plan.definition
+    result = AblationResult(
+        name=study.name,
+        title=study.title,
+        baseline=plan.baseline,
+        axes=dict(plan.axes),
+        runs=runs,
+        outputs=getattr(plan.cells[0].config.method, "out_dim", None),
+        facts={**facts, **_study_facts(plan), **_circumstances(plan.configs)},
+        baseline_values=dict(plan.baseline_values),
+    )
+    return Gathered(result, tuple(dict.fromkeys(remarks)))
+
+
+def _fields(one: Outcome) -> dict[str, Any]:
+    assert one.state != "unfinished"
+    return {"state": one.state, "diagnosis": one.diagnosis, "metrics": dict(one.metrics), "curves": dict(one.curves)}
+
+
+def _study_facts(plan: PlannedStudy) -> dict[str, str]:
+    study = plan.definition
+    changes = ", ".join(f"{name} = {label_of(value)}" for name, value in study.changes.items())
+    baseline = plan.cells[0].config
+    return {
+        "recipe": study.recipe + (f" with {changes}" if changes else ""),
+        "network": f"{baseline.backbone}, trained on views of {baseline.views.global_size} px, evaluated at "
+        f"{baseline.backbone_config.image_size} px",
+        "budget": f"{baseline.epochs:g} epochs, batch {baseline.batch_size} (the baseline)",
+        "seeds": ", ".join(map(str, study.seeds)),
+    }
+
+
+def _circumstances(configs: Iterable[RunConfig]) -> dict[str, str]:
+    """Return code and machines of all runs; if there are several, speeds and small differences are in doubt."""
+    known = [read_circumstances(config.out) for config in configs]
+    code = dict.fromkeys(version for one in known for version in one.code)
+    machines = dict.fromkeys(name for one in known for name in one.machines)
+    facts: dict[str, str] = {}
+    if code:
+        mixed = " (the runs mix versions of the code: small differences may come from that)" if len(code) > 1 else ""
+        facts["code"] = "; ".join(code) + mixed
+    if machines:
+        mixed = " (the runs mix machines: speeds do not compare)" if len(machines) > 1 else ""
+        facts["machine"] = "; ".join(machines) + mixed
+    memory = dict.fromkeys(one.memory for one in known if one.memory)
+    if memory:
+        facts["peak memory"] = "; ".join(memory)
+    return facts
+
+
+# Files
+
+
+def to_json(result: AblationResult) -> str:
+    """Return the text of `ablation.json`: the result, unrounded, and what was computed of it, for other programs.
+
+    Raises UserError if a variant has two runs of one seed, or a value is none that JSON has.
+    """
+    values = {
+        "format": FORMAT,
+        "dinoscope": __version__,
+        "result": to_dict(result),
+        "statistics": _statistics(arrange(result)),
+    }
+    try:
+        return json.dumps(_written(values), indent=1, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise UserError(f"a value of the study cannot be written as JSON: {error}") from error
+
+
+def from_json(text: str, source: str) -> AblationResult:
+    """Return the result that `to_json` wrote, in this version or an earlier one; a tuple in a setting is a list then.
+
+    Raises UserError, naming `source`, for a text that is not exactly what was written. Statistics are not looked at.
+    """
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{source} is damaged: it is not JSON ({error})") from error
+    if not isinstance(values, dict) or values.keys() != _KEYS or not isinstance(values["result"], dict):
+        raise UserError(f"{source} is no result of an ablation study")
+    if values["format"] not in list(range(1, FORMAT + 1)):  # a list also takes what cannot be hashed
+        raise UserError(
+            f"{source} has format {values['format']!r}; this version of dinoscope reads formats 1 to {FORMAT}"
+        )
+    try:
+        stored = _upgraded(values["format"], values["result"])
+        result = from_dict(AblationResult, _read(stored), source)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise UserError(f"{source} is damaged: {error}") from error
+    # What was left out, or was converted ("3" to 3, 3.7 to 3), would not be written like that again.
+    if json.loads(json.dumps(_written(to_dict(result)))) != stored:
+        raise UserError(f"{source} is damaged: a value is missing or of the wrong kind")
+    arrange(result)
+    return result
+
+
+def read_result(path: Path) -> AblationResult:
+    """Return the result in a study's folder, or in its `ablation.json`.
+
+    Raises UserError if there is none, or it is damaged.
+    """
+    file = path / FILE if path.is_dir() else path
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"there is no result of an ablation study at {file}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+    return from_json(text, str(file))
+
+
+def _upgraded(number: int, values: dict[str, Any]) -> dict[str, Any]:
+    """Return a result as this format has it: format 1 had no values of the baseline, 1 and 2 called it the base."""
+    if number == FORMAT:
+        return values
+    values = {"base_values": {}, **values} if number == 1 else values
+    renamed = {"base": "baseline", "base_values": "baseline_values"}
+    values = {renamed.get(name, name): value for name, value in values.items()}
+    runs = [{**run, "variant": _renamed(run["variant"])} for run in values["runs"]]
+    return {**values, "baseline": _renamed(values["baseline"]), "runs": runs}
+
+
+def _renamed(variant: dict[str, Any]) -> dict[str, Any]:
+    is_base = variant["axis"] == BASELINE.axis and variant["label"] == "base"
+    return {**variant, "label": BASELINE.label} if is_base else variant
+
+
+def _statistics(study: Study) -> dict[str, Any]:
+    """Return differences, ranking and agreement as plain values."""
+    differences = [(axis, group, effect(group, study.baseline)) for axis in study.axes for group in axis.groups]
+    return {
+        "differences": [
+            {"axis": axis.name, "label": group.label, "knn_top1": None if one is None else to_dict(one)}
+            for axis, group, one in differences
+        ],
+        "ranking": [
+            {
+                "axis": one.axis.name,
+                "largest": None if one.largest is None else one.largest.group.label,
+                "collapsed": one.largest is not None and one.largest.collapsed,
+                "largest_not_collapsed": None if one.healthy is None else one.healthy.group.label,
+                "failed": list(one.failed),
+            }
+            for one in importances(study)
+        ],
+        "without_labels": [to_dict(one) for one in label_free(study)],
+    }
+
+
+def _written(values: Any) -> Any:
+    """Return plain values with what JSON lacks replaced."""
+    if isinstance(values, float) and not math.isfinite(values):
+        return {_NOT_FINITE: str(values)}
+    if isinstance(values, dict):
+        return {key: _written(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_written(value) for value in values]
+    return values
+
+
+def _read(values: Any) -> Any:
+    """Return plain values with what JSON lacks put back."""
+    if isinstance(values, dict):
+        if values.keys() == {_NOT_FINITE} and values[_NOT_FINITE] in ("nan", "inf", "-inf"):
+            return float(values[_NOT_FINITE])
+        return {key: _read(value) for key, value in values.items()}
+    return [_read(value) for value in values] if isinstance(values, list) else values

@@ -1,0 +1,478 @@
+"""The engine: many jobs, some at once, each brought to its end. What is done is read from their folders only.
+
+A job is a run (its settings) or an evaluation; what starts it is a runner: processes of this machine, SLURM, this
+process itself, functions in a test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
+
+from dinoscope.config import from_dict, to_dict
+from dinoscope.errors import UserError
+from dinoscope.files import write_text
+from dinoscope.study.state import Stopped, mark_stopped, run_state
+from dinoscope.training.config import RunConfig
+from dinoscope.training.run_folder import read_metrics
+
+POLL_SECONDS = 0.1
+"""Between looks at the processes, when nothing has happened."""
+
+STOP_CODES = (130, -signal.SIGTERM)
+"""Exit codes of a run that a signal stopped: after its checkpoint, or before there was anything to save."""
+
+KILLED = 1 if sys.platform == "win32" else -signal.SIGKILL
+"""Exit code of a process that `Handle.kill` ended."""
+
+MAX_LOG_LINES, MAX_LOG_BYTES = 12, 64 * 1024
+"""Of the end of a log, for the diagnosis of a run that failed."""
+
+
+@runtime_checkable
+class Job(Protocol):
+    """What is brought to its end."""
+
+    @property
+    def out(self) -> Path:
+        """A path that no two jobs share; its name is the job's."""
+        ...
+
+
+J = TypeVar("J", bound=Job)
+
+
+@runtime_checkable
+class Handle(Protocol):
+    """A job under way."""
+
+    def poll(self) -> int | None:
+        """Return the exit code (0: finished), or None while it runs."""
+        ...
+
+    def stop(self) -> None:
+        """Ask it to write a checkpoint and end."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+    def diagnosis(self) -> str:
+        """Return why it failed, for a person."""
+        ...
+
+
+@runtime_checkable
+class Runner(Protocol[J]):  # pyright: ignore[reportInvalidTypeVarUse]
+    """What starts jobs."""
+
+    at_once: int
+    """Limit of jobs under way at the same time."""
+
+    def start(self, configs: Sequence[J]) -> Sequence[Handle]:
+        """Start these, at most `at_once` less those under way, each beginning or continuing by itself."""
+        ...
+
+
+@dataclass
+class RunStatus(Generic[J]):
+    """One job of the study, while it is executed.
+
+    state: new, running, finished, failed, or stopped (by a signal, with what it did saved).
+    before: whether it was finished already when the study began.
+    began, ended: of time.monotonic(), while and after this study ran it.
+    diagnosis: of a failure.
+    """
+
+    config: J
+    state: Literal["new", "running", "finished", "failed", "stopped"] = "new"
+    before: bool = False
+    began: float | None = None
+    ended: float | None = None
+    diagnosis: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the run folder."""
+        return self.config.out.name
+
+    @property
+    def seconds(self) -> float | None:
+        """Time that this study has spent on it, until now if it is under way; None if it was not started."""
+        return None if self.began is None else (self.ended or time.monotonic()) - self.began
+
+
+@dataclass(frozen=True)
+class StudyResult(Generic[J]):
+    """Every job in the order given, and whether a signal to this process ended the study before its end."""
+
+    runs: list[RunStatus[J]]
+    interrupted: bool
+
+    def named(self, *states: str) -> list[RunStatus[J]]:
+        """Return the jobs in one of these states."""
+        return [run for run in self.runs if run.state in states]
+
+
+Watch = Callable[[Sequence[RunStatus[RunConfig]]], None]
+"""Called at the start and after every look at the runs; it decides itself how often to show something."""
+
+
+def execute(
+    configs: Sequence[J],
+    runner: Runner[J],
+    watch: Callable[[Sequence[RunStatus[J]]], None] = lambda _: None,
+    finished: Callable[[J], bool] = lambda config: run_state(config).name == "finished",  # pyright: ignore
+    *,
+    catch_signals: bool = True,
+) -> StudyResult[J]:
+    """Bring every job to its end, at most `runner.at_once` at the same time, in the order given.
+
+    Finished jobs are left alone. A failure is noted and the others continue.
+
+    Args:
+        configs: settings of runs, or other jobs.
+        runner: starts them.
+        watch: called at the start and after every look at the jobs.
+        finished: whether a job was finished before; the default is that of a run.
+        catch_signals: SIGINT or SIGTERM stops the jobs under way and starts no more; a second one kills them. False
+            leaves signals alone, for jobs within this process.
+
+    Raises UserError if two jobs share a folder, or a folder holds another run; nothing was started then.
+    """
+    runs = [RunStatus(config) for config in configs]
+    _check_folders_differ(configs)
+    for run in runs:
+        if finished(run.config):
+            run.state, run.before = "finished", True
+    engine = _Engine(runner, runs)
+    with stop_signals() if catch_signals else contextlib.nullcontext(list[int]()) as received:
+        try:
+            watch(runs)
+            while engine.unfinished:
+                engine.obey(len(received))
+                changed = engine.collect() + (0 if received else engine.launch())
+                watch(runs)
+                if not changed:
+                    time.sleep(POLL_SECONDS)
+        finally:
+            for handle in engine.handles.values():  # only after an exception
+                handle.stop()
+    return StudyResult(runs, interrupted=bool(received))
+
+
+@dataclass
+class _Engine(Generic[J]):
+    """Which runs are new, which are under way, and how many signals were passed on."""
+
+    runner: Runner[J]
+    runs: list[RunStatus[J]]
+    handles: dict[int, Handle] = field(default_factory=dict)
+    obeyed: int = 0
+
+    def __post_init__(self) -> None:
+        self.waiting = deque(number for number, run in enumerate(self.runs) if run.state == "new")
+
+    @property
+    def unfinished(self) -> bool:
+        return bool(self.handles) or (bool(self.waiting) and not self.obeyed)
+
+    def launch(self) -> int:
+        """Start as many as there is room for; return how many."""
+        room = min(self.runner.at_once - len(self.handles), len(self.waiting))
+        if room <= 0:
+            return 0
+        numbers = [self.waiting.popleft() for _ in range(room)]
+        handles = self.runner.start([self.runs[number].config for number in numbers])
+        for number, handle in zip(numbers, handles, strict=True):
+            self.handles[number] = handle
+            self.runs[number].state, self.runs[number].began = "running", time.monotonic()
+        return room
+
+    def collect(self) -> int:
+        """Take note of the runs that have ended; return how many."""
+        ended = [(number, code) for number, handle in self.handles.items() if (code := handle.poll()) is not None]
+        for number, code in ended:
+            run, handle = self.runs[number], self.handles.pop(number)
+            run.ended = time.monotonic()
+            if code == 0:
+                run.state = "finished"
+            elif code in STOP_CODES or (self.obeyed > 1 and code == KILLED):
+                run.state = "stopped"
+            else:
+                run.state, run.diagnosis = "failed", handle.diagnosis() or f"exit code {code}, without a message"
+        return len(ended)
+
+    def obey(self, signals: int) -> None:
+        """Pass on the first signal as a request, later ones as an order."""
+        if signals <= self.obeyed:
+            return
+        for handle in self.handles.values():
+            (handle.kill if self.obeyed else handle.stop)()
+        self.obeyed = signals
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; outside of the main thread they are left alone."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    previous = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _check_folders_differ(configs: Sequence[Job]) -> None:
+    seen: set[Path] = set()
+    for config in configs:
+        folder = config.out.absolute()
+        if folder in seen:
+            raise UserError(f"two runs of the study would write to {folder}: each needs a folder of its own")
+        seen.add(folder)
+
+
+# Stopping runs that fall behind
+
+
+WARM_UP = 0.25
+"""Share of its epochs in which the median rule leaves a run alone: first places of learning curves cross often."""
+
+MIN_OTHERS = 3
+"""Runs that must have come as far, for their median to mean anything."""
+
+LOOK_SECONDS = 5.0
+"""Between two looks of the median rule at the metrics files."""
+
+Curve = Mapping[int, float]
+"""Epoch -> online k-NN top-1 in %, of every evaluation."""
+
+
+class KeepingHandles:
+    """A runner that remembers the handle of every run it started, by the name of the run folder."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner, self.at_once = runner, runner.at_once
+        self.handles: dict[str, Handle] = {}
+
+    def start(self, configs: Sequence[RunConfig]) -> Sequence[Handle]:
+        """Start these, and remember."""
+        handles = self.runner.start(configs)
+        self.handles |= {config.out.name: handle for config, handle in zip(configs, handles, strict=True)}
+        return handles
+
+
+class MedianRule:
+    """Stops runs that fall behind the others (Golovin et al. 2017, Vizier, section 3.2.2); a `Watch` of `execute`.
+
+    Vizier compares with completed trials at the same step; here with all others that have come as far, at the same
+    epoch, since batch sizes differ. What is stopped depends on the order in which runs advance.
+
+    Args:
+        handles: of the runs under way.
+        spared: names of runs that are never stopped (the baseline, with which all others are compared).
+        earlier: folders of runs that had ended before.
+    """
+
+    def __init__(self, handles: Mapping[str, Handle], spared: Collection[str], earlier: Sequence[Path] = ()) -> None:
+        self.handles, self.spared = handles, spared
+        self.curves: dict[str, Curve] = {run.name: knn_curve(run) for run in earlier}
+        self.stopped: set[str] = set()
+        self.looked = float("-inf")
+
+    def __call__(self, runs: Sequence[RunStatus]) -> None:
+        """Look, if it is time."""
+        if time.monotonic() - self.looked < LOOK_SECONDS:
+            return
+        self.looked = time.monotonic()
+        for run in runs:
+            if run.state == "running" or (run.state == "finished" and run.name not in self.curves):
+                self.curves[run.name] = knn_curve(run.config.out)
+        for run in runs:
+            if run.state == "running" and run.name not in {*self.spared, *self.stopped}:
+                self._judge(run)
+
+    def _judge(self, run: RunStatus) -> None:
+        others = [curve for name, curve in self.curves.items() if name != run.name]
+        verdict = behind(self.curves[run.name], others, WARM_UP * run.config.epochs)
+        if verdict is None:
+            return
+        self.stopped.add(run.name)
+        steps = int(read_metrics(run.config.out)[-1]["step"]) + 1
+        mark_stopped(run.config.out, Stopped("stop-median", steps, verdict))
+        self.handles[run.name].stop()
+
+
+def knn_curve(run: Path) -> Curve:
+    """Read the curve from the run's metrics file."""
+    return {int(line["epoch"]): line["knn_top1"] for line in read_metrics(run) if "knn_top1" in line}
+
+
+def behind(own: Curve, others: Sequence[Curve], warm_up: float) -> str | None:
+    """Return in words that a run's best value so far is below the median of the others' mean values so far, or None.
+
+    own: of the run. others: of all other runs, of which those count that have come as far. warm_up: epochs.
+    """
+    if not own or (epoch := max(own)) + 1 < warm_up:
+        return None
+    means = [
+        statistics.fmean(value for at, value in curve.items() if at <= epoch)
+        for curve in others
+        if curve and max(curve) >= epoch and min(curve) <= epoch
+    ]
+    if len(means) < MIN_OTHERS:
+        return None
+    best, median = max(own.values()), statistics.median(means)
+    if best >= median:
+        return None
+    return (
+        f"its best k-NN until epoch {epoch + 1} is {best:.1f} %, below {median:.1f} %, the median of the means of "
+        f"{len(means)} other runs until then"
+    )
+
+
+# A run in a process of its own, on this machine
+
+
+class WorkerProcess:
+    """A process that brings one run to its end: `COMMAND... SETTINGS.json`.
+
+    Its exit code is 0 for a finished run, 130 for one that a signal stopped. Its standard input is a pipe that
+    nothing is ever written to: it ends with this process, however that dies, so that the worker can stop as well.
+    It has a session of its own, because Ctrl-C must reach it once, by `stop`, and not twice.
+    """
+
+    def __init__(self, command: Sequence[str], config: RunConfig, environment: Mapping[str, str]) -> None:
+        self.log = beside(config.out, "log")
+        settings = write_settings(config)
+        with self.log.open("ab") as log:
+            self.begin = log.tell()
+            self.process = subprocess.Popen(
+                [*command, str(settings)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                start_new_session=True,
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
+            )
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+        return self.process.poll()
+
+    def stop(self) -> None:
+        """Ask it to write a checkpoint and end."""
+        if sys.platform == "win32":  # there, to terminate is to kill; the end of its standard input is a request
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+        else:
+            self.process.terminate()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+
+    def diagnosis(self) -> str:
+        """Return the last lines that it printed, or by what it was killed."""
+        code = self.process.poll()
+        if code is not None and code < 0:
+            hint = " (the machine may be out of memory)" if code == -9 else ""
+            return f"killed by signal {-code}{hint}"
+        return last_lines(self.log, self.begin)
+
+
+class LocalRunner:
+    """Starts runs on this machine.
+
+    Args:
+        command: what brings the run of a settings file, its last argument, to its end.
+        at_once: number of runs at the same time.
+        gpus: names for CUDA_VISIBLE_DEVICES, of which each run gets the least used one; empty: all runs see all.
+    """
+
+    def __init__(self, command: Sequence[str], at_once: int, gpus: Sequence[str] = ()) -> None:
+        self.command, self.at_once, self.gpus = tuple(command), at_once, tuple(gpus)
+        self.on: dict[str, list[WorkerProcess]] = {gpu: [] for gpu in gpus}
+
+    def start(self, configs: Sequence[RunConfig]) -> list[WorkerProcess]:
+        """Start a process for each."""
+        return [self._start(config) for config in configs]
+
+    def _start(self, config: RunConfig) -> WorkerProcess:
+        # Set before any library starts its threads; a run without a number of its own gets its share of the cores.
+        environment = {"OMP_NUM_THREADS": str(config.threads or max(cores() // self.at_once, 1))}
+        if not self.gpus:
+            return WorkerProcess(self.command, config, environment)
+        gpu = min(self.gpus, key=lambda name: sum(process.poll() is None for process in self.on[name]))
+        process = WorkerProcess(self.command, config, environment | {"CUDA_VISIBLE_DEVICES": gpu})
+        self.on[gpu].append(process)
+        return process
+
+
+def beside(run: Path, ending: str) -> Path:
+    """Return NAME.ending next to the run folder NAME: it outlives the folder, and is there before it."""
+    return run.with_name(f"{run.name}.{ending}")
+
+
+def write_settings(config: RunConfig) -> Path:
+    """Write the settings next to the run folder, for `read_settings` in another process. Return the file.
+
+    Raises UserError if that is impossible.
+    """
+    file = beside(config.out, "settings.json")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(to_dict(config), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error}. Choose another --out") from error
+    return file
+
+
+def read_settings(file: Path) -> RunConfig:
+    """Return the settings that `write_settings` wrote, the same to the last bit.
+
+    Raises UserError if the file is missing or is not one of them.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+    return from_dict(RunConfig, values, str(file))
+
+
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def last_lines(log: Path, begin: int = 0) -> str:
+    """Return the last lines of a log, from byte `begin` on; empty if there is none."""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(begin, size - MAX_LOG_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return "\n".join(text.strip().splitlines()[-MAX_LOG_LINES:])
