@@ -160,8 +160,7 @@ def test_what_is_kept_is_not_measured_again(runs: Path, trained: Path, monkeypat
     def never(*_: object, **__: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("dinoscope.study.gather.measure_knn", never)
-    monkeypatch.setattr("dinoscope.study.gather.measure_linear", never)
+    monkeypatch.setattr("dinoscope.evaluation.base.Context.features", never)
     monkeypatch.setattr("dinoscope.study.gather.throughput", never)
     again = compared("a0", "b", "--data", trained / "data", "--no-baselines", "--overwrite")
     assert figures(again, "knn") == figures(first, "knn")

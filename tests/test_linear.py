@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from dinoscope.errors import UserError
 from dinoscope.evaluation.linear import (
     LinearConfig,
+    Probes,
     choose_rate,
     folds,
     hold_out,
     linear,
+    standardization,
     train_probes,
 )
-from dinoscope.evaluation.probes import Probes, standardization
 from dinoscope.types import FeatureBank
 
 QUICK = LinearConfig(rates=(0.001, 0.01, 0.1), epochs=20, batch_size=16)
@@ -76,7 +77,7 @@ def test_probes_side_by_side_equal_each_trained_alone_by_torch(monkeypatch: pyte
     assert [len(batch) for batch in batches] == [14, 13, 13] * 4
     for epoch in range(4):
         assert sorted(torch.cat(batches[3 * epoch : 3 * epoch + 3]).tolist()) == list(range(40))
-    first = Probes((1.0,), 12, 3, seed=config.seed, device=config.device).weight[:, 0]
+    first = Probes((1.0,), 12, 3, seed=config.seed, device=torch.device("cpu")).weight[:, 0]
     for number, rate in enumerate(config.rates):
         layer = trained_plainly(bank, rate, config, first, batches)
         torch.testing.assert_close(probes.weight[:, number], layer.weight.T, atol=1e-4, rtol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -17,22 +18,24 @@ from dinoscope.data.loader import permutation
 from dinoscope.data.sources import ImageFolder, find_images
 from dinoscope.data.views import sample_view, view_generator
 from dinoscope.errors import UserError
-from dinoscope.evaluation.linear_reference import (
+from dinoscope.evaluation.linear import (
     RESNET_RATE,
     VIT_RATE,
-    ReferenceConfig,
+    LinearConfig,
+    Probes,
+    base_rate,
     linear_reference,
     train_probe,
     training_views,
 )
-from dinoscope.evaluation.probes import Probes
 from dinoscope.features import ExtractConfig, extract
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone
 from dinoscope.types import FeatureBank
 
 MakeFolder = Callable[..., Path]
 CPU = ExtractConfig(torch.device("cpu"), batch_size=4, workers=0, feature="linear")
-QUICK = ReferenceConfig(rate=0.5, epochs=3, batch_size=5)
+reference = functools.partial(LinearConfig, "reference")
+QUICK = reference(learning_rate=0.5, epochs=3, batch_size=5)
 
 
 def build(name: str = "vit_micro_conv8", drop_path: float = 0.0) -> Backbone:
@@ -97,7 +100,7 @@ def test_crops_and_flips_only() -> None:
 
 def test_the_images_are_learned(micro: Backbone, images: ImageFolder) -> None:
     calls: list[tuple[int, int]] = []
-    config = ReferenceConfig(rate=1.0, epochs=40, batch_size=4)
+    config = reference(learning_rate=1.0, epochs=40, batch_size=4)
     bank = extract(micro, images, CPU)
     measured = list(linear_reference(micro, images, bank, config, CPU, lambda *call: calls.append(call)))
     assert [metric.name for metric in measured] == ["linear_reference_top1", "linear_reference_top5"]
@@ -124,17 +127,16 @@ def test_workers_do_not_matter(micro: Backbone, images: ImageFolder) -> None:
 
 def test_the_base_rate_is_the_family_s_unless_given(micro: Backbone) -> None:
     resnet = build("resnet18_small")
-    assert ReferenceConfig().base_rate(micro) == VIT_RATE == 0.001
-    assert ReferenceConfig().base_rate(resnet) == RESNET_RATE == 0.3
-    assert ReferenceConfig(rate=0.02).base_rate(resnet) == 0.02
+    assert base_rate(reference(), micro) == VIT_RATE == 0.001
+    assert base_rate(reference(), resnet) == RESNET_RATE == 0.3
+    assert base_rate(reference(learning_rate=0.02), resnet) == 0.02
 
 
 def test_fewer_images_than_a_batch(micro: Backbone, images: ImageFolder, caplog: pytest.LogCaptureFixture) -> None:
-    config = ReferenceConfig(epochs=1)
+    config = reference(epochs=1)
     with caplog.at_level(logging.WARNING):
         train_probe(micro, images, config, CPU, None)
     assert "batch size 256 lowered to 12" in caplog.text
-    assert (config.usable_batch_size(12), config.usable_batch_size(300)) == (12, 256)
 
 
 def test_mistakes(micro: Backbone, images: ImageFolder) -> None:
@@ -150,7 +152,7 @@ def test_mistakes(micro: Backbone, images: ImageFolder) -> None:
         with pytest.raises(UserError, match=reason):
             list(linear_reference(micro, train, val, QUICK, CPU))
     with pytest.raises(UserError, match="epochs must be above 0"):
-        ReferenceConfig(epochs=0)
+        reference(epochs=0)
     for index in range(12):
         images.path(index).unlink()
     with pytest.raises(UserError, match="none of the 12 images"):

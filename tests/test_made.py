@@ -11,7 +11,7 @@ from dinoscope.cli import main
 from dinoscope.data.sources import find_images, find_split, images_within
 from dinoscope.errors import UserError
 from dinoscope.files import MARK, drawn_names, mark, nothing_but_made, write_all
-from tests.test_folder import touch
+from tests.data.test_sources import touch
 
 RUN = json.dumps({"version": "0.1", "run": {"epochs": 3}})
 

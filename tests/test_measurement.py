@@ -13,10 +13,10 @@ import dinoscope
 from dinoscope import checkpoint
 from dinoscope.checkpoint import load_backbone
 from dinoscope.errors import UserError
+from dinoscope.evaluation import knn
+from dinoscope.evaluation.base import Context
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.results import keep, kept, kept_name, kept_names
-from dinoscope.features import ExtractConfig
-from dinoscope.measurement import Extract, measure_knn, train_and_val
 from dinoscope.model_names import load_model, shipped_model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.observers import OnlineKNN
@@ -27,7 +27,7 @@ from dinoscope.types import Metric, Result, Step
 from tests.conformance import cases
 
 MakeFolder = Callable[..., Path]
-CPU = Extract(ExtractConfig(torch.device("cpu"), workers=0))
+CPU = Context(torch.device("cpu"), workers=0)
 RESULT = Result(
     "knn",
     {"weights": "a/b", "image_size": 32, "crop_fraction": 0.875, "queries": None},
@@ -93,13 +93,13 @@ def test_a_fraction_of_the_labels_has_a_name_of_its_own() -> None:
 def test_python_and_the_measurement_give_the_same_knn(model: Path, picture_folder: MakeFolder) -> None:
     picture_folder(12, classes=3, split="train")
     data = picture_folder(9, classes=3, split="val")
-    gallery, queries = train_and_val(data)
-    measured = measure_knn(load_model(str(model)), gallery, queries, KNNConfig(ks=(1, 3)), CPU)
+    models, config = [load_model(str(model))], KNNConfig(ks=(1, 3))
+    (measured,) = knn.run(models, data, config, CPU)
     assert dinoscope.knn(model, data, KNNConfig(ks=(1, 3)), device="cpu") == list(measured.metrics)
     assert measured.protocol["gallery_images"] == 12
     unsplit = dinoscope.knn(model, data / "train", KNNConfig(ks=(1, 3)), device="cpu")
-    assert unsplit == list(measure_knn(load_model(str(model)), gallery, None, KNNConfig(ks=(1, 3)), CPU).metrics)
-    fewer = measure_knn(load_model(str(model)), gallery, queries, KNNConfig(ks=(1,)), CPU, fraction=0.25)
+    assert unsplit == list(knn.run(models, data / "train", config, CPU)[0].metrics)
+    (fewer,) = knn.run(models, data, KNNConfig(ks=(1,), label_fraction=0.25), CPU)
     assert (fewer.protocol["gallery_images"], fewer.protocol["label_fraction"]) == (3, 0.25)
 
 

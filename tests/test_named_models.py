@@ -152,7 +152,7 @@ def test_their_measurements_are_kept_in_the_cache_and_not_beside_them(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("dinoscope.study.gather.measure_knn", never)
+    monkeypatch.setattr("dinoscope.evaluation.base.Context.features", never)
     monkeypatch.setattr("dinoscope.study.gather.throughput", never)
     again = compared(folder, *models, "--skip", "linear", "--no-baselines")
     assert [row["figures"] for row in again["rows"]] == [row["figures"] for row in first["rows"]]

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError, lookup
+from dinoscope.evaluation import EVALUATIONS
+from dinoscope.evaluation.base import Context, train_and_val
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig
-from dinoscope.evaluation.linear_reference import ReferenceConfig
 from dinoscope.explain.attention import attention_maps, prepare
-from dinoscope.features import ExtractConfig
-from dinoscope.measurement import Extract, gallery_and_queries, measure_knn, measure_linear, train_and_val
 from dinoscope.methods import METHODS
 from dinoscope.model_names import load_model
 from dinoscope.models.backbone import Backbone
@@ -88,31 +87,29 @@ def knn(model: Path | str, data: Path | str, config: KNNConfig | None = None, de
     In a folder without splits each image is asked of all others.
     Raises UserError where one split alone is there, or the labels are missing.
     """
-    gallery, queries = gallery_and_queries(Path(data))
-    extract = Extract(ExtractConfig(device=pick_device(device)))
-    return list(measure_knn(load_model(str(model)), gallery, queries, config or KNNConfig(), extract).metrics)
+    context = Context(pick_device(device))
+    (result,) = EVALUATIONS["knn"].run([load_model(str(model))], Path(data), config or KNNConfig(), context)
+    return list(result.metrics)
 
 
 def linear(
     model: Path | str,
     data: Path | str,
-    config: LinearConfig | ReferenceConfig | None = None,
+    config: LinearConfig | None = None,
     device: str = "auto",
     fraction: float = 1.0,
 ) -> list[Metric]:
     """Accuracy of a linear classifier on frozen features, trained on the `train` split of `data`, measured on `val`.
 
-    config: decides the protocol; see `dinoscope.evaluation.linear` (the default) and `linear_reference`.
+    config: decides the protocol; see `dinoscope.evaluation.linear`.
     fraction: share of each class's training images that is used, in (0, 1].
 
     Raises UserError where a split or the labels are missing, or there is a single class.
     """
-    train_images, val_images = train_and_val(Path(data))
-    extract = Extract(ExtractConfig(device=pick_device(device)))
-    measured = measure_linear(
-        load_model(str(model)), train_images, val_images, config or LinearConfig(), extract, fraction=fraction
-    )
-    return list(measured.metrics)
+    train_and_val(Path(data))
+    settings = replace(config or LinearConfig(), label_fraction=fraction)
+    (result,) = EVALUATIONS["linear"].run([load_model(str(model))], Path(data), settings, Context(pick_device(device)))
+    return list(result.metrics)
 
 
 def attention(

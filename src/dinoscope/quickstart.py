@@ -16,13 +16,13 @@ from dinoscope import api
 from dinoscope.checkpoint import load_backbone, write_text
 from dinoscope.data.images import decode
 from dinoscope.data.sources import ImageFolder, find_images
+from dinoscope.evaluation.base import Context
 from dinoscope.evaluation.jaccard import jaccard
-from dinoscope.evaluation.knn import KNNConfig, knn
+from dinoscope.evaluation.knn import EVALUATION, KNNConfig, knn
 from dinoscope.evaluation.results import keep
 from dinoscope.explain.attention import attention_maps, map_masks, prepare
-from dinoscope.features import ExtractConfig, raw_pixels
+from dinoscope.features import raw_pixels
 from dinoscope.files import cache_folder
-from dinoscope.measurement import Extract, measure_knn
 from dinoscope.model_names import Model, random_backbone, shipped_model
 from dinoscope.models.backbone import Backbone, without_drop_path
 from dinoscope.pictures import fitted, overlay, write_png
@@ -110,8 +110,8 @@ def measure(models: dict[str, Backbone], data: Path, run: Path, progress: Progre
     for done, (name, backbone) in enumerate(models.items()):
         progress(done, len(models))
         named = Model(name, name, backbone, run if name == TRAINED else None)
-        images = Extract(ExtractConfig(workers=0), cached=False)
-        found = measure_knn(named, gallery, queries, KNNConfig(ks=(K,)), images)
+        context = Context(workers=0, cached=False)
+        (found,) = EVALUATION.run([named], data / "folder", KNNConfig(ks=(K,)), context)
         if name == TRAINED:
             keep(run, "knn", found)
         jaccard = attention_on_objects(backbone, queries, data / "folder-masks" / "val")

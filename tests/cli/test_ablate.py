@@ -132,7 +132,7 @@ def test_failed_and_stopped_runs_are_results(data, tmp_path, capsys) -> None:
     found = {run.variant.label: run for run in runs_of(out)}
     assert found["lost"].state == "failed"
     assert "nowhere/at-all" in found["lost"].diagnosis
-    assert found["base"].state in ("finished", "collapsed")
+    assert found["baseline"].state in ("finished", "collapsed")
 
     stopped = out / "runs" / "balance-none-s0"  # as if a rule had stopped it before its end
     shutil.rmtree(stopped / "exported")

@@ -14,7 +14,7 @@ from dinoscope.cli import main
 from dinoscope.cli.pictures import Seen, Truth
 from dinoscope.data.benchmarks import encode_indices, find_masks
 from dinoscope.errors import UserError
-from tests.test_masked_images import write_voc
+from tests.data.test_masked_images import write_voc
 
 Folder = Callable[..., Path]
 VIT, RESNET = "random:vit_micro_conv8", "random:resnet_micro"

@@ -141,7 +141,7 @@ def test_without_a_split_each_image_is_asked_of_the_others(
 
 def test_a_fraction_of_the_labels(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(model, "--data", data, "--label-fraction", "0.25") == 0
-    assert "3 gallery images (0.25 of the labels)" in capsys.readouterr().out
+    assert "3 gallery images (25 % of the labels)" in capsys.readouterr().out
 
 
 def test_labels_are_needed(model: Path, picture_folder: MakeFolder) -> None:

@@ -117,7 +117,7 @@ def test_one_image_of_a_class_needs_a_learning_rate(
     assert run(model, *options) == 2
     assert "every class has a single training image" in capsys.readouterr().err
     assert run(model, *options, "--learning-rate", "0.01") == 0
-    assert "3 training images (0.01 of the labels)" in capsys.readouterr().out
+    assert "3 training images (1 % of the labels)" in capsys.readouterr().out
 
 
 class TestMistakes:

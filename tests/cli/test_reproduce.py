@@ -121,15 +121,15 @@ def check_files(knn: dict[str, Any]) -> None:
 
 def test_what_is_kept_is_not_measured_again(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that was broken off within the second model goes on there."""
-    measure, seen = engine.measure_knn, list[str]()
+    measure, seen = engine.knn_evaluation.run, list[str]()
 
     def until(*arguments: Any, **options: Any) -> Any:
-        seen.append(arguments[0].label)
+        seen.append(arguments[0][0].label)
         if seen == ["tiny_dino", "tiny_deit"]:
             raise KeyboardInterrupt
         return measure(*arguments, **options)
 
-    monkeypatch.setattr(engine, "measure_knn", until)
+    monkeypatch.setattr(engine.knn_evaluation, "run", until)
     assert reproduce("imagenet-table", images, *BOTH, *FAST) == 130
     assert not Path("out/reproduce.md").exists()
     assert reproduce("imagenet-table", images, *BOTH, *FAST) == 0

@@ -16,7 +16,7 @@ from dinoscope.pictures import overlay
 
 pytest.importorskip("gradio", reason="the tabs need Gradio")
 
-from dinoscope.demo.image import Controls, full_size, view
+from dinoscope.demo.image import Controls, draw_map, full_size, view
 
 
 def test_shares_and_jaccard_of_mean_and_heads(engine: Engine, picture_file: Path) -> None:
@@ -26,12 +26,11 @@ def test_shares_and_jaccard_of_mean_and_heads(engine: Engine, picture_file: Path
     truth = GroundTruth(objects, np.ones_like(objects))
     drawn = view(engine, given, Controls(mass=0.5, head=1), truth)
     masks = map_masks(engine.maps(given, "attention", 2), 0.5)
-    assert [head.number for head in drawn.heads] == [0, 1, 2]
-    for head, mask in zip(drawn.heads, masks, strict=True):
-        assert head.share == pytest.approx(mask.float().mean().item())
-        assert head.jaccard == pytest.approx(jaccard(mask, torch.from_numpy(objects)))
-    assert (drawn.head, drawn.share, drawn.jaccard) == (1, drawn.heads[1].share, drawn.heads[1].jaccard)
-    assert drawn.block == (2, 3)
+    assert len(drawn.maps) == 4  # the mean, and three heads
+    for share, score, mask in zip(drawn.shares[1:], drawn.jaccards[1:], masks, strict=True):
+        assert share == pytest.approx(mask.float().mean().item())
+        assert score == pytest.approx(jaccard(mask, torch.from_numpy(objects)))
+    assert (drawn.place, drawn.block) == (2, (2, 3))
 
 
 def test_void_does_not_count_and_an_empty_truth_has_no_score(engine: Engine, picture_file: Path) -> None:
@@ -39,26 +38,25 @@ def test_void_does_not_count_and_an_empty_truth_has_no_score(engine: Engine, pic
     everything = np.ones(given.picture.size, bool)
     inside = everything.copy()
     inside[:, 32:] = False
-    held = view(
-        engine, given, Controls(mass=1.0), GroundTruth(inside, inside)
-    )  # a mask of everything, judged where valid
-    assert held.jaccard == 1.0
-    assert view(engine, given, Controls(), GroundTruth(~everything, everything)).jaccard is None
-    assert view(engine, given, Controls(), None).jaccard is None
+    held = view(engine, given, Controls(mass=1.0), GroundTruth(inside, inside))  # a mask of everything
+    assert held.jaccards[0] == 1.0
+    assert view(engine, given, Controls(), GroundTruth(~everything, everything)).jaccards == [None] * 4
+    assert view(engine, given, Controls()).jaccards == [None] * 4
 
 
 def test_networks_without_heads_show_one_map(engine: Engine, picture_file: Path) -> None:
     given = Input("resnet", engine.picture(picture_file), 32)
-    drawn = view(engine, given, Controls(head=2), None)
-    assert (drawn.heads, drawn.head, drawn.block) == ((), None, None)
+    drawn = view(engine, given, Controls(head=2))
+    assert (len(drawn.maps), drawn.place, drawn.block) == (1, 0, None)
     assert engine.shown_kind("resnet", "attention") == "energy"
 
 
 def test_overlay_strength_and_patches(engine: Engine, picture_file: Path) -> None:
     given = Input("vit", engine.picture(picture_file), 32)
-    faint, strong = (view(engine, given, Controls(opacity=each), None).overlay for each in (0.0, 1.0))
-    values = engine.maps(given, "attention", 2).mean(dim=0).numpy()
     shown = shrunk(given.picture.pixels, 720)
+    drawn = view(engine, given, Controls())
+    faint, strong = (draw_map(shown, drawn.maps[0], Controls(opacity=each)) for each in (0.0, 1.0))
+    values = engine.maps(given, "attention", 2).mean(dim=0).numpy()
     assert np.array_equal(strong, overlay(shown, values, opacity=1.0))
     flat = np.full_like(values, 1.0)
     assert np.array_equal(faint, overlay(shown, flat))  # nothing is laid over it, as where attention is even

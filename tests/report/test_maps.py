@@ -17,8 +17,8 @@ from torch import Tensor
 from dinoscope.cli import main
 from dinoscope.data.sources import balanced, find_images
 from dinoscope.errors import UserError
+from dinoscope.evaluation.base import Context
 from dinoscope.explain.embedding import METHODS, EmbeddingMap, described, embedding_map, neighbours_kept
-from dinoscope.measurement import Extract
 from dinoscope.model_names import Model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.report.maps import (
@@ -267,7 +267,7 @@ def subject(name: str, *, constant: bool = False) -> Model:
 def test_the_section_shows_every_model_and_says_which_has_collapsed(picture_folder: PICTURES) -> None:
     images = find_images(picture_folder(12, classes=3))
     models = (subject("runs/a"), subject("runs/b"), subject("runs/c", constant=True))
-    material = Material(models=models, measuring=Measuring(extract=Extract(cached=False)))
+    material = Material(models=models, measuring=Measuring(context=Context(cached=False)))
     section = embedding.section(material, images, method="tsne")
     assert section is not None
     figures = [block for block in section.blocks if isinstance(block, Figure)]

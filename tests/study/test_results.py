@@ -14,8 +14,7 @@ import torch
 
 from dinoscope.checkpoint import BACKBONE_SETTINGS, BACKBONE_WEIGHTS
 from dinoscope.errors import UserError
-from dinoscope.features import ExtractConfig
-from dinoscope.measurement import Extract
+from dinoscope.evaluation.base import Context
 from dinoscope.methods import build_method
 from dinoscope.study import evaluations
 from dinoscope.study.definition import Axis, StudyDefinition, Variant, read_study
@@ -134,7 +133,7 @@ def data(picture_folder) -> Path:
 
 
 def evaluating(data: Path, **more) -> Evaluating:
-    return Evaluating(data, extract=Extract(ExtractConfig(workers=0), cached=False), **more)
+    return Evaluating(data, context=Context(workers=0, cached=False), **more)
 
 
 def test_everything_is_measured_once(data, tmp_path, monkeypatch) -> None:
@@ -154,7 +153,7 @@ def test_everything_is_measured_once(data, tmp_path, monkeypatch) -> None:
 
     for name in ("measure_voc", "rank_me"):
         monkeypatch.setattr(evaluations, name, not_again)
-    monkeypatch.setattr(Extract, "__call__", not_again)
+    monkeypatch.setattr(Context, "features", not_again)
     again, _ = evaluate(config.out, evaluating(data, masked=masked))
     assert again == values
     assert contents(config.out) == before

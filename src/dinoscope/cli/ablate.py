@@ -147,16 +147,15 @@ def _planned(study: StudyDefinition, options: Options, data: Path, out: Path) ->
 def _evaluating(options: Options, data: Path) -> Evaluating:
     """What is measured after the runs. Raises UserError where masks were named and there are none."""
     from dinoscope.cli.console import progress_bar
-    from dinoscope.features import ExtractConfig
-    from dinoscope.measurement import Extract
+    from dinoscope.evaluation.base import Context
     from dinoscope.study.evaluations import Evaluating, find_masks_for
     from dinoscope.system import pick_device
 
     # a bar for each computation moves on a terminal; elsewhere it would be a line for each, of every run
     watch = progress_bar if sys.stderr.isatty() else Evaluating.watch
     masked = None if options.masks is None else find_masks_for(data, options.masks)
-    extract = Extract(ExtractConfig(pick_device(options.execution.device)), watch=watch)
-    return Evaluating(data, masked, extract, watch)
+    context = Context(pick_device(options.execution.device), watch=watch)
+    return Evaluating(data, masked, context, watch)
 
 
 def _checked(plan: PlannedStudy, options: Options, evaluating: Evaluating) -> list[PlannedRun]:

@@ -17,7 +17,7 @@ from dinoscope.cli.console import progress_bar, stdout
 from dinoscope.cli.progress import ConsoleProgress
 from dinoscope.demo.limits import Limits
 from dinoscope.errors import UserError
-from dinoscope.measurement import Extract
+from dinoscope.evaluation.base import Context
 from dinoscope.model_names import load_models
 from dinoscope.quickstart import TRAINED, K, Quickstart
 from dinoscope.quickstart import quickstart as run_quickstart
@@ -108,7 +108,7 @@ def quickstart(
     pixels, trained = (next(row for row in result.rows if row.name == name) for name in ("raw pixels", TRAINED))
     if trained.knn <= pixels.knn:
         stdout(f"Raw pixels are as good as the model {TRAINED}, or better: it has not learned enough yet.")
-    measuring = Measuring(extract=Extract(watch=progress_bar), watch=progress_bar)
+    measuring = Measuring(context=Context(watch=progress_bar), watch=progress_bar)
     report = write_report(Request((str(result.run),), result.run / "report.html", measuring))
     stdout(
         f"\nwhat it attends to        {result.sheet}\n"

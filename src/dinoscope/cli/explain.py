@@ -122,10 +122,9 @@ def measure(options: Options) -> ExplainResult:
     """Check everything that can be checked before the work, then do it. Raises UserError."""
     from dinoscope.cli.console import progress_bar
     from dinoscope.data.sources import find_images, resolve_split
+    from dinoscope.evaluation.base import Context
     from dinoscope.explain.faithfulness import PerturbationConfig
-    from dinoscope.features import ExtractConfig
     from dinoscope.files import claim
-    from dinoscope.measurement import Extract
     from dinoscope.measurement.explain import explain_models
     from dinoscope.measurement.explain_images import find_subjects
     from dinoscope.measurement.explain_scores import ExplainConfig
@@ -147,11 +146,15 @@ def measure(options: Options) -> ExplainResult:
     subjects = find_subjects(options.data, options.masks, options.limit)
     gallery = None if options.gallery is None else find_images(resolve_split(options.gallery, "train"), labelled=True)
     # the images that are measured are not cropped: the gallery's are no more than to their middle square
-    features = ExtractConfig(
-        pick_device(options.device), options.batch_size, image_size=options.size, crop_fraction=1.0
+    context = Context(
+        pick_device(options.device),
+        batch_size=options.batch_size,
+        image_size=options.size,
+        crop_fraction=1.0,
+        watch=progress_bar,
     )
     models = load_models(options.model, progress_bar)
-    return explain_models(models, subjects, config, Extract(features, watch=progress_bar), gallery)
+    return explain_models(models, subjects, config, context, gallery)
 
 
 def _kept_name(options: Options, result: ExplainResult) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from dinoscope.cli.extraction import ExtractionOptions
+from dinoscope.cli.command import ExtractionOptions
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +44,6 @@ class MeasuringOptions:
 
         if not 0 < self.label_fraction <= 1:
             raise UserError(f"--label-fraction must be above 0 and at most 1, not {self.label_fraction:g}")
-        extract = self.extraction.extractor()
-        speed = ThroughputConfig(throughput_image_size, throughput_batch_size, dtype=extract.config.dtype)
-        return Measuring(self.data, self.label_fraction, frozenset(self.skip), extract, speed, progress_bar)
+        speed = ThroughputConfig(throughput_image_size, throughput_batch_size)
+        context = self.extraction.context()
+        return Measuring(self.data, self.label_fraction, frozenset(self.skip), context, speed, progress_bar)

@@ -14,9 +14,8 @@ import torch
 import tyro
 from rich.table import Table
 
-from dinoscope.cli.command import Command, ModelName
+from dinoscope.cli.command import EXTRACTION, Command, ExtractionOptions, ModelName
 from dinoscope.cli.console import Console, emit, progress_bar, stdout
-from dinoscope.cli.extraction import EXTRACTION, ExtractionOptions
 from dinoscope.data.sources import find_images_of_splits
 from dinoscope.errors import UserError, lookup
 from dinoscope.exporting.formats import write
@@ -178,7 +177,7 @@ def embed(
     if out.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UserError("parquet needs pyarrow: pip install 'dinoscope[parquet]', or write .npz or .csv")
     folder = find_images_of_splits(data)
-    bank = extraction.extractor()(load_model(model, progress_bar).backbone, folder, "features")
+    bank = extraction.context().features(load_model(model, progress_bar).backbone, folder, "features")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as partial:

@@ -60,6 +60,9 @@ SYNONYMS = {
 }
 """What other programs call an option -> the last part of its name here."""
 
+EARLIER = {"--queries": "--query"}
+"""Spellings of an earlier version that are still read, for one release -> the option."""
+
 ANY, SOME = -1, -2
 """How many words follow an option: any number, or at least one."""
 
@@ -203,7 +206,8 @@ def _read(
             loose.append(word)
             continue
         flag, equals, inline = word.partition("=")
-        option = by_flag.get(flag := flag.replace("_", "-"))
+        flag = flag.replace("_", "-")
+        option = by_flag.get(flag := EARLIER.get(flag, flag) if flag not in by_flag else flag)
         if option is None:
             raise UserError(_unknown(command, spec, by_flag, chosen, flag))
         taken, limit = [inline] if equals else [], len(argv) if option.words < 0 else option.words
@@ -246,7 +250,7 @@ def _number(kind: Callable[[str], float], word: str) -> float:
 
 
 TYPES: dict[str, tuple[str, Callable[[str], object]]] = {
-    "LEVEL,WIDTH": ("two numbers with a comma between them", lambda word: [float(part) for part in _pair(word)]),
+    "LEVEL,WIDTH": ("LEVEL,WIDTH (two numbers)", lambda word: [float(part) for part in _pair(word)]),
     "X,Y": ("two whole numbers with a comma between them", lambda word: [int(part) for part in _pair(word)]),
     "INT": ("a whole number", lambda word: _number(int, word)),
     "FLOAT": ("a finite number", lambda word: _number(float, word)),

@@ -16,9 +16,8 @@ from numpy import ndarray
 from torch import Tensor
 
 from dinoscope.checkpoint import find_weights
-from dinoscope.cli.command import Command, ModelName, ModelNames
+from dinoscope.cli.command import EXTRACTION, Command, ExtractionOptions, ModelName, ModelNames
 from dinoscope.cli.console import metric_table, progress_bar, say, stdout
-from dinoscope.cli.extraction import EXTRACTION, ExtractionOptions
 from dinoscope.data.benchmarks import VOID, MaskedImages, find_masks, object_pixels
 from dinoscope.data.images import OTHER_EXTENSIONS, UnreadableImage, decode, extensions, read
 from dinoscope.data.sources import balanced, evenly, find_images, find_images_of_splits
@@ -636,8 +635,8 @@ def draw_map(
     claim_file(out, overwrite=overwrite)
     found = find_images_of_splits(data)
     folder = balanced(found, limit)
-    models, extract = load_models(model, progress_bar), extraction.extractor()
-    banks = [extract(each.backbone, folder, f"features of {each.label}") for each in models]
+    models, context = load_models(model, progress_bar), extraction.context()
+    banks = [context.features(each.backbone, folder, f"features of {each.label}") for each in models]
     maps: list[EmbeddingMap] = []
     with progress_bar("placing images") as progress:
         for done, (each, bank) in enumerate(zip(models, banks, strict=True)):

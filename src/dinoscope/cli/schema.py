@@ -25,8 +25,7 @@ from dinoscope.cli.train import DEFAULT_RECIPE, Choices
 GROUPS = (
     "train",
     "demo",
-    "knn",
-    "linear",
+    "evaluate",
     "voc",
     "davis",
     "explain",
@@ -126,13 +125,15 @@ def _dataclass_in(annotation: Any) -> Any:
 def _spec(module: str, command: Command) -> Spec:
     if command.raw:
         return _train(module, command.summary)
-    return Spec(module, command.summary, _description(command.function), tuple(options(command.function)))
+    found = options(command.options or command.function)
+    shown = tuple(option for option in found if option.name not in command.hidden)
+    return Spec(module, command.summary, _description(command.options or command.function, command.summary), shown)
 
 
-def _description(kind: Any) -> str:
-    """Return the docstring without its `Args`, paragraphs apart."""
-    text = re.split(r"^Args:$", inspect.getdoc(kind) or "", flags=re.M)[0]
-    return text.strip()
+def _description(kind: Any, otherwise: str = "") -> str:
+    """Return the docstring without its `Args`, paragraphs apart; that of a generated dataclass says nothing."""
+    text = inspect.getdoc(kind) or ""
+    return otherwise if text.startswith("Options(") else re.split(r"^Args:$", text, flags=re.M)[0].strip()
 
 
 def _train(module: str, summary: str) -> Spec:

@@ -106,7 +106,7 @@ class Study:
 
 def small_comparison_configs(options: SmallComparison) -> list[RunConfig]:
     """The runs of the small comparison. Raises UserError where the data cannot be compared on: before any training."""
-    from dinoscope.measurement import gallery_and_queries
+    from dinoscope.evaluation.base import gallery_and_queries
     from dinoscope.study.plan import small_comparison
 
     gallery_and_queries(options.data)

@@ -21,7 +21,7 @@ from dinoscope.cli.console import Console, emit, progress_bar, stdout
 from dinoscope.cli.options import Given
 from dinoscope.cli.progress import ConsoleProgress
 from dinoscope.data.grey_range import describe
-from dinoscope.data.scan import ScanReport, Spread
+from dinoscope.data.scan import Extent, ScanReport
 from dinoscope.data.scan import scan as scan_images
 from dinoscope.data.sources import counted as listed_counts
 from dinoscope.data.sources import find_images, find_split
@@ -227,8 +227,8 @@ def _facts(report: ScanReport) -> dict[str, str]:
         "passed over": _shown(listed_counts(list(report.passed_over.items())) or "nothing"),
         "on disk": decimal(report.bytes),
         "formats": listed(list(report.formats.items())),
-        "width: smallest, median, largest": _spread(report.widths),
-        "height: smallest, median, largest": _spread(report.heights),
+        "width: smallest, median, largest": _extent(report.widths),
+        "height: smallest, median, largest": _extent(report.heights),
         "width / height": "-" if ratios is None else f"{ratios[0]:.2f} to {ratios[1]:.2f}",
         "unusual": listed(unusual),
         "grey range over 8 bits": "-" if report.values is None else describe(report.values.window),
@@ -236,8 +236,8 @@ def _facts(report: ScanReport) -> dict[str, str]:
     }
 
 
-def _spread(spread: Spread | None) -> str:
-    return "-" if spread is None else f"{spread.minimum}, {spread.median}, {spread.maximum} px"
+def _extent(extent: Extent | None) -> str:
+    return "-" if extent is None else f"{extent.minimum}, {extent.median}, {extent.maximum} px"
 
 
 def _class_table(reports: dict[str, ScanReport], most: int | None) -> Table:

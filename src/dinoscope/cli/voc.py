@@ -16,7 +16,7 @@ from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
     from dinoscope.data.benchmarks import MaskedImages
-    from dinoscope.measurement import VocConfig
+    from dinoscope.measurement.voc import VocConfig
     from dinoscope.tables import Table
 
 
@@ -109,7 +109,7 @@ def run(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
     from dinoscope.cli.console import progress_bar
     from dinoscope.data.benchmarks import find_masked_images
     from dinoscope.evaluation.results import keep, variant_name
-    from dinoscope.measurement import measure_voc
+    from dinoscope.measurement.voc import measure_voc
     from dinoscope.measurement.voc_record import measurements, summarise
     from dinoscope.model_names import load_models
 
@@ -152,7 +152,7 @@ def _limited(found: MaskedImages, limit: int | None) -> tuple[MaskedImages, int 
 
 def _config(options: Options) -> VocConfig:
     from dinoscope.evaluation.statistics import BootstrapConfig
-    from dinoscope.measurement import VocConfig
+    from dinoscope.measurement.voc import VocConfig
     from dinoscope.system import pick_device
 
     return VocConfig(

@@ -19,7 +19,7 @@ from dinoscope.evaluation.results import plain
 from dinoscope.evaluation.statistics import Estimate, interval_line
 from dinoscope.explain.maps import TITLES
 from dinoscope.files import claim, mark, write_all
-from dinoscope.measurement import VocResult
+from dinoscope.measurement.voc import VocResult
 from dinoscope.measurement.voc_record import FIGURES, VocSummary, by_class, measurements
 from dinoscope.model_names import Model, folder_names
 from dinoscope.pictures import write_png

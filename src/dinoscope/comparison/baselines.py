@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from dinoscope.config import to_dict
 from dinoscope.data.sources import label_fraction
+from dinoscope.evaluation.base import LABEL_SEED
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.features import raw_pixels
-from dinoscope.measurement import LABEL_SEED
 from dinoscope.model_names import SEED, Model, random_backbone
 from dinoscope.models.backbone import without_drop_path
 from dinoscope.quickstart import PIXELS_SIZE

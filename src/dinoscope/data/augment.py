@@ -2,7 +2,7 @@
 
 Follows Pillow, on which DINO's reference pipeline runs, at a fraction of its time. On photographs a view
 differs from Pillow's by less than one grey level on average, through hue (8-bit HSV, rounded differently) and
-blur; `tests/test_views.py` holds the bounds. Set `cv2.setNumThreads(1)` and `torch.set_num_threads(1)` in
+blur; `tests/data/test_views.py` holds the bounds. Set `cv2.setNumThreads(1)` and `torch.set_num_threads(1)` in
 worker processes: one view is too small to share among threads.
 """
 
@@ -122,10 +122,7 @@ def _distances(source: int, target: int) -> ndarray:
     return np.abs(np.arange(source) - centres) / max(scale, 1.0)
 
 
-WEIGHTS: dict[Interpolation, Callable[[int, int], ndarray]] = {
-    "bicubic": bicubic_weights,
-    "bilinear": bilinear_weights,
-}
+WEIGHTS: dict[Interpolation, Callable[[int, int], ndarray]] = {"bicubic": bicubic_weights, "bilinear": bilinear_weights}
 
 
 def adjust_brightness(pixels: UInt8[ndarray, "h w 3"], factor: float) -> UInt8[ndarray, "h w 3"]:

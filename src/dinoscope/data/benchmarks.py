@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path, PurePath
@@ -64,9 +64,9 @@ def read_indices(path: Path) -> UInt8[ndarray, "h w"]:
     limit = pixel_limit()
     try:
         with opened(path, limit) as file:
-            if format_of(file, path) != "PNG":
-                raise UnreadableImage("the content is of another format")
             content = file.read()
+            if format_of(BytesIO(content), path) != "PNG":
+                raise UnreadableImage("the content is of another format")
             image, _, _ = pillow.open_bare("PNG", BytesIO(content), limit)
             indexed = image.mode in _INDEXED_MODES
             values = np.array(image.convert("L") if image.mode == "1" else image, dtype=np.uint8) if indexed else None
@@ -227,17 +227,20 @@ def find_masks(files: Sequence[Path], masks: Path) -> MaskedImages:
 
     Raises UserError if it is not a folder, or no image has a mask.
     """
+    folder, is_voc = _mask_folder(masks)
+    found = _paired(folder, masks.name, {str(file): (file, _mask_of(file, folder)) for file in files})
+    if not found.names:
+        raise UserError(f"--masks {masks}: there is no mask of any image; looked for {files[0].stem}.png and the like")
+    return found if is_voc else _with_meaning(found)
+
+
+def _mask_folder(masks: Path) -> tuple[Path, bool]:
+    """Return the folder that `masks` means, and whether it is that of a VOC layout."""
     voc = voc_root(masks)
     folder = masks if voc is None else voc / "SegmentationClass"
     if not folder.is_dir():
         raise UserError(f"--masks {masks} is not a folder")
-    pairs = {file: mask for file in files if (mask := _mask_of(file, folder)) is not None}
-    missing = tuple(str(file) for file in files if file not in pairs)
-    if not pairs:
-        raise UserError(f"--masks {masks}: there is no mask of any image; looked for {files[0].stem}.png and the like")
-    names = tuple(map(str, pairs))
-    found = MaskedImages(folder, masks.name, names, tuple(pairs), tuple(pairs.values()), False, missing)
-    return _with_meaning(found) if voc is None else found
+    return folder, voc is not None
 
 
 def _mask_of(image: Path, folder: Path) -> Path | None:
@@ -262,42 +265,33 @@ def _find_voc(data: Path, split: str) -> MaskedImages:
             f"{data} is not laid out like PASCAL VOC 2012: there is no SegmentationClass in it, in VOC2012 or in "
             "VOCdevkit/VOC2012. For a folder of images with a folder of masks, give the latter with --masks"
         )
-    list_file = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-    try:
-        names = list_file.read_text(encoding="utf-8").split()
-    except OSError as error:
-        raise UserError(f"{list_file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{list_file} is not a list of names: it is not text") from error
-    if not names:
-        raise UserError(f"{list_file} lists no images")
-    outside = next((name for name in names if Path(name).name != name), None)
-    if outside is not None:
-        raise UserError(f"{list_file} lists {outside!r}, and a name cannot lead out of the folder")
-    images = {name: as_stored(root / "JPEGImages", f"{name}.jpg") for name in names}
-    return _paired(root, f"VOC 2012 {split}", images, root / "SegmentationClass", binary=False)
+    masks = root / "SegmentationClass"
+    file = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+    images = {
+        name: (as_stored(root / "JPEGImages", f"{name}.jpg"), as_stored(masks, f"{name}.png")) for name in _listed(file)
+    }
+    if not images:
+        raise UserError(f"{file} lists no images")
+    return _paired(root, f"VOC 2012 {split}", images)
 
 
 def _find_parallel(data: Path, masks: Path) -> MaskedImages:
     """Find the images below `data`, each with the PNG of the same relative name below `masks` or a VOC layout there."""
-    voc = voc_root(masks)
-    masks = masks if voc is None else voc / "SegmentationClass"
-    if not masks.is_dir():
-        raise UserError(f"--masks {masks} is not a folder")
-    folder = find_images(data, labelled=False)
-    images: dict[str, Path] = {}
+    folder, is_voc = _mask_folder(masks)
+    images = find_images(data, labelled=False)
+    pairs: dict[str, tuple[Path, Path]] = {}
     first: dict[str, Path] = {}
-    for index, path in enumerate(folder.paths):
-        name = path.rpartition(".")[0]
-        images[name] = folder.path(index)
-        other = first.setdefault(comparable(name), folder.path(index))
-        if other != folder.path(index):
+    for path in images.paths:
+        name, file = path.rpartition(".")[0], data / path
+        pairs[name] = file, as_stored(folder, f"{name}.png")
+        other = first.setdefault(comparable(name), file)
+        if other != file:
             raise UserError(
-                f"{data}: {other.name} and {Path(path).name} would share one mask. Give every image a name of its own, "
+                f"{data}: {other.name} and {file.name} would share one mask. Give every image a name of its own, "
                 "and keep masks in a folder apart from the images"
             )
-    found = _paired(data, data.name, images, masks, binary=False)
-    return found if voc is not None else _with_meaning(found)
+    found = _paired(data, data.name, pairs)
+    return found if is_voc else _with_meaning(found)
 
 
 def _with_meaning(found: MaskedImages) -> MaskedImages:
@@ -309,19 +303,27 @@ def _with_meaning(found: MaskedImages) -> MaskedImages:
     return replace(found, binary=values <= {BACKGROUND, VOID})
 
 
-def _paired(root: Path, name: str, images: dict[str, Path], masks: Path, *, binary: bool) -> MaskedImages:
-    files = {image: as_stored(masks, f"{image}.png") for image in images}
-    having = tuple(image for image, file in files.items() if file.is_file())
-    there = set(having)
+def _paired(root: Path, name: str, candidates: Mapping[str, tuple[Path, Path | None]]) -> MaskedImages:
+    """Part the images that have a mask from the others. candidates: name -> image and mask, which may be missing."""
+    pairs = {key: (image, mask) for key, (image, mask) in candidates.items() if mask is not None and mask.is_file()}
+    images, masks = (tuple(pair[place] for pair in pairs.values()) for place in (0, 1))
     return MaskedImages(
-        root,
-        name,
-        having,
-        tuple(images[image] for image in having),
-        tuple(files[image] for image in having),
-        binary,
-        tuple(image for image in images if image not in there),
+        root, name, tuple(pairs), images, masks, False, tuple(key for key in candidates if key not in pairs)
     )
+
+
+def _listed(file: Path) -> list[str]:
+    """Return the names in a list of images or videos, each once. Raises UserError for any other file."""
+    try:
+        names = list(dict.fromkeys(file.read_text(encoding="utf-8").split()))
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not a list of names: it is not text") from error
+    outside = next((name for name in names if Path(name).name != name or name in (".", "..") or "\\" in name), None)
+    if outside is not None:
+        raise UserError(f"{file} lists {outside!r}, and a name cannot lead out of the folder")
+    return names
 
 
 # Videos with masks
@@ -417,7 +419,12 @@ def find_davis(data: Path, year: Year = 2017, names: Sequence[str] = (), split: 
     """
     root = _root(data)
     resolution = _resolution(root)
-    listed = _listed(root, year, split, required=not names)
+    file = root / "ImageSets" / str(year) / f"{split}.txt"
+    if not file.is_file() and not names:
+        raise UserError(f"{file} is missing: it lists the sequences of {year}. Add it, or name some with --sequences")
+    listed = _listed(file) if file.is_file() else []
+    if not listed and not names:
+        raise UserError(f"{file} lists no sequences")
     present = _folders(root / "JPEGImages" / resolution)
     if names:
         known = {comparable(name): name for name in (*listed, *present)}
@@ -447,25 +454,6 @@ def _resolution(root: Path) -> str:
     raise UserError(
         f"{root}: JPEGImages and Annotations have no resolution in common; looked in both for {', '.join(RESOLUTIONS)}"
     )
-
-
-def _listed(root: Path, year: Year, split: str, *, required: bool) -> list[str]:
-    """Return the names in the list of the year, or none if the list is missing and not required."""
-    file = root / "ImageSets" / str(year) / f"{split}.txt"
-    if not file.is_file():
-        if not required:
-            return []
-        raise UserError(f"{file} is missing: it lists the sequences of {year}. Add it, or name some with --sequences")
-    try:
-        names = list(dict.fromkeys(file.read_text(encoding="utf-8").split()))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not a list of names that can be read: {error}") from error
-    if required and not names:
-        raise UserError(f"{file} lists no sequences")
-    outside = next((name for name in names if Path(name).name != name or name in (".", "..") or "\\" in name), None)
-    if outside is not None:
-        raise UserError(f"{file} lists {outside!r}, and a name cannot lead out of the folder")
-    return names
 
 
 def _folders(folder: Path) -> list[str]:

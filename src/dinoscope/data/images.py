@@ -16,7 +16,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader, BytesIO
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,8 @@ def read_header(path: Path, *, max_pixels: int | None = None) -> Header:
     """
     limit = pixel_limit() if max_pixels is None else max_pixels
     with opened(path, limit) as file:
-        return READERS[format_of(file, path)].header(file, limit)
+        stream: Stream = BufferedReader(file)
+        return READERS[format_of(stream, path)].header(stream, limit)
 
 
 def read_size(path: Path, *, max_pixels: int | None = None) -> tuple[int, int]:
@@ -133,22 +134,22 @@ def read_size(path: Path, *, max_pixels: int | None = None) -> tuple[int, int]:
 
 
 @contextmanager
-def opened(path: Path, max_pixels: int) -> Iterator[BufferedReader]:
+def opened(path: Path, max_pixels: int) -> Iterator[FileIO]:
     """Open an image file for reading. Raise UnreadableImage for whatever goes wrong, with the file or in the block.
 
     A file larger than an uncompressed image of `max_pixels` is refused. A damaged file makes decoders raise most of
     the built-in exceptions.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-            raise UnreadableImage("cannot be opened: not a regular file")
-        file = path.open("rb")
+        file = FileIO(path, opener=_open_without_waiting)  # unbuffered: images are mostly read whole
     except OSError as error:
         raise UnreadableImage(f"cannot be opened: {error.strerror}") from error
     limit = max(_BYTES_PER_PIXEL * max_pixels, _SMALL_FILE)
     try:
         with file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadableImage("cannot be opened: not a regular file")
             if status.st_size > limit:
                 raise UnreadableImage(
                     f"too large: a file of {status.st_size / 1e6:.4g} MB, at most {limit / 1e6:.4g} MB are read; "
@@ -162,6 +163,11 @@ def opened(path: Path, max_pixels: int) -> Iterator[BufferedReader]:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImage(f"damaged: {reason}") from error
+
+
+def _open_without_waiting(path: Path | str, flags: int) -> int:
+    """Open a file; a pipe too, which would otherwise wait for a writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def format_of(stream: Stream, path: Path) -> str:

@@ -35,18 +35,18 @@ from dinoscope.data.reader import (
 MAX_SEGMENTS = 10_000
 """A preview or depth map of 10 MB takes 160."""
 MAX_FILL_BYTES = 1 << 16
-"""Bytes between segments."""
+"""Bytes between segments before the pixels."""
 MAX_SCANS = 100
 """As in libtiff. A progressive file has about 10, and each is a pass over all pixels."""
 MAX_COEFFICIENT_BYTES = 720_000_000
 """Memory for the coefficients of a JPEG with several scans: all are held until the last scan, at 2 bytes each."""
 
+_HEADER_BYTES = 1 << 16  # read at once for a header; the whole file if it is longer
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not a stuffed zero, a restart or a fill byte
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 without DHT, JPG and DAC
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _UNREAD = frozenset({0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF, 0xCB})  # hierarchical; lossless with arithmetic coding
-_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})  # TEM, RST0 to RST7, SOI
-_EOI, _SOS, _APP1, _JPEG_LS = 0xD9, 0xDA, 0xE1, 0xF7
+_TEM, _SOI, _EOI, _SOS, _APP1, _JPEG_LS = 0x01, 0xD8, 0xD9, 0xDA, 0xE1, 0xF7
 _METADATA = frozenset({*range(0xE0, 0xEE), 0xEF, 0xFE})  # APPn and COM, but APP14, which tells the colour space
 _BITS, _CHANNELS = 8, (1, 3, 4)
 
@@ -76,20 +76,28 @@ class Frame(NamedTuple):
 
 def read_header(stream: Stream, max_pixels: int) -> Header:
     """Return what the segments up to the frame header say."""
-    frame, orientation = _read_frame(stream)
-    return _header(frame, orientation, max_pixels)
+    data = stream.read(_HEADER_BYTES)
+    try:
+        frame, orientation, end = _find_frame(data)
+        is_whole = end <= len(data)
+    except (UnreadableImage, struct.error):
+        is_whole = False
+    if not is_whole:  # profiles and previews come before the frame
+        frame, orientation, _ = _find_frame(data + stream.read())
+    divisor = _checked_divisor(frame, max_pixels)
+    height, width = oriented_size(-(-frame.height // divisor), -(-frame.width // divisor), orientation)
+    return Header("JPEG", height, width, orientation, grey=frame.components == 1, cmyk=frame.components == 4)
 
 
 def read(content: BytesIO, max_pixels: int) -> RawImage:
     """Decode the pixels."""
-    frame, orientation = _read_frame(content)
-    header = _header(frame, orientation, max_pixels)
     data = content.getvalue()
-    if _count_scans(data, content.tell()) > 1:
+    frame, orientation, end = _find_frame(data)
+    divisor = _checked_divisor(frame, max_pixels)
+    if _count_scans(data, end) > 1:
         _check_coefficients(frame)
-    divisor = _divisor(frame, max_pixels)
     with turn(frame.height * frame.width):
-        pixels = None if header.cmyk or divisor > 1 else _decode(data)
+        pixels = None if frame.components == 4 or divisor > 1 else _decode(data)
         if pixels is None:
             image = pillow.open_image(BytesIO(_without_metadata(data)), "JPEG")
             if divisor > 1:
@@ -108,7 +116,11 @@ def frames(data: bytes) -> Iterator[Frame]:
             yield _parse_frame(marker, data[start + 4 : end])
 
 
-def _header(frame: Frame, orientation: int, max_pixels: int) -> Header:
+def _checked_divisor(frame: Frame, max_pixels: int) -> int:
+    """Return by what libjpeg is to divide both sides: 1, or 2 for up to four times as many pixels as are read.
+
+    Raises UnreadableImage for a frame that is not read.
+    """
     if frame.height < 1 or frame.width < 1:
         raise UnreadableImage("damaged: the header says zero pixels")
     if frame.precision != _BITS:
@@ -116,20 +128,12 @@ def _header(frame: Frame, orientation: int, max_pixels: int) -> Header:
     if frame.marker in _UNREAD or frame.components not in _CHANNELS:
         coding = "hierarchical or arithmetic" if frame.marker in _UNREAD else f"{frame.components}-channel"
         raise not_supported(f"a JPEG of the {coding} kind, save it as PNG or as ordinary JPEG")
-    divisor = _divisor(frame, max_pixels)
+    divisor = 1 if frame.height * frame.width <= max_pixels else 2
+    if -(-frame.height // divisor) * -(-frame.width // divisor) > max_pixels:
+        raise too_large(frame.height, frame.width, max_pixels)
     if frame.marker in _PROGRESSIVE:
         _check_coefficients(frame)
-    height, width = oriented_size(-(-frame.height // divisor), -(-frame.width // divisor), orientation)
-    return Header("JPEG", height, width, orientation, grey=frame.components == 1, cmyk=frame.components == 4)
-
-
-def _divisor(frame: Frame, max_pixels: int) -> int:
-    """Return by what libjpeg is to divide both sides: 1, or 2 for up to four times as many pixels as are read."""
-    if frame.height * frame.width <= max_pixels:
-        return 1
-    if -(-frame.height // 2) * -(-frame.width // 2) > max_pixels:
-        raise too_large(frame.height, frame.width, max_pixels)
-    return 2
+    return divisor
 
 
 def _check_coefficients(frame: Frame) -> None:
@@ -137,53 +141,33 @@ def _check_coefficients(frame: Frame) -> None:
         raise UnreadableImage("too large: a progressive JPEG of this size; save it as an ordinary (baseline) one")
 
 
-def _read_frame(stream: Stream) -> tuple[Frame, int]:
-    """Walk the segments up to the end of the frame header; return it, and the EXIF orientation found on the way."""
-    orientation, fill = 1, 0
-    stream.seek(0)
-    for _ in range(MAX_SEGMENTS):
-        marker, skipped = _next_marker(stream, MAX_FILL_BYTES - fill)
-        fill += skipped
-        if marker in _WITHOUT_LENGTH:
-            continue
-        if marker in (_EOI, _SOS):
-            raise UnreadableImage("damaged: no frame header before the data")
+def _find_frame(data: bytes) -> tuple[Frame, int, int]:
+    """Return the frame header, the EXIF orientation found before it, and where the header ends."""
+    orientation, fill, previous = 1, 0, 2
+    for marker, start, end in _segments(data):
+        fill += start - previous
+        previous = end
+        if fill > MAX_FILL_BYTES:
+            raise UnreadableImage(f"not read: more than {MAX_FILL_BYTES} bytes between its segments; save it again")
+        if marker == _SOS:
+            break
         if marker == _JPEG_LS:
             raise not_supported("JPEG-LS, save it as PNG")
-        (length,) = struct.unpack(">H", stream.read(2))
-        if length < 2:
+        if end < start + 4:
             raise UnreadableImage("damaged: a segment of impossible length")
         if marker in _FRAMES:
-            return _parse_frame(marker, stream.read(length - 2)), orientation
-        if marker == _APP1:
-            segment = stream.read(length - 2)
-            if segment.startswith(b"Exif\0"):
-                orientation = valid_orientation(lambda block=segment: exif_orientation(b"Exif\0\0" + block[6:]))
-        else:
-            stream.seek(length - 2, 1)
-    raise UnreadableImage(f"not read: more than {MAX_SEGMENTS} segments before the pixels; save it again")
+            return _parse_frame(marker, data[start + 4 : end]), orientation, end
+        if marker == _APP1 and data.startswith(b"Exif\0", start + 4):
+            block = b"Exif\0\0" + data[start + 10 : end]
+            orientation = valid_orientation(lambda block=block: exif_orientation(block))
+    else:
+        raise UnreadableImage("damaged: the file ends within its header")
+    raise UnreadableImage("damaged: no frame header before the data")
 
 
 def _parse_frame(marker: int, segment: bytes) -> Frame:
     precision, height, width, components = struct.unpack_from(">BHHB", segment)
     return Frame(marker, precision, height, width, components, segment[7 : 6 + 3 * components : 3])
-
-
-def _next_marker(stream: Stream, fill: int) -> tuple[int, int]:
-    """Return the next marker's second byte, and how many stray and fill bytes were skipped, as libjpeg skips them."""
-    pair = stream.read(2)
-    if len(pair) == 2 and pair[0] == 0xFF and 0 < pair[1] < 0xFF:
-        return pair[1], 0
-    stream.seek(-len(pair), 1)
-    previous = b""
-    for skipped in range(fill + 2):
-        byte = stream.read(1)
-        if not byte:
-            raise UnreadableImage("damaged: the file ends within its header")
-        if previous == b"\xff" and byte not in b"\x00\xff":
-            return byte[0], skipped - 1
-        previous = byte
-    raise UnreadableImage(f"not read: more than {MAX_FILL_BYTES} bytes between its segments; save it again")
 
 
 def _segments(data: bytes, position: int = 0) -> Iterator[tuple[int, int, int]]:
@@ -192,15 +176,16 @@ def _segments(data: bytes, position: int = 0) -> Iterator[tuple[int, int, int]]:
         match = _MARKER.search(data, position)
         if match is None:
             return
-        start, marker = match.start(), data[match.start() + 1]
+        start = match.start()
+        marker = data[start + 1]
         if marker == _EOI:
             return
-        if marker in _WITHOUT_LENGTH:
+        if marker in (_SOI, _TEM):  # without a length
             position = start + 2
             continue
         (length,) = struct.unpack_from(">H", data, start + 2)
+        yield marker, start, start + 2 + length
         position = start + 2 + max(length, 2)
-        yield marker, start, position
     raise UnreadableImage(f"not read: more than {MAX_SEGMENTS} segments; save it again")
 
 

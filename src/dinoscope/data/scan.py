@@ -48,7 +48,7 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
-class Spread:
+class Extent:
     """Smallest, middle (of an even number, the lower one) and largest of whole numbers."""
 
     minimum: int
@@ -81,8 +81,8 @@ class ScanReport:
     bytes: int
     formats: Mapping[str, int]
     classes: Mapping[str, int]
-    widths: Spread | None
-    heights: Spread | None
+    widths: Extent | None
+    heights: Extent | None
     aspect_ratios: tuple[float, float] | None
     grey: int
     alpha: int
@@ -200,8 +200,8 @@ def _report(images: ImageSource, findings: Sequence[_Finding], full: bool) -> Sc
         bytes=sum(finding.size for finding in findings),
         formats=dict(sorted(formats.items(), key=lambda item: (-item[1], item[0]))),
         classes=_class_counts(images, findings),
-        widths=_spread(widths),
-        heights=_spread(heights),
+        widths=_extent(widths),
+        heights=_extent(heights),
         aspect_ratios=(min(ratios), max(ratios)) if ratios else None,
         grey=sum(header.grey for header in headers),
         alpha=sum(header.alpha for header in headers),
@@ -234,8 +234,8 @@ def _class_counts(images: ImageSource, findings: Sequence[_Finding]) -> dict[str
     return {name: counts[label] for label, name in enumerate(images.classes)}
 
 
-def _spread(values: Sequence[int]) -> Spread | None:
-    return Spread(min(values), median_low(values), max(values)) if values else None
+def _extent(values: Sequence[int]) -> Extent | None:
+    return Extent(min(values), median_low(values), max(values)) if values else None
 
 
 # The cache: one row per readable image, so that one that was repaired, or made accessible, is looked at again.
@@ -276,20 +276,15 @@ def _finding(row: Sequence[Any]) -> _Finding:
     return _Finding(size, modified_ns, header, values=None if values is None else ValueRange(*values))
 
 
-def _row(values: ValueRange | None) -> tuple[Any, ...] | None:
-    return None if values is None else dataclasses.astuple(values)
-
-
 def _write_cache(file: Path, known: Mapping[str, _Finding], found: Mapping[str, _Finding]) -> None:
     """Write what is known now, atomically. A cache that cannot be written is reported, and is no error."""
-    readable = {path: finding for path, finding in found.items() if finding.header and finding.modified_ns != _NO_TIME}
+    readable = {key: finding for key, finding in found.items() if finding.header and finding.modified_ns != _NO_TIME}
     if readable.items() <= known.items():
         return
-    rows = {
-        path: (finding.size, finding.modified_ns, *dataclasses.astuple(finding.header), _row(finding.values))
-        for path, finding in {**known, **readable}.items()
-        if finding.header is not None
-    }
+    rows: dict[str, tuple[Any, ...]] = {}
+    for key, finding in {**known, **readable}.items():
+        size, modified_ns, header, _, values = dataclasses.astuple(finding)
+        rows[key] = size, modified_ns, *header, values
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps({"readers": _readers(), "files": rows}, separators=(",", ":")))

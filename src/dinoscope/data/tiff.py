@@ -134,10 +134,7 @@ def read(content: BytesIO, max_pixels: int) -> RawImage:
 
 
 READER = Reader(
-    (".tif", ".tiff"),
-    lambda start: start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
-    read_header,
-    read,
+    (".tif", ".tiff"), lambda start: start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")), read_header, read
 )
 
 

@@ -212,11 +212,7 @@ def _between(limits: tuple[float, float], draw: float) -> float:
 
 
 def _sample_crop(
-    height: int,
-    width: int,
-    scale: tuple[float, float],
-    aspect_ratio: tuple[float, float],
-    draws: Sequence[float],
+    height: int, width: int, scale: tuple[float, float], aspect_ratio: tuple[float, float], draws: Sequence[float]
 ) -> tuple[int, int, int, int]:
     """Draw a box (top, left, height, width) inside the image (torchvision's RandomResizedCrop).
 

@@ -97,11 +97,13 @@ class Clip:
         return replace(self, step=step, count=min(max_frames, -(-self.total // step)))
 
 
-def open_clip(path: Path, name: str, limits: Limits) -> Clip:
+def open_clip(path: Path, name: str, limits: Limits, decode: bool = False) -> Clip:
     """Return the clip in a file, with all its frames, which may be more than are followed (`limits.video_frames`).
 
     Size in bytes and length are checked first, in the file's header. A file that does not say its length is counted,
     but no further than is allowed.
+
+    decode: all frames once, for a process with a deadline: what ends here in time ends in time again.
 
     Raises Refused if the file is too large, the video too long, damaged or no video.
     """
@@ -119,19 +121,11 @@ def open_clip(path: Path, name: str, limits: Limits) -> Clip:
     if not total:
         for total, _ in enumerate(video, start=1):
             _refuse_long(name, (total - 1) / video.fps, limits)
+    if decode:
+        with contextlib.suppress(UserError):  # damage in the middle is reported when that frame is used
+            for _ in video:
+                pass
     return Clip(video, name, total, 1, total, _shrunk(video.size, limits.video_side))
-
-
-def open_stranger_clip(path: Path, name: str, limits: Limits) -> Clip:
-    """Return `open_clip` of a file that nobody has vouched for, after decoding all frames once.
-
-    For a process with a deadline: what ends here in time ends in time again. Raises Refused as `open_clip` does.
-    """
-    clip = open_clip(path, name, limits)
-    with contextlib.suppress(UserError):  # damage in the middle is reported when that frame is used
-        for _ in clip:
-            pass
-    return clip
 
 
 def sample_clip(folder: Path, name: str, limits: Limits) -> Clip:

@@ -12,7 +12,7 @@ import cv2
 import gradio as gr
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -51,82 +51,50 @@ class Controls:
 
 
 @dataclass(frozen=True)
-class Head:
-    """One head's map. share: of the image in its mask. jaccard: of the mask with the ground truth, 0 to 1."""
-
-    number: int
-    picture: Pixels
-    share: float
-    jaccard: float | None
-
-
-@dataclass(frozen=True)
 class View:
-    """What the page shows of a model.
+    """One model's maps of a picture: the mean, and if it has several heads each head's, [1 + heads, rows, columns].
 
-    head: whose map it is; None is the mean, also if the network has no such head. block: of how many; None for kinds
-    that are of the whole network. share, jaccard: as of a `Head`. grid: (rows, columns) of patches.
+    shares: of the image in each map's mask. jaccards: of each mask with the ground truth, 0 to 1, if there is one.
+    place: of the map that is chosen. block: of how many; None for kinds of map that are of the whole network.
     """
 
-    overlay: Pixels
-    mask: Pixels
-    heads: tuple[Head, ...]
-    head: int | None
+    maps: Float[Tensor, "maps rows columns"]
+    masks: Bool[Tensor, "maps rows columns"]
+    shares: list[float]
+    jaccards: list[float | None]
+    place: int
     block: tuple[int, int] | None
-    share: float
-    jaccard: float | None
-    grid: tuple[int, int]
-    size: int
 
 
-def view(engine: Engine, given: Input, controls: Controls, truth: GroundTruth | None) -> View:
-    """Draw a model's map, from the engine's results alone. Raises Refused as `Engine.maps` does."""
-    maps, masks = _maps_and_masks(engine, given, controls)
-    count = len(maps) - 1 if len(maps) > 2 else 0  # of heads: the first map is the mean
-    head = controls.head if controls.head is not None and controls.head < count else None
-    place = 0 if head is None else head + 1
-    shown, small = shrunk(given.picture.pixels, SHOWN), shrunk(given.picture.pixels, THUMBNAIL, THUMBNAIL)
-    shares = [mask.float().mean().item() for mask in masks]
-    scores = [_jaccard(mask, truth) for mask in masks]
+def view(engine: Engine, given: Input, controls: Controls, truth: GroundTruth | None = None) -> View:
+    """Return a model's maps from the engine's results alone. Raises Refused as `Engine.maps` does."""
+    maps = engine.maps(given, controls.kind, controls.block)
+    if len(maps) > 1:
+        maps = mean_and_heads(maps[None])[0]
+    masks = map_masks(maps, controls.mass)
+    place = 0 if controls.head is None or controls.head + 1 >= len(maps) else controls.head + 1
     depth = engine.depth(given.model)
-    return View(
-        overlay=_overlay(shown, maps[place], controls),
-        mask=mask_overlay(shown, masks[place].numpy()),
-        heads=tuple(
-            Head(number - 1, _overlay(small, maps[number], controls), shares[number], scores[number])
-            for number in range(1, count + 1)
-        ),
-        head=head,
-        block=(min(controls.block, depth - 1), depth) if controls.kind in OF_BLOCKS and depth > 1 else None,
-        share=shares[place],
-        jaccard=scores[place],
-        grid=(maps.shape[1], maps.shape[2]),
-        size=engine.size(given),
-    )
+    block = (min(controls.block, depth - 1), depth) if controls.kind in OF_BLOCKS and depth > 1 else None
+    shares = [mask.float().mean().item() for mask in masks]
+    return View(maps, masks, shares, [_jaccard(mask, truth) for mask in masks], place, block)
 
 
 def full_size(engine: Engine, given: Input, controls: Controls) -> Iterator[tuple[str, UInt8[ndarray, "h w *c"]]]:
-    """Yield every picture at the image's own size, with a name: overlay, mask (0 or 255) and outline, of all maps.
+    """Yield overlay, mask (0 or 255) and outline of every map at the image's own size, with a name.
 
     Heads are counted from 1, as on the page.
     """
-    maps, masks = _maps_and_masks(engine, given, controls)
-    pixels = given.picture.pixels
-    names = ["mean", *(f"head{number}" for number in range(1, len(maps)))] if len(maps) > 2 else [controls.kind]
-    for name, values, mask in zip(names, maps, masks, strict=False):
+    drawn, pixels = view(engine, given, controls), given.picture.pixels
+    heads = [f"head{number}" for number in range(1, len(drawn.maps))]
+    for name, values, mask in zip(["mean", *heads] if heads else [controls.kind], drawn.maps, drawn.masks, strict=True):
         full = mask.numpy().astype(np.uint8) * 255
-        yield name, _overlay(pixels, values, controls)
+        yield name, draw_map(pixels, values, controls)
         yield f"{name}_mask", cv2.resize(full, given.picture.size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         yield f"{name}_outline", mask_overlay(pixels, mask.numpy())
 
 
-def _maps_and_masks(engine: Engine, given: Input, controls: Controls) -> tuple[Tensor, Tensor]:
-    """The mean map, then each head's, [1 + heads, rows, columns], and the mask of each."""
-    maps = mean_and_heads(engine.maps(given, controls.kind, controls.block)[None])[0]
-    return maps, map_masks(maps, controls.mass)
-
-
-def _overlay(pixels: Pixels, values: Tensor, controls: Controls) -> Pixels:
+def draw_map(pixels: Pixels, values: Float[Tensor, "rows columns"], controls: Controls) -> Pixels:
+    """Lay a map over an image as the controls say."""
     return overlay(pixels, values.numpy(), opacity=controls.opacity, smooth=controls.smooth)
 
 
@@ -329,42 +297,45 @@ class ImageTab:
         """One model's pictures; or in its caption why there are none: the other model may have some."""
         say, show = self.site.words.say, self.site.show
         try:
-            shown = view(self.site.engine, given, controls, truth)
+            drawn = view(self.site.engine, given, controls, truth)
         except Refused as error:
             reason = say(request, error.key, **error.values)
             caption = reason if "model" in error.values else f"**{literal(given.model)}**\n\n{reason}"
             return [gr.Column(visible=True), caption, None, None, gr.Gallery([], visible=False)]
+        large, small = shrunk(given.picture.pixels, SHOWN), shrunk(given.picture.pixels, THUMBNAIL, THUMBNAIL)
         heads: list[tuple[str, str]] = []
-        for head in shown.heads:
-            values = {"head": head.number + 1, "share": f"{head.share:.0%}"}
-            if head.jaccard is None:
+        for number in range(1, len(drawn.maps)):
+            values = {"head": number, "share": f"{drawn.shares[number]:.0%}"}
+            score = drawn.jaccards[number]
+            if score is None:
                 caption = say(request, "image_head_caption", **values)
             else:
-                caption = say(request, "image_head_caption_truth", **values, jaccard=f"{head.jaccard:.0%}")
-            heads.append((show(head.picture), caption))
-        caption, gallery = (
-            self._caption(given.model, controls.kind, shown, request),
+                caption = say(request, "image_head_caption_truth", **values, jaccard=f"{score:.0%}")
+            heads.append((show(draw_map(small, drawn.maps[number], controls)), caption))
+        return [
+            gr.Column(visible=True),
+            self._caption(given, controls.kind, drawn, request),
+            show(draw_map(large, drawn.maps[drawn.place], controls)),
+            show(mask_overlay(large, drawn.masks[drawn.place].numpy())),
             gr.Gallery(heads, visible=bool(heads)),
-        )
-        return [gr.Column(visible=True), caption, show(shown.overlay), show(shown.mask), gallery]
+        ]
 
-    def _caption(self, model: str, kind: str, shown: View, request: gr.Request) -> str:
+    def _caption(self, given: Input, kind: str, drawn: View, request: gr.Request) -> str:
         """What is shown of a model, in three lines, so that the pictures of two models begin at the same height."""
-        say, engine = self.site.words.say, self.site.engine
-        share = say(request, "image_caption", model=model, share=f"{shown.share:.0%}")
-        if shown.jaccard is not None:
-            share += " · " + say(request, "image_caption_truth", jaccard=f"{shown.jaccard:.1%}")
+        say, engine, model = self.site.words.say, self.site.engine, given.model
+        score = drawn.jaccards[drawn.place]
+        share = say(request, "image_caption", share=f"{drawn.shares[drawn.place]:.0%}")
+        if score is not None:
+            share += " · " + say(request, "image_caption_truth", jaccard=f"{score:.1%}")
         parts = [say(request, f"image_kind_{engine.shown_kind(model, kind)}")]
-        heads = engine.heads(model)
-        if kind == "attention" and heads > 1:
-            if shown.head is None:
-                parts.append(say(request, "image_place_mean", heads=heads))
-            else:
-                parts.append(say(request, "image_place_head", head=shown.head + 1, heads=heads))
-        if shown.block is not None:
-            parts.append(say(request, "image_place_layer", layer=shown.block[0] + 1, layers=shown.block[1]))
-        rows, columns = shown.grid
-        parts.append(say(request, "image_caption_size", columns=columns, rows=rows, size=shown.size))
+        heads = len(drawn.maps) - 1
+        if heads:
+            key = "image_place_head" if drawn.place else "image_place_mean"
+            parts.append(say(request, key, head=drawn.place, heads=heads))
+        if drawn.block is not None:
+            parts.append(say(request, "image_place_layer", layer=drawn.block[0] + 1, layers=drawn.block[1]))
+        _, rows, columns = drawn.maps.shape
+        parts.append(say(request, "image_caption_size", columns=columns, rows=rows, size=engine.size(given)))
         return f"**{literal(model)}**\n\n{share}\n\n<span class='small'>{' · '.join(parts)}</span>"
 
     @refusals_shown()

@@ -164,12 +164,13 @@ def default_models(runs: Path) -> list[str]:
     newest = sorted(_runs(runs), reverse=True)  # (time, path, method)
     by_method = {method: path for _, path, method in reversed(newest)}
     if {"supervised", "dino"} <= by_method.keys():
-        return [by_method["supervised"], by_method["dino"], shipped]
-    if len(newest) > 1:
-        return [newest[0][1], newest[1][1], shipped]
-    if newest:
-        return [f"{RANDOM}{newest[0][1]}", newest[0][1], shipped]
-    return [f"{RANDOM}{shipped}", shipped]
+        pair = [by_method["supervised"], by_method["dino"]]
+    elif len(newest) > 1:
+        pair = [path for _, path, _ in newest[:2]]
+    else:
+        name = newest[0][1] if newest else shipped
+        pair = [f"{RANDOM}{name}", name]
+    return list(dict.fromkeys([*pair, shipped]))
 
 
 def _runs(folder: Path) -> Iterator[tuple[float, str, str]]:

@@ -33,7 +33,7 @@ from dinoscope.demo.clip import (
     first_frame,
     follow,
     object_colors,
-    open_stranger_clip,
+    open_clip,
     painted,
     sample_clip,
 )
@@ -305,7 +305,7 @@ class VideoTab:
                 os.link(file, copy)  # so that it stays when Gradio removes the upload
             except OSError:  # another disk, or one without links
                 shutil.copyfile(file, copy)
-            clip = self.site.engine.apart(open_stranger_clip, copy, Path(file).name, self.limits, deadlines=6)
+            clip = self.site.engine.apart(open_clip, copy, Path(file).name, self.limits, True, deadlines=6)
             return self._load(folder, clip, session, model, detail, request)
         except (UserError, Refused, OSError) as error:
             shutil.rmtree(folder, ignore_errors=True)

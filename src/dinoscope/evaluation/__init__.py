@@ -1,0 +1,10 @@
+"""Evaluations of models, one file each, and what they share."""
+
+from dinoscope.evaluation import knn, linear
+from dinoscope.evaluation.base import Evaluation
+
+EVALUATIONS: dict[str, Evaluation] = {
+    "linear": linear.EVALUATION,
+    "knn": knn.EVALUATION,
+}
+"""name -> evaluation, in the order of a table's columns."""

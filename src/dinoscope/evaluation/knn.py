@@ -10,8 +10,10 @@ every n-th gallery image, so that a gallery sorted by class looks alike in each 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +21,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from dinoscope.data.sources import ImageFolder, find_split, label_fraction
 from dinoscope.errors import UserError
+from dinoscope.evaluation.base import INTERNAL, LABEL_SEED, Column, Context, Data, Evaluation, require_known_classes
+from dinoscope.evaluation.results import kept_name, new_result
 from dinoscope.evaluation.statistics import share_metric
-from dinoscope.types import FeatureBank, Metric
+from dinoscope.model_names import Model
+from dinoscope.types import FeatureBank, Metric, Result
+
+K = 20
+"""Neighbours of the headline figure, as in DINO's tables."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,15 +47,26 @@ _INDEX_MASK = 0xFFFFFFFF
 class KNNConfig:
     """Settings of the weighted k-NN classifier; the defaults are DINO's.
 
-    ks: numbers of neighbours, each measured on its own from one search.
-    temperature: divides the cosine similarity before the exponential.
-    max_bytes: working memory to aim for beside the banks and the answer; the least that is held is one query
-        against one block of the gallery.
+    max_bytes: working memory to aim for besides the banks and the answer; the least that is held is one query against
+        one block of the gallery.
     """
 
     ks: tuple[int, ...] = (10, 20, 100, 200)
+    """Numbers of neighbours that vote, each measured on its own."""
+
     temperature: float = 0.07
-    max_bytes: int = 256 * 2**20
+    """A neighbour votes with exp(cosine similarity / temperature)."""
+
+    label_fraction: float = 1.0
+    """Share of each class of the gallery that is used, in (0, 1]."""
+
+    gallery: Path | None = None
+    """Instead of --data, with --query: folder whose labels are known, CLASS/..."""
+
+    query: Path | None = None
+    """Instead of --data, with --gallery: folder to be classified, CLASS/..."""
+
+    max_bytes: int = field(default=256 * 2**20, metadata=INTERNAL)
 
 
 def knn(gallery: FeatureBank, queries: FeatureBank, config: KNNConfig | None = None) -> Iterator[Metric]:
@@ -298,3 +318,115 @@ def labels_as_in(gallery: FeatureBank, queries: FeatureBank) -> Int[Tensor, " q"
             f"({', '.join(gallery.classes[:5])}...): give two splits of one data set"
         )
     return torch.tensor([number.get(name, -1) for name in queries.classes], device=labels.device)[labels]
+
+
+# The evaluation
+
+
+def run(models: Sequence[Model], data: Data, config: KNNConfig, context: Context) -> tuple[Result, ...]:
+    """Extract the features of gallery and queries, and vote; without queries each image is asked of all others.
+
+    Entries of the protocol: those of `Context.network`; temperature; label_fraction; classes; gallery, queries (their
+    folders; queries None if each image was asked of all others); gallery_images, query_images.
+
+    Raises UserError if there are no labels or a single class, the queries have classes that the gallery lacks, or a
+    fraction of the labels is asked for without queries.
+    """
+    gallery, queries = _images(data, config, context)
+    if config.label_fraction != 1:
+        gallery = label_fraction(gallery, config.label_fraction, LABEL_SEED)
+    results: list[Result] = []
+    for model in models:
+        bank = context.features(model.backbone, gallery, "features of the gallery")
+        queried = bank if queries is None else context.features(model.backbone, queries, "features of the queries")
+        metrics = leave_one_out(bank, config) if queries is None else knn(bank, queried, config)
+        protocol = {
+            **_settings(model, config, context),
+            **_folders(gallery, queries),
+            "gallery_images": len(bank.features),
+            "query_images": len(queried.features),
+        }
+        results.append(new_result("knn", protocol, metrics))
+    return tuple(results)
+
+
+def _images(data: Data, config: KNNConfig, context: Context) -> tuple[ImageFolder, ImageFolder | None]:
+    if (config.gallery is None) != (config.query is None) or (data is None) == (config.gallery is None):
+        raise UserError("give either --data, or --gallery and --query together")
+    if config.gallery is not None:
+        data = (config.gallery, config.query)
+    try:
+        gallery, queries = context.labelled(data)
+    except UserError as error:
+        if isinstance(data, Path) and (find_split(data, "train") is None) != (find_split(data, "val") is None):
+            raise UserError(f"{error} Or name two folders yourself with --gallery and --query.") from error
+        raise
+    if queries is None and config.label_fraction != 1:
+        raise UserError("--label-fraction needs queries apart from the gallery: a val split, or --query")
+    if queries is not None:
+        require_known_classes(gallery, queries)
+    return gallery, queries
+
+
+def _settings(model: Model, config: KNNConfig, context: Context) -> dict[str, Any]:
+    return {
+        **context.network(model),
+        "temperature": config.temperature,
+        "label_fraction": config.label_fraction,
+    }
+
+
+def _folders(gallery: ImageFolder, queries: ImageFolder | None) -> dict[str, Any]:
+    return {
+        "classes": len(gallery.classes),
+        "gallery": str(gallery.root),
+        "queries": None if queries is None else str(queries.root),
+    }
+
+
+def expected(model: Model, data: Data, config: KNNConfig, context: Context) -> dict[str, Any]:
+    """Return what the protocol of a measurement would be, but for images that cannot be read."""
+    settings = _settings(model, config, context)
+    if data is None and config.gallery is None:
+        return settings
+    gallery, queries = _images(data, config, context)
+    # Images may have come or gone since; of a fraction the count of the gallery says nothing.
+    counts = {"query_images": len(gallery if queries is None else queries)}
+    counts |= {"gallery_images": len(gallery)} if config.label_fraction == 1 else {}
+    return {**settings, **_folders(gallery, queries), **counts}
+
+
+def protocol_line(protocol: Mapping[str, Any]) -> str:
+    """Return the protocol in one line for a person."""
+    gallery = f"{protocol['gallery_images']} gallery images"
+    if protocol["label_fraction"] != 1:
+        gallery += f" ({100 * protocol['label_fraction']:.3g} % of the labels)"
+    queries = f"{protocol['query_images']} queries" if protocol["queries"] else "each against all others"
+    weights = f", weights {protocol['weights']}" if "weights" in protocol else ""
+    data = protocol["gallery"] + (f" and {protocol['queries']}" if protocol["queries"] else "")
+    return (
+        f"{gallery}, {queries}, {protocol['classes']} classes, {protocol['image_size']} px, "
+        f"temperature {protocol['temperature']:g}{weights}, data {data}"
+    )
+
+
+def headline(result: Result) -> Metric | None:
+    """Return top-1 with k = 20; of a gallery of no more images, which has no 20 neighbours, with the largest k."""
+    top1 = {metric.parameters["k"]: metric for metric in result.metrics if metric.name.endswith("top1")}
+    few = result.protocol.get("gallery_images", K + 1) <= K
+    return top1.get(K, top1[max(top1)] if few and top1 else None)
+
+
+EVALUATION = Evaluation(
+    "knn",
+    "k-NN",
+    "Classify images by their nearest neighbours among a model's features; nothing is trained.",
+    "labels",
+    KNNConfig,
+    run,
+    (Column("knn", "k-NN", "knn_top1", {"k": K}, pick=headline),),
+    protocol_line,
+    expected,
+    default=True,
+    file_name=lambda config, protocol: kept_name("knn", protocol["label_fraction"]),
+)

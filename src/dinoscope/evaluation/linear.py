@@ -1,66 +1,213 @@
-"""Linear probe on features that are extracted once: fast, without augmentation.
+"""Linear probes: a linear classifier trained on frozen features, by a fast protocol or by DINO's own.
 
-Features are standardised with the training images' mean and deviation. All learning rates of a grid (as DINOv2
-sweeps them: Oquab et al. 2023, appendix B.3) are tried at once, and the one that is best on training images
-held out for it is used; of few training images, the one that is best in cross-validation. The images that are
+fast: features are extracted once and standardised with the training images' mean and deviation. All learning rates of a
+grid (as DINOv2 sweeps them: Oquab et al. 2023, appendix B.3) are tried at once, and the one that is best on training
+images held out for it is used; of few training images, the one that is best in cross-validation. The images that are
 reported on choose nothing.
+
+reference: as in DINO's evaluation, training images are augmented anew in every epoch: frozen network in evaluation
+mode, crops of 8 to 100 % of the area and flips, SGD with momentum 0.9 without weight decay, batch size / 256 times the
+base rate, cosine to 0 by the epoch, features as they are, crops resized bilinearly. Different here: the rest of an
+epoch that fills no batch is left out, and the figure is the last epoch's, not the best one's on the validation images.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from dinoscope.data.sources import hash_rank
+from dinoscope.data.images import UnreadableImage
+from dinoscope.data.loader import StepSampler, ViewsDataset, default_workers, view_loader
+from dinoscope.data.sources import ImageFolder, hash_rank, label_fraction
+from dinoscope.data.views import VIEWS, ViewsConfig
 from dinoscope.errors import UserError
+from dinoscope.evaluation.base import INTERNAL, LABEL_SEED, Column, Context, Data, Evaluation, require_known_classes
 from dinoscope.evaluation.knn import labels_as_in
-from dinoscope.evaluation.probes import Probes, Standardize, metrics, standardization
+from dinoscope.evaluation.results import kept_name, new_result
+from dinoscope.evaluation.statistics import share_metric
+from dinoscope.features import ExtractConfig, describing, evaluation_view
+from dinoscope.model_names import Model
+from dinoscope.models.backbone import WIDE, Backbone, ViTBackbone
 from dinoscope.schedules import cosine
-from dinoscope.types import FeatureBank, Metric
+from dinoscope.types import FeatureBank, Metric, Result
 
 Progress = Callable[[int, int], None]
 """Told (steps done, steps in all)."""
 
+CPU = torch.device("cpu")
+
 RATES = (2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0)
 """Narrow features want high rates (the shipped model's 288 values: 0.5), wide ones and many classes low ones."""
+VIT_RATE, RESNET_RATE = 0.001, 0.3
+"""Base learning rates for a batch of 256: the reference's default, and where its log of ResNet-50 starts."""
 HELD_OUT = 0.1
 FEWEST_HELD_OUT = 100
 """With fewer held-out images, cross-validation chooses the rate: of 30 images three would, by chance alone."""
 FOLDS = 5
 _HELD_OUT_SEED = 1  # the same images for every model; not the seed that chooses a fraction of the labels
+MOMENTUM = 0.9
+INITIAL_DEVIATION = 0.01
+"""Of the weights; biases begin at 0 (DINO's linear evaluation)."""
+_ROWS = 1024  # images at a time where nothing is trained
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LinearConfig:
-    """Settings of the fast linear probe: SGD with momentum 0.9, no weight decay, cosine to 0 by the step.
+    """Settings of the linear probe: SGD with momentum 0.9, no weight decay, cosine to 0.
 
-    rates: learning rates to choose from, each for a batch of 256; multiplied by batch size / 256.
-    epochs: passes over the training images.
-    batch_size: images per step, at most; the parts of an epoch are of nearly equal size.
-    seed: of the first weights and the order of the images.
-    device: where the probe is trained.
+    rates: learning rates that the fast protocol chooses from, each for a batch of 256.
+
+    Raises UserError if a value is out of range.
     """
 
-    rates: tuple[float, ...] = RATES
+    protocol: Literal["fast", "reference"] = "fast"
+    """fast: features extracted once, the learning rate chosen on held-out training images. reference: DINO's own
+    evaluation, training images cropped and flipped anew in every epoch: --epochs times the work."""
+
+    label_fraction: float = 1.0
+    """Share of each class of the training images that is used, in (0, 1]."""
+
     epochs: int = 100
+    """Passes over the training images. The figures are those after the last one."""
+
     batch_size: int = 256
+    """Training images per step, at most; the parts of an epoch are of nearly equal size."""
+
+    learning_rate: float | None = None
+    """For a batch of 256, and scaled with the batch. By default fast chooses among 13, and reference takes 0.001 for a
+    ViT, 0.3 for a ResNet."""
+
     seed: int = 0
-    device: torch.device = torch.device("cpu")  # noqa: RUF009 (immutable)
+    """Of the first weights, the order of the images, and their crops."""
+
+    rates: tuple[float, ...] = field(default=RATES, metadata=INTERNAL)
 
     def __post_init__(self) -> None:
         """Refuse values out of range, with a UserError."""
-        require_positive("learning rate", *self.rates)
-        require_positive("number of epochs", self.epochs)
-        require_positive("batch size", self.batch_size)
-        require_seed(self.seed)
+        _require_positive("learning rate", *self.tried)
+        _require_positive("number of epochs", self.epochs)
+        _require_positive("batch size", self.batch_size)
+        if self.seed < 0:  # numpy could not take it
+            raise UserError(f"the seed must be 0 or more, not {self.seed}")
+
+    @property
+    def tried(self) -> tuple[float, ...]:
+        """The learning rates that the fast protocol chooses from: the given one alone, if there is one."""
+        return self.rates if self.learning_rate is None else (self.learning_rate,)
+
+
+def _require_positive(name: str, *values: float) -> None:
+    wrong = [value for value in values if not 0 < value < float("inf")]
+    if wrong or not values:
+        raise UserError(f"the {name} must be above 0; got {wrong[0] if wrong else 'none'}")
+
+
+# Classifiers side by side: all of them are one matrix [dim, rates * classes], so that a step is two matrix products,
+# whatever the number of rates. Each goes the way it would go alone: torch's SGD on the mean cross-entropy.
+
+
+class Probes:
+    """Weights of `rates` linear classifiers, all beginning at the same ones, and their momentum.
+
+    rates: the learning rate of each.
+    seed: of the first weights, which do not depend on the device.
+    """
+
+    def __init__(self, rates: Sequence[float], dim: int, classes: int, *, seed: int, device: torch.device) -> None:
+        first = torch.randn(dim, 1, classes, generator=torch.Generator().manual_seed(seed)).mul(INITIAL_DEVIATION)
+        self.rates = torch.tensor(rates, device=device)[:, None]
+        self.weight = first.to(device).expand(-1, len(rates), -1).contiguous()
+        self.bias = torch.zeros(len(rates), classes, device=device)
+        self._velocity = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
+
+    def logits(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b r c"]:
+        """Logits of each classifier."""
+        return torch.mm(features, self.weight.flatten(1)).view(len(features), *self.bias.shape) + self.bias
+
+    @torch.no_grad()
+    def step(self, features: Float[Tensor, "b d"], labels: Int[Tensor, " b"], factor: float) -> None:
+        """One step of SGD on the mean cross-entropy of a batch, with `factor` times the learning rates."""
+        # The gradient of the mean cross-entropy by the logits: (softmax - one-hot) / batch.
+        error = self.logits(features).softmax(dim=2)
+        error[torch.arange(len(labels), device=labels.device), :, labels] -= 1
+        error /= len(labels)
+        weight, bias = self._velocity
+        weight.flatten(1).addmm_(features.T, error.flatten(1), beta=MOMENTUM)
+        bias.mul_(MOMENTUM).add_(error.sum(dim=0))
+        rates = -factor * self.rates
+        self.weight.addcmul_(weight, rates)
+        self.bias.addcmul_(bias, rates)
+
+    @torch.no_grad()
+    def accuracy(
+        self,
+        features: Float[Tensor, "n d"],
+        labels: Int[Tensor, " n"],
+        prepare: Callable[[Float[Tensor, "b d"]], Float[Tensor, "b d"]] = lambda features: features,
+    ) -> Float[Tensor, "2 r"]:
+        """Top-1 and top-5 accuracy in % of each classifier; `prepare` is applied to the features before."""
+        count = min(5, self.bias.shape[1])
+        right = torch.zeros(count, len(self.bias), dtype=torch.int64)
+        for rows in slices(len(features)):
+            logits = self.logits(prepare(features[rows].to(self.weight.device)))
+            hits = logits.topk(count, dim=2).indices == labels[rows, None, None].to(logits.device)
+            right += hits.sum(dim=0).T.cpu()
+        return 100 * torch.stack([right[0], right.sum(dim=0)]).double() / len(features)
+
+
+@dataclass(frozen=True)
+class Standardize:
+    """Features to mean 0 and deviation 1, as measured on the training images; a constant feature becomes 0."""
+
+    mean: Float[Tensor, " d"]
+    scale: Float[Tensor, " d"]
+
+    def __call__(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+        """Apply it, on the device of the features."""
+        return (features - self.mean.to(features.device)) * self.scale.to(features.device)
+
+
+def standardization(features: Float[Tensor, "n d"], rows: Int[Tensor, " k"]) -> Standardize:
+    """Mean and deviation over these rows, without copying all of them.
+
+    Raises UserError where a feature is not finite.
+    """
+    total = torch.zeros(features.shape[1], dtype=torch.float64)
+    for part in slices(len(rows)):
+        total += features[rows[part]].double().sum(dim=0)
+    if not total.isfinite().all():
+        raise UserError("a feature is NaN or infinite: the model diverged, or its weights are damaged")
+    mean, squares = total / len(rows), torch.zeros_like(total)
+    for part in slices(len(rows)):
+        squares += (features[rows[part]] - mean).square().sum(dim=0)
+    deviation = (squares / len(rows)).sqrt()
+    # What is constant but for rounding must not be blown up to deviation 1.
+    constant = deviation <= 1e-6 * torch.maximum(deviation.max(), mean.abs())
+    return Standardize(mean.float(), deviation.reciprocal().masked_fill(constant, 0).float())
+
+
+def metrics(name: str, accuracy: Float[Tensor, "2 1"], images: int) -> Iterator[Metric]:
+    """Yield `NAME_top1` and `NAME_top5` of the accuracies of one classifier over so many images, in %."""
+    for top, value in zip((1, 5), accuracy[:, 0], strict=True):
+        yield share_metric(f"{name}_top{top}", float(value), images)
+
+
+def slices(length: int) -> Iterator[slice]:
+    """Consecutive slices of a thousand rows, so that working memory does not grow with the data."""
+    for start in range(0, length, _ROWS):
+        yield slice(start, start + _ROWS)
+
+
+# The fast protocol
 
 
 @dataclass(frozen=True)
@@ -80,7 +227,9 @@ class RateChoice:
     folds: int = 0
 
 
-def choose_rate(train: FeatureBank, config: LinearConfig, progress: Progress | None = None) -> RateChoice:
+def choose_rate(
+    train: FeatureBank, config: LinearConfig, progress: Progress | None = None, device: torch.device = CPU
+) -> RateChoice:
     """Train a probe with each rate on 90 % of the training images; take the best on the other 10 %.
 
     If those are fewer than `FEWEST_HELD_OUT`, each fifth of the images is held out in turn, and all of them choose.
@@ -89,9 +238,9 @@ def choose_rate(train: FeatureBank, config: LinearConfig, progress: Progress | N
     Raises UserError as `linear` does, and where no class has an image to spare.
     """
     check_bank(train, "training")
-    if len(config.rates) == 1:
-        return RateChoice(config.rates[0])
-    rates = tuple(sorted(config.rates))
+    rates = tuple(sorted(config.tried))
+    if len(rates) == 1:
+        return RateChoice(rates[0])
     kept, held = hold_out(train)
     if not len(held):
         raise UserError(
@@ -101,7 +250,7 @@ def choose_rate(train: FeatureBank, config: LinearConfig, progress: Progress | N
     parts = [(kept, held)] if len(held) >= FEWEST_HELD_OUT else folds(train)
     right, total = torch.zeros(len(rates), dtype=torch.float64), sum(len(held) for _, held in parts)
     for number, (kept, held) in enumerate(parts):
-        probes, standardize = train_probes(train, kept, rates, config, _part_of(progress, number, len(parts)))
+        probes, standardize = train_probes(train, kept, rates, config, _part_of(progress, number, len(parts)), device)
         top1 = probes.accuracy(train.features[held], class_numbers(train)[held], standardize)[0]
         right += (top1 * len(held) / 100).round()
     top1 = 100 * right / total
@@ -117,7 +266,12 @@ def choose_rate(train: FeatureBank, config: LinearConfig, progress: Progress | N
 
 
 def linear(
-    train: FeatureBank, val: FeatureBank, rate: float, config: LinearConfig, progress: Progress | None = None
+    train: FeatureBank,
+    val: FeatureBank,
+    rate: float,
+    config: LinearConfig,
+    progress: Progress | None = None,
+    device: torch.device = CPU,
 ) -> Iterator[Metric]:
     """Train on all of `train` with this rate; `linear_top1` and `linear_top5` on `val` in %, after the last epoch.
 
@@ -128,12 +282,17 @@ def linear(
     """
     labels = known_labels(train, val)
     rows = torch.arange(len(train.features))
-    probes, standardize = train_probes(train, rows, (rate,), config, progress)
+    probes, standardize = train_probes(train, rows, (rate,), config, progress, device)
     yield from metrics("linear", probes.accuracy(val.features, labels, standardize), len(labels))
 
 
 def train_probes(
-    bank: FeatureBank, rows: Int[Tensor, " k"], rates: Sequence[float], config: LinearConfig, progress: Progress | None
+    bank: FeatureBank,
+    rows: Int[Tensor, " k"],
+    rates: Sequence[float],
+    config: LinearConfig,
+    progress: Progress | None,
+    device: torch.device = CPU,
 ) -> tuple[Probes, Standardize]:
     """Train a probe with each of the rates on the images `rows` of the bank, and say how features are prepared."""
     labels, standardize = class_numbers(bank), standardization(bank.features, rows)
@@ -141,13 +300,13 @@ def train_probes(
     parts = -(-len(rows) // batch_size)
     scaled = [rate * batch_size / 256 for rate in rates]
     classes = max(len(bank.classes), int(labels.max()) + 1)
-    probes = Probes(scaled, bank.features.shape[1], classes, seed=config.seed, device=config.device)
+    probes = Probes(scaled, bank.features.shape[1], classes, seed=config.seed, device=device)
     for epoch in range(config.epochs):
         order = torch.as_tensor(np.random.default_rng([config.seed, epoch]).permutation(len(rows)))
         for part, batch in enumerate(rows[order].tensor_split(parts)):
-            features = standardize(bank.features[batch].to(config.device))
+            features = standardize(bank.features[batch].to(device))
             position = (epoch * parts + part) / (config.epochs * parts)
-            probes.step(features, labels[batch].to(config.device), cosine(1.0, 0.0, position))
+            probes.step(features, labels[batch].to(device), cosine(1.0, 0.0, position))
         if progress is not None:
             progress((epoch + 1) * parts, config.epochs * parts)
     return probes, standardize
@@ -233,18 +392,245 @@ def class_numbers(bank: FeatureBank, role: str = "training") -> Int[Tensor, " n"
     return bank.labels
 
 
-def require_positive(name: str, *values: float) -> None:
-    """Raise UserError where there is no value, or one is not a number above 0."""
-    wrong = [value for value in values if not 0 < value < float("inf")]
-    if wrong or not values:
-        raise UserError(f"the {name} must be above 0; got {wrong[0] if wrong else 'none'}")
-
-
-def require_seed(seed: int) -> None:
-    """Raise UserError where numpy could not take it."""
-    if seed < 0:
-        raise UserError(f"the seed must be 0 or more, not {seed}")
-
-
 def _integers(numbers: Int[Tensor, " n"]) -> list[int]:
     return [int(number) for number in numbers.cpu().numpy()]
+
+
+# The protocol of the reference
+
+
+def linear_reference(
+    backbone: Backbone,
+    train: ImageFolder,
+    val: FeatureBank,
+    config: LinearConfig,
+    extraction: ExtractConfig,
+    progress: Progress | None = None,
+) -> Iterator[Metric]:
+    """`linear_reference_top1` and `linear_reference_top5` on `val` in %, after the last epoch.
+
+    Args:
+        train: labelled images; one that cannot be read is replaced by the next that can.
+        val: features of the validation images, extracted with `extraction`.
+        extraction: how features are computed; `feature` should be "linear".
+        progress: told (steps done, steps in all).
+
+    Raises UserError where labels are missing, `train` has one class only or lacks one of `val`, or no image can
+    be read.
+    """
+    labels = known_labels(_without_its_features(train, val), val)
+    probe = train_probe(backbone, train, config, extraction, progress)
+    yield from metrics("linear_reference", probe.accuracy(val.features, labels), len(labels))
+
+
+def train_probe(
+    backbone: Backbone,
+    train: ImageFolder,
+    config: LinearConfig,
+    extraction: ExtractConfig,
+    progress: Progress | None,
+) -> Probes:
+    """The one classifier after the last epoch; arguments and errors as of `linear_reference`."""
+    batch_size = min(config.batch_size, len(train))
+    if batch_size < config.batch_size:
+        _log.warning("batch size %d lowered to %d, the number of training images", config.batch_size, batch_size)
+    per_epoch = len(train) // batch_size
+    total, device = config.epochs * per_epoch, extraction.device or backbone.mean.device
+    view = evaluation_view(backbone, extraction)
+    dataset = ViewsDataset(train, training_views(view.size), config.seed, view.window)
+    sampler = StepSampler(len(train), batch_size, config.seed, range(total), rank=0, processes=1)
+    workers = default_workers(processes=1) if extraction.workers < 0 else extraction.workers
+    rate = base_rate(config, backbone) * batch_size / 256
+    probe = Probes([rate], extraction.dim(backbone), len(train.classes), seed=config.seed, device=device)
+    with describing(backbone, extraction) as describe:
+        try:
+            for step, views in enumerate(view_loader(dataset, sampler, workers, pin=device.type == "cuda")):
+                factor = cosine(1.0, 0.0, (step // per_epoch) / config.epochs)
+                probe.step(describe(views.global_views[0]), _labels(views.labels).to(device), factor)
+                if progress is not None:
+                    progress(step + 1, total)
+        except UnreadableImage as error:
+            raise UserError(f"{error}; see `dinoscope scan`") from error
+    if not probe.weight.isfinite().all():
+        raise UserError("a feature is NaN or infinite: the model diverged, or its weights are damaged")
+    return probe
+
+
+def training_views(size: int) -> ViewsConfig:
+    """One random resized crop and a flip, no colours: the reference's training images for linear probes."""
+    return replace(VIEWS["supervised"], global_size=size, interpolation="bilinear")
+
+
+def _without_its_features(folder: ImageFolder, val: FeatureBank) -> FeatureBank:
+    """The folder's labels and classes as a bank (its features take no memory), to be checked against `val`."""
+    labels = None if folder.labels is None else torch.tensor(folder.labels)
+    nothing = val.features.new_zeros(1, 1).expand(len(folder), val.features.shape[1])
+    return FeatureBank(nothing, labels, folder.paths, folder.classes)
+
+
+def _labels(labels: Int[Tensor, " b"] | None) -> Int[Tensor, " b"]:
+    assert labels is not None, "known_labels has refused folders without labels"
+    return labels
+
+
+def base_rate(config: LinearConfig, backbone: Backbone) -> float:
+    """Return the learning rate for a batch of 256: the given one, else the family's (`VIT_RATE`, `RESNET_RATE`)."""
+    if config.learning_rate is not None:
+        return config.learning_rate
+    return VIT_RATE if isinstance(backbone, ViTBackbone) else RESNET_RATE
+
+
+# The evaluation
+
+
+def run(models: Sequence[Model], data: Data, config: LinearConfig, context: Context) -> tuple[Result, ...]:
+    """Train a linear probe on frozen features of the train split, and report it on the val split.
+
+    Entries of the protocol: those of `Context.network`; protocol ("fast" or "reference"); feature (what of the network
+    is classified); label_fraction, classes; train, val (folders), train_images, val_images; epochs, batch_size, seed;
+    learning_rate (for a batch of 256), rate_choice (where it comes from; never from the validation images),
+    rates_tried, rate_at_edge (whether it is the smallest or the largest of several). All figures are those after the
+    last epoch.
+
+    Raises UserError if a split or labels are missing, there is one class only, or val has classes that train lacks.
+    """
+    train, val = _images(data, context)
+    if config.label_fraction != 1:
+        train = label_fraction(train, config.label_fraction, LABEL_SEED)
+    measure = _run_fast if config.protocol == "fast" else _run_reference
+    results: list[Result] = []
+    for model in models:
+        metrics, found = measure(model.backbone, train, val, config, context)
+        protocol = {
+            **_settings(model, config, context),
+            **_folders(train, val),
+            **found,
+            "feature": linear_feature_name(model.backbone),
+        }
+        results.append(new_result("linear", protocol, metrics))
+    return tuple(results)
+
+
+def _images(data: Data, context: Context) -> tuple[ImageFolder, ImageFolder]:
+    train, val = context.labelled(data)
+    if val is None:
+        raise UserError(f"{train.root} has no val split, and a linear probe must be measured on other images")
+    require_known_classes(train, val)
+    return train, val
+
+
+def _settings(model: Model, config: LinearConfig, context: Context) -> dict[str, Any]:
+    return {
+        **context.network(model),
+        "protocol": config.protocol,
+        "label_fraction": config.label_fraction,
+        "epochs": config.epochs,
+        "seed": config.seed,
+        "rates_tried": len(config.tried) if config.protocol == "fast" else 1,
+    }
+
+
+def _folders(train: ImageFolder, val: ImageFolder) -> dict[str, Any]:
+    return {"classes": len(train.classes), "train": str(train.root), "val": str(val.root)}
+
+
+def _run_fast(
+    backbone: Backbone, train: ImageFolder, val: ImageFolder, config: LinearConfig, context: Context
+) -> tuple[tuple[Metric, ...], dict[str, Any]]:
+    device = context.device or CPU
+    bank = context.features(backbone, train, "features of the training images", "linear")
+    queried = context.features(backbone, val, "features of the validation images", "linear")
+    known_labels(bank, queried)  # refuses what cannot be reported on, before anything is trained
+    with context.watch("choosing the learning rate") as progress:
+        choice = choose_rate(bank, config, progress, device)
+    with context.watch("training the probe") as progress:
+        metrics = tuple(linear(bank, queried, choice.rate, config, progress, device))
+    reason = "given"
+    if choice.held_out:
+        how = f"in {choice.folds}-fold cross-validation on {choice.held_out} training images"
+        how = how if choice.folds else f"on {choice.held_out} held-out training images"
+        reason = f"best of {len(config.tried)} {how}"
+    return metrics, {
+        "train_images": len(bank.features),
+        "val_images": len(queried.features),
+        "batch_size": min(config.batch_size, len(bank.features)),
+        "learning_rate": choice.rate,
+        "rate_choice": reason,
+        "rate_at_edge": choice.at_edge,
+    }
+
+
+def _run_reference(
+    backbone: Backbone, train: ImageFolder, val: ImageFolder, config: LinearConfig, context: Context
+) -> tuple[tuple[Metric, ...], dict[str, Any]]:
+    queried = context.features(backbone, val, "features of the validation images", "linear")
+    with context.watch("training the probe") as progress:
+        extraction = context.extraction("linear")
+        metrics = tuple(linear_reference(backbone, train, queried, config, extraction, progress))
+    return metrics, {
+        "train_images": len(train),
+        "val_images": len(queried.features),
+        "batch_size": min(config.batch_size, len(train)),
+        "learning_rate": base_rate(config, backbone),
+        "rate_choice": "the family's default" if config.learning_rate is None else "given",
+        "rate_at_edge": False,
+    }
+
+
+def linear_feature_name(backbone: Backbone) -> str:
+    """Return what `Backbone.linear_feature` consists of, for a person."""
+    blocks = backbone.linear_dim // backbone.dim
+    if not isinstance(backbone, ViTBackbone):
+        name = "pooled vector"
+    elif backbone.dim >= WIDE:
+        name = "class token and mean patch token of the last block"
+    else:
+        name = f"class tokens of the last {blocks} blocks" if blocks > 1 else "class token of the last block"
+    return f"{name} ({backbone.linear_dim} values)"
+
+
+def expected(model: Model, data: Data, config: LinearConfig, context: Context) -> dict[str, Any]:
+    """Return what the protocol of a measurement would be, but for images that cannot be read and the chosen rate."""
+    settings = _settings(model, config, context)
+    if data is None:
+        return settings
+    train, val = _images(data, context)
+    counts = {"val_images": len(val)} | ({"train_images": len(train)} if config.label_fraction == 1 else {})
+    return {**settings, **_folders(train, val), **counts}
+
+
+def protocol_line(protocol: Mapping[str, Any]) -> str:
+    """Return the protocol in one line for a person."""
+    train = f"{protocol['train_images']} training images"
+    if protocol["label_fraction"] != 1:
+        train += f" ({100 * protocol['label_fraction']:.3g} % of the labels)"
+    prepared = "standardised, no augmentation" if protocol["protocol"] == "fast" else "crops and flips"
+    feature = f", {protocol['feature']}" if "feature" in protocol else ""
+    rate = f"{protocol['learning_rate']:g}" if "learning_rate" in protocol else "rate"
+    weights = f", weights {protocol['weights']}" if "weights" in protocol else ""
+    return (
+        f"{protocol['protocol']} protocol, last epoch of {protocol['epochs']}, on {protocol['val_images']} validation "
+        f"images; {train}, {prepared}, {protocol['classes']} classes, {protocol['image_size']} px{feature}, "
+        f"learning rate {rate} x {protocol['batch_size']} / 256 ({protocol['rate_choice']}){weights}, "
+        f"data {protocol['train']} and {protocol['val']}"
+    )
+
+
+def _file_name(config: LinearConfig, protocol: Mapping[str, Any]) -> str:
+    name = "linear" if protocol["protocol"] == "fast" else "linear-reference"  # neither overwrites the other
+    return kept_name(name, protocol["label_fraction"])
+
+
+EVALUATION = Evaluation(
+    "linear",
+    "Linear",
+    "Train a linear classifier on a model's frozen features, and measure it on other images.",
+    "labels",
+    LinearConfig,
+    run,
+    (Column("linear", "Linear", "linear_top1"),),
+    protocol_line,
+    expected,
+    default=True,
+    file_name=_file_name,
+)

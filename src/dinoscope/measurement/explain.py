@@ -15,6 +15,7 @@ from dinoscope import checkpoint
 from dinoscope.config import to_dict
 from dinoscope.data.sources import ImageFolder, hash_rank
 from dinoscope.errors import UserError, lookup
+from dinoscope.evaluation.base import Context
 from dinoscope.evaluation.results import new_result
 from dinoscope.evaluation.statistics import Estimate, estimate_metric, mean_intervals
 from dinoscope.explain.attention import prepare
@@ -34,7 +35,6 @@ from dinoscope.measurement.explain_scores import (
     localisation,
     with_areas,
 )
-from dinoscope.measurement.inputs import Extract
 from dinoscope.model_names import Model
 from dinoscope.models.backbone import Backbone
 from dinoscope.types import Metric, Result
@@ -137,12 +137,12 @@ def explain_models(
     models: Sequence[Model],
     subjects: Subjects,
     config: ExplainConfig,
-    extract: Extract,
+    context: Context,
     gallery: ImageFolder | None = None,
 ) -> ExplainResult:
     """Measure the maps of every model on every image.
 
-    extract: computes the features of the gallery, says on which device the networks run, and is watched.
+    context: of the features of the gallery; says on which device the networks run, and is watched.
     gallery: labelled images. With them, deletion and insertion follow the k-NN vote for the class that the whole
         image is given, and Grad-CAM points towards that class. Without, both follow the image's own feature.
 
@@ -152,9 +152,9 @@ def explain_models(
     lookup("kind of map", config.map, MAPS)
     if gallery is not None and gallery.labels is None:
         raise UserError(f"{gallery.root}: a gallery needs one folder per class, CLASS/image.jpg")
-    _try_all(models, config, extract)
+    _try_all(models, config, context)
     faults: dict[str, str] = {}
-    rows = [_model_result(model, subjects, config, extract, gallery, faults) for model in models]
+    rows = [_model_result(model, subjects, config, context, gallery, faults) for model in models]
     # an image that one network cannot see at all is left out for all: rows are of the same images
     kept = [tuple(score for score in row.scores if score.name not in faults) for row in rows]
     rows = [replace(row, scores=with_areas(s, scale=gallery is None)) for row, s in zip(rows, kept, strict=True)]
@@ -185,15 +185,15 @@ class _Gallery:
         return partial(log_vote, members=members, k=self.config.k, temperature=self.config.temperature)
 
 
-def _try_all(models: Sequence[Model], config: ExplainConfig, extract: Extract) -> None:
+def _try_all(models: Sequence[Model], config: ExplainConfig, context: Context) -> None:
     """Show each model a blank image, lest the last one be refused after all others were measured. Raises UserError."""
     for model in models:
-        backbone = model.backbone.to(extract.config.device or model.backbone.mean.device)
+        backbone = model.backbone.to(context.device or model.backbone.mean.device)
         name, patch = backbone.config.name, backbone.patch_size
         if config.size is not None and config.size < patch:
             raise UserError(f"--size must be at least one patch of {name}, {patch} px; not {config.size}")
         blank = torch.zeros(3, patch, patch, dtype=torch.uint8)
-        with describing(backbone, extract.config) as describe:
+        with describing(backbone, context.extraction()) as describe:
             _Measuring(backbone, config, describe, None, model.label).maps(blank)
             _require_finite(describe(blank[None]), f"{model.label}: a feature")
 
@@ -207,15 +207,15 @@ def _model_result(
     model: Model,
     subjects: Subjects,
     config: ExplainConfig,
-    extract: Extract,
+    context: Context,
     gallery: ImageFolder | None,
     faults: dict[str, str],
 ) -> ModelResult:
     """All images under one model; those that cannot be used are added to `faults`."""
-    backbone = model.backbone.to(extract.config.device or model.backbone.mean.device)
-    known = None if gallery is None else _known(backbone, gallery, config, extract, model.label)
+    backbone = model.backbone.to(context.device or model.backbone.mean.device)
+    known = None if gallery is None else _known(backbone, gallery, config, context, model.label)
     scores: list[ImageScores] = []
-    with describing(backbone, extract.config) as describe, extract.watch(model.label) as progress:
+    with describing(backbone, context.extraction()) as describe, context.watch(model.label) as progress:
         measuring = _Measuring(backbone, config, describe, known, model.label)
         for index, name in enumerate(subjects.names):
             progress(index, len(subjects))
@@ -278,8 +278,8 @@ class _Measuring:
         return int(self.known.shares(self.describe(pixels[None])).argmax())
 
 
-def _known(backbone: Backbone, gallery: ImageFolder, config: ExplainConfig, extract: Extract, label: str) -> _Gallery:
-    bank = extract(backbone, gallery, f"{label}: features of the gallery")
+def _known(backbone: Backbone, gallery: ImageFolder, config: ExplainConfig, context: Context, label: str) -> _Gallery:
+    bank = context.features(backbone, gallery, f"{label}: features of the gallery")
     assert bank.labels is not None
     device = backbone.mean.device
     return _Gallery(bank.features.to(device), bank.labels.to(device), len(gallery.classes), config)

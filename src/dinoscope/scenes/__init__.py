@@ -71,13 +71,7 @@ class ScenesConfig:
     def __post_init__(self) -> None:
         if self.size < 16:
             raise UserError(f"scenes are drawn at 16 px and more; size is {self.size}")
-        counts = (
-            self.train_per_class,
-            self.val_per_class,
-            self.voc_images,
-            self.davis_sequences,
-            self.davis_frames,
-        )
+        counts = (self.train_per_class, self.val_per_class, self.voc_images, self.davis_sequences, self.davis_frames)
         if min(counts) < 0 or self.seed < 0:
             raise UserError(f"the seed and the numbers of images cannot be negative: {self}")
 

@@ -12,12 +12,11 @@ from dinoscope.data.benchmarks import MaskedImages, find_masked_images, voc_root
 from dinoscope.data.images import UnreadableImage, read_size
 from dinoscope.data.sources import evenly, find_images, find_split, resolve_split
 from dinoscope.errors import UserError
+from dinoscope.evaluation.base import Context, gallery_and_queries
 from dinoscope.evaluation.results import keep, kept, kept_names
-from dinoscope.measurement import Extract, Watch, gallery_and_queries
-from dinoscope.measurement.inputs import network_protocol
 from dinoscope.measurement.voc import VocConfig, measure_voc
 from dinoscope.measurement.voc_record import measurements, summarise
-from dinoscope.model_names import Model, load_model, unwatched
+from dinoscope.model_names import Model, Watch, load_model, unwatched
 from dinoscope.study.gather import Gatherer, Measuring
 from dinoscope.training.monitor import rank_me
 from dinoscope.types import Metric, Result
@@ -37,19 +36,19 @@ class Evaluating:
 
     data: the study's images; accuracy needs train/CLASS/... and val/CLASS/... .
     masked: images whose objects are known, or None: no Jaccard.
-    extract: computes features; its device is where attention is computed too.
+    context: of the features; its device is where attention is computed too.
     watch: hears of the progress.
     """
 
     data: Path
     masked: MaskedImages | None = None
-    extract: Extract = field(default_factory=Extract)
+    context: Context = field(default_factory=Context)
     watch: Watch = unwatched
 
     @property
     def device(self) -> torch.device:
         """Where networks run."""
-        return self.extract.config.device or torch.device("cpu")
+        return self.context.device or torch.device("cpu")
 
 
 def find_masks_for(data: Path, masks: Path) -> MaskedImages:
@@ -100,7 +99,7 @@ def _accuracy(subject: Model, evaluating: Evaluating) -> tuple[dict[str, float],
     if queries is None:
         return {}, []
     measuring = Measuring(
-        evaluating.data, skip=frozenset({"throughput"}), extract=evaluating.extract, watch=evaluating.watch
+        evaluating.data, skip=frozenset({"throughput"}), context=evaluating.context, watch=evaluating.watch
     )
     entry = Gatherer(measuring, [subject]).entry(subject)
     values = {"knn_top1": entry.value("knn"), "linear_top1": entry.value("linear")}
@@ -111,7 +110,7 @@ def _rankme(run: Path, subject: Model, evaluating: Evaluating) -> Result:
     """RankMe of the features of the val images, or of the training images where there is no val split."""
     folder = find_images(find_split(evaluating.data, "val") or resolve_split(evaluating.data, "train"))
     protocol = {
-        **network_protocol(subject, evaluating.extract.config),
+        **evaluating.context.network(subject),
         "images": str(folder.root),
         "count": len(folder),
         "most": RANKME_IMAGES,
@@ -119,7 +118,7 @@ def _rankme(run: Path, subject: Model, evaluating: Evaluating) -> Result:
     held = _held(run, RANKME, protocol)
     if held is not None:
         return held
-    bank = evaluating.extract(subject.backbone, folder, f"{run.name}: features for RankMe")
+    bank = evaluating.context.features(subject.backbone, folder, f"{run.name}: features for RankMe")
     rank = rank_me(bank.features[evenly(len(bank.features), RANKME_IMAGES)])
     return _keep(run, RANKME, Result("rank", protocol, (Metric("rankme", rank, ""),)))
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,13 +16,11 @@ from dinoscope import checkpoint
 from dinoscope.config import identity, to_dict
 from dinoscope.data.sources import ImageFolder, find_images
 from dinoscope.errors import UserError
-from dinoscope.evaluation.knn import KNNConfig
-from dinoscope.evaluation.linear import LinearConfig
+from dinoscope.evaluation import knn, linear
+from dinoscope.evaluation.base import Context, Data, gallery_and_queries, is_expected
 from dinoscope.evaluation.results import conditions, keep_in, kept, kept_name, kept_names, newest_first
 from dinoscope.evaluation.throughput import ThroughputConfig, millions_of_parameters, throughput
-from dinoscope.measurement import Extract, Watch, gallery_and_queries, measure_knn, measure_linear
-from dinoscope.measurement.inputs import network_protocol
-from dinoscope.model_names import Model, unwatched
+from dinoscope.model_names import Model, Watch, unwatched
 from dinoscope.study.compare import EVALUATIONS, Entry, deciding_settings, figure
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import read_config
@@ -40,21 +39,21 @@ class Measuring:
     data: labelled images, with splits or without; None keeps to those that the runs were measured or trained on.
     fraction: share of the labels that are used, in (0, 1].
     skip: names in `EVALUATIONS` that are not measured; what is kept is shown nevertheless.
-    extract: computes the features; its device is where speed is measured too.
+    context: of the features; its device is where speed is measured too.
     watch: hears of the progress.
     """
 
     data: Path | None = None
     fraction: float = 1.0
     skip: frozenset[str] = frozenset()
-    extract: Extract = field(default_factory=Extract)
+    context: Context = field(default_factory=Context)
     throughput: ThroughputConfig = field(default_factory=ThroughputConfig)
     watch: Watch = unwatched
 
     @property
     def device(self) -> torch.device:
         """Where the networks run."""
-        return self.extract.config.device or torch.device("cpu")
+        return self.context.device or torch.device("cpu")
 
 
 class Gatherer:
@@ -103,8 +102,8 @@ class Gatherer:
         if name in self.measuring.skip:
             return held, ""
         try:
-            images = self.images or gallery_and_queries(_own_data(subject))
-            new = MEASURES[name](subject, images, self._watched(subject), self.measuring.fraction)
+            data = self._data or _own_data(subject)
+            (new,) = MEASURES[name].run([subject], data, self._config(name), self._watched(subject))
         except UserError as error:
             return held, str(error)
         self._keep(subject, kept_name(name, self.measuring.fraction), new)
@@ -121,22 +120,28 @@ class Gatherer:
 
     def _as_wanted(self, subject: Model, name: str, held: Result) -> bool:
         """Whether it was measured on these images, at this size and precision, with the usual settings."""
-        if self.images is None:
+        if self._data is None:
             return True
-        gallery, queries = self.images
-        found = conditions(held)
-        wanted = str(gallery.root), None if queries is None else str(queries.root)
-        # Images may have come or gone since; of a fraction the count of the first says nothing.
-        counts = [found[name] for name in COUNTS if name in found]
-        there = [len(gallery), len(gallery if queries is None else queries)]
-        same_images = counts[1:] == there[1:] and (self.measuring.fraction != 1 or counts == there)
-        return _place(held) == wanted and same_images and self._is_usual(name, subject, held)
+        evaluation, context = MEASURES[name], self.measuring.context
+        return is_expected(held, evaluation.expected(subject, self._data, self._config(name), context))
 
     def _is_usual(self, name: str, subject: Model, held: Result) -> bool:
         """Whether it was measured at this size and precision, with the usual settings."""
-        network = conditions(Result(name, network_protocol(subject, self.measuring.extract.config), ()))
-        found = conditions(held)
-        return all(found.get(key) == value for key, value in {**network, **USUAL.get(name, {})}.items())
+        if name not in MEASURES:
+            return True
+        context = self.measuring.context
+        return is_expected(held, MEASURES[name].expected(subject, None, self._config(name), context))
+
+    def _config(self, name: str) -> Any:
+        return MEASURES[name].config(label_fraction=self.measuring.fraction)
+
+    @property
+    def _data(self) -> Data:
+        """The folders of the images, or None if each model has its own."""
+        if self.images is None:
+            return None
+        gallery, queries = self.images
+        return gallery.root, None if queries is None else queries.root
 
     def _speed(self, subject: Model) -> tuple[Result | None, str]:
         """Speed of the network: the kept one where all have one alike, else measured once for all that share it."""
@@ -235,38 +240,13 @@ class Gatherer:
             return None
         return None
 
-    def _watched(self, subject: Model) -> Extract:
-        """What computes the features, and says of which model."""
+    def _watched(self, subject: Model) -> Context:
+        """Return the context, whose progress names the model."""
         watch: Callable = self.measuring.watch
-        return replace(self.measuring.extract, watch=lambda what: watch(f"{subject.name}: {what}"))
+        return replace(self.measuring.context, watch=lambda what: watch(f"{subject.name}: {what}"))
 
 
-def _knn(model: Model, images: Images, extract: Extract, fraction: float) -> Result:
-    return measure_knn(model, *images, KNNConfig(), extract, fraction=fraction)
-
-
-def _linear(model: Model, images: Images, extract: Extract, fraction: float) -> Result:
-    train, val = images
-    if val is None:
-        raise UserError(f"{train.root} has no val split, and a linear probe must be measured on other images")
-    return measure_linear(model, train, val, LinearConfig(), extract, fraction=fraction)
-
-
-COUNTS = ("gallery_images", "train_images", "query_images", "val_images")
-"""Entries of a protocol: how many images classify, then how many are classified."""
-
-USUAL: dict[str, dict[str, object]] = {
-    "knn": {"temperature": KNNConfig.temperature},
-    "linear": {
-        "protocol": "fast",
-        "epochs": LinearConfig.epochs,
-        "seed": LinearConfig.seed,
-        "rates_tried": len(LinearConfig.rates),
-    },
-}
-"""name in `EVALUATIONS` -> what its protocol says when `MEASURES` measured it."""
-
-MEASURES: dict[str, Callable[[Model, Images, Extract, float], Result]] = {"knn": _knn, "linear": _linear}
+MEASURES = {"knn": knn.EVALUATION, "linear": linear.EVALUATION}
 """name in `EVALUATIONS` -> how a model's accuracy is measured."""
 
 

@@ -19,14 +19,15 @@ from dinoscope.config import to_dict
 from dinoscope.data.benchmarks import find_davis, find_masked_images
 from dinoscope.data.sources import ImageFolder, evenly, find_images, find_split
 from dinoscope.errors import UserError
+from dinoscope.evaluation import knn as knn_evaluation
+from dinoscope.evaluation import linear as linear_evaluation
+from dinoscope.evaluation.base import Context, require_known_classes
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig
-from dinoscope.evaluation.linear_reference import ReferenceConfig
 from dinoscope.evaluation.propagation import working_size
 from dinoscope.evaluation.results import keep_as, kept
 from dinoscope.evaluation.window import PropagationConfig
 from dinoscope.features import ExtractConfig, default_crop_fraction, extract
-from dinoscope.measurement import Extract, VocConfig, Watch, measure_knn, measure_linear, measure_voc
 from dinoscope.measurement.davis import (
     SequenceResult,
     davis_measurement,
@@ -34,11 +35,10 @@ from dinoscope.measurement.davis import (
     propagation_protocol,
     score_masks,
 )
-from dinoscope.measurement.inputs import require_known_classes
-from dinoscope.measurement.voc import PUBLISHED_MASS, PUBLISHED_SIDE
+from dinoscope.measurement.voc import PUBLISHED_MASS, PUBLISHED_SIDE, VocConfig, measure_voc
 from dinoscope.measurement.voc_record import PUBLISHED as PUBLISHED_PROTOCOL
 from dinoscope.measurement.voc_record import measurements, summarise
-from dinoscope.model_names import Model, folder_names, unwatched
+from dinoscope.model_names import Model, Watch, folder_names, unwatched
 from dinoscope.study.run import execute
 from dinoscope.study.targets import (
     MASSES,
@@ -181,11 +181,20 @@ def imagenet_bench(data: Path, options: Options, linear: str | None = LINEAR) ->
         return {"train": str(train.root), "val": str(val.root), **prints}
 
     def measure(evaluation: str, model: Model, watch: Watch, scratch: Path) -> Result:
-        extracting = Extract(config, watch=watch, place=scratch)  # gigabytes for each model: kept until it is measured
+        folders = train.root, val.root
+        context = Context(
+            options.device,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            image_size=size,
+            place=scratch,  # gigabytes for each model: kept until it is measured
+            watch=watch,
+            listed={folders: (train, val)},
+        )
         if evaluation == "knn":
-            return measure_knn(model, train, val, KNNConfig(), extracting)
-        probe = LinearConfig() if evaluation == LINEAR else ReferenceConfig()
-        return measure_linear(model, train, val, probe, extracting)
+            return knn_evaluation.run([model], folders, KNNConfig(), context)[0]
+        probe = LinearConfig("fast" if evaluation == LINEAR else "reference")
+        return linear_evaluation.run([model], folders, probe, context)[0]
 
     def seconds(evaluation: str, model: Model) -> float:
         """Time the features of a few images, read by this process; votes and training of a probe come on top."""
@@ -193,7 +202,7 @@ def imagenet_bench(data: Path, options: Options, linear: str | None = LINEAR) ->
         few = train.subset(evenly(len(train), PROBED_IMAGES))
         extract(model.backbone, few.subset([0]), probing)  # the first forward is slow
         each = _seconds_of(lambda: extract(model.backbone, few, probing)) / len(few)
-        passes = ReferenceConfig.epochs if evaluation == LINEAR_REFERENCE else 1
+        passes = LinearConfig.epochs if evaluation == LINEAR_REFERENCE else 1
         return each * (passes * len(train) + len(val))
 
     return Bench(
@@ -239,7 +248,7 @@ def _imagenet_remarks(size: int, linear: str | None) -> tuple[str, ...]:
         )
     elif linear == LINEAR_REFERENCE:
         remarks.append(
-            f"linear: DINO's protocol, {ReferenceConfig.epochs} epochs of crops and flips; the figure is the "
+            f"linear: DINO's protocol, {LinearConfig.epochs} epochs of crops and flips; the figure is the "
             "last epoch's, not the best one's on the validation images. Other papers than DINO's sweep settings of "
             "their own"
         )

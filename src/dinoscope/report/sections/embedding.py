@@ -15,8 +15,7 @@ from dinoscope.data.images import decode
 from dinoscope.data.sources import ImageFolder, balanced, find_images, find_split
 from dinoscope.errors import UserError
 from dinoscope.explain.embedding import NEIGHBOURS, TITLES, EmbeddingMap, best_method, described, embedding_map
-from dinoscope.measurement import Watch
-from dinoscope.model_names import Model
+from dinoscope.model_names import Model, Watch
 from dinoscope.pictures import webp
 from dinoscope.report.maps import ModelPoints, labelling_of, points_page, thumbnail, thumbnails_page
 from dinoscope.report.page import Block, Figure, Notice, Section, folded_rest
@@ -44,23 +43,23 @@ def section(
     found = _own_images(material.models) if images is None else images
     if found is None or not (material.models and material.pictures):
         return None
-    chosen, method, extract = balanced(found, MAX_IMAGES), method or best_method(), material.measuring.extract
+    chosen, method, context = balanced(found, MAX_IMAGES), method or best_method(), material.measuring.context
     maps: list[_Placed] = []
     notices: list[Block] = []
     if left := material.titles[MAX_MODELS:]:
         text = f"The first {MAX_MODELS} models are shown, in the order given. `dinoscope embed` draws: {listed(left)}."
         notices.append(Notice(text))
     for model, title in material.titled[:MAX_MODELS]:
-        bank = extract(model.backbone, chosen, f"{title}: features for its map")
+        bank = context.features(model.backbone, chosen, f"{title}: features for its map")
         try:
-            with extract.watch(f"{title}: placing images") as progress:  # UMAP takes seconds to be loaded
+            with context.watch(f"{title}: placing images") as progress:  # UMAP takes seconds to be loaded
                 progress(0, 1)
                 maps.append(_Placed(title, bank, embedding_map(bank.features, method, seed)))
         except UserError as error:
             notices.append(Notice(f"{title}: {error}", "warning"))
     data = f"{len(chosen)} of the {len(found)} images in {found.root}"
     window = material.models[0].backbone.config.window
-    figures = _figures(maps, _pictures(maps, chosen.root, window, extract.watch), data) if maps else []
+    figures = _figures(maps, _pictures(maps, chosen.root, window, context.watch), data) if maps else []
     lead = (
         "Images whose features are alike lie near each other. A map in two dimensions cannot keep all distances: "
         "each says what share of neighbours it keeps. Distances between far groups mean little."

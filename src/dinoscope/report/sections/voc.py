@@ -12,9 +12,9 @@ import torch
 from dinoscope.data.benchmarks import MaskedImages, find_masked_images
 from dinoscope.errors import UserError
 from dinoscope.explain.maps import TITLES
-from dinoscope.measurement import VocConfig, Watch, measure_voc
-from dinoscope.measurement.voc import PUBLISHED_SIDE
+from dinoscope.measurement.voc import PUBLISHED_SIDE, VocConfig, measure_voc
 from dinoscope.measurement.voc_record import VocProtocol
+from dinoscope.model_names import Watch
 from dinoscope.pictures import webp
 from dinoscope.report.mask_sheet import mask_sheet
 from dinoscope.report.page import Block, Bullets, Figure, Folded, Group, Notice, Paragraph, Section

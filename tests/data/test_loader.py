@@ -128,3 +128,25 @@ def test_an_uncaught_exception_ends_the_command_in_one_line(picture_folder, tmp_
     assert "step-000000001.safetensors is whole: --resume continues from it" in done.stderr
     assert "Traceback" not in done.stderr
     assert "ZeroDivisionError: a fault" in (out / "train.log").read_text()
+
+
+BESIDE_THREADS = """
+import sys, cv2, numpy as np
+from pathlib import Path
+from dinoscope.data.sources import find_images
+from dinoscope.data.loader import StepSampler, ViewsDataset, view_loader
+from dinoscope.data.views import VIEWS
+
+cv2.setNumThreads(4)
+cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (31, 31), 5)
+folder = find_images(Path(sys.argv[1]))
+sampler = StepSampler(len(folder), 4, 0, range(2), rank=0, processes=1)
+for views in view_loader(ViewsDataset(folder, VIEWS["small_32"], 0), sampler, workers=1, pin=False):
+    print(tuple(views.global_views.shape))
+"""
+
+
+def test_workers_start_beside_opencv_threads(picture_folder) -> None:
+    command = [sys.executable, "-c", BESIDE_THREADS, str(picture_folder(8))]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert result.stdout.splitlines() == ["(2, 4, 3, 32, 32)"] * 2

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dinoscope.data.grey_range import ValueRange
 from dinoscope.data.images import Header, UnreadableImage
-from dinoscope.data.scan import Spread, Unreadable, check_readable, scan
+from dinoscope.data.scan import Extent, Unreadable, check_readable, scan
 from dinoscope.data.sources import ImageFolder, find_images
 from dinoscope.errors import UserError
 
@@ -54,8 +54,8 @@ def test_the_report_counts_what_is_there(mixed: ImageFolder) -> None:
     assert dict(report.formats) == {"PNG": 4, "JPEG": 3, "GIF": 1}
     assert next(iter(report.formats)) == "PNG"
     assert dict(report.classes) == {"a": 4, "b": 4}
-    assert report.widths == Spread(10, 16, 40)  # 10 12 12 16 | 20 20 25 40
-    assert report.heights == Spread(12, 20, 50)  # 12 12 16 20 | 20 20 30 50
+    assert report.widths == Extent(10, 16, 40)  # 10 12 12 16 | 20 20 25 40
+    assert report.heights == Extent(12, 20, 50)  # 12 12 16 20 | 20 20 30 50
     assert report.aspect_ratios == (10 / 30, 40 / 20)
     assert (report.grey, report.alpha, report.over_8_bit) == (2, 1, 1)
     assert (report.cmyk, report.rotated, report.animated) == (1, 1, 1)
@@ -153,8 +153,8 @@ def test_a_changed_file_is_looked_at_again(mixed: ImageFolder, tmp_path: Path, l
     os.utime(mixed.path(0), ns=(1, 1))
     report = scan(mixed, cache=tmp_path / "cache")
     assert "1.jpg" in looked_at
-    assert report.heights == Spread(12, 20, 50)
-    assert report.widths == Spread(10, 16, 25)
+    assert report.heights == Extent(12, 20, 50)
+    assert report.widths == Extent(10, 16, 25)
 
 
 def test_full_scans_do_not_take_headers_for_pixels(mixed: ImageFolder, tmp_path: Path) -> None:

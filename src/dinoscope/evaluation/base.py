@@ -1,0 +1,318 @@
+"""What an evaluation is, the conditions that all evaluations share, and the labelled images that some of them need.
+
+One evaluation is one file of this room: its settings, its run, its protocol, and how its results are shown. A new one
+is such a file and one line in `evaluation.EVALUATIONS`; the command line, `compare`, the report, the studies and the
+Python API iterate over that and know no evaluation by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from dinoscope.data.sources import SPLITS, ImageFolder, find_images, find_split, resolve_split
+from dinoscope.errors import UserError
+from dinoscope.evaluation.results import conditions, keep
+from dinoscope.features import ExtractConfig, cached_extract, evaluation_view, extract
+from dinoscope.model_names import Model, Watch, unwatched
+from dinoscope.models.backbone import Backbone
+from dinoscope.system import DTYPES
+from dinoscope.tables import Column as TableColumn
+from dinoscope.tables import Section, Table, TableRow
+from dinoscope.text import ABSENT
+from dinoscope.types import FeatureBank, Metric, Result
+
+if TYPE_CHECKING:
+    from dinoscope.pictures import Sheet
+
+LABEL_SEED = 0
+"""Chooses the images of a fraction of the labels: the same ones for every model that is compared."""
+
+Data = Path | tuple[Path, Path | None] | None
+"""A folder; or of labelled images, the folders that classify and that are classified (None: each by all others)."""
+
+
+@dataclass
+class Context:
+    """Where networks run and how features are computed: the same for every evaluation. Figures depend on the device,
+    the precision, the image size and the crop alone.
+
+    device: None leaves a network where it is. precision: "fp32", "bf16" or "fp16".
+    batch_size: images per forward; None takes the evaluation's own. workers: loader processes; -1 chooses.
+    image_size: side of the square that networks see, in pixels; None takes the size that each stores.
+    crop_fraction: part of the short side that the centre crop keeps; None takes `features.default_crop_fraction`.
+    cached: keep features on disk and take them from there (see `cached_extract`), in the folder `place` if given.
+    watch: hears of the progress.
+    listed: labelled images that were found already; see `labelled`.
+    out, overwrite: the folder for what is made besides results, as masks of every frame; None makes nothing.
+    """
+
+    device: torch.device | None = None
+    precision: str = "fp32"
+    batch_size: int | None = None
+    workers: int = -1
+    image_size: int | None = None
+    crop_fraction: float | None = None
+    cached: bool = True
+    place: Path | None = None
+    watch: Watch = unwatched
+    out: Path | None = None
+    overwrite: bool = False
+    listed: dict[Any, tuple[ImageFolder, ImageFolder | None]] = field(default_factory=dict[Any, Any], repr=False)
+
+    def extraction(self, feature: Literal["image", "linear"] = "image") -> ExtractConfig:
+        """Return these conditions as `features.extract` takes them."""
+        size, crop = self.image_size, self.crop_fraction
+        return ExtractConfig(
+            self.device, self.batch_size or 64, self.workers, size, crop, DTYPES[self.precision], feature
+        )
+
+    def features(
+        self, backbone: Backbone, folder: ImageFolder, what: str, feature: Literal["image", "linear"] = "image"
+    ) -> FeatureBank:
+        """Return the features of a folder; `what` names them for `watch`. Raises UserError as `extract` does."""
+        config = self.extraction(feature)
+        with self.watch(what) as progress:
+            if self.cached:
+                return cached_extract(backbone, folder, config, progress, self.place)
+            return extract(backbone, folder, config, progress)
+
+    def network(self, model: Model) -> dict[str, Any]:
+        """Return the entries of a protocol about weights, view and arithmetic."""
+        view = evaluation_view(model.backbone, self.extraction())
+        return {
+            "weights": model.weights,
+            "weights_hash": model.weights_hash,
+            "image_size": view.size,
+            "crop_fraction": view.crop_fraction,
+            "precision": self.precision,
+        }
+
+    def labelled(self, data: Data) -> tuple[ImageFolder, ImageFolder | None]:
+        """Return the labelled images that classify and that are classified; each folder is listed once.
+
+        Raises UserError as `gallery_and_queries` does, or if there are no data.
+        """
+        if data is None:
+            raise UserError("no images to measure on: give --data FOLDER with train/CLASS/... and val/CLASS/...")
+        if data not in self.listed:
+            found = gallery_and_queries_in(*data) if isinstance(data, tuple) else gallery_and_queries(data)
+            self.listed[data] = found
+        return self.listed[data]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A headline figure of an evaluation, in tables that set models next to each other.
+
+    name: unique over all evaluations; its key in files. title: of the column.
+    metric, parameters: of `Result.metric`. pick: chooses the metric if those do not decide it.
+    unit, digits: of the shown value. ranked: rows are sorted by it, and the best is in bold.
+    """
+
+    name: str
+    title: str
+    metric: str
+    parameters: Mapping[str, float] = field(default_factory=dict[str, float])
+    unit: str = "%"
+    digits: int = 1
+    ranked: bool = True
+    pick: Callable[[Result], Metric | None] | None = None
+
+    def metric_of(self, result: Result) -> Metric | None:
+        """Return the figure of a result, or None if it has none."""
+        return self.pick(result) if self.pick else result.metric(self.metric, **self.parameters)
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Curves of several models in panels next to each other, as plain values; `report.charts` draws them.
+
+    name: of its file, without the suffix. panels: (title, lines). marked: an x that is marked with a dashed line.
+    """
+
+    name: str
+    title: str
+    x_title: str
+    y_title: str
+    panels: tuple[tuple[str, tuple[Line, ...]], ...]
+    note: str = ""
+    marked: float | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve; low and high are its band, if it has one."""
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+
+Labelled = Sequence[tuple[str, Result]]
+"""Labels of models, and what was measured of each under one protocol."""
+
+
+def metrics_table(results: Labelled, title: str = "") -> list[Table]:
+    """Return one table of all metrics of the results: a row for each metric, a column for each model."""
+    names = dict.fromkeys(metric.title for _, result in results for metric in result.metrics)
+    rows: list[TableRow] = []
+    for name in names:
+        metrics = [next((each for each in result.metrics if each.title == name), None) for _, result in results]
+        unit = next(each.unit for each in metrics if each is not None)
+        rows.append(TableRow((name, *(ABSENT if each is None else each.text(2) for each in metrics), unit)))
+    columns = (TableColumn("metric"), *(TableColumn(label, "right") for label, _ in results), TableColumn("unit"))
+    return [Table(columns, (Section(tuple(rows)),), title)]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One way to measure models.
+
+    name: its key in `EVALUATIONS` and its command. title: in sentences and above columns. summary: one line of help.
+    needs: what `data` must hold: "labels" (train/CLASS/... and val/CLASS/..., or CLASS/...), "masks" (images with
+        masks of objects), "videos", "images", or "nothing".
+    config: a frozen dataclass of its settings, each with a docstring. The command's options are its fields, but those
+        with `field(metadata=INTERNAL)`.
+    run: measure models on data. The results are in the order of the models; after them may come others of what the
+        settings name besides models (folders of masks), labelled by their protocol's `weights`. Raises UserError.
+    columns: the headline figures, in the order of a table.
+    protocol_line: a protocol in one line for a person, with or without the entries about the model
+        (`results.OF_THE_MODEL`). Raises KeyError if another entry is missing.
+    expected: the entries of a protocol that are known beforehand for a model, data (None: the settings alone) and
+        settings; a kept result that has them all need not be measured again. Raises UserError as `run` does.
+    default: compared and reported without being asked for.
+    together: all models are measured at once, on the images that every one of them can see.
+    by_network: the result depends on the network and not on its weights (speed).
+    uses: fields of `Context` that matter to it.
+    prefix: what the names of its kept results begin with; "" takes `name`.
+    file_name: the name under which a result is kept, from its settings and protocol.
+    tables: results of several models under one protocol as tables, with published figures in the first if asked for.
+    charts: the same as curves.
+    examples: sheets of the best and the worst items (`ends` of each) for results of these models; empty if nothing
+        was kept to draw. Raises UserError if the data are not there any more.
+    """
+
+    name: str
+    title: str
+    summary: str
+    needs: Literal["labels", "masks", "videos", "images", "nothing"]
+    config: type[Any]
+    run: Callable[[Sequence[Model], Data, Any, Context], tuple[Result, ...]]
+    columns: tuple[Column, ...]
+    protocol_line: Callable[[Mapping[str, Any]], str]
+    expected: Callable[[Model, Data, Any, Context], Mapping[str, Any]]
+    default: bool = False
+    together: bool = False
+    by_network: bool = False
+    uses: tuple[str, ...] = ("device", "precision", "batch_size", "workers", "image_size", "crop_fraction", "cached")
+    prefix: str = ""
+    file_name: Callable[[Any, Mapping[str, Any]], str] | None = None
+    tables: Callable[[Labelled, bool], list[Table]] | None = None
+    charts: Callable[[Labelled], list[LineChart]] | None = None
+    examples: Callable[[Sequence[Result], Sequence[Model], int, Context], list[Sheet]] | None = None
+
+    def kept_as(self, config: Any, protocol: Mapping[str, Any]) -> str:
+        """Return the name under which a result is kept."""
+        return self.file_name(config, protocol) if self.file_name else self.prefix or self.name
+
+
+INTERNAL = {"internal": True}
+"""Metadata of a setting that is no option of the command."""
+
+
+def measure(evaluation: Evaluation, models: Sequence[Model], data: Data, config: Any, context: Context) -> list[Result]:
+    """Measure models, and keep each result in the run folder if the model is one, as soon as it is there.
+
+    Raises UserError as `Evaluation.run` does, or if a result cannot be written.
+    """
+    groups = [models] if evaluation.together or len(models) < 2 else [[model] for model in models]
+    results: list[Result] = []
+    for group in groups:
+        found = evaluation.run(group, data, config, context)
+        for model, result in zip(group, found, strict=False):
+            if model.path is not None:
+                keep(model.path, evaluation.kept_as(config, result.protocol), result)
+        results += found
+    return results
+
+
+def is_expected(result: Result, expected: Mapping[str, Any]) -> bool:
+    """Return whether a result came about under the conditions that are asked for, whatever the weights."""
+    found, wanted = conditions(result), conditions(Result(result.evaluation, expected, ()))
+    return all(found.get(name) == value for name, value in wanted.items())
+
+
+# Labelled images
+
+
+def train_and_val(data: Path) -> tuple[ImageFolder, ImageFolder]:
+    """Return the labelled images of both splits.
+
+    Raises UserError if a split or the labels are missing, or the training images are of one class.
+    """
+    train, val = (find_images(root.resolve(), labelled=True) for root in both_splits(data))
+    require_classes(train)
+    return train, val
+
+
+def gallery_and_queries(data: Path) -> tuple[ImageFolder, ImageFolder | None]:
+    """Return the labelled images of the train split and of the val split; of a folder without splits all, and None.
+
+    Raises UserError if there is one split alone, or as `gallery_and_queries_in` does.
+    """
+    if find_split(data, "train") is None and find_split(data, "val") is None:
+        return gallery_and_queries_in(data, None)
+    return gallery_and_queries_in(*both_splits(data))
+
+
+def gallery_and_queries_in(gallery: Path, queries: Path | None) -> tuple[ImageFolder, ImageFolder | None]:
+    """Return the labelled images of two folders, whose paths are made absolute; no queries if both are the same.
+
+    Raises UserError if there are no labels, or the gallery holds a single class.
+    """
+    known = find_images(gallery.resolve(), labelled=True)
+    require_classes(known)
+    apart = queries is not None and queries.resolve() != known.root
+    return known, find_images(queries.resolve(), labelled=True) if queries and apart else None
+
+
+def both_splits(data: Path) -> tuple[Path, Path]:
+    """Return the folders of the train split and of the val split. Raises UserError if one is missing.
+
+    Training takes DATA itself if it has no train folder; a measurement must not, for val lies in it.
+    """
+    val, train = resolve_split(data, "val"), find_split(data, "train")
+    if train is None:
+        raise UserError(
+            f"{data}: no training folder found beside {val.name} (looked for {', '.join(SPLITS['train'])}). "
+            "Add one with labelled images."
+        )
+    return train, val
+
+
+def require_classes(known: ImageFolder) -> None:
+    """Refuse labelled images of a single class, with a UserError: every answer would be right."""
+    present = sorted({known.classes[label] for label in known.labels or ()})
+    if len(present) < 2:
+        raise UserError(
+            f"{known.root}: all {len(known)} images are of one class ({', '.join(present)}), so every answer is right. "
+            "Give images of at least two classes; the folder may be one level too high"
+        )
+
+
+def require_known_classes(known: ImageFolder, queries: ImageFolder) -> None:
+    """Refuse images of classes that `known` lacks, with a UserError that names them."""
+    unknown = sorted(set(queries.classes).difference(known.classes))
+    if unknown:
+        raise UserError(
+            f"{len(unknown)} of {len(queries.classes)} classes in {queries.root} are not in {known.root}: "
+            f"{', '.join(unknown[:5])} (there: {', '.join(known.classes[:5])}...). "
+            "The folder of a class must have the same name in both"
+        )
