@@ -28,7 +28,7 @@ from dinoscope import api, checkpoint, distributed
 from dinoscope.cli.console import Console
 from dinoscope.cli.progress import PLAIN_SECONDS, ConsoleProgress
 from dinoscope.cli.train import next_steps
-from dinoscope.data import loader, scan, sources
+from dinoscope.data import scan, sources
 from dinoscope.data.images import read
 from dinoscope.data.scan import Unreadable
 from dinoscope.data.sources import ImageFolder, find_images, hash_rank, image_fraction
@@ -773,7 +773,7 @@ def test_only_the_share_that_is_used_is_looked_at(picture_folder, tmp_path, monk
     for name in (order[2], *order[-4:]):  # one within, four beyond: over 5 % of all
         damage(data / name)
     decoded: list[str] = []
-    monkeypatch.setattr(scan, "read", lambda path: decoded.append(path.name) or read(path))
+    monkeypatch.setattr(sources, "read", lambda path: decoded.append(path.name) or read(path))
     config = settings(data, out, fraction=0.25, max_unreadable=0.1)
     images, unreadable, _ = scanned_images(config, lambda done, total: None)
     assert list(images.paths) == sorted(set(order[:11]) - {order[2]})  # round(0.25 * 39) images
@@ -1054,16 +1054,16 @@ def test_a_loader_process_that_is_killed_ends_the_run_in_one_line(picture_folder
 
 def test_a_stop_does_not_wait_for_images(picture_folder, tmp_path, monkeypatch) -> None:
     """The storage hangs: SIGTERM comes while the main process waits for a batch."""
-    out, decode, images = tmp_path / "run", loader.decode, iter(range(16))
+    out, images = tmp_path / "run", iter(range(16))
 
-    def hang(path: Path, **options: object) -> object:
+    def hang(path: Path) -> object:
         if next(images, None) is None:
             time.sleep(3600)
-        return decode(path, **options)
+        return read(path)
 
-    monkeypatch.setattr(loader, "decode", hang)
+    monkeypatch.setattr(sources, "read", hang)
     stop = threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM))
-    part = train(settings(picture_folder(24), out, workers=1), listeners=[Do(1, stop.start)])
+    part = train(settings(picture_folder(24), out, workers=1, scan="headers"), listeners=[Do(1, stop.start)])
     assert part == RunResult(out, 2, interrupted=True)
     assert steps_kept(out) == [2]
     assert multiprocessing.active_children() == []
