@@ -29,10 +29,11 @@ from dinoscope.cli.console import Console
 from dinoscope.cli.progress import PLAIN_SECONDS, ConsoleProgress
 from dinoscope.cli.train import next_steps
 from dinoscope.data import scan, sources
-from dinoscope.data.images import read
+from dinoscope.data.images import pixel_limit, read
 from dinoscope.data.scan import Unreadable
 from dinoscope.data.sources import ImageFolder, find_images, hash_rank, image_fraction
 from dinoscope.errors import UserError
+from dinoscope.files import MEGAPIXELS_VARIABLE
 from dinoscope.methods import dino
 from dinoscope.training import loop, run_folder
 from dinoscope.training import trainer as trainer_module
@@ -1173,6 +1174,18 @@ def test_what_is_not_finite_stops_the_run_and_spares_the_checkpoint(poison, word
     assert steps_kept(out) == [4, 5]
     assert all(value.isfinite().all() for value in weights(out).values())
     assert train(config, resume=True).steps == TOTAL
+
+
+def test_the_largest_image_is_stored_and_holds_when_the_run_is_resumed(picture_folder, tmp_path, monkeypatch) -> None:
+    out, limits = tmp_path / "run", list[int]()
+    config = settings(picture_folder(24), out)
+    monkeypatch.setenv(MEGAPIXELS_VARIABLE, "0.002")  # the pictures have 1280 pixels
+    assert train(config, listeners=[Stop(2, signal.SIGTERM)]).interrupted
+    assert read_config(out).max_megapixels == 0.002
+    monkeypatch.delenv(MEGAPIXELS_VARIABLE)
+    train(config, resume=True, listeners=[Do(4, lambda: limits.append(pixel_limit()))])
+    assert limits == [2000]
+    assert MEGAPIXELS_VARIABLE not in os.environ
 
 
 def test_images_of_one_colour_are_named_as_the_cause(tmp_path) -> None:
