@@ -72,7 +72,7 @@ def test_results_are_read() -> None:
 
 def test_a_finished_run_is_reported(tmp_path) -> None:
     run = Path(shutil.copytree(EARLIER / "finished", tmp_path / "run"))
-    measuring = Measuring(data=EARLIER / "pictures", context=Context(device="cpu", workers=0))
+    measuring = Measuring(data=EARLIER / "pictures", context=Context(device=torch.device("cpu"), workers=0))
     page = write_report(Request((str(run),), tmp_path / "report.html", measuring)).path.read_text(encoding="utf-8")
     assert "MoCo v2" in page
     knn = kept(run, "knn")
