@@ -82,8 +82,9 @@ def test_import_alone_only_says_what_it_found(official: Path, tmp_path: Path, ca
 def test_models_lists_the_catalogue(released: Backbone, capsys) -> None:
     assert main(["models", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows.keys() == CATALOGUE.keys()
+    assert rows.keys() == {"shipped", *CATALOGUE}
     assert rows["tiny_dino"]["cached"]
+    assert (rows["shipped"]["cached"], rows["shipped"]["parameters"]) == (True, 0.3)
     assert not rows["dino_vits16"]["cached"]
     assert (rows["dino_vits16"]["knn"], rows["dino_vits16"]["parameters"]) == (74.5, 21.7)
     assert main(["models"]) == 0
