@@ -175,7 +175,7 @@ def test_a_local_official_file_goes_there_too(official: Path, picture_folder) ->
 
 def test_a_cached_file_of_another_network_is_refused(released: Backbone) -> None:
     torch.save(weights(random_network("resnet18")), cached_file(CATALOGUE["tiny_dino"]))
-    with pytest.raises(dinoscope.api.UserError, match=r"is no tiny: it has no 'pos_embed'\. Delete .*fetched anew"):
+    with pytest.raises(dinoscope.api.UserError, match=r"is no tiny: it has no 'pos_embed'\. Delete .*fetched again"):
         load_model("tiny_dino")
 
 
