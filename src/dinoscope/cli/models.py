@@ -25,8 +25,8 @@ BYTES_PER_PARAMETER = 4
 class Options:
     """List the models that have a name: the shipped one, and released weights, fetched on first use and kept.
 
-    Any --model takes these names, and also a path, "pixels" (no network), "random" (the network of the first other model,
-    untrained), random:NETWORK or random:MODEL, and timm:NAME.
+    Any --model takes these names, and also a path, "pixels" (no network), "random" (the network of the first other
+    model, untrained), random:NETWORK or random:MODEL, and timm:NAME.
 
     The figures are those their authors published for ImageNet, in %: k-NN and linear of frozen features, "own" of the
     classifier that the network was trained with. None was measured here. MB are the file's where its source says so; ≥
