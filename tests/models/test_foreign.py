@@ -23,7 +23,7 @@ from dinoscope.features import ExtractConfig, extract, raw_pixels
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.model_names import Model, load_model, load_models, wrap
 from dinoscope.models.backbone import BackboneConfig, build_backbone, network, network_title
-from dinoscope.training.config import RunConfig
+from dinoscope.training.config import OptimizerConfig, RunConfig
 from dinoscope.training.loop import train
 from dinoscope.types import Tokens
 
@@ -56,6 +56,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             DINOConfig(out_dim=16, hidden_dim=16, bottleneck_dim=8),
             CONVNEXT,
             views=ViewsConfig(global_size=SIDE, num_local=0),
+            optimizer=OptimizerConfig(warmup_epochs=0),
             epochs=1,
             batch_size=8,
             device="cpu",

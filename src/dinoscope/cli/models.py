@@ -61,7 +61,7 @@ def models() -> list[dict[str, Any]]:
         {
             "name": name,
             **asdict(release),
-            "parameters": _millions(release.architecture),
+            "parameters": _millions(release.architecture, 64 if name == SHIPPED else 224),
             "cached": name == SHIPPED or is_cached(release),
         }
         for name, release in {SHIPPED: SHIPPED_RELEASE, **CATALOGUE}.items()
@@ -69,14 +69,14 @@ def models() -> list[dict[str, Any]]:
 
 
 @functools.cache
-def _millions(architecture: str) -> float:
+def _millions(architecture: str, size: int) -> float:
     """Return the parameters of the network in millions, without taking memory for them."""
     import torch
 
     from dinoscope.models.backbone import BackboneConfig, build_backbone
 
     with torch.device("meta"):
-        backbone = build_backbone(BackboneConfig(architecture, 224))
+        backbone = build_backbone(BackboneConfig(architecture, size))
     return round(sum(parameter.numel() for parameter in backbone.parameters()) / 1e6, 1)
 
 
