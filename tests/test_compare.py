@@ -10,9 +10,9 @@ import pytest
 
 from dinoscope.config import difference, flat
 from dinoscope.methods import METHODS, shown_name
-from dinoscope.models.backbone import BACKBONES
+from dinoscope.models.backbone import BACKBONES, network_title
+from dinoscope.recipes import run_config
 from dinoscope.study.compare import (
-    ARCHITECTURE_NAMES,
     METHOD_NAMES,
     Entry,
     compare,
@@ -21,7 +21,6 @@ from dinoscope.study.compare import (
     usual_conditions,
 )
 from dinoscope.study.published import PUBLISHED
-from dinoscope.study.recipes import RECIPES
 from dinoscope.training.config import RunConfig, SavingConfig
 from dinoscope.types import Metric, Result
 
@@ -116,9 +115,8 @@ def test_resnets_before_transformers_small_before_large_and_methods_as_the_field
 
 def test_every_method_and_network_has_a_name() -> None:
     assert set(METHODS) <= set(METHOD_NAMES)
-    assert set(ARCHITECTURE_NAMES) <= set(BACKBONES)
     assert {row.method for row in PUBLISHED} <= set(METHOD_NAMES)
-    assert {row.architecture for row in PUBLISHED} <= set(ARCHITECTURE_NAMES.values())
+    assert {row.architecture for row in PUBLISHED} <= {network_title(name) for name in BACKBONES}
 
 
 # Marks
@@ -169,7 +167,7 @@ def test_a_row_that_is_not_the_plain_method_says_so() -> None:
     assert compare([entry(settings=plain)]).notes == ()
     assert set(compare([entry(settings=other)]).notes) == {
         "with the KoLeo loss, which its paper does not have (0.5)",
-        "its teacher is balanced otherwise than by the paper's centring (sinkhorn)",
+        "its teacher is centred otherwise than by the paper's moving mean (sinkhorn)",
     }
 
 
@@ -202,7 +200,7 @@ def test_a_rival_that_is_not_the_plain_method_says_so(method: str, changes: dict
 @pytest.mark.parametrize("recipe", ["simclr_resnet50", "moco_v2_resnet50", "moco_v3_deit_small", "byol_resnet50",
     "swav_resnet50", "dino_deit_small_100ep"])  # fmt: skip
 def test_a_recipe_of_the_paper_is_the_plain_method(recipe: str) -> None:
-    config = RECIPES[recipe](Path("d"), Path("o"))
+    config = run_config(recipe, Path("d"), Path("o"))
     run = entry(shown_name(config.method), config.backbone, settings=deciding_settings(config))
     assert compare([run]).notes == ()
 

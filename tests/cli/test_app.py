@@ -14,7 +14,7 @@ import pytest
 from dinoscope import __version__
 from dinoscope.cli import main
 from dinoscope.cli.options import commands
-from dinoscope.study.recipes import RECIPES
+from dinoscope.recipes import RECIPES
 from tests.conftest import draw_picture
 from tests.plain_process import PlainProcess
 

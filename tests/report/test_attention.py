@@ -15,9 +15,10 @@ import torch
 from dinoscope import api, checkpoint
 from dinoscope.data.sources import first_to_last
 from dinoscope.errors import UserError
-from dinoscope.explain.attention_history import (
+from dinoscope.evaluation.online import AttentionSnapshots
+from dinoscope.explain.history import (
     FOLDER,
-    MOST_SNAPSHOTS,
+    MAX_SNAPSHOTS,
     Snapshot,
     begin,
     keep_snapshot,
@@ -27,13 +28,12 @@ from dinoscope.explain.attention_history import (
 )
 from dinoscope.methods.method import Method
 from dinoscope.model_names import load_model
-from dinoscope.observers import AttentionSnapshots
 from dinoscope.report.page import Figure, Folded, Group, Notice
 from dinoscope.report.pages import MapColumn, maps_page
 from dinoscope.report.runs import Material
 from dinoscope.report.sections import attention
 from dinoscope.training.config import RunConfig
-from dinoscope.training.listener import Evaluation, Listener
+from dinoscope.training.listeners import Listener, Observation
 from dinoscope.training.loop import train
 from dinoscope.types import Step
 from tests.conformance import cases
@@ -112,20 +112,20 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
 def test_a_thousand_evaluations_stay_few_small_and_evenly_spread(tmp_path: Path) -> None:
     kept: list[int] = []
     for steps in range(0, 10_010, 10):
-        kept = thinned([*kept, steps], MOST_SNAPSHOTS)
+        kept = thinned([*kept, steps], MAX_SNAPSHOTS)
         assert kept[0] == 0
         assert kept[-1] == steps
-        assert len(kept) <= MOST_SNAPSHOTS
+        assert len(kept) <= MAX_SNAPSHOTS
     gaps = [after - before for before, after in pairwise(kept)]
-    assert max(gaps) < 2 * 10_000 / (MOST_SNAPSHOTS - 1)
+    assert max(gaps) < 2 * 10_000 / (MAX_SNAPSHOTS - 1)
     # the largest there can be: noise of 400 pixels, maps of 100 cells a side
     names = tuple("abcdef")
     begin(tmp_path, pictures(6, 400), 0)
     noise = tuple(np.random.default_rng(1).random((100, 100), dtype=np.float32) for _ in names)
-    for steps in range(MOST_SNAPSHOTS + 5):
+    for steps in range(MAX_SNAPSHOTS + 5):
         keep_snapshot(tmp_path, Snapshot(steps, 0.0, "attention", names, noise))
     files = list((tmp_path / FOLDER).iterdir())
-    assert len(files) == MOST_SNAPSHOTS + 6
+    assert len(files) == MAX_SNAPSHOTS + 6
     assert sum(file.stat().st_size for file in files) < 1_000_000
     assert max(small(np.zeros((4000, 3, 3), np.uint8)).shape) == 128
 
@@ -196,16 +196,16 @@ def test_a_run_keeps_a_snapshot_before_training_and_at_every_evaluation(picture_
 
 
 def test_a_full_disk_does_not_end_the_run(picture_folder: PICTURES, tmp_path: Path, monkeypatch, caplog) -> None:
-    from dinoscope import observers
+    from dinoscope.evaluation import online
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(observers, "keep_snapshot", full)
+    monkeypatch.setattr(online, "keep_snapshot", full)
     config = settings(picture_folder(24), tmp_path / "run", epochs=1)
     assert not train(config, listeners=[AttentionSnapshots(2)]).interrupted
     assert "No space left" in (tmp_path / "run" / "train.log").read_text()
-    monkeypatch.setattr(observers, "begin", full)
+    monkeypatch.setattr(online, "begin", full)
     assert not train(config, overwrite=True, listeners=[AttentionSnapshots(2)]).interrupted
 
 
@@ -215,10 +215,10 @@ def test_without_evaluations_nothing_is_kept(picture_folder: PICTURES, tmp_path:
 
 
 def test_pictures_for_tensorboard_are_there_as_before(picture_folder: PICTURES, tmp_path: Path) -> None:
-    seen: list[Evaluation] = []
+    seen: list[Observation] = []
 
     class Look(AttentionSnapshots):
-        def evaluate(self, step: Step, method: Method) -> Evaluation:
+        def evaluate(self, step: Step, method: Method) -> Observation:
             seen.append(super().evaluate(step, method))
             return seen[-1]
 

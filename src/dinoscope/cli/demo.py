@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 import tyro
 from rich.table import Table
 
-from dinoscope import api
 from dinoscope.cli.command import WHAT_MAY_BE_NAMED, Command
 from dinoscope.cli.console import progress_bar, stdout
 from dinoscope.cli.progress import ConsoleProgress
@@ -22,6 +21,7 @@ from dinoscope.model_names import load_models
 from dinoscope.quickstart import TRAINED, K, Quickstart
 from dinoscope.quickstart import quickstart as run_quickstart
 from dinoscope.quickstart import scenes as drawn_scenes
+from dinoscope.recipes import run_config
 from dinoscope.report.build import Request, write_report
 from dinoscope.study.gather import Measuring
 from dinoscope.system import pick_device
@@ -101,7 +101,7 @@ def quickstart(
     """
     with progress_bar("drawing scenes") as progress:
         data = drawn_scenes(progress)
-    config = replace(api.RECIPES[recipe](data / "folder", free_name(out)), device=device, seed=seed)
+    config = replace(run_config(recipe, data / "folder", free_name(out)), device=device, seed=seed)
     with progress_bar("measuring") as progress:
         result = run_quickstart(config, data, [ConsoleProgress()], progress)
     stdout(_table(result))

@@ -18,10 +18,9 @@ from dinoscope.cli.command import EXTRACTION, Command, ExtractionOptions, ModelN
 from dinoscope.cli.console import Console, emit, progress_bar, stdout
 from dinoscope.data.sources import find_images_of_splits
 from dinoscope.errors import UserError, lookup
-from dinoscope.exporting.formats import write
-from dinoscope.exporting.subject import Subject
+from dinoscope.export import write
 from dinoscope.files import claim_file, replacing
-from dinoscope.model_names import load_model
+from dinoscope.model_names import SHIPPED, SHIPPED_RELEASE, Model, load_model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.models.pretrained import CATALOGUE, Choices, import_file, is_cached
 from dinoscope.text import spreadsheet_cell
@@ -34,7 +33,10 @@ BYTES_PER_PARAMETER = 4
 
 
 def models(json: bool = False) -> None:
-    """List the released weights. Any --model takes these names; the file is fetched on first use, and kept.
+    """List the models that have a name: the shipped one, and released weights, fetched on first use and kept.
+
+    Any --model takes these names, and also a path, "pixels" (no network), "random" (the network of the first other
+    model, untrained), random:NETWORK or random:MODEL, and timm:NAME.
 
     The figures are those their authors published for ImageNet, in %: k-NN and linear of frozen features, "own" of the
     classifier that the network was trained with. None was measured here. MB are the file's if its source tells them; ≥
@@ -44,8 +46,13 @@ def models(json: bool = False) -> None:
         json: Print JSON, with sources, addresses and notes.
     """
     rows = [
-        {"name": name, **asdict(release), "parameters": _millions(release.architecture), "cached": is_cached(release)}
-        for name, release in CATALOGUE.items()
+        {
+            "name": name,
+            **asdict(release),
+            "parameters": _millions(release.architecture, 64 if name == SHIPPED else 224),
+            "cached": name == SHIPPED or is_cached(release),
+        }
+        for name, release in {SHIPPED: SHIPPED_RELEASE, **CATALOGUE}.items()
     ]
     if json:
         emit(rows, (), json=True)
@@ -67,10 +74,10 @@ def models(json: bool = False) -> None:
 
 
 @functools.cache
-def _millions(architecture: str) -> float:
+def _millions(architecture: str, size: int) -> float:
     """Return the parameters of a network, in millions; no memory is taken for them."""
     with torch.device("meta"):
-        backbone = build_backbone(BackboneConfig(architecture, 224))
+        backbone = build_backbone(BackboneConfig(architecture, size))
     return round(sum(parameter.numel() for parameter in backbone.parameters()) / 1e6, 1)
 
 
@@ -114,7 +121,8 @@ def import_weights(
     if out is None:
         stdout("loads strictly; nothing was written (--out FOLDER writes it as a model)")
         return
-    lines = write("safetensors", out, Subject(backbone, file, found.provenance()), overwrite=overwrite)
+    model = Model(str(file), file.stem, backbone, file, found.provenance())
+    lines = write("safetensors", out, model, overwrite=overwrite)
     stdout("\n  ".join([f"{out}: {backbone.config.name}, {backbone.config.image_size} px", *lines]))
 
 
@@ -146,9 +154,8 @@ def export(
         overwrite: Replace a model that is there.
     """
     loaded = load_model(model, progress_bar)
-    subject = Subject(loaded.backbone, Path(model) if loaded.path is None else loaded.path, loaded.origin)
     with Console(stderr=True).status(f"writing {format}"):  # tracing a large network takes a minute
-        lines = write(format, out, subject, overwrite=overwrite)
+        lines = write(format, out, loaded, overwrite=overwrite)
     config = loaded.backbone.config
     stdout("\n  ".join([f"{out}: {config.name}, {config.image_size} px", *lines]))
 

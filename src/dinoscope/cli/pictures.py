@@ -26,11 +26,10 @@ from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.explain.attention import attention_of_blocks, map_masks, mean_and_heads, prepare, upsample
 from dinoscope.explain.embedding import TITLES, EmbeddingMap, described, embedding_map
 from dinoscope.explain.maps import MAPS, count_maps, map_title
-from dinoscope.explain.pca import patch_colors, patch_features
-from dinoscope.explain.similarity import patch_at, patch_box, similarity_maps
+from dinoscope.explain.patches import patch_at, patch_box, patch_colors, patch_features, similarity_maps
 from dinoscope.files import claim, claim_file, mark
 from dinoscope.model_names import Model, load_models
-from dinoscope.models.backbone import ViTBackbone
+from dinoscope.models.network import require_transformer
 from dinoscope.pictures import (
     PAGE_WIDTH,
     Legend,
@@ -399,11 +398,11 @@ def _blocks(seen: Seen, viewers: Sequence[Viewer]) -> Picture:
     rows: list[tuple[str, list[ndarray]]] = []
     for viewer, images in zip(viewers, seen.inputs, strict=True):
         backbone = viewer.model.backbone
-        if not isinstance(backbone, ViTBackbone):
-            raise UserError(f"{backbone.config.name} has no attention blocks: --block all is for transformers")
+        transformer = require_transformer(backbone, "--block all")
         with torch.no_grad():
             maps = [
-                viewer.on_cpu(of_block.mean(dim=1), "attention") for of_block in attention_of_blocks(backbone, images)
+                viewer.on_cpu(of_block.mean(dim=1), "attention")
+                for of_block in attention_of_blocks(transformer, images)
             ]
         rows.append((viewer.model.label, [mean.numpy() for mean in maps]))
     note = viewers[0].note if len(viewers) == 1 else _sizes(viewers)

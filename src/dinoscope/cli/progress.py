@@ -18,7 +18,7 @@ from dinoscope.cli.console import Console
 from dinoscope.study.run import RunStatus
 from dinoscope.study.state import MetricsTail, Reading
 from dinoscope.text import duration
-from dinoscope.training.listener import Listener, RunStart, StepRecord
+from dinoscope.training.listeners import Listener, RunStart, StepRecord
 
 LISTING_SECONDS = 2.0
 PLAIN_SECONDS = 15
@@ -50,7 +50,8 @@ class ConsoleProgress(Listener):
         self.task: TaskID | None = None
         self.begun = self.printed = time.monotonic()
         self.first = self.image_size = 0
-        self.checking, self.listing = False, threading.Timer(0, str)
+        self.checking = False
+        self.listing: threading.Timer | None = None
 
     def scanned(self, done: int, total: int) -> None:
         """Progress of the check of the files. Without a terminal: a line at first and now and then.
@@ -68,7 +69,7 @@ class ConsoleProgress(Listener):
             self.listing.daemon = True
             self.listing.start()
         elif not self.checking or time.monotonic() - self.printed > PLAIN_SECONDS:
-            self.listing.cancel()
+            self._listed()
             self.console.print(f"{what}: {done} done" if self.checking else what)
             self.checking, self.printed = True, time.monotonic()
 
@@ -126,9 +127,13 @@ class ConsoleProgress(Listener):
 
     def closed(self) -> None:
         """Leave the terminal as it was."""
-        self.listing.cancel()
+        self._listed()
         self.progress.stop()
         sys.stderr.flush()
+
+    def _listed(self) -> None:
+        if self.listing is not None:
+            self.listing.cancel()
 
 
 LIVE_SECONDS, STUDY_SECONDS = 0.5, 30

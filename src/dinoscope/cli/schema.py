@@ -17,10 +17,13 @@ from typing import Any, get_args, get_type_hints
 
 import tyro
 
-from dinoscope import api
 from dinoscope.cli.command import MARKERS, Command, window_registry
 from dinoscope.cli.options import ANY, FILE, SOME, Option, Spec
 from dinoscope.cli.train import DEFAULT_RECIPE, Choices
+from dinoscope.data.views import VIEWS
+from dinoscope.methods import METHODS
+from dinoscope.recipes import RECIPES, run_config
+from dinoscope.training.config import RunConfig
 
 GROUPS = (
     "train",
@@ -93,7 +96,7 @@ def options(kind: Callable[..., Any], default: Any = tyro.MISSING_NONPROP, marke
                 word for words in re.findall(r"{([^} ]+)}", str(action.metavar)) for word in words.split(",")
             ),
             help=text[:1].upper() + text[1:] if re.match(r"[a-z]+ ", text) else text,
-            default="" if note is None or note[2] is None or note[2] in unsaid else note[2],
+            default="" if note is None or note[2] is None or note[2] in unsaid else note[2].removesuffix(".0"),
             required=note is not None and note[1] is not None,
             repeated="Append" in type(action).__name__,
         )
@@ -141,15 +144,15 @@ def _train(module: str, summary: str) -> Spec:
     markers = (tyro.conf.AvoidSubcommands,)
 
     def of(config: Any) -> dict[str, Option]:
-        return {option.name: option for option in options(api.RunConfig, config, markers)}
+        return {option.name: option for option in options(RunConfig, config, markers)}
 
     def changed(config: Any, known: dict[str, Option]) -> dict[str, str]:
         found = of(config)
         return {name: found[name].default for name, option in known.items() if found[name].default != option.default}
 
-    recipes = {name: recipe(tyro.MISSING, tyro.MISSING) for name, recipe in api.RECIPES.items()}
+    recipes = {name: run_config(name, tyro.MISSING, tyro.MISSING) for name in RECIPES}
     start = recipes[DEFAULT_RECIPE]
-    names = {entry[0]: name for name, entry in api.METHODS.items()}
+    names = {entry.config: name for name, entry in METHODS.items()}
     base = {name: option for name, option in of(start).items() if not name.startswith("method.")}
     methods = {
         name: {
@@ -165,7 +168,7 @@ def _train(module: str, summary: str) -> Spec:
         presets["recipe"][name] = {"method": method, **changed(config, base | methods[method])}
     presets["method"] = {name: {"kind": settings.__name__} for settings, name in names.items()}
     of_views = {name: option for name, option in base.items() if name.startswith("views.")}
-    presets["views"] = {name: changed(replace(start, views=views), of_views) for name, views in api.VIEWS.items()}
+    presets["views"] = {name: changed(replace(start, views=views), of_views) for name, views in VIEWS.items()}
     every = {option.name: option for option in options(Choices)} | base
     ordered = sorted(
         every.values(), key=lambda option: COMMON.index(option.name) if option.name in COMMON else len(COMMON)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,11 +24,15 @@ from dinoscope.data.scan import Extent, ScanReport
 from dinoscope.data.scan import scan as scan_images
 from dinoscope.data.sources import counted as listed_counts
 from dinoscope.data.sources import find_images, find_split
+from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError, lookup
 from dinoscope.files import cache_folder
+from dinoscope.methods import METHODS
+from dinoscope.recipes import RECIPES, run_config
 from dinoscope.scenes import ScenesConfig, write_scenes
 from dinoscope.training.config import RunConfig
-from dinoscope.training.provenance import read_sessions
+from dinoscope.training.run_folder import read_config, read_sessions
+from dinoscope.training.start import beginning_from
 
 DEFAULT_RECIPE = "dino_deit_small_100ep"
 
@@ -72,6 +75,8 @@ def train(given: Given) -> int:
     config = settings(given, resume=resume, overwrite=overwrite)
     with one_line(config.out):
         result = api.train(config, resume=resume, overwrite=overwrite, listeners=[ConsoleProgress()])
+    if not result.is_main:
+        return 130 if result.interrupted else 0
     if result.interrupted:
         stdout(f"stopped after step {result.steps}; continue: dinoscope train --out {quote(str(result.out))} --resume")
         return 130
@@ -91,16 +96,15 @@ def settings(given: Given, *, resume: bool = False, overwrite: bool = False) -> 
     if resume:
         if out is None:
             raise UserError("--resume needs --out, the folder of the run to continue")
-        config = api.read_config(Path(out))
+        config = read_config(Path(out))
     else:
-        make = lookup("recipe", recipe or DEFAULT_RECIPE, api.RECIPES)
-        config = make(Path(given.word("data") or ""), Path(out or ""))
+        config = run_config(recipe or DEFAULT_RECIPE, Path(given.word("data") or ""), Path(out or ""))
         if init is not None and init != "None":
-            config = api.beginning_from(config, init, progress_bar)
+            config = beginning_from(config, init, progress_bar)
     if method:
-        config = replace(config, method=lookup("method", method, api.METHODS)[0]())
+        config = replace(config, method=lookup("method", method, METHODS).config())
     if views:
-        config = replace(config, views=lookup("preset of views", views, api.VIEWS))
+        config = replace(config, views=lookup("preset of views", views, VIEWS))
     return build(RunConfig, given.argv(), default=config, config=(tyro.conf.AvoidSubcommands,))()
 
 
@@ -140,8 +144,8 @@ def next_steps(out: Path, data: Path) -> list[str]:
 def recipes() -> None:
     """List the named settings of `train`."""
     table = Table("recipe", "what it is for", box=None, header_style="bold", padding=(0, 2, 1, 0))
-    for name, recipe in api.RECIPES.items():
-        table.add_row(name, inspect.getdoc(recipe) or "")
+    for name, recipe in RECIPES.items():
+        table.add_row(name, recipe.about)
     stdout(table)
 
 

@@ -22,6 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import Bbox, BboxBase
 
+from dinoscope.methods import DISPLAY
 from dinoscope.pictures import FONT, INK, QUIET
 from dinoscope.tables import Line, LineChart, LinePanel
 
@@ -29,12 +30,7 @@ from dinoscope.tables import Line, LineChart, LinePanel
 COLORS = {
     "Raw pixels": "#9a9a9a",
     "Random": "#6e6e6e",
-    "Supervised": "#000000",
-    "SimCLR": "#e69f00",
-    "MoCo v2": "#56b4e9",
-    "BYOL": "#009e73",
-    "SwAV": "#cc79a7",
-    "DINO": "#d55e00",
+    **{display.title: display.color for display in DISPLAY.values() if display.color},
 }
 OTHER_COLORS = ("#0072b2", "#b8a600", "#7a5195", "#8c564b")
 LINE_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2")
@@ -86,7 +82,10 @@ def line_chart(
             Line2D([], [], color=color, linestyle=style, linewidth=1.8 if baseline else 1.5, label=label)
             for (label, baseline), (color, style) in looks.items()
         ]
-        _name_lines(figure, axes, handles if legend else [], chart.note)
+        if legend:
+            _name_lines(figure, axes, handles, chart.note)
+        else:
+            figure.tight_layout(pad=0.5)
     return figure
 
 
@@ -223,7 +222,7 @@ def _name_lines(figure: Figure, axes: Sequence[Axes], handles: Sequence[Line2D],
     """Lay out, with the legend in the place that the panels leave free, or below them if it does not fit there."""
     longest = max((len(str(handle.get_label())) for handle in handles), default=0)
     beside = len(axes) % _PANELS == 2 and len(axes) > _PANELS
-    if beside and handles and len(handles) <= _FREE_ROWS and longest <= _FREE_LETTERS:
+    if beside and len(handles) <= _FREE_ROWS and longest <= _FREE_LETTERS:
         _finish(figure, [], note)
         left, top = axes[2].get_position().x0 - 0.01, axes[-1].get_position().y1
         place = {"loc": "upper left", "bbox_to_anchor": (left, top), "fontsize": _SMALL, "labelspacing": 0.35}

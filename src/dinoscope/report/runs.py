@@ -15,13 +15,13 @@ from dinoscope.data.sources import find_images, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.methods import method_name, shown_name
 from dinoscope.model_names import Model, distinct
-from dinoscope.study.compare import ARCHITECTURE_NAMES, METHOD_NAMES, Comparison
+from dinoscope.models.backbone import network_title
+from dinoscope.study.compare import METHOD_NAMES, Comparison
 from dinoscope.study.gather import Measuring
 from dinoscope.text import printable
 from dinoscope.training.config import RunConfig
-from dinoscope.training.images import read_unreadable
-from dinoscope.training.provenance import Session, read_sessions
-from dinoscope.training.run_folder import RunFolder, read_config, read_metrics
+from dinoscope.training.run_folder import RunFolder, Session, read_config, read_metrics, read_sessions
+from dinoscope.training.start import read_unreadable
 
 _BETWEEN = "-_/. "
 _WORDS = re.compile(rf"[^{re.escape(_BETWEEN)}]+[{re.escape(_BETWEEN)}]*|[{re.escape(_BETWEEN)}]+")
@@ -66,7 +66,7 @@ class RunRecord:
     @property
     def architecture(self) -> str:
         """The network as the field writes it, with the name that it has here where that differs."""
-        shown = ARCHITECTURE_NAMES.get(self.config.backbone, self.config.backbone)
+        shown = network_title(self.config.backbone)
         return shown if shown == self.config.backbone else f"{shown} ({self.config.backbone})"
 
     @property

@@ -14,9 +14,9 @@ from typing import Any
 from dinoscope.config import difference, flat, identity, some, text, to_dict
 from dinoscope.evaluation.results import conditions
 from dinoscope.evaluation.statistics import OverSeeds, over_seeds
-from dinoscope.methods import method_name
-from dinoscope.models.backbone import BACKBONES, ResNetShape
-from dinoscope.study.names import ADDITIONS, ARCHITECTURE_NAMES, METHOD_NAMES
+from dinoscope.methods import DISPLAY, method_name
+from dinoscope.models.backbone import BACKBONES, network_title
+from dinoscope.study.names import METHOD_NAMES
 from dinoscope.training.config import RunConfig
 from dinoscope.types import Result
 
@@ -24,6 +24,7 @@ BASELINES = ("pixels", "random")
 
 REPEATABLE = frozenset(
     {"out", "seed", "device", "workers", "threads", "saving", "log_every", "evaluate_every", "scan", "max_unreadable"}
+    | {"max_megapixels"}
 )
 """Settings in which runs of one row may differ: all others decide the result."""
 
@@ -89,7 +90,7 @@ class Row:
     @property
     def architecture(self) -> str:
         """The architecture as the field writes it; a dash for raw pixels."""
-        return ARCHITECTURE_NAMES.get(self.first.backbone, self.first.backbone) or "–"
+        return network_title(self.first.backbone) or "–"
 
     def cell(self, evaluation: str) -> OverSeeds | None:
         """The figure of a column, or None where no run has it."""
@@ -177,7 +178,13 @@ def _order(row: Row) -> tuple[Any, ...]:
     """Raw pixels, ResNets, transformers, each from small to large; within an architecture by method."""
     entry, methods = row.first, list(METHOD_NAMES)
     kind = BACKBONES.get(entry.backbone)
-    family = 0 if not entry.backbone else 1 if isinstance(kind, ResNetShape) or "resnet" in entry.backbone else 2
+    family = (
+        0
+        if not entry.backbone
+        else 1
+        if "resnet" in entry.backbone or (kind is not None and not kind.transformer)
+        else 2
+    )
     place = methods.index(entry.method) if entry.method in methods else len(methods)
     return family, entry.parameters or 0.0, entry.backbone, place, entry.method, entry.run
 
@@ -195,7 +202,9 @@ def _notes(row: Row, rows: Sequence[Row]) -> list[str]:
         notes += _namesakes(row, trained)
         notes += [
             f"{title} ({text(row.first.settings[name])})"
-            for name, (usual, title) in ADDITIONS.get(row.first.method, {}).items()
+            for name, (usual, title) in (
+                DISPLAY[row.first.method].deviations if row.first.method in DISPLAY else {}
+            ).items()
             if row.first.settings.get(name, usual) != usual
         ]
     if row.first.method != "pixels":  # which have no network to be shown another size

@@ -16,9 +16,9 @@ from dinoscope.evaluation.base import Context, gallery_and_queries
 from dinoscope.evaluation.results import keep, kept, kept_names
 from dinoscope.measurement.voc import VocConfig, measure_voc
 from dinoscope.measurement.voc_record import measurements, summarise
+from dinoscope.methods.health import rank_me
 from dinoscope.model_names import Model, Watch, load_model, unwatched
 from dinoscope.study.gather import Gatherer, Measuring
-from dinoscope.training.monitor import rank_me
 from dinoscope.types import Metric, Result
 
 logger = logging.getLogger("dinoscope")

@@ -1,0 +1,214 @@
+"""Features of patches: principal components as colours and foreground, and cosines with a chosen patch.
+
+Components as in DINOv2 (Oquab et al. 2023, Fig. 1): patches of one image, or of several jointly, so that like parts get
+like colours; with `foreground`, a first analysis parts it from the background and a second one, of the foreground's
+patches alone, gives the colours.
+
+Components have no sign of their own. Here the first one points away from the border: its mean over the outermost
+patches of the images is at most its mean over all of them, since photographs have their object inside more often than
+at the edge. The others point to where their largest loading is positive. So the same features give the same colours,
+and no class token is needed: the rule is the same for every network.
+
+Pixels and patches: `explain.attention.prepare` resizes an image as a whole, so that the grid covers it exactly. The
+column of a pixel depends on the shares of the widths alone, not on patch size or resized size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dinoscope.errors import UserError
+from dinoscope.models.network import Backbone, require_patches
+
+COLORS = 3
+LOW, HIGH = 0.02, 0.98
+"""Quantiles of a component that become 0 and 1: a few odd patches do not take the colour of all others."""
+_RELATIVE_ZERO = 1e-10  # of the largest variance, in float64: below, a component is rounding
+
+
+@dataclass(frozen=True)
+class Components:
+    """Principal components of a set of features.
+
+    mean: of the features. axes: one unit vector for each component; zeros if the features vary in fewer ways.
+    share: of the variance, for each component.
+    """
+
+    mean: Float[Tensor, " d"]
+    axes: Float[Tensor, "k d"]
+    share: Float[Tensor, " k"]
+
+
+@dataclass(frozen=True)
+class PatchColors:
+    """The colours of one image's patches.
+
+    colors: 0 to 1. foreground: which patches are coloured (all, unless the foreground was requested).
+    share: of the variance of all coloured patches that the three components hold.
+    """
+
+    colors: Float[Tensor, "rows columns 3"]
+    foreground: Bool[Tensor, "rows columns"]
+    share: float
+
+
+@torch.no_grad()
+def patch_features(backbone: Backbone, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b rows columns d"]:
+    """Return features of the patches after the last block (or stage); `images` are normalised.
+
+    Raises UserError for a network without patches.
+    """
+    require_patches(backbone, "a picture of patch features")
+    tokens = backbone(images)
+    return tokens.patches.unflatten(1, tokens.grid)
+
+
+def principal_components(features: Float[Tensor, "n d"], count: int = COLORS) -> Components:
+    """Return the `count` directions of largest variance, largest first, in float64; the largest loading is positive."""
+    values = features.double()
+    mean = values.mean(dim=0)
+    centred = values - mean
+    n, d = centred.shape
+    # the smaller of the two products has the same eigenvalues: 225 patches of a ResNet-50 need no 2048 x 2048
+    variances, vectors = torch.linalg.eigh(centred.T @ centred if d <= n else centred @ centred.T)
+    variances, vectors = variances.flip(0)[:count], vectors.flip(1)[:, :count]
+    axes = F.normalize(vectors.T if d <= n else vectors.T @ centred, dim=1)
+    total = centred.square().sum()
+    real = variances > _RELATIVE_ZERO * total
+    axes, variances = axes * real[:, None], variances * real
+    largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
+    axes = axes * torch.where(largest < 0, -1.0, 1.0)
+    missing = count - len(axes)
+    share = variances / total.clamp_min(torch.finfo(torch.float64).tiny)
+    return Components(mean, F.pad(axes, (0, 0, 0, missing)), F.pad(share, (0, missing)))
+
+
+def scores(components: Components, features: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch k"]:
+    """Return the coordinates of features along the components, in float64."""
+    return (features.double() - components.mean) @ components.axes.T
+
+
+def away_from_border(components: Components, images: Sequence[Float[Tensor, "_ _ d"]]) -> Components:
+    """Flip the first component if it is larger at the border of the images than elsewhere."""
+    first = [scores(components, image)[..., 0] for image in images]
+    border = torch.cat([values[border_patches(values.shape[0], values.shape[1])] for values in first])
+    if border.mean() <= torch.cat([values.flatten() for values in first]).mean():
+        return components
+    return replace(components, axes=torch.cat([-components.axes[:1], components.axes[1:]]))
+
+
+def border_patches(rows: int, columns: int) -> Bool[Tensor, "{rows} {columns}"]:
+    """Return the outermost patches of a grid."""
+    border = torch.ones(rows, columns, dtype=torch.bool)
+    border[1:-1, 1:-1] = False
+    return border
+
+
+def otsu_threshold(values: Float[Tensor, " n"]) -> float:
+    """Return the value that parts `values` into two groups of the largest variance between them (Otsu 1979, Eq. 18).
+
+    It lies midway between two neighbouring values; of equal values it is that value.
+    """
+    ranked = values.double().sort().values
+    n, total = len(ranked), ranked.sum()
+    if n < 2:
+        return ranked[0].item()
+    count = torch.arange(1, n, dtype=torch.float64, device=ranked.device)
+    below = ranked.cumsum(0)[:-1]
+    between = count * (n - count) * (below / count - (total - below) / (n - count)).square()
+    # of equal values some would fall on either side: no split there
+    between = between.where(ranked[1:] > ranked[:-1], 0.0)
+    best = int(between.argmax())
+    return ((ranked[best] + ranked[best + 1]) / 2).item() if between[best] > 0 else ranked[0].item()
+
+
+def foreground_masks(images: Sequence[Float[Tensor, "_ _ d"]]) -> list[Bool[Tensor, "_ _"]]:
+    """Return the patches [rows, columns] of each image whose first joint component is above its Otsu threshold.
+
+    None are, if all patches are equal.
+    """
+    components = away_from_border(principal_components(_joined(images), count=1), images)
+    first = [scores(components, image)[..., 0] for image in images]
+    threshold = otsu_threshold(torch.cat([values.flatten() for values in first]))
+    return [values > threshold for values in first]
+
+
+def patch_colors(images: Sequence[Float[Tensor, "_ _ d"]], *, foreground: bool = False) -> list[PatchColors]:
+    """Return three components of the patches of all `images` jointly, as red, green and blue.
+
+    Give one image for colours of its own. foreground: analyse and colour only what `foreground_masks` finds; the rest
+    is black. Each component's 2% and 98% quantiles over the patches in question become 0 and 1; one that does not vary
+    is 0.5 throughout.
+    """
+    masks = foreground_masks(images) if foreground else [_everywhere(image) for image in images]
+    chosen = torch.cat([image[mask] for image, mask in zip(images, masks, strict=True)])
+    if not len(chosen):
+        return [PatchColors(torch.zeros(*mask.shape, COLORS), mask, 0.0) for mask in masks]
+    components = principal_components(chosen)
+    if not foreground:
+        components = away_from_border(components, images)
+    low, high = quantiles(scores(components, chosen))
+    scaled = [_scaled(scores(components, image), low, high).float() for image in images]
+    share = components.share.sum().item()
+    return [PatchColors(colors * mask[..., None], mask, share) for colors, mask in zip(scaled, masks, strict=True)]
+
+
+def quantiles(values: Float[Tensor, "n k"]) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
+    """Return the `LOW` and `HIGH` quantile of each column: the nearest value at or inside of it."""
+    ranked = values.sort(dim=0).values
+    low, high = round(LOW * (len(ranked) - 1)), round(HIGH * (len(ranked) - 1))
+    return ranked[low], ranked[high]
+
+
+def _scaled(values: Float[Tensor, "*batch k"], low: Float[Tensor, " k"], high: Float[Tensor, " k"]) -> Tensor:
+    span = high - low
+    flat = span <= 0
+    return ((values - low) / span.where(~flat, 1.0)).clamp(0, 1).where(~flat, 0.5)
+
+
+def _everywhere(image: Float[Tensor, "rows columns d"]) -> Bool[Tensor, "rows columns"]:
+    return torch.ones_like(image[..., 0], dtype=torch.bool)
+
+
+def _joined(images: Sequence[Float[Tensor, "_ _ d"]]) -> Float[Tensor, "n d"]:
+    return torch.cat([image.flatten(0, 1) for image in images])
+
+
+def patch_at(point: tuple[int, int], size: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
+    """Return the patch (row, column) that holds the centre of a pixel.
+
+    point: (x, y) of the original image, from (0, 0) at the upper left.
+    size: (height, width) of the original image. grid: (rows, columns).
+
+    Raises UserError for a point outside of the image.
+    """
+    (x, y), (height, width), (rows, columns) = point, size, grid
+    if not (0 <= x < width and 0 <= y < height):
+        raise UserError(
+            f"the point {x},{y} lies outside of the image, which is {width} x {height} px: "
+            f"x is 0 to {width - 1}, y is 0 to {height - 1}"
+        )
+    # whole numbers, so that no rounding decides on which side of an edge a centre lies
+    return (2 * y + 1) * rows // (2 * height), (2 * x + 1) * columns // (2 * width)
+
+
+def patch_box(
+    patch: tuple[int, int], size: tuple[int, int], grid: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """Return the edges (left, top, right, bottom) of a patch (row, column), in pixels of the original image."""
+    (row, column), (height, width), (rows, columns) = patch, size, grid
+    return column * width / columns, row * height / rows, (column + 1) * width / columns, (row + 1) * height / rows
+
+
+def similarity_maps(
+    queries: Float[Tensor, "q d"], patches: Float[Tensor, "rows columns d"]
+) -> Float[Tensor, "q rows columns"]:
+    """Return the cosine of each query's features with each patch's, -1 to 1; 0 for features that are all 0."""
+    ours, theirs = F.normalize(queries, dim=-1), F.normalize(patches, dim=-1)
+    return (theirs @ ours.T).permute(2, 0, 1)
