@@ -6,13 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import jaxtyping
 import pytest
 import torch
 
 import dinoscope
 from dinoscope import checkpoint, model_names
-from dinoscope.cli import main
+from dinoscope.cli import call, main
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.model_names import load_model
 from dinoscope.models.backbone import Backbone
@@ -82,8 +81,9 @@ def test_import_alone_only_says_what_it_found(official: Path, tmp_path: Path, ca
 def test_models_lists_the_catalogue(released: Backbone, capsys) -> None:
     assert main(["models", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows.keys() == CATALOGUE.keys()
+    assert rows.keys() == {"shipped", *CATALOGUE}
     assert rows["tiny_dino"]["cached"]
+    assert (rows["shipped"]["cached"], rows["shipped"]["parameters"]) == (True, 0.3)
     assert not rows["dino_vits16"]["cached"]
     assert (rows["dino_vits16"]["knn"], rows["dino_vits16"]["parameters"]) == (74.5, 21.7)
     assert main(["models"]) == 0
@@ -153,14 +153,9 @@ def test_every_command_that_makes_pictures_or_figures_shows_the_progress_of_fetc
 
 @pytest.mark.usefixtures("not_here_yet")
 def test_a_run_that_begins_from_a_released_model_shows_it_too(tmp_path: Path, capsys) -> None:
-    from dinoscope.cli.train import main as train
-
-    jaxtyping.config.update("jaxtyping_disable", True)  # tyro's stand-ins for what is not given are no paths
-    try:
-        with pytest.raises(dinoscope.api.UserError, match="nowhere"):
-            train(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"), "--init", "tiny_dino"])
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+    options = ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"), "--init", "tiny_dino"]
+    with pytest.raises(dinoscope.api.UserError, match="nowhere"):
+        call("train", options)
     assert FETCHING in capsys.readouterr().err
 
 
@@ -174,7 +169,7 @@ def test_a_local_official_file_goes_there_too(official: Path, picture_folder) ->
 
 def test_a_cached_file_of_another_network_is_refused(released: Backbone) -> None:
     torch.save(weights(random_network("resnet18")), cached_file(CATALOGUE["tiny_dino"]))
-    with pytest.raises(dinoscope.api.UserError, match=r"is no tiny: it has no 'pos_embed'\. Delete .*fetched anew"):
+    with pytest.raises(dinoscope.api.UserError, match=r"is no tiny: it has no 'pos_embed'\. Delete .*fetched again"):
         load_model("tiny_dino")
 
 

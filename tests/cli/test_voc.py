@@ -14,7 +14,7 @@ import torch
 from dinoscope.report.voc_sheet import spread
 
 from dinoscope import checkpoint, cli
-from dinoscope.cli import voc
+from dinoscope.cli import call
 from dinoscope.errors import UserError
 from dinoscope.files import MARK
 from dinoscope.models.backbone import BackboneConfig, build_backbone
@@ -40,7 +40,7 @@ def run_folder(tmp_path: Path) -> Path:
 
 
 def run(data: Path, *options: object, models: tuple[object, ...] = BOTH) -> int:
-    return voc.main(["--model", *map(str, models), "--data", str(data), *SMALL, *map(str, options)])
+    return call("voc", ["--model", *map(str, models), "--data", str(data), *SMALL, *map(str, options)])
 
 
 def test_everything_at_once(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,23 +223,6 @@ def test_pictures_are_spread_from_the_best_to_the_worst() -> None:
     assert spread(scores, 1) == [1]
     assert spread(scores, 0) == []
     assert spread(scores, 9) == [1, 3, 0, 4, 2]
-
-
-def test_help_comes_without_loading_torch() -> None:
-    import os
-    import subprocess
-    import sys
-
-    code = (
-        "import sys\n"
-        "from dinoscope.cli import voc\n"
-        "try: voc.main(['--help'])\n"
-        "except SystemExit as end: assert end.code == 0\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert "--save-masks" in output.stdout
 
 
 def test_a_folder_that_is_not_there_is_said_to_be_missing(capsys: pytest.CaptureFixture[str]) -> None:
