@@ -1038,7 +1038,8 @@ def csv_rows(comparison: Comparison, published: bool) -> list[list[str]]:
         for name, column in comparison.columns.items():
             cell, metric = row.cell(name), row.first.metric(name)
             values += [cell and cell.mean, cell and cell.deviation] if column.ranked else [cell and cell.mean]
-            values += [f"{metric.parameters[key]:g}" if metric else None for key in column.parameters]
+            parameters = {} if metric is None else metric.parameters
+            values += [f"{parameters[key]:g}" if key in parameters else None for key in column.parameters]
         values.append(" ".join(str(entry.seed) for entry in row.entries if entry.seed is not None))
         values.append("; ".join(entry.run for entry in row.entries))
         values.append("; ".join(comparison.notes[mark - 1] for mark in row.marks))
