@@ -274,7 +274,7 @@ def infer_config(
 
     heads: of a ViT, which no shape tells; None assumes heads of 64 channels.
 
-    Raises UserError, with the sizes found, where it is none of them or lacks what tells.
+    Raises UserError, with the sizes found, if it is none of them or lacks the tensors that tell.
     """
     try:
         if "patch_embed.proj.weight" in tensors:
