@@ -18,7 +18,7 @@ from dinoscope.evaluation.base import Context
 from dinoscope.methods import build_method
 from dinoscope.study import evaluations
 from dinoscope.study.definition import Axis, StudyDefinition, Variant, read_study
-from dinoscope.study.effects import MEASURES, arrange
+from dinoscope.study.effects import arrange, measures
 from dinoscope.study.evaluations import Evaluating, evaluate, find_masks_for
 from dinoscope.study.plan import plan_study
 from dinoscope.study.results import MAX_POINTS, collapse, cost, curves_of, end_means, gather, outcome, read_result
@@ -143,16 +143,15 @@ def test_everything_is_measured_once(data, tmp_path, monkeypatch) -> None:
     assert len(masked) == 12
     values, remarks = evaluate(config.out, evaluating(data, masked=masked))
     assert remarks == []
-    assert set(values) == {"knn_top1", "linear_top1", "rankme", "jaccard"}
-    assert all(0 <= values[name] <= 100 for name in ("knn_top1", "linear_top1", "jaccard"))
-    assert 1 <= values["rankme"] <= 12
+    assert set(values) == {"knn", "linear", "rank", "voc"}
+    assert all(0 <= values[name] <= 100 for name in ("knn", "linear", "voc"))
+    assert 1 <= values["rank"] <= 12
     before = contents(config.out)
 
     def not_again(*_, **__):
         raise AssertionError("measured again")
 
-    for name in ("measure_voc", "rank_me"):
-        monkeypatch.setattr(evaluations, name, not_again)
+    monkeypatch.setattr(evaluations, "measure_voc", not_again)
     monkeypatch.setattr(Context, "features", not_again)
     again, _ = evaluate(config.out, evaluating(data, masked=masked))
     assert again == values
@@ -166,7 +165,7 @@ def test_images_without_labels_give_no_accuracy(picture_folder, tmp_path) -> Non
     config = settings(data, tmp_path / "run", epochs=1)
     train(config)
     values, remarks = evaluate(config.out, evaluating(data))
-    assert (set(values), remarks) == ({"rankme"}, [])
+    assert (set(values), remarks) == ({"rank"}, [])
 
 
 def test_masks_that_cannot_be_used_are_a_remark(data, tmp_path) -> None:
@@ -176,7 +175,7 @@ def test_masks_that_cannot_be_used_are_a_remark(data, tmp_path) -> None:
     for mask in masked.masks:
         cv2.imwrite(str(mask), np.zeros((5, 5), np.uint8))
     values, remarks = evaluate(config.out, evaluating(data, masked=masked))
-    assert "jaccard" not in values
+    assert "voc" not in values
     assert len(remarks) == 1
     assert remarks[0].startswith("run: none of the 12 images")
     (tmp_path / "other").mkdir()
@@ -210,8 +209,8 @@ def test_runs_become_one_result(data, tmp_path) -> None:
         ("outputs", "32", "outputs-32-s0"),
         ("outputs", "128", "outputs-128-s0"),
     ]
-    assert result.runs[0].metrics.keys() <= MEASURES.keys()
-    assert {"knn_top1", "linear_top1", "rankme", "images_per_second"} <= result.runs[1].metrics.keys()
+    assert result.runs[0].metrics.keys() <= measures().keys()
+    assert {"knn", "linear", "rank", "images_per_second"} <= result.runs[1].metrics.keys()
     assert (result.runs[2].state, result.runs[2].diagnosis) == ("failed", "out of memory")
     assert [len(run.curves["loss"]) for run in result.runs[:2]] == [4, 4]
     assert (result.outputs, dict(result.axes)) == (64, {"outputs": "K (appendix C)"})
