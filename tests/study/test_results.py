@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -14,17 +14,32 @@ import torch
 
 from dinoscope.checkpoint import BACKBONE_SETTINGS, BACKBONE_WEIGHTS
 from dinoscope.errors import UserError
-from dinoscope.evaluation.base import Context
+from dinoscope.evaluation import EVALUATIONS
+from dinoscope.evaluation.base import Column, Context, Evaluation
+from dinoscope.evaluation.results import new_result
 from dinoscope.methods import build_method
 from dinoscope.study import evaluations
 from dinoscope.study.definition import Axis, StudyDefinition, Variant, read_study
 from dinoscope.study.effects import arrange, measures
 from dinoscope.study.evaluations import Evaluating, evaluate, find_masks_for
 from dinoscope.study.plan import plan_study
-from dinoscope.study.results import MAX_POINTS, collapse, cost, curves_of, end_means, gather, outcome, read_result
+from dinoscope.study.reading import axis_table, csv_header, csv_rows
+from dinoscope.study.results import (
+    MAX_POINTS,
+    collapse,
+    cost,
+    curves_of,
+    end_means,
+    from_json,
+    gather,
+    outcome,
+    read_result,
+    to_json,
+)
 from dinoscope.study.state import RunCircumstances
 from dinoscope.training.loop import train
 from dinoscope.training.run_folder import read_config, read_metrics
+from dinoscope.types import Metric, Result
 from tests.conformance import cases
 from tests.study.test_state import contents, settings, train_and_stop
 
@@ -158,6 +173,50 @@ def test_everything_is_measured_once(data, tmp_path, monkeypatch) -> None:
     assert contents(config.out) == before
     with pytest.raises(AssertionError, match="measured again"):  # other images
         evaluate(config.out, evaluating(data, masked=masked.subset(5)))
+
+
+@dataclass(frozen=True)
+class ParityConfig:
+    """Settings of the evaluation below."""
+
+    odd: bool = True
+    """Whether an odd number of parameters counts."""
+
+
+def parity(models, data, config, context) -> tuple[Result, ...]:
+    return tuple(new_result("parity", {"odd": config.odd}, [Metric("parity_share", 12.34)]) for _ in models)
+
+
+def test_a_new_evaluation_is_in_the_result_without_an_edit(picture_folder, tmp_path, monkeypatch) -> None:
+    entry = Evaluation(
+        "parity",
+        "Parity",
+        "Count parameters.",
+        "nothing",
+        ParityConfig,
+        parity,
+        (Column("parity", "Parity", "parity_share", digits=2),),
+        lambda protocol: "odd",
+        lambda model, data, config, context: {"odd": config.odd},
+        default=True,
+    )
+    monkeypatch.setitem(EVALUATIONS, "parity", entry)
+    data = picture_folder(14)
+    small = {"batch_size": 12, "epochs": 1, "method.out_dim": 64, "method.hidden_dim": 32, "method.bottleneck_dim": 16}
+    small |= {"optimizer.warmup_epochs": 0, "views.global_size": 32, "evaluate_every": 0}
+    values = (Variant("outputs", "32", {"method.out_dim": 32}),)
+    study = StudyDefinition("k", "Outputs", changes=small, axes=(Axis("outputs", "K", values),))
+    plan = plan_study(study, data, tmp_path / "study", placed=lambda config: replace(config, device="cpu", workers=0))
+    for config in plan.configs:
+        train(config)
+    result = gather(plan, evaluating(data), {}, {}).result
+    assert [run.metrics["parity"] for run in result.runs] == [12.34, 12.34]
+    arranged = arrange(from_json(to_json(result), "file"))
+    for brief in (True, False):
+        table = axis_table(arranged.axes[0], arranged.baseline, brief=brief)
+        place = [column.title for column in table.columns].index("Parity")
+        assert [row.cells[place] for row in table.sections[0].rows] == ["12.34", "12.34"]
+    assert next(iter(csv_rows(result)))[csv_header().index("parity")] == "12.34"
 
 
 def test_images_without_labels_give_no_accuracy(picture_folder, tmp_path) -> None:
