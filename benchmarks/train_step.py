@@ -107,11 +107,11 @@ def crops(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
 def ours(batch: int, precision: str, network: str):
     """Our trainer's step."""
     from dinoscope.data.sources import ImageFolder
-    from dinoscope.study.recipes import RECIPES
+    from dinoscope.recipes import run_config
     from dinoscope.training.trainer import Trainer
     from dinoscope.types import Views
 
-    config = RECIPES["dino_deit_small_300ep"](Path(), Path())  # its last layer is the reference's below
+    config = run_config("dino_deit_small_300ep", Path(), Path())  # its last layer is the reference's below
     method = replace(config.method, out_dim=OUTPUTS)
     config = replace(config, method=method, backbone=network, batch_size=batch, precision=precision, device="cpu")
     folder = ImageFolder(Path(), tuple(f"{number}.jpg" for number in range(100 * batch)), None, ())

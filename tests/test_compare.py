@@ -11,6 +11,7 @@ import pytest
 from dinoscope.config import difference, flat
 from dinoscope.methods import METHODS, shown_name
 from dinoscope.models.backbone import BACKBONES
+from dinoscope.recipes import run_config
 from dinoscope.study.compare import (
     ARCHITECTURE_NAMES,
     METHOD_NAMES,
@@ -21,7 +22,6 @@ from dinoscope.study.compare import (
     usual_conditions,
 )
 from dinoscope.study.published import PUBLISHED
-from dinoscope.study.recipes import RECIPES
 from dinoscope.training.config import RunConfig, SavingConfig
 from dinoscope.types import Metric, Result
 
@@ -169,7 +169,7 @@ def test_a_row_that_is_not_the_plain_method_says_so() -> None:
     assert compare([entry(settings=plain)]).notes == ()
     assert set(compare([entry(settings=other)]).notes) == {
         "with the KoLeo loss, which its paper does not have (0.5)",
-        "its teacher is balanced otherwise than by the paper's centring (sinkhorn)",
+        "its teacher is centred otherwise than by the paper's moving mean (sinkhorn)",
     }
 
 
@@ -202,7 +202,7 @@ def test_a_rival_that_is_not_the_plain_method_says_so(method: str, changes: dict
 @pytest.mark.parametrize("recipe", ["simclr_resnet50", "moco_v2_resnet50", "moco_v3_deit_small", "byol_resnet50",
     "swav_resnet50", "dino_deit_small_100ep"])  # fmt: skip
 def test_a_recipe_of_the_paper_is_the_plain_method(recipe: str) -> None:
-    config = RECIPES[recipe](Path("d"), Path("o"))
+    config = run_config(recipe, Path("d"), Path("o"))
     run = entry(shown_name(config.method), config.backbone, settings=deciding_settings(config))
     assert compare([run]).notes == ()
 

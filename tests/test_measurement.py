@@ -16,13 +16,13 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation import knn
 from dinoscope.evaluation.base import Context
 from dinoscope.evaluation.knn import KNNConfig
+from dinoscope.evaluation.online import OnlineKNN
 from dinoscope.evaluation.results import keep, kept, kept_name, kept_names
 from dinoscope.model_names import load_model, shipped_model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
-from dinoscope.observers import OnlineKNN
-from dinoscope.study.recipes import RECIPES
+from dinoscope.recipes import run_config
 from dinoscope.training.config import RunConfig, check
-from dinoscope.training.listener import RunStart
+from dinoscope.training.listeners import RunStart
 from dinoscope.types import Metric, Result, Step
 from tests.conformance import cases
 
@@ -152,7 +152,7 @@ def test_a_result_is_replaced_from_any_folder_and_with_or_without_an_interval(ru
 
 
 def test_a_run_is_evaluated_at_the_size_that_it_stores(tmp_path: Path) -> None:
-    config = RECIPES["quickstart"](tmp_path / "data", tmp_path / "run")
+    config = run_config("quickstart", tmp_path / "data", tmp_path / "run")
     assert (config.views.global_size, config.backbone_config.image_size) == (32, 64)
     torch.manual_seed(0)
     network = build_backbone(config.backbone_config)
@@ -174,6 +174,6 @@ def test_the_image_size_of_evaluations_does_not_change_the_training(tmp_path: Pa
 
 
 def test_an_image_size_below_a_patch_is_refused_before_training(tmp_path: Path) -> None:
-    config = RECIPES["quickstart"](tmp_path / "data", tmp_path / "run")
+    config = run_config("quickstart", tmp_path / "data", tmp_path / "run")
     with pytest.raises(UserError, match="--image-size must be at least one patch of vit_micro_conv8, 8 px; not 7"):
         check(replace(config, image_size=7), 1000, 1)

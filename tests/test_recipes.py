@@ -11,8 +11,7 @@ from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError
 from dinoscope.methods import METHODS, method_name
 from dinoscope.models.backbone import BACKBONES
-from dinoscope.study.recipes import RECIPES
-from dinoscope.study.recipes.comparison import CPU_BACKBONES, GPU_BACKBONES, small_run
+from dinoscope.recipes import CPU_BACKBONES, GPU_BACKBONES, RECIPES, run_config, small_run
 from dinoscope.training.config import RunConfig, check
 
 IMAGENET, SMALL, FOLDER = (1_281_167, 1000), (50_000, 10), (500, 0)
@@ -21,17 +20,17 @@ IMAGENET, SMALL, FOLDER = (1_281_167, 1000), (50_000, 10), (500, 0)
 
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_a_recipe_fits_its_data(name) -> None:
-    config = RECIPES[name](Path("data"), Path("out"))
+    config = run_config(name, Path("data"), Path("out"))
     meant_for = FOLDER if name == "dino_folder" else IMAGENET if config.views.global_size == 224 else SMALL
     check(config, images=meant_for[0], processes=1, classes=meant_for[1])
-    assert RECIPES[name].__doc__
+    assert RECIPES[name].about
 
 
 def test_recipes_have_the_settings_of_the_runs_whose_figures_they_quote() -> None:
     """Read at facebookresearch/dino 7c446df, moco, moco-v3 c349e6e, swav 06b1b7c and deit."""
 
     def recipe(name: str) -> RunConfig:
-        return RECIPES[name](Path("data"), Path("out"))
+        return run_config(name, Path("data"), Path("out"))
 
     plain, strong = recipe("dino_deit_small_100ep"), recipe("dino_deit_small_300ep")
     assert (plain.batch_size, plain.method.norm_last_layer) == (512, True)
@@ -56,14 +55,14 @@ def test_recipes_have_the_settings_of_the_runs_whose_figures_they_quote() -> Non
 def test_every_method_has_a_recipe_for_imagenet_and_for_small_images() -> None:
     found = {
         (method_name(config.method), config.views.global_size == 224)
-        for config in (recipe(Path("data"), Path("out")) for recipe in RECIPES.values())
+        for config in (run_config(name, Path("data"), Path("out")) for name in RECIPES)
     }
     assert found >= {(name, large) for name in METHODS for large in (True, False)}
 
 
 def test_residual_branches_start_from_0_where_the_authors_code_has_it_so() -> None:
     """SimCLR's resnet.py (init_zero), BYOL's blocks in Haiku (scale_init), MoCo v3's main_moco.py."""
-    zeroed = {name for name, recipe in RECIPES.items() if recipe(Path("data"), Path("out")).zero_init_residual}
+    zeroed = {name for name in RECIPES if run_config(name, Path("data"), Path("out")).zero_init_residual}
     assert zeroed == {"simclr_resnet50", "byol_resnet50", "moco_v3_deit_small"}
 
 
@@ -94,7 +93,7 @@ def test_a_settings_file_with_an_unknown_method_names_the_known_ones() -> None:
 
 
 def test_a_settings_file_from_before_there_was_a_choice_is_dinos() -> None:
-    config = RECIPES["quickstart"](Path("data"), Path("out"))
+    config = run_config("quickstart", Path("data"), Path("out"))
     values = to_dict(config)
     del values["method"]["kind"]
     assert from_dict(RunConfig, values, "config.json") == config

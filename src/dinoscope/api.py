@@ -13,24 +13,24 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dinoscope.data.views import VIEWS
-from dinoscope.errors import UserError, lookup
+from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import Context, train_and_val
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig
+from dinoscope.evaluation.online import AttentionSnapshots, OnlineKNN
 from dinoscope.explain.attention import attention_maps, prepare
 from dinoscope.methods import METHODS
 from dinoscope.model_names import load_model
 from dinoscope.models.backbone import Backbone
-from dinoscope.observers import AttentionSnapshots, OnlineKNN
-from dinoscope.study.recipes import RECIPES
+from dinoscope.recipes import RECIPES, run_config
 from dinoscope.system import pick_device
 from dinoscope.training.config import RunConfig
-from dinoscope.training.initial import beginning_from
-from dinoscope.training.listener import Listener
+from dinoscope.training.listeners import Listener
 from dinoscope.training.loop import RunResult
 from dinoscope.training.loop import train as run_training
 from dinoscope.training.run_folder import read_config
+from dinoscope.training.start import beginning_from
 from dinoscope.types import Metric
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "load",
     "read_config",
     "recipe",
+    "run_config",
     "train",
 ]
 
@@ -56,7 +57,7 @@ def recipe(name: str, data: Path | str, out: Path | str, **changes: Any) -> RunC
     With init=MODEL, the network is that of the model to begin from, unless backbone=NAME says otherwise.
     Raises UserError for an unknown name, or no such model.
     """
-    config = lookup("recipe", name, RECIPES)(Path(data), Path(out))
+    config = run_config(name, Path(data), Path(out))
     if changes.get("init") is not None:
         config = beginning_from(config, changes["init"])
     return replace(config, **changes)

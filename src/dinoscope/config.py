@@ -1,6 +1,7 @@
 """Frozen dataclasses to plain JSON values and back, strictly: an unknown or missing key is an error.
 
-A field that may hold one of several dataclasses is written with the class's name under "kind".
+A field that may hold one of several dataclasses is written with the class's name under "kind". Its type is a base class
+with a class method `choices`, which returns the dataclasses by name.
 """
 
 from __future__ import annotations
@@ -171,18 +172,16 @@ def _converter() -> Converter:
 
 
 def _is_choice(kind: Any) -> bool:
-    """Whether it is a union of dataclasses."""
-    return isinstance(kind, UnionType) and all(is_dataclass(member) for member in get_args(kind))
+    return isinstance(kind, type) and "choices" in vars(kind)
 
 
 def _write_choice(_: Any, converter: Converter) -> Callable[[Any], dict[str, Any]]:
     return lambda value: {KIND: type(value).__name__, **converter.unstructure(value)}
 
 
-def _read_choice(choice: Any, converter: Converter) -> Callable[[Any, Any], Any]:
-    members = {member.__name__: member for member in get_args(choice)}
-
+def _read_choice(base: Any, converter: Converter) -> Callable[[Any, Any], Any]:
     def read(values: Any, _: Any) -> Any:
+        members = base.choices()
         # Files from before there was a choice name none: they are of the first.
         kind = values.get(KIND, next(iter(members))) if isinstance(values, dict) else None
         if kind not in members:

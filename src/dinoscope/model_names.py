@@ -20,10 +20,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from dinoscope import checkpoint
-from dinoscope.config import KIND
+from dinoscope.config import from_dict
 from dinoscope.errors import UserError
 from dinoscope.files import RUN_SETTINGS, cache_folder
-from dinoscope.methods import METHODS
+from dinoscope.methods import DISPLAY, shown_name
+from dinoscope.methods.method import MethodConfig
 from dinoscope.models.backbone import BACKBONES, Backbone, BackboneConfig, build_baseline
 from dinoscope.models.pretrained import CATALOGUE, Choices, fetch, import_file, is_cached
 
@@ -49,7 +50,7 @@ class Model:
     name: as the person gave it. label: short and, within one table, unique.
     path: run folder, exported folder or weights file; None for random weights.
     origin: whose weights they are and what was found in their file, if they are not ours.
-    method: a key of `METHODS`, "moco_v3", "random", or the method's name as its source writes it.
+    method: a key of `methods.DISPLAY`, "random", or the method's name as its source writes it.
     run: the run folder, if the model is one. settings: of its training, as plain values (`RunConfig`).
     keeps_results: False for a baseline, whose results are not kept.
     remarks: what a reader of its results must know.
@@ -189,17 +190,17 @@ def run_settings(folder: Path) -> dict[str, Any] | None:
 
 
 def _trained_method(values: Any) -> str:
-    kinds = {settings.__name__: name for name, (settings, _) in METHODS.items()}
-    values = values if isinstance(values, dict) else {}
-    name = kinds.get(values.get(KIND, next(iter(kinds))), "")
-    return "moco_v3" if name == "moco" and values.get("queue_size") == 0 else name
+    try:
+        return shown_name(from_dict(MethodConfig, values, RUN_SETTINGS))
+    except UserError:
+        return ""
 
 
 def _without_run(model: Model) -> Model:
     """Complete a model of which only the weights are known."""
     said = str((model.origin or {}).get("method", ""))
-    key = {"moco v2": "moco", "moco v3": "moco_v3"}.get(said.casefold(), said.casefold())
-    method = key if key in METHODS or key == "moco_v3" else said or model.label
+    keys = {display.title.casefold(): key for key, display in DISPLAY.items()} | {key: key for key in DISPLAY}
+    method = keys.get(said.casefold(), said or model.label)
     return replace(model, method=method, remarks=(NOT_TRAINED_HERE,))
 
 

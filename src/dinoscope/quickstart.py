@@ -29,7 +29,7 @@ from dinoscope.pictures import fitted, overlay, write_png
 from dinoscope.report.pages import attention_panel, contact_sheet
 from dinoscope.scenes import write_scenes
 from dinoscope.training.config import RunConfig
-from dinoscope.training.listener import Listener
+from dinoscope.training.listeners import Listener
 from dinoscope.types import Metric
 
 K, MASS, SHOWN = 20, 0.6, 6

@@ -8,14 +8,17 @@ import json
 import math
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -28,6 +31,8 @@ try:
     import resource
 except ImportError:  # not on Windows
     resource = None
+
+T = TypeVar("T")
 
 WARM_UP_CALLS = 2
 """Made before the clock starts: libraries choose their kernels and the allocator grows in the first calls."""
@@ -264,3 +269,61 @@ def _installed_commit() -> str | None:
     except (importlib.metadata.PackageNotFoundError, ValueError):
         return None
     return noted.get("vcs_info", {}).get("commit_id")
+
+
+class StopRequests(list[int]):
+    """Signals that ask this process to end: after the work under way, or at once if it only waits."""
+
+    def __init__(self, *, twice_ends: bool) -> None:
+        super().__init__()
+        self.twice_ends, self.waiting = twice_ends, False
+
+    def receive(self, number: int, frame: object) -> None:
+        """Remember a signal."""
+        if self.twice_ends and number == signal.SIGINT and number in self:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.append(number)
+        if self.waiting:
+            self.waiting = False
+            raise _Stopped
+
+    def wait(self, call: Callable[[], T]) -> T | None:
+        """Return what `call` returns, or None if a signal came first."""
+        try:
+            self.waiting = True
+            return None if self else call()
+        except _Stopped:
+            return None
+        finally:
+            self.waiting = False
+
+
+class _Stopped(BaseException):
+    """A signal came during `StopRequests.wait`."""
+
+
+@contextlib.contextmanager
+def stop_signals(*, twice_ends: bool = False) -> Iterator[StopRequests]:
+    """Collect SIGINT, SIGTERM and SIGHUP, so that the work under way ends in order.
+
+    twice_ends: a second SIGINT (Ctrl-C by a person who will not wait) ends the process at once. SIGTERM never does:
+        launchers, queues and the rules of a study send it, perhaps twice within one step, and the checkpoint must not
+        be lost for that.
+
+    SIGHUP is a terminal that was closed; `nohup` has it ignored, and it stays so. In a thread other than the main one,
+    signals are left alone.
+    """
+    requests = StopRequests(twice_ends=twice_ends)
+    if threading.current_thread() is not threading.main_thread():
+        yield requests
+        return
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # none on Windows
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, requests.receive) for number in numbers}
+    try:
+        yield requests
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

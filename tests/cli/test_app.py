@@ -15,7 +15,7 @@ import pytest
 
 from dinoscope import __version__
 from dinoscope.cli import COMMANDS, MODULES, main
-from dinoscope.study.recipes import RECIPES
+from dinoscope.recipes import RECIPES
 from tests.conftest import draw_picture
 from tests.plain_process import PlainProcess
 

@@ -11,9 +11,9 @@ import torch
 
 from dinoscope.data.sources import find_images
 from dinoscope.data.views import ViewsConfig
-from dinoscope.methods import MethodSettings
 from dinoscope.methods.byol import BYOLConfig
 from dinoscope.methods.dino import DINOConfig
+from dinoscope.methods.method import MethodConfig
 from dinoscope.methods.moco import MoCoConfig
 from dinoscope.methods.simclr import SimCLRConfig
 from dinoscope.methods.supervised import SupervisedConfig
@@ -26,7 +26,7 @@ DINO = DINOConfig(out_dim=64, hidden_dim=32, bottleneck_dim=16, freeze_last_laye
 SMALL_HEAD = {"hidden_dim": 32, "projection_dim": 16, "head_batch_norm": False}
 SWAV = SwAVConfig(**SMALL_HEAD, num_prototypes=12, freeze_prototypes_steps=1, queue_size=0)
 
-SETTINGS: dict[str, MethodSettings] = {
+SETTINGS: dict[str, MethodConfig] = {
     "dino": DINO,
     "dino-sinkhorn-koleo": replace(DINO, balance="sinkhorn", koleo=0.5),
     "simclr": SimCLRConfig(**SMALL_HEAD, temperature=0.2),
@@ -47,7 +47,7 @@ SETTINGS: dict[str, MethodSettings] = {
 }
 """case -> settings; without batch norm, to which a batch that is cut up is another batch."""
 
-ABLATIONS: dict[str, MethodSettings] = {
+ABLATIONS: dict[str, MethodConfig] = {
     "dino-softmax-student": replace(DINO, balance="softmax", teacher="student", loss="reverse_kl"),
     "dino-mse-predictor": replace(DINO, loss="mse", predictor="mlp", head_activation="relu"),
     "dino-bare-epoch": replace(
@@ -60,7 +60,7 @@ ABLATIONS: dict[str, MethodSettings] = {
 ALONE = ("dino-bare-epoch", "dino-lagging", "dino-mse-predictor")
 """Cases in which nothing crosses processes but gradients, as in others: they are trained in one only."""
 
-OVERFITTING: dict[str, MethodSettings] = {
+OVERFITTING: dict[str, MethodConfig] = {
     name: replace(settings, head_batch_norm=True) for name, settings in SETTINGS.items() if name != "supervised"
 }
 """case -> settings with which eight images are learned by heart in a hundred steps."""

@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from dinoscope.distributed import process_group
-from dinoscope.training.monitor import rank_me
+from dinoscope.methods.health import rank_me
 from tests.pictures import write_pictures
 
 from . import cases
@@ -95,10 +95,10 @@ def test_two_processes_equal_one(case, trained, tmp_path) -> None:
     whole = {name: value for name, value in changes.items() if name != "accumulate"}
     alone = cases.trainer(cases.run_config(method, trained.data, tmp_path / "run", **whole), double=True)
     for views in alone.batches():
-        figures, _ = alone.make_step(views)
+        figures = alone.make_step(views)
     assert states_differ(first, second) == []
     assert states_differ(first, alone.method.state_dict(), tolerance=1e-8) == []
-    figures["rank_me"] = rank_me(alone.window.features())
+    figures["rank_me"] = rank_me(alone.recent_features())
     assert trained.figures(case, 0) == trained.figures(case, 1) == pytest.approx(figures, rel=1e-4, abs=1e-6)
 
 
@@ -111,6 +111,6 @@ def _train(rank: int, wanted: Sequence[str], data: Path, out: Path, port: int) -
             method, changes = CASES[case]
             trainer = cases.trainer(cases.run_config(method, data, out / case, **changes), double=True)
             for views in trainer.batches():
-                figures, _ = trainer.make_step(views)
+                figures = trainer.make_step(views)
             torch.save(trainer.method.state_dict(), out / f"{case}.{rank}.pt")
-            torch.save(figures | {"rank_me": rank_me(trainer.window.features())}, out / f"{case}.{rank}.figures.pt")
+            torch.save(figures | {"rank_me": rank_me(trainer.recent_features())}, out / f"{case}.{rank}.figures.pt")

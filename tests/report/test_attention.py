@@ -15,6 +15,7 @@ import torch
 from dinoscope import api, checkpoint
 from dinoscope.data.sources import first_to_last
 from dinoscope.errors import UserError
+from dinoscope.evaluation.online import AttentionSnapshots
 from dinoscope.explain.attention_history import (
     FOLDER,
     MOST_SNAPSHOTS,
@@ -27,13 +28,12 @@ from dinoscope.explain.attention_history import (
 )
 from dinoscope.methods.method import Method
 from dinoscope.model_names import load_model
-from dinoscope.observers import AttentionSnapshots
 from dinoscope.report.page import Figure, Folded, Group, Notice
 from dinoscope.report.pages import MapColumn, maps_page
 from dinoscope.report.runs import Material
 from dinoscope.report.sections import attention
 from dinoscope.training.config import RunConfig
-from dinoscope.training.listener import Evaluation, Listener
+from dinoscope.training.listeners import Listener, Observation
 from dinoscope.training.loop import train
 from dinoscope.types import Step
 from tests.conformance import cases
@@ -196,16 +196,16 @@ def test_a_run_keeps_a_snapshot_before_training_and_at_every_evaluation(picture_
 
 
 def test_a_full_disk_does_not_end_the_run(picture_folder: PICTURES, tmp_path: Path, monkeypatch, caplog) -> None:
-    from dinoscope import observers
+    from dinoscope.evaluation import online
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(observers, "keep_snapshot", full)
+    monkeypatch.setattr(online, "keep_snapshot", full)
     config = settings(picture_folder(24), tmp_path / "run", epochs=1)
     assert not train(config, listeners=[AttentionSnapshots(2)]).interrupted
     assert "No space left" in (tmp_path / "run" / "train.log").read_text()
-    monkeypatch.setattr(observers, "begin", full)
+    monkeypatch.setattr(online, "begin", full)
     assert not train(config, overwrite=True, listeners=[AttentionSnapshots(2)]).interrupted
 
 
@@ -215,10 +215,10 @@ def test_without_evaluations_nothing_is_kept(picture_folder: PICTURES, tmp_path:
 
 
 def test_pictures_for_tensorboard_are_there_as_before(picture_folder: PICTURES, tmp_path: Path) -> None:
-    seen: list[Evaluation] = []
+    seen: list[Observation] = []
 
     class Look(AttentionSnapshots):
-        def evaluate(self, step: Step, method: Method) -> Evaluation:
+        def evaluate(self, step: Step, method: Method) -> Observation:
             seen.append(super().evaluate(step, method))
             return seen[-1]
 

@@ -13,21 +13,21 @@ import pytest
 from dinoscope.config import from_dict, to_dict
 from dinoscope.data.views import VIEWS
 from dinoscope.methods import METHODS
+from dinoscope.recipes import RECIPES, run_config
 from dinoscope.report.sections.settings import command
-from dinoscope.study.recipes import RECIPES
 from dinoscope.training.config import OptimizerConfig, RunConfig, SavingConfig
 from tests.plain_process import PlainProcess
 
-_BASE = RECIPES["dino_small_images_cpu"](Path("/some where/it's $HOME"), Path("out; rm -rf x"))
+_BASE = run_config("dino_small_images_cpu", Path("/some where/it's $HOME"), Path("out; rm -rf x"))
 
 CASES: dict[str, RunConfig] = {
     **{
-        f"recipe {name}": RECIPES[name](Path("data"), Path("runs/a"))
+        f"recipe {name}": run_config(name, Path("data"), Path("runs/a"))
         for name in ("dino_deit_small_100ep", "moco_v3_deit_small", "quickstart")
     },
     **{
-        f"method {name}": RunConfig(Path("data"), Path("out"), kind(), "resnet_micro", epochs=3)
-        for name, (kind, _) in METHODS.items()
+        f"method {name}": RunConfig(Path("data"), Path("out"), entry.config(), "resnet_micro", epochs=3)
+        for name, entry in METHODS.items()
     },
     "all kinds of settings": replace(
         _BASE,
@@ -44,7 +44,7 @@ CASES: dict[str, RunConfig] = {
         seed=12345,
         epochs=1 / 3,
     ),
-    "a negative number": replace(RECIPES["quickstart"](Path("d"), Path("o")), workers=-1, evaluate_every=0),
+    "a negative number": replace(run_config("quickstart", Path("d"), Path("o")), workers=-1, evaluate_every=0),
     "a grey range": replace(_BASE, window=(2047.5, 4095.0)),
     "a grey range of Hounsfield units": replace(_BASE, window=(-600.0, 1500.0)),
     "views of a preset": replace(_BASE, views=VIEWS["simclr"]),
@@ -79,7 +79,7 @@ def test_the_command_gives_the_same_settings(name, read_back):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_given_by_their_names_alone(name):
-    found = command(RECIPES[name](Path("data"), Path("runs/a")))
+    found = command(run_config(name, Path("data"), Path("runs/a")))
     assert not found.differences
     assert found.text.replace("\\\n    ", "") == f"dinoscope train --recipe {found.recipe} --data data --out runs/a"
 

@@ -22,7 +22,7 @@ from dinoscope.report.sections import embedding, summary
 from dinoscope.report.sections.health import findings, is_wrong, verdict
 from dinoscope.report.sections.kept import Kept, best_first
 from dinoscope.study.compare import Entry, compare
-from dinoscope.training.provenance import MACHINE
+from dinoscope.training.run_folder import MACHINE
 from dinoscope.types import Items, Metric, Result
 from tests.html_checks import Page
 from tests.report_runs import HOSTILE, trained

@@ -21,7 +21,7 @@ from dinoscope.report.sections import curves, embedding, settings
 from dinoscope.report.sections.health import findings, verdict
 from dinoscope.tables import LineChart, LinePanel, Table
 from dinoscope.text import duration, listed
-from dinoscope.training.provenance import MACHINE
+from dinoscope.training.run_folder import MACHINE
 from tests.html_checks import Page
 from tests.report_runs import HOSTILE, trained
 
@@ -191,10 +191,10 @@ def test_collapse_is_told_in_words_with_what_to_do(record):
     assert verdict(healthy) == "healthy"
     assert [each.kind for each in findings(healthy)] == ["good"]
     stuck = with_values(record, cross_entropy=most, teacher_entropy=most, teacher_marginal_entropy=most)
-    assert verdict(stuck).startswith("stuck")
+    assert verdict(stuck) == "uniform collapse"
     assert "teacher-temperature" in findings(stuck)[0].text
     one = with_values(record, cross_entropy=0.1, teacher_entropy=0.0, teacher_marginal_entropy=0.0)
-    assert verdict(one) == "collapsed: one output"
+    assert verdict(one) == "one-hot collapse"
     assert findings(one)[0].kind == "warning"
     early = replace(stuck, metrics=stuck.metrics[:5])
     assert verdict(early) == "too short a run to judge"

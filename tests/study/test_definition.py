@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dinoscope.errors import UserError
+from dinoscope.recipes import run_config
 from dinoscope.study.definition import (
     Axis,
     StudyDefinition,
@@ -23,7 +24,6 @@ from dinoscope.study.definition import (
     to_toml,
     variants_of,
 )
-from dinoscope.study.recipes import RECIPES
 
 TEXT = """
 title = "Sizes and balance"
@@ -175,7 +175,7 @@ def test_a_file_that_is_none(tmp_path) -> None:
 
 
 def test_a_run_is_the_baseline_of_a_study(tmp_path) -> None:
-    config = RECIPES["quickstart"](tmp_path, tmp_path)
+    config = run_config("quickstart", tmp_path, tmp_path)
     axes = {"batch_size": [32, 64], "views.global_scale": [(0.5, 1.0)], "form": {"narrow": {"method.hidden_dim": 64}}}
     found = resolve(study_of(config, axes, seeds=2), Path("data"), Path("out"))
     assert found.baseline == replace(config, data=Path("data"), out=Path("out"))

@@ -10,7 +10,8 @@ from typing import get_args
 import pytest
 
 from dinoscope.errors import UserError
-from dinoscope.methods.dino_settings import Balance, DINOConfig, Loss, Predictor, TeacherRule
+from dinoscope.methods.dino import Balance, DINOConfig, Loss, Predictor, TeacherRule
+from dinoscope.recipes import RECIPES, run_config
 from dinoscope.study import run as engine
 from dinoscope.study.definition import (
     Axis,
@@ -25,7 +26,6 @@ from dinoscope.study.definition import (
 )
 from dinoscope.study.effects import by_value, place_among
 from dinoscope.study.plan import plan_study
-from dinoscope.study.recipes import RECIPES
 from dinoscope.study.run import KeepingHandles, MedianRule, execute
 from dinoscope.training.config import OptimizerConfig, RunConfig, check
 from tests.study.test_run import FakeRunner
@@ -51,7 +51,7 @@ def test_the_base_is_trained_once_for_all_axes_and_comes_first() -> None:
     ]
     assert [config.seed for config in plan.configs] == [5, 5, 5, 0, 0, 0]
     assert len(plan.cells) == 6
-    base = RECIPES["quickstart"](DATA, OUT)
+    base = run_config("quickstart", DATA, OUT)
     assert (base.batch_size, base.method.out_dim) == (128, 512)
     assert [cell.variant.label for cell in plan.cells if cell.seed == 0] == ["baseline", "64", "64"]
     assert plan.baseline_runs == {"baseline-s5", "baseline-s0"}
@@ -100,7 +100,7 @@ def test_a_study_of_the_paper_can_be_run_and_written(name, recipe) -> None:
         check(config, 1_300_000, processes=1, classes=10)
     assert parse_study(to_toml(found), name, "") == found
     largest = max(config.batch_size for config in plan.configs)
-    assert largest >= RECIPES[recipe](DATA, OUT).batch_size
+    assert largest >= run_config(recipe, DATA, OUT).batch_size
     assert largest < 1024 or recipe in PAPER_RECIPES
 
 

@@ -20,7 +20,7 @@ from dinoscope import checkpoint
 from dinoscope.errors import UserError
 from dinoscope.study.state import RunState, bring_to_end, run_state
 from dinoscope.training.config import RunConfig
-from dinoscope.training.listener import Listener, StepRecord
+from dinoscope.training.listeners import Listener, StepRecord
 from dinoscope.training.loop import RunResult, train
 from tests.conformance import cases
 

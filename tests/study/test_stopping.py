@@ -12,21 +12,19 @@ import pytest
 from dinoscope.errors import UserError
 from dinoscope.methods.health import Verdict
 from dinoscope.study import run as engine
-from dinoscope.study import state
 from dinoscope.study.results import outcome
 from dinoscope.study.run import KeepingHandles, MedianRule, RunStatus, behind, execute
 from dinoscope.study.state import (
     STOPPED,
-    Circumstances,
-    RunCircumstances,
     StopOnCollapse,
     Stopped,
     mark_stopped,
-    read_circumstances,
     stopped_early,
 )
-from dinoscope.training.listener import Listener, StepRecord
+from dinoscope.training import listeners
+from dinoscope.training.listeners import Listener, StepRecord
 from dinoscope.training.loop import train
+from dinoscope.training.run_folder import Circumstances, read_circumstances
 from tests.study.test_run import Fake, FakeRunner
 from tests.study.test_state import settings
 
@@ -150,7 +148,7 @@ def _always_collapsed(monkeypatch, *, patience: int) -> None:
     """Every window of one step looks collapsed, from so many steps on."""
     from dinoscope.methods.dino import DINO
     from dinoscope.training import loop
-    from dinoscope.training.monitor import CollapseMonitor
+    from dinoscope.training.loop import CollapseMonitor
 
     def monitor(diagnose, _: int, steps: int) -> CollapseMonitor:
         return CollapseMonitor(diagnose, patience, window=1, steps=steps)
@@ -163,30 +161,26 @@ def test_circumstances_of_a_run_and_of_its_resumption(picture_folder, tmp_path, 
     from tests.study.test_state import StopAfterOne
 
     config = settings(picture_folder(12), tmp_path / "run")
-    monkeypatch.setattr(state, "code_version", lambda: "1.0")
-    train(config, listeners=[RunCircumstances("cpu"), StopAfterOne()])
+    monkeypatch.setattr(listeners, "commit", lambda: None)
+    monkeypatch.setattr(listeners, "__version__", "1.0")
+    train(config, listeners=[StopAfterOne()])
     first = read_circumstances(config.out)
     assert first.code == ("1.0",)
     assert "torch" in first.machines[0]
-    monkeypatch.setattr(state, "code_version", lambda: "1.1, commit abc")
-    train(config, resume=True, listeners=[RunCircumstances("cpu")])
+    monkeypatch.setattr(listeners, "commit", lambda: "a1" * 20 + "-changed")
+    train(config, resume=True)
     second = read_circumstances(config.out)
-    assert second.code == ("1.0", "1.1, commit abc")
+    assert second.code == ("1.0", "1.0, commit a1a1a1a1a1a1 with changes")
     assert second.machines == first.machines
     assert (second.peak_memory or 0) >= (first.peak_memory or 0)
     assert read_circumstances(tmp_path) == Circumstances()
+    earlier = {"code": ["0.1"], "machines": ["a machine"], "peak_memory": 2**60, "memory": "all of it"}
+    (config.out / "circumstances.json").write_text(json.dumps(earlier))
+    both = read_circumstances(config.out)
+    assert (both.code, both.peak_memory, both.memory) == (("0.1", *second.code), 2**60, "all of it")
     (config.out / "circumstances.json").write_text("[]")
     with pytest.raises(UserError, match=r"circumstances\.json"):
         read_circumstances(config.out)
-
-
-def test_the_code_is_named_by_version_and_commit(monkeypatch) -> None:
-    for commit, words in ((None, ""), ("a1" * 20, ", commit a1a1a1a1a1a1"), ("b" * 40 + "-changed", " with changes")):
-        monkeypatch.setattr(state.system, "commit", lambda commit=commit: commit)
-        state.code_version.cache_clear()
-        assert state.code_version()[0].isdigit()
-        assert state.code_version().endswith(words)
-    state.code_version.cache_clear()
 
 
 def test_a_path_is_all_that_a_mark_needs(tmp_path: Path) -> None:

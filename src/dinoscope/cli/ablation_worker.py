@@ -10,7 +10,7 @@ from dinoscope.cli.worker import bring, parse, parser
 
 if TYPE_CHECKING:
     from dinoscope.training.config import RunConfig
-    from dinoscope.training.listener import Listener
+    from dinoscope.training.listeners import Listener
 
 MODULE = "dinoscope.cli.ablation_worker"
 
@@ -22,16 +22,15 @@ def command(*, stop_on_collapse: bool) -> tuple[str, ...]:
 
 
 def work(argv: list[str]) -> int:
-    """As `dinoscope.cli.worker.work`; the circumstances are kept, and a collapsed run is stopped if that is wanted."""
+    """As `dinoscope.cli.worker.work`; a collapsed run is stopped if that is asked for."""
     known = parser(MODULE)
     known.add_argument("--stop-on-collapse", action="store_true", help="end the run when it has collapsed")
     options = parse(known, argv)
 
     def listeners(config: RunConfig) -> Sequence[Listener]:
-        from dinoscope.study.state import RunCircumstances, StopOnCollapse
+        from dinoscope.study.state import StopOnCollapse
 
-        watching: list[Listener] = [RunCircumstances(config.device)]
-        return [*watching, StopOnCollapse()] if options.stop_on_collapse else watching
+        return [StopOnCollapse()] if options.stop_on_collapse else []
 
     return bring(options.settings, listeners)
 

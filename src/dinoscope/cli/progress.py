@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from dinoscope.cli.console import Console
-from dinoscope.training.listener import Listener, RunStart, StepRecord
+from dinoscope.training.listeners import Listener, RunStart, StepRecord
 
 LISTING_SECONDS = 2.0
 PLAIN_SECONDS = 15
@@ -43,7 +43,8 @@ class ConsoleProgress(Listener):
         self.task: TaskID | None = None
         self.begun = self.printed = time.monotonic()
         self.first = self.image_size = 0
-        self.checking, self.listing = False, threading.Timer(0, str)
+        self.checking = False
+        self.listing: threading.Timer | None = None
 
     def scanned(self, done: int, total: int) -> None:
         """Progress of the check of the files. Without a terminal: a line at first and now and then.
@@ -61,7 +62,7 @@ class ConsoleProgress(Listener):
             self.listing.daemon = True
             self.listing.start()
         elif not self.checking or time.monotonic() - self.printed > PLAIN_SECONDS:
-            self.listing.cancel()
+            self._listed()
             self.console.print(f"{what}: {done} done" if self.checking else what)
             self.checking, self.printed = True, time.monotonic()
 
@@ -119,6 +120,10 @@ class ConsoleProgress(Listener):
 
     def closed(self) -> None:
         """Leave the terminal as it was."""
-        self.listing.cancel()
+        self._listed()
         self.progress.stop()
         sys.stderr.flush()
+
+    def _listed(self) -> None:
+        if self.listing is not None:
+            self.listing.cancel()

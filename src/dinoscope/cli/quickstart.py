@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     with progress_bar("drawing scenes") as progress:
         data = scenes(progress)
     out = free_name(options.out)
-    config = replace(api.RECIPES[options.recipe](data / "folder", out), device=options.device, seed=options.seed)
+    config = replace(api.run_config(options.recipe, data / "folder", out), device=options.device, seed=options.seed)
     with progress_bar("measuring") as progress:
         result = quickstart(config, data, [ConsoleProgress()], progress)
     console = Console()

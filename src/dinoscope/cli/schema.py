@@ -72,7 +72,7 @@ def options(kind: Callable[..., Any], default: Any = tyro.MISSING_NONPROP, marke
                 word for words in re.findall(r"{([^} ]+)}", str(action.metavar)) for word in words.split(",")
             ),
             help=text[:1].upper() + text[1:] if re.match(r"[a-z]+ ", text) else text,
-            default="" if note is None or note[2] is None or note[2] in unsaid else note[2],
+            default="" if note is None or note[2] is None or note[2] in unsaid else note[2].removesuffix(".0"),
             required=note is not None and note[1] is not None,
             repeated="Append" in type(action).__name__,
         )
@@ -126,9 +126,9 @@ def _train(module: Any, summary: str) -> Spec:
         found = of(config)
         return {name: found[name].default for name, option in known.items() if found[name].default != option.default}
 
-    recipes = {name: recipe(tyro.MISSING, tyro.MISSING) for name, recipe in api.RECIPES.items()}
+    recipes = {name: api.run_config(name, tyro.MISSING, tyro.MISSING) for name in api.RECIPES}
     start = recipes[module.DEFAULT_RECIPE]
-    names = {entry[0]: name for name, entry in api.METHODS.items()}
+    names = {entry.config: name for name, entry in api.METHODS.items()}
     base = {name: option for name, option in of(start).items() if not name.startswith("method.")}
     methods = {
         name: {

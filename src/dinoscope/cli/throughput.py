@@ -11,7 +11,7 @@ import tyro
 
 from dinoscope.cli.build import parse
 from dinoscope.cli.model_option import AnyModel
-from dinoscope.errors import UserError, lookup
+from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
     from dinoscope.models.backbone import Backbone
@@ -141,7 +141,7 @@ def measure(options: Options) -> list[Timed]:
 
 def _training_settings(options: Options) -> RunConfig | None:
     """The settings of which a step is measured, or None without --training."""
-    from dinoscope.study.recipes import RECIPES
+    from dinoscope.recipes import run_config
     from dinoscope.training.run_folder import read_config
 
     if not options.training:
@@ -151,7 +151,7 @@ def _training_settings(options: Options) -> RunConfig | None:
     if options.backbone is not None:
         raise UserError("--training needs a method: give --recipe NAME, or a run folder as --model")
     if options.recipe is not None:
-        config = lookup("recipe", options.recipe, RECIPES)(Path("unread"), Path("unwritten"))
+        config = run_config(options.recipe, Path("unread"), Path("unwritten"))
     else:
         assert options.model is not None
         config = read_config(Path(options.model))
@@ -164,12 +164,12 @@ def _backbone(options: Options) -> Backbone:
     from dinoscope.cli.console import progress_bar
     from dinoscope.model_names import load_model
     from dinoscope.models.backbone import BackboneConfig, build_backbone, without_drop_path
-    from dinoscope.study.recipes import RECIPES
+    from dinoscope.recipes import run_config
 
     if options.model is not None:
         return load_model(options.model, progress_bar).backbone
     if options.recipe is not None:
-        recipe = lookup("recipe", options.recipe, RECIPES)(Path("unread"), Path("unwritten"))
+        recipe = run_config(options.recipe, Path("unread"), Path("unwritten"))
         return build_backbone(without_drop_path(recipe.backbone_config))
     assert options.backbone is not None
     return build_backbone(BackboneConfig(options.backbone, image_size=options.image_size))

@@ -51,6 +51,8 @@ def main(argv: list[str]) -> int:
     with one_line(config.out):
         result = api.train(config, resume=chosen.resume, overwrite=chosen.overwrite, listeners=[ConsoleProgress()])
     console = Console()
+    if not result.is_main:
+        return 130 if result.interrupted else 0
     if result.interrupted:
         line = f"stopped after step {result.steps}; go on: dinoscope train --out {quote(str(result.out))} --resume"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -81,7 +83,7 @@ def one_line(out: Path) -> Iterator[None]:
 
 def next_steps(out: Path, data: Path) -> list[str]:
     """Commands to go on with, to be copied into a shell; k-NN only where there are labels to compare with."""
-    from dinoscope.training.provenance import read_sessions
+    from dinoscope.training.run_folder import read_sessions
 
     run, images = quote(str(out)), quote(str(data))
     learned = (
@@ -154,14 +156,13 @@ def _defaults(chosen: argparse.Namespace):
         config = api.read_config(chosen.out)
         config = replace(config, init=chosen.init or config.init)
     else:
-        recipe = lookup("recipe", chosen.recipe or DEFAULT_RECIPE, api.RECIPES)
-        config = recipe(tyro.MISSING, chosen.out or tyro.MISSING)
+        config = api.run_config(chosen.recipe or DEFAULT_RECIPE, tyro.MISSING, chosen.out or tyro.MISSING)
     if chosen.init and not chosen.resume:
         config = api.beginning_from(config, chosen.init, progress_bar)
     if chosen.backbone:
         config = replace(config, backbone=chosen.backbone)
     if chosen.method:
-        config = replace(config, method=lookup("method", chosen.method, api.METHODS)[0]())
+        config = replace(config, method=lookup("method", chosen.method, api.METHODS).config())
     if chosen.views:
         config = replace(config, views=lookup("preset of views", chosen.views, api.VIEWS))
     return config

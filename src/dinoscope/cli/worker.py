@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dinoscope.training.config import RunConfig
-    from dinoscope.training.listener import Listener
+    from dinoscope.training.listeners import Listener
 
 COMMAND = (sys.executable, "-m", "dinoscope.cli.worker", "--stop-with-stdin")
 """For `dinoscope.study`, which adds the settings file."""

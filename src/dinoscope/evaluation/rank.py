@@ -13,8 +13,8 @@ from dinoscope.data.sources import ImageFolder, evenly, find_images, find_split,
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Column, Context, Data, Evaluation
 from dinoscope.evaluation.results import new_result
+from dinoscope.methods.health import rank_me
 from dinoscope.model_names import Model
-from dinoscope.training.monitor import rank_me
 from dinoscope.types import Metric, Result
 
 MAX_IMAGES = 25_600

@@ -1,45 +1,39 @@
-"""The methods, by name."""
+"""The methods, by name. A new method is a file in this folder and a line in `METHODS`."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from dinoscope.methods.byol import BYOL, BYOLConfig
-from dinoscope.methods.dino import DINO, DINOConfig
-from dinoscope.methods.moco import MoCo, MoCoConfig
-from dinoscope.methods.online import OnlineMethod
-from dinoscope.methods.simclr import SimCLR, SimCLRConfig
-from dinoscope.methods.supervised import Supervised, SupervisedConfig
-from dinoscope.methods.swav import SwAV, SwAVConfig
+from dinoscope.methods import byol, dino, moco, simclr, supervised, swav
+from dinoscope.methods.method import Display, Method, MethodConfig, MethodEntry
 from dinoscope.models.backbone import BackboneConfig
 
-MethodSettings = DINOConfig | SimCLRConfig | MoCoConfig | BYOLConfig | SwAVConfig | SupervisedConfig
-
-METHODS: dict[str, tuple[type[Any], type[OnlineMethod]]] = {
-    "dino": (DINOConfig, DINO),
-    "simclr": (SimCLRConfig, SimCLR),
-    "moco": (MoCoConfig, MoCo),
-    "byol": (BYOLConfig, BYOL),
-    "swav": (SwAVConfig, SwAV),
-    "supervised": (SupervisedConfig, Supervised),
+METHODS: dict[str, MethodEntry] = {
+    "dino": dino.METHOD,
+    "simclr": simclr.METHOD,
+    "moco": moco.METHOD,
+    "byol": byol.METHOD,
+    "swav": swav.METHOD,
+    "supervised": supervised.METHOD,
 }
-"""name -> (settings, method); a method is built from its settings and a `BackboneConfig`."""
+
+DISPLAY: dict[str, Display] = {
+    key: display
+    for name, entry in sorted(METHODS.items(), key=lambda item: (not item[1].labels, item[1].year))
+    for key, display in ({name: entry.display} | dict(entry.variants)).items()
+}
+"""`shown_name` of settings -> how tables and figures show them, in the order of the rows."""
 
 
-def build_method(settings: MethodSettings, backbone: BackboneConfig, classes: int = 0) -> OnlineMethod:
-    """The method that `settings` belong to, with fresh weights. classes: of the data, where it has labels."""
-    if isinstance(settings, SupervisedConfig):
-        return Supervised(settings, backbone, classes)
-    _, method = METHODS[method_name(settings)]
-    return method(settings, backbone)
+def build_method(settings: MethodConfig, backbone: BackboneConfig, classes: int = 0) -> Method:
+    """Return the method of these settings with fresh weights. classes: number in the data if it has labels."""
+    entry = METHODS[method_name(settings)]
+    return entry.build(settings, backbone, classes) if entry.labels else entry.build(settings, backbone)
 
 
-def shown_name(settings: MethodSettings) -> str:
-    """Return the name of the method in tables: that in `METHODS`, but MoCo without a queue is "moco_v3"."""
-    third = isinstance(settings, MoCoConfig) and settings.queue_size == 0
-    return "moco_v3" if third else method_name(settings)
+def method_name(settings: MethodConfig) -> str:
+    """Return the name in `METHODS` that the settings belong to."""
+    return next(name for name, entry in METHODS.items() if isinstance(settings, entry.config))
 
 
-def method_name(settings: MethodSettings) -> str:
-    """The name in `METHODS` that `settings` belong to."""
-    return next(name for name, (kind, _) in METHODS.items() if isinstance(settings, kind))
+def shown_name(settings: MethodConfig) -> str:
+    """Return the key in `DISPLAY`: the method's name, or that of a variant ("moco_v3")."""
+    return settings.variant or method_name(settings)

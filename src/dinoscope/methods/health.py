@@ -11,72 +11,88 @@ from torch import Tensor
 
 from dinoscope.losses.dino import at_least_float32
 
-COLLAPSED_SPREAD = 0.02
-"""Below this `spread`, embeddings count as one point."""
+COLLAPSED_DEVIATION = 0.02
+"""Below this `feature_standard_deviation`, embeddings count as constant."""
 
-ONE_OUTPUT_SHARE = 0.02
-"""One output: the entropy of the mean answer is below this share of ln K."""
+ONE_HOT_SHARE = 0.02
+"""One-hot collapse: the entropy of the mean output is below this share of ln K."""
 
 UNIFORM_ENTROPY_SHARE, UNIFORM_LOSS_SHARE = 0.98, 0.995
-"""Uniform: the mean entropy of the targets, and the cross-entropy with them, are above these shares of ln K."""
+"""Uniform collapse: the mean entropy of the targets and the cross-entropy with them are above these shares of ln K."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A kind of collapse, said once a run, and the sentence for the person: figures, and what to change."""
+    """A kind of collapse, reported once a run, and the sentence for the person: figures, and what to change."""
 
     kind: str
     text: str
 
 
 @torch.no_grad()
-def spread(features: Float[Tensor, "*batch d"]) -> Float[Tensor, ""]:
-    """Standard deviation of L2-normalised features times sqrt(d): 0 when all are equal, 1 when isotropic."""
+def feature_standard_deviation(features: Float[Tensor, "*batch d"]) -> Float[Tensor, ""]:
+    """Return the standard deviation of L2-normalised features times sqrt(d): 0 if all are equal, 1 if isotropic."""
     unit = torch.nn.functional.normalize(features.float(), dim=-1).flatten(0, -2)
     return unit.std(dim=0, correction=0).mean() * math.sqrt(features.shape[-1])
 
 
 @torch.no_grad()
 def moments(features: Float[Tensor, "*batch d"]) -> Float[Tensor, "2 d"]:
-    """Means of L2-normalised features and of their squares: unlike `spread`, those of equal parts can be averaged."""
+    """Return means of L2-normalised features and of their squares: those of equal parts can be averaged."""
     unit = torch.nn.functional.normalize(at_least_float32(features), dim=-1).flatten(0, -2)
     return torch.stack([unit.mean(dim=0), unit.square().mean(dim=0)])
 
 
-def spread_of(moments: Float[Tensor, "2 d"]) -> Float[Tensor, ""]:
-    """`spread` of the features that have these moments."""
+def standard_deviation_of(moments: Float[Tensor, "2 d"]) -> Float[Tensor, ""]:
+    """Return the `feature_standard_deviation` of features with these moments."""
     mean, square = moments
     return (square - mean.square()).clamp_min(0).sqrt().mean() * math.sqrt(len(mean))
 
 
-def one_point(embedding_spread: float, advice: str) -> Verdict | None:
-    """All images have the same embedding."""
-    if embedding_spread >= COLLAPSED_SPREAD:
+def rank_me(features: Float[Tensor, "n d"]) -> float:
+    """Return RankMe (Garrido et al. 2023, Eq. 1): exp of the entropy of the normalised singular values.
+
+    From 1 (all features on a line) to min(n, d).
+    """
+    singular = torch.linalg.svdvals(features.float())
+    shares = singular / singular.sum().clamp_min(1e-12) + 1e-7
+    return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+def complete_collapse(embedding_deviation: float, advice: str) -> Verdict | None:
+    """Return a verdict if all images have the same embedding."""
+    if embedding_deviation >= COLLAPSED_DEVIATION:
         return None
     return Verdict(
-        "one point",
-        f"collapsed to one point: all images have the same embedding (spread {embedding_spread:.4f}, healthy runs are "
-        f"well above {COLLAPSED_SPREAD}). {advice}",
+        "complete collapse",
+        f"collapsed: all images have the same embedding (standard deviation {embedding_deviation:.4f}, healthy runs "
+        f"are well above {COLLAPSED_DEVIATION}). {advice}",
     )
 
 
-def one_output(marginal_entropy: float, outputs: int, advice: str) -> Verdict | None:
-    """All images have the same answer among `outputs` ones. marginal_entropy: of the mean answer, in nats."""
-    if marginal_entropy >= ONE_OUTPUT_SHARE * math.log(outputs):
+def one_hot_collapse(marginal_entropy: float, outputs: int, advice: str) -> Verdict | None:
+    """Return a verdict if all images have the same one of `outputs` outputs.
+
+    marginal_entropy: of the mean output, in nats.
+    """
+    if marginal_entropy >= ONE_HOT_SHARE * math.log(outputs):
         return None
     return Verdict(
-        "one output",
+        "one-hot collapse",
         f"collapsed to one output: the teacher gives every image the same answer (entropy of its mean output "
         f"{marginal_entropy:.3f} of {math.log(outputs):.2f} nats). {advice}",
     )
 
 
-def uniform(cross_entropy: float, target_entropy: float, outputs: int, advice: str) -> Verdict | None:
-    """Answers carry no information. Both in nats; target_entropy: mean entropy of the targets."""
-    most = math.log(outputs)
-    if cross_entropy <= UNIFORM_LOSS_SHARE * most or target_entropy <= UNIFORM_ENTROPY_SHARE * most:
+def uniform_collapse(cross_entropy: float, target_entropy: float, outputs: int, advice: str) -> Verdict | None:
+    """Return a verdict if the outputs carry no information.
+
+    cross_entropy, target_entropy: means over the images in nats; the latter is that of the targets.
+    """
+    limit = math.log(outputs)
+    if cross_entropy <= UNIFORM_LOSS_SHARE * limit or target_entropy <= UNIFORM_ENTROPY_SHARE * limit:
         return None
     return Verdict(
-        "uniform",
-        f"stuck at the uniform output: the cross-entropy is {cross_entropy:.3f}, ln K is {most:.3f}. {advice}",
+        "uniform collapse",
+        f"stuck at the uniform output: the cross-entropy is {cross_entropy:.3f}, ln K is {limit:.3f}. {advice}",
     )

@@ -1,14 +1,22 @@
-"""The contract between a method and the one training loop."""
+"""The contract between a method and the one training loop, and what methods share.
+
+A method is one file here and one line in `METHODS`: its settings (`MethodConfig`), its parts (`Method`), and its entry
+(`MethodEntry`): what it is called, and its recipes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from dinoscope.methods.health import Verdict
+from dinoscope.data.views import ViewsConfig
+from dinoscope.methods.health import Verdict, standard_deviation_of
 from dinoscope.models.backbone import Backbone
 from dinoscope.types import Step, StepOutput, Views
 
@@ -36,65 +44,239 @@ class RunShape:
     transformer: bool
 
 
+class MethodConfig:
+    """Settings of a method: the base of a frozen dataclass."""
+
+    @classmethod
+    def choices(cls) -> dict[str, type[MethodConfig]]:
+        """Return the settings of all methods by the name of their class: what "kind" says in a file of settings."""
+        from dinoscope.methods import METHODS
+
+        return {entry.config.__name__: entry.config for entry in METHODS.values()}
+
+    def faults(self, run: RunShape) -> Iterator[str]:
+        """Give one sentence for each setting that does not fit the run: what is wrong and what to change."""
+        yield from ()
+
+    @property
+    def outputs(self) -> int | None:
+        """K if the method predicts a distribution over K outputs, whose entropy is at most ln K; else None."""
+        return None
+
+    @property
+    def variant(self) -> str | None:
+        """The key in `MethodEntry.variants` if tables list these settings under a name of their own."""
+        return None
+
+    def shortened(self, share: float) -> MethodConfig:
+        """Return the settings for a run of this share of the length: settings that count steps shrink with it."""
+        return self
+
+    def check_above_0(self, *names: str) -> None:
+        """Raise ValueError if one of these settings is 0 or less."""
+        for name in names:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+
+    def check_shares(self, *names: str) -> None:
+        """Raise ValueError if one of these settings is not in [0, 1]."""
+        for name in names:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in 0 to 1, not {getattr(self, name)}")
+
+    def check_choices(self) -> None:
+        """Raise ValueError if a setting is none of the choices that its type lists."""
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(get_args(kind))}")
+
+
+class Method(nn.Module, ABC):
+    """A way of training. Encoding and loss are separate, so that one routine accumulates gradients for every method.
+
+    The defaults are those of a method that trains and evaluates the one network `self.backbone` and has no state but
+    its weights. A method with a teacher, a queue or a centre overrides what differs.
+    """
+
+    additive: bool = True
+    """Whether the loss of a batch is the mean of the losses of its equal parts (given the method's state)."""
+    backbone: Backbone
+
+    @abstractmethod
+    def encode(self, views: Views) -> Outputs:
+        """Run the networks: the only place where gradients and other processes' hooks meet the parameters."""
+
+    @abstractmethod
+    def loss(self, outputs: Outputs, step: Step) -> StepOutput:
+        """Return the scalar loss, values to log, and what `after_step` needs of the batch. Change no state."""
+
+    def forward(self, views: Views) -> Outputs:
+        """Call `encode`, so that DistributedDataParallel can wrap the method."""
+        return self.encode(views)
+
+    def health(self, statistics: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return scalars to log that are no means over images, from the statistics of the batch of all processes.
+
+        By default the standard deviation of the embeddings, if `loss` returned their moments.
+        """
+        if "embedding_moments" not in statistics:
+            return {}
+        return {"embedding_spread": standard_deviation_of(statistics["embedding_moments"])}
+
+    def before_update(self, step: Step) -> None:
+        """Change the gradients after clipping and before the optimiser step (a frozen layer)."""
+
+    def after_step(self, step: Step, output: StepOutput) -> None:
+        """Move teacher, centre, queue and prototypes: once per optimiser step."""
+
+    def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
+        """Judge a run by the means of its recently logged values; None is healthy."""
+        return None
+
+    def trained_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Return the named parameters for the optimiser: those that have a gradient."""
+        return [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
+
+    @property
+    def evaluated_backbone(self) -> Backbone:
+        """The network that evaluations use: the trained one, or a teacher that is better."""
+        return self.backbone
+
+    @property
+    def evaluated_prefix(self) -> str:
+        """The prefix of that network's weights in the method's state dict."""
+        return "backbone."
+
+
+def view_features(backbone: Backbone, views: Views, *, local: bool = True) -> Float[Tensor, "rows d"]:
+    """Return image features of all global views, then (if `local`) of all local ones: rows ordered (view, image)."""
+    features = [backbone.feature(backbone.normalize(views.global_views.flatten(0, 1)))]
+    if local and views.local_views is not None:
+        features.append(backbone.feature(backbone.normalize(views.local_views.flatten(0, 1))))
+    return torch.cat(features)
+
+
+def by_view(outputs: Mapping[str, Float[Tensor, "rows _"]], views: Views) -> dict[str, Float[Tensor, "v b _"]]:
+    """Return rows ordered (view, image) as [views, batch, ...], each output under its name."""
+    return {name: rows.reshape(-1, views.batch_size, rows.shape[-1]) for name, rows in outputs.items()}
+
+
 def too_few_views(method: str, run: RunShape) -> Iterator[str]:
-    """The fault of a run with one view of each image, for a method that compares views."""
+    """Give the fault of a run with one view of each image, for a method that compares views."""
     if run.num_global + run.num_local < 2:
         yield f"{method} compares views of an image: --views.num-global and --views.num-local must add up to 2 or more"
 
 
-class MethodConfig(Protocol):
-    """Settings of a method: a frozen dataclass."""
+@dataclass(frozen=True)
+class Display:
+    """How tables and figures show a method.
 
-    def faults(self, run: RunShape) -> Iterator[str]:
-        """What of these settings does not fit the run: one sentence each, with what to change."""
-        ...
+    title: as the field writes it.
+    color: from Okabe and Ito's palette if possible, which is told apart with any colour vision and in print; "" takes
+        one by the title.
+    deviations: dotted setting -> its value in the method's paper, and the note on a row that has another.
+    """
+
+    title: str
+    color: str = ""
+    deviations: Mapping[str, tuple[Any, str]] = field(default_factory=dict[str, tuple[Any, str]])
 
 
-@runtime_checkable
-class Method(Protocol):
-    """A way of training. Encoding and loss are apart so that one routine accumulates for every method."""
+@dataclass(frozen=True)
+class Recipe:
+    """Named settings as plain data.
 
-    additive: bool
-    """Whether the loss of a batch is the mean of the losses of its equal parts (given the method's state)."""
+    about: what it is for, how to start it, and what was measured or published with it.
+    settings: dotted setting -> value; "views" names a preset. Any other setting has `RunConfig`'s default, which is
+        DINO's on ViT-S.
+    method: name in `METHODS`; `recipes.RECIPES` fills it in.
+    """
 
-    def encode(self, views: Views) -> Outputs:
-        """Run the networks; the only place where gradients and other processes' hooks meet the parameters."""
-        ...
+    about: str
+    settings: Mapping[str, Any]
+    method: str = ""
 
-    def loss(self, outputs: Outputs, step: Step) -> StepOutput:
-        """Scalar loss, values to log, and what `after_step` needs of the batch. Changes no state."""
-        ...
 
-    def health(self, statistics: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Scalars to log that are no means over images, from the statistics of the whole batch of all processes."""
-        ...
+@dataclass(frozen=True)
+class Budget:
+    """What a run of the small comparison may cost: what the settings of each method are made from.
 
-    def before_update(self, step: Step) -> None:
-        """Last word on the gradients, after clipping and before the optimiser (a frozen layer)."""
-        ...
+    hidden_dim, projection_dim: of every head (DINO's bottleneck counts as projection).
+    outputs: of DINO, and SwAV's prototypes.
+    queue_size: keys that MoCo remembers; few compared with the images, or it pushes an image away from itself.
+    teacher_momentum: of DINO. A short run needs a teacher that follows quickly: at 0.97 it is about the mean of the
+        last 33 steps.
+    transformer: whether the network is a Vision Transformer.
+    views: what the self-supervised methods see.
+    """
 
-    def after_step(self, step: Step, output: StepOutput) -> None:
-        """Move teacher, centre, queue, prototypes: once per optimiser step."""
-        ...
+    epochs: float
+    batch_size: int
+    hidden_dim: int
+    projection_dim: int
+    outputs: int
+    queue_size: int
+    teacher_momentum: float
+    threads: int = 0
+    transformer: bool = False
+    views: ViewsConfig = field(default_factory=ViewsConfig)
 
-    def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
-        """Judge a run by the means of its recently logged values; None is healthy."""
-        ...
 
-    def trained_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
-        """Named parameters for the optimiser."""
-        ...
+@dataclass(frozen=True)
+class MethodEntry:
+    """What the project knows of a method. It is all that a registry line names.
 
-    @property
-    def evaluated_backbone(self) -> Backbone:
-        """The network that evaluations use (the teacher's, where it is the better one)."""
-        ...
+    config: the class of its settings.
+    build: makes the method with fresh weights from settings and a `BackboneConfig`; with labels, also from the number
+        of classes.
+    display: how tables and figures show it.
+    year: of its paper. Tables list methods by year, those with labels first.
+    labels: whether it is trained with labels.
+    variants: key -> how tables show settings that have a name of their own (`MethodConfig.variant`).
+    recipes: its published and measured settings, by name.
+    small: its settings (dotted name -> value) in the small comparison.
+    small_about: the end of the text on its recipe for small images: what was published.
+    """
 
-    @property
-    def evaluated_prefix(self) -> str:
-        """Where that network's weights stand in the method's state dict."""
-        ...
+    config: type[MethodConfig]
+    build: Callable[..., Method]
+    display: Display
+    year: int
+    labels: bool = False
+    variants: Mapping[str, Display] = field(default_factory=dict[str, Display])
+    recipes: Mapping[str, Recipe] = field(default_factory=dict[str, Recipe])
+    small: Callable[[Budget], Mapping[str, Any]] = lambda budget: {}
+    small_about: str = ""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything a checkpoint needs, as from `nn.Module`."""
-        ...
+
+HEAD_BATCH_NORM = {"method.head_batch_norm": (True, "without the batch norm in its head that its code has")}
+"""The deviation that SimCLR, MoCo v3, BYOL and SwAV share."""
+
+RESNET50: Mapping[str, Any] = {"backbone": "resnet50", "drop_path": 0.0}
+VIT_SMALL_300: Mapping[str, Any] = {"epochs": 300, "batch_size": 1024}
+"""DINO's settings for 300 epochs of ViT-S, with which its authors ran the rivals (Caron et al. 2021, Table 2).
+
+They report that they ran them for 300 epochs, not with which optimiser settings; the views are the rival's own.
+"""
+
+
+def lars(learning_rate: float, weight_decay: float) -> dict[str, Any]:
+    """Return LARS as SimCLR, BYOL and SwAV use it: 10 epochs of warm-up, cosine to 0, no clipping."""
+    return _plain_optimizer("lars", learning_rate, 10, weight_decay)
+
+
+def sgd(learning_rate: float, weight_decay: float, warmup_epochs: float = 0) -> dict[str, Any]:
+    """Return SGD with momentum: cosine to 0, no clipping."""
+    return _plain_optimizer("sgd", learning_rate, warmup_epochs, weight_decay)
+
+
+def _plain_optimizer(name: str, learning_rate: float, warmup_epochs: float, weight_decay: float) -> dict[str, Any]:
+    return {
+        "optimizer.name": name,
+        "optimizer.learning_rate": learning_rate,
+        "optimizer.min_learning_rate": 0.0,
+        "optimizer.warmup_epochs": warmup_epochs,
+        "optimizer.weight_decay": weight_decay,
+        "optimizer.final_weight_decay": weight_decay,
+        "optimizer.clip": 0,
+    }

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from dinoscope import distributed
 from dinoscope.losses.contrastive import batch_info_nce, info_nce
 from dinoscope.losses.dino import at_least_float32
-from dinoscope.methods.health import Verdict, moments, one_point
-from dinoscope.methods.method import Outputs, RunShape
-from dinoscope.methods.online import OnlineMethod, by_view, view_features
+from dinoscope.methods import method
+from dinoscope.methods.health import Verdict, complete_collapse, moments
+from dinoscope.methods.method import Method, MethodConfig, Outputs, RunShape, by_view, view_features
 from dinoscope.models.backbone import BackboneConfig, ViTBackbone, build_backbone, without_drop_path
 from dinoscope.models.heads import projector
 from dinoscope.models.position import sine_cosine_positions
@@ -27,7 +27,7 @@ from dinoscope.types import Step, StepOutput, Views
 
 
 @dataclass(frozen=True)
-class MoCoConfig:
+class MoCoConfig(MethodConfig):
     """Settings of MoCo; the defaults are v2's. v3's differ where said (Chen et al. 2021, for transformers).
 
     queue_size: keys of earlier batches that serve as negatives; 0 takes the other keys of the batch (v3).
@@ -35,7 +35,7 @@ class MoCoConfig:
     temperature: tau of InfoNCE.
     hidden_dim, projection_dim, head_layers: the projection head's MLP (v3: 4096, 256, 3).
     head_batch_norm: batch norm in that MLP and the predictor (v3).
-    prediction_head: an MLP of two linear maps behind the query's projection (v3).
+    prediction_head: an MLP of two linear maps after the query's projection (v3).
     symmetric: each global view is query and key in turn (v3); else the second view is the key of all others.
     freeze_patch_projection: a Vision Transformer's patch projection stays as it was drawn (v3: steadier).
     v3_initialization: a Vision Transformer begins as v3's: fixed sine-cosine positions, Xavier-uniform weights.
@@ -59,18 +59,15 @@ class MoCoConfig:
     shuffle_groups: int = 8
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be above 0, not {self.temperature}")
-        for name in ("key_momentum", "final_key_momentum"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in 0 to 1, not {getattr(self, name)}")
+        self.check_above_0("temperature")
+        self.check_shares("key_momentum", "final_key_momentum")
         if min(self.hidden_dim, self.projection_dim, self.head_layers, self.shuffle_groups) < 1 or self.queue_size < 0:
             raise ValueError(
                 "hidden_dim, projection_dim, head_layers and shuffle_groups must be at least 1, queue_size at least 0"
             )
 
     def faults(self, run: RunShape) -> Iterator[str]:
-        """See `MethodConfig.faults`."""
+        """Give the settings that do not fit the run."""
         if run.num_global < 2:
             yield "MoCo needs a query and a key of each image: --views.num-global must be 2 or more"
         if self.queue_size % run.batch_size:
@@ -101,8 +98,13 @@ class MoCoConfig:
                 f"and a forward has {run.micro_batch}: raise --batch-size or lower the groups"
             )
 
+    @property
+    def variant(self) -> str | None:
+        """Version 3 has no queue."""
+        return None if self.queue_size else "moco_v3"
 
-class MoCo(OnlineMethod):
+
+class MoCo(Method):
     """Queries find their keys among the keys of many other images; keys come from a slow copy of the network."""
 
     def __init__(self, config: MoCoConfig, backbone: BackboneConfig) -> None:
@@ -148,20 +150,23 @@ class MoCo(OnlineMethod):
         )
 
     def encode(self, views: Views) -> Outputs:
-        """Queries with their features, and keys: [views, batch, dim]. All views, or (not symmetric) none twice."""
+        """Return queries with their features, and keys: [views, batch, dim].
+
+        Symmetric, every view is a query and every global one a key; else no view is both.
+        """
         if self.config.symmetric:
-            asking, answering = views, views.global_views
+            query_views, key_views = views, views.global_views
         else:
             rest = torch.cat([views.global_views[:1], views.global_views[2:]])
-            asking, answering = replace(views, global_views=rest), views.global_views[1:2]
-        features = view_features(self.backbone, asking)
+            query_views, key_views = replace(views, global_views=rest), views.global_views[1:2]
+        features = view_features(self.backbone, query_views)
         query = self.predictor(self.head(features))
         with torch.no_grad():
-            key = self.key_head(self._key_features(replace(views, global_views=answering)))
+            key = self.key_head(self._key_features(replace(views, global_views=key_views)))
         return by_view({"query": query, "key": key, "features": features}, views)
 
     def _key_features(self, views: Views) -> Float[Tensor, "rows d"]:
-        """Of the global views; in shuffled groups, each a forward of its own, where there is batch norm."""
+        """Return features of the global views: with batch norm, in shuffled groups that are a forward each."""
         groups = self.config.shuffle_groups if self.shuffled else 1
         if groups == 1:
             return view_features(self.key_backbone, views, local=False)
@@ -176,7 +181,7 @@ class MoCo(OnlineMethod):
         return torch.cat(by_group, dim=1)[:, order.argsort()].flatten(0, 1)
 
     def loss(self, outputs: Outputs, step: Step) -> StepOutput:
-        """InfoNCE (Eq. 1) averaged over the pairs (query, key) of different views."""
+        """Return InfoNCE (Eq. 1), averaged over the pairs (query, key) of different views."""
         query, key = outputs["query"], F.normalize(at_least_float32(outputs["key"].detach()), dim=-1)
         losses = [
             self._pair_loss(query[i], key[j])
@@ -196,7 +201,7 @@ class MoCo(OnlineMethod):
         return batch_info_nce(query, key, temperature, gather=distributed.gather, offset=offset)
 
     def after_step(self, step: Step, output: StepOutput) -> None:
-        """One step of the key network; the batch's keys replace the oldest of the queue."""
+        """Move the key network by one step; the batch's keys replace the oldest of the queue."""
         momentum = self._momentum(step)
         follow(self.key_backbone, self.backbone, momentum)
         follow(self.key_head, self.head, momentum)
@@ -207,12 +212,11 @@ class MoCo(OnlineMethod):
             self.queue_position.fill_((start + len(rows)) % self.config.queue_size)
 
     def _momentum(self, step: Step) -> float:
-        """Of the key network's weights at a step."""
         return cosine(self.config.key_momentum, self.config.final_key_momentum, step.index / step.total)
 
     def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
-        """All images at one point."""
-        return one_point(recent["embedding_spread"], "Lower the learning rate, or raise --method.key-momentum.")
+        """Find complete collapse."""
+        return complete_collapse(recent["embedding_spread"], "Lower the learning rate, or raise --method.key-momentum.")
 
 
 @torch.no_grad()
@@ -241,3 +245,94 @@ def _draw_uniform(module: nn.Linear | nn.Conv2d, inputs_and_outputs: int) -> Non
     nn.init.uniform_(module.weight, -limit, limit)
     if module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+METHOD = method.MethodEntry(
+    config=MoCoConfig,
+    build=MoCo,
+    display=method.Display(
+        "MoCo v2",
+        "#56b4e9",
+        {
+            "method.symmetric": (False, "each view is query and key in turn, as in MoCo v3"),
+            "method.prediction_head": (False, "with a prediction head, as in MoCo v3"),
+            "method.head_batch_norm": (False, "with batch norm in its head, as in MoCo v3"),
+            "method.final_key_momentum": (0.999, "its key momentum ends elsewhere than at its paper's 0.999"),
+        },
+    ),
+    variants={
+        "moco_v3": method.Display(
+            "MoCo v3",
+            deviations={
+                "method.symmetric": (True, "only the second view is a key, as in MoCo v2"),
+                "method.prediction_head": (True, "without the prediction head of its paper"),
+                **method.HEAD_BATCH_NORM,
+            },
+        )
+    },
+    year=2020,
+    recipes={
+        "moco_v2_resnet50": method.Recipe(
+            """ImageNet, ResNet-50, MoCo v2 with SGD at batch 256, 800 epochs.
+
+Published: linear 71.1*, k-NN 61.9 (Caron et al. 2021, Table 2; linear: Chen et al. 2020).""",
+            {
+                **method.RESNET50,
+                "views": "moco",
+                **method.sgd(0.03, 1e-4),
+                "optimizer.decayed": "all",
+                "epochs": 800,
+                "batch_size": 256,
+            },
+        ),
+        "moco_v2_deit_small": method.Recipe(
+            """ImageNet, ViT-S/16, MoCo v2, 300 epochs.
+
+Published: linear 72.7, k-NN 64.4 (Caron et al. 2021, Table 2).""",
+            {**method.VIT_SMALL_300, "views": "moco"},
+        ),
+        "moco_v3_deit_small": method.Recipe(
+            """ImageNet, ViT-S/16 with 12 heads, MoCo v3: symmetric, no queue, predictor, fixed patches; 300 epochs.
+
+Published: linear 73.2* (CONFIG.md of facebookresearch/moco-v3; batch 4096).""",
+            {
+                "method.queue_size": 0,
+                "method.key_momentum": 0.99,
+                "method.final_key_momentum": 1.0,
+                "method.hidden_dim": 4096,
+                "method.projection_dim": 256,
+                "method.head_layers": 3,
+                "method.head_batch_norm": True,
+                "method.prediction_head": True,
+                "method.symmetric": True,
+                "method.freeze_patch_projection": True,
+                "method.v3_initialization": True,
+                "backbone": "vit_small_heads12_patch16_224",
+                "drop_path": 0.0,
+                "zero_init_residual": True,
+                "views": "byol",
+                "views.interpolation": "bilinear",
+                "optimizer.learning_rate": 1.5e-4,
+                "optimizer.warmup_epochs": 40,
+                "optimizer.weight_decay": 0.1,
+                "optimizer.final_weight_decay": 0.1,
+                "optimizer.clip": 0,
+                "optimizer.min_learning_rate": 0.0,
+                "optimizer.decayed": "all",
+                "epochs": 300,
+                "batch_size": 4096,
+            },
+        ),
+    },
+    # Batch norm in the head lets small networks start; on a ResNet it has none, as in v2.
+    small=lambda budget: {
+        "method.queue_size": budget.queue_size,
+        "method.key_momentum": 0.99,
+        "method.final_key_momentum": 1.0,
+        "method.hidden_dim": budget.hidden_dim,
+        "method.projection_dim": budget.projection_dim,
+        "method.head_batch_norm": budget.transformer,
+        "method.symmetric": True,
+    },
+    small_about="Published at 1000 epochs with other views: linear 92.9 on CIFAR-10 (the solo-learn zoo).",
+)

@@ -22,6 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import Bbox, BboxBase
 
+from dinoscope.methods import DISPLAY
 from dinoscope.pictures import FONT, INK, QUIET
 from dinoscope.tables import Line, LineChart, LinePanel
 
@@ -29,12 +30,7 @@ from dinoscope.tables import Line, LineChart, LinePanel
 COLORS = {
     "Raw pixels": "#9a9a9a",
     "Random": "#6e6e6e",
-    "Supervised": "#000000",
-    "SimCLR": "#e69f00",
-    "MoCo v2": "#56b4e9",
-    "BYOL": "#009e73",
-    "SwAV": "#cc79a7",
-    "DINO": "#d55e00",
+    **{display.title: display.color for display in DISPLAY.values() if display.color},
 }
 OTHER_COLORS = ("#0072b2", "#b8a600", "#7a5195", "#8c564b")
 LINE_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2")

@@ -19,9 +19,8 @@ from dinoscope.study.compare import ARCHITECTURE_NAMES, METHOD_NAMES, Comparison
 from dinoscope.study.gather import Measuring
 from dinoscope.text import printable
 from dinoscope.training.config import RunConfig
-from dinoscope.training.images import read_unreadable
-from dinoscope.training.provenance import Session, read_sessions
-from dinoscope.training.run_folder import RunFolder, read_config, read_metrics
+from dinoscope.training.run_folder import RunFolder, Session, read_config, read_metrics, read_sessions
+from dinoscope.training.start import read_unreadable
 
 _BETWEEN = "-_/. "
 _WORDS = re.compile(rf"[^{re.escape(_BETWEEN)}]+[{re.escape(_BETWEEN)}]*|[{re.escape(_BETWEEN)}]+")

@@ -14,9 +14,9 @@ from typing import Any
 from dinoscope.config import difference, flat, identity, some, text, to_dict
 from dinoscope.evaluation.results import conditions
 from dinoscope.evaluation.statistics import OverSeeds, over_seeds
-from dinoscope.methods import method_name
+from dinoscope.methods import DISPLAY, method_name
 from dinoscope.models.backbone import BACKBONES, ResNetShape
-from dinoscope.study.names import ADDITIONS, ARCHITECTURE_NAMES, METHOD_NAMES
+from dinoscope.study.names import ARCHITECTURE_NAMES, METHOD_NAMES
 from dinoscope.training.config import RunConfig
 from dinoscope.types import Result
 
@@ -24,6 +24,7 @@ BASELINES = ("pixels", "random")
 
 REPEATABLE = frozenset(
     {"out", "seed", "device", "workers", "threads", "saving", "log_every", "evaluate_every", "scan", "max_unreadable"}
+    | {"max_megapixels"}
 )
 """Settings in which runs of one row may differ: all others decide the result."""
 
@@ -195,7 +196,9 @@ def _notes(row: Row, rows: Sequence[Row]) -> list[str]:
         notes += _namesakes(row, trained)
         notes += [
             f"{title} ({text(row.first.settings[name])})"
-            for name, (usual, title) in ADDITIONS.get(row.first.method, {}).items()
+            for name, (usual, title) in (
+                DISPLAY[row.first.method].deviations if row.first.method in DISPLAY else {}
+            ).items()
             if row.first.settings.get(name, usual) != usual
         ]
     if row.first.method != "pixels":  # which have no network to be shown another size

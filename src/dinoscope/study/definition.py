@@ -22,7 +22,7 @@ import tomli_w
 from dinoscope.config import changed, flat, leaves, short
 from dinoscope.errors import UserError, lookup
 from dinoscope.models.backbone import BACKBONES
-from dinoscope.study.recipes import RECIPES
+from dinoscope.recipes import run_config
 from dinoscope.training.config import RunConfig
 
 DEFAULT_RECIPE = "quickstart"
@@ -149,7 +149,7 @@ def resolve(study: StudyDefinition, data: Path, out: Path) -> ResolvedStudy:
         recipe = replace(study.settings, data=data, out=out)
     else:
         try:
-            recipe = lookup("recipe", study.recipe, RECIPES)(data, out)
+            recipe = run_config(study.recipe, data, out)
         except UserError as error:
             raise UserError(f"{study.place}: {error}") from error
     baseline = with_settings(recipe, study.changes, f"{study.place}, baseline")
@@ -318,7 +318,7 @@ def named_study(name: str, recipe: str = DEFAULT_RECIPE) -> StudyDefinition:
     Raises UserError for an unknown study or recipe, and for a recipe whose network the study is not for.
     """
     text = lookup("ablation study", name, _named_files()).read_text(encoding="utf-8")
-    config = lookup("recipe", recipe, RECIPES)(Path(), Path())
+    config = run_config(recipe, Path(), Path())
     scale, words = ("paper", "values of the paper") if recipe in PAPER_RECIPES else ("small", "values for small data")
     values = _at_scale(tomllib.loads(text), scale)
     networks = values.pop("networks", [config.backbone])

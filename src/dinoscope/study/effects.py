@@ -26,7 +26,7 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import Column
 from dinoscope.evaluation.statistics import over_seeds
-from dinoscope.methods.health import ONE_OUTPUT_SHARE, UNIFORM_ENTROPY_SHARE, UNIFORM_LOSS_SHARE
+from dinoscope.methods.health import ONE_HOT_SHARE, UNIFORM_ENTROPY_SHARE, UNIFORM_LOSS_SHARE
 from dinoscope.study.definition import TIMES, Variant
 
 T = TypeVar("T")
@@ -327,7 +327,7 @@ def collapse_of(run: AblationRun, outputs: int | None) -> Collapse | None:
         return marked
     max_entropy = math.log(outputs)
     marginal = run.curves.get("teacher_marginal_entropy", ())
-    one_hot = _stayed("one-hot", marginal, -math.inf, ONE_OUTPUT_SHARE * max_entropy)
+    one_hot = _stayed("one-hot", marginal, -math.inf, ONE_HOT_SHARE * max_entropy)
     return one_hot or _uniform(run, max_entropy) or marked
 
 

@@ -16,7 +16,7 @@ from dinoscope.config import to_dict
 from dinoscope.data.sources import ImageFolder, counted
 from dinoscope.errors import UserError
 from dinoscope.methods import METHODS
-from dinoscope.methods.swav import SwAVConfig
+from dinoscope.recipes import CPU_BACKBONES, small_run, with_epochs
 from dinoscope.study.definition import (
     BASELINE,
     StudyDefinition,
@@ -27,12 +27,11 @@ from dinoscope.study.definition import (
     setting_names,
     slug,
 )
-from dinoscope.study.recipes.comparison import CPU_BACKBONES, small_run
 from dinoscope.study.state import RunState, run_state
 from dinoscope.system import pick_device
 from dinoscope.training.config import RunConfig, check, total_steps
-from dinoscope.training.images import begun_images, scanned_images
 from dinoscope.training.run_folder import RunFolder
+from dinoscope.training.start import begun_images, scanned_images
 from dinoscope.training.trainer import Trainer
 
 PROBE_STEPS = 3
@@ -214,21 +213,6 @@ def small_comparison(
         for backbone in backbones
         for method in methods
     ]
-
-
-def with_epochs(config: RunConfig, epochs: float | None) -> RunConfig:
-    """Return the run with another length; None changes nothing.
-
-    A shorter one warms up, and SwAV holds its prototypes, for the same share of its time.
-    """
-    if epochs is None:
-        return config
-    share = min(epochs / config.epochs, 1)
-    optimizer = replace(config.optimizer, warmup_epochs=config.optimizer.warmup_epochs * share)
-    method = config.method
-    if isinstance(method, SwAVConfig):
-        method = replace(method, freeze_prototypes_steps=round(method.freeze_prototypes_steps * share))
-    return replace(config, epochs=epochs, optimizer=optimizer, method=method)
 
 
 # Checks before the start

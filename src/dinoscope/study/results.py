@@ -29,10 +29,10 @@ from dinoscope.study.effects import (
 )
 from dinoscope.study.evaluations import Evaluating, evaluate
 from dinoscope.study.plan import PlannedStudy
-from dinoscope.study.state import read_circumstances, run_state, stopped_early
+from dinoscope.study.state import run_state, stopped_early
 from dinoscope.training.config import RunConfig
-from dinoscope.training.monitor import patience
-from dinoscope.training.run_folder import read_metrics
+from dinoscope.training.loop import patience
+from dinoscope.training.run_folder import read_circumstances, read_metrics
 
 FILE = "ablation.json"
 FORMAT = 3

@@ -13,10 +13,9 @@ import signal
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
@@ -25,6 +24,7 @@ from dinoscope.config import from_dict, to_dict
 from dinoscope.errors import UserError
 from dinoscope.files import write_text
 from dinoscope.study.state import Stopped, mark_stopped, run_state
+from dinoscope.system import stop_signals
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import read_metrics
 
@@ -223,24 +223,6 @@ class _Engine(Generic[J]):
         for handle in self.handles.values():
             (handle.kill if self.obeyed else handle.stop)()
         self.obeyed = signals
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; outside of the main thread they are left alone."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    previous = {
-        number: signal.signal(number, lambda number, _: received.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _check_folders_differ(configs: Sequence[Job]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
@@ -12,14 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import dinoscope
-from dinoscope import checkpoint, system
+from dinoscope import checkpoint
 from dinoscope.config import from_dict
 from dinoscope.errors import UserError
 from dinoscope.files import write_text
 from dinoscope.methods.health import Verdict
 from dinoscope.training.config import RunConfig
-from dinoscope.training.listener import Listener, RunStart
+from dinoscope.training.listeners import Listener, RunStart
 from dinoscope.training.loop import RunResult
 from dinoscope.training.run_folder import CONFIG, METRICS, RunFolder, changed_settings, read_config, run_lock
 from dinoscope.types import Step
@@ -28,8 +26,6 @@ logger = logging.getLogger("dinoscope")
 
 STOPPED = "stopped.json"
 """In the folder of a run that a rule stopped: as long as it is there, the run is not continued."""
-
-CIRCUMSTANCES = "circumstances.json"
 
 
 @dataclass(frozen=True)
@@ -235,78 +231,3 @@ def _with(reading: Reading, line: dict[str, Any]) -> Reading:
     names = {"step": "step", "epoch": "epoch", "loss": "loss", "images_per_second": "images_per_second"}
     names |= {"knn_top1": "knn"}
     return replace(reading, **{ours: line[theirs] for theirs, ours in names.items() if theirs in line})
-
-
-# Circumstances
-
-
-@dataclass(frozen=True)
-class Circumstances:
-    """Under what a run was made; several if it was continued elsewhere or by other code.
-
-    code: as `code_version` has it. machines: in words.
-    peak_memory: bytes, the largest of its processes; None if it is not known. memory: what that figure is.
-    """
-
-    code: tuple[str, ...] = ()
-    machines: tuple[str, ...] = ()
-    peak_memory: int | None = None
-    memory: str = ""
-
-
-def read_circumstances(run: Path) -> Circumstances:
-    """Return what `RunCircumstances` wrote; nothing is known of a run without. Raises UserError for a damaged file."""
-    file = run / CIRCUMSTANCES
-    try:
-        return from_dict(Circumstances, json.loads(file.read_text(encoding="utf-8")), str(file))
-    except FileNotFoundError:
-        return Circumstances()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
-
-
-@functools.cache
-def code_version() -> str:
-    """Return the package's version and commit: "0.5.0, commit 1a2b3c4d5e6f with changes"."""
-    commit = system.commit()
-    if commit is None:
-        return dinoscope.__version__
-    head, _, changed = commit.partition("-")
-    return f"{dinoscope.__version__}, commit {head[:12]}{' with changes' if changed else ''}"
-
-
-class RunCircumstances(Listener):
-    """Keeps code, machine and peak memory of a run in its folder.
-
-    Made before the run takes memory. device: as `pick_device` takes it.
-    """
-
-    def __init__(self, device: str) -> None:
-        self.device = system.pick_device(device)
-        self.memory = system.MemoryWatch(self.device)
-        self.run: Path | None = None
-
-    def started(self, start: RunStart) -> None:
-        """Add this code and machine."""
-        self.run = start.config.out
-        known = read_circumstances(self.run)
-        words = system.machine(self.device).line()
-        self._write(
-            replace(
-                known,
-                code=tuple(dict.fromkeys((*known.code, code_version()))),
-                machines=tuple(dict.fromkeys((*known.machines, words))),
-            )
-        )
-
-    def closed(self) -> None:
-        """Add the peak of this process."""
-        if self.run is None:
-            return
-        known, memory = read_circumstances(self.run), self.memory.read()
-        if memory.peak is not None and memory.peak > (known.peak_memory or 0):
-            self._write(replace(known, peak_memory=memory.peak, memory=memory.meaning))
-
-    def _write(self, values: Circumstances) -> None:
-        assert self.run is not None
-        write_text(self.run / CIRCUMSTANCES, json.dumps(asdict(values), indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""The settings of a run. Frozen, resolved once, saved in the run folder."""
+"""The settings of a run: frozen, resolved once, saved in the run folder; and what contradicts them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from typing import Literal
 from dinoscope.config import check_numbers
 from dinoscope.data.views import ViewsConfig
 from dinoscope.errors import UserError
-from dinoscope.methods import MethodSettings
 from dinoscope.methods.dino import DINOConfig
-from dinoscope.methods.method import RunShape
+from dinoscope.methods.method import MethodConfig, RunShape
 from dinoscope.models.backbone import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig, ViTShape, check_backbone
 
 
@@ -27,13 +26,13 @@ class OptimizerConfig:
     min_learning_rate: the cosine ends here (not scaled).
     warmup_epochs: linear rise from `start_learning_rate`.
     weight_decay, final_weight_decay: cosine from one to the other.
-    clip: longest gradient of each parameter tensor on its own; 0 for no clipping.
+    clip: largest norm of the gradient of each parameter tensor on its own; 0 for no clipping.
     scaling: of the peak with the batch size, by b / 256: "linear" (Goyal et al. 2017), its square root ("sqrt",
         Krizhevsky 2014), or "none".
     start_learning_rate: the warm-up begins here (not scaled).
-    decayed: what has weight decay: "weights", all but biases and other 1-D parameters (DINO); "not_tokens", nor class
-        token and positions (DeiT); "all" (MoCo, SwAV). LARS adapts its rate to everything but biases and 1-D
-        parameters; to those too if they have weight decay, as the LARC of SwAV's code does.
+    decayed: what has weight decay: "weights", all but biases and other 1-D parameters (DINO); "not_tokens", of these
+        neither class token nor positions (DeiT); "all" (MoCo, SwAV). LARS adapts its rate to everything but biases and
+        1-D parameters; to those too if they have weight decay, as the LARC of SwAV's code does.
     """
 
     name: Literal["adamw", "sgd", "lars"] = "adamw"
@@ -48,12 +47,12 @@ class OptimizerConfig:
     decayed: Literal["weights", "not_tokens", "all"] = "weights"
 
     def scale(self, batch_size: int) -> float:
-        """What the peak learning rate is multiplied by: 1 for a batch of 256."""
+        """Return the factor of the peak learning rate: 1 for a batch of 256."""
         ratio = batch_size / 256
         return {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[self.scaling]
 
     def peak(self, batch_size: int) -> float:
-        """The highest learning rate of a run."""
+        """Return the highest learning rate of a run."""
         return self.learning_rate * self.scale(batch_size)
 
 
@@ -77,7 +76,7 @@ class RunConfig:
 
     data: folder of images (its `train` sub-folder, if there is one, is what is trained on).
     out: the run folder to write.
-    method: settings of the method; their class says which one it is.
+    method: settings of the method; their class decides which one it is.
     backbone: a name in `dinoscope.models.backbone.BACKBONES`; it is built for images of `views.global_size`.
     image_size: side in pixels of the images on which the model is evaluated, during training and afterwards; it is
         stored in the model. None is `views.global_size`. Training does not depend on it.
@@ -92,16 +91,17 @@ class RunConfig:
     zero_init_residual: start every block of a ResNet as its shortcut, the factor of its last batch norm being 0, as
         SimCLR, BYOL and MoCo v3 do; other networks have no such factor. Random baselines never start so.
     fraction: share of the training images to train on, in (0, 1]: the same ones for every seed, and all those of a
-        smaller fraction. Labels are not looked at. What is measured of the run still uses all images.
-    scan: what is looked at of each image of the fraction before the run begins: "full" decodes it, "headers" is faster
-        and misses damaged pixels, in whose place the next image is then taken.
+        smaller fraction. Labels play no part. Evaluations of the run still use all images.
+    scan: how each image of the fraction is checked before the run begins: "full" decodes it, "headers" is faster and
+        misses damaged pixels, in whose place the next image is then taken.
     max_unreadable: share of these images that may be unreadable, from 0 to 1: they are left out.
+    max_megapixels: largest image that is read, in million pixels; None is $DINOSCOPE_MAX_MEGAPIXELS, or 60 without it.
     epochs: passes over the images (of the fraction); may be a fraction itself.
     batch_size: images per optimiser step, over all processes and micro-batches together.
     accumulate: number of micro-batches that a process cuts its part of the batch into, to save memory.
     checkpoint_activations: recompute activations in the backward pass: less memory, about a third slower.
-    precision: fp32, bf16 or fp16 autocast; auto is bf16 where the device has it in hardware, else fp32.
-    device: cpu, cuda, mps; auto takes the best there is.
+    precision: fp32, bf16 or fp16 autocast; auto is bf16 if the device has it in hardware, else fp32.
+    device: cpu, cuda or mps; auto takes the best that is available.
     threads: CPU threads of each process; 0 leaves torch's choice. Very small networks are fastest with 1.
     workers: loader processes; -1 chooses. The result does not depend on it.
     seed: of the first weights, the order of the images and the views.
@@ -111,7 +111,7 @@ class RunConfig:
 
     data: Path
     out: Path
-    method: MethodSettings = field(default_factory=DINOConfig)
+    method: MethodConfig = field(default_factory=DINOConfig)
     backbone: str = "vit_small_patch16_224"
     image_size: int | None = None
     init: str | None = None
@@ -126,6 +126,7 @@ class RunConfig:
     fraction: float = 1.0
     scan: Literal["full", "headers"] = "full"
     max_unreadable: float = 0.05
+    max_megapixels: float | None = None
     epochs: float = 100
     batch_size: int = 64
     accumulate: int = 1
@@ -152,11 +153,10 @@ _PEAKS = {
     "sqrt": "learning rate x square root of batch / 256",
     "none": "the learning rate itself, as --optimizer.scaling none has it",
 }
-"""scaling -> what the peak is."""
 
 
 def total_steps(config: RunConfig, images: int) -> int:
-    """Optimiser steps of a run on so many images; the odd rest of an epoch is left out."""
+    """Return the optimiser steps of a run on so many images; the rest of an epoch that fills no batch is left out."""
     return max(round(config.epochs * (images // config.batch_size)), 1)
 
 
@@ -167,7 +167,7 @@ def check(config: RunConfig, images: int, processes: int, classes: int = 0, pass
         config: the run's settings.
         images: readable training images.
         processes: world size.
-        classes: of the training images; 0 where they have no labels.
+        classes: of the training images; 0 if they have no labels.
         passed_over: other files in their folder, in words.
 
     Raises UserError naming the setting, its value and what to change.
@@ -195,7 +195,7 @@ def check(config: RunConfig, images: int, processes: int, classes: int = 0, pass
 
 
 def check_settings(config: RunConfig) -> None:
-    """Raise UserError for settings that are wrong whatever the images are, so that nobody waits for these."""
+    """Raise UserError for settings that are wrong whatever the images are, before these are listed."""
     check_numbers(config)
     for fault in _alone(config):
         raise UserError(fault)
@@ -203,7 +203,6 @@ def check_settings(config: RunConfig) -> None:
 
 
 def _alone(config: RunConfig) -> Iterator[str]:
-    """What is wrong with single settings."""
     optimizer = config.optimizer
     if config.epochs <= 0:
         yield f"--epochs must be above 0, not {config.epochs}"
@@ -231,7 +230,6 @@ def _alone(config: RunConfig) -> Iterator[str]:
 
 
 def _together(config: RunConfig, images: int, processes: int, passed_over: str) -> Iterator[str]:
-    """What does not fit together: settings, each of which may be right, the data and the launch."""
     optimizer, parts = config.optimizer, processes * config.accumulate
     peak = optimizer.peak(config.batch_size)
     if config.batch_size % parts:
@@ -250,7 +248,7 @@ def _together(config: RunConfig, images: int, processes: int, passed_over: str) 
 
 
 def _batch_norm(config: RunConfig, run: RunShape, processes: int) -> Iterator[str]:
-    """Batch norm that would see one row. Of a transformer only the head may have it, and sees all global views."""
+    """Find batch norm that would see one row. In a transformer only the head may have it, and sees all global views."""
     rows = run.micro_batch * (run.num_global if run.transformer else 1)
     has_it = not run.transformer or getattr(config.method, "head_batch_norm", False)
     if rows < 2 and has_it:

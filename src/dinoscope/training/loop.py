@@ -5,72 +5,100 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import signal
-import threading
+import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from dinoscope import checkpoint, distributed
 from dinoscope.data.grey_range import describe
-from dinoscope.data.images import UnreadableImage
+from dinoscope.data.images import UnreadableImage, pixel_limit
 from dinoscope.data.loader import Batches
 from dinoscope.data.scan import Unreadable, check_readable
-from dinoscope.data.sources import ImageFolder, counted, find_images, resolve_split
+from dinoscope.data.sources import ImageSource, counted
 from dinoscope.errors import UserError
-from dinoscope.files import is_full, writing
-from dinoscope.methods.health import spread
-from dinoscope.system import pick_device
-from dinoscope.training.accumulate import cut_differently
-from dinoscope.training.clock import Clock
+from dinoscope.files import MEGAPIXELS_VARIABLE, is_full, writing
+from dinoscope.methods.health import Verdict, feature_standard_deviation, rank_me
+from dinoscope.system import MemoryWatch, StopRequests, pick_device, stop_signals
 from dinoscope.training.config import RunConfig, check, check_settings
-from dinoscope.training.images import (
+from dinoscope.training.listeners import (
+    Listener,
+    LogFile,
+    MachineFile,
+    MetricsFile,
+    Observation,
+    RunStart,
+    StepRecord,
+    TensorBoard,
+    closing,
+    each,
+)
+from dinoscope.training.run_folder import RunFolder, read_config
+from dinoscope.training.start import (
     begun_images,
+    facts_of,
+    found_images,
+    give_weights,
+    load_initial,
     look_at,
     read_unreadable,
     scanned_images,
     trained_on,
+    washes_out,
     write_unreadable,
 )
-from dinoscope.training.initial import facts_of, give_weights, load_initial, washes_out
-from dinoscope.training.listener import Evaluation, Listener, RunStart, StepRecord, closing, each
-from dinoscope.training.monitor import CollapseMonitor, patience, rank_me
-from dinoscope.training.provenance import ProvenanceFile
-from dinoscope.training.run_folder import LogFile, MetricsFile, RunFolder, read_config
-from dinoscope.training.tensorboard import TensorBoard
 from dinoscope.training.trainer import Trainer
 from dinoscope.types import Step, Views
 
 logger = logging.getLogger("dinoscope")
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to: its folder, the steps made in all, and whether a signal stopped it before the end."""
+    """The folder of a run, the steps made in all, and whether a signal stopped it before the end.
+
+    is_main: whether this process is the one of its group that reports.
+    """
 
     out: Path
     steps: int
     interrupted: bool
+    is_main: bool = True
 
 
 def train(
-    config: RunConfig, *, resume: bool = False, overwrite: bool = False, listeners: Sequence[Listener] = ()
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    listeners: Sequence[Listener] = (),
+    source: ImageSource | None = None,
 ) -> RunResult:
-    """Train, or go on training, and leave a run folder.
+    """Train, or continue a training, and leave a run folder.
 
-    Started by torchrun or srun, each process calls this; the main one writes and speaks.
+    Started by torchrun or srun, each process calls this; the main one writes and reports.
+    source: the training images, instead of those of `config.data`; a run is resumed with the same ones.
     Raises UserError for settings, data or an existing run folder that do not fit.
     """
     check_settings(config)
     device = pick_device(config.device)
+    memory = MemoryWatch(device)
     if config.threads:
         torch.set_num_threads(config.threads)
     audience, run = list[Listener](), RunFolder(config.out)
+    if resume and config.max_megapixels is None:
+        config = replace(config, max_megapixels=read_config(run.path).max_megapixels)
     with (
+        _pixel_limit(config) as config,
         distributed.process_group(device),
         run.claimed(config, resume=resume, overwrite=overwrite) if distributed.is_main() else contextlib.nullcontext(),
         closing(audience),
@@ -82,7 +110,7 @@ def train(
             config = replace(config, window=read_config(run.path).window)
         # A checkpoint holds all weights: the model that the run began from need not be there any more.
         initial, origin = None if newest else load_initial(config), None
-        config, images = _images(config, run, audience, newest, resume=resume, overwrite=overwrite)
+        config, images = _images(config, run, audience, newest, source, resume=resume, overwrite=overwrite)
         trainer = Trainer(config, images, device)
         if newest:
             trainer.restore(newest)
@@ -91,30 +119,32 @@ def train(
             origin = facts_of(initial.config, config)
         del initial
         if distributed.is_main():
-            _open_files(trainer, run, audience)
-        _announce(trainer, run, audience, origin)
-        _set_aside(damaged, trainer, audience)
-        return _run(trainer, run, audience)
+            # The files of the run before the other listeners, each as soon as it is open, so that each is closed.
+            audience.insert(0, LogFile(run.log))
+            audience.insert(1, MetricsFile(run.metrics, trainer.next_step))
+            audience.insert(2, MachineFile(run.path, trainer, memory))
+            audience.insert(3, TensorBoard(run.tensorboard, trainer.next_step))
+        loop = _Loop(trainer, run, audience)
+        loop.announce(origin)
+        loop.set_aside(damaged)
+        return loop.run_to_end()
 
 
-def _open_files(trainer: Trainer, run: RunFolder, audience: list[Listener]) -> None:
-    """Put the files of the run before the other listeners, each as soon as it is open, so that each is closed."""
-    audience.insert(0, LogFile(run.log))
-    audience.insert(1, MetricsFile(run.metrics, trainer.next_step))
-    audience.insert(2, ProvenanceFile(run.path, trainer))
-    audience.insert(3, TensorBoard(run.tensorboard, trainer.next_step))
-
-
-def _set_aside(damaged: Mapping[Path, str], trainer: Trainer, listeners: Sequence[Listener]) -> None:
-    """Rename damaged checkpoints, so that they no longer count as the newest, and name the one that is used instead."""
-    if not distributed.is_main():
+@contextlib.contextmanager
+def _pixel_limit(config: RunConfig) -> Iterator[RunConfig]:
+    """Make settings and environment give one largest image while the run lasts; the environment goes first."""
+    if MEGAPIXELS_VARIABLE in os.environ:
+        yield replace(config, max_megapixels=pixel_limit() / 1e6)
         return
-    for path, fault in damaged.items():
-        aside = path.with_name(f"{path.name}.damaged")
-        with writing(path):
-            path.replace(aside)
-        used = checkpoint.step_path(path.parent, trainer.next_step)
-        _say(listeners, trainer.next_step, f"{fault}. It is now {aside.name}, and the run continues from {used}")
+    if config.max_megapixels is None:
+        yield config
+        return
+    os.environ[MEGAPIXELS_VARIABLE] = str(config.max_megapixels)
+    try:
+        pixel_limit()  # refuses a limit that is none
+        yield config
+    finally:
+        del os.environ[MEGAPIXELS_VARIABLE]
 
 
 def _images(
@@ -122,11 +152,12 @@ def _images(
     run: RunFolder,
     listeners: Sequence[Listener],
     newest: Path | None,
+    source: ImageSource | None,
     *,
     resume: bool,
     overwrite: bool,
-) -> tuple[RunConfig, ImageFolder]:
-    """The settings with their grey range, and the readable training images; the run folder is ready then.
+) -> tuple[RunConfig, ImageSource]:
+    """Return the settings with their grey range, and the readable training images; make the run folder ready.
 
     newest: a checkpoint to continue from, whose images are those that the run began with.
     """
@@ -136,20 +167,19 @@ def _images(
         distributed.barrier()
         config = replace(config, window=read_config(run.path).window)
         if begun:
-            return config, begun_images(config, run, begun)
-        folder = find_images(resolve_split(config.data, "train"))
-        return config, trained_on(config, folder, set(read_unreadable(run)))
+            return config, begun_images(config, run, begun, source)
+        return config, trained_on(config, found_images(config, source), set(read_unreadable(run)))
 
     def progress(done: int, total: int) -> None:
         each(listeners, lambda listener: listener.scanned(done, total))
 
     if begun:
-        images = begun_images(config, run, begun)
+        images = begun_images(config, run, begun, source)
         faults = look_at(config, images, progress).unreadable
         check_readable(images.name, faults, len(images), config.max_unreadable)
         faults = tuple(Unreadable(path, reason) for path, reason in read_unreadable(run).items())
     else:
-        images, faults, window = scanned_images(config, progress)
+        images, faults, window = scanned_images(config, progress, source)
         config = config if resume else replace(config, window=window)
     check(config, len(images), processes, len(images.classes), counted(images.passed_over))
     run.prepare(config, resume=resume, overwrite=overwrite)
@@ -158,78 +188,241 @@ def _images(
     return config, images
 
 
-def _run(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> RunResult:
-    """All steps that are left; whatever ends them, the weights are saved and the loader processes end."""
-    batches = trainer.batches()
-    with _stop_signals() as stop:
+class _Loop:
+    """What one process does for a run: steps, evaluations and checkpoints, until the end, a stop or a failure."""
+
+    def __init__(self, trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> None:
+        self.trainer, self.run, self.listeners, self.config = trainer, run, listeners, trainer.config
+        self.lost = set[int]()  # positions of images that changed in this epoch
+
+    def tell(self, call: Callable[[Listener], T]) -> list[T]:
+        return each(self.listeners, call)
+
+    def say(self, message: str, step: int | None = None) -> None:
+        """Report to the person and to the log. step: that of the log; None is the next one."""
+        logger.warning("step %d: %s", self.trainer.next_step if step is None else step, message)
+        self.tell(lambda listener: listener.said(message))
+
+    def announce(self, origin: str | None) -> None:
+        """Report how the run begins. origin: what its first weights are, if not random."""
+        trainer, config, images = self.trainer, self.config, self.trainer.images
+        backbone = trainer.method.evaluated_backbone
+        parameters = sum(parameter.numel() for parameter in backbone.parameters())
+        facts = {
+            "device": f"{trainer.device}, {trainer.precision}, {distributed.world_size()} process(es)",
+            "batch": f"{config.batch_size} images a step, {trainer.per_epoch} steps an epoch, {trainer.total} in all",
+        }
+        if left_out := len(read_unreadable(self.run)):
+            are = "file that cannot be read is" if left_out == 1 else "files that cannot be read are"
+            facts["left out"] = f"{left_out} {are} named in {self.run.unreadable}"
+        if images.passed_over:
+            facts["passed over"] = counted(images.passed_over)
+        if config.window is not None:
+            alone = "; of headers alone" if config.scan == "headers" else ""
+            facts["grey range"] = f"{describe(config.window)}{alone}"
+        if trainer.next_step:
+            facts["resumed"] = f"at step {trainer.next_step}"
+        if origin is not None:
+            facts["begins from"] = origin
+        start = RunStart(config, trainer.at(trainer.next_step), len(images), parameters, facts, backbone)
+        logger.info("training %s on %d images; %s", config.backbone, len(images), facts)
+        trainer.method.eval()
+        self.tell(lambda listener: listener.started(start))
+        trainer.method.train()
+        warning = washes_out(config) if origin is not None else None
+        if trainer.next_step:
+            warning = _cut_differently(trainer.method, read_config(self.run.path).accumulate, config.accumulate)
+        if warning:
+            self.say(warning)
+
+    def set_aside(self, damaged: Mapping[Path, str]) -> None:
+        """Rename damaged checkpoints, so that they no longer count as the newest, and report which one is used."""
+        if not distributed.is_main():
+            return
+        for path, fault in damaged.items():
+            aside = path.with_name(f"{path.name}.damaged")
+            with writing(path):
+                path.replace(aside)
+            used = checkpoint.step_path(path.parent, self.trainer.next_step)
+            self.say(f"{fault}. It is now {aside.name}, and the run continues from {used}")
+
+    def run_to_end(self) -> RunResult:
+        """Make all steps that are left; whatever ends them, save the weights and end the loader processes."""
+        trainer, batches = self.trainer, self.trainer.batches()
+        with stop_signals(twice_ends=True) as stop:
+            try:
+                self.make_steps(batches, stop)
+                self.save(last=True)  # within: a signal must not end the writing
+            except Exception as error:
+                if (failure := _failure(error, self.rescue())) is error:
+                    raise
+                raise failure from error
+            finally:
+                batches.close()
+            finished = trainer.next_step == trainer.total
+            if finished:
+                self.export()
+        distributed.barrier()
+        return RunResult(self.run.path, trainer.next_step, interrupted=not finished, is_main=distributed.is_main())
+
+    def make_steps(self, batches: Batches[Views], stop: StopRequests) -> None:
+        """Make steps until the last one or a request to stop, with evaluations and checkpoints between them."""
+        trainer, config = self.trainer, self.config
+        monitor = CollapseMonitor(trainer.method.diagnose, patience(trainer.total), steps=trainer.next_step)
+        clock, saved = Clock(config.batch_size), time.monotonic()
+        while trainer.next_step < trainer.total:
+            with clock.waiting():
+                # In a group the batch is waited for, because all processes stop after the same step.
+                views = stop.wait(lambda: next(batches)) if distributed.world_size() == 1 else next(batches)
+            if views is None:
+                break
+            step = trainer.at(trainer.next_step)
+            values = trainer.make_step(views)
+            self.note_lost(step, views.unreadable)
+            self.report(StepRecord(step, values | clock.lap()), monitor)
+            every = config.evaluate_every * trainer.per_epoch
+            if every and (trainer.next_step % every == 0 or trainer.next_step == trainer.total):
+                self.evaluate()
+                clock.restart()
+            stops, missing = distributed.totals(bool(stop), len(self.lost), device=trainer.device)
+            self.check_lost(step, int(missing))
+            if distributed.is_main() and self.run.has_vanished():
+                raise UserError(f"{self.run.path} was moved or deleted while the run was under way, so the run ends")
+            if stops:  # in one process at least: a signal may reach each at another step
+                break
+            by_step = config.saving.every_steps > 0 and trainer.next_step % config.saving.every_steps == 0
+            due = by_step or time.monotonic() - saved > 60 * config.saving.every_minutes
+            if due and trainer.next_step < trainer.total:
+                self.save()
+                saved = time.monotonic()
+
+    def report(self, record: StepRecord, monitor: CollapseMonitor) -> None:
+        verdict = monitor.judge(record.values)
+        if verdict:
+            self.say(verdict.text, record.step.index)
+        self.tell(lambda listener: listener.stepped(record))
+        if verdict:
+            self.tell(lambda listener: listener.diagnosed(record.step, verdict))
+        if record.step.index % self.config.log_every == 0:
+            self.tell(lambda listener: listener.logged(record))
+
+    def evaluate(self) -> None:
+        """Log the health of the last features, and what each listener measures with the method in evaluation mode."""
+        if distributed.is_main():
+            trainer = self.trainer
+            step, features = trainer.at(trainer.next_step - 1), trainer.recent_features()
+            values = {"rank_me": rank_me(features), "feature_spread": float(feature_standard_deviation(features))}
+            pictures: dict[str, np.ndarray] = {}
+
+            def evaluate(listener: Listener) -> Observation:
+                trainer.method.eval()
+                return listener.evaluate(step, trainer.method)
+
+            for evaluation in self.tell(evaluate):
+                values |= evaluation.values
+                pictures |= evaluation.pictures
+            trainer.method.train()
+            self.tell(lambda listener: listener.logged(StepRecord(step, values, pictures)))
+        distributed.barrier()
+
+    def note_lost(self, step: Step, positions: Sequence[int]) -> None:
+        """Log the images of a step that changed since the run began; report the first of an epoch to the person."""
+        images = self.trainer.images
+        for position in positions:
+            line = (
+                f"{images.name}/{images.key(position)} was deleted, damaged or replaced during the run; if it cannot "
+                "be read, the next image stands in"
+            )
+            if self.lost:
+                logger.warning("%s", line)
+            else:
+                self.say(line, step.index)
+            self.lost.add(position)
+
+    def check_lost(self, step: Step, missing: int) -> None:
+        """Raise UserError if too many images changed within an epoch; report their number at its end.
+
+        missing: in all processes.
+        """
+        total, limit = len(self.trainer.images), self.config.max_unreadable
+        line = f"{missing} of {total} images were deleted, damaged or replaced during the run"
+        if missing > limit * total and self.trainer.next_step < self.trainer.total:
+            raise UserError(f"{line}, more than {100 * limit:g}%: put them back, or begin a new run without them")
+        if self.trainer.next_step % self.trainer.per_epoch == 0:
+            if missing:
+                self.say(f"epoch {step.epoch + 1}: {line}; above {100 * limit:g}% the run ends", step.index)
+            self.lost.clear()
+
+    def save(self, *, last: bool = False) -> None:
+        """Write a checkpoint and delete the oldest. If that fails, report it and continue with the previous one.
+
+        Raises UserError if the `last` checkpoint, at the end or at a stop, cannot be written.
+        """
+        if not distributed.is_main():
+            return
         try:
-            _make_steps(trainer, run, listeners, batches, stop)
-            _save(trainer, run, listeners, last=True)  # within: a signal must not end the writing
-        except Exception as error:
-            if (failure := _failure(error, _rescue(trainer, run, listeners))) is error:
-                raise
-            raise failure from error
-        finally:
-            batches.close()
-        finished = trainer.next_step == trainer.total
-        if finished:
-            _export(trainer, run)
-    distributed.barrier()
-    return RunResult(run.path, trainer.next_step, interrupted=not finished)
+            self.write_checkpoint()
+        except OSError as error:
+            line = f"the checkpoint after step {self.trainer.next_step} could not be written: {error}"
+            if last:
+                raise UserError(f"{line}. Free space, then --resume") from error
+            newest = checkpoint.latest(self.run.checkpoints)
+            self.say(f"{line}; {f'{newest.name} is whole' if newest else 'there is no earlier one'}")
+            return
+        checkpoint.prune(self.run.checkpoints, self.config.saving.keep)
 
+    def write_checkpoint(self) -> None:
+        path = checkpoint.step_path(self.run.checkpoints, self.trainer.next_step)
+        path.parent.mkdir(parents=True, exist_ok=True)  # it may be gone
+        self.making_room(functools.partial(self.trainer.save, path))
 
-def _make_steps(
-    trainer: Trainer, run: RunFolder, listeners: Sequence[Listener], batches: Batches[Views], stop: _StopRequests
-) -> None:
-    """Steps until the last one or a request to stop, with evaluations and checkpoints between them."""
-    config = trainer.config
-    monitor = CollapseMonitor(trainer.method.diagnose, patience(trainer.total), steps=trainer.next_step)
-    clock, saved = Clock(config.batch_size), time.monotonic()
-    lost: set[int] = set()
-    while trainer.next_step < trainer.total:
-        with clock.waiting():
-            views = stop.next_batch(batches)
-        if views is None:
-            break
-        step = trainer.at(trainer.next_step)
-        values, _ = trainer.make_step(views)
-        _note_lost(trainer, step, lost, views.unreadable, listeners)
-        _tell(listeners, monitor, StepRecord(step, values | clock.lap()), config.log_every)
-        if _evaluation_due(trainer):
-            _evaluate(trainer, listeners)
-            clock.restart()
-        stops, missing = distributed.totals(bool(stop), len(lost), device=trainer.device)
-        _check_lost(trainer, step, lost, int(missing), listeners)
-        if distributed.is_main() and run.has_vanished():
-            raise UserError(f"{run.path} was moved or deleted while the run was under way, so the run ends")
-        if stops:  # in one process at least: a signal may reach each at another step
-            break
-        if trainer.next_step < trainer.total and _checkpoint_due(trainer, saved):
-            _save(trainer, run, listeners)
-            saved = time.monotonic()
+    def making_room(self, write: Callable[[], object]) -> None:
+        """Write, and on a full disk delete older checkpoints and try again; the newest one stays."""
+        expendable = sorted(self.run.checkpoints.glob("step-*.safetensors"))[:-1]
+        while True:
+            try:
+                write()
+                return
+            except OSError as error:
+                if not (expendable and is_full(error)):
+                    raise
+                logger.warning("the disk is full: %s is deleted to make room", expendable[0])
+                expendable.pop(0).unlink()
 
+    def export(self) -> None:
+        """Write the evaluated backbone alone, for use elsewhere."""
+        if not distributed.is_main():
+            return
+        exported, backbone = self.run.exported, self.trainer.method.evaluated_backbone
+        try:
+            self.making_room(functools.partial(checkpoint.export_backbone, exported, backbone))
+        except OSError as error:
+            raise UserError(
+                f"training is done and its checkpoint written, but not {exported}: {error}. Free space, then --resume"
+            ) from error
 
-def _rescue(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> str:
-    """Save a run that failed, if its weights are finite; return what there is to continue from."""
-    distributed.leave()
-    if not distributed.is_main():
-        return ""
-    path = checkpoint.step_path(run.checkpoints, trainer.next_step)
-    try:
-        trainer.rewind()
-        # A step whose records are not all written is made again.
-        recorded = not any(listener.essential and listener.faults for listener in listeners)
-        if trainer.whole and recorded and not path.exists() and trainer.is_finite():
-            run.make_again(trainer.config)
-            _write(trainer, run, path)
-    except Exception as error:  # whatever it is, it must not hide why the run ends
-        logger.error("the checkpoint after step %d could not be written: %s", trainer.next_step, error)
-    newest = checkpoint.latest(run.checkpoints)
-    return f"{newest} is whole: --resume continues from it" if newest else "There is no checkpoint to continue from"
+    def rescue(self) -> str:
+        """Save a run that failed, if its weights are finite; return what there is to continue from."""
+        distributed.leave()
+        if not distributed.is_main():
+            return ""
+        trainer, run = self.trainer, self.run
+        try:
+            trainer.rewind()
+            # A step whose records are not all written is made again.
+            recorded = not any(listener.essential and listener.faults for listener in self.listeners)
+            new = not checkpoint.step_path(run.checkpoints, trainer.next_step).exists()
+            if trainer.whole and recorded and new and trainer.is_finite():
+                run.make_again(trainer.config)
+                self.write_checkpoint()
+        except Exception as error:  # whatever it is, it must not hide why the run ends
+            logger.error("the checkpoint after step %d could not be written: %s", trainer.next_step, error)
+        newest = checkpoint.latest(run.checkpoints)
+        return f"{newest} is whole: --resume continues from it" if newest else "There is no checkpoint to continue from"
 
 
 def _failure(error: Exception, standing: str) -> Exception:
-    """What to raise for what ended the run: one line for a person, or, for a fault of the program, the error itself."""
+    """Return what to raise: one line for a person or, for a fault of the program, the error itself."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         line = f"memory is exhausted ({reason}): take a smaller --batch-size, or cut it by --accumulate"
@@ -248,227 +441,84 @@ def _failure(error: Exception, standing: str) -> Exception:
     return UserError(text)
 
 
-def _announce(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener], origin: str | None) -> None:
-    config, backbone = trainer.config, trainer.method.evaluated_backbone
-    parameters = sum(parameter.numel() for parameter in backbone.parameters())
-    facts = {
-        "device": f"{trainer.device}, {trainer.precision}, {distributed.world_size()} process(es)",
-        "batch": f"{config.batch_size} images a step, {trainer.per_epoch} steps an epoch, {trainer.total} in all",
-    }
-    if left_out := len(read_unreadable(run)):
-        are = "file that cannot be read is" if left_out == 1 else "files that cannot be read are"
-        facts["left out"] = f"{left_out} {are} named in {run.unreadable}"
-    if trainer.images.passed_over:
-        facts["passed over"] = counted(trainer.images.passed_over)
-    if config.window is not None:
-        alone = "; of headers alone" if config.scan == "headers" else ""
-        facts["grey range"] = f"{describe(config.window)}{alone}"
-    if trainer.next_step:
-        facts["resumed"] = f"at step {trainer.next_step}"
-    if origin is not None:
-        facts["begins from"] = origin
-    start = RunStart(config, trainer.at(trainer.next_step), len(trainer.images), parameters, facts, backbone)
-    logger.info("training %s on %d images; %s", config.backbone, len(trainer.images), facts)
-    trainer.method.eval()
-    each(listeners, lambda listener: listener.started(start))
-    trainer.method.train()
-    warning = washes_out(config) if origin is not None else None
-    if trainer.next_step:
-        begun_with = read_config(run.path).accumulate
-        warning = cut_differently(trainer.method, begun_with, config.accumulate)
-    if warning:
-        _say(listeners, trainer.next_step, warning)
+def _cut_differently(method: nn.Module, begun_with: int, parts: int) -> str | None:
+    """Return a warning if a run continues with other micro-batches and has batch norm, to which they matter."""
+    has_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules())
+    if parts == begun_with or not has_norm:
+        return None
+    return (
+        f"--accumulate {parts} where the run was begun with {begun_with}: batch norm sees batches of another size "
+        "from here on, so the result is not that of a run without a stop"
+    )
 
 
-def _tell(listeners: Sequence[Listener], monitor: CollapseMonitor, record: StepRecord, log_every: int) -> None:
-    verdict = monitor.judge(record.values)
-    if verdict:
-        _say(listeners, record.step.index, verdict.text)
-    each(listeners, lambda listener: listener.stepped(record))
-    if verdict:
-        each(listeners, lambda listener: listener.diagnosed(record.step, verdict))
-    if record.step.index % log_every == 0:
-        each(listeners, lambda listener: listener.logged(record))
+def patience(total: int) -> int:
+    """Return the number of steps of a run of `total` before the first verdict on it."""
+    return max(300, total // 10)
 
 
-def _evaluation_due(trainer: Trainer) -> bool:
-    """At the end of every so many epochs, and at the end of the run."""
-    every = trainer.config.evaluate_every * trainer.per_epoch
-    if not every:
-        return False
-    return trainer.next_step % every == 0 or trainer.next_step == trainer.total
+class CollapseMonitor:
+    """Judges the mean of the last `window` steps, and only after `patience` steps: every run starts uniform.
 
-
-def _evaluate(trainer: Trainer, listeners: Sequence[Listener]) -> None:
-    """Health of the last features, and what each listener measures; the method is in evaluation mode meanwhile."""
-    if distributed.is_main():
-        step, features = trainer.at(trainer.next_step - 1), trainer.window.features()
-        values = {"rank_me": rank_me(features), "feature_spread": float(spread(features))}
-        pictures: dict[str, np.ndarray] = {}
-
-        def evaluate(listener: Listener) -> Evaluation:
-            trainer.method.eval()
-            return listener.evaluate(step, trainer.method)
-
-        for evaluation in each(listeners, evaluate):
-            values |= evaluation.values
-            pictures |= evaluation.pictures
-        trainer.method.train()
-        each(listeners, lambda listener: listener.logged(StepRecord(step, values, pictures)))
-    distributed.barrier()
-
-
-def _checkpoint_due(trainer: Trainer, saved: float) -> bool:
-    saving = trainer.config.saving
-    by_step = saving.every_steps > 0 and trainer.next_step % saving.every_steps == 0
-    return by_step or time.monotonic() - saved > 60 * saving.every_minutes
-
-
-def _save(trainer: Trainer, run: RunFolder, listeners: Sequence[Listener], *, last: bool = False) -> None:
-    """Write a checkpoint and delete the oldest. If that fails, the run goes on with the previous one and says so.
-
-    Raises UserError if the `last` checkpoint, at the end or at a stop, cannot be written.
+    Args:
+        diagnose: the method's judgement of mean values; None is healthy.
+        patience: steps before the first verdict.
+        window: steps that a verdict rests on; a run that continues collects them again.
+        steps: made before.
     """
-    if not distributed.is_main():
-        return
-    try:
-        _write(trainer, run, checkpoint.step_path(run.checkpoints, trainer.next_step))
-    except OSError as error:
-        line = f"the checkpoint after step {trainer.next_step} could not be written: {error}"
-        if last:
-            raise UserError(f"{line}. Free space, then --resume") from error
-        newest = checkpoint.latest(run.checkpoints)
-        _say(
-            listeners,
-            trainer.next_step,
-            f"{line}; {f'{newest.name} is whole' if newest else 'there is no earlier one'}",
-        )
-        return
-    checkpoint.prune(run.checkpoints, trainer.config.saving.keep)
 
+    def __init__(
+        self,
+        diagnose: Callable[[Mapping[str, float]], Verdict | None],
+        patience: int,
+        window: int = 50,
+        steps: int = 0,
+    ) -> None:
+        self.diagnose, self.patience, self.steps = diagnose, patience, steps
+        self.recent: deque[Mapping[str, float]] = deque(maxlen=window)
+        self.told: set[str] = set()
 
-def _write(trainer: Trainer, run: RunFolder, path: Path) -> None:
-    """Write a checkpoint, into a folder that may be gone."""
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
-    _making_room(run, functools.partial(trainer.save, path))
-
-
-def _making_room(run: RunFolder, write: Callable[[], object]) -> None:
-    """Write, and on a full disk delete older checkpoints and try again; the newest one stays."""
-    expendable = sorted(run.checkpoints.glob("step-*.safetensors"))[:-1]
-    while True:
-        try:
-            write()
-            return
-        except OSError as error:
-            if not (expendable and is_full(error)):
-                raise
-            logger.warning("the disk is full: %s is deleted to make room", expendable[0])
-            expendable.pop(0).unlink()
-
-
-def _export(trainer: Trainer, run: RunFolder) -> None:
-    """Write the evaluated backbone alone, for use elsewhere."""
-    if not distributed.is_main():
-        return
-    try:
-        backbone = trainer.method.evaluated_backbone
-        _making_room(run, functools.partial(checkpoint.export_backbone, run.exported, backbone))
-    except OSError as error:
-        raise UserError(
-            f"training is done and its checkpoint written, but not {run.exported}: {error}. Free space, then --resume"
-        ) from error
-
-
-def _say(listeners: Sequence[Listener], step: int, message: str) -> None:
-    """Tell the person, and the log."""
-    logger.warning("step %d: %s", step, message)
-    each(listeners, lambda listener: listener.said(message))
-
-
-def _note_lost(
-    trainer: Trainer, step: Step, lost: set[int], positions: Sequence[int], listeners: Sequence[Listener]
-) -> None:
-    """Log the images of a step that changed since the run began; say the first of an epoch to the person."""
-    for position in positions:
-        line = (
-            f"{trainer.images.name}/{trainer.images.key(position)} was deleted, damaged or replaced during the run; if "
-            "it cannot be read, the next image stands in"
-        )
-        if lost:
-            logger.warning("%s", line)
-        else:
-            _say(listeners, step.index, line)
-        lost.add(position)
-
-
-def _check_lost(trainer: Trainer, step: Step, lost: set[int], missing: int, listeners: Sequence[Listener]) -> None:
-    """Raise UserError if too many images changed within an epoch; report their number at its end.
-
-    missing: of all processes.
-    """
-    total, limit = len(trainer.images), trainer.config.max_unreadable
-    line = f"{missing} of {total} images were deleted, damaged or replaced during the run"
-    if missing > limit * total and trainer.next_step < trainer.total:
-        raise UserError(f"{line}, more than {100 * limit:g}%: put them back, or begin a new run without them")
-    if trainer.next_step % trainer.per_epoch == 0:
-        if missing:
-            _say(listeners, step.index, f"epoch {step.epoch + 1}: {line}; above {100 * limit:g}% the run ends")
-        lost.clear()
-
-
-class _Stopped(BaseException):
-    """A signal came while the main process waited for a batch."""
-
-
-class _StopRequests(list[int]):
-    """Signals that ask the run to end: after the step under way, or at once if it only waits for images."""
-
-    waiting = False
-
-    def receive(self, number: int, frame: object) -> None:
-        """Remember a signal."""
-        if number == signal.SIGINT and number in self:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        self.append(number)
-        if self.waiting:
-            self.waiting = False
-            raise _Stopped
-
-    def next_batch(self, batches: Batches[Views]) -> Views | None:
-        """The next batch, or None if a signal came first.
-
-        In a group the batch is waited for, because all processes stop after the same step.
-        """
-        try:
-            self.waiting = distributed.world_size() == 1
-            return None if self and self.waiting else next(batches)
-        except _Stopped:
+    def judge(self, values: Mapping[str, float]) -> Verdict | None:
+        """Take in one step's scalars; return a verdict the first time that its kind of collapse is seen, else None."""
+        self.steps += 1
+        self.recent.append(values)
+        if self.steps < self.patience or len(self.recent) < (self.recent.maxlen or 0):
             return None
-        finally:
-            self.waiting = False
+        means = {name: sum(step[name] for step in self.recent) / len(self.recent) for name in values}
+        verdict = self.diagnose(means)
+        if verdict is None or verdict.kind in self.told:
+            return None
+        self.told.add(verdict.kind)
+        return verdict
 
 
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[_StopRequests]:
-    """Collect SIGINT, SIGTERM and SIGHUP, so that the step under way ends and a checkpoint is written.
+class Clock:
+    """Images per second and the share of time spent waiting for data, over the last steps."""
 
-    A second SIGINT (Ctrl-C by a person who will not wait) ends the process at once. SIGTERM never does: launchers,
-    queues and the rules of a study send it, two of them may within one step, and the checkpoint must not be lost for
-    that. SIGHUP is a terminal that was closed; `nohup` has it ignored, and it stays so. In a thread other than the main
-    one, signals are left alone.
-    """
-    received = _StopRequests()
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # none on Windows
-        numbers.append(signal.SIGHUP)
-    previous = {number: signal.signal(number, received.receive) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    def __init__(self, batch_size: int, window: int = 50) -> None:
+        self.batch_size = batch_size
+        self.laps: deque[tuple[float, float]] = deque(maxlen=window)
+        self.waited = 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Leave out the time since the last lap (an evaluation)."""
+        self.last = time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent in here counts as waiting."""
+        begin = time.perf_counter()
+        yield
+        self.waited = time.perf_counter() - begin
+
+    def lap(self) -> dict[str, float]:
+        """End a step; give the rates."""
+        now = time.perf_counter()
+        self.laps.append((now - self.last, self.waited))
+        self.last = now
+        total = sum(lap for lap, _ in self.laps)
+        return {
+            "images_per_second": self.batch_size * len(self.laps) / total,
+            "waiting_for_data": sum(waited for _, waited in self.laps) / total,
+        }

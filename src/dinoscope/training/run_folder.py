@@ -1,29 +1,26 @@
-"""The folder that a run leaves behind: settings, metrics, log, checkpoints, exports, evaluations."""
+"""The folder that a run leaves behind: settings, metrics, log, checkpoints, exports, evaluations, and who made it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dinoscope import __version__
 from dinoscope.config import flat, from_dict, to_dict
 from dinoscope.errors import UserError
-from dinoscope.files import GO_ON, locked, unwritable, write_text, writing
+from dinoscope.files import GO_ON, locked, write_text, writing
+from dinoscope.files import RUN_SETTINGS as CONFIG
 from dinoscope.model_names import RANDOM
 from dinoscope.models.pretrained.catalogue import CATALOGUE
-from dinoscope.text import PrintableFormatter
 from dinoscope.training.config import RunConfig
-from dinoscope.training.listener import Listener, StepRecord
 
-CONFIG = "config.json"
-METRICS = "metrics.jsonl"
+METRICS, MACHINE = "metrics.jsonl", "machine.json"
 _HALF_WRITTEN = f".{CONFIG}.partial-*"
 """What `files.replacing` works in until the settings are whole."""
 
@@ -43,9 +40,8 @@ class RunFolder:
     def check(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
         """Refuse a folder that the run cannot be written to; nothing is changed.
 
-        Raises UserError where the folder holds something and neither `resume` nor `overwrite` was given, where
-        there is nothing to resume, where `overwrite` would delete what is not a run, or where its place is no folder
-        or read-only.
+        Raises UserError if the folder holds something and neither `resume` nor `overwrite` was given, if there is
+        nothing to resume, if `overwrite` would delete what is not a run, or if its place is no folder or read-only.
         """
         if resume:
             self._check_same_settings(config)
@@ -66,7 +62,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def claimed(self, config: RunConfig, *, resume: bool, overwrite: bool) -> Iterator[None]:
-        """Be the only process that writes to the folder, and refuse it as `check` does.
+        """Be the only process that writes to the folder.
 
         Raises UserError as `check` does, and if another process holds it.
         """
@@ -83,10 +79,10 @@ class RunFolder:
     def prepare(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
         """Create the folder, empty one that is to be overwritten, or enter one that is to be resumed.
 
-        The settings are what makes a folder a run's. They come first and, of an old run, leave last: a folder that
-        a kill left in between is either taken for an empty one or for a run without a checkpoint.
+        The settings are what makes a folder a run's. They are written first and, of an old run, deleted last: a folder
+        that a kill left in between is taken either for an empty one or for a run without a checkpoint.
 
-        Raises UserError as `check` does, and where the folder cannot be written.
+        Raises UserError as `check` does, and if the folder cannot be written.
         """
         self.check(config, resume=resume, overwrite=overwrite)
         with writing(self.path, GO_ON if resume else "Nothing was begun: free space, or choose another --out"):
@@ -97,7 +93,7 @@ class RunFolder:
             self.checkpoints.mkdir(exist_ok=True)
 
     def has_vanished(self) -> bool:
-        """Whether the folder was moved or deleted. A network drive that does not answer is no sign of that."""
+        """Return whether the folder was moved or deleted. A network drive that does not answer is no sign of that."""
         try:
             (self.path / CONFIG).stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -107,7 +103,7 @@ class RunFolder:
         return False
 
     def make_again(self, config: RunConfig) -> None:
-        """Make the folder anew if it has vanished, so that the run can be resumed from a checkpoint in it."""
+        """Make the folder again if it has vanished, so that the run can be resumed from a checkpoint in it."""
         if self.has_vanished():
             self.path.mkdir(parents=True, exist_ok=True)
             self._write_settings(config)
@@ -117,13 +113,12 @@ class RunFolder:
         write_text(self.path / CONFIG, json.dumps(values, indent=2) + "\n")
 
     def _vacant(self) -> bool:
-        """Whether nothing is there but what a kill may leave of a run that was about to be created."""
+        """Return whether nothing is there but what a kill may leave of a run that was about to be created."""
         if not self.path.exists():
             return True
         return self.path.is_dir() and all(path.match(_HALF_WRITTEN) for path in self.path.iterdir())
 
     def _clear(self) -> None:
-        """Delete everything but the settings."""
         for path in self.path.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -158,18 +153,18 @@ def run_lock(run: Path, busy: Callable[[], object]) -> Iterator[None]:
 
 
 FREE_ON_RESUME = {
-    *("out", "data", "scan", "max_unreadable", "saving", "workers", "device", "log_every", "evaluate_every"),
-    "accumulate",
+    *("out", "data", "scan", "max_unreadable", "max_megapixels", "saving", "workers", "device", "log_every"),
+    *("evaluate_every", "accumulate"),
 }
 """What may differ between a run and its resumption: it does not decide the result (data: the place, not the files).
 
-`accumulate` does where there is batch norm; memory may leave no choice, so `accumulate.cut_differently` warns."""
+`accumulate` does with batch norm; memory may leave no choice, so the loop warns."""
 
 
 def changed_settings(saved: RunConfig, wanted: RunConfig) -> list[str]:
-    """Settings that decide the result and differ, as "name: saved -> wanted".
+    """Return settings that decide the result and differ, as "name: saved -> wanted".
 
-    A grey range that is not wanted in particular is the one that was found then.
+    A grey range that is not given is the one that was found then.
     """
     if wanted.window is None:
         wanted = replace(wanted, window=saved.window)
@@ -182,7 +177,7 @@ def changed_settings(saved: RunConfig, wanted: RunConfig) -> list[str]:
 
 
 def portable(config: RunConfig) -> RunConfig:
-    """The settings with absolute paths to the images and to the initial model, so that they hold in any folder."""
+    """Return the settings with absolute paths to images and initial model, so that they hold in any folder."""
     init = config.init
     if init is not None and init not in CATALOGUE and not init.startswith(RANDOM):
         init = str(Path(init).absolute())
@@ -190,96 +185,126 @@ def portable(config: RunConfig) -> RunConfig:
 
 
 def read_config(run: Path) -> RunConfig:
-    """The settings of a run folder, with `out` as the folder is called now.
+    """Return the settings of a run folder, with `out` as the folder is called now.
 
-    Raises UserError where the folder has none or they are damaged.
+    Raises UserError if the folder has none or they are damaged.
     """
     file = run / CONFIG
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{run} is not a run folder: it has no {CONFIG}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
+    if (values := _read_json(file)) is None:
+        raise UserError(f"{run} is not a run folder: it has no {CONFIG}")
     if not isinstance(values, dict) or "run" not in values:
         raise UserError(f"{file} does not hold the settings of a run")
     return replace(from_dict(RunConfig, values["run"], str(file)), out=run)
 
 
-class MetricsFile(Listener):
-    """Appends one JSON object per logged step and per evaluation to metrics.jsonl."""
-
-    essential = True
-
-    def __init__(self, path: Path, first_step: int) -> None:
-        """Lines from `first_step` on belong to steps that will be made again; they are dropped."""
-        self.path = path
-        try:
-            kept = [line for line in _lines(path) if json.loads(line)["step"] < first_step]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged: a line of it is no record of a step; mend or delete it") from error
-        with writing(path):
-            write_text(path, "".join(f"{line}\n" for line in kept))
-            self.file = path.open("a", encoding="utf-8", buffering=1)
-
-    def logged(self, record: StepRecord) -> None:
-        """Write one line."""
-        values = {"step": record.step.index, "epoch": record.step.epoch, **record.values}
-        with writing(self.path):
-            self.file.write(json.dumps(values) + "\n")
-
-    def closed(self) -> None:
-        """Close the file."""
-        with writing(self.path):
-            self.file.close()
-
-
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """All lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in _lines(run / METRICS)]
+    """Return all lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in whole_lines(run / METRICS)]
 
 
-def _lines(path: Path) -> list[str]:
-    """Whole lines; a last one that was cut off by a kill is left out."""
+def whole_lines(path: Path) -> list[str]:
+    """Return the lines of a file without a last one that a kill cut off; none if there is no file."""
     if not path.exists():
         return []
     return [line for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line]
 
 
-class LogFile(Listener):
-    """Keeps what is said in train.log, with the time."""
+@dataclass(frozen=True)
+class Session:
+    """One start of a run, up to its end or a stop.
 
-    essential = True
+    started: local time with its offset from UTC (ISO 8601).
+    seconds: up to its orderly end; None while it runs, and if it was killed.
+    first_step: 0, or the step that it was resumed at. total_steps, steps_per_epoch: of the whole run.
+    device, machine, threads: as `system.Machine` has them. memory_gib: of the GPU; None for other devices.
+    precision: fp32, bf16 or fp16. processes: how many train together.
+    images, classes: readable training images (0 classes: no labels).
+    parameters: of the backbone.
+    commit: of dinoscope's sources, with -changed if they differ from it; None if it is not known.
+    versions: of python, dinoscope and the packages that may change what comes out.
+    peak_memory: bytes, of the main process; None if it is not known. memory: what that figure is, or why it is missing.
+    """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with writing(path):
-            self.handler = _LogHandler(path, encoding="utf-8")
-        self.handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
-        self.logger = logging.getLogger("dinoscope")
-        self.logger.addHandler(self.handler)
-        self.logger.setLevel(logging.INFO)
+    started: str
+    seconds: float | None
+    first_step: int
+    total_steps: int
+    steps_per_epoch: int
+    device: str
+    machine: str
+    threads: int
+    memory_gib: float | None
+    system: str
+    precision: str
+    processes: int
+    images: int
+    classes: int
+    parameters: int
+    commit: str | None
+    versions: dict[str, str]
+    peak_memory: int | None = None
+    memory: str = ""
 
-    def logged(self, record: StepRecord) -> None:
-        """End the run where a line could not be written: only now, since a warning must not raise where it is given."""
-        if self.handler.failure is not None:
-            raise unwritable(self.path, self.handler.failure)
 
-    def closed(self) -> None:
-        """Let go of the file."""
-        self.logger.removeHandler(self.handler)
-        with writing(self.path):
-            self.handler.close()
+@dataclass(frozen=True)
+class Provenance:
+    """The content of machine.json."""
+
+    sessions: tuple[Session, ...]
 
 
-class _LogHandler(logging.FileHandler):
-    """Remembers that a line could not be written, where logging would print a traceback."""
+def read_sessions(run: Path) -> tuple[Session, ...]:
+    """Return all starts of a run, in order; none for a run from before they were recorded.
 
-    failure: OSError | None = None
+    Raises UserError if the file is damaged.
+    """
+    values = _read_json(run / MACHINE)
+    return () if values is None else from_dict(Provenance, values, str(run / MACHINE)).sessions
 
-    def handleError(self, record: logging.LogRecord) -> None:
-        error = sys.exception()
-        if isinstance(error, OSError):
-            self.failure = error
-        else:
-            super().handleError(record)
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What made a run; several versions or machines if it was resumed with other code or elsewhere.
+
+    code: versions in words. machines: in words.
+    peak_memory: bytes, the largest of its sessions; None if it is not known. memory: what that figure is.
+    """
+
+    code: tuple[str, ...] = ()
+    machines: tuple[str, ...] = ()
+    peak_memory: int | None = None
+    memory: str = ""
+
+
+def read_circumstances(run: Path) -> Circumstances:
+    """Return code, machines and memory of all sessions of a run.
+
+    Version 0.1 kept those of the runs of an ablation in circumstances.json, and no memory in machine.json.
+    Raises UserError if a file is damaged.
+    """
+    earlier, sessions = _read_json(run / "circumstances.json"), read_sessions(run)
+    known = Circumstances()
+    if earlier is not None:
+        known = from_dict(Circumstances, earlier, str(run / "circumstances.json"))
+        sessions = tuple(session for session in sessions if session.memory)
+    code, machines = dict.fromkeys(known.code), dict.fromkeys(known.machines)
+    for session in sessions:
+        commit = (session.commit or "").removesuffix("-changed")[:12]
+        changed = " with changes" if (session.commit or "").endswith("-changed") else ""
+        version = session.versions.get("dinoscope", "")
+        code[f"{version}, commit {commit}{changed}" if commit else version] = None
+        threads = f"{session.threads} CPU thread{'s' * (session.threads != 1)}"
+        machines[f"{session.machine}, {threads}, torch {session.versions.get('torch', '')}"] = None
+        if session.peak_memory is not None and session.peak_memory > (known.peak_memory or 0):
+            known = replace(known, peak_memory=session.peak_memory, memory=session.memory)
+    return replace(known, code=tuple(code), machines=tuple(machines))
+
+
+def _read_json(file: Path) -> Any:
+    """Return what a JSON file holds, or None if it does not exist."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error

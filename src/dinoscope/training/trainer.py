@@ -1,14 +1,22 @@
-"""The state of a run in one process, and one optimiser step of it."""
+"""The state of a run in one process, and one optimiser step of it: gradient, clipping, schedules, update.
+
+A step's gradient may come from several micro-batches; it equals that of the whole batch.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import operator
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -18,15 +26,17 @@ from dinoscope.data.loader import Batches, StepSampler, ViewsDataset, default_wo
 from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
 from dinoscope.methods import build_method, method_name
+from dinoscope.methods.method import Method, Outputs
 from dinoscope.models.backbone import Backbone, zero_residual_branches
-from dinoscope.models.batch_norm import synchronize
+from dinoscope.models.batch_norm import statistics_held, synchronize
+from dinoscope.schedules import cosine, warmup_cosine
 from dinoscope.system import autocast, pick_precision
-from dinoscope.training.accumulate import backward
 from dinoscope.training.config import RunConfig, total_steps
-from dinoscope.training.monitor import FeatureWindow
-from dinoscope.training.optim import build_optimizer, clip_each, set_schedules
 from dinoscope.training.run_folder import CONFIG, changed_settings, portable
-from dinoscope.types import Step, Views
+from dinoscope.types import Step, StepOutput, Views
+
+WINDOW_IMAGES = 1024
+"""Images whose features are held for RankMe."""
 
 
 class Trainer:
@@ -64,15 +74,15 @@ class Trainer:
         self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
         self._before: list[Tensor] = []
         self.optimizer = build_optimizer(config, self.method.trained_parameters())
-        self.window = FeatureWindow()
+        self.window: deque[Tensor] = deque()
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
     def at(self, index: int) -> Step:
-        """The position of optimiser step `index`."""
+        """Return the position of optimiser step `index`."""
         return Step(index, self.total, self.per_epoch)
 
     def batches(self) -> Batches[Views]:
-        """This process's part of the batches of all steps still to be made."""
+        """Return this process's part of the batches of all steps still to be made."""
         config, processes = self.config, distributed.world_size()
         sampler = StepSampler(
             len(self.images),
@@ -86,11 +96,10 @@ class Trainer:
         dataset = ViewsDataset(self.images, config.views, config.seed, config.window, self.sizes)
         return view_loader(dataset, sampler, workers, pin=self.device.type == "cuda")
 
-    def make_step(self, views: Views) -> tuple[dict[str, float], Tensor]:
-        """One optimiser step: gradient, clipping, update, and what the method moves.
+    def make_step(self, views: Views) -> dict[str, float]:
+        """Make one optimiser step: gradient, clipping, update, and what the method moves. Return its scalars.
 
-        Returns the scalars of the step and the evaluated network's features [views * images, dim] of the whole batch.
-        Raises UserError where the loss or its gradient is not finite; nothing was updated then.
+        Raises UserError if the loss or its gradient is not finite; nothing was updated then.
         """
         step = self.at(self.next_step)
         if not self._seen_images:
@@ -127,13 +136,20 @@ class Trainer:
         figures = {**output.logged, **self.method.health(output.statistics)}
         scalars = {"loss": loss, **scheduled, "gradient_norm": float(gradient_norm)}
         # Images of all processes in their order, so that it does not matter how many there are.
-        features = distributed.gather(features.transpose(0, 1)).transpose(0, 1).flatten(0, 1)
-        self.window.add(features)
+        self._remember(distributed.gather(features.transpose(0, 1)).transpose(0, 1).flatten(0, 1))
         self.whole = True
-        return scalars | {name: float(value) for name, value in figures.items()}, features
+        return scalars | {name: float(value) for name, value in figures.items()}
+
+    def _remember(self, features: Float[Tensor, "n d"]) -> None:
+        self.window.append(features.detach().float().cpu())
+        while sum(map(len, self.window)) - len(self.window[0]) >= WINDOW_IMAGES:
+            self.window.popleft()
+
+    def recent_features(self) -> Float[Tensor, "n d"]:
+        """Return the evaluated network's features of the last images that all processes saw, for RankMe."""
+        return torch.cat(list(self.window))
 
     def _refuse_blank_images(self, views: Views) -> None:
-        """Raise UserError if every image of the first batch is of one colour: no setting helps then."""
         crops = views.global_views
         varied = bool((crops.amax((-2, -1)) > crops.amin((-2, -1))).any())
         if not distributed.any_process(varied, self.device):
@@ -144,13 +160,13 @@ class Trainer:
         self._seen_images = True
 
     def rewind(self) -> None:
-        """Undo what a step that failed before its update has moved: the running statistics of batch norm alone."""
+        """Undo what a step that failed before its update has moved: only the running statistics of batch norm."""
         for buffer, value in zip(self._statistics, self._before, strict=False):
             buffer.copy_(value)
         self._before = []
 
     def is_finite(self) -> bool:
-        """Whether every number of the networks and the optimiser is finite."""
+        """Return whether every number of the networks and the optimiser is finite."""
         state, _ = checkpoint.optimizer_tensors(self.optimizer)
         tensors = [*self.method.state_dict().values(), *state.values()]
         return all(bool(tensor.isfinite().all()) for tensor in tensors)
@@ -160,7 +176,7 @@ class Trainer:
         state, groups = checkpoint.optimizer_tensors(self.optimizer)
         tensors = {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
         tensors |= {f"optimizer.{name}": tensor for name, tensor in state.items()}
-        tensors |= {f"window.{number}": features for number, features in enumerate(self.window.batches)}
+        tensors |= {f"window.{number}": features for number, features in enumerate(self.window)}
         metadata = {
             "step": self.next_step,
             "total": self.total,
@@ -177,8 +193,8 @@ class Trainer:
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint of this run.
 
-        Raises UserError if the file does not fit or is of another run, the images are not the ones that the run began
-        with, or the processes are not at the same step.
+        Raises UserError if the file does not fit or is of another run, the images are not those of the run's start, or
+        the processes are not at the same step.
         """
         saved = checkpoint.load(path)
         if missing := {"run", "data_fingerprint", "optimizer_groups", "scaler", "step"} - saved.metadata.keys():
@@ -219,7 +235,7 @@ class Trainer:
                 "then --resume"
             )
         for number in range(sum(name.startswith("window.") for name in saved.tensors)):  # none in an older checkpoint
-            self.window.add(saved.tensors[f"window.{number}"])
+            self._remember(saved.tensors[f"window.{number}"])
 
 
 _COLD = 0.01
@@ -245,3 +261,176 @@ def _not_finite(what: str, step: Step, config: RunConfig, precision: str) -> str
         f"{what} at step {step.index} (epoch {step.epoch}); nothing was updated and the last "
         f"checkpoint is whole. To fix it: {advice}; then start again or --resume"
     )
+
+
+MicroBatches = Sequence[Views]
+Precision = Callable[[], AbstractContextManager[object]]
+Scale = Callable[[Tensor], Tensor]
+
+
+def backward(
+    method: Method,
+    network: nn.Module,
+    views: Views,
+    step: Step,
+    *,
+    parts: int,
+    precision: Precision,
+    scale: Scale,
+) -> tuple[StepOutput, Tensor]:
+    """Add the gradient of the loss of this process's batch to the parameters, `parts` micro-batches at a time.
+
+    Args:
+        method: gives the loss; its state does not move here.
+        network: runs `method.encode`: the method itself, or DistributedDataParallel around it.
+        views: the whole batch of this process.
+        step: position of the run.
+        parts: number of equal micro-batches.
+        precision: context of the forward pass (autocast).
+        scale: multiplies the loss before the backward pass (a gradient scaler).
+
+    Returns loss, logged values and statistics of the batch of all processes (means over the micro-batches and the
+    processes, which have as many images each), this process's kept rows, and its features [views, batch, dim].
+    """
+    micro_batches = views.split(parts)
+    if parts == 1 or method.additive:
+        return _one_pass(method, network, micro_batches, step, precision, scale)
+    return _two_passes(method, network, micro_batches, step, precision, scale)
+
+
+def _one_pass(
+    method: Method, network: nn.Module, micro_batches: MicroBatches, step: Step, precision: Precision, scale: Scale
+) -> tuple[StepOutput, Tensor]:
+    """If the loss is a mean over images, gradients of the micro-batches' losses add up."""
+    results: list[StepOutput] = []
+    features: list[Tensor] = []
+    for number, micro in enumerate(micro_batches, start=1):
+        with _reduction(network, last=number == len(micro_batches)):
+            with precision():
+                outputs: Outputs = network(micro)
+            result = method.loss(outputs, step)
+            scale(result.loss / len(micro_batches)).backward()
+        results.append(result)
+        features.append(outputs["features"].detach())
+    return _mean(results), torch.cat(features, dim=1)
+
+
+def _two_passes(
+    method: Method, network: nn.Module, micro_batches: MicroBatches, step: Step, precision: Precision, scale: Scale
+) -> tuple[StepOutput, Tensor]:
+    """If the loss needs the whole batch: outputs first, then their gradients, then each micro-batch again.
+
+    Both passes of a micro-batch begin with the same seed on every device, so that stochastic depth drops the same
+    paths (GradCache, Gao et al. 2021).
+    """
+    seeds = [(torch.initial_seed() + number) % 2**63 for number in range(len(micro_batches))]
+    cached: list[Outputs] = []
+    for micro, seed in zip(micro_batches, seeds, strict=True):
+        torch.manual_seed(seed)
+        with torch.no_grad(), precision(), statistics_held(network):  # the second pass moves them
+            cached.append(network(micro))
+    whole = {name: torch.cat([outputs[name] for outputs in cached], dim=1) for name in cached[0]}
+    for rows in whole.values():
+        rows.requires_grad_(rows.is_floating_point())  # not the labels
+    result = method.loss(whole, step)
+    scale(result.loss).backward()
+    start = 0
+    for number, (micro, seed) in enumerate(zip(micro_batches, seeds, strict=True), start=1):
+        torch.manual_seed(seed)
+        with _reduction(network, last=number == len(micro_batches)):
+            with precision():
+                outputs: Outputs = network(micro)
+            stop = start + micro.batch_size
+            pairs = [
+                (output, gradient[:, start:stop])
+                for name, output in outputs.items()
+                if output.requires_grad and (gradient := whole[name].grad) is not None
+            ]
+            torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
+        start = stop
+    return _mean([result]), whole["features"].detach()
+
+
+def _reduction(network: nn.Module, *, last: bool) -> AbstractContextManager[object]:
+    """Let processes exchange gradients once, with the last micro-batch."""
+    if last or not isinstance(network, nn.parallel.DistributedDataParallel):
+        return contextlib.nullcontext()
+    return network.no_sync()
+
+
+def _mean(results: list[StepOutput]) -> StepOutput:
+    loss = torch.stack([result.loss.detach() for result in results]).mean()
+    logged = _mean_values([result.logged for result in results])
+    statistics = _mean_values([result.statistics for result in results])
+    # One exchange for all scalars, on the device of the loss: some are made on the CPU.
+    scalars = distributed.mean_reduce(torch.stack([loss, *(value.to(loss) for value in logged.values())]))
+    return StepOutput(
+        scalars[0],
+        dict(zip(logged, scalars[1:], strict=True)),
+        {name: distributed.mean_reduce(value) for name, value in statistics.items()},
+        {name: torch.cat([result.kept[name].detach() for result in results], dim=1) for name in results[0].kept},
+    )
+
+
+def _mean_values(values: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    stacked = {name: torch.stack([value[name].detach() for value in values]) for name in values[0]}
+    # From the first on, so that the mean of equal values is that value: temperatures and momenta are logged too.
+    return {name: rows[0] + (rows - rows[0]).mean(dim=0) for name, rows in stacked.items()}
+
+
+_TOKENS = ("cls_token", "pos_embed", "reg_token")
+"""Last parts of the names of a Vision Transformer's tokens and positions."""
+
+
+def build_optimizer(config: RunConfig, parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+    """Return the optimiser with two groups: weights, and biases with all other 1-D parameters.
+
+    `OptimizerConfig.decayed` decides which of them have weight decay.
+    """
+    name, decayed = config.optimizer.name, config.optimizer.decayed
+    weights: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for path, parameter in parameters:
+        is_weight = parameter.ndim != 1 and not path.endswith(".bias")
+        is_token = decayed == "not_tokens" and path.endswith(_TOKENS)
+        (weights if is_weight and not is_token else others).append(parameter)
+    groups = [{"params": weights, "decays": True}, {"params": others, "decays": decayed == "all", "weight_decay": 0.0}]
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, fused=weights[0].device.type in ("cuda", "cpu"))
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=0.0)
+    from timm.optim.lars import Lars
+
+    # timm's LARS is plain SGD for a group without weight decay, unless it is told to adapt.
+    for group in groups:
+        group["always_adapt"] = group["decays"]
+    return Lars(groups, lr=0.0, momentum=0.9, weight_decay=0.0)  # pyright: ignore[reportArgumentType] (timm infers int)
+
+
+def set_schedules(optimizer: torch.optim.Optimizer, config: RunConfig, step: Step) -> dict[str, float]:
+    """Set learning rate and weight decay for this step; return them for the log."""
+    settings = config.optimizer
+    warmup = round(settings.warmup_epochs * step.per_epoch)
+    peak = settings.peak(config.batch_size)
+    rate = warmup_cosine(step.index, step.total, warmup, peak, settings.min_learning_rate, settings.start_learning_rate)
+    decay = cosine(settings.weight_decay, settings.final_weight_decay, step.index / step.total)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+        if group["decays"]:
+            group["weight_decay"] = decay
+    return {"learning_rate": rate, "weight_decay": decay}
+
+
+@torch.no_grad()
+def clip_each(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
+    """Shorten every gradient tensor longer than `limit` to that length, each on its own.
+
+    Returns the norm of all gradients together before clipping. limit 0 only measures.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = torch._foreach_norm(gradients)
+    if limit > 0:
+        # 1e-6 keeps a zero gradient from dividing by zero (the reference's rule)
+        factors = [(limit / (norm + 1e-6)).clamp(max=1.0) for norm in norms]
+        torch._foreach_mul_(gradients, factors)
+    return torch.stack(norms).norm()

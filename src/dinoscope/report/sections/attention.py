@@ -13,11 +13,11 @@ from dinoscope.data.grey_range import Window
 from dinoscope.data.images import RawImage, UnreadableImage, read
 from dinoscope.data.sources import find_images, first_to_last, resolve_split
 from dinoscope.errors import UserError
+from dinoscope.evaluation.online import MAX_ASPECT, evenly_spaced, mean_map
 from dinoscope.explain.attention_history import AttentionHistory, Snapshot, read_history
 from dinoscope.explain.maps import map_title
 from dinoscope.features.images import without_ends
 from dinoscope.model_names import Model
-from dinoscope.observers import LONGEST, mean_map, spread
 from dinoscope.pictures import webp
 from dinoscope.report.page import Block, Figure, Group, Notice, Section, folded_rest
 from dinoscope.report.pages import MapColumn, maps_page
@@ -136,10 +136,10 @@ def _own_images(data: Path) -> tuple[RawImage, ...]:
     """The images that snapshots are made of; empty where they cannot be found."""
     found: list[RawImage] = []
     with contextlib.suppress(UserError):
-        folder = spread(find_images(resolve_split(data, "train")), _COUNT)
+        folder = evenly_spaced(find_images(resolve_split(data, "train")), _COUNT)
         for place in range(len(folder)):
             with contextlib.suppress(UnreadableImage):
                 image = read(folder.path(place))
-                alpha = None if image.alpha is None else without_ends(image.alpha, LONGEST)
-                found.append(replace(image, values=without_ends(image.values, LONGEST), alpha=alpha))
+                alpha = None if image.alpha is None else without_ends(image.alpha, MAX_ASPECT)
+                found.append(replace(image, values=without_ends(image.values, MAX_ASPECT), alpha=alpha))
     return tuple(found)

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dinoscope.methods.dino import DINOConfig
-from dinoscope.methods.swav import SwAVConfig
 from dinoscope.report.charts import line_chart, looks, svg
 from dinoscope.report.page import Block, Figure, Gallery, Notice, Section
 from dinoscope.report.runs import Material, RunRecord
@@ -176,7 +174,7 @@ def _line(run: RunRecord, value: _Value, look: Line) -> Line | None:
 
 
 def _ln_k(runs: Sequence[RunRecord]) -> tuple[tuple[str, float], ...]:
-    numbers = sorted({outputs for run in runs if (outputs := _outputs(run))})
+    numbers = sorted({outputs for run in runs if (outputs := run.config.method.outputs)})
     return tuple((f"ln K = {math.log(number):.2f} (K = {number:,})", math.log(number)) for number in numbers)
 
 
@@ -184,14 +182,6 @@ def _guessing(runs: Sequence[RunRecord]) -> tuple[tuple[str, float], ...]:
     """The accuracy of guessing among classes of one size, for every number of classes that there is."""
     numbers = sorted({run.classes for run in runs if run.classes})
     return tuple((f"guessing: {100 / number:.3g} %", 100 / number) for number in numbers)
-
-
-def _outputs(run: RunRecord) -> int | None:
-    """K: outputs of DINO's head, or SwAV's prototypes."""
-    method = run.config.method
-    if isinstance(method, DINOConfig):
-        return method.out_dim
-    return method.num_prototypes if isinstance(method, SwAVConfig) else None
 
 
 def _named(without: Sequence[RunRecord], runs: Sequence[RunRecord]) -> str:

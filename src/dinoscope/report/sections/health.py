@@ -13,16 +13,16 @@ from typing import Literal
 
 import torch
 
-from dinoscope.methods import MethodSettings, build_method
-from dinoscope.methods.health import COLLAPSED_SPREAD, Verdict
-from dinoscope.methods.online import OnlineMethod
+from dinoscope.methods import build_method
+from dinoscope.methods.health import COLLAPSED_DEVIATION, Verdict
+from dinoscope.methods.method import Method, MethodConfig
 from dinoscope.models.backbone import BackboneConfig
 from dinoscope.report.page import Block, Bullets, Code, Folded, Notice, Section
 from dinoscope.report.runs import Material, RunRecord
 from dinoscope.tables import Column, Table, TableRow
 from dinoscope.tables import Section as Rows
 from dinoscope.text import ABSENT, count, figure, listed, percent
-from dinoscope.training.monitor import patience
+from dinoscope.training.loop import patience
 
 SHORT = "too short a run to judge"
 HEALTHY = "healthy: no sign of collapse in what was logged."
@@ -94,7 +94,7 @@ def verdict(run: RunRecord) -> str:
     """In a few words."""
     judged = diagnosis(run)
     if judged is not None:
-        return f"collapsed: {judged.kind}" if judged.kind != "uniform" else "stuck: uniform output"
+        return judged.kind
     if collapsed_features(run):
         return "collapsed: features"
     if not _recent(run):
@@ -110,7 +110,8 @@ def verdict(run: RunRecord) -> str:
 
 def is_wrong(run: RunRecord) -> bool:
     """Whether the verdict is bad news."""
-    return verdict(run).startswith(("collapsed", "stuck", "diverged", "no better"))
+    said = verdict(run)
+    return said.startswith(("collapsed", "diverged", "no better")) or said.endswith("collapse")
 
 
 def diagnosis(run: RunRecord) -> Verdict | None:
@@ -128,7 +129,7 @@ def diagnosis(run: RunRecord) -> Verdict | None:
 
 
 @functools.lru_cache(maxsize=16)
-def _judge(config: MethodSettings, backbone: BackboneConfig, classes: int) -> OnlineMethod:
+def _judge(config: MethodConfig, backbone: BackboneConfig, classes: int) -> Method:
     """A method whose settings judge: its weights are not needed, and it is asked for several times of each run."""
     with torch.device("meta"):
         return build_method(config, backbone, classes)
@@ -137,7 +138,7 @@ def _judge(config: MethodSettings, backbone: BackboneConfig, classes: int) -> On
 def collapsed_features(run: RunRecord) -> bool:
     """Whether all images had the same feature at the last evaluation."""
     spread = run.last("feature_spread")
-    return spread is not None and spread < COLLAPSED_SPREAD
+    return spread is not None and spread < COLLAPSED_DEVIATION
 
 
 def diverged(run: RunRecord) -> bool:
@@ -191,7 +192,8 @@ def _features(run: RunRecord) -> list[Finding]:
     if collapsed_features(run):
         text = (
             f"all images have nearly the same feature (spread {figure(run.last('feature_spread'), 4)}; healthy runs "
-            f"are well above {COLLAPSED_SPREAD}): nothing that is measured of it means much. Lower the learning rate."
+            f"are well above {COLLAPSED_DEVIATION}): nothing that is measured of it means much. Lower the learning "
+            "rate."
         )
         return [Finding(run.label, "warning", text)]
     ranks = run.series("rank_me")[1]
@@ -293,7 +295,7 @@ _MEANING = (
     "RankMe: how many directions the features of the last images use, as an effective rank (Garrido et al. 2023, "
     "Eq. 1); from 1 to the number of features. Comparable between runs of one network only.",
     f"Feature spread: 0 where all images have the same feature, 1 where features point in all directions alike. Below "
-    f"{COLLAPSED_SPREAD} counts as collapsed.",
+    f"{COLLAPSED_DEVIATION} counts as collapsed.",
     "Gradient norm: of the whole network before clipping, mean of the last logged steps, and the largest of all. A "
     "largest value far above the mean is usual in the first epochs; later it speaks of a learning rate too high.",
     f"Waiting for data: share of the time in which the network stood still for want of images. Above "

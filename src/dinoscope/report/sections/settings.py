@@ -11,14 +11,14 @@ from typing import Any
 from dinoscope.config import KIND, flat, to_dict
 from dinoscope.data.grey_range import window_text
 from dinoscope.data.views import VIEWS
+from dinoscope.recipes import RECIPES, run_config
 from dinoscope.report.page import Block, Code, Folded, Group, KeyValues, Notice, Paragraph, Section
 from dinoscope.report.runs import Material, RunRecord
-from dinoscope.study.recipes import RECIPES
 from dinoscope.tables import Column, Table, TableRow
 from dinoscope.tables import Section as Rows
 from dinoscope.text import count, duration, figure
 from dinoscope.training.config import RunConfig
-from dinoscope.training.provenance import Session
+from dinoscope.training.run_folder import Session
 
 MAX_OPEN = 2
 """Runs up to which the settings of each stand open; of more they are folded."""
@@ -179,7 +179,7 @@ def command(config: RunConfig, processes: int = 1) -> Command:
 
 def _differences(config: RunConfig, recipe: str) -> tuple[Difference, ...] | None:
     """From a recipe; None where that is of another method."""
-    base = RECIPES[recipe](config.data, config.out)
+    base = run_config(recipe, config.data, config.out)
     if type(base.method) is not type(config.method):
         return None
     own, theirs = flat(to_dict(config)), flat(to_dict(base))

@@ -1,0 +1,152 @@
+"""Listeners that measure and show a model while it is trained: online k-NN and attention snapshots."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dinoscope.data.grey_range import Window
+from dinoscope.data.images import UnreadableImage, decode
+from dinoscope.data.sources import ImageFolder, find_images, find_split, first_to_last, resolve_split
+from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
+from dinoscope.explain.attention import attention_maps, prepare
+from dinoscope.explain.attention_history import Snapshot, begin, keep_snapshot
+from dinoscope.explain.maps import map_title
+from dinoscope.features import ExtractConfig, extract
+from dinoscope.features.images import without_ends
+from dinoscope.methods.method import Method
+from dinoscope.models.backbone import Backbone
+from dinoscope.pictures import overlay
+from dinoscope.training.listeners import Listener, Observation, RunStart
+from dinoscope.types import Step
+
+logger = logging.getLogger("dinoscope")
+
+MAX_GALLERY, MAX_QUERIES = 10_000, 2_000
+"""Images of an online k-NN: enough to follow a run, cheap enough to do every epoch."""
+
+MAX_ASPECT = 4
+"""Length over width beyond which only the middle of an image is shown: the time grows with the square of it."""
+
+
+def evenly_spaced(folder: ImageFolder, limit: int) -> ImageFolder:
+    """Return at most `limit` images, evenly spaced in the folder's order, so that every class is there."""
+    return folder if len(folder) <= limit else folder.subset(first_to_last(len(folder), limit))
+
+
+@dataclass
+class OnlineKNN(Listener):
+    """k-NN top-1 (k = 20) of the evaluated backbone, if the folder has labels.
+
+    Queries are the images of the val split; if there is none, each training image is a query and all others are its
+    gallery. With a val split and no train split nothing is measured, because training reads the images of both.
+    """
+
+    k: int = 20
+    gallery: ImageFolder | None = None
+    queries: ImageFolder | None = None
+
+    def started(self, start: RunStart) -> None:
+        """Find the labelled images."""
+        validation = find_split(start.config.data, "val")
+        if validation is not None and find_split(start.config.data, "train") is None:
+            logger.info("no online k-NN: %s has a val split and no train split", start.config.data)
+            return
+        gallery = find_images(resolve_split(start.config.data, "train"))
+        queries = find_images(validation) if validation else None
+        if gallery.labels is None:
+            return
+        self.gallery = evenly_spaced(gallery, MAX_GALLERY)
+        if queries is not None and queries.labels is not None:
+            self.queries = evenly_spaced(queries, MAX_QUERIES)
+
+    def evaluate(self, step: Step, method: Method) -> Observation:
+        """Extract features and vote."""
+        if self.gallery is None:
+            return Observation()
+        config = KNNConfig(ks=(self.k,))
+        gallery = extract(method.evaluated_backbone, self.gallery, ExtractConfig(workers=0))
+        if self.queries is None:
+            metrics = leave_one_out(gallery, config)
+        else:
+            metrics = knn(gallery, extract(method.evaluated_backbone, self.queries, ExtractConfig(workers=0)), config)
+        return Observation({"knn_top1": next(metric.value for metric in metrics if "top1" in metric.name)})
+
+
+class AttentionSnapshots(Listener):
+    """Attention on a few fixed images at every evaluation: overlays to log, and maps kept in the run's folder.
+
+    They show objects emerge. `explain.attention_history` describes what is kept.
+
+    Args:
+        count: number of images, evenly spaced in the training folder.
+    """
+
+    def __init__(self, count: int = 6) -> None:
+        self.count = count
+        self.names: tuple[str, ...] = ()
+        self.images: list[np.ndarray] = []
+        self.run: Path | None = None
+
+    def started(self, start: RunStart) -> None:
+        """Choose and read the images; draw their attention before the first step."""
+        folder = evenly_spaced(find_images(resolve_split(start.config.data, "train")), self.count)
+        images = {folder.paths[position]: image for position, image in readable_images(folder, start.config.window)}
+        self.names, self.images = tuple(images), list(images.values())
+        if not (self.images and start.config.evaluate_every):
+            return
+        try:
+            begin(start.config.out, self.images, start.step.index)
+        except OSError as error:
+            logger.warning("attention snapshots are not kept: %s", error)
+            return
+        self.run = start.config.out
+        if start.step.index == 0:
+            maps = [mean_map(start.backbone, image)[1] for image in self.images]
+            self._keep(start.backbone, maps, steps=0, epoch=0.0)
+
+    def evaluate(self, step: Step, method: Method) -> Observation:
+        """Draw each image next to its mean attention."""
+        backbone = method.evaluated_backbone
+        maps = [mean_map(backbone, image) for image in self.images]
+        steps = step.index + 1
+        self._keep(backbone, [values for _, values in maps], steps=steps, epoch=steps / step.per_epoch)
+        strips = {
+            f"attention/{number}": np.concatenate((picture, overlay(picture, values)), axis=1)
+            for number, (picture, values) in enumerate(maps)
+        }
+        return Observation(pictures=strips)
+
+    def _keep(self, backbone: Backbone, maps: list[np.ndarray], *, steps: int, epoch: float) -> None:
+        if self.run is None:
+            return
+        title = map_title("attention", backbone)
+        try:
+            keep_snapshot(self.run, Snapshot(steps, epoch, title, self.names, tuple(maps)))
+        except OSError as error:
+            logger.warning("the attention snapshot after step %d is not kept: %s", steps, error)
+
+
+def readable_images(folder: ImageFolder, window: Window | None) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the images that can be decoded, with their positions in the folder.
+
+    uint8 [height, width, 3]; of a long strip, the middle (`MAX_ASPECT`).
+    """
+    for position in range(len(folder)):
+        with contextlib.suppress(UnreadableImage):
+            yield position, without_ends(decode(folder.path(position), window=window), MAX_ASPECT).copy()
+
+
+def mean_map(backbone: Backbone, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the image at the model's size, uint8 [height, width, 3], and its mean attention [rows, columns]."""
+    device = next(backbone.parameters()).device
+    pixels = prepare(image, backbone.config.image_size, backbone.patch_size)
+    with torch.no_grad():
+        maps = attention_maps(backbone, backbone.normalize(pixels[None].to(device)))
+    return pixels.permute(1, 2, 0).numpy(), maps[0].mean(dim=0).float().cpu().numpy()

@@ -1,0 +1,124 @@
+"""Named settings: a recipe, which is plain data in its method's file, and what is given become a `RunConfig`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dinoscope.config import changed
+from dinoscope.data.views import VIEWS
+from dinoscope.errors import lookup
+from dinoscope.methods import METHODS
+from dinoscope.methods.method import Budget, Recipe, sgd
+from dinoscope.models.backbone import BACKBONES, ViTShape
+from dinoscope.training.config import RunConfig
+
+
+def run_config(recipe: str, data: Path, out: Path) -> RunConfig:
+    """Return the settings of a recipe by name.
+
+    Raises UserError for an unknown name.
+    """
+    known = lookup("recipe", recipe, RECIPES)
+    return _built(known.method, known.settings, data, out)
+
+
+def _built(method: str, settings: Mapping[str, Any], data: Path, out: Path) -> RunConfig:
+    config = RunConfig(data, out, method=METHODS[method].config())
+    if "views" in settings:
+        config = replace(config, views=lookup("preset of views", settings["views"], VIEWS))
+    return changed(config, {name: value for name, value in settings.items() if name != "views"})
+
+
+# The small comparison: every method on small images with one budget. All self-supervised methods get the same views,
+# batch, optimiser, epochs and width of head, so that the table compares losses. What is published for each (its own
+# views, LARS, a thousand epochs) is in the method's file.
+
+CPU_BACKBONES = ("resnet_micro", "vit_micro_conv8")
+GPU_BACKBONES = ("resnet18_small", "vit_tiny_patch4_32")
+
+CPU = Budget(12, 128, hidden_dim=256, projection_dim=64, outputs=512, queue_size=1024, teacher_momentum=0.97, threads=1)
+"""Minutes for each run on one core, with the micro networks."""
+
+GPU = Budget(200, 256, hidden_dim=2048, projection_dim=256, outputs=4096, queue_size=4096, teacher_momentum=0.996)
+"""Hours for each run on a GPU, with ResNet-18 and ViT-Ti/4."""
+
+
+def small_run(method: str, backbone: str, views: str, data: Path, out: Path) -> RunConfig:
+    """Return one run of the small comparison.
+
+    Args:
+        method: a name in `METHODS`.
+        backbone: a name in `BACKBONES`; the micro networks get the CPU's budget, all others the GPU's.
+        views: a name in `VIEWS`. Supervised training takes one such view with crop and flip alone.
+        data: folder of images.
+        out: run folder.
+
+    Raises UserError for an unknown name.
+    """
+    return _built(method, _small_settings(method, backbone, views), data, out)
+
+
+def _small_settings(method: str, backbone: str, views: str) -> dict[str, Any]:
+    entry, preset = lookup("method", method, METHODS), lookup("preset of views", views, VIEWS)
+    transformer = isinstance(lookup("backbone", backbone, BACKBONES), ViTShape)
+    budget = replace(CPU if backbone in CPU_BACKBONES else GPU, transformer=transformer, views=preset)
+    settings: dict[str, Any] = {
+        "backbone": backbone,
+        "drop_path": 0.0,
+        "views": views,
+        "epochs": budget.epochs,
+        "batch_size": budget.batch_size,
+        "threads": budget.threads,
+        "evaluate_every": max(round(budget.epochs) // 6, 1),
+    }
+    if backbone in CPU_BACKBONES:
+        # Batch norm bears, and in a short run needs, a higher rate than a transformer.
+        rate = 4e-3 if transformer else 2e-2
+        settings |= {
+            "optimizer.learning_rate": rate,
+            "optimizer.warmup_epochs": 1,
+            "optimizer.final_weight_decay": 0.04,
+        }
+    elif transformer:
+        settings["optimizer.learning_rate"] = 1e-3
+    else:  # as SimSiam on CIFAR-10 (Chen & He 2021, appendix D)
+        settings |= sgd(0.03, 5e-4, warmup_epochs=10)
+    return settings | dict(entry.small(budget))
+
+
+def with_epochs(config: RunConfig, epochs: float | None) -> RunConfig:
+    """Return the run with another length; None changes nothing.
+
+    A shorter one warms up, and SwAV holds its prototypes, for the same share of its time.
+    """
+    if epochs is None:
+        return config
+    share = min(epochs / config.epochs, 1)
+    optimizer = replace(config.optimizer, warmup_epochs=config.optimizer.warmup_epochs * share)
+    return replace(config, epochs=epochs, optimizer=optimizer, method=config.method.shortened(share))
+
+
+def _small_images(method: str) -> Recipe:
+    entry, name = METHODS[method], f"{method}_small_images"
+    about = f"""Images of about 32 px (CIFAR), ResNet-18, {entry.display.title}, 200 epochs, for a GPU.
+
+dinoscope train --recipe {name} --data cifar10 --out RUN
+Not run yet. {entry.small_about}"""
+    return Recipe(about.strip(), _small_settings(method, "resnet18_small", "two_views_32"))
+
+
+def _recipes() -> dict[str, Recipe]:
+    recipes: dict[str, Recipe] = {}
+    for method, entry in METHODS.items():
+        known = dict(entry.recipes)
+        if f"{method}_small_images" not in known:
+            known[f"{method}_small_images"] = _small_images(method)
+        recipes |= {name: replace(recipe, method=method) for name, recipe in known.items()}
+    return recipes
+
+
+RECIPES: dict[str, Recipe] = _recipes()
+"""The recipes of every method, and one of the small comparison for each."""

@@ -1,0 +1,219 @@
+"""What a run begins with: its images, found and checked, and the weights of another model, if it continues from one."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence, Set
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dinoscope import checkpoint
+from dinoscope.data.grey_range import Window, check_window, joined
+from dinoscope.data.scan import ScanReport, Unreadable, check_readable, scan
+from dinoscope.data.sources import LATER_EXTENSIONS, ImageSource, find_images, image_fraction, resolve_split
+from dinoscope.errors import UserError
+from dinoscope.files import cache_folder, write_text, writing
+from dinoscope.model_names import Watch, load_model, say_once
+from dinoscope.models.backbone import Backbone, BackboneConfig, ViTBackbone
+from dinoscope.training.config import RunConfig
+from dinoscope.training.run_folder import RunFolder
+
+logger = logging.getLogger("dinoscope")
+
+
+def found_images(config: RunConfig, source: ImageSource | None = None) -> ImageSource:
+    """Return all training images: the source, else those of `config.data`, of its train split if there is one."""
+    return find_images(resolve_split(config.data, "train")) if source is None else source
+
+
+def scanned_images(
+    config: RunConfig, progress: Callable[[int, int], None], source: ImageSource | None = None
+) -> tuple[ImageSource, tuple[Unreadable, ...], Window | None]:
+    """Return the images of a new run, those left out because they cannot be read, and their grey range.
+
+    Only the run's fraction is scanned, as `config.scan` asks (results are cached by path, size and time). For an
+    unreadable image the next one in the fraction's order is taken, since the fraction is that of the readable ones.
+
+    progress: called with (0, 0) while the files are listed, then with (done, total).
+    source: all images; None finds those of `config.data`.
+
+    Raises UserError if there are none, or more than `config.max_unreadable` of them cannot be read.
+    """
+    progress(0, 0)
+    folder = found_images(config, source)
+    unreadable: dict[str, Unreadable] = {}
+    looked_at, reports = set[str](), list[ScanReport]()
+    while True:
+        images = trained_on(config, folder, unreadable.keys())
+        rest = images.without(looked_at)
+        if not len(rest):
+            return images, tuple(unreadable.values()), grey_range(config, reports)
+        reports.append(look_at(config, rest, progress))
+        unreadable |= {fault.path: fault for fault in reports[-1].unreadable}
+        looked_at.update(rest.keys)
+        check_readable(folder.name, tuple(unreadable.values()), len(looked_at), config.max_unreadable)
+
+
+def begun_images(config: RunConfig, run: RunFolder, fingerprint: str, source: ImageSource | None = None) -> ImageSource:
+    """Return the images that a run began with, among those that are there now: without the files that it left out.
+
+    fingerprint: of the images as the run began; runs of version 0.1 knew fewer endings of JPEG.
+    """
+    folder, left_out = found_images(config, source), set(read_unreadable(run))
+    images = trained_on(config, folder, left_out)
+    later = {key for key in folder.keys if key.lower().endswith(LATER_EXTENSIONS)}
+    if later and images.fingerprint() != fingerprint:
+        earlier = trained_on(config, folder, left_out | later)
+        if earlier.fingerprint() == fingerprint:
+            return earlier
+    return images
+
+
+def look_at(config: RunConfig, images: ImageSource, progress: Callable[[int, int], None]) -> ScanReport:
+    """Scan the images as `config.scan` asks."""
+    progress(0, len(images))
+    return scan(images, full=config.scan == "full", cache=cache_folder("scan"), progress=progress)
+
+
+def grey_range(config: RunConfig, reports: Sequence[ScanReport]) -> Window | None:
+    """Return the grey range of a new run: the one given, else that of its images; None if all have 8 bits.
+
+    Raises UserError for one that is none.
+    """
+    if config.window is not None:
+        check_window(config.window)
+        return config.window
+    if unknown := sum(report.over_8_bit for report in reports if report.values is None):
+        logger.warning(
+            "%d images of more than 8 bits, whose values were not looked at, each take a grey range of their own: "
+            "--scan full finds one for all, and --window LEVEL,WIDTH sets it",
+            unknown,
+        )
+        return None
+    values = joined(report.values for report in reports if report.values is not None)
+    return None if values is None else values.window
+
+
+def trained_on(config: RunConfig, folder: ImageSource, unreadable: Set[str]) -> ImageSource:
+    """Return the run's fraction of the folder, without the files named in `unreadable`.
+
+    Raises UserError if the fraction is not in (0, 1].
+    """
+    return image_fraction(folder.without(unreadable), config.fraction)
+
+
+def write_unreadable(run: RunFolder, unreadable: Iterable[Unreadable]) -> None:
+    """Write the files that are left out, with the reason, to the run folder."""
+    reasons = {fault.path: fault.reason for fault in unreadable}
+    with writing(run.unreadable):
+        write_text(run.unreadable, json.dumps(reasons, indent=2) + "\n")
+        # That of an earlier version would contradict this one.
+        run.unreadable.with_suffix(".txt").unlink(missing_ok=True)
+
+
+def read_unreadable(run: RunFolder) -> dict[str, str]:
+    """Return path and reason of each file of `write_unreadable`; for a run of version 0.1 from its unreadable.txt.
+
+    Raises UserError if the list is damaged.
+    """
+    file = run.unreadable
+    try:
+        if not file.exists() and (earlier := file.with_suffix(".txt")).exists():
+            lines = earlier.read_bytes().decode("utf-8", "surrogateescape").split("\n")
+            return {path: reason for path, _, reason in (line.partition("\t") for line in lines if line)}
+        reasons = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+    if not isinstance(reasons, dict) or not all(isinstance(reason, str) for reason in reasons.values()):
+        raise UserError(f"{file} is no list of files and reasons")
+    return reasons
+
+
+GENTLE_PEAK = 1e-4
+"""Peak learning rate of AdamW, scaled to the batch, above which a run that continues from trained weights is warned.
+
+A rule of thumb, not a measurement. With the peak of 3.1e-4 that the log of facebookresearch/dino issue 284 shows, the
+model ended below the one that it began with; issue 207 there and facebookresearch/dinov2 issue 204 (k-NN from 80 % to
+25 % within 10 000 images) report the same of the default rates. Fine-tuning was reported to work at 1e-5 and below
+(dinov2 issue 252). 1e-4 is a third of the lowest of these rates that did harm.
+"""
+
+
+def beginning_from(config: RunConfig, name: str, watch: Watch = say_once) -> RunConfig:
+    """Return the settings with `name` as the initial model, and with its network and normalisation.
+
+    Its grey range is taken too, unless they have one.
+    watch: is told the progress of what must be fetched. Raises UserError if there is no such model.
+    """
+    model = load_model(name, watch).backbone.config
+    window = model.window if config.window is None else config.window
+    return replace(config, init=name, backbone=model.name, mean=model.mean, std=model.std, window=window)
+
+
+def load_initial(config: RunConfig) -> Backbone | None:
+    """Return the network that the run begins from; None for random weights.
+
+    Raises UserError if there is no such model, or it is not of the run's network and normalisation.
+    """
+    if config.init is None:
+        return None
+    model, wanted = load_model(config.init), config.backbone_config
+    if model.path is not None and model.path.resolve().is_relative_to(config.out.resolve()):
+        # --overwrite deletes the run folder
+        raise UserError(f"--init {config.init} lies in --out {config.out}, which the run would write: choose another")
+    found = model.backbone.config
+    if found.name != wanted.name:
+        raise UserError(
+            f"--init {config.init} is a {found.name}, and the run's network is {wanted.name}: leave --backbone out to "
+            f"take the model's, or give a model of {wanted.name}"
+        )
+    if (found.mean, found.std) != (wanted.mean, wanted.std):
+        raise UserError(
+            f"--init {config.init} was trained on images normalised with mean {found.mean} and std {found.std}, and "
+            f"the run's are {wanted.mean} and {wanted.std}: give --mean and --std as the model has them"
+        )
+    return model.backbone
+
+
+@torch.no_grad()
+def give_weights(initial: Backbone, method: nn.Module, source: str) -> None:
+    """Load the weights of `initial` into every backbone of the method: student and teacher, query and key.
+
+    Position embeddings are resized to the layout of the method's as `initial` itself resizes them, so that the
+    features of images of the run's size are the same. Raises UserError if anything else does not fit.
+    """
+    for module in method.modules():
+        if isinstance(module, Backbone):
+            tensors = initial.net.state_dict()
+            if isinstance(initial, ViTBackbone) and isinstance(module, ViTBackbone):
+                side = module.config.layout_size // module.patch_size
+                tensors["pos_embed"] = initial.positions((side, side))
+            checkpoint.load_strictly(module.net, tensors, Path(source))
+
+
+def facts_of(initial: BackboneConfig, config: RunConfig) -> str:
+    """Describe what the run begins from."""
+    before, size = initial.layout_size, config.backbone_config.layout_size
+    resized = "" if before == size else f", laid out for {before} px and now for {size} px"
+    return f"weights of {config.init}, whose network ({initial.name}{resized}) is the run's; the head is fresh"
+
+
+def washes_out(config: RunConfig) -> str | None:
+    """Return a warning if the learning rate would lose what the initial model knows (`GENTLE_PEAK`), else None.
+
+    Only for AdamW: of SGD and LARS no such figure is known.
+    """
+    scale, peak = config.optimizer.scale(config.batch_size), config.optimizer.peak(config.batch_size)
+    if config.init is None or config.optimizer.name != "adamw" or peak <= GENTLE_PEAK:
+        return None
+    return (
+        f"the learning rate rises to {peak:.1e} (scaled to the batch), and rates of 3e-04 and more are reported to "
+        f"wash out what trained weights know: --optimizer.learning-rate {GENTLE_PEAK / scale:.1e} "
+        f"keeps it at {GENTLE_PEAK:.0e}"
+    )

@@ -1,0 +1,65 @@
+"""Runs, checkpoints and results of version 0.1 (commit 6d2a0c1) are read."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dinoscope import checkpoint
+from dinoscope.evaluation.results import kept, kept_names
+from dinoscope.methods import method_name
+from dinoscope.models.backbone import BACKBONES, ViTShape
+from dinoscope.training.loop import train
+from dinoscope.training.run_folder import read_circumstances, read_config, read_metrics, read_sessions
+
+EARLIER = Path(__file__).parent.parent / "data" / "earlier"
+
+
+@pytest.fixture(autouse=True)
+def _nano(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network of these runs, too small for the registry."""
+    monkeypatch.setitem(BACKBONES, "vit_nano", ViTShape(8, 12, 1, 1, mlp_ratio=2.0))
+
+
+def test_a_stopped_run_is_resumed_to_the_same_end(tmp_path) -> None:
+    run = Path(shutil.copytree(EARLIER / "stopped", tmp_path / "run"))
+    config = replace(read_config(run), data=EARLIER / "pictures")
+    assert (method_name(config.method), config.method.balance, config.max_megapixels) == ("dino", "sinkhorn", None)
+    result = train(config, resume=True)
+    assert (result.steps, result.interrupted) == (6, False)
+    expected = checkpoint.load(EARLIER / "resumed.safetensors")
+    found = checkpoint.load(run / "checkpoints" / "step-000000006.safetensors")
+    assert found.metadata["data_fingerprint"] == expected.metadata["data_fingerprint"]
+    assert found.tensors.keys() == expected.tensors.keys()
+    for name, tensor in expected.tensors.items():  # bit for bit on one machine; other CPUs round otherwise
+        torch.testing.assert_close(found.tensors[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+    assert [line["step"] for line in read_metrics(run) if "loss" in line] == list(range(6))
+    first, second = read_sessions(run)
+    assert (first.memory, bool(second.memory), second.first_step) == ("", True, 3)
+
+
+def test_a_finished_run_is_read() -> None:
+    run = EARLIER / "finished"
+    config = read_config(run)
+    assert (method_name(config.method), config.method.queue_size) == ("moco", 16)
+    backbone = checkpoint.load_backbone(run)
+    with torch.no_grad():
+        feature = backbone(backbone.normalize(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))).feature
+    assert feature.shape == (2, 12)
+    assert read_circumstances(run).machines[0].endswith(f"torch {read_sessions(run)[0].versions['torch']}")
+    assert read_circumstances(run).peak_memory is None
+
+
+def test_results_are_read() -> None:
+    run = EARLIER / "finished"
+    names = {"knn": "knn_top1", "linear": "linear_top1", "throughput": "images_per_second"}
+    for name, metric in names.items():
+        result = kept(run, name)
+        assert result is not None
+        assert metric in {found.name for found in result.metrics}
+    for name in ("voc", "explain", "davis"):
+        assert kept_names(run, name) != []
