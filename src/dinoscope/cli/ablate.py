@@ -196,15 +196,14 @@ def _run(plan: PlannedStudy, runs: Sequence[PlannedRun], evaluating: Evaluating,
     """Bring all runs to their end, measure them, write and print the result."""
     from dinoscope.cli.ablation_worker import command as worker
     from dinoscope.study.results import gather
-    from dinoscope.study.run import KeepingHandles, MedianRule
+    from dinoscope.study.run import MedianRule
     from dinoscope.study.state import stopped_early
 
     assert options.out is not None
     runner = make_runner(worker(stop_on_collapse=options.stop_on_collapse), options.out, options.execution)
-    keeping = KeepingHandles(runner)
     earlier = [config.out for config in plan.configs]
-    rule: Watch = MedianRule(keeping.handles, plan.baseline_runs, earlier) if options.stop_median else lambda _: None
-    result = run_all(runs, keeping, rule)
+    rule: Watch = MedianRule(plan.baseline_runs, earlier) if options.stop_median else lambda _: None
+    result = run_all(runs, runner, rule)
     tell_failures(result)
     unfinished = [run for run in result.named("new", "stopped") if stopped_early(run.config) is None]
     if unfinished:
