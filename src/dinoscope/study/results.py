@@ -220,7 +220,7 @@ def gather(
         baseline=plan.baseline,
         axes=dict(plan.axes),
         runs=runs,
-        outputs=getattr(plan.cells[0].config.method, "out_dim", None),
+        outputs=plan.cells[0].config.method.outputs,
         facts={**facts, **_study_facts(plan), **_circumstances(plan.configs)},
         baseline_values=dict(plan.baseline_values),
     )
