@@ -22,7 +22,7 @@ from dinoscope.demo.image import Controls, view
 from dinoscope.demo.limits import Limits
 from dinoscope.demo.pictures import Picture
 from dinoscope.explain.attention import attention_maps, prepare
-from dinoscope.explain.single_pass import gradcam_of_pass, patches_of_pass, rollout_of_pass
+from dinoscope.explain.maps import gradcam_of_pass, patches_of_pass, rollout_of_pass
 from dinoscope.model_names import load_model
 
 EXACT = 1e-5

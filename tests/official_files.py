@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from dinoscope.models import backbone as backbones
-from dinoscope.models.backbone import Backbone, BackboneConfig, ViTBackbone, ViTShape, build_backbone
+from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone
 from dinoscope.models.pretrained import CATALOGUE, Release
-from dinoscope.models.pretrained.fetch import cached_file
-from dinoscope.models.vit import build_vit
+from dinoscope.models.pretrained.released import cached_file
+from dinoscope.models.vit import ViTBackbone, ViTShape
 
 TINY = ViTShape(16, 64, 2, 1)
 TINY_DINOV2 = ViTShape(14, 64, 2, 1, layer_scale=1e-5)
@@ -59,7 +59,7 @@ def micro_registers() -> ViTBackbone:
     """A network of DINOv2's kind as small as vit_micro_conv8: four registers, and layer scale that matters."""
     torch.manual_seed(0)
     shape = ViTShape(8, 96, 3, 3, mlp_ratio=2.0, layer_scale=0.5, registers=4)
-    network = build_vit(BackboneConfig("micro_registers", 32), shape).eval()
+    network = shape.build(BackboneConfig("micro_registers", 32)).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.05 * torch.randn_like(parameter)

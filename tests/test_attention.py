@@ -16,7 +16,6 @@ from dinoscope.errors import UserError
 from dinoscope.explain.attention import (
     MAX_PATCHES,
     attention_maps,
-    class_attention,
     class_attention_row,
     count_heads,
     feature_energy,
@@ -26,7 +25,9 @@ from dinoscope.explain.attention import (
     prepare,
     upsample,
 )
-from dinoscope.models.backbone import BackboneConfig, ResNetBackbone, ViTBackbone, build_backbone
+from dinoscope.models.backbone import BackboneConfig, build_backbone
+from dinoscope.models.resnet import ResNetBackbone
+from dinoscope.models.vit import ViTBackbone
 from dinoscope.types import Tokens
 from tests.largest_tensor import largest_tensor
 from tests.official_files import random_network, register_tiny
@@ -61,7 +62,7 @@ def resnet() -> ResNetBackbone:
 def test_attention_equals_the_reference(name: str, vit: ViTBackbone, golden: dict[str, Tensor]) -> None:
     images, recorded = golden[f"vit.{name}.input"].float(), golden[f"vit.{name}.last_selfattention_cls"]
     torch.testing.assert_close(class_attention_row(vit, images), recorded, atol=1e-4, rtol=1e-3)
-    maps = class_attention(vit, images)
+    maps = vit.class_attention(images, -1)
     assert maps.shape == (2, 4, images.shape[2] // 16, images.shape[3] // 16)
     torch.testing.assert_close(maps.flatten(2), recorded[:, :, 1:], atol=1e-4, rtol=1e-3)
 
@@ -139,7 +140,7 @@ def test_maps_of_a_transformer_are_its_attention(vit: ViTBackbone) -> None:
     maps = attention_maps(vit, images)
     assert not maps.requires_grad
     assert maps.shape == (2, count_heads(vit), 2, 3)
-    torch.testing.assert_close(maps, class_attention(vit, images).detach())
+    torch.testing.assert_close(maps, vit.class_attention(images, -1).detach())
     row = class_attention_row(vit, images).detach()
     torch.testing.assert_close(maps.sum(dim=(2, 3)), 1 - row[:, :, 0])
 
@@ -288,5 +289,5 @@ def test_an_image_of_the_right_size_is_not_changed() -> None:
 
 def test_too_many_patches_are_refused_before_anything_is_made() -> None:
     strip = np.zeros((1, MAX_PATCHES + 1, 3), np.uint8)
-    with pytest.raises(UserError, match=f"{MAX_PATCHES} is the most"):
+    with pytest.raises(UserError, match=f"the limit is {MAX_PATCHES}"):
         prepare(strip, 16, 16)

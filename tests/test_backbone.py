@@ -13,16 +13,8 @@ from torch import Tensor
 from dinoscope.errors import UserError
 from dinoscope.model_names import random_backbone
 from dinoscope.models import backbone as backbones
-from dinoscope.models.backbone import (
-    BACKBONES,
-    BackboneConfig,
-    ViTBackbone,
-    ViTShape,
-    build_backbone,
-    build_baseline,
-    zero_residual_branches,
-)
-from dinoscope.models.position import resized_position_embedding
+from dinoscope.models.backbone import BACKBONES, BackboneConfig, build_backbone, build_baseline, zero_residual_branches
+from dinoscope.models.vit import ViTBackbone, ViTShape, resized_position_embedding
 from tests.official_files import random_network, register_tiny
 
 GOLDEN = Path(__file__).parent / "data" / "golden_backbone.safetensors"
@@ -66,9 +58,9 @@ def test_class_tokens_of_the_last_blocks_equal_the_reference(reference: ViTBackb
     features = [reference.net.norm(reference.run_blocks(tokens, stop))[:, 0] for stop in (1, 2, 3)]
     recorded = golden["vit.square224.linear_features_4blocks"]
     torch.testing.assert_close(torch.cat(features, dim=1), recorded, atol=1e-4, rtol=0)
-    ours = reference.linear_feature(golden["vit.square224.input"].float())
+    ours = reference.probe_features(golden["vit.square224.input"].float())
     torch.testing.assert_close(ours, recorded, atol=1e-4, rtol=0)
-    assert reference.linear_dim == recorded.shape[1] == 3 * 64
+    assert reference.probe_dim == recorded.shape[1] == 3 * 64
 
 
 @torch.no_grad()
@@ -79,15 +71,15 @@ def test_linear_features_of_each_family(monkeypatch: pytest.MonkeyPatch) -> None
     deep = build_backbone(BackboneConfig("deep", 32)).eval()
     assert isinstance(deep, ViTBackbone)
     last_four = [deep.net.norm(deep.run_blocks(deep.embed(images)[0], stop))[:, 0] for stop in (3, 4, 5, 6)]
-    torch.testing.assert_close(deep.linear_feature(images), torch.cat(last_four, dim=1))
+    torch.testing.assert_close(deep.probe_features(images), torch.cat(last_four, dim=1))
     wide = build_backbone(BackboneConfig("wide", 32)).eval()
     tokens = wide(images)
     assert tokens.cls is not None
     expected = torch.cat([tokens.cls, tokens.patches.mean(dim=1)], dim=1)
-    torch.testing.assert_close(wide.linear_feature(images), expected)
+    torch.testing.assert_close(wide.probe_features(images), expected)
     resnet = build_backbone(BackboneConfig("resnet18_small", 32)).eval()
-    torch.testing.assert_close(resnet.linear_feature(images), resnet(images).patches.mean(dim=1))
-    assert [network.linear_dim for network in (deep, wide, resnet)] == [4 * 24, 2 * 768, 512]
+    torch.testing.assert_close(resnet.probe_features(images), resnet(images).patches.mean(dim=1))
+    assert [network.probe_dim for network in (deep, wide, resnet)] == [4 * 24, 2 * 768, 512]
 
 
 @pytest.mark.parametrize("name", SMALL)

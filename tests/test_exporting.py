@@ -20,13 +20,11 @@ from dinoscope import checkpoint, cli
 from dinoscope.checkpoint import weights_hash
 from dinoscope.config import to_dict
 from dinoscope.evaluation.results import to_json
-from dinoscope.explain.attention import class_attention
-from dinoscope.exporting import program as programs
-from dinoscope.exporting.program import Program
+from dinoscope.export import programs
+from dinoscope.export.programs import Program
 from dinoscope.model_names import load_model
-from dinoscope.models.backbone import BACKBONES, Backbone, ViTBackbone, ViTShape
-from dinoscope.models.position import resized_position_embedding
-from dinoscope.models.position_matrices import resized_by_matrices
+from dinoscope.models.backbone import BACKBONES, Backbone
+from dinoscope.models.vit import ViTBackbone, ViTShape, resized_by_matrices, resized_position_embedding
 from dinoscope.types import Metric, Result
 from tests.cli.test_export import model
 from tests.conformance import cases
@@ -81,7 +79,7 @@ def expected(backbone: Backbone, images: torch.Tensor) -> list[np.ndarray]:
         tokens = backbone(images)
         outputs = [backbone.feature(images), tokens.patches]
         if isinstance(backbone, ViTBackbone):
-            outputs.append(class_attention(backbone, images).flatten(2))
+            outputs.append(backbone.class_attention(images, -1).flatten(2))
     return [output.numpy() for output in outputs]
 
 
@@ -131,13 +129,15 @@ def test_a_program_that_differs_is_not_written(
 ) -> None:
     backbone = model(tmp_path / "model", "resnet_micro", 32)
 
+    trace = programs.trace
+
     def trace_another(program: Program) -> torch.export.ExportedProgram:
         torch.nn.init.zeros_(next(program.backbone.parameters()))
-        result = programs.trace(program)
+        result = trace(program)
         program.backbone = backbone
         return result
 
-    monkeypatch.setattr("dinoscope.exporting.torch_program.trace", trace_another)
+    monkeypatch.setattr("dinoscope.export.programs.trace", trace_another)
     assert export("torch-export", tmp_path / "model", tmp_path / "out") == 2
     assert "another feature than the network" in one_line(capsys)
     assert list((tmp_path / "out").iterdir()) == []

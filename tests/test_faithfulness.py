@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dinoscope.errors import UserError
-from dinoscope.explain.centre import centre_map, centre_maps
 from dinoscope.explain.faithfulness import (
     PerturbationConfig,
     patch_order,
@@ -19,6 +18,7 @@ from dinoscope.explain.faithfulness import (
     step_counts,
     substitute,
 )
+from dinoscope.explain.maps import centre_map, centre_maps
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 
 GRID = (2, 3)

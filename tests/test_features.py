@@ -119,7 +119,7 @@ class TestExtract:
         banks = [compute(micro, labelled, config) for compute in (extract, cached_extract, cached_extract)]
         image = evaluation_image(decode(labelled.path(9)), 32, 1.0)
         with torch.no_grad():
-            expected = micro.linear_feature(micro.normalize(image[None]))
+            expected = micro.probe_features(micro.normalize(image[None]))
         for bank in banks:
             torch.testing.assert_close(bank.features[9:], expected, atol=1e-5, rtol=1e-4)
 
@@ -228,13 +228,13 @@ class TestCache:
         """Grows by one entry with each real extraction."""
         made: list[str] = []
 
-        compute = features.cache.readable_features
+        compute = features.readable_features
 
         def counted(backbone: Backbone, folder: ImageFolder, *rest: Any) -> tuple[Tensor, Tensor]:
             made.append(folder.root.name)
             return compute(backbone, folder, *rest)
 
-        monkeypatch.setattr(features.cache, "readable_features", counted)
+        monkeypatch.setattr(features, "readable_features", counted)
         return made
 
     def entry(self) -> Path:
@@ -254,8 +254,8 @@ class TestCache:
     ) -> None:
         labelled.path(5).write_bytes(b"no image")
         whole = extract(micro, labelled, CPU)
-        monkeypatch.setattr(features.cache, "PIECE", 4)
-        compute, seen = features.cache.readable_features, list[int]()
+        monkeypatch.setattr(features, "PIECE", 4)
+        compute, seen = features.readable_features, list[int]()
 
         def until(backbone: Backbone, folder: ImageFolder, *rest: Any) -> tuple[Tensor, Tensor]:
             seen.append(len(folder))
@@ -263,7 +263,7 @@ class TestCache:
                 raise KeyboardInterrupt
             return compute(backbone, folder, *rest)
 
-        monkeypatch.setattr(features.cache, "readable_features", until)
+        monkeypatch.setattr(features, "readable_features", until)
         with pytest.raises(KeyboardInterrupt):
             cached_extract(micro, labelled, CPU, place=tmp_path / "kept")
         heard = list[tuple[int, int]]()
@@ -412,7 +412,7 @@ class TestCache:
         self, micro: Backbone, labelled: ImageFolder, caplog: pytest.LogCaptureFixture
     ) -> None:
         first = cached_extract(micro, labelled, CPU)
-        features.cache.checkpoint.save(self.entry(), {"features": torch.zeros(10, 7)}, {})
+        features.checkpoint.save(self.entry(), {"features": torch.zeros(10, 7)}, {})
         assert same(cached_extract(micro, labelled, CPU), first)
         assert "extracted again" in caplog.text
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig, predict
-from dinoscope.explain.gradcam import gradcam, gradcam_maps
-from dinoscope.explain.targets import cosine_to, log_vote, own_direction, vote_shares
-from dinoscope.models.backbone import Backbone, BackboneConfig, ResNetBackbone, ViTBackbone, build_backbone
+from dinoscope.explain.gradcam import cosine_to, gradcam, gradcam_maps, log_vote, own_direction, vote_shares
+from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone
+from dinoscope.models.resnet import ResNetBackbone
+from dinoscope.models.vit import ViTBackbone
 from dinoscope.types import FeatureBank, Tokens
 from tests.official_files import micro_registers
 

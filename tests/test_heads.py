@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dinoscope.errors import UserError
-from dinoscope.explain.heads import entropy, mask_overlap, pair_agreement
+from dinoscope.explain.attention import entropy, mask_overlap, pair_agreement
 
 
 def head(*values: float) -> torch.Tensor:

@@ -64,8 +64,8 @@ def crops_and_labels(folder: ImageFolder, epoch: int, indices: list[int]) -> tup
 
 
 def test_the_same_weights_as_torch(micro: Backbone, images: ImageFolder) -> None:
-    layer = nn.Linear(micro.linear_dim, 3)
-    first = Probes((1.0,), micro.linear_dim, 3, seed=QUICK.seed, device=torch.device("cpu")).weight[:, 0]
+    layer = nn.Linear(micro.probe_dim, 3)
+    first = Probes((1.0,), micro.probe_dim, 3, seed=QUICK.seed, device=torch.device("cpu")).weight[:, 0]
     with torch.no_grad():
         layer.weight.copy_(first.T)
         layer.bias.zero_()
@@ -76,7 +76,7 @@ def test_the_same_weights_as_torch(micro: Backbone, images: ImageFolder) -> None
         for batch in (order[:5], order[5:10]):
             crops, labels = crops_and_labels(images, epoch, batch)
             with torch.no_grad():
-                features = micro.linear_feature(micro.normalize(crops))
+                features = micro.probe_features(micro.normalize(crops))
             optimizer.zero_grad()
             nn.functional.cross_entropy(layer(features), labels).backward()
             optimizer.step()

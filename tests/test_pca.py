@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dinoscope.explain.pca import (
+from dinoscope.explain.patches import (
     away_from_border,
     border_patches,
     foreground_masks,

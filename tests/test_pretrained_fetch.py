@@ -15,7 +15,7 @@ import pytest
 from dinoscope.errors import UserError
 from dinoscope.models.backbone import BACKBONES
 from dinoscope.models.pretrained import CATALOGUE, Release, fetch, is_cached
-from dinoscope.models.pretrained.fetch import TRIES, cached_file
+from dinoscope.models.pretrained.released import TRIES, cached_file
 
 BYTES = bytes(range(256)) * 8192  # 2 MB
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from dinoscope.errors import UserError
 from dinoscope.model_names import load_model
 from dinoscope.models import backbone as backbones
-from dinoscope.models.backbone import Backbone, ViTShape
+from dinoscope.models.backbone import Backbone
 from dinoscope.models.pretrained import Choices, Found, import_file
+from dinoscope.models.vit import ViTShape
 from tests.official_files import dino_checkpoint, hugging_face, random_network, register_tiny, weights
 from tests.test_pretrained import load
 

@@ -18,7 +18,7 @@ from dinoscope.errors import UserError
 from dinoscope.models import backbone as backbones
 from dinoscope.models.backbone import MAX_IMAGE_SIZE
 from dinoscope.models.pretrained import import_file, importing
-from dinoscope.models.pretrained.layouts import find_places
+from dinoscope.models.pretrained.networks import find_places
 from tests.official_files import official_dinov2, random_network, register_tiny, weights
 
 LARGE = 10**5

@@ -266,7 +266,7 @@ def test_frames_that_do_not_fit_are_refused() -> None:
         list(propagate(Colors(), [], {0: masks[0]}, SMALL))
     with pytest.raises(UserError, match="at least one patch of 8 px"):
         list(propagate(Colors(), frames, {0: masks[0]}, PropagationConfig(size=7)))
-    with pytest.raises(UserError, match="65536 is the most: choose a smaller size"):
+    with pytest.raises(UserError, match="the limit is 65536: choose a smaller size"):
         working_size(10, 100_000, 480, 8)
 
 

@@ -8,10 +8,12 @@ from torch import Tensor
 
 from dinoscope.errors import UserError
 from dinoscope.explain import rollout
-from dinoscope.explain.attention import attention_of_blocks, class_attention
+from dinoscope.explain.attention import attention_of_blocks
 from dinoscope.explain.maps import MAPS, count_maps, map_title
 from dinoscope.explain.rollout import FUSIONS, RolloutConfig, class_rollout, fuse_heads, rollout_maps
-from dinoscope.models.backbone import BackboneConfig, ResNetBackbone, ViTBackbone, build_backbone
+from dinoscope.models.backbone import BackboneConfig, build_backbone
+from dinoscope.models.resnet import ResNetBackbone
+from dinoscope.models.vit import ViTBackbone
 from tests.largest_tensor import largest_tensor
 from tests.official_files import micro_registers
 
@@ -83,7 +85,7 @@ def test_the_row_is_that_of_the_product_of_whole_matrices(
 
 def test_one_block_without_residual_is_the_mean_attention(vit: ViTBackbone, images: Tensor) -> None:
     alone = rollout_maps(vit, images, 1, RolloutConfig(start=1, residual=0.0))
-    torch.testing.assert_close(alone[:, 0], class_attention(vit, images, 1).mean(dim=1).detach())
+    torch.testing.assert_close(alone[:, 0], vit.class_attention(images, 1).mean(dim=1).detach())
 
 
 def test_fusing_by_hand() -> None:
@@ -129,7 +131,7 @@ def test_settings_out_of_range(
 def test_a_resnet_has_nothing_to_roll_out() -> None:
     resnet = build_backbone(BackboneConfig("resnet_micro", 32)).eval()
     assert isinstance(resnet, ResNetBackbone)
-    with pytest.raises(UserError, match="resnet_micro has no attention to roll out"):
+    with pytest.raises(UserError, match="attention rollout needs attention blocks, and resnet_micro has none"):
         rollout_maps(resnet, torch.zeros(1, 3, 32, 32))
     assert map_title("attention", resnet) == "feature energy"
 
@@ -147,4 +149,4 @@ def test_all_blocks_in_one_pass_are_each_block_alone(vit: ViTBackbone, images: T
     every = list(attention_of_blocks(vit, images))
     assert len(every) == 3
     for block, maps in enumerate(every):
-        torch.testing.assert_close(maps, class_attention(vit, images, block))
+        torch.testing.assert_close(maps, vit.class_attention(images, block))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dinoscope.errors import UserError
-from dinoscope.explain.similarity import patch_at, patch_box, similarity_maps
+from dinoscope.explain.patches import patch_at, patch_box, similarity_maps
 
 sides, cells = st.integers(1, 3000), st.integers(1, 200)
 

@@ -6,10 +6,8 @@ import pytest
 import torch
 
 from dinoscope.explain.gradcam import gradcam_maps
-from dinoscope.explain.maps import MAPS
-from dinoscope.explain.pca import patch_features
-from dinoscope.explain.rollout import RolloutConfig, rollout_maps
-from dinoscope.explain.single_pass import (
+from dinoscope.explain.maps import (
+    MAPS,
     attention_of_pass,
     energy_of_patches,
     gradcam_of_pass,
@@ -17,7 +15,10 @@ from dinoscope.explain.single_pass import (
     rollout_of_pass,
     single_pass,
 )
-from dinoscope.models.backbone import Backbone, BackboneConfig, ViTBackbone, build_backbone
+from dinoscope.explain.patches import patch_features
+from dinoscope.explain.rollout import RolloutConfig, rollout_maps
+from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone
+from dinoscope.models.vit import ViTBackbone
 
 
 def network(name: str, size: int) -> tuple[Backbone, torch.Tensor]:

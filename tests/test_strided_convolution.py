@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dinoscope.models.backbone import BackboneConfig, build_backbone
-from dinoscope.models.strided_convolution import StridedConv2d
+from dinoscope.models.layers import StridedConv2d
 
 
 def layers(kernel: int) -> tuple[nn.Conv2d, StridedConv2d]:

@@ -26,9 +26,15 @@ from dinoscope import __version__
 from dinoscope.config import from_dict, to_dict
 from dinoscope.errors import UserError
 from dinoscope.files import replacing, write_text
-from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
+from dinoscope.models.backbone import (
+    Backbone,
+    BackboneConfig,
+    build_backbone,
+    check_fit,
+    load_strictly,
+    without_drop_path,
+)
 from dinoscope.models.pretrained.reading import FOLDER_FILES, in_folder
-from dinoscope.models.weights import check_fit, load_strictly
 
 METADATA_KEY = "dinoscope"
 CHECKSUMS = "crc32"

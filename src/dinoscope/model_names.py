@@ -18,15 +18,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from dinoscope import checkpoint
 from dinoscope.config import from_dict
 from dinoscope.errors import UserError
-from dinoscope.files import RUN_SETTINGS, cache_folder
+from dinoscope.files import OFFLINE_VARIABLE, RUN_SETTINGS, cache_folder
 from dinoscope.methods import DISPLAY, shown_name
 from dinoscope.methods.method import MethodConfig
-from dinoscope.models.backbone import BACKBONES, Backbone, BackboneConfig, build_baseline
-from dinoscope.models.pretrained import CATALOGUE, Choices, fetch, import_file, is_cached
+from dinoscope.models import backbone as backbones
+from dinoscope.models.backbone import BACKBONES, PIXELS, TIMM, Backbone, BackboneConfig, build_baseline
+from dinoscope.models.foreign import PixelsBackbone, pretrained_timm, timm_config
+from dinoscope.models.network import IMAGENET_MEAN, IMAGENET_STD
+from dinoscope.models.pretrained import CATALOGUE, Choices, fetch, import_file, is_cached, is_offline
 
 RANDOM = "random:"
 """Prefix of a network or model: its network with fresh weights."""
@@ -50,7 +54,7 @@ class Model:
     name: as the person gave it. label: short and, within one table, unique.
     path: run folder, exported folder or weights file; None for random weights.
     origin: whose weights they are and what was found in their file, if they are not ours.
-    method: a key of `methods.DISPLAY`, "random", or the method's name as its source writes it.
+    method: a key of `methods.DISPLAY`, "random", "pixels", or the method's name as its source writes it.
     run: the run folder, if the model is one. settings: of its training, as plain values (`RunConfig`).
     keeps_results: False for a baseline, whose results are not kept.
     remarks: what a reader of its results must know.
@@ -100,8 +104,8 @@ def unwatched(_: str) -> AbstractContextManager[Callable[[int, int], None]]:
     return contextlib.nullcontext(lambda _, __: None)
 
 
-def load_models(names: Sequence[str], watch: Watch = say_once) -> list[Model]:
-    """Load every model; labels that would be the same are told apart as in `distinct`.
+def load_models(names: Sequence[str | Model], watch: Watch = say_once) -> list[Model]:
+    """Load every model that is not loaded yet; labels that would be the same are told apart as in `distinct`.
 
     "random" is the network of the first other model, untrained. watch: sees the progress of what must be fetched.
 
@@ -109,18 +113,16 @@ def load_models(names: Sequence[str], watch: Watch = say_once) -> list[Model]:
     """
     if not names:
         raise UserError("no model: give --model RUN")
-    others = [load_model(name, watch) for name in names if not _is_untrained(name)]
-    rest, models = iter(others), list[Model]()
-    for name in names:
-        if not _is_untrained(name):
-            models.append(next(rest))
-        elif others:
-            config = others[0].backbone.config
-            models.append(Model(name, f"random {config.name}", random_backbone(config), method="random"))
-        else:
-            raise UserError(f"{name}: name another model, whose network is meant, or {RANDOM}NETWORK")
-    labels = distinct([(model.label, model.path) for model in models])
-    return [replace(model, label=label) for model, label in zip(models, labels, strict=True)]
+    models = [None if _is_untrained(name) else _loaded(name, watch) for name in names]
+    if None in models:
+        configs = [model.backbone.config for model in models if model is not None and model.method != PIXELS]
+        if not configs:
+            raise UserError(f"{UNTRAINED}: name another model, whose network is meant, or {RANDOM}NETWORK")
+        untrained = Model(UNTRAINED, f"random {configs[0].name}", random_backbone(configs[0]), method="random")
+        models = [model or untrained for model in models]
+    found = [model for model in models if model is not None]
+    labels = distinct([(model.label, model.path) for model in found])
+    return [replace(model, label=label) for model, label in zip(found, labels, strict=True)]
 
 
 def folder_names(labels: Sequence[str]) -> list[str]:
@@ -140,7 +142,8 @@ def load_model(name: str, watch: Watch = say_once) -> Model:
     """Load one model. A path that exists is taken as a path.
 
     name: a path as `checkpoint.load_backbone` or `import_file` takes it; a name in `CATALOGUE`, fetched on first use;
-        "shipped"; `random:NETWORK` or `random:MODEL`.
+        "shipped"; "pixels" (no network: the image as its feature); `timm:NAME` with timm's weights, fetched by timm;
+        `random:NETWORK` or `random:MODEL`.
 
     Raises UserError if there is no such network or model, the path holds none, or it cannot be fetched.
     """
@@ -151,6 +154,10 @@ def load_model(name: str, watch: Watch = say_once) -> Model:
     if not path.exists():
         if name == SHIPPED:
             return replace(load_model(str(shipped_model())), name=name, label=name)
+        if name == PIXELS:
+            return Model(name, "raw pixels", PixelsBackbone().eval(), method=PIXELS)
+        if name.startswith(TIMM):
+            return _of_timm(name, watch)
         if name in CATALOGUE:
             return _released(name, watch)
         raise UserError(_unknown(name))
@@ -227,6 +234,41 @@ def _released(name: str, watch: Watch) -> Model:
     return _without_run(Model(name, name, backbone, path, {**found.provenance(), **origin}))
 
 
+def _of_timm(name: str, watch: Watch) -> Model:
+    if is_offline():
+        raise UserError(f"{name}: fetching is switched off ({OFFLINE_VARIABLE}); {RANDOM}{name} is without weights")
+    with watch(f"weights of {name} by timm"):
+        backbone, origin = pretrained_timm(name.removeprefix(TIMM))
+    own = backbone.config.name.removeprefix(TIMM)
+    if own in BACKBONES:  # the same network here, with its attention
+        tensors = backbone.net.state_dict()
+        backbone = backbones.build_backbone(replace(backbone.config, name=own)).eval()
+        backbones.load_strictly(backbone.net, tensors, Path(name))
+    return _without_run(Model(name, name.removeprefix(TIMM), backbone, origin=origin))
+
+
+def wrap(
+    module: nn.Module,
+    name: str = "",
+    *,
+    image_size: int = 224,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+) -> Model:
+    """Return a module of the user's as a model that every evaluation takes.
+
+    Args:
+        module: maps normalised images [b, 3, h, w] to features [b, d], feature maps [b, d, rows, columns] or `Tokens`.
+        name: in tables; by default the class's.
+        image_size: side in pixels at which evaluations show images.
+        mean, std: normalisation of RGB in [0, 1] that it expects.
+
+    Raises UserError if its output is of another kind, or it cannot run on such an image.
+    """
+    backbone = backbones.wrap(module, image_size, mean, std, name)
+    return _without_run(Model(backbone.config.name, backbone.config.name, backbone))
+
+
 def _is_foreign(path: Path) -> bool:
     """Whether it is a file that dinoscope did not write."""
     if not path.is_file():
@@ -253,8 +295,10 @@ def _unknown(name: str) -> str:
 
 def _config(name: str) -> BackboneConfig:
     """Config of a network of `BACKBONES`, for the image size that ends its name, or of a model, released ones too."""
+    if name.startswith(TIMM):
+        return timm_config(name)
     if name not in BACKBONES:
-        if Path(name).exists():
+        if Path(name).exists() or name == SHIPPED:
             return load_model(name).backbone.config
         if name in CATALOGUE:
             return CATALOGUE[name].config()
@@ -312,8 +356,12 @@ def _shortest(parts: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
     return "/".join(parts)
 
 
-def _is_untrained(name: str) -> bool:
-    return name == UNTRAINED and not Path(name).exists()
+def _is_untrained(name: str | Model) -> bool:
+    return name == UNTRAINED and not Path(UNTRAINED).exists()
+
+
+def _loaded(name: str | Model, watch: Watch) -> Model:
+    return name if isinstance(name, Model) else load_model(name, watch)
 
 
 def shipped_model() -> Path:

@@ -12,7 +12,7 @@ from dinoscope.data.views import VIEWS
 from dinoscope.errors import lookup
 from dinoscope.methods import METHODS
 from dinoscope.methods.method import Budget, Recipe, sgd
-from dinoscope.models.backbone import BACKBONES, ViTShape
+from dinoscope.models.backbone import network
 from dinoscope.training.config import RunConfig
 
 
@@ -63,7 +63,7 @@ def small_run(method: str, backbone: str, views: str, data: Path, out: Path) -> 
 
 def _small_settings(method: str, backbone: str, views: str) -> dict[str, Any]:
     entry, preset = lookup("method", method, METHODS), lookup("preset of views", views, VIEWS)
-    transformer = isinstance(lookup("backbone", backbone, BACKBONES), ViTShape)
+    transformer = network(backbone).transformer
     budget = replace(CPU if backbone in CPU_BACKBONES else GPU, transformer=transformer, views=preset)
     settings: dict[str, Any] = {
         "backbone": backbone,

@@ -184,7 +184,10 @@ def test_images_without_object_or_with_an_unfit_mask_are_counted(scenes: Path, t
         (("--size", "4"), "at least one patch of vit_micro_conv8, 8 px"),
         (("--block", "7"), "no block 7"),
         (("--block", "0", "--map", "centre"), "leave the block at -1"),
-        (("--model", "random:vit_micro_conv8", "random:resnet_micro", "--map", "rollout"), "no attention to roll out"),
+        (
+            ("--model", "random:vit_micro_conv8", "random:resnet_micro", "--map", "rollout"),
+            "needs attention blocks",
+        ),
         (("--block", "0", "--map", "energy"), "leave the block at -1"),
         (("--masks", "nowhere"), "is not a folder"),
         (("--gallery", "GALLERY"), "outside of any class folder"),

@@ -12,7 +12,7 @@ import torch
 from dinoscope import checkpoint
 from dinoscope.cli import export
 from dinoscope.errors import UserError
-from dinoscope.exporting.timm_model import timm_arguments
+from dinoscope.export.formats import timm_arguments
 from dinoscope.models.backbone import BACKBONES, Backbone, BackboneConfig, build_backbone
 
 NOT_IN_TIMM = ("vit_tiny_patch8_224", "vit_small_heads12_patch16_224", "vit_tiny_heads12_patch16_224")

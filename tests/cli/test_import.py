@@ -17,7 +17,7 @@ from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.model_names import load_model
 from dinoscope.models.backbone import Backbone
 from dinoscope.models.pretrained import CATALOGUE, Release
-from dinoscope.models.pretrained.fetch import cached_file
+from dinoscope.models.pretrained.released import cached_file
 from dinoscope.scenes import ScenesConfig, write_scenes
 from tests.official_files import dino_checkpoint, random_network, register_tiny, weights
 

@@ -12,12 +12,11 @@ import cv2
 import pytest
 import torch
 
-from dinoscope import checkpoint
+from dinoscope import checkpoint, features
 from dinoscope.cli import main
 from dinoscope.data.sources import ImageFolder
-from dinoscope.features import cache
 from dinoscope.models.pretrained import CATALOGUE
-from dinoscope.models.pretrained.fetch import cached_file, first_digest
+from dinoscope.models.pretrained.released import cached_file, first_digest
 from dinoscope.scenes import ScenesConfig, write_scenes
 from dinoscope.study import reproduce as engine
 from dinoscope.study.reproduce import FILES
@@ -144,7 +143,7 @@ def test_what_is_kept_is_not_measured_again(images: Path, monkeypatch: pytest.Mo
 
 def test_features_of_what_was_broken_off_are_not_computed_again(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed while the validation images are read: the training images are not read again."""
-    compute, seen = cache.readable_features, list[str]()
+    compute, seen = features.readable_features, list[str]()
 
     def until(backbone: Any, folder: ImageFolder, *rest: Any) -> Any:
         seen.append(folder.root.name)
@@ -152,7 +151,7 @@ def test_features_of_what_was_broken_off_are_not_computed_again(images: Path, mo
             raise KeyboardInterrupt
         return compute(backbone, folder, *rest)
 
-    monkeypatch.setattr(cache, "readable_features", until)
+    monkeypatch.setattr(features, "readable_features", until)
     assert reproduce("imagenet-table", images, "--models", "tiny_dino", *FAST) == 130
     assert len(list(Path("out/tiny_dino/features").iterdir())) == 1
     assert reproduce("imagenet-table", images, "--models", "tiny_dino", *FAST) == 0

@@ -19,9 +19,8 @@ from dinoscope.demo.limits import Limits, Refused
 from dinoscope.demo.pictures import Picture
 from dinoscope.explain.attention import prepare
 from dinoscope.explain.maps import MAPS
-from dinoscope.explain.pca import patch_colors, patch_features
-from dinoscope.explain.similarity import similarity_maps
-from dinoscope.models.backbone import ViTBackbone
+from dinoscope.explain.patches import patch_colors, patch_features, similarity_maps
+from dinoscope.models.vit import ViTBackbone
 from tests.demo.conftest import named
 
 pytest.importorskip("gradio", reason="the tabs need Gradio")

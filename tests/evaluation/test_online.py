@@ -9,7 +9,7 @@ from PIL import Image
 
 from dinoscope.data.sources import find_images
 from dinoscope.evaluation.online import MAX_ASPECT, AttentionSnapshots, OnlineKNN, readable_images
-from dinoscope.explain.attention_history import read_history
+from dinoscope.explain.history import read_history
 from dinoscope.training.loop import RunResult, train
 from tests.conformance import cases
 

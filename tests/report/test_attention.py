@@ -16,9 +16,9 @@ from dinoscope import api, checkpoint
 from dinoscope.data.sources import first_to_last
 from dinoscope.errors import UserError
 from dinoscope.evaluation.online import AttentionSnapshots
-from dinoscope.explain.attention_history import (
+from dinoscope.explain.history import (
     FOLDER,
-    MOST_SNAPSHOTS,
+    MAX_SNAPSHOTS,
     Snapshot,
     begin,
     keep_snapshot,
@@ -112,20 +112,20 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
 def test_a_thousand_evaluations_stay_few_small_and_evenly_spread(tmp_path: Path) -> None:
     kept: list[int] = []
     for steps in range(0, 10_010, 10):
-        kept = thinned([*kept, steps], MOST_SNAPSHOTS)
+        kept = thinned([*kept, steps], MAX_SNAPSHOTS)
         assert kept[0] == 0
         assert kept[-1] == steps
-        assert len(kept) <= MOST_SNAPSHOTS
+        assert len(kept) <= MAX_SNAPSHOTS
     gaps = [after - before for before, after in pairwise(kept)]
-    assert max(gaps) < 2 * 10_000 / (MOST_SNAPSHOTS - 1)
+    assert max(gaps) < 2 * 10_000 / (MAX_SNAPSHOTS - 1)
     # the largest there can be: noise of 400 pixels, maps of 100 cells a side
     names = tuple("abcdef")
     begin(tmp_path, pictures(6, 400), 0)
     noise = tuple(np.random.default_rng(1).random((100, 100), dtype=np.float32) for _ in names)
-    for steps in range(MOST_SNAPSHOTS + 5):
+    for steps in range(MAX_SNAPSHOTS + 5):
         keep_snapshot(tmp_path, Snapshot(steps, 0.0, "attention", names, noise))
     files = list((tmp_path / FOLDER).iterdir())
-    assert len(files) == MOST_SNAPSHOTS + 6
+    assert len(files) == MAX_SNAPSHOTS + 6
     assert sum(file.stat().st_size for file in files) < 1_000_000
     assert max(small(np.zeros((4000, 3, 3), np.uint8)).shape) == 128
 

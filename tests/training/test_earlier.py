@@ -12,7 +12,8 @@ import torch
 from dinoscope import checkpoint
 from dinoscope.evaluation.results import kept, kept_names
 from dinoscope.methods import method_name
-from dinoscope.models.backbone import BACKBONES, ViTShape
+from dinoscope.models.backbone import BACKBONES
+from dinoscope.models.vit import ViTShape
 from dinoscope.training.loop import train
 from dinoscope.training.run_folder import read_circumstances, read_config, read_metrics, read_sessions
 

@@ -13,7 +13,8 @@ import torch
 
 from dinoscope import api, checkpoint
 from dinoscope.errors import UserError
-from dinoscope.models.backbone import Backbone, BackboneConfig, ViTBackbone, build_backbone
+from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone
+from dinoscope.models.vit import ViTBackbone
 from dinoscope.training import loop
 from dinoscope.training.config import OptimizerConfig, RunConfig
 from dinoscope.training.listeners import Listener, RunStart, StepRecord

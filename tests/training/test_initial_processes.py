@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dinoscope.models.pretrained.fetch import cached_file
+from dinoscope.models.pretrained.released import cached_file
 from tests.official_files import dino_checkpoint, random_network
 from tests.test_pretrained_fetch import Site, site  # noqa: F401 (a fixture)
 

@@ -187,16 +187,15 @@ def _blocks(seen: Seen, viewers: Sequence[Viewer]) -> Iterator[UInt8[ndarray, "_
     import torch
 
     from dinoscope.explain.attention import attention_of_blocks
-    from dinoscope.models.backbone import ViTBackbone
+    from dinoscope.models.network import require_transformer
     from dinoscope.report.pages import Heading, blocks_page
 
     rows: list[tuple[str, list[ndarray]]] = []
     for viewer, images in zip(viewers, seen.inputs, strict=True):
         backbone = viewer.model.backbone
-        if not isinstance(backbone, ViTBackbone):
-            raise UserError(f"{backbone.config.name} has no attention blocks: --block all is for transformers")
+        transformer = require_transformer(backbone, "--block all")
         with torch.no_grad():
-            maps = [viewer.on_cpu(each.mean(dim=1), "attention") for each in attention_of_blocks(backbone, images)]
+            maps = [viewer.on_cpu(each.mean(dim=1), "attention") for each in attention_of_blocks(transformer, images)]
         rows.append((viewer.model.label, [each.numpy() for each in maps]))
     note = viewers[0].note if len(viewers) == 1 else _sizes(viewers)
     yield blocks_page(seen.image, rows, Heading(seen.file.name, note))

@@ -54,14 +54,12 @@ def export(options: Options) -> list[str]:
     Raises UserError where there is no model, or it cannot be written in that format to that folder.
     """
     from dinoscope.cli.console import Console, progress_bar
-    from dinoscope.exporting.formats import write
-    from dinoscope.exporting.subject import Subject
+    from dinoscope.export.formats import write
     from dinoscope.model_names import load_model
 
     model = load_model(options.model, progress_bar)
-    subject = Subject(model.backbone, Path(options.model) if model.path is None else model.path, model.origin)
     # Tracing a large network takes a minute.
     with Console(stderr=True).status(f"writing {options.format}"):
-        lines = write(options.format, options.out, subject, overwrite=options.overwrite)
+        lines = write(options.format, options.out, model, overwrite=options.overwrite)
     config = model.backbone.config
     return [f"{options.out}: {config.name}, {config.image_size} px", *(f"  {line}" for line in lines)]

@@ -71,8 +71,8 @@ def import_weights(options: Options) -> list[str]:
 
     Raises UserError as `import_file` does, or where a model stands in `options.out` already or cannot be written.
     """
-    from dinoscope.exporting.formats import write
-    from dinoscope.exporting.subject import Subject
+    from dinoscope.export.formats import write
+    from dinoscope.model_names import Model
     from dinoscope.models.pretrained import Choices, import_file
 
     if options.std is not None and not all(value > 0 for value in options.std):
@@ -83,7 +83,7 @@ def import_weights(options: Options) -> list[str]:
     said = f"{options.file}: {found.line()}"
     if options.out is None:
         return [said, "loads strictly; nothing was written (--out FOLDER writes it as a model)"]
-    subject = Subject(backbone, options.file, found.provenance())
-    lines = write("safetensors", options.out, subject, overwrite=options.overwrite)
+    model = Model(str(options.file), options.file.stem, backbone, options.file, found.provenance())
+    lines = write("safetensors", options.out, model, overwrite=options.overwrite)
     config = backbone.config
     return [said, f"{options.out}: {config.name}, {config.image_size} px", *(f"  {line}" for line in lines)]

@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
 
 def _draw_each(options: Options, files: Sequence[Path], viewer: Viewer) -> tuple[int, list[str]]:
     """A page for each image; the number of pages, and what was wrong with the other images."""
-    from dinoscope.explain.pca import patch_colors
+    from dinoscope.explain.patches import patch_colors
     from dinoscope.report.pages import ColoredImage, Heading, colors_page
 
     targets, faults = claim_each(options.out, files, ["pca"], overwrite=options.pictures.overwrite), list[str]()
@@ -79,7 +79,7 @@ def _draw_each(options: Options, files: Sequence[Path], viewer: Viewer) -> tuple
 
 def _draw_jointly(options: Options, files: Sequence[Path], viewer: Viewer) -> tuple[int, list[str]]:
     """One page for all images. Raises UserError where fewer than two could be read."""
-    from dinoscope.explain.pca import patch_colors
+    from dinoscope.explain.patches import patch_colors
     from dinoscope.pictures import PAGE_WIDTH, fitted
     from dinoscope.report.pages import ColoredImage, Heading, colors_page
 

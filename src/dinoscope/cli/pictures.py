@@ -75,7 +75,7 @@ class Viewer:
 
     def patches(self, images: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "rows columns d"]:
         """Features of one image's patches, on the CPU."""
-        from dinoscope.explain.pca import patch_features
+        from dinoscope.explain.patches import patch_features
 
         return self.on_cpu(patch_features(self.model.backbone, images), "features")
 

@@ -125,7 +125,7 @@ def by_map(viewer: Viewer, images: Float[Tensor, "1 3 h w"], ground: ndarray, op
 
 def by_components(viewer: Viewer, images: Float[Tensor, "1 3 h w"], ground: ndarray, options: Options) -> Found:
     """Patches whose first principal component is on the far side from the border's."""
-    from dinoscope.explain.pca import patch_colors
+    from dinoscope.explain.patches import patch_colors
     from dinoscope.pictures import Tile, color_picture
 
     found = patch_colors([viewer.patches(images)], foreground=True)[0]

@@ -103,7 +103,7 @@ def compare_patches(
     """
     import torch
 
-    from dinoscope.explain.similarity import patch_at, patch_box, similarity_maps
+    from dinoscope.explain.patches import patch_at, patch_box, similarity_maps
     from dinoscope.report.pages import SimilarPatches
 
     grid = (features[0].shape[0], features[0].shape[1])

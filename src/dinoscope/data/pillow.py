@@ -75,7 +75,7 @@ def open_image(stream: Stream, kind: str) -> ImageFile:
         try:
             return Image.open(stream, formats=[kind])
         except UnidentifiedImageError as error:  # its message has a place in memory
-            raise UnidentifiedImageError(f"its header is none of a {kind}") from error
+            raise UnidentifiedImageError(f"its {kind} header is broken") from error
 
 
 @contextlib.contextmanager

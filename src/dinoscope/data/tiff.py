@@ -65,7 +65,9 @@ _PIXELS = frozenset(
     {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 338, 339, 347}
     | {529, 530, 531, 532}
 )
-_WANTED = _PIXELS | {_SUBFILE, _DESCRIPTION, _SUB_IMAGES, ORIENTATION_TAG, _XMP}
+_DESCRIBING = frozenset({_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _DESCRIPTION, _SAMPLES, _PLANAR})
+_DESCRIBING |= {_SUB_IMAGES, _EXTRA, _FORMAT}
+_WANTED = _PIXELS | _DESCRIBING | {ORIENTATION_TAG, _XMP}
 
 # Types of values
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -102,63 +104,40 @@ _OTHERWISE = "save it as PNG, or as TIFF with 8 or 16 bits a channel, grey or RG
 def read_header(stream: Stream, max_pixels: int) -> Header:
     """Return what the directories say."""
     file = _open(stream, max_pixels, header_only=True)
-    if not file.image.opencv:
+    if not file.opencv:
         _open_with_pillow(file)
-    return file.header()
+    return file.header
 
 
 def read(content: BytesIO, max_pixels: int) -> RawImage:
     """Decode the pixels."""
     file = _open(content, max_pixels, header_only=False)
-    image = file.image
-    with turn(image.height * image.width):
-        if image.opencv:
+    header = file.header
+    with turn(header.height * header.width):
+        if file.opencv:
             values = pillow.opencv_values(content.getvalue())
-            if image.sample == "u4":  # OpenCV 4 gives it as signed
+            if header.sample == "u4":  # OpenCV 4 gives it as signed
                 values = values.view(np.uint32)
-            if values.dtype != np.dtype(image.sample):
-                raise ValueError(f"{image.sample} was read as {values.dtype}")
+            if values.dtype != np.dtype(header.sample):
+                raise ValueError(f"{header.sample} was read as {values.dtype}")
             return pillow.deep_image(
-                values, file.orientation, transparent=image.transparent, white_is_zero=image.white_is_zero
+                values, header.orientation, transparent=header.alpha, white_is_zero=file.white_is_zero
             )
-        with _libtiff_errors_raised(image.compression):
-            opened = _open_with_pillow(file)
-            if image.compression == _GROUP_4:
+        with _libtiff_errors_raised(file.compression):
+            image = _open_with_pillow(file)
+            if file.compression == _GROUP_4:
                 _check_fax(file)
-            pillow.load(opened)
-        if image.sample == "u1":
-            return RawImage(orient(pillow.rgb(opened, transparent=image.transparent), file.orientation))
-        values = np.asarray(opened)[..., None]
-        values = values.view(np.int8) if image.sample == "i1" else values.astype(np.uint16)
-        return RawImage(orient(values, file.orientation), white_is_zero=image.white_is_zero)
+            pillow.load(image)
+        if header.sample == "u1":
+            return RawImage(orient(pillow.rgb(image, transparent=header.alpha), header.orientation))
+        values = np.asarray(image)[..., None]
+        values = values.view(np.int8) if header.sample == "i1" else values.astype(np.uint16)
+        return RawImage(orient(values, header.orientation), white_is_zero=file.white_is_zero)
 
 
 READER = Reader(
     (".tif", ".tiff"), lambda start: start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")), read_header, read
 )
-
-
-@dataclass(frozen=True)
-class _Image:
-    """What the directories say of the image.
-
-    height, width: pixels, as stored.
-    sample: `Header.sample`.
-    transparent: the last channel is said to be transparency; a further one that is not is to be left out.
-    opencv: whether OpenCV reads it, otherwise Pillow does.
-    kind: the values in words.
-    """
-
-    height: int
-    width: int
-    sample: str
-    grey: bool
-    cmyk: bool
-    white_is_zero: bool
-    transparent: bool
-    compression: int
-    opencv: bool
-    kind: str
 
 
 class _Layout(NamedTuple):
@@ -210,24 +189,21 @@ class _Directory:
 
 @dataclass(frozen=True)
 class _File:
-    """A file ready to be decoded. bare: with a directory that holds what the pixels need and no more."""
+    """What the directories say of the image.
 
-    image: _Image
+    header: with `alpha` if the last channel is said to be transparency; a further one that is not is to be left out.
+    opencv: whether OpenCV reads it, otherwise Pillow does.
+    kind: the values in words.
+    bare: the file with a directory that holds what the pixels need and no more.
+    """
+
+    header: Header
     directory: _Directory
-    orientation: int
+    white_is_zero: bool
+    compression: int
+    opencv: bool
+    kind: str
     bare: BytesIO
-
-    def header(self) -> Header:
-        image = self.image
-        return Header(
-            "TIFF",
-            *oriented_size(image.height, image.width, self.orientation),
-            self.orientation,
-            grey=image.grey,
-            alpha=image.transparent,
-            sample=image.sample,
-            cmyk=image.cmyk,
-        )
 
 
 def _open(stream: Stream, max_pixels: int, *, header_only: bool) -> _File:
@@ -240,21 +216,21 @@ def _open(stream: Stream, max_pixels: int, *, header_only: bool) -> _File:
     directory = _read_directory(stream, at, layout, _WANTED, size)
     if not directory.whole:
         raise UnreadableImage("damaged: the file ends within its directory")
-    image = _describe(directory)
-    fault = _fault(directory, image, _pages(stream, directory, at, size))
-    if fault is not None and image.height * image.width <= max_pixels:
+    content = BytesIO() if header_only or not isinstance(stream, BytesIO) else stream
+    file = _describe(directory, content)
+    fault = _fault(file, _pages(stream, directory, at, size))
+    if fault is not None and file.header.height * file.header.width <= max_pixels:
         raise not_supported(fault)
     _check_parts(directory, max_pixels, None if header_only else stream)
 
     base = len(start[: 2 * layout.link]) if header_only else size + size % 2
     struct.pack_into(layout.pointer, start, layout.link, base)
     entries = {tag: entry for tag, entry in directory.entries.items() if tag in _PIXELS}
-    content = BytesIO() if header_only or not isinstance(stream, BytesIO) else stream
     content.seek(0)
     content.write(start[: 2 * layout.link])
     content.seek(base)
     content.write(_packed(layout, base, entries))
-    return _File(image, directory, _orientation(directory), content)
+    return file
 
 
 def _orientation(directory: _Directory) -> int:
@@ -306,41 +282,48 @@ def _pages(stream: Stream, directory: _Directory, at: int, size: int) -> int:
     while directory.next and directory.next not in seen and len(seen) < _MAX_DIRECTORIES:
         seen.add(directory.next)
         try:
-            directory = _read_directory(stream, directory.next, directory.layout, {_SUBFILE}, size)
+            directory = _read_directory(stream, directory.next, directory.layout, _DESCRIBING, size)
         except (UnreadableImage, struct.error, ValueError, OverflowError, OSError):
             break
         pages += not directory.first(_SUBFILE, 0) & (_REDUCED | _MASK)
     return pages
 
 
-def _describe(directory: _Directory) -> _Image:
+def _describe(directory: _Directory, content: BytesIO) -> _File:
     channels, photometric = directory.first(_SAMPLES, 1), directory.first(_PHOTOMETRIC, _WHITE_IS_ZERO)
     bits, formats = directory.of_all(_BITS, channels), directory.of_all(_FORMAT, channels)
-    compression = directory.first(_COMPRESSION, _RAW)
+    compression, extra = directory.first(_COMPRESSION, _RAW), directory.first(_EXTRA, 0)
     sample = "u1" if bits[-1] <= 8 and formats == [1] else f"{_FORMATS.get(formats[-1], '?')}{(bits[-1] + 7) // 8}"
-    extra = directory.first(_EXTRA, 0)
     transparent = channels > _COLOURS.get(photometric, 1) and extra in (_PREMULTIPLIED, _ALPHA, _COREL_ALPHA)
+    orientation = _orientation(directory)
+    header = Header(
+        "TIFF",
+        *oriented_size(directory.first(_HEIGHT, 0), directory.first(_WIDTH, 0), orientation),
+        orientation,
+        grey=photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) and channels - transparent == 1,
+        alpha=transparent,
+        sample=sample,
+        cmyk=photometric == _CMYK,
+    )
     number = f"{channels} channels" if channels > 1 else "1 channel"
     format_names = " and ".join(_FORMAT_NAMES.get(format, "odd ") for format in formats)
     colours = _PHOTOMETRICS.get(photometric, f"colours of kind {photometric}")
     if compression != _RAW:
         colours += f", compression {_COMPRESSION_NAMES.get(compression, compression)}"
-    return _Image(
-        directory.first(_HEIGHT, 0),
-        directory.first(_WIDTH, 0),
-        sample,
-        grey=photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) and channels - transparent == 1,
-        cmyk=photometric == _CMYK,
+    return _File(
+        header,
+        directory,
         white_is_zero=photometric == _WHITE_IS_ZERO,
-        transparent=transparent,
         compression=compression,
         opencv=sample not in ("u1", "i1") and compression in _OPENCV_COMPRESSIONS and bits != [12],
         kind=f"{number} of {'- and '.join(map(str, bits))}-bit {format_names}values ({colours})",
+        bare=content,
     )
 
 
-def _fault(directory: _Directory, image: _Image, pages: int) -> str | None:
+def _fault(file: _File, pages: int) -> str | None:
     """Return why the image is not read and how it should be saved, or None if it is read."""
+    directory, sample = file.directory, file.header.sample
     stack = _IMAGEJ.match(bytes(directory.numbers(_DESCRIPTION)))
     pages = max(pages, int(stack[1]) if stack else 1)
     if pages > 1:
@@ -350,29 +333,30 @@ def _fault(directory: _Directory, image: _Image, pages: int) -> str | None:
         return f"a TIFF that begins with a preview (a raw file of a camera?), {_OTHERWISE}"
     channels, photometric = directory.first(_SAMPLES, 1), directory.first(_PHOTOMETRIC, _WHITE_IS_ZERO)
     bits, formats = directory.of_all(_BITS, channels), directory.of_all(_FORMAT, channels)
-    if image.sample != "u1" and channels > 1 and directory.first(_PLANAR, 1) == _SEPARATE:
-        return f"a TIFF with {image.kind} that are stored plane by plane, save it as TIFF with interleaved channels"
+    if sample != "u1" and channels > 1 and directory.first(_PLANAR, 1) == _SEPARATE:
+        return f"a TIFF with {file.kind} that are stored plane by plane, save it as TIFF with interleaved channels"
     is_read = (
-        image.compression in _PILLOW_COMPRESSIONS
+        file.compression in _PILLOW_COMPRESSIONS
         and photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR)
-        and not (photometric == _YCBCR and image.compression == _RAW)  # Pillow would take four bytes for a pixel
-        and not (image.compression in (_OLD_JPEG, _JPEG) and bits != [8])
+        and not (photometric == _YCBCR and file.compression == _RAW)  # Pillow would take four bytes for a pixel
+        and not (file.compression in (_OLD_JPEG, _JPEG) and bits != [8])
         and len(bits) == len(formats) == 1
         and bits[0] in _BITS_READ
-        and (image.sample == "u1" or _deep_is_read(image, photometric, channels, directory.first(_EXTRA, 0)))
+        and (sample == "u1" or _deep_is_read(file, photometric, channels, directory.first(_EXTRA, 0)))
     )
-    return None if is_read else f"a TIFF with {image.kind}, {_OTHERWISE}"
+    return None if is_read else f"a TIFF with {file.kind}, {_OTHERWISE}"
 
 
-def _deep_is_read(image: _Image, photometric: int, channels: int, extra: int) -> bool:
+def _deep_is_read(file: _File, photometric: int, channels: int, extra: int) -> bool:
     """Whether values that are not of unsigned 8 bits are read."""
-    if image.sample not in _DEEP_KINDS:
+    header = file.header
+    if header.sample not in _DEEP_KINDS:
         return False
-    if not image.opencv:
-        return image.grey and channels == 1 and image.sample in ("i1", "u2")
-    if image.transparent and (image.sample != "u2" or extra == _PREMULTIPLIED):
+    if not file.opencv:
+        return header.grey and channels == 1 and header.sample in ("i1", "u2")
+    if header.alpha and (header.sample != "u2" or extra == _PREMULTIPLIED):
         return False
-    return (image.grey and channels == 1) or (photometric == _RGB and channels in (3, 4))
+    return (header.grey and channels == 1) or (photometric == _RGB and channels in (3, 4))
 
 
 def _check_parts(directory: _Directory, max_pixels: int, stream: Stream | None) -> None:
@@ -435,7 +419,7 @@ def _open_with_pillow(file: _File) -> ImageFile:
     try:
         return pillow.open_image(file.bare, "TIFF")
     except UnidentifiedImageError as error:  # the directory is whole, so this is an "unknown pixel mode"
-        raise not_supported(f"a TIFF with {file.image.kind}, save it as PNG") from error
+        raise not_supported(f"a TIFF with {file.kind}, save it as PNG") from error
 
 
 # libtiff carries on after some errors, with whatever was in memory as pixels. Pillow does not ask it about them.
@@ -498,8 +482,9 @@ def _fax_between(file: _File, filler: str) -> tuple[bytes, int]:
     filler: "1" for white rows, "0101" and "11" for rows whose last pixel is black (ITU T.6: vertical modes, relative to
     the row above).
     """
-    image, directory, content = file.image, file.directory, file.bare.getvalue()
-    rows = min(directory.first(_STRIP_ROWS, image.height), image.height)
+    directory, content = file.directory, file.bare.getvalue()
+    height, width = directory.first(_HEIGHT, 0), directory.first(_WIDTH, 0)
+    rows = min(directory.first(_STRIP_ROWS, height), height)
     bits = filler + (filler if filler == "1" else "11") * (rows - 1)
     packed = int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8))
     fill_order = 2 if directory.numbers(_FILL_ORDER) == (2,) else 1
@@ -509,8 +494,8 @@ def _fax_between(file: _File, filler: str) -> tuple[bytes, int]:
     parts = [part for offset, size in strips for part in (packed, content[offset : offset + size])]
     sizes = [len(part) for part in parts]
     values = {
-        _WIDTH: [image.width],
-        _HEIGHT: [image.height + rows * len(parts) // 2],
+        _WIDTH: [width],
+        _HEIGHT: [height + rows * len(parts) // 2],
         _BITS: [1],
         _COMPRESSION: [_GROUP_4],
         _PHOTOMETRIC: [_BLACK_IS_ZERO],

@@ -21,21 +21,19 @@ from torch import Tensor
 from dinoscope.demo.limits import MB, Limits, Refused
 from dinoscope.demo.pictures import Picture, read_picture
 from dinoscope.explain.attention import MAX_PATCHES, count_heads, patch_grid, prepare
-from dinoscope.explain.centre import centre_map
-from dinoscope.explain.maps import MAPS
-from dinoscope.explain.pca import PatchColors, patch_colors
-from dinoscope.explain.similarity import similarity_maps
-from dinoscope.explain.single_pass import (
+from dinoscope.explain.maps import (
+    MAPS,
     SinglePass,
     attention_of_pass,
+    centre_map,
     energy_of_patches,
     gradcam_of_pass,
     patches_of_pass,
     rollout_of_pass,
     single_pass,
 )
+from dinoscope.explain.patches import PatchColors, patch_colors, similarity_maps
 from dinoscope.model_names import Model
-from dinoscope.models.backbone import ViTBackbone
 
 T = TypeVar("T")
 
@@ -86,8 +84,8 @@ class Engine:
 
     def depth(self, model: str) -> int:
         """Return the number of blocks that a map can be of; 1 for a ResNet."""
-        backbone = self.models[model].backbone
-        return len(backbone.net.blocks) if isinstance(backbone, ViTBackbone) else 1
+        transformer = self.models[model].backbone.transformer
+        return 1 if transformer is None else len(transformer.blocks)
 
     def heads(self, model: str) -> int:
         """Return the number of attention heads; 1 for a ResNet."""
@@ -95,8 +93,8 @@ class Engine:
 
     def shown_kind(self, model: str, kind: str) -> str:
         """Return the kind of map that a model really gives: a ResNet's attention is its feature energy."""
-        has_heads = isinstance(self.models[model].backbone, ViTBackbone)
-        return "energy" if kind == "attention" and not has_heads else kind
+        attention = self.models[model].backbone.class_attention
+        return "energy" if kind == "attention" and attention is None else kind
 
     def size(self, given: Input) -> int:
         """Return the short side in pixels at which the model is given the picture, within the limits."""
@@ -110,12 +108,12 @@ class Engine:
         """
         backbone, passed = self.models[given.model].backbone, self.run(given)
         block = min(block, self.depth(given.model) - 1)
-        if kind == "attention" and isinstance(backbone, ViTBackbone):
+        if kind == "attention" and backbone.transformer is not None:
             return attention_of_pass(backbone, passed, block)[0].float().cpu()
         if kind in ("attention", "energy"):
             return energy_of_patches(self.patches(given)[None])[0]
         if kind == "rollout":
-            if not isinstance(backbone, ViTBackbone):
+            if backbone.transformer is None:
                 raise Refused("image_no_rollout", model=given.model)
             return self._derived(given, (kind, block), lambda: rollout_of_pass(backbone, passed, block)[0].cpu())
         if kind == "gradcam":

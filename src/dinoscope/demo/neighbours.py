@@ -63,10 +63,7 @@ class Gallery:
 
     @staticmethod
     def open(
-        folder: Path,
-        model: Model,
-        progress: Callable[[int, int], None] | None = None,
-        limit: int = MAX_IMAGES,
+        folder: Path, model: Model, progress: Callable[[int, int], None] | None = None, limit: int = MAX_IMAGES
     ) -> Gallery:
         """Describe the images of a folder, or of its training split; features are cached on disk.
 
@@ -202,7 +199,8 @@ class NeighboursTab:
         with self._opening:
             if model not in self._galleries:
                 folder = self.folder or draw_gallery(self.site.folder / "gallery")
-                self._galleries[model] = Gallery.open(folder, self.site.engine.models[model], show_progress)
+                opened = self.site.engine.models[model]
+                self._galleries[model] = Gallery.open(folder, opened, show_progress)
             return self._galleries[model]
 
     def _caption(self, gallery: Gallery, found: Sequence[Neighbour], request: gr.Request) -> str:

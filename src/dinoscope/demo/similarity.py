@@ -15,7 +15,7 @@ from dinoscope.demo.engine import Engine, Input
 from dinoscope.demo.image import ImageTab, chosen_models
 from dinoscope.demo.pictures import Picture, Pixels, shrunk
 from dinoscope.demo.site import LIGHT, Picked, Site, hidden_column, refusals_shown
-from dinoscope.explain.similarity import patch_at, patch_box
+from dinoscope.explain.patches import patch_at, patch_box
 from dinoscope.pictures import color_picture, cosine_overlay, marked
 
 MIDDLE = (0.5, 0.5)

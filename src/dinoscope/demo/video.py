@@ -65,7 +65,7 @@ class VideoSession:
     """One person's clip, the marks on its first frame, and the folder that holds all its files. Shared with nobody.
 
     whole: the clip with all of its frames. clip: with those that are followed. following: from the moment it is asked
-        for until it ends or is told to stop.
+        for until it ends or is told to stop. turn: another one as soon as it is asked for again, or told to stop.
     """
 
     folder: Path
@@ -73,8 +73,8 @@ class VideoSession:
     clip: Clip
     marks: Marks = field(default_factory=Marks)
     following: bool = False
+    turn: int = 0
     _asked: bool = False
-    _turn: int = 0
     _cells: tuple[str, int, Float[Tensor, "rows columns d"]] | None = None
     _pictures: list[Path] = field(default_factory=list[Path])
     _count: int = 0
@@ -82,16 +82,12 @@ class VideoSession:
     def ask(self, wanted: bool = True) -> None:
         """Ask for the clip to be followed when it is its turn; or give up what was asked for or is being done."""
         self.following = self._asked = wanted
-        self._turn += 1
+        self.turn += 1
 
     def begin(self) -> int | None:
         """Return the turn that begins; None if nothing is asked for any longer, or another began with it."""
         asked, self._asked = self._asked, False
-        return self._turn if asked else None
-
-    def continues(self, turn: int) -> bool:
-        """Return whether nobody has stopped it, or asked for another, since it began."""
-        return self._turn == turn
+        return self.turn if asked else None
 
     def mask(self, model: Model, size: int) -> UInt8[ndarray, "h w"]:
         """Return the object at each pixel of the first frame, which the model is given at the short side `size`.
@@ -112,11 +108,7 @@ class VideoSession:
         picture = objects_overlay(self._enlarged(first_frame(self.clip)), self._enlarged(self.mask(model, size)))
         for click in self.marks.clicks:
             _draw_click(picture, click)
-        return self._save(picture)
-
-    def frame_picture(self, frame: UInt8[ndarray, "h w 3"]) -> Path:
-        """Write any frame of the clip, as large as `picture`."""
-        return self._save(self._enlarged(frame))
+        return self.save(picture)
 
     @property
     def shown(self) -> tuple[int, int]:
@@ -125,15 +117,17 @@ class VideoSession:
         return max(1, round(self.clip.size[0] * scale)), max(1, round(self.clip.size[1] * scale))
 
     def _enlarged(self, array: UInt8[ndarray, "_ _ *c"]) -> UInt8[ndarray, "_ _ *c"]:
+        if array.shape[:2] == self.shown:
+            return array
         smooth = cv2.INTER_CUBIC if array.ndim == 3 else cv2.INTER_NEAREST
         return cv2.resize(array, self.shown[::-1], interpolation=smooth)
 
-    def _save(self, pixels: UInt8[ndarray, "h w 3"]) -> Path:
-        """A file with a name of its own, since browsers cache by name."""
+    def save(self, frame: UInt8[ndarray, "h w 3"]) -> Path:
+        """Write a frame, as large as `shown`, under a name of its own, since browsers cache by name."""
         self.require()
         self._count += 1
         file = self.folder / f"picture-{self._count}.jpg"
-        Image.fromarray(pixels).save(file, quality=92)
+        Image.fromarray(self._enlarged(frame)).save(file, quality=92)
         self._pictures.append(file)
         while len(self._pictures) > _PICTURES:
             self._pictures.pop(0).unlink(missing_ok=True)
@@ -153,7 +147,10 @@ class VideoSession:
             raise Refused("video_gone")
 
 
-def end(session: VideoSession | None) -> None:
+Session = VideoSession | None
+
+
+def end(session: Session) -> None:
     """Remove all files of a session, and stop what it does."""
     if session is not None:
         session.ask(False)
@@ -296,7 +293,7 @@ class VideoTab:
             )
         self.clear_button.click(self.clear, [session, self.mode, *given], [*shown, self.editor], **quiet)
 
-    def upload(self, file: str, session: VideoSession | None, model: str, detail: int, request: gr.Request) -> Updates:
+    def upload(self, file: str, session: Session, model: str, detail: int, request: gr.Request) -> Updates:
         """Load a clip, or show why not; the clip before is removed only if it is replaced."""
         folder = self._new_folder()
         copy = folder / f"clip{Path(file).suffix.lower()}"
@@ -314,17 +311,17 @@ class VideoTab:
                 stopped = self.cancel(session, request)
             return session, self._reason(error, request), *[gr.skip()] * 4, *stopped
 
-    def sample(self, session: VideoSession | None, model: str, detail: int, request: gr.Request) -> Updates:
+    def sample(self, session: Session, model: str, detail: int, request: gr.Request) -> Updates:
         """Load the drawn sample, which all sessions share."""
         with self._drawing:  # several may open the page at once
             clip = sample_clip(self.folder / "sample", self.say(request, "video_sample_name"), self.limits)
         return self._load(self._new_folder(), clip, session, model, detail, request)
 
-    def begin(self, session: VideoSession | None, model: str, detail: int, request: gr.Request) -> Updates:
+    def begin(self, session: Session, model: str, detail: int, request: gr.Request) -> Updates:
         """Load the sample when the tab is first seen, so that nobody meets an empty one."""
         return (gr.skip(),) * 13 if session is not None else self.sample(session, model, detail, request)
 
-    def take(self, session: VideoSession | None, how: Taking, request: gr.Request) -> Updates:
+    def take(self, session: Session, how: Taking, request: gr.Request) -> Updates:
         """Choose the frames of a clip that has too many; they begin with the same one."""
         if session is None:
             return gr.skip(), gr.skip()
@@ -333,7 +330,7 @@ class VideoTab:
 
     def click(
         self,
-        session: VideoSession | None,
+        session: Session,
         number: int,
         sign: bool,
         model: str,
@@ -348,22 +345,20 @@ class VideoTab:
             session.marks = session.marks.with_mark(Click(number, row / height, column / width, sign))
         return self._look(session, model, detail, request)
 
-    def undo(self, session: VideoSession | None, model: str, detail: int, request: gr.Request) -> Updates:
+    def undo(self, session: Session, model: str, detail: int, request: gr.Request) -> Updates:
         """Remove the last mark."""
         if session is not None:
             session.marks = session.marks.undone()
         return self._look(session, model, detail, request)
 
-    def reach(
-        self, session: VideoSession | None, reach: float, model: str, detail: int, request: gr.Request
-    ) -> Updates:
+    def reach(self, session: Session, reach: float, model: str, detail: int, request: gr.Request) -> Updates:
         """Let regions grow or shrink."""
         if session is not None:
             session.marks = replace(session.marks, reach=reach)
         return self._look(session, model, detail, request)
 
     def change_mode(
-        self, session: VideoSession | None, mode: str, editor: Editor, model: str, detail: int, request: gr.Request
+        self, session: Session, mode: str, editor: Editor, model: str, detail: int, request: gr.Request
     ) -> Updates:
         """Change from clicking to painting or back, or to another model; what was painted stays."""
         clicks = mode == "click"
@@ -378,14 +373,14 @@ class VideoTab:
         canvas = gr.update(value=_canvas(picture), visible=True)
         return session, gr.update(visible=False), canvas, *tools, self.say(request, "video_paint_info")
 
-    def clear(self, session: VideoSession | None, mode: str, model: str, detail: int, request: gr.Request) -> Updates:
+    def clear(self, session: Session, mode: str, model: str, detail: int, request: gr.Request) -> Updates:
         """Remove all marks."""
         if session is not None:
             session.marks = Marks(reach=session.marks.reach)
         session, picture, status = self._look(session, model, detail, request)
         return session, picture, status, _canvas(picture) if mode == "paint" and session else gr.skip()
 
-    def ask(self, session: VideoSession | None, request: gr.Request) -> Updates:
+    def ask(self, session: Session, request: gr.Request) -> Updates:
         """Show at once that following was asked for, as others may be before."""
         if session is None:
             return _results(self.say(request, "video_none"))
@@ -393,7 +388,7 @@ class VideoTab:
         return _results(self.say(request, "video_waiting"), running=True)
 
     def follow(
-        self, session: VideoSession | None, mode: str, editor: Editor, model: str, detail: int, request: gr.Request
+        self, session: Session, mode: str, editor: Editor, model: str, detail: int, request: gr.Request
     ) -> Generator[Updates, None, None]:
         """Follow what was asked for; each update is progress, both buttons, moving picture, video, and both downloads.
 
@@ -408,19 +403,19 @@ class VideoTab:
         try:
             with closing(self._steps(session, mode, editor, self.models[model], detail)) as steps:
                 for step, lost in steps:
-                    if not session.continues(turn):
+                    if session.turn != turn:
                         break
                     if isinstance(step, Followed):
                         session.following = False
                         yield self._done(step, model, lost, request)
                     elif (now := time.monotonic()) - shown > _SECONDS_BETWEEN_PICTURES:
-                        shown, moving = now, session.frame_picture(step.picture)
+                        shown, moving = now, session.save(step.picture)
                         yield _results(self._progress(step, request), running=True, moving=moving)
         except (UserError, Refused, OSError) as error:
-            if session.continues(turn):
+            if session.turn == turn:
                 session.following = False
                 yield _results(self._reason(error, request, session))
-        if not session.continues(turn) and not session.following:
+        if session.turn != turn and not session.following:
             # again: the last frame's update may have come after the first
             yield _results(self.say(request, "video_cancelled" if session.folder.is_dir() else "video_ready"))
 
@@ -437,7 +432,7 @@ class VideoTab:
             for step in steps:
                 yield step, lost
 
-    def cancel(self, session: VideoSession | None, request: gr.Request) -> Updates:
+    def cancel(self, session: Session, request: gr.Request) -> Updates:
         """Stop: the frame that is being worked on is the last."""
         if session is not None:
             session.ask(False)
@@ -448,9 +443,7 @@ class VideoTab:
         folder.mkdir()
         return folder
 
-    def _load(
-        self, folder: Path, clip: Clip, old: VideoSession | None, model: str, detail: int, request: gr.Request
-    ) -> Updates:
+    def _load(self, folder: Path, clip: Clip, old: Session, model: str, detail: int, request: gr.Request) -> Updates:
         session = VideoSession(folder, clip, clip.taking("spread", self.limits.video_frames))
         picture = session.picture(self.models[model], detail)
         end(old)
@@ -464,7 +457,7 @@ class VideoTab:
             *_results(self.say(request, "video_ready")),
         )
 
-    def _look(self, session: VideoSession | None, model: str, detail: int, request: gr.Request) -> Updates:
+    def _look(self, session: Session, model: str, detail: int, request: gr.Request) -> Updates:
         """Session, first frame and status after a change of the marks or of the model."""
         if session is None:
             return gr.skip(), gr.skip(), self.say(request, "video_none")
@@ -498,7 +491,7 @@ class VideoTab:
             text += " " + self.say(request, "video_lost", objects=", ".join(map(str, lost)))
         return _results(text, followed=followed)
 
-    def _reason(self, error: Exception, request: gr.Request, session: VideoSession | None = None) -> str:
+    def _reason(self, error: Exception, request: gr.Request, session: Session = None) -> str:
         """Why it failed, with the clip's name as the person knows it, not its path on this machine."""
         if isinstance(error, Refused):
             return self.say(request, error.key, **error.values)

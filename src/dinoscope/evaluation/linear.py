@@ -34,7 +34,7 @@ from dinoscope.evaluation.results import kept_name, new_result
 from dinoscope.evaluation.statistics import share_metric
 from dinoscope.features import ExtractConfig, describing, evaluation_view
 from dinoscope.model_names import Model
-from dinoscope.models.backbone import WIDE, Backbone, ViTBackbone
+from dinoscope.models.backbone import Backbone
 from dinoscope.schedules import cosine
 from dinoscope.types import FeatureBank, Metric, Result
 
@@ -477,7 +477,7 @@ def base_rate(config: LinearConfig, backbone: Backbone) -> float:
     """Return the learning rate for a batch of 256: the given one, else the family's (`VIT_RATE`, `RESNET_RATE`)."""
     if config.learning_rate is not None:
         return config.learning_rate
-    return VIT_RATE if isinstance(backbone, ViTBackbone) else RESNET_RATE
+    return RESNET_RATE if backbone.transformer is None else VIT_RATE
 
 
 # The evaluation
@@ -505,7 +505,7 @@ def run(models: Sequence[Model], data: Data, config: LinearConfig, context: Cont
             **_settings(model, config, context),
             **_folders(train, val),
             **found,
-            "feature": linear_feature_name(model.backbone),
+            "feature": f"{model.backbone.probe_title} ({model.backbone.probe_dim} values)",
         }
         results.append(new_result("linear", protocol, metrics))
     return tuple(results)
@@ -575,18 +575,6 @@ def _run_reference(
         "rate_choice": "the family's default" if config.learning_rate is None else "given",
         "rate_at_edge": False,
     }
-
-
-def linear_feature_name(backbone: Backbone) -> str:
-    """Return what `Backbone.linear_feature` consists of, for a person."""
-    blocks = backbone.linear_dim // backbone.dim
-    if not isinstance(backbone, ViTBackbone):
-        name = "pooled vector"
-    elif backbone.dim >= WIDE:
-        name = "class token and mean patch token of the last block"
-    else:
-        name = f"class tokens of the last {blocks} blocks" if blocks > 1 else "class token of the last block"
-    return f"{name} ({backbone.linear_dim} values)"
 
 
 def expected(model: Model, data: Data, config: LinearConfig, context: Context) -> dict[str, Any]:

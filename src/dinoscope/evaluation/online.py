@@ -16,10 +16,9 @@ from dinoscope.data.images import UnreadableImage, decode
 from dinoscope.data.sources import ImageFolder, find_images, find_split, first_to_last, resolve_split
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.explain.attention import attention_maps, prepare
-from dinoscope.explain.attention_history import Snapshot, begin, keep_snapshot
+from dinoscope.explain.history import Snapshot, begin, keep_snapshot
 from dinoscope.explain.maps import map_title
-from dinoscope.features import ExtractConfig, extract
-from dinoscope.features.images import without_ends
+from dinoscope.features import ExtractConfig, extract, without_ends
 from dinoscope.methods.method import Method
 from dinoscope.models.backbone import Backbone
 from dinoscope.pictures import overlay

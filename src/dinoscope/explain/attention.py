@@ -1,21 +1,24 @@
-"""What a backbone looks at: the class token's attention, or its feature energy. Arrays out, never plots."""
+"""What a backbone attends to: the class token's attention, or its feature energy. Arrays out, never plots.
+
+Also how the heads of one block differ, and the way from an image to the grid of patches and back.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
-from timm.layers.attention import Attention
-from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from dinoscope.errors import UserError
-from dinoscope.models.backbone import Backbone, ViTBackbone
+from dinoscope.models.network import Backbone, Transformer, require_patches
+from dinoscope.models.vit import block_index, class_row
 from dinoscope.types import Tokens
 
 MAX_PATCHES = 2**16
@@ -26,119 +29,60 @@ MAX_PATCHES = 2**16
 def attention_maps(
     backbone: Backbone, images: Float[Tensor, "b 3 h w"], block: int = -1
 ) -> Float[Tensor, "b heads rows columns"]:
-    """What every picture is made of, for every kind of backbone; `images` are normalised.
+    """Return the attention of the class token to the patches in a block (DINO, Fig. 1); -1 is the last.
 
-    A Vision Transformer gives the attention of its class token (`class_attention`). A ResNet has
-    neither class token nor heads: it gives one map, the feature energy of its last stage, scaled to sum to 1.
+    A map sums to 1 less what the class token gives to itself (and to registers, if any). A network without class
+    attention (ResNet) gives one map, the feature energy of its last stage, scaled to sum to 1. `images` are normalised.
 
-    Raises UserError for a block that the network does not have; a ResNet has only -1.
+    Raises UserError for a block that the network does not have; without class attention there is only -1.
     """
-    if isinstance(backbone, ViTBackbone):
-        return class_attention(backbone, images, block)
-    if block != -1:
-        raise UserError(f"{backbone.config.name} has no attention blocks: leave the block at -1, not {block}")
+    if backbone.class_attention is not None:
+        return backbone.class_attention(images, block)
+    require_last_block(backbone, block)
     return energy_maps(backbone, images)
 
 
 def count_heads(backbone: Backbone) -> int:
-    """Number of maps that `attention_maps` gives for each image."""
-    if not isinstance(backbone, ViTBackbone):
-        return 1
-    return cast(Attention, cast(Block, backbone.net.blocks[-1]).attn).num_heads
+    """Return the number of maps that `attention_maps` gives for each image."""
+    return backbone.heads or 1
 
 
-def class_attention(
-    backbone: ViTBackbone, images: Float[Tensor, "b 3 h w"], block: int = -1
-) -> Float[Tensor, "b heads rows columns"]:
-    """Attention of the class token to the patches in a block (DINO, Fig. 1); -1 is the last block.
-
-    A map sums to 1 less what the class token gives to itself (and to registers, if any).
-    Raises UserError for a block that the network does not have.
-    """
-    tokens, grid = backbone.embed(images)
-    row = _attention_row(backbone, tokens, block)
-    return row[:, :, backbone.net.num_prefix_tokens :].unflatten(-1, grid)
+def require_last_block(backbone: Backbone, block: int) -> None:
+    """Raise UserError for another block than -1 of a network without attention blocks."""
+    if block != -1:
+        raise UserError(f"{backbone.config.name} has no attention blocks: leave the block at -1, not {block}")
 
 
 def class_attention_row(
-    backbone: ViTBackbone, images: Float[Tensor, "b 3 h w"], block: int = -1
+    transformer: Transformer, images: Float[Tensor, "b 3 h w"], block: int = -1
 ) -> Float[Tensor, "b heads n"]:
-    """The class token's whole row of a block's attention: to itself, to registers if any, to the patches.
+    """Return the class token's whole row of a block's attention: to itself, to registers if any, to the patches.
 
     Raises UserError for a block that the network does not have.
     """
-    return _attention_row(backbone, backbone.embed(images)[0], block)
+    index = block_index(transformer, block)
+    tokens, _ = transformer.embed(images)
+    return class_row(transformer.blocks[index], transformer.run_blocks(tokens, stop=index))
 
 
 def attention_of_blocks(
-    backbone: ViTBackbone, images: Float[Tensor, "b 3 h w"]
+    transformer: Transformer, images: Float[Tensor, "b 3 h w"]
 ) -> Iterator[Float[Tensor, "b heads rows columns"]]:
-    """`class_attention` of every block, from the first to the last, in one pass through the network."""
-    tokens, grid = backbone.embed(images)
-    for block in cast("list[Block]", list(backbone.net.blocks)):
-        yield class_row(block, tokens)[:, :, backbone.net.num_prefix_tokens :].unflatten(-1, grid)
+    """Yield the class attention of every block, from the first to the last, in one pass through the network."""
+    tokens, grid = transformer.embed(images)
+    for block in transformer.blocks:
+        yield class_row(block, tokens)[:, :, transformer.prefix :].unflatten(-1, grid)
         tokens = block(tokens)
-
-
-def block_index(backbone: ViTBackbone, block: int) -> int:
-    """The block's number from the first one, which is 0; negative counts from the end.
-
-    Raises UserError for a block that the network does not have.
-    """
-    depth = len(backbone.net.blocks)
-    if not -depth <= block < depth:
-        raise UserError(
-            f"{backbone.config.name} has no block {block}: "
-            f"its blocks are 0 to {depth - 1}, or, from the end, -1 to {-depth}"
-        )
-    return block % depth
-
-
-def _attention_row(backbone: ViTBackbone, tokens: Float[Tensor, "b n d"], block: int) -> Float[Tensor, "b heads n"]:
-    index = block_index(backbone, block)
-    return class_row(cast(Block, backbone.net.blocks[index]), backbone.run_blocks(tokens, stop=index))
-
-
-def class_row(block: Block, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n"]:
-    """softmax(q k / sqrt(d)) for the class token's q alone, so that no N x N matrix is ever held."""
-    attention, normed = cast(Attention, block.attn), block.norm1(tokens)
-    return attention_rows(scaled_queries(attention, normed[:, :1]), head_keys(attention, normed)).squeeze(-2)
-
-
-def attention_rows(
-    queries: Float[Tensor, "b heads m e"], keys: Float[Tensor, "b heads n e"]
-) -> Float[Tensor, "b heads m n"]:
-    """What each of the queries' tokens attends to; a row sums to 1."""
-    return (queries @ keys.transpose(-2, -1)).softmax(dim=-1)
-
-
-def scaled_queries(attention: Attention, normed: Float[Tensor, "b m d"]) -> Float[Tensor, "b heads m e"]:
-    """Queries of tokens behind the block's first norm, scaled by 1 / sqrt(e)."""
-    return attention.q_norm(_project(attention, normed, part=0)) * attention.scale
-
-
-def head_keys(attention: Attention, normed: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n e"]:
-    """Keys of tokens behind the block's first norm."""
-    return attention.k_norm(_project(attention, normed, part=1))
-
-
-def _project(attention: Attention, tokens: Float[Tensor, "b n d"], part: int) -> Float[Tensor, "b heads n e"]:
-    """One third of timm's fused projection: queries (0), keys (1) or values (2).
-
-    Heads come first, as timm's q_norm and k_norm work on the width of a head.
-    """
-    weight = attention.qkv.weight.chunk(3)[part]
-    bias = None if attention.qkv.bias is None else attention.qkv.bias.chunk(3)[part]
-    return F.linear(tokens, weight, bias).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
 
 
 def energy_maps(
     backbone: Backbone, images: Float[Tensor, "b 3 h w"], block: int = -1
 ) -> Float[Tensor, "b 1 rows columns"]:
-    """`feature_energy` scaled to sum to 1, of every kind of backbone.
+    """Return `feature_energy` scaled to sum to 1, for every backbone with patches.
 
-    Raises UserError for another block than the last.
+    Raises UserError for another block than the last, or without patches.
     """
+    require_patches(backbone, "a map of the feature energy")
     if block != -1:
         raise UserError(f"the feature energy is that of the last block: leave the block at -1, not {block}")
     energy = feature_energy(backbone(images))
@@ -146,23 +90,23 @@ def energy_maps(
 
 
 def feature_energy(tokens: Tokens) -> Float[Tensor, "b rows columns"]:
-    """L2 norm of each patch's features: where a network without a class token responds."""
+    """Return the L2 norm of each patch's features: where a network without a class token responds."""
     return tokens.patches.norm(dim=-1).unflatten(-1, tokens.grid)
 
 
 def mass_mask(attention: Float[Tensor, "*batch n"], mass: float) -> Bool[Tensor, "*batch n"]:
-    """The smallest set of patches that holds at least the share `mass` of the attention (DINO, Fig. 4).
+    """Return the smallest set of patches that holds at least the share `mass` of the attention (DINO, Fig. 4).
 
     Of equal patches at the edge of the set, the earlier are taken. Attention that sums to 0 gives an empty
-    set. Sums are in float32, or in float64 where the attention is.
+    set. Sums are in float32, or in float64 if the attention is.
 
-    Raises UserError where mass is not in (0, 1].
+    Raises UserError if mass is not in (0, 1].
     """
     return mass_masks(attention, (mass,))[0]
 
 
 def mass_masks(attention: Float[Tensor, "*batch n"], masses: Sequence[float]) -> Bool[Tensor, "masses *batch n"]:
-    """`mass_mask` for each of several masses, with the patches ranked once. Raises UserError as it does."""
+    """Return `mass_mask` for each of several masses, with the patches ranked once. Raises UserError as it does."""
     for mass in masses:
         if not 0 < mass <= 1:
             raise UserError(f"the mass that a mask holds is a share above 0 and at most 1, not {mass:g}")
@@ -176,19 +120,19 @@ def mass_masks(attention: Float[Tensor, "*batch n"], masses: Sequence[float]) ->
 
 
 def mean_and_heads(maps: Float[Tensor, "b heads rows columns"]) -> Float[Tensor, "b maps rows columns"]:
-    """The mean over the heads, then each head: 1 + heads maps."""
+    """Return the mean over the heads, then each head: 1 + heads maps."""
     return torch.cat([maps.mean(dim=1, keepdim=True), maps], dim=1)
 
 
 def map_masks(maps: Float[Tensor, "*batch rows columns"], mass: float) -> Bool[Tensor, "*batch rows columns"]:
-    """`mass_mask` of each map."""
+    """Return `mass_mask` of each map."""
     return mass_mask(maps.flatten(-2), mass).view_as(maps)
 
 
 def upsample(
     maps: Float[Tensor, "*batch rows columns"], size: tuple[int, int], mode: Literal["nearest", "bilinear"]
 ) -> Float[Tensor, "*batch h w"]:
-    """Maps at `size` = (height, width). nearest keeps the patches visible, bilinear is smooth.
+    """Resize maps to `size` = (height, width). nearest keeps the patches visible, bilinear is smooth.
 
     Cell centres are aligned, so that a map stays in register with an image of any size.
     """
@@ -200,7 +144,7 @@ def upsample(
 
 
 def patch_grid(size: tuple[int, int], short: int | None, patch: int) -> tuple[int, int]:
-    """Rows and columns of patches that `prepare` makes of an image of `size` = (height, width), at the short side."""
+    """Return rows and columns of the patches that `prepare` makes of an image of `size` = (height, width)."""
     scale = 1.0 if short is None else short / min(size)
     rows, columns = (max(1, round(side * scale / patch)) for side in size)
     return rows, columns
@@ -213,15 +157,73 @@ def prepare(image: UInt8[ndarray, "h w 3"], size: int | None, patch: int) -> UIn
     then rounded to the nearest multiple of the patch, at least one. Nothing is cropped, so a map covers the
     whole image; the price is an aspect that is off by up to half a patch per side. Bicubic, antialiased.
 
-    Raises UserError where that would be more than `MAX_PATCHES`.
+    Raises UserError if that would be more than `MAX_PATCHES`.
     """
     height, width = image.shape[:2]
     rows, columns = patch_grid((height, width), size, patch)
     if rows * columns > MAX_PATCHES:
         raise UserError(
-            f"{width} x {height} px would become {columns} x {rows} patches, and {MAX_PATCHES} is the most: "
+            f"{width} x {height} px would become {columns} x {rows} patches, and the limit is {MAX_PATCHES}: "
             "choose a smaller size"
         )
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
     target = (rows * patch, columns * patch)
     return F.interpolate(pixels, target, mode="bicubic", antialias=True)[0]
+
+
+def entropy(maps: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch"]:
+    """Return the entropy of each map in nats, divided by that of an even map (log of the number of patches): 0 to 1.
+
+    0: all on one patch. 1: even, as is a map of one patch or of zeros. A map is scaled to sum to 1 first, so
+    that what a class token gives to itself does not count.
+    """
+    patches = maps.flatten(-2)
+    if patches.shape[-1] == 1:
+        return torch.ones_like(patches[..., 0])
+    return _nats(_shares(patches)) / math.log(patches.shape[-1])
+
+
+def pair_agreement(maps: Float[Tensor, "*batch heads rows columns"]) -> Float[Tensor, "*batch"]:
+    """Return the mean over all pairs of heads of 1 - Jensen-Shannon divergence / log 2 (Lin 1991): 0 to 1.
+
+    1: all heads attend alike. 0: no two heads share a patch. It needs no threshold.
+
+    Raises UserError with fewer than two heads.
+    """
+    first, second = _pairs(maps.flatten(-2))
+    first, second = _shares(first), _shares(second)
+    divergence = _nats((first + second) / 2) - (_nats(first) + _nats(second)) / 2
+    return (1 - divergence / math.log(2)).clamp(0, 1).mean(dim=-1)
+
+
+def mask_overlap(maps: Float[Tensor, "*batch heads rows columns"], mass: float) -> Float[Tensor, "*batch"]:
+    """Return the mean over all pairs of heads of the Jaccard of their masks that hold the share `mass` of attention.
+
+    Independent masks that each cover the share s of an image overlap by s / (2 - s).
+
+    Raises UserError with fewer than two heads, or if mass is not in (0, 1].
+    """
+    first, second = _pairs(map_masks(maps, mass).flatten(-2))
+    union = (first | second).sum(dim=-1)
+    overlap = (first & second).sum(dim=-1) / union
+    return overlap.where(union > 0, 1.0).mean(dim=-1)
+
+
+def _pairs(heads: Tensor) -> tuple[Tensor, Tensor]:
+    # Both members of every pair of heads, [*batch, pairs, n] each.
+    count = heads.shape[-2]
+    if count < 2:
+        raise UserError("one map agrees with nothing: agreement needs a block with two heads or more")
+    first, second = torch.triu_indices(count, count, offset=1, device=heads.device)
+    return heads[..., first, :], heads[..., second, :]
+
+
+def _shares(patches: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+    # Scaled to sum to 1 in float64; zeros become even.
+    patches = patches.double()
+    total = patches.sum(dim=-1, keepdim=True)
+    return (patches / total).where(total > 0, 1 / patches.shape[-1])
+
+
+def _nats(shares: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    return torch.special.entr(shares).sum(dim=-1)

@@ -19,7 +19,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from dinoscope.errors import UserError, lookup
-from dinoscope.explain.pca import principal_components, scores
+from dinoscope.explain.patches import principal_components, scores
 
 FEWEST_FOR_NEIGHBOURS = 5
 """Images below which there are no neighbourhoods to speak of, and every method gives the principal components."""

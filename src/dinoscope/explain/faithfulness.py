@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from dinoscope.errors import UserError
-from dinoscope.explain.targets import Score, cosine_to
-from dinoscope.features.extraction import Describe
+from dinoscope.explain.gradcam import Score, cosine_to
+from dinoscope.features import Describe
 
 MIN_RANGE = 0.001
 """Least fall of the score for which `Curves.scaled` is defined.

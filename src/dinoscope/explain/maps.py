@@ -1,16 +1,54 @@
-"""The kinds of maps, by name: whatever draws or measures one takes its kind from here."""
+"""The kinds of maps by name, and all blocks of them from a single pass through the network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
 
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import Block
 from torch import Tensor
 
+from dinoscope.errors import UserError
 from dinoscope.explain.attention import attention_maps, count_heads, energy_maps
-from dinoscope.explain.centre import centre_maps
-from dinoscope.explain.gradcam import gradcam_maps
-from dinoscope.explain.rollout import rollout_maps
-from dinoscope.models.backbone import Backbone, ViTBackbone
+from dinoscope.explain.gradcam import Score, class_activation, gradcam_maps, own_direction
+from dinoscope.explain.rollout import PAPER, RolloutConfig, rollout_maps, rollout_row
+from dinoscope.models.network import Backbone, require_transformer
+from dinoscope.models.vit import attention_rows, block_index, class_row
+from dinoscope.types import Tokens
+
+CENTRE_WIDTH = 0.25
+"""Standard deviation of the centred blob along each side, as a share of that side; not tuned to any data."""
+
+
+def centre_map(rows: int, columns: int, width: float = CENTRE_WIDTH) -> Float[Tensor, "rows columns"]:
+    """Return a Gaussian about the middle of the grid, taken at the middle of each patch, that sums to 1.
+
+    Photographs are centred, so this map, which looks at no image, is the bar to clear.
+    """
+    down, across = (
+        torch.exp(-0.5 * (((torch.arange(side) + 0.5) / side - 0.5) / width) ** 2) for side in (rows, columns)
+    )
+    blob = down[:, None] * across
+    return blob / blob.sum()
+
+
+def centre_maps(
+    backbone: Backbone, images: Float[Tensor, "b 3 h w"], block: int = -1
+) -> Float[Tensor, "b 1 rows columns"]:
+    """Return `centre_map` on the grid of the network's patches, the same for every image.
+
+    Raises UserError for another block than the last.
+    """
+    if block != -1:
+        raise UserError(f"a centred blob belongs to no block: leave the block at -1, not {block}")
+    rows, columns = (side // backbone.patch_size for side in images.shape[-2:])
+    return centre_map(rows, columns).to(images).expand(len(images), 1, -1, -1)
+
 
 MapKind = Callable[[Backbone, Tensor, int], Tensor]
 """(backbone, normalised images [b, 3, h, w], block) -> [b, maps, rows, columns], nowhere negative."""
@@ -22,7 +60,7 @@ MAPS: dict[str, MapKind] = {
     "gradcam": gradcam_maps,
     "centre": centre_maps,
 }
-"""attention: of each head of one block; a ResNet's is its feature energy. rollout: all blocks up to that one.
+"""attention: of each head of one block; without class attention the feature energy. rollout: all blocks up to that one.
 gradcam: towards the image's own feature. centre: a blob in the middle that looks at no image: the bar to clear.
 """
 
@@ -33,15 +71,138 @@ TITLES = {
     "gradcam": "Grad-CAM",
     "centre": "centred blob",
 }
-"""kind -> what it is called in tables and captions."""
+"""kind -> title in tables and captions."""
 
 
 def count_maps(kind: str, backbone: Backbone) -> int:
-    """Number of maps for each image: one for each head, or a single one."""
+    """Return the number of maps for each image: one for each head, or a single one."""
     return count_heads(backbone) if kind == "attention" else 1
 
 
 def map_title(kind: str, backbone: Backbone) -> str:
-    """What a map of this kind shows, for a caption: a ResNet's `attention` is its feature energy."""
-    has_heads = isinstance(backbone, ViTBackbone)
-    return TITLES["energy" if kind == "attention" and not has_heads else kind]
+    """Return the title of a map in a caption: without class attention, `attention` is the feature energy."""
+    return TITLES["energy" if kind == "attention" and backbone.class_attention is None else kind]
+
+
+@dataclass(frozen=True)
+class SinglePass:
+    """What one pass through a network leaves behind: enough for the maps of all blocks, without running it again.
+
+    grid: (rows, columns) of the patches.
+    entering: the tokens that enter each block of a transformer. rows: the class token's row of attention in each block.
+    last: patches of the last feature map of any other network.
+    """
+
+    grid: tuple[int, int]
+    entering: tuple[Float[Tensor, "b n d"], ...] = ()
+    rows: tuple[Float[Tensor, "b heads n"], ...] = ()
+    last: Float[Tensor, "b m d"] | None = None
+
+
+@torch.inference_mode()
+def single_pass(backbone: Backbone, images: Float[Tensor, "b 3 h w"]) -> SinglePass:
+    """Run the network once; in a transformer's last block only the class token's row is computed."""
+    transformer = backbone.transformer
+    if transformer is None:
+        tokens = backbone(images)
+        return SinglePass(tokens.grid, last=tokens.patches)
+    hidden, grid = transformer.embed(images)
+    *earlier, last = transformer.blocks
+    entering, rows = [hidden], list[Tensor]()
+    for block in earlier:
+        hidden, row = _through(block, hidden)
+        entering.append(hidden)
+        rows.append(row)
+    rows.append(class_row(last, hidden))
+    return SinglePass(grid, tuple(entering), tuple(rows))
+
+
+def attention_of_pass(backbone: Backbone, passed: SinglePass, block: int = -1) -> Float[Tensor, "b heads rows columns"]:
+    """Return `attention.attention_maps` of any block. Raises UserError as it does."""
+    transformer = backbone.transformer
+    if transformer is None:
+        return energy_of_patches(patches_of_pass(backbone, passed))
+    row = passed.rows[block_index(transformer, block)]
+    return row[:, :, transformer.prefix :].unflatten(-1, passed.grid)
+
+
+@torch.inference_mode()
+def patches_of_pass(backbone: Backbone, passed: SinglePass) -> Float[Tensor, "b rows columns d"]:
+    """Return `backbone(images).patches` as [b, rows, columns, d]: the pass left out a transformer's last block."""
+    transformer = backbone.transformer
+    if transformer is None:
+        assert passed.last is not None
+        return passed.last.unflatten(1, passed.grid)
+    hidden = transformer.norm(transformer.blocks[-1](passed.entering[-1]))
+    return hidden[:, transformer.prefix :].unflatten(1, passed.grid)
+
+
+def energy_of_patches(patches: Float[Tensor, "b rows columns d"]) -> Float[Tensor, "b 1 rows columns"]:
+    """Return `attention.energy_maps` of features that have been computed."""
+    energy = patches.norm(dim=-1)
+    return F.normalize(energy.flatten(1), p=1.0).view_as(energy)[:, None]
+
+
+@torch.inference_mode()
+def rollout_of_pass(
+    backbone: Backbone, passed: SinglePass, block: int = -1, config: RolloutConfig = PAPER
+) -> Float[Tensor, "b 1 rows columns"]:
+    """Return `rollout.rollout_maps` from the first block on. Raises UserError as it does."""
+    transformer = require_transformer(backbone, TITLES["rollout"])
+    last = block_index(transformer, block)
+    row = rollout_row(transformer.blocks[: last + 1], passed.entering[: last + 1], config)
+    return row[:, None, transformer.prefix :].unflatten(-1, passed.grid)
+
+
+def gradcam_of_pass(
+    backbone: Backbone, passed: SinglePass, score: Score = own_direction
+) -> list[Float[Tensor, "b 1 rows columns"]]:
+    """Return `gradcam.gradcam_maps` of every block, first to last, by one walk back through the network.
+
+    A network that is no transformer has a single map.
+
+    The gradient goes from block to block, each run again from the tokens that entered it, so that no more than one
+    block's graph is held.
+    """
+    with torch.inference_mode(False):
+        transformer = backbone.transformer
+        if transformer is None:
+            assert passed.last is not None
+            patches, grid = passed.last.clone(), passed.grid
+            pull = _gradient(patches, lambda each: score(Tokens(None, each, grid).feature).sum())
+            return [_scaled(class_activation(patches, pull), grid)]
+        *earlier, last = transformer.blocks
+        entering = [tokens.clone() for tokens in passed.entering]  # autograd takes only copies of inference tensors
+        pull = _gradient(entering[-1], lambda each: score(transformer.norm(last(each))[:, 0]).sum())
+        pulls = [pull]
+        for block, tokens in zip(reversed(earlier), reversed(entering[:-1]), strict=True):
+            pull = _gradient(tokens, lambda each, block=block, pull=pull: (block(each) * pull).sum())
+            pulls.insert(0, pull)
+        prefix = transformer.prefix
+        activations = zip(entering, pulls, strict=True)
+        return [
+            _scaled(class_activation(each[:, prefix:], pull[:, prefix:]), passed.grid) for each, pull in activations
+        ]
+
+
+def _through(block: Block, tokens: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b heads n"]]:
+    # The block, and the class token's row of its attention from the same projection.
+    attention = cast(Attention, block.attn)
+    fused = attention.qkv(block.norm1(tokens)).unflatten(-1, (3, attention.num_heads, -1))
+    query, key, value = fused.permute(2, 0, 3, 1, 4)  # part, image, head, token, width
+    query, key = attention.q_norm(query), attention.k_norm(key)
+    row = attention_rows(query[:, :, :1] * attention.scale, key).squeeze(-2)
+    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    tokens = tokens + block.ls1(attention.proj(mixed))
+    return tokens + block.ls2(block.mlp(block.norm2(tokens))), row
+
+
+def _gradient(values: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
+    with torch.enable_grad():
+        values = values.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(total(values), values)
+    return gradient
+
+
+def _scaled(maps: Float[Tensor, "b n"], grid: tuple[int, int]) -> Float[Tensor, "b 1 rows columns"]:
+    return F.normalize(maps, p=1.0).unflatten(-1, grid)[:, None]

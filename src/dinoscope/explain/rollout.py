@@ -3,9 +3,9 @@
 A block passes on the residual stream and what attention adds to it, so its effect on the tokens is taken as
 W = r I + (1 - r) A, with A the attention fused over the heads and r the residual's share, a half in the paper.
 How long values are does not enter, nor does layer scale, though the attention itself is that of the whole network.
-The rollout is the product of these matrices from the last block to the first. Of that product only the class
-token's row is wanted here: a row vector is multiplied by one matrix after the other, and each N x N matrix is made
-and used a few rows at a time.
+The rollout is the product of these matrices from the last block to the first. Only the class token's row of that
+product is needed: a row vector is multiplied by one matrix after the other, and each N x N matrix is made and used a
+few rows at a time.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from dinoscope.errors import UserError
-from dinoscope.explain.attention import attention_rows, block_index, head_keys, scaled_queries
-from dinoscope.models.backbone import Backbone, ViTBackbone
+from dinoscope.models.network import Backbone, Transformer, require_transformer
+from dinoscope.models.vit import attention_rows, block_index, head_keys, scaled_queries
 
 MOST_ENTRIES = 2**22
 """Entries of the attention of all heads that are held at once: 16 MiB in float32, and a few times that in passing."""
@@ -59,26 +59,25 @@ PAPER = RolloutConfig()
 def rollout_maps(
     backbone: Backbone, images: Float[Tensor, "b 3 h w"], block: int = -1, config: RolloutConfig = PAPER
 ) -> Float[Tensor, "b 1 rows columns"]:
-    """The class token's rollout over the patches, from `config.start` up to and including `block`.
+    """Return the class token's rollout over the patches, from `config.start` up to and including `block`.
 
     A map sums to 1 less what stays with the class token (and registers, if any).
     Raises UserError for a network without attention, and as `class_rollout` does.
     """
-    if not isinstance(backbone, ViTBackbone):
-        raise UserError(f"{backbone.config.name} has no attention to roll out: choose another kind of map for it")
-    tokens, grid = backbone.embed(images)
-    row = class_rollout(backbone, tokens, block, config)
-    return row[:, None, backbone.net.num_prefix_tokens :].unflatten(-1, grid)
+    transformer = require_transformer(backbone, "attention rollout")
+    tokens, grid = transformer.embed(images)
+    row = class_rollout(transformer, tokens, block, config)
+    return row[:, None, transformer.prefix :].unflatten(-1, grid)
 
 
 def class_rollout(
-    backbone: ViTBackbone, tokens: Float[Tensor, "b n d"], block: int = -1, config: RolloutConfig = PAPER
+    transformer: Transformer, tokens: Float[Tensor, "b n d"], block: int = -1, config: RolloutConfig = PAPER
 ) -> Float[Tensor, "b n"]:
-    """The class token's row of the rollout; it sums to 1. `tokens` are those of `backbone.embed`.
+    """Return the class token's row of the rollout; it sums to 1. `tokens` are those of `transformer.embed`.
 
     Raises UserError for blocks that the network does not have, a start after the end, or a share out of range.
     """
-    first, last = block_index(backbone, config.start), block_index(backbone, block)
+    first, last = block_index(transformer, config.start), block_index(transformer, block)
     if first > last:
         raise UserError(f"a rollout from block {first} cannot end at block {last}")
     if not 0 <= config.residual <= 1 or not 0 <= config.discard < 1:
@@ -86,8 +85,8 @@ def class_rollout(
             "the residual's share is 0 to 1 and the discarded share at least 0 and below 1, "
             f"not {config.residual} and {config.discard}"
         )
-    blocks = cast("list[Block]", list(backbone.net.blocks))
-    tokens = backbone.run_blocks(tokens, stop=first)
+    blocks = transformer.blocks
+    tokens = transformer.run_blocks(tokens, stop=first)
     entering = [tokens]  # n x d for each block: what the way back needs
     for each in blocks[first:last]:
         entering.append(each(entering[-1]))
@@ -97,7 +96,7 @@ def class_rollout(
 def rollout_row(
     blocks: Sequence[Block], entering: Sequence[Float[Tensor, "b n d"]], config: RolloutConfig = PAPER
 ) -> Float[Tensor, "b n"]:
-    """The class token's row of the product over `blocks`, of which each has its `entering` tokens. It sums to 1."""
+    """Return the class token's row of the product over `blocks`, each with its `entering` tokens. It sums to 1."""
     row = torch.zeros_like(entering[0][:, :, 0])
     row[:, 0] = 1
     filled = 1  # of the last block only the class token's own row counts
@@ -110,10 +109,7 @@ def rollout_row(
 def _times_block(
     row: Float[Tensor, "b n"], block: Block, tokens: Float[Tensor, "b n d"], filled: int, config: RolloutConfig
 ) -> Float[Tensor, "b n"]:
-    """row (r I + (1 - r) A) for one block, of whose A only a few rows exist at a time.
-
-    filled: how many leading entries of `row` may be other than 0.
-    """
+    # row (r I + (1 - r) A) for one block; only a few rows of A exist at a time. Entries of `row` beyond `filled` are 0.
     attention, normed = cast(Attention, block.attn), block.norm1(tokens)
     keys = head_keys(attention, normed)
     rows = max(1, MOST_ENTRIES // keys[..., 0].numel())
@@ -126,7 +122,7 @@ def _times_block(
 
 
 def fuse_heads(heads: Float[Tensor, "b heads m n"], config: RolloutConfig) -> Float[Tensor, "b m n"]:
-    """One row of attention for each token: heads fused, the lowest share discarded, the sum 1 again."""
+    """Return one row of attention for each token: heads fused, the lowest share discarded, scaled to sum to 1 again."""
     fused = FUSIONS[config.fusion](heads)
     dropped = int(config.discard * fused.shape[-1])
     if dropped:

@@ -18,14 +18,11 @@ from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation.base import Context
 from dinoscope.evaluation.results import new_result
 from dinoscope.evaluation.statistics import Estimate, estimate_metric, mean_intervals
-from dinoscope.explain.attention import prepare
-from dinoscope.explain.centre import centre_map
+from dinoscope.explain.attention import entropy, prepare
 from dinoscope.explain.faithfulness import Curves, perturbation_curves
-from dinoscope.explain.gradcam import gradcam_maps
-from dinoscope.explain.heads import entropy
-from dinoscope.explain.maps import MAPS, TITLES, map_title
-from dinoscope.explain.targets import Score, log_vote, vote_shares
-from dinoscope.features.extraction import Describe, describing
+from dinoscope.explain.gradcam import Score, gradcam_maps, log_vote, vote_shares
+from dinoscope.explain.maps import MAPS, TITLES, centre_map, map_title
+from dinoscope.features import Describe, describing
 from dinoscope.measurement.explain_images import Subjects
 from dinoscope.measurement.explain_scores import (
     FIGURES,

@@ -12,9 +12,8 @@ from torch import Tensor
 from dinoscope.errors import UserError
 from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.evaluation.localisation import TOLERANCE, area_share, energy_inside, pointing_chance, pointing_hit
-from dinoscope.explain.attention import map_masks
+from dinoscope.explain.attention import entropy, map_masks, mask_overlap, pair_agreement
 from dinoscope.explain.faithfulness import Curves, PerturbationConfig
-from dinoscope.explain.heads import entropy, mask_overlap, pair_agreement
 from dinoscope.measurement.explain_images import Objects
 
 

@@ -12,8 +12,7 @@ from dinoscope.methods import method
 from dinoscope.methods.health import Verdict, complete_collapse, moments
 from dinoscope.methods.method import Method, MethodConfig, Outputs, RunShape, by_view, too_few_views, view_features
 from dinoscope.models.backbone import BackboneConfig, build_backbone, without_drop_path
-from dinoscope.models.heads import projector
-from dinoscope.models.teacher import copy_parameters, follow
+from dinoscope.models.heads import copy_parameters, follow, projector
 from dinoscope.schedules import cosine
 from dinoscope.types import Step, StepOutput, Views
 

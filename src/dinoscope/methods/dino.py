@@ -35,8 +35,7 @@ from dinoscope.methods.health import (
 )
 from dinoscope.methods.method import Method, MethodConfig, Outputs, RunShape, by_view, too_few_views, view_features
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
-from dinoscope.models.heads import DINOHead, HeadShape, projector
-from dinoscope.models.teacher import copy_parameters, follow
+from dinoscope.models.heads import DINOHead, HeadShape, copy_parameters, follow, projector
 from dinoscope.schedules import cosine, epoch_warmup
 from dinoscope.types import Step, StepOutput, Views
 

@@ -18,10 +18,9 @@ from dinoscope.losses.dino import at_least_float32
 from dinoscope.methods import method
 from dinoscope.methods.health import Verdict, complete_collapse, moments
 from dinoscope.methods.method import Method, MethodConfig, Outputs, RunShape, by_view, view_features
-from dinoscope.models.backbone import BackboneConfig, ViTBackbone, build_backbone, without_drop_path
-from dinoscope.models.heads import projector
-from dinoscope.models.position import sine_cosine_positions
-from dinoscope.models.teacher import copy_parameters, follow
+from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
+from dinoscope.models.heads import copy_parameters, follow, projector
+from dinoscope.models.vit import sine_cosine_positions
 from dinoscope.schedules import cosine
 from dinoscope.types import Step, StepOutput, Views
 
@@ -112,7 +111,7 @@ class MoCo(Method):
         self.config = config
         self.additive = config.queue_size > 0
         self.backbone = build_backbone(backbone)
-        if config.v3_initialization and isinstance(self.backbone, ViTBackbone):
+        if config.v3_initialization and self.backbone.patch_projection is not None:
             begin_as_v3(self.backbone)
         self.head = self._head(self.backbone.dim)
         self.predictor = (
@@ -130,7 +129,7 @@ class MoCo(Method):
         self.key_head = self._head(self.backbone.dim)
         copy_parameters(self.backbone, self.key_backbone)
         copy_parameters(self.head, self.key_head)
-        if config.freeze_patch_projection and isinstance(self.backbone, ViTBackbone):
+        if config.freeze_patch_projection and self.backbone.patch_projection is not None:
             self.backbone.patch_projection.requires_grad_(False)
         self.shuffled = any(isinstance(module, nn.BatchNorm2d) for module in self.key_backbone.modules())
         self.queue: Tensor
@@ -220,12 +219,12 @@ class MoCo(Method):
 
 
 @torch.no_grad()
-def begin_as_v3(backbone: ViTBackbone) -> None:
+def begin_as_v3(backbone: Backbone) -> None:
     """Draw first weights as MoCo v3's code does, and hold the positions at sines and cosines.
 
     Xavier-uniform (Glorot & Bengio 2010), query, key and value each as a map of its own, biases 0.
     """
-    net, width, projection = backbone.net, backbone.dim, cast(nn.Module, backbone.patch_projection.proj)
+    net, width, projection = backbone.net, backbone.dim, cast(nn.Module, backbone.patch_projection).proj
     for name, module in cast("Iterator[tuple[str, nn.Module]]", net.named_modules()):
         if isinstance(module, nn.Linear):
             outputs = module.out_features // (3 if name.endswith("qkv") else 1)

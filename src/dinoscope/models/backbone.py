@@ -1,116 +1,131 @@
-"""timm's networks behind one surface: normalised images in, `Tokens` out, at any image size.
-
-The key names of the state dicts are those of timm, which are also those of the official DINO and DeiT files.
-"""
+"""The networks by name: built with fresh weights, checked before they are built, loaded strictly."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
-from timm.models.resnet import BasicBlock, Bottleneck
+import torch
+from torch import Tensor, nn
 
 from dinoscope.errors import UserError, lookup
-from dinoscope.models.network import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneConfig
-from dinoscope.models.resnet import ResNetBackbone, ResNetShape, build_resnet, zero_residual_branches
-from dinoscope.models.vit import LINEAR_BLOCKS, WIDE, ViTBackbone, ViTShape, build_vit, class_token_after
+from dinoscope.models import resnet, vit
+from dinoscope.models.foreign import PIXELS, TIMM, timm_network, wrap
+from dinoscope.models.network import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneConfig, Network
+from dinoscope.models.resnet import zero_residual_branches
 
 __all__ = [
     "BACKBONES",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
-    "LINEAR_BLOCKS",
-    "WIDE",
+    "PIXELS",
+    "TIMM",
     "Backbone",
     "BackboneConfig",
-    "ResNetBackbone",
-    "ResNetShape",
-    "ViTBackbone",
-    "ViTShape",
+    "Network",
     "build_backbone",
     "build_baseline",
     "check_backbone",
-    "class_token_after",
+    "check_fit",
+    "load_strictly",
+    "network",
+    "network_title",
     "without_drop_path",
+    "wrap",
     "zero_residual_branches",
 ]
 
 MAX_IMAGE_SIZE = 4096
 """Side in pixels: a file of weights may claim any, and evaluations show the images at the size that it names."""
+MAX_KINDS = 5
+"""Kinds of names that an error lists."""
 
-BACKBONES: dict[str, ViTShape | ResNetShape] = {
-    "vit_micro_conv8": ViTShape(8, 96, 3, 3, stem="conv", mlp_ratio=2.0),
-    "vit_micro_patch4_64": ViTShape(4, 96, 3, 3, mlp_ratio=2.0),
-    "vit_micro_patch8_64": ViTShape(8, 96, 3, 3, mlp_ratio=2.0),
-    "vit_micro_patch16_64": ViTShape(16, 96, 3, 3, mlp_ratio=2.0),
-    "vit_tiny_patch4_32": ViTShape(4, 192, 12, 3),
-    "vit_tiny_patch8_64": ViTShape(8, 192, 12, 3),
-    "vit_tiny_patch8_224": ViTShape(8, 192, 12, 3),
-    "vit_tiny_patch16_224": ViTShape(16, 192, 12, 3),
-    "vit_small_patch4_32": ViTShape(4, 384, 12, 6),
-    "vit_small_patch8_64": ViTShape(8, 384, 12, 6),
-    "vit_small_patch8_224": ViTShape(8, 384, 12, 6),
-    "vit_small_patch16_224": ViTShape(16, 384, 12, 6),
-    "vit_base_patch8_224": ViTShape(8, 768, 12, 12),
-    "vit_base_patch16_224": ViTShape(16, 768, 12, 12),
-    "deit_tiny_patch16_224": ViTShape(16, 192, 12, 3),
-    "deit_small_patch16_224": ViTShape(16, 384, 12, 6),
-    "deit_base_patch16_224": ViTShape(16, 768, 12, 12),
-    "vit_tiny_heads12_patch16_224": ViTShape(16, 192, 12, 12),  # solo-learn's ViT-Ti of MoCo v3
-    "vit_small_heads12_patch16_224": ViTShape(16, 384, 12, 12),  # MoCo v3's ViT-S
-    "vit_small_patch14_dinov2": ViTShape(14, 384, 12, 6, layer_scale=1e-5, token_std=1e-6),
-    "vit_base_patch14_dinov2": ViTShape(14, 768, 12, 12, layer_scale=1e-5, token_std=1e-6),
-    "vit_large_patch14_dinov2": ViTShape(14, 1024, 24, 16, layer_scale=1e-5, token_std=1e-6),
-    "vit_small_patch14_reg4_dinov2": ViTShape(14, 384, 12, 6, layer_scale=1e-5, registers=4, token_std=1e-6),
-    "vit_base_patch14_reg4_dinov2": ViTShape(14, 768, 12, 12, layer_scale=1e-5, registers=4, token_std=1e-6),
-    "vit_large_patch14_reg4_dinov2": ViTShape(14, 1024, 24, 16, layer_scale=1e-5, registers=4, token_std=1e-6),
-    "resnet_micro": ResNetShape(BasicBlock, (1, 1, 1, 1), width=32, stem_stride=2),
-    "resnet18": ResNetShape(BasicBlock, (2, 2, 2, 2)),
-    "resnet18_small": ResNetShape(BasicBlock, (2, 2, 2, 2), stem_stride=1),
-    "resnet50": ResNetShape(Bottleneck, (3, 4, 6, 3)),
-    "resnet50_small": ResNetShape(Bottleneck, (3, 4, 6, 3), stem_stride=1),
+BACKBONES: dict[str, Network] = {
+    **vit.NETWORKS,
+    **resnet.NETWORKS,
 }
+"""name -> network, one line for each family; any other network of timm's is `timm:NAME`."""
+
+
+def network(name: str) -> Network:
+    """Return a network of `BACKBONES`, or timm's for `timm:NAME`.
+
+    Raises UserError for an unknown name, naming the nearest ones.
+    """
+    return timm_network(name.removeprefix(TIMM)) if name.startswith(TIMM) else lookup("backbone", name, BACKBONES)
+
+
+def network_title(name: str) -> str:
+    """Return what tables call the network; an unknown one keeps its name."""
+    if name not in BACKBONES:
+        return name.removeprefix(TIMM)
+    return BACKBONES[name].title or name
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
-    """Build the network with fresh weights.
-
-    Raises UserError for a name that is not in `BACKBONES`, naming the nearest ones.
-    """
-    shape = check_backbone(config)
-    return build_vit(config, shape) if isinstance(shape, ViTShape) else build_resnet(config, shape)
+    """Build the network with fresh weights. Raises UserError as `check_backbone` does."""
+    return check_backbone(config).build(config)
 
 
 def build_baseline(config: BackboneConfig) -> Backbone:
-    """Build the network with fresh weights to compare trained ones with: every residual branch counts in full.
+    """Build the network with fresh weights to compare trained ones with. Raises UserError as `check_backbone` does."""
+    return check_backbone(config).baseline().build(config)
 
-    Training may start from branches of nearly 0 (DINOv2's layer scale of 1e-5), which would leave the patch projection
-    and the positions alone. Raises UserError as `build_backbone` does.
+
+def check_backbone(config: BackboneConfig) -> Network:
+    """Return the network, or refuse what cannot be built without building anything.
+
+    Raises UserError for an unknown name, an image size that its patches do not fill, or one outside of 1 to
+    `MAX_IMAGE_SIZE`.
     """
-    shape = check_backbone(config)
-    if isinstance(shape, ViTShape):
-        layer_scale = 1.0 if shape.layer_scale else 0.0
-        return build_vit(config, replace(shape, layer_scale=layer_scale, token_std=ViTShape.token_std))
-    return build_resnet(config, shape)
-
-
-def check_backbone(config: BackboneConfig) -> ViTShape | ResNetShape:
-    """Return the shape of the network, or refuse what cannot be built without building anything.
-
-    Raises UserError for a name that is not in `BACKBONES`, an image size that its patches do not fill, or one outside
-    of 1 to `MAX_IMAGE_SIZE`.
-    """
-    shape = lookup("backbone", config.name, BACKBONES)
+    found = network(config.name)
     for size in (config.image_size, config.layout_size):
         if not 1 <= size <= MAX_IMAGE_SIZE:
             raise UserError(f"{config.name} for images of {size} px; allowed: 1 to {MAX_IMAGE_SIZE} px")
-    if isinstance(shape, ViTShape) and config.layout_size % shape.patch:
-        raise UserError(
-            f"{config.name} needs an image size that is a multiple of its patch of {shape.patch} px; "
-            f"{config.layout_size} is not (nearest: {round(config.layout_size / shape.patch) * shape.patch})"
-        )
-    return shape
+    found.check(config)
+    return found
 
 
 def without_drop_path(config: BackboneConfig) -> BackboneConfig:
     """Return the same network without stochastic depth: the teacher's, and what is exported."""
     return replace(config, drop_path=0.0)
+
+
+def check_fit(config: BackboneConfig, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Compare the tensors with the network of that config, before memory is spent on the sizes that a file claims.
+
+    Raises UserError as `load_strictly` does.
+    """
+    with torch.device("meta"):
+        _check_shapes(build_backbone(config).net, tensors, source)
+
+
+def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Load all weights. Raises UserError if any is missing, left over or of another shape; nothing is loaded then."""
+    _check_shapes(module, tensors, source)
+    module.load_state_dict(tensors, strict=True)
+
+
+def _check_shapes(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    own = module.state_dict()
+    faults = [f"missing: {_kinds(own.keys() - tensors.keys())}"] if own.keys() - tensors.keys() else []
+    if tensors.keys() - own.keys():
+        faults.append(f"left over: {_kinds(tensors.keys() - own.keys())}")
+    faults += [
+        f"{name} is {tuple(tensors[name].shape)} in the file and {tuple(own[name].shape)} here"
+        for name in sorted(own.keys() & tensors.keys())
+        if own[name].shape != tensors[name].shape
+    ][:3]
+    if faults:
+        raise UserError(f"{source} does not fit {type(module).__name__}: {'; '.join(faults)}")
+
+
+def _kinds(names: Iterable[str]) -> str:
+    """List names; those that differ only in the number of a block as one: "blocks.*.ls1.gamma (12 times)"."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names):
+        groups.setdefault(re.sub(r"\.\d+\.", ".*.", name), []).append(name)
+    shown = [each[0] if len(each) == 1 else f"{kind} ({len(each)} times)" for kind, each in groups.items()]
+    return ", ".join(shown[:MAX_KINDS]) + (f" and {len(shown) - MAX_KINDS} more" if len(shown) > MAX_KINDS else "")

@@ -1,4 +1,4 @@
-"""Projection heads: what stands between the backbone's feature and the loss, and is thrown away afterwards."""
+"""Parts of methods next to the backbone: projection heads, prototypes, and the teacher as a moving average."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 class WeightNormLinear(nn.Module):
     """y = x W^T with W = g v / |v| row by row (Salimans & Kingma 2016); no bias.
 
-    The key names (`weight_g`, `weight_v`) are those of the released DINO files. `train_scale=False` holds g at 1.
+    The key names (`weight_g`, `weight_v`) are those of the released DINO files. `train_scale=False` fixes g at 1.
     """
 
     def __init__(self, in_features: int, out_features: int, *, train_scale: bool) -> None:
@@ -25,7 +25,7 @@ class WeightNormLinear(nn.Module):
         nn.init.kaiming_uniform_(self.weight_v, a=5**0.5)
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """Logits."""
+        """Return logits."""
         return F.linear(x, torch._weight_norm(self.weight_v, self.weight_g, 0))
 
 
@@ -58,7 +58,7 @@ def projector(
 
 
 class Prototypes(nn.Module):
-    """Rows of length 1 on the unit sphere; the output is the cosine with each of them (SwAV, section 3.1)."""
+    """Rows of length 1 on the unit sphere; the output is the cosine with each row (SwAV, section 3.1)."""
 
     def __init__(self, dim: int, count: int) -> None:
         super().__init__()
@@ -67,28 +67,28 @@ class Prototypes(nn.Module):
 
     @torch.no_grad()
     def normalize(self) -> None:
-        """Bring the rows back to length 1."""
+        """Scale the rows to length 1."""
         self.weight.copy_(F.normalize(self.weight, dim=-1))
 
     def forward(self, embeddings: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch k"]:
-        """Cosines of L2-normalised embeddings with the prototypes."""
+        """Return the cosines of L2-normalised embeddings with the prototypes."""
         return F.linear(embeddings, self.weight)
 
 
 @dataclass(frozen=True)
 class HeadShape:
-    """How DINO's head is built; the defaults are the paper's (Caron et al. 2021, appendix C).
+    """The shape of DINO's head; the defaults are the paper's (Caron et al. 2021, appendix C).
 
     hidden_dim, layers: of the MLP: `layers` linear maps, an activation between them.
-    bottleneck_dim: where the MLP ends. 0 leaves the bottleneck out: then the MLP has one linear map less, ends with
+    bottleneck_dim: output of the MLP. 0 leaves the bottleneck out: the MLP then has one linear map less and ends with
         an activation, and the last layer maps from there, `layers` linear maps in all.
     batch_norm: normalise over all views in the batch: between each linear map and its activation, and (without scale
         and shift) the bottleneck, so that a student that cannot predict yet cannot shrink its output either.
     activation: between the linear maps.
-    l2: bring the bottleneck to length 1.
-    weight_norm: give the last layer's rows a length of their own, apart from their direction; False is a plain
-        linear map. Neither has a bias.
-    norm_last_layer: hold that length at 1 (steadier; a little worse for ViT-S).
+    l2: scale the bottleneck to length 1.
+    weight_norm: parametrise the rows of the last layer by length and direction; False is a plain linear map. Neither
+        has a bias.
+    norm_last_layer: fix that length at 1 (steadier; a little worse for ViT-S).
     """
 
     hidden_dim: int = 2048
@@ -107,7 +107,7 @@ class DINOHead(nn.Module):
     Args:
         in_dim: width of the backbone's feature.
         out_dim: K, the number of outputs.
-        shape: what lies between.
+        shape: of the layers between.
     """
 
     def __init__(self, in_dim: int, out_dim: int, shape: HeadShape = HeadShape()) -> None:
@@ -135,13 +135,30 @@ class DINOHead(nn.Module):
             self.last_layer = nn.Linear(self.embedding_dim, out_dim, bias=False)
 
     def bottleneck(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
-        """What the last layer sees: where a feature lies on the unit sphere on which the prototypes lie."""
+        """Return the input of the last layer: a point on the unit sphere, where the prototypes also lie."""
         return self.normalized(self.mlp(features))
 
     def normalized(self, embeddings: Float[Tensor, "n e"]) -> Float[Tensor, "n e"]:
-        """To length 1, where the head does that."""
+        """Scale to length 1, if the head does that."""
         return F.normalize(embeddings, dim=-1) if self.l2 else embeddings
 
     def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """Logits; as built by default in [-1, 1] while g is 1: cosines between the bottleneck and each prototype."""
+        """Return logits; with the defaults they are cosines of the bottleneck with each prototype, in [-1, 1]."""
         return self.last_layer(self.bottleneck(features))
+
+
+def copy_parameters(source: nn.Module, target: nn.Module) -> None:
+    """Copy parameters and buffers of `source` to `target` (strict), and stop the gradients of `target`."""
+    target.load_state_dict(source.state_dict(), strict=True)
+    target.requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Set teacher = momentum * teacher + (1 - momentum) * student, over parameters only (Caron et al. 2021).
+
+    Buffers (batch-norm statistics) are the teacher's own: it runs in training mode.
+    """
+    targets = [parameter.data for parameter in teacher.parameters()]
+    sources = [parameter.data for parameter in student.parameters()]
+    torch._foreach_lerp_(targets, sources, 1 - momentum)

@@ -1,28 +1,34 @@
-"""What every backbone shares: the config that travels with its weights, and one surface for all networks."""
+"""The contract of every backbone: normalised images in, `Tokens` out. Everything else is an optional capability."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from dinoscope.errors import UserError
 from dinoscope.types import Tokens
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+ClassAttention = Callable[[Tensor, int], Float[Tensor, "b heads rows columns"]]
+"""(normalised images [b, 3, h, w], block) -> attention of the class token to the patches, for each head."""
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
     """What is needed to build a backbone again, apart from its weights. Travels with every checkpoint.
 
-    name: a key of `BACKBONES`.
+    name: of a network, as `models.backbone.network` takes it.
     image_size: side of the square, in pixels, that evaluations take as the image size of the model.
-    position_size: side of the square, in pixels, that the position embeddings are laid out for, where it is another
-        one (DINOv2: 518, and evaluated at 224); at all others they are interpolated. None: `image_size`.
+    position_size: side of the square, in pixels, that the position embeddings are laid out for, if it differs
+        (DINOv2: 518, and evaluated at 224); at all others they are interpolated. None: `image_size`.
     drop_path: highest rate of stochastic depth (linear over the blocks); only training uses it.
     mean, std: normalisation of RGB in [0, 1].
     window: (level, width), the grey range by which images of more than 8 bits are read, that of the training set. None:
@@ -43,8 +49,82 @@ class BackboneConfig:
         return self.image_size if self.position_size is None else self.position_size
 
 
+@runtime_checkable
+class Network(Protocol):
+    """An architecture: an entry of `BACKBONES`. A family is a class with these members and a dict of its networks.
+
+    title: as the field writes it; "" for the name itself. patch: side in pixels that one patch token stands for.
+    transformer: whether it has position embeddings and is trained with the settings of transformers.
+    """
+
+    @property
+    def title(self) -> str:
+        """See above."""
+        ...
+
+    @property
+    def patch(self) -> int:
+        """See above."""
+        ...
+
+    @property
+    def transformer(self) -> bool:
+        """See above."""
+        ...
+
+    def check(self, config: BackboneConfig) -> None:
+        """Raise UserError if the network cannot be built for these sizes."""
+        ...
+
+    def build(self, config: BackboneConfig) -> Backbone:
+        """Build the network with fresh weights."""
+        ...
+
+    def baseline(self) -> Network:
+        """Return the network whose fresh weights trained ones are compared with."""
+        ...
+
+
+@runtime_checkable
+class Transformer(Protocol):
+    """Capability: tokens pass through attention blocks one after another. Rollout and maps of one block need it.
+
+    blocks: from first to last. prefix: tokens before the patches; the first is the class token.
+    """
+
+    config: BackboneConfig
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """See above."""
+        ...
+
+    @property
+    def prefix(self) -> int:
+        """See above."""
+        ...
+
+    def embed(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
+        """Return the input of the first block, and the patch grid."""
+        ...
+
+    def run_blocks(self, tokens: Float[Tensor, "b n d"], stop: int | None = None) -> Float[Tensor, "b n d"]:
+        """Return the tokens after the blocks before `stop`."""
+        ...
+
+    def norm(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Apply the final norm."""
+        ...
+
+
 class Backbone(nn.Module):
-    """What both families share: the config, the feature width, and the normalisation of uint8 images."""
+    """Config, feature width and normalisation, which all networks share, and what a network can do besides.
+
+    dim: width of the image feature. patch_size: side in pixels that one patch stands for.
+    net: the network itself; its state dict is what an export holds.
+    has_patches: whether the patches show places of the image.
+    probe_title: what `probe_features` consists of, for a person.
+    """
 
     config: BackboneConfig
     dim: int
@@ -53,6 +133,8 @@ class Backbone(nn.Module):
     checkpoint_activations: bool
     mean: Tensor
     std: Tensor
+    has_patches: bool = True
+    probe_title: str = "pooled vector"
 
     def __init__(self, config: BackboneConfig, dim: int, patch_size: int) -> None:
         super().__init__()
@@ -60,24 +142,69 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
 
-    def normalize(self, images: UInt8[Tensor, "*batch 3 h w"]) -> Float[Tensor, "*batch 3 h w"]:
-        """uint8 RGB to the network's input, in the dtype of its weights."""
-        dtype = next(self.parameters()).dtype
-        return (images.to(dtype) / 255 - self.mean.to(dtype)) / self.std.to(dtype)
-
-    def feature(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """`forward(images).feature`, for whoever needs no patches."""
-        return self(images).feature
-
-    @property
-    def linear_dim(self) -> int:
-        """Width of `linear_feature`."""
-        return self.dim
-
-    def linear_feature(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
-        """What DINO's linear probe is trained on; of a ResNet the image feature, of a ViT more than that."""
-        return self.feature(images)
-
     def __call__(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
         """Run the network; see `forward` of the subclass."""
         return cast(Tokens, super().__call__(images))
+
+    def normalize(self, images: UInt8[Tensor, "*batch 3 h w"]) -> Float[Tensor, "*batch 3 h w"]:
+        """Turn uint8 RGB into the network's input, in the dtype of its weights."""
+        dtype = next(self.parameters(), self.mean).dtype
+        return (images.to(dtype) / 255 - self.mean.to(dtype)) / self.std.to(dtype)
+
+    def feature(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Return `forward(images).feature` for callers that need no patches."""
+        return self(images).feature
+
+    @property
+    def probe_dim(self) -> int:
+        """Width of `probe_features`."""
+        return self.dim
+
+    def probe_features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
+        """Return what DINO's linear probe is trained on; by default the image feature."""
+        return self.feature(images)
+
+    def weights_for(self, config: BackboneConfig) -> dict[str, Tensor]:
+        """Return the weights of `net` for the same network with the layout of `config`."""
+        return self.net.state_dict()
+
+    @property
+    def class_attention(self) -> ClassAttention | None:
+        """Capability: attention of the class token to the patches; None without a class token."""
+        return None
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of the last block; 0 without `class_attention`."""
+        return 0
+
+    @property
+    def transformer(self) -> Transformer | None:
+        """Capability: see `Transformer`."""
+        return None
+
+    @property
+    def patch_projection(self) -> nn.Module | None:
+        """What turns pixels into patch tokens, for methods that freeze it; None if there is no such layer."""
+        return None
+
+
+def require_patches(backbone: Backbone, what: str) -> None:
+    """Raise UserError for a network that gives only a feature of the whole image. what: the evaluation or map."""
+    if not backbone.has_patches:
+        raise UserError(f"{what} needs features of patches, and {backbone.config.name} gives one feature for an image")
+
+
+def require_transformer(backbone: Backbone, what: str) -> Transformer:
+    """Return the capability, or raise UserError if the network lacks it. what: the evaluation or map."""
+    transformer = backbone.transformer
+    if transformer is None:
+        raise UserError(f"{what} needs attention blocks, and {backbone.config.name} has none")
+    return transformer
+
+
+def modules_of(parent: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Yield (parent, name, child) of every module below `parent`; a child may be exchanged meanwhile."""
+    for module in list(parent.modules()):
+        for name, child in module.named_children():
+            yield module, name, child

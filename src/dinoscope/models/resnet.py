@@ -1,4 +1,4 @@
-"""ResNets, whose last feature map stands for patches."""
+"""ResNets. The last feature map is given as patches; the image feature is their mean (global pooling)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dinoscope.models.batch_norm import statistics_held
+from dinoscope.models.layers import keep_gradients_of_single_cells, statistics_held
 from dinoscope.models.network import Backbone, BackboneConfig
-from dinoscope.models.strided_convolution import keep_gradients_of_single_cells
 from dinoscope.types import Tokens
 
 
@@ -27,21 +26,49 @@ class ResNetShape:
 
     width: channels of the first stage; doubled at each of the others.
     stem_stride: of a 3x3 convolution without pooling, for images of 32 to 64 px; 0 is ImageNet's stem of stride 4.
+    title: as the field writes it; "" for the name itself.
     """
 
     block: type[BasicBlock] | type[Bottleneck]
     layers: tuple[int, int, int, int]
     width: int = 64
     stem_stride: int = 0
+    title: str = ""
+    transformer = False
 
     @property
     def patch(self) -> int:
         """Side of the square, in pixels, that one place of the last feature map stands for."""
         return 8 * (self.stem_stride or 4)
 
+    def check(self, config: BackboneConfig) -> None:
+        """Accept every image size."""
+
+    def baseline(self) -> ResNetShape:
+        """Return the network itself."""
+        return self
+
+    def build(self, config: BackboneConfig) -> ResNetBackbone:
+        """Build the network with fresh weights; every residual branch counts in full, as in torchvision."""
+        net = ResNet(
+            cast(Any, self.block),
+            self.layers,
+            num_classes=0,
+            channels=tuple(self.width * 2**stage for stage in range(4)),
+            drop_path_rate=config.drop_path,
+            zero_init_last=False,
+        )
+        if self.stem_stride:
+            # SimCLR, appendix B.9: for 32 px images the first convolution keeps the resolution, without pooling.
+            net.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=self.stem_stride, padding=1, bias=False)
+            nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+            net.maxpool = nn.Identity()
+        keep_gradients_of_single_cells(net)
+        return ResNetBackbone(config, net, self.patch)
+
 
 class ResNetBackbone(Backbone):
-    """A ResNet; its last feature map is given as patches, its image feature is their mean (global pooling)."""
+    """A ResNet without class token and attention."""
 
     net: ResNet
 
@@ -50,7 +77,7 @@ class ResNetBackbone(Backbone):
         self.net = net
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
-        """The last feature map, row by row."""
+        """Return the last feature map, row by row."""
         if self.checkpoint_activations and torch.is_grad_enabled():
             cells = self._recomputed_features(images)
         else:
@@ -58,7 +85,7 @@ class ResNetBackbone(Backbone):
         return Tokens(None, cells.flatten(2).transpose(1, 2), (cells.shape[-2], cells.shape[-1]))
 
     def _recomputed_features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d rows columns"]:
-        """`net.forward_features`, each block run again in the backward pass (timm's way moves statistics twice)."""
+        # `net.forward_features`, each block run again in the backward pass (timm's way moves statistics twice).
         cells = self.net.maxpool(self.net.act1(self.net.bn1(self.net.conv1(images))))
         stages = [self.net.layer1, self.net.layer2, self.net.layer3, self.net.layer4]
         for block in chain.from_iterable(cast("list[nn.Sequential]", stages)):
@@ -68,28 +95,8 @@ class ResNetBackbone(Backbone):
 
 
 def _first_and_again(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What a block is run in: its statistics move the first time only."""
+    # The statistics of a block move the first time only.
     return contextlib.nullcontext(), statistics_held(block)
-
-
-def build_resnet(config: BackboneConfig, shape: ResNetShape) -> ResNetBackbone:
-    """Build the network with fresh weights; every residual branch counts in full, as in torchvision."""
-    channels = tuple(shape.width * 2**stage for stage in range(4))
-    net = ResNet(
-        cast(Any, shape.block),
-        shape.layers,
-        num_classes=0,
-        channels=channels,
-        drop_path_rate=config.drop_path,
-        zero_init_last=False,
-    )
-    if shape.stem_stride:
-        # SimCLR, appendix B.9: for 32 px images the first convolution keeps the resolution, pooling is dropped.
-        net.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=shape.stem_stride, padding=1, bias=False)
-        nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-        net.maxpool = nn.Identity()
-    keep_gradients_of_single_cells(net)
-    return ResNetBackbone(config, net, shape.patch)
 
 
 def zero_residual_branches(module: nn.Module) -> None:
@@ -97,3 +104,12 @@ def zero_residual_branches(module: nn.Module) -> None:
     for block in module.modules():
         if isinstance(block, (BasicBlock, Bottleneck)):
             block.zero_init_last()
+
+
+NETWORKS: dict[str, ResNetShape] = {
+    "resnet_micro": ResNetShape(BasicBlock, (1, 1, 1, 1), width=32, stem_stride=2, title="RN-micro"),
+    "resnet18": ResNetShape(BasicBlock, (2, 2, 2, 2), title="RN18"),
+    "resnet18_small": ResNetShape(BasicBlock, (2, 2, 2, 2), stem_stride=1, title="RN18 (3x3 stem)"),
+    "resnet50": ResNetShape(Bottleneck, (3, 4, 6, 3), title="RN50"),
+    "resnet50_small": ResNetShape(Bottleneck, (3, 4, 6, 3), stem_stride=1, title="RN50 (3x3 stem)"),
+}

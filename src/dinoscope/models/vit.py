@@ -1,9 +1,13 @@
-"""Vision Transformers of DINO, DeiT, MoCo v3 and DINOv2 (layer scale, registers), at any image size."""
+"""Vision Transformers of DINO, DeiT, MoCo v3 and DINOv2 (layer scale, registers), at any image size.
+
+Position embeddings are resized to another grid than the trained one as the released weights were trained with.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -14,9 +18,9 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dinoscope.models.network import Backbone, BackboneConfig
-from dinoscope.models.position import resized_position_embedding
-from dinoscope.models.stem import ConvStem
+from dinoscope.errors import UserError
+from dinoscope.models.layers import ConvStem
+from dinoscope.models.network import Backbone, BackboneConfig, ClassAttention, Transformer
 from dinoscope.types import Tokens
 
 LINEAR_BLOCKS = 4
@@ -32,10 +36,11 @@ class ViTShape:
     """Sizes of a Vision Transformer.
 
     stem: "patch" (one strided convolution) or "conv" (see `ConvStem`).
-    layer_scale: first value of the factors of each residual branch; 0 where there are none.
+    layer_scale: first value of the factors of each residual branch; 0 if there are none.
     registers: tokens between the class token and the patches that stand for no part of the image; they also
         decide how position embeddings are resized, see `resized_position_embedding`.
     token_std: standard deviation that class token and registers are drawn with.
+    title: as the field writes it; "" for the name itself.
     """
 
     patch: int
@@ -47,10 +52,55 @@ class ViTShape:
     layer_scale: float = 0.0
     registers: int = 0
     token_std: float = 0.02
+    title: str = ""
+    transformer = True
+
+    def check(self, config: BackboneConfig) -> None:
+        """Raise UserError for an image size that the patches do not fill."""
+        size, patch = config.layout_size, self.patch
+        if size % patch:
+            raise UserError(
+                f"{config.name} needs an image size that is a multiple of its patch of {patch} px; "
+                f"{size} is not (nearest: {round(size / patch) * patch})"
+            )
+
+    def baseline(self) -> ViTShape:
+        """Return the network whose residual branches count in full from the start.
+
+        Training may start from branches of nearly 0 (DINOv2's layer scale of 1e-5), which would leave the patch
+        projection and the positions alone.
+        """
+        return replace(self, layer_scale=1.0 if self.layer_scale else 0.0, token_std=ViTShape.token_std)
+
+    def build(self, config: BackboneConfig) -> ViTBackbone:
+        """Build the network with fresh weights."""
+        net = VisionTransformer(
+            img_size=config.layout_size,
+            patch_size=self.patch,
+            embed_dim=self.width,
+            depth=self.depth,
+            num_heads=self.heads,
+            mlp_ratio=self.mlp_ratio,
+            num_classes=0,
+            init_values=self.layer_scale or None,
+            reg_tokens=self.registers,
+            no_embed_class=self.registers > 0,
+            drop_path_rate=config.drop_path,
+            norm_layer=cast(Callable[..., nn.Module], lambda width, **kwargs: nn.LayerNorm(width, eps=1e-6, **kwargs)),
+        )
+        with torch.no_grad():
+            # Scaled instead of drawn again, so that the random numbers after them stay the same.
+            for token in (net.cls_token, net.reg_token):
+                if token is not None:
+                    token.mul_(self.token_std / TIMM_TOKEN_STD)
+        stem = ConvStem(self.patch, self.width) if self.stem == "conv" else net.patch_embed.proj
+        net.patch_embed = nn.Sequential()
+        net.patch_embed.proj = stem
+        return ViTBackbone(config, net, self)
 
 
 class ViTBackbone(Backbone):
-    """A Vision Transformer with a class token and, in a network with registers, those behind it.
+    """A Vision Transformer with a class token, followed by the registers if it has any.
 
     With registers, only patches have a position: that of the class token is part of the token itself, as in timm.
     """
@@ -66,8 +116,48 @@ class ViTBackbone(Backbone):
         """What turns pixels into patch tokens."""
         return cast(nn.Module, self.net.patch_embed)
 
+    @property
+    def transformer(self) -> ViTBackbone:
+        """The network itself."""
+        return self
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """The attention blocks, from first to last."""
+        return cast("list[Block]", list(self.net.blocks))
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches: the class token and the registers."""
+        return self.net.num_prefix_tokens
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of each block."""
+        return self.shape.heads
+
+    @property
+    def class_attention(self) -> ClassAttention:
+        """See `Backbone`; -1 is the last block. A map sums to 1 less what the class token gives to prefix tokens."""
+        return self._class_attention
+
+    def _class_attention(self, images: Float[Tensor, "b 3 h w"], block: int) -> Float[Tensor, "b heads rows columns"]:
+        tokens, grid = self.embed(images)
+        index = block_index(self, block)
+        row = class_row(self.blocks[index], self.run_blocks(tokens, stop=index))
+        return row[:, :, self.prefix :].unflatten(-1, grid)
+
+    def norm(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Apply the final LayerNorm."""
+        return self.net.norm(tokens)
+
+    def weights_for(self, config: BackboneConfig) -> dict[str, Tensor]:
+        """Return the weights with position embeddings resized to the layout of `config`, as `embed` resizes them."""
+        side = config.layout_size // self.patch_size
+        return self.net.state_dict() | {"pos_embed": self.positions((side, side))}
+
     def embed(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
-        """Input of the first block: prefix tokens, then patch tokens, positions added; and the patch grid.
+        """Return the input of the first block (prefix tokens, then patch tokens, positions added), and the patch grid.
 
         Pixels beyond the last whole patch are left out, as the strided convolution does.
         """
@@ -81,13 +171,13 @@ class ViTBackbone(Backbone):
         return torch.cat([class_token, registers, patches + self.positions(grid)], dim=1), grid
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 m d"]:
-        """The position embedding resized to `grid`: of class token and patches, or with registers of the patches."""
+        """Return the position embedding resized to `grid`: of class token and patches; with registers, of patches."""
         registers = self.shape.registers > 0
         embedding = cast(Tensor, self.net.pos_embed)
         return resized_position_embedding(embedding, 0 if registers else 1, grid, antialias=registers)
 
     def run_blocks(self, tokens: Float[Tensor, "b n d"], stop: int | None = None) -> Float[Tensor, "b n d"]:
-        """Tokens after the blocks before `stop` (all of them by default; negative counts from the end)."""
+        """Return the tokens after the blocks before `stop` (all by default; negative counts from the end)."""
         for block in self.net.blocks[:stop]:
             if self.checkpoint_activations and torch.is_grad_enabled():
                 tokens = cast(Tensor, checkpoint(block, tokens, use_reentrant=False))
@@ -96,18 +186,26 @@ class ViTBackbone(Backbone):
         return tokens
 
     def feature(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """The class token alone: equal to `forward(images).cls`, without what the last block does for the patches."""
+        """Return `forward(images).cls`, without what the last block computes for the patches."""
         tokens, _ = self.embed(images)
         last = cast(Block, self.net.blocks[-1])
         return self.net.norm(class_token_after(last, self.run_blocks(tokens, stop=-1)))[:, 0]
 
     @property
-    def linear_dim(self) -> int:
-        """Width of `linear_feature`."""
+    def probe_dim(self) -> int:
+        """Width of `probe_features`."""
         return self.dim * (2 if self.dim >= WIDE else min(LINEAR_BLOCKS, len(self.net.blocks)))
 
-    def linear_feature(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
-        """The class tokens of the last four blocks in order (of all, if there are fewer), each after the final norm.
+    @property
+    def probe_title(self) -> str:
+        """See `Backbone`."""
+        if self.dim >= WIDE:
+            return "class token and mean patch token of the last block"
+        blocks = self.probe_dim // self.dim
+        return f"class tokens of the last {blocks} blocks" if blocks > 1 else "class token of the last block"
+
+    def probe_features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
+        """Return the class tokens of the last four blocks (of all, if there are fewer), each after the final norm.
 
         From a width of 768: the class token and the mean patch token of the last block, after the norm.
         """
@@ -125,14 +223,59 @@ class ViTBackbone(Backbone):
         return self.net.norm(torch.stack(class_tokens, dim=1)).flatten(1)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
-        """Class and patch tokens after the final LayerNorm."""
+        """Return class and patch tokens after the final LayerNorm."""
         tokens, grid = self.embed(images)
         tokens = self.net.norm(self.run_blocks(tokens))
-        return Tokens(tokens[:, 0], tokens[:, self.net.num_prefix_tokens :], grid)
+        return Tokens(tokens[:, 0], tokens[:, self.prefix :], grid)
+
+
+def block_index(transformer: Transformer, block: int) -> int:
+    """Return the block's number from the first one, which is 0; negative counts from the end.
+
+    Raises UserError for a block that the network does not have.
+    """
+    depth = len(transformer.blocks)
+    if not -depth <= block < depth:
+        raise UserError(
+            f"{transformer.config.name} has no block {block}: "
+            f"its blocks are 0 to {depth - 1}, or, from the end, -1 to {-depth}"
+        )
+    return block % depth
+
+
+def class_row(block: Block, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n"]:
+    """Return the class token's row of attention: softmax(q k / sqrt(d)) for its q alone, never an N x N matrix."""
+    attention, normed = cast(Attention, block.attn), block.norm1(tokens)
+    return attention_rows(scaled_queries(attention, normed[:, :1]), head_keys(attention, normed)).squeeze(-2)
+
+
+def attention_rows(
+    queries: Float[Tensor, "b heads m e"], keys: Float[Tensor, "b heads n e"]
+) -> Float[Tensor, "b heads m n"]:
+    """Return what each of the queries' tokens attends to; a row sums to 1."""
+    return (queries @ keys.transpose(-2, -1)).softmax(dim=-1)
+
+
+def scaled_queries(attention: Attention, normed: Float[Tensor, "b m d"]) -> Float[Tensor, "b heads m e"]:
+    """Return queries of tokens after the block's first norm, scaled by 1 / sqrt(e)."""
+    return attention.q_norm(_project(attention, normed, part=0)) * attention.scale
+
+
+def head_keys(attention: Attention, normed: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n e"]:
+    """Return keys of tokens after the block's first norm."""
+    return attention.k_norm(_project(attention, normed, part=1))
+
+
+def _project(attention: Attention, tokens: Float[Tensor, "b n d"], part: int) -> Float[Tensor, "b heads n e"]:
+    # One third of timm's fused projection: queries (0), keys (1) or values (2). Heads come first, as timm's q_norm and
+    # k_norm work on the width of a head.
+    weight = attention.qkv.weight.chunk(3)[part]
+    bias = None if attention.qkv.bias is None else attention.qkv.bias.chunk(3)[part]
+    return F.linear(tokens, weight, bias).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
 
 
 def class_token_after(block: Block, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b 1 d"]:
-    """The class token behind a block: keys and values of all tokens, everything else for that one only.
+    """Return the class token after a block: keys and values of all tokens, everything else for that one only.
 
     Saves ten twelfths of the block's multiplications, and draws the same random numbers for stochastic depth.
     """
@@ -149,28 +292,122 @@ def class_token_after(block: Block, tokens: Float[Tensor, "b n d"]) -> Float[Ten
     return token + block.drop_path2(block.ls2(block.mlp(block.norm2(token))))
 
 
-def build_vit(config: BackboneConfig, shape: ViTShape) -> ViTBackbone:
-    """Build the network with fresh weights."""
-    net = VisionTransformer(
-        img_size=config.layout_size,
-        patch_size=shape.patch,
-        embed_dim=shape.width,
-        depth=shape.depth,
-        num_heads=shape.heads,
-        mlp_ratio=shape.mlp_ratio,
-        num_classes=0,
-        init_values=shape.layer_scale or None,
-        reg_tokens=shape.registers,
-        no_embed_class=shape.registers > 0,
-        drop_path_rate=config.drop_path,
-        norm_layer=cast(Callable[..., nn.Module], lambda width, **kwargs: nn.LayerNorm(width, eps=1e-6, **kwargs)),
+def sine_cosine_positions(width: int, side: int) -> Float[Tensor, "1 n d"]:
+    """Return fixed positions of a square grid: sines and cosines of row, then of column (MoCo v3, section 5).
+
+    width: a multiple of 4; wavelengths go from 2 pi to nearly 10,000 * 2 pi cells.
+    """
+    frequencies = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float32) / (width // 4))
+    cells = torch.arange(side, dtype=torch.float32)
+    rows, columns = torch.meshgrid(cells, cells, indexing="ij")
+    angles = [place.flatten()[:, None] * frequencies for place in (rows, columns)]
+    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)[None]
+
+
+def resized_position_embedding(
+    embedding: Float[Tensor, "1 n d"], prefix: int, grid: tuple[int, int], *, antialias: bool = False
+) -> Float[Tensor, "1 m d"]:
+    """Resize the patch positions (bicubic) to `grid` = (rows, columns); prefix positions stay.
+
+    Without antialiasing, and with scale factor (cells + 0.1) / trained cells: DINO, and DINOv2 without registers,
+    were trained with this, so a cleaner resize would give other features. With `antialias`, and exactly to the grid:
+    DINOv2 with registers.
+    """
+    if any(isinstance(cells, torch.SymInt) for cells in grid):  # traced for images of any size
+        return resized_by_matrices(embedding, prefix, grid, antialias=antialias)
+    trained = math.isqrt(embedding.shape[1] - prefix)
+    if grid == (trained, trained):
+        return embedding
+    cells = embedding[:, prefix:].reshape(1, trained, trained, -1).permute(0, 3, 1, 2)
+    if antialias:
+        resized = F.interpolate(cells, grid, mode="bicubic", antialias=True)
+        return torch.cat([embedding[:, :prefix], resized.flatten(2).transpose(1, 2)], dim=1)
+    scale = ((grid[0] + 0.1) / trained, (grid[1] + 0.1) / trained)
+    resized = F.interpolate(cells, scale_factor=scale, mode="bicubic")
+    return torch.cat([embedding[:, :prefix], resized.flatten(2).transpose(1, 2)], dim=1)
+
+
+REFERENCE_CUBIC, ANTIALIASED_CUBIC = -0.75, -0.5
+"""The cubic's parameter a (Keys 1981) in torch's bicubic interpolation, without and with antialiasing."""
+
+
+def resized_by_matrices(embedding: Tensor, prefix: int, grid: tuple[int, int], *, antialias: bool = False) -> Tensor:
+    """Return `resized_position_embedding` for a grid whose size is known only when the program runs.
+
+    `torch.nn.functional.interpolate` with a scale factor is frozen to one size when a network is traced; products with
+    matrices made of the grid's size are not. embedding [1, n, d] becomes [1, prefix + rows * columns, d]. At the
+    trained grid the embedding is returned exactly.
+    """
+    trained = math.isqrt(embedding.shape[1] - prefix)
+    cells = embedding[0, prefix:].unflatten(0, (trained, trained))
+    make = _antialiased if antialias else _interpolating
+    numbers = [torch.arange(count, device=embedding.device) for count in grid]
+    as_trained = (numbers[0].sum() == trained * (trained - 1) // 2) & (numbers[1].sum() == trained * (trained - 1) // 2)
+    own = torch.arange(trained, device=embedding.device)
+    vertical, horizontal = (
+        torch.where(as_trained, (number[:, None] == own).to(embedding.dtype), make(number, count, own, embedding.dtype))
+        for number, count in zip(numbers, grid, strict=True)
     )
-    with torch.no_grad():
-        # Scaled instead of drawn again: the random numbers behind them stay the same.
-        for token in (net.cls_token, net.reg_token):
-            if token is not None:
-                token.mul_(shape.token_std / TIMM_TOKEN_STD)
-    stem = ConvStem(shape.patch, shape.width) if shape.stem == "conv" else net.patch_embed.proj
-    net.patch_embed = nn.Sequential()
-    net.patch_embed.proj = stem
-    return ViTBackbone(config, net, shape)
+    # r rows, c columns of the new grid; t, u of the trained one; d width
+    resized = torch.einsum("rt,tud,cu->rcd", vertical, cells, horizontal)
+    return torch.cat([embedding[0, :prefix], resized.flatten(0, 1)])[None]
+
+
+def _interpolating(number: Tensor, count: int, own: Tensor, dtype: torch.dtype) -> Tensor:
+    # Weights [count, trained] of a bicubic resize by (count + 0.1) / trained; cells beyond the edge repeat the edge.
+    trained = own.shape[0]
+    place = (number.to(dtype) + 0.5) * (trained / (count + 0.1)) - 0.5
+    before = place.floor()
+    weights = torch.zeros(1, dtype=dtype, device=number.device)
+    for offset in (-1, 0, 1, 2):
+        taken = (before + offset).clamp(0, trained - 1)
+        weight = _cubic(place - before - offset, REFERENCE_CUBIC)
+        weights = weights + weight[:, None] * (taken[:, None] == own.to(dtype))
+    return weights
+
+
+def _antialiased(number: Tensor, count: int, own: Tensor, dtype: torch.dtype) -> Tensor:
+    # Weights [count, trained] of a bicubic resize whose kernel is as wide as the coarser grid; rows sum to 1.
+    trained = own.shape[0]
+    scale = trained / number.shape[0]
+    width = torch.ones((), dtype=dtype, device=number.device).mul(scale).clamp(min=1)
+    place = (number.to(dtype) + 0.5) * scale
+    weights = _cubic((own.to(dtype) + 0.5 - place[:, None]) / width, ANTIALIASED_CUBIC)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def _cubic(distance: Tensor, a: float) -> Tensor:
+    # The cubic convolution kernel (Keys 1981, Eq. 15); 0 from a distance of 2.
+    x = distance.abs()
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+
+
+NETWORKS: dict[str, ViTShape] = {
+    "vit_micro_conv8": ViTShape(8, 96, 3, 3, stem="conv", mlp_ratio=2.0, title="ViT-micro/8"),
+    "vit_micro_patch4_64": ViTShape(4, 96, 3, 3, mlp_ratio=2.0, title="ViT-micro/4 (linear)"),
+    "vit_micro_patch8_64": ViTShape(8, 96, 3, 3, mlp_ratio=2.0, title="ViT-micro/8 (linear)"),
+    "vit_micro_patch16_64": ViTShape(16, 96, 3, 3, mlp_ratio=2.0, title="ViT-micro/16 (linear)"),
+    "vit_tiny_patch4_32": ViTShape(4, 192, 12, 3, title="ViT-Ti/4"),
+    "vit_tiny_patch8_64": ViTShape(8, 192, 12, 3, title="ViT-Ti/8"),
+    "vit_tiny_patch8_224": ViTShape(8, 192, 12, 3, title="ViT-Ti/8"),
+    "vit_tiny_patch16_224": ViTShape(16, 192, 12, 3, title="ViT-Ti/16"),
+    "vit_small_patch4_32": ViTShape(4, 384, 12, 6, title="ViT-S/4"),
+    "vit_small_patch8_64": ViTShape(8, 384, 12, 6, title="ViT-S/8"),
+    "vit_small_patch8_224": ViTShape(8, 384, 12, 6, title="ViT-S/8"),
+    "vit_small_patch16_224": ViTShape(16, 384, 12, 6, title="ViT-S/16"),
+    "vit_base_patch8_224": ViTShape(8, 768, 12, 12, title="ViT-B/8"),
+    "vit_base_patch16_224": ViTShape(16, 768, 12, 12, title="ViT-B/16"),
+    "deit_tiny_patch16_224": ViTShape(16, 192, 12, 3, title="ViT-Ti/16"),
+    "deit_small_patch16_224": ViTShape(16, 384, 12, 6, title="ViT-S/16"),
+    "deit_base_patch16_224": ViTShape(16, 768, 12, 12, title="ViT-B/16"),
+    "vit_tiny_heads12_patch16_224": ViTShape(16, 192, 12, 12),  # solo-learn's ViT-Ti of MoCo v3
+    "vit_small_heads12_patch16_224": ViTShape(16, 384, 12, 12, title="ViT-S/16 (12 heads)"),  # MoCo v3's ViT-S
+    "vit_small_patch14_dinov2": ViTShape(14, 384, 12, 6, layer_scale=1e-5, token_std=1e-6),
+    "vit_base_patch14_dinov2": ViTShape(14, 768, 12, 12, layer_scale=1e-5, token_std=1e-6),
+    "vit_large_patch14_dinov2": ViTShape(14, 1024, 24, 16, layer_scale=1e-5, token_std=1e-6),
+    "vit_small_patch14_reg4_dinov2": ViTShape(14, 384, 12, 6, registers=4, layer_scale=1e-5, token_std=1e-6),
+    "vit_base_patch14_reg4_dinov2": ViTShape(14, 768, 12, 12, registers=4, layer_scale=1e-5, token_std=1e-6),
+    "vit_large_patch14_reg4_dinov2": ViTShape(14, 1024, 24, 16, registers=4, layer_scale=1e-5, token_std=1e-6),
+}

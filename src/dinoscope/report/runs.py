@@ -15,7 +15,8 @@ from dinoscope.data.sources import find_images, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.methods import method_name, shown_name
 from dinoscope.model_names import Model, distinct
-from dinoscope.study.compare import ARCHITECTURE_NAMES, METHOD_NAMES, Comparison
+from dinoscope.models.backbone import network_title
+from dinoscope.study.compare import METHOD_NAMES, Comparison
 from dinoscope.study.gather import Measuring
 from dinoscope.text import printable
 from dinoscope.training.config import RunConfig
@@ -65,7 +66,7 @@ class RunRecord:
     @property
     def architecture(self) -> str:
         """The network as the field writes it, with the name that it has here where that differs."""
-        shown = ARCHITECTURE_NAMES.get(self.config.backbone, self.config.backbone)
+        shown = network_title(self.config.backbone)
         return shown if shown == self.config.backbone else f"{shown} ({self.config.backbone})"
 
     @property

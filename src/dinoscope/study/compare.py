@@ -15,8 +15,8 @@ from dinoscope.config import difference, flat, identity, some, text, to_dict
 from dinoscope.evaluation.results import conditions
 from dinoscope.evaluation.statistics import OverSeeds, over_seeds
 from dinoscope.methods import DISPLAY, method_name
-from dinoscope.models.backbone import BACKBONES, ResNetShape
-from dinoscope.study.names import ARCHITECTURE_NAMES, METHOD_NAMES
+from dinoscope.models.backbone import BACKBONES, network_title
+from dinoscope.study.names import METHOD_NAMES
 from dinoscope.training.config import RunConfig
 from dinoscope.types import Result
 
@@ -90,7 +90,7 @@ class Row:
     @property
     def architecture(self) -> str:
         """The architecture as the field writes it; a dash for raw pixels."""
-        return ARCHITECTURE_NAMES.get(self.first.backbone, self.first.backbone) or "–"
+        return network_title(self.first.backbone) or "–"
 
     def cell(self, evaluation: str) -> OverSeeds | None:
         """The figure of a column, or None where no run has it."""
@@ -178,7 +178,13 @@ def _order(row: Row) -> tuple[Any, ...]:
     """Raw pixels, ResNets, transformers, each from small to large; within an architecture by method."""
     entry, methods = row.first, list(METHOD_NAMES)
     kind = BACKBONES.get(entry.backbone)
-    family = 0 if not entry.backbone else 1 if isinstance(kind, ResNetShape) or "resnet" in entry.backbone else 2
+    family = (
+        0
+        if not entry.backbone
+        else 1
+        if "resnet" in entry.backbone or (kind is not None and not kind.transformer)
+        else 2
+    )
     place = methods.index(entry.method) if entry.method in methods else len(methods)
     return family, entry.parameters or 0.0, entry.backbone, place, entry.method, entry.run
 

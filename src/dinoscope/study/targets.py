@@ -14,10 +14,10 @@ import torch
 
 from dinoscope.errors import UserError, lookup
 from dinoscope.model_names import RANDOM, Model, Watch, load_model, random_backbone
-from dinoscope.models.backbone import BACKBONES, build_backbone
+from dinoscope.models.backbone import BACKBONES, build_backbone, network_title
 from dinoscope.models.pretrained import CATALOGUE, Choices, Release, fetch, import_file, is_cached
-from dinoscope.models.pretrained.fetch import MEGABYTE, cached_file, has_digest
-from dinoscope.study.names import ARCHITECTURE_NAMES, METHOD_NAMES
+from dinoscope.models.pretrained.released import MEGABYTE, cached_file, has_digest
+from dinoscope.study.names import METHOD_NAMES
 from dinoscope.study.published import PUBLISHED, PUBLISHED_DAVIS, PUBLISHED_JACCARD, Published, PublishedJaccard
 
 DINO_PAPER = "Caron et al. 2021"
@@ -298,5 +298,5 @@ def _davis_figures(weights: Weights) -> tuple[Figure, ...]:
 def _row_key(release: Release) -> tuple[str, str]:
     """Return method and architecture as `published` writes them."""
     keys = {shown.casefold(): key for key, shown in METHOD_NAMES.items()}
-    architecture = ARCHITECTURE_NAMES.get(release.architecture, release.architecture)
+    architecture = network_title(release.architecture)
     return keys.get(release.method.casefold(), release.method), architecture

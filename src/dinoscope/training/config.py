@@ -14,7 +14,7 @@ from dinoscope.data.views import ViewsConfig
 from dinoscope.errors import UserError
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.methods.method import MethodConfig, RunShape
-from dinoscope.models.backbone import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig, ViTShape, check_backbone
+from dinoscope.models.backbone import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig, check_backbone
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def check(config: RunConfig, images: int, processes: int, classes: int = 0, pass
         config.epochs,
         views.num_global,
         views.num_local,
-        transformer=isinstance(shape, ViTShape),
+        transformer=shape.transformer,
     )
     for fault in chain(config.method.faults(run), _batch_norm(config, run, processes)):
         raise UserError(fault)

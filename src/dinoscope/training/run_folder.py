@@ -17,7 +17,7 @@ from dinoscope.errors import UserError
 from dinoscope.files import GO_ON, locked, write_text, writing
 from dinoscope.files import RUN_SETTINGS as CONFIG
 from dinoscope.model_names import RANDOM
-from dinoscope.models.pretrained.catalogue import CATALOGUE
+from dinoscope.models.pretrained.released import CATALOGUE
 from dinoscope.training.config import RunConfig
 
 METRICS, MACHINE = "metrics.jsonl", "machine.json"

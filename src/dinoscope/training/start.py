@@ -18,7 +18,7 @@ from dinoscope.data.sources import LATER_EXTENSIONS, ImageSource, find_images, i
 from dinoscope.errors import UserError
 from dinoscope.files import cache_folder, write_text, writing
 from dinoscope.model_names import Watch, load_model, say_once
-from dinoscope.models.backbone import Backbone, BackboneConfig, ViTBackbone
+from dinoscope.models.backbone import Backbone, BackboneConfig
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import RunFolder
 
@@ -190,11 +190,7 @@ def give_weights(initial: Backbone, method: nn.Module, source: str) -> None:
     """
     for module in method.modules():
         if isinstance(module, Backbone):
-            tensors = initial.net.state_dict()
-            if isinstance(initial, ViTBackbone) and isinstance(module, ViTBackbone):
-                side = module.config.layout_size // module.patch_size
-                tensors["pos_embed"] = initial.positions((side, side))
-            checkpoint.load_strictly(module.net, tensors, Path(source))
+            checkpoint.load_strictly(module.net, initial.weights_for(module.config), Path(source))
 
 
 def facts_of(initial: BackboneConfig, config: RunConfig) -> str:

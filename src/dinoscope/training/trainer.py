@@ -28,7 +28,7 @@ from dinoscope.errors import UserError
 from dinoscope.methods import build_method, method_name
 from dinoscope.methods.method import Method, Outputs
 from dinoscope.models.backbone import Backbone, zero_residual_branches
-from dinoscope.models.batch_norm import statistics_held, synchronize
+from dinoscope.models.layers import statistics_held, synchronize
 from dinoscope.schedules import cosine, warmup_cosine
 from dinoscope.system import autocast, pick_precision
 from dinoscope.training.config import RunConfig, total_steps

@@ -1,8 +1,7 @@
 """Weights that others have released: their files recognised and read, and a catalogue of where they are."""
 
-from dinoscope.models.pretrained.catalogue import CATALOGUE, Release
-from dinoscope.models.pretrained.fetch import fetch, is_cached
 from dinoscope.models.pretrained.importing import Choices, Found, import_file
+from dinoscope.models.pretrained.released import CATALOGUE, Release, fetch, is_cached, is_offline
 
 __all__ = [
     "CATALOGUE",
@@ -12,4 +11,5 @@ __all__ = [
     "fetch",
     "import_file",
     "is_cached",
+    "is_offline",
 ]

@@ -1,7 +1,9 @@
-"""A file of others to a network of ours: find it, rename it, build it, load it strictly, and say what was found."""
+"""From a file of others to a backbone: find the network, rename it, build it, load it strictly, report the findings."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,14 +19,35 @@ from dinoscope.models.backbone import (
     IMAGENET_STD,
     Backbone,
     BackboneConfig,
-    ViTShape,
     build_backbone,
+    check_fit,
+    load_strictly,
 )
-from dinoscope.models.pretrained.layouts import PLAIN, Layout, Place, find_places, recognise, unsupported
-from dinoscope.models.pretrained.networks import in_timm_names, infer_config, named_config, told_by_positions
-from dinoscope.models.pretrained.normalisation import Color, beside, stated_heads
+from dinoscope.models.pretrained.networks import (
+    PLAIN,
+    Layout,
+    Place,
+    find_places,
+    in_timm_names,
+    infer_config,
+    named_config,
+    read_positions,
+    recognise,
+    unsupported,
+)
 from dinoscope.models.pretrained.reading import check_held, in_folder, read_file
-from dinoscope.models.weights import check_fit, load_strictly
+from dinoscope.models.vit import ViTShape
+
+Color = tuple[float, float, float]
+
+SETTINGS = (
+    ("preprocessor_config.json", (), "image_mean", "image_std"),
+    ("config.json", ("pretrained_cfg",), "mean", "std"),
+)
+"""Settings of transformers and of timm in a folder of a model hub: file, dictionaries that lead to the values, names of
+mean and standard deviation."""
+
+_YOURSELF = "Fix it, or give both --mean and --std to dinoscope import: then it is not read"
 
 
 @dataclass(frozen=True)
@@ -32,10 +55,10 @@ class Choices:
     """What the person decides instead of the file.
 
     architecture: a name in `BACKBONES`; None tells it from the shapes.
-    part: teacher, student, ema or plain, or the whole way to the network as an error lists it; None takes the one
+    part: teacher, student, ema or plain, or the whole path to the network as an error lists it; None takes the one
         that the method's own evaluations take.
-    mean, std: normalisation of RGB in [0, 1] that the network was trained with. No file of weights says it; None takes
-        what the settings beside one in a folder of a model hub say, else ImageNet's.
+    mean, std: normalisation of RGB in [0, 1] that the network was trained with. No file of weights states it; None
+        takes what the settings next to one in a folder of a model hub state, else ImageNet's.
     """
 
     architecture: str | None = None
@@ -48,7 +71,7 @@ class Choices:
 class Found:
     """What a file turned out to hold.
 
-    method: "" where the file does not tell. way: dictionaries and prefix that lead to the network.
+    method: "" if the file does not tell. way: dictionaries and prefix that lead to the network.
     left_out: first words of the names of tensors that are not the network's. note: a caution; may be "".
     """
 
@@ -64,7 +87,7 @@ class Found:
     note: str
 
     def line(self) -> str:
-        """For a person, on one line."""
+        """Return a description for a person, on one line."""
         method = self.method or "the file does not say the method"
         part = "" if self.part == PLAIN else f", its {self.part}"
         positions = "" if self.position_size is None else f" (positions for {self.position_size} px)"
@@ -74,7 +97,7 @@ class Found:
         )
 
     def provenance(self) -> dict[str, Any]:
-        """Plain JSON values, for the settings of an export."""
+        """Return plain JSON values, for the settings of an export."""
         return asdict(self) | {"file": Path(self.file).name, "left_out": list(self.left_out)}
 
 
@@ -83,7 +106,7 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
 
     path: the file, or a folder of a model hub, whose model.safetensors or pytorch_model.bin is meant.
 
-    Raises UserError where the file cannot be opened safely, holds no network that is known here, or its tensors are
+    Raises UserError if the file cannot be opened safely, holds no network that is known here, or its tensors are
     not exactly the network's: the message names each kind that is missing, left over or of another shape.
     """
     choices, path = choices or Choices(), in_folder(path)
@@ -95,7 +118,7 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
     layout = recognise(content)
     place = _choose(find_places(content), layout, choices.part, path)
     check_held(place.tensors, path)
-    layout = told_by_positions(layout, place.tensors.get("pos_embed"))
+    layout = read_positions(layout, place.tensors.get("pos_embed"))
     try:  # on "meta", where tensors of any size cost nothing
         shapes = in_timm_names(
             {name: tensor.to("meta") for name, tensor in place.tensors.items()}, place.family
@@ -113,9 +136,9 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
     broken = [name for name, tensor in network.tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise UserError(f"{path} holds weights that are no numbers (NaN or infinite), as {broken[0]}: it is damaged")
-    asked = None in (choices.mean, choices.std)
-    said = (beside(path) if asked else None) or (IMAGENET_MEAN, IMAGENET_STD, "")
-    config = replace(config, mean=choices.mean or said[0], std=choices.std or said[1])
+    open_question = None in (choices.mean, choices.std)
+    stated = (stated_normalisation(path) if open_question else None) or (IMAGENET_MEAN, IMAGENET_STD, "")
+    config = replace(config, mean=choices.mean or stated[0], std=choices.std or stated[1])
     backbone = build_backbone(config)
     load_strictly(backbone.net, network.tensors, path)
     found = Found(
@@ -127,14 +150,14 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
         config.name,
         config.image_size,
         config.position_size,
-        tuple(dict.fromkeys(network.left_out + place.beside)),
-        _note(layout, config, said[2], heads, choices),
+        tuple(dict.fromkeys(network.left_out + place.others)),
+        _note(layout, config, stated[2], heads, choices),
     )
     return backbone.eval(), found
 
 
 def _choose(places: list[Place], layout: Layout, wanted: str | None, path: Path) -> Place:
-    """The network that is meant. Raises UserError where there is none, or it is not clear which."""
+    """Return the network that is meant. Raises UserError if there is none, or it is not clear which."""
     if not places:
         raise UserError(
             f"{path} holds no ViT or ResNet that is known here: no tensor is called like the first of one "
@@ -155,7 +178,7 @@ def _choose(places: list[Place], layout: Layout, wanted: str | None, path: Path)
 
 
 def _known_heads(layout: Layout, shapes: Mapping[str, Tensor], path: Path) -> int | None:
-    """Attention heads of a ViT, as far as the file or the settings next to it tell."""
+    # Attention heads of a ViT, if the file or the settings next to it tell.
     projection = shapes.get("patch_embed.proj.weight")
     if projection is None or projection.ndim == 0:
         return None
@@ -163,7 +186,7 @@ def _known_heads(layout: Layout, shapes: Mapping[str, Tensor], path: Path) -> in
 
 
 def _note(layout: Layout, config: BackboneConfig, normalised_by: str, known_heads: int | None, choices: Choices) -> str:
-    """What a person must know before trusting the features. normalised_by: the settings that say how; "" for none."""
+    """Return what a person must know before trusting the features. normalised_by: file of settings; "" for none."""
     notes: list[str] = []
     shape = BACKBONES[config.name]
     if isinstance(shape, ViTShape) and known_heads is None and choices.architecture is None:
@@ -185,3 +208,51 @@ def _note(layout: Layout, config: BackboneConfig, normalised_by: str, known_head
         mean, std = (", ".join(f"{part:g}" for part in color) for color in (config.mean, config.std))
         notes.append(f"Normalised as {normalised_by} says: mean {mean}; std {std}")
     return ". ".join(notes)
+
+
+def stated_normalisation(weights: Path) -> tuple[Color, Color, str] | None:
+    """Return mean and standard deviation of RGB in [0, 1], and the file that states them; None if none does.
+
+    Raises UserError if such a file is damaged or states impossible values; it is not read with `Choices` of both.
+    """
+    for name, way, mean, std in SETTINGS:
+        file = weights.with_name(name)
+        values = _read(file) if file.is_file() else {}
+        for step in way:
+            values = values.get(step) or {}
+        if isinstance(values, Mapping) and mean in values and std in values:
+            return _color(file, mean, values[mean]), _color(file, std, values[std], positive=True), name
+    return None
+
+
+def stated_heads(weights: Path) -> int | None:
+    """Return the attention heads that config.json of transformers (a number) or timm (a network) states, or None."""
+    file, values = weights.with_name("config.json"), {}
+    with contextlib.suppress(UserError):  # `stated_normalisation` raises it, if it needs the file
+        values = _read(file) if file.is_file() else {}
+    heads, name = values.get("num_attention_heads"), values.get("architecture")
+    shape = BACKBONES.get(name) if isinstance(name, str) else None
+    if isinstance(shape, ViTShape):
+        return shape.heads
+    return heads if isinstance(heads, int) and heads > 0 else None
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{file}, which states how images are normalised, cannot be read: {error}. {_YOURSELF}"
+        ) from error
+    return values if isinstance(values, Mapping) else {}
+
+
+def _color(file: Path, name: str, value: Any, *, positive: bool = False) -> Color:
+    try:
+        red, green, blue = map(float, value)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{file}: {name} is {value!r}, not three numbers. {_YOURSELF}") from error
+    if not all(part > 0 if positive else 0 <= part <= 1 for part in (red, green, blue)):
+        allowed = "each must be above 0" if positive else "each must lie in [0, 1]"
+        raise UserError(f"{file}: {name} is {value!r}; {allowed}. {_YOURSELF}")
+    return red, green, blue

@@ -1,11 +1,15 @@
-"""Networks of others in timm's names, and what they are, told by the shapes of their tensors."""
+"""Networks in files of others: where they are, whose they are, and which they are in timm's names.
+
+All of it is told by the names and shapes of the tensors.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +17,186 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor
 
 from dinoscope.errors import UserError
-from dinoscope.models.backbone import BACKBONES, BackboneConfig, ResNetShape, ViTShape
-from dinoscope.models.position import sine_cosine_positions
-from dinoscope.models.pretrained.layouts import Family, Layout, heads_of_64, moco_v3_heads
+from dinoscope.models.backbone import BACKBONES, BackboneConfig
+from dinoscope.models.resnet import ResNetShape
+from dinoscope.models.vit import ViTShape, sine_cosine_positions
+
+Family = Literal["vit", "transformers", "resnet", "sequential"]
+
+ANCHORS: dict[Family, str] = {
+    "vit": "patch_embed.proj.weight",
+    "transformers": "embeddings.patch_embeddings.projection.weight",
+    "resnet": "layer1.0.conv1.weight",
+    "sequential": "4.0.conv1.weight",
+}
+"""How a network names its weights -> the tensor where it begins. sequential: torchvision's ResNet as a list of its
+children, as lightly has it."""
+
+DEPTH = 6
+"""Depth of nested dictionaries that are searched."""
+
+PARTS = (
+    (r"(?<![a-z])ema(?![a-z])", "ema"),
+    (r"teacher|target|momentum|encoder_k\b", "teacher"),
+    (r"student|online|encoder_q\b|base_encoder", "student"),
+)
+"""Pattern in the path to a network -> which part it is; without any of these it is the plain one."""
+
+PLAIN = "plain"
+
+
+def heads_of_64(width: int) -> int:
+    """Return the number of attention heads of 64 channels each: ViTs of DINO, DINOv2, iBOT and DeiT."""
+    return width // 64
+
+
+def moco_v3_heads(width: int) -> int:
+    """Return the heads of a ViT of MoCo v3: 12 up to ViT-B (vits.py; solo-learn's vit_mocov3.py and vit_mae.py)."""
+    return 16 if width == 1024 else 12
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A kind of file.
+
+    says: how it was recognised, for a person. method: "" if the file does not tell.
+    signs: each must be found in some name, written way/to/dictionary/tensor.name.
+    part: what is taken of it by default.
+    heads: attention heads of a ViT of some width; None if the file does not tell.
+    """
+
+    says: str
+    method: str
+    signs: tuple[str, ...]
+    part: str = PLAIN
+    heads: Callable[[int], int] | None = None
+
+
+LAYOUTS = (
+    # iBOT's files are DINO's but for a mask token in the student and a second last layer for the patches.
+    Layout("iBOT", "iBOT", (r"[/.](masked_embed$|head\.last_layer2\.)",), "teacher", heads_of_64),
+    Layout(
+        "DINO, full checkpoint",
+        "DINO",
+        (r"^student/(module\.)?backbone\.", r"^teacher/(module\.)?backbone\.", r"head\.last_layer\."),
+        "teacher",
+        heads_of_64,
+    ),
+    Layout("DINOv2, training checkpoint", "DINOv2", (r"(^|[/.])backbone\.", r"dino_head\."), "teacher", heads_of_64),
+    Layout(
+        "DINO, network and head",
+        "DINO",
+        (r"(^|[/.])backbone\.", r"(^|[/.])head\.mlp\.", r"(^|[/.])head\.last_layer\.weight_v$"),
+        "teacher",
+        heads_of_64,
+    ),
+    Layout("MoCo v3, checkpoint", "MoCo v3", (r"\bbase_encoder\.", r"\bmomentum_encoder\."), "student", moco_v3_heads),
+    Layout("MoCo, checkpoint", "MoCo v1 or v2", (r"\bencoder_q\.",), "student"),
+    Layout("SwAV, checkpoint", "SwAV", (r"\bprojection_head\.", r"\bprototypes\.")),
+    Layout("BYOL, PyTorch port", "BYOL", (r"online_(encoder|net)\.", r"target_(encoder|net)\."), "student"),
+    Layout("DINOv2, backbone", "DINOv2", (r"/(register_tokens|mask_token)$", r"ls1\.gamma$"), heads=heads_of_64),
+    Layout("DINOv2 in timm's names", "DINOv2", (r"/(\w+\.)*reg_token$", r"ls1\.gamma$"), heads=heads_of_64),
+    Layout(
+        "DINOv2 in Hugging Face's names",
+        "DINOv2",
+        (r"patch_embeddings\.projection", r"layer_scale1\.lambda1$"),
+        heads=heads_of_64,
+    ),
+    Layout("ViT in Hugging Face's names", "", (r"patch_embeddings\.projection",)),
+    Layout(
+        "solo-learn, checkpoint",
+        "",
+        (r"^state_dict/(backbone|encoder)\.", r"/(momentum_)?(projector|classifier)\."),
+        heads=heads_of_64,
+    ),
+    Layout("DeiT", "supervised", (r"^model/patch_embed\.", r"^model/head\.weight$"), heads=heads_of_64),
+    Layout("lightly, checkpoint", "", (r"backbone\.0\.weight$",)),
+    # The classifier may have been trained with the network, or as a linear probe on frozen features.
+    Layout("ResNet with a classifier (torchvision or timm)", "", (r"layer1\.0\.conv1", r"/(\w+\.)*fc\.weight$")),
+    Layout("ViT with a classifier (timm)", "", (r"patch_embed\.proj", r"/(\w+\.)*head\.weight$")),
+    Layout("ViT backbone (DINO or timm)", "", (r"patch_embed\.proj",)),
+    Layout("ResNet backbone (torchvision or timm)", "", ()),
+)
+"""In order: the first whose signs are all present is taken."""
+
+
+OTHERS = (
+    (r"layers\.\d+\.blocks\.\d+\.attn\.relative_position_bias_table$", "a Swin Transformer (EsViT's too)"),
+    (r"cls_attn_blocks\.\d+\.", "an XCiT or CaiT"),
+    (r"(^|\.)(downsample_layers\.\d+\.|stages\.\d+\.blocks\.\d+\.conv_dw\.)", "a ConvNeXt"),
+    (r"(^|\.)(storage_tokens$|rope_embed\.)", "a ViT of DINOv3"),
+    (r"blocks\.\d+\.mlp\.w12\.", "a ViT with SwiGLU, as DINOv2's ViT-g"),
+    (r"(^|\.)blocks\.\d+\.attn\.relative_position_bias_table$|(^|\.)rel_pos_bias\.", "a BEiT"),
+)
+"""Names of tensors -> networks that are recognised only to report that they are not supported."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a network is in a file.
+
+    way: dictionaries that lead to it, then what its tensors' names begin with: "teacher/module.backbone.".
+    tensors: its tensors and those that share the beginning, without it.
+    others: first words of the names of everything else in the same dictionary.
+    """
+
+    way: str
+    family: Family
+    part: str
+    tensors: Mapping[str, Tensor]
+    others: tuple[str, ...]
+
+
+def recognise(content: Mapping[str, Any]) -> Layout:
+    """Return the first of `LAYOUTS` that fits."""
+    names = [f"{way}/{name}" for way, tensors in _dictionaries(content) for name in tensors]
+    return next(layout for layout in LAYOUTS if all(any(re.search(s, n) for n in names) for s in layout.signs))
+
+
+def unsupported(content: Mapping[str, Any]) -> str:
+    """Return which of `OTHERS` the file holds; "" for none of them."""
+    names = [name for _, tensors in _dictionaries(content) for name in tensors]
+    return next((kind for sign, kind in OTHERS if any(re.search(sign, name) for name in names)), "")
+
+
+def find_places(content: Mapping[str, Any]) -> list[Place]:
+    """Return every network in the file, in the order of the file."""
+    return [
+        _place(way, tensors, name.removesuffix(anchor), family)
+        for way, tensors in _dictionaries(content)
+        for name in tensors
+        for family, anchor in ANCHORS.items()
+        if name == anchor or name.endswith(f".{anchor}")
+    ]
+
+
+def _place(way: str, tensors: Mapping[str, Tensor], prefix: str, family: Family) -> Place:
+    path = f"{way}/{prefix}" if way else prefix
+    part = next((part for sign, part in PARTS if re.search(sign, path)), PLAIN)
+    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    others = [name for name in tensors if not name.startswith(prefix)]
+    named = tuple(dict.fromkeys(re.match(r"(module\.)?[^.]*", name)[0] for name in others))  # pyright: ignore
+    return Place(path, family, part, own, named)
+
+
+def _dictionaries(
+    content: Mapping[str, Any], way: str = "", depth: int = 0, seen: set[int] | None = None
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield every dictionary with tensors and the path to it, but for the state of an optimiser.
+
+    seen: dictionaries that were visited: a file may name the same one thousands of times, within itself too.
+    """
+    seen = set() if seen is None else seen
+    if id(content) in seen:
+        return
+    seen.add(id(content))
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if tensors:
+        yield way, tensors
+    for name, value in content.items():
+        if isinstance(value, Mapping) and isinstance(name, str) and not name.startswith("optim") and depth < DEPTH:
+            yield from _dictionaries(value, f"{way}/{name}" if way else name, depth + 1, seen)
+
 
 HEADS = frozenset(
     [
@@ -47,10 +228,10 @@ HEADS = frozenset(
 """First words of tensors that belong to training, or to a classifier, and not to the network that gives features."""
 
 ROUNDING = 5e-3
-"""By which a table of sines may differ from its formula: the rounding of bfloat16 near 1 is 4e-3."""
+"""Difference that is allowed between a table of sines and its formula: the rounding of bfloat16 near 1 is 4e-3."""
 
 DINOV2_SIZE = 224
-"""DINOv2 is evaluated at it, though its positions are laid out for 518 px, where its training ended."""
+"""Image size at which DINOv2 is evaluated; its positions are laid out for 518 px, where its training ended."""
 
 HIDDEN = (
     (r"^embeddings\.position_embeddings$", "pos_embed"),
@@ -81,7 +262,7 @@ class Network:
 
 
 def in_timm_names(tensors: Mapping[str, Tensor], family: Family) -> Network:
-    """Rename, leave out heads, and give weights in half precision as float32.
+    """Rename, leave out heads, and convert weights in half precision to float32.
 
     What is neither a head nor known stays, so that a strict load names it.
     """
@@ -113,7 +294,7 @@ def _child(name: str) -> str:
 
 
 def _fused(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Queries, keys and values as one projection, where all three are there."""
+    # Queries, keys and values as one projection, if all three are there.
     result = dict(tensors)
     for name in tensors:
         if ".attn.query." not in name:
@@ -125,7 +306,7 @@ def _fused(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _with_patch_positions(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """With registers, the positions of the prefix tokens added to those tokens: the same sums, as timm keeps them."""
+    # With registers, the positions of the prefix tokens are added to those tokens: the same sums, as timm keeps them.
     tensors = {("reg_token" if name == "register_tokens" else name): tensor for name, tensor in tensors.items()}
     if not {"reg_token", "pos_embed", "cls_token"} <= tensors.keys():
         return tensors
@@ -139,7 +320,7 @@ def _with_patch_positions(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _with_counters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Batch norm's counters, which files of before PyTorch 0.4.1 lack; nothing that we compute depends on them."""
+    # Batch norm's counters, which files from before PyTorch 0.4.1 lack; no result depends on them.
     missing = {
         name.replace(".running_mean", ".num_batches_tracked"): torch.tensor(0)
         for name in tensors
@@ -152,8 +333,8 @@ def _is_square(count: int) -> bool:
     return count > 0 and math.isqrt(count) ** 2 == count
 
 
-def told_by_positions(layout: Layout, positions: Tensor | None) -> Layout:
-    """The layout, with what a fixed sine-cosine table of positions adds to it.
+def read_positions(layout: Layout, positions: Tensor | None) -> Layout:
+    """Return the layout with what a fixed sine-cosine table of positions tells.
 
     MoCo v3 (vits.py) and MAE (util/pos_embed.py) have the same table but for the order of its two halves. Networks of
     MAE come with heads of 64 channels and, from solo-learn, as MoCo v3's.
@@ -175,7 +356,7 @@ def told_by_positions(layout: Layout, positions: Tensor | None) -> Layout:
 def infer_config(
     tensors: Mapping[str, Tensor], layout: Layout, source: str, heads: int | None = None
 ) -> BackboneConfig:
-    """Which of `BACKBONES` it is, and for which image size; only the shapes of the tensors are looked at.
+    """Return which of `BACKBONES` it is, and for which image size, by the shapes of the tensors alone.
 
     heads: of a ViT, which no shape tells; None assumes heads of 64 channels.
 
@@ -192,10 +373,10 @@ def infer_config(
 
 
 def named_config(name: str, tensors: Mapping[str, Tensor], source: str) -> BackboneConfig:
-    """The network of that name, for the image size of the tensors. `name` must be one of `BACKBONES`."""
+    """Return the config of the network of that name, for the image size of the tensors; `name` is in `BACKBONES`."""
     shape = BACKBONES[name]
     if not isinstance(shape, ViTShape):
-        return BackboneConfig(name, 32 if shape.stem_stride else BackboneConfig.image_size)
+        return BackboneConfig(name, 32 if isinstance(shape, ResNetShape) and shape.stem_stride else 224)
     if "pos_embed" not in tensors:
         raise UserError(f"{source} is no {name}: it has no 'pos_embed'")
     return _sized(name, shape, tensors["pos_embed"], source)
@@ -234,7 +415,7 @@ def _vit_config(tensors: Mapping[str, Tensor], layout: Layout, source: str, head
 
 
 def _alike(one: ViTShape, other: ViTShape) -> bool:
-    """Whether the two are the same network; the first value of layer scale does not matter to trained weights."""
+    # The first value of layer scale does not matter to trained weights.
     first, second = (
         (s.patch, s.width, s.depth, s.heads, s.stem, s.mlp_ratio, s.registers, s.layer_scale > 0) for s in (one, other)
     )
@@ -248,7 +429,7 @@ def _sized(name: str, shape: ViTShape, positions: Tensor, source: str) -> Backbo
 
 
 def _layout_size(shape: ViTShape, positions: Tensor, source: str) -> int:
-    """Side of the square image, in pixels, that the positions are laid out for."""
+    # Side of the square image, in pixels, that the positions are laid out for.
     cells = positions.shape[1] - (0 if shape.registers else 1)
     if not _is_square(cells):
         raise UserError(

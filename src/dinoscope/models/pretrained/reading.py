@@ -18,7 +18,7 @@ from torch import Tensor
 from dinoscope.errors import UserError
 
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
-"""What the weights are called in a folder of Hugging Face's hub, of timm's models as of transformers'."""
+"""Names of the weights in a folder of Hugging Face's hub, for timm's models and transformers'."""
 
 
 class StandIn:
@@ -63,9 +63,9 @@ imported or called, `getattr` no more than the others."""
 
 
 def read_file(path: Path) -> Mapping[str, Any]:
-    """What a weight file holds: tensors by name, possibly in dictionaries within dictionaries, on the CPU.
+    """Return what a weight file holds: tensors by name, possibly in nested dictionaries, on the CPU.
 
-    Raises UserError where the file is missing or damaged, or holds Python objects that opening could run.
+    Raises UserError if the file is missing or damaged, or holds Python objects that opening could run.
     """
     if not path.is_file():
         folder = f"{path} is a folder without {' or '.join(FOLDER_FILES)}: name the file of weights in it"
@@ -97,7 +97,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
 
 
 def _read_pickle(path: Path) -> Any:
-    """torch.load, restricted to tensors and plain containers; mapped into memory where the format allows it."""
+    """torch.load, restricted to tensors and plain containers; mapped into memory if the format allows it."""
     if fault := no_weights(path):
         raise UserError(f"{path} is not a readable PyTorch file: {fault}")
     zipped = zipfile.is_zipfile(path)
@@ -117,7 +117,7 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _kind(path: Path) -> str:
-    """What a file is that neither is of torch nor names what it would build."""
+    """Return what a file is that is not torch's and does not name what it would build."""
     with path.open("rb") as file:
         begin = file.read(2)
     if begin[:1] == pickle.PROTO and begin[1:] != b"\x02":  # torch.save writes protocol 2
@@ -126,12 +126,12 @@ def _kind(path: Path) -> str:
 
 
 def in_folder(path: Path) -> Path:
-    """The file of weights in a folder as model hubs have it; `path` itself where it is no such folder."""
+    """Return the file of weights in a folder as model hubs have it; `path` itself if it is no such folder."""
     return next((path / name for name in FOLDER_FILES if (path / name).is_file()), path)
 
 
 def no_weights(path: Path) -> str:
-    """What the file is, where its beginning or its table of contents tells that it holds no weights; else ""."""
+    """Return what the file is, if its beginning or table of contents tells that it holds no weights; else ""."""
     with path.open("rb") as file:
         begin = file.read(64).lstrip()
     if not begin:
@@ -153,7 +153,7 @@ def no_weights(path: Path) -> str:
             return "it is an archive of another kind"
         if unpacked > path.stat().st_size:  # torch.save compresses nothing
             size = path.stat().st_size
-            return f"it is an archive of {size:,} bytes that unpacks to {unpacked:,}; save it anew with torch.save"
+            return f"it is an archive of {size:,} bytes that unpacks to {unpacked:,}; save it again with torch.save"
     return ""
 
 

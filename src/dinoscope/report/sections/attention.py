@@ -14,9 +14,9 @@ from dinoscope.data.images import RawImage, UnreadableImage, read
 from dinoscope.data.sources import find_images, first_to_last, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.evaluation.online import MAX_ASPECT, evenly_spaced, mean_map
-from dinoscope.explain.attention_history import AttentionHistory, Snapshot, read_history
+from dinoscope.explain.history import AttentionHistory, Snapshot, read_history
 from dinoscope.explain.maps import map_title
-from dinoscope.features.images import without_ends
+from dinoscope.features import without_ends
 from dinoscope.model_names import Model
 from dinoscope.pictures import webp
 from dinoscope.report.page import Block, Figure, Group, Notice, Section, folded_rest

@@ -1,13 +1,16 @@
-"""Principal components of patch features: three of them as colours, the first one as foreground.
+"""Features of patches: principal components as colours and foreground, and cosines with a chosen patch.
 
-As in DINOv2 (Oquab et al. 2023, Fig. 1): patches of one image, or of several jointly, so that like parts get like
-colours; where the foreground is asked for, a first analysis parts it from the background and a second one, of the
-foreground's patches alone, gives the colours.
+Components as in DINOv2 (Oquab et al. 2023, Fig. 1): patches of one image, or of several jointly, so that like parts get
+like colours; with `foreground`, a first analysis parts it from the background and a second one, of the foreground's
+patches alone, gives the colours.
 
 Components have no sign of their own. Here the first one points away from the border: its mean over the outermost
 patches of the images is at most its mean over all of them, since photographs have their object inside more often than
 at the edge. The others point to where their largest loading is positive. So the same features give the same colours,
-and no class token is needed: the rule is the same for a ResNet.
+and no class token is needed: the rule is the same for every network.
+
+Pixels and patches: `explain.attention.prepare` resizes an image as a whole, so that the grid covers it exactly. The
+column of a pixel depends on the shares of the widths alone, not on patch size or resized size.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dinoscope.models.backbone import Backbone
+from dinoscope.errors import UserError
+from dinoscope.models.network import Backbone, require_patches
 
 COLORS = 3
 LOW, HIGH = 0.02, 0.98
@@ -32,7 +36,7 @@ _RELATIVE_ZERO = 1e-10  # of the largest variance, in float64: below, a componen
 class Components:
     """Principal components of a set of features.
 
-    mean: of the features. axes: one unit vector for each component; zeros where the features vary in fewer ways.
+    mean: of the features. axes: one unit vector for each component; zeros if the features vary in fewer ways.
     share: of the variance, for each component.
     """
 
@@ -43,9 +47,9 @@ class Components:
 
 @dataclass(frozen=True)
 class PatchColors:
-    """One image's patches.
+    """The colours of one image's patches.
 
-    colors: 0 to 1. foreground: which patches are coloured (all, where no foreground was asked for).
+    colors: 0 to 1. foreground: which patches are coloured (all, unless the foreground was requested).
     share: of the variance of all coloured patches that the three components hold.
     """
 
@@ -56,13 +60,17 @@ class PatchColors:
 
 @torch.no_grad()
 def patch_features(backbone: Backbone, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b rows columns d"]:
-    """Features of the patches after the last block (or stage); `images` are normalised."""
+    """Return features of the patches after the last block (or stage); `images` are normalised.
+
+    Raises UserError for a network without patches.
+    """
+    require_patches(backbone, "a picture of patch features")
     tokens = backbone(images)
     return tokens.patches.unflatten(1, tokens.grid)
 
 
 def principal_components(features: Float[Tensor, "n d"], count: int = COLORS) -> Components:
-    """The `count` directions of largest variance, largest first, in float64; the largest loading is positive."""
+    """Return the `count` directions of largest variance, largest first, in float64; the largest loading is positive."""
     values = features.double()
     mean = values.mean(dim=0)
     centred = values - mean
@@ -82,12 +90,12 @@ def principal_components(features: Float[Tensor, "n d"], count: int = COLORS) ->
 
 
 def scores(components: Components, features: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch k"]:
-    """Coordinates of features along the components, in float64."""
+    """Return the coordinates of features along the components, in float64."""
     return (features.double() - components.mean) @ components.axes.T
 
 
 def away_from_border(components: Components, images: Sequence[Float[Tensor, "_ _ d"]]) -> Components:
-    """Turn the first component so that it is not larger at the border of the images than elsewhere."""
+    """Flip the first component if it is larger at the border of the images than elsewhere."""
     first = [scores(components, image)[..., 0] for image in images]
     border = torch.cat([values[border_patches(values.shape[0], values.shape[1])] for values in first])
     if border.mean() <= torch.cat([values.flatten() for values in first]).mean():
@@ -96,14 +104,14 @@ def away_from_border(components: Components, images: Sequence[Float[Tensor, "_ _
 
 
 def border_patches(rows: int, columns: int) -> Bool[Tensor, "{rows} {columns}"]:
-    """The outermost patches of a grid."""
+    """Return the outermost patches of a grid."""
     border = torch.ones(rows, columns, dtype=torch.bool)
     border[1:-1, 1:-1] = False
     return border
 
 
 def otsu_threshold(values: Float[Tensor, " n"]) -> float:
-    """The value that parts `values` into two groups of the largest variance between them (Otsu 1979, Eq. 18).
+    """Return the value that parts `values` into two groups of the largest variance between them (Otsu 1979, Eq. 18).
 
     It lies midway between two neighbouring values; of equal values it is that value.
     """
@@ -121,9 +129,9 @@ def otsu_threshold(values: Float[Tensor, " n"]) -> float:
 
 
 def foreground_masks(images: Sequence[Float[Tensor, "_ _ d"]]) -> list[Bool[Tensor, "_ _"]]:
-    """Patches [rows, columns] of each image whose first component, common to all of them, is above its Otsu threshold.
+    """Return the patches [rows, columns] of each image whose first joint component is above its Otsu threshold.
 
-    None are, where all patches are equal.
+    None are, if all patches are equal.
     """
     components = away_from_border(principal_components(_joined(images), count=1), images)
     first = [scores(components, image)[..., 0] for image in images]
@@ -132,7 +140,7 @@ def foreground_masks(images: Sequence[Float[Tensor, "_ _ d"]]) -> list[Bool[Tens
 
 
 def patch_colors(images: Sequence[Float[Tensor, "_ _ d"]], *, foreground: bool = False) -> list[PatchColors]:
-    """Three components of the patches of all `images` jointly, as red, green and blue.
+    """Return three components of the patches of all `images` jointly, as red, green and blue.
 
     Give one image for colours of its own. foreground: analyse and colour only what `foreground_masks` finds; the rest
     is black. Each component's 2% and 98% quantiles over the patches in question become 0 and 1; one that does not vary
@@ -152,7 +160,7 @@ def patch_colors(images: Sequence[Float[Tensor, "_ _ d"]], *, foreground: bool =
 
 
 def quantiles(values: Float[Tensor, "n k"]) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
-    """The `LOW` and `HIGH` quantile of each column: the nearest value at or inside of it, of any number of values."""
+    """Return the `LOW` and `HIGH` quantile of each column: the nearest value at or inside of it."""
     ranked = values.sort(dim=0).values
     low, high = round(LOW * (len(ranked) - 1)), round(HIGH * (len(ranked) - 1))
     return ranked[low], ranked[high]
@@ -170,3 +178,37 @@ def _everywhere(image: Float[Tensor, "rows columns d"]) -> Bool[Tensor, "rows co
 
 def _joined(images: Sequence[Float[Tensor, "_ _ d"]]) -> Float[Tensor, "n d"]:
     return torch.cat([image.flatten(0, 1) for image in images])
+
+
+def patch_at(point: tuple[int, int], size: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
+    """Return the patch (row, column) that holds the centre of a pixel.
+
+    point: (x, y) of the original image, from (0, 0) at the upper left.
+    size: (height, width) of the original image. grid: (rows, columns).
+
+    Raises UserError for a point outside of the image.
+    """
+    (x, y), (height, width), (rows, columns) = point, size, grid
+    if not (0 <= x < width and 0 <= y < height):
+        raise UserError(
+            f"the point {x},{y} lies outside of the image, which is {width} x {height} px: "
+            f"x is 0 to {width - 1}, y is 0 to {height - 1}"
+        )
+    # whole numbers, so that no rounding decides on which side of an edge a centre lies
+    return (2 * y + 1) * rows // (2 * height), (2 * x + 1) * columns // (2 * width)
+
+
+def patch_box(
+    patch: tuple[int, int], size: tuple[int, int], grid: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """Return the edges (left, top, right, bottom) of a patch (row, column), in pixels of the original image."""
+    (row, column), (height, width), (rows, columns) = patch, size, grid
+    return column * width / columns, row * height / rows, (column + 1) * width / columns, (row + 1) * height / rows
+
+
+def similarity_maps(
+    queries: Float[Tensor, "q d"], patches: Float[Tensor, "rows columns d"]
+) -> Float[Tensor, "q rows columns"]:
+    """Return the cosine of each query's features with each patch's, -1 to 1; 0 for features that are all 0."""
+    ours, theirs = F.normalize(queries, dim=-1), F.normalize(patches, dim=-1)
+    return (theirs @ ours.T).permute(2, 0, 1)

@@ -1,22 +1,26 @@
-"""The README of an exported model: what it is, how it was trained, what was measured of it."""
+"""A folder in timm's layout for model hubs, with a model card; `timm.create_model` also reads it from a disk."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dinoscope import checkpoint
 from dinoscope.data.grey_range import describe
 from dinoscope.evaluation.results import kept
-from dinoscope.exporting.subject import Subject
-from dinoscope.exporting.timm_model import twin_arguments
+from dinoscope.export.formats import WEIGHTS, twin_arguments, write_weights
+from dinoscope.features import default_crop_fraction
+from dinoscope.files import write_text
 from dinoscope.methods import method_name
+from dinoscope.model_names import Model
 from dinoscope.models.backbone import Backbone
 from dinoscope.training.config import RunConfig
-from dinoscope.training.run_folder import CONFIG, read_config
+from dinoscope.training.run_folder import read_config
 from dinoscope.types import Result
 
+CONFIG = "config.json"
+CARD = "README.md"
 TO_FILL_IN = "to fill in: the licence of these weights"
 
 ORIGIN = {
@@ -28,20 +32,69 @@ ORIGIN = {
     "url": "released at",
     "note": "note",
 }
-"""What is said of weights that are not ours: key of `Model.origin` -> what it is called."""
+"""Rows about weights that are not ours: key of `Model.origin` -> title."""
 
 SPLITS = ("train", "val", "validation", "test")
-"""Folders that are named together with the one above them."""
+"""Folders that are named together with their parent."""
 
 
-def model_card(subject: Subject) -> str:
-    """Markdown with the front matter that model hubs read; figures come from the run's `evaluations/`.
+def write_huggingface(folder: Path, model: Model) -> list[str]:
+    """Write config.json, model.safetensors and README.md; return the line of Python that loads them.
 
-    Raises UserError where one of those files, or the run's config.json, is damaged.
+    Nothing is sent anywhere. Raises UserError if timm has no such network or a file of the run is damaged,
+    OSError if the folder cannot be written.
     """
-    backbone = subject.backbone.config
-    config = read_config(subject.path) if (subject.path / CONFIG).is_file() else None
-    origin = subject.origin or {}
+    config, card = timm_config(model.backbone), model_card(model)
+    write_weights(folder / WEIGHTS, model)
+    write_text(folder / CARD, card)
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    return [
+        f"net = timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)",
+        f"# {CARD} is a model card: fill in the licence; upload with `hf upload OWNER/NAME {folder}` if you wish",
+    ]
+
+
+def timm_config(backbone: Backbone) -> dict[str, Any]:
+    """Return timm's config.json: which network, and what its images must be like.
+
+    Raises UserError if timm has no such network.
+    """
+    import timm
+
+    config, arguments = backbone.config, twin_arguments(backbone.config)
+    known = timm.get_pretrained_cfg(arguments["model_name"])
+    layers = {} if known is None else {"first_conv": known.first_conv, "classifier": known.classifier}
+    transformer = "img_size" in arguments
+    return {
+        "architecture": arguments["model_name"],
+        "num_classes": 0,
+        "num_features": backbone.dim,
+        "global_pool": "token" if transformer else "avg",
+        **({"model_args": {"img_size": config.layout_size}} if transformer else {}),
+        "pretrained_cfg": {
+            "custom_load": False,
+            "input_size": [3, config.layout_size, config.layout_size],
+            "fixed_input_size": transformer,
+            "interpolation": "bicubic",
+            "crop_pct": default_crop_fraction(config.layout_size),
+            "crop_mode": "center",
+            "mean": list(config.mean),
+            "std": list(config.std),
+            "num_classes": 0,
+            "pool_size": None,
+            **layers,
+        },
+    }
+
+
+def model_card(model: Model) -> str:
+    """Return Markdown with the front matter that model hubs read; figures come from the run's `evaluations/`.
+
+    Raises UserError if one of those files, or the run's config.json, is damaged.
+    """
+    backbone = model.backbone.config
+    config = None if model.run is None else read_config(model.run)
+    origin = model.origin or {}
     method = method_name(config.method) if config else str(origin.get("method", ""))
     licence = str(origin.get("licence", ""))
     sections = [
@@ -49,9 +102,9 @@ def model_card(subject: Subject) -> str:
         f"license: {_identifier(licence)}\n---",
         f"# {method} {backbone.name}" if method else f"# {backbone.name}",
         f"Weights of {backbone.name}, written by dinoscope. The model gives features of images; it has no classifier.",
-        _training(config, subject),
-        _figures(subject),
-        _use(subject.backbone),
+        _training(config, model),
+        _figures(model),
+        _use(model.backbone),
         "## Licence\n\n"
         + (
             f"{licence}, as those who released the weights say."
@@ -63,16 +116,16 @@ def model_card(subject: Subject) -> str:
 
 
 def _identifier(licence: str) -> str:
-    """The licence as model hubs write it: in small letters; of weights without one, a place to fill it in."""
+    # As model hubs write it: in small letters; without a licence, a place to fill it in.
     return licence.lower() or f"other  # {TO_FILL_IN}"
 
 
-def _training(config: RunConfig | None, subject: Subject) -> str:
+def _training(config: RunConfig | None, model: Model) -> str:
     if config is None:
-        size = subject.backbone.config.layout_size
+        size = model.backbone.config.layout_size
         return (
             f"## Training\n\nImage size {size} px. How it was trained is not known: it was exported from a weights "
-            "file, not from a run folder." + _origin(subject.origin)
+            "file, not from a run folder." + _origin(model.origin)
         )
     optimizer, views = config.optimizer, config.views
     rows = {
@@ -92,16 +145,14 @@ def _training(config: RunConfig | None, subject: Subject) -> str:
 
 
 def _origin(origin: Mapping[str, Any] | None) -> str:
-    """A table of whose weights they are, as far as that is known."""
     known = {what: str(origin[key]) for key, what in ORIGIN.items() if origin.get(key)} if origin else {}
     return "\n\nWhere the weights are from:\n\n" + _table(("what", "as found"), known.items()) if known else ""
 
 
-def _figures(subject: Subject) -> str:
-    """A table of everything that was measured of these very weights."""
-    own = checkpoint.weights_hash(subject.backbone)
+def _figures(model: Model) -> str:
+    own = model.weights_hash
     rows, others = list[tuple[str, ...]](), list[str]()
-    for name, measurement in _kept(subject.path):
+    for name, measurement in _kept(model.run):
         if measurement.protocol.get("weights_hash", own) != own:
             others.append(name)
             continue
@@ -113,7 +164,9 @@ def _figures(subject: Subject) -> str:
     return f"## Measured\n\n{text}"
 
 
-def _kept(run: Path) -> Iterator[tuple[str, Result]]:
+def _kept(run: Path | None) -> Iterator[tuple[str, Result]]:
+    if run is None:
+        return
     for file in sorted((run / "evaluations").glob("*.json")):
         measurement = kept(run, file.stem)
         if measurement is not None:
@@ -121,7 +174,7 @@ def _kept(run: Path) -> Iterator[tuple[str, Result]]:
 
 
 def _measured_on(protocol: Mapping[str, Any]) -> str:
-    """The images that were classified, or the machine that was timed."""
+    # The images that were classified, or the machine that was timed.
     place = next((protocol[name] for name in ("queries", "val", "gallery", "data") if protocol.get(name)), None)
     if place is None:
         return str(protocol.get("machine", ""))
@@ -132,7 +185,7 @@ def _measured_on(protocol: Mapping[str, Any]) -> str:
 
 
 def _place(folder: str) -> str:
-    """The end of a path: enough to know the data by, nothing of the machine."""
+    # The end of a path: enough to recognise the data, nothing of the machine.
     path = Path(folder)
     return f"{path.parent.name}/{path.name}" if path.name in SPLITS else path.name
 

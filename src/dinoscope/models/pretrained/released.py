@@ -1,4 +1,4 @@
-"""Files of the catalogue, fetched once into the cache folder: resumed where cut off, checked, then put in place."""
+"""Released weights by name (`released.toml`), fetched once into the cache: resumed, checked, then put in place."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ import http.client
 import logging
 import os
 import re
+import tomllib
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from dinoscope.errors import UserError
 from dinoscope.files import OFFLINE_VARIABLE, cache_folder, locked
-from dinoscope.models.pretrained.catalogue import Release
+from dinoscope.models.network import BackboneConfig
 from dinoscope.models.pretrained.reading import no_weights
 
 MEGABYTE = 10**6
 CHUNK = 2**18
 TRIES = 4
-"""Connections that may be lost before it is given up; each goes on where the last one ended."""
+"""Connections that may be lost before the download fails; each continues where the last one ended."""
 SECONDS = 30
 """Without a byte, after which a connection counts as lost."""
 ETAG = r"(?!W/)[!-~]+"
@@ -36,37 +39,85 @@ Progress = Callable[[int, int], None]
 _log = logging.getLogger("dinoscope")
 
 
+@dataclass(frozen=True)
+class Release:
+    """One file of weights.
+
+    architecture: a name in `BACKBONES`. licence: of the weights, as the repository that releases them says.
+    knn, linear: published top-1 on ImageNet's validation images in %, of frozen features. own: top-1 of the network's
+    own classifier, if it was trained with labels. None: not published by `source`.
+    megabytes: millions of bytes of the file, if its source says so (torchvision: 97.8 MiB).
+    digest: "sha256:..." or "md5:...", as many hex digits as the source gives; "" if it gives none.
+    hub: the same weights at huggingface.co; "" if none are known.
+    note: what else a person should know. position_size: see `BackboneConfig`.
+    """
+
+    architecture: str
+    method: str
+    data: str
+    licence: str
+    url: str
+    source: str
+    knn: float | None = None
+    linear: float | None = None
+    own: float | None = None
+    megabytes: float | None = None
+    digest: str = ""
+    hub: str = ""
+    note: str = ""
+    position_size: int | None = None
+
+    @property
+    def file(self) -> str:
+        """Return the name of the file."""
+        return self.url.rpartition("/")[2]
+
+    def config(self) -> BackboneConfig:
+        """Return the config of the network."""
+        return BackboneConfig(self.architecture, 224, position_size=self.position_size)
+
+
+def _catalogue() -> dict[str, Release]:
+    entries = tomllib.loads(resources.files(__package__).joinpath("released.toml").read_text(encoding="utf-8"))
+    return {name: Release(**values) for name, values in entries.items()}
+
+
+CATALOGUE: dict[str, Release] = _catalogue()
+"""name -> released weights."""
+
+
 class _Lost(Exception):
-    """The connection, before the end; what has come is kept."""
+    """The connection was lost before the end; what has come is kept."""
 
 
 def cached_file(release: Release) -> Path:
-    """Where the file is, or is to be put."""
+    """Return where the file is, or will be put."""
     return cache_folder("weights") / release.file
 
 
 def first_digest(target: Path) -> Path:
-    """Where the SHA-256 is kept that the file had when it was first there."""
+    """Return where the SHA-256 of the first download is kept."""
     return target.with_name(f"{target.name}.sha256")
 
 
 def is_cached(release: Release) -> bool:
-    """Whether it need not be fetched."""
+    """Return whether it need not be fetched."""
     return cached_file(release).is_file()
 
 
 def is_offline() -> bool:
-    """Whether fetching is switched off."""
+    """Return whether fetching is switched off."""
     return os.environ.get(OFFLINE_VARIABLE, "") not in ("", "0")
 
 
 def fetch(name: str, release: Release, progress: Progress = lambda _, __: None) -> Path:
-    """The file of that name in the catalogue, fetched on first use; checked against its digest, where one is published,
-    and against the SHA-256 that it had when it was first here.
+    """Return the file of that name in the catalogue, fetched on first use.
+
+    It is checked against its digest, if one is published, and against the SHA-256 that it had when it was first here.
 
     progress: called with (done, total) in megabytes.
 
-    Raises UserError that says where to put the file, where it cannot be fetched, is not what its digest says, or
+    Raises UserError that says where to put the file, if it cannot be fetched, is not what its digest says, or
     fetching is switched off.
     """
     target = cached_file(release)
@@ -84,12 +135,12 @@ def fetch(name: str, release: Release, progress: Progress = lambda _, __: None) 
         if not has_digest(target, release.digest):
             raise UserError(f"{target} is not the file it should be: its digest is not {release.digest}. Delete it")
         if fault := _unlike_the_first(target, target):
-            raise UserError(f"{target} is not the file it was: {fault}; else delete the file, and it is fetched anew")
+            raise UserError(f"{target} is not the file it was: {fault}; else delete the file, and it is fetched again")
     return target
 
 
 def _download(name: str, release: Release, target: Path, progress: Progress) -> None:
-    """Fetch beside the target, check, and rename into place."""
+    # Fetch next to the target, check, and rename into place.
     partial = target.with_name(f"{target.name}.partial")
     for attempt in range(1, TRIES + 1):
         try:
@@ -98,7 +149,7 @@ def _download(name: str, release: Release, target: Path, progress: Progress) -> 
         except _Lost as error:
             if attempt == TRIES:
                 kept = partial.stat().st_size / MEGABYTE if partial.is_file() else 0
-                reason = f"{error}" + (f"; {kept:.0f} MB are kept, and the next try goes on from there" if kept else "")
+                reason = f"{error}" + (f"; {kept:.0f} MB are kept, and the next try continues there" if kept else "")
                 raise UserError(_by_hand(name, release, reason)) from error
         # ValueError: addresses and headers that urllib cannot take apart
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
@@ -117,9 +168,9 @@ def _download(name: str, release: Release, target: Path, progress: Progress) -> 
 
 
 def _receive(url: str, partial: Path, progress: Progress) -> None:
-    """Fetch what is missing of `partial`. Raises _Lost where the connection ends too early."""
+    """Fetch what is missing of `partial`. Raises _Lost if the connection ends too early."""
     tag, known = _tag(partial), _known_tag(partial)
-    # Without the server's mark of the version nothing can be gone on with.
+    # Without the server's mark of the version a download cannot be continued.
     held = partial.stat().st_size if known and partial.is_file() else 0
     request = urllib.request.Request(_allowed(url), headers={"User-Agent": "dinoscope"})
     if held:
@@ -145,9 +196,9 @@ def _receive(url: str, partial: Path, progress: Progress) -> None:
 
 
 def _extent(response: http.client.HTTPResponse, held: int, partial: Path) -> tuple[int, int | None]:
-    """Where in the file the answer begins, and the size of the whole file, if it is known.
+    """Return where in the file the answer begins, and the size of the whole file, if it is known.
 
-    Raises _Lost for another part than was asked for, HTTPException for a size that is no number.
+    Raises _Lost for another part than was requested, HTTPException for a size that is no number.
     """
     length = response.headers.get("Content-Length", "")
     if length and not re.fullmatch(COUNT, length):
@@ -164,7 +215,7 @@ def _extent(response: http.client.HTTPResponse, held: int, partial: Path) -> tup
 
 
 def _copy(response: Any, partial: Path, begin: int, total: int | None, progress: Progress) -> int:
-    """Append what comes, after the first `begin` bytes; return how many bytes there are then."""
+    # Append what comes after the first `begin` bytes; return how many bytes there are then.
     done = begin
     with partial.open("r+b" if begin else "wb") as file:
         file.seek(begin)
@@ -182,16 +233,15 @@ def _copy(response: Any, partial: Path, begin: int, total: int | None, progress:
 
 
 def _tag(partial: Path) -> Path:
-    """Where the server's mark of the version (its ETag) is kept while the file is not whole."""
+    # The server's mark of the version (its ETag) is kept here while the file is not whole.
     return partial.with_name(f"{partial.name}.etag")
 
 
 def _known_tag(partial: Path) -> str:
-    """The server's mark of the version that `partial` is of; "" if there is none that can be used."""
     tag = _tag(partial)
     mark = tag.read_text(encoding="ascii", errors="replace") if tag.is_file() else ""
     if mark and not re.fullmatch(ETAG, mark):
-        _log.warning("%s is damaged: the download starts anew", tag)
+        _log.warning("%s is damaged: the download starts again", tag)
         return ""
     return mark
 
@@ -202,7 +252,7 @@ def _discard(partial: Path) -> None:
 
 
 def _unlike_the_first(file: Path, target: Path) -> str:
-    """How `file` differs from the first one that stood at `target`; "" if it does not, or is the first itself.
+    """Return how `file` differs from the first one that stood at `target`; "" if it does not, or is the first itself.
 
     The SHA-256 of the first one is kept next to it.
     """
@@ -218,7 +268,7 @@ def _unlike_the_first(file: Path, target: Path) -> str:
 
 
 def has_digest(file: Path, digest: str) -> bool:
-    """Whether the file has this digest ("sha256:..." or "md5:...", its beginning); any does where none is known."""
+    """Return whether the file has this digest ("sha256:..." or "md5:...", its beginning); "" fits any."""
     if not digest:
         return True
     algorithm, _, expected = digest.partition(":")
@@ -227,7 +277,7 @@ def has_digest(file: Path, digest: str) -> bool:
 
 
 def _allowed(url: str) -> str:
-    """The URL, if it is one that may be fetched: https, or this machine's own. Raises UserError."""
+    """Return the URL if it may be fetched: https, or this machine's own. Raises UserError."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")):
         return url
@@ -243,6 +293,5 @@ class _OnlyAllowed(urllib.request.HTTPRedirectHandler):
 
 
 def _by_hand(name: str, release: Release, reason: str) -> str:
-    """How to go on without us, in one line."""
     hub = f" (for `dinoscope import`, the same weights: https://huggingface.co/{release.hub})" if release.hub else ""
     return f"{name} is not here, and {reason}. Put the file from {release.url} at {cached_file(release)}{hub}"

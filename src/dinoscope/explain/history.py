@@ -27,8 +27,8 @@ from dinoscope.errors import UserError
 from dinoscope.files import replacing
 
 FOLDER = "attention"
-MOST_SNAPSHOTS = 16
-"""More are not looked at beside each other; 16 of 6 images are at most 0.5 MB."""
+MAX_SNAPSHOTS = 16
+"""More are not shown next to each other; 16 of 6 images are at most 0.5 MB."""
 
 _PICTURE_SIDE = 128  # pixels, of the longer side: six PNGs are at most 0.3 MB
 _MAP_SIDE = 48  # cells, of the longer side; a finer map is averaged
@@ -36,7 +36,7 @@ _MAP_SIDE = 48  # cells, of the longer side; a finer map is averaged
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the network looked at after `steps` optimiser steps, 0 being before training.
+    """What the network attended to after `steps` optimiser steps; 0 is before training.
 
     what: the maps show, such as "attention". images: names of the files. maps: one for each, its mean being 1.
     """
@@ -57,9 +57,9 @@ class AttentionHistory:
 
 
 def begin(run: Path, pictures: Sequence[UInt8[ndarray, "_ _ 3"]], first_step: int) -> None:
-    """Make the folder ready: the images, and no snapshot of a step after `first_step`, from where steps are made anew.
+    """Write the images, and delete snapshots of steps after `first_step`, which are about to be made again.
 
-    Raises OSError where that is not possible.
+    Raises OSError if that is not possible.
     """
     folder = run / FOLDER
     folder.mkdir(exist_ok=True)
@@ -74,9 +74,9 @@ def begin(run: Path, pictures: Sequence[UInt8[ndarray, "_ _ 3"]], first_step: in
 
 
 def keep_snapshot(run: Path, snapshot: Snapshot) -> None:
-    """Write a snapshot, in the place of one of the same step; then thin all evenly down to `MOST_SNAPSHOTS`.
+    """Write a snapshot, replacing one of the same step; then thin all evenly down to `MAX_SNAPSHOTS`.
 
-    Raises OSError where that is not possible.
+    Raises OSError if that is not possible.
     """
     folder = run / FOLDER
     tensors = {f"map-{number}": torch.from_numpy(_compact(values)) for number, values in enumerate(snapshot.maps)}
@@ -88,28 +88,28 @@ def keep_snapshot(run: Path, snapshot: Snapshot) -> None:
     }
     checkpoint.save(checkpoint.step_path(folder, snapshot.steps), tensors, facts)
     files = {_steps_of(file): file for file in _snapshot_files(folder)}
-    kept = set(thinned(sorted(files), MOST_SNAPSHOTS))
+    kept = set(thinned(sorted(files), MAX_SNAPSHOTS))
     for steps in files.keys() - kept:
         files[steps].unlink()
 
 
-def thinned(steps: Sequence[int], most: int) -> list[int]:
-    """At most `most` (2 or more) of ascending steps: the first, the last, and others about evenly between.
+def thinned(steps: Sequence[int], limit: int) -> list[int]:
+    """Return at most `limit` (2 or more) of ascending steps: the first, the last, and others evenly spaced between.
 
-    Time and again the step goes whose neighbours lie closest; of equal ones the earliest. So it may be done after
-    every step, without knowing how many will come.
+    The step whose neighbours lie closest is removed first, the earliest of equal ones. So it may be done after every
+    step, without knowing how many will come.
     """
     kept = list(steps)
-    while len(kept) > most:
+    while len(kept) > limit:
         gaps = [after - before for before, after in zip(kept, kept[2:], strict=False)]
         del kept[1 + gaps.index(min(gaps))]
     return kept
 
 
 def read_history(run: Path) -> AttentionHistory | None:
-    """What a run's folder holds, or None where it holds no snapshots.
+    """Return what a run's folder holds, or None if it holds no snapshots.
 
-    Snapshots of other images than the newest's are left out. Raises UserError where a file is damaged.
+    Snapshots of other images than the newest's are left out. Raises UserError if a file is damaged.
     """
     folder = run / FOLDER
     snapshots = [_read(file) for file in _snapshot_files(folder)]
@@ -124,7 +124,7 @@ def read_history(run: Path) -> AttentionHistory | None:
 
 
 def small(image: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "_ _ 3"]:
-    """The image, reduced to at most 128 pixels."""
+    """Return the image, reduced to at most 128 pixels."""
     height, width = image.shape[:2]
     scale = min(1.0, _PICTURE_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -132,7 +132,7 @@ def small(image: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "_ _ 3"]:
 
 
 def in_means(values: Float[ndarray, "rows columns"]) -> Float[ndarray, "rows columns"]:
-    """A map in units of its own mean; a map of zeros stays as it is."""
+    """Return a map in units of its own mean; a map of zeros stays as it is."""
     mean = float(values.mean())
     return values / mean if mean > 0 else values
 
@@ -161,7 +161,7 @@ def _snapshot_files(folder: Path) -> list[Path]:
 
 
 def _steps_of(file: Path) -> int:
-    """The number in a file's name; -1 for a name that is not ours."""
+    # The number in a file's name; -1 for a name that is not ours.
     number = file.stem.removeprefix("step-")
     return int(number) if number.isdecimal() else -1
 

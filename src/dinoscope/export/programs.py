@@ -1,0 +1,189 @@
+"""Traced programs of a network, for any batch and image size: ONNX, and torch.export. Compared before they are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from timm.layers.attention import Attention
+from torch import Tensor, nn
+
+from dinoscope.errors import UserError
+from dinoscope.export.formats import description
+from dinoscope.files import replacing
+from dinoscope.model_names import Model
+from dinoscope.models.network import Backbone
+from dinoscope.models.vit import attention_rows, head_keys, scaled_queries
+
+ONNX_FILE = "model.onnx"
+TORCH_FILE = "model.pt2"
+DESCRIPTION = "dinoscope.json"
+METADATA_KEY = "dinoscope"
+INPUT = "images"
+NAMED = {INPUT: {0: "batch", 2: "height", 3: "width"}}
+OUTPUTS = ("feature", "patches", "attention")
+"""Image feature [batch, dim], patch tokens [batch, rows * columns, dim], and of a transformer the class token's
+attention to the patches in the last block [batch, heads, rows * columns]."""
+
+TOLERANCE = 1e-4
+"""Largest absolute difference between the program and the network that is accepted."""
+
+
+class Program(nn.Module):
+    """A network to be traced: normalised images [batch, 3, height, width] to the tensors of `OUTPUTS`."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Run each block once; see `OUTPUTS` for the shapes."""
+        transformer = self.backbone.transformer
+        if transformer is None:
+            tokens = self.backbone(images)
+            return tokens.feature, tokens.patches
+        prefix, last = transformer.prefix, transformer.blocks[-1]
+        hidden = transformer.run_blocks(transformer.embed(images)[0], stop=-1)
+        attention, normed = cast(Attention, last.attn), last.norm1(hidden)
+        row = attention_rows(scaled_queries(attention, normed[:, :1]), head_keys(attention, normed))
+        tokens = transformer.norm(last(hidden))
+        return tokens[:, 0], tokens[:, prefix:], row[:, :, 0, prefix:]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Return the names of what `forward` gives."""
+        return OUTPUTS if self.backbone.transformer is not None else OUTPUTS[:2]
+
+    @property
+    def input_remark(self) -> str:
+        """Return what `forward` takes, as a comment next to a line that calls it."""
+        return f"# normalised float32 [batch, 3, height, width], any size from {2 * self.backbone.patch_size} px"
+
+
+def trace(program: Program) -> torch.export.ExportedProgram:
+    """Trace the network with batch, height and width left open; torch refuses if it would have to fix one of them.
+
+    A grid of one row or one column is excluded: to torch, a size of 1 is another program.
+    """
+    patch = program.backbone.patch_size
+    example = torch.zeros(2, 3, 6 * patch, 5 * patch)
+    free = torch.export.Dim.DYNAMIC
+    with quiet():
+        return torch.export.export(program, (example,), dynamic_shapes=({0: free, 2: free, 3: free},))
+
+
+@torch.no_grad()
+def check(program: Program, run: Callable[[np.ndarray], Sequence[np.ndarray]]) -> float:
+    """Return the largest difference between the outputs of `run` and of the network, over images of three shapes.
+
+    Raises UserError if it is above `TOLERANCE`.
+    """
+    patch = program.backbone.patch_size
+    size = max(program.backbone.config.image_size, 2 * patch)
+    generator, worst = torch.Generator().manual_seed(0), 0.0
+    for shape in ((1, 3, size, size), (3, 3, 3 * patch, 5 * patch), (2, 3, size + patch, size)):
+        images = torch.randn(shape, generator=generator)
+        wanted = program(images)
+        for name, ours, theirs in zip(program.outputs, wanted, run(images.numpy()), strict=True):
+            difference = np.abs(ours.numpy() - theirs).max() if ours.shape == theirs.shape else np.inf
+            if not difference <= TOLERANCE:  # NaN is above it too
+                raise UserError(
+                    f"the exported program gives another {name} than the network for images of {shape}: it differs by "
+                    f"{difference:.1e}, and {TOLERANCE:g} is allowed. Nothing was written; please report this with the "
+                    f"versions of torch ({torch.__version__}) and of the exporter"
+                )
+            worst = max(worst, float(difference))
+    return worst
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what the exporters report about their own workings; errors come through."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def write_onnx(folder: Path, model: Model) -> list[str]:
+    """Write `model.onnx` and compare it in onnxruntime, if that is installed; return lines of Python that run it.
+
+    Raises UserError if the packages are missing or the model differs from the network, OSError if the folder cannot
+    be written.
+    """
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--format onnx needs the package(s) {', '.join(missing)}: pip install 'dinoscope[onnx]'")
+    program = Program(model.backbone)
+    traced = trace(program)
+    with quiet():
+        exported = torch.onnx.export(
+            traced,
+            (),
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=list(program.outputs),
+            dynamic_shapes=NAMED,
+            verbose=False,
+        )
+    if exported is None:
+        raise RuntimeError("torch.onnx.export gave no model")
+    exported.model.metadata_props[METADATA_KEY] = description(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / ONNX_FILE) as partial:
+        exported.save(partial, external_data=False)
+        remark = _compare(partial, program)
+    return [
+        f"session = onnxruntime.InferenceSession({str(folder / ONNX_FILE)!r})",
+        f"{', '.join(program.outputs)} = session.run(None, {{{INPUT!r}: images}})   {program.input_remark}",
+        f"# {remark}",
+    ]
+
+
+def _compare(file: Path, program: Program) -> str:
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "not compared with the network: onnxruntime is not installed (pip install 'dinoscope[onnx]')"
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        return [np.asarray(output) for output in session.run(list(program.outputs), {INPUT: images})]
+
+    return f"compared with the network in onnxruntime: {check(program, run):.1e} apart at most"
+
+
+def write_torch_program(folder: Path, model: Model) -> list[str]:
+    """Write `model.pt2`, load it again and compare; return lines of Python that load it, and what was compared.
+
+    Raises UserError if the program differs from the network, OSError if the folder cannot be written.
+    """
+    program = Program(model.backbone)
+    traced = trace(program)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / TORCH_FILE) as partial:
+        written = io.BytesIO()  # torch's own writer of files ends the process if the disk is full
+        torch.export.save(traced, written, extra_files={DESCRIPTION: description(model)})
+        partial.write_bytes(written.getbuffer())
+        loaded = torch.export.load(partial).module()
+        difference = check(program, lambda images: [output.numpy() for output in loaded(torch.from_numpy(images))])
+    return [
+        f"net = torch.export.load({str(folder / TORCH_FILE)!r}).module()",
+        f"{', '.join(program.outputs)} = net(images)   {program.input_remark}",
+        f"# loaded again and compared with the network: {difference:.1e} apart at most",
+    ]
