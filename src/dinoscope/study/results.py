@@ -166,7 +166,7 @@ def collapse(config: RunConfig, lines: Sequence[Mapping[str, float]]) -> str:
         return ""
     steps = int(lines[-1]["step"]) + 1
     early = f" It had only {steps} steps, and every run starts there." if steps < patience(steps) else ""
-    return verdict.text + (early if verdict.kind == "uniform" else "")
+    return verdict.text + (early if verdict.kind == "uniform collapse" else "")
 
 
 # All runs
