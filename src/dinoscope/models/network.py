@@ -58,20 +58,11 @@ class Network(Protocol):
     """
 
     @property
-    def title(self) -> str:
-        """See above."""
-        ...
-
+    def title(self) -> str: ...  # noqa: D102
     @property
-    def patch(self) -> int:
-        """See above."""
-        ...
-
+    def patch(self) -> int: ...  # noqa: D102
     @property
-    def transformer(self) -> bool:
-        """See above."""
-        ...
-
+    def transformer(self) -> bool: ...  # noqa: D102
     def check(self, config: BackboneConfig) -> None:
         """Raise UserError if the network cannot be built for these sizes."""
         ...
@@ -95,15 +86,9 @@ class Transformer(Protocol):
     config: BackboneConfig
 
     @property
-    def blocks(self) -> Sequence[Block]:
-        """See above."""
-        ...
-
+    def blocks(self) -> Sequence[Block]: ...  # noqa: D102
     @property
-    def prefix(self) -> int:
-        """See above."""
-        ...
-
+    def prefix(self) -> int: ...  # noqa: D102
     def embed(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
         """Return the input of the first block, and the patch grid."""
         ...
