@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from dinoscope.losses.byol import byol_loss
 from dinoscope.methods import method
-from dinoscope.methods.health import Verdict, complete_collapse, moments
+from dinoscope.methods.health import moments
 from dinoscope.methods.method import Method, MethodConfig, Outputs, RunShape, by_view, too_few_views, view_features
 from dinoscope.models.backbone import BackboneConfig, build_backbone, without_drop_path
 from dinoscope.models.heads import copy_parameters, follow, projector
@@ -44,6 +44,8 @@ class BYOLConfig(MethodConfig):
 
 class BYOL(Method):
     """The online network predicts the projection that the target network, its moving average, gives another view."""
+
+    advice = "Raise --method.target-momentum, keep --method.head-batch-norm, train in fp32."
 
     def __init__(self, config: BYOLConfig, backbone: BackboneConfig) -> None:
         super().__init__()
@@ -80,12 +82,6 @@ class BYOL(Method):
     def _momentum(self, step: Step) -> float:
         return cosine(self.config.target_momentum, 1.0, step.index / step.total)
 
-    def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
-        """Find complete collapse."""
-        return complete_collapse(
-            recent["embedding_spread"], "Raise --method.target-momentum, keep --method.head-batch-norm, train in fp32."
-        )
-
 
 METHOD = method.MethodEntry(
     config=BYOLConfig,
@@ -98,13 +94,9 @@ METHOD = method.MethodEntry(
 
 Published: linear 74.4*, k-NN 64.8 (Caron et al. 2021, Table 2; linear: Grill et al. 2020).""",
             {
-                **method.RESNET50,
+                **method.resnet50("byol", method.lars(0.2, 1.5e-6), 1000, 4096),
                 "method.target_momentum": 0.996,
                 "zero_init_residual": True,
-                "views": "byol",
-                **method.lars(0.2, 1.5e-6),
-                "epochs": 1000,
-                "batch_size": 4096,
             },
         ),
         "byol_deit_small": method.Recipe(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -11,7 +11,7 @@ import torch
 from dinoscope import distributed
 from dinoscope.losses.contrastive import nt_xent
 from dinoscope.methods import method
-from dinoscope.methods.health import Verdict, complete_collapse, moments
+from dinoscope.methods.health import moments
 from dinoscope.methods.method import Method, MethodConfig, Outputs, RunShape, by_view, too_few_views, view_features
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.models.heads import projector
@@ -49,6 +49,7 @@ class SimCLR(Method):
     """One network that makes two views of an image alike, and unlike all other images of the batch."""
 
     additive = False
+    advice = "Lower the learning rate or --method.temperature."
 
     def __init__(self, config: SimCLRConfig, backbone: BackboneConfig) -> None:
         super().__init__()
@@ -81,10 +82,6 @@ class SimCLR(Method):
         ]
         return StepOutput(torch.stack(losses).mean(), statistics={"embedding_moments": moments(of_global)})
 
-    def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
-        """Find complete collapse."""
-        return complete_collapse(recent["embedding_spread"], "Lower the learning rate or --method.temperature.")
-
 
 METHOD = method.MethodEntry(
     config=SimCLRConfig,
@@ -96,15 +93,8 @@ METHOD = method.MethodEntry(
             """ImageNet, ResNet-50, SimCLR with LARS at batch 4096, 1000 epochs.
 
 Published: linear 69.3* (Chen et al. 2020, Table 6); k-NN 60.7 (Caron et al. 2021, Table 2).""",
-            {
-                **method.RESNET50,
-                "zero_init_residual": True,
-                "views": "simclr",
-                **method.lars(0.3, 1e-6),
-                "epochs": 1000,
-                "batch_size": 4096,
-            },
-        ),
+            {**method.resnet50("simclr", method.lars(0.3, 1e-6), 1000, 4096), "zero_init_residual": True},
+        )
     },
     small=lambda budget: {
         "method.temperature": 0.2,

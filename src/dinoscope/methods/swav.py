@@ -15,7 +15,7 @@ from dinoscope.losses.dino import at_least_float32, entropy
 from dinoscope.losses.sinkhorn import sinkhorn
 from dinoscope.losses.swav import swav_loss
 from dinoscope.methods import method
-from dinoscope.methods.health import Verdict, complete_collapse, moments, uniform_collapse
+from dinoscope.methods.health import Verdict, moments, uniform_collapse
 from dinoscope.methods.method import Method, MethodConfig, Outputs, RunShape, by_view, view_features
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.models.heads import Prototypes, projector
@@ -158,7 +158,7 @@ class SwAV(Method):
 
     def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
         """Find complete and uniform collapse."""
-        return complete_collapse(recent["embedding_spread"], "Lower the learning rate.") or uniform_collapse(
+        return super().diagnose(recent) or uniform_collapse(
             recent["cross_entropy"],
             recent["code_entropy"],
             self.config.num_prototypes,
@@ -179,15 +179,11 @@ As in the released script: the rate rises from 0.3 to 4.8 and falls to 0.0048, e
 is divided by 0.228. No queue is needed at this batch size.
 Published: linear 75.3*, k-NN 65.7 (Caron et al. 2021, Table 2; linear: Caron et al. 2020).""",
             {
-                **method.RESNET50,
+                **method.resnet50("swav", method.lars(0.3, 1e-6), 800, 4096),
                 "std": (0.228, 0.224, 0.225),
-                "views": "swav",
-                **method.lars(0.3, 1e-6),
                 "optimizer.min_learning_rate": 0.0048,
                 "optimizer.start_learning_rate": 0.3,
                 "optimizer.decayed": "all",
-                "epochs": 800,
-                "batch_size": 4096,
             },
         ),
         "swav_deit_small": method.Recipe(
