@@ -41,7 +41,7 @@ from dinoscope.evaluation.throughput import ThroughputConfig, millions_of_parame
 from dinoscope.features import raw_pixels
 from dinoscope.methods import DISPLAY, method_name
 from dinoscope.model_names import SEED, Model, Watch, distinct, random_backbone, unwatched
-from dinoscope.models.backbone import BACKBONES, network_title, without_drop_path
+from dinoscope.models.backbone import BACKBONES, is_network, network_title, without_drop_path
 from dinoscope.tables import Column as TableColumn
 from dinoscope.tables import Section, Table, TableRow
 from dinoscope.text import ABSENT
@@ -608,7 +608,7 @@ def random_entries(gatherer: Gatherer, subjects: Sequence[Model]) -> list[Entry]
     entries: dict[str, Entry] = {}
     for subject in subjects:
         settings = without_drop_path(subject.backbone.config)
-        if settings.name in there:
+        if settings.name in there or not is_network(settings.name):
             continue
         seed = SEED if subject.settings is None else subject.settings.get("seed", SEED)
         name = f"random weights of {settings.name} for {settings.image_size} px, seed {seed}"
