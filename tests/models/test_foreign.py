@@ -23,6 +23,8 @@ from dinoscope.features import ExtractConfig, extract, raw_pixels
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.model_names import Model, load_model, load_models, wrap
 from dinoscope.models.backbone import BackboneConfig, build_backbone, network, network_title
+from dinoscope.report import build, comparison
+from dinoscope.study.gather import Measuring
 from dinoscope.training.config import OptimizerConfig, RunConfig
 from dinoscope.training.loop import train
 from dinoscope.types import Tokens
@@ -216,6 +218,18 @@ def test_foreign_models_are_measured(make: Callable[[], Model], data: Path) -> N
         assert result.metrics[0].value > 0
     bank = extract(model.backbone, find_images(data / "val"), ExtractConfig(workers=0, image_size=64))
     assert bank.features.shape == (8, model.backbone.dim)
+
+
+def test_a_wrapped_module_is_compared_and_reported(data: Path, tmp_path: Path) -> None:
+    model = wrap(squeezenet1_1(num_classes=8), "squeezenet", image_size=SIDE)
+    context = Context(torch.device("cpu"), workers=0, image_size=64)
+    measuring = Measuring(data, skip=frozenset({"throughput"}), context=context)
+    compared = comparison.compare_runs(comparison.Request((model, f"random:{CONVNEXT}"), tmp_path / "out", measuring))
+    assert [row.architecture for row in compared.comparison.rows] == ["squeezenet", "test_convnext"]
+    assert all(row.cell(name) for row in compared.comparison.rows for name in ("knn", "linear"))
+    out = tmp_path / "report.html"
+    build.write_report(build.Request((model,), out, measuring, pictures=False))
+    assert "squeezenet" in out.read_text()
 
 
 def test_pixels_are_a_model(data: Path) -> None:
