@@ -138,7 +138,7 @@ def test_a_run_on_a_timm_network_goes_through_the_commands(
     assert cli.main(["embed", "--model", str(run), *options, "--out", "features.npz"]) == 0
     assert np.load("features.npz")["features"].shape[1] == 64
     assert cli.main(["compare", str(run), "--skip", "throughput", *options, "--out", "out"]) == 0
-    assert "test_convnext" in (tmp_path / "out" / "comparison.md").read_text()
+    assert "test_convnext" in (tmp_path / "out" / "comparison.csv").read_text()
     assert cli.main(["report", str(run), "--no-pictures", *options, "--out", "report.html"]) == 0
     assert "test_convnext" in (tmp_path / "report.html").read_text()
 
