@@ -20,6 +20,7 @@ from dinoscope.demo.pictures import Picture
 from dinoscope.explain.attention import prepare
 from dinoscope.explain.maps import MAPS
 from dinoscope.explain.patches import patch_colors, patch_features, similarity_maps
+from dinoscope.model_names import load_models
 from dinoscope.models.vit import ViTBackbone
 from tests.demo.conftest import named
 
@@ -138,6 +139,18 @@ def test_broken_weights_are_refused(picture_file: Path) -> None:
     engine = Engine([model], Limits())
     with pytest.raises(Refused, match="model_broken"):
         engine.run(Input("broken", engine.picture(picture_file)))
+
+
+def test_models_without_patches_show_no_maps_and_others_without_attention_show_some(picture_file: Path) -> None:
+    engine = Engine(load_models(["pixels", "random:timm:test_convnext"]), Limits())
+    pixels, convnext = (Input(model, engine.picture(picture_file)) for model in engine.models)
+    with pytest.raises(Refused, match="model_no_patches"):
+        engine.maps(pixels, "energy", 0)
+    assert engine.shown_kind(convnext.model, "attention") == "energy"
+    for kind in ("attention", "energy", "gradcam", "centre"):
+        assert len(engine.maps(convnext, kind, 0)) == 1
+    with pytest.raises(Refused, match="image_no_rollout"):
+        engine.maps(convnext, "rollout", 0)
 
 
 def test_an_image_of_too_many_patches_is_refused(engine: Engine, tmp_path: Path) -> None:
