@@ -34,10 +34,8 @@ from dinoscope.types import Metric
 
 K, MASS, SHOWN = 20, 0.6, 6
 TRAINED = "trained just now"
-PIXELS_SIZE = 32
-"""Side in pixels of the images that are compared pixel by pixel."""
-TILE = 180
-"""Width of a picture on the overview, in pixels."""
+PIXELS_SIZE = 32  # side in pixels of the images that are compared pixel by pixel
+TILE = 180  # width of a picture on the overview, in pixels
 Progress = Callable[[int, int], None]
 
 
@@ -56,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Quickstart:
-    """What was measured, and where the pictures are."""
+    """Figures of a quickstart, and where its pictures are."""
 
     rows: tuple[Row, ...]
     run: Path
@@ -66,7 +64,7 @@ class Quickstart:
 
 
 def scenes(progress: Progress | None = None) -> Path:
-    """The embedded data set in the cache folder, drawn if it is not there yet."""
+    """Return the embedded data set in the cache folder; draw it first if it is not there yet."""
     return write_scenes(cache_folder("scenes"), progress=progress)
 
 
@@ -76,8 +74,8 @@ def quickstart(config: RunConfig, data: Path, listeners: Sequence[Listener], pro
     Args:
         config: recipe `quickstart` or `quickstart_long`, with `data` being the scenes' image folder.
         data: the scenes, as `scenes` gives them.
-        listeners: hear of the training.
-        progress: told of the measuring.
+        listeners: are told about the training.
+        progress: is told the progress of the evaluations.
 
     Raises KeyboardInterrupt if a signal stopped the training: there is nothing to measure then.
     """
@@ -95,12 +93,12 @@ def quickstart(config: RunConfig, data: Path, listeners: Sequence[Listener], pro
 
 
 def random_weights(config: RunConfig) -> Backbone:
-    """The network with random weights of the run's seed."""
+    """Return the run's network with random weights of its seed."""
     return random_backbone(without_drop_path(config.backbone_config), config.seed)
 
 
 def measure(models: dict[str, Backbone], data: Path, run: Path, progress: Progress) -> list[Row]:
-    """k-NN and attention Jaccard on the validation images, for raw pixels and each model.
+    """Return k-NN and attention Jaccard on the validation images, for raw pixels and each model.
 
     run: keeps the k-NN of the model that was trained in it, for comparisons and the report.
     """
@@ -121,23 +119,22 @@ def measure(models: dict[str, Backbone], data: Path, run: Path, progress: Progre
 
 
 def _top1(metrics: Iterable[Metric]) -> float:
-    """k-NN top-1 in %."""
     return next(metric.value for metric in metrics if "top1" in metric.name)
 
 
 def attention_on_objects(backbone: Backbone, images: ImageFolder, masks: Path) -> float:
-    """Mean Jaccard in % of the mask that holds `MASS` of the mean attention, against the drawn object's mask."""
+    """Return the mean Jaccard in % of the mask that holds `MASS` of the mean attention with the object's mask."""
     scores = []
     for position, name in enumerate(images.paths):
         with Image.open((masks / name).with_suffix(".png")) as file:
-            truth = torch.from_numpy(np.asarray(file) > 0)
+            ground_truth = torch.from_numpy(np.asarray(file) > 0)
         mean = _maps(backbone, decode(images.path(position), window=backbone.config.window)).mean(dim=0)
-        scores.append(jaccard(map_masks(mean, MASS), truth))
+        scores.append(jaccard(map_masks(mean, MASS), ground_truth))
     return 100 * sum(scores) / len(scores)
 
 
 def draw(models: dict[str, Backbone], data: Path, out: Path) -> list[Path]:
-    """One contact sheet of all models, and a panel per image of the last one. Returns the paths, sheet first."""
+    """Draw a contact sheet of all models, and a panel per image of the last one. Return the paths, sheet first."""
     out.mkdir(parents=True, exist_ok=True)
     folder = find_images(data / "folder" / "val")
     images = [decode(folder.path(round(place))) for place in np.linspace(2, len(folder) - 3, SHOWN)]
@@ -155,6 +152,5 @@ def draw(models: dict[str, Backbone], data: Path, out: Path) -> list[Path]:
 
 
 def _maps(backbone: Backbone, image: np.ndarray) -> Tensor:
-    """Attention [heads, rows, columns] of an image at the model's image size."""
     pixels = prepare(image, backbone.config.image_size, backbone.patch_size)
     return attention_maps(backbone, backbone.normalize(pixels[None]))[0]

@@ -77,18 +77,18 @@ class Views:
 class Tokens:
     """What every backbone returns.
 
-    cls: [batch, dim] image feature from a class token, or None where the network has none (ResNet).
-    patches: [batch, rows * columns, dim] in row-major order.
+    cls: [batch, dim] the network's own image feature (of a class token), or None if it has none (ResNet).
+    patches: [batch, rows * columns, width] in row-major order; of width dim, unless the network has its own feature.
     grid: (rows, columns).
     """
 
     cls: Float[Tensor, "b d"] | None
-    patches: Float[Tensor, "b n d"]
+    patches: Float[Tensor, "b n e"]
     grid: tuple[int, int]
 
     @property
     def feature(self) -> Float[Tensor, "b d"]:
-        """The image feature: the class token, else the mean over the patches."""
+        """Return the image feature: `cls`, else the mean over the patches."""
         return self.patches.mean(dim=1) if self.cls is None else self.cls
 
 

@@ -82,8 +82,9 @@ def test_import_alone_only_says_what_it_found(official: Path, tmp_path: Path, ca
 def test_models_lists_the_catalogue(released: Backbone, capsys) -> None:
     assert main(["models", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows.keys() == CATALOGUE.keys()
+    assert rows.keys() == {"shipped", *CATALOGUE}
     assert rows["tiny_dino"]["cached"]
+    assert (rows["shipped"]["cached"], rows["shipped"]["parameters"]) == (True, 0.3)
     assert not rows["dino_vits16"]["cached"]
     assert (rows["dino_vits16"]["knn"], rows["dino_vits16"]["parameters"]) == (74.5, 21.7)
     assert main(["models"]) == 0
@@ -174,7 +175,7 @@ def test_a_local_official_file_goes_there_too(official: Path, picture_folder) ->
 
 def test_a_cached_file_of_another_network_is_refused(released: Backbone) -> None:
     torch.save(weights(random_network("resnet18")), cached_file(CATALOGUE["tiny_dino"]))
-    with pytest.raises(dinoscope.api.UserError, match=r"is no tiny: it has no 'pos_embed'\. Delete .*fetched anew"):
+    with pytest.raises(dinoscope.api.UserError, match=r"is no tiny: it has no 'pos_embed'\. Delete .*fetched again"):
         load_model("tiny_dino")
 
 

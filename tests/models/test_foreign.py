@@ -14,13 +14,17 @@ from torchvision.models import squeezenet1_1
 
 from dinoscope import checkpoint, cli
 from dinoscope.data.sources import find_images
+from dinoscope.data.views import ViewsConfig
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import Context, measure
 from dinoscope.explain.maps import MAPS, count_maps
 from dinoscope.features import ExtractConfig, extract, raw_pixels
+from dinoscope.methods.dino import DINOConfig
 from dinoscope.model_names import Model, load_model, load_models, wrap
 from dinoscope.models.backbone import BackboneConfig, build_backbone, network, network_title
+from dinoscope.training.config import OptimizerConfig, RunConfig
+from dinoscope.training.loop import train
 from dinoscope.types import Tokens
 
 CONVNEXT = "timm:test_convnext"
@@ -45,11 +49,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """DINO, trained for two steps on timm's smallest ConvNeXt."""
     out = tmp_path_factory.mktemp("runs") / "convnext"
-    short = ["--epochs", "1", "--batch-size", "8", "--views.num-local", "0", "--views.global-size", str(SIDE)]
-    head = ["--method.hidden-dim", "16", "--method.bottleneck-dim", "8", "--method.out-dim", "16"]
-    fast = ["--device", "cpu", "--workers", "0", "--evaluate-every", "0", "--drop-path", "0"]
-    arguments = ["--data", str(data), "--out", str(out), "--backbone", CONVNEXT, *short, *head, *fast]
-    assert cli.main(["train", *arguments]) == 0
+    train(
+        RunConfig(
+            data,
+            out,
+            DINOConfig(out_dim=16, hidden_dim=16, bottleneck_dim=8),
+            CONVNEXT,
+            views=ViewsConfig(global_size=SIDE, num_local=0),
+            optimizer=OptimizerConfig(warmup_epochs=0),
+            epochs=1,
+            batch_size=8,
+            device="cpu",
+            workers=0,
+            evaluate_every=0,
+        )
+    )
     return out
 
 

@@ -10,10 +10,14 @@ import pytest
 import torch
 
 from dinoscope import checkpoint
+from dinoscope.evaluation.base import Context
 from dinoscope.evaluation.results import kept, kept_names
 from dinoscope.methods import method_name
 from dinoscope.models.backbone import BACKBONES
 from dinoscope.models.vit import ViTShape
+from dinoscope.report.build import Request, write_report
+from dinoscope.study.gather import Measuring
+from dinoscope.study.results import read_result
 from dinoscope.training.loop import train
 from dinoscope.training.run_folder import read_circumstances, read_config, read_metrics, read_sessions
 
@@ -64,3 +68,23 @@ def test_results_are_read() -> None:
         assert metric in {found.name for found in result.metrics}
     for name in ("voc", "explain", "davis"):
         assert kept_names(run, name) != []
+
+
+def test_a_finished_run_is_reported(tmp_path) -> None:
+    run = Path(shutil.copytree(EARLIER / "finished", tmp_path / "run"))
+    measuring = Measuring(data=EARLIER / "pictures", context=Context(device=torch.device("cpu"), workers=0))
+    page = write_report(Request((str(run),), tmp_path / "report.html", measuring)).path.read_text(encoding="utf-8")
+    assert "MoCo v2" in page
+    knn = kept(run, "knn")
+    assert knn is not None
+    assert f"{knn.metrics[0].value:.1f}" in page
+
+
+def test_an_ablation_study_is_read() -> None:
+    result = read_result(EARLIER / "study" / "ablation.json")
+    assert [(run.variant.label, run.state) for run in result.runs] == [("base", "finished"), ("8", "finished")]
+    for run in ("base-s0", "outputs-8-s0"):
+        known = read_circumstances(EARLIER / "study" / "runs" / run)
+        assert known.code[0].startswith("0.1.0, commit 6d2a0c1")
+        assert known.peak_memory is not None
+        assert known.peak_memory / 1e6 in {found.metrics["peak_memory"] for found in result.runs}

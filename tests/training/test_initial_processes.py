@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from dinoscope.models.pretrained.released import cached_file
+from tests.models.test_pretrained_fetch import Site, site  # noqa: F401 (a fixture)
 from tests.official_files import dino_checkpoint, random_network
-from tests.test_pretrained_fetch import Site, site  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.slow
 

@@ -28,11 +28,12 @@ from dinoscope import api, checkpoint, distributed
 from dinoscope.cli.console import Console
 from dinoscope.cli.progress import PLAIN_SECONDS, ConsoleProgress
 from dinoscope.cli.train import next_steps
-from dinoscope.data import loader, scan, sources
-from dinoscope.data.images import read
+from dinoscope.data import scan, sources
+from dinoscope.data.images import pixel_limit, read
 from dinoscope.data.scan import Unreadable
 from dinoscope.data.sources import ImageFolder, find_images, hash_rank, image_fraction
 from dinoscope.errors import UserError
+from dinoscope.files import MEGAPIXELS_VARIABLE
 from dinoscope.methods import dino
 from dinoscope.training import loop, run_folder
 from dinoscope.training import trainer as trainer_module
@@ -773,7 +774,7 @@ def test_only_the_share_that_is_used_is_looked_at(picture_folder, tmp_path, monk
     for name in (order[2], *order[-4:]):  # one within, four beyond: over 5 % of all
         damage(data / name)
     decoded: list[str] = []
-    monkeypatch.setattr(scan, "read", lambda path: decoded.append(path.name) or read(path))
+    monkeypatch.setattr(sources, "read", lambda path: decoded.append(path.name) or read(path))
     config = settings(data, out, fraction=0.25, max_unreadable=0.1)
     images, unreadable, _ = scanned_images(config, lambda done, total: None)
     assert list(images.paths) == sorted(set(order[:11]) - {order[2]})  # round(0.25 * 39) images
@@ -1054,16 +1055,16 @@ def test_a_loader_process_that_is_killed_ends_the_run_in_one_line(picture_folder
 
 def test_a_stop_does_not_wait_for_images(picture_folder, tmp_path, monkeypatch) -> None:
     """The storage hangs: SIGTERM comes while the main process waits for a batch."""
-    out, decode, images = tmp_path / "run", loader.decode, iter(range(16))
+    out, images = tmp_path / "run", iter(range(16))
 
-    def hang(path: Path, **options: object) -> object:
+    def hang(path: Path) -> object:
         if next(images, None) is None:
             time.sleep(3600)
-        return decode(path, **options)
+        return read(path)
 
-    monkeypatch.setattr(loader, "decode", hang)
+    monkeypatch.setattr(sources, "read", hang)
     stop = threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM))
-    part = train(settings(picture_folder(24), out, workers=1), listeners=[Do(1, stop.start)])
+    part = train(settings(picture_folder(24), out, workers=1, scan="headers"), listeners=[Do(1, stop.start)])
     assert part == RunResult(out, 2, interrupted=True)
     assert steps_kept(out) == [2]
     assert multiprocessing.active_children() == []
@@ -1173,6 +1174,18 @@ def test_what_is_not_finite_stops_the_run_and_spares_the_checkpoint(poison, word
     assert steps_kept(out) == [4, 5]
     assert all(value.isfinite().all() for value in weights(out).values())
     assert train(config, resume=True).steps == TOTAL
+
+
+def test_the_largest_image_is_stored_and_holds_when_the_run_is_resumed(picture_folder, tmp_path, monkeypatch) -> None:
+    out, limits = tmp_path / "run", list[int]()
+    config = settings(picture_folder(24), out)
+    monkeypatch.setenv(MEGAPIXELS_VARIABLE, "0.002")  # the pictures have 1280 pixels
+    assert train(config, listeners=[Stop(2, signal.SIGTERM)]).interrupted
+    assert read_config(out).max_megapixels == 0.002
+    monkeypatch.delenv(MEGAPIXELS_VARIABLE)
+    train(config, resume=True, listeners=[Do(4, lambda: limits.append(pixel_limit()))])
+    assert limits == [2000]
+    assert MEGAPIXELS_VARIABLE not in os.environ
 
 
 def test_images_of_one_colour_are_named_as_the_cause(tmp_path) -> None:

@@ -54,7 +54,7 @@ def export(options: Options) -> list[str]:
     Raises UserError where there is no model, or it cannot be written in that format to that folder.
     """
     from dinoscope.cli.console import Console, progress_bar
-    from dinoscope.export.formats import write
+    from dinoscope.export import write
     from dinoscope.model_names import load_model
 
     model = load_model(options.model, progress_bar)

@@ -71,7 +71,7 @@ def import_weights(options: Options) -> list[str]:
 
     Raises UserError as `import_file` does, or where a model stands in `options.out` already or cannot be written.
     """
-    from dinoscope.export.formats import write
+    from dinoscope.export import write
     from dinoscope.model_names import Model
     from dinoscope.models.pretrained import Choices, import_file
 

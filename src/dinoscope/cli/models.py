@@ -23,7 +23,10 @@ BYTES_PER_PARAMETER = 4
 
 @dataclass(frozen=True)
 class Options:
-    """List the released weights. Any --model takes these names; the file is fetched on first use, and kept.
+    """List the models that have a name: the shipped one, and released weights, fetched on first use and kept.
+
+    Any --model takes these names, and also a path, "pixels" (no network), "random" (the network of the first other
+    model, untrained), random:NETWORK or random:MODEL, and timm:NAME.
 
     The figures are those their authors published for ImageNet, in %: k-NN and linear of frozen features, "own" of the
     classifier that the network was trained with. None was measured here. MB are the file's where its source says so; ≥
@@ -50,30 +53,30 @@ def main(argv: list[str]) -> int:
 
 
 def models() -> list[dict[str, Any]]:
-    """One row for each entry of the catalogue: its name, all its fields, `parameters` in millions, whether `cached`."""
+    """Return one row for each name: all fields of its `Release`, `parameters` in millions, whether `cached`."""
+    from dinoscope.model_names import SHIPPED, SHIPPED_RELEASE
     from dinoscope.models.pretrained import CATALOGUE, is_cached
 
-    millions = {architecture: _millions(architecture) for architecture in {r.architecture for r in CATALOGUE.values()}}
     return [
         {
             "name": name,
             **asdict(release),
-            "parameters": millions[release.architecture],
-            "cached": is_cached(release),
+            "parameters": _millions(release.architecture, 64 if name == SHIPPED else 224),
+            "cached": name == SHIPPED or is_cached(release),
         }
-        for name, release in CATALOGUE.items()
+        for name, release in {SHIPPED: SHIPPED_RELEASE, **CATALOGUE}.items()
     ]
 
 
 @functools.cache
-def _millions(architecture: str) -> float:
-    """Parameters of the network, in millions; no memory is taken for them."""
+def _millions(architecture: str, size: int) -> float:
+    """Return the parameters of the network in millions, without taking memory for them."""
     import torch
 
     from dinoscope.models.backbone import BackboneConfig, build_backbone
 
     with torch.device("meta"):
-        backbone = build_backbone(BackboneConfig(architecture, 224))
+        backbone = build_backbone(BackboneConfig(architecture, size))
     return round(sum(parameter.numel() for parameter in backbone.parameters()) / 1e6, 1)
 
 

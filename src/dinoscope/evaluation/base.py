@@ -22,7 +22,7 @@ from dinoscope.model_names import Model, Watch, unwatched
 from dinoscope.models.backbone import Backbone
 from dinoscope.system import DTYPES
 from dinoscope.tables import Column as TableColumn
-from dinoscope.tables import Section, Table, TableRow
+from dinoscope.tables import LineChart, Section, Table, TableRow
 from dinoscope.text import ABSENT
 from dinoscope.types import FeatureBank, Metric, Result
 
@@ -126,33 +126,6 @@ class Column:
     def metric_of(self, result: Result) -> Metric | None:
         """Return the figure of a result, or None if it has none."""
         return self.pick(result) if self.pick else result.metric(self.metric, **self.parameters)
-
-
-@dataclass(frozen=True)
-class LineChart:
-    """Curves of several models in panels next to each other, as plain values; `report.charts` draws them.
-
-    name: of its file, without the suffix. panels: (title, lines). marked: an x that is marked with a dashed line.
-    """
-
-    name: str
-    title: str
-    x_title: str
-    y_title: str
-    panels: tuple[tuple[str, tuple[Line, ...]], ...]
-    note: str = ""
-    marked: float | None = None
-
-
-@dataclass(frozen=True)
-class Line:
-    """One curve; low and high are its band, if it has one."""
-
-    label: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    low: tuple[float, ...] = ()
-    high: tuple[float, ...] = ()
 
 
 Labelled = Sequence[tuple[str, Result]]

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from dinoscope.errors import UserError
 from dinoscope.evaluation.window import PropagationConfig, check_config, propagate_labels
-from dinoscope.models.backbone import Backbone
+from dinoscope.models.network import Backbone, require_patches
 
 _log = logging.getLogger(__name__)
 
@@ -167,8 +167,9 @@ def cell_features(
 ) -> tuple[Float[Tensor, "n d"], tuple[int, int]]:
     """Features of a frame's cells, row by row, of length 1, and the grid: tokens of the last block after its norm.
 
-    Raises UserError as `working_size` does, and where the network gives no numbers.
+    Raises UserError as `working_size` does, for a network without patches, and if the network gives no numbers.
     """
+    require_patches(backbone, "following objects in a video")
     height, width = working_size(frame.shape[0], frame.shape[1], size, backbone.patch_size)
     shrinks = min(frame.shape[:2]) > 2 * min(height, width)
     resized = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

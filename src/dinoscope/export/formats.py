@@ -1,61 +1,18 @@
-"""The formats of an export by name, and the two that hold a state dict: dinoscope's own and timm's."""
+"""The two formats that hold a state dict, dinoscope's own and timm's, and what every export states about its model."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dinoscope import __version__, checkpoint
 from dinoscope.config import to_dict
 from dinoscope.errors import UserError
 from dinoscope.model_names import Model
-from dinoscope.models.backbone import BACKBONES, TIMM, BackboneConfig, network, without_drop_path
+from dinoscope.models.backbone import TIMM, BackboneConfig, is_network, network, without_drop_path
 
-FormatName = Literal["safetensors", "timm", "huggingface", "onnx", "torch-export"]
 WEIGHTS = "model.safetensors"
-
-
-@dataclass(frozen=True)
-class Format:
-    """files: what is written into the folder. write: does it, and returns lines that say how to load it."""
-
-    files: tuple[str, ...]
-    write: Callable[[Path, Model], list[str]]
-
-
-def write(format: FormatName, folder: Path, model: Model, *, overwrite: bool = False) -> list[str]:
-    """Write the model in a format; return lines that say how to load it. Every file is whole or not there.
-
-    Raises UserError if the network cannot be had in that format, or one of its files is in the folder already
-    and `overwrite` was not given, or the folder cannot be written.
-    """
-    chosen = formats()[format]
-    present = [name for name in chosen.files if (folder / name).exists()]
-    if present and not overwrite:
-        raise UserError(
-            f"{folder} holds a model already ({', '.join(present)}); choose another --out, or --overwrite to replace it"
-        )
-    try:
-        return chosen.write(folder, model)
-    except OSError as error:
-        # The message of checkpoint.save names the file; those of the system do not.
-        raise UserError(f"{folder} could not be written: {error}" if error.errno else str(error)) from error
-
-
-def formats() -> dict[FormatName, Format]:
-    """Return the formats by name."""
-    from dinoscope.export import huggingface, programs
-
-    return {
-        "safetensors": Format((checkpoint.BACKBONE_WEIGHTS, checkpoint.BACKBONE_SETTINGS), write_safetensors),
-        "timm": Format((WEIGHTS,), write_timm),
-        "huggingface": Format((WEIGHTS, huggingface.CONFIG, huggingface.CARD), huggingface.write_huggingface),
-        "onnx": Format((programs.ONNX_FILE,), programs.write_onnx),
-        "torch-export": Format((programs.TORCH_FILE,), programs.write_torch_program),
-    }
 
 
 def settings(model: Model) -> dict[str, Any]:
@@ -75,7 +32,7 @@ def write_safetensors(folder: Path, model: Model) -> list[str]:
     Raises UserError for a network that cannot be built by its name, OSError if the folder cannot be written.
     """
     config = model.backbone.config
-    if config.name not in BACKBONES and not config.name.startswith(TIMM):
+    if not is_network(config.name):
         raise UserError(f"{config.name} is a module of yours, which dinoscope cannot build again: save it with torch")
     checkpoint.export_backbone(folder, model.backbone, model.origin)
     lines = loading_lines(config, folder / checkpoint.BACKBONE_WEIGHTS)

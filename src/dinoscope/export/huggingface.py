@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from jinja2 import StrictUndefined, Template
 
 from dinoscope.data.grey_range import describe
 from dinoscope.evaluation.results import kept
@@ -21,7 +24,6 @@ from dinoscope.types import Result
 
 CONFIG = "config.json"
 CARD = "README.md"
-TO_FILL_IN = "to fill in: the licence of these weights"
 
 ORIGIN = {
     "name": "name",
@@ -92,85 +94,56 @@ def model_card(model: Model) -> str:
 
     Raises UserError if one of those files, or the run's config.json, is damaged.
     """
-    backbone = model.backbone.config
-    config = None if model.run is None else read_config(model.run)
-    origin = model.origin or {}
-    method = method_name(config.method) if config else str(origin.get("method", ""))
-    licence = str(origin.get("licence", ""))
-    sections = [
-        f"---\nlibrary_name: timm\ntags:\n- image-feature-extraction\n- timm\n- dinoscope\n"
-        f"license: {_identifier(licence)}\n---",
-        f"# {method} {backbone.name}" if method else f"# {backbone.name}",
-        f"Weights of {backbone.name}, written by dinoscope. The model gives features of images; it has no classifier.",
-        _training(config, model),
-        _figures(model),
-        _use(model.backbone),
-        "## Licence\n\n"
-        + (
-            f"{licence}, as those who released the weights say."
-            if licence
-            else "To fill in, here and in the first lines of this file."
-        ),
-    ]
-    return "\n\n".join(sections) + "\n"
-
-
-def _identifier(licence: str) -> str:
-    # As model hubs write it: in small letters; without a licence, a place to fill it in.
-    return licence.lower() or f"other  # {TO_FILL_IN}"
-
-
-def _training(config: RunConfig | None, model: Model) -> str:
-    if config is None:
-        size = model.backbone.config.layout_size
-        return (
-            f"## Training\n\nImage size {size} px. How it was trained is not known: it was exported from a weights "
-            "file, not from a run folder." + _origin(model.origin)
+    config = model.backbone.config
+    run, origin = None if model.run is None else read_config(model.run), model.origin or {}
+    results = [] if model.run is None else _results(model.run)
+    own = [each for each in results if each[1].protocol.get("weights_hash", model.weights_hash) == model.weights_hash]
+    template = resources.files(__package__).joinpath("card.md.jinja").read_text(encoding="utf-8")
+    return (
+        Template(template, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+        .render(
+            backbone=config,
+            dim=model.backbone.dim,
+            method=str(origin.get("method", "")) if run is None else method_name(run.method),
+            licence=str(origin.get("licence", "")),
+            training=None if run is None else _training(run),
+            origin=[(title, str(origin[key])) for key, title in ORIGIN.items() if origin.get(key)],
+            figures=[
+                (name, metric.title, f"{metric.value:.4g}", metric.unit, _measured_on(result.protocol))
+                for name, result in own
+                for metric in result.metrics
+            ],
+            others=[name for name, result in results if (name, result) not in own],
+            mean=", ".join(f"{value:g}" for value in config.mean),
+            std=", ".join(f"{value:g}" for value in config.std),
+            fixed_size="img_size" in twin_arguments(config),
+            window="" if config.window is None else describe(config.window),
         )
+        .strip()
+        + "\n"
+    )
+
+
+def _training(config: RunConfig) -> list[tuple[str, str]]:
     optimizer, views = config.optimizer, config.views
-    rows = {
-        "method": method_name(config.method),
-        "training images": _place(str(config.data))
-        + (f", {config.fraction:.3g} of them" if config.fraction < 1 else ""),
-        "network": config.backbone,
-        "epochs": f"{config.epochs:g}",
-        "batch size": str(config.batch_size),
-        "views": f"{views.num_global} of {views.global_size} px, {views.num_local} of {views.local_size} px",
-        "optimiser": optimizer.name,
-        "peak learning rate": f"{optimizer.peak(config.batch_size):.3g}",
-        "weight decay": f"{optimizer.weight_decay:g} to {optimizer.final_weight_decay:g}",
-        "seed": str(config.seed),
-    }
-    return "## Training\n\n" + _table(("setting", "value"), rows.items())
+    share = f", {config.fraction:.3g} of them" if config.fraction < 1 else ""
+    return [
+        ("method", method_name(config.method)),
+        ("training images", _place(str(config.data)) + share),
+        ("network", config.backbone),
+        ("epochs", f"{config.epochs:g}"),
+        ("batch size", str(config.batch_size)),
+        ("views", f"{views.num_global} of {views.global_size} px, {views.num_local} of {views.local_size} px"),
+        ("optimiser", optimizer.name),
+        ("peak learning rate", f"{optimizer.peak(config.batch_size):.3g}"),
+        ("weight decay", f"{optimizer.weight_decay:g} to {optimizer.final_weight_decay:g}"),
+        ("seed", str(config.seed)),
+    ]
 
 
-def _origin(origin: Mapping[str, Any] | None) -> str:
-    known = {what: str(origin[key]) for key, what in ORIGIN.items() if origin.get(key)} if origin else {}
-    return "\n\nWhere the weights are from:\n\n" + _table(("what", "as found"), known.items()) if known else ""
-
-
-def _figures(model: Model) -> str:
-    own = model.weights_hash
-    rows, others = list[tuple[str, ...]](), list[str]()
-    for name, measurement in _kept(model.run):
-        if measurement.protocol.get("weights_hash", own) != own:
-            others.append(name)
-            continue
-        on = _measured_on(measurement.protocol)
-        rows += [(name, metric.title, f"{metric.value:.4g}", metric.unit, on) for metric in measurement.metrics]
-    text = _table(("evaluation", "figure", "value", "unit", "on"), rows) if rows else "Nothing was measured."
-    if others:
-        text += f"\n\nMeasured of other weights of this run, and left out: {', '.join(others)}."
-    return f"## Measured\n\n{text}"
-
-
-def _kept(run: Path | None) -> Iterator[tuple[str, Result]]:
-    if run is None:
-        return
-    for file in sorted((run / "evaluations").glob("*.json")):
-        measurement = kept(run, file.stem)
-        if measurement is not None:
-            yield file.stem, measurement
+def _results(run: Path) -> list[tuple[str, Result]]:
+    found = [(file.stem, kept(run, file.stem)) for file in sorted((run / "evaluations").glob("*.json"))]
+    return [(name, result) for name, result in found if result is not None]
 
 
 def _measured_on(protocol: Mapping[str, Any]) -> str:
@@ -188,26 +161,3 @@ def _place(folder: str) -> str:
     # The end of a path: enough to recognise the data, nothing of the machine.
     path = Path(folder)
     return f"{path.parent.name}/{path.name}" if path.name in SPLITS else path.name
-
-
-def _use(backbone: Backbone) -> str:
-    config = backbone.config
-    fixed = "img_size" in twin_arguments(config)
-    size = f" Images of {config.layout_size} x {config.layout_size} px." if fixed else ""
-    window = "" if config.window is None else f" Images of more than 8 bits: values from {describe(config.window)}."
-    return (
-        "## Use\n\n```python\nimport timm\n\n"
-        'net = timm.create_model("local-dir:FOLDER", pretrained=True).eval()   # on a hub: "hf-hub:OWNER/NAME"\n'
-        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(net))\n"
-        f"feature = net(transform(image)[None])   # [1, {backbone.dim}]\n```\n\n"
-        f"RGB, normalised with mean {_triple(config.mean)} and standard deviation {_triple(config.std)}.{size}{window}"
-    )
-
-
-def _triple(values: tuple[float, float, float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *(tuple(row) for row in rows)]
-    return "\n".join(f"| {' | '.join(cell.replace('|', ' ') for cell in line)} |" for line in lines)

@@ -98,13 +98,9 @@ METHOD = method.MethodEntry(
 
 Published: linear 74.4*, k-NN 64.8 (Caron et al. 2021, Table 2; linear: Grill et al. 2020).""",
             {
-                **method.RESNET50,
+                **method.resnet50("byol", method.lars(0.2, 1.5e-6), 1000, 4096),
                 "method.target_momentum": 0.996,
                 "zero_init_residual": True,
-                "views": "byol",
-                **method.lars(0.2, 1.5e-6),
-                "epochs": 1000,
-                "batch_size": 4096,
             },
         ),
         "byol_deit_small": method.Recipe(

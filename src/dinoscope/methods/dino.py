@@ -403,7 +403,8 @@ Published: k-NN 73.3, linear 76.0 (the reference's README; 2 x 8 GPUs, 2.6 days)
 
 Published at 800 epochs: k-NN 67.5, linear 75.3 (Caron et al. 2021, Table 2).""",
         {
-            **method.RESNET50,
+            "backbone": "resnet50",
+            "drop_path": 0.0,
             "views.global_scale": (0.14, 1.0),
             "views.local_scale": (0.05, 0.14),
             "optimizer.name": "sgd",
@@ -435,13 +436,7 @@ For a GPU: a CPU core makes about six images a second of it; see `dino_small_ima
 
 dinoscope train --recipe dino_small_images_cpu --data cifar10 --out RUN
 What it gave on CIFAR-10 is in docs/results/.""",
-        {
-            **_QUICKSTART,
-            "method.teacher_momentum": 0.99,
-            "views": "two_views_32",
-            "epochs": 6,
-            "evaluate_every": 1,
-        },
+        {**_QUICKSTART, "method.teacher_momentum": 0.99, "views": "two_views_32", "epochs": 6, "evaluate_every": 1},
     ),
     "dino_folder": method.Recipe(
         """One's own folder of a few hundred to a hundred thousand photographs, on a small GPU (4 GB) or a patient CPU.
@@ -476,13 +471,7 @@ dinoscope quickstart""",
         """The quickstart for longer: it made the shipped model.
 
 dinoscope quickstart --recipe quickstart_long""",
-        {
-            **_SCENES,
-            "method.teacher_momentum": 0.99,
-            "optimizer.warmup_epochs": 3,
-            "epochs": 60,
-            "evaluate_every": 10,
-        },
+        {**_SCENES, "method.teacher_momentum": 0.99, "optimizer.warmup_epochs": 3, "epochs": 60, "evaluate_every": 10},
     ),
 }
 

@@ -54,7 +54,7 @@ def rank_me(features: Float[Tensor, "n d"]) -> float:
 
     From 1 (all features on a line) to min(n, d).
     """
-    singular = torch.linalg.svdvals(features.float())
+    singular: Tensor = torch.linalg.svdvals(features.float())  # pyright: ignore[reportUnknownMemberType]
     shares = singular / singular.sum().clamp_min(1e-12) + 1e-7
     return float(torch.exp(-(shares * shares.log()).sum()))
 

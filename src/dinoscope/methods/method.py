@@ -252,12 +252,17 @@ class MethodEntry:
 HEAD_BATCH_NORM = {"method.head_batch_norm": (True, "without the batch norm in its head that its code has")}
 """The deviation that SimCLR, MoCo v3, BYOL and SwAV share."""
 
-RESNET50: Mapping[str, Any] = {"backbone": "resnet50", "drop_path": 0.0}
 VIT_SMALL_300: Mapping[str, Any] = {"epochs": 300, "batch_size": 1024}
 """DINO's settings for 300 epochs of ViT-S, with which its authors ran the rivals (Caron et al. 2021, Table 2).
 
 They report that they ran them for 300 epochs, not with which optimiser settings; the views are the rival's own.
 """
+
+
+def resnet50(views: str, optimizer: Mapping[str, Any], epochs: float, batch_size: int) -> dict[str, Any]:
+    """Return the settings of a ResNet-50 on ImageNet."""
+    settings = {"backbone": "resnet50", "drop_path": 0.0, "views": views, "epochs": epochs, "batch_size": batch_size}
+    return settings | dict(optimizer)
 
 
 def lars(learning_rate: float, weight_decay: float) -> dict[str, Any]:

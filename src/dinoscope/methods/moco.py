@@ -275,14 +275,7 @@ METHOD = method.MethodEntry(
             """ImageNet, ResNet-50, MoCo v2 with SGD at batch 256, 800 epochs.
 
 Published: linear 71.1*, k-NN 61.9 (Caron et al. 2021, Table 2; linear: Chen et al. 2020).""",
-            {
-                **method.RESNET50,
-                "views": "moco",
-                **method.sgd(0.03, 1e-4),
-                "optimizer.decayed": "all",
-                "epochs": 800,
-                "batch_size": 256,
-            },
+            {**method.resnet50("moco", method.sgd(0.03, 1e-4), 800, 256), "optimizer.decayed": "all"},
         ),
         "moco_v2_deit_small": method.Recipe(
             """ImageNet, ViT-S/16, MoCo v2, 300 epochs.

@@ -96,15 +96,8 @@ METHOD = method.MethodEntry(
             """ImageNet, ResNet-50, SimCLR with LARS at batch 4096, 1000 epochs.
 
 Published: linear 69.3* (Chen et al. 2020, Table 6); k-NN 60.7 (Caron et al. 2021, Table 2).""",
-            {
-                **method.RESNET50,
-                "zero_init_residual": True,
-                "views": "simclr",
-                **method.lars(0.3, 1e-6),
-                "epochs": 1000,
-                "batch_size": 4096,
-            },
-        ),
+            {**method.resnet50("simclr", method.lars(0.3, 1e-6), 1000, 4096), "zero_init_residual": True},
+        )
     },
     small=lambda budget: {
         "method.temperature": 0.2,

@@ -76,13 +76,7 @@ METHOD = method.MethodEntry(
             """ImageNet, ResNet-50 with labels: crop and flip, SGD 0.1, 100 epochs: the upper baseline.
 
 Published: 79.3 with a longer recipe (Caron et al. 2021, Table 2); 76 to 77 is usual for this one.""",
-            {
-                **method.RESNET50,
-                "views": "supervised",
-                **method.sgd(0.1, 1e-4, warmup_epochs=5),
-                "epochs": 100,
-                "batch_size": 256,
-            },
+            method.resnet50("supervised", method.sgd(0.1, 1e-4, warmup_epochs=5), 100, 256),
         ),
         "supervised_deit_small": method.Recipe(
             """ImageNet, ViT-S/16 with labels, 300 epochs: DeiT's optimiser (Touvron et al. 2021, Table 9).

@@ -179,15 +179,11 @@ As in the released script: the rate rises from 0.3 to 4.8 and falls to 0.0048, e
 is divided by 0.228. No queue is needed at this batch size.
 Published: linear 75.3*, k-NN 65.7 (Caron et al. 2021, Table 2; linear: Caron et al. 2020).""",
             {
-                **method.RESNET50,
+                **method.resnet50("swav", method.lars(0.3, 1e-6), 800, 4096),
                 "std": (0.228, 0.224, 0.225),
-                "views": "swav",
-                **method.lars(0.3, 1e-6),
                 "optimizer.min_learning_rate": 0.0048,
                 "optimizer.start_learning_rate": 0.3,
                 "optimizer.decayed": "all",
-                "epochs": 800,
-                "batch_size": 4096,
             },
         ),
         "swav_deit_small": method.Recipe(

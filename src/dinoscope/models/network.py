@@ -58,20 +58,11 @@ class Network(Protocol):
     """
 
     @property
-    def title(self) -> str:
-        """See above."""
-        ...
-
+    def title(self) -> str: ...  # noqa: D102
     @property
-    def patch(self) -> int:
-        """See above."""
-        ...
-
+    def patch(self) -> int: ...  # noqa: D102
     @property
-    def transformer(self) -> bool:
-        """See above."""
-        ...
-
+    def transformer(self) -> bool: ...  # noqa: D102
     def check(self, config: BackboneConfig) -> None:
         """Raise UserError if the network cannot be built for these sizes."""
         ...
@@ -95,15 +86,9 @@ class Transformer(Protocol):
     config: BackboneConfig
 
     @property
-    def blocks(self) -> Sequence[Block]:
-        """See above."""
-        ...
-
+    def blocks(self) -> Sequence[Block]: ...  # noqa: D102
     @property
-    def prefix(self) -> int:
-        """See above."""
-        ...
-
+    def prefix(self) -> int: ...  # noqa: D102
     def embed(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
         """Return the input of the first block, and the patch grid."""
         ...
@@ -123,6 +108,7 @@ class Backbone(nn.Module):
     dim: width of the image feature. patch_size: side in pixels that one patch stands for.
     net: the network itself; its state dict is what an export holds.
     has_patches: whether the patches show places of the image.
+    signature: what its name does not tell of the network, for the hash of its weights.
     probe_title: what `probe_features` consists of, for a person.
     """
 
@@ -134,6 +120,7 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
     has_patches: bool = True
+    signature: str = ""
     probe_title: str = "pooled vector"
 
     def __init__(self, config: BackboneConfig, dim: int, patch_size: int) -> None:

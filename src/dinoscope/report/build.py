@@ -12,10 +12,11 @@ from dinoscope import __version__
 from dinoscope.errors import UserError
 from dinoscope.files import replacing
 from dinoscope.model_names import RANDOM, load_models, run_settings
+from dinoscope.report.comparison import gathered, require_different
 from dinoscope.report.page import Document, Section, render
 from dinoscope.report.runs import Material, read_runs
 from dinoscope.report.sections import SECTIONS
-from dinoscope.report.sections.comparison import gathered
+from dinoscope.study.compare import EVALUATIONS
 from dinoscope.study.gather import Measuring
 from dinoscope.system import commit
 from dinoscope.text import listed
@@ -93,8 +94,10 @@ def _material(request: Request) -> Material:
     empty = {str(run.path) for run in runs if run.state == "begun"}
     named = [name for name in request.models if str(Path(name)) not in empty]
     models = tuple(load_models(named, watch)) if named else ()
-    baselines = request.baselines and request.measuring.data is not None
-    comparison = gathered(models, request.measuring, baselines=baselines) if models else None
+    measuring, baselines = request.measuring, request.baselines
+    if measuring.data is None:  # show what is kept
+        measuring, baselines = replace(measuring, skip=frozenset(EVALUATIONS)), False
+    comparison = gathered(models, measuring, baselines=baselines) if models else None
     material = Material(tuple(runs), models, comparison, request.measuring, request.pictures)
     title_of = {model.run: title for model, title in material.titled if model.run is not None}
     return replace(material, runs=tuple(replace(run, label=title_of.get(run.path, run.label)) for run in runs))
@@ -109,10 +112,7 @@ def _check(request: Request) -> None:
     """Refuse before anything is measured."""
     if not request.models:
         raise UserError("give at least one run folder or model")
-    places = [Path(name).resolve() for name in request.models]
-    twice = [name for name, place in zip(request.models, places, strict=True) if places.count(place) > 1]
-    if twice:
-        raise UserError(f"the same model was given twice: {' and '.join(twice)}")
+    require_different(request.models)
     out = request.out
     if out.is_dir():
         raise UserError(f"{out} is a folder; --out is the file to write, such as {out / 'report.html'}")

@@ -82,7 +82,10 @@ def line_chart(
             Line2D([], [], color=color, linestyle=style, linewidth=1.8 if baseline else 1.5, label=label)
             for (label, baseline), (color, style) in looks.items()
         ]
-        _name_lines(figure, axes, handles if legend else [], chart.note)
+        if legend:
+            _name_lines(figure, axes, handles, chart.note)
+        else:
+            figure.tight_layout(pad=0.5)
     return figure
 
 
@@ -219,7 +222,7 @@ def _name_lines(figure: Figure, axes: Sequence[Axes], handles: Sequence[Line2D],
     """Lay out, with the legend in the place that the panels leave free, or below them if it does not fit there."""
     longest = max((len(str(handle.get_label())) for handle in handles), default=0)
     beside = len(axes) % _PANELS == 2 and len(axes) > _PANELS
-    if beside and handles and len(handles) <= _FREE_ROWS and longest <= _FREE_LETTERS:
+    if beside and len(handles) <= _FREE_ROWS and longest <= _FREE_LETTERS:
         _finish(figure, [], note)
         left, top = axes[2].get_position().x0 - 0.01, axes[-1].get_position().y1
         place = {"loc": "upper left", "bbox_to_anchor": (left, top), "fontsize": _SMALL, "labelspacing": 0.35}

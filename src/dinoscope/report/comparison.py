@@ -1,9 +1,9 @@
-"""From models to a folder with the table and the figures."""
+"""A comparison of models as files: the table as Markdown, LaTeX, CSV and JSON, and two figures."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from dinoscope.comparison.presentation import CSV_HEADER, csv_rows, display_tabl
 from dinoscope.comparison.ranking import ACCURACIES, interval
 from dinoscope.errors import UserError
 from dinoscope.files import claim, write_all
-from dinoscope.model_names import load_models
+from dinoscope.model_names import Model, load_models
 from dinoscope.report.charts import Curve, Panel, Point, curves, png, scatter, svg
 from dinoscope.report.tables import csv_text, latex, markdown
 from dinoscope.study.compare import BASELINES, Comparison, compare
@@ -26,6 +26,11 @@ CURVES_NOTE = (
     "Measured during training on the images of each run itself, at the run's image size, k = 20: to see how a run "
     "went, not to compare."
 )
+
+
+_FIGURES = tuple(f"{name}.{kind}" for name in ("comparison", "curves") for kind in ("png", "svg"))
+FILES = ("comparison.md", "comparison.csv", "comparison.tex", "comparison.json", *_FIGURES)
+"""Those of an earlier comparison that have no successor are deleted."""
 
 
 @dataclass(frozen=True)
@@ -54,88 +59,69 @@ class Compared:
 
 
 def compare_runs(request: Request) -> Compared:
-    """Measure what is missing, make the table and the figures, write them.
+    """Measure what is missing, make the table and the figures, and write them.
 
-    Raises UserError where a model is none, was given twice or has no weights, the data cannot be used or is missing
-    (models other than runs need it), or `out` holds a comparison already and is not to be overwritten.
+    Raises UserError if a model is none, was given twice or has no weights, if the data cannot be used or are missing
+    (models other than runs need them), or if `out` holds a comparison and is not to be overwritten.
     """
-    _check(request)
-    subjects = load_models([str(run) for run in request.runs], request.measuring.watch)
-    gatherer = Gatherer(request.measuring, subjects)
-    entries = [gatherer.entry(each) for each in subjects]
-    if request.baselines:
-        entries += random_entries(gatherer, subjects)
-        entries += [pixels for pixels in [pixels_entry(gatherer)] if pixels is not None]
-    return _write(request, compare(entries))
-
-
-def _check(request: Request) -> None:
-    """Refuse before anything is measured."""
     if not request.runs:
         raise UserError("give at least one run folder or model")
     if not 0 < request.measuring.fraction <= 1:
         raise UserError(f"--label-fraction must be above 0 and at most 1, not {request.measuring.fraction:g}")
-    places = [Path(run).resolve() for run in request.runs]
-    twice = [str(run) for run, place in zip(request.runs, places, strict=True) if places.count(place) > 1]
+    require_different(request.runs)
+    claim(request.out, FILES, overwrite=request.overwrite)
+    models = load_models([str(run) for run in request.runs], request.measuring.watch)
+    comparison = gathered(models, request.measuring, baselines=request.baselines)
+    table = display_table(comparison, request.published)
+    return Compared(comparison, table, tuple(write_all(request.out, _contents(comparison, table, request.published))))
+
+
+def require_different(models: Sequence[str | Path]) -> None:
+    """Raise UserError if a model was given twice."""
+    places = [Path(model).resolve() for model in models]
+    twice = [str(model) for model, place in zip(models, places, strict=True) if places.count(place) > 1]
     if twice:
         raise UserError(f"the same model was given twice: {' and '.join(twice)}")
-    claim(request.out, FILES, overwrite=request.overwrite)
 
 
-def _write(request: Request, comparison: Comparison) -> Compared:
-    """All files; those of an earlier comparison that have no successor go."""
-    table = display_table(comparison, request.published)
-    contents = {name: make(comparison, table, request.published) for name, make in FILES.items()}
-    return Compared(comparison, table, tuple(write_all(request.out, contents.items())))
+def gathered(models: Sequence[Model], measuring: Measuring, *, baselines: bool) -> Comparison:
+    """Return the rows of a comparison, after measuring what is missing.
+
+    baselines: raw pixels, and each network with random weights.
+
+    Raises UserError if the data cannot be used.
+    """
+    gatherer = Gatherer(measuring, models)
+    entries = [gatherer.entry(model) for model in models]
+    if baselines:
+        entries += random_entries(gatherer, models)
+        entries += [pixels for pixels in [pixels_entry(gatherer)] if pixels is not None]
+    return compare(entries)
 
 
-def _markdown(comparison: Comparison, table: Table, _: bool) -> bytes:
-    pictures = "".join(
-        f"\n![{title}]({name})\n"
-        for name, title, there in (
-            ("comparison.png", "Accuracy against speed or size", bool(panels(comparison)[0])),
-            ("curves.png", "Online k-NN over the epochs", bool(online_curves(comparison))),
-        )
-        if there
-    )
-    return _text("# Comparison\n\n" + markdown(table) + pictures)
+def _contents(comparison: Comparison, table: Table, published: bool) -> Iterator[tuple[str, bytes | None]]:
+    """Name and content of each of `FILES`; None for a figure of which there is nothing to draw."""
+    points, x_title = panels(comparison)
+    online = online_curves(comparison)
+    pictures = ["\n![Accuracy against speed or size](comparison.png)\n"] if points else []
+    pictures += ["\n![Online k-NN over the epochs](curves.png)\n"] if online else []
+    yield "comparison.md", _bytes("# Comparison\n\n" + markdown(table) + "".join(pictures))
+    yield "comparison.csv", _bytes(csv_text(CSV_HEADER, csv_rows(comparison, published)))
+    yield "comparison.tex", _bytes(latex(table))
+    yield "comparison.json", _bytes(json.dumps(json_values(comparison, published), indent=2) + "\n")
+    note = ". ".join(filter(None, (bars_line(comparison), speed_line(comparison))))
+    drawn = scatter(points, x_title, note) if points else None
+    yield from (("comparison.png", drawn and png(drawn)), ("comparison.svg", drawn and svg(drawn)))
+    drawn = curves(online, CURVES_TITLE, CURVES_NOTE) if online else None
+    yield from (("curves.png", drawn and png(drawn)), ("curves.svg", drawn and svg(drawn)))
 
 
-def _csv(comparison: Comparison, _: Table, published: bool) -> bytes:
-    return _text(csv_text(CSV_HEADER, csv_rows(comparison, published)))
-
-
-def _latex(_: Comparison, table: Table, __: bool) -> bytes:
-    return _text(latex(table))
-
-
-def _json(comparison: Comparison, _: Table, published: bool) -> bytes:
-    return _text(json.dumps(json_values(comparison, published), indent=2) + "\n")
-
-
-def _picture(kind: Callable[..., bytes]) -> Callable[[Comparison, Table, bool], bytes | None]:
-    def make(comparison: Comparison, _: Table, __: bool) -> bytes | None:
-        found, x_title = panels(comparison)
-        note = ". ".join(filter(None, (bars_line(comparison), speed_line(comparison))))
-        return kind(scatter(found, x_title, note)) if found else None
-
-    return make
-
-
-def _curves(kind: Callable[..., bytes]) -> Callable[[Comparison, Table, bool], bytes | None]:
-    def make(comparison: Comparison, _: Table, __: bool) -> bytes | None:
-        found = online_curves(comparison)
-        return kind(curves(found, CURVES_TITLE, CURVES_NOTE)) if found else None
-
-    return make
-
-
-def _text(text: str) -> bytes:
+def _bytes(text: str) -> bytes:
     return text.encode("utf-8", errors="surrogateescape")
 
 
 def panels(comparison: Comparison) -> tuple[list[Panel], str]:
-    """Accuracy against speed, or against size where a row has no speed; and the title of that axis."""
+    """Return accuracy against speed, or against size if a row has no speed, and the title of that axis."""
     titles = {"knn": f"k-NN (k = {comparison.k})", "linear": "Linear"}
     networks = [row for row in comparison.rows if row.first.parameters is not None]
     speeds = [row.cell("throughput") for row in networks]
@@ -163,20 +149,20 @@ def panels(comparison: Comparison) -> tuple[list[Panel], str]:
 
 
 def has_seeds(comparison: Comparison) -> bool:
-    """Whether any accuracy is of several runs: then bars show their deviation, and no other kind stands beside."""
+    """Return whether any accuracy is of several runs: then all bars show their deviation."""
     cells = [row.cell(name) for row in comparison.rows for name in ACCURACIES]
     return any(cell is not None and cell.deviation is not None for cell in cells)
 
 
 def bars_line(comparison: Comparison) -> str:
-    """What the bars of the figure are."""
+    """Return what the bars of the figure are."""
     if has_seeds(comparison):
         return "Bars: one standard deviation over the seeds each way, where there are several"
     return "Bars: 95 % intervals for the number of images alone (Wilson)"
 
 
 def online_curves(comparison: Comparison) -> list[Curve]:
-    """Online k-NN of each run over its epochs, from its metrics.jsonl, where it was measured."""
+    """Return online k-NN of each run over its epochs, from its metrics.jsonl, if it was measured."""
     found: list[Curve] = []
     for row in comparison.rows:
         if row.first.method in BASELINES:
@@ -187,16 +173,3 @@ def online_curves(comparison: Comparison) -> list[Curve]:
             if lines:
                 found.append(Curve(row.method, row.architecture, label(row, comparison), epochs, values))
     return found
-
-
-FILES: dict[str, Callable[[Comparison, Table, bool], bytes | None]] = {
-    "comparison.md": _markdown,
-    "comparison.csv": _csv,
-    "comparison.tex": _latex,
-    "comparison.json": _json,
-    "comparison.png": _picture(png),
-    "comparison.svg": _picture(svg),
-    "curves.png": _curves(png),
-    "curves.svg": _curves(svg),
-}
-"""name -> what makes its content from the comparison, the table and whether published figures belong to it."""

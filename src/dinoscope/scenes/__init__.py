@@ -24,7 +24,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -80,15 +80,12 @@ def write_scenes(
 ) -> Path:
     """Draw the data set into the folder `out`, or reuse it if it is already there.
 
-    The folder appears whole or not at all: it is written beside `out` and renamed at the end.
+    The folder appears whole or not at all: it is written next to `out` and renamed at the end.
 
-    Args:
-        out: a folder that does not exist, is empty, or was written with the same config.
-        config: what to draw.
-        progress: called with (files written, files in all).
+    out: a folder that does not exist, is empty, or was written with the same config.
+    progress: called with (files written, files in all).
 
-    Raises:
-        UserError: `out` holds something else.
+    Raises UserError if `out` holds something else.
     """
     out = Path(out)
     if _is_written(out, config):
@@ -115,7 +112,7 @@ def write_scenes(
 
 
 def _is_written(out: Path, config: ScenesConfig) -> bool:
-    """True for a finished folder of this config, False for a place that is free; refuses all else."""
+    """Return True for a finished folder of this config, False for a free place; refuse all else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     record = out / "scenes.json"
@@ -129,7 +126,7 @@ def _is_written(out: Path, config: ScenesConfig) -> bool:
 
 
 def _identity(config: ScenesConfig) -> dict[str, object]:
-    """What `scenes.json` says, as JSON gives it back."""
+    """Return what `scenes.json` says, as JSON gives it back."""
     return json.loads(json.dumps({"version": VERSION, "classes": CLASSES, "config": asdict(config)}))
 
 
@@ -139,7 +136,7 @@ def _file_count(config: ScenesConfig) -> int:
 
 
 def _files(config: ScenesConfig) -> Files:
-    """Every file of the data set as (path below the folder, content)."""
+    """Yield every file of the data set as (path below the folder, content)."""
     yield from _folder_files(config)
     yield from _voc_files(config)
     yield from _davis_files(config)
@@ -150,12 +147,9 @@ def _generator(config: ScenesConfig, part: str, *indices: int) -> np.random.Gene
 
 
 def draw_single(config: ScenesConfig, split: str, class_index: int, index: int) -> tuple[Pixels, Pixels]:
-    """One image of the ImageFolder part, without a file.
+    """Draw one image of the ImageFolder part: RGB [size, size, 3], and the object's mask [size, size], 0 or 255.
 
     The object fills 50 to 92 % of the side, may leave the image by three tenths of its radius, and is mirrored or not.
-
-    Returns:
-        RGB (size, size, 3), and the object's mask (size, size), 0 or 255.
     """
     rng = _generator(config, split, class_index, index)
     size = config.size
@@ -190,7 +184,7 @@ def _voc_files(config: ScenesConfig) -> Files:
 
 
 def _draw_several(config: ScenesConfig, index: int) -> tuple[Pixels, Pixels]:
-    """One image of the VOC part: RGB, and classes from 1 with void borders."""
+    """Draw one image of the VOC part: RGB, and classes from 1 with void borders."""
     rng = _generator(config, "voc", index)
     size = _VOC_SIZES[index % len(_VOC_SIZES)]
     items = [
@@ -208,12 +202,10 @@ def _draw_several(config: ScenesConfig, index: int) -> tuple[Pixels, Pixels]:
 
 
 def with_void_borders(shown: Pixels, class_ids: Pixels, width: int = 5) -> Pixels:
-    """Object indices (H, W) to class ids, with `VOID` where two objects, or an object and the ground, meet.
+    """Turn object indices [h, w] into class ids, with `VOID` where two objects, or an object and the ground, meet.
 
-    Args:
-        shown: 0 for background, else the object's place from 1.
-        class_ids: class of each place, its first entry that of the background.
-        width: of the border in pixels, odd.
+    shown: 0 for background, else the object's place from 1. class_ids: class of each place, first the background's.
+    width: of the border in pixels, odd.
     """
     window = np.ones((width, width), np.uint8)
     border = cv2.dilate(shown, window) != cv2.erode(shown, window)
@@ -231,19 +223,15 @@ class _Path:
     turn: float
 
     def at(self, time: float, size: tuple[int, int]) -> Item:
-        """The object at `time` in [0, 1]."""
+        """Return the object at `time` in [0, 1]."""
         angle = 2 * math.pi * (0.55 * time + self.start)
         height, width = size
         center = (
             width * (self.middle[0] + self.swing[0] * math.cos(angle)),
             height * (self.middle[1] + self.swing[1] * math.sin(angle)),
         )
-        values = asdict(self.item) | {
-            "center": center,
-            "tilt": self.item.tilt + self.turn * time,
-            "radius": self.item.radius * (1 + 0.15 * math.sin(angle)),
-        }
-        return Item(**values)
+        radius = self.item.radius * (1 + 0.15 * math.sin(angle))
+        return replace(self.item, center=center, tilt=self.item.tilt + self.turn * time, radius=radius)
 
 
 def _sample_path(rng: np.random.Generator, size: tuple[int, int], place: int, count: int) -> _Path:
@@ -267,7 +255,7 @@ def _davis_files(config: ScenesConfig) -> Files:
 
 
 def _draw_video(config: ScenesConfig, index: int) -> Iterator[tuple[Pixels, Pixels]]:
-    """Frames and object ids of one video: objects that pass in front of each other, and a slow pan."""
+    """Yield frames and object ids of one video: objects that pass in front of each other, and a slow pan."""
     rng = _generator(config, "davis", index)
     height, width = config.davis_size
     count = 2 + index % 2

@@ -42,8 +42,7 @@ class Kind:
     """A class of objects.
 
     outline: distance from the centre to the edge, by angle (every kind is star-shaped).
-    texture: how much of the second colour, 0 to 1, at each point; takes the frame, a frequency factor near 1
-        and a phase in [0, 1).
+    texture: share of the second colour at each point, of the frame, a frequency factor near 1 and a phase in [0, 1).
     hole: radius of the hole in the middle, 0 for none.
     """
 
@@ -168,10 +167,6 @@ def _flower(angle: Plane) -> Plane:
     return 0.8 + 0.2 * np.cos(6 * angle)
 
 
-def _hexagon(angle: Plane) -> Plane:
-    return _polygon(angle, 6)
-
-
 def _heart(angle: Plane) -> Plane:
     """A notch above (angle -pi/2), a point below."""
     above, below = np.abs(_wrapped(angle + math.pi / 2)), np.abs(_wrapped(angle - math.pi / 2))
@@ -195,7 +190,7 @@ KINDS: dict[str, Kind] = {
     "doughnut": Kind(_round, _sprinkles, hole=0.3),
     "fish": Kind(_fish, _scales),
     "flower": Kind(_flower, _petals),
-    "gem": Kind(_hexagon, _facets),
+    "gem": Kind(lambda angle: _polygon(angle, 6), _facets),
     "heart": Kind(_heart, _waves),
     "ladybird": Kind(_oval, _dots),
     "leaf": Kind(_lens, _veins),
@@ -235,7 +230,7 @@ class Light:
 
 
 def sample_item(rng: np.random.Generator, kind: str, center: tuple[float, float], radius: float) -> Item:
-    """An object with its own colours, proportions, tilt and texture."""
+    """Draw an object's own colours, proportions, tilt and texture."""
     return Item(
         kind=kind,
         center=center,
@@ -249,7 +244,7 @@ def sample_item(rng: np.random.Generator, kind: str, center: tuple[float, float]
 
 
 def sample_light(rng: np.random.Generator) -> Light:
-    """Light from anywhere above, weak to strong, cold to warm."""
+    """Draw a light from anywhere above, weak to strong, cold to warm."""
     warmth = rng.uniform(-0.1, 0.1)
     gain = rng.uniform(0.85, 1.05)
     tint = (gain * (1 + warmth), gain, gain * (1 - warmth))
@@ -300,9 +295,8 @@ def _with_blobs(rng: np.random.Generator, canvas: Plane, count: int) -> Plane:
     for _ in range(count):
         center = int(rng.uniform(0, width)), int(rng.uniform(0, height))
         radius = int(rng.uniform(0.04, 0.14) * min(height, width))
-        shade = canvas[min(center[1], height - 1), min(center[0], width - 1)] * rng.uniform(0.8, 1.2, 3).astype(
-            np.float32
-        )
+        near = canvas[min(center[1], height - 1), min(center[0], width - 1)]
+        shade = near * rng.uniform(0.8, 1.2, 3).astype(np.float32)
         cv2.circle(layer, center, radius, shade.tolist(), -1)
         cv2.circle(cover, center, radius, float(rng.uniform(0.3, 0.6)), -1)
     sigma = 0.012 * min(height, width)
@@ -315,8 +309,7 @@ def draw(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draw `items` in order onto a copy of `backdrop`.
 
-    Returns:
-        RGB (H, W, 3), and the place in `items`, from 1, of what each pixel shows (H, W), 0 for background.
+    Returns RGB [h, w, 3], and the place in `items`, from 1, of what each pixel shows [h, w], 0 for background.
     """
     height, width = backdrop.shape[:2]
     canvas: Plane = cv2.resize(backdrop, (SUPERSAMPLING * width, SUPERSAMPLING * height)).astype(np.float32, copy=False)

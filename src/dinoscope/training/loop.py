@@ -468,11 +468,7 @@ class CollapseMonitor:
     """
 
     def __init__(
-        self,
-        diagnose: Callable[[Mapping[str, float]], Verdict | None],
-        patience: int,
-        window: int = 50,
-        steps: int = 0,
+        self, diagnose: Callable[[Mapping[str, float]], Verdict | None], patience: int, window: int = 50, steps: int = 0
     ) -> None:
         self.diagnose, self.patience, self.steps = diagnose, patience, steps
         self.recent: deque[Mapping[str, float]] = deque(maxlen=window)

@@ -57,10 +57,7 @@ class TrainingThroughputProtocol:
 
 
 def training_throughput(
-    config: RunConfig,
-    device: torch.device,
-    repeats: int = 5,
-    progress: Callable[[int, int], None] | None = None,
+    config: RunConfig, device: torch.device, repeats: int = 5, progress: Callable[[int, int], None] | None = None
 ) -> tuple[tuple[Metric, ...], TrainingThroughputProtocol]:
     """Measure optimiser steps of a run's settings on made-up views; no image is read, nothing is written.
 

@@ -269,14 +269,7 @@ Scale = Callable[[Tensor], Tensor]
 
 
 def backward(
-    method: Method,
-    network: nn.Module,
-    views: Views,
-    step: Step,
-    *,
-    parts: int,
-    precision: Precision,
-    scale: Scale,
+    method: Method, network: nn.Module, views: Views, step: Step, *, parts: int, precision: Precision, scale: Scale
 ) -> tuple[StepOutput, Tensor]:
     """Add the gradient of the loss of this process's batch to the parameters, `parts` micro-batches at a time.
 

@@ -12,6 +12,7 @@ from dinoscope.report.sections import (
     curves,
     davis,
     embedding,
+    evaluations,
     health,
     settings,
     summary,
@@ -26,6 +27,7 @@ SECTIONS: tuple[Callable[[Material], Section | tuple[Section, ...] | None], ...]
     attention.section,
     voc.section,
     davis.section,
+    evaluations.section,
     health.section,
     settings.section,
 )

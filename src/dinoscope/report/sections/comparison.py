@@ -1,42 +1,20 @@
-"""The section that sets the models beside each other: accuracy, size and speed."""
+"""The section that sets the models next to each other: accuracy, size and speed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-
-from dinoscope.comparison.baselines import pixels_entry, random_entries
 from dinoscope.comparison.presentation import display_table
 from dinoscope.comparison.ranking import best_first
-from dinoscope.model_names import Model
 from dinoscope.report.charts import scatter, svg
 from dinoscope.report.comparison import bars_line, panels
 from dinoscope.report.page import Block, Figure, Notice, Section
 from dinoscope.report.runs import Material
-from dinoscope.study.compare import EVALUATIONS, Comparison, compare
-from dinoscope.study.gather import Gatherer, Measuring
+from dinoscope.report.sections.evaluations import elsewhere
+from dinoscope.study.compare import EVALUATIONS
 
 NOTHING = (
     "Nothing is kept of k-NN, linear probe or speed: give --data FOLDER with train/CLASS/... and val/CLASS/..., and "
     "what is missing is measured and kept."
 )
-
-
-def gathered(subjects: Sequence[Model], measuring: Measuring, *, baselines: bool) -> Comparison:
-    """Rows of the table. Without data to measure on, only what is kept; with them, what is missing is measured.
-
-    baselines: raw pixels, and each network with random weights.
-
-    Raises UserError where the data cannot be used.
-    """
-    if measuring.data is None:
-        measuring = replace(measuring, skip=frozenset(EVALUATIONS))
-    gatherer = Gatherer(measuring, subjects)
-    entries = [gatherer.entry(each) for each in subjects]
-    if baselines:
-        entries += random_entries(gatherer, subjects)
-        entries += [pixels for pixels in [pixels_entry(gatherer)] if pixels is not None]
-    return compare(entries)
 
 
 def section(material: Material) -> Section | None:
@@ -46,10 +24,10 @@ def section(material: Material) -> Section | None:
     comparison = best_first(material.comparison)
     kept = any(row.cell(name) for row in comparison.rows for name in EVALUATIONS)
     blocks: list[Block] = [display_table(comparison, published=False, intervals=True)] if kept else [Notice(NOTHING)]
-    found, x_title = panels(comparison)
-    if len({point.x for panel in found for point in panel.points}) > 1:
-        drawing = svg(scatter(found, x_title, size=(4.3, 3.9))).decode("utf-8")
+    drawn, x_title = panels(comparison)
+    if len({point.x for panel in drawn for point in panel.points}) > 1:
+        drawing = svg(scatter(drawn, x_title, size=(4.3, 3.9))).decode("utf-8")
         caption = f"Accuracy against {x_title}: further up is better. {bars_line(comparison)}."
         blocks.append(Figure(drawing, caption, f"Accuracy of each model against {x_title}"))
     lead = "Accuracy of frozen features, size and speed. Rows that were measured otherwise than most are marked."
-    return Section("Comparison", "comparison", lead, tuple(blocks))
+    return Section("Comparison", "comparison", lead, (*blocks, *elsewhere(material)))

@@ -76,15 +76,15 @@ _FIGURES: dict[str, tuple[_Value, ...]] = {
     ),
     "What the features use": (
         _Value(
-            "Embeddings: standard deviation",
-            "relative",
+            "Deviation of embeddings",
+            "std. deviation",
             ("embedding_spread",),
-            "Standard deviation of embeddings, which the loss sees: 1 if they point in all directions alike, 0 if all "
-            "images have the same one, which is complete collapse.",
+            "Standard deviation of embeddings, which the loss sees, times the root of their length: 1 if they "
+            "point in all directions alike, 0 if all images have the same one, which is complete collapse.",
         ),
         _Value(
-            "Features: standard deviation",
-            "relative",
+            "Deviation of features",
+            "std. deviation",
             ("feature_spread",),
             "Standard deviation of features, which are what is kept: likewise.",
         ),

@@ -226,7 +226,7 @@ def test_a_damaged_mark_of_the_version_starts_anew(mark: bytes, site: Site, capl
     partial.with_name("weights.pth.partial.etag").write_bytes(mark)
     assert fetch("x", release).read_bytes() == BYTES
     assert site.seen == [None]
-    assert "weights.pth.partial.etag is damaged: the download starts anew" in caplog.text
+    assert "weights.pth.partial.etag is damaged: the download starts again" in caplog.text
 
 
 def test_an_address_that_cannot_be_taken_apart_is_one_line(site: Site) -> None:

@@ -20,8 +20,8 @@ import torch
 from dinoscope.errors import UserError
 from dinoscope.models.pretrained import import_file
 from dinoscope.models.pretrained.reading import no_weights
+from tests.models.test_pretrained import load
 from tests.official_files import dino_checkpoint, random_network, register_tiny, weights
-from tests.test_pretrained import load
 
 
 @pytest.fixture(autouse=True)

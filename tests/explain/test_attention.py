@@ -30,10 +30,10 @@ from dinoscope.models.resnet import ResNetBackbone
 from dinoscope.models.vit import ViTBackbone
 from dinoscope.types import Tokens
 from tests.largest_tensor import largest_tensor
+from tests.models.test_backbone import GOLDEN, build_golden
 from tests.official_files import random_network, register_tiny
-from tests.test_backbone import GOLDEN, build_golden
 
-MASSES = Path(__file__).parent / "data" / "golden_mass.safetensors"
+MASSES = Path(__file__).parents[1] / "data" / "golden_mass.safetensors"
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from dinoscope.models.backbone import BACKBONES, BackboneConfig, build_backbone,
 from dinoscope.models.vit import ViTBackbone, ViTShape, resized_position_embedding
 from tests.official_files import random_network, register_tiny
 
-GOLDEN = Path(__file__).parent / "data" / "golden_backbone.safetensors"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden_backbone.safetensors"
 SMALL = [name for name in BACKBONES if "tiny" in name or "micro" in name or "resnet18" in name]
 
 

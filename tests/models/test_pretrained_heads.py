@@ -18,8 +18,8 @@ from dinoscope.models import backbone as backbones
 from dinoscope.models.backbone import Backbone
 from dinoscope.models.pretrained import Choices, Found, import_file
 from dinoscope.models.vit import ViTShape
+from tests.models.test_pretrained import load
 from tests.official_files import dino_checkpoint, hugging_face, random_network, register_tiny, weights
-from tests.test_pretrained import load
 
 ASSUMED = "does not say how many heads its attention has: 2 are assumed"
 
