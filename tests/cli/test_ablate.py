@@ -99,7 +99,7 @@ def test_a_study_killed_in_the_middle_ends_in_the_same_table(data, tmp_path, sta
     assert runs_of(killed) == runs_of(whole)
     assert [run.variant.label for run in runs_of(whole)] == ["64", "32"]  # the base, called after its own value
 
-    assert all({"knn_top1", "linear_top1", "rankme"} <= run.metrics.keys() for run in runs_of(whole))
+    assert all({"knn", "linear", "rank"} <= run.metrics.keys() for run in runs_of(whole))
     assert "| 32" in (whole / "ablation.md").read_text()
 
     before = contents(killed / "runs")  # finished runs, and what was measured of them, are kept
@@ -145,7 +145,7 @@ def test_failed_and_stopped_runs_are_results(data, tmp_path, capsys) -> None:
     assert contents(stopped) == before
     (run,) = [run for run in runs_of(out) if run.variant.label == "none"]
     assert run.state == "stopped"
-    assert "knn_top1" not in run.metrics
+    assert "knn" not in run.metrics
 
 
 def test_studies_are_listed_and_shown(capsys) -> None:

@@ -20,7 +20,7 @@ State = Literal["finished", "collapsed", "stopped", "failed"]
 
 def run(variant: Variant, seed: int, knn: float | None, state: State = "finished", **fields: Any) -> AblationRun:
     """A run whose only measure is k-NN, if any."""
-    metrics = {} if knn is None else {"knn_top1": knn}
+    metrics = {} if knn is None else {"knn": knn}
     return AblationRun(variant, seed, state, metrics={**metrics, **fields.pop("metrics", {})}, **fields)
 
 
@@ -54,10 +54,10 @@ def full_run(variant: Variant, seed: int, knn: float, kind: str = "", weight: fl
         ),
     }
     metrics = {
-        "knn_top1": round(knn, 1),
-        "linear_top1": round(knn + 18 + float(random.normal()), 1),
-        "rankme": 2.0 if kind else 4 + 0.9 * knn + float(random.normal(0, 2)),
-        "jaccard": 28 + 0.2 * knn + float(random.normal()),
+        "knn": round(knn, 1),
+        "linear": round(knn + 18 + float(random.normal()), 1),
+        "rank": 2.0 if kind else 4 + 0.9 * knn + float(random.normal(0, 2)),
+        "voc": 28 + 0.2 * knn + float(random.normal()),
         "teacher_entropy": entropy[-1][1],
         "images_per_second": 240 + float(random.normal(0, 4)),
     }

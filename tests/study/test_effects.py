@@ -133,8 +133,8 @@ def test_a_collapsed_variant_is_flagged_and_the_next_one_named() -> None:
 
 
 def test_label_free_measures_are_ranked_over_means_of_variants() -> None:
-    runs = [run(BASE, 0, 4.0, metrics={"rankme": 40.0})]
-    runs += [run(Variant("x", str(n)), 0, float(n), metrics={"rankme": 10.0 * n}) for n in (1, 2, 3, 5)]
+    runs = [run(BASE, 0, 4.0, metrics={"rank": 40.0})]
+    runs += [run(Variant("x", str(n)), 0, float(n), metrics={"rank": 10.0 * n}) for n in (1, 2, 3, 5)]
     runs.append(run(Variant("x", "unmeasured"), 0, 9.0))
     rank_me, entropy = label_free(arrange(AblationResult("s", "", BASE, {"x": "X"}, tuple(runs))))
     assert (rank_me.every.rho, rank_me.every.n, rank_me.variants) == (pytest.approx(1), 5, 5)
@@ -142,10 +142,10 @@ def test_label_free_measures_are_ranked_over_means_of_variants() -> None:
 
 
 def test_a_variant_of_two_axes_counts_once() -> None:
-    runs = [run(BASE, 0, 4.0, metrics={"rankme": 40.0}, folder="runs/base")]
+    runs = [run(BASE, 0, 4.0, metrics={"rank": 40.0}, folder="runs/base")]
     for axis, labels in (("x", (1, 2)), ("y", (2, 3))):  # 2 is one training
         runs += [
-            run(Variant(axis, str(n)), 0, float(n), metrics={"rankme": 10.0 * n}, folder=f"runs/{n}") for n in labels
+            run(Variant(axis, str(n)), 0, float(n), metrics={"rank": 10.0 * n}, folder=f"runs/{n}") for n in labels
         ]
     found = arrange(AblationResult("s", "", BASE, {}, tuple(runs)))
     assert [len(axis.groups) for axis in found.axes] == [2, 2]

@@ -26,7 +26,7 @@ from dinoscope.study.definition import (
 )
 from dinoscope.study.effects import by_value, place_among
 from dinoscope.study.plan import plan_study
-from dinoscope.study.run import KeepingHandles, MedianRule, execute
+from dinoscope.study.run import MedianRule, execute
 from dinoscope.training.config import OptimizerConfig, RunConfig, check
 from tests.study.test_run import FakeRunner
 
@@ -222,7 +222,6 @@ def test_two_hundred_instant_runs_are_not_waited_for(tmp_path, monkeypatch) -> N
     many = study(axis("batch", "batch_size", *range(2, 202)))
     plan = plan_study(many, DATA, tmp_path)
     assert len(plan.configs) == 200
-    keeping = KeepingHandles(FakeRunner())
-    result = execute(plan.configs, keeping, MedianRule(keeping.handles, plan.baseline_runs))
+    result = execute(plan.configs, FakeRunner(), MedianRule(plan.baseline_runs))
     assert len(result.named("finished")) == 200
     assert naps == []

@@ -15,7 +15,7 @@ from dinoscope.cli.ablation_table import show
 from dinoscope.cli.console import Console
 from dinoscope.report.ablation import markdown_text
 from dinoscope.study.definition import Variant
-from dinoscope.study.effects import MEASURES, AblationResult, AblationRun, Collapse, arrange, band, collapse_of, stayed
+from dinoscope.study.effects import AblationResult, AblationRun, Collapse, arrange, band, collapse_of, measures, stayed
 from dinoscope.study.reading import axis_reading, study_reading
 from dinoscope.study.results import from_json, to_json
 from tests.study.studies import BASE, realistic, run, study
@@ -65,7 +65,7 @@ def test_what_failed_or_was_not_measured_is_said() -> None:
     assert one([34.0], [None]) == ["32: no run is left; failed with seed 0."]
     assert one([34.0, 34.0], [None, 30.0])[1] == "32: failed with seed 0; left out."
     assert one([None], [30.0]) == ["32: k-NN 30.0, and no seed in common with the baseline to compare it by."]
-    runs = (run(BASE, 0, 34.0), run(Variant("size", "32"), 0, None, metrics={"knn_top1": math.nan}))
+    runs = (run(BASE, 0, 34.0), run(Variant("size", "32"), 0, None, metrics={"knn": math.nan}))
     assert said(AblationResult("s", "", BASE, {}, runs)) == ["32: k-NN was not measured."]
 
 
@@ -143,8 +143,8 @@ def test_a_base_that_collapsed_or_is_missing_is_said() -> None:
 
 
 def test_few_variants_are_no_proof_of_a_common_order() -> None:
-    runs = [run(BASE, 0, 4.0, metrics={"rankme": 40.0})]
-    runs += [run(Variant("x", str(n)), 0, float(n), metrics={"rankme": 10.0 * n}) for n in (1, 2, 3)]
+    runs = [run(BASE, 0, 4.0, metrics={"rank": 40.0})]
+    runs += [run(Variant("x", str(n)), 0, float(n), metrics={"rank": 10.0 * n}) for n in (1, 2, 3)]
     text = "\n".join(study_reading(arrange(AblationResult("", "", BASE, {}, tuple(runs)))))
     assert "4 variants are too few to tell whether RankMe ranks them as k-NN does (Spearman's rho 1.00" in text
 
@@ -166,7 +166,7 @@ drawn = st.tuples(
     st.integers(0, 3),
     st.sampled_from(["finished", "collapsed", "stopped", "failed"]),
     st.sampled_from(["", "It ended.", "[red]"]),
-    st.dictionaries(st.sampled_from(list(MEASURES)), numbers),
+    st.dictionaries(st.sampled_from(list(measures())), numbers),
     st.dictionaries(
         st.sampled_from(["teacher_entropy", "teacher_marginal_entropy", "loss"]),
         st.lists(st.tuples(st.integers(0, 50), numbers), max_size=6).map(tuple),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -14,16 +14,31 @@ import torch
 
 from dinoscope.checkpoint import BACKBONE_SETTINGS, BACKBONE_WEIGHTS
 from dinoscope.errors import UserError
-from dinoscope.evaluation.base import Context
+from dinoscope.evaluation import EVALUATIONS
+from dinoscope.evaluation.base import Column, Context, Evaluation
+from dinoscope.evaluation.results import new_result
 from dinoscope.methods import build_method
 from dinoscope.study import evaluations
 from dinoscope.study.definition import Axis, StudyDefinition, Variant, read_study
-from dinoscope.study.effects import MEASURES, arrange
+from dinoscope.study.effects import arrange, measures
 from dinoscope.study.evaluations import Evaluating, evaluate, find_masks_for
 from dinoscope.study.plan import plan_study
-from dinoscope.study.results import MAX_POINTS, collapse, cost, curves_of, end_means, gather, outcome, read_result
+from dinoscope.study.reading import axis_table, csv_header, csv_rows
+from dinoscope.study.results import (
+    MAX_POINTS,
+    collapse,
+    cost,
+    curves_of,
+    end_means,
+    from_json,
+    gather,
+    outcome,
+    read_result,
+    to_json,
+)
 from dinoscope.training.loop import train
 from dinoscope.training.run_folder import read_config, read_metrics
+from dinoscope.types import Metric, Result
 from tests.conformance import cases
 from tests.study.test_state import contents, settings, train_and_stop
 
@@ -142,16 +157,15 @@ def test_everything_is_measured_once(data, tmp_path, monkeypatch) -> None:
     assert len(masked) == 12
     values, remarks = evaluate(config.out, evaluating(data, masked=masked))
     assert remarks == []
-    assert set(values) == {"knn_top1", "linear_top1", "rankme", "jaccard"}
-    assert all(0 <= values[name] <= 100 for name in ("knn_top1", "linear_top1", "jaccard"))
-    assert 1 <= values["rankme"] <= 12
+    assert set(values) == {"knn", "linear", "rank", "voc"}
+    assert all(0 <= values[name] <= 100 for name in ("knn", "linear", "voc"))
+    assert 1 <= values["rank"] <= 12
     before = contents(config.out)
 
     def not_again(*_, **__):
         raise AssertionError("measured again")
 
-    for name in ("measure_voc", "rank_me"):
-        monkeypatch.setattr(evaluations, name, not_again)
+    monkeypatch.setattr(evaluations, "measure_voc", not_again)
     monkeypatch.setattr(Context, "features", not_again)
     again, _ = evaluate(config.out, evaluating(data, masked=masked))
     assert again == values
@@ -160,12 +174,56 @@ def test_everything_is_measured_once(data, tmp_path, monkeypatch) -> None:
         evaluate(config.out, evaluating(data, masked=masked.subset(5)))
 
 
+@dataclass(frozen=True)
+class ParityConfig:
+    """Settings of the evaluation below."""
+
+    odd: bool = True
+    """Whether an odd number of parameters counts."""
+
+
+def parity(models, data, config, context) -> tuple[Result, ...]:
+    return tuple(new_result("parity", {"odd": config.odd}, [Metric("parity_share", 12.34)]) for _ in models)
+
+
+def test_a_new_evaluation_is_in_the_result_without_an_edit(picture_folder, tmp_path, monkeypatch) -> None:
+    entry = Evaluation(
+        "parity",
+        "Parity",
+        "Count parameters.",
+        "nothing",
+        ParityConfig,
+        parity,
+        (Column("parity", "Parity", "parity_share", digits=2),),
+        lambda protocol: "odd",
+        lambda model, data, config, context: {"odd": config.odd},
+        default=True,
+    )
+    monkeypatch.setitem(EVALUATIONS, "parity", entry)
+    data = picture_folder(14)
+    small = {"batch_size": 12, "epochs": 1, "method.out_dim": 64, "method.hidden_dim": 32, "method.bottleneck_dim": 16}
+    small |= {"optimizer.warmup_epochs": 0, "views.global_size": 32, "evaluate_every": 0}
+    values = (Variant("outputs", "32", {"method.out_dim": 32}),)
+    study = StudyDefinition("k", "Outputs", changes=small, axes=(Axis("outputs", "K", values),))
+    plan = plan_study(study, data, tmp_path / "study", placed=lambda config: replace(config, device="cpu", workers=0))
+    for config in plan.configs:
+        train(config)
+    result = gather(plan, evaluating(data), {}, {}).result
+    assert [run.metrics["parity"] for run in result.runs] == [12.34, 12.34]
+    arranged = arrange(from_json(to_json(result), "file"))
+    for brief in (True, False):
+        table = axis_table(arranged.axes[0], arranged.baseline, brief=brief)
+        place = [column.title for column in table.columns].index("Parity")
+        assert [row.cells[place] for row in table.sections[0].rows] == ["12.34", "12.34"]
+    assert next(iter(csv_rows(result)))[csv_header().index("parity")] == "12.34"
+
+
 def test_images_without_labels_give_no_accuracy(picture_folder, tmp_path) -> None:
     data = picture_folder(14)
     config = settings(data, tmp_path / "run", epochs=1)
     train(config)
     values, remarks = evaluate(config.out, evaluating(data))
-    assert (set(values), remarks) == ({"rankme"}, [])
+    assert (set(values), remarks) == ({"rank"}, [])
 
 
 def test_masks_that_cannot_be_used_are_a_remark(data, tmp_path) -> None:
@@ -175,7 +233,7 @@ def test_masks_that_cannot_be_used_are_a_remark(data, tmp_path) -> None:
     for mask in masked.masks:
         cv2.imwrite(str(mask), np.zeros((5, 5), np.uint8))
     values, remarks = evaluate(config.out, evaluating(data, masked=masked))
-    assert "jaccard" not in values
+    assert "voc" not in values
     assert len(remarks) == 1
     assert remarks[0].startswith("run: none of the 12 images")
     (tmp_path / "other").mkdir()
@@ -209,8 +267,8 @@ def test_runs_become_one_result(data, tmp_path) -> None:
         ("outputs", "32", "outputs-32-s0"),
         ("outputs", "128", "outputs-128-s0"),
     ]
-    assert result.runs[0].metrics.keys() <= MEASURES.keys()
-    assert {"knn_top1", "linear_top1", "rankme", "images_per_second"} <= result.runs[1].metrics.keys()
+    assert result.runs[0].metrics.keys() <= measures().keys()
+    assert {"knn", "linear", "rank", "images_per_second"} <= result.runs[1].metrics.keys()
     assert (result.runs[2].state, result.runs[2].diagnosis) == ("failed", "out of memory")
     assert [len(run.curves["loss"]) for run in result.runs[:2]] == [4, 4]
     assert (result.outputs, dict(result.axes)) == (64, {"outputs": "K (appendix C)"})

@@ -13,7 +13,7 @@ from dinoscope.errors import UserError
 from dinoscope.methods.health import Verdict
 from dinoscope.study import run as engine
 from dinoscope.study.results import outcome
-from dinoscope.study.run import KeepingHandles, MedianRule, RunStatus, behind, execute
+from dinoscope.study.run import MedianRule, RunStatus, behind, execute
 from dinoscope.study.state import (
     STOPPED,
     StopOnCollapse,
@@ -25,7 +25,7 @@ from dinoscope.training import listeners
 from dinoscope.training.listeners import Listener, StepRecord
 from dinoscope.training.loop import train
 from dinoscope.training.run_folder import Circumstances, read_circumstances
-from tests.study.test_run import Fake, FakeRunner
+from tests.study.test_run import FakeRunner
 from tests.study.test_state import settings
 
 GOOD = [{0: 10.0, 1: 20.0, 2: 30.0}, {0: 12.0, 1: 22.0, 2: 32.0}, {0: 8.0, 1: 18.0, 2: 28.0}]
@@ -57,17 +57,17 @@ def test_the_rule_stops_the_straggler_and_spares_the_base(tmp_path, monkeypatch)
     for run, curve in zip(earlier, GOOD, strict=True):
         write_curve(run, curve)
     bad, base = (settings(tmp_path, tmp_path / name, epochs=4) for name in ("bad", "base"))
-    keeping = KeepingHandles(FakeRunner(at_once=2, looks=3))
-    rule = MedianRule(keeping.handles, {"base"}, earlier)
+    runner = FakeRunner(at_once=2, looks=3)
+    rule = MedianRule({"base"}, earlier)
 
     def watch(runs: Sequence[RunStatus]) -> None:
-        if keeping.handles:
+        if runner.handles:
             write_curve(bad.out, {0: 1.0, 1: 1.0})
             write_curve(base.out, {0: 0.0, 1: 0.0})
         rule(runs)
 
-    execute([bad, base], keeping, watch)
-    received = {name: handle.received for name, handle in keeping.handles.items() if isinstance(handle, Fake)}
+    execute([bad, base], runner, watch)
+    received = {name: handle.received for name, handle in runner.handles.items()}
     assert received == {"bad": ["stop"], "base": []}
     mark = stopped_early(bad)
     assert mark is not None

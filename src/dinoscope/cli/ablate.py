@@ -21,7 +21,7 @@ from dinoscope.cli.study import (
     show_plan,
     tell_failures,
 )
-from dinoscope.errors import UserError
+from dinoscope.errors import UserError, lookup
 
 if TYPE_CHECKING:
     from dinoscope.study.definition import StudyDefinition
@@ -58,6 +58,8 @@ class Options:
     """Instead of the recipe's, for every run."""
     masks: Path | None = None
     """Masks of the val images, or a VOC layout: adds the Jaccard of attention with the objects."""
+    evaluations: tuple[str, ...] = ()
+    """Measured of every run besides k-NN, the linear probe and RankMe: names of evaluations."""
     stop_on_collapse: bool = False
     """Stop a run when its method says that it has collapsed; it is a result, and not begun again."""
     stop_median: bool = False
@@ -147,15 +149,19 @@ def _planned(study: StudyDefinition, options: Options, data: Path, out: Path) ->
 def _evaluating(options: Options, data: Path) -> Evaluating:
     """What is measured after the runs. Raises UserError where masks were named and there are none."""
     from dinoscope.cli.console import progress_bar
+    from dinoscope.evaluation import EVALUATIONS
     from dinoscope.evaluation.base import Context
+    from dinoscope.model_names import unwatched
     from dinoscope.study.evaluations import Evaluating, find_masks_for
     from dinoscope.system import pick_device
 
     # a bar for each computation moves on a terminal; elsewhere it would be a line for each, of every run
-    watch = progress_bar if sys.stderr.isatty() else Evaluating.watch
+    watch = progress_bar if sys.stderr.isatty() else unwatched
     masked = None if options.masks is None else find_masks_for(data, options.masks)
     context = Context(pick_device(options.execution.device), watch=watch)
-    return Evaluating(data, masked, context, watch)
+    for name in options.evaluations:
+        lookup("evaluation", name, EVALUATIONS)
+    return Evaluating(data, masked, options.evaluations, context)
 
 
 def _checked(plan: PlannedStudy, options: Options, evaluating: Evaluating) -> list[PlannedRun]:
@@ -183,15 +189,14 @@ def _run(plan: PlannedStudy, runs: Sequence[PlannedRun], evaluating: Evaluating,
     """Bring all runs to their end, measure them, write and print the result."""
     from dinoscope.cli.ablation_worker import command as worker
     from dinoscope.study.results import gather
-    from dinoscope.study.run import KeepingHandles, MedianRule
+    from dinoscope.study.run import MedianRule
     from dinoscope.study.state import stopped_early
 
     assert options.out is not None
     runner = make_runner(worker(stop_on_collapse=options.stop_on_collapse), options.out, options.execution)
-    keeping = KeepingHandles(runner)
     earlier = [config.out for config in plan.configs]
-    rule: Watch = MedianRule(keeping.handles, plan.baseline_runs, earlier) if options.stop_median else lambda _: None
-    result = run_all(runs, keeping, rule)
+    rule: Watch = MedianRule(plan.baseline_runs, earlier) if options.stop_median else lambda _: None
+    result = run_all(runs, runner, rule)
     tell_failures(result)
     unfinished = [run for run in result.named("new", "stopped") if stopped_early(run.config) is None]
     if unfinished:

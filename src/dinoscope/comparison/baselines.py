@@ -10,7 +10,7 @@ from dinoscope.evaluation.base import LABEL_SEED
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.features import raw_pixels
 from dinoscope.model_names import SEED, Model, random_backbone
-from dinoscope.models.backbone import without_drop_path
+from dinoscope.models.backbone import is_network, without_drop_path
 from dinoscope.quickstart import PIXELS_SIZE
 from dinoscope.study.compare import Entry, K
 from dinoscope.study.gather import Gatherer
@@ -26,7 +26,7 @@ def random_entries(gatherer: Gatherer, subjects: Sequence[Model]) -> list[Entry]
     entries: dict[str, Entry] = {}
     for subject in subjects:
         settings = without_drop_path(subject.backbone.config)
-        if settings.name in there:
+        if settings.name in there or not is_network(settings.name):
             continue
         seed = SEED if subject.settings is None else subject.settings.get("seed", SEED)
         name = f"random weights of {settings.name} for {settings.image_size} px, seed {seed}"

@@ -42,7 +42,7 @@ from dinoscope.study.effects import (
     collapses,
     importances,
 )
-from dinoscope.study.reading import CSV_HEADER, axis_reading, axis_table, csv_rows, study_reading
+from dinoscope.study.reading import axis_reading, axis_table, csv_header, csv_rows, study_reading
 from dinoscope.study.results import FILE, to_json
 from dinoscope.tables import Column, Line, LineChart, LinePanel, Table, TableRow
 from dinoscope.tables import Section as Rows
@@ -82,7 +82,7 @@ def write_result(
         written += write_all(out / FIGURES, _pictures(out / FIGURES, figures, watch))
     texts = {
         "ablation.md": markdown_text(study, list(figures), names),
-        "ablation.csv": csv_text(CSV_HEADER, csv_rows(result)),
+        "ablation.csv": csv_text(csv_header(), csv_rows(result)),
         "ablation.html": page(study, figures, names),
     }
     return written + write_all(out, ((name, _bytes(text)) for name, text in texts.items()))

@@ -23,26 +23,28 @@ from scipy.special import stdtrit
 from scipy.stats import rankdata
 
 from dinoscope.errors import UserError
+from dinoscope.evaluation import EVALUATIONS
+from dinoscope.evaluation.base import Column
 from dinoscope.evaluation.statistics import over_seeds
 from dinoscope.methods.health import ONE_HOT_SHARE, UNIFORM_ENTROPY_SHARE, UNIFORM_LOSS_SHARE
 from dinoscope.study.definition import TIMES, Variant
 
 T = TypeVar("T")
 
-MEASURES = {
-    "knn_top1": ("k-NN top-1", "%", True),
-    "linear_top1": ("linear top-1", "%", True),
-    "jaccard": ("attention Jaccard", "%", True),
-    "rankme": ("RankMe", "", True),
-    "teacher_entropy": ("teacher entropy", "nats", None),
-    "kl_teacher_student": ("KL teacher to student", "nats", None),
-    "images_per_second": ("training speed", "images/s", True),
-    "peak_memory": ("peak memory", "MB", False),
-    "seconds": ("training time", "s", False),
-}
-"""key of `AblationRun.metrics` -> title, unit, whether higher is better (None: neither)."""
+KNN, RANK = "knn", "rank"
+"""Keys of `AblationRun.metrics` that the reading is about."""
 
-KNN = "knn_top1"
+LOGGED = {
+    "voc": Column("voc", "Jaccard", "voc"),
+    "teacher_entropy": Column("teacher_entropy", "teacher entropy", "teacher_entropy", unit="nats", ranked=False),
+    "kl_teacher_student": Column(
+        "kl_teacher_student", "KL teacher to student", "kl_teacher_student", unit="nats", ranked=False
+    ),
+    "images_per_second": Column("images_per_second", "training speed", "images_per_second", unit="images/s"),
+    "peak_memory": Column("peak_memory", "peak memory", "peak_memory", unit="MB"),
+    "seconds": Column("seconds", "training time", "seconds", unit="s"),
+}
+"""key of `AblationRun.metrics` -> what a run logged of its training."""
 
 Points = tuple[tuple[int, float], ...]
 """(Optimiser step, value) in order; steps count from 1."""
@@ -78,7 +80,7 @@ class AblationRun:
 
     state: "stopped" was ended by a rule of early stopping; "collapsed" and "failed" are results too.
     diagnosis: in words, why it is not simply finished; "" if it is.
-    metrics: by key of `MEASURES`; what was not measured is absent.
+    metrics: by key of `measures()`; what was not measured is absent.
     curves: values logged while it trained (loss, teacher_entropy, ...).
     folder: the run folder.
     """
@@ -112,6 +114,11 @@ class AblationResult:
     outputs: int | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     baseline_values: Mapping[str, Variant] = field(default_factory=dict)
+
+
+def measures() -> dict[str, Column]:
+    """Return key of `AblationRun.metrics` -> what it is: the columns of every evaluation, then what runs log."""
+    return {column.name: column for one in EVALUATIONS.values() for column in one.columns} | LOGGED
 
 
 # Groups and axes
@@ -493,7 +500,7 @@ def entropy_share(group: Group) -> float | None:
 def label_free(study: Study) -> tuple[LabelFree, ...]:
     """Return RankMe (Garrido et al. 2023) and the teacher's entropy, each next to k-NN, over means of the variants."""
     return (
-        _label_free("RankMe", study, lambda group: group.mean("rankme")),
+        _label_free("RankMe", study, lambda group: group.mean(RANK)),
         _label_free("the teacher's entropy", study, entropy_share),
     )
 

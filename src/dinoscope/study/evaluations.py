@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from dinoscope.data.benchmarks import MaskedImages, find_masked_images, voc_root
 from dinoscope.data.images import UnreadableImage, read_size
-from dinoscope.data.sources import evenly, find_images, find_split, resolve_split
+from dinoscope.data.sources import find_split, resolve_split
 from dinoscope.errors import UserError
-from dinoscope.evaluation.base import Context, gallery_and_queries
-from dinoscope.evaluation.results import keep, kept, kept_names
+from dinoscope.evaluation import EVALUATIONS
+from dinoscope.evaluation.base import Context, Data, Evaluation, gallery_and_queries, is_expected
+from dinoscope.evaluation.results import keep_in, kept, kept_names, newest_first
 from dinoscope.measurement.voc import VocConfig, measure_voc
 from dinoscope.measurement.voc_record import measurements, summarise
-from dinoscope.methods.health import rank_me
-from dinoscope.model_names import Model, Watch, load_model, unwatched
-from dinoscope.study.gather import Gatherer, Measuring
-from dinoscope.types import Metric, Result
+from dinoscope.model_names import Model, load_model
+from dinoscope.study.effects import RANK
+from dinoscope.types import Result
 
 logger = logging.getLogger("dinoscope")
 
-RANKME_IMAGES = 25_600
-"""Most images whose features RankMe looks at: what its paper found to be enough (Garrido et al. 2023, section 4)."""
-
-RANKME, JACCARD = "rankme", "ablation-jaccard"
-"""Names under which the run folder keeps them; accuracies are kept as every command keeps them."""
+JACCARD = "ablation-jaccard"
+"""Name under which the run folder keeps it."""
 
 
 @dataclass(frozen=True)
@@ -36,26 +32,28 @@ class Evaluating:
 
     data: the study's images; accuracy needs train/CLASS/... and val/CLASS/... .
     masked: images whose objects are known, or None: no Jaccard.
-    context: of the features; its device is where attention is computed too.
-    watch: hears of the progress.
+    names: of further evaluations; those that compare by default and depend on the weights are always made, and RankMe.
+    context: where networks run and how features are computed.
     """
 
     data: Path
     masked: MaskedImages | None = None
+    names: tuple[str, ...] = ()
     context: Context = field(default_factory=Context)
-    watch: Watch = unwatched
 
     @property
-    def device(self) -> torch.device:
-        """Where networks run."""
-        return self.context.device or torch.device("cpu")
+    def evaluations(self) -> list[Evaluation]:
+        """What is measured, in the order of the registry."""
+        every = EVALUATIONS.items()
+        return [one for name, one in every if name in (*self.names, RANK) or (one.default and not one.by_network)]
 
 
 def find_masks_for(data: Path, masks: Path) -> MaskedImages:
-    """The images of `masks` itself where that is a VOC layout; else those of `data`'s val split, with masks below it.
+    """Return the images of `masks` if that is a VOC layout; else those of `data`'s val split, with masks below it.
 
-    A folder of masks may have the val split in a folder of its own, called like that of the images.
-    Raises UserError where nothing fits.
+    A folder of masks may have the val split in a folder of its own, named like that of the images.
+
+    Raises UserError if nothing fits.
     """
     if voc_root(masks) is not None:
         return find_masked_images(masks)
@@ -65,7 +63,7 @@ def find_masks_for(data: Path, masks: Path) -> MaskedImages:
 
 
 def is_labelled(data: Path) -> bool:
-    """Whether accuracy can be measured on this folder: both splits, with labels."""
+    """Return whether accuracy can be measured on this folder: both splits, with labels."""
     try:
         _, queries = gallery_and_queries(data)
     except UserError:
@@ -74,93 +72,90 @@ def is_labelled(data: Path) -> bool:
 
 
 def evaluate(run: Path, evaluating: Evaluating) -> tuple[dict[str, float], list[str]]:
-    """Every measure of a finished run, by key of `MEASURES`, and remarks on what could not be measured.
+    """Return every measure of a finished run, by key of `measures()`, and remarks on what could not be measured.
 
-    Raises UserError where the run has no weights.
+    Raises UserError if the run has no weights.
     """
-    subject = load_model(str(run))
-    found, remarks = _accuracy(subject, evaluating)
+    model, watch = load_model(str(run)), evaluating.context.watch
+    context = replace(evaluating.context, watch=lambda what: watch(f"{run.name}: {what}"))
+    metrics: dict[str, float] = {}
+    labels, remarks = _labels(evaluating.data)
+    for one in evaluating.evaluations:
+        data = None if one.needs == "nothing" else evaluating.data
+        if one.needs == "labels" and not labels:
+            continue
+        try:
+            result = kept_or_measured(one, model, data, one.config(), context)
+        except UserError as error:
+            remarks.append(f"{run.name}: {one.title} was not measured: {error}")
+            continue
+        columns = [(column.name, column.metric_of(result)) for column in one.columns]
+        metrics |= {name: metric.value for name, metric in columns if metric is not None}
+    if evaluating.masked is not None:
+        try:
+            metrics["voc"] = _jaccard(model, evaluating.masked, context)
+        except UserError as error:
+            remarks.append(f"{run.name}: {error}")
+    return metrics, remarks
+
+
+def kept_or_measured(one: Evaluation, model: Model, data: Data, config: Any, context: Context) -> Result:
+    """Return the newest result of these weights that was made under these conditions, else measure and keep it.
+
+    Raises UserError as the evaluation does.
+    """
+    home, wanted = model.home, one.expected(model, data, config, context)
+    held = () if home is None else newest_first(home, kept_names(home, one.prefix or one.name))
+    for name in held:
+        result = kept(model.home or Path(), name)
+        if result is None or result.protocol.get("weights_hash", model.weights_hash) != model.weights_hash:
+            continue
+        if is_expected(result, wanted) and any(column.metric_of(result) is not None for column in one.columns):
+            return result
+    result = one.run([model], data, config, context)[0]
+    _keep(model, one.kept_as(config, result.protocol), result)
+    return result
+
+
+def _labels(data: Path) -> tuple[bool, list[str]]:
+    """Return whether there are labelled images of both splits, and a remark if they seem to be meant to be."""
     try:
-        found["rankme"] = _value(_rankme(run, subject, evaluating), "rankme")
-        if evaluating.masked is not None:
-            found["jaccard"] = _value(_jaccard(run, subject, evaluating, evaluating.masked), "voc_jaccard_strict_mean")
+        return gallery_and_queries(data)[1] is not None, []
     except UserError as error:
-        remarks.append(f"{run.name}: {error}")
-    return found, remarks
+        meant = find_split(data, "val") is not None
+        return False, [f"accuracy was not measured: {error}"] if meant else []
 
 
-def _accuracy(subject: Model, evaluating: Evaluating) -> tuple[dict[str, float], list[str]]:
-    """k-NN and linear top-1 in %, where the images have labels."""
+def _keep(model: Model, name: str, result: Result) -> None:
     try:
-        _, queries = gallery_and_queries(evaluating.data)
-    except UserError as error:
-        meant = find_split(evaluating.data, "val") is not None
-        return {}, [f"accuracy was not measured: {error}"] if meant else []
-    if queries is None:
-        return {}, []
-    measuring = Measuring(
-        evaluating.data, skip=frozenset({"throughput"}), context=evaluating.context, watch=evaluating.watch
-    )
-    entry = Gatherer(measuring, [subject]).entry(subject)
-    values = {"knn_top1": entry.value("knn"), "linear_top1": entry.value("linear")}
-    return {name: value for name, value in values.items() if value is not None}, list(entry.remarks)
+        if model.home is not None:
+            keep_in(model.home, name, result)
+    except UserError as error:  # a run folder that cannot be written to
+        logger.warning("%s", error)
 
 
-def _rankme(run: Path, subject: Model, evaluating: Evaluating) -> Result:
-    """RankMe of the features of the val images, or of the training images where there is no val split."""
-    folder = find_images(find_split(evaluating.data, "val") or resolve_split(evaluating.data, "train"))
-    protocol = {
-        **evaluating.context.network(subject),
-        "images": str(folder.root),
-        "count": len(folder),
-        "most": RANKME_IMAGES,
-    }
-    held = _held(run, RANKME, protocol)
-    if held is not None:
-        return held
-    bank = evaluating.context.features(subject.backbone, folder, f"{run.name}: features for RankMe")
-    rank = rank_me(bank.features[evenly(len(bank.features), RANKME_IMAGES)])
-    return _keep(run, RANKME, Result("rank", protocol, (Metric("rankme", rank, ""),)))
-
-
-def _jaccard(run: Path, subject: Model, evaluating: Evaluating, masked: MaskedImages) -> Result:
-    """Jaccard in % of the mask with 60 % of the mean attention and all objects of an image (`voc`, strict)."""
-    config = VocConfig(protocols=("strict",), short_side=_side(masked), device=evaluating.device)
+def _jaccard(model: Model, masked: MaskedImages, context: Context) -> float:
+    """Return the Jaccard in % of the mask with 60 % of the mean attention and all objects of an image (strict)."""
+    device = context.device or VocConfig.device
+    config = VocConfig(protocols=("strict",), short_side=_side(masked), device=device)
     wanted = {"data": str(masked.root), "images_there": len(masked), "short_side": config.short_side}
-    wanted |= {"weights_hash": subject.weights_hash}
-    held = _held(run, JACCARD, wanted)
-    if held is not None:
-        return held
-    with evaluating.watch(f"{run.name}: attention on objects") as progress:
-        result = measure_voc([subject], masked, config, progress)
-    (measured,) = measurements(summarise(result))
-    return _keep(run, JACCARD, Result("voc", {**measured.protocol, **wanted}, measured.metrics))
+    wanted |= {"weights_hash": model.weights_hash}
+    home = model.home or Path()
+    every = (kept(home, name) for name in kept_names(home, JACCARD))
+    same = (one for one in every if one and all(one.protocol.get(key) == value for key, value in wanted.items()))
+    result = next(same, None)
+    if result is None:
+        with context.watch("attention on objects") as progress:
+            (measured,) = measurements(summarise(measure_voc([model], masked, config, progress)))
+        result = Result("voc", {**measured.protocol, **wanted}, measured.metrics)
+        _keep(model, JACCARD, result)
+    return next(metric.value for metric in result.metrics if metric.name == "voc_jaccard_strict_mean")
 
 
 def _side(masked: MaskedImages) -> int:
-    """Short side at which images are shown: the strict protocol's 480 px, but small images are not blown up."""
+    """Return the short side of the shown images: the strict protocol's 480 px, but small images are not blown up."""
     try:
         size = read_size(masked.images[0])
     except UnreadableImage as error:
         raise UserError(f"{masked.images[0]} cannot be read: {error}") from error
     return min(VocConfig.short_side, *size) if voc_root(masked.root) is None else VocConfig.short_side
-
-
-def _held(run: Path, name: str, protocol: dict[str, object]) -> Result | None:
-    """What the run folder keeps, if it came about like this."""
-    own = {key: value for key, value in protocol.items() if key != "weights"}  # the folder may have been moved
-    every = (kept(run, file) for file in kept_names(run, name))
-    same = (held for held in every if held and all(held.protocol.get(key) == value for key, value in own.items()))
-    return next(same, None)
-
-
-def _keep(run: Path, name: str, measurement: Result) -> Result:
-    try:
-        keep(run, name, measurement)
-    except UserError as error:  # a run folder that cannot be written to
-        logger.warning("%s", error)
-    return measurement
-
-
-def _value(measurement: Result, name: str) -> float:
-    return next(metric.value for metric in measurement.metrics if metric.name == name)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dinoscope.config import to_dict
-from dinoscope.data.sources import ImageFolder, counted
+from dinoscope.data.sources import ImageSource, counted
 from dinoscope.errors import UserError
 from dinoscope.methods import METHODS
 from dinoscope.recipes import CPU_BACKBONES, small_run, with_epochs
@@ -223,7 +223,7 @@ class PlannedRun:
     """A run that can be started: its training images, its optimiser steps in all, and its state."""
 
     config: RunConfig
-    images: ImageFolder
+    images: ImageSource
     steps: int
     state: RunState
 
@@ -240,7 +240,7 @@ def plan_runs(configs: Sequence[RunConfig], progress: Progress = lambda done, to
 
     Raises UserError naming the run and what is wrong with it.
     """
-    scanned: dict[tuple[object, ...], ImageFolder] = {}
+    scanned: dict[tuple[object, ...], ImageSource] = {}
     fingerprints: dict[tuple[object, ...], str] = {}
     planned: list[PlannedRun] = []
     for config in configs:
@@ -262,7 +262,7 @@ def plan_runs(configs: Sequence[RunConfig], progress: Progress = lambda done, to
     return planned
 
 
-def _as_begun(config: RunConfig, fingerprint: str) -> ImageFolder:
+def _as_begun(config: RunConfig, fingerprint: str) -> ImageSource:
     """Return the images that a run began with: files may have become readable, or have been counted by other rules."""
     images = begun_images(config, RunFolder(config.out), fingerprint)
     if images.fingerprint() == fingerprint:

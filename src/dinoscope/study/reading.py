@@ -12,12 +12,13 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
+from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.statistics import OverSeeds, over_seeds
 from dinoscope.study.effects import (
     CONFIDENCE,
     KNN,
-    MEASURES,
     MIN_RANKED,
+    RANK,
     AblationResult,
     Agreement,
     Axis,
@@ -34,6 +35,7 @@ from dinoscope.study.effects import (
     entropy_share,
     importances,
     label_free,
+    measures,
 )
 from dinoscope.tables import Column, Section, Table, TableRow
 from dinoscope.text import ABSENT, listed
@@ -45,18 +47,13 @@ MAX_P = 0.05
 MIN_VARIANTS = 5
 """Of four variants, even the same order has p = 0.08."""
 
-TABLE_MEASURES = {
-    "linear_top1": "linear",
-    "jaccard": "Jaccard",
-    "rankme": "RankMe",
+SHOWN = {
+    "voc": "Jaccard",
     "teacher_entropy": "entropy/ln K",
     "images_per_second": "images/s",
     "peak_memory": "memory (MB)",
 }
-"""Measures next to k-NN -> title of the column."""
-
-BRIEF_MEASURES = {"linear_top1": "linear", "rankme": "RankMe", "teacher_entropy": "H/ln K"}
-"""The same on a terminal."""
+"""What of the logged measures has a column in a table -> title."""
 
 _WHOLE = frozenset({"images_per_second", "peak_memory"})
 """Measures whose decimals mean nothing."""
@@ -69,8 +66,6 @@ REMARK = (
     f"{100 * CONFIDENCE:g} % interval over seeds; other test images would add to it."
 )
 
-CSV_HEADER = ("axis", "value", "settings", "seed", "state", "diagnosis", *MEASURES, "folder")
-
 
 # Tables
 
@@ -82,8 +77,14 @@ def axis_table(axis: Axis, baseline: Group, *, brief: bool = False) -> Table:
     finish.
     """
     groups = axis.rows(baseline)
-    measures = BRIEF_MEASURES if brief else TABLE_MEASURES
-    shown = {name: title for name, title in measures.items() if any(_cell(group, name) != ABSENT for group in groups)}
+    titles = {
+        column.name: column.title
+        for one in EVALUATIONS.values()
+        for column in one.columns
+        if column.name != KNN and (not brief or one.default or column.name == RANK)
+    }
+    titles |= {"teacher_entropy": "H/ln K"} if brief else SHOWN
+    shown = {name: title for name, title in titles.items() if any(_cell(group, name) != ABSENT for group in groups)}
     columns = [
         Column(axis.name),
         Column("n", "right"),
@@ -115,7 +116,13 @@ def _cell(group: Group, measure: str, *, deviation: bool = True) -> str:
         return ABSENT
     if measure in _WHOLE:
         return number(summary.mean, 0 if summary.mean >= 10 else 1)
-    return with_deviation(summary, 1) if deviation else number(summary.mean, 1)
+    digits = measures()[measure].digits
+    return with_deviation(summary, digits) if deviation else number(summary.mean, digits)
+
+
+def csv_header() -> tuple[str, ...]:
+    """Return the names of what `csv_rows` yields."""
+    return ("axis", "value", "settings", "seed", "state", "diagnosis", *measures(), "folder")
 
 
 def csv_rows(result: AblationResult) -> Iterator[tuple[str, ...]]:
@@ -128,7 +135,7 @@ def csv_rows(result: AblationResult) -> Iterator[tuple[str, ...]]:
             str(run.seed),
             run.state,
             run.diagnosis,
-            *(repr(float(run.metrics[name])) if name in run.metrics else "" for name in MEASURES),
+            *(repr(float(run.metrics[name])) if name in run.metrics else "" for name in measures()),
             run.folder,
         )
 

@@ -133,7 +133,7 @@ def end_means(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def cost(config: RunConfig, lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return speed, time and memory, by key of `MEASURES`.
+    """Return speed, time and memory, by key of `measures()`.
 
     The time is that of the steps that count: no start-up, no evaluation, no step that was made twice after a kill.
     Peak memory is in MB (10^6 bytes).
@@ -220,7 +220,7 @@ def gather(
         baseline=plan.baseline,
         axes=dict(plan.axes),
         runs=runs,
-        outputs=getattr(plan.cells[0].config.method, "out_dim", None),
+        outputs=plan.cells[0].config.method.outputs,
         facts={**facts, **_study_facts(plan), **_circumstances(plan.configs)},
         baseline_values=dict(plan.baseline_values),
     )
@@ -325,14 +325,31 @@ def read_result(path: Path) -> AblationResult:
     return from_json(text, str(file))
 
 
+_RENAMED = {
+    "base": "baseline",
+    "base_values": "baseline_values",
+    "knn_top1": "knn",
+    "linear_top1": "linear",
+    "jaccard": "voc",
+    "rankme": "rank",
+}
+"""Names in formats 1 and 2 -> in this one."""
+
+
 def _upgraded(number: int, values: dict[str, Any]) -> dict[str, Any]:
-    """Return a result as this format has it: format 1 had no values of the baseline, 1 and 2 called it the base."""
+    """Return a result as this format has it: format 1 had no values of the baseline."""
     if number == FORMAT:
         return values
     values = {"base_values": {}, **values} if number == 1 else values
-    renamed = {"base": "baseline", "base_values": "baseline_values"}
-    values = {renamed.get(name, name): value for name, value in values.items()}
-    runs = [{**run, "variant": _renamed(run["variant"])} for run in values["runs"]]
+    values = {_RENAMED.get(name, name): value for name, value in values.items()}
+    runs = [
+        {
+            **run,
+            "variant": _renamed(run["variant"]),
+            "metrics": {_RENAMED.get(name, name): value for name, value in run["metrics"].items()},
+        }
+        for run in values["runs"]
+    ]
     return {**values, "baseline": _renamed(values["baseline"]), "runs": runs}
 
 
@@ -346,7 +363,7 @@ def _statistics(study: Study) -> dict[str, Any]:
     differences = [(axis, group, effect(group, study.baseline)) for axis in study.axes for group in axis.groups]
     return {
         "differences": [
-            {"axis": axis.name, "label": group.label, "knn_top1": None if one is None else to_dict(one)}
+            {"axis": axis.name, "label": group.label, "knn": None if one is None else to_dict(one)}
             for axis, group, one in differences
         ],
         "ranking": [

@@ -14,9 +14,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -95,6 +94,7 @@ class RunStatus(Generic[J]):
     before: whether it was finished already when the study began.
     began, ended: of time.monotonic(), while and after this study ran it.
     diagnosis: of a failure.
+    handle: while it is under way.
     """
 
     config: J
@@ -103,6 +103,7 @@ class RunStatus(Generic[J]):
     began: float | None = None
     ended: float | None = None
     diagnosis: str = ""
+    handle: Handle | None = None
 
     @property
     def name(self) -> str:
@@ -158,71 +159,52 @@ def execute(
     for run in runs:
         if finished(run.config):
             run.state, run.before = "finished", True
-    engine = _Engine(runner, runs)
+    obeyed = 0
     with stop_signals() if catch_signals else contextlib.nullcontext(list[int]()) as received:
         try:
             watch(runs)
-            while engine.unfinished:
-                engine.obey(len(received))
-                changed = engine.collect() + (0 if received else engine.launch())
+            while any(run.state == "running" or (run.state == "new" and not obeyed) for run in runs):
+                if len(received) > obeyed:  # the first signal is passed on as a request, later ones as an order
+                    for handle in _handles(runs):
+                        (handle.kill if obeyed else handle.stop)()
+                    obeyed = len(received)
+                changed = _collect(runs, killed=obeyed > 1) + (0 if received else _launch(runs, runner))
                 watch(runs)
                 if not changed:
                     time.sleep(POLL_SECONDS)
         finally:
-            for handle in engine.handles.values():  # only after an exception
+            for handle in _handles(runs):  # only after an exception
                 handle.stop()
     return StudyResult(runs, interrupted=bool(received))
 
 
-@dataclass
-class _Engine(Generic[J]):
-    """Which runs are new, which are under way, and how many signals were passed on."""
+def _handles(runs: Sequence[RunStatus[J]]) -> list[Handle]:
+    return [run.handle for run in runs if run.handle is not None]
 
-    runner: Runner[J]
-    runs: list[RunStatus[J]]
-    handles: dict[int, Handle] = field(default_factory=dict)
-    obeyed: int = 0
 
-    def __post_init__(self) -> None:
-        self.waiting = deque(number for number, run in enumerate(self.runs) if run.state == "new")
+def _launch(runs: Sequence[RunStatus[J]], runner: Runner[J]) -> int:
+    """Start as many as there is room for; return how many."""
+    chosen = [run for run in runs if run.state == "new"][: max(runner.at_once - len(_handles(runs)), 0)]
+    if chosen:
+        for run, handle in zip(chosen, runner.start([run.config for run in chosen]), strict=True):
+            run.state, run.began, run.handle = "running", time.monotonic(), handle
+    return len(chosen)
 
-    @property
-    def unfinished(self) -> bool:
-        return bool(self.handles) or (bool(self.waiting) and not self.obeyed)
 
-    def launch(self) -> int:
-        """Start as many as there is room for; return how many."""
-        room = min(self.runner.at_once - len(self.handles), len(self.waiting))
-        if room <= 0:
-            return 0
-        numbers = [self.waiting.popleft() for _ in range(room)]
-        handles = self.runner.start([self.runs[number].config for number in numbers])
-        for number, handle in zip(numbers, handles, strict=True):
-            self.handles[number] = handle
-            self.runs[number].state, self.runs[number].began = "running", time.monotonic()
-        return room
-
-    def collect(self) -> int:
-        """Take note of the runs that have ended; return how many."""
-        ended = [(number, code) for number, handle in self.handles.items() if (code := handle.poll()) is not None]
-        for number, code in ended:
-            run, handle = self.runs[number], self.handles.pop(number)
-            run.ended = time.monotonic()
-            if code == 0:
-                run.state = "finished"
-            elif code in STOP_CODES or (self.obeyed > 1 and code == KILLED):
-                run.state = "stopped"
-            else:
-                run.state, run.diagnosis = "failed", handle.diagnosis() or f"exit code {code}, without a message"
-        return len(ended)
-
-    def obey(self, signals: int) -> None:
-        """Pass on the first signal as a request, later ones as an order."""
-        if signals <= self.obeyed:
-            return
-        for handle in self.handles.values():
-            (handle.kill if self.obeyed else handle.stop)()
-        self.obeyed = signals
+def _collect(runs: Sequence[RunStatus[J]], *, killed: bool) -> int:
+    """Take note of the jobs that have ended; return how many."""
+    ended = 0
+    for run in runs:
+        if run.handle is None or (code := run.handle.poll()) is None:
+            continue
+        ended, handle, run.handle, run.ended = ended + 1, run.handle, None, time.monotonic()
+        if code == 0:
+            run.state = "finished"
+        elif code in STOP_CODES or (killed and code == KILLED):
+            run.state = "stopped"
+        else:
+            run.state, run.diagnosis = "failed", handle.diagnosis() or f"exit code {code}, without a message"
+    return ended
 
 
 def _check_folders_differ(configs: Sequence[Job]) -> None:
@@ -250,20 +232,6 @@ Curve = Mapping[int, float]
 """Epoch -> online k-NN top-1 in %, of every evaluation."""
 
 
-class KeepingHandles:
-    """A runner that remembers the handle of every run it started, by the name of the run folder."""
-
-    def __init__(self, runner: Runner) -> None:
-        self.runner, self.at_once = runner, runner.at_once
-        self.handles: dict[str, Handle] = {}
-
-    def start(self, configs: Sequence[RunConfig]) -> Sequence[Handle]:
-        """Start these, and remember."""
-        handles = self.runner.start(configs)
-        self.handles |= {config.out.name: handle for config, handle in zip(configs, handles, strict=True)}
-        return handles
-
-
 class MedianRule:
     """Stops runs that fall behind the others (Golovin et al. 2017, Vizier, section 3.2.2); a `Watch` of `execute`.
 
@@ -271,13 +239,12 @@ class MedianRule:
     epoch, since batch sizes differ. What is stopped depends on the order in which runs advance.
 
     Args:
-        handles: of the runs under way.
         spared: names of runs that are never stopped (the baseline, with which all others are compared).
         earlier: folders of runs that had ended before.
     """
 
-    def __init__(self, handles: Mapping[str, Handle], spared: Collection[str], earlier: Sequence[Path] = ()) -> None:
-        self.handles, self.spared = handles, spared
+    def __init__(self, spared: Collection[str], earlier: Sequence[Path] = ()) -> None:
+        self.spared = spared
         self.curves: dict[str, Curve] = {run.name: knn_curve(run) for run in earlier}
         self.stopped: set[str] = set()
         self.looked = float("-inf")
@@ -302,7 +269,8 @@ class MedianRule:
         self.stopped.add(run.name)
         steps = int(read_metrics(run.config.out)[-1]["step"]) + 1
         mark_stopped(run.config.out, Stopped("stop-median", steps, verdict))
-        self.handles[run.name].stop()
+        if run.handle is not None:
+            run.handle.stop()
 
 
 def knn_curve(run: Path) -> Curve:

@@ -1,0 +1,83 @@
+"""RankMe: the effective rank of a model's features, without labels (Garrido et al. 2023).
+
+Features that fill many dimensions have a high rank; dimensional collapse shows in a low one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dinoscope.data.sources import ImageFolder, evenly, find_images, find_split, resolve_split
+from dinoscope.errors import UserError
+from dinoscope.evaluation.base import Column, Context, Data, Evaluation
+from dinoscope.evaluation.results import new_result
+from dinoscope.methods.health import rank_me
+from dinoscope.model_names import Model
+from dinoscope.types import Metric, Result
+
+MAX_IMAGES = 25_600
+"""Images whose features are enough for it (Garrido et al. 2023, section 4)."""
+
+
+@dataclass(frozen=True)
+class RankConfig:
+    """Settings of RankMe."""
+
+    limit: int = MAX_IMAGES
+    """At most so many images, evenly spaced."""
+
+
+def run(models: Sequence[Model], data: Data, config: RankConfig, context: Context) -> tuple[Result, ...]:
+    """Measure the features of the val images, or of the training images if there is no val split.
+
+    Entries of the protocol: those of `Context.network`; images (their folder), count, most (the limit).
+
+    Raises UserError if there are no images.
+    """
+    folder = _images(data)
+    results: list[Result] = []
+    for model in models:
+        bank = context.features(model.backbone, folder, "features for RankMe")
+        rank = rank_me(bank.features[evenly(len(bank.features), config.limit)])
+        protocol = expected(model, data, config, context)
+        results.append(new_result("rank", protocol, [Metric("rankme", rank, "")]))
+    return tuple(results)
+
+
+def _images(data: Data) -> ImageFolder:
+    if data is None:
+        raise UserError("no images to measure on: give --data FOLDER")
+    folder = data[1] or data[0] if isinstance(data, tuple) else find_split(data, "val") or resolve_split(data, "train")
+    return find_images(folder)
+
+
+def expected(model: Model, data: Data, config: RankConfig, context: Context) -> dict[str, Any]:
+    """Return the protocol of a measurement."""
+    settings = {**context.network(model), "most": config.limit}
+    if data is None:
+        return settings
+    folder = _images(data)
+    return {**settings, "images": str(folder.root), "count": len(folder)}
+
+
+def protocol_line(protocol: Mapping[str, Any]) -> str:
+    """Return the protocol in one line for a person."""
+    weights = f", weights {protocol['weights']}" if "weights" in protocol else ""
+    count = min(protocol["count"], protocol["most"])
+    return f"{count} images of {protocol['images']}, {protocol['image_size']} px, {protocol['precision']}{weights}"
+
+
+EVALUATION = Evaluation(
+    "rank",
+    "RankMe",
+    "Measure the effective rank of a model's features (RankMe): no labels are needed.",
+    "images",
+    RankConfig,
+    run,
+    (Column("rank", "RankMe", "rankme", unit="", ranked=False),),
+    protocol_line,
+    expected,
+    prefix="rankme",
+)
