@@ -16,9 +16,8 @@ from dinoscope.errors import UserError
 from dinoscope.explain.attention import (
     MAX_PATCHES,
     attention_maps,
-    class_attention_row,
     count_heads,
-    feature_energy,
+    energy_of_patches,
     map_masks,
     mass_mask,
     mean_and_heads,
@@ -27,13 +26,18 @@ from dinoscope.explain.attention import (
 )
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.models.resnet import ResNetBackbone
-from dinoscope.models.vit import ViTBackbone
-from dinoscope.types import Tokens
+from dinoscope.models.vit import ViTBackbone, block_index, class_row
 from tests.largest_tensor import largest_tensor
 from tests.models.test_backbone import GOLDEN, build_golden
 from tests.official_files import random_network, register_tiny
 
 MASSES = Path(__file__).parents[1] / "data" / "golden_mass.safetensors"
+
+
+def class_attention_row(vit: ViTBackbone, images: Tensor, block: int = -1) -> Tensor:
+    """The class token's whole row: to itself, to registers if any, to the patches."""
+    index = block_index(vit, block)
+    return class_row(vit.blocks[index], vit.run_blocks(vit.embed(images)[0], stop=index))
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +154,8 @@ def test_the_map_of_a_resnet_is_its_feature_energy(resnet: ResNetBackbone) -> No
     maps = attention_maps(resnet, images)
     assert maps.shape == (2, count_heads(resnet), 4, 6)
     torch.testing.assert_close(maps.sum(dim=(1, 2, 3)), torch.ones(2))
-    energy = feature_energy(resnet(images)).detach()
+    tokens = resnet(images)
+    energy = tokens.patches.detach().norm(dim=-1).unflatten(1, tokens.grid)
     torch.testing.assert_close(maps[:, 0], energy / energy.sum(dim=(1, 2), keepdim=True))
 
 
@@ -160,9 +165,9 @@ def test_a_resnet_has_no_blocks(resnet: ResNetBackbone) -> None:
 
 
 def test_feature_energy_by_hand() -> None:
-    patches = torch.tensor([[[3.0, 4.0], [0.0, 0.0], [1.0, 0.0], [0.0, -2.0], [6.0, 8.0], [5.0, 12.0]]])
-    expected = torch.tensor([[[5.0, 0.0, 1.0], [2.0, 10.0, 13.0]]])
-    torch.testing.assert_close(feature_energy(Tokens(None, patches, (2, 3))), expected)
+    patches = torch.tensor([[[[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]], [[0.0, -2.0], [6.0, 8.0], [5.0, 12.0]]]])
+    expected = torch.tensor([[[[5.0, 0.0, 1.0], [2.0, 10.0, 13.0]]]]) / 31
+    torch.testing.assert_close(energy_of_patches(patches), expected)
 
 
 # Masks
