@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from dinoscope import checkpoint
+from dinoscope.cli.measuring_options import MeasuringOptions
+from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import Column, Context, Data, Evaluation, items_csv, measure, metrics_table
 from dinoscope.evaluation.compare import (
@@ -255,3 +257,12 @@ def test_a_new_evaluation_is_kept_and_not_measured_again(
     monkeypatch.setattr(Context, "features", never)
     again = Gatherer(measuring, models[:1]).entry(models[0])
     assert again.value("norm") == first.value("norm")
+
+
+def test_evaluations_are_named_on_the_command_line() -> None:
+    measuring = MeasuringOptions(evaluations=("rank", "voc=there")).measuring()
+    assert measuring.shown == ("rank", "voc")
+    assert measuring.places == {"voc": Path("there")}
+    assert set(MeasuringOptions().measuring().shown) == {"knn", "linear", "throughput"}
+    with pytest.raises(UserError, match="there is none of this name, only knn, linear"):
+        MeasuringOptions(evaluations=("nothing",)).measuring()

@@ -31,6 +31,9 @@ class MeasuringOptions:
     skip: tuple[Literal["knn", "linear", "throughput"], ...] = ()
     """Measure none of these anew; what is kept is shown."""
 
+    evaluations: tuple[str, ...] = ()
+    """What stands in the table, as NAME, or NAME=FOLDER where it has data of its own; not given: what is usual."""
+
     extraction: tyro.conf.OmitArgPrefixes[ExtractionOptions] = field(default_factory=ExtractionOptions)
 
     def measuring(self, throughput_image_size: int = 224, throughput_batch_size: int | None = None) -> Measuring:
@@ -39,6 +42,7 @@ class MeasuringOptions:
         Raises UserError where the share of labels is out of range, or for the device.
         """
         from dinoscope.cli.console import progress_bar
+        from dinoscope.evaluation import EVALUATIONS
         from dinoscope.evaluation.compare import Measuring
         from dinoscope.evaluation.throughput import ThroughputConfig
 
@@ -46,4 +50,17 @@ class MeasuringOptions:
             raise UserError(f"--label-fraction must be above 0 and at most 1, not {self.label_fraction:g}")
         speed = ThroughputConfig(throughput_image_size, throughput_batch_size)
         context = self.extraction.context()
-        return Measuring(self.data, self.label_fraction, frozenset(self.skip), context, speed, progress_bar)
+        parts = [each.partition("=") for each in self.evaluations]
+        for name, _, _ in parts:
+            if name not in EVALUATIONS:
+                raise UserError(f"--evaluations {name}: there is none of this name, only {', '.join(EVALUATIONS)}")
+        return Measuring(
+            self.data,
+            self.label_fraction,
+            frozenset(self.skip),
+            context,
+            speed,
+            progress_bar,
+            tuple(dict.fromkeys(name for name, _, _ in parts)) or None,
+            {name: Path(folder) for name, _, folder in parts if folder},
+        )
