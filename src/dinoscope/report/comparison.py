@@ -41,7 +41,7 @@ class Request:
     baselines: add raw pixels, and each network with random weights.
     """
 
-    runs: tuple[str | Path, ...]
+    runs: tuple[str | Path | Model, ...]
     out: Path
     measuring: Measuring = field(default_factory=Measuring)
     baselines: bool = False
@@ -70,14 +70,15 @@ def compare_runs(request: Request) -> Compared:
         raise UserError(f"--label-fraction must be above 0 and at most 1, not {request.measuring.fraction:g}")
     require_different(request.runs)
     claim(request.out, FILES, overwrite=request.overwrite)
-    models = load_models([str(run) for run in request.runs], request.measuring.watch)
+    models = load_models([run if isinstance(run, Model) else str(run) for run in request.runs], request.measuring.watch)
     comparison = gathered(models, request.measuring, baselines=request.baselines)
     table = display_table(comparison, request.published)
     return Compared(comparison, table, tuple(write_all(request.out, _contents(comparison, table, request.published))))
 
 
-def require_different(models: Sequence[str | Path]) -> None:
-    """Raise UserError if a model was given twice."""
+def require_different(models: Sequence[str | Path | Model]) -> None:
+    """Raise UserError if a model was given twice by its name."""
+    models = [model for model in models if not isinstance(model, Model)]
     places = [Path(model).resolve() for model in models]
     twice = [str(model) for model, place in zip(models, places, strict=True) if places.count(place) > 1]
     if twice:
