@@ -29,7 +29,7 @@ MAX_NAMES = 3
 class Request:
     """What the report is about.
 
-    models: run folders, and other models as `load_model` takes them.
+    models: run folders, and other models as `load_models` takes them.
     out: the file.
     measuring: without data, only kept results are shown; with data, missing ones are measured and kept.
     baselines: raw pixels and random weights in the comparison; only if there are data.
@@ -92,7 +92,7 @@ def _material(request: Request) -> Material:
         progress(1, 1)
     # A run that has saved nothing has no model yet; all that it logged is shown nevertheless.
     empty = {str(run.path) for run in runs if run.state == "begun"}
-    named = [name for name in request.models if isinstance(name, Model) or str(Path(name)) not in empty]
+    named = [each for each in request.models if isinstance(each, Model) or str(Path(each)) not in empty]
     models = tuple(load_models(named, watch)) if named else ()
     measuring, baselines = request.measuring, request.baselines
     if measuring.data is None:  # show what is kept
