@@ -183,15 +183,17 @@ def load(model: AnyModel) -> Model:
 
 
 def _models(models: Sequence[AnyModel]) -> list[Model]:
-    names = [
-        model if isinstance(model, Model) else wrap(model) if isinstance(model, nn.Module) else _name(model)
-        for model in models
-    ]
-    return load_models(names)
-
-
-def _name(model: Path | str | Run) -> str:
-    return str(model.out if isinstance(model, Run) else model)
+    """Load models. One that is given twice, as a run and as what `load` returns of it, counts once."""
+    names: dict[Any, str | Model] = {}
+    for model in models:
+        if isinstance(model, nn.Module):
+            names[id(model)] = wrap(model)
+        elif isinstance(model, Model):
+            names[model.name if model.path is None else model.path.resolve()] = model
+        else:
+            name = str(model.out if isinstance(model, Run) else model)
+            names[Path(name).resolve() if Path(name).exists() else name] = name
+    return load_models(list(names.values()))
 
 
 def _source(data: Data) -> ImageSource:
@@ -416,8 +418,8 @@ def report(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | No
     from dinoscope.study.gather import Measuring
 
     measuring = Measuring(None if data is None else Path(data))
-    named = [_name(model) if isinstance(model, Run | str | Path) else load(model) for model in models]
-    return write_report(Request(tuple(named), Path(out), measuring, **options)).path
+    named = tuple(model if model.run is None else str(model.run) for model in _models(models))
+    return write_report(Request(named, Path(out), measuring, **options)).path
 
 
 WORKER = (sys.executable, "-m", "dinoscope.cli.worker", "--stop-with-stdin")
