@@ -399,8 +399,8 @@ def compare(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | N
 
     Raises UserError as `report.comparison.compare_runs` does.
     """
+    from dinoscope.evaluation.compare import Measuring
     from dinoscope.report.comparison import Request, compare_runs
-    from dinoscope.study.gather import Measuring
 
     measuring = Measuring(None if data is None else Path(data))
     return compare_runs(Request(tuple(_models(models)), Path(out), measuring, **options)).table
@@ -414,8 +414,8 @@ def report(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | No
 
     Raises UserError as `report.build.write_report` does.
     """
+    from dinoscope.evaluation.compare import Measuring
     from dinoscope.report.build import Request, write_report
-    from dinoscope.study.gather import Measuring
 
     measuring = Measuring(None if data is None else Path(data))
     named = tuple(model if model.run is None else str(model.run) for model in _models(models))
