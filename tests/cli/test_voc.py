@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from dinoscope.report.voc_sheet import spread
 
 from dinoscope import checkpoint, cli
 from dinoscope.cli import voc
 from dinoscope.errors import UserError
 from dinoscope.files import MARK
 from dinoscope.models.backbone import BackboneConfig, build_backbone
-from dinoscope.report.voc_sheet import spread
 from dinoscope.scenes import ScenesConfig, write_scenes
 
 SMALL = ("--size", "64", "--square", "64", "--device", "cpu", "--resamples", "200")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dinoscope.study.gather import Measuring
 
 from dinoscope import checkpoint
 from dinoscope.evaluation.base import Context
@@ -16,7 +17,6 @@ from dinoscope.methods import method_name
 from dinoscope.models.backbone import BACKBONES
 from dinoscope.models.vit import ViTShape
 from dinoscope.report.build import Request, write_report
-from dinoscope.study.gather import Measuring
 from dinoscope.study.results import read_result
 from dinoscope.training.loop import train
 from dinoscope.training.run_folder import read_circumstances, read_config, read_metrics, read_sessions

@@ -159,16 +159,16 @@ def _evaluating(options: Options, data: Path) -> Evaluating:
     from dinoscope.evaluation import EVALUATIONS
     from dinoscope.evaluation.base import Context
     from dinoscope.model_names import unwatched
-    from dinoscope.study.evaluations import Evaluating, find_masks_for
+    from dinoscope.study.evaluations import Evaluating, attention_on_objects
     from dinoscope.system import pick_device
 
     # a bar for each computation moves on a terminal; elsewhere it would be a line for each, of every run
     watch = progress_bar if sys.stderr.isatty() else unwatched
-    masked = None if options.masks is None else find_masks_for(data, options.masks)
+    given = {} if options.masks is None else attention_on_objects(data, options.masks)
     context = Context(pick_device(options.execution.device), watch=watch)
     for name in options.evaluations:
         lookup("evaluation", name, EVALUATIONS)
-    return Evaluating(data, masked, options.evaluations, context)
+    return Evaluating(data, options.evaluations, given, context)
 
 
 def _checked(plan: PlannedStudy, options: Options, evaluating: Evaluating) -> list[PlannedRun]:

@@ -33,9 +33,9 @@ def main(argv: list[str]) -> int:
     from dinoscope.cli.console import progress_bar
     from dinoscope.cli.progress import ConsoleProgress
     from dinoscope.evaluation.base import Context
+    from dinoscope.evaluation.compare import Measuring
     from dinoscope.quickstart import TRAINED, quickstart, scenes
     from dinoscope.report.build import Request, write_report
-    from dinoscope.study.gather import Measuring
 
     with progress_bar("drawing scenes") as progress:
         data = scenes(progress)

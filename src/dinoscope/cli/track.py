@@ -120,7 +120,7 @@ def _write(options: Options, video: Video, masks: Iterator[UInt8[ndarray, "h w"]
 
     The video is read a second time beside the first, so that no frame need be kept.
     """
-    from dinoscope.report.video import write_followed
+    from dinoscope.videos import write_followed
 
     return sum(1 for _ in write_followed(masks, video, video.fps, options.out / MASKS, _overlay(options)))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from dinoscope.cli.pictures import Seen
 from dinoscope.data.benchmarks import VOID, MaskedImages, find_masks, object_pixels
 from dinoscope.errors import UserError
-from dinoscope.evaluation.jaccard import jaccard
+from dinoscope.evaluation.voc import jaccard
 
 
 @dataclass

@@ -35,7 +35,6 @@ KNN, RANK = "knn", "rank"
 """Keys of `AblationRun.metrics` that the reading is about."""
 
 LOGGED = {
-    "voc": Column("voc", "Jaccard", "voc"),
     "teacher_entropy": Column("teacher_entropy", "teacher entropy", "teacher_entropy", unit="nats", ranked=False),
     "kl_teacher_student": Column(
         "kl_teacher_student", "KL teacher to student", "kl_teacher_student", unit="nats", ranked=False
