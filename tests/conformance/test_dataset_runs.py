@@ -15,6 +15,7 @@ from dinoscope import checkpoint
 from dinoscope.data.images import decode
 from dinoscope.data.sources import DatasetImages, dataset_images, find_images
 from dinoscope.errors import UserError
+from dinoscope.evaluation.online import AttentionSnapshots, OnlineKNN
 from dinoscope.training.listeners import Listener, StepRecord
 from dinoscope.training.loop import train
 from tests.conformance import cases
@@ -54,3 +55,12 @@ def test_a_run_on_a_dataset(picture_folder: Callable[..., Path], tmp_path: Path)
     assert expected.keys() == actual.keys()
     for name, tensor in expected.items():
         assert torch.equal(tensor, actual[name]), name
+
+
+def test_a_run_on_a_dataset_is_watched(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    source = images_of(picture_folder(24))
+    config = cases.run_config("dino", tmp_path / "nothing", tmp_path / "run", epochs=1, evaluate_every=1)
+    train(config, source=source, listeners=[OnlineKNN(source=source), AttentionSnapshots(2, source=source)])
+    metrics = (tmp_path / "run/metrics.jsonl").read_text()
+    assert "knn_top1" in metrics
+    assert len(list((tmp_path / "run/attention").glob("image-*.png"))) == 2

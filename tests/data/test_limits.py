@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import threading
+import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -148,6 +150,17 @@ def test_a_jpeg_of_thousands_of_scans_is_refused(put: Put) -> None:
     assert decode(put(content[:-2] + scan * 50 + content[-2:])).shape == (20, 30, 3)
     with pytest.raises(UnreadableImage, match=r"not read: \d+ scans, and 100 is the limit"):
         decode(put(content[:-2] + scan * 5000 + content[-2:]))
+
+
+def test_scans_behind_one_that_holds_every_component_are_not_decoded(put: Put) -> None:
+    image = picture(200, 300)
+    content = encode(image, "JPEG", quality=95)
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    path = put(content[:-2] + scan * 300 + content[-2:])
+    started = time.process_time()
+    with contextlib.suppress(UnreadableImage):
+        decode(path)
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ _METADATA = frozenset({*range(0xE0, 0xEE), 0xEF, 0xFE})  # APPn and COM, but APP
 _BITS, _CHANNELS = 8, (1, 3, 4)
 
 _START_OF_SCAN = b"\xff\xda"
-_SMALL = 1 << 20  # bytes of a JPEG in which nothing but scans can cost much
+_SMALL = 1 << 12  # bytes of a thumbnail
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
 
 
@@ -94,8 +94,7 @@ def read(content: BytesIO, max_pixels: int) -> RawImage:
     data = content.getvalue()
     frame, orientation, end = _find_frame(data)
     divisor = _checked_divisor(frame, max_pixels)
-    if _count_scans(data, end) > 1:
-        _check_coefficients(frame)
+    _check_scans(data, frame, end)
     with turn(frame.height * frame.width):
         pixels = None if frame.components == 4 or divisor > 1 else _decode(data)
         if pixels is None:
@@ -189,14 +188,19 @@ def _segments(data: bytes, position: int = 0) -> Iterator[tuple[int, int, int]]:
     raise UnreadableImage(f"not read: more than {MAX_SEGMENTS} segments; save it again")
 
 
-def _count_scans(data: bytes, position: int) -> int:
-    """Return the number of scans behind a position. Raises UnreadableImage for more than are read."""
+def _check_scans(data: bytes, frame: Frame, position: int) -> None:
+    """Raise UnreadableImage for more scans behind a position than are read, or more memory than several may take."""
     if len(data) - position <= _SMALL and data.count(_START_OF_SCAN, position) == 1:
-        return 1  # as almost always; walking through the segments takes longer than decoding a thumbnail
+        return  # walking through the segments takes longer than decoding a thumbnail
+    if frame.marker not in _PROGRESSIVE:
+        first = next((start for marker, start, _ in _segments(data, position) if marker == _SOS), len(data))
+        if data[first + 4 : first + 5] == bytes([frame.components]):
+            return  # libjpeg decodes no scan behind one that holds every component (jdinput.c, has_multiple_scans)
     scans = sum(marker == _SOS for marker, _, _ in _segments(data, position))
     if scans > MAX_SCANS:
         raise UnreadableImage(f"not read: {scans} scans, and {MAX_SCANS} is the limit; save it again")
-    return scans
+    if scans > 1:
+        _check_coefficients(frame)
 
 
 def _without_metadata(data: bytes) -> bytes:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from dinoscope.data.grey_range import Window
-from dinoscope.data.images import UnreadableImage, decode
-from dinoscope.data.sources import ImageFolder, find_images, find_split, first_to_last, resolve_split
+from dinoscope.data.images import UnreadableImage
+from dinoscope.data.sources import ImageSource, Source, find_images, find_split, first_to_last, resolve_split
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.explain.attention import attention_maps, prepare
 from dinoscope.explain.history import Snapshot, begin, keep_snapshot
@@ -34,31 +34,36 @@ MAX_ASPECT = 4
 """Length over width beyond which only the middle of an image is shown: the time grows with the square of it."""
 
 
-def evenly_spaced(folder: ImageFolder, limit: int) -> ImageFolder:
-    """Return at most `limit` images, evenly spaced in the folder's order, so that every class is there."""
-    return folder if len(folder) <= limit else folder.subset(first_to_last(len(folder), limit))
+def evenly_spaced(images: Source, limit: int) -> Source:
+    """Return at most `limit` images, evenly spaced in their order, so that every class is there."""
+    return images if len(images) <= limit else images.subset(first_to_last(len(images), limit))
 
 
 @dataclass
 class OnlineKNN(Listener):
-    """k-NN top-1 (k = 20) of the evaluated backbone, if the folder has labels.
+    """k-NN top-1 (k = 20) of the evaluated backbone, if the images have labels.
 
     Queries are the images of the val split; if there is none, each training image is a query and all others are its
     gallery. With a val split and no train split nothing is measured, because training reads the images of both.
+
+    source: the training images, if they are not those of the run's folder; there is no val split then.
     """
 
     k: int = 20
-    gallery: ImageFolder | None = None
-    queries: ImageFolder | None = None
+    source: ImageSource | None = None
+    gallery: ImageSource | None = None
+    queries: ImageSource | None = None
 
     def started(self, start: RunStart) -> None:
         """Find the labelled images."""
-        validation = find_split(start.config.data, "val")
-        if validation is not None and find_split(start.config.data, "train") is None:
-            logger.info("no online k-NN: %s has a val split and no train split", start.config.data)
-            return
-        gallery = find_images(resolve_split(start.config.data, "train"))
-        queries = find_images(validation) if validation else None
+        gallery, queries = self.source, None
+        if gallery is None:
+            validation = find_split(start.config.data, "val")
+            if validation is not None and find_split(start.config.data, "train") is None:
+                logger.info("no online k-NN: %s has a val split and no train split", start.config.data)
+                return
+            gallery = find_images(resolve_split(start.config.data, "train"))
+            queries = find_images(validation) if validation else None
         if gallery.labels is None:
             return
         self.gallery = evenly_spaced(gallery, MAX_GALLERY)
@@ -84,19 +89,23 @@ class AttentionSnapshots(Listener):
     They show objects emerge. `explain.attention_history` describes what is kept.
 
     Args:
-        count: number of images, evenly spaced in the training folder.
+        count: number of images, evenly spaced in the training images.
+        source: the training images, if they are not those of the run's folder.
     """
 
-    def __init__(self, count: int = 6) -> None:
-        self.count = count
+    def __init__(self, count: int = 6, source: ImageSource | None = None) -> None:
+        self.count, self.source = count, source
         self.names: tuple[str, ...] = ()
         self.images: list[np.ndarray] = []
         self.run: Path | None = None
 
     def started(self, start: RunStart) -> None:
         """Choose and read the images; draw their attention before the first step."""
-        folder = evenly_spaced(find_images(resolve_split(start.config.data, "train")), self.count)
-        images = {folder.paths[position]: image for position, image in readable_images(folder, start.config.window)}
+        training = self.source
+        if training is None:
+            training = find_images(resolve_split(start.config.data, "train"))
+        chosen = evenly_spaced(training, self.count)
+        images = {chosen.key(position): image for position, image in readable_images(chosen, start.config.window)}
         self.names, self.images = tuple(images), list(images.values())
         if not (self.images and start.config.evaluate_every):
             return
@@ -132,14 +141,14 @@ class AttentionSnapshots(Listener):
             logger.warning("the attention snapshot after step %d is not kept: %s", steps, error)
 
 
-def readable_images(folder: ImageFolder, window: Window | None) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the images that can be decoded, with their positions in the folder.
+def readable_images(source: ImageSource, window: Window | None) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the images that can be decoded, with their positions in the source.
 
     uint8 [height, width, 3]; of a long strip, the middle (`MAX_ASPECT`).
     """
-    for position in range(len(folder)):
+    for position in range(len(source)):
         with contextlib.suppress(UnreadableImage):
-            yield position, without_ends(decode(folder.path(position), window=window), MAX_ASPECT).copy()
+            yield position, without_ends(source.read(position).rgb(window), MAX_ASPECT).copy()
 
 
 def mean_map(backbone: Backbone, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
