@@ -17,6 +17,7 @@ from dinoscope.evaluation.statistics import OverSeeds, over_seeds
 from dinoscope.study.effects import (
     CONFIDENCE,
     KNN,
+    LOGGED,
     MIN_RANKED,
     RANK,
     AblationResult,
@@ -141,7 +142,7 @@ def csv_rows(result: AblationResult) -> Iterator[tuple[str, ...]]:
 
 
 def _measured(result: AblationResult) -> list[str]:
-    return [name for name in measures() if any(name in run.metrics for run in result.runs)]
+    return [name for name in measures() if name in LOGGED or any(name in run.metrics for run in result.runs)]
 
 
 # The whole study in words
