@@ -347,20 +347,3 @@ def test_a_table_of_another_name_and_no_out(images: Path, capsys: pytest.Capture
     assert "did you mean davis-table" in capsys.readouterr().err
     assert main(["reproduce", "voc-table", "--data", str(images)]) == 2
     assert "give --out FOLDER" in capsys.readouterr().err
-
-
-def test_help_comes_without_loading_torch() -> None:
-    import os
-    import subprocess
-    import sys
-
-    code = (
-        "import sys\n"
-        "from dinoscope.cli import reproduce\n"
-        "try: reproduce.main(['--help'])\n"
-        "except SystemExit as end: assert end.code == 0\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert "--dry-run" in output.stdout

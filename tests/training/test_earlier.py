@@ -12,6 +12,7 @@ from dinoscope.study.gather import Measuring
 
 from dinoscope import checkpoint
 from dinoscope.evaluation.base import Context
+from dinoscope.evaluation.compare import Measuring
 from dinoscope.evaluation.results import kept, kept_names
 from dinoscope.methods import method_name
 from dinoscope.models.backbone import BACKBONES

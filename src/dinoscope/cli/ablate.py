@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from dinoscope.cli.build import parse
+from dinoscope.cli.command import Command, command_line
 from dinoscope.cli.study import (
     Execution,
     check_execution,
@@ -41,7 +40,7 @@ class Options:
     measured of them are kept. Writes ablation.md, .csv, .json and .html to OUT, and run folders to OUT/runs.
     """
 
-    study: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STUDY")]
+    study: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STUDY")] = ""
     """NAME or FILE.toml."""
     data: Path | None = None
     """Folder of images; with train/CLASS/... and val/CLASS/... for accuracy."""
@@ -68,17 +67,11 @@ class Options:
     execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
 
 
-def main(argv: list[str]) -> int:
+def run(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
     """Run a study; return 0 when all runs came to their end, 1 where some failed, 130 where a signal stopped it."""
-    if not argv:
+    if not options.study:
         print(_listing())
         return 0
-    options = parse(
-        Options,
-        args=argv,
-        prog="dinoscope ablate",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
-    )
     study = find_study(options)
     if options.show:
         from dinoscope.study.definition import to_toml
@@ -95,7 +88,7 @@ def main(argv: list[str]) -> int:
         images = sum(run.steps_left * run.config.batch_size for run in runs)
         print(f"{len(runs)} runs, {images:,} images still to be seen.")
         return 0
-    return _run(plan, runs, evaluating, options, f"dinoscope ablate {shlex.join(argv)}")
+    return _run(plan, runs, evaluating, options, command_line())
 
 
 def find_study(options: Options) -> StudyDefinition:
@@ -256,3 +249,9 @@ def _show(result: AblationResult, out: Path) -> None:
         say(line)
     names = ", ".join(str(path.relative_to(out)) for path in files if path.parent == out)
     console.print(f"written to {out}: {names}", highlight=False, markup=False, soft_wrap=True)
+
+
+run.__doc__ = Options.__doc__
+COMMANDS = {
+    "ablate": Command("which parts of a method matter: the paper's ablation studies, or your own; resumable", run)
+}

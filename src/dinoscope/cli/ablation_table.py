@@ -19,7 +19,7 @@ def show(result: AblationResult, console: Console) -> None:
 
     Raises UserError where a variant has two runs of one seed.
     """
-    from dinoscope.cli.compare import rich_table
+    from dinoscope.cli.console import rich_table
     from dinoscope.study.effects import arrange
     from dinoscope.study.reading import axis_reading, axis_table, study_reading
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from dinoscope.cli.extraction import ExtractionOptions
+from dinoscope.cli.command import ExtractionOptions
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:

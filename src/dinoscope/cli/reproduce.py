@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from dinoscope.cli.build import parse
+from dinoscope.cli.command import Command
 from dinoscope.errors import UserError, lookup
 
 if TYPE_CHECKING:
@@ -72,11 +72,8 @@ class Options:
     """imagenet-table: processes that read images; -1 chooses. The figures do not depend on it."""
 
 
-def main(argv: list[str]) -> int:
+def run_table(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
     """Check, fetch, measure, write, print. Raises UserError."""
-    options = parse(
-        Options, args=argv, prog="dinoscope reproduce", config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
-    )
     from dinoscope.cli.console import progress_bar
     from dinoscope.study import reproduce
     from dinoscope.system import pick_device
@@ -152,8 +149,7 @@ def _held(out: Path) -> tuple[str, set[str]] | None:
 def _show(table: Table) -> None:
     from rich.markup import escape
 
-    from dinoscope.cli.compare import rich_table
-    from dinoscope.cli.console import Console
+    from dinoscope.cli.console import Console, rich_table
 
     console = Console()
     console.print(rich_table(table))
@@ -161,3 +157,11 @@ def _show(table: Table) -> None:
         console.print(f"[bold]{number}[/bold] {escape(note)}", highlight=False, soft_wrap=True)
     for remark in table.remarks:
         console.print(escape(remark), highlight=False, soft_wrap=True, style="dim")
+
+
+run_table.__doc__ = Options.__doc__
+COMMANDS = {
+    "reproduce": Command(
+        "run published tables (ImageNet, VOC, DAVIS) again with the released weights, on your data", run_table
+    )
+}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,20 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from dinoscope.cli.build import parse
+from dinoscope.cli.command import Command, command_line
 from dinoscope.errors import UserError, lookup
 
 if TYPE_CHECKING:
     from dinoscope.study.plan import PlannedRun
     from dinoscope.study.run import Runner, RunStatus, StudyResult, Watch
     from dinoscope.training.config import RunConfig
-
-DESCRIPTION = """\
-{help}
-
-Started again with the same options, a study goes on where it was stopped or killed; finished runs are not repeated.
-Each run leaves a run folder OUT/runs/NAME and, beside it, NAME.log with what it printed.
-"""
 
 
 @dataclass(frozen=True)
@@ -72,9 +64,9 @@ class Execution:
 class SmallComparison:
     """Options of the small comparison."""
 
-    data: Path
+    data: Path | None = None
     """Folder of images, with train/CLASS/... and val/CLASS/... for k-NN and supervised training."""
-    out: Path
+    out: Path | None = None
     """Folder of the study."""
     methods: tuple[str, ...] = ()
     """Names; all methods where left out."""
@@ -131,10 +123,10 @@ def small_comparison_configs(options: SmallComparison) -> list[RunConfig]:
 
 def compare_all(runs: Sequence[Path], options: SmallComparison) -> None:
     """Measure all runs on the study's data and write the table to OUT/comparison, in place of an earlier one."""
-    from dinoscope.cli import compare
+    from dinoscope.cli import call
 
     places = ["--data", str(options.data), "--out", str(options.out / "comparison"), "--overwrite"]
-    compare.main([*map(str, runs), *places, "--device", options.execution.device])
+    call("compare", [*map(str, runs), *places, "--device", options.execution.device])
 
 
 STUDIES = {
@@ -147,22 +139,17 @@ STUDIES = {
 }
 
 
-def main(argv: list[str]) -> int:
+def run(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
     """Run a study; return 0 when all runs are finished, 1 where some failed, 130 where a signal stopped it."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if not options.study:
         width = max(map(len, STUDIES))
         lines = [f"  {name:<{width}}  {study.help}" for name, study in STUDIES.items()]
         print("usage: dinoscope study NAME --data DIR --out DIR [options]   (dinoscope study NAME --help)\n")
         print("\n".join(lines))
         return 0
-    study = lookup("study", argv[0], STUDIES)
-    options = parse(
-        study.options,
-        args=argv[1:],
-        prog=f"dinoscope study {argv[0]}",
-        description=DESCRIPTION.format(help=study.help.capitalize()),
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    study = lookup("study", options.study, STUDIES)
+    if options.data is None or options.out is None:
+        raise UserError(f"{'--data, the folder of images,' if options.data is None else '--out'} is missing")
     execution: Execution = options.execution
     check_execution(execution)
     from dinoscope.cli.console import progress_bar
@@ -177,13 +164,13 @@ def main(argv: list[str]) -> int:
     from dinoscope.cli.worker import COMMAND
 
     result = run_all(runs, make_runner(COMMAND, options.out, execution))
-    return conclude(result, study, options, f"dinoscope study {shlex.join(argv)}")
+    return conclude(result, study, options, command_line())
 
 
 def run_all(runs: Sequence[PlannedRun], runner: Runner, watch: Watch = lambda _: None) -> StudyResult:
     """All runs, with the table while it lasts, and printed once at the end. watch: looks at them as well."""
     from dinoscope.cli.console import Console
-    from dinoscope.cli.study_table import StudyTable
+    from dinoscope.cli.progress import StudyTable
     from dinoscope.study.run import execute
 
     with StudyTable({run.config.out.name: run.steps for run in runs}) as table:
@@ -308,3 +295,7 @@ def check_execution(execution: Execution) -> None:
     """Raises UserError for options out of range."""
     if execution.jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {execution.jobs}")
+
+
+run.__doc__ = Options.__doc__
+COMMANDS = {"study": Command("many trainings as one: compare the methods; resumable, here or on SLURM", run)}

@@ -340,12 +340,12 @@ class Measuring:
 
     data: Path | None = None
     fraction: float = 1.0
-    evaluations: tuple[str, ...] | None = None
-    places: Mapping[str, Path] = field(default_factory=dict[str, Path])
     skip: frozenset[str] = frozenset()
     context: Context = field(default_factory=Context)
     throughput: ThroughputConfig = field(default_factory=ThroughputConfig)
     watch: Watch = unwatched
+    evaluations: tuple[str, ...] | None = None
+    places: Mapping[str, Path] = field(default_factory=dict[str, Path])
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -992,8 +992,8 @@ def _remarks(comparison: Comparison, intervals: bool = False) -> list[str]:
     """Return how the figures of most rows came about; those of others are in the notes."""
     remarks = _how_sure(comparison, intervals)
     for name in comparison.evaluations:
-        if protocol := usual_protocol(comparison.rows, name):
-            remarks.append(f"{EVALUATIONS[name].columns[0].title}: {EVALUATIONS[name].protocol_line(protocol)}")
+        if line := _protocol_line(comparison, name):
+            remarks.append(f"{EVALUATIONS[name].columns[0].title}: {line}")
     if any(len(row.entries) > 1 for row in comparison.rows):
         remarks.append("n: runs that differ in the seed alone; mean ± standard deviation of the sample")
     return remarks
@@ -1017,11 +1017,16 @@ def _how_sure(comparison: Comparison, intervals: bool) -> list[str]:
 
 def speed_line(comparison: Comparison) -> str:
     """Return what the figures of speed rest on, in words; "" if there are none."""
-    protocol = usual_protocol(comparison.rows, "throughput")
-    if protocol is None:
-        return ""
-    line = EVALUATIONS["throughput"].protocol_line(protocol)
-    return f"images per second of the forward pass, images in memory, {line}"
+    line = _protocol_line(comparison, "throughput")
+    return f"images per second of the forward pass, images in memory, {line}" if line else ""
+
+
+def _protocol_line(comparison: Comparison, evaluation: str) -> str:
+    """Return how the figures of most rows came about; "" if there are none, or they are too old to tell."""
+    protocol = usual_protocol(comparison.rows, evaluation)
+    with contextlib.suppress(KeyError):
+        return EVALUATIONS[evaluation].protocol_line(protocol) if protocol else ""
+    return ""
 
 
 def csv_rows(comparison: Comparison, published: bool) -> list[list[str]]:

@@ -872,10 +872,9 @@ def examples(results: Sequence[Result], models: Sequence[Model], ends: int, cont
 
 def _frames_of(model: Model, result: Result) -> Frames:
     """Return the kept masks of a result, under whichever name it is kept."""
-    if model.home is None:
-        return {}
-    names = kept_names(model.home, "davis")
-    return next((frames for name in names if (frames := kept_frames(model.home, name, result))), {})
+    homes = dict.fromkeys(home for home in (model.home, model.path) if home is not None)
+    kept = ((home, name) for home in homes for name in kept_names(home, "davis"))
+    return next((frames for home, name in kept if (frames := kept_frames(home, name, result))), {})
 
 
 def _frame_rows(

@@ -1111,7 +1111,7 @@ def examples(results: Sequence[Result], models: Sequence[Model], ends: int, cont
                 models[begin : begin + ABREAST], images, config, progress, keep_masks=True, context=context
             )
         rows = [_tiles(part, place) for place in range(len(part.used))]
-        sheets.append(Sheet("pictures", tuple(rows), caption))
+        sheets.append(Sheet(f"pictures-{len(sheets) + 1:02d}", tuple(rows), caption))
     return sheets
 
 
@@ -1137,6 +1137,18 @@ def _tiles(result: VocResult, place: int) -> tuple[Tile, ...]:
     return tuple(tiles)
 
 
+def _csv(results: Labelled) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return a row for each image and model, shares in [0, 1] at the chosen mass; empty if there is no figure."""
+    rows: list[tuple[str, ...]] = []
+    for label, result in results:
+        items, mass = result.items or Items((), {}), f"{result.protocol['mass']:g}"
+        for place, image in enumerate(items.names):
+            figures = (items.figures.get(PREFIX + name) for name in FIGURES)
+            values = ("" if each is None else f"{each[place] / 100:.6f}" for each in figures)
+            rows.append((image, label, items.facts["classes"][place] if items.facts else "", mass, *values))
+    return ("image", "model", "classes", "mass", *FIGURES), rows
+
+
 def _file_name(config: Any, protocol: Mapping[str, Any]) -> str:
     return variant_name("voc", protocol["map"], protocol["block"], protocol["limit"])
 
@@ -1159,5 +1171,6 @@ EVALUATION = Evaluation(
     tables=tables,
     charts=charts,
     examples=examples,
+    csv=_csv,
     has_published=has_published,
 )
