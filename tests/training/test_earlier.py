@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from dinoscope.study.gather import Measuring
 
 from dinoscope import checkpoint
 from dinoscope.evaluation.base import Context
