@@ -77,8 +77,8 @@ _ROUNDING = 1e-9
 class AblationRun:
     """What came of one variant with one seed.
 
-    state: "stopped" was ended by a rule of early stopping; "collapsed" and "failed" are results too; an "unfinished" run
-        is in no result and can be continued.
+    state: "stopped" was ended by a rule of early stopping; "collapsed" and "failed" are results too; an "unfinished"
+        run is in no result and can be continued.
     diagnosis: in words, why it is not simply finished; "" if it is.
     metrics: by key of `measures()`; what was not measured is absent.
     curves: values logged while it trained (loss, teacher_entropy, ...).
