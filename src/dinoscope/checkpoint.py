@@ -15,12 +15,12 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from dinoscope import __version__
 from dinoscope.config import from_dict, to_dict
@@ -64,7 +64,7 @@ class Checkpoint:
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write one safetensors file whose header carries `metadata` as JSON. Whole or not at all.
 
-    Raises OSError where the disk is full or read-only; a file that stood at `path` before is then untouched.
+    Raises OSError if the disk is full or read-only; a file that stood at `path` before is then untouched.
     """
     text = json.dumps({"version": __version__, **metadata})
     contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
@@ -129,7 +129,7 @@ def _check_checksums(
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """State of an optimiser as flat tensors ("3.exp_avg") and its parameter groups as plain values."""
+    """Return the state of an optimiser as flat tensors ("3.exp_avg") and its parameter groups as plain values."""
     state = optimizer.state_dict()
     tensors = {
         f"{index}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
@@ -154,19 +154,14 @@ def restore_optimizer(
 def export_backbone(folder: Path, backbone: Backbone, origin: Mapping[str, Any] | None = None) -> None:
     """Write `backbone.safetensors` (the network's own key names, as in timm) and `backbone.json`.
 
-    origin: plain JSON values that say where the weights are from; kept in both files.
+    origin: plain JSON values about the source of the weights; kept in both files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     settings: dict[str, Any] = {"backbone": to_dict(without_drop_path(backbone.config))}
     if origin is not None:
         settings["origin"] = dict(origin)
-    save(folder / BACKBONE_WEIGHTS, _network(backbone).state_dict(), settings)
+    save(folder / BACKBONE_WEIGHTS, backbone.net.state_dict(), settings)
     write_text(folder / BACKBONE_SETTINGS, json.dumps({"version": __version__, **settings}, indent=2) + "\n")
-
-
-def _network(backbone: Backbone) -> nn.Module:
-    """The timm network inside, whose weights are what an export holds."""
-    return cast(nn.Module, backbone.net)
 
 
 def weights_hash(backbone: Backbone) -> str:
@@ -176,7 +171,7 @@ def weights_hash(backbone: Backbone) -> str:
     for later in ("position_size", "window"):  # results from before these settings stay those of their weights
         if config[later] is None:
             del config[later]
-    digest.update(json.dumps(config, sort_keys=True).encode())
+    digest.update(json.dumps(config, sort_keys=True).encode() + backbone.signature.encode())
     for name, tensor in sorted(backbone.state_dict().items()):
         digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
@@ -187,7 +182,7 @@ def load_backbone(path: Path) -> Backbone:
     """Build and load the backbone of a run folder, an exported folder, or a checkpoint or weights file.
 
     Returned in evaluation mode, on the CPU, without stochastic depth.
-    Raises UserError where `path` holds no model.
+    Raises UserError if `path` holds no model.
     """
     file = find_weights(path)
     metadata = read_metadata(file)
@@ -202,20 +197,20 @@ def load_backbone(path: Path) -> Backbone:
     config = without_drop_path(from_dict(BackboneConfig, checkpoint.metadata["backbone"], str(file)))
     check_fit(config, tensors, file)
     backbone = build_backbone(config)
-    load_strictly(_network(backbone), tensors, file)
+    load_strictly(backbone.net, tensors, file)
     return backbone.eval()
 
 
 def read_metadata(file: Path) -> dict[str, Any]:
-    """Metadata of a file without its tensors."""
+    """Return the metadata of a file without its tensors."""
     return load(file, prefix="\0").metadata
 
 
 def find_weights(path: Path) -> Path:
-    """The weights file that `path` stands for: itself, an exported one, a run's newest checkpoint that is not damaged,
-    or the file in a folder of a model hub.
+    """Return the weights file that `path` stands for: itself, an exported one, that of a model hub's folder, or a run's
+    newest checkpoint that is not damaged.
 
-    Raises UserError where there is none.
+    Raises UserError if there is none.
     """
     if path.is_file():
         return path
@@ -237,7 +232,7 @@ def find_weights(path: Path) -> Path:
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint of a `checkpoints` folder, or None."""
+    """Return the newest checkpoint of a `checkpoints` folder, or None."""
     return next(iter(_newest_first(folder)), None)
 
 
@@ -246,7 +241,7 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def newest_whole(folder: Path) -> tuple[Path | None, dict[Path, str]]:
-    """The newest checkpoint of a `checkpoints` folder that is not damaged, and what is wrong with each newer one.
+    """Return the newest checkpoint of a `checkpoints` folder that is not damaged, and the faults of each newer one.
 
     Raises UserError if there are checkpoints and all of them are damaged.
     """
@@ -273,7 +268,7 @@ def _read_once(path: Path, changed: int, size: int) -> None:
 
 
 def newest_metadata(folder: Path) -> dict[str, Any] | None:
-    """Metadata of the newest checkpoint whose header can be read, or None without any; tensors are not compared.
+    """Return the metadata of the newest checkpoint whose header can be read, or None without any checkpoint.
 
     Raises UserError if there are checkpoints and no header can be read.
     """
@@ -294,7 +289,7 @@ def newest_metadata(folder: Path) -> dict[str, Any] | None:
 
 
 def step_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint after `step` optimiser steps is kept; names sort by step."""
+    """Return where the checkpoint after `step` optimiser steps is kept; names sort by step."""
     return folder / f"step-{step:09d}.safetensors"
 
 

@@ -9,7 +9,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -103,13 +103,13 @@ class Model:
 
 @contextlib.contextmanager
 def say_once(what: str) -> Iterator[Callable[[int, int], None]]:
-    """One line instead of progress: a download is never silent."""
+    """Log one line instead of progress: a download is never silent."""
     _log.warning("%s", what)
     yield lambda _, __: None
 
 
 def unwatched(_: str) -> AbstractContextManager[Callable[[int, int], None]]:
-    """Nobody hears of the progress."""
+    """Report no progress."""
     return contextlib.nullcontext(lambda _, __: None)
 
 
@@ -135,7 +135,7 @@ def load_models(names: Sequence[str | Model], watch: Watch = say_once) -> list[M
 
 
 def folder_names(labels: Sequence[str]) -> list[str]:
-    """Names of folders for labels that may hold anything; those that would meet are numbered."""
+    """Return names of folders for labels that may hold anything; equal ones are numbered."""
     names: list[str] = []
     for label in labels:
         plain = re.sub(r"[^\w.+-]+", "-", label).strip("-.") or "model"
@@ -213,7 +213,6 @@ def _trained_method(values: Any) -> str:
 
 
 def _without_run(model: Model) -> Model:
-    """Complete a model of which only the weights are known."""
     said = str((model.origin or {}).get("method", ""))
     keys = {display.title.casefold(): key for key, display in DISPLAY.items()} | {key: key for key in DISPLAY}
     method = keys.get(said.casefold(), said or model.label)
@@ -221,14 +220,13 @@ def _without_run(model: Model) -> Model:
 
 
 def random_backbone(config: BackboneConfig, seed: int = SEED) -> Backbone:
-    """The network with fresh weights, the same ones every time, in evaluation mode; torch's generator is left alone."""
+    """Return the network with fresh weights, always the same, in evaluation mode; torch's generator is left alone."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         return build_baseline(config).eval()
 
 
 def _released(name: str, watch: Watch) -> Model:
-    """The weights of that name in the catalogue."""
     release = CATALOGUE[name]
     if is_cached(release):
         path = fetch(name, release)
@@ -279,7 +277,7 @@ def wrap(
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether it is a file that dinoscope did not write."""
+    # Whether it is a file that dinoscope did not write.
     if not path.is_file():
         return False
     if path.suffix != ".safetensors":
@@ -288,22 +286,19 @@ def _is_foreign(path: Path) -> bool:
         with safe_open(path, framework="pt") as file:
             return checkpoint.METADATA_KEY not in (file.metadata() or {})
     except (SafetensorError, OSError):
-        return False  # whoever loads it says what is wrong
+        return False  # the error comes when it is loaded
 
 
 def _unknown(name: str) -> str:
-    """There is nothing of that name: the nearest ones that there are."""
     if len(Path(name).parts) > 1:
         return f"there is no file or folder {name}"
     near = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.6)
-    hint = (
-        f"; did you mean the released {' or '.join(near)}?" if near else "; `dinoscope models` lists released weights"
-    )
-    return f"there is no file or folder {name}{hint}"
+    hint = f"did you mean the released {' or '.join(near)}?" if near else "`dinoscope models` lists released weights"
+    return f"there is no file or folder {name}; {hint}"
 
 
 def _config(name: str) -> BackboneConfig:
-    """Config of a network of `BACKBONES`, for the image size that ends its name, or of a model, released ones too."""
+    # Of a network, for the image size that ends its name, or of a model.
     if name.startswith(TIMM):
         return timm_config(name)
     if name not in BACKBONES:
@@ -319,7 +314,7 @@ def _config(name: str) -> BackboneConfig:
 
 
 def short_name(path: Path) -> str:
-    """Name of the folder that a person gave the model; of RUN/exported that of RUN; of a file of others its own."""
+    """Return the name of the folder that a person gave the model; for a file of others the name of the file."""
     if _is_foreign(path):
         return path.name.partition(".")[0]
     path = path.resolve()
@@ -329,40 +324,33 @@ def short_name(path: Path) -> str:
 
 
 def distinct(labels: Sequence[tuple[str, Path | None]]) -> list[str]:
-    """Labels of which no two are the same, from labels and the paths that they stand for.
+    """Return unique labels, from labels and the paths that they stand for.
 
-    Those that are shared get as much of the path before them as tells them apart, else a number.
+    Shared ones get as much of their path as tells them apart, else a number.
     """
-    count = Counter(label for label, _ in labels)
-    parts = {path: _telling_parts(path) for _, path in labels if path is not None}
+    shared = {label for label, count in Counter(label for label, _ in labels).items() if count > 1}
     told: list[str] = []
     for label, path in labels:
-        if count[label] > 1 and path is not None:
-            others = [parts[other] for each, other in labels if each == label and other is not None]
-            told.append(_shortest(parts[path], [other for other in others if other != parts[path]]))
-        else:
-            told.append(label)
-    seen: Counter[str] = Counter()
-    for index, label in enumerate(told):
-        seen[label] += 1
-        if seen[label] > 1:
-            told[index] = f"{label} ({seen[label]})"
-    return told
+        if label in shared and path is not None:
+            others = {_chosen_parts(other) for each, other in labels if each == label and other is not None}
+            label = _shortest_end(_chosen_parts(path), others - {_chosen_parts(path)})
+        told.append(label)
+    numbers = [told[: index + 1].count(label) for index, label in enumerate(told)]
+    return [label if number == 1 else f"{label} ({number})" for label, number in zip(told, numbers, strict=True)]
 
 
-def _telling_parts(path: Path) -> tuple[str, ...]:
-    """Parts of the whole path that a person chose: of RUN/checkpoints/step-9.safetensors, RUN and step-9."""
+def _chosen_parts(path: Path) -> tuple[str, ...]:
+    # Of the whole path what a person chose: of RUN/checkpoints/step-9.safetensors, RUN and step-9.
     path = path.resolve()
     path = path.with_suffix("") if path.is_file() else path
     return tuple(part for part in path.parts[1:] if part not in ("exported", "checkpoints"))
 
 
-def _shortest(parts: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
-    """The end of `parts`, two of them or more, that is the end of none of the others."""
-    for length in range(2, len(parts)):
-        if all(other[-length:] != parts[-length:] for other in others):
-            return "/".join(parts[-length:])
-    return "/".join(parts)
+def _shortest_end(parts: tuple[str, ...], others: Set[tuple[str, ...]]) -> str:
+    # Two parts or more, so that no other path ends with them.
+    lengths = range(2, len(parts))
+    length = next((n for n in lengths if all(other[-n:] != parts[-n:] for other in others)), len(parts))
+    return "/".join(parts[-length:])
 
 
 def _is_untrained(name: str | Model) -> bool:

@@ -163,7 +163,7 @@ def test_a_run_folder_keeps_its_figures_and_a_part_of_the_images_not_in_their_pl
     assert len(kept["protocol"]["fixed_heads"]) == 2
     monkeypatch.chdir(data)
     assert run(Path("VOCdevkit"), "--limit", 2, models=(run_folder,)) == 0
-    assert "--limit 2: 2 of 6 images" in capsys.readouterr().out
+    assert "Only 2 of the images, evenly spaced (--limit 2)" in capsys.readouterr().out
     part = json.loads((run_folder / "evaluations" / "voc-2.json").read_text())
     assert (part["protocol"]["limit"], part["protocol"]["images"]) == (2, 2)
     assert part["protocol"]["data"] == kept["protocol"]["data"]  # absolute, wherever the command ran
@@ -188,7 +188,7 @@ def test_what_is_left_out_is_said(data: Path, tmp_path: Path, capsys: pytest.Cap
     said = "2 of 6 images are left out: 1 mask missing, 1 image unreadable. The first: 2012_000001 has no mask."
     assert said in capsys.readouterr().out
     left_out = json.loads((tmp_path / "out" / "voc.json").read_text())["left_out"]
-    assert [fault["name"] for fault in left_out] == ["2012_000001", "2012_000003"]
+    assert list(left_out["random resnet_micro"]) == ["2012_000001", "2012_000003"]
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_a_finished_run_is_reported(tmp_path) -> None:
 
 def test_an_ablation_study_is_read() -> None:
     result = read_result(EARLIER / "study" / "ablation.json")
-    assert [(run.variant.label, run.state) for run in result.runs] == [("base", "finished"), ("8", "finished")]
+    assert [(run.variant.label, run.state) for run in result.runs] == [("baseline", "finished"), ("8", "finished")]
     for run in ("base-s0", "outputs-8-s0"):
         known = read_circumstances(EARLIER / "study" / "runs" / run)
         assert known.code[0].startswith("0.1.0, commit 6d2a0c1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, field, fields, make_dataclass
 from json import dumps
@@ -26,6 +27,7 @@ from dinoscope.tables import Table
 from dinoscope.types import Result
 
 TABLE = "table.md"
+_PAGE = re.compile(r"pictures-\d{2,}\.png")
 
 DATA = {
     "labels": "Folder with train/CLASS/... and val/CLASS/..., or only CLASS/...",
@@ -49,7 +51,7 @@ def command(evaluation: Evaluation) -> Command:
     options = make_dataclass(
         "Options",
         [
-            ("model", ModelNames),
+            ("model", ModelNames, ()) if evaluation.needs_no_model else ("model", ModelNames),
             ("data", _explained(Path | None, DATA[evaluation.needs]), None),
             ("config", tyro.conf.OmitArgPrefixes[evaluation.config], field(default_factory=evaluation.config)),
             *((name, _explained(kind, text), default) for name, kind, default, text in OUTPUT),
@@ -82,18 +84,19 @@ def run(evaluation: Evaluation, options: Any) -> None:
         raise UserError(f"--pictures must be 0 or more, not {pictures}")
     if pictures and out is None:
         raise UserError("--pictures needs a folder to go to: add --out")
+    pages: list[str] = []
     if out is not None:
-        names = [TABLE, f"{evaluation.name}.json", f"{evaluation.name}.csv"]
+        pages = [path.name for path in out.glob("pictures-*.png") if _PAGE.fullmatch(path.name)]
+        names = [TABLE, f"{evaluation.name}.json", f"{evaluation.name}.csv", *pages]
         claim(out, names, overwrite=options.overwrite)
     context = options.extraction.context(out=out, overwrite=options.overwrite)
-    if not options.model and not getattr(options.config, "results", ()):
-        raise UserError("no model: give --model RUN")
     models = load_models(options.model, progress_bar) if options.model else []
     results = measure(evaluation, models, options.data, options.config, context)
     labelled = list(zip(_labels(models, results), results, strict=True))
     if out is not None:
         written = write_all(out, _files(evaluation, labelled, published=published))
         sheets = evaluation.examples(results, models, pictures, context) if pictures and evaluation.examples else []
+        write_all(out, dict.fromkeys(pages).items())  # those of an earlier, longer series go
         mark(out, [f"{sheet.name}.png" for sheet in sheets])
         for sheet in sheets:
             write_png(out / f"{sheet.name}.png", sheet.pixels(note=sheet.caption))

@@ -212,11 +212,11 @@ def find_masked_images(data: Path, masks: Path | None = None, split: str = "val"
 
     Raises UserError if nothing fits.
     """
-    found = _find_voc(data, split) if masks is None else _find_parallel(data, masks)
-    if not found.names:
-        first = f", such as {found.without_mask[0]}" if found.without_mask else ""
-        raise UserError(f"{data}: none of {len(found.without_mask)} images has a mask{first}")
-    return found
+    masked = _find_voc(data, split) if masks is None else _find_parallel(data, masks)
+    if not masked.names:
+        first = f", such as {masked.without_mask[0]}" if masked.without_mask else ""
+        raise UserError(f"{data}: none of {len(masked.without_mask)} images has a mask{first}")
+    return masked
 
 
 def find_masks(files: Sequence[Path], masks: Path) -> MaskedImages:
@@ -228,10 +228,10 @@ def find_masks(files: Sequence[Path], masks: Path) -> MaskedImages:
     Raises UserError if it is not a folder, or no image has a mask.
     """
     folder, is_voc = _mask_folder(masks)
-    found = _paired(folder, masks.name, {str(file): (file, _mask_of(file, folder)) for file in files})
-    if not found.names:
+    masked = _paired(folder, masks.name, {str(file): (file, _mask_of(file, folder)) for file in files})
+    if not masked.names:
         raise UserError(f"--masks {masks}: there is no mask of any image; looked for {files[0].stem}.png and the like")
-    return found if is_voc else _with_meaning(found)
+    return masked if is_voc else _with_meaning(masked)
 
 
 def _mask_folder(masks: Path) -> tuple[Path, bool]:
@@ -290,17 +290,17 @@ def _find_parallel(data: Path, masks: Path) -> MaskedImages:
                 f"{data}: {other.name} and {file.name} would share one mask. Give every image a name of its own, "
                 "and keep masks in a folder apart from the images"
             )
-    found = _paired(data, data.name, pairs)
-    return found if is_voc else _with_meaning(found)
+    masked = _paired(data, data.name, pairs)
+    return masked if is_voc else _with_meaning(masked)
 
 
-def _with_meaning(found: MaskedImages) -> MaskedImages:
+def _with_meaning(masked: MaskedImages) -> MaskedImages:
     """Take 255 for the object if the first masks that can be read hold nothing but 0 and 255."""
     values: set[int] = set()
-    for mask in found.masks[:_LOOKED_AT]:
+    for mask in masked.masks[:_LOOKED_AT]:
         with contextlib.suppress(UserError):  # whoever asks for this mask gets the error
             values.update(np.unique(read_indices(mask)).tolist())
-    return replace(found, binary=values <= {BACKGROUND, VOID})
+    return replace(masked, binary=values <= {BACKGROUND, VOID})
 
 
 def _paired(root: Path, name: str, candidates: Mapping[str, tuple[Path, Path | None]]) -> MaskedImages:
@@ -463,10 +463,10 @@ def _folders(folder: Path) -> list[str]:
 def _require_all(root: Path, resolution: str, listed: Sequence[str], present: Iterable[str], year: Year) -> None:
     """Refuse a list of which only a part is there: its figures would pass for those of the whole."""
     annotated = set(map(comparable, _folders(root / "Annotations" / resolution)))
-    there = [name for name in listed if comparable(name) in annotated.intersection(map(comparable, present))]
-    if len(there) < len(listed):
-        missing = [name for name in listed if name not in there]
-        offer = f"Name those that are there: --sequences {' '.join(there)}" if there else "None of them is there"
+    complete = [name for name in listed if comparable(name) in annotated.intersection(map(comparable, present))]
+    if len(complete) < len(listed):
+        missing = [name for name in listed if name not in complete]
+        offer = f"Name those that are there: --sequences {' '.join(complete)}" if complete else "None of them is there"
         raise UserError(
             f"{root}: {len(missing)} of the {len(listed)} sequences of {year} lack frames or annotations at "
             f"{resolution}, such as {missing[0]}. {offer}"

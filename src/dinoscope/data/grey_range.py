@@ -50,12 +50,12 @@ class ValueRange:
 
 
 def bits_window(bits: int) -> Window:
-    """The range of unsigned integers of so many bits."""
+    """Return the range of unsigned integers of so many bits."""
     return ((2**bits - 1) / 2, float(2**bits - 1))
 
 
 def range_of(values: Shaped[ndarray, "*shape"]) -> ValueRange | None:
-    """Return the range of the finite values, or None where there are none."""
+    """Return the range of the finite values, or None if there are none."""
     integral = values.dtype.kind in "iu"
     finite = values if integral else values[np.isfinite(values)]
     if finite.size == 0:
@@ -64,12 +64,14 @@ def range_of(values: Shaped[ndarray, "*shape"]) -> ValueRange | None:
 
 
 def joined(ranges: Iterable[ValueRange]) -> ValueRange | None:
-    """Return the range that holds all of them, or None where there are none."""
-    found = list(ranges)
-    if not found:
+    """Return the range that holds all of them, or None if there are none."""
+    ranges = list(ranges)
+    if not ranges:
         return None
     return ValueRange(
-        min(each.low for each in found), max(each.high for each in found), all(each.integral for each in found)
+        min(range.low for range in ranges),
+        max(range.high for range in ranges),
+        all(range.integral for range in ranges),
     )
 
 
@@ -119,19 +121,19 @@ def parse_window(text: str) -> Window:
 
 
 def check_window(window: Window) -> None:
-    """Raise UserError for a range that is none."""
+    """Raise UserError unless level and width are finite and the width is above 0."""
     level, width = window
     if not (np.isfinite(level) and np.isfinite(width) and width > 0):
         raise UserError(f"--window LEVEL,WIDTH needs finite numbers and a width above 0, not {level:g},{width:g}")
 
 
 def window_text(window: Window) -> str:
-    """A range as `parse_window` reads it."""
+    """Return a range as `parse_window` reads it."""
     return ",".join(repr(value).removesuffix(".0") for value in window)
 
 
 def describe(window: Window) -> str:
-    """A range for a person."""
+    """Return a range for a person."""
     level, width = window
     low, high = level - width / 2, level + width / 2
     bits = next((f", {bits} bits" for bits in _BIT_DEPTHS if bits_window(bits) == window), "")

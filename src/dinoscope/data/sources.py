@@ -310,9 +310,9 @@ def resolve_split(data: Path, split: Literal["train", "val"]) -> Path:
 
     Raises UserError if DATA is not a folder that can be read, or "val" is asked for and there is none.
     """
-    found = find_split(data, split)
-    if found is not None:
-        return found
+    folder = find_split(data, split)
+    if folder is not None:
+        return folder
     if split == "train":
         return data
     raise UserError(

@@ -72,8 +72,8 @@ class ViewsConfig:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        for name, least in (("num_global", 1), ("num_local", 0), ("global_size", 1), ("local_size", 1)):
-            self._check_number(name, least, math.inf)
+        for name, lowest in (("num_global", 1), ("num_local", 0), ("global_size", 1), ("local_size", 1)):
+            self._check_number(name, lowest, math.inf)
         for name in ("horizontal_flip", "vertical_flip", "jitter_probability", "grayscale"):
             self._check_number(name, 0, 1)
         for name in ("brightness", "contrast", "saturation"):
@@ -93,10 +93,10 @@ class ViewsConfig:
         """Views per image, global and local."""
         return self.num_global + self.num_local
 
-    def _check_number(self, name: str, least: float, most: float) -> None:
+    def _check_number(self, name: str, lowest: float, highest: float) -> None:
         value = getattr(self, name)
-        if not (least <= value <= most and value < math.inf):
-            allowed = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        if not (lowest <= value <= highest and value < math.inf):
+            allowed = f"at least {lowest}" if highest == math.inf else f"from {lowest} to {highest}"
             raise ValueError(f"{name} is {value}; allowed: {allowed}")
 
     def _check_probabilities(self, name: str) -> None:
@@ -107,10 +107,10 @@ class ViewsConfig:
                 "the other global views and the local views"
             )
 
-    def _check_range(self, name: str, most: float) -> None:
+    def _check_range(self, name: str, highest: float) -> None:
         values = getattr(self, name)
-        if not (0 < values[0] <= values[1] <= most and values[1] < math.inf):
-            limit = "" if most == math.inf else f" <= {most}"
+        if not (0 < values[0] <= values[1] <= highest and values[1] < math.inf):
+            limit = "" if highest == math.inf else f" <= {highest}"
             raise ValueError(f"{name} is {values}; allowed: (low, high) with 0 < low <= high{limit}")
 
 

@@ -52,7 +52,6 @@ class Context:
     listed: labelled images that were found already; see `labelled`.
     finished: told of each model's result as soon as it is there; returns the name under which it is kept, if it is.
     out, overwrite: the folder for what is made besides results, as masks of every frame; None makes nothing.
-    masks: folder of the masks of images that examples are drawn of, if the data do not hold them.
     """
 
     device: torch.device | None = None
@@ -67,7 +66,6 @@ class Context:
     finished: Callable[[Model, Result], str | None] = lambda _, __: None
     out: Path | None = None
     overwrite: bool = False
-    masks: Path | None = None
     listed: dict[Any, tuple[ImageFolder, ImageFolder | None]] = field(default_factory=dict[Any, Any], repr=False)
 
     def extraction(self, feature: Literal["image", "linear"] = "image") -> ExtractConfig:
@@ -230,6 +228,7 @@ class Evaluation:
         settings; a kept result that has them all need not be measured again. Raises UserError as `run` does.
     default: compared and reported without being asked for.
     by_network: the result depends on the network and not on its weights (speed).
+    needs_no_model: it can do without any model, as its settings may name something else to be measured.
     uses: fields of `Context` that matter to it.
     prefix: what the names of its kept results begin with; "" takes `name`.
     file_name: the name under which a result is kept, from its settings and protocol.
@@ -252,6 +251,7 @@ class Evaluation:
     expected: Callable[[Model, Data, Any, Context], Mapping[str, Any]]
     default: bool = False
     by_network: bool = False
+    needs_no_model: bool = False
     uses: tuple[str, ...] = ("device", "precision", "batch_size", "workers", "image_size", "crop_fraction", "cached")
     prefix: str = ""
     file_name: Callable[[Any, Mapping[str, Any]], str] | None = None

@@ -41,7 +41,7 @@ from dinoscope.evaluation.throughput import ThroughputConfig, millions_of_parame
 from dinoscope.features import raw_pixels
 from dinoscope.methods import DISPLAY, method_name
 from dinoscope.model_names import SEED, Model, Watch, distinct, random_backbone, unwatched
-from dinoscope.models.backbone import BACKBONES, network_title, without_drop_path
+from dinoscope.models.backbone import BACKBONES, is_network, network_title, without_drop_path
 from dinoscope.tables import Column as TableColumn
 from dinoscope.tables import Section, Table, TableRow
 from dinoscope.text import ABSENT
@@ -608,7 +608,7 @@ def random_entries(gatherer: Gatherer, subjects: Sequence[Model]) -> list[Entry]
     entries: dict[str, Entry] = {}
     for subject in subjects:
         settings = without_drop_path(subject.backbone.config)
-        if settings.name in there:
+        if settings.name in there or not is_network(settings.name):
             continue
         seed = SEED if subject.settings is None else subject.settings.get("seed", SEED)
         name = f"random weights of {settings.name} for {settings.image_size} px, seed {seed}"
@@ -1038,7 +1038,8 @@ def csv_rows(comparison: Comparison, published: bool) -> list[list[str]]:
         for name, column in comparison.columns.items():
             cell, metric = row.cell(name), row.first.metric(name)
             values += [cell and cell.mean, cell and cell.deviation] if column.ranked else [cell and cell.mean]
-            values += [f"{metric.parameters[key]:g}" if metric else None for key in column.parameters]
+            parameters = {} if metric is None else metric.parameters
+            values += [f"{parameters[key]:g}" if key in parameters else None for key in column.parameters]
         values.append(" ".join(str(entry.seed) for entry in row.entries if entry.seed is not None))
         values.append("; ".join(entry.run for entry in row.entries))
         values.append("; ".join(comparison.notes[mark - 1] for mark in row.marks))

@@ -916,6 +916,7 @@ EVALUATION = Evaluation(
     (base.Column("davis", "DAVIS J&F", "jf_mean"),),
     protocol_line,
     expected,
+    needs_no_model=True,
     uses=("device",),
     file_name=_file_name,
     tables=tables,

@@ -422,14 +422,14 @@ def _defined_together(scores: Sequence[ImageScores]) -> list[list[str]]:
 class ExplainResult:
     """All rows, the centred blob last where there are masks.
 
-    faults: what was wrong with images that were left out. without_object: images without an object to lie on.
+    faults: name of an image that was left out -> what was wrong. without_object: images without an object to lie on.
     """
 
     config: ExplainConfig
     subjects: Subjects
     gallery: ImageFolder | None
     rows: tuple[ModelResult, ...]
-    faults: tuple[str, ...]
+    faults: Mapping[str, str]
     without_object: int
 
 
@@ -464,7 +464,7 @@ def explain_models(
     if subjects.masked is not None:
         without_object = sum("energy" not in score.values for score in rows[0].scores)
         rows.append(_centre_result(subjects, config, faults))
-    return ExplainResult(config, subjects, gallery, tuple(rows), tuple(faults.values()), without_object)
+    return ExplainResult(config, subjects, gallery, tuple(rows), faults, without_object)
 
 
 @dataclass(frozen=True)
@@ -632,7 +632,7 @@ def result_of(result: ExplainResult, row: ModelResult) -> Result:
         for name in FIGURES
         if any(name in score.values for score in row.scores)
     }
-    left_out = {f"image {number}": reason for number, reason in enumerate(result.faults, 1)}
+    left_out = dict(result.faults)
     if result.subjects.masked is not None:
         left_out |= dict.fromkeys(result.subjects.masked.without_mask, "without a mask")
     items = Items(tuple(score.name for score in row.scores), figures, left_out)

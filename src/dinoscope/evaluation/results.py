@@ -35,6 +35,7 @@ _INCIDENTAL = frozenset(
         "empty_maps",
         "interval",
         "whole_image",
+        "masks_from",
     }
 )
 """Entries of a protocol that follow from the model or the number of images, or are found while it is measured."""

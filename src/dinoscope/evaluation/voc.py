@@ -693,7 +693,8 @@ def run(models: Sequence[Model], data: Data, config: VocConfig, context: Context
     Entries of the protocol: weights, weights_hash, network, maps; fixed_heads (chosen at `mass` on the second and the
     first half); data, data_name, limit (None if it left none out), images, left_out (by reason); mass, map, block,
     precision; published and strict (the protocols in words, with their sizes, or None); resamples, confidence,
-    bootstrap_seed, interval (kind of the intervals); whole_image (what a mask of the whole image scores, in %).
+    bootstrap_seed, interval (kind of the intervals); whole_image (what a mask of the whole image scores, in %);
+    masks_from (the folder of the masks, if it is another one).
 
     Raises UserError if no image can be used, sizes do not fit the networks, or a model gives no numbers.
     """
@@ -799,6 +800,7 @@ def _protocol(result: VocResult, scores: ModelScores, limit: int | None) -> dict
         **_data_entries(result.images, limit),
         "interval": interval_kind(len(result.used)),
         "whole_image": {name: 100 * share for name, share in result.whole_image.items()},
+        "masks_from": None if config.masks is None else str(config.masks.resolve()),
     }
 
 
@@ -1093,7 +1095,7 @@ def examples(results: Sequence[Result], models: Sequence[Model], ends: int, cont
         size=protocol["strict"]["short_side"] if name == "strict" else VocConfig.size,
         square=protocol["published"]["square"] if name == "published" else VocConfig.square,
     )
-    images = _measured_images(protocol, context).named([item for item, _ in chosen])
+    images = _measured_images(protocol).named([item for item, _ in chosen])
     shown = f"best and the worst {ends}" if count > len(chosen) else "best to the worst"
     mass = f"masks hold {as_percent(protocol['mass'])}"
     how = (
@@ -1115,9 +1117,9 @@ def examples(results: Sequence[Result], models: Sequence[Model], ends: int, cont
     return sheets
 
 
-def _measured_images(protocol: Mapping[str, Any], context: Context) -> MaskedImages:
-    if context.masks is not None:
-        return find_masked_images(Path(protocol["data"]), context.masks)
+def _measured_images(protocol: Mapping[str, Any]) -> MaskedImages:
+    if protocol.get("masks_from"):
+        return find_masked_images(Path(protocol["data"]), Path(protocol["masks_from"]))
     if not protocol["data_name"].startswith(_VOC):
         raise UserError(f"where the masks of {protocol['data']} are is not kept")
     return find_masked_images(Path(protocol["data"]), split=protocol["data_name"].removeprefix(_VOC))

@@ -21,10 +21,10 @@ from torch import Tensor
 from dinoscope.errors import UserError, lookup
 from dinoscope.explain.patches import principal_components, scores
 
-FEWEST_FOR_NEIGHBOURS = 5
-"""Images below which there are no neighbourhoods to speak of, and every method gives the principal components."""
+MIN_IMAGES = 5
+"""With fewer images there are no neighbourhoods, and every method gives the principal components."""
 NEIGHBOURS = 10
-"""Of each image, that a map is judged by; fewer where there are few images."""
+"""Nearest neighbours of each image by which a map is judged; fewer if there are few images."""
 PERPLEXITY = 30.0
 """van der Maaten and Hinton 2008: about how many neighbours count; at most a third of the other images."""
 UMAP_NEIGHBOURS, UMAP_DISTANCE = 15, 0.1
@@ -40,9 +40,9 @@ class EmbeddingMap:
     """A map of n images.
 
     points: no unit, and no meaning of an axis of its own. method: key of `METHODS`; settings: in words.
-    neighbours: k, of the two figures; 0 where there are too few images.
+    neighbours: k of the two figures; 0 if there are too few images.
     kept: mean share of an image's k nearest neighbours by features that are among its k nearest on the map.
-    trustworthiness: 1 where no image came close on the map that is not close by features (Venna and Kaski 2001).
+    trustworthiness: 1 if no image came close on the map that is not close by features (Venna and Kaski 2001).
     """
 
     points: Float[ndarray, "n 2"]
@@ -54,7 +54,7 @@ class EmbeddingMap:
 
     @property
     def by_chance(self) -> float | None:
-        """`kept` of a map that places images at random."""
+        """Return `kept` of a map that places images at random."""
         return self.neighbours / (len(self.points) - 1) if self.neighbours else None
 
 
@@ -62,7 +62,7 @@ def embedding_map(features: Float[Tensor, "n d"], method: str = "tsne", seed: in
     """Place n images by their features, with a method of `METHODS`.
 
     Raises UserError for fewer than two images, for features that are not finite or all the same, an unknown method,
-    or UMAP where it is not installed.
+    or UMAP if it is not installed.
     """
     place = lookup("method of a map", method, METHODS)
     if len(features) < 2:
@@ -72,19 +72,19 @@ def embedding_map(features: Float[Tensor, "n d"], method: str = "tsne", seed: in
     directions = F.normalize(features.double(), dim=1)
     if (directions - directions.mean(dim=0)).square().sum(dim=1).mean().sqrt() < _COLLAPSED:
         raise UserError("the features of all images are the same: the model has collapsed, and there is no map")
-    if len(directions) < FEWEST_FOR_NEIGHBOURS:
+    if len(directions) < MIN_IMAGES:
         place, method = _pca, "pca"
     points, settings = place(directions, seed)
     return _judged(directions.numpy(), EmbeddingMap(points, method, settings))
 
 
 def best_method() -> str:
-    """UMAP where it is installed, else t-SNE."""
+    """Return "umap" if it is installed, else "tsne"."""
     return "umap" if importlib.util.find_spec("umap") else "tsne"
 
 
 def start(directions: Float[Tensor, "n d"]) -> Float[ndarray, "n 2"]:
-    """The first two principal components; a component that does not vary is 0."""
+    """Return the first two principal components; a component that does not vary is 0."""
     return scores(principal_components(directions, count=2), directions).numpy()
 
 
@@ -130,12 +130,12 @@ METHODS: dict[str, Callable[[Float[Tensor, "n d"], int], tuple[Float[ndarray, "n
     "tsne": _tsne,
     "umap": _umap,
 }
-"""name -> places features of length 1; says with which settings."""
+"""name -> places features of length 1, and describes the settings."""
 TITLES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 
 
 def described(made: EmbeddingMap) -> str:
-    """Method, settings, and how far the map can be trusted, in words."""
+    """Describe method, settings, and how far the map can be trusted."""
     text = f"{TITLES[made.method]} ({made.settings})"
     if made.kept is None or made.trustworthiness is None:
         return f"{text}; too few images to judge its neighbourhoods"
@@ -147,7 +147,7 @@ def described(made: EmbeddingMap) -> str:
 
 
 def neighbours_kept(before: Float[ndarray, "n d"], after: Float[ndarray, "n 2"], k: int) -> float:
-    """Mean share of each row's k nearest others `before` that are among its k nearest `after` (Euclidean).
+    """Return the mean share of each row's k nearest others `before` that are among its k nearest `after` (Euclidean).
 
     Of others at the same distance the earlier are the nearer. k is below n.
     """
@@ -164,12 +164,12 @@ def _nearest(values: Float[ndarray, "n d"], k: int) -> ndarray:
 
 
 def _judged(directions: Float[ndarray, "n d"], made: EmbeddingMap) -> EmbeddingMap:
-    """With its two figures, where there are images enough: trustworthiness is defined for k below n / 2."""
+    # With its two figures, if there are enough images: trustworthiness is defined for k below n / 2.
     from sklearn.manifold import trustworthiness
 
     n = len(directions)
     k = min(NEIGHBOURS, (n - 1) // 2)
-    if n < FEWEST_FOR_NEIGHBOURS:
+    if n < MIN_IMAGES:
         return made
     # between vectors of length 1 the nearest by Euclidean distance are the nearest by cosine
     trust = float(trustworthiness(directions, made.points, n_neighbors=k))

@@ -23,11 +23,8 @@ from dinoscope.explain.gradcam import Score, cosine_to
 from dinoscope.features import Describe
 
 MIN_RANGE = 0.001
-"""Least fall of the score for which `Curves.scaled` is defined.
-
-All features of some networks lie within a narrow cone, so that cosines differ little and still mean something; but
-features are float32, whose cosines are right to about a millionth, and a thousandth of the scale must show.
-"""
+"""Smallest fall of the score for which `Curves.scaled` is defined: features are float32, whose cosines are exact to
+about a millionth, and a thousandth of the scale must show."""
 
 
 @dataclass(frozen=True)
@@ -76,23 +73,23 @@ class Curves:
 
     @property
     def range(self) -> float:
-        """How far the score falls from the image to the wholly replaced image."""
+        """Return how far the score falls from the image to the wholly replaced image."""
         return (self.deletion[0] - self.deletion[-1]).item()
 
     @property
     def areas(self) -> tuple[float, float, float]:
-        """Areas under deletion, under insertion, and under the mean of the random orders."""
+        """Return the areas under deletion, under insertion, and under the mean of the random orders."""
         curves = (self.deletion, self.insertion, self.random.mean(dim=0))
         deletion, insertion, random = (torch.trapezoid(curve, self.share).item() for curve in curves)
         return deletion, insertion, random
 
     def scaled(self, fall: float) -> Curves | None:
-        """The same with 0 for the wholly replaced image, in units of `fall`, so that networks can be compared.
+        """Return the curves with 0 for the wholly replaced image, in units of `fall`, so that networks can be compared.
 
         fall: the mean `range` of many images, or those that hardly change at all would weigh most. The mean of their
             scaled curves then runs between 1 and 0.
 
-        None where the fall is below `MIN_RANGE`: to this network the two images are the same.
+        None if the fall is below `MIN_RANGE`: to this network the two images are the same.
         """
         if fall < MIN_RANGE:
             return None
@@ -113,7 +110,7 @@ def perturbation_curves(
 
     describe: from images to features. score: of the features; by default the cosine with the image's own.
 
-    Raises UserError where the map or a feature is not finite.
+    Raises UserError if the map or a feature is not finite.
     """
     if not values.isfinite().all():
         raise UserError("a map that is not finite ranks no patches: the weights of this model are broken")
@@ -138,7 +135,7 @@ def perturbation_curves(
 
 
 def patch_order(values: Float[Tensor, "rows columns"], seed: int = 0) -> Int[Tensor, " n"]:
-    """Patches, row by row, from the highest value down; equal ones in a random order that the seed chooses.
+    """Return the patches, row by row, from the highest value down; equal ones in a random order that the seed chooses.
 
     In reading order instead, a map of many zeros would claim to rank the top of an image above its bottom.
     """
@@ -148,13 +145,13 @@ def patch_order(values: Float[Tensor, "rows columns"], seed: int = 0) -> Int[Ten
 
 
 def step_counts(patches: int, steps: int) -> Int[Tensor, " s"]:
-    """Patches that are replaced after each step, from 0 to all."""
+    """Return how many patches are replaced after each step, from 0 to all."""
     steps = min(steps, patches)
     return torch.tensor([round(step * patches / steps) for step in range(steps + 1)])
 
 
 def substitute(image: UInt8[Tensor, "3 h w"], config: PerturbationConfig) -> UInt8[Tensor, "3 h w"]:
-    """What replaces an image's patches: itself, blurred; or its mean colour throughout."""
+    """Return what replaces an image's patches: itself, blurred; or its mean colour throughout."""
     if config.fill == "mean":
         return image.float().mean(dim=(1, 2), keepdim=True).round().to(torch.uint8).expand_as(image)
     pixels = image.permute(1, 2, 0).cpu().numpy()
@@ -170,7 +167,6 @@ def _described(
     masks: Bool[Tensor, "m rows columns"],
     batch_size: int,
 ) -> Float[Tensor, "m d"]:
-    """Features of the image with the patches of each mask replaced."""
     features: list[Tensor] = []
     for part in masks.split(batch_size):
         pixels = F.interpolate(part[:, None].float(), image.shape[-2:], mode="nearest-exact").bool()

@@ -10,7 +10,7 @@ from dinoscope import __version__, checkpoint
 from dinoscope.config import to_dict
 from dinoscope.errors import UserError
 from dinoscope.model_names import Model
-from dinoscope.models.backbone import BACKBONES, TIMM, BackboneConfig, network, without_drop_path
+from dinoscope.models.backbone import TIMM, BackboneConfig, is_network, network, without_drop_path
 
 WEIGHTS = "model.safetensors"
 
@@ -32,7 +32,7 @@ def write_safetensors(folder: Path, model: Model) -> list[str]:
     Raises UserError for a network that cannot be built by its name, OSError if the folder cannot be written.
     """
     config = model.backbone.config
-    if config.name not in BACKBONES and not config.name.startswith(TIMM):
+    if not is_network(config.name):
         raise UserError(f"{config.name} is a module of yours, which dinoscope cannot build again: save it with torch")
     checkpoint.export_backbone(folder, model.backbone, model.origin)
     lines = loading_lines(config, folder / checkpoint.BACKBONE_WEIGHTS)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from dinoscope.losses.byol import byol_loss
 from dinoscope.methods import method
-from dinoscope.methods.health import Verdict, complete_collapse, moments
+from dinoscope.methods.health import moments
 from dinoscope.methods.method import Method, MethodConfig, Outputs, RunShape, by_view, too_few_views, view_features
 from dinoscope.models.backbone import BackboneConfig, build_backbone, without_drop_path
 from dinoscope.models.heads import copy_parameters, follow, projector
@@ -45,6 +45,8 @@ class BYOLConfig(MethodConfig):
 class BYOL(Method):
     """The online network predicts the projection that the target network, its moving average, gives another view."""
 
+    advice = "Raise --method.target-momentum, keep --method.head-batch-norm, train in fp32."
+
     def __init__(self, config: BYOLConfig, backbone: BackboneConfig) -> None:
         super().__init__()
         self.config = config
@@ -79,12 +81,6 @@ class BYOL(Method):
 
     def _momentum(self, step: Step) -> float:
         return cosine(self.config.target_momentum, 1.0, step.index / step.total)
-
-    def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
-        """Find complete collapse."""
-        return complete_collapse(
-            recent["embedding_spread"], "Raise --method.target-momentum, keep --method.head-batch-norm, train in fp32."
-        )
 
 
 METHOD = method.MethodEntry(

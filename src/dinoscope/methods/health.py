@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -54,7 +55,8 @@ def rank_me(features: Float[Tensor, "n d"]) -> float:
 
     From 1 (all features on a line) to min(n, d).
     """
-    singular: Tensor = torch.linalg.svdvals(features.float())  # pyright: ignore[reportUnknownMemberType]
+    values = torch.linalg.svdvals(features.float())  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    singular = cast(Tensor, values)
     shares = singular / singular.sum().clamp_min(1e-12) + 1e-7
     return float(torch.exp(-(shares * shares.log()).sum()))
 

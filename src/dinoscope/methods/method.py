@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dinoscope.data.views import ViewsConfig
-from dinoscope.methods.health import Verdict, standard_deviation_of
+from dinoscope.methods.health import Verdict, complete_collapse, standard_deviation_of
 from dinoscope.models.backbone import Backbone
 from dinoscope.types import Step, StepOutput, Views
 
@@ -100,6 +100,8 @@ class Method(nn.Module, ABC):
 
     additive: bool = True
     """Whether the loss of a batch is the mean of the losses of its equal parts (given the method's state)."""
+    advice: str = "Lower the learning rate."
+    """What to change after complete collapse."""
     backbone: Backbone
 
     @abstractmethod
@@ -130,8 +132,12 @@ class Method(nn.Module, ABC):
         """Move teacher, centre, queue and prototypes: once per optimiser step."""
 
     def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
-        """Judge a run by the means of its recently logged values; None is healthy."""
-        return None
+        """Judge a run by the means of its recently logged values; None is healthy.
+
+        By default find complete collapse, if the standard deviation of the embeddings is logged.
+        """
+        deviation = recent.get("embedding_spread")
+        return None if deviation is None else complete_collapse(deviation, self.advice)
 
     def trained_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Return the named parameters for the optimiser: those that have a gradient."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -16,7 +16,7 @@ from dinoscope import distributed
 from dinoscope.losses.contrastive import batch_info_nce, info_nce
 from dinoscope.losses.dino import at_least_float32
 from dinoscope.methods import method
-from dinoscope.methods.health import Verdict, complete_collapse, moments
+from dinoscope.methods.health import moments
 from dinoscope.methods.method import Method, MethodConfig, Outputs, RunShape, by_view, view_features
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
 from dinoscope.models.heads import copy_parameters, follow, projector
@@ -105,6 +105,8 @@ class MoCoConfig(MethodConfig):
 
 class MoCo(Method):
     """Queries find their keys among the keys of many other images; keys come from a slow copy of the network."""
+
+    advice = "Lower the learning rate, or raise --method.key-momentum."
 
     def __init__(self, config: MoCoConfig, backbone: BackboneConfig) -> None:
         super().__init__()
@@ -212,10 +214,6 @@ class MoCo(Method):
 
     def _momentum(self, step: Step) -> float:
         return cosine(self.config.key_momentum, self.config.final_key_momentum, step.index / step.total)
-
-    def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
-        """Find complete collapse."""
-        return complete_collapse(recent["embedding_spread"], "Lower the learning rate, or raise --method.key-momentum.")
 
 
 @torch.no_grad()

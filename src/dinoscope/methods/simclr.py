@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -11,7 +11,7 @@ import torch
 from dinoscope import distributed
 from dinoscope.losses.contrastive import nt_xent
 from dinoscope.methods import method
-from dinoscope.methods.health import Verdict, complete_collapse, moments
+from dinoscope.methods.health import moments
 from dinoscope.methods.method import Method, MethodConfig, Outputs, RunShape, by_view, too_few_views, view_features
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.models.heads import projector
@@ -49,6 +49,7 @@ class SimCLR(Method):
     """One network that makes two views of an image alike, and unlike all other images of the batch."""
 
     additive = False
+    advice = "Lower the learning rate or --method.temperature."
 
     def __init__(self, config: SimCLRConfig, backbone: BackboneConfig) -> None:
         super().__init__()
@@ -80,10 +81,6 @@ class SimCLR(Method):
             if i < len(of_global)
         ]
         return StepOutput(torch.stack(losses).mean(), statistics={"embedding_moments": moments(of_global)})
-
-    def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
-        """Find complete collapse."""
-        return complete_collapse(recent["embedding_spread"], "Lower the learning rate or --method.temperature.")
 
 
 METHOD = method.MethodEntry(

@@ -15,7 +15,7 @@ from dinoscope.losses.dino import at_least_float32, entropy
 from dinoscope.losses.sinkhorn import sinkhorn
 from dinoscope.losses.swav import swav_loss
 from dinoscope.methods import method
-from dinoscope.methods.health import Verdict, complete_collapse, moments, uniform_collapse
+from dinoscope.methods.health import Verdict, moments, uniform_collapse
 from dinoscope.methods.method import Method, MethodConfig, Outputs, RunShape, by_view, view_features
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.models.heads import Prototypes, projector
@@ -158,7 +158,7 @@ class SwAV(Method):
 
     def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
         """Find complete and uniform collapse."""
-        return complete_collapse(recent["embedding_spread"], "Lower the learning rate.") or uniform_collapse(
+        return super().diagnose(recent) or uniform_collapse(
             recent["cross_entropy"],
             recent["code_entropy"],
             self.config.num_prototypes,

@@ -29,6 +29,7 @@ __all__ = [
     "build_baseline",
     "check_backbone",
     "check_fit",
+    "is_network",
     "load_strictly",
     "network",
     "network_title",
@@ -55,6 +56,11 @@ def network(name: str) -> Network:
     Raises UserError for an unknown name, naming the nearest ones.
     """
     return timm_network(name.removeprefix(TIMM)) if name.startswith(TIMM) else lookup("backbone", name, BACKBONES)
+
+
+def is_network(name: str) -> bool:
+    """Return whether the network can be built by its name: pixels and modules of the user's cannot."""
+    return name in BACKBONES or name.startswith(TIMM)
 
 
 def network_title(name: str) -> str:

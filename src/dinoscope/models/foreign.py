@@ -159,7 +159,7 @@ class WrappedBackbone(Backbone):
 
     def __init__(self, config: BackboneConfig, net: nn.Module, dim: int, patch_size: int, has_patches: bool) -> None:
         super().__init__(config, dim, patch_size)
-        self.net, self.has_patches = net, has_patches
+        self.net, self.has_patches, self.signature = net, has_patches, repr(net)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
         """Return the module's output as tokens."""

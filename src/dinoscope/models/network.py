@@ -108,6 +108,7 @@ class Backbone(nn.Module):
     dim: width of the image feature. patch_size: side in pixels that one patch stands for.
     net: the network itself; its state dict is what an export holds.
     has_patches: whether the patches show places of the image.
+    signature: what its name does not tell of the network, for the hash of its weights.
     probe_title: what `probe_features` consists of, for a person.
     """
 
@@ -119,6 +120,7 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
     has_patches: bool = True
+    signature: str = ""
     probe_title: str = "pooled vector"
 
     def __init__(self, config: BackboneConfig, dim: int, patch_size: int) -> None:

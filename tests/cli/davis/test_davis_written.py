@@ -71,7 +71,7 @@ def test_nothing_is_replaced_unasked(
     out = tmp_path / "out"
     follow(data, model, "--out", out, "--no-overlay")
     assert follow(data, model, "--out", out) == 2
-    assert "holds davis.json already" in capsys.readouterr().err
+    assert "holds table.md already" in capsys.readouterr().err
     for name in ("davis.csv", "davis.json", "table.md"):
         (out / name).unlink()
     before = (out / "mine/scene-00/00002.png").read_bytes()

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import re
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from importlib import resources
 from typing import Any, Literal
 
 import torch
@@ -72,63 +74,20 @@ class Layout:
     heads: Callable[[int], int] | None = None
 
 
-LAYOUTS = (
-    # iBOT's files are DINO's but for a mask token in the student and a second last layer for the patches.
-    Layout("iBOT", "iBOT", (r"[/.](masked_embed$|head\.last_layer2\.)",), "teacher", heads_of_64),
+_TABLES = tomllib.loads(resources.files(__package__).joinpath("layouts.toml").read_text(encoding="utf-8"))
+_HEADS = {"64": heads_of_64, "MoCo v3": moco_v3_heads}
+
+LAYOUTS = tuple(
     Layout(
-        "DINO, full checkpoint",
-        "DINO",
-        (r"^student/(module\.)?backbone\.", r"^teacher/(module\.)?backbone\.", r"head\.last_layer\."),
-        "teacher",
-        heads_of_64,
-    ),
-    Layout("DINOv2, training checkpoint", "DINOv2", (r"(^|[/.])backbone\.", r"dino_head\."), "teacher", heads_of_64),
-    Layout(
-        "DINO, network and head",
-        "DINO",
-        (r"(^|[/.])backbone\.", r"(^|[/.])head\.mlp\.", r"(^|[/.])head\.last_layer\.weight_v$"),
-        "teacher",
-        heads_of_64,
-    ),
-    Layout("MoCo v3, checkpoint", "MoCo v3", (r"\bbase_encoder\.", r"\bmomentum_encoder\."), "student", moco_v3_heads),
-    Layout("MoCo, checkpoint", "MoCo v1 or v2", (r"\bencoder_q\.",), "student"),
-    Layout("SwAV, checkpoint", "SwAV", (r"\bprojection_head\.", r"\bprototypes\.")),
-    Layout("BYOL, PyTorch port", "BYOL", (r"online_(encoder|net)\.", r"target_(encoder|net)\."), "student"),
-    Layout("DINOv2, backbone", "DINOv2", (r"/(register_tokens|mask_token)$", r"ls1\.gamma$"), heads=heads_of_64),
-    Layout("DINOv2 in timm's names", "DINOv2", (r"/(\w+\.)*reg_token$", r"ls1\.gamma$"), heads=heads_of_64),
-    Layout(
-        "DINOv2 in Hugging Face's names",
-        "DINOv2",
-        (r"patch_embeddings\.projection", r"layer_scale1\.lambda1$"),
-        heads=heads_of_64,
-    ),
-    Layout("ViT in Hugging Face's names", "", (r"patch_embeddings\.projection",)),
-    Layout(
-        "solo-learn, checkpoint",
-        "",
-        (r"^state_dict/(backbone|encoder)\.", r"/(momentum_)?(projector|classifier)\."),
-        heads=heads_of_64,
-    ),
-    Layout("DeiT", "supervised", (r"^model/patch_embed\.", r"^model/head\.weight$"), heads=heads_of_64),
-    Layout("lightly, checkpoint", "", (r"backbone\.0\.weight$",)),
-    # The classifier may have been trained with the network, or as a linear probe on frozen features.
-    Layout("ResNet with a classifier (torchvision or timm)", "", (r"layer1\.0\.conv1", r"/(\w+\.)*fc\.weight$")),
-    Layout("ViT with a classifier (timm)", "", (r"patch_embed\.proj", r"/(\w+\.)*head\.weight$")),
-    Layout("ViT backbone (DINO or timm)", "", (r"patch_embed\.proj",)),
-    Layout("ResNet backbone (torchvision or timm)", "", ()),
+        each["says"],
+        each.get("method", ""),
+        tuple(each["signs"]),
+        each.get("part", PLAIN),
+        _HEADS[each["heads"]] if "heads" in each else None,
+    )
+    for each in _TABLES["layout"]
 )
 """In order: the first whose signs are all present is taken."""
-
-
-OTHERS = (
-    (r"layers\.\d+\.blocks\.\d+\.attn\.relative_position_bias_table$", "a Swin Transformer (EsViT's too)"),
-    (r"cls_attn_blocks\.\d+\.", "an XCiT or CaiT"),
-    (r"(^|\.)(downsample_layers\.\d+\.|stages\.\d+\.blocks\.\d+\.conv_dw\.)", "a ConvNeXt"),
-    (r"(^|\.)(storage_tokens$|rope_embed\.)", "a ViT of DINOv3"),
-    (r"blocks\.\d+\.mlp\.w12\.", "a ViT with SwiGLU, as DINOv2's ViT-g"),
-    (r"(^|\.)blocks\.\d+\.attn\.relative_position_bias_table$|(^|\.)rel_pos_bias\.", "a BEiT"),
-)
-"""Names of tensors -> networks that are recognised only to report that they are not supported."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +113,9 @@ def recognise(content: Mapping[str, Any]) -> Layout:
 
 
 def unsupported(content: Mapping[str, Any]) -> str:
-    """Return which of `OTHERS` the file holds; "" for none of them."""
+    """Return the network that the file holds, if it is known and not supported; else ""."""
     names = [name for _, tensors in _dictionaries(content) for name in tensors]
-    return next((kind for sign, kind in OTHERS if any(re.search(sign, name) for name in names)), "")
+    return next((kind for sign, kind in _TABLES["unsupported"] if any(re.search(sign, name) for name in names)), "")
 
 
 def find_places(content: Mapping[str, Any]) -> list[Place]:
@@ -198,56 +157,11 @@ def _dictionaries(
             yield from _dictionaries(value, f"{way}/{name}" if way else name, depth + 1, seen)
 
 
-HEADS = frozenset(
-    [
-        "head",
-        "head_dist",
-        "heads",
-        "fc",
-        "classifier",
-        "online_classifier",
-        "linear",
-        "pooler",
-        "neck",
-        "projector",
-        "projection",
-        "projection_head",
-        "prototypes",
-        "predictor",
-        "contrastive_head",
-        "dino_head",
-        "ibot_head",
-        "last_layer",
-        "last_layer2",
-        "mask_token",
-        "masked_embed",
-        "queue",
-        "queue_ptr",
-    ]
-)
-"""First words of tensors that belong to training, or to a classifier, and not to the network that gives features."""
-
 ROUNDING = 5e-3
 """Difference that is allowed between a table of sines and its formula: the rounding of bfloat16 near 1 is 4e-3."""
 
 DINOV2_SIZE = 224
 """Image size at which DINOv2 is evaluated; its positions are laid out for 518 px, where its training ended."""
-
-HIDDEN = (
-    (r"^embeddings\.position_embeddings$", "pos_embed"),
-    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"^embeddings\.", ""),
-    (r"^layernorm\.", "norm."),
-    (r"^encoder\.layer\.", "blocks."),
-    (r"\.attention\.attention\.", ".attn."),
-    (r"\.attention\.output\.dense\.", ".attn.proj."),
-    (r"\.layernorm_before\.", ".norm1."),
-    (r"\.layernorm_after\.", ".norm2."),
-    (r"\.intermediate\.dense\.", ".mlp.fc1."),
-    (r"(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
-    (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
-)
-"""Hugging Face's names -> timm's, applied in order."""
 
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 """Place among the children of torchvision's ResNet -> their name."""
@@ -270,7 +184,7 @@ def in_timm_names(tensors: Mapping[str, Tensor], family: Family) -> Network:
         tensors = _fused({_renamed(name): tensor for name, tensor in tensors.items()})
     elif family == "sequential":
         tensors = {_child(name): tensor for name, tensor in tensors.items()}
-    own = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] not in HEADS}
+    own = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] not in _TABLES["heads"]}
     left_out = dict.fromkeys(name.partition(".")[0] for name in tensors if name not in own)
     if family in ("vit", "transformers"):
         # DINOv2's training puts blocks in chunks for FSDP: blocks.CHUNK.BLOCK.name
@@ -283,7 +197,7 @@ def in_timm_names(tensors: Mapping[str, Tensor], family: Family) -> Network:
 
 
 def _renamed(name: str) -> str:
-    for pattern, replacement in HIDDEN:
+    for pattern, replacement in _TABLES["hidden"]:
         name = re.sub(pattern, replacement, name)
     return name
 
@@ -360,7 +274,7 @@ def infer_config(
 
     heads: of a ViT, which no shape tells; None assumes heads of 64 channels.
 
-    Raises UserError, with the sizes found, where it is none of them or lacks what tells.
+    Raises UserError, with the sizes found, if it is none of them or lacks the tensors that tell.
     """
     try:
         if "patch_embed.proj.weight" in tensors:

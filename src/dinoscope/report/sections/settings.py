@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dinoscope.config import KIND, flat, to_dict
+from dinoscope.config import KIND, flat, text, to_dict
 from dinoscope.data.grey_range import window_text
 from dinoscope.data.views import VIEWS
 from dinoscope.recipes import RECIPES, run_config
@@ -45,11 +45,11 @@ def section(material: Material) -> Section | None:
 def _apart(runs: Sequence[RunRecord]) -> Table | None:
     """Settings that all runs have and in which they differ, apart from where they lie."""
     own = [flat(to_dict(run.config)) for run in runs]
-    names = [name for name in own[0] if name != "out" and all(name in each for each in own)]
+    names = [name for name in own[0] if name != "out" and all(name in settings for settings in own)]
     rows = [
-        TableRow((name, *(shown(each[name]) for each in own)))
+        TableRow((name, *(text(settings[name]) for settings in own)))
         for name in names
-        if len({json.dumps(each[name]) for each in own}) > 1
+        if len({json.dumps(settings[name]) for settings in own}) > 1
     ]
     if not rows:
         return None
@@ -58,29 +58,24 @@ def _apart(runs: Sequence[RunRecord]) -> Table | None:
 
 
 def _of(run: RunRecord) -> tuple[Block, ...]:
-    made = command(run.config, run.sessions[0].processes if run.sessions else 1)
-    blocks: list[Block] = []
-    if made.differences:
-        rows = tuple(TableRow((each.name, shown(each.value), shown(each.recipe))) for each in made.differences)
-        columns = (Column("Setting"), Column("This run"), Column(f"Recipe {made.recipe}"))
-        blocks.append(Table(columns, (Rows(rows),), "Other than in the recipe that is nearest"))
-    else:
-        blocks.append(Paragraph(f"All settings are those of the recipe {made.recipe}."))
-    blocks += [Paragraph("The command that trains it again:"), Code(made.text)]
-    blocks += _machine(run)
-    every = tuple((name, shown(value)) for name, value in flat(to_dict(run.config)).items())
-    blocks.append(Folded("All settings", (KeyValues(every, dense=True),)))
-    return tuple(blocks)
+    again = command(run.config, run.sessions[0].processes if run.sessions else 1)
+    blocks: list[Block] = [Paragraph(f"All settings are those of the recipe {again.recipe}.")]
+    if again.differences:
+        rows = tuple(TableRow((name, text(own), text(usual))) for name, (own, usual) in again.differences.items())
+        columns = (Column("Setting"), Column("This run"), Column(f"Recipe {again.recipe}"))
+        blocks = [Table(columns, (Rows(rows),), "What differs from the nearest recipe")]
+    blocks += [Paragraph("The command that trains it again:"), Code(again.text), *_machine(run)]
+    every = tuple((name, text(value)) for name, value in flat(to_dict(run.config)).items())
+    return (*blocks, Folded("All settings", (KeyValues(every, dense=True),)))
 
 
 def _machine(run: RunRecord) -> list[Block]:
-    """Of the run's first start; that others were elsewhere is said."""
-    if not run.sessions:
-        pairs = [("Machine, versions, commit", NOT_RECORDED), ("Seed", str(run.config.seed))]
-        if run.started:
-            pairs.append(("Begun", run.started))
-        return [KeyValues(tuple(pairs))]
-    first = run.sessions[0]
+    """The circumstances of the run's first start, and whether later ones were different."""
+    sessions, seed = run.sessions, ("Seed", str(run.config.seed))
+    if not sessions:
+        begun = (("Begun", run.started),) if run.started else ()
+        return [KeyValues((("Machine, versions, commit", NOT_RECORDED), seed, *begun))]
+    first = sessions[0]
     pairs = [
         ("Begun", _moment(first.started)),
         ("Machine", _machine_line(first)),
@@ -88,27 +83,21 @@ def _machine(run: RunRecord) -> list[Block]:
         ("Precision", f"{first.precision}, {first.processes} process{'es' * (first.processes != 1)}"),
         ("Versions", ", ".join(f"{name} {version}" for name, version in first.versions.items())),
         ("Commit of dinoscope", first.commit or "not known: installed without its git history"),
-        ("Seed", str(run.config.seed)),
+        seed,
     ]
-    if len(run.sessions) > 1:
-        starts = "; ".join(
-            f"{_moment(each.started)} at step {count(each.first_step)}, {duration(each.seconds)}"
-            for each in run.sessions
+    if len(sessions) > 1:
+        starts = (
+            f"{_moment(one.started)} at step {count(one.first_step)}, {duration(one.seconds)}" for one in sessions
         )
-        pairs.append(("Sessions", starts))
-    blocks: list[Block] = [KeyValues(tuple(pairs))]
-    changed = [
-        name
-        for name, values in {
-            "machine": {_machine_line(each) for each in run.sessions},
-            "versions": {json.dumps(each.versions) for each in run.sessions},
-            "commit of dinoscope": {each.commit for each in run.sessions},
-        }.items()
-        if len(values) > 1
-    ]
-    if changed:
-        blocks.append(Notice(f"It was resumed with another {' and another '.join(changed)}; the first is shown."))
-    return blocks
+        pairs.append(("Sessions", "; ".join(starts)))
+    values = {
+        "machine": {_machine_line(session) for session in sessions},
+        "versions": {json.dumps(session.versions) for session in sessions},
+        "commit of dinoscope": {session.commit for session in sessions},
+    }
+    changed = [name for name, different in values.items() if len(different) > 1]
+    text = f"It was resumed with another {' and another '.join(changed)}; the first is shown."
+    return [KeyValues(tuple(pairs)), *([Notice(text)] if changed else [])]
 
 
 def _machine_line(session: Session) -> str:
@@ -122,114 +111,74 @@ def _moment(iso: str) -> str:
     return iso.replace("T", " ", 1)
 
 
-def shown(value: Any) -> str:
-    """A setting's value."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(map(shown, value))
-    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
-
-
 # --- the command ------------------------------------------------------------------------------------------------------
-
-
-_PLACES = ("data", "out")  # which every command must give
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A setting by its dotted name, as the run has it and as the recipe has it."""
-
-    name: str
-    value: Any
-    recipe: Any
 
 
 @dataclass(frozen=True)
 class Command:
-    """recipe: a name in `RECIPES`. differences: from it. words: of the command, unquoted."""
+    """What trains a run again.
+
+    recipe: a name in `RECIPES`. differences: dotted name of a setting -> its value in the run and in the recipe.
+    words: of the command, unquoted.
+    """
 
     recipe: str
-    differences: tuple[Difference, ...]
+    differences: Mapping[str, tuple[Any, Any]]
     words: tuple[str, ...]
 
     @property
     def text(self) -> str:
-        """To be pasted into a shell: one option a line."""
-        lines = [" ".join(map(shlex.quote, group)) for group in _by_option(self.words)]
-        return " \\\n    ".join(lines)
+        """The command to be pasted into a shell: one option a line."""
+        groups: list[list[str]] = [[]]
+        for word in self.words:
+            if word.startswith("--") and word not in ("--nproc-per-node", "--recipe"):
+                groups.append([])
+            groups[-1].append(word)
+        return " \\\n    ".join(" ".join(map(shlex.quote, group)) for group in groups)
 
 
 def command(config: RunConfig, processes: int = 1) -> Command:
-    """How `dinoscope train` gives these settings, in the fewest words. processes: started together by torchrun."""
+    """Return how `dinoscope train` gives these settings, in the fewest words. processes: started by torchrun."""
     start = ["dinoscope", "train"]
     if processes > 1:
         start = ["torchrun", "--nproc-per-node", str(processes), "-m", "dinoscope", "train"]
-    found: list[Command] = []
+    own, found = flat(to_dict(config)), list[Command]()
     for name in RECIPES:
-        differences = _differences(config, name)
-        if differences is None:
+        recipe = run_config(name, config.data, config.out)
+        if type(recipe.method) is not type(config.method):
             continue
-        options = [*_views(config, differences)]
-        words = [*start, "--recipe", name, "--data", str(config.data), "--out", str(config.out), *options]
-        found.append(Command(name, differences, tuple(words)))
+        usual = flat(to_dict(recipe))
+        differences = {
+            key: (value, usual[key])
+            for key, value in own.items()
+            if key not in ("data", "out") and not key.endswith(f".{KIND}") and not _same(value, usual[key])
+        }
+        places = ["--recipe", name, "--data", str(config.data), "--out", str(config.out)]
+        found.append(Command(name, differences, (*start, *places, *_options(config, differences))))
     return min(found, key=lambda each: len(each.words))
 
 
-def _differences(config: RunConfig, recipe: str) -> tuple[Difference, ...] | None:
-    """From a recipe; None where that is of another method."""
-    base = run_config(recipe, config.data, config.out)
-    if type(base.method) is not type(config.method):
-        return None
-    own, theirs = flat(to_dict(config)), flat(to_dict(base))
-    return tuple(
-        Difference(name, own[name], theirs[name])
-        for name in own
-        if name not in _PLACES and not name.endswith(f".{KIND}") and not _same(own[name], theirs[name])
-    )
-
-
 def _same(one: Any, other: Any) -> bool:
-    """Equal as the command line gives them: 1 and 1.0 are one number."""
+    """Whether values are equal as the command line gives them: 1 and 1.0 are one number."""
     return json.dumps(one) == json.dumps(other) or (one == other and not isinstance(one, bool))
 
 
-def _views(config: RunConfig, differences: Sequence[Difference]) -> list[str]:
-    """Options for all differences; views that are a preset are named, where that is shorter."""
-    of_views = [each for each in differences if each.name.startswith("views.")]
+def _options(config: RunConfig, differences: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    """Options for all differences; views that are a preset are named if that is shorter."""
     preset = next((name for name, views in VIEWS.items() if views == config.views), None)
-    if preset is None or len(of_views) < 2:
-        return [word for each in differences for word in _option(each)]
-    others = [each for each in differences if each not in of_views]
-    return ["--views", preset, *(word for each in others for word in _option(each))]
+    named = preset is not None and sum(name.startswith("views.") for name in differences) > 1
+    words = ["--views", preset] if named and preset else []
+    for name, (value, _) in differences.items():
+        if not (named and name.startswith("views.")):
+            words += _option(name, value)
+    return words
 
 
-def _option(difference: Difference) -> list[str]:
-    """A setting as the command line takes it."""
-    *rooms, last = difference.name.replace("_", "-").split(".")
-    value = difference.value
+def _option(name: str, value: Any) -> list[str]:
+    """A setting as the command line takes it; a number so that it is read back as the same one, 3 for 3.0."""
+    *rooms, last = name.replace("_", "-").split(".")
     if isinstance(value, bool):
         return [f"--{'.'.join([*rooms, last if value else f'no-{last}'])}"]
-    name = f"--{'.'.join([*rooms, last])}"
-    if difference.name == "window":
-        return [name, window_text((value[0], value[1]))]
-    if isinstance(value, list):
-        return [name, *map(_word, value)]
-    return [name, _word(value)]
-
-
-def _word(value: Any) -> str:
-    """A number so that it is read back as the same one; 3 for 3.0."""
-    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
-
-
-def _by_option(words: Sequence[str]) -> list[list[str]]:
-    """Words up to the first option, then each option with its values."""
-    groups: list[list[str]] = [[]]
-    for word in words:
-        if word.startswith("--") and word != "--nproc-per-node" and groups[0]:
-            groups.append([])
-        groups[-1].append(word)
-    # The recipe stands on the first line.
-    return [groups[0] + groups[1], *groups[2:]] if len(groups) > 1 else groups
+    values = [window_text((value[0], value[1]))] if name == "window" else value if isinstance(value, list) else [value]
+    words = (repr(one).removesuffix(".0") if isinstance(one, float) else str(one) for one in values)
+    return [f"--{'.'.join([*rooms, last])}", *words]
