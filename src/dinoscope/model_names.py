@@ -113,7 +113,7 @@ def unwatched(_: str) -> AbstractContextManager[Callable[[int, int], None]]:
     return contextlib.nullcontext(lambda _, __: None)
 
 
-def load_models(names: Sequence[str | Model], watch: Watch = say_once) -> list[Model]:
+def load_models(names: Sequence[str | Path | Model], watch: Watch = say_once) -> list[Model]:
     """Load every model that is not loaded yet; labels that would be the same are told apart as in `distinct`.
 
     "random" is the network of the first other model, untrained. watch: sees the progress of what must be fetched.
@@ -353,12 +353,12 @@ def _shortest_end(parts: tuple[str, ...], others: Set[tuple[str, ...]]) -> str:
     return "/".join(parts[-length:])
 
 
-def _is_untrained(name: str | Model) -> bool:
+def _is_untrained(name: str | Path | Model) -> bool:
     return name == UNTRAINED and not Path(UNTRAINED).exists()
 
 
-def _loaded(name: str | Model, watch: Watch) -> Model:
-    return name if isinstance(name, Model) else load_model(name, watch)
+def _loaded(name: str | Path | Model, watch: Watch) -> Model:
+    return name if isinstance(name, Model) else load_model(str(name), watch)
 
 
 def shipped_model() -> Path:

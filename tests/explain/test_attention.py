@@ -16,7 +16,6 @@ from dinoscope.errors import UserError
 from dinoscope.explain.attention import (
     MAX_PATCHES,
     attention_maps,
-    class_attention_row,
     count_heads,
     feature_energy,
     map_masks,
@@ -27,13 +26,19 @@ from dinoscope.explain.attention import (
 )
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.models.resnet import ResNetBackbone
-from dinoscope.models.vit import ViTBackbone
+from dinoscope.models.vit import ViTBackbone, block_index, class_row
 from dinoscope.types import Tokens
 from tests.largest_tensor import largest_tensor
 from tests.models.test_backbone import GOLDEN, build_golden
 from tests.official_files import random_network, register_tiny
 
 MASSES = Path(__file__).parents[1] / "data" / "golden_mass.safetensors"
+
+
+def class_attention_row(vit: ViTBackbone, images: Tensor, block: int = -1) -> Tensor:
+    """The class token's whole row: to itself, to registers if any, to the patches."""
+    index = block_index(vit, block)
+    return class_row(vit.blocks[index], vit.run_blocks(vit.embed(images)[0], stop=index))
 
 
 @pytest.fixture(scope="module")

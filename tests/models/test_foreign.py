@@ -23,6 +23,8 @@ from dinoscope.features import ExtractConfig, extract, raw_pixels
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.model_names import Model, load_model, load_models, wrap
 from dinoscope.models.backbone import BackboneConfig, build_backbone, network, network_title
+from dinoscope.report import build, comparison
+from dinoscope.study.gather import Measuring
 from dinoscope.training.config import OptimizerConfig, RunConfig
 from dinoscope.training.loop import train
 from dinoscope.types import Tokens
@@ -53,7 +55,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         RunConfig(
             data,
             out,
-            DINOConfig(out_dim=16, hidden_dim=16, bottleneck_dim=8),
+            DINOConfig(out_dim=16, hidden_dim=16, bottleneck_dim=8, freeze_last_layer_epochs=0),
             CONVNEXT,
             views=ViewsConfig(global_size=SIDE, num_local=0),
             optimizer=OptimizerConfig(warmup_epochs=0),
@@ -136,7 +138,7 @@ def test_a_run_on_a_timm_network_goes_through_the_commands(
     assert cli.main(["embed", "--model", str(run), *options, "--out", "features.npz"]) == 0
     assert np.load("features.npz")["features"].shape[1] == 64
     assert cli.main(["compare", str(run), "--skip", "throughput", *options, "--out", "out"]) == 0
-    assert "test_convnext" in (tmp_path / "out" / "comparison.md").read_text()
+    assert "test_convnext" in (tmp_path / "out" / "comparison.csv").read_text()
     assert cli.main(["report", str(run), "--no-pictures", *options, "--out", "report.html"]) == 0
     assert "test_convnext" in (tmp_path / "report.html").read_text()
 
@@ -216,6 +218,18 @@ def test_foreign_models_are_measured(make: Callable[[], Model], data: Path) -> N
         assert result.metrics[0].value > 0
     bank = extract(model.backbone, find_images(data / "val"), ExtractConfig(workers=0, image_size=64))
     assert bank.features.shape == (8, model.backbone.dim)
+
+
+def test_a_wrapped_module_is_compared_and_reported(data: Path, tmp_path: Path) -> None:
+    model = wrap(squeezenet1_1(num_classes=8), "squeezenet", image_size=SIDE)
+    context = Context(torch.device("cpu"), workers=0, image_size=64)
+    measuring = Measuring(data, skip=frozenset({"throughput"}), context=context)
+    compared = comparison.compare_runs(comparison.Request((model, f"random:{CONVNEXT}"), tmp_path / "out", measuring))
+    assert {row.architecture for row in compared.comparison.rows} == {"squeezenet", "test_convnext"}
+    assert all(row.cell(name) for row in compared.comparison.rows for name in ("knn", "linear"))
+    out = tmp_path / "report.html"
+    build.write_report(build.Request((model,), out, measuring, pictures=False))
+    assert "squeezenet" in out.read_text()
 
 
 def test_pixels_are_a_model(data: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dinoscope.errors import UserError
 from dinoscope.models.network import Backbone, Transformer, require_patches
-from dinoscope.models.vit import block_index, class_row
+from dinoscope.models.vit import class_row
 from dinoscope.types import Tokens
 
 MAX_PATCHES = 2**16
@@ -51,18 +51,6 @@ def require_last_block(backbone: Backbone, block: int) -> None:
     """Raise UserError for another block than -1 of a network without attention blocks."""
     if block != -1:
         raise UserError(f"{backbone.config.name} has no attention blocks: leave the block at -1, not {block}")
-
-
-def class_attention_row(
-    transformer: Transformer, images: Float[Tensor, "b 3 h w"], block: int = -1
-) -> Float[Tensor, "b heads n"]:
-    """Return the class token's whole row of a block's attention: to itself, to registers if any, to the patches.
-
-    Raises UserError for a block that the network does not have.
-    """
-    index = block_index(transformer, block)
-    tokens, _ = transformer.embed(images)
-    return class_row(transformer.blocks[index], transformer.run_blocks(tokens, stop=index))
 
 
 def attention_of_blocks(

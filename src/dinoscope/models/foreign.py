@@ -129,10 +129,11 @@ class TimmBackbone(Backbone):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
         """Return timm's pooled feature, and the last feature map or the tokens of the patches."""
-        if self.checkpoint_activations and any(isinstance(layer, _BatchNorm) for layer in self.net.modules()):
-            raise UserError(f"{self.config.name} has batch norm, and its activations cannot be recomputed exactly")
         net = cast(Any, self.net)
-        net.set_grad_checkpointing(self.checkpoint_activations)
+        if self.checkpoint_activations:
+            if any(isinstance(layer, _BatchNorm) for layer in self.net.modules()):
+                raise UserError(f"{self.config.name} has batch norm: its activations cannot be recomputed exactly")
+            net.set_grad_checkpointing()
         features = net.forward_features(images)
         if not isinstance(features, Tensor):
             raise UserError(f"{self.config.name} gives {type(features).__name__}, not a feature map or tokens")

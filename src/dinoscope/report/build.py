@@ -13,7 +13,7 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.compare import Measuring
 from dinoscope.files import replacing
-from dinoscope.model_names import RANDOM, load_models, run_settings
+from dinoscope.model_names import RANDOM, Model, load_models, run_settings
 from dinoscope.report.comparison import gathered, require_different
 from dinoscope.report.page import Document, Section, render
 from dinoscope.report.runs import Material, read_runs
@@ -29,7 +29,7 @@ MAX_NAMES = 3
 class Request:
     """What the report is about.
 
-    models: run folders, and other models as `load_model` takes them.
+    models: run folders, and other models as `load_models` takes them.
     out: the file.
     measuring: without data, only kept results are shown; with data, missing ones are measured and kept.
     baselines: raw pixels and random weights in the comparison; only if there are data.
@@ -37,7 +37,7 @@ class Request:
     title: above all; by default the models' names.
     """
 
-    models: tuple[str, ...]
+    models: tuple[str | Model, ...]
     out: Path
     measuring: Measuring = field(default_factory=Measuring)
     baselines: bool = False
@@ -85,14 +85,14 @@ def report(request: Request) -> Document:
 
 def _material(request: Request) -> Material:
     watch = request.measuring.watch
-    names = [name for name in request.models if is_run(name)]
+    names = [name for name in request.models if isinstance(name, str) and is_run(name)]
     with watch("reading runs") as progress:
         progress(0, 1)
         runs = read_runs([Path(name) for name in names])
         progress(1, 1)
     # A run that has saved nothing has no model yet; all that it logged is shown nevertheless.
     empty = {str(run.path) for run in runs if run.state == "begun"}
-    named = [name for name in request.models if str(Path(name)) not in empty]
+    named = [each for each in request.models if isinstance(each, Model) or str(Path(each)) not in empty]
     models = tuple(load_models(named, watch)) if named else ()
     measuring, baselines = request.measuring, request.baselines
     if measuring.data is None:  # show what is kept

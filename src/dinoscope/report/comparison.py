@@ -48,11 +48,11 @@ FILES = ("comparison.md", "comparison.csv", "comparison.tex", "comparison.json",
 class Request:
     """What is compared.
 
-    runs: run folders, or other models as `load_model` takes them.
+    runs: run folders, or other models as `load_models` takes them.
     baselines: add raw pixels, and each network with random weights.
     """
 
-    runs: tuple[str | Path, ...]
+    runs: tuple[str | Path | Model, ...]
     out: Path
     measuring: Measuring = field(default_factory=Measuring)
     baselines: bool = False
@@ -81,16 +81,17 @@ def compare_runs(request: Request) -> Compared:
         raise UserError(f"--label-fraction must be above 0 and at most 1, not {request.measuring.fraction:g}")
     require_different(request.runs)
     claim(request.out, FILES, overwrite=request.overwrite)
-    models = load_models([str(run) for run in request.runs], request.measuring.watch)
+    models = load_models(request.runs, request.measuring.watch)
     comparison = gathered(models, request.measuring, baselines=request.baselines)
     table = display_table(comparison, request.published)
     return Compared(comparison, table, tuple(write_all(request.out, _contents(comparison, table, request.published))))
 
 
-def require_different(models: Sequence[str | Path]) -> None:
+def require_different(models: Sequence[str | Path | Model]) -> None:
     """Raise UserError if a model was given twice."""
-    places = [Path(model).resolve() for model in models]
-    twice = [str(model) for model, place in zip(models, places, strict=True) if places.count(place) > 1]
+    names = [model.name if isinstance(model, Model) else model for model in models]
+    places = [Path(name).resolve() for name in names]
+    twice = [str(model) for model, place in zip(names, places, strict=True) if places.count(place) > 1]
     if twice:
         raise UserError(f"the same model was given twice: {' and '.join(twice)}")
 

@@ -191,12 +191,12 @@ def _warnings(run: RunRecord) -> Iterator[str]:
 def _fallen_rank(run: RunRecord) -> tuple[str, bool] | None:
     """A sentence if RankMe ended far below its maximum, and whether accuracy fell with it."""
     ranks, accuracies = run.series("rank_me")[1], run.series("knn_top1")[1]
-    if len(ranks) < 2 or ranks[-1] >= max(ranks) / 2:
+    if len(ranks) < 2 or not ranks[-1] < max(ranks) / 2:  # which is false of values that are not finite, too
         return None
     text = f"RankMe fell from {max(ranks):.1f} to {ranks[-1]:.1f}: features use fewer directions than they did"
     if not accuracies:
         return f"{text}. Whether accuracy fell is not known.", False
-    if accuracies[-1] >= 0.9 * max(accuracies):
+    if not accuracies[-1] < 0.9 * max(accuracies):
         return f"{text}. Online k-NN did not fall with it.", False
     text += f", and online k-NN fell with it, from {max(accuracies):.1f} to {accuracies[-1]:.1f} %"
     return f"{text}: the run collapses in part. Lower the learning rate, or stop earlier.", True
