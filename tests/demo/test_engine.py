@@ -20,6 +20,7 @@ from dinoscope.demo.pictures import Picture
 from dinoscope.explain.attention import prepare
 from dinoscope.explain.maps import MAPS
 from dinoscope.explain.patches import patch_colors, patch_features, similarity_maps
+from dinoscope.model_names import load_models
 from dinoscope.models.vit import ViTBackbone
 from tests.demo.conftest import named
 
@@ -138,6 +139,22 @@ def test_broken_weights_are_refused(picture_file: Path) -> None:
     engine = Engine([model], Limits())
     with pytest.raises(Refused, match="model_broken"):
         engine.run(Input("broken", engine.picture(picture_file)))
+
+
+def test_a_model_without_patches_shows_no_maps(engine: Engine, picture_file: Path) -> None:
+    engine.models["resnet"].backbone.has_patches = False
+    with pytest.raises(Refused, match="model_no_patches"):
+        engine.maps(Input("resnet", engine.picture(picture_file)), "energy", 0)
+
+
+def test_a_network_of_timm_shows_the_maps_that_need_no_attention(picture_file: Path) -> None:
+    engine = Engine(load_models(["random:timm:test_convnext"]), Limits())
+    (given,) = (Input(model, engine.picture(picture_file), 64) for model in engine.models)
+    assert engine.shown_kind(given.model, "attention") == "energy"
+    for kind in ("attention", "energy", "gradcam", "centre"):
+        assert len(engine.maps(given, kind, 0)) == 1
+    with pytest.raises(Refused, match="image_no_rollout"):
+        engine.maps(given, "rollout", 0)
 
 
 def test_an_image_of_too_many_patches_is_refused(engine: Engine, tmp_path: Path) -> None:

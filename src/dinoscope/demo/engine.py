@@ -83,16 +83,16 @@ class Engine:
         return self._remember(key, lambda: self.apart(read_picture, path, self.limits, self.window))
 
     def depth(self, model: str) -> int:
-        """Return the number of blocks that a map can be of; 1 for a ResNet."""
+        """Return the number of blocks that a map can be of; 1 for a network that is no transformer."""
         transformer = self.models[model].backbone.transformer
         return 1 if transformer is None else len(transformer.blocks)
 
     def heads(self, model: str) -> int:
-        """Return the number of attention heads; 1 for a ResNet."""
+        """Return the number of attention heads; 1 without attention."""
         return count_heads(self.models[model].backbone)
 
     def shown_kind(self, model: str, kind: str) -> str:
-        """Return the kind of map that a model really gives: a ResNet's attention is its feature energy."""
+        """Return the kind of map that a model really gives: without attention it is the feature energy."""
         attention = self.models[model].backbone.class_attention
         return "energy" if kind == "attention" and attention is None else kind
 
@@ -137,12 +137,15 @@ class Engine:
     def run(self, given: Input) -> SinglePass:
         """Return what the model's pass over the picture leaves behind, running it unless that is still there.
 
-        Raises Refused if the picture has more patches than the limits allow, or the model's numbers are not finite.
+        Raises Refused if the model has no patches, the picture more of them than the limits allow, or the model's
+        numbers are not finite.
         """
         return self._remember(self._key(given), lambda: self._run(given))
 
     def _run(self, given: Input) -> SinglePass:
         backbone = self.models[given.model].backbone
+        if not backbone.has_patches:
+            raise Refused("model_no_patches", model=given.model)
         rows, columns = patch_grid(given.picture.size, self.size(given), backbone.patch_size)
         max_patches = min(self.limits.patches, MAX_PATCHES)
         if rows * columns > max_patches:

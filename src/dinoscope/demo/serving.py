@@ -288,12 +288,13 @@ def _with_headers(send: Any, *, is_file: bool) -> Any:
 
     async def send_guarded(message: Any) -> None:
         if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
+            headers = MutableHeaders(raw=list(message.get("headers", [])))
             headers["x-content-type-options"] = "nosniff"
             if is_file:
                 headers.append("content-security-policy", _SANDBOX)
             elif headers.get("content-type", "").startswith("text/html"):
                 headers.append("content-security-policy", _PAGE)
+            message = {**message, "headers": headers.raw}
         await send(message)
 
     return send_guarded
