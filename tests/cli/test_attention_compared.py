@@ -138,7 +138,7 @@ def test_every_block_in_a_row(picture_folder: Folder, tmp_path: Path) -> None:
     [
         (("--model", VIT, "--map", "rolout"), "no kind of map 'rolout'; did you mean rollout?"),
         (("--model", RESNET, "--map", "rollout"), "rollout needs attention blocks"),
-        (("--model", RESNET, "--block", "all"), "--block all is for transformers"),
+        (("--model", RESNET, "--block", "all"), "--block all needs attention blocks"),
         (("--model", VIT, RESNET, "--block", "1"), "resnet_micro has no attention blocks"),
         (("--model", VIT, VIT, "--separate"), "--separate is for one model"),
         (("--model", VIT, "--block", "all", "--map", "rollout"), "--block all is for --map attention"),
