@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from dinoscope import cli
+from dinoscope import videos as video
 from dinoscope.cli import video as command
 from dinoscope.data.benchmarks import encode_indices, read_indices, voc_palette
 from dinoscope.files import MARK
-from dinoscope.report import video
 
 MODEL = "random:vit_micro_conv8"
 COUNT, SIZE = 6, (64, 96)

@@ -17,13 +17,13 @@ from dinoscope.cli.progress import ConsoleProgress
 from dinoscope.demo.limits import Limits
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Context
+from dinoscope.evaluation.compare import Measuring
 from dinoscope.model_names import load_models
 from dinoscope.quickstart import TRAINED, K, Quickstart
 from dinoscope.quickstart import quickstart as run_quickstart
 from dinoscope.quickstart import scenes as drawn_scenes
 from dinoscope.recipes import run_config
 from dinoscope.report.build import Request, write_report
-from dinoscope.study.gather import Measuring
 from dinoscope.system import pick_device
 
 BY_DEFAULT = (

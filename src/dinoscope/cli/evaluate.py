@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import field, fields, make_dataclass
+from dataclasses import asdict, field, fields, make_dataclass
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from dinoscope.cli.command import Command, ExtractionOptions, ExtractionWithBatc
 from dinoscope.cli.console import emit, metric_table, progress_bar, stdout
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
-from dinoscope.evaluation.base import INTERNAL, Evaluation, Labelled, measure, metrics_table
+from dinoscope.evaluation.base import INTERNAL, Evaluation, Labelled, differences, items_csv, measure, metrics_table
 from dinoscope.evaluation.results import plain, to_json
 from dinoscope.files import claim, mark, write_all
 from dinoscope.model_names import Model, load_models
@@ -26,6 +27,7 @@ from dinoscope.tables import Table
 from dinoscope.types import Result
 
 TABLE = "table.md"
+_PAGE = re.compile(r"pictures-\d{2,}\.png")
 
 DATA = {
     "labels": "Folder with train/CLASS/... and val/CLASS/..., or only CLASS/...",
@@ -49,7 +51,7 @@ def command(evaluation: Evaluation) -> Command:
     options = make_dataclass(
         "Options",
         [
-            ("model", ModelNames),
+            ("model", ModelNames, ()) if evaluation.needs_no_model else ("model", ModelNames),
             ("data", _explained(Path | None, DATA[evaluation.needs]), None),
             ("config", tyro.conf.OmitArgPrefixes[evaluation.config], field(default_factory=evaluation.config)),
             *((name, _explained(kind, text), default) for name, kind, default, text in OUTPUT),
@@ -82,21 +84,25 @@ def run(evaluation: Evaluation, options: Any) -> None:
         raise UserError(f"--pictures must be 0 or more, not {pictures}")
     if pictures and out is None:
         raise UserError("--pictures needs a folder to go to: add --out")
+    pages: list[str] = []
     if out is not None:
-        names = [TABLE, f"{evaluation.name}.json", f"{evaluation.name}.csv"]
+        pages = [path.name for path in out.glob("pictures-*.png") if _PAGE.fullmatch(path.name)]
+        names = [TABLE, f"{evaluation.name}.json", f"{evaluation.name}.csv", *pages]
         claim(out, names, overwrite=options.overwrite)
     context = options.extraction.context(out=out, overwrite=options.overwrite)
     models = load_models(options.model, progress_bar) if options.model else []
     results = measure(evaluation, models, options.data, options.config, context)
     labelled = list(zip(_labels(models, results), results, strict=True))
     if out is not None:
-        write_all(out, _files(evaluation, labelled, published=published))
+        written = write_all(out, _files(evaluation, labelled, published=published))
         sheets = evaluation.examples(results, models, pictures, context) if pictures and evaluation.examples else []
+        write_all(out, dict.fromkeys(pages).items())  # those of an earlier, longer series go
         mark(out, [f"{sheet.name}.png" for sheet in sheets])
         for sheet in sheets:
-            write_png(out / f"{sheet.name}.png", sheet.pixels())
+            write_png(out / f"{sheet.name}.png", sheet.pixels(note=sheet.caption))
+            written.append(out / f"{sheet.name}.png")
     if options.json:
-        print(to_json(results[0]) if len(results) == 1 else _json(labelled), end="")
+        print(_json(evaluation, labelled), end="")
         return
     if evaluation.tables is None and len(labelled) == 1:
         stdout(metric_table(evaluation.title, results[0].metrics))
@@ -106,22 +112,33 @@ def run(evaluation: Evaluation, options: Any) -> None:
         line = evaluation.protocol_line(result.protocol)
         stdout(line if len(labelled) == 1 else f"{label}: {line}")
     if out is not None:
-        stdout(f"written to {out}")
+        stdout(f"written to {out}: {', '.join(dict.fromkeys(path.name for path in written))}")
 
 
 def _labels(models: Sequence[Model], results: Sequence[Result]) -> Iterator[str]:
     """Give the labels of the models, then the names of what was measured besides, such as folders of masks."""
     yield from (model.label for model in models)
-    yield from (str(result.protocol["weights"]) for result in results[len(models) :])
+    yield from (str(result.protocol.get("label", result.protocol["weights"])) for result in results[len(models) :])
 
 
 def _tables(evaluation: Evaluation, labelled: Labelled, *, published: bool) -> list[Table]:
     return evaluation.tables(labelled, published) if evaluation.tables else metrics_table(labelled, evaluation.title)
 
 
-def _json(labelled: Labelled) -> str:
-    values = [{"model": label, **plain(result, items=False)} for label, result in labelled]
-    return dumps({"models": values}, indent=2) + "\n"
+def _json(evaluation: Evaluation, labelled: Labelled) -> str:
+    if evaluation.tables is None and len(labelled) == 1:
+        return to_json(labelled[0][1])
+    left_out = {label: dict(result.items.left_out) for label, result in labelled if result.items}
+    values = {
+        "models": [{"model": label, **plain(result, items=False)} for label, result in labelled],
+        "differences": [
+            {"first": first, "second": second, "metric": column.metric, **asdict(estimate)}
+            for column in evaluation.columns
+            for first, second, estimate in differences(labelled, column.metric)
+        ],
+        "left_out": {label: reasons for label, reasons in left_out.items() if reasons},
+    }
+    return dumps(values, indent=2) + "\n"
 
 
 def _files(evaluation: Evaluation, labelled: Labelled, *, published: bool) -> Iterator[tuple[str, bytes | None]]:
@@ -132,24 +149,12 @@ def _files(evaluation: Evaluation, labelled: Labelled, *, published: bool) -> It
     lines = "".join(f"\n{label}: {evaluation.protocol_line(result.protocol)}\n" for label, result in labelled)
     text = f"# {evaluation.title}\n\n" + "\n".join(map(markdown, tables)) + pictures + lines
     yield TABLE, text.encode("utf-8", errors="surrogateescape")
-    yield f"{evaluation.name}.json", _json(labelled).encode()
-    yield f"{evaluation.name}.csv", _items(labelled)
+    yield f"{evaluation.name}.json", _json(evaluation, labelled).encode("utf-8", errors="surrogateescape")
+    header, rows = (evaluation.csv or items_csv)(labelled)
+    yield f"{evaluation.name}.csv", csv_text(header, rows).encode("utf-8", errors="surrogateescape") if rows else None
     for chart in charts:
         yield f"{chart.name}.png", png(line_chart(chart))
 
 
-def _items(labelled: Labelled) -> bytes | None:
-    """Return a CSV file with a row for each item of each model; None without items."""
-    names = dict.fromkeys(name for _, result in labelled if result.items for name in result.items.figures)
-    rows = [
-        [label, item, *(f"{figures[name][at]:.6g}" if name in figures else "" for name in names)]
-        for label, result in labelled
-        if result.items is not None
-        for figures in [result.items.figures]
-        for at, item in enumerate(result.items.names)
-    ]
-    text = csv_text(("model", "item", *names), rows)
-    return text.encode("utf-8", errors="surrogateescape") if rows else None
-
-
-COMMANDS = {name: command(evaluation) for name, evaluation in EVALUATIONS.items()}
+COMMANDS = {name: command(evaluation) for name, evaluation in EVALUATIONS.items() if not evaluation.by_network}
+"""Speed has a command with more options: networks without a model, and training."""

@@ -22,7 +22,7 @@ from dinoscope.data.benchmarks import VOID, MaskedImages, find_masks, object_pix
 from dinoscope.data.images import OTHER_EXTENSIONS, UnreadableImage, decode, extensions, read
 from dinoscope.data.sources import balanced, evenly, find_images, find_images_of_splits
 from dinoscope.errors import UserError, lookup
-from dinoscope.evaluation.jaccard import jaccard
+from dinoscope.evaluation.voc import jaccard
 from dinoscope.explain.attention import attention_of_blocks, map_masks, mean_and_heads, prepare, upsample
 from dinoscope.explain.embedding import TITLES, EmbeddingMap, described, embedding_map
 from dinoscope.explain.maps import MAPS, count_maps, map_title

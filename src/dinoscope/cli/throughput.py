@@ -102,8 +102,8 @@ def measure(options: Options) -> list[Timed]:
 
     from dinoscope.cli.console import progress_bar
     from dinoscope.config import to_dict
-    from dinoscope.evaluation.throughput import ThroughputConfig, throughput
-    from dinoscope.system import DTYPES, pick_device
+    from dinoscope.evaluation.throughput import ThroughputConfig, protocol_line, throughput
+    from dinoscope.system import pick_device
     from dinoscope.training.throughput import training_throughput
     from dinoscope.types import Result
 
@@ -112,13 +112,11 @@ def measure(options: Options) -> list[Timed]:
     if options.threads:
         torch.set_num_threads(options.threads)
     device, backbone, settings = pick_device(options.device), _backbone(options), _training_settings(options)
-    config = ThroughputConfig(
-        options.image_size, options.batch_size, options.repeats, DTYPES[options.precision or "fp32"]
-    )
+    config = ThroughputConfig(options.image_size, options.batch_size, options.repeats)
     results: list[Timed] = []
     with progress_bar("forwards, timed") as progress:
-        metrics, protocol = throughput(backbone, device, config, progress)
-    results.append(Timed("throughput", protocol.line(), Result("throughput", to_dict(protocol), metrics)))
+        metrics, found = throughput(backbone, device, config, progress, options.precision or "fp32")
+    results.append(Timed("throughput", protocol_line(found), Result("throughput", found, metrics)))
     if settings is not None:
         try:
             with progress_bar("training steps, timed") as progress:

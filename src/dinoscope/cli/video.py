@@ -18,12 +18,11 @@ from dinoscope.cli.console import progress_bar, say, stdout
 from dinoscope.data.benchmarks import read_indices
 from dinoscope.data.video import Video, open_video
 from dinoscope.errors import UserError
-from dinoscope.evaluation.propagation import propagate, warn_of_lost
-from dinoscope.evaluation.window import PropagationConfig, check_config
+from dinoscope.evaluation.propagation import PropagationConfig, check_config, propagate, warn_of_lost
 from dinoscope.files import claim, mark
 from dinoscope.model_names import load_model
-from dinoscope.report.video import write_followed
 from dinoscope.system import pick_device
+from dinoscope.videos import write_followed
 
 MASKS = "masks"
 _ANY_MASK = "[0-9]" * 5 + ".png"

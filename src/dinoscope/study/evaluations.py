@@ -14,8 +14,7 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import Context, Data, Evaluation, gallery_and_queries, is_expected
 from dinoscope.evaluation.results import keep_in, kept, kept_names, newest_first
-from dinoscope.measurement.voc import VocConfig, measure_voc
-from dinoscope.measurement.voc_record import measurements, summarise
+from dinoscope.evaluation.voc import VocConfig, measure_voc, results_of
 from dinoscope.model_names import Model, load_model
 from dinoscope.study.effects import RANK
 from dinoscope.types import Result
@@ -136,9 +135,8 @@ def _keep(model: Model, name: str, result: Result) -> None:
 
 def _jaccard(model: Model, masked: MaskedImages, context: Context) -> float:
     """Return the Jaccard in % of the mask with 60 % of the mean attention and all objects of an image (strict)."""
-    device = context.device or VocConfig.device
-    config = VocConfig(protocols=("strict",), short_side=_side(masked), device=device)
-    wanted = {"data": str(masked.root), "images_there": len(masked), "short_side": config.short_side}
+    config = VocConfig(protocol="strict", size=_side(masked))
+    wanted = {"data": str(masked.root), "images_there": len(masked), "short_side": config.size}
     wanted |= {"weights_hash": model.weights_hash}
     home = model.home or Path()
     every = (kept(home, name) for name in kept_names(home, JACCARD))
@@ -146,7 +144,7 @@ def _jaccard(model: Model, masked: MaskedImages, context: Context) -> float:
     result = next(same, None)
     if result is None:
         with context.watch("attention on objects") as progress:
-            (measured,) = measurements(summarise(measure_voc([model], masked, config, progress)))
+            (measured,) = results_of(measure_voc([model], masked, config, progress, context=context))
         result = Result("voc", {**measured.protocol, **wanted}, measured.metrics)
         _keep(model, JACCARD, result)
     return next(metric.value for metric in result.metrics if metric.name == "voc_jaccard_strict_mean")
@@ -158,4 +156,4 @@ def _side(masked: MaskedImages) -> int:
         size = read_size(masked.images[0])
     except UnreadableImage as error:
         raise UserError(f"{masked.images[0]} cannot be read: {error}") from error
-    return min(VocConfig.short_side, *size) if voc_root(masked.root) is None else VocConfig.short_side
+    return min(VocConfig.size, *size) if voc_root(masked.root) is None else VocConfig.size
