@@ -33,7 +33,7 @@ from taking_turns import measure, peak_bytes, timed
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dinoscope.evaluation.window import PropagationConfig, propagate_labels
+from dinoscope.evaluation.propagation import PropagationConfig, propagate_labels
 
 HEIGHT, WIDTH, DIM, FRAMES, LABELS = 480, 832, 384, 8, 3
 

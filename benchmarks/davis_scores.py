@@ -27,7 +27,7 @@ import numpy as np
 from taking_turns import measure
 
 from dinoscope.data.benchmarks import find_davis
-from dinoscope.evaluation.video_scores import SequenceScore, score_sequence
+from dinoscope.evaluation.davis import SequenceScore, score_sequence
 from dinoscope.scenes import ScenesConfig, write_scenes
 
 LAG = 3

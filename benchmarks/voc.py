@@ -25,8 +25,7 @@ from taking_turns import measure
 from torch import Tensor
 
 from dinoscope.data.benchmarks import MaskedImages, encode_indices, find_masked_images
-from dinoscope.measurement.voc import VocConfig, measure_voc
-from dinoscope.measurement.voc_images import Looks, read_samples
+from dinoscope.evaluation.voc import Looks, VocConfig, measure_voc, read_samples
 from dinoscope.model_names import Model, load_model
 
 
@@ -52,10 +51,10 @@ def draw_voc(folder: Path, count: int) -> None:
 
 def preloaded(model: Model, images: MaskedImages, config: VocConfig) -> list[Tensor]:
     """The batches that the network sees, normalised."""
-    looks = Looks(("published",), config.square, config.short_side, (model.backbone.patch_size,))
+    looks = Looks(("published",), config.square, config.size, (model.backbone.patch_size,))
     found = [read_samples(images, index, looks) for index in range(len(images))]
     pixels = [sample.pixels for samples in found if isinstance(samples, list) for sample in samples]
-    parts = [pixels[begin : begin + config.batch_size] for begin in range(0, len(pixels), config.batch_size)]
+    parts = [pixels[begin : begin + 8] for begin in range(0, len(pixels), 8)]
     return [model.backbone.normalize(torch.stack(part)) for part in parts]
 
 
@@ -74,7 +73,7 @@ def main() -> None:
             draw_voc(Path(folder), arguments.images)
         images = find_masked_images(arguments.data or Path(folder)).subset(arguments.images)
         model = load_model(f"random:{arguments.network}")
-        config = VocConfig(protocols=("published",), batch_size=arguments.batch_size)
+        config = VocConfig(protocol="published")
         batches = preloaded(model, images, config)
 
         def forward() -> None:
@@ -91,7 +90,7 @@ def main() -> None:
 
     count = sum(map(len, batches))
     bare = result["bare forward"]
-    print(f"{arguments.network} at {config.square} px, {count} images, batches of {config.batch_size},", end=" ")
+    print(f"{arguments.network} at {config.square} px, {count} images, batches of {8},", end=" ")
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.repeats} repeats")
     for name, row in result.items():
         ratios = {clock: bare[clock] / seconds for clock, seconds in row.items()}

@@ -9,18 +9,17 @@ from typing import Any
 import pytest
 
 from dinoscope.config import difference, flat
-from dinoscope.methods import METHODS, shown_name
-from dinoscope.models.backbone import BACKBONES, network_title
-from dinoscope.recipes import run_config
-from dinoscope.study.compare import (
+from dinoscope.evaluation.compare import (
     METHOD_NAMES,
+    PUBLISHED,
     Entry,
     compare,
     deciding_settings,
-    figure,
     usual_conditions,
 )
-from dinoscope.study.published import PUBLISHED
+from dinoscope.methods import METHODS, shown_name
+from dinoscope.models.backbone import BACKBONES, network_title
+from dinoscope.recipes import run_config
 from dinoscope.training.config import RunConfig, SavingConfig
 from dinoscope.types import Metric, Result
 
@@ -235,14 +234,16 @@ def test_the_settings_that_decide_leave_out_seed_place_and_machine(tmp_path: Pat
 
 
 def test_the_figure_is_that_of_20_neighbours_or_of_all_of_a_small_gallery() -> None:
-    assert figure("knn", knn(40.0)) == (40.0, 20)
+    assert entry(top1=40.0).value("knn") == 40.0
     few = Result("knn", {"gallery_images": 12}, (Metric("knn_leave_one_out_top1", 30.0, parameters={"k": 11}),))
-    assert figure("knn", few) == (30.0, 11)
-    assert compare([entry(knn=few)]).k == 11
+    assert entry(knn=few).value("knn") == 30.0
+    assert compare([entry(knn=few)]).title("knn") == "k-NN (k = 11)"
+    assert compare([entry()]).title("knn") == "k-NN (k = 20)"
     others = Result("knn", {"gallery_images": 90}, (Metric("knn_top1", 30.0, parameters={"k": 10}),))
-    assert figure("knn", others) is None
-    assert figure("linear", Result("linear", {}, (Metric("linear_top1", 60.0),))) == (60.0, 0)
-    assert figure("throughput", None) is None
+    assert entry(knn=others).value("knn") is None
+    probe = replace(entry(), measurements={"linear": Result("linear", {}, (Metric("linear_top1", 60.0),))})
+    assert probe.value("linear") == 60.0
+    assert probe.value("throughput") is None
 
 
 def test_the_conditions_of_most_rows() -> None:

@@ -15,9 +15,9 @@ from PIL import Image
 
 from dinoscope import api, checkpoint, system
 from dinoscope.cli import main
+from dinoscope.evaluation.compare import LABEL, PUBLISHED
 from dinoscope.evaluation.results import keep, kept, kept_names
 from dinoscope.report.comparison import FILES
-from dinoscope.study.published import LABEL, PUBLISHED
 from dinoscope.types import Result
 from tests.conformance import cases
 from tests.conftest import draw_picture
@@ -110,7 +110,7 @@ def test_everything_that_is_missing_is_measured_kept_and_shown(runs: Path, train
     assert any("method.teacher_momentum 0.8" in note for note in notes(values)["b"])
 
     # The gallery has twelve images, so that there are no 20 neighbours; the table says so.
-    assert values["k"] == 12
+    assert values["titles"]["knn"] == "k-NN (k = 12)"
     assert "k-NN (k = 12)" in Path("out/comparison.md").read_text()
     assert "DINO a0 (n = 2)" in Path("out/comparison.md").read_text()
     assert "batch 2 of 32 px, fp32" in shown.out
@@ -161,7 +161,7 @@ def test_what_is_kept_is_not_measured_again(runs: Path, trained: Path, monkeypat
         raise AssertionError("measured again")
 
     monkeypatch.setattr("dinoscope.evaluation.base.Context.features", never)
-    monkeypatch.setattr("dinoscope.study.gather.throughput", never)
+    monkeypatch.setattr("dinoscope.evaluation.throughput.throughput", never)
     again = compared("a0", "b", "--data", trained / "data", "--no-baselines", "--overwrite")
     assert figures(again, "knn") == figures(first, "knn")
     assert figures(again, "throughput") == figures(first, "throughput")

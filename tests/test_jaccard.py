@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dinoscope.evaluation.jaccard import jaccard
+from dinoscope.evaluation.voc import jaccard
 
 TRUTH = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0]], dtype=torch.bool)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dinoscope.errors import UserError
-from dinoscope.evaluation.localisation import area_share, energy_inside, pointing_chance, pointing_hit
+from dinoscope.evaluation.explain import area_share, energy_inside, pointing_chance, pointing_hit
 
 
 def square(size: int, rows: slice, columns: slice) -> torch.Tensor:

@@ -13,9 +13,10 @@ import torch
 
 from dinoscope import system
 from dinoscope.cli import main
+from dinoscope.config import to_dict
 from dinoscope.errors import UserError
 from dinoscope.evaluation.results import kept
-from dinoscope.evaluation.throughput import CPU_BATCH, ThroughputConfig, throughput
+from dinoscope.evaluation.throughput import CPU_BATCH, ThroughputConfig, protocol_line, throughput
 from dinoscope.methods.dino import DINO
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.system import Memory, MemoryWatch, Timing, machine, time_calls
@@ -126,9 +127,9 @@ def test_the_network_alone() -> None:
     found = values(metrics)
     assert found["parameters"] == pytest.approx(0.288408)  # counted by hand from the shape of the network
     assert found["images_per_second_slowest"] <= found["images_per_second"] <= found["images_per_second_fastest"]
-    assert (protocol.backbone, protocol.image_size, protocol.batch_size) == ("vit_micro_conv8", 32, 4)
-    assert (protocol.precision, protocol.repeats, protocol.machine) == ("fp32", 2, machine(CPU))
-    assert "batch 4 of 32 px, fp32, median of 2 repeats" in protocol.line()
+    assert (protocol["backbone"], protocol["image_size"], protocol["batch_size"]) == ("vit_micro_conv8", 32, 4)
+    assert (protocol["precision"], protocol["repeats"], protocol["machine"]) == ("fp32", 2, to_dict(machine(CPU)))
+    assert "batch 4 of 32 px, fp32, median of 2 repeats" in protocol_line(protocol)
 
 
 def test_a_cpu_takes_a_smaller_batch_by_default(monkeypatch) -> None:

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load_file
 
 from dinoscope.errors import UserError
-from dinoscope.evaluation.video_scores import (
+from dinoscope.evaluation.davis import (
     ObjectScore,
     contour,
     contour_accuracy,

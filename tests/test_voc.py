@@ -14,20 +14,23 @@ from torch import Tensor
 
 from dinoscope.data.benchmarks import MaskedImages, encode_indices, find_masked_images
 from dinoscope.errors import UserError
-from dinoscope.evaluation.jaccard import jaccard
+from dinoscope.evaluation.base import Context, differences
 from dinoscope.evaluation.voc import (
+    VocConfig,
+    VocResult,
     cell_jaccard,
     count_cells,
     fixed_head,
+    jaccard,
+    measure_voc,
     published_scores,
+    results_of,
     strict_scores,
     two_halves,
     whole_image_scores,
 )
 from dinoscope.explain.attention import mass_mask, mass_masks, upsample
 from dinoscope.explain.maps import MAPS
-from dinoscope.measurement.voc import VocConfig, VocResult, measure_voc
-from dinoscope.measurement.voc_record import by_class, measurements, summarise
 from dinoscope.model_names import Model, load_models
 from dinoscope.models.backbone import Backbone
 
@@ -58,7 +61,7 @@ def enlarged(mask: np.ndarray) -> np.ndarray:
 
 
 def small_config(**changes: object) -> VocConfig:
-    values: dict[str, object] = {"square": 16, "short_side": 16, "mass": 0.5, "masses": (0.5, 0.93)}
+    values: dict[str, object] = {"square": 16, "size": 16, "mass": 0.5, "masses": (0.5, 0.93)}
     return VocConfig(**{**values, **changes})  # pyright: ignore[reportArgumentType]
 
 
@@ -111,20 +114,25 @@ def test_the_same_through_the_whole_way(tmp_path: Path, vit: Model) -> None:
     assert result.whole_image == pytest.approx({"published": 7 / 32, "strict": 1 / 2})
     # at a mass of .93 it takes a third cell (.48 + .42 + .05), of two equal ones the earlier: A B C, and C D A
     assert scores.published[0, 1].item() == pytest.approx((3 / 12 + 4 / 12) / 2)
-    metrics = {metric.name: metric for metric in measurements(summarise(result))[0].metrics}
+    metrics = {
+        metric.name: metric for metric in reversed(results_of(result)[0].metrics) if "class" not in metric.parameters
+    }
     assert metrics["voc_jaccard_published"].value == pytest.approx(100 * 7 / 16)
     assert metrics["voc_jaccard_strict_head"].value == pytest.approx(40)
     assert metrics["voc_jaccard_strict_head"].parameters == {"mass": 0.5}
     assert metrics["voc_jaccard_strict_head"].low is None  # three images that are all alike have no interval
-    figures = by_class(result)
-    assert [(each.value, each.images) for each in figures] == [(1, 3), (2, 3)]
-    assert [each.published for each in figures] == [pytest.approx((3 / 8,)), pytest.approx((4 / 8,))]
+    classes = [each for each in results_of(result)[0].metrics if each.parameters.get("class")]
+    assert [(each.name, each.parameters["class"], each.n) for each in classes[::2]] == [
+        ("voc_jaccard_published", 1, 3),
+        ("voc_jaccard_published", 2, 3),
+    ]
+    assert [each.value for each in classes[::2]] == pytest.approx([100 * 3 / 8, 100 * 4 / 8])
 
 
 @pytest.mark.usefixtures("given_heads")
 def test_published_alone_keeps_the_heads_that_the_truth_chose(tmp_path: Path, vit: Model) -> None:
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
-    config = small_config(protocols=("published",))
+    config = small_config(protocol="published")
     scores = measure_voc([vit], images, config, keep_masks=True).models[0]
     assert scores.masks[0].all()  # A and B for class 1, C and D for class 2
     assert list(scores.figures) == ["published"]
@@ -220,7 +228,7 @@ def test_what_cannot_be_used_is_counted(tmp_path: Path, vit: Model) -> None:
         "gone": "image unreadable",
     }
     assert "is 4 x 4 px, its image 16 x 16 px" in next(fault.reason for fault in result.faults if fault.name == "size")
-    protocol = measurements(summarise(result))[0].protocol
+    protocol = results_of(result)[0].protocol
     assert protocol["left_out"]["image unreadable"] == 2
     assert protocol["images"] == 1
     assert told[-1] == (6, 6)
@@ -232,9 +240,9 @@ def test_nothing_that_can_be_used_is_an_error(tmp_path: Path, vit: Model) -> Non
         measure_voc([vit], images, small_config())
 
 
-def scenes_result(folder: Path, **changes: object) -> VocResult:
-    models = load_models(["random:vit_micro_conv8", "random:resnet_micro"])
-    return measure_voc(models, find_masked_images(folder), small_config(square=64, short_side=48, **changes))
+def scenes_result(folder: Path, batch_size: int, **changes: object) -> VocResult:
+    models, context = load_models(["random:vit_micro_conv8", "random:resnet_micro"]), Context(batch_size=batch_size)
+    return measure_voc(models, find_masked_images(folder), small_config(square=64, size=48, **changes), context=context)
 
 
 def test_the_order_and_the_batch_do_not_matter(tmp_path: Path) -> None:
@@ -259,13 +267,14 @@ def test_the_order_and_the_batch_do_not_matter(tmp_path: Path) -> None:
     head = one.models[1].strict_head
     assert head is not None
     torch.testing.assert_close(head.scores, one.models[1].figures["strict_mean"])  # the one map is both
-    summary = summarise(one)
-    assert [each.figure for each in summary.differences] == ["published", "strict_mean", "strict_head"]
-    for each in summary.differences:
-        assert (each.first, each.second) == ("random vit_micro_conv8", "random resnet_micro")
-        first, second = (intervals[each.figure][one.config.at].mean for intervals in summary.intervals)
-        assert each.interval.mean == pytest.approx(second - first)
-        assert each.interval.low < each.interval.mean < each.interval.high
+    both = results_of(one)
+    labelled = [(scores.model.label, result) for scores, result in zip(one.models, both, strict=True)]
+    for name in ("published", "strict_mean", "strict_head"):
+        ((first, second, interval),) = differences(labelled, f"voc_jaccard_{name}")
+        assert (first, second) == ("random vit_micro_conv8", "random resnet_micro")
+        means = [metric.value for result in both if (metric := result.metric(f"voc_jaccard_{name}", mass=0.5))]
+        assert interval.mean == pytest.approx(means[1] - means[0])
+        assert interval.low < interval.mean < interval.high
 
 
 def test_weights_that_give_no_numbers_are_named(tmp_path: Path, vit: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,17 +289,21 @@ def test_weights_that_give_no_numbers_are_named(tmp_path: Path, vit: Model, monk
     [
         ({"square": 8 * 300}, "has more than 65536 patches of 8 px: choose a smaller one"),
         ({"square": 20}, "square of 20 px does not consist of 8 px patches: give --square 16, or"),
-        ({"short_side": 4}, "at least one patch of 8 px, not 4"),
+        ({"size": 4}, "at least one patch of 8 px, not 4"),
         ({"mass": 0.0}, "mass that a mask holds is a share above 0 and at most 1, not 0"),
         ({"masses": (0.5, 1.5)}, r"at most 1, not 1\.5"),
-        ({"batch_size": 0}, "at least 1"),
-        ({"protocols": ()}, "no protocol"),
     ],
 )
 def test_settings_out_of_range(tmp_path: Path, vit: Model, changes: dict[str, object], said: str) -> None:
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
     with pytest.raises(UserError, match=said):
         measure_voc([vit], images, small_config(**changes))
+
+
+def test_a_batch_of_no_images_is_refused(tmp_path: Path, vit: Model) -> None:
+    images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
+    with pytest.raises(UserError, match="at least 1"):
+        measure_voc([vit], images, small_config(), context=Context(batch_size=0))
 
 
 def test_other_kinds_of_maps_have_one_map_and_are_named(tmp_path: Path, vit: Model) -> None:

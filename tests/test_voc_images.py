@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from dinoscope.data.benchmarks import find_masked_images
-from dinoscope.evaluation.voc import count_cells
-from dinoscope.measurement.voc_images import Batcher, Looks, Sample, read_samples, squared, squared_mask
+from dinoscope.evaluation.voc import Batcher, Looks, Sample, count_cells, read_samples, squared, squared_mask
 from tests.test_voc import write_voc
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dinoscope.errors import UserError
-from dinoscope.evaluation.window import PropagationConfig, _tile_side, propagate_labels
+from dinoscope.evaluation.propagation import PropagationConfig, _tile_side, propagate_labels
 
 GOLDEN = Path(__file__).parent / "data" / "golden_propagation.safetensors"
 

@@ -218,6 +218,14 @@ def claim(out: Path, names: Iterable[str], *, overwrite: bool) -> None:
         raise UserError(f"{out} holds {there} already: name another folder with --out, or add --overwrite")
 
 
+def claim_file(out: Path, *, overwrite: bool) -> None:
+    """Refuse, before the work, a file that is a folder or there already. Raises UserError."""
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; --out names the file to write")
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} exists already; choose another --out, or --overwrite to replace it")
+
+
 def write_all(out: Path, contents: Iterable[tuple[str, bytes | None]]) -> list[Path]:
     """Write every file, each whole or not at all, and return them. None deletes what an earlier run left of the name.
 

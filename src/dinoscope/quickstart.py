@@ -17,9 +17,9 @@ from dinoscope.checkpoint import load_backbone, write_text
 from dinoscope.data.images import decode
 from dinoscope.data.sources import ImageFolder, find_images
 from dinoscope.evaluation.base import Context
-from dinoscope.evaluation.jaccard import jaccard
 from dinoscope.evaluation.knn import EVALUATION, KNNConfig, knn
 from dinoscope.evaluation.results import keep
+from dinoscope.evaluation.voc import jaccard
 from dinoscope.explain.attention import attention_maps, map_masks, prepare
 from dinoscope.features import raw_pixels
 from dinoscope.files import cache_folder

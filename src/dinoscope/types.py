@@ -162,11 +162,12 @@ class Metric:
         values = ", ".join(f"{name} = {value:g}" for name, value in self.parameters.items())
         return f"{self.name} ({values})" if values else self.name
 
-    def text(self, digits: int = 1) -> str:
+    def text(self, digits: int = 1, *, sign: bool = False) -> str:
         """Return the value, and if there is one its interval in brackets: "74.5 [73.9, 75.0]"."""
+        form = f"{'+' if sign else ''}.{digits}f"
         if self.low is None or self.high is None:
-            return f"{self.value:.{digits}f}"
-        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+            return f"{self.value:{form}}"
+        return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
 
 @dataclass(frozen=True)
@@ -175,11 +176,13 @@ class Items:
 
     figures: name of a metric -> one value for each of `names`, in the metric's unit.
     left_out: name of what could not be measured -> why.
+    facts: what else is known of each, as text: {"classes": ("1 5", "3")}.
     """
 
     names: tuple[str, ...]
     figures: Mapping[str, tuple[float, ...]]
     left_out: Mapping[str, str] = field(default_factory=dict[str, str])
+    facts: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dinoscope import checkpoint
-from dinoscope.cli import attention
+from dinoscope.cli import call
 from dinoscope.cli.pictures import find_files, unique_names
 from dinoscope.errors import UserError
 from dinoscope.files import MARK
@@ -39,7 +39,7 @@ def exported(folder: Path, name: str) -> Path:
 
 
 def run(model: Path, out: Path, *arguments: object) -> int:
-    return attention.main([*map(str, arguments), "--model", str(model), "--out", str(out)])
+    return call("attention", [*map(str, arguments), "--model", str(model), "--out", str(out)])
 
 
 def names(folder: Path) -> list[str]:
@@ -79,7 +79,7 @@ def test_pictures_are_replaced_only_on_request(vit: Path, picture_folder: Folder
     run(vit, out, images)
     kept = out / "0001_attention.png"
     kept.write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"2 of the pictures are already there.*--overwrite"):
+    with pytest.raises(UserError, match=r"holds 0000_attention.png already.*--overwrite"):
         run(vit, out, images)
     assert kept.read_bytes() == b"mine"
     assert run(vit, out, images, "--overwrite") == 0

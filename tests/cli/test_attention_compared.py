@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from dinoscope.cli import main
-from dinoscope.cli.pictures import Seen
-from dinoscope.cli.truth import find_truth
+from dinoscope.cli.pictures import Seen, Truth
 from dinoscope.data.benchmarks import encode_indices, find_masks
 from dinoscope.errors import UserError
 from tests.data.test_masked_images import write_voc
@@ -69,14 +68,13 @@ def test_void_pixels_are_not_counted(tmp_path: Path, picture_folder: Folder) -> 
     classes[:16] = 255
     classes[16:, :20] = 7
     (tmp_path / "masks" / "0000.png").write_bytes(encode_indices(classes))
-    truth = find_truth([image], tmp_path / "masks")
-    seen = Seen(0, image, np.zeros((32, 40, 3), np.uint8), ())
-    assert truth.measure(seen, "model", torch.ones(4, 5, dtype=torch.bool)) is None  # not read yet
-    assert truth.fault(seen) is None
-    assert truth.measure(seen, "model", torch.ones(4, 5, dtype=torch.bool)) == 0.5
+    truth = Truth(find_masks([image], tmp_path / "masks"))
+    read = truth.classes(Seen(0, image, np.zeros((32, 40, 3), np.uint8), ()))
+    assert truth.measure(None, "model", torch.ones(4, 5, dtype=torch.bool)) is None  # an image without a mask
+    assert truth.measure(read, "model", torch.ones(4, 5, dtype=torch.bool)) == 0.5
     left = torch.zeros(4, 4, dtype=torch.bool)
     left[:, :2] = True
-    assert truth.measure(seen, "model", left) == 1
+    assert truth.measure(read, "model", left) == 1
     assert truth.scores["model"] == [0.5, 1]
 
 
@@ -140,7 +138,7 @@ def test_every_block_in_a_row(picture_folder: Folder, tmp_path: Path) -> None:
     [
         (("--model", VIT, "--map", "rolout"), "no kind of map 'rolout'; did you mean rollout?"),
         (("--model", RESNET, "--map", "rollout"), "rollout needs attention blocks"),
-        (("--model", RESNET, "--block", "all"), "--block all is for transformers"),
+        (("--model", RESNET, "--block", "all"), "--block all needs attention blocks"),
         (("--model", VIT, RESNET, "--block", "1"), "resnet_micro has no attention blocks"),
         (("--model", VIT, VIT, "--separate"), "--separate is for one model"),
         (("--model", VIT, "--block", "all", "--map", "rollout"), "--block all is for --map attention"),

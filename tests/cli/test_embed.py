@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dinoscope import checkpoint
-from dinoscope.cli import embed
+from dinoscope.cli import call, models
 from dinoscope.data.sources import find_images
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, extract
@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(model: Path, data: Path, out: Path, *options: str) -> FeatureBank:
     """Embed, and return what should be in the file."""
     paths = ["--model", str(model), "--data", str(data), "--out", str(out)]
-    assert embed.main([*paths, "--device", "cpu", *options]) == 0
+    assert call("embed", [*paths, "--device", "cpu", *options]) == 0
     return extract(checkpoint.load_backbone(model), find_images(data), ExtractConfig(workers=0))
 
 
@@ -117,7 +117,7 @@ def test_a_failure_leaves_the_previous_file_whole(
         path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(embed.WRITERS, ".csv", full)
+    monkeypatch.setitem(models.WRITERS, ".csv", full)
     out = tmp_path / "out" / "f.csv"
     out.parent.mkdir()
     out.write_text("precious")

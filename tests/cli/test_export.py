@@ -10,7 +10,7 @@ import timm
 import torch
 
 from dinoscope import checkpoint
-from dinoscope.cli import export
+from dinoscope.cli import call
 from dinoscope.errors import UserError
 from dinoscope.export.formats import timm_arguments
 from dinoscope.models.backbone import BACKBONES, Backbone, BackboneConfig, build_backbone
@@ -33,7 +33,7 @@ def model(folder: Path, name: str, image_size: int, position_size: int | None = 
 
 
 def run(model: Path, out: Path, *options: str) -> int:
-    return export.main(["--model", str(model), "--out", str(out), *options])
+    return call("export", ["--model", str(model), "--out", str(out), *options])
 
 
 @pytest.mark.parametrize(

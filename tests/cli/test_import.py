@@ -6,13 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import jaxtyping
 import pytest
 import torch
 
 import dinoscope
 from dinoscope import checkpoint, model_names
-from dinoscope.cli import main
+from dinoscope.cli import call, main
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.model_names import load_model
 from dinoscope.models.backbone import Backbone
@@ -154,14 +153,9 @@ def test_every_command_that_makes_pictures_or_figures_shows_the_progress_of_fetc
 
 @pytest.mark.usefixtures("not_here_yet")
 def test_a_run_that_begins_from_a_released_model_shows_it_too(tmp_path: Path, capsys) -> None:
-    from dinoscope.cli.train import main as train
-
-    jaxtyping.config.update("jaxtyping_disable", True)  # tyro's stand-ins for what is not given are no paths
-    try:
-        with pytest.raises(dinoscope.api.UserError, match="nowhere"):
-            train(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"), "--init", "tiny_dino"])
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+    options = ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"), "--init", "tiny_dino"]
+    with pytest.raises(dinoscope.api.UserError, match="nowhere"):
+        call("train", options)
     assert FETCHING in capsys.readouterr().err
 
 

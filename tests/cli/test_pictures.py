@@ -13,7 +13,6 @@ import torch
 from dinoscope import checkpoint
 from dinoscope.cli import main
 from dinoscope.cli.pictures import models_and_images
-from dinoscope.cli.similarity import parse_point
 from dinoscope.files import MARK
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 
@@ -60,7 +59,7 @@ def test_pictures_are_replaced_only_on_request(
     kept.write_bytes(b"mine")
     capsys.readouterr()
     assert run(*words) == 2
-    assert "already there" in capsys.readouterr().err
+    assert "already: name another folder with --out, or add --overwrite" in capsys.readouterr().err
     assert kept.read_bytes() == b"mine"
     assert run(*words, "--overwrite") == 0
     assert kept.read_bytes() != b"mine"
@@ -162,7 +161,7 @@ def test_a_row_for_each_point_and_a_column_for_each_image(picture_folder: Folder
     ("at", "message"),
     [
         ("40,0", "outside of the image, which is 40 x 32 px"),
-        ("0,32", "y is 0 to 31"),
+        ("0, 32", "y is 0 to 31"),
         ("5", "--at must be two whole numbers with a comma between them, not '5'"),
         ("1,2,3", "--at must be two whole numbers"),
         ("x,y", "not 'x,y'"),
@@ -175,10 +174,6 @@ def test_bad_points(
     assert run("similarity", image, "--at", at, "--model", VIT, "--out", tmp_path / "out") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists() or names(tmp_path / "out") == []
-
-
-def test_points_may_have_blanks() -> None:
-    assert parse_point("12, 7") == (12, 7)
 
 
 def test_the_first_of_similar_images_must_be_a_readable_file(

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoscope import cli, model_names
+from dinoscope import cli
+from dinoscope import videos as video
+from dinoscope.cli import video as command
 from dinoscope.data.benchmarks import encode_indices, read_indices, voc_palette
 from dinoscope.files import MARK
-from dinoscope.report import video
 
 MODEL = "random:vit_micro_conv8"
 COUNT, SIZE = 6, (64, 96)
@@ -228,7 +229,7 @@ def test_a_stop_before_the_first_mask_spares_an_earlier_result(
         raise KeyboardInterrupt
 
     assert run() == 0
-    monkeypatch.setattr(model_names, "load_model", interrupted)
+    monkeypatch.setattr(command, "load_model", interrupted)
     assert run("--overwrite") == 130
     assert "stopped; nothing was written" in capsys.readouterr().err
     assert len(list((tmp_path / "out" / "masks").iterdir())) == COUNT

@@ -15,8 +15,7 @@ from PIL import Image
 from dinoscope.demo.clip import Followed, Step, follow
 from dinoscope.demo.limits import Refused
 from dinoscope.errors import UserError
-from dinoscope.evaluation.propagation import propagate
-from dinoscope.evaluation.window import PropagationConfig
+from dinoscope.evaluation.propagation import PropagationConfig, propagate
 from dinoscope.model_names import load_model
 from tests.demo.clips import SIZE, scene
 

@@ -10,7 +10,7 @@ import torch
 
 from dinoscope.demo.engine import Engine, Input
 from dinoscope.demo.pictures import GroundTruth, shrunk
-from dinoscope.evaluation.jaccard import jaccard
+from dinoscope.evaluation.voc import jaccard
 from dinoscope.explain.attention import map_masks
 from dinoscope.pictures import overlay
 

@@ -17,7 +17,7 @@ from dinoscope.explain.attention import (
     MAX_PATCHES,
     attention_maps,
     count_heads,
-    feature_energy,
+    energy_of_patches,
     map_masks,
     mass_mask,
     mean_and_heads,
@@ -27,7 +27,6 @@ from dinoscope.explain.attention import (
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.models.resnet import ResNetBackbone
 from dinoscope.models.vit import ViTBackbone, block_index, class_row
-from dinoscope.types import Tokens
 from tests.largest_tensor import largest_tensor
 from tests.models.test_backbone import GOLDEN, build_golden
 from tests.official_files import random_network, register_tiny
@@ -155,7 +154,8 @@ def test_the_map_of_a_resnet_is_its_feature_energy(resnet: ResNetBackbone) -> No
     maps = attention_maps(resnet, images)
     assert maps.shape == (2, count_heads(resnet), 4, 6)
     torch.testing.assert_close(maps.sum(dim=(1, 2, 3)), torch.ones(2))
-    energy = feature_energy(resnet(images)).detach()
+    tokens = resnet(images)
+    energy = tokens.patches.detach().norm(dim=-1).unflatten(1, tokens.grid)
     torch.testing.assert_close(maps[:, 0], energy / energy.sum(dim=(1, 2), keepdim=True))
 
 
@@ -165,9 +165,9 @@ def test_a_resnet_has_no_blocks(resnet: ResNetBackbone) -> None:
 
 
 def test_feature_energy_by_hand() -> None:
-    patches = torch.tensor([[[3.0, 4.0], [0.0, 0.0], [1.0, 0.0], [0.0, -2.0], [6.0, 8.0], [5.0, 12.0]]])
-    expected = torch.tensor([[[5.0, 0.0, 1.0], [2.0, 10.0, 13.0]]])
-    torch.testing.assert_close(feature_energy(Tokens(None, patches, (2, 3))), expected)
+    patches = torch.tensor([[[[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]], [[0.0, -2.0], [6.0, 8.0], [5.0, 12.0]]]])
+    expected = torch.tensor([[[[5.0, 0.0, 1.0], [2.0, 10.0, 13.0]]]]) / 31
+    torch.testing.assert_close(energy_of_patches(patches), expected)
 
 
 # Masks

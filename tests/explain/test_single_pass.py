@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dinoscope.explain.attention import energy_of_patches
 from dinoscope.explain.gradcam import gradcam_maps
 from dinoscope.explain.maps import (
     MAPS,
     attention_of_pass,
-    energy_of_patches,
     gradcam_of_pass,
     patches_of_pass,
     rollout_of_pass,

@@ -18,13 +18,13 @@ from dinoscope.data.views import ViewsConfig
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import Context, measure
+from dinoscope.evaluation.compare import Measuring
 from dinoscope.explain.maps import MAPS, count_maps
 from dinoscope.features import ExtractConfig, extract, raw_pixels
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.model_names import Model, load_model, load_models, wrap
 from dinoscope.models.backbone import BackboneConfig, build_backbone, network, network_title
 from dinoscope.report import build, comparison
-from dinoscope.study.gather import Measuring
 from dinoscope.training.config import OptimizerConfig, RunConfig
 from dinoscope.training.loop import train
 from dinoscope.types import Tokens

@@ -51,11 +51,12 @@ CASES: dict[str, RunConfig] = {
 }
 
 READ = """
+from dinoscope.cli.options import parse
 from dinoscope.cli.train import settings
 from dinoscope.config import to_dict
 
 def answer(commands):
-    return [to_dict(settings(words)[0]) for words in commands]
+    return [to_dict(settings(parse("train", words))) for words in commands]
 """
 
 

@@ -9,12 +9,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoscope.comparison.presentation import display_table
-from dinoscope.comparison.ranking import baseline_lines, best, best_first, bold_line, interval, lead, ranked
+from dinoscope.evaluation.compare import (
+    Comparison,
+    Entry,
+    baseline_lines,
+    best,
+    best_first,
+    bold_line,
+    compare,
+    display_table,
+    interval,
+    lead,
+    ranked,
+)
 from dinoscope.report.page import Figure
 from dinoscope.report.runs import told_apart
 from dinoscope.report.sections.summary import headlines
-from dinoscope.study.compare import Comparison, Entry, compare
 from dinoscope.types import Metric, Result
 
 

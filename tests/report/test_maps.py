@@ -18,6 +18,7 @@ from dinoscope.cli import main
 from dinoscope.data.sources import balanced, find_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Context
+from dinoscope.evaluation.compare import Measuring
 from dinoscope.explain.embedding import METHODS, EmbeddingMap, described, embedding_map, neighbours_kept
 from dinoscope.model_names import Model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
@@ -34,7 +35,6 @@ from dinoscope.report.maps import (
 from dinoscope.report.page import Figure, Notice
 from dinoscope.report.runs import Material
 from dinoscope.report.sections import embedding
-from dinoscope.study.gather import Measuring
 
 PICTURES = Callable[..., Path]
 MODEL = "random:vit_micro_conv8"

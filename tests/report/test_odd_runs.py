@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 
 from dinoscope.cli import main
-from dinoscope.comparison.presentation import label
+from dinoscope.evaluation.compare import Entry, compare, label
 from dinoscope.model_names import load_model
 from dinoscope.report.maps import thumbnail
 from dinoscope.report.page import Document, render
 from dinoscope.report.runs import Material, RunRecord, read_runs
 from dinoscope.report.sections import embedding, summary
+from dinoscope.report.sections.evaluations import Kept, best_first
 from dinoscope.report.sections.health import findings, is_wrong, verdict
-from dinoscope.report.sections.kept import Kept, best_first
-from dinoscope.study.compare import Entry, compare
 from dinoscope.training.run_folder import MACHINE
 from dinoscope.types import Items, Metric, Result
 from tests.html_checks import Page
@@ -154,7 +153,7 @@ def test_rows_of_one_method_are_told_apart_by_their_runs(runs):
 
 def test_results_without_a_common_example_have_no_best_one(runs):
     results = [Result("davis", {}, (), Items((name,), {"jf_mean": (50.0,)})) for name in ("camel", "cow")]
-    group = [Kept(load_model("dino"), "one", "davis-2017", each) for each in results]
+    group = [Kept(load_model("dino"), "one", each) for each in results]
     assert best_first(group[:1], "jf_mean") is not None
     assert best_first(group, "jf_mean") is None
 

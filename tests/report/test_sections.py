@@ -11,6 +11,7 @@ import pytest
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import Column, Evaluation
+from dinoscope.evaluation.compare import compare
 from dinoscope.evaluation.results import keep_as
 from dinoscope.model_names import Model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
@@ -19,7 +20,6 @@ from dinoscope.report import build
 from dinoscope.report.page import Document, Figure, Folded, Notice, Paragraph, Section, render
 from dinoscope.report.runs import Material
 from dinoscope.report.sections import SECTIONS, comparison, evaluations
-from dinoscope.study.compare import compare
 from dinoscope.tables import Line, LineChart, LinePanel, Table
 from dinoscope.types import Items, Metric, Result
 from tests.html_checks import Page

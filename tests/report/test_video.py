@@ -18,7 +18,7 @@ from dinoscope.data.benchmarks import voc_palette
 from dinoscope.data.video import open_video
 from dinoscope.errors import UserError
 from dinoscope.pictures import objects_overlay
-from dinoscope.report.video import video_writer
+from dinoscope.videos import video_writer
 
 
 def grey(value: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dinoscope.evaluation.davis import PUBLISHED
 from dinoscope.models.pretrained import CATALOGUE
-from dinoscope.study.published import PUBLISHED_DAVIS
 from dinoscope.study.reproduce import PROBES, TABLES
 from dinoscope.study.targets import (
     OTHER_WEIGHTS,
@@ -55,7 +55,7 @@ def test_jaccard_of_the_three_kinds() -> None:
 
 def test_davis_has_every_published_row() -> None:
     found = [tuple(figure.published for figure in each.figures) for each in davis_targets(())]
-    assert sorted(found) == sorted((row.jf_mean, row.j_mean, row.f_mean) for row in PUBLISHED_DAVIS)
+    assert sorted(found) == sorted((row["jf_mean"], row["j_mean"], row["f_mean"]) for row in PUBLISHED.values())
     assert {figure.published for figure in davis_targets(("swav_resnet50",))[0].figures} == {None}
 
 

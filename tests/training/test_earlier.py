@@ -11,12 +11,12 @@ import torch
 
 from dinoscope import checkpoint
 from dinoscope.evaluation.base import Context
+from dinoscope.evaluation.compare import Measuring
 from dinoscope.evaluation.results import kept, kept_names
 from dinoscope.methods import method_name
 from dinoscope.models.backbone import BACKBONES
 from dinoscope.models.vit import ViTShape
 from dinoscope.report.build import Request, write_report
-from dinoscope.study.gather import Measuring
 from dinoscope.study.results import read_result
 from dinoscope.training.loop import train
 from dinoscope.training.run_folder import read_circumstances, read_config, read_metrics, read_sessions

@@ -133,12 +133,10 @@ def test_a_damaged_metrics_file_is_named(tmp_path) -> None:
 
 
 def test_any_command_on_a_full_disk_ends_in_one_line(monkeypatch, capsys) -> None:
-    from dinoscope.cli import recipes
-
-    def fill(argv: list[str]) -> int:
+    def fill(argv: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device", "somewhere/features.safetensors")
 
-    monkeypatch.setattr(recipes, "main", fill)
+    monkeypatch.setattr(cli, "call", lambda command, arguments: fill(arguments))
     assert cli.main(["recipes"]) == 2
     expected = "dinoscope recipes: somewhere/features.safetensors: No space left on device. Free space"
     assert capsys.readouterr().err.startswith(expected)

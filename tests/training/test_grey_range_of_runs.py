@@ -22,9 +22,9 @@ from dinoscope.data.sources import find_images, image_fraction
 from dinoscope.demo.engine import Engine, Input
 from dinoscope.demo.limits import Limits
 from dinoscope.errors import UserError
+from dinoscope.evaluation.explain import find_subjects
+from dinoscope.evaluation.voc import Looks, read_samples
 from dinoscope.features import ExtractConfig, cached_extract, extract
-from dinoscope.measurement.explain_images import find_subjects
-from dinoscope.measurement.voc_images import Looks, read_samples
 from dinoscope.model_names import Model, load_model
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone
 from dinoscope.training.loop import train

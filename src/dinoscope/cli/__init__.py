@@ -1,4 +1,4 @@
-"""The command `dinoscope`: each subcommand parses its arguments, calls one function, prints the result."""
+"""The command `dinoscope`: what it does with a command line before and after a command runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import errno
 import importlib
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,40 +19,6 @@ from dinoscope.cli import options
 from dinoscope.errors import UserError
 from dinoscope.files import MEGAPIXELS_VARIABLE, OFFLINE_VARIABLE
 from dinoscope.text import PrintableFormatter, printable
-
-COMMANDS = {
-    "quickstart": "train a small model on drawn scenes, measure it and show what it attends to (6 minutes, CPU)",
-    "train": "train on a folder of images, labelled or not",
-    "scan": "look over a folder: counts, formats, sizes, classes, unreadable files",
-    "knn": "k-NN accuracy of a model's features",
-    "linear": "accuracy of a linear classifier on a model's frozen features",
-    "voc": "do attention masks lie on the objects? Jaccard on PASCAL VOC 2012, model beside model",
-    "davis": "how well a model's features follow objects through videos: J and F on DAVIS 2017 or 2016",
-    "explain": "what models' maps are worth: on the objects, by deletion and insertion, head by head",
-    "throughput": "images per second, parameters and memory of a network, or of training it",
-    "compare": "the table and the figures of several models: accuracy, size and speed, method by method",
-    "report": "one HTML file about runs, to read, print and mail: curves, comparison, pictures, health, commands",
-    "attention": "pictures of what a model attends to, or several models side by side",
-    "pca": "principal components of patch features as colours",
-    "similarity": "which patches are like a chosen one, within an image and across images",
-    "segment": "the foreground of images as masks and cut-outs",
-    "demo": "an interactive page in the browser: one's own images, two models side by side",
-    "track": "follow objects through a video, from a mask of the first frame",
-    "map": "a map of a folder's images by their features (t-SNE, UMAP or PCA), model beside model",
-    "embed": "write the features of a folder of images to npz, csv or parquet",
-    "models": "list the released weights that can be named as --model: method, figures, licence, size",
-    "import": "turn a weights file of others (DINO, DeiT, MoCo, SwAV, DINOv2, timm...) into an exported model",
-    "export": "write a model for use elsewhere: safetensors, timm, Hugging Face, ONNX, torch.export",
-    "scenes": "write the embedded data set in the layouts of ImageNet, VOC 2012 and DAVIS 2017",
-    "ablate": "which parts of a method matter: the paper's ablation studies, or your own; resumable",
-    "study": "many trainings as one: compare the methods; resumable, here or on SLURM",
-    "reproduce": "run published tables (ImageNet, VOC, DAVIS) again with the released weights, on your data",
-    "recipes": "list the named settings of `train`",
-}
-"""name -> one line of help; `dinoscope.cli.NAME` is the module that answers, imported only when asked for."""
-
-MODULES = {"import": "importing"}
-"""Commands whose name cannot be a module's."""
 
 OFFLINE = "--offline"
 """Anywhere in a command: nothing is fetched, as with DINOSCOPE_OFFLINE=1."""
@@ -124,8 +91,8 @@ def _run(command: str, rest: list[str]) -> int:
         logging.lastResort.setFormatter(PrintableFormatter())
     warnings.formatwarning = _printable_warning
     try:
-        if command not in COMMANDS:
-            near = difflib.get_close_matches(command, COMMANDS, n=1)
+        if command not in options.commands():
+            near = difflib.get_close_matches(command, options.commands(), n=1)
             hint = f"did you mean {near[0]!r}?" if near else "`dinoscope --help` lists the commands"
             raise UserError(f"there is no command {command!r}; {hint}")
         if MEGAPIXELS_VARIABLE in os.environ:
@@ -152,11 +119,13 @@ def _run(command: str, rest: list[str]) -> int:
 
 def call(command: str, arguments: Sequence[str]) -> int:
     """Run a command; return its exit code. Raises UserError."""
-    listing = not arguments and command in ("ablate", "study")  # of the studies by name
-    given = options.Given([]) if listing else options.parse(command, arguments)
+    given = options.parse(command, arguments)
     if given is None:
         return 0
-    return importlib.import_module(options.commands()[command].module).main(given.argv())
+    from dinoscope.cli.command import LINE
+
+    LINE.set(shlex.join(["dinoscope", command, *arguments]))
+    return importlib.import_module(options.commands()[command].module).COMMANDS[command](given)
 
 
 _format_warning = warnings.formatwarning
@@ -178,6 +147,6 @@ def _about_the_disk(error: OSError) -> str:
 
 
 def _usage() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    width = max(map(len, options.commands()))
+    lines = [f"  {name:<{width}}  {spec.summary}" for name, spec in options.commands().items()]
     return USAGE.format(version=__version__, commands="\n".join(lines)).rstrip()

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from dinoscope.cli.build import parse
+from dinoscope.cli.command import WHAT_MAY_BE_NAMED, Command
+from dinoscope.cli.console import emit
 from dinoscope.cli.measuring_options import MeasuringOptions
-from dinoscope.cli.model_option import WHAT_MAY_BE_NAMED
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.table import Table as RichTable
-
     from dinoscope.report.comparison import Compared, Request
-    from dinoscope.tables import Table
 
 
 @dataclass(frozen=True)
@@ -58,28 +55,12 @@ class Options:
     measuring: tyro.conf.OmitArgPrefixes[MeasuringOptions] = field(default_factory=MeasuringOptions)
 
 
-def main(argv: list[str]) -> int:
+def run(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
     """Measure, write, print. Raises UserError."""
-    from rich.markup import escape
-
-    from dinoscope.cli.console import Console
-
-    options = parse(
-        Options,
-        args=argv,
-        prog="dinoscope compare",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
-    )
     from dinoscope.report.comparison import compare_runs
 
     result = compare_runs(request(options))
-    console = Console()
-    console.print(rich_table(result.table))
-    for number, note in enumerate(result.table.notes, 1):
-        console.print(f"[bold]{number}[/bold] {escape(note)}", highlight=False, soft_wrap=True)
-    for remark in result.table.remarks:
-        console.print(escape(remark), highlight=False, soft_wrap=True, style="dim")
-    console.print(_where(result), highlight=False, markup=False, soft_wrap=True)
+    emit(None, [result.table], [_where(result)], json=False)
     return 0
 
 
@@ -95,34 +76,12 @@ def request(options: Options) -> Request:
     return Request(options.runs, options.out, measuring, baselines, options.published, options.overwrite)
 
 
-_NAME_WIDTH = 20
-"""Letters of a name that stand on one line in any case."""
-
-
-def rich_table(table: Table) -> RichTable:
-    """The same table on the terminal. Where that is narrow, names are folded last: figures are short anyway."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table as RichTable
-
-    shown = RichTable(title=escape(table.caption), title_justify="left", box=box.SIMPLE_HEAD, padding=0)
-    longest = max((len(row.cells[0]) for section in table.sections for row in section.rows), default=0)
-    for number, column in enumerate(table.columns):
-        least = min(longest, _NAME_WIDTH) if number == 0 else None
-        shown.add_column(escape(column.title), justify=column.align, overflow="fold", min_width=least)
-    for section in table.sections:
-        if section.title:
-            shown.add_row(f"[italic]{escape(section.title)}[/italic]")
-        for row in section.rows:
-            marks = "".join(f" [{mark}]" for mark in row.marks)
-            cells = [
-                f"[bold]{escape(cell)}[/bold]" if at in row.best else escape(cell) for at, cell in enumerate(row.cells)
-            ]
-            shown.add_row(cells[0] + escape(marks), *cells[1:])
-        shown.add_section()
-    return shown
-
-
 def _where(result: Compared) -> str:
     folder = result.files[0].parent
     return f"written to {folder}: {', '.join(path.name for path in result.files)}"
+
+
+run.__doc__ = Options.__doc__
+COMMANDS = {
+    "compare": Command("the table and the figures of several models: accuracy, size and speed, method by method", run)
+}

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator
+from json import dumps
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich import console as rich_console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from dinoscope.text import printable
 
 if TYPE_CHECKING:
-    from dinoscope.types import Metric, Result
+    from dinoscope.tables import Table
+    from dinoscope.types import Metric
 
 
 class Console(rich_console.Console):
@@ -35,10 +39,13 @@ class Console(rich_console.Console):
 
 
 @contextlib.contextmanager
-def progress_bar(description: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(
+    description: str, console: Console | None = None, after: float = 0
+) -> Iterator[Callable[[int, int], None]]:
     """Give a function to call with (done, total): a line that moves and is gone afterwards, on stderr.
 
-    Nothing is shown before the first call. Where stderr is no terminal, the first call prints one line.
+    Nothing is shown before the first call, nor in the first seconds (`after`). If stderr is no terminal, one line is
+    printed instead.
     """
     console = console or Console(stderr=True)
     progress = Progress(
@@ -52,7 +59,11 @@ def progress_bar(description: str, console: Console | None = None) -> Iterator[C
     )
     task = progress.add_task(escape(description), total=None, visible=False)
 
+    begun = time.monotonic()
+
     def advance(done: int, total: int) -> None:
+        if time.monotonic() - begun < after:
+            return
         first = not progress.tasks[task].visible
         progress.update(task, completed=done, total=total, visible=True)
         if first and not console.is_terminal:
@@ -62,21 +73,60 @@ def progress_bar(description: str, console: Console | None = None) -> Iterator[C
         yield advance
 
 
-def show(measurement: Result, title: str, line: str, *, as_json: bool) -> None:
-    """Print figures on stdout: as JSON, or as a table with how they came about in one line."""
-    if as_json:
-        from dinoscope.evaluation.results import to_json
+def stdout(shown: object) -> None:
+    """Print a line as it is, or anything of rich's."""
+    plain = {"markup": False, "soft_wrap": True} if isinstance(shown, str) else {}
+    Console().print(shown, highlight=False, **plain)
 
-        print(to_json(measurement), end="")
+
+def say(text: str) -> None:
+    """Print a line on stderr."""
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def emit(values: Any, tables: Iterable[Table], lines: Iterable[str] = (), *, json: bool) -> None:
+    """Print a result: as JSON, or as tables with their notes and footnotes, and then lines."""
+    if json:
+        print(dumps(values, indent=2))
         return
     console = Console()
-    console.print(metric_table(title, measurement.metrics))
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for table in tables:
+        console.print(rich_table(table))
+        for number, note in enumerate(table.notes, 1):
+            console.print(f"[bold]{number}[/bold] {escape(note)}", highlight=False, soft_wrap=True)
+        for remark in table.remarks:
+            console.print(escape(remark), highlight=False, soft_wrap=True, style="dim")
+    for line in lines:
+        stdout(line)
 
 
-def metric_table(title: str, metrics: Iterable[Metric]) -> Table:
-    """One row per metric: name with parameters, value with its interval, unit."""
-    table = Table(title=escape(title), title_justify="left")
+_NAME_WIDTH = 20
+"""Letters of a name that stand on one line in any case."""
+
+
+def rich_table(table: Table) -> RichTable:
+    """Return a table for the terminal. If that is narrow, names are folded last: figures are short anyway."""
+    shown = RichTable(title=escape(table.caption), title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    longest = max((len(row.cells[0]) for section in table.sections for row in section.rows), default=0)
+    for number, column in enumerate(table.columns):
+        width = min(longest, _NAME_WIDTH) if number == 0 else None
+        shown.add_column(escape(column.title), justify=column.align, overflow="fold", min_width=width)
+    for section in table.sections:
+        if section.title:
+            shown.add_row(f"[italic]{escape(section.title)}[/italic]")
+        for row in section.rows:
+            marks = "".join(f" [{mark}]" for mark in row.marks)
+            cells = [
+                f"[bold]{escape(cell)}[/bold]" if at in row.best else escape(cell) for at, cell in enumerate(row.cells)
+            ]
+            shown.add_row(cells[0] + escape(marks), *cells[1:])
+        shown.add_section()
+    return shown
+
+
+def metric_table(title: str, metrics: Iterable[Metric]) -> RichTable:
+    """Return a row for each metric: name with parameters, value with its interval, unit."""
+    table = RichTable(title=escape(title), title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("unit")

@@ -1,103 +1,152 @@
-"""`dinoscope demo`: an interactive page in the browser, on this machine."""
+"""`dinoscope demo`, the interactive page, and `dinoscope quickstart`."""
 
 from __future__ import annotations
 
 import importlib.util
 import webbrowser
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from rich.table import Table
 
-from dinoscope.cli.build import parse
-from dinoscope.cli.model_option import WHAT_MAY_BE_NAMED
+from dinoscope.cli.command import WHAT_MAY_BE_NAMED, Command
+from dinoscope.cli.console import progress_bar, stdout
+from dinoscope.cli.progress import ConsoleProgress
 from dinoscope.demo.limits import Limits
 from dinoscope.errors import UserError
+from dinoscope.evaluation.base import Context
+from dinoscope.evaluation.compare import Measuring
+from dinoscope.model_names import load_models
+from dinoscope.quickstart import TRAINED, K, Quickstart
+from dinoscope.quickstart import quickstart as run_quickstart
+from dinoscope.quickstart import scenes as drawn_scenes
+from dinoscope.recipes import run_config
+from dinoscope.report.build import Request, write_report
+from dinoscope.system import pick_device
 
-_BY_DEFAULT = (
+BY_DEFAULT = (
     "Without it: released DINO and DeiT-S weights if they are here, else runs in --runs, else the shipped model, "
-    "each beside another or random weights."
+    "each next to another or random weights."
 )
+LIMITS = Limits()
 
 
-@dataclass(frozen=True)
-class Options:
-    """Open a page on which to upload images, and to see what one or two models attend to.
-
-    It runs on this machine and sends nothing anywhere. Stop it with Ctrl-C.
-    """
-
+def demo(
     model: Annotated[
         tuple[str, ...],
         tyro.conf.UseAppendAction,
-        tyro.conf.arg(metavar="MODEL", help=f"May be given several times. {WHAT_MAY_BE_NAMED} {_BY_DEFAULT}"),
-    ] = ()
+        tyro.conf.arg(metavar="MODEL", help=f"May be given several times. {WHAT_MAY_BE_NAMED} {BY_DEFAULT}"),
+    ] = (),
+    data: Path | None = None,
+    masks: Path | None = None,
+    runs: Path = Path("runs"),
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    language: Literal["auto", "en", "es"] = "auto",
+    no_browser: bool = False,
+    device: str = "auto",
+    limits: Limits = LIMITS,
+) -> None:
+    """Open a page on which to upload images, and to see what one or two models attend to.
 
-    data: Path | None = None
-    """Folder of images to offer, and to search for neighbours; by default drawn scenes are offered."""
+    It runs on this machine and sends nothing anywhere. Stop it with Ctrl-C.
 
-    masks: Path | None = None
-    """Their true masks: a folder of PNG files named like the images, or a VOC folder. Needs --data."""
-
-    runs: Path = Path("runs")
-    """Where runs are looked for when no model is named."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on. 0.0.0.0 lets other machines in: there is no password."""
-
-    port: int | None = None
-    """Port to listen on; by default the first free one from 7860 on."""
-
-    language: Literal["auto", "en", "es"] = "auto"
-    """Language of the page; auto is that of the browser."""
-
-    no_browser: bool = False
-    """Do not open a browser, only print the address."""
-
-    device: str = "auto"
-    """cpu, cuda, cuda:N or mps; auto takes the best there is."""
-
-    limits: Limits = field(default_factory=Limits)
-
-
-def main(argv: list[str]) -> int:
-    """Serve until Ctrl-C. Raises UserError where Gradio, a model or the data is missing, or the port is taken."""
-    options = parse(Options, args=argv, prog="dinoscope demo", config=(tyro.conf.FlagCreatePairsOff,))
+    Args:
+        data: Folder of images to offer, and to search for neighbours; by default drawn scenes are offered.
+        masks: Their true masks: a folder of PNG files named like the images, or a VOC folder. Needs --data.
+        runs: Where runs are looked for when no model is named.
+        host: Address to listen on. 0.0.0.0 lets other machines in: there is no password.
+        port: Port to listen on; by default the first free one from 7860 on.
+        language: Language of the page; auto is that of the browser.
+        no_browser: Do not open a browser, only print the address.
+        device: cpu, cuda, cuda:N or mps; auto takes the best there is.
+    """
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the page needs Gradio: pip install 'dinoscope[demo]'")
-    if options.masks is not None and options.data is None:
+    if masks is not None and data is None:
         raise UserError("--masks are those of the images in --data: give that folder too")
-    serve(options)
-    return 0
-
-
-def serve(options: Options) -> None:
-    """Load the models, print the address, and wait. Raises UserError as `main` does."""
-    from dinoscope.cli.console import Console, progress_bar
     from dinoscope.demo.serving import LOOPBACK, default_models, free_port, page_served, wait_for_the_end
-    from dinoscope.model_names import load_models
-    from dinoscope.system import pick_device
 
-    console = Console()
-    free_port(options.host, options.port)  # refuses a taken port before anything slow
-    device = pick_device(options.device)
-    models = load_models(options.model or default_models(options.runs), progress_bar)
-    for model in models:
-        model.backbone.to(device)
-    language = None if options.language == "auto" else options.language
-    served = page_served(models, options.data, options.masks, options.host, options.port, language, options.limits)
-    with served as address:
-        names = ", ".join(model.label for model in models)
-        console.print(f"{address}   ({names}; Ctrl-C ends it)", markup=False, highlight=False, soft_wrap=True)
-        if options.host not in LOOPBACK:
-            console.print(
-                f"Open to every machine that reaches {options.host}:{address.rpartition(':')[2].strip('/')}, "
-                "without a password.",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
-        if not options.no_browser:
+    free_port(host, port)  # refuses a taken port before anything slow
+    chosen = pick_device(device)
+    models = load_models(model or default_models(runs), progress_bar)
+    for loaded in models:
+        loaded.backbone.to(chosen)
+    words = None if language == "auto" else language
+    with page_served(models, data, masks, host, port, words, limits) as address:
+        stdout(f"{address}   ({', '.join(loaded.label for loaded in models)}; Ctrl-C ends it)")
+        if host not in LOOPBACK:
+            place = f"{host}:{address.rpartition(':')[2].strip('/')}"
+            stdout(f"Open to every machine that reaches {place}, without a password.")
+        if not no_browser:
             webbrowser.open(address)
         wait_for_the_end()
+
+
+def quickstart(
+    out: Path = Path("runs/quickstart"),
+    recipe: Literal["quickstart", "quickstart_long"] = "quickstart",
+    device: str = "auto",
+    seed: int = 0,
+) -> None:
+    """Draw scenes, train DINO on them without labels, measure it, show what it attends to, and report on it.
+
+    Args:
+        out: Run folder; if it exists already, the next free name (quickstart-2, ...) is taken.
+        recipe: quickstart: minutes on two CPU cores; quickstart_long: the one that made the shipped model.
+        device: cpu, cuda, mps or auto.
+        seed: Seed of the weights and the views.
+    """
+    with progress_bar("drawing scenes") as progress:
+        data = drawn_scenes(progress)
+    config = replace(run_config(recipe, data / "folder", free_name(out)), device=device, seed=seed)
+    with progress_bar("measuring") as progress:
+        result = run_quickstart(config, data, [ConsoleProgress()], progress)
+    stdout(_table(result))
+    pixels, trained = (next(row for row in result.rows if row.name == name) for name in ("raw pixels", TRAINED))
+    if trained.knn <= pixels.knn:
+        stdout(f"Raw pixels are as good as the model {TRAINED}, or better: it has not learned enough yet.")
+    measuring = Measuring(context=Context(watch=progress_bar), watch=progress_bar)
+    report = write_report(Request((str(result.run),), result.run / "report.html", measuring))
+    stdout(
+        f"\nwhat it attends to        {result.sheet}\n"
+        f"how it went, to mail      {report.path}\n"
+        "the page for your photos  make demo   (or dinoscope demo)\n"
+        f"the run                   {result.run}   (tensorboard --logdir {result.run}/tensorboard)\n"
+        f"the scenes                {result.data}\n\n"
+        "Your own images next:\n"
+        "  dinoscope scan FOLDER\n"
+        "  dinoscope train --recipe dino_folder --data FOLDER --out runs/mine\n"
+        "  dinoscope attention --model runs/mine FOLDER/IMAGE.jpg"
+    )
+
+
+def free_name(path: Path) -> Path:
+    """Return `path`, or it with -2, -3, ... at the end: nothing is overwritten."""
+    candidate, number = path, 2
+    while candidate.exists():
+        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return candidate
+
+
+def _table(result: Quickstart) -> Table:
+    table = Table(title="500 validation images of drawn scenes, 10 classes (guessing: 10 %)", title_justify="left")
+    table.add_column("features")
+    table.add_column("px", justify="right")
+    table.add_column(f"k-NN top-1 % (k = {K})", justify="right")
+    table.add_column("attention Jaccard %", justify="right")
+    for row in result.rows:
+        jaccard = "" if row.jaccard is None else f"{row.jaccard:.1f}"
+        style = "bold" if row.name == TRAINED else ""
+        table.add_row(row.name, str(row.image_size), f"{row.knn:.1f}", jaccard, style=style)
+    return table
+
+
+COMMANDS = {
+    "quickstart": Command(
+        "train a small model on drawn scenes, measure it and show what it attends to (6 minutes, CPU)", quickstart
+    ),
+    "demo": Command("an interactive page in the browser: one's own images, two models side by side", demo),
+}

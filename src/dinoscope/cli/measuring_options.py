@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from dinoscope.cli.extraction import ExtractionOptions
+from dinoscope.cli.command import ExtractionOptions
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
-    from dinoscope.study.gather import Measuring
+    from dinoscope.evaluation.compare import Measuring
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class MeasuringOptions:
         Raises UserError where the share of labels is out of range, or for the device.
         """
         from dinoscope.cli.console import progress_bar
+        from dinoscope.evaluation.compare import Measuring
         from dinoscope.evaluation.throughput import ThroughputConfig
-        from dinoscope.study.gather import Measuring
 
         if not 0 < self.label_fraction <= 1:
             raise UserError(f"--label-fraction must be above 0 and at most 1, not {self.label_fraction:g}")

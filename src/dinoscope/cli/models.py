@@ -1,63 +1,51 @@
-"""`dinoscope models`: the released weights that can be named as a model."""
+"""The commands about models: `models`, `import`, `export` and `embed`."""
 
 from __future__ import annotations
 
+import csv
 import functools
-import json
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+import importlib.util
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Literal
 
+import numpy as np
+import torch
 import tyro
+from rich.table import Table
 
-from dinoscope.cli.build import parse
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
+from dinoscope.cli.command import EXTRACTION, Command, ExtractionOptions, ModelName
+from dinoscope.cli.console import Console, emit, progress_bar, stdout
+from dinoscope.data.sources import find_images_of_splits
+from dinoscope.errors import UserError, lookup
+from dinoscope.export import write
+from dinoscope.files import claim_file, replacing
+from dinoscope.model_names import SHIPPED, SHIPPED_RELEASE, Model, load_model
+from dinoscope.models.backbone import BackboneConfig, build_backbone
+from dinoscope.models.pretrained import CATALOGUE, Choices, import_file, is_cached
+from dinoscope.text import spreadsheet_cell
+from dinoscope.types import FeatureBank
 
 WIDTH = 125
-"""Columns that the table needs."""
+"""Columns that the table of released weights needs."""
 
 BYTES_PER_PARAMETER = 4
 
 
-@dataclass(frozen=True)
-class Options:
+def models(json: bool = False) -> None:
     """List the models that have a name: the shipped one, and released weights, fetched on first use and kept.
 
     Any --model takes these names, and also a path, "pixels" (no network), "random" (the network of the first other
     model, untrained), random:NETWORK or random:MODEL, and timm:NAME.
 
     The figures are those their authors published for ImageNet, in %: k-NN and linear of frozen features, "own" of the
-    classifier that the network was trained with. None was measured here. MB are the file's where its source says so; ≥
+    classifier that the network was trained with. None was measured here. MB are the file's if its source tells them; ≥
     stands before those of the network's weights, which are in it at least.
+
+    Args:
+        json: Print JSON, with sources, addresses and notes.
     """
-
-    json: bool = False
-    """Print JSON, with sources, addresses and notes."""
-
-
-def main(argv: list[str]) -> int:
-    """Print the catalogue."""
-    from dinoscope.cli.console import Console
-
-    options = parse(Options, args=argv, prog="dinoscope models", config=(tyro.conf.FlagCreatePairsOff,))
-    rows = models()
-    if options.json:
-        print(json.dumps(rows, indent=2))
-    else:
-        console = Console()
-        console.width = max(console.width, WIDTH)  # a narrower terminal wraps lines rather than cutting names
-        console.print(_table(rows), highlight=False)
-    return 0
-
-
-def models() -> list[dict[str, Any]]:
-    """Return one row for each name: all fields of its `Release`, `parameters` in millions, whether `cached`."""
-    from dinoscope.model_names import SHIPPED, SHIPPED_RELEASE
-    from dinoscope.models.pretrained import CATALOGUE, is_cached
-
-    return [
+    rows = [
         {
             "name": name,
             **asdict(release),
@@ -66,35 +54,206 @@ def models() -> list[dict[str, Any]]:
         }
         for name, release in {SHIPPED: SHIPPED_RELEASE, **CATALOGUE}.items()
     ]
+    if json:
+        emit(rows, (), json=True)
+        return
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for title in ("name", "network", "method", "M par.", "k-NN", "linear", "own", "licence", "MB", "here"):
+        table.add_column(
+            title, no_wrap=True, justify="right" if title in ("M par.", "k-NN", "linear", "own", "MB") else "left"
+        )
+    for row in rows:
+        figures = [f"{row[name]:.1f}" if row[name] is not None else "" for name in ("knn", "linear", "own")]
+        smallest = row["parameters"] * BYTES_PER_PARAMETER  # files may also hold heads, or a whole training
+        megabytes = f"≥ {smallest:.0f}" if row["megabytes"] is None else f"{row['megabytes']:.0f}"
+        cells = [row["name"], row["architecture"], row["method"], f"{row['parameters']:.1f}"]
+        table.add_row(*cells, *figures, row["licence"], megabytes, "yes" if row["cached"] else "")
+    console = Console()
+    console.width = max(console.width, WIDTH)  # a narrower terminal wraps lines rather than cutting names
+    console.print(table, highlight=False)
 
 
 @functools.cache
 def _millions(architecture: str, size: int) -> float:
-    """Return the parameters of the network in millions, without taking memory for them."""
-    import torch
-
-    from dinoscope.models.backbone import BackboneConfig, build_backbone
-
+    """Return the parameters of a network, in millions; no memory is taken for them."""
     with torch.device("meta"):
         backbone = build_backbone(BackboneConfig(architecture, size))
     return round(sum(parameter.numel() for parameter in backbone.parameters()) / 1e6, 1)
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    from rich.table import Table
+def import_weights(
+    file: Annotated[Path, tyro.conf.arg(metavar="FILE")],
+    /,
+    out: Path | None = None,
+    arch: str | None = None,
+    part: str | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    window: tuple[float, float] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Recognise a weights file by the names of its tensors, load its network strictly, and write it as a model.
 
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for title in ("name", "network", "method"):
-        table.add_column(title, no_wrap=True)
-    for title in ("M par.", "k-NN", "linear", "own"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("licence", no_wrap=True)
-    table.add_column("MB", justify="right", no_wrap=True)
-    table.add_column("here", no_wrap=True)
-    for row in rows:
-        figures = [f"{row[name]:.1f}" if row[name] is not None else "" for name in ("knn", "linear", "own")]
-        least = row["parameters"] * BYTES_PER_PARAMETER  # files may hold heads, or a whole training, besides
-        megabytes = f"≥ {least:.0f}" if row["megabytes"] is None else f"{row['megabytes']:.0f}"
-        cells = [row["name"], row["architecture"], row["method"], f"{row['parameters']:.1f}"]
-        table.add_row(*cells, *figures, row["licence"], megabytes, "yes" if row["cached"] else "")
-    return table
+    DINO, DINOv2, iBOT, DeiT, MoCo v1 to v3, SwAV, ports of SimCLR and BYOL, solo-learn, lightly, timm, torchvision and
+    Hugging Face's ViTs, as .pth, .pt, .bin, .pth.tar, .ckpt or .safetensors. Nothing in a file is run. Commands
+    take such files as --model directly too; importing once is quicker, and keeps what is decided here.
+
+    Args:
+        file: Weights file, or a folder with model.safetensors or pytorch_model.bin, as model hubs have it.
+        out: Folder to write; by default nothing is written, and only what was found is printed.
+        arch: Name of the network; by default it is told by the shapes of the tensors. If nothing tells how many
+            attention heads it has, what is assumed is printed.
+        part: Which of several networks in the file: teacher, student, ema or plain. By default the one that the
+            method's own evaluations take.
+        mean: Mean of red, green and blue, in [0, 1], that the network was trained with. By default what the settings
+            next to the file in a folder of a model hub have, else ImageNet's.
+        std: Standard deviation, likewise.
+        window: Grey range by which the model is given images of more than 8 bits: LEVEL - WIDTH / 2 becomes black, and
+            LEVEL + WIDTH / 2 white. By default each image takes its own. It stays with the model that is written.
+        overwrite: Replace a model that is there.
+    """
+    if std is not None and not all(value > 0 for value in std):
+        raise UserError(f"--std must be above 0, not {std}")
+    backbone, found = import_file(file, Choices(arch, part, mean, std))
+    if window is not None:
+        backbone.config = replace(backbone.config, window=window)
+    stdout(f"{file}: {found.line()}")
+    if out is None:
+        stdout("loads strictly; nothing was written (--out FOLDER writes it as a model)")
+        return
+    model = Model(str(file), file.stem, backbone, file, found.provenance())
+    lines = write("safetensors", out, model, overwrite=overwrite)
+    stdout("\n  ".join([f"{out}: {backbone.config.name}, {backbone.config.image_size} px", *lines]))
+
+
+def export(
+    model: ModelName,
+    out: Path,
+    format: Literal["safetensors", "timm", "huggingface", "onnx", "torch-export"] = "safetensors",
+    overwrite: bool = False,
+) -> None:
+    """Write a model's backbone for use elsewhere, without head and optimiser; the weights are those that evaluations
+    use (DINO: the teacher's).
+
+    safetensors: backbone.safetensors and backbone.json, for dinoscope; weights are named as in timm.
+
+    timm: model.safetensors, which timm's network of that name loads strictly.
+
+    huggingface: config.json, model.safetensors and a model card, in timm's layout for model hubs; nothing is sent.
+
+    torch-export: model.pt2, a program that torch alone runs, for any batch and image size.
+
+    onnx: model.onnx, the same for onnxruntime (pip install 'dinoscope[onnx]').
+
+    Networks with a convolutional stem or a small-image stem (vit_micro_conv8, resnet18_small) are dinoscope's
+    alone: timm has none that would load them.
+
+    Args:
+        out: Folder to write.
+        format: What to write; see above.
+        overwrite: Replace a model that is there.
+    """
+    loaded = load_model(model, progress_bar)
+    with Console(stderr=True).status(f"writing {format}"):  # tracing a large network takes a minute
+        lines = write(format, out, loaded, overwrite=overwrite)
+    config = loaded.backbone.config
+    stdout("\n  ".join([f"{out}: {config.name}, {config.image_size} px", *lines]))
+
+
+def embed(
+    model: ModelName,
+    data: Path,
+    out: Path,
+    overwrite: bool = False,
+    extraction: tyro.conf.OmitArgPrefixes[ExtractionOptions] = EXTRACTION,
+) -> None:
+    """Write the features of all images of a folder, labelled or not.
+
+    csv and parquet have the columns path, label, feature_0, feature_1...; npz has the arrays path [n],
+    label [n] (only with labels) and features [n, dim]. Paths are relative to --data; a label is the name of
+    the class, empty in csv and null in parquet if there is none. Images that cannot be read are left out.
+
+    Args:
+        data: Folder of images, at any depth. If each lies in a folder of its class, that is its label: CLASS/..., or
+            train/CLASS/... and val/CLASS/...
+        out: File to write: .npz, .csv or .parquet.
+        overwrite: Replace the file if there is one.
+    """
+    write_bank = lookup("file format", out.suffix.lower(), WRITERS)
+    claim_file(out, overwrite=overwrite)
+    if out.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise UserError("parquet needs pyarrow: pip install 'dinoscope[parquet]', or write .npz or .csv")
+    folder = find_images_of_splits(data)
+    bank = extraction.context().features(load_model(model, progress_bar).backbone, folder, "features")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out) as partial:
+            write_bank(partial, bank)
+    except OSError as error:
+        raise UserError(f"{out} could not be written: {error}") from error
+    labels = f"labels of {len(bank.classes)} classes" if bank.classes else "no labels"
+    stdout(f"{out}: {len(bank.features)} images x {bank.features.shape[1]} features, {labels}")
+
+
+def write_npz(path: Path, bank: FeatureBank) -> None:
+    """Write the arrays path, label (with labels) and features; they open without pickle."""
+    arrays = {"path": np.array(_portable(bank.paths)), "features": bank.features.numpy()}
+    labels = class_names(bank)
+    if labels is not None:
+        arrays["label"] = np.array(labels)
+    with path.open("wb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType] (no array is called allow_pickle)
+
+
+def write_csv(path: Path, bank: FeatureBank) -> None:
+    """Write a header and one row per image; nine digits give every float32 back exactly."""
+    labels = class_names(bank) or [""] * len(bank.paths)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", *_feature_columns(bank)])
+        for name, label, feature in zip(_portable(bank.paths), labels, bank.features.tolist(), strict=True):
+            writer.writerow([spreadsheet_cell(name), spreadsheet_cell(label), *(f"{value:.9g}" for value in feature)])
+
+
+def write_parquet(path: Path, bank: FeatureBank) -> None:
+    """Write the columns of csv, float32, null if there are no labels."""
+    import pyarrow as pa  # pyright: ignore[reportMissingImports] (an extra)
+    import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
+
+    columns = {
+        "path": pa.array(_portable(bank.paths), pa.string()),
+        "label": pa.array(class_names(bank) or [None] * len(bank.paths), pa.string()),
+    }
+    columns |= {
+        name: pa.array(column) for name, column in zip(_feature_columns(bank), bank.features.T.numpy(), strict=True)
+    }
+    pq.write_table(pa.table(columns), path)
+
+
+WRITERS = {".npz": write_npz, ".csv": write_csv, ".parquet": write_parquet}
+
+
+def class_names(bank: FeatureBank) -> list[str] | None:
+    """Return the class of each image by name, or None without labels."""
+    if bank.labels is None:
+        return None
+    return _portable([bank.classes[label] for label in bank.labels.tolist()])
+
+
+def _feature_columns(bank: FeatureBank) -> list[str]:
+    return [f"feature_{index}" for index in range(bank.features.shape[1])]
+
+
+def _portable(names: list[str] | tuple[str, ...]) -> list[str]:
+    """Replace bytes that are not UTF-8 (Linux allows them in names) by U+FFFD: the files are UTF-8."""
+    return [name.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for name in names]
+
+
+COMMANDS = {
+    "embed": Command("write the features of a folder of images to npz, csv or parquet", embed),
+    "models": Command("list the released weights that can be named as --model: method, figures, licence, size", models),
+    "import": Command(
+        "turn a weights file of others (DINO, DeiT, MoCo, SwAV, DINOv2, timm...) into an exported model", import_weights
+    ),
+    "export": Command("write a model for use elsewhere: safetensors, timm, Hugging Face, ONNX, torch.export", export),
+}

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dinoscope.config import RANGES
 from dinoscope.errors import UserError, lookup
 
 FILE = Path(__file__).with_name("options.json")
@@ -58,6 +59,9 @@ SYNONYMS = {
     "accum-iter": "accumulate",
 }
 """What other programs call an option -> the last part of its name here."""
+
+EARLIER = {"--queries": "--query"}
+"""Spellings of an earlier version that are still read, for one release -> the option."""
 
 ANY, SOME = -1, -2
 """How many words follow an option: any number, or at least one."""
@@ -111,6 +115,10 @@ class Given:
         found = [words for option, _, words in self.entries if option.name == name]
         self.entries = [entry for entry in self.entries if entry[0].name != name]
         return " ".join(found[-1]) if found else None
+
+    def word(self, name: str) -> str | None:
+        """Return the last word of an option; None if it was not given."""
+        return next((words[-1] for option, _, words in reversed(self.entries) if option.name == name and words), None)
 
     def argv(self) -> list[str]:
         """Return the command line for tyro, positional arguments first; of an option given twice, the last."""
@@ -198,7 +206,8 @@ def _read(
             loose.append(word)
             continue
         flag, equals, inline = word.partition("=")
-        option = by_flag.get(flag := flag.replace("_", "-"))
+        flag = flag.replace("_", "-")
+        option = by_flag.get(flag := EARLIER.get(flag, flag) if flag not in by_flag else flag)
         if option is None:
             raise UserError(_unknown(command, spec, by_flag, chosen, flag))
         taken, limit = [inline] if equals else [], len(argv) if option.words < 0 else option.words
@@ -233,13 +242,15 @@ def _unknown(command: str, spec: Spec, flags: Iterable[str], chosen: Mapping[str
     return f"there is no option {flag}; {hint}"
 
 
-def _number(kind: Callable[[str], float], word: str) -> None:
-    if not math.isfinite(kind(word)):
+def _number(kind: Callable[[str], float], word: str) -> float:
+    number = kind(word)
+    if not math.isfinite(number):
         raise ValueError
+    return number
 
 
 TYPES: dict[str, tuple[str, Callable[[str], object]]] = {
-    "LEVEL,WIDTH": ("two numbers with a comma between them", lambda word: [float(part) for part in _pair(word)]),
+    "LEVEL,WIDTH": ("LEVEL,WIDTH (two numbers)", lambda word: [float(part) for part in _pair(word)]),
     "X,Y": ("two whole numbers with a comma between them", lambda word: [int(part) for part in _pair(word)]),
     "INT": ("a whole number", lambda word: _number(int, word)),
     "FLOAT": ("a finite number", lambda word: _number(float, word)),
@@ -266,10 +277,13 @@ def _check(option: Option, flag: str, words: Sequence[str]) -> None:
         if kind is not None:
             text, convert = TYPES[kind]
             try:
-                convert(word)
+                value = convert(word)
             except ValueError:
                 choices = "".join(f", or {choice}" for choice in option.choices)
                 raise UserError(f"{flag} must be {text}{choices}, not {word!r}") from None
+            lowest, highest = RANGES.get(option.name.rpartition(".")[2], (-math.inf, math.inf))
+            if isinstance(value, int) and not lowest <= value <= highest:
+                raise UserError(f"{flag} must be from {lowest} to {highest}, not {word}")
 
 
 def _shown(option: Option) -> str:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from dinoscope.cli.build import parse
+from dinoscope.cli.command import WHAT_MAY_BE_NAMED, Command
 from dinoscope.cli.measuring_options import MeasuringOptions
-from dinoscope.cli.model_option import WHAT_MAY_BE_NAMED
 
 if TYPE_CHECKING:
     from dinoscope.report.build import Request
@@ -45,16 +44,9 @@ class Options:
     measuring: tyro.conf.OmitArgPrefixes[MeasuringOptions] = field(default_factory=MeasuringOptions)
 
 
-def main(argv: list[str]) -> int:
+def run(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
     """Read, measure, write, say where it is. Raises UserError."""
     from dinoscope.cli.console import Console
-
-    options = parse(
-        Options,
-        args=argv,
-        prog="dinoscope report",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
-    )
     from dinoscope.report.build import write_report
 
     written = write_report(request(options))
@@ -76,3 +68,11 @@ def request(options: Options) -> Request:
         options.title,
         options.overwrite,
     )
+
+
+run.__doc__ = Options.__doc__
+COMMANDS = {
+    "report": Command(
+        "one HTML file about runs, to read, print and mail: curves, comparison, pictures, health, commands", run
+    )
+}

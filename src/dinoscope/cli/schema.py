@@ -17,12 +17,28 @@ from typing import Any, get_args, get_type_hints
 
 import tyro
 
-from dinoscope import api
-from dinoscope.cli import COMMANDS, MODULES
+from dinoscope.cli.command import MARKERS, Command, window_registry
 from dinoscope.cli.options import ANY, FILE, SOME, Option, Spec
-from dinoscope.cli.window_option import window_registry
+from dinoscope.cli.train import DEFAULT_RECIPE, Choices
+from dinoscope.data.views import VIEWS
+from dinoscope.methods import METHODS
+from dinoscope.recipes import RECIPES, run_config
+from dinoscope.training.config import RunConfig
 
-MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+GROUPS = (
+    "train",
+    "demo",
+    "evaluate",
+    "throughput",
+    "compare",
+    "report",
+    "pictures",
+    "video",
+    "models",
+    "studies",
+)
+"""Modules with commands, in the order of `dinoscope --help`."""
+
 _WORDS = {"*": ANY, "+": SOME, "?": 1, None: 1}
 _NOTE = re.compile(r"\s*\((?:(required)|repeatable|default: ((?:.|\n)*))\)$")
 
@@ -46,7 +62,10 @@ COMMON = (
 
 def schema() -> dict[str, Any]:
     """Return every command as plain values."""
-    return {name: _plain(_spec(name, summary)) for name, summary in COMMANDS.items()}
+    modules = [importlib.import_module(f"dinoscope.cli.{group}") for group in GROUPS]
+    return {
+        name: _plain(_spec(module.__name__, command)) for module in modules for name, command in module.COMMANDS.items()
+    }
 
 
 def options(kind: Callable[..., Any], default: Any = tyro.MISSING_NONPROP, markers: Any = MARKERS) -> Iterator[Option]:
@@ -101,34 +120,34 @@ def _dataclass_in(annotation: Any) -> Any:
     return next(candidate for candidate in candidates if is_dataclass(candidate))
 
 
-def _spec(name: str, summary: str) -> Spec:
-    module = importlib.import_module(f"dinoscope.cli.{MODULES.get(name, name)}")
-    if name == "train":
-        return _train(module, summary)
-    kind = getattr(module, {"scan": "scan_folder", "recipes": "_no_options"}.get(name, "Options"))
-    return Spec(module.__name__, summary, _description(kind), tuple(options(kind)))
+def _spec(module: str, command: Command) -> Spec:
+    if command.raw:
+        return _train(module, command.summary)
+    found = options(command.options or command.function)
+    shown = tuple(option for option in found if option.name not in command.hidden)
+    return Spec(module, command.summary, _description(command.options or command.function, command.summary), shown)
 
 
-def _description(kind: Any) -> str:
-    """Return the docstring without its `Args`, paragraphs apart."""
-    text = re.split(r"^Args:$", inspect.getdoc(kind) or "", flags=re.M)[0]
-    return text.strip()
+def _description(kind: Any, otherwise: str = "") -> str:
+    """Return the docstring without its `Args`, paragraphs apart; that of a generated dataclass says nothing."""
+    text = inspect.getdoc(kind) or ""
+    return otherwise if text.startswith("Options(") else re.split(r"^Args:$", text, flags=re.M)[0].strip()
 
 
-def _train(module: Any, summary: str) -> Spec:
+def _train(module: str, summary: str) -> Spec:
     """Return the options of all methods, and what recipes and presets of views change."""
     markers = (tyro.conf.AvoidSubcommands,)
 
     def of(config: Any) -> dict[str, Option]:
-        return {option.name: option for option in options(api.RunConfig, config, markers)}
+        return {option.name: option for option in options(RunConfig, config, markers)}
 
     def changed(config: Any, known: dict[str, Option]) -> dict[str, str]:
         found = of(config)
         return {name: found[name].default for name, option in known.items() if found[name].default != option.default}
 
-    recipes = {name: api.run_config(name, tyro.MISSING, tyro.MISSING) for name in api.RECIPES}
-    start = recipes[module.DEFAULT_RECIPE]
-    names = {entry.config: name for name, entry in api.METHODS.items()}
+    recipes = {name: run_config(name, tyro.MISSING, tyro.MISSING) for name in RECIPES}
+    start = recipes[DEFAULT_RECIPE]
+    names = {entry.config: name for name, entry in METHODS.items()}
     base = {name: option for name, option in of(start).items() if not name.startswith("method.")}
     methods = {
         name: {
@@ -144,13 +163,13 @@ def _train(module: Any, summary: str) -> Spec:
         presets["recipe"][name] = {"method": method, **changed(config, base | methods[method])}
     presets["method"] = {name: {"kind": settings.__name__} for settings, name in names.items()}
     of_views = {name: option for name, option in base.items() if name.startswith("views.")}
-    presets["views"] = {name: changed(replace(start, views=views), of_views) for name, views in api.VIEWS.items()}
-    every = {option.name: option for option in options(module.Choices)} | base
+    presets["views"] = {name: changed(replace(start, views=views), of_views) for name, views in VIEWS.items()}
+    every = {option.name: option for option in options(Choices)} | base
     ordered = sorted(
         every.values(), key=lambda option: COMMON.index(option.name) if option.name in COMMON else len(COMMON)
     )
     of_methods = [option for found in methods.values() for option in found.values()]
-    return Spec(module.__name__, summary, _description(module.Choices), (*ordered, *of_methods), presets)
+    return Spec(module, summary, _description(Choices), (*ordered, *of_methods), presets)
 
 
 def _plain(spec: Spec) -> dict[str, Any]:

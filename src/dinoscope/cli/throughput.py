@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from dinoscope.cli.build import parse
-from dinoscope.cli.model_option import AnyModel
+from dinoscope.cli.command import WHAT_MAY_BE_NAMED, Command
 from dinoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ class Options:
     compared; each is printed with its own.
     """
 
-    model: AnyModel = None
+    model: Annotated[str | None, tyro.conf.arg(metavar="MODEL", help=WHAT_MAY_BE_NAMED)] = None
 
     backbone: str | None = None
     """Instead of --model: the name of a network, with random weights; speed does not depend on them."""
@@ -75,17 +74,11 @@ class Timed:
     result: Result
 
 
-def main(argv: list[str]) -> int:
+def run(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
     """Measure, print, and keep the result in the run folder if it is one. Raises UserError."""
     from dinoscope.cli.console import Console, metric_table
     from dinoscope.evaluation.results import keep, plain
 
-    options = parse(
-        Options,
-        args=argv,
-        prog="dinoscope throughput",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
-    )
     results = measure(options)
     if options.json:
         print(json.dumps({timed.name: plain(timed.result) for timed in results}, indent=2))
@@ -109,8 +102,8 @@ def measure(options: Options) -> list[Timed]:
 
     from dinoscope.cli.console import progress_bar
     from dinoscope.config import to_dict
-    from dinoscope.evaluation.throughput import ThroughputConfig, throughput
-    from dinoscope.system import DTYPES, pick_device
+    from dinoscope.evaluation.throughput import ThroughputConfig, protocol_line, throughput
+    from dinoscope.system import pick_device
     from dinoscope.training.throughput import training_throughput
     from dinoscope.types import Result
 
@@ -119,13 +112,11 @@ def measure(options: Options) -> list[Timed]:
     if options.threads:
         torch.set_num_threads(options.threads)
     device, backbone, settings = pick_device(options.device), _backbone(options), _training_settings(options)
-    config = ThroughputConfig(
-        options.image_size, options.batch_size, options.repeats, DTYPES[options.precision or "fp32"]
-    )
+    config = ThroughputConfig(options.image_size, options.batch_size, options.repeats)
     results: list[Timed] = []
     with progress_bar("forwards, timed") as progress:
-        metrics, protocol = throughput(backbone, device, config, progress)
-    results.append(Timed("throughput", protocol.line(), Result("throughput", to_dict(protocol), metrics)))
+        metrics, found = throughput(backbone, device, config, progress, options.precision or "fp32")
+    results.append(Timed("throughput", protocol_line(found), Result("throughput", found, metrics)))
     if settings is not None:
         try:
             with progress_bar("training steps, timed") as progress:
@@ -173,3 +164,7 @@ def _backbone(options: Options) -> Backbone:
         return build_backbone(without_drop_path(recipe.backbone_config))
     assert options.backbone is not None
     return build_backbone(BackboneConfig(options.backbone, image_size=options.image_size))
+
+
+run.__doc__ = Options.__doc__
+COMMANDS = {"throughput": Command("images per second, parameters and memory of a network, or of training it", run)}

@@ -1,19 +1,47 @@
-"""`dinoscope train`."""
+"""The commands before and around a training: `train`, `recipes`, `scan` and `scenes`."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-if TYPE_CHECKING:
-    from dinoscope.api import RunConfig
+import tyro
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.table import Table
+
+from dinoscope import api
+from dinoscope.cli.command import Command, build
+from dinoscope.cli.console import Console, emit, progress_bar, stdout
+from dinoscope.cli.options import Given
+from dinoscope.cli.progress import ConsoleProgress
+from dinoscope.data.grey_range import describe
+from dinoscope.data.scan import Extent, ScanReport
+from dinoscope.data.scan import scan as scan_images
+from dinoscope.data.sources import counted as listed_counts
+from dinoscope.data.sources import find_images, find_split
+from dinoscope.data.views import VIEWS
+from dinoscope.errors import UserError, lookup
+from dinoscope.files import cache_folder
+from dinoscope.methods import METHODS
+from dinoscope.recipes import RECIPES, run_config
+from dinoscope.scenes import ScenesConfig, write_scenes
+from dinoscope.training.config import RunConfig
+from dinoscope.training.run_folder import read_config, read_sessions
+from dinoscope.training.start import beginning_from
 
 DEFAULT_RECIPE = "dino_deit_small_100ep"
+
+QUIET_SECONDS = 2.0
+"""How long a scan may take before a progress bar appears."""
+
+LISTED_FILES = 20
+LISTED_CLASSES = 30
+"""How many are printed before "and N more"."""
 
 
 @dataclass(frozen=True)
@@ -41,32 +69,48 @@ class Choices:
     """Delete the run in --out and begin again."""
 
 
-def main(argv: list[str]) -> int:
-    """Parse, train, say where things are."""
-    from dinoscope import api
-    from dinoscope.cli.console import Console
-    from dinoscope.cli.progress import ConsoleProgress
-
-    config, chosen = settings(argv)
+def train(given: Given) -> int:
+    """Train, and print what to do next."""
+    resume, overwrite = given.take("resume") is not None, given.take("overwrite") is not None
+    config = settings(given, resume=resume, overwrite=overwrite)
     with one_line(config.out):
-        result = api.train(config, resume=chosen.resume, overwrite=chosen.overwrite, listeners=[ConsoleProgress()])
-    console = Console()
+        result = api.train(config, resume=resume, overwrite=overwrite, listeners=[ConsoleProgress()])
     if not result.is_main:
         return 130 if result.interrupted else 0
     if result.interrupted:
-        line = f"stopped after step {result.steps}; go on: dinoscope train --out {quote(str(result.out))} --resume"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        stdout(f"stopped after step {result.steps}; continue: dinoscope train --out {quote(str(result.out))} --resume")
         return 130
-    lines = [f"done: {result.out}", *next_steps(result.out, config.data)]
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    stdout("\n".join([f"done: {result.out}", *next_steps(result.out, config.data)]))
     return 0
+
+
+def settings(given: Given, *, resume: bool = False, overwrite: bool = False) -> RunConfig:
+    """Return the settings of a command line: a recipe's, or those of the run to resume, and what it changes.
+
+    Raises UserError for what is wrong or unknown.
+    """
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other")
+    recipe, method, views = given.take("recipe"), given.take("method"), given.take("views")
+    init, out = given.word("init"), given.word("out")
+    if resume:
+        if out is None:
+            raise UserError("--resume needs --out, the folder of the run to continue")
+        config = read_config(Path(out))
+    else:
+        config = run_config(recipe or DEFAULT_RECIPE, Path(given.word("data") or ""), Path(out or ""))
+        if init is not None and init != "None":
+            config = beginning_from(config, init, progress_bar)
+    if method:
+        config = replace(config, method=lookup("method", method, METHODS).config())
+    if views:
+        config = replace(config, views=lookup("preset of views", views, VIEWS))
+    return build(RunConfig, given.argv(), default=config, config=(tyro.conf.AvoidSubcommands,))()
 
 
 @contextlib.contextmanager
 def one_line(out: Path) -> Iterator[None]:
     """Make one line of what ended a run, whatever it was; the traceback is in the log of the run, which names it."""
-    from dinoscope.errors import UserError
-
     try:
         yield
     except UserError:
@@ -83,8 +127,6 @@ def one_line(out: Path) -> Iterator[None]:
 
 def next_steps(out: Path, data: Path) -> list[str]:
     """Commands to go on with, to be copied into a shell; k-NN only where there are labels to compare with."""
-    from dinoscope.training.run_folder import read_sessions
-
     run, images = quote(str(out)), quote(str(data))
     learned = (
         f"dinoscope knn --model {run} --data {images}"
@@ -99,70 +141,156 @@ def next_steps(out: Path, data: Path) -> list[str]:
     ]
 
 
-def settings(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
-    """The settings of a command line, and the options that are none.
+def recipes() -> None:
+    """List the named settings of `train`."""
+    table = Table("recipe", "what it is for", box=None, header_style="bold", padding=(0, 2, 1, 0))
+    for name, recipe in RECIPES.items():
+        table.add_row(name, recipe.about)
+    stdout(table)
 
-    Raises UserError for what is wrong or unknown.
+
+def scan(
+    folder: Annotated[Path, tyro.conf.arg(metavar="FOLDER")],
+    /,
+    headers_only: bool = False,
+    all: bool = False,
+    json: bool = False,
+    workers: int = 0,
+) -> None:
+    """Report what a folder of images holds: counts, formats, sizes, classes, unreadable files, and what is passed over.
+
+    Splits (train, val) are reported side by side.
+
+    Args:
+        folder: Folder of images, nested or not, with a folder for each class or not.
+        headers_only: Faster, but damaged pixels are not found.
+        all: List every unreadable file and every class, instead of the first ones.
+        json: Print everything as JSON instead of tables.
+        workers: Threads; 0 takes one per core.
     """
-    import tyro
-
-    from dinoscope import api
-    from dinoscope.cli.build import parse
-    from dinoscope.cli.window_option import window_registry
-    from dinoscope.errors import UserError
-
-    chosen, rest = _preparser().parse_known_args(argv)
-    try:
-        config = parse(
-            api.RunConfig,
-            default=_defaults(chosen),
-            args=rest,
-            prog="dinoscope train",
-            config=(tyro.conf.AvoidSubcommands,),
-            registry=window_registry(),
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    return config, chosen
-
-
-def _preparser() -> argparse.ArgumentParser:
-    """The options that choose the defaults of all others."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--recipe")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--method")
-    parser.add_argument("--views")
-    parser.add_argument("--init")
-    parser.add_argument("--backbone")
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--overwrite", action="store_true")
-    return parser
-
-
-def _defaults(chosen: argparse.Namespace):
-    """The settings before the command line: a recipe's, or those of the run to resume."""
-    import tyro
-
-    from dinoscope import api
-    from dinoscope.cli.console import progress_bar
-    from dinoscope.errors import UserError, lookup
-
-    if chosen.resume and chosen.overwrite:
-        raise UserError("--resume and --overwrite exclude each other")
-    if chosen.resume and chosen.out is None:
-        raise UserError("--resume needs --out, the folder of the run to go on with")
-    if chosen.resume:
-        config = api.read_config(chosen.out)
-        config = replace(config, init=chosen.init or config.init)
+    reports: dict[str, ScanReport] = {}
+    for name, root in _parts(folder).items():
+        images = find_images(root)
+        with progress_bar(f"{name}: reading", after=QUIET_SECONDS) as progress:
+            full, cache = not headers_only, cache_folder("scan")
+            reports[name] = scan_images(images, workers=workers, full=full, cache=cache, progress=progress)
+    if json:
+        emit({name: report.as_dict() for name, report in reports.items()}, (), json=True)
     else:
-        config = api.run_config(chosen.recipe or DEFAULT_RECIPE, tyro.MISSING, chosen.out or tyro.MISSING)
-    if chosen.init and not chosen.resume:
-        config = api.beginning_from(config, chosen.init, progress_bar)
-    if chosen.backbone:
-        config = replace(config, backbone=chosen.backbone)
-    if chosen.method:
-        config = replace(config, method=lookup("method", chosen.method, api.METHODS).config())
-    if chosen.views:
-        config = replace(config, views=lookup("preset of views", chosen.views, api.VIEWS))
-    return config
+        _print(Console(), folder, reports, shortened=not all)
+
+
+def _parts(folder: Path) -> dict[str, Path]:
+    """Return the splits by name, or the folder itself as "images" if it has no `train`."""
+    train, val = find_split(folder, "train"), find_split(folder, "val")
+    if train is None:
+        return {"images": folder}
+    return {"train": train} if val is None else {"train": train, "val": val}
+
+
+def _print(console: Console, folder: Path, reports: dict[str, ScanReport], *, shortened: bool) -> None:
+    console.print(_summary(folder, reports))
+    if any(report.classes for report in reports.values()):
+        console.print(_class_table(reports, LISTED_CLASSES if shortened else None))
+    for report in reports.values():
+        _print_unreadable(console, report, LISTED_FILES if shortened else None)
+    if not all(report.complete for report in reports.values()):
+        console.print("Only headers were read: damage to the pixels was not looked for.", style="yellow")
+
+
+def _summary(folder: Path, reports: dict[str, ScanReport]) -> Table:
+    table = Table(title=_shown(folder), title_justify="left", title_style="bold")
+    table.add_column("")
+    for name in reports:
+        table.add_column(name, justify="right")
+    columns = [_facts(report) for report in reports.values()]
+    for row in columns[0]:
+        table.add_row(row, *(column[row] for column in columns))
+    return table
+
+
+def _facts(report: ScanReport) -> dict[str, str]:
+    """Return the rows of the summary for one folder, the same rows for every report."""
+
+    def listed(counts: Sequence[tuple[str, int]]) -> str:
+        return ", ".join(f"{name} {count:,}" for name, count in counts if count) or "none"
+
+    unusual = [
+        ("grey", report.grey),
+        ("with transparency", report.alpha),
+        ("over 8 bits", report.over_8_bit),
+        ("CMYK", report.cmyk),
+        ("EXIF-rotated", report.rotated),
+        ("animated", report.animated),
+    ]
+    ratios = report.aspect_ratios
+    count = len(report.unreadable)
+    return {
+        "images": f"{report.images:,}",
+        "unreadable": f"[red]{count:,}[/red]" if count else "[green]0[/green]",
+        "passed over": _shown(listed_counts(list(report.passed_over.items())) or "nothing"),
+        "on disk": decimal(report.bytes),
+        "formats": listed(list(report.formats.items())),
+        "width: smallest, median, largest": _extent(report.widths),
+        "height: smallest, median, largest": _extent(report.heights),
+        "width / height": "-" if ratios is None else f"{ratios[0]:.2f} to {ratios[1]:.2f}",
+        "unusual": listed(unusual),
+        "grey range over 8 bits": "-" if report.values is None else describe(report.values.window),
+        "classes": f"{len(report.classes):,}" if report.classes else "no labels",
+    }
+
+
+def _extent(extent: Extent | None) -> str:
+    return "-" if extent is None else f"{extent.minimum}, {extent.median}, {extent.maximum} px"
+
+
+def _class_table(reports: dict[str, ScanReport], most: int | None) -> Table:
+    names = list(dict.fromkeys(name for report in reports.values() for name in report.classes))
+    table = Table()
+    table.add_column("class")
+    for part in reports:
+        table.add_column(part, justify="right")
+    for name in names[:most]:
+        table.add_row(_shown(name), *(f"{report.classes.get(name, 0):,}" for report in reports.values()))
+    if rest := len(names[most:] if most else ()):
+        table.add_row(f"and {rest:,} more (--all lists them)", *("" for _ in reports))
+    return table
+
+
+def _print_unreadable(console: Console, report: ScanReport, most: int | None) -> None:
+    if not report.unreadable:
+        return
+    console.print(f"[red]Unreadable[/red] in {_shown(report.root)}:", highlight=False)
+    for fault in report.unreadable[:most]:
+        console.print(f"  {_shown(fault.path)}  [dim]{_shown(fault.reason)}[/dim]", highlight=False, soft_wrap=True)
+    if rest := len(report.unreadable[most:] if most else ()):
+        console.print(f"  and {rest:,} more (--all lists them)", highlight=False)
+
+
+def _shown(text: object) -> str:
+    """Return text for rich: no markup in file names, and no bytes that are not UTF-8."""
+    return escape(str(text).encode("utf-8", "replace").decode("utf-8"))
+
+
+SCENES = ScenesConfig()
+
+
+def scenes(out: Path, config: tyro.conf.OmitArgPrefixes[ScenesConfig] = SCENES) -> None:
+    """Write the embedded data set: drawn scenes in the layouts of ImageFolder, PASCAL VOC 2012 and DAVIS 2017.
+
+    Args:
+        out: Folder to write; it must not exist, or hold the same data set.
+    """
+    with progress_bar("drawing scenes") as progress:
+        write_scenes(out, config, progress)
+    stdout(f"{out}/folder        train/ and val/, a folder per class; masks of val/ in folder-masks/")
+    stdout(f"{out}/VOCdevkit     PASCAL VOC 2012 layout")
+    stdout(f"{out}/DAVIS         DAVIS 2017 layout")
+
+
+COMMANDS = {
+    "train": Command("train on a folder of images, labelled or not", train, raw=True),
+    "recipes": Command("list the named settings of `train`", recipes),
+    "scan": Command("look over a folder: counts, formats, sizes, classes, unreadable files", scan),
+    "scenes": Command("write the embedded data set in the layouts of ImageNet, VOC 2012 and DAVIS 2017", scenes),
+}

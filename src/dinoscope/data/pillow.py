@@ -78,6 +78,11 @@ def open_image(stream: Stream, kind: str) -> ImageFile:
             raise UnidentifiedImageError(f"its {kind} header is broken") from error
 
 
+def limit_lifted(pixels: int) -> contextlib.AbstractContextManager[object]:
+    """Keep Pillow from warning of an image of so many pixels, or refusing it."""
+    return _without_pillow_limit() if pixels > _UNLIMITED else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def _without_pillow_limit() -> Iterator[None]:
     """Lift Pillow's process-wide limit of pixels, one thread at a time: that bounds the memory of huge images too."""
@@ -91,7 +96,7 @@ def _without_pillow_limit() -> Iterator[None]:
 
 def load(image: Image.Image) -> Image.Image:
     """Decode the pixels, if that has not been done."""
-    with _without_pillow_limit() if image.height * image.width > _UNLIMITED else contextlib.nullcontext():
+    with limit_lifted(image.height * image.width):
         image.load()
     return image
 

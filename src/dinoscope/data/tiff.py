@@ -467,9 +467,11 @@ def _check_fax(file: _File) -> None:
     for filler in ("1", "0101"):
         doubled, rows = _fax_between(file, filler)
         pixels = pillow.open_image(BytesIO(doubled), "TIFF")
-        pixels.load()
-        tops = range(rows, pixels.height, 2 * rows)
-        decoded.append([pixels.crop((0, top, pixels.width, min(top + rows, pixels.height))).tobytes() for top in tops])
+        height, width = pixels.height, pixels.width
+        with pillow.limit_lifted(height * width):
+            pixels.load()
+            tops = range(rows, height, 2 * rows)
+            decoded.append([pixels.crop((0, top, width, min(top + rows, height))).tobytes() for top in tops])
     if decoded[0] != decoded[1]:
         raise UnreadableImage("damaged: a fax strip ends before its last row")
 

@@ -31,11 +31,10 @@ from dinoscope.data.benchmarks import voc_palette
 from dinoscope.data.video import Video, open_video, read_header
 from dinoscope.demo.limits import MB, Limits, Refused
 from dinoscope.errors import UserError
-from dinoscope.evaluation.propagation import cell_features, propagate
-from dinoscope.evaluation.window import PropagationConfig
+from dinoscope.evaluation.propagation import PropagationConfig, cell_features, propagate
 from dinoscope.models.backbone import Backbone
-from dinoscope.report.video import write_followed
 from dinoscope.scenes import ScenesConfig, write_scenes
+from dinoscope.videos import write_followed
 
 Taking = Literal["spread", "start"]
 """Which frames of a clip with too many are followed: every second, third..., or the first ones."""

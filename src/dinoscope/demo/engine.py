@@ -20,13 +20,12 @@ from torch import Tensor
 
 from dinoscope.demo.limits import MB, Limits, Refused
 from dinoscope.demo.pictures import Picture, read_picture
-from dinoscope.explain.attention import MAX_PATCHES, count_heads, patch_grid, prepare
+from dinoscope.explain.attention import MAX_PATCHES, count_heads, energy_of_patches, patch_grid, prepare
 from dinoscope.explain.maps import (
     MAPS,
     SinglePass,
     attention_of_pass,
     centre_map,
-    energy_of_patches,
     gradcam_of_pass,
     patches_of_pass,
     rollout_of_pass,

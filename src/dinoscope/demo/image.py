@@ -20,7 +20,7 @@ from dinoscope.demo.engine import KINDS, OF_BLOCKS, Engine, Input
 from dinoscope.demo.limits import Refused
 from dinoscope.demo.pictures import SHOWN, THUMBNAIL, GroundTruth, Picture, Pixels, read_truth, shrunk
 from dinoscope.demo.site import LIGHT, Picked, Radio, Site, hidden_column, literal, refusals_shown
-from dinoscope.evaluation.jaccard import jaccard
+from dinoscope.evaluation.voc import jaccard
 from dinoscope.explain.attention import map_masks, mean_and_heads
 from dinoscope.model_names import folder_names
 from dinoscope.pictures import OPACITY, mask_overlay, overlay, write_png

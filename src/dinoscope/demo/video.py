@@ -41,8 +41,7 @@ from dinoscope.demo.limits import Refused
 from dinoscope.demo.pictures import SHOWN
 from dinoscope.demo.site import Site
 from dinoscope.errors import UserError
-from dinoscope.evaluation.propagation import lost_objects
-from dinoscope.evaluation.window import PropagationConfig
+from dinoscope.evaluation.propagation import PropagationConfig, lost_objects
 from dinoscope.model_names import Model
 from dinoscope.pictures import objects_overlay
 

@@ -1,11 +1,15 @@
 """Evaluations of models, one file each, and what they share."""
 
-from dinoscope.evaluation import knn, linear, rank
+from dinoscope.evaluation import davis, explain, knn, linear, rank, throughput, voc
 from dinoscope.evaluation.base import Evaluation
 
 EVALUATIONS: dict[str, Evaluation] = {
+    "throughput": throughput.EVALUATION,
     "linear": linear.EVALUATION,
     "knn": knn.EVALUATION,
+    "voc": voc.EVALUATION,
+    "davis": davis.EVALUATION,
+    "explain": explain.EVALUATION,
     "rank": rank.EVALUATION,
 }
 """name -> evaluation, in the order of a table's columns."""

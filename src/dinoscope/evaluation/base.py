@@ -8,7 +8,8 @@ Python API iterate over that and know no evaluation by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ import torch
 from dinoscope.data.sources import SPLITS, ImageFolder, find_images, find_split, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.evaluation.results import conditions, keep
+from dinoscope.evaluation.statistics import Estimate, estimate_metric, mean_intervals
 from dinoscope.features import ExtractConfig, cached_extract, evaluation_view, extract
 from dinoscope.model_names import Model, Watch, unwatched
 from dinoscope.models.backbone import Backbone
@@ -24,7 +26,7 @@ from dinoscope.system import DTYPES
 from dinoscope.tables import Column as TableColumn
 from dinoscope.tables import LineChart, Section, Table, TableRow
 from dinoscope.text import ABSENT
-from dinoscope.types import FeatureBank, Metric, Result
+from dinoscope.types import FeatureBank, Items, Metric, Result
 
 if TYPE_CHECKING:
     from dinoscope.pictures import Sheet
@@ -48,6 +50,7 @@ class Context:
     cached: keep features on disk and take them from there (see `cached_extract`), in the folder `place` if given.
     watch: hears of the progress.
     listed: labelled images that were found already; see `labelled`.
+    finished: told of each model's result as soon as it is there; returns the name under which it is kept, if it is.
     out, overwrite: the folder for what is made besides results, as masks of every frame; None makes nothing.
     """
 
@@ -60,6 +63,7 @@ class Context:
     cached: bool = True
     place: Path | None = None
     watch: Watch = unwatched
+    finished: Callable[[Model, Result], str | None] = lambda _, __: None
     out: Path | None = None
     overwrite: bool = False
     listed: dict[Any, tuple[ImageFolder, ImageFolder | None]] = field(default_factory=dict[Any, Any], repr=False)
@@ -144,6 +148,68 @@ def metrics_table(results: Labelled, title: str = "") -> list[Table]:
     return [Table(columns, (Section(tuple(rows)),), title)]
 
 
+def items_csv(results: Labelled) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return a row for each item of each model: facts, then figures with four digits after the point."""
+    facts = dict.fromkeys(name for _, result in results if result.items for name in result.items.facts)
+    figures = dict.fromkeys(name for _, result in results if result.items for name in result.items.figures)
+    rows: list[tuple[str, ...]] = []
+    for label, result in results:
+        items = result.items or Items((), {})
+        for place, name in enumerate(items.names):
+            texts = (items.facts[fact][place] if fact in items.facts else "" for fact in facts)
+            values = (f"{items.figures[f][place]:.4f}" if f in items.figures else "" for f in figures)
+            rows.append((label, name, *texts, *values))
+    return ("model", "item", *facts, *figures), rows
+
+
+ABREAST = 4
+"""Models on one sheet of examples."""
+
+
+def best_first(results: Sequence[Result], figure: str) -> list[tuple[str, tuple[float, ...]]]:
+    """Return the items that all results with items share, and what each result scored, best mean first."""
+    scores = [
+        dict(zip(result.items.names, result.items.figures[figure], strict=True))
+        for result in results
+        if result.items is not None and figure in result.items.figures
+    ]
+    common = [name for name in scores[0] if all(name in each for each in scores)] if scores else []
+    items = [(name, tuple(each[name] for each in scores)) for name in common]
+    return sorted(items, key=lambda item: (-sum(item[1]) / len(item[1]), item[0]))
+
+
+def differences(results: Labelled, figure: str) -> list[tuple[str, str, Estimate]]:
+    """Return how much larger a figure of the later of two models is, of every pair: over the same items, paired.
+
+    Means and 95 % intervals, in the unit of the figure. Pairs without items in common are left out.
+    """
+    found: list[tuple[str, str, Estimate]] = []
+    for (first, one), (second, two) in combinations(results, 2):
+        items = best_first([one, two], figure)
+        if items and len(items[0][1]) == 2:
+            order = dict(items)
+            names = one.items.names if one.items else ()
+            column = torch.tensor([[order[n][1] - order[n][0]] for n in names if n in order], dtype=torch.float64)
+            found.append((first, second, mean_intervals(column, limits=[(-100.0, 100.0)])[0]))
+    return found
+
+
+def differences_table(results: Labelled, figures: Mapping[str, str]) -> Table:
+    """Return one row for each pair of models. figures: name of a metric -> title of its column."""
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for figure in figures:
+        for first, second, estimate in differences(results, figure):
+            metric = estimate_metric(figure, estimate, 0, scale=1)
+            cells.setdefault((first, second), {})[figure] = metric.text(sign=True)
+    rows = [
+        TableRow((f"{second} − {first}", *(row.get(figure, ABSENT) for figure in figures)))
+        for (first, second), row in cells.items()
+    ]
+    columns = (TableColumn("Models"), *(TableColumn(title, "right") for title in figures.values()))
+    caption = "Differences in points of % [95 % interval], paired: the models saw the same items"
+    return Table(columns, (Section(tuple(rows)),), caption)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """One way to measure models.
@@ -161,8 +227,8 @@ class Evaluation:
     expected: the entries of a protocol that are known beforehand for a model, data (None: the settings alone) and
         settings; a kept result that has them all need not be measured again. Raises UserError as `run` does.
     default: compared and reported without being asked for.
-    together: all models are measured at once, on the images that every one of them can see.
     by_network: the result depends on the network and not on its weights (speed).
+    needs_no_model: it can do without any model, as its settings may name something else to be measured.
     uses: fields of `Context` that matter to it.
     prefix: what the names of its kept results begin with; "" takes `name`.
     file_name: the name under which a result is kept, from its settings and protocol.
@@ -170,6 +236,8 @@ class Evaluation:
     charts: the same as curves.
     examples: sheets of the best and the worst items (`ends` of each) for results of these models; empty if nothing
         was kept to draw. Raises UserError if the data are not there any more.
+    has_published: whether published figures may stand next to results of a protocol.
+    csv: header and rows of a file of single figures; None takes the items (`items_csv`).
     """
 
     name: str
@@ -182,14 +250,16 @@ class Evaluation:
     protocol_line: Callable[[Mapping[str, Any]], str]
     expected: Callable[[Model, Data, Any, Context], Mapping[str, Any]]
     default: bool = False
-    together: bool = False
     by_network: bool = False
+    needs_no_model: bool = False
     uses: tuple[str, ...] = ("device", "precision", "batch_size", "workers", "image_size", "crop_fraction", "cached")
     prefix: str = ""
     file_name: Callable[[Any, Mapping[str, Any]], str] | None = None
     tables: Callable[[Labelled, bool], list[Table]] | None = None
     charts: Callable[[Labelled], list[LineChart]] | None = None
     examples: Callable[[Sequence[Result], Sequence[Model], int, Context], list[Sheet]] | None = None
+    has_published: Callable[[Mapping[str, Any]], bool] = lambda _: False
+    csv: Callable[[Labelled], tuple[Sequence[str], Sequence[Sequence[str]]]] | None = None
 
     def kept_as(self, config: Any, protocol: Mapping[str, Any]) -> str:
         """Return the name under which a result is kept."""
@@ -201,19 +271,21 @@ INTERNAL = {"internal": True}
 
 
 def measure(evaluation: Evaluation, models: Sequence[Model], data: Data, config: Any, context: Context) -> list[Result]:
-    """Measure models, and keep each result in the run folder if the model is one, as soon as it is there.
+    """Measure models, and keep each result in the run folder if the model is one.
 
     Raises UserError as `Evaluation.run` does, or if a result cannot be written.
     """
-    groups = [models] if evaluation.together or len(models) < 2 else [[model] for model in models]
-    results: list[Result] = []
-    for group in groups:
-        found = evaluation.run(group, data, config, context)
-        for model, result in zip(group, found, strict=False):
-            if model.path is not None:
-                keep(model.path, evaluation.kept_as(config, result.protocol), result)
-        results += found
-    return results
+    done: set[int] = set()
+
+    def finished(model: Model, result: Result) -> str | None:
+        done.add(id(model))
+        return keep(model.path, evaluation.kept_as(config, result.protocol), result) if model.path is not None else None
+
+    results = evaluation.run(models, data, config, replace(context, finished=finished))
+    for model, result in zip(models, results, strict=False):
+        if id(model) not in done:
+            finished(model, result)
+    return list(results)
 
 
 def is_expected(result: Result, expected: Mapping[str, Any]) -> bool:

@@ -346,7 +346,9 @@ def run(models: Sequence[Model], data: Data, config: KNNConfig, context: Context
             "gallery_images": len(bank.features),
             "query_images": len(queried.features),
         }
-        results.append(new_result("knn", protocol, metrics))
+        result = new_result("knn", protocol, metrics)
+        context.finished(model, result)
+        results.append(result)
     return tuple(results)
 
 

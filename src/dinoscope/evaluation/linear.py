@@ -507,7 +507,9 @@ def run(models: Sequence[Model], data: Data, config: LinearConfig, context: Cont
             **found,
             "feature": f"{model.backbone.probe_title} ({model.backbone.probe_dim} values)",
         }
-        results.append(new_result("linear", protocol, metrics))
+        result = new_result("linear", protocol, metrics)
+        context.finished(model, result)
+        results.append(result)
     return tuple(results)
 
 
@@ -611,7 +613,7 @@ def _file_name(config: LinearConfig, protocol: Mapping[str, Any]) -> str:
 
 EVALUATION = Evaluation(
     "linear",
-    "Linear",
+    "Linear probe",
     "Train a linear classifier on a model's frozen features, and measure it on other images.",
     "labels",
     LinearConfig,

@@ -42,7 +42,9 @@ def run(models: Sequence[Model], data: Data, config: RankConfig, context: Contex
         bank = context.features(model.backbone, folder, "features for RankMe")
         rank = rank_me(bank.features[evenly(len(bank.features), config.limit)])
         protocol = expected(model, data, config, context)
-        results.append(new_result("rank", protocol, [Metric("rankme", rank, "")]))
+        result = new_result("rank", protocol, [Metric("rankme", rank, "")])
+        context.finished(model, result)
+        results.append(result)
     return tuple(results)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,8 @@ _INCIDENTAL = frozenset(
         "map_shown",
         "empty_maps",
         "interval",
+        "whole_image",
+        "masks_from",
     }
 )
 """Entries of a protocol that follow from the model or the number of images, or are found while it is measured."""
@@ -56,6 +59,11 @@ def conditions(result: Result) -> dict[str, Any]:
             if name not in OF_THE_MODEL | _INCIDENTAL
         }
     )
+
+
+def shared_protocol(result: Result) -> dict[str, Any]:
+    """Return the protocol without its entries about the model, and what follows from it."""
+    return {name: value for name, value in result.protocol.items() if name not in OF_THE_MODEL | _INCIDENTAL}
 
 
 def settled(first: Result, other: Result, name: str) -> bool | None:
@@ -208,8 +216,11 @@ def plain(result: Result, *, items: bool = True) -> dict[str, Any]:
 def _plain_items(items: Items) -> dict[str, Any]:
     return {
         "names": list(items.names),
-        "figures": {name: _rounded(values) for name, values in items.figures.items()},
+        "figures": {
+            name: _rounded(values) for name, values in items.figures.items() if not any(map(math.isnan, values))
+        },
         **({"left_out": dict(items.left_out)} if items.left_out else {}),
+        **({"facts": to_dict(items)["facts"]} if items.facts else {}),
     }
 
 

@@ -6,15 +6,20 @@ normalisation counts, reading and decoding do not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from dinoscope.config import to_dict
 from dinoscope.errors import UserError
+from dinoscope.evaluation.base import Column, Context, Data, Evaluation
+from dinoscope.evaluation.results import new_result
+from dinoscope.model_names import Model
 from dinoscope.models.backbone import Backbone
-from dinoscope.system import WARM_UP_CALLS, Machine, MemoryWatch, machine, time_calls
-from dinoscope.types import Metric
+from dinoscope.system import DTYPES, WARM_UP_CALLS, Machine, MemoryWatch, machine, time_calls
+from dinoscope.types import Metric, Result
 
 GPU_BATCH, CPU_BATCH = 128, 16
 """Images per forward unless said otherwise; 128 is the batch of DINO's Table 2."""
@@ -22,44 +27,16 @@ GPU_BATCH, CPU_BATCH = 128, 16
 
 @dataclass(frozen=True)
 class ThroughputConfig:
-    """How it is measured.
-
-    image_size: side of the square images, in pixels.
-    batch_size: images per forward; None takes 128 on a GPU, 16 on a CPU.
-    repeats: timed repeats, of which the median is taken.
-    dtype: of the matrix products (autocast).
-    """
+    """Settings of the measurement of speed."""
 
     image_size: int = 224
+    """Side of the square images, in pixels."""
+
     batch_size: int | None = None
+    """Images per forward; by default 128 on a GPU and 16 on a CPU."""
+
     repeats: int = 5
-    dtype: torch.dtype = torch.float32
-
-
-@dataclass(frozen=True)
-class ThroughputProtocol:
-    """The circumstances, without which no figure of speed means anything.
-
-    memory: what the figure of memory is, or why there is none.
-    """
-
-    backbone: str
-    image_size: int
-    batch_size: int
-    precision: str
-    repeats: int
-    forwards_per_repeat: int
-    warm_up_forwards: int
-    memory: str
-    machine: Machine
-
-    def line(self) -> str:
-        """In one line for a person."""
-        return (
-            f"{self.backbone}, batch {self.batch_size} of {self.image_size} px, {self.precision}, "
-            f"median of {self.repeats} repeats; {self.machine.line()}; "
-            f"memory: {self.memory}"
-        )
+    """Timed repeats, of which the median is given, and the slowest and fastest."""
 
 
 def throughput(
@@ -67,15 +44,18 @@ def throughput(
     device: torch.device,
     config: ThroughputConfig | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[tuple[Metric, ...], ThroughputProtocol]:
+    precision: str = "fp32",
+) -> tuple[tuple[Metric, ...], dict[str, Any]]:
     """Measure the network, which is moved to `device` and afterwards in evaluation mode.
 
-    Returns `parameters` (M), `images_per_second` (median; `_slowest` and `_fastest` of the repeats beside it), and
-    `peak_memory` (MiB) where it can be known.
+    Returns `parameters` (M), `images_per_second` (median; `_slowest` and `_fastest` of the repeats next to it), and
+    `peak_memory` (MiB) if it can be known; and the protocol, without which no figure of speed means anything: backbone,
+    image_size, batch_size, precision, repeats, forwards_per_repeat, warm_up_forwards, memory (what the figure of memory
+    is, or why there is none), machine.
 
-    Raises UserError where a setting is below 1, or the image smaller than a patch.
+    Raises UserError if a setting is below 1, or the image smaller than a patch.
     """
-    config = config or ThroughputConfig()
+    config, dtype = config or ThroughputConfig(), DTYPES[precision]
     batch = (GPU_BATCH if device.type == "cuda" else CPU_BATCH) if config.batch_size is None else config.batch_size
     if batch < 1:
         raise UserError(f"--batch-size must be at least 1, not {batch}")
@@ -90,21 +70,21 @@ def throughput(
     images = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(device)
 
     def forward() -> object:
-        with torch.inference_mode(), torch.autocast(device.type, config.dtype, config.dtype != torch.float32):
+        with torch.inference_mode(), torch.autocast(device.type, dtype, dtype != torch.float32):
             return backbone(backbone.normalize(images)).feature
 
     timing, memory = time_calls(forward, device, config.repeats, progress), watch.read()
-    protocol = ThroughputProtocol(
-        backbone=backbone.config.name,
-        image_size=config.image_size,
-        batch_size=batch,
-        precision=_PRECISIONS[config.dtype],
-        repeats=config.repeats,
-        forwards_per_repeat=timing.calls,
-        warm_up_forwards=WARM_UP_CALLS,
-        memory=memory.meaning,
-        machine=machine(device),
-    )
+    protocol = {
+        "backbone": backbone.config.name,
+        "image_size": config.image_size,
+        "batch_size": batch,
+        "precision": precision,
+        "repeats": config.repeats,
+        "forwards_per_repeat": timing.calls,
+        "warm_up_forwards": WARM_UP_CALLS,
+        "memory": memory.meaning,
+        "machine": to_dict(machine(device)),
+    }
     metrics = (
         Metric("parameters", millions_of_parameters(backbone), "M", higher_is_better=False),
         *timing.metrics("images_per_second", batch),
@@ -114,8 +94,53 @@ def throughput(
 
 
 def millions_of_parameters(backbone: Backbone) -> float:
-    """Parameters of the backbone alone, without any head, in millions."""
+    """Return the number of parameters of the backbone alone, without any head, in millions."""
     return sum(parameter.numel() for parameter in backbone.parameters()) / 1e6
 
 
-_PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+# The evaluation
+
+
+def run(models: Sequence[Model], data: Data, config: ThroughputConfig, context: Context) -> tuple[Result, ...]:
+    """Measure each model's network. Raises UserError as `throughput` does."""
+    results: list[Result] = []
+    for model in models:
+        device = context.device or torch.device("cpu")
+        with context.watch("forwards, timed") as progress:
+            metrics, protocol = throughput(model.backbone, device, config, progress, context.precision)
+        result = new_result("throughput", protocol, metrics)
+        context.finished(model, result)
+        results.append(result)
+    return tuple(results)
+
+
+def expected(model: Model, data: Data, config: ThroughputConfig, context: Context) -> dict[str, Any]:
+    """Return the settings; on which machine is not asked."""
+    settings = {"image_size": config.image_size, "precision": context.precision, "repeats": config.repeats}
+    return settings if config.batch_size is None else settings | {"batch_size": config.batch_size}
+
+
+def protocol_line(protocol: Mapping[str, Any]) -> str:
+    """Return the protocol in one line for a person."""
+    backbone = f"{protocol['backbone']}, " if "backbone" in protocol else ""
+    memory = f"; memory: {protocol['memory']}" if "memory" in protocol else ""
+    return (
+        f"{backbone}batch {protocol['batch_size']} of {protocol['image_size']} px, {protocol['precision']}, "
+        f"median of {protocol['repeats']} repeats; {Machine(**protocol['machine']).line()}{memory}"
+    )
+
+
+EVALUATION = Evaluation(
+    "throughput",
+    "im/s",
+    "Measure how fast a network describes images that are in memory, how large it is, and what memory it takes.",
+    "nothing",
+    ThroughputConfig,
+    run,
+    (Column("throughput", "im/s", "images_per_second", unit="images/s", digits=0, ranked=False),),
+    protocol_line,
+    expected,
+    default=True,
+    by_network=True,
+    uses=("device", "precision"),
+)

@@ -19,7 +19,6 @@ from torch import Tensor
 from dinoscope.errors import UserError
 from dinoscope.models.network import Backbone, Transformer, require_patches
 from dinoscope.models.vit import class_row
-from dinoscope.types import Tokens
 
 MAX_PATCHES = 2**16
 """Patches above which `prepare` refuses an image: time grows with their square. 1024 x 4096 px at patch 8."""
@@ -66,20 +65,21 @@ def attention_of_blocks(
 def energy_maps(
     backbone: Backbone, images: Float[Tensor, "b 3 h w"], block: int = -1
 ) -> Float[Tensor, "b 1 rows columns"]:
-    """Return `feature_energy` scaled to sum to 1, for every backbone with patches.
+    """Return `energy_of_patches` after the last block, for every backbone with patches.
 
     Raises UserError for another block than the last, or without patches.
     """
     require_patches(backbone, "a map of the feature energy")
     if block != -1:
         raise UserError(f"the feature energy is that of the last block: leave the block at -1, not {block}")
-    energy = feature_energy(backbone(images))
+    tokens = backbone(images)
+    return energy_of_patches(tokens.patches.unflatten(1, tokens.grid))
+
+
+def energy_of_patches(patches: Float[Tensor, "b rows columns d"]) -> Float[Tensor, "b 1 rows columns"]:
+    """Return the L2 norm of each patch's features, where a network responds, scaled to sum to 1."""
+    energy = patches.norm(dim=-1)
     return F.normalize(energy.flatten(1), p=1.0).view_as(energy)[:, None]
-
-
-def feature_energy(tokens: Tokens) -> Float[Tensor, "b rows columns"]:
-    """Return the L2 norm of each patch's features: where a network without a class token responds."""
-    return tokens.patches.norm(dim=-1).unflatten(-1, tokens.grid)
 
 
 def mass_mask(attention: Float[Tensor, "*batch n"], mass: float) -> Bool[Tensor, "*batch n"]:

@@ -14,7 +14,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from dinoscope.errors import UserError
-from dinoscope.explain.attention import attention_maps, count_heads, energy_maps
+from dinoscope.explain.attention import attention_maps, count_heads, energy_maps, energy_of_patches
 from dinoscope.explain.gradcam import Score, class_activation, gradcam_maps, own_direction
 from dinoscope.explain.rollout import PAPER, RolloutConfig, rollout_maps, rollout_row
 from dinoscope.models.network import Backbone, require_transformer
@@ -135,12 +135,6 @@ def patches_of_pass(backbone: Backbone, passed: SinglePass) -> Float[Tensor, "b 
         return passed.last.unflatten(1, passed.grid)
     hidden = transformer.norm(transformer.blocks[-1](passed.entering[-1]))
     return hidden[:, transformer.prefix :].unflatten(1, passed.grid)
-
-
-def energy_of_patches(patches: Float[Tensor, "b rows columns d"]) -> Float[Tensor, "b 1 rows columns"]:
-    """Return `attention.energy_maps` of features that have been computed."""
-    energy = patches.norm(dim=-1)
-    return F.normalize(energy.flatten(1), p=1.0).view_as(energy)[:, None]
 
 
 @torch.inference_mode()

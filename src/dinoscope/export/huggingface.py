@@ -98,7 +98,7 @@ def model_card(model: Model) -> str:
     run, origin = None if model.run is None else read_config(model.run), model.origin or {}
     results = [] if model.run is None else _results(model.run)
     own = [each for each in results if each[1].protocol.get("weights_hash", model.weights_hash) == model.weights_hash]
-    template = resources.files(__package__).joinpath("card.md.jinja").read_text(encoding="utf-8")
+    template = resources.files("dinoscope.export").joinpath("card.md.jinja").read_text(encoding="utf-8")
     return (
         Template(template, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
         .render(

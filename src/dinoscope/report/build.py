@@ -10,14 +10,14 @@ from pathlib import Path
 
 from dinoscope import __version__
 from dinoscope.errors import UserError
+from dinoscope.evaluation import EVALUATIONS
+from dinoscope.evaluation.compare import Measuring
 from dinoscope.files import replacing
 from dinoscope.model_names import RANDOM, Model, load_models, run_settings
 from dinoscope.report.comparison import gathered, require_different
 from dinoscope.report.page import Document, Section, render
 from dinoscope.report.runs import Material, read_runs
 from dinoscope.report.sections import SECTIONS
-from dinoscope.study.compare import EVALUATIONS
-from dinoscope.study.gather import Measuring
 from dinoscope.system import commit
 from dinoscope.text import listed
 

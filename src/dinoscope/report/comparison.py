@@ -7,17 +7,28 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dinoscope.comparison.baselines import pixels_entry, random_entries
-from dinoscope.comparison.presentation import CSV_HEADER, csv_rows, display_table, json_values, label, speed_line
-from dinoscope.comparison.ranking import ACCURACIES, interval
 from dinoscope.errors import UserError
+from dinoscope.evaluation.compare import (
+    BASELINES,
+    METHOD_NAMES,
+    Comparison,
+    Gatherer,
+    Measuring,
+    compare,
+    csv_header,
+    csv_rows,
+    display_table,
+    interval,
+    json_values,
+    label,
+    pixels_entry,
+    random_entries,
+    speed_line,
+)
 from dinoscope.files import claim, write_all
 from dinoscope.model_names import Model, load_models
 from dinoscope.report.charts import Curve, Panel, Point, curves, png, scatter, svg
 from dinoscope.report.tables import csv_text, latex, markdown
-from dinoscope.study.compare import BASELINES, Comparison, compare
-from dinoscope.study.gather import Gatherer, Measuring
-from dinoscope.study.names import METHOD_NAMES
 from dinoscope.tables import Table
 from dinoscope.training.run_folder import read_metrics
 
@@ -97,7 +108,7 @@ def gathered(models: Sequence[Model], measuring: Measuring, *, baselines: bool) 
     if baselines:
         entries += random_entries(gatherer, models)
         entries += [pixels for pixels in [pixels_entry(gatherer)] if pixels is not None]
-    return compare(entries)
+    return compare(entries, measuring.shown)
 
 
 def _contents(comparison: Comparison, table: Table, published: bool) -> Iterator[tuple[str, bytes | None]]:
@@ -107,7 +118,7 @@ def _contents(comparison: Comparison, table: Table, published: bool) -> Iterator
     pictures = ["\n![Accuracy against speed or size](comparison.png)\n"] if points else []
     pictures += ["\n![Online k-NN over the epochs](curves.png)\n"] if online else []
     yield "comparison.md", _bytes("# Comparison\n\n" + markdown(table) + "".join(pictures))
-    yield "comparison.csv", _bytes(csv_text(CSV_HEADER, csv_rows(comparison, published)))
+    yield "comparison.csv", _bytes(csv_text(csv_header(comparison), csv_rows(comparison, published)))
     yield "comparison.tex", _bytes(latex(table))
     yield "comparison.json", _bytes(json.dumps(json_values(comparison, published), indent=2) + "\n")
     note = ". ".join(filter(None, (bars_line(comparison), speed_line(comparison))))
@@ -123,7 +134,7 @@ def _bytes(text: str) -> bytes:
 
 def panels(comparison: Comparison) -> tuple[list[Panel], str]:
     """Return accuracy against speed, or against size if a row has no speed, and the title of that axis."""
-    titles = {"knn": f"k-NN (k = {comparison.k})", "linear": "Linear"}
+    titles = {name: comparison.title(name) for name in reversed(comparison.accuracies)}
     networks = [row for row in comparison.rows if row.first.parameters is not None]
     speeds = [row.cell("throughput") for row in networks]
     by_speed = all(speed is not None for speed in speeds)
@@ -151,7 +162,7 @@ def panels(comparison: Comparison) -> tuple[list[Panel], str]:
 
 def has_seeds(comparison: Comparison) -> bool:
     """Return whether any accuracy is of several runs: then all bars show their deviation."""
-    cells = [row.cell(name) for row in comparison.rows for name in ACCURACIES]
+    cells = [row.cell(name) for row in comparison.rows for name in comparison.accuracies]
     return any(cell is not None and cell.deviation is not None for cell in cells)
 
 

@@ -13,11 +13,10 @@ from typing import Literal
 from dinoscope import checkpoint
 from dinoscope.data.sources import find_images, resolve_split
 from dinoscope.errors import UserError
+from dinoscope.evaluation.compare import METHOD_NAMES, Comparison, Measuring
 from dinoscope.methods import method_name, shown_name
 from dinoscope.model_names import Model, distinct
 from dinoscope.models.backbone import network_title
-from dinoscope.study.compare import METHOD_NAMES, Comparison
-from dinoscope.study.gather import Measuring
 from dinoscope.text import printable
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import RunFolder, Session, read_config, read_metrics, read_sessions

@@ -51,7 +51,8 @@ Files = Iterator[tuple[str, bytes]]
 class ScenesConfig:
     """How much is drawn.
 
-    seed: of every image. size: side of the ImageFolder images, in pixels.
+    seed: seed of every image: another number, other scenes.
+    size: side of the ImageFolder images, in pixels.
     train_per_class, val_per_class: images of each of the ten classes.
     voc_images: images of the VOC part, about 192 x 256 px, one to four objects each.
     davis_sequences, davis_frames: videos of the DAVIS part and frames in each.

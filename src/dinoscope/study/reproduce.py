@@ -19,25 +19,17 @@ from dinoscope.config import to_dict
 from dinoscope.data.benchmarks import find_davis, find_masked_images
 from dinoscope.data.sources import ImageFolder, evenly, find_images, find_split
 from dinoscope.errors import UserError
+from dinoscope.evaluation import davis as davis_evaluation
 from dinoscope.evaluation import knn as knn_evaluation
 from dinoscope.evaluation import linear as linear_evaluation
 from dinoscope.evaluation.base import Context, require_known_classes
+from dinoscope.evaluation.davis import DavisConfig, propagated, propagation_protocol, score_masks
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig
-from dinoscope.evaluation.propagation import working_size
+from dinoscope.evaluation.propagation import PropagationConfig
 from dinoscope.evaluation.results import keep_as, kept
-from dinoscope.evaluation.window import PropagationConfig
+from dinoscope.evaluation.voc import PUBLISHED_MASS, PUBLISHED_SIDE, VocConfig, measure_voc, results_of
 from dinoscope.features import ExtractConfig, default_crop_fraction, extract
-from dinoscope.measurement.davis import (
-    SequenceResult,
-    davis_measurement,
-    propagated,
-    propagation_protocol,
-    score_masks,
-)
-from dinoscope.measurement.voc import PUBLISHED_MASS, PUBLISHED_SIDE, VocConfig, measure_voc
-from dinoscope.measurement.voc_record import PUBLISHED as PUBLISHED_PROTOCOL
-from dinoscope.measurement.voc_record import measurements, summarise
 from dinoscope.model_names import Model, Watch, folder_names, unwatched
 from dinoscope.study.run import execute
 from dinoscope.study.targets import (
@@ -54,7 +46,7 @@ from dinoscope.study.targets import (
 from dinoscope.system import machine
 from dinoscope.tables import Column, Section, Table, TableRow
 from dinoscope.text import ABSENT, duration
-from dinoscope.types import Metric, Result
+from dinoscope.types import Result
 
 IMAGE_SIZE = 224
 CLASSES, TRAIN_IMAGES, VAL_IMAGES = 1000, 1_281_167, 50_000
@@ -264,14 +256,8 @@ def voc_bench(data: Path, options: Options) -> Bench:
     Raises UserError if the layout is another, or a list or all masks are missing.
     """
     images, square = find_masked_images(data.resolve()), options.image_size or PUBLISHED_SIDE
-    config = VocConfig(
-        ("published",),
-        PUBLISHED_MASS,
-        (MASSES[1],),
-        square,
-        device=options.device,
-        batch_size=options.batch_size or 8,
-    )
+    config = VocConfig(protocol="published", mass=PUBLISHED_MASS, masses=(MASSES[1],), square=square)
+    context = Context(options.device, batch_size=options.batch_size)
 
     @functools.cache
     def files() -> str:
@@ -283,16 +269,12 @@ def voc_bench(data: Path, options: Options) -> Bench:
 
     def measure(evaluation: str, model: Model, watch: Watch, scratch: Path) -> Result:
         with watch("attention masks") as progress:
-            summary = summarise(measure_voc([model], images, config, progress))
-        found = measurements(summary)[0]
-        other = summary.intervals[0][PUBLISHED_PROTOCOL][config.all_masses.index(MASSES[1])]
-        more = Metric(f"voc_jaccard_{PUBLISHED_PROTOCOL}", 100 * other.mean, parameters={"mass": MASSES[1]})
-        return Result("voc", found.protocol, (*found.metrics, more))
+            return results_of(measure_voc([model], images, config, progress, context=context))[0]
 
     def seconds(evaluation: str, model: Model) -> float:
         few = images.subset(PROBED_MASKS)
-        measure_voc([model], few.subset(1), config)  # the first forward is slow
-        return _seconds_of(lambda: measure_voc([model], few, config)) / len(few) * len(images)
+        measure_voc([model], few.subset(1), config, context=context)  # the first forward is slow
+        return _seconds_of(lambda: measure_voc([model], few, config, context=context)) / len(few) * len(images)
 
     cautions: list[str] = []
     if len(images) != VOC_IMAGES:
@@ -329,7 +311,7 @@ def davis_bench(data: Path, options: Options) -> Bench:
 
     Raises UserError as `find_davis` does, also if a sequence of the list is missing.
     """
-    davis, usual = find_davis(data.resolve(), 2017), PropagationConfig()
+    davis, usual = find_davis(data.resolve(), 2017), DavisConfig()
     config = usual if options.image_size is None else replace(usual, size=options.image_size)
     sequences, frames = davis.sequences, sum(map(len, davis.sequences))
 
@@ -343,17 +325,8 @@ def davis_bench(data: Path, options: Options) -> Bench:
         }
 
     def measure(evaluation: str, model: Model, watch: Watch, scratch: Path) -> Result:
-        for sequence in sequences:  # what does not fit is refused before the hours
-            working_size(*sequence.size, config.size, model.backbone.patch_size)
-        follow, results, before = propagated(model, config, options.device), list[SequenceResult](), 0
-        with watch("following objects") as progress:
-            for sequence in sequences:
-                start = before
-                results.append(
-                    score_masks(sequence, follow, lambda index, *_, start=start: progress(start + index, frames))
-                )
-                before += len(sequence)
-        return davis_measurement(davis, results, model, config)
+        context = Context(options.device, watch=watch)
+        return davis_evaluation.run([model], data.resolve(), config, context)[0]
 
     def seconds(evaluation: str, model: Model) -> float:
         """Time the first frames of the first sequence; later ones are compared with more frames."""

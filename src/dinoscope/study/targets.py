@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from dinoscope.errors import UserError, lookup
+from dinoscope.evaluation import davis, voc
+from dinoscope.evaluation.compare import METHOD_NAMES, PUBLISHED, Published
 from dinoscope.model_names import RANDOM, Model, Watch, load_model, random_backbone
 from dinoscope.models.backbone import BACKBONES, build_backbone, network_title
 from dinoscope.models.pretrained import CATALOGUE, Choices, Release, fetch, import_file, is_cached
 from dinoscope.models.pretrained.released import MEGABYTE, cached_file, has_digest
-from dinoscope.study.names import METHOD_NAMES
-from dinoscope.study.published import PUBLISHED, PUBLISHED_DAVIS, PUBLISHED_JACCARD, Published, PublishedJaccard
 
 DINO_PAPER = "Caron et al. 2021"
 TABLE_2, FIGURE_4, TABLE_5 = (f"{DINO_PAPER}, {place}" for place in ("Table 2", "table in Fig. 4", "Table 5"))
@@ -266,8 +266,7 @@ def _imagenet_figure(release: Release, row: Published | None, name: str) -> tupl
 def _voc_figures(weights: Weights) -> tuple[Figure, ...]:
     method, architecture = _row_key(weights.release)
     kind = "random" if weights.random else method
-    row = next((row for row in PUBLISHED_JACCARD if row.architecture == architecture), None)
-    published = _jaccard(row, kind)
+    published = voc.PUBLISHED.get((METHOD_NAMES.get(kind, kind), architecture))
     note = {"random": OTHER_SEED, "supervised": TAKEN_FOR}.get(kind, "")
     first, second = (
         Figure("voc", "voc_jaccard_published", f"Jaccard, {100 * mass:g} %", parameters={"mass": mass})
@@ -278,20 +277,11 @@ def _voc_figures(weights: Weights) -> tuple[Figure, ...]:
     return first, second
 
 
-def _jaccard(row: PublishedJaccard | None, kind: str) -> float | None:
-    """Return the figure of one kind of weights; of supervised ones that of ViT-S/16 alone is of released weights."""
-    if row is None or kind not in ("random", "supervised", "dino"):
-        return None
-    return {"random": row.random, "supervised": row.supervised, "dino": row.dino}[kind]
-
-
 def _davis_figures(weights: Weights) -> tuple[Figure, ...]:
-    row = next((row for row in PUBLISHED_DAVIS if (row.method, row.architecture) == _row_key(weights.release)), None)
-    values = (None, None, None) if row is None else (row.jf_mean, row.j_mean, row.f_mean)
-    names = {"jf_mean": "J&F", "j_mean": "J", "f_mean": "F"}
+    row = davis.PUBLISHED.get(_row_key(weights.release), {})
     return tuple(
-        Figure("davis-2017", metric, title, value, "" if value is None else TABLE_5)
-        for (metric, title), value in zip(names.items(), values, strict=True)
+        Figure("davis-2017", metric, davis.FIGURES[metric], row.get(metric), TABLE_5 if metric in row else "")
+        for metric in davis.MEANS
     )
 
 

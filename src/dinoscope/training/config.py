@@ -173,7 +173,7 @@ def check(config: RunConfig, images: int, processes: int, classes: int = 0, pass
     Raises UserError naming the setting, its value and what to change.
     """
     check_settings(config)
-    for fault in chain(_together(config, images, processes, passed_over)):
+    for fault in _together(config, images, processes, passed_over):
         raise UserError(fault)
     shape, views = check_backbone(config.backbone_config), config.views
     if config.image_size is not None and config.image_size < shape.patch:

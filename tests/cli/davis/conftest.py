@@ -49,4 +49,4 @@ def follow(data: Path, model: Path, *options: object) -> int:
 
 def figures(capsys: pytest.CaptureFixture[str]) -> list[dict[str, float]]:
     record = json.loads(capsys.readouterr().out)
-    return [{metric["name"]: metric["value"] for metric in each["metrics"]} for each in record["models"]]
+    return [{m["name"]: m["value"] for m in each["metrics"] if "parameters" not in m} for each in record["models"]]

@@ -29,18 +29,18 @@ def test_a_model_and_a_random_one(data: Path, model: Path, tmp_path: Path, capsy
         assert text in shown
     masks = [f"{name}/scene-00/{frame}" for name in ("mine", "random-vit_micro_conv8") for frame in FRAMES]
     settings = [f"{name}/settings/scene-00.json" for name in ("mine", "random-vit_micro_conv8")]
-    assert files(out) == sorted([*masks, *settings, "scores.csv", "scores.json", "table.md"])
+    assert files(out) == sorted([*masks, *settings, "davis.csv", "davis.json", "table.md"])
     truth = data / "Annotations/480p/scene-00/00000.png"
     first = read_indices(out / "mine/scene-00/00000.png")
     assert np.array_equal(first, read_indices(truth))
     assert first.shape == (60, 100)
 
-    rows = list(csv.DictReader((out / "scores.csv").open()))
+    rows = list(csv.DictReader((out / "davis.csv").open()))
     assert [(row["model"], row["sequence"], row["object"], row["frames"]) for row in rows] == [
         (name, "scene-00", number, "3") for name in ("mine", "random vit_micro_conv8") for number in ("1", "2")
     ]
-    record = json.loads((out / "scores.json").read_text())
-    mine = {metric["name"]: metric["value"] for metric in record["models"][0]["metrics"]}
+    record = json.loads((out / "davis.json").read_text())
+    mine = {m["name"]: m["value"] for m in record["models"][0]["metrics"] if "parameters" not in m}
     assert list(mine) == NAMES
     for name in NAMES:
         assert mine[name] == pytest.approx(np.mean([float(row[name]) for row in rows[:2]]), abs=1e-3)
@@ -114,9 +114,9 @@ def test_means_have_intervals_over_the_sequences(
         file.write_bytes(encode_indices(np.zeros_like(read_indices(file))))
     both = ("--results", masks, "--sequences", "scene-00", "scene-01")
     assert run(data, *both, "--json") == 0
-    metrics = {each["name"]: each for each in json.loads(capsys.readouterr().out)["models"][0]["metrics"]}
+    metrics = {each["name"]: each for each in reversed(json.loads(capsys.readouterr().out)["models"][0]["metrics"])}
     assert (metrics["j_mean"]["value"], metrics["j_mean"]["low"], metrics["j_mean"]["high"]) == (50, 0, 100)
-    assert [name for name, metric in metrics.items() if "low" in metric] == ["jf_mean", "j_mean", "f_mean"]
+    assert [name for name, metric in metrics.items() if "low" in metric] == ["f_mean", "j_mean", "jf_mean"]
     assert run(data, *both, "--out", tmp_path / "out", "--no-overlay") == 0
     table = (tmp_path / "out" / "table.md").read_text()
     assert r"| 50.0 \[0.0, 100.0\] |" in table
@@ -128,7 +128,7 @@ def test_in_2016_everything_is_one_object(data: Path, model: Path, capsys: pytes
     shutil.copy(data / "ImageSets/2017/val.txt", data / "ImageSets/2016")
     assert follow(data, model, "--year", 2016, "--json") == 0
     record = json.loads(capsys.readouterr().out)
-    assert [row["object"] for row in record["objects"]] == ["1"]
+    assert {m["parameters"]["object"] for m in record["models"][0]["metrics"] if "parameters" in m} == {1}
     assert (model / "evaluations/davis-2016.json").is_file()
 
 

@@ -28,7 +28,7 @@ def test_overlays(kind: str, data: Path, model: Path, tmp_path: Path) -> None:
     eroded = cv2.erode(background.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
     shown, truth = first[0].astype(int), image.astype(int)
     assert np.abs(shown - truth)[eroded].mean() < 15 < np.abs(shown - truth)[~background].mean()
-    for path in (video, *(out / name for name in ("scores.csv", "scores.json", "table.md"))):
+    for path in (video, *(out / name for name in ("davis.csv", "davis.json", "table.md"))):
         path.unlink()
     follow(data, model, "--out", out, *gif)
     assert np.array_equal(frames(video), first)
@@ -50,8 +50,8 @@ def test_a_run_that_was_broken_off_goes_on(
     out = tmp_path / "out"
     follow(data, model, "--out", out, "--no-overlay", "--json")
     (first,) = figures(capsys)
-    (out / "scores.csv").unlink()
-    (out / "scores.json").unlink()
+    (out / "davis.csv").unlink()
+    (out / "davis.json").unlink()
     (out / "table.md").unlink()
     asked: list[int] = []
     real = propagation.cell_features
@@ -71,8 +71,8 @@ def test_nothing_is_replaced_unasked(
     out = tmp_path / "out"
     follow(data, model, "--out", out, "--no-overlay")
     assert follow(data, model, "--out", out) == 2
-    assert "holds results already (scores.csv)" in capsys.readouterr().err
-    for name in ("scores.csv", "scores.json", "table.md"):
+    assert "holds table.md already" in capsys.readouterr().err
+    for name in ("davis.csv", "davis.json", "table.md"):
         (out / name).unlink()
     before = (out / "mine/scene-00/00002.png").read_bytes()
     assert follow(data, model, "--out", out, "--top-k", 1, "--no-overlay") == 2
@@ -93,7 +93,7 @@ def test_masks_of_other_settings_or_frames_are_never_taken_up(
 
     def broken_off(*options: object) -> int:
         code = follow(data, model, "--out", out, "--no-overlay", *options)
-        for name in ("scores.csv", "scores.json", "table.md"):
+        for name in ("davis.csv", "davis.json", "table.md"):
             (out / name).unlink(missing_ok=True)
         return code
 
@@ -126,7 +126,7 @@ def test_masks_of_a_sequence_begun_are_those_that_are_scored(data: Path, model: 
     file = out / "mine/scene-00/00002.png"
     expected = file.read_bytes()
     file.write_bytes(encode_indices(np.zeros((60, 100), np.uint8)))
-    for path in (out / "mine/scene-00/00003.png", *(out / name for name in ("scores.csv", "scores.json", "table.md"))):
+    for path in (out / "mine/scene-00/00003.png", *(out / name for name in ("davis.csv", "davis.json", "table.md"))):
         path.unlink()
     follow(data, model, "--out", out, "--no-overlay")
     assert file.read_bytes() == expected

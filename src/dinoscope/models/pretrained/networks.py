@@ -74,7 +74,9 @@ class Layout:
     heads: Callable[[int], int] | None = None
 
 
-_TABLES = tomllib.loads(resources.files(__package__).joinpath("layouts.toml").read_text(encoding="utf-8"))
+_TABLES = tomllib.loads(
+    resources.files("dinoscope.models.pretrained").joinpath("layouts.toml").read_text(encoding="utf-8")
+)
 _HEADS = {"64": heads_of_64, "MoCo v3": moco_v3_heads}
 
 LAYOUTS = tuple(

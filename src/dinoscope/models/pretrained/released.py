@@ -78,7 +78,9 @@ class Release:
 
 
 def _catalogue() -> dict[str, Release]:
-    entries = tomllib.loads(resources.files(__package__).joinpath("released.toml").read_text(encoding="utf-8"))
+    entries = tomllib.loads(
+        resources.files("dinoscope.models.pretrained").joinpath("released.toml").read_text(encoding="utf-8")
+    )
     return {name: Release(**values) for name, values in entries.items()}
 
 

@@ -10,13 +10,11 @@ from dinoscope.report.sections import (
     attention,
     comparison,
     curves,
-    davis,
     embedding,
     evaluations,
     health,
     settings,
     summary,
-    voc,
 )
 
 SECTIONS: tuple[Callable[[Material], Section | tuple[Section, ...] | None], ...] = (
@@ -25,8 +23,6 @@ SECTIONS: tuple[Callable[[Material], Section | tuple[Section, ...] | None], ...]
     comparison.section,
     embedding.section,
     attention.section,
-    voc.section,
-    davis.section,
     evaluations.section,
     health.section,
     settings.section,

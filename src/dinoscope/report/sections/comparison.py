@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dinoscope.comparison.presentation import display_table
-from dinoscope.comparison.ranking import best_first
+from dinoscope.evaluation.compare import best_first, display_table
 from dinoscope.report.charts import scatter, svg
 from dinoscope.report.comparison import bars_line, panels
 from dinoscope.report.page import Block, Figure, Notice, Section
 from dinoscope.report.runs import Material
 from dinoscope.report.sections.evaluations import elsewhere
-from dinoscope.study.compare import EVALUATIONS
 
 NOTHING = (
     "Nothing is kept of k-NN, linear probe or speed: give --data FOLDER with train/CLASS/... and val/CLASS/..., and "
@@ -22,7 +20,7 @@ def section(material: Material) -> Section | None:
     if material.comparison is None:
         return None
     comparison = best_first(material.comparison)
-    kept = any(row.cell(name) for row in comparison.rows for name in EVALUATIONS)
+    kept = any(row.cell(name) for row in comparison.rows for name in comparison.columns)
     blocks: list[Block] = [display_table(comparison, published=False, intervals=True)] if kept else [Notice(NOTHING)]
     drawn, x_title = panels(comparison)
     if len({point.x for panel in drawn for point in panel.points}) > 1:

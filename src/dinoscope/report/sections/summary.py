@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dinoscope.comparison.presentation import label
-from dinoscope.comparison.ranking import (
-    ACCURACIES,
-    TITLES,
+from dinoscope.evaluation.compare import (
+    BASELINES,
     WITH_LABELS,
+    Comparison,
+    Entry,
+    Row,
+    accuracies,
     baseline_lines,
     best,
     bold_line,
+    evaluation_title,
     guessing,
     images_classified,
     interval,
+    label,
     lead,
     measured,
     ranked,
@@ -24,7 +28,6 @@ from dinoscope.comparison.ranking import (
 from dinoscope.report.page import Block, Bullets, KeyValues, Notice, Paragraph, Section
 from dinoscope.report.runs import Material, RunRecord
 from dinoscope.report.sections.health import HEALTHY, SHORT, findings, is_wrong, together, verdict
-from dinoscope.study.compare import BASELINES, Comparison, Entry, Row
 from dinoscope.tables import Column, Table, TableRow
 from dinoscope.tables import Section as Rows
 from dinoscope.text import ABSENT, count, duration, figure, listed
@@ -93,7 +96,7 @@ def _epochs(number: float) -> str:
 
 def _ordered(runs: Sequence[RunRecord], comparison: Comparison | None) -> list[RunRecord]:
     """Best first, as in the comparison, where they can be ranked; else as given."""
-    order = next((found for name in ACCURACIES if comparison and (found := ranked(comparison, name))), ())
+    order = next((found for name in accuracies() if comparison and (found := ranked(comparison, name))), ())
     places = {entry.run: place for place, row in enumerate(order) for entry in row.entries}
     return sorted(runs, key=lambda run: places.get(str(run.path), len(places)))
 
@@ -117,7 +120,7 @@ def _facts(run: RunRecord, measured: dict[str, Entry], parameters: dict[str, int
         pairs.insert(2, ("Began from", config.init))
     pairs += [
         (f"{name} top-1", f"{value:.1f} % ({where(entry.measurements[key])})")
-        for key, name in TITLES.items()
+        for key, name in ((each, evaluation_title(each)) for each in accuracies())
         if entry and (value := entry.value(key)) is not None
     ]
     if (online := run.last("knn_top1")) is not None:
@@ -148,12 +151,12 @@ def _table(
             f"{run.config.epochs:g}",
             _steps(run),
             _time(run, "≈ "),
-            *(figure(entry.value(name) if entry else None) for name in ACCURACIES),
+            *(figure(entry.value(name) if entry else None) for name in accuracies()),
             _standing(run),
         )
         leading = (
             at
-            for at, name in enumerate(ACCURACIES, len(cells) - 1 - len(ACCURACIES))
+            for at, name in enumerate(accuracies(), len(cells) - 1 - len(accuracies()))
             if comparison and any(each is entry for row in best(comparison, name) for each in row.entries)
         )
         rows.append(TableRow(cells, best=tuple(leading)))
@@ -169,7 +172,7 @@ def _table(
     caption = "What was trained"
     if comparison and any(row.best for row in rows):
         caption += ", best first"
-        leading = [row for name in ACCURACIES for row in best(comparison, name)]
+        leading = [row for name in accuracies() for row in best(comparison, name)]
         means = "; a method with several seeds is judged by its mean, and all its runs are marked" * any(
             len(row.entries) > 1 for row in leading
         )
@@ -236,13 +239,13 @@ def headlines(runs: Sequence[RunRecord], comparison: Comparison | None) -> list[
     Accuracies that were measured otherwise than others are no contest and are not ranked.
     """
     rows = [row for row in (comparison.rows if comparison else ()) if row.first.method not in BASELINES]
-    having = {id(row): row for name in ACCURACIES for row in rows if row.cell(name)}
+    having = {id(row): row for name in accuracies() for row in rows if row.cell(name)}
     if comparison is None or not having:
         return _online(runs)
     news = [f"{line}." for line in baseline_lines(comparison)]
     if len(having) == 1:
         return news + _alone(next(iter(having.values())), comparison)
-    lines = [line for name in ACCURACIES for line in _contest(comparison, name)]
+    lines = [line for name in accuracies() for line in _contest(comparison, name)]
     if not lines:
         return [*news, "The accuracies were measured on different images or otherwise, so they are not ranked."]
     lines = news + lines
@@ -256,7 +259,7 @@ def _contest(comparison: Comparison, name: str) -> list[str]:
     every = ranked(comparison, name)
     if not every:
         return []
-    rows, title = without_labels(every), TITLES[name]
+    rows, title = without_labels(every), evaluation_title(name)
     scope = " without labels" if len(rows) < len(every) else ""
     first, second, last = rows[0], rows[1], rows[-1]
     title = f"{title} on {where(measured(first, name)[0])}{',' * bool(scope)}"
@@ -279,7 +282,7 @@ def _contest(comparison: Comparison, name: str) -> list[str]:
 
 def _alone(row: Row, comparison: Comparison) -> list[str]:
     """One row's accuracies."""
-    found = [name for name in ACCURACIES if row.cell(name)]
+    found = [name for name in accuracies() if row.cell(name)]
     chance, places = guessing([row], found[0]), {name: where(measured(row, name)[0]) for name in found}
     shared = next(iter(places.values())) if len(set(places.values())) == 1 else ""
     figures = [f"{_with_ends(row, name)} ({_WITHIN[name]}{'' if shared else f', {places[name]}'})" for name in found]

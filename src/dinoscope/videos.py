@@ -12,9 +12,9 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
-from dinoscope.checkpoint import replacing
 from dinoscope.data.benchmarks import encode_indices
 from dinoscope.errors import UserError
+from dinoscope.files import replacing
 from dinoscope.pictures import objects_overlay
 
 _GIF_SIDE = 640  # pixels: the longer side of a GIF is at most this, as its frames are held until the end

@@ -1,1 +1,0 @@
-"""The table of the field: several runs, measured alike."""

@@ -1,1 +1,0 @@
-"""Jaccard on VOC, explanations in numbers, and J and F on DAVIS."""
