@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dinoscope.cli import main
-from dinoscope.cli.ablate import _say_measuring
+from dinoscope.cli.studies import _say_measuring
 from dinoscope.study.definition import named_studies, parse_study, resolve
 from dinoscope.study.effects import AblationRun
 from dinoscope.study.results import read_result, to_json

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from dinoscope.cli import main
-from dinoscope.cli import study as study_module
+from dinoscope.cli import studies as study_module
 from dinoscope.cli.console import Console
 from dinoscope.cli.progress import StudyTable, counts
-from dinoscope.cli.study import STUDIES, Execution, SmallComparison, conclude, placed
+from dinoscope.cli.studies import STUDIES, Execution, SmallComparison, conclude, placed
 from dinoscope.study.run import RunStatus, StudyResult
 from tests.study.test_state import contents, settings
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dinoscope.cli.ablation_table import show
 from dinoscope.cli.console import Console
+from dinoscope.cli.studies import show_ablation as show
 from dinoscope.errors import UserError
 from dinoscope.files import MARK
 from dinoscope.report.ablation import claim, file_names, write_result

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from dinoscope.cli.ablation_table import show
 from dinoscope.cli.console import Console
+from dinoscope.cli.studies import show_ablation as show
 from dinoscope.report.ablation import markdown_text
 from dinoscope.study.definition import Variant
 from dinoscope.study.effects import AblationResult, AblationRun, Collapse, arrange, band, collapse_of, measures, stayed

@@ -35,9 +35,7 @@ GROUPS = (
     "pictures",
     "video",
     "models",
-    "ablate",
-    "study",
-    "reproduce",
+    "studies",
 )
 """Modules with commands, in the order of `dinoscope --help`."""
 

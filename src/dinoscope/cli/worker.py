@@ -7,57 +7,45 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from dinoscope.training.config import RunConfig
-    from dinoscope.training.listeners import Listener
+from dinoscope.errors import UserError
+from dinoscope.text import printable
 
-COMMAND = (sys.executable, "-m", "dinoscope.cli.worker", "--stop-with-stdin")
-"""For `dinoscope.study`, which adds the settings file."""
+MODULE = "dinoscope.cli.worker"
+
+
+def worker(*, stop_on_collapse: bool = False) -> tuple[str, ...]:
+    """Return the command that brings a run to its end; a study adds the settings file."""
+    options = ("--stop-on-collapse",) if stop_on_collapse else ()
+    return (sys.executable, "-m", MODULE, "--stop-with-stdin", *options)
+
+
+COMMAND = worker()
 
 
 def work(argv: list[str]) -> int:
-    """Bring one run to its end; return 0 when it is, 130 where a signal stopped it, 2 for a mistake (one line)."""
-    options = parse(parser("dinoscope.cli.worker"), argv)
-    return bring(options.settings, lambda config: [])
-
-
-def parser(prog: str) -> argparse.ArgumentParser:
-    """The options of every worker."""
-    found = argparse.ArgumentParser(prog=prog)
-    found.add_argument("settings", type=Path)
-    found.add_argument("--stop-with-stdin", action="store_true", help="save and end when standard input ends")
-    return found
-
-
-def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
-    """The options; standard input is watched from now on, if that was asked for."""
+    """Bring one run to its end; return 0 when it is, 130 if a signal stopped it, 2 for a mistake (one line)."""
+    parser = argparse.ArgumentParser(prog=MODULE)
+    parser.add_argument("settings", type=Path)
+    parser.add_argument("--stop-with-stdin", action="store_true", help="save and end when standard input ends")
+    parser.add_argument("--stop-on-collapse", action="store_true", help="end the run when it has collapsed")
     options = parser.parse_args(argv)
-    if options.stop_with_stdin:
+    if options.stop_with_stdin:  # from now on, before torch is imported
         threading.Thread(target=_stop_with_stdin, daemon=True).start()
-    return options
-
-
-def bring(settings: Path, listeners: Callable[[RunConfig], Sequence[Listener]]) -> int:
-    """Bring the run of a settings file to its end, with progress on the terminal and these listeners."""
     import functools
 
     from dinoscope import api
     from dinoscope.cli.progress import ConsoleProgress
     from dinoscope.cli.train import one_line
-    from dinoscope.errors import UserError
     from dinoscope.study.run import read_settings
-    from dinoscope.study.state import bring_to_end
-    from dinoscope.text import printable
+    from dinoscope.study.state import StopOnCollapse, bring_to_end
 
     try:
-        config = read_settings(settings)
-        audience = [ConsoleProgress(), *listeners(config)]
+        config = read_settings(options.settings)
+        listeners = [ConsoleProgress(), *([StopOnCollapse()] if options.stop_on_collapse else [])]
         with one_line(config.out):
-            finished = bring_to_end(config, functools.partial(api.train, listeners=audience))
+            finished = bring_to_end(config, functools.partial(api.train, listeners=listeners))
     except UserError as error:
         print(printable(str(error)), file=sys.stderr)
         return 2

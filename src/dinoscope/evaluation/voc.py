@@ -929,8 +929,9 @@ def _models_table(results: Labelled, published: bool) -> Table:
             for (weights, architecture), figure in PUBLISHED.items()
         )
         sections.append(Section(tuple(lines), "Published, VOC 2012 val"))
+    interval = f" [{100 * protocol['confidence']:g} % interval]" if protocol["images"] > 1 else ""
     caption = (
-        f"Jaccard of {_title(protocol)} masks in % [{100 * protocol['confidence']:g} % interval]: "
+        f"Jaccard of {_title(protocol)} masks in %{interval}: "
         f"{protocol['data_name']}, {protocol['images']} images, masks hold {as_percent(protocol['mass'])} of the "
         f"{_title(protocol)}"
     )
