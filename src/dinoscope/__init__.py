@@ -1,4 +1,4 @@
-"""Self-supervised vision, made usable, measured and visible."""
+"""Self-supervised vision, made usable, measured and visible. The functions are described in `dinoscope.api`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,58 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dinoscope.api import attention, knn, linear, load, recipe, train
+    from dinoscope.api import (
+        EVALUATIONS,
+        METHODS,
+        RECIPES,
+        VIEWS,
+        RunConfig,
+        UserError,
+        ablate,
+        attention,
+        compare,
+        embed,
+        evaluate,
+        knn,
+        linear,
+        load,
+        recipe,
+        report,
+        train,
+        wrap,
+    )
 
 __version__ = "0.1.0"
 
-__all__ = ["attention", "knn", "linear", "load", "recipe", "train"]
+__all__ = [
+    "EVALUATIONS",
+    "METHODS",
+    "RECIPES",
+    "VIEWS",
+    "RunConfig",
+    "UserError",
+    "ablate",
+    "attention",
+    "compare",
+    "embed",
+    "evaluate",
+    "knn",
+    "linear",
+    "load",
+    "recipe",
+    "report",
+    "train",
+    "wrap",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Load torch and the rest only when a function is asked for: `import dinoscope` stays light."""
+    """Load torch and the rest only when a name is asked for: `import dinoscope` stays light.
+
+    A module of the same name (`dinoscope.report`) is the package's own as long as the function was not asked for.
+    """
     if name in __all__:
-        return getattr(importlib.import_module("dinoscope.api"), name)
+        value = getattr(importlib.import_module("dinoscope.api"), name)
+        globals()[name] = value
+        return value
     raise AttributeError(f"module 'dinoscope' has no attribute {name!r}")

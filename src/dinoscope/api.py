@@ -1,61 +1,112 @@
-"""The package in Python: `dinoscope.train`, `load`, `knn`, `linear`, `attention`; what the command line calls too."""
+"""The package in Python. `import dinoscope as ds` gives every name of `__all__`, loaded when it is first used.
+
+    run   = ds.train("photos/", method="dino", backbone="vit_tiny_patch16_224", epochs=50, out="runs/a")
+    model = ds.load("runs/a")
+    bank  = ds.embed(model, "photos/")
+    table = ds.evaluate([run, model], ["knn", "linear"], data="cifar10/")
+    ds.attention(model, "cat.jpg").save("cat.png")
+    study = ds.ablate(run.config, axes={"method.teacher_temperature": [0.02, 0.04]}, seeds=2, out="study")
+    ds.report([run, model], out="report.html")
+
+Images are paths, PIL images, numpy arrays or tensors. Data are a folder, or a map-style `torch.utils.data.Dataset` of
+images or (image, label) pairs. A mistake raises `UserError`, whose text says what to do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import nn
+from torch.utils.data import Dataset
 
+from dinoscope.config import changed
+from dinoscope.data.images import as_raw
+from dinoscope.data.sources import ImageSource, dataset_images, find_images
 from dinoscope.data.views import VIEWS
-from dinoscope.errors import UserError
+from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation import EVALUATIONS
-from dinoscope.evaluation.base import Context, train_and_val
-from dinoscope.evaluation.knn import KNNConfig
-from dinoscope.evaluation.linear import LinearConfig
+from dinoscope.evaluation.base import Context, measure
 from dinoscope.evaluation.online import AttentionSnapshots, OnlineKNN
-from dinoscope.explain.attention import attention_maps, prepare
+from dinoscope.explain.attention import prepare
+from dinoscope.explain.maps import MAPS, map_title
+from dinoscope.features import cached_extract, extract
 from dinoscope.methods import METHODS
-from dinoscope.model_names import load_model
-from dinoscope.models.backbone import Backbone
+from dinoscope.model_names import Model, load_models, wrap
 from dinoscope.recipes import RECIPES, run_config
 from dinoscope.system import pick_device
+from dinoscope.tables import Column, Section, Table, TableRow
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listeners import Listener
-from dinoscope.training.loop import RunResult
 from dinoscope.training.loop import train as run_training
 from dinoscope.training.run_folder import read_config
 from dinoscope.training.start import beginning_from
-from dinoscope.types import Metric
+from dinoscope.types import FeatureBank, Metric, Result, import_pandas
+
+if TYPE_CHECKING:
+    from dinoscope.study.results import AblationResult
 
 __all__ = [
+    "EVALUATIONS",
     "METHODS",
     "RECIPES",
     "VIEWS",
+    "Attention",
+    "EvaluationTable",
+    "FeatureBank",
+    "Model",
+    "Run",
     "RunConfig",
     "UserError",
+    "ablate",
     "attention",
     "beginning_from",
+    "compare",
+    "embed",
+    "evaluate",
     "knn",
     "linear",
     "load",
     "read_config",
     "recipe",
-    "run_config",
+    "report",
     "train",
+    "wrap",
 ]
+
+Data = Path | str | Dataset[Any] | ImageSource
+Image = Any
+"""A path, PIL image, array [h, w, c] or tensor [c, h, w]; see `data.images.as_raw`."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training: its folder, the steps made in all, and whether a signal stopped it before the end."""
+
+    out: Path
+    steps: int
+    interrupted: bool
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings, read from the folder."""
+        return read_config(self.out)
+
+
+AnyModel = Path | str | Run | Model | nn.Module
 
 
 def recipe(name: str, data: Path | str, out: Path | str, **changes: Any) -> RunConfig:
-    """Settings by name, with changes: `recipe("dino_small_images", "cifar10", "runs/c", epochs=20)`.
+    """Return settings by name, with changes: `recipe("dino_small_images", "cifar10", "runs/c", epochs=20)`.
 
     With init=MODEL, the network is that of the model to begin from, unless backbone=NAME says otherwise.
-    Raises UserError for an unknown name, or no such model.
+    Raises UserError for an unknown name or model.
     """
     config = run_config(name, Path(data), Path(out))
     if changes.get("init") is not None:
@@ -64,63 +115,352 @@ def recipe(name: str, data: Path | str, out: Path | str, **changes: Any) -> RunC
 
 
 def train(
-    config: RunConfig, *, resume: bool = False, overwrite: bool = False, listeners: Sequence[Listener] = ()
-) -> RunResult:
-    """Train, with online k-NN and attention snapshots at every evaluation; see `dinoscope.training.loop.train`."""
-    watching = [OnlineKNN(), AttentionSnapshots(), *listeners]
-    return run_training(config, resume=resume, overwrite=overwrite, listeners=watching)
+    data: Data | RunConfig,
+    *,
+    out: Path | str | None = None,
+    method: str | None = None,
+    recipe: str | None = None,
+    views: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    listeners: Sequence[Listener] = (),
+    **settings: Any,
+) -> Run:
+    """Train, with online k-NN and attention snapshots at every evaluation.
 
+    Args:
+        data: a folder or a dataset; or the whole settings, and then only what follows `views`.
+        out: the run folder, made anew.
+        method: a name in `METHODS`; by default the recipe's, else DINO.
+        recipe: a name in `RECIPES`, whose settings are the defaults instead of those of `RunConfig`.
+        views: a name in `VIEWS`.
+        resume: continue the run in `out`, with the same dataset if it was trained on one.
+        overwrite: replace the run in `out`.
+        listeners: see `dinoscope.training.listeners.Listener`.
+        settings: of `RunConfig`, with dotted names for those within: `epochs=50, **{"method.koleo": 0.1}`.
 
-def load(model: Path | str) -> Backbone:
-    """The backbone of a run folder, an exported folder, a weights file, or released weights by name.
-
-    A module that returns `Tokens`, in evaluation mode, on the CPU: with `net = load(...)`, uint8 RGB images
-    [batch, 3, height, width] are described by `net(net.normalize(images))`.
-
-    Raises UserError where there is no model, or released weights cannot be fetched.
+    Raises UserError for settings, data or an existing run folder that do not fit.
     """
-    return load_model(str(model)).backbone
+    source = None
+    if isinstance(data, RunConfig):
+        config = changed(data, settings)
+    else:
+        if out is None:
+            raise UserError("out, the folder of the run, is missing")
+        source = None if isinstance(data, str | Path) else _source(data)
+        config = _config(Path(data) if isinstance(data, str | Path) else Path(), Path(out), method, recipe, views)
+        config = changed(config, settings)
+    result = run_training(
+        config,
+        resume=resume,
+        overwrite=overwrite,
+        listeners=[OnlineKNN(), AttentionSnapshots(), *listeners],
+        source=source,
+    )
+    return Run(result.out, result.steps, result.interrupted)
 
 
-def knn(model: Path | str, data: Path | str, config: KNNConfig | None = None, device: str = "auto") -> list[Metric]:
-    """k-NN accuracy: gallery is the `train` split of `data`, queries its `val` split; both need labels.
+def _config(data: Path, out: Path, method: str | None, recipe: str | None, views: str | None) -> RunConfig:
+    config = RunConfig(data, out) if recipe is None else run_config(recipe, data, out)
+    if method is not None:
+        config = replace(config, method=lookup("method", method, METHODS).config())
+    return config if views is None else replace(config, views=lookup("preset of views", views, VIEWS))
 
-    In a folder without splits each image is asked of all others.
-    Raises UserError where one split alone is there, or the labels are missing.
+
+def load(model: AnyModel) -> Model:
+    """Return a model, in evaluation mode, on the CPU.
+
+    model: a run (or its folder), an exported folder, a weights file, released weights by name, `shipped`,
+        `random:NETWORK`, `timm:NAME`, or a module of one's own (see `wrap`).
+
+    `model.backbone` is a module that returns `Tokens` for normalised images: with uint8 RGB images
+    [batch, 3, height, width], `model(images)` are their tokens.
+
+    Raises UserError if there is no such model, or released weights cannot be fetched.
     """
-    context = Context(pick_device(device))
-    (result,) = EVALUATIONS["knn"].run([load_model(str(model))], Path(data), config or KNNConfig(), context)
-    return list(result.metrics)
+    (loaded,) = _models([model])
+    return loaded
+
+
+def _models(models: Sequence[AnyModel]) -> list[Model]:
+    """Load models. One that is given twice, as a run and as what `load` returns of it, counts once."""
+    names: dict[Any, str | Model] = {}
+    for model in models:
+        if isinstance(model, nn.Module):
+            names[id(model)] = wrap(model)
+        elif isinstance(model, Model):
+            names[model.name if model.path is None else model.path.resolve()] = model
+        else:
+            name = str(model.out if isinstance(model, Run) else model)
+            names[Path(name).resolve() if Path(name).exists() else name] = name
+    return load_models(list(names.values()))
+
+
+def _source(data: Data) -> ImageSource:
+    if isinstance(data, ImageSource):
+        return data
+    return find_images(Path(data)) if isinstance(data, str | Path) else dataset_images(data)
+
+
+def embed(model: AnyModel, data: Data, *, device: str = "auto", **context: Any) -> FeatureBank:
+    """Return the feature of every readable image: `features` [n, dim], `labels`, `paths`; `.toimport_pandas()`.
+
+    context: fields of `evaluation.base.Context` (batch_size, image_size, workers, ...).
+
+    Raises UserError if there are no images.
+    """
+    source, conditions = _source(data), Context(pick_device(device), **context)
+    take = cached_extract if conditions.cached and not isinstance(data, Dataset) else extract
+    return take(load(model).backbone, source, conditions.extraction())
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of one model. low, high: its 95 % interval, if it has one; n: the items that it is over."""
+
+    model: str
+    evaluation: str
+    metric: str
+    value: float
+    unit: str
+    low: float | None
+    high: float | None
+    n: int | None
+    parameters: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class EvaluationTable:
+    """Results of several models. `results[i]` is of `models[i]`, as often as it was evaluated."""
+
+    models: tuple[str, ...]
+    results: tuple[Result, ...]
+
+    @property
+    def rows(self) -> list[Row]:
+        """Every figure of every model."""
+        return list(self._rows())
+
+    def __iter__(self) -> Iterator[Row]:
+        return self._rows()
+
+    def _rows(self) -> Iterator[Row]:
+        for model, result in zip(self.models, self.results, strict=True):
+            for m in result.metrics:
+                yield Row(model, result.evaluation, m.name, m.value, m.unit, m.low, m.high, m.n, m.parameters)
+
+    def to_pandas(self) -> Any:
+        """Return the rows as a pandas.DataFrame. Needs pandas."""
+        return import_pandas().DataFrame([{**vars(row), "parameters": dict(row.parameters)} for row in self])
+
+    def table(self) -> Table:
+        """Return a row for each model and a column for each headline figure."""
+        names = tuple(dict.fromkeys(self.models))
+        columns = [
+            column
+            for name in dict.fromkeys(result.evaluation for result in self.results)
+            for column in EVALUATIONS[name].columns
+        ]
+        shown = {(model, column.name): "" for model in names for column in columns}
+        for model, result in zip(self.models, self.results, strict=True):
+            for column in EVALUATIONS[result.evaluation].columns:
+                metric = column.metric_of(result)
+                shown[model, column.name] = "" if metric is None else metric.text(column.digits)
+        rows = tuple(TableRow((model, *(shown[model, column.name] for column in columns))) for model in names)
+        titles = (Column("Model"), *(Column(column.title, "right") for column in columns))
+        return Table(titles, (Section(rows),), "95 % intervals in brackets")
+
+    def latex(self) -> str:
+        """Return `table` for LaTeX (booktabs)."""
+        from dinoscope.report.tables import latex
+
+        return latex(self.table())
+
+    def markdown(self) -> str:
+        """Return `table` for Markdown."""
+        from dinoscope.report.tables import markdown
+
+        return markdown(self.table())
+
+    def __str__(self) -> str:
+        return self.markdown()
+
+
+def evaluate(
+    models: AnyModel | Sequence[AnyModel],
+    evaluations: str | Sequence[str] = ("knn", "linear"),
+    data: Path | str | None = None,
+    *,
+    device: str = "auto",
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    **context: Any,
+) -> EvaluationTable:
+    """Measure models, and keep each result in its run folder, or in the cache for models without one.
+
+    Args:
+        models: one or several, each as `load` takes it.
+        evaluations: names in `EVALUATIONS`.
+        data: what the evaluations need: labelled images with train and val splits, a VOC or DAVIS layout, ...
+        device: cpu, cuda, mps or auto.
+        settings: evaluation -> its settings that are not the defaults: `{"knn": {"ks": (20,)}}`.
+        context: fields of `evaluation.base.Context` (batch_size, image_size, precision, ...).
+
+    Raises UserError for an unknown name, or if data or models do not fit an evaluation.
+    """
+    several = models if isinstance(models, Sequence) and not isinstance(models, str) else [models]
+    names = [evaluations] if isinstance(evaluations, str) else list(evaluations)
+    chosen = [lookup("evaluation", name, EVALUATIONS) for name in names]
+    configs = [changed(each.config(), (settings or {}).get(each.name, {})) for each in chosen]
+    loaded = _models(several)
+    place = None if data is None else Path(data)
+    conditions = Context(pick_device(device), **context)
+    results = [
+        (model.label, result)
+        for evaluation, config in zip(chosen, configs, strict=True)
+        for model, result in zip(loaded, measure(evaluation, loaded, place, config, conditions), strict=False)
+    ]
+    return EvaluationTable(tuple(label for label, _ in results), tuple(result for _, result in results))
+
+
+def knn(model: AnyModel, data: Path | str, config: Any = None, device: str = "auto") -> list[Metric]:
+    """Return k-NN accuracies; kept for programs of version 0.1, use `evaluate(model, "knn", data)`."""
+    return _one(model, "knn", data, config, device)
 
 
 def linear(
-    model: Path | str,
-    data: Path | str,
-    config: LinearConfig | None = None,
-    device: str = "auto",
-    fraction: float = 1.0,
+    model: AnyModel, data: Path | str, config: Any = None, device: str = "auto", fraction: float = 1.0
 ) -> list[Metric]:
-    """Accuracy of a linear classifier on frozen features, trained on the `train` split of `data`, measured on `val`.
+    """Return accuracies of a linear probe; kept for programs of version 0.1, use `evaluate(model, "linear", data)`."""
+    settings = replace(config or EVALUATIONS["linear"].config(), label_fraction=fraction)
+    return _one(model, "linear", data, settings, device)
 
-    config: decides the protocol; see `dinoscope.evaluation.linear`.
-    fraction: share of each class's training images that is used, in (0, 1].
 
-    Raises UserError where a split or the labels are missing, or there is a single class.
-    """
-    train_and_val(Path(data))
-    settings = replace(config or LinearConfig(), label_fraction=fraction)
-    (result,) = EVALUATIONS["linear"].run([load_model(str(model))], Path(data), settings, Context(pick_device(device)))
+def _one(model: AnyModel, name: str, data: Path | str, config: Any, device: str) -> list[Metric]:
+    evaluation = EVALUATIONS[name]
+    (result,) = evaluation.run(
+        _models([model]), Path(data), config or evaluation.config(), Context(pick_device(device))
+    )
     return list(result.metrics)
 
 
-def attention(
-    model: Path | str | Backbone, image: UInt8[np.ndarray, "h w 3"], size: int | None = None, block: int = -1
-) -> Float[Tensor, "heads rows columns"]:
-    """Attention of the class token to the patches of one RGB image, head by head (a ResNet: feature energy).
+@dataclass(frozen=True)
+class Attention:
+    """What a model attends to in one image.
 
-    size: the short side is resized to it; None takes the image size that the model stores.
+    image: RGB. maps: of each head, over the patches. title: the kind of map, in words.
     """
-    backbone = model if isinstance(model, Backbone) else load(model)
-    pixels = prepare(image, backbone.config.image_size if size is None else size, backbone.patch_size)
-    with torch.no_grad():
-        return attention_maps(backbone, backbone.normalize(pixels[None].to(backbone.mean.device)), block)[0]
+
+    image: UInt8[np.ndarray, "h w 3"]
+    maps: Float[np.ndarray, "heads rows columns"]
+    title: str
+
+    def save(self, path: Path | str, *, mass: float = 0.6) -> None:
+        """Write a picture: the mean map and its mask of `mass` of the attention, then those of each head.
+
+        Raises UserError if the file cannot be written.
+        """
+        from dinoscope.pictures import write_png
+        from dinoscope.report.pages import attention_panel
+
+        panel = attention_panel(self.image, torch.from_numpy(self.maps), mass, what=self.title)
+        try:
+            write_png(Path(path), panel)
+        except OSError as error:
+            raise UserError(f"{path} could not be written: {error.strerror or error}") from error
+
+
+def attention(
+    model: AnyModel, image: Image, size: int | None = None, block: int = -1, *, map: str = "attention"
+) -> Attention:
+    """Return what a model attends to in an image, head by head (a network without attention: the energy of features).
+
+    Args:
+        model: as `load` takes it.
+        image: a path, PIL image, array [h, w, c] or tensor [c, h, w].
+        size: the short side is resized to it, in pixels; None takes the image size that the model stores.
+        block: of a transformer; -1 is the last.
+        map: a kind of map, a name in `explain.maps.MAPS`.
+
+    Raises UserError if the image cannot be read, or the model has no such map.
+    """
+    backbone = load(model).backbone
+    pixels = as_raw(image).rgb(backbone.config.window)
+    inputs = prepare(pixels, backbone.config.image_size if size is None else size, backbone.patch_size)
+    kind = lookup("kind of map", map, MAPS)
+    with torch.set_grad_enabled(map == "gradcam"):
+        maps = kind(backbone, backbone.normalize(inputs[None].to(backbone.mean.device)), block)[0]
+    return Attention(pixels, maps.detach().float().cpu().numpy(), map_title(map, backbone))
+
+
+def compare(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | None = None, **options: Any) -> Table:
+    """Set models next to each other: accuracy, size and speed, as tables and figures in the folder `out`.
+
+    options: fields of `report.comparison.Request` (baselines, published, overwrite).
+
+    Raises UserError as `report.comparison.compare_runs` does.
+    """
+    from dinoscope.evaluation.compare import Measuring
+    from dinoscope.report.comparison import Request, compare_runs
+
+    measuring = Measuring(None if data is None else Path(data))
+    return compare_runs(Request(tuple(_models(models)), Path(out), measuring, **options)).table
+
+
+def report(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | None = None, **options: Any) -> Path:
+    """Write one HTML file about models: curves, comparison, pictures, health, settings. Return its path.
+
+    data: labelled images on which what is missing is measured; without, only kept results are shown.
+    options: fields of `report.build.Request` (baselines, pictures, title, overwrite).
+
+    Raises UserError as `report.build.write_report` does.
+    """
+    from dinoscope.evaluation.compare import Measuring
+    from dinoscope.report.build import Request, write_report
+
+    measuring = Measuring(None if data is None else Path(data))
+    named = tuple(model if model.run is None else str(model.run) for model in _models(models))
+    return write_report(Request(named, Path(out), measuring, **options)).path
+
+
+WORKER = (sys.executable, "-m", "dinoscope.cli.worker", "--stop-with-stdin")
+"""The process of one run of a study; the file of its settings is the last argument."""
+
+
+def ablate(
+    config: RunConfig,
+    axes: Mapping[str, Sequence[Any] | Mapping[str, Mapping[str, Any]]],
+    out: Path | str,
+    *,
+    seeds: int | Sequence[int] = 1,
+    jobs: int = 1,
+    overwrite: bool = False,
+) -> AblationResult:
+    """Vary settings one at a time around those of a run, train and measure each, and write the result to `out`.
+
+    Called again, it continues; finished runs are not repeated.
+
+    Args:
+        config: the baseline.
+        axes: dotted name of a setting -> its values; or a name -> label -> settings.
+        seeds: how many, from 0 on, or which.
+        jobs: runs at the same time.
+        overwrite: replace the result of an earlier study in `out`; runs are kept.
+
+    Raises UserError if settings do not fit, or a run failed.
+    """
+    from dinoscope.report.ablation import write_result
+    from dinoscope.study.definition import study_of
+    from dinoscope.study.evaluations import Evaluating
+    from dinoscope.study.plan import plan_study
+    from dinoscope.study.results import gather
+    from dinoscope.study.run import LocalRunner, execute
+
+    plan = plan_study(study_of(config, axes, seeds), config.data, Path(out))
+    done = execute(plan.configs, LocalRunner(WORKER, jobs))
+    if done.interrupted:
+        raise KeyboardInterrupt
+    failures = {run.name: run.diagnosis for run in done.named("failed")}
+    evaluating = Evaluating(config.data, context=Context(pick_device(config.device)))
+    result = gather(plan, evaluating, failures, {"data": str(config.data)}).result
+    write_result(result, Path(out), overwrite=overwrite)
+    return result

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from dinoscope import checkpoint
 from dinoscope.config import from_dict
@@ -31,6 +32,7 @@ from dinoscope.models.backbone import BACKBONES, PIXELS, TIMM, Backbone, Backbon
 from dinoscope.models.foreign import PixelsBackbone, pretrained_timm, timm_config
 from dinoscope.models.network import IMAGENET_MEAN, IMAGENET_STD
 from dinoscope.models.pretrained import CATALOGUE, Choices, Release, fetch, import_file, is_cached, is_offline
+from dinoscope.types import Tokens
 
 RANDOM = "random:"
 """Prefix of a network or model: its network with fresh weights."""
@@ -79,6 +81,20 @@ class Model:
     settings: Mapping[str, Any] | None = None
     keeps_results: bool = True
     remarks: tuple[str, ...] = ()
+
+    def __call__(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
+        """Return the tokens of normalised images: `model(model.normalize(images))`."""
+        return self.backbone(images)
+
+    @property
+    def normalize(self) -> Callable[[Tensor], Tensor]:
+        """Return what makes uint8 RGB images [b, 3, h, w] the network's inputs (`Backbone.normalize`)."""
+        return self.backbone.normalize
+
+    @property
+    def net(self) -> nn.Module:
+        """Return the network within the backbone."""
+        return self.backbone.get_submodule("net")
 
     @property
     def weights(self) -> str:

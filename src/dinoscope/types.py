@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+
+from dinoscope.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,17 @@ class FeatureBank:
     paths: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
 
+    def to_pandas(self) -> Any:
+        """Return a pandas.DataFrame with the path, the name of the class and the features f0, f1, ... Needs pandas."""
+        pandas = import_pandas()
+        frame = pandas.DataFrame(self.features.numpy(), columns=[f"f{i}" for i in range(self.features.shape[1])])
+        if self.labels is not None:
+            numbers = map(int, self.labels)
+            frame.insert(0, "label", [self.classes[number] if self.classes else number for number in numbers])
+        if self.paths:
+            frame.insert(0, "path", list(self.paths))
+        return frame
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -203,3 +217,11 @@ class Result:
         """Return the first metric of this name with these parameters among its own; None if there is none."""
         wanted = parameters.items()
         return next((each for each in self.metrics if each.name == name and wanted <= each.parameters.items()), None)
+
+
+def import_pandas() -> Any:
+    """Return pandas. Raises UserError if it is not installed: only `.to_pandas()` needs it."""
+    try:
+        return importlib.import_module("pandas")
+    except ImportError as error:
+        raise UserError("to_pandas() needs pandas: pip install pandas") from error

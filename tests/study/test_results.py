@@ -14,14 +14,13 @@ import torch
 
 from dinoscope.checkpoint import BACKBONE_SETTINGS, BACKBONE_WEIGHTS
 from dinoscope.errors import UserError
-from dinoscope.evaluation import EVALUATIONS
+from dinoscope.evaluation import EVALUATIONS, voc
 from dinoscope.evaluation.base import Column, Context, Evaluation
 from dinoscope.evaluation.results import new_result
 from dinoscope.methods import build_method
-from dinoscope.study import evaluations
 from dinoscope.study.definition import Axis, StudyDefinition, Variant, read_study
 from dinoscope.study.effects import arrange, measures
-from dinoscope.study.evaluations import Evaluating, evaluate, find_masks_for
+from dinoscope.study.evaluations import Evaluating, attention_on_objects, evaluate
 from dinoscope.study.plan import plan_study
 from dinoscope.study.reading import axis_table, csv_header, csv_rows
 from dinoscope.study.results import (
@@ -153,9 +152,10 @@ def evaluating(data: Path, **more) -> Evaluating:
 def test_everything_is_measured_once(data, tmp_path, monkeypatch) -> None:
     config = settings(data, tmp_path / "run", epochs=1)
     train(config)
-    masked = find_masks_for(data, tmp_path / "masks")
-    assert len(masked) == 12
-    values, remarks = evaluate(config.out, evaluating(data, masked=masked))
+    given = attention_on_objects(data, tmp_path / "masks")
+    images, settings_of_masks = given["voc"]
+    assert (images, settings_of_masks.size) == (data / "val", 32)
+    values, remarks = evaluate(config.out, evaluating(data, given=given))
     assert remarks == []
     assert set(values) == {"knn", "linear", "rank", "voc"}
     assert all(0 <= values[name] <= 100 for name in ("knn", "linear", "voc"))
@@ -165,13 +165,14 @@ def test_everything_is_measured_once(data, tmp_path, monkeypatch) -> None:
     def not_again(*_, **__):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(evaluations, "measure_voc", not_again)
+    monkeypatch.setattr(voc, "measure_voc", not_again)
     monkeypatch.setattr(Context, "features", not_again)
-    again, _ = evaluate(config.out, evaluating(data, masked=masked))
+    again, _ = evaluate(config.out, evaluating(data, given=given))
     assert again == values
     assert contents(config.out) == before
+    fewer = evaluating(data, given={"voc": (images, replace(settings_of_masks, limit=5))})
     with pytest.raises(AssertionError, match="measured again"):  # other images
-        evaluate(config.out, evaluating(data, masked=masked.subset(5)))
+        evaluate(config.out, fewer)
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def test_a_new_evaluation_is_in_the_result_without_an_edit(picture_folder, tmp_p
         table = axis_table(arranged.axes[0], arranged.baseline, brief=brief)
         place = [column.title for column in table.columns].index("Parity")
         assert [row.cells[place] for row in table.sections[0].rows] == ["12.34", "12.34"]
-    assert next(iter(csv_rows(result)))[csv_header().index("parity")] == "12.34"
+    assert next(iter(csv_rows(result)))[csv_header(result).index("parity")] == "12.34"
 
 
 def test_images_without_labels_give_no_accuracy(picture_folder, tmp_path) -> None:
@@ -229,16 +230,16 @@ def test_images_without_labels_give_no_accuracy(picture_folder, tmp_path) -> Non
 def test_masks_that_cannot_be_used_are_a_remark(data, tmp_path) -> None:
     config = settings(data, tmp_path / "run", epochs=1)
     train(config)
-    masked = find_masks_for(data, tmp_path / "masks")
-    for mask in masked.masks:
+    given = attention_on_objects(data, tmp_path / "masks")
+    for mask in (tmp_path / "masks").rglob("*.png"):
         cv2.imwrite(str(mask), np.zeros((5, 5), np.uint8))
-    values, remarks = evaluate(config.out, evaluating(data, masked=masked))
+    values, remarks = evaluate(config.out, evaluating(data, given=given))
     assert "voc" not in values
     assert len(remarks) == 1
-    assert remarks[0].startswith("run: none of the 12 images")
+    assert remarks[0].startswith("run: VOC was not measured: none of the 12 images")
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="none of 12 images has a mask"):
-        find_masks_for(data, tmp_path / "other")
+        attention_on_objects(data, tmp_path / "other")
 
 
 def test_runs_become_one_result(data, tmp_path) -> None:

@@ -32,7 +32,7 @@ from dinoscope.report.tables import csv_text, markdown
 from dinoscope.study import reproduce
 from dinoscope.study.definition import DEFAULT_RECIPE, StudyDefinition, named_studies, named_study, read_study
 from dinoscope.study.effects import AblationResult, arrange
-from dinoscope.study.evaluations import Evaluating, find_masks_for, is_labelled
+from dinoscope.study.evaluations import Evaluating, attention_on_objects, is_labelled
 from dinoscope.study.plan import PlannedRun, PlannedStudy, plan_runs, plan_study, seconds_per_step, small_comparison
 from dinoscope.study.reading import axis_reading, axis_table, study_reading
 from dinoscope.study.results import FILE, gather, read_result
@@ -382,11 +382,11 @@ def _evaluating(options: AblateOptions, data: Path) -> Evaluating:
     """What is measured after the runs. Raises UserError where masks were named and there are none."""
     # a bar for each computation moves on a terminal; elsewhere it would be a line for each, of every run
     watch = progress_bar if sys.stderr.isatty() else unwatched
-    masked = None if options.masks is None else find_masks_for(data, options.masks)
+    given = {} if options.masks is None else attention_on_objects(data, options.masks)
     context = Context(pick_device(options.execution.device), watch=watch)
     for name in options.evaluations:
         lookup("evaluation", name, EVALUATIONS)
-    return Evaluating(data, masked, options.evaluations, context)
+    return Evaluating(data, options.evaluations, given, context)
 
 
 def _checked(plan: PlannedStudy, options: AblateOptions, evaluating: Evaluating) -> list[PlannedRun]:

@@ -276,10 +276,11 @@ def _is_foreign(headers: Mapping[str, str]) -> bool:
 
 def _bytes_in(folder: Path) -> int:
     sizes: dict[tuple[int, int], int] = {}  # by inode, since clips are linked
-    for file in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # removed meanwhile
-            stat = file.stat()
-            sizes[stat.st_dev, stat.st_ino] = max(stat.st_size, _SMALLEST_FILE)
+    for parent, folders, files in os.walk(folder):  # passes over folders that are removed meanwhile
+        for name in (*folders, *files):
+            with contextlib.suppress(OSError):  # removed meanwhile
+                stat = Path(parent, name).stat()
+                sizes[stat.st_dev, stat.st_ino] = max(stat.st_size, _SMALLEST_FILE)
     return sum(sizes.values())
 
 

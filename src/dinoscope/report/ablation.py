@@ -82,7 +82,7 @@ def write_result(
         written += write_all(out / FIGURES, _pictures(out / FIGURES, figures, watch))
     texts = {
         "ablation.md": markdown_text(study, list(figures), names),
-        "ablation.csv": csv_text(csv_header(), csv_rows(result)),
+        "ablation.csv": csv_text(csv_header(result), csv_rows(result)),
         "ablation.html": page(study, figures, names),
     }
     return written + write_all(out, ((name, _bytes(text)) for name, text in texts.items()))

@@ -35,7 +35,6 @@ KNN, RANK = "knn", "rank"
 """Keys of `AblationRun.metrics` that the reading is about."""
 
 LOGGED = {
-    "voc": Column("voc", "Jaccard", "voc"),
     "teacher_entropy": Column("teacher_entropy", "teacher entropy", "teacher_entropy", unit="nats", ranked=False),
     "kl_teacher_student": Column(
         "kl_teacher_student", "KL teacher to student", "kl_teacher_student", unit="nats", ranked=False
@@ -78,7 +77,8 @@ _ROUNDING = 1e-9
 class AblationRun:
     """What came of one variant with one seed.
 
-    state: "stopped" was ended by a rule of early stopping; "collapsed" and "failed" are results too.
+    state: "stopped" was ended by a rule of early stopping; "collapsed" and "failed" are results too; an "unfinished"
+        run is in no result and can be continued.
     diagnosis: in words, why it is not simply finished; "" if it is.
     metrics: by key of `measures()`; what was not measured is absent.
     curves: values logged while it trained (loss, teacher_entropy, ...).
@@ -87,7 +87,7 @@ class AblationRun:
 
     variant: Variant
     seed: int
-    state: Literal["finished", "collapsed", "stopped", "failed"]
+    state: Literal["finished", "collapsed", "stopped", "failed", "unfinished"]
     diagnosis: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     curves: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)

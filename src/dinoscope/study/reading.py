@@ -17,6 +17,7 @@ from dinoscope.evaluation.statistics import OverSeeds, over_seeds
 from dinoscope.study.effects import (
     CONFIDENCE,
     KNN,
+    LOGGED,
     MIN_RANKED,
     RANK,
     AblationResult,
@@ -48,7 +49,6 @@ MIN_VARIANTS = 5
 """Of four variants, even the same order has p = 0.08."""
 
 SHOWN = {
-    "voc": "Jaccard",
     "teacher_entropy": "entropy/ln K",
     "images_per_second": "images/s",
     "peak_memory": "memory (MB)",
@@ -120,13 +120,14 @@ def _cell(group: Group, measure: str, *, deviation: bool = True) -> str:
     return with_deviation(summary, digits) if deviation else number(summary.mean, digits)
 
 
-def csv_header() -> tuple[str, ...]:
+def csv_header(result: AblationResult) -> tuple[str, ...]:
     """Return the names of what `csv_rows` yields."""
-    return ("axis", "value", "settings", "seed", "state", "diagnosis", *measures(), "folder")
+    return ("axis", "value", "settings", "seed", "state", "diagnosis", *_measured(result), "folder")
 
 
 def csv_rows(result: AblationResult) -> Iterator[tuple[str, ...]]:
-    """Yield every run, unrounded, in the order of the result; what was not measured is empty."""
+    """Yield every run, unrounded, in the order of the result; what was not measured of one of them is empty."""
+    names = _measured(result)
     for run in result.runs:
         yield (
             run.variant.axis,
@@ -135,9 +136,13 @@ def csv_rows(result: AblationResult) -> Iterator[tuple[str, ...]]:
             str(run.seed),
             run.state,
             run.diagnosis,
-            *(repr(float(run.metrics[name])) if name in run.metrics else "" for name in measures()),
+            *(repr(float(run.metrics[name])) if name in run.metrics else "" for name in names),
             run.folder,
         )
+
+
+def _measured(result: AblationResult) -> list[str]:
+    return [name for name in measures() if name in LOGGED or any(name in run.metrics for run in result.runs)]
 
 
 # The whole study in words

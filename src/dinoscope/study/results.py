@@ -6,9 +6,9 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -72,37 +72,30 @@ OF_TARGETS = ("cross_entropy", "teacher_entropy", "teacher_marginal_entropy", "k
 """Logged values that mean what they say only if the student learns probabilities, not under DINO's loss mse."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a run folder holds. state: as `AblationRun` has it, or unfinished: the run can be continued."""
-
-    state: Literal["finished", "collapsed", "stopped", "failed", "unfinished"]
-    diagnosis: str = ""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    curves: Mapping[str, Points] = field(default_factory=dict)
-
-
 # One run, from its folder
 
 
-def outcome(config: RunConfig, failure: str | None = None) -> Outcome:
-    """Return what became of a run that no process is at.
+def outcome(config: RunConfig, failure: str | None = None) -> AblationRun:
+    """Return what became of a run that no process is at, as one of the baseline.
 
     failure: why it failed, if it did. Raises UserError if its folder holds another run, or is damaged.
     """
     lines = read_metrics(config.out)
     if getattr(config.method, "loss", "") == "mse":
         lines = [{name: value for name, value in line.items() if name not in OF_TARGETS} for line in lines]
-    curves, costs = curves_of(lines), cost(config, lines)
+    metrics, curves = cost(config, lines), curves_of(lines)
     if run_state(config).name == "finished":
-        verdict = collapse(config, lines)
-        return Outcome("collapsed" if verdict else "finished", verdict, {**costs, **final_values(lines)}, curves)
-    costs.pop("seconds", None)  # of a part of the run
-    if (mark := stopped_early(config)) is not None:
-        return Outcome("stopped", mark.diagnosis, {**costs, **final_values(lines)}, curves)
-    if failure is not None:
-        return Outcome("failed", failure, costs, curves)
-    return Outcome("unfinished", "", costs, curves)
+        diagnosis = collapse(config, lines)
+        state = "collapsed" if diagnosis else "finished"
+        metrics |= final_values(lines)
+    else:
+        metrics.pop("seconds", None)  # of a part of the run
+        if (mark := stopped_early(config)) is not None:
+            state, diagnosis = "stopped", mark.diagnosis
+            metrics |= final_values(lines)
+        else:
+            state, diagnosis = ("unfinished", "") if failure is None else ("failed", failure)
+    return AblationRun(BASELINE, config.seed, state, diagnosis, metrics, curves, str(config.out))
 
 
 def curves_of(lines: Sequence[Mapping[str, float]]) -> dict[str, Points]:
@@ -210,7 +203,7 @@ def gather(
         outcomes[run] = replace(outcomes[run], metrics={**outcomes[run].metrics, **measured})
         remarks += missing
     runs = tuple(
-        AblationRun(cell.variant, cell.seed, **_fields(outcomes[cell.config.out]), folder=str(cell.config.out))
+        replace(outcomes[cell.config.out], variant=cell.variant, seed=cell.seed)
         for cell in sorted(plan.cells, key=lambda cell: cell.variant.axis != BASELINE.axis)
     )
     study = plan.definition
@@ -225,11 +218,6 @@ def gather(
         baseline_values=dict(plan.baseline_values),
     )
     return Gathered(result, tuple(dict.fromkeys(remarks)))
-
-
-def _fields(one: Outcome) -> dict[str, Any]:
-    assert one.state != "unfinished"
-    return {"state": one.state, "diagnosis": one.diagnosis, "metrics": dict(one.metrics), "curves": dict(one.curves)}
 
 
 def _study_facts(plan: PlannedStudy) -> dict[str, str]:
