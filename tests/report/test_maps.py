@@ -223,7 +223,7 @@ def test_the_command_colours_the_classes_below_splits(picture_folder: PICTURES, 
         seen.append(labelling)
         return np.zeros((9, 9, 3), np.uint8)
 
-    monkeypatch.setattr("dinoscope.report.maps.points_page", page)
+    monkeypatch.setattr("dinoscope.cli.pictures.points_page", page)  # imported there by name
     assert run(MODEL, data, tmp_path / "a.png", "--points", "--method", "pca") == 0
     assert [found and found.classes for found in seen] == [("class0", "class1")]
 

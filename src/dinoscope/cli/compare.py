@@ -1,87 +1,140 @@
-"""`dinoscope compare`: the table of the field, of one's own runs and of the models of others."""
+"""The commands that set models next to each other: `compare` and `report`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
-from dinoscope.cli.command import WHAT_MAY_BE_NAMED, Command
-from dinoscope.cli.console import emit
-from dinoscope.cli.measuring_options import MeasuringOptions
-from dinoscope.errors import UserError
-
-if TYPE_CHECKING:
-    from dinoscope.report.comparison import Compared, Request
+from dinoscope.cli.command import WHAT_MAY_BE_NAMED, Command, ExtractionOptions
+from dinoscope.cli.console import emit, progress_bar, stdout
+from dinoscope.errors import UserError, lookup
+from dinoscope.evaluation import EVALUATIONS
+from dinoscope.evaluation.compare import Measuring, default_evaluations
+from dinoscope.evaluation.throughput import ThroughputConfig
+from dinoscope.report import build, comparison
 
 
 @dataclass(frozen=True)
-class Options:
-    """Set models beside each other: accuracy, size and speed, method by method, as tables and figures.
+class MeasuringOptions:
+    """What is measured of models, and on which images."""
 
-    Runs, and beside them whatever else can be named as a model; such models need --data. What was measured before is
+    data: Path | None = None
+    """Labelled images to measure on: train/CLASS/... and val/CLASS/..., or only CLASS/..."""
+
+    evaluations: tuple[str, ...] = ()
+    """Besides linear, knn and throughput: names of evaluations (`voc`, `davis`...), or NAME=FOLDER for one with data
+    of its own."""
+
+    label_fraction: float = 1.0
+    """Share of each class of the training images whose labels are used, in (0, 1]."""
+
+    no_baselines: bool = False
+    """Leave out raw pixels and networks with random weights, which are added if --data is given."""
+
+    skip: tuple[str, ...] = ()
+    """Names of evaluations that are not measured anew; what is kept is shown."""
+
+    extraction: tyro.conf.OmitArgPrefixes[ExtractionOptions] = field(default_factory=ExtractionOptions)
+
+    def measuring(self, throughput: ThroughputConfig | None = None) -> Measuring:
+        """Return the same as the library takes it, with progress bars.
+
+        Raises UserError for an unknown evaluation, a share of labels out of range, or a device that is not there.
+        """
+        if not 0 < self.label_fraction <= 1:
+            raise UserError(f"--label-fraction must be above 0 and at most 1, not {self.label_fraction:g}")
+        named = [text.partition("=") for text in self.evaluations]
+        for name in (*(name for name, _, _ in named), *self.skip):
+            lookup("evaluation", name, EVALUATIONS)
+        names = tuple(dict.fromkeys([*default_evaluations(), *(name for name, _, _ in named)]))
+        return Measuring(
+            data=self.data,
+            fraction=self.label_fraction,
+            skip=frozenset(self.skip),
+            context=self.extraction.context(),
+            throughput=throughput or ThroughputConfig(),
+            watch=progress_bar,
+            evaluations=names if named else None,
+            places={name: Path(folder) for name, _, folder in named if folder},
+        )
+
+
+MEASURING = MeasuringOptions()
+
+
+def compare(
+    runs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL...", help=f"One or more. {WHAT_MAY_BE_NAMED}")],
+    /,
+    out: Path,
+    baselines: bool = False,
+    published: bool = False,
+    throughput_image_size: int = 224,
+    throughput_batch_size: int | None = None,
+    overwrite: bool = False,
+    measuring: tyro.conf.OmitArgPrefixes[MeasuringOptions] = MEASURING,
+) -> None:
+    """Set models next to each other: accuracy, size and speed, method by method, as tables and figures.
+
+    Runs, and next to them whatever else can be named as a model; such models need --data. What was measured before is
     taken from the run folders (evaluations/), of other models from the cache; what is missing is measured and kept
     there. With --data, what was measured on other images or otherwise is measured again; without, its row is marked.
     Runs that differ in the seed alone are one row. Rows that differ from most in data, epochs, views or batch size
     are marked, with the difference. Writes comparison.md, .csv, .tex, .json, .png, .svg and curves.png, .svg.
-    """
 
+    Args:
+        out: Folder to write to.
+        baselines: Add raw pixels, and each network with random weights; done without asking if --data is given.
+        published: Add published figures on ImageNet, in a section of their own.
+        throughput_image_size: Side of the images on which speed is measured, in pixels.
+        throughput_batch_size: Images per forward while speed is measured; by default 128 on a GPU and 16 on a CPU.
+        overwrite: Replace the comparison in --out.
+    """
+    without = measuring.no_baselines
+    if baselines and without:
+        raise UserError("--baselines and --no-baselines exclude each other")
+    wanted = measuring.measuring(ThroughputConfig(throughput_image_size, throughput_batch_size))
+    added = (baselines or measuring.data is not None) and not without
+    result = comparison.compare_runs(comparison.Request(runs, out, wanted, added, published, overwrite))
+    files = ", ".join(path.name for path in result.files)
+    emit(None, [result.table], [f"written to {result.files[0].parent}: {files}"], json=False)
+
+
+def report(
     runs: Annotated[
         tuple[str, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="MODEL...", help=f"One or more. {WHAT_MAY_BE_NAMED}"),
-    ]
+        tyro.conf.arg(metavar="RUN...", help=f"Run folders, and next to them other models. {WHAT_MAY_BE_NAMED}"),
+    ],
+    /,
+    out: Path,
+    no_pictures: bool = False,
+    title: str = "",
+    overwrite: bool = False,
+    measuring: tyro.conf.OmitArgPrefixes[MeasuringOptions] = MEASURING,
+) -> None:
+    """Write one HTML file about runs: what was trained, curves, comparison, pictures, health, and how to do it again.
 
-    out: Path
-    """Folder to write to."""
+    The file holds all that it shows and fetches nothing. Without --data, it shows what was measured before; with
+    --data, what is missing is measured and kept in the run folders.
 
-    baselines: bool = False
-    """Add raw pixels, and each network with random weights; done without asking where --data is given."""
-
-    published: bool = False
-    """Add published figures on ImageNet, in a section of their own."""
-
-    throughput_image_size: int = 224
-    """Side of the images on which speed is measured, in pixels."""
-
-    throughput_batch_size: int | None = None
-    """Images per forward while speed is measured; by default 128 on a GPU and 16 on a CPU."""
-
-    overwrite: bool = False
-    """Replace the comparison in --out."""
-
-    measuring: tyro.conf.OmitArgPrefixes[MeasuringOptions] = field(default_factory=MeasuringOptions)
-
-
-def run(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
-    """Measure, write, print. Raises UserError."""
-    from dinoscope.report.comparison import compare_runs
-
-    result = compare_runs(request(options))
-    emit(None, [result.table], [_where(result)], json=False)
-    return 0
+    Args:
+        out: File to write, such as report.html.
+        no_pictures: Leave out the sections that show images.
+        title: Title of the report; by default the names of the runs.
+        overwrite: Replace the file in --out.
+    """
+    wanted, baselines = measuring.measuring(), not measuring.no_baselines
+    written = build.write_report(build.Request(runs, out, wanted, baselines, not no_pictures, title, overwrite))
+    stdout(f"written to {written.path} ({written.size / 1e6:.1f} MB): {', '.join(written.sections)}")
 
 
-def request(options: Options) -> Request:
-    """What `compare_runs` is asked for. Raises UserError where options exclude each other, or for the device."""
-    from dinoscope.report.comparison import Request
-
-    without = options.measuring.no_baselines
-    if options.baselines and without:
-        raise UserError("--baselines and --no-baselines exclude each other")
-    measuring = options.measuring.measuring(options.throughput_image_size, options.throughput_batch_size)
-    baselines = (options.baselines or measuring.data is not None) and not without
-    return Request(options.runs, options.out, measuring, baselines, options.published, options.overwrite)
-
-
-def _where(result: Compared) -> str:
-    folder = result.files[0].parent
-    return f"written to {folder}: {', '.join(path.name for path in result.files)}"
-
-
-run.__doc__ = Options.__doc__
 COMMANDS = {
-    "compare": Command("the table and the figures of several models: accuracy, size and speed, method by method", run)
+    "compare": Command(
+        "the table and the figures of several models: accuracy, size and speed, method by method", compare
+    ),
+    "report": Command(
+        "one HTML file about runs, to read, print and mail: curves, comparison, pictures, health, commands", report
+    ),
 }

@@ -31,7 +31,6 @@ GROUPS = (
     "evaluate",
     "throughput",
     "compare",
-    "report",
     "pictures",
     "video",
     "models",
