@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from dinoscope import checkpoint
+from dinoscope.cli.compare import MeasuringOptions
+from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import Column, Context, Data, Evaluation, items_csv, measure, metrics_table
 from dinoscope.evaluation.compare import (
@@ -25,15 +27,11 @@ from dinoscope.evaluation.compare import (
     display_table,
     json_values,
 )
-from dinoscope.evaluation.results import OF_THE_MODEL, conditions, from_json, keep_as, kept, kept_names, to_json
+from dinoscope.evaluation.results import OF_THE_MODEL, conditions, from_json, kept, kept_names, to_json
 from dinoscope.model_names import Model, load_model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
-from dinoscope.report.page import Document, render
-from dinoscope.report.runs import Material
-from dinoscope.report.sections import evaluations
 from dinoscope.scenes import ScenesConfig, write_scenes
 from dinoscope.types import Metric, Result
-from tests.html_checks import Page
 
 CPU = Context(torch.device("cpu"), workers=0, cached=False)
 SMALL: dict[str, dict[str, Any]] = {
@@ -261,17 +259,9 @@ def test_a_new_evaluation_is_kept_and_not_measured_again(
     assert again.value("norm") == first.value("norm")
 
 
-@pytest.mark.usefixtures("registered")
-def test_a_new_evaluation_is_in_a_report(scenes: Path, models: list[Model]) -> None:
-    results = measure(NORM, models, scenes / "folder", NormConfig(), CPU)
-    for model, result in zip(models, results, strict=True):
-        assert model.home is not None
-        keep_as(model.home, "norm", result)
-    shown = {section.anchor: section for section in evaluations.section(Material(models=tuple(models)))}
-    page = Page(render(Document("t", (shown["norm"],))))
-    assert "Norm Measure the mean norm of features." in page.text
-    assert all(model.label in page.text for model in models)
-    metric = results[0].metric("norm")
-    assert metric is not None
-    assert metric.text(2) in page.text
-    assert "4 images" in page.text
+def test_evaluations_are_named_on_the_command_line() -> None:
+    measuring = MeasuringOptions(evaluations=("rank", "voc=there")).measuring()
+    assert set(measuring.shown) == {"knn", "linear", "throughput", "rank", "voc"}
+    assert measuring.places == {"voc": Path("there")}
+    with pytest.raises(UserError, match="nothing"):
+        MeasuringOptions(evaluations=("nothing",)).measuring()

@@ -17,7 +17,7 @@ import shutil
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -394,7 +394,7 @@ class ModelFiles:
         return all(self._mask(sequence, index).is_file() for index in range(len(sequence)))
 
     @contextlib.contextmanager
-    def recording(self, sequence: DavisSequence) -> Iterator[Seen]:
+    def recording(self, sequence: DavisSequence) -> Generator[Seen]:
         """Give a function that is told number, image (or None) and mask of every frame, and writes what is missing.
 
         Masks are written unless all are there: what is scored is then what lies in the folder.
@@ -794,17 +794,21 @@ def tables(results: Labelled, published: bool = False) -> list[Table]:
     return found
 
 
+def _value(result: Result, name: str) -> float | None:
+    metric = result.metric(name)
+    return None if metric is None else metric.value
+
+
 def _models_table(results: Labelled, published: bool) -> Table:
     protocol, keys = results[0][1].protocol, list(FIGURES)
     objects, count = protocol["objects"], len(protocol["sequences"])
     metrics = {label: {name: result.metric(name) for name in keys} for label, result in results}
-    value = lambda label, name: None if (metric := metrics[label][name]) is None else metric.value
-    results = sorted(results, key=lambda row: -(value(row[0], "jf_mean") or 0))
+    results = sorted(results, key=lambda row: -(_value(row[1], "jf_mean") or 0))
     rows = [
         TableRow((label, *(ABSENT if (each := metrics[label][name]) is None else each.text() for name in keys)))
         for label, _ in results
     ]
-    values = [[None, *(None if name in _DECAYS else value(label, name) for name in keys)] for label, _ in results]
+    values = [[None, *(None if name in _DECAYS else _value(result, name) for name in keys)] for _, result in results]
     rows = best_marked(
         rows, values, lambda column, top, row: settled(results[top][1], results[row][1], keys[column - 1])
     )

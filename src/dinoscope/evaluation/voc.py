@@ -523,7 +523,7 @@ def measure_voc(
     if batch_size < 1:
         raise UserError(f"the batch size is {batch_size}; it must be at least 1")
     looks = _looks(models, config)
-    tell = progress or (lambda done, total: None)
+    tell = progress or _untold
     recorders = [_Recorder(model, config, context, keep_masks) for model in models]
     batcher, faults, done = Batcher(batch_size), [_without_mask(name) for name in images.without_mask], 0
     threads = default_threads() if config.threads < 1 else config.threads
@@ -654,6 +654,10 @@ def _gathered(
     whole = {protocol: sum(found.values()) / len(found) for protocol, found in recorders[0].whole.items()}
     shown = tuple(classes[index] for index in used)
     return VocResult(images, config, used, shown, tuple(faults), scores, whole, context)
+
+
+def _untold(done: int, total: int) -> None:
+    pass
 
 
 def _without_mask(name: str) -> Fault:
@@ -890,12 +894,16 @@ def _names(results: Labelled) -> list[str]:
     return [name for name in FIGURES if any(result.metric(PREFIX + name) for _, result in results)]
 
 
+def _value(result: Result, name: str) -> float | None:
+    metric = result.metric(name)
+    return None if metric is None else metric.value
+
+
 def _models_table(results: Labelled, published: bool) -> Table:
     """Return one row for each model, best first by a figure that no truth was used for, if there is one."""
     protocol, names = results[0][1].protocol, _names(results)
     first = PREFIX + ("strict_mean" if "strict_mean" in names else "published")
-    value = lambda result, name: None if (metric := result.metric(name)) is None else metric.value
-    results = sorted(results, key=lambda row: -(value(row[1], first) or 0))
+    results = sorted(results, key=lambda row: -(_value(row[1], first) or 0))
     columns = (Column("Model"), *(Column(FIGURES[name], "right") for name in names))
     metrics = [[result.metric(PREFIX + name) for name in names] for _, result in results]
     rows = [
@@ -914,9 +922,10 @@ def _models_table(results: Labelled, published: bool) -> Table:
         rows = (*rows, TableRow(("(the whole image as the mask)", *cells)))
     sections = [Section(tuple(rows), "Measured here" if published else "")]
     if published:
-        other = lambda name, figure: f"{figure:.1f}" if name == "published" else ABSENT
         lines = (
-            TableRow((f"{weights}, {architecture}", *(other(name, figure) for name in names)))
+            TableRow(
+                (f"{weights}, {architecture}", *(f"{figure:.1f}" if name == "published" else ABSENT for name in names))
+            )
             for (weights, architecture), figure in PUBLISHED.items()
         )
         sections.append(Section(tuple(lines), "Published, VOC 2012 val"))
@@ -930,7 +939,7 @@ def _models_table(results: Labelled, published: bool) -> Table:
         f"{FIGURES[name]}: no model's masks are better than the whole image, {share:.1f} % against {top:.1f} % of the "
         "best"
         for name, share in zip(names, shares, strict=True)
-        if share is not None and share >= (top := max(value(result, PREFIX + name) or 0 for _, result in results))
+        if share is not None and share >= (top := max(_value(result, PREFIX + name) or 0 for _, result in results))
     ]
     bold = [BOLD] if any(row.best for row in rows) else []
     source = [_source(protocol)] if published else []
