@@ -153,7 +153,7 @@ def test_their_measurements_are_kept_in_the_cache_and_not_beside_them(
         raise AssertionError("measured again")
 
     monkeypatch.setattr("dinoscope.evaluation.base.Context.features", never)
-    monkeypatch.setattr("dinoscope.evaluation.compare.throughput", never)
+    monkeypatch.setattr("dinoscope.evaluation.throughput.throughput", never)
     again = compared(folder, *models, "--skip", "linear", "--no-baselines")
     assert [row["figures"] for row in again["rows"]] == [row["figures"] for row in first["rows"]]
     # The images that the others were measured on are known now.

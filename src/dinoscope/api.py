@@ -87,11 +87,15 @@ Image = Any
 
 @dataclass(frozen=True)
 class Run:
-    """A training: its folder, the steps made in all, and whether a signal stopped it before the end."""
+    """A training: its folder, the steps made in all, and whether a signal stopped it before the end.
+
+    is_main: whether this process is the one of its group that reports.
+    """
 
     out: Path
     steps: int
     interrupted: bool
+    is_main: bool = True
 
     @property
     def config(self) -> RunConfig:
@@ -157,7 +161,7 @@ def train(
         listeners=[OnlineKNN(), AttentionSnapshots(), *listeners],
         source=source,
     )
-    return Run(result.out, result.steps, result.interrupted)
+    return Run(result.out, result.steps, result.interrupted, result.is_main)
 
 
 def _config(data: Path, out: Path, method: str | None, recipe: str | None, views: str | None) -> RunConfig:

@@ -75,8 +75,10 @@ def progress_bar(
 
 def stdout(shown: object) -> None:
     """Print a line as it is, or anything of rich's."""
-    plain = {"markup": False, "soft_wrap": True} if isinstance(shown, str) else {}
-    Console().print(shown, highlight=False, **plain)
+    if isinstance(shown, str):
+        Console().print(shown, markup=False, highlight=False, soft_wrap=True)
+    else:
+        Console().print(shown, highlight=False)
 
 
 def say(text: str) -> None:

@@ -137,7 +137,8 @@ def commands() -> dict[str, Spec]:
     """Return every command by name, in the order of `dinoscope --help`."""
 
     def option(values: dict[str, Any]) -> Option:
-        return Option(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        lists: dict[str, Any] = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        return Option(**(values | lists))
 
     specs = json.loads(FILE.read_text(encoding="utf-8"))
     return {name: Spec(**spec | {"options": tuple(map(option, spec["options"]))}) for name, spec in specs.items()}

@@ -115,6 +115,8 @@ class Study:
 
 def small_comparison_configs(options: SmallComparison) -> list[RunConfig]:
     """The runs of the small comparison. Raises UserError where the data cannot be compared on: before any training."""
+    assert options.data is not None
+    assert options.out is not None
     gallery_and_queries(options.data)
     return small_comparison(
         options.data,
@@ -129,9 +131,10 @@ def small_comparison_configs(options: SmallComparison) -> list[RunConfig]:
 
 def compare_all(runs: Sequence[Path], options: SmallComparison) -> None:
     """Measure all runs on the study's data and write the table to OUT/comparison, in place of an earlier one."""
-    places = ["--data", str(options.data), "--out", str(options.out / "comparison"), "--overwrite"]
     from dinoscope.cli import call  # what this module is part of
 
+    assert options.out is not None
+    places = ["--data", str(options.data), "--out", str(options.out / "comparison"), "--overwrite"]
     call("compare", [*map(str, runs), *places, "--device", options.execution.device])
 
 

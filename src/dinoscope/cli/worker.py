@@ -45,7 +45,8 @@ def work(argv: list[str]) -> int:
         config = read_settings(options.settings)
         listeners = [ConsoleProgress(), *([StopOnCollapse()] if options.stop_on_collapse else [])]
         with one_line(config.out):
-            finished = bring_to_end(config, functools.partial(api.train, listeners=listeners))
+            train = functools.partial(api.train, listeners=listeners)
+            finished = bring_to_end(config, train)  # pyright: ignore[reportArgumentType] (it takes settings too)
     except UserError as error:
         print(printable(str(error)), file=sys.stderr)
         return 2
