@@ -7,18 +7,20 @@ figures are shown follows from `EVALUATIONS`: a new evaluation needs no change h
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
 import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.special import stdtrit
+from scipy import special  # pyright: ignore[reportMissingTypeStubs]
 
 from dinoscope import __version__, checkpoint
 from dinoscope.config import difference, flat, identity, some, text, to_dict
@@ -256,9 +258,7 @@ def _notes(row: Row, rows: Sequence[Row], evaluations: Sequence[str]) -> list[st
         notes += _namesakes(row, trained)
         notes += [
             f"{title} ({text(row.first.settings[name])})"
-            for name, (usual, title) in (
-                DISPLAY[row.first.method].deviations if row.first.method in DISPLAY else {}
-            ).items()
+            for name, (usual, title) in _deviations(row.first.method).items()
             if row.first.settings.get(name, usual) != usual
         ]
     if row.first.method != "pixels":  # which have no network to be shown another size
@@ -428,7 +428,7 @@ class Gatherer:
             if size is not None and size < subject.backbone.patch_size:
                 config = replace(config, image_size=subject.backbone.config.image_size)
         watch = self.measuring.watch
-        watched = replace(context, device=self.measuring.device, watch=lambda text: watch(f"{what}: {text}"))
+        watched = replace(context, device=self.measuring.device, watch=_prefixed(watch, what))
         return evaluation.run([subject], self._data_of(subject, name), config, watched)[0]
 
     def _data_of(self, subject: Model, name: str) -> Data:
@@ -710,14 +710,15 @@ def lead(first: Row, other: Row, name: str) -> Lead | None:
         assert several is not None
         assert several.deviation is not None
         count = len(several.values)
-        half = float(stdtrit(count - 1, 0.5 + CONFIDENCE / 2)) * several.deviation * math.sqrt(1 + 1 / count)
+        half = float(special.stdtrit(count - 1, 0.5 + CONFIDENCE / 2)) * several.deviation * math.sqrt(1 + 1 / count)
         return _lead(mean, mean - half, mean + half, f"one run against {count} seeds")
-    from scipy.stats import ttest_ind, ttest_rel  # takes half a second
+    stats: Any = importlib.import_module("scipy.stats")  # takes half a second
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that do not vary: there is no interval then
         paired = ours.keys() == theirs.keys()
-        test: Any = ttest_rel(one, [theirs[seed] for seed in ours]) if paired else ttest_ind(one, two, equal_var=False)
+        against = [theirs[seed] for seed in ours] if paired else two
+        test = stats.ttest_rel(one, against) if paired else stats.ttest_ind(one, against, equal_var=False)
         ends = test.confidence_interval(CONFIDENCE)
     how = f"paired by {len(one)} seeds" if paired else f"Welch, {len(one)} and {len(two)} runs"
     return _lead(mean, float(ends.low), float(ends.high), how)
@@ -1038,7 +1039,7 @@ def csv_rows(comparison: Comparison, published: bool) -> list[list[str]]:
         for name, column in comparison.columns.items():
             cell, metric = row.cell(name), row.first.metric(name)
             values += [cell and cell.mean, cell and cell.deviation] if column.ranked else [cell and cell.mean]
-            parameters = {} if metric is None else metric.parameters
+            parameters: Mapping[str, float] = {} if metric is None else metric.parameters
             values += [f"{parameters[key]:g}" if key in parameters else None for key in column.parameters]
         values.append(" ".join(str(entry.seed) for entry in row.entries if entry.seed is not None))
         values.append("; ".join(entry.run for entry in row.entries))
@@ -1049,9 +1050,20 @@ def csv_rows(comparison: Comparison, published: bool) -> list[list[str]]:
     return rows + ([_published_values(row, comparison) for row in PUBLISHED] if published else [])
 
 
+def _deviations(method: str) -> Mapping[str, tuple[Any, str]]:
+    return DISPLAY[method].deviations if method in DISPLAY else {}
+
+
+def _prefixed(watch: Watch, what: str) -> Watch:
+    def named(text: str) -> AbstractContextManager[Callable[[int, int], None]]:
+        return watch(f"{what}: {text}")
+
+    return named
+
+
 def _seen(row: Row, name: str) -> tuple[int | None, str | None]:
     """Return the side in pixels of the images that were classified, and their folder."""
-    found = next((each.protocol for each in measured(row, name)), {})
+    found: Mapping[str, Any] = next((each.protocol for each in measured(row, name)), dict[str, Any]())
     return found.get("image_size"), found.get("queries") or found.get("val") or found.get("gallery")
 
 

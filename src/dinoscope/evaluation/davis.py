@@ -329,7 +329,7 @@ def masks_in(folder: Path) -> Masks:
     return masks
 
 
-def score_masks(sequence: DavisSequence, masks: Masks, seen: Seen = lambda *_: None) -> SequenceScore:
+def score_masks(sequence: DavisSequence, masks: Masks, seen: Seen = lambda index, image, mask: None) -> SequenceScore:
     """Score masks of a sequence while they arrive.
 
     Raises UserError, with the sequence's name, as `score_sequence` and `masks` do.
@@ -694,7 +694,7 @@ def result_of(
         for each in score.objects
         for metric in summarise([each])
     ]
-    return new_result("davis", protocol, metrics, Items(tuple(protocol["sequences"]), figures))
+    return new_result("davis", protocol, metrics, Items(tuple(sequence.name for sequence in sequences), figures))
 
 
 def _intervals(figures: Mapping[str, Sequence[float]], objects: Sequence[int]) -> dict[str, dict[str, Any]]:
@@ -874,11 +874,14 @@ def examples(results: Sequence[Result], models: Sequence[Model], ends: int, cont
     return sheets
 
 
+_NO_FRAMES: Frames = {}
+
+
 def _frames_of(model: Model, result: Result) -> Frames:
     """Return the kept masks of a result, under whichever name it is kept."""
     homes = dict.fromkeys(home for home in (model.home, model.path) if home is not None)
     kept = ((home, name) for home in homes for name in kept_names(home, "davis"))
-    return next((frames for home, name in kept if (frames := kept_frames(home, name, result))), {})
+    return next((frames for home, name in kept if (frames := kept_frames(home, name, result))), _NO_FRAMES)
 
 
 def _frame_rows(

@@ -167,7 +167,7 @@ class Subjects:
         if self.masked is None:
             return image, None
         mask = self.masked.truth(index, (image.shape[0], image.shape[1]))
-        objects = Objects(torch.from_numpy(object_pixels(mask)), torch.from_numpy(mask != VOID))
+        objects = Objects(torch.as_tensor(object_pixels(mask)), torch.as_tensor(mask != VOID))
         return image, objects if objects.truth.any() else None
 
 
@@ -530,7 +530,7 @@ def _model_result(
             if objects is not None:
                 values |= localisation(one, objects, config)
             curves = measuring.curves(pixels, one, name)
-            scores.append(ImageScores(name, values, curves, tuple(entropy(maps).tolist()), not one.any()))
+            scores.append(ImageScores(name, values, curves, tuple(map(float, entropy(maps))), not one.any()))
     return ModelResult(model.label, model, map_title(config.map, backbone), tuple(scores))
 
 
@@ -568,10 +568,14 @@ class _Measuring:
         perturbation = self.config.perturbation
         seed = int.from_bytes(hash_rank(perturbation.seed, name)[:4])
         perturbation = replace(perturbation, seed=seed, batch_size=self.batch_size)
-        score = None
+        score: Score | None = None
         if self.known is not None:
             known, number = self.known, self._predicted(pixels)
-            score = lambda features: known.shares(features)[:, number]
+
+            def score_of_class(features: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+                return known.shares(features)[:, number]
+
+            score = score_of_class
         return perturbation_curves(self.describe, pixels, values, perturbation, score)
 
     def _predicted(self, pixels: UInt8[Tensor, "3 h w"]) -> int:
@@ -788,7 +792,7 @@ def _remarks(results: Labelled) -> Iterator[str]:
         f"rand.: {perturbation['orders']} random orders of each image."
     )
     yield "Entropy: 1 is an even map. Agreement: 1 is heads that are alike; one map has none."
-    left_out = {} if results[0][1].items is None else results[0][1].items.left_out
+    left_out: Mapping[str, str] = {} if results[0][1].items is None else results[0][1].items.left_out
     unmasked = [name for name, reason in left_out.items() if reason == "without a mask"]
     if faults := [reason for reason in left_out.values() if reason != "without a mask"]:
         yield f"{len(faults)} of {len(faults) + count} images could not be used, such as {faults[0]}"

@@ -303,7 +303,7 @@ def _sample(
 
 def squared(image: UInt8[ndarray, "h w 3"], side: int) -> UInt8[Tensor, "3 side side"]:
     """Resize to a square, aspect ignored: bilinear with antialiasing, as torchvision's Resize of a Pillow image."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    pixels = torch.as_tensor(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
     return F.interpolate(pixels, (side, side), mode="bilinear", antialias=True)[0]
 
 
@@ -784,7 +784,7 @@ def _items(result: VocResult, scores: ModelScores) -> Items:
     at = result.config.at
     return Items(
         tuple(result.images.names[index] for index in result.used),
-        {PREFIX + name: tuple((100 * values[:, at]).tolist()) for name, values in scores.figures.items()},
+        {PREFIX + name: tuple(map(float, 100 * values[:, at])) for name, values in scores.figures.items()},
         {fault.name: fault.reason for fault in result.faults},
         {"classes": tuple(" ".join(map(str, classes)) for classes in result.classes)},
     )
@@ -797,7 +797,7 @@ def _protocol(result: VocResult, scores: ModelScores, limit: int | None) -> dict
         "weights_hash": model.weights_hash,
         "network": model.backbone.config.name,
         "maps": scores.maps,
-        "fixed_heads": None if heads is None else heads.heads[:, config.at].tolist(),
+        "fixed_heads": None if heads is None else list(map(int, heads.heads[:, config.at])),
         "images": len(result.used),
         "left_out": dict(Counter(fault.kind for fault in result.faults)),
         **_settings(config, result.context),
