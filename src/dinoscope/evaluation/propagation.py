@@ -160,7 +160,7 @@ def working_size(height: int, width: int, size: int, patch: int) -> tuple[int, i
     if (short // patch) * (long // patch) > _MAX_CELLS:
         raise UserError(
             f"frames of {width} x {height} px would become {short // patch} x {long // patch} cells, and "
-            f"{_MAX_CELLS} is the most: choose a smaller size"
+            f"the limit is {_MAX_CELLS}: choose a smaller size"
         )
     return (long, short) if height > width else (short, long)
 
