@@ -72,7 +72,7 @@ def test_when_a_process_of_the_group_dies_all_end(how, picture_folder, tmp_path:
 
 def test_a_group_that_is_asked_to_stop_stops_after_the_same_step(picture_folder, tmp_path: Path) -> None:
     done, _ = together("asked to stop", tmp_path, picture_folder(24))
-    assert "go on: dinoscope train" in done.stdout, done.stderr
+    assert "continue: dinoscope train" in done.stdout, done.stderr
     newest = checkpoint.latest(tmp_path / "run" / "checkpoints")
     assert newest is not None
     assert checkpoint.load(newest).metadata["step"] >= 3
