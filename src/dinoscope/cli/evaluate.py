@@ -87,7 +87,7 @@ def run(evaluation: Evaluation, options: Any) -> None:
     pages: list[str] = []
     if out is not None:
         pages = [path.name for path in out.glob("pictures-*.png") if _PAGE.fullmatch(path.name)]
-        names = [TABLE, f"{evaluation.name}.json", f"{evaluation.name}.csv", *pages]
+        names = [TABLE, f"{evaluation.name}.json", *_csv_names(evaluation), *pages]
         claim(out, names, overwrite=options.overwrite)
     context = options.extraction.context(out=out, overwrite=options.overwrite)
     models = load_models(options.model, progress_bar) if options.model else []
@@ -151,9 +151,15 @@ def _files(evaluation: Evaluation, labelled: Labelled, *, published: bool) -> It
     yield TABLE, text.encode("utf-8", errors="surrogateescape")
     yield f"{evaluation.name}.json", _json(evaluation, labelled).encode("utf-8", errors="surrogateescape")
     header, rows = (evaluation.csv or items_csv)(labelled)
-    yield f"{evaluation.name}.csv", csv_text(header, rows).encode("utf-8", errors="surrogateescape") if rows else None
+    text = csv_text(header, rows)
+    for name in _csv_names(evaluation):
+        yield name, text.encode("utf-8", errors="surrogateescape") if rows else None
     for chart in charts:
         yield f"{chart.name}.png", png(line_chart(chart))
+
+
+def _csv_names(evaluation: Evaluation) -> list[str]:
+    return [name for name in (f"{evaluation.name}.csv", evaluation.earlier_csv) if name]
 
 
 COMMANDS = {name: command(evaluation) for name, evaluation in EVALUATIONS.items() if not evaluation.by_network}

@@ -238,6 +238,7 @@ class Evaluation:
         was kept to draw. Raises UserError if the data are not there any more.
     has_published: whether published figures may stand next to results of a protocol.
     csv: header and rows of a file of single figures; None takes the items (`items_csv`).
+    earlier_csv: what that file was called in version 0.1; it is written under both names for one release.
     """
 
     name: str
@@ -260,6 +261,7 @@ class Evaluation:
     examples: Callable[[Sequence[Result], Sequence[Model], int, Context], list[Sheet]] | None = None
     has_published: Callable[[Mapping[str, Any]], bool] = lambda _: False
     csv: Callable[[Labelled], tuple[Sequence[str], Sequence[Sequence[str]]]] | None = None
+    earlier_csv: str = ""
 
     def kept_as(self, config: Any, protocol: Mapping[str, Any]) -> str:
         """Return the name under which a result is kept."""

@@ -930,4 +930,5 @@ EVALUATION = Evaluation(
     examples=examples,
     has_published=has_published,
     csv=lambda results: (OBJECT_HEADER, object_rows(results)),
+    earlier_csv="scores.csv",
 )

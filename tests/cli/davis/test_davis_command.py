@@ -29,13 +29,14 @@ def test_a_model_and_a_random_one(data: Path, model: Path, tmp_path: Path, capsy
         assert text in shown
     masks = [f"{name}/scene-00/{frame}" for name in ("mine", "random-vit_micro_conv8") for frame in FRAMES]
     settings = [f"{name}/settings/scene-00.json" for name in ("mine", "random-vit_micro_conv8")]
-    assert files(out) == sorted([*masks, *settings, "davis.csv", "davis.json", "table.md"])
+    assert files(out) == sorted([*masks, *settings, "davis.csv", "davis.json", "scores.csv", "table.md"])
     truth = data / "Annotations/480p/scene-00/00000.png"
     first = read_indices(out / "mine/scene-00/00000.png")
     assert np.array_equal(first, read_indices(truth))
     assert first.shape == (60, 100)
 
     rows = list(csv.DictReader((out / "davis.csv").open()))
+    assert (out / "scores.csv").read_bytes() == (out / "davis.csv").read_bytes(), "the name of version 0.1"
     assert [(row["model"], row["sequence"], row["object"], row["frames"]) for row in rows] == [
         (name, "scene-00", number, "3") for name in ("mine", "random vit_micro_conv8") for number in ("1", "2")
     ]
