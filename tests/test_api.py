@@ -137,5 +137,7 @@ def test_mistakes_name_what_there_is(labelled: Path, tmp_path: Path) -> None:
         ds.evaluate("random:vit_micro_conv8", "knm", data=labelled)
     with pytest.raises(ds.UserError, match=r"queue_size"):
         ds.train(labelled, out=tmp_path / "run", **{"method.queue_size": 8})
+    with pytest.raises(ds.UserError, match="on folders"):
+        ds.evaluate("random:vit_micro_conv8", "knn", data=Pictures(4))
     with pytest.raises(ds.UserError, match="dino"):
         ds.train(labelled, out=tmp_path / "run", method="dyno")

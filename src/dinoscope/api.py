@@ -293,7 +293,7 @@ class EvaluationTable:
 def evaluate(
     models: AnyModel | Sequence[AnyModel],
     evaluations: str | Sequence[str] = ("knn", "linear"),
-    data: Path | str | None = None,
+    data: Data | None = None,
     *,
     device: str = "auto",
     settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -316,6 +316,8 @@ def evaluate(
     chosen = [lookup("evaluation", name, EVALUATIONS) for name in names]
     configs = [changed(each.config(), (settings or {}).get(each.name, {})) for each in chosen]
     loaded = _models(several)
+    if data is not None and not isinstance(data, str | Path):
+        raise UserError("evaluate measures on folders; train and embed also take a dataset")
     place = None if data is None else Path(data)
     conditions = Context(pick_device(device), **context)
     results = [
