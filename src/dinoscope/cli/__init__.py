@@ -147,6 +147,10 @@ def _about_the_disk(error: OSError) -> str:
 
 
 def _usage() -> str:
-    width = max(map(len, options.commands()))
-    lines = [f"  {name:<{width}}  {spec.summary}" for name, spec in options.commands().items()]
+    commands = options.commands()
+    width = max(map(len, commands))
+    lines = [
+        f"  {name:<{width}}  {commands[name].summary[:1].lower()}{commands[name].summary[1:].rstrip('.')}"
+        for name in sorted(commands, key=lambda name: name != "quickstart")
+    ]
     return USAGE.format(version=__version__, commands="\n".join(lines)).rstrip()
