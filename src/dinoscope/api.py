@@ -44,6 +44,7 @@ from dinoscope.system import pick_device
 from dinoscope.tables import Column, Section, Table, TableRow
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listeners import Listener
+from dinoscope.training.loop import RunResult as Run
 from dinoscope.training.loop import train as run_training
 from dinoscope.training.run_folder import read_config
 from dinoscope.training.start import beginning_from
@@ -85,24 +86,6 @@ Image = Any
 """A path, PIL image, array [h, w, c] or tensor [c, h, w]; see `data.images.as_raw`."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """A training: its folder, the steps made in all, and whether a signal stopped it before the end.
-
-    is_main: whether this process is the one of its group that reports.
-    """
-
-    out: Path
-    steps: int
-    interrupted: bool
-    is_main: bool = True
-
-    @property
-    def config(self) -> RunConfig:
-        """The settings, read from the folder."""
-        return read_config(self.out)
-
-
 AnyModel = Path | str | Run | Model | nn.Module
 
 
@@ -134,7 +117,7 @@ def train(
 
     Args:
         data: a folder or a dataset; or the whole settings, and then only what follows `views`.
-        out: the run folder, made anew.
+        out: the run folder, which must not exist yet.
         method: a name in `METHODS`; by default the recipe's, else DINO.
         recipe: a name in `RECIPES`, whose settings are the defaults instead of those of `RunConfig`.
         views: a name in `VIEWS`.
@@ -154,14 +137,13 @@ def train(
         source = None if isinstance(data, str | Path) else _source(data)
         config = _config(Path(data) if isinstance(data, str | Path) else Path(), Path(out), method, recipe, views)
         config = changed(config, settings)
-    result = run_training(
+    return run_training(
         config,
         resume=resume,
         overwrite=overwrite,
         listeners=[OnlineKNN(), AttentionSnapshots(), *listeners],
         source=source,
     )
-    return Run(result.out, result.steps, result.interrupted, result.is_main)
 
 
 def _config(data: Path, out: Path, method: str | None, recipe: str | None, views: str | None) -> RunConfig:

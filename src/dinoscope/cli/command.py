@@ -114,7 +114,7 @@ class ExtractionOptions:
     """Processes that read images; -1 chooses. The figures do not depend on it."""
 
     no_cache: bool = False
-    """Compute anew and keep nothing; else features stay in $DINOSCOPE_CACHE or the system's cache folder."""
+    """Compute all features again and keep none; else they stay in $DINOSCOPE_CACHE or the system's cache folder."""
 
     def context(self, **more: Any) -> Context:
         """Return the same as evaluations take it, with progress bars. Raises UserError if the device is not there."""

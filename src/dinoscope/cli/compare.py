@@ -35,7 +35,7 @@ class MeasuringOptions:
     """Leave out raw pixels and networks with random weights, which are added if --data is given."""
 
     skip: tuple[str, ...] = ()
-    """Names of evaluations that are not measured anew; what is kept is shown."""
+    """Names of evaluations that are not measured; kept results are shown."""
 
     extraction: tyro.conf.OmitArgPrefixes[ExtractionOptions] = field(default_factory=ExtractionOptions)
 

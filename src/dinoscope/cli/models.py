@@ -101,7 +101,7 @@ def import_weights(
     Args:
         file: Weights file, or a folder with model.safetensors or pytorch_model.bin, as model hubs have it.
         out: Folder to write; by default nothing is written, and only what was found is printed.
-        arch: Name of the network; by default it is told by the shapes of the tensors. If nothing tells how many
+        arch: Name of the network; by default it follows from the shapes of the tensors. If nothing tells how many
             attention heads it has, what is assumed is printed.
         part: Which of several networks in the file: teacher, student, ema or plain. By default the one that the
             method's own evaluations take.

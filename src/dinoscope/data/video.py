@@ -51,7 +51,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Video:
-    """A video to iterate over, as often as needed; each time it is read anew.
+    """A video to iterate over, as often as needed; it is read again each time.
 
     files: the images if `path` is a folder, else empty.
     size: height and width of every frame, in pixels.

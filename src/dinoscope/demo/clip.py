@@ -54,7 +54,7 @@ _OPAQUE = 128  # of 255: paint that covers less of a pixel is the soft edge of a
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames of a video, read anew at each iteration; several iterations may run at once.
+    """Frames of a video, read again at each iteration; several iterations may run at once.
 
     name: the file's, as the person knows it.
     total: frames of the whole video. step: every so many frames one is taken. count: frames that are taken.

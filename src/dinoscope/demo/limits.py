@@ -43,7 +43,7 @@ class Limits:
     concurrent: int = 1
     """Computations at the same time; all others wait in the queue."""
     queue: int = 64
-    """Most computations that wait; whoever comes later is told to try again."""
+    """Max computations that wait; later visitors are asked to try again."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -409,7 +409,7 @@ class ModelResult:
 
 
 def _defined_together(scores: Sequence[ImageScores]) -> list[list[str]]:
-    """Figures that the same images have, so that these are drawn anew once for all of them."""
+    """Figures that the same images have, so that these images are resampled once for all of them."""
     groups: dict[tuple[bool, ...], list[str]] = {}
     for name in FIGURES:
         having = tuple(name in score.values for score in scores)

@@ -5,7 +5,7 @@ grid (as DINOv2 sweeps them: Oquab et al. 2023, appendix B.3) are tried at once,
 images held out for it is used; of few training images, the one that is best in cross-validation. The images that are
 reported on choose nothing.
 
-reference: as in DINO's evaluation, training images are augmented anew in every epoch: frozen network in evaluation
+reference: as in DINO's evaluation, training images are augmented again in every epoch: frozen network in evaluation
 mode, crops of 8 to 100 % of the area and flips, SGD with momentum 0.9 without weight decay, batch size / 256 times the
 base rate, cosine to 0 by the epoch, features as they are, crops resized bilinearly. Different here: the rest of an
 epoch that fills no batch is left out, and the figure is the last epoch's, not the best one's on the validation images.
@@ -71,7 +71,7 @@ class LinearConfig:
 
     protocol: Literal["fast", "reference"] = "fast"
     """fast: features extracted once, the learning rate chosen on held-out training images. reference: DINO's own
-    evaluation, training images cropped and flipped anew in every epoch: --epochs times the work."""
+    evaluation, training images cropped and flipped again in every epoch: --epochs times the work."""
 
     label_fraction: float = 1.0
     """Share of each class of the training images that is used, in (0, 1]."""

@@ -37,7 +37,7 @@ _COLUMNS = 64
 
 @dataclass(frozen=True)
 class BootstrapConfig:
-    """How often images are drawn anew, and what share of the means lies within an interval.
+    """How often images are resampled, and what share of the means lies within an interval.
 
     Raises UserError where a value is out of range.
     """

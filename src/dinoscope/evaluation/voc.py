@@ -2,7 +2,7 @@
 
 published (Caron et al. 2021, Fig. 4; Naseer et al. 2021 and their public evaluation): each class of an image is
 compared with the mask of every head, the best head counts; mean over the classes of the image, then over images.
-The truth chooses the head, anew for each class of each image, and void pixels count as not belonging to the class.
+The truth chooses the head for each class of each image, and void pixels count as not belonging to the class.
 
 strict: all objects of an image against one mask, void pixels left out, and nothing chosen by the truth of the
 images that are reported: the mean over the heads, and one head that was chosen on other images.
@@ -1084,7 +1084,7 @@ def charts(results: Labelled) -> list[LineChart]:
 
 
 def examples(results: Sequence[Result], models: Sequence[Model], ends: int, context: Context) -> list[Sheet]:
-    """Return sheets of the best and the worst images, their truth, and each model's mask, made anew.
+    """Return sheets of the best and the worst images, their truth, and each model's mask, computed again.
 
     Raises UserError if the images are not there any more, or their masks' place was not kept.
     """

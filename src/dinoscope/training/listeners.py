@@ -278,7 +278,7 @@ class MachineFile(Listener):
     def __init__(self, run: Path, trainer: Trainer, memory: MemoryWatch) -> None:
         self.file, self.memory, self.begun = run / MACHINE, memory, time.monotonic()
         self.earlier: tuple[Session, ...] = ()
-        with contextlib.suppress(UserError):  # a damaged record is no reason not to train: it begins anew
+        with contextlib.suppress(UserError):  # a damaged record is no reason not to train: a new one is begun
             self.earlier = read_sessions(run)
         self.session = _session(trainer)
         self._write()

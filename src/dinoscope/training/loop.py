@@ -74,6 +74,11 @@ class RunResult:
     interrupted: bool
     is_main: bool = True
 
+    @property
+    def config(self) -> RunConfig:
+        """The settings, read from the folder."""
+        return read_config(self.out)
+
 
 def train(
     config: RunConfig,

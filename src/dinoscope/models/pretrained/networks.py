@@ -1,6 +1,6 @@
 """Networks in files of others: where they are, whose they are, and which they are in timm's names.
 
-All of it is told by the names and shapes of the tensors.
+All of it follows from the names and shapes of the tensors.
 """
 
 from __future__ import annotations
