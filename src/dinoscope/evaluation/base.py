@@ -299,16 +299,6 @@ def is_expected(result: Result, expected: Mapping[str, Any]) -> bool:
 # Labelled images
 
 
-def train_and_val(data: Path) -> tuple[ImageFolder, ImageFolder]:
-    """Return the labelled images of both splits.
-
-    Raises UserError if a split or the labels are missing, or the training images are of one class.
-    """
-    train, val = (find_images(root.resolve(), labelled=True) for root in both_splits(data))
-    require_classes(train)
-    return train, val
-
-
 def gallery_and_queries(data: Path) -> tuple[ImageFolder, ImageFolder | None]:
     """Return the labelled images of the train split and of the val split; of a folder without splits all, and None.
 

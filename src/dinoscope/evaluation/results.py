@@ -16,7 +16,7 @@ import torch
 from dinoscope.config import flat, from_dict, to_dict
 from dinoscope.errors import UserError
 from dinoscope.evaluation.statistics import BootstrapConfig, interval_kind, mean_intervals, share_metric
-from dinoscope.files import RUN_SETTINGS, cache_folder, write_text
+from dinoscope.files import RUN_SETTINGS, write_text
 from dinoscope.types import Items, Metric, Result
 
 OF_THE_MODEL = frozenset(
@@ -96,14 +96,6 @@ def _rounded(values: Iterable[float]) -> list[float]:
 def keep(model: Path, name: str, result: Result) -> str | None:
     """Call `keep_in` if the model is a run folder. Raises UserError if the file cannot be written."""
     return keep_in(model, name, result) if (model / RUN_SETTINGS).is_file() else None
-
-
-def cached_home(weights: str) -> Path:
-    """Return the folder for the results of a model that is no run: in the cache, under the hash of its weights.
-
-    So nothing is written next to files of others, and one model under two names is measured once.
-    """
-    return cache_folder("measurements") / weights
 
 
 def keep_in(home: Path, name: str, result: Result) -> str:
