@@ -249,3 +249,18 @@ def write_all(out: Path, contents: Iterable[tuple[str, bytes | None]]) -> list[P
     except OSError as error:
         raise UserError(f"the results could not be written to {out}: {error}") from error
     return written
+
+
+@contextlib.contextmanager
+def environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set variables for this process and those it starts, then back to what they were."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

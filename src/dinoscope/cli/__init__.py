@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import errno
 import importlib
@@ -11,13 +10,13 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dinoscope import __version__
 from dinoscope.cli import options
 from dinoscope.errors import UserError
-from dinoscope.files import MEGAPIXELS_VARIABLE, OFFLINE_VARIABLE
+from dinoscope.files import MEGAPIXELS_VARIABLE, OFFLINE_VARIABLE, environment
 from dinoscope.text import PrintableFormatter, printable
 
 OFFLINE = "--offline"
@@ -57,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dinoscope {__version__}")
         return 0
     command, rest = arguments[0], arguments[1:]
-    with _environment(variables):
+    with environment(variables):
         return _run(command, rest)
 
 
@@ -69,21 +68,6 @@ def _without_megapixels(arguments: list[str]) -> tuple[list[str], str | None]:
             end = place + (1 if sign else 2)
             return [*arguments[:place], *arguments[end:]], text if sign else "".join(arguments[place + 1 : end])
     return arguments, None
-
-
-@contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set variables for this process and those it starts, then back to what they were."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _run(command: str, rest: list[str]) -> int:

@@ -26,6 +26,7 @@ from filelock import FileLock
 
 from dinoscope.demo.limits import MB, Limits, Refused
 from dinoscope.errors import UserError
+from dinoscope.files import environment
 
 if TYPE_CHECKING:
     from dinoscope.demo.site import Language
@@ -418,19 +419,12 @@ def own_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     switches = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     switches["GRADIO_TEMP_DIR"] = str(folder / "gradio")
-    before = {name: os.environ.get(name) for name in switches}
-    os.environ.update(switches)
     try:
-        with contextlib.ExitStack() as held:
+        with environment(switches), contextlib.ExitStack() as held:
             with contextlib.suppress(OSError):  # a file system without locks
                 held.enter_context(_lock(folder / _LOCK))
             yield folder
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
         _remove(folder)
 
 
