@@ -282,7 +282,7 @@ def test_an_existing_comparison_is_replaced_only_when_asked(runs: Path, capsys) 
         (["nowhere"], "there is no file or folder nowhere"),
         (["a0", "../{name}/a0"], "given twice"),
         (["a0", "--data", "nowhere"], "nowhere: no such folder"),
-        (["a0", "--data", "valonly"], "no training folder found beside val"),
+        (["a0", "--data", "valonly"], "no training folder found next to val"),
         (["a0", "--data", "oneclass"], "all 4 images are of one class (hat)"),
         (["a0", "--label-fraction", "2"], "--label-fraction must be above 0 and at most 1, not 2"),
     ],

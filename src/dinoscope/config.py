@@ -32,7 +32,7 @@ def to_dict(settings: Any) -> dict[str, Any]:
 def from_dict(cls: type[T], values: Any, source: str) -> T:
     """Build `cls` from plain values; `source` names the file for the error.
 
-    Raises UserError where a key is unknown or missing, or a value has the wrong type.
+    Raises UserError if a key is unknown or missing, or a value has the wrong type.
     """
     if not isinstance(values, dict):
         raise UserError(f"{source} is not a valid {cls.__name__}: it holds no names and values")

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class UserError(Exception):
-    """A mistake that the person can mend. The command line prints it as one clear line and exits with 2."""
+    """A mistake that the person can fix. The command line prints it as one clear line and exits with 2."""
 
 
 def lookup(kind: str, name: str, registry: Mapping[str, T]) -> T:

@@ -46,7 +46,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to, in a folder of its own beside `path`; afterwards fsync it and rename it into place.
+    """Give a path to write to, in a folder of its own next to `path`; afterwards fsync it and rename it into place.
 
     Where the block raises, what was written is deleted and a file that stood at `path` before stays as it is.
     """
@@ -195,7 +195,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _read_object(file: Path) -> dict[str, object]:
-    """A JSON object; empty where there is none."""
+    """A JSON object; empty if there is none."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -231,7 +231,7 @@ def write_all(out: Path, contents: Iterable[tuple[str, bytes | None]]) -> list[P
 
     Pictures among them are noted as no data.
 
-    Raises UserError where that fails.
+    Raises UserError if that fails.
     """
     written: list[Path] = []
     try:

@@ -58,7 +58,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak memory in bytes, or None where it cannot be known; `meaning` says what it is, or why not."""
+    """Peak memory in bytes, or None if it cannot be known; `meaning` says what it is, or why not."""
 
     peak: int | None
     meaning: str
@@ -97,7 +97,7 @@ def time_calls(
 
     progress: told (repeats done, of all) before the warm-up and after every repeat.
 
-    Raises UserError where `repeats` is below 1.
+    Raises UserError if `repeats` is below 1.
     """
     if repeats < 1:
         raise UserError(f"--repeats must be at least 1, not {repeats}")
@@ -196,7 +196,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def pick_device(name: str) -> torch.device:
     """The named device; auto is CUDA (this process's GPU), else MPS, else the CPU.
 
-    Raises UserError where the device is not there.
+    Raises UserError if the device is not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -252,7 +252,7 @@ _GIT_SECONDS = 10  # git may work on a network drive
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git says of a folder, or None where it fails or is not there."""
+    """What git says of a folder, or None if it fails or is not there."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=_GIT_SECONDS, check=True

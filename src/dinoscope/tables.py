@@ -126,7 +126,7 @@ class LinePanel:
 
     levels: name and height of horizontal lines.
     at: x of a vertical line, such as the setting that a table is of.
-    limits: of y; None where the values decide.
+    limits: of y; None if the values decide.
     """
 
     title: str

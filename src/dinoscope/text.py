@@ -40,12 +40,12 @@ ABSENT = "–"
 
 
 def count(number: float | None) -> str:
-    """A whole number with its thousands apart; a dash where it is not known."""
+    """A whole number with its thousands apart; a dash if it is not known."""
     return ABSENT if number is None else f"{number:,.0f}"
 
 
 def figure(number: float | None, digits: int = 1) -> str:
-    """With so many digits after the point; a dash where there is none."""
+    """With so many digits after the point; a dash if there is none."""
     return ABSENT if number is None else f"{number:.{digits}f}"
 
 

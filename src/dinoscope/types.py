@@ -21,7 +21,7 @@ class Views:
     global_views: [views, batch, 3, height, width].
     local_views: [views, batch, 3, height, width] at the smaller size, or None without multi-crop.
     index: [batch], position of each image in its data set.
-    labels: [batch] class numbers, or None where the folder has none.
+    labels: [batch] class numbers, or None if the folder has none.
     unreadable: positions whose file could not be decoded and was replaced by the next readable one.
     """
 
@@ -59,7 +59,7 @@ class Views:
     def split(self, parts: int) -> tuple[Views, ...]:
         """Cut the batch into `parts` equal micro-batches, in order.
 
-        Raises ValueError where the batch is not divisible: unequal parts would weight images unequally.
+        Raises ValueError if the batch is not divisible: unequal parts would weight images unequally.
         """
         if self.batch_size % parts:
             raise ValueError(f"a batch of {self.batch_size} images cannot be cut into {parts} equal parts")

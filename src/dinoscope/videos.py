@@ -25,7 +25,7 @@ AddFrame = Callable[[UInt8[ndarray, "h w 3"]], None]
 
 
 def write_mask(path: Path, ids: UInt8[ndarray, "h w"]) -> None:
-    """Write a palette PNG whose values are the ids, whole or not at all. Raises UserError where that fails."""
+    """Write a palette PNG whose values are the ids, whole or not at all. Raises UserError if that fails."""
     try:
         with replacing(path) as partial:
             partial.write_bytes(encode_indices(ids))
@@ -43,7 +43,7 @@ def write_followed(
     """Write each mask as it comes as FOLDER/00000.png..., and the overlay; yield each of its frames once it is written.
 
     The overlay is there when all is gone through; where that ends early, only masks are. Of the frames no more are
-    held than one. Raises UserError where something cannot be written.
+    held than one. Raises UserError if something cannot be written.
     """
     with video_writer(overlay, fps) as add:
         # the mask first: where a frame is in error, the propagation has more to say about it
@@ -61,7 +61,7 @@ def video_writer(path: Path, fps: float) -> Iterator[AddFrame]:
     path: ends in .mp4 or .gif. Of a GIF, the longer side is at most 640 px and the speed at most 50 frames a second.
     An MP4 has even sides: the last row or column is repeated where that is needed.
 
-    Raises UserError where no frame was given, or the file cannot be written.
+    Raises UserError if no frame was given, or the file cannot be written.
     """
     write = _gif if path.suffix.lower() == ".gif" else _mp4
     try:
@@ -91,13 +91,13 @@ def _mp4(path: Path, fps: float) -> Iterator[AddFrame]:
     finally:
         for each in writer:
             each.release()
-    # OpenCV tells nothing where the disk is full or the codec is missing
+    # OpenCV tells nothing if the disk is full or the codec is missing
     if not _opens(path, written):
         raise OSError("OpenCV wrote no video that can be opened again; is the disk full? A GIF may do instead")
 
 
 def _opened(path: Path, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
-    """A writer of the first codec that there is. Raises OSError where there is none."""
+    """A writer of the first codec that there is. Raises OSError if there is none."""
     for codec in _CODECS:
         writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, size)
         if writer.isOpened():

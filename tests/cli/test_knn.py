@@ -162,7 +162,7 @@ def test_a_train_split_alone(model: Path, picture_folder: MakeFolder) -> None:
 
 def test_a_val_split_alone(model: Path, picture_folder: MakeFolder) -> None:
     """The folder above it is no gallery: the queries lie in it."""
-    with pytest.raises(UserError, match=r"no training folder found beside val .* --gallery and --query"):
+    with pytest.raises(UserError, match=r"no training folder found next to val .* --gallery and --query"):
         run(model, "--data", picture_folder(4, classes=2, split="val"))
 
 

@@ -220,7 +220,7 @@ def test_an_existing_run_is_refused_and_untouched(picture_folder, tmp_path) -> N
     config = settings(picture_folder(24), out, epochs=1)
     train(config)
     before = files(out)
-    with pytest.raises(UserError, match="--resume goes on with it, --overwrite starts again"):
+    with pytest.raises(UserError, match="--resume continues it, --overwrite starts again"):
         train(config)
     assert files(out) == before
 
@@ -1099,7 +1099,7 @@ def test_an_observer_that_fails_is_logged_and_the_run_goes_on(picture_folder, tm
     assert watched.images == 24
     log = (out / "train.log").read_text()
     for name in ("stepped", "logged", "evaluate"):
-        assert log.count(f"Failing failed, and the run goes on: RuntimeError: no {name}\n") == 1
+        assert log.count(f"Failing failed, and the run continues: RuntimeError: no {name}\n") == 1
     bare = tmp_path / "bare"
     train(replace(config, out=bare))
     assert all(torch.equal(value, weights(bare)[name]) for name, value in weights(out).items())

@@ -95,8 +95,8 @@ class SmallComparison:
 class StudyOptions(SmallComparison):
     """Many trainings as one.
 
-    Started again with the same options, a study goes on where it was stopped or killed; finished runs are not repeated.
-    Each run leaves a run folder OUT/runs/NAME and, beside it, NAME.log with what it printed.
+    Started again with the same options, a study continues where it was stopped; finished runs are not repeated. Each
+    run leaves a run folder OUT/runs/NAME and, next to it, NAME.log with what it printed.
     """
 
     study: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = ""
@@ -114,7 +114,7 @@ class Study:
 
 
 def small_comparison_configs(options: SmallComparison) -> list[RunConfig]:
-    """The runs of the small comparison. Raises UserError where the data cannot be compared on: before any training."""
+    """The runs of the small comparison. Raises UserError if the data cannot be compared on: before any training."""
     assert options.data is not None
     assert options.out is not None
     gallery_and_queries(options.data)
@@ -185,12 +185,12 @@ def run_all(runs: Sequence[PlannedRun], runner: Runner, watch: Watch = lambda _:
 
 
 def conclude(result: StudyResult, study: Study, options: Any, command: str) -> int:
-    """Say what failed and how to go on, or hand the finished runs over; return the exit code."""
+    """Say what failed and how to continue, or hand the finished runs over; return the exit code."""
     tell_failures(result)
     if len(result.named("finished")) == len(result.runs):
         study.finish([run.config.out for run in result.runs], options)
         return 0
-    say(f"go on with the runs that are not finished: {command}")
+    say(f"continue with the runs that are not finished: {command}")
     return 130 if result.interrupted else 1
 
 
@@ -261,7 +261,7 @@ def make_runner(command: Sequence[str], out: Path, execution: Execution) -> Runn
 
 
 def _gpus() -> tuple[str, ...]:
-    """The GPUs to spread runs over, where there are several."""
+    """The GPUs to spread runs over, if there are several."""
     count = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = tuple(visible.split(",")[:count]) if visible else tuple(map(str, range(count)))
@@ -279,7 +279,7 @@ class AblateOptions:
     """An ablation study: a baseline, and runs that differ from it in one thing each (or as a file says).
 
     STUDY is a TOML file (docs/ablation.md), or a name, as of the paper's studies; without it the names are listed.
-    Started again with the same options, a study goes on where it was stopped or killed; finished runs and what was
+    Started again with the same options, a study continues where it was stopped or killed; finished runs and what was
     measured of them are kept. Writes ablation.md, .csv, .json and .html to OUT, and run folders to OUT/runs.
     """
 
@@ -382,7 +382,7 @@ def _planned(study: StudyDefinition, options: AblateOptions, data: Path, out: Pa
 
 
 def _evaluating(options: AblateOptions, data: Path) -> Evaluating:
-    """What is measured after the runs. Raises UserError where masks were named and there are none."""
+    """What is measured after the runs. Raises UserError if masks were named and there are none."""
     # a bar for each computation moves on a terminal; elsewhere it would be a line for each, of every run
     watch = progress_bar if sys.stderr.isatty() else unwatched
     given = {} if options.masks is None else attention_on_objects(data, options.masks)
@@ -420,7 +420,7 @@ def _run_ablation(
     tell_failures(result)
     unfinished = [run for run in result.named("new", "stopped") if stopped_early(run.config) is None]
     if unfinished:
-        say(f"go on with the runs that are not finished: {command}")
+        say(f"continue with the runs that are not finished: {command}")
         return 130 if result.interrupted else 1
     failures = {run.name: _last_line(run) for run in result.named("failed")}
     facts = _facts(runs, options, command)
@@ -432,7 +432,7 @@ def _run_ablation(
 
 
 def _say_measuring(name: str, number: int, total: int) -> None:
-    """A line for each run where there is no terminal, on which a bar for each computation moves instead."""
+    """A line for each run if there is no terminal, on which a bar for each computation moves instead."""
     if not sys.stderr.isatty():
         say(f"{name}: measuring ({number} of {total})")
 
@@ -470,7 +470,7 @@ def _show_ablation(result: AblationResult, out: Path) -> None:
 def show_ablation(result: AblationResult, console: Console) -> None:
     """Print it; a table of eight columns fits 80 columns.
 
-    Raises UserError where a variant has two runs of one seed.
+    Raises UserError if a variant has two runs of one seed.
     """
     arranged = arrange(result)
     for axis in arranged.axes:
@@ -485,15 +485,15 @@ def show_ablation(result: AblationResult, console: Console) -> None:
 
 @dataclass(frozen=True)
 class ReproduceOptions:
-    """Run a published table again with the released weights, and set what is measured beside what was published.
+    """Run a published table again with the released weights, and set what is measured next to what was published.
 
     imagenet-table: k-NN (k = 20) and linear top-1, after DINO's Table 2. --data: train/CLASS/... and val/CLASS/...
     voc-table: Jaccard of attention masks, after DINO's Fig. 4. --data: VOCdevkit.
     davis-table: J&F, J and F of DAVIS 2017 val, after DINO's Table 5. --data: DAVIS.
 
     All weights are fetched first. Each measurement is kept in OUT/MODEL/evaluations, and until it is made the features
-    that it needs in OUT/MODEL/features; the same command started again goes on from there. Writes reproduce.md, .csv
-    and .json. Exits with 1 where a model failed.
+    that it needs in OUT/MODEL/features; the same command started again continues from there. Writes reproduce.md, .csv
+    and .json. Exits with 1 if a model failed.
     """
 
     table: Annotated[
@@ -588,7 +588,7 @@ def _claim(out: Path, table: str, targets: Sequence[Target], *, overwrite: bool)
 
 
 def _held(out: Path) -> tuple[str, set[str]] | None:
-    """Table and models of an earlier start, or None where there is none that can be read."""
+    """Table and models of an earlier start, or None if there is none that can be read."""
     try:
         values = json.loads((out / "reproduce.json").read_text(encoding="utf-8"))
         return values["table"], {model["model"] for model in values["models"]}

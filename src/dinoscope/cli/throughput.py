@@ -96,7 +96,7 @@ def run(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
 def measure(options: Options) -> list[Timed]:
     """The network, and with --training its training.
 
-    Raises UserError where the options contradict each other, there is no such network, or no such device.
+    Raises UserError if the options contradict each other, there is no such network, or no such device.
     """
     import torch
 

@@ -126,7 +126,7 @@ def one_line(out: Path) -> Iterator[None]:
 
 
 def next_steps(out: Path, data: Path) -> list[str]:
-    """Commands to go on with, to be copied into a shell; k-NN only where there are labels to compare with."""
+    """Commands to continue with, to be copied into a shell; k-NN only if there are labels to compare with."""
     run, images = quote(str(out)), quote(str(data))
     learned = (
         f"dinoscope knn --model {run} --data {images}"

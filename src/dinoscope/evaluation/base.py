@@ -328,7 +328,7 @@ def both_splits(data: Path) -> tuple[Path, Path]:
     val, train = resolve_split(data, "val"), find_split(data, "train")
     if train is None:
         raise UserError(
-            f"{data}: no training folder found beside {val.name} (looked for {', '.join(SPLITS['train'])}). "
+            f"{data}: no training folder found next to {val.name} (looked for {', '.join(SPLITS['train'])}). "
             "Add one with labelled images."
         )
     return train, val

@@ -369,7 +369,7 @@ class Gatherer:
     def __init__(self, measuring: Measuring, subjects: Sequence[Model]) -> None:
         """Find the images to measure on.
 
-        Raises UserError where --data was given and cannot be used, or was not and a model has no images of its own.
+        Raises UserError if --data was given and cannot be used, or was not and a model has no images of its own.
         """
         self.measuring = measuring
         self.images = gallery_and_queries(measuring.data) if measuring.data else None
@@ -621,7 +621,7 @@ def random_entries(gatherer: Gatherer, subjects: Sequence[Model]) -> list[Entry]
 
 
 def pixels_entry(gatherer: Gatherer) -> Entry | None:
-    """k-NN of the images themselves, or None where there are no images that all were measured on."""
+    """k-NN of the images themselves, or None if there are no images that all were measured on."""
     if gatherer.images is None or "knn" in gatherer.measuring.skip:
         return None
     (gallery, queries), fraction = gatherer.images, gatherer.measuring.fraction
@@ -667,7 +667,7 @@ _ROUNDING = 1e-9
 
 
 def ranked(comparison: Comparison, name: str) -> tuple[Row, ...]:
-    """Models with this figure, best first; none where they were not all measured alike, or there are fewer than two."""
+    """Models with this figure, best first; none if they were not all measured alike, or there are fewer than two."""
     rows = [row for row in comparison.rows if row.first.method not in BASELINES and row.cell(name)]
     alike = {identity(conditions(found)) for row in rows for found in measured(row, name)}
     if len(rows) < 2 or len(alike) > 1:
@@ -676,7 +676,7 @@ def ranked(comparison: Comparison, name: str) -> tuple[Row, ...]:
 
 
 def without_labels(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Those that were trained without labels where there are two or more, whose contest it is then; else all."""
+    """Those that were trained without labels if there are two or more, whose contest it is then; else all."""
     found = tuple(row for row in rows if row.first.method != WITH_LABELS)
     return found if len(found) > 1 else tuple(rows)
 
@@ -921,7 +921,7 @@ def csv_header(comparison: Comparison) -> tuple[str, ...]:
 def display_table(comparison: Comparison, published: bool, intervals: bool = False) -> Table:
     """The table of the field, with published figures as a section of their own if asked for.
 
-    intervals: beside each accuracy of a single run; else how wide they are at most is said below.
+    intervals: next to each accuracy of a single run; else how wide they are at most is said below.
     """
     headings = (
         TableColumn("Method"),

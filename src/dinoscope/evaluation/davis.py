@@ -110,7 +110,7 @@ class SequenceScore:
 
 
 def region_similarity(prediction: Bool[ndarray, "h w"], truth: Bool[ndarray, "h w"]) -> float:
-    """J: intersection over union of two masks; 1 where both are empty."""
+    """J: intersection over union of two masks; 1 if both are empty."""
     union = int(np.count_nonzero(prediction | truth))
     return int(np.count_nonzero(prediction & truth)) / union if union else 1.0
 
@@ -118,7 +118,7 @@ def region_similarity(prediction: Bool[ndarray, "h w"], truth: Bool[ndarray, "h 
 def contour_accuracy(prediction: Bool[ndarray, "h w"], truth: Bool[ndarray, "h w"], radius: int) -> float:
     """F: harmonic mean of the shares of either contour that lie within `radius` pixels (Euclidean) of the other.
 
-    1 where neither mask has a contour, 0 where one has none. See `tolerance_radius`.
+    1 if neither mask has a contour, 0 if one has none. See `tolerance_radius`.
     """
     ours, theirs = contour(prediction), contour(truth)
     our_length, their_length = int(np.count_nonzero(ours)), int(np.count_nonzero(theirs))
@@ -167,7 +167,7 @@ def score_sequence(
     predictions: id masks of as many frames as truths, the first included; not written to once handed over.
     truths: id masks without void, None for frames that are not annotated.
 
-    Raises UserError where the first frame has no truth or no object, masks differ in size, fewer than three
+    Raises UserError if the first frame has no truth or no object, masks differ in size, fewer than three
     frames are annotated, or a scored prediction holds an object that the first frame does not number.
     """
     annotated = _Annotated(zip(predictions, truths, strict=True))

@@ -66,12 +66,12 @@ def pointing_hit(
     valid: Bool[Tensor, "h w"] | None = None,
     tolerance: float = TOLERANCE,
 ) -> float:
-    """1 where the maximum of the map lies within `tolerance` px of an object, else 0 (Zhang et al. 2016).
+    """1 if the maximum of the map lies within `tolerance` px of an object, else 0 (Zhang et al. 2016).
 
     Of several equal maxima, the share that hits: what one of them, drawn by lot, would score on average. So an
     even map, or one of zeros, scores `pointing_chance`.
 
-    Raises UserError where no valid pixel belongs to an object, or the tolerance is negative.
+    Raises UserError if no valid pixel belongs to an object, or the tolerance is negative.
     """
     near, counted = _near(truth, valid, tolerance), _counted(truth, valid)
     enlarged = _enlarged(values, truth).masked_fill(~counted, -torch.inf)
@@ -93,7 +93,7 @@ def energy_inside(
 
     A map of zeros prefers nothing and scores as an even one, `area_share`.
 
-    Raises UserError where no valid pixel belongs to an object.
+    Raises UserError if no valid pixel belongs to an object.
     """
     share, counted = area_share(truth, valid), _counted(truth, valid)
     enlarged = _enlarged(values, truth).double()
@@ -104,7 +104,7 @@ def energy_inside(
 def area_share(truth: Bool[Tensor, "h w"], valid: Bool[Tensor, "h w"] | None = None) -> float:
     """Share of the valid pixels that belong to objects: the energy inside, of an even map.
 
-    Raises UserError where there is none.
+    Raises UserError if there is none.
     """
     counted = _counted(truth, valid)
     objects = int((truth & counted).sum())
@@ -155,10 +155,10 @@ class Subjects:
         return len(self.names)
 
     def read(self, index: int, window: Window | None = None) -> tuple[UInt8[ndarray, "h w 3"], Objects | None]:
-        """The image, and its objects, or None where it has none, or there are no masks.
+        """The image, and its objects, or None if it has none, or there are no masks.
 
         window: the model's grey range.
-        Raises UserError where either file cannot be read, or the two are not of one size.
+        Raises UserError if either file cannot be read, or the two are not of one size.
         """
         try:
             image = decode(self.files[index], window=window)
@@ -176,7 +176,7 @@ def find_subjects(data: Path, masks: Path | None, limit: int | None) -> Subjects
 
     limit: at most so many images, spread evenly.
 
-    Raises UserError where there are no images, no image has a mask though masks were named, or the limit is
+    Raises UserError if there are no images, no image has a mask though masks were named, or the limit is
     below 1.
     """
     if masks is not None or voc_root(data) is not None:
@@ -352,7 +352,7 @@ def _areas(curves: Curves | None, fall: float | None) -> dict[str, float]:
 
 
 def heads(maps: Float[Tensor, "heads rows columns"], mass: float) -> dict[str, float]:
-    """Entropy, and where there is more than one map, how alike they are."""
+    """Entropy, and if there is more than one map, how alike they are."""
     figures = {"entropy": entropy(maps).mean().item()}
     if len(maps) > 1:
         figures["agreement"] = pair_agreement(maps).item()
@@ -420,7 +420,7 @@ def _defined_together(scores: Sequence[ImageScores]) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class ExplainResult:
-    """All rows, the centred blob last where there are masks.
+    """All rows, the centred blob last if there are masks.
 
     faults: name of an image that was left out -> what was wrong. without_object: images without an object to lie on.
     """
@@ -446,7 +446,7 @@ def explain_models(
     gallery: labelled images. With them, deletion and insertion follow the k-NN vote for the class that the whole
         image is given, and Grad-CAM points towards that class. Without, both follow the image's own feature.
 
-    Raises UserError where there is no such kind of map, the gallery has no labels, a model has no such block or
+    Raises UserError if there is no such kind of map, the gallery has no labels, a model has no such block or
     gives no numbers, or no image can be read.
     """
     lookup("kind of map", config.map, MAPS)
@@ -486,7 +486,7 @@ class _Gallery:
 
 
 def _try_all(models: Sequence[Model], config: ExplainConfig, context: Context) -> None:
-    """Show each model a blank image, lest the last one be refused after all others were measured. Raises UserError."""
+    """Show each model a blank image, so that a misfit is refused before anything is measured. Raises UserError."""
     for model in models:
         backbone = model.backbone.to(context.device or model.backbone.mean.device)
         name, patch = backbone.config.name, backbone.patch_size
@@ -548,7 +548,7 @@ class _Measuring:
     def maps(
         self, pixels: UInt8[Tensor, "3 h w"]
     ) -> tuple[Float[Tensor, "maps rows columns"], Float[Tensor, "rows columns"]]:
-        """Every map of an image, and the one that is measured: their mean. Raises UserError where not finite."""
+        """Every map of an image, and the one that is measured: their mean. Raises UserError if not finite."""
         images = self.backbone.normalize(pixels[None].to(self.backbone.mean.device))
         if self.config.map == "gradcam" and self.known is not None:
             target = self.known.target(self._predicted(pixels))

@@ -75,7 +75,7 @@ def knn(gallery: FeatureBank, queries: FeatureBank, config: KNNConfig | None = N
     Labels are matched by class name where both banks name their classes, else by number. A query whose class
     is not in the gallery counts as wrong.
 
-    Raises UserError where a bank is empty or has no labels, the banks do not fit each other, a feature is not
+    Raises UserError if a bank is empty or has no labels, the banks do not fit each other, a feature is not
     finite, or a setting is out of range.
     """
     targets = labels_as_in(gallery, queries)
@@ -134,9 +134,9 @@ def nearest(
 
     Exact in float32, on the queries' device; equal similarities come in the order of their indices. Features
     need not be normalised; a zero feature is at similarity 0 to all. `exclude` names for each query the one
-    gallery index to leave out. Working memory beside the answer stays near `max_bytes` at any size.
+    gallery index to leave out. Working memory next to the answer stays near `max_bytes` at any size.
 
-    Raises UserError where k is not in 1..n (1..n-1 with `exclude`) or a feature is not finite.
+    Raises UserError if k is not in 1..n (1..n-1 with `exclude`) or a feature is not finite.
     """
     available = len(gallery) - (exclude is not None)
     if not 1 <= k <= available:
@@ -291,7 +291,7 @@ def _usable_ks(config: KNNConfig, available: int) -> tuple[int, ...]:
 
 
 def _check_features(gallery: FeatureBank, queries: FeatureBank) -> None:
-    """Raise UserError where a bank is empty or the two have features of different length."""
+    """Raise UserError if a bank is empty or the two have features of different length."""
     for bank, role in ((gallery, "the gallery"), (queries, "the query set")):
         if not bank.features.numel():
             raise UserError(f"{role} is empty; k-NN needs at least one image in it")
@@ -300,7 +300,7 @@ def _check_features(gallery: FeatureBank, queries: FeatureBank) -> None:
 
 
 def _labels(bank: FeatureBank, role: str) -> Int[Tensor, " n"]:
-    """Return the bank's labels, or raise UserError where it has none."""
+    """Return the bank's labels, or raise UserError if it has none."""
     if bank.labels is None:
         raise UserError(f"{role} has no labels; k-NN needs one folder per class: DIR/CLASS/image.jpg")
     return bank.labels

@@ -179,7 +179,7 @@ class Standardize:
 def standardization(features: Float[Tensor, "n d"], rows: Int[Tensor, " k"]) -> Standardize:
     """Mean and deviation over these rows, without copying all of them.
 
-    Raises UserError where a feature is not finite.
+    Raises UserError if a feature is not finite.
     """
     total = torch.zeros(features.shape[1], dtype=torch.float64)
     for part in slices(len(rows)):
@@ -214,7 +214,7 @@ def slices(length: int) -> Iterator[slice]:
 class RateChoice:
     """The learning rate that is used (for a batch of 256), and why.
 
-    held_out: training images that chose it; 0 where there was nothing to choose from.
+    held_out: training images that chose it; 0 if there was nothing to choose from.
     accuracies: top-1 in % on them, for each rate of the grid.
     at_edge: whether it is the smallest or the largest of several, so that one beyond might be better.
     folds: of the cross-validation; 0 if there was none.
@@ -235,7 +235,7 @@ def choose_rate(
     If those are fewer than `FEWEST_HELD_OUT`, each fifth of the images is held out in turn, and all of them choose.
     Of equally good rates the middle one is taken. A choice at the edge of the grid is logged as a warning.
 
-    Raises UserError as `linear` does, and where no class has an image to spare.
+    Raises UserError as `linear` does, and if no class has an image to spare.
     """
     check_bank(train, "training")
     rates = tuple(sorted(config.tried))
@@ -277,7 +277,7 @@ def linear(
 
     Labels are matched by class name where both banks name their classes, else by number.
 
-    Raises UserError where a bank has no labels, `train` has one class only or lacks one of `val`, or a feature
+    Raises UserError if a bank has no labels, `train` has one class only or lacks one of `val`, or a feature
     is not finite.
     """
     labels = known_labels(train, val)
@@ -361,7 +361,7 @@ def _part_of(progress: Progress | None, number: int, parts: int) -> Progress | N
 def known_labels(train: FeatureBank, val: FeatureBank) -> Int[Tensor, " n"]:
     """Labels of `val` in the numbering of `train`.
 
-    Raises UserError where one has no labels, `train` has one class only, or lacks a class of `val`.
+    Raises UserError if one has no labels, `train` has one class only, or lacks a class of `val`.
     """
     check_bank(train, "training")
     class_numbers(val, "validation")
@@ -380,7 +380,7 @@ def known_labels(train: FeatureBank, val: FeatureBank) -> Int[Tensor, " n"]:
 
 
 def check_bank(bank: FeatureBank, role: str) -> None:
-    """Raise UserError where the images of a role have no labels, or only one class among them."""
+    """Raise UserError if the images of a role have no labels, or only one class among them."""
     if len(set(_integers(class_numbers(bank, role)))) < 2:
         raise UserError(f"the {role} images are all of one class; a linear probe needs at least two to tell apart")
 
@@ -415,7 +415,7 @@ def linear_reference(
         extraction: how features are computed; `feature` should be "linear".
         progress: told (steps done, steps in all).
 
-    Raises UserError where labels are missing, `train` has one class only or lacks one of `val`, or no image can
+    Raises UserError if labels are missing, `train` has one class only or lacks one of `val`, or no image can
     be read.
     """
     labels = known_labels(_without_its_features(train, val), val)

@@ -124,7 +124,7 @@ class _Memory:
         return self._labels[: self.filled]
 
     def add(self, features: Float[Tensor, "n d"], labels: Float[Tensor, "labels rows columns"]) -> None:
-        """Hold another frame, in place of the oldest but the first where there is no more room."""
+        """Hold another frame, in place of the oldest but the first if there is no more room."""
         if self.filled == len(self._features) < self.room:
             self._features = self._grown(self._features, features)
             self._labels = self._grown(self._labels, labels)
@@ -150,7 +150,7 @@ def working_size(height: int, width: int, size: int, patch: int) -> tuple[int, i
     patch of 14); the short one to a multiple of the patch (480 becomes 476). Neither is less than one such step.
     As published, the height of a square frame counts as the short side.
 
-    Raises UserError where that is less than a patch, or more than 65,536 cells.
+    Raises UserError if that is less than a patch, or more than 65,536 cells.
     """
     if size < patch:
         raise UserError(f"the size must be at least one patch of {patch} px, not {size}")
@@ -258,7 +258,7 @@ def _insert(
 def _check_sizes(
     number: int, size: tuple[int, int], frame: UInt8[ndarray, "h w 3"], mask: UInt8[ndarray, "_ _"] | None
 ) -> None:
-    """Raise UserError where a frame or its mask is not of the size of the first frame."""
+    """Raise UserError if a frame or its mask is not of the size of the first frame."""
     for what, array in (("", frame), ("the mask of ", mask)):
         if array is not None and array.shape[:2] != size:
             raise UserError(
@@ -344,7 +344,7 @@ def propagate_labels(
     it is among the `top_k` most similar of all frames (as similar as the last of them is enough), else nothing.
     A cell gets the weighted mean.
 
-    Raises UserError where a setting is out of range.
+    Raises UserError if a setting is out of range.
     """
     check_config(config)
     frames, _, rows, columns = labels.shape

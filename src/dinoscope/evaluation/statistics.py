@@ -39,7 +39,7 @@ _COLUMNS = 64
 class BootstrapConfig:
     """How often images are resampled, and what share of the means lies within an interval.
 
-    Raises UserError where a value is out of range.
+    Raises UserError if a value is out of range.
     """
 
     resamples: int = 10_000
@@ -85,7 +85,7 @@ def mean_intervals(
 
     limits: of each column, to which Student's interval is clipped; None for no limits.
 
-    Raises ValueError where there is no image.
+    Raises ValueError if there is no image.
     """
     if not len(values):
         raise ValueError("there is no mean of no images")
@@ -112,7 +112,7 @@ def pooled_intervals(
         limits: as `mean_intervals` has them. Of few groups, the deviation is that of a ratio of means (Cochran 1977,
             section 6.4).
 
-    Raises ValueError where there is no group.
+    Raises ValueError if there is no group.
     """
     if not len(sums):
         raise ValueError("there is no mean of no groups")

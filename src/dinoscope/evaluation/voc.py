@@ -1,4 +1,4 @@
-"""Jaccard of attention masks on PASCAL VOC: the published protocol, and a strict one beside it.
+"""Jaccard of attention masks on PASCAL VOC: the published protocol, and a strict one next to it.
 
 published (Caron et al. 2021, Fig. 4; Naseer et al. 2021 and their public evaluation): each class of an image is
 compared with the mask of every head, the best head counts; mean over the classes of the image, then over images.
@@ -187,7 +187,7 @@ def two_halves(images: int, seed: int) -> Bool[Tensor, " images"]:
 def fixed_head(scores: Float[Tensor, "n masses heads"], first: Bool[Tensor, " n"]) -> FixedHead | None:
     """Choose the head with the best mean on one half, report it on the other, and the other way round.
 
-    first: the images of the first half. None where a half is empty: then there is nothing to choose on.
+    first: the images of the first half. None if a half is empty: then there is nothing to choose on.
     """
     if first.all() or not first.any():
         return None
@@ -463,7 +463,7 @@ class ModelScores:
 
     published: mean over the classes of an image, each with its best head; None where not asked for.
     of_classes: for each image what `published` is the mean of, [masses, classes].
-    strict_mean: of the mean over the maps. strict_head: of one map chosen on other images; None where there were
+    strict_mean: of the mean over the maps. strict_head: of one map chosen on other images; None if there were
         too few images to choose on.
     maps: heads, or 1 for a network without.
     masks: at `mass`, one value a patch: that of the mean map, or without the strict protocol the union of the
@@ -514,9 +514,9 @@ def measure_voc(
     keep_masks: bool = False,
     context: Context | None = None,
 ) -> VocResult:
-    """Show every image to every model, once for each protocol; an image that is of no use to one counts for none.
+    """Show every image to every model, once for each protocol; an image that one model cannot use counts for none.
 
-    Raises UserError where no image can be used, sizes do not fit the networks, or a model gives no numbers.
+    Raises UserError if no image can be used, sizes do not fit the networks, or a model gives no numbers.
     """
     context = context or Context()
     batch_size = 8 if context.batch_size is None else context.batch_size
@@ -551,7 +551,7 @@ def measure_voc(
 
 
 def _looks(models: Sequence[Model], config: VocConfig) -> Looks:
-    """How the images are shown to these networks. Raises UserError where that does not fit."""
+    """How the images are shown to these networks. Raises UserError if that does not fit."""
     if not models:
         raise UserError("no model: give --model RUN")
     patches = tuple(sorted({model.backbone.patch_size for model in models}))
@@ -600,7 +600,7 @@ class _Recorder:
             self._score(sample, of_image)
 
     def _maps(self, pixels: Tensor) -> Float[Tensor, "b maps r c"]:
-        """Maps on the CPU, float32. Raises UserError where they are not finite."""
+        """Maps on the CPU, float32. Raises UserError if they are not finite."""
         backbone, config = self.model.backbone, self.config
         with torch.inference_mode(), autocast(self.precision, self.device):
             images = backbone.normalize(pixels.to(self.device, non_blocking=True))
@@ -644,7 +644,7 @@ class _Recorder:
 def _gathered(
     images: MaskedImages, config: VocConfig, recorders: Sequence[_Recorder], faults: Sequence[Fault], context: Context
 ) -> VocResult:
-    """Raises UserError where no image was of use."""
+    """Raises UserError if no image was of use."""
     classes = recorders[0].classes
     if not classes:
         raise UserError(f"none of the {len(faults)} images in {images.root} can be used. The first: {faults[0].reason}")

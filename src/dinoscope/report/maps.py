@@ -1,4 +1,4 @@
-"""Maps of images by their features: a point for each, and a thumbnail where there is room. Pixels in, pixels out."""
+"""Maps of images by their features: a point for each, and thumbnails in the free places. Pixels in, pixels out."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def image_colors(count: int, labelling: Labelling | None) -> UInt8[ndarray, "n 3
 
 
 def points_page(maps: Sequence[ModelPoints], labelling: Labelling | None) -> Pixels:
-    """The same images on the maps of several models, beside each other; the classes below, where they can be named."""
+    """The same images on the maps of several models, next to each other; the classes below, where they can be named."""
     per_row = per_band(len(maps), MAX_COLUMNS // 2)
     width = tile_width(PAGE_WIDTH, max(2, per_row))
     colors = image_colors(len(maps[0].points), labelling)

@@ -124,7 +124,7 @@ class Material:
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
     """Read every run folder; labels that would be the same are told apart by the folders above.
 
-    Raises UserError where one is no run folder, or something in it is damaged.
+    Raises UserError if one is no run folder, or something in it is damaged.
     """
     labels = distinct([(path.resolve().name, path) for path in paths])
     return [read_run(path, printable(label)) for path, label in zip(paths, labels, strict=True)]
@@ -190,7 +190,7 @@ def _metrics(path: Path) -> tuple[dict[str, float], ...]:
 
 
 def _recorded_seconds(sessions: Sequence[Session]) -> float | None:
-    """Of all sessions; None where one was killed, so that its time is not known."""
+    """Of all sessions; None if one was killed, so that its time is not known."""
     seconds = [session.seconds for session in sessions]
     return sum(each or 0.0 for each in seconds) if seconds and None not in seconds else None
 
@@ -205,7 +205,7 @@ def _estimated_seconds(config: RunConfig, metrics: Sequence[dict[str, float]]) -
 
 
 def _classes(config: RunConfig) -> int | None:
-    """Of the images that are there now; None where they are not."""
+    """Of the images that are there now; None if they are not."""
     with contextlib.suppress(UserError):
         return len(find_images(resolve_split(config.data, "train")).classes)
     return None
@@ -221,7 +221,7 @@ def _text(file: Path) -> str:
 
 
 def told_apart(titles: Sequence[str]) -> list[str]:
-    """What tells titles apart, for where there is little room: without the words that all begin or end with."""
+    """Shorten titles to what tells them apart: without the words that all begin or end with."""
     words = [_WORDS.findall(title) for title in titles]
     least = min(map(len, words), default=0)
     if len(words) < 2 or least < 2:

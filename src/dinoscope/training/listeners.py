@@ -117,7 +117,7 @@ def each(listeners: Sequence[Listener], call: Callable[[Listener], T]) -> list[T
         try:
             answers.append(call(listener))
         except Exception as error:
-            fault = f"{type(listener).__name__} failed, and the run goes on: {type(error).__name__}: {error}"
+            fault = f"{type(listener).__name__} failed, and the run continues: {type(error).__name__}: {error}"
             known, listener.faults = listener.faults, listener.faults | {fault}
             if listener.essential:
                 raise

@@ -55,7 +55,7 @@ class RunFolder:
             return
         is_run = (self.path / CONFIG).is_file()
         if not overwrite:
-            hint = "--resume goes on with it, --overwrite starts again" if is_run else "choose another --out"
+            hint = "--resume continues it, --overwrite starts again" if is_run else "choose another --out"
             raise UserError(f"{self.path} exists already: {hint}")
         if not is_run:
             raise UserError(f"{self.path} is not a run folder; --overwrite will not delete it: choose another --out")

@@ -61,10 +61,10 @@ def training_throughput(
 ) -> tuple[tuple[Metric, ...], TrainingThroughputProtocol]:
     """Measure optimiser steps of a run's settings on made-up views; no image is read, nothing is written.
 
-    Returns `training_images_per_second` (images, not views; median; `_slowest` and `_fastest` beside it) and
+    Returns `training_images_per_second` (images, not views; median; `_slowest` and `_fastest` next to it) and
     `training_peak_memory` (MiB) where it can be known.
 
-    Raises UserError where the settings contradict each other, or `repeats` is below 1.
+    Raises UserError if the settings contradict each other, or `repeats` is below 1.
     """
     if repeats < 1:
         raise UserError(f"--repeats must be at least 1, not {repeats}")

@@ -124,7 +124,7 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         parameters = [parameter for _, parameter in self.method.trained_parameters()]
         gradient_norm = clip_each(parameters, self.config.optimizer.clip)
-        # In fp16 the scaler leaves such a step out and goes on with a smaller scale.
+        # In fp16 the scaler leaves such a step out and continues with a smaller scale.
         if not self.scaler.is_enabled() and not gradient_norm.isfinite():
             raise UserError(_not_finite("the gradient is not finite", step, self.config, self.precision))
         self.whole, self._before = False, []

@@ -133,7 +133,7 @@ def _images(subjects: Sequence[Model], histories: Sequence[AttentionHistory]) ->
 
 
 def _own_images(data: Path) -> tuple[RawImage, ...]:
-    """The images that snapshots are made of; empty where they cannot be found."""
+    """The images that snapshots are made of; empty if they cannot be found."""
     found: list[RawImage] = []
     with contextlib.suppress(UserError):
         folder = evenly_spaced(find_images(resolve_split(data, "train")), _COUNT)

@@ -323,7 +323,7 @@ def where(measurement: Result) -> str:
 
 
 def _of(row: Row, comparison: Comparison) -> str:
-    """A row by its method, with its architecture where there are several."""
+    """A row by its method, with its architecture if there are several."""
     networks = {each.architecture for each in comparison.rows if each.first.method != "pixels"}
     return label(row, comparison) + (f" on {row.architecture}" if len(networks) > 1 else "")
 
