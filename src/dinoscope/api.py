@@ -383,31 +383,31 @@ def attention(
 def compare(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | None = None, **options: Any) -> Table:
     """Set models next to each other: accuracy, size and speed, as tables and figures in the folder `out`.
 
-    options: fields of `report.comparison.Request` (baselines, published, overwrite).
+    options: baselines, published, overwrite; see `report.comparison.compare_runs`.
 
     Raises UserError as `report.comparison.compare_runs` does.
     """
     from dinoscope.evaluation.compare import Measuring
-    from dinoscope.report.comparison import Request, compare_runs
+    from dinoscope.report.comparison import compare_runs
 
     measuring = Measuring(None if data is None else Path(data))
-    return compare_runs(Request(tuple(_models(models)), Path(out), measuring, **options)).table
+    return compare_runs(_models(models), Path(out), measuring, **options).table
 
 
 def report(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | None = None, **options: Any) -> Path:
     """Write one HTML file about models: curves, comparison, pictures, health, settings. Return its path.
 
     data: labelled images on which what is missing is measured; without, only kept results are shown.
-    options: fields of `report.build.Request` (baselines, pictures, title, overwrite).
+    options: baselines, pictures, title, overwrite; see `report.build.write_report`.
 
     Raises UserError as `report.build.write_report` does.
     """
     from dinoscope.evaluation.compare import Measuring
-    from dinoscope.report.build import Request, write_report
+    from dinoscope.report.build import write_report
 
     measuring = Measuring(None if data is None else Path(data))
-    named = tuple(model if model.run is None else str(model.run) for model in _models(models))
-    return write_report(Request(named, Path(out), measuring, **options)).path
+    named = [model if model.run is None else str(model.run) for model in _models(models)]
+    return write_report(named, Path(out), measuring, **options).path
 
 
 WORKER = (sys.executable, "-m", "dinoscope.cli.worker", "--stop-with-stdin")

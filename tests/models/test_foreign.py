@@ -224,11 +224,11 @@ def test_a_wrapped_module_is_compared_and_reported(data: Path, tmp_path: Path) -
     model = wrap(squeezenet1_1(num_classes=8), "squeezenet", image_size=SIDE)
     context = Context(torch.device("cpu"), workers=0, image_size=64)
     measuring = Measuring(data, skip=frozenset({"throughput"}), context=context)
-    compared = comparison.compare_runs(comparison.Request((model, f"random:{CONVNEXT}"), tmp_path / "out", measuring))
+    compared = comparison.compare_runs((model, f"random:{CONVNEXT}"), tmp_path / "out", measuring)
     assert {row.architecture for row in compared.comparison.rows} == {"squeezenet", "test_convnext"}
     assert all(row.cell(name) for row in compared.comparison.rows for name in ("knn", "linear"))
     out = tmp_path / "report.html"
-    build.write_report(build.Request((model,), out, measuring, pictures=False))
+    build.write_report((model,), out, measuring, pictures=False)
     assert "squeezenet" in out.read_text()
 
 

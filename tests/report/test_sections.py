@@ -37,7 +37,7 @@ def test_a_new_section_is_a_function_and_an_entry_of_the_list(tmp_path: Path, mo
     monkeypatch.setattr(build, "SECTIONS", (section, *SECTIONS))
     monkeypatch.setattr(build, "gathered", lambda *_, **__: compare([]))
     monkeypatch.setattr(build, "load_models", lambda names, _: models(tmp_path, *names))
-    written = build.write_report(build.Request(("a", "b"), tmp_path / "out.html", pictures=False))
+    written = build.write_report(("a", "b"), tmp_path / "out.html", pictures=False)
     assert written.sections[0] == "Throw-away"
     page = Page(written.path.read_text())
     assert "2 models" in page.text

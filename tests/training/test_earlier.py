@@ -16,7 +16,7 @@ from dinoscope.evaluation.results import kept, kept_names
 from dinoscope.methods import method_name
 from dinoscope.models.backbone import BACKBONES
 from dinoscope.models.vit import ViTShape
-from dinoscope.report.build import Request, write_report
+from dinoscope.report.build import write_report
 from dinoscope.study.results import read_result
 from dinoscope.training.loop import train
 from dinoscope.training.run_folder import read_circumstances, read_config, read_metrics, read_sessions
@@ -73,7 +73,7 @@ def test_results_are_read() -> None:
 def test_a_finished_run_is_reported(tmp_path) -> None:
     run = Path(shutil.copytree(EARLIER / "finished", tmp_path / "run"))
     measuring = Measuring(data=EARLIER / "pictures", context=Context(device=torch.device("cpu"), workers=0))
-    page = write_report(Request((str(run),), tmp_path / "report.html", measuring)).path.read_text(encoding="utf-8")
+    page = write_report((str(run),), tmp_path / "report.html", measuring).path.read_text(encoding="utf-8")
     assert "MoCo v2" in page
     knn = kept(run, "knn")
     assert knn is not None

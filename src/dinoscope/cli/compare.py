@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -39,8 +40,8 @@ class MeasuringOptions:
 
     extraction: tyro.conf.OmitArgPrefixes[ExtractionOptions] = field(default_factory=ExtractionOptions)
 
-    def measuring(self, throughput: ThroughputConfig | None = None) -> Measuring:
-        """Return the same as the library takes it, with progress bars.
+    def measuring(self, configs: Mapping[str, Any] | None = None) -> Measuring:
+        """Return the same as the library takes it, with progress bars. configs: evaluation -> its settings.
 
         Raises UserError for an unknown evaluation, a share of labels out of range, or a device that is not there.
         """
@@ -55,7 +56,7 @@ class MeasuringOptions:
             fraction=self.label_fraction,
             skip=frozenset(self.skip),
             context=self.extraction.context(),
-            throughput=throughput or ThroughputConfig(),
+            configs=configs or {},
             watch=progress_bar,
             evaluations=names if named else None,
             places={name: Path(folder) for name, _, folder in named if folder},
@@ -95,9 +96,9 @@ def compare(
     without = measuring.no_baselines
     if baselines and without:
         raise UserError("--baselines and --no-baselines exclude each other")
-    wanted = measuring.measuring(ThroughputConfig(throughput_image_size, throughput_batch_size))
+    wanted = measuring.measuring({"throughput": ThroughputConfig(throughput_image_size, throughput_batch_size)})
     added = (baselines or measuring.data is not None) and not without
-    result = comparison.compare_runs(comparison.Request(runs, out, wanted, added, published, overwrite))
+    result = comparison.compare_runs(runs, out, wanted, baselines=added, published=published, overwrite=overwrite)
     files = ", ".join(path.name for path in result.files)
     emit(None, [result.table], [f"written to {result.files[0].parent}: {files}"], json=False)
 
@@ -126,7 +127,9 @@ def report(
         overwrite: Replace the file in --out.
     """
     wanted, baselines = measuring.measuring(), not measuring.no_baselines
-    written = build.write_report(build.Request(runs, out, wanted, baselines, not no_pictures, title, overwrite))
+    written = build.write_report(
+        runs, out, wanted, baselines=baselines, pictures=not no_pictures, title=title, overwrite=overwrite
+    )
     stdout(f"written to {written.path} ({written.size / 1e6:.1f} MB): {', '.join(written.sections)}")
 
 

@@ -23,7 +23,7 @@ from dinoscope.quickstart import TRAINED, K, Quickstart
 from dinoscope.quickstart import quickstart as run_quickstart
 from dinoscope.quickstart import scenes as drawn_scenes
 from dinoscope.recipes import run_config
-from dinoscope.report.build import Request, write_report
+from dinoscope.report.build import write_report
 from dinoscope.system import pick_device
 
 BY_DEFAULT = (
@@ -109,7 +109,7 @@ def quickstart(
     if trained.knn <= pixels.knn:
         stdout(f"Raw pixels are as good as the model {TRAINED}, or better: it has not learned enough yet.")
     measuring = Measuring(context=Context(watch=progress_bar), watch=progress_bar)
-    report = write_report(Request((str(result.run),), result.run / "report.html", measuring))
+    report = write_report([str(result.run)], result.run / "report.html", measuring)
     stdout(
         f"\nwhat it attends to        {result.sheet}\n"
         f"how it went, to mail      {report.path}\n"

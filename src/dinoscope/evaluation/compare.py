@@ -39,7 +39,7 @@ from dinoscope.evaluation.results import (
     shared_protocol,
 )
 from dinoscope.evaluation.statistics import CONFIDENCE, Interval, OverSeeds, over_seeds, wilson
-from dinoscope.evaluation.throughput import ThroughputConfig, millions_of_parameters
+from dinoscope.evaluation.throughput import millions_of_parameters
 from dinoscope.features import raw_pixels
 from dinoscope.methods import DISPLAY, method_name
 from dinoscope.model_names import SEED, Model, Watch, distinct, random_backbone, unwatched
@@ -333,6 +333,7 @@ class Measuring:
     data: labelled images, with splits or without; None keeps to those that the runs were measured or trained on.
     fraction: share of the labels that are used, in (0, 1].
     evaluations: names in `EVALUATIONS`; None takes the default ones. places: name -> its own data, if not `data`.
+    configs: name -> its settings, if not the default ones.
     skip: names that are not measured; what is kept is shown nevertheless.
     context: of the features; its device is where speed is measured too.
     watch: hears of the progress.
@@ -342,10 +343,10 @@ class Measuring:
     fraction: float = 1.0
     skip: frozenset[str] = frozenset()
     context: Context = field(default_factory=Context)
-    throughput: ThroughputConfig = field(default_factory=ThroughputConfig)
     watch: Watch = unwatched
     evaluations: tuple[str, ...] | None = None
     places: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    configs: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -354,7 +355,7 @@ class Measuring:
 
     def config(self, name: str) -> Any:
         """Return the settings of an evaluation."""
-        config = self.throughput if name == "throughput" else EVALUATIONS[name].config()
+        config = self.configs[name] if name in self.configs else EVALUATIONS[name].config()
         return replace(config, label_fraction=self.fraction) if hasattr(config, "label_fraction") else config
 
     @property

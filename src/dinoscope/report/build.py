@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -26,27 +26,6 @@ MAX_NAMES = 3
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the report is about.
-
-    models: run folders, and other models as `load_models` takes them.
-    out: the file.
-    measuring: without data, only kept results are shown; with data, missing ones are measured and kept.
-    baselines: raw pixels and random weights in the comparison; only if there are data.
-    pictures: maps of the features and what the models attend to, which need the images and some time.
-    title: above all; by default the models' names.
-    """
-
-    models: tuple[str | Model, ...]
-    out: Path
-    measuring: Measuring = field(default_factory=Measuring)
-    baselines: bool = False
-    pictures: bool = True
-    title: str = ""
-    overwrite: bool = False
-
-
-@dataclass(frozen=True)
 class Written:
     """The file, its size in bytes, and the titles of its sections."""
 
@@ -55,50 +34,62 @@ class Written:
     sections: tuple[str, ...]
 
 
-def write_report(request: Request) -> Written:
+def write_report(
+    models: Sequence[str | Model],
+    out: Path,
+    measuring: Measuring | None = None,
+    *,
+    baselines: bool = False,
+    pictures: bool = True,
+    title: str = "",
+    overwrite: bool = False,
+) -> Written:
     """Read, measure what is missing, draw, and write the file whole or not at all.
+
+    Args:
+        models: run folders, and other models as `load_models` takes them.
+        out: the file.
+        measuring: without data, only kept results are shown; with data, missing ones are measured and kept.
+        baselines: raw pixels and random weights in the comparison; only if there are data.
+        pictures: maps of the features and what the models attend to, which need the images and some time.
+        title: above all; by default the models' names.
+        overwrite: replace the file.
 
     Raises UserError if a model is none, was given twice or is damaged, if the data cannot be used, or if the file
     exists or cannot be written.
     """
-    _check(request)
-    document = report(request)
-    text = render(document).encode("utf-8")
-    try:
-        request.out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(request.out) as partial:
-            partial.write_bytes(text)
-    except OSError as error:
-        raise UserError(f"{request.out} could not be written: {error}") from error
-    return Written(request.out, len(text), tuple(section.title for section in document.sections))
-
-
-def report(request: Request) -> Document:
-    """Return the report as a document. Raises UserError as `write_report` does, except for the file."""
-    material = _material(request)
+    measuring = measuring or Measuring()
+    _check(models, out, overwrite=overwrite)
+    material = _material(models, measuring, baselines=baselines, pictures=pictures)
     sections: list[Section] = []
     for make in SECTIONS:
         made = make(material)
         sections += made if isinstance(made, tuple) else [made] if made is not None else []
-    return Document(request.title or _title(material), tuple(sections), _lead(material), _foot())
+    document = Document(title or _title(material), tuple(sections), _lead(material), _foot())
+    text = render(document).encode("utf-8")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out) as partial:
+            partial.write_bytes(text)
+    except OSError as error:
+        raise UserError(f"{out} could not be written: {error}") from error
+    return Written(out, len(text), tuple(section.title for section in document.sections))
 
 
-def _material(request: Request) -> Material:
-    watch = request.measuring.watch
-    names = [name for name in request.models if isinstance(name, str) and is_run(name)]
-    with watch("reading runs") as progress:
+def _material(models: Sequence[str | Model], measuring: Measuring, *, baselines: bool, pictures: bool) -> Material:
+    with measuring.watch("reading runs") as progress:
         progress(0, 1)
-        runs = read_runs([Path(name) for name in names])
+        runs = read_runs([Path(name) for name in models if isinstance(name, str) and is_run(name)])
         progress(1, 1)
     # A run that has saved nothing has no model yet; all that it logged is shown nevertheless.
     empty = {str(run.path) for run in runs if run.state == "begun"}
-    named = [each for each in request.models if isinstance(each, Model) or str(Path(each)) not in empty]
-    models = tuple(load_models(named, watch)) if named else ()
-    measuring, baselines = request.measuring, request.baselines
+    named = [each for each in models if isinstance(each, Model) or str(Path(each)) not in empty]
+    loaded = tuple(load_models(named, measuring.watch)) if named else ()
+    missing = measuring
     if measuring.data is None:  # show what is kept
-        measuring, baselines = replace(measuring, skip=frozenset(EVALUATIONS)), False
-    comparison = gathered(models, measuring, baselines=baselines) if models else None
-    material = Material(tuple(runs), models, comparison, request.measuring, request.pictures)
+        missing, baselines = replace(measuring, skip=frozenset(EVALUATIONS)), False
+    comparison = gathered(loaded, missing, baselines=baselines) if loaded else None
+    material = Material(tuple(runs), loaded, comparison, measuring, pictures)
     title_of = {model.run: title for model, title in material.titled if model.run is not None}
     return replace(material, runs=tuple(replace(run, label=title_of.get(run.path, run.label)) for run in runs))
 
@@ -108,15 +99,14 @@ def is_run(name: str) -> bool:
     return not name.startswith(RANDOM) and run_settings(Path(name)) is not None
 
 
-def _check(request: Request) -> None:
+def _check(models: Sequence[str | Model], out: Path, *, overwrite: bool) -> None:
     """Refuse before anything is measured."""
-    if not request.models:
+    if not models:
         raise UserError("give at least one run folder or model")
-    require_different(request.models)
-    out = request.out
+    require_different(models)
     if out.is_dir():
         raise UserError(f"{out} is a folder; --out is the file to write, such as {out / 'report.html'}")
-    if out.exists() and not request.overwrite:
+    if out.exists() and not overwrite:
         raise UserError(f"{out} exists already: name another file with --out, or add --overwrite")
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from dinoscope.errors import UserError
@@ -45,22 +45,6 @@ FILES = ("comparison.md", "comparison.csv", "comparison.tex", "comparison.json",
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is compared.
-
-    runs: run folders, or other models as `load_models` takes them.
-    baselines: add raw pixels, and each network with random weights.
-    """
-
-    runs: tuple[str | Path | Model, ...]
-    out: Path
-    measuring: Measuring = field(default_factory=Measuring)
-    baselines: bool = False
-    published: bool = False
-    overwrite: bool = False
-
-
-@dataclass(frozen=True)
 class Compared:
     """What came of it, and the files that were written."""
 
@@ -69,22 +53,38 @@ class Compared:
     files: tuple[Path, ...]
 
 
-def compare_runs(request: Request) -> Compared:
+def compare_runs(
+    runs: Sequence[str | Path | Model],
+    out: Path,
+    measuring: Measuring | None = None,
+    *,
+    baselines: bool = False,
+    published: bool = False,
+    overwrite: bool = False,
+) -> Compared:
     """Measure what is missing, make the table and the figures, and write them.
+
+    Args:
+        runs: run folders, or other models as `load_models` takes them.
+        out: the folder to write to.
+        measuring: what is measured, and on which images.
+        baselines: add raw pixels, and each network with random weights.
+        published: add published figures, in a section of their own.
+        overwrite: replace the comparison in `out`.
 
     Raises UserError if a model is none, was given twice or has no weights, if the data cannot be used or are missing
     (models other than runs need them), or if `out` holds a comparison and is not to be overwritten.
     """
-    if not request.runs:
+    measuring = measuring or Measuring()
+    if not runs:
         raise UserError("give at least one run folder or model")
-    if not 0 < request.measuring.fraction <= 1:
-        raise UserError(f"--label-fraction must be above 0 and at most 1, not {request.measuring.fraction:g}")
-    require_different(request.runs)
-    claim(request.out, FILES, overwrite=request.overwrite)
-    models = load_models(request.runs, request.measuring.watch)
-    comparison = gathered(models, request.measuring, baselines=request.baselines)
-    table = display_table(comparison, request.published)
-    return Compared(comparison, table, tuple(write_all(request.out, _contents(comparison, table, request.published))))
+    if not 0 < measuring.fraction <= 1:
+        raise UserError(f"--label-fraction must be above 0 and at most 1, not {measuring.fraction:g}")
+    require_different(runs)
+    claim(out, FILES, overwrite=overwrite)
+    comparison = gathered(load_models(runs, measuring.watch), measuring, baselines=baselines)
+    table = display_table(comparison, published)
+    return Compared(comparison, table, tuple(write_all(out, _contents(comparison, table, published))))
 
 
 def require_different(models: Sequence[str | Path | Model]) -> None:
