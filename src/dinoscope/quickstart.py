@@ -17,13 +17,12 @@ from dinoscope.checkpoint import load_backbone, write_text
 from dinoscope.data.images import decode
 from dinoscope.data.sources import ImageFolder, find_images
 from dinoscope.evaluation.base import Context
-from dinoscope.evaluation.knn import EVALUATION, KNNConfig, knn
+from dinoscope.evaluation.knn import EVALUATION, KNNConfig
 from dinoscope.evaluation.results import keep
 from dinoscope.evaluation.voc import jaccard
 from dinoscope.explain.attention import attention_maps, map_masks, prepare
-from dinoscope.features import raw_pixels
 from dinoscope.files import cache_folder
-from dinoscope.model_names import Model, random_backbone, shipped_model
+from dinoscope.model_names import Model, load_model, random_backbone, shipped_model
 from dinoscope.models.backbone import Backbone, without_drop_path
 from dinoscope.pictures import fitted, overlay, write_png
 from dinoscope.report.pages import attention_panel, contact_sheet
@@ -34,7 +33,6 @@ from dinoscope.types import Metric
 
 K, MASS, SHOWN = 20, 0.6, 6
 TRAINED = "trained just now"
-PIXELS_SIZE = 32  # side in pixels of the images that are compared pixel by pixel
 TILE = 180  # width of a picture on the overview, in pixels
 Progress = Callable[[int, int], None]
 
@@ -102,19 +100,20 @@ def measure(models: dict[str, Backbone], data: Path, run: Path, progress: Progre
 
     run: keeps the k-NN of the model that was trained in it, for comparisons and the report.
     """
-    gallery, queries = (find_images(data / "folder" / split) for split in ("train", "val"))
-    pixels = knn(raw_pixels(gallery, PIXELS_SIZE), raw_pixels(queries, PIXELS_SIZE), KNNConfig(ks=(K,)))
-    rows = [Row("raw pixels", PIXELS_SIZE, _top1(pixels), None)]
-    for done, (name, backbone) in enumerate(models.items()):
-        progress(done, len(models))
+    queries, rows = find_images(data / "folder" / "val"), list[Row]()
+    pixels = load_model("pixels")
+    every = {pixels.label: pixels.backbone, **models}
+    for done, (name, backbone) in enumerate(every.items()):
+        progress(done, len(every))
         named = Model(name, name, backbone, run if name == TRAINED else None)
         context = Context(workers=0, cached=False)
         (found,) = EVALUATION.run([named], data / "folder", KNNConfig(ks=(K,)), context)
         if name == TRAINED:
             keep(run, "knn", found)
-        jaccard = attention_on_objects(backbone, queries, data / "folder-masks" / "val")
+        has_attention = backbone.class_attention is not None
+        jaccard = attention_on_objects(backbone, queries, data / "folder-masks" / "val") if has_attention else None
         rows.append(Row(name, backbone.config.image_size, _top1(found.metrics), jaccard))
-    progress(len(models), len(models))
+    progress(len(every), len(every))
     return rows
 
 

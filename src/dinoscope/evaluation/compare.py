@@ -24,11 +24,11 @@ from scipy import special  # pyright: ignore[reportMissingTypeStubs]
 
 from dinoscope import __version__, checkpoint
 from dinoscope.config import difference, flat, identity, some, text, to_dict
-from dinoscope.data.sources import ImageFolder, find_images, label_fraction
+from dinoscope.data.sources import ImageFolder, find_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
-from dinoscope.evaluation.base import LABEL_SEED, Column, Context, Data, gallery_and_queries, is_expected
-from dinoscope.evaluation.knn import K, KNNConfig, knn, leave_one_out
+from dinoscope.evaluation.base import Column, Context, Data, gallery_and_queries, is_expected
+from dinoscope.evaluation.knn import K
 from dinoscope.evaluation.results import (
     classified,
     conditions,
@@ -40,10 +40,9 @@ from dinoscope.evaluation.results import (
 )
 from dinoscope.evaluation.statistics import CONFIDENCE, Interval, OverSeeds, over_seeds, wilson
 from dinoscope.evaluation.throughput import millions_of_parameters
-from dinoscope.features import raw_pixels
 from dinoscope.methods import DISPLAY, method_name
-from dinoscope.model_names import SEED, Model, Watch, distinct, random_backbone, unwatched
-from dinoscope.models.backbone import BACKBONES, is_network, network_title, without_drop_path
+from dinoscope.model_names import SEED, Model, Watch, distinct, load_model, random_backbone, unwatched
+from dinoscope.models.backbone import BACKBONES, PIXELS, is_network, network_title, without_drop_path
 from dinoscope.tables import Column as TableColumn
 from dinoscope.tables import Section, Table, TableRow
 from dinoscope.text import ABSENT
@@ -440,7 +439,7 @@ class Gatherer:
         if needs == "nothing":
             return None
         if needs == "labels":
-            return self._labelled or _own_data(subject)
+            return self.labelled or _own_data(subject)
         if self.measuring.data is None and needs != "images":
             raise UserError(f"give --evaluations {name}=FOLDER")
         return self.measuring.data or _own_data(subject)
@@ -475,7 +474,7 @@ class Gatherer:
         return is_expected(held, EVALUATIONS[name].expected(subject, None, config, context))
 
     @property
-    def _labelled(self) -> Data:
+    def labelled(self) -> Data:
         """Return the folders of the labelled images, or None if each model has its own."""
         if self.images is None:
             return None
@@ -596,9 +595,6 @@ def _unfinished(subject: Model) -> list[str]:
 
 # Baselines
 
-PIXELS_SIZE = 32
-"""Side in pixels of the images that are compared pixel by pixel."""
-
 
 def random_entries(gatherer: Gatherer, subjects: Sequence[Model]) -> list[Entry]:
     """Each network of the models with random weights: of runs once for each of their seeds.
@@ -622,40 +618,24 @@ def random_entries(gatherer: Gatherer, subjects: Sequence[Model]) -> list[Entry]
 
 
 def pixels_entry(gatherer: Gatherer) -> Entry | None:
-    """k-NN of the images themselves, or None if there are no images that all were measured on."""
-    if gatherer.images is None or "knn" in gatherer.measuring.skip:
+    """Return k-NN of the images themselves, or None if there are no images that all were measured on."""
+    measuring = gatherer.measuring
+    if gatherer.images is None or "knn" in measuring.skip:
         return None
-    (gallery, queries), fraction = gatherer.images, gatherer.measuring.fraction
-    if fraction != 1:
-        gallery = label_fraction(gallery, fraction, LABEL_SEED)
-    with gatherer.measuring.watch("raw pixels of the gallery") as progress:
-        bank = raw_pixels(gallery, PIXELS_SIZE, progress=progress)
-    config = KNNConfig(ks=(K,))
-    if queries is None:
-        metrics, asked = tuple(leave_one_out(bank, config)), bank
-    else:
-        with gatherer.measuring.watch("raw pixels of the queries") as progress:
-            asked = raw_pixels(queries, PIXELS_SIZE, progress=progress)
-        metrics = tuple(knn(bank, asked, config))
-    protocol = {
-        "image_size": PIXELS_SIZE,
-        "temperature": config.temperature,
-        "label_fraction": fraction,
-        "classes": len(gallery.classes),
-        "gallery": str(gallery.root),
-        "gallery_images": len(bank.features),
-        "queries": None if queries is None else str(queries.root),
-        "query_images": len(asked.features),
-    }
-    remark = f"raw pixels: the images themselves at {PIXELS_SIZE} x {PIXELS_SIZE} px, the mean of each taken off"
-    return Entry(
-        "pixels",
-        "",
-        None,
-        "raw pixels",
-        measurements={"knn": Result("knn", to_dict(protocol), metrics)},
-        remarks=(remark,),
+    pixels = load_model(PIXELS)
+    context = replace(
+        measuring.context,
+        precision="fp32",
+        image_size=None,
+        crop_fraction=None,
+        cached=False,
+        watch=_prefixed(measuring.watch, pixels.label),
     )
+    data, config = gatherer.labelled, replace(measuring.config("knn"), ks=(K,))
+    (result,) = EVALUATIONS["knn"].run([pixels], data, config, context)
+    size = pixels.backbone.config.image_size
+    remark = f"raw pixels: the images themselves at {size} x {size} px, the mean of each taken off"
+    return Entry(PIXELS, "", None, pixels.label, measurements={"knn": result}, remarks=(remark,))
 
 
 # Ranks
