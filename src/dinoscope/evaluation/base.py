@@ -7,29 +7,34 @@ Python API iterate over that and know no evaluation by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 
 from dinoscope.data.sources import SPLITS, ImageFolder, find_images, find_split, resolve_split
 from dinoscope.errors import UserError
-from dinoscope.evaluation.results import conditions, keep
+from dinoscope.evaluation.results import conditions, keep, settled
 from dinoscope.evaluation.statistics import Estimate, estimate_metric, mean_intervals
 from dinoscope.features import ExtractConfig, cached_extract, evaluation_view, extract
 from dinoscope.model_names import Model, Watch, unwatched
 from dinoscope.models.backbone import Backbone
 from dinoscope.system import DTYPES
+from dinoscope.tables import BOLD, LineChart, Section, Table, TableRow, best_marked
 from dinoscope.tables import Column as TableColumn
-from dinoscope.tables import LineChart, Section, Table, TableRow
 from dinoscope.text import ABSENT
 from dinoscope.types import FeatureBank, Items, Metric, Result
 
 if TYPE_CHECKING:
     from dinoscope.pictures import Sheet
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 LABEL_SEED = 0
 """Chooses the images of a fraction of the labels: the same ones for every model that is compared."""
@@ -146,6 +151,53 @@ def metrics_table(results: Labelled, title: str = "") -> list[Table]:
         rows.append(TableRow((name, *(ABSENT if each is None else each.text(2) for each in metrics), unit)))
     columns = (TableColumn("metric"), *(TableColumn(label, "right") for label, _ in results), TableColumn("unit"))
     return [Table(columns, (Section(tuple(rows)),), title)]
+
+
+def models_table(
+    results: Labelled,
+    titles: Mapping[str, str],
+    caption: str,
+    remarks: Sequence[str],
+    *,
+    rank: str,
+    not_bold: Collection[str] = (),
+    extra: Mapping[str, Mapping[str, float]] | None = None,
+    published: tuple[str, Mapping[str, Mapping[str, float]], str] | None = None,
+) -> Table:
+    """Return one row for each model, sorted by the metric `rank`; the best figures of each column are bold.
+
+    titles: name of a metric -> title of its column. not_bold: metrics whose best is not marked. extra: further rows,
+    label -> figures. published: title, rows and source of a section of published figures.
+    """
+    by_rank = [result.metric(rank) for _, result in results]
+    values = [0 if metric is None else metric.value for metric in by_rank]
+    results = [results[place] for place in sorted(range(len(results)), key=lambda place: -values[place])]
+    names = list(titles)
+    metrics = [[result.metric(name) for name in names] for _, result in results]
+    rows = best_marked(
+        [
+            TableRow((label, *(ABSENT if metric is None else metric.text() for metric in row)))
+            for (label, _), row in zip(results, metrics, strict=True)
+        ],
+        [[None, *(None if m is None or m.name in not_bold else m.value for m in row)] for row in metrics],
+        lambda column, top, row: settled(results[top][1], results[row][1], names[column - 1]),
+    )
+
+    def plain_rows(figures: Mapping[str, Mapping[str, float]]) -> tuple[TableRow, ...]:
+        cells = (
+            (label, *(f"{row[name]:.1f}" if name in row else ABSENT for name in names))
+            for label, row in figures.items()
+        )
+        return tuple(map(TableRow, cells))
+
+    remarks = [*remarks, *([BOLD] if any(row.best for row in rows) else [])]
+    sections = [Section((*rows, *plain_rows(extra or {})), "Measured here" if published else "")]
+    if published is not None:
+        title, figures, source = published
+        sections.append(Section(plain_rows(figures), title))
+        remarks.append(source)
+    columns = (TableColumn("Model"), *(TableColumn(title, "right") for title in titles.values()))
+    return Table(columns, tuple(sections), caption, remarks=tuple(remarks))
 
 
 def items_csv(results: Labelled) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -294,6 +346,21 @@ def is_expected(result: Result, expected: Mapping[str, Any]) -> bool:
     """Return whether a result came about under the conditions that are asked for, whatever the weights."""
     found, wanted = conditions(result), conditions(Result(result.evaluation, expected, ()))
     return all(found.get(name) == value for name, value in wanted.items())
+
+
+def mapped_ahead(function: Callable[[A], B], items: Iterable[A], threads: int, ahead: int) -> Generator[B, None, None]:
+    """Yield `function(item)` of each item, in order, computed on threads; at most `ahead` results wait to be taken."""
+    waiting: deque[Future[B]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 # Labelled images
