@@ -16,13 +16,11 @@ from dinoscope.errors import UserError
 from dinoscope.explain.attention import (
     MAX_PATCHES,
     attention_maps,
-    count_heads,
     energy_of_patches,
     map_masks,
     mass_mask,
     mean_and_heads,
     prepare,
-    upsample,
 )
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.models.resnet import ResNetBackbone
@@ -143,7 +141,7 @@ def test_maps_of_a_transformer_are_its_attention(vit: ViTBackbone) -> None:
     images = torch.randn(2, 3, 32, 48)
     maps = attention_maps(vit, images)
     assert not maps.requires_grad
-    assert maps.shape == (2, count_heads(vit), 2, 3)
+    assert maps.shape == (2, vit.heads, 2, 3)
     torch.testing.assert_close(maps, vit.class_attention(images, -1).detach())
     row = class_attention_row(vit, images).detach()
     torch.testing.assert_close(maps.sum(dim=(2, 3)), 1 - row[:, :, 0])
@@ -152,7 +150,7 @@ def test_maps_of_a_transformer_are_its_attention(vit: ViTBackbone) -> None:
 def test_the_map_of_a_resnet_is_its_feature_energy(resnet: ResNetBackbone) -> None:
     images = torch.randn(2, 3, 32, 48)
     maps = attention_maps(resnet, images)
-    assert maps.shape == (2, count_heads(resnet), 4, 6)
+    assert maps.shape == (2, 1, 4, 6)
     torch.testing.assert_close(maps.sum(dim=(1, 2, 3)), torch.ones(2))
     tokens = resnet(images)
     energy = tokens.patches.detach().norm(dim=-1).unflatten(1, tokens.grid)
@@ -251,20 +249,6 @@ def test_the_mean_comes_before_the_heads() -> None:
 
 
 # Sizes
-
-
-def test_nearest_keeps_cells_whole_and_centred() -> None:
-    maps = torch.tensor([[[1.0, 2.0]]])
-    assert upsample(maps, (2, 4), "nearest").tolist() == [[[1, 1, 2, 2], [1, 1, 2, 2]]]
-    # The middle of five pixels is the border: the others must lie symmetrically.
-    row = upsample(maps, (1, 5), "nearest")[0, 0]
-    assert row[:2].tolist() == [1, 1]
-    assert row[3:].tolist() == [2, 2]
-
-
-def test_bilinear_is_centred() -> None:
-    row = upsample(torch.tensor([[0.0, 4.0]]), (1, 4), "bilinear")[0]
-    assert row.tolist() == [0, 1, 3, 4]
 
 
 @pytest.mark.parametrize(

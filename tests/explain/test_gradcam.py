@@ -191,9 +191,3 @@ def test_the_class_with_most_votes_is_that_of_the_k_nn() -> None:
     shares = vote_shares(queries, gallery.features, gallery.labels, 4, k=10)
     assert torch.equal(shares.argmax(dim=1), predicted)
     torch.testing.assert_close(shares.sum(dim=1), torch.ones(20))
-
-
-@pytest.mark.parametrize(("k", "temperature"), [(0, 0.1), (3, 0.0)])
-def test_votes_out_of_range_are_refused(k: int, temperature: float) -> None:
-    with pytest.raises(UserError, match="k must be at least 1 and the temperature above 0"):
-        vote_shares(torch.ones(1, 2), torch.ones(3, 2), torch.zeros(3, dtype=torch.long), 1, k, temperature)

@@ -73,7 +73,7 @@ def test_the_row_is_that_of_the_product_of_whole_matrices(
     config: RolloutConfig, last: int, entries: int, vit: ViTBackbone, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In pieces of one row, of a few rows, and whole."""
-    monkeypatch.setattr(rollout, "MOST_ENTRIES", entries)
+    monkeypatch.setattr(rollout, "MAX_ENTRIES", entries)
     expected = product(vit, images, config, last)[:, 0]
     with torch.no_grad():
         row = class_rollout(vit, vit.embed(images)[0], last, config)
@@ -105,7 +105,7 @@ def largest_in_rollout(vit: ViTBackbone, side: int) -> int:
 
 def test_memory_does_not_grow_with_the_square(vit: ViTBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice the side, four times the tokens: the whole matrix of a block would be sixteen times as large."""
-    monkeypatch.setattr(rollout, "MOST_ENTRIES", 10_000)
+    monkeypatch.setattr(rollout, "MAX_ENTRIES", 10_000)
     small, large = largest_in_rollout(vit, 160), largest_in_rollout(vit, 320)
     assert large <= 4.1 * small
     assert large < (40 * 40 + 1) ** 2 / 3

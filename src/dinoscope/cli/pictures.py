@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import tyro
 from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
@@ -23,7 +24,7 @@ from dinoscope.data.images import OTHER_EXTENSIONS, UnreadableImage, decode, ext
 from dinoscope.data.sources import balanced, evenly, find_images, find_images_of_splits
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation.voc import jaccard
-from dinoscope.explain.attention import attention_of_blocks, map_masks, mean_and_heads, prepare, upsample
+from dinoscope.explain.attention import attention_of_blocks, map_masks, mean_and_heads, prepare
 from dinoscope.explain.embedding import TITLES, EmbeddingMap, described, embedding_map
 from dinoscope.explain.maps import MAPS, count_maps, map_title
 from dinoscope.explain.patches import patch_at, patch_box, patch_colors, patch_features, similarity_maps
@@ -571,7 +572,11 @@ def segment(
             mask, tile, legend = _by_components(viewers[0], seen, ground)
         else:
             mask, tile, legend = _by_map(viewers[0], seen, ground, by, block, mass)
-        inside = (255 * upsample(mask.float(), seen.size, "nearest")).numpy().astype(np.uint8)
+        inside = (
+            (255 * F.interpolate(mask[None, None].float(), seen.size, mode="nearest-exact")[0, 0])
+            .numpy()
+            .astype(np.uint8)
+        )
         page = segment_page(seen.image, tile, mask.numpy(), Heading(seen.file.name, viewers[0].note), legend)
         return [inside, page, *([np.dstack([seen.image, inside])] if cutout else [])]
 

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from dinoscope.demo.limits import MB, Limits, Refused
 from dinoscope.demo.pictures import Picture, read_picture
-from dinoscope.explain.attention import MAX_PATCHES, count_heads, energy_of_patches, patch_grid, prepare
+from dinoscope.explain.attention import MAX_PATCHES, energy_of_patches, patch_grid, prepare
 from dinoscope.explain.maps import (
     MAPS,
     SinglePass,
     attention_of_pass,
     centre_map,
+    count_maps,
     gradcam_of_pass,
     patches_of_pass,
     rollout_of_pass,
@@ -88,7 +89,7 @@ class Engine:
 
     def heads(self, model: str) -> int:
         """Return the number of attention heads; 1 without attention."""
-        return count_heads(self.models[model].backbone)
+        return count_maps("attention", self.models[model].backbone)
 
     def shown_kind(self, model: str, kind: str) -> str:
         """Return the kind of map that a model really gives: without attention it is the feature energy."""

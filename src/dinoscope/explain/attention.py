@@ -1,13 +1,12 @@
 """What a backbone attends to: the class token's attention, or its feature energy. Arrays out, never plots.
 
-Also how the heads of one block differ, and the way from an image to the grid of patches and back.
+Also how the heads of one block differ, and how an image is resized to a grid of patches.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -37,19 +36,14 @@ def attention_maps(
     """
     if backbone.class_attention is not None:
         return backbone.class_attention(images, block)
-    require_last_block(backbone, block)
+    require_last_block(block, f"{backbone.config.name} has no attention blocks")
     return energy_maps(backbone, images)
 
 
-def count_heads(backbone: Backbone) -> int:
-    """Return the number of maps that `attention_maps` gives for each image."""
-    return backbone.heads or 1
-
-
-def require_last_block(backbone: Backbone, block: int) -> None:
-    """Raise UserError for another block than -1 of a network without attention blocks."""
+def require_last_block(block: int, reason: str) -> None:
+    """Raise UserError, with the reason, for another block than -1."""
     if block != -1:
-        raise UserError(f"{backbone.config.name} has no attention blocks: leave the block at -1, not {block}")
+        raise UserError(f"{reason}: leave the block at -1, not {block}")
 
 
 def attention_of_blocks(
@@ -62,6 +56,7 @@ def attention_of_blocks(
         tokens = block(tokens)
 
 
+@torch.no_grad()
 def energy_maps(
     backbone: Backbone, images: Float[Tensor, "b 3 h w"], block: int = -1
 ) -> Float[Tensor, "b 1 rows columns"]:
@@ -70,8 +65,7 @@ def energy_maps(
     Raises UserError for another block than the last, or without patches.
     """
     require_patches(backbone, "a map of the feature energy")
-    if block != -1:
-        raise UserError(f"the feature energy is that of the last block: leave the block at -1, not {block}")
+    require_last_block(block, "the feature energy is that of the last block")
     tokens = backbone(images)
     return energy_of_patches(tokens.patches.unflatten(1, tokens.grid))
 
@@ -85,8 +79,8 @@ def energy_of_patches(patches: Float[Tensor, "b rows columns d"]) -> Float[Tenso
 def mass_mask(attention: Float[Tensor, "*batch n"], mass: float) -> Bool[Tensor, "*batch n"]:
     """Return the smallest set of patches that holds at least the share `mass` of the attention (DINO, Fig. 4).
 
-    Of equal patches at the edge of the set, the earlier are taken. Attention that sums to 0 gives an empty
-    set. Sums are in float32, or in float64 if the attention is.
+    Of equal patches at the edge of the set, the earlier are taken. Attention that sums to 0 gives an empty set. Sums
+    are in float32, or in float64 if the attention is.
 
     Raises UserError if mass is not in (0, 1].
     """
@@ -107,28 +101,14 @@ def mass_masks(attention: Float[Tensor, "*batch n"], masses: Sequence[float]) ->
     return torch.zeros_like(chosen).scatter(-1, order.expand_as(chosen), chosen)
 
 
-def mean_and_heads(maps: Float[Tensor, "b heads rows columns"]) -> Float[Tensor, "b maps rows columns"]:
-    """Return the mean over the heads, then each head: 1 + heads maps."""
-    return torch.cat([maps.mean(dim=1, keepdim=True), maps], dim=1)
-
-
 def map_masks(maps: Float[Tensor, "*batch rows columns"], mass: float) -> Bool[Tensor, "*batch rows columns"]:
     """Return `mass_mask` of each map."""
     return mass_mask(maps.flatten(-2), mass).view_as(maps)
 
 
-def upsample(
-    maps: Float[Tensor, "*batch rows columns"], size: tuple[int, int], mode: Literal["nearest", "bilinear"]
-) -> Float[Tensor, "*batch h w"]:
-    """Resize maps to `size` = (height, width). nearest keeps the patches visible, bilinear is smooth.
-
-    Cell centres are aligned, so that a map stays in register with an image of any size.
-    """
-    if mode == "nearest":  # torch's "nearest" is off by up to half a cell; at whole factors the two are equal
-        resized = F.interpolate(maps.reshape(1, -1, *maps.shape[-2:]), size, mode="nearest-exact")
-    else:
-        resized = F.interpolate(maps.reshape(1, -1, *maps.shape[-2:]), size, mode="bilinear")
-    return resized.view(*maps.shape[:-2], *size)
+def mean_and_heads(maps: Float[Tensor, "b heads rows columns"]) -> Float[Tensor, "b maps rows columns"]:
+    """Return the mean over the heads, then each head: 1 + heads maps."""
+    return torch.cat([maps.mean(dim=1, keepdim=True), maps], dim=1)
 
 
 def patch_grid(size: tuple[int, int], short: int | None, patch: int) -> tuple[int, int]:
@@ -141,9 +121,9 @@ def patch_grid(size: tuple[int, int], short: int | None, patch: int) -> tuple[in
 def prepare(image: UInt8[ndarray, "h w 3"], size: int | None, patch: int) -> UInt8[Tensor, "3 s t"]:
     """Resize an image of any size to what a backbone takes: sides that are multiples of `patch`.
 
-    The short side becomes `size` pixels (None keeps the image's own) and the long side follows. Each side is
-    then rounded to the nearest multiple of the patch, at least one. Nothing is cropped, so a map covers the
-    whole image; the price is an aspect that is off by up to half a patch per side. Bicubic, antialiased.
+    The short side becomes `size` pixels (None keeps the image's own) and the long side follows. Each side is then
+    rounded to the nearest multiple of the patch, at least one. Nothing is cropped, so that a map covers the whole
+    image; the aspect may be off by half a patch per side. Bicubic, antialiased.
 
     Raises UserError if that would be more than `MAX_PATCHES`.
     """
@@ -155,15 +135,14 @@ def prepare(image: UInt8[ndarray, "h w 3"], size: int | None, patch: int) -> UIn
             "choose a smaller size"
         )
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-    target = (rows * patch, columns * patch)
-    return F.interpolate(pixels, target, mode="bicubic", antialias=True)[0]
+    return F.interpolate(pixels, (rows * patch, columns * patch), mode="bicubic", antialias=True)[0]
 
 
 def entropy(maps: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch"]:
     """Return the entropy of each map in nats, divided by that of an even map (log of the number of patches): 0 to 1.
 
-    0: all on one patch. 1: even, as is a map of one patch or of zeros. A map is scaled to sum to 1 first, so
-    that what a class token gives to itself does not count.
+    0: all on one patch. 1: even, as is a map of one patch or of zeros. A map is scaled to sum to 1 first, so that what
+    a class token gives to itself does not count.
     """
     patches = maps.flatten(-2)
     if patches.shape[-1] == 1:
@@ -178,8 +157,7 @@ def pair_agreement(maps: Float[Tensor, "*batch heads rows columns"]) -> Float[Te
 
     Raises UserError with fewer than two heads.
     """
-    first, second = _pairs(maps.flatten(-2))
-    first, second = _shares(first), _shares(second)
+    first, second = map(_shares, _pairs(maps.flatten(-2)))
     divergence = _nats((first + second) / 2) - (_nats(first) + _nats(second)) / 2
     return (1 - divergence / math.log(2)).clamp(0, 1).mean(dim=-1)
 
@@ -198,7 +176,6 @@ def mask_overlap(maps: Float[Tensor, "*batch heads rows columns"], mass: float) 
 
 
 def _pairs(heads: Tensor) -> tuple[Tensor, Tensor]:
-    # Both members of every pair of heads, [*batch, pairs, n] each.
     count = heads.shape[-2]
     if count < 2:
         raise UserError("one map agrees with nothing: agreement needs a block with two heads or more")
@@ -207,7 +184,7 @@ def _pairs(heads: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _shares(patches: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
-    # Scaled to sum to 1 in float64; zeros become even.
+    """Scale to a sum of 1 in float64; zeros become even."""
     patches = patches.double()
     total = patches.sum(dim=-1, keepdim=True)
     return (patches / total).where(total > 0, 1 / patches.shape[-1])

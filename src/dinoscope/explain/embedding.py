@@ -52,11 +52,6 @@ class EmbeddingMap:
     kept: float | None = None
     trustworthiness: float | None = None
 
-    @property
-    def by_chance(self) -> float | None:
-        """Return `kept` of a map that places images at random."""
-        return self.neighbours / (len(self.points) - 1) if self.neighbours else None
-
 
 def embedding_map(features: Float[Tensor, "n d"], method: str = "tsne", seed: int = 0) -> EmbeddingMap:
     """Place n images by their features, with a method of `METHODS`.
@@ -64,18 +59,24 @@ def embedding_map(features: Float[Tensor, "n d"], method: str = "tsne", seed: in
     Raises UserError for fewer than two images, for features that are not finite or all the same, an unknown method,
     or UMAP if it is not installed.
     """
-    place = lookup("method of a map", method, METHODS)
-    if len(features) < 2:
-        raise UserError(f"a map needs at least two images, and there are {len(features)}")
+    from sklearn.manifold import trustworthiness
+
+    place, n = lookup("method of a map", method, METHODS), len(features)
+    if n < 2:
+        raise UserError(f"a map needs at least two images, and there are {n}")
     if not features.isfinite().all():
         raise UserError("the features are not finite: the weights are broken (did the training diverge?)")
     directions = F.normalize(features.double(), dim=1)
     if (directions - directions.mean(dim=0)).square().sum(dim=1).mean().sqrt() < _COLLAPSED:
         raise UserError("the features of all images are the same: the model has collapsed, and there is no map")
-    if len(directions) < MIN_IMAGES:
-        place, method = _pca, "pca"
+    if n < MIN_IMAGES:
+        points, settings = _pca(directions, seed)
+        return EmbeddingMap(points, "pca", settings)
     points, settings = place(directions, seed)
-    return _judged(directions.numpy(), EmbeddingMap(points, method, settings))
+    k = min(NEIGHBOURS, (n - 1) // 2)  # trustworthiness is defined for k below n / 2
+    # between vectors of length 1 the nearest by Euclidean distance are the nearest by cosine
+    trust = float(trustworthiness(directions.numpy(), points, n_neighbors=k))
+    return EmbeddingMap(points, method, settings, k, neighbours_kept(directions.numpy(), points, k), trust)
 
 
 def best_method() -> str:
@@ -83,21 +84,21 @@ def best_method() -> str:
     return "umap" if importlib.util.find_spec("umap") else "tsne"
 
 
-def start(directions: Float[Tensor, "n d"]) -> Float[ndarray, "n 2"]:
+def _start(directions: Float[Tensor, "n d"]) -> Float[ndarray, "n 2"]:
     """Return the first two principal components; a component that does not vary is 0."""
     return scores(principal_components(directions, count=2), directions).numpy()
 
 
 def _pca(directions: Float[Tensor, "n d"], seed: int) -> tuple[Float[ndarray, "n 2"], str]:
     share = principal_components(directions, count=2).share.sum().item()
-    return start(directions), f"two components, {share:.0%} of the variance"
+    return _start(directions), f"two components, {share:.0%} of the variance"
 
 
 def _tsne(directions: Float[Tensor, "n d"], seed: int) -> tuple[Float[ndarray, "n 2"], str]:
     from sklearn.manifold import TSNE
 
     perplexity = min(PERPLEXITY, (len(directions) - 1) / 3)
-    first = start(directions)
+    first = _start(directions)
     first = (first / first[:, 0].std() * _START).astype(np.float32)
     made = TSNE(perplexity=perplexity, metric="cosine", init=first, random_state=seed)  # pyright: ignore[reportArgumentType]
     points = made.fit_transform(directions.numpy()).astype(np.float64)
@@ -111,13 +112,13 @@ def _umap(directions: Float[Tensor, "n d"], seed: int) -> tuple[Float[ndarray, "
         warnings.simplefilter("ignore")
         from umap import UMAP
 
-        neighbours, first = min(UMAP_NEIGHBOURS, len(directions) - 1), start(directions)
+        neighbours, first = min(UMAP_NEIGHBOURS, len(directions) - 1), _start(directions)
         first = 10 * first / np.abs(first).max()  # the extent of its own start
         made = UMAP(
             n_neighbors=neighbours,
             min_dist=UMAP_DISTANCE,
             metric="cosine",
-            init=first.astype(np.float32),  # pyright: ignore[reportArgumentType] (its type says str, its text arrays too)
+            init=first.astype(np.float32),  # pyright: ignore[reportArgumentType] (its type is str, its docs allow arrays)
             random_state=seed,
             n_jobs=1,
         )
@@ -137,11 +138,12 @@ TITLES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 def described(made: EmbeddingMap) -> str:
     """Describe method, settings, and how far the map can be trusted."""
     text = f"{TITLES[made.method]} ({made.settings})"
-    if made.kept is None or made.trustworthiness is None:
+    if made.kept is None:
         return f"{text}; too few images to judge its neighbourhoods"
+    by_chance = made.neighbours / (len(made.points) - 1)
     return (
         f"{text}; of the {made.neighbours} nearest neighbours of an image by features, {made.kept:.0%} are among its "
-        f"{made.neighbours} nearest on the map (at random {made.by_chance:.0%}); trustworthiness "
+        f"{made.neighbours} nearest on the map (at random {by_chance:.0%}); trustworthiness "
         f"{made.trustworthiness:.2f} of 1"
     )
 
@@ -151,26 +153,11 @@ def neighbours_kept(before: Float[ndarray, "n d"], after: Float[ndarray, "n 2"],
 
     Of others at the same distance the earlier are the nearer. k is below n.
     """
-    near = [_nearest(values, k) for values in (before, after)]
-    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(*near, strict=True)]))
-
-
-def _nearest(values: Float[ndarray, "n d"], k: int) -> ndarray:
     from sklearn.metrics import pairwise_distances
 
-    distances = pairwise_distances(values)
-    np.fill_diagonal(distances, np.inf)
-    return np.argsort(distances, axis=1, kind="stable")[:, :k]
-
-
-def _judged(directions: Float[ndarray, "n d"], made: EmbeddingMap) -> EmbeddingMap:
-    # With its two figures, if there are enough images: trustworthiness is defined for k below n / 2.
-    from sklearn.manifold import trustworthiness
-
-    n = len(directions)
-    k = min(NEIGHBOURS, (n - 1) // 2)
-    if n < MIN_IMAGES:
-        return made
-    # between vectors of length 1 the nearest by Euclidean distance are the nearest by cosine
-    trust = float(trustworthiness(directions, made.points, n_neighbors=k))
-    return EmbeddingMap(made.points, made.method, made.settings, k, neighbours_kept(directions, made.points, k), trust)
+    nearest: list[ndarray] = []
+    for values in (before, after):
+        distances = pairwise_distances(values)
+        np.fill_diagonal(distances, np.inf)
+        nearest.append(np.argsort(distances, axis=1, kind="stable")[:, :k])
+    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(*nearest, strict=True)]))

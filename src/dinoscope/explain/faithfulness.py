@@ -1,9 +1,9 @@
 """Does the network need what a map points at? Deletion and insertion (Petsiuk et al. 2018, RISE).
 
 Patches are ranked by the map. Deletion replaces the first ranked first, in steps, until none is left; insertion
-reveals them in the same order on an image that is wholly replaced. At each step a score says how much of what the
+reveals them in the same order on an image that is wholly replaced. At each step a score tells how much of what the
 network saw is still, or already, there; the figure is the area under that curve. A good map has a small area of
-deletion and a large one of insertion, measured against random orders: an area alone says little, since it also
+deletion and a large one of insertion, measured against random orders: an area alone means little, since it also
 depends on the network and on what replaces the patches.
 """
 
@@ -15,7 +15,7 @@ from typing import Literal
 import cv2
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from dinoscope.errors import UserError
@@ -34,8 +34,8 @@ class PerturbationConfig:
     steps: parts that the patches are cut into; never more than there are patches.
     orders: random orders in the control.
     fill: what replaces a patch: the blurred image, or the image's mean colour.
-    blur: standard deviation of the blur as a share of the short side. RISE blurs by 5 px of 224 (0.022); this is
-        more, since fine textures are what little blur leaves out.
+    blur: standard deviation of the blur as a share of the short side. RISE blurs by 5 px of 224 (0.022); this is more,
+        since little blur leaves all but fine textures.
     seed: of the random orders, and of the order among equal patches.
     batch_size: perturbed images per forward.
     """
@@ -62,8 +62,8 @@ class Curves:
     """Scores of one image while it is perturbed.
 
     share: of the patches that are replaced (deletion, random) or revealed (insertion), from 0 to 1.
-    random: deletion in random orders. Insertion in a random order is deletion in another one seen backwards, so
-        its mean area is the control of both.
+    random: deletion in random orders. Insertion in a random order is deletion in another one seen backwards, so its
+        mean area is the control of both.
     """
 
     share: Float[Tensor, " steps"]
@@ -86,8 +86,8 @@ class Curves:
     def scaled(self, fall: float) -> Curves | None:
         """Return the curves with 0 for the wholly replaced image, in units of `fall`, so that networks can be compared.
 
-        fall: the mean `range` of many images, or those that hardly change at all would weigh most. The mean of their
-            scaled curves then runs between 1 and 0.
+        fall: the mean `range` of many images; by its own, an image that hardly changes would weigh most. The mean of
+            the scaled curves then runs between 1 and 0.
 
         None if the fall is below `MIN_RANGE`: to this network the two images are the same.
         """
@@ -99,6 +99,7 @@ class Curves:
         return replace(self, deletion=deletion, insertion=insertion, random=random)
 
 
+@torch.no_grad()
 def perturbation_curves(
     describe: Describe,
     image: UInt8[Tensor, "3 h w"],
@@ -123,7 +124,11 @@ def perturbation_curves(
     # all curves begin and end with the same two images, which are described once
     ends, inner = deleted[0, [0, -1]], torch.cat([deleted, revealed])[:, 1:-1]
     masks = torch.cat([ends, inner.flatten(0, 1)]).unflatten(1, values.shape)
-    features = _described(describe, image, substitute(image, config), masks, config.batch_size)
+    filling, parts = substitute(image, config), list[Tensor]()
+    for part in masks.split(config.batch_size):
+        replaced = F.interpolate(part[:, None].float(), image.shape[-2:], mode="nearest-exact").bool()
+        parts.append(describe(torch.where(replaced, filling, image)))
+    features = torch.cat(parts)
     if not features.isfinite().all():
         raise UserError("features that are not finite are like nothing: the weights of this model are broken")
     scores = (cosine_to(features.double(), features[0]) if score is None else score(features)).double().cpu()
@@ -157,18 +162,3 @@ def substitute(image: UInt8[Tensor, "3 h w"], config: PerturbationConfig) -> UIn
     pixels = image.permute(1, 2, 0).cpu().numpy()
     sigma = config.blur * min(pixels.shape[:2])
     return torch.from_numpy(cv2.GaussianBlur(pixels, (0, 0), sigma)).permute(2, 0, 1)
-
-
-@torch.no_grad()
-def _described(
-    describe: Describe,
-    image: UInt8[Tensor, "3 h w"],
-    filling: UInt8[Tensor, "3 h w"],
-    masks: Bool[Tensor, "m rows columns"],
-    batch_size: int,
-) -> Float[Tensor, "m d"]:
-    features: list[Tensor] = []
-    for part in masks.split(batch_size):
-        pixels = F.interpolate(part[:, None].float(), image.shape[-2:], mode="nearest-exact").bool()
-        features.append(describe(torch.where(pixels, filling, image)))
-    return torch.cat(features)

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dinoscope.errors import UserError
 from dinoscope.explain.attention import require_last_block
 from dinoscope.models.network import Backbone, require_patches
 from dinoscope.models.vit import block_index
@@ -47,13 +46,9 @@ def vote_shares(
 ) -> Float[Tensor, "b classes"]:
     """Return the share of each class in the weighted vote of the k nearest gallery images (Wu et al. 2018, sec. 3.4).
 
-    A neighbour's vote is exp(cosine / temperature); the shares sum to 1 and serve as probabilities. A k above
-    the size of the gallery is lowered to it.
-
-    Raises UserError if k is below 1 or the temperature not above 0.
+    A neighbour's vote is exp(cosine / temperature); the shares sum to 1 and serve as probabilities. A k above the size
+    of the gallery is lowered to it.
     """
-    if k < 1 or not temperature > 0:
-        raise UserError(f"k must be at least 1 and the temperature above 0; got {k} and {temperature}")
     similarities = F.normalize(features, dim=-1) @ F.normalize(gallery, dim=-1).T
     nearest, index = similarities.topk(min(k, len(gallery)), dim=-1)
     weights = (nearest / temperature).softmax(dim=-1)
@@ -61,15 +56,12 @@ def vote_shares(
 
 
 def log_vote(
-    features: Float[Tensor, "b d"],
-    members: Float[Tensor, "m d"],
-    k: int = 20,
-    temperature: float = 0.07,
+    features: Float[Tensor, "b d"], members: Float[Tensor, "m d"], k: int = 20, temperature: float = 0.07
 ) -> Float[Tensor, " b"]:
     """Return the log of the vote that a class has from its own k nearest gallery images (`members`).
 
-    Not divided by the votes of the other classes: if a class has all of them, the share is 1 whatever the image
-    looks like, and its gradient zero.
+    Not divided by the votes of the other classes: if a class has all of them, the share is 1 whatever the image looks
+    like, and its gradient zero.
     """
     similarities = F.normalize(features, dim=-1) @ F.normalize(members, dim=-1).T
     return torch.logsumexp(similarities.topk(min(k, len(members)), dim=-1).values / temperature, dim=-1)
@@ -103,30 +95,34 @@ def gradcam(
         images = images.clone()  # of tensors made in inference mode, autograd takes only copies
         with torch.no_grad():
             activations, grid, finish = _cut(backbone, images, block)
-        with torch.enable_grad():
-            activations = activations.requires_grad_()
-            total = score(finish(activations)).sum()  # images do not touch each other, so one sum serves all
-            (gradient,) = torch.autograd.grad(total, activations)
-        return class_activation(activations.detach(), gradient).unflatten(-1, grid)
+        # images do not touch each other, so one sum serves all
+        slope = gradient(activations, lambda each: score(finish(each)).sum())
+        return class_activation(activations, slope).unflatten(-1, grid)
 
 
-def class_activation(activations: Float[Tensor, "b n d"], gradient: Float[Tensor, "b n d"]) -> Float[Tensor, "b n"]:
+def gradient(values: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the gradient of a scalar function at `values`."""
+    with torch.enable_grad():
+        values = values.detach().requires_grad_()
+        return torch.autograd.grad(total(values), values)[0]
+
+
+def class_activation(activations: Float[Tensor, "b n d"], slope: Float[Tensor, "b n d"]) -> Float[Tensor, "b n"]:
     """Return the ReLU of the activations, each channel weighted by its mean gradient over the places (Eq. 1 and 2)."""
-    weights = gradient.mean(dim=1, keepdim=True)
-    return (weights * activations).sum(dim=-1).relu()
+    return (slope.mean(dim=1, keepdim=True) * activations).sum(dim=-1).relu()
 
 
 def _cut(
     backbone: Backbone, images: Float[Tensor, "b 3 h w"], block: int
 ) -> tuple[Float[Tensor, "b n d"], tuple[int, int], Callable[[Tensor], Float[Tensor, "b d"]]]:
-    # The network in two: activations of the patches with their grid, and what makes the feature of them.
+    """Cut the network in two: activations of the patches with their grid, and what makes the feature of them."""
     transformer = backbone.transformer
     if transformer is None:
-        require_last_block(backbone, block)
+        require_last_block(block, f"{backbone.config.name} has no attention blocks")
         require_patches(backbone, "Grad-CAM")
         tokens = backbone(images)
         return tokens.patches.clone(), tokens.grid, lambda patches: Tokens(None, patches, tokens.grid).feature
-    block_index(transformer, block)
+    block_index(transformer, block)  # refuses a block that is not there
     hidden, grid = transformer.embed(images)
     hidden = transformer.run_blocks(hidden, stop=block)
     prefix, patches = hidden.tensor_split([transformer.prefix], dim=1)

@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from numpy import ndarray
 from PIL import Image
 
@@ -38,7 +38,7 @@ _MAP_SIDE = 48  # cells, of the longer side; a finer map is averaged
 class Snapshot:
     """What the network attended to after `steps` optimiser steps; 0 is before training.
 
-    what: the maps show, such as "attention". images: names of the files. maps: one for each, its mean being 1.
+    what: the kind of the maps, such as "attention". images: names of the files. maps: one for each, its mean being 1.
     """
 
     steps: int
@@ -66,10 +66,10 @@ def begin(run: Path, pictures: Sequence[UInt8[ndarray, "_ _ 3"]], first_step: in
     for abandoned in folder.glob(".*.partial-*"):
         shutil.rmtree(abandoned)
     for number, picture in enumerate(pictures):
-        with replacing(_picture_file(folder, number)) as partial:
+        with replacing(folder / f"image-{number}.png") as partial:
             Image.fromarray(small(picture)).save(partial, "png", optimize=True)
-    for file in _snapshot_files(folder):
-        if _steps_of(file) > first_step:
+    for steps, file in _snapshots(folder).items():
+        if steps > first_step:
             file.unlink()
 
 
@@ -79,17 +79,16 @@ def keep_snapshot(run: Path, snapshot: Snapshot) -> None:
     Raises OSError if that is not possible.
     """
     folder = run / FOLDER
-    tensors = {f"map-{number}": torch.from_numpy(_compact(values)) for number, values in enumerate(snapshot.maps)}
-    facts = {
-        "steps": snapshot.steps,
-        "epoch": snapshot.epoch,
-        "what": snapshot.what,
-        "images": list(snapshot.images),
-    }
+    tensors: dict[str, torch.Tensor] = {}
+    for number, given in enumerate(snapshot.maps):
+        values = _limited(given.astype(np.float32), _MAP_SIDE)
+        # in units of the mean: attention over many patches is below what 16 bits hold
+        values = values / values.mean() if values.mean() > 0 else values
+        tensors[f"map-{number}"] = torch.from_numpy(values.astype(np.float16))
+    facts = {"steps": snapshot.steps, "epoch": snapshot.epoch, "what": snapshot.what, "images": list(snapshot.images)}
     checkpoint.save(checkpoint.step_path(folder, snapshot.steps), tensors, facts)
-    files = {_steps_of(file): file for file in _snapshot_files(folder)}
-    kept = set(thinned(sorted(files), MAX_SNAPSHOTS))
-    for steps in files.keys() - kept:
+    files = _snapshots(folder)
+    for steps in files.keys() - thinned(list(files), MAX_SNAPSHOTS):
         files[steps].unlink()
 
 
@@ -112,12 +111,12 @@ def read_history(run: Path) -> AttentionHistory | None:
     Snapshots of other images than the newest's are left out. Raises UserError if a file is damaged.
     """
     folder = run / FOLDER
-    snapshots = [_read(file) for file in _snapshot_files(folder)]
+    snapshots = [_read(file) for file in _snapshots(folder).values()]
     if not snapshots:
         return None
     alike = tuple(each for each in snapshots if each.images == snapshots[-1].images)
     try:
-        pictures = tuple(decode(_picture_file(folder, number)) for number in range(len(alike[-1].maps)))
+        pictures = tuple(decode(folder / f"image-{number}.png") for number in range(len(alike[-1].maps)))
     except UnreadableImage as error:
         raise UserError(f"{folder}: an image of the attention snapshots cannot be read: {error}") from error
     return AttentionHistory(pictures, alike)
@@ -125,24 +124,15 @@ def read_history(run: Path) -> AttentionHistory | None:
 
 def small(image: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "_ _ 3"]:
     """Return the image, reduced to at most 128 pixels."""
-    height, width = image.shape[:2]
-    scale = min(1.0, _PICTURE_SIDE / max(height, width))
+    return _limited(image, _PICTURE_SIDE)
+
+
+def _limited(values: Shaped[ndarray, "h w *c"], side: int) -> Shaped[ndarray, "_ _ *c"]:
+    """Average down so that the longer side is at most `side`."""
+    height, width = values.shape[:2]
+    scale = min(1.0, side / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
-def in_means(values: Float[ndarray, "rows columns"]) -> Float[ndarray, "rows columns"]:
-    """Return a map in units of its own mean; a map of zeros stays as it is."""
-    mean = float(values.mean())
-    return values / mean if mean > 0 else values
-
-
-def _compact(values: Float[ndarray, "rows columns"]) -> Float[ndarray, "_ _"]:
-    rows, columns = values.shape
-    scale = min(1.0, _MAP_SIDE / max(rows, columns))
-    size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
-    resized = cv2.resize(values.astype(np.float32), size, interpolation=cv2.INTER_AREA) if scale < 1 else values
-    return in_means(resized).astype(np.float16)
+    return cv2.resize(values, size, interpolation=cv2.INTER_AREA) if scale < 1 else values
 
 
 def _read(file: Path) -> Snapshot:
@@ -156,15 +146,7 @@ def _read(file: Path) -> Snapshot:
     raise UserError(f"{file} is no attention snapshot, or of another version: delete it")
 
 
-def _snapshot_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*.safetensors"), key=_steps_of)
-
-
-def _steps_of(file: Path) -> int:
-    # The number in a file's name; -1 for a name that is not ours.
-    number = file.stem.removeprefix("step-")
-    return int(number) if number.isdecimal() else -1
-
-
-def _picture_file(folder: Path, number: int) -> Path:
-    return folder / f"image-{number}.png"
+def _snapshots(folder: Path) -> dict[int, Path]:
+    """Return the files by their steps, ascending."""
+    files = {file.stem.removeprefix("step-"): file for file in folder.glob("step-*.safetensors")}
+    return dict(sorted((int(number), file) for number, file in files.items() if number.isdecimal()))

@@ -13,10 +13,9 @@ from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor
 
-from dinoscope.errors import UserError
-from dinoscope.explain.attention import attention_maps, count_heads, energy_maps, energy_of_patches
-from dinoscope.explain.gradcam import Score, class_activation, gradcam_maps, own_direction
-from dinoscope.explain.rollout import PAPER, RolloutConfig, rollout_maps, rollout_row
+from dinoscope.explain.attention import attention_maps, energy_maps, energy_of_patches, require_last_block
+from dinoscope.explain.gradcam import class_activation, gradcam_maps, gradient, own_direction
+from dinoscope.explain.rollout import rollout_maps, rollout_row
 from dinoscope.models.network import Backbone, require_transformer
 from dinoscope.models.vit import attention_rows, block_index, class_row
 from dinoscope.types import Tokens
@@ -25,13 +24,13 @@ CENTRE_WIDTH = 0.25
 """Standard deviation of the centred blob along each side, as a share of that side; not tuned to any data."""
 
 
-def centre_map(rows: int, columns: int, width: float = CENTRE_WIDTH) -> Float[Tensor, "rows columns"]:
+def centre_map(rows: int, columns: int) -> Float[Tensor, "rows columns"]:
     """Return a Gaussian about the middle of the grid, taken at the middle of each patch, that sums to 1.
 
     Photographs are centred, so this map, which looks at no image, is the bar to clear.
     """
     down, across = (
-        torch.exp(-0.5 * (((torch.arange(side) + 0.5) / side - 0.5) / width) ** 2) for side in (rows, columns)
+        torch.exp(-0.5 * (((torch.arange(side) + 0.5) / side - 0.5) / CENTRE_WIDTH) ** 2) for side in (rows, columns)
     )
     blob = down[:, None] * across
     return blob / blob.sum()
@@ -44,8 +43,7 @@ def centre_maps(
 
     Raises UserError for another block than the last.
     """
-    if block != -1:
-        raise UserError(f"a centred blob belongs to no block: leave the block at -1, not {block}")
+    require_last_block(block, "a centred blob belongs to no block")
     rows, columns = (side // backbone.patch_size for side in images.shape[-2:])
     return centre_map(rows, columns).to(images).expand(len(images), 1, -1, -1)
 
@@ -61,8 +59,7 @@ MAPS: dict[str, MapKind] = {
     "centre": centre_maps,
 }
 """attention: of each head of one block; without class attention the feature energy. rollout: all blocks up to that one.
-gradcam: towards the image's own feature. centre: a blob in the middle that looks at no image: the bar to clear.
-"""
+gradcam: towards the image's own feature. centre: a blob in the middle that looks at no image: the bar to clear."""
 
 TITLES = {
     "attention": "attention",
@@ -76,7 +73,7 @@ TITLES = {
 
 def count_maps(kind: str, backbone: Backbone) -> int:
     """Return the number of maps for each image: one for each head, or a single one."""
-    return count_heads(backbone) if kind == "attention" else 1
+    return backbone.heads or 1 if kind == "attention" else 1
 
 
 def map_title(kind: str, backbone: Backbone) -> str:
@@ -113,8 +110,7 @@ def single_pass(backbone: Backbone, images: Float[Tensor, "b 3 h w"]) -> SingleP
         hidden, row = _through(block, hidden)
         entering.append(hidden)
         rows.append(row)
-    rows.append(class_row(last, hidden))
-    return SinglePass(grid, tuple(entering), tuple(rows))
+    return SinglePass(grid, tuple(entering), (*rows, class_row(last, hidden)))
 
 
 def attention_of_pass(backbone: Backbone, passed: SinglePass, block: int = -1) -> Float[Tensor, "b heads rows columns"]:
@@ -138,49 +134,42 @@ def patches_of_pass(backbone: Backbone, passed: SinglePass) -> Float[Tensor, "b 
 
 
 @torch.inference_mode()
-def rollout_of_pass(
-    backbone: Backbone, passed: SinglePass, block: int = -1, config: RolloutConfig = PAPER
-) -> Float[Tensor, "b 1 rows columns"]:
+def rollout_of_pass(backbone: Backbone, passed: SinglePass, block: int = -1) -> Float[Tensor, "b 1 rows columns"]:
     """Return `rollout.rollout_maps` from the first block on. Raises UserError as it does."""
     transformer = require_transformer(backbone, TITLES["rollout"])
-    last = block_index(transformer, block)
-    row = rollout_row(transformer.blocks[: last + 1], passed.entering[: last + 1], config)
+    end = block_index(transformer, block) + 1
+    row = rollout_row(transformer.blocks[:end], passed.entering[:end])
     return row[:, None, transformer.prefix :].unflatten(-1, passed.grid)
 
 
-def gradcam_of_pass(
-    backbone: Backbone, passed: SinglePass, score: Score = own_direction
-) -> list[Float[Tensor, "b 1 rows columns"]]:
+def gradcam_of_pass(backbone: Backbone, passed: SinglePass) -> list[Float[Tensor, "b 1 rows columns"]]:
     """Return `gradcam.gradcam_maps` of every block, first to last, by one walk back through the network.
 
-    A network that is no transformer has a single map.
-
-    The gradient goes from block to block, each run again from the tokens that entered it, so that no more than one
-    block's graph is held.
+    A network that is no transformer has a single map. The gradient goes from block to block, each run again from the
+    tokens that entered it, so that no more than one block's graph is held.
     """
     with torch.inference_mode(False):
         transformer = backbone.transformer
         if transformer is None:
             assert passed.last is not None
-            patches, grid = passed.last.clone(), passed.grid
-            pull = _gradient(patches, lambda each: score(Tokens(None, each, grid).feature).sum())
-            return [_scaled(class_activation(patches, pull), grid)]
-        *earlier, last = transformer.blocks
-        entering = [tokens.clone() for tokens in passed.entering]  # autograd takes only copies of inference tensors
-        pull = _gradient(entering[-1], lambda each: score(transformer.norm(last(each))[:, 0]).sum())
-        pulls = [pull]
-        for block, tokens in zip(reversed(earlier), reversed(entering[:-1]), strict=True):
-            pull = _gradient(tokens, lambda each, block=block, pull=pull: (block(each) * pull).sum())
-            pulls.insert(0, pull)
-        prefix = transformer.prefix
-        activations = zip(entering, pulls, strict=True)
-        return [
-            _scaled(class_activation(each[:, prefix:], pull[:, prefix:]), passed.grid) for each, pull in activations
-        ]
+            tokens, prefix = [passed.last.clone()], 0
+            slopes = [gradient(tokens[0], lambda each: own_direction(Tokens(None, each, passed.grid).feature).sum())]
+        else:
+            *earlier, last = transformer.blocks
+            prefix = transformer.prefix
+            tokens = [each.clone() for each in passed.entering]  # autograd takes only copies of inference tensors
+            slope = gradient(tokens[-1], lambda each: own_direction(transformer.norm(last(each))[:, 0]).sum())
+            slopes = [slope]
+            for block, entering in zip(reversed(earlier), reversed(tokens[:-1]), strict=True):
+                slope = gradient(entering, lambda each, block=block, slope=slope: (block(each) * slope).sum())
+                slopes.insert(0, slope)
+        pairs = zip(tokens, slopes, strict=True)
+        maps = [class_activation(each[:, prefix:], slope[:, prefix:]) for each, slope in pairs]
+        return [F.normalize(each, p=1.0).unflatten(-1, passed.grid)[:, None] for each in maps]
 
 
 def _through(block: Block, tokens: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b heads n"]]:
-    # The block, and the class token's row of its attention from the same projection.
+    """Return what leaves the block, and the class token's row of its attention from the same projection."""
     attention = cast(Attention, block.attn)
     fused = attention.qkv(block.norm1(tokens)).unflatten(-1, (3, attention.num_heads, -1))
     query, key, value = fused.permute(2, 0, 3, 1, 4)  # part, image, head, token, width
@@ -189,14 +178,3 @@ def _through(block: Block, tokens: Float[Tensor, "b n d"]) -> tuple[Float[Tensor
     mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
     tokens = tokens + block.ls1(attention.proj(mixed))
     return tokens + block.ls2(block.mlp(block.norm2(tokens))), row
-
-
-def _gradient(values: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
-    with torch.enable_grad():
-        values = values.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(total(values), values)
-    return gradient
-
-
-def _scaled(maps: Float[Tensor, "b n"], grid: tuple[int, int]) -> Float[Tensor, "b 1 rows columns"]:
-    return F.normalize(maps, p=1.0).unflatten(-1, grid)[:, None]

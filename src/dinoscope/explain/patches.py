@@ -1,16 +1,16 @@
 """Features of patches: principal components as colours and foreground, and cosines with a chosen patch.
 
 Components as in DINOv2 (Oquab et al. 2023, Fig. 1): patches of one image, or of several jointly, so that like parts get
-like colours; with `foreground`, a first analysis parts it from the background and a second one, of the foreground's
-patches alone, gives the colours.
+like colours. For the foreground, a first analysis separates it from the background, and a second one, of the
+foreground's patches alone, gives the colours.
 
 Components have no sign of their own. Here the first one points away from the border: its mean over the outermost
 patches of the images is at most its mean over all of them, since photographs have their object inside more often than
 at the edge. The others point to where their largest loading is positive. So the same features give the same colours,
-and no class token is needed: the rule is the same for every network.
+and no class token is needed.
 
-Pixels and patches: `explain.attention.prepare` resizes an image as a whole, so that the grid covers it exactly. The
-column of a pixel depends on the shares of the widths alone, not on patch size or resized size.
+`explain.attention.prepare` resizes an image as a whole, so that the grid covers it exactly: the column of a pixel
+depends on the shares of the widths alone, not on patch size or resized size.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dinoscope.models.network import Backbone, require_patches
 
 COLORS = 3
 LOW, HIGH = 0.02, 0.98
-"""Quantiles of a component that become 0 and 1: a few odd patches do not take the colour of all others."""
+"""Quantiles of a component that become 0 and 1, so that a few odd patches do not take the colour of all others."""
 _RELATIVE_ZERO = 1e-10  # of the largest variance, in float64: below, a component is rounding
 
 
@@ -47,9 +47,9 @@ class Components:
 
 @dataclass(frozen=True)
 class PatchColors:
-    """The colours of one image's patches.
+    """The colours of one image's patches, 0 to 1.
 
-    colors: 0 to 1. foreground: which patches are coloured (all, unless the foreground was requested).
+    foreground: which patches are coloured (all, unless the foreground was requested).
     share: of the variance of all coloured patches that the three components hold.
     """
 
@@ -111,7 +111,7 @@ def border_patches(rows: int, columns: int) -> Bool[Tensor, "{rows} {columns}"]:
 
 
 def otsu_threshold(values: Float[Tensor, " n"]) -> float:
-    """Return the value that parts `values` into two groups of the largest variance between them (Otsu 1979, Eq. 18).
+    """Return the value that separates two groups of the largest variance between them (Otsu 1979, Eq. 18).
 
     It lies midway between two neighbouring values; of equal values it is that value.
     """
@@ -133,7 +133,8 @@ def foreground_masks(images: Sequence[Float[Tensor, "_ _ d"]]) -> list[Bool[Tens
 
     None are, if all patches are equal.
     """
-    components = away_from_border(principal_components(_joined(images), count=1), images)
+    joined = torch.cat([image.flatten(0, 1) for image in images])
+    components = away_from_border(principal_components(joined, count=1), images)
     first = [scores(components, image)[..., 0] for image in images]
     threshold = otsu_threshold(torch.cat([values.flatten() for values in first]))
     return [values > threshold for values in first]
@@ -143,41 +144,28 @@ def patch_colors(images: Sequence[Float[Tensor, "_ _ d"]], *, foreground: bool =
     """Return three components of the patches of all `images` jointly, as red, green and blue.
 
     Give one image for colours of its own. foreground: analyse and colour only what `foreground_masks` finds; the rest
-    is black. Each component's 2% and 98% quantiles over the patches in question become 0 and 1; one that does not vary
-    is 0.5 throughout.
+    is black. Each component's 2% and 98% quantiles over the coloured patches become 0 and 1; one that does not vary is
+    0.5 throughout.
     """
-    masks = foreground_masks(images) if foreground else [_everywhere(image) for image in images]
+    everywhere = [torch.ones_like(image[..., 0], dtype=torch.bool) for image in images]
+    masks = foreground_masks(images) if foreground else everywhere
     chosen = torch.cat([image[mask] for image, mask in zip(images, masks, strict=True)])
     if not len(chosen):
         return [PatchColors(torch.zeros(*mask.shape, COLORS), mask, 0.0) for mask in masks]
     components = principal_components(chosen)
     if not foreground:
         components = away_from_border(components, images)
-    low, high = quantiles(scores(components, chosen))
-    scaled = [_scaled(scores(components, image), low, high).float() for image in images]
-    share = components.share.sum().item()
-    return [PatchColors(colors * mask[..., None], mask, share) for colors, mask in zip(scaled, masks, strict=True)]
-
-
-def quantiles(values: Float[Tensor, "n k"]) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
-    """Return the `LOW` and `HIGH` quantile of each column: the nearest value at or inside of it."""
-    ranked = values.sort(dim=0).values
-    low, high = round(LOW * (len(ranked) - 1)), round(HIGH * (len(ranked) - 1))
-    return ranked[low], ranked[high]
-
-
-def _scaled(values: Float[Tensor, "*batch k"], low: Float[Tensor, " k"], high: Float[Tensor, " k"]) -> Tensor:
+    # the nearest value at or inside of each quantile
+    ranked = scores(components, chosen).sort(dim=0).values
+    low, high = (ranked[round(share * (len(ranked) - 1))] for share in (LOW, HIGH))
     span = high - low
     flat = span <= 0
-    return ((values - low) / span.where(~flat, 1.0)).clamp(0, 1).where(~flat, 0.5)
-
-
-def _everywhere(image: Float[Tensor, "rows columns d"]) -> Bool[Tensor, "rows columns"]:
-    return torch.ones_like(image[..., 0], dtype=torch.bool)
-
-
-def _joined(images: Sequence[Float[Tensor, "_ _ d"]]) -> Float[Tensor, "n d"]:
-    return torch.cat([image.flatten(0, 1) for image in images])
+    scaled = [((scores(components, image) - low) / span.where(~flat, 1.0)).clamp(0, 1) for image in images]
+    share = components.share.sum().item()
+    return [
+        PatchColors(colors.where(~flat, 0.5).float() * mask[..., None], mask, share)
+        for colors, mask in zip(scaled, masks, strict=True)
+    ]
 
 
 def patch_at(point: tuple[int, int], size: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
@@ -210,5 +198,4 @@ def similarity_maps(
     queries: Float[Tensor, "q d"], patches: Float[Tensor, "rows columns d"]
 ) -> Float[Tensor, "q rows columns"]:
     """Return the cosine of each query's features with each patch's, -1 to 1; 0 for features that are all 0."""
-    ours, theirs = F.normalize(queries, dim=-1), F.normalize(patches, dim=-1)
-    return (theirs @ ours.T).permute(2, 0, 1)
+    return (F.normalize(patches, dim=-1) @ F.normalize(queries, dim=-1).T).permute(2, 0, 1)

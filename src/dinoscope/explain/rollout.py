@@ -1,11 +1,10 @@
 """Attention rollout: what the class token has gathered over all blocks, not in one alone (Abnar & Zuidema 2020).
 
 A block passes on the residual stream and what attention adds to it, so its effect on the tokens is taken as
-W = r I + (1 - r) A, with A the attention fused over the heads and r the residual's share, a half in the paper.
-How long values are does not enter, nor does layer scale, though the attention itself is that of the whole network.
-The rollout is the product of these matrices from the last block to the first. Only the class token's row of that
-product is needed: a row vector is multiplied by one matrix after the other, and each N x N matrix is made and used a
-few rows at a time.
+W = r I + (1 - r) A, with A the attention fused over the heads and r the residual's share, a half in the paper. Neither
+the length of the values nor layer scale enters, though the attention itself is that of the whole network. The rollout
+is the product of these matrices from the last block to the first. Only the class token's row of it is needed: a row
+vector is multiplied by one matrix after the other, and each N x N matrix is made and used a few rows at a time.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from dinoscope.errors import UserError
 from dinoscope.models.network import Backbone, Transformer, require_transformer
 from dinoscope.models.vit import attention_rows, block_index, head_keys, scaled_queries
 
-MOST_ENTRIES = 2**22
+MAX_ENTRIES = 2**22
 """Entries of the attention of all heads that are held at once: 16 MiB in float32, and a few times that in passing."""
 
 Fusion = Literal["mean", "min", "max"]
@@ -37,13 +36,13 @@ FUSIONS: dict[Fusion, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """How the blocks are joined.
+    """How the blocks are joined; the defaults are the paper's.
 
-    fusion: of the heads; the paper takes the mean. Rows are then made to sum to 1 again.
-    residual: share r of the residual stream, 0 to 1; the paper takes 0.5.
+    fusion: of the heads. Rows are then made to sum to 1 again.
+    residual: share r of the residual stream, 0 to 1.
     discard: share of each token's attention entries, the lowest ones, that is set to 0; at least 0 and below 1.
-    start: first block that counts; the class token gathers from the tokens as they enter it. Negative counts
-        from the end.
+    start: first block that counts; the class token gathers from the tokens as they enter it. Negative counts from the
+        end.
     """
 
     fusion: Fusion = "mean"
@@ -62,6 +61,7 @@ def rollout_maps(
     """Return the class token's rollout over the patches, from `config.start` up to and including `block`.
 
     A map sums to 1 less what stays with the class token (and registers, if any).
+
     Raises UserError for a network without attention, and as `class_rollout` does.
     """
     transformer = require_transformer(backbone, "attention rollout")
@@ -86,8 +86,7 @@ def class_rollout(
             f"not {config.residual} and {config.discard}"
         )
     blocks = transformer.blocks
-    tokens = transformer.run_blocks(tokens, stop=first)
-    entering = [tokens]  # n x d for each block: what the way back needs
+    entering = [transformer.run_blocks(tokens, stop=first)]  # n x d for each block: what the way back needs
     for each in blocks[first:last]:
         entering.append(each(entering[-1]))
     return rollout_row(blocks[first : last + 1], entering, config)
@@ -99,34 +98,25 @@ def rollout_row(
     """Return the class token's row of the product over `blocks`, each with its `entering` tokens. It sums to 1."""
     row = torch.zeros_like(entering[0][:, :, 0])
     row[:, 0] = 1
-    filled = 1  # of the last block only the class token's own row counts
-    for each, tokens in zip(reversed(blocks), reversed(entering), strict=True):
-        row = _times_block(row, each, tokens, filled, config)
+    filled = 1  # of the last block only the class token's own row counts: all other entries of `row` are 0
+    for block, tokens in zip(reversed(blocks), reversed(entering), strict=True):
+        attention, normed = cast(Attention, block.attn), block.norm1(tokens)
+        keys = head_keys(attention, normed)
+        at_once = max(1, MAX_ENTRIES // keys[..., 0].numel())
+        gathered = torch.zeros_like(row)
+        for begin in range(0, filled, at_once):
+            part = slice(begin, min(begin + at_once, filled))
+            heads = attention_rows(scaled_queries(attention, normed[:, part]), keys)
+            gathered += torch.einsum("bm,bmn->bn", row[:, part], fuse_heads(heads, config))  # m tokens ask, n answer
+        row = config.residual * row + (1 - config.residual) * gathered
         filled = row.shape[1]
     return row
-
-
-def _times_block(
-    row: Float[Tensor, "b n"], block: Block, tokens: Float[Tensor, "b n d"], filled: int, config: RolloutConfig
-) -> Float[Tensor, "b n"]:
-    # row (r I + (1 - r) A) for one block; only a few rows of A exist at a time. Entries of `row` beyond `filled` are 0.
-    attention, normed = cast(Attention, block.attn), block.norm1(tokens)
-    keys = head_keys(attention, normed)
-    rows = max(1, MOST_ENTRIES // keys[..., 0].numel())
-    gathered = torch.zeros_like(row)
-    for begin in range(0, filled, rows):
-        part = slice(begin, min(begin + rows, filled))
-        heads = attention_rows(scaled_queries(attention, normed[:, part]), keys)
-        gathered += torch.einsum("bm,bmn->bn", row[:, part], fuse_heads(heads, config))  # m tokens ask, n answer
-    return config.residual * row + (1 - config.residual) * gathered
 
 
 def fuse_heads(heads: Float[Tensor, "b heads m n"], config: RolloutConfig) -> Float[Tensor, "b m n"]:
     """Return one row of attention for each token: heads fused, the lowest share discarded, scaled to sum to 1 again."""
     fused = FUSIONS[config.fusion](heads)
-    dropped = int(config.discard * fused.shape[-1])
-    if dropped:
-        lowest = fused.topk(dropped, dim=-1, largest=False).indices
-        fused = fused.scatter(-1, lowest, 0.0)
+    if dropped := int(config.discard * fused.shape[-1]):
+        fused = fused.scatter(-1, fused.topk(dropped, dim=-1, largest=False).indices, 0.0)
     # the smallest of many heads may underflow to 0 everywhere
     return fused / fused.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(fused.dtype).tiny)
