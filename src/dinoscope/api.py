@@ -39,47 +39,19 @@ from dinoscope.explain.maps import MAPS, map_title
 from dinoscope.features import cached_extract, extract
 from dinoscope.methods import METHODS
 from dinoscope.model_names import Model, load_models, wrap
-from dinoscope.recipes import RECIPES, run_config
+from dinoscope.recipes import RECIPES as RECIPES
+from dinoscope.recipes import run_config
 from dinoscope.system import pick_device
 from dinoscope.tables import Column, Section, Table, TableRow
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listeners import Listener
 from dinoscope.training.loop import RunResult as Run
 from dinoscope.training.loop import train as run_training
-from dinoscope.training.run_folder import read_config
 from dinoscope.training.start import beginning_from
 from dinoscope.types import FeatureBank, Metric, Result, import_pandas
 
 if TYPE_CHECKING:
     from dinoscope.study.results import AblationResult
-
-__all__ = [
-    "EVALUATIONS",
-    "METHODS",
-    "RECIPES",
-    "VIEWS",
-    "Attention",
-    "EvaluationTable",
-    "FeatureBank",
-    "Model",
-    "Run",
-    "RunConfig",
-    "UserError",
-    "ablate",
-    "attention",
-    "beginning_from",
-    "compare",
-    "embed",
-    "evaluate",
-    "knn",
-    "linear",
-    "load",
-    "read_config",
-    "recipe",
-    "report",
-    "train",
-    "wrap",
-]
 
 Data = Path | str | Dataset[Any] | ImageSource
 Image = Any

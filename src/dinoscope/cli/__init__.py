@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import errno
 import importlib
@@ -19,11 +20,10 @@ from dinoscope.errors import UserError
 from dinoscope.files import MEGAPIXELS_VARIABLE, OFFLINE_VARIABLE, environment
 from dinoscope.text import PrintableFormatter, printable
 
-OFFLINE = "--offline"
-"""Anywhere in a command: nothing is fetched, as with DINOSCOPE_OFFLINE=1."""
-
-MEGAPIXELS = "--max-megapixels"
-"""Anywhere in a command, before a number: the largest image that is read, as with DINOSCOPE_MAX_MEGAPIXELS."""
+_ANYWHERE = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+"""Options that may stand anywhere in a command."""
+_ANYWHERE.add_argument("--offline", action="store_true")
+_ANYWHERE.add_argument("--max-megapixels", nargs="?", const="")
 
 _THE_DISKS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 """A full disk, a quota that is used up, and missing rights: errors of the place, never of the program."""
@@ -43,31 +43,18 @@ With --max-megapixels 200, or DINOSCOPE_MAX_MEGAPIXELS=200, images of up to 200 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; return the exit code: 0 done, 2 the person's mistake (one line, no traceback), 130 Ctrl-C."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    arguments = [argument for argument in given if argument != OFFLINE]
-    variables = {OFFLINE_VARIABLE: "1"} if len(arguments) < len(given) else {}
-    arguments, megapixels = _without_megapixels(arguments)
-    if megapixels is not None:
-        variables[MEGAPIXELS_VARIABLE] = megapixels
+    anywhere, arguments = _ANYWHERE.parse_known_args(argv)
+    variables = {OFFLINE_VARIABLE: "1"} if anywhere.offline else {}
+    if anywhere.max_megapixels is not None:
+        variables[MEGAPIXELS_VARIABLE] = anywhere.max_megapixels
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0
     if arguments[0] in ("-V", "--version"):
         print(f"dinoscope {__version__}")
         return 0
-    command, rest = arguments[0], arguments[1:]
     with environment(variables):
-        return _run(command, rest)
-
-
-def _without_megapixels(arguments: list[str]) -> tuple[list[str], str | None]:
-    """Return the arguments without --max-megapixels, and the text that it is given."""
-    for place, argument in enumerate(arguments):
-        name, sign, text = argument.partition("=")
-        if name == MEGAPIXELS:
-            end = place + (1 if sign else 2)
-            return [*arguments[:place], *arguments[end:]], text if sign else "".join(arguments[place + 1 : end])
-    return arguments, None
+        return _run(arguments[0], arguments[1:])
 
 
 def _run(command: str, rest: list[str]) -> int:

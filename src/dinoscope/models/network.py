@@ -58,11 +58,11 @@ class Network(Protocol):
     """
 
     @property
-    def title(self) -> str: ...  # noqa: D102
+    def title(self) -> str: ...
     @property
-    def patch(self) -> int: ...  # noqa: D102
+    def patch(self) -> int: ...
     @property
-    def transformer(self) -> bool: ...  # noqa: D102
+    def transformer(self) -> bool: ...
     def check(self, config: BackboneConfig) -> None:
         """Raise UserError if the network cannot be built for these sizes."""
         ...
@@ -86,9 +86,9 @@ class Transformer(Protocol):
     config: BackboneConfig
 
     @property
-    def blocks(self) -> Sequence[Block]: ...  # noqa: D102
+    def blocks(self) -> Sequence[Block]: ...
     @property
-    def prefix(self) -> int: ...  # noqa: D102
+    def prefix(self) -> int: ...
     def embed(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
         """Return the input of the first block, and the patch grid."""
         ...
