@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from dinoscope.cli import main
-from dinoscope.data.sources import balanced, find_images
+from dinoscope.data.sources import balanced
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Context
 from dinoscope.evaluation.compare import Measuring
@@ -263,11 +264,14 @@ def subject(name: str, *, constant: bool = False) -> Model:
     return Model(name, Path(name).name, backbone, Path(name), method="dino")
 
 
-def test_the_section_shows_every_model_and_says_which_has_collapsed(picture_folder: PICTURES) -> None:
-    images = find_images(picture_folder(12, classes=3))
-    models = (subject("runs/a"), subject("runs/b"), subject("runs/c", constant=True))
+def test_the_section_shows_every_model_and_tells_which_has_collapsed(
+    picture_folder: PICTURES, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = replace(subject("runs/a"), settings={"data": str(picture_folder(12, classes=3))})
+    models = (first, subject("runs/b"), subject("runs/c", constant=True))
     material = Material(models=models, measuring=Measuring(context=Context(cached=False)))
-    section = embedding.section(material, images, method="tsne")
+    monkeypatch.setattr(embedding, "best_method", lambda: "tsne")
+    section = embedding.section(material)
     assert section is not None
     figures = [block for block in section.blocks if isinstance(block, Figure)]
     assert len(figures) == 3

@@ -14,12 +14,11 @@ import pytest
 
 from dinoscope.cli import main
 from dinoscope.evaluation.compare import Entry, compare, label
-from dinoscope.model_names import load_model
 from dinoscope.report.maps import thumbnail
 from dinoscope.report.page import Document, render
 from dinoscope.report.runs import Material, RunRecord, read_runs
 from dinoscope.report.sections import embedding, summary
-from dinoscope.report.sections.evaluations import Kept, best_first
+from dinoscope.report.sections.evaluations import best_first
 from dinoscope.report.sections.health import findings, is_wrong, verdict
 from dinoscope.training.run_folder import MACHINE
 from dinoscope.types import Items, Metric, Result
@@ -52,7 +51,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def lasting(record: RunRecord, **values: float) -> RunRecord:
     """As if it had run for long enough to be judged, with these values at every step."""
     lines = [{**record.metrics[0], **values, "step": step} for step in range(0, 1000, 10)]
-    return replace(record, metrics=tuple(lines), total_steps=1000, steps=1000, said=(), unreadable={})
+    return replace(record, metrics=tuple(lines), total_steps=1000, steps=1000, warnings=(), unreadable={})
 
 
 def test_without_data_nothing_is_written_into_a_run(runs):
@@ -153,9 +152,8 @@ def test_rows_of_one_method_are_told_apart_by_their_runs(runs):
 
 def test_results_without_a_common_example_have_no_best_one(runs):
     results = [Result("davis", {}, (), Items((name,), {"jf_mean": (50.0,)})) for name in ("camel", "cow")]
-    group = [Kept(load_model("dino"), "one", each) for each in results]
-    assert best_first(group[:1], "jf_mean") is not None
-    assert best_first(group, "jf_mean") is None
+    assert best_first(results[:1], "jf_mean") == {"camel": (50.0,)}
+    assert best_first(results, "jf_mean") == {}
 
 
 @pytest.mark.parametrize("size", [(3000, 2000), (40, 90), (1, 1)])

@@ -178,7 +178,9 @@ def record(runs: Path) -> RunRecord:
     """DINO, as if it had run for long enough to be judged."""
     (run,) = read_runs([Path(HOSTILE)])
     lines = [{**run.metrics[0], "step": step, "gradient_norm": 1.0} for step in range(0, 1000, 10)]
-    return replace(run, metrics=tuple(lines), total_steps=1000, steps=1000, state="finished", said=(), unreadable={})
+    return replace(
+        run, metrics=tuple(lines), total_steps=1000, steps=1000, state="finished", warnings=(), unreadable={}
+    )
 
 
 def with_values(record: RunRecord, **values: float) -> RunRecord:
@@ -210,7 +212,7 @@ def test_features_data_and_what_training_said(record):
     assert found.kind == "warning"
     waiting = with_values(healthy, waiting_for_data=0.6)
     assert any("60 % of the time" in each.text and "--workers" in each.text for each in findings(waiting))
-    said = replace(healthy, said=((400, "checkpoint not written"),), unreadable={"a.png": "cut off"})
+    said = replace(healthy, warnings=((400, "checkpoint not written"),), unreadable={"a.png": "cut off"})
     texts = [each.text for each in findings(said)]
     assert any("at step 400" in text for text in texts)
     assert any("1 images could not be read" in text for text in texts)

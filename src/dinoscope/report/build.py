@@ -19,7 +19,7 @@ from dinoscope.report.page import Document, Section, render
 from dinoscope.report.runs import Material, read_runs
 from dinoscope.report.sections import SECTIONS
 from dinoscope.system import commit
-from dinoscope.text import listed
+from dinoscope.text import listed, printable
 
 MAX_NAMES = 3
 """Models up to which the title names them all."""
@@ -65,37 +65,40 @@ def write_report(
     for make in SECTIONS:
         made = make(material)
         sections += made if isinstance(made, tuple) else [made] if made is not None else []
-    document = Document(title or _title(material), tuple(sections), _lead(material), _foot())
-    text = render(document).encode("utf-8")
+    now, source = datetime.now().astimezone(), commit()
+    version = f"{__version__}, commit {source}" if source else __version__
+    foot = f"Written by dinoscope {version}, on {now:%Y-%m-%d at %H:%M (UTC%z)}."
+    own_title, lead = _title_and_lead(material)
+    text = render(Document(title or own_title, tuple(sections), f"{lead}, {now:%d %B %Y}", foot)).encode("utf-8")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as partial:
             partial.write_bytes(text)
     except OSError as error:
         raise UserError(f"{out} could not be written: {error}") from error
-    return Written(out, len(text), tuple(section.title for section in document.sections))
+    return Written(out, len(text), tuple(section.title for section in sections))
 
 
 def _material(models: Sequence[str | Model], measuring: Measuring, *, baselines: bool, pictures: bool) -> Material:
     with measuring.watch("reading runs") as progress:
         progress(0, 1)
-        runs = read_runs([Path(name) for name in models if isinstance(name, str) and is_run(name)])
+        runs = read_runs([Path(name) for name in models if isinstance(name, str) and _is_run(name)])
         progress(1, 1)
     # A run that has saved nothing has no model yet; all that it logged is shown nevertheless.
     empty = {str(run.path) for run in runs if run.state == "begun"}
     named = [each for each in models if isinstance(each, Model) or str(Path(each)) not in empty]
-    loaded = tuple(load_models(named, measuring.watch)) if named else ()
+    loaded = load_models(named, measuring.watch) if named else []
     missing = measuring
     if measuring.data is None:  # show what is kept
         missing, baselines = replace(measuring, skip=frozenset(EVALUATIONS)), False
     comparison = gathered(loaded, missing, baselines=baselines) if loaded else None
-    material = Material(tuple(runs), loaded, comparison, measuring, pictures)
-    title_of = {model.run: title for model, title in material.titled if model.run is not None}
-    return replace(material, runs=tuple(replace(run, label=title_of.get(run.path, run.label)) for run in runs))
+    shown = tuple(replace(model, label=printable(model.label)) for model in loaded)
+    labels = {model.run: model.label for model in shown if model.run is not None}
+    labelled = tuple(replace(run, label=labels.get(run.path, run.label)) for run in runs)
+    return Material(labelled, shown, comparison, measuring, pictures)
 
 
-def is_run(name: str) -> bool:
-    """Return whether a run folder is meant."""
+def _is_run(name: str) -> bool:
     return not name.startswith(RANDOM) and run_settings(Path(name)) is not None
 
 
@@ -113,32 +116,22 @@ def _check(models: Sequence[str | Model], out: Path, *, overwrite: bool) -> None
         raise UserError(f"{out} cannot be written: {parent} is {'read-only' if parent.is_dir() else 'a file'}")
 
 
-def _title(material: Material) -> str:
+def _title_and_lead(material: Material) -> tuple[str, str]:
+    """The subject of the report: as a title, which names at most `MAX_NAMES` models, and in one line."""
     runs, others = material.runs, material.others
     names = [*(run.label for run in runs), *others]
-    if len(names) == len(runs) == 1:
-        return f"{runs[0].label}: {runs[0].method} on {runs[0].network}"
-    if len(names) <= MAX_NAMES:
-        return listed(names)
-    methods, networks = _distinct([run.method for run in runs]), _distinct([run.network for run in runs])
-    kinds = listed(methods) if len(methods) <= MAX_NAMES else f"{len(methods)} methods"
-    on = listed(networks) if len(networks) <= MAX_NAMES else f"{len(networks)} networks"
-    return f"{len(names)} {'models' if others else 'runs'}" + (f": {kinds} on {on}" if runs and not others else "")
-
-
-def _lead(material: Material) -> str:
-    """The subject of the report, in one line."""
-    runs, others = material.runs, material.others
-    methods = listed(_distinct([run.method for run in runs]))
-    parts = [f"{len(runs)} run{'s' * (len(runs) != 1)} of {methods}"] if runs else []
+    methods = list(dict.fromkeys(run.method for run in runs))
+    networks = list(dict.fromkeys(run.network for run in runs))
+    parts = [f"{len(runs)} run{'s' * (len(runs) != 1)} of {listed(methods)}"] if runs else []
     parts += [f"{len(others)} other model{'s' * (len(others) != 1)}"] if others else []
-    return f"Report on {listed(parts)}, {datetime.now().astimezone():%d %B %Y}"
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(names))
-
-
-def _foot() -> str:
-    of, now = commit(), datetime.now().astimezone()
-    return f"Written by dinoscope {__version__}{f', commit {of}' if of else ''}, on {now:%Y-%m-%d at %H:%M (UTC%z)}."
+    if len(names) == len(runs) == 1:
+        title = f"{runs[0].label}: {runs[0].method} on {runs[0].network}"
+    elif len(names) <= MAX_NAMES:
+        title = listed(names)
+    elif others:
+        title = f"{len(names)} models"
+    else:
+        kinds = listed(methods) if len(methods) <= MAX_NAMES else f"{len(methods)} methods"
+        on = listed(networks) if len(networks) <= MAX_NAMES else f"{len(networks)} networks"
+        title = f"{len(names)} runs: {kinds} on {on}"
+    return title, f"Report on {listed(parts)}"

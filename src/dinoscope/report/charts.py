@@ -100,7 +100,7 @@ def line_chart(
             _draw_lines(axis, panel, looks)
             # more markers would hide the strokes that tell lines apart
             for line in axis.lines:
-                line.set_marker("o" if len(line.get_xydata()) <= (12 if size[1] < 2.6 else 30) else "")
+                line.set_marker("o" if np.size(line.get_xdata()) <= (12 if size[1] < 2.6 else 30) else "")
             _draw_levels(axis, panel)
             whole = all(float(value).is_integer() for line in panel.lines for value in line.x[-1:])
             axis.xaxis.set_major_locator(MaxNLocator(4 if small else 6, integer=whole))

@@ -14,11 +14,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from dinoscope.tables import Line, Table, joined_sections
 from dinoscope.text import printable
@@ -37,7 +37,6 @@ _PHONE = 340  # pixels that every screen has: pictures that are legible at this 
 _POINT = 96 / 72  # CSS pixels
 _VIEW_BOX = re.compile(r"<svg[^>]*\sviewBox=[\"']\s*[\d.eE+-]+[\s,]+[\d.eE+-]+[\s,]+([\d.eE+-]+)")
 _PATH = re.compile(r'\sd="[^"]*"')
-_KINDS = {b"\x89PNG\r\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif"}  # first bytes of a file -> its kind
 
 
 @dataclass(frozen=True)
@@ -80,19 +79,22 @@ class Figure:
     width: int | None = None
 
     def __post_init__(self) -> None:
-        _ = self._kind
-
-    @property
-    def _kind(self) -> str:
-        if isinstance(self.picture, str):
-            if "<svg" in self.picture:
-                return "svg+xml"
+        if isinstance(self.picture, str) and "<svg" not in self.picture:
             raise ValueError(f"a drawing must be an SVG file, and not begin with {self.picture[:12]!r}")
-        webp = "webp" if self.picture[:4] == b"RIFF" and self.picture[8:12] == b"WEBP" else None
-        kind = next((kind for start, kind in _KINDS.items() if self.picture.startswith(start)), webp)
-        if kind is None:
-            raise ValueError(f"a picture must be PNG, JPEG, WebP or GIF, and not begin with {self.picture[:12]!r}")
-        return kind
+        _ = self._kind_and_width
+
+    @functools.cached_property
+    def _kind_and_width(self) -> tuple[str, float]:
+        """The MIME type, and the picture's own width in CSS pixels (0 if a drawing does not tell)."""
+        if isinstance(self.picture, str):
+            box = _VIEW_BOX.search(self.picture)
+            return "image/svg+xml", float(box[1]) * _POINT if box else 0.0
+        try:
+            with Image.open(io.BytesIO(self.picture), formats=("PNG", "JPEG", "WEBP", "GIF")) as image:
+                return Image.MIME[image.format or ""], image.width
+        except UnidentifiedImageError as error:
+            text = f"a picture must be PNG, JPEG, WebP or GIF, and not begin with {self.picture[:12]!r}"
+            raise ValueError(text) from error
 
     @property
     def source(self) -> str:
@@ -100,18 +102,12 @@ class Figure:
         content = self.picture
         if isinstance(content, str):  # a hundredth of a point is finer than any screen, and a third of the file
             content = _PATH.sub(lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), content).encode("utf-8", "replace")
-        return f"data:image/{self._kind};base64,{base64.b64encode(content).decode('ascii')}"
+        return f"data:{self._kind_and_width[0]};base64,{base64.b64encode(content).decode('ascii')}"
 
-    @functools.cached_property
+    @property
     def min_width(self) -> int:
         """Width in CSS pixels below which it cannot be read; 0 if any screen is wide enough."""
-        if isinstance(self.picture, str):
-            found = _VIEW_BOX.search(self.picture)
-            own = float(found[1]) * _POINT if found else 0.0
-        else:
-            with Image.open(io.BytesIO(self.picture)) as image:
-                own = image.width
-        readable = round(LEGIBLE * own)
+        readable = round(LEGIBLE * self._kind_and_width[1])
         return min(readable, self.width or readable) if readable > _PHONE else 0
 
 
@@ -200,16 +196,22 @@ class Document:
 
 def render(document: Document) -> str:
     """Return the text of an HTML file; the same document gives the same text."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # spell out what no page may hold, such as control characters; what is markup already comes from the template
+        finalize=lambda value: printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+    )
+    environment.filters |= {"kind": lambda block: type(block).__name__, "joined": joined_sections}
     digest = base64.b64encode(hashlib.sha256(OPEN_FOR_PRINT.encode()).digest()).decode()
-    text = (
-        _environment()
-        .get_template("template.html")
-        .render(
-            document=document,
-            style=Markup((Path(__file__).parent / "style.css").read_text(encoding="utf-8")),
-            script=Markup(OPEN_FOR_PRINT),
-            policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
-        )
+    text = environment.get_template("template.html").render(
+        document=document,
+        style=Markup((Path(__file__).parent / "style.css").read_text(encoding="utf-8")),
+        script=Markup(OPEN_FOR_PRINT),
+        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
     )
     return text.lstrip() + "\n"
 
@@ -217,24 +219,4 @@ def render(document: Document) -> str:
 def folded_rest(title: str, figures: Sequence[Figure], shown: int = 1) -> tuple[Block, ...]:
     """Return the first figures, and the others folded under a title with their number."""
     rest = tuple(figures[shown:])
-    return (*figures[:shown], *([Folded(f"{title} ({len(rest)})", rest)] if rest else []))
-
-
-@functools.cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_shown,
-    )
-    environment.filters["kind"] = lambda block: type(block).__name__
-    environment.filters["joined"] = joined_sections
-    return environment
-
-
-def _shown(value: Any) -> Any:
-    """Spell out what no page may hold, such as control characters; what is markup already comes from the template."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return (*figures[:shown], Folded(f"{title} ({len(rest)})", rest)) if rest else tuple(figures)

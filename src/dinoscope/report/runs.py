@@ -1,4 +1,4 @@
-"""What a report is about: runs, with their settings, state, log and machine, and models with their titles."""
+"""What a report is about: runs, with their settings, state, log and machine, and models."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from dinoscope.training.start import read_unreadable
 
 _BETWEEN = "-_/. "
 _WORDS = re.compile(rf"[^{re.escape(_BETWEEN)}]+[{re.escape(_BETWEEN)}]*|[{re.escape(_BETWEEN)}]+")
-_BEGAN = re.compile(r"^(\S+ \S+?)(?:,\d+)? INFO training \S+ on (\d+) images")
-_SAID = re.compile(r"^\S+ \S+ WARNING step (\d+): (.*)$")
+_START = re.compile(r"^(\S+ \S+?)(?:,\d+)? INFO training \S+ on (\d+) images", re.MULTILINE)
+_WARNING = re.compile(r"^\S+ \S+ WARNING step (\d+): (.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RunRecord:
     seconds: of training, over all its sessions; estimated: from the speeds that were logged.
     started: when it began, in words.
     metrics: lines of metrics.jsonl.
-    said: warnings of the training itself, as (step, sentence).
+    warnings: of the training itself, as (step, sentence).
     unreadable: names of files that were left out -> why.
     """
 
@@ -59,19 +59,13 @@ class RunRecord:
     started: str
     sessions: tuple[Session, ...]
     metrics: tuple[dict[str, float], ...]
-    said: tuple[tuple[int, str], ...]
+    warnings: tuple[tuple[int, str], ...]
     unreadable: dict[str, str]
 
     @property
-    def architecture(self) -> str:
-        """The network as the field writes it, with the name that it has here where that differs."""
-        shown = network_title(self.config.backbone)
-        return shown if shown == self.config.backbone else f"{shown} ({self.config.backbone})"
-
-    @property
     def network(self) -> str:
-        """The network as the field writes it, without what is in brackets."""
-        return self.architecture.partition(" (")[0]
+        """The network as the field writes it."""
+        return network_title(self.config.backbone).partition(" (")[0]
 
     @property
     def image_size(self) -> int:
@@ -79,23 +73,22 @@ class RunRecord:
         return self.config.backbone_config.image_size
 
     def series(self, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """A logged value over training: epochs passed, and values."""
-        found = [line for line in self.metrics if name in line]
+        """Return a logged value over training: epochs passed, and values."""
+        lines = [line for line in self.metrics if name in line]
         per_epoch = self.total_steps / self.config.epochs if self.total_steps else None
-        epochs = tuple((line["step"] + 1) / per_epoch if per_epoch else line["epoch"] + 1 for line in found)
-        return epochs, tuple(line[name] for line in found)
+        epochs = tuple((line["step"] + 1) / per_epoch if per_epoch else line["epoch"] + 1 for line in lines)
+        return epochs, tuple(line[name] for line in lines)
 
     def last(self, name: str) -> float | None:
-        """The last that was logged of a value."""
-        values = self.series(name)[1]
-        return values[-1] if values else None
+        """Return the newest logged value of a name."""
+        return next((line[name] for line in reversed(self.metrics) if name in line), None)
 
 
 @dataclass(frozen=True)
 class Material:
     """What the sections of a report are made of.
 
-    runs: labelled as in `titles`. models: all that have weights. comparison: of these; None without any.
+    runs: labelled as the models. models: all that have weights. comparison: of these; None without any.
     pictures: whether to show images, which takes time.
     """
 
@@ -106,19 +99,9 @@ class Material:
     pictures: bool = True
 
     @property
-    def titled(self) -> list[tuple[Model, str]]:
-        """Each model with its label, as it can be shown."""
-        return [(model, printable(model.label)) for model in self.models]
-
-    @property
-    def titles(self) -> list[str]:
-        """Labels of the models."""
-        return [title for _, title in self.titled]
-
-    @property
     def others(self) -> dict[str, str]:
         """Label of each model that is no run -> as it was given."""
-        return {title: model.name for model, title in self.titled if model.run is None}
+        return {model.label: model.name for model in self.models if model.run is None}
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
@@ -127,37 +110,48 @@ def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
     Raises UserError if one is no run folder, or something in it is damaged.
     """
     labels = distinct([(path.resolve().name, path) for path in paths])
-    return [read_run(path, printable(label)) for path, label in zip(paths, labels, strict=True)]
+    return [_read_run(path, printable(label)) for path, label in zip(paths, labels, strict=True)]
 
 
-def read_run(path: Path, label: str) -> RunRecord:
-    """Read one run folder. Raises UserError as `read_runs` does."""
-    run, config, sessions = RunFolder(path), read_config(path), read_sessions(path)
-    log = _text(run.log).splitlines()
-    began = next((found for line in log if (found := _BEGAN.match(line))), None)
-    metrics = _metrics(path)
-    steps, total, state = _progress(run, sessions, metrics)
-    images = sessions[0].images if sessions else int(began[2]) if began else None
-    recorded = _recorded_seconds(sessions)
+def _read_run(path: Path, label: str) -> RunRecord:
+    run, config, sessions, metrics = RunFolder(path), read_config(path), read_sessions(path), _metrics(path)
+    try:
+        log = run.log.read_text(encoding="utf-8", errors="surrogateescape") if run.log.exists() else ""
+    except OSError as error:
+        raise UserError(f"{run.log} cannot be read: {error}") from error
+    began = _START.search(log)
+    times = [session.seconds for session in sessions]
+    recorded = None if not times or None in times else sum(filter(None, times))  # None: a session was killed
     return RunRecord(
         path,
         label,
         config,
         METHOD_NAMES.get(shown := shown_name(config.method), shown),
         method_name(config.method),
-        steps,
-        total,
-        state,
-        images,
+        *_progress(run, sessions, metrics),
+        sessions[0].images if sessions else int(began[2]) if began else None,
         sessions[0].classes if sessions else _classes(config),
         recorded or _estimated_seconds(config, metrics),
         recorded is None,
         sessions[0].started if sessions else began[1] if began else "",
         sessions,
         metrics,
-        tuple((int(found[1]), found[2]) for line in log if (found := _SAID.match(line))),
+        tuple((int(step), text) for step, text in _WARNING.findall(log)),
         read_unreadable(run),
     )
+
+
+def _metrics(path: Path) -> tuple[dict[str, float], ...]:
+    damaged = f"{RunFolder(path).metrics} is damaged: a line of it"
+    try:
+        lines = read_metrics(path)
+    except ValueError as error:
+        raise UserError(f"{damaged} is not JSON ({error})") from error
+    if any(not isinstance(line, dict) or "step" not in line for line in lines):
+        raise UserError(f"{damaged} names no step")
+    if any(not isinstance(value, int | float) for line in lines for value in line.values()):
+        raise UserError(f"{damaged} holds a value that is no number")
+    return tuple(lines)
 
 
 def _progress(
@@ -166,33 +160,14 @@ def _progress(
     """Steps saved, steps in all, as far as they are known, and the state."""
     newest = checkpoint.newest_metadata(run.checkpoints)
     total = sessions[-1].total_steps if sessions else None
-    if newest is None:
-        if not (run.exported / checkpoint.BACKBONE_WEIGHTS).is_file():
-            return 0, total, "begun"
-        # Whoever deletes the checkpoints of a finished run keeps its export.
-        # The last evaluation is that of the last step.
-        steps = total or max((int(line["step"]) + 1 for line in metrics if "rank_me" in line), default=None)
-        return steps, total, "finished"
-    steps, total = int(newest.get("step", 0)), int(newest.get("total", 0)) or total
-    return steps, total, "finished" if steps == total else "stopped"
-
-
-def _metrics(path: Path) -> tuple[dict[str, float], ...]:
-    try:
-        lines = read_metrics(path)
-    except ValueError as error:
-        raise UserError(f"{RunFolder(path).metrics} is damaged: a line of it is not JSON ({error})") from error
-    if any(not isinstance(line, dict) or "step" not in line for line in lines):
-        raise UserError(f"{RunFolder(path).metrics} is damaged: a line of it names no step")
-    if any(not isinstance(value, int | float) for line in lines for value in line.values()):
-        raise UserError(f"{RunFolder(path).metrics} is damaged: a value in it is no number")
-    return tuple(lines)
-
-
-def _recorded_seconds(sessions: Sequence[Session]) -> float | None:
-    """Of all sessions; None if one was killed, so that its time is not known."""
-    seconds = [session.seconds for session in sessions]
-    return sum(each or 0.0 for each in seconds) if seconds and None not in seconds else None
+    if newest is not None:
+        steps, total = int(newest.get("step", 0)), int(newest.get("total", 0)) or total
+        return steps, total, "finished" if steps == total else "stopped"
+    if not (run.exported / checkpoint.BACKBONE_WEIGHTS).is_file():
+        return 0, total, "begun"
+    # Whoever deletes the checkpoints of a finished run keeps its export. The last evaluation is that of the last step.
+    steps = total or max((int(line["step"]) + 1 for line in metrics if "rank_me" in line), default=None)
+    return steps, total, "finished"
 
 
 def _estimated_seconds(config: RunConfig, metrics: Sequence[dict[str, float]]) -> float | None:
@@ -200,8 +175,8 @@ def _estimated_seconds(config: RunConfig, metrics: Sequence[dict[str, float]]) -
     speeds = [(line["step"], line["images_per_second"]) for line in metrics if line.get("images_per_second", 0) > 0]
     if len(speeds) < 2:
         return None
-    steps = [speeds[0][0] + 1, *(late - early for (early, _), (late, _) in itertools.pairwise(speeds))]
-    return sum(count * config.batch_size / speed for count, (_, speed) in zip(steps, speeds, strict=True))
+    pairs = itertools.pairwise([(-1, 0.0), *speeds])
+    return sum((step - earlier) * config.batch_size / speed for (earlier, _), (step, speed) in pairs)
 
 
 def _classes(config: RunConfig) -> int | None:
@@ -211,22 +186,18 @@ def _classes(config: RunConfig) -> int | None:
     return None
 
 
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8", errors="surrogateescape")
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
-
-
 def told_apart(titles: Sequence[str]) -> list[str]:
     """Shorten titles to what tells them apart: without the words that all begin or end with."""
     words = [_WORDS.findall(title) for title in titles]
-    least = min(map(len, words), default=0)
-    if len(words) < 2 or least < 2:
+    spare = min(map(len, words), default=0) - 1
+    if len(words) < 2 or spare < 1:
         return list(titles)
-    first = next((at for at in range(least) if len({each[at] for each in words}) > 1), least - 1)
-    last = next((at for at in range(1, least - first) if len({each[-at] for each in words}) > 1), least - first)
-    short = ["".join(each[first : len(each) - last + 1]).strip(_BETWEEN) for each in words]
+    start = min(_shared(words), spare)
+    end = min(_shared([each[::-1] for each in words]), spare - start)
+    short = ["".join(each[start : len(each) - end]).strip(_BETWEEN) for each in words]
     return short if all(short) and len(set(short)) == len(short) else list(titles)
+
+
+def _shared(words: Sequence[Sequence[str]]) -> int:
+    """Number of words that all begin with."""
+    return len(list(itertools.takewhile(lambda each: len(set(each)) == 1, zip(*words, strict=False))))

@@ -1,23 +1,21 @@
-"""The section with what models attend to: the same images through training, and across the models."""
+"""The section on attention: the same images through a run's training, and across the models."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from dinoscope.data.grey_range import Window
 from dinoscope.data.images import RawImage, UnreadableImage, read
 from dinoscope.data.sources import find_images, first_to_last, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.evaluation.online import MAX_ASPECT, evenly_spaced, mean_map
-from dinoscope.explain.history import AttentionHistory, Snapshot, read_history
+from dinoscope.explain.history import AttentionHistory, read_history
 from dinoscope.explain.maps import map_title
 from dinoscope.features import without_ends
-from dinoscope.model_names import Model
 from dinoscope.pictures import webp
 from dinoscope.report.page import Block, Figure, Group, Notice, Section, folded_rest
 from dinoscope.report.pages import MapColumn, maps_page
@@ -26,68 +24,62 @@ from dinoscope.text import listed
 
 MAX_STEPS = 6
 """Snapshots of a run that are shown: the first, the last, and evenly between."""
-_COUNT = 6
-_OPEN = 2
-
-
-@dataclass(frozen=True)
-class _Images:
-    """What the models are shown. said: where the images are from."""
-
-    images: tuple[RawImage, ...]
-    said: str
+_MAX_IMAGES = 6
+_OPEN = 2  # runs
+_LEAD = (
+    "Colour rises with attention from the average patch upwards; what is attended to evenly stays as it is. A "
+    "transformer shows the mean over the heads of the class token's attention in the last block, a ResNet where its "
+    "features are strong."
+)
 
 
 def section(material: Material) -> Section | None:
     """Show attention through training, if runs kept it, and of all models now; None without images or pictures."""
     if not (material.models and material.pictures):
         return None
-    notices = list[Block]()
+    notices: list[Block] = []
     histories: dict[str, AttentionHistory] = {}
-    for model, title in material.titled:
-        if model.path is None:
-            continue
+    for model in material.models:
         try:
-            found = read_history(model.path)
+            history = None if model.path is None else read_history(model.path)
         except UserError as error:
-            notices.append(Notice(f"{title}: {error}", "warning"))
+            notices.append(Notice(f"{model.label}: {error}", "warning"))
             continue
-        if found is not None and len(found.snapshots) > 1:
-            histories[title] = found
-    shown = _images(material.models, list(histories.values()))
-    if shown is None:
+        if history is not None and len(history.snapshots) > 1:
+            histories[model.label] = history
+    images, about = _images(material)
+    if not images and histories:
+        images = [RawImage(picture) for picture in next(iter(histories.values())).pictures]
+        about = f"{len(images)} training images, as small as the run kept them"
+    if not images:
         return None
     blocks: list[Block] = []
     if histories:
         drawn = [_through_training(title, history) for title, history in histories.items()]
         blocks.append(Group("Through training", folded_rest("Further runs", drawn, _OPEN)))
-    columns, broken = _columns(material, shown.images)
+    columns, broken = _columns(material, images)
     if columns:
         window = material.models[0].backbone.config.window
-        blocks.append(Group("The models next to each other", (_across(columns, shown, window),)))
-    lead = (
-        "Colour rises with attention from the average patch upwards; what is attended to evenly stays as it is. "
-        "A transformer shows the mean over the heads of the class token's attention in the last block, a ResNet where "
-        "its features are strong."
-    )
-    return Section("What the models look at", "attention", lead, (*blocks, *notices, *broken))
+        figure = _across(columns, [image.rgb(window) for image in images], about)
+        blocks.append(Group("The models next to each other", (figure,)))
+    return Section("What the models look at", "attention", _LEAD, (*blocks, *notices, *broken))
 
 
 def _through_training(title: str, history: AttentionHistory) -> Figure:
-    chosen = [history.snapshots[place] for place in first_to_last(len(history.snapshots), MAX_STEPS)]
-    columns = [MapColumn(_when(each), f"step {each.steps}" if each.steps else "", each.maps) for each in chosen]
-    text = f"{chosen[-1].what}, mean over the heads" if chosen[-1].what == "attention" else chosen[-1].what
+    snapshots = [history.snapshots[place] for place in first_to_last(len(history.snapshots), MAX_STEPS)]
+    columns = [
+        MapColumn(f"epoch {each.epoch:.3g}", f"step {each.steps}", each.maps)
+        if each.steps
+        else MapColumn("before training", "", each.maps)
+        for each in snapshots
+    ]
+    what = snapshots[-1].what
+    page = maps_page(history.pictures, columns, f"{what}, mean over the heads" if what == "attention" else what)
     caption = (
-        f"{title}: {chosen[-1].what} of the same {len(history.pictures)} training images, after "
-        f"{len(chosen)} of the {len(history.snapshots)} evaluations that were kept."
+        f"{title}: {what} of the same {len(history.pictures)} training images, after {len(snapshots)} of the "
+        f"{len(history.snapshots)} evaluations that were kept."
     )
-    return Figure(
-        webp(maps_page(history.pictures, columns, text)), caption, f"{chosen[-1].what} of {title} in training"
-    )
-
-
-def _when(snapshot: Snapshot) -> str:
-    return f"epoch {snapshot.epoch:.3g}" if snapshot.steps else "before training"
+    return Figure(webp(page), caption, f"{what} of {title} in training")
 
 
 def _columns(material: Material, images: Sequence[RawImage]) -> tuple[list[MapColumn], list[Notice]]:
@@ -95,51 +87,44 @@ def _columns(material: Material, images: Sequence[RawImage]) -> tuple[list[MapCo
     columns: list[MapColumn] = []
     notices: list[Notice] = []
     with material.measuring.watch("attention of the models") as progress:
-        for done, (model, title) in enumerate(material.titled):
+        for done, model in enumerate(material.models):
             progress(done, len(material.models))
             backbone = model.backbone.to(material.measuring.device).eval()
             maps = [mean_map(backbone, image.rgb(backbone.config.window))[1] for image in images]
             if all(np.isfinite(values).all() for values in maps):
-                columns.append(MapColumn(title, map_title("attention", backbone), maps))
+                columns.append(MapColumn(model.label, map_title("attention", backbone), maps))
             else:
-                text = f"{title}: its attention is not finite; its weights are broken (did its training diverge?)"
-                notices.append(Notice(text, "warning"))
+                text = "its attention is not finite; its weights are broken (did its training diverge?)"
+                notices.append(Notice(f"{model.label}: {text}", "warning"))
     return columns, notices
 
 
-def _across(columns: Sequence[MapColumn], chosen: _Images, window: Window | None) -> Figure:
-    titles = ", ".join(column.title for column in columns)
-    kinds = list(dict.fromkeys(column.detail for column in columns))
-    caption = f"{chosen.said}, each seen by every model at its own image size: {titles}."
+def _across(columns: Sequence[MapColumn], images: Sequence[np.ndarray], about: str) -> Figure:
+    titles = [column.title for column in columns]
+    kinds: dict[str, list[str]] = {}
+    for column in columns:
+        kinds.setdefault(column.detail, []).append(column.title)
+    caption = f"{about}, each seen by every model at its own image size: {', '.join(titles)}."
     if len(kinds) > 1:
-        of_kind = [(kind, [each.title for each in columns if each.detail == kind]) for kind in kinds]
-        caption += " " + " ".join(f"{kind[:1].upper()}{kind[1:]}: {listed(names)}." for kind, names in of_kind)
-    # what a map shows is said below, for above the columns there is hardly room for the titles
-    short = told_apart([each.title for each in columns])
-    images = [image.rgb(window) for image in chosen.images]
-    columns = [replace(each, title=title, detail="") for each, title in zip(columns, short, strict=True)]
-    return Figure(webp(maps_page(images, columns, " or ".join(kinds))), caption, f"Attention of {titles}")
+        caption += "".join(f" {kind[:1].upper()}{kind[1:]}: {listed(names)}." for kind, names in kinds.items())
+    # the caption tells what a map shows, for above the columns there is hardly room for the titles
+    short = [replace(column, title=title, detail="") for column, title in zip(columns, told_apart(titles), strict=True)]
+    return Figure(webp(maps_page(images, short, " or ".join(kinds))), caption, f"Attention of {', '.join(titles)}")
 
 
-def _images(subjects: Sequence[Model], histories: Sequence[AttentionHistory]) -> _Images | None:
-    """Those of the first run whose images are still there; else the small ones that a run has kept, if any."""
-    for subject in subjects:
-        if subject.settings is not None and (found := _own_images(Path(subject.settings["data"]))):
-            return _Images(found, f"{len(found)} training images of {subject.settings['data']}")
-    if histories:
-        pictures = tuple(map(RawImage, histories[0].pictures))
-        return _Images(pictures, f"{len(pictures)} training images, as small as the run kept them")
-    return None
-
-
-def _own_images(data: Path) -> tuple[RawImage, ...]:
-    """The images that snapshots are made of; empty if they cannot be found."""
-    found: list[RawImage] = []
-    with contextlib.suppress(UserError):
-        folder = evenly_spaced(find_images(resolve_split(data, "train")), _COUNT)
-        for place in range(len(folder)):
-            with contextlib.suppress(UnreadableImage):
-                image = read(folder.path(place))
-                alpha = None if image.alpha is None else without_ends(image.alpha, MAX_ASPECT)
-                found.append(replace(image, values=without_ends(image.values, MAX_ASPECT), alpha=alpha))
-    return tuple(found)
+def _images(material: Material) -> tuple[list[RawImage], str]:
+    """The images that snapshots are made of, of the first run whose images are still there, and where they are from."""
+    for model in material.models:
+        images: list[RawImage] = []
+        if model.settings is None:
+            continue
+        with contextlib.suppress(UserError):
+            folder = evenly_spaced(find_images(resolve_split(Path(model.settings["data"]), "train")), _MAX_IMAGES)
+            for place in range(len(folder)):
+                with contextlib.suppress(UnreadableImage):
+                    image = read(folder.path(place))
+                    alpha = None if image.alpha is None else without_ends(image.alpha, MAX_ASPECT)
+                    images.append(replace(image, values=without_ends(image.values, MAX_ASPECT), alpha=alpha))
+        if images:
+            return images, f"{len(images)} training images of {model.settings['data']}"
+    return [], ""

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from dinoscope.report.charts import line_chart, looks, svg
-from dinoscope.report.page import Block, Figure, Gallery, Notice, Section
+from dinoscope.report.page import Figure, Gallery, Notice, Section
 from dinoscope.report.runs import Material, RunRecord
 from dinoscope.tables import Line, LineChart, LinePanel
 from dinoscope.text import listed
 
 _SIZE = (3.1, 1.7)  # inches of a panel: on paper three stand in a row, at three quarters of it
+Levels = tuple[tuple[str, float], ...]
+
+
+def _ln_k(runs: Sequence[RunRecord]) -> Levels:
+    """The maximum of an entropy, for every number of outputs that there is."""
+    numbers = sorted({outputs for run in runs if (outputs := run.config.method.outputs)})
+    return tuple((f"ln K = {math.log(number):.2f} (K = {number:,})", math.log(number)) for number in numbers)
+
+
+def _guessing(runs: Sequence[RunRecord]) -> Levels:
+    """The accuracy of guessing among classes of one size, for every number of classes that there is."""
+    numbers = sorted({run.classes for run in runs if run.classes})
+    return tuple((f"guessing: {100 / number:.3g} %", 100 / number) for number in numbers)
 
 
 @dataclass(frozen=True)
 class _Value:
     """A panel: its title, the unit, the names in metrics.jsonl of which a run has one, and how to read it.
 
-    scale: what values are divided by. bounded: ln K is the maximum. accuracy: guessing is marked.
+    levels: gives the lines across; the panel begins at 0 then. scale: values are divided by it.
     of_several: how to read it matters only with several methods.
     """
 
@@ -27,9 +40,8 @@ class _Value:
     unit: str
     names: tuple[str, ...]
     reading: str = ""
+    levels: Callable[[Sequence[RunRecord]], Levels] | None = None
     scale: float = 1.0
-    bounded: bool = False
-    accuracy: bool = False
     of_several: bool = False
 
 
@@ -47,7 +59,7 @@ _FIGURES: dict[str, tuple[_Value, ...]] = {
             "top-1 (%)",
             ("knn_top1",),
             "Online k-NN (k = 20) is measured during training on the run's own images at {sizes} px.",
-            accuracy=True,
+            _guessing,
         ),
         _Value("Gradient norm", "norm", ("gradient_norm",), "The gradient is that of the network before clipping."),
     ),
@@ -57,21 +69,21 @@ _FIGURES: dict[str, tuple[_Value, ...]] = {
             "nats",
             ("teacher_entropy", "code_entropy"),
             "Targets are the teacher's outputs in DINO, the codes in SwAV. Healthy: the entropy of each falls well "
-            "below ln K, the most that it can be. If it stays at ln K, no image is told from another.",
-            bounded=True,
+            "below ln K, its maximum. If it stays at ln K, no image is told from another.",
+            _ln_k,
         ),
         _Value(
             "Entropy of their mean",
             "nats",
             ("teacher_marginal_entropy",),
-            "Healthy: the entropy of their mean stays close to ln K. If it falls towards 0, all images get one answer.",
-            bounded=True,
+            "Healthy: the entropy of their mean stays close to ln K. If it falls towards 0, all images get one output.",
+            _ln_k,
         ),
         _Value(
             "KL(teacher, student)",
             "nats",
             ("kl_teacher_student",),
-            "KL divergence: how far the student's answers are from the teacher's.",
+            "KL divergence: how far the student's outputs are from the teacher's.",
         ),
     ),
     "What the features use": (
@@ -89,10 +101,7 @@ _FIGURES: dict[str, tuple[_Value, ...]] = {
             "Standard deviation of features, which are what is kept: likewise.",
         ),
         _Value(
-            "RankMe",
-            "directions",
-            ("rank_me",),
-            "RankMe: how many directions the features use, as an effective rank.",
+            "RankMe", "directions", ("rank_me",), "RankMe: the effective rank, how many directions the features use."
         ),
     ),
     "Schedules": (
@@ -124,74 +133,59 @@ def section(material: Material) -> Section | None:
     if not runs:
         return None
     strokes = {line.label: line for line in looks([(run.label, run.method) for run in runs])}
-    blocks: list[Block] = []
+    galleries: list[Gallery] = []
     with material.measuring.watch("drawing curves") as progress:
         for done, (title, values) in enumerate(_FIGURES.items(), 1):
-            blocks += _figure(title, values, runs, strokes)
+            galleries += _galleries(title, values, runs, strokes)
             progress(done, len(_FIGURES))
-    if not blocks:
-        blocks = [Notice("Nothing was logged: metrics.jsonl is empty or missing.")]
-    return Section("Curves", "curves", "How training went, epoch by epoch.", tuple(blocks))
+    blocks = tuple(galleries) or (Notice("Nothing was logged: metrics.jsonl is empty or missing."),)
+    return Section("Curves", "curves", "How training went, epoch by epoch.", blocks)
 
 
-def _figure(title: str, values: Sequence[_Value], runs: Sequence[RunRecord], strokes: dict[str, Line]) -> list[Block]:
+def _galleries(
+    title: str, values: Sequence[_Value], runs: Sequence[RunRecord], strokes: dict[str, Line]
+) -> list[Gallery]:
     """The panels that any run has values for; the caption tells how to read them, and which runs lack what."""
     drawings: list[Figure] = []
-    readings: list[str] = []
+    caption = [f"{title}."]
     lacking: dict[str, list[str]] = {}
-    hidden = False
+    is_hidden = False
     for value in values:
-        lines = {run.label: found for run in runs if (found := _line(run, value, strokes[run.label]))}
-        if without := [run for run in runs if run.label not in lines]:
-            lacking.setdefault(_named(without, runs), []).append(value.title)
+        lines = {run.label: line for run in runs if (line := _line(run, value, strokes[run.label]))}
+        having = [run for run in runs if run.label in lines]
+        if len(having) < len(runs):
+            lacking.setdefault(_without(having, runs), []).append(value.title)
         if not lines:
             continue
-        having = [run for run in runs if run.label in lines]
-        levels = _ln_k(having) if value.bounded else _guessing(having) if value.accuracy else ()
-        limits = (0, None) if value.bounded or value.accuracy else (None, None)
+        levels, limits = (value.levels(having), (0, None)) if value.levels else ((), (None, None))
         panel = LinePanel(value.title, tuple(lines.values()), "epoch", value.unit, levels, limits=limits)
-        drawing = svg(line_chart(LineChart("", value.title, (panel,)), _SIZE, legend=False))
-        drawings.append(Figure(drawing.decode("utf-8"), "", f"{value.title} over the epochs"))
-        hidden = hidden or len({(line.x, line.y) for line in lines.values()}) < len(lines)
+        drawing = svg(line_chart(LineChart("", value.title, (panel,)), _SIZE, legend=False)).decode("utf-8")
+        drawings.append(Figure(drawing, "", f"{value.title} over the epochs"))
+        is_hidden = is_hidden or len({(line.x, line.y) for line in lines.values()}) < len(lines)
         if value.reading and (not value.of_several or len({run.method for run in runs}) > 1):
             sizes = listed([str(size) for size in sorted({run.image_size for run in having})])
-            readings.append(value.reading.format(sizes=sizes))
-    if not drawings:
-        return []
-    notes = [f"Not logged{names}: {', '.join(titles)}." for names, titles in lacking.items()]
-    notes += ["Lines of runs with the same values lie on each other; the last is seen."] if hidden else []
-    caption = " ".join([f"{title}.", *readings, *notes])
+            caption.append(value.reading.format(sizes=sizes))
+    caption += [f"Not logged{names}: {', '.join(titles)}." for names, titles in lacking.items()]
+    caption += ["Lines of runs with the same values lie on each other; the last is seen."] if is_hidden else []
     legend = tuple(strokes.values()) if len(runs) > 1 else ()
-    return [Gallery(tuple(drawings), caption, min_width=205, columns=3, legend=legend)]
+    gallery = Gallery(tuple(drawings), " ".join(caption), min_width=205, columns=3, legend=legend)
+    return [gallery] if drawings else []
 
 
 def _line(run: RunRecord, value: _Value, look: Line) -> Line | None:
     for name in value.names:
         points = [(x, y / value.scale) for x, y in zip(*run.series(name), strict=True) if math.isfinite(y)]
         if points:
-            return replace(look, x=tuple(x for x, _ in points), y=tuple(y for _, y in points))
+            x, y = zip(*points, strict=True)
+            return replace(look, x=x, y=y)
     return None
 
 
-def _ln_k(runs: Sequence[RunRecord]) -> tuple[tuple[str, float], ...]:
-    numbers = sorted({outputs for run in runs if (outputs := run.config.method.outputs)})
-    return tuple((f"ln K = {math.log(number):.2f} (K = {number:,})", math.log(number)) for number in numbers)
-
-
-def _guessing(runs: Sequence[RunRecord]) -> tuple[tuple[str, float], ...]:
-    """The accuracy of guessing among classes of one size, for every number of classes that there is."""
-    numbers = sorted({run.classes for run in runs if run.classes})
-    return tuple((f"guessing: {100 / number:.3g} %", 100 / number) for number in numbers)
-
-
-def _named(without: Sequence[RunRecord], runs: Sequence[RunRecord]) -> str:
-    """By the methods of which no run has it, and single runs of others; nothing if that is all."""
-    if len(without) == len(runs):
+def _without(having: Sequence[RunRecord], runs: Sequence[RunRecord]) -> str:
+    """The runs that lack a value, by method if none of its runs has it; nothing if that is all of them."""
+    if not having:
         return ""
-    lacking = {run.label for run in without}
-    whole = [
-        method
-        for method in dict.fromkeys(run.method for run in without)
-        if all(run.label in lacking for run in runs if run.method == method)
-    ]
-    return " by " + listed(whole + [run.label for run in without if run.method not in whole])
+    methods, lacking = {run.method for run in having}, [run for run in runs if run not in having]
+    names = [run.method for run in lacking if run.method not in methods]
+    names += [run.label for run in lacking if run.method in methods]
+    return f" by {listed(list(dict.fromkeys(names)))}"

@@ -21,10 +21,9 @@ from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import Session
 
 MAX_OPEN = 2
-"""Runs up to which the settings of each stand open; of more they are folded."""
-MAX_BESIDE = 4
-"""Runs up to which their settings are set next to each other."""
-NOT_RECORDED = "not recorded: the run is from before machine and versions were"
+"""Runs up to which the settings of each are open; of more they are folded."""
+MAX_COLUMNS = 4
+"""Runs up to which a table compares their settings."""
 
 
 def section(material: Material) -> Section | None:
@@ -33,51 +32,57 @@ def section(material: Material) -> Section | None:
     if not runs:
         return None
     blocks: list[Block] = []
-    if 1 < len(runs) <= MAX_BESIDE and (apart := _apart(runs)):
-        blocks.append(apart)
+    if 1 < len(runs) <= MAX_COLUMNS and (rows := _differences(runs)):
+        blocks.append(_table(("Setting", *(run.label for run in runs)), rows, "Where the runs differ"))
     for run in runs:
-        inside = _of(run)
-        blocks.append(Group(run.label, inside) if len(runs) <= MAX_OPEN else Folded(run.label, inside))
+        blocks.append((Group if len(runs) <= MAX_OPEN else Folded)(run.label, _blocks(run)))
     lead = "How each run was made, and the command that makes it again."
     return Section("Settings", "settings", lead, tuple(blocks))
 
 
-def _apart(runs: Sequence[RunRecord]) -> Table | None:
-    """Settings that all runs have and in which they differ, apart from where they lie."""
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> Table:
+    return Table(tuple(map(Column, titles)), (Rows(tuple(TableRow(tuple(row)) for row in rows)),), caption)
+
+
+def _differences(runs: Sequence[RunRecord]) -> list[tuple[str, ...]]:
+    """Settings that all runs have and in which they differ, apart from their folders."""
     own = [flat(to_dict(run.config)) for run in runs]
-    names = [name for name in own[0] if name != "out" and all(name in settings for settings in own)]
-    rows = [
-        TableRow((name, *(text(settings[name]) for settings in own)))
-        for name in names
-        if len({json.dumps(settings[name]) for settings in own}) > 1
+    return [
+        (name, *(text(settings[name]) for settings in own))
+        for name in own[0]
+        if name != "out"
+        and all(name in settings for settings in own)
+        and len({json.dumps(settings[name]) for settings in own}) > 1
     ]
-    if not rows:
-        return None
-    columns = (Column("Setting"), *(Column(run.label) for run in runs))
-    return Table(columns, (Rows(tuple(rows)),), "Where the runs differ")
 
 
-def _of(run: RunRecord) -> tuple[Block, ...]:
+def _blocks(run: RunRecord) -> tuple[Block, ...]:
     again = command(run.config, run.sessions[0].processes if run.sessions else 1)
-    blocks: list[Block] = [Paragraph(f"All settings are those of the recipe {again.recipe}.")]
+    nearest: Block = Paragraph(f"All settings are those of the recipe {again.recipe}.")
     if again.differences:
-        rows = tuple(TableRow((name, text(own), text(usual))) for name, (own, usual) in again.differences.items())
-        columns = (Column("Setting"), Column("This run"), Column(f"Recipe {again.recipe}"))
-        blocks = [Table(columns, (Rows(rows),), "What differs from the nearest recipe")]
-    blocks += [Paragraph("The command that trains it again:"), Code(again.text), *_machine(run)]
+        rows = [(name, text(own), text(usual)) for name, (own, usual) in again.differences.items()]
+        titles = ("Setting", "This run", f"Recipe {again.recipe}")
+        nearest = _table(titles, rows, "What differs from the nearest recipe")
     every = tuple((name, text(value)) for name, value in flat(to_dict(run.config)).items())
-    return (*blocks, Folded("All settings", (KeyValues(every, dense=True),)))
+    return (
+        nearest,
+        Paragraph("The command that trains it again:"),
+        Code(again.text),
+        *_machine(run),
+        Folded("All settings", (KeyValues(every, dense=True),)),
+    )
 
 
 def _machine(run: RunRecord) -> list[Block]:
     """The circumstances of the run's first start, and whether later ones were different."""
-    sessions, seed = run.sessions, ("Seed", str(run.config.seed))
-    if not sessions:
+    seed = ("Seed", str(run.config.seed))
+    if not run.sessions:
         begun = (("Begun", run.started),) if run.started else ()
-        return [KeyValues((("Machine, versions, commit", NOT_RECORDED), seed, *begun))]
-    first = sessions[0]
+        missing = ("Machine, versions, commit", "not recorded: the run is from before machine and versions were")
+        return [KeyValues((missing, seed, *begun))]
+    first = run.sessions[0]
     pairs = [
-        ("Begun", _moment(first.started)),
+        ("Begun", _moment(first)),
         ("Machine", _machine_line(first)),
         ("System", first.system),
         ("Precision", f"{first.precision}, {first.processes} process{'es' * (first.processes != 1)}"),
@@ -85,19 +90,17 @@ def _machine(run: RunRecord) -> list[Block]:
         ("Commit of dinoscope", first.commit or "not known: installed without its git history"),
         seed,
     ]
-    if len(sessions) > 1:
-        starts = (
-            f"{_moment(one.started)} at step {count(one.first_step)}, {duration(one.seconds)}" for one in sessions
-        )
+    if len(run.sessions) > 1:
+        starts = [f"{_moment(one)} at step {count(one.first_step)}, {duration(one.seconds)}" for one in run.sessions]
         pairs.append(("Sessions", "; ".join(starts)))
-    values = {
-        "machine": {_machine_line(session) for session in sessions},
-        "versions": {json.dumps(session.versions) for session in sessions},
-        "commit of dinoscope": {session.commit for session in sessions},
+    different = {
+        "machine": {_machine_line(session) for session in run.sessions},
+        "versions": {json.dumps(session.versions) for session in run.sessions},
+        "commit of dinoscope": {session.commit for session in run.sessions},
     }
-    changed = [name for name, different in values.items() if len(different) > 1]
-    text = f"It was resumed with another {' and another '.join(changed)}; the first is shown."
-    return [KeyValues(tuple(pairs)), *([Notice(text)] if changed else [])]
+    changed = " and another ".join(name for name, values in different.items() if len(values) > 1)
+    notice = [Notice(f"It was resumed with another {changed}; the first is shown.")] if changed else []
+    return [KeyValues(tuple(pairs)), *notice]
 
 
 def _machine_line(session: Session) -> str:
@@ -106,9 +109,8 @@ def _machine_line(session: Session) -> str:
     return f"{session.machine}{memory} ({session.device}), {threads}"
 
 
-def _moment(iso: str) -> str:
-    """2026-11-24T08:59:39+01:00 for people."""
-    return iso.replace("T", " ", 1)
+def _moment(session: Session) -> str:
+    return session.started.replace("T", " ", 1)  # 2026-11-24T08:59:39+01:00
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -134,15 +136,13 @@ class Command:
             if word.startswith("--") and word not in ("--nproc-per-node", "--recipe"):
                 groups.append([])
             groups[-1].append(word)
-        return " \\\n    ".join(" ".join(map(shlex.quote, group)) for group in groups)
+        return " \\\n    ".join(map(shlex.join, groups))
 
 
 def command(config: RunConfig, processes: int = 1) -> Command:
     """Return how `dinoscope train` gives these settings, in the fewest words. processes: started by torchrun."""
-    start = ["dinoscope", "train"]
-    if processes > 1:
-        start = ["torchrun", "--nproc-per-node", str(processes), "-m", "dinoscope", "train"]
-    own, found = flat(to_dict(config)), list[Command]()
+    torchrun = ("torchrun", "--nproc-per-node", str(processes), "-m") if processes > 1 else ()
+    own, commands = flat(to_dict(config)), list[Command]()
     for name in RECIPES:
         recipe = run_config(name, config.data, config.out)
         if type(recipe.method) is not type(config.method):
@@ -153,9 +153,19 @@ def command(config: RunConfig, processes: int = 1) -> Command:
             for key, value in own.items()
             if key not in ("data", "out") and not key.endswith(f".{KIND}") and not _same(value, usual[key])
         }
-        places = ["--recipe", name, "--data", str(config.data), "--out", str(config.out)]
-        found.append(Command(name, differences, (*start, *places, *_options(config, differences))))
-    return min(found, key=lambda each: len(each.words))
+        start = (
+            *torchrun,
+            "dinoscope",
+            "train",
+            "--recipe",
+            name,
+            "--data",
+            str(config.data),
+            "--out",
+            str(config.out),
+        )
+        commands.append(Command(name, differences, (*start, *_options(config, differences))))
+    return min(commands, key=lambda each: len(each.words))
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -166,19 +176,19 @@ def _same(one: Any, other: Any) -> bool:
 def _options(config: RunConfig, differences: Mapping[str, tuple[Any, Any]]) -> list[str]:
     """Options for all differences; views that are a preset are named if that is shorter."""
     preset = next((name for name, views in VIEWS.items() if views == config.views), None)
-    named = preset is not None and sum(name.startswith("views.") for name in differences) > 1
-    words = ["--views", preset] if named and preset else []
+    is_named = preset is not None and sum(name.startswith("views.") for name in differences) > 1
+    words = ["--views", preset] if is_named and preset else []
     for name, (value, _) in differences.items():
-        if not (named and name.startswith("views.")):
-            words += _option(name, value)
+        *rooms, last = name.replace("_", "-").split(".")
+        if is_named and rooms == ["views"]:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{'.'.join([*rooms, last if value else f'no-{last}'])}")
+            continue
+        values: list[Any] = value if isinstance(value, list) else [value]
+        if config.window and name == "window":
+            values = [window_text(config.window)]
+        words.append(f"--{'.'.join([*rooms, last])}")
+        # a float so that it is read back as the same one, 3 for 3.0
+        words += [repr(one).removesuffix(".0") if isinstance(one, float) else str(one) for one in values]
     return words
-
-
-def _option(name: str, value: Any) -> list[str]:
-    """A setting as the command line takes it; a number so that it is read back as the same one, 3 for 3.0."""
-    *rooms, last = name.replace("_", "-").split(".")
-    if isinstance(value, bool):
-        return [f"--{'.'.join([*rooms, last if value else f'no-{last}'])}"]
-    values = [window_text((value[0], value[1]))] if name == "window" else value if isinstance(value, list) else [value]
-    words = (repr(one).removesuffix(".0") if isinstance(one, float) else str(one) for one in values)
-    return [f"--{'.'.join([*rooms, last])}", *words]
