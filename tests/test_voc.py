@@ -18,14 +18,12 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Context, differences
 from dinoscope.evaluation.voc import (
     VocConfig,
-    VocResult,
     cell_jaccard,
     count_cells,
     fixed_head,
     jaccard,
     measure_voc,
     published_scores,
-    results_of,
     strict_scores,
     two_halves,
     whole_image_scores,
@@ -34,6 +32,7 @@ from dinoscope.explain.attention import mass_mask, mass_masks
 from dinoscope.explain.maps import MAPS
 from dinoscope.model_names import Model, load_models
 from dinoscope.models.backbone import Backbone
+from dinoscope.types import Items, Result
 
 # Two classes and a void pixel in each of two cells; a cell is 2 x 2 pixels:
 #   A: three pixels of class 1, one void    B: background
@@ -99,30 +98,36 @@ def test_both_protocols_by_hand() -> None:
     assert whole_image_scores(counts) == pytest.approx(((3 / 16 + 4 / 16) / 2, 7 / 14))
 
 
+def value(result: Result, figure: str, mass: float = 0.5) -> float:
+    metric = result.metric(f"voc_jaccard_{figure}", mass=mass)
+    assert metric is not None
+    return metric.value
+
+
+def items(result: Result) -> Items:
+    assert result.items is not None
+    return result.items
+
+
 @pytest.mark.usefixtures("given_heads")
 def test_the_same_through_the_whole_way(tmp_path: Path, vit: Model) -> None:
     data = write_voc(tmp_path, {name: enlarged(MASK) for name in "abc"})
-    result = measure_voc([vit], find_masked_images(data), small_config(), keep_masks=True)
-    scores = result.models[0]
-    assert scores.published is not None
-    assert scores.strict_mean is not None
-    assert scores.strict_head is not None
-    assert scores.published[:, 0].tolist() == pytest.approx([7 / 16] * 3)
-    assert scores.strict_mean[:, 0].tolist() == pytest.approx([1.0] * 3)
-    assert scores.strict_head.scores[:, 0].tolist() == pytest.approx([4 / 10] * 3)  # head 1, on every half
-    assert scores.strict_head.heads[:, 0].tolist() == [1, 1]
-    assert scores.masks[0].tolist() == [[True, False], [True, False]]
-    assert result.whole_image == pytest.approx({"published": 7 / 32, "strict": 1 / 2})
+    (result,), (masks,) = measure_voc([vit], find_masked_images(data), small_config(), keep_masks=True)
+    figures = items(result).figures
+    assert figures["voc_jaccard_published"] == pytest.approx([100 * 7 / 16] * 3)
+    assert figures["voc_jaccard_strict_mean"] == pytest.approx([100.0] * 3)
+    assert figures["voc_jaccard_strict_head"] == pytest.approx([100 * 4 / 10] * 3)  # head 1, on every half
+    assert result.protocol["fixed_heads"] == [1, 1]
+    assert masks["a"].tolist() == [[True, False], [True, False]]
+    assert result.protocol["whole_image"] == pytest.approx({"published": 100 * 7 / 32, "strict": 100 / 2})
     # at a mass of .93 it takes a third cell (.48 + .42 + .05), of two equal ones the earlier: A B C, and C D A
-    assert scores.published[0, 1].item() == pytest.approx((3 / 12 + 4 / 12) / 2)
-    metrics = {
-        metric.name: metric for metric in reversed(results_of(result)[0].metrics) if "class" not in metric.parameters
-    }
-    assert metrics["voc_jaccard_published"].value == pytest.approx(100 * 7 / 16)
-    assert metrics["voc_jaccard_strict_head"].value == pytest.approx(40)
-    assert metrics["voc_jaccard_strict_head"].parameters == {"mass": 0.5}
-    assert metrics["voc_jaccard_strict_head"].low is None  # three images that are all alike have no interval
-    classes = [each for each in results_of(result)[0].metrics if each.parameters.get("class")]
+    assert value(result, "published", 0.93) == pytest.approx(100 * (3 / 12 + 4 / 12) / 2)
+    assert value(result, "published") == pytest.approx(100 * 7 / 16)
+    head = result.metrics[2]
+    assert (head.name, head.parameters) == ("voc_jaccard_strict_head", {"mass": 0.5})
+    assert head.value == pytest.approx(40)
+    assert head.low is None  # three images that are all alike have no interval
+    classes = [each for each in result.metrics if each.parameters.get("class")]
     assert [(each.name, each.parameters["class"], each.n) for each in classes[::2]] == [
         ("voc_jaccard_published", 1, 3),
         ("voc_jaccard_published", 2, 3),
@@ -131,20 +136,20 @@ def test_the_same_through_the_whole_way(tmp_path: Path, vit: Model) -> None:
 
 
 @pytest.mark.usefixtures("given_heads")
-def test_published_alone_keeps_the_heads_that_the_truth_chose(tmp_path: Path, vit: Model) -> None:
+def test_published_alone_keeps_the_heads_that_the_ground_truth_chose(tmp_path: Path, vit: Model) -> None:
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
     config = small_config(protocol="published")
-    scores = measure_voc([vit], images, config, keep_masks=True).models[0]
-    assert scores.masks[0].all()  # A and B for class 1, C and D for class 2
-    assert list(scores.figures) == ["published"]
+    (result,), (masks,) = measure_voc([vit], images, config, keep_masks=True)
+    assert masks["a"].all()  # A and B for class 1, C and D for class 2
+    assert list(items(result).figures) == ["voc_jaccard_published"]
 
 
 @pytest.mark.usefixtures("given_heads")
 def test_one_image_is_too_few_to_choose_a_head_on(tmp_path: Path, vit: Model) -> None:
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
-    scores = measure_voc([vit], images, small_config()).models[0]
-    assert scores.strict_head is None
-    assert list(scores.figures) == ["published", "strict_mean"]
+    (result,), _ = measure_voc([vit], images, small_config())
+    assert result.protocol["fixed_heads"] is None
+    assert list(items(result).figures) == ["voc_jaccard_published", "voc_jaccard_strict_mean"]
 
 
 @settings(max_examples=40)
@@ -159,16 +164,20 @@ def test_counting_in_cells_is_comparing_pixels(seed: int, size: tuple[int, int],
     maps = torch.from_numpy(generator.random((3, *grid), dtype=np.float32))
     masks = torch.stack([mass_mask(each.flatten(), 0.6).view(grid) for each in maps])
     large = F.interpolate(masks[None].float(), size, mode="nearest-exact")[0] > 0
-    truth = torch.from_numpy(mask)
+    ground_truth = torch.from_numpy(mask)
     counts = count_cells(mask, grid)
     present = [value for value in (3, 7) if (mask == value).any()]
     assert counts.classes == tuple(present)
     assert counts.pixels.sum() == mask.size
     if present:
-        slow = torch.tensor([[jaccard(head, truth == value) for value in present] for head in large]).max(dim=0).values
+        slow = (
+            torch.tensor([[jaccard(head, ground_truth == value) for value in present] for head in large])
+            .max(dim=0)
+            .values
+        )
         torch.testing.assert_close(published_scores(masks.flatten(1), counts)[0].float(), slow)
-    foreground = (truth > 0) & (truth < 255)
-    slow = torch.tensor([jaccard(head, foreground, truth < 255) for head in large])
+    foreground = (ground_truth > 0) & (ground_truth < 255)
+    slow = torch.tensor([jaccard(head, foreground, ground_truth < 255) for head in large])
     fast = strict_scores(masks.flatten(1), counts).float()
     torch.testing.assert_close(fast, slow)
     assert ((fast >= 0) & (fast <= 1)).all()
@@ -193,8 +202,9 @@ def test_a_head_is_chosen_on_the_other_half() -> None:
     scores = torch.tensor([[[0.9, 0.1]], [[0.7, 0.3]], [[0.2, 0.6]], [[0.0, 0.8]]])
     found = fixed_head(scores, torch.tensor([True, True, False, False]))
     assert found is not None
-    assert found.heads.tolist() == [[1], [0]]
-    assert found.scores[:, 0].tolist() == pytest.approx([0.1, 0.3, 0.2, 0.0])
+    values, heads = found
+    assert heads.tolist() == [[1], [0]]
+    assert values[:, 0].tolist() == pytest.approx([0.1, 0.3, 0.2, 0.0])
     assert fixed_head(scores, torch.zeros(4, dtype=torch.bool)) is None
 
 
@@ -218,20 +228,19 @@ def spoilt(tmp_path: Path) -> MaskedImages:
 
 def test_what_cannot_be_used_is_counted(tmp_path: Path, vit: Model) -> None:
     told: list[tuple[int, int]] = []
-    result = measure_voc([vit], spoilt(tmp_path), small_config(), lambda *done: told.append(done))
-    assert [result.images.names[index] for index in result.used] == ["good"]
-    assert {fault.name: fault.kind for fault in result.faults} == {
-        "bare": "mask missing",
-        "size": "image and mask of different sizes",
-        "empty": "no object in the mask",
-        "image": "image unreadable",
-        "mask": "mask unreadable",
-        "gone": "image unreadable",
+    (result,), _ = measure_voc([vit], spoilt(tmp_path), small_config(), lambda *done: told.append(done))
+    assert items(result).names == ("good",)
+    left_out = items(result).left_out
+    assert set(left_out) == {"bare", "size", "empty", "image", "mask", "gone"}
+    assert "is 4 x 4 px, its image 16 x 16 px" in left_out["size"]
+    assert result.protocol["left_out"] == {
+        "mask missing": 1,
+        "image and mask of different sizes": 1,
+        "no object in the mask": 1,
+        "image unreadable": 2,
+        "mask unreadable": 1,
     }
-    assert "is 4 x 4 px, its image 16 x 16 px" in next(fault.reason for fault in result.faults if fault.name == "size")
-    protocol = results_of(result)[0].protocol
-    assert protocol["left_out"]["image unreadable"] == 2
-    assert protocol["images"] == 1
+    assert result.protocol["images"] == 1
     assert told[-1] == (6, 6)
 
 
@@ -241,9 +250,10 @@ def test_nothing_that_can_be_used_is_an_error(tmp_path: Path, vit: Model) -> Non
         measure_voc([vit], images, small_config())
 
 
-def scenes_result(folder: Path, batch_size: int, **changes: object) -> VocResult:
+def scenes_results(folder: Path, batch_size: int, **changes: object) -> list[Result]:
     models, context = load_models(["random:vit_micro_conv8", "random:resnet_micro"]), Context(batch_size=batch_size)
-    return measure_voc(models, find_masked_images(folder), small_config(square=64, size=48, **changes), context=context)
+    config = small_config(square=64, size=48, **changes)
+    return measure_voc(models, find_masked_images(folder), config, context=context)[0]
 
 
 def test_the_order_and_the_batch_do_not_matter(tmp_path: Path) -> None:
@@ -254,27 +264,24 @@ def test_the_order_and_the_batch_do_not_matter(tmp_path: Path) -> None:
         for n, (h, w) in enumerate(shapes)
     }
     voc = write_voc(tmp_path, masks)
-    one, many = scenes_result(voc, batch_size=1, threads=1), scenes_result(voc, batch_size=4, threads=2)
-    for a, b in zip(one.models, many.models, strict=True):
-        assert a.figures.keys() == b.figures.keys()
-        for name in a.figures:
-            torch.testing.assert_close(a.figures[name], b.figures[name], atol=0.02, rtol=0)  # ties of rounded sums
+    one, many = scenes_results(voc, batch_size=1, threads=1), scenes_results(voc, batch_size=4, threads=2)
+    for a, b in zip(one, many, strict=True):
+        assert items(a).figures.keys() == items(b).figures.keys()
+        for name, values in items(a).figures.items():
+            np.testing.assert_allclose(values, items(b).figures[name], atol=2, rtol=0)  # ties of rounded sums
     (voc / "ImageSets/Segmentation/val.txt").write_text("4\n2\n0\n1\n3\n")
-    turned = scenes_result(voc, batch_size=1)
-    for name in ("published", "strict_mean"):
-        there, here = one.models[0].figures[name], turned.models[0].figures[name]
-        torch.testing.assert_close(here, there[[4, 2, 0, 1, 3]])
-    assert one.models[1].maps == 1
-    head = one.models[1].strict_head
-    assert head is not None
-    torch.testing.assert_close(head.scores, one.models[1].figures["strict_mean"])  # the one map is both
-    both = results_of(one)
-    labelled = [(scores.model.label, result) for scores, result in zip(one.models, both, strict=True)]
+    turned = scenes_results(voc, batch_size=1)
+    for name in ("voc_jaccard_published", "voc_jaccard_strict_mean"):
+        there, here = items(one[0]).figures[name], items(turned[0]).figures[name]
+        np.testing.assert_allclose(here, np.take(there, [4, 2, 0, 1, 3]))
+    figures = items(one[1]).figures
+    assert one[1].protocol["maps"] == 1
+    np.testing.assert_allclose(figures["voc_jaccard_strict_head"], figures["voc_jaccard_strict_mean"])  # the one map
+    labelled = list(zip(("vit", "resnet"), one, strict=True))
     for name in ("published", "strict_mean", "strict_head"):
         ((first, second, interval),) = differences(labelled, f"voc_jaccard_{name}")
-        assert (first, second) == ("random vit_micro_conv8", "random resnet_micro")
-        means = [metric.value for result in both if (metric := result.metric(f"voc_jaccard_{name}", mass=0.5))]
-        assert interval.mean == pytest.approx(means[1] - means[0])
+        assert (first, second) == ("vit", "resnet")
+        assert interval.mean == pytest.approx(value(one[1], name) - value(one[0], name))
         assert interval.low < interval.mean < interval.high
 
 
@@ -309,8 +316,7 @@ def test_a_batch_of_no_images_is_refused(tmp_path: Path, vit: Model) -> None:
 
 def test_other_kinds_of_maps_have_one_map_and_are_named(tmp_path: Path, vit: Model) -> None:
     images = find_masked_images(write_voc(tmp_path, {"a": enlarged(MASK)}))
-    scores = measure_voc([vit], images, small_config(map="centre")).models[0]
-    assert scores.maps == 1
-    assert scores.strict_mean is not None
+    (result,), _ = measure_voc([vit], images, small_config(map="centre"))
+    assert result.protocol["maps"] == 1
     with pytest.raises(UserError, match="no kind of map 'atention'; did you mean attention"):
         small_config(map="atention")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from dinoscope.data.benchmarks import find_masked_images
-from dinoscope.evaluation.voc import Batcher, Looks, Sample, count_cells, read_samples, squared, squared_mask
+from dinoscope.evaluation.voc import Sample, VocConfig, batches, count_cells, read_samples, squared, squared_mask
 from tests.test_voc import write_voc
 
 
@@ -29,23 +30,27 @@ def test_squares_are_those_of_pillow() -> None:
 
 def test_images_wait_for_others_of_their_size_but_not_for_ever() -> None:
     def sample(index: int, width: int) -> Sample:
-        pixels = torch.zeros(3, 8, width, dtype=torch.uint8)
-        return Sample(index, "strict", 8, pixels, count_cells(np.ones((8, width), np.uint8), (1, width // 8)))
+        counts = count_cells(np.ones((8, width), np.uint8), (1, width // 8))
+        return Sample(index, "strict", (8, None), torch.zeros(3, 8, width, dtype=torch.uint8), counts)
 
-    batcher = Batcher(batch_size=2)
-    assert batcher.add([sample(0, 8)]) == []
-    assert [[s.index for s in group] for group in batcher.add([sample(1, 16), sample(2, 8)])] == [[0, 2]]
-    ready = [group for n in range(16) for group in batcher.add([sample(3 + n, 24 + 8 * n)])]
-    assert [[s.index for s in group] for group in ready] == [[1]]
-    assert len(batcher.rest()) == 16
-    assert batcher.rest() == []
+    taken: list[int] = []
+
+    def images() -> Iterator[list[Sample]]:
+        for index, width in enumerate([8, 16, 8, *range(24, 24 + 16 * 8, 8)]):
+            taken.append(index)
+            yield [sample(index, width)]
+
+    groups = batches(images(), batch_size=2)
+    assert ([s.index for s in next(groups)], len(taken)) == ([0, 2], 3)
+    assert ([s.index for s in next(groups)], len(taken)) == ([1], 19)
+    assert len(list(groups)) == 16
 
 
 def test_samples_keep_the_aspect_or_become_squares(tmp_path: Path) -> None:
     images = find_masked_images(write_voc(tmp_path, {"a": np.ones((60, 90), np.uint8)}))
-    samples = read_samples(images, 0, Looks(("published", "strict"), 64, 48, (8, 16)))
+    samples = read_samples(0, images, VocConfig(square=64, size=48), [(8, None), (16, None)])
     assert isinstance(samples, list)
-    shapes = {(s.protocol, s.patch): (tuple(s.pixels.shape), s.truth.grid) for s in samples}
+    shapes = {(s.protocol, s.network[0]): (tuple(s.pixels.shape), s.counts.grid) for s in samples}
     assert shapes == {
         ("published", 8): ((3, 64, 64), (8, 8)),
         ("published", 16): ((3, 64, 64), (4, 4)),

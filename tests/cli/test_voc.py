@@ -47,7 +47,7 @@ def test_everything_at_once(data: Path, tmp_path: Path, capsys: pytest.CaptureFi
     options = ("--out", out, "--save-masks", masks, "--pictures", 3, "--masses", 0.5, 0.9, "--published")
     assert run(data / "VOCdevkit", *options) == 0
     printed = capsys.readouterr().out
-    assert "The truth chooses the head" in printed
+    assert "The ground truth chooses the head" in printed
     assert "Void pixels count as not belonging to the class" in printed
     assert "At 64 px instead of 512 it does not compare with published figures" in printed
     assert "Without heads, the one map" in printed

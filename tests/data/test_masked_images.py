@@ -76,10 +76,10 @@ def test_a_damaged_mask_spoils_none_of_the_others(tmp_path: Path):
     assert found.names == ("a", "b")
     assert found.binary
     with pytest.raises(UserError, match=r"a\.png: not a readable PNG"):
-        found.truth(0, (4, 6))
-    assert found.truth(1, (4, 6)).all()
+        found.ground_truth(0, (4, 6))
+    assert found.ground_truth(1, (4, 6)).all()
     with pytest.raises(SizesDisagree, match=r"b\.png is 6 x 4 px, its image 6 x 5 px"):
-        found.truth(1, (5, 6))
+        found.ground_truth(1, (5, 6))
 
 
 def test_images_may_lie_elsewhere_than_the_voc_layout_that_has_their_masks(tmp_path: Path):

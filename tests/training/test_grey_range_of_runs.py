@@ -23,7 +23,7 @@ from dinoscope.demo.engine import Engine, Input
 from dinoscope.demo.limits import Limits
 from dinoscope.errors import UserError
 from dinoscope.evaluation.explain import find_subjects
-from dinoscope.evaluation.voc import Looks, read_samples
+from dinoscope.evaluation.voc import VocConfig, read_samples
 from dinoscope.features import ExtractConfig, cached_extract, extract
 from dinoscope.model_names import Model, load_model
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone
@@ -183,9 +183,9 @@ class TestEverythingReadsByTheModelsRange:
         voc = write_voc(tmp_path / "voc", {"a": np.ones((32, 32), np.uint8)})
         Image.fromarray(np.full((32, 32), 1023, np.uint16)).save(tmp_path / "deep.png")
         found = replace(find_masked_images(voc), images=(tmp_path / "deep.png",))
-        samples = read_samples(found, 0, Looks(("strict",), 32, 32, (8,), (TWELVE, None)))
+        samples = read_samples(0, found, VocConfig(protocol="strict", size=32), [(8, TWELVE), (8, None)])
         assert isinstance(samples, list)
-        assert {sample.window: int(sample.pixels[0, 0, 0]) for sample in samples} == {TWELVE: 64, None: 255}
+        assert {sample.network[1]: int(sample.pixels[0, 0, 0]) for sample in samples} == {TWELVE: 64, None: 255}
 
     def test_the_page(self, image: Path, models: list[Model]) -> None:
         engine = Engine(models, Limits())

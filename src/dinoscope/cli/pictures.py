@@ -294,7 +294,7 @@ class Truth:
         if seen.file not in self.masks.images:
             return None
         try:
-            return self.masks.truth(self.masks.images.index(seen.file), seen.size)
+            return self.masks.ground_truth(self.masks.images.index(seen.file), seen.size)
         except UserError as error:
             raise Unusable(str(error)) from error
 

@@ -172,7 +172,7 @@ class MaskedImages:
         values = read_indices(self.masks[index])
         return (values > 0).astype(np.uint8) if self.binary else values
 
-    def truth(self, index: int, size: tuple[int, int]) -> UInt8[ndarray, "h w"]:
+    def ground_truth(self, index: int, size: tuple[int, int]) -> UInt8[ndarray, "h w"]:
         """Return `classes` of an image whose (height, width) is `size`.
 
         Raises UserError as `classes` does, and SizesDisagree if the mask is of another size.

@@ -166,7 +166,7 @@ class Subjects:
             raise UserError(f"{self.files[index]}: {error}") from error
         if self.masked is None:
             return image, None
-        mask = self.masked.truth(index, (image.shape[0], image.shape[1]))
+        mask = self.masked.ground_truth(index, (image.shape[0], image.shape[1]))
         objects = Objects(torch.as_tensor(object_pixels(mask)), torch.as_tensor(mask != VOID))
         return image, objects if objects.truth.any() else None
 

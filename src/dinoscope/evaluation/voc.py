@@ -1,26 +1,25 @@
-"""Jaccard of attention masks on PASCAL VOC: the published protocol, and a strict one next to it.
+"""Jaccard of attention masks on PASCAL VOC, by the published protocol and by a strict one.
 
-published (Caron et al. 2021, Fig. 4; Naseer et al. 2021 and their public evaluation): each class of an image is
-compared with the mask of every head, the best head counts; mean over the classes of the image, then over images.
-The truth chooses the head for each class of each image, and void pixels count as not belonging to the class.
+published (Caron et al. 2021, Fig. 4; Naseer et al. 2021 and their public script): each class of an image is compared
+with the mask of every head, and the best head counts; mean over the classes of the image, then over the images. So the
+ground truth chooses the head, and void pixels count as not belonging to the class.
 
-strict: all objects of an image against one mask, void pixels left out, and nothing chosen by the truth of the
-images that are reported: the mean over the heads, and one head that was chosen on other images.
+strict: one mask against all objects of an image, without void pixels. The ground truth of the images that are reported
+chooses nothing: the mask is that of the mean over the heads, or of one head that was chosen on other images.
 
-A mask consists of whole cells (patches). With the pixels of each class counted once in each cell, the Jaccard of
-any number of masks is a matrix product, and exactly what comparing pixel by pixel gives.
+A mask consists of whole cells (patches). With the pixels of each class counted once in each cell, the Jaccard of any
+number of masks is a matrix product, and exactly what comparing pixel by pixel gives.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,28 +33,13 @@ from PIL import Image
 from torch import Tensor
 
 from dinoscope import checkpoint
-from dinoscope.data.benchmarks import (
-    BACKGROUND,
-    VOID,
-    MaskedImages,
-    SizesDisagree,
-    find_masked_images,
-)
+from dinoscope.data.benchmarks import BACKGROUND, VOID, MaskedImages, SizesDisagree, find_masked_images
 from dinoscope.data.grey_range import Window
 from dinoscope.data.images import UnreadableImage, decode, read
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation import base
-from dinoscope.evaluation.base import (
-    ABREAST,
-    INTERNAL,
-    Context,
-    Data,
-    Evaluation,
-    Labelled,
-    best_first,
-    differences_table,
-)
-from dinoscope.evaluation.results import new_result, settled, variant_name
+from dinoscope.evaluation.base import Context, Data, Labelled
+from dinoscope.evaluation.results import new_result, variant_name
 from dinoscope.evaluation.statistics import (
     BootstrapConfig,
     estimate_metric,
@@ -69,26 +53,29 @@ from dinoscope.files import claim, mark
 from dinoscope.model_names import Model, folder_names
 from dinoscope.pictures import Sheet, Tile, fitted, tinted, truth_overlay, write_png
 from dinoscope.system import autocast
-from dinoscope.tables import BOLD, Column, Line, LineChart, LinePanel, Section, Table, TableRow, best_marked
-from dinoscope.text import ABSENT
+from dinoscope.tables import Column, Line, LineChart, LinePanel, Section, Table, TableRow
+from dinoscope.text import figure
 from dinoscope.types import Items, Metric, Result
+
+Masks = list[dict[str, Bool[ndarray, "_ _"]]]
+"""Of each model: name of an image -> its mask, one value a patch."""
 
 # Jaccard
 
 
 def jaccard(
-    mask: Bool[Tensor, "rows columns"], truth: Bool[Tensor, "h w"], valid: Bool[Tensor, "h w"] | None = None
+    mask: Bool[Tensor, "rows columns"], ground_truth: Bool[Tensor, "h w"], valid: Bool[Tensor, "h w"] | None = None
 ) -> float:
-    """Intersection over union, over the valid pixels (VOC's void border is not valid).
+    """Return intersection over union, over the valid pixels (VOC's void border is not valid).
 
-    The mask may be coarser than the truth: a patch stands for all of its pixels. Two empty masks agree: 1, as in
+    The mask may be coarser than the ground truth: a patch stands for all of its pixels. Two empty masks give 1, as in
     DAVIS.
     """
-    prediction = F.interpolate(mask[None, None].float(), truth.shape, mode="nearest-exact")[0, 0].bool()
+    prediction = F.interpolate(mask[None, None].float(), ground_truth.shape, mode="nearest-exact")[0, 0].bool()
     if valid is not None:
-        prediction, truth = prediction & valid, truth & valid
-    union = int((prediction | truth).sum())
-    return int((prediction & truth).sum()) / union if union else 1.0
+        prediction, ground_truth = prediction & valid, ground_truth & valid
+    union = int((prediction | ground_truth).sum())
+    return int((prediction & ground_truth).sum()) / union if union else 1.0
 
 
 @dataclass(frozen=True)
@@ -96,7 +83,7 @@ class CellCounts:
     """Pixels of a mask in each cell of a grid of (rows, columns), row by row, float64.
 
     classes: of the objects, ascending; row i of `objects` counts the pixels of `classes[i]`.
-    pixels: all of them, void ones (`void`) and background included.
+    pixels: all of them, with void ones (`void`) and background.
     """
 
     grid: tuple[int, int]
@@ -109,14 +96,17 @@ class CellCounts:
 def count_cells(mask: UInt8[ndarray, "h w"], grid: tuple[int, int]) -> CellCounts:
     """Count the pixels of a VOC mask (0 background, 255 void, else a class) in each cell.
 
-    A pixel belongs to the cell that nearest upsampling to the size of the mask shows there ("nearest-exact").
+    A pixel belongs to the cell that torch's nearest upsampling to the size of the mask shows there ("nearest-exact").
     """
-    rows, columns = grid
-    cells = rows * columns
+    cells = math.prod(grid)
+    row, column = (
+        F.interpolate(torch.arange(side, dtype=torch.float32)[None, None], pixels, mode="nearest-exact")[0, 0].long()
+        for side, pixels in zip(grid, mask.shape, strict=True)
+    )
     present = np.flatnonzero(np.bincount(mask.reshape(-1), minlength=256))
     place = np.zeros(256, np.int64)
     place[present] = cells * np.arange(len(present))
-    cell_of = columns * nearest_cells(mask.shape[0], rows)[:, None] + nearest_cells(mask.shape[1], columns)
+    cell_of = (grid[1] * row[:, None] + column).numpy()
     counts = np.bincount((place[mask] + cell_of).reshape(-1), minlength=cells * len(present))
     per_value = torch.as_tensor(counts.reshape(len(present), cells)).double()
     objects = np.flatnonzero((present != BACKGROUND) & (present != VOID))
@@ -125,260 +115,73 @@ def count_cells(mask: UInt8[ndarray, "h w"], grid: tuple[int, int]) -> CellCount
     return CellCounts(grid, classes, per_value[torch.as_tensor(objects)], void, per_value.sum(dim=0))
 
 
-def nearest_cells(pixels: int, cells: int) -> Int[ndarray, " pixels"]:
-    """The cell of each pixel along one side, by torch's own arithmetic."""
-    numbers = torch.arange(cells, dtype=torch.float32)[None, None]
-    return F.interpolate(numbers, pixels, mode="nearest-exact")[0, 0].long().numpy()
-
-
 def cell_jaccard(
-    masks: Bool[Tensor, "*batch cells"], truth: Float[Tensor, "k cells"], counted: Float[Tensor, " cells"]
+    masks: Bool[Tensor, "*batch cells"], regions: Float[Tensor, "k cells"], counted: Float[Tensor, " cells"]
 ) -> Float[Tensor, "*batch k"]:
-    """Jaccard of each mask with each of k truths. truth: pixels of it in each cell; counted: pixels that count.
+    """Return the Jaccard of each mask with each of k regions, which are given by their pixels in each cell.
 
-    Two empty masks agree: 1, as in `jaccard`.
+    counted: pixels that count in each cell. Two empty masks give 1, as in `jaccard`.
     """
     chosen = masks.double()
-    intersection = chosen @ truth.T
-    union = (chosen @ counted)[..., None] + truth.sum(dim=-1) - intersection
+    intersection = chosen @ regions.T
+    union = (chosen @ counted)[..., None] + regions.sum(dim=-1) - intersection
     return (intersection / union).where(union > 0, 1.0)
 
 
 def published_scores(
     masks: Bool[Tensor, "*batch heads cells"], counts: CellCounts
 ) -> tuple[Float[Tensor, "*batch classes"], Int[Tensor, "*batch classes"]]:
-    """Jaccard of each class of an image with the head that fits it best, and which head that is."""
+    """Return the Jaccard of each class of an image with the head that fits it best, and which head that is."""
     best = cell_jaccard(masks, counts.objects, counts.pixels).max(dim=-2)
     return best.values, best.indices
 
 
 def strict_scores(masks: Bool[Tensor, "*batch maps cells"], counts: CellCounts) -> Float[Tensor, "*batch maps"]:
-    """Jaccard of each mask with all objects together; void pixels count neither for nor against."""
+    """Return the Jaccard of each mask with all objects together; void pixels count neither for nor against."""
     return cell_jaccard(masks, counts.objects.sum(dim=0, keepdim=True), counts.pixels - counts.void)[..., 0]
 
 
 def whole_image_scores(counts: CellCounts) -> tuple[float, float]:
-    """What a mask of the whole image would score, published and strict: what looking nowhere in particular gives."""
+    """Return what the whole image as the mask scores, published and strict: a floor for masks that tell something."""
     everything = torch.ones(1, len(counts.pixels), dtype=torch.bool)
     published, _ = published_scores(everything, counts)
     return published.mean().item(), strict_scores(everything, counts).item()
 
 
-@dataclass(frozen=True)
-class FixedHead:
-    """Each image's Jaccard with a head that was chosen on the other half of the images.
-
-    heads: the head, from 0, for each mass (last dimension), chosen on the second half for the first (row 0), and
-        the other way round (row 1).
-    """
-
-    scores: Float[Tensor, "n masses"]
-    heads: Int[Tensor, "2 masses"]
-
-
 def two_halves(images: int, seed: int) -> Bool[Tensor, " images"]:
-    """Which images are in the first of two halves, drawn at random; of an odd number the second has one more."""
+    """Return which images are in the first of two random halves; of an odd number the second has one more."""
     order = torch.randperm(images, generator=torch.Generator().manual_seed(seed))
     first = torch.zeros(images, dtype=torch.bool)
     first[order[: images // 2]] = True
     return first
 
 
-def fixed_head(scores: Float[Tensor, "n masses heads"], first: Bool[Tensor, " n"]) -> FixedHead | None:
-    """Choose the head with the best mean on one half, report it on the other, and the other way round.
+def fixed_head(
+    scores: Float[Tensor, "n masses heads"], first: Bool[Tensor, " n"]
+) -> tuple[Float[Tensor, "n masses"], Int[Tensor, "2 masses"]] | None:
+    """Choose the head with the best mean on one half and report it on the other, and the other way round.
 
-    first: the images of the first half. None if a half is empty: then there is nothing to choose on.
+    first: the images of the first half. Returns each image's score with the head that was chosen on the other half,
+    and the heads (from 0) that were chosen on the second and on the first half; None if a half is empty.
     """
     if first.all() or not first.any():
         return None
     chosen = torch.stack([scores[~first].mean(dim=0).argmax(dim=-1), scores[first].mean(dim=0).argmax(dim=-1)])
     head_of = torch.where(first[:, None], chosen[0], chosen[1])
-    return FixedHead(scores.gather(-1, head_of[..., None])[..., 0], chosen)
+    return scores.gather(-1, head_of[..., None])[..., 0], chosen
 
 
-# Images, as a protocol shows them
-
-
-VocProtocolName = Literal["published", "strict"]
-
-UNREADABLE_IMAGE = "image unreadable"
-UNREADABLE_MASK = "mask unreadable"
-NO_MASK = "mask missing"
-SIZES_DISAGREE = "image and mask of different sizes"
-NO_OBJECT = "no object in the mask"
-TOO_LARGE = "too large for the network"
-
-_MOST_WAITING = 8
-"""Batches of images that may wait for others of their size."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """An image that is left out. kind: a constant of this module, to be counted; reason: in full, for a person."""
-
-    name: str
-    kind: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """An image as one protocol shows it to networks of one patch size, and its mask counted in their cells.
-
-    index: of the image. window: the grey range that it was read by.
-    """
-
-    index: int
-    protocol: VocProtocolName
-    patch: int
-    pixels: UInt8[Tensor, "3 h w"]
-    truth: CellCounts
-    window: Window | None = None
-
-
-@dataclass(frozen=True)
-class Looks:
-    """How images are shown.
-
-    protocols: in which every image is shown.
-    square: side of the square that "published" resizes image and mask to, in pixels.
-    short_side: of the image in "strict", which keeps its aspect, in pixels.
-    patches: the patch sizes of the networks. windows: their grey ranges.
-    """
-
-    protocols: tuple[VocProtocolName, ...]
-    square: int
-    short_side: int
-    patches: tuple[int, ...]
-    windows: tuple[Window | None, ...] = (None,)
-
-    @property
-    def per_image(self) -> int:
-        """Samples that an image gives."""
-        return len(self.protocols) * len(self.patches) * len(self.windows)
-
-
-def read_samples(images: MaskedImages, index: int, looks: Looks) -> list[Sample] | Fault:
-    """All samples of an image, or why there are none."""
-    name = images.names[index]
-    try:
-        raw = read(images.images[index])
-    except UnreadableImage as error:
-        return Fault(name, UNREADABLE_IMAGE, f"{images.images[index]}: {error}")
-    try:
-        mask = images.truth(index, (raw.values.shape[0], raw.values.shape[1]))
-    except SizesDisagree as error:
-        return Fault(name, SIZES_DISAGREE, str(error))
-    except UserError as error:
-        return Fault(name, UNREADABLE_MASK, str(error))
-    try:
-        samples = [
-            replace(_sample(image, mask, index, protocol, patch, looks), window=window)
-            for window, image in ((window, raw.rgb(window)) for window in looks.windows)
-            for protocol in looks.protocols
-            for patch in looks.patches
-        ]
-    except UserError as error:
-        return Fault(name, TOO_LARGE, f"{images.images[index]}: {error}")
-    if not all(sample.truth.classes for sample in samples):
-        return Fault(name, NO_OBJECT, f"{images.masks[index]}: no pixel belongs to an object")
-    return samples
-
-
-def _sample(
-    image: UInt8[ndarray, "h w 3"],
-    mask: UInt8[ndarray, "h w"],
-    index: int,
-    protocol: VocProtocolName,
-    patch: int,
-    looks: Looks,
-) -> Sample:
-    if protocol == "published":
-        pixels, mask = squared(image, looks.square), squared_mask(mask, looks.square)
-    else:
-        pixels = prepare(image, looks.short_side, patch)
-    grid = (pixels.shape[1] // patch, pixels.shape[2] // patch)
-    return Sample(index, protocol, patch, pixels, count_cells(mask, grid))
-
-
-def squared(image: UInt8[ndarray, "h w 3"], side: int) -> UInt8[Tensor, "3 side side"]:
-    """Resize to a square, aspect ignored: bilinear with antialiasing, as torchvision's Resize of a Pillow image."""
-    pixels = torch.as_tensor(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-    return F.interpolate(pixels, (side, side), mode="bilinear", antialias=True)[0]
-
-
-def squared_mask(mask: UInt8[ndarray, "h w"], side: int) -> UInt8[ndarray, "side side"]:
-    """The nearest pixel: what Pillow does to palette images whatever it is asked for."""
-    return np.asarray(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST))
-
-
-def default_threads() -> int:
-    """Reading threads: the cores this process may use, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 8)
-
-
-def read_ahead(
-    images: MaskedImages, looks: Looks, threads: int, ahead: int
-) -> Generator[list[Sample] | Fault, None, None]:
-    """`read_samples` of every image, in order; up to `ahead` of them are read before they are asked for."""
-    indices = iter(range(len(images)))
-    waiting: deque[Future[list[Sample] | Fault]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="voc-images") as pool:
-
-        def submit(count: int) -> None:
-            waiting.extend(pool.submit(read_samples, images, index, looks) for index in islice(indices, count))
-
-        try:
-            submit(max(ahead, 1))
-            while waiting:
-                found = waiting.popleft().result()
-                submit(1)
-                yield found
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-class Batcher:
-    """Groups samples that a network can see at once: of one protocol, patch, grey range and size.
-
-    Images of a rare size wait; when too many do, the largest group goes although it is not full.
-    """
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.groups: dict[tuple[str, int, Window | None, torch.Size], list[Sample]] = {}
-
-    def add(self, samples: Sequence[Sample]) -> list[list[Sample]]:
-        """Take samples in; return the groups that are to be computed now."""
-        ready: list[list[Sample]] = []
-        for sample in samples:
-            key = (sample.protocol, sample.patch, sample.window, sample.pixels.shape)
-            group = self.groups.setdefault(key, [])
-            group.append(sample)
-            if len(group) == self.batch_size:
-                ready.append(self.groups.pop(key))
-        while sum(map(len, self.groups.values())) > _MOST_WAITING * self.batch_size:
-            ready.append(self.groups.pop(max(self.groups, key=lambda key: len(self.groups[key]))))
-        return ready
-
-    def rest(self) -> list[list[Sample]]:
-        """The groups that never filled."""
-        rest = list(self.groups.values())
-        self.groups = {}
-        return rest
-
-
-# Measuring models side by side
-
+# Settings
 
 PUBLISHED_MASS, PUBLISHED_SIDE = 0.6, 512
 """The mass in the text and Fig. 4 of Caron et al. 2021, and the side in Naseer et al.'s code (whose mass is 0.9)."""
 
+VocProtocolName = Literal["published", "strict"]
+
 
 @dataclass(frozen=True)
 class VocConfig:
-    """How attention masks are made and compared with the truth.
+    """How attention masks are made and compared with the ground truth.
 
     threads: that read images; -1 chooses. Neither they nor the batch size change a figure.
 
@@ -396,8 +199,8 @@ class VocConfig:
     """At most so many images, evenly spaced."""
 
     protocol: Literal["both", "published", "strict"] = "both"
-    """published is that of the literature, in which the truth chooses the head; strict chooses nothing by the truth and
-    leaves void pixels out. One alone takes half of the time."""
+    """published is that of the literature, in which the ground truth chooses the head; strict chooses nothing by the
+    ground truth and leaves void pixels out. One alone takes half of the time."""
 
     mass: float = PUBLISHED_MASS
     """Share of the attention that a mask holds. 0.6 is the published text's, 0.9 the public script's."""
@@ -426,9 +229,9 @@ class VocConfig:
 
     save_masks: Path | None = None
     """Folder for MODEL/IMAGE.png: 255 where the mask is, at the image's own size (strict: the mean over the heads;
-    published alone: the heads that the truth chose, together)."""
+    published alone: the heads that the ground truth chose, together)."""
 
-    threads: int = field(default=-1, metadata=INTERNAL)
+    threads: int = field(default=-1, metadata=base.INTERNAL)
 
     def __post_init__(self) -> None:
         lookup("kind of map", self.map, MAPS)
@@ -442,79 +245,122 @@ class VocConfig:
         return ("published", "strict") if self.protocol == "both" else (self.protocol,)
 
     @property
-    def bootstrap(self) -> BootstrapConfig:
-        """Return how intervals are drawn."""
-        return BootstrapConfig(self.resamples, seed=self.seed)
-
-    @property
     def all_masses(self) -> tuple[float, ...]:
-        """Every mass that is measured, ascending."""
+        """Return every mass that is measured, ascending."""
         return tuple(sorted({*self.masses, self.mass}))
 
     @property
     def at(self) -> int:
-        """Where `mass` is in `all_masses`."""
+        """Return where `mass` is in `all_masses`."""
         return self.all_masses.index(self.mass)
 
 
-@dataclass(frozen=True)
-class ModelScores:
-    """Jaccard of one model, in [0, 1], for each of n images and each mass, ascending.
+# Images, as a protocol shows them
 
-    published: mean over the classes of an image, each with its best head; None where not asked for.
-    of_classes: for each image what `published` is the mean of, [masses, classes].
-    strict_mean: of the mean over the maps. strict_head: of one map chosen on other images; None if there were
-        too few images to choose on.
-    maps: heads, or 1 for a network without.
-    masks: at `mass`, one value a patch: that of the mean map, or without the strict protocol the union of the
-        heads that the truth chose; empty unless asked for.
-    """
+_MAX_WAITING = 8
+"""Batches of images that may wait for others of their size."""
 
-    model: Model
-    maps: int
-    published: Float[Tensor, "n masses"] | None
-    of_classes: tuple[Float[Tensor, "masses _"], ...]
-    strict_mean: Float[Tensor, "n masses"] | None
-    strict_head: FixedHead | None
-    masks: tuple[Bool[ndarray, "_ _"], ...] = ()
-
-    @property
-    def figures(self) -> dict[str, Float[Tensor, "n masses"]]:
-        """name -> values, those that there are."""
-        head = None if self.strict_head is None else self.strict_head.scores
-        found = {"published": self.published, "strict_mean": self.strict_mean, "strict_head": head}
-        return {name: values for name, values in found.items() if values is not None}
+Network = tuple[int, Window | None]
+"""What decides how an image is shown: patch size in pixels, grey range."""
 
 
 @dataclass(frozen=True)
-class VocResult:
-    """What was measured, on which images.
+class Fault:
+    """An image that is left out. kind: in a few words, to be counted; reason: in full, for a person."""
 
-    used: positions of the n images in `images`. classes: of each of them (of its squared mask, if published).
-    faults: the images that were left out.
-    whole_image: protocol -> the mean over the images, in [0, 1], of a mask of the whole image.
+    name: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Image number `index` as one protocol shows it to a network, and its mask counted in the network's cells."""
+
+    index: int
+    protocol: VocProtocolName
+    network: Network
+    pixels: UInt8[Tensor, "3 h w"]
+    counts: CellCounts
+
+
+def read_samples(
+    index: int, images: MaskedImages, config: VocConfig, networks: Sequence[Network]
+) -> list[Sample] | Fault:
+    """Return an image as every protocol shows it to every network, or why it is left out."""
+    name, file = images.names[index], images.images[index]
+    try:
+        raw = read(file)
+        mask = images.ground_truth(index, (raw.values.shape[0], raw.values.shape[1]))
+    except UnreadableImage as error:
+        return Fault(name, "image unreadable", f"{file}: {error}")
+    except SizesDisagree as error:
+        return Fault(name, "image and mask of different sizes", str(error))
+    except UserError as error:
+        return Fault(name, "mask unreadable", str(error))
+    rgb = {window: raw.rgb(window) for _, window in networks}
+    samples: list[Sample] = []
+    for protocol in config.protocols:
+        for patch, window in networks:
+            if protocol == "published":
+                pixels, shown = squared(rgb[window], config.square), squared_mask(mask, config.square)
+            else:
+                try:
+                    pixels, shown = prepare(rgb[window], config.size, patch), mask
+                except UserError as error:
+                    return Fault(name, "too large for the network", f"{file}: {error}")
+            counts = count_cells(shown, (pixels.shape[1] // patch, pixels.shape[2] // patch))
+            if not counts.classes:
+                return Fault(name, "no object in the mask", f"{images.masks[index]}: no pixel belongs to an object")
+            samples.append(Sample(index, protocol, (patch, window), pixels, counts))
+    return samples
+
+
+def squared(image: UInt8[ndarray, "h w 3"], side: int) -> UInt8[Tensor, "3 side side"]:
+    """Resize to a square, aspect ignored: bilinear with antialiasing, as torchvision's Resize of a Pillow image."""
+    pixels = torch.as_tensor(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    return F.interpolate(pixels, (side, side), mode="bilinear", antialias=True)[0]
+
+
+def squared_mask(mask: UInt8[ndarray, "h w"], side: int) -> UInt8[ndarray, "side side"]:
+    """Resize to a square by the nearest pixel: what Pillow does to palette images whatever it is asked for."""
+    return np.asarray(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST))
+
+
+def batches(images: Iterable[Sequence[Sample]], batch_size: int) -> Iterator[list[Sample]]:
+    """Group the samples of images into what a network can see at once: one protocol, one kind of network, one size.
+
+    Images of a rare size wait; when too many do, the largest group goes although it is not full.
     """
+    groups: dict[tuple[str, Network, torch.Size], list[Sample]] = {}
+    for samples in images:
+        for sample in samples:
+            key = (sample.protocol, sample.network, sample.pixels.shape)
+            groups.setdefault(key, []).append(sample)
+            if len(groups[key]) == batch_size:
+                yield groups.pop(key)
+        while sum(map(len, groups.values())) > _MAX_WAITING * batch_size:
+            yield groups.pop(max(groups, key=lambda key: len(groups[key])))
+    yield from groups.values()
 
-    images: MaskedImages
-    config: VocConfig
-    used: tuple[int, ...]
-    classes: tuple[tuple[int, ...], ...]
-    faults: tuple[Fault, ...]
-    models: tuple[ModelScores, ...]
-    whole_image: dict[str, float]
-    context: Context
+
+# Measuring models together
 
 
 def measure_voc(
     models: Sequence[Model],
     images: MaskedImages,
     config: VocConfig = VocConfig(),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     *,
+    limit: int | None = None,
     keep_masks: bool = False,
     context: Context | None = None,
-) -> VocResult:
+) -> tuple[list[Result], Masks]:
     """Show every image to every model, once for each protocol; an image that one model cannot use counts for none.
+
+    limit: what `images` was cut to, for the protocol. Returns each model's result and its masks at `config.mass` (see
+    `VocConfig.save_masks`), none unless they are kept.
 
     Raises UserError if no image can be used, sizes do not fit the networks, or a model gives no numbers.
     """
@@ -522,157 +368,202 @@ def measure_voc(
     batch_size = 8 if context.batch_size is None else context.batch_size
     if batch_size < 1:
         raise UserError(f"the batch size is {batch_size}; it must be at least 1")
-    looks = _looks(models, config)
-    tell = progress or _untold
-    recorders = [_Recorder(model, config, context, keep_masks) for model in models]
-    batcher, faults, done = Batcher(batch_size), [_without_mask(name) for name in images.without_mask], 0
-    threads = default_threads() if config.threads < 1 else config.threads
+    networks = _networks(models, config)
+    for model in models:
+        model.backbone.to(context.device or "cpu").eval()
+    scores = [_Scores() for _ in models]
+    masks: Masks = [{} for _ in models]
+    faults = [Fault(name, "mask missing", f"{name} has no mask") for name in images.without_mask]
+    per_image, done = len(config.protocols) * len(networks), 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = min(cores, 8) if config.threads < 1 else config.threads
 
-    def compute(groups: Sequence[list[Sample]]) -> None:
+    def usable(stream: Iterable[list[Sample] | Fault]) -> Iterator[list[Sample]]:
         nonlocal done
-        for group in groups:
-            for recorder in recorders:
-                backbone = recorder.model.backbone
-                if (backbone.patch_size, backbone.config.window) == (group[0].patch, group[0].window):
-                    recorder.record(group)
-            done += len(group)
-            tell(done // looks.per_image, len(images))
-
-    tell(0, len(images))
-    with contextlib.closing(read_ahead(images, looks, threads, batch_size + threads)) as stream:
-        for found in stream:
-            if isinstance(found, Fault):
-                faults.append(found)
-                done += looks.per_image
+        for samples in stream:
+            if isinstance(samples, Fault):
+                faults.append(samples)
+                done += per_image
             else:
-                compute(batcher.add(found))
-    compute(batcher.rest())
-    return _gathered(images, config, recorders, faults, context)
+                yield samples
+
+    progress(0, len(images))
+    read_one = functools.partial(read_samples, images=images, config=config, networks=networks)
+    stream = base.mapped_ahead(read_one, range(len(images)), threads, batch_size + threads)
+    with contextlib.closing(stream):
+        for group in batches(usable(stream), batch_size):
+            for model, own, own_masks in zip(models, scores, masks, strict=True):
+                if _network(model) == group[0].network:
+                    shown = own.add(group, _maps(model, group, config, context), config)
+                    own_masks |= {images.names[index]: mask for index, mask in shown.items()} if keep_masks else {}
+            done += len(group)
+            progress(done // per_image, len(images))
+    return _results(models, scores, images, faults, config, context, limit), masks
 
 
-def _looks(models: Sequence[Model], config: VocConfig) -> Looks:
-    """How the images are shown to these networks. Raises UserError if that does not fit."""
+def _network(model: Model) -> Network:
+    return model.backbone.patch_size, model.backbone.config.window
+
+
+def _networks(models: Sequence[Model], config: VocConfig) -> list[Network]:
+    """Return what is shown to these models. Raises UserError if sizes do not fit."""
     if not models:
         raise UserError("no model: give --model RUN")
-    patches = tuple(sorted({model.backbone.patch_size for model in models}))
+    networks = sorted(dict.fromkeys(map(_network, models)), key=lambda network: network[0])
+    patches = [patch for patch, _ in networks]
     for patch in patches:
+        square = f"the published protocol's square of {config.square} px"
         if "published" in config.protocols and (config.square < patch or config.square % patch):
             common = math.lcm(*patches)
             raise UserError(
-                f"the published protocol's square of {config.square} px does not consist of {patch} px patches: give "
+                f"{square} does not consist of {patch} px patches: give "
                 f"--square {max(1, round(config.square / common)) * common}, or --protocol strict"
             )
         if "published" in config.protocols and (config.square // patch) ** 2 > MAX_PATCHES:
-            raise UserError(
-                f"the published protocol's square of {config.square} px has more than {MAX_PATCHES} patches of "
-                f"{patch} px: choose a smaller one"
-            )
+            raise UserError(f"{square} has more than {MAX_PATCHES} patches of {patch} px: choose a smaller one")
         if "strict" in config.protocols and config.size < patch:
             raise UserError(f"--size must be at least one patch of {patch} px, not {config.size}")
-    windows = tuple(dict.fromkeys(model.backbone.config.window for model in models))
-    return Looks(config.protocols, config.square, config.size, patches, windows)
+    return networks
 
 
-class _Recorder:
-    """Runs one model and keeps, for each image, what its masks score."""
+def _maps(model: Model, group: Sequence[Sample], config: VocConfig, context: Context) -> Float[Tensor, "b maps r c"]:
+    """Return the maps of images of one size, on the CPU, float32. Raises UserError if they are not finite."""
+    device = context.device or torch.device("cpu")
+    with torch.inference_mode(), autocast(context.precision, device):
+        pixels = torch.stack([sample.pixels for sample in group]).to(device, non_blocking=True)
+        maps = MAPS[config.map](model.backbone, model.normalize(pixels), config.block).float().cpu()
+    if not maps.isfinite().all():
+        raise UserError(f"{model.label}: a map is not finite; its weights are broken (did its training diverge?)")
+    return maps
 
-    def __init__(self, model: Model, config: VocConfig, context: Context, keep_masks: bool) -> None:
-        self.model, self.config, self.keep_masks = model, config, keep_masks
-        self.device, self.precision = context.device or torch.device("cpu"), context.precision
-        model.backbone.to(self.device).eval()
-        self.of_classes: dict[int, Float[Tensor, "masses classes"]] = {}
-        self.classes: dict[int, tuple[int, ...]] = {}
-        self.strict: dict[int, Float[Tensor, "masses maps"]] = {}
-        self.masks: dict[int, Bool[ndarray, "r c"]] = {}
-        self.whole: dict[str, dict[int, float]] = {protocol: {} for protocol in config.protocols}
-        self.maps = 0
 
-    def record(self, group: Sequence[Sample]) -> None:
-        """Compute the maps of images of one protocol and size, and score them."""
-        maps = self._maps(torch.stack([sample.pixels for sample in group]))
-        self.maps = maps.shape[1]
-        if group[0].protocol == "strict":
+@dataclass
+class _Scores:
+    """What the masks of one model score at each mass, by number of the image.
+
+    maps: heads, or 1 for a network without. classes: of the image (of its squared mask, if published).
+    published: Jaccard of each class with its best head. strict: of the mean over the heads, then of each head.
+    whole: protocol -> what the whole image as the mask scores.
+    """
+
+    maps: int = 0
+    classes: dict[int, tuple[int, ...]] = field(default_factory=dict[int, tuple[int, ...]])
+    published: dict[int, Float[Tensor, "masses classes"]] = field(default_factory=dict[int, Tensor])
+    strict: dict[int, Float[Tensor, "masses maps"]] = field(default_factory=dict[int, Tensor])
+    whole: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+
+    def add(
+        self, group: Sequence[Sample], maps: Float[Tensor, "b maps r c"], config: VocConfig
+    ) -> dict[int, Bool[ndarray, "r c"]]:
+        """Score the masks of images of one protocol and size; return those that `VocConfig.save_masks` shows."""
+        shown: dict[int, Bool[ndarray, "r c"]] = {}
+        protocol, self.maps = group[0].protocol, maps.shape[1]
+        if protocol == "strict":
             maps = mean_and_heads(maps)
-        masks = mass_masks(maps.flatten(-2), self.config.all_masses).transpose(0, 1)
-        for sample, of_image in zip(group, masks, strict=True):
-            if sample.truth.grid != maps.shape[-2:]:
-                raise ValueError(f"maps of {tuple(maps.shape[-2:])} cells, and {sample.truth.grid} were expected")
-            self._score(sample, of_image)
-
-    def _maps(self, pixels: Tensor) -> Float[Tensor, "b maps r c"]:
-        """Maps on the CPU, float32. Raises UserError if they are not finite."""
-        backbone, config = self.model.backbone, self.config
-        with torch.inference_mode(), autocast(self.precision, self.device):
-            images = backbone.normalize(pixels.to(self.device, non_blocking=True))
-            maps = MAPS[config.map](backbone, images, config.block).float().cpu()
-        if not maps.isfinite().all():
-            raise UserError(
-                f"{self.model.label}: a map is not finite; its weights are broken (did its training diverge?)"
-            )
-        return maps
-
-    def _score(self, sample: Sample, masks: Bool[Tensor, "masses maps cells"]) -> None:
-        kept, (published, strict) = None, whole_image_scores(sample.truth)
-        self.whole[sample.protocol][sample.index] = published if sample.protocol == "published" else strict
-        if sample.protocol == "published":
-            self.of_classes[sample.index], heads = published_scores(masks, sample.truth)
-            if "strict" not in self.config.protocols:
-                kept = masks[self.config.at][heads[self.config.at]].any(dim=0)
-        else:
-            self.strict[sample.index] = strict_scores(masks, sample.truth)
-            kept = masks[self.config.at, 0]
-        if sample.protocol == self.config.protocols[0]:
-            self.classes[sample.index] = sample.truth.classes
-        if self.keep_masks and kept is not None:
-            self.masks[sample.index] = kept.view(sample.truth.grid).numpy()
-
-    def scores(self, used: Sequence[int], first_half: Bool[Tensor, " n"]) -> ModelScores:
-        """Put the images in order."""
-        of_classes = tuple(self.of_classes[index] for index in used if self.of_classes)
-        strict = torch.stack([self.strict[index] for index in used]) if self.strict else None
-        return ModelScores(
-            self.model,
-            self.maps,
-            torch.stack([each.mean(dim=-1) for each in of_classes]) if of_classes else None,
-            of_classes,
-            None if strict is None else strict[..., 0],
-            None if strict is None else fixed_head(strict[..., 1:], first_half),
-            tuple(self.masks[index] for index in used if self.masks),
-        )
+        masks_of_images = mass_masks(maps.flatten(-2), config.all_masses).transpose(0, 1)
+        for sample, masks in zip(group, masks_of_images, strict=True):
+            counts, index = sample.counts, sample.index
+            if counts.grid != maps.shape[-2:]:
+                raise ValueError(f"maps of {tuple(maps.shape[-2:])} cells, and {counts.grid} were expected")
+            self.whole.setdefault(protocol, []).append(whole_image_scores(counts)[protocol == "strict"])
+            if protocol == config.protocols[0]:
+                self.classes[index] = counts.classes
+            if protocol == "strict":
+                self.strict[index] = strict_scores(masks, counts)
+                mask = masks[config.at, 0]
+            else:
+                self.published[index], heads = published_scores(masks, counts)
+                mask = masks[config.at][heads[config.at]].any(dim=0)
+            if protocol == config.protocols[-1]:
+                shown[index] = mask.view(counts.grid).numpy()
+        return shown
 
 
-def _gathered(
-    images: MaskedImages, config: VocConfig, recorders: Sequence[_Recorder], faults: Sequence[Fault], context: Context
-) -> VocResult:
-    """Raises UserError if no image was of use."""
-    classes = recorders[0].classes
-    if not classes:
+def _results(
+    models: Sequence[Model],
+    scores: Sequence[_Scores],
+    images: MaskedImages,
+    faults: Sequence[Fault],
+    config: VocConfig,
+    context: Context,
+    limit: int | None,
+) -> list[Result]:
+    """Return each model's figures with their intervals. All models share the resamples of the images."""
+    used = sorted(scores[0].classes)
+    if not used:
         raise UserError(f"none of the {len(faults)} images in {images.root} can be used. The first: {faults[0].reason}")
-    used = tuple(sorted(classes))
     first_half = two_halves(len(used), config.seed)
-    scores = tuple(recorder.scores(used, first_half) for recorder in recorders)
-    whole = {protocol: sum(found.values()) / len(found) for protocol, found in recorders[0].whole.items()}
-    shown = tuple(classes[index] for index in used)
-    return VocResult(images, config, used, shown, tuple(faults), scores, whole, context)
-
-
-def _untold(done: int, total: int) -> None:
-    pass
-
-
-def _without_mask(name: str) -> Fault:
-    return Fault(name, NO_MASK, f"{name} has no mask")
+    figures: list[dict[str, Tensor]] = [{} for _ in models]
+    heads: list[list[int] | None] = [None for _ in models]
+    for number, own in enumerate(scores):
+        if own.published:
+            figures[number][BEST_HEAD] = torch.stack([own.published[index].mean(dim=-1) for index in used])
+        if own.strict:
+            strict = torch.stack([own.strict[index] for index in used])
+            figures[number][MEAN] = strict[..., 0]
+            if fixed := fixed_head(strict[..., 1:], first_half):
+                figures[number][FIXED_HEAD] = fixed[0]
+                heads[number] = [int(head) for head in fixed[1][:, config.at]]
+    columns = torch.cat([values for own in figures for values in own.values()], dim=1)
+    bootstrap = BootstrapConfig(config.resamples, seed=config.seed)
+    estimates = iter(mean_intervals(columns, bootstrap, [(0.0, 1.0)] * columns.shape[1]))
+    names, classes = tuple(images.names[index] for index in used), [scores[0].classes[index] for index in used]
+    results: list[Result] = []
+    for number, (model, own) in enumerate(zip(models, figures, strict=True)):
+        metrics = [
+            estimate_metric(name, next(estimates), len(used), {"mass": mass})
+            for name in own
+            for mass in config.all_masses
+        ]
+        metrics.sort(key=lambda metric: metric.parameters["mass"] != config.mass)  # stable: those of the table first
+        for value in sorted({value for shown in classes for value in shown}):
+            showing = [place for place, shown in enumerate(classes) if value in shown]
+            of_class: dict[str, Tensor] = {}
+            if published := scores[number].published:
+                columns = ((published[used[place]][config.at], classes[place].index(value)) for place in showing)
+                of_class[BEST_HEAD] = torch.stack([column[at] for column, at in columns])
+            if MEAN in own:
+                of_class[MEAN] = own[MEAN][showing, config.at]
+            metrics += [
+                Metric(name, 100 * each.mean().item(), n=len(showing), parameters={"mass": config.mass, "class": value})
+                for name, each in of_class.items()
+            ]
+        protocol = {
+            "weights": "random" if model.path is None else str(checkpoint.find_weights(model.path)),
+            "weights_hash": model.weights_hash,
+            "network": model.backbone.config.name,
+            "maps": scores[number].maps,
+            "fixed_heads": heads[number],
+            "images": len(used),
+            "left_out": dict(Counter(fault.kind for fault in faults)),
+            **_known(config, context, images, limit),
+            "interval": interval_kind(len(used)),
+            "whole_image": {name: 100 * (sum(whole) / len(whole)) for name, whole in scores[0].whole.items()},
+            "masks_from": None if config.masks is None else str(config.masks.resolve()),
+        }
+        items = Items(
+            names,
+            {name: tuple(map(float, 100 * values[:, config.at])) for name, values in own.items()},
+            {fault.name: fault.reason for fault in faults},
+            {"classes": tuple(" ".join(map(str, shown)) for shown in classes)},
+        )
+        results.append(new_result("voc", protocol, metrics, items))
+    return results
 
 
 # The evaluation
 
 PREFIX = "voc_jaccard_"
+BEST_HEAD, MEAN, FIXED_HEAD = f"{PREFIX}published", f"{PREFIX}strict_mean", f"{PREFIX}strict_head"
 FIGURES = {
-    "published": "published: best head by the truth",
-    "strict_mean": "strict: mean over the heads",
-    "strict_head": "strict: one head, chosen on other images",
+    BEST_HEAD: "published: best head by the ground truth",
+    MEAN: "strict: mean over the heads",
+    FIXED_HEAD: "strict: one head, chosen on other images",
 }
-"""Name of a metric behind `PREFIX` -> in words. As in `ModelScores.figures`."""
+"""Name of a metric -> in words."""
+
+# Both protocols in words. They are part of every result, and results are compared by them: a word changed here would
+# make earlier results incomparable.
 PUBLISHED_SETTING = {
     "images": "resized to a square (bilinear, antialiased), masks by the nearest pixel",
     "head": "the best of each class of each image, chosen by the truth that it is measured by",
@@ -685,7 +576,6 @@ STRICT_SETTING = {
     "void": "left out",
     "mean": "one mask against all objects of an image, then over the images",
 }
-"""The two protocols in words."""
 
 
 def run(models: Sequence[Model], data: Data, config: VocConfig, context: Context) -> tuple[Result, ...]:
@@ -694,144 +584,75 @@ def run(models: Sequence[Model], data: Data, config: VocConfig, context: Context
     Metrics are in %: those of `FIGURES` at each mass, that of the figures first; then for each class (its value in the
     masks), at that mass, the means over the images that show it. Items are the images.
 
-    Entries of the protocol: weights, weights_hash, network, maps; fixed_heads (chosen at `mass` on the second and the
-    first half); data, data_name, limit (None if it left none out), images, left_out (by reason); mass, map, block,
-    precision; published and strict (the protocols in words, with their sizes, or None); resamples, confidence,
-    bootstrap_seed, interval (kind of the intervals); whole_image (what a mask of the whole image scores, in %);
-    masks_from (the folder of the masks, if it is another one).
+    Entries of the protocol that need a word: fixed_heads (chosen at `mass` on the second and the first half), limit
+    (None if it left none out), left_out (by reason), published and strict (in words, with their sizes, or None),
+    whole_image (what a mask of the whole image scores, in %), masks_from (the folder of masks that lie elsewhere).
 
-    Raises UserError if no image can be used, sizes do not fit the networks, or a model gives no numbers.
+    Raises UserError as `measure_voc` does, or if there are no images or the masks cannot be written.
     """
     images, limit = _images(data, config)
-    if config.save_masks is not None:
-        names = (f"{folder}/{name}.png" for folder in _mask_folders(models) for name in images.names)
-        claim(config.save_masks, names, overwrite=context.overwrite)
+    folders, out = folder_names([model.label for model in models]), config.save_masks
+    if out is not None:
+        claim(out, [f"{folder}/{name}.png" for folder in folders for name in images.names], overwrite=context.overwrite)
     with context.watch("attention masks") as progress:
-        keep = config.save_masks is not None
-        result = measure_voc(models, images, config, progress, keep_masks=keep, context=context)
-    if config.save_masks is not None:
-        _write_masks(config.save_masks, result, context)
-    return tuple(results_of(result, limit))
+        results, masks = measure_voc(
+            models, images, config, progress, limit=limit, keep_masks=out is not None, context=context
+        )
+    if out is not None:
+        with context.watch("writing masks") as progress:
+            _write_masks([out / folder for folder in folders], images, masks, progress)
+    return tuple(results)
 
 
 def _images(data: Data, config: VocConfig) -> tuple[MaskedImages, int | None]:
     """Return the images, and the limit if it left any out."""
     if not isinstance(data, Path):
         raise UserError("no images to measure on: give --data VOCdevkit, or a folder of images with --masks")
-    found = find_masked_images(data, config.masks, config.split)
-    taken = found.subset(config.limit)
-    return taken, None if len(taken) == len(found) else config.limit
+    images = find_masked_images(data, config.masks, config.split)
+    taken = images.subset(config.limit)
+    return taken, None if len(taken) == len(images) else config.limit
 
 
-def _mask_folders(models: Sequence[Model]) -> list[str]:
-    return folder_names([model.label for model in models])
-
-
-def _write_masks(folder: Path, result: VocResult, context: Context) -> None:
-    """Write each mask of whole patches at the size of its image, by the nearest patch."""
-    folders = _mask_folders([scores.model for scores in result.models])
+def _write_masks(
+    folders: Sequence[Path], images: MaskedImages, masks: Masks, progress: Callable[[int, int], None]
+) -> None:
+    """Write each model's masks to its folder, at the sizes of their images, by the nearest patch."""
     try:
-        for name in folders:
-            mark(folder / name, [f"{result.images.names[index]}.png" for index in result.used])
-        with context.watch("writing masks") as tell:
-            for place, index in enumerate(result.used):
-                height, width = result.images.classes(index).shape
-                for scores, name in zip(result.models, folders, strict=True):
-                    path = folder / name / f"{result.images.names[index]}.png"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    mask = 255 * scores.masks[place].astype(np.uint8)
-                    write_png(path, cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
-                tell(place + 1, len(result.used))
+        for folder in folders:
+            mark(folder, [f"{name}.png" for name in masks[0]])
+        for done, name in enumerate(masks[0], start=1):
+            size = images.classes(images.names.index(name)).shape[::-1]
+            for folder, own in zip(folders, masks, strict=True):
+                path = folder / f"{name}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                mask = 255 * own[name].astype(np.uint8)
+                write_png(path, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT))
+            progress(done, len(masks[0]))
     except OSError as error:
         raise UserError(f"the masks could not be written: {error}") from error
 
 
-def results_of(result: VocResult, limit: int | None = None) -> list[Result]:
-    """Return each model's figures with their intervals. All models share the resamples of the images."""
-    config, masses = result.config, result.config.all_masses
-    columns = torch.cat([values for scores in result.models for values in scores.figures.values()], dim=1)
-    estimates = iter(mean_intervals(columns, config.bootstrap, [(0.0, 1.0)] * columns.shape[1]))
-    results: list[Result] = []
-    for scores in result.models:
-        metrics = [
-            estimate_metric(PREFIX + name, estimate, len(result.used), {"mass": mass})
-            for name in scores.figures
-            for mass, estimate in zip(masses, islice(estimates, len(masses)), strict=True)
-        ]
-        metrics.sort(key=lambda metric: metric.parameters["mass"] != config.mass)  # stable: those of the table first
-        metrics += _class_metrics(result, scores)
-        results.append(new_result("voc", _protocol(result, scores, limit), metrics, _items(result, scores)))
-    return results
+def expected(model: Model, data: Data, config: VocConfig, context: Context) -> dict[str, Any]:
+    """Return what is known of a protocol before the images are read."""
+    return _known(config, context, *((None, None) if data is None else _images(data, config)))
 
 
-def _class_metrics(result: VocResult, scores: ModelScores) -> Iterator[Metric]:
-    at, mass = result.config.at, result.config.mass
-    for value in sorted({value for classes in result.classes for value in classes}):
-        showing = [place for place, classes in enumerate(result.classes) if value in classes]
-        means: dict[str, Tensor] = {}
-        if scores.of_classes:
-            own = [scores.of_classes[place][at, result.classes[place].index(value)] for place in showing]
-            means["published"] = torch.stack(own).mean()
-        if scores.strict_mean is not None:
-            means["strict_mean"] = scores.strict_mean[showing, at].mean()
-        for name, mean in means.items():
-            parameters = {"mass": mass, "class": value}
-            yield Metric(PREFIX + name, 100 * mean.item(), n=len(showing), parameters=parameters)
-
-
-def _items(result: VocResult, scores: ModelScores) -> Items:
-    """Every image at the chosen mass, and its classes."""
-    at = result.config.at
-    return Items(
-        tuple(result.images.names[index] for index in result.used),
-        {PREFIX + name: tuple(map(float, 100 * values[:, at])) for name, values in scores.figures.items()},
-        {fault.name: fault.reason for fault in result.faults},
-        {"classes": tuple(" ".join(map(str, classes)) for classes in result.classes)},
-    )
-
-
-def _protocol(result: VocResult, scores: ModelScores, limit: int | None) -> dict[str, Any]:
-    config, model, heads = result.config, scores.model, scores.strict_head
-    return {
-        "weights": "random" if model.path is None else str(checkpoint.find_weights(model.path)),
-        "weights_hash": model.weights_hash,
-        "network": model.backbone.config.name,
-        "maps": scores.maps,
-        "fixed_heads": None if heads is None else list(map(int, heads.heads[:, config.at])),
-        "images": len(result.used),
-        "left_out": dict(Counter(fault.kind for fault in result.faults)),
-        **_settings(config, result.context),
-        **_data_entries(result.images, limit),
-        "interval": interval_kind(len(result.used)),
-        "whole_image": {name: 100 * share for name, share in result.whole_image.items()},
-        "masks_from": None if config.masks is None else str(config.masks.resolve()),
-    }
-
-
-def _settings(config: VocConfig, context: Context) -> dict[str, Any]:
-    published, strict = ("published" in config.protocols), ("strict" in config.protocols)
-    sizes = {"short_side": config.size, "halves_seed": config.seed}
-    return {
+def _known(config: VocConfig, context: Context, images: MaskedImages | None, limit: int | None) -> dict[str, Any]:
+    strict_sizes = {"short_side": config.size, "halves_seed": config.seed}
+    settings = {
         "mass": config.mass,
         "map": config.map,
         "block": config.block,
         "precision": context.precision,
-        "published": {"square": config.square, **PUBLISHED_SETTING} if published else None,
-        "strict": {**sizes, **STRICT_SETTING} if strict else None,
-        "resamples": config.bootstrap.resamples,
-        "confidence": config.bootstrap.confidence,
-        "bootstrap_seed": config.bootstrap.seed,
+        "published": {"square": config.square, **PUBLISHED_SETTING} if "published" in config.protocols else None,
+        "strict": {**strict_sizes, **STRICT_SETTING} if "strict" in config.protocols else None,
+        "resamples": config.resamples,
+        "confidence": BootstrapConfig.confidence,
+        "bootstrap_seed": config.seed,
     }
-
-
-def _data_entries(images: MaskedImages, limit: int | None) -> dict[str, Any]:
-    return {"data": str(images.root.resolve()), "data_name": images.name, "limit": limit}
-
-
-def expected(model: Model, data: Data, config: VocConfig, context: Context) -> dict[str, Any]:
-    """Return what is known of a protocol before the images are read."""
-    settings = _settings(config, context)
-    return settings if data is None else {**settings, **_data_entries(*_images(data, config))}
+    if images is None:
+        return settings
+    return {**settings, "data": str(images.root.resolve()), "data_name": images.name, "limit": limit}
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
@@ -839,14 +660,16 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     names = " and ".join(name for name in ("published", "strict") if protocol[name])
     weights = f", weights {protocol['weights']}" if "weights" in protocol else ""
     return (
-        f"{names} protocol, {protocol['images']} images of {protocol['data_name']} in {protocol['data']}, masks hold "
-        f"{as_percent(protocol['mass'])} of the {_title(protocol)} of block {protocol['block']}, "
-        f"{protocol['precision']}{weights}"
+        f"{names} protocol, {protocol['images']} images of {protocol['data_name']} in {protocol['data']}, "
+        f"{_masks_hold(protocol)} of block {protocol['block']}, {protocol['precision']}{weights}"
     )
 
 
-def as_percent(share: float) -> str:
-    """Return a share as a person writes it."""
+def _masks_hold(protocol: Mapping[str, Any]) -> str:
+    return f"masks hold {_percent(protocol['mass'])} of the {_title(protocol)}"
+
+
+def _percent(share: float) -> str:
     return f"{round(100 * share, 4):g} %"
 
 
@@ -854,7 +677,7 @@ def _title(protocol: Mapping[str, Any]) -> str:
     return str(TITLES.get(protocol["map"], protocol["map"]))
 
 
-# Published figures
+# Tables and curves
 
 SOURCE = (
     "Published: Caron et al. 2021, Emerging Properties in Self-Supervised Vision Transformers, table in Fig. 4; "
@@ -875,89 +698,61 @@ _VOC = "VOC 2012 "
 ALL_VAL = 1449
 
 
-# Tables and curves
-
-
-def tables(results: Labelled, published: bool = False) -> list[Table]:
-    """Return the models best first, their differences, the sweep over the mass, and the classes."""
-    found = [_models_table(results, published)]
-    if len(results) > 1 and all(result.items for _, result in results):
-        found.append(differences_table(results, {PREFIX + name: FIGURES[name] for name in _names(results)}))
-    masses = dict.fromkeys(metric.parameters["mass"] for _, result in results for metric in result.metrics)
-    found += [_sweep_table(results, sorted(masses))] if len(masses) > 1 else []
-    classes = sorted({m.parameters["class"] for _, r in results for m in r.metrics if "class" in m.parameters})
-    found += [_classes_table(results, classes)] if classes else []
-    return found
-
-
-def _names(results: Labelled) -> list[str]:
-    return [name for name in FIGURES if any(result.metric(PREFIX + name) for _, result in results)]
-
-
-def _value(result: Result, name: str) -> float | None:
-    metric = result.metric(name)
-    return None if metric is None else metric.value
-
-
-def _models_table(results: Labelled, published: bool) -> Table:
-    """Return one row for each model, best first by a figure that no truth was used for, if there is one."""
-    protocol, names = results[0][1].protocol, _names(results)
-    first = PREFIX + ("strict_mean" if "strict_mean" in names else "published")
-    results = sorted(results, key=lambda row: -(_value(row[1], first) or 0))
-    columns = (Column("Model"), *(Column(FIGURES[name], "right") for name in names))
-    metrics = [[result.metric(PREFIX + name) for name in names] for _, result in results]
-    rows = [
-        TableRow((label, *(ABSENT if each is None else each.text() for each in row)))
-        for (label, _), row in zip(results, metrics, strict=True)
-    ]
-    rows = best_marked(
-        rows,
-        [[None, *(None if each is None else each.value for each in row)] for row in metrics],
-        lambda column, top, row: settled(results[top][1], results[row][1], PREFIX + names[column - 1]),
-    )
-    whole = {"published": "published", "strict_mean": "strict"}
-    shares = [protocol.get("whole_image", {}).get(whole.get(name, "")) for name in names]
-    if any(share is not None for share in shares):
-        cells = (ABSENT if share is None else f"{share:.1f}" for share in shares)
-        rows = (*rows, TableRow(("(the whole image as the mask)", *cells)))
-    sections = [Section(tuple(rows), "Measured here" if published else "")]
-    if published:
-        lines = (
-            TableRow(
-                (f"{weights}, {architecture}", *(f"{figure:.1f}" if name == "published" else ABSENT for name in names))
-            )
-            for (weights, architecture), figure in PUBLISHED.items()
-        )
-        sections.append(Section(tuple(lines), "Published, VOC 2012 val"))
-    interval = f" [{100 * protocol['confidence']:g} % interval]" if protocol["images"] > 1 else ""
-    caption = (
-        f"Jaccard of {_title(protocol)} masks in %{interval}: "
-        f"{protocol['data_name']}, {protocol['images']} images, masks hold {as_percent(protocol['mass'])} of the "
-        f"{_title(protocol)}"
-    )
-    news = [
-        f"{FIGURES[name]}: no model's masks are better than the whole image, {share:.1f} % against {top:.1f} % of the "
-        "best"
-        for name, share in zip(names, shares, strict=True)
-        if share is not None and share >= (top := max(_value(result, PREFIX + name) or 0 for _, result in results))
-    ]
-    bold = [BOLD] if any(row.best for row in rows) else []
-    source = [_source(protocol)] if published else []
-    return Table(columns, tuple(sections), caption, remarks=(*news, *_remarks(results), *bold, *source))
-
-
-def _source(protocol: Mapping[str, Any]) -> str:
-    if protocol["images"] == ALL_VAL:
-        return SOURCE
-    return (
-        f"{SOURCE}. Those are of all {ALL_VAL:,} images, these of {protocol['images']}: for orientation, no comparison."
-    )
-
-
 def has_published(protocol: Mapping[str, Any]) -> bool:
     """Return whether published figures may stand next to results of this protocol."""
     square = protocol["published"] and protocol["published"]["square"]
     return (protocol["map"], protocol["data_name"], square) == ("attention", f"{_VOC}val", PUBLISHED_SIDE)
+
+
+def tables(results: Labelled, published: bool = False) -> list[Table]:
+    """Return the models best first, their differences, the sweep over the mass, and the classes."""
+    titles = _titles(results)
+    tables = [_models_table(results, titles, published)]
+    if len(results) > 1 and all(result.items for _, result in results):
+        tables.append(base.differences_table(results, titles))
+    metrics = [metric for _, result in results for metric in result.metrics]
+    masses = sorted({metric.parameters["mass"] for metric in metrics})
+    if len(masses) > 1:
+        tables.append(_sweep_table(results, titles, masses))
+    classes = sorted({metric.parameters["class"] for metric in metrics if "class" in metric.parameters})
+    if classes:
+        tables.append(_classes_table(results, classes))
+    return tables
+
+
+def _titles(results: Labelled) -> dict[str, str]:
+    """Return the figures that the results have, in words."""
+    return {name: title for name, title in FIGURES.items() if any(result.metric(name) for _, result in results)}
+
+
+def _models_table(results: Labelled, titles: Mapping[str, str], published: bool) -> Table:
+    """Return one row for each model, best first by a figure that no ground truth was used for, if there is one."""
+    protocol = results[0][1].protocol
+    whole = protocol.get("whole_image", {})
+    shares = {BEST_HEAD: whole.get("published"), MEAN: whole.get("strict")}
+    shares = {name: share for name, share in shares.items() if share is not None and name in titles}
+    remarks: list[str] = []
+    for name, share in shares.items():
+        best = max(metric.value if (metric := result.metric(name)) else 0 for _, result in results)
+        if share >= best:
+            remarks.append(
+                f"{titles[name]}: no model's masks are better than the whole image, {share:.1f} % against {best:.1f} % "
+                "of the best"
+            )
+    rows = {f"{weights}, {architecture}": {BEST_HEAD: value} for (weights, architecture), value in PUBLISHED.items()}
+    few = f". Those are of all {ALL_VAL:,} images, these of {protocol['images']}: for orientation, no comparison."
+    source = SOURCE if protocol["images"] == ALL_VAL else SOURCE + few
+    interval = f" [{100 * protocol['confidence']:g} % interval]" if protocol["images"] > 1 else ""
+    images = f"{protocol['data_name']}, {protocol['images']} images, {_masks_hold(protocol)}"
+    return base.models_table(
+        results,
+        titles,
+        f"Jaccard of {_title(protocol)} masks in %{interval}: {images}",
+        [*remarks, *_remarks(results)],
+        rank=MEAN if MEAN in titles else BEST_HEAD,
+        extra={"(the whole image as the mask)": shares} if shares else {},
+        published=("Published, VOC 2012 val", rows, source) if published else None,
+    )
 
 
 def _remarks(results: Labelled) -> list[str]:
@@ -967,16 +762,16 @@ def _remarks(results: Labelled) -> list[str]:
     if published:
         square = published["square"]
         remarks.append(
-            f"Published protocol: image and mask at {square} x {square} px. The truth chooses the head: for each class "
-            "of each image the head that fits it best counts, which nobody without the truth can do. Void pixels count "
-            "as not belonging to the class, as in the public script."
+            f"Published protocol: image and mask at {square} x {square} px. The ground truth chooses the head: for "
+            "each class of each image the head that fits it best counts, which nobody without the ground truth can do. "
+            "Void pixels count as not belonging to the class, as in the public script."
         )
         if square != PUBLISHED_SIDE:
             remarks[-1] += f" At {square} px instead of {PUBLISHED_SIDE} it does not compare with published figures."
         if protocol["mass"] != PUBLISHED_MASS:
             remarks[-1] += (
-                f" Masks hold {as_percent(protocol['mass'])} of the attention; the paper's text says "
-                f"{as_percent(PUBLISHED_MASS)}, the public script 90 %."
+                f" Masks hold {_percent(protocol['mass'])} of the attention; the paper's text says "
+                f"{_percent(PUBLISHED_MASS)}, the public script 90 %."
             )
     if strict:
         remarks.append(
@@ -987,7 +782,7 @@ def _remarks(results: Labelled) -> list[str]:
         if any(result.protocol["fixed_heads"] is None for _, result in results):
             remarks[-1] += " There are too few images to choose a head on."
     if protocol["map"] != "attention":
-        remarks.insert(0, f"Maps: {_title(protocol)}, not attention, so that nothing compares with published figures.")
+        remarks.insert(0, f"Maps: {_title(protocol)}, not attention: not comparable with published figures.")
     elif single := [label for label, result in results if result.protocol["maps"] == 1]:
         remarks.append(
             f"Without heads, the one map (feature energy) is taken for the head and for the mean: {', '.join(single)}."
@@ -997,53 +792,54 @@ def _remarks(results: Labelled) -> list[str]:
             f"Only {protocol['images']} of the images, evenly spaced (--limit {protocol['limit']}): not comparable "
             "with figures on all."
         )
-    bootstrap = BootstrapConfig(protocol["resamples"], protocol["confidence"])
-    remarks.append(interval_line(protocol["images"], "image", bootstrap))
+    remarks.append(_interval_line(protocol))
     if protocol["images"] > 1:
         remarks[-1] += " The choice of a head is not repeated within it."
     if protocol["left_out"]:
-        counted = ", ".join(f"{count} {kind}" for kind, count in protocol["left_out"].items())
+        kinds = ", ".join(f"{count} {kind}" for kind, count in protocol["left_out"].items())
         total = sum(protocol["left_out"].values())
         items = results[0][1].items
-        reason = next(iter(items.left_out.values()), "") if items else ""
-        remarks.append(f"{total} of {total + protocol['images']} images are left out: {counted}.")
-        remarks[-1] += f" The first: {reason}." if reason else ""
+        remarks.append(f"{total} of {total + protocol['images']} images are left out: {kinds}.")
+        if items is not None and items.left_out:
+            remarks[-1] += f" The first: {next(iter(items.left_out.values()))}."
     return remarks
 
 
-def _sweep_table(results: Labelled, masses: Sequence[float]) -> Table:
+def _interval_line(protocol: Mapping[str, Any]) -> str:
+    return interval_line(protocol["images"], "image", BootstrapConfig(protocol["resamples"], protocol["confidence"]))
+
+
+def _sweep_table(results: Labelled, titles: Mapping[str, str], masses: Sequence[float]) -> Table:
     """Return each figure at every mass that was asked for; the models' table is at one of them, not at the best."""
-    columns = (Column("Model"), *(Column(as_percent(mass), "right") for mass in masses))
     sections: list[Section] = []
-    for name in _names(results):
+    for name, title in titles.items():
         rows: list[TableRow] = []
         for label, result in results:
-            metrics = [result.metric(PREFIX + name, mass=mass) for mass in masses]
+            metrics = [result.metric(name, mass=mass) for mass in masses]
             if any(metrics):
-                cells = (ABSENT if each is None else f"{each.value:.1f}" for each in metrics)
-                rows.append(TableRow((label, *cells)))
-        sections.append(Section(tuple(rows), FIGURES[name]))
-    mass = as_percent(results[0][1].protocol["mass"])
+                rows.append(TableRow((label, *(figure(metric and metric.value) for metric in metrics))))
+        sections.append(Section(tuple(rows), title))
+    columns = (Column("Model"), *(Column(_percent(mass), "right") for mass in masses))
+    mass = _percent(results[0][1].protocol["mass"])
     caption = f"Jaccard in % by the mass that a mask holds; the figures above are at {mass}"
-    remark = "The best mass was not chosen: choosing it by these figures would be choosing by the truth."
+    remark = "The best mass was not chosen: choosing it by these figures would be choosing by the ground truth."
     return Table(columns, tuple(sections), caption, remarks=(remark,))
 
 
 def _classes_table(results: Labelled, classes: Sequence[float]) -> Table:
     """Return every class that occurs, by its value in the masks."""
     shown = [
-        (f"{label}, {name.replace('_', ' ')}", result, PREFIX + name)
-        for name in ("published", "strict_mean")
+        (f"{label}, {name.removeprefix(PREFIX).replace('_', ' ')}", result, name)
+        for name in (BEST_HEAD, MEAN)
         for label, result in results
-        if result.metric(PREFIX + name)
+        if result.metric(name)
     ]
     columns = (Column("Class"), Column("Images", "right"), *(Column(title, "right") for title, _, _ in shown))
     rows: list[TableRow] = []
     for value in classes:
         metrics = [result.metric(name, **{"class": value}) for _, result, name in shown]
-        count = next((each.n for each in metrics if each is not None), None)
-        cells = (ABSENT if each is None else f"{each.value:.1f}" for each in metrics)
-        rows.append(TableRow((f"{value:g}", str(count), *cells)))
+        count = next((metric.n for metric in metrics if metric is not None), None)
+        rows.append(TableRow((f"{value:g}", str(count), *(figure(metric and metric.value) for metric in metrics))))
     remark = (
         "published: the class itself, with its best head. strict mean: all objects of the images that show the class, "
         "with the mean over the heads."
@@ -1053,29 +849,27 @@ def _classes_table(results: Labelled, classes: Sequence[float]) -> Table:
 
 def charts(results: Labelled) -> list[LineChart]:
     """Return the sweep over the mass, if there is one."""
-    protocol = results[0][1].protocol
-    panels: list[LinePanel] = []
-    tops: list[float] = []
-    x_title = f"share of the {_title(protocol)} in the mask (%)"
-    for name in _names(results):
+    protocol, panels, top = results[0][1].protocol, list[LinePanel](), 0.0
+    for name, title in _titles(results).items():
         lines: list[Line] = []
         for label, result in results:
-            found = [m for m in result.metrics if m.name == PREFIX + name and "class" not in m.parameters]
-            found.sort(key=lambda metric: metric.parameters["mass"])
-            x, y = (100 * m.parameters["mass"] for m in found), (m.value for m in found)
-            low = (m.value if m.low is None else m.low for m in found)
-            high = (m.value if m.high is None else m.high for m in found)
-            lines += [Line(label, tuple(x), tuple(y), tuple(low), tuple(high))] if len(found) > 1 else []
+            points = [
+                (100 * m.parameters["mass"], m.value, m.value if m.low is None else m.low, m.high or m.value)
+                for m in result.metrics
+                if m.name == name and "class" not in m.parameters
+            ]
+            if len(points) > 1:
+                x, y, low, high = zip(*sorted(points), strict=True)
+                lines.append(Line(label, x, y, low, high))
+                top = max(top, *high)
         if lines:
-            at = 100 * protocol["mass"]
-            tops.append(max(max(line.high) for line in lines))
-            panels.append(LinePanel(FIGURES[name], tuple(lines), x_title, "Jaccard (%)", at=at))
+            x_title = f"share of the {_title(protocol)} in the mask (%)"
+            panels.append(LinePanel(title, tuple(lines), x_title, "Jaccard (%)", at=100 * protocol["mass"]))
     if not panels:
         return []
-    bootstrap = BootstrapConfig(protocol["resamples"], protocol["confidence"])
-    line = interval_line(protocol["images"], "image", bootstrap)
-    note = f"{protocol['data_name']}, {protocol['images']} images. {line} Dashed: the mass of the table."
-    limits = (0.0, min(100.0, 1.06 * max(tops)))  # one scale: the panels are there to be compared
+    limits = (0.0, min(100.0, 1.06 * top))  # one scale: the panels are there to be compared
+    images = f"{protocol['data_name']}, {protocol['images']} images."
+    note = f"{images} {_interval_line(protocol)} Dashed: the mass of the table."
     shown = tuple(replace(panel, limits=limits) for panel in panels)
     return [LineChart("sweep", "Jaccard by the mass that a mask holds", shown, note)]
 
@@ -1084,69 +878,62 @@ def charts(results: Labelled) -> list[LineChart]:
 
 
 def examples(results: Sequence[Result], models: Sequence[Model], ends: int, context: Context) -> list[Sheet]:
-    """Return sheets of the best and the worst images, their truth, and each model's mask, computed again.
+    """Return sheets of the best and the worst images, their ground truth, and each model's mask, computed again.
 
     Raises UserError if the images are not there any more, or their masks' place was not kept.
     """
     protocol = results[0].protocol
-    name = "strict" if protocol["strict"] else "published"
-    figure = PREFIX + ("strict_mean" if name == "strict" else name)
-    ranked = best_first(results, figure)
+    data, published, strict = Path(protocol["data"]), protocol["published"], protocol["strict"]
+    name = MEAN if strict else BEST_HEAD
+    ranked = [item for item, _ in base.best_first(results, name)]
     if not ranked:
         return []
-    count = len(ranked)
-    chosen = ranked if count <= 2 * ends else [*ranked[:ends], *ranked[count - ends :]]
+    chosen = ranked if len(ranked) <= 2 * ends else [*ranked[:ends], *ranked[len(ranked) - ends :]]
+    if masks_from := protocol.get("masks_from"):
+        images = find_masked_images(data, Path(masks_from))
+    elif protocol["data_name"].startswith(_VOC):
+        images = find_masked_images(data, split=protocol["data_name"].removeprefix(_VOC))
+    else:
+        raise UserError(f"where the masks of {data} are is not kept")
+    images = images.named(chosen)
     config = VocConfig(
-        protocol=name,
+        protocol="strict" if strict else "published",
         mass=protocol["mass"],
         masses=(),
         map=protocol["map"],
         block=protocol["block"],
-        size=protocol["strict"]["short_side"] if name == "strict" else VocConfig.size,
-        square=protocol["published"]["square"] if name == "published" else VocConfig.square,
+        size=strict["short_side"] if strict else VocConfig.size,
+        square=VocConfig.square if strict else published["square"],
     )
-    images = _measured_images(protocol).named([item for item, _ in chosen])
-    shown = f"best and the worst {ends}" if count > len(chosen) else "best to the worst"
-    mass = f"masks hold {as_percent(protocol['mass'])}"
+    shown = f"best and the worst {ends}" if len(ranked) > len(chosen) else "best to the worst"
     how = (
-        f"published, {mass}: the truth chose the head of each class, shown together; mean over classes"
-        if name == "published"
-        else f"strict, {mass}: mean over the heads; Jaccard with all objects; light grey: void, not counted"
+        "mean over the heads; Jaccard with all objects; light grey: void, not counted"
+        if strict
+        else "the ground truth chose the head of each class, shown together; mean over classes"
     )
     caption = (
-        f"The {shown} of {protocol['images']} images of {protocol['data_name']}, by the mean of the models: {how}."
+        f"The {shown} of {protocol['images']} images of {protocol['data_name']}, by the mean of the models: "
+        f"{config.protocol}, masks hold {_percent(protocol['mass'])}: {how}."
     )
     sheets: list[Sheet] = []
-    for begin in range(0, len(models), ABREAST):
+    for begin in range(0, len(models), base.ABREAST):
+        part = models[begin : begin + base.ABREAST]
         with context.watch("masks of the best and worst images") as progress:
-            part = measure_voc(
-                models[begin : begin + ABREAST], images, config, progress, keep_masks=True, context=context
-            )
-        rows = [_tiles(part, place) for place in range(len(part.used))]
+            again, masks = measure_voc(part, images, config, progress, keep_masks=True, context=context)
+        scores, rows = dict(base.best_first(again, name)), list[tuple[Tile, ...]]()
+        for index, item in enumerate(images.names):
+            if item not in scores:
+                continue
+            picture = fitted(decode(images.images[index], window=part[0].backbone.config.window), 300)
+            ground_truth = images.classes(index)
+            values = [str(value) for value in np.unique(ground_truth) if value not in (BACKGROUND, VOID)]
+            classes = f"class{'es' * (len(values) > 1)} {', '.join(values)}"
+            tiles = [Tile(picture, item), Tile(truth_overlay(picture, ground_truth), "ground truth", classes)]
+            for model, own, score in zip(part, masks, scores[item], strict=True):
+                tiles.append(Tile(tinted(picture, own[item]), model.label, f"{score:.1f} %"))
+            rows.append(tuple(tiles))
         sheets.append(Sheet(f"pictures-{len(sheets) + 1:02d}", tuple(rows), caption))
     return sheets
-
-
-def _measured_images(protocol: Mapping[str, Any]) -> MaskedImages:
-    if protocol.get("masks_from"):
-        return find_masked_images(Path(protocol["data"]), Path(protocol["masks_from"]))
-    if not protocol["data_name"].startswith(_VOC):
-        raise UserError(f"where the masks of {protocol['data']} are is not kept")
-    return find_masked_images(Path(protocol["data"]), split=protocol["data_name"].removeprefix(_VOC))
-
-
-def _tiles(result: VocResult, place: int) -> tuple[Tile, ...]:
-    """Return an image, its truth, and the mask of each model."""
-    index, window = result.used[place], result.models[0].model.backbone.config.window
-    shown = fitted(decode(result.images.images[index], window=window), 300)
-    truth = result.images.classes(index)
-    values = [str(value) for value in np.unique(truth) if value not in (BACKGROUND, VOID)]
-    classes = f"class {values[0]}" if len(values) == 1 else f"classes {', '.join(values)}"
-    tiles = [Tile(shown, result.images.names[index]), Tile(truth_overlay(shown, truth), "truth", classes)]
-    for scores in result.models:
-        score = next(iter(scores.figures.values()))[place, result.config.at]
-        tiles.append(Tile(tinted(shown, scores.masks[place]), scores.model.label, f"{100 * score:.1f} %"))
-    return tuple(tiles)
 
 
 def _csv(results: Labelled) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -1155,31 +942,24 @@ def _csv(results: Labelled) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     for label, result in results:
         items, mass = result.items or Items((), {}), f"{result.protocol['mass']:g}"
         for place, image in enumerate(items.names):
-            figures = (items.figures.get(PREFIX + name) for name in FIGURES)
-            values = ("" if each is None else f"{each[place] / 100:.6f}" for each in figures)
+            columns = (items.figures.get(name) for name in FIGURES)
+            values = ("" if column is None else f"{column[place] / 100:.6f}" for column in columns)
             rows.append((image, label, items.facts["classes"][place] if items.facts else "", mass, *values))
-    return ("image", "model", "classes", "mass", *FIGURES), rows
+    return ("image", "model", "classes", "mass", *(name.removeprefix(PREFIX) for name in FIGURES)), rows
 
 
-def _file_name(config: Any, protocol: Mapping[str, Any]) -> str:
-    return variant_name("voc", protocol["map"], protocol["block"], protocol["limit"])
-
-
-EVALUATION = Evaluation(
+EVALUATION = base.Evaluation(
     "voc",
     "VOC",
     "Compare masks of the last block's attention, or of other maps, with the objects of PASCAL VOC 2012.",
     "masks",
     VocConfig,
     run,
-    (
-        base.Column("voc", "VOC Jaccard", f"{PREFIX}strict_mean"),
-        base.Column("voc_published", "VOC Jaccard, best head", f"{PREFIX}published"),
-    ),
+    (base.Column("voc", "VOC Jaccard", MEAN), base.Column("voc_published", "VOC Jaccard, best head", BEST_HEAD)),
     protocol_line,
     expected,
     uses=("device", "precision", "batch_size"),
-    file_name=_file_name,
+    file_name=lambda config, protocol: variant_name("voc", protocol["map"], protocol["block"], protocol["limit"]),
     tables=tables,
     charts=charts,
     examples=examples,

@@ -28,7 +28,7 @@ from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig
 from dinoscope.evaluation.propagation import PropagationConfig
 from dinoscope.evaluation.results import keep_as, kept
-from dinoscope.evaluation.voc import PUBLISHED_MASS, PUBLISHED_SIDE, VocConfig, measure_voc, results_of
+from dinoscope.evaluation.voc import PUBLISHED_MASS, PUBLISHED_SIDE, VocConfig, measure_voc
 from dinoscope.features import ExtractConfig, default_crop_fraction, extract
 from dinoscope.model_names import Model, Watch, folder_names, unwatched
 from dinoscope.study.run import execute
@@ -269,7 +269,7 @@ def voc_bench(data: Path, options: Options) -> Bench:
 
     def measure(evaluation: str, model: Model, watch: Watch, scratch: Path) -> Result:
         with watch("attention masks") as progress:
-            return results_of(measure_voc([model], images, config, progress, context=context))[0]
+            return measure_voc([model], images, config, progress, context=context)[0][0]
 
     def seconds(evaluation: str, model: Model) -> float:
         few = images.subset(PROBED_MASKS)
@@ -284,9 +284,9 @@ def voc_bench(data: Path, options: Options) -> Bench:
     remarks = (
         f"Jaccard: image and mask at {square} x {square} px, attention of the class token in the last "
         "block, the smallest mask that holds so much of it, of each class of an image the head that fits best by "
-        "the truth, mean over the classes of an image, then over images; void counts as not of the class",
+        "the ground truth, mean over the classes of an image, then over images; void counts as not of the class",
         "The paper's text says 60 % of the attention, the public script of Naseer et al. takes 90 %: both are here",
-        "`dinoscope voc` also measures without choosing by the truth, and with intervals",
+        "`dinoscope voc` also measures without choosing by the ground truth, and with intervals",
     )
     return Bench(
         f"{len(images):,} images",
