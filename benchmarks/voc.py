@@ -25,7 +25,7 @@ from taking_turns import measure
 from torch import Tensor
 
 from dinoscope.data.benchmarks import MaskedImages, encode_indices, find_masked_images
-from dinoscope.evaluation.voc import Looks, VocConfig, measure_voc, read_samples
+from dinoscope.evaluation.voc import VocConfig, measure_voc, read_samples
 from dinoscope.model_names import Model, load_model
 
 
@@ -51,8 +51,8 @@ def draw_voc(folder: Path, count: int) -> None:
 
 def preloaded(model: Model, images: MaskedImages, config: VocConfig) -> list[Tensor]:
     """The batches that the network sees, normalised."""
-    looks = Looks(("published",), config.square, config.size, (model.backbone.patch_size,))
-    found = [read_samples(images, index, looks) for index in range(len(images))]
+    networks = [(model.backbone.patch_size, model.backbone.config.window)]
+    found = [read_samples(index, images, config, networks) for index in range(len(images))]
     pixels = [sample.pixels for samples in found if isinstance(samples, list) for sample in samples]
     parts = [pixels[begin : begin + 8] for begin in range(0, len(pixels), 8)]
     return [model.backbone.normalize(torch.stack(part)) for part in parts]
