@@ -123,6 +123,21 @@ def test_a_dataset_is_trained_on_embedded_and_resumed(tmp_path: Path) -> None:
         ds.train(Pictures(8), epochs=1, out=tmp_path / "run", resume=True, **TINY)
 
 
+def test_a_dataset_is_evaluated_as_a_folder_is(tmp_path: Path, picture_folder: Callable[..., Path]) -> None:
+    model = ds.load("random:vit_micro_conv8")
+    found = ds.evaluate(model, ["knn", "linear", "rank"], (Pictures(24), Pictures(8)), device="cpu")
+    assert {row.evaluation: row.n for row in found if row.metric.endswith(("top1", "rankme"))} == {
+        "knn": 8,
+        "linear": 8,
+        "rank": None,
+    }
+    (alone,) = ds.evaluate(model, "knn", Pictures(24), device="cpu").results
+    assert alone.protocol["queries"] is None
+    other = ds.evaluate(model, "knn", Pictures(22), device="cpu").results[0].protocol["gallery"]
+    assert alone.protocol["gallery"].startswith("dataset:")
+    assert alone.protocol["gallery"] != other
+
+
 def test_pandas_is_needed_by_its_own_method_alone(monkeypatch: pytest.MonkeyPatch, labelled: Path) -> None:
     import sys
 
@@ -137,7 +152,7 @@ def test_mistakes_name_what_there_is(labelled: Path, tmp_path: Path) -> None:
         ds.evaluate("random:vit_micro_conv8", "knm", data=labelled)
     with pytest.raises(ds.UserError, match=r"queue_size"):
         ds.train(labelled, out=tmp_path / "run", **{"method.queue_size": 8})
-    with pytest.raises(ds.UserError, match="on folders"):
-        ds.evaluate("random:vit_micro_conv8", "knn", data=Pictures(4))
+    with pytest.raises(ds.UserError, match="no val split"):
+        ds.evaluate("random:vit_micro_conv8", "linear", data=Pictures(4))
     with pytest.raises(ds.UserError, match="dino"):
         ds.train(labelled, out=tmp_path / "run", method="dyno")

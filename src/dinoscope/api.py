@@ -32,7 +32,7 @@ from dinoscope.data.sources import ImageSource, dataset_images, find_images
 from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation import EVALUATIONS
-from dinoscope.evaluation.base import Context, measure
+from dinoscope.evaluation.base import Context, Images, measure
 from dinoscope.evaluation.online import AttentionSnapshots, OnlineKNN
 from dinoscope.explain.attention import prepare
 from dinoscope.explain.maps import MAPS, map_title
@@ -160,6 +160,13 @@ def _source(data: Data) -> ImageSource:
     return find_images(Path(data)) if isinstance(data, str | Path) else dataset_images(data)
 
 
+def _images(data: Data | tuple[Data, Data]) -> Images:
+    if not isinstance(data, tuple):
+        return _source(data), None
+    train, val = data
+    return _source(train), _source(val)
+
+
 def embed(model: AnyModel, data: Data, *, device: str = "auto", **context: Any) -> FeatureBank:
     """Return the feature of every readable image: `features` [n, dim], `labels`, `paths`; `.toimport_pandas()`.
 
@@ -247,7 +254,7 @@ class EvaluationTable:
 def evaluate(
     models: AnyModel | Sequence[AnyModel],
     evaluations: str | Sequence[str] = ("knn", "linear"),
-    data: Data | None = None,
+    data: Data | tuple[Data, Data] | None = None,
     *,
     device: str = "auto",
     settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -258,7 +265,8 @@ def evaluate(
     Args:
         models: one or several, each as `load` takes it.
         evaluations: names in `EVALUATIONS`.
-        data: what the evaluations need: labelled images with train and val splits, a VOC or DAVIS layout, ...
+        data: what the evaluations need: a folder of labelled images with train and val splits, a VOC or DAVIS layout,
+            ...; or a dataset of (image, label) pairs, or two: that of train and that of val.
         device: cpu, cuda, mps or auto.
         settings: evaluation -> its settings that are not the defaults: `{"knn": {"ks": (20,)}}`.
         context: fields of `evaluation.base.Context` (batch_size, image_size, precision, ...).
@@ -270,14 +278,12 @@ def evaluate(
     chosen = [lookup("evaluation", name, EVALUATIONS) for name in names]
     configs = [changed(each.config(), (settings or {}).get(each.name, {})) for each in chosen]
     loaded = _models(several)
-    if data is not None and not isinstance(data, str | Path):
-        raise UserError("evaluate measures on folders; train and embed also take a dataset")
-    place = None if data is None else Path(data)
+    images = None if data is None else Path(data) if isinstance(data, str | Path) else _images(data)
     conditions = Context(pick_device(device), **context)
     results = [
         (model.label, result)
         for evaluation, config in zip(chosen, configs, strict=True)
-        for model, result in zip(loaded, measure(evaluation, loaded, place, config, conditions), strict=False)
+        for model, result in zip(loaded, measure(evaluation, loaded, images, config, conditions), strict=False)
     ]
     return EvaluationTable(tuple(label for label, _ in results), tuple(result for _, result in results))
 

@@ -38,7 +38,7 @@ def run_folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     run = tmp_path / "my-run"
     checkpoint.export_backbone(run / "exported", build_backbone(BackboneConfig("vit_micro_conv8", 32)))
-    (run / "config.json").write_text("{}")
+    (run / "config.json").write_text('{"run": {}}')
     return run
 
 

@@ -80,7 +80,7 @@ def test_a_run_folder_keeps_the_result(
 ) -> None:
     run_folder = tmp_path / "run"
     shutil.copytree(model, run_folder / "exported")
-    (run_folder / "config.json").write_text("{}")
+    (run_folder / "config.json").write_text('{"run": {}}')
     assert run(run_folder, "--data", data, "--json") == 0
     assert (run_folder / "evaluations" / "knn.json").read_text() == capsys.readouterr().out
 
@@ -91,12 +91,13 @@ def test_other_models_are_left_as_they_are(model: Path, data: Path) -> None:
     assert sorted(model.iterdir()) == before
 
 
-def test_a_result_that_cannot_be_written(model: Path, data: Path, tmp_path: Path) -> None:
+def test_a_result_that_cannot_be_written_is_shown(model: Path, data: Path, tmp_path: Path, capsys, caplog) -> None:
     shutil.copytree(model, tmp_path / "run" / "exported")
-    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "run" / "config.json").write_text('{"run": {}}')
     (tmp_path / "run" / "evaluations").touch()
-    with pytest.raises(UserError, match="could not be written"):
-        run(tmp_path / "run", "--data", data)
+    assert run(tmp_path / "run", "--data", data, "--json") == 0
+    assert result(capsys)["knn_top1 (k = 1)"] == 100
+    assert "could not be written" in caplog.text
 
 
 @pytest.mark.parametrize("flag", ["--query", "--queries"])
@@ -195,7 +196,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(data: Path, capsys: pytest.Captur
 
 def test_a_fraction_does_not_overwrite_the_result_with_all_labels(model: Path, data: Path, tmp_path: Path) -> None:
     shutil.copytree(model, tmp_path / "run" / "exported")
-    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "run" / "config.json").write_text('{"run": {}}')
     run(tmp_path / "run", "--data", data)
     run(tmp_path / "run", "--data", data, "--label-fraction", "0.25")
     sizes = {

@@ -25,7 +25,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with an exported tiny network of random weights."""
     torch.manual_seed(0)
     run = tmp_path_factory.mktemp("run")
-    (run / "config.json").write_text("{}")
+    (run / "config.json").write_text('{"run": {}}')
     (run / "exported").mkdir()
     checkpoint.export_backbone(run / "exported", build_backbone(BackboneConfig("vit_micro_conv8", image_size=32)))
     return run

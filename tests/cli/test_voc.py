@@ -34,7 +34,7 @@ def run_folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     folder = tmp_path / "run"
     checkpoint.export_backbone(folder / "exported", build_backbone(BackboneConfig("vit_micro_conv8", image_size=32)))
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text('{"run": {}}')
     return folder
 
 

@@ -16,7 +16,16 @@ from dinoscope import checkpoint
 from dinoscope.cli.compare import MeasuringOptions
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
-from dinoscope.evaluation.base import Column, Context, Data, Evaluation, items_csv, measure, metrics_table
+from dinoscope.evaluation.base import (
+    Column,
+    Context,
+    Data,
+    Evaluation,
+    items_csv,
+    labelled_images,
+    measure,
+    metrics_table,
+)
 from dinoscope.evaluation.compare import (
     Gatherer,
     Measuring,
@@ -71,7 +80,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Model]:
     for seed, name in enumerate(("one", "two")):
         torch.manual_seed(seed)
         checkpoint.export_backbone(root / name, build_backbone(BackboneConfig("vit_micro_conv8", image_size=32)))
-        (root / name / "config.json").write_text("{}")
+        (root / name / "config.json").write_text('{"run": {}}')
         found.append(load_model(str(root / name)))
     return found
 
@@ -196,7 +205,7 @@ class NormConfig:
 
 
 def run_norm(models: Sequence[Model], data: Data, config: NormConfig, context: Context) -> tuple[Result, ...]:
-    images, _ = context.labelled(data)
+    images, _ = labelled_images(data)
     results = []
     for model in models:
         bank = context.features(model.backbone, images.subset(range(config.limit)), "features")
@@ -234,7 +243,7 @@ def test_a_new_evaluation_is_in_the_table_the_csv_and_the_json_of_a_comparison(
     scenes: Path, models: list[Model]
 ) -> None:
     measuring = Measuring(scenes / "folder", evaluations=("norm",), context=CPU)
-    models = [replace(model, keeps_results=False) for model in models]
+    models = [replace(model, keeps_results=False, run=None) for model in models]
     gatherer = Gatherer(measuring, models)
     comparison = compare([gatherer.entry(model) for model in models], measuring.shown)
     values = {row.first.run: row.cell("norm") for row in comparison.rows}
@@ -253,6 +262,7 @@ def test_a_new_evaluation_is_kept_and_not_measured_again(
     scenes: Path, models: list[Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measuring = Measuring(scenes / "folder", evaluations=("norm",), context=CPU)
+    models = [replace(model, run=None) for model in models]
     first = Gatherer(measuring, models).entry(models[0])
 
     def never(*_: object) -> None:

@@ -48,7 +48,7 @@ def measured(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(seed)
         backbone = build_backbone(BackboneConfig("vit_micro_conv8", image_size=32))
         checkpoint.export_backbone(root / name / "exported", backbone)
-        (root / name / "config.json").write_text("{}")
+        (root / name / "config.json").write_text('{"run": {}}')
     config = voc.VocConfig(size=64, square=64, resamples=50)
     measure(EVALUATIONS["voc"], models(root), drawn, config, CPU)
     measure(EVALUATIONS["davis"], models(root), drawn / "DAVIS", davis.DavisConfig(size=64), CPU)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dinoscope.evaluation.results import from_json, keep_in, kept, kept_names, to_json
+from dinoscope.evaluation.results import from_json, keep, kept, kept_names, to_json
 from dinoscope.evaluation.statistics import wilson
 from dinoscope.types import Result
 
@@ -53,7 +53,7 @@ def test_accuracies_get_the_interval_of_their_images() -> None:
     metric = result.metric("knn_top1", k=20)
     assert metric is not None
     expected = wilson(before["knn_top1_k20"] / 100, 20)
-    assert (metric.low, metric.high, metric.n) == (100 * expected.low, 100 * expected.high, 20)
+    assert (metric.low, metric.high, metric.n) == (100 * expected[0], 100 * expected[1], 20)
     left_out = read("knn-b986eba3")[1].metric("knn_leave_one_out_top1", k=29)
     assert left_out is not None
     assert left_out.n == 30
@@ -97,5 +97,5 @@ def test_a_result_replaces_an_earlier_one_of_the_same_conditions(name: str, tmp_
     assert result is not None
     base = name.removesuffix("-b986eba3")
     before = kept_names(tmp_path, base)
-    assert keep_in(tmp_path, base, result) == name
+    assert keep(tmp_path, base, result) == name
     assert kept_names(tmp_path, base) == before

@@ -130,7 +130,7 @@ def _json(evaluation: Evaluation, labelled: Labelled) -> str:
         return to_json(labelled[0][1])
     left_out = {label: dict(result.items.left_out) for label, result in labelled if result.items}
     values = {
-        "models": [{"model": label, **plain(result, items=False)} for label, result in labelled],
+        "models": [{"model": label, **plain(result)} for label, result in labelled],
         "differences": [
             {"first": first, "second": second, "metric": column.metric, **asdict(estimate)}
             for column in evaluation.columns

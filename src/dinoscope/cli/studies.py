@@ -24,7 +24,7 @@ from dinoscope.cli.worker import worker
 from dinoscope.config import to_dict
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation import EVALUATIONS
-from dinoscope.evaluation.base import Context, gallery_and_queries
+from dinoscope.evaluation.base import Context, labelled_images
 from dinoscope.files import claim, write_all
 from dinoscope.model_names import unwatched
 from dinoscope.report.ablation import write_result
@@ -117,7 +117,7 @@ def small_comparison_configs(options: SmallComparison) -> list[RunConfig]:
     """The runs of the small comparison. Raises UserError if the data cannot be compared on: before any training."""
     assert options.data is not None
     assert options.out is not None
-    gallery_and_queries(options.data)
+    labelled_images(options.data)
     return small_comparison(
         options.data,
         options.out,

@@ -24,21 +24,22 @@ from scipy import special  # pyright: ignore[reportMissingTypeStubs]
 
 from dinoscope import __version__, checkpoint
 from dinoscope.config import difference, flat, identity, some, text, to_dict
-from dinoscope.data.sources import ImageFolder, find_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
-from dinoscope.evaluation.base import Column, Context, Data, gallery_and_queries, is_expected
-from dinoscope.evaluation.knn import K
-from dinoscope.evaluation.results import (
-    classified,
-    conditions,
-    keep_in,
-    kept,
-    kept_names,
-    newest_first,
-    shared_protocol,
+from dinoscope.evaluation.base import (
+    Column,
+    Context,
+    Data,
+    Images,
+    images_of,
+    is_expected,
+    keep_result,
+    kept_results,
+    labelled_images,
 )
-from dinoscope.evaluation.statistics import CONFIDENCE, Interval, OverSeeds, over_seeds, wilson
+from dinoscope.evaluation.knn import K
+from dinoscope.evaluation.results import classified, conditions, shared_protocol
+from dinoscope.evaluation.statistics import CONFIDENCE, Estimate, OverSeeds, over_seeds, wilson
 from dinoscope.evaluation.throughput import millions_of_parameters
 from dinoscope.methods import DISPLAY, method_name
 from dinoscope.model_names import SEED, Model, Watch, distinct, load_model, random_backbone, unwatched
@@ -321,9 +322,6 @@ def _namesakes(row: Row, trained: Sequence[Row]) -> list[str]:
 
 logger = logging.getLogger("dinoscope")
 
-Images = tuple[ImageFolder, ImageFolder | None]
-"""Labelled images that classify, and those that are classified; None where each is asked of all others."""
-
 
 @dataclass(frozen=True)
 class Measuring:
@@ -372,7 +370,7 @@ class Gatherer:
         Raises UserError if --data was given and cannot be used, or was not and a model has no images of its own.
         """
         self.measuring = measuring
-        self.images = gallery_and_queries(measuring.data) if measuring.data else None
+        self.images = labelled_images(measuring.data) if measuring.data else None
         self.kept = self._chosen(subjects)
         if measuring.data is None:
             self.images = self._images_of_most()
@@ -416,7 +414,7 @@ class Gatherer:
             except UserError as error:
                 return held, str(error)
             self.by_network[name, network] = new
-        self._keep(subject, evaluation.kept_as(self.measuring.config(name), new.protocol), new)
+        keep_result(evaluation, subject, self.measuring.config(name), new)
         weights = {"weights": subject.name} if "weights" in new.protocol else {}
         return replace(new, protocol={**new.protocol, **weights}, items=None), ""
 
@@ -429,7 +427,7 @@ class Gatherer:
                 config = replace(config, image_size=subject.backbone.config.image_size)
         watch = self.measuring.watch
         watched = replace(context, device=self.measuring.device, watch=_prefixed(watch, what))
-        return evaluation.run([subject], self._data_of(subject, name), config, watched)[0]
+        return next(iter(evaluation.run([subject], self._data_of(subject, name), config, watched)))
 
     def _data_of(self, subject: Model, name: str) -> Data:
         """Return the data that a model is measured on."""
@@ -439,19 +437,10 @@ class Gatherer:
         if needs == "nothing":
             return None
         if needs == "labels":
-            return self.labelled or _own_data(subject)
+            return self.images or _own_data(subject)
         if self.measuring.data is None and needs != "images":
             raise UserError(f"give --evaluations {name}=FOLDER")
         return self.measuring.data or _own_data(subject)
-
-    def _keep(self, subject: Model, name: str, measurement: Result) -> None:
-        """Write to where it is kept; a folder that cannot be written to (somebody else's) is warned of."""
-        if subject.home is None:
-            return
-        try:
-            keep_in(subject.home, name, measurement)
-        except UserError as error:
-            logger.warning("%s", error)
 
     def _is_wanted(self, subject: Model, name: str, held: Result) -> bool:
         """Return whether a kept result was measured on these data, at this size and precision, with these settings."""
@@ -473,14 +462,6 @@ class Gatherer:
         config, context = self.measuring.config(name), self.measuring.context
         return is_expected(held, EVALUATIONS[name].expected(subject, None, config, context))
 
-    @property
-    def labelled(self) -> Data:
-        """Return the folders of the labelled images, or None if each model has its own."""
-        if self.images is None:
-            return None
-        gallery, queries = self.images
-        return gallery.root, None if queries is None else queries.root
-
     def _agrees(self, name: str, subjects: Sequence[Model]) -> bool:
         """Return whether all models have a kept result, and all were measured under the same conditions."""
         found = [self.kept[subject.name].get(name) for subject in subjects]
@@ -493,22 +474,11 @@ class Gatherer:
         Earlier accuracies among a single class are 100 % by definition, and no figures.
         """
         held: dict[str, list[Result]] = {}
-        if subject.home is None:
-            return held
         for name in self.measuring.shown:
-            evaluation, config = EVALUATIONS[name], self.measuring.config(name)
-            for file in newest_first(subject.home, kept_names(subject.home, evaluation.prefix or name)):
-                found = kept(subject.home, file)
-                if found is None or found.protocol.get("classes") == 1:
-                    continue
-                if not any(column.metric_of(found) for column in evaluation.columns):
-                    continue
-                if found.protocol.get("label_fraction", 1.0) != getattr(config, "label_fraction", 1.0):
-                    continue
-                if found.protocol.get("weights_hash", subject.weights_hash) != subject.weights_hash:
-                    logger.warning("%s: its %s was measured of other weights and is left aside", subject.name, file)
-                    continue
-                held.setdefault(name, []).append(found)
+            fraction = getattr(self.measuring.config(name), "label_fraction", 1.0)
+            for found in kept_results(EVALUATIONS[name], subject):
+                if found.protocol.get("classes") != 1 and found.protocol.get("label_fraction", 1.0) == fraction:
+                    held.setdefault(name, []).append(found)
         return held
 
     def _chosen(self, subjects: Sequence[Model]) -> dict[str, dict[str, Result]]:
@@ -560,7 +530,7 @@ class Gatherer:
             if gallery is None:  # of throughput
                 continue
             with contextlib.suppress(UserError):  # moved away since: the runs' own images are left
-                return _labelled_images(gallery), None if queries is None else _labelled_images(queries)
+                return images_of(Path(gallery), None if queries is None else Path(queries))
             return None
         return None
 
@@ -569,10 +539,6 @@ def _place(measurement: Result) -> tuple[str | None, str | None]:
     """Folders of the images that classify, and of those that are classified; None for none."""
     found = conditions(measurement)
     return found.get("gallery") or found.get("train"), found.get("queries") or found.get("val")
-
-
-def _labelled_images(root: str) -> ImageFolder:
-    return find_images(Path(root), labelled=True)
 
 
 def _own_data(subject: Model) -> Path:
@@ -631,7 +597,7 @@ def pixels_entry(gatherer: Gatherer) -> Entry | None:
         cached=False,
         watch=_prefixed(measuring.watch, pixels.label),
     )
-    data, config = gatherer.labelled, replace(measuring.config("knn"), ks=(K,))
+    data, config = gatherer.images, replace(measuring.config("knn"), ks=(K,))
     (result,) = EVALUATIONS["knn"].run([pixels], data, config, context)
     size = pixels.backbone.config.image_size
     remark = f"raw pixels: the images themselves at {size} x {size} px, the mean of each taken off"
@@ -719,7 +685,7 @@ def settled(first: Row, other: Row, name: str) -> bool:
     if found is not None:
         return found.low is not None and found.low > 0
     ahead, behind = interval(first, name), interval(other, name)
-    return ahead is not None and behind is not None and ahead.low > behind.high
+    return ahead is not None and behind is not None and (ahead.low or 0) > (behind.high or 0)
 
 
 def best(comparison: Comparison, name: str) -> tuple[Row, ...]:
@@ -773,7 +739,7 @@ def best_first(comparison: Comparison) -> Comparison:
     return replace(comparison, rows=(*order, *others))
 
 
-def interval(row: Row, name: str) -> Interval | None:
+def interval(row: Row, name: str) -> Estimate | None:
     """Return the interval of a figure over what was measured; None of several runs, whose deviation says more.
 
     An accuracy that was kept without one gets that of its number of images (Wilson).
@@ -782,12 +748,12 @@ def interval(row: Row, name: str) -> Interval | None:
     if metric is None:
         return None
     if metric.low is not None and metric.high is not None:
-        return Interval(metric.value, metric.low, metric.high)
+        return Estimate(metric.value, metric.low, metric.high)
     images = images_classified(measured(row, name)[0])
     if images is None or metric.unit != "%" or not 0 <= metric.value <= 100:
         return None
     made = wilson(metric.value / 100, images)
-    return Interval(metric.value, 100 * made.low, 100 * made.high)
+    return Estimate(metric.value, 100 * made[0], 100 * made[1])
 
 
 def images_classified(result: Result) -> int | None:
@@ -989,7 +955,7 @@ def _how_sure(comparison: Comparison, intervals: bool) -> list[str]:
     if intervals and found:
         remarks.append("[ ]: 95 % interval for the number of images alone (Wilson); another seed may differ by more")
     elif found:
-        farthest = max(max(each.high - each.mean, each.mean - each.low) for each in found)
+        farthest = max(max((each.high or 0) - each.mean, each.mean - (each.low or 0)) for each in found)
         remarks.append(
             f"Single runs: 95 % intervals for the number of images alone (Wilson) reach at most {farthest:.1f} to "
             "either side; another seed may differ by more"

@@ -536,7 +536,7 @@ class DavisConfig(PropagationConfig):
     """Write the videos as GIF instead of MP4."""
 
 
-def run(models: Sequence[Model], data: Data, config: DavisConfig, context: Context) -> tuple[Result, ...]:
+def run(models: Sequence[Model], data: Data, config: DavisConfig, context: Context) -> Iterator[Result]:
     """Follow the objects of every sequence with each model in turn, and score the masks; then every folder of masks.
 
     Metrics are in %, over the objects of all sequences, those of `MEANS` with intervals; then those of each object,
@@ -574,17 +574,16 @@ def run(models: Sequence[Model], data: Data, config: DavisConfig, context: Conte
                 scores.append(score_masks(sequence, masks_in(folder)))
         source = {"weights": f"results: {folder}", "weights_hash": None, "label": label}
         scored.append(result_of(davis, sequences, scores, source, None, config.limit_frames))
-    results: list[Result] = []
     for model, files in zip(models, places, strict=True):
         scores, frames = _follow(model, sequences, files, config, context)
         weights = model.name if model.path is None else str(checkpoint.find_weights(model.path))
         source = {"weights": weights, "weights_hash": model.weights_hash}
         result = result_of(davis, sequences, scores, source, config, config.limit_frames)
-        results.append(result)
-        name = context.finished(model, result)
-        if name is not None and model.path is not None:
-            keep_frames(model.path, name, frames, result)
-    return (*results, *scored)
+        name = base.keep_result(EVALUATION, model, config, result)
+        if name is not None and model.home is not None:
+            keep_frames(model.home, name, frames, result)
+        yield result
+    yield from scored
 
 
 def _found(data: Data, config: DavisConfig) -> tuple[Davis, tuple[DavisSequence, ...]]:
@@ -879,9 +878,9 @@ _NO_FRAMES: Frames = {}
 
 def _frames_of(model: Model, result: Result) -> Frames:
     """Return the kept masks of a result, under whichever name it is kept."""
-    homes = dict.fromkeys(home for home in (model.home, model.path) if home is not None)
-    kept = ((home, name) for home in homes for name in kept_names(home, "davis"))
-    return next((frames for home, name in kept if (frames := kept_frames(home, name, result))), _NO_FRAMES)
+    home = model.home
+    names = [] if home is None else kept_names(home, "davis")
+    return next((frames for name in names if home and (frames := kept_frames(home, name, result))), _NO_FRAMES)
 
 
 def _frame_rows(
@@ -928,7 +927,6 @@ EVALUATION = Evaluation(
     file_name=_file_name,
     tables=tables,
     examples=examples,
-    has_published=has_published,
     csv=lambda results: (OBJECT_HEADER, object_rows(results)),
     earlier_csv="scores.csv",
 )

@@ -21,9 +21,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dinoscope.data.sources import ImageFolder, find_split, label_fraction
+from dinoscope.data.sources import find_split, label_fraction
 from dinoscope.errors import UserError
-from dinoscope.evaluation.base import INTERNAL, LABEL_SEED, Column, Context, Data, Evaluation, require_known_classes
+from dinoscope.evaluation.base import (
+    INTERNAL,
+    LABEL_SEED,
+    Column,
+    Context,
+    Data,
+    Evaluation,
+    Images,
+    images_of,
+    labelled_images,
+    location,
+    require_known_classes,
+)
 from dinoscope.evaluation.results import kept_name, new_result
 from dinoscope.evaluation.statistics import share_metric
 from dinoscope.model_names import Model
@@ -323,42 +335,31 @@ def labels_as_in(gallery: FeatureBank, queries: FeatureBank) -> Int[Tensor, " q"
 # The evaluation
 
 
-def run(models: Sequence[Model], data: Data, config: KNNConfig, context: Context) -> tuple[Result, ...]:
-    """Extract the features of gallery and queries, and vote; without queries each image is asked of all others.
+def run(models: Sequence[Model], data: Data, config: KNNConfig, context: Context) -> Iterator[Result]:
+    """Extract the features of gallery and queries, and vote; without queries each image is classified by all others.
 
     Entries of the protocol: those of `Context.network`; temperature; label_fraction; classes; gallery, queries (their
-    folders; queries None if each image was asked of all others); gallery_images, query_images.
+    folders; queries None if each image was classified by all others); gallery_images, query_images.
 
     Raises UserError if there are no labels or a single class, the queries have classes that the gallery lacks, or a
     fraction of the labels is asked for without queries.
     """
-    gallery, queries = _images(data, config, context)
+    gallery, queries = images = _images(data, config)
     if config.label_fraction != 1:
         gallery = label_fraction(gallery, config.label_fraction, LABEL_SEED)
-    results: list[Result] = []
     for model in models:
         bank = context.features(model.backbone, gallery, "features of the gallery")
         queried = bank if queries is None else context.features(model.backbone, queries, "features of the queries")
         metrics = leave_one_out(bank, config) if queries is None else knn(bank, queried, config)
-        protocol = {
-            **_settings(model, config, context),
-            **_folders(gallery, queries),
-            "gallery_images": len(bank.features),
-            "query_images": len(queried.features),
-        }
-        result = new_result("knn", protocol, metrics)
-        context.finished(model, result)
-        results.append(result)
-    return tuple(results)
+        counts = {"gallery_images": len(bank.features), "query_images": len(queried.features)}
+        yield new_result("knn", _protocol(model, images, config, context) | counts, metrics)
 
 
-def _images(data: Data, config: KNNConfig, context: Context) -> tuple[ImageFolder, ImageFolder | None]:
+def _images(data: Data, config: KNNConfig) -> Images:
     if (config.gallery is None) != (config.query is None) or (data is None) == (config.gallery is None):
         raise UserError("give either --data, or --gallery and --query together")
-    if config.gallery is not None:
-        data = (config.gallery, config.query)
     try:
-        gallery, queries = context.labelled(data)
+        gallery, queries = labelled_images(data) if config.gallery is None else images_of(config.gallery, config.query)
     except UserError as error:
         if isinstance(data, Path) and (find_split(data, "train") is None) != (find_split(data, "val") is None):
             raise UserError(f"{error} Or name two folders yourself with --gallery and --query.") from error
@@ -370,32 +371,28 @@ def _images(data: Data, config: KNNConfig, context: Context) -> tuple[ImageFolde
     return gallery, queries
 
 
-def _settings(model: Model, config: KNNConfig, context: Context) -> dict[str, Any]:
-    return {
+def _protocol(model: Model, images: Images | None, config: KNNConfig, context: Context) -> dict[str, Any]:
+    protocol = {
         **context.network(model),
         "temperature": config.temperature,
         "label_fraction": config.label_fraction,
     }
-
-
-def _folders(gallery: ImageFolder, queries: ImageFolder | None) -> dict[str, Any]:
-    return {
-        "classes": len(gallery.classes),
-        "gallery": str(gallery.root),
-        "queries": None if queries is None else str(queries.root),
-    }
+    if images is not None:
+        gallery, queries = images
+        protocol |= {"classes": len(gallery.classes), "gallery": location(gallery)}
+        protocol["queries"] = None if queries is None else location(queries)
+    return protocol
 
 
 def expected(model: Model, data: Data, config: KNNConfig, context: Context) -> dict[str, Any]:
     """Return what the protocol of a measurement would be, but for images that cannot be read."""
-    settings = _settings(model, config, context)
     if data is None and config.gallery is None:
-        return settings
-    gallery, queries = _images(data, config, context)
-    # Images may have come or gone since; of a fraction the count of the gallery says nothing.
+        return _protocol(model, None, config, context)
+    gallery, queries = images = _images(data, config)
+    # Images may have come or gone since; the count of the gallery tells nothing about a fraction.
     counts = {"query_images": len(gallery if queries is None else queries)}
     counts |= {"gallery_images": len(gallery)} if config.label_fraction == 1 else {}
-    return {**settings, **_folders(gallery, queries), **counts}
+    return _protocol(model, images, config, context) | counts
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:

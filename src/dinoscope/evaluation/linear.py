@@ -25,10 +25,20 @@ from torch import Tensor
 
 from dinoscope.data.images import UnreadableImage
 from dinoscope.data.loader import StepSampler, ViewsDataset, default_workers, view_loader
-from dinoscope.data.sources import ImageFolder, hash_rank, label_fraction
+from dinoscope.data.sources import ImageSource, hash_rank, label_fraction
 from dinoscope.data.views import VIEWS, ViewsConfig
 from dinoscope.errors import UserError
-from dinoscope.evaluation.base import INTERNAL, LABEL_SEED, Column, Context, Data, Evaluation, require_known_classes
+from dinoscope.evaluation.base import (
+    INTERNAL,
+    LABEL_SEED,
+    Column,
+    Context,
+    Data,
+    Evaluation,
+    labelled_images,
+    location,
+    require_known_classes,
+)
 from dinoscope.evaluation.knn import labels_as_in
 from dinoscope.evaluation.results import kept_name, new_result
 from dinoscope.evaluation.statistics import share_metric
@@ -401,7 +411,7 @@ def _integers(numbers: Int[Tensor, " n"]) -> list[int]:
 
 def linear_reference(
     backbone: Backbone,
-    train: ImageFolder,
+    train: ImageSource,
     val: FeatureBank,
     config: LinearConfig,
     extraction: ExtractConfig,
@@ -425,7 +435,7 @@ def linear_reference(
 
 def train_probe(
     backbone: Backbone,
-    train: ImageFolder,
+    train: ImageSource,
     config: LinearConfig,
     extraction: ExtractConfig,
     progress: Progress | None,
@@ -461,11 +471,11 @@ def training_views(size: int) -> ViewsConfig:
     return replace(VIEWS["supervised"], global_size=size, interpolation="bilinear")
 
 
-def _without_its_features(folder: ImageFolder, val: FeatureBank) -> FeatureBank:
+def _without_its_features(folder: ImageSource, val: FeatureBank) -> FeatureBank:
     """The folder's labels and classes as a bank (its features take no memory), to be checked against `val`."""
     labels = None if folder.labels is None else torch.tensor(folder.labels)
     nothing = val.features.new_zeros(1, 1).expand(len(folder), val.features.shape[1])
-    return FeatureBank(nothing, labels, folder.paths, folder.classes)
+    return FeatureBank(nothing, labels, tuple(folder.keys), folder.classes)
 
 
 def _labels(labels: Int[Tensor, " b"] | None) -> Int[Tensor, " b"]:
@@ -483,7 +493,7 @@ def base_rate(config: LinearConfig, backbone: Backbone) -> float:
 # The evaluation
 
 
-def run(models: Sequence[Model], data: Data, config: LinearConfig, context: Context) -> tuple[Result, ...]:
+def run(models: Sequence[Model], data: Data, config: LinearConfig, context: Context) -> Iterator[Result]:
     """Train a linear probe on frozen features of the train split, and report it on the val split.
 
     Entries of the protocol: those of `Context.network`; protocol ("fast" or "reference"); feature (what of the network
@@ -494,35 +504,28 @@ def run(models: Sequence[Model], data: Data, config: LinearConfig, context: Cont
 
     Raises UserError if a split or labels are missing, there is one class only, or val has classes that train lacks.
     """
-    train, val = _images(data, context)
+    train, val = images = _images(data)
     if config.label_fraction != 1:
         train = label_fraction(train, config.label_fraction, LABEL_SEED)
     measure = _run_fast if config.protocol == "fast" else _run_reference
-    results: list[Result] = []
     for model in models:
         metrics, found = measure(model.backbone, train, val, config, context)
-        protocol = {
-            **_settings(model, config, context),
-            **_folders(train, val),
-            **found,
-            "feature": f"{model.backbone.probe_title} ({model.backbone.probe_dim} values)",
-        }
-        result = new_result("linear", protocol, metrics)
-        context.finished(model, result)
-        results.append(result)
-    return tuple(results)
+        feature = f"{model.backbone.probe_title} ({model.backbone.probe_dim} values)"
+        yield new_result("linear", {**_protocol(model, images, config, context), **found, "feature": feature}, metrics)
 
 
-def _images(data: Data, context: Context) -> tuple[ImageFolder, ImageFolder]:
-    train, val = context.labelled(data)
+def _images(data: Data) -> tuple[ImageSource, ImageSource]:
+    train, val = labelled_images(data)
     if val is None:
-        raise UserError(f"{train.root} has no val split, and a linear probe must be measured on other images")
+        raise UserError(f"{train.name} has no val split, and a linear probe must be measured on other images")
     require_known_classes(train, val)
     return train, val
 
 
-def _settings(model: Model, config: LinearConfig, context: Context) -> dict[str, Any]:
-    return {
+def _protocol(
+    model: Model, images: tuple[ImageSource, ImageSource] | None, config: LinearConfig, context: Context
+) -> dict[str, Any]:
+    protocol = {
         **context.network(model),
         "protocol": config.protocol,
         "label_fraction": config.label_fraction,
@@ -530,14 +533,14 @@ def _settings(model: Model, config: LinearConfig, context: Context) -> dict[str,
         "seed": config.seed,
         "rates_tried": len(config.tried) if config.protocol == "fast" else 1,
     }
-
-
-def _folders(train: ImageFolder, val: ImageFolder) -> dict[str, Any]:
-    return {"classes": len(train.classes), "train": str(train.root), "val": str(val.root)}
+    if images is not None:
+        train, val = images
+        protocol |= {"classes": len(train.classes), "train": location(train), "val": location(val)}
+    return protocol
 
 
 def _run_fast(
-    backbone: Backbone, train: ImageFolder, val: ImageFolder, config: LinearConfig, context: Context
+    backbone: Backbone, train: ImageSource, val: ImageSource, config: LinearConfig, context: Context
 ) -> tuple[tuple[Metric, ...], dict[str, Any]]:
     device = context.device or CPU
     bank = context.features(backbone, train, "features of the training images", "linear")
@@ -563,7 +566,7 @@ def _run_fast(
 
 
 def _run_reference(
-    backbone: Backbone, train: ImageFolder, val: ImageFolder, config: LinearConfig, context: Context
+    backbone: Backbone, train: ImageSource, val: ImageSource, config: LinearConfig, context: Context
 ) -> tuple[tuple[Metric, ...], dict[str, Any]]:
     queried = context.features(backbone, val, "features of the validation images", "linear")
     with context.watch("training the probe") as progress:
@@ -581,12 +584,11 @@ def _run_reference(
 
 def expected(model: Model, data: Data, config: LinearConfig, context: Context) -> dict[str, Any]:
     """Return what the protocol of a measurement would be, but for images that cannot be read and the chosen rate."""
-    settings = _settings(model, config, context)
     if data is None:
-        return settings
-    train, val = _images(data, context)
+        return _protocol(model, None, config, context)
+    train, val = images = _images(data)
     counts = {"val_images": len(val)} | ({"train_images": len(train)} if config.label_fraction == 1 else {})
-    return {**settings, **_folders(train, val), **counts}
+    return _protocol(model, images, config, context) | counts
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:

@@ -5,13 +5,14 @@ Features that fill many dimensions have a high rank; dimensional collapse shows 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from dinoscope.data.sources import ImageFolder, evenly, find_images, find_split, resolve_split
+from dinoscope.data.sources import ImageSource, evenly, find_images, find_split, resolve_split
 from dinoscope.errors import UserError
-from dinoscope.evaluation.base import Column, Context, Data, Evaluation
+from dinoscope.evaluation.base import Column, Context, Data, Evaluation, location
 from dinoscope.evaluation.results import new_result
 from dinoscope.methods.health import rank_me
 from dinoscope.model_names import Model
@@ -29,39 +30,35 @@ class RankConfig:
     """At most so many images, evenly spaced."""
 
 
-def run(models: Sequence[Model], data: Data, config: RankConfig, context: Context) -> tuple[Result, ...]:
+def run(models: Sequence[Model], data: Data, config: RankConfig, context: Context) -> Iterator[Result]:
     """Measure the features of the val images, or of the training images if there is no val split.
 
     Entries of the protocol: those of `Context.network`; images (their folder), count, most (the limit).
 
     Raises UserError if there are no images.
     """
-    folder = _images(data)
-    results: list[Result] = []
+    images = _images(data)
     for model in models:
-        bank = context.features(model.backbone, folder, "features for RankMe")
+        bank = context.features(model.backbone, images, "features for RankMe")
         rank = rank_me(bank.features[evenly(len(bank.features), config.limit)])
-        protocol = expected(model, data, config, context)
-        result = new_result("rank", protocol, [Metric("rankme", rank, "")])
-        context.finished(model, result)
-        results.append(result)
-    return tuple(results)
+        yield new_result("rank", expected(model, (images, None), config, context), [Metric("rankme", rank, "")])
 
 
-def _images(data: Data) -> ImageFolder:
+def _images(data: Data) -> ImageSource:
     if data is None:
         raise UserError("no images to measure on: give --data FOLDER")
-    folder = data[1] or data[0] if isinstance(data, tuple) else find_split(data, "val") or resolve_split(data, "train")
-    return find_images(folder)
+    if isinstance(data, Path):
+        return find_images(find_split(data, "val") or resolve_split(data, "train"))
+    return data[1] or data[0]
 
 
 def expected(model: Model, data: Data, config: RankConfig, context: Context) -> dict[str, Any]:
     """Return the protocol of a measurement."""
-    settings = {**context.network(model), "most": config.limit}
-    if data is None:
-        return settings
-    folder = _images(data)
-    return {**settings, "images": str(folder.root), "count": len(folder)}
+    protocol = {**context.network(model), "most": config.limit}
+    if data is not None:
+        images = _images(data)
+        protocol |= {"images": location(images), "count": len(images)}
+    return protocol
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:

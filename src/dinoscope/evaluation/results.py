@@ -1,4 +1,4 @@
-"""Where results are kept: in a run folder, or for any other model in the cache; one file per protocol and data set."""
+"""Kept results: in a run folder, or for any other model in the cache; one file for each protocol and data set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from dinoscope.config import flat, from_dict, to_dict
 from dinoscope.errors import UserError
 from dinoscope.evaluation.statistics import BootstrapConfig, interval_kind, mean_intervals, share_metric
-from dinoscope.files import RUN_SETTINGS, write_text
+from dinoscope.files import write_text
 from dinoscope.types import Items, Metric, Result
 
 OF_THE_MODEL = frozenset(
@@ -24,21 +24,17 @@ OF_THE_MODEL = frozenset(
 )
 """Entries of a protocol about the model, and what was found for it; comparable results share all others."""
 
-_PLACES = frozenset({"gallery", "queries", "train", "val", "data"})  # folders in a protocol
-
 _INCIDENTAL = frozenset(
-    {
-        "backbone",
-        "forwards_per_repeat",
-        "memory",
-        "map_shown",
-        "empty_maps",
-        "interval",
-        "whole_image",
-        "masks_from",
-    }
+    {"backbone", "forwards_per_repeat", "steps_per_repeat", "memory", "map_shown", "empty_maps", "interval"}
+    | {"whole_image", "masks_from"}
 )
-"""Entries of a protocol that follow from the model or the number of images, or are found while it is measured."""
+"""Entries that follow from the model or the number of images, or are found while it is measured."""
+
+_PLACES = frozenset({"gallery", "queries", "train", "val", "data"})
+"""Entries that name images: folders, or datasets."""
+
+DATASET = "dataset:"
+"""What the name of images without files begins with; a digest of them follows."""
 
 _RESAMPLES = 2_000
 """For the difference of two results: enough to tell whether its interval contains 0."""
@@ -47,23 +43,26 @@ _ITEM_DIGITS = 2
 """Digits after the point of an item's figure in a file."""
 
 
+def new_result(evaluation: str, protocol: Any, metrics: Iterable[Metric], items: Items | None = None) -> Result:
+    """Return a result whose protocol is given as a dataclass or a mapping; its values become those of JSON."""
+    return Result(evaluation, json.loads(json.dumps(to_dict(protocol))), tuple(metrics), items)
+
+
 # What two results share
-
-
-def conditions(result: Result) -> dict[str, Any]:
-    """Return what two results must share to be compared, protocol and data: flat, with absolute folders."""
-    return flat(
-        {
-            name: str(Path(value).resolve()) if name in _PLACES and value is not None else value
-            for name, value in result.protocol.items()
-            if name not in OF_THE_MODEL | _INCIDENTAL
-        }
-    )
 
 
 def shared_protocol(result: Result) -> dict[str, Any]:
     """Return the protocol without its entries about the model, and what follows from it."""
     return {name: value for name, value in result.protocol.items() if name not in OF_THE_MODEL | _INCIDENTAL}
+
+
+def conditions(result: Result) -> dict[str, Any]:
+    """Return what two results must share to be compared, protocol and data: flat, with absolute folders."""
+    protocol = shared_protocol(result)
+    for name in _PLACES & protocol.keys():
+        if protocol[name] is not None and not str(protocol[name]).startswith(DATASET):
+            protocol[name] = str(Path(protocol[name]).resolve())
+    return flat(protocol)
 
 
 def settled(first: Result, other: Result, name: str) -> bool | None:
@@ -90,36 +89,32 @@ def _rounded(values: Iterable[float]) -> list[float]:
     return [round(value, _ITEM_DIGITS) for value in values]  # as a file keeps them: one verdict before and after
 
 
+def classified(protocol: Mapping[str, Any]) -> int | None:
+    """Return how many images an accuracy is a share of; None if the protocol does not tell."""
+    return protocol.get("val_images", protocol.get("query_images") or protocol.get("gallery_images"))
+
+
 # Files
 
 
-def keep(model: Path, name: str, result: Result) -> str | None:
-    """Call `keep_in` if the model is a run folder. Raises UserError if the file cannot be written."""
-    return keep_in(model, name, result) if (model / RUN_SETTINGS).is_file() else None
-
-
-def keep_in(home: Path, name: str, result: Result) -> str:
+def keep(home: Path, name: str, result: Result) -> str:
     """Write to HOME/evaluations, one file for each protocol and data set; return its name without the suffix.
 
     The first result is NAME.json. Another one under other conditions is NAME-DIGEST.json, and a later one under the
     same conditions replaces the earlier one. Raises UserError if the file cannot be written.
     """
     digest = _digest(result)
-    place = f"{name}-{digest}"
-    for candidate in (name, place):
-        with contextlib.suppress(UserError):  # a damaged file is replaced
-            held = kept(home, candidate)
-            if held is not None and _digest(held) != digest:
-                continue
-        place = candidate
-        break
-    keep_as(home, place, result)
-    return place
+    with contextlib.suppress(UserError):  # a damaged file is replaced
+        first = kept(home, name)
+        if first is not None and _digest(first) != digest:
+            name = f"{name}-{digest}"
+    keep_as(home, name, result)
+    return name
 
 
 def keep_as(home: Path, name: str, result: Result) -> None:
     """Write HOME/evaluations/NAME.json, in place of what is there. Raises UserError if that fails."""
-    file = _file(home, name)
+    file = result_file(home, name)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, to_json(result))
@@ -128,11 +123,11 @@ def keep_as(home: Path, name: str, result: Result) -> None:
 
 
 def kept(home: Path, name: str) -> Result | None:
-    """Return what `keep`, `keep_in` or `keep_as` wrote, of this version or an earlier one; None if there is no file.
+    """Return what `keep` or `keep_as` wrote, in this version or an earlier one; None if there is no file.
 
     Raises UserError if the file is damaged.
     """
-    file = _file(home, name)
+    file = result_file(home, name)
     if not file.is_file():
         return None
     try:
@@ -148,11 +143,6 @@ def kept_names(home: Path, evaluation: str) -> list[str]:
     return [name for name in names if name == evaluation or name.startswith(f"{evaluation}-")]
 
 
-def newest_first(home: Path, names: Iterable[str]) -> list[str]:
-    """Sort the names of kept results, the one that was written last first."""
-    return sorted(names, key=lambda name: _file(home, name).stat().st_mtime_ns, reverse=True)
-
-
 def kept_name(evaluation: str, fraction: float = 1.0) -> str:
     """Return the name of a result: `knn`, or with 10 % of the labels `knn-10`, so that neither overwrites the other."""
     return evaluation if fraction == 1 else f"{evaluation}-{100 * fraction:g}"
@@ -165,7 +155,8 @@ def variant_name(evaluation: str, map: str, block: int, *parts: str | int | None
     return "-".join(str(part) for part in (evaluation, kind, at, *parts) if part is not None)
 
 
-def _file(home: Path, name: str) -> Path:
+def result_file(home: Path, name: str) -> Path:
+    """Return the file of a result."""
     return home / "evaluations" / f"{name}.json"
 
 
@@ -184,45 +175,30 @@ def _digest(result: Result) -> str:
     return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=4).hexdigest()
 
 
-def new_result(evaluation: str, protocol: Any, metrics: Iterable[Metric], items: Items | None = None) -> Result:
-    """Return a result whose protocol is given as a dataclass or a mapping; its values become those of JSON."""
-    return Result(evaluation, json.loads(json.dumps(to_dict(protocol))), tuple(metrics), items)
-
-
 # JSON
 
 
-def plain(result: Result, *, items: bool = True) -> dict[str, Any]:
-    """Return a result as plain values, without what is not set. items: with the scores of single items."""
+def plain(result: Result) -> dict[str, Any]:
+    """Return a result as plain values, without the scores of single items and what is not set."""
     optional = {"low", "high", "n", "parameters"}
     metrics = [
         {name: value for name, value in to_dict(metric).items() if name not in optional or value not in (None, {})}
         for metric in result.metrics
     ]
-    values: dict[str, Any] = {"evaluation": result.evaluation, "protocol": dict(result.protocol), "metrics": metrics}
-    if items and result.items is not None:
-        values["items"] = _plain_items(result.items)
-    return values
-
-
-def _plain_items(items: Items) -> dict[str, Any]:
-    return {
-        "names": list(items.names),
-        "figures": {
-            name: _rounded(values) for name, values in items.figures.items() if not any(map(math.isnan, values))
-        },
-        **({"left_out": dict(items.left_out)} if items.left_out else {}),
-        **({"facts": to_dict(items)["facts"]} if items.facts else {}),
-    }
+    return {"evaluation": result.evaluation, "protocol": dict(result.protocol), "metrics": metrics}
 
 
 def to_json(result: Result) -> str:
     """Return the text of the file that keeps a result; ends with a newline."""
-    text = json.dumps(plain(result, items=False), indent=2)
-    if result.items is None:
+    text = json.dumps(plain(result), indent=2)
+    items = result.items
+    if items is None:
         return text + "\n"
+    figures = {name: _rounded(values) for name, values in items.figures.items() if not any(map(math.isnan, values))}
+    values: dict[str, Any] = {"names": list(items.names), "figures": figures}
+    values |= {name: value for name in ("left_out", "facts") if (value := to_dict(items)[name])}
     # on one line: with one value a line they would be nearly all of the file
-    return f'{text.removesuffix("}").rstrip()},\n  "items": {json.dumps(_plain_items(result.items))}\n}}\n'
+    return f'{text.removesuffix("}").rstrip()},\n  "items": {json.dumps(values)}\n}}\n'
 
 
 def from_json(text: str, source: str) -> Result:
@@ -261,7 +237,7 @@ def _converted(result: Result) -> Result:
 
     Intervals over so few items that they were too narrow are dropped, and accuracies get theirs.
     """
-    protocol, ends = result.protocol, {metric.name: metric.value for metric in result.metrics}
+    protocol, values = result.protocol, {metric.name: metric.value for metric in result.metrics}
     first = result.metrics[0].name if result.metrics else ""
     evaluation = next((name for start, name in _EVALUATIONS_BY_METRIC.items() if first.startswith(start)), "")
     over = {"voc": protocol.get("images"), "davis": len(protocol.get("sequences", ()))}.get(evaluation)
@@ -269,17 +245,16 @@ def _converted(result: Result) -> Result:
     metrics: list[Metric] = []
     for metric in result.metrics:
         name, parameters = metric.name, {}
-        if name.endswith(("_low", "_high")) and name.rpartition("_")[0] in ends:
+        if name.endswith(("_low", "_high")) and name.rpartition("_")[0] in values:
             continue
-        low, high = (None, None) if stale else (ends.get(f"{name}_low"), ends.get(f"{name}_high"))
+        low, high = (None, None) if stale else (values.get(f"{name}_low"), values.get(f"{name}_high"))
         if evaluation == "knn" and "_k" in name.removeprefix("knn"):
             name, _, k = name.rpartition("_k")
             parameters = {"k": float(k)}
         if evaluation == "voc":
-            script = name.removeprefix("voc_jaccard_published_")  # of the reproduction: another mass
-            other = float(script) / 100 if script.isdecimal() else None
-            name = name if other is None else "voc_jaccard_published"
-            parameters = {"mass": protocol.get("mass", 0.6) if other is None else other}
+            percent = name.removeprefix("voc_jaccard_published_")  # of a reproduction: another mass
+            parameters = {"mass": float(percent) / 100 if percent.isdecimal() else protocol.get("mass", 0.6)}
+            name = "voc_jaccard_published" if percent.isdecimal() else name
         n = None if low is None else over
         converted = replace(metric, name=name, low=low, high=high, n=n, parameters=parameters)
         if "_top" in name and (count := classified(protocol)) and 0 <= metric.value <= 100:
@@ -289,10 +264,3 @@ def _converted(result: Result) -> Result:
     if items is not None and evaluation == "voc":
         items = replace(items, figures={f"voc_jaccard_{name}": values for name, values in items.figures.items()})
     return Result(evaluation, protocol, tuple(metrics), items)
-
-
-def classified(protocol: Mapping[str, Any]) -> int | None:
-    """Return how many images an accuracy is a share of; None if the protocol does not say."""
-    if "val_images" in protocol:
-        return protocol["val_images"]
-    return protocol.get("query_images") or protocol.get("gallery_images")

@@ -1,19 +1,17 @@
 """How sure a figure is: intervals of means over images, of shares, and the deviation over seeds.
 
-Means have percentile intervals of the bootstrap (Efron 1979), seeded and vectorised.
+Means have percentile intervals of the bootstrap (Efron 1979), seeded and vectorised. Fewer than ten items have
+Student's interval, because the bootstrap's is far too narrow (2, 3 and 5 items cover 48, 77 and 83 % instead of 95 %).
 
-With fewer than ten items, bootstrap intervals are far too narrow (2, 3 and 5 items cover 48, 77 and 83 % instead of
-95 %). Student's interval is used instead.
-
-Images (or videos, with all that is in them) are drawn with replacement. Columns of `values` share their draws, and so
-do calls with as many images and the same config. The difference of two models on the same images is the mean of each
+Images, or videos with all that is in them, are drawn with replacement. Columns of `values` share their draws, and so do
+calls with as many images and the same config. The difference of two models on the same images is the mean of each
 image's difference (paired).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -25,6 +23,7 @@ from torch import Tensor
 from dinoscope.errors import UserError
 from dinoscope.types import Metric
 
+CONFIDENCE = 0.95
 FEWEST_ITEMS = 10
 """The smallest number of images or groups that is bootstrapped."""
 _ROUNDING = 1e-9
@@ -32,7 +31,7 @@ _ROUNDING = 1e-9
 _MAX_DRAWS = 2**22
 """Image numbers drawn at a time: 32 MB of them."""
 _COLUMNS = 64
-"""Whose quantiles are computed at a time."""
+"""Columns whose quantiles are computed at a time: torch refuses quantiles of more than 16 million values."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class BootstrapConfig:
     """
 
     resamples: int = 10_000
-    confidence: float = 0.95
+    confidence: float = CONFIDENCE
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -51,15 +50,6 @@ class BootstrapConfig:
             raise UserError(f"there must be at least 1 resample, not {self.resamples}")
         if not 0 < self.confidence < 1:
             raise UserError(f"the confidence of an interval lies between 0 and 1, not at {self.confidence:g}")
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean, and the ends of its interval, in the unit of the values."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -75,23 +65,18 @@ class Estimate:
 
 
 Limits = Sequence[tuple[float, float]]
-"""The min and the max that each column's figure can have."""
+"""The min and the max that each column's figure can have; Student's interval is clipped to them."""
 
 
 def mean_intervals(
     values: Float[Tensor, "n k"], config: BootstrapConfig = BootstrapConfig(), limits: Limits | None = None
 ) -> list[Estimate]:
-    """Return the mean of each of k columns over n images, with its interval.
-
-    limits: of each column, to which Student's interval is clipped; None for no limits.
-
-    Raises ValueError if there is no image.
-    """
+    """Return the mean of each of k columns over n images, with its interval. Raises ValueError if there is no image."""
     if not len(values):
         raise ValueError("there is no mean of no images")
     middle = values.double().mean(dim=0)
     if len(values) < FEWEST_ITEMS:
-        return _student(middle, values.double() - middle, len(values), config, limits)
+        return _student(middle, values.double() - middle, config, limits)
     return _percentiles(middle, resampled_means(values, config), config)
 
 
@@ -101,16 +86,13 @@ def pooled_intervals(
     config: BootstrapConfig = BootstrapConfig(),
     limits: Limits | None = None,
 ) -> list[Estimate]:
-    """The mean over all members of n groups, of each of k columns, where groups are drawn and not their members.
+    """Return the mean over all members of n groups, of each of k columns, where groups are drawn and not their members.
 
     Members of one group (objects of one video) are alike, so that drawing them one by one would promise too much:
-    the cluster bootstrap (Davison and Hinkley 1997, section 3.8). A group brings all of its members with it.
+    the cluster bootstrap (Davison and Hinkley 1997, section 3.8). A group brings all of its members with it. The
+    deviation of few groups is that of a ratio of means (Cochran 1977, section 6.4).
 
-    Args:
-        sums: of each group's members.
-        counts: of each group's members, at least 1.
-        limits: as `mean_intervals` has them. Of few groups, the deviation is that of a ratio of means (Cochran 1977,
-            section 6.4).
+    sums, counts: of each group's members, at least 1.
 
     Raises ValueError if there is no group.
     """
@@ -118,8 +100,8 @@ def pooled_intervals(
         raise ValueError("there is no mean of no groups")
     middle = sums.double().sum(dim=0) / counts.sum()
     if len(sums) < FEWEST_ITEMS:
-        apart = (sums.double() - middle * counts.double()[:, None]) / counts.double().mean()
-        return _student(middle, apart, len(sums), config, limits)
+        deviations = (sums.double() - middle * counts.double()[:, None]) / counts.double().mean()
+        return _student(middle, deviations, config, limits)
     *means, sizes = resampled_means(torch.cat([sums.double(), counts.double()[:, None]], dim=1), config).unbind(dim=1)
     return _percentiles(middle, torch.stack(means, dim=1) / sizes[:, None], config)
 
@@ -143,72 +125,58 @@ def interval_line(items: int, what: str, config: BootstrapConfig) -> str:
 
 
 def _student(
-    middle: Float[Tensor, " k"],
-    apart: Float[Tensor, "n k"],
-    items: int,
-    config: BootstrapConfig,
-    limits: Limits | None,
+    middle: Float[Tensor, " k"], deviations: Float[Tensor, "n k"], config: BootstrapConfig, limits: Limits | None
 ) -> list[Estimate]:
-    """Student's interval of each column, clipped to its limits. apart: of each item, from the mean."""
-    found: list[Estimate] = []
+    items, estimates = len(deviations), list[Estimate]()
     for column in range(len(middle)):
         mean = middle[column].item()
-        deviation = math.sqrt(apart[:, column].square().sum().item() / max(items - 1, 1))
+        deviation = math.sqrt(deviations[:, column].square().sum().item() / max(items - 1, 1))
         if items < 2 or deviation <= _ROUNDING * max(abs(mean), 1):
-            found.append(Estimate(mean, None, None))
+            estimates.append(Estimate(mean, None, None))
             continue
         half = float(stdtrit(items - 1, 0.5 + config.confidence / 2)) * deviation / math.sqrt(items)
         low, high = (-math.inf, math.inf) if limits is None else limits[column]
-        found.append(Estimate(mean, max(low, mean - half), min(high, mean + half)))
-    return found
+        estimates.append(Estimate(mean, max(low, mean - half), min(high, mean + half)))
+    return estimates
 
 
 def _percentiles(
     middle: Float[Tensor, " k"], means: Float[Tensor, "resamples k"], config: BootstrapConfig
 ) -> list[Estimate]:
-    """Of each column, with the share of the means that the config asks for between its ends."""
     outside = (1 - config.confidence) / 2
     levels = torch.tensor([outside, 1 - outside], dtype=means.dtype)
-    # in parts, for torch refuses quantiles of more than 16 million values
-    parts = [means[:, begin : begin + _COLUMNS] for begin in range(0, means.shape[1], _COLUMNS)]
-    low, high = torch.cat([torch.quantile(part, levels, dim=0) for part in parts], dim=1)
+    low, high = torch.cat([torch.quantile(part, levels, dim=0) for part in torch.split(means, _COLUMNS, dim=1)], dim=1)
     return [Estimate(*(each[column].item() for each in (middle, low, high))) for column in range(len(middle))]
 
 
 def resampled_means(values: Float[Tensor, "n k"], config: BootstrapConfig) -> Float[Tensor, "resamples k"]:
-    """Means of n images drawn with replacement from n, again and again, float64."""
-    exact = values.double()
-    return torch.cat([weights @ exact for weights in _weights(len(values), config)]) / len(values)
-
-
-def _weights(images: int, config: BootstrapConfig) -> Iterator[Float[Tensor, "r n"]]:
-    """How often each image was drawn in each of r resamples, until there are enough."""
+    """Return means of n images drawn with replacement from n, again and again, float64."""
+    images, exact, means = len(values), values.double(), list[Tensor]()
     generator = torch.Generator().manual_seed(config.seed)
     at_once = max(1, _MAX_DRAWS // images)
     for begin in range(0, config.resamples, at_once):
         rows = min(at_once, config.resamples - begin)
         drawn = torch.randint(images, (rows, images), generator=generator)
         places = drawn + images * torch.arange(rows)[:, None]
-        yield torch.bincount(places.flatten(), minlength=rows * images).view(rows, images).double()
+        times_drawn = torch.bincount(places.flatten(), minlength=rows * images).view(rows, images).double()
+        means.append(times_drawn @ exact)
+    return torch.cat(means) / images
 
 
-CONFIDENCE = 0.95
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Return the 95 % score interval of a share of `count` independent trials (Wilson 1927), within 0 and 1.
 
-
-def wilson(share: float, count: int, confidence: float = CONFIDENCE) -> Interval:
-    """Return the score interval of a share of `count` independent trials (Wilson 1927): within 0 and 1.
-
-    It knows of the trials alone: not that another seed would have trained another model.
+    It knows the trials alone, not that another seed would have trained another model.
 
     Raises ValueError for a share outside of [0, 1], or no trials.
     """
     if not 0 <= share <= 1 or count < 1:
         raise ValueError(f"a share in [0, 1] of at least one trial is needed, not {share:g} of {count}")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     scale = 1 + z * z / count
     middle = (share + z * z / (2 * count)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def estimate_metric(
@@ -222,9 +190,8 @@ def estimate_metric(
 
 def share_metric(name: str, percent: float, count: int, parameters: Mapping[str, float] | None = None) -> Metric:
     """Return an accuracy over `count` images with its 95 % interval (Wilson)."""
-    interval = wilson(percent / 100, count)
-    ends = 100 * interval.low, 100 * interval.high
-    return Metric(name, percent, "%", True, *ends, count, parameters or {})
+    low, high = wilson(percent / 100, count)
+    return Metric(name, percent, "%", True, 100 * low, 100 * high, count, parameters or {})
 
 
 @dataclass(frozen=True)

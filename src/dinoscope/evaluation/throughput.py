@@ -6,7 +6,7 @@ normalisation counts, reading and decoding do not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,17 +101,13 @@ def millions_of_parameters(backbone: Backbone) -> float:
 # The evaluation
 
 
-def run(models: Sequence[Model], data: Data, config: ThroughputConfig, context: Context) -> tuple[Result, ...]:
+def run(models: Sequence[Model], data: Data, config: ThroughputConfig, context: Context) -> Iterator[Result]:
     """Measure each model's network. Raises UserError as `throughput` does."""
-    results: list[Result] = []
     for model in models:
         device = context.device or torch.device("cpu")
         with context.watch("forwards, timed") as progress:
             metrics, protocol = throughput(model.backbone, device, config, progress, context.precision)
-        result = new_result("throughput", protocol, metrics)
-        context.finished(model, result)
-        results.append(result)
-    return tuple(results)
+        yield new_result("throughput", protocol, metrics)
 
 
 def expected(model: Model, data: Data, config: ThroughputConfig, context: Context) -> dict[str, Any]:

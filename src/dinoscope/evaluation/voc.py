@@ -964,5 +964,4 @@ EVALUATION = base.Evaluation(
     charts=charts,
     examples=examples,
     csv=_csv,
-    has_published=has_published,
 )

@@ -149,7 +149,7 @@ def panels(comparison: Comparison) -> tuple[list[Panel], str]:
                 speed.mean if by_speed and speed is not None else row.first.parameters or 0.0,
                 cell.mean,
                 cell.deviation,
-                None if of_seeds or (sure := interval(row, name)) is None else (sure.low, sure.high),
+                None if of_seeds or (sure := interval(row, name)) is None else (sure.low or 0, sure.high or 0),
             )
             for row, speed in zip(networks, speeds, strict=True)
             if (cell := row.cell(name))

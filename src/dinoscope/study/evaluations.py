@@ -1,8 +1,8 @@
-"""What is measured of a run after its end, each kept in its folder and never measured twice."""
+"""What is evaluated of a run after its end, each result kept in its folder and never measured twice."""
 
 from __future__ import annotations
 
-import logging
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,14 +13,10 @@ from dinoscope.data.images import UnreadableImage, read_size
 from dinoscope.data.sources import find_split, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
-from dinoscope.evaluation.base import Context, Data, Evaluation, gallery_and_queries, is_expected
-from dinoscope.evaluation.results import keep_in, kept, kept_names, newest_first
+from dinoscope.evaluation.base import Context, Data, Evaluation, is_expected, kept_results, labelled_images, measure
 from dinoscope.evaluation.voc import VocConfig
-from dinoscope.model_names import Model, load_model
+from dinoscope.model_names import load_model
 from dinoscope.study.effects import RANK
-from dinoscope.types import Result
-
-logger = logging.getLogger("dinoscope")
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,9 @@ def attention_on_objects(data: Path, masks: Path) -> dict[str, tuple[Data, Any]]
 
 def is_labelled(data: Path) -> bool:
     """Return whether accuracy can be measured on this folder: both splits, with labels."""
-    return _labels(data)[0]
+    with contextlib.suppress(UserError):
+        return labelled_images(data)[1] is not None
+    return False
 
 
 def evaluate(run: Path, evaluating: Evaluating) -> tuple[dict[str, float], list[str]]:
@@ -81,47 +79,26 @@ def evaluate(run: Path, evaluating: Evaluating) -> tuple[dict[str, float], list[
     model, watch = load_model(str(run)), evaluating.context.watch
     context = replace(evaluating.context, watch=lambda what: watch(f"{run.name}: {what}"))
     metrics: dict[str, float] = {}
-    labels, remarks = _labels(evaluating.data)
+    remarks: list[str] = []
+    labelled: Data = None
+    try:
+        images = labelled_images(evaluating.data)
+        labelled = images if images[1] is not None else None
+    except UserError as error:
+        if find_split(evaluating.data, "val") is not None:  # labels seem to be meant
+            remarks.append(f"accuracy was not measured: {error}")
     for one in evaluating.evaluations:
-        if one.needs == "labels" and not labels:
+        usual = {"labels": labelled, "nothing": None}.get(one.needs, evaluating.data)
+        data, config = evaluating.given.get(one.name, (usual, one.config()))
+        if one.needs == "labels" and labelled is None:
             continue
-        data, config = evaluating.given.get(one.name, (None if one.needs == "nothing" else evaluating.data, None))
         try:
-            result = kept_or_measured(one, model, data, config or one.config(), context)
+            wanted = one.expected(model, data, config, context)
+            held = next((found for found in kept_results(one, model) if is_expected(found, wanted)), None)
+            result = held or measure(one, [model], data, config, context)[0]
         except UserError as error:
             remarks.append(f"{run.name}: {one.title} was not measured: {error}")
             continue
         columns = [(column.name, column.metric_of(result)) for column in one.columns]
         metrics |= {name: metric.value for name, metric in columns if metric is not None}
     return metrics, remarks
-
-
-def kept_or_measured(one: Evaluation, model: Model, data: Data, config: Any, context: Context) -> Result:
-    """Return the newest result of these weights that was made under these conditions, else measure and keep it.
-
-    Raises UserError as the evaluation does.
-    """
-    home, wanted = model.home, one.expected(model, data, config, context)
-    held = () if home is None else newest_first(home, kept_names(home, one.prefix or one.name))
-    for name in held:
-        result = kept(home or Path(), name)
-        if result is None or result.protocol.get("weights_hash", model.weights_hash) != model.weights_hash:
-            continue
-        if is_expected(result, wanted) and any(column.metric_of(result) is not None for column in one.columns):
-            return result
-    result = one.run([model], data, config, context)[0]
-    try:
-        if home is not None:
-            keep_in(home, one.kept_as(config, result.protocol), result)
-    except UserError as error:  # a run folder that cannot be written to
-        logger.warning("%s", error)
-    return result
-
-
-def _labels(data: Path) -> tuple[bool, list[str]]:
-    """Return whether there are labelled images of both splits, and a remark if they seem to be meant to be."""
-    try:
-        return gallery_and_queries(data)[1] is not None, []
-    except UserError as error:
-        meant = find_split(data, "val") is not None
-        return False, [f"accuracy was not measured: {error}"] if meant else []

@@ -173,7 +173,6 @@ def imagenet_bench(data: Path, options: Options, linear: str | None = LINEAR) ->
         return {"train": str(train.root), "val": str(val.root), **prints}
 
     def measure(evaluation: str, model: Model, watch: Watch, scratch: Path) -> Result:
-        folders = train.root, val.root
         context = Context(
             options.device,
             batch_size=options.batch_size,
@@ -181,12 +180,11 @@ def imagenet_bench(data: Path, options: Options, linear: str | None = LINEAR) ->
             image_size=size,
             place=scratch,  # gigabytes for each model: kept until it is measured
             watch=watch,
-            listed={folders: (train, val)},
         )
         if evaluation == "knn":
-            return knn_evaluation.run([model], folders, KNNConfig(), context)[0]
+            return next(knn_evaluation.run([model], (train, val), KNNConfig(), context))
         probe = LinearConfig("fast" if evaluation == LINEAR else "reference")
-        return linear_evaluation.run([model], folders, probe, context)[0]
+        return next(linear_evaluation.run([model], (train, val), probe, context))
 
     def seconds(evaluation: str, model: Model) -> float:
         """Time the features of a few images, read by this process; votes and training of a probe come on top."""
@@ -326,7 +324,8 @@ def davis_bench(data: Path, options: Options) -> Bench:
 
     def measure(evaluation: str, model: Model, watch: Watch, scratch: Path) -> Result:
         context = Context(options.device, watch=watch)
-        return davis_evaluation.run([model], data.resolve(), config, context)[0]
+        model = replace(model, keeps_results=False)  # the reproduction keeps it
+        return next(davis_evaluation.run([model], data.resolve(), config, context))
 
     def seconds(evaluation: str, model: Model) -> float:
         """Time the first frames of the first sequence; later ones are compared with more frames."""

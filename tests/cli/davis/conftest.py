@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     run_folder = tmp_path_factory.mktemp("runs") / "mine"
     checkpoint.export_backbone(run_folder / "exported", build_backbone(BackboneConfig("vit_micro_conv8", 32)))
-    (run_folder / "config.json").write_text("{}")
+    (run_folder / "config.json").write_text('{"run": {}}')
     return run_folder
 
 
