@@ -427,6 +427,6 @@ def ablate(
         raise KeyboardInterrupt
     failures = {run.name: run.diagnosis for run in done.named("failed")}
     evaluating = Evaluating(config.data, context=Context(pick_device(config.device)))
-    result = gather(plan, evaluating, failures, {"data": str(config.data)}).result
+    result, _ = gather(plan, evaluating, failures, {"data": str(config.data)})
     write_result(result, Path(out), overwrite=overwrite)
     return result

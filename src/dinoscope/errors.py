@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -23,3 +24,12 @@ def lookup(kind: str, name: str, registry: Mapping[str, T]) -> T:
     near = difflib.get_close_matches(name, registry, n=3, cutoff=0.4)
     offer = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(registry)}"
     raise UserError(f"there is no {kind} {name!r}; {offer}")
+
+
+@contextlib.contextmanager
+def located(place: str) -> Iterator[None]:
+    """Put the place before the text of a UserError of the block."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error

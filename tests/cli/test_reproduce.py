@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ import torch
 from dinoscope import checkpoint, features
 from dinoscope.cli import main
 from dinoscope.data.sources import ImageFolder
+from dinoscope.evaluation import EVALUATIONS
 from dinoscope.models.pretrained import CATALOGUE
 from dinoscope.models.pretrained.released import cached_file, first_digest
 from dinoscope.scenes import ScenesConfig, write_scenes
-from dinoscope.study import reproduce as engine
 from dinoscope.study.reproduce import FILES
 from dinoscope.types import Metric
 from tests.conftest import draw_picture
@@ -120,7 +121,7 @@ def check_files(knn: dict[str, Any]) -> None:
 
 def test_what_is_kept_is_not_measured_again(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that was broken off within the second model goes on there."""
-    measure, seen = engine.knn_evaluation.run, list[str]()
+    measure, seen = EVALUATIONS["knn"].run, list[str]()
 
     def until(*arguments: Any, **options: Any) -> Any:
         seen.append(arguments[0][0].label)
@@ -128,7 +129,7 @@ def test_what_is_kept_is_not_measured_again(images: Path, monkeypatch: pytest.Mo
             raise KeyboardInterrupt
         return measure(*arguments, **options)
 
-    monkeypatch.setattr(engine.knn_evaluation, "run", until)
+    monkeypatch.setitem(EVALUATIONS, "knn", replace(EVALUATIONS["knn"], run=until))
     assert reproduce("imagenet-table", images, *BOTH, *FAST) == 130
     assert not Path("out/reproduce.md").exists()
     assert reproduce("imagenet-table", images, *BOTH, *FAST) == 0

@@ -5,16 +5,16 @@ from __future__ import annotations
 import io
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dinoscope.cli import main
 from dinoscope.cli import studies as study_module
+from dinoscope.cli.command import LINE
 from dinoscope.cli.console import Console
 from dinoscope.cli.progress import StudyTable, counts
-from dinoscope.cli.studies import STUDIES, Execution, SmallComparison, conclude, placed
+from dinoscope.cli.studies import Execution, conclude, placed
 from dinoscope.study.run import RunStatus, StudyResult
 from tests.study.test_state import contents, settings
 
@@ -100,14 +100,12 @@ def concluded(tmp_path: Path, *states: str, interrupted: bool = False) -> int:
         status(tmp_path, f"r{number}", state, diagnosis="out of\nmemory" if state == "failed" else "")
         for number, state in enumerate(states)
     ]
-    chosen = SmallComparison(tmp_path / "data", tmp_path / "out")
-    study = replace(STUDIES["small-comparison"], finish=lambda runs, options: print("compared", len(runs), options.out))
-    return conclude(StudyResult(runs, interrupted), study, chosen, "dinoscope study again")
+    LINE.set("dinoscope study again")
+    return conclude(StudyResult(runs, interrupted), "new", "stopped", "failed")
 
 
 def test_exit_codes_say_how_it_ended(tmp_path, capsys) -> None:
     assert concluded(tmp_path, "finished", "finished") == 0
-    assert f"compared 2 {tmp_path / 'out'}" in capsys.readouterr().out
     assert concluded(tmp_path, "finished", "failed") == 1
     printed = capsys.readouterr()
     assert "r1 failed:\n    out of\n    memory\n" in printed.err

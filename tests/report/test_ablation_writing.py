@@ -185,7 +185,7 @@ def test_results_of_earlier_formats_are_read() -> None:
 def test_the_result_of_an_earlier_version_reads_as_before() -> None:
     """Written by the version before 0.2, with its own reading next to it."""
     study = arrange(read_result(EARLIER))
-    sentences = [*study_reading(study), *(text for axis in study.axes for text in axis_reading(axis, study.baseline))]
+    sentences = [*study_reading(study), *(text for axis in study.axes for text in axis_reading(axis))]
     before = (EARLIER / "ablation.md").read_text()
     words = {"next to the baseline": "beside the base", "Baseline": "Base", "the baseline": "the base"}
     words |= {"uniform over all classes": "even over all classes"}
@@ -194,7 +194,7 @@ def test_the_result_of_an_earlier_version_reads_as_before() -> None:
             sentence = sentence.replace(new, old)
         assert markdown_paragraph(sentence) in before
     assert study.baseline.label == "baseline"
-    assert study.axes[0].name_of(study.baseline, study.baseline) == "64 (baseline)"
+    assert study.axes[0].baseline_label == "64 (baseline)"
 
 
 def test_a_missing_result_is_named(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from dinoscope.study.definition import (
     Axis,
     StudyDefinition,
     Variant,
+    axis_titles,
     parse_study,
     read_study,
     resolve,
@@ -24,6 +25,7 @@ from dinoscope.study.definition import (
     to_toml,
     variants_of,
 )
+from dinoscope.training.config import RunConfig
 
 TEXT = """
 title = "Sizes and balance"
@@ -48,32 +50,27 @@ values = [
 """
 
 
-def resolved(text: str):
-    return resolve(parse_study(text, "sizes", "sizes.toml"), Path("data"), Path("out"))
+def resolved(text: str) -> tuple[RunConfig, list[tuple[Variant, RunConfig]], dict[str, str]]:
+    """The baseline, the variants and the titles of the axes."""
+    study = parse_study(text, "sizes", "sizes.toml")
+    (_, baseline), *variants = resolve(study, Path("data"), Path("out"))
+    return baseline, variants, axis_titles(study)
 
 
 def test_a_file_becomes_settings() -> None:
-    found = resolved(TEXT)
-    assert (found.baseline.epochs, found.baseline.method.out_dim, found.baseline.views.global_scale) == (
-        4.0,
-        256,
-        (0.25, 1.0),
-    )
-    assert isinstance(found.baseline.epochs, float)
-    assert [(variant.axis, variant.label) for variant, _ in found.variants] == [
+    baseline, variants, titles = resolved(TEXT)
+    assert (baseline.epochs, baseline.method.out_dim, baseline.views.global_scale) == (4.0, 256, (0.25, 1.0))
+    assert isinstance(baseline.epochs, float)
+    assert [(variant.axis, variant.label) for variant, _ in variants] == [
         ("batch", "32"),
         ("batch", "64"),
         ("balance", "centring"),
         ("balance", "none, 0"),
     ]
-    batch, balance = found.variants[0][1], found.variants[3][1]
-    assert (batch.batch_size, batch.method) == (32, found.baseline.method)
-    assert (balance.batch_size, balance.method.balance, balance.method.koleo) == (
-        found.baseline.batch_size,
-        "none",
-        0.0,
-    )
-    assert found.axes == {"batch": "Batch size (Table 9)", "balance": "balance"}
+    batch, balance = variants[0][1], variants[3][1]
+    assert (batch.batch_size, batch.method) == (32, baseline.method)
+    assert (balance.batch_size, balance.method.balance, balance.method.koleo) == (baseline.batch_size, "none", 0.0)
+    assert titles == {"batch": "Batch size (Table 9)", "balance": "balance"}
 
 
 def test_a_grid_of_millions_is_refused_before_it_is_made() -> None:
@@ -86,23 +83,23 @@ def test_a_grid_of_millions_is_refused_before_it_is_made() -> None:
 
 
 def test_a_grid_has_every_combination() -> None:
-    found = resolved(TEXT.replace("seeds", 'mode = "grid"\nseeds'))
-    assert [(variant.axis, variant.label) for variant, _ in found.variants] == [
+    _, variants, titles = resolved(TEXT.replace("seeds", 'mode = "grid"\nseeds'))
+    assert [(variant.axis, variant.label) for variant, _ in variants] == [
         ("batch x balance", f"{size} x {balance}") for size in (32, 64) for balance in ("centring", "none, 0")
     ]
-    assert [config.method.balance for _, config in found.variants] == ["center", "none"] * 2
-    assert found.axes == {"batch x balance": "Batch size (Table 9) x balance"}
+    assert [config.method.balance for _, config in variants] == ["center", "none"] * 2
+    assert titles == {"batch x balance": "Batch size (Table 9) x balance"}
 
 
 def test_listed_combinations_take_the_rest_from_the_base() -> None:
     text = TEXT.replace("seeds", 'mode = "listed"\nseeds')
     text += '[[combinations]]\nbatch = "64"\nbalance = "none, 0"\n[[combinations]]\nbatch = "32"\n'
-    found = resolved(text)
-    assert [(variant.axis, variant.label) for variant, _ in found.variants] == [
+    _, variants, _ = resolved(text)
+    assert [(variant.axis, variant.label) for variant, _ in variants] == [
         ("batch x balance", "64 x none, 0"),
         ("batch", "32"),
     ]
-    assert [config.batch_size for _, config in found.variants] == [64, 32]
+    assert [config.batch_size for _, config in variants] == [64, 32]
 
 
 REFUSALS = {
@@ -129,9 +126,9 @@ REFUSALS = {
     "unknown key of an axis": (
         "setting =",
         "settings =",
-        "[axes.batch] there is no key 'settings'; did you mean setting",
+        "[axes.batch]: there is no key 'settings'; did you mean setting",
     ),
-    "no values": ("values = [32, 64]", "", "[axes.batch] values are missing"),
+    "no values": ("values = [32, 64]", "", "[axes.batch]: values are missing"),
     "no setting": ('setting = "batch_size"', "", "value 1 is 32: name the `setting`"),
     "value twice": ("[32, 64]", "[32, 32]", "axis batch: the label '32' is given twice"),
     "labels alike": ('"centring"', '"None (0)"', "'None (0)' and 'none, 0' are too alike"),
@@ -177,15 +174,15 @@ def test_a_file_that_is_none(tmp_path) -> None:
 def test_a_run_is_the_baseline_of_a_study(tmp_path) -> None:
     config = run_config("quickstart", tmp_path, tmp_path)
     axes = {"batch_size": [32, 64], "views.global_scale": [(0.5, 1.0)], "form": {"narrow": {"method.hidden_dim": 64}}}
-    found = resolve(study_of(config, axes, seeds=2), Path("data"), Path("out"))
-    assert found.baseline == replace(config, data=Path("data"), out=Path("out"))
-    assert [(variant.axis, variant.label) for variant, _ in found.variants] == [
+    (_, baseline), *variants = resolve(study_of(config, axes, seeds=2), Path("data"), Path("out"))
+    assert baseline == replace(config, data=Path("data"), out=Path("out"))
+    assert [(variant.axis, variant.label) for variant, _ in variants] == [
         ("batch_size", "32"),
         ("batch_size", "64"),
         ("views.global_scale", "0.5 to 1"),
         ("form", "narrow"),
     ]
-    assert found.variants[2][1].views.global_scale == (0.5, 1.0)
+    assert variants[2][1].views.global_scale == (0.5, 1.0)
     assert study_of(config, axes, seeds=2).seeds == (0, 1)
     assert study_of(config, axes, seeds=[7]).seeds == (7,)
     with pytest.raises(UserError, match="there is no setting 'batch_sise'; did you mean batch_size"):
@@ -249,7 +246,7 @@ def test_any_values_resolve_or_are_refused(axes) -> None:
     refused = refusal(lambda: resolve(study, Path("data"), Path("out")))
     assert refused is None or refused.startswith("any.toml")
     if refused is None:
-        assert len(resolve(study, Path("data"), Path("out")).variants) == len(variants_of(study)) > 0
+        assert len(resolve(study, Path("data"), Path("out"))) == 1 + len(variants_of(study)) > 1
 
 
 _plain = st.one_of(st.integers(-(2**62), 2**62), st.floats(allow_nan=False), st.booleans(), _names.filter(str.strip))

@@ -15,9 +15,8 @@ from dinoscope.study.effects import (
     AblationResult,
     agreement,
     arrange,
-    entropy_share,
-    importances,
     label_free,
+    largest_effects,
     paired_difference,
 )
 from dinoscope.study.reading import study_reading
@@ -70,24 +69,24 @@ def test_no_difference_without_a_common_seed() -> None:
 
 
 def test_equal_values_share_their_ranks() -> None:
-    assert agreement([20.0, 10.0, 20.0, 30.0], [2.5, 1.0, 2.5, 4.0]).rho == pytest.approx(1)
+    assert agreement([(20.0, 2.5), (10.0, 1.0), (20.0, 2.5), (30.0, 4.0)]).rho == pytest.approx(1)
 
 
 def test_spearman_by_hand() -> None:
     # rank differences 1, 1, 1, 1, 0: rho = 1 - 6 * 4 / (5 * 24); 16 of 120 orders are as far from 0
-    found = agreement([1, 2, 3, 4, 5], [2, 1, 4, 3, 5])
+    found = agreement([(1, 2), (2, 1), (3, 4), (4, 3), (5, 5)])
     assert found.rho == pytest.approx(0.8)
     assert found.p == pytest.approx(16 / 120)
-    assert agreement([1, 2], [1, 2]) is None
-    assert agreement([1, 1, 1, 1], [1, 2, 3, 4]) is None
-    backwards = agreement([1, 2, 3, 4], [4, 3, 2, 1])
+    assert agreement([(1, 1), (2, 2)]) is None
+    assert agreement([(1, 1), (1, 2), (1, 3), (1, 4)]) is None
+    backwards = agreement([(1, 4), (2, 3), (3, 2), (4, 1)])
     assert (backwards.rho, backwards.p) == (pytest.approx(-1), pytest.approx(2 / 24))
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=7))
 def test_spearman_equals_scipys(pairs: list[tuple[int, int]]) -> None:
     x, y = zip(*pairs, strict=True)
-    found = agreement(x, y)
+    found = agreement(pairs)
     if len(set(x)) == 1 or len(set(y)) == 1:
         assert found is None
     else:
@@ -96,10 +95,10 @@ def test_spearman_equals_scipys(pairs: list[tuple[int, int]]) -> None:
 
 
 def test_many_variants_are_judged_by_drawn_orders() -> None:
-    same = agreement(range(12), range(12))
+    same = agreement([(number, number) for number in range(12)])
     assert (same.rho, same.n) == (pytest.approx(1), 12)
     assert 0 < same.p < 0.001
-    assert agreement(range(12), [0, 11, 1, 10, 2, 9, 3, 8, 4, 7, 5, 6]).p > 0.3
+    assert agreement(list(enumerate([0, 11, 1, 10, 2, 9, 3, 8, 4, 7, 5, 6]))).p > 0.3
 
 
 def test_the_largest_effect_of_an_axis_ranks_it() -> None:
@@ -113,23 +112,24 @@ def test_the_largest_effect_of_an_axis_ranks_it() -> None:
             ("gone", "e"): [None, None],
         },
     )
-    large, small, gone = importances(arrange(result))
-    assert [one.axis.name for one in (large, small, gone)] == ["large", "small", "gone"]
-    assert (large.largest.group.label, large.largest.difference.mean) == ("c", -9.5)
-    assert (large.failed, gone.largest, gone.failed) == (("d",), None, ("e",))
+    (axis, largest, healthy), (small, *_), (gone, *nothing) = largest_effects(arrange(result))
+    assert [axis.name, small.name, gone.name] == ["large", "small", "gone"]
+    assert (largest.label, largest.difference.mean, healthy, nothing) == ("c", -9.5, None, [None, None])
+    assert "Failed, and in no ranking: large d and gone e." in study_reading(arrange(result))
 
 
 def test_a_large_difference_that_is_none_does_not_hide_one_that_is() -> None:
     wide, sure = [20.0, 31.0, 33.0], [27.0, 28.1, 29.0]
-    (found,) = importances(arrange(study([30.0, 31.0, 32.0], {("x", "wide"): wide, ("x", "sure"): sure})))
-    assert (found.largest.group.label, found.largest.difference.shown) == ("sure", True)
+    result = study([30.0, 31.0, 32.0], {("x", "wide"): wide, ("x", "sure"): sure})
+    ((_, largest, _),) = largest_effects(arrange(result))
+    assert (largest.label, largest.difference.shown) == ("sure", True)
 
 
 def test_a_collapsed_variant_is_flagged_and_the_next_one_named() -> None:
     runs = [run(BASE, 0, 34.0), run(Variant("x", "bad"), 0, 11.0, "collapsed"), run(Variant("x", "fair"), 0, 30.0)]
-    (found,) = importances(arrange(AblationResult("s", "", BASE, {"x": "X"}, tuple(runs))))
-    assert (found.largest.group.label, found.largest.collapsed) == ("bad", True)
-    assert (found.healthy.group.label, found.healthy.difference.mean) == ("fair", -4.0)
+    ((_, largest, healthy),) = largest_effects(arrange(AblationResult("s", "", BASE, {"x": "X"}, tuple(runs))))
+    assert (largest.label, len(largest.collapses)) == ("bad", 1)
+    assert (healthy.label, healthy.difference.mean) == ("fair", -4.0)
 
 
 def test_label_free_measures_are_ranked_over_means_of_variants() -> None:
@@ -137,8 +137,9 @@ def test_label_free_measures_are_ranked_over_means_of_variants() -> None:
     runs += [run(Variant("x", str(n)), 0, float(n), metrics={"rank": 10.0 * n}) for n in (1, 2, 3, 5)]
     runs.append(run(Variant("x", "unmeasured"), 0, 9.0))
     rank_me, entropy = label_free(arrange(AblationResult("s", "", BASE, {"x": "X"}, tuple(runs))))
-    assert (rank_me.every.rho, rank_me.every.n, rank_me.variants) == (pytest.approx(1), 5, 5)
-    assert (entropy.every, entropy.variants) == (None, 0)
+    title, variants, agreed, among_healthy = rank_me
+    assert (title, variants, agreed.rho, agreed.n, among_healthy) == ("RankMe", 5, pytest.approx(1), 5, None)
+    assert entropy == ("the teacher's entropy", 0, None, None)
 
 
 def test_a_variant_of_two_axes_counts_once() -> None:
@@ -150,7 +151,7 @@ def test_a_variant_of_two_axes_counts_once() -> None:
     found = arrange(AblationResult("s", "", BASE, {}, tuple(runs)))
     assert [len(axis.groups) for axis in found.axes] == [2, 2]
     assert [group.label for group in found.trainings] == ["DINO", "1", "2", "3"]
-    assert label_free(found)[0].every.n == 4
+    assert label_free(found)[0][2].n == 4
     assert "4 variants on 2 axes next to the baseline; 1 seed; 4 runs: 4 finished." in study_reading(found)
 
 
@@ -158,7 +159,7 @@ def test_entropy_is_a_share_of_each_variants_own_ln_k() -> None:
     wide = Variant("outputs", "16", {"method.out_dim": 16})
     runs = (run(BASE, 0, 1.0), run(wide, 0, 1.0, metrics={"teacher_entropy": math.log(4)}))
     result = AblationResult("s", "", BASE, {}, runs, 256)
-    assert entropy_share(arrange(result).axes[0].groups[0]) == pytest.approx(0.5)
+    assert arrange(result).axes[0].groups[0].entropy_share() == pytest.approx(0.5)
 
 
 def test_two_runs_of_one_seed_are_refused() -> None:

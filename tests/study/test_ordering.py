@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from dinoscope.report.ablation import axis_bars, axis_curves
 from dinoscope.report.charts import BASELINE as BLACK
 from dinoscope.study.definition import Variant
-from dinoscope.study.effects import AblationResult, Axis, arrange, by_value, place_among
+from dinoscope.study.effects import AblationResult, arrange
 from dinoscope.study.reading import axis_table
-from tests.study.studies import BASE, full_run
+from tests.study.studies import BASE, full_run, run
 
 
 def result(axis: str, *variants: Variant, own: Variant | None = None) -> AblationResult:
@@ -25,8 +25,8 @@ def sizes(*values: float) -> list[Variant]:
 
 def names(found: AblationResult) -> list[str]:
     """Of the rows of the only axis's table."""
-    study = arrange(found)
-    (section,) = axis_table(study.axes[0], study.baseline).sections
+    (axis,) = arrange(found).axes
+    (section,) = axis_table(axis).sections
     return [row.cells[0] for row in section.rows]
 
 
@@ -58,14 +58,13 @@ def test_what_is_no_number_stays_in_the_order_of_the_study() -> None:
 
 
 def test_figures_have_the_order_of_the_table() -> None:
-    study = arrange(result("batch", *sizes(256, 32, 1024), own=Variant("batch", "64", {"batch_size": 64})))
-    (axis,) = study.axes
+    (axis,) = arrange(result("batch", *sizes(256, 32, 1024), own=Variant("batch", "64", {"batch_size": 64}))).axes
     wanted = ["32 images", "64 (baseline)", "256 images", "1024 images"]
-    bars = axis_bars(axis, study.baseline)
+    bars = axis_bars(axis)
     assert bars is not None
     assert [text.get_text() for text in bars.axes[0].get_yticklabels()] == wanted
     assert [bar.get_facecolor()[:3] == (0, 0, 0) for bar in bars.axes[0].patches] == [False, True, False, False]
-    curves = axis_curves(axis, study.baseline)
+    curves = axis_curves(axis)
     assert curves is not None
     legend = legend_of(curves)
     assert [name for name, _ in legend] == wanted
@@ -75,7 +74,7 @@ def test_figures_have_the_order_of_the_table() -> None:
 def test_a_variant_may_be_called_like_the_base() -> None:
     same = Variant("batch", "baseline", {"batch_size": 32})
     study = arrange(result("batch", same, *sizes(256), own=Variant("batch", "baseline", {"batch_size": 64})))
-    curves = axis_curves(study.axes[0], study.baseline)
+    curves = axis_curves(study.axes[0])
     assert curves is not None
     assert [(name, color == BLACK) for name, color in legend_of(curves)] == [
         ("baseline", False),
@@ -94,17 +93,14 @@ def legend_of(figure: Figure) -> list[tuple[str, object]]:
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, unique=True), st.floats(allow_nan=False))
 @settings(max_examples=100, deadline=None)
 def test_the_base_divides_the_smaller_from_the_larger(values: list[float], own: float) -> None:
-    ordered = by_value([(variant, None) for variant in sizes(*values)])
-    assert ordered is not None
-    variants = [variant for variant, _ in ordered]
+    runs = tuple(run(variant, 0, 1.0) for variant in (BASE, *sizes(*values)))
     base = Variant("batch", "", {"batch_size": own})
-    place = place_among(variants, base)
+    (axis,) = arrange(AblationResult("s", "", BASE, {}, runs, None, {}, {"batch": base})).axes
+    found = [group.variant.settings["batch_size"] for group in axis.groups]
+    assert axis.ordered
+    assert found == sorted(values)
     if abs(own) == float("inf"):
-        assert place == 0
+        assert axis.place == 0
         return
-    assert all(variant.settings["batch_size"] < own for variant in variants[:place])
-    assert all(variant.settings["batch_size"] >= own for variant in variants[place:])
-
-
-def test_an_axis_without_order_has_the_base_first() -> None:
-    assert Axis("a", "a", ()).baseline_place == 0
+    assert all(value < own for value in found[: axis.place])
+    assert all(value >= own for value in found[axis.place :])

@@ -1,4 +1,4 @@
-"""`dinoscope.study.plan` and `small_comparison`: what is refused before hours are spent, and the order of runs."""
+"""`dinoscope.study.plan`: what is refused before hours are spent, and the order of runs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from dinoscope.errors import UserError
+from dinoscope.methods import METHODS
 from dinoscope.methods.supervised import SupervisedConfig
-from dinoscope.study.plan import plan_runs, seconds_per_step, small_comparison
+from dinoscope.recipes import CPU_BACKBONES
+from dinoscope.study.plan import plan_comparison, plan_runs, seconds_per_step
 from dinoscope.training.config import RunConfig, total_steps
 from dinoscope.training.loop import train
 from tests.conformance import cases
@@ -80,7 +82,14 @@ def test_timing_takes_real_steps_and_leaves_nothing(picture_folder, tmp_path) ->
 
 
 def comparison(**changes) -> list[RunConfig]:
-    return small_comparison(Path("d"), Path("o"), **{"methods": ("byol", "dino"), **changes})
+    return plan_comparison("small-comparison", Path("d"), Path("o"), **{"methods": ("byol", "dino"), **changes})
+
+
+def test_the_small_comparison_is_of_every_method_with_the_networks_for_a_cpu() -> None:
+    runs = comparison(methods=())
+    assert [run.out.name for run in runs] == [
+        f"{method}-{backbone}-s0" for backbone in CPU_BACKBONES for method in METHODS
+    ]
 
 
 def test_all_methods_come_before_the_next_backbone_and_seed() -> None:

@@ -24,7 +24,7 @@ from dinoscope.study.definition import (
     setting_names,
     to_toml,
 )
-from dinoscope.study.effects import by_value, place_among
+from dinoscope.study.effects import AblationResult, AblationRun, arrange
 from dinoscope.study.plan import plan_study
 from dinoscope.study.run import MedianRule, execute
 from dinoscope.training.config import OptimizerConfig, RunConfig, check
@@ -50,17 +50,17 @@ def test_the_base_is_trained_once_for_all_axes_and_comes_first() -> None:
         f"{name}-s{seed}" for seed in (5, 0) for name in ("baseline", "batch-64", "k-64")
     ]
     assert [config.seed for config in plan.configs] == [5, 5, 5, 0, 0, 0]
-    assert len(plan.cells) == 6
+    assert len(plan.runs) == 6
     base = run_config("quickstart", DATA, OUT)
     assert (base.batch_size, base.method.out_dim) == (128, 512)
-    assert [cell.variant.label for cell in plan.cells if cell.seed == 0] == ["baseline", "64", "64"]
+    assert [variant.label for variant, config in plan.runs if config.seed == 0] == ["baseline", "64", "64"]
     assert plan.baseline_runs == {"baseline-s5", "baseline-s0"}
 
 
 def test_the_base_is_called_after_its_value_where_that_is_clear() -> None:
     plan = plan_study(study(axis("batch", "batch_size", 64, 128)), DATA, OUT)
-    assert [(cell.variant.axis, cell.variant.label) for cell in plan.cells] == [("", "128"), ("batch", "64")]
-    assert plan.baseline == plan.cells[0].variant
+    assert [(variant.axis, variant.label) for variant, _ in plan.runs] == [("", "128"), ("batch", "64")]
+    assert plan.baseline == plan.runs[0][0]
     assert plan.configs[0].out.name == "baseline-s0"
     other = plan_study(study(axis("batch", "batch_size", 64)), DATA, OUT)
     assert other.baseline.label == "baseline"
@@ -69,7 +69,7 @@ def test_the_base_is_called_after_its_value_where_that_is_clear() -> None:
 def test_two_axes_share_the_variant_that_they_have_in_common() -> None:
     plan = plan_study(study(axis("one", "batch_size", 64), axis("two", "batch_size", 32, 64)), DATA, OUT)
     assert [config.out.name for config in plan.configs] == ["baseline-s0", "one-64-s0", "two-32-s0"]
-    assert [cell.config.out.name for cell in plan.cells] == ["baseline-s0", "one-64-s0", "two-32-s0", "one-64-s0"]
+    assert [config.out.name for _, config in plan.runs] == ["baseline-s0", "one-64-s0", "two-32-s0", "one-64-s0"]
 
 
 def test_different_runs_never_share_a_folder() -> None:
@@ -122,11 +122,11 @@ def test_switches_that_the_base_has_already_are_left_out() -> None:
 def test_the_small_collapse_study_changes_one_thing_at_a_time() -> None:
     """Its base holds by centring and sharpening alone; only "neither", the fourth corner of the figure, lacks two."""
     plan = plan_study(named_study("collapse"), DATA, OUT)
-    base = setting_names(plan.cells[0].config)
+    base = setting_names(plan.configs[0])
     assert (base["method.balance"], base["method.koleo"]) == ("center", 0.0)
     assert base["method.teacher_temperature"] < base["method.student_temperature"]
     sharpening = {"method.teacher_temperature", "method.warmup_teacher_temperature"}
-    assert {cell.variant.label: changed(cell.config, base) for cell in plan.cells[1:]} == {
+    assert {variant.label: changed(config, base) for variant, config in plan.runs[1:]} == {
         "centring only": sharpening,
         "sharpening only": {"method.balance"},
         "neither": {"method.balance", *sharpening},
@@ -149,15 +149,15 @@ def test_the_page_lists_every_named_study() -> None:
     assert [name for name in named_studies() if f"| `{name}` |" not in page] == []
     for name in named_studies():  # at either scale they parse, and resolve against the settings
         for recipe in ("quickstart", "dino_deit_small_100ep"):
-            assert resolve(named_study(name, recipe), DATA, OUT).variants
+            assert len(resolve(named_study(name, recipe), DATA, OUT)) > 1
 
 
 def test_every_switch_of_dino_is_in_a_named_study_and_on_the_page() -> None:
     taken: dict[str, set[object]] = {}
     for name in named_studies():
         for recipe in ("quickstart", "dino_deit_small_100ep"):
-            cells = plan_study(named_study(name, recipe), DATA, OUT).cells
-            base, *variants = (setting_names(cell.config) for cell in cells)
+            plan = plan_study(named_study(name, recipe), DATA, OUT)
+            base, *variants = (setting_names(config) for _, config in plan.runs)
             for variant in variants:
                 for setting in (setting for setting, value in variant.items() if value != base[setting]):
                     taken.setdefault(setting, set()).update((variant[setting], base[setting]))
@@ -192,13 +192,12 @@ def test_the_base_is_the_value_that_the_study_has_though_epochs_shortens_it() ->
     warm_up = axis("warm-up", "optimizer.warmup_epochs", 40.0, 5.0, 10.0)
     begun = replace(study(warm_up), changes={"epochs": 100.0, "optimizer.warmup_epochs": 10.0})
     plan = plan_study(begun, DATA, OUT, epochs=2)
-    assert plan.cells[0].config.optimizer.warmup_epochs == pytest.approx(0.2)
+    assert plan.configs[0].optimizer.warmup_epochs == pytest.approx(0.2)
     own = plan.baseline_values["warm-up"]
     assert (own.label, own.settings) == ("10.0", {"optimizer.warmup_epochs": 10.0})
-    ordered = by_value([(cell.variant, None) for cell in plan.cells[1:]])
-    assert ordered is not None
-    assert [variant.label for variant, _ in ordered] == ["5.0", "40.0"]
-    assert place_among([variant for variant, _ in ordered], own) == 1
+    runs = tuple(AblationRun(variant, 0, "finished") for variant, _ in plan.runs)
+    (found,) = arrange(AblationResult("s", "", plan.baseline, {}, runs, baseline_values=plan.baseline_values)).axes
+    assert [label for label, _ in found.rows] == ["5.0", "10.0 (baseline)", "40.0"]
 
 
 def test_an_axis_that_varies_nothing_is_named_and_a_study_refused() -> None:

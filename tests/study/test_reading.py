@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from dinoscope.cli.console import Console
 from dinoscope.cli.studies import show_ablation as show
-from dinoscope.report.ablation import markdown_text
+from dinoscope.report.ablation import markdown_text, mean_lines
 from dinoscope.study.definition import Variant
-from dinoscope.study.effects import AblationResult, AblationRun, Collapse, arrange, band, collapse_of, measures, stayed
+from dinoscope.study.effects import LOGGED, AblationResult, AblationRun, Collapse, arrange, collapse_of, columns, stayed
 from dinoscope.study.reading import axis_reading, study_reading
 from dinoscope.study.results import from_json, to_json
 from tests.study.studies import BASE, realistic, run, study
@@ -25,7 +25,7 @@ LN_K = math.log(256)
 
 def said(result: AblationResult) -> list[str]:
     (axis,) = arrange(result).axes
-    return axis_reading(axis, arrange(result).baseline)
+    return axis_reading(axis)
 
 
 def one(base: list[float | None], variant: list[float | None]) -> list[str]:
@@ -149,14 +149,16 @@ def test_few_variants_are_no_proof_of_a_common_order() -> None:
     assert "4 variants are too few to tell whether RankMe ranks them as k-NN does (Spearman's rho 1.00" in text
 
 
-def test_a_band_counts_the_seeds_of_each_step() -> None:
-    found = band([((0, 1.0), (10, 2.0), (20, 3.0)), ((0, 3.0), (20, 7.0)), ((0, 2.0),)])
-    assert found.steps == (0, 10, 20)
-    assert found.runs == (3, 2, 2)
-    assert found.mean == (2.0, 3.5, 5.0)  # the second is 5 at step 10, between 3 and 7
-    assert found.high[0] - found.mean[0] == pytest.approx(1.0)
-    assert band([((0, 1.0), (10, 2.0))]).low == (1.0, 2.0)
-    assert band([]) is None
+def test_a_mean_counts_the_seeds_of_each_step() -> None:
+    first, second = mean_lines(
+        "x", [((0, 1.0), (10, 2.0), (20, 3.0)), ((0, 3.0), (20, 7.0)), ((0, 2.0),)], baseline=False
+    )
+    assert (first.x, second.x) == ((0,), (10, 20))  # of three seeds, then of two
+    assert (first.y, second.y) == ((2.0,), (3.5, 5.0))  # the second curve is 5 at step 10, between 3 and 7
+    assert first.high[0] - first.y[0] == pytest.approx(1.0)
+    (alone,) = mean_lines("x", [((0, 1.0), (10, 2.0))], baseline=False)
+    assert (alone.y, alone.low) == ((1.0, 2.0), ())
+    assert mean_lines("x", [], baseline=False) == []
 
 
 numbers = st.floats(-1e9, 1e9) | st.sampled_from([math.nan, math.inf, -math.inf])
@@ -166,7 +168,7 @@ drawn = st.tuples(
     st.integers(0, 3),
     st.sampled_from(["finished", "collapsed", "stopped", "failed"]),
     st.sampled_from(["", "It ended.", "[red]"]),
-    st.dictionaries(st.sampled_from(list(measures())), numbers),
+    st.dictionaries(st.sampled_from([*columns(), *LOGGED]), numbers),
     st.dictionaries(
         st.sampled_from(["teacher_entropy", "teacher_marginal_entropy", "loss"]),
         st.lists(st.tuples(st.integers(0, 50), numbers), max_size=6).map(tuple),

@@ -19,10 +19,10 @@ from dinoscope.evaluation.base import Column, Context, Evaluation
 from dinoscope.evaluation.results import new_result
 from dinoscope.methods import build_method
 from dinoscope.study.definition import Axis, StudyDefinition, Variant, read_study
-from dinoscope.study.effects import arrange, measures
+from dinoscope.study.effects import LOGGED, arrange, columns
 from dinoscope.study.evaluations import Evaluating, attention_on_objects, evaluate
 from dinoscope.study.plan import plan_study
-from dinoscope.study.reading import axis_table, csv_header, csv_rows
+from dinoscope.study.reading import axis_table, csv_table
 from dinoscope.study.results import (
     MAX_POINTS,
     collapse,
@@ -209,14 +209,15 @@ def test_a_new_evaluation_is_in_the_result_without_an_edit(picture_folder, tmp_p
     plan = plan_study(study, data, tmp_path / "study", placed=lambda config: replace(config, device="cpu", workers=0))
     for config in plan.configs:
         train(config)
-    result = gather(plan, evaluating(data), {}, {}).result
+    result, _ = gather(plan, evaluating(data), {}, {})
     assert [run.metrics["parity"] for run in result.runs] == [12.34, 12.34]
     arranged = arrange(from_json(to_json(result), "file"))
     for brief in (True, False):
-        table = axis_table(arranged.axes[0], arranged.baseline, brief=brief)
+        table = axis_table(arranged.axes[0], brief=brief)
         place = [column.title for column in table.columns].index("Parity")
         assert [row.cells[place] for row in table.sections[0].rows] == ["12.34", "12.34"]
-    assert next(iter(csv_rows(result)))[csv_header(result).index("parity")] == "12.34"
+    header, first, *_ = csv_table(result)
+    assert first[header.index("parity")] == "12.34"
 
 
 def test_images_without_labels_give_no_accuracy(picture_folder, tmp_path) -> None:
@@ -255,32 +256,31 @@ def test_runs_become_one_result(data, tmp_path) -> None:
         train(config)
     failures = {"outputs-128-s0": "out of memory"}
     measured: list[str] = []
-    gathered = gather(
+    result, _ = gather(
         plan,
         evaluating(data),
         failures,
         {"command": "dinoscope ablate k"},
         lambda name, number, total: measured.append(name),
     )
-    result = gathered.result
     assert [(run.variant.axis, run.variant.label, Path(run.folder).name) for run in result.runs] == [
         ("", "64", "baseline-s0"),
         ("outputs", "32", "outputs-32-s0"),
         ("outputs", "128", "outputs-128-s0"),
     ]
-    assert result.runs[0].metrics.keys() <= measures().keys()
+    assert result.runs[0].metrics.keys() <= {*columns(), *LOGGED}
     assert {"knn", "linear", "rank", "images_per_second"} <= result.runs[1].metrics.keys()
     assert (result.runs[2].state, result.runs[2].diagnosis) == ("failed", "out of memory")
     assert [len(run.curves["loss"]) for run in result.runs[:2]] == [4, 4]
     assert (result.outputs, dict(result.axes)) == (64, {"outputs": "K (appendix C)"})
-    assert [group.outputs for group in arrange(result).groups] == [64, 32, 128]  # ln K of each is its own
+    assert [group.outputs for group in arrange(result).trainings] == [64, 32, 128]  # ln K of each is its own
     assert measured == ["baseline-s0", "outputs-32-s0"]  # of the failed one there is nothing to measure
     assert result.facts["command"] == "dinoscope ablate k"
     assert "quickstart with batch_size = 12" in result.facts["recipe"]
     assert "mix" not in result.facts["code"]
     file = plan.configs[0].out / "circumstances.json"
     file.write_text(json.dumps({"code": ["0.1"]}))
-    assert "mix versions" in gather(plan, evaluating(data), failures, {}).result.facts["code"]
+    assert "mix versions" in gather(plan, evaluating(data), failures, {})[0].facts["code"]
 
 
 def test_runs_of_an_earlier_version_come_to_the_same(tmp_path) -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from dinoscope.cli.console import Console
 from dinoscope.study.run import RunStatus
-from dinoscope.study.state import MetricsTail, Reading
+from dinoscope.study.state import MetricsTail
 from dinoscope.text import duration
 from dinoscope.training.listeners import Listener, RunStart, StepRecord
 
@@ -196,20 +196,16 @@ class StudyTable:
                 table.add_row(escape(run.name), state, *self._cells(run))
         return table
 
-    def reading(self, run: RunStatus) -> Reading:
-        """What the run's metrics say now."""
-        return self.tails.setdefault(run.name, MetricsTail(run.config.out)).read()
-
     def _cells(self, run: RunStatus) -> list[str]:
         if run.state == "new":
             return [""] * 6
-        reading = self.reading(run)
+        values = self.tails.setdefault(run.name, MetricsTail(run.config.out)).read()
         return [
-            "" if reading.epoch is None else f"{reading.epoch + 1}/{run.config.epochs:g}",
-            "" if reading.step is None else f"{reading.step + 1}/{self.steps.get(run.name, '?')}",
-            "" if reading.loss is None else f"{reading.loss:.3f}",
-            "" if reading.knn is None else f"{reading.knn:.1f}",
-            "" if reading.images_per_second is None else f"{reading.images_per_second:.0f}",
+            f"{values['epoch'] + 1}/{run.config.epochs:g}" if "epoch" in values else "",
+            f"{values['step'] + 1}/{self.steps.get(run.name, '?')}" if "step" in values else "",
+            f"{values['loss']:.3f}" if "loss" in values else "",
+            f"{values['knn_top1']:.1f}" if "knn_top1" in values else "",
+            f"{values['images_per_second']:.0f}" if "images_per_second" in values else "",
             "before" if run.before else "" if run.seconds is None else duration(run.seconds, coarse=True),
         ]
 

@@ -5,43 +5,36 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
 from rich.markup import escape
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from dinoscope.cli.command import Command, command_line
-from dinoscope.cli.console import Console, emit, progress_bar, rich_table, say
+from dinoscope.cli.console import Console, emit, progress_bar, rich_table, say, stdout
 from dinoscope.cli.progress import StudyTable
 from dinoscope.cli.worker import worker
-from dinoscope.config import to_dict
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import Context, labelled_images
-from dinoscope.files import claim, write_all
+from dinoscope.files import write_all
 from dinoscope.model_names import unwatched
 from dinoscope.report.ablation import write_result
 from dinoscope.report.tables import csv_text, markdown
-from dinoscope.study import reproduce
-from dinoscope.study.definition import DEFAULT_RECIPE, StudyDefinition, named_studies, named_study, read_study
+from dinoscope.study import definition, reading, reproduce, results
 from dinoscope.study.effects import AblationResult, arrange
 from dinoscope.study.evaluations import Evaluating, attention_on_objects, is_labelled
-from dinoscope.study.plan import PlannedRun, PlannedStudy, plan_runs, plan_study, seconds_per_step, small_comparison
-from dinoscope.study.reading import axis_reading, axis_table, study_reading
-from dinoscope.study.results import FILE, gather, read_result
+from dinoscope.study.plan import PlannedRun, named_comparisons, plan_comparison, plan_runs, plan_study, plan_table
 from dinoscope.study.run import LocalRunner, MedianRule, Runner, RunStatus, StudyResult, Watch, execute
 from dinoscope.study.slurm import SlurmConfig
 from dinoscope.study.state import stopped_early
-from dinoscope.study.targets import Target, fetch_all
 from dinoscope.system import pick_device
-from dinoscope.text import duration
 from dinoscope.training.config import RunConfig
 
 
@@ -57,42 +50,20 @@ class Execution:
     jobs: int = 1
     """Runs at the same time."""
     threads: int = 0
-    """CPU threads of each run; 0 takes the recipe's choice, or where it has none a fair share of the cores."""
+    """CPU threads of each run; 0 takes the recipe's choice, or a fair share of the cores if it has none."""
     device: str = "auto"
     """cpu, cuda, mps or auto, for every run."""
     scan: Literal["full", "headers"] | None = None
-    """What is looked at of each image before the runs begin; where left out, the recipe's choice (full)."""
+    """What is looked at of each image before the runs begin; by default the recipe's choice (full)."""
     max_unreadable: float | None = None
-    """Share of the images that may be unreadable, and are left out; where left out, the recipe's choice (0.05)."""
+    """Share of the images that may be unreadable, and are left out; by default the recipe's choice (0.05)."""
     dry_run: bool = False
     """Only list the runs, with the time that each may take, measured on a few steps."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
 
 
 @dataclass(frozen=True)
-class SmallComparison:
-    """Options of the small comparison."""
-
-    data: Path | None = None
-    """Folder of images, with train/CLASS/... and val/CLASS/... for k-NN and supervised training."""
-    out: Path | None = None
-    """Folder of the study."""
-    methods: tuple[str, ...] = ()
-    """Names; all methods where left out."""
-    backbones: tuple[str, ...] = ()
-    """Names; where left out, resnet_micro and vit_micro_conv8, which a CPU trains in minutes. For a GPU:
-    resnet18_small vit_tiny_patch4_32."""
-    views: str = "two_views_32"
-    """Preset of the views (see `dinoscope train --help`): two_views_32 suits CIFAR, scenes the embedded data set."""
-    epochs: float | None = None
-    """Instead of the recipe's."""
-    seeds: tuple[int, ...] = (0,)
-    """Each gives runs of its own; the table has mean and deviation."""
-    execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
-
-
-@dataclass(frozen=True)
-class StudyOptions(SmallComparison):
+class StudyOptions:
     """Many trainings as one.
 
     Started again with the same options, a study continues where it was stopped; finished runs are not repeated. Each
@@ -101,78 +72,71 @@ class StudyOptions(SmallComparison):
 
     study: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = ""
     """Name of the study: small-comparison."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """A named study: its options (with data, out and execution), its runs, what follows them, and a line of help."""
-
-    options: Any
-    configs: Callable[[Any], list[RunConfig]]
-    finish: Callable[[Sequence[Path], Any], None]
-    help: str
-
-
-def small_comparison_configs(options: SmallComparison) -> list[RunConfig]:
-    """The runs of the small comparison. Raises UserError if the data cannot be compared on: before any training."""
-    assert options.data is not None
-    assert options.out is not None
-    labelled_images(options.data)
-    return small_comparison(
-        options.data,
-        options.out,
-        views=options.views,
-        methods=options.methods,
-        backbones=options.backbones,
-        epochs=options.epochs,
-        seeds=options.seeds,
-    )
-
-
-def compare_all(runs: Sequence[Path], options: SmallComparison) -> None:
-    """Measure all runs on the study's data and write the table to OUT/comparison, in place of an earlier one."""
-    from dinoscope.cli import call  # what this module is part of
-
-    assert options.out is not None
-    places = ["--data", str(options.data), "--out", str(options.out / "comparison"), "--overwrite"]
-    call("compare", [*map(str, runs), *places, "--device", options.execution.device])
-
-
-STUDIES = {
-    "small-comparison": Study(
-        SmallComparison,
-        small_comparison_configs,
-        compare_all,
-        "every method on the same small images: same networks, budget and seeds, then compared",
-    ),
-}
+    data: Path | None = None
+    """Folder of images, with train/CLASS/... and val/CLASS/... for k-NN and supervised training."""
+    out: Path | None = None
+    """Folder of the study."""
+    methods: tuple[str, ...] = ()
+    """Names; by default all methods."""
+    backbones: tuple[str, ...] = ()
+    """Names; by default resnet_micro and vit_micro_conv8, which a CPU trains in minutes. For a GPU:
+    resnet18_small vit_tiny_patch4_32."""
+    views: str = ""
+    """Preset of the views (see `dinoscope train --help`); by default two_views_32, which suits CIFAR. scenes suits the
+    embedded data set."""
+    epochs: float | None = None
+    """Instead of the recipe's."""
+    seeds: tuple[int, ...] = ()
+    """Each gives runs of its own; the table has mean and deviation. By default 0 alone."""
+    execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
 
 
 def study(options: StudyOptions) -> int:
-    """Run a study; return 0 when all runs are finished, 1 where some failed, 130 where a signal stopped it."""
+    """Run a comparison of methods; return 0 if all runs are finished, 1 if some failed, 130 if a signal stopped it."""
+    from dinoscope.cli import call  # what this module is part of
+
     if not options.study:
-        width = max(map(len, STUDIES))
-        lines = [f"  {name:<{width}}  {study.help}" for name, study in STUDIES.items()]
         print("usage: dinoscope study NAME --data DIR --out DIR [options]   (dinoscope study NAME --help)\n")
-        print("\n".join(lines))
+        print(_listing(named_comparisons()))
         return 0
-    chosen = lookup("study", options.study, STUDIES)
+    lookup("study", options.study, named_comparisons())
+    data, out = _places(options)
+    labelled_images(data)  # refuse data that the runs cannot be compared on
+    given = {name: getattr(options, name) for name in ("methods", "backbones", "views", "seeds")}
+    configs = plan_comparison(options.study, data, out, epochs=options.epochs, **given)
+    runs = _checked([placed(config, options.execution) for config in configs])
+    if options.execution.dry_run:
+        show_plan(runs, options.execution.jobs)
+        return 0
+    result = run_all(runs, make_runner(worker(), out, options.execution))
+    code = conclude(result, "new", "stopped", "failed")
+    if code == 0:
+        folders = [str(run.config.out) for run in result.runs]
+        places = ["--data", str(data), "--out", str(out / "comparison"), "--overwrite"]
+        call("compare", [*folders, *places, "--device", options.execution.device])
+    return code
+
+
+def _listing(studies: Mapping[str, str]) -> str:
+    width = max(map(len, studies))
+    return "\n".join(f"  {name:<{width}}  {title}" for name, title in studies.items())
+
+
+def _places(options: StudyOptions | AblateOptions) -> tuple[Path, Path]:
     if options.data is None or options.out is None:
-        raise UserError(f"{'--data, the folder of images,' if options.data is None else '--out'} is missing")
-    execution: Execution = options.execution
-    check_execution(execution)
-    configs = [placed(config, execution) for config in chosen.configs(options)]
+        missing = "--data, the folder of images," if options.data is None else "--out, the folder of the study,"
+        raise UserError(f"{missing} is missing")
+    if options.execution.jobs < 1:
+        raise UserError(f"--jobs must be at least 1, not {options.execution.jobs}")
+    return options.data, options.out
+
+
+def _checked(configs: Sequence[RunConfig]) -> list[PlannedRun]:
     with progress_bar("checking files") as progress:
-        runs = plan_runs(configs, progress)
-    if execution.dry_run:
-        show_plan(runs, execution.jobs)
-        return 0
-    result = run_all(runs, make_runner(worker(), options.out, execution))
-    return conclude(result, chosen, options, command_line())
+        return plan_runs(configs, progress)
 
 
 def run_all(runs: Sequence[PlannedRun], runner: Runner, watch: Watch = lambda _: None) -> StudyResult:
-    """All runs, with the table while it lasts, and printed once at the end. watch: looks at them as well."""
     with StudyTable({run.config.out.name: run.steps for run in runs}) as table:
 
         def both(statuses: Sequence[RunStatus]) -> None:
@@ -184,64 +148,30 @@ def run_all(runs: Sequence[PlannedRun], runner: Runner, watch: Watch = lambda _:
     return result
 
 
-def conclude(result: StudyResult, study: Study, options: Any, command: str) -> int:
-    """Say what failed and how to continue, or hand the finished runs over; return the exit code."""
-    tell_failures(result)
-    if len(result.named("finished")) == len(result.runs):
-        study.finish([run.config.out for run in result.runs], options)
+def conclude(result: StudyResult, *states: str) -> int:
+    """Report what failed, and how to continue if a run is in one of these states; return the exit code, 0 if none is.
+
+    A run that a rule stopped early is at its end.
+    """
+    failed = result.named("failed")
+    for run in failed:
+        lines = "".join(f"\n    {line}" for line in run.diagnosis.splitlines())
+        say(f"{run.name} failed:{lines}\n    all of it: {run.config.out}.log")
+    if failed:
+        say(f"{len(failed)} of {len(result.runs)} runs failed: {', '.join(run.name for run in failed)}")
+    if all(stopped_early(run.config) is not None for run in result.named(*states)):
         return 0
-    say(f"continue with the runs that are not finished: {command}")
+    say(f"continue with the runs that are not finished: {command_line()}")
     return 130 if result.interrupted else 1
 
 
-def tell_failures(result: StudyResult) -> None:
-    """Which runs failed, with the last lines of each."""
-    for run in result.named("failed"):
-        lines = "".join(f"\n    {line}" for line in run.diagnosis.splitlines())
-        say(f"{run.name} failed:{lines}\n    all of it: {run.config.out}.log")
-    failed = [run.name for run in result.named("failed")]
-    if failed:
-        say(f"{len(failed)} of {len(result.runs)} runs failed: {', '.join(failed)}")
-
-
 def show_plan(runs: Sequence[PlannedRun], jobs: int) -> None:
-    """Print the runs with images, steps and estimated time."""
-    seconds = [rate * run.steps_left for rate, run in zip(_rates(runs), runs, strict=True)]
-    table = Table(title="runs, in this order", title_justify="left")
-    table.add_column("run", overflow="fold")
-    table.add_column("state")
-    for name in ("images", "epochs", "steps left", "time, about"):
-        table.add_column(name, justify="right")
-    for run, time in zip(runs, seconds, strict=True):
-        state = "finished before" if run.state.name == "finished" else run.state.name
-        cells = (f"{len(run.images)}", f"{run.config.epochs:g}", f"{run.steps_left}", duration(time, coarse=True))
-        table.add_row(escape(run.config.out.name), state, *cells)
-    text = f"together about {duration(sum(seconds), coarse=True)}, one after the other"
-    if jobs > 1:
-        text += (
-            f"; {jobs} at once take {duration(sum(seconds) / jobs, coarse=True)} at best, less where they share cores"
-        )
-    console = Console()
-    console.print(table)
-    console.print(f"{text}. Evaluations and start-up are not counted. Nothing was started.", soft_wrap=True)
-
-
-def _rates(runs: Sequence[PlannedRun]) -> list[float]:
-    """Seconds per step of each run; runs that differ only in their seed are measured once."""
-    known: dict[str, float] = {}
-    rates: list[float] = []
     with progress_bar("timing a few steps of each run") as progress:
-        for number, run in enumerate(runs):
-            progress(number, len(runs))
-            key = repr(to_dict(replace(run.config, seed=0, out=Path())))
-            if run.steps_left and key not in known:
-                known[key] = seconds_per_step(run)
-            rates.append(known.get(key, 0.0))
-    return rates
+        table = plan_table(runs, jobs, progress)
+    emit(None, [table], json=False)
 
 
 def placed(config: RunConfig, execution: Execution) -> RunConfig:
-    """The run on the study's device, with its threads, its scan and its limit of unreadable images."""
     return replace(
         config,
         device=execution.device,
@@ -252,7 +182,7 @@ def placed(config: RunConfig, execution: Execution) -> RunConfig:
 
 
 def make_runner(command: Sequence[str], out: Path, execution: Execution) -> Runner:
-    """What starts the runs, each by this command and its settings file. Raises UserError as `SlurmRunner` does."""
+    """Return what starts the runs, each by this command and its settings file. Raises UserError as `SlurmRunner`."""
     if execution.executor == "slurm":
         from dinoscope.study.slurm import SlurmRunner
 
@@ -261,17 +191,11 @@ def make_runner(command: Sequence[str], out: Path, execution: Execution) -> Runn
 
 
 def _gpus() -> tuple[str, ...]:
-    """The GPUs to spread runs over, if there are several."""
+    """Return the GPUs that runs are distributed over, if there are several."""
     count = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = tuple(visible.split(",")[:count]) if visible else tuple(map(str, range(count)))
     return names if len(names) > 1 else ()
-
-
-def check_execution(execution: Execution) -> None:
-    """Raises UserError for options out of range."""
-    if execution.jobs < 1:
-        raise UserError(f"--jobs must be at least 1, not {execution.jobs}")
 
 
 @dataclass(frozen=True)
@@ -296,190 +220,124 @@ class AblateOptions:
     axes: tuple[str, ...] = ()
     """Only these axes of the study."""
     seeds: tuple[int, ...] = ()
-    """Instead of the study's; differences are judged by their spread over seeds: three or more are worth having."""
+    """Instead of the study's; differences are judged by their deviation over seeds: three or more are worth having."""
     epochs: float | None = None
     """Instead of the recipe's, for every run."""
     masks: Path | None = None
     """Masks of the val images, or a VOC layout: adds the Jaccard of attention with the objects."""
     evaluations: tuple[str, ...] = ()
-    """Measured of every run besides k-NN, the linear probe and RankMe: names of evaluations."""
+    """Names of evaluations to measure on every run besides k-NN, the linear probe and RankMe."""
     stop_on_collapse: bool = False
-    """Stop a run when its method says that it has collapsed; it is a result, and not begun again."""
+    """Stop a run when its method finds that it has collapsed; it is a result, and not begun again."""
     stop_median: bool = False
     """Stop a run whose online k-NN falls behind the median of the others'; never the baseline."""
     execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
 
 
 def ablate(options: AblateOptions) -> int:
-    """Run a study; return 0 when all runs came to their end, 1 where some failed, 130 where a signal stopped it."""
+    """Run an ablation study; return 0 if all runs came to their end, 1 if some failed, 130 if a signal stopped it."""
     if not options.study:
-        print(_ablations())
+        print("usage: dinoscope ablate NAME|FILE.toml --data DIR --out DIR [options]   (dinoscope ablate --help)\n")
+        print("Studies by name, of the paper (Caron et al. 2021) unless marked otherwise:")
+        print(_listing(definition.named_studies()))
+        print("\ndinoscope ablate NAME --show prints a study as a file, to be copied and changed.")
         return 0
-    study = find_study(options)
+    study, execution = _definition(options), options.execution
     if options.show:
-        from dinoscope.study.definition import to_toml
-
-        print(to_toml(study), end="")
+        print(definition.to_toml(study), end="")
         return 0
-    check_execution(options.execution)
     data, out = _places(options)
-    _check_same_study(study, out)
-    plan, evaluating = _planned(study, options, data, out), _evaluating(options, data)
-    runs = _checked(plan, options, evaluating)
-    if options.execution.dry_run:
-        show_plan(runs, options.execution.jobs)
+    _check_same_study(study.name, out)
+    plan = plan_study(study, data, out, epochs=options.epochs, placed=lambda config: placed(config, execution))
+    for name in plan.idle_axes:
+        say(f"the axis {name} has no runs: it has no value but the baseline's own")
+    for name in options.evaluations:
+        lookup("evaluation", name, EVALUATIONS)
+    masks = {} if options.masks is None else attention_on_objects(data, options.masks)
+    # a bar for each computation moves on a terminal; elsewhere it would be a line for each, of every run
+    watch = progress_bar if sys.stderr.isatty() else unwatched
+    evaluating = Evaluating(data, options.evaluations, masks, Context(pick_device(execution.device), watch=watch))
+    if options.stop_median and not (is_labelled(data) and all(config.evaluate_every for config in plan.configs)):
+        raise UserError(
+            "--stop-median compares online k-NN: it needs --data with train/CLASS/... and val/CLASS/..., and "
+            "evaluate_every above 0"
+        )
+    runs = _checked(plan.configs)
+    stopped = {run.config.out for run in runs if run.state.name != "finished" and stopped_early(run.config) is not None}
+    if stopped:
+        say(f"stopped early before, and not begun again: {', '.join(sorted(path.name for path in stopped))}")
+        runs = [run for run in runs if run.config.out not in stopped]
+    if execution.dry_run:
+        show_plan(runs, execution.jobs)
         images = sum(run.steps_left * run.config.batch_size for run in runs)
         print(f"{len(runs)} runs, {images:,} images still to be seen.")
         return 0
-    return _run_ablation(plan, runs, evaluating, options, command_line())
+    earlier = [config.out for config in plan.configs]
+    rule: Watch = MedianRule(plan.baseline_runs, earlier) if options.stop_median else lambda _: None
+    result = run_all(runs, make_runner(worker(stop_on_collapse=options.stop_on_collapse), out, execution), rule)
+    if (code := conclude(result, "new", "stopped")) != 0:
+        return code
+    facts = {"command": command_line(), "data": str(data)}
+    if runs:
+        facts["images"] = f"{len(runs[0].images)} for training, fingerprint {runs[0].images.fingerprint()}"
+    if options.masks is not None:
+        facts["masks"] = str(options.masks)
+    if execution.executor == "local" and execution.jobs > 1:
+        facts["at once"] = f"{execution.jobs} runs shared the machine: speeds do not compare"
+    # of what a run printed before it failed: the error, in one line of a table
+    failures = {run.name: run.diagnosis.strip().rpartition("\n")[2].strip() for run in result.named("failed")}
+    gathered, remarks = results.gather(plan, evaluating, failures, facts, _say_measuring)
+    for remark in remarks:
+        say(remark)
+    with progress_bar("drawing figures") as progress:
+        files = write_result(gathered, out, overwrite=True, watch=progress)
+    show_ablation(gathered, Console())
+    diagnoses = {run.folder: f"{run.state}: {run.diagnosis}" for run in gathered.runs if run.diagnosis}
+    for folder, diagnosis in diagnoses.items():
+        say(f"{Path(folder).name} {diagnosis}")
+    stdout(f"written to {out}: {', '.join(path.name for path in files if path.parent == out)}")
+    return 1 if failures else 0
 
 
-def find_study(options: AblateOptions) -> StudyDefinition:
-    """The study of a file or a name, with what the options change. Raises UserError."""
+def _definition(options: AblateOptions) -> definition.StudyDefinition:
     file = Path(options.study)
     if file.suffix == ".toml" or file.is_file():
-        study = read_study(file)
+        study = definition.read_study(file)
         study = replace(study, recipe=options.recipe or study.recipe)
     else:
-        study = named_study(options.study, options.recipe or DEFAULT_RECIPE)
+        study = definition.named_study(options.study, options.recipe or definition.DEFAULT_RECIPE)
     if options.axes:
         study = replace(study, axes=tuple(study.axis(name) for name in dict.fromkeys(options.axes)))
     return replace(study, seeds=options.seeds or study.seeds)
 
 
-def _ablations() -> str:
-    studies = named_studies()
-    width = max(map(len, studies))
-    lines = [f"  {name:<{width}}  {title}" for name, title in studies.items()]
-    usage = "usage: dinoscope ablate NAME|FILE.toml --data DIR --out DIR [options]   (dinoscope ablate --help)"
-    hint = "dinoscope ablate NAME --show prints a study as a file, to be copied and changed."
-    heading = "Studies by name, of the paper (Caron et al. 2021) where nothing else is said:"
-    return "\n".join([usage, "", heading, *lines, "", hint])
-
-
-def _places(options: AblateOptions) -> tuple[Path, Path]:
-    if options.data is None or options.out is None:
-        missing = "--data, the folder of images," if options.data is None else "--out, the folder of the study,"
-        raise UserError(f"{missing} is missing")
-    return options.data, options.out
-
-
-def _check_same_study(study: StudyDefinition, out: Path) -> None:
-    """Refuse to write over the result of another study. Raises UserError."""
+def _check_same_study(name: str, out: Path) -> None:
+    if not (out / results.FILE).is_file():
+        return
     try:
-        held = read_result(out).name if (out / FILE).is_file() else study.name
+        held = results.read_result(out).name
     except UserError:  # damaged, or of another version: it can be made again
         return
-    if held != study.name:
-        raise UserError(f"{out} holds the result of the study {held!r}, not of {study.name!r}: choose another --out")
-
-
-def _planned(study: StudyDefinition, options: AblateOptions, data: Path, out: Path) -> PlannedStudy:
-    plan = plan_study(study, data, out, epochs=options.epochs, placed=lambda config: placed(config, options.execution))
-    for name in plan.idle_axes:
-        say(f"the axis {name} has no runs: it has no value but the baseline's own")
-    return plan
-
-
-def _evaluating(options: AblateOptions, data: Path) -> Evaluating:
-    """What is measured after the runs. Raises UserError if masks were named and there are none."""
-    # a bar for each computation moves on a terminal; elsewhere it would be a line for each, of every run
-    watch = progress_bar if sys.stderr.isatty() else unwatched
-    given = {} if options.masks is None else attention_on_objects(data, options.masks)
-    context = Context(pick_device(options.execution.device), watch=watch)
-    for name in options.evaluations:
-        lookup("evaluation", name, EVALUATIONS)
-    return Evaluating(data, options.evaluations, given, context)
-
-
-def _checked(plan: PlannedStudy, options: AblateOptions, evaluating: Evaluating) -> list[PlannedRun]:
-    """The runs that may still have something to do; those that a rule stopped before are named. Raises UserError."""
-    configs = plan.configs
-    if options.stop_median and not (is_labelled(evaluating.data) and all(c.evaluate_every for c in configs)):
-        raise UserError(
-            "--stop-median compares online k-NN: it needs --data with train/CLASS/... and val/CLASS/..., and "
-            "evaluate_every above 0"
-        )
-    with progress_bar("checking files") as progress:
-        runs = plan_runs(configs, progress)
-    stopped = {run.config.out for run in runs if run.state.name != "finished" and stopped_early(run.config) is not None}
-    if stopped:
-        say(f"stopped early before, and not begun again: {', '.join(sorted(path.name for path in stopped))}")
-    return [run for run in runs if run.config.out not in stopped]
-
-
-def _run_ablation(
-    plan: PlannedStudy, runs: Sequence[PlannedRun], evaluating: Evaluating, options: AblateOptions, command: str
-) -> int:
-    """Bring all runs to their end, measure them, write and print the result."""
-    assert options.out is not None
-    runner = make_runner(worker(stop_on_collapse=options.stop_on_collapse), options.out, options.execution)
-    earlier = [config.out for config in plan.configs]
-    rule: Watch = MedianRule(plan.baseline_runs, earlier) if options.stop_median else lambda _: None
-    result = run_all(runs, runner, rule)
-    tell_failures(result)
-    unfinished = [run for run in result.named("new", "stopped") if stopped_early(run.config) is None]
-    if unfinished:
-        say(f"continue with the runs that are not finished: {command}")
-        return 130 if result.interrupted else 1
-    failures = {run.name: _last_line(run) for run in result.named("failed")}
-    facts = _facts(runs, options, command)
-    gathered = gather(plan, evaluating, failures, facts, _say_measuring)
-    for remark in gathered.remarks:
-        say(remark)
-    _show_ablation(gathered.result, options.out)
-    return 1 if failures else 0
+    if held != name:
+        raise UserError(f"{out} holds the result of the study {held!r}, not of {name!r}: choose another --out")
 
 
 def _say_measuring(name: str, number: int, total: int) -> None:
-    """A line for each run if there is no terminal, on which a bar for each computation moves instead."""
+    """Print a line for each run if there is no terminal, on which a bar for each computation moves instead."""
     if not sys.stderr.isatty():
         say(f"{name}: measuring ({number} of {total})")
 
 
-def _last_line(run: RunStatus) -> str:
-    """Of what a run printed before it failed: the error, in one line of a table."""
-    return next((line.strip() for line in reversed(run.diagnosis.splitlines()) if line.strip()), "")
-
-
-def _facts(runs: Sequence[PlannedRun], options: AblateOptions, command: str) -> dict[str, str]:
-    facts = {"command": command, "data": str(options.data)}
-    if runs:
-        images = runs[0].images
-        facts["images"] = f"{len(images)} for training, fingerprint {images.fingerprint()}"
-    if options.masks is not None:
-        facts["masks"] = str(options.masks)
-    if options.execution.executor == "local" and options.execution.jobs > 1:
-        facts["at once"] = f"{options.execution.jobs} runs shared the machine: speeds do not compare"
-    return facts
-
-
-def _show_ablation(result: AblationResult, out: Path) -> None:
-    """Write the files, print the tables, and name the runs that are not simply finished."""
-    with progress_bar("drawing figures") as progress:
-        files = write_result(result, out, overwrite=True, watch=progress)
-    console = Console()
-    show_ablation(result, console)
-    told = {run.folder: f"{Path(run.folder).name} {run.state}: {run.diagnosis}" for run in result.runs if run.diagnosis}
-    for line in told.values():
-        say(line)
-    names = ", ".join(str(path.relative_to(out)) for path in files if path.parent == out)
-    console.print(f"written to {out}: {names}", highlight=False, markup=False, soft_wrap=True)
-
-
 def show_ablation(result: AblationResult, console: Console) -> None:
-    """Print it; a table of eight columns fits 80 columns.
-
-    Raises UserError if a variant has two runs of one seed.
-    """
+    """Print it, in 80 columns. Raises UserError if a variant has two runs of one seed."""
     arranged = arrange(result)
     for axis in arranged.axes:
-        console.print(rich_table(axis_table(axis, arranged.baseline, brief=True)))
-        for sentence in axis_reading(axis, arranged.baseline):
+        console.print(rich_table(reading.axis_table(axis, brief=True)))
+        for sentence in reading.axis_reading(axis):
             console.print(Padding(Text(sentence, style="dim"), (0, 0, 0, 2)))
         console.print()
     console.print(f"[bold]{escape(result.title or result.name)}[/bold]", highlight=False)
-    for sentence in study_reading(arranged):
+    for sentence in reading.study_reading(arranged):
         console.print(escape(sentence), highlight=False)
 
 
@@ -499,101 +357,59 @@ class ReproduceOptions:
     table: Annotated[
         str, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE", help="imagenet-table, voc-table or davis-table.")
     ]
-
     data: Path
     """Folder of the data set, unpacked; see above."""
-
     out: Path | None = None
     """Folder to write to."""
-
     models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")] = ()
     """Released weights (`dinoscope models`) instead of the table's; NAME=PATH takes a file of your own for them, and
     PATH alone one that is called as the released file. voc-table takes random:NAME too."""
-
     linear: Literal["fast", "reference", "none"] = "fast"
     """imagenet-table: fast extracts features once; reference is DINO's own evaluation, 100 epochs of augmented
     images."""
-
     image_size: int | None = None
     """Other than the published one, in pixels: the side of the square (imagenet-table 224, voc-table 512), or the
     short side (davis-table 480)."""
-
     dry_run: bool = False
     """Measure nothing: list models, files, sizes, images, and a rough time from a short probe."""
-
     overwrite: bool = False
     """Measure again what is kept in --out, and replace its tables."""
-
     device: str = "auto"
     """cpu, cuda, cuda:N or mps; auto takes the best there is."""
-
     batch_size: int | None = None
-    """Images at a time; lower it where memory is short. The figures do not depend on it."""
-
+    """Images at a time; lower it if memory is short. The figures do not depend on it."""
     workers: int = -1
     """imagenet-table: processes that read images; -1 chooses. The figures do not depend on it."""
 
 
 def run_table(options: ReproduceOptions) -> int:
-    """Check, fetch, measure, write, print. Raises UserError."""
-    chosen, device = lookup("table", options.table, reproduce.TABLES), pick_device(options.device)
-    if options.out is None and not options.dry_run:
-        raise UserError("give --out FOLDER to write to, or --dry-run")
+    lookup("table", options.table, reproduce.TABLES)
     if options.batch_size is not None and options.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, not {options.batch_size}")
-    probe = reproduce.PROBES[options.linear]
-    targets = chosen.targets(options.models, probe)
-    settings = reproduce.Options(options.image_size, device, options.batch_size, options.workers, progress_bar)
-    bench = chosen.bench(options.data, settings, probe)
-    if options.dry_run:
-        emit(None, [reproduce.plan_table(targets, bench, settings)], json=False)
+    context = Context(
+        pick_device(options.device),
+        batch_size=options.batch_size,
+        workers=options.workers,
+        image_size=options.image_size,
+        watch=progress_bar,
+    )
+    if options.out is None and not options.dry_run:
+        raise UserError("give --out FOLDER to write to, or --dry-run")
+    linear = reproduce.PROBES[options.linear]
+    reproduction = reproduce.prepare(options.table, options.data, context, options.models, linear)
+    if options.out is None or options.dry_run:
+        emit(None, [reproduce.plan_table(reproduction)], json=False)
         return 0
-    return 1 if _reproduce(options, targets, bench, settings).failed else 0
-
-
-def _reproduce(
-    options: ReproduceOptions, targets: Sequence[Target], bench: reproduce.Bench, settings: reproduce.Options
-) -> reproduce.Reproduction:
-    assert options.out is not None
-    chosen = reproduce.TABLES[options.table]
-    _claim(options.out, options.table, targets, overwrite=options.overwrite)
-    if not options.overwrite:
-        reproduce.require_same(reproduce.jobs_of(options.out, targets), bench)
-    fetch_all([target.weights for target in targets], settings.watch)
-    for caution in bench.cautions:
-        say(f"{reproduce.NOT_COMPARABLE}: {caution}")
-    outcomes = tuple(reproduce.run(targets, bench, settings, options.out, overwrite=options.overwrite))
-    missing = "" if options.models else chosen.missing()
-    result = reproduce.Reproduction(options.table, chosen.title, bench, outcomes, missing)
-    table = reproduce.table(result)
+    failed = reproduce.run(reproduction, options.out, overwrite=options.overwrite, warn=say)
+    table, (header, *rows) = reproduce.result_table(reproduction), reproduce.csv_rows(reproduction)
     texts = (
-        f"# {result.name}\n\n{markdown(table)}",
-        csv_text(reproduce.CSV_HEADER, reproduce.csv_rows(result)),
-        json.dumps(reproduce.json_values(result), indent=2) + "\n",
+        f"# {options.table}\n\n{markdown(table)}",
+        csv_text(header, rows),
+        json.dumps(reproduce.json_values(reproduction), indent=2) + "\n",
     )
     write_all(options.out, zip(reproduce.FILES, (text.encode(errors="surrogateescape") for text in texts), strict=True))
     emit(None, [table], [f"written to {options.out}"], json=False)
-    return result
-
-
-def _claim(out: Path, table: str, targets: Sequence[Target], *, overwrite: bool) -> None:
-    """Refuse an --out whose table is another one, or has rows that this one would not have.
-
-    Raises UserError.
-    """
-    wanted = {target.weights.name for target in targets}
-    held = _held(out)
-    same = held is not None and held[0] == table and held[1] <= wanted
-    claim(out, reproduce.FILES, overwrite=overwrite or same)
-
-
-def _held(out: Path) -> tuple[str, set[str]] | None:
-    """Table and models of an earlier start, or None if there is none that can be read."""
-    try:
-        values = json.loads((out / "reproduce.json").read_text(encoding="utf-8"))
-        return values["table"], {model["model"] for model in values["models"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return 1 if failed else 0
 
 
 COMMANDS = {

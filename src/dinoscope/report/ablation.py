@@ -2,69 +2,50 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure as Drawing
 
 from dinoscope import files
 from dinoscope.evaluation.statistics import over_seeds
-from dinoscope.files import write_all
+from dinoscope.report import page
 from dinoscope.report.charts import COLUMN, PAGE, Bar, Effect, bars, effects, line_chart, pdf, png, svg
-from dinoscope.report.page import (
-    Block,
-    Bullets,
-    Code,
-    Document,
-    Figure,
-    Folded,
-    KeyValues,
-    Notice,
-    Paragraph,
-    Section,
-    render,
-)
 from dinoscope.report.tables import csv_text, escape_markdown, markdown, markdown_paragraph
-from dinoscope.study.effects import (
-    CONFIDENCE,
-    CURVES,
-    ENTROPIES,
-    KNN,
-    AblationResult,
-    Axis,
-    Band,
-    Group,
-    Study,
-    arrange,
-    band,
-    collapses,
-    importances,
-)
-from dinoscope.study.reading import axis_reading, axis_table, csv_header, csv_rows, study_reading
+from dinoscope.study.effects import CONFIDENCE, KNN, AblationResult, Axis, Group, Study, arrange, largest_effects
+from dinoscope.study.reading import axis_reading, axis_table, csv_table, study_reading
 from dinoscope.study.results import FILE, to_json
-from dinoscope.tables import Column, Line, LineChart, LinePanel, Table, TableRow
-from dinoscope.tables import Section as Rows
+from dinoscope.tables import Column, Line, LineChart, LinePanel, Section, Table, TableRow
 
 FIGURES = "figures"
 """Folder of the figures, within the result's."""
-
 KINDS: dict[str, Callable[[Drawing], bytes]] = {"svg": svg, "pdf": pdf, "png": png}
-
 FILES = (FILE, "ablation.md", "ablation.csv", "ablation.html")
 """Always written, next to the figures. The JSON first: all others can be made from it again."""
-
-KNN_TITLE = "k-NN top-1 (%)"
+CURVES = {
+    "knn_top1": "online k-NN top-1 (%)",
+    "teacher_entropy": "teacher entropy (nats)",
+    "teacher_marginal_entropy": "marginal entropy (nats)",
+    "kl_teacher_student": "KL, teacher to student (nats)",
+    "loss": "loss",
+}
+"""Name of a curve -> title of its panel, in order."""
+ENTROPIES = ("teacher_entropy", "teacher_marginal_entropy")
+"""Curves that ln K bounds."""
 COMMAND = "command"
 """Key of the fact that is set as text to be copied."""
 
 _OURS = re.compile(rf"(ranking|(bars|curves)-[\w-]+)\.({'|'.join(KINDS)})")
 _COLUMN, _PAGE = 480, 1040  # CSS pixels that a figure of a column's and of a page's width is shown at
+_RANKING = "Largest effect of each axis on k-NN top-1"
 
 
 def write_result(
-    result: AblationResult, out: Path, overwrite: bool, watch: Callable[[int, int], None] | None = None
+    result: AblationResult, out: Path, *, overwrite: bool, watch: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Path]:
     """Write all files, each whole or not at all, and return them. Figures of an earlier study in `out` are deleted.
 
@@ -74,18 +55,31 @@ def write_result(
     has two runs of one variant and seed.
     """
     claim(out, overwrite=overwrite)
-    study = arrange(result)
-    names = file_names([axis.name for axis in study.axes])
-    figures = {name: figure for name, figure in every_figure(study, names).items() if figure is not None}
-    written = write_all(out, [(FILE, _bytes(to_json(result)))])
-    if figures or (out / FIGURES).is_dir():
-        written += write_all(out / FIGURES, _pictures(out / FIGURES, figures, watch))
+    study, folder = arrange(result), out / FIGURES
+    names = file_names(axis.name for axis in study.axes)
+    figures = every_figure(study, names)
+
+    def pictures() -> Iterator[tuple[str, bytes | None]]:
+        wanted = {f"{name}.{kind}" for name in figures for kind in KINDS}
+        present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        yield from ((name, None) for name in present if _OURS.fullmatch(name) and name not in wanted)
+        for number, (name, figure) in enumerate(figures.items(), 1):
+            yield from ((f"{name}.{kind}", make(figure)) for kind, make in KINDS.items())
+            watch(number, len(figures))
+
+    def encoded(texts: Mapping[str, str]) -> list[tuple[str, bytes]]:
+        return [(name, text.encode("utf-8", errors="surrogateescape")) for name, text in texts.items()]
+
+    written = files.write_all(out, encoded({FILE: to_json(result)}))
+    if figures or folder.is_dir():
+        written += files.write_all(folder, pictures())
+    header, *rows = csv_table(result)
     texts = {
-        "ablation.md": markdown_text(study, list(figures), names),
-        "ablation.csv": csv_text(csv_header(result), csv_rows(result)),
-        "ablation.html": page(study, figures, names),
+        "ablation.md": markdown_text(study, figures, names),
+        "ablation.csv": csv_text(header, rows),
+        "ablation.html": html_text(study, figures, names),
     }
-    return written + write_all(out, ((name, _bytes(text)) for name, text in texts.items()))
+    return written + files.write_all(out, encoded(texts))
 
 
 def claim(out: Path, *, overwrite: bool) -> None:
@@ -99,142 +93,130 @@ def file_names(axes: Iterable[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     for axis in axes:
         name = re.sub(r"[^a-z0-9]+", "-", axis.lower()).strip("-")[:60] or "axis"
-        number = 1
-        while (numbered := name if number == 1 else f"{name}-{number}") in names.values():
-            number += 1
-        names[axis] = numbered
+        numbered = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+        names[axis] = next(one for one in numbered if one not in names.values())
     return names
 
 
-def _pictures(
-    folder: Path, drawn: Mapping[str, Drawing], watch: Callable[[int, int], None] | None
-) -> Iterator[tuple[str, bytes | None]]:
-    """Every figure in every format; None for what an earlier study left."""
-    new = {f"{name}.{kind}" for name in drawn for kind in KINDS}
-    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    yield from ((name, None) for name in there if _OURS.fullmatch(name) and name not in new)
-    for number, (name, figure) in enumerate(drawn.items(), 1):
-        yield from ((f"{name}.{kind}", make(figure)) for kind, make in KINDS.items())
-        if watch is not None:
-            watch(number, len(drawn))
+# Figures
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", errors="surrogateescape")
-
-
-# --- figures ----------------------------------------------------------------------------------------------------------
-
-
-def every_figure(study: Study, names: Mapping[str, str]) -> dict[str, Drawing | None]:
-    """Return name of a file, without its suffix -> figure, in the order of a reader.
+def every_figure(study: Study, names: Mapping[str, str]) -> dict[str, Drawing]:
+    """Return name of a file, without its suffix -> figure, in the order of a reader, without those of no values.
 
     names: axis -> its part of the name.
     """
-    found: dict[str, Drawing | None] = {"ranking": ranking(study)}
+    figures = {"ranking": _ranking(study)}
     for axis in study.axes:
-        found[f"bars-{names[axis.name]}"] = axis_bars(axis, study.baseline)
-        found[f"curves-{names[axis.name]}"] = axis_curves(axis, study.baseline)
-    return found
+        figures[f"bars-{names[axis.name]}"] = axis_bars(axis)
+        figures[f"curves-{names[axis.name]}"] = axis_curves(axis)
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def ranking(study: Study) -> Drawing | None:
-    """Draw the largest effect of each axis; None if there is none."""
-    every = [
-        Effect(
-            f"{one.axis.name}: {one.largest.group.label}",
-            one.largest.difference.mean,
-            one.largest.difference.low,
-            one.largest.difference.high,
-            "collapsed" if one.largest.collapsed else "",
-        )
-        for one in importances(study)
-        if one.largest is not None
-    ]
-    if not every:
+def _ranking(study: Study) -> Drawing | None:
+    shown: list[Effect] = []
+    for axis, group, _ in largest_effects(study):
+        if group is not None and (found := group.difference) is not None:
+            mark = "collapsed" if group.collapses else ""
+            shown.append(Effect(f"{axis.name}: {group.label}", found.mean, found.low, found.high, mark))
+    if not shown:
         return None
     note = f"Largest effect of each axis, {100 * CONFIDENCE:g} % interval over seeds. Hollow: 0 is not excluded."
-    return effects(every, "Largest effects on k-NN top-1", "difference (points)", note)
+    return effects(shown, "Largest effects on k-NN top-1", "difference (points)", note)
 
 
-def axis_bars(axis: Axis, baseline: Group) -> Drawing | None:
-    """Draw k-NN top-1 of an axis's variants next to the baseline; None if none was measured."""
-    every = [_bar(group) for group in axis.groups]
-    if all(bar.value is None for bar in every):
+def axis_bars(axis: Axis) -> Drawing | None:
+    variants = [_bar(group.label, group) for group in axis.groups]
+    if all(bar.value is None for bar in variants):
         return None
-    own = _bar(baseline, axis.name_of(baseline, baseline))
-    several = any(len(bar.values) > 1 for bar in every)
+    own = _bar(axis.baseline_label, axis.baseline)
+    several = any(len(bar.values) > 1 for bar in variants)
     seeds = "Bars: mean, one standard deviation; dots: seeds." if several else "One seed."
-    shown = None if own.value is None else own
-    return bars(every, shown, axis.title, KNN_TITLE, f"{seeds} Dashed: the baseline.", place=axis.baseline_place)
+    baseline = None if own.value is None else own
+    note = f"{seeds} Dashed: the baseline."
+    return bars(variants, baseline, axis.title, "k-NN top-1 (%)", note, place=axis.place)
 
 
-def _bar(group: Group, label: str = "") -> Bar:
-    found = over_seeds(list(group.values(KNN).values()))
-    mark = "failed" if group.runs and not group.lasting else "collapsed" if collapses(group) else ""
-    if found is None:
-        return Bar(label or group.label, None, mark=mark or "not measured")
-    return Bar(label or group.label, found.mean, found.deviation, found.values, mark)
+def _bar(label: str, group: Group) -> Bar:
+    summary = group.over_seeds(KNN)
+    mark = "failed" if group.runs and not group.usable else "collapsed" if group.collapses else ""
+    if summary is None:
+        return Bar(label, None, mark=mark or "not measured")
+    return Bar(label, summary.mean, summary.deviation, summary.values, mark)
 
 
-def axis_curves(axis: Axis, baseline: Group) -> Drawing | None:
-    """Draw what was logged of an axis's variants and the baseline; None if nothing was."""
-    groups = axis.rows(baseline)
-    panels = [_panel(name, axis, baseline) for name in CURVES]
-    panels = [panel for panel in panels if any(not line.baseline for line in panel.lines)]
+def axis_curves(axis: Axis) -> Drawing | None:
+    every = [_panel(name, axis) for name in CURVES]
+    panels = [panel for panel in every if any(not line.baseline for line in panel.lines)]
     if not panels:
         return None
-    several = any(len(group.lasting) > 1 for group in groups)
+    several = any(len(group.usable) > 1 for _, group in axis.rows)
     note = f"{axis.title}. " + ("Mean over seeds; band: one standard deviation." if several else "One seed.")
     chart = LineChart("curves", axis.title, tuple(panels), note, ordered=axis.ordered and len(axis.groups) > 2)
     width = COLUMN if len(panels) == 1 else PAGE / min(len(panels), 3)
     return line_chart(chart, (width, 2.2), small=True)
 
 
-def _panel(name: str, axis: Axis, baseline: Group) -> LinePanel:
-    title, unit = CURVES[name]
-    lines = [
-        line
-        for group in axis.rows(baseline)
-        if (found := band(group.curves(name))) is not None
-        for line in stretches(axis.name_of(group, baseline), found, baseline=group is baseline)
-    ]
-    outputs = {group.outputs for group in (baseline, *axis.groups)}
+def _panel(name: str, axis: Axis) -> LinePanel:
+    lines: list[Line] = []
+    for label, group in axis.rows:
+        curves = [run.curves.get(name, ()) for run in group.usable]
+        finite = [[(step, value) for step, value in curve if math.isfinite(value)] for curve in curves]
+        lines += mean_lines(label, finite, baseline=group is axis.baseline)
+    outputs = {group.outputs for _, group in axis.rows}
     shared = outputs.pop() if len(outputs) == 1 else None
     levels = (("ln K", math.log(shared)),) if name in ENTROPIES and shared else ()
     limits = (0, None) if levels else (None, None)
-    return LinePanel(f"{title} ({unit})" if unit else title, tuple(lines), "step", levels=levels, limits=limits)
+    return LinePanel(CURVES[name], tuple(lines), "step", levels=levels, limits=limits)
 
 
-def stretches(label: str, curve: Band, *, baseline: bool) -> list[Line]:
-    """Return the curve as lines that break where the mean is of other runs, with a band where it is of several."""
-    counts = curve.runs
-    begins = [at for at in range(len(counts)) if at == 0 or counts[at] != counts[at - 1]]
+def mean_lines(label: str, curves: Iterable[Sequence[tuple[int, float]]], *, baseline: bool) -> list[Line]:
+    """Return the mean of one variant's curves at the steps of the longest, as lines that break where it is of others.
+
+    Around the mean of several there is a band of one sample deviation to either side. A curve that was logged or
+    thinned at other steps is interpolated, never beyond its ends. A step logged twice counts as logged last.
+    """
+    ordered = [sorted(dict(curve).items()) for curve in curves if curve]
+    points = []
+    for step, _ in max(ordered, key=len, default=[]):
+        summary = over_seeds([value for curve in ordered if (value := _value_at(curve, step)) is not None])
+        if summary is not None:
+            points.append((step, summary))
     lines: list[Line] = []
-    for begin, end in zip(begins, [*begins[1:], len(counts)], strict=True):
-        several = counts[begin] > 1
-        low, high = (curve.low[begin:end], curve.high[begin:end]) if several else ((), ())
-        lines.append(Line(label, curve.steps[begin:end], curve.mean[begin:end], low, high, baseline=baseline))
+    for count, stretch in itertools.groupby(points, key=lambda point: len(point[1].values)):
+        steps, summaries = zip(*stretch, strict=True)
+        mean = tuple(one.mean for one in summaries)
+        low, high = (
+            tuple(one.mean + side * (one.deviation or 0) for one in summaries) if count > 1 else () for side in (-1, 1)
+        )
+        lines.append(Line(label, steps, mean, low, high, baseline=baseline))
     return lines
 
 
-# --- Markdown ---------------------------------------------------------------------------------------------------------
+def _value_at(curve: Sequence[tuple[int, float]], step: int) -> float | None:
+    after = bisect_left(curve, step, key=lambda point: point[0])
+    if after == len(curve) or (after == 0 and curve[0][0] != step):
+        return None
+    (right, value), (left, before) = curve[after], curve[max(after - 1, 0)]
+    return value if right == step else before + (value - before) * (step - left) / (right - left)
+
+
+# Markdown
 
 
 def markdown_text(study: Study, figures: Iterable[str], names: Mapping[str, str]) -> str:
-    """Return `ablation.md`: the reading, a table for each axis, the figures that were drawn, and the facts."""
     drawn = set(figures)
 
     def picture(name: str, title: str) -> list[str]:
         return [f"![{escape_markdown(title)}]({FIGURES}/{name}.png)"] if name in drawn else []
 
     parts = [f"# {escape_markdown(study.result.title or study.result.name)}", _bullets(study_reading(study))]
-    parts += picture("ranking", "Largest effect of each axis on k-NN top-1")
+    parts += picture("ranking", _RANKING)
     for axis in study.axes:
         parts += [
             f"## {escape_markdown(axis.title)}",
-            markdown(axis_table(axis, study.baseline)).strip(),
-            _bullets(axis_reading(axis, study.baseline)),
+            markdown(axis_table(axis)).strip(),
+            _bullets(axis_reading(axis)),
             *picture(f"bars-{names[axis.name]}", f"k-NN top-1: {axis.name}"),
             *picture(f"curves-{names[axis.name]}", f"While training: {axis.name}"),
         ]
@@ -247,57 +229,45 @@ def _bullets(sentences: Iterable[str]) -> str:
     return "\n".join(f"- {markdown_paragraph(sentence)}" for sentence in sentences)
 
 
-# --- HTML -------------------------------------------------------------------------------------------------------------
+# HTML
 
 
-def page(study: Study, figures: Mapping[str, Drawing | None], names: Mapping[str, str]) -> str:
-    """Return the text of one self-contained HTML page. figures, names: as of `every_figure`."""
+def html_text(study: Study, figures: Mapping[str, Drawing], names: Mapping[str, str]) -> str:
+    result = study.result
 
-    def drawn(name: str, caption: str, width: int) -> list[Block]:
-        found = figures.get(name)
-        return [] if found is None else [Figure(svg(found).decode("utf-8"), f"{caption}.", caption, width)]
+    def drawn(name: str, caption: str, width: int) -> list[page.Block]:
+        if name not in figures:
+            return []
+        return [page.Figure(svg(figures[name]).decode("utf-8"), f"{caption}.", caption, width)]
 
-    sections = [
-        Section(
-            "Overview",
-            "overview",
-            blocks=(
-                Bullets(tuple(study_reading(study))),
-                *drawn("ranking", "Largest effect of each axis on k-NN top-1", _COLUMN),
-            ),
-        )
-    ]
+    overview = (page.Bullets(tuple(study_reading(study))), *drawn("ranking", _RANKING, _COLUMN))
+    sections = [page.Section("Overview", "overview", blocks=overview)]
     for axis in study.axes:
         name = names[axis.name]
-        collapsed = [group.label for group in axis.groups if collapses(group)]
-        failed = [group.label for group in axis.groups if group.failed]
-        warnings = [f"Collapsed: {', '.join(collapsed)}."] * bool(collapsed)
-        warnings += [f"With failed runs: {', '.join(failed)}."] * bool(failed)
-        blocks: list[Block] = [
-            *(Notice(text, "warning") for text in warnings),
-            Bullets(tuple(axis_reading(axis, study.baseline))),
-            axis_table(axis, study.baseline),
+        warnings = {
+            "Collapsed": ", ".join(group.label for group in axis.groups if group.collapses),
+            "With failed runs": ", ".join(group.label for group in axis.groups if group.failed),
+        }
+        blocks: tuple[page.Block, ...] = (
+            *(page.Notice(f"{what}: {labels}.", "warning") for what, labels in warnings.items() if labels),
+            page.Bullets(tuple(axis_reading(axis))),
+            axis_table(axis),
             *drawn(f"bars-{name}", f"k-NN top-1, {axis.title}", _COLUMN),
             *drawn(f"curves-{name}", f"While training, {axis.title}", _PAGE),
-        ]
-        lead = axis.title if axis.title != axis.name else ""
-        sections.append(Section(axis.name, f"axis-{name}", lead, tuple(blocks)))
-    sections.append(Section("Every run", "runs", "", (_runs(study),)))
-    if facts := study.result.facts:
-        again = (Paragraph("To run it again:"), Code(facts[COMMAND])) if COMMAND in facts else ()
-        pairs = tuple((name, value) for name, value in facts.items() if name != COMMAND)
-        sections.append(Section("How it was made", "facts", "", (*again, *((KeyValues(pairs),) if pairs else ()))))
-    title = study.result.title or study.result.name
-    return render(Document(title, tuple(sections), f"Ablation study “{study.result.name}”"))
-
-
-def _runs(study: Study) -> Folded:
-    columns = tuple(Column(title, "right" if title == "seed" else "left") for title in _RUN_COLUMNS)
+        )
+        sections.append(page.Section(axis.name, f"axis-{name}", axis.title if axis.title != axis.name else "", blocks))
+    titles = ("axis", "value", "seed", "state", "why", "folder")
+    columns = tuple(Column(title, "right" if title == "seed" else "left") for title in titles)
     rows = tuple(
         TableRow((run.variant.axis, run.variant.label, str(run.seed), run.state, run.diagnosis, run.folder))
-        for run in study.result.runs
+        for run in result.runs
     )
-    return Folded(f"{len(rows)} runs", (Table(columns, (Rows(rows),)),))
-
-
-_RUN_COLUMNS = ("axis", "value", "seed", "state", "why", "folder")
+    runs = page.Folded(f"{len(rows)} runs", (Table(columns, (Section(rows),)),))
+    sections.append(page.Section("Every run", "runs", "", (runs,)))
+    if result.facts:
+        command = [text for name, text in result.facts.items() if name == COMMAND]
+        again = [block for text in command for block in (page.Paragraph("To run it again:"), page.Code(text))]
+        pairs = tuple((name, value) for name, value in result.facts.items() if name != COMMAND)
+        facts = (*again, page.KeyValues(pairs)) if pairs else (*again,)
+        sections.append(page.Section("How it was made", "facts", "", facts))
+    return page.render(page.Document(result.title or result.name, tuple(sections), f"Ablation study “{result.name}”"))

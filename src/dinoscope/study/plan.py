@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -14,21 +15,15 @@ import torch
 
 from dinoscope.config import to_dict
 from dinoscope.data.sources import ImageSource, counted
-from dinoscope.errors import UserError
+from dinoscope.errors import UserError, located, lookup
 from dinoscope.methods import METHODS
-from dinoscope.recipes import CPU_BACKBONES, small_run, with_epochs
-from dinoscope.study.definition import (
-    BASELINE,
-    StudyDefinition,
-    Variant,
-    label_of,
-    plain,
-    resolve,
-    setting_names,
-    slug,
-)
+from dinoscope.recipes import small_run, with_epochs
+from dinoscope.study import definition
+from dinoscope.study.definition import BASELINE, Axis, StudyDefinition, Variant, label_of, plain, slug
 from dinoscope.study.state import RunState, run_state
 from dinoscope.system import pick_device
+from dinoscope.tables import Column, Section, Table, TableRow
+from dinoscope.text import duration
 from dinoscope.training.config import RunConfig, check, total_steps
 from dinoscope.training.run_folder import RunFolder
 from dinoscope.training.start import begun_images, scanned_images
@@ -37,53 +32,39 @@ from dinoscope.training.trainer import Trainer
 PROBE_STEPS = 3
 """Optimiser steps that are timed, after a first one that warms up."""
 
-Progress = Callable[[int, int], None]
-
-
-# Ablations
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One variant with one seed, and the run that answers it; its folder is `config.out`."""
-
-    variant: Variant
-    seed: int
-    config: RunConfig
-
 
 @dataclass(frozen=True)
 class PlannedStudy:
-    """Every cell of a study, the baseline's first, and the runs that they need.
+    """Every variant of a study with each seed, and the settings of its run; the baseline's first.
 
-    A value that is the baseline's own has no cell: it would count one training twice. Two axes that have a variant in
+    A value that is the baseline's own is left out: it would count one training twice. Two axes that have a variant in
     common share its run.
 
     baseline: called after its own value if the study has a single axis that lists it, else "baseline".
+    axes: name, as variants have it -> title.
     baseline_values: name of an axis -> the baseline as a value of it.
     """
 
     definition: StudyDefinition
     baseline: Variant
-    cells: tuple[Cell, ...]
+    runs: tuple[tuple[Variant, RunConfig], ...]
     axes: Mapping[str, str]
     baseline_values: Mapping[str, Variant]
 
     @property
     def configs(self) -> tuple[RunConfig, ...]:
         """Settings of each run, once: for each seed the baseline, then the variants."""
-        return tuple({cell.config.out: cell.config for cell in self.cells}.values())
+        return tuple({config.out: config for _, config in self.runs}.values())
 
     @property
     def idle_axes(self) -> tuple[str, ...]:
         """Axes without runs: no value of them differs from the baseline's."""
-        varied = {cell.variant.axis for cell in self.cells}
+        varied = {variant.axis for variant, _ in self.runs}
         return tuple(name for name in self.axes if name not in varied)
 
     @property
     def baseline_runs(self) -> frozenset[str]:
-        """Names of the baseline's run folders."""
-        return frozenset(cell.config.out.name for cell in self.cells if cell.variant.axis == BASELINE.axis)
+        return frozenset(config.out.name for variant, config in self.runs if variant.axis == BASELINE.axis)
 
 
 def plan_study(
@@ -94,52 +75,47 @@ def plan_study(
     epochs: float | None = None,
     placed: Callable[[RunConfig], RunConfig] = lambda config: config,
 ) -> PlannedStudy:
-    """Return all cells, in the order in which they should be run: insight comes early.
+    """Return all runs, in the order in which they should be run: insight comes early.
 
-    Args:
-        study: what is varied.
-        data: folder of images.
-        out: folder of the study; runs go to OUT/runs/AXIS-LABEL-sSEED and OUT/runs/baseline-sSEED.
-        epochs: instead of each run's, with shorter warm-ups; not for a study that varies them.
-        placed: adds device and threads.
+    Runs go to OUT/runs/AXIS-LABEL-sSEED and OUT/runs/baseline-sSEED. epochs: instead of each run's, with shorter
+    warm-ups; not for a study that varies them. placed: adds device and threads.
 
     Raises UserError as `resolve` does, if two variants would share a folder, or if all values are the baseline's own.
     """
-    resolved = resolve(study, data, out)
-    variants = [(BASELINE, resolved.baseline), *resolved.variants]
+    variants = definition.resolve(study, data, out)
     if epochs is not None and len({config.epochs for _, config in variants}) > 1:
         raise UserError(f"{study.place} varies the epochs: --epochs would undo that")
-    cells: list[Cell] = []
+    runs: list[tuple[Variant, RunConfig]] = []
+    own: dict[str, None] = {}  # labels of values that are the baseline's own
     folders: dict[str, Path] = {}  # settings -> folder
     owners: dict[Path, str] = {}
+    baseline_key = ""
     for seed in study.seeds:
         for variant, config in variants:
             wanted = placed(replace(with_epochs(config, epochs), seed=seed))
             key = json.dumps(to_dict(replace(wanted, out=Path())), sort_keys=True)
+            if variant is BASELINE:
+                baseline_key = key
+            elif key == baseline_key:
+                own[variant.label] = None
+                continue
             folder = folders.setdefault(key, _run_folder(out, variant, seed))
             if owners.setdefault(folder, key) != key:
                 raise UserError(
                     f"{study.place}: two variants would share the folder {folder.name}, one of them "
                     f"{variant.axis} = {variant.label}: give one another label"
                 )
-            cells.append(Cell(variant, seed, replace(wanted, out=folder)))
-    present = setting_names(resolved.baseline)  # as the study has them: --epochs shortens what is written in its values
-    values = {axis.name: own_value(axis.name, axis.variants, present) for axis in study.axes}
-    return _without_the_baselines_own(PlannedStudy(study, BASELINE, tuple(cells), resolved.axes, values))
-
-
-def _without_the_baselines_own(plan: PlannedStudy) -> PlannedStudy:
-    folders = {cell.config.out for cell in plan.cells if cell.variant is BASELINE}
-    own = [cell.variant.label for cell in plan.cells if cell.variant is not BASELINE and cell.config.out in folders]
-    baseline = replace(BASELINE, label=own[0]) if own and len(plan.axes) == 1 else BASELINE
-    cells = [cell for cell in plan.cells if cell.variant is BASELINE or cell.config.out not in folders]
-    if all(cell.variant is BASELINE for cell in cells):
-        labels = ", ".join(dict.fromkeys(own))
+            runs.append((variant, replace(wanted, out=folder)))
+    if all(variant is BASELINE for variant, _ in runs):
         raise UserError(
-            f"{plan.definition.place}: every value is the baseline's own ({labels}), so there is nothing to vary"
+            f"{study.place}: every value is the baseline's own ({', '.join(own)}), so there is nothing to vary"
         )
-    named = tuple(replace(cell, variant=baseline) if cell.variant is BASELINE else cell for cell in cells)
-    return replace(plan, baseline=baseline, cells=named)
+    axes = definition.axis_titles(study)
+    baseline = replace(BASELINE, label=next(iter(own))) if own and len(axes) == 1 else BASELINE
+    named = tuple((baseline if variant is BASELINE else variant, config) for variant, config in runs)
+    present = definition.setting_names(variants[0][1])  # as the study has them: --epochs shortens what its values say
+    values = {axis.name: _own_value(axis, present) for axis in study.axes}
+    return PlannedStudy(study, baseline, named, axes, values)
 
 
 def _run_folder(out: Path, variant: Variant, seed: int) -> Path:
@@ -150,69 +126,53 @@ def _run_folder(out: Path, variant: Variant, seed: int) -> Path:
     return out / "runs" / "-".join(filter(None, (slug(variant.axis), slug(variant.label), f"s{seed}")))
 
 
-def own_value(axis: str, variants: Sequence[Variant], present: Mapping[str, Any]) -> Variant:
+def _own_value(axis: Axis, present: Mapping[str, Any]) -> Variant:
     """Return the baseline as a value of an axis.
 
     Its label is that of the value which changes nothing; else the baseline's value of the one setting that is varied;
-    and "" if neither makes sense.
-
-    Args:
-        axis: its name.
-        variants: its values, the baseline's own among them or not.
-        present: dotted name -> value of every setting of the baseline.
+    and "" if neither makes sense. present: dotted name -> value of every setting of the baseline.
     """
-    names = dict.fromkeys(name for variant in variants for name in variant.settings)
-    settings = {name: present[name] for name in names}
-    same = [one.label for one in variants if all(plain(v) == plain(present[n]) for n, v in one.settings.items())]
-    if same:
-        return Variant(axis, same[0], settings)
-    values = list(settings.values())
-    return Variant(axis, label_of(values[0]) if len(values) == 1 and values[0] is not None else "", settings)
+    settings = {name: present[name] for variant in axis.variants for name in variant.settings}
+    for variant in axis.variants:
+        if all(plain(value) == plain(present[name]) for name, value in variant.settings.items()):
+            return Variant(axis.name, variant.label, settings)
+    (first, *others) = settings.values()
+    return Variant(axis.name, "" if others or first is None else label_of(first), settings)
 
 
-# The method comparison
+# Comparisons of methods
 
 
-def small_comparison(
-    data: Path,
-    out: Path,
-    *,
-    views: str = "two_views_32",
-    methods: Sequence[str] = (),
-    backbones: Sequence[str] = (),
-    epochs: float | None = None,
-    seeds: Sequence[int] = (0,),
-) -> list[RunConfig]:
+def named_comparisons() -> dict[str, str]:
+    """Return name -> title of every comparison of methods in `studies/`."""
+    return {name: values["title"] for name, values in definition.study_files().items() if "backbones" in values}
+
+
+def plan_comparison(name: str, data: Path, out: Path, *, epochs: float | None = None, **given: Any) -> list[RunConfig]:
     """Return one run of every method with every backbone and seed, in OUT/runs/METHOD-BACKBONE-sSEED.
 
     Ordered so that insight comes early: all methods with the first backbone and seed, then the next backbone, and
     only then the next seed.
 
-    Args:
-        data: folder of images.
-        out: folder of the study.
-        views: name of a preset: what the self-supervised methods see of an image.
-        methods: names; none takes all of `METHODS`.
-        backbones: names; none takes `CPU_BACKBONES`.
-        epochs: instead of the recipe's; a warm-up is shortened in proportion if this is less.
-        seeds: each gives a run of its own.
+    epochs: instead of the recipe's; a warm-up is shortened in proportion if this is less.
+    given: methods, backbones, views and seeds, instead of those of the file if they are not empty.
 
     Raises UserError for an unknown name (the nearest are offered), or one that is given twice.
     """
-    methods, backbones = tuple(methods or METHODS), tuple(backbones or CPU_BACKBONES)
-    for option, values in (("--methods", methods), ("--backbones", backbones), ("--seeds", tuple(seeds))):
-        twice = [value for value in dict.fromkeys(values) if values.count(value) > 1]
-        if twice:
-            raise UserError(f"{option} names {twice[0]} twice")
-    return [
-        with_epochs(
-            replace(small_run(method, backbone, views, data, out / "runs" / f"{method}-{backbone}-s{seed}"), seed=seed),
-            epochs,
-        )
-        for seed in seeds
-        for backbone in backbones
-        for method in methods
-    ]
+    lookup("study", name, named_comparisons())
+    values = definition.study_files()[name] | {key: value for key, value in given.items() if value}
+    methods = METHODS if values["methods"] == "all" else values["methods"]
+    chosen = {"seeds": values["seeds"], "backbones": values["backbones"], "methods": list(methods)}
+    for option, names in chosen.items():
+        twice = next((one for one in names if list(names).count(one) > 1), None)
+        if twice is not None:
+            raise UserError(f"--{option} names {twice} twice")
+    configs: list[RunConfig] = []
+    for seed, backbone, method in itertools.product(*chosen.values()):
+        folder = out / "runs" / f"{method}-{backbone}-s{seed}"
+        config = small_run(method, backbone, values["views"], data, folder)
+        configs.append(with_epochs(replace(config, seed=seed), epochs))
+    return configs
 
 
 # Checks before the start
@@ -229,67 +189,78 @@ class PlannedRun:
 
     @property
     def steps_left(self) -> int:
-        """Optimiser steps still to be made."""
         return 0 if self.state.name == "finished" else self.steps - self.state.steps
 
 
-def plan_runs(configs: Sequence[RunConfig], progress: Progress = lambda done, total: None) -> list[PlannedRun]:
-    """Check every run against its images, its labels and its folder, so that nothing fails for that after hours.
-
-    progress: told of the check of the image files (done, total).
-
-    Raises UserError naming the run and what is wrong with it.
-    """
+def plan_runs(
+    configs: Sequence[RunConfig], progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[PlannedRun]:
+    """Check every run against its images, labels and folder before hours are spent. Raises UserError naming it."""
     scanned: dict[tuple[object, ...], ImageSource] = {}
     fingerprints: dict[tuple[object, ...], str] = {}
     planned: list[PlannedRun] = []
     for config in configs:
         part = config.data, config.fraction, config.scan, config.max_unreadable
-        try:
+        with located(f"run {config.out.name}"):
             if part not in scanned:
                 scanned[part], _, _ = scanned_images(config, progress)
             images = scanned[part]
             check(config, len(images), 1, len(images.classes), counted(images.passed_over))
-        except UserError as error:
-            raise UserError(f"run {config.out.name}: {error}") from error
         state = run_state(config)
         if state.fingerprint is not None:
             if part not in fingerprints:
                 fingerprints[part] = images.fingerprint()
             if state.fingerprint != fingerprints[part]:
-                images = _as_begun(config, state.fingerprint)
+                # files may have become readable since it began, or have been counted by other rules
+                images = begun_images(config, RunFolder(config.out), state.fingerprint)
+                if images.fingerprint() != state.fingerprint:
+                    raise UserError(
+                        f"{config.out} was trained on other images than {config.data} holds now: give the same --data, "
+                        "or another --out"
+                    )
         planned.append(PlannedRun(config, images, total_steps(config, len(images)), state))
     return planned
 
 
-def _as_begun(config: RunConfig, fingerprint: str) -> ImageSource:
-    """Return the images that a run began with: files may have become readable, or have been counted by other rules."""
-    images = begun_images(config, RunFolder(config.out), fingerprint)
-    if images.fingerprint() == fingerprint:
-        return images
-    raise UserError(
-        f"{config.out} was trained on other images than {config.data} holds now: give the same --data, or another --out"
-    )
-
-
-def seconds_per_step(run: PlannedRun, steps: int = PROBE_STEPS) -> float:
-    """Time a few real optimiser steps of this run in this process; nothing is written.
-
-    Views are made, and waited for, as in training. Evaluations and start-up are not counted.
-    """
+def seconds_per_step(run: PlannedRun) -> float:
+    """Time a few real optimiser steps in this process, views included; nothing is written."""
     config = run.config
     per_epoch = len(run.images) // config.batch_size
-    longer = replace(config, epochs=max(config.epochs, math.ceil((steps + 1) / per_epoch)))
-    device, threads = pick_device(config.device), torch.get_num_threads()
+    longer = replace(config, epochs=max(config.epochs, math.ceil((PROBE_STEPS + 1) / per_epoch)))
+    threads = torch.get_num_threads()
     if config.threads:
         torch.set_num_threads(config.threads)
     try:
-        trainer = Trainer(longer, run.images, device)
+        trainer = Trainer(longer, run.images, pick_device(config.device))
         batches = trainer.batches()
         trainer.make_step(next(batches))
         begin = time.perf_counter()
-        for _ in range(steps):
+        for _ in range(PROBE_STEPS):
             trainer.make_step(next(batches))  # its loss goes to the CPU: on a GPU, the clock sees finished work
-        return (time.perf_counter() - begin) / steps
+        return (time.perf_counter() - begin) / PROBE_STEPS
     finally:
         torch.set_num_threads(threads)
+
+
+def plan_table(runs: Sequence[PlannedRun], jobs: int, progress: Callable[[int, int], None]) -> Table:
+    """Return the runs with the time that they may take; those that differ in their seed are timed once."""
+    known: dict[str, float] = {}
+    rows: list[TableRow] = []
+    total = 0.0
+    for number, run in enumerate(runs):
+        progress(number, len(runs))
+        key = repr(to_dict(replace(run.config, seed=0, out=Path())))
+        if run.steps_left and key not in known:
+            known[key] = seconds_per_step(run)
+        seconds = known.get(key, 0.0) * run.steps_left
+        total += seconds
+        state = "finished before" if run.state.name == "finished" else run.state.name
+        counts = f"{len(run.images)}", f"{run.config.epochs:g}", f"{run.steps_left}"
+        rows.append(TableRow((run.config.out.name, state, *counts, duration(seconds, coarse=True))))
+    text = f"together about {duration(total, coarse=True)}, one after the other"
+    if jobs > 1:
+        text += f"; {jobs} at once take {duration(total / jobs, coarse=True)} at best, less where they share cores"
+    numbers = (Column(title, "right") for title in ("images", "epochs", "steps left", "time, about"))
+    remark = f"{text}. Evaluations and start-up are not counted. Nothing was started."
+    columns = (Column("run"), Column("state"), *numbers)
+    return Table(columns, (Section(tuple(rows)),), "runs, in this order", remarks=(remark,))

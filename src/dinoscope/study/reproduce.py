@@ -8,9 +8,9 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,141 +18,83 @@ from dinoscope import __version__
 from dinoscope.config import to_dict
 from dinoscope.data.benchmarks import find_davis, find_masked_images
 from dinoscope.data.sources import ImageFolder, evenly, find_images, find_split
-from dinoscope.errors import UserError
+from dinoscope.errors import UserError, lookup
+from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation import davis as davis_evaluation
-from dinoscope.evaluation import knn as knn_evaluation
-from dinoscope.evaluation import linear as linear_evaluation
-from dinoscope.evaluation.base import Context, require_known_classes
-from dinoscope.evaluation.davis import DavisConfig, propagated, propagation_protocol, score_masks
+from dinoscope.evaluation import voc as voc_evaluation
+from dinoscope.evaluation.base import Context, Data, require_known_classes
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.evaluation.linear import LinearConfig
-from dinoscope.evaluation.propagation import PropagationConfig
 from dinoscope.evaluation.results import keep_as, kept
-from dinoscope.evaluation.voc import PUBLISHED_MASS, PUBLISHED_SIDE, VocConfig, measure_voc
-from dinoscope.features import ExtractConfig, default_crop_fraction, extract
-from dinoscope.model_names import Model, Watch, folder_names, unwatched
+from dinoscope.evaluation.voc import PUBLISHED_SIDE, measure_voc
+from dinoscope.features import default_crop_fraction, extract
+from dinoscope.files import claim
+from dinoscope.model_names import Model, Watch, folder_names, random_backbone
+from dinoscope.study import targets as published
+from dinoscope.study.definition import study_files
 from dinoscope.study.run import execute
-from dinoscope.study.targets import (
-    MASSES,
-    Figure,
-    K,
-    Target,
-    Weights,
-    davis_targets,
-    imagenet_targets,
-    unreleased,
-    voc_targets,
-)
+from dinoscope.study.targets import MASSES, K, Target
 from dinoscope.system import machine
 from dinoscope.tables import Column, Section, Table, TableRow
-from dinoscope.text import ABSENT, duration
+from dinoscope.text import ABSENT, duration, figure
 from dinoscope.types import Result
 
 IMAGE_SIZE = 224
 CLASSES, TRAIN_IMAGES, VAL_IMAGES = 1000, 1_281_167, 50_000
 """Of ImageNet-1k (ILSVRC 2012)."""
-
-VOC_IMAGES = 1449
-"""Of the validation images of the segmentation task of PASCAL VOC 2012."""
-
-SEQUENCES = 30
-"""In the list of DAVIS 2017 val."""
-
 LINEAR, LINEAR_REFERENCE = "linear", "linear-reference"
-PROBES: dict[Literal["fast", "reference", "none"], str | None] = {
-    "fast": LINEAR,
-    "reference": LINEAR_REFERENCE,
-    "none": None,
-}
+PROBES = {"fast": LINEAR, "reference": LINEAR_REFERENCE, "none": None}
 """What --linear chooses -> the name that the result is kept under."""
-
 PROBED_IMAGES, PROBED_MASKS, PROBED_FRAMES = 32, 4, 5
 """For the estimate of a time."""
-
 SETTINGS = "reproduction"
 """Entry of a kept protocol: what a later start must ask for to take the result up."""
-
 SCRATCH = "features"
 """Folder next to evaluations/ of what is computed for a result; deleted when that is kept."""
-
 FILES = ("reproduce.md", "reproduce.csv", "reproduce.json")
-CSV_HEADER = (
-    "model",
-    "figure",
-    "measured",
-    "published",
-    "difference",
-    "source",
-    "evaluation",
-    "seconds",
-    "weights",
-    "notes",
-)
-FAILED = "failed"
 NOT_COMPARABLE = "Not comparable with the published figures"
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a user may choose for any table.
+class Measuring:
+    """How a table is measured.
 
-    image_size: side at which networks see images, in pixels; None is the published one.
-    batch_size: images at a time; None is the evaluation's own. workers: of the loader; -1 chooses. Neither changes a
-        figure.
-    watch: hears of the progress.
-    """
-
-    image_size: int | None = None
-    device: torch.device = torch.device("cpu")  # noqa: RUF009 (immutable)
-    batch_size: int | None = None
-    workers: int = -1
-    watch: Watch = unwatched
-
-
-@dataclass(frozen=True)
-class Bench:
-    """The data of a table, and how a model is measured on it.
-
+    data, context, configs: of the evaluations; configs by the name under which a result is kept, after which the
+        evaluation is called up to the first hyphen.
     amount: images or frames, for a person. cautions: why figures are not comparable with the published ones.
     remarks: the protocol, and where it is not the paper's.
     settings: evaluation -> all that decides a figure but the weights, as plain values.
-    measure: evaluation, model, watch, a folder for what a start that is broken off leaves to the next one -> result.
     seconds: evaluation, model -> roughly how long that takes, from a short probe on the same data.
     """
 
+    data: Data
+    context: Context
+    configs: Mapping[str, Any]
     amount: str
-    cautions: tuple[str, ...]
-    remarks: tuple[str, ...]
+    cautions: Sequence[str]
+    remarks: Sequence[str]
     settings: Callable[[str], Mapping[str, Any]]
-    measure: Callable[[str, Model, Watch, Path], Result]
     seconds: Callable[[str, Model], float]
 
 
 @dataclass(frozen=True)
-class PublishedTable:
-    """A table that can be run again.
+class Reproduction:
+    """A table to be run again, or that was: its models hold what was measured. missing: rows without weights."""
 
-    targets: from what --models names, and the name of the probe. bench: from data, options and that name; raises
-        UserError, before anything heavy, if the data are laid out otherwise.
-    missing: rows of the paper without released weights, in words.
-    """
-
+    name: str
     title: str
-    targets: Callable[[Sequence[str], str | None], tuple[Target, ...]]
-    bench: Callable[[Path, Options, str | None], Bench]
-    missing: Callable[[], str]
+    measuring: Measuring
+    targets: Sequence[Target]
+    missing: str
 
 
 # ImageNet
 
 
-def imagenet_bench(data: Path, options: Options, linear: str | None = LINEAR) -> Bench:
-    """Return k-NN and linear probes on ImageNet, as in DINO's Table 2; DATA/train/CLASS/... and DATA/val/CLASS/...
-
-    Raises UserError if a split or its class folders are missing, or classes differ between them.
-    """
+def imagenet(data: Path, context: Context, linear: str | None) -> Measuring:
+    """Return k-NN and linear probes on ImageNet (DINO's Table 2). Raises UserError for another layout or classes."""
     roots = {name: find_split(data, name) for name in ("train", "val")}
     absent = [name for name, root in roots.items() if root is None]
     if absent:
@@ -160,47 +102,53 @@ def imagenet_bench(data: Path, options: Options, linear: str | None = LINEAR) ->
             f"{data} has no folder {' and no folder '.join(absent)}: expected is ImageNet as train/CLASS/*.JPEG "
             "and val/CLASS/*.JPEG, with the same names of classes in both"
         )
-    train, val = (_listed(root.resolve(), options.watch) for root in roots.values() if root is not None)
+    train, val = (_listed(root.resolve(), context.watch) for root in roots.values() if root is not None)
     require_known_classes(train, val)
     if len(train) < K:
         raise UserError(f"{train.root}: {len(train)} images, and {K} neighbours are to vote")
-    size = options.image_size or IMAGE_SIZE
-    config = ExtractConfig(options.device, options.batch_size or 64, options.workers, size)
+    size = context.image_size or IMAGE_SIZE
+    context = replace(context, image_size=size)
 
     @functools.cache
     def images() -> dict[str, str]:
         prints = {"train_images": train.fingerprint(), "val_images": val.fingerprint()}
         return {"train": str(train.root), "val": str(val.root), **prints}
 
-    def measure(evaluation: str, model: Model, watch: Watch, scratch: Path) -> Result:
-        context = Context(
-            options.device,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            image_size=size,
-            place=scratch,  # gigabytes for each model: kept until it is measured
-            watch=watch,
-        )
-        if evaluation == "knn":
-            return next(knn_evaluation.run([model], (train, val), KNNConfig(), context))
-        probe = LinearConfig("fast" if evaluation == LINEAR else "reference")
-        return next(linear_evaluation.run([model], (train, val), probe, context))
-
     def seconds(evaluation: str, model: Model) -> float:
         """Time the features of a few images, read by this process; votes and training of a probe come on top."""
-        probing = replace(config, feature="image" if evaluation == "knn" else "linear", workers=0)
+        probing = replace(context, workers=0).extraction("image" if evaluation == "knn" else "linear")
         few = train.subset(evenly(len(train), PROBED_IMAGES))
         extract(model.backbone, few.subset([0]), probing)  # the first forward is slow
         each = _seconds_of(lambda: extract(model.backbone, few, probing)) / len(few)
         passes = LinearConfig.epochs if evaluation == LINEAR_REFERENCE else 1
         return each * (passes * len(train) + len(val))
 
-    return Bench(
+    counts = (len(train.classes), len(train), len(val))
+    cautions = {
+        f"not ImageNet-1k: {counts[0]:,} classes, {counts[1]:,} training and {counts[2]:,} validation images instead "
+        f"of {CLASSES:,}, {TRAIN_IMAGES:,} and {VAL_IMAGES:,}": counts != (CLASSES, TRAIN_IMAGES, VAL_IMAGES),
+        f"images of {size} px instead of {IMAGE_SIZE}": size != IMAGE_SIZE,
+    }
+    short = round(size / default_crop_fraction(size))
+    protocols = {
+        "knn": f"k-NN: features of the last class token (ResNet: pooled), all training images, weights "
+        f"exp(cosine / {KNNConfig.temperature:g}), short side {short} px (bicubic), centre {size} px, fp32; as in the "
+        "paper",
+        LINEAR: "linear: the fast protocol. Features are extracted once, without augmentation, and standardised; the "
+        f"learning rate is chosen on held-out training images; last of {LinearConfig.epochs} epochs. The papers train "
+        "on augmented images (--linear reference) and sweep by figures of their own",
+        LINEAR_REFERENCE: f"linear: DINO's protocol, {LinearConfig.epochs} epochs of crops and flips; the figure is "
+        "the last epoch's, not the best one's on the validation images. Other papers than DINO's sweep settings of "
+        "their own",
+    }
+    return Measuring(
+        (train, val),
+        context,
+        {"knn": KNNConfig(), LINEAR: LinearConfig("fast"), LINEAR_REFERENCE: LinearConfig("reference")},
         f"{len(train):,} training and {len(val):,} validation images",
-        _imagenet_cautions(train, val, size),
-        _imagenet_remarks(size, linear),
+        _true(cautions),
+        [text for name, text in protocols.items() if name in ("knn", linear)],
         lambda evaluation: {**images(), "evaluation": evaluation, "image_size": size, "precision": "fp32"},
-        measure,
         seconds,
     )
 
@@ -210,52 +158,17 @@ def _listed(root: Path, watch: Watch) -> ImageFolder:
         return find_images(root, labelled=True, progress=progress)
 
 
-def _imagenet_cautions(train: ImageFolder, val: ImageFolder, size: int) -> tuple[str, ...]:
-    cautions: list[str] = []
-    counts = (len(train.classes), len(train), len(val))
-    if counts != (CLASSES, TRAIN_IMAGES, VAL_IMAGES):
-        cautions.append(
-            f"not ImageNet-1k: {counts[0]:,} classes, {counts[1]:,} training and {counts[2]:,} validation images "
-            f"instead of {CLASSES:,}, {TRAIN_IMAGES:,} and {VAL_IMAGES:,}"
-        )
-    if size != IMAGE_SIZE:
-        cautions.append(f"images of {size} px instead of {IMAGE_SIZE}")
-    return tuple(cautions)
-
-
-def _imagenet_remarks(size: int, linear: str | None) -> tuple[str, ...]:
-    short = round(size / default_crop_fraction(size))
-    remarks = [
-        f"k-NN: features of the last class token (ResNet: pooled), all training images, weights "
-        f"exp(cosine / {KNNConfig.temperature:g}), short side {short} px (bicubic), centre {size} px, "
-        "fp32; as in the paper"
-    ]
-    if linear == LINEAR:
-        remarks.append(
-            f"linear: the fast protocol. Features are extracted once, without augmentation, and standardised; the "
-            f"learning rate is chosen on held-out training images; last of {LinearConfig.epochs} epochs. The "
-            "papers train on augmented images (--linear reference) and sweep by figures of their own"
-        )
-    elif linear == LINEAR_REFERENCE:
-        remarks.append(
-            f"linear: DINO's protocol, {LinearConfig.epochs} epochs of crops and flips; the figure is the "
-            "last epoch's, not the best one's on the validation images. Other papers than DINO's sweep settings of "
-            "their own"
-        )
-    return tuple(remarks)
+def _true(statements: Mapping[str, bool]) -> list[str]:
+    return [text for text, holds in statements.items() if holds]
 
 
 # PASCAL VOC
 
 
-def voc_bench(data: Path, options: Options) -> Bench:
-    """Return the Jaccard of attention masks on VOC 2012 val, as in the table of DINO's Fig. 4.
-
-    Raises UserError if the layout is another, or a list or all masks are missing.
-    """
-    images, square = find_masked_images(data.resolve()), options.image_size or PUBLISHED_SIDE
-    config = VocConfig(protocol="published", mass=PUBLISHED_MASS, masses=(MASSES[1],), square=square)
-    context = Context(options.device, batch_size=options.batch_size)
+def voc(data: Path, context: Context, _: str | None = None) -> Measuring:
+    """Return the Jaccard of attention masks on VOC 2012 val (DINO's Fig. 4). Raises UserError for another layout."""
+    images, square = find_masked_images(data.resolve()), context.image_size or PUBLISHED_SIDE
+    config = voc_evaluation.VocConfig(protocol="published", mass=MASSES[0], masses=(MASSES[1],), square=square)
 
     @functools.cache
     def files() -> str:
@@ -265,83 +178,64 @@ def voc_bench(data: Path, options: Options) -> Bench:
             digest.update(f"{name}\0{sizes}\0".encode())
         return digest.hexdigest()
 
-    def measure(evaluation: str, model: Model, watch: Watch, scratch: Path) -> Result:
-        with watch("attention masks") as progress:
-            return measure_voc([model], images, config, progress, context=context)[0][0]
-
     def seconds(evaluation: str, model: Model) -> float:
         few = images.subset(PROBED_MASKS)
         measure_voc([model], few.subset(1), config, context=context)  # the first forward is slow
         return _seconds_of(lambda: measure_voc([model], few, config, context=context)) / len(few) * len(images)
 
-    cautions: list[str] = []
-    if len(images) != VOC_IMAGES:
-        cautions.append(f"not VOC 2012 val: {len(images):,} images with masks instead of {VOC_IMAGES:,}")
-    if square != PUBLISHED_SIDE:
-        cautions.append(f"squares of {square} px instead of {PUBLISHED_SIDE}")
+    wanted = voc_evaluation.ALL_VAL
+    cautions = {
+        f"not VOC 2012 val: {len(images):,} images with masks instead of {wanted:,}": len(images) != wanted,
+        f"squares of {square} px instead of {PUBLISHED_SIDE}": square != PUBLISHED_SIDE,
+    }
     remarks = (
-        f"Jaccard: image and mask at {square} x {square} px, attention of the class token in the last "
-        "block, the smallest mask that holds so much of it, of each class of an image the head that fits best by "
-        "the ground truth, mean over the classes of an image, then over images; void counts as not of the class",
+        f"Jaccard: image and mask at {square} x {square} px, attention of the class token in the last block, the "
+        "smallest mask that holds so much of it, of each class of an image the head that fits the ground truth best, "
+        "mean over the classes of an image, then over images; void counts as not of the class",
         "The paper's text says 60 % of the attention, the public script of Naseer et al. takes 90 %: both are here",
         "`dinoscope voc` also measures without choosing by the ground truth, and with intervals",
     )
-    return Bench(
-        f"{len(images):,} images",
-        tuple(cautions),
-        remarks,
-        lambda evaluation: {
-            "data": str(images.root),
-            "images": files(),
-            "evaluation": evaluation,
-            "square": square,
-        },
-        measure,
-        seconds,
-    )
+
+    def settings(evaluation: str) -> dict[str, Any]:
+        return {"data": str(images.root), "images": files(), "evaluation": evaluation, "square": square}
+
+    amount = f"{len(images):,} images"
+    return Measuring(data.resolve(), context, {"voc": config}, amount, _true(cautions), remarks, settings, seconds)
 
 
 # DAVIS
 
 
-def davis_bench(data: Path, options: Options) -> Bench:
-    """Return video object segmentation on DAVIS 2017 val, as in DINO's Table 5.
-
-    Raises UserError as `find_davis` does, also if a sequence of the list is missing.
-    """
-    davis, usual = find_davis(data.resolve(), 2017), DavisConfig()
-    config = usual if options.image_size is None else replace(usual, size=options.image_size)
-    sequences, frames = davis.sequences, sum(map(len, davis.sequences))
+def davis(data: Path, context: Context, _: str | None = None) -> Measuring:
+    """Return video object segmentation on DAVIS 2017 val (DINO's Table 5). Raises UserError as `find_davis` does."""
+    found, config = find_davis(data.resolve(), 2017), davis_evaluation.DavisConfig()
+    if context.image_size is not None:
+        config = replace(config, size=context.image_size)
+    sequences, frames = found.sequences, sum(map(len, found.sequences))
 
     @functools.cache
-    def settings(evaluation: str) -> Mapping[str, Any]:
+    def settings(_: str) -> Mapping[str, Any]:
         return {
-            "data": str(davis.root),
+            "data": str(found.root),
             "sequences": [sequence.name for sequence in sequences],
             "frames": [sequence.fingerprint() for sequence in sequences],
-            **propagation_protocol(config),
+            **davis_evaluation.propagation_protocol(config),
         }
-
-    def measure(evaluation: str, model: Model, watch: Watch, scratch: Path) -> Result:
-        context = Context(options.device, watch=watch)
-        model = replace(model, keeps_results=False)  # the reproduction keeps it
-        return next(davis_evaluation.run([model], data.resolve(), config, context))
 
     def seconds(evaluation: str, model: Model) -> float:
         """Time the first frames of the first sequence; later ones are compared with more frames."""
         if not sequences:
-            raise UserError(f"{davis.root}: no sequence to measure on")
+            raise UserError(f"{found.root}: no sequence to measure on")
         first = sequences[0].limited(min(PROBED_FRAMES, len(sequences[0])))
-        follow = propagated(model, config, options.device)
-        return _seconds_of(lambda: score_masks(first, follow)) / len(first) * frames
+        follow = davis_evaluation.propagated(model, config, context.device)
+        return _seconds_of(lambda: davis_evaluation.score_masks(first, follow)) / len(first) * frames
 
-    cautions: list[str] = []
-    if len(sequences) != SEQUENCES:
-        cautions.append(f"not DAVIS 2017 val: {len(sequences)} sequences instead of {SEQUENCES}")
-    if davis.resolution != "480p":
-        cautions.append(f"frames at {davis.resolution} instead of 480p")
-    if config.size != PropagationConfig.size:
-        cautions.append(f"short side {config.size} px instead of {PropagationConfig.size}")
+    wanted, side = davis_evaluation.ALL_VAL, davis_evaluation.DavisConfig.size
+    cautions = {
+        f"not DAVIS 2017 val: {len(sequences)} sequences instead of {wanted}": len(sequences) != wanted,
+        f"frames at {found.resolution} instead of 480p": found.resolution != "480p",
+        f"short side {config.size} px instead of {side}": config.size != side,
+    }
     remarks = (
         f"J and F: short side {config.size} px, first and {config.context} previous frames, radius "
         f"{config.radius}, top {config.top_k}, temperature {config.temperature:g}; scored as by the official "
@@ -350,33 +244,41 @@ def davis_bench(data: Path, options: Options) -> Bench:
         "divides by 0.228), so that small differences are to be expected",
     )
     amount = f"{frames:,} frames of {len(sequences)} sequences"
-    return Bench(amount, tuple(cautions), remarks, settings, measure, seconds)
+    configs = {"davis-2017": config}
+    return Measuring(data.resolve(), context, configs, amount, _true(cautions), remarks, settings, seconds)
 
 
 TABLES = {
-    "imagenet-table": PublishedTable(
-        "ImageNet top-1 in % of frozen features, after DINO's Table 2", imagenet_targets, imagenet_bench, unreleased
-    ),
-    "voc-table": PublishedTable(
-        "Jaccard in % of attention masks on VOC 2012, after DINO's Fig. 4",
-        lambda models, _: voc_targets(models),
-        lambda data, options, _: voc_bench(data, options),
-        lambda: "Supervised ViT-S/8",
-    ),
-    "davis-table": PublishedTable(
-        "DAVIS 2017 val in %, after DINO's Table 5",
-        lambda models, _: davis_targets(models),
-        lambda data, options, _: davis_bench(data, options),
-        lambda: "",
-    ),
+    "imagenet-table": (imagenet, published.imagenet_figures),
+    "voc-table": (voc, published.voc_figures),
+    "davis-table": (davis, published.davis_figures),
 }
+"""Name of a file in `studies/`, with title, models and rows without released weights -> how it is measured: from data,
+conditions and the name of the probe, raising UserError for data that are laid out otherwise; and the figures of a model
+with that probe."""
 
 
 # Running
 
 
+def prepare(
+    name: str, data: Path, context: Context, models: Sequence[str] = (), linear: str | None = LINEAR
+) -> Reproduction:
+    """Return a table of `TABLES` that is checked against its data, and not measured.
+
+    models: none takes the table's; see `targets.parse`. linear: one of the values of `PROBES`.
+
+    Raises UserError for an unknown name, models that cannot be in the table, and data that are laid out otherwise.
+    """
+    measuring, figures = lookup("table", name, TABLES)
+    table = study_files()[name]
+    targets = published.chosen(models, table["models"], lambda target: figures(target, linear))
+    missing = "" if models else table["missing"]
+    return Reproduction(name, table["title"], measuring(data, context, linear), targets, missing)
+
+
 @dataclass(frozen=True)
-class EvaluationJob:
+class _Job:
     """One evaluation of one model. out: the file of its result, without the suffix."""
 
     target: Target
@@ -384,137 +286,131 @@ class EvaluationJob:
     out: Path
 
     @property
-    def folder(self) -> Path:
-        """Where the results of the model are kept, below evaluations/."""
+    def folder(self) -> Path:  # where the results of the model are kept, below evaluations/
         return self.out.parents[1]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one model. results, failures: by evaluation; each is in one of the two."""
+@dataclass
+class _InThisProcess:
+    """Runs jobs one after the other, for `execute`. measure: returns why a job failed, or ""."""
 
-    target: Target
-    results: Mapping[str, Result] = field(default_factory=dict)
-    failures: Mapping[str, str] = field(default_factory=dict)
+    measure: Callable[[_Job], str]
+    at_once: int = 1
 
-    def measured(self, figure: Figure) -> float | None:
-        """Return a figure, or None if there is none."""
-        result = self.results.get(figure.evaluation)
-        metric = None if result is None else result.metric(figure.metric, **figure.parameters)
-        return None if metric is None else metric.value
-
-
-def jobs_of(out: Path, targets: Sequence[Target]) -> list[EvaluationJob]:
-    """Return every evaluation of every model."""
-    folders = [out / name for name in folder_names([target.weights.name for target in targets])]
-    return [
-        EvaluationJob(target, evaluation, folder / "evaluations" / evaluation)
-        for target, folder in zip(targets, folders, strict=True)
-        for evaluation in target.evaluations
-    ]
-
-
-def require_same(jobs: Sequence[EvaluationJob], bench: Bench) -> None:
-    """Refuse, before the work, kept results that were made otherwise: they would have to be replaced.
-
-    Raises UserError that names which, and what is different.
-    """
-    for job in jobs:
-        result = kept(job.folder, job.evaluation)
-        if result is None:
-            continue
-        before, now = result.protocol.get(SETTINGS, {}), _plain(bench.settings(job.evaluation))
-        changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
-        if changed:
-            raise UserError(
-                f"{job.out}.json was measured otherwise (other {', '.join(changed)}): name another --out, or add "
-                "--overwrite to measure it again"
-            )
-
-
-class InThisProcess:
-    """Runs evaluation jobs one after the other, for `execute`. measure: returns why a job failed, or None."""
-
-    at_once = 1
-
-    def __init__(self, measure: Callable[[EvaluationJob], str | None]) -> None:
-        self.measure = measure
-
-    def start(self, configs: Sequence[EvaluationJob]) -> list[Ended]:
-        """Run these to their end."""
-        return [Ended(self.measure(job)) for job in configs]
+    def start(self, configs: Sequence[_Job]) -> list[_Ended]:
+        return [_Ended(self.measure(job)) for job in configs]
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A job that has ended: why it failed, or None."""
+class _Ended:
+    """A job that has ended. failure: why it failed, or ""."""
 
-    failure: str | None
+    failure: str
 
     def poll(self) -> int:
-        """Return the exit code."""
-        return 0 if self.failure is None else 1
+        return 1 if self.failure else 0
 
     def stop(self) -> None:
-        """Do nothing: it has ended."""
+        pass
 
     kill = stop
 
     def diagnosis(self) -> str:
-        """Return why it failed."""
-        return self.failure or ""
+        return self.failure
 
 
-def run(targets: Sequence[Target], bench: Bench, options: Options, out: Path, *, overwrite: bool) -> list[Outcome]:
+def run(
+    reproduction: Reproduction, out: Path, *, overwrite: bool = False, warn: Callable[[str], object] = lambda text: None
+) -> int:
     """Take each result from what an earlier start kept, else measure and keep it; one model is in memory at a time.
 
-    overwrite: measure again what is kept.
+    All weights are fetched first. What is measured, and why else it is not, goes to the targets.
 
-    Raises UserError if a result cannot be written; all else that goes wrong with a model is its result.
+    overwrite: measure again what is kept. warn: is told, before the work, why figures are not comparable.
+
+    Returns how many results are missing. Raises UserError if `out` holds another table or results that were measured
+    otherwise, weights cannot be had, or a result cannot be written; all else that goes wrong with a model is its
+    result.
     """
-    results: dict[Path, Result] = {}
+    measuring = reproduction.measuring
+    folders = [out / name for name in folder_names([target.name for target in reproduction.targets])]
+    jobs = [
+        _Job(target, evaluation, folder / "evaluations" / evaluation)
+        for target, folder in zip(reproduction.targets, folders, strict=True)
+        for evaluation in target.evaluations
+    ]
+    claim(out, FILES, overwrite=overwrite or _continues(reproduction, out))
+    if not overwrite:
+        for job in jobs:
+            _require_same_settings(job, measuring)
+    published.fetch_all(reproduction.targets, measuring.context.watch)
+    for caution in measuring.cautions:
+        warn(f"{NOT_COMPARABLE}: {caution}")
     loaded: dict[str, Model | str] = {}
 
-    def measure(job: EvaluationJob) -> str | None:
-        name = job.target.weights.name
-        if name not in loaded:
+    def measure(job: _Job) -> str:
+        if job.target.name not in loaded:
             loaded.clear()
-            loaded[name] = attempt(job.target.weights.load)
-        model = loaded[name]
+            loaded[job.target.name] = attempt(job.target.load)
+        model = loaded[job.target.name]
         if isinstance(model, str):
             return model
-        found = None if overwrite else kept(job.folder, job.evaluation)
-        if found is not None and found.protocol.get("weights_hash") != model.weights_hash:
+        result = None if overwrite else kept(job.folder, job.evaluation)
+        if result is not None and result.protocol.get("weights_hash") != model.weights_hash:
             return "what is kept was measured of other weights: name another --out, or add --overwrite"
-        if found is None:
-            found = attempt(lambda: _measured(job, model, bench, options))
-            if isinstance(found, str):
-                return found
-            keep_as(job.folder, job.evaluation, found)
+        if result is None:
+            result = attempt(lambda: _measured(job, model, measuring))
+            if isinstance(result, str):
+                return result
+            keep_as(job.folder, job.evaluation, result)
             shutil.rmtree(job.folder / SCRATCH, ignore_errors=True)
-        results[job.out] = found
-        return None
+        job.target.results[job.evaluation] = result
+        return ""
 
-    jobs = jobs_of(out, targets)
-    statuses = execute(jobs, InThisProcess(measure), finished=lambda job: False, catch_signals=False).runs
-    failures = {status.config.out: status.diagnosis for status in statuses if status.state == "failed"}
-    return [
-        Outcome(
-            target,
-            {job.evaluation: results[job.out] for job in jobs if job.target is target and job.out in results},
-            {job.evaluation: failures[job.out] for job in jobs if job.target is target and job.out in failures},
+    ended = execute(jobs, _InThisProcess(measure), finished=lambda job: False, catch_signals=False)
+    for status in ended.named("failed"):
+        status.config.target.failures[status.config.evaluation] = status.diagnosis
+    return len(ended.named("failed"))
+
+
+def _continues(reproduction: Reproduction, out: Path) -> bool:
+    """Return whether `out` holds the same table, of these models or fewer."""
+    try:
+        values = json.loads((out / "reproduce.json").read_text(encoding="utf-8"))
+        models = {model["model"] for model in values["models"]}
+        return values["table"] == reproduction.name and models <= {target.name for target in reproduction.targets}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _require_same_settings(job: _Job, measuring: Measuring) -> None:
+    """Refuse, before the work, a kept result that was made otherwise: it would have to be replaced."""
+    result = kept(job.folder, job.evaluation)
+    if result is None:
+        return
+    before, now = result.protocol.get(SETTINGS, {}), _plain(measuring.settings(job.evaluation))
+    changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    if changed:
+        raise UserError(
+            f"{job.out}.json was measured otherwise (other {', '.join(changed)}): name another --out, or add "
+            "--overwrite to measure it again"
         )
-        for target in targets
-    ]
 
 
-def _measured(job: EvaluationJob, model: Model, bench: Bench, options: Options) -> Result:
-    begin = time.perf_counter()
-    model.backbone.to(options.device)
-    watch = lambda what: options.watch(f"{model.label}: {what}")
-    result = bench.measure(job.evaluation, model, watch, job.folder / SCRATCH)
-    taken = {"seconds": round(time.perf_counter() - begin, 1), "machine": to_dict(machine(options.device))}
-    return replace(result, protocol={**result.protocol, **taken, SETTINGS: _plain(bench.settings(job.evaluation))})
+def _measured(job: _Job, model: Model, measuring: Measuring) -> Result:
+    begin, context = time.perf_counter(), measuring.context
+    model.backbone.to(context.device)
+    watch = lambda what: context.watch(f"{model.label}: {what}")
+    own = replace(context, watch=watch, place=job.folder / SCRATCH)  # gigabytes for each model: until it is measured
+    evaluation = EVALUATIONS[job.evaluation.partition("-")[0]]
+    alone = replace(model, keeps_results=False)  # this module keeps the result
+    result = next(iter(evaluation.run([alone], measuring.data, measuring.configs[job.evaluation], own)))
+    taken = {
+        "seconds": round(time.perf_counter() - begin, 1),
+        "machine": to_dict(machine(context.device or torch.device("cpu"))),
+    }
+    settings = {SETTINGS: _plain(measuring.settings(job.evaluation))}
+    return replace(result, protocol={**result.protocol, **taken, **settings})
 
 
 def attempt(call: Callable[[], T]) -> T | str:
@@ -532,7 +428,6 @@ def attempt(call: Callable[[], T]) -> T | str:
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings as JSON would give them back."""
     return json.loads(json.dumps(dict(settings)))
 
 
@@ -542,192 +437,137 @@ def _seconds_of(call: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-# A dry run
+# Tables
 
 
-def plan_table(targets: Sequence[Target], bench: Bench, options: Options) -> Table:
-    """Return what would be done: a row for each model with its file and time, and the sums.
+def plan_table(reproduction: Reproduction) -> Table:
+    """Return a row for each model with its file and time, and the sums; networks are probed with random weights."""
+    measuring, targets = reproduction.measuring, reproduction.targets
 
-    Every network is probed with random weights: speed does not depend on them, and no file need be here.
-    """
-    times: list[float | str] = []
-    with options.watch("measuring how fast the networks are") as progress:
+    def seconds(target: Target) -> float:
+        model = Model(target.name, target.name, random_backbone(target.release.config()), None)
+        model.backbone.to(measuring.context.device)
+        return sum(measuring.seconds(evaluation, model) for evaluation in target.evaluations)
+
+    rows: list[TableRow] = []
+    reasons: list[str] = []
+    total = 0.0
+    with measuring.context.watch("measuring how fast the networks are") as progress:
         for number, target in enumerate(targets):
             progress(number, len(targets))
-            times.append(attempt(functools.partial(_seconds, target, bench, options)))
+            taken, (size, known) = attempt(functools.partial(seconds, target)), target.megabytes()
+            if isinstance(taken, str):
+                reasons += [] if taken in reasons else [taken]
+            else:
+                total += taken
+            cells = (
+                target.name,
+                target.place or ABSENT,
+                ABSENT if target.random else f"{'' if known else '≥'}{size:.0f}",
+                "yes" if target.available else "no",
+                ABSENT if isinstance(taken, str) else duration(taken, coarse=True),
+            )
+            rows.append(TableRow(cells, (reasons.index(taken) + 1,) if isinstance(taken, str) else ()))
     columns = (Column("Model"), Column("File"), Column("MB", "right"), Column("Here"), Column("Time", "right"))
-    reasons = list(dict.fromkeys(one for one in times if isinstance(one, str)))
-    rows = [_plan_row(target.weights, one, reasons) for target, one in zip(targets, times, strict=True)]
-    missing = [target.weights for target in targets if not target.weights.here]
-    total = duration(sum(one for one in times if isinstance(one, float)), coarse=True)
     remarks = [
-        f"On {bench.amount}; in all {total} by the probe, without what is kept from an earlier start.",
+        f"On {measuring.amount}; in all {duration(total, coarse=True)} by the probe, without what is kept from an "
+        "earlier start.",
         "The probe is of a few images, read by one process; votes and the training of fast probes come on top.",
     ]
-    if missing:
-        fetched = sum(one.megabytes()[0] for one in missing)
-        remarks.append(f"To be fetched: {len(missing)} files, {fetched:,.0f} MB; ≥: the weights of the network alone.")
-    remarks += [f"{NOT_COMPARABLE}: {caution}." for caution in bench.cautions]
+    if sizes := [target.megabytes()[0] for target in targets if not target.available]:
+        remarks.append(f"To be fetched: {len(sizes)} files, {sum(sizes):,.0f} MB; ≥: the weights of the network alone.")
+    remarks += [f"{NOT_COMPARABLE}: {caution}." for caution in measuring.cautions]
     return Table(columns, (Section(tuple(rows)),), "What would be done", tuple(reasons), tuple(remarks))
 
 
-def _seconds(target: Target, bench: Bench, options: Options) -> float:
-    model = target.weights.untrained()
-    model.backbone.to(options.device)
-    return sum(bench.seconds(evaluation, model) for evaluation in target.evaluations)
-
-
-def _plan_row(weights: Weights, seconds: float | str, reasons: Sequence[str]) -> TableRow:
-    size, known = weights.megabytes()
-    cells = (
-        weights.name,
-        weights.place or ABSENT,
-        ABSENT if weights.random else f"{'' if known else '≥'}{size:.0f}",
-        "yes" if weights.here else "no",
-        ABSENT if isinstance(seconds, str) else duration(seconds, coarse=True),
-    )
-    return TableRow(cells, (reasons.index(seconds) + 1,) if isinstance(seconds, str) else ())
-
-
-# The table
-
-
-@dataclass(frozen=True)
-class Reproduction:
-    """A table that was run again. missing: rows of the paper that nobody can measure, in words; "" for none."""
-
-    name: str
-    title: str
-    bench: Bench
-    outcomes: tuple[Outcome, ...]
-    missing: str = ""
-
-    @property
-    def failed(self) -> int:
-        """How many results are missing."""
-        return sum(len(outcome.failures) for outcome in self.outcomes)
-
-
-def table(result: Reproduction) -> Table:
-    """Return one row for each figure of each model, in %; a failure is a row with its reason as a note."""
-    columns = (
-        Column("Model"),
-        Column("Figure"),
-        Column("Measured", "right"),
-        Column("Published", "right"),
-        Column("Difference", "right"),
-    )
-    pairs = [(outcome, figure) for outcome in result.outcomes for figure in outcome.target.figures]
-    notes = list(dict.fromkeys(note for pair in pairs for note in _notes(*pair)))
-    rows = tuple(_row(outcome, figure, notes) for outcome, figure in pairs)
-    return Table(columns, (Section(rows),), result.title, tuple(notes), tuple(remarks(result)))
-
-
-def remarks(result: Reproduction) -> list[str]:
-    """Return why figures are not comparable, if they are not; the protocol; the sources; what was not measured."""
-    cautions = result.bench.cautions
-    sentences = [f"{NOT_COMPARABLE}: {'; '.join(cautions)}."] if cautions else []
-    sentences += [f"{remark}." for remark in result.bench.remarks]
-    sources = dict.fromkeys(
-        figure.source for outcome in result.outcomes for figure in outcome.target.figures if figure.source
-    )
-    if sources:
-        listing = "; ".join(sources)
-        sentences.append(f"Published, in %: {listing}. Difference: measured less published, in points of %.")
-    weights = [outcome.target.weights for outcome in result.outcomes if not outcome.target.weights.random]
-    unchecked = dict.fromkeys(one.release.method for one in weights if not one.release.digest)
-    if unchecked:
-        sentences.append(
-            f"No digests are published of the files of {', '.join(unchecked)}: they are taken as they are."
+def figure_rows(target: Target) -> list[dict[str, Any]]:
+    """Return every figure of a model, unrounded, by the names of the columns of reproduce.csv; None for what is not
+    known. difference: measured less published, in points of %. notes: a list.
+    """
+    rows: list[dict[str, Any]] = []
+    for one in target.figures:
+        result = target.results.get(one.evaluation)
+        metric = None if result is None else result.metric(one.metric, **one.parameters)
+        measured, less = None if metric is None else metric.value, None
+        if measured is not None and one.published is not None:
+            less = measured - one.published
+        rows.append(
+            {
+                "model": target.name,
+                "figure": one.title,
+                "measured": measured,
+                "published": one.published,
+                "difference": less,
+                "source": one.source,
+                "evaluation": one.evaluation,
+                "seconds": None if result is None else result.protocol.get("seconds"),
+                "weights": None if result is None else result.protocol.get("weights"),
+                "notes": target.notes(one),
+            }
         )
-    if result.missing:
-        sentences.append(f"Not released, and so not measured: {result.missing}.")
-    return sentences
-
-
-def difference(outcome: Outcome, figure: Figure) -> float | None:
-    """Return measured less published, in points of %."""
-    measured = outcome.measured(figure)
-    return None if measured is None or figure.published is None else measured - figure.published
-
-
-def _row(outcome: Outcome, figure: Figure, notes: Sequence[str]) -> TableRow:
-    measured, less = outcome.measured(figure), difference(outcome, figure)
-    missing = FAILED if figure.evaluation in outcome.failures else ABSENT
-    cells = (
-        outcome.target.weights.name,
-        figure.title,
-        missing if measured is None else f"{measured:.1f}",
-        ABSENT if figure.published is None else f"{figure.published:.1f}",
-        ABSENT if less is None else f"{less:+.1f}",
-    )
-    return TableRow(cells, tuple(sorted(notes.index(note) + 1 for note in _notes(outcome, figure))))
-
-
-def _notes(outcome: Outcome, figure: Figure) -> list[str]:
-    """Return what must be known of one figure."""
-    name, result = outcome.target.weights.name, outcome.results.get(figure.evaluation)
-    notes = [figure.note] if figure.note else []
-    if remark := outcome.target.weights.remark:
-        notes.append(f"{name}: {remark}")
-    if reason := outcome.failures.get(figure.evaluation):
-        notes.append(f"{name}: {figure.evaluation} failed: {reason}")
-    left_out = {} if result is None else result.protocol.get("left_out") or {}
-    if left_out:
-        notes.append(f"{name}: images left out: {', '.join(f'{count} {kind}' for kind, count in left_out.items())}")
-    if result is not None and result.protocol.get("rate_at_edge"):
-        notes.append("the learning rate is at the edge of those tried, so that one beyond may be better")
-    return notes
-
-
-def csv_rows(result: Reproduction) -> list[list[str]]:
-    """Return one row per row of the table, under `CSV_HEADER`; figures unrounded, empty if there are none."""
-    rows: list[list[str]] = []
-    for outcome in result.outcomes:
-        for figure in outcome.target.figures:
-            one = outcome.results.get(figure.evaluation)
-            values = [
-                outcome.target.weights.name,
-                figure.title,
-                outcome.measured(figure),
-                figure.published,
-                difference(outcome, figure),
-                figure.source,
-                figure.evaluation,
-                None if one is None else one.protocol.get("seconds"),
-                None if one is None else one.protocol.get("weights"),
-                "; ".join(_notes(outcome, figure)),
-            ]
-            rows.append(["" if value is None else str(value) for value in values])
     return rows
 
 
-def json_values(result: Reproduction) -> dict[str, Any]:
-    """Return everything as plain values: figures, protocols, failures, notes."""
+def result_table(reproduction: Reproduction) -> Table:
+    """Return one row for each figure of each model, in %; a failure is a row with its reason as a note."""
+    pairs = [(target, row) for target in reproduction.targets for row in figure_rows(target)]
+    notes = list(dict.fromkeys(note for _, row in pairs for note in row["notes"]))
+    rows: list[TableRow] = []
+    for target, row in pairs:
+        measured = "failed" if row["evaluation"] in target.failures else figure(row["measured"])
+        less = ABSENT if row["difference"] is None else f"{row['difference']:+.1f}"
+        cells = (row["model"], row["figure"], measured, figure(row["published"]), less)
+        rows.append(TableRow(cells, tuple(sorted(notes.index(note) + 1 for note in row["notes"]))))
+    numbers = (Column(title, "right") for title in ("Measured", "Published", "Difference"))
+    columns = (Column("Model"), Column("Figure"), *numbers)
+    return Table(columns, (Section(tuple(rows)),), reproduction.title, tuple(notes), tuple(remarks(reproduction)))
+
+
+def remarks(reproduction: Reproduction) -> list[str]:
+    """Return why figures are not comparable, if they are not; the protocol; the sources; what was not measured."""
+    measuring, targets = reproduction.measuring, reproduction.targets
+    sentences = [f"{NOT_COMPARABLE}: {'; '.join(measuring.cautions)}."] if measuring.cautions else []
+    sentences += [f"{remark}." for remark in measuring.remarks]
+    sources = dict.fromkeys(one.source for target in targets for one in target.figures if one.source)
+    if sources:
+        listing = "; ".join(sources)
+        sentences.append(f"Published, in %: {listing}. Difference: measured less published, in points of %.")
+    unchecked = [target.release.method for target in targets if not target.random and not target.release.digest]
+    if unchecked:
+        methods = ", ".join(dict.fromkeys(unchecked))
+        sentences.append(f"No digests are published of the files of {methods}: they are taken as they are.")
+    if reproduction.missing:
+        sentences.append(f"Not released, and so not measured: {reproduction.missing}.")
+    return sentences
+
+
+def csv_rows(reproduction: Reproduction) -> list[list[str]]:
+    rows = [row for target in reproduction.targets for row in figure_rows(target)]
+    texts = [{**row, "notes": "; ".join(row["notes"])}.values() for row in rows]
+    return [list(rows[0]), *(["" if value is None else str(value) for value in row] for row in texts)]
+
+
+def json_values(reproduction: Reproduction) -> dict[str, Any]:
+    added = ("measured", "difference", "notes")
     models = [
         {
-            "model": outcome.target.weights.name,
-            "file": outcome.target.weights.place,
+            "model": target.name,
+            "file": target.place,
             "figures": [
-                {
-                    **asdict(figure),
-                    "measured": outcome.measured(figure),
-                    "difference": difference(outcome, figure),
-                    "notes": _notes(outcome, figure),
-                }
-                for figure in outcome.target.figures
+                {**asdict(one), **{name: row[name] for name in added}}
+                for one, row in zip(target.figures, figure_rows(target), strict=True)
             ],
-            "measurements": {name: to_dict(one) for name, one in outcome.results.items()},
-            "failures": dict(outcome.failures),
+            "measurements": {name: to_dict(one) for name, one in target.results.items()},
+            "failures": dict(target.failures),
         }
-        for outcome in result.outcomes
+        for target in reproduction.targets
     ]
     return {
         "version": __version__,
-        "table": result.name,
-        "data": result.bench.amount,
-        "comparable": not result.bench.cautions,
+        "table": reproduction.name,
+        "data": reproduction.measuring.amount,
+        "comparable": not reproduction.measuring.cautions,
         "units": "%",
         "models": models,
-        "remarks": remarks(result),
+        "remarks": remarks(reproduction),
     }

@@ -1,12 +1,12 @@
-"""What a study's runs came to: read from their folders, measured, gathered into one result, and kept as JSON."""
+"""The results of a study's runs: read from their folders, measured, gathered into one, and kept as JSON."""
 
 from __future__ import annotations
 
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,7 @@ from dinoscope.config import from_dict, to_dict
 from dinoscope.errors import UserError
 from dinoscope.methods import build_method
 from dinoscope.study.definition import BASELINE, label_of
-from dinoscope.study.effects import (
-    AblationResult,
-    AblationRun,
-    Points,
-    Study,
-    arrange,
-    effect,
-    importances,
-    label_free,
-)
+from dinoscope.study.effects import AblationResult, AblationRun, Points, Study, arrange, label_free, largest_effects
 from dinoscope.study.evaluations import Evaluating, evaluate
 from dinoscope.study.plan import PlannedStudy
 from dinoscope.study.state import run_state, stopped_early
@@ -36,70 +27,55 @@ from dinoscope.training.run_folder import read_circumstances, read_metrics
 
 FILE = "ablation.json"
 FORMAT = 3
-_KEYS = {"format", "dinoscope", "result", "statistics"}
-
 _NOT_FINITE = "not_finite"
 """JSON has no NaN and no infinity: they are written as {"not_finite": "nan"}."""
 
-CURVES = (
-    "loss",
-    "cross_entropy",
-    "teacher_entropy",
-    "teacher_marginal_entropy",
-    "kl_teacher_student",
-    "embedding_spread",
-    "learning_rate",
-    "knn_top1",
-)
-"""Logged values that are kept of every run, if its method logs them.
-
-Not RankMe while training: it looks at the images since the process began, so that a kill would show in the result.
-"""
-
+OF_TARGETS = ("cross_entropy", "teacher_entropy", "teacher_marginal_entropy", "kl_teacher_student")
+"""Logged values that mean what they say only if the student learns probabilities, not under DINO's loss mse."""
+CURVES = ("loss", *OF_TARGETS, "embedding_spread", "learning_rate", "knn_top1")
+"""Logged values that are kept of every run, if its method logs them. Not RankMe while training: it looks at the images
+since the process began, so that a kill would show in the result."""
 FINAL = ("teacher_entropy", "kl_teacher_student")
 """Measures that are the mean of a logged value at the end."""
-
 END = 0.1
 """Share of the steps, the last ones, over which values at the end are means."""
-
 MAX_POINTS = 1000
 """Of a curve; longer ones are thinned evenly, the last point kept."""
-
 CLOCK_STEPS = 50
 """Steps over which a logged speed is a mean: in that of the first ones is the slow first step."""
 
-OF_TARGETS = ("cross_entropy", "teacher_entropy", "teacher_marginal_entropy", "kl_teacher_student")
-"""Logged values that mean what they say only if the student learns probabilities, not under DINO's loss mse."""
+Lines = Sequence[Mapping[str, float]]
+"""Of a run's metrics file."""
 
 
 # One run, from its folder
 
 
 def outcome(config: RunConfig, failure: str | None = None) -> AblationRun:
-    """Return what became of a run that no process is at, as one of the baseline.
+    """Return the result, as one of the baseline, of a run that no process is at.
 
     failure: why it failed, if it did. Raises UserError if its folder holds another run, or is damaged.
     """
     lines = read_metrics(config.out)
     if getattr(config.method, "loss", "") == "mse":
         lines = [{name: value for name, value in line.items() if name not in OF_TARGETS} for line in lines]
-    metrics, curves = cost(config, lines), curves_of(lines)
+    metrics, means = cost(config, lines), end_means(lines)
+    final = {name: means[name] for name in FINAL if name in means}
     if run_state(config).name == "finished":
         diagnosis = collapse(config, lines)
         state = "collapsed" if diagnosis else "finished"
-        metrics |= final_values(lines)
+        metrics |= final
     else:
         metrics.pop("seconds", None)  # of a part of the run
         if (mark := stopped_early(config)) is not None:
             state, diagnosis = "stopped", mark.diagnosis
-            metrics |= final_values(lines)
+            metrics |= final
         else:
             state, diagnosis = ("unfinished", "") if failure is None else ("failed", failure)
-    return AblationRun(BASELINE, config.seed, state, diagnosis, metrics, curves, str(config.out))
+    return AblationRun(BASELINE, config.seed, state, diagnosis, metrics, curves_of(lines), str(config.out))
 
 
-def curves_of(lines: Sequence[Mapping[str, float]]) -> dict[str, Points]:
-    """Return everything in `CURVES` that was logged."""
+def curves_of(lines: Lines) -> dict[str, Points]:
     curves: dict[str, Points] = {}
     for name in CURVES:
         points = tuple((int(line["step"]) + 1, float(line[name])) for line in lines if name in line)
@@ -109,13 +85,7 @@ def curves_of(lines: Sequence[Mapping[str, float]]) -> dict[str, Points]:
     return curves
 
 
-def final_values(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the means of `FINAL` at the end."""
-    means = end_means(lines)
-    return {name: means[name] for name in FINAL if name in means}
-
-
-def end_means(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def end_means(lines: Lines) -> dict[str, float]:
     """Return means of the values of steps over the last tenth of the steps; the last logged step always counts."""
     steps = [line for line in lines if "loss" in line]
     if not steps:
@@ -125,12 +95,8 @@ def end_means(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: statistics.fmean(line[name] for line in last) for name in last[0] if all(name in e for e in last)}
 
 
-def cost(config: RunConfig, lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return speed, time and memory, by key of `measures()`.
-
-    The time is that of the steps that count: no start-up, no evaluation, no step that was made twice after a kill.
-    Peak memory is in MB (10^6 bytes).
-    """
+def cost(config: RunConfig, lines: Lines) -> dict[str, float]:
+    """Return speed, time and memory; without start-up, evaluations and steps made twice after a kill."""
     costs: dict[str, float] = {}
     timed = [line for line in lines if line.get("images_per_second", 0) > 0]
     rates = [line["images_per_second"] for line in [e for e in timed if e["step"] >= CLOCK_STEPS] or timed]
@@ -144,16 +110,14 @@ def cost(config: RunConfig, lines: Sequence[Mapping[str, float]]) -> dict[str, f
     return costs
 
 
-def collapse(config: RunConfig, lines: Sequence[Mapping[str, float]]) -> str:
+def collapse(config: RunConfig, lines: Lines) -> str:
     """Return why the method finds a finished run collapsed, by its values at the end, or "" for healthy."""
     means = end_means(lines)
-    if not means:
-        return ""
     with torch.device("meta"):  # only its judgement is asked: no weights are made
         method = build_method(config.method, config.backbone_config, classes=2)
     try:
         verdict = method.diagnose(means)
-    except KeyError:  # logged by an older version, or another
+    except KeyError:  # nothing was logged, or by an older version
         return ""
     if verdict is None:
         return ""
@@ -165,31 +129,20 @@ def collapse(config: RunConfig, lines: Sequence[Mapping[str, float]]) -> str:
 # All runs
 
 
-@dataclass(frozen=True)
-class Gathered:
-    """The result, and remarks on what could not be measured."""
-
-    result: AblationResult
-    remarks: tuple[str, ...]
-
-
 def gather(
     plan: PlannedStudy,
     evaluating: Evaluating,
     failures: Mapping[str, str],
     facts: Mapping[str, str],
     measuring: Callable[[str, int, int], None] = lambda name, number, total: None,
-) -> Gathered:
+) -> tuple[AblationResult, list[str]]:
     """Measure what is missing of the runs that came to their end, and put everything together.
 
-    Args:
-        plan: what was to be run; no process is at any of it.
-        evaluating: what is measured.
-        failures: name of a run folder -> why the run failed.
-        facts: command, data and the like; circumstances of the runs are added.
-        measuring: told, before each run that is measured, its name, its number and how many there are.
+    failures: name of a run folder -> why the run failed. facts: command, data and the like; circumstances of the runs
+    are added. measuring: told, before each run that is measured, its name, its number and how many there are.
 
-    Raises UserError if a run is unfinished without a reason, or a folder is damaged.
+    Returns the result, and remarks on what could not be measured. Raises UserError if a run is unfinished without a
+    reason, or a folder is damaged.
     """
     outcomes = {config.out: outcome(config, failures.get(config.out.name)) for config in plan.configs}
     early = next((run for run, one in outcomes.items() if one.state == "unfinished"), None)
@@ -202,53 +155,40 @@ def gather(
         measured, missing = evaluate(run, evaluating)
         outcomes[run] = replace(outcomes[run], metrics={**outcomes[run].metrics, **measured})
         remarks += missing
-    runs = tuple(
-        replace(outcomes[cell.config.out], variant=cell.variant, seed=cell.seed)
-        for cell in sorted(plan.cells, key=lambda cell: cell.variant.axis != BASELINE.axis)
-    )
-    study = plan.definition
+    runs = sorted(plan.runs, key=lambda run: run[0].axis != BASELINE.axis)
     result = AblationResult(
-        name=study.name,
-        title=study.title,
+        name=plan.definition.name,
+        title=plan.definition.title,
         baseline=plan.baseline,
         axes=dict(plan.axes),
-        runs=runs,
-        outputs=plan.cells[0].config.method.outputs,
-        facts={**facts, **_study_facts(plan), **_circumstances(plan.configs)},
+        runs=tuple(replace(outcomes[config.out], variant=variant) for variant, config in runs),
+        outputs=plan.configs[0].method.outputs,
+        facts={**facts, **_facts(plan)},
         baseline_values=dict(plan.baseline_values),
     )
-    return Gathered(result, tuple(dict.fromkeys(remarks)))
+    return result, list(dict.fromkeys(remarks))
 
 
-def _study_facts(plan: PlannedStudy) -> dict[str, str]:
-    study = plan.definition
+def _facts(plan: PlannedStudy) -> dict[str, str]:
+    """Return what was trained, and the code and machines of all runs; several put figures in doubt."""
+    study, baseline = plan.definition, plan.configs[0]
     changes = ", ".join(f"{name} = {label_of(value)}" for name, value in study.changes.items())
-    baseline = plan.cells[0].config
-    return {
+    known = [read_circumstances(config.out) for config in plan.configs]
+    code = dict.fromkeys(version for one in known for version in one.code)
+    machines = dict.fromkeys(name for one in known for name in one.machines)
+    mixed_code = " (the runs mix versions of the code: small differences may come from that)" if len(code) > 1 else ""
+    mixed_machines = " (the runs mix machines: speeds do not compare)" if len(machines) > 1 else ""
+    facts = {
         "recipe": study.recipe + (f" with {changes}" if changes else ""),
         "network": f"{baseline.backbone}, trained on views of {baseline.views.global_size} px, evaluated at "
         f"{baseline.backbone_config.image_size} px",
         "budget": f"{baseline.epochs:g} epochs, batch {baseline.batch_size} (the baseline)",
         "seeds": ", ".join(map(str, study.seeds)),
+        "code": "; ".join(code) + mixed_code,
+        "machine": "; ".join(machines) + mixed_machines,
+        "peak memory": "; ".join(dict.fromkeys(one.memory for one in known if one.memory)),
     }
-
-
-def _circumstances(configs: Iterable[RunConfig]) -> dict[str, str]:
-    """Return code and machines of all runs; if there are several, speeds and small differences are in doubt."""
-    known = [read_circumstances(config.out) for config in configs]
-    code = dict.fromkeys(version for one in known for version in one.code)
-    machines = dict.fromkeys(name for one in known for name in one.machines)
-    facts: dict[str, str] = {}
-    if code:
-        mixed = " (the runs mix versions of the code: small differences may come from that)" if len(code) > 1 else ""
-        facts["code"] = "; ".join(code) + mixed
-    if machines:
-        mixed = " (the runs mix machines: speeds do not compare)" if len(machines) > 1 else ""
-        facts["machine"] = "; ".join(machines) + mixed
-    memory = dict.fromkeys(one.memory for one in known if one.memory)
-    if memory:
-        facts["peak memory"] = "; ".join(memory)
-    return facts
+    return {name: value for name, value in facts.items() if value}
 
 
 # Files
@@ -280,7 +220,8 @@ def from_json(text: str, source: str) -> AblationResult:
         values = json.loads(text)
     except ValueError as error:
         raise UserError(f"{source} is damaged: it is not JSON ({error})") from error
-    if not isinstance(values, dict) or values.keys() != _KEYS or not isinstance(values["result"], dict):
+    keys = {"format", "dinoscope", "result", "statistics"}
+    if not isinstance(values, dict) or values.keys() != keys or not isinstance(values["result"], dict):
         raise UserError(f"{source} is no result of an ablation study")
     if values["format"] not in list(range(1, FORMAT + 1)):  # a list also takes what cannot be hashed
         raise UserError(
@@ -299,10 +240,7 @@ def from_json(text: str, source: str) -> AblationResult:
 
 
 def read_result(path: Path) -> AblationResult:
-    """Return the result in a study's folder, or in its `ablation.json`.
-
-    Raises UserError if there is none, or it is damaged.
-    """
+    """Return the result in a study's folder or its `ablation.json`. Raises UserError if it is missing or damaged."""
     file = path / FILE if path.is_dir() else path
     try:
         text = file.read_text(encoding="utf-8")
@@ -328,43 +266,40 @@ def _upgraded(number: int, values: dict[str, Any]) -> dict[str, Any]:
     """Return a result as this format has it: format 1 had no values of the baseline."""
     if number == FORMAT:
         return values
-    values = {"base_values": {}, **values} if number == 1 else values
-    values = {_RENAMED.get(name, name): value for name, value in values.items()}
-    runs = [
-        {
-            **run,
-            "variant": _renamed(run["variant"]),
-            "metrics": {_RENAMED.get(name, name): value for name, value in run["metrics"].items()},
-        }
-        for run in values["runs"]
-    ]
-    return {**values, "baseline": _renamed(values["baseline"]), "runs": runs}
 
+    def renamed(names: dict[str, Any]) -> dict[str, Any]:
+        return {_RENAMED.get(name, name): value for name, value in names.items()}
 
-def _renamed(variant: dict[str, Any]) -> dict[str, Any]:
-    is_base = variant["axis"] == BASELINE.axis and variant["label"] == "base"
-    return {**variant, "label": BASELINE.label} if is_base else variant
+    def upgraded(variant: dict[str, Any]) -> dict[str, Any]:
+        is_base = variant["axis"] == BASELINE.axis and variant["label"] == "base"
+        return {**variant, "label": BASELINE.label} if is_base else variant
+
+    values = renamed({"base_values": {}, **values} if number == 1 else values)
+    runs = [{**run, "variant": upgraded(run["variant"]), "metrics": renamed(run["metrics"])} for run in values["runs"]]
+    return {**values, "baseline": upgraded(values["baseline"]), "runs": runs}
 
 
 def _statistics(study: Study) -> dict[str, Any]:
-    """Return differences, ranking and agreement as plain values."""
-    differences = [(axis, group, effect(group, study.baseline)) for axis in study.axes for group in axis.groups]
     return {
         "differences": [
-            {"axis": axis.name, "label": group.label, "knn": None if one is None else to_dict(one)}
-            for axis, group, one in differences
+            {"axis": axis.name, "label": group.label, "knn": group.difference and asdict(group.difference)}
+            for axis in study.axes
+            for group in axis.groups
         ],
         "ranking": [
             {
-                "axis": one.axis.name,
-                "largest": None if one.largest is None else one.largest.group.label,
-                "collapsed": one.largest is not None and one.largest.collapsed,
-                "largest_not_collapsed": None if one.healthy is None else one.healthy.group.label,
-                "failed": list(one.failed),
+                "axis": axis.name,
+                "largest": largest and largest.label,
+                "collapsed": largest is not None and bool(largest.collapses),
+                "largest_not_collapsed": healthy and healthy.label,
+                "failed": [group.label for group in axis.groups if not group.usable],
             }
-            for one in importances(study)
+            for axis, largest, healthy in largest_effects(study)
         ],
-        "without_labels": [to_dict(one) for one in label_free(study)],
+        "without_labels": [
+            {"title": title, "every": every and asdict(every), "healthy": among and asdict(among), "variants": variants}
+            for title, variants, every, among in label_free(study)
+        ],
     }
 
 

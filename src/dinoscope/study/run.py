@@ -1,6 +1,6 @@
 """The engine: many jobs, some at once, each brought to its end. What is done is read from their folders only.
 
-A job is a run (its settings) or an evaluation; what starts it is a runner: processes of this machine, SLURM, this
+A job is the settings of a run or an evaluation; what starts it is a runner: processes of this machine, SLURM, this
 process itself, functions in a test.
 """
 
@@ -14,10 +14,11 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from dinoscope.config import from_dict, to_dict
 from dinoscope.errors import UserError
@@ -29,28 +30,12 @@ from dinoscope.training.run_folder import read_metrics
 
 POLL_SECONDS = 0.1
 """Between looks at the processes, when nothing has happened."""
-
 STOP_CODES = (130, -signal.SIGTERM)
 """Exit codes of a run that a signal stopped: after its checkpoint, or before there was anything to save."""
-
 KILLED = 1 if sys.platform == "win32" else -signal.SIGKILL
 """Exit code of a process that `Handle.kill` ended."""
-
 MAX_LOG_LINES, MAX_LOG_BYTES = 12, 64 * 1024
 """Of the end of a log, for the diagnosis of a run that failed."""
-
-
-@runtime_checkable
-class Job(Protocol):
-    """What is brought to its end."""
-
-    @property
-    def out(self) -> Path:
-        """A path that no two jobs share; its name is the job's."""
-        ...
-
-
-J = TypeVar("J", bound=Job)
 
 
 @runtime_checkable
@@ -65,9 +50,7 @@ class Handle(Protocol):
         """Ask it to write a checkpoint and end."""
         ...
 
-    def kill(self) -> None:
-        """End it at once."""
-        ...
+    def kill(self) -> None: ...
 
     def diagnosis(self) -> str:
         """Return why it failed, for a person."""
@@ -75,21 +58,21 @@ class Handle(Protocol):
 
 
 @runtime_checkable
-class Runner(Protocol[J]):  # pyright: ignore[reportInvalidTypeVarUse]
-    """What starts jobs."""
+class Runner(Protocol):
+    """What starts jobs. at_once: limit of jobs under way at the same time."""
 
     at_once: int
-    """Limit of jobs under way at the same time."""
 
-    def start(self, configs: Sequence[J]) -> Sequence[Handle]:
+    def start(self, configs: Sequence[Any]) -> Sequence[Handle]:
         """Start these, at most `at_once` less those under way, each beginning or continuing by itself."""
         ...
 
 
 @dataclass
-class RunStatus(Generic[J]):
+class RunStatus:
     """One job of the study, while it is executed.
 
+    config: the job, such as the settings of a run; its `out` is a path that no two jobs share.
     state: new, running, finished, failed, or stopped (by a signal, with what it did saved).
     before: whether it was finished already when the study began.
     began, ended: of time.monotonic(), while and after this study ran it.
@@ -97,7 +80,7 @@ class RunStatus(Generic[J]):
     handle: while it is under way.
     """
 
-    config: J
+    config: Any
     state: Literal["new", "running", "finished", "failed", "stopped"] = "new"
     before: bool = False
     began: float | None = None
@@ -107,7 +90,6 @@ class RunStatus(Generic[J]):
 
     @property
     def name(self) -> str:
-        """Name of the run folder."""
         return self.config.out.name
 
     @property
@@ -117,45 +99,40 @@ class RunStatus(Generic[J]):
 
 
 @dataclass(frozen=True)
-class StudyResult(Generic[J]):
+class StudyResult:
     """Every job in the order given, and whether a signal to this process ended the study before its end."""
 
-    runs: list[RunStatus[J]]
+    runs: list[RunStatus]
     interrupted: bool
 
-    def named(self, *states: str) -> list[RunStatus[J]]:
-        """Return the jobs in one of these states."""
+    def named(self, *states: str) -> list[RunStatus]:
         return [run for run in self.runs if run.state in states]
 
 
-Watch = Callable[[Sequence[RunStatus[RunConfig]]], None]
-"""Called at the start and after every look at the runs; it decides itself how often to show something."""
+Watch = Callable[[Sequence[RunStatus]], object]
 
 
 def execute(
-    configs: Sequence[J],
-    runner: Runner[J],
-    watch: Callable[[Sequence[RunStatus[J]]], None] = lambda _: None,
-    finished: Callable[[J], bool] = lambda config: run_state(config).name == "finished",  # pyright: ignore
+    jobs: Sequence[Any],
+    runner: Runner,
+    watch: Watch = lambda _: None,
+    finished: Callable[[Any], bool] = lambda config: run_state(config).name == "finished",
     *,
     catch_signals: bool = True,
-) -> StudyResult[J]:
-    """Bring every job to its end, at most `runner.at_once` at the same time, in the order given.
+) -> StudyResult:
+    """Bring every job to its end, in the order given. A failure is noted and the others continue.
 
-    Finished jobs are left alone. A failure is noted and the others continue.
-
-    Args:
-        configs: settings of runs, or other jobs.
-        runner: starts them.
-        watch: called at the start and after every look at the jobs.
-        finished: whether a job was finished before; the default is that of a run.
-        catch_signals: SIGINT or SIGTERM stops the jobs under way and starts no more; a second one kills them. False
-            leaves signals alone, for jobs within this process.
+    watch: called at the start and after every look at the jobs; it decides itself how often to show something.
+    finished: whether a job was finished before, and is left alone; the default is that of a run.
+    catch_signals: SIGINT or SIGTERM stops the jobs under way and starts no more; a second one kills them. False leaves
+        signals alone, for jobs within this process.
 
     Raises UserError if two jobs share a folder, or a folder holds another run; nothing was started then.
     """
-    runs = [RunStatus(config) for config in configs]
-    _check_folders_differ(configs)
+    for folder, number in Counter(job.out.absolute() for job in jobs).items():
+        if number > 1:
+            raise UserError(f"two runs of the study would write to {folder}: each needs a folder of its own")
+    runs = [RunStatus(job) for job in jobs]
     for run in runs:
         if finished(run.config):
             run.state, run.before = "finished", True
@@ -178,12 +155,11 @@ def execute(
     return StudyResult(runs, interrupted=bool(received))
 
 
-def _handles(runs: Sequence[RunStatus[J]]) -> list[Handle]:
+def _handles(runs: Sequence[RunStatus]) -> list[Handle]:
     return [run.handle for run in runs if run.handle is not None]
 
 
-def _launch(runs: Sequence[RunStatus[J]], runner: Runner[J]) -> int:
-    """Start as many as there is room for; return how many."""
+def _launch(runs: Sequence[RunStatus], runner: Runner) -> int:
     chosen = [run for run in runs if run.state == "new"][: max(runner.at_once - len(_handles(runs)), 0)]
     if chosen:
         for run, handle in zip(chosen, runner.start([run.config for run in chosen]), strict=True):
@@ -191,8 +167,7 @@ def _launch(runs: Sequence[RunStatus[J]], runner: Runner[J]) -> int:
     return len(chosen)
 
 
-def _collect(runs: Sequence[RunStatus[J]], *, killed: bool) -> int:
-    """Take note of the jobs that have ended; return how many."""
+def _collect(runs: Sequence[RunStatus], *, killed: bool) -> int:
     ended = 0
     for run in runs:
         if run.handle is None or (code := run.handle.poll()) is None:
@@ -207,27 +182,15 @@ def _collect(runs: Sequence[RunStatus[J]], *, killed: bool) -> int:
     return ended
 
 
-def _check_folders_differ(configs: Sequence[Job]) -> None:
-    seen: set[Path] = set()
-    for config in configs:
-        folder = config.out.absolute()
-        if folder in seen:
-            raise UserError(f"two runs of the study would write to {folder}: each needs a folder of its own")
-        seen.add(folder)
-
-
 # Stopping runs that fall behind
 
 
 WARM_UP = 0.25
 """Share of its epochs in which the median rule leaves a run alone: first places of learning curves cross often."""
-
 MIN_OTHERS = 3
 """Runs that must have come as far, for their median to mean anything."""
-
 LOOK_SECONDS = 5.0
 """Between two looks of the median rule at the metrics files."""
-
 Curve = Mapping[int, float]
 """Epoch -> online k-NN top-1 in %, of every evaluation."""
 
@@ -238,19 +201,16 @@ class MedianRule:
     Vizier compares with completed trials at the same step; here with all others that have come as far, at the same
     epoch, since batch sizes differ. What is stopped depends on the order in which runs advance.
 
-    Args:
-        spared: names of runs that are never stopped (the baseline, with which all others are compared).
-        earlier: folders of runs that had ended before.
+    spared: names of runs that are never stopped (the baseline). earlier: folders of runs that had ended before.
     """
 
     def __init__(self, spared: Collection[str], earlier: Sequence[Path] = ()) -> None:
         self.spared = spared
-        self.curves: dict[str, Curve] = {run.name: knn_curve(run) for run in earlier}
+        self.curves = {run.name: knn_curve(run) for run in earlier}
         self.stopped: set[str] = set()
         self.looked = float("-inf")
 
     def __call__(self, runs: Sequence[RunStatus]) -> None:
-        """Look, if it is time."""
         if time.monotonic() - self.looked < LOOK_SECONDS:
             return
         self.looked = time.monotonic()
@@ -258,23 +218,18 @@ class MedianRule:
             if run.state == "running" or (run.state == "finished" and run.name not in self.curves):
                 self.curves[run.name] = knn_curve(run.config.out)
         for run in runs:
-            if run.state == "running" and run.name not in {*self.spared, *self.stopped}:
-                self._judge(run)
-
-    def _judge(self, run: RunStatus) -> None:
-        others = [curve for name, curve in self.curves.items() if name != run.name]
-        verdict = behind(self.curves[run.name], others, WARM_UP * run.config.epochs)
-        if verdict is None:
-            return
-        self.stopped.add(run.name)
-        steps = int(read_metrics(run.config.out)[-1]["step"]) + 1
-        mark_stopped(run.config.out, Stopped("stop-median", steps, verdict))
-        if run.handle is not None:
-            run.handle.stop()
+            if run.state != "running" or run.handle is None or run.name in {*self.spared, *self.stopped}:
+                continue
+            others = [curve for name, curve in self.curves.items() if name != run.name]
+            verdict = behind(self.curves[run.name], others, WARM_UP * run.config.epochs)
+            if verdict is not None:
+                self.stopped.add(run.name)
+                steps = int(read_metrics(run.config.out)[-1]["step"]) + 1
+                mark_stopped(run.config.out, Stopped("stop-median", steps, verdict))
+                run.handle.stop()
 
 
 def knn_curve(run: Path) -> Curve:
-    """Read the curve from the run's metrics file."""
     return {int(line["epoch"]): line["knn_top1"] for line in read_metrics(run) if "knn_top1" in line}
 
 
@@ -290,10 +245,7 @@ def behind(own: Curve, others: Sequence[Curve], warm_up: float) -> str | None:
         for curve in others
         if curve and max(curve) >= epoch and min(curve) <= epoch
     ]
-    if len(means) < MIN_OTHERS:
-        return None
-    best, median = max(own.values()), statistics.median(means)
-    if best >= median:
+    if len(means) < MIN_OTHERS or (best := max(own.values())) >= (median := statistics.median(means)):
         return None
     return (
         f"its best k-NN until epoch {epoch + 1} is {best:.1f} %, below {median:.1f} %, the median of the means of "
@@ -313,7 +265,7 @@ class WorkerProcess:
     """
 
     def __init__(self, command: Sequence[str], config: RunConfig, environment: Mapping[str, str]) -> None:
-        self.log = beside(config.out, "log")
+        self.log = sibling(config.out, "log")
         settings = write_settings(config)
         with self.log.open("ab") as log:
             self.begin = log.tell()
@@ -328,11 +280,9 @@ class WorkerProcess:
             )
 
     def poll(self) -> int | None:
-        """Return the exit code, or None while it runs."""
         return self.process.poll()
 
     def stop(self) -> None:
-        """Ask it to write a checkpoint and end."""
         if sys.platform == "win32":  # there, to terminate is to kill; the end of its standard input is a request
             assert self.process.stdin is not None
             self.process.stdin.close()
@@ -340,11 +290,10 @@ class WorkerProcess:
             self.process.terminate()
 
     def kill(self) -> None:
-        """End it at once."""
         self.process.kill()
 
     def diagnosis(self) -> str:
-        """Return the last lines that it printed, or by what it was killed."""
+        """Return the last lines that it printed, or the signal that killed it."""
         code = self.process.poll()
         if code is not None and code < 0:
             hint = " (the machine may be out of memory)" if code == -9 else ""
@@ -355,42 +304,36 @@ class WorkerProcess:
 class LocalRunner:
     """Starts runs on this machine.
 
-    Args:
-        command: what brings the run of a settings file, its last argument, to its end.
-        at_once: number of runs at the same time.
-        gpus: names for CUDA_VISIBLE_DEVICES, of which each run gets the least used one; empty: all runs see all.
+    command: what brings the run of a settings file, its last argument, to its end.
+    gpus: names for CUDA_VISIBLE_DEVICES, of which each run gets the least used one; empty: all runs see all.
     """
 
     def __init__(self, command: Sequence[str], at_once: int, gpus: Sequence[str] = ()) -> None:
-        self.command, self.at_once, self.gpus = tuple(command), at_once, tuple(gpus)
+        self.command, self.at_once = tuple(command), at_once
         self.on: dict[str, list[WorkerProcess]] = {gpu: [] for gpu in gpus}
 
     def start(self, configs: Sequence[RunConfig]) -> list[WorkerProcess]:
-        """Start a process for each."""
         return [self._start(config) for config in configs]
 
     def _start(self, config: RunConfig) -> WorkerProcess:
         # Set before any library starts its threads; a run without a number of its own gets its share of the cores.
         environment = {"OMP_NUM_THREADS": str(config.threads or max(cores() // self.at_once, 1))}
-        if not self.gpus:
+        if not self.on:
             return WorkerProcess(self.command, config, environment)
-        gpu = min(self.gpus, key=lambda name: sum(process.poll() is None for process in self.on[name]))
+        gpu = min(self.on, key=lambda name: sum(process.poll() is None for process in self.on[name]))
         process = WorkerProcess(self.command, config, environment | {"CUDA_VISIBLE_DEVICES": gpu})
         self.on[gpu].append(process)
         return process
 
 
-def beside(run: Path, ending: str) -> Path:
+def sibling(run: Path, ending: str) -> Path:
     """Return NAME.ending next to the run folder NAME: it outlives the folder, and is there before it."""
     return run.with_name(f"{run.name}.{ending}")
 
 
 def write_settings(config: RunConfig) -> Path:
-    """Write the settings next to the run folder, for `read_settings` in another process. Return the file.
-
-    Raises UserError if that is impossible.
-    """
-    file = beside(config.out, "settings.json")
+    """Write the settings next to the run folder, for another process; return the file. Raises UserError."""
+    file = sibling(config.out, "settings.json")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(to_dict(config), indent=2) + "\n")
@@ -400,10 +343,7 @@ def write_settings(config: RunConfig) -> Path:
 
 
 def read_settings(file: Path) -> RunConfig:
-    """Return the settings that `write_settings` wrote, the same to the last bit.
-
-    Raises UserError if the file is missing or is not one of them.
-    """
+    """Return what `write_settings` wrote, to the last bit. Raises UserError if the file is missing or another."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -14,15 +15,13 @@ from typing import Any
 
 from dinoscope.errors import UserError
 from dinoscope.files import write_text
-from dinoscope.study.run import WorkerProcess, beside, last_lines, read_settings, write_settings
+from dinoscope.study.run import WorkerProcess, last_lines, read_settings, sibling, write_settings
 from dinoscope.training.config import RunConfig
 
 NOTICE_SECONDS, SAVING_SECONDS = 120, 90
 """From SLURM's warning to the end of a job's time, and how much of it the checkpoint may take."""
-
 REQUEUES = 1000
 """Times that a run may use up its time and be queued again; each continues where the last one stopped."""
-
 ALIVE = {"PENDING", "RUNNING", "REQUEUED", "CONFIGURING", "COMPLETING", "SUSPENDED", "PREEMPTED"}
 """States of a job that need not be submitted again."""
 
@@ -57,17 +56,15 @@ class WorkerJob:
         self.process: WorkerProcess | None = None
 
     def __call__(self) -> int:
-        """Return the worker's exit code."""
         config = read_settings(Path(self.settings))
         self.process = WorkerProcess(self.command, config, {"OMP_NUM_THREADS": str(config.threads or self.threads)})
         while (code := self.process.poll()) is None:
             time.sleep(0.2)
-        if code == 130:  # SLURM told the worker before this process: the order to queue again may still come
+        if code == 130:  # SLURM signals the worker before this process: the order to queue again may still come
             time.sleep(NOTICE_SECONDS)
         return code
 
     def checkpoint(self) -> Any:
-        """Stop the worker; return what continues it."""
         from submitit.helpers import DelayedSubmission
 
         if self.process is not None:
@@ -80,11 +77,11 @@ class WorkerJob:
 
 
 class JobHandle:
-    """A job of the cluster; asked about once in `every` seconds."""
+    """A job of the cluster, whose state is looked up every `every` seconds."""
 
     def __init__(self, job: Any, config: RunConfig, every: float) -> None:
         self.job, self.config, self.every = job, config, every
-        self.asked = float("-inf")
+        self.looked = float("-inf")
         self.stopped = False
         self.error = ""
 
@@ -92,9 +89,9 @@ class JobHandle:
         """Return the exit code of the worker; 1 if the job died without one."""
         if self.stopped:
             return 130
-        if time.monotonic() - self.asked < self.every:
+        if time.monotonic() - self.looked < self.every:
             return None
-        self.asked = time.monotonic()
+        self.looked = time.monotonic()
         if not self.job.done():
             return None
         try:
@@ -111,8 +108,7 @@ class JobHandle:
     kill = stop
 
     def diagnosis(self) -> str:
-        """Return the last lines of the worker, or what the cluster reports of it."""
-        return self.error or last_lines(beside(self.config.out, "log"))
+        return self.error or last_lines(sibling(self.config.out, "log"))
 
 
 class SlurmRunner:
@@ -121,13 +117,8 @@ class SlurmRunner:
     A job that an earlier, killed study left in the queue is taken over instead of being submitted again; the
     worker's lock keeps two of them from one run folder in any case.
 
-    Args:
-        command: what brings the run of a settings file, its last argument, to its end.
-        config: what each job asks for.
-        parallel: most jobs at once.
-        folder: for submitit's files.
-        cluster: slurm; local runs the same jobs here, for tests.
-        every: seconds between looks at a job.
+    command: what brings the run of a settings file, its last argument, to its end. folder: for submitit's files.
+    cluster: slurm; local runs the same jobs here, for tests. every: seconds between looks at a job.
 
     Raises UserError if submitit or SLURM is missing, or the settings make no sense.
     """
@@ -147,7 +138,10 @@ class SlurmRunner:
             raise UserError("--executor slurm needs submitit: pip install 'dinoscope[slurm]'") from error
         if cluster == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
             raise UserError("--executor slurm: there is no SLURM here (no sbatch or srun on the PATH)")
-        _check(config)
+        if config.gpus not in (0, 1):
+            raise UserError(f"--gpus must be 0 or 1 for each run, not {config.gpus}: a run of a study is one process")
+        if config.cpus < 1 or config.timeout_minutes < 5:
+            raise UserError("--cpus must be at least 1 and --timeout-minutes at least 5")
         self.command, self.config, self.cluster, self.every = tuple(command), config, cluster, every
         self.at_once = sys.maxsize  # the array keeps to `parallel`
         limits = {"slurm_max_num_timeout": REQUEUES, "local_max_num_timeout": REQUEUES}
@@ -166,32 +160,28 @@ class SlurmRunner:
 
     def start(self, configs: Sequence[RunConfig]) -> list[JobHandle]:
         """Submit, or find in the queue. Raises UserError if the cluster refuses."""
-        found = {config.out: self._alive(config) for config in configs}
-        missing = [config for config in configs if found[config.out] is None]
-        found |= dict(zip((config.out for config in missing), self._submit(missing), strict=True))
-        return [JobHandle(found[config.out], config, self.every) for config in configs]
-
-    def _submit(self, configs: Sequence[RunConfig]) -> list[Any]:
-        settings = [str(write_settings(config).absolute()) for config in configs]
-        if not settings:
-            return []
+        jobs = {config.out: self._alive(config) for config in configs}
+        missing = [config for config in configs if jobs[config.out] is None]
+        settings = [str(write_settings(config).absolute()) for config in missing]
         try:
-            with self.executor.batch():
-                jobs = [self.executor.submit(WorkerJob(self.command, file, self.config.cpus)) for file in settings]
+            with self.executor.batch() if missing else contextlib.nullcontext():
+                workers = [WorkerJob(self.command, file, self.config.cpus) for file in settings]
+                submitted = [self.executor.submit(worker) for worker in workers]
         except (RuntimeError, subprocess.CalledProcessError) as error:
             reason = str(getattr(error, "stderr", None) or error).strip().replace("\n", "; ")
             raise UserError(f"SLURM did not take the jobs: {reason}") from error
-        for config, job in zip(configs, jobs, strict=True):
+        for config, job in zip(missing, submitted, strict=True):
+            jobs[config.out] = job
             record = {"cluster": self.cluster, "folder": str(self.executor.folder), "job": job.job_id}
-            write_text(beside(config.out, "job.json"), json.dumps(record) + "\n")
-        return jobs
+            write_text(sibling(config.out, "job.json"), json.dumps(record) + "\n")
+        return [JobHandle(jobs[config.out], config, self.every) for config in configs]
 
     def _alive(self, config: RunConfig) -> Any | None:
         """Return the job that is at this run or will be, or None."""
         import submitit
 
         try:
-            record = json.loads(beside(config.out, "job.json").read_text(encoding="utf-8"))
+            record = json.loads(sibling(config.out, "job.json").read_text(encoding="utf-8"))
             folder, number = record["folder"], record["job"]
         except (OSError, ValueError, KeyError):
             return None
@@ -200,12 +190,4 @@ class SlurmRunner:
         job = submitit.SlurmJob(folder, number)
         if job.paths.result_pickle.exists():
             return None
-        state = job.watcher.get_state(number, mode="force").upper()
-        return job if state in ALIVE else None
-
-
-def _check(config: SlurmConfig) -> None:
-    if config.gpus not in (0, 1):
-        raise UserError(f"--gpus must be 0 or 1 for each run, not {config.gpus}: a run of a study is one process")
-    if config.cpus < 1 or config.timeout_minutes < 5:
-        raise UserError("--cpus must be at least 1 and --timeout-minutes at least 5")
+        return job if job.watcher.get_state(number, mode="force").upper() in ALIVE else None

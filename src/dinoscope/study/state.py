@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
 import shutil
 import signal
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal
 
 from dinoscope import checkpoint
 from dinoscope.config import from_dict
@@ -43,20 +45,8 @@ class RunState:
     fingerprint: str | None = None
 
 
-@runtime_checkable
-class Train(Protocol):
-    """`dinoscope.training.loop.train`, or one that adds listeners to it."""
-
-    def __call__(self, config: RunConfig, *, resume: bool) -> RunResult:
-        """Train, or continue to train."""
-        ...
-
-
 def run_state(config: RunConfig) -> RunState:
-    """Look at the run's folder; nothing is changed.
-
-    Raises UserError if the folder was begun with settings that give another result (each is named), or is not a run's.
-    """
+    """Look at the run's folder. Raises UserError if it has other settings (each is named), or is not a run's."""
     run = RunFolder(config.out)
     if not (run.path / CONFIG).is_file():
         _check_nothing_is_lost(run)
@@ -68,15 +58,14 @@ def run_state(config: RunConfig) -> RunState:
     )
     if newest is None and not exported:
         return RunState("new")
-    require_same_settings(saved, config)
+    _require_same_settings(saved, config)
     if newest is None:  # somebody made room: an export is only ever written by a run that reached its end
         return RunState("finished")
     done = exported and newest["step"] >= newest["total"]
     return RunState("finished" if done else "running", newest["step"], newest["data_fingerprint"])
 
 
-def require_same_settings(saved: RunConfig, wanted: RunConfig) -> None:
-    """Refuse a run folder that was begun with settings that give another result; the UserError names each."""
+def _require_same_settings(saved: RunConfig, wanted: RunConfig) -> None:
     changed = changed_settings(saved, wanted)
     if changed:
         raise UserError(
@@ -84,22 +73,27 @@ def require_same_settings(saved: RunConfig, wanted: RunConfig) -> None:
         )
 
 
-def bring_to_end(config: RunConfig, train: Train) -> bool:
+def bring_to_end(config: RunConfig, train: Callable[..., RunResult]) -> bool:
     """Begin the run, continue it, or find it finished: safe to call again after any kind of death.
 
     Waits while another process is at this run. Returns whether it is finished (False: a signal stopped it).
 
+    train: `dinoscope.training.loop.train`, or one that adds listeners to it.
+
     Raises UserError as `run_state` and `train` do.
     """
-    with run_lock(config.out, lambda: logger.warning("waiting for the process that is at %s", config.out)):
+    out = config.out
+    with run_lock(out, lambda: logger.warning("waiting for the process that is at %s", out)):
         state = run_state(config)
         if state.name == "finished":
             return True
         if state.name == "new":
-            _clear(config.out)
-        else:
-            for partial in config.out.rglob(".*.partial-*"):  # half-written files of the process that was killed
-                shutil.rmtree(partial, ignore_errors=True)
+            if out.exists():  # the rename comes first: a kill leaves no half-deleted run folder
+                out.rename(out.with_name(f".{out.name}.discarded-{os.getpid()}"))
+            for discarded in out.parent.glob(f".{glob.escape(out.name)}.discarded-*"):
+                shutil.rmtree(discarded)
+        for partial in out.rglob(".*.partial-*"):  # half-written files of a process that was killed
+            shutil.rmtree(partial, ignore_errors=True)
         return not train(config, resume=state.name == "running").interrupted
 
 
@@ -115,19 +109,6 @@ def _check_nothing_is_lost(run: RunFolder) -> None:
     raise UserError(f"{run.path} is in the way of a run and is not a run folder: move it, or choose another --out")
 
 
-def _clear(folder: Path) -> None:
-    """Remove a run that cannot be continued. The rename comes first: a kill leaves no half-deleted run folder."""
-    if folder.exists():
-        folder.rename(folder.with_name(f".{folder.name}.discarded-{os.getpid()}"))
-    for discarded in folder.parent.glob(f".{_literal(folder.name)}.discarded-*"):
-        shutil.rmtree(discarded)
-
-
-def _literal(name: str) -> str:
-    """Return a file name for glob, without wildcards."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-
-
 # Stopped by a rule
 
 
@@ -141,25 +122,20 @@ class Stopped:
 
     @property
     def diagnosis(self) -> str:
-        """The reason, for a table."""
         return f"stopped early after {self.steps} steps: {self.reason}"
 
 
 def mark_stopped(run: Path, stopped: Stopped) -> None:
-    """Leave the mark."""
     write_text(run / STOPPED, json.dumps(asdict(stopped), indent=2) + "\n")
 
 
 def stopped_early(config: RunConfig) -> Stopped | None:
-    """Return the mark that the run bears, if any.
-
-    Raises UserError if the mark is damaged, or the run was begun with settings that give another result.
-    """
+    """Return the mark that the run bears. Raises UserError if it is damaged, or of a run with other settings."""
     file = config.out / STOPPED
     if not file.is_file():
         return None
     if (config.out / CONFIG).is_file():
-        require_same_settings(read_config(config.out), config)
+        _require_same_settings(read_config(config.out), config)
     try:
         return from_dict(Stopped, json.loads(file.read_text(encoding="utf-8")), str(file))
     except (OSError, ValueError) as error:
@@ -172,7 +148,6 @@ class StopOnCollapse(Listener):
     essential = True
 
     def started(self, start: RunStart) -> None:
-        """Remember the run folder."""
         self.run = start.config.out
 
     def diagnosed(self, step: Step, verdict: Verdict) -> None:
@@ -181,53 +156,30 @@ class StopOnCollapse(Listener):
         signal.raise_signal(signal.SIGTERM)
 
 
-# Progress of a run under way
-
-
-@dataclass(frozen=True)
-class Reading:
-    """The newest values of a run; None before there are any.
-
-    step: index of the optimiser step, from 0; epoch likewise. knn: top-1 in %.
-    """
-
-    step: int | None = None
-    epoch: int | None = None
-    loss: float | None = None
-    images_per_second: float | None = None
-    knn: float | None = None
-
-
 class MetricsTail:
-    """Reads what was added to a run's metrics.jsonl since the last look, so that looking often is cheap."""
+    """Reads what was added to a run's metrics.jsonl since the last look, so that looking often is cheap.
+
+    values: the newest value of everything that was logged.
+    """
 
     def __init__(self, run: Path) -> None:
         self.path = run / METRICS
-        self.start_over(0)
+        self.inode = self.offset = 0
+        self.values: dict[str, float] = {}
 
-    def start_over(self, inode: int) -> None:
-        """Forget everything: the file is another one."""
-        self.inode, self.offset, self.reading = inode, 0, Reading()
-
-    def read(self) -> Reading:
+    def read(self) -> dict[str, float]:
         """Return the newest values. A run that continues writes a new file, without the steps that it makes again."""
         try:
             with self.path.open("rb") as file:
                 status = self.path.stat()
                 if status.st_ino != self.inode or status.st_size < self.offset:
-                    self.start_over(status.st_ino)
+                    self.inode, self.offset, self.values = status.st_ino, 0, {}
                 file.seek(self.offset)
                 added = file.read()
         except FileNotFoundError:
-            return self.reading
+            return self.values
         whole = added[: added.rfind(b"\n") + 1]
         self.offset += len(whole)
         for line in whole.splitlines():
-            self.reading = _with(self.reading, json.loads(line))
-        return self.reading
-
-
-def _with(reading: Reading, line: dict[str, Any]) -> Reading:
-    names = {"step": "step", "epoch": "epoch", "loss": "loss", "images_per_second": "images_per_second"}
-    names |= {"knn_top1": "knn"}
-    return replace(reading, **{ours: line[theirs] for theirs, ours in names.items() if theirs in line})
+            self.values |= json.loads(line)
+        return self.values
