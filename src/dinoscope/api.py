@@ -328,11 +328,7 @@ class Attention:
         from dinoscope.pictures import write_png
         from dinoscope.report.pages import attention_panel
 
-        panel = attention_panel(self.image, torch.from_numpy(self.maps), mass, what=self.title)
-        try:
-            write_png(Path(path), panel)
-        except OSError as error:
-            raise UserError(f"{path} could not be written: {error.strerror or error}") from error
+        write_png(Path(path), attention_panel(self.image, torch.from_numpy(self.maps), mass, what=self.title))
 
 
 def attention(

@@ -203,6 +203,18 @@ def _read_object(file: Path) -> dict[str, object]:
     return values if isinstance(values, dict) else {}
 
 
+def unique_names(names: Iterable[str]) -> list[str]:
+    """Return the names; one that is taken already gets a number, as in "cat-2"."""
+    taken: dict[str, str] = {}  # by casefold: some file systems take "Cat" and "cat" for one
+    for given in names:
+        name, number = given, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{given}-{number}"
+        taken[name.casefold()] = name
+    return list(taken.values())
+
+
 def claim(out: Path, names: Iterable[str], *, overwrite: bool) -> None:
     """Refuse, before the work, a folder that cannot be made or holds some of the files. Makes nothing yet.
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from dinoscope import checkpoint
 from dinoscope.config import from_dict
 from dinoscope.errors import UserError
-from dinoscope.files import OFFLINE_VARIABLE, RUN_SETTINGS, cache_folder
+from dinoscope.files import OFFLINE_VARIABLE, RUN_SETTINGS, cache_folder, unique_names
 from dinoscope.methods import DISPLAY, shown_name
 from dinoscope.methods.method import MethodConfig
 from dinoscope.models import backbone as backbones
@@ -152,15 +152,7 @@ def load_models(names: Sequence[str | Path | Model], watch: Watch = say_once) ->
 
 def folder_names(labels: Sequence[str]) -> list[str]:
     """Return names of folders for labels that may hold anything; equal ones are numbered."""
-    names: list[str] = []
-    for label in labels:
-        plain = re.sub(r"[^\w.+-]+", "-", label).strip("-.") or "model"
-        name, number = plain, 1
-        while name.casefold() in {each.casefold() for each in names}:
-            number += 1
-            name = f"{plain}-{number}"
-        names.append(name)
-    return names
+    return unique_names([re.sub(r"[^\w.+-]+", "-", label).strip("-.") or "model" for label in labels])
 
 
 def load_model(name: str, watch: Watch = say_once) -> Model:

@@ -14,7 +14,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import matplotlib
@@ -26,7 +25,8 @@ from matplotlib.font_manager import FontProperties
 from numpy import ndarray
 from PIL import Image
 
-from dinoscope.data.benchmarks import voc_palette
+from dinoscope.data.benchmarks import VOID, voc_palette
+from dinoscope.errors import UserError
 from dinoscope.files import replacing
 
 Pixels = UInt8[ndarray, "_ _ 3"]
@@ -39,8 +39,6 @@ COLORS = matplotlib.colormaps["inferno"]  # perceptually uniform, and readable i
 OUTLINE = (255, 214, 64)
 OPACITY = 0.85
 """Opacity of an overlay at its strongest patches."""
-VOID = 255
-"""Value of the pixels of a ground truth that count as nothing; 0 is background, every other value an object."""
 VOID_COLOR = (235, 235, 235)
 MIN_FRAME = 8
 """Pixels that a patch must have on the page to be framed; a frame would cover a smaller one."""
@@ -55,6 +53,7 @@ MAX_COLUMNS = 6
 _DPI = 100
 _HEADING_HEIGHT, _CAPTION_HEIGHT, _LEGEND_HEIGHT = 44, 26, 40
 _HEADING_SIZE, _TEXT_SIZE = 17, 13
+_SHEET_TILE = 300
 _WEBP_QUALITY = 82
 _WEBP_EFFORT = 6  # the highest: smallest files
 
@@ -77,26 +76,25 @@ def overlay(
 
     opacity: at the strongest patches, 0 to 1. smooth: False gives each patch one colour, so that its edges are seen.
     """
-    height, width = image.shape[:2]
+    mean = max(float(values.mean()), float(np.finfo(np.float32).tiny))
+    excess = values.astype(np.float32) / mean - 1
+    strength = excess / max(float(np.quantile(excess, 0.995, method="higher")), 1.0)
     between = cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST_EXACT
-    strength = cv2.resize(_above_mean(values), (width, height), interpolation=between).clip(0, 1)
-    return _colored(_muted(image), strength, opacity)
+    return _colored(_muted(image), cv2.resize(strength, image.shape[1::-1], interpolation=between).clip(0, 1), opacity)
 
 
 def cosine_overlay(image: UInt8[ndarray, "h w 3"], cosines: Float[ndarray, "rows columns"]) -> Pixels:
     """Lay cosines over an image: nothing at 0 or less, full colour at 1; the same scale for every picture."""
-    height, width = image.shape[:2]
-    resized = cv2.resize(cosines.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    resized = cv2.resize(cosines.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     return _colored(_muted(image), resized.clip(0, 1))
 
 
 def mask_overlay(image: UInt8[ndarray, "h w 3"], mask: Bool[ndarray, "rows columns"]) -> UInt8[ndarray, "h w 3"]:
     """Dim what lies outside the mask and draw a thin line around what lies inside."""
-    height, width = image.shape[:2]
-    inside = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    inside = _nearest(mask.astype(np.uint8), image)
     drawn = np.where(inside[..., None] > 0, image, np.rint(0.3 * _muted(image)).astype(np.uint8))
     contours, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(drawn, contours, -1, OUTLINE, thickness=max(1, round(min(height, width) / 200)))
+    cv2.drawContours(drawn, contours, -1, OUTLINE, thickness=max(1, round(min(image.shape[:2]) / 200)))
     return drawn
 
 
@@ -105,16 +103,14 @@ def tinted(image: UInt8[ndarray, "h w 3"], mask: Bool[ndarray, "rows columns"]) 
 
     There is no outline as in `mask_overlay`: around many small patches there would be little else to see.
     """
-    height, width = image.shape[:2]
-    inside = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)[..., None] > 0
+    inside = _nearest(mask.astype(np.uint8), image)[..., None] > 0
     grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
     return np.rint(np.where(inside, 0.65 * image + 0.35 * np.array(OUTLINE), 0.35 * grey)).astype(np.uint8)
 
 
 def truth_overlay(image: UInt8[ndarray, "h w 3"], truth: UInt8[ndarray, "a b"]) -> Pixels:
     """Show the objects of a ground truth of any size as `tinted` shows a mask; void pixels are light grey."""
-    height, width = image.shape[:2]
-    values = cv2.resize(truth, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    values = _nearest(truth, image)
     drawn = tinted(image, (values != 0) & (values != VOID))
     drawn[values == VOID] = VOID_COLOR
     return drawn
@@ -140,7 +136,7 @@ def color_picture(colors: Float[ndarray, "rows columns 3"], size: tuple[int, int
 def marked(
     image: UInt8[ndarray, "h w 3"], point: tuple[int, int], box: tuple[float, float, float, float], scale: float
 ) -> Pixels:
-    """Draw a crosshair on the point (x, y) and, where it is large enough, a frame around its patch.
+    """Draw a crosshair on the point (x, y) and, if it is large enough, a frame around its patch.
 
     box: edges (left, top, right, bottom) of the patch; point and box are in pixels before `scale`.
     """
@@ -152,10 +148,9 @@ def marked(
     inner_x, inner_y = max(gap, x - left + gap, right - x + gap), max(gap, y - top + gap, bottom - y + gap)
     arms = [((x + side * inner_x, y), (x + side * (inner_x + reach), y)) for side in (-1, 1)]
     arms += [((x, y + side * inner_y), (x, y + side * (inner_y + reach))) for side in (-1, 1)]
-    framed = min(right - left, bottom - top) >= MIN_FRAME
     # first thick and dark, then thin and bright: it shows on any ground
     for color, thickness in (((0, 0, 0), 4), (OUTLINE, 2)):
-        if framed:
+        if min(right - left, bottom - top) >= MIN_FRAME:
             cv2.rectangle(drawn, (left, top), (right - 1, bottom - 1), color, thickness)
         for begin, end in arms:
             cv2.line(drawn, begin, end, color, thickness)
@@ -169,15 +164,12 @@ def fitted(image: UInt8[ndarray, "h w 3"], width: int) -> Pixels:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 
 
-def _above_mean(values: Float[ndarray, "rows columns"]) -> Float[ndarray, "rows columns"]:
-    """0 at the mean, 1 at the 99.5 % quantile, or at twice the mean where that is larger; negative below the mean."""
-    mean = max(float(values.mean()), float(np.finfo(np.float32).tiny))
-    excess = values.astype(np.float32) / mean - 1
-    return excess / max(float(np.quantile(excess, 0.995, method="higher")), 1.0)
+def _nearest(values: UInt8[ndarray, "a b"], image: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "h w"]:
+    return cv2.resize(values, image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def _muted(image: UInt8[ndarray, "h w 3"]) -> Float[ndarray, "h w 3"]:
-    """The image with half of its colour: a ground on which the colours of a map stand out."""
+    """Take half of an image's colour: a ground on which the colours of a map stand out."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
     return (0.5 * image + 0.5 * grey).astype(np.float32)
 
@@ -211,17 +203,6 @@ class Row:
     tiles: Sequence[Tile]
     tile_width: int
 
-    @property
-    def picture_height(self) -> int:
-        """Height without the line of text."""
-        return max(tile.pixels.shape[0] for tile in self.tiles)
-
-    @property
-    def height(self) -> int:
-        """Height with the line of text."""
-        has_text = any(tile.caption or tile.detail for tile in self.tiles)
-        return self.picture_height + (_CAPTION_HEIGHT if has_text else 0)
-
 
 @dataclass(frozen=True)
 class Legend:
@@ -233,35 +214,9 @@ class Legend:
     text: str
 
 
-def page(rows: Sequence[Row], width: int, title: str = "", note: str = "", legend: Legend | None = None) -> Pixels:
-    """Set rows below each other, the title above them at the left, the note at the right, the legend below.
-
-    A text that does not fit loses its middle.
-    """
-    top = MARGIN // 2 + (_HEADING_HEIGHT if title or note else 0)
-    height = top + sum(row.height + GAP for row in rows) + (_LEGEND_HEIGHT if legend else 0)
-    canvas = _Canvas(width, height)
-    if title or note:
-        canvas.line(title, note, (MARGIN, width - MARGIN), (MARGIN + _HEADING_HEIGHT) / 2, _HEADING_SIZE)
-    for row in rows:
-        canvas.row(row, top)
-        top += row.height + GAP
-    if legend:
-        canvas.legend(legend, top + (_LEGEND_HEIGHT - GAP) / 2)
-    return canvas.pixels()
-
-
-def sheet(
-    rows: Sequence[Sequence[Tile]], tile_width: int, title: str = "", note: str = "", legend: Legend | None = None
-) -> Pixels:
-    """Set rows of tiles on a page as wide as the longest of them; see `page`."""
-    width = page_width(max(map(len, rows)), tile_width)
-    return page([Row(tiles, tile_width) for tiles in rows], width, title, note, legend)
-
-
 @dataclass(frozen=True)
 class Sheet:
-    """Pictures in rows of equal tiles, such as the best and worst images of an evaluation; `sheet` draws it.
+    """Pictures in rows of equal tiles, such as the best and worst images of an evaluation.
 
     name: stem of its file. caption: what is shown, and how it came about.
     """
@@ -269,16 +224,57 @@ class Sheet:
     name: str
     rows: tuple[tuple[Tile, ...], ...]
     caption: str = ""
-    tile_width: int = 300
 
-    def pixels(self, title: str = "", note: str = "") -> Pixels:
-        """Draw it. title, note: above the pictures, left and right."""
-        return sheet(self.rows, self.tile_width, title, note)
+    def pixels(self, note: str = "") -> Pixels:
+        """Draw it, with a note above the pictures at the right."""
+        return page([Row(tiles, _SHEET_TILE) for tiles in self.rows], note=note, min_width=0)
 
 
-def bands(tiles: Sequence[Tile], per_row: int, tile_width: int) -> list[Row]:
-    """Break tiles into rows of at most `per_row`."""
-    return [Row(tiles[begin : begin + per_row], tile_width) for begin in range(0, len(tiles), per_row)]
+def page(
+    rows: Sequence[Row], title: str = "", note: str = "", legend: Legend | None = None, *, min_width: int = PAGE_WIDTH
+) -> Pixels:
+    """Set rows below each other, the title above them at the left, the note at the right, the legend below.
+
+    The page is as wide as its longest row. A text that does not fit loses its middle.
+    """
+    heading = _HEADING_HEIGHT if title or note else 0
+    captions = [_CAPTION_HEIGHT * any(tile.caption or tile.detail for tile in row.tiles) for row in rows]
+    heights = [max(tile.pixels.shape[0] for tile in row.tiles) for row in rows]
+    top = MARGIN // 2 + heading
+    width = max([min_width, *(page_width(len(row.tiles), row.tile_width) for row in rows)])
+    canvas = _Canvas(width, top + sum(captions) + sum(heights) + GAP * len(rows) + (_LEGEND_HEIGHT if legend else 0))
+    if heading:
+        canvas.line(title, note, MARGIN, width - MARGIN, (MARGIN + _HEADING_HEIGHT) / 2, _HEADING_SIZE)
+    for row, caption, height in zip(rows, captions, heights, strict=True):
+        for column, tile in enumerate(row.tiles):
+            left = MARGIN + column * (row.tile_width + GAP)
+            middle = top + _CAPTION_HEIGHT / 2
+            canvas.line(tile.caption, tile.detail, left, left + row.tile_width, middle, _TEXT_SIZE)
+            # a smaller picture lies in the middle of its place, and what it leaves free is tinted
+            place = np.full((height, row.tile_width, 3), MAT, np.uint8)
+            down, right = ((all_of - own) // 2 for all_of, own in zip(place.shape, tile.pixels.shape[:2], strict=False))
+            place[down : down + tile.pixels.shape[0], right : right + tile.pixels.shape[1]] = tile.pixels
+            canvas.pasted.append((place, left, top + caption))
+        top += caption + height + GAP
+    if legend:
+        middle, (height, length, _) = top + (_LEGEND_HEIGHT - GAP) / 2, legend.scale.shape
+        left = round(MARGIN + canvas.length(legend.low, _TEXT_SIZE) + GAP) if legend.low else MARGIN
+        canvas.pasted.append((legend.scale, left, round(middle - height / 2)))
+        canvas.text(legend.low, MARGIN, middle, _TEXT_SIZE, QUIET)
+        canvas.text(legend.high, left + length + GAP, middle, _TEXT_SIZE, QUIET)
+        canvas.text(legend.text, width - MARGIN, middle, _TEXT_SIZE, QUIET, align="right")
+    return canvas.pixels()
+
+
+def bands(
+    columns: Sequence[Sequence[Tile]], per_row: int, tile_width: int, first: Sequence[Tile] | None = None
+) -> list[Row]:
+    """Set columns of tiles next to each other, in bands of at most `per_row`; each begins with the column `first`."""
+    rows: list[Row] = []
+    for begin in range(0, len(columns), per_row):
+        band = [*([] if first is None else [first]), *columns[begin : begin + per_row]]
+        rows += [Row(tiles, tile_width) for tiles in zip(*band, strict=True)]
+    return rows
 
 
 def per_band(count: int, limit: int = MAX_COLUMNS) -> int:
@@ -291,7 +287,7 @@ def page_width(columns: int, tile_width: int) -> int:
     return 2 * MARGIN + columns * (tile_width + GAP) - GAP
 
 
-def tile_width(page_width: int, columns: int) -> int:
+def tile_width(columns: int, page_width: int = PAGE_WIDTH) -> int:
     """Return the width of the columns of a page."""
     return (page_width - 2 * MARGIN - (columns - 1) * GAP) // columns
 
@@ -308,9 +304,12 @@ def mass_legend(mass: float, kind: str) -> Legend:
 
 
 def write_png(path: Path, pixels: UInt8[ndarray, "h w *c"]) -> None:
-    """Write a PNG, whole or not at all: grey [h, w], RGB or RGBA. The folder must exist."""
-    with replacing(path) as partial:
-        Image.fromarray(pixels).save(partial, "png")
+    """Write a PNG, whole or not at all: grey [h, w], RGB or RGBA. Raises UserError if that fails."""
+    try:
+        with replacing(path) as partial:
+            Image.fromarray(pixels).save(partial, "png")
+    except OSError as error:
+        raise UserError(f"{path} could not be written: {error.strerror or error}") from error
 
 
 def webp(pixels: UInt8[ndarray, "h w 3"], *, lossless: bool = False) -> bytes:
@@ -321,7 +320,7 @@ def webp(pixels: UInt8[ndarray, "h w 3"], *, lossless: bool = False) -> bytes:
 
 
 class _Canvas:
-    """The page while it is set: texts in a figure, pictures to be pasted over it at the end."""
+    """A page while it is set: texts in a figure, and pictures (with left and top) to be pasted over it at the end."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
@@ -329,38 +328,40 @@ class _Canvas:
         self.agg = FigureCanvasAgg(self.figure)
         self.pasted: list[tuple[Pixels, int, int]] = []
 
-    def row(self, row: Row, top: int) -> None:
-        for column, tile in enumerate(row.tiles):
-            left = MARGIN + column * (row.tile_width + GAP)
-            span = (left, left + row.tile_width)
-            self.line(tile.caption, tile.detail, span, top + _CAPTION_HEIGHT / 2, _TEXT_SIZE)
-            self._picture(tile.pixels, left, top + row.height - row.picture_height, row)
-
-    def _picture(self, pixels: Pixels, left: int, top: int, row: Row) -> None:
-        """Set a picture in the middle of its place; what it leaves free is tinted."""
-        place = np.full((row.picture_height, row.tile_width, 3), MAT, np.uint8)
-        height, width, _ = pixels.shape
-        down, right = (row.picture_height - height) // 2, (row.tile_width - width) // 2
-        place[down : down + height, right : right + width] = pixels
-        self.pasted.append((place, left, top))
-
-    def line(self, text: str, detail: str, span: tuple[float, float], middle: float, size: float) -> None:
-        """Set a text at the left and a quieter one at the right of `span`; the left gives way."""
-        left, right = span
+    def line(self, text: str, detail: str, left: float, right: float, middle: float, size: float) -> None:
+        """Set a text at the left and a quieter one at the right; the left gives way."""
         detail = self._shortened(detail, _TEXT_SIZE, right - left)
-        room = right - left - self._length(detail, _TEXT_SIZE) - GAP
-        self._text(self._shortened(text, size, room), left, middle, size, INK, "left")
-        self._text(detail, right, middle, _TEXT_SIZE, QUIET, "right")
+        room = right - left - self.length(detail, _TEXT_SIZE) - GAP
+        self.text(self._shortened(text, size, room), left, middle, size, INK)
+        self.text(detail, right, middle, _TEXT_SIZE, QUIET, align="right")
 
-    def legend(self, legend: Legend, middle: float) -> None:
-        height, width, _ = legend.scale.shape
-        left = round(MARGIN + self._length(legend.low, _TEXT_SIZE) + GAP) if legend.low else MARGIN
-        self.pasted.append((legend.scale, left, round(middle - height / 2)))
-        self._text(legend.low, MARGIN, middle, _TEXT_SIZE, QUIET, "left")
-        self._text(legend.high, left + width + GAP, middle, _TEXT_SIZE, QUIET, "left")
-        self._text(legend.text, self.width - MARGIN, middle, _TEXT_SIZE, QUIET, "right")
+    def text(self, text: str, x: float, middle: float, size: float, color: str, align: str = "left") -> None:
+        """Set a text in the middle of its line."""
+        if text:
+            baseline = 1 - (middle + 0.35 * size) / self.height  # half of a capital letter below
+            looks = {"fontproperties": _font(size), "color": color, "horizontalalignment": align}
+            self.figure.text(x / self.width, baseline, _drawable(text), parse_math=False, **looks)
+
+    def length(self, text: str, size: float) -> float:
+        """Return the width of a text in pixels."""
+        if not text:
+            return 0.0
+        with _any_letter():
+            return self.agg.get_renderer().get_text_width_height_descent(_drawable(text), _font(size), ismath=False)[0]
+
+    def _shortened(self, text: str, size: float, room: float) -> str:
+        """Drop as much of the text's middle as it takes to fit into `room` pixels."""
+        if self.length(text, size) <= room:
+            return text
+
+        def without_middle(letters: int) -> str:
+            return text[: letters - letters // 2] + "…" + text[len(text) - letters // 2 :]
+
+        fitting = bisect_right(range(len(text)), room, key=lambda letters: self.length(without_middle(letters), size))
+        return without_middle(max(fitting - 1, 0))
 
     def pixels(self) -> Pixels:
+        """Draw the texts, and paste the pictures."""
         with _any_letter():
             self.agg.draw()
         page = np.array(self.agg.buffer_rgba())[..., :3].copy()
@@ -368,43 +369,9 @@ class _Canvas:
             page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
         return page
 
-    def _text(
-        self, text: str, x: float, middle: float, size: float, color: str, align: Literal["left", "right"]
-    ) -> None:
-        if not text:
-            return
-        self.figure.text(
-            x / self.width,
-            1 - (middle + 0.35 * size) / self.height,  # the baseline: half of a capital letter below
-            _drawable(text),
-            fontproperties=_font(size),
-            color=color,
-            horizontalalignment=align,
-            parse_math=False,
-        )
-
-    def _shortened(self, text: str, size: float, room: float) -> str:
-        """The text without as much of its middle as it takes to fit into `room` pixels."""
-        if self._length(text, size) <= room:
-            return text
-        lengths = range(len(text))
-        fitting = bisect_right(lengths, room, key=lambda n: self._length(_without_middle(text, n), size))
-        return _without_middle(text, max(fitting - 1, 0))
-
-    def _length(self, text: str, size: float) -> float:
-        if not text:
-            return 0.0
-        with _any_letter():
-            return self.agg.get_renderer().get_text_width_height_descent(_drawable(text), _font(size), ismath=False)[0]
-
-
-def _without_middle(text: str, letters: int) -> str:
-    """The first and the last letters of a text, so many in all, with an ellipsis between."""
-    return text[: letters - letters // 2] + "…" + text[len(text) - letters // 2 :]
-
 
 def _drawable(text: str) -> str:
-    """The text with a question mark for each byte of a file's name that is no UTF-8: no font has a letter for it."""
+    """Put a question mark for each byte of a file's name that is no UTF-8: no font has a letter for it."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
@@ -417,5 +384,4 @@ def _any_letter() -> Iterator[None]:
 
 
 def _font(size: float) -> FontProperties:
-    """The font at a size in pixels."""
-    return FontProperties(family=FONT, size=size * 72 / _DPI)
+    return FontProperties(family=FONT, size=size * 72 / _DPI)  # size: in pixels

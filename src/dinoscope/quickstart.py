@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dinoscope import api
+from dinoscope import api, pictures
 from dinoscope.checkpoint import load_backbone, write_text
 from dinoscope.data.images import decode
 from dinoscope.data.sources import ImageFolder, find_images
@@ -24,8 +24,8 @@ from dinoscope.explain.attention import attention_maps, map_masks, prepare
 from dinoscope.files import cache_folder
 from dinoscope.model_names import Model, load_model, random_backbone, shipped_model
 from dinoscope.models.backbone import Backbone, without_drop_path
-from dinoscope.pictures import fitted, overlay, write_png
-from dinoscope.report.pages import attention_panel, contact_sheet
+from dinoscope.pictures import Tile, fitted, overlay, write_png
+from dinoscope.report.pages import attention_panel
 from dinoscope.scenes import write_scenes
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listeners import Listener
@@ -140,9 +140,11 @@ def draw(models: dict[str, Backbone], data: Path, out: Path) -> list[Path]:
     rows = []
     for image in images:
         large = fitted(image, TILE)
-        rows.append([large, *(overlay(large, _maps(model, image).mean(dim=0).numpy()) for model in models.values())])
+        maps = [overlay(large, _maps(model, image).mean(dim=0).numpy()) for model in models.values()]
+        titles = [""] * (1 + len(models)) if rows else ["image", *models]
+        rows.append(pictures.Row([Tile(*tile) for tile in zip([large, *maps], titles, strict=True)], TILE))
     paths = [out / "overview.png"]
-    write_png(paths[0], contact_sheet(rows, ["image", *models], tile=TILE))
+    write_png(paths[0], pictures.page(rows, min_width=0))
     shown = models["the shipped model"]
     for number, image in enumerate(images):
         paths.append(out / f"panel-{number}.png")

@@ -13,9 +13,9 @@ import torch
 
 from dinoscope import checkpoint
 from dinoscope.cli import call
-from dinoscope.cli.pictures import find_files, unique_names
+from dinoscope.cli.pictures import find_files
 from dinoscope.errors import UserError
-from dinoscope.files import MARK
+from dinoscope.files import MARK, unique_names
 from dinoscope.models.backbone import BACKBONES, BackboneConfig, build_backbone
 
 Folder = Callable[..., Path]
@@ -160,8 +160,7 @@ def test_a_folder_is_sampled_evenly_and_files_are_all_taken(picture_folder: Fold
 
 
 def test_names_that_meet_are_numbered() -> None:
-    files = [Path(name) for name in ("a/cat.jpg", "b/cat.png", "cat-2.jpg", "b/Cat.png", "dog.jpg")]
-    assert unique_names(files) == ["cat", "cat-2", "cat-2-2", "Cat-3", "dog"]
+    assert unique_names(["cat", "cat", "cat-2", "Cat", "dog"]) == ["cat", "cat-2", "cat-2-2", "Cat-3", "dog"]
 
 
 def test_pictures_are_of_the_image_as_decoded(vit: Path, tmp_path: Path) -> None:

@@ -8,10 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from dinoscope.cli import main
-from dinoscope.cli.pictures import Seen, Truth
 from dinoscope.data.benchmarks import encode_indices, find_masks
 from dinoscope.errors import UserError
 from tests.data.test_masked_images import write_voc
@@ -61,21 +59,18 @@ def test_masks_give_a_jaccard_for_each_model(
     assert "1 image" in capsys.readouterr().out
 
 
-def test_void_pixels_are_not_counted(tmp_path: Path, picture_folder: Folder) -> None:
-    image = picture_folder(1) / "0000.png"
+def test_void_pixels_are_not_counted(
+    tmp_path: Path, picture_folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = picture_folder(1)
     (tmp_path / "masks").mkdir()
     classes = np.zeros((32, 40), np.uint8)
     classes[:16] = 255
     classes[16:, :20] = 7
     (tmp_path / "masks" / "0000.png").write_bytes(encode_indices(classes))
-    truth = Truth(find_masks([image], tmp_path / "masks"))
-    read = truth.classes(Seen(0, image, np.zeros((32, 40, 3), np.uint8), ()))
-    assert truth.measure(None, "model", torch.ones(4, 5, dtype=torch.bool)) is None  # an image without a mask
-    assert truth.measure(read, "model", torch.ones(4, 5, dtype=torch.bool)) == 0.5
-    left = torch.zeros(4, 4, dtype=torch.bool)
-    left[:, :2] = True
-    assert truth.measure(read, "model", left) == 1
-    assert truth.scores["model"] == [0.5, 1]
+    # of the lower half, which counts, the left half is the object
+    assert run(tmp_path / "out", images, "--model", VIT, "--masks", tmp_path / "masks", "--mass", "1") == 0
+    assert "50.00" in capsys.readouterr().out
 
 
 def test_an_image_without_objects_has_no_jaccard(

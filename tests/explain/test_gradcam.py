@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dinoscope.errors import UserError
 from dinoscope.evaluation.knn import KNNConfig, predict
-from dinoscope.explain.gradcam import cosine_to, gradcam, gradcam_maps, log_vote, own_direction, vote_shares
+from dinoscope.explain.gradcam import gradcam, gradcam_maps, log_vote, own_direction, vote_shares
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone
 from dinoscope.models.resnet import ResNetBackbone
 from dinoscope.models.vit import ViTBackbone
@@ -116,7 +116,7 @@ def test_equals_the_library_up_to_its_normalisation(name: str, labelled: bool) -
         def forward(self, images: Tensor) -> Tensor:
             return self.backbone(images).feature
 
-    score = own_direction if reference is None else partial(cosine_to, reference=reference)
+    score = own_direction if reference is None else partial(F.cosine_similarity, x2=reference[None])
     layer, reshape = backbone.net.layer4 if name == "resnet_micro" else backbone.net.blocks[-2], None
     if isinstance(backbone, ViTBackbone):
         reshape = lambda tokens: tokens[:, backbone.net.num_prefix_tokens :].transpose(1, 2).unflatten(2, (8, 8))
@@ -153,7 +153,7 @@ def test_frozen_weights_inference_mode_and_no_trace(name: str) -> None:
 def test_a_cosine_with_itself_would_have_no_gradient(resnet: ResNetBackbone) -> None:
     """Why `own_direction` is an inner product."""
     images = torch.randn(1, 3, 64, 64)
-    itself = gradcam(resnet, images, lambda features: cosine_to(features, features.detach()))
+    itself = gradcam(resnet, images, lambda features: F.cosine_similarity(features, features.detach()))
     assert itself.max() < 1e-5 * gradcam(resnet, images).max()
 
 

@@ -26,7 +26,6 @@ from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.report.maps import (
     CLASS_COLORS,
     Labelling,
-    ModelPoints,
     image_colors,
     points_page,
     points_panel,
@@ -166,7 +165,7 @@ def test_pictures_of_any_number_of_images(count: int) -> None:
     assert page.shape[2] == 3
     below, _ = thumbnails_page(made.points, images, None, "title", "note")
     assert len(below) < len(page)  # no legend without classes
-    both = points_page([ModelPoints("one", "", made.points), ModelPoints("two", "", -made.points)], labelling)
+    both = points_page([("one", "", made.points), ("two", "", -made.points)], labelling)
     assert both.shape[1] == page.shape[1]
 
 
@@ -223,7 +222,7 @@ def test_the_command_colours_the_classes_below_splits(picture_folder: PICTURES, 
         seen.append(labelling)
         return np.zeros((9, 9, 3), np.uint8)
 
-    monkeypatch.setattr("dinoscope.cli.pictures.points_page", page)  # imported there by name
+    monkeypatch.setattr("dinoscope.report.maps.points_page", page)
     assert run(MODEL, data, tmp_path / "a.png", "--points", "--method", "pca") == 0
     assert [found and found.classes for found in seen] == [("class0", "class1")]
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
-from dinoscope.pictures import MARGIN, OUTLINE, Tile, color_picture, cosine_overlay, marked, overlay, per_band
+from dinoscope.model_names import Model
+from dinoscope.models.backbone import BackboneConfig, build_backbone
+from dinoscope.pictures import MARGIN, OUTLINE, color_picture, cosine_overlay, marked, overlay, per_band
 from dinoscope.report.pages import (
-    ColoredImage,
-    Heading,
-    ModelMap,
-    SimilarPatches,
+    Explainer,
+    Shown,
     blocks_page,
     colors_page,
     comparison_page,
@@ -19,7 +22,8 @@ from dinoscope.report.pages import (
 )
 
 GREY = np.full((40, 60, 3), 120, np.uint8)
-LONG = Heading("a_very_long_name_" * 20 + "$1.jpg", "a model with a long name " * 8)
+TALL = np.full((200, 20, 3), 90, np.uint8)
+LONG = "a_very_long_name_" * 20 + "$1.jpg"
 
 
 def whole(page: np.ndarray) -> bool:
@@ -29,20 +33,30 @@ def whole(page: np.ndarray) -> bool:
     return all((margin == 255).all() for margin in margins) and not (page == 255).all()
 
 
-def model(index: int, jaccard: float | None, what: str = "attention") -> ModelMap:
-    values = np.random.default_rng(index).random((4, 6), dtype=np.float32)
-    return ModelMap(f"model-with-a-long-name-{index}", what, values, values > 0.5, jaccard)
+def explainer(network: str = "vit_micro_conv8") -> Explainer:
+    torch.manual_seed(0)
+    model = Model(network, "model-with-a-long-name " * 8, build_backbone(BackboneConfig(network, 32)).eval())
+    return Explainer(model, 32)
+
+
+def shown(explainers: list[Explainer], image: np.ndarray = GREY) -> Shown:
+    return Shown(LONG, image, tuple(each.input(image) for each in explainers))
 
 
 @pytest.mark.parametrize(("count", "width"), [(1, 1198), (2, 1198), (3, 1198), (5, 1756), (8, 1472)])
 def test_a_comparison_is_never_cut_off(count: int, width: int) -> None:
-    shown = [model(index, 0.5 if index else None, "attention" if index else "feature energy") for index in range(count)]
-    truth = np.zeros((40, 60), bool)
-    truth[10:30, 10:30] = True
-    page = comparison_page(GREY, shown, 0.6, LONG, truth)
+    models = [explainer("resnet_micro"), *[explainer()] * (count - 1)]
+    truth = np.zeros((40, 60), np.uint8)
+    truth[10:30, 10:30] = 1
+    image = shown(models)
+    page, jaccards = comparison_page(replace(image, truth=truth), models, "attention", -1, 0.6)
     assert whole(page)
     assert page.shape[1] == width
-    assert not np.array_equal(page, comparison_page(GREY, shown, 0.6, LONG))
+    assert jaccards is not None
+    assert len(jaccards) == count
+    without, none = comparison_page(image, models, "attention", -1, 0.6)
+    assert none is None
+    assert not np.array_equal(page, without)
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 1), (5, 5), (6, 3), (7, 4), (11, 4)])
@@ -51,17 +65,18 @@ def test_rows_are_as_even_as_can_be(count: int, expected: int) -> None:
 
 
 def test_the_other_pages_are_never_cut_off() -> None:
-    maps = [np.random.default_rng(seed).random((4, 6), dtype=np.float32) for seed in range(13)]
-    assert whole(blocks_page(GREY, [("short", maps[:3]), ("with many blocks", maps)], LONG))
-    colors = np.random.default_rng(0).random((4, 6, 3), dtype=np.float32)
-    tall = np.full((200, 20, 3), 90, np.uint8)
-    for foreground in (None, maps[0] > 0.5):
-        shown = [ColoredImage("a" * 90, image, colors, foreground) for image in (GREY, tall) * 4]
-        assert whole(colors_page(shown, LONG, 0.5))
-        assert whole(colors_page(shown[:1], LONG, 0.5))
-    point = SimilarPatches((5, 5), (0, 0, 10, 10), maps[:8])
-    assert whole(similarity_page([GREY, tall] * 4, ["b" * 90] * 8, [point, point], (40, 60), LONG))
-    assert whole(segment_page(GREY, Tile(GREY, "c" * 90, "d" * 90), maps[0] > 0.5, LONG, None))
+    model = explainer()
+    note = model.note
+    assert whole(blocks_page(shown([model, model], TALL), [model, model]))
+    images = [("a" * 90, image, model.patches(shown([model], image).inputs[0])) for image in (GREY, TALL) * 4]
+    for foreground in (False, True):
+        assert whole(colors_page(images, LONG, note, foreground=foreground))
+        assert whole(colors_page(images[:1], LONG, note, foreground=foreground))
+    assert whole(similarity_page(images, [(5, 5), (59, 39)], (40, 60), note))
+    for by in ("attention", "pca"):
+        page, mask = segment_page(shown([model]), model, by, -1, 0.6)
+        assert whole(page)
+        assert mask.shape == (4, 6)
 
 
 def test_a_patch_is_one_colour() -> None:

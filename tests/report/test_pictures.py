@@ -21,10 +21,9 @@ from dinoscope.pictures import (
     overlay,
     page,
     page_width,
-    tile_width,
     write_png,
 )
-from dinoscope.report.pages import attention_panel, contact_sheet
+from dinoscope.report.pages import attention_panel
 
 GREY = np.full((40, 60, 3), 120, np.uint8)
 
@@ -98,22 +97,17 @@ def test_a_panel_refuses_a_mass_out_of_range() -> None:
 def test_pictures_are_pasted_unchanged() -> None:
     """Under its line of text, a tile as wide as its column lies in the page pixel by pixel."""
     noise = np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8)
-    sheet = contact_sheet([[noise, noise], [noise, noise]], ["left", "right"], tile=80)
+    row = Row([Tile(noise, "left"), Tile(noise, "right")], 80)
+    sheet = page([row, row], min_width=0)
     assert sheet.shape[1] == page_width(2, 80)
-    assert tile_width(page_width(2, 80), 2) == 80
     windows = np.lib.stride_tricks.sliding_window_view(sheet, noise.shape)[:, :, 0]
     corners = np.argwhere((windows[:, :, 0, 0] == noise[0, 0]).all(axis=-1))
     assert sum(np.array_equal(windows[row, column], noise) for row, column in corners) == 4
 
 
-def test_columns_need_one_title_each() -> None:
-    with pytest.raises(ValueError):
-        contact_sheet([[GREY, GREY]], ["only one"])
-
-
 def test_a_smaller_picture_lies_in_the_middle_of_its_place() -> None:
     small, large = np.zeros((10, 20, 3), np.uint8), np.zeros((30, 40, 3), np.uint8)
-    drawn = page([Row([Tile(small), Tile(large)], tile_width=40)], page_width(2, 40))
+    drawn = page([Row([Tile(small), Tile(large)], tile_width=40)], min_width=0)
     top = MARGIN // 2
     rows, columns = np.nonzero((drawn == 0).all(axis=2)[:, : MARGIN + 40])
     assert (rows.min(), rows.max()) == (top + 10, top + 19)
@@ -129,5 +123,5 @@ def test_png_is_written_whole(tmp_path: Path) -> None:
 
 def test_no_figure_stays_in_pyplot() -> None:
     """There it would be kept for good."""
-    contact_sheet([[GREY]], ["title"])
+    page([Row([Tile(GREY, "title")], 240)])
     assert pyplot.get_fignums() == []

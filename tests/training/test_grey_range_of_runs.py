@@ -14,7 +14,7 @@ from PIL import Image
 
 from dinoscope import api, checkpoint
 from dinoscope.cli import main
-from dinoscope.cli.pictures import Viewer, look
+from dinoscope.cli.pictures import look
 from dinoscope.data.benchmarks import find_masked_images
 from dinoscope.data.grey_range import bits_window
 from dinoscope.data.loader import ViewsDataset
@@ -27,6 +27,7 @@ from dinoscope.evaluation.voc import VocConfig, read_samples
 from dinoscope.features import ExtractConfig, cached_extract, extract
 from dinoscope.model_names import Model, load_model
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone
+from dinoscope.report.pages import Explainer
 from dinoscope.training.loop import train
 from dinoscope.training.run_folder import read_config
 from tests.conformance import cases
@@ -157,10 +158,10 @@ class TestEverythingReadsByTheModelsRange:
         return round(float((shown.flatten(1)[0, 0] * backbone.std[0] + backbone.mean[0]).item() * 255))
 
     def test_pictures(self, image: Path, models: list[Model]) -> None:
-        (seen,) = look([image], [Viewer(model, 32) for model in models], [], "looking")
-        shown = [self.pixel(m.backbone, each) for m, each in zip(models, seen.inputs, strict=True)]
-        assert shown == [64, 255]
-        assert seen.image[0, 0, 0] == 64
+        ((_, shown),) = look([image], [Explainer(model, 32) for model in models], [], "looking")
+        pixels = [self.pixel(m.backbone, each) for m, each in zip(models, shown.inputs, strict=True)]
+        assert pixels == [64, 255]
+        assert shown.image[0, 0, 0] == 64
 
     def test_features(self, image: Path, models: list[Model]) -> None:
         folder, config = find_images(image.parent), ExtractConfig(workers=0)

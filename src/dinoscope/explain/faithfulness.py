@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from dinoscope.errors import UserError
-from dinoscope.explain.gradcam import Score, cosine_to
+from dinoscope.explain.gradcam import Score
 from dinoscope.features import Describe
 
 MIN_RANGE = 0.001
@@ -131,7 +131,10 @@ def perturbation_curves(
     features = torch.cat(parts)
     if not features.isfinite().all():
         raise UserError("features that are not finite are like nothing: the weights of this model are broken")
-    scores = (cosine_to(features.double(), features[0]) if score is None else score(features)).double().cpu()
+    if score is None:
+        scores = F.cosine_similarity(features.double(), features[0].expand_as(features), dim=-1).cpu()
+    else:
+        scores = score(features).double().cpu()
     whole, nothing = scores[0].expand(len(inner), 1), scores[1].expand(len(inner), 1)
     first, last = whole.clone(), nothing.clone()
     first[-1], last[-1] = scores[1], scores[0]

@@ -31,11 +31,6 @@ def own_direction(features: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
     return (features * F.normalize(features.detach(), dim=-1)).sum(dim=-1)
 
 
-def cosine_to(features: Float[Tensor, "b d"], reference: Float[Tensor, "*b d"]) -> Float[Tensor, " b"]:
-    """Return the cosine of each feature with the reference (one for all, or one for each)."""
-    return F.cosine_similarity(features, reference.expand_as(features), dim=-1)
-
-
 def vote_shares(
     features: Float[Tensor, "b d"],
     gallery: Float[Tensor, "n d"],

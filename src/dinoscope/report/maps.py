@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
+from matplotlib.colors import to_rgb
 from numpy import ndarray
 
 from dinoscope.pictures import (
@@ -19,6 +20,7 @@ from dinoscope.pictures import (
     Pixels,
     Row,
     Tile,
+    bands,
     page,
     page_width,
     per_band,
@@ -32,9 +34,9 @@ CLASS_COLORS = (
 """Petroff 2021, Accessible Color Sequences for Data Visualization: ten that most people can tell apart."""
 NEUTRAL = (63, 90, 130)
 
-_SMALLEST_THUMBNAIL, _LARGEST_THUMBNAIL = 36, 96  # pixels, with the frame
+_MIN_THUMBNAIL, _MAX_THUMBNAIL = 36, 96  # pixels, with the frame
 _FRAME = 2
-_FARTHEST = 2.0  # thumbnails that one may be moved to find room; beyond, its place would say nothing
+_FARTHEST = 2.0  # thumbnails that one may be moved to find room; beyond, its place would mean nothing
 _FLATTEST, _STEEPEST = 0.45, 0.8  # height over width of a map of thumbnails
 _FILLED = 0.5  # share of a map that thumbnails would cover if all found room
 _FINER = 4  # a panel of points is drawn so much larger: smooth edges
@@ -48,52 +50,47 @@ class Labelling:
     classes: tuple[str, ...]
 
     @property
-    def present(self) -> list[int]:
-        """The classes that occur, in their order."""
-        return sorted(set(self.labels))
+    def colors(self) -> dict[int, tuple[int, int, int]]:
+        """The colour of each class that occurs; above ten they differ in hue, which shows groups but has no names."""
+        present = sorted(set(self.labels))
+        colors = [to_rgb(color) for color in CLASS_COLORS]
+        if len(present) > len(CLASS_COLORS):
+            hues = [place / len(present) for place in range(len(present))]
+            colors = [colorsys.hls_to_rgb(hue, 0.45 + 0.12 * (place % 2), 0.75) for place, hue in enumerate(hues)]
+        rgb = [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in colors]
+        return dict(zip(present, rgb, strict=False))
 
     @property
     def can_be_named(self) -> bool:
-        """Whether there are so few that each has a colour that can be told from all others."""
-        return len(self.present) <= len(CLASS_COLORS)
+        """Whether there are so few classes that the colour of each can be told from all others."""
+        return len(set(self.labels)) <= len(CLASS_COLORS)
 
 
 def labelling_of(bank: FeatureBank) -> Labelling | None:
-    """The classes of the images of a bank, or None without labels."""
+    """Return the classes of the images of a bank, or None without labels."""
     return None if bank.labels is None else Labelling(tuple(bank.labels.tolist()), bank.classes)
 
 
-@dataclass(frozen=True)
-class ModelPoints:
-    """What one model makes of the images: a title, a number about it, and the place of each."""
-
-    title: str
-    detail: str
-    points: Float[ndarray, "n 2"]
-
-
 def image_colors(count: int, labelling: Labelling | None) -> UInt8[ndarray, "n 3"]:
-    """The colour of each of `count` images: that of its class, or one for all without labels."""
+    """Return the colour of each of `count` images: that of its class, or one for all without labels."""
     if labelling is None:
         return np.full((count, 3), NEUTRAL, np.uint8)
-    present = labelling.present
-    of_class = dict(zip(present, _class_colors(len(present)), strict=True))
-    return np.array([of_class[label] for label in labelling.labels], np.uint8)
+    colors = labelling.colors
+    return np.array([colors[label] for label in labelling.labels], np.uint8)
 
 
-def points_page(maps: Sequence[ModelPoints], labelling: Labelling | None) -> Pixels:
-    """The same images on the maps of several models, next to each other; the classes below, where they can be named."""
+def points_page(maps: Sequence[tuple[str, str, Float[ndarray, "n 2"]]], labelling: Labelling | None) -> Pixels:
+    """Draw the same images on the maps of several models, given as title, detail and points; the classes below."""
     per_row = per_band(len(maps), MAX_COLUMNS // 2)
-    width = tile_width(PAGE_WIDTH, max(2, per_row))
-    colors = image_colors(len(maps[0].points), labelling)
-    tiles = [Tile(points_panel(each.points, colors, width), each.title, each.detail) for each in maps]
-    rows = [Row(tiles[begin : begin + per_row], width) for begin in range(0, len(tiles), per_row)]
-    whole = page_width(per_row, width)
-    return page([*rows, *_legend(labelling, whole)], whole)
+    width = tile_width(max(2, per_row))
+    colors = image_colors(len(maps[0][2]), labelling)
+    tiles = [[Tile(points_panel(points, colors, width), title, detail)] for title, detail, points in maps]
+    rows = bands(tiles, per_row, width)
+    return page([*rows, *_legend(labelling, page_width(per_row, width))], min_width=0)
 
 
 def points_panel(points: Float[ndarray, "n 2"], colors: UInt8[ndarray, "n 3"], side: int) -> Pixels:
-    """A square with a dot for each image; both axes have the same scale."""
+    """Draw a square with a dot for each image; both axes have the same scale."""
     large = side * _FINER
     canvas = np.full((large, large, 3), 255, np.uint8)
     radius = float(np.clip(side / (2 * math.sqrt(len(points)) + 40), 2.5, 7)) * _FINER
@@ -108,9 +105,9 @@ def points_panel(points: Float[ndarray, "n 2"], colors: UInt8[ndarray, "n 3"], s
 
 
 def thumbnail(image: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "_ _ 3"]:
-    """All that `thumbnails_page` needs of an image, however large: its middle square, twice as fine as it is drawn."""
+    """Return all that `thumbnails_page` needs of an image, however large: its middle square, finer than it is drawn."""
     square = _middle(image)
-    side = min(len(square), 2 * _LARGEST_THUMBNAIL)
+    side = min(len(square), 2 * _MAX_THUMBNAIL)
     return cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA)
 
 
@@ -121,30 +118,32 @@ def thumbnails_page(
     title: str = "",
     note: str = "",
 ) -> tuple[Pixels, int]:
-    """A map of thumbnails, framed in the colours of their classes if those can be named; and how many found room.
+    """Draw a map of thumbnails, framed in the colours of their classes if those can be named; return how many fit.
 
-    None overlap: each is moved to the nearest free place, and left out where that is too far.
-    title, note: set above.
+    None overlap: each is moved to the nearest free place, and left out if that is too far. title, note: set above.
     """
     width = PAGE_WIDTH - 2 * MARGIN
     spans = np.ptp(points, axis=0)
     steep = spans[1] >= _STEEPEST * spans[0]
     height = round(width * (_STEEPEST if steep else max(float(spans[1] / spans[0]), _FLATTEST)))
-    tile = round(np.clip(math.sqrt(_FILLED * width * height / len(points)), _SMALLEST_THUMBNAIL, _LARGEST_THUMBNAIL))
-    columns, rows = width // tile, height // tile
-    canvas = np.full((rows * tile, width, 3), 255, np.uint8)
+    side = round(np.clip(math.sqrt(_FILLED * width * height / len(points)), _MIN_THUMBNAIL, _MAX_THUMBNAIL))
+    columns, rows = width // side, height // side
+    canvas = np.full((rows * side, width, 3), 255, np.uint8)
     cells = thumbnail_cells(_fitted(points, (columns, rows), border=0.5), (columns, rows))
-    colors, named = image_colors(len(points), labelling), labelling is not None and labelling.can_be_named
+    frame = _FRAME if labelling is not None and labelling.can_be_named else 0
+    colors, inner = image_colors(len(points), labelling), side - 2 - 2 * frame
     for index, (column, row) in cells.items():
-        framed = _framed(images[index], tile - 2, colors[index] if named else None)
-        top, left = row * tile + 1, (width - columns * tile) // 2 + column * tile + 1
-        canvas[top : top + tile - 2, left : left + tile - 2] = framed
-    drawn = Row([Tile(canvas)], width)
-    return page([drawn, *_legend(labelling, PAGE_WIDTH)], PAGE_WIDTH, title, note), len(cells)
+        square = _middle(images[index])
+        kind = cv2.INTER_AREA if len(square) > inner else cv2.INTER_CUBIC
+        top, left = row * side + 1, (width - columns * side) // 2 + column * side + 1
+        canvas[top : top + side - 2, left : left + side - 2] = colors[index]
+        small = cv2.resize(square, (inner, inner), interpolation=kind)
+        canvas[top + frame : top + frame + inner, left + frame : left + frame + inner] = small
+    return page([Row([Tile(canvas)], width), *_legend(labelling, PAGE_WIDTH)], title, note), len(cells)
 
 
 def thumbnail_cells(places: Float[ndarray, "n 2"], size: tuple[int, int]) -> dict[int, tuple[int, int]]:
-    """A cell (column, row) of its own for each image that finds one near its place; the closest pairs come first.
+    """Return a cell (column, row) of its own for each image that finds one near its place; the closest pairs first.
 
     places: in cells, 0.5 being the middle of the first. size: columns and rows.
     """
@@ -156,35 +155,22 @@ def thumbnail_cells(places: Float[ndarray, "n 2"], size: tuple[int, int]) -> dic
                 distance = math.hypot(column + 0.5 - x, row + 0.5 - y)
                 if 0 <= column < size[0] and 0 <= row < size[1] and distance <= _FARTHEST:
                     pairs.append((distance, index, column, row))
-    found: dict[int, tuple[int, int]] = {}
+    cells: dict[int, tuple[int, int]] = {}
     taken: set[tuple[int, int]] = set()
     for _, index, column, row in sorted(pairs):
-        if index not in found and (column, row) not in taken:
-            found[index] = (column, row)
+        if index not in cells and (column, row) not in taken:
+            cells[index] = (column, row)
             taken.add((column, row))
-    return found
+    return cells
 
 
 def _fitted(points: Float[ndarray, "n 2"], size: tuple[int, int], border: float) -> Float[ndarray, "n 2"]:
-    """Points in a rectangle (width, height), in its middle, with one scale for both axes; y points up."""
+    """Fit points into a rectangle (width, height), in its middle, with one scale for both axes; y points up."""
     room = np.array(size, np.float64) - 2 * border
     low, spans = points.min(axis=0), np.ptp(points, axis=0)
     scale = min((r / s for r, s in zip(room, spans, strict=True) if s > 0), default=0.0)
     placed = (points - low - spans / 2) * scale * np.array([1, -1]) + np.array(size) / 2
     return placed.clip(border, np.array(size) - border)
-
-
-def _framed(image: UInt8[ndarray, "h w 3"], side: int, color: UInt8[ndarray, " 3"] | None) -> Pixels:
-    """The middle square of an image, in a frame."""
-    cropped, inner = _middle(image), side if color is None else side - 2 * _FRAME
-    kind = cv2.INTER_AREA if len(cropped) > inner else cv2.INTER_CUBIC
-    small = cv2.resize(cropped, (inner, inner), interpolation=kind)
-    if color is None:
-        return small
-    framed = np.empty((side, side, 3), np.uint8)
-    framed[:] = color
-    framed[_FRAME:-_FRAME, _FRAME:-_FRAME] = small
-    return framed
 
 
 def _middle(image: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "s s 3"]:
@@ -194,24 +180,12 @@ def _middle(image: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "s s 3"]:
     return image[top : top + side, left : left + side]
 
 
-def _class_colors(count: int) -> list[tuple[int, int, int]]:
-    """One colour for each class; above ten they differ in hue, which shows groups but cannot be named."""
-    if count <= len(CLASS_COLORS):
-        codes = [CLASS_COLORS[place].removeprefix("#") for place in range(count)]
-        return [(int(code[:2], 16), int(code[2:4], 16), int(code[4:], 16)) for code in codes]
-    hues = [colorsys.hls_to_rgb(place / count, 0.45 + 0.12 * (place % 2), 0.75) for place in range(count)]
-    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in hues]
-
-
 def _legend(labelling: Labelling | None, width: int) -> list[Row]:
-    """The names of the classes, each over a bar of its colour."""
+    """Return the names of the classes, each over a bar of its colour, for a page of this width."""
     if labelling is None or not labelling.can_be_named:
         return []
-    present = labelling.present
-    per_row = per_band(len(present), max(1, (width - 2 * MARGIN) // 110))
-    tile = min(tile_width(width, per_row), 180)
-    bars = [
-        Tile(np.full((8, tile, 3), color, np.uint8), labelling.classes[value])
-        for value, color in zip(present, _class_colors(len(present)), strict=True)
-    ]
-    return [Row(bars[begin : begin + per_row], tile) for begin in range(0, len(bars), per_row)]
+    colors = labelling.colors
+    per_row = per_band(len(colors), max(1, (width - 2 * MARGIN) // 110))
+    side = min(tile_width(per_row, width), 180)
+    bars = [[Tile(np.full((8, side, 3), color, np.uint8), labelling.classes[label])] for label, color in colors.items()]
+    return bands(bars, per_row, side)

@@ -1,39 +1,39 @@
-"""Pages that explain an image: heads, models next to each other, blocks, colours of patches, similarity. Pixels out."""
+"""Pages that explain an image: heads, models next to each other, blocks, colours of patches, similarity, foreground."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from dinoscope.explain.attention import map_masks, mean_and_heads
+from dinoscope import pictures
+from dinoscope.data.benchmarks import VOID, object_pixels
+from dinoscope.errors import UserError
+from dinoscope.evaluation.voc import jaccard
+from dinoscope.explain import patches
+from dinoscope.explain.attention import attention_of_blocks, map_masks, mean_and_heads, prepare
+from dinoscope.explain.maps import MAPS, map_title
+from dinoscope.model_names import Model
+from dinoscope.models.network import require_transformer
 from dinoscope.pictures import (
-    GAP,
     MAX_COLUMNS,
-    PAGE_WIDTH,
     Legend,
     Pixels,
     Row,
     Tile,
     bands,
-    color_picture,
-    cosine_overlay,
     fitted,
-    marked,
     mask_overlay,
-    mass_legend,
     overlay,
-    overlay_legend,
     page,
-    page_width,
     per_band,
-    sheet,
-    tile_width,
 )
 
 _MIN_TILE = 272  # four columns of a page; more columns make the page wider instead
@@ -41,11 +41,63 @@ _MIN_COLUMN, _MAX_COLUMN, _COLUMNS_WIDTH = 150, 190, 1130  # of `maps_page`
 
 
 @dataclass(frozen=True)
-class Heading:
-    """Line above a page: what it is about at the left, and how it was made at the right."""
+class Explainer:
+    """A model on its device, and the short side, in pixels, at which it is given images."""
 
-    title: str = ""
-    note: str = ""
+    model: Model
+    size: int
+
+    def input(self, image: UInt8[ndarray, "h w 3"]) -> Float[Tensor, "1 3 s t"]:
+        """Return the image resized and normalised. Raises UserError if it has too many patches."""
+        backbone = self.model.backbone
+        return backbone.normalize(prepare(image, self.size, backbone.patch_size)[None].to(backbone.mean.device))
+
+    def maps(self, kind: str, images: Float[Tensor, "1 3 h w"], block: int) -> Float[Tensor, "maps rows columns"]:
+        """Return one image's maps of a kind, on the CPU. Raises UserError as `MAPS` do, or if they are not finite."""
+        return self._finite(MAPS[kind](self.model.backbone, images, block), self.title(kind))
+
+    def maps_of_blocks(self, images: Float[Tensor, "1 3 h w"]) -> list[Float[Tensor, "rows columns"]]:
+        """Return the mean attention in every block, on the CPU. Raises UserError as `maps` does."""
+        transformer = require_transformer(self.model.backbone, "--block all")
+        with torch.no_grad():
+            return [self._finite(maps.mean(dim=1), "attention") for maps in attention_of_blocks(transformer, images)]
+
+    def patches(self, images: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "rows columns d"]:
+        """Return the features of one image's patches, on the CPU. Raises UserError if they are not finite."""
+        return self._finite(patches.patch_features(self.model.backbone, images), "features")
+
+    def title(self, kind: str) -> str:
+        """Return what a map of a kind shows of this model."""
+        return map_title(kind, self.model.backbone)
+
+    @property
+    def note(self) -> str:
+        """The model, its network and the size."""
+        label, network = self.model.label, self.model.backbone.config.name
+        return f"{label}, {self.size} px" if network in label else f"{label}: {network}, {self.size} px"
+
+    def _finite(self, result: Float[Tensor, "1 ..."], what: str) -> Tensor:
+        if not result.isfinite().all():
+            raise UserError(
+                f"the {what} of {self.model.label} is not finite: "
+                "the weights of this model are broken (did its training diverge?)"
+            )
+        return result[0].float().cpu()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image, what each model is given of it, and its mask (0 background, 255 void), if there is one."""
+
+    name: str
+    image: UInt8[ndarray, "h w 3"]
+    inputs: tuple[Float[Tensor, "1 3 _ _"], ...]
+    truth: UInt8[ndarray, "h w"] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.image.shape[0], self.image.shape[1]
 
 
 def attention_panel(
@@ -64,44 +116,22 @@ def attention_panel(
     Raises UserError if mass is not in (0, 1].
     """
     every = mean_and_heads(maps[None])[0].float().cpu()
-    values, masks = every.numpy(), map_masks(every, mass).numpy()
+    (mean, *values), (whole, *masks) = every.numpy(), map_masks(every, mass).numpy()
     heads, rows, columns = maps.shape
-    width = tile_width(PAGE_WIDTH, 3)
-    pixels, name = fitted(image, width), f"mean of {heads} heads" if heads > 1 else what
-    summary = [
-        Tile(pixels, "image", f"{image.shape[1]} × {image.shape[0]} px"),
-        Tile(overlay(pixels, values[0]), name, f"{columns} × {rows} patches"),
-        Tile(mask_overlay(pixels, masks[0]), "mask", f"{masks[0].mean():.0%} of the image"),
-    ]
-    lines = [Row(summary, width)]
+    width = pictures.tile_width(3)
+    ground, name = fitted(image, width), f"mean of {heads} heads" if heads > 1 else what
+    map_tile = Tile(overlay(ground, mean), name, f"{columns} × {rows} patches")
+    lines = [Row([_image_tile(image, ground), map_tile, _mask_tile(ground, whole, "mask")], width)]
     if heads > 1:
         per_row = per_band(heads)
-        width = tile_width(PAGE_WIDTH, max(3, per_row))
-        pixels = fitted(image, width)
-        of_heads = list(zip(values[1:], masks[1:], strict=True))
-        maps_row = [
-            Tile(overlay(pixels, value), f"head {head}", f"mask {mask.mean():.0%}")
-            for head, (value, mask) in enumerate(of_heads)
+        width = pictures.tile_width(max(3, per_row))
+        ground = fitted(image, width)
+        of_heads = [
+            (Tile(overlay(ground, value), f"head {head}", f"mask {mask.mean():.0%}"), Tile(mask_overlay(ground, mask)))
+            for head, (value, mask) in enumerate(zip(values, masks, strict=True))
         ]
-        masks_row = [Tile(mask_overlay(pixels, mask)) for _, mask in of_heads]
-        pairs = zip(bands(maps_row, per_row, width), bands(masks_row, per_row, width), strict=True)
-        lines += [row for pair in pairs for row in pair]
-    return page(lines, PAGE_WIDTH, title, note, mass_legend(mass, what))
-
-
-def contact_sheet(rows: Sequence[Sequence[Pixels]], titles: Sequence[str], tile: int = 240) -> Pixels:
-    """Set pictures in a table with a title over each column, each picture fitted to a column of `tile` pixels.
-
-    Enlarge a small image with `fitted` before laying a map over it, for a map as smooth as the tile.
-    """
-    captions = [titles, *[[""] * len(titles)] * (len(rows) - 1)]
-    return sheet(
-        [
-            [Tile(fitted(image, tile), title) for image, title in zip(row, names, strict=True)]
-            for row, names in zip(rows, captions, strict=True)
-        ],
-        tile,
-    )
+        lines += bands(of_heads, per_row, width)
+    return page(lines, title, note, pictures.mass_legend(mass, what))
 
 
 @dataclass(frozen=True)
@@ -115,195 +145,171 @@ class MapColumn:
 
 def maps_page(images: Sequence[UInt8[ndarray, "_ _ 3"]], columns: Sequence[MapColumn], text: str) -> Pixels:
     """Set each image next to its maps, in bands of at most six columns. text: at the right of the legend."""
-    per_row = per_band(len(columns), MAX_COLUMNS)
-    width = int(np.clip(_COLUMNS_WIDTH // (1 + per_row) - GAP, _MIN_COLUMN, _MAX_COLUMN))
+    per_row = per_band(len(columns))
+    width = int(np.clip(_COLUMNS_WIDTH // (1 + per_row) - pictures.GAP, _MIN_COLUMN, _MAX_COLUMN))
     grounds = [fitted(image, width) for image in images]
-    rows: list[list[Tile]] = []
-    for begin in range(0, len(columns), per_row):
-        for place, ground in enumerate(grounds):
-            first = place == 0
-            rows.append([Tile(ground, "image" if first else "")])
-            for column in columns[begin : begin + per_row]:
-                texts = (column.title, column.detail) if first else ()
-                rows[-1].append(Tile(overlay(ground, column.maps[place]), *texts))
-    return sheet(rows, width, legend=overlay_legend(text))
-
-
-@dataclass(frozen=True)
-class ModelMap:
-    """What one model shows of an image.
-
-    label: the title of its column. what: the kind of map, such as "attention".
-    jaccard: of the mask against the ground truth, 0 to 1, if that is known.
-    """
-
-    label: str
-    what: str
-    values: Float[ndarray, "rows columns"]
-    mask: Bool[ndarray, "rows columns"]
-    jaccard: float | None = None
+    tiles: list[list[Tile]] = []
+    for column in columns:
+        texts = [(column.title, column.detail), *[("", "")] * (len(images) - 1)]
+        drawn = zip(grounds, column.maps, texts, strict=True)
+        tiles.append([Tile(overlay(ground, values), *text) for ground, values, text in drawn])
+    first = [Tile(ground, "" if place else "image") for place, ground in enumerate(grounds)]
+    return page(bands(tiles, per_row, width, first), legend=pictures.overlay_legend(text), min_width=0)
 
 
 def comparison_page(
-    image: UInt8[ndarray, "h w 3"],
-    shown: Sequence[ModelMap],
-    mass: float,
-    heading: Heading,
-    truth: Bool[ndarray, "h w"] | None = None,
-) -> Pixels:
-    """Set the image next to the maps of several models, and the true mask, if known, next to their masks below.
+    shown: Shown, explainers: Sequence[Explainer], kind: str, block: int, mass: float
+) -> tuple[Pixels, list[float] | None]:
+    """Set the image next to each model's mean map, and the true mask, if there is one, next to their masks below.
 
-    mass: what the masks hold, for the legend.
+    Returns the page and each mask's Jaccard, 0 to 1, without void pixels; None if there is no object.
+
+    Raises UserError as `Explainer.maps` does, or if mass is not in (0, 1].
     """
-    per_row = per_band(len(shown), MAX_COLUMNS - 1)
-    width = _page_tile(1 + per_row)
-    pixels = fitted(image, width)
-    below = Tile(np.full_like(pixels, 255))
-    if truth is not None:
-        resized = cv2.resize(truth.astype(np.uint8), pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        below = Tile(mask_overlay(pixels, resized > 0), "truth", f"{truth.mean():.0%} of the image")
-    alike = len({model.what for model in shown}) == 1
-    rows: list[Row] = []
-    for begin in range(0, len(shown), per_row):
-        band = shown[begin : begin + per_row]
-        maps = [Tile(overlay(pixels, model.values), model.label) for model in band]
-        masks = [Tile(mask_overlay(pixels, model.mask), *_mask_texts(model, alike=alike)) for model in band]
-        rows += [Row([Tile(pixels, "image"), *maps], width), Row([below, *masks], width)]
-    return _page(rows, heading, mass_legend(mass, shown[0].what if alike else "map"))
+    per_row = per_band(len(explainers), MAX_COLUMNS - 1)
+    width = _tile_width(1 + per_row)
+    ground, objects = fitted(shown.image, width), None if shown.truth is None else object_pixels(shown.truth)
+    below = Tile(np.full_like(ground, 255))
+    if objects is not None:
+        resized = cv2.resize(objects.astype(np.uint8), ground.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        below = Tile(mask_overlay(ground, resized > 0), "truth", f"{objects.mean():.0%} of the image")
+    kinds = [explainer.title(kind) for explainer in explainers]
+    alike = len(set(kinds)) == 1
+    columns: list[tuple[Tile, Tile]] = []
+    scores: list[float] = []
+    for explainer, images, what in zip(explainers, shown.inputs, kinds, strict=True):
+        mean = explainer.maps(kind, images, block).mean(dim=0)
+        mask, name = map_masks(mean, mass), "mask" if alike else f"{what} mask"
+        below_map = _mask_tile(ground, mask.numpy(), name)
+        if shown.truth is not None and objects is not None and objects.any():
+            scores.append(jaccard(mask, torch.from_numpy(objects), torch.from_numpy(shown.truth != VOID)))
+            caption = f"{name} {mask.numpy().mean():.0%}"
+            below_map = Tile(below_map.pixels, caption, f"Jaccard {scores[-1]:.2f}")
+        columns.append((Tile(overlay(ground, mean.numpy()), explainer.model.label), below_map))
+    rows = bands(columns, per_row, width, (Tile(ground, "image"), below))
+    where = "the last block" if block == -1 else f"block {block}"
+    note = f"{'rollout to ' * (kind == 'rollout')}{where}, {_sizes(explainers)}"
+    drawn = page(rows, shown.name, note, pictures.mass_legend(mass, kinds[0] if alike else "map"))
+    return drawn, scores or None
 
 
-def blocks_page(
-    image: UInt8[ndarray, "h w 3"],
-    models: Sequence[tuple[str, Sequence[Float[ndarray, "_ _"]]]],
-    heading: Heading,
-) -> Pixels:
-    """Draw the image, then the mean map of every block of each model, given as (label, maps)."""
+def blocks_page(shown: Shown, explainers: Sequence[Explainer]) -> Pixels:
+    """Draw the image, then the mean attention in every block of each model. Raises UserError as `Explainer` does."""
     rows: list[Row] = []
-    for label, maps in models:
+    for explainer, images in zip(explainers, shown.inputs, strict=True):
+        maps = explainer.maps_of_blocks(images)
         per_row = per_band(1 + len(maps))
-        width = _page_tile(per_row)
-        pixels = fitted(image, width)
-        tiles = [Tile(pixels, label if len(models) > 1 else "image")]
-        tiles += [Tile(overlay(pixels, values), f"block {block}") for block, values in enumerate(maps)]
-        rows += bands(tiles, per_row, width)
-    return _page(rows, heading, overlay_legend("mean over the heads of each block"))
+        width = _tile_width(per_row)
+        ground = fitted(shown.image, width)
+        tiles = [Tile(ground, explainer.model.label if len(explainers) > 1 else "image")]
+        tiles += [Tile(overlay(ground, mean.numpy()), f"block {block}") for block, mean in enumerate(maps)]
+        rows += bands([[tile] for tile in tiles], per_row, width)
+    note = explainers[0].note if len(explainers) == 1 else _sizes(explainers)
+    return page(rows, shown.name, note, pictures.overlay_legend("mean over the heads of each block"))
 
 
-@dataclass(frozen=True)
-class ColoredImage:
-    """An image, the colours of its patches (0 to 1), and its foreground if that was asked for."""
+def colors_page(
+    images: Sequence[tuple[str, UInt8[ndarray, "_ _ 3"], Float[Tensor, "_ _ d"]]],
+    title: str,
+    note: str,
+    *,
+    foreground: bool = False,
+) -> Pixels:
+    """Colour the patches of images (name, pixels, features) jointly by three principal components.
 
-    name: str
-    image: UInt8[ndarray, "h w 3"]
-    colors: Float[ndarray, "rows columns 3"]
-    foreground: Bool[ndarray, "rows columns"] | None = None
-
-
-def colors_page(images: Sequence[ColoredImage], heading: Heading, share: float) -> Pixels:
-    """Draw images with the foreground and the colours of their patches: below, or next to a single image.
-
-    share: of the variance that the colours hold, for the legend.
+    Foreground and colours are drawn below each image, or next to a single one.
     """
-    if len(images) == 1:
-        width = tile_width(PAGE_WIDTH, 3 if images[0].foreground is not None else 2)
-        rows = [Row(_colored_tiles(images[0], width, "image"), width)]
-    else:
-        per_row = per_band(len(images))
-        width = _page_tile(per_row)
-        columns = [_colored_tiles(image, width, image.name) for image in images]
-        rows = [
-            Row([tiles[line] for tiles in columns[begin : begin + per_row]], width)
-            for begin in range(0, len(images), per_row)
-            for line in range(len(columns[0]))
-        ]
-    text = f"red, green, blue: the first three principal components, {share:.0%} of the variance"
+    found = patches.patch_colors([features for *_, features in images], foreground=foreground)
+    alone = len(images) == 1
+    per_row = per_band(len(images))
+    width = pictures.tile_width(3 if foreground else 2) if alone else _tile_width(per_row)
+    columns: list[list[Tile]] = []
+    for (name, image, _), colored in zip(images, found, strict=True):
+        ground, (rows, columns_of, _) = fitted(image, width), colored.colors.shape
+        tiles = [Tile(ground, "image" if alone else name)]
+        if foreground:
+            tiles.append(_mask_tile(ground, colored.foreground.numpy(), "foreground", ""))
+        drawn = pictures.color_picture(colored.colors.numpy(), ground.shape[:2])
+        columns.append([*tiles, Tile(drawn, "components", f"{columns_of} × {rows}")])
+    lines = [Row(columns[0], width)] if alone else bands(columns, per_row, width)
+    text = f"red, green, blue: the first three principal components, {found[0].share:.0%} of the variance"
     swatches = np.repeat(np.array([[(255, 0, 0), (0, 160, 0), (0, 0, 255)]], np.uint8), 16, axis=1).repeat(12, axis=0)
-    return _page(rows, heading, Legend(swatches, "", "", text))
-
-
-@dataclass(frozen=True)
-class SimilarPatches:
-    """What is like one patch of the first image.
-
-    point: (x, y) in its pixels. box: edges (left, top, right, bottom) of the patch that holds the point.
-    maps: cosines, one map for each image; the first is that of the image with the point.
-    """
-
-    point: tuple[int, int]
-    box: tuple[float, float, float, float]
-    maps: Sequence[Float[ndarray, "_ _"]]
+    return page(lines, title, note, Legend(swatches, "", "", text))
 
 
 def similarity_page(
-    images: Sequence[UInt8[ndarray, "_ _ 3"]],
-    names: Sequence[str],
-    points: Sequence[SimilarPatches],
+    images: Sequence[tuple[str, UInt8[ndarray, "_ _ 3"], Float[Tensor, "_ _ d"]]],
+    points: Sequence[tuple[int, int]],
     size: tuple[int, int],
-    heading: Heading,
+    note: str,
 ) -> Pixels:
-    """Draw, for each point, the first image with the point, then its cosines in every image, 0 to 1 in colour.
+    """Draw, for each point, the first image with the point, then the cosines of its patch in every image, 0 to 1.
 
-    size: (height, width) of the first image in the pixels of the points; it may be given smaller or larger.
+    images: names, pixels and features. points: (x, y) in the first image when its (height, width) is `size`, though
+        its pixels may be fewer or more.
+
+    Raises UserError for a point outside of it.
     """
+    title, _, features = images[0]
+    grid = (features.shape[0], features.shape[1])
+    chosen = [patches.patch_at(point, size, grid) for point in points]
+    queries = torch.stack([features[patch] for patch in chosen])
+    cosines = [patches.similarity_maps(queries, of_image).numpy() for *_, of_image in images]
     per_row = per_band(1 + len(images))
-    width = _page_tile(per_row)
-    grounds = [fitted(image, width) for image in images]
-    scale = grounds[0].shape[1] / size[1]
+    width = _tile_width(per_row)
+    grounds = [fitted(image, width) for _, image, _ in images]
     rows: list[Row] = []
-    for patch in points:
-        x, y = patch.point
-        tiles = [Tile(marked(grounds[0], patch.point, patch.box, scale), f"patch at {x}, {y}")]
-        for index, (ground, cosines, name) in enumerate(zip(grounds, patch.maps, names, strict=True)):
-            drawn = cosine_overlay(ground, cosines)
-            if index == 0:
-                drawn = marked(drawn, patch.point, patch.box, scale)
-            tiles.append(Tile(drawn, name, f"mean {cosines.mean():.2f}"))
-        rows += bands(tiles, per_row, width)
+    for number, (point, patch) in enumerate(zip(points, chosen, strict=True)):
+        mark = partial(
+            pictures.marked, point=point, box=patches.patch_box(patch, size, grid), scale=grounds[0].shape[1] / size[1]
+        )
+        drawn = [pictures.cosine_overlay(ground, maps[number]) for ground, maps in zip(grounds, cosines, strict=True)]
+        drawn[0] = mark(drawn[0])
+        tiles = [Tile(mark(grounds[0]), f"patch at {point[0]}, {point[1]}")]
+        for picture, (name, *_), maps in zip(drawn, images, cosines, strict=True):
+            tiles.append(Tile(picture, name, f"mean {maps[number].mean():.2f}"))
+        rows += bands([[tile] for tile in tiles], per_row, width)
     text = "cosine of the patch's features with those of every other patch"
-    return _page(rows, heading, overlay_legend(text, "0 or less", "1"))
+    return page(rows, f"patches of {title}", note, pictures.overlay_legend(text, "0 or less", "1"))
 
 
 def segment_page(
-    image: UInt8[ndarray, "h w 3"],
-    middle: Tile,
-    mask: Bool[ndarray, "rows columns"],
-    heading: Heading,
-    legend: Legend | None,
-) -> Pixels:
-    """Draw the image, what its mask was made from, and the mask."""
-    width = tile_width(PAGE_WIDTH, 3)
-    pixels = fitted(image, width)
+    shown: Shown, explainer: Explainer, by: str, block: int, mass: float
+) -> tuple[Pixels, Bool[Tensor, "rows columns"]]:
+    """Draw the image, what its foreground was made from, and the foreground, which is returned too.
+
+    by: "pca", or a kind of map, of which the foreground holds `mass`. Raises UserError as `Explainer` does.
+    """
+    width = pictures.tile_width(3)
+    ground, images = fitted(shown.image, width), shown.inputs[0]
+    if by == "pca":
+        found = patches.patch_colors([explainer.patches(images)], foreground=True)[0]
+        mask, what, legend = found.foreground, "principal components", None
+        middle = pictures.color_picture(found.colors.numpy(), ground.shape[:2])
+    else:
+        mean, what = explainer.maps(by, images, block).mean(dim=0), explainer.title(by)
+        mask, legend = map_masks(mean, mass), pictures.mass_legend(mass, what)
+        middle = overlay(ground, mean.numpy())
     tiles = [
-        Tile(pixels, "image", f"{image.shape[1]} × {image.shape[0]} px"),
-        Tile(fitted(middle.pixels, width), middle.caption, middle.detail),
-        Tile(mask_overlay(pixels, mask), "foreground", f"{mask.mean():.0%} of the image"),
+        _image_tile(shown.image, ground),
+        Tile(middle, what, f"{mask.shape[1]} × {mask.shape[0]} patches"),
+        _mask_tile(ground, mask.numpy(), "foreground"),
     ]
-    return _page([Row(tiles, width)], heading, legend)
+    return page([Row(tiles, width)], shown.name, explainer.note, legend), mask
 
 
-def _page_tile(columns: int) -> int:
+def _tile_width(columns: int) -> int:
     """Width of a tile on a page of at least three columns, so that no picture fills it alone."""
-    return max(tile_width(PAGE_WIDTH, max(3, columns)), _MIN_TILE)
+    return max(pictures.tile_width(max(3, columns)), _MIN_TILE)
 
 
-def _page(rows: Sequence[Row], heading: Heading, legend: Legend | None) -> Pixels:
-    width = max(PAGE_WIDTH, *(page_width(len(row.tiles), row.tile_width) for row in rows))
-    return page(rows, width, heading.title, heading.note, legend)
+def _image_tile(image: UInt8[ndarray, "h w 3"], ground: Pixels) -> Tile:
+    return Tile(ground, "image", f"{image.shape[1]} × {image.shape[0]} px")
 
 
-def _mask_texts(shown: ModelMap, *, alike: bool) -> tuple[str, str]:
-    """Caption and detail of a mask; if the columns show different kinds of maps, the caption names the kind."""
-    name, share = "mask" if alike else f"{shown.what} mask", f"{shown.mask.mean():.0%}"
-    if shown.jaccard is None:
-        return name, f"{share} of the image"
-    return f"{name} {share}", f"Jaccard {shown.jaccard:.2f}"
+def _mask_tile(ground: Pixels, mask: Bool[ndarray, "_ _"], name: str, of: str = " of the image") -> Tile:
+    return Tile(mask_overlay(ground, mask), name, f"{mask.mean():.0%}{of}")
 
 
-def _colored_tiles(colored: ColoredImage, width: int, name: str) -> list[Tile]:
-    pixels = fitted(colored.image, width)
-    rows, columns, _ = colored.colors.shape
-    colors = Tile(color_picture(colored.colors, pixels.shape[:2]), "components", f"{columns} × {rows}")
-    if colored.foreground is None:
-        return [Tile(pixels, name), colors]
-    mask = Tile(mask_overlay(pixels, colored.foreground), "foreground", f"{colored.foreground.mean():.0%}")
-    return [Tile(pixels, name), mask, colors]
+def _sizes(explainers: Sequence[Explainer]) -> str:
+    return " and ".join(str(size) for size in sorted({explainer.size for explainer in explainers})) + " px"

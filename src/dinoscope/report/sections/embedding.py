@@ -12,7 +12,7 @@ from dinoscope.errors import UserError
 from dinoscope.explain.embedding import NEIGHBOURS, TITLES, EmbeddingMap, best_method, described, embedding_map
 from dinoscope.model_names import Model
 from dinoscope.pictures import webp
-from dinoscope.report.maps import ModelPoints, labelling_of, points_page, thumbnail, thumbnails_page
+from dinoscope.report.maps import labelling_of, points_page, thumbnail, thumbnails_page
 from dinoscope.report.page import Block, Figure, Notice, Section, folded_rest
 from dinoscope.report.runs import Material
 from dinoscope.text import listed
@@ -74,11 +74,10 @@ def _figures(
     labelling = labelling_of(maps[0][1])
     colours = ""
     if labelling is not None:
-        number = len(labelling.present)
+        number = len(labelling.colors)
         colours = " Colours: the " + ("classes." if labelling.can_be_named else f"{number} classes, too many to name.")
     panels = [
-        ModelPoints(title, "" if placed.kept is None else f"{placed.kept:.0%} kept", placed.points)
-        for title, _, placed in maps
+        (title, "" if placed.kept is None else f"{placed.kept:.0%} kept", placed.points) for title, _, placed in maps
     ]
     points = Figure(
         webp(points_page(panels, labelling), lossless=True),
