@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dinoscope.errors import UserError
-from dinoscope.evaluation.explain import area_share, energy_inside, pointing_chance, pointing_hit
+from dinoscope.evaluation.explain import on_objects
 
 
 def square(size: int, rows: slice, columns: slice) -> torch.Tensor:
@@ -36,41 +36,42 @@ def peak(row: int, column: int, size: int = 5) -> torch.Tensor:
 )
 def test_pointing_by_hand(place: tuple[int, int], tolerance: float, hit: float) -> None:
     truth = square(5, slice(0, 2), slice(0, 2))
-    assert pointing_hit(peak(*place), truth, tolerance=tolerance) == hit
+    assert on_objects(peak(*place), truth, tolerance=tolerance)["pointing"] == hit
 
 
 def test_a_maximum_in_the_void_is_passed_over_for_the_highest_valid_one() -> None:
     truth = square(5, slice(0, 2), slice(0, 2))
     values, valid = peak(4, 4), torch.ones(5, 5, dtype=torch.bool)
     values[0, 1] = 1.5
-    assert pointing_hit(values, truth, valid, tolerance=0) == 0
+    assert on_objects(values, truth, valid, tolerance=0)["pointing"] == 0
     valid[4, 4] = False
-    assert pointing_hit(values, truth, valid, tolerance=0) == 1
+    assert on_objects(values, truth, valid, tolerance=0)["pointing"] == 1
 
 
 def test_equal_maxima_share_the_hit() -> None:
     truth, values = square(5, slice(0, 2), slice(0, 2)), peak(0, 0)
     values[4, 4] = values[4, 0] = values[0, 4] = 2
-    assert pointing_hit(values, truth, tolerance=0) == 0.25
+    assert on_objects(values, truth, tolerance=0)["pointing"] == 0.25
 
 
 def test_pointing_chance_by_hand() -> None:
-    truth = square(4, slice(0, 1), slice(0, 1))
-    assert pointing_chance(truth, tolerance=0) == 1 / 16
-    assert pointing_chance(truth, tolerance=1) == 3 / 16  # itself, below, to the right
+    truth, values = square(4, slice(0, 1), slice(0, 1)), torch.ones(1, 1)
+    assert on_objects(values, truth, tolerance=0)["pointing_chance"] == 1 / 16
+    assert on_objects(values, truth, tolerance=1)["pointing_chance"] == 3 / 16  # itself, below, to the right
     valid = torch.ones(4, 4, dtype=torch.bool)
     valid[2:] = False
-    assert pointing_chance(truth, valid, tolerance=1) == 3 / 8
+    assert on_objects(values, truth, valid, tolerance=1)["pointing_chance"] == 3 / 8
 
 
 def test_energy_by_hand() -> None:
     values = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     truth = torch.tensor([[False, True], [False, True]])
-    assert energy_inside(values, truth) == pytest.approx(0.6)
-    assert area_share(truth) == 0.5
-    valid = torch.tensor([[True, True], [False, True]])  # without the 3
-    assert energy_inside(values, truth, valid) == pytest.approx(6 / 7)
-    assert area_share(truth, valid) == pytest.approx(2 / 3)
+    scores = on_objects(values, truth)
+    assert scores["energy"] == pytest.approx(0.6)
+    assert scores["area"] == 0.5
+    scores = on_objects(values, truth, torch.tensor([[True, True], [False, True]]))  # without the 3
+    assert scores["energy"] == pytest.approx(6 / 7)
+    assert scores["area"] == pytest.approx(2 / 3)
 
 
 def test_a_coarse_map_is_enlarged_in_register() -> None:
@@ -78,8 +79,9 @@ def test_a_coarse_map_is_enlarged_in_register() -> None:
     values = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
     truth = square(8, slice(0, 4), slice(0, 4))
     # along a side of 8: 1, 1, 7/8, 5/8 | 3/8, 1/8, 0, 0, sums 3.5 and 0.5; the map is their product
-    assert energy_inside(values, truth) == pytest.approx((3.5 / 4) ** 2)
-    assert pointing_hit(values, truth, tolerance=0) == 1
+    scores = on_objects(values, truth, tolerance=0)
+    assert scores["energy"] == pytest.approx((3.5 / 4) ** 2)
+    assert scores["pointing"] == 1
 
 
 maps = st.tuples(st.integers(1, 4), st.integers(1, 4))
@@ -94,8 +96,9 @@ def test_an_even_map_and_one_of_zeros_score_chance(
     valid = torch.rand(9, 7, generator=generator) < 0.9
     truth[4, 4] = valid[4, 4] = True
     values = torch.zeros(grid) if zeros else torch.full(grid, 0.37)
-    assert energy_inside(values, truth, valid) == pytest.approx(area_share(truth, valid))
-    assert pointing_hit(values, truth, valid, tolerance) == pytest.approx(pointing_chance(truth, valid, tolerance))
+    scores = on_objects(values, truth, valid, tolerance)
+    assert scores["energy"] == pytest.approx(scores["area"])
+    assert scores["pointing"] == pytest.approx(scores["pointing_chance"])
 
 
 @given(st.integers(0, 2**31))
@@ -103,18 +106,15 @@ def test_energy_is_a_share_and_scale_free(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     values, truth = torch.rand(3, 5, generator=generator) + 0.01, torch.rand(12, 10, generator=generator) < 0.5
     truth[0, 0], truth[1, 1] = True, False
-    inside = energy_inside(values, truth)
+    inside = on_objects(values, truth)["energy"]
     assert 0 < inside < 1
-    assert inside + energy_inside(values, ~truth) == pytest.approx(1)
-    assert energy_inside(1000 * values, truth) == pytest.approx(inside)
+    assert inside + on_objects(values, ~truth)["energy"] == pytest.approx(1)
+    assert on_objects(1000 * values, truth)["energy"] == pytest.approx(inside)
 
 
 def test_without_an_object_there_is_nothing_to_score() -> None:
     nothing = torch.zeros(4, 4, dtype=torch.bool)
     object_in_void = torch.ones(4, 4, dtype=torch.bool)
     for truth, valid in ((nothing, None), (object_in_void, nothing)):
-        for score in (energy_inside, pointing_hit):
-            with pytest.raises(UserError, match="no pixel of this image belongs to an object"):
-                score(torch.ones(2, 2), truth, valid)
-    with pytest.raises(UserError, match="0 or more; not -1"):
-        pointing_hit(torch.ones(2, 2), object_in_void, tolerance=-1)
+        with pytest.raises(UserError, match="no pixel of this image belongs to an object"):
+            on_objects(torch.ones(2, 2), truth, valid)
