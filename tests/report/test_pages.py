@@ -12,11 +12,12 @@ from dinoscope.model_names import Model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.pictures import MARGIN, OUTLINE, color_picture, cosine_overlay, marked, overlay, per_band
 from dinoscope.report.pages import (
-    Explainer,
     Shown,
     blocks_page,
     colors_page,
     comparison_page,
+    model_input,
+    model_note,
     segment_page,
     similarity_page,
 )
@@ -33,28 +34,27 @@ def whole(page: np.ndarray) -> bool:
     return all((margin == 255).all() for margin in margins) and not (page == 255).all()
 
 
-def explainer(network: str = "vit_micro_conv8") -> Explainer:
+def model(network: str = "vit_micro_conv8") -> Model:
     torch.manual_seed(0)
-    model = Model(network, "model-with-a-long-name " * 8, build_backbone(BackboneConfig(network, 32)).eval())
-    return Explainer(model, 32)
+    return Model(network, "model-with-a-long-name " * 8, build_backbone(BackboneConfig(network, 32)).eval())
 
 
-def shown(explainers: list[Explainer], image: np.ndarray = GREY) -> Shown:
-    return Shown(LONG, image, tuple(each.input(image) for each in explainers))
+def shown(models: list[Model], image: np.ndarray = GREY) -> Shown:
+    return Shown(LONG, image, tuple(model_input(each, image, 32) for each in models))
 
 
 @pytest.mark.parametrize(("count", "width"), [(1, 1198), (2, 1198), (3, 1198), (5, 1756), (8, 1472)])
 def test_a_comparison_is_never_cut_off(count: int, width: int) -> None:
-    models = [explainer("resnet_micro"), *[explainer()] * (count - 1)]
+    models = [model("resnet_micro"), *[model()] * (count - 1)]
     truth = np.zeros((40, 60), np.uint8)
     truth[10:30, 10:30] = 1
     image = shown(models)
-    page, jaccards = comparison_page(replace(image, truth=truth), models, "attention", -1, 0.6)
+    page, jaccards = comparison_page(replace(image, truth=truth), "attention", -1, 0.6)
     assert whole(page)
     assert page.shape[1] == width
     assert jaccards is not None
     assert len(jaccards) == count
-    without, none = comparison_page(image, models, "attention", -1, 0.6)
+    without, none = comparison_page(image, "attention", -1, 0.6)
     assert none is None
     assert not np.array_equal(page, without)
 
@@ -65,16 +65,16 @@ def test_rows_are_as_even_as_can_be(count: int, expected: int) -> None:
 
 
 def test_the_other_pages_are_never_cut_off() -> None:
-    model = explainer()
-    note = model.note
-    assert whole(blocks_page(shown([model, model], TALL), [model, model]))
-    images = [("a" * 90, image, model.patches(shown([model], image).inputs[0])) for image in (GREY, TALL) * 4]
+    one = model()
+    note = model_note(one, 32)
+    assert whole(blocks_page(shown([one, one], TALL)))
+    images = [("a" * 90, image, shown([one], image).inputs[0].patches()) for image in (GREY, TALL) * 4]
     for foreground in (False, True):
         assert whole(colors_page(images, LONG, note, foreground=foreground))
         assert whole(colors_page(images[:1], LONG, note, foreground=foreground))
     assert whole(similarity_page(images, [(5, 5), (59, 39)], (40, 60), note))
     for by in ("attention", "pca"):
-        page, mask = segment_page(shown([model]), model, by, -1, 0.6)
+        page, mask = segment_page(shown([one]), by, -1, 0.6)
         assert whole(page)
         assert mask.shape == (4, 6)
 

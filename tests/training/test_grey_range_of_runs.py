@@ -27,7 +27,6 @@ from dinoscope.evaluation.voc import VocConfig, read_samples
 from dinoscope.features import ExtractConfig, cached_extract, extract
 from dinoscope.model_names import Model, load_model
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone
-from dinoscope.report.pages import Explainer
 from dinoscope.training.loop import train
 from dinoscope.training.run_folder import read_config
 from tests.conformance import cases
@@ -158,8 +157,8 @@ class TestEverythingReadsByTheModelsRange:
         return round(float((shown.flatten(1)[0, 0] * backbone.std[0] + backbone.mean[0]).item() * 255))
 
     def test_pictures(self, image: Path, models: list[Model]) -> None:
-        ((_, shown),) = look([image], [Explainer(model, 32) for model in models], [], "looking")
-        pixels = [self.pixel(m.backbone, each) for m, each in zip(models, shown.inputs, strict=True)]
+        ((_, shown),) = look([image], models, 32, [], "looking")
+        pixels = [self.pixel(each.model.backbone, each.images) for each in shown.inputs]
         assert pixels == [64, 255]
         assert shown.image[0, 0, 0] == 64
 

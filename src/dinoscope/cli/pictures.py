@@ -23,12 +23,12 @@ from dinoscope.data.sources import balanced, evenly, find_images, find_images_of
 from dinoscope.errors import UserError, lookup
 from dinoscope.explain.attention import map_masks, mean_and_heads
 from dinoscope.explain.embedding import TITLES, EmbeddingMap, described, embedding_map
-from dinoscope.explain.maps import MAPS, count_maps
+from dinoscope.explain.maps import MAPS, count_maps, map_title
 from dinoscope.files import claim, claim_file, mark, unique_names
-from dinoscope.model_names import load_models
+from dinoscope.model_names import Model, load_models
 from dinoscope.pictures import PAGE_WIDTH, fitted, mask_overlay, overlay, write_png
 from dinoscope.report import maps, pages
-from dinoscope.report.pages import Explainer, Shown
+from dinoscope.report.pages import Shown
 from dinoscope.system import pick_device
 from dinoscope.types import Metric
 
@@ -56,7 +56,7 @@ class PictureOptions:
     device: str = "auto"
     """cpu, cuda, cuda:N or mps; auto takes the best there is."""
 
-    def explainers(self, names: Sequence[str]) -> list[Explainer]:
+    def models(self, names: Sequence[str]) -> list[Model]:
         """Load the models. Raises UserError if one is not there, or the size is below one of its patches."""
         device, models = pick_device(self.device), load_models(names, progress_bar)
         for model in models:
@@ -64,7 +64,7 @@ class PictureOptions:
             if self.size is not None and self.size < patch:
                 raise UserError(f"--size must be at least one patch of {patch} px, not {self.size}")
             model.backbone.to(device)
-        return [Explainer(model, self.size or model.backbone.config.image_size) for model in models]
+        return models
 
 
 Drawing = tyro.conf.OmitArgPrefixes[PictureOptions]
@@ -73,22 +73,23 @@ DRAWING = PictureOptions()
 
 def look(
     files: Sequence[Path],
-    explainers: Sequence[Explainer],
+    models: Sequence[Model],
+    size: int | None,
     faults: list[str],
     doing: str,
     masks: MaskedImages | None = None,
 ) -> Iterator[tuple[int, Shown]]:
     """Read one image after the other, with its place in `files`; what is wrong with one goes to `faults`.
 
-    Each model is given an image by its own grey range; it is shown by that of the first.
+    Each model is given an image by its own grey range; it is shown by that of the first. size: as `model_input`.
     """
     with progress_bar(doing) as progress:
         for index, file in enumerate(files):
             progress(index, len(files))
             try:
                 raw = read(file)
-                images = [raw.rgb(explainer.model.backbone.config.window) for explainer in explainers]
-                inputs = tuple(explainer.input(image) for explainer, image in zip(explainers, images, strict=True))
+                images = [raw.rgb(model.backbone.config.window) for model in models]
+                inputs = tuple(pages.model_input(*each, size) for each in zip(models, images, strict=True))
                 shown = Shown(file.name, images[0], inputs)
                 if masks is not None and file in masks.images:
                     shown = replace(shown, truth=masks.ground_truth(masks.images.index(file), shown.size))
@@ -99,24 +100,23 @@ def look(
 
 
 def look_at_all(
-    files: Sequence[Path], explainer: Explainer, faults: list[str]
+    files: Sequence[Path], models: Sequence[Model], size: int | None, faults: list[str]
 ) -> list[tuple[int, tuple[int, int], tuple[str, UInt8[ndarray, "_ _ 3"], Float[Tensor, "_ _ d"]]]]:
     """Return of each image its place in `files`, its size, and its name, pixels and features for one page of all."""
     return [
         # all of them are held: no larger than they are shown
-        (index, shown.size, (shown.name, fitted(shown.image, PAGE_WIDTH // 2), explainer.patches(shown.inputs[0])))
-        for index, shown in look(files, [explainer], faults, "looking at images")
+        (index, shown.size, (shown.name, fitted(shown.image, PAGE_WIDTH // 2), shown.inputs[0].patches()))
+        for index, shown in look(files, models, size, faults, "looking at images")
     ]
 
 
 def draw_each(
+    drawing: PictureOptions,
     files: Sequence[Path],
-    explainers: Sequence[Explainer],
+    models: Sequence[Model],
     out: Path,
     kinds: Sequence[str],
     draw: Callable[[Shown], Iterable[Picture]],
-    *,
-    overwrite: bool,
     doing: str,
     masks: MaskedImages | None = None,
 ) -> None:
@@ -127,9 +127,9 @@ def draw_each(
     Raises UserError if none could be drawn, or pictures are in the way or cannot be written.
     """
     names = unique_names([file.stem for file in files])
-    claim_pictures(out, [f"{name}_{kind}.png" for name in names for kind in kinds], overwrite=overwrite)
+    claim_pictures(out, [f"{name}_{kind}.png" for name in names for kind in kinds], overwrite=drawing.overwrite)
     drawn, faults = 0, list[str]()
-    for index, shown in look(files, explainers, faults, doing, masks):
+    for index, shown in look(files, models, drawing.size, faults, doing, masks):
         for kind, picture in zip(kinds, list(draw(shown)), strict=True):
             write_png(out / f"{names[index]}_{kind}.png", picture)
         drawn += 1
@@ -224,39 +224,42 @@ def attention(
     """
     lookup("kind of map", map, MAPS)
     names, paths = models_and_images(model, images)
-    files, explainers = find_files(paths, drawing.limit), drawing.explainers(names)
-    masked, first = None if masks is None else find_masks(files, masks), explainers[0]
-    several = len(explainers) > 1 or masked is not None
+    files, models = find_files(paths, drawing.limit), drawing.models(names)
+    masked = None if masks is None else find_masks(files, masks)
+    several = len(models) > 1 or masked is not None
     if separate and (several or block == "all"):
         raise UserError("--separate is for one model and one block, without --masks")
     if block == "all" and (map != "attention" or masked is not None):
         raise UserError("--block all is for --map attention, without --masks")
     kinds, scores = ["blocks" if block == "all" else "compared" if several else map], list[list[float]]()
     if separate:
-        heads = [f"head{head}" for head in range(count_maps(map, first.model.backbone))]
+        heads = [f"head{head}" for head in range(count_maps(map, models[0].backbone))]
         kinds += [kind for head in ["mean", *heads] for kind in (head, f"{head}_mask")]
 
     def draw(shown: Shown) -> Iterator[Picture]:
         if block == "all":
-            yield pages.blocks_page(shown, explainers)
+            yield pages.blocks_page(shown)
         elif several:
-            page, jaccards = pages.comparison_page(shown, explainers, map, block, mass)
+            page, jaccards = pages.comparison_page(shown, map, block, mass)
             scores.extend([jaccards] if jaccards else [])
             yield page
         else:
-            found, note = first.maps(map, shown.inputs[0], block), "" if block == -1 else f", block {block}"
-            yield pages.attention_panel(shown.image, found, mass, shown.name, first.note + note, first.title(map))
+            (given,), where = shown.inputs, "" if block == -1 else f", block {block}"
+            found = given.maps(map, block)
+            note = pages.model_note(given.model, given.size) + where
+            yield pages.attention_panel(
+                shown.image, found, mass, shown.name, note, map_title(map, given.model.backbone)
+            )
             if separate:
                 every = mean_and_heads(found[None])[0]
                 for values, mask in zip(every.numpy(), map_masks(every, mass).numpy(), strict=True):
                     yield overlay(shown.image, values)
                     yield mask_overlay(shown.image, mask)
 
-    overwrite, doing = drawing.overwrite, "drawing attention"
-    draw_each(files, explainers, out, kinds, draw, overwrite=overwrite, doing=doing, masks=masked)
+    draw_each(drawing, files, models, out, kinds, draw, "drawing attention", masked)
     if scores:
-        means = zip(explainers, zip(*scores, strict=True), strict=True)
-        metrics = [Metric(explainer.model.label, 100 * float(np.mean(values))) for explainer, values in means]
+        of_models = zip(models, zip(*scores, strict=True), strict=True)
+        metrics = [Metric(each.label, 100 * float(np.mean(values))) for each, values in of_models]
         stdout(metric_table(f"mean Jaccard of the masks, {len(scores)} image{'s' * (len(scores) != 1)}", metrics))
 
 
@@ -278,22 +281,23 @@ def pca(
         joint: Analyse all images jointly, so that a colour means the same in each; one page for all.
         foreground: Colour the foreground only: patches whose first component is on the far side from the border's.
     """
-    files, (explainer,) = find_files(images, drawing.limit), drawing.explainers([model])
+    files, models = find_files(images, drawing.limit), drawing.models([model])
+    note = pages.model_note(models[0], drawing.size)
 
     def draw(shown: Shown) -> Iterator[Picture]:
-        image = (shown.name, shown.image, explainer.patches(shown.inputs[0]))
-        yield pages.colors_page([image], shown.name, explainer.note, foreground=foreground)
+        image = (shown.name, shown.image, shown.inputs[0].patches())
+        yield pages.colors_page([image], shown.name, note, foreground=foreground)
 
     if not joint:
-        draw_each(files, [explainer], out, ["pca"], draw, overwrite=drawing.overwrite, doing="drawing components")
+        draw_each(drawing, files, models, out, ["pca"], draw, "drawing components")
         return
     claim_pictures(out, ["joint_pca.png"], overwrite=drawing.overwrite)
     faults = list[str]()
-    seen = [image for *_, image in look_at_all(files, explainer, faults)]
+    seen = [image for *_, image in look_at_all(files, models, drawing.size, faults)]
     if len(seen) < 2:
         raise UserError("--joint needs at least two images that can be read" + "".join(f"; {f}" for f in faults))
     title = f"{len(seen)} images, analysed jointly"
-    write_png(out / "joint_pca.png", pages.colors_page(seen, title, explainer.note, foreground=foreground))
+    write_png(out / "joint_pca.png", pages.colors_page(seen, title, note, foreground=foreground))
     report_drawn(1, faults, out)
 
 
@@ -317,15 +321,15 @@ def similarity(
     points = [(int(x), int(y)) for x, y in (text.split(",") for text in at)]
     if images and images[0].is_dir():
         raise UserError(f"{images[0]} is a folder: the first image is the one in which the points lie")
-    files, (explainer,) = find_files(images, drawing.limit), drawing.explainers([model])
+    files, models = find_files(images, drawing.limit), drawing.models([model])
     name = f"{files[0].stem}_similarity.png"
     claim_pictures(out, [name], overwrite=drawing.overwrite)
     faults = list[str]()
-    seen = look_at_all(files, explainer, faults)
+    seen = look_at_all(files, models, drawing.size, faults)
     if not seen or seen[0][0] != 0:
         raise UserError("the first image must be readable: " + "; ".join(faults))
-    page = pages.similarity_page([image for *_, image in seen], points, seen[0][1], explainer.note)
-    write_png(out / name, page)
+    note = pages.model_note(models[0], drawing.size)
+    write_png(out / name, pages.similarity_page([image for *_, image in seen], points, seen[0][1], note))
     report_drawn(1, faults, out)
 
 
@@ -352,10 +356,10 @@ def segment(
         cutout: Also write the image with a transparent background.
     """
     lookup("way to segment", by, {**dict.fromkeys(MAPS), "pca": None})
-    files, explainers = find_files(images, drawing.limit), drawing.explainers([model])
+    files, models = find_files(images, drawing.limit), drawing.models([model])
 
     def draw(shown: Shown) -> Iterator[Picture]:
-        page, mask = pages.segment_page(shown, explainers[0], by, block, mass)
+        page, mask = pages.segment_page(shown, by, block, mass)
         inside = F.interpolate(mask[None, None].float(), shown.size, mode="nearest-exact")[0, 0]
         alpha = (255 * inside).numpy().astype(np.uint8)
         yield from (alpha, page)
@@ -363,7 +367,7 @@ def segment(
             yield np.dstack([shown.image, alpha])
 
     kinds = ["mask", "segment", *(["cutout"] if cutout else [])]
-    draw_each(files, explainers, out, kinds, draw, overwrite=drawing.overwrite, doing="segmenting")
+    draw_each(drawing, files, models, out, kinds, draw, "segmenting")
 
 
 def draw_map(

@@ -1,8 +1,7 @@
 """What models' maps are worth, as numbers: on the objects, for the network itself, and head against head.
 
-Does a map lie on the object? The pointing game and the share of energy, each next to its chance level. A map may be
-coarser than the ground truth; it is enlarged to it (bilinear, cell centres aligned). Pixels that are not valid (VOC's
-void) count neither for nor against. A map has no class here, so all objects of an image are one.
+On objects: the pointing game and the share of energy, each next to its chance level. A map is enlarged to the ground
+truth (bilinear, cell centres aligned). A map has no class here, so all objects of an image are one.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ def on_objects(
     valid: Bool[Tensor, "h w"] | None = None,
     tolerance: float = TOLERANCE,
 ) -> dict[str, float]:
-    """Return how well a map lies on the objects, and what chance gives, each 0 to 1.
+    """Return how well a map lies on the objects, and what chance gives, each 0 to 1; pixels not valid do not count.
 
     pointing: 1 if the map's maximum lies within `tolerance` px of an object, else 0 (Zhang et al. 2016). Of several
         equal maxima, the share that hits: an even map, or one of zeros, scores as chance does.

@@ -1,8 +1,8 @@
 """A map of images: their features in two dimensions, and how far its neighbourhoods can be trusted. Arrays out.
 
-Features are compared by their cosine, as in k-NN, so each is scaled to length 1 first. Every method starts from the
-first two principal components (Kobak and Linderman 2021: an informative start decides how much of the large-scale
-order t-SNE and UMAP keep), so that the same features give the same map.
+Features are compared by their cosine, as in k-NN, so each is scaled to length 1. Every method starts from the first two
+principal components, so that the same features give the same map (Kobak and Linderman 2021: an informative start also
+decides how much of the large-scale order t-SNE and UMAP keep).
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Does the network need what a map points at? Deletion and insertion (Petsiuk et al. 2018, RISE).
 
-Patches are ranked by the map. Deletion replaces the first ranked first, in steps, until none is left; insertion
-reveals them in the same order on an image that is wholly replaced. At each step a score tells how much of what the
-network saw is still, or already, there; the figure is the area under that curve. A good map has a small area of
-deletion and a large one of insertion, measured against random orders: an area alone means little, since it also
-depends on the network and on what replaces the patches.
+Deletion replaces the patches that a map ranks first, in steps, until none is left; insertion reveals them in the same
+order on an image that is wholly replaced. The figure is the area under a score of what the network still, or already,
+sees: small for deletion and large for insertion, measured against random orders, as it also depends on the network.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Grad-CAM (Selvaraju et al. 2017) for networks without a classifier.
 
 The gradient points towards a score of the image feature: a class that labelled images stand for, or, without labels,
-the image's own feature. Every score takes features [b, dim] and gives [b], is differentiable, and needs no trained
-classifier; perturbed images are scored by them too.
+the image's own feature. Perturbed images are scored by them too.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from dinoscope.models.vit import block_index
 from dinoscope.types import Tokens
 
 Score = Callable[[Float[Tensor, "b d"]], Float[Tensor, " b"]]
-"""From image features to a number for each."""
+"""From image features to a number for each; differentiable."""
 
 
 def own_direction(features: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:

@@ -1,9 +1,7 @@
 """Attention maps of a few fixed images, kept in a run's folder while it is trained: RUN/attention.
 
-    image-0.png  image-1.png ...    the images, small
-    step-000000123.safetensors      the mean map of each after so many steps, in units of its own mean
-
-Snapshots are thinned evenly over the run, so that the folder stays below a megabyte however long a run is.
+image-0.png and so on are the images, small; step-000000123.safetensors holds the mean map of each after so many steps,
+in units of its own mean. Snapshots are thinned evenly, so that the folder stays below a megabyte however long a run is.
 """
 
 from __future__ import annotations

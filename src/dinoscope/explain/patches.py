@@ -1,16 +1,8 @@
 """Features of patches: principal components as colours and foreground, and cosines with a chosen patch.
 
-Components as in DINOv2 (Oquab et al. 2023, Fig. 1): patches of one image, or of several jointly, so that like parts get
-like colours. For the foreground, a first analysis separates it from the background, and a second one, of the
-foreground's patches alone, gives the colours.
-
-Components have no sign of their own. Here the first one points away from the border: its mean over the outermost
-patches of the images is at most its mean over all of them, since photographs have their object inside more often than
-at the edge. The others point to where their largest loading is positive. So the same features give the same colours,
-and no class token is needed.
-
-`explain.attention.prepare` resizes an image as a whole, so that the grid covers it exactly: the column of a pixel
-depends on the shares of the widths alone, not on patch size or resized size.
+Components as in DINOv2 (Oquab et al. 2023, Fig. 1), of one image, or of several jointly, so that like parts get like
+colours. They have no sign of their own: the first one points away from the border of the images, since photographs have
+their object inside more often than at the edge, and the others to where their largest loading is positive.
 """
 
 from __future__ import annotations
@@ -95,7 +87,7 @@ def scores(components: Components, features: Float[Tensor, "*batch d"]) -> Float
 
 
 def away_from_border(components: Components, images: Sequence[Float[Tensor, "_ _ d"]]) -> Components:
-    """Flip the first component if it is larger at the border of the images than elsewhere."""
+    """Flip the first component if its mean over the outermost patches of the images is above that over all of them."""
     first = [scores(components, image)[..., 0] for image in images]
     border = torch.cat([values[border_patches(values.shape[0], values.shape[1])] for values in first])
     if border.mean() <= torch.cat([values.flatten() for values in first]).mean():
@@ -143,9 +135,9 @@ def foreground_masks(images: Sequence[Float[Tensor, "_ _ d"]]) -> list[Bool[Tens
 def patch_colors(images: Sequence[Float[Tensor, "_ _ d"]], *, foreground: bool = False) -> list[PatchColors]:
     """Return three components of the patches of all `images` jointly, as red, green and blue.
 
-    Give one image for colours of its own. foreground: analyse and colour only what `foreground_masks` finds; the rest
-    is black. Each component's 2% and 98% quantiles over the coloured patches become 0 and 1; one that does not vary is
-    0.5 throughout.
+    Give one image for colours of its own. foreground: analyse again, and colour, only what `foreground_masks` finds;
+    the rest is black. Each component's 2% and 98% quantiles over the coloured patches become 0 and 1; one that does not
+    vary is 0.5 throughout.
     """
     everywhere = [torch.ones_like(image[..., 0], dtype=torch.bool) for image in images]
     masks = foreground_masks(images) if foreground else everywhere

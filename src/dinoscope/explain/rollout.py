@@ -1,10 +1,8 @@
 """Attention rollout: what the class token has gathered over all blocks, not in one alone (Abnar & Zuidema 2020).
 
-A block passes on the residual stream and what attention adds to it, so its effect on the tokens is taken as
-W = r I + (1 - r) A, with A the attention fused over the heads and r the residual's share, a half in the paper. Neither
-the length of the values nor layer scale enters, though the attention itself is that of the whole network. The rollout
-is the product of these matrices from the last block to the first. Only the class token's row of it is needed: a row
-vector is multiplied by one matrix after the other, and each N x N matrix is made and used a few rows at a time.
+The effect of a block on the tokens is taken as W = r I + (1 - r) A, with A the attention fused over the heads and r the
+residual's share; neither the length of the values nor layer scale enters. The rollout is the product of these matrices.
+Only its class token's row is needed, so each N x N matrix is made and used a few rows at a time.
 """
 
 from __future__ import annotations

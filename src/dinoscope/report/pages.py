@@ -41,40 +41,27 @@ _MIN_COLUMN, _MAX_COLUMN, _COLUMNS_WIDTH = 150, 190, 1130  # of `maps_page`
 
 
 @dataclass(frozen=True)
-class Explainer:
-    """A model on its device, and the short side, in pixels, at which it is given images."""
+class ModelInput:
+    """A model on its device, and an image as it is given: the short side of `size` pixels, normalised."""
 
     model: Model
     size: int
+    images: Float[Tensor, "1 3 s t"]
 
-    def input(self, image: UInt8[ndarray, "h w 3"]) -> Float[Tensor, "1 3 s t"]:
-        """Return the image resized and normalised. Raises UserError if it has too many patches."""
-        backbone = self.model.backbone
-        return backbone.normalize(prepare(image, self.size, backbone.patch_size)[None].to(backbone.mean.device))
+    def maps(self, kind: str, block: int) -> Float[Tensor, "maps rows columns"]:
+        """Return the maps of a kind, on the CPU. Raises UserError as `MAPS` do, or if they are not finite."""
+        return self._finite(MAPS[kind](self.model.backbone, self.images, block), map_title(kind, self.model.backbone))
 
-    def maps(self, kind: str, images: Float[Tensor, "1 3 h w"], block: int) -> Float[Tensor, "maps rows columns"]:
-        """Return one image's maps of a kind, on the CPU. Raises UserError as `MAPS` do, or if they are not finite."""
-        return self._finite(MAPS[kind](self.model.backbone, images, block), self.title(kind))
-
-    def maps_of_blocks(self, images: Float[Tensor, "1 3 h w"]) -> list[Float[Tensor, "rows columns"]]:
+    def maps_of_blocks(self) -> list[Float[Tensor, "rows columns"]]:
         """Return the mean attention in every block, on the CPU. Raises UserError as `maps` does."""
         transformer = require_transformer(self.model.backbone, "--block all")
         with torch.no_grad():
-            return [self._finite(maps.mean(dim=1), "attention") for maps in attention_of_blocks(transformer, images)]
+            every = [maps.mean(dim=1) for maps in attention_of_blocks(transformer, self.images)]
+        return [self._finite(mean, "attention") for mean in every]
 
-    def patches(self, images: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "rows columns d"]:
-        """Return the features of one image's patches, on the CPU. Raises UserError if they are not finite."""
-        return self._finite(patches.patch_features(self.model.backbone, images), "features")
-
-    def title(self, kind: str) -> str:
-        """Return what a map of a kind shows of this model."""
-        return map_title(kind, self.model.backbone)
-
-    @property
-    def note(self) -> str:
-        """The model, its network and the size."""
-        label, network = self.model.label, self.model.backbone.config.name
-        return f"{label}, {self.size} px" if network in label else f"{label}: {network}, {self.size} px"
+    def patches(self) -> Float[Tensor, "rows columns d"]:
+        """Return the features of the patches, on the CPU. Raises UserError if they are not finite."""
+        return self._finite(patches.patch_features(self.model.backbone, self.images), "features")
 
     def _finite(self, result: Float[Tensor, "1 ..."], what: str) -> Tensor:
         if not result.isfinite().all():
@@ -85,19 +72,42 @@ class Explainer:
         return result[0].float().cpu()
 
 
+def model_note(model: Model, size: int | None) -> str:
+    """Return the model, its network and the size at which it is given images, in a few words."""
+    config = model.backbone.config
+    network = "" if config.name in model.label else f": {config.name}"
+    return f"{model.label}{network}, {size or config.image_size} px"
+
+
+def model_input(model: Model, image: UInt8[ndarray, "h w 3"], size: int | None) -> ModelInput:
+    """Return an image as a model is given it; size None takes the one that the model stores.
+
+    Raises UserError if it has too many patches.
+    """
+    backbone = model.backbone
+    short = size or backbone.config.image_size
+    pixels = prepare(image, short, backbone.patch_size)
+    return ModelInput(model, short, backbone.normalize(pixels[None].to(backbone.mean.device)))
+
+
 @dataclass(frozen=True)
 class Shown:
     """An image, what each model is given of it, and its mask (0 background, 255 void), if there is one."""
 
     name: str
     image: UInt8[ndarray, "h w 3"]
-    inputs: tuple[Float[Tensor, "1 3 _ _"], ...]
+    inputs: tuple[ModelInput, ...]
     truth: UInt8[ndarray, "h w"] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
         return self.image.shape[0], self.image.shape[1]
+
+    @property
+    def sizes(self) -> str:
+        """The sizes at which models are given the image."""
+        return " and ".join(str(size) for size in sorted({each.size for each in self.inputs})) + " px"
 
 
 def attention_panel(
@@ -157,54 +167,53 @@ def maps_page(images: Sequence[UInt8[ndarray, "_ _ 3"]], columns: Sequence[MapCo
     return page(bands(tiles, per_row, width, first), legend=pictures.overlay_legend(text), min_width=0)
 
 
-def comparison_page(
-    shown: Shown, explainers: Sequence[Explainer], kind: str, block: int, mass: float
-) -> tuple[Pixels, list[float] | None]:
+def comparison_page(shown: Shown, kind: str, block: int, mass: float) -> tuple[Pixels, list[float] | None]:
     """Set the image next to each model's mean map, and the true mask, if there is one, next to their masks below.
 
     Returns the page and each mask's Jaccard, 0 to 1, without void pixels; None if there is no object.
 
-    Raises UserError as `Explainer.maps` does, or if mass is not in (0, 1].
+    Raises UserError as `ModelInput.maps` does, or if mass is not in (0, 1].
     """
-    per_row = per_band(len(explainers), MAX_COLUMNS - 1)
+    per_row = per_band(len(shown.inputs), MAX_COLUMNS - 1)
     width = _tile_width(1 + per_row)
     ground, objects = fitted(shown.image, width), None if shown.truth is None else object_pixels(shown.truth)
     below = Tile(np.full_like(ground, 255))
     if objects is not None:
         resized = cv2.resize(objects.astype(np.uint8), ground.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         below = Tile(mask_overlay(ground, resized > 0), "truth", f"{objects.mean():.0%} of the image")
-    kinds = [explainer.title(kind) for explainer in explainers]
+    kinds = [map_title(kind, given.model.backbone) for given in shown.inputs]
     alike = len(set(kinds)) == 1
     columns: list[tuple[Tile, Tile]] = []
     scores: list[float] = []
-    for explainer, images, what in zip(explainers, shown.inputs, kinds, strict=True):
-        mean = explainer.maps(kind, images, block).mean(dim=0)
+    for given, what in zip(shown.inputs, kinds, strict=True):
+        mean = given.maps(kind, block).mean(dim=0)
         mask, name = map_masks(mean, mass), "mask" if alike else f"{what} mask"
         below_map = _mask_tile(ground, mask.numpy(), name)
         if shown.truth is not None and objects is not None and objects.any():
             scores.append(jaccard(mask, torch.from_numpy(objects), torch.from_numpy(shown.truth != VOID)))
             caption = f"{name} {mask.numpy().mean():.0%}"
             below_map = Tile(below_map.pixels, caption, f"Jaccard {scores[-1]:.2f}")
-        columns.append((Tile(overlay(ground, mean.numpy()), explainer.model.label), below_map))
+        columns.append((Tile(overlay(ground, mean.numpy()), given.model.label), below_map))
     rows = bands(columns, per_row, width, (Tile(ground, "image"), below))
     where = "the last block" if block == -1 else f"block {block}"
-    note = f"{'rollout to ' * (kind == 'rollout')}{where}, {_sizes(explainers)}"
+    note = f"{'rollout to ' * (kind == 'rollout')}{where}, {shown.sizes}"
     drawn = page(rows, shown.name, note, pictures.mass_legend(mass, kinds[0] if alike else "map"))
     return drawn, scores or None
 
 
-def blocks_page(shown: Shown, explainers: Sequence[Explainer]) -> Pixels:
-    """Draw the image, then the mean attention in every block of each model. Raises UserError as `Explainer` does."""
+def blocks_page(shown: Shown) -> Pixels:
+    """Draw the image, then the mean attention in every block of each model. Raises UserError as `ModelInput` does."""
     rows: list[Row] = []
-    for explainer, images in zip(explainers, shown.inputs, strict=True):
-        maps = explainer.maps_of_blocks(images)
+    for given in shown.inputs:
+        maps = given.maps_of_blocks()
         per_row = per_band(1 + len(maps))
         width = _tile_width(per_row)
         ground = fitted(shown.image, width)
-        tiles = [Tile(ground, explainer.model.label if len(explainers) > 1 else "image")]
+        tiles = [Tile(ground, given.model.label if len(shown.inputs) > 1 else "image")]
         tiles += [Tile(overlay(ground, mean.numpy()), f"block {block}") for block, mean in enumerate(maps)]
         rows += bands([[tile] for tile in tiles], per_row, width)
-    note = explainers[0].note if len(explainers) == 1 else _sizes(explainers)
+    given = shown.inputs[0]
+    note = model_note(given.model, given.size) if len(shown.inputs) == 1 else shown.sizes
     return page(rows, shown.name, note, pictures.overlay_legend("mean over the heads of each block"))
 
 
@@ -273,21 +282,19 @@ def similarity_page(
     return page(rows, f"patches of {title}", note, pictures.overlay_legend(text, "0 or less", "1"))
 
 
-def segment_page(
-    shown: Shown, explainer: Explainer, by: str, block: int, mass: float
-) -> tuple[Pixels, Bool[Tensor, "rows columns"]]:
+def segment_page(shown: Shown, by: str, block: int, mass: float) -> tuple[Pixels, Bool[Tensor, "rows columns"]]:
     """Draw the image, what its foreground was made from, and the foreground, which is returned too.
 
-    by: "pca", or a kind of map, of which the foreground holds `mass`. Raises UserError as `Explainer` does.
+    by: "pca", or a kind of map, of which the foreground holds `mass`. Raises UserError as `ModelInput` does.
     """
     width = pictures.tile_width(3)
-    ground, images = fitted(shown.image, width), shown.inputs[0]
+    ground, given = fitted(shown.image, width), shown.inputs[0]
     if by == "pca":
-        found = patches.patch_colors([explainer.patches(images)], foreground=True)[0]
+        found = patches.patch_colors([given.patches()], foreground=True)[0]
         mask, what, legend = found.foreground, "principal components", None
         middle = pictures.color_picture(found.colors.numpy(), ground.shape[:2])
     else:
-        mean, what = explainer.maps(by, images, block).mean(dim=0), explainer.title(by)
+        mean, what = given.maps(by, block).mean(dim=0), map_title(by, given.model.backbone)
         mask, legend = map_masks(mean, mass), pictures.mass_legend(mass, what)
         middle = overlay(ground, mean.numpy())
     tiles = [
@@ -295,7 +302,7 @@ def segment_page(
         Tile(middle, what, f"{mask.shape[1]} × {mask.shape[0]} patches"),
         _mask_tile(ground, mask.numpy(), "foreground"),
     ]
-    return page([Row(tiles, width)], shown.name, explainer.note, legend), mask
+    return page([Row(tiles, width)], shown.name, model_note(given.model, given.size), legend), mask
 
 
 def _tile_width(columns: int) -> int:
@@ -309,7 +316,3 @@ def _image_tile(image: UInt8[ndarray, "h w 3"], ground: Pixels) -> Tile:
 
 def _mask_tile(ground: Pixels, mask: Bool[ndarray, "_ _"], name: str, of: str = " of the image") -> Tile:
     return Tile(mask_overlay(ground, mask), name, f"{mask.mean():.0%}{of}")
-
-
-def _sizes(explainers: Sequence[Explainer]) -> str:
-    return " and ".join(str(size) for size in sorted({explainer.size for explainer in explainers})) + " px"
