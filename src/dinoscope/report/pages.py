@@ -203,17 +203,17 @@ def comparison_page(shown: Shown, kind: str, block: int, mass: float) -> tuple[P
 
 def blocks_page(shown: Shown) -> Pixels:
     """Draw the image, then the mean attention in every block of each model. Raises UserError as `ModelInput` does."""
+    alone = shown.inputs[0] if len(shown.inputs) == 1 else None
     rows: list[Row] = []
     for given in shown.inputs:
         maps = given.maps_of_blocks()
         per_row = per_band(1 + len(maps))
         width = _tile_width(per_row)
         ground = fitted(shown.image, width)
-        tiles = [Tile(ground, given.model.label if len(shown.inputs) > 1 else "image")]
+        tiles = [Tile(ground, given.model.label if alone is None else "image")]
         tiles += [Tile(overlay(ground, mean.numpy()), f"block {block}") for block, mean in enumerate(maps)]
         rows += bands([[tile] for tile in tiles], per_row, width)
-    given = shown.inputs[0]
-    note = model_note(given.model, given.size) if len(shown.inputs) == 1 else shown.sizes
+    note = shown.sizes if alone is None else model_note(alone.model, alone.size)
     return page(rows, shown.name, note, pictures.overlay_legend("mean over the heads of each block"))
 
 
