@@ -191,7 +191,7 @@ def test_the_first_of_similar_images_must_be_a_readable_file(
 # segment
 
 
-@pytest.mark.parametrize("by", ["attention", "rollout", "pca"])
+@pytest.mark.parametrize("by", ["attention", "rollout", "energy", "pca"])
 def test_masks_and_cutouts_are_as_large_as_the_image(by: str, picture_folder: Folder, tmp_path: Path) -> None:
     image = picture_folder(1, size=(50, 77)) / "0000.png"
     assert run("segment", image, "--model", VIT, "--by", by, "--cutout", "--out", tmp_path / "out") == 0
