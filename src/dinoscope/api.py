@@ -34,7 +34,7 @@ from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import Context, Images, measure
 from dinoscope.evaluation.online import AttentionSnapshots, OnlineKNN
-from dinoscope.explain.attention import prepare
+from dinoscope.explain.attention import network_input
 from dinoscope.explain.maps import MAPS, map_title
 from dinoscope.features import cached_extract, extract
 from dinoscope.methods import METHODS
@@ -347,10 +347,10 @@ def attention(
     """
     backbone = load(model).backbone
     pixels = as_raw(image).rgb(backbone.config.window)
-    inputs = prepare(pixels, backbone.config.image_size if size is None else size, backbone.patch_size)
+    inputs = network_input(backbone, pixels, size)
     kind = lookup("kind of map", map, MAPS)
     with torch.set_grad_enabled(map == "gradcam"):
-        maps = kind(backbone, backbone.normalize(inputs[None].to(backbone.mean.device)), block)[0]
+        maps = kind(backbone, inputs, block)[0]
     return Attention(pixels, maps.detach().float().cpu().numpy(), map_title(map, backbone))
 
 

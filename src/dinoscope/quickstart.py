@@ -20,7 +20,7 @@ from dinoscope.evaluation.base import Context
 from dinoscope.evaluation.knn import EVALUATION, KNNConfig
 from dinoscope.evaluation.results import keep
 from dinoscope.evaluation.voc import jaccard
-from dinoscope.explain.attention import attention_maps, map_masks, prepare
+from dinoscope.explain.attention import attention_maps, map_masks, network_input
 from dinoscope.files import cache_folder
 from dinoscope.model_names import Model, load_model, random_backbone, shipped_model
 from dinoscope.models.backbone import Backbone, without_drop_path
@@ -153,5 +153,4 @@ def draw(models: dict[str, Backbone], data: Path, out: Path) -> list[Path]:
 
 
 def _maps(backbone: Backbone, image: np.ndarray) -> Tensor:
-    pixels = prepare(image, backbone.config.image_size, backbone.patch_size)
-    return attention_maps(backbone, backbone.normalize(pixels[None]))[0]
+    return attention_maps(backbone, network_input(backbone, image))[0]

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from dinoscope.explain.attention import network_input
 from dinoscope.model_names import Model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.pictures import MARGIN, OUTLINE, color_picture, cosine_overlay, marked, overlay, per_band
 from dinoscope.report.pages import (
+    ModelInput,
     Shown,
     blocks_page,
     colors_page,
     comparison_page,
-    model_input,
     model_note,
     segment_page,
     similarity_page,
@@ -40,7 +41,7 @@ def model(network: str = "vit_micro_conv8") -> Model:
 
 
 def shown(models: list[Model], image: np.ndarray = GREY) -> Shown:
-    return Shown(LONG, image, tuple(model_input(each, image, 32) for each in models))
+    return Shown(LONG, image, tuple(ModelInput(each, 32, network_input(each.backbone, image, 32)) for each in models))
 
 
 @pytest.mark.parametrize(("count", "width"), [(1, 1198), (2, 1198), (3, 1198), (5, 1756), (8, 1472)])

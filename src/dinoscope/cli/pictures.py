@@ -21,14 +21,14 @@ from dinoscope.data.benchmarks import MaskedImages, find_masks
 from dinoscope.data.images import OTHER_EXTENSIONS, UnreadableImage, decode, extensions, read
 from dinoscope.data.sources import balanced, evenly, find_images, find_images_of_splits
 from dinoscope.errors import UserError, lookup
-from dinoscope.explain.attention import map_masks, mean_and_heads
+from dinoscope.explain.attention import map_masks, mean_and_heads, network_input
 from dinoscope.explain.embedding import TITLES, EmbeddingMap, described, embedding_map
 from dinoscope.explain.maps import MAPS, count_maps, map_title
 from dinoscope.files import claim, claim_file, mark, unique_names
 from dinoscope.model_names import Model, load_models
 from dinoscope.pictures import PAGE_WIDTH, fitted, mask_overlay, overlay, write_png
 from dinoscope.report import maps, pages
-from dinoscope.report.pages import Shown
+from dinoscope.report.pages import ModelInput, Shown
 from dinoscope.system import pick_device
 from dinoscope.types import Metric
 
@@ -81,16 +81,18 @@ def look(
 ) -> Iterator[tuple[int, Shown]]:
     """Read one image after the other, with its place in `files`; what is wrong with one goes to `faults`.
 
-    Each model is given an image by its own grey range; it is shown by that of the first. size: as `model_input`.
+    Each model is given an image by its own grey range; it is shown by that of the first. size: as `network_input`.
     """
+    backbones = [model.backbone for model in models]
     with progress_bar(doing) as progress:
         for index, file in enumerate(files):
             progress(index, len(files))
             try:
                 raw = read(file)
-                images = [raw.rgb(model.backbone.config.window) for model in models]
-                inputs = tuple(pages.model_input(*each, size) for each in zip(models, images, strict=True))
-                shown = Shown(file.name, images[0], inputs)
+                images = [raw.rgb(backbone.config.window) for backbone in backbones]
+                inputs = [network_input(*each, size) for each in zip(backbones, images, strict=True)]
+                given = [ModelInput(model, size, each) for model, each in zip(models, inputs, strict=True)]
+                shown = Shown(file.name, images[0], tuple(given))
                 if masks is not None and file in masks.images:
                     shown = replace(shown, truth=masks.ground_truth(masks.images.index(file), shown.size))
             except (UnreadableImage, UserError) as error:

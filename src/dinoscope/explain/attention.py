@@ -138,6 +138,14 @@ def prepare(image: UInt8[ndarray, "h w 3"], size: int | None, patch: int) -> UIn
     return F.interpolate(pixels, (rows * patch, columns * patch), mode="bicubic", antialias=True)[0]
 
 
+def network_input(
+    backbone: Backbone, image: UInt8[ndarray, "h w 3"], size: int | None = None
+) -> Float[Tensor, "1 3 s t"]:
+    """Return an image as a network takes it: `prepare`d, by default at the size that it stores, and normalised."""
+    pixels = prepare(image, backbone.config.image_size if size is None else size, backbone.patch_size)
+    return backbone.normalize(pixels[None].to(backbone.mean.device))
+
+
 def entropy(maps: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch"]:
     """Return the entropy of each map in nats, divided by that of an even map (log of the number of patches): 0 to 1.
 

@@ -18,7 +18,7 @@ from dinoscope.data.benchmarks import VOID, object_pixels
 from dinoscope.errors import UserError
 from dinoscope.evaluation.voc import jaccard
 from dinoscope.explain import patches
-from dinoscope.explain.attention import attention_of_blocks, map_masks, mean_and_heads, prepare
+from dinoscope.explain.attention import attention_of_blocks, map_masks, mean_and_heads
 from dinoscope.explain.maps import MAPS, map_title
 from dinoscope.model_names import Model
 from dinoscope.models.network import require_transformer
@@ -42,10 +42,10 @@ _MIN_COLUMN, _MAX_COLUMN, _COLUMNS_WIDTH = 150, 190, 1130  # of `maps_page`
 
 @dataclass(frozen=True)
 class ModelInput:
-    """A model on its device, and an image as it is given: the short side of `size` pixels, normalised."""
+    """A model on its device, and an image as `network_input` gives it; size None is the one that the model stores."""
 
     model: Model
-    size: int
+    size: int | None
     images: Float[Tensor, "1 3 s t"]
 
     def maps(self, kind: str, block: int) -> Float[Tensor, "maps rows columns"]:
@@ -79,17 +79,6 @@ def model_note(model: Model, size: int | None) -> str:
     return f"{model.label}{network}, {size or config.image_size} px"
 
 
-def model_input(model: Model, image: UInt8[ndarray, "h w 3"], size: int | None) -> ModelInput:
-    """Return an image as a model is given it; size None takes the one that the model stores.
-
-    Raises UserError if it has too many patches.
-    """
-    backbone = model.backbone
-    short = size or backbone.config.image_size
-    pixels = prepare(image, short, backbone.patch_size)
-    return ModelInput(model, short, backbone.normalize(pixels[None].to(backbone.mean.device)))
-
-
 @dataclass(frozen=True)
 class Shown:
     """An image, what each model is given of it, and its mask (0 background, 255 void), if there is one."""
@@ -107,7 +96,13 @@ class Shown:
     @property
     def sizes(self) -> str:
         """The sizes at which models are given the image."""
-        return " and ".join(str(size) for size in sorted({each.size for each in self.inputs})) + " px"
+        return (
+            " and ".join(
+                str(size)
+                for size in sorted({each.size or each.model.backbone.config.image_size for each in self.inputs})
+            )
+            + " px"
+        )
 
 
 def attention_panel(
