@@ -14,7 +14,7 @@ from PIL import Image
 
 from dinoscope import api, checkpoint
 from dinoscope.cli import main
-from dinoscope.cli.pictures import look
+from dinoscope.cli.pictures import Drawing, PictureOptions
 from dinoscope.data.benchmarks import find_masked_images
 from dinoscope.data.grey_range import bits_window
 from dinoscope.data.loader import ViewsDataset
@@ -157,7 +157,7 @@ class TestEverythingReadsByTheModelsRange:
         return round(float((shown.flatten(1)[0, 0] * backbone.std[0] + backbone.mean[0]).item() * 255))
 
     def test_pictures(self, image: Path, models: list[Model]) -> None:
-        ((_, shown),) = look([image], models, 32, [], "looking")
+        ((_, shown),) = Drawing(PictureOptions(32, device="cpu"), [image], models).look("looking")
         pixels = [self.pixel(each.model.backbone, each.images) for each in shown.inputs]
         assert pixels == [64, 255]
         assert shown.image[0, 0, 0] == 64

@@ -10,9 +10,8 @@ from typing import Annotated, Literal
 import numpy as np
 import torch.nn.functional as F
 import tyro
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from numpy import ndarray
-from torch import Tensor
 
 from dinoscope.checkpoint import find_weights
 from dinoscope.cli.command import EXTRACTION, Command, ExtractionOptions, ModelName, ModelNames
@@ -56,86 +55,96 @@ class PictureOptions:
     device: str = "auto"
     """cpu, cuda, cuda:N or mps; auto takes the best there is."""
 
-    def models(self, names: Sequence[str]) -> list[Model]:
-        """Load the models. Raises UserError if one is not there, or the size is below one of its patches."""
-        device, models = pick_device(self.device), load_models(names, progress_bar)
-        for model in models:
+
+Options = tyro.conf.OmitArgPrefixes[PictureOptions]
+DEFAULTS = PictureOptions()
+
+
+class Drawing:
+    """Image files, the models that are given them, and what was wrong with files that could not be drawn.
+
+    Raises UserError if there are no images, a model is not there, or the size is below one of its patches.
+    """
+
+    def __init__(self, options: PictureOptions, images: Sequence[Path], names: Sequence[str | Model]) -> None:
+        self.options, self.files = options, find_files(images, options.limit)
+        device, size, self.faults = pick_device(options.device), options.size, list[str]()
+        self.models = load_models(names, progress_bar)
+        for model in self.models:
             patch = model.backbone.patch_size
-            if self.size is not None and self.size < patch:
-                raise UserError(f"--size must be at least one patch of {patch} px, not {self.size}")
+            if size is not None and size < patch:
+                raise UserError(f"--size must be at least one patch of {patch} px, not {size}")
             model.backbone.to(device)
-        return models
+        self.note = pages.model_note(self.models[0], size)
 
+    def look(self, doing: str, masks: MaskedImages | None = None) -> Iterator[tuple[int, Shown]]:
+        """Read one image after the other, with its place among the files; what is wrong with one goes to `faults`.
 
-Drawing = tyro.conf.OmitArgPrefixes[PictureOptions]
-DRAWING = PictureOptions()
+        Each model is given an image by its own grey range; it is shown by that of the first.
+        """
+        with progress_bar(doing) as progress:
+            for index, file in enumerate(self.files):
+                progress(index, len(self.files))
+                try:
+                    raw = read(file)
+                    images = [raw.rgb(model.backbone.config.window) for model in self.models]
+                    inputs = [
+                        ModelInput(model, self.options.size, network_input(model.backbone, image, self.options.size))
+                        for model, image in zip(self.models, images, strict=True)
+                    ]
+                    shown = Shown(file.name, images[0], tuple(inputs))
+                    if masks is not None and file in masks.images:
+                        shown = replace(shown, truth=masks.ground_truth(masks.images.index(file), shown.size))
+                except (UnreadableImage, UserError) as error:
+                    self.faults.append(f"{file}: {error}")
+                else:
+                    yield index, shown
 
+    def look_at_all(self) -> list[tuple[int, tuple[int, int], pages.ImageFeatures]]:
+        """Return of each image its place, its size, and its name, pixels and features for one page of all."""
+        return [
+            # all of them are held: no larger than they are shown
+            (index, shown.size, (shown.name, fitted(shown.image, PAGE_WIDTH // 2), shown.inputs[0].patches()))
+            for index, shown in self.look("looking at images")
+        ]
 
-def look(
-    files: Sequence[Path],
-    models: Sequence[Model],
-    size: int | None,
-    faults: list[str],
-    doing: str,
-    masks: MaskedImages | None = None,
-) -> Iterator[tuple[int, Shown]]:
-    """Read one image after the other, with its place in `files`; what is wrong with one goes to `faults`.
+    def claim(self, out: Path, names: Sequence[str]) -> None:
+        """Make the output folder and note that these pictures are no data. Raises UserError if some are there."""
+        claim(out, names, overwrite=self.options.overwrite)
+        try:
+            mark(out, names)
+        except OSError as error:
+            raise UserError(f"--out {out}: {error.strerror}") from error
 
-    Each model is given an image by its own grey range; it is shown by that of the first. size: as `network_input`.
-    """
-    backbones = [model.backbone for model in models]
-    with progress_bar(doing) as progress:
-        for index, file in enumerate(files):
-            progress(index, len(files))
-            try:
-                raw = read(file)
-                images = [raw.rgb(backbone.config.window) for backbone in backbones]
-                inputs = [network_input(*each, size) for each in zip(backbones, images, strict=True)]
-                given = [ModelInput(model, size, each) for model, each in zip(models, inputs, strict=True)]
-                shown = Shown(file.name, images[0], tuple(given))
-                if masks is not None and file in masks.images:
-                    shown = replace(shown, truth=masks.ground_truth(masks.images.index(file), shown.size))
-            except (UnreadableImage, UserError) as error:
-                faults.append(f"{file}: {error}")
-            else:
-                yield index, shown
+    def draw_each(
+        self,
+        out: Path,
+        kinds: Sequence[str],
+        draw: Callable[[Shown], Iterable[Picture]],
+        doing: str,
+        masks: MaskedImages | None = None,
+    ) -> None:
+        """Draw OUT/NAME_KIND.png of each file, and report what could not be drawn.
 
+        draw: makes the pictures of an image in the order of `kinds`.
 
-def look_at_all(
-    files: Sequence[Path], models: Sequence[Model], size: int | None, faults: list[str]
-) -> list[tuple[int, tuple[int, int], tuple[str, UInt8[ndarray, "_ _ 3"], Float[Tensor, "_ _ d"]]]]:
-    """Return of each image its place in `files`, its size, and its name, pixels and features for one page of all."""
-    return [
-        # all of them are held: no larger than they are shown
-        (index, shown.size, (shown.name, fitted(shown.image, PAGE_WIDTH // 2), shown.inputs[0].patches()))
-        for index, shown in look(files, models, size, faults, "looking at images")
-    ]
+        Raises UserError if none could be drawn, or pictures are in the way or cannot be written.
+        """
+        names, drawn = unique_names([file.stem for file in self.files]), 0
+        self.claim(out, [f"{name}_{kind}.png" for name in names for kind in kinds])
+        for index, shown in self.look(doing, masks):
+            for kind, picture in zip(kinds, list(draw(shown)), strict=True):
+                write_png(out / f"{names[index]}_{kind}.png", picture)
+            drawn += 1
+        if not drawn:
+            raise UserError("no image could be drawn: " + "; ".join(self.faults))
+        self.report(drawn, out)
 
-
-def draw_each(
-    drawing: PictureOptions,
-    files: Sequence[Path],
-    models: Sequence[Model],
-    out: Path,
-    kinds: Sequence[str],
-    draw: Callable[[Shown], Iterable[Picture]],
-    doing: str,
-    masks: MaskedImages | None = None,
-) -> None:
-    """Draw OUT/NAME_KIND.png of each file, and report what could not be drawn.
-
-    draw: makes the pictures of an image in the order of `kinds`.
-
-    Raises UserError if none could be drawn, or pictures are in the way or cannot be written.
-    """
-    names = unique_names([file.stem for file in files])
-    claim_pictures(out, [f"{name}_{kind}.png" for name in names for kind in kinds], overwrite=drawing.overwrite)
-    drawn, faults = 0, list[str]()
-    for index, shown in look(files, models, drawing.size, faults, doing, masks):
-        for kind, picture in zip(kinds, list(draw(shown)), strict=True):
-            write_png(out / f"{names[index]}_{kind}.png", picture)
-        drawn += 1
-    report_drawn(drawn, faults, out)
+    def report(self, drawn: int, out: Path) -> None:
+        """Print where the pages are, and which images could not be drawn."""
+        if self.faults:
+            say("\n  ".join([f"{len(self.faults)} not drawn:", *self.faults]))
+        stdout(f"{drawn} page{'s' * (drawn != 1)} in {out}")
 
 
 def find_files(paths: Sequence[Path], limit: int) -> list[Path]:
@@ -177,24 +186,6 @@ def _is_image(path: Path) -> bool:
     return False
 
 
-def claim_pictures(out: Path, names: Sequence[str], *, overwrite: bool) -> None:
-    """Make the output folder and note that these pictures are no data. Raises UserError if some are there already."""
-    claim(out, names, overwrite=overwrite)
-    try:
-        mark(out, names)
-    except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror}") from error
-
-
-def report_drawn(drawn: int, faults: Sequence[str], out: Path) -> None:
-    """Print where the pictures are, and which images could not be drawn. Raises UserError if none could."""
-    if not drawn:
-        raise UserError("no image could be drawn: " + "; ".join(faults))
-    if faults:
-        say("\n  ".join([f"{len(faults)} not drawn:", *faults]))
-    stdout(f"{drawn} page{'s' * (drawn != 1)} in {out}")
-
-
 def attention(
     images: Images,
     /,
@@ -205,7 +196,7 @@ def attention(
     block: Annotated[int | Literal["all"], tyro.conf.arg(help=f"{BLOCK}; all draws the mean map of every block.")] = -1,
     mass: Annotated[float, tyro.conf.arg(help=MASS)] = 0.6,
     separate: bool = False,
-    drawing: Drawing = DRAWING,
+    options: Options = DEFAULTS,
 ) -> None:
     """Draw what a model attends to, or compare several.
 
@@ -226,16 +217,16 @@ def attention(
     """
     lookup("kind of map", map, MAPS)
     names, paths = models_and_images(model, images)
-    files, models = find_files(paths, drawing.limit), drawing.models(names)
-    masked = None if masks is None else find_masks(files, masks)
-    several = len(models) > 1 or masked is not None
+    drawing = Drawing(options, paths, names)
+    masked = None if masks is None else find_masks(drawing.files, masks)
+    several = len(drawing.models) > 1 or masked is not None
     if separate and (several or block == "all"):
         raise UserError("--separate is for one model and one block, without --masks")
     if block == "all" and (map != "attention" or masked is not None):
         raise UserError("--block all is for --map attention, without --masks")
     kinds, scores = ["blocks" if block == "all" else "compared" if several else map], list[list[float]]()
     if separate:
-        heads = [f"head{head}" for head in range(count_maps(map, models[0].backbone))]
+        heads = [f"head{head}" for head in range(count_maps(map, drawing.models[0].backbone))]
         kinds += [kind for head in ["mean", *heads] for kind in (head, f"{head}_mask")]
 
     def draw(shown: Shown) -> Iterator[Picture]:
@@ -246,9 +237,9 @@ def attention(
             scores.extend([jaccards] if jaccards else [])
             yield page
         else:
-            (given,), where = shown.inputs, "" if block == -1 else f", block {block}"
+            (given,) = shown.inputs
             found = given.maps(map, block)
-            note = pages.model_note(given.model, given.size) + where
+            note = drawing.note + ("" if block == -1 else f", block {block}")
             yield pages.attention_panel(
                 shown.image, found, mass, shown.name, note, map_title(map, given.model.backbone)
             )
@@ -258,9 +249,9 @@ def attention(
                     yield overlay(shown.image, values)
                     yield mask_overlay(shown.image, mask)
 
-    draw_each(drawing, files, models, out, kinds, draw, "drawing attention", masked)
+    drawing.draw_each(out, kinds, draw, "drawing attention", masked)
     if scores:
-        of_models = zip(models, zip(*scores, strict=True), strict=True)
+        of_models = zip(drawing.models, zip(*scores, strict=True), strict=True)
         metrics = [Metric(each.label, 100 * float(np.mean(values))) for each, values in of_models]
         stdout(metric_table(f"mean Jaccard of the masks, {len(scores)} image{'s' * (len(scores) != 1)}", metrics))
 
@@ -272,7 +263,7 @@ def pca(
     out: Path = Path("pca"),
     joint: bool = False,
     foreground: bool = False,
-    drawing: Drawing = DRAWING,
+    options: Options = DEFAULTS,
 ) -> None:
     """Colour each patch by the first three principal components of its features: like parts, like colours.
 
@@ -283,24 +274,22 @@ def pca(
         joint: Analyse all images jointly, so that a colour means the same in each; one page for all.
         foreground: Colour the foreground only: patches whose first component is on the far side from the border's.
     """
-    files, models = find_files(images, drawing.limit), drawing.models([model])
-    note = pages.model_note(models[0], drawing.size)
+    drawing = Drawing(options, images, [model])
 
     def draw(shown: Shown) -> Iterator[Picture]:
         image = (shown.name, shown.image, shown.inputs[0].patches())
-        yield pages.colors_page([image], shown.name, note, foreground=foreground)
+        yield pages.colors_page([image], shown.name, drawing.note, foreground=foreground)
 
     if not joint:
-        draw_each(drawing, files, models, out, ["pca"], draw, "drawing components")
+        drawing.draw_each(out, ["pca"], draw, "drawing components")
         return
-    claim_pictures(out, ["joint_pca.png"], overwrite=drawing.overwrite)
-    faults = list[str]()
-    seen = [image for *_, image in look_at_all(files, models, drawing.size, faults)]
+    drawing.claim(out, ["joint_pca.png"])
+    seen = [image for *_, image in drawing.look_at_all()]
     if len(seen) < 2:
-        raise UserError("--joint needs at least two images that can be read" + "".join(f"; {f}" for f in faults))
+        raise UserError("; ".join(["--joint needs at least two images that can be read", *drawing.faults]))
     title = f"{len(seen)} images, analysed jointly"
-    write_png(out / "joint_pca.png", pages.colors_page(seen, title, note, foreground=foreground))
-    report_drawn(1, faults, out)
+    write_png(out / "joint_pca.png", pages.colors_page(seen, title, drawing.note, foreground=foreground))
+    drawing.report(1, out)
 
 
 def similarity(
@@ -309,7 +298,7 @@ def similarity(
     model: ModelName,
     at: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="X,Y")],
     out: Path = Path("similarity"),
-    drawing: Drawing = DRAWING,
+    options: Options = DEFAULTS,
 ) -> None:
     """Draw how similar each patch is to a chosen one, in the first image and in any others.
 
@@ -323,16 +312,14 @@ def similarity(
     points = [(int(x), int(y)) for x, y in (text.split(",") for text in at)]
     if images and images[0].is_dir():
         raise UserError(f"{images[0]} is a folder: the first image is the one in which the points lie")
-    files, models = find_files(images, drawing.limit), drawing.models([model])
-    name = f"{files[0].stem}_similarity.png"
-    claim_pictures(out, [name], overwrite=drawing.overwrite)
-    faults = list[str]()
-    seen = look_at_all(files, models, drawing.size, faults)
+    drawing = Drawing(options, images, [model])
+    name = f"{drawing.files[0].stem}_similarity.png"
+    drawing.claim(out, [name])
+    seen = drawing.look_at_all()
     if not seen or seen[0][0] != 0:
-        raise UserError("the first image must be readable: " + "; ".join(faults))
-    note = pages.model_note(models[0], drawing.size)
-    write_png(out / name, pages.similarity_page([image for *_, image in seen], points, seen[0][1], note))
-    report_drawn(1, faults, out)
+        raise UserError("the first image must be readable: " + "; ".join(drawing.faults))
+    write_png(out / name, pages.similarity_page([image for *_, image in seen], points, seen[0][1], drawing.note))
+    drawing.report(1, out)
 
 
 def segment(
@@ -344,7 +331,7 @@ def segment(
     block: Annotated[int, tyro.conf.arg(help=f"With a map: the {BLOCK[:1].lower()}{BLOCK[1:]}.")] = -1,
     mass: Annotated[float, tyro.conf.arg(help=MASS)] = 0.6,
     cutout: bool = False,
-    drawing: Drawing = DRAWING,
+    options: Options = DEFAULTS,
 ) -> None:
     """Write the foreground of each image as a mask of the image's own size: 255 inside, 0 outside.
 
@@ -358,7 +345,7 @@ def segment(
         cutout: Also write the image with a transparent background.
     """
     lookup("way to segment", by, {**dict.fromkeys(MAPS), "pca": None})
-    files, models = find_files(images, drawing.limit), drawing.models([model])
+    drawing = Drawing(options, images, [model])
 
     def draw(shown: Shown) -> Iterator[Picture]:
         page, mask = pages.segment_page(shown, by, block, mass)
@@ -369,7 +356,7 @@ def segment(
             yield np.dstack([shown.image, alpha])
 
     kinds = ["mask", "segment", *(["cutout"] if cutout else [])]
-    draw_each(drawing, files, models, out, kinds, draw, "segmenting")
+    drawing.draw_each(out, kinds, draw, "segmenting")
 
 
 def draw_map(

@@ -40,6 +40,10 @@ _MIN_TILE = 272  # four columns of a page; more columns make the page wider inst
 _MIN_COLUMN, _MAX_COLUMN, _COLUMNS_WIDTH = 150, 190, 1130  # of `maps_page`
 
 
+ImageFeatures = tuple[str, UInt8[ndarray, "_ _ 3"], Float[Tensor, "_ _ d"]]
+"""Name, pixels and features of the patches of an image."""
+
+
 @dataclass(frozen=True)
 class ModelInput:
     """A model on its device, and an image as `network_input` gives it; size None is the one that the model stores."""
@@ -213,7 +217,7 @@ def blocks_page(shown: Shown) -> Pixels:
 
 
 def colors_page(
-    images: Sequence[tuple[str, UInt8[ndarray, "_ _ 3"], Float[Tensor, "_ _ d"]]],
+    images: Sequence[ImageFeatures],
     title: str,
     note: str,
     *,
@@ -242,7 +246,7 @@ def colors_page(
 
 
 def similarity_page(
-    images: Sequence[tuple[str, UInt8[ndarray, "_ _ 3"], Float[Tensor, "_ _ d"]]],
+    images: Sequence[ImageFeatures],
     points: Sequence[tuple[int, int]],
     size: tuple[int, int],
     note: str,
