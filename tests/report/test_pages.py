@@ -50,7 +50,7 @@ def test_a_comparison_is_never_cut_off(count: int, width: int) -> None:
     truth = np.zeros((40, 60), np.uint8)
     truth[10:30, 10:30] = 1
     image = shown(models)
-    page, jaccards = comparison_page(replace(image, truth=truth), "attention", -1, 0.6)
+    page, jaccards = comparison_page(replace(image, mask=truth), "attention", -1, 0.6)
     assert whole(page)
     assert page.shape[1] == width
     assert jaccards is not None

@@ -94,7 +94,7 @@ class Drawing:
                     ]
                     shown = Shown(file.name, images[0], tuple(inputs))
                     if masks is not None and file in masks.images:
-                        shown = replace(shown, truth=masks.ground_truth(masks.images.index(file), shown.size))
+                        shown = replace(shown, mask=masks.ground_truth(masks.images.index(file), shown.size))
                 except (UnreadableImage, UserError) as error:
                     self.faults.append(f"{file}: {error}")
                 else:

@@ -28,17 +28,9 @@ from dinoscope.data.grey_range import Window
 from dinoscope.data.images import UnreadableImage, decode
 from dinoscope.data.sources import evenly, find_images, hash_rank, resolve_split
 from dinoscope.errors import UserError, lookup
-from dinoscope.evaluation import base
+from dinoscope.evaluation import base, statistics
 from dinoscope.evaluation.base import INTERNAL, Context, Data, Evaluation, Labelled
 from dinoscope.evaluation.results import new_result, variant_name
-from dinoscope.evaluation.statistics import (
-    BootstrapConfig,
-    Estimate,
-    estimate_metric,
-    interval_kind,
-    interval_line,
-    mean_intervals,
-)
 from dinoscope.evaluation.voc import jaccard
 from dinoscope.explain.attention import entropy, map_masks, mask_overlap, pair_agreement, prepare
 from dinoscope.explain.faithfulness import Curves, PerturbationConfig, perturbation_curves
@@ -466,16 +458,16 @@ def _metrics(scores: Sequence[ImageScores], *, scale: bool) -> Iterator[Metric]:
     groups: dict[tuple[bool, ...], list[str]] = {}
     for name in FIGURES:
         groups.setdefault(tuple(name in score.values for score in scores), []).append(name)
-    estimates: dict[str, tuple[Estimate, int]] = {}
+    estimates: dict[str, tuple[statistics.Estimate, int]] = {}
     for having, names in groups.items():
         if any(having):
             rows = [[score.values[name] for name in names] for score in scores if names[0] in score.values]
             limits = [FIGURES[name] for name in names]
-            intervals = mean_intervals(torch.tensor(rows, dtype=torch.float64), limits=limits)
+            intervals = statistics.mean_intervals(torch.tensor(rows, dtype=torch.float64), limits=limits)
             estimates |= {name: (interval, len(rows)) for name, interval in zip(names, intervals, strict=True)}
     for name, limits in FIGURES.items():
         if name in estimates:
-            metric = estimate_metric(f"explain_{name}", *estimates[name], scale=1)
+            metric = statistics.estimate_metric(f"explain_{name}", *estimates[name], scale=1)
             unit = "%" if limits == _PERCENT else ""
             yield replace(metric, unit=unit, higher_is_better=not name.startswith("deletion"))
     if "energy" in estimates:  # both averaged first: small objects count by their area
@@ -579,8 +571,8 @@ def _remarks(results: Labelled) -> Iterator[str]:
     perturbation, count = protocol["perturbation"], protocol["images"]
     # figures that need objects are means over fewer images than others
     counts = {m.n for _, r in results for name in _WITH_INTERVAL if (m := r.metric(f"explain_{name}")) and m.n}
-    for each in {interval_kind(each): each for each in sorted(counts)}.values():
-        yield interval_line(each, "image", BootstrapConfig())
+    for each in {statistics.interval_kind(each): each for each in sorted(counts)}.values():
+        yield statistics.interval_line(each, "image", statistics.BootstrapConfig())
     if protocol["masks"]:
         miss = f"its maximum may miss by {protocol['tolerance']:g} px"
         yield f"Masks hold {protocol['mass']:.0%} of the mean over the heads; {miss}."

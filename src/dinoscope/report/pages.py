@@ -90,7 +90,7 @@ class Shown:
     name: str
     image: UInt8[ndarray, "h w 3"]
     inputs: tuple[ModelInput, ...]
-    truth: UInt8[ndarray, "h w"] | None = None
+    mask: UInt8[ndarray, "h w"] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -175,11 +175,11 @@ def comparison_page(shown: Shown, kind: str, block: int, mass: float) -> tuple[P
     """
     per_row = per_band(len(shown.inputs), MAX_COLUMNS - 1)
     width = _tile_width(1 + per_row)
-    ground, objects = fitted(shown.image, width), None if shown.truth is None else object_pixels(shown.truth)
+    ground, objects = fitted(shown.image, width), None if shown.mask is None else object_pixels(shown.mask)
     below = Tile(np.full_like(ground, 255))
     if objects is not None:
         resized = cv2.resize(objects.astype(np.uint8), ground.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        below = Tile(mask_overlay(ground, resized > 0), "truth", f"{objects.mean():.0%} of the image")
+        below = Tile(mask_overlay(ground, resized > 0), "ground truth", f"{objects.mean():.0%} of the image")
     kinds = [map_title(kind, given.model.backbone) for given in shown.inputs]
     alike = len(set(kinds)) == 1
     columns: list[tuple[Tile, Tile]] = []
@@ -188,8 +188,8 @@ def comparison_page(shown: Shown, kind: str, block: int, mass: float) -> tuple[P
         mean = given.maps(kind, block).mean(dim=0)
         mask, name = map_masks(mean, mass), "mask" if alike else f"{what} mask"
         below_map = _mask_tile(ground, mask.numpy(), name)
-        if shown.truth is not None and objects is not None and objects.any():
-            scores.append(jaccard(mask, torch.from_numpy(objects), torch.from_numpy(shown.truth != VOID)))
+        if shown.mask is not None and objects is not None and objects.any():
+            scores.append(jaccard(mask, torch.from_numpy(objects), torch.from_numpy(shown.mask != VOID)))
             caption = f"{name} {mask.numpy().mean():.0%}"
             below_map = Tile(below_map.pixels, caption, f"Jaccard {scores[-1]:.2f}")
         columns.append((Tile(overlay(ground, mean.numpy()), given.model.label), below_map))
