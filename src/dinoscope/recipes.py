@@ -1,4 +1,4 @@
-"""Named settings: a recipe, which is plain data in its method's file, and what is given become a `RunConfig`."""
+"""Named settings: a recipe, which is plain data in its method's file, becomes a `RunConfig`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ from dinoscope.config import changed
 from dinoscope.data.views import VIEWS
 from dinoscope.errors import lookup
 from dinoscope.methods import METHODS
-from dinoscope.methods.method import Budget, Recipe, sgd
+from dinoscope.methods.method import Budget, Recipe, optimizer, settings
 from dinoscope.models.backbone import network
 from dinoscope.training.config import RunConfig
 
 
 def run_config(recipe: str, data: Path, out: Path) -> RunConfig:
-    """Return the settings of a recipe by name.
-
-    Raises UserError for an unknown name.
-    """
+    """Return the settings of a recipe by name. Raises UserError for an unknown name."""
     known = lookup("recipe", recipe, RECIPES)
     return _built(known.method, known.settings, data, out)
 
@@ -49,44 +46,27 @@ GPU = Budget(200, 256, hidden_dim=2048, projection_dim=256, outputs=4096, queue_
 def small_run(method: str, backbone: str, views: str, data: Path, out: Path) -> RunConfig:
     """Return one run of the small comparison.
 
-    Args:
-        method: a name in `METHODS`.
-        backbone: a name in `BACKBONES`; the micro networks get the CPU's budget, all others the GPU's.
-        views: a name in `VIEWS`. Supervised training takes one such view with crop and flip alone.
-        data: folder of images.
-        out: run folder.
-
-    Raises UserError for an unknown name.
+    The micro networks get the CPU's budget, all others the GPU's. `views` is a preset; supervised training takes one
+    such view with crop and flip alone. Raises UserError for an unknown name.
     """
     return _built(method, _small_settings(method, backbone, views), data, out)
 
 
 def _small_settings(method: str, backbone: str, views: str) -> dict[str, Any]:
     entry, preset = lookup("method", method, METHODS), lookup("preset of views", views, VIEWS)
-    transformer = network(backbone).transformer
-    budget = replace(CPU if backbone in CPU_BACKBONES else GPU, transformer=transformer, views=preset)
-    settings: dict[str, Any] = {
-        "backbone": backbone,
-        "drop_path": 0.0,
-        "views": views,
-        "epochs": budget.epochs,
-        "batch_size": budget.batch_size,
-        "threads": budget.threads,
-        "evaluate_every": max(round(budget.epochs) // 6, 1),
-    }
-    if backbone in CPU_BACKBONES:
+    transformer, on_cpu = network(backbone).transformer, backbone in CPU_BACKBONES
+    budget = replace(CPU if on_cpu else GPU, transformer=transformer, views=preset)
+    if on_cpu:
         # Batch norm bears, and in a short run needs, a higher rate than a transformer.
         rate = 4e-3 if transformer else 2e-2
-        settings |= {
-            "optimizer.learning_rate": rate,
-            "optimizer.warmup_epochs": 1,
-            "optimizer.final_weight_decay": 0.04,
-        }
+        optimiser = {"learning_rate": rate, "warmup_epochs": 1, "final_weight_decay": 0.04}
     elif transformer:
-        settings["optimizer.learning_rate"] = 1e-3
+        optimiser = {"learning_rate": 1e-3}
     else:  # as SimSiam on CIFAR-10 (Chen & He 2021, appendix D)
-        settings |= sgd(0.03, 5e-4, warmup_epochs=10)
-    return settings | dict(entry.small(budget))
+        optimiser = optimizer("sgd", 0.03, 5e-4)
+    run = {"backbone": backbone, "drop_path": 0.0, "views": views, "epochs": budget.epochs, "threads": budget.threads}
+    run |= {"batch_size": budget.batch_size, "evaluate_every": max(round(budget.epochs) // 6, 1)}
+    return settings(run, optimizer=optimiser) | dict(entry.small(budget))
 
 
 def with_epochs(config: RunConfig, epochs: float | None) -> RunConfig:
@@ -101,24 +81,19 @@ def with_epochs(config: RunConfig, epochs: float | None) -> RunConfig:
     return replace(config, epochs=epochs, optimizer=optimizer, method=config.method.shortened(share))
 
 
-def _small_images(method: str) -> Recipe:
+def _recipes_of(method: str) -> dict[str, Recipe]:
     entry, name = METHODS[method], f"{method}_small_images"
     about = f"""Images of about 32 px (CIFAR), ResNet-18, {entry.display.title}, 200 epochs, for a GPU.
 
 dinoscope train --recipe {name} --data cifar10 --out RUN
-Not run yet. {entry.small_about}"""
-    return Recipe(about.strip(), _small_settings(method, "resnet18_small", "two_views_32"))
+Not run yet."""
+    if entry.small_linear is not None:
+        published = f"linear {entry.small_linear:.1f} on CIFAR-10 (the solo-learn zoo)"
+        about += f" Published at 1000 epochs with other views: {published}."
+    small = Recipe(about, _small_settings(method, "resnet18_small", "two_views_32"))
+    recipes = {**entry.recipes} if name in entry.recipes else {**entry.recipes, name: small}
+    return {name: replace(recipe, method=method) for name, recipe in recipes.items()}
 
 
-def _recipes() -> dict[str, Recipe]:
-    recipes: dict[str, Recipe] = {}
-    for method, entry in METHODS.items():
-        known = dict(entry.recipes)
-        if f"{method}_small_images" not in known:
-            known[f"{method}_small_images"] = _small_images(method)
-        recipes |= {name: replace(recipe, method=method) for name, recipe in known.items()}
-    return recipes
-
-
-RECIPES: dict[str, Recipe] = _recipes()
+RECIPES: dict[str, Recipe] = {name: recipe for method in METHODS for name, recipe in _recipes_of(method).items()}
 """The recipes of every method, and one of the small comparison for each."""

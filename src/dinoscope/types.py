@@ -109,6 +109,11 @@ class Step:
         return self.index // self.per_epoch
 
     @property
+    def progress(self) -> float:
+        """Share of the run before this step."""
+        return self.index / self.total
+
+    @property
     def epochs(self) -> int:
         """Number of epochs of the run (the last may be partial)."""
         return -(-self.total // self.per_epoch)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dinoscope.losses.byol import byol_loss
 from dinoscope.losses.contrastive import batch_info_nce, info_nce, nt_xent
+from dinoscope.losses.dino import dino_loss
 from dinoscope.losses.sinkhorn import sinkhorn
-from dinoscope.losses.swav import swav_loss
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -64,7 +64,7 @@ def test_byol_equals_the_recorded_value(golden, numbers) -> None:
 def test_swav_equals_the_recorded_value(golden, numbers) -> None:
     scores = torch.stack([golden[f"swav.view{view}_prototype_scores"] for view in range(5)])
     codes = torch.stack([sinkhorn(view, 0.05, 3) for view in scores[:2]])
-    loss = swav_loss(scores, codes, 0.1)
+    loss = dino_loss(scores, codes, 0.1)
     assert loss.item() == pytest.approx(numbers["swav.loss_tau0.1_eps0.05_iter3"], abs=1e-5)
 
 
@@ -132,7 +132,7 @@ def test_swavs_gradient_by_hand(golden) -> None:
     """d/dz of -sum q ln softmax(z / tau) is (softmax(z / tau) - q) / tau, summed over the codes to predict."""
     scores = torch.stack([golden[f"swav.view{view}_prototype_scores"] for view in range(5)]).double().requires_grad_()
     codes = torch.stack([sinkhorn(view, 0.05, 3) for view in scores[:2].detach()])
-    swav_loss(scores, codes, 0.1).backward()
+    dino_loss(scores, codes, 0.1).backward()
     shares = torch.softmax(scores.detach() / 0.1, dim=-1)
     by_hand = torch.stack([sum((shares[v] - codes[g]) / 0.1 for g in range(2) if g != v) for v in range(5)])
     torch.testing.assert_close(scores.grad, by_hand / (8 * scores.shape[1]))

@@ -316,7 +316,7 @@ def test_only_the_student_predicts(batch_norm: bool, data: Path) -> None:
     [
         ({"loss": "mse", "balance": "sinkhorn"}, "loss mse compares outputs, and balance sinkhorn"),
         ({"loss": "mse", "balance": "softmax"}, "take balance center or none, or loss mse_softmax"),
-        ({"bottleneck_dim": -1}, "bottleneck_dim 0 \\(none\\) or more"),
+        ({"bottleneck_dim": -1}, "bottleneck_dim must be at least 0"),
         ({"hidden_dim": 0}, "hidden_dim must be at least 1"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from dinoscope.errors import UserError
-from dinoscope.methods.dino import Balance, DINOConfig, Loss, Predictor, TeacherRule
+from dinoscope.methods.dino import Centering, DINOConfig, Loss, Predictor, TeacherRule
 from dinoscope.recipes import RECIPES, run_config
 from dinoscope.study import run as engine
 from dinoscope.study.definition import (
@@ -170,7 +170,7 @@ def test_every_switch_of_dino_is_in_a_named_study_and_on_the_page() -> None:
     page = (Path(__file__).parents[2] / "docs" / "ablation.md").read_text()
     assert sorted(switches - taken.keys()) == []
     assert [name for name in sorted(switches) if f"`{name}`" not in page] == []
-    for kind, setting in ((Loss, "loss"), (Balance, "balance"), (TeacherRule, "teacher"), (Predictor, "predictor")):
+    for kind, setting in ((Loss, "loss"), (Centering, "balance"), (TeacherRule, "teacher"), (Predictor, "predictor")):
         assert taken[f"method.{setting}"] == set(get_args(kind))
     assert taken["optimizer.name"] == {"adamw", "sgd", "lars"}
     assert taken["optimizer.scaling"] == {"linear", "sqrt", "none"}

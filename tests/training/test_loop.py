@@ -1146,7 +1146,7 @@ def test_an_export_that_cannot_be_written_is_the_persons_to_mend(picture_folder,
 
 def poisoned(poison: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], None]:
     """What replaces the loss by `poison(loss, student logits)`."""
-    losses = dino._LOSSES_OF_PROBABILITIES
+    losses = dino.LOSSES_OF_PROBABILITIES
     loss = losses["cross_entropy"]
     context = pytest.MonkeyPatch()
     context.setitem(losses, "cross_entropy", lambda student, *rest: poison(loss(student, *rest), student))

@@ -1,6 +1,12 @@
-"""Contrastive losses: NT-Xent (SimCLR, Chen et al. 2020) and InfoNCE (MoCo, He et al. 2020)."""
+"""Contrastive losses: NT-Xent (SimCLR, Chen et al. 2020) and InfoNCE (MoCo, He et al. 2020).
+
+Rows may have any length; `temperature` (tau) divides their cosines. `gather` joins the rows of all processes in rank
+order, with gradients; `offset` is the position of this process's first row among them.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dinoscope.losses.dino import at_least_float32
-from dinoscope.losses.sinkhorn import OverProcesses, alone
+from dinoscope.losses.sinkhorn import Reduction, one_process
 
 
 def nt_xent(
@@ -16,41 +22,31 @@ def nt_xent(
     second: Float[Tensor, "n d"],
     temperature: float,
     *,
-    gather: OverProcesses = alone,
+    gather: Reduction = one_process,
     offset: int = 0,
 ) -> Float[Tensor, ""]:
-    """Normalised-temperature cross-entropy between two views of the same n images (SimCLR, Eq. 1).
+    """Return the normalised-temperature cross-entropy between two views of the same n images (SimCLR, Eq. 1).
 
-    Each of the 2n embeddings is to find its twin among all others of the batch, itself left out; mean over the 2n.
-
-    Args:
-        first, second: embeddings of this process's images, of any length; row i of both is image i.
-        temperature: tau, divides the cosines.
-        gather: rows of all processes, in rank order, with gradients.
-        offset: place of this process's first row among the gathered ones.
+    Each of the 2n embeddings has to find its twin among all others of the batch, itself excluded; mean over the 2n.
     """
-    first, second = (F.normalize(at_least_float32(view), dim=-1) for view in (first, second))
-    everyone = torch.cat([gather(first), gather(second)])
-    batch = len(everyone) // 2
+    first, second = _unit(first, second)
+    candidates = torch.cat([gather(first), gather(second)])
+    batch = len(candidates) // 2
     own = torch.arange(len(first), device=first.device) + offset
-    logits = torch.cat([first, second]) @ everyone.T / temperature
+    logits = torch.cat([first, second]) @ candidates.T / temperature
     # Rows: n of the first view, n of the second. Columns: all images' first view, then all images' second.
     itself, twin = torch.cat([own, own + batch]), torch.cat([own + batch, own])
-    logits = logits.scatter(1, itself[:, None], -torch.inf)
-    return F.cross_entropy(logits, twin)
+    return F.cross_entropy(logits.scatter(1, itself[:, None], -torch.inf), twin)
 
 
 def info_nce(
     query: Float[Tensor, "n d"], key: Float[Tensor, "n d"], queue: Float[Tensor, "m d"], temperature: float
 ) -> Float[Tensor, ""]:
-    """Each query is to find its key among that key and the m of the queue (MoCo, Eq. 1).
+    """Return the cross-entropy of finding each query's key among that key and the queue (MoCo, Eq. 1).
 
-    Args:
-        query, key: embeddings of two views of the same images, of any length. Keys carry no gradient.
-        queue: L2-normalised keys of earlier batches.
-        temperature: tau, divides the cosines.
+    Keys carry no gradient; the queue holds L2-normalised keys of earlier batches.
     """
-    query, key = (F.normalize(at_least_float32(view), dim=-1) for view in (query, key))
+    query, key = _unit(query, key)
     positive = (query * key).sum(dim=-1, keepdim=True)
     logits = torch.cat([positive, query @ queue.T.to(query.dtype)], dim=1) / temperature
     return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device))
@@ -61,13 +57,17 @@ def batch_info_nce(
     key: Float[Tensor, "n d"],
     temperature: float,
     *,
-    gather: OverProcesses = alone,
+    gather: Reduction = one_process,
     offset: int = 0,
 ) -> Float[Tensor, ""]:
-    """Each query is to find its key among the keys of the whole batch: no queue (MoCo v3, Chen et al. 2021, Eq. 1).
+    """Return the same among the keys of the whole batch, without a queue (MoCo v3, Chen et al. 2021, Eq. 1).
 
-    The arguments are those of `nt_xent`; multiply by 2 tau for the paper's scale.
+    Multiply by 2 tau for the paper's scale.
     """
-    query, key = (F.normalize(at_least_float32(view), dim=-1) for view in (query, key))
+    query, key = _unit(query, key)
     target = torch.arange(len(query), device=query.device) + offset
     return F.cross_entropy(query @ gather(key).T / temperature, target)
+
+
+def _unit(*views: Tensor) -> Iterator[Tensor]:
+    return (F.normalize(at_least_float32(view), dim=-1) for view in views)

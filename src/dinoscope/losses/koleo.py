@@ -1,4 +1,4 @@
-"""KoLeo: spread features evenly (Sablayrolles et al. 2019, "Spreading vectors for similarity search")."""
+"""KoLeo: even coverage of the sphere (Sablayrolles et al. 2019, "Spreading vectors for similarity search")."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ from torch import Tensor
 
 
 def koleo_loss(features: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """Mean of -log(distance to the nearest other feature), features L2-normalised (DINOv2, Oquab et al. 2024).
-
-    Low when no two samples are alike: it pushes apart exactly those that are about to collapse onto each other.
-    """
+    """Return the mean of -log(distance to the nearest other L2-normalised feature) (DINOv2, Oquab et al. 2024)."""
     unit = F.normalize(features, dim=-1)
     with torch.no_grad():
-        similarity = unit @ unit.T
-        nearest = similarity.fill_diagonal_(-2.0).argmax(dim=1)
+        nearest = (unit @ unit.T).fill_diagonal_(-2.0).argmax(dim=1)
     # 1e-4: two equal features would cost infinity, and give no usable gradient
     return -torch.log(F.pairwise_distance(unit, unit[nearest]) + 1e-4).mean()

@@ -1,4 +1,7 @@
-"""Sinkhorn-Knopp: soft assignments that use every output equally (Cuturi 2013; SwAV, Caron et al. 2020, Eq. 3-5)."""
+"""Soft assignments that use every output equally (Cuturi 2013; SwAV, Caron et al. 2020, Eq. 3-5).
+
+Logits are the rows of this process; `total` and `largest` are the sum and the maximum over all processes.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-OverProcesses = Callable[[Tensor], Tensor]
-"""A sum, a maximum or the joined rows of all processes."""
+Reduction = Callable[[Tensor], Tensor]
+"""The sum, the maximum or the joined rows of all processes."""
 
 
-def alone(value: Tensor) -> Tensor:
-    """Any of them on one process."""
+def one_process(value: Tensor) -> Tensor:
+    """Reduce over one process."""
     return value
 
 
@@ -22,16 +25,12 @@ def sinkhorn(
     temperature: float,
     iterations: int = 3,
     *,
-    total: OverProcesses = alone,
-    largest: OverProcesses = alone,
+    total: Reduction = one_process,
+    largest: Reduction = one_process,
 ) -> Float[Tensor, "n k"]:
     """Scale exp(logits / temperature) until all outputs have the same mass over the batch; rows sum to 1.
 
-    Args:
-        logits: one row per sample of this process.
-        temperature: epsilon of the papers.
-        iterations: of normalising outputs, then samples; it always ends with the samples.
-        total, largest: sum and maximum over all processes, where the batch is spread over several.
+    An iteration normalises outputs, then samples. The temperature is the papers' epsilon.
     """
     scaled = logits / temperature
     shares = torch.exp(scaled - largest(scaled.max()))
@@ -45,21 +44,15 @@ def batch_softmax(
     logits: Float[Tensor, "n k"],
     temperature: float,
     *,
-    total: OverProcesses = alone,
-    largest: OverProcesses = alone,
+    total: Reduction = one_process,
+    largest: Reduction = one_process,
 ) -> Float[Tensor, "n k"]:
-    """Softmax over the batch for each output, then rows brought to sum 1 (DINO, Caron et al. 2021, appendix B).
+    """Return a softmax over the batch for each output, with rows scaled to sum 1 (Caron et al. 2021, appendix B).
 
-    It is one iteration of `sinkhorn`, written so that nothing underflows: a softmax over the outputs of the logits
-    less the logarithm of each output's mass, softmax(z - ln sum_batch exp z). So it too subtracts a centre, the
-    batch's soft maximum in place of its mean.
-
-    Args:
-        logits: one row per sample of this process.
-        temperature: divides the logits.
-        total, largest: sum and maximum over all processes, where the batch is spread over several.
+    It is one iteration of `sinkhorn`, written so that nothing underflows: softmax(z - ln sum_batch exp z) over the
+    outputs. So it subtracts a centre too: the batch's soft maximum instead of its mean.
     """
     scaled = logits / temperature
-    most = largest(scaled.amax(dim=0))
-    mass = most + torch.log(total(torch.exp(scaled - most).sum(dim=0)))
+    maximum = largest(scaled.amax(dim=0))
+    mass = maximum + torch.log(total(torch.exp(scaled - maximum).sum(dim=0)))
     return torch.softmax(scaled - mass, dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,8 +11,8 @@ import torch
 from dinoscope.losses.byol import byol_loss
 from dinoscope.methods import method
 from dinoscope.methods.health import moments
-from dinoscope.methods.method import Method, MethodConfig, Outputs, RunShape, by_view, too_few_views, view_features
-from dinoscope.models.backbone import BackboneConfig, build_backbone, without_drop_path
+from dinoscope.methods.method import Method, MethodConfig, Outputs, Recipe, RunShape, by_view, settings, view_features
+from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
 from dinoscope.models.heads import copy_parameters, follow, projector
 from dinoscope.schedules import cosine
 from dinoscope.types import Step, StepOutput, Views
@@ -33,13 +34,12 @@ class BYOLConfig(MethodConfig):
     target_momentum: float = 0.99
 
     def __post_init__(self) -> None:
-        if min(self.hidden_dim, self.projection_dim) < 1:
-            raise ValueError("hidden_dim and projection_dim must be at least 1")
-        self.check_shares("target_momentum")
+        self.check_range(1, math.inf, "hidden_dim", "projection_dim")
+        self.check_range(0, 1, "target_momentum")
 
     def faults(self, run: RunShape) -> Iterator[str]:
-        """Give the settings that do not fit the run."""
-        yield from too_few_views("BYOL", run)
+        """Yield the settings that do not fit the run."""
+        yield from method.too_few_views("BYOL", run)
 
 
 class BYOL(Method):
@@ -75,12 +75,16 @@ class BYOL(Method):
 
     def after_step(self, step: Step, output: StepOutput) -> None:
         """Move the target network by one step (momentum by a cosine to 1)."""
-        momentum = self._momentum(step)
-        follow(self.target_backbone, self.backbone, momentum)
-        follow(self.target_projector, self.projector, momentum)
+        follow(self.target_backbone, self.backbone, self._momentum(step))
+        follow(self.target_projector, self.projector, self._momentum(step))
 
     def _momentum(self, step: Step) -> float:
-        return cosine(self.config.target_momentum, 1.0, step.index / step.total)
+        return cosine(self.config.target_momentum, 1.0, step.progress)
+
+    @property
+    def backbones(self) -> tuple[Backbone, ...]:
+        """Online and target network."""
+        return (self.backbone, self.target_backbone)
 
 
 METHOD = method.MethodEntry(
@@ -89,27 +93,23 @@ METHOD = method.MethodEntry(
     display=method.Display("BYOL", "#009e73", method.HEAD_BATCH_NORM),
     year=2020,
     recipes={
-        "byol_resnet50": method.Recipe(
+        "byol_resnet50": Recipe(
             """ImageNet, ResNet-50, BYOL with LARS at batch 4096, 1000 epochs.
 
 Published: linear 74.4*, k-NN 64.8 (Caron et al. 2021, Table 2; linear: Grill et al. 2020).""",
-            {
-                **method.resnet50("byol", method.lars(0.2, 1.5e-6), 1000, 4096),
-                "method.target_momentum": 0.996,
-                "zero_init_residual": True,
-            },
+            settings(
+                method.RESNET50 | {"zero_init_residual": True, "views": "byol", "epochs": 1000, "batch_size": 4096},
+                method={"target_momentum": 0.996},
+                optimizer=method.optimizer("lars", 0.2, 1.5e-6),
+            ),
         ),
-        "byol_deit_small": method.Recipe(
+        "byol_deit_small": Recipe(
             """ImageNet, ViT-S/16, BYOL, 300 epochs.
 
 Published: linear 71.4, k-NN 66.6 (Caron et al. 2021, Table 2).""",
-            {**method.VIT_SMALL_300, "views": "byol"},
+            method.VIT_SMALL_300 | {"views": "byol"},
         ),
     },
-    small=lambda budget: {
-        "method.hidden_dim": budget.hidden_dim,
-        "method.projection_dim": budget.projection_dim,
-        "method.target_momentum": 0.99,
-    },
-    small_about="Published at 1000 epochs with other views: linear 92.6 on CIFAR-10 (the solo-learn zoo).",
+    small=lambda budget: settings(method=budget.head | {"target_momentum": 0.99}),
+    small_linear=92.6,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,39 +12,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dinoscope import distributed
+from dinoscope.losses import dino as losses
 from dinoscope.losses.byol import byol_loss
-from dinoscope.losses.dino import (
-    at_least_float32,
-    dino_loss,
-    entropy,
-    kl_loss,
-    reverse_kl_loss,
-    softmax_mse_loss,
-    teacher_probabilities,
-    updated_center,
-)
 from dinoscope.losses.koleo import koleo_loss
 from dinoscope.losses.sinkhorn import batch_softmax, sinkhorn
+from dinoscope.methods import health as signs
 from dinoscope.methods import method
-from dinoscope.methods.health import (
-    Verdict,
-    complete_collapse,
-    moments,
-    one_hot_collapse,
-    standard_deviation_of,
-    uniform_collapse,
-)
-from dinoscope.methods.method import Method, MethodConfig, Outputs, RunShape, by_view, too_few_views, view_features
+from dinoscope.methods.method import Method, MethodConfig, Outputs, Recipe, RunShape, by_view, settings, view_features
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
 from dinoscope.models.heads import DINOHead, HeadShape, copy_parameters, follow, projector
 from dinoscope.schedules import cosine, epoch_warmup
 from dinoscope.types import Step, StepOutput, Views
 
 Loss = Literal["cross_entropy", "kl", "reverse_kl", "mse", "mse_softmax"]
-Balance = Literal["center", "sinkhorn", "softmax", "none"]
+Centering = Literal["center", "sinkhorn", "softmax", "none"]
 TeacherRule = Literal["ema", "student", "previous_step", "previous_epoch", "frozen"]
 Predictor = Literal["none", "mlp"]
-Activation = Literal["gelu", "relu"]
 
 
 @dataclass(frozen=True)
@@ -53,16 +37,16 @@ class DINOConfig(MethodConfig):
     out_dim: K, the number of outputs (prototypes). 65,536 for ImageNet; a few thousand or fewer for small sets.
     hidden_dim, bottleneck_dim, head_layers: the projection head's MLP. bottleneck_dim 0 leaves the bottleneck out:
         the last layer maps straight from the hidden units, and the head has head_layers linear maps in all.
-    head_batch_norm: batch norm inside that MLP. It tells images apart from the first step on, which lets small
-        networks start that would otherwise stay at ln K for long.
+    head_batch_norm: batch norm inside that MLP. It separates images from the first step on, which lets small networks
+        start that would otherwise stay at ln K for long.
     head_activation: between the linear maps.
-    head_l2: bring the bottleneck to length 1.
+    head_l2: scale the bottleneck to length 1.
     head_weight_norm: train direction and length of the prototypes separately; False is a plain linear last layer.
     norm_last_layer: hold the prototypes at length 1: steadier; False does a little better for ViT-S. Without
         head_weight_norm it does nothing.
     predictor: "mlp" puts two linear maps with a ReLU between them after the student's bottleneck, as in BYOL; the
         teacher has none.
-    loss: how far the student is from the teacher, over pairs of different views. "cross_entropy" (the paper); "kl",
+    loss: distance of the student from the teacher, over pairs of different views. "cross_entropy" (the paper); "kl",
         of the student from the teacher, which has the same gradient and is less by the teacher's entropy;
         "reverse_kl", of the teacher from the student; "mse", of the L2-normalised outputs, without temperatures (the
         paper's and BYOL's); "mse_softmax", of the probabilities.
@@ -75,7 +59,7 @@ class DINOConfig(MethodConfig):
     koleo: weight of a loss that pushes apart the bottlenecks of the images in a batch (DINOv2 has it, on the
         features); 0 is the paper. It makes small networks start within minutes.
     center_momentum: of the moving mean subtracted from the teacher's output, against collapse to one output.
-    teacher: whose weights the teacher has: "ema", a moving average of the student's; "student", the student's own of
+    teacher: source of the teacher's weights: "ema", a moving average of the student's; "student", the student's own of
         this step; "previous_step", its own of the step before; "previous_epoch", its own at the end of the epoch
         before (the first ones in the first epoch); "frozen", its first ones for good. Gradients never reach it.
         Evaluations use the teacher under "ema", otherwise the student.
@@ -89,7 +73,7 @@ class DINOConfig(MethodConfig):
     bottleneck_dim: int = 256
     head_layers: int = 3
     head_batch_norm: bool = False
-    head_activation: Activation = "gelu"
+    head_activation: Literal["gelu", "relu"] = "gelu"
     head_l2: bool = True
     head_weight_norm: bool = True
     norm_last_layer: bool = True
@@ -99,7 +83,7 @@ class DINOConfig(MethodConfig):
     teacher_temperature: float = 0.04
     warmup_teacher_temperature: float = 0.04
     warmup_teacher_temperature_epochs: int = 0
-    balance: Balance = "center"
+    balance: Centering = "center"
     koleo: float = 0.0
     center_momentum: float = 0.9
     teacher: TeacherRule = "ema"
@@ -109,27 +93,19 @@ class DINOConfig(MethodConfig):
     def __post_init__(self) -> None:
         self.check_choices()
         self.check_above_0("student_temperature", "teacher_temperature", "warmup_teacher_temperature")
-        self.check_shares("center_momentum", "teacher_momentum")
-        if self.out_dim < 2 or self.head_layers < 1:
-            raise ValueError(
-                f"out_dim must be at least 2 and head_layers at least 1, not {self.out_dim} and {self.head_layers}"
-            )
-        if self.hidden_dim < 1 or self.bottleneck_dim < 0:
-            raise ValueError(
-                f"hidden_dim must be at least 1 and bottleneck_dim 0 (none) or more, not {self.hidden_dim} and "
-                f"{self.bottleneck_dim}"
-            )
+        self.check_range(0, 1, "center_momentum", "teacher_momentum")
+        self.check_range(2, math.inf, "out_dim")
+        self.check_range(1, math.inf, "hidden_dim", "head_layers")
+        self.check_range(0, math.inf, "bottleneck_dim", "koleo")  # 0: none
         if self.loss == "mse" and self.balance in ("sinkhorn", "softmax"):
             raise ValueError(
                 f"loss mse compares outputs, and balance {self.balance} gives probabilities: take balance center or "
                 "none, or loss mse_softmax"
             )
-        if self.koleo < 0:
-            raise ValueError(f"koleo must be 0 (off) or more, not {self.koleo}")
 
     def faults(self, run: RunShape) -> Iterator[str]:
-        """Give the settings that do not fit the run."""
-        yield from too_few_views("DINO", run)
+        """Yield the settings that do not fit the run."""
+        yield from method.too_few_views("DINO", run)
         if self.freeze_last_layer_epochs >= run.epochs:
             yield (
                 f"the last layer would be frozen for all of the run's {run.epochs:g} epochs: "
@@ -142,13 +118,12 @@ class DINOConfig(MethodConfig):
         return self.out_dim
 
 
-_LOSSES_OF_PROBABILITIES = {
-    "cross_entropy": dino_loss,
-    "kl": kl_loss,
-    "reverse_kl": reverse_kl_loss,
-    "mse_softmax": softmax_mse_loss,
+LOSSES_OF_PROBABILITIES = {
+    "cross_entropy": losses.dino_loss,
+    "kl": losses.kl_loss,
+    "reverse_kl": losses.reverse_kl_loss,
+    "mse_softmax": losses.softmax_mse_loss,
 }
-"""Loss -> function of the student's logits, the teacher's probabilities and the student's temperature."""
 
 
 class DINO(Method):
@@ -188,7 +163,7 @@ class DINO(Method):
     def encode(self, views: Views) -> Outputs:
         """Return logits of the student for all views and of the teacher for the global ones: [views, batch, K].
 
-        Next to them the student's bottlenecks (before a predictor) and the evaluated network's features of the global
+        Also return the student's bottlenecks (before a predictor) and the evaluated network's features of the global
         views, [views, batch, dim].
         """
         head = self.student_head
@@ -207,7 +182,7 @@ class DINO(Method):
         return by_view(outputs, views)
 
     def loss(self, outputs: Outputs, step: Step) -> StepOutput:
-        """Return Eq. 3, or another `Loss`, and log what tells a healthy run from a collapsed one.
+        """Return Eq. 3, or another `Loss`, and log what separates a healthy run from a collapsed one.
 
         Whatever the loss, entropies, cross-entropy and divergence are of the probabilities at the two temperatures.
         """
@@ -221,13 +196,13 @@ class DINO(Method):
         student, logits = outputs["student"], outputs["teacher"].detach()
         teacher = self._targets(logits, temperature)
         if config.loss == "mse":
-            loss = byol_loss(student, at_least_float32(logits) - self.center)
+            loss = byol_loss(student, losses.at_least_float32(logits) - self.center)
         else:
-            loss = _LOSSES_OF_PROBABILITIES[config.loss](student, teacher, config.student_temperature)
+            loss = LOSSES_OF_PROBABILITIES[config.loss](student, teacher, config.student_temperature)
         cross_entropy = loss.detach()
         if config.loss != "cross_entropy":
-            cross_entropy = dino_loss(student.detach(), teacher, config.student_temperature)
-        teacher_entropy = entropy(teacher).mean()
+            cross_entropy = losses.dino_loss(student.detach(), teacher, config.student_temperature)
+        teacher_entropy = losses.entropy(teacher).mean()
         logged = {
             "teacher_entropy": teacher_entropy,
             "cross_entropy": cross_entropy,
@@ -238,15 +213,16 @@ class DINO(Method):
         if config.teacher == "ema":
             logged["teacher_momentum"] = torch.tensor(self._momentum(step))
         statistics = {
-            "teacher_mean": at_least_float32(logits).mean(dim=(0, 1)),
+            "teacher_mean": losses.at_least_float32(logits).mean(dim=(0, 1)),
             "teacher_mean_probability": teacher.mean(dim=(0, 1)),
         }
         if config.loss == "mse":
-            statistics["output_moments"] = moments(logits)
+            statistics["output_moments"] = signs.moments(logits)
         if config.koleo:
             # Within each global view: two views of one image are meant to be alike.
             views = outputs["bottleneck"][: len(teacher)]
-            koleo = torch.stack([koleo_loss(distributed.gather(at_least_float32(view))) for view in views]).mean()
+            terms = [koleo_loss(distributed.gather(losses.at_least_float32(view))) for view in views]
+            koleo = torch.stack(terms).mean()
             logged["koleo"] = koleo.detach()
             loss = loss + config.koleo * koleo
         return StepOutput(loss, logged, statistics)
@@ -254,46 +230,42 @@ class DINO(Method):
     @torch.no_grad()
     def _targets(self, logits: Float[Tensor, "t b k"], temperature: float) -> Float[Tensor, "t b k"]:
         if self.config.balance in ("center", "none"):  # with none the centre stays at 0
-            return teacher_probabilities(logits, self.center, temperature)
-        share_out = sinkhorn if self.config.balance == "sinkhorn" else batch_softmax
-        flat = at_least_float32(logits).flatten(0, 1)
-        shares = share_out(flat, temperature, total=distributed.sum_reduce, largest=distributed.max_reduce)
+            return losses.teacher_probabilities(logits, self.center, temperature)
+        assign = sinkhorn if self.config.balance == "sinkhorn" else batch_softmax
+        rows = losses.at_least_float32(logits).flatten(0, 1)
+        shares = assign(rows, temperature, total=distributed.sum_reduce, largest=distributed.max_reduce)
         return shares.view_as(logits)
 
     def health(self, statistics: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return the entropy of the teacher's mean output; for loss mse also the outputs' standard deviation."""
-        figures = {"teacher_marginal_entropy": entropy(statistics["teacher_mean_probability"])}
+        figures = {"teacher_marginal_entropy": losses.entropy(statistics["teacher_mean_probability"])}
         if "output_moments" in statistics:
-            figures["output_spread"] = standard_deviation_of(statistics["output_moments"])
+            figures["output_spread"] = signs.standard_deviation_of(statistics["output_moments"])
         return figures
 
-    def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
+    def diagnose(self, recent: Mapping[str, float]) -> signs.Verdict | None:
         """Find one-hot and uniform collapse; for loss mse, complete collapse."""
-        missing, outputs = self._missing(), self.config.out_dim
-        if self.config.loss == "mse":
-            return complete_collapse(recent["output_spread"], f"{missing}Take --method.loss cross_entropy.")
-        return one_hot_collapse(
+        config, guards = self.config, list[str]()
+        if config.balance == "none":
+            guards.append("--method.balance center")
+        if config.teacher_temperature >= config.student_temperature:
+            guards.append("--method.teacher-temperature below --method.student-temperature")
+        if config.teacher != "ema":
+            guards.append("--method.teacher ema")
+        missing = f"These settings leave out what guards against it: {', '.join(guards)}. " if guards else ""
+        if config.loss == "mse":
+            return signs.complete_collapse(recent["output_spread"], f"{missing}Take --method.loss cross_entropy.")
+        return signs.one_hot_collapse(
             recent["teacher_marginal_entropy"],
-            outputs,
+            config.out_dim,
             f"{missing}Raise --method.teacher-temperature, lower --method.center-momentum, or lower the learning rate.",
-        ) or uniform_collapse(
+        ) or signs.uniform_collapse(
             recent["cross_entropy"],
             recent["teacher_entropy"],
-            outputs,
+            config.out_dim,
             f"{missing}Lower --method.teacher-temperature (0.02) and its warm-up, lower --method.out-dim for a "
             "small data set, or train for more steps with a higher learning rate.",
         )
-
-    def _missing(self) -> str:
-        """Return advice: which guards against collapse these settings leave out."""
-        config, advice = self.config, list[str]()
-        if config.balance == "none":
-            advice.append("--method.balance center")
-        if config.teacher_temperature >= config.student_temperature:
-            advice.append("--method.teacher-temperature below --method.student-temperature")
-        if config.teacher != "ema":
-            advice.append("--method.teacher ema")
-        return f"These settings leave out what guards against it: {', '.join(advice)}. " if advice else ""
 
     def before_update(self, step: Step) -> None:
         """Hold the prototypes in the first epochs: without a gradient, the optimiser leaves them alone."""
@@ -311,16 +283,15 @@ class DINO(Method):
         elif rule == "student" or (rule == "previous_epoch" and (step.index + 1) % step.per_epoch == 0):
             self._move_teacher(momentum=0.0)
         if self.config.balance != "none":
-            self.center.copy_(
-                updated_center(self.center, output.statistics["teacher_mean"], self.config.center_momentum)
-            )
+            mean = output.statistics["teacher_mean"]
+            self.center.copy_(losses.updated_center(self.center, mean, self.config.center_momentum))
 
     def _move_teacher(self, momentum: float) -> None:
         follow(self.teacher_backbone, self.student_backbone, momentum)
         follow(self.teacher_head, self.student_head, momentum)
 
     def _momentum(self, step: Step) -> float:
-        return cosine(self.config.teacher_momentum, 1.0, step.index / step.total)
+        return cosine(self.config.teacher_momentum, 1.0, step.progress)
 
     @property
     def _teacher_is_better(self) -> bool:
@@ -328,137 +299,96 @@ class DINO(Method):
         return self.config.teacher == "ema"
 
     @property
+    def backbones(self) -> tuple[Backbone, ...]:
+        """Student and teacher."""
+        return (self.student_backbone, self.teacher_backbone)
+
+    @property
     def evaluated_backbone(self) -> Backbone:
         """The teacher's if it is a moving average, else the student's."""
         return self.teacher_backbone if self._teacher_is_better else self.student_backbone
 
-    @property
-    def evaluated_prefix(self) -> str:
-        """The prefix of that backbone's weights in the state dict."""
-        return "teacher_backbone." if self._teacher_is_better else "student_backbone."
 
-
-def _small(budget: method.Budget) -> dict[str, Any]:
-    """Sinkhorn-Knopp (the paper's Table 15): with a moving mean, short runs stay at the uniform output."""
-    return {
-        "method.out_dim": budget.outputs,
-        "method.hidden_dim": budget.hidden_dim,
-        "method.bottleneck_dim": budget.projection_dim,
-        "method.head_batch_norm": True,
-        "method.balance": "sinkhorn",
-        "method.teacher_temperature": 0.03,
-        "method.warmup_teacher_temperature": 0.03,
-        "method.teacher_momentum": budget.teacher_momentum,
-        "method.freeze_last_layer_epochs": 0,
-    }
-
-
-_QUICKSTART: dict[str, Any] = {
-    "method.out_dim": 512,
-    "method.hidden_dim": 256,
-    "method.bottleneck_dim": 64,
-    "method.head_batch_norm": True,
-    "method.balance": "sinkhorn",
-    "method.koleo": 0.5,
-    "method.teacher_temperature": 0.03,
-    "method.warmup_teacher_temperature": 0.03,
-    "method.teacher_momentum": 0.97,
-    "method.freeze_last_layer_epochs": 0,
-    "backbone": "vit_micro_conv8",
-    "drop_path": 0.0,
-    "views": "scenes",
-    "optimizer.learning_rate": 4e-3,
-    "optimizer.warmup_epochs": 1,
-    "optimizer.weight_decay": 0.04,
-    "optimizer.final_weight_decay": 0.04,
-    "epochs": 12,
-    "batch_size": 128,
-    "threads": 1,
-    "evaluate_every": 2,
+# Small heads start at once with batch norm and Sinkhorn-Knopp (the paper's Table 15); with the paper's moving mean,
+# short runs stay at the uniform output.
+_SHORT_RUN: dict[str, Any] = {
+    "head_batch_norm": True,
+    "balance": "sinkhorn",
+    "teacher_temperature": 0.03,
+    "warmup_teacher_temperature": 0.03,
+    "freeze_last_layer_epochs": 0,
 }
+
+_QUICKSTART = settings(
+    {"backbone": "vit_micro_conv8", "drop_path": 0.0, "views": "scenes", "threads": 1}
+    | {"epochs": 12, "batch_size": 128, "evaluate_every": 2},
+    method=_SHORT_RUN
+    | {"out_dim": 512, "hidden_dim": 256, "bottleneck_dim": 64, "koleo": 0.5, "teacher_momentum": 0.97},
+    optimizer={"learning_rate": 4e-3, "warmup_epochs": 1, "weight_decay": 0.04, "final_weight_decay": 0.04},
+)
 
 _SCENES: dict[str, Any] = {**_QUICKSTART, "image_size": 64}  # their own size; training crops are smaller, to be cheap
 
+_SMALL_HEAD: dict[str, Any] = {"out_dim": 4096, "hidden_dim": 1024}
+
 _RECIPES = {
-    "dino_deit_small_100ep": method.Recipe(
+    "dino_deit_small_100ep": Recipe(
         """ImageNet, ViT-S/16, 100 epochs, batch 512: the reference's defaults on one machine of 8 GPUs.
 
 dinoscope train --recipe dino_deit_small_100ep --data imagenet --out RUN
 Published: k-NN 69.3, linear 74.0 (the reference's README; about 1.75 days).""",
         {"epochs": 100, "batch_size": 512},
     ),
-    "dino_deit_small_300ep": method.Recipe(
+    "dino_deit_small_300ep": Recipe(
         """ImageNet, ViT-S/16, 300 epochs with the teacher's temperature warmed up to 0.07, batch 1024.
 
 Published: k-NN 73.3, linear 76.0 (the reference's README; 2 x 8 GPUs, 2.6 days).""",
-        {
-            **method.VIT_SMALL_300,
-            "method.norm_last_layer": False,
-            "method.teacher_temperature": 0.07,
-            "method.warmup_teacher_temperature_epochs": 30,
-        },
+        settings(
+            method.VIT_SMALL_300,
+            method={"norm_last_layer": False, "teacher_temperature": 0.07, "warmup_teacher_temperature_epochs": 30},
+        ),
     ),
-    "dino_resnet50": method.Recipe(
+    "dino_resnet50": Recipe(
         """ImageNet, ResNet-50 with SGD and wider crops; 300 epochs.
 
 Published at 800 epochs: k-NN 67.5, linear 75.3 (Caron et al. 2021, Table 2).""",
-        {
-            "backbone": "resnet50",
-            "drop_path": 0.0,
-            "views.global_scale": (0.14, 1.0),
-            "views.local_scale": (0.05, 0.14),
-            "optimizer.name": "sgd",
-            "optimizer.learning_rate": 0.03,
-            "optimizer.weight_decay": 1e-4,
-            "optimizer.final_weight_decay": 1e-4,
-            "epochs": 300,
-            "batch_size": 1024,
-        },
+        settings(
+            method.RESNET50 | method.VIT_SMALL_300,
+            views={"global_scale": (0.14, 1.0), "local_scale": (0.05, 0.14)},
+            optimizer={"name": "sgd", "learning_rate": 0.03, "weight_decay": 1e-4, "final_weight_decay": 1e-4},
+        ),
     ),
-    "dino_small_images": method.Recipe(
+    "dino_small_images": Recipe(
         """Images of about 32 px (CIFAR): ViT-Ti/4, 2 + 4 crops, a small head, 200 epochs.
 
 dinoscope train --recipe dino_small_images --data cifar10 --out RUN
 For a GPU: a CPU core makes about six images a second of it; see `dino_small_images_cpu`.""",
-        {
-            "method.out_dim": 4096,
-            "method.hidden_dim": 1024,
-            "backbone": "vit_tiny_patch4_32",
-            "drop_path": 0.0,
-            "views": "small_32",
-            "optimizer.learning_rate": 1e-3,
-            "epochs": 200,
-            "batch_size": 256,
-        },
+        settings(
+            {"backbone": "vit_tiny_patch4_32", "drop_path": 0.0, "views": "small_32", "epochs": 200, "batch_size": 256},
+            method=_SMALL_HEAD,
+            optimizer={"learning_rate": 1e-3},
+        ),
     ),
-    "dino_small_images_cpu": method.Recipe(
+    "dino_small_images_cpu": Recipe(
         """Images of about 32 px in half an hour on a CPU: the quickstart's network and loss with milder colours.
 
 dinoscope train --recipe dino_small_images_cpu --data cifar10 --out RUN
 What it gave on CIFAR-10 is in docs/results/.""",
         {**_QUICKSTART, "method.teacher_momentum": 0.99, "views": "two_views_32", "epochs": 6, "evaluate_every": 1},
     ),
-    "dino_folder": method.Recipe(
+    "dino_folder": Recipe(
         """One's own folder of a few hundred to a hundred thousand photographs, on a small GPU (4 GB) or a patient CPU.
 
-ViT-Ti/16 at 128 px with 2 + 4 crops and a small head; about 15 times cheaper an image than the ImageNet recipe.
+ViT-Ti/16 at 128 px with 2 + 4 crops and a small head; about 15 times cheaper per image than the ImageNet recipe.
 dinoscope train --recipe dino_folder --data FOLDER --out RUN""",
-        {
-            "method.out_dim": 4096,
-            "method.hidden_dim": 1024,
-            "method.teacher_momentum": 0.99,
-            "backbone": "vit_tiny_patch16_224",
-            "drop_path": 0.0,
-            "views.global_size": 128,
-            "views.local_size": 64,
-            "views.num_local": 4,
-            "optimizer.learning_rate": 1e-3,
-            "optimizer.warmup_epochs": 5,
-            "epochs": 50,
-            "batch_size": 64,
-        },
+        settings(
+            {"backbone": "vit_tiny_patch16_224", "drop_path": 0.0, "epochs": 50, "batch_size": 64},
+            method=_SMALL_HEAD | {"teacher_momentum": 0.99},
+            views={"global_size": 128, "local_size": 64, "num_local": 4},
+            optimizer={"learning_rate": 1e-3, "warmup_epochs": 5},
+        ),
     ),
-    "quickstart": method.Recipe(
+    "quickstart": Recipe(
         """The embedded scenes in about three minutes on two CPU cores: a ViT of 0.3 M parameters, two views of 32 px.
 
 Sinkhorn instead of a moving mean, batch norm in the head and KoLeo (both from DINOv2) let it start at once; with the
@@ -467,7 +397,7 @@ colour useless for telling images apart, so that shape and texture are what is l
 dinoscope quickstart""",
         _SCENES,
     ),
-    "quickstart_long": method.Recipe(
+    "quickstart_long": Recipe(
         """The quickstart for longer: it made the shipped model.
 
 dinoscope quickstart --recipe quickstart_long""",
@@ -487,12 +417,16 @@ METHOD = method.MethodEntry(
             "method.teacher": ("ema", "its teacher is not a moving average"),
             "method.predictor": ("none", "with a predictor, which its paper does not have"),
             "method.head_activation": ("gelu", "another activation in its head than its paper's"),
-            "method.head_l2": (True, "its bottleneck is not brought to length 1"),
+            "method.head_l2": (True, "its bottleneck is not scaled to length 1"),
             "method.head_weight_norm": (True, "its last layer is a plain linear map"),
             "method.koleo": (0.0, "with the KoLeo loss, which its paper does not have"),
         },
     ),
     year=2021,
     recipes=_RECIPES,
-    small=_small,
+    small=lambda budget: settings(
+        method=_SHORT_RUN
+        | {"out_dim": budget.outputs, "hidden_dim": budget.hidden_dim, "bottleneck_dim": budget.projection_dim}
+        | {"teacher_momentum": budget.teacher_momentum},
+    ),
 )

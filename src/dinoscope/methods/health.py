@@ -1,4 +1,4 @@
-"""How a run shows that it has collapsed or stands still: the rules that methods share, as pure functions."""
+"""Signs of collapse and stagnation that methods share, as pure functions."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def standard_deviation_of(moments: Float[Tensor, "2 d"]) -> Float[Tensor, ""]:
 def rank_me(features: Float[Tensor, "n d"]) -> float:
     """Return RankMe (Garrido et al. 2023, Eq. 1): exp of the entropy of the normalised singular values.
 
-    From 1 (all features on a line) to min(n, d).
+    It ranges from 1 (all features on a line) to min(n, d).
     """
     values = torch.linalg.svdvals(features.float())  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     singular = cast(Tensor, values)
@@ -61,40 +61,32 @@ def rank_me(features: Float[Tensor, "n d"]) -> float:
     return float(torch.exp(-(shares * shares.log()).sum()))
 
 
-def complete_collapse(embedding_deviation: float, advice: str) -> Verdict | None:
-    """Return a verdict if all images have the same embedding."""
-    if embedding_deviation >= COLLAPSED_DEVIATION:
+def complete_collapse(deviation: float, advice: str) -> Verdict | None:
+    """Return a verdict if all images have the same embedding. deviation: `feature_standard_deviation` of them."""
+    if deviation >= COLLAPSED_DEVIATION:
         return None
-    return Verdict(
-        "complete collapse",
-        f"collapsed: all images have the same embedding (standard deviation {embedding_deviation:.4f}, healthy runs "
-        f"are well above {COLLAPSED_DEVIATION}). {advice}",
+    text = (
+        f"collapsed: all images have the same embedding (standard deviation {deviation:.4f}, healthy runs are well "
+        f"above {COLLAPSED_DEVIATION}). {advice}"
     )
+    return Verdict("complete collapse", text)
 
 
 def one_hot_collapse(marginal_entropy: float, outputs: int, advice: str) -> Verdict | None:
-    """Return a verdict if all images have the same one of `outputs` outputs.
-
-    marginal_entropy: of the mean output, in nats.
-    """
+    """Return a verdict if all images have the same one of `outputs` outputs, by the entropy in nats of their mean."""
     if marginal_entropy >= ONE_HOT_SHARE * math.log(outputs):
         return None
-    return Verdict(
-        "one-hot collapse",
+    text = (
         f"collapsed to one output: the teacher gives every image the same answer (entropy of its mean output "
-        f"{marginal_entropy:.3f} of {math.log(outputs):.2f} nats). {advice}",
+        f"{marginal_entropy:.3f} of {math.log(outputs):.2f} nats). {advice}"
     )
+    return Verdict("one-hot collapse", text)
 
 
 def uniform_collapse(cross_entropy: float, target_entropy: float, outputs: int, advice: str) -> Verdict | None:
-    """Return a verdict if the outputs carry no information.
-
-    cross_entropy, target_entropy: means over the images in nats; the latter is that of the targets.
-    """
+    """Return a verdict if the outputs carry no information, by means over the images in nats."""
     limit = math.log(outputs)
     if cross_entropy <= UNIFORM_LOSS_SHARE * limit or target_entropy <= UNIFORM_ENTROPY_SHARE * limit:
         return None
-    return Verdict(
-        "uniform collapse",
-        f"stuck at the uniform output: the cross-entropy is {cross_entropy:.3f}, ln K is {limit:.3f}. {advice}",
-    )
+    text = f"stuck at the uniform output: the cross-entropy is {cross_entropy:.3f}, ln K is {limit:.3f}. {advice}"
+    return Verdict("uniform collapse", text)

@@ -1,11 +1,12 @@
 """The contract between a method and the one training loop, and what methods share.
 
 A method is one file here and one line in `METHODS`: its settings (`MethodConfig`), its parts (`Method`), and its entry
-(`MethodEntry`): what it is called, and its recipes.
+(`MethodEntry`): display name and recipes.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -49,13 +50,13 @@ class MethodConfig:
 
     @classmethod
     def choices(cls) -> dict[str, type[MethodConfig]]:
-        """Return the settings of all methods by the name of their class: what "kind" says in a file of settings."""
+        """Return the settings of all methods by class name, which is the "kind" in a file of settings."""
         from dinoscope.methods import METHODS
 
         return {entry.config.__name__: entry.config for entry in METHODS.values()}
 
     def faults(self, run: RunShape) -> Iterator[str]:
-        """Give one sentence for each setting that does not fit the run: what is wrong and what to change."""
+        """Yield a sentence for each setting that does not fit the run: what is wrong and what to change."""
         yield from ()
 
     @property
@@ -78,11 +79,12 @@ class MethodConfig:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
 
-    def check_shares(self, *names: str) -> None:
-        """Raise ValueError if one of these settings is not in [0, 1]."""
+    def check_range(self, low: float, high: float, *names: str) -> None:
+        """Raise ValueError if one of these settings is not in [low, high]."""
+        allowed = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
         for name in names:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in 0 to 1, not {getattr(self, name)}")
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must be {allowed}, not {getattr(self, name)}")
 
     def check_choices(self) -> None:
         """Raise ValueError if a setting is none of the choices that its type lists."""
@@ -119,7 +121,7 @@ class Method(nn.Module, ABC):
     def health(self, statistics: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return scalars to log that are no means over images, from the statistics of the batch of all processes.
 
-        By default the standard deviation of the embeddings, if `loss` returned their moments.
+        The default is the standard deviation of the embeddings, if `loss` returned their moments.
         """
         if "embedding_moments" not in statistics:
             return {}
@@ -134,7 +136,7 @@ class Method(nn.Module, ABC):
     def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
         """Judge a run by the means of its recently logged values; None is healthy.
 
-        By default find complete collapse, if the standard deviation of the embeddings is logged.
+        The default finds complete collapse, if the standard deviation of the embeddings is logged.
         """
         deviation = recent.get("embedding_spread")
         return None if deviation is None else complete_collapse(deviation, self.advice)
@@ -144,6 +146,11 @@ class Method(nn.Module, ABC):
         return [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
 
     @property
+    def backbones(self) -> tuple[Backbone, ...]:
+        """The trained network and its copies (teacher, keys), which all begin with the same weights."""
+        return (self.backbone,)
+
+    @property
     def evaluated_backbone(self) -> Backbone:
         """The network that evaluations use: the trained one, or a teacher that is better."""
         return self.backbone
@@ -151,15 +158,15 @@ class Method(nn.Module, ABC):
     @property
     def evaluated_prefix(self) -> str:
         """The prefix of that network's weights in the method's state dict."""
-        return "backbone."
+        return next(f"{name}." for name, part in self.named_children() if part is self.evaluated_backbone)
 
 
 def view_features(backbone: Backbone, views: Views, *, local: bool = True) -> Float[Tensor, "rows d"]:
     """Return image features of all global views, then (if `local`) of all local ones: rows ordered (view, image)."""
-    features = [backbone.feature(backbone.normalize(views.global_views.flatten(0, 1)))]
-    if local and views.local_views is not None:
-        features.append(backbone.feature(backbone.normalize(views.local_views.flatten(0, 1))))
-    return torch.cat(features)
+    groups = [views.global_views, views.local_views if local else None]
+    return torch.cat(
+        [backbone.feature(backbone.normalize(group.flatten(0, 1))) for group in groups if group is not None]
+    )
 
 
 def by_view(outputs: Mapping[str, Float[Tensor, "rows _"]], views: Views) -> dict[str, Float[Tensor, "v b _"]]:
@@ -168,7 +175,7 @@ def by_view(outputs: Mapping[str, Float[Tensor, "rows _"]], views: Views) -> dic
 
 
 def too_few_views(method: str, run: RunShape) -> Iterator[str]:
-    """Give the fault of a run with one view of each image, for a method that compares views."""
+    """Yield the fault of a run with one view of each image, for a method that compares views."""
     if run.num_global + run.num_local < 2:
         yield f"{method} compares views of an image: --views.num-global and --views.num-local must add up to 2 or more"
 
@@ -178,8 +185,7 @@ class Display:
     """How tables and figures show a method.
 
     title: as the field writes it.
-    color: from Okabe and Ito's palette if possible, which is told apart with any colour vision and in print; "" takes
-        one by the title.
+    color: from Okabe and Ito's palette, for any colour vision and for print; "" takes one by the title.
     deviations: dotted setting -> its value in the method's paper, and the note on a row that has another.
     """
 
@@ -205,15 +211,15 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run of the small comparison may cost: what the settings of each method are made from.
+    """The cost of a run of the small comparison, from which the settings of each method are made.
 
     hidden_dim, projection_dim: of every head (DINO's bottleneck counts as projection).
     outputs: of DINO, and SwAV's prototypes.
-    queue_size: keys that MoCo remembers; few compared with the images, or it pushes an image away from itself.
+    queue_size: of MoCo; few keys compared with the images, or it pushes an image away from itself.
     teacher_momentum: of DINO. A short run needs a teacher that follows quickly: at 0.97 it is about the mean of the
         last 33 steps.
     transformer: whether the network is a Vision Transformer.
-    views: what the self-supervised methods see.
+    views: of the self-supervised methods.
     """
 
     epochs: float
@@ -227,21 +233,24 @@ class Budget:
     transformer: bool = False
     views: ViewsConfig = field(default_factory=ViewsConfig)
 
+    @property
+    def head(self) -> dict[str, Any]:
+        """The widths of a projection head."""
+        return {"hidden_dim": self.hidden_dim, "projection_dim": self.projection_dim}
+
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """What the project knows of a method. It is all that a registry line names.
+    """What the project knows of a method: all that a registry line names.
 
     config: the class of its settings.
-    build: makes the method with fresh weights from settings and a `BackboneConfig`; with labels, also from the number
-        of classes.
-    display: how tables and figures show it.
+    build: makes a method with fresh weights of settings, a `BackboneConfig` and, with labels, the number of classes.
     year: of its paper. Tables list methods by year, those with labels first.
     labels: whether it is trained with labels.
     variants: key -> how tables show settings that have a name of their own (`MethodConfig.variant`).
     recipes: its published and measured settings, by name.
-    small: its settings (dotted name -> value) in the small comparison.
-    small_about: the end of the text on its recipe for small images: what was published.
+    small: its settings in the small comparison.
+    small_linear: published accuracy of a linear probe on CIFAR-10 in % (the solo-learn zoo: 1000 epochs, other views).
     """
 
     config: type[MethodConfig]
@@ -252,42 +261,29 @@ class MethodEntry:
     variants: Mapping[str, Display] = field(default_factory=dict[str, Display])
     recipes: Mapping[str, Recipe] = field(default_factory=dict[str, Recipe])
     small: Callable[[Budget], Mapping[str, Any]] = lambda budget: {}
-    small_about: str = ""
+    small_linear: float | None = None
 
 
 HEAD_BATCH_NORM = {"method.head_batch_norm": (True, "without the batch norm in its head that its code has")}
 """The deviation that SimCLR, MoCo v3, BYOL and SwAV share."""
 
-VIT_SMALL_300: Mapping[str, Any] = {"epochs": 300, "batch_size": 1024}
+VIT_SMALL_300: dict[str, Any] = {"epochs": 300, "batch_size": 1024}
 """DINO's settings for 300 epochs of ViT-S, with which its authors ran the rivals (Caron et al. 2021, Table 2).
 
 They report that they ran them for 300 epochs, not with which optimiser settings; the views are the rival's own.
 """
 
-
-def resnet50(views: str, optimizer: Mapping[str, Any], epochs: float, batch_size: int) -> dict[str, Any]:
-    """Return the settings of a ResNet-50 on ImageNet."""
-    settings = {"backbone": "resnet50", "drop_path": 0.0, "views": views, "epochs": epochs, "batch_size": batch_size}
-    return settings | dict(optimizer)
+RESNET50: dict[str, Any] = {"backbone": "resnet50", "drop_path": 0.0}
 
 
-def lars(learning_rate: float, weight_decay: float) -> dict[str, Any]:
-    """Return LARS as SimCLR, BYOL and SwAV use it: 10 epochs of warm-up, cosine to 0, no clipping."""
-    return _plain_optimizer("lars", learning_rate, 10, weight_decay)
-
-
-def sgd(learning_rate: float, weight_decay: float, warmup_epochs: float = 0) -> dict[str, Any]:
-    """Return SGD with momentum: cosine to 0, no clipping."""
-    return _plain_optimizer("sgd", learning_rate, warmup_epochs, weight_decay)
-
-
-def _plain_optimizer(name: str, learning_rate: float, warmup_epochs: float, weight_decay: float) -> dict[str, Any]:
-    return {
-        "optimizer.name": name,
-        "optimizer.learning_rate": learning_rate,
-        "optimizer.min_learning_rate": 0.0,
-        "optimizer.warmup_epochs": warmup_epochs,
-        "optimizer.weight_decay": weight_decay,
-        "optimizer.final_weight_decay": weight_decay,
-        "optimizer.clip": 0,
+def settings(run: Mapping[str, Any] | None = None, **groups: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by dotted name: those of a run, and those of its groups (method, optimizer, views)."""
+    return {**(run or {})} | {
+        f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()
     }
+
+
+def optimizer(name: str, learning_rate: float, weight_decay: float, *, warmup_epochs: float = 10) -> dict[str, Any]:
+    """Return an optimiser with constant weight decay, a cosine to 0 and no clipping; LARS as SimCLR, BYOL and SwAV."""
+    schedule = {"learning_rate": learning_rate, "min_learning_rate": 0.0, "warmup_epochs": warmup_epochs, "clip": 0}
+    return {"name": name, **schedule, "weight_decay": weight_decay, "final_weight_decay": weight_decay}

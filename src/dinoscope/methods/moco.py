@@ -17,7 +17,7 @@ from dinoscope.losses.contrastive import batch_info_nce, info_nce
 from dinoscope.losses.dino import at_least_float32
 from dinoscope.methods import method
 from dinoscope.methods.health import moments
-from dinoscope.methods.method import Method, MethodConfig, Outputs, RunShape, by_view, view_features
+from dinoscope.methods.method import Method, MethodConfig, Outputs, Recipe, RunShape, by_view, settings, view_features
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
 from dinoscope.models.heads import copy_parameters, follow, projector
 from dinoscope.models.vit import sine_cosine_positions
@@ -27,7 +27,7 @@ from dinoscope.types import Step, StepOutput, Views
 
 @dataclass(frozen=True)
 class MoCoConfig(MethodConfig):
-    """Settings of MoCo; the defaults are v2's. v3's differ where said (Chen et al. 2021, for transformers).
+    """Settings of MoCo; the defaults are v2's. v3's (Chen et al. 2021, for transformers) are in brackets.
 
     queue_size: keys of earlier batches that serve as negatives; 0 takes the other keys of the batch (v3).
     key_momentum, final_key_momentum: of the key network's weights, from one to the other by a cosine (v3: 0.99 to 1).
@@ -36,11 +36,11 @@ class MoCoConfig(MethodConfig):
     head_batch_norm: batch norm in that MLP and the predictor (v3).
     prediction_head: an MLP of two linear maps after the query's projection (v3).
     symmetric: each global view is query and key in turn (v3); else the second view is the key of all others.
-    freeze_patch_projection: a Vision Transformer's patch projection stays as it was drawn (v3: steadier).
+    freeze_patch_projection: a Vision Transformer's patch projection keeps its first weights (v3: steadier).
     v3_initialization: a Vision Transformer begins as v3's: fixed sine-cosine positions, Xavier-uniform weights.
-    shuffle_groups: keys pass a network with batch norm in so many groups of shuffled images, each with statistics of
-        its own, so that statistics do not tell which key belongs to a query: what v2's shuffling over GPUs does, on
-        any number of devices. 1 for none.
+    shuffle_groups: keys pass a network with batch norm in so many groups of shuffled images, each with its own
+        statistics, so that statistics do not show which key belongs to a query: v2's shuffling over GPUs, on any
+        number of devices. 1 for none.
     """
 
     queue_size: int = 65536
@@ -59,42 +59,42 @@ class MoCoConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         self.check_above_0("temperature")
-        self.check_shares("key_momentum", "final_key_momentum")
-        if min(self.hidden_dim, self.projection_dim, self.head_layers, self.shuffle_groups) < 1 or self.queue_size < 0:
-            raise ValueError(
-                "hidden_dim, projection_dim, head_layers and shuffle_groups must be at least 1, queue_size at least 0"
-            )
+        self.check_range(0, 1, "key_momentum", "final_key_momentum")
+        self.check_range(1, math.inf, "hidden_dim", "projection_dim", "head_layers", "shuffle_groups")
+        self.check_range(0, math.inf, "queue_size")
 
     def faults(self, run: RunShape) -> Iterator[str]:
-        """Give the settings that do not fit the run."""
+        """Yield the settings that do not fit the run."""
+        queue, groups, batch = self.queue_size, self.shuffle_groups, run.batch_size
         if run.num_global < 2:
             yield "MoCo needs a query and a key of each image: --views.num-global must be 2 or more"
-        if self.queue_size % run.batch_size:
+        if queue % batch:
             yield (
-                f"--method.queue-size {self.queue_size} is not a multiple of --batch-size {run.batch_size}; nearest: "
-                f"{max(round(self.queue_size / run.batch_size), 1) * run.batch_size}"
+                f"--method.queue-size {queue} is not a multiple of --batch-size {batch}; nearest: "
+                f"{max(round(queue / batch), 1) * batch}"
             )
-        if self.queue_size > run.images * (2 if self.symmetric else 1):
-            fitting = run.images // 2 // run.batch_size * run.batch_size
+        if queue > run.images * (2 if self.symmetric else 1):
             yield (
-                f"--method.queue-size {self.queue_size} holds more keys than there are images ({run.images}): every "
-                f"image would be pushed away from itself. Lower it ({max(fitting, run.batch_size)} would do)"
+                f"--method.queue-size {queue} holds more keys than there are images ({run.images}): every image would "
+                f"be pushed away from itself. Lower it ({max(run.images // 2 // batch, 1) * batch} would do)"
             )
-        if not self.queue_size and run.batch_size < 2:
+        if not queue and batch < 2:
             yield "without a queue the negatives are the other images of the batch: --batch-size must be 2 or more"
+        if run.transformer:
+            return
         for name in ("freeze_patch_projection", "v3_initialization"):
-            if getattr(self, name) and not run.transformer:
+            if getattr(self, name):
                 option = name.replace("_", "-")
                 yield f"--method.{option} is for Vision Transformers: turn it off, or choose another backbone"
-        if not run.transformer and run.micro_batch % self.shuffle_groups:
+        if run.micro_batch % groups:
             yield (
-                f"{run.micro_batch} images of a forward cannot be cut into --method.shuffle-groups "
-                f"{self.shuffle_groups}: choose a divisor, or 1 for no shuffling"
+                f"{run.micro_batch} images of a forward cannot be cut into --method.shuffle-groups {groups}: choose a "
+                "divisor, or 1 for no shuffling"
             )
-        if not run.transformer and run.micro_batch // self.shuffle_groups < 2:
+        if run.micro_batch // groups < 2:
             yield (
-                f"each of the --method.shuffle-groups {self.shuffle_groups} needs 2 images or more for its batch norm, "
-                f"and a forward has {run.micro_batch}: raise --batch-size or lower the groups"
+                f"each of the --method.shuffle-groups {groups} needs 2 images or more for its batch norm, and a "
+                f"forward has {run.micro_batch}: raise --batch-size or lower the groups"
             )
 
     @property
@@ -115,20 +115,10 @@ class MoCo(Method):
         self.backbone = build_backbone(backbone)
         if config.v3_initialization and self.backbone.patch_projection is not None:
             begin_as_v3(self.backbone)
-        self.head = self._head(self.backbone.dim)
-        self.predictor = (
-            projector(
-                config.projection_dim,
-                config.hidden_dim,
-                config.projection_dim,
-                batch_norm=config.head_batch_norm,
-                last_batch_norm=config.head_batch_norm,
-            )
-            if config.prediction_head
-            else nn.Identity()
-        )
+        self.head = self._mlp(self.backbone.dim, config.head_layers)
+        self.predictor = self._mlp(config.projection_dim, 2) if config.prediction_head else nn.Identity()
         self.key_backbone = build_backbone(without_drop_path(backbone))
-        self.key_head = self._head(self.backbone.dim)
+        self.key_head = self._mlp(self.backbone.dim, config.head_layers)
         copy_parameters(self.backbone, self.key_backbone)
         copy_parameters(self.head, self.key_head)
         if config.freeze_patch_projection and self.backbone.patch_projection is not None:
@@ -139,21 +129,14 @@ class MoCo(Method):
         self.register_buffer("queue", F.normalize(torch.randn(config.queue_size, config.projection_dim), dim=-1))
         self.register_buffer("queue_position", torch.zeros((), dtype=torch.int64))
 
-    def _head(self, dim: int) -> nn.Sequential:
-        config = self.config
-        return projector(
-            dim,
-            config.hidden_dim,
-            config.projection_dim,
-            layers=config.head_layers,
-            batch_norm=config.head_batch_norm,
-            last_batch_norm=config.head_batch_norm,
-        )
+    def _mlp(self, dim: int, layers: int) -> nn.Sequential:
+        hidden, out, norm = self.config.hidden_dim, self.config.projection_dim, self.config.head_batch_norm
+        return projector(dim, hidden, out, layers=layers, batch_norm=norm, last_batch_norm=norm)
 
     def encode(self, views: Views) -> Outputs:
         """Return queries with their features, and keys: [views, batch, dim].
 
-        Symmetric, every view is a query and every global one a key; else no view is both.
+        If symmetric, every view is a query and every global one a key; else no view is both.
         """
         if self.config.symmetric:
             query_views, key_views = views, views.global_views
@@ -173,11 +156,9 @@ class MoCo(Method):
             return view_features(self.key_backbone, views, local=False)
         order = torch.randperm(views.batch_size)
         shuffled = replace(views, global_views=views.global_views[:, order])
-        size = views.batch_size // groups
-        parts = [shuffled.slice(start, start + size) for start in range(0, views.batch_size, size)]
         by_group = [
-            view_features(self.key_backbone, part, local=False).reshape(len(part.global_views), size, -1)
-            for part in parts
+            view_features(self.key_backbone, part, local=False).reshape(len(part.global_views), part.batch_size, -1)
+            for part in shuffled.split(groups)
         ]
         return torch.cat(by_group, dim=1)[:, order.argsort()].flatten(0, 1)
 
@@ -203,9 +184,8 @@ class MoCo(Method):
 
     def after_step(self, step: Step, output: StepOutput) -> None:
         """Move the key network by one step; the batch's keys replace the oldest of the queue."""
-        momentum = self._momentum(step)
-        follow(self.key_backbone, self.backbone, momentum)
-        follow(self.key_head, self.head, momentum)
+        follow(self.key_backbone, self.backbone, self._momentum(step))
+        follow(self.key_head, self.head, self._momentum(step))
         for view in output.kept.get("key", ()):
             rows = distributed.gather(view)
             start = int(self.queue_position)
@@ -213,12 +193,17 @@ class MoCo(Method):
             self.queue_position.fill_((start + len(rows)) % self.config.queue_size)
 
     def _momentum(self, step: Step) -> float:
-        return cosine(self.config.key_momentum, self.config.final_key_momentum, step.index / step.total)
+        return cosine(self.config.key_momentum, self.config.final_key_momentum, step.progress)
+
+    @property
+    def backbones(self) -> tuple[Backbone, ...]:
+        """The networks of queries and of keys."""
+        return (self.backbone, self.key_backbone)
 
 
 @torch.no_grad()
 def begin_as_v3(backbone: Backbone) -> None:
-    """Draw first weights as MoCo v3's code does, and hold the positions at sines and cosines.
+    """Draw first weights as MoCo v3's code does, and fix the positions at sines and cosines.
 
     Xavier-uniform (Glorot & Bengio 2010), query, key and value each as a map of its own, biases 0.
     """
@@ -269,60 +254,41 @@ METHOD = method.MethodEntry(
     },
     year=2020,
     recipes={
-        "moco_v2_resnet50": method.Recipe(
+        "moco_v2_resnet50": Recipe(
             """ImageNet, ResNet-50, MoCo v2 with SGD at batch 256, 800 epochs.
 
 Published: linear 71.1*, k-NN 61.9 (Caron et al. 2021, Table 2; linear: Chen et al. 2020).""",
-            {**method.resnet50("moco", method.sgd(0.03, 1e-4), 800, 256), "optimizer.decayed": "all"},
+            settings(
+                method.RESNET50 | {"views": "moco", "epochs": 800, "batch_size": 256},
+                optimizer=method.optimizer("sgd", 0.03, 1e-4, warmup_epochs=0) | {"decayed": "all"},
+            ),
         ),
-        "moco_v2_deit_small": method.Recipe(
+        "moco_v2_deit_small": Recipe(
             """ImageNet, ViT-S/16, MoCo v2, 300 epochs.
 
 Published: linear 72.7, k-NN 64.4 (Caron et al. 2021, Table 2).""",
-            {**method.VIT_SMALL_300, "views": "moco"},
+            method.VIT_SMALL_300 | {"views": "moco"},
         ),
-        "moco_v3_deit_small": method.Recipe(
+        "moco_v3_deit_small": Recipe(
             """ImageNet, ViT-S/16 with 12 heads, MoCo v3: symmetric, no queue, predictor, fixed patches; 300 epochs.
 
 Published: linear 73.2* (CONFIG.md of facebookresearch/moco-v3; batch 4096).""",
-            {
-                "method.queue_size": 0,
-                "method.key_momentum": 0.99,
-                "method.final_key_momentum": 1.0,
-                "method.hidden_dim": 4096,
-                "method.projection_dim": 256,
-                "method.head_layers": 3,
-                "method.head_batch_norm": True,
-                "method.prediction_head": True,
-                "method.symmetric": True,
-                "method.freeze_patch_projection": True,
-                "method.v3_initialization": True,
-                "backbone": "vit_small_heads12_patch16_224",
-                "drop_path": 0.0,
-                "zero_init_residual": True,
-                "views": "byol",
-                "views.interpolation": "bilinear",
-                "optimizer.learning_rate": 1.5e-4,
-                "optimizer.warmup_epochs": 40,
-                "optimizer.weight_decay": 0.1,
-                "optimizer.final_weight_decay": 0.1,
-                "optimizer.clip": 0,
-                "optimizer.min_learning_rate": 0.0,
-                "optimizer.decayed": "all",
-                "epochs": 300,
-                "batch_size": 4096,
-            },
+            settings(
+                {"backbone": "vit_small_heads12_patch16_224", "drop_path": 0.0, "zero_init_residual": True}
+                | {"views": "byol", "epochs": 300, "batch_size": 4096},
+                method={"queue_size": 0, "key_momentum": 0.99, "final_key_momentum": 1.0, "symmetric": True}
+                | {"hidden_dim": 4096, "projection_dim": 256, "head_layers": 3, "head_batch_norm": True}
+                | {"prediction_head": True, "freeze_patch_projection": True, "v3_initialization": True},
+                views={"interpolation": "bilinear"},
+                optimizer=method.optimizer("adamw", 1.5e-4, 0.1, warmup_epochs=40) | {"decayed": "all"},
+            ),
         ),
     },
     # Batch norm in the head lets small networks start; on a ResNet it has none, as in v2.
-    small=lambda budget: {
-        "method.queue_size": budget.queue_size,
-        "method.key_momentum": 0.99,
-        "method.final_key_momentum": 1.0,
-        "method.hidden_dim": budget.hidden_dim,
-        "method.projection_dim": budget.projection_dim,
-        "method.head_batch_norm": budget.transformer,
-        "method.symmetric": True,
-    },
-    small_about="Published at 1000 epochs with other views: linear 92.9 on CIFAR-10 (the solo-learn zoo).",
+    small=lambda budget: settings(
+        method={"queue_size": budget.queue_size, "key_momentum": 0.99, "final_key_momentum": 1.0, "symmetric": True}
+        | budget.head
+        | {"head_batch_norm": budget.transformer},
+    ),
+    small_linear=92.9,
 )

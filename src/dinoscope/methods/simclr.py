@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,7 +13,7 @@ from dinoscope import distributed
 from dinoscope.losses.contrastive import nt_xent
 from dinoscope.methods import method
 from dinoscope.methods.health import moments
-from dinoscope.methods.method import Method, MethodConfig, Outputs, RunShape, by_view, too_few_views, view_features
+from dinoscope.methods.method import Method, MethodConfig, Outputs, Recipe, RunShape, by_view, settings, view_features
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.models.heads import projector
 from dinoscope.types import Step, StepOutput, Views
@@ -35,14 +36,13 @@ class SimCLRConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         self.check_above_0("temperature")
-        if min(self.hidden_dim, self.projection_dim, self.head_layers) < 1:
-            raise ValueError("hidden_dim, projection_dim and head_layers must be at least 1")
+        self.check_range(1, math.inf, "hidden_dim", "projection_dim", "head_layers")
 
     def faults(self, run: RunShape) -> Iterator[str]:
-        """Give the settings that do not fit the run."""
-        yield from too_few_views("SimCLR", run)
+        """Yield the settings that do not fit the run."""
+        yield from method.too_few_views("SimCLR", run)
         if run.batch_size < 2:
-            yield "SimCLR tells an image from the others of its batch: --batch-size must be 2 or more"
+            yield "SimCLR contrasts an image with the others of its batch: --batch-size must be 2 or more"
 
 
 class SimCLR(Method):
@@ -55,13 +55,8 @@ class SimCLR(Method):
         super().__init__()
         self.config = config
         self.backbone = build_backbone(backbone)
-        self.head = projector(
-            self.backbone.dim,
-            config.hidden_dim,
-            config.projection_dim,
-            layers=config.head_layers,
-            batch_norm=config.head_batch_norm,
-        )
+        dim, hidden, out = self.backbone.dim, config.hidden_dim, config.projection_dim
+        self.head = projector(dim, hidden, out, layers=config.head_layers, batch_norm=config.head_batch_norm)
 
     def encode(self, views: Views) -> Outputs:
         """Return projections of the global and of the local views, and all features: [views, batch, dim]."""
@@ -89,17 +84,16 @@ METHOD = method.MethodEntry(
     display=method.Display("SimCLR", "#e69f00", method.HEAD_BATCH_NORM),
     year=2020,
     recipes={
-        "simclr_resnet50": method.Recipe(
+        "simclr_resnet50": Recipe(
             """ImageNet, ResNet-50, SimCLR with LARS at batch 4096, 1000 epochs.
 
 Published: linear 69.3* (Chen et al. 2020, Table 6); k-NN 60.7 (Caron et al. 2021, Table 2).""",
-            {**method.resnet50("simclr", method.lars(0.3, 1e-6), 1000, 4096), "zero_init_residual": True},
+            settings(
+                method.RESNET50 | {"zero_init_residual": True, "views": "simclr", "epochs": 1000, "batch_size": 4096},
+                optimizer=method.optimizer("lars", 0.3, 1e-6),
+            ),
         )
     },
-    small=lambda budget: {
-        "method.temperature": 0.2,
-        "method.hidden_dim": budget.hidden_dim,
-        "method.projection_dim": budget.projection_dim,
-    },
-    small_about="Published at 1000 epochs with other views: linear 90.7 on CIFAR-10 (the solo-learn zoo).",
+    small=lambda budget: settings(method=budget.head | {"temperature": 0.2}),
+    small_linear=90.7,
 )

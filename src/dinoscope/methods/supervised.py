@@ -10,7 +10,7 @@ from torch import nn
 
 from dinoscope.losses.dino import at_least_float32
 from dinoscope.methods import method
-from dinoscope.methods.method import Method, MethodConfig, Outputs, RunShape, by_view, view_features
+from dinoscope.methods.method import Method, MethodConfig, Outputs, Recipe, RunShape, by_view, settings, view_features
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.types import Step, StepOutput, Views
 
@@ -26,10 +26,10 @@ class SupervisedConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must lie in 0 to 1 (1 excluded), not {self.label_smoothing}")
+            raise ValueError(f"label_smoothing must be from 0 to 1 (1 excluded), not {self.label_smoothing}")
 
     def faults(self, run: RunShape) -> Iterator[str]:
-        """Give the settings that do not fit the run."""
+        """Yield the settings that do not fit the run."""
         if run.classes < 2:
             yield "supervised training needs labels: give --data a folder with one sub-folder per class, two or more"
 
@@ -46,12 +46,8 @@ class Supervised(Method):
         nn.init.zeros_(self.classifier.bias)
 
     def encode(self, views: Views) -> Outputs:
-        """Return logits and features of all views, [views, batch, ...], and the labels, [1, batch].
-
-        Raises ValueError if the views have no labels; `SupervisedConfig.faults` refuses such data before.
-        """
-        if views.labels is None:
-            raise ValueError("supervised training needs views with labels")
+        """Return logits and features of all views, [views, batch, ...], and the labels, [1, batch]."""
+        assert views.labels is not None, "`SupervisedConfig.faults` refuses images without labels"
         features = view_features(self.backbone, views)
         outputs = by_view({"logits": self.classifier(features), "features": features}, views)
         return outputs | {"labels": views.labels[None]}
@@ -72,39 +68,31 @@ METHOD = method.MethodEntry(
     year=2012,
     labels=True,
     recipes={
-        "supervised_resnet50": method.Recipe(
+        "supervised_resnet50": Recipe(
             """ImageNet, ResNet-50 with labels: crop and flip, SGD 0.1, 100 epochs: the upper baseline.
 
 Published: 79.3 with a longer recipe (Caron et al. 2021, Table 2); 76 to 77 is usual for this one.""",
-            method.resnet50("supervised", method.sgd(0.1, 1e-4, warmup_epochs=5), 100, 256),
+            settings(
+                method.RESNET50 | {"views": "supervised", "epochs": 100, "batch_size": 256},
+                optimizer=method.optimizer("sgd", 0.1, 1e-4, warmup_epochs=5),
+            ),
         ),
-        "supervised_deit_small": method.Recipe(
+        "supervised_deit_small": Recipe(
             """ImageNet, ViT-S/16 with labels, 300 epochs: DeiT's optimiser (Touvron et al. 2021, Table 9).
 
 No clipping, and no weight decay on class token and positions, as in its code.
 Published: 79.8. DeiT also mixes images (mixup, CutMix) and repeats and erases them; none of this is here.""",
-            {
-                **method.VIT_SMALL_300,
-                "views": "supervised",
-                "views.brightness": 0.3,
-                "views.contrast": 0.3,
-                "views.saturation": 0.3,
-                "views.jitter_probability": 0.8,
-                "optimizer.learning_rate": 2.5e-4,
-                "optimizer.min_learning_rate": 1e-5,
-                "optimizer.warmup_epochs": 5,
-                "optimizer.weight_decay": 0.05,
-                "optimizer.final_weight_decay": 0.05,
-                "optimizer.clip": 0,
-                "optimizer.start_learning_rate": 1e-6,
-                "optimizer.decayed": "not_tokens",
-            },
+            settings(
+                method.VIT_SMALL_300 | {"views": "supervised"},
+                views={"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "jitter_probability": 0.8},
+                optimizer=method.optimizer("adamw", 2.5e-4, 0.05, warmup_epochs=5)
+                | {"start_learning_rate": 1e-6, "min_learning_rate": 1e-5, "decayed": "not_tokens"},
+            ),
         ),
     },
     # One view with crop and flip alone, of the same size and scale as the others' views.
-    small=lambda budget: {
-        "views": "supervised",
-        "views.global_size": budget.views.global_size,
-        "views.global_scale": budget.views.global_scale,
-    },
+    small=lambda budget: settings(
+        {"views": "supervised"},
+        views={"global_size": budget.views.global_size, "global_scale": budget.views.global_scale},
+    ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -11,12 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dinoscope import distributed
-from dinoscope.losses.dino import at_least_float32, entropy
+from dinoscope.losses.dino import at_least_float32, dino_loss, entropy
 from dinoscope.losses.sinkhorn import sinkhorn
-from dinoscope.losses.swav import swav_loss
 from dinoscope.methods import method
 from dinoscope.methods.health import Verdict, moments, uniform_collapse
-from dinoscope.methods.method import Method, MethodConfig, Outputs, RunShape, by_view, view_features
+from dinoscope.methods.method import Method, MethodConfig, Outputs, Recipe, RunShape, by_view, settings, view_features
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.models.heads import Prototypes, projector
 from dinoscope.types import Step, StepOutput, Views
@@ -49,15 +49,12 @@ class SwAVConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         self.check_above_0("temperature", "epsilon")
-        if self.num_prototypes < 2 or self.sinkhorn_iterations < 1:
-            raise ValueError("num_prototypes must be at least 2 and sinkhorn_iterations at least 1")
-        if min(self.hidden_dim, self.projection_dim) < 1 or min(self.queue_size, self.freeze_prototypes_steps) < 0:
-            raise ValueError(
-                "hidden_dim and projection_dim must be at least 1, queue_size and the frozen steps at least 0"
-            )
+        self.check_range(2, math.inf, "num_prototypes")
+        self.check_range(1, math.inf, "hidden_dim", "projection_dim", "sinkhorn_iterations")
+        self.check_range(0, math.inf, "queue_size", "freeze_prototypes_steps")
 
     def faults(self, run: RunShape) -> Iterator[str]:
-        """Give the settings that do not fit the run."""
+        """Yield the settings that do not fit the run."""
         if run.num_global < 2:
             yield "SwAV swaps the assignments of two global views: --views.num-global must be 2 or more"
         if self.queue_size % run.batch_size:
@@ -91,13 +88,12 @@ class SwAV(Method):
         super().__init__()
         self.config = config
         self.backbone = build_backbone(backbone)
-        self.head = projector(
-            self.backbone.dim, config.hidden_dim, config.projection_dim, batch_norm=config.head_batch_norm
-        )
-        self.prototypes = Prototypes(config.projection_dim, config.num_prototypes)
+        dim, hidden, out = self.backbone.dim, config.hidden_dim, config.projection_dim
+        self.head = projector(dim, hidden, out, batch_norm=config.head_batch_norm)
+        self.prototypes = Prototypes(out, config.num_prototypes)
         self.queue: Tensor
         self.queue_length: Tensor
-        self.register_buffer("queue", torch.zeros(2, config.queue_size, config.projection_dim))
+        self.register_buffer("queue", torch.zeros(2, config.queue_size, out))
         self.register_buffer("queue_length", torch.zeros((), dtype=torch.int64))
 
     def encode(self, views: Views) -> Outputs:
@@ -112,7 +108,7 @@ class SwAV(Method):
         """Return Eq. 2, with codes of the global views by Sinkhorn-Knopp over all processes and the queue."""
         embedding = outputs["embedding"]
         codes = self._codes(outputs["scores"][: len(embedding)])
-        loss = swav_loss(outputs["scores"], codes, self.config.temperature)
+        loss = dino_loss(outputs["scores"], codes, self.config.temperature)
         logged = {"cross_entropy": loss.detach(), "code_entropy": entropy(codes).mean()}
         uses_queue = self.config.queue_size and step.epoch >= self.config.queue_from_epoch
         kept = {"embedding": embedding[:2].detach()} if uses_queue else {}
@@ -123,9 +119,8 @@ class SwAV(Method):
         """Return assignments of each global view on its own; rows sum to 1."""
         codes: list[Tensor] = []
         for view, rows in enumerate(at_least_float32(scores)):
-            with_queue = torch.cat([self._queue_scores(view), rows]) if view < 2 else rows
             shares = sinkhorn(
-                with_queue,
+                torch.cat([self._queue_scores(view), rows]) if view < 2 else rows,
                 self.config.epsilon,
                 self.config.sinkhorn_iterations,
                 total=distributed.sum_reduce,
@@ -172,33 +167,27 @@ METHOD = method.MethodEntry(
     display=method.Display("SwAV", "#cc79a7", method.HEAD_BATCH_NORM),
     year=2020,
     recipes={
-        "swav_resnet50": method.Recipe(
+        "swav_resnet50": Recipe(
             """ImageNet, ResNet-50, SwAV with 2 + 6 crops and LARS at batch 4096, 800 epochs.
 
 As in the released script: the rate rises from 0.3 to 4.8 and falls to 0.0048, everything has weight decay, and red
 is divided by 0.228. No queue is needed at this batch size.
 Published: linear 75.3*, k-NN 65.7 (Caron et al. 2021, Table 2; linear: Caron et al. 2020).""",
-            {
-                **method.resnet50("swav", method.lars(0.3, 1e-6), 800, 4096),
-                "std": (0.228, 0.224, 0.225),
-                "optimizer.min_learning_rate": 0.0048,
-                "optimizer.start_learning_rate": 0.3,
-                "optimizer.decayed": "all",
-            },
+            settings(
+                method.RESNET50 | {"std": (0.228, 0.224, 0.225), "views": "swav", "epochs": 800, "batch_size": 4096},
+                optimizer=method.optimizer("lars", 0.3, 1e-6)
+                | {"start_learning_rate": 0.3, "min_learning_rate": 0.0048, "decayed": "all"},
+            ),
         ),
-        "swav_deit_small": method.Recipe(
+        "swav_deit_small": Recipe(
             """ImageNet, ViT-S/16, SwAV with 2 + 6 crops, 300 epochs.
 
 Published: linear 73.5, k-NN 66.3 (Caron et al. 2021, Table 2).""",
-            {**method.VIT_SMALL_300, "views": "swav"},
+            method.VIT_SMALL_300 | {"views": "swav"},
         ),
     },
-    small=lambda budget: {
-        "method.num_prototypes": budget.outputs,
-        "method.hidden_dim": budget.hidden_dim,
-        "method.projection_dim": budget.projection_dim,
-        "method.freeze_prototypes_steps": 100,
-        "method.queue_size": 0,
-    },
-    small_about="Published at 1000 epochs with other views: linear 89.2 on CIFAR-10 (the solo-learn zoo).",
+    small=lambda budget: settings(
+        method=budget.head | {"num_prototypes": budget.outputs, "freeze_prototypes_steps": 100, "queue_size": 0},
+    ),
+    small_linear=89.2,
 )
