@@ -23,13 +23,13 @@ import torch
 torch.set_num_threads(1)
 from dinoscope.cli import main
 from dinoscope.models.pretrained import CATALOGUE, Release
-from dinoscope.training import loop
+from dinoscope.training import start
 CATALOGUE["small_dino"] = Release("vit_micro_patch8_64", "DINO", "", "", sys.argv[1], "")
-give = loop.give_weights
+give = start.give_weights
 def given(initial, method, source):
     give(initial, method, source)
     torch.save(method.state_dict(), f"begun-{os.environ['RANK']}.pt")
-loop.give_weights = given
+start.give_weights = given
 sys.exit(main(json.loads(sys.argv[2])))
 """
 

@@ -35,7 +35,7 @@ from dinoscope.data.sources import ImageFolder, find_images, hash_rank, image_fr
 from dinoscope.errors import UserError
 from dinoscope.files import MEGAPIXELS_VARIABLE
 from dinoscope.methods import dino
-from dinoscope.training import loop, run_folder
+from dinoscope.training import run_folder, start
 from dinoscope.training import trainer as trainer_module
 from dinoscope.training.config import OptimizerConfig, RunConfig, SavingConfig
 from dinoscope.training.listeners import Listener, RunStart, StepRecord
@@ -799,7 +799,7 @@ def test_a_run_that_looked_at_the_whole_folder_resumes(fraction, picture_folder,
         return trained_on(config, found, {fault.path for fault in unreadable}), unreadable, None
 
     with monkeypatch.context() as patches:
-        patches.setattr(loop, "scanned_images", whole_folder)
+        patches.setattr(start, "scanned_images", whole_folder)
         assert train(config, listeners=[Stop(0, signal.SIGINT)]).interrupted
     listed = read_unreadable(RunFolder(out))
     assert len(listed) == 2
@@ -1260,11 +1260,11 @@ def test_odd_metadata_of_a_checkpoint_are_refused_in_one_line(odd, picture_folde
         ({"optimizer": OptimizerConfig(warmup_epochs=0, clip=-1)}, "--optimizer.clip must be"),
         (
             {"optimizer": OptimizerConfig(warmup_epochs=0, min_learning_rate=1e-3, scaling="sqrt")},
-            r"above the peak of 8.83883e-05 \(learning rate x square root of batch / 256\)",
+            r"above the peak of 8.83883e-05 \(0.0005 x 0.176777 by --optimizer.scaling sqrt\)",
         ),
         (
             {"optimizer": OptimizerConfig(warmup_epochs=0, min_learning_rate=1e-3, scaling="none")},
-            r"above the peak of 0.0005 \(the learning rate itself",
+            r"above the peak of 0.0005 \(0.0005 x 1 by --optimizer.scaling none\)",
         ),
         ({"fraction": 0.0}, "--fraction must be above 0 and at most 1, not 0.0"),
         ({"fraction": 0.25}, "--batch-size 8 is more than the 6 readable images"),

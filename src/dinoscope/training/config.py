@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -148,13 +146,6 @@ class RunConfig:
         return BackboneConfig(self.backbone, shown, self.drop_path, self.mean, self.std, layout, self.window)
 
 
-_PEAKS = {
-    "linear": "learning rate x batch / 256",
-    "sqrt": "learning rate x square root of batch / 256",
-    "none": "the learning rate itself, as --optimizer.scaling none has it",
-}
-
-
 def total_steps(config: RunConfig, images: int) -> int:
     """Return the optimiser steps of a run on so many images; the rest of an epoch that fills no batch is left out."""
     return max(round(config.epochs * (images // config.batch_size)), 1)
@@ -163,96 +154,65 @@ def total_steps(config: RunConfig, images: int) -> int:
 def check(config: RunConfig, images: int, processes: int, classes: int = 0, passed_over: str = "") -> None:
     """Refuse settings that contradict each other, the data or the launch, before anything starts.
 
-    Args:
-        config: the run's settings.
-        images: readable training images.
-        processes: world size.
-        classes: of the training images; 0 if they have no labels.
-        passed_over: other files in their folder, in words.
-
+    images, classes: readable training images, and their classes (0: no labels).
+    passed_over: other files in their folder, in words.
     Raises UserError naming the setting, its value and what to change.
     """
     check_settings(config)
-    for fault in _together(config, images, processes, passed_over):
+    network, batch, optimizer = check_backbone(config.backbone_config), config.batch_size, config.optimizer
+    peak, parts = optimizer.peak(batch), processes * config.accumulate
+    cut = f"{processes} process(es) x {config.accumulate} micro-batch(es)"
+    if batch % parts:
+        raise UserError(f"--batch-size {batch} cannot be cut into {cut}: choose a multiple of {parts}")
+    if batch > images:
+        readable = f"the {images} readable images" if images != 1 else "the only readable image"
+        others = f" (passed over: {passed_over})" if passed_over else ""
+        raise UserError(f"--batch-size {batch} is more than {readable}{others}: lower it")
+    for end, rate in (("min", optimizer.min_learning_rate), ("start", optimizer.start_learning_rate)):
+        if rate > peak:
+            rule = (
+                f"{optimizer.learning_rate:g} x {optimizer.scale(batch):g} by --optimizer.scaling {optimizer.scaling}"
+            )
+            raise UserError(
+                f"--optimizer.{end}-learning-rate {rate:g} is above the peak of {peak:g} ({rule}): lower it"
+            )
+    if config.image_size is not None and config.image_size < network.patch:
+        patch = f"one patch of {config.backbone}, {network.patch} px"
+        raise UserError(f"--image-size must be at least {patch}; not {config.image_size}")
+    micro, views = batch // parts, config.views
+    run = RunShape(images, classes, batch, micro, config.epochs, views.num_global, views.num_local, network.transformer)
+    for fault in config.method.faults(run):
         raise UserError(fault)
-    shape, views = check_backbone(config.backbone_config), config.views
-    if config.image_size is not None and config.image_size < shape.patch:
+    # In a transformer only the head may have batch norm, and sees all global views.
+    has_norm = not network.transformer or getattr(config.method, "head_batch_norm", False)
+    if has_norm and micro * (views.num_global if network.transformer else 1) < 2:
         raise UserError(
-            f"--image-size must be at least one patch of {config.backbone}, {shape.patch} px; not {config.image_size}"
+            f"batch norm needs 2 images or more in a forward, and --batch-size {batch} leaves {micro} for each of "
+            f"{cut}: raise it"
         )
-    run = RunShape(
-        images,
-        classes,
-        config.batch_size,
-        config.batch_size // (processes * config.accumulate),
-        config.epochs,
-        views.num_global,
-        views.num_local,
-        transformer=shape.transformer,
-    )
-    for fault in chain(config.method.faults(run), _batch_norm(config, run, processes)):
-        raise UserError(fault)
 
 
 def check_settings(config: RunConfig) -> None:
     """Raise UserError for settings that are wrong whatever the images are, before these are listed."""
     check_numbers(config)
-    for fault in _alone(config):
-        raise UserError(fault)
-    check_backbone(config.backbone_config)
-
-
-def _alone(config: RunConfig) -> Iterator[str]:
-    optimizer = config.optimizer
-    if config.epochs <= 0:
-        yield f"--epochs must be above 0, not {config.epochs}"
-    if config.batch_size < 1 or config.accumulate < 1:
-        yield "--batch-size and --accumulate must be at least 1"
-    if optimizer.learning_rate <= 0:
-        yield f"--optimizer.learning-rate must be above 0, not {optimizer.learning_rate}"
-    if optimizer.start_learning_rate < 0:
-        yield f"--optimizer.start-learning-rate must be 0 or more, not {optimizer.start_learning_rate}"
-    if optimizer.clip < 0:
-        yield f"--optimizer.clip must be 0 (off) or more, not {optimizer.clip}"
-    if config.saving.keep < 1:
-        yield f"--saving.keep must be at least 1, not {config.saving.keep}"
-    if not 0 <= config.max_unreadable <= 1:
-        yield f"--max-unreadable must be from 0 to 1, not {config.max_unreadable}"
-    if config.log_every < 1:
-        yield f"--log-every must be at least 1, not {config.log_every}"
-    if min(config.std) <= 0:
-        yield f"--std must be above 0 in each channel, not {' '.join(map(str, config.std))}"
-    if optimizer.warmup_epochs >= config.epochs:
-        yield (
+    optimizer, start = config.optimizer, config.optimizer.start_learning_rate
+    faults = [
+        (config.epochs <= 0, f"--epochs must be above 0, not {config.epochs}"),
+        (min(config.batch_size, config.accumulate) < 1, "--batch-size and --accumulate must be at least 1"),
+        (optimizer.learning_rate <= 0, f"--optimizer.learning-rate must be above 0, not {optimizer.learning_rate}"),
+        (start < 0, f"--optimizer.start-learning-rate must be 0 or more, not {start}"),
+        (optimizer.clip < 0, f"--optimizer.clip must be 0 (off) or more, not {optimizer.clip}"),
+        (config.saving.keep < 1, f"--saving.keep must be at least 1, not {config.saving.keep}"),
+        (not 0 <= config.max_unreadable <= 1, f"--max-unreadable must be from 0 to 1, not {config.max_unreadable}"),
+        (config.log_every < 1, f"--log-every must be at least 1, not {config.log_every}"),
+        (min(config.std) <= 0, f"--std must be above 0 in each channel, not {' '.join(map(str, config.std))}"),
+        (
+            optimizer.warmup_epochs >= config.epochs,
             f"the warm-up of {optimizer.warmup_epochs:g} epochs is not shorter than the run of {config.epochs:g}: "
-            "lower --optimizer.warmup-epochs or raise --epochs"
-        )
-
-
-def _together(config: RunConfig, images: int, processes: int, passed_over: str) -> Iterator[str]:
-    optimizer, parts = config.optimizer, processes * config.accumulate
-    peak = optimizer.peak(config.batch_size)
-    if config.batch_size % parts:
-        yield (
-            f"--batch-size {config.batch_size} cannot be cut into {processes} process(es) x {config.accumulate} "
-            f"micro-batch(es): choose a multiple of {parts}"
-        )
-    if config.batch_size > images:
-        found = f"the {images} readable images" if images != 1 else "the only readable image"
-        others = f" (passed over: {passed_over})" if passed_over else ""
-        yield f"--batch-size {config.batch_size} is more than {found}{others}: lower it"
-    for name in ("min_learning_rate", "start_learning_rate"):
-        if (rate := getattr(optimizer, name)) > peak:
-            option = name.replace("_", "-")
-            yield f"--optimizer.{option} {rate:g} is above the peak of {peak:g} ({_PEAKS[optimizer.scaling]}): lower it"
-
-
-def _batch_norm(config: RunConfig, run: RunShape, processes: int) -> Iterator[str]:
-    """Find batch norm that would see one row. In a transformer only the head may have it, and sees all global views."""
-    rows = run.micro_batch * (run.num_global if run.transformer else 1)
-    has_it = not run.transformer or getattr(config.method, "head_batch_norm", False)
-    if rows < 2 and has_it:
-        yield (
-            f"batch norm needs 2 images or more in a forward, and --batch-size {config.batch_size} leaves "
-            f"{run.micro_batch} for each of {processes} process(es) x {config.accumulate} micro-batch(es): raise it"
-        )
+            "lower --optimizer.warmup-epochs or raise --epochs",
+        ),
+    ]
+    for is_fault, text in faults:
+        if is_fault:
+            raise UserError(text)
+    check_backbone(config.backbone_config)

@@ -15,51 +15,32 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dinoscope import checkpoint, distributed
 from dinoscope.data.grey_range import describe
 from dinoscope.data.images import UnreadableImage, pixel_limit
 from dinoscope.data.loader import Batches
-from dinoscope.data.scan import Unreadable, check_readable
+from dinoscope.data.scan import check_readable
 from dinoscope.data.sources import ImageSource, counted
 from dinoscope.errors import UserError
 from dinoscope.files import MEGAPIXELS_VARIABLE, is_full, writing
 from dinoscope.methods.health import Verdict, feature_standard_deviation, rank_me
 from dinoscope.system import MemoryWatch, StopRequests, pick_device, stop_signals
+from dinoscope.training import listeners as records
+from dinoscope.training import start
 from dinoscope.training.config import RunConfig, check, check_settings
-from dinoscope.training.listeners import (
-    Listener,
-    LogFile,
-    MachineFile,
-    MetricsFile,
-    Observation,
-    RunStart,
-    StepRecord,
-    TensorBoard,
-    closing,
-    each,
-)
+from dinoscope.training.listeners import Listener, StepRecord
 from dinoscope.training.run_folder import RunFolder, read_config
-from dinoscope.training.start import (
-    begun_images,
-    facts_of,
-    found_images,
-    give_weights,
-    load_initial,
-    look_at,
-    read_unreadable,
-    scanned_images,
-    trained_on,
-    washes_out,
-    write_unreadable,
-)
 from dinoscope.training.trainer import Trainer
 from dinoscope.types import Step, Views
 
 logger = logging.getLogger("dinoscope")
 
 T = TypeVar("T")
+
+WINDOW = 50
+"""Steps that a verdict and the rates rest on."""
 
 
 @dataclass(frozen=True)
@@ -106,29 +87,29 @@ def train(
         _pixel_limit(config) as config,
         distributed.process_group(device),
         run.claimed(config, resume=resume, overwrite=overwrite) if distributed.is_main() else contextlib.nullcontext(),
-        closing(audience),
+        records.closing(audience),
     ):
         if distributed.is_main():
             audience += listeners
         newest, damaged = checkpoint.newest_whole(run.checkpoints) if resume else (None, {})
         if resume:
             config = replace(config, window=read_config(run.path).window)
-        # A checkpoint holds all weights: the model that the run began from need not be there any more.
-        initial, origin = None if newest else load_initial(config), None
+        # A checkpoint holds all weights: the model that the run began from need not exist any more.
+        initial, origin = None if newest else start.load_initial(config), None
         config, images = _images(config, run, audience, newest, source, resume=resume, overwrite=overwrite)
         trainer = Trainer(config, images, device)
         if newest:
             trainer.restore(newest)
         elif initial is not None:
-            give_weights(initial, trainer.method, f"--init {config.init}")
-            origin = facts_of(initial.config, config)
+            start.give_weights(initial, trainer.method, f"--init {config.init}")
+            origin = start.facts_of(initial.config, config)
         del initial
         if distributed.is_main():
             # The files of the run before the other listeners, each as soon as it is open, so that each is closed.
-            audience.insert(0, LogFile(run.log))
-            audience.insert(1, MetricsFile(run.metrics, trainer.next_step))
-            audience.insert(2, MachineFile(run.path, trainer, memory))
-            audience.insert(3, TensorBoard(run.tensorboard, trainer.next_step))
+            audience.insert(0, records.LogFile(run.log))
+            audience.insert(1, records.MetricsFile(run.metrics, trainer.next_step))
+            audience.insert(2, records.MachineFile(run.path, trainer, memory))
+            audience.insert(3, records.TensorBoard(run.tensorboard, trainer.next_step))
         loop = _Loop(trainer, run, audience)
         loop.announce(origin)
         loop.set_aside(damaged)
@@ -137,25 +118,24 @@ def train(
 
 @contextlib.contextmanager
 def _pixel_limit(config: RunConfig) -> Iterator[RunConfig]:
-    """Make settings and environment give one largest image while the run lasts; the environment goes first."""
+    """Make settings and environment agree on the largest image while the run lasts; the environment goes first."""
     if MEGAPIXELS_VARIABLE in os.environ:
         yield replace(config, max_megapixels=pixel_limit() / 1e6)
-        return
-    if config.max_megapixels is None:
+    elif config.max_megapixels is None:
         yield config
-        return
-    os.environ[MEGAPIXELS_VARIABLE] = str(config.max_megapixels)
-    try:
-        pixel_limit()  # refuses a limit that is none
-        yield config
-    finally:
-        del os.environ[MEGAPIXELS_VARIABLE]
+    else:
+        os.environ[MEGAPIXELS_VARIABLE] = str(config.max_megapixels)
+        try:
+            pixel_limit()  # refuses an impossible limit
+            yield config
+        finally:
+            del os.environ[MEGAPIXELS_VARIABLE]
 
 
 def _images(
     config: RunConfig,
     run: RunFolder,
-    listeners: Sequence[Listener],
+    audience: Sequence[Listener],
     newest: Path | None,
     source: ImageSource | None,
     *,
@@ -166,29 +146,28 @@ def _images(
 
     newest: a checkpoint to continue from, whose images are those that the run began with.
     """
-    processes = distributed.world_size()
     begun = checkpoint.read_metadata(newest)["data_fingerprint"] if newest else None
     if not distributed.is_main():
         distributed.barrier()
         config = replace(config, window=read_config(run.path).window)
         if begun:
-            return config, begun_images(config, run, begun, source)
-        return config, trained_on(config, found_images(config, source), set(read_unreadable(run)))
+            return config, start.begun_images(config, run, begun, source)
+        return config, start.trained_on(config, start.found_images(config, source), set(start.read_unreadable(run)))
 
     def progress(done: int, total: int) -> None:
-        each(listeners, lambda listener: listener.scanned(done, total))
+        records.each(audience, lambda listener: listener.scanned(done, total))
 
     if begun:
-        images = begun_images(config, run, begun, source)
-        faults = look_at(config, images, progress).unreadable
+        images, left_out = start.begun_images(config, run, begun, source), start.read_unreadable(run)
+        faults = start.scan_images(config, images, progress).unreadable
         check_readable(images.name, faults, len(images), config.max_unreadable)
-        faults = tuple(Unreadable(path, reason) for path, reason in read_unreadable(run).items())
     else:
-        images, faults, window = scanned_images(config, progress, source)
+        images, faults, window = start.scanned_images(config, progress, source)
+        left_out = {fault.path: fault.reason for fault in faults}
         config = config if resume else replace(config, window=window)
-    check(config, len(images), processes, len(images.classes), counted(images.passed_over))
+    check(config, len(images), distributed.world_size(), len(images.classes), counted(images.passed_over))
     run.prepare(config, resume=resume, overwrite=overwrite)
-    write_unreadable(run, faults)
+    start.write_unreadable(run, left_out)
     distributed.barrier()
     return config, images
 
@@ -201,9 +180,9 @@ class _Loop:
         self.lost = set[int]()  # positions of images that changed in this epoch
 
     def tell(self, call: Callable[[Listener], T]) -> list[T]:
-        return each(self.listeners, call)
+        return records.each(self.listeners, call)
 
-    def say(self, message: str, step: int | None = None) -> None:
+    def warn(self, message: str, step: int | None = None) -> None:
         """Report to the person and to the log. step: that of the log; None is the next one."""
         logger.warning("step %d: %s", self.trainer.next_step if step is None else step, message)
         self.tell(lambda listener: listener.said(message))
@@ -212,33 +191,35 @@ class _Loop:
         """Report how the run begins. origin: what its first weights are, if not random."""
         trainer, config, images = self.trainer, self.config, self.trainer.images
         backbone = trainer.method.evaluated_backbone
-        parameters = sum(parameter.numel() for parameter in backbone.parameters())
         facts = {
             "device": f"{trainer.device}, {trainer.precision}, {distributed.world_size()} process(es)",
             "batch": f"{config.batch_size} images a step, {trainer.per_epoch} steps an epoch, {trainer.total} in all",
         }
-        if left_out := len(read_unreadable(self.run)):
+        if left_out := len(start.read_unreadable(self.run)):
             are = "file that cannot be read is" if left_out == 1 else "files that cannot be read are"
             facts["left out"] = f"{left_out} {are} named in {self.run.unreadable}"
         if images.passed_over:
             facts["passed over"] = counted(images.passed_over)
         if config.window is not None:
-            alone = "; of headers alone" if config.scan == "headers" else ""
-            facts["grey range"] = f"{describe(config.window)}{alone}"
+            facts["grey range"] = describe(config.window) + ("; of headers alone" if config.scan == "headers" else "")
         if trainer.next_step:
             facts["resumed"] = f"at step {trainer.next_step}"
         if origin is not None:
             facts["begins from"] = origin
-        start = RunStart(config, trainer.at(trainer.next_step), len(images), parameters, facts, backbone)
+        parameters = sum(parameter.numel() for parameter in backbone.parameters())
+        begin = records.RunStart(config, trainer.at(trainer.next_step), len(images), parameters, facts, backbone)
         logger.info("training %s on %d images; %s", config.backbone, len(images), facts)
         trainer.method.eval()
-        self.tell(lambda listener: listener.started(start))
+        self.tell(lambda listener: listener.started(begin))
         trainer.method.train()
-        warning = washes_out(config) if origin is not None else None
-        if trainer.next_step:
-            warning = _cut_differently(trainer.method, read_config(self.run.path).accumulate, config.accumulate)
-        if warning:
-            self.say(warning)
+        if origin is not None and (warning := start.washes_out(config)):
+            self.warn(warning)
+        before = read_config(self.run.path).accumulate if trainer.next_step else config.accumulate
+        if before != config.accumulate and any(isinstance(module, _BatchNorm) for module in trainer.method.modules()):
+            self.warn(
+                f"--accumulate {config.accumulate} where the run was begun with {before}: batch norm sees batches of "
+                "another size from here on, so the result is not that of a run without a stop"
+            )
 
     def set_aside(self, damaged: Mapping[Path, str]) -> None:
         """Rename damaged checkpoints, so that they no longer count as the newest, and report which one is used."""
@@ -249,7 +230,7 @@ class _Loop:
             with writing(path):
                 path.replace(aside)
             used = checkpoint.step_path(path.parent, self.trainer.next_step)
-            self.say(f"{fault}. It is now {aside.name}, and the run continues from {used}")
+            self.warn(f"{fault}. It is now {aside.name}, and the run continues from {used}")
 
     def run_to_end(self) -> RunResult:
         """Make all steps that are left; whatever ends them, save the weights and end the loader processes."""
@@ -272,31 +253,40 @@ class _Loop:
 
     def make_steps(self, batches: Batches[Views], stop: StopRequests) -> None:
         """Make steps until the last one or a request to stop, with evaluations and checkpoints between them."""
-        trainer, config = self.trainer, self.config
+        trainer, config, saving = self.trainer, self.config, self.config.saving
         monitor = CollapseMonitor(trainer.method.diagnose, patience(trainer.total), steps=trainer.next_step)
-        clock, saved = Clock(config.batch_size), time.monotonic()
+        laps: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # seconds of a step, and of its wait for data
+        saved, lap_began = time.monotonic(), time.perf_counter()
         while trainer.next_step < trainer.total:
-            with clock.waiting():
-                # In a group the batch is waited for, because all processes stop after the same step.
-                views = stop.wait(lambda: next(batches)) if distributed.world_size() == 1 else next(batches)
+            wait_began = time.perf_counter()
+            # In a group the batch is waited for, because all processes stop after the same step.
+            views = stop.wait(lambda: next(batches)) if distributed.world_size() == 1 else next(batches)
             if views is None:
                 break
+            waited = time.perf_counter() - wait_began
             step = trainer.at(trainer.next_step)
             values = trainer.make_step(views)
             self.note_lost(step, views.unreadable)
-            self.report(StepRecord(step, values | clock.lap()), monitor)
+            laps.append((time.perf_counter() - lap_began, waited))
+            lap_began = time.perf_counter()
+            seconds, waiting = map(sum, zip(*laps, strict=True))
+            rates = {
+                "images_per_second": config.batch_size * len(laps) / seconds,
+                "waiting_for_data": waiting / seconds,
+            }
+            self.report(StepRecord(step, values | rates), monitor)
             every = config.evaluate_every * trainer.per_epoch
             if every and (trainer.next_step % every == 0 or trainer.next_step == trainer.total):
                 self.evaluate()
-                clock.restart()
+                lap_began = time.perf_counter()
             stops, missing = distributed.totals(bool(stop), len(self.lost), device=trainer.device)
             self.check_lost(step, int(missing))
             if distributed.is_main() and self.run.has_vanished():
                 raise UserError(f"{self.run.path} was moved or deleted while the run was under way, so the run ends")
             if stops:  # in one process at least: a signal may reach each at another step
                 break
-            by_step = config.saving.every_steps > 0 and trainer.next_step % config.saving.every_steps == 0
-            due = by_step or time.monotonic() - saved > 60 * config.saving.every_minutes
+            by_step = saving.every_steps > 0 and trainer.next_step % saving.every_steps == 0
+            due = by_step or time.monotonic() - saved > 60 * saving.every_minutes
             if due and trainer.next_step < trainer.total:
                 self.save()
                 saved = time.monotonic()
@@ -304,7 +294,7 @@ class _Loop:
     def report(self, record: StepRecord, monitor: CollapseMonitor) -> None:
         verdict = monitor.judge(record.values)
         if verdict:
-            self.say(verdict.text, record.step.index)
+            self.warn(verdict.text, record.step.index)
         self.tell(lambda listener: listener.stepped(record))
         if verdict:
             self.tell(lambda listener: listener.diagnosed(record.step, verdict))
@@ -319,7 +309,7 @@ class _Loop:
             values = {"rank_me": rank_me(features), "feature_spread": float(feature_standard_deviation(features))}
             pictures: dict[str, np.ndarray] = {}
 
-            def evaluate(listener: Listener) -> Observation:
+            def evaluate(listener: Listener) -> records.Observation:
                 trainer.method.eval()
                 return listener.evaluate(step, trainer.method)
 
@@ -341,7 +331,7 @@ class _Loop:
             if self.lost:
                 logger.warning("%s", line)
             else:
-                self.say(line, step.index)
+                self.warn(line, step.index)
             self.lost.add(position)
 
     def check_lost(self, step: Step, missing: int) -> None:
@@ -355,7 +345,7 @@ class _Loop:
             raise UserError(f"{line}, more than {100 * limit:g}%: put them back, or begin a new run without them")
         if self.trainer.next_step % self.trainer.per_epoch == 0:
             if missing:
-                self.say(f"epoch {step.epoch + 1}: {line}; above {100 * limit:g}% the run ends", step.index)
+                self.warn(f"epoch {step.epoch + 1}: {line}; above {100 * limit:g}% the run ends", step.index)
             self.lost.clear()
 
     def save(self, *, last: bool = False) -> None:
@@ -372,9 +362,9 @@ class _Loop:
             if last:
                 raise UserError(f"{line}. Free space, then --resume") from error
             newest = checkpoint.latest(self.run.checkpoints)
-            self.say(f"{line}; {f'{newest.name} is whole' if newest else 'there is no earlier one'}")
-            return
-        checkpoint.prune(self.run.checkpoints, self.config.saving.keep)
+            self.warn(f"{line}; {f'{newest.name} is whole' if newest else 'there is no earlier one'}")
+        else:
+            checkpoint.prune(self.run.checkpoints, self.config.saving.keep)
 
     def write_checkpoint(self) -> None:
         path = checkpoint.step_path(self.run.checkpoints, self.trainer.next_step)
@@ -426,7 +416,7 @@ class _Loop:
         return f"{newest} is whole: --resume continues from it" if newest else "There is no checkpoint to continue from"
 
 
-def _failure(error: Exception, standing: str) -> Exception:
+def _failure(error: Exception, rescued: str) -> Exception:
     """Return what to raise: one line for a person or, for a fault of the program, the error itself."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         reason = str(error).strip().split("\n")[0] or type(error).__name__
@@ -438,23 +428,12 @@ def _failure(error: Exception, standing: str) -> Exception:
     else:
         if distributed.is_main():
             logger.error("the run ends", exc_info=error)
-            error.add_note(standing)
+            error.add_note(rescued)
         return error
-    text = ". ".join(filter(None, (line, standing)))
+    text = ". ".join(filter(None, (line, rescued)))
     if distributed.is_main():
         logger.error("the run ends: %s", text)
     return UserError(text)
-
-
-def _cut_differently(method: nn.Module, begun_with: int, parts: int) -> str | None:
-    """Return a warning if a run continues with other micro-batches and has batch norm, to which they matter."""
-    has_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules())
-    if parts == begun_with or not has_norm:
-        return None
-    return (
-        f"--accumulate {parts} where the run was begun with {begun_with}: batch norm sees batches of another size "
-        "from here on, so the result is not that of a run without a stop"
-    )
 
 
 def patience(total: int) -> int:
@@ -465,19 +444,20 @@ def patience(total: int) -> int:
 class CollapseMonitor:
     """Judges the mean of the last `window` steps, and only after `patience` steps: every run starts uniform.
 
-    Args:
-        diagnose: the method's judgement of mean values; None is healthy.
-        patience: steps before the first verdict.
-        window: steps that a verdict rests on; a run that continues collects them again.
-        steps: made before.
+    diagnose: the method's judgement of mean values; None is healthy.
+    steps: made before; a run that continues fills its window again.
     """
 
     def __init__(
-        self, diagnose: Callable[[Mapping[str, float]], Verdict | None], patience: int, window: int = 50, steps: int = 0
+        self,
+        diagnose: Callable[[Mapping[str, float]], Verdict | None],
+        patience: int,
+        window: int = WINDOW,
+        steps: int = 0,
     ) -> None:
         self.diagnose, self.patience, self.steps = diagnose, patience, steps
         self.recent: deque[Mapping[str, float]] = deque(maxlen=window)
-        self.told: set[str] = set()
+        self.reported: set[str] = set()
 
     def judge(self, values: Mapping[str, float]) -> Verdict | None:
         """Take in one step's scalars; return a verdict the first time that its kind of collapse is seen, else None."""
@@ -485,41 +465,8 @@ class CollapseMonitor:
         self.recent.append(values)
         if self.steps < self.patience or len(self.recent) < (self.recent.maxlen or 0):
             return None
-        means = {name: sum(step[name] for step in self.recent) / len(self.recent) for name in values}
-        verdict = self.diagnose(means)
-        if verdict is None or verdict.kind in self.told:
+        verdict = self.diagnose({name: sum(step[name] for step in self.recent) / len(self.recent) for name in values})
+        if verdict is None or verdict.kind in self.reported:
             return None
-        self.told.add(verdict.kind)
+        self.reported.add(verdict.kind)
         return verdict
-
-
-class Clock:
-    """Images per second and the share of time spent waiting for data, over the last steps."""
-
-    def __init__(self, batch_size: int, window: int = 50) -> None:
-        self.batch_size = batch_size
-        self.laps: deque[tuple[float, float]] = deque(maxlen=window)
-        self.waited = 0.0
-        self.restart()
-
-    def restart(self) -> None:
-        """Leave out the time since the last lap (an evaluation)."""
-        self.last = time.perf_counter()
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Time spent in here counts as waiting."""
-        begin = time.perf_counter()
-        yield
-        self.waited = time.perf_counter() - begin
-
-    def lap(self) -> dict[str, float]:
-        """End a step; give the rates."""
-        now = time.perf_counter()
-        self.laps.append((now - self.last, self.waited))
-        self.last = now
-        total = sum(lap for lap, _ in self.laps)
-        return {
-            "images_per_second": self.batch_size * len(self.laps) / total,
-            "waiting_for_data": sum(waited for _, waited in self.laps) / total,
-        }

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from dinoscope import checkpoint
 from dinoscope.data.grey_range import Window, check_window, joined
@@ -17,6 +16,7 @@ from dinoscope.data.scan import ScanReport, Unreadable, check_readable, scan
 from dinoscope.data.sources import LATER_EXTENSIONS, ImageSource, find_images, image_fraction, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.files import cache_folder, write_text, writing
+from dinoscope.methods.method import Method
 from dinoscope.model_names import Watch, load_model, say_once
 from dinoscope.models.backbone import Backbone, BackboneConfig
 from dinoscope.training.config import RunConfig
@@ -28,6 +28,11 @@ logger = logging.getLogger("dinoscope")
 def found_images(config: RunConfig, source: ImageSource | None = None) -> ImageSource:
     """Return all training images: the source, else those of `config.data`, of its train split if there is one."""
     return find_images(resolve_split(config.data, "train")) if source is None else source
+
+
+def trained_on(config: RunConfig, folder: ImageSource, unreadable: Set[str]) -> ImageSource:
+    """Return the run's fraction of the folder, without unreadable files. Raises UserError if it is not in (0, 1]."""
+    return image_fraction(folder.without(unreadable), config.fraction)
 
 
 def scanned_images(
@@ -46,22 +51,22 @@ def scanned_images(
     progress(0, 0)
     folder = found_images(config, source)
     unreadable: dict[str, Unreadable] = {}
-    looked_at, reports = set[str](), list[ScanReport]()
+    scanned, reports = set[str](), list[ScanReport]()
     while True:
         images = trained_on(config, folder, unreadable.keys())
-        rest = images.without(looked_at)
+        rest = images.without(scanned)
         if not len(rest):
-            return images, tuple(unreadable.values()), grey_range(config, reports)
-        reports.append(look_at(config, rest, progress))
+            return images, tuple(unreadable.values()), _grey_range(config, reports)
+        reports.append(scan_images(config, rest, progress))
         unreadable |= {fault.path: fault for fault in reports[-1].unreadable}
-        looked_at.update(rest.keys)
-        check_readable(folder.name, tuple(unreadable.values()), len(looked_at), config.max_unreadable)
+        scanned.update(rest.keys)
+        check_readable(folder.name, tuple(unreadable.values()), len(scanned), config.max_unreadable)
 
 
 def begun_images(config: RunConfig, run: RunFolder, fingerprint: str, source: ImageSource | None = None) -> ImageSource:
-    """Return the images that a run began with, among those that are there now: without the files that it left out.
+    """Return the images that a run began with, among those that exist now: without the files that it left out.
 
-    fingerprint: of the images as the run began; runs of version 0.1 knew fewer endings of JPEG.
+    fingerprint: of the images as the run began; runs of version 0.1 knew fewer extensions of JPEG.
     """
     folder, left_out = found_images(config, source), set(read_unreadable(run))
     images = trained_on(config, folder, left_out)
@@ -73,23 +78,19 @@ def begun_images(config: RunConfig, run: RunFolder, fingerprint: str, source: Im
     return images
 
 
-def look_at(config: RunConfig, images: ImageSource, progress: Callable[[int, int], None]) -> ScanReport:
+def scan_images(config: RunConfig, images: ImageSource, progress: Callable[[int, int], None]) -> ScanReport:
     """Scan the images as `config.scan` asks."""
     progress(0, len(images))
     return scan(images, full=config.scan == "full", cache=cache_folder("scan"), progress=progress)
 
 
-def grey_range(config: RunConfig, reports: Sequence[ScanReport]) -> Window | None:
-    """Return the grey range of a new run: the one given, else that of its images; None if all have 8 bits.
-
-    Raises UserError for one that is none.
-    """
+def _grey_range(config: RunConfig, reports: list[ScanReport]) -> Window | None:
     if config.window is not None:
         check_window(config.window)
         return config.window
     if unknown := sum(report.over_8_bit for report in reports if report.values is None):
         logger.warning(
-            "%d images of more than 8 bits, whose values were not looked at, each take a grey range of their own: "
+            "%d images of more than 8 bits, whose values were not read, each take a grey range of their own: "
             "--scan full finds one for all, and --window LEVEL,WIDTH sets it",
             unknown,
         )
@@ -98,20 +99,11 @@ def grey_range(config: RunConfig, reports: Sequence[ScanReport]) -> Window | Non
     return None if values is None else values.window
 
 
-def trained_on(config: RunConfig, folder: ImageSource, unreadable: Set[str]) -> ImageSource:
-    """Return the run's fraction of the folder, without the files named in `unreadable`.
-
-    Raises UserError if the fraction is not in (0, 1].
-    """
-    return image_fraction(folder.without(unreadable), config.fraction)
-
-
-def write_unreadable(run: RunFolder, unreadable: Iterable[Unreadable]) -> None:
+def write_unreadable(run: RunFolder, reasons: Mapping[str, str]) -> None:
     """Write the files that are left out, with the reason, to the run folder."""
-    reasons = {fault.path: fault.reason for fault in unreadable}
     with writing(run.unreadable):
         write_text(run.unreadable, json.dumps(reasons, indent=2) + "\n")
-        # That of an earlier version would contradict this one.
+        # That of version 0.1 would contradict this one.
         run.unreadable.with_suffix(".txt").unlink(missing_ok=True)
 
 
@@ -141,15 +133,15 @@ GENTLE_PEAK = 1e-4
 A rule of thumb, not a measurement. With the peak of 3.1e-4 that the log of facebookresearch/dino issue 284 shows, the
 model ended below the one that it began with; issue 207 there and facebookresearch/dinov2 issue 204 (k-NN from 80 % to
 25 % within 10 000 images) report the same of the default rates. Fine-tuning was reported to work at 1e-5 and below
-(dinov2 issue 252). 1e-4 is a third of the lowest of these rates that did harm.
+(dinov2 issue 252). 1e-4 is a third of the lowest of these harmful rates.
 """
 
 
 def beginning_from(config: RunConfig, name: str, watch: Watch = say_once) -> RunConfig:
-    """Return the settings with `name` as the initial model, and with its network and normalisation.
+    """Return the settings with `name` as the initial model, and with its network, normalisation and grey range.
 
-    Its grey range is taken too, unless they have one.
-    watch: is told the progress of what must be fetched. Raises UserError if there is no such model.
+    A grey range that the settings have already stays. `watch` is told the progress of a download.
+    Raises UserError if there is no such model.
     """
     model = load_model(name, watch).backbone.config
     window = model.window if config.window is None else config.window
@@ -167,30 +159,29 @@ def load_initial(config: RunConfig) -> Backbone | None:
     if model.path is not None and model.path.resolve().is_relative_to(config.out.resolve()):
         # --overwrite deletes the run folder
         raise UserError(f"--init {config.init} lies in --out {config.out}, which the run would write: choose another")
-    found = model.backbone.config
-    if found.name != wanted.name:
+    given = model.backbone.config
+    if given.name != wanted.name:
         raise UserError(
-            f"--init {config.init} is a {found.name}, and the run's network is {wanted.name}: leave --backbone out to "
+            f"--init {config.init} is a {given.name}, and the run's network is {wanted.name}: leave --backbone out to "
             f"take the model's, or give a model of {wanted.name}"
         )
-    if (found.mean, found.std) != (wanted.mean, wanted.std):
+    if (given.mean, given.std) != (wanted.mean, wanted.std):
         raise UserError(
-            f"--init {config.init} was trained on images normalised with mean {found.mean} and std {found.std}, and "
+            f"--init {config.init} was trained on images normalised with mean {given.mean} and std {given.std}, and "
             f"the run's are {wanted.mean} and {wanted.std}: give --mean and --std as the model has them"
         )
     return model.backbone
 
 
 @torch.no_grad()
-def give_weights(initial: Backbone, method: nn.Module, source: str) -> None:
+def give_weights(initial: Backbone, method: Method, source: str) -> None:
     """Load the weights of `initial` into every backbone of the method: student and teacher, query and key.
 
     Position embeddings are resized to the layout of the method's as `initial` itself resizes them, so that the
     features of images of the run's size are the same. Raises UserError if anything else does not fit.
     """
-    for module in method.modules():
-        if isinstance(module, Backbone):
-            checkpoint.load_strictly(module.net, initial.weights_for(module.config), Path(source))
+    for backbone in method.backbones:
+        checkpoint.load_strictly(backbone.net, initial.weights_for(backbone.config), Path(source))
 
 
 def facts_of(initial: BackboneConfig, config: RunConfig) -> str:
@@ -203,7 +194,7 @@ def facts_of(initial: BackboneConfig, config: RunConfig) -> str:
 def washes_out(config: RunConfig) -> str | None:
     """Return a warning if the learning rate would lose what the initial model knows (`GENTLE_PEAK`), else None.
 
-    Only for AdamW: of SGD and LARS no such figure is known.
+    Only for AdamW: for SGD and LARS no such figure is known.
     """
     scale, peak = config.optimizer.scale(config.batch_size), config.optimizer.peak(config.batch_size)
     if config.init is None or config.optimizer.name != "adamw" or peak <= GENTLE_PEAK:

@@ -10,7 +10,7 @@ import functools
 import math
 import operator
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
 from dinoscope.methods import build_method, method_name
 from dinoscope.methods.method import Method, Outputs
-from dinoscope.models.backbone import Backbone, zero_residual_branches
+from dinoscope.models.backbone import zero_residual_branches
 from dinoscope.models.layers import statistics_held, synchronize
 from dinoscope.schedules import cosine, warmup_cosine
 from dinoscope.system import autocast, pick_precision
@@ -37,6 +37,9 @@ from dinoscope.types import Step, StepOutput, Views
 
 WINDOW_IMAGES = 1024
 """Images whose features are held for RankMe."""
+
+COLD = 0.01
+"""Below it a softmax of logits near 1 is beyond the range of half precision, and its gradient near that of single."""
 
 
 class Trainer:
@@ -63,9 +66,8 @@ class Trainer:
             zero_residual_branches(self.method)
         if distributed.world_size() > 1:
             synchronize(self.method, device)
-        for module in self.method.modules():
-            if isinstance(module, Backbone):
-                module.checkpoint_activations = config.checkpoint_activations
+        for backbone in self.method.backbones:
+            backbone.checkpoint_activations = config.checkpoint_activations
         self.network: nn.Module = self.method
         if distributed.world_size() > 1:
             # Buffers need no broadcast: centres and queues are made of all processes' rows, batch norm is synchronised.
@@ -120,13 +122,13 @@ class Trainer:
         )
         loss = float(output.loss)
         if not math.isfinite(loss):
-            raise UserError(_not_finite(f"the loss turned {loss}", step, self.config, self.precision))
+            raise self._not_finite(f"the loss turned {loss}", step)
         self.scaler.unscale_(self.optimizer)
         parameters = [parameter for _, parameter in self.method.trained_parameters()]
         gradient_norm = clip_each(parameters, self.config.optimizer.clip)
         # In fp16 the scaler leaves such a step out and continues with a smaller scale.
         if not self.scaler.is_enabled() and not gradient_norm.isfinite():
-            raise UserError(_not_finite("the gradient is not finite", step, self.config, self.precision))
+            raise self._not_finite("the gradient is not finite", step)
         self.whole, self._before = False, []
         self.method.before_update(step)
         self.scaler.step(self.optimizer)
@@ -159,6 +161,28 @@ class Trainer:
             )
         self._seen_images = True
 
+    def _not_finite(self, what: str, step: Step) -> UserError:
+        config, settings = self.config, to_dict(self.config.method)
+        cold = [
+            f"raise --method.{name.replace('_', '-')} ({value:g})"
+            for name, value in settings.items()
+            if name.endswith("temperature") and value < COLD
+        ]
+        if min(config.std) < COLD:
+            advice = f"raise --std ({' '.join(map(str, config.std))}), which images are divided by"
+        elif cold:
+            advice = " and ".join(cold)
+        elif self.precision == "fp16":
+            advice = "use --precision bf16 or fp32"
+        elif step.index == 0:
+            advice = "look at the images, --mean and --std (nothing was learned yet, so it is not the learning rate)"
+        else:
+            advice = "lower --optimizer.learning-rate, keep --optimizer.clip at 3 or below"
+        return UserError(
+            f"{what} at step {step.index} (epoch {step.epoch}); nothing was updated and the last checkpoint is whole. "
+            f"To fix it: {advice}; then start again or --resume"
+        )
+
     def rewind(self) -> None:
         """Undo what a step that failed before its update has moved: only the running statistics of batch norm."""
         for buffer, value in zip(self._statistics, self._before, strict=False):
@@ -174,9 +198,8 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write a checkpoint; see `checkpoint.save`."""
         state, groups = checkpoint.optimizer_tensors(self.optimizer)
-        tensors = {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
-        tensors |= {f"optimizer.{name}": tensor for name, tensor in state.items()}
-        tensors |= {f"window.{number}": features for number, features in enumerate(self.window)}
+        parts = {"method": self.method.state_dict(), "optimizer": state, "window": dict(enumerate(self.window))}
+        tensors = {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
         metadata = {
             "step": self.next_step,
             "total": self.total,
@@ -213,11 +236,13 @@ class Trainer:
                 f"the images below {self.images.name} are not those that the run began with (other files or sizes): "
                 "put them back, or begin a new run"
             )
-        method = {name[7:]: value for name, value in saved.tensors.items() if name.startswith("method.")}
-        optimizer = {name[10:]: value for name, value in saved.tensors.items() if name.startswith("optimizer.")}
-        checkpoint.load_strictly(self.method, method, path)
+        parts: dict[str, dict[str, Tensor]] = {"method": {}, "optimizer": {}, "window": {}}  # no window in 0.1
+        for name, tensor in saved.tensors.items():
+            part, _, rest = name.partition(".")
+            parts.setdefault(part, {})[rest] = tensor
+        checkpoint.load_strictly(self.method, parts["method"], path)
         try:
-            checkpoint.restore_optimizer(self.optimizer, optimizer, saved.metadata["optimizer_groups"])
+            checkpoint.restore_optimizer(self.optimizer, parts["optimizer"], saved.metadata["optimizer_groups"])
             self.scaler.load_state_dict(saved.metadata["scaler"])
             self.next_step = operator.index(saved.metadata["step"])
             if not 0 <= self.next_step < 2**63:
@@ -234,129 +259,80 @@ class Trainer:
                 f"the processes do not find the same checkpoints in {path.parent}: give every machine the same files, "
                 "then --resume"
             )
-        for number in range(sum(name.startswith("window.") for name in saved.tensors)):  # none in an older checkpoint
-            self._remember(saved.tensors[f"window.{number}"])
-
-
-_COLD = 0.01
-"""Below it a softmax of logits near 1 is beyond the range of half precision, and its gradient near that of single."""
-
-
-def _not_finite(what: str, step: Step, config: RunConfig, precision: str) -> str:
-    temperatures = {name: value for name, value in to_dict(config.method).items() if name.endswith("temperature")}
-    cold = [
-        f"raise --method.{name.replace('_', '-')} ({value:g})" for name, value in temperatures.items() if value < _COLD
-    ]
-    if min(config.std) < _COLD:
-        advice = f"raise --std ({' '.join(map(str, config.std))}), which images are divided by"
-    elif cold:
-        advice = " and ".join(cold)
-    elif precision == "fp16":
-        advice = "use --precision bf16 or fp32"
-    elif step.index == 0:
-        advice = "look at the images, --mean and --std (nothing was learned yet, so it is not the learning rate)"
-    else:
-        advice = "lower --optimizer.learning-rate, keep --optimizer.clip at 3 or below"
-    return (
-        f"{what} at step {step.index} (epoch {step.epoch}); nothing was updated and the last "
-        f"checkpoint is whole. To fix it: {advice}; then start again or --resume"
-    )
-
-
-MicroBatches = Sequence[Views]
-Precision = Callable[[], AbstractContextManager[object]]
-Scale = Callable[[Tensor], Tensor]
+        for number in range(len(parts["window"])):
+            self._remember(parts["window"][str(number)])
 
 
 def backward(
-    method: Method, network: nn.Module, views: Views, step: Step, *, parts: int, precision: Precision, scale: Scale
+    method: Method,
+    network: nn.Module,
+    views: Views,
+    step: Step,
+    *,
+    parts: int,
+    precision: Callable[[], AbstractContextManager[object]],
+    scale: Callable[[Tensor], Tensor],
 ) -> tuple[StepOutput, Tensor]:
-    """Add the gradient of the loss of this process's batch to the parameters, `parts` micro-batches at a time.
+    """Add the gradient of the loss of this process's batch to the parameters, in `parts` equal micro-batches.
 
-    Args:
-        method: gives the loss; its state does not move here.
-        network: runs `method.encode`: the method itself, or DistributedDataParallel around it.
-        views: the whole batch of this process.
-        step: position of the run.
-        parts: number of equal micro-batches.
-        precision: context of the forward pass (autocast).
-        scale: multiplies the loss before the backward pass (a gradient scaler).
+    If the loss is a mean over images, gradients of the micro-batches' losses add up. If it needs the whole batch, there
+    are two passes: outputs first, then their gradients, then each micro-batch again (GradCache, Gao et al. 2021).
+
+    method: gives the loss; its state does not move here.
+    network: runs `method.encode`: the method itself, or DistributedDataParallel around it.
+    precision: context of the forward pass (autocast).
+    scale: multiplies the loss before the backward pass (a gradient scaler).
 
     Returns loss, logged values and statistics of the batch of all processes (means over the micro-batches and the
     processes, which have as many images each), this process's kept rows, and its features [views, batch, dim].
     """
     micro_batches = views.split(parts)
-    if parts == 1 or method.additive:
-        return _one_pass(method, network, micro_batches, step, precision, scale)
-    return _two_passes(method, network, micro_batches, step, precision, scale)
-
-
-def _one_pass(
-    method: Method, network: nn.Module, micro_batches: MicroBatches, step: Step, precision: Precision, scale: Scale
-) -> tuple[StepOutput, Tensor]:
-    """If the loss is a mean over images, gradients of the micro-batches' losses add up."""
     results: list[StepOutput] = []
     features: list[Tensor] = []
-    for number, micro in enumerate(micro_batches, start=1):
-        with _reduction(network, last=number == len(micro_batches)):
+    whole: dict[str, Tensor] = {}
+    # Both passes of a micro-batch begin with the same seed, so that stochastic depth drops the same paths.
+    seeds = [(torch.initial_seed() + number) % 2**63 for number in range(parts)]
+    if parts > 1 and not method.additive:
+        cached: list[Outputs] = []
+        for micro, seed in zip(micro_batches, seeds, strict=True):
+            torch.manual_seed(seed)
+            with torch.no_grad(), precision(), statistics_held(network):  # the second pass moves them
+                cached.append(network(micro))
+        whole = {name: torch.cat([outputs[name] for outputs in cached], dim=1) for name in cached[0]}
+        for rows in whole.values():
+            rows.requires_grad_(rows.is_floating_point())  # not the labels
+        results.append(method.loss(whole, step))
+        scale(results[0].loss).backward()
+        features.append(whole["features"].detach())
+    for number, micro in enumerate(micro_batches):
+        synchronised = number == parts - 1 or not isinstance(network, nn.parallel.DistributedDataParallel)
+        # Processes exchange gradients once, with the last micro-batch.
+        with contextlib.nullcontext() if synchronised else network.no_sync():
+            if whole:
+                torch.manual_seed(seeds[number])
             with precision():
                 outputs: Outputs = network(micro)
-            result = method.loss(outputs, step)
-            scale(result.loss / len(micro_batches)).backward()
-        results.append(result)
-        features.append(outputs["features"].detach())
+            if whole:
+                start = number * micro.batch_size
+                pairs = [
+                    (output, gradient[:, start : start + micro.batch_size])
+                    for name, output in outputs.items()
+                    if output.requires_grad and (gradient := whole[name].grad) is not None
+                ]
+                torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
+            else:
+                results.append(method.loss(outputs, step))
+                scale(results[-1].loss / parts).backward()
+                features.append(outputs["features"].detach())
     return _mean(results), torch.cat(features, dim=1)
-
-
-def _two_passes(
-    method: Method, network: nn.Module, micro_batches: MicroBatches, step: Step, precision: Precision, scale: Scale
-) -> tuple[StepOutput, Tensor]:
-    """If the loss needs the whole batch: outputs first, then their gradients, then each micro-batch again.
-
-    Both passes of a micro-batch begin with the same seed on every device, so that stochastic depth drops the same
-    paths (GradCache, Gao et al. 2021).
-    """
-    seeds = [(torch.initial_seed() + number) % 2**63 for number in range(len(micro_batches))]
-    cached: list[Outputs] = []
-    for micro, seed in zip(micro_batches, seeds, strict=True):
-        torch.manual_seed(seed)
-        with torch.no_grad(), precision(), statistics_held(network):  # the second pass moves them
-            cached.append(network(micro))
-    whole = {name: torch.cat([outputs[name] for outputs in cached], dim=1) for name in cached[0]}
-    for rows in whole.values():
-        rows.requires_grad_(rows.is_floating_point())  # not the labels
-    result = method.loss(whole, step)
-    scale(result.loss).backward()
-    start = 0
-    for number, (micro, seed) in enumerate(zip(micro_batches, seeds, strict=True), start=1):
-        torch.manual_seed(seed)
-        with _reduction(network, last=number == len(micro_batches)):
-            with precision():
-                outputs: Outputs = network(micro)
-            stop = start + micro.batch_size
-            pairs = [
-                (output, gradient[:, start:stop])
-                for name, output in outputs.items()
-                if output.requires_grad and (gradient := whole[name].grad) is not None
-            ]
-            torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
-        start = stop
-    return _mean([result]), whole["features"].detach()
-
-
-def _reduction(network: nn.Module, *, last: bool) -> AbstractContextManager[object]:
-    """Let processes exchange gradients once, with the last micro-batch."""
-    if last or not isinstance(network, nn.parallel.DistributedDataParallel):
-        return contextlib.nullcontext()
-    return network.no_sync()
 
 
 def _mean(results: list[StepOutput]) -> StepOutput:
     loss = torch.stack([result.loss.detach() for result in results]).mean()
     logged = _mean_values([result.logged for result in results])
-    statistics = _mean_values([result.statistics for result in results])
     # One exchange for all scalars, on the device of the loss: some are made on the CPU.
     scalars = distributed.mean_reduce(torch.stack([loss, *(value.to(loss) for value in logged.values())]))
+    statistics = _mean_values([result.statistics for result in results])
     return StepOutput(
         scalars[0],
         dict(zip(logged, scalars[1:], strict=True)),
@@ -371,21 +347,16 @@ def _mean_values(values: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: rows[0] + (rows - rows[0]).mean(dim=0) for name, rows in stacked.items()}
 
 
-_TOKENS = ("cls_token", "pos_embed", "reg_token")
-"""Last parts of the names of a Vision Transformer's tokens and positions."""
-
-
 def build_optimizer(config: RunConfig, parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
     """Return the optimiser with two groups: weights, and biases with all other 1-D parameters.
 
     `OptimizerConfig.decayed` decides which of them have weight decay.
     """
     name, decayed = config.optimizer.name, config.optimizer.decayed
-    weights: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
+    weights, others = list[nn.Parameter](), list[nn.Parameter]()
     for path, parameter in parameters:
         is_weight = parameter.ndim != 1 and not path.endswith(".bias")
-        is_token = decayed == "not_tokens" and path.endswith(_TOKENS)
+        is_token = decayed == "not_tokens" and path.endswith(("cls_token", "pos_embed", "reg_token"))
         (weights if is_weight and not is_token else others).append(parameter)
     groups = [{"params": weights, "decays": True}, {"params": others, "decays": decayed == "all", "weight_decay": 0.0}]
     if name == "adamw":
@@ -406,7 +377,7 @@ def set_schedules(optimizer: torch.optim.Optimizer, config: RunConfig, step: Ste
     warmup = round(settings.warmup_epochs * step.per_epoch)
     peak = settings.peak(config.batch_size)
     rate = warmup_cosine(step.index, step.total, warmup, peak, settings.min_learning_rate, settings.start_learning_rate)
-    decay = cosine(settings.weight_decay, settings.final_weight_decay, step.index / step.total)
+    decay = cosine(settings.weight_decay, settings.final_weight_decay, step.progress)
     for group in optimizer.param_groups:
         group["lr"] = rate
         if group["decays"]:
