@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import cast
 
@@ -20,42 +19,42 @@ GRACE = 4.0
 
 
 def is_initialized() -> bool:
-    """Whether this process belongs to a group."""
+    """Return whether this process belongs to a group."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """Number of this process in the group, from 0."""
+    """Return the number of this process in the group, from 0."""
     return dist.get_rank() if is_initialized() else 0
 
 
 def world_size() -> int:
-    """Number of processes in the group."""
+    """Return the number of processes in the group."""
     return dist.get_world_size() if is_initialized() else 1
 
 
 def is_main() -> bool:
-    """Whether this process writes files and speaks."""
+    """Return whether this process writes files and reports."""
     return rank() == 0
 
 
 def local_rank() -> int:
-    """Number of this process on its machine: picks the GPU. Set by torchrun, else by SLURM, else 0."""
+    """Return the number of this process on its machine, for its GPU: set by torchrun, else by SLURM, else 0."""
     return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
 
 
 def sum_reduce(value: Tensor) -> Tensor:
-    """Sum of `value` over all processes; every process gets it."""
+    """Return the sum of `value` over all processes."""
     return _reduced(value, dist.ReduceOp.SUM)
 
 
 def max_reduce(value: Tensor) -> Tensor:
-    """Largest `value` of all processes, element by element; every process gets it."""
+    """Return the largest `value` of all processes, element by element."""
     return _reduced(value, dist.ReduceOp.MAX)
 
 
 def mean_reduce(value: Tensor) -> Tensor:
-    """Mean of `value` over all processes; every process gets it."""
+    """Return the mean of `value` over all processes."""
     return sum_reduce(value) / world_size()
 
 
@@ -68,7 +67,7 @@ def _reduced(value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
 
 
 def gather(value: Tensor) -> Tensor:
-    """The rows of all processes, in rank order; gradients flow back to the process that each row came from.
+    """Return the rows of all processes, in rank order; gradients flow back to the process that each row came from.
 
     A loss of the gathered rows that every process computes in full has, after the usual averaging of gradients,
     the gradient of the whole batch.
@@ -81,7 +80,7 @@ def gather(value: Tensor) -> Tensor:
 
 
 def sum_with_gradient(value: Tensor) -> Tensor:
-    """`sum_reduce` through which gradients flow back to every process."""
+    """Return `sum_reduce` of the value; gradients flow back to every process."""
     if world_size() == 1:
         return value
     from torch.distributed.nn.functional import all_reduce
@@ -89,18 +88,13 @@ def sum_with_gradient(value: Tensor) -> Tensor:
     return all_reduce(value)
 
 
-def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` is set on at least one process; every process gets it."""
-    return totals(flag, device=device)[0] > 0
-
-
 def totals(*values: float, device: torch.device) -> list[float]:
-    """Sum of each value over all processes."""
+    """Return the sum of each value over all processes."""
     return sum_reduce(torch.tensor(values, dtype=torch.float32, device=device)).tolist()
 
 
 def agree(value: Tensor) -> bool:
-    """Whether every process holds the same integers."""
+    """Return whether every process holds the same integers."""
     return torch.equal(max_reduce(value), -max_reduce(-value))
 
 
@@ -117,7 +111,7 @@ def leave() -> None:
 
 
 def is_broken() -> bool:
-    """Whether another process of the group has died."""
+    """Return whether another process of the group has died."""
     return _watch is not None and _watch.broken.wait(1.0)  # its thread may be a moment later than this one
 
 
@@ -126,11 +120,11 @@ class _Watch:
 
     torchrun sends SIGTERM to the others at once, but a thread that waits for a collective of NCCL does not hear it, and
     SIGKILL follows only after 30 s, which no option shortens. A connection of gloo breaks as soon as the process at its
-    other end is gone: the main process holds one to each of the others, and tells them.
+    other end is gone: the main process holds one to each of the others, and informs them.
     """
 
     def __init__(self) -> None:
-        # No limit of time: one process may work while all others wait, for as long as it is alive.
+        # No time limit: one process may work while all others wait, for as long as it is alive.
         self.group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timedelta(days=365)))
         self.leaving, self.broken = threading.Event(), threading.Event()
         self.rank, self.peers = rank(), range(1, world_size()) if is_main() else range(1)
@@ -168,31 +162,26 @@ class _Watch:
 _watch: _Watch | None = None
 
 
-def launched_with_many() -> bool:
-    """Whether torchrun, or srun with several tasks, started this process as one of a group."""
-    if "WORLD_SIZE" in os.environ and "RANK" in os.environ:
-        return True
-    return int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
-
-
-@contextmanager
+@contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the group that torchrun or SLURM describes in the environment, and leave it at the end.
 
-    A process that was started alone runs without a group. SLURM's variables are translated into torchrun's;
-    MASTER_ADDR must then be exported by the job script (submitit does).
+    A process that was started alone runs without a group. SLURM's variables (of srun with several tasks) are translated
+    into torchrun's; MASTER_ADDR must then be exported by the job script (submitit does).
     """
-    if is_initialized() or not launched_with_many():
+    environment = os.environ
+    by_slurm = int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment
+    if is_initialized() or not (by_slurm or ("WORLD_SIZE" in environment and "RANK" in environment)):
         yield
         return
-    os.environ.setdefault("RANK", os.environ.get("SLURM_PROCID", "0"))
-    os.environ.setdefault("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", "29500")
+    environment.setdefault("RANK", environment.get("SLURM_PROCID", "0"))
+    environment.setdefault("WORLD_SIZE", environment.get("SLURM_NTASKS", "1"))
+    environment.setdefault("MASTER_ADDR", "127.0.0.1")
+    environment.setdefault("MASTER_PORT", "29500")
     global _watch
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     # Between machines gloo needs a network that NCCL may not: there torchrun and NCCL alone notice a death.
-    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+    if environment.get("LOCAL_WORLD_SIZE") == environment["WORLD_SIZE"]:
         _watch = _Watch()
     try:
         yield

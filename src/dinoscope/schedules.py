@@ -1,4 +1,4 @@
-"""Values that change during a run, as pure functions of the step. Nothing here keeps state."""
+"""Values that change during a run, as pure functions of the step, without state."""
 
 from __future__ import annotations
 
@@ -6,28 +6,20 @@ import math
 
 
 def linear(start: float, end: float, position: float) -> float:
-    """Value at `position` in [0, 1] on the straight line from `start` to `end`; clamped outside."""
+    """Return the value at `position` in [0, 1] on the straight line from `start` to `end`; clamped outside."""
     return start + (end - start) * min(max(position, 0.0), 1.0)
 
 
 def cosine(start: float, end: float, position: float) -> float:
-    """Value at `position` in [0, 1] on the half cosine from `start` to `end`; clamped outside."""
+    """Return the value at `position` in [0, 1] on the half cosine from `start` to `end`; clamped outside."""
     return end + 0.5 * (start - end) * (1 + math.cos(math.pi * min(max(position, 0.0), 1.0)))
 
 
 def warmup_cosine(step: int, total: int, warmup: int, peak: float, end: float, start: float = 0.0) -> float:
-    """Learning-rate rule of DINO and SwAV: from `start` to `peak` in `warmup` steps, then the half cosine to `end`.
+    """Return the learning rate of DINO and SwAV: from `start` to `peak` in `warmup` steps, then a cosine to `end`.
 
-    The last warm-up step and the first cosine step both sit at the peak, as in the reference; the value at
-    the run's last step is one step short of `end`.
-
-    Args:
-        step: optimiser step, from 0.
-        total: steps of the run.
-        warmup: steps of the linear part; 0 for none.
-        peak: highest value.
-        end: value that the cosine approaches.
-        start: value of the first step of the linear part.
+    The last warm-up step and the first cosine step are both at the peak, as in the reference; the value at the run's
+    last step is one step short of `end`. `step` is from 0 to `total` - 1.
     """
     if step < warmup:
         return linear(start, peak, step / (warmup - 1)) if warmup > 1 else start
@@ -35,7 +27,7 @@ def warmup_cosine(step: int, total: int, warmup: int, peak: float, end: float, s
 
 
 def epoch_warmup(epoch: int, warmup_epochs: int, start: float, end: float) -> float:
-    """Teacher-temperature rule of DINO: a step per epoch, reaching `end` in epoch `warmup_epochs - 1`.
+    """Return the teacher temperature of DINO: a step per epoch, reaching `end` in epoch `warmup_epochs` - 1.
 
     A warm-up of one epoch has only its start value in it: `end` follows in epoch 1.
     """

@@ -1,9 +1,9 @@
-"""The records that cross rooms. Frozen, small, and without behaviour beyond moving between devices."""
+"""The records that cross rooms."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,23 +38,15 @@ class Views:
 
     def to(self, device: torch.device) -> Views:
         """Return the same views on `device`."""
-        return Views(
-            self.global_views.to(device, non_blocking=True),
-            None if self.local_views is None else self.local_views.to(device, non_blocking=True),
-            self.index,
-            None if self.labels is None else self.labels.to(device, non_blocking=True),
-            self.unreadable,
-        )
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Views:
         """Return the same views in page-locked memory (called by torch's loader)."""
-        return Views(
-            self.global_views.pin_memory(),
-            None if self.local_views is None else self.local_views.pin_memory(),
-            self.index,
-            None if self.labels is None else self.labels.pin_memory(),
-            self.unreadable,
-        )
+        return self._changed(Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Views:
+        pixels = change(self.global_views), None if self.local_views is None else change(self.local_views)
+        return Views(*pixels, self.index, None if self.labels is None else change(self.labels), self.unreadable)
 
     def split(self, parts: int) -> tuple[Views, ...]:
         """Cut the batch into `parts` equal micro-batches, in order.
@@ -63,17 +55,14 @@ class Views:
         """
         if self.batch_size % parts:
             raise ValueError(f"a batch of {self.batch_size} images cannot be cut into {parts} equal parts")
-        size = self.batch_size // parts
-        return tuple(self.slice(start, start + size) for start in range(0, self.batch_size, size))
 
-    def slice(self, start: int, stop: int) -> Views:
-        """Return the images start to stop (exclusive) with all of their views."""
-        return Views(
-            self.global_views[:, start:stop],
-            None if self.local_views is None else self.local_views[:, start:stop],
-            self.index[start:stop],
-            None if self.labels is None else self.labels[start:stop],
-        )
+        def part(images: slice) -> Views:
+            local = None if self.local_views is None else self.local_views[:, images]
+            labels = None if self.labels is None else self.labels[images]
+            return Views(self.global_views[:, images], local, self.index[images], labels)
+
+        size = self.batch_size // parts
+        return tuple(part(slice(start, start + size)) for start in range(0, self.batch_size, size))
 
 
 @dataclass(frozen=True)
@@ -97,7 +86,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Step:
-    """Where a run stands. `index` counts optimiser steps from 0; `total` and `per_epoch` are fixed for the run."""
+    """A position in a run. `index` counts optimiser steps from 0; `total` and `per_epoch` are fixed for the run."""
 
     index: int
     total: int
@@ -123,9 +112,9 @@ class Step:
 class StepOutput:
     """A scalar loss, scalars to log, and what `after_step` and `health` need of the batch.
 
-    logged: means over the batch; statistics: the same of more than one value (a centre, a mean probability). Those of
-        micro-batches and processes are averaged, so neither may be a figure that is no mean over images (an entropy
-        of a mean, a deviation).
+    logged: means over the batch; statistics: means of more than one value (a centre, a mean probability). Those of
+        micro-batches and processes are averaged, so neither may hold anything but means over images (no entropy of a
+        mean, no deviation).
     kept: rows of single images, [views, batch, ...] (keys for a queue); those of micro-batches are joined in order.
     """
 
@@ -149,8 +138,7 @@ class FeatureBank:
         pandas = import_pandas()
         frame = pandas.DataFrame(self.features.numpy(), columns=[f"f{i}" for i in range(self.features.shape[1])])
         if self.labels is not None:
-            numbers = map(int, self.labels)
-            frame.insert(0, "label", [self.classes[number] if self.classes else number for number in numbers])
+            frame.insert(0, "label", [self.classes[n] if self.classes else n for n in map(int, self.labels)])
         if self.paths:
             frame.insert(0, "path", list(self.paths))
         return frame
@@ -191,11 +179,11 @@ class Metric:
 
 @dataclass(frozen=True)
 class Items:
-    """What single images or videos scored.
+    """Scores of single images or videos.
 
     figures: name of a metric -> one value for each of `names`, in the metric's unit.
     left_out: name of what could not be measured -> why.
-    facts: what else is known of each, as text: {"classes": ("1 5", "3")}.
+    facts: other columns, as text: {"classes": ("1 5", "3")}.
     """
 
     names: tuple[str, ...]
@@ -210,7 +198,7 @@ class Result:
 
     evaluation: a key of `evaluation.EVALUATIONS`.
     protocol: plain JSON values: the model, the data and the settings; see `evaluation.results.conditions`.
-    items: what the metrics are means of, if that is kept.
+    items: the scores that the metrics are means of, if they are kept.
     """
 
     evaluation: str
@@ -220,8 +208,8 @@ class Result:
 
     def metric(self, name: str, **parameters: float) -> Metric | None:
         """Return the first metric of this name with these parameters among its own; None if there is none."""
-        wanted = parameters.items()
-        return next((each for each in self.metrics if each.name == name and wanted <= each.parameters.items()), None)
+        named = (metric for metric in self.metrics if metric.name == name)
+        return next((metric for metric in named if parameters.items() <= metric.parameters.items()), None)
 
 
 def import_pandas() -> Any:

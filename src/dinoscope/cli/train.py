@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
@@ -22,8 +22,7 @@ from dinoscope.cli.progress import ConsoleProgress
 from dinoscope.data.grey_range import describe
 from dinoscope.data.scan import Extent, ScanReport
 from dinoscope.data.scan import scan as scan_images
-from dinoscope.data.sources import counted as listed_counts
-from dinoscope.data.sources import find_images, find_split
+from dinoscope.data.sources import counted, find_images, find_split
 from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError, lookup
 from dinoscope.files import cache_folder
@@ -39,8 +38,7 @@ DEFAULT_RECIPE = "dino_deit_small_100ep"
 QUIET_SECONDS = 2.0
 """How long a scan may take before a progress bar appears."""
 
-LISTED_FILES = 20
-LISTED_CLASSES = 30
+MAX_FILES, MAX_CLASSES = 20, 30
 """How many are printed before "and N more"."""
 
 
@@ -110,7 +108,7 @@ def settings(given: Given, *, resume: bool = False, overwrite: bool = False) -> 
 
 @contextlib.contextmanager
 def one_line(out: Path) -> Iterator[None]:
-    """Make one line of what ended a run, whatever it was; the traceback is in the log of the run, which names it."""
+    """Make one line of the error that ended a run; the traceback is in the log of the run, which it names."""
     try:
         yield
     except UserError:
@@ -121,23 +119,21 @@ def one_line(out: Path) -> Iterator[None]:
             raise
         lines = str(error).strip().splitlines() or ["no message"]
         line = lines[-1] if lines[0].startswith("Caught ") else lines[0]  # torch's words on an error in a worker
-        known = ". ".join(notes)
-        raise UserError(f"{type(error).__name__}: {line}. {known}. The traceback is in {out / 'train.log'}") from error
+        what = ". ".join([f"{type(error).__name__}: {line}", *notes])
+        raise UserError(f"{what}. The traceback is in {out / 'train.log'}") from error
 
 
 def next_steps(out: Path, data: Path) -> list[str]:
-    """Commands to continue with, to be copied into a shell; k-NN only if there are labels to compare with."""
-    run, images = quote(str(out)), quote(str(data))
-    learned = (
-        f"dinoscope knn --model {run} --data {images}"
-        if read_sessions(out)[-1].classes
-        else f"dinoscope map --model {run} --data {images} --out {quote(str(out / 'map.png'))}"
-    )
+    """Return commands to continue with, to be copied into a shell; k-NN only if there are labels to compare with."""
+    run, images, report, board = (quote(str(path)) for path in (out, data, out / "report.html", out / "tensorboard"))
+    learned = f"dinoscope map --model {run} --data {images} --out {quote(str(out / 'map.png'))}"
+    if read_sessions(out)[-1].classes:
+        learned = f"dinoscope knn --model {run} --data {images}"
     return [
         f"  what it learned     {learned}",
         f"  what it looks at    dinoscope attention --model {run} IMAGE...",
-        f"  how training went   dinoscope report {run} --out {quote(str(out / 'report.html'))}",
-        f"                      tensorboard --logdir {quote(str(out / 'tensorboard'))}",
+        f"  how training went   dinoscope report {run} --out {report}",
+        f"                      tensorboard --logdir {board}",
     ]
 
 
@@ -168,71 +164,78 @@ def scan(
         json: Print everything as JSON instead of tables.
         workers: Threads; 0 takes one per core.
     """
+    train, val = find_split(folder, "train"), find_split(folder, "val")
+    parts = {"images": folder} if train is None else {"train": train, "val": val}
     reports: dict[str, ScanReport] = {}
-    for name, root in _parts(folder).items():
+    for name, root in parts.items():
+        if root is None:
+            continue
         images = find_images(root)
         with progress_bar(f"{name}: reading", after=QUIET_SECONDS) as progress:
             full, cache = not headers_only, cache_folder("scan")
             reports[name] = scan_images(images, workers=workers, full=full, cache=cache, progress=progress)
     if json:
         emit({name: report.as_dict() for name, report in reports.items()}, (), json=True)
-    else:
-        _print(Console(), folder, reports, shortened=not all)
-
-
-def _parts(folder: Path) -> dict[str, Path]:
-    """Return the splits by name, or the folder itself as "images" if it has no `train`."""
-    train, val = find_split(folder, "train"), find_split(folder, "val")
-    if train is None:
-        return {"images": folder}
-    return {"train": train} if val is None else {"train": train, "val": val}
-
-
-def _print(console: Console, folder: Path, reports: dict[str, ScanReport], *, shortened: bool) -> None:
-    console.print(_summary(folder, reports))
-    if any(report.classes for report in reports.values()):
-        console.print(_class_table(reports, LISTED_CLASSES if shortened else None))
+        return
+    console, columns = Console(), [_facts(report) for report in reports.values()]
+    table = _table("", reports, {row: [column[row] for column in columns] for row in columns[0]})
+    table.title = _printable(folder)
+    console.print(table)
+    classes = dict.fromkeys(name for report in reports.values() for name in report.classes)
+    if classes:
+        counts = {n: [f"{report.classes.get(n, 0):,}" for report in reports.values()] for n in classes}
+        table = _table("class", reports, dict(list(counts.items())[: None if all else MAX_CLASSES]))
+        if table.row_count < len(counts):
+            table.add_row(f"and {len(counts) - table.row_count:,} more (--all lists them)")
+        console.print(table)
     for report in reports.values():
-        _print_unreadable(console, report, LISTED_FILES if shortened else None)
-    if not all(report.complete for report in reports.values()):
-        console.print("Only headers were read: damage to the pixels was not looked for.", style="yellow")
+        faults = report.unreadable if all else report.unreadable[:MAX_FILES]
+        if faults:
+            console.print(f"[red]Unreadable[/red] in {_printable(report.root)}:", highlight=False)
+        for fault in faults:
+            line = f"  {_printable(fault.path)}  [dim]{_printable(fault.reason)}[/dim]"
+            console.print(line, highlight=False, soft_wrap=True)
+        if rest := len(report.unreadable) - len(faults):
+            console.print(f"  and {rest:,} more (--all lists them)", highlight=False)
+    if headers_only:
+        console.print("Only headers were read: damaged pixels were not looked for.", style="yellow")
 
 
-def _summary(folder: Path, reports: dict[str, ScanReport]) -> Table:
-    table = Table(title=_shown(folder), title_justify="left", title_style="bold")
-    table.add_column("")
-    for name in reports:
+def _table(corner: str, columns: Iterable[str], rows: Mapping[str, Iterable[str]]) -> Table:
+    table = Table(corner, title_justify="left", title_style="bold")
+    for name in columns:
         table.add_column(name, justify="right")
-    columns = [_facts(report) for report in reports.values()]
-    for row in columns[0]:
-        table.add_row(row, *(column[row] for column in columns))
+    for name, cells in rows.items():
+        table.add_row(_printable(name), *cells)
     return table
 
 
 def _facts(report: ScanReport) -> dict[str, str]:
     """Return the rows of the summary for one folder, the same rows for every report."""
 
-    def listed(counts: Sequence[tuple[str, int]]) -> str:
-        return ", ".join(f"{name} {count:,}" for name, count in counts if count) or "none"
+    def listed(counts: Mapping[str, int]) -> str:
+        return ", ".join(f"{name} {count:,}" for name, count in counts.items() if count) or "none"
 
-    unusual = [
-        ("grey", report.grey),
-        ("with transparency", report.alpha),
-        ("over 8 bits", report.over_8_bit),
-        ("CMYK", report.cmyk),
-        ("EXIF-rotated", report.rotated),
-        ("animated", report.animated),
-    ]
-    ratios = report.aspect_ratios
-    count = len(report.unreadable)
+    def extent(sizes: Extent | None) -> str:
+        return "-" if sizes is None else f"{sizes.minimum}, {sizes.median}, {sizes.maximum} px"
+
+    unusual = {
+        "grey": report.grey,
+        "with transparency": report.alpha,
+        "over 8 bits": report.over_8_bit,
+        "CMYK": report.cmyk,
+        "EXIF-rotated": report.rotated,
+        "animated": report.animated,
+    }
+    ratios, count = report.aspect_ratios, len(report.unreadable)
     return {
         "images": f"{report.images:,}",
         "unreadable": f"[red]{count:,}[/red]" if count else "[green]0[/green]",
-        "passed over": _shown(listed_counts(list(report.passed_over.items())) or "nothing"),
+        "passed over": _printable(counted(list(report.passed_over.items())) or "nothing"),
         "on disk": decimal(report.bytes),
-        "formats": listed(list(report.formats.items())),
-        "width: smallest, median, largest": _extent(report.widths),
-        "height: smallest, median, largest": _extent(report.heights),
+        "formats": listed(report.formats),
+        "width: smallest, median, largest": extent(report.widths),
+        "height: smallest, median, largest": extent(report.heights),
         "width / height": "-" if ratios is None else f"{ratios[0]:.2f} to {ratios[1]:.2f}",
         "unusual": listed(unusual),
         "grey range over 8 bits": "-" if report.values is None else describe(report.values.window),
@@ -240,34 +243,7 @@ def _facts(report: ScanReport) -> dict[str, str]:
     }
 
 
-def _extent(extent: Extent | None) -> str:
-    return "-" if extent is None else f"{extent.minimum}, {extent.median}, {extent.maximum} px"
-
-
-def _class_table(reports: dict[str, ScanReport], most: int | None) -> Table:
-    names = list(dict.fromkeys(name for report in reports.values() for name in report.classes))
-    table = Table()
-    table.add_column("class")
-    for part in reports:
-        table.add_column(part, justify="right")
-    for name in names[:most]:
-        table.add_row(_shown(name), *(f"{report.classes.get(name, 0):,}" for report in reports.values()))
-    if rest := len(names[most:] if most else ()):
-        table.add_row(f"and {rest:,} more (--all lists them)", *("" for _ in reports))
-    return table
-
-
-def _print_unreadable(console: Console, report: ScanReport, most: int | None) -> None:
-    if not report.unreadable:
-        return
-    console.print(f"[red]Unreadable[/red] in {_shown(report.root)}:", highlight=False)
-    for fault in report.unreadable[:most]:
-        console.print(f"  {_shown(fault.path)}  [dim]{_shown(fault.reason)}[/dim]", highlight=False, soft_wrap=True)
-    if rest := len(report.unreadable[most:] if most else ()):
-        console.print(f"  and {rest:,} more (--all lists them)", highlight=False)
-
-
-def _shown(text: object) -> str:
+def _printable(text: object) -> str:
     """Return text for rich: no markup in file names, and no bytes that are not UTF-8."""
     return escape(str(text).encode("utf-8", "replace").decode("utf-8"))
 

@@ -5,13 +5,12 @@ A step's gradient may come from several micro-batches; it equals that of the who
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from dinoscope import checkpoint, distributed
 from dinoscope.config import from_dict, to_dict
@@ -71,7 +71,7 @@ class Trainer:
         self.network: nn.Module = self.method
         if distributed.world_size() > 1:
             # Buffers need no broadcast: centres and queues are made of all processes' rows, batch norm is synchronised.
-            self.network = nn.parallel.DistributedDataParallel(self.method, broadcast_buffers=False)
+            self.network = DistributedDataParallel(self.method, broadcast_buffers=False)
         norms = [module for module in self.method.modules() if isinstance(module, _BatchNorm)]
         self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
         self._before: list[Tensor] = []
@@ -154,7 +154,7 @@ class Trainer:
     def _refuse_blank_images(self, views: Views) -> None:
         crops = views.global_views
         varied = bool((crops.amax((-2, -1)) > crops.amin((-2, -1))).any())
-        if not distributed.any_process(varied, self.device):
+        if not distributed.totals(varied, device=self.device)[0]:
             raise UserError(
                 f"every image of the first batch is of one colour, so there is nothing to learn. Look at the images "
                 f"below {self.images.name}: are they masks, or empty exports?"
@@ -305,9 +305,8 @@ def backward(
         scale(results[0].loss).backward()
         features.append(whole["features"].detach())
     for number, micro in enumerate(micro_batches):
-        synchronised = number == parts - 1 or not isinstance(network, nn.parallel.DistributedDataParallel)
-        # Processes exchange gradients once, with the last micro-batch.
-        with contextlib.nullcontext() if synchronised else network.no_sync():
+        last = number == parts - 1  # with it, processes exchange gradients
+        with nullcontext() if last or not isinstance(network, DistributedDataParallel) else network.no_sync():
             if whole:
                 torch.manual_seed(seeds[number])
             with precision():
