@@ -19,17 +19,14 @@ GRACE = 4.0
 
 
 def is_initialized() -> bool:
-    """Return whether this process belongs to a group."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """Return the number of this process in the group, from 0."""
     return dist.get_rank() if is_initialized() else 0
 
 
 def world_size() -> int:
-    """Return the number of processes in the group."""
     return dist.get_world_size() if is_initialized() else 1
 
 
@@ -44,7 +41,6 @@ def local_rank() -> int:
 
 
 def sum_reduce(value: Tensor) -> Tensor:
-    """Return the sum of `value` over all processes."""
     return _reduced(value, dist.ReduceOp.SUM)
 
 
@@ -54,7 +50,6 @@ def max_reduce(value: Tensor) -> Tensor:
 
 
 def mean_reduce(value: Tensor) -> Tensor:
-    """Return the mean of `value` over all processes."""
     return sum_reduce(value) / world_size()
 
 

@@ -33,15 +33,12 @@ class Views:
 
     @property
     def batch_size(self) -> int:
-        """Number of images, not of views."""
         return self.index.shape[0]
 
     def to(self, device: torch.device) -> Views:
-        """Return the same views on `device`."""
         return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Views:
-        """Return the same views in page-locked memory (called by torch's loader)."""
         return self._changed(Tensor.pin_memory)
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> Views:
@@ -80,13 +77,12 @@ class Tokens:
 
     @property
     def feature(self) -> Float[Tensor, "b d"]:
-        """Return the image feature: `cls`, else the mean over the patches."""
         return self.patches.mean(dim=1) if self.cls is None else self.cls
 
 
 @dataclass(frozen=True)
 class Step:
-    """A position in a run. `index` counts optimiser steps from 0; `total` and `per_epoch` are fixed for the run."""
+    """A position in a run. `index` counts optimiser steps from 0."""
 
     index: int
     total: int
@@ -94,18 +90,15 @@ class Step:
 
     @property
     def epoch(self) -> int:
-        """Epoch of this step, from 0."""
         return self.index // self.per_epoch
 
     @property
     def progress(self) -> float:
-        """Share of the run before this step."""
         return self.index / self.total
 
     @property
     def epochs(self) -> int:
-        """Number of epochs of the run (the last may be partial)."""
-        return -(-self.total // self.per_epoch)
+        return -(-self.total // self.per_epoch)  # the last may be partial
 
 
 @dataclass(frozen=True)
@@ -134,7 +127,7 @@ class FeatureBank:
     classes: tuple[str, ...] = ()
 
     def to_pandas(self) -> Any:
-        """Return a pandas.DataFrame with the path, the name of the class and the features f0, f1, ... Needs pandas."""
+        """Return a pandas.DataFrame with the path, the name of the class and the features f0, f1, ..."""
         pandas = import_pandas()
         frame = pandas.DataFrame(self.features.numpy(), columns=[f"f{i}" for i in range(self.features.shape[1])])
         if self.labels is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from torch import Tensor
 from dinoscope import checkpoint
 from dinoscope.methods import METHODS, build_method, method_name
 from dinoscope.training.config import OptimizerConfig
-from dinoscope.training.trainer import backward
 
 from . import cases
 
@@ -114,11 +112,12 @@ def test_accumulation_equals_the_large_batch(method, picture_folder, tmp_path) -
 
 def test_two_passes_drop_the_same_paths(picture_folder, tmp_path) -> None:
     """With stochastic depth: the gradient of two passes is that of one graph over both micro-batches."""
-    trainer = cases.trainer(cases.run_config("simclr", picture_folder(8), tmp_path / "run", drop_path=0.5), double=True)
+    config = cases.run_config("simclr", picture_folder(8), tmp_path / "run", drop_path=0.5, accumulate=2)
+    trainer = cases.trainer(config, double=True)
     method, views, step = trainer.method, next(trainer.batches()), trainer.at(0)
     trained = dict(method.trained_parameters())
     torch.manual_seed(7)
-    backward(method, method, views, step, parts=2, precision=contextlib.nullcontext, scale=lambda loss: loss)
+    trainer.gradient(views, step)
     two_passes = {name: parameter.grad.clone() for name, parameter in trained.items()}
     method.zero_grad()
     parts = []

@@ -38,8 +38,8 @@ class BYOLConfig(MethodConfig):
         self.check_range(0, 1, "target_momentum")
 
     def faults(self, run: RunShape) -> Iterator[str]:
-        """Yield the settings that do not fit the run."""
-        yield from method.too_few_views("BYOL", run)
+        if run.num_global + run.num_local < 2:
+            yield f"BYOL {method.TOO_FEW_VIEWS}"
 
 
 class BYOL(Method):
@@ -74,7 +74,6 @@ class BYOL(Method):
         return StepOutput(byol_loss(outputs["prediction"], target), logged, {"embedding_moments": moments(target)})
 
     def after_step(self, step: Step, output: StepOutput) -> None:
-        """Move the target network by one step (momentum by a cosine to 1)."""
         follow(self.target_backbone, self.backbone, self._momentum(step))
         follow(self.target_projector, self.projector, self._momentum(step))
 
@@ -83,7 +82,6 @@ class BYOL(Method):
 
     @property
     def backbones(self) -> tuple[Backbone, ...]:
-        """Online and target network."""
         return (self.backbone, self.target_backbone)
 
 
@@ -110,6 +108,5 @@ Published: linear 71.4, k-NN 66.6 (Caron et al. 2021, Table 2).""",
             method.VIT_SMALL_300 | {"views": "byol"},
         ),
     },
-    small=lambda budget: settings(method=budget.head | {"target_momentum": 0.99}),
-    small_linear=92.6,
+    small_about=method.SOLO_LEARN.format(92.6),
 )

@@ -104,8 +104,8 @@ class DINOConfig(MethodConfig):
             )
 
     def faults(self, run: RunShape) -> Iterator[str]:
-        """Yield the settings that do not fit the run."""
-        yield from method.too_few_views("DINO", run)
+        if run.num_global + run.num_local < 2:
+            yield f"DINO {method.TOO_FEW_VIEWS}"
         if self.freeze_last_layer_epochs >= run.epochs:
             yield (
                 f"the last layer would be frozen for all of the run's {run.epochs:g} epochs: "
@@ -114,7 +114,6 @@ class DINOConfig(MethodConfig):
 
     @property
     def outputs(self) -> int:
-        """K."""
         return self.out_dim
 
 
@@ -237,14 +236,12 @@ class DINO(Method):
         return shares.view_as(logits)
 
     def health(self, statistics: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return the entropy of the teacher's mean output; for loss mse also the outputs' standard deviation."""
         figures = {"teacher_marginal_entropy": losses.entropy(statistics["teacher_mean_probability"])}
         if "output_moments" in statistics:
             figures["output_spread"] = signs.standard_deviation_of(statistics["output_moments"])
         return figures
 
     def diagnose(self, recent: Mapping[str, float]) -> signs.Verdict | None:
-        """Find one-hot and uniform collapse; for loss mse, complete collapse."""
         config, guards = self.config, list[str]()
         if config.balance == "none":
             guards.append("--method.balance center")
@@ -295,17 +292,14 @@ class DINO(Method):
 
     @property
     def _teacher_is_better(self) -> bool:
-        """A moving average is better than its student all through training (Fig. 6)."""
-        return self.config.teacher == "ema"
+        return self.config.teacher == "ema"  # better than its student all through training (Fig. 6)
 
     @property
     def backbones(self) -> tuple[Backbone, ...]:
-        """Student and teacher."""
         return (self.student_backbone, self.teacher_backbone)
 
     @property
     def evaluated_backbone(self) -> Backbone:
-        """The teacher's if it is a moving average, else the student's."""
         return self.teacher_backbone if self._teacher_is_better else self.student_backbone
 
 
@@ -424,9 +418,5 @@ METHOD = method.MethodEntry(
     ),
     year=2021,
     recipes=_RECIPES,
-    small=lambda budget: settings(
-        method=_SHORT_RUN
-        | {"out_dim": budget.outputs, "hidden_dim": budget.hidden_dim, "bottleneck_dim": budget.projection_dim}
-        | {"teacher_momentum": budget.teacher_momentum},
-    ),
+    small=lambda views, transformer: settings(method=_SHORT_RUN),
 )

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
@@ -29,10 +30,10 @@ Outputs = Mapping[str, Tensor]
 class RunShape:
     """What the settings of a method must fit.
 
-    images, classes: of the training data (0 classes: no labels).
+    classes: of the images; 0: no labels.
     batch_size, micro_batch: images per optimiser step over all processes, and per forward of one process.
     num_global, num_local: views per image.
-    transformer: whether the backbone is a Vision Transformer (no batch norm, a patch projection).
+    transformer: the backbone is a Vision Transformer (no batch norm, a patch projection).
     """
 
     images: int
@@ -55,9 +56,9 @@ class MethodConfig:
 
         return {entry.config.__name__: entry.config for entry in METHODS.values()}
 
-    def faults(self, run: RunShape) -> Iterator[str]:
-        """Yield a sentence for each setting that does not fit the run: what is wrong and what to change."""
-        yield from ()
+    def faults(self, run: RunShape) -> Iterable[str]:
+        """Return a sentence for each setting that does not fit the run: what is wrong and what to change."""
+        return ()
 
     @property
     def outputs(self) -> int | None:
@@ -114,8 +115,7 @@ class Method(nn.Module, ABC):
     def loss(self, outputs: Outputs, step: Step) -> StepOutput:
         """Return the scalar loss, values to log, and what `after_step` needs of the batch. Change no state."""
 
-    def forward(self, views: Views) -> Outputs:
-        """Call `encode`, so that DistributedDataParallel can wrap the method."""
+    def forward(self, views: Views) -> Outputs:  # so that DistributedDataParallel can wrap the method
         return self.encode(views)
 
     def health(self, statistics: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -174,12 +174,6 @@ def by_view(outputs: Mapping[str, Float[Tensor, "rows _"]], views: Views) -> dic
     return {name: rows.reshape(-1, views.batch_size, rows.shape[-1]) for name, rows in outputs.items()}
 
 
-def too_few_views(method: str, run: RunShape) -> Iterator[str]:
-    """Yield the fault of a run with one view of each image, for a method that compares views."""
-    if run.num_global + run.num_local < 2:
-        yield f"{method} compares views of an image: --views.num-global and --views.num-local must add up to 2 or more"
-
-
 @dataclass(frozen=True)
 class Display:
     """How tables and figures show a method.
@@ -210,36 +204,6 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Budget:
-    """The cost of a run of the small comparison, from which the settings of each method are made.
-
-    hidden_dim, projection_dim: of every head (DINO's bottleneck counts as projection).
-    outputs: of DINO, and SwAV's prototypes.
-    queue_size: of MoCo; few keys compared with the images, or it pushes an image away from itself.
-    teacher_momentum: of DINO. A short run needs a teacher that follows quickly: at 0.97 it is about the mean of the
-        last 33 steps.
-    transformer: whether the network is a Vision Transformer.
-    views: of the self-supervised methods.
-    """
-
-    epochs: float
-    batch_size: int
-    hidden_dim: int
-    projection_dim: int
-    outputs: int
-    queue_size: int
-    teacher_momentum: float
-    threads: int = 0
-    transformer: bool = False
-    views: ViewsConfig = field(default_factory=ViewsConfig)
-
-    @property
-    def head(self) -> dict[str, Any]:
-        """The widths of a projection head."""
-        return {"hidden_dim": self.hidden_dim, "projection_dim": self.projection_dim}
-
-
-@dataclass(frozen=True)
 class MethodEntry:
     """What the project knows of a method: all that a registry line names.
 
@@ -249,8 +213,9 @@ class MethodEntry:
     labels: whether it is trained with labels.
     variants: key -> how tables show settings that have a name of their own (`MethodConfig.variant`).
     recipes: its published and measured settings, by name.
-    small: its settings in the small comparison.
-    small_linear: published accuracy of a linear probe on CIFAR-10 in % (the solo-learn zoo: 1000 epochs, other views).
+    small: its settings in the small comparison beyond those of `recipes.CPU` and `GPU`, by the views of the others and
+        whether the network is a Vision Transformer.
+    small_about: the end of the text on its recipe for small images: what was published.
     """
 
     config: type[MethodConfig]
@@ -260,9 +225,13 @@ class MethodEntry:
     labels: bool = False
     variants: Mapping[str, Display] = field(default_factory=dict[str, Display])
     recipes: Mapping[str, Recipe] = field(default_factory=dict[str, Recipe])
-    small: Callable[[Budget], Mapping[str, Any]] = lambda budget: {}
-    small_linear: float | None = None
+    small: Callable[[ViewsConfig, bool], Mapping[str, Any]] = lambda views, transformer: {}
+    small_about: str = ""
 
+
+SOLO_LEARN = "Published at 1000 epochs with other views: linear {} on CIFAR-10 (the solo-learn zoo)."
+
+TOO_FEW_VIEWS = "compares views of an image: --views.num-global and --views.num-local must add up to 2 or more"
 
 HEAD_BATCH_NORM = {"method.head_batch_norm": (True, "without the batch norm in its head that its code has")}
 """The deviation that SimCLR, MoCo v3, BYOL and SwAV share."""
@@ -276,11 +245,9 @@ They report that they ran them for 300 epochs, not with which optimiser settings
 RESNET50: dict[str, Any] = {"backbone": "resnet50", "drop_path": 0.0}
 
 
-def settings(run: Mapping[str, Any] | None = None, **groups: Mapping[str, Any]) -> dict[str, Any]:
+def settings(run: Mapping[str, Any] = MappingProxyType({}), **groups: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings by dotted name: those of a run, and those of its groups (method, optimizer, views)."""
-    return {**(run or {})} | {
-        f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()
-    }
+    return {**run} | {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
 
 
 def optimizer(name: str, learning_rate: float, weight_decay: float, *, warmup_epochs: float = 10) -> dict[str, Any]:

@@ -64,7 +64,6 @@ class MoCoConfig(MethodConfig):
         self.check_range(0, math.inf, "queue_size")
 
     def faults(self, run: RunShape) -> Iterator[str]:
-        """Yield the settings that do not fit the run."""
         queue, groups, batch = self.queue_size, self.shuffle_groups, run.batch_size
         if run.num_global < 2:
             yield "MoCo needs a query and a key of each image: --views.num-global must be 2 or more"
@@ -99,7 +98,6 @@ class MoCoConfig(MethodConfig):
 
     @property
     def variant(self) -> str | None:
-        """Version 3 has no queue."""
         return None if self.queue_size else "moco_v3"
 
 
@@ -197,7 +195,6 @@ class MoCo(Method):
 
     @property
     def backbones(self) -> tuple[Backbone, ...]:
-        """The networks of queries and of keys."""
         return (self.backbone, self.key_backbone)
 
 
@@ -285,10 +282,8 @@ Published: linear 73.2* (CONFIG.md of facebookresearch/moco-v3; batch 4096).""",
         ),
     },
     # Batch norm in the head lets small networks start; on a ResNet it has none, as in v2.
-    small=lambda budget: settings(
-        method={"queue_size": budget.queue_size, "key_momentum": 0.99, "final_key_momentum": 1.0, "symmetric": True}
-        | budget.head
-        | {"head_batch_norm": budget.transformer},
+    small=lambda views, transformer: settings(
+        method={"key_momentum": 0.99, "final_key_momentum": 1.0, "symmetric": True, "head_batch_norm": transformer}
     ),
-    small_linear=92.9,
+    small_about=method.SOLO_LEARN.format(92.9),
 )

@@ -39,8 +39,8 @@ class SimCLRConfig(MethodConfig):
         self.check_range(1, math.inf, "hidden_dim", "projection_dim", "head_layers")
 
     def faults(self, run: RunShape) -> Iterator[str]:
-        """Yield the settings that do not fit the run."""
-        yield from method.too_few_views("SimCLR", run)
+        if run.num_global + run.num_local < 2:
+            yield f"SimCLR {method.TOO_FEW_VIEWS}"
         if run.batch_size < 2:
             yield "SimCLR contrasts an image with the others of its batch: --batch-size must be 2 or more"
 
@@ -94,6 +94,6 @@ Published: linear 69.3* (Chen et al. 2020, Table 6); k-NN 60.7 (Caron et al. 202
             ),
         )
     },
-    small=lambda budget: settings(method=budget.head | {"temperature": 0.2}),
-    small_linear=90.7,
+    small=lambda views, transformer: settings(method={"temperature": 0.2}),
+    small_about=method.SOLO_LEARN.format(90.7),
 )

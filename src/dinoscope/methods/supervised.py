@@ -29,7 +29,6 @@ class SupervisedConfig(MethodConfig):
             raise ValueError(f"label_smoothing must be from 0 to 1 (1 excluded), not {self.label_smoothing}")
 
     def faults(self, run: RunShape) -> Iterator[str]:
-        """Yield the settings that do not fit the run."""
         if run.classes < 2:
             yield "supervised training needs labels: give --data a folder with one sub-folder per class, two or more"
 
@@ -91,8 +90,7 @@ Published: 79.8. DeiT also mixes images (mixup, CutMix) and repeats and erases t
         ),
     },
     # One view with crop and flip alone, of the same size and scale as the others' views.
-    small=lambda budget: settings(
-        {"views": "supervised"},
-        views={"global_size": budget.views.global_size, "global_scale": budget.views.global_scale},
+    small=lambda views, transformer: settings(
+        {"views": "supervised"}, views={"global_size": views.global_size, "global_scale": views.global_scale}
     ),
 )

@@ -54,7 +54,6 @@ class SwAVConfig(MethodConfig):
         self.check_range(0, math.inf, "queue_size", "freeze_prototypes_steps")
 
     def faults(self, run: RunShape) -> Iterator[str]:
-        """Yield the settings that do not fit the run."""
         if run.num_global < 2:
             yield "SwAV swaps the assignments of two global views: --views.num-global must be 2 or more"
         if self.queue_size % run.batch_size:
@@ -71,11 +70,9 @@ class SwAVConfig(MethodConfig):
 
     @property
     def outputs(self) -> int:
-        """The number of prototypes."""
         return self.num_prototypes
 
     def shortened(self, share: float) -> MethodConfig:
-        """Hold the prototypes for the same share of the run."""
         return replace(self, freeze_prototypes_steps=round(self.freeze_prototypes_steps * share))
 
 
@@ -138,7 +135,6 @@ class SwAV(Method):
         return at_least_float32(self.prototypes(rows[start : start + part]))
 
     def before_update(self, step: Step) -> None:
-        """Hold the prototypes in the first steps."""
         if step.index < self.config.freeze_prototypes_steps:
             self.prototypes.weight.grad = None
 
@@ -152,7 +148,6 @@ class SwAV(Method):
         self.queue_length.fill_(min(int(self.queue_length) + new.shape[1], self.config.queue_size))
 
     def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
-        """Find complete and uniform collapse."""
         return super().diagnose(recent) or uniform_collapse(
             recent["cross_entropy"],
             recent["code_entropy"],
@@ -186,8 +181,6 @@ Published: linear 73.5, k-NN 66.3 (Caron et al. 2021, Table 2).""",
             method.VIT_SMALL_300 | {"views": "swav"},
         ),
     },
-    small=lambda budget: settings(
-        method=budget.head | {"num_prototypes": budget.outputs, "freeze_prototypes_steps": 100, "queue_size": 0},
-    ),
-    small_linear=89.2,
+    small=lambda views, transformer: settings(method={"freeze_prototypes_steps": 100, "queue_size": 0}),
+    small_about=method.SOLO_LEARN.format(89.2),
 )

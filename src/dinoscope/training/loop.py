@@ -57,7 +57,6 @@ class RunResult:
 
     @property
     def config(self) -> RunConfig:
-        """The settings, read from the folder."""
         return read_config(self.out)
 
 
@@ -118,7 +117,7 @@ def train(
 
 @contextlib.contextmanager
 def _pixel_limit(config: RunConfig) -> Iterator[RunConfig]:
-    """Make settings and environment agree on the largest image while the run lasts; the environment goes first."""
+    """Make settings and environment agree on the largest image; the environment goes first."""
     if MEGAPIXELS_VARIABLE in os.environ:
         yield replace(config, max_megapixels=pixel_limit() / 1e6)
     elif config.max_megapixels is None:
@@ -233,16 +232,14 @@ class _Loop:
             self.warn(f"{fault}. It is now {aside.name}, and the run continues from {used}")
 
     def run_to_end(self) -> RunResult:
-        """Make all steps that are left; whatever ends them, save the weights and end the loader processes."""
         trainer, batches = self.trainer, self.trainer.batches()
         with stop_signals(twice_ends=True) as stop:
             try:
                 self.make_steps(batches, stop)
                 self.save(last=True)  # within: a signal must not end the writing
             except Exception as error:
-                if (failure := _failure(error, self.rescue())) is error:
-                    raise
-                raise failure from error
+                _explain(error, self.rescue())
+                raise
             finally:
                 batches.close()
             finished = trainer.next_step == trainer.total
@@ -252,7 +249,6 @@ class _Loop:
         return RunResult(self.run.path, trainer.next_step, interrupted=not finished, is_main=distributed.is_main())
 
     def make_steps(self, batches: Batches[Views], stop: StopRequests) -> None:
-        """Make steps until the last one or a request to stop, with evaluations and checkpoints between them."""
         trainer, config, saving = self.trainer, self.config, self.config.saving
         monitor = CollapseMonitor(trainer.method.diagnose, patience(trainer.total), steps=trainer.next_step)
         laps: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # seconds of a step, and of its wait for data
@@ -302,7 +298,6 @@ class _Loop:
             self.tell(lambda listener: listener.logged(record))
 
     def evaluate(self) -> None:
-        """Log the health of the last features, and what each listener measures with the method in evaluation mode."""
         if distributed.is_main():
             trainer = self.trainer
             step, features = trainer.at(trainer.next_step - 1), trainer.recent_features()
@@ -335,10 +330,7 @@ class _Loop:
             self.lost.add(position)
 
     def check_lost(self, step: Step, missing: int) -> None:
-        """Raise UserError if too many images changed within an epoch; report their number at its end.
-
-        missing: in all processes.
-        """
+        """Raise UserError if too many images, in all processes, changed within an epoch; report them at its end."""
         total, limit = len(self.trainer.images), self.config.max_unreadable
         line = f"{missing} of {total} images were deleted, damaged or replaced during the run"
         if missing > limit * total and self.trainer.next_step < self.trainer.total:
@@ -349,10 +341,7 @@ class _Loop:
             self.lost.clear()
 
     def save(self, *, last: bool = False) -> None:
-        """Write a checkpoint and delete the oldest. If that fails, report it and continue with the previous one.
-
-        Raises UserError if the `last` checkpoint, at the end or at a stop, cannot be written.
-        """
+        """Write a checkpoint and delete the oldest. If that fails, report it and continue, except after the `last`."""
         if not distributed.is_main():
             return
         try:
@@ -385,7 +374,6 @@ class _Loop:
                 expendable.pop(0).unlink()
 
     def export(self) -> None:
-        """Write the evaluated backbone alone, for use elsewhere."""
         if not distributed.is_main():
             return
         exported, backbone = self.run.exported, self.trainer.method.evaluated_backbone
@@ -416,8 +404,8 @@ class _Loop:
         return f"{newest} is whole: --resume continues from it" if newest else "There is no checkpoint to continue from"
 
 
-def _failure(error: Exception, rescued: str) -> Exception:
-    """Return what to raise: one line for a person or, for a fault of the program, the error itself."""
+def _explain(error: Exception, rescued: str) -> None:
+    """Raise UserError, one line for a person; return for a fault of the program."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         line = f"memory is exhausted ({reason}): take a smaller --batch-size, or cut it by --accumulate"
@@ -429,11 +417,11 @@ def _failure(error: Exception, rescued: str) -> Exception:
         if distributed.is_main():
             logger.error("the run ends", exc_info=error)
             error.add_note(rescued)
-        return error
+        return
     text = ". ".join(filter(None, (line, rescued)))
     if distributed.is_main():
         logger.error("the run ends: %s", text)
-    return UserError(text)
+    raise UserError(text) from error
 
 
 def patience(total: int) -> int:

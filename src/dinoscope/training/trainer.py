@@ -5,12 +5,11 @@ A step's gradient may come from several micro-batches; it equals that of the who
 
 from __future__ import annotations
 
-import functools
 import math
 import operator
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from dinoscope.data.loader import Batches, StepSampler, ViewsDataset, default_wo
 from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
 from dinoscope.methods import build_method, method_name
-from dinoscope.methods.method import Method, Outputs
+from dinoscope.methods.method import Outputs
 from dinoscope.models.backbone import zero_residual_branches
 from dinoscope.models.layers import statistics_held, synchronize
 from dinoscope.schedules import cosine, warmup_cosine
@@ -43,7 +42,10 @@ COLD = 0.01
 
 
 class Trainer:
-    """Everything that a checkpoint restores, and how to make a step."""
+    """Everything that a checkpoint restores, and how to make a step.
+
+    whole: networks, optimiser and next_step belong together, which they do not in the middle of an update.
+    """
 
     def __init__(self, config: RunConfig, images: ImageSource, device: torch.device) -> None:
         self.config, self.images, self.device = config, images, device
@@ -59,7 +61,7 @@ class Trainer:
         self.per_epoch = len(images) // config.batch_size
         self.total = total_steps(config, len(images))
         self.next_step, self._seen_images = 0, False
-        self.whole = True  # networks, optimiser and next_step belong together: not in the middle of an update
+        self.whole = True
         torch.manual_seed(config.seed)
         self.method = build_method(config.method, config.backbone_config, len(images.classes)).to(device)
         if config.zero_init_residual:
@@ -80,11 +82,10 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
     def at(self, index: int) -> Step:
-        """Return the position of optimiser step `index`."""
         return Step(index, self.total, self.per_epoch)
 
     def batches(self) -> Batches[Views]:
-        """Return this process's part of the batches of all steps still to be made."""
+        """Return this process's part of the batches of all steps that are left."""
         config, processes = self.config, distributed.world_size()
         sampler = StepSampler(
             len(self.images),
@@ -111,15 +112,7 @@ class Trainer:
         self._before = [buffer.clone() for buffer in self._statistics]
         scheduled = set_schedules(self.optimizer, self.config, step)
         self.optimizer.zero_grad(set_to_none=True)
-        output, features = backward(
-            self.method,
-            self.network,
-            views.to(self.device),
-            step,
-            parts=self.config.accumulate,
-            precision=functools.partial(autocast, self.precision, self.device),
-            scale=self.scaler.scale,
-        )
+        output, features = self.gradient(views.to(self.device), step)
         loss = float(output.loss)
         if not math.isfinite(loss):
             raise self._not_finite(f"the loss turned {loss}", step)
@@ -141,6 +134,56 @@ class Trainer:
         self._remember(distributed.gather(features.transpose(0, 1)).transpose(0, 1).flatten(0, 1))
         self.whole = True
         return scalars | {name: float(value) for name, value in figures.items()}
+
+    def gradient(self, views: Views, step: Step) -> tuple[StepOutput, Tensor]:
+        """Add the gradient of the loss of this process's batch to the parameters, micro-batch by micro-batch.
+
+        If the loss is a mean over images, gradients of the micro-batches' losses add up. If it needs the whole batch,
+        there are two passes: outputs first, then their gradients, then each micro-batch again (GradCache, Gao et al.
+        2021). Nothing of the method's state moves.
+
+        Returns loss, logged values and statistics of the batch of all processes (means over the micro-batches and the
+        processes, which have as many images each), this process's kept rows, and its features [views, batch, dim].
+        """
+        method, network, parts = self.method, self.network, self.config.accumulate
+        micro_batches = views.split(parts)
+        # Both passes of a micro-batch begin with the same seed, so that stochastic depth drops the same paths.
+        seeds = [(torch.initial_seed() + number) % 2**63 for number in range(parts)]
+        results, features = list[StepOutput](), list[Tensor]()
+        whole: dict[str, Tensor] = {}
+        if parts > 1 and not method.additive:
+            cached: list[Outputs] = []
+            for micro, seed in zip(micro_batches, seeds, strict=True):
+                torch.manual_seed(seed)
+                # The second pass moves the statistics of batch norm.
+                with torch.no_grad(), autocast(self.precision, self.device), statistics_held(network):
+                    cached.append(network(micro))
+            whole = {name: torch.cat([outputs[name] for outputs in cached], dim=1) for name in cached[0]}
+            for rows in whole.values():
+                rows.requires_grad_(rows.is_floating_point())  # not the labels
+            results.append(method.loss(whole, step))
+            self.scaler.scale(results[0].loss).backward()
+            features.append(whole["features"].detach())
+        for number, micro in enumerate(micro_batches):
+            last = number == parts - 1  # with it, processes exchange gradients
+            with nullcontext() if last or not isinstance(network, DistributedDataParallel) else network.no_sync():
+                if whole:
+                    torch.manual_seed(seeds[number])
+                with autocast(self.precision, self.device):
+                    outputs: Outputs = network(micro)
+                if whole:
+                    start = number * micro.batch_size
+                    pairs = [
+                        (output, gradient[:, start : start + micro.batch_size])
+                        for name, output in outputs.items()
+                        if output.requires_grad and (gradient := whole[name].grad) is not None
+                    ]
+                    torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
+                else:
+                    results.append(method.loss(outputs, step))
+                    self.scaler.scale(results[-1].loss / parts).backward()
+                    features.append(outputs["features"].detach())
+        return _mean(results), torch.cat(features, dim=1)
 
     def _remember(self, features: Float[Tensor, "n d"]) -> None:
         self.window.append(features.detach().float().cpu())
@@ -190,13 +233,11 @@ class Trainer:
         self._before = []
 
     def is_finite(self) -> bool:
-        """Return whether every number of the networks and the optimiser is finite."""
         state, _ = checkpoint.optimizer_tensors(self.optimizer)
         tensors = [*self.method.state_dict().values(), *state.values()]
         return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint; see `checkpoint.save`."""
         state, groups = checkpoint.optimizer_tensors(self.optimizer)
         parts = {"method": self.method.state_dict(), "optimizer": state, "window": dict(enumerate(self.window))}
         tensors = {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
@@ -261,69 +302,6 @@ class Trainer:
             )
         for number in range(len(parts["window"])):
             self._remember(parts["window"][str(number)])
-
-
-def backward(
-    method: Method,
-    network: nn.Module,
-    views: Views,
-    step: Step,
-    *,
-    parts: int,
-    precision: Callable[[], AbstractContextManager[object]],
-    scale: Callable[[Tensor], Tensor],
-) -> tuple[StepOutput, Tensor]:
-    """Add the gradient of the loss of this process's batch to the parameters, in `parts` equal micro-batches.
-
-    If the loss is a mean over images, gradients of the micro-batches' losses add up. If it needs the whole batch, there
-    are two passes: outputs first, then their gradients, then each micro-batch again (GradCache, Gao et al. 2021).
-
-    method: gives the loss; its state does not move here.
-    network: runs `method.encode`: the method itself, or DistributedDataParallel around it.
-    precision: context of the forward pass (autocast).
-    scale: multiplies the loss before the backward pass (a gradient scaler).
-
-    Returns loss, logged values and statistics of the batch of all processes (means over the micro-batches and the
-    processes, which have as many images each), this process's kept rows, and its features [views, batch, dim].
-    """
-    micro_batches = views.split(parts)
-    results: list[StepOutput] = []
-    features: list[Tensor] = []
-    whole: dict[str, Tensor] = {}
-    # Both passes of a micro-batch begin with the same seed, so that stochastic depth drops the same paths.
-    seeds = [(torch.initial_seed() + number) % 2**63 for number in range(parts)]
-    if parts > 1 and not method.additive:
-        cached: list[Outputs] = []
-        for micro, seed in zip(micro_batches, seeds, strict=True):
-            torch.manual_seed(seed)
-            with torch.no_grad(), precision(), statistics_held(network):  # the second pass moves them
-                cached.append(network(micro))
-        whole = {name: torch.cat([outputs[name] for outputs in cached], dim=1) for name in cached[0]}
-        for rows in whole.values():
-            rows.requires_grad_(rows.is_floating_point())  # not the labels
-        results.append(method.loss(whole, step))
-        scale(results[0].loss).backward()
-        features.append(whole["features"].detach())
-    for number, micro in enumerate(micro_batches):
-        last = number == parts - 1  # with it, processes exchange gradients
-        with nullcontext() if last or not isinstance(network, DistributedDataParallel) else network.no_sync():
-            if whole:
-                torch.manual_seed(seeds[number])
-            with precision():
-                outputs: Outputs = network(micro)
-            if whole:
-                start = number * micro.batch_size
-                pairs = [
-                    (output, gradient[:, start : start + micro.batch_size])
-                    for name, output in outputs.items()
-                    if output.requires_grad and (gradient := whole[name].grad) is not None
-                ]
-                torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
-            else:
-                results.append(method.loss(outputs, step))
-                scale(results[-1].loss / parts).backward()
-                features.append(outputs["features"].detach())
-    return _mean(results), torch.cat(features, dim=1)
 
 
 def _mean(results: list[StepOutput]) -> StepOutput:
