@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from dinoscope.losses.koleo import koleo_loss
+from dinoscope.losses.dino import koleo_loss
 from dinoscope.losses.sinkhorn import sinkhorn
 
 DATA = Path(__file__).parent.parent / "data"

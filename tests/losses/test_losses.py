@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dinoscope.losses.byol import byol_loss
 from dinoscope.losses.contrastive import batch_info_nce, info_nce, nt_xent
-from dinoscope.losses.dino import dino_loss
+from dinoscope.losses.dino import byol_loss, dino_loss
 from dinoscope.losses.sinkhorn import sinkhorn
 
 DATA = Path(__file__).parent.parent / "data"

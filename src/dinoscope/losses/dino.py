@@ -1,4 +1,4 @@
-"""DINO's losses (Caron et al. 2021, "Emerging properties in self-supervised vision transformers"), and SwAV's.
+"""Losses between views of an image: DINO's (Caron et al. 2021), which is also SwAV's, BYOL's, and KoLeo.
 
 Students are unscaled logits of all views, global views first; teachers are probabilities of the global views, without
 gradient. Losses are means over images and over pairs of different views.
@@ -8,6 +8,7 @@ In the einsums, s: student view, t: teacher view, b: image, k: output.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -54,7 +55,7 @@ def softmax_mse_loss(
 ) -> Float[Tensor, ""]:
     """Return |p - q|^2 of the two probability vectors, summed over outputs.
 
-    Not the paper's mean squared error, which is BYOL's (`losses.byol`).
+    Not the paper's mean squared error, which is `byol_loss`.
     """
     probabilities = torch.softmax(at_least_float32(student) / temperature, dim=-1)
     # |p - q|^2 = |p|^2 + |q|^2 - 2 <p, q>: no [s, t, b, k] tensor
@@ -62,6 +63,27 @@ def softmax_mse_loss(
     return mean_over_pairs(
         probabilities.square().sum(dim=-1)[:, None] + teacher.square().sum(dim=-1)[None] - 2 * agreement
     )
+
+
+def byol_loss(prediction: Float[Tensor, "s b d"], target: Float[Tensor, "t b d"]) -> Float[Tensor, ""]:
+    """Return 2 - 2 cos(prediction, target) (BYOL, Grill et al. 2020, Eq. 2).
+
+    The paper adds the two terms of a symmetric pair of views; this is their mean, half of it.
+    """
+    prediction, target = (F.normalize(at_least_float32(rows), dim=-1) for rows in (prediction, target))
+    return 2 - 2 * mean_over_pairs(torch.einsum("sbd,tbd->stb", prediction, target))  # d: dimension
+
+
+def koleo_loss(features: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """Return the mean of -log(distance to the nearest other L2-normalised feature) (DINOv2, Oquab et al. 2024).
+
+    KoLeo covers the sphere evenly (Sablayrolles et al. 2019, "Spreading vectors for similarity search").
+    """
+    unit = F.normalize(features, dim=-1)
+    with torch.no_grad():
+        nearest = (unit @ unit.T).fill_diagonal_(-2.0).argmax(dim=1)
+    # 1e-4: two equal features would cost infinity, and give no usable gradient
+    return -torch.log(F.pairwise_distance(unit, unit[nearest]) + 1e-4).mean()
 
 
 def mean_over_pairs(values: Float[Tensor, "s t b"]) -> Float[Tensor, ""]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dinoscope.losses.byol import byol_loss
+from dinoscope.losses.dino import byol_loss
 from dinoscope.methods import method
 from dinoscope.methods.health import moments
 from dinoscope.methods.method import Method, MethodConfig, Outputs, Recipe, RunShape, by_view, settings, view_features

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from dinoscope import distributed
 from dinoscope.losses import dino as losses
-from dinoscope.losses.byol import byol_loss
-from dinoscope.losses.koleo import koleo_loss
 from dinoscope.losses.sinkhorn import batch_softmax, sinkhorn
 from dinoscope.methods import health as signs
 from dinoscope.methods import method
@@ -37,8 +35,7 @@ class DINOConfig(MethodConfig):
     out_dim: K, the number of outputs (prototypes). 65,536 for ImageNet; a few thousand or fewer for small sets.
     hidden_dim, bottleneck_dim, head_layers: the projection head's MLP. bottleneck_dim 0 leaves the bottleneck out:
         the last layer maps straight from the hidden units, and the head has head_layers linear maps in all.
-    head_batch_norm: batch norm inside that MLP. It separates images from the first step on, which lets small networks
-        start that would otherwise stay at ln K for long.
+    head_batch_norm: batch norm inside that MLP: small networks start at once that would otherwise stay at ln K long.
     head_activation: between the linear maps.
     head_l2: scale the bottleneck to length 1.
     head_weight_norm: train direction and length of the prototypes separately; False is a plain linear last layer.
@@ -47,22 +44,21 @@ class DINOConfig(MethodConfig):
     predictor: "mlp" puts two linear maps with a ReLU between them after the student's bottleneck, as in BYOL; the
         teacher has none.
     loss: distance of the student from the teacher, over pairs of different views. "cross_entropy" (the paper); "kl",
-        of the student from the teacher, which has the same gradient and is less by the teacher's entropy;
-        "reverse_kl", of the teacher from the student; "mse", of the L2-normalised outputs, without temperatures (the
-        paper's and BYOL's); "mse_softmax", of the probabilities.
+        with the same gradient, less by the teacher's entropy; "reverse_kl", of the teacher from the student; "mse", of
+        the L2-normalised outputs, without temperatures (the paper's and BYOL's); "mse_softmax", of the probabilities.
     student_temperature: sharpness of the student's output.
     teacher_temperature, warmup_teacher_temperature, warmup_teacher_temperature_epochs: the teacher's; lower is
         sharper. Lower it (0.02) when the loss stays at ln K. At the student's temperature nothing is sharpened.
     balance: centering of the teacher's outputs, against collapse. "center" subtracts a moving mean (the paper);
-        "sinkhorn" shares the batch out equally among the outputs (the paper's Table 15, and DINOv2): more robust for
-        short runs and small networks; "softmax" does so once, roughly (Table 15); "none" leaves them as they are.
+        "sinkhorn" uses all outputs equally over the batch (the paper's Table 15, and DINOv2): more robust for short
+        runs and small networks; "softmax" does so once, roughly (Table 15); "none" changes nothing.
     koleo: weight of a loss that pushes apart the bottlenecks of the images in a batch (DINOv2 has it, on the
         features); 0 is the paper. It makes small networks start within minutes.
     center_momentum: of the moving mean subtracted from the teacher's output, against collapse to one output.
-    teacher: source of the teacher's weights: "ema", a moving average of the student's; "student", the student's own of
-        this step; "previous_step", its own of the step before; "previous_epoch", its own at the end of the epoch
-        before (the first ones in the first epoch); "frozen", its first ones for good. Gradients never reach it.
-        Evaluations use the teacher under "ema", otherwise the student.
+    teacher: source of the teacher's weights: "ema", a moving average of the student's; "student", the student's of this
+        step; "previous_step", of the step before; "previous_epoch", of the end of the epoch before (in the first epoch
+        the first ones); "frozen", the first ones for good. Gradients never reach it. Evaluations use the teacher under
+        "ema", otherwise the student.
     teacher_momentum: of "ema" at the start; rises to 1 by a cosine. Longer runs and smaller batches want it nearer to
         1 (0.9995 at batch 256), very short runs lower.
     freeze_last_layer_epochs: the prototypes do not move in the first epochs.
@@ -195,7 +191,7 @@ class DINO(Method):
         student, logits = outputs["student"], outputs["teacher"].detach()
         teacher = self._targets(logits, temperature)
         if config.loss == "mse":
-            loss = byol_loss(student, losses.at_least_float32(logits) - self.center)
+            loss = losses.byol_loss(student, losses.at_least_float32(logits) - self.center)
         else:
             loss = LOSSES_OF_PROBABILITIES[config.loss](student, teacher, config.student_temperature)
         cross_entropy = loss.detach()
@@ -220,7 +216,7 @@ class DINO(Method):
         if config.koleo:
             # Within each global view: two views of one image are meant to be alike.
             views = outputs["bottleneck"][: len(teacher)]
-            terms = [koleo_loss(distributed.gather(losses.at_least_float32(view))) for view in views]
+            terms = [losses.koleo_loss(distributed.gather(losses.at_least_float32(view))) for view in views]
             koleo = torch.stack(terms).mean()
             logged["koleo"] = koleo.detach()
             loss = loss + config.koleo * koleo

@@ -55,8 +55,7 @@ def rank_me(features: Float[Tensor, "n d"]) -> float:
 
     It ranges from 1 (all features on a line) to min(n, d).
     """
-    values = torch.linalg.svdvals(features.float())  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    singular = cast(Tensor, values)
+    singular = cast(Tensor, torch.linalg.svdvals(features.float()))  # pyright: ignore[reportUnknownMemberType]
     shares = singular / singular.sum().clamp_min(1e-12) + 1e-7
     return float(torch.exp(-(shares * shares.log()).sum()))
 

@@ -28,9 +28,9 @@ class OptimizerConfig:
     scaling: of the peak with the batch size, by b / 256: "linear" (Goyal et al. 2017), its square root ("sqrt",
         Krizhevsky 2014), or "none".
     start_learning_rate: the warm-up begins here (not scaled).
-    decayed: what has weight decay: "weights", all but biases and other 1-D parameters (DINO); "not_tokens", of these
-        neither class token nor positions (DeiT); "all" (MoCo, SwAV). LARS adapts its rate to everything but biases and
-        1-D parameters; to those too if they have weight decay, as the LARC of SwAV's code does.
+    decayed: parameters with weight decay: "weights", all but biases and other 1-D parameters (DINO); "not_tokens", of
+        these neither class token nor positions (DeiT); "all" (MoCo, SwAV). LARS adapts its rate to all parameters that
+        have weight decay.
     """
 
     name: Literal["adamw", "sgd", "lars"] = "adamw"
@@ -72,25 +72,25 @@ class SavingConfig:
 class RunConfig:
     """Everything that decides a run.
 
-    data: folder of images (its `train` sub-folder, if there is one, is what is trained on).
+    data: folder of images; its `train` sub-folder is taken, if there is one.
     out: the run folder to write.
     method: settings of the method; their class decides which one it is.
     backbone: a name in `dinoscope.models.backbone.BACKBONES`; it is built for images of `views.global_size`.
-    image_size: side in pixels of the images on which the model is evaluated, during training and afterwards; it is
-        stored in the model. None is `views.global_size`. Training does not depend on it.
+    image_size: side in pixels of the images on which the model is evaluated, during training and afterwards; None is
+        `views.global_size`. The model stores it; training does not depend on it.
     init: a model to begin from, as `dinoscope.model_names.load_model` takes it, of the same network: its weights are
-        the backbone's first ones, student's and teacher's, under a fresh head. None for random weights.
+        the first ones of the backbone, student's and teacher's, under a fresh head. None for random weights.
     mean, std: normalisation of RGB in [0, 1]; a model to begin from must have the same.
     window: LEVEL,WIDTH, the grey range of images of more than 8 bits: LEVEL - WIDTH / 2 becomes black, and
         LEVEL + WIDTH / 2 white. None takes that of the model to begin from, else of the training images: the smallest
         of 8, 10, 12, 14 and 16 bits that holds their largest value (signed, of more bits, or floats: from the smallest
-        value to the largest). The model keeps it, and every image that it is given later is read by it.
+        value to the largest). The model keeps it, and every later image is read by it.
     drop_path: stochastic depth of the student: highest rate, linear over the blocks.
-    zero_init_residual: start every block of a ResNet as its shortcut, the factor of its last batch norm being 0, as
-        SimCLR, BYOL and MoCo v3 do; other networks have no such factor. Random baselines never start so.
+    zero_init_residual: start every block of a ResNet as its shortcut, with a factor of 0 in its last batch norm, as
+        SimCLR, BYOL and MoCo v3 do. Random baselines never start so.
     fraction: share of the training images to train on, in (0, 1]: the same ones for every seed, and all those of a
-        smaller fraction. Labels play no part. Evaluations of the run still use all images.
-    scan: how each image of the fraction is checked before the run begins: "full" decodes it, "headers" is faster and
+        smaller fraction, regardless of labels. Evaluations of the run still use all images.
+    scan: check of each image of the fraction before the run begins: "full" decodes it, "headers" is faster and
         misses damaged pixels, in whose place the next image is then taken.
     max_unreadable: share of these images that may be unreadable, from 0 to 1: they are left out.
     max_megapixels: largest image that is read, in million pixels; None is $DINOSCOPE_MAX_MEGAPIXELS, or 60 without it.

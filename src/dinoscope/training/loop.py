@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +24,7 @@ from dinoscope.data.loader import Batches
 from dinoscope.data.scan import check_readable
 from dinoscope.data.sources import ImageSource, counted
 from dinoscope.errors import UserError
-from dinoscope.files import MEGAPIXELS_VARIABLE, is_full, writing
+from dinoscope.files import MEGAPIXELS_VARIABLE, environment, is_full, writing
 from dinoscope.methods.health import Verdict, feature_standard_deviation, rank_me
 from dinoscope.system import MemoryWatch, StopRequests, pick_device, stop_signals
 from dinoscope.training import listeners as records
@@ -82,12 +82,18 @@ def train(
     audience, run = list[Listener](), RunFolder(config.out)
     if resume and config.max_megapixels is None:
         config = replace(config, max_megapixels=read_config(run.path).max_megapixels)
+    limit: dict[str, str] = {}
+    if MEGAPIXELS_VARIABLE in os.environ:  # the environment goes first
+        config = replace(config, max_megapixels=pixel_limit() / 1e6)
+    elif config.max_megapixels is not None:
+        limit = {MEGAPIXELS_VARIABLE: str(config.max_megapixels)}
     with (
-        _pixel_limit(config) as config,
+        environment(limit),
         distributed.process_group(device),
         run.claimed(config, resume=resume, overwrite=overwrite) if distributed.is_main() else contextlib.nullcontext(),
         records.closing(audience),
     ):
+        pixel_limit()  # refuses an impossible limit
         if distributed.is_main():
             audience += listeners
         newest, damaged = checkpoint.newest_whole(run.checkpoints) if resume else (None, {})
@@ -113,22 +119,6 @@ def train(
         loop.announce(origin)
         loop.set_aside(damaged)
         return loop.run_to_end()
-
-
-@contextlib.contextmanager
-def _pixel_limit(config: RunConfig) -> Iterator[RunConfig]:
-    """Make settings and environment agree on the largest image; the environment goes first."""
-    if MEGAPIXELS_VARIABLE in os.environ:
-        yield replace(config, max_megapixels=pixel_limit() / 1e6)
-    elif config.max_megapixels is None:
-        yield config
-    else:
-        os.environ[MEGAPIXELS_VARIABLE] = str(config.max_megapixels)
-        try:
-            pixel_limit()  # refuses an impossible limit
-            yield config
-        finally:
-            del os.environ[MEGAPIXELS_VARIABLE]
 
 
 def _images(
