@@ -108,13 +108,13 @@ class StepOutput:
     logged: means over the batch; statistics: means of more than one value (a centre, a mean probability). Those of
         micro-batches and processes are averaged, so neither may hold anything but means over images (no entropy of a
         mean, no deviation).
-    kept: rows of single images, [views, batch, ...] (keys for a queue); those of micro-batches are joined in order.
+    rows: of single images, [views, batch, ...] (keys for a queue); those of micro-batches are joined in order.
     """
 
     loss: Float[Tensor, ""]
     logged: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     statistics: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    kept: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    rows: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 @dataclass(frozen=True)

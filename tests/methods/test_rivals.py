@@ -49,7 +49,7 @@ def test_keys_replace_the_oldest_of_the_queue_in_order() -> None:
         output = method.loss(method.encode(views()), START)
         method.after_step(START, output)
         place = slice(4 * (step % 2), 4 * (step % 2) + 4)
-        assert torch.equal(method.queue[place], output.kept["key"][0])
+        assert torch.equal(method.queue[place], output.rows["key"][0])
         assert int(method.queue_position) == 4 * ((step + 1) % 2)
     assert not torch.isclose(before, method.queue).all(dim=1).any()
     torch.testing.assert_close(method.queue.norm(dim=1), torch.ones(8))
@@ -89,7 +89,7 @@ def test_the_second_view_is_the_key_unless_symmetric() -> None:
     torch.testing.assert_close(one["key"][0], both["key"][1])
     assert (len(one["query"]), len(one["key"])) == (1, 1)
     assert len(moco().encode(views(num_global=3))["query"]) == 2
-    keys = moco(symmetric=True).loss(both, START).kept["key"]
+    keys = moco(symmetric=True).loss(both, START).rows["key"]
     assert torch.equal(keys, F.normalize(both["key"], dim=-1))
 
 
@@ -140,7 +140,7 @@ def test_prototypes_stay_on_the_sphere_and_wait_at_first() -> None:
 def test_the_queue_fills_from_its_epoch_on_and_counts_when_full() -> None:
     method, later = swav(), Step(5, 10, 5)
     outputs = method.encode(views())
-    assert method.loss(outputs, START).kept == {}
+    assert method.loss(outputs, START).rows == {}
     first = method.loss(outputs, later)
     method.after_step(later, first)
     assert torch.equal(method.queue[:, :4], outputs["embedding"])
@@ -148,7 +148,7 @@ def test_the_queue_fills_from_its_epoch_on_and_counts_when_full() -> None:
     assert half.loss.item() == pytest.approx(first.loss.item())  # half full: not used yet
     with torch.no_grad():
         other = F.normalize(torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
-    method.after_step(later, StepOutput(torch.zeros(()), kept={"embedding": other}))
+    method.after_step(later, StepOutput(torch.zeros(()), rows={"embedding": other}))
     assert torch.equal(method.queue, torch.cat([other, outputs["embedding"]], dim=1))
     assert method.loss(method.encode(views()), later).loss.item() != pytest.approx(first.loss.item(), abs=1e-4)
 

@@ -169,9 +169,9 @@ class MoCo(Method):
             for i in range(len(query))
             if i != j or not self.config.symmetric
         ]
-        kept = {"key": key} if self.config.queue_size else {}
+        rows = {"key": key} if self.config.queue_size else {}
         logged = {"teacher_momentum": torch.tensor(self._momentum(step))}
-        return StepOutput(torch.stack(losses).mean(), logged, {"embedding_moments": moments(key)}, kept)
+        return StepOutput(torch.stack(losses).mean(), logged, {"embedding_moments": moments(key)}, rows)
 
     def _pair_loss(self, query: Float[Tensor, "b d"], key: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
         temperature = self.config.temperature
@@ -184,7 +184,7 @@ class MoCo(Method):
         """Move the key network by one step; the batch's keys replace the oldest of the queue."""
         follow(self.key_backbone, self.backbone, self._momentum(step))
         follow(self.key_head, self.head, self._momentum(step))
-        for view in output.kept.get("key", ()):
+        for view in output.rows.get("key", ()):
             rows = distributed.gather(view)
             start = int(self.queue_position)
             self.queue[start : start + len(rows)] = rows

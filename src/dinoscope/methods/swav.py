@@ -108,8 +108,8 @@ class SwAV(Method):
         loss = dino_loss(outputs["scores"], codes, self.config.temperature)
         logged = {"cross_entropy": loss.detach(), "code_entropy": entropy(codes).mean()}
         uses_queue = self.config.queue_size and step.epoch >= self.config.queue_from_epoch
-        kept = {"embedding": embedding[:2].detach()} if uses_queue else {}
-        return StepOutput(loss, logged, {"embedding_moments": moments(embedding)}, kept)
+        rows = {"embedding": embedding[:2].detach()} if uses_queue else {}
+        return StepOutput(loss, logged, {"embedding_moments": moments(embedding)}, rows)
 
     @torch.no_grad()
     def _codes(self, scores: Float[Tensor, "g b k"]) -> Float[Tensor, "g b k"]:
@@ -141,9 +141,9 @@ class SwAV(Method):
     def after_step(self, step: Step, output: StepOutput) -> None:
         """Bring the prototypes back to length 1; the batch's embeddings enter the queue at its front."""
         self.prototypes.normalize()
-        if "embedding" not in output.kept:
+        if "embedding" not in output.rows:
             return
-        new = torch.stack([distributed.gather(rows) for rows in output.kept["embedding"]])
+        new = torch.stack([distributed.gather(rows) for rows in output.rows["embedding"]])
         self.queue.copy_(torch.cat([new, self.queue[:, : -new.shape[1]]], dim=1))
         self.queue_length.fill_(min(int(self.queue_length) + new.shape[1], self.config.queue_size))
 

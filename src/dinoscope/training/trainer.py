@@ -66,12 +66,11 @@ class Trainer:
         self.method = build_method(config.method, config.backbone_config, len(images.classes)).to(device)
         if config.zero_init_residual:
             zero_residual_branches(self.method)
-        if distributed.world_size() > 1:
-            synchronize(self.method, device)
         for backbone in self.method.backbones:
             backbone.checkpoint_activations = config.checkpoint_activations
         self.network: nn.Module = self.method
         if distributed.world_size() > 1:
+            synchronize(self.method, device)
             # Buffers need no broadcast: centres and queues are made of all processes' rows, batch norm is synchronised.
             self.network = DistributedDataParallel(self.method, broadcast_buffers=False)
         norms = [module for module in self.method.modules() if isinstance(module, _BatchNorm)]
@@ -86,15 +85,9 @@ class Trainer:
 
     def batches(self) -> Batches[Views]:
         """Return this process's part of the batches of all steps that are left."""
-        config, processes = self.config, distributed.world_size()
-        sampler = StepSampler(
-            len(self.images),
-            config.batch_size,
-            config.seed,
-            range(self.next_step, self.total),
-            rank=distributed.rank(),
-            processes=processes,
-        )
+        config, rank, processes = self.config, distributed.rank(), distributed.world_size()
+        steps, images = range(self.next_step, self.total), len(self.images)
+        sampler = StepSampler(images, config.batch_size, config.seed, steps, rank=rank, processes=processes)
         workers = default_workers(processes) if config.workers < 0 else config.workers
         dataset = ViewsDataset(self.images, config.views, config.seed, config.window, self.sizes)
         return view_loader(dataset, sampler, workers, pin=self.device.type == "cuda")
@@ -143,7 +136,7 @@ class Trainer:
         2021). Nothing of the method's state moves.
 
         Returns loss, logged values and statistics of the batch of all processes (means over the micro-batches and the
-        processes, which have as many images each), this process's kept rows, and its features [views, batch, dim].
+        processes, which have as many images each), and of this process rows and features [views, batch, dim].
         """
         method, network, parts = self.method, self.network, self.config.accumulate
         micro_batches = views.split(parts)
@@ -314,7 +307,7 @@ def _mean(results: list[StepOutput]) -> StepOutput:
         scalars[0],
         dict(zip(logged, scalars[1:], strict=True)),
         {name: distributed.mean_reduce(value) for name, value in statistics.items()},
-        {name: torch.cat([result.kept[name].detach() for result in results], dim=1) for name in results[0].kept},
+        {name: torch.cat([result.rows[name].detach() for result in results], dim=1) for name in results[0].rows},
     )
 
 
