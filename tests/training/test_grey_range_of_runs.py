@@ -94,7 +94,7 @@ def test_headers_alone_tell_what_the_file_could_hold(tmp_path: Path, caplog: pyt
     (data / "class-0/0.png").unlink()
     train(cases.run_config("dino", data, tmp_path / "other", epochs=1, scan="headers"))
     assert read_config(tmp_path / "other").window is None
-    assert "8 images of more than 8 bits, whose values were not looked at" in caplog.text
+    assert "8 images of more than 8 bits, whose values were not read" in caplog.text
 
 
 def test_only_the_share_that_is_used_decides(tmp_path: Path) -> None:
