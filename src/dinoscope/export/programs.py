@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,12 +24,8 @@ from dinoscope.model_names import Model
 from dinoscope.models.network import Backbone
 from dinoscope.models.vit import attention_rows, head_keys, scaled_queries
 
-ONNX_FILE = "model.onnx"
-TORCH_FILE = "model.pt2"
-DESCRIPTION = "dinoscope.json"
-METADATA_KEY = "dinoscope"
+ONNX_FILE, TORCH_FILE = "model.onnx", "model.pt2"
 INPUT = "images"
-NAMED = {INPUT: {0: "batch", 2: "height", 3: "width"}}
 OUTPUTS = ("feature", "patches", "attention")
 """Image feature [batch, dim], patch tokens [batch, rows * columns, dim], and of a transformer the class token's
 attention to the patches in the last block [batch, heads, rows * columns]."""
@@ -43,6 +40,7 @@ class Program(nn.Module):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
+        self.outputs = OUTPUTS if backbone.transformer is not None else OUTPUTS[:2]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Run each block once; see `OUTPUTS` for the shapes."""
@@ -57,15 +55,10 @@ class Program(nn.Module):
         tokens = transformer.norm(last(hidden))
         return tokens[:, 0], tokens[:, prefix:], row[:, :, 0, prefix:]
 
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Return the names of what `forward` gives."""
-        return OUTPUTS if self.backbone.transformer is not None else OUTPUTS[:2]
-
-    @property
-    def input_remark(self) -> str:
-        """Return what `forward` takes, as a comment next to a line that calls it."""
-        return f"# normalised float32 [batch, 3, height, width], any size from {2 * self.backbone.patch_size} px"
+    def line(self, call: str) -> str:
+        """Return a line of Python that runs the program, with what it takes as a comment."""
+        size = f"any size from {2 * self.backbone.patch_size} px"
+        return f"{', '.join(self.outputs)} = {call}   # normalised float32 [batch, 3, height, width], {size}"
 
 
 def trace(program: Program) -> torch.export.ExportedProgram:
@@ -88,11 +81,10 @@ def check(program: Program, run: Callable[[np.ndarray], Sequence[np.ndarray]]) -
     """
     patch = program.backbone.patch_size
     size = max(program.backbone.config.image_size, 2 * patch)
-    generator, worst = torch.Generator().manual_seed(0), 0.0
+    generator, largest = torch.Generator().manual_seed(0), 0.0
     for shape in ((1, 3, size, size), (3, 3, 3 * patch, 5 * patch), (2, 3, size + patch, size)):
         images = torch.randn(shape, generator=generator)
-        wanted = program(images)
-        for name, ours, theirs in zip(program.outputs, wanted, run(images.numpy()), strict=True):
+        for name, ours, theirs in zip(program.outputs, program(images), run(images.numpy()), strict=True):
             difference = np.abs(ours.numpy() - theirs).max() if ours.shape == theirs.shape else np.inf
             if not difference <= TOLERANCE:  # NaN is above it too
                 raise UserError(
@@ -100,8 +92,8 @@ def check(program: Program, run: Callable[[np.ndarray], Sequence[np.ndarray]]) -
                     f"{difference:.1e}, and {TOLERANCE:g} is allowed. Nothing was written; please report this with the "
                     f"versions of torch ({torch.__version__}) and of the exporter"
                 )
-            worst = max(worst, float(difference))
-    return worst
+            largest = max(largest, float(difference))
+    return largest
 
 
 @contextlib.contextmanager
@@ -138,21 +130,19 @@ def write_onnx(folder: Path, model: Model) -> list[str]:
             dynamo=True,
             input_names=[INPUT],
             output_names=list(program.outputs),
-            dynamic_shapes=NAMED,
+            dynamic_shapes={INPUT: {0: "batch", 2: "height", 3: "width"}},
             verbose=False,
         )
     if exported is None:
         raise RuntimeError("torch.onnx.export gave no model")
-    exported.model.metadata_props[METADATA_KEY] = description(model)
+    exported.model.metadata_props["dinoscope"] = json.dumps(description(model))
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / ONNX_FILE) as partial:
+    file = folder / ONNX_FILE
+    with replacing(file) as partial:
         exported.save(partial, external_data=False)
         remark = _compare(partial, program)
-    return [
-        f"session = onnxruntime.InferenceSession({str(folder / ONNX_FILE)!r})",
-        f"{', '.join(program.outputs)} = session.run(None, {{{INPUT!r}: images}})   {program.input_remark}",
-        f"# {remark}",
-    ]
+    load = f"session = onnxruntime.InferenceSession({str(file)!r})"
+    return [load, program.line(f"session.run(None, {{{INPUT!r}: images}})"), f"# {remark}"]
 
 
 def _compare(file: Path, program: Program) -> str:
@@ -173,17 +163,17 @@ def write_torch_program(folder: Path, model: Model) -> list[str]:
 
     Raises UserError if the program differs from the network, OSError if the folder cannot be written.
     """
-    program = Program(model.backbone)
+    program, file = Program(model.backbone), folder / TORCH_FILE
     traced = trace(program)
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / TORCH_FILE) as partial:
+    with replacing(file) as partial:
         written = io.BytesIO()  # torch's own writer of files ends the process if the disk is full
-        torch.export.save(traced, written, extra_files={DESCRIPTION: description(model)})
+        torch.export.save(traced, written, extra_files={"dinoscope.json": json.dumps(description(model))})
         partial.write_bytes(written.getbuffer())
         loaded = torch.export.load(partial).module()
         difference = check(program, lambda images: [output.numpy() for output in loaded(torch.from_numpy(images))])
     return [
-        f"net = torch.export.load({str(folder / TORCH_FILE)!r}).module()",
-        f"{', '.join(program.outputs)} = net(images)   {program.input_remark}",
+        f"net = torch.export.load({str(file)!r}).module()",
+        program.line("net(images)"),
         f"# loaded again and compared with the network: {difference:.1e} apart at most",
     ]

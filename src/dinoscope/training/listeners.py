@@ -118,10 +118,11 @@ def each(listeners: Sequence[Listener], call: Callable[[Listener], T]) -> list[T
             answers.append(call(listener))
         except Exception as error:
             fault = f"{type(listener).__name__} failed, and the run continues: {type(error).__name__}: {error}"
-            known, listener.faults = listener.faults, listener.faults | {fault}
+            is_new = fault not in listener.faults
+            listener.faults |= {fault}
             if listener.essential:
                 raise
-            if fault not in known:
+            if is_new:
                 logger.warning("%s", fault, exc_info=error)
     return answers
 
@@ -133,24 +134,24 @@ def closing(listeners: Sequence[Listener]) -> Iterator[None]:
     Raises the first error of the essential ones that could not be closed; others are logged. If the block has failed,
     that is what is raised, and theirs are noted on it.
     """
+
+    def close() -> list[Exception]:
+        faults: list[Exception] = []
+        for listener in listeners:
+            try:
+                each([listener], lambda listener: listener.closed())
+            except Exception as error:  # whatever it is, the others must be closed
+                faults.append(error)
+        return faults
+
     try:
         yield
     except BaseException as error:
-        for fault in _close(listeners):
+        for fault in close():
             error.add_note(f"and while closing: {fault}")
         raise
-    if faults := _close(listeners):
-        raise faults[0]
-
-
-def _close(listeners: Sequence[Listener]) -> list[Exception]:
-    faults: list[Exception] = []
-    for listener in listeners:
-        try:
-            each([listener], lambda listener: listener.closed())
-        except Exception as error:  # whatever it is, the others must be closed
-            faults.append(error)
-    return faults
+    for fault in close()[:1]:
+        raise fault
 
 
 class MetricsFile(Listener):
@@ -170,13 +171,11 @@ class MetricsFile(Listener):
             self.file = path.open("a", encoding="utf-8", buffering=1)
 
     def logged(self, record: StepRecord) -> None:
-        """Write one line."""
         values = {"step": record.step.index, "epoch": record.step.epoch, **record.values}
         with writing(self.path):
             self.file.write(json.dumps(values) + "\n")
 
     def closed(self) -> None:
-        """Close the file."""
         with writing(self.path):
             self.file.close()
 
@@ -191,9 +190,8 @@ class LogFile(Listener):
         with writing(path):
             self.handler = _LogHandler(path, encoding="utf-8")
         self.handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
-        self.logger = logging.getLogger("dinoscope")
-        self.logger.addHandler(self.handler)
-        self.logger.setLevel(logging.INFO)
+        logger.addHandler(self.handler)
+        logger.setLevel(logging.INFO)
 
     def logged(self, record: StepRecord) -> None:
         """End the run if a line could not be written: only now, since giving a warning must not raise."""
@@ -201,8 +199,7 @@ class LogFile(Listener):
             raise unwritable(self.path, self.handler.failure)
 
     def closed(self) -> None:
-        """Close the file."""
-        self.logger.removeHandler(self.handler)
+        logger.removeHandler(self.handler)
         with writing(self.path):
             self.handler.close()
 
@@ -247,7 +244,6 @@ class TensorBoard(Listener):
             self.records.flush()
 
     def logged(self, record: StepRecord) -> None:
-        """Write each scalar and picture under its name."""
         from torch.utils.tensorboard.summary import image, scalar
 
         with writing(self.path):
@@ -258,13 +254,15 @@ class TensorBoard(Listener):
             self.records.flush()
 
     def closed(self) -> None:
-        """Close the file."""
         with writing(self.path):
             self.records.close()
 
     def _add(self, step: int, **content: object) -> None:
         event = self.event(wall_time=time.time(), step=step, **content)
         self.records.write(event.SerializeToString())
+
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "safetensors")
 
 
 class MachineFile(Listener):
@@ -280,11 +278,33 @@ class MachineFile(Listener):
         self.earlier: tuple[Session, ...] = ()
         with contextlib.suppress(UserError):  # a damaged record is no reason not to train: a new one is begun
             self.earlier = read_sessions(run)
-        self.session = _session(trainer)
+        device, where = trainer.device, machine(trainer.device)
+        versions = {"python": platform.python_version(), "dinoscope": __version__}
+        for package in _PACKAGES:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                versions[package] = importlib.metadata.version(package)
+        self.session = Session(
+            started=datetime.now().astimezone().isoformat(timespec="seconds"),
+            seconds=None,
+            first_step=trainer.next_step,
+            total_steps=trainer.total,
+            steps_per_epoch=trainer.per_epoch,
+            device=device.type,
+            machine=where.name,
+            threads=where.threads,
+            memory_gib=torch.cuda.get_device_properties(device).total_memory / 2**30 if device.type == "cuda" else None,
+            system=f"{platform.system()} {platform.release()}, {platform.machine()}",
+            precision=trainer.precision,
+            processes=distributed.world_size(),
+            images=len(trainer.images),
+            classes=len(trainer.images.classes),
+            parameters=sum(parameter.numel() for parameter in trainer.method.evaluated_backbone.parameters()),
+            commit=commit(),
+            versions=versions,
+        )
         self._write()
 
     def closed(self) -> None:
-        """Write how long it took, and the peak of the memory."""
         memory, seconds = self.memory.read(), time.monotonic() - self.begun
         self.session = replace(self.session, seconds=seconds, peak_memory=memory.peak, memory=memory.meaning)
         self._write()
@@ -293,38 +313,3 @@ class MachineFile(Listener):
         values = to_dict(Provenance((*self.earlier, self.session)))
         with writing(self.file):
             write_text(self.file, json.dumps(values, indent=2) + "\n")
-
-
-_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "safetensors")
-
-
-def _session(trainer: Trainer) -> Session:
-    device, where = trainer.device, machine(trainer.device)
-    backbone = trainer.method.evaluated_backbone
-    return Session(
-        started=datetime.now().astimezone().isoformat(timespec="seconds"),
-        seconds=None,
-        first_step=trainer.next_step,
-        total_steps=trainer.total,
-        steps_per_epoch=trainer.per_epoch,
-        device=device.type,
-        machine=where.name,
-        threads=where.threads,
-        memory_gib=torch.cuda.get_device_properties(device).total_memory / 2**30 if device.type == "cuda" else None,
-        system=f"{platform.system()} {platform.release()}, {platform.machine()}",
-        precision=trainer.precision,
-        processes=distributed.world_size(),
-        images=len(trainer.images),
-        classes=len(trainer.images.classes),
-        parameters=sum(parameter.numel() for parameter in backbone.parameters()),
-        commit=commit(),
-        versions=_versions(),
-    )
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "dinoscope": __version__}
-    for package in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found

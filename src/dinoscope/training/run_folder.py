@@ -18,6 +18,7 @@ from dinoscope.files import GO_ON, locked, write_text, writing
 from dinoscope.files import RUN_SETTINGS as CONFIG
 from dinoscope.model_names import RANDOM
 from dinoscope.models.pretrained.released import CATALOGUE
+from dinoscope.system import Machine
 from dinoscope.training.config import RunConfig
 
 METRICS, MACHINE = "metrics.jsonl", "machine.json"
@@ -43,22 +44,26 @@ class RunFolder:
         Raises UserError if the folder holds something and neither `resume` nor `overwrite` was given, if there is
         nothing to resume, if `overwrite` would delete what is not a run, or if its place is no folder or read-only.
         """
+        path = self.path
         if resume:
-            self._check_same_settings(config)
+            if changed := changed_settings(read_config(path), config):
+                text = "was begun with other settings and cannot be resumed with these"
+                raise UserError(f"{path} {text}: {'; '.join(changed)}")
             return
-        nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
-        if not nearest.is_dir() and nearest != self.path:
-            raise UserError(f"{self.path} cannot be written: {nearest} is no folder; choose another --out")
+        nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not nearest.is_dir() and nearest != path:
+            raise UserError(f"{path} cannot be written: {nearest} is no folder; choose another --out")
         if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
-            raise UserError(f"{self.path} cannot be written: {nearest} is read-only; choose another --out")
-        if self._vacant():
+            raise UserError(f"{path} cannot be written: {nearest} is read-only; choose another --out")
+        # a kill may leave a folder with the half-written settings of a run
+        if not path.exists() or (path.is_dir() and all(entry.match(_HALF_WRITTEN) for entry in path.iterdir())):
             return
-        is_run = (self.path / CONFIG).is_file()
+        is_run = (path / CONFIG).is_file()
         if not overwrite:
             hint = "--resume continues it, --overwrite starts again" if is_run else "choose another --out"
-            raise UserError(f"{self.path} exists already: {hint}")
+            raise UserError(f"{path} exists already: {hint}")
         if not is_run:
-            raise UserError(f"{self.path} is not a run folder; --overwrite will not delete it: choose another --out")
+            raise UserError(f"{path} is not a run folder; --overwrite will not delete it: choose another --out")
 
     @contextlib.contextmanager
     def claimed(self, config: RunConfig, *, resume: bool, overwrite: bool) -> Iterator[None]:
@@ -88,7 +93,11 @@ class RunFolder:
         with writing(self.path, GO_ON if resume else "Nothing was begun: free space, or choose another --out"):
             if not resume:
                 self.path.mkdir(parents=True, exist_ok=True)
-                self._clear()
+                for entry in self.path.iterdir():
+                    if entry.is_dir() and not entry.is_symlink():
+                        shutil.rmtree(entry)
+                    elif entry.name != CONFIG:
+                        entry.unlink()
                 self._write_settings(config)
             self.checkpoints.mkdir(exist_ok=True)
 
@@ -96,10 +105,8 @@ class RunFolder:
         """Return whether the folder was moved or deleted. A network drive that does not answer is no sign of that."""
         try:
             (self.path / CONFIG).stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return True
-        except OSError:
-            return False
+        except OSError as error:
+            return isinstance(error, FileNotFoundError | NotADirectoryError)
         return False
 
     def make_again(self, config: RunConfig) -> None:
@@ -111,27 +118,6 @@ class RunFolder:
     def _write_settings(self, config: RunConfig) -> None:
         values = {"version": __version__, "run": to_dict(portable(config))}
         write_text(self.path / CONFIG, json.dumps(values, indent=2) + "\n")
-
-    def _vacant(self) -> bool:
-        """Return whether nothing is there but what a kill may leave of a run that was about to be created."""
-        if not self.path.exists():
-            return True
-        return self.path.is_dir() and all(path.match(_HALF_WRITTEN) for path in self.path.iterdir())
-
-    def _clear(self) -> None:
-        for path in self.path.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name != CONFIG:
-                path.unlink()
-
-    def _check_same_settings(self, config: RunConfig) -> None:
-        saved = read_config(self.path)
-        changed = changed_settings(saved, config)
-        if changed:
-            raise UserError(
-                f"{self.path} was begun with other settings and cannot be resumed with these: {'; '.join(changed)}"
-            )
 
 
 @contextlib.contextmanager
@@ -282,22 +268,20 @@ def read_circumstances(run: Path) -> Circumstances:
     Version 0.1 kept those of the runs of an ablation in circumstances.json, and no memory in machine.json.
     Raises UserError if a file is damaged.
     """
-    earlier, sessions = _read_json(run / "circumstances.json"), read_sessions(run)
-    known = Circumstances()
-    if earlier is not None:
-        known = from_dict(Circumstances, earlier, str(run / "circumstances.json"))
+    file, sessions, known = run / "circumstances.json", read_sessions(run), Circumstances()
+    if (earlier := _read_json(file)) is not None:
+        known = from_dict(Circumstances, earlier, str(file))
         sessions = tuple(session for session in sessions if session.memory)
-    code, machines = dict.fromkeys(known.code), dict.fromkeys(known.machines)
+    code, machines = list(known.code), list(known.machines)
     for session in sessions:
-        commit = (session.commit or "").removesuffix("-changed")[:12]
-        changed = " with changes" if (session.commit or "").endswith("-changed") else ""
-        version = session.versions.get("dinoscope", "")
-        code[f"{version}, commit {commit}{changed}" if commit else version] = None
-        threads = f"{session.threads} CPU thread{'s' * (session.threads != 1)}"
-        machines[f"{session.machine}, {threads}, torch {session.versions.get('torch', '')}"] = None
+        version, commit = session.versions.get("dinoscope", ""), session.commit or ""
+        changed = " with changes" if commit.endswith("-changed") else ""
+        code.append(f"{version}, commit {commit.removesuffix('-changed')[:12]}{changed}" if commit else version)
+        torch = session.versions.get("torch", "")
+        machines.append(Machine(session.device, session.machine, session.threads, torch).line())
         if session.peak_memory is not None and session.peak_memory > (known.peak_memory or 0):
             known = replace(known, peak_memory=session.peak_memory, memory=session.memory)
-    return replace(known, code=tuple(code), machines=tuple(machines))
+    return replace(known, code=tuple(dict.fromkeys(code)), machines=tuple(dict.fromkeys(machines)))
 
 
 def _read_json(file: Path) -> Any:
