@@ -122,9 +122,9 @@ def metrics(run: RunStatus, *lines: dict[str, float]) -> None:
         file.writelines(json.dumps(line) + "\n" for line in lines)
 
 
-def shown(table: StudyTable, runs: list[RunStatus], most: int | None = None) -> str:
+def shown(table: StudyTable, runs: list[RunStatus], max_rows: int | None = None) -> str:
     console = Console(file=io.StringIO(), width=140)
-    console.print(table.table(runs, most))
+    console.print(table.table(runs, max_rows))
     return console.file.getvalue()  # pyright: ignore
 
 
@@ -156,7 +156,7 @@ def test_the_table_follows_the_metrics(tmp_path, now) -> None:
 def test_a_long_study_shows_what_matters(tmp_path) -> None:
     runs = [status(tmp_path, f"done{number}", "finished") for number in range(100)]
     runs += [status(tmp_path, "busy", "running", began=0.0), status(tmp_path, "broken", "failed", began=0.0, ended=5.0)]
-    text = shown(StudyTable({}), runs, most=4)
+    text = shown(StudyTable({}), runs, max_rows=4)
     assert "busy" in text
     assert "broken" in text
     assert text.count("done") == 2

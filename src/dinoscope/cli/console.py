@@ -24,18 +24,20 @@ if TYPE_CHECKING:
 
 
 class Console(rich_console.Console):
-    """Rich's console, on which names of files and classes are text and never escape codes."""
+    """Rich's console, on which names of files and classes are text and never escape codes; see `printable`."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Render a string; see `printable`."""
         return super().render_str(printable(text), **options)
 
     def render(
         self, renderable: rich_console.RenderableType, options: rich_console.ConsoleOptions | None = None
     ) -> Iterator[Segment]:
-        """Render anything else; see `printable`."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+    def line(self, text: str, *, markup: bool = False, style: str | None = None) -> None:
+        """Print a line as it is: not wrapped, nothing highlighted."""
+        self.print(text, markup=markup, style=style, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -48,26 +50,18 @@ def progress_bar(
     printed instead.
     """
     console = console or Console(stderr=True)
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     task = progress.add_task(escape(description), total=None, visible=False)
-
     begun = time.monotonic()
 
     def advance(done: int, total: int) -> None:
         if time.monotonic() - begun < after:
             return
-        first = not progress.tasks[task].visible
+        is_first = not progress.tasks[task].visible
         progress.update(task, completed=done, total=total, visible=True)
-        if first and not console.is_terminal:
-            console.print(f"{description} ({total})" if total else description, markup=False, highlight=False)
+        if is_first and not console.is_terminal:
+            console.line(f"{description} ({total})" if total else description)
 
     with progress:
         yield advance
@@ -76,14 +70,14 @@ def progress_bar(
 def stdout(shown: object) -> None:
     """Print a line as it is, or anything of rich's."""
     if isinstance(shown, str):
-        Console().print(shown, markup=False, highlight=False, soft_wrap=True)
+        Console().line(shown)
     else:
         Console().print(shown, highlight=False)
 
 
 def say(text: str) -> None:
     """Print a line on stderr."""
-    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).line(text)
 
 
 def emit(values: Any, tables: Iterable[Table], lines: Iterable[str] = (), *, json: bool) -> None:
@@ -95,15 +89,15 @@ def emit(values: Any, tables: Iterable[Table], lines: Iterable[str] = (), *, jso
     for table in tables:
         console.print(rich_table(table))
         for number, note in enumerate(table.notes, 1):
-            console.print(f"[bold]{number}[/bold] {escape(note)}", highlight=False, soft_wrap=True)
+            console.line(f"[bold]{number}[/bold] {escape(note)}", markup=True)
         for remark in table.remarks:
-            console.print(escape(remark), highlight=False, soft_wrap=True, style="dim")
+            console.line(remark, style="dim")
     for line in lines:
-        stdout(line)
+        console.line(line)
 
 
 _NAME_WIDTH = 20
-"""Letters of a name that stand on one line in any case."""
+"""Letters of a name that are on one line in any case."""
 
 
 def rich_table(table: Table) -> RichTable:
@@ -117,11 +111,9 @@ def rich_table(table: Table) -> RichTable:
         if section.title:
             shown.add_row(f"[italic]{escape(section.title)}[/italic]")
         for row in section.rows:
-            marks = "".join(f" [{mark}]" for mark in row.marks)
-            cells = [
-                f"[bold]{escape(cell)}[/bold]" if at in row.best else escape(cell) for at, cell in enumerate(row.cells)
-            ]
-            shown.add_row(cells[0] + escape(marks), *cells[1:])
+            cells = [escape(cell) for cell in row.cells]
+            name, *figures = (f"[bold]{cell}[/bold]" if at in row.best else cell for at, cell in enumerate(cells))
+            shown.add_row(name + escape("".join(f" [{mark}]" for mark in row.marks)), *figures)
         shown.add_section()
     return shown
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import signal
 import sys
@@ -33,19 +34,17 @@ def work(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.stop_with_stdin:  # from now on, before torch is imported
         threading.Thread(target=_stop_with_stdin, daemon=True).start()
-    import functools
-
     from dinoscope import api
     from dinoscope.cli.progress import ConsoleProgress
     from dinoscope.cli.train import one_line
     from dinoscope.study.run import read_settings
     from dinoscope.study.state import StopOnCollapse, bring_to_end
 
+    listeners = [ConsoleProgress(), *([StopOnCollapse()] if options.stop_on_collapse else [])]
+    train = functools.partial(api.train, listeners=listeners)
     try:
         config = read_settings(options.settings)
-        listeners = [ConsoleProgress(), *([StopOnCollapse()] if options.stop_on_collapse else [])]
         with one_line(config.out):
-            train = functools.partial(api.train, listeners=listeners)
             finished = bring_to_end(config, train)  # pyright: ignore[reportArgumentType] (it takes settings too)
     except UserError as error:
         print(printable(str(error)), file=sys.stderr)
