@@ -68,7 +68,6 @@ def progress_bar(
 
 
 def stdout(shown: object) -> None:
-    """Print a line as it is, or anything of rich's."""
     if isinstance(shown, str):
         Console().line(shown)
     else:
@@ -76,7 +75,6 @@ def stdout(shown: object) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line on stderr."""
     Console(stderr=True).line(text)
 
 
@@ -119,7 +117,6 @@ def rich_table(table: Table) -> RichTable:
 
 
 def metric_table(title: str, metrics: Iterable[Metric]) -> RichTable:
-    """Return a row for each metric: name with parameters, value with its interval, unit."""
     table = RichTable(title=escape(title), title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")

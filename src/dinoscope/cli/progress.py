@@ -105,7 +105,6 @@ class ConsoleProgress(Listener):
         self.console.print(f"[bold yellow]{escape(message)}[/]", highlight=False)
 
     def closed(self) -> None:
-        """Leave the terminal as it was."""
         self._end_listing()
         self.progress.stop()
         sys.stderr.flush()
@@ -147,7 +146,6 @@ class StudyTable:
             self.live.stop()
 
     def __call__(self, runs: Sequence[RunStatus]) -> None:
-        """Show the runs, if it is time."""
         is_due = time.monotonic() - self.shown >= (LIVE_SECONDS if self.live else STUDY_SECONDS)
         if is_due:
             self.shown = time.monotonic()
@@ -197,6 +195,5 @@ class StudyTable:
 
 
 def counts(runs: Sequence[RunStatus]) -> str:
-    """Return how many runs are in each state."""
     number = Counter(run.state for run in runs)
     return ", ".join(f"{number[state]} {state}" for state in STYLES if number[state])

@@ -87,7 +87,6 @@ def _required_arguments(config: BackboneConfig) -> dict[str, Any]:
 
 
 def _timm_lines(config: BackboneConfig, file: Path) -> list[str]:
-    """Python that builds timm's network and loads the file."""
     arguments = ", ".join(f"{name}={value!r}" for name, value in _required_arguments(config).items())
     load = f"net.load_state_dict(safetensors.torch.load_file({str(file)!r}))"
     return [f"net = timm.create_model({arguments})", load]

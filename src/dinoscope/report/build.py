@@ -27,8 +27,6 @@ MAX_NAMES = 3
 
 @dataclass(frozen=True)
 class Written:
-    """The file, its size in bytes, and the titles of its sections."""
-
     path: Path
     size: int
     sections: tuple[str, ...]
@@ -103,7 +101,6 @@ def _is_run(name: str) -> bool:
 
 
 def _check(models: Sequence[str | Model], out: Path, *, overwrite: bool) -> None:
-    """Refuse before anything is measured."""
     if not models:
         raise UserError("give at least one run folder or model")
     require_different(models)

@@ -191,7 +191,6 @@ def _draw_lines(axis: Axes, panel: LinePanel, looks: _Looks) -> None:
 
 
 def _draw_levels(axis: Axes, panel: LinePanel) -> None:
-    """Draw the lines across, and set the limits of y."""
     if panel.at is not None:
         axis.axvline(panel.at, color=QUIET, linewidth=1, linestyle="--", zorder=1)
     axis.margins(y=0.12)
@@ -459,7 +458,6 @@ def effects(every: Sequence[Effect], title: str, x_title: str, note: str = "") -
 
 
 def _rows(labels: Sequence[str], title: str, x_title: str, height: float) -> tuple[Figure, Axes]:
-    """A figure as wide as a column, with one row of that height for each label, the first at the top."""
     title = "\n".join(textwrap.wrap(title, _TITLE_LETTERS, max_lines=3, placeholder=" …"))
     figure, (axis,) = _new_figure(1, COLUMN, height * len(labels) + 0.16 * title.count("\n") + 0.95)
     figure.suptitle(title, x=0.01, horizontalalignment="left", fontsize=9.5, color=INK)

@@ -41,8 +41,6 @@ _PATH = re.compile(r'\sd="[^"]*"')
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Running text."""
-
     text: str
 
 
@@ -56,8 +54,6 @@ class Notice:
 
 @dataclass(frozen=True)
 class Bullets:
-    """A list of short texts."""
-
     items: tuple[str, ...]
 
 
@@ -98,7 +94,6 @@ class Figure:
 
     @property
     def source(self) -> str:
-        """The whole file as an address."""
         content = self.picture
         if isinstance(content, str):  # a hundredth of a point is finer than any screen, and a third of the file
             content = _PATH.sub(lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), content).encode("utf-8", "replace")
@@ -152,8 +147,6 @@ class Folded:
 
 @dataclass(frozen=True)
 class Group:
-    """Blocks under a heading of their own, within a section."""
-
     title: str
     blocks: tuple[Block, ...]
 
@@ -195,7 +188,6 @@ class Document:
 
 
 def render(document: Document) -> str:
-    """Return the text of an HTML file; the same document gives the same text."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

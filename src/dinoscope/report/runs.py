@@ -64,7 +64,6 @@ class RunRecord:
 
     @property
     def network(self) -> str:
-        """The network as the field writes it."""
         return network_title(self.config.backbone).partition(" (")[0]
 
     @property
@@ -80,7 +79,6 @@ class RunRecord:
         return epochs, tuple(line[name] for line in lines)
 
     def last(self, name: str) -> float | None:
-        """Return the newest logged value of a name."""
         return next((line[name] for line in reversed(self.metrics) if name in line), None)
 
 
@@ -171,7 +169,6 @@ def _progress(
 
 
 def _estimated_seconds(config: RunConfig, metrics: Sequence[dict[str, float]]) -> float | None:
-    """From the speeds that were logged; evaluations are not in them."""
     speeds = [(line["step"], line["images_per_second"]) for line in metrics if line.get("images_per_second", 0) > 0]
     if len(speeds) < 2:
         return None
@@ -180,7 +177,6 @@ def _estimated_seconds(config: RunConfig, metrics: Sequence[dict[str, float]]) -
 
 
 def _classes(config: RunConfig) -> int | None:
-    """Of the images that are there now; None if they are not."""
     with contextlib.suppress(UserError):
         return len(find_images(resolve_split(config.data, "train")).classes)
     return None
@@ -199,5 +195,4 @@ def told_apart(titles: Sequence[str]) -> list[str]:
 
 
 def _shared(words: Sequence[Sequence[str]]) -> int:
-    """Number of words that all begin with."""
     return len(list(itertools.takewhile(lambda each: len(set(each)) == 1, zip(*words, strict=False))))

@@ -83,7 +83,6 @@ def _through_training(title: str, history: AttentionHistory) -> Figure:
 
 
 def _columns(material: Material, images: Sequence[RawImage]) -> tuple[list[MapColumn], list[Notice]]:
-    """The maps of every model, and a warning for each whose maps are not finite."""
     columns: list[MapColumn] = []
     notices: list[Notice] = []
     with material.measuring.watch("attention of the models") as progress:

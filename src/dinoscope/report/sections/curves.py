@@ -128,7 +128,6 @@ _FIGURES: dict[str, tuple[_Value, ...]] = {
 
 
 def section(material: Material) -> Section | None:
-    """Draw one figure for each group of values that any run has; None without runs."""
     runs = material.runs
     if not runs:
         return None

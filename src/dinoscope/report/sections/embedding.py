@@ -68,7 +68,6 @@ def _images(models: Sequence[Model]) -> ImageFolder | None:
 def _figures(
     maps: Sequence[tuple[str, FeatureBank, EmbeddingMap]], data: str, root: Path, material: Material
 ) -> list[Block]:
-    """One figure with the points of all models, and the thumbnails of each."""
     if not maps:
         return []
     labelling = labelling_of(maps[0][1])

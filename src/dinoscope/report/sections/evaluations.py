@@ -101,7 +101,6 @@ def _usable(model: Model, name: str, evaluation: Evaluation) -> Result | None:
 
 
 def _protocol(group: Results, evaluation: Evaluation) -> str:
-    """What the results of a group share."""
     protocol = group[0][1].protocol
     return evaluation.protocol_line({name: value for name, value in protocol.items() if name not in OF_THE_MODEL})
 

@@ -61,12 +61,10 @@ class Finding:
     text: str
 
     def notice(self) -> Notice:
-        """Return it with the run's name before it."""
         return Notice(f"{self.run}: {self.text}", self.kind)
 
 
 def section(material: Material) -> Section | None:
-    """Show findings, the figures that they rest on, and what these mean; None without runs."""
     runs = material.runs
     if not runs:
         return None
@@ -105,18 +103,15 @@ def _row(run: RunRecord) -> TableRow:
 
 
 def verdict(run: RunRecord) -> str:
-    """Return the state of a run's health in a few words."""
     state = "healthy" if _recent(run) else "nothing was logged, so that nothing can be said"
     return next((words for words, _ in _problems(run)), SHORT if state == "healthy" and _is_short(run) else state)
 
 
 def is_wrong(run: RunRecord) -> bool:
-    """Return whether the verdict is bad news."""
     return any(_problems(run))
 
 
 def findings(run: RunRecord) -> list[Finding]:
-    """Return all that is worth knowing of a run, warnings first; or that all is well, if nothing is wrong."""
     problems = list(_problems(run))
     warnings, notes = [text for _, text in problems], list[str]()
     if run.state == "begun":
@@ -210,6 +205,5 @@ def _recent(run: RunRecord) -> list[dict[str, float]]:
 
 
 def _mean(run: RunRecord, name: str) -> float | None:
-    """Over the last logged steps."""
     values = [line[name] for line in _recent(run) if name in line]
     return statistics.fmean(values) if values else None

@@ -27,7 +27,6 @@ MAX_COLUMNS = 4
 
 
 def section(material: Material) -> Section | None:
-    """Show what tells the runs apart, then how each was made; None without runs."""
     runs = material.runs
     if not runs:
         return None
@@ -130,7 +129,6 @@ class Command:
 
     @property
     def text(self) -> str:
-        """The command to be pasted into a shell: one option a line."""
         groups: list[list[str]] = [[]]
         for word in self.words:
             if word.startswith("--") and word not in ("--nproc-per-node", "--recipe"):

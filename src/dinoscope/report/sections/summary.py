@@ -21,7 +21,6 @@ MAX_WARNINGS = 5
 
 
 def section(material: Material) -> Section:
-    """Show what was trained, what was found, what is wrong, and the facts."""
     runs, comparison, others = material.runs, material.comparison, material.others
     entries = {Path(entry.run): entry for row in (comparison.rows if comparison else ()) for entry in row.entries}
     blocks: list[Block] = [Paragraph(_training_line(runs))] if runs else []
@@ -123,7 +122,6 @@ def _table(runs: Sequence[RunRecord], entries: Mapping[Path, Entry], comparison:
 
 
 def _data(run: RunRecord, *, whether_used: bool = True) -> str:
-    """whether_used: tell of labels that are there that they were not used."""
     if run.images is None:
         return str(run.config.data)
     classes = "" if run.classes is None else " without labels" if run.classes == 0 else f" in {run.classes} classes"
@@ -137,7 +135,6 @@ def _epochs(number: float) -> str:
 
 
 def _time(run: RunRecord, about: str) -> str:
-    """about: before what is estimated."""
     is_estimated = run.estimated and run.seconds is not None
     return about * is_estimated + duration(run.seconds, coarse=is_estimated)
 
@@ -155,7 +152,6 @@ def _state(run: RunRecord) -> str:
 
 
 def _warnings(runs: Sequence[RunRecord]) -> list[Notice]:
-    """All that is wrong; else whether nothing is."""
     wrong = health.together([each for run in runs for each in health.findings(run) if each.kind == "warning"])
     if wrong:
         left = len(wrong) - MAX_WARNINGS
