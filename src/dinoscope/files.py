@@ -222,20 +222,25 @@ def claim(out: Path, names: Iterable[str], *, overwrite: bool) -> None:
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out is the folder to write to")
-    parent = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"{out} cannot be written: {parent} is {'read-only' if parent.is_dir() else 'a file'}")
+    _require_writable(out)
     there = next((name for name in names if (out / name).exists()), None)
     if there is not None and not overwrite:
         raise UserError(f"{out} holds {there} already: name another folder with --out, or add --overwrite")
 
 
 def claim_file(out: Path, *, overwrite: bool) -> None:
-    """Refuse, before the work, a file that is a folder or there already. Raises UserError."""
+    """Refuse, before the work, a file that is a folder or there already, or cannot be made. Raises UserError."""
     if out.is_dir():
         raise UserError(f"{out} is a folder; --out names the file to write")
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists already; choose another --out, or --overwrite to replace it")
+    _require_writable(out.absolute().parent)
+
+
+def _require_writable(out: Path) -> None:
+    parent = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"{out} cannot be written: {parent} is {'read-only' if parent.is_dir() else 'a file'}")
 
 
 def write_all(out: Path, contents: Iterable[tuple[str, bytes | None]]) -> list[Path]:

@@ -134,8 +134,8 @@ def test_baselines_that_no_model_beats_are_the_news():
 
 def test_one_model_and_nothing_measured():
     assert headlines([], of(entry("dino", 50.0))) == [
-        "The frozen features of DINO classify 1,000 images of b at 32 px with a top-1 accuracy of 50.0 % [46.9, 53.1] "
-        "(linear probe); guessing gives 25.0 %."
+        "Linear probe on 1,000 images of b at 32 px: the frozen features of DINO reach 50.0 % [46.9, 53.1]. "
+        "Guessing: 25.0 %."
     ]
     assert "was not measured" in headlines([], None)[0]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -12,7 +11,7 @@ from dinoscope import __version__
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.compare import Measuring
-from dinoscope.files import replacing
+from dinoscope.files import claim_file, replacing
 from dinoscope.model_names import RANDOM, Model, load_models, run_settings
 from dinoscope.report.comparison import gathered, require_different
 from dinoscope.report.page import Document, Section, render
@@ -57,7 +56,10 @@ def write_report(
     exists or cannot be written.
     """
     measuring = measuring or Measuring()
-    _check(models, out, overwrite=overwrite)
+    if not models:
+        raise UserError("give at least one run folder or model")
+    require_different(models)
+    claim_file(out, overwrite=overwrite)
     material = _material(models, measuring, baselines=baselines, pictures=pictures)
     sections: list[Section] = []
     for make in SECTIONS:
@@ -78,9 +80,12 @@ def write_report(
 
 
 def _material(models: Sequence[str | Model], measuring: Measuring, *, baselines: bool, pictures: bool) -> Material:
+    def is_run(name: str) -> bool:
+        return not name.startswith(RANDOM) and run_settings(Path(name)) is not None
+
     with measuring.watch("reading runs") as progress:
         progress(0, 1)
-        runs = read_runs([Path(name) for name in models if isinstance(name, str) and _is_run(name)])
+        runs = read_runs([Path(name) for name in models if isinstance(name, str) and is_run(name)])
         progress(1, 1)
     # A run that has saved nothing has no model yet; all that it logged is shown nevertheless.
     empty = {str(run.path) for run in runs if run.state == "begun"}
@@ -96,39 +101,17 @@ def _material(models: Sequence[str | Model], measuring: Measuring, *, baselines:
     return Material(labelled, shown, comparison, measuring, pictures)
 
 
-def _is_run(name: str) -> bool:
-    return not name.startswith(RANDOM) and run_settings(Path(name)) is not None
-
-
-def _check(models: Sequence[str | Model], out: Path, *, overwrite: bool) -> None:
-    if not models:
-        raise UserError("give at least one run folder or model")
-    require_different(models)
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; --out is the file to write, such as {out / 'report.html'}")
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} exists already: name another file with --out, or add --overwrite")
-    parent = next(folder for folder in out.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"{out} cannot be written: {parent} is {'read-only' if parent.is_dir() else 'a file'}")
-
-
 def _title_and_lead(material: Material) -> tuple[str, str]:
     """The subject of the report: as a title, which names at most `MAX_NAMES` models, and in one line."""
     runs, others = material.runs, material.others
     names = [*(run.label for run in runs), *others]
-    methods = list(dict.fromkeys(run.method for run in runs))
-    networks = list(dict.fromkeys(run.network for run in runs))
-    parts = [f"{len(runs)} run{'s' * (len(runs) != 1)} of {listed(methods)}"] if runs else []
+    methods = listed(list(dict.fromkeys(run.method for run in runs)))
+    networks = listed(list(dict.fromkeys(run.network for run in runs)))
+    parts = [f"{len(runs)} run{'s' * (len(runs) != 1)} of {methods}"] if runs else []
     parts += [f"{len(others)} other model{'s' * (len(others) != 1)}"] if others else []
+    title = listed(names)
     if len(names) == len(runs) == 1:
-        title = f"{runs[0].label}: {runs[0].method} on {runs[0].network}"
-    elif len(names) <= MAX_NAMES:
-        title = listed(names)
-    elif others:
-        title = f"{len(names)} models"
-    else:
-        kinds = listed(methods) if len(methods) <= MAX_NAMES else f"{len(methods)} methods"
-        on = listed(networks) if len(networks) <= MAX_NAMES else f"{len(networks)} networks"
-        title = f"{len(names)} runs: {kinds} on {on}"
+        title = f"{title}: {methods} on {networks}"
+    if len(names) > MAX_NAMES:
+        title = f"{len(names)} models" if others else f"{len(runs)} runs: {methods} on {networks}"
     return title, f"Report on {listed(parts)}"

@@ -30,101 +30,67 @@ def _guessing(runs: Sequence[RunRecord]) -> Levels:
 
 @dataclass(frozen=True)
 class _Value:
-    """A panel: its title, the unit, the names in metrics.jsonl of which a run has one, and how to read it.
+    """A panel: its title, the unit, and the names in metrics.jsonl of which a run has one.
 
     levels: gives the lines across; the panel begins at 0 then. scale: values are divided by it.
-    of_several: how to read it matters only with several methods.
     """
 
     title: str
     unit: str
     names: tuple[str, ...]
-    reading: str = ""
     levels: Callable[[Sequence[RunRecord]], Levels] | None = None
     scale: float = 1.0
-    of_several: bool = False
 
 
-_FIGURES: dict[str, tuple[_Value, ...]] = {
+_FIGURES: dict[str, tuple[str, tuple[_Value, ...]]] = {
     "Loss and accuracy": (
-        _Value(
-            "Loss",
-            "loss",
-            ("loss",),
-            "Losses of different methods are different quantities: only their course can be compared.",
-            of_several=True,
+        "Losses of different methods are different quantities: only their course can be compared. Online k-NN (k = 20) "
+        "is measured during training on the run's own images at {sizes} px. The gradient is that of the network before "
+        "clipping.",
+        (
+            _Value("Loss", "loss", ("loss",)),
+            _Value("Online k-NN", "top-1 (%)", ("knn_top1",), _guessing),
+            _Value("Gradient norm", "norm", ("gradient_norm",)),
         ),
-        _Value(
-            "Online k-NN",
-            "top-1 (%)",
-            ("knn_top1",),
-            "Online k-NN (k = 20) is measured during training on the run's own images at {sizes} px.",
-            _guessing,
-        ),
-        _Value("Gradient norm", "norm", ("gradient_norm",), "The gradient is that of the network before clipping."),
     ),
     "Teacher and student": (
-        _Value(
-            "Entropy of the targets",
-            "nats",
-            ("teacher_entropy", "code_entropy"),
-            "Targets are the teacher's outputs in DINO, the codes in SwAV. Healthy: the entropy of each falls well "
-            "below ln K, its maximum. If it stays at ln K, no image is told from another.",
-            _ln_k,
-        ),
-        _Value(
-            "Entropy of their mean",
-            "nats",
-            ("teacher_marginal_entropy",),
-            "Healthy: the entropy of their mean stays close to ln K. If it falls towards 0, all images get one output.",
-            _ln_k,
-        ),
-        _Value(
-            "KL(teacher, student)",
-            "nats",
-            ("kl_teacher_student",),
-            "KL divergence: how far the student's outputs are from the teacher's.",
+        "Targets are the teacher's outputs in DINO, the codes in SwAV. Healthy: the entropy of each falls well below "
+        "ln K, its maximum, and the entropy of their mean stays close to ln K. If the first stays at ln K, no image is "
+        "told from another; if the second falls towards 0, all images get one output. KL divergence: how far the "
+        "student's outputs are from the teacher's.",
+        (
+            _Value("Entropy of the targets", "nats", ("teacher_entropy", "code_entropy"), _ln_k),
+            _Value("Entropy of their mean", "nats", ("teacher_marginal_entropy",), _ln_k),
+            _Value("KL(teacher, student)", "nats", ("kl_teacher_student",)),
         ),
     ),
     "What the features use": (
-        _Value(
-            "Deviation of embeddings",
-            "std. deviation",
-            ("embedding_spread",),
-            "Standard deviation of embeddings, which the loss sees, times the root of their length: 1 if they "
-            "point in all directions alike, 0 if all images have the same one, which is complete collapse.",
-        ),
-        _Value(
-            "Deviation of features",
-            "std. deviation",
-            ("feature_spread",),
-            "Standard deviation of features, which are what is kept: likewise.",
-        ),
-        _Value(
-            "RankMe", "directions", ("rank_me",), "RankMe: the effective rank, how many directions the features use."
+        "Standard deviation of embeddings, which the loss sees, and of features, which are what is kept, times the "
+        "root of their length: 1 if they point in all directions alike, 0 if all images have the same one, which is "
+        "complete collapse. RankMe: the effective rank, how many directions the features use.",
+        (
+            _Value("Deviation of embeddings", "std. deviation", ("embedding_spread",)),
+            _Value("Deviation of features", "std. deviation", ("feature_spread",)),
+            _Value("RankMe", "directions", ("rank_me",)),
         ),
     ),
     "Schedules": (
-        _Value("Learning rate", "rate", ("learning_rate",)),
-        _Value("Weight decay", "decay", ("weight_decay",)),
-        _Value(
-            "Teacher momentum",
-            "momentum",
-            ("teacher_momentum",),
-            "Momentum: of the moving average that the teacher (MoCo's key network, BYOL's target network) is.",
+        "Momentum: of the moving average that the teacher (MoCo's key network, BYOL's target network) is.",
+        (
+            _Value("Learning rate", "rate", ("learning_rate",)),
+            _Value("Weight decay", "decay", ("weight_decay",)),
+            _Value("Teacher momentum", "momentum", ("teacher_momentum",)),
         ),
     ),
     "Speed": (
-        _Value("Training speed", "images/s", ("images_per_second",), "Means over the last 50 steps."),
-        _Value(
-            "Waiting for data",
-            "% of the time",
-            ("waiting_for_data",),
-            "Other work of the machine at the time shows here too.",
-            scale=0.01,
+        "Means over the last 50 steps. Other work of the machine at the time shows here too.",
+        (
+            _Value("Training speed", "images/s", ("images_per_second",)),
+            _Value("Waiting for data", "% of the time", ("waiting_for_data",), scale=0.01),
         ),
     ),
 }
+"""Title of a figure -> how to read it, and its panels."""
 
 
 def section(material: Material) -> Section | None:
@@ -134,19 +100,23 @@ def section(material: Material) -> Section | None:
     strokes = {line.label: line for line in looks([(run.label, run.method) for run in runs])}
     galleries: list[Gallery] = []
     with material.measuring.watch("drawing curves") as progress:
-        for done, (title, values) in enumerate(_FIGURES.items(), 1):
-            galleries += _galleries(title, values, runs, strokes)
+        for done, (title, (reading, values)) in enumerate(_FIGURES.items(), 1):
+            drawings, notes = _drawings(values, runs, strokes)
+            if drawings:
+                sizes = listed([str(size) for size in sorted({run.image_size for run in runs})])
+                caption = " ".join([f"{title}.", reading.format(sizes=sizes), *notes])
+                legend = tuple(strokes.values()) if len(runs) > 1 else ()
+                galleries.append(Gallery(tuple(drawings), caption, min_width=205, columns=3, legend=legend))
             progress(done, len(_FIGURES))
     blocks = tuple(galleries) or (Notice("Nothing was logged: metrics.jsonl is empty or missing."),)
     return Section("Curves", "curves", "How training went, epoch by epoch.", blocks)
 
 
-def _galleries(
-    title: str, values: Sequence[_Value], runs: Sequence[RunRecord], strokes: dict[str, Line]
-) -> list[Gallery]:
-    """The panels that any run has values for; the caption tells how to read them, and which runs lack what."""
+def _drawings(
+    values: Sequence[_Value], runs: Sequence[RunRecord], strokes: dict[str, Line]
+) -> tuple[list[Figure], list[str]]:
+    """The panels that any run has values for, and what is not to be seen in them."""
     drawings: list[Figure] = []
-    caption = [f"{title}."]
     lacking: dict[str, list[str]] = {}
     is_hidden = False
     for value in values:
@@ -161,14 +131,8 @@ def _galleries(
         drawing = svg(line_chart(LineChart("", value.title, (panel,)), _SIZE, legend=False)).decode("utf-8")
         drawings.append(Figure(drawing, "", f"{value.title} over the epochs"))
         is_hidden = is_hidden or len({(line.x, line.y) for line in lines.values()}) < len(lines)
-        if value.reading and (not value.of_several or len({run.method for run in runs}) > 1):
-            sizes = listed([str(size) for size in sorted({run.image_size for run in having})])
-            caption.append(value.reading.format(sizes=sizes))
-    caption += [f"Not logged{names}: {', '.join(titles)}." for names, titles in lacking.items()]
-    caption += ["Lines of runs with the same values lie on each other; the last is seen."] if is_hidden else []
-    legend = tuple(strokes.values()) if len(runs) > 1 else ()
-    gallery = Gallery(tuple(drawings), " ".join(caption), min_width=205, columns=3, legend=legend)
-    return [gallery] if drawings else []
+    notes = [f"Not logged{names}: {', '.join(titles)}." for names, titles in lacking.items()]
+    return drawings, notes + ["Lines of runs with the same values lie on each other; the last is seen."] * is_hidden
 
 
 def _line(run: RunRecord, value: _Value, look: Line) -> Line | None:

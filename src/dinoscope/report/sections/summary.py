@@ -178,29 +178,33 @@ def headlines(runs: Sequence[RunRecord], comparison: Comparison | None) -> list[
     if comparison is None or not measured:
         return [_online(runs)]
     news = [f"{line}." for line in compare.baseline_lines(comparison)]
-    if len(measured) == 1:
-        return [*news, _alone(measured[0], comparison)]
-    lines = [line for name in compare.accuracies() if (line := _contest(comparison, name))]
+    lines: list[str] = []
+    for name in compare.accuracies():
+        every = measured if len(measured) == 1 else compare.ranked(comparison, name)
+        if every and every[0].cell(name):
+            lines.append(_contest(every, comparison, name))
     if not lines:
         return [*news, "The accuracies were measured on different images or otherwise, so they are not ranked."]
-    if all(len(row.entries) == 1 for row in rows):
+    if len(measured) > 1 and all(len(row.entries) == 1 for row in rows):
         lines.append("One run of each: differences of a few points may be chance. Other seeds (--seed) tell.")
     return news + lines
 
 
-def _contest(comparison: Comparison, name: str) -> str:
-    """Who is first, second and last in one figure, what labels give, and guessing; "" if rows cannot be ranked."""
-    every = compare.ranked(comparison, name)
-    if not every:
-        return ""
+def _contest(every: Sequence[Row], comparison: Comparison, name: str) -> str:
+    """Who is first, second and last in one figure, what labels give, and guessing; of one model, its figure.
+
+    every: best first.
+    """
     rows = compare.without_labels(every)
-    first, second, last = rows[0], rows[1], rows[-1]
+    first, last = rows[0], rows[-1]
     scope = ", without labels" if len(rows) < len(every) else ""
     text = f"{compare.evaluation_title(name)} on {_images(compare.measured(first, name)[0])}{scope}: "
-    if _mean(first, name) == _mean(last, name):
+    if len(rows) == 1:
+        text += f"the frozen features of {_title(first, comparison)} reach {_with_interval(first, name)}."
+    elif _mean(first, name) == _mean(last, name):
         text += f"the accuracy is the same everywhere, {_mean(first, name)} %."
     else:
-        is_sure = compare.settled(first, second, name)
+        second, is_sure = rows[1], compare.settled(first, rows[1], name)
         text += f"{_title(first, comparison)} is {'best' if is_sure else 'ahead'} with {_with_interval(first, name)}"
         text += f", then {_title(second, comparison)} with {_with_interval(second, name)}" if len(rows) > 2 else ""
         text += f"; last is {_title(last, comparison)} with {_with_interval(last, name)}."
@@ -222,22 +226,6 @@ def _difference(first: Row, second: Row, name: str, *, is_sure: bool) -> str:
         return f"{text}; no interval can be drawn from these runs."
     unsure = "" if is_sure else ": the interval contains 0, so these runs do not settle which of them is better"
     return f"{text} [{lead.low:.1f}, {lead.high:.1f}] ({lead.how}){unsure}."
-
-
-def _alone(row: Row, comparison: Comparison) -> str:
-    names = [name for name in compare.accuracies() if row.cell(name)]
-    images = {name: _images(compare.measured(row, name)[0]) for name in names}
-    shared = images[names[0]] if len(set(images.values())) == 1 else ""
-    figures: list[str] = []
-    for name in names:
-        title = compare.evaluation_title(name)
-        about = title[:1].lower() + title[1:] + ("" if shared else f", {images[name]}")
-        figures.append(f"{_with_interval(row, name)} ({about})")
-    chance = compare.guessing([row], names[0])
-    return (
-        f"The frozen features of {_title(row, comparison)} classify {shared or 'images'} with a top-1 accuracy of "
-        f"{listed(figures)}" + (f"; guessing gives {chance:.1f} %." if chance is not None else ".")
-    )
 
 
 def _online(runs: Sequence[RunRecord]) -> str:
