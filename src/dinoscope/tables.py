@@ -143,7 +143,6 @@ class LineChart:
     """Panels next to each other with one legend; `report.charts` draws it.
 
     name: stem of its file. ordered: the labels have an order, and so have their colours.
-    same_scale: one y axis for all panels.
     """
 
     name: str
@@ -151,4 +150,3 @@ class LineChart:
     panels: tuple[LinePanel, ...]
     note: str = ""
     ordered: bool = False
-    same_scale: bool = False

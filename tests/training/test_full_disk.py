@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 from pathlib import Path
 
 import pytest
@@ -80,13 +81,13 @@ def test_a_log_that_cannot_be_written_is_said_with_the_next_step(tmp_path, capfd
     full.symlink_to("/dev/full")
     log = LogFile(full)
     log.logged(RECORD)
-    log.logger.warning("an image became unreadable")
+    logging.getLogger("dinoscope").warning("an image became unreadable")
     with pytest.raises(UserError, match=r"train\.log could not be written: No space left"):
         log.logged(RECORD)
     with pytest.raises(UserError):
         log.closed()
     assert capfd.readouterr().err == ""
-    assert log.handler not in log.logger.handlers
+    assert log.handler not in logging.getLogger("dinoscope").handlers
 
 
 def test_every_listener_is_closed_and_the_first_failure_is_the_one_told() -> None:

@@ -96,19 +96,11 @@ def line_chart(
         figure, axes = _new_figure(len(chart.panels), *size)
         looks = _line_looks(chart)
         for axis, panel in zip(axes, chart.panels, strict=True):
-            axis.set(title=panel.title, xlabel=panel.x_title, ylabel=panel.y_title)
-            _draw_lines(axis, panel, looks)
             # more markers would hide the strokes that tell lines apart
-            for line in axis.lines:
-                line.set_marker("o" if np.size(line.get_xdata()) <= (12 if size[1] < 2.6 else 30) else "")
-            _draw_levels(axis, panel)
-            whole = all(float(value).is_integer() for line in panel.lines for value in line.x[-1:])
-            axis.xaxis.set_major_locator(MaxNLocator(4 if small else 6, integer=whole))
+            _draw_panel(axis, panel, looks, max_markers=12 if size[1] < 2.6 else 30)
+            is_whole = all(float(value).is_integer() for line in panel.lines for value in line.x[-1:])
+            axis.xaxis.set_major_locator(MaxNLocator(4 if small else 6, integer=is_whole))
             axis.yaxis.set_major_locator(MaxNLocator(5))
-        if chart.same_scale:
-            limits = np.array([axis.get_ylim() for axis in axes])
-            for axis in axes:
-                axis.set_ylim(limits[:, 0].min(), limits[:, 1].max())
         handles = [
             Line2D([], [], color=color, linestyle=style, linewidth=1.8 if baseline else 1.5, label=label)
             for (label, baseline), (color, style) in looks.items()
@@ -181,22 +173,20 @@ def _line_looks(chart: LineChart) -> _Looks:
     }
 
 
-def _draw_lines(axis: Axes, panel: LinePanel, looks: _Looks) -> None:
+def _draw_panel(axis: Axes, panel: LinePanel, looks: _Looks, max_markers: int) -> None:
+    axis.set(title=panel.title, xlabel=panel.x_title, ylabel=panel.y_title)
     for line in sorted(panel.lines, key=lambda line: line.baseline):  # the baseline is drawn over the others
         color, style = looks[line.label, line.baseline]
-        x = _thinned(line.x)
-        axis.plot(x, _thinned(line.y), color=color, linestyle=style)
-        if line.low:
-            axis.fill_between(x, _thinned(line.low), _thinned(line.high), color=color, alpha=0.15, linewidth=0)
-
-
-def _draw_levels(axis: Axes, panel: LinePanel) -> None:
+        x, y, low, high = map(_thinned, (line.x, line.y, line.low, line.high))
+        axis.plot(x, y, color=color, linestyle=style, marker="o" if len(x) <= max_markers else "")
+        if low:
+            axis.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
     if panel.at is not None:
         axis.axvline(panel.at, color=QUIET, linewidth=1, linestyle="--", zorder=1)
     axis.margins(y=0.12)
     for name, height in panel.levels:
         above: Any = {"xytext": (-2, 2), "horizontalalignment": "right", "verticalalignment": "bottom"}
-        _draw_level(axis, name, height, QUIET, (0, (4, 3)), fontsize="small", **above)
+        _draw_level(axis, name, height, QUIET, fontsize="small", **above)
     pairs = zip(panel.limits, axis.get_ylim(), strict=True)
     low, high = (drawn if given is None else given for given, drawn in pairs)
     if panel.levels and panel.limits[1] is None:
@@ -204,11 +194,10 @@ def _draw_levels(axis: Axes, panel: LinePanel) -> None:
     axis.set_ylim(low, high)
 
 
-def _draw_level(axis: Axes, name: str, height: float, color: str, style: Any, **look: Any) -> None:
-    axis.axhline(height, color=color, linewidth=1, linestyle=style, zorder=1)
-    axis.annotate(
-        name, (1, height), xycoords=axis.get_yaxis_transform(), textcoords="offset points", color=color, **look
-    )
+def _draw_level(axis: Axes, name: str, height: float, color: str, **look: Any) -> None:
+    axis.axhline(height, color=color, linewidth=1, linestyle="--", zorder=1)
+    place: Any = {"xy": (1, height), "xycoords": axis.get_yaxis_transform(), "textcoords": "offset points"}
+    axis.annotate(name, **place, color=color, **look)
 
 
 def _thinned(values: Sequence[float]) -> list[float]:
@@ -296,7 +285,7 @@ def scatter(panels: Sequence[Panel], x_title: str, note: str = "", size: tuple[f
                 axis.errorbar(point.x, point.y, ends if point.deviation is None else point.deviation, **look, **_DOT)
             if panel.level:
                 beside: Any = {"xytext": (3, 0), "verticalalignment": "center", "fontsize": 8.5}
-                _draw_level(axis, *panel.level, color_of(panel.level[0]), "--", **beside)
+                _draw_level(axis, *panel.level, color_of(panel.level[0]), **beside)
             axis.margins(x=0.25, y=0.12)
             low, high = axis.get_ylim()
             axis.set_ylim(max(low, -4), min(high, 106))  # a bar may leave the range of percentages, the axis not

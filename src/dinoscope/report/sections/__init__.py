@@ -6,16 +6,7 @@ from collections.abc import Callable
 
 from dinoscope.report.page import Section
 from dinoscope.report.runs import Material
-from dinoscope.report.sections import (
-    attention,
-    comparison,
-    curves,
-    embedding,
-    evaluations,
-    health,
-    settings,
-    summary,
-)
+from dinoscope.report.sections import attention, comparison, curves, embedding, evaluations, health, settings, summary
 
 SECTIONS: tuple[Callable[[Material], Section | tuple[Section, ...] | None], ...] = (
     summary.section,
