@@ -89,7 +89,7 @@ def _material(models: Sequence[str | Model], measuring: Measuring, *, baselines:
         progress(1, 1)
     # A run that has saved nothing has no model yet; all that it logged is shown nevertheless.
     empty = {str(run.path) for run in runs if run.state == "begun"}
-    named = [each for each in models if isinstance(each, Model) or str(Path(each)) not in empty]
+    named = [model for model in models if isinstance(model, Model) or str(Path(model)) not in empty]
     loaded = load_models(named, measuring.watch) if named else []
     missing = measuring
     if measuring.data is None:  # show what is kept

@@ -140,11 +140,11 @@ class Curve:
     values: tuple[float, ...]
 
 
-def curves(every: Sequence[Curve], title: str, note: str = "") -> Figure:
+def curves(lines: Sequence[Curve], title: str, note: str = "") -> Figure:
     """Draw accuracy over the epochs, one panel per architecture; runs with one label share their look."""
-    look = {line.label: line for line in looks(list(dict.fromkeys((curve.label, curve.method) for curve in every)))}
+    look = {line.label: line for line in looks(list(dict.fromkeys((curve.label, curve.method) for curve in lines)))}
     panels: dict[str, list[Line]] = {}
-    for curve in every:
+    for curve in lines:
         line = replace(look[curve.label], x=curve.epochs, y=curve.values)
         panels.setdefault(curve.architecture, []).append(line)
     drawn = tuple(LinePanel(name, tuple(lines), "epoch", title) for name, lines in panels.items())
@@ -284,8 +284,8 @@ def scatter(panels: Sequence[Panel], x_title: str, note: str = "", size: tuple[f
                 look: Any = {"color": color_of(point.method), "marker": markers[point.architecture], "zorder": 3}
                 axis.errorbar(point.x, point.y, ends if point.deviation is None else point.deviation, **look, **_DOT)
             if panel.level:
-                beside: Any = {"xytext": (3, 0), "verticalalignment": "center", "fontsize": 8.5}
-                _draw_level(axis, *panel.level, color_of(panel.level[0]), **beside)
+                outside: Any = {"xytext": (3, 0), "verticalalignment": "center", "fontsize": 8.5}
+                _draw_level(axis, *panel.level, color_of(panel.level[0]), **outside)
             axis.margins(x=0.25, y=0.12)
             low, high = axis.get_ylim()
             axis.set_ylim(max(low, -4), min(high, 106))  # a bar may leave the range of percentages, the axis not
@@ -372,13 +372,13 @@ class Effect:
 
 
 def bars(
-    every: Sequence[Bar], baseline: Bar | None, title: str, x_title: str, note: str = "", *, place: int = 0
+    variants: Sequence[Bar], baseline: Bar | None, title: str, x_title: str, note: str = "", *, place: int = 0
 ) -> Figure:
     """Draw horizontal bars from 0 with whiskers of one deviation and a dot for each seed; a line marks the baseline.
 
     place: how many bars stand above the baseline's.
     """
-    rows = [*every[:place], *([baseline] if baseline else []), *every[place:]]
+    rows = [*variants[:place], *([baseline] if baseline else []), *variants[place:]]
     ends = [bar.value + (bar.deviation or 0) for bar in rows if bar.value is not None]
     ends += [value for bar in rows for value in bar.values]
     limit = max([*ends, 0]) or 1
@@ -414,16 +414,16 @@ def _draw_bar(axis: Axes, row: int, bar: Bar, right: float, color: str) -> None:
         axis.text(left, row, bar.mark, color=INK if is_inside else MARKED, **look)
 
 
-def effects(every: Sequence[Effect], title: str, x_title: str, note: str = "") -> Figure:
+def effects(rows: Sequence[Effect], title: str, x_title: str, note: str = "") -> Figure:
     """Draw differences from the baseline with their intervals, in the order given; hollow if 0 is not excluded."""
-    ends = [end for effect in every for end in (effect.value, effect.low, effect.high, 0) if end is not None] or [0, 1]
+    ends = [end for effect in rows for end in (effect.value, effect.low, effect.high, 0) if end is not None] or [0, 1]
     room = 0.2 * (max(ends) - min(ends) or 1)
     with matplotlib.rc_context(SMALL_STYLE):
-        figure, axis = _rows([effect.label for effect in every], title, x_title, 0.36)
+        figure, axis = _rows([effect.label for effect in rows], title, x_title, 0.36)
         axis.set_xlim(min(ends) - room, max(ends) + room)
-        axis.set_ylim(len(every) - 0.5, -0.9)
+        axis.set_ylim(len(rows) - 0.5, -0.9)
         axis.axvline(0, color=BASELINE, linewidth=0.9, linestyle="--", zorder=1)
-        for row, effect in enumerate(every):
+        for row, effect in enumerate(rows):
             color, fill = MARKED if effect.mark else BAR, "white"
             if effect.low is not None and effect.high is not None:
                 axis.plot([effect.low, effect.high], [row, row], color=color, linewidth=1.6, zorder=3)

@@ -189,10 +189,10 @@ def told_apart(titles: Sequence[str]) -> list[str]:
     if len(words) < 2 or spare < 1:
         return list(titles)
     start = min(_shared(words), spare)
-    end = min(_shared([each[::-1] for each in words]), spare - start)
-    short = ["".join(each[start : len(each) - end]).strip(_BETWEEN) for each in words]
+    end = min(_shared([title[::-1] for title in words]), spare - start)
+    short = ["".join(title[start : len(title) - end]).strip(_BETWEEN) for title in words]
     return short if all(short) and len(set(short)) == len(short) else list(titles)
 
 
 def _shared(words: Sequence[Sequence[str]]) -> int:
-    return len(list(itertools.takewhile(lambda each: len(set(each)) == 1, zip(*words, strict=False))))
+    return len(list(itertools.takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False))))

@@ -68,10 +68,10 @@ def section(material: Material) -> Section | None:
 def _through_training(title: str, history: AttentionHistory) -> Figure:
     snapshots = [history.snapshots[place] for place in first_to_last(len(history.snapshots), MAX_STEPS)]
     columns = [
-        MapColumn(f"epoch {each.epoch:.3g}", f"step {each.steps}", each.maps)
-        if each.steps
-        else MapColumn("before training", "", each.maps)
-        for each in snapshots
+        MapColumn(
+            *((f"epoch {one.epoch:.3g}", f"step {one.steps}") if one.steps else ("before training", "")), one.maps
+        )
+        for one in snapshots
     ]
     what = snapshots[-1].what
     page = maps_page(history.pictures, columns, f"{what}, mean over the heads" if what == "attention" else what)

@@ -163,5 +163,5 @@ def best_first(results: Sequence[Result], metric: str) -> dict[str, tuple[float,
         if result.items is not None and metric in result.items.figures
     ]
     common = [name for name in scores[0] if all(name in own for own in scores)] if scores else []
-    found = {name: tuple(own[name] for own in scores) for name in common}
-    return dict(sorted(found.items(), key=lambda pair: (-fmean(pair[1]), pair[0])))
+    items = {name: tuple(own[name] for own in scores) for name in common}
+    return dict(sorted(items.items(), key=lambda pair: (-fmean(pair[1]), pair[0])))

@@ -68,11 +68,11 @@ def section(material: Material) -> Section | None:
     runs = material.runs
     if not runs:
         return None
-    found = [finding for run in runs for finding in findings(run)]
+    every = [finding for run in runs for finding in findings(run)]
     blocks: list[Block] = []
     for kind in ("warning", "note"):
-        blocks += [finding.notice() for finding in together([one for one in found if one.kind == kind])]
-    if healthy := [finding.run for finding in found if finding.kind == "good"]:
+        blocks += [finding.notice() for finding in together([finding for finding in every if finding.kind == kind])]
+    if healthy := [finding.run for finding in every if finding.kind == "good"]:
         blocks.append(Notice(f"{listed(healthy)}: {HEALTHY}", "good"))
     columns = (Column("Run"), Column("Verdict"), *(Column(title, "right") for title in _TITLES))
     blocks += [
@@ -103,7 +103,7 @@ def _row(run: RunRecord) -> TableRow:
 
 
 def verdict(run: RunRecord) -> str:
-    state = "healthy" if _recent(run) else "nothing was logged, so that nothing can be said"
+    state = "healthy" if _recent(run) else "nothing was logged, so there is no verdict"
     return next((words for words, _ in _problems(run)), SHORT if state == "healthy" and _is_short(run) else state)
 
 
@@ -115,7 +115,7 @@ def findings(run: RunRecord) -> list[Finding]:
     problems = list(_problems(run))
     warnings, notes = [text for _, text in problems], list[str]()
     if run.state == "begun":
-        warnings.insert(0, "it was begun and nothing of it is saved yet: there are no weights to look at.")
+        warnings.insert(0, "it has started, but nothing is saved yet: there are no weights.")
     if run.state == "stopped":
         again = f"dinoscope train --out {shlex.quote(str(run.path))} --resume"
         text = f"saved up to step {count(run.steps)} of {count(run.total_steps)}: its weights are from there."
@@ -143,8 +143,8 @@ def findings(run: RunRecord) -> list[Finding]:
         notes.append(f"{count(len(run.unreadable))} images could not be read and were left out: see `dinoscope scan`.")
     state = verdict(run)
     well = Finding(run.label, "good", HEALTHY) if state == "healthy" else Finding(run.label, "note", f"{state}.")
-    found = [Finding(run.label, "warning", text) for text in warnings] or [well]
-    return [*found, *(Finding(run.label, "note", text) for text in notes)]
+    first = [Finding(run.label, "warning", text) for text in warnings] or [well]
+    return [*first, *(Finding(run.label, "note", text) for text in notes)]
 
 
 def together(found: Sequence[Finding]) -> list[Finding]:
@@ -168,8 +168,8 @@ def _problems(run: RunRecord) -> Iterator[tuple[str, str]]:
         means = {name: statistics.fmean(line[name] for line in recent) for name in names}
         with contextlib.suppress(KeyError):  # a run from before the value was logged
             method = _judge(run.config.method, run.config.backbone_config, max(run.classes or 0, 2))
-            if (found := method.diagnose(means)) is not None:
-                yield found.kind, found.text
+            if (diagnosis := method.diagnose(means)) is not None:
+                yield diagnosis.kind, diagnosis.text
     deviation, accuracy = run.last("feature_spread"), run.last("knn_top1")
     if deviation is not None and deviation < COLLAPSED_DEVIATION:
         yield (

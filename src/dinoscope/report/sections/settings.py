@@ -76,12 +76,12 @@ def _machine(run: RunRecord) -> list[Block]:
     """The circumstances of the run's first start, and whether later ones were different."""
     seed = ("Seed", str(run.config.seed))
     if not run.sessions:
-        begun = (("Begun", run.started),) if run.started else ()
+        started = (("Started", run.started),) if run.started else ()
         missing = ("Machine, versions, commit", "not recorded: the run is from before machine and versions were")
-        return [KeyValues((missing, seed, *begun))]
+        return [KeyValues((missing, seed, *started))]
     first = run.sessions[0]
     pairs = [
-        ("Begun", _moment(first)),
+        ("Started", _moment(first)),
         ("Machine", _machine_line(first)),
         ("System", first.system),
         ("Precision", f"{first.precision}, {first.processes} process{'es' * (first.processes != 1)}"),

@@ -57,11 +57,11 @@ def _facts(run: RunRecord, entry: Entry | None) -> list[tuple[str, str]]:
     pairs = [
         ("Method", run.method),
         ("Network", network + size),
-        *([("Began from", run.config.init)] if run.config.init else []),
+        *([("Initial weights", run.config.init)] if run.config.init else []),
         ("Trained on", _data(run)),
         ("Length", f"{_epochs(run.config.epochs)}, batch {run.config.batch_size}: {_steps(run)} steps"),
         ("Time", _time(run, "about ")),
-        ("Begun", run.started.replace("T", " ", 1) or "not recorded"),
+        ("Started", run.started.replace("T", " ", 1) or "not recorded"),
         ("State", _state(run)),
     ]
     for key in compare.accuracies():
@@ -180,9 +180,9 @@ def headlines(runs: Sequence[RunRecord], comparison: Comparison | None) -> list[
     news = [f"{line}." for line in compare.baseline_lines(comparison)]
     lines: list[str] = []
     for name in compare.accuracies():
-        every = measured if len(measured) == 1 else compare.ranked(comparison, name)
-        if every and every[0].cell(name):
-            lines.append(_contest(every, comparison, name))
+        ranked = measured if len(measured) == 1 else compare.ranked(comparison, name)
+        if ranked and ranked[0].cell(name):
+            lines.append(_contest(ranked, comparison, name))
     if not lines:
         return [*news, "The accuracies were measured on different images or otherwise, so they are not ranked."]
     if len(measured) > 1 and all(len(row.entries) == 1 for row in rows):
@@ -190,14 +190,14 @@ def headlines(runs: Sequence[RunRecord], comparison: Comparison | None) -> list[
     return news + lines
 
 
-def _contest(every: Sequence[Row], comparison: Comparison, name: str) -> str:
+def _contest(ranked: Sequence[Row], comparison: Comparison, name: str) -> str:
     """Who is first, second and last in one figure, what labels give, and guessing; of one model, its figure.
 
-    every: best first.
+    ranked: best first.
     """
-    rows = compare.without_labels(every)
+    rows = compare.without_labels(ranked)
     first, last = rows[0], rows[-1]
-    scope = ", without labels" if len(rows) < len(every) else ""
+    scope = ", without labels" if len(rows) < len(ranked) else ""
     text = f"{compare.evaluation_title(name)} on {_images(compare.measured(first, name)[0])}{scope}: "
     if len(rows) == 1:
         text += f"the frozen features of {_title(first, comparison)} reach {_with_interval(first, name)}."
@@ -209,10 +209,10 @@ def _contest(every: Sequence[Row], comparison: Comparison, name: str) -> str:
         text += f", then {_title(second, comparison)} with {_with_interval(second, name)}" if len(rows) > 2 else ""
         text += f"; last is {_title(last, comparison)} with {_with_interval(last, name)}."
         text += _difference(first, second, name, is_sure=is_sure)
-    labelled = [row for row in every if row.first.method == compare.WITH_LABELS and row not in rows]
+    labelled = [row for row in ranked if row.first.method == compare.WITH_LABELS and row not in rows]
     if labelled:
         text += f" With labels: {listed([f'{_title(row, comparison)} {_mean(row, name)} %' for row in labelled])}."
-    chance = compare.guessing(every, name)
+    chance = compare.guessing(ranked, name)
     return text if chance is None else f"{text} Guessing: {chance:.1f} %."
 
 
