@@ -35,7 +35,7 @@ class Console(rich_console.Console):
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
-    def line(self, text: str, *, markup: bool = False, style: str | None = None) -> None:
+    def print_line(self, text: str, *, markup: bool = False, style: str | None = None) -> None:
         """Print a line as it is: not wrapped, nothing highlighted."""
         self.print(text, markup=markup, style=style, highlight=False, soft_wrap=True)
 
@@ -61,7 +61,7 @@ def progress_bar(
         is_first = not progress.tasks[task].visible
         progress.update(task, completed=done, total=total, visible=True)
         if is_first and not console.is_terminal:
-            console.line(f"{description} ({total})" if total else description)
+            console.print_line(f"{description} ({total})" if total else description)
 
     with progress:
         yield advance
@@ -69,13 +69,13 @@ def progress_bar(
 
 def stdout(shown: object) -> None:
     if isinstance(shown, str):
-        Console().line(shown)
+        Console().print_line(shown)
     else:
         Console().print(shown, highlight=False)
 
 
 def say(text: str) -> None:
-    Console(stderr=True).line(text)
+    Console(stderr=True).print_line(text)
 
 
 def emit(values: Any, tables: Iterable[Table], lines: Iterable[str] = (), *, json: bool) -> None:
@@ -87,11 +87,11 @@ def emit(values: Any, tables: Iterable[Table], lines: Iterable[str] = (), *, jso
     for table in tables:
         console.print(rich_table(table))
         for number, note in enumerate(table.notes, 1):
-            console.line(f"[bold]{number}[/bold] {escape(note)}", markup=True)
+            console.print_line(f"[bold]{number}[/bold] {escape(note)}", markup=True)
         for remark in table.remarks:
-            console.line(remark, style="dim")
+            console.print_line(remark, style="dim")
     for line in lines:
-        console.line(line)
+        console.print_line(line)
 
 
 _NAME_WIDTH = 20

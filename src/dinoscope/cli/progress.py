@@ -70,13 +70,13 @@ class ConsoleProgress(Listener):
         self.image_size = start.backbone.config.image_size
         if self.task is not None:
             self.progress.remove_task(self.task)
-        self.console.line(
+        self.console.print_line(
             f"[bold]{config.backbone}[/] ({start.parameters / 1e6:.2f} M parameters) on {start.images} "
             f"image{'s' * (start.images != 1)}, {config.epochs:g} epoch{'s' * (config.epochs != 1)}",
             markup=True,
         )
         for name, text in start.facts.items():
-            self.console.line(f"  {name}: {text}")
+            self.console.print_line(f"  {name}: {text}")
         self.first, self.begun = start.step.index, time.monotonic()
         self.progress.start()
         self.task = self.progress.add_task("training", total=start.step.total, completed=self.first, scalars="")
@@ -93,13 +93,13 @@ class ConsoleProgress(Listener):
         elif time.monotonic() - self.printed > PLAIN_SECONDS:
             self.printed = time.monotonic()
             left = (self.printed - self.begun) / max(done - self.first, 1) * (step.total - done)
-            self.console.line(f"{epoch}  step {done}/{step.total}  {left:.0f} s left  {scalars}")
+            self.console.print_line(f"{epoch}  step {done}/{step.total}  {left:.0f} s left  {scalars}")
 
     def logged(self, record: StepRecord) -> None:
         values = record.values
         if "knn_top1" in values:
             knn = f"k-NN {values['knn_top1']:.1f} % at {self.image_size} px"
-            self.console.line(f"  epoch {record.step.epoch + 1}: {knn}, RankMe {values['rank_me']:.0f}")
+            self.console.print_line(f"  epoch {record.step.epoch + 1}: {knn}, RankMe {values['rank_me']:.0f}")
 
     def said(self, message: str) -> None:
         self.console.print(f"[bold yellow]{escape(message)}[/]", highlight=False)
@@ -158,9 +158,9 @@ class StudyTable:
             if is_changed:
                 self.states[run.name] = run.state
                 text = "finished before" if run.before else "started" if run.state == "running" else ""
-                self.console.line(f"{run.name}: {text or f'{run.state}  {self._line(run)}'}")
+                self.console.print_line(f"{run.name}: {text or f'{run.state}  {self._line(run)}'}")
             if is_due and run.state == "running":
-                self.console.line(f"{run.name}: {self._line(run)}")
+                self.console.print_line(f"{run.name}: {self._line(run)}")
 
     def table(self, runs: Sequence[RunStatus], max_rows: int | None = None) -> Table:
         """Return one row for each run; of more than `max_rows`, those that matter most, and a line with the counts."""

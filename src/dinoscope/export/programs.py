@@ -99,17 +99,14 @@ def check(program: Program, run: Callable[[np.ndarray], Sequence[np.ndarray]]) -
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence what the exporters report about their own workings; errors come through."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
+        logging.disable(logging.WARNING)
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            logging.disable(before)
 
 
 def write_onnx(folder: Path, model: Model) -> list[str]:

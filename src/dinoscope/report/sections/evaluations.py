@@ -75,29 +75,25 @@ def _groups(models: Sequence[Model], evaluation: Evaluation) -> tuple[list[Resul
     notices: list[Notice] = []
     for model in models:
         for name in kept_names(model.home, evaluation.prefix or evaluation.name) if model.home else []:
+            result, fault = None, ""
             try:
-                result = _usable(model, name, evaluation)
+                result = kept(model.home, name) if model.home else None
+                if result is None or result.evaluation != evaluation.name:
+                    continue
+                evaluation.protocol_line(result.protocol)
+                if result.protocol.get("weights_hash", model.weights_hash) != model.weights_hash:
+                    fault = (
+                        f"its {name} was measured with other weights than it has now, and is left out. Measure again."
+                    )
+            except KeyError as error:
+                fault = f"its {name} does not state its {error.args[0]}, and is left out. Measure it again."
             except UserError as error:
-                notices.append(Notice(f"{model.label}: {error}", "warning"))
-                continue
-            if result is not None:
+                fault = str(error)
+            if fault or result is None:
+                notices.append(Notice(f"{model.label}: {fault}", "warning"))
+            else:
                 groups.setdefault(identity(conditions(result)), []).append((model, result))
     return sorted(groups.values(), key=len, reverse=True), notices
-
-
-def _usable(model: Model, name: str, evaluation: Evaluation) -> Result | None:
-    """The result, if it is of this evaluation. Raises UserError if it is damaged or cannot be shown."""
-    result = kept(model.home, name) if model.home else None
-    if result is None or result.evaluation != evaluation.name:
-        return None
-    try:
-        evaluation.protocol_line(result.protocol)
-    except KeyError as error:
-        text = f"its {name} does not state its {error.args[0]}, and is left out. Measure it again."
-        raise UserError(text) from error
-    if result.protocol.get("weights_hash", model.weights_hash) != model.weights_hash:
-        raise UserError(f"its {name} was measured with other weights than it has now, and is left out. Measure again.")
-    return result
 
 
 def _protocol(group: Results, evaluation: Evaluation) -> str:

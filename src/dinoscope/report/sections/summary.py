@@ -18,6 +18,7 @@ from dinoscope.types import Result
 
 MAX_WARNINGS = 5
 """That are repeated on the first screen."""
+_ACCURACIES = {name: compare.evaluation_title(name) for name in compare.accuracies()}
 
 
 def section(material: Material) -> Section:
@@ -28,7 +29,7 @@ def section(material: Material) -> Section:
         blocks.append(Bullets(tuple(headlines(runs, comparison))))
     blocks += _warnings(runs)
     if len(runs) == 1 and not others:
-        blocks.append(KeyValues(tuple(_facts(runs[0], entries.get(runs[0].path)))))
+        blocks.append(_details(runs[0], entries.get(runs[0].path)))
     elif runs:
         blocks.append(_table(runs, entries, comparison))
     if others:
@@ -50,74 +51,73 @@ def _training_line(runs: Sequence[RunRecord]) -> str:
     return f"{subject} on {networks}, trained for {length}{each}{time} on {data}."
 
 
-def _facts(run: RunRecord, entry: Entry | None) -> list[tuple[str, str]]:
-    name, title = run.config.backbone, network_title(run.config.backbone)
-    network = title if title == name else f"{title} ({name})"
-    size = f", {entry.parameters:.3g} million parameters" if entry and entry.parameters else ""
-    pairs = [
-        ("Method", run.method),
-        ("Network", network + size),
-        *([("Initial weights", run.config.init)] if run.config.init else []),
-        ("Trained on", _data(run)),
-        ("Length", f"{_epochs(run.config.epochs)}, batch {run.config.batch_size}: {_steps(run)} steps"),
-        ("Time", _time(run, "about ")),
-        ("Started", run.started.replace("T", " ", 1) or "not recorded"),
-        ("State", _state(run)),
-    ]
-    for key in compare.accuracies():
-        if entry and (value := entry.value(key)) is not None:
-            text = f"{value:.1f} % ({_images(entry.measurements[key])})"
-            pairs.append((f"{compare.evaluation_title(key)} top-1", text))
+def _facts(run: RunRecord, entry: Entry | None) -> dict[str, str]:
+    """What is shown of every run: title -> text."""
+    size = f" ({entry.parameters:.2g} M)" if entry and entry.parameters else ""
+    return {
+        "Method": run.method,
+        "Network": run.network + size,
+        "Images": count(run.images),
+        "Classes": "none" if run.classes == 0 else count(run.classes),
+        "Epochs": f"{run.config.epochs:g}",
+        "Steps": _steps(run),
+        "Time": _time(run, "≈ "),
+        **{title: figure(entry.value(name) if entry else None) for name, title in _ACCURACIES.items()},
+        "State": _state(run),
+    }
+
+
+def _details(run: RunRecord, entry: Entry | None) -> KeyValues:
+    """All facts of the only run."""
+    config, title = run.config, network_title(run.config.backbone)
+    facts = _facts(run, entry)
+    facts["Network"] += "" if title == config.backbone else f", {config.backbone}"
+    if config.init:
+        facts["Initial weights"] = config.init
+    facts["Trained on"] = _data(run)
+    facts["Batch size"] = str(config.batch_size)
+    facts["Started"] = run.started.replace("T", " ", 1) or "not recorded"
+    for name, title in _ACCURACIES.items():
+        facts[title] += f" % ({_images(entry.measurements[name])})" if entry and entry.value(name) is not None else ""
     if (online := run.last("knn_top1")) is not None:
         knn = entry.measurements.get("knn") if entry else None
         size = None if knn is None else knn.protocol.get("image_size")
         other = f"; the k-NN above is at {size} px" if size not in (None, run.image_size) else ""
-        text = f"{online:.1f} % (during training, on the run's own images at {run.image_size} px{other})"
-        pairs.append(("Online k-NN top-1", text))
-    return pairs
+        where = f"during training, on the run's own images at {run.image_size} px{other}"
+        facts["Online k-NN top-1"] = f"{online:.1f} % ({where})"
+    return KeyValues(tuple(facts.items()))
 
 
 def _table(runs: Sequence[RunRecord], entries: Mapping[Path, Entry], comparison: Comparison | None) -> Table:
     """The runs, best first as in the comparison if they can be ranked; else as given."""
-    names = compare.accuracies()
-    order = next((found for name in names if comparison and (found := compare.ranked(comparison, name))), ())
+    order = next((own for name in _ACCURACIES if comparison and (own := compare.ranked(comparison, name))), ())
     places = {Path(entry.run): place for place, row in enumerate(order) for entry in row.entries}
-    best = {name: compare.best(comparison, name) if comparison else () for name in names}
+    best = {name: compare.best(comparison, name) if comparison else () for name in _ACCURACIES}
     rows: list[TableRow] = []
+    titles: list[str] = []
     for run in sorted(runs, key=lambda run: places.get(run.path, len(places))):
         entry = entries.get(run.path)
-        about = (
-            run.label,
-            run.method,
-            run.network + (f" ({entry.parameters:.2g} M)" if entry and entry.parameters else ""),
-            count(run.images),
-            "none" if run.classes == 0 else count(run.classes),
-            f"{run.config.epochs:g}",
-            _steps(run),
-            _time(run, "≈ "),
-        )
-        figures = (figure(entry.value(name) if entry else None) for name in names)
-        bold = [at for at, name in enumerate(names, len(about)) if any(entry in row.entries for row in best[name])]
-        rows.append(TableRow((*about, *figures, _state(run)), best=tuple(bold)))
+        facts = {"Run": run.label} | _facts(run, entry)
+        titles = list(facts)
+        bold = [titles.index(_ACCURACIES[name]) for name in best if any(entry in row.entries for row in best[name])]
+        rows.append(TableRow(tuple(facts.values()), best=tuple(bold)))
     remarks = ["Trained on: " + "; ".join(dict.fromkeys(str(run.config.data) for run in runs))]
     if any(run.estimated and run.seconds for run in runs):
         remarks.append("≈: not recorded; from the speeds that were logged, without evaluations")
     if any(run.path in entries for run in runs):
         remarks.append("M: million parameters of the backbone, which is what is kept of a run")
     remarks.append(
-        "Linear (probe) and k-NN: top-1 accuracy in %, with intervals and protocols in the comparison below. "
+        "Linear probe and k-NN: top-1 accuracy in %, with intervals and protocols in the comparison below. "
         f"{ABSENT}: not measured"
     )
     caption = "What was trained"
     if comparison and any(row.best for row in rows):
         caption += ", best first"
-        has_seeds = any(len(row.entries) > 1 for name in names for row in best[name])
+        has_seeds = any(len(row.entries) > 1 for leading in best.values() for row in leading)
         means = "; a method with several seeds is judged by its mean, and all its runs are marked"
         remarks.append(compare.bold_line(comparison) + (means if has_seeds else ""))
-    titles = ("Run", "Method", "Network", "Images", "Classes", "Epochs", "Steps", "Time", "Linear", "k-NN", "State")
-    columns = tuple(
-        Column(title, "left" if title in ("Run", "Method", "Network", "State") else "right") for title in titles
-    )
+    words = ("Run", "Method", "Network", "State")
+    columns = tuple(Column(title, "left" if title in words else "right") for title in titles)
     return Table(columns, (Rows(tuple(rows)),), caption, remarks=tuple(remarks))
 
 
