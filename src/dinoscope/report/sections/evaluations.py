@@ -74,10 +74,12 @@ def _groups(models: Sequence[Model], evaluation: Evaluation) -> tuple[list[Resul
     groups: dict[str, list[tuple[Model, Result]]] = {}
     notices: list[Notice] = []
     for model in models:
-        for name in kept_names(model.home, evaluation.prefix or evaluation.name) if model.home else []:
+        if model.home is None:
+            continue
+        for name in kept_names(model.home, evaluation.prefix or evaluation.name):
             result, fault = None, ""
             try:
-                result = kept(model.home, name) if model.home else None
+                result = kept(model.home, name)
                 if result is None or result.evaluation != evaluation.name:
                     continue
                 evaluation.protocol_line(result.protocol)

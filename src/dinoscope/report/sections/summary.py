@@ -39,14 +39,15 @@ def section(material: Material) -> Section:
 
 
 def _training_line(runs: Sequence[RunRecord]) -> str:
-    alone, (shortest, *_, longest) = len(runs) == 1, sorted(run.config.epochs for run in [*runs, *runs])
+    alone, lengths = len(runs) == 1, sorted({run.config.epochs for run in runs})
     methods, networks, data = (
         listed(list(dict.fromkeys(words)))
         for words in zip(*((run.method, run.network, _data(run, whether_used=alone)) for run in runs), strict=True)
     )
-    length = _epochs(longest) if shortest == longest else f"{shortest:g} to {_epochs(longest)}"
+    length = f"{lengths[-1]:g} epoch{'s' * (lengths[-1] != 1)}"
+    length = length if len(lengths) == 1 else f"{lengths[0]:g} to {length}"
     time = f" ({_time(runs[0], 'about ')})" if alone and runs[0].seconds is not None else ""
-    each = " each" if not alone and shortest == longest else ""
+    each = " each" if not alone and len(lengths) == 1 else ""
     subject = methods if alone else f"{len(runs)} runs of {methods}"
     return f"{subject} on {networks}, trained for {length}{each}{time} on {data}."
 
@@ -71,7 +72,9 @@ def _details(run: RunRecord, entry: Entry | None) -> KeyValues:
     """All facts of the only run."""
     config, title = run.config, network_title(run.config.backbone)
     facts = _facts(run, entry)
-    facts["Network"] += "" if title == config.backbone else f", {config.backbone}"
+    size = f", {entry.parameters:.3g} million parameters" if entry and entry.parameters else ""
+    facts["Network"] = (title if title == config.backbone else f"{title} ({config.backbone})") + size
+    facts["Time"] = _time(run, "about ")
     if config.init:
         facts["Initial weights"] = config.init
     facts["Trained on"] = _data(run)
@@ -128,10 +131,6 @@ def _data(run: RunRecord, *, whether_used: bool = True) -> str:
     is_unused = whether_used and run.classes and run.method_key != compare.WITH_LABELS
     unused = " (whose labels were not used)" if is_unused else ""
     return f"{count(run.images)} images{classes}{unused} from {run.config.data}"
-
-
-def _epochs(number: float) -> str:
-    return f"{number:g} epoch{'s' * (number != 1)}"
 
 
 def _time(run: RunRecord, about: str) -> str:
