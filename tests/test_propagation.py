@@ -130,8 +130,8 @@ def test_objects_may_all_come_late() -> None:
 def test_only_the_first_frame_and_the_context_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
     held = []
 
-    def spy(target: torch.Tensor, sources: torch.Tensor, labels: torch.Tensor, config: object) -> torch.Tensor:
-        held.append(sources[:, 0, 0].round().int().tolist())
+    def spy(target: torch.Tensor, sources: list[torch.Tensor], labels: torch.Tensor, config: object) -> torch.Tensor:
+        held.append([round(source[0, 0].item()) for source in sources])
         return labels[0]
 
     def numbered(backbone: object, frame: np.ndarray, size: object) -> tuple[torch.Tensor, tuple[int, int]]:
@@ -153,7 +153,7 @@ def test_without_context_only_the_first_frame_counts() -> None:
     assert len(list(propagate(Colors(), frames, {0: masks[0]}, PropagationConfig(size=64, context=0)))) == 3
 
 
-def test_context_beyond_any_memory_and_beyond_the_first_room() -> None:
+def test_context_beyond_any_memory_() -> None:
     frames, masks = moving(12)
     many = PropagationConfig(size=64, context=10**9, radius=2)
     enough = PropagationConfig(size=64, context=11, radius=2)

@@ -42,16 +42,16 @@ def write_followed(
 ) -> Iterator[UInt8[ndarray, "h w 3"]]:
     """Write each mask as it comes as FOLDER/00000.png..., and the overlay; yield each of its frames once it is written.
 
-    The overlay is there when all is gone through; where that ends early, only masks are. Of the frames no more are
-    held than one. Raises UserError if something cannot be written.
+    The overlay is there at the end; if that is not reached, only masks are. No more than one frame is held. Raises
+    UserError if something cannot be written.
     """
     with video_writer(overlay, fps) as add:
         # the mask first: where a frame is in error, the propagation has more to say about it
         for count, (mask, frame) in enumerate(zip(masks, frames, strict=False)):
             write_mask(folder / f"{count:05d}.png", mask)
-            laid = objects_overlay(frame, mask)
-            add(laid)
-            yield laid
+            picture = objects_overlay(frame, mask)
+            add(picture)
+            yield picture
 
 
 @contextmanager
@@ -74,42 +74,29 @@ def video_writer(path: Path, fps: float) -> Iterator[AddFrame]:
 @contextmanager
 def _mp4(path: Path, fps: float) -> Iterator[AddFrame]:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    writer: list[cv2.VideoWriter] = []
-    written = 0
+    writer, written = cv2.VideoWriter(), 0
 
     def add(frame: UInt8[ndarray, "h w 3"]) -> None:
         nonlocal written
         height, width = frame.shape[:2]
         even = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-        if not writer:
-            writer.append(_opened(path, fps, (even.shape[1], even.shape[0])))
-        writer[0].write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
+        codecs = (cv2.VideoWriter.fourcc(*codec) for codec in _CODECS)
+        size = even.shape[1::-1]
+        if not written and not any(writer.open(str(path), cv2.CAP_FFMPEG, codec, fps, size) for codec in codecs):
+            raise OSError(f"this OpenCV writes neither of {', '.join(_CODECS)}; a GIF may do instead")
+        writer.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
         written += 1
 
     try:
         yield add
     finally:
-        for each in writer:
-            each.release()
+        writer.release()
     # OpenCV tells nothing if the disk is full or the codec is missing
-    if not _opens(path, written):
-        raise OSError("OpenCV wrote no video that can be opened again; is the disk full? A GIF may do instead")
-
-
-def _opened(path: Path, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
-    """A writer of the first codec that there is. Raises OSError if there is none."""
-    for codec in _CODECS:
-        writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, size)
-        if writer.isOpened():
-            return writer
-    raise OSError(f"this OpenCV writes neither of {', '.join(_CODECS)}; a GIF may do instead")
-
-
-def _opens(path: Path, frames: int) -> bool:
-    """Whether the file is a video of so many frames, of which the first can be read."""
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
-        return capture.isOpened() and int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == frames and capture.read()[0]
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else -1
+        if count != written or not capture.read()[0]:
+            raise OSError("OpenCV wrote no video that can be opened again; is the disk full? A GIF may do instead")
     finally:
         capture.release()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -56,14 +55,27 @@ def track(
         mask: Mask of the first frame, of its size: a PNG with a palette, or of 8-bit grey.
         out: Folder for the masks and the overlay.
         mask_at: Masks of later frames, counted from 0, as in 40:dog.png: objects that appear there, or are to be
-            corrected. Objects that such a mask does not hold go on as they were.
+            corrected. Objects that such a mask does not hold stay as they were.
         gif: Write OUT/overlay.gif instead of overlay.mp4.
         overwrite: Replace what an earlier call wrote to OUT.
         device: cpu, cuda, cuda:N or mps; auto takes the best there is.
     """
     overlay = out / ("overlay.gif" if gif else "overlay.mp4")
     try:
-        count = _track(video, mask, model, out, overlay, mask_at, propagation, device, overwrite=overwrite)
+        check_config(propagation)
+        chosen, frames, files = pick_device(device), open_video(video), _mask_files(mask, mask_at)
+        if frames.files and max(files) >= frames.frames:
+            raise UserError(f"--mask-at {max(files)}:...: {video} has {frames.frames} frames, counted from 0")
+        masks = {number: _read_mask(file, frames) for number, file in files.items()}
+        backbone = load_model(model, progress_bar).backbone
+        frames = replace(frames, window=backbone.config.window)
+        for number, file in files.items():
+            warn_of_lost(masks[number], str(file), propagation.size, backbone.patch_size)
+        _claim(out, {video, *frames.files, *files.values()}, overwrite=overwrite)
+        with progress_bar("tracking") as progress:
+            results = propagate(backbone, frames, masks, propagation, chosen, progress)
+            # the video is read a second time for the overlay, so that no frame need be kept
+            count = sum(1 for _ in write_followed(results, frames, frames.fps, out / MASKS, overlay))
     except KeyboardInterrupt:
         count = len(list((out / MASKS).glob(_ANY_MASK)))
         whole = f"{_counted(count)} in {out / MASKS}, each whole, and no overlay. --overwrite begins again"
@@ -71,34 +83,6 @@ def track(
         return 130
     stdout(f"{_counted(count)} in {out / MASKS}, over the frames in {overlay}")
     return 0
-
-
-def _track(
-    video: Path,
-    mask: Path,
-    model: str,
-    out: Path,
-    overlay: Path,
-    mask_at: tuple[str, ...],
-    propagation: PropagationConfig,
-    device: str,
-    *,
-    overwrite: bool,
-) -> int:
-    """Check everything, then write the masks and the overlay; return the number of frames."""
-    check_config(propagation)
-    chosen, frames = pick_device(device), open_video(video)
-    files = _mask_files(mask, mask_at)
-    masks = _masks(files, frames)
-    backbone = load_model(model, progress_bar).backbone
-    frames = replace(frames, window=backbone.config.window)
-    for number, file in files.items():
-        warn_of_lost(masks[number], str(file), propagation.size, backbone.patch_size)
-    _claim(out, {video, *frames.files, *files.values()}, overwrite=overwrite)
-    with progress_bar("tracking") as progress:
-        results = propagate(backbone, frames, masks, propagation, chosen, progress)
-        # the video is read a second time for the overlay, so that no frame need be kept
-        return sum(1 for _ in write_followed(results, frames, frames.fps, out / MASKS, overlay))
 
 
 def _counted(masks: int) -> str:
@@ -116,13 +100,6 @@ def _mask_files(first: Path, later: tuple[str, ...]) -> dict[int, Path]:
             raise UserError(f"--mask-at {text}: there is a mask for frame {int(number)} already")
         files[int(number)] = Path(file)
     return files
-
-
-def _masks(files: Mapping[int, Path], video: Video) -> dict[int, UInt8[ndarray, "h w"]]:
-    """Read all masks. Raises UserError for one that cannot be read or does not fit the video."""
-    if video.files and max(files) >= video.frames:
-        raise UserError(f"--mask-at {max(files)}:...: {video.path} has {video.frames} frames, counted from 0")
-    return {number: _read_mask(file, video) for number, file in files.items()}
 
 
 def _read_mask(file: Path, video: Video) -> UInt8[ndarray, "h w"]:

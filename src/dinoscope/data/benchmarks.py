@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path, PurePath
@@ -35,12 +35,9 @@ from dinoscope.errors import UserError, lookup
 
 BACKGROUND, VOID = 0, 255
 
-
 # Masks
 
-_INDEXED_MODES = ("1", "L", "P")
 _BIT_DEPTH = 24  # place of the bits of a pixel in a file (PNG 1.2, 4.1.1)
-
 _HALF = 128
 _WHITE = 224
 """What is painted in white is at least so bright: 255, or a little less after a compression that loses detail."""
@@ -68,8 +65,8 @@ def read_indices(path: Path) -> UInt8[ndarray, "h w"]:
             if format_of(BytesIO(content), path) != "PNG":
                 raise UnreadableImage("the content is of another format")
             image, _, _ = pillow.open_bare("PNG", BytesIO(content), limit)
-            indexed = image.mode in _INDEXED_MODES
-            values = np.array(image.convert("L") if image.mode == "1" else image, dtype=np.uint8) if indexed else None
+            indexed = image.mode in ("1", "L", "P")
+            values = np.array(image.convert("L") if image.mode == "1" else image, np.uint8) if indexed else None
     except UnreadableImage as error:
         raise UserError(f"{path}: not a readable PNG: {error}") from error
     if values is None:
@@ -77,10 +74,11 @@ def read_indices(path: Path) -> UInt8[ndarray, "h w"]:
             f"{path} is a PNG of mode {image.mode}, and a mask needs one index a pixel: "
             "save it with a palette, or as 8-bit grey"
         )
-    cut = _cut(values, path) if image.mode == "L" else values
-    bits = content[_BIT_DEPTH] if image.mode == "L" and cut is values else 8
-    # Pillow stretches grey of 2 and 4 bits to 255.
-    return cut if bits == 8 else values // np.uint8(255 // (2**bits - 1))
+    if image.mode != "L":
+        return values
+    cut, bits = _cut(values, path), content[_BIT_DEPTH]
+    # Pillow stretches grey of 2 and 4 bits to 255
+    return cut if bits == 8 or cut is not values else values // np.uint8(255 // (2**bits - 1))
 
 
 def _cut(values: UInt8[ndarray, "h w"], path: Path) -> UInt8[ndarray, "h w"]:
@@ -134,8 +132,7 @@ def voc_palette() -> list[int]:
 # Images with masks
 
 _LOOKED_AT = 10
-"""Masks of a folder that tell what 255 means: looking at all would cost a decoding each, and drawing programs write
-every mask alike."""
+"""Masks of a folder that tell what 255 means: all would cost a decoding each, and programs write all masks alike."""
 
 
 class SizesDisagree(UserError):
@@ -197,12 +194,8 @@ class MaskedImages:
         return self._at([place[comparable(name)] for name in names])
 
     def _at(self, chosen: Sequence[int]) -> MaskedImages:
-        return replace(
-            self,
-            names=tuple(self.names[i] for i in chosen),
-            images=tuple(self.images[i] for i in chosen),
-            masks=tuple(self.masks[i] for i in chosen),
-        )
+        names, images, masks = (tuple(each[i] for i in chosen) for each in (self.names, self.images, self.masks))
+        return replace(self, names=names, images=images, masks=masks)
 
 
 def find_masked_images(data: Path, masks: Path | None = None, split: str = "val") -> MaskedImages:
@@ -227,26 +220,24 @@ def find_masks(files: Sequence[Path], masks: Path) -> MaskedImages:
 
     Raises UserError if it is not a folder, or no image has a mask.
     """
-    folder, is_voc = _mask_folder(masks)
-    masked = _paired(folder, masks.name, {str(file): (file, _mask_of(file, folder)) for file in files})
+    folder = _mask_folder(masks)
+    candidates: dict[str, tuple[Path, Path | None]] = {}
+    for file in files:
+        parts = file.absolute().with_suffix(".png").parts[1:]
+        places = (as_stored(folder, str(PurePath(*parts[begin:]))) for begin in range(len(parts)))
+        candidates[str(file)] = file, next((path for path in places if path.is_file()), None)
+    masked = _paired(folder, masks.name, candidates, voc=voc_root(masks) is not None)
     if not masked.names:
         raise UserError(f"--masks {masks}: there is no mask of any image; looked for {files[0].stem}.png and the like")
-    return masked if is_voc else _with_meaning(masked)
+    return masked
 
 
-def _mask_folder(masks: Path) -> tuple[Path, bool]:
-    """Return the folder that `masks` means, and whether it is that of a VOC layout."""
+def _mask_folder(masks: Path) -> Path:
     voc = voc_root(masks)
     folder = masks if voc is None else voc / "SegmentationClass"
     if not folder.is_dir():
         raise UserError(f"--masks {masks} is not a folder")
-    return folder, voc is not None
-
-
-def _mask_of(image: Path, folder: Path) -> Path | None:
-    parts = image.absolute().with_suffix(".png").parts[1:]
-    candidates = (as_stored(folder, str(PurePath(*parts[begin:]))) for begin in range(len(parts)))
-    return next((path for path in candidates if path.is_file()), None)
+    return folder
 
 
 def voc_root(data: Path) -> Path | None:
@@ -265,50 +256,46 @@ def _find_voc(data: Path, split: str) -> MaskedImages:
             f"{data} is not laid out like PASCAL VOC 2012: there is no SegmentationClass in it, in VOC2012 or in "
             "VOCdevkit/VOC2012. For a folder of images with a folder of masks, give the latter with --masks"
         )
-    masks = root / "SegmentationClass"
     file = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-    images = {
-        name: (as_stored(root / "JPEGImages", f"{name}.jpg"), as_stored(masks, f"{name}.png")) for name in _listed(file)
+    candidates = {
+        name: (as_stored(root / "JPEGImages", f"{name}.jpg"), as_stored(root / "SegmentationClass", f"{name}.png"))
+        for name in _listed(file)
     }
-    if not images:
+    if not candidates:
         raise UserError(f"{file} lists no images")
-    return _paired(root, f"VOC 2012 {split}", images)
+    return _paired(root, f"VOC 2012 {split}", candidates, voc=True)
 
 
 def _find_parallel(data: Path, masks: Path) -> MaskedImages:
     """Find the images below `data`, each with the PNG of the same relative name below `masks` or a VOC layout there."""
-    folder, is_voc = _mask_folder(masks)
-    images = find_images(data, labelled=False)
-    pairs: dict[str, tuple[Path, Path]] = {}
-    first: dict[str, Path] = {}
-    for path in images.paths:
+    folder, candidates, first = _mask_folder(masks), dict[str, tuple[Path, Path | None]](), dict[str, Path]()
+    for path in find_images(data, labelled=False).paths:
         name, file = path.rpartition(".")[0], data / path
-        pairs[name] = file, as_stored(folder, f"{name}.png")
+        candidates[name] = file, as_stored(folder, f"{name}.png")
         other = first.setdefault(comparable(name), file)
         if other != file:
             raise UserError(
                 f"{data}: {other.name} and {file.name} would share one mask. Give every image a name of its own, "
                 "and keep masks in a folder apart from the images"
             )
-    masked = _paired(data, data.name, pairs)
-    return masked if is_voc else _with_meaning(masked)
+    return _paired(data, data.name, candidates, voc=voc_root(masks) is not None)
 
 
-def _with_meaning(masked: MaskedImages) -> MaskedImages:
-    """Take 255 for the object if the first masks that can be read hold nothing but 0 and 255."""
-    values: set[int] = set()
-    for mask in masked.masks[:_LOOKED_AT]:
-        with contextlib.suppress(UserError):  # whoever asks for this mask gets the error
-            values.update(np.unique(read_indices(mask)).tolist())
-    return replace(masked, binary=values <= {BACKGROUND, VOID})
+def _paired(root: Path, name: str, candidates: Mapping[str, tuple[Path, Path | None]], *, voc: bool) -> MaskedImages:
+    """Separate the images that have a mask from the others.
 
-
-def _paired(root: Path, name: str, candidates: Mapping[str, tuple[Path, Path | None]]) -> MaskedImages:
-    """Part the images that have a mask from the others. candidates: name -> image and mask, which may be missing."""
+    candidates: name -> image and mask, which may be missing. In a folder that is not VOC's, 255 is the object if the
+    first masks that can be read hold nothing but 0 and 255.
+    """
     pairs = {key: (image, mask) for key, (image, mask) in candidates.items() if mask is not None and mask.is_file()}
     images, masks = (tuple(pair[place] for pair in pairs.values()) for place in (0, 1))
+    values: set[int] = set()
+    for mask in () if voc else masks[:_LOOKED_AT]:
+        with contextlib.suppress(UserError):  # whoever asks for this mask gets the error
+            values.update(np.unique(read_indices(mask)).tolist())
+    binary = not voc and values <= {BACKGROUND, VOID}
     return MaskedImages(
-        root, name, tuple(pairs), images, masks, False, tuple(key for key in candidates if key not in pairs)
+        root, name, tuple(pairs), images, masks, binary, tuple(key for key in candidates if key not in pairs)
     )
 
 
@@ -401,6 +388,11 @@ class Davis:
     sequences: tuple[DavisSequence, ...]
     complete: bool
 
+    @property
+    def frames(self) -> int:
+        """Number of frames of all sequences."""
+        return sum(map(len, self.sequences))
+
 
 def object_ids(values: UInt8[ndarray, "h w"], *, binary: bool) -> UInt8[ndarray, "h w"]:
     """Return the number of the object at each pixel from what a file of annotations or results holds."""
@@ -417,60 +409,52 @@ def find_davis(data: Path, year: Year = 2017, names: Sequence[str] = (), split: 
     Raises UserError if the layout, the list, a sequence, its frames or its first annotation is missing, frames and
     annotations differ in size, or a name leads out of the folder.
     """
-    root = _root(data)
-    resolution = _resolution(root)
+    root, resolution = _layout(data)
     file = root / "ImageSets" / str(year) / f"{split}.txt"
     if not file.is_file() and not names:
         raise UserError(f"{file} is missing: it lists the sequences of {year}. Add it, or name some with --sequences")
     listed = _listed(file) if file.is_file() else []
     if not listed and not names:
         raise UserError(f"{file} lists no sequences")
-    present = _folders(root / "JPEGImages" / resolution)
+    present, annotated = (
+        sorted(path.name for path in (root / kind / resolution).iterdir() if path.is_dir() and path.name[0] != ".")
+        for kind in ("JPEGImages", "Annotations")
+    )
+    complete = {comparable(name) for name in present} & {comparable(name) for name in annotated}
+    missing = [name for name in listed if comparable(name) not in complete]
     if names:
         known = {comparable(name): name for name in (*listed, *present)}
         chosen = [lookup(f"sequence of {root}", name, known) for name in dict.fromkeys(map(comparable, names))]
+    elif missing:  # figures of a part would pass for those of the whole
+        there = " ".join(name for name in listed if name not in missing)
+        raise UserError(
+            f"{root}: {len(missing)} of the {len(listed)} sequences of {year} lack frames or annotations at "
+            f"{resolution}, such as {missing[0]}. "
+            + (f"Name those that are there: --sequences {there}" if there else "None of them is there")
+        )
     else:
         chosen = listed
-        _require_all(root, resolution, listed, present, year)
     sequences = tuple(_sequence(root, resolution, name, binary=year == 2016) for name in chosen)
     return Davis(root, year, resolution, sequences, sorted(chosen) == sorted(listed))
 
 
-def _root(data: Path) -> Path:
+def _layout(data: Path) -> tuple[Path, str]:
+    """Return the folder DAVIS, and the resolution."""
     if not data.is_dir():
         raise UserError(f"{data}: no such folder. Give the folder DAVIS, with JPEGImages and Annotations in it")
-    for root in (data, data / "DAVIS"):
-        if (root / "JPEGImages").is_dir() and (root / "Annotations").is_dir():
-            return root
-    raise UserError(
-        f"{data} is not laid out like DAVIS: there are no folders JPEGImages and Annotations in it or in DAVIS"
-    )
-
-
-def _resolution(root: Path) -> str:
-    for name in RESOLUTIONS:
-        if all((root / kind / name).is_dir() for kind in ("JPEGImages", "Annotations")):
-            return name
+    kinds = ("JPEGImages", "Annotations")
+    roots = (data, data / "DAVIS")
+    root = next((root for root in roots if all((root / kind).is_dir() for kind in kinds)), None)
+    if root is None:
+        raise UserError(
+            f"{data} is not laid out like DAVIS: there are no folders JPEGImages and Annotations in it or in DAVIS"
+        )
+    for resolution in RESOLUTIONS:
+        if all((root / kind / resolution).is_dir() for kind in kinds):
+            return root, resolution
     raise UserError(
         f"{root}: JPEGImages and Annotations have no resolution in common; looked in both for {', '.join(RESOLUTIONS)}"
     )
-
-
-def _folders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _require_all(root: Path, resolution: str, listed: Sequence[str], present: Iterable[str], year: Year) -> None:
-    """Refuse a list of which only a part is there: its figures would pass for those of the whole."""
-    annotated = set(map(comparable, _folders(root / "Annotations" / resolution)))
-    complete = [name for name in listed if comparable(name) in annotated.intersection(map(comparable, present))]
-    if len(complete) < len(listed):
-        missing = [name for name in listed if name not in complete]
-        offer = f"Name those that are there: --sequences {' '.join(complete)}" if complete else "None of them is there"
-        raise UserError(
-            f"{root}: {len(missing)} of the {len(listed)} sequences of {year} lack frames or annotations at "
-            f"{resolution}, such as {missing[0]}. {offer}"
-        )
 
 
 def _sequence(root: Path, resolution: str, name: str, *, binary: bool) -> DavisSequence:
@@ -481,36 +465,28 @@ def _sequence(root: Path, resolution: str, name: str, *, binary: bool) -> DavisS
     frames = images_within(images)
     if len(frames) < FEWEST_FRAMES:
         raise UserError(f"{images}: {len(frames)} frames; at least {FEWEST_FRAMES} are needed")
-    by_name = {comparable(frame.stem): frame for frame in reversed(frames)}
-    twice = next((frame for frame in frames if by_name[comparable(frame.stem)] != frame), None)
-    if twice is not None:
-        raise UserError(
-            f"{by_name[comparable(twice.stem)]} is there with another ending too, or in another Unicode form "
-            f"({twice.name}): of each frame, one image is needed"
-        )
+    by_name: dict[str, Path] = {}
+    for frame in frames:
+        other = by_name.setdefault(comparable(frame.stem), frame)
+        if other != frame:
+            raise UserError(
+                f"{other} is there with another ending too, or in another Unicode form ({frame.name}): of each frame, "
+                "one image is needed"
+            )
     files = {comparable(path.stem): path for path in sorted(masks.glob("*.png")) if path.name[0] != "."}
-    annotations = tuple(files.pop(name, None) for name in map(comparable, (frame.stem for frame in frames)))
+    annotations = tuple(files.pop(stem, None) for stem in by_name)
     if files:
         raise UserError(
             f"{masks}: annotations without a frame of their name in {images}: {len(files)}, such as {min(files)}"
         )
     if annotations[0] is None:
         raise UserError(f"{masks / frames[0].stem}.png is missing: without the first annotation no object is known")
-    return DavisSequence(name, tuple(frames), annotations, binary, _common_size([*frames, *annotations]))
-
-
-def _common_size(files: Iterable[Path | None]) -> tuple[int, int]:
-    """Return height and width of them all, from their headers. Raises UserError if one differs or cannot be read."""
-    first: tuple[Path, tuple[int, int]] | None = None
-    for file in files:
-        if file is None:
-            continue
+    sizes: dict[Path, tuple[int, int]] = {}
+    for file in (file for file in (*frames, *annotations) if file is not None):
         try:
-            size = read_size(file)
+            height, width = sizes[file] = read_size(file)
         except UnreadableImage as error:
             raise UserError(f"{file}: {error}") from error
-        first = first or (file, size)
-        if size != first[1]:
-            raise UserError(f"{file} is {size[1]} x {size[0]} px, and {first[0]} is {first[1][1]} x {first[1][0]}")
-    assert first is not None  # a sequence has three frames at least
-    return first[1]
+        if sizes[file] != (first := sizes[frames[0]]):
+            raise UserError(f"{file} is {width} x {height} px, and {frames[0]} is {first[1]} x {first[0]}")
+    return DavisSequence(name, tuple(frames), annotations, binary, sizes[frames[0]])

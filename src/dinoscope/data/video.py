@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -33,23 +33,6 @@ FOLDER_FPS = 24.0
 
 
 @dataclass(frozen=True)
-class Header:
-    """What a video file says of itself: height and width in pixels, frames (0: unknown), frames a second.
-
-    The size of a video that is shown turned is that before it is turned.
-    """
-
-    size: tuple[int, int]
-    frames: int
-    fps: float
-
-    @property
-    def seconds(self) -> float:
-        """How long it plays; 0 if the number of frames is unknown."""
-        return self.frames / self.fps
-
-
-@dataclass(frozen=True)
 class Video:
     """A video to iterate over, as often as needed; it is read again each time.
 
@@ -66,6 +49,11 @@ class Video:
     fps: float
     window: Window | None = None
 
+    @property
+    def seconds(self) -> float:
+        """How long it plays; 0 if the number of frames is unknown."""
+        return self.frames / self.fps
+
     def __length_hint__(self) -> int:
         """Return the number of frames, as far as it is known beforehand."""
         return self.frames
@@ -73,8 +61,8 @@ class Video:
     def __iter__(self) -> Iterator[UInt8[ndarray, "h w 3"]]:
         """Yield RGB frames in order. Raises UserError for one that is unreadable, of another size, or one too many."""
         number = 0
-        named_frames = _images(self.files, self.window) if self.files else _decoded(self.path)
-        for number, (name, frame) in enumerate(named_frames, start=1):
+        images = ((str(file), _image(file, self.window)) for file in self.files)
+        for number, (name, frame) in enumerate(images if self.files else _decoded(self.path), start=1):
             if frame.shape[:2] != self.size:
                 raise UserError(
                     f"{name} is {frame.shape[1]} x {frame.shape[0]} px, and the first frame of {self.path} is "
@@ -97,49 +85,43 @@ def open_video(path: Path) -> Video:
     Raises UserError for what is missing, is no video, cannot be read, has no frames, too many, or too large ones.
     """
     if path.is_dir():
-        return _open_folder(path)
-    with _capture(path) as capture:
-        header = _header(path, capture)
-        is_read, frame = capture.read()
-    if not is_read:
-        raise UserError(f"{path}: no frame of this video can be read; is it damaged or cut off?")
-    if header.frames > MAX_FRAMES:
-        raise UserError(f"{path} has {header.frames} frames, and {MAX_FRAMES} is the most: cut it into shorter parts")
-    return Video(path, (), frame.shape[:2], header.frames, header.fps)
+        files = tuple(images_within(path))
+        if not files:
+            raise UserError(f"{path}: no frames in this folder. Looked for {' '.join(extensions())}")
+        frame, video = _image(files[0]), Video(path, files, (0, 0), len(files), FOLDER_FPS)
+    else:
+        with _capture(path) as capture:
+            video = _header(path, capture)
+            is_read, frame = capture.read()
+        if not is_read:
+            raise UserError(f"{path}: no frame of this video can be read; is it damaged or cut off?")
+    if video.frames > MAX_FRAMES:
+        raise UserError(f"{path} has {video.frames} frames, and {MAX_FRAMES} is the most: cut it into shorter parts")
+    return replace(video, size=frame.shape[:2])
 
 
-def read_header(path: Path) -> Header:
-    """Read what a video file says of itself, and no frame. Raises UserError if it is no video, or too large."""
+def read_header(path: Path) -> Video:
+    """Return what a video file says of itself, and read no frame. The size is that before the video is turned.
+
+    Raises UserError if it is no video, or too large.
+    """
     with _capture(path) as capture:
         return _header(path, capture)
 
 
-def _header(path: Path, capture: cv2.VideoCapture) -> Header:
+def _header(path: Path, capture: cv2.VideoCapture) -> Video:
     frames, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
     height, width = (int(capture.get(at)) for at in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
     if height * width > MAX_FRAME_PIXELS:
         raise UserError(f"{path}: frames of {width} x {height} px, and {MAX_FRAME_PIXELS} pixels is the most")
-    return Header((height, width), max(0, frames), fps if 0 < fps <= 1000 else FOLDER_FPS)
+    return Video(path, (), (height, width), max(0, frames), fps if 0 < fps <= 1000 else FOLDER_FPS)
 
 
-def _open_folder(path: Path) -> Video:
-    files = images_within(path)
-    if not files:
-        raise UserError(f"{path}: no frames in this folder. Looked for {' '.join(extensions())}")
-    if len(files) > MAX_FRAMES:
-        raise UserError(f"{path} has {len(files)} frames, and {MAX_FRAMES} is the most: split it into shorter parts")
-    _, first = next(_images(tuple(files[:1])))
-    return Video(path, tuple(files), first.shape[:2], len(files), FOLDER_FPS)
-
-
-def _images(files: tuple[Path, ...], window: Window | None = None) -> Iterator[tuple[str, UInt8[ndarray, "_ _ 3"]]]:
-    """Yield each image with its name."""
-    for file in files:
-        try:
-            frame = decode(file, window=window)
-        except UnreadableImage as error:
-            raise UserError(f"{file}: {error}") from error
-        yield str(file), frame
+def _image(file: Path, window: Window | None = None) -> UInt8[ndarray, "_ _ 3"]:
+    try:
+        return decode(file, window=window)
+    except UnreadableImage as error:
+        raise UserError(f"{file}: {error}") from error
 
 
 def _decoded(path: Path) -> Iterator[tuple[str, UInt8[ndarray, "_ _ 3"]]]:

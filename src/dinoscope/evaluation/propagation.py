@@ -3,28 +3,29 @@
 The objects are given in the first frame. Every later frame takes over labels, cell by cell, from the first frame and
 the latest ones before it. One cell is one patch token, or one place of a ResNet's last feature map.
 
-Two things differ from the published script: the normalisation of the pixels is the one that the network was trained
-with (the script has a standard deviation of 0.228 for 0.229), and frames more than twice as large as the network is to
-see them are averaged over areas, as bilinear sampling would skip pixels.
+Two things differ from the published script: pixels are normalised as the network was trained (the script has a standard
+deviation of 0.228 for 0.229), and frames more than twice as large as the network is to see them are averaged over
+areas, as bilinear sampling would skip pixels.
 
-The published protocol compares every cell with every cell of the earlier frames and throws away what lies outside of a
-square window. Here only the window is ever computed. The target is cut into tiles; a tile is compared with the cells
-around it, frame by frame, one small matrix product per row of cells. The cells most similar in any frame are found
-first, so that few similarities are looked at one by one. Results are equal but for rounding.
+The published script compares every cell with every cell of the earlier frames and throws away what lies outside of a
+square window. Here only the window is computed. The target is cut into tiles; a tile is compared with the cells around
+it, frame by frame, one small matrix product per row of cells. The places most similar in any frame are found first, so
+that few similarities are looked at one by one. Results are equal but for rounding.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor
@@ -36,7 +37,51 @@ _log = logging.getLogger(__name__)
 
 _LONG_SIDE_STEP = 64  # pixels: DINO's long side is a multiple of it
 _MAX_CELLS = 2**16
-_FIRST_ROOM = 8  # frames
+_TILE = 8
+"""Cells per side of a tile. Larger ones compare more pairs outside of the window, smaller ones multiply slowly."""
+_BYTES_PER_SIMILARITY = 16  # itself, and its temporaries where similarities are tied
+_BYTES_PER_PAIR = 24  # a cell of the tile and a cell around it: the best frame's similarity, twice, and what is near
+
+
+@dataclass(frozen=True)
+class PropagationConfig:
+    """How labels travel from frame to frame; the defaults are DINO's for DAVIS 2017.
+
+    max_bytes: working memory to aim for in a step, besides its inputs and result; the min is one cell's window.
+    """
+
+    size: int = 480
+    """Short side at which the network sees a frame, in pixels: the larger, the finer the masks, and the slower."""
+
+    context: int = 7
+    """Frames before the current one that it is compared with, besides the first."""
+
+    radius: int | None = 12
+    """A patch is compared with those at most so many rows and columns of patches away; None: with all."""
+
+    top_k: int = 5
+    """Most similar patches that count, over all frames together. More if the last of them is tied."""
+
+    temperature: float = 0.1
+    """A patch weighs exp(cosine similarity / temperature): the smaller, the more the most similar one counts."""
+
+    max_bytes: int = field(default=256 * 2**20, metadata={"internal": True})
+
+
+def check_config(config: PropagationConfig) -> None:
+    """Raise UserError for a setting that is out of range."""
+    for name, limit in {"size": 1, "context": 0, "radius": 0, "top_k": 1, "max_bytes": 1}.items():
+        value = getattr(config, name)
+        if value is not None and value < limit:
+            raise UserError(f"label propagation: {name} must be at least {limit}, not {value}")
+    # below, 1 / temperature is infinite in float32, and so the weight of the best no number
+    if not 1e-30 <= config.temperature < float("inf"):
+        raise UserError(
+            f"label propagation: the temperature must be above 0, at least 1e-30 (DINO: 0.1), not {config.temperature}"
+        )
+
+
+# From frame to frame
 
 
 def propagate(
@@ -45,7 +90,7 @@ def propagate(
     masks: Mapping[int, UInt8[ndarray, "_ _"]],
     config: PropagationConfig | None = None,
     device: torch.device | str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[UInt8[ndarray, "_ _"]]:
     """Yield the mask of each frame, in the order of the frames and as large as they are.
 
@@ -62,9 +107,15 @@ def propagate(
     """
     config = config or PropagationConfig()
     check_config(config)
-    ids = _ids(masks)
-    device = backbone.mean.device if device is None else torch.device(device)
-    return _propagate(backbone.to(device).eval(), frames, masks, ids, config, progress or (lambda done, total: None))
+    if 0 not in masks:
+        raise UserError("there is no mask for frame 0, with which propagation begins")
+    if min(masks) < 0:
+        raise UserError(f"a mask is given for frame {min(masks)}; frames are counted from 0")
+    ids = np.unique(np.concatenate([np.zeros(1, np.uint8), *(np.unique(mask) for mask in masks.values())]))
+    if len(ids) == 1:
+        raise UserError("no object to follow: every pixel of the masks is 0, which is background")
+    network = backbone.to(backbone.mean.device if device is None else torch.device(device)).eval()
+    return _propagate(network, frames, masks, ids, config, progress)
 
 
 def _propagate(
@@ -75,24 +126,30 @@ def _propagate(
     config: PropagationConfig,
     progress: Callable[[int, int], None],
 ) -> Iterator[UInt8[ndarray, "_ _"]]:
-    memory = _Memory(1 + config.context)
+    features: list[Tensor] = []  # of the first frame and the latest ones, in no order
+    labels: list[Tensor] = []
     size: tuple[int, int] | None = None
     number = -1
     for number, frame in enumerate(frames):
         size = size or (frame.shape[0], frame.shape[1])
         given = masks.get(number)
         _check_sizes(number, size, frame, given)
-        features, grid = cell_features(backbone, frame, config.size)
-        if memory.filled:
-            cells = propagate_labels(features, memory.features, memory.labels, config)
-            mask = ids[segment(cells, backbone.patch_size, size)]
+        cells, grid = cell_features(backbone, frame, config.size)
+        if number:
+            soft = propagate_labels(cells, features, torch.stack(labels), config)
+            mask = ids[segment(soft, backbone.patch_size, size)]
         else:  # nothing is known before the first frame
-            cells, mask = _one_hot(masks[0], ids, grid).to(features.device), masks[0]
+            soft, mask = _one_hot(masks[0], ids, grid).to(cells.device), masks[0]
         if given is not None:
-            cells = _insert(cells, _one_hot(given, ids, grid).to(cells.device))
+            soft = _insert(soft, _one_hot(given, ids, grid).to(soft.device))
             mask = np.where(np.isin(mask, given[given > 0]), 0, mask).astype(np.uint8)
             mask = np.where(given > 0, given, mask)
-        memory.add(features, cells)
+        if number <= config.context:
+            features.append(cells)
+            labels.append(soft)
+        elif config.context:
+            oldest = 1 + (number - 1) % config.context
+            features[oldest], labels[oldest] = cells, soft
         progress(number + 1, max(number + 1, operator.length_hint(frames)))
         yield mask
     if number < 0:
@@ -101,50 +158,8 @@ def _propagate(
         raise UserError(f"a mask is given for frame {max(masks)}, and there are only {number + 1} frames, from 0")
 
 
-class _Memory:
-    """Features and soft labels of the first frame and the latest ones, one behind the other in memory.
-
-    What is oldest is written over; the order of the frames does not matter to the propagation. Room that was asked
-    for, and may be far more than the video has frames, is taken as it is filled.
-    """
-
-    def __init__(self, room: int) -> None:
-        self.room, self.filled, self.next = room, 0, 0
-        self._features: Tensor = torch.empty(0)
-        self._labels: Tensor = torch.empty(0)
-
-    @property
-    def features(self) -> Float[Tensor, "frames n d"]:
-        """Of the frames held."""
-        return self._features[: self.filled]
-
-    @property
-    def labels(self) -> Float[Tensor, "frames labels rows columns"]:
-        """Of the frames held."""
-        return self._labels[: self.filled]
-
-    def add(self, features: Float[Tensor, "n d"], labels: Float[Tensor, "labels rows columns"]) -> None:
-        """Hold another frame, in place of the oldest but the first if there is no more room."""
-        if self.filled == len(self._features) < self.room:
-            self._features = self._grown(self._features, features)
-            self._labels = self._grown(self._labels, labels)
-        if self.next == self.room:
-            self.next = 1
-        if self.next < self.room:
-            self._features[self.next], self._labels[self.next] = features, labels
-            self.next += 1
-            self.filled = max(self.filled, self.next)
-
-    def _grown(self, held: Tensor, item: Tensor) -> Tensor:
-        """What is held [frames, ...], with twice the room, or at first that of the default settings."""
-        grown = item.new_empty(min(self.room, max(_FIRST_ROOM, 2 * self.filled)), *item.shape)
-        if self.filled:
-            grown[: self.filled] = held
-        return grown
-
-
 def working_size(height: int, width: int, size: int, patch: int) -> tuple[int, int]:
-    """Height and width at which the network sees a frame: the short side `size`, the long one floored.
+    """Return the height and width at which the network sees a frame: the short side `size`, the long one floored.
 
     The long side is floored to a multiple of 64, or of the multiple of the patch that is nearest to 64 (70 for a
     patch of 14); the short one to a multiple of the patch (480 becomes 476). Neither is less than one such step.
@@ -169,7 +184,7 @@ def working_size(height: int, width: int, size: int, patch: int) -> tuple[int, i
 def cell_features(
     backbone: Backbone, frame: UInt8[ndarray, "h w 3"], size: int
 ) -> tuple[Float[Tensor, "n d"], tuple[int, int]]:
-    """Features of a frame's cells, row by row, of length 1, and the grid: tokens of the last block after its norm.
+    """Return the features of a frame's cells, row by row, of length 1, and the grid: tokens after the last norm.
 
     Raises UserError as `working_size` does, for a network without patches, and if the network gives no numbers.
     """
@@ -186,7 +201,7 @@ def cell_features(
 
 
 def lost_objects(mask: UInt8[ndarray, "h w"], size: int, patch: int) -> list[int]:
-    """The objects of a mask that cannot be followed, as no cell has its centre in them.
+    """Return the objects of a mask that cannot be followed, as no cell has its centre in them.
 
     Raises UserError as `working_size` does.
     """
@@ -207,7 +222,7 @@ def warn_of_lost(mask: UInt8[ndarray, "h w"], where: str, size: int, patch: int)
 
 
 def segment(cells: Float[Tensor, "labels rows columns"], patch: int, size: tuple[int, int]) -> UInt8[ndarray, "h w"]:
-    """Index of the label of each pixel: bilinear x patch, each label stretched to 0..1, argmax, nearest to `size`.
+    """Return each pixel's index of a label: bilinear x patch, each label stretched to 0..1, argmax, nearest to `size`.
 
     Of equal labels the first. A label that is the same everywhere is not stretched.
     """
@@ -222,18 +237,6 @@ def segment(cells: Float[Tensor, "labels rows columns"], patch: int, size: tuple
         best = torch.maximum(best, large)
     picture = Image.fromarray(index.cpu().numpy())
     return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.NEAREST))
-
-
-def _ids(masks: Mapping[int, UInt8[ndarray, "_ _"]]) -> UInt8[ndarray, " labels"]:
-    """0 and the ids of all objects, ascending."""
-    if 0 not in masks:
-        raise UserError("there is no mask for frame 0, with which propagation begins")
-    if min(masks) < 0:
-        raise UserError(f"a mask is given for frame {min(masks)}; frames are counted from 0")
-    ids = np.unique(np.concatenate([np.zeros(1, np.uint8), *(np.unique(mask) for mask in masks.values())]))
-    if len(ids) == 1:
-        raise UserError("no object to follow: every pixel of the masks is 0, which is background")
-    return ids
 
 
 def _one_hot(
@@ -269,76 +272,18 @@ def _check_sizes(
 
 # One step: a cell takes over the labels of the cells of earlier frames that look most like it
 
-
-_TILE = 8
-"""Cells per side of a tile. Larger ones compare more pairs outside of the window, smaller ones multiply slowly."""
-_BYTES_PER_SIMILARITY = 16  # itself, and its temporaries where similarities are tied
-_BYTES_PER_PAIR = 24  # a cell of the tile and a cell around it: the best frame's similarity, twice, and what is near
-
-
-@dataclass(frozen=True)
-class PropagationConfig:
-    """How labels travel from frame to frame; the defaults are DINO's for DAVIS 2017.
-
-    max_bytes: working memory to aim for in a step, besides its inputs and result; the least that is held is one cell's
-        window.
-    """
-
-    size: int = 480
-    """Short side at which the network sees a frame, in pixels: the larger, the finer the masks, and the slower."""
-
-    context: int = 7
-    """Frames before the current one that it is compared with, besides the first."""
-
-    radius: int | None = 12
-    """A patch is compared with those at most so many rows and columns of patches away; None: with all."""
-
-    top_k: int = 5
-    """Most similar patches that count, over all frames together. More if the last of them is tied."""
-
-    temperature: float = 0.1
-    """A patch weighs exp(cosine similarity / temperature): the smaller, the more the most similar one counts."""
-
-    max_bytes: int = field(default=256 * 2**20, metadata={"internal": True})
-
-
-@dataclass(frozen=True)
-class _Tile:
-    """Cells of the target, and the rectangle that the windows of all of them cover."""
-
-    rows: slice
-    columns: slice
-    near_rows: slice
-    near_columns: slice
-
-    @property
-    def count(self) -> int:
-        """Cells of the tile."""
-        return _length(self.rows) * _length(self.columns)
-
-
-def check_config(config: PropagationConfig) -> None:
-    """Raise UserError for a setting that is out of range."""
-    lowest = {"size": 1, "context": 0, "radius": 0, "top_k": 1, "max_bytes": 1}
-    for name, least in lowest.items():
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise UserError(f"label propagation: {name} must be at least {least}, not {value}")
-    # below, 1 / temperature is infinite in float32, and so the weight of the best no number
-    if not 1e-30 <= config.temperature < float("inf"):
-        raise UserError(
-            f"label propagation: the temperature must be above 0, at least 1e-30 (DINO: 0.1), not {config.temperature}"
-        )
+_Tile = tuple[slice, slice, slice, slice]
+"""Rows and columns of cells of the target, and those of the rectangle that the windows of all of them cover."""
 
 
 @torch.no_grad()
 def propagate_labels(
     target: Float[Tensor, "n d"],
-    sources: Float[Tensor, "frames n d"],
+    sources: Float[Tensor, "frames n d"] | Sequence[Float[Tensor, "n d"]],
     labels: Float[Tensor, "frames labels rows columns"],
     config: PropagationConfig,
 ) -> Float[Tensor, "labels rows columns"]:
-    """Soft labels of a frame's cells from those of other frames (DINO, section 4.2.2, after Jabri et al. 2020).
+    """Return soft labels of a frame's cells from those of other frames (DINO, section 4.2.2, after Jabri et al. 2020).
 
     Features are row by row and of length 1. A source within the window weighs exp(similarity / temperature) if
     it is among the `top_k` most similar of all frames (as similar as the last of them is enough), else nothing.
@@ -347,17 +292,26 @@ def propagate_labels(
     Raises UserError if a setting is out of range.
     """
     check_config(config)
-    frames, _, rows, columns = labels.shape
-    grid = (rows, columns)
-    target, sources = target.reshape(rows, columns, -1), sources.reshape(frames, rows, columns, -1)
-    result = labels.new_empty(rows, columns, labels.shape[1])
+    frames, _, *grid = labels.shape
+    target, sources = target.reshape(*grid, -1), [source.reshape(*grid, -1) for source in sources]
+    result = labels.new_empty(*grid, labels.shape[1])
     radius = max(grid) if config.radius is None else config.radius
-    side = _tile_side(grid, radius, frames, config.max_bytes)
-    room = target.new_empty(max(frames * _pairs(tile) for tile in _tiles(grid, side, radius)))
-    for tile in _tiles(grid, side, radius):
-        similarity = _similarities(target, sources, tile, room)
-        values = _tile_labels(similarity, labels, tile, _near(tile, radius, target.device), config)
-        result[tile.rows, tile.columns] = values.view(_length(tile.rows), _length(tile.columns), -1)
+    side = _tile_side((grid[0], grid[1]), radius, frames, config.max_bytes)
+    tiles = list(_tiles((grid[0], grid[1]), side, radius))
+    room = target.new_empty(frames * max(map(_pairs, tiles)))
+    for tile in tiles:
+        rows, columns, near_rows, near_columns = tile
+        queries = target[rows, columns].flatten(0, 1)
+        shape = (frames, _length(near_rows), len(queries), _length(near_columns))
+        similarity = room[: math.prod(shape)].view(shape)
+        repeated = queries.expand(shape[1], -1, -1)
+        # one product per frame and row, since those cells lie in memory one behind the other: nothing is copied
+        for source, products in zip(sources, similarity, strict=True):
+            torch.bmm(repeated, source[near_rows, near_columns].transpose(1, 2), out=products)
+        near = _near(tile, radius, target.device)
+        around = labels[:, :, near_rows, near_columns].permute(2, 3, 0, 1)
+        values = _tile_labels(similarity, around, near, config)
+        result[rows, columns] = values.view(_length(rows), _length(columns), -1)
     return result.permute(2, 0, 1).contiguous()
 
 
@@ -365,7 +319,7 @@ def _tiles(grid: tuple[int, int], side: int, radius: int) -> Iterator[_Tile]:
     """Tiles of nearly equal size, at most `side` cells high and wide, that cover the grid."""
     for rows, near_rows in _spans(grid[0], side, radius):
         for columns, near_columns in _spans(grid[1], side, radius):
-            yield _Tile(rows, columns, near_rows, near_columns)
+            yield rows, columns, near_rows, near_columns
 
 
 def _spans(length: int, side: int, radius: int) -> Iterator[tuple[slice, slice]]:
@@ -380,55 +334,32 @@ def _tile_side(grid: tuple[int, int], radius: int, frames: int, max_bytes: int) 
     """The largest side up to `_TILE` whose tiles stay within the memory, or 1."""
     per_pair = _BYTES_PER_SIMILARITY * frames + _BYTES_PER_PAIR
     for side in range(_TILE, 1, -1):
-        if per_pair * max(_pairs(tile) for tile in _tiles(grid, side, radius)) <= max_bytes:
+        if per_pair * max(map(_pairs, _tiles(grid, side, radius))) <= max_bytes:
             return side
     return 1
 
 
 def _pairs(tile: _Tile) -> int:
-    return tile.count * _length(tile.near_rows) * _length(tile.near_columns)
+    return math.prod(map(_length, tile))
 
 
 def _length(part: slice) -> int:
     return part.stop - part.start
 
 
-def _similarities(
-    target: Float[Tensor, "rows columns d"],
-    sources: Float[Tensor, "frames rows columns d"],
-    tile: _Tile,
-    room: Float[Tensor, " _"],
-) -> Float[Tensor, "frames near_rows cells near_columns"]:
-    """Scalar products of a tile's cells with those around it, written to `room`.
-
-    One product per frame and row, since those cells lie in memory one behind the other: nothing is copied.
-    """
-    queries = target[tile.rows, tile.columns].flatten(0, 1)
-    shape = (len(sources), _length(tile.near_rows), len(queries), _length(tile.near_columns))
-    result = room[: shape[0] * shape[1] * shape[2] * shape[3]].view(shape)
-    repeated = queries.expand(shape[1], -1, -1)
-    for frame, products in zip(sources, result, strict=True):
-        keys = frame[tile.near_rows, tile.near_columns]
-        torch.bmm(repeated, keys.transpose(1, 2), out=products)
-    return result
-
-
 def _near(tile: _Tile, radius: int, device: torch.device) -> Bool[Tensor, "cells near_rows near_columns"]:
     """Which of the cells around a tile lie in the window of which of its cells."""
-    rows = _within(tile.rows, tile.near_rows, radius, device)
-    columns = _within(tile.columns, tile.near_columns, radius, device)
+    within: list[Tensor] = []
+    for part, around in (tile[::2], tile[1::2]):
+        positions = torch.arange(around.stop, device=device)
+        within.append((positions[part, None] - positions[None, around]).abs() <= radius)
+    rows, columns = within
     return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1)
-
-
-def _within(part: slice, around: slice, radius: int, device: torch.device) -> Bool[Tensor, "part around"]:
-    positions = torch.arange(around.stop, device=device)
-    return (positions[part, None] - positions[None, around]).abs() <= radius
 
 
 def _tile_labels(
     similarity: Float[Tensor, "frames near_rows cells near_columns"],
-    labels: Float[Tensor, "frames labels rows columns"],
-    tile: _Tile,
+    around: Float[Tensor, "near_rows near_columns frames labels"],
     near: Bool[Tensor, "cells near_rows near_columns"],
     config: PropagationConfig,
 ) -> Float[Tensor, "cells labels"]:
@@ -442,41 +373,23 @@ def _tile_labels(
     # one place more than is needed: it tells whether the last similarity that counts is tied beyond the k places
     best, place = peaks.topk(min(places + 1, peaks.shape[1]))
     beyond, best, place = best[:, places:], best[:, :places], place[:, :places]
-    width = near.shape[2]
-    row, column = place // width, place % width
+    row, column = place // near.shape[2], place % near.shape[2]
     cell = torch.arange(len(place), device=place.device)[:, None]
     candidates = similarity[:, row, cell, column].masked_fill(best == -torch.inf, -torch.inf)
     every = candidates.movedim(0, -1).flatten(1)
-    threshold = every.topk(min(config.top_k, every.shape[1])).values[:, -1]
+    threshold = every.topk(min(config.top_k, every.shape[1])).values[:, -1:]
     # every cell lies in its own window, so that the best is never -inf
-    weights = _weights(every, threshold[:, None], best[:, :1], config.temperature)
+    weights = _weights(every, threshold, best[:, :1], config.temperature)
     weights = (weights / weights.sum(dim=1, keepdim=True)).view(*place.shape, -1)
-    around = labels[:, :, tile.near_rows, tile.near_columns].permute(2, 3, 0, 1)
     # c: cells, k: places, f: frames, l: labels
     result = torch.einsum("ckf,ckfl->cl", weights, around[row, column])
-    tied = ((beyond >= threshold[:, None]) & (beyond > -torch.inf)).any(dim=1).nonzero()[:, 0]
-    if len(tied):
-        result[tied] = _tied_labels(similarity, around, near, (tied, threshold[tied], best[tied, 0]), config)
+    tied = ((beyond >= threshold) & (beyond > -torch.inf)).any(dim=1).nonzero()[:, 0]
+    if len(tied):  # more than k similarities reach the threshold, as in flat areas: the whole window is weighed
+        window = similarity[:, :, tied].permute(2, 1, 3, 0)
+        limit, top = threshold[tied].view(-1, 1, 1, 1), best[tied, 0].view(-1, 1, 1, 1)
+        flat = (_weights(window, limit, top, config.temperature) * near[tied, :, :, None]).flatten(1)
+        result[tied] = (flat @ around.flatten(0, 2)) / flat.sum(dim=1, keepdim=True)
     return result
-
-
-def _tied_labels(
-    similarity: Float[Tensor, "frames near_rows cells near_columns"],
-    around: Float[Tensor, "near_rows near_columns frames labels"],
-    near: Bool[Tensor, "cells near_rows near_columns"],
-    ties: tuple[Int[Tensor, " tied"], Float[Tensor, " tied"], Float[Tensor, " tied"]],
-    config: PropagationConfig,
-) -> Float[Tensor, "tied labels"]:
-    """Labels of the cells with more than k similarities at or above the threshold: the whole window is weighed.
-
-    ties: the cells, the threshold and the largest similarity of each. Happens where frames have flat areas.
-    """
-    cells, threshold, best = ties
-    window = similarity[:, :, cells].permute(2, 1, 3, 0)
-    limit, top = threshold.view(-1, 1, 1, 1), best.view(-1, 1, 1, 1)
-    weights = _weights(window, limit, top, config.temperature) * near[cells, :, :, None]
-    flat = weights.flatten(1)
-    return (flat @ around.flatten(0, 2)) / flat.sum(dim=1, keepdim=True)
 
 
 def _weights(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 import os
 from collections import Counter
@@ -265,15 +266,6 @@ Network = tuple[int, Window | None]
 
 
 @dataclass(frozen=True)
-class Fault:
-    """An image that is left out. kind: in a few words, to be counted; reason: in full, for a person."""
-
-    name: str
-    kind: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Sample:
     """Image number `index` as one protocol shows it to a network, and its mask counted in the network's cells."""
 
@@ -286,33 +278,35 @@ class Sample:
 
 def read_samples(
     index: int, images: MaskedImages, config: VocConfig, networks: Sequence[Network]
-) -> list[Sample] | Fault:
-    """Return an image as every protocol shows it to every network, or why it is left out."""
-    name, file = images.names[index], images.images[index]
+) -> list[Sample] | tuple[str, str]:
+    """Return an image as every protocol shows it to every network.
+
+    If it cannot be used: why, in a few words that are to be counted, and in full for a person.
+    """
+    file = images.images[index]
     try:
         raw = read(file)
         mask = images.ground_truth(index, (raw.values.shape[0], raw.values.shape[1]))
     except UnreadableImage as error:
-        return Fault(name, "image unreadable", f"{file}: {error}")
+        return "image unreadable", f"{file}: {error}"
     except SizesDisagree as error:
-        return Fault(name, "image and mask of different sizes", str(error))
+        return "image and mask of different sizes", str(error)
     except UserError as error:
-        return Fault(name, "mask unreadable", str(error))
+        return "mask unreadable", str(error)
     rgb = {window: raw.rgb(window) for _, window in networks}
     samples: list[Sample] = []
-    for protocol in config.protocols:
-        for patch, window in networks:
-            if protocol == "published":
-                pixels, shown = squared(rgb[window], config.square), squared_mask(mask, config.square)
-            else:
-                try:
-                    pixels, shown = prepare(rgb[window], config.size, patch), mask
-                except UserError as error:
-                    return Fault(name, "too large for the network", f"{file}: {error}")
-            counts = count_cells(shown, (pixels.shape[1] // patch, pixels.shape[2] // patch))
-            if not counts.classes:
-                return Fault(name, "no object in the mask", f"{images.masks[index]}: no pixel belongs to an object")
-            samples.append(Sample(index, protocol, (patch, window), pixels, counts))
+    for protocol, (patch, window) in itertools.product(config.protocols, networks):
+        if protocol == "published":
+            pixels, shown = squared(rgb[window], config.square), squared_mask(mask, config.square)
+        else:
+            try:
+                pixels, shown = prepare(rgb[window], config.size, patch), mask
+            except UserError as error:
+                return "too large for the network", f"{file}: {error}"
+        counts = count_cells(shown, (pixels.shape[1] // patch, pixels.shape[2] // patch))
+        if not counts.classes:
+            return "no object in the mask", f"{images.masks[index]}: no pixel belongs to an object"
+        samples.append(Sample(index, protocol, (patch, window), pixels, counts))
     return samples
 
 
@@ -372,33 +366,32 @@ def measure_voc(
     for model in models:
         model.backbone.to(context.device or "cpu").eval()
     scores = [_Scores() for _ in models]
-    masks: Masks = [{} for _ in models]
-    faults = [Fault(name, "mask missing", f"{name} has no mask") for name in images.without_mask]
+    left_out = {name: ("mask missing", f"{name} has no mask") for name in images.without_mask}
     per_image, done = len(config.protocols) * len(networks), 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = min(cores, 8) if config.threads < 1 else config.threads
+    read_one = functools.partial(read_samples, images=images, config=config, networks=networks)
+    stream = base.mapped_ahead(read_one, range(len(images)), threads, batch_size + threads)
 
-    def usable(stream: Iterable[list[Sample] | Fault]) -> Iterator[list[Sample]]:
+    def usable() -> Iterator[list[Sample]]:
         nonlocal done
-        for samples in stream:
-            if isinstance(samples, Fault):
-                faults.append(samples)
+        for name, samples in zip(images.names, stream, strict=True):
+            if isinstance(samples, tuple):
+                left_out[name] = samples
                 done += per_image
             else:
                 yield samples
 
     progress(0, len(images))
-    read_one = functools.partial(read_samples, images=images, config=config, networks=networks)
-    stream = base.mapped_ahead(read_one, range(len(images)), threads, batch_size + threads)
     with contextlib.closing(stream):
-        for group in batches(usable(stream), batch_size):
-            for model, own, own_masks in zip(models, scores, masks, strict=True):
+        for group in batches(usable(), batch_size):
+            for model, own in zip(models, scores, strict=True):
                 if _network(model) == group[0].network:
-                    shown = own.add(group, _maps(model, group, config, context), config)
-                    own_masks |= {images.names[index]: mask for index, mask in shown.items()} if keep_masks else {}
+                    own.add(group, _maps(model, group, config, context), config)
             done += len(group)
             progress(done // per_image, len(images))
-    return _results(models, scores, images, faults, config, context, limit), masks
+    masks = [{images.names[index]: mask for index, mask in own.masks.items()} if keep_masks else {} for own in scores]
+    return _results(models, scores, images, left_out, config, context, limit), masks
 
 
 def _network(model: Model) -> Network:
@@ -410,17 +403,15 @@ def _networks(models: Sequence[Model], config: VocConfig) -> list[Network]:
     if not models:
         raise UserError("no model: give --model RUN")
     networks = sorted(dict.fromkeys(map(_network, models)), key=lambda network: network[0])
-    patches = [patch for patch, _ in networks]
-    for patch in patches:
-        square = f"the published protocol's square of {config.square} px"
+    common, square = math.lcm(*(patch for patch, _ in networks)), f"square of {config.square} px"
+    for patch, _ in networks:
         if "published" in config.protocols and (config.square < patch or config.square % patch):
-            common = math.lcm(*patches)
             raise UserError(
-                f"{square} does not consist of {patch} px patches: give "
+                f"the published protocol's {square} does not consist of {patch} px patches: give "
                 f"--square {max(1, round(config.square / common)) * common}, or --protocol strict"
             )
         if "published" in config.protocols and (config.square // patch) ** 2 > MAX_PATCHES:
-            raise UserError(f"{square} has more than {MAX_PATCHES} patches of {patch} px: choose a smaller one")
+            raise UserError(f"the {square} has more than {MAX_PATCHES} patches of {patch} px: choose a smaller one")
         if "strict" in config.protocols and config.size < patch:
             raise UserError(f"--size must be at least one patch of {patch} px, not {config.size}")
     return networks
@@ -434,64 +425,61 @@ def _maps(model: Model, group: Sequence[Sample], config: VocConfig, context: Con
         maps = MAPS[config.map](model.backbone, model.normalize(pixels), config.block).float().cpu()
     if not maps.isfinite().all():
         raise UserError(f"{model.label}: a map is not finite; its weights are broken (did its training diverge?)")
+    if maps.shape[-2:] != group[0].counts.grid:
+        raise ValueError(f"maps of {tuple(maps.shape[-2:])} cells, and {group[0].counts.grid} were expected")
     return maps
 
 
-@dataclass
 class _Scores:
     """What the masks of one model score at each mass, by number of the image.
 
     maps: heads, or 1 for a network without. classes: of the image (of its squared mask, if published).
     published: Jaccard of each class with its best head. strict: of the mean over the heads, then of each head.
-    whole: protocol -> what the whole image as the mask scores.
+    whole: protocol -> what the whole image as the mask scores. masks: those that `VocConfig.save_masks` shows.
     """
 
-    maps: int = 0
-    classes: dict[int, tuple[int, ...]] = field(default_factory=dict[int, tuple[int, ...]])
-    published: dict[int, Float[Tensor, "masses classes"]] = field(default_factory=dict[int, Tensor])
-    strict: dict[int, Float[Tensor, "masses maps"]] = field(default_factory=dict[int, Tensor])
-    whole: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    def __init__(self) -> None:
+        self.maps = 0
+        self.classes: dict[int, tuple[int, ...]] = {}
+        self.published: dict[int, Float[Tensor, "masses classes"]] = {}
+        self.strict: dict[int, Float[Tensor, "masses maps"]] = {}
+        self.whole: dict[str, list[float]] = {}
+        self.masks: dict[int, Bool[ndarray, "r c"]] = {}
 
-    def add(
-        self, group: Sequence[Sample], maps: Float[Tensor, "b maps r c"], config: VocConfig
-    ) -> dict[int, Bool[ndarray, "r c"]]:
-        """Score the masks of images of one protocol and size; return those that `VocConfig.save_masks` shows."""
-        shown: dict[int, Bool[ndarray, "r c"]] = {}
-        protocol, self.maps = group[0].protocol, maps.shape[1]
-        if protocol == "strict":
-            maps = mean_and_heads(maps)
-        masks_of_images = mass_masks(maps.flatten(-2), config.all_masses).transpose(0, 1)
-        for sample, masks in zip(group, masks_of_images, strict=True):
+    def add(self, group: Sequence[Sample], maps: Float[Tensor, "b maps r c"], config: VocConfig) -> None:
+        """Score the masks of images of one protocol and size."""
+        strict, self.maps = group[0].protocol == "strict", maps.shape[1]
+        masses = mass_masks((mean_and_heads(maps) if strict else maps).flatten(-2), config.all_masses)
+        for sample, masks in zip(group, masses.transpose(0, 1), strict=True):
             counts, index = sample.counts, sample.index
-            if counts.grid != maps.shape[-2:]:
-                raise ValueError(f"maps of {tuple(maps.shape[-2:])} cells, and {counts.grid} were expected")
-            self.whole.setdefault(protocol, []).append(whole_image_scores(counts)[protocol == "strict"])
-            if protocol == config.protocols[0]:
-                self.classes[index] = counts.classes
-            if protocol == "strict":
-                self.strict[index] = strict_scores(masks, counts)
-                mask = masks[config.at, 0]
+            self.whole.setdefault(sample.protocol, []).append(whole_image_scores(counts)[strict])
+            if strict:
+                self.strict[index], shown = strict_scores(masks, counts), masks[config.at, 0]
             else:
                 self.published[index], heads = published_scores(masks, counts)
-                mask = masks[config.at][heads[config.at]].any(dim=0)
-            if protocol == config.protocols[-1]:
-                shown[index] = mask.view(counts.grid).numpy()
-        return shown
+                shown = masks[config.at][heads[config.at]].any(dim=0)
+            if sample.protocol == config.protocols[0]:
+                self.classes[index] = counts.classes
+            if sample.protocol == config.protocols[-1]:
+                self.masks[index] = shown.view(counts.grid).numpy()
 
 
 def _results(
     models: Sequence[Model],
     scores: Sequence[_Scores],
     images: MaskedImages,
-    faults: Sequence[Fault],
+    left_out: Mapping[str, tuple[str, str]],
     config: VocConfig,
     context: Context,
     limit: int | None,
 ) -> list[Result]:
     """Return each model's figures with their intervals. All models share the resamples of the images."""
+    reasons = {name: reason for name, (_, reason) in left_out.items()}
     used = sorted(scores[0].classes)
     if not used:
-        raise UserError(f"none of the {len(faults)} images in {images.root} can be used. The first: {faults[0].reason}")
+        first = next(iter(reasons.values()))
+        raise UserError(f"none of the {len(reasons)} images in {images.root} can be used. The first: {first}")
+    classes = [scores[0].classes[index] for index in used]
     first_half = two_halves(len(used), config.seed)
     figures: list[dict[str, Tensor]] = [{} for _ in models]
     heads: list[list[int] | None] = [None for _ in models]
@@ -507,27 +495,24 @@ def _results(
     columns = torch.cat([values for own in figures for values in own.values()], dim=1)
     bootstrap = BootstrapConfig(config.resamples, seed=config.seed)
     estimates = iter(mean_intervals(columns, bootstrap, [(0.0, 1.0)] * columns.shape[1]))
-    names, classes = tuple(images.names[index] for index in used), [scores[0].classes[index] for index in used]
     results: list[Result] = []
     for number, (model, own) in enumerate(zip(models, figures, strict=True)):
         metrics = [
             estimate_metric(name, next(estimates), len(used), {"mass": mass})
-            for name in own
-            for mass in config.all_masses
+            for name, mass in itertools.product(own, config.all_masses)
         ]
         metrics.sort(key=lambda metric: metric.parameters["mass"] != config.mass)  # stable: those of the table first
+        published = scores[number].published
         for value in sorted({value for shown in classes for value in shown}):
             showing = [place for place, shown in enumerate(classes) if value in shown]
-            of_class: dict[str, Tensor] = {}
-            if published := scores[number].published:
-                columns = ((published[used[place]][config.at], classes[place].index(value)) for place in showing)
-                of_class[BEST_HEAD] = torch.stack([column[at] for column, at in columns])
-            if MEAN in own:
-                of_class[MEAN] = own[MEAN][showing, config.at]
-            metrics += [
-                Metric(name, 100 * each.mean().item(), n=len(showing), parameters={"mass": config.mass, "class": value})
-                for name, each in of_class.items()
-            ]
+            for name in (name for name in own if name != FIXED_HEAD):
+                if name == MEAN:
+                    values = own[MEAN][showing, config.at]
+                else:
+                    columns = [published[used[place]][config.at, classes[place].index(value)] for place in showing]
+                    values = torch.stack(columns)
+                parameters = {"mass": config.mass, "class": value}
+                metrics.append(Metric(name, 100 * values.mean().item(), n=len(showing), parameters=parameters))
         protocol = {
             "weights": "random" if model.path is None else str(checkpoint.find_weights(model.path)),
             "weights_hash": model.weights_hash,
@@ -535,16 +520,16 @@ def _results(
             "maps": scores[number].maps,
             "fixed_heads": heads[number],
             "images": len(used),
-            "left_out": dict(Counter(fault.kind for fault in faults)),
+            "left_out": dict(Counter(kind for kind, _ in left_out.values())),
             **_known(config, context, images, limit),
             "interval": interval_kind(len(used)),
             "whole_image": {name: 100 * (sum(whole) / len(whole)) for name, whole in scores[0].whole.items()},
             "masks_from": None if config.masks is None else str(config.masks.resolve()),
         }
         items = Items(
-            names,
+            tuple(images.names[index] for index in used),
             {name: tuple(map(float, 100 * values[:, config.at])) for name, values in own.items()},
-            {fault.name: fault.reason for fault in faults},
+            reasons,
             {"classes": tuple(" ".join(map(str, shown)) for shown in classes)},
         )
         results.append(new_result("voc", protocol, metrics, items))
@@ -578,7 +563,7 @@ STRICT_SETTING = {
 }
 
 
-def run(models: Sequence[Model], data: Data, config: VocConfig, context: Context) -> tuple[Result, ...]:
+def run(models: Sequence[Model], data: Data, config: VocConfig, context: Context) -> list[Result]:
     """Show every image to every model, and score the masks.
 
     Metrics are in %: those of `FIGURES` at each mass, that of the figures first; then for each class (its value in the
@@ -601,7 +586,7 @@ def run(models: Sequence[Model], data: Data, config: VocConfig, context: Context
     if out is not None:
         with context.watch("writing masks") as progress:
             _write_masks([out / folder for folder in folders], images, masks, progress)
-    return tuple(results)
+    return results
 
 
 def _images(data: Data, config: VocConfig) -> tuple[MaskedImages, int | None]:
@@ -755,54 +740,49 @@ def _models_table(results: Labelled, titles: Mapping[str, str], published: bool)
     )
 
 
-def _remarks(results: Labelled) -> list[str]:
-    """Return how the figures came about, for a person."""
-    protocol = results[0][1].protocol
-    published, strict, remarks = protocol["published"], protocol["strict"], [f"Images and masks: {protocol['data']}."]
+def _remarks(results: Labelled) -> Iterator[str]:
+    """Yield how the figures came about, for a person."""
+    protocol, items = results[0][1].protocol, results[0][1].items
+    published, strict, images, mass = (protocol[name] for name in ("published", "strict", "images", "mass"))
+    single = [label for label, result in results if result.protocol["maps"] == 1]
+    if protocol["map"] != "attention":
+        yield f"Maps: {_title(protocol)}, not attention: not comparable with published figures."
+    yield f"Images and masks: {protocol['data']}."
     if published:
         square = published["square"]
-        remarks.append(
+        other = f" At {square} px instead of {PUBLISHED_SIDE} it does not compare with published figures."
+        script = (
+            f" Masks hold {_percent(mass)} of the attention; the paper's text says {_percent(PUBLISHED_MASS)}, the "
+            "public script 90 %."
+        )
+        yield (
             f"Published protocol: image and mask at {square} x {square} px. The ground truth chooses the head: for "
             "each class of each image the head that fits it best counts, which nobody without the ground truth can do. "
             "Void pixels count as not belonging to the class, as in the public script."
+            + (other if square != PUBLISHED_SIDE else "")
+            + (script if mass != PUBLISHED_MASS else "")
         )
-        if square != PUBLISHED_SIDE:
-            remarks[-1] += f" At {square} px instead of {PUBLISHED_SIDE} it does not compare with published figures."
-        if protocol["mass"] != PUBLISHED_MASS:
-            remarks[-1] += (
-                f" Masks hold {_percent(protocol['mass'])} of the attention; the paper's text says "
-                f"{_percent(PUBLISHED_MASS)}, the public script 90 %."
-            )
     if strict:
-        remarks.append(
+        few = any(result.protocol["fixed_heads"] is None for _, result in results)
+        yield (
             f"Strict protocol: short side {strict['short_side']} px, aspect kept, void pixels left out, one mask "
             "against all objects of an image together. The one head is chosen on one half of the images and reported "
             f"on the other, both ways (halves: seed {strict['halves_seed']})."
+            + (" There are too few images to choose a head on." if few else "")
         )
-        if any(result.protocol["fixed_heads"] is None for _, result in results):
-            remarks[-1] += " There are too few images to choose a head on."
-    if protocol["map"] != "attention":
-        remarks.insert(0, f"Maps: {_title(protocol)}, not attention: not comparable with published figures.")
-    elif single := [label for label, result in results if result.protocol["maps"] == 1]:
-        remarks.append(
-            f"Without heads, the one map (feature energy) is taken for the head and for the mean: {', '.join(single)}."
-        )
+    if protocol["map"] == "attention" and single:
+        yield f"Without heads, the one map (feature energy) is both the head and the mean: {', '.join(single)}."
     if protocol["limit"] is not None:
-        remarks.append(
-            f"Only {protocol['images']} of the images, evenly spaced (--limit {protocol['limit']}): not comparable "
-            "with figures on all."
+        yield (
+            f"Only {images} of the images, evenly spaced (--limit {protocol['limit']}): not comparable with figures on "
+            "all."
         )
-    remarks.append(_interval_line(protocol))
-    if protocol["images"] > 1:
-        remarks[-1] += " The choice of a head is not repeated within it."
+    yield _interval_line(protocol) + (" The choice of a head is not repeated within it." if images > 1 else "")
     if protocol["left_out"]:
         kinds = ", ".join(f"{count} {kind}" for kind, count in protocol["left_out"].items())
         total = sum(protocol["left_out"].values())
-        items = results[0][1].items
-        remarks.append(f"{total} of {total + protocol['images']} images are left out: {kinds}.")
-        if items is not None and items.left_out:
-            remarks[-1] += f" The first: {next(iter(items.left_out.values()))}."
-    return remarks
+        first = f" The first: {next(iter(items.left_out.values()))}." if items is not None and items.left_out else ""
+        yield f"{total} of {total + images} images are left out: {kinds}.{first}"
 
 
 def _interval_line(protocol: Mapping[str, Any]) -> str:

@@ -211,7 +211,7 @@ def davis(data: Path, context: Context, _: str | None = None) -> Measuring:
     found, config = find_davis(data.resolve(), 2017), davis_evaluation.DavisConfig()
     if context.image_size is not None:
         config = replace(config, size=context.image_size)
-    sequences, frames = found.sequences, sum(map(len, found.sequences))
+    sequences, frames = found.sequences, found.frames
 
     @functools.cache
     def settings(_: str) -> Mapping[str, Any]:
@@ -227,8 +227,8 @@ def davis(data: Path, context: Context, _: str | None = None) -> Measuring:
         if not sequences:
             raise UserError(f"{found.root}: no sequence to measure on")
         first = sequences[0].limited(min(PROBED_FRAMES, len(sequences[0])))
-        follow = davis_evaluation.propagated(model, config, context.device)
-        return _seconds_of(lambda: davis_evaluation.score_masks(first, follow)) / len(first) * frames
+        masks = davis_evaluation.propagated(first, model, config, context.device)
+        return _seconds_of(lambda: davis_evaluation.score_masks(first, masks)) / len(first) * frames
 
     wanted, side = davis_evaluation.ALL_VAL, davis_evaluation.DavisConfig.size
     cautions = {

@@ -97,7 +97,7 @@ def test_all_that_is_wrong_is_told_before_anything_is_followed(
         assert message in capsys.readouterr().err
 
 
-def test_the_truth_scores_100(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_ground_truth_scores_100(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(data, "--results", data / "Annotations/480p", "--json") == 0
     (found,) = figures(capsys)
     assert [found[name] for name in NAMES] == [100, 100, 100, 0, 100, 100, 0]
@@ -205,7 +205,10 @@ def test_bad_masks(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     file = results / "scene-00" / FRAMES[2]
     for content, message in (
         (encode_indices(np.full((60, 100), 3, np.uint8)), "scene-00: frame 2: the mask holds object 3"),
-        (encode_indices(np.ones((30, 50), np.uint8)), "scene-00: frame 2: the mask and its truth differ in size"),
+        (
+            encode_indices(np.ones((30, 50), np.uint8)),
+            "scene-00: frame 2: the mask and its ground truth differ in size",
+        ),
         (b"no png", "00002.png: not a readable PNG"),
     ):
         file.write_bytes(content)
