@@ -655,11 +655,6 @@ ALL_VAL = 30
 """Sequences of DAVIS 2017 val."""
 
 
-def has_published(protocol: Mapping[str, Any]) -> bool:
-    """Return whether published figures may stand next to results of this protocol."""
-    return (protocol["year"], protocol["size"]) == (2017, PropagationConfig.size)
-
-
 def tables(results: Labelled, published: bool = False) -> list[Table]:
     """Return the models best first, and every object."""
     protocol = results[0][1].protocol

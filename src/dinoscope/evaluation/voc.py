@@ -678,15 +678,7 @@ PUBLISHED = {
     ("DINO", "ViT-S/8"): 44.7,
 }
 """(Weights, architecture) -> Jaccard in % by the published protocol."""
-_VOC = "VOC 2012 "
-"""Before the split, the name of data in VOC's layout."""
 ALL_VAL = 1449
-
-
-def has_published(protocol: Mapping[str, Any]) -> bool:
-    """Return whether published figures may stand next to results of this protocol."""
-    square = protocol["published"] and protocol["published"]["square"]
-    return (protocol["map"], protocol["data_name"], square) == ("attention", f"{_VOC}val", PUBLISHED_SIDE)
 
 
 def tables(results: Labelled, published: bool = False) -> list[Table]:
@@ -871,8 +863,8 @@ def examples(results: Sequence[Result], models: Sequence[Model], ends: int, cont
     chosen = ranked if len(ranked) <= 2 * ends else [*ranked[:ends], *ranked[len(ranked) - ends :]]
     if masks_from := protocol.get("masks_from"):
         images = find_masked_images(data, Path(masks_from))
-    elif protocol["data_name"].startswith(_VOC):
-        images = find_masked_images(data, split=protocol["data_name"].removeprefix(_VOC))
+    elif protocol["data_name"].startswith("VOC 2012 "):
+        images = find_masked_images(data, split=protocol["data_name"].removeprefix("VOC 2012 "))
     else:
         raise UserError(f"where the masks of {data} are is not kept")
     images = images.named(chosen)
