@@ -69,7 +69,7 @@ def reference_scores(checkout: Path) -> Callable[[Stack, Stack], tuple[np.ndarra
 
 
 def largest_difference(score: SequenceScore, reference: tuple[np.ndarray, np.ndarray]) -> float:
-    ours = np.array([[each.j for each in score.objects], [each.f for each in score.objects]])
+    ours = np.array(score.objects).swapaxes(0, 1)
     return float(np.abs(ours - np.array(reference)).max())
 
 

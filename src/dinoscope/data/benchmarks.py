@@ -401,8 +401,8 @@ def object_ids(values: UInt8[ndarray, "h w"], *, binary: bool) -> UInt8[ndarray,
     return np.where(values == VOID, np.uint8(0), values)
 
 
-def find_davis(data: Path, year: Year = 2017, names: Sequence[str] = (), split: str = "val") -> Davis:
-    """Find the sequences of a year's list, or those named, which need not be in it.
+def find_davis(data: Path, year: Year = 2017, names: Sequence[str] = ()) -> Davis:
+    """Find the sequences of a year's list (ImageSets/YEAR/val.txt), or those named, which need not be in it.
 
     data: the folder DAVIS, or one that holds it.
 
@@ -410,7 +410,7 @@ def find_davis(data: Path, year: Year = 2017, names: Sequence[str] = (), split: 
     annotations differ in size, or a name leads out of the folder.
     """
     root, resolution = _layout(data)
-    file = root / "ImageSets" / str(year) / f"{split}.txt"
+    file = root / "ImageSets" / str(year) / "val.txt"
     if not file.is_file() and not names:
         raise UserError(f"{file} is missing: it lists the sequences of {year}. Add it, or name some with --sequences")
     listed = _listed(file) if file.is_file() else []

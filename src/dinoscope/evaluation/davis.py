@@ -58,28 +58,20 @@ _MAX_PENDING = 32
 """Frames that wait to be scored, so that masks do not heap up where they come faster."""
 
 
-@dataclass(frozen=True)
-class ObjectScore:
-    """J and F of one object in every scored frame, each in [0, 1].
-
-    number: of the object in the masks, from 1. frames: number of each scored frame in its sequence, from 0.
-    """
-
-    number: int
-    frames: tuple[int, ...]
-    j: tuple[float, ...]
-    f: tuple[float, ...]
+ObjectScore = tuple[tuple[float, ...], tuple[float, ...]]
+"""J and F of one object in every scored frame, each in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class SequenceScore:
-    """Scores of the objects of one sequence, and what was not scored.
+    """Scores of the objects of one sequence, from number 1, and what was not scored.
 
-    not_annotated: frames without a ground truth. later: objects above those of the first frame, which the protocol
-    leaves out.
+    frames: number of each scored frame, from 0. not_annotated: frames without a ground truth.
+    later: objects above those of the first frame, which the protocol leaves out.
     """
 
     objects: tuple[ObjectScore, ...]
+    frames: tuple[int, ...]
     not_annotated: int
     later: tuple[int, ...]
 
@@ -158,39 +150,32 @@ def score_sequence(
     """
     objects, not_annotated, later, frames = 0, 0, set[int](), list[int]()
 
-    def scored() -> Iterator[tuple[Mask, Mask]]:
-        """The annotated frames but the first and the last."""
+    def annotated() -> Iterator[tuple[int, Mask, Mask]]:
         nonlocal objects, not_annotated
-        latest: tuple[int, Mask, Mask] | None = None
         for frame, (prediction, ground_truth) in enumerate(zip(predictions, ground_truths, strict=True)):
-            if frame == 0:
-                objects = 0 if ground_truth is None else int(ground_truth.max())
-                if not objects:
-                    what = (
-                        "is not annotated, and its objects are to be followed"
-                        if ground_truth is None
-                        else "has no object"
-                    )
-                    raise UserError(f"the first frame {what}")
             if ground_truth is None:
+                if frame == 0:
+                    raise UserError("the first frame is not annotated, and its objects are to be followed")
                 not_annotated += 1
                 continue
-            if latest is not None and latest[0] > 0:
-                number, *masks = latest
-                sizes = [f"{mask.shape[1]} x {mask.shape[0]} px" for mask in masks]
-                if sizes[0] != sizes[1]:
-                    raise UserError(
-                        f"frame {number}: the mask and its ground truth differ in size, {' and '.join(sizes)}"
-                    )
-                if (highest := int(masks[0].max())) > objects:
-                    raise UserError(
-                        f"frame {number}: the mask holds object {highest}, and the first frame has {objects}"
-                    )
-                frames.append(number)
-                yield masks[0], masks[1]
-            latest = frame, prediction, ground_truth
+            objects = objects or int(ground_truth.max())
+            if not objects:
+                raise UserError("the first frame has no object")
             if ground_truth.max() > objects:
                 later.update(int(number) for number in np.unique(ground_truth) if number > objects)
+            yield frame, prediction, ground_truth
+
+    def scored() -> Iterator[tuple[Mask, Mask]]:
+        for (frame, *masks), _ in itertools.pairwise(annotated()):  # without the last
+            if frame == 0:
+                continue
+            sizes = [f"{mask.shape[1]} x {mask.shape[0]} px" for mask in masks]
+            if sizes[0] != sizes[1]:
+                raise UserError(f"frame {frame}: the mask and its ground truth differ in size, {' and '.join(sizes)}")
+            if (highest := int(masks[0].max())) > objects:
+                raise UserError(f"frame {frame}: the mask holds object {highest}, and the first frame has {objects}")
+            frames.append(frame)
+            yield masks[0], masks[1]
 
     def score(masks: tuple[Mask, Mask]) -> list[tuple[float, float]]:
         return [score_object(*masks, number) for number in range(1, objects + 1)]
@@ -198,9 +183,9 @@ def score_sequence(
     scores = list(base.mapped_ahead(score, scored(), workers, _MAX_PENDING))
     if not scores:
         raise UserError("at least 3 annotated frames are needed: the first and the last are not scored")
-    of_objects = (zip(*each, strict=True) for each in zip(*scores, strict=True))
-    of_objects = tuple(ObjectScore(number, tuple(frames), *each) for number, each in enumerate(of_objects, start=1))
-    return SequenceScore(of_objects, not_annotated, tuple(sorted(later)))
+    of_objects = zip(*scores, strict=True)
+    of_objects = tuple((tuple(j for j, _ in each), tuple(f for _, f in each)) for each in of_objects)
+    return SequenceScore(of_objects, tuple(frames), not_annotated, tuple(sorted(later)))
 
 
 def statistics(values: Sequence[float]) -> tuple[float, float, float]:
@@ -217,7 +202,7 @@ def statistics(values: Sequence[float]) -> tuple[float, float, float]:
 
 def summarise(scores: Sequence[ObjectScore]) -> Iterator[Metric]:
     """Yield J&F, and mean, recall and decay of both, in %, averaged over the objects of all sequences."""
-    table = np.array([[*statistics(score.j), *statistics(score.f)] for score in scores])
+    table = np.array([[*statistics(j), *statistics(f)] for j, f in scores])
     values = dict(zip(list(FIGURES)[1:], (100 * table.mean(axis=0)).tolist(), strict=True))
     yield Metric("jf_mean", (values["j_mean"] + values["f_mean"]) / 2)
     for name, value in values.items():
@@ -457,9 +442,7 @@ def run(models: Sequence[Model], data: Data, config: DavisConfig, context: Conte
     With `context.out`, OUT/LABEL/SEQUENCE/00000.png and OUT/LABEL/overlays/SEQUENCE.mp4 are written; masks that are all
     there are taken up.
 
-    Entries of the protocol that need a word: weights (for masks that exist already their folder), complete (whether
-    the sequences are all that the year's list names), not_annotated (frames without a ground truth), later_objects
-    (that the first frame does not number); those of `SETTINGS` are None without a model.
+    In the protocol, weights of masks that exist already are their folder, and `SETTINGS` are None without a model.
 
     Raises UserError if nothing is named, or data, a model or masks cannot be used, before anything is followed.
     """
@@ -586,9 +569,9 @@ def _result(
             metric = replace(metric, low=interval.low, high=interval.high, n=len(scores))
         metrics.append(metric)
     metrics += [
-        replace(metric, n=len(each.frames), parameters={"sequence": place, "object": each.number})
+        replace(metric, n=len(score.frames), parameters={"sequence": place, "object": number})
         for place, score in enumerate(scores)
-        for each in score.objects
+        for number, each in enumerate(score.objects, start=1)
         for metric in summarise([each])
     ]
     return new_result("davis", protocol, metrics, Items(tuple(sequence.name for sequence in davis.sequences), figures))

@@ -569,9 +569,8 @@ def run(models: Sequence[Model], data: Data, config: VocConfig, context: Context
     Metrics are in %: those of `FIGURES` at each mass, that of the figures first; then for each class (its value in the
     masks), at that mass, the means over the images that show it. Items are the images.
 
-    Entries of the protocol that need a word: fixed_heads (chosen at `mass` on the second and the first half), limit
-    (None if it left none out), left_out (by reason), published and strict (in words, with their sizes, or None),
-    whole_image (what a mask of the whole image scores, in %), masks_from (the folder of masks that lie elsewhere).
+    In the protocol, fixed_heads are those chosen at `mass` on the second and on the first half, limit is None if it
+    left none out, and whole_image is what a mask of the whole image scores, in %.
 
     Raises UserError as `measure_voc` does, or if there are no images or the masks cannot be written.
     """
@@ -866,7 +865,7 @@ def examples(results: Sequence[Result], models: Sequence[Model], ends: int, cont
     elif protocol["data_name"].startswith("VOC 2012 "):
         images = find_masked_images(data, split=protocol["data_name"].removeprefix("VOC 2012 "))
     else:
-        raise UserError(f"where the masks of {data} are is not kept")
+        raise UserError(f"{data}: the place of its masks is not kept with the result")
     images = images.named(chosen)
     config = VocConfig(
         protocol="strict" if strict else "published",
