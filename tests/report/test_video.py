@@ -123,10 +123,10 @@ def test_other_mistakes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         open_video(tmp_path)
     clip = write_video(tmp_path / "clip.mp4", "mp4v")
     monkeypatch.setattr(videos, "MAX_FRAMES", 5)
-    with pytest.raises(UserError, match="has 6 frames, and 5 is the most"):
+    with pytest.raises(UserError, match="has 6 frames, and the limit is 5"):
         open_video(clip)
     monkeypatch.setattr(videos, "MAX_FRAME_PIXELS", 1000)
-    with pytest.raises(UserError, match="64 x 48 px, and 1000 pixels is the most"):
+    with pytest.raises(UserError, match="64 x 48 px, and the limit is 1000 pixels"):
         open_video(clip)
 
 

@@ -96,7 +96,7 @@ def open_video(path: Path) -> Video:
         if not is_read:
             raise UserError(f"{path}: no frame of this video can be read; is it damaged or cut off?")
     if video.frames > MAX_FRAMES:
-        raise UserError(f"{path} has {video.frames} frames, and {MAX_FRAMES} is the most: cut it into shorter parts")
+        raise UserError(f"{path} has {video.frames} frames, and the limit is {MAX_FRAMES}: cut it into shorter parts")
     return replace(video, size=frame.shape[:2])
 
 
@@ -113,7 +113,7 @@ def _header(path: Path, capture: cv2.VideoCapture) -> Video:
     frames, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
     height, width = (int(capture.get(at)) for at in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
     if height * width > MAX_FRAME_PIXELS:
-        raise UserError(f"{path}: frames of {width} x {height} px, and {MAX_FRAME_PIXELS} pixels is the most")
+        raise UserError(f"{path}: frames of {width} x {height} px, and the limit is {MAX_FRAME_PIXELS} pixels")
     return Video(path, (), (height, width), max(0, frames), fps if 0 < fps <= 1000 else FOLDER_FPS)
 
 
