@@ -47,7 +47,7 @@ _BYTES_PER_PAIR = 24  # a cell of the tile and a cell around it: the best frame'
 class PropagationConfig:
     """How labels travel from frame to frame; the defaults are DINO's for DAVIS 2017.
 
-    max_bytes: working memory to aim for in a step, besides its inputs and result; the min is one cell's window.
+    max_bytes: working memory to aim for in a step, besides its inputs and result; at least one cell's window is held.
     """
 
     size: int = 480
