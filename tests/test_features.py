@@ -33,10 +33,10 @@ from dinoscope.features import (
     evaluation_image,
     evaluation_view,
     extract,
-    raw_pixels,
 )
 from dinoscope.files import cache_folder
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone
+from dinoscope.models.foreign import PixelsBackbone
 from dinoscope.types import FeatureBank
 from tests.conftest import draw_picture
 
@@ -448,7 +448,7 @@ class TestCache:
 
 class TestRawPixels:
     def test_the_cosine_is_the_correlation_of_the_pixels(self, labelled: ImageFolder) -> None:
-        bank = raw_pixels(labelled, size=8)
+        bank = extract(PixelsBackbone(8), labelled, ExtractConfig(workers=0))
         assert bank.features.shape == (10, 3 * 8 * 8)
         assert bank.paths == labelled.paths
         images = [evaluation_image(decode(labelled.path(i)), 8, 1.0).flatten().double() for i in (0, 1)]

@@ -1,14 +1,14 @@
-"""Model + images -> FeatureBank, in the evaluation protocol of DINO, with a cache on disk.
+"""Model + images -> FeatureBank, in the evaluation protocol of DINO, with a cache on disk; and features as files.
 
-Images are shown with the short side resized and the centre cropped, in the order of their source. Features are kept in
-one file per (weights, images, view, arithmetic), several for large sources. An entry holds features and the positions
-of their images; names and labels always come from the source, so that relabelled images are not mistaken for what they
-were.
+Images are shown with the short side resized and the centre cropped, in the order of their source. Features are cached
+in one file per (weights, images, view, arithmetic), several for large sources. An entry holds features and the
+positions of their images; names and labels always come from the source, which may have been relabelled since.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,8 +31,8 @@ from dinoscope.data.loader import Batches, default_workers
 from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
 from dinoscope.files import CACHE_VARIABLE, cache_folder
-from dinoscope.models.foreign import PIXELS_SIZE, PixelsBackbone
 from dinoscope.models.network import Backbone
+from dinoscope.text import spreadsheet_cell
 from dinoscope.types import FeatureBank
 
 Progress = Callable[[int, int], None]
@@ -54,6 +54,9 @@ PIECE = 2**15
 _log = logging.getLogger(__name__)
 
 
+# The image that the network is given
+
+
 @dataclass(frozen=True)
 class ImageView:
     """The part of an image that is shown: a square of `size` pixels, which keeps `crop_fraction` of the short side.
@@ -66,19 +69,6 @@ class ImageView:
     window: Window | None = None
 
 
-@dataclass(frozen=True)
-class Batch:
-    """The readable ones of `asked` consecutive images (None if there are none), and their positions."""
-
-    images: UInt8[Tensor, "b 3 s s"] | None
-    positions: tuple[int, ...]
-    asked: int
-
-    def pin_memory(self) -> Batch:
-        """Return the same batch in page-locked memory (called by torch's loader)."""
-        return Batch(None if self.images is None else self.images.pin_memory(), self.positions, self.asked)
-
-
 def default_crop_fraction(size: int) -> float:
     """Return 0.875 (resize to 256, crop 224: DINO), but 1 up to 64 pixels: small images have no margin to lose."""
     return 1.0 if size <= _SMALL_IMAGE else 0.875
@@ -87,7 +77,7 @@ def default_crop_fraction(size: int) -> float:
 def evaluation_image(image: UInt8[np.ndarray, "h w 3"], size: int, crop_fraction: float) -> UInt8[Tensor, "3 s s"]:
     """Resize the short side to round(size / crop_fraction), bicubic and antialiased; crop the centre `size`.
 
-    The same pixels as torchvision's Resize and CenterCrop give for a Pillow image, but for rounding.
+    Except for rounding, torchvision's Resize and CenterCrop give the same pixels for a Pillow image.
     """
     pixels = torch.from_numpy(without_ends(image)).permute(2, 0, 1)
     short = round(size / crop_fraction)
@@ -95,27 +85,12 @@ def evaluation_image(image: UInt8[np.ndarray, "h w 3"], size: int, crop_fraction
     return tv.center_crop(resized, [size, size]).contiguous()
 
 
-def evaluation_batches(
-    images: ImageSource, view: ImageView, *, batch_size: int, workers: int, pin: bool
-) -> Batches[Batch]:
-    """Return the images of a source in its order, in batches; an unreadable one makes its batch shorter.
-
-    workers: processes (-1 chooses), though no more than there are whole batches to read.
-
-    Raises UserError for a batch size below 1.
-    """
-    if batch_size < 1:
-        raise UserError(f"the batch size is {batch_size}; it must be at least 1")
-    chosen = default_workers(processes=1) if workers < 0 else workers
-    return Batches(
-        _EvaluationImages(images, view),
-        min(chosen, len(images) // batch_size),
-        batch_size=batch_size,
-        collate_fn=_collate,
-        pin_memory=pin,
-        # The loader draws a seed: from here, for measuring must not disturb the generator of a training run.
-        generator=torch.Generator(),
-    )
+def without_ends(image: Shaped[np.ndarray, "h w c"], times: int = _LONGEST_STRIP) -> Shaped[np.ndarray, "_ _ c"]:
+    """Cut the ends off a strip longer than `times` its width: resizing a line of a million pixels takes much memory."""
+    height, width = image.shape[:2]
+    longest = times * min(height, width)
+    top, left = max(0, (height - longest) // 2), max(0, (width - longest) // 2)
+    return image[top : top + longest, left : left + longest]
 
 
 class _EvaluationImages(Dataset[tuple[int, Tensor | None]]):
@@ -135,21 +110,14 @@ class _EvaluationImages(Dataset[tuple[int, Tensor | None]]):
         return index, evaluation_image(image, self.view.size, self.view.crop_fraction)
 
 
-def _collate(samples: Sequence[tuple[int, Tensor | None]]) -> Batch:
+def _collate(samples: Sequence[tuple[int, Tensor | None]]) -> tuple[Tensor | None, list[int], int]:
+    """Return the readable images, None if there are none, their positions, and the number of all images."""
     images = [image for _, image in samples if image is not None]
-    positions = tuple(index for index, image in samples if image is not None)
-    return Batch(torch.stack(images) if images else None, positions, len(samples))
+    positions = [index for index, image in samples if image is not None]
+    return torch.stack(images) if images else None, positions, len(samples)
 
 
-def without_ends(image: Shaped[np.ndarray, "h w c"], times: int = _LONGEST_STRIP) -> Shaped[np.ndarray, "_ _ c"]:
-    """Cut the ends off a strip that is longer than `times` its width.
-
-    Resized whole, a line of a million pixels would not fit in memory.
-    """
-    height, width = image.shape[:2]
-    longest = times * min(height, width)
-    top, left = max(0, (height - longest) // 2), max(0, (width - longest) // 2)
-    return image[top : top + longest, left : left + longest]
+# Extraction
 
 
 @dataclass(frozen=True)
@@ -195,33 +163,6 @@ def evaluation_view(backbone: Backbone, config: ExtractConfig) -> ImageView:
     return ImageView(size, fraction, backbone.config.window)
 
 
-def extract(
-    backbone: Backbone, images: ImageSource, config: ExtractConfig, progress: Progress | None = None
-) -> FeatureBank:
-    """Return the feature of every readable image, float32 on the CPU, in the order of the source.
-
-    Images that cannot be read are left out of features, labels and paths alike, and counted in a warning. The
-    network's modules are afterwards in the modes they were in.
-
-    Raises UserError if no image can be read, or a setting is out of range.
-    """
-    return bank_of(images, *readable_features(backbone, images, config, progress))
-
-
-def readable_features(
-    backbone: Backbone, images: ImageSource, config: ExtractConfig, progress: Progress | None = None
-) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]]:
-    """Return the features that `extract` gives, and the positions of their images; there may be none.
-
-    Raises UserError if a setting is out of range.
-    """
-    device = config.device or backbone.mean.device
-    view, pin = evaluation_view(backbone, config), device.type == "cuda"
-    batches = evaluation_batches(images, view, batch_size=config.batch_size, workers=config.workers, pin=pin)
-    with describing(backbone, config) as describe:
-        return _gather(batches, describe, len(images), config.dim(backbone), progress)
-
-
 @contextlib.contextmanager
 def describing(backbone: Backbone, config: ExtractConfig) -> Iterator[Describe]:
     """Provide the function from images to features that `extract` uses, which stay on the network's device.
@@ -231,74 +172,81 @@ def describing(backbone: Backbone, config: ExtractConfig) -> Iterator[Describe]:
     device = config.device or backbone.mean.device
 
     def describe(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        with torch.inference_mode(), _autocast(device, config.dtype):
+        exact = config.dtype == torch.float32
+        with torch.inference_mode(), contextlib.nullcontext() if exact else torch.autocast(device.type, config.dtype):
             pixels = backbone.normalize(images.to(device, non_blocking=True))
             features = backbone.probe_features(pixels) if config.feature == "linear" else backbone(pixels).feature
         return features.float()
 
-    with _evaluating(backbone.to(device)):
+    modes = [(module, module.training) for module in backbone.to(device).modules()]
+    backbone.eval()
+    try:
         yield describe
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
-def raw_pixels(
-    images: ImageSource, size: int = PIXELS_SIZE, *, workers: int = 0, progress: Progress | None = None
+def extract(
+    backbone: Backbone, images: ImageSource, config: ExtractConfig, progress: Progress | None = None
 ) -> FeatureBank:
-    """Return the images themselves as features [n, 3 * size * size]: what k-NN reaches without a network.
+    """Return the feature of every readable image, float32 on the CPU, in the order of the source.
 
-    From each image its own mean is taken, so that the cosine of two images is the correlation of pixels.
+    Images that cannot be read are left out of features, labels and paths alike, and counted in a warning. Raises
+    UserError if no image can be read, or a setting is out of range.
     """
-    return extract(PixelsBackbone(size), images, ExtractConfig(workers=workers), progress)
+    return _bank(images, *readable_features(backbone, images, config, progress))
 
 
-def bank_of(images: ImageSource, features: Float[Tensor, "k d"], positions: Int[Tensor, " k"]) -> FeatureBank:
+def readable_features(
+    backbone: Backbone, images: ImageSource, config: ExtractConfig, progress: Progress | None = None
+) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]]:
+    """Return the features that `extract` gives, and the positions of their images; there may be none.
+
+    Raises UserError if a setting is out of range.
+    """
+    view, total = evaluation_view(backbone, config), len(images)
+    if config.batch_size < 1:
+        raise UserError(f"the batch size is {config.batch_size}; it must be at least 1")
+    workers = default_workers(processes=1) if config.workers < 0 else config.workers
+    batches = Batches[tuple[Tensor | None, list[int], int]](
+        _EvaluationImages(images, view),
+        min(workers, total // config.batch_size),  # a process has a whole batch to read
+        batch_size=config.batch_size,
+        collate_fn=_collate,
+        pin_memory=(config.device or backbone.mean.device).type == "cuda",
+        # The loader draws a seed: from here, for measuring must not disturb the generator of a training run.
+        generator=torch.Generator(),
+    )
+    features, positions, done = torch.empty(total, config.dim(backbone)), list[int](), 0
+    with describing(backbone, config) as describe:
+        for pixels, places, count in batches:
+            if pixels is not None:
+                features[len(positions) : len(positions) + len(places)] = describe(pixels)
+                positions += places
+            done += count
+            if progress is not None:
+                progress(done, total)
+    return features[: len(positions)], torch.tensor(positions, dtype=torch.int64)
+
+
+def _bank(images: ImageSource, features: Float[Tensor, "k d"], positions: Int[Tensor, " k"]) -> FeatureBank:
     """Name and label the features of the images at `positions`; warn of those that are missing.
 
     Raises UserError if there are none.
     """
-    kept = positions.tolist()
-    missing = sorted(set(range(len(images))).difference(kept))
-    if not kept:
+    missing = sorted(set(range(len(images))).difference(positions.tolist()))
+    if not len(positions):
         raise UserError(f"{images.name}: none of the {len(images)} images can be read; see `dinoscope scan`")
     if missing:
-        count, first = f"{len(missing)} of {len(images)}", images.key(missing[0])
+        count, first = f"{len(missing)} of {len(images)}", images.keys[missing[0]]
         _log.warning("%s: %s images cannot be read and are left out, as %s", images.name, count, first)
-    readable = images.subset(kept)
+    readable = images.subset(positions.tolist())
     labels = None if readable.labels is None else torch.tensor(readable.labels)
     return FeatureBank(features, labels, tuple(readable.keys), readable.classes)
 
 
-def _gather(
-    batches: Iterable[Batch],
-    describe: Describe,
-    total: int,
-    dim: int,
-    progress: Progress | None,
-) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]]:
-    features, positions, done = torch.empty(total, dim), list[int](), 0
-    for batch in batches:
-        if batch.images is not None:
-            first = len(positions)
-            positions += batch.positions
-            features[first : len(positions)] = describe(batch.images)
-        done += batch.asked
-        if progress is not None:
-            progress(done, total)
-    return features[: len(positions)], torch.tensor(positions, dtype=torch.int64)
-
-
-def _autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:
-    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
-
-
-@contextlib.contextmanager
-def _evaluating(backbone: Backbone) -> Iterator[None]:
-    modes = [(module, module.training) for module in backbone.modules()]
-    backbone.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+# The cache
 
 
 def cached_extract(
@@ -310,11 +258,11 @@ def cached_extract(
 ) -> FeatureBank:
     """Return what `extract` gives, or gave before for these weights, images and settings.
 
-    place: the folder that it is kept in; None is `cache_folder`'s. An interrupted extraction continues
-        after the last whole piece of `PIECE` images.
+    place: folder of the cache; None is `cache_folder`'s. An interrupted extraction continues after the last whole piece
+        of `PIECE` images.
 
-    Images are recognised by key, size in bytes and time of change; from a source without these, nothing is kept. A
-    damaged entry is replaced, and one that cannot be written is done without; both with a warning. Raises UserError as
+    Images are recognised by key, size in bytes and time of change; features of a source without these are not cached. A
+    damaged entry is replaced, and one that cannot be written is not cached; both with a warning. Raises UserError as
     `extract` does.
     """
     if images.stamp(0) is None:
@@ -324,42 +272,28 @@ def cached_extract(
     features, positions, filled = torch.empty(total, config.dim(backbone)), list[Tensor](), 0
     for start in range(0, max(total, 1), PIECE):
         piece = images.subset(range(start, min(start + PIECE, total)))
-        file = place / f"{_key(weights, piece, view, config)}.safetensors"
-        found = _read(file, dim=config.dim(backbone))
-        if found is None:
-            found = readable_features(backbone, piece, config, _counted_on(progress, start, total))
-            _write(file, *found)
-        features[filled : filled + len(found[0])] = found[0]
-        positions.append(found[1] + start)
-        filled += len(found[0])
-    return bank_of(images, features[:filled], torch.cat(positions))
+        file = place / f"{_cache_key(weights, piece, view, config)}.safetensors"
+        entry = _read(file, dim=config.dim(backbone))
+        if entry is None:
+            report = None if progress is None else lambda done, _, start=start: progress(start + done, total)
+            entry = readable_features(backbone, piece, config, report)
+            _write(file, *entry)
+        features[filled : filled + len(entry[0])] = entry[0]
+        positions.append(entry[1] + start)
+        filled += len(entry[0])
+    return _bank(images, features[:filled], torch.cat(positions))
 
 
-def _counted_on(progress: Progress | None, start: int, total: int) -> Progress | None:
-    return None if progress is None else lambda done, _: progress(start + done, total)
+def _cache_key(weights: str, images: ImageSource, view: ImageView, config: ExtractConfig) -> str:
+    stamps = (images.stamp(index) for index in range(len(images)))
+    # The times of change too: an image drawn again may have as many bytes as the old one.
+    times = _digest(b"".join(b"%d\0" % (-1 if stamp is None else stamp[1]) for stamp in stamps))
+    parts = (CACHE_FORMAT, weights, images.fingerprint(), times, view.size, view.crop_fraction)
+    return _digest("\0".join(map(str, (*parts, config.dtype, config.feature))).encode())
 
 
-def _key(weights: str, images: ImageSource, view: ImageView, config: ExtractConfig) -> str:
-    parts = (
-        CACHE_FORMAT,
-        weights,
-        images.fingerprint(),
-        _times_hash(images),
-        view.size,
-        view.crop_fraction,
-        config.dtype,
-        config.feature,
-    )
-    return hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=16).hexdigest()
-
-
-def _times_hash(images: ImageSource) -> str:
-    # Digest of the times of change: an image drawn again may have as many bytes as the old one.
-    digest = hashlib.blake2b(digest_size=16)
-    for index in range(len(images)):
-        stamp = images.stamp(index)
-        digest.update(b"%d\0" % (-1 if stamp is None else stamp[1]))
-    return digest.hexdigest()
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _read(file: Path, *, dim: int) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]] | None:
@@ -371,20 +305,21 @@ def _read(file: Path, *, dim: int) -> tuple[Float[Tensor, "k d"], Int[Tensor, " 
     except UserError as error:
         _log.warning("cached features are damaged and are extracted again: %s", error)
         return None
-    if not entry.verified:
-        _log.warning("cached features are of an earlier version, without checksums, and are extracted again: %s", file)
-        return None
     features, positions = entry.tensors.get("features"), entry.tensors.get("positions")
-    if (
+    if not entry.verified:
+        fault = "of an earlier version, without checksums,"
+    elif (
         features is None
         or positions is None
         or features.shape != (len(positions), dim)
         or entry.metadata.get("entry") != file.stem
         or not features.isfinite().all()
     ):
-        _log.warning("cached features are not as they were written and are extracted again: %s", file)
-        return None
-    return features, positions
+        fault = "not as they were written"
+    else:
+        return features, positions
+    _log.warning("cached features are %s and are extracted again: %s", fault, file)
+    return None
 
 
 def _write(file: Path, features: Float[Tensor, "k d"], positions: Int[Tensor, " k"]) -> None:
@@ -395,4 +330,56 @@ def _write(file: Path, features: Float[Tensor, "k d"], positions: Int[Tensor, " 
         facts = {"format": CACHE_FORMAT, "entry": file.stem}
         checkpoint.save(file, {"features": features, "positions": positions}, facts)
     except OSError as error:
-        _log.warning("features are not kept: %s (%s names another folder)", error, CACHE_VARIABLE)
+        _log.warning("features are not cached: %s (%s names another folder)", error, CACHE_VARIABLE)
+
+
+# Files
+
+
+def _columns(bank: FeatureBank) -> tuple[list[str], list[str] | None, list[str]]:
+    """Return the paths, the names of the classes (None without labels), and the names of the features.
+
+    Bytes that are not UTF-8 (Linux allows them in names) become U+FFFD: the files are UTF-8.
+    """
+
+    def portable(names: Iterable[str]) -> list[str]:
+        return [name.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for name in names]
+
+    labels = None if bank.labels is None else portable(bank.classes[label] for label in bank.labels.tolist())
+    return portable(bank.paths), labels, [f"feature_{index}" for index in range(bank.features.shape[1])]
+
+
+def write_npz(path: Path, bank: FeatureBank) -> None:
+    """Write the arrays path, label (with labels) and features; they open without pickle."""
+    paths, labels, _ = _columns(bank)
+    arrays = {"path": np.array(paths), "features": bank.features.numpy()}
+    if labels is not None:
+        arrays["label"] = np.array(labels)
+    with path.open("wb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType] (no array is called allow_pickle)
+
+
+def write_csv(path: Path, bank: FeatureBank) -> None:
+    """Write a header and one row per image; nine digits give every float32 back exactly."""
+    paths, labels, names = _columns(bank)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", *names])
+        for name, label, feature in zip(paths, labels or [""] * len(paths), bank.features.tolist(), strict=True):
+            writer.writerow([spreadsheet_cell(name), spreadsheet_cell(label), *(f"{value:.9g}" for value in feature)])
+
+
+def write_parquet(path: Path, bank: FeatureBank) -> None:
+    """Write the columns of csv, float32, null if there are no labels."""
+    import pyarrow as pa  # pyright: ignore[reportMissingImports] (an extra)
+    import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
+
+    paths, labels, names = _columns(bank)
+    texts = {"path": paths, "label": labels or [None] * len(paths)}
+    columns = {name: pa.array(values, pa.string()) for name, values in texts.items()}
+    columns |= {name: pa.array(values) for name, values in zip(names, bank.features.T.numpy(), strict=True)}
+    pq.write_table(pa.table(columns), path)
+
+
+WRITERS = {".npz": write_npz, ".csv": write_csv, ".parquet": write_parquet}
+"""Ending of a file's name -> the function that writes features to it."""

@@ -1,8 +1,7 @@
 """Files of dinoscope's own: where they lie, how they are written whole, and who may write them.
 
-What dinoscope has made is not data: run folders, and the folders and pictures that a hidden list names. A run folder is
-known by its settings. Everything else that holds pictures gets the list `MARK` when it is written: in a folder that
-dinoscope made the list covers all, in any other it names the pictures.
+What dinoscope has made is not data. A run folder is recognised by its settings. Any other folder with pictures gets a
+hidden list, `MARK`: in a folder that dinoscope made it covers everything, in any other it names the pictures.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import contextlib
 import errno
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -26,14 +26,14 @@ logger = logging.getLogger("dinoscope")
 CACHE_VARIABLE = "DINOSCOPE_CACHE"
 
 OFFLINE_VARIABLE = "DINOSCOPE_OFFLINE"
-"""Set to anything but 0: nothing is fetched into it."""
+"""Set to anything but 0: nothing is fetched into the cache."""
 
 MEGAPIXELS_VARIABLE = "DINOSCOPE_MAX_MEGAPIXELS"
-"""How many million pixels an image may have; unset: see `data.image_header.pixel_limit`."""
+"""How many million pixels an image may have; unset: see `data.images.pixel_limit`."""
 
 
 def cache_folder(kind: str) -> Path:
-    """The folder for one kind of thing, below $DINOSCOPE_CACHE or the user's cache folder. It need not exist yet."""
+    """Return the folder of one kind of file below $DINOSCOPE_CACHE or the user's cache folder. It may not exist."""
     root = os.environ.get(CACHE_VARIABLE)
     return (Path(root).expanduser() if root else Path(platformdirs.user_cache_dir("dinoscope"))) / kind
 
@@ -48,7 +48,7 @@ def write_text(path: Path, text: str) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path to write to, in a folder of its own next to `path`; afterwards fsync it and rename it into place.
 
-    Where the block raises, what was written is deleted and a file that stood at `path` before stays as it is.
+    If the block raises, what was written is deleted and the file at `path`, if there is one, is unchanged.
     """
     # A folder, because safetensors writes to a file with a name of its own first: after a kill, `prune` finds both.
     workplace = path.with_name(f".{path.name}.partial-{os.getpid()}")
@@ -68,8 +68,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 GO_ON = (
-    "The run ends here; the checkpoints that it has written are whole: free space, or give the rights back, then go "
-    "on with --resume"
+    "The run ends here; the checkpoints that it has written are whole: free space, or give the rights back, then "
+    "continue with --resume"
 )
 
 
@@ -85,10 +85,7 @@ def _fsync(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path, then: str = GO_ON) -> Iterator[None]:
-    """Turn an OSError of the block (a full disk, rights that are gone) into a UserError that names the file.
-
-    then: what it means for the run, and what to do.
-    """
+    """Turn an OSError of the block (a full disk, rights that are gone) into a UserError. then: what to do next."""
     try:
         yield
     except OSError as error:
@@ -96,12 +93,12 @@ def writing(path: Path, then: str = GO_ON) -> Iterator[None]:
 
 
 def unwritable(path: Path, error: OSError, then: str = GO_ON) -> UserError:
-    """The line for a file of a run that could not be written."""
+    """Return the error for a file of a run that could not be written."""
     return UserError(f"{path} could not be written: {error.strerror or error}. {then}")
 
 
 def is_full(error: OSError) -> bool:
-    """Whether a disk or a quota is full. Safetensors gives the words alone."""
+    """Whether a disk or a quota is full. Safetensors gives only the text."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or "quota" in str(error)
 
 
@@ -111,11 +108,11 @@ def locked(file: Path, busy: Callable[[], object]) -> Iterator[None]:
 
     A thread that holds it already may take it again. Processes that are forked meanwhile (loader processes, which may
     outlive a killed parent for seconds) do not hold it. It works across the machines of a shared file system that
-    supports locks; without such support, a warning is logged and the block runs unprotected.
+    supports locks; otherwise a warning is logged and the block runs unprotected.
 
     busy: called when another process holds the lock, before waiting for it; what it raises ends the wait.
     """
-    # A soft lock (a file that exists) would outlive a killed process: rather none.
+    # No soft lock (a file that exists): it would outlive a killed process.
     from filelock import FileLock, Timeout  # not needed to print help
 
     lock = FileLock(file, is_singleton=True, fallback_to_soft=False, preserve_lock_file=True)
@@ -133,7 +130,7 @@ def locked(file: Path, busy: Callable[[], object]) -> Iterator[None]:
 
 MARK = ".dinoscope"
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-"""Results of these kinds are noted as no data."""
+"""Results of these kinds are listed in `MARK`."""
 RUN_SETTINGS = "config.json"
 
 _KEY = "made by dinoscope, not data"
@@ -143,7 +140,7 @@ _MAX_SETTINGS_BYTES = 1_000_000
 
 
 def mark(folder: Path, names: Iterable[str] = ()) -> None:
-    """Note that these files in a folder are dinoscope's, before they are written; if it makes the folder, all of it.
+    """List these files of a folder as dinoscope's, before they are written; if it makes the folder, everything in it.
 
     Raises OSError if that is not possible.
     """
@@ -155,14 +152,17 @@ def mark(folder: Path, names: Iterable[str] = ()) -> None:
 
 
 def drawn_names(folder: Path) -> set[str]:
-    """Names of the files in the folder that dinoscope has drawn; empty without a list that can be read."""
+    """Return the files in the folder that dinoscope has drawn; none without a list that can be read."""
     listed = _read_object(folder / MARK).get(_KEY)
     return {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
 
 
 def is_made(folder: Path) -> bool:
-    """Whether dinoscope made the folder: a run, or what is marked as a whole."""
-    return _ALL in drawn_names(folder) or _is_run(folder)
+    """Whether dinoscope made the folder: a run, or one that is marked as a whole."""
+    if _ALL in drawn_names(folder):
+        return True
+    settings = _read_object(folder / RUN_SETTINGS, _MAX_SETTINGS_BYTES)
+    return "version" in settings and isinstance(settings.get("run"), dict)
 
 
 def nothing_but_made(folder: Path) -> bool:
@@ -183,21 +183,10 @@ def nothing_but_made(folder: Path) -> bool:
     return not empty
 
 
-def _is_run(folder: Path) -> bool:
-    file = folder / RUN_SETTINGS
+def _read_object(file: Path, limit: float = math.inf) -> dict[str, object]:
+    """Return a JSON object; an empty one if there is none, or the file has more bytes than `limit`."""
     try:
-        if file.stat().st_size > _MAX_SETTINGS_BYTES:
-            return False
-    except OSError:
-        return False
-    values = _read_object(file)
-    return "version" in values and isinstance(values.get("run"), dict)
-
-
-def _read_object(file: Path) -> dict[str, object]:
-    """A JSON object; empty if there is none."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8")) if file.stat().st_size <= limit else None
     except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
@@ -216,10 +205,7 @@ def unique_names(names: Iterable[str]) -> list[str]:
 
 
 def claim(out: Path, names: Iterable[str], *, overwrite: bool) -> None:
-    """Refuse, before the work, a folder that cannot be made or holds some of the files. Makes nothing yet.
-
-    Raises UserError.
-    """
+    """Raise UserError, before the work, if a folder cannot be made or holds some of the files. Makes nothing yet."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out is the folder to write to")
     _require_writable(out)
@@ -229,7 +215,7 @@ def claim(out: Path, names: Iterable[str], *, overwrite: bool) -> None:
 
 
 def claim_file(out: Path, *, overwrite: bool) -> None:
-    """Refuse, before the work, a file that is a folder or there already, or cannot be made. Raises UserError."""
+    """Raise UserError, before the work, if a file is a folder, exists already, or cannot be made."""
     if out.is_dir():
         raise UserError(f"{out} is a folder; --out names the file to write")
     if out.exists() and not overwrite:
@@ -244,11 +230,9 @@ def _require_writable(out: Path) -> None:
 
 
 def write_all(out: Path, contents: Iterable[tuple[str, bytes | None]]) -> list[Path]:
-    """Write every file, each whole or not at all, and return them. None deletes what an earlier run left of the name.
+    """Write every file, each whole or not at all, and return them. None deletes the file of an earlier run.
 
-    Pictures among them are noted as no data.
-
-    Raises UserError if that fails.
+    Pictures among them are listed in `MARK`. Raises UserError if a file cannot be written.
     """
     written: list[Path] = []
     try:
@@ -270,14 +254,12 @@ def write_all(out: Path, contents: Iterable[tuple[str, bytes | None]]) -> list[P
 
 @contextlib.contextmanager
 def environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set variables for this process and those it starts, then back to what they were."""
-    before = {name: os.environ.get(name) for name in variables}
+    """Set variables for this process and those it starts, and restore them afterwards."""
+    before = {name: os.environ[name] for name in variables if name in os.environ}
     os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in variables:
+            os.environ.pop(name, None)
+        os.environ.update(before)

@@ -174,6 +174,11 @@ def _resident_bytes() -> int | None:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
+def available_cores() -> int:
+    """Return the CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine(device: torch.device) -> Machine:
     """The machine that `device` belongs to."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()

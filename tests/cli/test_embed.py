@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from dinoscope import checkpoint
-from dinoscope.cli import call, models
+from dinoscope import checkpoint, features
+from dinoscope.cli import call
 from dinoscope.data.sources import find_images
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, extract
@@ -117,7 +117,7 @@ def test_a_failure_leaves_the_previous_file_whole(
         path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(models.WRITERS, ".csv", full)
+    monkeypatch.setitem(features.WRITERS, ".csv", full)
     out = tmp_path / "out" / "f.csv"
     out.parent.mkdir()
     out.write_text("precious")

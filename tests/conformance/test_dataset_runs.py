@@ -36,7 +36,7 @@ def images_of(folder: Path, changed: int | None = None) -> DatasetImages:
     pixels = [decode(found.path(index)) for index in range(len(found))]
     if changed is not None:
         pixels[changed] = pixels[changed][::-1].copy()
-    return dataset_images(Items([(image, found.label(index)) for index, image in enumerate(pixels)]))
+    return dataset_images(Items([(image, found.labels[index]) for index, image in enumerate(pixels)]))
 
 
 def weights(run: Path) -> dict[str, Tensor]:

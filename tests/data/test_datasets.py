@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from dinoscope.data.grey_range import ValueRange
 from dinoscope.data.images import UnreadableImage, as_raw, decode
-from dinoscope.data.loader import StepSampler, ViewsDataset, view_loader
+from dinoscope.data.loader import StepSampler, ViewsDataset, collate, view_loader
 from dinoscope.data.scan import scan
 from dinoscope.data.sources import (
     DatasetImages,
@@ -60,7 +60,7 @@ FORMS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("form", FORMS)
 def test_views_and_features_are_those_of_a_folder(picture_folder: Callable[..., Path], form: str) -> None:
     folder = find_images(picture_folder(8, classes=2))
-    pairs = [(FORMS[form](folder.path(i)), folder.label(i)) for i in range(8)]
+    pairs = [(FORMS[form](folder.path(i)), folder.labels[i]) for i in range(8)]
     source = dataset_images(Items(pairs))
     assert source.labels == folder.labels
     sampler = StepSampler(8, 4, 0, range(2), rank=0, processes=1)
@@ -121,7 +121,7 @@ def test_labels_may_be_texts_tensors_or_targets() -> None:
     known.targets, known.classes = [1, 0], ["cat", "dog"]
     assert (dataset_images(known).labels, dataset_images(known).classes) == ((1, 0), ("cat", "dog"))
     unlabelled = dataset_images(Items([picture(0)]))
-    assert (unlabelled.labels, unlabelled.classes, unlabelled.label(0), unlabelled.group(0)) == (None, (), None, None)
+    assert (unlabelled.labels, unlabelled.classes) == (None, ())
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_the_fingerprint_is_of_the_number_of_items_and_of_sixteen_of_them() -> N
 def test_parts_of_a_dataset() -> None:
     source = dataset_images(Items([(picture(i), i % 3) for i in range(12)]))
     part = source.without({"0", "5"}).subset([1, 0])
-    assert (part.keys, part.labels, part.key(1)) == (["2", "1"], (2, 1), "1")
+    assert (part.keys, part.labels) == (("2", "1"), (2, 1))
     np.testing.assert_array_equal(part.read(0).rgb(), picture(2))
     assert len(image_fraction(source, 0.5)) == 6
     assert sorted(label_fraction(source, 0.25, seed=0).labels or ()) == [0, 1, 2]
@@ -187,6 +187,7 @@ def test_nothing_is_remembered_of_a_dataset(tmp_path: Path) -> None:
 
 def test_an_unreadable_item_is_replaced_by_the_next_one() -> None:
     source: DatasetImages = dataset_images(Items([picture(0), fail, picture(2)]))
-    sample = ViewsDataset(source, VIEWS["small_32"], 0, sizes=source.sizes())[0, 1]
-    assert (sample.index, sample.replaced) == (2, 1)
-    assert ViewsDataset(source, VIEWS["small_32"], 0, sizes=source.sizes())[0, 0].replaced is None
+    dataset = ViewsDataset(source, VIEWS["small_32"], 0, sizes=source.sizes())
+    views = collate([dataset[0, 1], dataset[0, 0]])
+    assert views.index.tolist() == [2, 0]
+    assert views.unreadable == (1,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -106,8 +107,8 @@ def test_a_file_that_vanishes_is_unreadable(mixed: ImageFolder) -> None:
     assert scan(mixed).unreadable[0] == Unreadable("a/1.jpg", "cannot be opened: No such file or directory")
 
 
-def test_as_dict_is_json(mixed: ImageFolder) -> None:
-    content = json.loads(json.dumps(scan(mixed).as_dict()))
+def test_the_report_is_json(mixed: ImageFolder) -> None:
+    content = json.loads(json.dumps(dataclasses.asdict(scan(mixed))))
     assert content["root"] == str(mixed.root)
     assert content["widths"] == {"minimum": 10, "median": 16, "maximum": 40}
     assert content["unreadable"][1]["path"] == "b/9_text.jpg"

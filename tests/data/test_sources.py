@@ -13,7 +13,6 @@ from dinoscope.data.sources import (
     as_stored,
     counted,
     find_images,
-    find_images_of_splits,
     find_split,
     image_fraction,
     images_within,
@@ -219,7 +218,7 @@ def test_an_archive_unpacked_into_a_folder_is_looked_through(tmp_path: Path) -> 
 @pytest.mark.parametrize("above", ["", "cifar10/"])
 def test_classes_of_both_splits_together(tmp_path: Path, above: str) -> None:
     names = ("train/cat/1.jpg", "train/dog/1.jpg", "val/cat/2.jpg", "val/eel/1.jpg")
-    folder = find_images_of_splits(touch(tmp_path, *(above + name for name in names)))
+    folder = find_images(touch(tmp_path, *(above + name for name in names)), splits=True)
     assert (folder.labels, folder.classes) == ((0, 1, 0, 2), ("cat", "dog", "eel"))
     assert folder.paths == tuple(above + name for name in names)
 
@@ -232,7 +231,7 @@ def test_without_classes_or_splits_nothing_is_added(tmp_path: Path) -> None:
         "stray": ("1.jpg", "train/cat/1.jpg", "val/dog/1.jpg"),
     }.items():
         root = touch(tmp_path / name, *files)
-        assert find_images_of_splits(root) == find_images(root)
+        assert find_images(root, splits=True) == find_images(root)
 
 
 def test_without_splits(tmp_path: Path) -> None:
@@ -337,7 +336,7 @@ def test_two_unicode_forms_of_a_name_are_one_class(tmp_path: Path) -> None:
     assert train.classes == val.classes == (NFC, "tea")
     assert val.paths == (f"{NFD}/1.jpg", f"{NFC}/2.jpg", "tea/1.jpg"), "paths are those on the disk"
     assert val.labels == (0, 0, 1)
-    assert find_images_of_splits(tmp_path).classes == (NFC, "tea")
+    assert find_images(tmp_path, splits=True).classes == (NFC, "tea")
 
 
 def test_a_name_is_found_in_the_form_that_the_disk_has(tmp_path: Path) -> None:

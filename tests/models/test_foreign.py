@@ -20,7 +20,7 @@ from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import Context, measure
 from dinoscope.evaluation.compare import Measuring
 from dinoscope.explain.maps import MAPS, count_maps
-from dinoscope.features import ExtractConfig, extract, raw_pixels
+from dinoscope.features import ExtractConfig, extract
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.model_names import Model, load_model, load_models, wrap
 from dinoscope.models.backbone import BackboneConfig, build_backbone, network, network_title
@@ -241,7 +241,6 @@ def test_pixels_are_a_model(data: Path) -> None:
     pixels = pixels.flatten(1)
     expected = pixels - pixels.mean(dim=1, keepdim=True)
     assert torch.equal(bank.features, expected)
-    assert torch.equal(raw_pixels(folder).features, expected)
 
 
 def test_weights_of_timm_are_loaded_strictly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import importlib.util
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import tyro
 from rich.table import Table
 
 from dinoscope.cli.command import EXTRACTION, Command, ExtractionOptions, ModelName
 from dinoscope.cli.console import Console, emit, progress_bar, stdout
-from dinoscope.data.sources import find_images_of_splits
+from dinoscope.data.sources import find_images
 from dinoscope.errors import UserError, lookup
 from dinoscope.export import write
+from dinoscope.features import WRITERS
 from dinoscope.files import claim_file, replacing
 from dinoscope.model_names import SHIPPED, SHIPPED_RELEASE, Model, load_model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.models.pretrained import CATALOGUE, Choices, import_file, is_cached
-from dinoscope.text import spreadsheet_cell
-from dinoscope.types import FeatureBank
 
 WIDTH = 125
 """Columns that the table of released weights needs."""
@@ -183,7 +180,7 @@ def embed(
     claim_file(out, overwrite=overwrite)
     if out.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UserError("parquet needs pyarrow: pip install 'dinoscope[parquet]', or write .npz or .csv")
-    folder = find_images_of_splits(data)
+    folder = find_images(data, splits=True)
     bank = extraction.context().features(load_model(model, progress_bar).backbone, folder, "features")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -193,60 +190,6 @@ def embed(
         raise UserError(f"{out} could not be written: {error}") from error
     labels = f"labels of {len(bank.classes)} classes" if bank.classes else "no labels"
     stdout(f"{out}: {len(bank.features)} images x {bank.features.shape[1]} features, {labels}")
-
-
-def write_npz(path: Path, bank: FeatureBank) -> None:
-    """Write the arrays path, label (with labels) and features; they open without pickle."""
-    arrays = {"path": np.array(_portable(bank.paths)), "features": bank.features.numpy()}
-    labels = class_names(bank)
-    if labels is not None:
-        arrays["label"] = np.array(labels)
-    with path.open("wb") as file:
-        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType] (no array is called allow_pickle)
-
-
-def write_csv(path: Path, bank: FeatureBank) -> None:
-    """Write a header and one row per image; nine digits give every float32 back exactly."""
-    labels = class_names(bank) or [""] * len(bank.paths)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", *_feature_columns(bank)])
-        for name, label, feature in zip(_portable(bank.paths), labels, bank.features.tolist(), strict=True):
-            writer.writerow([spreadsheet_cell(name), spreadsheet_cell(label), *(f"{value:.9g}" for value in feature)])
-
-
-def write_parquet(path: Path, bank: FeatureBank) -> None:
-    """Write the columns of csv, float32, null if there are no labels."""
-    import pyarrow as pa  # pyright: ignore[reportMissingImports] (an extra)
-    import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
-
-    columns = {
-        "path": pa.array(_portable(bank.paths), pa.string()),
-        "label": pa.array(class_names(bank) or [None] * len(bank.paths), pa.string()),
-    }
-    columns |= {
-        name: pa.array(column) for name, column in zip(_feature_columns(bank), bank.features.T.numpy(), strict=True)
-    }
-    pq.write_table(pa.table(columns), path)
-
-
-WRITERS = {".npz": write_npz, ".csv": write_csv, ".parquet": write_parquet}
-
-
-def class_names(bank: FeatureBank) -> list[str] | None:
-    """Return the class of each image by name, or None without labels."""
-    if bank.labels is None:
-        return None
-    return _portable([bank.classes[label] for label in bank.labels.tolist()])
-
-
-def _feature_columns(bank: FeatureBank) -> list[str]:
-    return [f"feature_{index}" for index in range(bank.features.shape[1])]
-
-
-def _portable(names: list[str] | tuple[str, ...]) -> list[str]:
-    """Replace bytes that are not UTF-8 (Linux allows them in names) by U+FFFD: the files are UTF-8."""
-    return [name.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for name in names]
 
 
 COMMANDS = {

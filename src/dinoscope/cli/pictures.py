@@ -18,7 +18,7 @@ from dinoscope.cli.command import EXTRACTION, Command, ExtractionOptions, ModelN
 from dinoscope.cli.console import metric_table, progress_bar, say, stdout
 from dinoscope.data.benchmarks import MaskedImages, find_masks
 from dinoscope.data.images import OTHER_EXTENSIONS, UnreadableImage, decode, extensions, read
-from dinoscope.data.sources import balanced, evenly, find_images, find_images_of_splits
+from dinoscope.data.sources import balanced, evenly, find_images
 from dinoscope.errors import UserError, lookup
 from dinoscope.explain.attention import map_masks, mean_and_heads, network_input
 from dinoscope.explain.embedding import TITLES, EmbeddingMap, described, embedding_map
@@ -390,7 +390,7 @@ def draw_map(
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: the picture is a PNG, so the name must end in .png")
     claim_file(out, overwrite=overwrite)
-    found = find_images_of_splits(data)
+    found = find_images(data, splits=True)
     folder = balanced(found, limit)
     models, context = load_models(model, progress_bar), extraction.context()
     banks = [context.features(each.backbone, folder, f"features of {each.label}") for each in models]

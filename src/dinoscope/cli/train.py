@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -175,7 +175,7 @@ def scan(
             full, cache = not headers_only, cache_folder("scan")
             reports[name] = scan_images(images, workers=workers, full=full, cache=cache, progress=progress)
     if json:
-        emit({name: report.as_dict() for name, report in reports.items()}, (), json=True)
+        emit({name: asdict(report) for name, report in reports.items()}, (), json=True)
         return
     console, columns = Console(), [_facts(report) for report in reports.values()]
     table = _table("", reports, {row: [column[row] for column in columns] for row in columns[0]})

@@ -1,9 +1,9 @@
 """Multi-crop views: the pixels. Sampled parameters and an image in, uint8 views out.
 
-Follows Pillow, on which DINO's reference pipeline runs, at a fraction of its time. On photographs a view
-differs from Pillow's by less than one grey level on average, through hue (8-bit HSV, rounded differently) and
-blur; `tests/data/test_views.py` holds the bounds. Set `cv2.setNumThreads(1)` and `torch.set_num_threads(1)` in
-worker processes: one view is too small to share among threads.
+Follows Pillow, on which DINO's reference pipeline runs, at a fraction of its time. On photographs a view differs from
+Pillow's by less than one grey level on average, because of hue (8-bit HSV, rounded differently) and blur;
+`tests/data/test_views.py` holds the bounds. Worker processes set `cv2.setNumThreads(1)` and `torch.set_num_threads(1)`:
+one view is too small to share among threads.
 """
 
 from __future__ import annotations
@@ -18,14 +18,8 @@ import torch
 from jaxtyping import Float32, UInt8
 from numpy import ndarray
 
-from dinoscope.data.views import (
-    Interpolation,
-    JitterOperation,
-    ViewParameters,
-    ViewsConfig,
-    sample_view,
-    view_generator,
-)
+from dinoscope.data import views
+from dinoscope.data.views import Interpolation, JitterOperation, ViewParameters
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the grey of Pillow, OpenCV and JPEG
 _TRUNCATE = -0.49  # Pillow's blends drop the fraction, OpenCV rounds. Short of a half: whole numbers stay.
@@ -33,25 +27,29 @@ _TINY = 48  # up to this side, in pixels, two small matrix products resize faste
 
 
 def multi_crop(
-    image: UInt8[ndarray, "h w 3"], config: ViewsConfig, seed: int, epoch: int, index: int
+    image: UInt8[ndarray, "h w 3"], config: views.ViewsConfig, seed: int, epoch: int, index: int
 ) -> tuple[UInt8[ndarray, "g s s 3"], UInt8[ndarray, "l t t 3"] | None]:
     """Return the global and the local views of an image, channels last; None without local views.
 
     A pure function of its arguments; `index` is the image's position in its data set.
     """
     height, width = image.shape[:2]
-    parameters = [
-        sample_view(config, view, height, width, view_generator(seed, epoch, index, view))
-        for view in range(config.num_views)
-    ]
-    views = [apply_view(image, each) for each in parameters]
-    local_views = np.stack(views[config.num_global :]) if config.num_local else None
-    return np.stack(views[: config.num_global]), local_views
+    pixels: list[ndarray] = []
+    for view in range(config.num_views):
+        generator = views.view_generator(seed, epoch, index, view)
+        pixels.append(apply_view(image, views.sample_view(config, view, height, width, generator)))
+    local_views = np.stack(pixels[config.num_global :]) if config.num_local else None
+    return np.stack(pixels[: config.num_global]), local_views
 
 
 def apply_view(image: UInt8[ndarray, "h w 3"], parameters: ViewParameters) -> UInt8[ndarray, "s s 3"]:
     """Turn an RGB image into one view: crop, resize, flip, jitter, grey, blur, solarise, in DINO's order."""
-    pixels = _resized_crop(image, parameters)
+    top, left, height, width = parameters.top, parameters.left, parameters.height, parameters.width
+    crop, size = image[top : top + height, left : left + width], parameters.size
+    if max(height, width, size) <= _TINY:
+        pixels = _resize_tiny(crop, size, WEIGHTS[parameters.interpolation])
+    else:
+        pixels = _resize(crop, size, parameters.interpolation)
     if parameters.horizontal_flip:
         pixels = cv2.flip(pixels, 1)
     if parameters.vertical_flip:
@@ -67,16 +65,8 @@ def apply_view(image: UInt8[ndarray, "h w 3"], parameters: ViewParameters) -> UI
     return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB) if parameters.grayscale else pixels
 
 
-def _resized_crop(image: UInt8[ndarray, "h w 3"], box: ViewParameters) -> UInt8[ndarray, "s s 3"]:
-    """Cut the box out and resize it, with antialiasing."""
-    crop = image[box.top : box.top + box.height, box.left : box.left + box.width]
-    if max(box.height, box.width, box.size) <= _TINY:
-        return _resize_tiny(crop, box.size, WEIGHTS[box.interpolation])
-    return _resize(crop, box.size, box.interpolation)
-
-
 def _resize(crop: UInt8[ndarray, "h w 3"], size: int, interpolation: Interpolation) -> UInt8[ndarray, "s s 3"]:
-    """Resize by torch's kernel: Pillow's algorithm with AVX2, where the channels of a pixel lie together."""
+    """Resize with antialiasing by torch's kernel: Pillow's algorithm with AVX2 if a pixel's channels lie together."""
     planes = torch.from_numpy(crop.copy()).unsqueeze(0).permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(planes, (size, size), mode=interpolation, antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
@@ -98,8 +88,8 @@ def _resize_tiny(
 def bicubic_weights(source: int, target: int) -> Float32[ndarray, "target source"]:
     """Return the matrix that resizes a row of `source` pixels to `target` as Pillow does.
 
-    Each row is the cubic of Keys (1981) with a = -1/2, widened by the scale when shrinking, cut at the edges
-    of the crop and normalised.
+    Each row is the cubic of Keys (1981) with a = -1/2, widened by the scale when shrinking, cut at the edges of the
+    crop and normalised.
     """
     x = _distances(source, target)
     inner = (1.5 * x - 2.5) * x * x + 1

@@ -1,8 +1,7 @@
 """The grey range: which values of images with more than 8 bits become black and white.
 
-It belongs to a data set, not to an image, or brightness would jump from one image to the next. A model keeps the
-range that it was trained with, and every image that it is given is read by that range. Images of unsigned 8 bits have
-no use for it.
+It belongs to a data set, not to an image, or brightness would jump from one image to the next. A model keeps the range
+that it was trained with, for every image that it is given. Images of unsigned 8 bits need none.
 """
 
 from __future__ import annotations
@@ -68,11 +67,8 @@ def joined(ranges: Iterable[ValueRange]) -> ValueRange | None:
     ranges = list(ranges)
     if not ranges:
         return None
-    return ValueRange(
-        min(range.low for range in ranges),
-        max(range.high for range in ranges),
-        all(range.integral for range in ranges),
-    )
+    integral = all(range.integral for range in ranges)
+    return ValueRange(min(range.low for range in ranges), max(range.high for range in ranges), integral)
 
 
 def to_uint8(values: Shaped[ndarray, "*shape"], window: Window | None = None) -> UInt8[ndarray, "*shape"]:

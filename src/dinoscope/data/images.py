@@ -2,8 +2,7 @@
 
 The content decides what a file is, never its name. `READERS` lists the formats.
 
-- `read` gives the values as they stand in the file, `decode` 8-bit RGB, and `read_header` what can be known without
-  decoding pixels.
+- `read` gives the values as stored in the file, `decode` 8-bit RGB, and `read_header` what is known without pixels.
 - The EXIF orientation is applied, so sizes are those a person sees.
 - Colour profiles are ignored; CMYK is converted by the plain formula. A further channel that the file does not call
   transparency is left out.
@@ -13,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,15 +34,7 @@ from dinoscope.files import MEGAPIXELS_VARIABLE
 
 __all__ = ["READERS", "Header", "RawImage", "UnreadableImage", "as_raw", "decode", "read", "read_header", "read_size"]
 
-READERS: dict[str, Reader] = {
-    "JPEG": jpeg.READER,
-    "PNG": pillow.PNG,
-    "GIF": pillow.GIF,
-    "WebP": pillow.WEBP,
-    "BMP": pillow.BMP,
-    "TIFF": tiff.READER,
-    "PPM": pillow.PPM,
-}
+READERS: dict[str, Reader] = {"JPEG": jpeg.READER, **pillow.READERS, "TIFF": tiff.READER}
 
 MAX_MEGAPIXELS = 60.0
 """Height times width above which an image is refused, in millions; a JPEG of up to four times as many is halved."""
@@ -50,21 +42,18 @@ MAX_MEGAPIXELS = 60.0
 _BYTES_PER_PIXEL = 6  # of the largest file: RGB with 16 bits a channel, uncompressed
 _SMALL_FILE = 64_000_000  # bytes, read whatever the limit of pixels
 
-# Place of the bytes that tell it, these bytes, name: what people take for images that are read, often by its name.
-_OTHERS = (
-    *((4, b"ftyp" + brand, "HEIC") for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")),
-    *((4, b"ftyp" + brand, "AVIF") for brand in (b"avif", b"avis")),
-    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (0, b"\xff\x0a", "JPEG XL"),
-    (0, b"8BPS", "Photoshop"),
-    (0, b"\x76\x2f\x31\x01", "OpenEXR"),
-    (0, b"II\xbc", "JPEG XR"),
-    (0, b"P7\n", "PAM"),
-    (0, b"PF\n", "PFM"),
-    (0, b"Pf\n", "PFM"),
-)
+_OTHERS = {
+    "HEIC": rb".{4}ftyp(hei[cxms]|hevc|mif1|msf1)",
+    "AVIF": rb".{4}ftypavi[fs]",
+    "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    "JPEG XL": rb"\0\0\0\x0cJXL |\xff\x0a",
+    "Photoshop": rb"8BPS",
+    "OpenEXR": rb"\x76\x2f\x31\x01",
+    "JPEG XR": rb"II\xbc",
+    "PAM": rb"P7\n",
+    "PFM": rb"P[Ff]\n",
+}
+"""Format -> beginning of its files: what people take for images that are read, often because of the name."""
 
 OTHER_EXTENSIONS = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC"),
@@ -104,7 +93,7 @@ def decode(path: Path, *, window: Window | None = None, max_pixels: int | None =
 
 
 def read(path: Path, *, max_pixels: int | None = None) -> RawImage:
-    """Return the values of the image as they stand in the file. max_pixels: `pixel_limit()` if None.
+    """Return the values of the image as stored in the file. max_pixels: `pixel_limit()` if None.
 
     Raises UnreadableImage for anything wrong with the file: missing, not an image, of a kind that is not read,
     damaged, truncated, or more than `max_pixels` by its header (nothing is decoded then). Safe to call from many
@@ -117,7 +106,7 @@ def read(path: Path, *, max_pixels: int | None = None) -> RawImage:
 
 
 def read_header(path: Path, *, max_pixels: int | None = None) -> Header:
-    """Return what the file's header says, without decoding pixels. max_pixels: `pixel_limit()` if None.
+    """Return the file's header, without decoding pixels. max_pixels: `pixel_limit()` if None.
 
     Raises UnreadableImage as `read` does, except for damage that only the pixels show.
     """
@@ -182,7 +171,7 @@ def format_of(stream: Stream, path: Path) -> str:
             return name
     if not start:
         raise UnreadableImage("empty file")
-    by_content = (name for at, magic, name in _OTHERS if start[at:].startswith(magic))
+    by_content = (name for name, magic in _OTHERS.items() if re.match(magic, start, re.DOTALL))
     by_name = (name for ending, name in OTHER_EXTENSIONS.items() if path.name.lower().endswith(ending))
     if other := next(by_content, None) or next(by_name, None):
         raise not_supported(f"{other}, save it as PNG or JPEG")

@@ -1,4 +1,4 @@
-"""JPEG: segments are walked here, pixels decoded by torchvision, the fastest; CMYK and halved images by Pillow.
+"""JPEG: segments are read here, pixels decoded by torchvision, the fastest; CMYK and halved images by Pillow.
 
 A JPEG of up to four times as many pixels as are read is decoded at half its width and height.
 """
@@ -16,28 +16,12 @@ import torchvision.io  # noqa: F401  (registers torch.ops.image)
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from dinoscope.data import pillow
-from dinoscope.data.reader import (
-    Header,
-    RawImage,
-    Reader,
-    Stream,
-    UnreadableImage,
-    exif_orientation,
-    not_supported,
-    orient,
-    oriented_size,
-    too_large,
-    turn,
-    valid_orientation,
-)
+from dinoscope.data import pillow, reader
+from dinoscope.data.reader import Header, RawImage, Stream, UnreadableImage, not_supported
 
-MAX_SEGMENTS = 10_000
-"""A preview or depth map of 10 MB takes 160."""
-MAX_FILL_BYTES = 1 << 16
-"""Bytes between segments before the pixels."""
-MAX_SCANS = 100
-"""As in libtiff. A progressive file has about 10, and each is a pass over all pixels."""
+MAX_SEGMENTS = 10_000  # a preview or depth map of 10 MB takes 160
+MAX_FILL_BYTES = 1 << 16  # bytes between segments before the pixels
+MAX_SCANS = 100  # as in libtiff. A progressive file has about 10, and each is a pass over all pixels
 MAX_COEFFICIENT_BYTES = 720_000_000
 """Memory for the coefficients of a JPEG with several scans: all are held until the last scan, at 2 bytes each."""
 
@@ -48,9 +32,6 @@ _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _UNREAD = frozenset({0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF, 0xCB})  # hierarchical; lossless with arithmetic coding
 _TEM, _SOI, _EOI, _SOS, _APP1, _JPEG_LS = 0x01, 0xD8, 0xD9, 0xDA, 0xE1, 0xF7
 _METADATA = frozenset({*range(0xE0, 0xEE), 0xEF, 0xFE})  # APPn and COM, but APP14, which tells the colour space
-_BITS, _CHANNELS = 8, (1, 3, 4)
-
-_START_OF_SCAN = b"\xff\xda"
 _SMALL = 1 << 12  # bytes of a thumbnail
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
 
@@ -65,27 +46,18 @@ class Frame(NamedTuple):
     components: int
     factors: bytes
 
-    @property
-    def coefficient_bytes(self) -> float:
-        """Memory for all coefficients, which a decoder holds if there are several scans."""
-        factors = [divmod(factor, 16) for factor in self.factors]  # horizontal, vertical
-        full = max((h for h, _ in factors), default=1) * max((v for _, v in factors), default=1)
-        samples = sum(h * v for h, v in factors) / full  # of all components, per pixel
-        return 2 * samples * self.height * self.width
-
 
 def read_header(stream: Stream, max_pixels: int) -> Header:
-    """Return what the segments up to the frame header say."""
+    """Return what the segments up to the frame header tell."""
     data = stream.read(_HEADER_BYTES)
     try:
         frame, orientation, end = _find_frame(data)
-        is_whole = end <= len(data)
     except (UnreadableImage, struct.error):
-        is_whole = False
-    if not is_whole:  # profiles and previews come before the frame
+        frame, orientation, end = None, 1, 0
+    if frame is None or end > len(data):  # profiles and previews come before the frame
         frame, orientation, _ = _find_frame(data + stream.read())
     divisor = _checked_divisor(frame, max_pixels)
-    height, width = oriented_size(-(-frame.height // divisor), -(-frame.width // divisor), orientation)
+    height, width = reader.oriented_size(-(-frame.height // divisor), -(-frame.width // divisor), orientation)
     return Header("JPEG", height, width, orientation, grey=frame.components == 1, cmyk=frame.components == 4)
 
 
@@ -95,48 +67,57 @@ def read(content: BytesIO, max_pixels: int) -> RawImage:
     frame, orientation, end = _find_frame(data)
     divisor = _checked_divisor(frame, max_pixels)
     _check_scans(data, frame, end)
-    with turn(frame.height * frame.width):
+    with reader.turn(frame.height * frame.width):
         pixels = None if frame.components == 4 or divisor > 1 else _decode(data)
         if pixels is None:
             image = pillow.open_image(BytesIO(_without_metadata(data)), "JPEG")
             if divisor > 1:
                 image.draft(None, (frame.width // divisor, frame.height // divisor))
             pixels = pillow.rgb(image, transparent=False)
-        return RawImage(orient(pixels, orientation))
+        return RawImage(reader.orient(pixels, orientation))
 
 
-READER = Reader((".jpeg", ".jpg", ".jfif", ".jpe"), lambda start: start.startswith(b"\xff\xd8\xff"), read_header, read)
+READER = reader.Reader(
+    (".jpeg", ".jpg", ".jfif", ".jpe"), lambda start: start.startswith(b"\xff\xd8\xff"), read_header, read
+)
 
 
-def frames(data: bytes) -> Iterator[Frame]:
-    """Yield the frame headers in the beginning of a JPEG. Raises UnreadableImage for too many segments."""
-    for marker, start, end in _segments(data):
-        if marker in _FRAMES:
-            yield _parse_frame(marker, data[start + 4 : end])
+def first_frame(data: bytes) -> Frame | None:
+    """Return the first frame header in the beginning of a JPEG, None without one.
+
+    Raises UnreadableImage for too many segments.
+    """
+    return next(
+        (_frame(marker, data[start + 4 : end]) for marker, start, end in _segments(data) if marker in _FRAMES), None
+    )
 
 
 def _checked_divisor(frame: Frame, max_pixels: int) -> int:
-    """Return by what libjpeg is to divide both sides: 1, or 2 for up to four times as many pixels as are read.
+    """Return what libjpeg divides both sides by: 1, or 2 for up to four times as many pixels as are read.
 
     Raises UnreadableImage for a frame that is not read.
     """
     if frame.height < 1 or frame.width < 1:
         raise UnreadableImage("damaged: the header says zero pixels")
-    if frame.precision != _BITS:
+    if frame.precision != 8:
         raise not_supported(f"a JPEG with {frame.precision} bits a channel, save it as PNG with 16 bits")
-    if frame.marker in _UNREAD or frame.components not in _CHANNELS:
+    if frame.marker in _UNREAD or frame.components not in (1, 3, 4):
         coding = "hierarchical or arithmetic" if frame.marker in _UNREAD else f"{frame.components}-channel"
         raise not_supported(f"a JPEG of the {coding} kind, save it as PNG or as ordinary JPEG")
     divisor = 1 if frame.height * frame.width <= max_pixels else 2
     if -(-frame.height // divisor) * -(-frame.width // divisor) > max_pixels:
-        raise too_large(frame.height, frame.width, max_pixels)
+        raise reader.too_large(frame.height, frame.width, max_pixels)
     if frame.marker in _PROGRESSIVE:
         _check_coefficients(frame)
     return divisor
 
 
 def _check_coefficients(frame: Frame) -> None:
-    if frame.coefficient_bytes > MAX_COEFFICIENT_BYTES:
+    """Raise UnreadableImage if a decoder, which holds all coefficients of several scans, would need too much memory."""
+    factors = [divmod(factor, 16) for factor in frame.factors]  # horizontal, vertical
+    full = max((h for h, _ in factors), default=1) * max((v for _, v in factors), default=1)
+    samples = sum(h * v for h, v in factors) / full  # of all components, per pixel
+    if 2 * samples * frame.height * frame.width > MAX_COEFFICIENT_BYTES:
         raise UnreadableImage("too large: a progressive JPEG of this size; save it as an ordinary (baseline) one")
 
 
@@ -149,22 +130,19 @@ def _find_frame(data: bytes) -> tuple[Frame, int, int]:
         if fill > MAX_FILL_BYTES:
             raise UnreadableImage(f"not read: more than {MAX_FILL_BYTES} bytes between its segments; save it again")
         if marker == _SOS:
-            break
+            raise UnreadableImage("damaged: no frame header before the data")
         if marker == _JPEG_LS:
             raise not_supported("JPEG-LS, save it as PNG")
         if end < start + 4:
             raise UnreadableImage("damaged: a segment of impossible length")
         if marker in _FRAMES:
-            return _parse_frame(marker, data[start + 4 : end]), orientation, end
+            return _frame(marker, data[start + 4 : end]), orientation, end
         if marker == _APP1 and data.startswith(b"Exif\0", start + 4):
-            block = b"Exif\0\0" + data[start + 10 : end]
-            orientation = valid_orientation(lambda block=block: exif_orientation(block))
-    else:
-        raise UnreadableImage("damaged: the file ends within its header")
-    raise UnreadableImage("damaged: no frame header before the data")
+            orientation = reader.valid_orientation(b"Exif\0\0" + data[start + 10 : end])
+    raise UnreadableImage("damaged: the file ends within its header")
 
 
-def _parse_frame(marker: int, segment: bytes) -> Frame:
+def _frame(marker: int, segment: bytes) -> Frame:
     precision, height, width, components = struct.unpack_from(">BHHB", segment)
     return Frame(marker, precision, height, width, components, segment[7 : 6 + 3 * components : 3])
 
@@ -190,7 +168,7 @@ def _segments(data: bytes, position: int = 0) -> Iterator[tuple[int, int, int]]:
 
 def _check_scans(data: bytes, frame: Frame, position: int) -> None:
     """Raise UnreadableImage for more scans behind a position than are read, or more memory than several may take."""
-    if len(data) - position <= _SMALL and data.count(_START_OF_SCAN, position) == 1:
+    if len(data) - position <= _SMALL and data.count(b"\xff\xda", position) == 1:
         return  # walking through the segments takes longer than decoding a thumbnail
     if frame.marker not in _PROGRESSIVE:
         first = next((start for marker, start, _ in _segments(data, position) if marker == _SOS), len(data))
@@ -215,10 +193,10 @@ def _without_metadata(data: bytes) -> bytes:
 
 
 def _decode(data: bytes) -> UInt8[ndarray, "h w 3"] | None:
-    """Return the stored pixels, or None to leave the last word to Pillow.
+    """Return the stored pixels, or None to have Pillow decode them.
 
-    The operator is called without its wrapper, deprecated since torchvision 0.29, which warns at every call.
-    A torchvision that has dropped it, was built without libjpeg, or refuses the file leaves it to Pillow.
+    The operator is called without its wrapper, deprecated since torchvision 0.29, which warns at every call. It raises
+    RuntimeError for a damaged file or if torchvision was built without libjpeg.
     """
     try:
         planes = torch.ops.image.decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB)

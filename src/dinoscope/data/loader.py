@@ -12,7 +12,6 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import RawValue
 from typing import Any, Generic, TypeVar
@@ -29,6 +28,7 @@ from dinoscope.data.images import UnreadableImage
 from dinoscope.data.sources import ImageSource
 from dinoscope.data.views import ViewsConfig
 from dinoscope.errors import UserError
+from dinoscope.system import available_cores
 from dinoscope.types import Views
 
 T = TypeVar("T")
@@ -40,25 +40,15 @@ LEAVING = 5.0
 """Seconds that a loader process has to end by itself."""
 
 _TRIES = 100  # images in a row that may be unreadable, or a twentieth of the folder
-_GLANCE = 0.2  # seconds between two looks at whether it is time to end
+_GLANCE = 0.2  # seconds between two checks whether it is time to end
 
-
-@dataclass(frozen=True)
-class Sample:
-    """One image's views, [views, height, width, 3] uint8, with its position and class (-1: none).
-
-    replaced: position of the image that was asked for, if it cannot be read or is not the one the run began with.
-    """
-
-    global_views: Tensor
-    local_views: Tensor | None
-    index: int
-    label: int
-    replaced: int | None = None
+Sample = tuple[Tensor, Tensor | None, int, int | None, int | None]
+"""Global and local views of one image, [views, height, width, 3] uint8, its position, its label, and the position of
+the image that it stands for, if that cannot be read or is not the one the run began with."""
 
 
 class ViewsDataset(Dataset[Sample]):
-    """Item (epoch, index) is the image's views in that epoch, whichever process asks.
+    """Item (epoch, index) is the image's views in that epoch, whichever process requests them.
 
     window: grey range of images of more than 8 bits; None takes that of each image.
     sizes: of the images in bytes as the run began; an image of another size is reported as replaced, and used.
@@ -81,15 +71,13 @@ class ViewsDataset(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         image, used = self._readable(index)
-        label = self.images.label(used)
         global_views, local_views = multi_crop(image, self.config, seed=self.seed, epoch=epoch, index=index)
-        return Sample(
-            torch.from_numpy(global_views),
-            None if local_views is None else torch.from_numpy(local_views),
-            used,
-            -1 if label is None else label,
-            replaced=index if used != index or self._has_changed(index) else None,
-        )
+        replaced = used != index
+        if self.sizes is not None and (stamp := self.images.stamp(index)) is not None:
+            replaced |= stamp[0] < 0 or stamp[0] != int(self.sizes[index])
+        local = None if local_views is None else torch.from_numpy(local_views)
+        label = None if self.images.labels is None else self.images.labels[used]
+        return torch.from_numpy(global_views), local, used, label, index if replaced else None
 
     def _readable(self, index: int) -> tuple[np.ndarray, int]:
         """Return the image, or the next one in order that can be read: the same on every run.
@@ -105,19 +93,13 @@ class ViewsDataset(Dataset[Sample]):
         which = (
             f"none of the {count} images below {self.images.name} can"
             if tries == count
-            else f"{self.images.name}/{self.images.key(index)} and the {tries - 1} images after it cannot"
+            else f"{self.images.name}/{self.images.keys[index]} and the {tries - 1} images after it cannot"
         )
         raise UnreadableImage(f"{which} be read any more")
 
-    def _has_changed(self, index: int) -> bool:
-        if self.sizes is None:
-            return False
-        stamp = self.images.stamp(index)
-        return stamp is not None and (stamp[0] < 0 or stamp[0] != int(self.sizes[index]))
-
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
-    """The (epoch, index) pairs of each step from `first` on: a new permutation per epoch, the odd rest left out.
+    """The (epoch, index) pairs of each of the steps: a new permutation per epoch, the odd rest left out.
 
     The global batch is cut into contiguous parts, one per process, so that all parts in order are the batch of
     a single process.
@@ -125,13 +107,9 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
     def __init__(self, images: int, batch_size: int, seed: int, steps: range, *, rank: int, processes: int) -> None:
         self.images, self.batch_size, self.seed, self.steps = images, batch_size, seed, steps
+        self.per_epoch = images // batch_size
         self.part = batch_size // processes
         self.start = rank * self.part
-
-    @property
-    def per_epoch(self) -> int:
-        """Steps in one pass over the images."""
-        return self.images // self.batch_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         current, order = -1, np.empty(0, dtype=np.int64)
@@ -153,27 +131,20 @@ def permutation(images: int, seed: int, epoch: int) -> np.ndarray:
 
 def collate(samples: list[Sample]) -> Views:
     """Stack a batch along dimension 1, behind the views; channels move to the front without a copy."""
-    local_views = [sample.local_views for sample in samples if sample.local_views is not None]
-    labels = torch.tensor([sample.label for sample in samples])
+    global_views, local_views, positions, labels, replaced = zip(*samples, strict=True)
     return Views(
-        torch.stack([sample.global_views for sample in samples], dim=1).movedim(-1, 2),
-        torch.stack(local_views, dim=1).movedim(-1, 2) if local_views else None,
-        torch.tensor([sample.index for sample in samples]),
-        None if int(labels[0]) < 0 else labels,
-        tuple(sample.replaced for sample in samples if sample.replaced is not None),
+        torch.stack(global_views, dim=1).movedim(-1, 2),
+        None if local_views[0] is None else torch.stack(local_views, dim=1).movedim(-1, 2),
+        torch.tensor(positions),
+        None if labels[0] is None else torch.tensor(labels),
+        tuple(position for position in replaced if position is not None),
     )
 
 
 def view_loader(dataset: ViewsDataset, sampler: StepSampler, workers: int, *, pin: bool) -> Batches[Views]:
     """Return batches of `Views` for the steps of `sampler`, in order, the same with any number of workers."""
-    return Batches(
-        dataset,
-        workers,
-        batch_sampler=sampler,
-        collate_fn=collate,
-        pin_memory=pin,
-        prefetch_factor=4 if workers else None,
-    )
+    ahead = 4 if workers else None
+    return Batches(dataset, workers, batch_sampler=sampler, collate_fn=collate, pin_memory=pin, prefetch_factor=ahead)
 
 
 class Batches(Iterator[T], Generic[T]):
@@ -182,11 +153,7 @@ class Batches(Iterator[T], Generic[T]):
     Workers leave Ctrl-C and SIGTERM, which reach a whole process group, to the main process. They end at `close`, when
     this process ends in whatever way, or when this object is deleted.
 
-    Args:
-        dataset: is asked in the workers, or here if there are none.
-        workers: number of processes.
-        patience: seconds without a batch after which the workers are ended.
-        options: the loader's.
+    workers: number of processes. patience: seconds without a batch after which they are ended. options: the loader's.
 
     Raises UserError from `next` if a worker died or no batch came in time.
     """
@@ -224,21 +191,23 @@ class Batches(Iterator[T], Generic[T]):
             self._check_workers()
             raise
         except (UserError, UnreadableImage) as error:
-            raise type(error)(_last_line(error)) from error
+            message = str(error)
+            if message.startswith("Caught "):  # torch puts the traceback before it when it comes from a worker
+                message = message.strip().splitlines()[-1].partition(": ")[2]
+            raise type(error)(message) from error
         finally:
             self.asked = None
 
     def _check_workers(self) -> None:
         """Raise UserError if a worker has died; what it was asked for will not come."""
         code = next((worker.exitcode for worker in self.workers if worker.exitcode), None)
-        if code is None:
-            return
         if code == -9:
             raise UserError(
                 "a loader process was killed (signal 9): the machine may be out of memory, so take fewer --workers"
             )
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        raise UserError(f"a loader process {how}")
+        if code is not None:
+            how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            raise UserError(f"a loader process {how}")
 
     def __del__(self) -> None:
         if hasattr(self, "close"):
@@ -248,24 +217,22 @@ class Batches(Iterator[T], Generic[T]):
 
 def default_workers(processes: int) -> int:
     """Return the loader processes per training process: the cores this process may use, shared, at most 16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores // processes - 1, 1), 16)
+    return min(max(available_cores() // processes - 1, 1), 16)
 
 
 def _start_worker(ended: Any, number: int) -> None:
     """Leave the signals that reach the whole process group to the main process, and end with it."""
+
+    def end_with_parent() -> None:  # or when it requests it, even in the middle of an image
+        parent = multiprocessing.parent_process()
+        while parent is not None and parent.is_alive() and not ended.value:
+            parent.join(_GLANCE)
+        os._exit(0)
+
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):  # no SIGHUP on Windows
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, args=(ended,), daemon=True).start()
-
-
-def _end_with_parent(ended: Any) -> None:
-    """End this worker when the main process says so or is gone, even in the middle of an image."""
-    parent = multiprocessing.parent_process()
-    while parent is not None and parent.is_alive() and not ended.value:
-        parent.join(_GLANCE)
-    os._exit(0)
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _end_workers(ended: Any, workers: Sequence[BaseProcess]) -> None:
@@ -300,9 +267,3 @@ def _without_alarms() -> Iterator[None]:
         yield
     finally:
         signal.signal(alarm, handler)
-
-
-def _last_line(error: Exception) -> str:
-    """Return the message of an error, without the traceback that torch puts before it when it comes from a worker."""
-    text = str(error)
-    return text.strip().splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text

@@ -1,7 +1,7 @@
 """The formats that Pillow reads, PNG, GIF, WebP, BMP and PPM; and how any file is opened and loaded with Pillow.
 
 Decoders read the metadata too: Pillow keeps every text of a PNG, and refuses a PNG with more than 1 MB of text. The
-pixels need none of it, except for the orientation. So the containers are walked here, and Pillow is given the rest.
+pixels need none of it, except for the orientation. So the containers are read here, and Pillow is given the rest.
 Animations give their first frame. Colours of 16 bits, which Pillow cuts to 8, go through OpenCV.
 """
 
@@ -13,7 +13,6 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 
@@ -24,35 +23,13 @@ from numpy import ndarray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401  (register two formats)
 from PIL.ImageFile import ImageFile
 
-from dinoscope.data.reader import (
-    METADATA,
-    Header,
-    RawImage,
-    Reader,
-    Stream,
-    UnreadableImage,
-    metadata_orientation,
-    not_supported,
-    orient,
-    oriented_size,
-    strips,
-    too_large,
-    turn,
-)
+from dinoscope.data import reader
+from dinoscope.data.reader import METADATA, Header, RawImage, Reader, Stream, UnreadableImage, not_supported, orient
 
-MAX_CHUNKS = 100_000
-"""Chunks of a PNG or a WebP. libpng writes one per 8 KB."""
-MAX_BLOCKS = 1_000_000
-"""Blocks of a GIF up to its second frame; a block has up to 255 bytes."""
-MAX_HEADER_BYTES = 1 << 16
-"""Size of the header of a PPM, whose comments may be of any length."""
-MAX_COMMENTS = 10_000
-"""Comments between the values of a PPM."""
-
-_PNG_HEADER = frozenset({b"IHDR", b"PLTE", b"tRNS"})
-_PNG_CRITICAL = frozenset({b"IHDR", b"tRNS", b"IDAT", b"IEND"})
-_LARGEST_OF_8_BITS = 255
-_OPAQUE = np.uint16(65535)
+MAX_CHUNKS = 100_000  # chunks of a PNG or a WebP. libpng writes one per 8 KB
+MAX_BLOCKS = 1_000_000  # blocks of a GIF up to its second frame; a block has up to 255 bytes
+MAX_HEADER_BYTES = 1 << 16  # size of the header of a PPM, whose comments may be of any length
+MAX_COMMENTS = 10_000  # comments between the values of a PPM
 
 _UNLIMITED = 1 << 26  # pixels, safely below the 89 million at which Pillow begins to warn
 _pillow_limit = threading.RLock()
@@ -60,6 +37,9 @@ _pillow_limit = threading.RLock()
 _SLOW_CODECS = frozenset({"bmp_rle", "ppm", "ppm_plain"})  # Pillow's, in Python: 0.4 µs a value
 _MAX_SLOW_VALUES = 10_000_000
 _MAX_RLE_WIDTH = 1 << 16  # of a BMP, in which two bytes may skip 255 lines
+
+Bare = tuple[Stream, int, bool]
+"""A file without what its pixels do not need, its EXIF orientation, and whether it has more than one frame."""
 
 
 # Pillow
@@ -78,11 +58,6 @@ def open_image(stream: Stream, kind: str) -> ImageFile:
             raise UnidentifiedImageError(f"its {kind} header is broken") from error
 
 
-def limit_lifted(pixels: int) -> contextlib.AbstractContextManager[object]:
-    """Keep Pillow from warning of an image of so many pixels, or refusing it."""
-    return _without_pillow_limit() if pixels > _UNLIMITED else contextlib.nullcontext()
-
-
 @contextlib.contextmanager
 def _without_pillow_limit() -> Iterator[None]:
     """Lift Pillow's process-wide limit of pixels, one thread at a time: that bounds the memory of huge images too."""
@@ -96,7 +71,8 @@ def _without_pillow_limit() -> Iterator[None]:
 
 def load(image: Image.Image) -> Image.Image:
     """Decode the pixels, if that has not been done."""
-    with limit_lifted(image.height * image.width):
+    is_huge = image.height * image.width > _UNLIMITED
+    with _without_pillow_limit() if is_huge else contextlib.nullcontext():
         image.load()
     return image
 
@@ -105,7 +81,7 @@ def rgb(image: Image.Image, *, transparent: bool) -> UInt8[ndarray, "h w 3"]:
     """Load and return the pixels, writable. transparent: it has transparency, which is composited on white."""
     load(image)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
-    for rows in strips(image.height, image.width):
+    for rows in reader.strips(image.height, image.width):
         strip = image
         if rows.stop - rows.start < image.height:
             strip = image.crop((0, rows.start, image.width, rows.stop))
@@ -138,7 +114,7 @@ def opencv_values(content: bytes) -> Shaped[ndarray, "h w c"]:
 def deep_image(
     values: Shaped[ndarray, "_ _ c"], orientation: int, *, transparent: bool, white_is_zero: bool = False
 ) -> RawImage:
-    """Part transparency, if there is any, from the colours, and leave out any other fourth channel."""
+    """Split transparency, if there is any, from the colours, and leave out any other fourth channel."""
     values = orient(values, orientation)
     alpha = values[..., 3:] if transparent else None
     return RawImage(values[..., :3] if values.shape[2] > 3 else values, alpha, white_is_zero)
@@ -147,24 +123,15 @@ def deep_image(
 # Reading
 
 
-@dataclass(frozen=True)
-class _Bare:
-    """A file without what its pixels do not need."""
-
-    stream: Stream
-    orientation: int = 1
-    animated: bool = False
-
-
 def open_bare(kind: str, stream: Stream, max_pixels: int, *, header_only: bool = False) -> tuple[ImageFile, int, bool]:
-    """Read a file up to its pixels, without its metadata. header_only: nothing need be there of the pixels.
+    """Read a file up to its pixels, without its metadata. header_only: the pixels may be missing.
 
     Returns the image as stored, its EXIF orientation, and whether it has more than one frame.
     """
     stream.seek(0)
-    bare = _WITHOUT_METADATA[kind](stream, max_pixels, header_only)
+    bare, orientation, animated = _FORMATS[kind][2](stream, max_pixels, header_only)
     try:
-        image = open_image(bare.stream, kind)
+        image = open_image(bare, kind)
     except OSError as error:
         if str(error).startswith("Unsupported BMP"):
             raise not_supported(f"a BMP that Pillow does not know ({error}), save it as PNG") from error
@@ -173,20 +140,20 @@ def open_bare(kind: str, stream: Stream, max_pixels: int, *, header_only: bool =
     if height < 1 or width < 1:
         raise UnreadableImage("damaged: the header says zero pixels")
     if height * width > max_pixels:
-        raise too_large(*oriented_size(height, width, bare.orientation), max_pixels)
+        raise reader.too_large(*reader.oriented_size(height, width, orientation), max_pixels)
     codec = image.tile[0][0] if image.tile else ""
     too_slow = height * width * len(image.getbands()) > _MAX_SLOW_VALUES
     slow = codec in _SLOW_CODECS and (codec != "ppm" or _sample(image) == "u1")  # `_deep_ppm` reads the others
     if slow and (too_slow or (codec == "bmp_rle" and width > _MAX_RLE_WIDTH)):
         raise not_supported(f"a {kind} of {width}x{height} as text, run lengths or odd values, save it as PNG")
-    return image, bare.orientation, bare.animated
+    return image, orientation, animated
 
 
 def _read_header(kind: str, stream: Stream, max_pixels: int) -> Header:
     image, orientation, animated = open_bare(kind, stream, max_pixels, header_only=True)
     return Header(
         kind,
-        *oriented_size(image.height, image.width, orientation),
+        *reader.oriented_size(image.height, image.width, orientation),
         orientation,
         grey=_is_deep_grey(image) or image.mode in ("1", "L", "LA", "La"),
         alpha=image.has_transparency_data,
@@ -198,7 +165,7 @@ def _read_header(kind: str, stream: Stream, max_pixels: int) -> Header:
 
 def _read(kind: str, content: BytesIO, max_pixels: int) -> RawImage:
     image, orientation, _ = open_bare(kind, content, max_pixels)
-    with turn(image.height * image.width):
+    with reader.turn(image.height * image.width):
         if _sample(image) == "u1":
             transparent = load(image).has_transparency_data
             if transparent and kind == "BMP":  # some programs write a fourth channel and leave it at 0
@@ -210,18 +177,17 @@ def _read(kind: str, content: BytesIO, max_pixels: int) -> RawImage:
         if not _is_deep_grey(image):
             values = opencv_values(_critical_chunks(content.getvalue()))
             return deep_image(values, orientation, transparent=image.has_transparency_data)
-        values = np.asarray(image).astype(np.uint16)[..., None]
-        if (invisible := image.info.get("transparency")) is None:
-            return RawImage(orient(values, orientation))
-        alpha = np.where(values == invisible, np.uint16(0), _OPAQUE)
-        return RawImage(orient(values, orientation), orient(alpha, orientation))
+        values = orient(np.asarray(image).astype(np.uint16)[..., None], orientation)
+        invisible = image.info.get("transparency")
+        alpha = None if invisible is None else np.where(values == invisible, np.uint16(0), np.uint16(65535))
+        return RawImage(values, alpha)
 
 
 def _sample(image: ImageFile) -> str:
     """Return `Header.sample` of an image opened and not yet loaded."""
     options = image.tile[0][3] if image.tile else ""
     if image.format == "PPM" and isinstance(options, tuple):  # raw mode and largest value
-        return "u2" if options[1] > _LARGEST_OF_8_BITS else "u1"
+        return "u2" if options[1] > 255 else "u1"
     return "u2" if _is_deep_grey(image) or ";16" in str(options) else "u1"
 
 
@@ -229,32 +195,43 @@ def _is_deep_grey(image: Image.Image) -> bool:
     return image.mode.startswith("I")
 
 
-# PNG
+# PNG and WebP
 
 
-def _bare_png(stream: Stream, max_pixels: int, header_only: bool) -> _Bare:
+def _chunks(stream: Stream, *, png: bool) -> Iterator[tuple[bytes, int, bytes]]:
+    """Yield the kind, length and header of each chunk of a PNG or a WebP (RFC 9649), with the stream at its body."""
+    for _ in range(MAX_CHUNKS):
+        head = stream.read(8)
+        if len(head) < 8:
+            return
+        if png:
+            length, kind = struct.unpack(">I4s", head)
+        else:
+            kind, length = struct.unpack("<4sI", head)
+        following = stream.tell() + length + (4 if png else length % 2)  # behind the checksum, or the padding
+        yield kind, length, head
+        stream.seek(following)
+    raise UnreadableImage(f"not read: more than {MAX_CHUNKS} chunks; save it again")
+
+
+def _bare_png(stream: Stream, max_pixels: int, header_only: bool) -> Bare:
     """Keep what the first picture needs. The orientation is looked for in front of the pixels, as browsers do."""
     parts = [stream.read(8)]
     metadata: dict[bytes, bytes] = {}
     frames, separate, pixels = 0, 1, False
-    for _ in range(MAX_CHUNKS):
-        head = stream.read(8)
-        if len(head) < 8:
-            break
-        length, kind = struct.unpack(">I4s", head)
+    for kind, length, head in _chunks(stream, png=True):
         if kind == b"CgBI":
             raise not_supported("a PNG packed for iPhones (CgBI), save it as PNG again")
         if kind == b"IDAT" and header_only:
             parts.append(head)
             break
         pixels = pixels or kind == b"IDAT"
-        if kind in (b"IDAT", b"IEND") or (kind in _PNG_HEADER and length <= 1024):
+        if kind in (b"IDAT", b"IEND") or (kind in (b"IHDR", b"PLTE", b"tRNS") and length <= 1024):
             parts += (head, stream.read(length + 4))  # and the checksum
             if kind == b"IEND":
                 break
         elif kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"acTL", b"fcTL") and not pixels:
             body = stream.read(min(length, METADATA))
-            stream.seek(length - len(body) + 4, 1)
             if kind == b"acTL":
                 frames = int.from_bytes(body[:4])
             elif kind == b"fcTL":  # the picture is the first frame, and not one for programs that know no animations
@@ -262,14 +239,6 @@ def _bare_png(stream: Stream, max_pixels: int, header_only: bool) -> _Bare:
             else:
                 keyword = kind if kind == b"eXIf" else body.partition(b"\0")[0]
                 metadata.setdefault(keyword, kind + body)
-        else:
-            stream.seek(length + 4, 1)
-    else:
-        raise UnreadableImage(f"not read: more than {MAX_CHUNKS} chunks; save it again")
-    return _Bare(BytesIO(b"".join(parts)), _png_orientation(metadata), frames + separate > 1)
-
-
-def _png_orientation(metadata: dict[bytes, bytes]) -> int:
     exif = metadata.get(b"eXIf", b"")[4:]
     raw, xmp = metadata.get(b"Raw profile type exif"), metadata.get(b"XML:com.adobe.xmp")
     try:
@@ -278,7 +247,7 @@ def _png_orientation(metadata: dict[bytes, bytes]) -> int:
         text = _png_text(xmp) if xmp else None
     except (ValueError, IndexError, zlib.error):
         text = None
-    return metadata_orientation(exif, text)
+    return BytesIO(b"".join(parts)), reader.valid_orientation(exif, text), frames + separate > 1
 
 
 def _png_text(chunk: bytes) -> bytes:
@@ -294,28 +263,56 @@ def _png_text(chunk: bytes) -> bytes:
 
 
 def _critical_chunks(content: bytes) -> bytes:
-    """Return a PNG with its pixels alone: libpng prints its remarks about the rest.
+    """Return a PNG with its pixels alone: libpng prints warnings about the rest.
 
     Raises ValueError if a chunk is damaged or missing.
     """
-    parts, at, kind = [content[:8]], 8, b""
-    while kind != b"IEND":
-        kind, end = content[at + 4 : at + 8], at + 12 + int.from_bytes(content[at : at + 4])
-        if end > len(content) or len(kind) < 4:
-            raise ValueError("the file ends within its pixels")
-        if kind in _PNG_CRITICAL:
-            if zlib.crc32(content[at + 4 : end - 4]) != int.from_bytes(content[end - 4 : end]):
-                raise ValueError(f"the checksum of {kind.decode()} is wrong")
-            parts.append(content[at:end])
-        at = end
-    return b"".join(parts)
+    stream = BytesIO(content)
+    parts = [stream.read(8)]
+    for kind, length, head in _chunks(stream, png=True):
+        if kind not in (b"IHDR", b"tRNS", b"IDAT", b"IEND"):
+            continue
+        body, checksum = stream.read(length), stream.read(4)
+        if len(checksum) < 4:
+            break
+        if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(checksum):
+            raise ValueError(f"the checksum of {kind.decode()} is wrong")
+        parts += (head, body, checksum)
+        if kind == b"IEND":
+            return b"".join(parts)
+    raise ValueError("the file ends within its pixels")
 
 
-# GIF, WebP, PPM
+def _bare_webp(stream: Stream, max_pixels: int, header_only: bool) -> Bare:
+    """Check the size, since libwebp makes room for all pixels when it opens a file; find the metadata (RFC 9649)."""
+    start = stream.read(30)
+    if len(start) < 30:
+        raise UnreadableImage("damaged: the file ends within its header")
+    width = height = 0
+    if start[12:16] == b"VP8 ":
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", start, 26))
+    elif start[12:16] == b"VP8L":
+        bits = int.from_bytes(start[21:25], "little")
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    elif start[12:16] == b"VP8X":
+        width, height = (int.from_bytes(start[place : place + 3], "little") + 1 for place in (24, 27))
+    if height * width > max_pixels:
+        raise reader.too_large(height, width, max_pixels)
+    metadata: dict[bytes, bytes] = {}
+    frames = 0
+    stream.seek(12)
+    for kind, length, _ in _chunks(stream, png=False):
+        frames += kind == b"ANMF"
+        if kind in (b"EXIF", b"XMP ") and kind not in metadata:
+            metadata[kind] = stream.read(min(length, METADATA))
+    return stream, reader.valid_orientation(metadata.get(b"EXIF"), metadata.get(b"XMP ")), frames > 1
 
 
-def _bare_gif(stream: Stream, max_pixels: int, header_only: bool) -> _Bare:
-    """Keep the first picture and the extensions that say how it is shown."""
+# GIF, BMP, PPM
+
+
+def _bare_gif(stream: Stream, max_pixels: int, header_only: bool) -> Bare:
+    """Keep the first picture and the extensions that tell how it is shown."""
     data = stream.read()
     position = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     parts = [data[:position]]
@@ -344,43 +341,10 @@ def _bare_gif(stream: Stream, max_pixels: int, header_only: bool) -> _Bare:
             parts.append(data[start:position])
     if blocks > MAX_BLOCKS:
         raise UnreadableImage(f"not read: more than {MAX_BLOCKS} blocks; save it again")
-    return _Bare(BytesIO(b"".join([*parts, b";"])), animated=pictures == 2)
+    return BytesIO(b"".join([*parts, b";"])), 1, pictures == 2
 
 
-def _bare_webp(stream: Stream, max_pixels: int, header_only: bool) -> _Bare:
-    """Check the size, since libwebp makes room for all pixels when it opens a file; find the metadata (RFC 9649)."""
-    start = stream.read(30)
-    if len(start) < 30:
-        raise UnreadableImage("damaged: the file ends within its header")
-    width = height = 0
-    if start[12:16] == b"VP8 ":
-        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", start, 26))
-    elif start[12:16] == b"VP8L":
-        bits = int.from_bytes(start[21:25], "little")
-        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    elif start[12:16] == b"VP8X":
-        width, height = (int.from_bytes(start[place : place + 3], "little") + 1 for place in (24, 27))
-    if height * width > max_pixels:
-        raise too_large(height, width, max_pixels)
-    metadata: dict[bytes, bytes] = {}
-    frames = 0
-    stream.seek(12)
-    for _ in range(MAX_CHUNKS):
-        head = stream.read(8)
-        if len(head) < 8:
-            break
-        kind, length = struct.unpack("<4sI", head)
-        frames += kind == b"ANMF"
-        if kind in (b"EXIF", b"XMP ") and kind not in metadata:
-            metadata[kind] = stream.read(min(length, METADATA))
-            stream.seek(-len(metadata[kind]), 1)
-        stream.seek(length + length % 2, 1)
-    else:
-        raise UnreadableImage(f"not read: more than {MAX_CHUNKS} chunks; save it again")
-    return _Bare(stream, metadata_orientation(metadata.get(b"EXIF"), metadata.get(b"XMP ")), frames > 1)
-
-
-def _bare_ppm(stream: Stream, max_pixels: int, header_only: bool) -> _Bare:
+def _bare_ppm(stream: Stream, max_pixels: int, header_only: bool) -> Bare:
     """Bound the header, which Pillow reads byte by byte, and the comments between the values of a text."""
     start = stream.read(MAX_HEADER_BYTES)
     fields = re.sub(rb"#[^\r\n]*", b"", start).split(None, 4)
@@ -390,11 +354,11 @@ def _bare_ppm(stream: Stream, max_pixels: int, header_only: bool) -> _Bare:
         comments = start.count(b"#") + sum(block.count(b"#") for block in iter(lambda: stream.read(1 << 20), b""))
         if comments > MAX_COMMENTS:
             raise UnreadableImage(f"not read: more than {MAX_COMMENTS} comments; save it again")
-    return _Bare(stream)
+    return stream, 1, False
 
 
 def _deep_ppm(image: ImageFile, content: bytes) -> Shaped[ndarray, "h w c"]:
-    """Return values of more than 8 bits as they stand: Pillow stretches them to the maximum in the header."""
+    """Return values of more than 8 bits as stored: Pillow stretches them to the maximum in the header."""
     shape = (image.height, image.width, 3 if image.mode == "RGB" else 1)
     coding, _, offset, _ = image.tile[0]
     if coding == "ppm_plain":
@@ -407,23 +371,15 @@ def _deep_ppm(image: ImageFile, content: bytes) -> Shaped[ndarray, "h w c"]:
     return values[:count].reshape(shape).astype(np.uint16)
 
 
-_WITHOUT_METADATA: dict[str, Callable[[Stream, int, bool], _Bare]] = {
-    "PNG": _bare_png,
-    "GIF": _bare_gif,
-    "WebP": _bare_webp,
-    "BMP": lambda stream, max_pixels, header_only: _Bare(stream),
-    "PPM": _bare_ppm,
+# Format -> endings of its files, their beginning, and the function that leaves out what the pixels do not need.
+_FORMATS: dict[str, tuple[tuple[str, ...], bytes, Callable[[Stream, int, bool], Bare]]] = {
+    "PNG": ((".png",), rb"\x89PNG\r\n\x1a\n", _bare_png),
+    "GIF": ((".gif",), rb"GIF8[79]a", _bare_gif),
+    "WebP": ((".webp",), rb"RIFF.{4}WEBP", _bare_webp),
+    "BMP": ((".bmp",), rb"BM", lambda stream, max_pixels, header_only: (stream, 1, False)),
+    "PPM": ((".pgm", ".ppm"), rb"P[1-6]\s", _bare_ppm),
 }
-
-
-def _reader(kind: str, extensions: tuple[str, ...], recognises: Callable[[bytes], bool]) -> Reader:
-    return Reader(extensions, recognises, partial(_read_header, kind), partial(_read, kind))
-
-
-PNG = _reader("PNG", (".png",), lambda start: start.startswith(b"\x89PNG\r\n\x1a\n"))
-GIF = _reader("GIF", (".gif",), lambda start: start.startswith((b"GIF87a", b"GIF89a")))
-WEBP = _reader("WebP", (".webp",), lambda start: start.startswith(b"RIFF") and start[8:12] == b"WEBP")
-BMP = _reader("BMP", (".bmp",), lambda start: start.startswith(b"BM"))
-PPM = _reader(
-    "PPM", (".pgm", ".ppm"), lambda start: start[:1] == b"P" and start[1:2] in b"123456" and start[2:3].isspace()
-)
+READERS = {
+    kind: Reader(endings, re.compile(start, re.DOTALL).match, partial(_read_header, kind), partial(_read, kind))
+    for kind, (endings, start, _) in _FORMATS.items()
+}

@@ -1,7 +1,7 @@
-"""What a reader of an image format is asked, and what it gives. `dinoscope.data.images` lists the readers.
+"""The contract of an image reader: it turns the bytes of one format into values, or refuses them with a reason.
 
-A reader turns the bytes of one format into values as they stand in the file, or refuses them with a reason for a
-person. Everything that it walks through is bounded: no file costs more than 1.5 GB or 10 seconds of CPU time.
+`dinoscope.data.images` lists the readers. Everything that they walk through is bounded: no file costs more than 1.5 GB
+or 10 seconds of CPU time.
 """
 
 from __future__ import annotations
@@ -29,25 +29,13 @@ METADATA = 1 << 20
 """Bytes of EXIF, XMP or text, once decompressed, in which the orientation is looked for."""
 
 ORIENTATION_TAG = 0x0112
-
-# EXIF orientation -> (swap rows and columns, then reverse rows, then reverse columns). EXIF 2.32, tag 0x0112.
-_ORIENTATIONS = {
-    1: (False, False, False),
-    2: (False, False, True),
-    3: (False, True, True),
-    4: (False, True, False),
-    5: (True, False, False),
-    6: (True, False, True),
-    7: (True, True, True),
-    8: (True, True, False),
-}
+# EXIF orientation -> transpose, then reverse rows, then reverse columns. EXIF 2.32, tag 0x0112.
+_TURNS = {1: "", 2: "c", 3: "rc", 4: "r", 5: "t", 6: "tc", 7: "trc", 8: "tr"}
 _SHORT = 3  # type of a TIFF entry
 
 _HUGE = 1 << 25  # pixels; 16 processes may decode smaller images at the same time
 _PATIENCE = 120.0  # seconds that a huge image waits for its turn: a process that was stopped (Ctrl-Z) keeps it
-_NO_TURN = contextlib.nullcontext()
 _STRIP = 1 << 20  # pixels converted at a time
-_OPAQUE = 65535
 
 
 class UnreadableImage(Exception):
@@ -55,7 +43,7 @@ class UnreadableImage(Exception):
 
 
 def not_supported(what: str) -> UnreadableImage:
-    """Return the refusal of a file that is whole and of a kind that is not read. what: it, and how to save it."""
+    """Return the refusal of an undamaged file of a kind that is not read. what: the kind, and how to save it."""
     return UnreadableImage(f"not supported: {what}")
 
 
@@ -69,7 +57,7 @@ def too_large(height: int, width: int, max_pixels: int) -> UnreadableImage:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself before its pixels are decoded.
+    """What is known of an image before its pixels are decoded.
 
     format: key of `images.READERS`, by content.
     height, width: pixels as `read` returns them: after EXIF orientation, and of a large JPEG half as many a side.
@@ -96,9 +84,9 @@ class Header:
 
 @dataclass(frozen=True)
 class RawImage:
-    """Values as they stand in a file, upright.
+    """Values as stored in the file, upright.
 
-    values: grey [h, w, 1] or RGB [h, w, 3]. Values of uint8 are finished; others are mapped by a grey range.
+    values: grey [h, w, 1] or RGB [h, w, 3]. Values of uint8 are final; others are mapped by a grey range.
     alpha: uint16 [h, w, 1], 0 for transparent, or None. With uint8 it is composited already.
     white_is_zero: the largest values are black.
     """
@@ -117,21 +105,19 @@ class RawImage:
 
         Transparency is composited on white, as a browser or a printed page shows it.
         """
-        pixels = self.values if self.values.dtype == np.uint8 else self._scaled(window)
+        pixels = self.values
+        if pixels.dtype != np.uint8:
+            pixels = to_uint8(pixels, window)
+            if self.white_is_zero:
+                np.subtract(255, pixels, out=pixels)
+            if self.alpha is not None:
+                for rows in strips(*pixels.shape[:2]):
+                    opacity = self.alpha[rows].astype(np.float32) / 65535
+                    blended = (pixels[rows].astype(np.float32) - 255) * opacity + 255
+                    pixels[rows] = np.rint(blended, out=blended)
         if pixels.shape[2] == 1:
             return np.repeat(pixels, 3, axis=2)
         return pixels if pixels.flags.c_contiguous and pixels.flags.writeable else pixels.copy()
-
-    def _scaled(self, window: Window | None) -> UInt8[ndarray, "h w c"]:
-        pixels = to_uint8(self.values, window)
-        if self.white_is_zero:
-            np.subtract(255, pixels, out=pixels)
-        if self.alpha is not None:
-            for rows in strips(*pixels.shape[:2]):
-                opacity = self.alpha[rows].astype(np.float32) / _OPAQUE
-                blended = (pixels[rows].astype(np.float32) - 255) * opacity + 255
-                pixels[rows] = np.rint(blended, out=blended)
-        return pixels
 
 
 @dataclass(frozen=True)
@@ -140,7 +126,7 @@ class Reader:
 
     extensions: endings of its files' names, in lower case, with the dot. Files are found by them.
     recognises: tells the format from the first 16 bytes of a file.
-    header: reads what a file says of itself without decoding pixels.
+    header: reads what is known before pixels are decoded.
     read: decodes a file's content.
 
     `header` and `read` take the stream at its beginning, and how many pixels (height times width) an image may have.
@@ -149,7 +135,7 @@ class Reader:
     """
 
     extensions: tuple[str, ...]
-    recognises: Callable[[bytes], bool]
+    recognises: Callable[[bytes], object]
     header: Callable[[Stream, int], Header]
     read: Callable[[BytesIO, int], RawImage]
 
@@ -159,44 +145,33 @@ class Reader:
 
 def orient(pixels: Shaped[ndarray, "_ _ c"], orientation: int) -> Shaped[ndarray, "h w c"]:
     """Turn stored pixels upright; C-contiguous."""
-    swap, flip_rows, flip_columns = _ORIENTATIONS[orientation]
-    if swap:
-        pixels = pixels.swapaxes(0, 1)
-    if flip_rows:
-        pixels = pixels[::-1]
-    if flip_columns:
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
+    turns = _TURNS[orientation]
+    pixels = pixels.swapaxes(0, 1) if "t" in turns else pixels
+    return np.ascontiguousarray(pixels[:: -1 if "r" in turns else 1, :: -1 if "c" in turns else 1])
 
 
 def oriented_size(height: int, width: int, orientation: int) -> tuple[int, int]:
     """Return height and width of the upright image."""
-    return (width, height) if _ORIENTATIONS[orientation][0] else (height, width)
+    return (width, height) if "t" in _TURNS[orientation] else (height, width)
 
 
-def valid_orientation(read: Callable[[], int | None]) -> int:
-    """Return the orientation read, 1 to 8, or 1 if it is absent, damaged or impossible: the pixels may be whole."""
+def valid_orientation(exif: bytes | None, xmp: bytes | None = None) -> int:
+    """Return the orientation, 1 to 8, in an EXIF block, else in an XMP packet.
+
+    It is 1 if both are absent, damaged or impossible: the pixels may be undamaged.
+    """
     try:
-        orientation = read()
+        orientation = _exif_orientation(exif) if exif else None
+        if orientation is None:
+            match = re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp or b"")
+            orientation = int(match[1]) if match else 1
     except Exception:  # damaged metadata raises most of the built-in exceptions
         return 1
-    return orientation if orientation is not None and 1 <= orientation <= 8 else 1
+    return orientation if orientation in _TURNS else 1
 
 
-def metadata_orientation(exif: bytes | None, xmp: bytes | None) -> int:
-    """Return the orientation in an EXIF block, else in an XMP packet, else 1."""
-
-    def read() -> int | None:
-        if exif and (orientation := exif_orientation(exif)) is not None:
-            return orientation
-        match = re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp or b"")
-        return int(match[1]) if match else None
-
-    return valid_orientation(read)
-
-
-def exif_orientation(block: bytes) -> int | None:
-    """Look the orientation up in the first directory of an EXIF block (EXIF 2.32, 4.6), and in nothing else of it."""
+def _exif_orientation(block: bytes) -> int | None:
+    """Find the orientation in the first directory of an EXIF block (EXIF 2.32, 4.6), and read nothing else of it."""
     tiff = block.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}[tiff[:2]]
     (directory,) = struct.unpack_from(order + "I", tiff, 4)
@@ -213,16 +188,16 @@ def exif_orientation(block: bytes) -> int | None:
 
 def turn(pixels: int) -> contextlib.AbstractContextManager[object]:
     """Wait, before a huge image is decoded, for any other that is being decoded on this machine."""
-    return _turn_of_the_huge() if pixels > _HUGE else _NO_TURN
+    return _turn_of_the_huge() if pixels > _HUGE else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def _turn_of_the_huge() -> Iterator[None]:
     file = cache_folder("locks") / f"huge-image-{platform.node()}"
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, Timeout):  # a folder that cannot be written; a process that was stopped
             file.parent.mkdir(parents=True, exist_ok=True)
-            held.enter_context(FileLock(file, timeout=_PATIENCE, fallback_to_soft=False, preserve_lock_file=True))
+            stack.enter_context(FileLock(file, timeout=_PATIENCE, fallback_to_soft=False, preserve_lock_file=True))
         yield
 
 

@@ -1,4 +1,4 @@
-"""Look over images before they are used: what they are, and what cannot be read."""
+"""Examine images before they are used: what they are, and which cannot be read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median_low
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import PIL
@@ -26,17 +26,14 @@ from dinoscope.data.images import Header, UnreadableImage, pixel_limit
 from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
 from dinoscope.files import write_text
+from dinoscope.system import available_cores
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 32
 """Images examined between two calls of `progress`."""
 
-# What other readers refuse and how they turn images may differ, so their cache is not used.
-_CACHE_KEY = f"2 pillow {PIL.__version__} torchvision {torchvision.__version__} opencv {cv2.__version__}"
 _MAX_WORKERS = 1024
-_NO_TIME = -1  # of an image that has none, which is not remembered
-_SIXTEEN_BITS = ValueRange(0, 65535, True)
 
 
 @dataclass(frozen=True)
@@ -58,21 +55,19 @@ class Extent:
 
 @dataclass(frozen=True)
 class ScanReport:
-    """What a source holds. Everything but `images`, `bytes` and `unreadable` is of the readable images only.
+    """What a source holds. Everything but `images`, `bytes` and `unreadable` is about the readable images only.
 
     root: name of the source.
-
     complete: every image was decoded, not only its header read.
     images: number of files. bytes: their size on disk.
     formats: number of images by format, by content, the most frequent first.
     classes: number of images by class, in the order of the labels; empty for an unlabelled folder.
     widths, heights: pixels, after EXIF orientation; aspect_ratios: the smallest and largest width / height. None if
     nothing is readable.
-    grey, alpha, over_8_bit, cmyk, rotated, animated: numbers of images. rotated: EXIF says to turn or mirror
-    them. animated: more than one frame.
+    grey, alpha, over_8_bit, cmyk, rotated, animated: numbers of images. rotated: EXIF tells to turn or mirror them.
     passed_over: number of files that are not taken for images, by ending, the most frequent first.
-    values: smallest and largest value of the images that are not of unsigned 8 bits, None if there are none. If
-    headers alone were read it is what 16 bits can hold, and None if there are values of another kind.
+    values: smallest and largest value of the images that are not of unsigned 8 bits, None if there are none. If headers
+    alone were read it is what 16 bits can hold, and None if there are values of another kind.
     """
 
     root: str
@@ -94,20 +89,14 @@ class ScanReport:
     passed_over: Mapping[str, int] = field(default_factory=dict)
     values: ValueRange | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the report as what JSON can hold."""
-        return dataclasses.asdict(self)
 
-
-@dataclass(frozen=True)
-class _Finding:
-    """One image examined: its size and time, and either its header or the reason why there is none.
+class _Finding(NamedTuple):
+    """One image examined: size and time of change if it has them, its header or the reason why there is none.
 
     values: of an image that was decoded and is not of unsigned 8 bits.
     """
 
-    size: int
-    modified_ns: int
+    stamp: tuple[int, int] | None
     header: Header | None
     reason: str = ""
     values: ValueRange | None = None
@@ -125,21 +114,25 @@ def scan(
 
     workers: threads; 0 takes one per available core.
     full: decode every image, which finds all damage; False reads the headers only.
-    cache: folder in which to remember the readable images by key, size and modification time, one file for
-    each source and `full`. Kept when the scan is interrupted, too.
+    cache: folder in which to remember the readable images by key, size and modification time, one file for each source
+    and `full`. It is written when the scan is interrupted, too.
     progress: called now and then with the numbers of images examined and of all.
     """
     if not 0 <= workers <= _MAX_WORKERS:
         raise UserError(f"the number of workers is {workers}; it must be from 0 (one per core) to {_MAX_WORKERS}")
-    store = None if cache is None else cache / _cache_name(images.name, full)
-    known = {} if store is None else _read_cache(store)
+    # What other readers refuse and how they turn images may differ, so their cache is not used.
+    versions = f"2 pillow {PIL.__version__} torchvision {torchvision.__version__} opencv {cv2.__version__}"
+    readers = f"{versions} pixels {pixel_limit()}"
+    digest = hashlib.blake2b(os.fsencode(Path(images.name).resolve()), digest_size=16).hexdigest()
+    store = None if cache is None else cache / f"{digest}-{'full' if full else 'headers'}.json"
+    known = {} if store is None else _read_cache(store, readers)
     findings: list[_Finding] = []
 
     def examine(start: int) -> list[_Finding]:
         indices = range(start, min(start + _CHUNK, len(images)))
-        return [_examine(images, index, known.get(images.key(index)), full) for index in indices]
+        return [_examine(images, index, known.get(images.keys[index]), full) for index in indices]
 
-    pool = ThreadPoolExecutor(workers or _available_cores())
+    pool = ThreadPoolExecutor(workers or available_cores())
     try:
         for chunk in pool.map(examine, range(0, len(images), _CHUNK)):
             findings += chunk
@@ -148,7 +141,7 @@ def scan(
     finally:
         pool.shutdown(cancel_futures=True)
         if store is not None:
-            _write_cache(store, known, dict(zip(images.keys, findings, strict=False)))
+            _write_cache(store, readers, known, dict(zip(images.keys, findings, strict=False)))
     return _report(images, findings, full)
 
 
@@ -167,41 +160,43 @@ def check_readable(root: Path | str, unreadable: Sequence[Unreadable], images: i
     )
 
 
-def _available_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _examine(images: ImageSource, index: int, known: _Finding | None, full: bool) -> _Finding:
     stamp = images.stamp(index)
-    size, modified_ns = (max(stamp[0], 0), stamp[1]) if stamp else (0, _NO_TIME)
-    if known is not None and stamp == (known.size, known.modified_ns):
+    if stamp is not None and stamp[0] < 0:
+        stamp = None
+    if known is not None and stamp == known.stamp:
         return known
     try:
         header = images.header(index)
-        values = images.read(index).range if full else None
+        return _Finding(stamp, header, values=images.read(index).range if full else None)
     except UnreadableImage as error:
-        return _Finding(size, modified_ns, None, str(error))
-    return _Finding(size, modified_ns, header, values=values)
+        return _Finding(stamp, None, str(error))
 
 
 def _report(images: ImageSource, findings: Sequence[_Finding], full: bool) -> ScanReport:
-    """Sum up one finding per path, in the order of the paths."""
+    """Summarise the findings, one for each image."""
+
+    def extent(values: list[int]) -> Extent | None:
+        return Extent(min(values), median_low(values), max(values)) if values else None
+
     headers = [finding.header for finding in findings if finding.header is not None]
-    widths = [header.width for header in headers]
-    heights = [header.height for header in headers]
     ratios = [header.width / header.height for header in headers]
     formats = Counter(header.format for header in headers)
+    counts = Counter(label for label, finding in zip(images.labels or (), findings, strict=False) if finding.header)
+    if full:
+        values = joined(finding.values for finding in findings if finding.values is not None)
+    else:
+        is_deep = {header.sample for header in headers} - {"u1"} == {"u2"}
+        values = ValueRange(0, 65535, True) if is_deep else None
     return ScanReport(
         root=images.name,
         complete=full,
         images=len(images),
-        bytes=sum(finding.size for finding in findings),
+        bytes=sum(finding.stamp[0] for finding in findings if finding.stamp),
         formats=dict(sorted(formats.items(), key=lambda item: (-item[1], item[0]))),
-        classes=_class_counts(images, findings),
-        widths=_extent(widths),
-        heights=_extent(heights),
+        classes={name: counts[label] for label, name in enumerate(images.classes)},
+        widths=extent([header.width for header in headers]),
+        heights=extent([header.height for header in headers]),
         aspect_ratios=(min(ratios), max(ratios)) if ratios else None,
         grey=sum(header.grey for header in headers),
         alpha=sum(header.alpha for header in headers),
@@ -215,78 +210,46 @@ def _report(images: ImageSource, findings: Sequence[_Finding], full: bool) -> Sc
             if finding.header is None
         ),
         passed_over=dict(images.passed_over),
-        values=_values(findings, full),
+        values=values,
     )
 
 
-def _values(findings: Sequence[_Finding], full: bool) -> ValueRange | None:
-    if full:
-        return joined(finding.values for finding in findings if finding.values is not None)
-    kinds = {finding.header.sample for finding in findings if finding.header is not None} - {"u1"}
-    return _SIXTEEN_BITS if kinds == {"u2"} else None
+# The cache: one row per readable image, so that one that was repaired, or made accessible, is examined again.
 
 
-def _class_counts(images: ImageSource, findings: Sequence[_Finding]) -> dict[str, int]:
-    if images.labels is None:
-        return {}
-    readable = (label for label, finding in zip(images.labels, findings, strict=True) if finding.header)
-    counts = Counter(readable)
-    return {name: counts[label] for label, name in enumerate(images.classes)}
-
-
-def _extent(values: Sequence[int]) -> Extent | None:
-    return Extent(min(values), median_low(values), max(values)) if values else None
-
-
-# The cache: one row per readable image, so that one that was repaired, or made accessible, is looked at again.
-
-
-def _cache_name(name: str, full: bool) -> str:
-    digest = hashlib.blake2b(os.fsencode(Path(name).resolve()), digest_size=16).hexdigest()
-    return f"{digest}-{'full' if full else 'headers'}.json"
-
-
-def _readers() -> str:
-    return f"{_CACHE_KEY} pixels {pixel_limit()}"
-
-
-def _read_cache(file: Path) -> dict[str, _Finding]:
+def _read_cache(file: Path, readers: str) -> dict[str, _Finding]:
     """Return what the cache knows by key; nothing if it is absent, damaged or outdated."""
+    types = [type(value) for value in dataclasses.astuple(Header("", 1, 1))]
+    findings: dict[str, _Finding] = {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        if content["readers"] != _readers():
+        if content["readers"] != readers:
             return {}
-        return {path: _finding(row) for path, row in content["files"].items()}
+        for key, (size, modified_ns, *fields, values) in content["files"].items():
+            header = Header(*fields)
+            if [type(value) for value in fields] != types or header.height < 1 or header.width < 1:
+                raise ValueError(f"not a header: {fields}")
+            values = None if values is None else ValueRange(*values)
+            findings[key] = _Finding((size, modified_ns), header, values=values)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         logger.warning("the scan cache %s is damaged and not used (%s)", file, error)
         return {}
+    return findings
 
 
-def _finding(row: Sequence[Any]) -> _Finding:
-    """Rebuild a finding from its row in the cache. Raises ValueError or TypeError for any other row."""
-    size, modified_ns, *fields, values = row
-    template = dataclasses.astuple(Header("", 1, 1))
-    if [type(value) for value in fields] != [type(value) for value in template]:
-        raise ValueError(f"not a header: {fields}")
-    header = Header(*fields)
-    if header.height < 1 or header.width < 1:
-        raise ValueError(f"no pixels: {fields}")
-    return _Finding(size, modified_ns, header, values=None if values is None else ValueRange(*values))
-
-
-def _write_cache(file: Path, known: Mapping[str, _Finding], found: Mapping[str, _Finding]) -> None:
-    """Write what is known now, atomically. A cache that cannot be written is reported, and is no error."""
-    readable = {key: finding for key, finding in found.items() if finding.header and finding.modified_ns != _NO_TIME}
+def _write_cache(file: Path, readers: str, known: Mapping[str, _Finding], found: Mapping[str, _Finding]) -> None:
+    """Write what is known now. A cache that cannot be written gives a warning."""
+    readable = {key: finding for key, finding in found.items() if finding.header and finding.stamp}
     if readable.items() <= known.items():
         return
     rows: dict[str, tuple[Any, ...]] = {}
-    for key, finding in {**known, **readable}.items():
-        size, modified_ns, header, _, values = dataclasses.astuple(finding)
-        rows[key] = size, modified_ns, *header, values
+    for key, (stamp, header, _, values) in {**known, **readable}.items():
+        if stamp and header:
+            rows[key] = *stamp, *dataclasses.astuple(header), values and dataclasses.astuple(values)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps({"readers": _readers(), "files": rows}, separators=(",", ":")))
+        write_text(file, json.dumps({"readers": readers, "files": rows}, separators=(",", ":")))
     except OSError as error:
         logger.warning("the scan cache %s could not be written: %s", file, error)

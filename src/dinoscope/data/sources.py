@@ -1,18 +1,19 @@
 """Where images lie: the contract of all containers, folders of files, and datasets of a Python program.
 
-A container says where bytes lie and what each image is called; a reader (`dinoscope.data.images`) turns bytes into
+A container knows where bytes lie and what each image is called; a reader (`dinoscope.data.images`) turns bytes into
 values. A folder, nested or not, with classes or without, becomes an ordered list of files.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import operator
 import os
 import re
 import unicodedata
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
@@ -39,10 +40,8 @@ SPLITS: dict[str, tuple[str, ...]] = {
 """What people call the two splits, the usual name first."""
 _SPLIT_NAMES = {name for names in SPLITS.values() for name in names}
 
-_UNPACKING_DEBRIS = frozenset({"__MACOSX"})
 _SAMPLED = 16
-"""Items of a dataset that its fingerprint looks at."""
-
+"""Items of a dataset that its fingerprint is computed from."""
 
 Source = TypeVar("Source", bound="ImageSource")
 
@@ -51,18 +50,17 @@ class ImageSource(ABC):
     """Images in a fixed order, and what is known of each without decoding it.
 
     name: for messages.
+    keys: names of the images, each unique and the same wherever the source lies.
     labels: position in `classes` of each image, or None if there are no classes.
     classes: names of the classes; empty if there are none.
     passed_over: what was not taken for an image, as (ending, count), the most frequent first.
     """
 
     name: str
+    keys: tuple[str, ...]
     labels: tuple[int, ...] | None
     classes: tuple[str, ...]
     passed_over: tuple[tuple[str, int], ...]
-
-    @abstractmethod
-    def __len__(self) -> int: ...
 
     @abstractmethod
     def read(self, index: int) -> RawImage:
@@ -71,10 +69,6 @@ class ImageSource(ABC):
     @abstractmethod
     def header(self, index: int) -> Header:
         """Return what is known before pixels are decoded. Raises UnreadableImage."""
-
-    @abstractmethod
-    def key(self, index: int) -> str:
-        """Return the name of image `index`: unique, and the same wherever the source lies."""
 
     @abstractmethod
     def stamp(self, index: int) -> tuple[int, int] | None:
@@ -91,21 +85,8 @@ class ImageSource(ABC):
     def subset(self: Source, indices: Sequence[int]) -> Source:
         """Return these images, in this order, with all the class names kept."""
 
-    @property
-    def keys(self) -> Sequence[str]:
-        """The names of all images."""
-        return [self.key(index) for index in range(len(self))]
-
-    def label(self, index: int) -> int | None:
-        """Return the position in `classes` of image `index`, None without labels."""
-        return None if self.labels is None else self.labels[index]
-
-    def group(self, index: int) -> str | None:
-        """Return what image `index` belongs to (a patient, a slide, a video), None if it stands alone.
-
-        A group is never cut into train and val.
-        """
-        return None
+    def __len__(self) -> int:
+        return len(self.keys)
 
     def sizes(self) -> list[int]:
         """Return the size of each image in bytes, -1 if it is gone, 0 if it has none."""
@@ -124,10 +105,8 @@ class ImageFolder(ImageSource):
     """The image files below `root`, and their classes if the folders name them.
 
     paths: relative to root, with forward slashes, sorted by their bytes: the same order on every machine.
-    labels: position in `classes` of each image, or None for an unlabelled folder.
-    classes: names of the first-level folders in Unicode's form NFC, in the order of the folders' bytes; empty for an
-    unlabelled folder. Folders that differ in their Unicode form alone are one class.
-    passed_over: files below root that were not taken, as (ending, count), the most frequent first.
+    classes: names of the first-level folders in Unicode's form NFC, in the order of the folders' bytes. Folders that
+    differ in their Unicode form alone are one class.
     """
 
     root: Path
@@ -136,16 +115,13 @@ class ImageFolder(ImageSource):
     classes: tuple[str, ...] = ()
     passed_over: tuple[tuple[str, int], ...] = field(default=(), compare=False)
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The folder."""
         return str(self.root)
 
     @property
-    def keys(self) -> tuple[str, ...]:
+    def keys(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The relative paths."""
         return self.paths
 
@@ -160,10 +136,6 @@ class ImageFolder(ImageSource):
     def header(self, index: int) -> Header:
         """Read a file's header."""
         return read_header(self.path(index))
-
-    def key(self, index: int) -> str:
-        """Return the relative path."""
-        return self.paths[index]
 
     def stamp(self, index: int) -> tuple[int, int]:
         """Return size in bytes and time of change in nanoseconds, (-1, -1) if there is no such file."""
@@ -182,25 +154,32 @@ class ImageFolder(ImageSource):
 
     def subset(self, indices: Sequence[int]) -> ImageFolder:
         """Return these images, in this order, with all the class names kept."""
-        labels = None if self.labels is None else tuple(self.labels[i] for i in indices)
-        return replace(self, paths=tuple(self.paths[i] for i in indices), labels=labels)
+        return replace(self, paths=_chosen(self.paths, indices), labels=_chosen(self.labels, indices))
+
+
+def _chosen(values: tuple[Any, ...] | None, indices: Sequence[int]) -> Any:
+    return None if values is None else tuple(values[i] for i in indices)
 
 
 def find_images(
-    root: Path, *, labelled: bool | None = None, progress: Callable[[int, int], None] | None = None
+    root: Path,
+    *,
+    labelled: bool | None = None,
+    splits: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ImageFolder:
     """Find the images below `root` by extension, at any depth, following links to files and folders.
 
     Hidden files and folders, `__MACOSX`, and below `root` what dinoscope has made (runs, results, pictures) are passed
     over. A link to nowhere is kept, to be reported as unreadable rather than to vanish.
 
-    labelled: None takes the first-level folders as classes if every image lies in one, there are at least
-    two, and they are not all named like splits (train, val…). True insists on it, and allows a single class.
-    False gives an unlabelled folder.
+    labelled: None takes the first-level folders as classes if every image lies in one, there are at least two, and they
+    are not all named like splits (train, val…). True insists on it, and allows a single class. False gives no labels.
+    splits: of train/CLASS/... and val/CLASS/..., which may lie in a single folder below `root`, label by the classes of
+    both splits together.
     progress: called with (done, total) in folders right below `root`.
-
-    Raises UserError if `root` is not a folder that can be read, holds no images, or has images outside of
-    class folders with labelled=True.
+    Raises UserError if `root` cannot be read, holds no images, or with labelled=True has images outside of class
+    folders.
     """
     _require_folder(root)
     counts, endings = Counter[str](), extensions()
@@ -209,7 +188,8 @@ def find_images(
     if not paths:
         others = f"; passed over: {counted(passed_over)}" if passed_over else ""
         raise UserError(f"{root}: no images in this folder or below it. Looked for {' '.join(endings)}{others}")
-    stray = next((path for path in paths if "/" not in path), None)
+    parts = [path.split("/") for path in paths]
+    stray = next((path for path, names in zip(paths, parts, strict=True) if len(names) == 1), None)
     if labelled and stray is not None:
         raise UserError(
             f"{root}: '{stray}' lies outside of any class folder. "
@@ -218,34 +198,38 @@ def find_images(
     unlabelled = ImageFolder(root, paths, passed_over=passed_over)
     if labelled is False or stray is not None:
         return unlabelled
-    folder = _with_classes(unlabelled, [path.partition("/")[0] for path in paths])
-    are_classes = len(folder.classes) >= 2 and not all(name.lower() in _SPLIT_NAMES for name in folder.classes)
-    return folder if labelled or are_classes else unlabelled
+    folder = _with_classes(unlabelled, [names[0] for names in parts])
+    if labelled or (len(folder.classes) >= 2 and not all(name.lower() in _SPLIT_NAMES for name in folder.classes)):
+        return folder
+    first = {names[0].lower() for names in parts}
+    depth = 1 if len(first) == 1 and first.isdisjoint(_SPLIT_NAMES) else 0
+    if splits and all(len(names) > depth + 2 and names[depth].lower() in _SPLIT_NAMES for names in parts):
+        folder = _with_classes(unlabelled, [names[depth + 1] for names in parts])
+        if len(folder.classes) >= 2:
+            return folder
+    return unlabelled
 
 
 def _with_classes(folder: ImageFolder, owners: Sequence[str]) -> ImageFolder:
     """Label the images. owners: the folder of the class of each."""
-    folders = sorted(set(owners), key=os.fsencode)
-    classes = tuple(dict.fromkeys(map(comparable, folders)))
+    classes = tuple(dict.fromkeys(map(comparable, sorted(set(owners), key=os.fsencode))))
     number = {name: i for i, name in enumerate(classes)}
-    position = {owner: number[comparable(owner)] for owner in folders}
-    return replace(folder, labels=tuple(position[owner] for owner in owners), classes=classes)
+    return replace(folder, labels=tuple(number[comparable(owner)] for owner in owners), classes=classes)
 
 
 def images_within(folder: Path) -> list[Path]:
-    """Return the images right in a folder, numbers in their names by value: the frames of a video.
+    """Return the images right in a folder, numbers in their names by value (frame9, frame10): the frames of a video.
 
     What is passed over is as in `find_images`. Raises UserError if the folder cannot be listed.
     """
+
+    def by_numbers(path: Path) -> tuple[list[Any], str]:
+        parts: list[Any] = re.split(r"(\d+)", path.name)
+        parts[1::2] = map(int, parts[1::2])
+        return parts, path.name
+
     endings = extensions()
-    entries = [entry for entry in _data_entries(folder) if _is_image(entry, endings)]
-    return [Path(entry.path) for entry in sorted(entries, key=lambda entry: _by_numbers(entry.name))]
-
-
-def _by_numbers(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Return a key that sorts frame9 before frame10."""
-    parts = re.split(r"(\d+)", name)
-    return [(int(part) if place % 2 else 0, "" if place % 2 else part) for place, part in enumerate(parts)], name
+    return sorted((Path(entry.path) for entry in _listing(folder)[2] if _is_image(entry, endings)), key=by_numbers)
 
 
 def comparable(name: str) -> str:
@@ -274,41 +258,24 @@ def counted(counts: Sequence[tuple[str, int]], limit: int = 6) -> str:
 # Splits
 
 
-def find_images_of_splits(root: Path) -> ImageFolder:
-    """`find_images`, but of train/CLASS/... and val/CLASS/... the classes are those of both splits together.
-
-    As for `find_split`, the splits may lie in a single folder below `root`. Raises UserError as `find_images` does.
-    """
-    folder = find_images(root)
-    parts = [path.split("/") for path in folder.paths]
-    first = {part[0].lower() for part in parts}
-    depth = 1 if len(first) == 1 and first.isdisjoint(_SPLIT_NAMES) else 0
-    in_splits = all(len(part) > depth + 2 and part[depth].lower() in _SPLIT_NAMES for part in parts)
-    if folder.labels is not None or not in_splits:
-        return folder
-    labelled = _with_classes(folder, [part[depth + 1] for part in parts])
-    return folder if len(labelled.classes) < 2 else labelled
-
-
 def find_split(data: Path, split: Literal["train", "val"]) -> Path | None:
-    """Return DATA's folder for the split, or None if it has none.
+    """Return DATA's folder for the split, named as in `SPLITS` in upper or lower case, or None if it has none.
 
-    Looked for by the names in `SPLITS`, in upper or lower case. If DATA has neither split and holds a
-    single folder (an archive unpacked into a folder), that folder is searched instead.
-
-    Raises UserError if DATA is not a folder that can be read.
+    If DATA has neither split and holds a single folder (an archive unpacked into a folder), that folder is searched
+    instead. Raises UserError if DATA is not a folder that can be read.
     """
     _require_folder(data)
     folders = _subfolders(data)
-    if not any(_named(folders, kind) for kind in SPLITS) and len(folders) == 1:
+    if len(folders) == 1 and folders[0].name.lower() not in _SPLIT_NAMES:
         folders = _subfolders(folders[0])
-    return _named(folders, split)
+    by_name = {folder.name.lower(): folder for folder in sorted(folders)}  # of two, the one in lower case
+    return next((by_name[name] for name in SPLITS[split] if name in by_name), None)
 
 
 def resolve_split(data: Path, split: Literal["train", "val"]) -> Path:
     """Return the folder to read for a split: `find_split`'s, else DATA itself for "train".
 
-    Raises UserError if DATA is not a folder that can be read, or "val" is asked for and there is none.
+    Raises UserError if DATA is not a folder that can be read, or "val" is requested and there is none.
     """
     folder = find_split(data, split)
     if folder is not None:
@@ -327,35 +294,32 @@ def resolve_split(data: Path, split: Literal["train", "val"]) -> Path:
 def label_fraction(images: Source, fraction: float, seed: int) -> Source:
     """Return the same share of every class, rounded, and at least one image of each; order kept.
 
-    Images are ranked by a hash of (seed, key), so a seed gives the same images on any machine and with any
-    version of any library, and a smaller fraction is a subset of a larger one.
-
-    Raises UserError if there are no labels or the fraction is not in (0, 1].
+    Images are ranked by a hash of (seed, key), so a seed gives the same images on any machine and with any version of
+    any library, and a smaller fraction is a subset of a larger one. Raises UserError if there are no labels or the
+    fraction is not in (0, 1].
     """
     if images.labels is None:
         raise UserError(f"{images.name}: a fraction of the labels was asked for, but the folder has no classes")
     if not 0 < fraction <= 1:
         raise UserError(f"the fraction of labels is {fraction}; it must be above 0 and at most 1")
     chosen: list[int] = []
-    for indices in _members(images.labels).values():
-        indices.sort(key=lambda i: hash_rank(seed, images.key(i)))
+    for indices in _members(images.labels):
+        indices.sort(key=lambda i: hash_rank(seed, images.keys[i]))
         chosen += indices[: max(1, round(fraction * len(indices)))]
     return images.subset(sorted(chosen))
 
 
 def image_fraction(images: Source, fraction: float) -> Source:
-    """Return a share of the images, rounded, and at least one; labels are not looked at; order kept.
+    """Return a share of the images, rounded, and at least one; labels are ignored; order kept.
 
-    Images are ranked by a hash of their key, and of nothing else: every run on a folder gets the same ones, on any
-    machine, and a smaller fraction is a subset of a larger one.
-
-    Raises UserError if the fraction is not in (0, 1].
+    Images are ranked by a hash of their key alone: every run on a folder gets the same ones, on any machine, and a
+    smaller fraction is a subset of a larger one. Raises UserError if the fraction is not in (0, 1].
     """
     if not 0 < fraction <= 1:
         raise UserError(f"--fraction must be above 0 and at most 1, not {fraction}")
     if fraction == 1:
         return images
-    ranked = sorted(range(len(images)), key=lambda i: hash_rank(0, images.key(i)))
+    ranked = sorted(range(len(images)), key=lambda i: hash_rank(0, images.keys[i]))
     return images.subset(sorted(ranked[: max(1, round(fraction * len(images)))]))
 
 
@@ -369,29 +333,28 @@ def balanced(images: Source, limit: int) -> Source:
         return images
     if images.labels is None:
         return images.subset(evenly(len(images), limit))
-    members = list(_members(images.labels).values())
-    by_size = sorted(members, key=len)
+    members = _members(images.labels)
     if len(members) > limit:
-        by_size = [members[place] for place in evenly(len(members), limit)]
+        members = [members[place] for place in evenly(len(members), limit)]
+    else:  # the smallest first: what a class lacks goes to those after it
+        members.sort(key=len)
     chosen: list[int] = []
-    for place, indices in enumerate(by_size):  # the smallest first: what a class lacks goes to those after it
-        quota = (limit - len(chosen)) // (len(by_size) - place)
+    for place, indices in enumerate(members):
+        quota = (limit - len(chosen)) // (len(members) - place)
         chosen += [indices[at] for at in evenly(len(indices), quota)]
     return images.subset(sorted(chosen))
 
 
-def _members(labels: Sequence[int]) -> dict[int, list[int]]:
-    members: dict[int, list[int]] = {}
+def _members(labels: Sequence[int]) -> list[list[int]]:
+    """Return the positions of each label, in the order in which the labels appear."""
+    members = defaultdict[int, list[int]](list)
     for index, label in enumerate(labels):
-        members.setdefault(label, []).append(index)
-    return members
+        members[label].append(index)
+    return list(members.values())
 
 
 def evenly(count: int, limit: int | None) -> list[int]:
-    """Return the places of at most `limit` of `count` images, evenly spaced; None takes all.
-
-    Raises UserError if the limit is below 1.
-    """
+    """Return the places of at most `limit` (None: all) of `count` images, evenly spaced. Raises UserError below 1."""
     if limit is not None and limit < 1:
         raise UserError(f"--limit must be at least 1, not {limit}")
     taken = count if limit is None else min(limit, count)
@@ -410,7 +373,7 @@ def hash_rank(seed: int, key: str) -> bytes:
     return hashlib.blake2b(b"%d\0" % seed + os.fsencode(key), digest_size=16).digest()
 
 
-# Looking through folders
+# Searching folders
 
 
 def _require_folder(root: Path) -> None:
@@ -436,62 +399,51 @@ def _image_paths(
         identity = status.st_dev, status.st_ino
         if identity in above:
             continue
-        entries = _entries(folder)
-        names = {entry.name for entry in entries}
+        names, folders, files = _listing(folder)
         if prefix and names & {MARK, RUN_SETTINGS} and is_made(folder):
             passed_over[MADE_BY_DINOSCOPE] += 1
             continue
         if MARK in names and (drawn := names & drawn_names(folder)):
             passed_over[MADE_BY_DINOSCOPE] += len(drawn)
-        for entry in _data_entries(folder, entries):
-            if _is_folder(entry):
-                pending.append((Path(entry.path), f"{prefix}{entry.name}/", above | {identity}))
-            elif _is_image(entry, endings):
+        pending += [(Path(entry.path), f"{prefix}{entry.name}/", above | {identity}) for entry in folders]
+        for entry in files:
+            if _is_image(entry, endings):
                 yield prefix + entry.name
             elif not entry.name.lower().endswith(endings):
-                passed_over[_ending(entry.name)] += 1
-
-
-def _ending(name: str) -> str:
-    """Return the ending of a file's name, to be counted; the last number of 1.2.840.10008 (DICOM) is none."""
-    ending = PurePath(name).suffix.lower()
-    return "without an ending" if ending[1:].isdigit() or not 1 < len(ending) <= 9 else ending
+                ending = PurePath(entry.name).suffix.lower()
+                # The last number of 1.2.840.10008 (DICOM) is no ending.
+                is_none = ending[1:].isdigit() or not 1 < len(ending) <= 9
+                passed_over["without an ending" if is_none else ending] += 1
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    folders = [Path(entry.path) for entry in _data_entries(folder) if _is_folder(entry)]
-    return [path for path in folders if not _is_nothing_but_made(path)]
+    """Return the folders that may hold data: not those of dinoscope alone."""
+    subfolders: list[Path] = []
+    for path in (Path(entry.path) for entry in _listing(folder)[1]):
+        with contextlib.suppress(OSError):  # whoever reads it gets the error
+            if nothing_but_made(path):
+                continue
+        subfolders.append(path)
+    return subfolders
 
 
-def _is_nothing_but_made(folder: Path) -> bool:
+def _listing(folder: Path) -> tuple[set[str], list[os.DirEntry[str]], list[os.DirEntry[str]]]:
+    """Return all names, and the folders and the files that may be data: not hidden, not debris, not dinoscope's own."""
     try:
-        return nothing_but_made(folder)
-    except OSError:  # whoever reads it gets the error
-        return False
-
-
-def _named(folders: Sequence[Path], split: str) -> Path | None:
-    """Return the folder named like the split, the first name in `SPLITS` first, lower case before upper."""
-    by_name = {folder.name.lower(): folder for folder in sorted(folders, key=lambda folder: folder.name)}
-    return next((by_name[name] for name in SPLITS[split] if name in by_name), None)
-
-
-def _data_entries(folder: Path, entries: Sequence[os.DirEntry[str]] | None = None) -> list[os.DirEntry[str]]:
-    """Return what may be data: not hidden, no debris of unpacking, not drawn by dinoscope."""
-    entries = _entries(folder) if entries is None else entries
-    drawn = drawn_names(folder) if any(entry.name == MARK for entry in entries) else set[str]()
-    unwanted = drawn | _UNPACKING_DEBRIS
-    return [entry for entry in entries if not entry.name.startswith(".") and entry.name not in unwanted]
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
+        with os.scandir(folder) as scanned:
+            entries = list(scanned)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be listed ({error.strerror}). Change its permissions or move it away."
         ) from error
+    names = {entry.name for entry in entries}
+    unwanted = {"__MACOSX"} | (drawn_names(folder) if MARK in names else set())
+    folders: list[os.DirEntry[str]] = []
+    files: list[os.DirEntry[str]] = []
+    for entry in entries:
+        if not entry.name.startswith(".") and entry.name not in unwanted:
+            (folders if _is_folder(entry) else files).append(entry)
+    return names, folders, files
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -502,7 +454,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_image(entry: os.DirEntry[str], endings: tuple[str, ...]) -> bool:
-    """Tell whether it is named like an image, and is a file or a link to nowhere; not a pipe, a socket or a device."""
+    """Whether it is named like an image, and is a file or a link to nowhere; not a pipe, a socket or a device."""
     if not entry.name.lower().endswith(endings):
         return False
     try:
@@ -518,32 +470,28 @@ def _is_image(entry: os.DirEntry[str], endings: tuple[str, ...]) -> bool:
 class DatasetImages(ImageSource):
     """Items of a map-style `torch.utils.data.Dataset`: images (see `images.as_raw`), or pairs (image, label).
 
-    An item must be the same whenever it is asked for: views are made here. An item that cannot be had (the dataset
-    raises an exception) is an unreadable image.
-
-    places: of the items in the dataset.
+    An item must be the same whenever it is requested: views are made here. If the dataset raises an exception, the
+    image is unreadable. keys: places in the dataset.
     """
 
     dataset: Dataset[Any]
-    places: tuple[int, ...]
+    keys: tuple[str, ...]
     labels: tuple[int, ...] | None
     classes: tuple[str, ...]
     name: str = "the dataset"
     passed_over: tuple[tuple[str, int], ...] = ()
 
-    def __len__(self) -> int:
-        return len(self.places)
-
     def read(self, index: int) -> RawImage:
         """Take the image of an item."""
+        key = self.keys[index]
         try:
-            item = self.dataset[self.places[index]]
+            item = self.dataset[int(key)]
             return as_raw(item[0] if _is_pair(item) else item)
         except UnreadableImage as error:
-            raise UnreadableImage(f"item {self.places[index]}: {error}") from error
+            raise UnreadableImage(f"item {key}: {error}") from error
         except Exception as error:  # the dataset's own
             reason = " ".join(str(error).split())
-            raise UnreadableImage(f"item {self.places[index]}: {type(error).__name__}: {reason}") from error
+            raise UnreadableImage(f"item {key}: {type(error).__name__}: {reason}") from error
 
     def header(self, index: int) -> Header:
         """Return what the image of an item is, for which the item is made."""
@@ -551,39 +499,30 @@ class DatasetImages(ImageSource):
         height, width, channels = values.shape
         return Header("dataset", height, width, grey=channels == 1, sample=values.dtype.str[1:])
 
-    def key(self, index: int) -> str:
-        """Return the place in the dataset."""
-        return str(self.places[index])
-
     def stamp(self, index: int) -> None:
         """Return None: an item has neither size nor time."""
-        return
 
     def fingerprint(self, sizes: Sequence[int] | None = None) -> str:
         """Return 32 hex digits of the number of items and of 16 of them, evenly spaced, with their labels."""
         digest = hashlib.blake2b(b"%d\0" % len(self), digest_size=16)
         for index in first_to_last(len(self), _SAMPLED):
-            digest.update(b"%d\0%d\0" % (self.places[index], -1 if self.labels is None else self.labels[index]))
-            try:
+            digest.update(b"%d\0%d\0" % (int(self.keys[index]), -1 if self.labels is None else self.labels[index]))
+            with contextlib.suppress(UnreadableImage):
                 values = self.read(index).values
-            except UnreadableImage:
-                continue
-            digest.update(f"{values.shape} {values.dtype.str}\0".encode() + np.ascontiguousarray(values).tobytes())
+                digest.update(f"{values.shape} {values.dtype.str}\0".encode() + np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
 
     def subset(self, indices: Sequence[int]) -> DatasetImages:
         """Return these items, in this order, with all the class names kept."""
-        labels = None if self.labels is None else tuple(self.labels[i] for i in indices)
-        return replace(self, places=tuple(self.places[i] for i in indices), labels=labels)
+        return replace(self, keys=_chosen(self.keys, indices), labels=_chosen(self.labels, indices))
 
 
 def dataset_images(dataset: Dataset[Any], name: str = "the dataset") -> DatasetImages:
     """Return the items of a map-style dataset as images, with labels if its items are pairs (image, label).
 
     Labels are whole numbers or texts. They are taken from its attribute `targets` or, for which every item is made,
-    from the items; the names of the classes from its attribute `classes`.
-
-    Raises UserError if the dataset has no length, no items, or other labels.
+    from the items; the names of the classes from its attribute `classes`. Raises UserError if the dataset has no
+    length, no items, or other labels.
     """
     try:
         count = len(dataset)  # pyright: ignore[reportArgumentType]
@@ -591,33 +530,31 @@ def dataset_images(dataset: Dataset[Any], name: str = "the dataset") -> DatasetI
         raise UserError(f"{name} has no length: a map-style dataset is needed, whose items have numbers") from error
     if not count:
         raise UserError(f"{name} has no items")
-    places = tuple(range(count))
+    keys = tuple(map(str, range(count)))
     if not _is_pair(dataset[0]):
-        return DatasetImages(dataset, places, None, (), name)
+        return DatasetImages(dataset, keys, None, (), name)
     targets = getattr(dataset, "targets", None)
     if targets is None or len(targets) != count:
-        targets = [dataset[place][1] for place in places]
-    found = [label if isinstance(label, str) else _whole(label) for label in targets]
-    if all(isinstance(label, str) for label in found):
-        classes = tuple(sorted(set(map(str, found))))
-        return DatasetImages(dataset, places, tuple(classes.index(str(label)) for label in found), classes, name)
-    labels = tuple(label for label in found if isinstance(label, int) and label >= 0)
-    if len(labels) < count:
-        wrong = next(
-            target for target, label in zip(targets, found, strict=True) if not isinstance(label, int) or label < 0
-        )
+        targets = [dataset[place][1] for place in range(count)]
+    if all(isinstance(target, str) for target in targets):
+        classes = tuple(sorted(set(targets)))
+        return DatasetImages(dataset, keys, tuple(map(classes.index, targets)), classes, name)
+    labels = tuple(map(_whole, targets))
+    if min(labels) < 0:
+        wrong = targets[next(place for place, label in enumerate(labels) if label < 0)]
         raise UserError(f"{name}: {wrong!r} is no label; labels are whole numbers from 0, or texts")
     names = getattr(dataset, "classes", None) or ()
     classes = tuple(map(str, names if len(names) > max(labels) else range(max(labels) + 1)))
-    return DatasetImages(dataset, places, labels, classes, name)
+    return DatasetImages(dataset, keys, labels, classes, name)
 
 
 def _is_pair(item: Any) -> bool:
     return isinstance(item, tuple | list) and len(item) == 2
 
 
-def _whole(label: Any) -> int | None:
+def _whole(label: Any) -> int:
+    """Return a label as a whole number, -1 if it is none."""
     try:
         return operator.index(label.item() if hasattr(label, "item") else label)
     except (TypeError, ValueError, RuntimeError):
-        return None
+        return -1

@@ -1,4 +1,4 @@
-"""TIFF and BigTIFF (TIFF 6.0): what the first directory says, which kinds are not read, and the pixels.
+"""TIFF and BigTIFF (TIFF 6.0): what the first directory tells, which kinds are not read, and the pixels.
 
 Pillow reads up to 8 bits a channel, OpenCV more; both would open further kinds and give another picture than the one
 in the file. So what each is given is decided here, from the directory alone. Pillow also copies every entry of a
@@ -14,46 +14,25 @@ import re
 import struct
 import threading
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
 from io import BytesIO
 from itertools import accumulate
+from struct import Struct
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from dinoscope.data import jpeg, pillow
-from dinoscope.data.reader import (
-    METADATA,
-    ORIENTATION_TAG,
-    Header,
-    RawImage,
-    Reader,
-    Stream,
-    UnreadableImage,
-    metadata_orientation,
-    not_supported,
-    orient,
-    oriented_size,
-    too_large,
-    turn,
-    valid_orientation,
-)
+from dinoscope.data import jpeg, pillow, reader
+from dinoscope.data.reader import METADATA, ORIENTATION_TAG, Header, RawImage, Stream, UnreadableImage, not_supported
 
-MAX_ENTRIES = 4096
-"""Entries of a directory."""
-MAX_PARTS = 1 << 18
-"""Strips or tiles."""
-MAX_DIRECTORY_BYTES = 1 << 24
-"""Size of the entries that the pixels need: most of all, where the strips or tiles are."""
+MAX_ENTRIES = 4096  # entries of a directory
+MAX_PARTS = 1 << 18  # strips or tiles
+MAX_DIRECTORY_BYTES = 1 << 24  # size of the entries that the pixels need: above all, where the strips or tiles are
 _MAX_DIRECTORIES = 100
-_MAX_DESCRIPTION = 256
-"""Values of a tag that says something of the image and is not needed for its pixels."""
-_SMALL_TILE = 1 << 22
-"""Pixels of a tile that are allowed whatever the limit."""
-_JPEG_HEADER_BYTES = 1 << 14
-"""Up to the frame header of a JPEG in a TIFF, which has no metadata of its own."""
+_MAX_DESCRIPTION = 256  # values of a tag that describes the image and is not needed for its pixels
+_SMALL_TILE = 1 << 22  # pixels of a tile that are allowed whatever the limit
+_JPEG_HEADER_BYTES = 1 << 14  # up to the frame header of a JPEG in a TIFF, which has no metadata of its own
 
 # Tags
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 254, 256, 257, 258, 259, 262, 266
@@ -100,170 +79,277 @@ _IMAGEJ = re.compile(rb"ImageJ=.*\nimages=([0-9]+)", re.DOTALL)
 
 _OTHERWISE = "save it as PNG, or as TIFF with 8 or 16 bits a channel, grey or RGB"
 
+Entry = tuple[int, int, bytes]
+"""Type, number of values, values."""
+
+
+class _Layout(NamedTuple):
+    """How a directory is stored: its number of entries, a place in the file, and an entry.
+
+    An entry is tag, type, number of values, and the values or their place. The place of the first directory stands in
+    the file at the size of a place.
+    """
+
+    order: str
+    count: Struct
+    place: Struct
+    entry: Struct
+
+
+_CLASSIC, _BIG = ("H", "I", "HHI4s"), ("Q", "Q", "HHQ8s")
+_LAYOUTS = {
+    start: _Layout(order, *(Struct(order + form) for form in forms))
+    for start, order, forms in (
+        (b"II*\0", "<", _CLASSIC),
+        (b"MM\0*", ">", _CLASSIC),
+        (b"II+\0", "<", _BIG),
+        (b"MM\0+", ">", _BIG),
+    )
+}
+
+
+class _Tiff:
+    """What the first directory of a file tells, and the file with a directory that holds what the pixels need.
+
+    following: place of the next directory, 0 for none. opencv: whether OpenCV reads the pixels, otherwise Pillow does.
+    """
+
+    def __init__(
+        self, layout: _Layout, entries: Mapping[int, Entry], following: int, pages: int, bare: BytesIO
+    ) -> None:
+        self.layout, self.entries, self.following, self.bare = layout, entries, following, bare
+        self.height, self.width, self.channels = self.first(_HEIGHT), self.first(_WIDTH), self.first(_SAMPLES, 1)
+        self.strip_rows = min(self.first(_STRIP_ROWS, self.height), self.height)
+        self.compression, self.extra = self.first(_COMPRESSION, _RAW), self.first(_EXTRA)
+        self.photometric = self.first(_PHOTOMETRIC, _WHITE_IS_ZERO)
+        self.white_is_zero = self.photometric == _WHITE_IS_ZERO
+        # The different values of all channels, in order of size.
+        self.bits, self.formats = (sorted(set(self.numbers(tag)[: self.channels])) or [1] for tag in (_BITS, _FORMAT))
+        stack = _IMAGEJ.match(bytes(self.numbers(_DESCRIPTION)))
+        self.pages = max(pages, int(stack[1]) if stack else 1)
+        bits, kind = self.bits[-1], _FORMATS.get(self.formats[-1], "?")
+        sample = "u1" if bits <= 8 and self.formats == [1] else f"{kind}{(bits + 7) // 8}"
+        self.opencv = sample not in ("u1", "i1") and self.compression in _OPENCV_COMPRESSIONS and self.bits != [12]
+        is_alpha = self.extra in (_PREMULTIPLIED, _ALPHA, _COREL_ALPHA)
+        alpha = is_alpha and self.channels > _COLOURS.get(self.photometric, 1)
+        orientation = self._orientation()
+        self.header = Header(
+            "TIFF",
+            *reader.oriented_size(self.height, self.width, orientation),
+            orientation,
+            grey=self.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) and self.channels - alpha == 1,
+            alpha=alpha,
+            sample=sample,
+            cmyk=self.photometric == _CMYK,
+        )
+
+    def numbers(self, tag: int) -> tuple[int, ...]:
+        return _numbers(self.layout, self.entries, tag)
+
+    def first(self, tag: int, default: int = 0) -> int:
+        return next(iter(self.numbers(tag)), default)
+
+    def _orientation(self) -> int:
+        kind, number, _ = self.entries.get(ORIENTATION_TAG, (0, 0, b""))
+        if kind == _SHORT and number:
+            orientation = self.first(ORIENTATION_TAG)
+            return orientation if 1 <= orientation <= 8 else 1
+        return reader.valid_orientation(None, self.entries.get(_XMP, (0, 0, b""))[2])
+
+    @property
+    def kind(self) -> str:
+        """The values in words."""
+        number = f"{self.channels} channels" if self.channels > 1 else "1 channel"
+        bits = "- and ".join(map(str, self.bits))
+        formats = " and ".join(_FORMAT_NAMES.get(format, "odd ") for format in self.formats)
+        colours = _PHOTOMETRICS.get(self.photometric, f"colours of kind {self.photometric}")
+        if self.compression != _RAW:
+            colours += f", compression {_COMPRESSION_NAMES.get(self.compression, self.compression)}"
+        return f"{number} of {bits}-bit {formats}values ({colours})"
+
+    def fault(self) -> str | None:
+        """Return why the image is not read and how it should be saved, or None if it is read."""
+        channels, grey, sample = self.channels, self.header.grey, self.header.sample
+        if self.pages > 1:
+            more = " or more" if self.pages == _MAX_DIRECTORIES else ""
+            return f"a TIFF of {self.pages}{more} pages, save it as one file for each page"
+        if self.first(_SUBFILE) & _REDUCED and (self.following or _SUB_IMAGES in self.entries):
+            return f"a TIFF that begins with a preview (a raw file of a camera?), {_OTHERWISE}"
+        if sample != "u1" and channels > 1 and self.first(_PLANAR, 1) == _SEPARATE:
+            return f"a TIFF with {self.kind} that are stored plane by plane, save it as TIFF with interleaved channels"
+        if sample == "u1":
+            are_values_read = True
+        elif not self.opencv:
+            are_values_read = grey and channels == 1 and sample in ("i1", "u2")
+        else:
+            are_channels_read = (grey and channels == 1) or (self.photometric == _RGB and channels in (3, 4))
+            is_alpha_read = not self.header.alpha or (sample == "u2" and self.extra != _PREMULTIPLIED)
+            are_values_read = sample in _DEEP_KINDS and are_channels_read and is_alpha_read
+        is_read = (
+            are_values_read
+            and self.compression in _PILLOW_COMPRESSIONS
+            and self.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR)
+            # Pillow would take four bytes for a pixel.
+            and not (self.photometric == _YCBCR and self.compression == _RAW)
+            and not (self.compression in (_OLD_JPEG, _JPEG) and self.bits != [8])
+            and len(self.bits) == len(self.formats) == 1
+            and self.bits[0] in _BITS_READ
+        )
+        return None if is_read else f"a TIFF with {self.kind}, {_OTHERWISE}"
+
+    def check_parts(self, max_pixels: int, stream: Stream | None) -> None:
+        """Check that all strips or tiles exist and are not too large, and in `stream` that JPEGs fill them.
+
+        libtiff shows the process's memory where a JPEG is smaller than its strip or tile, and merely warns.
+        """
+        height, width = self.height, self.width
+        if height < 1 or width < 1:
+            raise UnreadableImage("damaged: the header says zero pixels")
+        if height * width > max_pixels:
+            raise reader.too_large(height, width, max_pixels)
+        if self.compression == _OLD_JPEG:
+            raise not_supported("a TIFF with old-style JPEG compression, save it as PNG")
+        offsets, tiled = self.numbers(_STRIPS), bool(self.numbers(_TILES))
+        if tiled == bool(offsets) or tiled != bool(self.numbers(_TILE_WIDTH)):
+            raise UnreadableImage("damaged: its directory tells neither strips nor tiles, or both")
+        rows, columns = (self.first(_TILE_HEIGHT), self.first(_TILE_WIDTH)) if tiled else (self.strip_rows, width)
+        if rows < 1 or columns < 1:
+            raise UnreadableImage("damaged: strips or tiles of zero pixels")
+        down, across = -(-height // rows), -(-width // columns)
+        limit = max(max_pixels, _SMALL_TILE)
+        if down * rows * across * columns > 2 * limit or rows * columns > limit:
+            raise UnreadableImage(
+                f"not read: tiles of {columns}x{rows} for an image of {width}x{height}; save it again"
+            )
+        planes = self.first(_SAMPLES, 1) if self.first(_PLANAR, 1) == _SEPARATE else 1
+        offsets, wanted = offsets or self.numbers(_TILES), down * across * planes
+        if len(offsets) > MAX_PARTS:
+            raise UnreadableImage(
+                f"not read: {len(offsets)} strips or tiles, and {MAX_PARTS} is the limit; save it again"
+            )
+        if len(offsets) < wanted:
+            raise UnreadableImage(f"damaged: {len(offsets)} of {wanted} strips or tiles are there")
+        if stream is None or self.compression != _JPEG:
+            return
+        if planes > 1 and self.numbers(_SUBSAMPLING):
+            raise not_supported("a TIFF with separate planes of subsampled colour, save it as PNG")
+        sizes = self.numbers(_TILE_BYTES if tiled else _STRIP_BYTES)
+        for part, (offset, size) in enumerate(zip(offsets, sizes, strict=False)):
+            stream.seek(offset)
+            frame = jpeg.first_frame(stream.read(min(size, _JPEG_HEADER_BYTES)))
+            lines = rows if tiled else min(rows, height - part % down * rows)
+            if frame is None or frame.height < lines or frame.width < columns:
+                raise UnreadableImage("damaged: a JPEG that does not fill its strip or tile")
+
+    def opened(self) -> ImageFile:
+        """Open the file with Pillow."""
+        try:
+            return pillow.open_image(self.bare, "TIFF")
+        except UnidentifiedImageError as error:  # the directory is whole, so this is an "unknown pixel mode"
+            raise not_supported(f"a TIFF with {self.kind}, save it as PNG") from error
+
 
 def read_header(stream: Stream, max_pixels: int) -> Header:
-    """Return what the directories say."""
-    file = _open(stream, max_pixels, header_only=True)
-    if not file.opencv:
-        _open_with_pillow(file)
-    return file.header
+    """Return what the directories tell."""
+    tiff = _open(stream, max_pixels, header_only=True)
+    if not tiff.opencv:
+        tiff.opened()
+    return tiff.header
 
 
 def read(content: BytesIO, max_pixels: int) -> RawImage:
     """Decode the pixels."""
-    file = _open(content, max_pixels, header_only=False)
-    header = file.header
-    with turn(header.height * header.width):
-        if file.opencv:
+    tiff = _open(content, max_pixels, header_only=False)
+    header = tiff.header
+    with reader.turn(header.height * header.width):
+        if tiff.opencv:
             values = pillow.opencv_values(content.getvalue())
             if header.sample == "u4":  # OpenCV 4 gives it as signed
                 values = values.view(np.uint32)
             if values.dtype != np.dtype(header.sample):
                 raise ValueError(f"{header.sample} was read as {values.dtype}")
             return pillow.deep_image(
-                values, header.orientation, transparent=header.alpha, white_is_zero=file.white_is_zero
+                values, header.orientation, transparent=header.alpha, white_is_zero=tiff.white_is_zero
             )
-        with _libtiff_errors_raised(file.compression):
-            image = _open_with_pillow(file)
-            if file.compression == _GROUP_4:
-                _check_fax(file)
+        with _libtiff_errors_raised(tiff.compression):
+            image = tiff.opened()
+            if tiff.compression == _GROUP_4:
+                _check_fax(tiff)
             pillow.load(image)
         if header.sample == "u1":
-            return RawImage(orient(pillow.rgb(image, transparent=header.alpha), header.orientation))
+            return RawImage(reader.orient(pillow.rgb(image, transparent=header.alpha), header.orientation))
         values = np.asarray(image)[..., None]
         values = values.view(np.int8) if header.sample == "i1" else values.astype(np.uint16)
-        return RawImage(orient(values, header.orientation), white_is_zero=file.white_is_zero)
+        return RawImage(reader.orient(values, header.orientation), white_is_zero=tiff.white_is_zero)
 
 
-READER = Reader(
-    (".tif", ".tiff"), lambda start: start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")), read_header, read
-)
+READER = reader.Reader((".tif", ".tiff"), lambda start: start[:4] in _LAYOUTS, read_header, read)
 
 
-class _Layout(NamedTuple):
-    """How numbers are stored. order: of bytes, as `struct` has it. big: BigTIFF."""
-
-    order: str
-    big: bool
-
-    @property
-    def count(self) -> str:
-        return self.order + ("Q" if self.big else "H")
-
-    @property
-    def pointer(self) -> str:
-        return self.order + ("Q" if self.big else "I")
-
-    @property
-    def entry(self) -> str:
-        """Tag, type, number of values, and the values or where they are."""
-        return self.order + ("HHQ8s" if self.big else "HHI4s")
-
-    @property
-    def link(self) -> int:
-        """Where a file says where its first directory is."""
-        return 8 if self.big else 4
+# Directories
 
 
-@dataclass(frozen=True)
-class _Directory:
-    """One directory. entries: tag -> type, number of values, values. next: place of the next one, 0 for none."""
+def _open(stream: Stream, max_pixels: int, *, header_only: bool) -> _Tiff:
+    """Read the directories. header_only: the pixels may be missing; otherwise the stream is changed.
 
-    layout: _Layout
-    entries: Mapping[int, tuple[int, int, bytes]]
-    next: int
-    whole: bool
-
-    def numbers(self, tag: int) -> tuple[int, ...]:
-        """Return the values of a tag; none if it is absent or holds no whole numbers."""
-        kind, number, value = self.entries.get(tag, (_SHORT, 0, b""))
-        return struct.unpack(f"{self.layout.order}{number}{_WHOLE[kind]}", value) if kind in _WHOLE else ()
-
-    def first(self, tag: int, default: int) -> int:
-        return next(iter(self.numbers(tag)), default)
-
-    def of_all(self, tag: int, channels: int) -> list[int]:
-        """Return the values that a tag has for the channels, each once, in order of size; 1 if there are none."""
-        return sorted(set(self.numbers(tag)[:channels])) or [1]
-
-
-@dataclass(frozen=True)
-class _File:
-    """What the directories say of the image.
-
-    header: with `alpha` if the last channel is said to be transparency; a further one that is not is to be left out.
-    opencv: whether OpenCV reads it, otherwise Pillow does.
-    kind: the values in words.
-    bare: the file with a directory that holds what the pixels need and no more.
+    Raises UnreadableImage for a file that is damaged or not read.
     """
-
-    header: Header
-    directory: _Directory
-    white_is_zero: bool
-    compression: int
-    opencv: bool
-    kind: str
-    bare: BytesIO
-
-
-def _open(stream: Stream, max_pixels: int, *, header_only: bool) -> _File:
-    """Look at the directories. header_only: nothing need be there of the pixels; otherwise the stream is changed."""
     stream.seek(0)
     start = bytearray(stream.read(16))
-    layout = _Layout("<" if start[:1] == b"I" else ">", start[2:4] in (b"+\0", b"\0+"))
-    (at,) = struct.unpack_from(layout.pointer, start, layout.link)
+    layout = _LAYOUTS[bytes(start[:4])]
+    (at,) = layout.place.unpack_from(start, layout.place.size)
     size = stream.seek(0, 2)
-    directory = _read_directory(stream, at, layout, _WANTED, size)
-    if not directory.whole:
+    entries, following, is_whole = _read_directory(stream, at, layout, _WANTED, size)
+    if not is_whole:
         raise UnreadableImage("damaged: the file ends within its directory")
-    content = BytesIO() if header_only or not isinstance(stream, BytesIO) else stream
-    file = _describe(directory, content)
-    fault = _fault(file, _pages(stream, directory, at, size))
-    if fault is not None and file.header.height * file.header.width <= max_pixels:
+    bare = stream if isinstance(stream, BytesIO) and not header_only else BytesIO()
+    tiff = _Tiff(layout, entries, following, _pages(stream, layout, at, following, size), bare)
+    fault = tiff.fault()
+    if fault is not None and tiff.height * tiff.width <= max_pixels:
         raise not_supported(fault)
-    _check_parts(directory, max_pixels, None if header_only else stream)
+    tiff.check_parts(max_pixels, None if header_only else stream)
 
-    base = len(start[: 2 * layout.link]) if header_only else size + size % 2
-    struct.pack_into(layout.pointer, start, layout.link, base)
-    entries = {tag: entry for tag, entry in directory.entries.items() if tag in _PIXELS}
-    content.seek(0)
-    content.write(start[: 2 * layout.link])
-    content.seek(base)
-    content.write(_packed(layout, base, entries))
-    return file
-
-
-def _orientation(directory: _Directory) -> int:
-    kind, number, _ = directory.entries.get(ORIENTATION_TAG, (0, 0, b""))
-    if kind == _SHORT and number:
-        return valid_orientation(lambda: directory.first(ORIENTATION_TAG, 1))
-    return metadata_orientation(None, directory.entries.get(_XMP, (0, 0, b""))[2])
+    header = 2 * layout.place.size
+    base = len(start[:header]) if header_only else size + size % 2
+    layout.place.pack_into(start, layout.place.size, base)
+    bare.seek(0)
+    bare.write(start[:header])
+    bare.seek(base)
+    bare.write(_packed(layout, base, {tag: entry for tag, entry in entries.items() if tag in _PIXELS}))
+    return tiff
 
 
-def _read_directory(stream: Stream, at: int, layout: _Layout, tags: Set[int], size: int) -> _Directory:
-    """Read some tags of a directory; its end may be missing. size: of the file.
+def _numbers(layout: _Layout, entries: Mapping[int, Entry], tag: int) -> tuple[int, ...]:
+    """Return the values of a tag; none if it is absent or holds no whole numbers."""
+    kind, number, value = entries.get(tag, (_SHORT, 0, b""))
+    return struct.unpack(f"{layout.order}{number}{_WHOLE[kind]}", value) if kind in _WHOLE else ()
 
-    Raises UnreadableImage for more than is read, and any other exception for damage.
+
+def _read_directory(
+    stream: Stream, at: int, layout: _Layout, tags: Set[int], size: int
+) -> tuple[dict[int, Entry], int, bool]:
+    """Return the entries of some tags of a directory, the place of the next, and whether the file holds all of it.
+
+    size: of the file. Raises UnreadableImage for more than is read, and any other exception for damage.
     """
     stream.seek(at)
-    (count,) = struct.unpack(layout.count, stream.read(struct.calcsize(layout.count)))
+    (count,) = layout.count.unpack(stream.read(layout.count.size))
     if count > MAX_ENTRIES:
         raise UnreadableImage(
             f"not read: a directory of {count} entries, and {MAX_ENTRIES} is the limit; save it again"
         )
-    width = struct.calcsize(layout.entry)
+    width = layout.entry.size
     block = stream.read(width * count)
     # Some writers leave the link to the next directory out of the last one.
-    pointer_size = struct.calcsize(layout.pointer)
-    (following,) = struct.unpack(layout.pointer, stream.read(pointer_size).ljust(pointer_size, b"\0"))
-    entries: dict[int, tuple[int, int, bytes]] = {}
+    (following,) = layout.place.unpack(stream.read(layout.place.size).ljust(layout.place.size, b"\0"))
+    entries: dict[int, Entry] = {}
     total = 0
-    for tag, kind, number, field in struct.iter_unpack(layout.entry, block[: len(block) // width * width]):
+    for tag, kind, number, field in layout.entry.iter_unpack(block[: len(block) // width * width]):
         if tag in entries or tag not in tags or kind not in _SIZES:
             continue
         value = field[: number * _SIZES[kind]]
         if number * _SIZES[kind] > len(field):
-            (place,) = struct.unpack(layout.pointer, field)
+            (place,) = layout.place.unpack(field)
             if place + number * _SIZES[kind] > size:
                 raise UnreadableImage("damaged: an entry of its directory lies outside the file")
             if tag not in _PIXELS:
@@ -273,168 +359,49 @@ def _read_directory(stream: Stream, at: int, layout: _Layout, tags: Set[int], si
             stream.seek(place)
             value = stream.read(number * _SIZES[kind])
         entries[tag] = kind, number, value
-    return _Directory(layout, entries, following, len(block) == width * count)
+    return entries, following, len(block) == width * count
 
 
-def _pages(stream: Stream, directory: _Directory, at: int, size: int) -> int:
+def _pages(stream: Stream, layout: _Layout, at: int, following: int, size: int) -> int:
     """Count the images that are neither a smaller copy of another one nor its mask."""
     pages, seen = 1, {at}
-    while directory.next and directory.next not in seen and len(seen) < _MAX_DIRECTORIES:
-        seen.add(directory.next)
+    while following and following not in seen and len(seen) < _MAX_DIRECTORIES:
+        seen.add(following)
         try:
-            directory = _read_directory(stream, directory.next, directory.layout, _DESCRIBING, size)
+            entries, following, _ = _read_directory(stream, following, layout, _DESCRIBING, size)
         except (UnreadableImage, struct.error, ValueError, OverflowError, OSError):
             break
-        pages += not directory.first(_SUBFILE, 0) & (_REDUCED | _MASK)
+        kinds = _numbers(layout, entries, _SUBFILE)
+        pages += not (kinds and kinds[0] & (_REDUCED | _MASK))
     return pages
 
 
-def _describe(directory: _Directory, content: BytesIO) -> _File:
-    channels, photometric = directory.first(_SAMPLES, 1), directory.first(_PHOTOMETRIC, _WHITE_IS_ZERO)
-    bits, formats = directory.of_all(_BITS, channels), directory.of_all(_FORMAT, channels)
-    compression, extra = directory.first(_COMPRESSION, _RAW), directory.first(_EXTRA, 0)
-    sample = "u1" if bits[-1] <= 8 and formats == [1] else f"{_FORMATS.get(formats[-1], '?')}{(bits[-1] + 7) // 8}"
-    transparent = channels > _COLOURS.get(photometric, 1) and extra in (_PREMULTIPLIED, _ALPHA, _COREL_ALPHA)
-    orientation = _orientation(directory)
-    header = Header(
-        "TIFF",
-        *oriented_size(directory.first(_HEIGHT, 0), directory.first(_WIDTH, 0), orientation),
-        orientation,
-        grey=photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) and channels - transparent == 1,
-        alpha=transparent,
-        sample=sample,
-        cmyk=photometric == _CMYK,
-    )
-    number = f"{channels} channels" if channels > 1 else "1 channel"
-    format_names = " and ".join(_FORMAT_NAMES.get(format, "odd ") for format in formats)
-    colours = _PHOTOMETRICS.get(photometric, f"colours of kind {photometric}")
-    if compression != _RAW:
-        colours += f", compression {_COMPRESSION_NAMES.get(compression, compression)}"
-    return _File(
-        header,
-        directory,
-        white_is_zero=photometric == _WHITE_IS_ZERO,
-        compression=compression,
-        opencv=sample not in ("u1", "i1") and compression in _OPENCV_COMPRESSIONS and bits != [12],
-        kind=f"{number} of {'- and '.join(map(str, bits))}-bit {format_names}values ({colours})",
-        bare=content,
-    )
-
-
-def _fault(file: _File, pages: int) -> str | None:
-    """Return why the image is not read and how it should be saved, or None if it is read."""
-    directory, sample = file.directory, file.header.sample
-    stack = _IMAGEJ.match(bytes(directory.numbers(_DESCRIPTION)))
-    pages = max(pages, int(stack[1]) if stack else 1)
-    if pages > 1:
-        more = " or more" if pages == _MAX_DIRECTORIES else ""
-        return f"a TIFF of {pages}{more} pages, save it as one file for each page"
-    if directory.first(_SUBFILE, 0) & _REDUCED and (directory.next or _SUB_IMAGES in directory.entries):
-        return f"a TIFF that begins with a preview (a raw file of a camera?), {_OTHERWISE}"
-    channels, photometric = directory.first(_SAMPLES, 1), directory.first(_PHOTOMETRIC, _WHITE_IS_ZERO)
-    bits, formats = directory.of_all(_BITS, channels), directory.of_all(_FORMAT, channels)
-    if sample != "u1" and channels > 1 and directory.first(_PLANAR, 1) == _SEPARATE:
-        return f"a TIFF with {file.kind} that are stored plane by plane, save it as TIFF with interleaved channels"
-    is_read = (
-        file.compression in _PILLOW_COMPRESSIONS
-        and photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR)
-        and not (photometric == _YCBCR and file.compression == _RAW)  # Pillow would take four bytes for a pixel
-        and not (file.compression in (_OLD_JPEG, _JPEG) and bits != [8])
-        and len(bits) == len(formats) == 1
-        and bits[0] in _BITS_READ
-        and (sample == "u1" or _deep_is_read(file, photometric, channels, directory.first(_EXTRA, 0)))
-    )
-    return None if is_read else f"a TIFF with {file.kind}, {_OTHERWISE}"
-
-
-def _deep_is_read(file: _File, photometric: int, channels: int, extra: int) -> bool:
-    """Whether values that are not of unsigned 8 bits are read."""
-    header = file.header
-    if header.sample not in _DEEP_KINDS:
-        return False
-    if not file.opencv:
-        return header.grey and channels == 1 and header.sample in ("i1", "u2")
-    if header.alpha and (header.sample != "u2" or extra == _PREMULTIPLIED):
-        return False
-    return (header.grey and channels == 1) or (photometric == _RGB and channels in (3, 4))
-
-
-def _check_parts(directory: _Directory, max_pixels: int, stream: Stream | None) -> None:
-    """Check that strips or tiles are all there and not larger than they may be, and in `stream` that JPEGs fill them.
-
-    libtiff shows the process's memory where a JPEG is smaller than its strip or tile, and merely warns.
-    """
-    first = directory.first
-    height, width, compression = first(_HEIGHT, 0), first(_WIDTH, 0), first(_COMPRESSION, _RAW)
-    if height < 1 or width < 1:
-        raise UnreadableImage("damaged: the header says zero pixels")
-    if height * width > max_pixels:
-        raise too_large(height, width, max_pixels)
-    if compression == _OLD_JPEG:
-        raise not_supported("a TIFF with old-style JPEG compression, save it as PNG")
-    offsets, tiled = directory.numbers(_STRIPS), bool(directory.numbers(_TILES))
-    if tiled == bool(offsets) or tiled != bool(directory.numbers(_TILE_WIDTH)):
-        raise UnreadableImage("damaged: its directory tells neither strips nor tiles, or both")
-    rows = first(_TILE_HEIGHT, 0) if tiled else min(first(_STRIP_ROWS, height), height)
-    columns = first(_TILE_WIDTH, 0) if tiled else width
-    if rows < 1 or columns < 1:
-        raise UnreadableImage("damaged: strips or tiles of zero pixels")
-    down, across = -(-height // rows), -(-width // columns)
-    limit = max(max_pixels, _SMALL_TILE)
-    if down * rows * across * columns > 2 * limit or rows * columns > limit:
-        raise UnreadableImage(f"not read: tiles of {columns}x{rows} for an image of {width}x{height}; save it again")
-    planes = first(_SAMPLES, 1) if first(_PLANAR, 1) == _SEPARATE else 1
-    offsets, sizes = offsets or directory.numbers(_TILES), directory.numbers(_TILE_BYTES if tiled else _STRIP_BYTES)
-    if len(offsets) > MAX_PARTS:
-        raise UnreadableImage(f"not read: {len(offsets)} strips or tiles, and {MAX_PARTS} is the limit; save it again")
-    if len(offsets) < down * across * planes:
-        raise UnreadableImage(f"damaged: {len(offsets)} of {down * across * planes} strips or tiles are there")
-    if stream is None or compression != _JPEG:
-        return
-    if planes > 1 and directory.numbers(_SUBSAMPLING):
-        raise not_supported("a TIFF with separate planes of subsampled colour, save it as PNG")
-    for part, (offset, size) in enumerate(zip(offsets, sizes, strict=False)):
-        stream.seek(offset)
-        frame = next(jpeg.frames(stream.read(min(size, _JPEG_HEADER_BYTES))), None)
-        wanted = rows if tiled else min(rows, height - part % down * rows)
-        if frame is None or frame.height < wanted or frame.width < columns:
-            raise UnreadableImage("damaged: a JPEG that does not fill its strip or tile")
-
-
-def _packed(layout: _Layout, base: int, entries: Mapping[int, tuple[int, int, bytes]]) -> bytes:
+def _packed(layout: _Layout, base: int, entries: Mapping[int, Entry]) -> bytes:
     """Return a directory, to be placed at `base`, and behind it the values that do not fit into it."""
-    fits = struct.calcsize(layout.pointer)
     rows, values = b"", b""
-    behind = base + struct.calcsize(layout.count) + len(entries) * struct.calcsize(layout.entry) + fits
+    behind = base + layout.count.size + len(entries) * layout.entry.size + layout.place.size
     for tag, (kind, number, value) in sorted(entries.items()):
         field = value
-        if len(value) > fits:
-            field = struct.pack(layout.pointer, behind + len(values))
+        if len(value) > layout.place.size:
+            field = layout.place.pack(behind + len(values))
             values += value + b"\0" * (len(value) % 2)
-        rows += struct.pack(layout.entry, tag, kind, number, field)
-    return struct.pack(layout.count, len(entries)) + rows + bytes(fits) + values
+        rows += layout.entry.pack(tag, kind, number, field)
+    return layout.count.pack(len(entries)) + rows + bytes(layout.place.size) + values
 
 
-def _open_with_pillow(file: _File) -> ImageFile:
-    try:
-        return pillow.open_image(file.bare, "TIFF")
-    except UnidentifiedImageError as error:  # the directory is whole, so this is an "unknown pixel mode"
-        raise not_supported(f"a TIFF with {file.kind}, save it as PNG") from error
-
-
-# libtiff carries on after some errors, with whatever was in memory as pixels. Pillow does not ask it about them.
+# libtiff continues after some errors, with whatever was in memory as pixels. Pillow does not ask it about them.
 
 _tiff_errors = threading.local()
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p)
 def _note_tiff_error(module: bytes | None, message: bytes | None) -> None:
-    """Take libtiff's place for messages on the terminal. What it calls in the thread that decodes is noted there."""
+    """Replace libtiff's messages on the terminal. It calls this in the thread that decodes, which takes note."""
     _tiff_errors.last = (message or module or b"").decode("latin-1")
 
 
 def _hear_tiff_errors() -> bool:
-    """Have libtiff tell us of errors; False if Pillow's libtiff cannot be reached (it is part of Pillow on Windows)."""
+    """Have libtiff report errors to us. Return False if it cannot be reached (on Windows it is part of Pillow)."""
     try:
         ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(_note_tiff_error)
     except (AttributeError, OSError):
@@ -447,7 +414,7 @@ _hears_tiff_errors = _hear_tiff_errors()
 
 @contextlib.contextmanager
 def _libtiff_errors_raised(compression: int) -> Iterator[None]:
-    """Raise UnreadableImage if libtiff reports an error meanwhile, or could not report one that it carries on after."""
+    """Raise UnreadableImage if libtiff reports an error meanwhile, or could not report one that it continues after."""
     _tiff_errors.last = None
     if not _hears_tiff_errors and compression not in _CLEAN_COMPRESSIONS:
         raise not_supported("on this system, a TIFF compressed as a fax or JPEG is, save it as PNG")
@@ -456,59 +423,48 @@ def _libtiff_errors_raised(compression: int) -> Iterator[None]:
         raise UnreadableImage(f"damaged: libtiff reports an error ({_tiff_errors.last})")
 
 
-def _check_fax(file: _File) -> None:
+def _check_fax(tiff: _Tiff) -> None:
     """Raise UnreadableImage for Group 4 strips with too few rows: libtiff is silent about them, in all versions.
 
-    Each strip is decoded behind one that is white and behind one that is not. What differs was not in the file.
+    Each strip is decoded behind one that is white and behind one that is not, since a decoder leaves in a strip that
+    ends too soon what was in memory. What differs was not in the file.
     """
-    if file.directory.numbers(_TILE_WIDTH):
+    if tiff.numbers(_TILE_WIDTH):
         raise not_supported("a TIFF with tiles compressed as a fax is, save it as PNG")
-    decoded = []
-    for filler in ("1", "0101"):
-        doubled, rows = _fax_between(file, filler)
-        pixels = pillow.open_image(BytesIO(doubled), "TIFF")
-        height, width = pixels.height, pixels.width
-        with pillow.limit_lifted(height * width):
-            pixels.load()
-            tops = range(rows, height, 2 * rows)
-            decoded.append([pixels.crop((0, top, width, min(top + rows, height))).tobytes() for top in tops])
-    if decoded[0] != decoded[1]:
+    rows, decoded = tiff.strip_rows, []
+    # "1" for white rows, "0101" and then "11" for rows whose last pixel is black (ITU T.6: vertical modes, relative to
+    # the row above).
+    for filler in ("1" * rows, "0101" + "11" * (rows - 1)):
+        pixels = np.asarray(pillow.load(pillow.open_image(BytesIO(_fax_between(tiff, filler)), "TIFF")))
+        decoded.append(np.packbits(pixels[np.arange(len(pixels)) // rows % 2 == 1], axis=None))
+    if not np.array_equal(*decoded):
         raise UnreadableImage("damaged: a fax strip ends before its last row")
 
 
-def _fax_between(file: _File, filler: str) -> tuple[bytes, int]:
-    """Return a TIFF of Group 4 strips in which each one follows a strip of `filler`, and the rows of that strip.
-
-    A decoder leaves in a strip that ends too soon what was in memory: there, the filler.
-
-    filler: "1" for white rows, "0101" and "11" for rows whose last pixel is black (ITU T.6: vertical modes, relative to
-    the row above).
-    """
-    directory, content = file.directory, file.bare.getvalue()
-    height, width = directory.first(_HEIGHT, 0), directory.first(_WIDTH, 0)
-    rows = min(directory.first(_STRIP_ROWS, height), height)
-    bits = filler + (filler if filler == "1" else "11") * (rows - 1)
-    packed = int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8))
-    fill_order = 2 if directory.numbers(_FILL_ORDER) == (2,) else 1
+def _fax_between(tiff: _Tiff, filler: str) -> bytes:
+    """Return a TIFF in which each Group 4 strip follows one of as many rows, whose bits are `filler`."""
+    packed = int(filler.ljust(-(-len(filler) // 8) * 8, "0"), 2).to_bytes(-(-len(filler) // 8))
+    fill_order = 2 if tiff.numbers(_FILL_ORDER) == (2,) else 1
     if fill_order == 2:  # the least significant bit first
         packed = bytes(int(f"{byte:08b}"[::-1], 2) for byte in packed)
-    strips = zip(directory.numbers(_STRIPS), directory.numbers(_STRIP_BYTES), strict=True)
+    content = tiff.bare.getvalue()
+    strips = zip(tiff.numbers(_STRIPS), tiff.numbers(_STRIP_BYTES), strict=True)
     parts = [part for offset, size in strips for part in (packed, content[offset : offset + size])]
     sizes = [len(part) for part in parts]
     values = {
-        _WIDTH: [width],
-        _HEIGHT: [height + rows * len(parts) // 2],
+        _WIDTH: [tiff.width],
+        _HEIGHT: [tiff.height + tiff.strip_rows * len(parts) // 2],
         _BITS: [1],
         _COMPRESSION: [_GROUP_4],
         _PHOTOMETRIC: [_BLACK_IS_ZERO],
         _FILL_ORDER: [fill_order],
         _STRIPS: [8 + start for start in accumulate(sizes[:-1], initial=0)],
         _SAMPLES: [1],
-        _STRIP_ROWS: [rows],
+        _STRIP_ROWS: [tiff.strip_rows],
         _STRIP_BYTES: sizes,
     }
     body = b"".join(parts)
     body += b"\0" * (len(body) % 2)
-    entries = {tag: (_LONG, len(some), struct.pack(f"<{len(some)}I", *some)) for tag, some in values.items()}
     base = 8 + len(body)
-    return b"II*\0" + struct.pack("<I", base) + body + _packed(_Layout("<", False), base, entries), rows
+    entries = {tag: (_LONG, len(some), struct.pack(f"<{len(some)}I", *some)) for tag, some in values.items()}
+    return b"II*\0" + struct.pack("<I", base) + body + _packed(_LAYOUTS[b"II*\0"], base, entries)

@@ -1,8 +1,7 @@
-"""Multi-crop views: the settings, and the parameters of one view as a pure function of where it stands.
+"""Multi-crop views: the settings, and the parameters of one view as a pure function of (seed, epoch, index, view).
 
-Sampling is apart from applying (`dinoscope.data.augment`), so the same parameters serve any engine, and a run
-does not depend on the number of workers or on where it was interrupted. Needs numpy only: the command line
-reads it.
+`dinoscope.data.augment` applies them. So a run does not depend on the number of workers or on where it was interrupted.
+Needs numpy only: the command line reads it.
 """
 
 from __future__ import annotations
@@ -72,46 +71,40 @@ class ViewsConfig:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        for name, lowest in (("num_global", 1), ("num_local", 0), ("global_size", 1), ("local_size", 1)):
-            self._check_number(name, lowest, math.inf)
-        for name in ("horizontal_flip", "vertical_flip", "jitter_probability", "grayscale"):
-            self._check_number(name, 0, 1)
-        for name in ("brightness", "contrast", "saturation"):
-            self._check_number(name, 0, math.inf)
-        self._check_number("hue", 0, 0.5)
+        limits = {"num_global": (1, math.inf), "num_local": (0, math.inf), "hue": (0, 0.5)}
+        limits |= dict.fromkeys(("global_size", "local_size"), (1, math.inf))
+        limits |= dict.fromkeys(("horizontal_flip", "vertical_flip", "jitter_probability", "grayscale"), (0, 1))
+        limits |= dict.fromkeys(("brightness", "contrast", "saturation"), (0, math.inf))
+        for name, (lowest, highest) in limits.items():
+            value = getattr(self, name)
+            allowed = f"at least {lowest}" if highest == math.inf else f"from {lowest} to {highest}"
+            _check(name, value, lowest <= value <= highest and value < math.inf, allowed)
         for name in ("blur_probability", "solarize_probability"):
-            self._check_probabilities(name)
-        for name in ("global_scale", "local_scale"):
-            self._check_range(name, 1)
-        for name in ("aspect_ratio", "blur_radius"):
-            self._check_range(name, math.inf)
-        if self.interpolation not in get_args(Interpolation):
-            raise ValueError(f"interpolation is {self.interpolation!r}; allowed: {', '.join(get_args(Interpolation))}")
+            value = getattr(self, name)
+            allowed = "three probabilities from 0 to 1, for the first global view, the other global views and the local"
+            _check(name, value, all(0 <= probability <= 1 for probability in value), f"{allowed} views")
+        for name, highest in {
+            "global_scale": 1,
+            "local_scale": 1,
+            "aspect_ratio": math.inf,
+            "blur_radius": math.inf,
+        }.items():
+            low, high = value = getattr(self, name)
+            limit = "" if highest == math.inf else f" <= {highest}"
+            is_range = 0 < low <= high <= highest and high < math.inf
+            _check(name, value, is_range, f"(low, high) with 0 < low <= high{limit}")
+        names = get_args(Interpolation)
+        _check("interpolation", repr(self.interpolation), self.interpolation in names, ", ".join(names))
 
     @property
     def num_views(self) -> int:
         """Views per image, global and local."""
         return self.num_global + self.num_local
 
-    def _check_number(self, name: str, lowest: float, highest: float) -> None:
-        value = getattr(self, name)
-        if not (lowest <= value <= highest and value < math.inf):
-            allowed = f"at least {lowest}" if highest == math.inf else f"from {lowest} to {highest}"
-            raise ValueError(f"{name} is {value}; allowed: {allowed}")
 
-    def _check_probabilities(self, name: str) -> None:
-        values = getattr(self, name)
-        if not all(0 <= value <= 1 for value in values):
-            raise ValueError(
-                f"{name} is {values}; allowed: three probabilities from 0 to 1, for the first global view, "
-                "the other global views and the local views"
-            )
-
-    def _check_range(self, name: str, highest: float) -> None:
-        values = getattr(self, name)
-        if not (0 < values[0] <= values[1] <= highest and values[1] < math.inf):
-            limit = "" if highest == math.inf else f" <= {highest}"
-            raise ValueError(f"{name} is {values}; allowed: (low, high) with 0 < low <= high{limit}")
+def _check(name: str, value: object, is_allowed: bool, allowed: str) -> None:
+    if not is_allowed:
+        raise ValueError(f"{name} is {value}; allowed: {allowed}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +113,8 @@ class ViewParameters:
 
     top, left, height, width: the crop box, in pixels of the image.
     size: side of the square view, in pixels.
-    horizontal_flip, vertical_flip: mirror left-right, top-bottom.
     jitter: colour operations with their factors, in order; empty for none. Hue's factor is in turns.
-    grayscale: drop the colour.
     blur_radius: standard deviation of the Gaussian blur in pixels of the view; 0 for none.
-    solarize: invert the values from 128 up.
-    interpolation: of resizing the crop.
     """
 
     top: int
@@ -145,25 +134,23 @@ class ViewParameters:
 class _Key(ISeedSequence):
     """Hands Philox its key as it is.
 
-    `Philox(key=...)` gives the same stream, but first reads entropy from the system for a seed that it
-    discards: 20 us instead of 3 us, for every view.
+    `Philox(key=...)` gives the same stream, but first reads entropy from the system, which it discards: 20 us instead
+    of 3 us for every view.
     """
 
     def __init__(self, key: np.ndarray) -> None:
         self.key = key
 
     def generate_state(self, n_words: int, dtype: type = np.uint32) -> np.ndarray:
-        """Return the key, whatever is asked for: Philox asks for exactly its two 64-bit words."""
+        """Return the key: Philox requests exactly its two 64-bit words."""
         return self.key
 
 
 def view_generator(seed: int, epoch: int, index: int, view: int) -> np.random.Generator:
     """Return the random stream of one view: a pure function of its four arguments, each from 0 to 2**64 - 1.
 
-    Philox encrypts a counter (Salmon et al. 2011): with (seed, epoch) as the key, and view and index as words
-    of the counter, no two streams meet. Nothing is hashed, so nothing can collide.
-
-    Raises OverflowError for a number out of range.
+    Philox encrypts a counter (Salmon et al. 2011): with (seed, epoch) as the key, and view and index as words of the
+    counter, no two streams meet. Raises OverflowError for a number out of range.
     """
     key = _Key(np.array((seed, epoch), dtype=np.uint64))
     counter = np.array((0, view, index, 0), dtype=np.uint64)
@@ -175,10 +162,9 @@ def sample_view(config: ViewsConfig, view: int, height: int, width: int, rng: np
     """Draw the parameters of view number `view` (global views first) of an image of height x width pixels.
 
     The distributions are those of torchvision's RandomResizedCrop, RandomHorizontalFlip, ColorJitter and
-    RandomGrayscale, and of DINO's blur and solarisation. Every decision has its own place among a fixed
-    number of draws, so changing one setting leaves the others' outcomes as they were.
-
-    Raises ValueError for a view that the settings do not have, or an empty image.
+    RandomGrayscale, and of DINO's blur and solarisation. Every decision has its own place among a fixed number of
+    draws, so changing one setting leaves the others' outcomes as they were. Raises ValueError for a view that the
+    settings do not have, or an empty image.
     """
     if not 0 <= view < config.num_views:
         raise ValueError(f"view is {view}; allowed: 0 to {config.num_views - 1}")
@@ -207,7 +193,6 @@ def sample_view(config: ViewsConfig, view: int, height: int, width: int, rng: np
 
 
 def _between(limits: tuple[float, float], draw: float) -> float:
-    """Map a draw from [0, 1) to the limits, uniformly."""
     return limits[0] + (limits[1] - limits[0]) * draw
 
 
@@ -216,8 +201,8 @@ def _sample_crop(
 ) -> tuple[int, int, int, int]:
     """Draw a box (top, left, height, width) inside the image (torchvision's RandomResizedCrop).
 
-    The area is uniform, the aspect ratio log-uniform. A box that does not fit is drawn again, ten times in
-    all; then the centre is taken, clamped to the allowed aspect ratios.
+    The area is uniform, the aspect ratio log-uniform. A box that does not fit is drawn again, ten times in all; then
+    it is the largest centred box of an allowed aspect ratio, at least 1 x 1.
     """
     log_ratio = (math.log(aspect_ratio[0]), math.log(aspect_ratio[1]))
     for start in range(0, _CROP_DRAWS, _DRAWS_PER_ATTEMPT):
@@ -229,11 +214,6 @@ def _sample_crop(
             top = int(draws[start + 2] * (height - crop_height + 1))
             left = int(draws[start + 3] * (width - crop_width + 1))
             return top, left, crop_height, crop_width
-    return _centre_crop(height, width, aspect_ratio)
-
-
-def _centre_crop(height: int, width: int, aspect_ratio: tuple[float, float]) -> tuple[int, int, int, int]:
-    """Return the largest centred box of an allowed aspect ratio, at least 1 x 1: top, left, height, width."""
     crop_height = max(1, min(height, round(width / aspect_ratio[0])))
     crop_width = max(1, min(width, round(height * aspect_ratio[1])))
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
@@ -246,43 +226,28 @@ def _sample_jitter(config: ViewsConfig, draws: Sequence[float]) -> tuple[tuple[J
     """
     if draws[0] >= config.jitter_probability:
         return ()
+
+    def around_1(strength: float) -> tuple[float, float]:
+        return max(0.0, 1 - strength), 1 + strength
+
     operations: tuple[tuple[JitterOperation, tuple[float, float]], ...] = (
-        ("brightness", _factor_limits(config.brightness)),
-        ("contrast", _factor_limits(config.contrast)),
-        ("saturation", _factor_limits(config.saturation)),
+        ("brightness", around_1(config.brightness)),
+        ("contrast", around_1(config.contrast)),
+        ("saturation", around_1(config.saturation)),
         ("hue", (-config.hue, config.hue)),
     )
     ranked = sorted(zip(draws[1:5], draws[5:9], operations, strict=True))
     return tuple((name, _between(limits, factor)) for _, factor, (name, limits) in ranked if limits[0] < limits[1])
 
 
-def _factor_limits(strength: float) -> tuple[float, float]:
-    """Return the smallest and largest factor of a colour operation of this strength."""
-    return max(0.0, 1 - strength), 1 + strength
-
-
 # What each method was published with, and settings for small images.
 _NO_BLUR = (0.0, 0.0, 0.0)
-_CROP_AND_FLIP = ViewsConfig(
-    num_global=1,
-    num_local=0,
-    global_scale=(0.08, 1.0),
-    jitter_probability=0.0,
-    grayscale=0.0,
-    blur_probability=_NO_BLUR,
-    solarize_probability=_NO_BLUR,
-)
+# BYOL for ImageNet (Grill et al. 2020, Table 6): two unlike views, blur 1 and 0.1, solarise 0 and 0.2.
+_BYOL = ViewsConfig(num_local=0, global_scale=(0.08, 1.0))
+_NO_SOLARIZE = replace(_BYOL, solarize_probability=_NO_BLUR)
 # SimCLR for ImageNet (Chen et al. 2020, appendix A): two views with strong colours, blur on half of them.
-_SIMCLR = ViewsConfig(
-    num_local=0,
-    global_scale=(0.08, 1.0),
-    brightness=0.8,
-    contrast=0.8,
-    saturation=0.8,
-    hue=0.2,
-    blur_probability=(0.5, 0.5, 0.5),
-    solarize_probability=_NO_BLUR,
-)
+_STRONG = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
+_SIMCLR = replace(_NO_SOLARIZE, **_STRONG, blur_probability=(0.5, 0.5, 0.5))
 
 VIEWS: dict[str, ViewsConfig] = {
     "imagenet": ViewsConfig(),
@@ -321,10 +286,9 @@ VIEWS: dict[str, ViewsConfig] = {
         saturation=0.4,
         hue=0.1,
     ),
-    # BYOL for ImageNet (Grill et al. 2020, Table 6): two unlike views, blur 1 and 0.1, solarise 0 and 0.2.
-    "byol": ViewsConfig(num_local=0, global_scale=(0.08, 1.0)),
+    "byol": _BYOL,
     # SwAV's 2 x 224 + 6 x 96 crops for ImageNet (Caron et al. 2020, appendix A), resized bilinearly as in its code.
     "swav": replace(_SIMCLR, interpolation="bilinear", num_local=6, global_scale=(0.14, 1.0), local_scale=(0.05, 0.14)),
     # One view: training with labels, and linear probes.
-    "supervised": _CROP_AND_FLIP,
+    "supervised": replace(_NO_SOLARIZE, num_global=1, jitter_probability=0.0, grayscale=0.0, blur_probability=_NO_BLUR),
 }

@@ -105,7 +105,7 @@ class AttentionSnapshots(Listener):
         if training is None:
             training = find_images(resolve_split(start.config.data, "train"))
         chosen = evenly_spaced(training, self.count)
-        images = {chosen.key(position): image for position, image in readable_images(chosen, start.config.window)}
+        images = {chosen.keys[position]: image for position, image in readable_images(chosen, start.config.window)}
         self.names, self.images = tuple(images), list(images.values())
         if not (self.images and start.config.evaluate_every):
             return

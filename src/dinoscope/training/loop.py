@@ -310,7 +310,7 @@ class _Loop:
         images = self.trainer.images
         for position in positions:
             line = (
-                f"{images.name}/{images.key(position)} was deleted, damaged or replaced during the run; if it cannot "
+                f"{images.name}/{images.keys[position]} was deleted, damaged or replaced during the run; if it cannot "
                 "be read, the next image stands in"
             )
             if self.lost:
