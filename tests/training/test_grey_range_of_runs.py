@@ -22,7 +22,7 @@ from dinoscope.data.sources import find_images, image_fraction
 from dinoscope.demo.engine import Engine, Input
 from dinoscope.demo.limits import Limits
 from dinoscope.errors import UserError
-from dinoscope.evaluation.explain import find_subjects
+from dinoscope.evaluation.explain import find_image_files
 from dinoscope.evaluation.voc import VocConfig, read_samples
 from dinoscope.features import ExtractConfig, cached_extract, extract
 from dinoscope.model_names import Model, load_model
@@ -178,7 +178,7 @@ class TestEverythingReadsByTheModelsRange:
         assert dataset[0, 0].global_views[0, 16, 16, 0] in (64, 255 - 64)  # as it is, or solarised
 
     def test_maps_and_masks(self, image: Path, models: list[Model], tmp_path: Path) -> None:
-        pixels, _ = find_subjects(image.parent, None, None).read(0, TWELVE)
+        pixels, _ = find_image_files(image.parent, None, None).read(0, TWELVE)
         assert pixels[0, 0, 0] == 64
         voc = write_voc(tmp_path / "voc", {"a": np.ones((32, 32), np.uint8)})
         Image.fromarray(np.full((32, 32), 1023, np.uint16)).save(tmp_path / "deep.png")

@@ -91,7 +91,7 @@ def on_objects(
 
 
 @dataclass(frozen=True)
-class Subjects:
+class ImageFiles:
     """Image files with unique names; masked: the same files with their masks, or None."""
 
     names: tuple[str, ...]
@@ -111,7 +111,7 @@ class Subjects:
         return image, mask if mask is not None and object_pixels(mask).any() else None
 
 
-def find_subjects(data: Path, masks: Path | None, limit: int | None) -> Subjects:
+def find_image_files(data: Path, masks: Path | None, limit: int | None) -> ImageFiles:
     """Return a folder's images, with the masks of the same names below `masks`; a VOC layout holds its own.
 
     limit: at most so many images, evenly spaced.
@@ -120,10 +120,10 @@ def find_subjects(data: Path, masks: Path | None, limit: int | None) -> Subjects
     """
     if masks is not None or voc_root(data) is not None:
         masked = find_masked_images(data, masks).subset(limit)
-        return Subjects(masked.names, masked.images, masked)
+        return ImageFiles(masked.names, masked.images, masked)
     folder = find_images(data, labelled=False)
     chosen = folder.subset(evenly(len(folder), limit))
-    return Subjects(chosen.paths, tuple(chosen.path(i) for i in range(len(chosen))))
+    return ImageFiles(chosen.paths, tuple(chosen.path(i) for i in range(len(chosen))))
 
 
 # One map of one image
@@ -353,7 +353,7 @@ def run(models: Sequence[Model], data: Data, config: ExplainConfig, context: Con
     if not isinstance(data, Path):
         raise UserError("no images to measure on: give --data FOLDER")
     gallery = None if config.gallery is None else find_images(resolve_split(config.gallery, "train"), labelled=True)
-    subjects = find_subjects(data, config.masks, config.limit)
+    images = find_image_files(data, config.masks, config.limit)
     lookup("kind of map", config.map, MAPS)
     # the images that are measured are not cropped: the gallery's are no more than to their middle square
     context = replace(context, image_size=config.size, crop_fraction=1.0)
@@ -371,10 +371,10 @@ def run(models: Sequence[Model], data: Data, config: ExplainConfig, context: Con
         with describing(backbone, context.extraction()) as describe, context.watch(model.label) as progress:
             measuring = _Measuring(model, config, describe, bank, context.batch_size or 64)
             scores.append([])
-            for index, name in enumerate(subjects.names):
-                progress(index, len(subjects.names))
+            for index, name in enumerate(images.names):
+                progress(index, len(images.names))
                 try:
-                    image, mask = subjects.read(index, backbone.config.window)
+                    image, mask = images.read(index, backbone.config.window)
                     pixels = prepare(image, config.size or backbone.config.image_size, backbone.patch_size)
                 except UserError as error:
                     faults.setdefault(name, str(error))
@@ -386,9 +386,9 @@ def run(models: Sequence[Model], data: Data, config: ExplainConfig, context: Con
         raise UserError("no image could be measured: " + "; ".join(list(faults.values())[:3]))
     scores = [_with_areas(of_model, scale=gallery is None) for of_model in scores]
     rows: list[tuple[Model | None, list[ImageScores]]] = list(zip(models, scores, strict=True))
-    if subjects.masked is not None:
-        rows.append((None, _centre_scores(subjects, config, faults)))
-    return tuple(_result(model, of_model, subjects, faults, data, config) for model, of_model in rows)
+    if images.masked is not None:
+        rows.append((None, _centre_scores(images, config, faults)))
+    return tuple(_result(model, of_model, images, faults, data, config) for model, of_model in rows)
 
 
 def _refuse_misfits(models: Sequence[Model], config: ExplainConfig, context: Context) -> None:
@@ -404,12 +404,12 @@ def _refuse_misfits(models: Sequence[Model], config: ExplainConfig, context: Con
             _require_finite(describe(blank[None]), f"{model.label}: a feature")
 
 
-def _centre_scores(subjects: Subjects, config: ExplainConfig, faults: Mapping[str, str]) -> list[ImageScores]:
+def _centre_scores(images: ImageFiles, config: ExplainConfig, faults: Mapping[str, str]) -> list[ImageScores]:
     """Score the centred blob on the same images, at their own size: it has no patches, and no network to ask."""
     scores: list[ImageScores] = []
-    for index, name in enumerate(subjects.names):
+    for index, name in enumerate(images.names):
         if name not in faults:
-            image, mask = subjects.read(index)
+            image, mask = images.read(index)
             blob = centre_map(*image.shape[:2])
             scores.append(ImageScores(name, {} if mask is None else localisation(blob, mask, config)))
     return scores
@@ -418,12 +418,12 @@ def _centre_scores(subjects: Subjects, config: ExplainConfig, faults: Mapping[st
 def _result(
     model: Model | None,
     scores: Sequence[ImageScores],
-    subjects: Subjects,
+    images: ImageFiles,
     faults: Mapping[str, str],
     data: Path,
     config: ExplainConfig,
 ) -> Result:
-    masked, by_class = subjects.masked, config.gallery is not None
+    masked, by_class = images.masked, config.gallery is not None
     protocol = {
         "weights": None if model is None or model.path is None else str(checkpoint.find_weights(model.path)),
         "weights_hash": None if model is None else model.weights_hash,
@@ -499,8 +499,8 @@ def expected(model: Model, data: Data, config: ExplainConfig, context: Context) 
     settings = _settings(config)
     if not isinstance(data, Path):
         return settings
-    subjects = find_subjects(data, config.masks, config.limit)
-    return {**settings, "data": str(data.resolve()), "masks": subjects.masked is not None}
+    images = find_image_files(data, config.masks, config.limit)
+    return {**settings, "data": str(data.resolve()), "masks": images.masked is not None}
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
