@@ -304,29 +304,22 @@ def _require_finite(values: Tensor, what: str) -> None:
 def _with_areas(scores: Sequence[ImageScores], *, scale: bool) -> list[ImageScores]:
     """Add the areas under the curves of all images of one model.
 
-    scale: in units of the mean fall of the score over these images. If that is too small (`MIN_RANGE`), only the areas
-        before scaling are added.
+    scale: in units of the mean fall of the score from an image to the wholly replaced one, as the curves then are. If
+        that is too small (`MIN_RANGE`), there are no curves, and only the areas before scaling.
     """
+    pairs = [(score, score.curves) for score in scores if score.curves is not None]
+    fall = sum(curves.range for _, curves in pairs) / max(1, len(pairs))
     found: list[ImageScores] = []
-    for score in scores:
-        curves = score.curves
-        assert curves is not None
-        values = score.values | dict(
-            zip(("deletion_plain", "insertion_plain", "random_plain"), curves.areas, strict=True)
-        )
-        shown = curves.scaled(_mean_fall(scores)) if scale else curves
+    for score, curves in pairs:
+        plain = zip(("deletion_plain", "insertion_plain", "random_plain"), curves.areas, strict=True)
+        values = {**score.values, **dict(plain), "range": curves.range}
+        shown = curves.scaled(fall) if scale else curves
         if shown is not None:
             deletion, insertion, random = shown.areas
             values |= {"deletion": deletion, "insertion": insertion, "random": random}
             values |= {"deletion_gain": deletion - random, "insertion_gain": insertion - random}
-        found.append(replace(score, values=values | {"range": curves.range}))
+        found.append(replace(score, values=values, curves=shown))
     return found
-
-
-def _mean_fall(scores: Sequence[ImageScores]) -> float:
-    """Return how far the score falls from an image to the wholly replaced one, on average."""
-    falls = [score.curves.range for score in scores if score.curves is not None]
-    return sum(falls) / max(1, len(falls))
 
 
 # The evaluation
@@ -450,10 +443,10 @@ def _result(
     items = Items(
         tuple(score.name for score in scores), figures, {**faults, **dict.fromkeys(without_mask, _WITHOUT_MASK)}
     )
-    return new_result("explain", protocol, _metrics(scores, scale=not by_class), items)
+    return new_result("explain", protocol, _metrics(scores), items)
 
 
-def _metrics(scores: Sequence[ImageScores], *, scale: bool) -> Iterator[Metric]:
+def _metrics(scores: Sequence[ImageScores]) -> Iterator[Metric]:
     # figures that the same images have are estimated together, so that these images are resampled once for all of them
     groups: dict[tuple[bool, ...], list[str]] = {}
     for name in FIGURES:
@@ -479,9 +472,6 @@ def _metrics(scores: Sequence[ImageScores], *, scale: bool) -> Iterator[Metric]:
     for number, head in enumerate(zip(*(score.head_entropies for score in scores), strict=True)):
         yield Metric("explain_entropy_of_head", sum(head) / len(head), "", parameters={"head": number})
     curves = [score.curves for score in scores if score.curves is not None]
-    if scale:
-        fall = _mean_fall(scores)
-        curves = [scaled for each in curves if (scaled := each.scaled(fall)) is not None]
     for name in ("deletion", "insertion", "random") if curves else ():
         values = [each.random.mean(dim=0) if name == "random" else getattr(each, name) for each in curves]
         mean = np.mean([np.interp(_SHARES, c.share.numpy(), v.numpy()) for c, v in zip(curves, values, strict=True)], 0)
