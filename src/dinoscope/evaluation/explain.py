@@ -416,7 +416,7 @@ def _result(
     data: Path,
     config: ExplainConfig,
 ) -> Result:
-    masked, by_class = images.masked, config.gallery is not None
+    masked = images.masked
     protocol = {
         "weights": None if model is None or model.path is None else str(checkpoint.find_weights(model.path)),
         "weights_hash": None if model is None else model.weights_hash,
@@ -430,7 +430,7 @@ def _result(
         "images_without_object": 0 if masked is None else sum("energy" not in score.values for score in scores),
         "empty_maps": sum(score.empty for score in scores),
         "gallery": None if config.gallery is None else str(resolve_split(config.gallery, "train").resolve()),
-        "score": "share of the k-NN vote" if by_class else "cosine, scaled",
+        "score": "cosine, scaled" if config.gallery is None else "share of the k-NN vote",
         **_settings(config),
         **({"label": CENTRE} if model is None else {}),
     }
