@@ -68,14 +68,15 @@ class Drawing:
 
     def __init__(self, options: PictureOptions, images: Sequence[Path], names: Sequence[str | Model]) -> None:
         self.options, self.files = options, find_files(images, options.limit)
-        device, size, self.faults = pick_device(options.device), options.size, list[str]()
+        device, self.faults = pick_device(options.device), list[str]()
         self.models = load_models(names, progress_bar)
         for model in self.models:
             patch = model.backbone.patch_size
-            if size is not None and size < patch:
-                raise UserError(f"--size must be at least one patch of {patch} px, not {size}")
+            if options.size is not None and options.size < patch:
+                raise UserError(f"--size must be at least one patch of {patch} px, not {options.size}")
             model.backbone.to(device)
-        self.note = pages.model_note(self.models[0], size)
+        self.sizes = [options.size or model.backbone.config.image_size for model in self.models]
+        self.note = pages.model_note(self.models[0], self.sizes[0])
 
     def look(self, doing: str, masks: MaskedImages | None = None) -> Iterator[tuple[int, Shown]]:
         """Read one image after the other, with its place among the files; what is wrong with one goes to `faults`.
@@ -89,8 +90,8 @@ class Drawing:
                     raw = read(file)
                     images = [raw.rgb(model.backbone.config.window) for model in self.models]
                     inputs = [
-                        ModelInput(model, self.options.size, network_input(model.backbone, image, self.options.size))
-                        for model, image in zip(self.models, images, strict=True)
+                        ModelInput(model, size, network_input(model.backbone, image, size))
+                        for model, size, image in zip(self.models, self.sizes, images, strict=True)
                     ]
                     shown = Shown(file.name, images[0], tuple(inputs))
                     if masks is not None and file in masks.images:

@@ -22,19 +22,7 @@ from dinoscope.explain.attention import attention_of_blocks, map_masks, mean_and
 from dinoscope.explain.maps import MAPS, map_title
 from dinoscope.model_names import Model
 from dinoscope.models.network import require_transformer
-from dinoscope.pictures import (
-    MAX_COLUMNS,
-    Legend,
-    Pixels,
-    Row,
-    Tile,
-    bands,
-    fitted,
-    mask_overlay,
-    overlay,
-    page,
-    per_band,
-)
+from dinoscope.pictures import Pixels, Row, Tile, bands, fitted, mask_overlay, overlay, page, per_band
 
 _MIN_TILE = 272  # four columns of a page; more columns make the page wider instead
 _MIN_COLUMN, _MAX_COLUMN, _COLUMNS_WIDTH = 150, 190, 1130  # of `maps_page`
@@ -46,10 +34,10 @@ ImageFeatures = tuple[str, UInt8[ndarray, "_ _ 3"], Float[Tensor, "_ _ d"]]
 
 @dataclass(frozen=True)
 class ModelInput:
-    """A model on its device, and an image as `network_input` gives it; size None is the one that the model stores."""
+    """A model on its device, and an image as it is given, with a short side of `size` pixels; see `network_input`."""
 
     model: Model
-    size: int | None
+    size: int
     images: Float[Tensor, "1 3 s t"]
 
     def maps(self, kind: str, block: int) -> Float[Tensor, "maps rows columns"]:
@@ -76,11 +64,10 @@ class ModelInput:
         return result[0].float().cpu()
 
 
-def model_note(model: Model, size: int | None) -> str:
+def model_note(model: Model, size: int) -> str:
     """Return the model, its network and the size at which it is given images, in a few words."""
-    config = model.backbone.config
-    network = "" if config.name in model.label else f": {config.name}"
-    return f"{model.label}{network}, {size or config.image_size} px"
+    network = model.backbone.config.name
+    return f"{model.label}, {size} px" if network in model.label else f"{model.label}: {network}, {size} px"
 
 
 @dataclass(frozen=True)
@@ -100,13 +87,7 @@ class Shown:
     @property
     def sizes(self) -> str:
         """The sizes at which models are given the image."""
-        return (
-            " and ".join(
-                str(size)
-                for size in sorted({each.size or each.model.backbone.config.image_size for each in self.inputs})
-            )
-            + " px"
-        )
+        return " and ".join(map(str, sorted({given.size for given in self.inputs}))) + " px"
 
 
 def attention_panel(
@@ -173,7 +154,7 @@ def comparison_page(shown: Shown, kind: str, block: int, mass: float) -> tuple[P
 
     Raises UserError as `ModelInput.maps` does, or if mass is not in (0, 1].
     """
-    per_row = per_band(len(shown.inputs), MAX_COLUMNS - 1)
+    per_row = per_band(len(shown.inputs), pictures.MAX_COLUMNS - 1)
     width = _tile_width(1 + per_row)
     ground, objects = fitted(shown.image, width), None if shown.mask is None else object_pixels(shown.mask)
     below = Tile(np.full_like(ground, 255))
@@ -242,7 +223,7 @@ def colors_page(
     lines = [Row(columns[0], width)] if alone else bands(columns, per_row, width)
     text = f"red, green, blue: the first three principal components, {found[0].share:.0%} of the variance"
     swatches = np.repeat(np.array([[(255, 0, 0), (0, 160, 0), (0, 0, 255)]], np.uint8), 16, axis=1).repeat(12, axis=0)
-    return page(lines, title, note, Legend(swatches, "", "", text))
+    return page(lines, title, note, pictures.Legend(swatches, "", "", text))
 
 
 def similarity_page(
