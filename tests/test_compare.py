@@ -15,7 +15,7 @@ from dinoscope.evaluation.compare import (
     Entry,
     compare,
     deciding_settings,
-    usual_conditions,
+    usual_protocol,
 )
 from dinoscope.methods import METHODS, shown_name
 from dinoscope.models.backbone import BACKBONES, network_title
@@ -248,11 +248,11 @@ def test_the_figure_is_that_of_20_neighbours_or_of_all_of_a_small_gallery() -> N
 
 def test_the_conditions_of_most_rows() -> None:
     comparison = compare([entry("byol"), entry("dino"), entry("swav", knn=knn(1.0, image_size=64))])
-    usual = usual_conditions(comparison.rows, "knn")
+    usual = usual_protocol(comparison.rows, "knn")
     assert usual is not None
     assert usual["image_size"] == 32
     assert "weights_hash" not in usual
-    assert usual_conditions(comparison.rows, "linear") is None
+    assert usual_protocol(comparison.rows, "linear") is None
 
 
 def test_differences_name_the_first_few() -> None:

@@ -361,11 +361,9 @@ def compare(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | N
 
     Raises UserError as `report.comparison.compare_runs` does.
     """
-    from dinoscope.evaluation.compare import Measuring
     from dinoscope.report.comparison import compare_runs
 
-    measuring = Measuring(None if data is None else Path(data))
-    return compare_runs(_models(models), Path(out), measuring, **options).table
+    return compare_runs(_models(models), Path(out), None if data is None else Path(data), **options)[1]
 
 
 def report(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | None = None, **options: Any) -> Path:
@@ -376,12 +374,10 @@ def report(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | No
 
     Raises UserError as `report.build.write_report` does.
     """
-    from dinoscope.evaluation.compare import Measuring
     from dinoscope.report.build import write_report
 
-    measuring = Measuring(None if data is None else Path(data))
     named = [model if model.run is None else str(model.run) for model in _models(models)]
-    return write_report(named, Path(out), measuring, **options).path
+    return write_report(named, Path(out), None if data is None else Path(data), **options).path
 
 
 WORKER = (sys.executable, "-m", "dinoscope.cli.worker", "--stop-with-stdin")

@@ -26,16 +26,7 @@ from dinoscope.evaluation.base import (
     measure,
     metrics_table,
 )
-from dinoscope.evaluation.compare import (
-    Gatherer,
-    Measuring,
-    columns,
-    compare,
-    csv_header,
-    csv_rows,
-    display_table,
-    json_values,
-)
+from dinoscope.evaluation.compare import columns, csv_table, default_settings, display_table, gather, json_values
 from dinoscope.evaluation.results import OF_THE_MODEL, conditions, from_json, keep_as, kept, kept_names, to_json
 from dinoscope.model_names import Model, load_model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
@@ -242,18 +233,16 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Evaluation:
 def test_a_new_evaluation_is_in_the_table_the_csv_and_the_json_of_a_comparison(
     scenes: Path, models: list[Model]
 ) -> None:
-    measuring = Measuring(scenes / "folder", evaluations=("norm",), context=CPU)
     models = [replace(model, keeps_results=False, run=None) for model in models]
-    gatherer = Gatherer(measuring, models)
-    comparison = compare([gatherer.entry(model) for model in models], measuring.shown)
+    comparison = gather(models, scenes / "folder", default_settings(["norm"]), context=CPU)
     values = {row.first.run: row.cell("norm") for row in comparison.rows}
     assert all(cell is not None and cell.mean > 0 for cell in values.values())
     table = display_table(comparison, published=True, intervals=True)
     assert [column.title for column in table.columns] == ["Method", "Arch.", "Param. (M)", "Norm"]
     assert "[" in table.sections[0].rows[0].cells[3]
     assert any(remark.startswith("Norm: 4 images") for remark in table.remarks)
-    at = csv_header(comparison).index("norm_mean")
-    assert [float(row[at]) > 0 for row in csv_rows(comparison, published=False)] == [True, True]
+    header, rows = csv_table(comparison, published=False)
+    assert [float(row[header.index("norm_mean")]) > 0 for row in rows] == [True, True]
     assert json_values(comparison, published=False)["rows"][0]["figures"]["norm"]["mean"] > 0
 
 
@@ -261,24 +250,22 @@ def test_a_new_evaluation_is_in_the_table_the_csv_and_the_json_of_a_comparison(
 def test_a_new_evaluation_is_kept_and_not_measured_again(
     scenes: Path, models: list[Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measuring = Measuring(scenes / "folder", evaluations=("norm",), context=CPU)
-    models = [replace(model, run=None) for model in models]
-    first = Gatherer(measuring, models).entry(models[0])
+    model, wanted = replace(models[0], run=None), default_settings(["norm"])
+    first = gather([model], scenes / "folder", wanted, context=CPU).rows[0].cell("norm")
 
     def never(*_: object) -> None:
         raise AssertionError("measured again")
 
     monkeypatch.setattr(Context, "features", never)
-    again = Gatherer(measuring, models[:1]).entry(models[0])
-    assert again.value("norm") == first.value("norm")
+    assert gather([model], scenes / "folder", wanted, context=CPU).rows[0].cell("norm") == first
 
 
 def test_evaluations_are_named_on_the_command_line() -> None:
-    measuring = MeasuringOptions(evaluations=("rank", "voc=there")).measuring()
-    assert set(measuring.shown) == {"knn", "linear", "throughput", "rank", "voc"}
-    assert measuring.places == {"voc": Path("there")}
+    wanted = MeasuringOptions(evaluations=("rank", "voc=there")).wanted()
+    assert set(wanted) == {"knn", "linear", "throughput", "rank", "voc"}
+    assert wanted["voc"][0] == Path("there")
     with pytest.raises(UserError, match="nothing"):
-        MeasuringOptions(evaluations=("nothing",)).measuring()
+        MeasuringOptions(evaluations=("nothing",)).wanted()
 
 
 @pytest.mark.usefixtures("registered")

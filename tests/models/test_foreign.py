@@ -18,7 +18,6 @@ from dinoscope.data.views import ViewsConfig
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import Context, measure
-from dinoscope.evaluation.compare import Measuring
 from dinoscope.explain.maps import MAPS, count_maps
 from dinoscope.features import ExtractConfig, extract
 from dinoscope.methods.dino import DINOConfig
@@ -223,12 +222,12 @@ def test_foreign_models_are_measured(make: Callable[[], Model], data: Path) -> N
 def test_a_wrapped_module_is_compared_and_reported(data: Path, tmp_path: Path) -> None:
     model = wrap(squeezenet1_1(num_classes=8), "squeezenet", image_size=SIDE)
     context = Context(torch.device("cpu"), workers=0, image_size=64)
-    measuring = Measuring(data, skip=frozenset({"throughput"}), context=context)
-    compared = comparison.compare_runs((model, f"random:{CONVNEXT}"), tmp_path / "out", measuring)
-    assert {row.architecture for row in compared.comparison.rows} == {"squeezenet", "test_convnext"}
-    assert all(row.cell(name) for row in compared.comparison.rows for name in ("knn", "linear"))
+    models, skip = (model, f"random:{CONVNEXT}"), ("throughput",)
+    compared, _, _ = comparison.compare_runs(models, tmp_path / "out", data, skip=skip, context=context)
+    assert {row.architecture for row in compared.rows} == {"squeezenet", "test_convnext"}
+    assert all(row.cell(name) for row in compared.rows for name in ("knn", "linear"))
     out = tmp_path / "report.html"
-    build.write_report((model,), out, measuring, pictures=False)
+    build.write_report((model,), out, data, skip=skip, context=context, pictures=False)
     assert "squeezenet" in out.read_text()
 
 

@@ -22,16 +22,17 @@ from dinoscope.evaluation.compare import (
     lead,
     ranked,
 )
+from dinoscope.evaluation.statistics import share_metric
 from dinoscope.report.page import Figure
 from dinoscope.report.runs import told_apart
 from dinoscope.report.sections.summary import headlines
-from dinoscope.types import Metric, Result
+from dinoscope.types import Result
 
 
 def entry(method: str, linear: float, images: int = 1000, seed: int = 0) -> Entry:
     protocol = {"protocol": "fast", "epochs": 1, "train_images": 9, "train": "a", "label_fraction": 1, "val": "b"}
     protocol |= {"val_images": images, "classes": 4, "image_size": 32, "precision": "fp32"}
-    found = Result("linear", protocol, (Metric("linear_top1", linear, "%"),))
+    found = Result("linear", protocol, (share_metric("linear_top1", linear, images),))
     return Entry(method, "vit_micro_conv8", 0.3, f"{method}{seed}", seed, {"method": method}, {"linear": found})
 
 

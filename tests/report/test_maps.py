@@ -19,7 +19,6 @@ from dinoscope.cli import main
 from dinoscope.data.sources import balanced
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Context
-from dinoscope.evaluation.compare import Measuring
 from dinoscope.explain.embedding import METHODS, described, embedding_map, neighbours_kept
 from dinoscope.model_names import Model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
@@ -268,7 +267,7 @@ def test_the_section_shows_every_model_and_tells_which_has_collapsed(
 ) -> None:
     first = replace(subject("runs/a"), settings={"data": str(picture_folder(12, classes=3))})
     models = (first, subject("runs/b"), subject("runs/c", constant=True))
-    material = Material(models=models, measuring=Measuring(context=Context(cached=False)))
+    material = Material(models=models, context=Context(cached=False))
     monkeypatch.setattr(embedding, "best_method", lambda: "tsne")
     section = embedding.section(material)
     assert section is not None

@@ -11,7 +11,6 @@ import torch
 
 from dinoscope import checkpoint
 from dinoscope.evaluation.base import Context
-from dinoscope.evaluation.compare import Measuring
 from dinoscope.evaluation.results import kept, kept_names
 from dinoscope.methods import method_name
 from dinoscope.models.backbone import BACKBONES
@@ -72,8 +71,9 @@ def test_results_are_read() -> None:
 
 def test_a_finished_run_is_reported(tmp_path) -> None:
     run = Path(shutil.copytree(EARLIER / "finished", tmp_path / "run"))
-    measuring = Measuring(data=EARLIER / "pictures", context=Context(device=torch.device("cpu"), workers=0))
-    page = write_report((str(run),), tmp_path / "report.html", measuring).path.read_text(encoding="utf-8")
+    context = Context(device=torch.device("cpu"), workers=0)
+    written = write_report((str(run),), tmp_path / "report.html", EARLIER / "pictures", context=context)
+    page = written.path.read_text(encoding="utf-8")
     assert "MoCo v2" in page
     knn = kept(run, "knn")
     assert knn is not None

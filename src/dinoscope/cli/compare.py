@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from dinoscope.cli.command import WHAT_MAY_BE_NAMED, Command, ExtractionOptions
-from dinoscope.cli.console import emit, progress_bar, stdout
+from dinoscope.cli.console import emit, stdout
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation import EVALUATIONS
-from dinoscope.evaluation.compare import Measuring, default_evaluations
+from dinoscope.evaluation.base import Data
+from dinoscope.evaluation.compare import default_evaluations
 from dinoscope.evaluation.throughput import ThroughputConfig
 from dinoscope.report import build, comparison
 
@@ -40,27 +40,25 @@ class MeasuringOptions:
 
     extraction: tyro.conf.OmitArgPrefixes[ExtractionOptions] = field(default_factory=ExtractionOptions)
 
-    def measuring(self, configs: Mapping[str, Any] | None = None) -> Measuring:
-        """Return the same as the library takes it, with progress bars. configs: evaluation -> its settings.
+    def wanted(self, **settings: Any) -> dict[str, tuple[Data, Any]]:
+        """Return the evaluations with their data and settings. settings: by evaluation, instead of the default ones.
 
-        Raises UserError for an unknown evaluation, a share of labels out of range, or a device that is not there.
+        Raises UserError for an unknown evaluation, or a share of labels out of range.
         """
         if not 0 < self.label_fraction <= 1:
             raise UserError(f"--label-fraction must be above 0 and at most 1, not {self.label_fraction:g}")
-        named = [text.partition("=") for text in self.evaluations]
-        for name in (*(name for name, _, _ in named), *self.skip):
+        folders = {
+            name: Path(folder) if folder else None for name, _, folder in (e.partition("=") for e in self.evaluations)
+        }
+        for name in (*folders, *self.skip):
             lookup("evaluation", name, EVALUATIONS)
-        names = tuple(dict.fromkeys([*default_evaluations(), *(name for name, _, _ in named)]))
-        return Measuring(
-            data=self.data,
-            fraction=self.label_fraction,
-            skip=frozenset(self.skip),
-            context=self.extraction.context(),
-            configs=configs or {},
-            watch=progress_bar,
-            evaluations=names if named else None,
-            places={name: Path(folder) for name, _, folder in named if folder},
-        )
+        wanted: dict[str, tuple[Data, Any]] = {}
+        for name in dict.fromkeys((*default_evaluations(), *folders)):
+            config = settings.get(name) or EVALUATIONS[name].config()
+            if hasattr(config, "label_fraction"):
+                config = replace(config, label_fraction=self.label_fraction)
+            wanted[name] = folders.get(name), config
+        return wanted
 
 
 MEASURING = MeasuringOptions()
@@ -96,11 +94,19 @@ def compare(
     without = measuring.no_baselines
     if baselines and without:
         raise UserError("--baselines and --no-baselines exclude each other")
-    wanted = measuring.measuring({"throughput": ThroughputConfig(throughput_image_size, throughput_batch_size)})
-    added = (baselines or measuring.data is not None) and not without
-    result = comparison.compare_runs(runs, out, wanted, baselines=added, published=published, overwrite=overwrite)
-    files = ", ".join(path.name for path in result.files)
-    emit(None, [result.table], [f"written to {result.files[0].parent}: {files}"], json=False)
+    _, table, files = comparison.compare_runs(
+        runs,
+        out,
+        measuring.data,
+        measuring.wanted(throughput=ThroughputConfig(throughput_image_size, throughput_batch_size)),
+        skip=measuring.skip,
+        context=measuring.extraction.context(),
+        baselines=(baselines or measuring.data is not None) and not without,
+        published=published,
+        overwrite=overwrite,
+    )
+    names = ", ".join(path.name for path in files)
+    emit(None, [table], [f"written to {files[0].parent}: {names}"], json=False)
 
 
 def report(
@@ -126,9 +132,17 @@ def report(
         title: Title of the report; by default the names of the runs.
         overwrite: Replace the file in --out.
     """
-    wanted, baselines = measuring.measuring(), not measuring.no_baselines
     written = build.write_report(
-        runs, out, wanted, baselines=baselines, pictures=not no_pictures, title=title, overwrite=overwrite
+        runs,
+        out,
+        measuring.data,
+        measuring.wanted(),
+        skip=measuring.skip,
+        context=measuring.extraction.context(),
+        baselines=not measuring.no_baselines,
+        pictures=not no_pictures,
+        title=title,
+        overwrite=overwrite,
     )
     stdout(f"written to {written.path} ({written.size / 1e6:.1f} MB): {', '.join(written.sections)}")
 

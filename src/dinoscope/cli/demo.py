@@ -17,7 +17,6 @@ from dinoscope.cli.progress import ConsoleProgress
 from dinoscope.demo.limits import Limits
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Context
-from dinoscope.evaluation.compare import Measuring
 from dinoscope.model_names import load_models
 from dinoscope.quickstart import TRAINED, K, Quickstart
 from dinoscope.quickstart import quickstart as run_quickstart
@@ -108,8 +107,7 @@ def quickstart(
     pixels, trained = (next(row for row in result.rows if row.name == name) for name in ("raw pixels", TRAINED))
     if trained.knn <= pixels.knn:
         stdout(f"Raw pixels are as good as the model {TRAINED}, or better: it has not learned enough yet.")
-    measuring = Measuring(context=Context(watch=progress_bar), watch=progress_bar)
-    report = write_report([str(result.run)], result.run / "report.html", measuring)
+    report = write_report([str(result.run)], result.run / "report.html", context=Context(watch=progress_bar))
     stdout(
         f"\nwhat it attends to        {result.sheet}\n"
         f"how it went, to mail      {report.path}\n"

@@ -11,7 +11,8 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -92,6 +93,14 @@ class Context:
                 return cached_extract(backbone, images, config, progress, self.place)
             return extract(backbone, images, config, progress)
 
+    def naming(self, model: str) -> Context:
+        """Return the same, but `watch` is told the name of the model before what is being done."""
+
+        def watch(what: str) -> AbstractContextManager[Callable[[int, int], None]]:
+            return self.watch(f"{model}: {what}")
+
+        return replace(self, watch=watch)
+
     def network(self, model: Model) -> dict[str, Any]:
         """Return the entries of a protocol about weights, view and arithmetic."""
         view = evaluation_view(model.backbone, self.extraction())
@@ -102,6 +111,9 @@ class Context:
             "crop_fraction": view.crop_fraction,
             "precision": self.precision,
         }
+
+
+DEFAULT_CONTEXT = Context()
 
 
 @dataclass(frozen=True)

@@ -23,19 +23,8 @@ from torch.nn.functional import normalize
 
 from dinoscope.data.sources import find_split, label_fraction
 from dinoscope.errors import UserError
-from dinoscope.evaluation.base import (
-    INTERNAL,
-    LABEL_SEED,
-    Column,
-    Context,
-    Data,
-    Evaluation,
-    Images,
-    images_of,
-    labelled_images,
-    location,
-    require_known_classes,
-)
+from dinoscope.evaluation import base
+from dinoscope.evaluation.base import Context, Data, Images
 from dinoscope.evaluation.results import kept_name, new_result
 from dinoscope.evaluation.statistics import share_metric
 from dinoscope.model_names import Model
@@ -78,19 +67,19 @@ class KNNConfig:
     query: Path | None = None
     """Instead of --data, with --gallery: folder to be classified, CLASS/..."""
 
-    max_bytes: int = field(default=256 * 2**20, metadata=INTERNAL)
+    max_bytes: int = field(default=256 * 2**20, metadata=base.INTERNAL)
 
 
 def knn(gallery: FeatureBank, queries: FeatureBank, config: KNNConfig | None = None) -> Iterator[Metric]:
     """Return top-1 and top-5 accuracy in % for every k: `knn_top1` and `knn_top5` with the parameter k.
 
-    Labels are matched by class name where both banks name their classes, else by number. A query whose class
+    Labels are matched by class name if both banks name their classes, else by number. A query whose class
     is not in the gallery counts as wrong.
 
     Raises UserError if a bank is empty or has no labels, the banks do not fit each other, a feature is not
     finite, or a setting is out of range.
     """
-    targets = labels_as_in(gallery, queries)
+    targets = labels_as_in(gallery.classes, queries)
     return _accuracies("knn", predict(gallery, queries, config), targets)
 
 
@@ -116,7 +105,11 @@ def predict(
     logged. Raises UserError as `knn` does.
     """
     config = config or KNNConfig()
-    _check_features(gallery, queries)
+    for bank, role in ((gallery, "the gallery"), (queries, "the query set")):
+        if not bank.features.numel():
+            raise UserError(f"{role} is empty; k-NN needs at least one image in it")
+    if (width := gallery.features.shape[1]) != (other := queries.features.shape[1]):
+        raise UserError(f"gallery features have {width} values, query features {other}: use one model for both")
     ks = _usable_ks(config, len(gallery.features) - (exclude is not None))
     device = queries.features.device
     unique, inverse = np.unique(_labels(gallery, "the gallery").cpu().numpy(), return_inverse=True)
@@ -128,8 +121,13 @@ def predict(
         similarities, indices = nearest(
             gallery.features, queries.features[rows], ks[-1], exclude=excluded, max_bytes=config.max_bytes
         )
-        for k, best in _vote(similarities, classes[indices], ks, config.temperature, len(numbers)):
-            ranked[k].append(numbers[best])
+        # Weights relative to the nearest neighbour's: the ranking stays as it is, and nothing can overflow.
+        weights = ((similarities - similarities[:, :1]) / config.temperature).exp()
+        votes = weights.new_zeros(len(weights), len(numbers))
+        for start, k in zip((0, *ks), ks, strict=False):
+            votes.scatter_add_(1, classes[indices[:, start:k]], weights[:, start:k])
+            keys = _pack(votes, torch.arange(len(numbers), device=device))
+            ranked[k].append(numbers[_unpack(keys.topk(min(5, k, len(numbers))).values)[1]])
     return {k: torch.cat(parts) for k, parts in ranked.items()}
 
 
@@ -161,7 +159,11 @@ def nearest(
     for rows in _slices(len(queries), max_bytes // per_query):
         keys[rows] = _search(gallery, queries[rows], wanted, columns, max_candidates)
     similarities, indices = _unpack(keys)
-    return (similarities, indices) if exclude is None else _without(exclude, similarities, indices)
+    if exclude is None:
+        return similarities, indices
+    kept = indices != exclude[:, None]
+    kept[:, -1] &= ~kept.all(dim=1)  # the excluded image is not among them: the last neighbour goes
+    return similarities[kept].view(-1, k), indices[kept].view(-1, k)
 
 
 def _search(
@@ -220,25 +222,6 @@ def _absorb(
     best.copy_(pool.topk(k, sorted=False).values)
 
 
-def _vote(
-    similarities: Float[Tensor, "q k"],
-    classes: Int[Tensor, "q k"],
-    ks: tuple[int, ...],
-    temperature: float,
-    num_classes: int,
-) -> Iterator[tuple[int, Int[Tensor, "q _"]]]:
-    """Yield for every k (ascending) the five best classes, voted with exp(similarity / temperature).
-
-    Weights are relative to the nearest neighbour's, which leaves the ranking as it is and cannot overflow.
-    """
-    weights = ((similarities - similarities[:, :1]) / temperature).exp()
-    votes = weights.new_zeros(len(weights), num_classes)
-    numbers = torch.arange(num_classes, device=votes.device)
-    for start, k in zip((0, *ks), ks, strict=False):
-        votes.scatter_add_(1, classes[:, start:k], weights[:, start:k])
-        yield k, _unpack(_pack(votes, numbers).topk(min(5, k, num_classes)).values)[1]
-
-
 def _pack(values: Float[Tensor, "*s"], index: Int[Tensor, "*#s"]) -> Int[Tensor, "*s"]:
     """Return int64 keys whose descending order is that of the values, equal values by ascending index.
 
@@ -265,15 +248,6 @@ def _unit(features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     return unit
 
 
-def _without(
-    exclude: Int[Tensor, " q"], similarities: Float[Tensor, "q j"], indices: Int[Tensor, "q j"]
-) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
-    """Drop the excluded index from each row, or the last neighbour where it is not among them (k = j - 1)."""
-    kept = indices != exclude[:, None]
-    kept[:, -1] &= ~kept.all(dim=1)
-    return similarities[kept].view(len(kept), -1), indices[kept].view(len(kept), -1)
-
-
 def _slices(length: int, at_most: int) -> Iterator[slice]:
     """Yield slices of nearly equal size that cover `length`, each of `at_most` (at least 1) positions."""
     parts = -(-length // max(1, at_most))
@@ -282,7 +256,6 @@ def _slices(length: int, at_most: int) -> Iterator[slice]:
 
 
 def _accuracies(prefix: str, ranked: dict[int, Tensor], targets: Int[Tensor, " q"]) -> Iterator[Metric]:
-    """Yield top-1 and top-5 accuracy in % of the ranked classes for every k."""
     for k, classes in ranked.items():
         right = classes == targets.to(classes.device)[:, None]
         for top, hits in ((1, right[:, 0]), (5, right.any(dim=1))):
@@ -302,32 +275,22 @@ def _usable_ks(config: KNNConfig, available: int) -> tuple[int, ...]:
     return tuple(sorted({min(k, available) for k in config.ks}))
 
 
-def _check_features(gallery: FeatureBank, queries: FeatureBank) -> None:
-    """Raise UserError if a bank is empty or the two have features of different length."""
-    for bank, role in ((gallery, "the gallery"), (queries, "the query set")):
-        if not bank.features.numel():
-            raise UserError(f"{role} is empty; k-NN needs at least one image in it")
-    if (width := gallery.features.shape[1]) != (other := queries.features.shape[1]):
-        raise UserError(f"gallery features have {width} values, query features {other}: use one model for both")
-
-
 def _labels(bank: FeatureBank, role: str) -> Int[Tensor, " n"]:
-    """Return the bank's labels, or raise UserError if it has none."""
     if bank.labels is None:
         raise UserError(f"{role} has no labels; k-NN needs one folder per class: DIR/CLASS/image.jpg")
     return bank.labels
 
 
-def labels_as_in(gallery: FeatureBank, queries: FeatureBank) -> Int[Tensor, " q"]:
-    """Return the queries' labels in the gallery's numbering, -1 for a class the gallery does not name."""
+def labels_as_in(classes: Sequence[str], queries: FeatureBank) -> Int[Tensor, " q"]:
+    """Return the queries' labels in the numbering of the gallery's classes, -1 for a class that is not among them."""
     labels = _labels(queries, "the query set")
-    if not gallery.classes or not queries.classes or gallery.classes == queries.classes:
+    if not classes or not queries.classes or tuple(classes) == queries.classes:
         return labels
-    number = {name: position for position, name in enumerate(gallery.classes)}
+    number = {name: position for position, name in enumerate(classes)}
     if number.keys().isdisjoint(queries.classes):
         raise UserError(
             f"no class of the query set ({', '.join(queries.classes[:5])}...) is in the gallery "
-            f"({', '.join(gallery.classes[:5])}...): give two splits of one data set"
+            f"({', '.join(classes[:5])}...): give two splits of one data set"
         )
     return torch.tensor([number.get(name, -1) for name in queries.classes], device=labels.device)[labels]
 
@@ -346,7 +309,7 @@ def run(models: Sequence[Model], data: Data, config: KNNConfig, context: Context
     """
     gallery, queries = images = _images(data, config)
     if config.label_fraction != 1:
-        gallery = label_fraction(gallery, config.label_fraction, LABEL_SEED)
+        gallery = label_fraction(gallery, config.label_fraction, base.LABEL_SEED)
     for model in models:
         bank = context.features(model.backbone, gallery, "features of the gallery")
         queried = bank if queries is None else context.features(model.backbone, queries, "features of the queries")
@@ -359,7 +322,9 @@ def _images(data: Data, config: KNNConfig) -> Images:
     if (config.gallery is None) != (config.query is None) or (data is None) == (config.gallery is None):
         raise UserError("give either --data, or --gallery and --query together")
     try:
-        gallery, queries = labelled_images(data) if config.gallery is None else images_of(config.gallery, config.query)
+        gallery, queries = (
+            base.labelled_images(data) if config.gallery is None else base.images_of(config.gallery, config.query)
+        )
     except UserError as error:
         if isinstance(data, Path) and (find_split(data, "train") is None) != (find_split(data, "val") is None):
             raise UserError(f"{error} Or name two folders yourself with --gallery and --query.") from error
@@ -367,7 +332,7 @@ def _images(data: Data, config: KNNConfig) -> Images:
     if queries is None and config.label_fraction != 1:
         raise UserError("--label-fraction needs queries apart from the gallery: a val split, or --query")
     if queries is not None:
-        require_known_classes(gallery, queries)
+        base.require_known_classes(gallery, queries)
     return gallery, queries
 
 
@@ -379,8 +344,8 @@ def _protocol(model: Model, images: Images | None, config: KNNConfig, context: C
     }
     if images is not None:
         gallery, queries = images
-        protocol |= {"classes": len(gallery.classes), "gallery": location(gallery)}
-        protocol["queries"] = None if queries is None else location(queries)
+        protocol |= {"classes": len(gallery.classes), "gallery": base.location(gallery)}
+        protocol["queries"] = None if queries is None else base.location(queries)
     return protocol
 
 
@@ -416,14 +381,14 @@ def headline(result: Result) -> Metric | None:
     return top1.get(K, top1[max(top1)] if few and top1 else None)
 
 
-EVALUATION = Evaluation(
+EVALUATION = base.Evaluation(
     "knn",
     "k-NN",
     "Classify images by their nearest neighbours among a model's features; nothing is trained.",
     "labels",
     KNNConfig,
     run,
-    (Column("knn", "k-NN", "knn_top1", {"k": K}, pick=headline),),
+    (base.Column("knn", "k-NN", "knn_top1", {"k": K}, pick=headline),),
     protocol_line,
     expected,
     default=True,

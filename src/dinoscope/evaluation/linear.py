@@ -14,7 +14,7 @@ epoch that fills no batch is left out, and the figure is the last epoch's, not t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -28,28 +28,16 @@ from dinoscope.data.loader import StepSampler, ViewsDataset, default_workers, vi
 from dinoscope.data.sources import ImageSource, hash_rank, label_fraction
 from dinoscope.data.views import VIEWS, ViewsConfig
 from dinoscope.errors import UserError
-from dinoscope.evaluation.base import (
-    INTERNAL,
-    LABEL_SEED,
-    Column,
-    Context,
-    Data,
-    Evaluation,
-    labelled_images,
-    location,
-    require_known_classes,
-)
+from dinoscope.evaluation import base
+from dinoscope.evaluation.base import Context, Data
 from dinoscope.evaluation.knn import labels_as_in
 from dinoscope.evaluation.results import kept_name, new_result
 from dinoscope.evaluation.statistics import share_metric
-from dinoscope.features import ExtractConfig, describing, evaluation_view
+from dinoscope.features import ExtractConfig, Progress, describing, evaluation_view
 from dinoscope.model_names import Model
 from dinoscope.models.backbone import Backbone
 from dinoscope.schedules import cosine
 from dinoscope.types import FeatureBank, Metric, Result
-
-Progress = Callable[[int, int], None]
-"""Told (steps done, steps in all)."""
 
 CPU = torch.device("cpu")
 
@@ -61,11 +49,12 @@ HELD_OUT = 0.1
 FEWEST_HELD_OUT = 100
 """With fewer held-out images, cross-validation chooses the rate: of 30 images three would, by chance alone."""
 FOLDS = 5
-_HELD_OUT_SEED = 1  # the same images for every model; not the seed that chooses a fraction of the labels
 MOMENTUM = 0.9
 INITIAL_DEVIATION = 0.01
 """Of the weights; biases begin at 0 (DINO's linear evaluation)."""
-_ROWS = 1024  # images at a time where nothing is trained
+_HELD_OUT_SEED = 1  # the same images for every model; not the seed that chooses a fraction of the labels
+_ROWS = 1024  # images at a time where nothing is trained, so that working memory does not grow with the data
+_BROKEN = "a feature is NaN or infinite: the model diverged, or its weights are damaged"
 
 _log = logging.getLogger(__name__)
 
@@ -99,36 +88,29 @@ class LinearConfig:
     seed: int = 0
     """Of the first weights, the order of the images, and their crops."""
 
-    rates: tuple[float, ...] = field(default=RATES, metadata=INTERNAL)
+    rates: tuple[float, ...] = field(default=RATES, metadata=base.INTERNAL)
 
     def __post_init__(self) -> None:
-        """Refuse values out of range, with a UserError."""
-        _require_positive("learning rate", *self.tried)
-        _require_positive("number of epochs", self.epochs)
-        _require_positive("batch size", self.batch_size)
+        positive = {"number of epochs": (self.epochs,), "batch size": (self.batch_size,), "learning rate": self.tried}
+        for name, values in positive.items():
+            wrong = [value for value in values if not 0 < value < float("inf")]
+            if wrong or not values:
+                raise UserError(f"the {name} must be above 0; got {wrong[0] if wrong else 'none'}")
         if self.seed < 0:  # numpy could not take it
             raise UserError(f"the seed must be 0 or more, not {self.seed}")
 
     @property
     def tried(self) -> tuple[float, ...]:
-        """The learning rates that the fast protocol chooses from: the given one alone, if there is one."""
+        """Return the learning rates that the fast protocol chooses from: only the given one, if there is one."""
         return self.rates if self.learning_rate is None else (self.learning_rate,)
 
 
-def _require_positive(name: str, *values: float) -> None:
-    wrong = [value for value in values if not 0 < value < float("inf")]
-    if wrong or not values:
-        raise UserError(f"the {name} must be above 0; got {wrong[0] if wrong else 'none'}")
-
-
-# Classifiers side by side: all of them are one matrix [dim, rates * classes], so that a step is two matrix products,
-# whatever the number of rates. Each goes the way it would go alone: torch's SGD on the mean cross-entropy.
-
-
 class Probes:
-    """Weights of `rates` linear classifiers, all beginning at the same ones, and their momentum.
+    """Linear classifiers that differ in the learning rate alone, all beginning at the same weights.
 
-    rates: the learning rate of each.
+    They are one matrix [dim, rates * classes], so that a step is two matrix products whatever the number of rates. Each
+    moves as it would alone: torch's SGD with momentum on the mean cross-entropy.
+
     seed: of the first weights, which do not depend on the device.
     """
 
@@ -140,12 +122,12 @@ class Probes:
         self._velocity = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
 
     def logits(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b r c"]:
-        """Logits of each classifier."""
+        """Return the logits of each classifier."""
         return torch.mm(features, self.weight.flatten(1)).view(len(features), *self.bias.shape) + self.bias
 
     @torch.no_grad()
     def step(self, features: Float[Tensor, "b d"], labels: Int[Tensor, " b"], factor: float) -> None:
-        """One step of SGD on the mean cross-entropy of a batch, with `factor` times the learning rates."""
+        """Make one step of SGD on the mean cross-entropy of a batch, with `factor` times the learning rates."""
         # The gradient of the mean cross-entropy by the logits: (softmax - one-hot) / batch.
         error = self.logits(features).softmax(dim=2)
         error[torch.arange(len(labels), device=labels.device), :, labels] -= 1
@@ -164,14 +146,22 @@ class Probes:
         labels: Int[Tensor, " n"],
         prepare: Callable[[Float[Tensor, "b d"]], Float[Tensor, "b d"]] = lambda features: features,
     ) -> Float[Tensor, "2 r"]:
-        """Top-1 and top-5 accuracy in % of each classifier; `prepare` is applied to the features before."""
+        """Return top-1 and top-5 accuracy in % of each classifier; `prepare` is applied to the features before."""
         count = min(5, self.bias.shape[1])
         right = torch.zeros(count, len(self.bias), dtype=torch.int64)
-        for rows in slices(len(features)):
-            logits = self.logits(prepare(features[rows].to(self.weight.device)))
-            hits = logits.topk(count, dim=2).indices == labels[rows, None, None].to(logits.device)
+        for rows, answers in zip(torch.split(features, _ROWS), torch.split(labels, _ROWS), strict=True):
+            logits = self.logits(prepare(rows.to(self.weight.device)))
+            hits = logits.topk(count, dim=2).indices == answers[:, None, None].to(logits.device)
             right += hits.sum(dim=0).T.cpu()
         return 100 * torch.stack([right[0], right.sum(dim=0)]).double() / len(features)
+
+    def metrics(self, name: str, accuracy: Float[Tensor, "2 1"], images: int) -> Iterator[Metric]:
+        """Yield `NAME_top1` and `NAME_top5` of a single classifier."""
+        for top, value in zip((1, 5), accuracy[:, 0], strict=True):
+            yield share_metric(f"{name}_top{top}", float(value), images)
+
+
+# The fast protocol
 
 
 @dataclass(frozen=True)
@@ -187,37 +177,22 @@ class Standardize:
 
 
 def standardization(features: Float[Tensor, "n d"], rows: Int[Tensor, " k"]) -> Standardize:
-    """Mean and deviation over these rows, without copying all of them.
+    """Return mean and deviation over these rows, without copying all of them.
 
     Raises UserError if a feature is not finite.
     """
     total = torch.zeros(features.shape[1], dtype=torch.float64)
-    for part in slices(len(rows)):
-        total += features[rows[part]].double().sum(dim=0)
+    for part in torch.split(rows, _ROWS):
+        total += features[part].double().sum(dim=0)
     if not total.isfinite().all():
-        raise UserError("a feature is NaN or infinite: the model diverged, or its weights are damaged")
+        raise UserError(_BROKEN)
     mean, squares = total / len(rows), torch.zeros_like(total)
-    for part in slices(len(rows)):
-        squares += (features[rows[part]] - mean).square().sum(dim=0)
+    for part in torch.split(rows, _ROWS):
+        squares += (features[part] - mean).square().sum(dim=0)
     deviation = (squares / len(rows)).sqrt()
-    # What is constant but for rounding must not be blown up to deviation 1.
+    # What is constant but for rounding must not be enlarged to deviation 1.
     constant = deviation <= 1e-6 * torch.maximum(deviation.max(), mean.abs())
     return Standardize(mean.float(), deviation.reciprocal().masked_fill(constant, 0).float())
-
-
-def metrics(name: str, accuracy: Float[Tensor, "2 1"], images: int) -> Iterator[Metric]:
-    """Yield `NAME_top1` and `NAME_top5` of the accuracies of one classifier over so many images, in %."""
-    for top, value in zip((1, 5), accuracy[:, 0], strict=True):
-        yield share_metric(f"{name}_top{top}", float(value), images)
-
-
-def slices(length: int) -> Iterator[slice]:
-    """Consecutive slices of a thousand rows, so that working memory does not grow with the data."""
-    for start in range(0, length, _ROWS):
-        yield slice(start, start + _ROWS)
-
-
-# The fast protocol
 
 
 @dataclass(frozen=True)
@@ -247,7 +222,7 @@ def choose_rate(
 
     Raises UserError as `linear` does, and if no class has an image to spare.
     """
-    check_bank(train, "training")
+    labels = training_labels(train.labels)
     rates = tuple(sorted(config.tried))
     if len(rates) == 1:
         return RateChoice(rates[0])
@@ -258,12 +233,17 @@ def choose_rate(
             "Give --learning-rate"
         )
     parts = [(kept, held)] if len(held) >= FEWEST_HELD_OUT else folds(train)
-    right, total = torch.zeros(len(rates), dtype=torch.float64), sum(len(held) for _, held in parts)
+    right, images = torch.zeros(len(rates), dtype=torch.float64), sum(len(held) for _, held in parts)
     for number, (kept, held) in enumerate(parts):
-        probes, standardize = train_probes(train, kept, rates, config, _part_of(progress, number, len(parts)), device)
-        top1 = probes.accuracy(train.features[held], class_numbers(train)[held], standardize)[0]
+
+        def told(done: int, total: int, number: int = number) -> None:
+            if progress is not None:
+                progress(number * total + done, len(parts) * total)
+
+        probes, standardize = train_probes(train, kept, rates, config, told, device)
+        top1 = probes.accuracy(train.features[held], labels[held], standardize)[0]
         right += (top1 * len(held) / 100).round()
-    top1 = 100 * right / total
+    top1 = 100 * right / images
     best = (top1 == top1.max()).nonzero()[:, 0]
     chosen = int(best[(len(best) - 1) // 2])
     at_edge = chosen in (0, len(rates) - 1)
@@ -271,8 +251,7 @@ def choose_rate(
         _log.warning(
             "the chosen learning rate %g is at the edge of those tried: one beyond may be better", rates[chosen]
         )
-    accuracies = tuple(float(value) for value in top1)
-    return RateChoice(rates[chosen], total, accuracies, at_edge, len(parts) if len(parts) > 1 else 0)
+    return RateChoice(rates[chosen], images, tuple(map(float, top1)), at_edge, len(parts) if len(parts) > 1 else 0)
 
 
 def linear(
@@ -285,15 +264,16 @@ def linear(
 ) -> Iterator[Metric]:
     """Train on all of `train` with this rate; `linear_top1` and `linear_top5` on `val` in %, after the last epoch.
 
-    Labels are matched by class name where both banks name their classes, else by number.
+    Labels are matched by class name if both banks name their classes, else by number.
 
     Raises UserError if a bank has no labels, `train` has one class only or lacks one of `val`, or a feature
     is not finite.
     """
-    labels = known_labels(train, val)
-    rows = torch.arange(len(train.features))
-    probes, standardize = train_probes(train, rows, (rate,), config, progress, device)
-    yield from metrics("linear", probes.accuracy(val.features, labels, standardize), len(labels))
+    labels = known_labels(val, train.labels, train.classes)
+    if train.features.shape[1] != val.features.shape[1]:
+        raise UserError("training and validation features differ in length: use one model for both")
+    probes, standardize = train_probes(train, torch.arange(len(train.features)), (rate,), config, progress, device)
+    yield from probes.metrics("linear", probes.accuracy(val.features, labels, standardize), len(labels))
 
 
 def train_probes(
@@ -304,8 +284,8 @@ def train_probes(
     progress: Progress | None,
     device: torch.device = CPU,
 ) -> tuple[Probes, Standardize]:
-    """Train a probe with each of the rates on the images `rows` of the bank, and say how features are prepared."""
-    labels, standardize = class_numbers(bank), standardization(bank.features, rows)
+    """Train a probe with each of the rates on the images `rows` of the bank; also return how features are prepared."""
+    labels, standardize = training_labels(bank.labels), standardization(bank.features, rows)
     batch_size = min(config.batch_size, len(rows))
     parts = -(-len(rows) // batch_size)
     scaled = [rate * batch_size / 256 for rate in rates]
@@ -323,87 +303,68 @@ def train_probes(
 
 
 def hold_out(bank: FeatureBank) -> tuple[Int[Tensor, " k"], Int[Tensor, " h"]]:
-    """Positions to train on, and 10 % of each class to choose with: at least one image, and never the last one.
+    """Return positions to train on, and 10 % of each class to choose with: at least one image, and never the last one.
 
     Chosen by a hash of the path, hence the same images for every model.
     """
-    held = set[int]()
-    for indices in _by_hash(bank):
-        count = max(1, round(HELD_OUT * len(indices))) if len(indices) > 1 else 0
-        held.update(indices[:count])
-    return _without(bank, held)
+    counts = ((indices, max(1, round(HELD_OUT * len(indices)))) for indices in _by_hash(bank) if len(indices) > 1)
+    return _apart(bank, (index for indices, count in counts for index in indices[:count]))
 
 
 def folds(bank: FeatureBank) -> list[tuple[Int[Tensor, " k"], Int[Tensor, " h"]]]:
-    """Positions to train on and to choose with, of each of `FOLDS` parts (fewer if no class has as many images).
+    """Return positions to train on and to choose with, for each of `FOLDS` parts, or fewer if all classes are smaller.
 
     The images of each class are dealt out in the order of the hash of their paths. The only image of a class is
     always trained on.
     """
-    held = [set[int]() for _ in range(FOLDS)]
-    for indices in _by_hash(bank):
-        for place, index in enumerate(indices if len(indices) > 1 else ()):
-            held[place % FOLDS].add(index)
-    return [_without(bank, part) for part in held if part]
+    classes = [indices for indices in _by_hash(bank) if len(indices) > 1]
+    held = [[index for indices in classes for index in indices[part::FOLDS]] for part in range(FOLDS)]
+    return [_apart(bank, part) for part in held if part]
 
 
 def _by_hash(bank: FeatureBank) -> list[list[int]]:
     """The positions of each class, in the order of the hash of their paths."""
     names = bank.paths or tuple(map(str, range(len(bank.features))))
     members: dict[int, list[int]] = {}
-    for index, label in enumerate(_integers(class_numbers(bank))):
-        members.setdefault(label, []).append(index)
-    return [sorted(every, key=lambda index: hash_rank(_HELD_OUT_SEED, names[index])) for every in members.values()]
+    for index, label in enumerate(training_labels(bank.labels).cpu().numpy()):
+        members.setdefault(int(label), []).append(index)
+    return [sorted(indices, key=lambda index: hash_rank(_HELD_OUT_SEED, names[index])) for indices in members.values()]
 
 
-def _without(bank: FeatureBank, held: set[int]) -> tuple[Int[Tensor, " k"], Int[Tensor, " h"]]:
-    kept = [index for index in range(len(bank.features)) if index not in held]
-    return torch.tensor(kept, dtype=torch.int64), torch.tensor(sorted(held), dtype=torch.int64)
+def _apart(bank: FeatureBank, held: Iterable[int]) -> tuple[Int[Tensor, " k"], Int[Tensor, " h"]]:
+    is_held = torch.zeros(len(bank.features), dtype=torch.bool)
+    is_held[torch.tensor(list(held), dtype=torch.int64)] = True
+    return (~is_held).nonzero()[:, 0], is_held.nonzero()[:, 0]
 
 
-def _part_of(progress: Progress | None, number: int, parts: int) -> Progress | None:
-    """Progress of one of several trainings of equal length, as progress of all."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(number * total + done, parts * total)
+def training_labels(labels: Int[Tensor, " n"] | None) -> Int[Tensor, " n"]:
+    """Return the labels. Raises UserError if there are none, or only one class among them."""
+    if labels is None:
+        raise UserError("the training images have no labels; a linear probe needs one folder per class: DIR/CLASS/...")
+    if bool((labels == labels[0]).all()):
+        raise UserError("the training images are all of one class; a linear probe needs at least two to tell apart")
+    return labels
 
 
-def known_labels(train: FeatureBank, val: FeatureBank) -> Int[Tensor, " n"]:
-    """Labels of `val` in the numbering of `train`.
+def known_labels(val: FeatureBank, trained: Int[Tensor, " m"] | None, classes: Sequence[str]) -> Int[Tensor, " n"]:
+    """Return the labels of `val` in the numbering of the training images, whose labels and classes are given.
 
-    Raises UserError if one has no labels, `train` has one class only, or lacks a class of `val`.
+    Raises UserError if one has no labels, the training images have one class only, or lack a class of `val`.
     """
-    check_bank(train, "training")
-    class_numbers(val, "validation")
-    if train.features.shape[1] != val.features.shape[1]:
-        raise UserError("training and validation features differ in length: use one model for both")
-    labels = labels_as_in(train, val)
-    missing = ~torch.isin(labels, class_numbers(train))
-    if missing.any():
-        numbers = sorted(set(_integers(class_numbers(val)[missing])))
-        names = [val.classes[number] if val.classes else str(number) for number in numbers]
+    trained = training_labels(trained)
+    if val.labels is None:
+        raise UserError(
+            "the validation images have no labels; a linear probe needs one folder per class: DIR/CLASS/..."
+        )
+    labels = labels_as_in(classes, val)
+    missing = sorted({int(number) for number in val.labels[~torch.isin(labels, trained)].cpu().numpy()})
+    if missing:
+        names = [val.classes[number] if val.classes else str(number) for number in missing]
         raise UserError(
             f"{len(names)} of the classes to be recognised have no training image: {', '.join(names[:5])}. "
             "Every class needs at least one"
         )
     return labels
-
-
-def check_bank(bank: FeatureBank, role: str) -> None:
-    """Raise UserError if the images of a role have no labels, or only one class among them."""
-    if len(set(_integers(class_numbers(bank, role)))) < 2:
-        raise UserError(f"the {role} images are all of one class; a linear probe needs at least two to tell apart")
-
-
-def class_numbers(bank: FeatureBank, role: str = "training") -> Int[Tensor, " n"]:
-    """The labels of the bank, or a UserError where it has none."""
-    if bank.labels is None:
-        raise UserError(f"the {role} images have no labels; a linear probe needs one folder per class: DIR/CLASS/...")
-    return bank.labels
-
-
-def _integers(numbers: Int[Tensor, " n"]) -> list[int]:
-    return [int(number) for number in numbers.cpu().numpy()]
 
 
 # The protocol of the reference
@@ -417,20 +378,20 @@ def linear_reference(
     extraction: ExtractConfig,
     progress: Progress | None = None,
 ) -> Iterator[Metric]:
-    """`linear_reference_top1` and `linear_reference_top5` on `val` in %, after the last epoch.
+    """Yield `linear_reference_top1` and `linear_reference_top5` on `val` in %, after the last epoch.
 
     Args:
         train: labelled images; one that cannot be read is replaced by the next that can.
         val: features of the validation images, extracted with `extraction`.
         extraction: how features are computed; `feature` should be "linear".
-        progress: told (steps done, steps in all).
+        progress: called with (steps done, steps in all).
 
     Raises UserError if labels are missing, `train` has one class only or lacks one of `val`, or no image can
     be read.
     """
-    labels = known_labels(_without_its_features(train, val), val)
+    labels = known_labels(val, None if train.labels is None else torch.tensor(train.labels), train.classes)
     probe = train_probe(backbone, train, config, extraction, progress)
-    yield from metrics("linear_reference", probe.accuracy(val.features, labels), len(labels))
+    yield from probe.metrics("linear_reference", probe.accuracy(val.features, labels), len(labels))
 
 
 def train_probe(
@@ -440,7 +401,7 @@ def train_probe(
     extraction: ExtractConfig,
     progress: Progress | None,
 ) -> Probes:
-    """The one classifier after the last epoch; arguments and errors as of `linear_reference`."""
+    """Return the one classifier after the last epoch; arguments and errors as of `linear_reference`."""
     batch_size = min(config.batch_size, len(train))
     if batch_size < config.batch_size:
         _log.warning("batch size %d lowered to %d, the number of training images", config.batch_size, batch_size)
@@ -455,32 +416,21 @@ def train_probe(
     with describing(backbone, extraction) as describe:
         try:
             for step, views in enumerate(view_loader(dataset, sampler, workers, pin=device.type == "cuda")):
+                assert views.labels is not None, "known_labels has refused images without labels"
                 factor = cosine(1.0, 0.0, (step // per_epoch) / config.epochs)
-                probe.step(describe(views.global_views[0]), _labels(views.labels).to(device), factor)
+                probe.step(describe(views.global_views[0]), views.labels.to(device), factor)
                 if progress is not None:
                     progress(step + 1, total)
         except UnreadableImage as error:
             raise UserError(f"{error}; see `dinoscope scan`") from error
     if not probe.weight.isfinite().all():
-        raise UserError("a feature is NaN or infinite: the model diverged, or its weights are damaged")
+        raise UserError(_BROKEN)
     return probe
 
 
 def training_views(size: int) -> ViewsConfig:
-    """One random resized crop and a flip, no colours: the reference's training images for linear probes."""
+    """Return one random resized crop and a flip, no colours: the reference's training images for linear probes."""
     return replace(VIEWS["supervised"], global_size=size, interpolation="bilinear")
-
-
-def _without_its_features(folder: ImageSource, val: FeatureBank) -> FeatureBank:
-    """The folder's labels and classes as a bank (its features take no memory), to be checked against `val`."""
-    labels = None if folder.labels is None else torch.tensor(folder.labels)
-    nothing = val.features.new_zeros(1, 1).expand(len(folder), val.features.shape[1])
-    return FeatureBank(nothing, labels, tuple(folder.keys), folder.classes)
-
-
-def _labels(labels: Int[Tensor, " b"] | None) -> Int[Tensor, " b"]:
-    assert labels is not None, "known_labels has refused folders without labels"
-    return labels
 
 
 def base_rate(config: LinearConfig, backbone: Backbone) -> float:
@@ -506,19 +456,46 @@ def run(models: Sequence[Model], data: Data, config: LinearConfig, context: Cont
     """
     train, val = images = _images(data)
     if config.label_fraction != 1:
-        train = label_fraction(train, config.label_fraction, LABEL_SEED)
-    measure = _run_fast if config.protocol == "fast" else _run_reference
+        train = label_fraction(train, config.label_fraction, base.LABEL_SEED)
     for model in models:
-        metrics, found = measure(model.backbone, train, val, config, context)
-        feature = f"{model.backbone.probe_title} ({model.backbone.probe_dim} values)"
-        yield new_result("linear", {**_protocol(model, images, config, context), **found, "feature": feature}, metrics)
+        backbone, device, train_images = model.backbone, context.device or CPU, len(train)
+        if config.protocol == "fast":
+            bank = context.features(backbone, train, "features of the training images", "linear")
+            train_images = len(bank.features)
+            queried = context.features(backbone, val, "features of the validation images", "linear")
+            known_labels(queried, bank.labels, bank.classes)  # refuses misfits before anything is trained
+            with context.watch("choosing the learning rate") as progress:
+                choice = choose_rate(bank, config, progress, device)
+            with context.watch("training the probe") as progress:
+                metrics = tuple(linear(bank, queried, choice.rate, config, progress, device))
+            how = f"in {choice.folds}-fold cross-validation on {choice.held_out} training images"
+            how = how if choice.folds else f"on {choice.held_out} held-out training images"
+            reason = f"best of {len(config.tried)} {how}" if choice.held_out else "given"
+        else:
+            queried = context.features(backbone, val, "features of the validation images", "linear")
+            with context.watch("training the probe") as progress:
+                extraction = context.extraction("linear")
+                metrics = tuple(linear_reference(backbone, train, queried, config, extraction, progress))
+            choice = RateChoice(base_rate(config, backbone))
+            reason = "the family's default" if config.learning_rate is None else "given"
+        protocol = {
+            **_protocol(model, images, config, context),
+            "train_images": train_images,
+            "val_images": len(queried.features),
+            "batch_size": min(config.batch_size, train_images),
+            "learning_rate": choice.rate,
+            "rate_choice": reason,
+            "rate_at_edge": choice.at_edge,
+            "feature": f"{backbone.probe_title} ({backbone.probe_dim} values)",
+        }
+        yield new_result("linear", protocol, metrics)
 
 
 def _images(data: Data) -> tuple[ImageSource, ImageSource]:
-    train, val = labelled_images(data)
+    train, val = base.labelled_images(data)
     if val is None:
         raise UserError(f"{train.name} has no val split, and a linear probe must be measured on other images")
-    require_known_classes(train, val)
+    base.require_known_classes(train, val)
     return train, val
 
 
@@ -535,51 +512,8 @@ def _protocol(
     }
     if images is not None:
         train, val = images
-        protocol |= {"classes": len(train.classes), "train": location(train), "val": location(val)}
+        protocol |= {"classes": len(train.classes), "train": base.location(train), "val": base.location(val)}
     return protocol
-
-
-def _run_fast(
-    backbone: Backbone, train: ImageSource, val: ImageSource, config: LinearConfig, context: Context
-) -> tuple[tuple[Metric, ...], dict[str, Any]]:
-    device = context.device or CPU
-    bank = context.features(backbone, train, "features of the training images", "linear")
-    queried = context.features(backbone, val, "features of the validation images", "linear")
-    known_labels(bank, queried)  # refuses what cannot be reported on, before anything is trained
-    with context.watch("choosing the learning rate") as progress:
-        choice = choose_rate(bank, config, progress, device)
-    with context.watch("training the probe") as progress:
-        metrics = tuple(linear(bank, queried, choice.rate, config, progress, device))
-    reason = "given"
-    if choice.held_out:
-        how = f"in {choice.folds}-fold cross-validation on {choice.held_out} training images"
-        how = how if choice.folds else f"on {choice.held_out} held-out training images"
-        reason = f"best of {len(config.tried)} {how}"
-    return metrics, {
-        "train_images": len(bank.features),
-        "val_images": len(queried.features),
-        "batch_size": min(config.batch_size, len(bank.features)),
-        "learning_rate": choice.rate,
-        "rate_choice": reason,
-        "rate_at_edge": choice.at_edge,
-    }
-
-
-def _run_reference(
-    backbone: Backbone, train: ImageSource, val: ImageSource, config: LinearConfig, context: Context
-) -> tuple[tuple[Metric, ...], dict[str, Any]]:
-    queried = context.features(backbone, val, "features of the validation images", "linear")
-    with context.watch("training the probe") as progress:
-        extraction = context.extraction("linear")
-        metrics = tuple(linear_reference(backbone, train, queried, config, extraction, progress))
-    return metrics, {
-        "train_images": len(train),
-        "val_images": len(queried.features),
-        "batch_size": min(config.batch_size, len(train)),
-        "learning_rate": base_rate(config, backbone),
-        "rate_choice": "the family's default" if config.learning_rate is None else "given",
-        "rate_at_edge": False,
-    }
 
 
 def expected(model: Model, data: Data, config: LinearConfig, context: Context) -> dict[str, Any]:
@@ -613,14 +547,14 @@ def _file_name(config: LinearConfig, protocol: Mapping[str, Any]) -> str:
     return kept_name(name, protocol["label_fraction"])
 
 
-EVALUATION = Evaluation(
+EVALUATION = base.Evaluation(
     "linear",
     "Linear probe",
     "Train a linear classifier on a model's frozen features, and measure it on other images.",
     "labels",
     LinearConfig,
     run,
-    (Column("linear", "Linear", "linear_top1"),),
+    (base.Column("linear", "Linear", "linear_top1"),),
     protocol_line,
     expected,
     default=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -10,10 +10,11 @@ from pathlib import Path
 from dinoscope import __version__
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
-from dinoscope.evaluation.compare import Measuring
+from dinoscope.evaluation.base import DEFAULT_CONTEXT, Context
+from dinoscope.evaluation.compare import Wanted, gather
 from dinoscope.files import claim_file, replacing
 from dinoscope.model_names import RANDOM, Model, load_models, run_settings
-from dinoscope.report.comparison import gathered, require_different
+from dinoscope.report.comparison import require_different
 from dinoscope.report.page import Document, Section, render
 from dinoscope.report.runs import Material, read_runs
 from dinoscope.report.sections import SECTIONS
@@ -34,8 +35,11 @@ class Written:
 def write_report(
     models: Sequence[str | Model],
     out: Path,
-    measuring: Measuring | None = None,
+    data: Path | None = None,
+    wanted: Wanted | None = None,
     *,
+    skip: Collection[str] = (),
+    context: Context = DEFAULT_CONTEXT,
     baselines: bool = False,
     pictures: bool = True,
     title: str = "",
@@ -46,7 +50,8 @@ def write_report(
     Args:
         models: run folders, and other models as `load_models` takes them.
         out: the file.
-        measuring: without data, only kept results are shown; with data, missing ones are measured and kept.
+        data: labelled images on which what is missing is measured and kept; None shows kept results alone.
+        wanted, skip, context: as of `evaluation.compare.gather`.
         baselines: raw pixels and random weights in the comparison; only if there are data.
         pictures: maps of the features and what the models attend to, which need the images and some time.
         title: above all; by default the models' names.
@@ -55,12 +60,27 @@ def write_report(
     Raises UserError if a model is none, was given twice or is damaged, if the data cannot be used, or if the file
     exists or cannot be written.
     """
-    measuring = measuring or Measuring()
     if not models:
         raise UserError("give at least one run folder or model")
     require_different(models)
     claim_file(out, overwrite=overwrite)
-    material = _material(models, measuring, baselines=baselines, pictures=pictures)
+    with context.watch("reading runs") as progress:
+        progress(0, 1)
+        runs = read_runs([Path(name) for name in models if isinstance(name, str) and _is_run(name)])
+        progress(1, 1)
+    # A run that has saved nothing has no model yet; all that it logged is shown nevertheless.
+    empty = {str(run.path) for run in runs if run.state == "begun"}
+    named = [each for each in models if isinstance(each, Model) or str(Path(each)) not in empty]
+    loaded = load_models(named, context.watch) if named else []
+    comparison = None
+    if loaded and data is None:  # show what is kept
+        comparison = gather(loaded, None, wanted, skip=EVALUATIONS, context=context)
+    elif loaded:
+        comparison = gather(loaded, data, wanted, skip=skip, context=context, baselines=baselines)
+    shown = tuple(replace(model, label=printable(model.label)) for model in loaded)
+    labels = {model.run: model.label for model in shown if model.run is not None}
+    labelled = tuple(replace(run, label=labels.get(run.path, run.label)) for run in runs)
+    material = Material(labelled, shown, comparison, context, pictures)
     sections: list[Section] = []
     for make in SECTIONS:
         made = make(material)
@@ -79,26 +99,8 @@ def write_report(
     return Written(out, len(text), tuple(section.title for section in sections))
 
 
-def _material(models: Sequence[str | Model], measuring: Measuring, *, baselines: bool, pictures: bool) -> Material:
-    def is_run(name: str) -> bool:
-        return not name.startswith(RANDOM) and run_settings(Path(name)) is not None
-
-    with measuring.watch("reading runs") as progress:
-        progress(0, 1)
-        runs = read_runs([Path(name) for name in models if isinstance(name, str) and is_run(name)])
-        progress(1, 1)
-    # A run that has saved nothing has no model yet; all that it logged is shown nevertheless.
-    empty = {str(run.path) for run in runs if run.state == "begun"}
-    named = [model for model in models if isinstance(model, Model) or str(Path(model)) not in empty]
-    loaded = load_models(named, measuring.watch) if named else []
-    missing = measuring
-    if measuring.data is None:  # show what is kept
-        missing, baselines = replace(measuring, skip=frozenset(EVALUATIONS)), False
-    comparison = gathered(loaded, missing, baselines=baselines) if loaded else None
-    shown = tuple(replace(model, label=printable(model.label)) for model in loaded)
-    labels = {model.run: model.label for model in shown if model.run is not None}
-    labelled = tuple(replace(run, label=labels.get(run.path, run.label)) for run in runs)
-    return Material(labelled, shown, comparison, measuring, pictures)
+def _is_run(name: str) -> bool:
+    return not name.startswith(RANDOM) and run_settings(Path(name)) is not None
 
 
 def _title_and_lead(material: Material) -> tuple[str, str]:

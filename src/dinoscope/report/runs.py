@@ -6,14 +6,15 @@ import contextlib
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from dinoscope import checkpoint
 from dinoscope.data.sources import find_images, resolve_split
 from dinoscope.errors import UserError
-from dinoscope.evaluation.compare import METHOD_NAMES, Comparison, Measuring
+from dinoscope.evaluation.base import DEFAULT_CONTEXT, Context
+from dinoscope.evaluation.compare import METHOD_NAMES, Comparison
 from dinoscope.methods import method_name, shown_name
 from dinoscope.model_names import Model, distinct
 from dinoscope.models.backbone import network_title
@@ -93,7 +94,7 @@ class Material:
     runs: tuple[RunRecord, ...] = ()
     models: tuple[Model, ...] = ()
     comparison: Comparison | None = None
-    measuring: Measuring = field(default_factory=Measuring)
+    context: Context = DEFAULT_CONTEXT
     pictures: bool = True
 
     @property

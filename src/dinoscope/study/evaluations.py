@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,7 @@ def evaluate(run: Path, evaluating: Evaluating) -> tuple[dict[str, float], list[
 
     Raises UserError if the run has no weights.
     """
-    model, watch = load_model(str(run)), evaluating.context.watch
-    context = replace(evaluating.context, watch=lambda what: watch(f"{run.name}: {what}"))
+    model, context = load_model(str(run)), evaluating.context.naming(run.name)
     metrics: dict[str, float] = {}
     remarks: list[str] = []
     labelled: Data = None

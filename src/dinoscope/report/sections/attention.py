@@ -85,10 +85,10 @@ def _through_training(title: str, history: AttentionHistory) -> Figure:
 def _columns(material: Material, images: Sequence[RawImage]) -> tuple[list[MapColumn], list[Notice]]:
     columns: list[MapColumn] = []
     notices: list[Notice] = []
-    with material.measuring.watch("attention of the models") as progress:
+    with material.context.watch("attention of the models") as progress:
         for done, model in enumerate(material.models):
             progress(done, len(material.models))
-            backbone = model.backbone.to(material.measuring.device).eval()
+            backbone = model.backbone.to(material.context.device or "cpu").eval()
             maps = [mean_map(backbone, image.rgb(backbone.config.window))[1] for image in images]
             if all(np.isfinite(values).all() for values in maps):
                 columns.append(MapColumn(model.label, map_title("attention", backbone), maps))

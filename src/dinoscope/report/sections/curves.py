@@ -99,7 +99,7 @@ def section(material: Material) -> Section | None:
         return None
     strokes = {line.label: line for line in looks([(run.label, run.method) for run in runs])}
     galleries: list[Gallery] = []
-    with material.measuring.watch("drawing curves") as progress:
+    with material.context.watch("drawing curves") as progress:
         for done, (title, (reading, values)) in enumerate(_FIGURES.items(), 1):
             drawings, notes = _drawings(values, runs, strokes)
             if drawings:

@@ -36,7 +36,7 @@ def section(material: Material) -> Section | None:
     images = _images(material.models) if material.pictures else None
     if images is None:
         return None
-    chosen, method, context = balanced(images, MAX_IMAGES), best_method(), material.measuring.context
+    chosen, method, context = balanced(images, MAX_IMAGES), best_method(), material.context
     notices: list[Block] = []
     if left := material.models[MAX_MODELS:]:
         names = listed([model.label for model in left])
@@ -88,7 +88,7 @@ def _figures(
     # each image is read once, and the large ones are never all in memory
     window, pictures = material.models[0].backbone.config.window, {}
     paths = list(dict.fromkeys(path for _, bank, _ in maps for path in bank.paths))
-    with material.measuring.context.watch("reading images for the maps") as progress:
+    with material.context.watch("reading images for the maps") as progress:
         for done, path in enumerate(paths):
             progress(done, len(paths))
             pictures[path] = thumbnail(decode(root / path, window=window))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dinoscope.evaluation import compare
 from dinoscope.evaluation.compare import Comparison, Entry, Row
+from dinoscope.evaluation.results import classified
 from dinoscope.models.backbone import network_title
 from dinoscope.report.page import Block, Bullets, KeyValues, Notice, Paragraph, Section
 from dinoscope.report.runs import Material, RunRecord
@@ -243,7 +244,7 @@ def _online(runs: Sequence[RunRecord]) -> str:
 
 def _images(result: Result) -> str:
     """The images that were classified and how large they were shown: "500 images of DATA/val at 64 px"."""
-    protocol, number = result.protocol, compare.images_classified(result)
+    protocol, number = result.protocol, classified(result.protocol)
     place = next((protocol[name] for name in ("queries", "val", "gallery") if protocol.get(name)), None)
     size = protocol.get("image_size")
     words = f"{count(number)} images" if number else "images"
@@ -265,6 +266,6 @@ def _with_interval(row: Row, name: str) -> str:
     """The figure with its interval, or of several runs with their deviation."""
     cell, interval = row.cell(name), compare.interval(row, name)
     if interval is not None:
-        return f"{interval.mean:.1f} % [{interval.low:.1f}, {interval.high:.1f}]"
+        return f"{_mean(row, name)} % [{interval[0]:.1f}, {interval[1]:.1f}]"
     deviation = "" if cell is None or cell.deviation is None else f" ± {cell.deviation:.1f}"
     return f"{_mean(row, name)}{deviation} %"
