@@ -16,12 +16,18 @@ from dinoscope.cli import main
 from dinoscope.config import to_dict
 from dinoscope.errors import UserError
 from dinoscope.evaluation.results import kept
-from dinoscope.evaluation.throughput import CPU_BATCH, ThroughputConfig, protocol_line, throughput
+from dinoscope.evaluation.throughput import (
+    CPU_BATCH,
+    ThroughputConfig,
+    made_up_views,
+    protocol_line,
+    throughput,
+    training_throughput,
+)
 from dinoscope.methods.dino import DINO
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.system import Memory, MemoryWatch, Timing, machine, time_calls
 from dinoscope.training.loop import train
-from dinoscope.training.throughput import made_up_views, training_throughput
 from tests.conformance import cases
 
 CPU = torch.device("cpu")
@@ -178,22 +184,18 @@ def test_training_steps_are_whole_and_leave_nothing(tmp_path: Path, monkeypatch)
 
     monkeypatch.setattr(DINO, "after_step", spy)
     metrics, protocol = training_throughput(config, CPU, repeats=2)
-    assert len(steps) == system.WARM_UP_CALLS + 2 * protocol.steps_per_repeat
+    assert len(steps) == system.WARM_UP_CALLS + 2 * protocol["steps_per_repeat"]
     assert len(set(steps)) == 1  # the same step each time
     assert values(metrics)["training_images_per_second"] > 0
-    assert (protocol.method, protocol.views, protocol.batch_size, protocol.accumulate) == (
-        "dino",
-        "2 x 32 + 2 x 16",
-        4,
-        2,
-    )
+    assert (protocol["method"], protocol["views"]) == ("dino", "2 x 32 + 2 x 16")
+    assert (protocol["batch_size"], protocol["accumulate"]) == (4, 2)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["simclr", "moco", "byol", "swav-queue", "supervised"])
 def test_every_method_can_be_timed(name: str, tmp_path: Path) -> None:
     metrics, protocol = training_throughput(cases.run_config(name, tmp_path, tmp_path), CPU, repeats=1)
-    assert protocol.method == name.split("-")[0]
+    assert protocol["method"] == name.split("-")[0]
     assert values(metrics)["training_images_per_second"] > 0
 
 
@@ -234,13 +236,13 @@ def test_a_run_folder_keeps_both_results(
     train(cases.run_config("dino", picture_folder(8), run, epochs=1))
     arguments = ["--image-size", "32", "--batch-size", "2", "--repeats", "1", "--device", "cpu", "--json"]
     assert main(["throughput", "--model", str(run), "--training", "--training-batch-size", "4", *arguments]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert set(printed) == {"throughput", "training_throughput"}
-    assert printed["training_throughput"]["protocol"]["batch_size"] == 4
-    for name in printed:
+    printed = json.loads(capsys.readouterr().out)["models"]
+    assert [each["model"] for each in printed] == ["run", "training run"]
+    assert printed[1]["protocol"]["batch_size"] == 4
+    for name, each in zip(("throughput", "training_throughput"), printed, strict=True):
         measurement = kept(run, name)
         assert measurement is not None
-        assert measurement.protocol == printed[name]["protocol"]
+        assert measurement.protocol == each["protocol"]
 
 
 @pytest.mark.parametrize(

@@ -58,41 +58,36 @@ class Table:
 
 
 BOLD = "Bold: the highest that was measured here, and those whose difference from it may be chance (95 % intervals)"
-"""What it says below tables whose best are marked."""
-
-Settled = Callable[[int, int, int], bool | None]
-"""Given the numbers of a column, of its best row and of another: whether the first is above by more than chance."""
+"""Remark below tables whose best are marked."""
 
 
 def best_marked(
-    rows: Sequence[TableRow], values: Sequence[Sequence[float | None]], settled: Settled
+    rows: Sequence[TableRow],
+    values: Sequence[Sequence[float | None]],
+    settled: Callable[[int, int, int], bool | None],
 ) -> tuple[TableRow, ...]:
     """Return the rows with the best figures of each column in bold: the highest, and those that may be as good.
 
     Nothing is marked in a column of one figure, or of figures of which `settled` returns None: they have no test.
 
     values: the figures of each row's cells, None for a cell that holds none or is not ranked.
+    settled: given the numbers of a column, of its best row and of another: whether the first is above by more than
+        chance.
     """
     best: list[tuple[int, ...]] = [() for _ in rows]
     for column in range(len(values[0]) if values else 0):
         figures = {row: value for row, own in enumerate(values) if (value := own[column]) is not None}
-        if len(figures) < 2:
-            continue
-        top = max(figures, key=lambda row: figures[row])
-        tests = {row: False if row == top else settled(column, top, row) for row in figures}
-        if None in tests.values():
-            continue
-        for row, apart in tests.items():
-            best[row] += () if apart else (column,)
+        top = max(figures, key=lambda row: figures[row], default=0)
+        tests = {row: row != top and settled(column, top, row) for row in figures}
+        for row, is_apart in tests.items() if len(figures) > 1 and None not in tests.values() else ():
+            best[row] += () if is_apart else (column,)
     return tuple(replace(row, best=marked) for row, marked in zip(rows, best, strict=True))
 
 
 def joined_sections(sections: Sequence[Section]) -> list[Section]:
-    """Sections without a title become one with those before them; those without rows are left out."""
+    """Join neighbours without a title; leave out those without rows."""
     joined: list[Section] = []
-    for section in sections:
-        if not section.rows:
-            continue
+    for section in filter(lambda section: section.rows, sections):
         if joined and not section.title and not joined[-1].title:
             joined[-1] = Section(joined[-1].rows + section.rows)
         else:

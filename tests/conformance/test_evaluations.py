@@ -233,7 +233,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Evaluation:
 def test_a_new_evaluation_is_in_the_table_the_csv_and_the_json_of_a_comparison(
     scenes: Path, models: list[Model]
 ) -> None:
-    models = [replace(model, keeps_results=False, run=None) for model in models]
+    models = [replace(model, keeps_results=False, run=None, method=model.label) for model in models]
     comparison = gather(models, scenes / "folder", default_settings(["norm"]), context=CPU)
     values = {row.first.run: row.cell("norm") for row in comparison.rows}
     assert all(cell is not None and cell.mean > 0 for cell in values.values())

@@ -35,7 +35,7 @@ def test_a_new_section_is_a_function_and_an_entry_of_the_list(tmp_path: Path, mo
         return Section("Throw-away", "throw-away", "", (Paragraph(f"{len(material.models)} models"),))
 
     monkeypatch.setattr(build, "SECTIONS", (section, *SECTIONS))
-    monkeypatch.setattr(build, "gathered", lambda *_, **__: compare([]))
+    monkeypatch.setattr(build, "gather", lambda *_, **__: compare([]))
     monkeypatch.setattr(build, "load_models", lambda names, _: models(tmp_path, *names))
     written = build.write_report(("a", "b"), tmp_path / "out.html", pictures=False)
     assert written.sections[0] == "Throw-away"

@@ -92,7 +92,19 @@ def build(function: Callable[..., Any], argv: list[str], **settings: Any) -> Cal
 
 
 @dataclass(frozen=True)
-class ExtractionOptions:
+class DeviceOptions:
+    """Where networks run."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:N or mps; auto takes the best there is."""
+
+    def context(self, **more: Any) -> Context:
+        """Return the same as evaluations take it, with progress bars. Raises UserError if the device is not there."""
+        return Context(pick_device(self.device), watch=progress_bar, **more)
+
+
+@dataclass(frozen=True)
+class ExtractionOptions(DeviceOptions):
     """How features are computed."""
 
     image_size: int | None = None
@@ -100,9 +112,6 @@ class ExtractionOptions:
 
     crop_fraction: float | None = None
     """Part of the short side that the centre crop keeps; by default 0.875, and 1 up to 64 pixels."""
-
-    device: str = "auto"
-    """cpu, cuda, cuda:N or mps; auto takes the best there is."""
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the matrix products. Published figures are fp32."""
@@ -118,17 +127,8 @@ class ExtractionOptions:
 
     def context(self, **more: Any) -> Context:
         """Return the same as evaluations take it, with progress bars. Raises UserError if the device is not there."""
-        return Context(
-            pick_device(self.device),
-            self.precision,
-            self.batch_size,
-            self.workers,
-            self.image_size,
-            self.crop_fraction,
-            not self.no_cache,
-            watch=progress_bar,
-            **more,
-        )
+        own = {name: value for name, value in vars(self).items() if name not in ("device", "no_cache")}
+        return super().context(cached=not self.no_cache, **own, **more)
 
 
 @dataclass(frozen=True)

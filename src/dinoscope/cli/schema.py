@@ -29,7 +29,6 @@ GROUPS = (
     "train",
     "demo",
     "evaluate",
-    "throughput",
     "compare",
     "pictures",
     "video",

@@ -77,7 +77,6 @@ class Context:
     overwrite: bool = False
 
     def extraction(self, feature: Literal["image", "linear"] = "image") -> ExtractConfig:
-        """Return these conditions as `features.extract` takes them."""
         size, crop = self.image_size, self.crop_fraction
         return ExtractConfig(
             self.device, self.batch_size or 64, self.workers, size, crop, DTYPES[self.precision], feature

@@ -89,18 +89,15 @@ class Entry:
     remarks: tuple[str, ...] = ()
 
     def metric(self, name: str) -> Metric | None:
-        """Return the figure of a column, or None if there is none."""
         evaluation, column = columns()[name]
         result = self.measurements.get(evaluation)
         return None if result is None else column.metric_of(result)
 
     def value(self, name: str) -> float | None:
-        """Return the value of a column, or None if there is none."""
         metric = self.metric(name)
         return None if metric is None else metric.value
 
     def conditions(self, evaluation: str) -> dict[str, Any] | None:
-        """Return the conditions of a result, or None if there is none."""
         return conditions(self.measurements[evaluation]) if evaluation in self.measurements else None
 
 
@@ -113,25 +110,20 @@ class Row:
 
     @property
     def first(self) -> Entry:
-        """Any of them, for what they share."""
         return self.entries[0]
 
     @property
     def method(self) -> str:
-        """The method as the field writes it."""
         return METHOD_NAMES.get(self.first.method, self.first.method)
 
     @property
     def architecture(self) -> str:
-        """The architecture as the field writes it; a dash for raw pixels."""
         return network_title(self.first.backbone) or "–"
 
     def cell(self, name: str) -> OverSeeds | None:
-        """Return the figure of a column, or None if no run has it."""
         return over_seeds([value for entry in self.entries if (value := entry.value(name)) is not None])
 
     def results(self, evaluation: str) -> list[Result]:
-        """Return the result of an evaluation of each run that has it; empty if they have none."""
         return [entry.measurements[evaluation] for entry in self.entries if evaluation in entry.measurements]
 
 
@@ -145,7 +137,6 @@ class Comparison:
 
     @property
     def columns(self) -> dict[str, base.Column]:
-        """Return the headline figures of the evaluations, in order."""
         return {name: column for name, (evaluation, column) in columns().items() if evaluation in self.evaluations}
 
     @property
@@ -164,12 +155,10 @@ class Comparison:
 
 
 def columns() -> dict[str, tuple[str, base.Column]]:
-    """Return every column by its name, with the name of its evaluation."""
     return {column.name: (name, column) for name, each in EVALUATIONS.items() for column in each.columns}
 
 
 def default_evaluations() -> tuple[str, ...]:
-    """Return the names of the evaluations that are compared without being asked for."""
     return tuple(name for name, evaluation in EVALUATIONS.items() if evaluation.default)
 
 
@@ -228,7 +217,6 @@ def _order(row: Row) -> tuple[Any, ...]:
 
 
 def _notes(row: Row, rows: Sequence[Row], evaluations: Sequence[str]) -> list[str]:
-    """Return everything in which the row differs from the others, in words."""
     notes: list[str] = []
     first = row.first
     if first.method not in BASELINES and first.settings:
@@ -347,7 +335,6 @@ class _Gatherer:
         self.by_network: dict[tuple[str, str], Result] = {}
 
     def entry(self, model: Model) -> Entry:
-        """Return what is known of a model, after measuring what is missing or was measured otherwise."""
         measurements: dict[str, Result] = {}
         remarks = list(model.remarks)
         newest = None if model.run is None else checkpoint.newest_metadata(model.run / "checkpoints")
@@ -638,7 +625,6 @@ def interval(row: Row, name: str) -> tuple[float, float] | None:
 
 
 def evaluation_title(name: str) -> str:
-    """Return what the evaluation of a column is called in a sentence."""
     return EVALUATIONS[columns()[name][0]].title
 
 
@@ -650,7 +636,6 @@ def guessing(rows: Sequence[Row], name: str) -> float | None:
 
 
 def measured(row: Row, name: str) -> list[Result]:
-    """Return the result behind a column of each run of a row that has it."""
     return row.results(columns()[name][0])
 
 
@@ -700,7 +685,6 @@ class Published:
 
     @property
     def figures(self) -> dict[str, float]:
-        """Return the figures by the names of columns."""
         return {"throughput": self.images_per_second, "linear": self.linear, "knn": self.knn}
 
 

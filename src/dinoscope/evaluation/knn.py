@@ -350,7 +350,6 @@ def _protocol(model: Model, images: Images | None, config: KNNConfig, context: C
 
 
 def expected(model: Model, data: Data, config: KNNConfig, context: Context) -> dict[str, Any]:
-    """Return what the protocol of a measurement would be, but for images that cannot be read."""
     if data is None and config.gallery is None:
         return _protocol(model, None, config, context)
     gallery, queries = images = _images(data, config)
@@ -361,7 +360,6 @@ def expected(model: Model, data: Data, config: KNNConfig, context: Context) -> d
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
-    """Return the protocol in one line for a person."""
     gallery = f"{protocol['gallery_images']} gallery images"
     if protocol["label_fraction"] != 1:
         gallery += f" ({100 * protocol['label_fraction']:.3g} % of the labels)"

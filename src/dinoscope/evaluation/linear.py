@@ -122,7 +122,6 @@ class Probes:
         self._velocity = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
 
     def logits(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b r c"]:
-        """Return the logits of each classifier."""
         return torch.mm(features, self.weight.flatten(1)).view(len(features), *self.bias.shape) + self.bias
 
     @torch.no_grad()
@@ -172,7 +171,6 @@ class Standardize:
     scale: Float[Tensor, " d"]
 
     def __call__(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-        """Apply it, on the device of the features."""
         return (features - self.mean.to(features.device)) * self.scale.to(features.device)
 
 
@@ -517,7 +515,6 @@ def _protocol(
 
 
 def expected(model: Model, data: Data, config: LinearConfig, context: Context) -> dict[str, Any]:
-    """Return what the protocol of a measurement would be, but for images that cannot be read and the chosen rate."""
     if data is None:
         return _protocol(model, None, config, context)
     train, val = images = _images(data)
@@ -526,7 +523,6 @@ def expected(model: Model, data: Data, config: LinearConfig, context: Context) -
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
-    """Return the protocol in one line for a person."""
     train = f"{protocol['train_images']} training images"
     if protocol["label_fraction"] != 1:
         train += f" ({100 * protocol['label_fraction']:.3g} % of the labels)"

@@ -55,38 +55,35 @@ class OnlineKNN(Listener):
     queries: ImageSource | None = None
 
     def started(self, start: RunStart) -> None:
-        """Find the labelled images."""
-        gallery, queries = self.source, None
+        gallery, queries, data = self.source, None, start.config.data
         if gallery is None:
-            validation = find_split(start.config.data, "val")
-            if validation is not None and find_split(start.config.data, "train") is None:
-                logger.info("no online k-NN: %s has a val split and no train split", start.config.data)
+            validation = find_split(data, "val")
+            if validation is not None and find_split(data, "train") is None:
+                logger.info("no online k-NN: %s has a val split and no train split", data)
                 return
-            gallery = find_images(resolve_split(start.config.data, "train"))
+            gallery = find_images(resolve_split(data, "train"))
             queries = find_images(validation) if validation else None
-        if gallery.labels is None:
-            return
-        self.gallery = evenly_spaced(gallery, MAX_GALLERY)
-        if queries is not None and queries.labels is not None:
-            self.queries = evenly_spaced(queries, MAX_QUERIES)
+        if gallery.labels is not None:
+            self.gallery = evenly_spaced(gallery, MAX_GALLERY)
+            if queries is not None and queries.labels is not None:
+                self.queries = evenly_spaced(queries, MAX_QUERIES)
 
     def evaluate(self, step: Step, method: Method) -> Observation:
-        """Extract features and vote."""
         if self.gallery is None:
             return Observation()
-        config = KNNConfig(ks=(self.k,))
-        gallery = extract(method.evaluated_backbone, self.gallery, ExtractConfig(workers=0))
+        config, extraction = KNNConfig(ks=(self.k,)), ExtractConfig(workers=0)
+        gallery = extract(method.evaluated_backbone, self.gallery, extraction)
         if self.queries is None:
             metrics = leave_one_out(gallery, config)
         else:
-            metrics = knn(gallery, extract(method.evaluated_backbone, self.queries, ExtractConfig(workers=0)), config)
+            metrics = knn(gallery, extract(method.evaluated_backbone, self.queries, extraction), config)
         return Observation({"knn_top1": next(metric.value for metric in metrics if "top1" in metric.name)})
 
 
 class AttentionSnapshots(Listener):
     """Attention on a few fixed images at every evaluation: overlays to log, and maps kept in the run's folder.
 
-    They show objects emerge. `explain.attention_history` describes what is kept.
+    They show how objects emerge. `explain.history` describes what is kept.
 
     Args:
         count: number of images, evenly spaced in the training images.
@@ -100,10 +97,7 @@ class AttentionSnapshots(Listener):
         self.run: Path | None = None
 
     def started(self, start: RunStart) -> None:
-        """Choose and read the images; draw their attention before the first step."""
-        training = self.source
-        if training is None:
-            training = find_images(resolve_split(start.config.data, "train"))
+        training = self.source or find_images(resolve_split(start.config.data, "train"))
         chosen = evenly_spaced(training, self.count)
         images = {chosen.keys[position]: image for position, image in readable_images(chosen, start.config.window)}
         self.names, self.images = tuple(images), list(images.values())
@@ -116,27 +110,20 @@ class AttentionSnapshots(Listener):
             return
         self.run = start.config.out
         if start.step.index == 0:
-            maps = [mean_map(start.backbone, image)[1] for image in self.images]
-            self._keep(start.backbone, maps, steps=0, epoch=0.0)
+            self._keep(start.backbone, [mean_map(start.backbone, image)[1] for image in self.images], 0, 0.0)
 
     def evaluate(self, step: Step, method: Method) -> Observation:
-        """Draw each image next to its mean attention."""
-        backbone = method.evaluated_backbone
+        backbone, steps = method.evaluated_backbone, step.index + 1
         maps = [mean_map(backbone, image) for image in self.images]
-        steps = step.index + 1
-        self._keep(backbone, [values for _, values in maps], steps=steps, epoch=steps / step.per_epoch)
-        strips = {
-            f"attention/{number}": np.concatenate((picture, overlay(picture, values)), axis=1)
-            for number, (picture, values) in enumerate(maps)
-        }
-        return Observation(pictures=strips)
+        self._keep(backbone, [values for _, values in maps], steps, steps / step.per_epoch)
+        strips = (np.concatenate((picture, overlay(picture, values)), axis=1) for picture, values in maps)
+        return Observation(pictures={f"attention/{number}": strip for number, strip in enumerate(strips)})
 
-    def _keep(self, backbone: Backbone, maps: list[np.ndarray], *, steps: int, epoch: float) -> None:
+    def _keep(self, backbone: Backbone, maps: list[np.ndarray], steps: int, epoch: float) -> None:
         if self.run is None:
             return
-        title = map_title("attention", backbone)
         try:
-            keep_snapshot(self.run, Snapshot(steps, epoch, title, self.names, tuple(maps)))
+            keep_snapshot(self.run, Snapshot(steps, epoch, map_title("attention", backbone), self.names, tuple(maps)))
         except OSError as error:
             logger.warning("the attention snapshot after step %d is not kept: %s", steps, error)
 
@@ -153,8 +140,7 @@ def readable_images(source: ImageSource, window: Window | None) -> Iterator[tupl
 
 def mean_map(backbone: Backbone, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the image at the model's size, uint8 [height, width, 3], and its mean attention [rows, columns]."""
-    device = next(backbone.parameters()).device
     pixels = prepare(image, backbone.config.image_size, backbone.patch_size)
     with torch.no_grad():
-        maps = attention_maps(backbone, backbone.normalize(pixels[None].to(device)))
+        maps = attention_maps(backbone, backbone.normalize(pixels[None].to(backbone.mean.device)))
     return pixels.permute(1, 2, 0).numpy(), maps[0].mean(dim=0).float().cpu().numpy()

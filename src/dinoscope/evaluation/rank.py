@@ -53,7 +53,6 @@ def _images(data: Data) -> ImageSource:
 
 
 def expected(model: Model, data: Data, config: RankConfig, context: Context) -> dict[str, Any]:
-    """Return the protocol of a measurement."""
     protocol = {**context.network(model), "most": config.limit}
     if data is not None:
         images = _images(data)
@@ -62,7 +61,6 @@ def expected(model: Model, data: Data, config: RankConfig, context: Context) -> 
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
-    """Return the protocol in one line for a person."""
     weights = f", weights {protocol['weights']}" if "weights" in protocol else ""
     count = min(protocol["count"], protocol["most"])
     return f"{count} images of {protocol['images']}, {protocol['image_size']} px, {protocol['precision']}{weights}"

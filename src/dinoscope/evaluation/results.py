@@ -20,7 +20,7 @@ from dinoscope.files import write_text
 from dinoscope.types import Items, Metric, Result
 
 OF_THE_MODEL = frozenset(
-    {"weights", "weights_hash", "feature", "learning_rate", "rate_at_edge", "network", "maps", "fixed_heads"}
+    {"label", "weights", "weights_hash", "feature", "learning_rate", "rate_at_edge", "network", "maps", "fixed_heads"}
 )
 """Entries of a protocol about the model, and what was found for it; comparable results share all others."""
 
@@ -156,7 +156,6 @@ def variant_name(evaluation: str, map: str, block: int, *parts: str | int | None
 
 
 def result_file(home: Path, name: str) -> Path:
-    """Return the file of a result."""
     return home / "evaluations" / f"{name}.json"
 
 
