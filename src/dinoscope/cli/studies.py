@@ -30,7 +30,7 @@ from dinoscope.report.tables import csv_text, markdown
 from dinoscope.study import definition, reading, reproduce, results
 from dinoscope.study.effects import AblationResult, arrange
 from dinoscope.study.evaluations import Evaluating, attention_on_objects, is_labelled
-from dinoscope.study.plan import PlannedRun, named_comparisons, plan_comparison, plan_runs, plan_study, plan_table
+from dinoscope.study.plan import PlannedRun, plan_comparison, plan_runs, plan_study, plan_table
 from dinoscope.study.run import LocalRunner, MedianRule, Runner, RunStatus, StudyResult, Watch, execute
 from dinoscope.study.slurm import SlurmConfig
 from dinoscope.study.state import stopped_early
@@ -97,13 +97,12 @@ def study(options: StudyOptions) -> int:
 
     if not options.study:
         print("usage: dinoscope study NAME --data DIR --out DIR [options]   (dinoscope study NAME --help)\n")
-        print(_listing(named_comparisons()))
+        print(_listing(definition.named_studies("backbones")))
         return 0
-    lookup("study", options.study, named_comparisons())
     data, out = _places(options)
-    labelled_images(data)  # refuse data that the runs cannot be compared on
     given = {name: getattr(options, name) for name in ("methods", "backbones", "views", "seeds")}
     configs = plan_comparison(options.study, data, out, epochs=options.epochs, **given)
+    labelled_images(data)  # refuse data that the runs cannot be compared on
     runs = _checked([placed(config, options.execution) for config in configs])
     if options.execution.dry_run:
         show_plan(runs, options.execution.jobs)

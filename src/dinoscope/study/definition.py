@@ -269,9 +269,9 @@ def study_files() -> dict[str, dict[str, Any]]:
     return {file.stem: tomllib.loads(file.read_text(encoding="utf-8")) for file in files}
 
 
-def named_studies() -> dict[str, str]:
-    """Return name -> title of every ablation study in `studies/`."""
-    return {name: values["title"] for name, values in study_files().items() if "axes" in values}
+def named_studies(key: str = "axes") -> dict[str, str]:
+    """Return name -> title of every file in `studies/` that has this key: of ablations; "backbones" of comparisons."""
+    return {name: values["title"] for name, values in study_files().items() if key in values}
 
 
 def named_study(name: str, recipe: str = DEFAULT_RECIPE) -> StudyDefinition:

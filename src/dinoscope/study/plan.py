@@ -143,11 +143,6 @@ def _own_value(axis: Axis, present: Mapping[str, Any]) -> Variant:
 # Comparisons of methods
 
 
-def named_comparisons() -> dict[str, str]:
-    """Return name -> title of every comparison of methods in `studies/`."""
-    return {name: values["title"] for name, values in definition.study_files().items() if "backbones" in values}
-
-
 def plan_comparison(name: str, data: Path, out: Path, *, epochs: float | None = None, **given: Any) -> list[RunConfig]:
     """Return one run of every method with every backbone and seed, in OUT/runs/METHOD-BACKBONE-sSEED.
 
@@ -159,7 +154,7 @@ def plan_comparison(name: str, data: Path, out: Path, *, epochs: float | None = 
 
     Raises UserError for an unknown name (the nearest are offered), or one that is given twice.
     """
-    lookup("study", name, named_comparisons())
+    lookup("study", name, definition.named_studies("backbones"))
     values = definition.study_files()[name] | {key: value for key, value in given.items() if value}
     methods = METHODS if values["methods"] == "all" else values["methods"]
     chosen = {"seeds": values["seeds"], "backbones": values["backbones"], "methods": list(methods)}
