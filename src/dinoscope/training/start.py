@@ -42,10 +42,8 @@ def scanned_images(
 
     Only the run's fraction is scanned, as `config.scan` asks (results are cached by path, size and time). For an
     unreadable image the next one in the fraction's order is taken, since the fraction is that of the readable ones.
-
     progress: called with (0, 0) while the files are listed, then with (done, total).
     source: all images; None finds those of `config.data`.
-
     Raises UserError if there are none, or more than `config.max_unreadable` of them cannot be read.
     """
     progress(0, 0)

@@ -134,7 +134,6 @@ class Trainer:
         If the loss is a mean over images, gradients of the micro-batches' losses add up. If it needs the whole batch,
         there are two passes: outputs first, then their gradients, then each micro-batch again (GradCache, Gao et al.
         2021). Nothing of the method's state moves.
-
         Returns loss, logged values and statistics of the batch of all processes (means over the micro-batches and the
         processes, which have as many images each), and of this process rows and features [views, batch, dim].
         """
