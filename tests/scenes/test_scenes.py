@@ -10,8 +10,19 @@ import pytest
 from PIL import Image
 
 from dinoscope.errors import UserError
-from dinoscope.scenes import CLASSES, VOID, ScenesConfig, draw_single, with_void_borders, write_scenes
-from dinoscope.scenes.drawing import KINDS, draw, sample_backdrop, sample_item, sample_light
+from dinoscope.scenes import (
+    CLASSES,
+    KINDS,
+    VOID,
+    ScenesConfig,
+    draw,
+    draw_single,
+    sample_backdrop,
+    sample_item,
+    sample_light,
+    with_void_borders,
+    write_scenes,
+)
 
 SMALL = ScenesConfig(
     train_per_class=2, val_per_class=1, voc_images=3, davis_sequences=2, davis_frames=3, davis_size=(60, 100)
