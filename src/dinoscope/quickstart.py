@@ -1,9 +1,9 @@
-"""Five minutes from nothing to a trained, measured and visible model, on a CPU and without a network."""
+"""Minutes from nothing to a trained, evaluated and visible model, on a CPU and without a network."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,27 +21,23 @@ from dinoscope.evaluation.knn import EVALUATION, KNNConfig
 from dinoscope.evaluation.results import keep
 from dinoscope.evaluation.voc import jaccard
 from dinoscope.explain.attention import attention_maps, map_masks, network_input
-from dinoscope.files import cache_folder
 from dinoscope.model_names import Model, load_model, random_backbone, shipped_model
 from dinoscope.models.backbone import Backbone, without_drop_path
 from dinoscope.pictures import Tile, fitted, overlay, write_png
 from dinoscope.report.pages import attention_panel
-from dinoscope.scenes import write_scenes
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listeners import Listener
-from dinoscope.types import Metric
 
 K, MASS, SHOWN = 20, 0.6, 6
-TRAINED = "trained just now"
+TRAINED, SHIPPED = "trained just now", "the shipped model"
 TILE = 180  # width of a picture on the overview, in pixels
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: k-NN top-1 in %, and Jaccard in % of the mean attention's mask, if it has attention.
+    """One row of the table: k-NN top-1 in %, and Jaccard in % of the mean attention's mask, if there is attention.
 
-    image_size: side in pixels at which the images are shown.
+    image_size: side of the network's input in pixels.
     """
 
     name: str
@@ -50,44 +46,30 @@ class Row:
     jaccard: float | None
 
 
-@dataclass(frozen=True)
-class Quickstart:
-    """Figures of a quickstart, and where its pictures are."""
+def quickstart(
+    config: RunConfig, data: Path, listeners: Sequence[Listener], progress: Callable[[int, int], None]
+) -> list[Row]:
+    """Train on the scenes, compare with raw pixels, random weights and the shipped model, and draw attention.
 
-    rows: tuple[Row, ...]
-    run: Path
-    data: Path
-    sheet: Path
-    panels: tuple[Path, ...]
+    The run folder gets quickstart.json, attention/overview.png with all models, and attention/panel-*.png.
 
+    config: of the recipe `quickstart` or `quickstart_long`, for the scenes' image folder. data: the scenes.
+    progress: called during the evaluations.
 
-def scenes(progress: Progress | None = None) -> Path:
-    """Return the embedded data set in the cache folder; draw it first if it is not there yet."""
-    return write_scenes(cache_folder("scenes"), progress=progress)
-
-
-def quickstart(config: RunConfig, data: Path, listeners: Sequence[Listener], progress: Progress) -> Quickstart:
-    """Train on the scenes, measure against pixels, random weights and the shipped model, draw attention.
-
-    Args:
-        config: recipe `quickstart` or `quickstart_long`, with `data` being the scenes' image folder.
-        data: the scenes, as `scenes` gives them.
-        listeners: are told about the training.
-        progress: is told the progress of the evaluations.
-
-    Raises KeyboardInterrupt if a signal stopped the training: there is nothing to measure then.
+    Raises KeyboardInterrupt if a signal stopped the training: there is nothing to evaluate then.
     """
     if api.train(config, listeners=listeners).interrupted:
         raise KeyboardInterrupt
+    pixels = load_model("pixels")
     models = {
         "random weights": random_weights(config),
         TRAINED: load_backbone(config.out),
-        "the shipped model": load_backbone(shipped_model()),
+        SHIPPED: load_backbone(shipped_model()),
     }
-    rows = measure(models, data, config.out, progress)
-    pictures = draw(models, data, config.out / "attention")
+    rows = evaluate({pixels.label: pixels.backbone, **models}, data, config.out, progress)
+    draw(models, find_images(data / "folder" / "val"), config.out / "attention")
     write_text(config.out / "quickstart.json", json.dumps([asdict(row) for row in rows], indent=2) + "\n")
-    return Quickstart(tuple(rows), config.out, data, pictures[0], tuple(pictures[1:]))
+    return rows
 
 
 def random_weights(config: RunConfig) -> Backbone:
@@ -95,30 +77,25 @@ def random_weights(config: RunConfig) -> Backbone:
     return random_backbone(without_drop_path(config.backbone_config), config.seed)
 
 
-def measure(models: dict[str, Backbone], data: Path, run: Path, progress: Progress) -> list[Row]:
-    """Return k-NN and attention Jaccard on the validation images, for raw pixels and each model.
+def evaluate(models: dict[str, Backbone], data: Path, run: Path, progress: Callable[[int, int], None]) -> list[Row]:
+    """Return k-NN and attention Jaccard of each model on the validation images.
 
-    run: keeps the k-NN of the model that was trained in it, for comparisons and the report.
+    run: stores the k-NN of the model that was trained in it, for comparisons and the report.
     """
     queries, rows = find_images(data / "folder" / "val"), list[Row]()
-    pixels = load_model("pixels")
-    every = {pixels.label: pixels.backbone, **models}
-    for done, (name, backbone) in enumerate(every.items()):
-        progress(done, len(every))
-        named = Model(name, name, backbone, run if name == TRAINED else None)
+    for done, (name, backbone) in enumerate(models.items()):
+        progress(done, len(models))
+        model = Model(name, name, backbone, run if name == TRAINED else None)
         context = Context(workers=0, cached=False)
-        (found,) = EVALUATION.run([named], data / "folder", KNNConfig(ks=(K,)), context)
+        (result,) = EVALUATION.run([model], data / "folder", KNNConfig(ks=(K,)), context)
         if name == TRAINED:
-            keep(run, "knn", found)
+            keep(run, "knn", result)
+        top1 = next(metric.value for metric in result.metrics if "top1" in metric.name)
         has_attention = backbone.class_attention is not None
-        jaccard = attention_on_objects(backbone, queries, data / "folder-masks" / "val") if has_attention else None
-        rows.append(Row(name, backbone.config.image_size, _top1(found.metrics), jaccard))
-    progress(len(every), len(every))
+        score = attention_on_objects(backbone, queries, data / "folder-masks" / "val") if has_attention else None
+        rows.append(Row(name, backbone.config.image_size, top1, score))
+    progress(len(models), len(models))
     return rows
-
-
-def _top1(metrics: Iterable[Metric]) -> float:
-    return next(metric.value for metric in metrics if "top1" in metric.name)
 
 
 def attention_on_objects(backbone: Backbone, images: ImageFolder, masks: Path) -> float:
@@ -132,24 +109,19 @@ def attention_on_objects(backbone: Backbone, images: ImageFolder, masks: Path) -
     return 100 * sum(scores) / len(scores)
 
 
-def draw(models: dict[str, Backbone], data: Path, out: Path) -> list[Path]:
-    """Draw a contact sheet of all models, and a panel per image of the last one. Return the paths, sheet first."""
+def draw(models: dict[str, Backbone], folder: ImageFolder, out: Path) -> None:
+    """Draw a contact sheet of all models, and a panel of the shipped one for each of a few images."""
     out.mkdir(parents=True, exist_ok=True)
-    folder = find_images(data / "folder" / "val")
-    images = [decode(folder.path(round(place))) for place in np.linspace(2, len(folder) - 3, SHOWN)]
     rows = []
-    for image in images:
+    for number, position in enumerate(np.linspace(2, len(folder) - 3, SHOWN)):
+        image = decode(folder.path(round(position)))
         large = fitted(image, TILE)
         maps = [overlay(large, _maps(model, image).mean(dim=0).numpy()) for model in models.values()]
         titles = [""] * (1 + len(models)) if rows else ["image", *models]
         rows.append(pictures.Row([Tile(*tile) for tile in zip([large, *maps], titles, strict=True)], TILE))
-    paths = [out / "overview.png"]
-    write_png(paths[0], pictures.page(rows, min_width=0))
-    shown = models["the shipped model"]
-    for number, image in enumerate(images):
-        paths.append(out / f"panel-{number}.png")
-        write_png(paths[-1], attention_panel(image, _maps(shown, image), MASS, title="the shipped model"))
-    return paths
+        panel = attention_panel(image, _maps(models[SHIPPED], image), MASS, title=SHIPPED)
+        write_png(out / f"panel-{number}.png", panel)
+    write_png(out / "overview.png", pictures.page(rows, min_width=0))
 
 
 def _maps(backbone: Backbone, image: np.ndarray) -> Tensor:

@@ -1,4 +1,4 @@
-"""How long a computation takes, how much memory it takes, and on which machine: no speed is said without these."""
+"""Device, precision, time, peak memory, machine and commit of a computation, and signals that ask it to stop."""
 
 from __future__ import annotations
 
@@ -37,7 +37,12 @@ T = TypeVar("T")
 WARM_UP_CALLS = 2
 """Made before the clock starts: libraries choose their kernels and the allocator grows in the first calls."""
 
-_LEAST_SECONDS = 0.2  # of one repeat: short calls are repeated within it, so that the clock's grain does not matter
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_LEAST_SECONDS = (
+    0.2  # of one repeat: short calls are repeated within it, so that the clock's resolution does not matter
+)
+_GIT_SECONDS = 10  # git may work on a network drive
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Timing:
     calls: int
 
     def metrics(self, name: str, images: int) -> list[Metric]:
-        """Images per second where a call handles `images`: the median over the repeats, the slowest, the fastest."""
+        """Return images per second for calls of `images` each: the median over the repeats, the slowest, the fastest."""
         return [
             Metric(name, images / statistics.median(self.seconds), "images/s"),
             Metric(f"{name}_slowest", images / max(self.seconds), "images/s"),
@@ -58,13 +63,13 @@ class Timing:
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak memory in bytes, or None if it cannot be known; `meaning` says what it is, or why not."""
+    """Peak memory in bytes, or None if it is unknown; `meaning` tells what was counted, or why it is unknown."""
 
     peak: int | None
     meaning: str
 
     def metrics(self, name: str) -> list[Metric]:
-        """The peak in MiB, or nothing."""
+        """Return the peak in MiB, or nothing."""
         return [] if self.peak is None else [Metric(name, self.peak / 2**20, "MiB", higher_is_better=False)]
 
 
@@ -72,9 +77,7 @@ class Memory:
 class Machine:
     """What a speed was measured on.
 
-    device: cpu, cuda or mps.
-    name: of the GPU, or of the CPU where that is the device.
-    threads: CPU threads that torch works with.
+    device: cpu, cuda or mps. name: of the GPU, or of the CPU if that is the device. threads: CPU threads of torch.
     """
 
     device: str
@@ -83,7 +86,7 @@ class Machine:
     torch: str
 
     def line(self) -> str:
-        """In words."""
+        """Return it in words."""
         return f"{self.name}, {self.threads} CPU thread{'s' * (self.threads != 1)}, torch {self.torch}"
 
 
@@ -95,46 +98,39 @@ def time_calls(
 ) -> Timing:
     """Warm up, then time `repeats` repeats; the device has finished its work when the clock is read.
 
-    progress: told (repeats done, of all) before the warm-up and after every repeat.
+    progress: called with (repeats done, of all) before the warm-up and after every repeat.
 
     Raises UserError if `repeats` is below 1.
     """
     if repeats < 1:
         raise UserError(f"--repeats must be at least 1, not {repeats}")
-    tell = progress or (lambda done, total: None)
-    tell(0, repeats)
+    progress = progress or (lambda done, total: None)
+    progress(0, repeats)
     for _ in range(WARM_UP_CALLS):
         once = _seconds(call, device, 1)
     calls = max(1, math.ceil(_LEAST_SECONDS / max(once, 1e-6)))
     seconds: list[float] = []
     for done in range(1, repeats + 1):
         seconds.append(_seconds(call, device, calls) / calls)
-        tell(done, repeats)
+        progress(done, repeats)
     return Timing(tuple(seconds), calls)
 
 
 def _seconds(call: Callable[[], object], device: torch.device, calls: int) -> float:
-    _finish(device)
+    synchronize = (lambda: None) if device.type == "cpu" else lambda: torch.accelerator.synchronize(device)
+    synchronize()
     begin = time.perf_counter()
     for _ in range(calls):
         call()
-    _finish(device)
+    synchronize()
     return time.perf_counter() - begin
-
-
-def _finish(device: torch.device) -> None:
-    """Wait for what was queued on an accelerator."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 class MemoryWatch:
     """Watches memory from its construction on.
 
-    On CUDA it counts what torch holds at the worst moment, networks included. On a CPU only the growth of the
-    process can be known, and only where this is the process's own peak: the system keeps one peak for its lifetime.
+    On CUDA it reports the peak of what torch has allocated, networks included. On a CPU only the growth of the process
+    is known, and only if this is the process's highest peak: the system keeps one peak for its lifetime.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -144,7 +140,7 @@ class MemoryWatch:
             torch.cuda.reset_peak_memory_stats(device)
 
     def read(self) -> Memory:
-        """The peak since construction."""
+        """Return the peak since construction."""
         if self.device.type == "cuda":
             return Memory(torch.cuda.max_memory_allocated(self.device), "peak of what torch had allocated on the GPU")
         if self.device.type != "cpu":
@@ -158,7 +154,6 @@ class MemoryWatch:
 
 
 def _peak_resident_bytes() -> int | None:
-    """Most memory that the process ever held."""
     if resource is None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
@@ -166,10 +161,9 @@ def _peak_resident_bytes() -> int | None:
 
 
 def _resident_bytes() -> int | None:
-    """Memory that the process holds now (Linux)."""
     try:
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    except OSError:
+    except OSError:  # not Linux
         return None
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
@@ -180,34 +174,29 @@ def available_cores() -> int:
 
 
 def machine(device: torch.device) -> Machine:
-    """The machine that `device` belongs to."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    """Return the machine that `device` belongs to."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        lines = list[str]()
+        with contextlib.suppress(OSError):
+            lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        name = next(names, "") or platform.processor() or platform.machine() or "unknown CPU"
     return Machine(device.type, name, torch.get_num_threads(), torch.__version__)
 
 
-def _cpu_name() -> str:
-    """Model of the CPU as the system calls it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(iter(names), "") or platform.processor() or platform.machine() or "unknown CPU"
-
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
 def pick_device(name: str) -> torch.device:
-    """The named device; auto is CUDA (this process's GPU), else MPS, else the CPU.
+    """Return the named device; auto is CUDA (this process's GPU), else MPS, else the CPU.
 
-    Raises UserError if the device is not there.
+    Raises UserError if there is no such device.
     """
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+        name = "cuda" if has_cuda else "mps" if has_mps else "cpu"
+    if name.startswith("cuda") and not has_cuda:
         raise UserError(f"--device {name}: torch sees no CUDA device; use --device cpu or auto")
-    if name == "mps" and not torch.backends.mps.is_available():
+    if name == "mps" and not has_mps:
         raise UserError("--device mps: torch sees no Apple GPU; use --device cpu or auto")
     if name == "cuda":
         name = f"cuda:{distributed.local_rank() % torch.cuda.device_count()}"
@@ -221,31 +210,29 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """The named precision; auto is bf16 where the device multiplies it in hardware, fp16 on older GPUs, else fp32."""
+    """Return the named precision; auto is bf16 if the hardware multiplies it, fp16 on older GPUs, else fp32."""
     if name != "auto":
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if device.type == "cpu" and has_fast_bf16() else "fp32"
-
-
-def has_fast_bf16() -> bool:
-    """Whether this CPU has bf16 dot products; without them oneDNN falls back to loops hundreds of times slower."""
-    capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # pyright: ignore
-    return bool(capable)
+    if device.type != "cpu":
+        return "fp32"
+    # Without bf16 dot products oneDNN falls back to loops hundreds of times slower.
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # pyright: ignore
+    return "bf16" if has_bf16 else "fp32"
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Context in which matrix products run in `precision`."""
+    """Return the context in which matrix products run in `precision`."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, DTYPES[precision])
 
 
 def commit() -> str | None:
-    """The commit of the sources that run: of the git folder that holds them, else the one that pip installed."""
+    """Return the commit of the running sources: of the git folder that holds them, else the one that pip installed."""
     folder = Path(dinoscope.__file__).parent
-    # A package within somebody's project (a virtual environment) is not of that project's commit.
+    # A package within a user's project (a virtual environment) is not part of that project's commit.
     if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
         return _installed_commit()
     head = _git(folder, "rev-parse", "HEAD")
@@ -253,27 +240,21 @@ def commit() -> str | None:
     return head and head + ("-changed" if changed else "")
 
 
-_GIT_SECONDS = 10  # git may work on a network drive
-
-
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git says of a folder, or None if it fails or is not there."""
+    command = ["git", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=_GIT_SECONDS, check=True
-        )
+        return subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
 
 
 def _installed_commit() -> str | None:
-    """The commit that pip noted for a package installed from git (PEP 610)."""
+    # What pip records for a package installed from git (PEP 610).
     try:
-        noted = json.loads(importlib.metadata.distribution("dinoscope").read_text("direct_url.json") or "{}")
+        record = json.loads(importlib.metadata.distribution("dinoscope").read_text("direct_url.json") or "{}")
     except (importlib.metadata.PackageNotFoundError, ValueError):
         return None
-    return noted.get("vcs_info", {}).get("commit_id")
+    return record.get("vcs_info", {}).get("commit_id")
 
 
 class StopRequests(list[int]):
@@ -313,11 +294,10 @@ def stop_signals(*, twice_ends: bool = False) -> Iterator[StopRequests]:
     """Collect SIGINT, SIGTERM and SIGHUP, so that the work under way ends in order.
 
     twice_ends: a second SIGINT (Ctrl-C by a person who will not wait) ends the process at once. SIGTERM never does:
-        launchers, queues and the rules of a study send it, perhaps twice within one step, and the checkpoint must not
-        be lost for that.
+        launchers and queues may send it twice within one step, and the checkpoint must not be lost for that.
 
-    SIGHUP is a terminal that was closed; `nohup` has it ignored, and it stays so. In a thread other than the main one,
-    signals are left alone.
+    SIGHUP means that the terminal was closed; if it is ignored, as by `nohup`, it stays so. In a thread other than the
+    main one, signals are left alone.
     """
     requests = StopRequests(twice_ends=twice_ends)
     if threading.current_thread() is not threading.main_thread():

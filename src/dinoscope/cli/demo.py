@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import webbrowser
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,13 @@ from dinoscope.cli.progress import ConsoleProgress
 from dinoscope.demo.limits import Limits
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Context
+from dinoscope.files import cache_folder
 from dinoscope.model_names import load_models
-from dinoscope.quickstart import TRAINED, K, Quickstart
+from dinoscope.quickstart import TRAINED, K
 from dinoscope.quickstart import quickstart as run_quickstart
-from dinoscope.quickstart import scenes as drawn_scenes
 from dinoscope.recipes import run_config
 from dinoscope.report.build import write_report
+from dinoscope.scenes import write_scenes
 from dinoscope.system import pick_device
 
 BY_DEFAULT = (
@@ -90,7 +92,7 @@ def quickstart(
     device: str = "auto",
     seed: int = 0,
 ) -> None:
-    """Draw scenes, train DINO on them without labels, measure it, show what it attends to, and report on it.
+    """Draw scenes, train DINO on them without labels, evaluate it, show what it attends to, and report on it.
 
     Args:
         out: Run folder; if it exists already, the next free name (quickstart-2, ...) is taken.
@@ -99,21 +101,31 @@ def quickstart(
         seed: Seed of the weights and the views.
     """
     with progress_bar("drawing scenes") as progress:
-        data = drawn_scenes(progress)
-    config = replace(run_config(recipe, data / "folder", free_name(out)), device=device, seed=seed)
-    with progress_bar("measuring") as progress:
-        result = run_quickstart(config, data, [ConsoleProgress()], progress)
-    stdout(_table(result))
-    pixels, trained = (next(row for row in result.rows if row.name == name) for name in ("raw pixels", TRAINED))
-    if trained.knn <= pixels.knn:
+        data = write_scenes(cache_folder("scenes"), progress=progress)
+    names = (out.with_name(f"{out.name}-{number}") if number > 1 else out for number in itertools.count(1))
+    run = next(name for name in names if not name.exists())
+    config = replace(run_config(recipe, data / "folder", run), device=device, seed=seed)
+    with progress_bar("evaluating") as progress:
+        rows = run_quickstart(config, data, [ConsoleProgress()], progress)
+    table = Table(title="500 validation images of drawn scenes, 10 classes (guessing: 10 %)", title_justify="left")
+    table.add_column("features")
+    for heading in ("px", f"k-NN top-1 % (k = {K})", "attention Jaccard %"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        jaccard = "" if row.jaccard is None else f"{row.jaccard:.1f}"
+        style = "bold" if row.name == TRAINED else ""
+        table.add_row(row.name, str(row.image_size), f"{row.knn:.1f}", jaccard, style=style)
+    stdout(table)
+    knn = {row.name: row.knn for row in rows}
+    if knn[TRAINED] <= knn["raw pixels"]:
         stdout(f"Raw pixels are as good as the model {TRAINED}, or better: it has not learned enough yet.")
-    report = write_report([str(result.run)], result.run / "report.html", context=Context(watch=progress_bar))
+    report = write_report([str(run)], run / "report.html", context=Context(watch=progress_bar))
     stdout(
-        f"\nwhat it attends to        {result.sheet}\n"
+        f"\nwhat it attends to        {run / 'attention' / 'overview.png'}\n"
         f"how it went, to mail      {report.path}\n"
         "the page for your photos  make demo   (or dinoscope demo)\n"
-        f"the run                   {result.run}   (tensorboard --logdir {result.run}/tensorboard)\n"
-        f"the scenes                {result.data}\n\n"
+        f"the run                   {run}   (tensorboard --logdir {run}/tensorboard)\n"
+        f"the scenes                {data}\n\n"
         "Your own images next:\n"
         "  dinoscope scan FOLDER\n"
         "  dinoscope train --recipe dino_folder --data FOLDER --out runs/mine\n"
@@ -121,30 +133,9 @@ def quickstart(
     )
 
 
-def free_name(path: Path) -> Path:
-    """Return `path`, or it with -2, -3, ... at the end: nothing is overwritten."""
-    candidate, number = path, 2
-    while candidate.exists():
-        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
-    return candidate
-
-
-def _table(result: Quickstart) -> Table:
-    table = Table(title="500 validation images of drawn scenes, 10 classes (guessing: 10 %)", title_justify="left")
-    table.add_column("features")
-    table.add_column("px", justify="right")
-    table.add_column(f"k-NN top-1 % (k = {K})", justify="right")
-    table.add_column("attention Jaccard %", justify="right")
-    for row in result.rows:
-        jaccard = "" if row.jaccard is None else f"{row.jaccard:.1f}"
-        style = "bold" if row.name == TRAINED else ""
-        table.add_row(row.name, str(row.image_size), f"{row.knn:.1f}", jaccard, style=style)
-    return table
-
-
 COMMANDS = {
     "quickstart": Command(
-        "train a small model on drawn scenes, measure it and show what it attends to (6 minutes, CPU)", quickstart
+        "train a small model on drawn scenes, evaluate it and show what it attends to (6 minutes, CPU)", quickstart
     ),
     "demo": Command("an interactive page in the browser: one's own images, two models side by side", demo),
 }
