@@ -53,7 +53,7 @@ class Timing:
     calls: int
 
     def metrics(self, name: str, images: int) -> list[Metric]:
-        """Return images per second for calls of `images` each: the median over the repeats, the slowest, the fastest."""
+        """Return images per second for calls of `images` each: median over the repeats, slowest and fastest."""
         return [
             Metric(name, images / statistics.median(self.seconds), "images/s"),
             Metric(f"{name}_slowest", images / max(self.seconds), "images/s"),
