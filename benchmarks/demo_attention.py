@@ -19,8 +19,7 @@ from taking_turns import measure
 
 from dinoscope.demo.engine import Engine, Input
 from dinoscope.demo.image import Controls, view
-from dinoscope.demo.limits import Limits
-from dinoscope.demo.pictures import Picture
+from dinoscope.demo.pictures import Limits, Picture
 from dinoscope.explain.attention import attention_maps, prepare
 from dinoscope.explain.maps import gradcam_of_pass, patches_of_pass, rollout_of_pass
 from dinoscope.model_names import load_model

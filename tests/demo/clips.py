@@ -33,4 +33,4 @@ def scene(folder: Path, number: int, frames: int = 3) -> tuple[Clip, np.ndarray]
     root, name = write_scenes(folder, config) / "DAVIS", f"480p/scene-{number:02d}"
     video = open_video(root / "JPEGImages" / name)
     truth = read_indices(root / "Annotations" / name / "00000.png")
-    return Clip(video, name, frames, 1, frames, SIZE), truth
+    return Clip(video, name, SIZE, frames, frames), truth

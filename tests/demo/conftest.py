@@ -12,9 +12,8 @@ import cv2
 import pytest
 import torch
 
-from dinoscope.demo import serving
 from dinoscope.demo.engine import Engine
-from dinoscope.demo.limits import Limits
+from dinoscope.demo.pictures import Limits
 from dinoscope.model_names import Model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from tests.conftest import draw_picture
@@ -25,12 +24,12 @@ def _undisturbed_servers() -> Iterator[None]:
     """Each test process has a hundred ports of its own: a port that is free may else be taken by another in the time
     in which the page is built. And Gradio gives a server that starts not five seconds, but as long as it takes."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(serving, "PORT", 10_000 + 100 * (os.getpid() % 200))
     try:
         from gradio import http_server
     except ImportError:
         pass
     else:
+        patch.setattr(http_server, "INITIAL_PORT_VALUE", 10_000 + 100 * (os.getpid() % 200))
         patch.setattr(http_server, "time", SimpleNamespace(time=lambda: 0.0, sleep=time.sleep))
     yield
     patch.undo()

@@ -18,7 +18,7 @@ pytest.importorskip("playwright", reason="needs playwright")
 
 from playwright import sync_api
 
-from dinoscope.demo.limits import Limits
+from dinoscope.demo.pictures import Limits
 from dinoscope.demo.serving import page_served
 from dinoscope.model_names import load_models, shipped_model
 from tests.conftest import draw_picture

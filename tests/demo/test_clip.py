@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dinoscope.data import video
-from dinoscope.demo.clip import first_frame, open_clip, sample_clip
-from dinoscope.demo.limits import Limits, Refused
+from dinoscope.demo.clip import open_clip, sample_clip
+from dinoscope.demo.pictures import Limits, Refused
 from tests.demo.clips import write_clip
 
 LIMITS = Limits()
@@ -27,7 +27,7 @@ def test_a_clip_is_read_whole_and_in_order(tmp_path: Path) -> None:
     assert (clip.name, clip.total, clip.count, clip.step, clip.size, clip.fps) == ("mine.mp4", 6, 6, 1, (48, 64), 12)
     frames = list(clip)
     assert len(frames) == 6
-    assert np.array_equal(frames[0], first_frame(clip))
+    assert np.array_equal(frames[0], next(iter(clip)))
 
 
 def test_two_hours_are_refused_before_a_frame_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

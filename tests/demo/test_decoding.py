@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinoscope.demo.limits import Limits, Refused
-from dinoscope.demo.pictures import read_picture
+from dinoscope.demo.pictures import Limits, Refused, read_picture
 from dinoscope.demo.serving import DecodingProcesses
 from dinoscope.errors import UserError
 

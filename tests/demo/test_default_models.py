@@ -11,8 +11,8 @@ import pytest
 
 from dinoscope.api import recipe
 from dinoscope.checkpoint import export_backbone
+from dinoscope.cli.demo import default_models
 from dinoscope.config import to_dict
-from dinoscope.demo.serving import default_models
 from dinoscope.methods.simclr import SimCLRConfig
 from dinoscope.methods.supervised import SupervisedConfig
 from dinoscope.model_names import shipped_model

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from dinoscope.demo.engine import KINDS, Engine, Input, count_bytes, remembering
-from dinoscope.demo.limits import Limits, Refused
-from dinoscope.demo.pictures import Picture
+from dinoscope.demo.engine import Engine, Input, caching, count_bytes
+from dinoscope.demo.pictures import Limits, Picture, Refused
 from dinoscope.explain.attention import prepare
 from dinoscope.explain.maps import MAPS
 from dinoscope.explain.patches import patch_colors, patch_features, similarity_maps
@@ -108,7 +107,7 @@ def test_the_same_image_under_another_name_is_known(engine: Engine, picture_file
 def test_maps_equal_the_plain_way(engine: Engine, picture_file: Path, model: str) -> None:
     given, backbone = Input(model, engine.picture(picture_file), 40), engine.models[model].backbone
     images = backbone.normalize(prepare(given.picture.pixels, 40, backbone.patch_size)[None])
-    for kind in KINDS:
+    for kind in MAPS:
         for block in range(engine.depth(model)):
             if model == "resnet" and kind == "rollout":
                 with pytest.raises(Refused, match="image_no_rollout"):
@@ -174,28 +173,28 @@ def test_an_image_of_too_many_patches_is_refused(engine: Engine, tmp_path: Path)
 
 
 def test_results_stay_within_the_bound_and_the_least_recently_used_go() -> None:
-    remember, made = remembering(100), list[int]()
+    cached, made = caching(100), list[int]()
 
     def get(number: int, size: int = 40) -> np.ndarray:
-        return remember(number, lambda: made.append(number) or np.zeros(size, np.uint8))
+        return cached(number, lambda: made.append(number) or np.zeros(size, np.uint8))
 
     get(1), get(2), get(1), get(3)  # 2 is the one used least recently
-    assert set(remember.cache) == {1, 3}
-    assert remember.cache.currsize == 80
+    assert set(cached.cache) == {1, 3}
+    assert cached.cache.currsize == 80
     get(4, 101)  # more than everything: returned, and nothing has to go
-    assert set(remember.cache) == {1, 3}
+    assert set(cached.cache) == {1, 3}
     assert made == [1, 2, 3, 4]
 
 
 def test_a_result_is_made_once_for_all_who_ask_at_once() -> None:
-    remember, made = remembering(10**6), list[int]()
+    cached, made = caching(10**6), list[int]()
 
     def make() -> np.ndarray:
         made.append(1)
         time.sleep(0.05)
         return np.ones(3)
 
-    threads = [threading.Thread(target=lambda: remember("key", make)) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: cached("key", make)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -204,10 +203,10 @@ def test_a_result_is_made_once_for_all_who_ask_at_once() -> None:
 
 
 def test_a_failure_is_not_kept() -> None:
-    remember = remembering(100)
+    cached = caching(100)
     with pytest.raises(ZeroDivisionError):
-        remember("key", lambda: 1 / 0)
-    assert remember("key", lambda: "now") == "now"
+        cached("key", lambda: 1 / 0)
+    assert cached("key", lambda: "now") == "now"
 
 
 def test_bytes_of_whatever_is_kept(engine: Engine, picture_file: Path) -> None:

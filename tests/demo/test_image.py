@@ -14,8 +14,9 @@ import pytest
 gr = pytest.importorskip("gradio", reason="the page needs Gradio")
 
 from dinoscope.demo.engine import Engine  # noqa: E402
-from dinoscope.demo.image import NOTHING, ImageTab  # noqa: E402
-from dinoscope.demo.site import Picked, Site, Words  # noqa: E402
+from dinoscope.demo.image import ImageTab  # noqa: E402
+from dinoscope.demo.pictures import Sample  # noqa: E402
+from dinoscope.demo.site import NOTHING, Site, Words  # noqa: E402
 from tests.conftest import draw_picture  # noqa: E402
 
 ENGLISH = gr.Request(SimpleNamespace(headers={"accept-language": "en"}))
@@ -26,7 +27,7 @@ COLUMN = 5  # components of a model's column
 def site(engine: Engine, tmp_path: Path) -> Site:
     folder = tmp_path / "made"
     folder.mkdir()
-    return Site(engine, Words(), engine.limits, [], [], folder)
+    return Site(engine, Words(), [], folder)
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def tab(site: Site) -> ImageTab:
         return ImageTab(site, demo)
 
 
-def values(tab: ImageTab, picked: Picked | None, first: str, second: str = NOTHING, **controls: Any) -> dict[Any, Any]:
+def values(tab: ImageTab, picked: Sample | None, first: str, second: str = NOTHING, **controls: Any) -> dict[Any, Any]:
     """What Gradio hands to the tab's functions."""
     data = {component: component.value for component in tab.controls}
     data |= {getattr(tab, name): value for name, value in controls.items()}
@@ -43,7 +44,7 @@ def values(tab: ImageTab, picked: Picked | None, first: str, second: str = NOTHI
 
 
 def test_a_model_without_attention_says_so_beside_one_that_has_it(tab: ImageTab, picture_file: Path) -> None:
-    data = values(tab, Picked(picture_file, "x"), "vit", "resnet", kind="rollout", size="own")
+    data = values(tab, Sample(picture_file), "vit", "resnet", kind="rollout", size="own")
     results = tab.draw(data, ENGLISH)
     vit, resnet = results[:COLUMN], results[COLUMN:]
     assert "of the image" in vit[1]
@@ -56,11 +57,11 @@ def test_a_model_without_attention_says_so_beside_one_that_has_it(tab: ImageTab,
 def test_an_image_that_cannot_be_looked_at_shows_nothing_of_the_one_before(tab: ImageTab, tmp_path: Path) -> None:
     file = tmp_path / "wide.png"
     cv2.imwrite(str(file), draw_picture(1, (4, 9000)))
-    results = tab.draw(values(tab, Picked(file, "wide"), "vit", size="224"), ENGLISH)
+    results = tab.draw(values(tab, Sample(file), "vit", size="224"), ENGLISH)
     assert "1764000 patches; at most 12000" in results[1]
     assert results[2:4] == [None, None]
     file.unlink()
-    assert tab.draw(values(tab, Picked(file, "wide"), "vit"), ENGLISH)[1:4] == ["", None, None]
+    assert tab.draw(values(tab, Sample(file), "vit"), ENGLISH)[1:4] == ["", None, None]
 
 
 def test_a_true_mask_is_forgotten_with_its_image(tab: ImageTab, picture_file: Path) -> None:
@@ -84,7 +85,7 @@ def test_images_of_long_names_are_saved(
     tab: ImageTab, picture_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    picked = Picked(picture_file, "ñ" * 100)
+    picked = Sample(picture_file.rename(picture_file.with_name("ñ" * 100 + ".png")))
     model = replace(tab.site.engine.models["vit"], label="m" * 120)
     tab.site.engine.models[model.label] = model
     tab.save(values(tab, picked, model.label, size="own"), ENGLISH)

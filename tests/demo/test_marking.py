@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dinoscope.demo.clip import OBJECTS, Click, Marks, Painting, clip_cells, grown, object_colors, painted
+from dinoscope.demo.clip import OBJECTS, Click, clip_cells, object_colors, object_ids, painted
 from dinoscope.evaluation.propagation import working_size
 from dinoscope.model_names import load_model, shipped_model
 from tests.demo.clips import SIZE, scene
@@ -38,7 +38,7 @@ def test_one_click_finds_drawn_objects(tmp_path: Path) -> None:
         cells = clip_cells(backbone, clip, SIZE[0])
         for each in np.unique(truth)[1:]:
             row, column = middle(truth == each)
-            found.append(agreement(grown([Click(1, row, column)], cells, SIZE) == 1, truth == each))
+            found.append(agreement(object_ids([Click(1, row, column)], cells, SIZE) == 1, truth == each))
             near = np.maximum(abs(rows - row * SIZE[0]), abs(columns - column * SIZE[1])) <= 1.5 * PATCH
             around.append(agreement(near, truth == each))
     assert len(found) >= 8
@@ -56,31 +56,30 @@ def two_halves() -> torch.Tensor:
 
 
 def test_a_region_ends_where_it_is_no_longer_connected() -> None:
-    ids = grown([Click(3, 3.5 / 8, 3.5 / 12)], two_halves(), (8, 12))
+    ids = object_ids([Click(3, 3.5 / 8, 3.5 / 12)], two_halves(), (8, 12))
     expected = np.zeros((8, 12), np.uint8)
     expected[2:6, 2:5] = 3
     assert np.array_equal(ids, expected)
-    both = grown([Click(3, 3.5 / 8, 3.5 / 12), Click(1, 3.5 / 8, 8.5 / 12)], two_halves(), (8, 12))
+    both = object_ids([Click(3, 3.5 / 8, 3.5 / 12), Click(1, 3.5 / 8, 8.5 / 12)], two_halves(), (8, 12))
     assert (both == 3).sum() == (both == 1).sum() == 12
 
 
 def test_a_click_that_takes_away_empties_what_looks_like_it() -> None:
     add, away = Click(1, 3.5 / 8, 3.5 / 12), Click(1, 4.5 / 8, 3.5 / 12, adds=False)
-    marks = Marks().with_mark(add)
-    before = marks.ids(two_halves(), (8, 12))
-    after = marks.with_mark(away).ids(two_halves(), (8, 12))
+    before = object_ids([add], two_halves(), (8, 12))
+    after = object_ids([add, away], two_halves(), (8, 12))
     assert before[4, 3] == 1
     assert after[4, 3] == 0
     assert after.sum() < before.sum()
-    assert np.array_equal(marks.with_mark(away).undone().ids(two_halves(), (8, 12)), before)
-    assert not marks.undone().undone().ids(two_halves(), (8, 12)).any()
+    assert not object_ids([away], two_halves(), (8, 12)).any()
+    assert not object_ids([], None, (8, 12)).any()
 
 
 def test_a_larger_reach_never_shrinks_a_region(tmp_path: Path) -> None:
     clip, truth = scene(tmp_path / "scenes", 0, 1)
     cells = clip_cells(load_model("random:vit_micro_conv8").backbone, clip, 64)
     click = Click(1, *middle(truth == 1))
-    sizes = [int(grown([click], cells, SIZE, reach).sum()) for reach in (-0.3, -0.1, 0.0, 0.1, 0.3)]
+    sizes = [int(object_ids([click], cells, SIZE, reach).sum()) for reach in (-0.3, -0.1, 0.0, 0.1, 0.3)]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1]
 
@@ -92,12 +91,12 @@ def test_the_same_clicks_give_the_same_region(tmp_path: Path) -> None:
     height, width = working_size(*SIZE, 64, PATCH)
     first, second = clip_cells(backbone, clip, 64), clip_cells(backbone, clip, 64)
     assert first.shape[:2] == (height // PATCH, width // PATCH)
-    assert np.array_equal(grown(clicks, first, SIZE), grown(clicks, second, SIZE))
+    assert np.array_equal(object_ids(clicks, first, SIZE), object_ids(clicks, second, SIZE))
 
 
 @pytest.mark.parametrize("place", [(0.0, 0.0), (0.999, 0.999), (1.0, 1.0)])
 def test_clicks_at_the_very_edge_count(place: tuple[float, float]) -> None:
-    assert grown([Click(1, *place)], two_halves(), (80, 120)).any()
+    assert object_ids([Click(1, *place)], two_halves(), (80, 120)).any()
 
 
 def test_paint_is_read_by_its_colour_at_any_size_and_lies_over_regions() -> None:
@@ -109,6 +108,6 @@ def test_paint_is_read_by_its_colour_at_any_size_and_lies_over_regions() -> None
     assert [int(ids[2 * number, 5]) for number in range(1, OBJECTS + 1)] == list(range(1, OBJECTS + 1))
     assert not ids[:, 12:].any()
     assert painted([layer], (8, 12)).shape == (8, 12)
-    marks = Marks((Click(1, 3.5 / 8, 3.5 / 12),)).with_mark(Painting(np.full((8, 12), 5, np.uint8)))
-    assert set(np.unique(marks.ids(two_halves(), (8, 12)))) == {5}
+    marks = [Click(1, 3.5 / 8, 3.5 / 12), np.full((8, 12), 5, np.uint8)]
+    assert set(np.unique(object_ids(marks, two_halves(), (8, 12)))) == {5}
     assert not painted([], (4, 4)).any()

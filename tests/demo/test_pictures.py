@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 import dinoscope.demo.pictures as pictures
-from dinoscope.demo.limits import Limits, Refused
-from dinoscope.demo.pictures import find_samples, read_picture, read_truth, readable
+from dinoscope.demo.pictures import Limits, Refused, find_samples, read_picture, read_truth
 from dinoscope.errors import UserError
 from tests.conftest import draw_picture
 
@@ -115,6 +114,6 @@ def test_samples_that_cannot_be_shown_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"not an image at all")
     (tmp_path / "b.png").write_bytes(png_of(9_000, 9_000))
     with pytest.raises(UserError, match="none of the 2 images"):
-        readable(find_samples(tmp_path, None), Limits())
+        find_samples(tmp_path, None, Limits())
     cv2.imwrite(str(tmp_path / "c.png"), draw_picture(1))
-    assert [sample.path.name for sample in readable(find_samples(tmp_path, None), Limits())] == ["c.png"]
+    assert [sample.path.name for sample in find_samples(tmp_path, None, Limits())] == ["c.png"]

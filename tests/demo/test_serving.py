@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import json
 import os
 import socket
@@ -18,15 +18,13 @@ from typing import Any
 import pytest
 
 from dinoscope.cli import main
-from dinoscope.demo import serving
 from dinoscope.demo.engine import Engine, Input
-from dinoscope.demo.limits import Limits
-from dinoscope.demo.serving import free_port, page_served
+from dinoscope.demo.pictures import Limits
+from dinoscope.demo.serving import check_port, page_served
 from dinoscope.errors import UserError
 from tests.demo.conftest import named
 
 gradio = pytest.importorskip("gradio")
-from dinoscope.demo import page  # noqa: E402
 
 httpx = pytest.importorskip("httpx")
 
@@ -189,45 +187,25 @@ def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert dict(os.environ) == before
 
 
-def test_a_busy_port() -> None:
-    port = free_port("127.0.0.1", None)  # from here on all ports are those that this process alone uses
+def test_a_port_that_is_taken_is_refused_or_passed_over() -> None:
+    from gradio import http_server
+
     with socket.socket() as busy:
         busy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        busy.bind(("127.0.0.1", port))
+        for port in range(http_server.INITIAL_PORT_VALUE, http_server.INITIAL_PORT_VALUE + 100):
+            with contextlib.suppress(OSError):
+                busy.bind(("127.0.0.1", port))
+                break
         busy.listen()
         with pytest.raises(UserError, match=f"--port {port} cannot be used"):
-            free_port("127.0.0.1", port)
-        assert free_port("127.0.0.1", None) > port
-    assert free_port("127.0.0.1", port) == port
-
-
-def test_a_port_that_is_taken_while_the_page_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    building = page.build_page
-    with socket.socket() as busy:
-
-        def build(*asked: Any) -> Any:
-            busy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            busy.bind(("127.0.0.1", free_port("127.0.0.1", None)))
-            busy.listen()
-            return building(*asked)
-
-        monkeypatch.setattr(page, "build_page", build)
+            check_port("127.0.0.1", port)
+        check_port("127.0.0.1", None)
         with page_served([named("vit_micro_conv8", "first")]) as address:
-            assert int(address.rstrip("/").rpartition(":")[2]) > busy.getsockname()[1]
+            assert int(address.rstrip("/").rpartition(":")[2]) > port
             assert httpx.get(address, trust_env=False, timeout=PATIENCE).status_code == 200
-
-
-def test_a_port_that_is_taken_just_before_it_is_listened_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as busy:
-        busy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        busy.bind(("127.0.0.1", free_port("127.0.0.1", None)))
-        busy.listen()
-        taken = busy.getsockname()[1]
-        others = serving._free_ports
-        monkeypatch.setattr(serving, "_free_ports", lambda host, port: itertools.chain([taken], others(host, port)))
-        with page_served([named("vit_micro_conv8", "first")]) as address:
-            assert f":{taken}/" not in address
-            assert httpx.get(address, trust_env=False, timeout=PATIENCE).status_code == 200
+        with pytest.raises(UserError, match="no port"), page_served([named("vit_micro_conv8", "first")], port=port):
+            pass
+    check_port("127.0.0.1", port)
 
 
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from dinoscope.demo.serving import free_port
 from dinoscope.model_names import shipped_model
 from tests.demo.clips import write_clip
 
@@ -64,7 +64,9 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(folder: Path, held: Path) -> Iterator[Any]:
     """The tab in a browser. The page is served by another process, as people do, without these tests' type checks."""
     command = [sys.executable, "-c", SERVER, str(held), "demo", "--no-browser", "--language", "en", "--device", "cpu"]
-    command += ["--port", str(free_port("127.0.0.1", None))]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        command += ["--port", str(free.getsockname()[1])]
     command += ["--model", str(shipped_model()), "--limits.video-seconds", "5", "--limits.most-size", "128"]
     environment = {**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:

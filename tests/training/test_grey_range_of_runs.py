@@ -20,7 +20,7 @@ from dinoscope.data.grey_range import bits_window
 from dinoscope.data.loader import ViewsDataset
 from dinoscope.data.sources import find_images, image_fraction
 from dinoscope.demo.engine import Engine, Input
-from dinoscope.demo.limits import Limits
+from dinoscope.demo.pictures import Limits
 from dinoscope.errors import UserError
 from dinoscope.evaluation.explain import find_image_files
 from dinoscope.evaluation.voc import VocConfig, read_samples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import webbrowser
@@ -12,25 +13,31 @@ from typing import Annotated, Literal
 import tyro
 from rich.table import Table
 
+from dinoscope.checkpoint import find_weights
 from dinoscope.cli.command import WHAT_MAY_BE_NAMED, Command
 from dinoscope.cli.console import progress_bar, stdout
 from dinoscope.cli.progress import ConsoleProgress
-from dinoscope.demo.limits import Limits
+from dinoscope.demo.pictures import Limits
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Context
 from dinoscope.files import cache_folder
-from dinoscope.model_names import load_models
+from dinoscope.methods import method_name
+from dinoscope.model_names import RANDOM, load_models, shipped_model
+from dinoscope.models import pretrained
 from dinoscope.quickstart import TRAINED, K
 from dinoscope.quickstart import quickstart as run_quickstart
 from dinoscope.recipes import run_config
 from dinoscope.report.build import write_report
 from dinoscope.scenes import write_scenes
 from dinoscope.system import pick_device
+from dinoscope.training.run_folder import CONFIG, read_config
 
 BY_DEFAULT = (
     "Without it: released DINO and DeiT-S weights if they are here, else runs in --runs, else the shipped model, "
     "each next to another or random weights."
 )
+RELEASED = ("deit_small", "dino_vits16")
+"""The pair of the DINO paper's figures: one network, trained with labels and without."""
 LIMITS = Limits()
 
 
@@ -68,9 +75,9 @@ def demo(
         raise UserError("the page needs Gradio: pip install 'dinoscope[demo]'")
     if masks is not None and data is None:
         raise UserError("--masks are those of the images in --data: give that folder too")
-    from dinoscope.demo.serving import LOOPBACK, default_models, free_port, page_served, wait_for_the_end
+    from dinoscope.demo.serving import LOOPBACK, check_port, page_served, wait_for_the_end
 
-    free_port(host, port)  # refuses a taken port before anything slow
+    check_port(host, port)  # refuses a taken port before anything slow
     chosen = pick_device(device)
     models = load_models(model or default_models(runs), progress_bar)
     for loaded in models:
@@ -84,6 +91,34 @@ def demo(
         if not no_browser:
             webbrowser.open(address)
         wait_for_the_end()
+
+
+def default_models(runs: Path) -> list[str]:
+    """Return names for `load_models` when none are given: the pair to begin with, then the shipped model.
+
+    The pair: released weights if both are here already; else the newest supervised run next to the newest of DINO;
+    else the newest two runs; else one run, or the shipped model, after its own network with random weights.
+    """
+    shipped = str(shipped_model())
+    if all(pretrained.is_cached(pretrained.CATALOGUE[name]) for name in RELEASED):
+        return [*RELEASED, shipped]
+    found = list[tuple[float, str, str]]()  # (time, path, method)
+    for config in runs.glob(f"*/{CONFIG}"):
+        with contextlib.suppress(UserError):  # without a checkpoint yet, or of another version
+            find_weights(config.parent)
+            method = method_name(read_config(config.parent).method)
+            found.append((config.stat().st_mtime, str(config.parent), method))
+    found.sort()
+    newest = [path for _, path, _ in reversed(found)]
+    by_method = {method: path for _, path, method in found}
+    if {"supervised", "dino"} <= by_method.keys():
+        pair = [by_method["supervised"], by_method["dino"]]
+    elif len(newest) > 1:
+        pair = newest[:2]
+    else:
+        name = newest[0] if newest else shipped
+        pair = [f"{RANDOM}{name}", name]
+    return list(dict.fromkeys([*pair, shipped]))
 
 
 def quickstart(

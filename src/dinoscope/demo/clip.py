@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import time
-import zipfile
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +28,7 @@ from torch import Tensor
 
 from dinoscope.data.benchmarks import voc_palette
 from dinoscope.data.video import Video, open_video, read_header
-from dinoscope.demo.limits import MB, Limits, Refused
+from dinoscope.demo.pictures import MB, Limits, Refused, fitted_size
 from dinoscope.errors import UserError
 from dinoscope.evaluation.propagation import PropagationConfig, cell_features, propagate
 from dinoscope.models.backbone import Backbone
@@ -56,27 +55,21 @@ _OPAQUE = 128  # of 255: paint that covers less of a pixel is the soft edge of a
 class Clip:
     """Frames of a video, read again at each iteration; several iterations may run at once.
 
-    name: the file's, as the person knows it.
+    name: the file's, as the person knows it. size: height and width that frames are shrunk to, in pixels.
     total: frames of the whole video. step: every so many frames one is taken. count: frames that are taken.
-    size: height and width that frames are shrunk to, in pixels.
     """
 
     video: Video
     name: str
-    total: int
-    step: int
-    count: int
     size: tuple[int, int]
+    total: int
+    count: int
+    step: int = 1
 
     @property
     def fps(self) -> float:
         """Frames per second at which the frames taken play as fast as the video."""
         return self.video.fps / self.step
-
-    @property
-    def seconds(self) -> float:
-        """Duration of the whole video."""
-        return self.total / self.video.fps
 
     def __length_hint__(self) -> int:
         return self.count
@@ -99,57 +92,45 @@ class Clip:
 def open_clip(path: Path, name: str, limits: Limits, decode: bool = False) -> Clip:
     """Return the clip in a file, with all its frames, which may be more than are followed (`limits.video_frames`).
 
-    Size in bytes and length are checked first, in the file's header. A file that does not say its length is counted,
-    but no further than is allowed.
+    Size in bytes and length are checked first, in the file's header. The frames of a file that does not say its length
+    are counted, but no further than is allowed.
 
     decode: all frames once, for a process with a deadline: what ends here in time ends in time again.
 
     Raises Refused if the file is too large, the video too long, damaged or no video.
     """
+
+    def refuse_long(seconds: float) -> None:
+        if seconds > limits.video_seconds:
+            length = str(timedelta(seconds=round(seconds))).removeprefix("0:")
+            raise Refused("video_too_long", name=name, length=length, most=f"{limits.video_seconds:g}")
+
     if not path.is_file():
         raise Refused("video_gone")
     megabytes = path.stat().st_size / MB
     if megabytes > limits.video_mb:
         raise Refused("video_too_large", name=name, megabytes=f"{megabytes:.0f}", most=f"{limits.video_mb:g}")
     try:
-        _refuse_long(name, read_header(path).seconds, limits)
+        refuse_long(read_header(path).seconds)
         video = open_video(path)
     except UserError as error:
         raise Refused("video_unreadable", name=name) from error
     total = video.frames
     if not total:
         for total, _ in enumerate(video, start=1):
-            _refuse_long(name, (total - 1) / video.fps, limits)
+            refuse_long((total - 1) / video.fps)
     if decode:
         with contextlib.suppress(UserError):  # damage in the middle is reported when that frame is used
             for _ in video:
                 pass
-    return Clip(video, name, total, 1, total, _shrunk(video.size, limits.video_side))
+    return Clip(video, name, fitted_size(video.size, limits.video_side), total, total)
 
 
 def sample_clip(folder: Path, name: str, limits: Limits) -> Clip:
     """Return drawn scenes that move, turn and cover each other; they are drawn into the folder unless they exist."""
     frames = write_scenes(folder, _SAMPLE) / "DAVIS" / "JPEGImages" / "480p" / "scene-00"
     video = replace(open_video(frames), fps=_SAMPLE_FPS)
-    return Clip(video, name, video.frames, 1, video.frames, _shrunk(video.size, limits.video_side))
-
-
-def first_frame(clip: Clip) -> UInt8[ndarray, "h w 3"]:
-    """Return the frame on which objects are marked. Raises UserError as a video does."""
-    return next(iter(clip))
-
-
-def _refuse_long(name: str, seconds: float, limits: Limits) -> None:
-    if seconds > limits.video_seconds:
-        minutes, rest = divmod(round(seconds), 60)
-        hours, minutes = divmod(minutes, 60)
-        length = f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-        raise Refused("video_too_long", name=name, length=length, most=f"{limits.video_seconds:g}")
-
-
-def _shrunk(size: tuple[int, int], side: int) -> tuple[int, int]:
-    scale = min(1.0, side / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    return Clip(video, name, fitted_size(video.size, limits.video_side), video.frames, video.frames)
 
 
 @dataclass(frozen=True)
@@ -169,92 +150,52 @@ class Click:
         return min(rows - 1, int(self.row * rows)), min(columns - 1, int(self.column * columns))
 
 
-@dataclass(frozen=True, eq=False)
-class Painting:
-    """What was painted with a brush: the object of each pixel, 0 for none."""
-
-    ids: UInt8[ndarray, "h w"]
+Mark = Click | UInt8[ndarray, "h w"]
+"""A click, or what was painted with a brush: the object of each pixel, 0 for none."""
 
 
-@dataclass(frozen=True)
-class Marks:
-    """Everything that a person has marked, in order; every change gives new marks.
+def clip_cells(backbone: Backbone, clip: Clip, size: int) -> Float[Tensor, "rows columns d"]:
+    """Return the features of the first frame's cells, on the CPU, computed at the short side `size`.
 
+    Raises UserError if the frame cannot be read, or as `cell_features` does.
+    """
+    features, grid = cell_features(backbone, next(iter(clip)), size)
+    return features.cpu().view(*grid, -1)
+
+
+def object_ids(
+    marks: Sequence[Mark], cells: Float[Tensor, "rows columns d"] | None, size: tuple[int, int], reach: float = 0.0
+) -> UInt8[ndarray, "h w"]:
+    """Return the object of each pixel of a picture of `size`, 0 for none: regions of clicks, then paint over them.
+
+    Where regions overlap, the object with the highest score counts.
+
+    cells: features of length 1 of the cells that cover the picture; may be None if there are no clicks.
     reach: added to the scores of all regions: above 0 they grow, below they shrink.
     """
-
-    marks: tuple[Click | Painting, ...] = ()
-    reach: float = 0.0
-
-    def with_mark(self, mark: Click | Painting) -> Marks:
-        """Return these and one more."""
-        return replace(self, marks=(*self.marks, mark))
-
-    def undone(self) -> Marks:
-        """Return these without the last, if there is one."""
-        return replace(self, marks=self.marks[:-1])
-
-    @property
-    def clicks(self) -> tuple[Click, ...]:
-        """The clicks alone."""
-        return tuple(mark for mark in self.marks if isinstance(mark, Click))
-
-    def ids(self, cells: Float[Tensor, "rows columns d"] | None, size: tuple[int, int]) -> UInt8[ndarray, "h w"]:
-        """Return the object of each pixel of a picture of `size`, 0 for none: regions of clicks, then paint over them.
-
-        cells: features of length 1 of the cells that cover the picture; may be None if there are no clicks.
-        """
-        ids = np.zeros(size, np.uint8) if cells is None else grown(self.clicks, cells, size, self.reach)
-        for mark in self.marks:
-            if isinstance(mark, Painting):
-                ids = np.where(mark.ids > 0, mark.ids, ids)
-        return ids
-
-
-def grown(
-    clicks: Sequence[Click], cells: Float[Tensor, "rows columns d"], size: tuple[int, int], reach: float = 0.0
-) -> UInt8[ndarray, "h w"]:
-    """Return the object of each pixel, 0 for none, by the rule above; of several the one with the highest score."""
     ids, best = np.zeros(size, np.uint8), np.zeros(size, np.float32)
-    inner = torch.zeros(cells.shape[:2], dtype=torch.bool)
-    inner[1:-1, 1:-1] = True
-    edge = cells[~inner]
-    against = _likeness(cells, edge, max(1, round(_EDGE_SHARE * len(edge))))
-    for number in sorted({click.number for click in clicks if click.adds}):
-        own = [click for click in clicks if click.number == number]
-        score = _score(own, cells, against) + reach
-        inside = score > 0
-        _, parts = cv2.connectedComponents(inside.astype(np.uint8), connectivity=4)
-        clicked = {int(parts[click.cell(*parts.shape)]) for click in own if click.adds} - {0}
-        region = np.isin(parts, list(clicked))
-        # cells alike that are not connected would bleed into the region's border where scores are interpolated
-        score = np.where(region | ~inside, score, _NOWHERE).astype(np.float32)
-        pixels = cv2.resize(score, size[::-1], interpolation=cv2.INTER_LINEAR)
-        ids[pixels > best] = number
-        best = np.maximum(best, pixels)
+    clicks = [mark for mark in marks if isinstance(mark, Click)]
+    if cells is not None and clicks:
+        inner = torch.zeros(cells.shape[:2], dtype=torch.bool)
+        inner[1:-1, 1:-1] = True
+        edge = cells[~inner]
+        against = _likeness(cells, edge, max(1, round(_EDGE_SHARE * len(edge))))
+        for number in sorted({click.number for click in clicks if click.adds}):
+            own = [click for click in clicks if click.number == number]
+            score = _score(own, cells, against) + reach
+            inside = score > 0
+            _, parts = cv2.connectedComponents(inside.astype(np.uint8), connectivity=4)
+            clicked = {int(parts[click.cell(*parts.shape)]) for click in own if click.adds} - {0}
+            region = np.isin(parts, list(clicked))
+            # similar cells that are not connected would bleed into the region's border where scores are interpolated
+            score = np.where(region | ~inside, score, _NOWHERE).astype(np.float32)
+            pixels = cv2.resize(score, size[::-1], interpolation=cv2.INTER_LINEAR)
+            ids[pixels > best] = number
+            best = np.maximum(best, pixels)
+    for mark in marks:
+        if not isinstance(mark, Click):
+            ids = np.where(mark > 0, mark, ids)
     return ids
-
-
-def painted(layers: Iterable[UInt8[ndarray, "_ _ 4"]], size: tuple[int, int]) -> UInt8[ndarray, "h w"]:
-    """Return the object of each painted pixel, by the nearest of their colours; 0 without paint.
-
-    layers: RGBA, the lowest first, of the picture's aspect.
-    """
-    ids = np.zeros(size, np.uint8)
-    colors = np.asarray(object_colors(), np.int64)
-    for layer in layers:
-        if layer.shape[:2] != size:
-            layer = cv2.resize(layer, size[::-1], interpolation=cv2.INTER_NEAREST)
-        opaque = layer[..., 3] >= _OPAQUE
-        distance = ((layer[opaque][:, None, :3].astype(np.int64) - colors) ** 2).sum(axis=2)
-        ids[opaque] = 1 + distance.argmin(axis=1)
-    return ids
-
-
-def object_colors() -> list[tuple[int, int, int]]:
-    """Return RGB of objects 1 to `OBJECTS`: VOC's, which the masks have too."""
-    flat = voc_palette()
-    return [(flat[at], flat[at + 1], flat[at + 2]) for at in range(3, 3 * OBJECTS + 3, 3)]
 
 
 def _score(
@@ -286,71 +227,47 @@ def _around(clicks: Sequence[Click], cells: Float[Tensor, "rows columns d"]) -> 
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Step:
-    """A frame that was followed: how many are done of how many, the seconds so far, and the objects over it (RGB)."""
+def painted(layers: Sequence[UInt8[ndarray, "_ _ 4"]], size: tuple[int, int]) -> UInt8[ndarray, "h w"]:
+    """Return the object of each painted pixel, by the nearest of their colours; 0 without paint.
 
-    done: int
-    total: int
-    seconds: float
-    picture: UInt8[ndarray, "h w 3"]
-
-
-@dataclass(frozen=True)
-class Followed:
-    """The files that were written, over how many frames, in how many seconds."""
-
-    overlay: Path
-    masks: Path
-    frames: int
-    seconds: float
-
-
-def clip_cells(backbone: Backbone, clip: Clip, size: int) -> Float[Tensor, "rows columns d"]:
-    """Return the features of the first frame's cells, on the CPU, computed at the short side `size`.
-
-    Raises UserError if the frame cannot be read, or as `cell_features` does.
+    layers: RGBA, the lowest first, of the picture's aspect.
     """
-    features, grid = cell_features(backbone, first_frame(clip), size)
-    return features.cpu().view(*grid, -1)
+    ids = np.zeros(size, np.uint8)
+    colors = np.asarray(object_colors(), np.int64)
+    for layer in layers:
+        if layer.shape[:2] != size:
+            layer = cv2.resize(layer, size[::-1], interpolation=cv2.INTER_NEAREST)
+        opaque = layer[..., 3] >= _OPAQUE
+        distance = ((layer[opaque][:, None, :3].astype(np.int64) - colors) ** 2).sum(axis=2)
+        ids[opaque] = 1 + distance.argmin(axis=1)
+    return ids
+
+
+def object_colors() -> list[tuple[int, int, int]]:
+    """Return RGB of objects 1 to `OBJECTS`: VOC's, which the masks have too."""
+    flat = voc_palette()
+    return [(flat[at], flat[at + 1], flat[at + 2]) for at in range(3, 3 * OBJECTS + 3, 3)]
 
 
 def follow(
     backbone: Backbone, clip: Clip, mask: UInt8[ndarray, "h w"], config: PropagationConfig, folder: Path
-) -> Generator[Step | Followed, None, None]:
-    """Propagate the objects of the first frame's mask through the clip: yield a `Step` per frame, then `Followed`.
+) -> Generator[UInt8[ndarray, "h w 3"], None, None]:
+    """Propagate the objects of the first frame's mask through the clip; yield each frame with its objects, in RGB.
 
     folder: is made, with overlay.mp4 and masks.zip (palette PNGs 00000.png..., values as in the mask) at the end.
     If the iterator is closed before the end, or anything fails, it is removed with everything in it.
 
-    Raises Refused if nothing is marked, else UserError as `propagate` does or if something cannot be written.
+    Raises Refused if nothing is marked, UserError as `propagate` does, or OSError if something cannot be written.
     """
     if not mask.any():
         raise Refused("video_nothing_marked")
-    overlay, masks = folder / "overlay.mp4", folder / "masks"
-    begin, done = time.perf_counter(), 0
+    masks = folder / "masks"
     try:
-        try:
-            masks.mkdir(parents=True)
-        except OSError as error:
-            raise UserError(f"{masks} cannot be made: {error.strerror}") from error
+        masks.mkdir(parents=True)
         results = propagate(backbone, clip, {0: mask}, config)
-        for done, picture in enumerate(write_followed(results, clip, clip.fps, masks, overlay), start=1):
-            yield Step(done, clip.count, time.perf_counter() - begin, picture)
-        archive = _zipped(masks)
+        yield from write_followed(results, clip, clip.fps, masks, folder / "overlay.mp4")
+        shutil.make_archive(str(masks), "zip", masks)
+        shutil.rmtree(masks)
     except BaseException:  # GeneratorExit too: whoever cancels closes the iterator
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    yield Followed(overlay, archive, done, time.perf_counter() - begin)
-
-
-def _zipped(folder: Path) -> Path:
-    file = folder.with_suffix(".zip")
-    try:
-        with zipfile.ZipFile(file, "w") as archive:  # PNGs are compressed already
-            for mask in sorted(folder.iterdir()):
-                archive.write(mask, mask.name)
-    except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror}") from error
-    shutil.rmtree(folder)
-    return file

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,20 @@ from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from dinoscope.demo.engine import KINDS, OF_BLOCKS, Engine, Input
-from dinoscope.demo.limits import Refused
-from dinoscope.demo.pictures import SHOWN, THUMBNAIL, GroundTruth, Picture, Pixels, read_truth, shrunk
-from dinoscope.demo.site import LIGHT, Picked, Radio, Site, hidden_column, literal, refusals_shown
+from dinoscope.demo.engine import OF_BLOCKS, Engine, Input
+from dinoscope.demo.pictures import SHOWN, THUMBNAIL, GroundTruth, Picture, Pixels, Refused, Sample, read_truth, shrunk
+from dinoscope.demo.site import LIGHT, NOTHING, Radio, Site, chosen_models, for_models, literal, refusals_shown
 from dinoscope.evaluation.voc import jaccard
 from dinoscope.explain.attention import map_masks, mean_and_heads
+from dinoscope.explain.maps import MAPS
 from dinoscope.model_names import folder_names
 from dinoscope.pictures import OPACITY, mask_overlay, overlay, write_png
 
 MEAN = "mean"
 OWN = "own"
-NOTHING = ""
-"""As the second model: only one is shown."""
 SIZES = (224, 320, 480, 640)
 _NAME = 40  # characters of an image's name in those of saved files, for which most systems allow 255 bytes
+_BLANK = [gr.skip(), "", None, None, []] * 2  # what is shown if there is no image, or it cannot be used
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Controls:
 
 @dataclass(frozen=True)
 class View:
-    """One model's maps of a picture: the mean, and if it has several heads each head's, [1 + heads, rows, columns].
+    """One model's maps of a picture: the mean, and each head's if it has several, [1 + heads, rows, columns].
 
     shares: of the image in each map's mask. jaccards: of each mask with the ground truth, 0 to 1, if there is one.
     place: of the map that is chosen. block: of how many; None for kinds of map that are of the whole network.
@@ -61,7 +60,7 @@ class View:
     maps: Float[Tensor, "maps rows columns"]
     masks: Bool[Tensor, "maps rows columns"]
     shares: list[float]
-    jaccards: list[float | None]
+    jaccards: Sequence[float | None]
     place: int
     block: tuple[int, int] | None
 
@@ -75,12 +74,15 @@ def view(engine: Engine, given: Input, controls: Controls, truth: GroundTruth | 
     place = 0 if controls.head is None or controls.head + 1 >= len(maps) else controls.head + 1
     depth = engine.depth(given.model)
     block = (min(controls.block, depth - 1), depth) if controls.kind in OF_BLOCKS and depth > 1 else None
-    shares = [mask.float().mean().item() for mask in masks]
-    return View(maps, masks, shares, [_jaccard(mask, truth) for mask in masks], place, block)
+    jaccards = [None] * len(masks)
+    if truth is not None and truth.objects.any():
+        objects, valid = torch.from_numpy(truth.objects), torch.from_numpy(truth.valid)
+        jaccards = [jaccard(mask, objects, valid) for mask in masks]
+    return View(maps, masks, [mask.float().mean().item() for mask in masks], jaccards, place, block)
 
 
 def full_size(engine: Engine, given: Input, controls: Controls) -> Iterator[tuple[str, UInt8[ndarray, "h w *c"]]]:
-    """Yield overlay, mask (0 or 255) and outline of every map at the image's own size, with a name.
+    """Yield (name, picture): overlay, mask (0 or 255) and outline of every map at the image's own size.
 
     Heads are counted from 1, as on the page.
     """
@@ -94,19 +96,8 @@ def full_size(engine: Engine, given: Input, controls: Controls) -> Iterator[tupl
 
 
 def draw_map(pixels: Pixels, values: Float[Tensor, "rows columns"], controls: Controls) -> Pixels:
-    """Lay a map over an image as the controls say."""
+    """Lay a map over an image according to the controls."""
     return overlay(pixels, values.numpy(), opacity=controls.opacity, smooth=controls.smooth)
-
-
-def _jaccard(mask: Bool[Tensor, "rows columns"], truth: GroundTruth | None) -> float | None:
-    if truth is None or not truth.objects.any():
-        return None
-    return jaccard(mask, torch.from_numpy(truth.objects), torch.from_numpy(truth.valid))
-
-
-def chosen_models(first: str, second: str) -> list[str]:
-    """Return the one or two models that are chosen, each once."""
-    return [first] if second in (NOTHING, first) else [first, second]
 
 
 class ImageTab:
@@ -138,20 +129,20 @@ class ImageTab:
         site, word, start = self.site, self.site.words.label, list(self.site.engine.models)[:2]
         self.upload = site.upload("upload", "image_upload", height=170, elem_classes="upload picture first")
         self.samples = site.sample_gallery("samples")
-        self.kind = site.choice("image_kind", {kind: kind for kind in KINDS})
-        self.head = Radio(
-            self._head_choices(start), value=MEAN, elem_classes="heads-choice", **site.named("image_head")
-        )
-        depth = self._depth(start)
+        self.kind = site.choice("image_kind", {kind: kind for kind in MAPS})
+        heads, depth = self._heads_and_depth(start)
+        self.head = Radio(heads, value=MEAN, elem_classes="heads-choice", **site.named("image_head"))
         self.block = site.slider("image_block", 1, max(depth, 2), depth, step=1, interactive=depth > 1, elem_id="block")
         self.mass = site.slider("image_mass", 5, 100, 60, step=1, elem_id="mass")
         self.opacity = site.slider("image_opacity", 0, 100, round(100 * OPACITY), step=1, elem_id="opacity")
         with gr.Accordion(word("image_more"), open=False):
-            sizes = [size for size in SIZES if size <= site.limits.most_size]
+            sizes = [size for size in SIZES if size <= site.engine.limits.most_size]
+            # the DINO paper's 480 px for networks made for photographs, 224 px for the small ones of 32 to 64 px
+            made_for = max(model.backbone.config.image_size for model in site.engine.models.values())
+            wanted = 480 if made_for >= 224 else 224
+            value = str(max((size for size in sizes if size <= wanted), default=OWN))
             choices = [*((str(size), str(size)) for size in sizes), (word("image_size_own"), OWN)]
-            self.size = gr.Radio(
-                choices, value=self._start_size(sizes), elem_classes="sizes", **site.named("image_size")
-            )
+            self.size = gr.Radio(choices, value=value, elem_classes="sizes", **site.named("image_size"))
             self.smooth = gr.Checkbox(True, **site.named("image_smooth"))
         self.controls = [self.kind, self.head, self.block, self.mass, self.opacity, self.size, self.smooth]
         with gr.Accordion(word("image_truth"), open=False):
@@ -161,7 +152,7 @@ class ImageTab:
         self.files = gr.File(label=word("image_files"), file_count="multiple", visible=False, elem_id="files")
 
     def _build_column(self, name: str) -> list[Any]:
-        """What shows one model, in the order in which `draw` fills it."""
+        # What shows one model, in the order of `_BLANK`.
         site = self.site
         with gr.Column(min_width=300, elem_classes="model-column", elem_id=name) as column:
             caption = site.caption(name)
@@ -175,7 +166,7 @@ class ImageTab:
         return [column, caption, main, mask, heads]
 
     def _wire(self, demo: gr.Blocks) -> None:
-        """Connect events: of many moves of a control the last counts."""
+        # Of many moves of a control the last counts.
         site, inputs = self.site, {self.picked, self.first, self.second, *self.controls}
         outputs = [component for column in self.columns for component in column]
         draw: Any = {"fn": self.draw, "inputs": inputs, "outputs": outputs, **site.heavy}
@@ -199,36 +190,15 @@ class ImageTab:
             chosen.then(**draw, show_progress="hidden")
         self.save_button.click(self.save, inputs, [self.files], concurrency_id="models", api_visibility="private")
 
-    def _head_choices(self, models: list[str]) -> list[tuple[Any, str]]:
-        """The mean, then the heads of the model that has most, counted from 1 on the page."""
-        count = max(self.site.engine.heads(model) for model in models)
+    def _heads_and_depth(self, models: list[str]) -> tuple[list[tuple[Any, str]], int]:
+        # The mean, then the heads of the model that has most, counted from 1 on the page; blocks of the deepest.
+        engine = self.site.engine
+        count = max(map(engine.heads, models))
         heads = [(str(number + 1), str(number)) for number in range(count)] if count > 1 else []
-        return [(self.site.words.label("image_mean"), MEAN), *heads]
-
-    def _depth(self, models: list[str]) -> int:
-        return max(self.site.engine.depth(model) for model in models)
-
-    def _start_size(self, sizes: list[int]) -> str:
-        """The DINO paper's 480 px for networks made for photographs, 224 px for the small ones of 32 to 64 px."""
-        made_for = max(model.backbone.config.image_size for model in self.site.engine.models.values())
-        wanted = 480 if made_for >= 224 else 224
-        return str(max((size for size in sizes if size <= wanted), default=OWN))
-
-    def read(self, data: Mapping[Any, Any]) -> Controls:
-        """Return what the components' values mean: the slider counts layers from 1, shares are in percent."""
-        head = data[self.head]
-        return Controls(
-            data[self.kind],
-            None if head == MEAN else int(head),
-            int(data[self.block]) - 1,
-            data[self.mass] / 100,
-            data[self.opacity] / 100,
-            self.read_size(data),
-            data[self.smooth],
-        )
+        return [(self.site.words.label("image_mean"), MEAN), *heads], max(map(engine.depth, models))
 
     def read_size(self, data: Mapping[Any, Any]) -> int | None:
-        """Return the resolution alone, as in `Input`."""
+        """Return the resolution, as in `Input`."""
         return None if data[self.size] == OWN else int(data[self.size])
 
     def begin(self, request: gr.Request) -> tuple[Any, Any]:
@@ -242,66 +212,65 @@ class ImageTab:
     def take(self, path: str | None, request: gr.Request) -> tuple[Any, Any, Any]:
         """Take an image that was uploaded, or its removal; a ground truth that was uploaded is another image's."""
         picked, field = self.site.take(path, request)
-        return picked, field, None if picked is None or isinstance(picked, Picked) else gr.skip()
+        return picked, field, None if picked is None or isinstance(picked, Sample) else gr.skip()
 
-    def take_truth(self, picked: Picked | None, path: str | None, request: gr.Request) -> tuple[Any, Any]:
+    @refusals_shown((gr.skip(), None))
+    def take_truth(self, picked: Sample | None, path: str | None, request: gr.Request) -> tuple[Any, Any]:
         """Take a ground truth that was uploaded for the image."""
-        try:
-            if picked is None:
-                raise Refused("image_first")
-            if path is None:
-                return replace(picked, mask=None), gr.skip()
-            picture = self.site.engine.picture(picked.path)
-            self.site.engine.apart(read_truth, Path(path), picture.size, self.site.limits)
-        except Refused as error:
-            self.site.warn(request, error)
-            return gr.skip(), None
-        return replace(picked, mask=Path(path), binary=None), gr.skip()
+        if picked is None:
+            raise Refused("image_first")
+        if path is None:
+            return replace(picked, mask=None), gr.skip()
+        picked = Sample(picked.path, Path(path))
+        self._read(picked)
+        return picked, gr.skip()
 
     def fit(self, first: str, second: str, kind: str, head: str, block: int, depth: int) -> tuple[Any, Any, int]:
         """Update head and layer for other models or another kind of map: what does not apply cannot be moved.
 
         block: the layer that was chosen, from 1; the last one stays the last. depth: of the deepest model before.
         """
-        models = chosen_models(first, second)
-        choices, deepest = self._head_choices(models), self._depth(models)
-        kept = head if head in [value for _, value in choices] else MEAN
+        choices, deepest = self._heads_and_depth(chosen_models(first, second))
+        value = head if head in [value for _, value in choices] else MEAN
         several = kind == "attention" and len(choices) > 1
-        value = deepest if block >= depth else min(block, deepest)
+        layer = deepest if block >= depth else min(block, deepest)
         movable = kind in OF_BLOCKS and deepest > 1
-        layer = gr.Slider(value=value, maximum=max(deepest, 2), interactive=movable)
-        return gr.Radio(choices, value=kept, interactive=several), layer, deepest
+        slider = gr.Slider(value=layer, maximum=max(deepest, 2), interactive=movable)
+        return gr.Radio(choices, value=value, interactive=several), slider, deepest
 
     def enlarge(self, event: gr.SelectData) -> str:
         """Choose the head that was clicked in the gallery."""
         return str(event.index)
 
-    def blank(self) -> list[Any]:
-        """Return what is shown if there is no image, or it cannot be used."""
-        return [gr.skip(), "", None, None, []] * 2
-
-    @refusals_shown(blank)
+    @refusals_shown(_BLANK)
     def draw(self, data: dict[Any, Any], request: gr.Request) -> list[Any]:
         """Draw everything, for the image, the models and the controls as they are."""
-        picked: Picked | None = data[self.picked]
-        if picked is None:
-            return self.blank()
-        picture, truth = self._read(picked)
-        controls, results = self.read(data), list[Any]()
-        models = chosen_models(data[self.first], data[self.second])
-        for model in models:
-            results += self._column(Input(model, picture, controls.size), controls, truth, request)
-        return results if len(models) > 1 else [*results, *hidden_column(5)]
+        if data[self.picked] is None:
+            return _BLANK
+        picture, truth = self._read(data[self.picked])
+        controls = self._controls(data)
+        return for_models(
+            data[self.first],
+            data[self.second],
+            lambda model: self._column(Input(model, picture, controls.size), controls, truth, request),
+        )
+
+    def _controls(self, data: Mapping[Any, Any]) -> Controls:
+        # The slider counts layers from 1, shares are in percent.
+        head = None if data[self.head] == MEAN else int(data[self.head])
+        mass, opacity = data[self.mass] / 100, data[self.opacity] / 100
+        block, smooth = int(data[self.block]) - 1, data[self.smooth]
+        return Controls(data[self.kind], head, block, mass, opacity, self.read_size(data), smooth)
 
     def _column(self, given: Input, controls: Controls, truth: GroundTruth | None, request: gr.Request) -> list[Any]:
-        """One model's pictures; or in its caption why there are none: the other model may have some."""
+        # One model's pictures; or in its caption why there are none: the other model may have some.
         say, show = self.site.words.say, self.site.show
         try:
             drawn = view(self.site.engine, given, controls, truth)
         except Refused as error:
             reason = say(request, error.key, **error.values)
             caption = reason if "model" in error.values else f"**{literal(given.model)}**\n\n{reason}"
-            return [gr.Column(visible=True), caption, None, None, gr.Gallery([], visible=False)]
+            return [caption, None, None, gr.Gallery([], visible=False)]
         large, small = shrunk(given.picture.pixels, SHOWN), shrunk(given.picture.pixels, THUMBNAIL, THUMBNAIL)
         heads: list[tuple[str, str]] = []
         for number in range(1, len(drawn.maps)):
@@ -313,7 +282,6 @@ class ImageTab:
                 caption = say(request, "image_head_caption_truth", **values, jaccard=f"{score:.0%}")
             heads.append((show(draw_map(small, drawn.maps[number], controls)), caption))
         return [
-            gr.Column(visible=True),
             self._caption(given, controls.kind, drawn, request),
             show(draw_map(large, drawn.maps[drawn.place], controls)),
             show(mask_overlay(large, drawn.masks[drawn.place].numpy())),
@@ -321,7 +289,7 @@ class ImageTab:
         ]
 
     def _caption(self, given: Input, kind: str, drawn: View, request: gr.Request) -> str:
-        """What is shown of a model, in three lines, so that the pictures of two models begin at the same height."""
+        # Always three lines, so that the pictures of two models begin at the same height.
         say, engine, model = self.site.words.say, self.site.engine, given.model
         score = drawn.jaccards[drawn.place]
         share = say(request, "image_caption", share=f"{drawn.shares[drawn.place]:.0%}")
@@ -338,27 +306,27 @@ class ImageTab:
         parts.append(say(request, "image_caption_size", columns=columns, rows=rows, size=engine.size(given)))
         return f"**{literal(model)}**\n\n{share}\n\n<span class='small'>{' · '.join(parts)}</span>"
 
-    @refusals_shown()
+    @refusals_shown(gr.skip())
     def save(self, data: dict[Any, Any], request: gr.Request) -> Any:
         """Write PNG files of everything that is shown, at the image's own size."""
-        picked: Picked | None = data[self.picked]
+        picked: Sample | None = data[self.picked]
         if picked is None:
             raise Refused("image_first")
         picture, _ = self._read(picked)
-        controls = self.read(data)
+        controls = self._controls(data)
         models = chosen_models(data[self.first], data[self.second])
         folder, files = self.site.folder / uuid.uuid4().hex, list[str]()
         folder.mkdir()
         for model, name in zip(models, folder_names(models), strict=True):
             for what, pixels in full_size(self.site.engine, Input(model, picture, controls.size), controls):
-                file = folder / f"{picked.name[:_NAME]}_{name}_{what}.png"
+                file = folder / f"{picked.path.stem[:_NAME]}_{name}_{what}.png"
                 write_png(file, pixels)
                 files.append(str(file))
         return gr.File(files, visible=True)
 
-    def _read(self, picked: Picked) -> tuple[Picture, GroundTruth | None]:
-        picture = self.site.engine.picture(picked.path)
+    def _read(self, picked: Sample) -> tuple[Picture, GroundTruth | None]:
+        engine = self.site.engine
+        picture = engine.picture(picked.path)
         if picked.mask is None:
             return picture, None
-        read = self.site.engine.apart
-        return picture, read(read_truth, picked.mask, picture.size, self.site.limits, picked.binary)
+        return picture, engine.apart(read_truth, picked.mask, picture.size, engine.limits, picked.binary)

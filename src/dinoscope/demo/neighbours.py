@@ -18,10 +18,9 @@ from torch import Tensor
 
 from dinoscope.data.images import UnreadableImage, decode
 from dinoscope.data.sources import evenly, find_images, resolve_split
-from dinoscope.demo.image import ImageTab, chosen_models
-from dinoscope.demo.limits import Refused
-from dinoscope.demo.pictures import THUMBNAIL, shrunk
-from dinoscope.demo.site import LIGHT, Picked, Site, hidden_column, refusals_shown
+from dinoscope.demo.image import ImageTab
+from dinoscope.demo.pictures import THUMBNAIL, Refused, Sample, shrunk
+from dinoscope.demo.site import LIGHT, Site, for_models, refusals_shown
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, cached_extract, describing, evaluation_image, evaluation_view
 from dinoscope.model_names import Model
@@ -32,14 +31,12 @@ MAX_IMAGES = 2000
 _COUNT, _MAX_COUNT = 9, 24
 _CONFIG = ExtractConfig(workers=0, batch_size=32)  # no processes next to a server's threads
 _DRAWN = ScenesConfig(train_per_class=24, val_per_class=0, voc_images=0, davis_sequences=0, davis_frames=0)
+_BLANK = [gr.skip(), "", []] * 2  # what is shown without an image, or a folder to search
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An image of the gallery. cosine: of its feature with the query's, -1 to 1.
-
-    label: name of its class; None in a folder without classes.
-    """
+    """An image of the gallery. cosine: of its feature with the query's. label: of its class; None without classes."""
 
     path: Path
     cosine: float
@@ -100,7 +97,7 @@ class Gallery:
 
 
 def draw_gallery(folder: Path) -> Path:
-    """Return drawn scenes to search, for whoever has no images; they are drawn into the folder unless they exist."""
+    """Return drawn scenes to search for whoever has no images; they are drawn into the folder unless they exist."""
     return write_scenes(folder, _DRAWN) / "folder"
 
 
@@ -116,14 +113,12 @@ class NeighboursTab:
         self.site, self.folder = site, folder
         self._galleries: dict[str, Gallery] = {}
         self._opening = threading.Lock()
-        word = site.words.label
         own = gr.State(None)
-        gr.Markdown(word("neighbours_hint"), elem_classes="hint")
+        gr.Markdown(site.words.label("neighbours_hint"), elem_classes="hint")
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=290, elem_classes="controls"):
-                upload = site.upload(
-                    "neighbours-upload", "neighbours_upload", height=240, elem_classes="upload picture first"
-                )
+                settings: Any = {"height": 240, "elem_classes": "upload picture first"}
+                upload = site.upload("neighbours-upload", "neighbours_upload", **settings)
                 samples = site.sample_gallery("neighbours-samples")
                 count = site.slider("neighbours_count", 1, _MAX_COUNT, _COUNT, step=1)
             with gr.Column(scale=10, min_width=320, elem_classes="results"), gr.Row(equal_height=False):
@@ -132,7 +127,7 @@ class NeighboursTab:
             "fn": self.draw,
             "inputs": [own, image.picked, count, image.first, image.second],
             "outputs": [component for column in columns for component in column],
-            "show_progress_on": [found for *_, found in columns],
+            "show_progress_on": [gallery for *_, gallery in columns],
             **site.heavy,
         }
         upload.change(site.take, [upload], [own, upload], **LIGHT)
@@ -142,19 +137,15 @@ class NeighboursTab:
         tab.select(self.preview, [own, image.picked], [upload], **LIGHT).then(**draw)
 
     def _build_column(self, name: str) -> list[Any]:
-        """What shows one model, in the order in which `draw` fills it."""
+        # What shows one model, in the order of `_BLANK`.
         with gr.Column(min_width=300, elem_id=name, elem_classes="model-column") as column:
             caption = self.site.caption(name)
             settings: Any = {"columns": 4, "height": "auto", "elem_classes": "heads found"}
-            found = self.site.gallery(f"{name}-found", "neighbours_found", **settings)
-        return [column, caption, found]
+            gallery = self.site.gallery(f"{name}-found", "neighbours_found", **settings)
+        return [column, caption, gallery]
 
-    def blank(self) -> list[Any]:
-        """Return what is shown if there is no image, or no folder to search."""
-        return [gr.skip(), "", []] * 2
-
-    @refusals_shown()
-    def preview(self, own: Picked | None, picked: Picked | None, request: gr.Request) -> Any:
+    @refusals_shown(gr.skip())
+    def preview(self, own: Sample | None, picked: Sample | None, request: gr.Request) -> Any:
         """Show the image tab's image if none was chosen here."""
         if own is not None:
             return gr.skip()
@@ -162,33 +153,33 @@ class NeighboursTab:
             return None
         return self.site.show(shrunk(self.site.engine.picture(picked.path).pixels, 2 * THUMBNAIL))
 
+    @refusals_shown(_BLANK)
     def draw(
         self,
-        own: Picked | None,
-        picked: Picked | None,
+        own: Sample | None,
+        picked: Sample | None,
         count: int,
         first: str,
         second: str,
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio finds it by its default)
     ) -> list[Any]:
-        """Show what each model finds."""
+        """Show the nearest neighbours by each model."""
         image = own or picked
         if image is None:
-            return self.blank()
-        results: list[Any] = []
+            return _BLANK
+        picture = self.site.engine.picture(image.path)
+
+        def show(model: str) -> list[Any]:
+            gallery = self._gallery(model, request, progress)
+            pixels = picture.by(gallery.model.backbone.config.window)
+            neighbours = gallery.nearest(pixels, count, without=image.path)
+            return [self._caption(gallery, neighbours, request), self._pictures(neighbours)]
+
         try:
-            picture = self.site.engine.picture(image.path)
-            for model in chosen_models(first, second):
-                gallery = self._gallery(model, request, progress)
-                pixels = picture.by(gallery.model.backbone.config.window)
-                found = gallery.nearest(pixels, count, without=image.path)
-                results += [gr.Column(visible=True), self._caption(gallery, found, request), self._pictures(found)]
-        except (Refused, UserError) as error:
-            refused = error if isinstance(error, Refused) else Refused("neighbours_failed", reason=error)
-            self.site.warn(request, refused)
-            return self.blank()
-        return results if len(results) == 6 else [*results, *hidden_column(3)]
+            return for_models(first, second, show)
+        except UserError as error:
+            raise Refused("neighbours_failed", reason=error) from error
 
     def _gallery(self, model: str, request: gr.Request, progress: gr.Progress) -> Gallery:
         what = self.site.words.plain(request, "neighbours_opening", model=model)
@@ -199,27 +190,26 @@ class NeighboursTab:
         with self._opening:
             if model not in self._galleries:
                 folder = self.folder or draw_gallery(self.site.folder / "gallery")
-                opened = self.site.engine.models[model]
-                self._galleries[model] = Gallery.open(folder, opened, show_progress)
+                self._galleries[model] = Gallery.open(folder, self.site.engine.models[model], show_progress)
             return self._galleries[model]
 
-    def _caption(self, gallery: Gallery, found: Sequence[Neighbour], request: gr.Request) -> str:
+    def _caption(self, gallery: Gallery, neighbours: Sequence[Neighbour], request: gr.Request) -> str:
         say, taken = self.site.words.say, len(gallery.paths)
         key = "neighbours_caption" if taken + gallery.unreadable == gallery.total else "neighbours_caption_some"
         name = self.folder.resolve().name if self.folder else say(request, "neighbours_drawn")
         text = say(request, key, model=gallery.model.label, taken=taken, total=gallery.total, folder=name)
         if gallery.unreadable:
             text += say(request, "neighbours_caption_unreadable", unreadable=gallery.unreadable)
-        votes = Counter(each.label for each in found if each.label is not None)
+        votes = Counter(each.label for each in neighbours if each.label is not None)
         if votes:
             label, most = votes.most_common(1)[0]
-            text += say(request, "neighbours_caption_class", label=label, votes=most, count=len(found))
+            text += say(request, "neighbours_caption_class", label=label, votes=most, count=len(neighbours))
         return text
 
-    def _pictures(self, found: Sequence[Neighbour]) -> list[tuple[Any, str]]:
-        """Small pictures with their class and cosine; files that can no longer be read are passed over."""
+    def _pictures(self, neighbours: Sequence[Neighbour]) -> list[tuple[Any, str]]:
+        # Small pictures with their class and cosine; files that can no longer be read are passed over.
         pictures: list[tuple[Any, str]] = []
-        for each in found:
+        for each in neighbours:
             try:
                 pixels = decode(each.path, window=self.site.engine.window)
             except UnreadableImage:

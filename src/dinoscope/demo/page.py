@@ -1,17 +1,19 @@
-"""The page: its tabs, and how it looks. Everything is of system fonts and the package's own files."""
+"""The page: its tabs, how it looks (system fonts and the package's own files alone), and how Gradio serves it."""
 
 from __future__ import annotations
 
 import json
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
 from dinoscope.demo.image import ImageTab
 from dinoscope.demo.neighbours import NeighboursTab
+from dinoscope.demo.pictures import MB
 from dinoscope.demo.similarity import SimilarityTab
-from dinoscope.demo.site import Language, Site, data_file
+from dinoscope.demo.site import Site, data_file
 from dinoscope.demo.video import VideoTab
 
 _CACHE_SECONDS = (600, 3600)
@@ -35,9 +37,9 @@ def build_page(site: Site, gallery: Path | None = None) -> gr.Blocks:
     return demo
 
 
-def theme() -> gr.themes.Base:
-    """Return the page's colours, spacing and fonts, for light and dark."""
-    return gr.themes.Base(
+def launch(demo: gr.Blocks, site: Site, host: str, port: int | None, middleware: list[Any]) -> str:
+    """Serve the page in threads of this process and return its address. Raises OSError if there is no free port."""
+    theme = gr.themes.Base(
         primary_hue=gr.themes.colors.violet,
         secondary_hue=gr.themes.colors.violet,
         neutral_hue=gr.themes.colors.slate,
@@ -47,10 +49,25 @@ def theme() -> gr.themes.Base:
         font=("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"),
         font_mono=("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"),
     ).set(**tomllib.loads(data_file("theme.toml")))
-
-
-def head(language: Language | None) -> str:
-    """Return what goes into the page's head; a forced language also holds for Gradio's own words."""
-    settings = json.dumps({"language": language, "words": tomllib.loads(data_file("gradio.es.toml"))})
-    script = f"((dinoscope) => {{\n{data_file('page.js')}}})({settings});"
-    return f"<style>{data_file('frame.css')}</style><script>{script}</script>"
+    # a forced language also holds for Gradio's own words
+    settings = {"language": site.words.forced, "words": tomllib.loads(data_file("gradio.es.toml"))}
+    script = f"((dinoscope) => {{\n{data_file('page.js')}}})({json.dumps(settings)});"
+    limits = site.engine.limits
+    _, address, _ = demo.queue(max_size=limits.queue).launch(
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=True,
+        share=False,
+        quiet=True,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        max_file_size=int(max(limits.upload_mb, limits.video_mb) * MB),
+        app_kwargs={"middleware": middleware},
+        theme=theme,
+        css=data_file("page.css"),
+        head=f"<style>{data_file('frame.css')}</style><script>{script}</script>",
+        i18n=site.words.translations(),
+    )
+    return address

@@ -1,29 +1,29 @@
-"""Images as they come in: refused by their headers, before anything is decoded. And the samples."""
+"""What the page takes on, and images as they come in: refused by their headers, before anything is decoded."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy import ndarray
-from PIL import Image
 
 from dinoscope.data.benchmarks import BACKGROUND, VOID, find_masks, read_indices
 from dinoscope.data.grey_range import Window
-from dinoscope.data.images import RawImage, UnreadableImage, decode, read, read_header
+from dinoscope.data.images import RawImage, UnreadableImage, read, read_header
 from dinoscope.data.sources import evenly, find_images
-from dinoscope.demo.limits import MB, Limits, Refused
 from dinoscope.errors import UserError
-from dinoscope.scenes import ScenesConfig, write_scenes
 
 Pixels = UInt8[ndarray, "_ _ 3"]
 
+MB = 10**6
+"""Bytes of a megabyte, and pixels of a megapixel."""
 SHOWN = 720
 """Longest side, in pixels, of a picture on the page."""
 THUMBNAIL = 240
@@ -35,10 +35,69 @@ _NAMED = 4  # an image that is larger than the limit by up to this factor is ref
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What is refused, and how many are served at once. Raises UserError for a limit that is not above 0."""
+
+    megapixels: float = 50
+    """Max million pixels of an image, by its header."""
+    side: int = 20_000
+    """Longest side of an image, in pixels, by its header."""
+    upload_mb: float = 50
+    """Largest file of an image, in MB (1,000,000 bytes)."""
+    video_mb: float = 200
+    """Largest file of a video, in MB."""
+    uploads_mb: float = 4000
+    """All files that the page holds at a time, in MB; they are removed after an hour."""
+    decode_seconds: float = 10
+    """Longest time for reading an image; a video may take six times as long."""
+    video_seconds: float = 30
+    """Longest video, in seconds."""
+    video_frames: int = 150
+    """Max frames of a video that are followed; of a longer video, the person chooses which."""
+    video_side: int = 640
+    """Longer side of a video's frames, in pixels: larger ones are shrunk to it."""
+    most_size: int = 640
+    """Largest short side, in pixels, of a model's input."""
+    patches: int = 12_000
+    """Max patches of a model's input; the time grows with their square, and all others wait for it."""
+    cache_mb: float = 512
+    """Memory for what the models have computed, in MB; the least recently used is removed first."""
+    concurrent: int = 1
+    """Computations at the same time; all others wait in the queue."""
+    queue: int = 64
+    """Max computations that wait; later visitors are asked to try again."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not getattr(self, field.name) > 0:
+                raise UserError(f"{field.name} is a limit above 0, not {getattr(self, field.name)}")
+
+
+class Refused(Exception):
+    """What the page does not do, and why: `key` names a text of en.toml, and `values` fill its placeholders."""
+
+    def __init__(self, key: str, **values: object) -> None:
+        super().__init__(key, values)
+        self.key, self.values = key, values
+
+    def __reduce__(self) -> tuple[Any, ...]:  # it crosses from the decoding processes
+        return functools.partial(Refused, self.key, **self.values), ()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image that the page offers or a visitor chose. mask: of its objects. binary: see `read_truth`."""
+
+    path: Path
+    mask: Path | None = None
+    binary: bool | None = None
+
+
+@dataclass(frozen=True)
 class Picture:
     """A decoded image.
 
-    digest: hash of its values, so that the same image is recognised under another name.
+    digest: hash of its values, by which the same image is recognised under another name.
     raw: values of more than 8 bits, which each model maps by its own grey range; None for unsigned 8 bits.
     """
 
@@ -58,7 +117,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Pixels of objects, and pixels that count (all but void)."""
+    """Pixels of objects, and pixels that are evaluated (all but void)."""
 
     objects: Bool[ndarray, "h w"]
     valid: Bool[ndarray, "h w"]
@@ -89,17 +148,16 @@ def check_picture(path: Path, limits: Limits) -> None:
         raise Refused("picture_empty")
     if size > limits.upload_mb * MB:
         raise Refused("picture_heavy", size=f"{size / MB:.0f}", most=f"{limits.upload_mb:g}")
-    max_pixels = int(limits.megapixels * MB)
+    max_pixels, most = int(limits.megapixels * MB), f"{limits.megapixels:g}"
     try:
         header = read_header(path, max_pixels=_NAMED * max_pixels)
     except UnreadableImage as error:
         # a header beyond what `read` ever takes says so, and is the only fault that is about size
         key = "picture_vast" if str(error).startswith("too large") else "picture_no_image"
-        raise Refused(key, most=f"{limits.megapixels:g}") from error
+        raise Refused(key, most=most) from error
     width, height = header.width, header.height
     if width * height > max_pixels:
-        millions = f"{width * height / 1e6:.0f}"
-        raise Refused("picture_large", width=width, height=height, pixels=millions, most=f"{limits.megapixels:g}")
+        raise Refused("picture_large", width=width, height=height, pixels=f"{width * height / 1e6:.0f}", most=most)
     if max(width, height) > limits.side:
         raise Refused("picture_long", width=width, height=height, most=limits.side)
 
@@ -122,62 +180,42 @@ def read_truth(path: Path, size: tuple[int, int], limits: Limits, binary: bool |
     return GroundTruth((values != BACKGROUND) & (values != VOID), values != VOID)
 
 
+def fitted_size(size: tuple[int, int], longest: int, shortest: int = 1) -> tuple[int, int]:
+    """Return (height, width) of the same aspect whose longer side is from `shortest` to `longest` pixels."""
+    side = max(size)
+    wanted = min(max(side, shortest), longest)
+    return max(1, round(size[0] * wanted / side)), max(1, round(size[1] * wanted / side))
+
+
 def shrunk(pixels: Pixels, longest: int, shortest: int = _SMALLEST) -> Pixels:
     """Resize an image so that its longest side is from `shortest` to `longest` pixels. The aspect stays."""
-    side = max(pixels.shape[:2])
-    wanted = min(max(side, shortest), longest)
-    if wanted == side:
+    size = pixels.shape[0], pixels.shape[1]
+    height, width = fitted_size(size, longest, shortest)
+    if (height, width) == size:
         return pixels
-    height, width = (max(1, round(each * wanted / side)) for each in pixels.shape[:2])
-    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if wanted < side else cv2.INTER_CUBIC)
+    method = cv2.INTER_AREA if max(height, width) < max(size) else cv2.INTER_CUBIC
+    return cv2.resize(pixels, (width, height), interpolation=method)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """An image that the page offers. mask: of its objects. binary: see `read_truth`."""
+def find_samples(data: Path, masks: Path | None, limits: Limits) -> list[Sample]:
+    """Return evenly spaced images of a folder that can be shown; with `masks`, only images that have one.
 
-    path: Path
-    mask: Path | None = None
-    binary: bool | None = None
-
-
-def find_samples(data: Path, masks: Path | None, count: int = SAMPLES) -> list[Sample]:
-    """Return evenly spaced images of a folder; with `masks`, only images that have one.
-
-    Raises UserError if there are no images, or none has a mask.
+    Raises UserError if there are no images, none can be shown, or none has a mask.
     """
     folder = find_images(data, labelled=False)
     if masks is None:
-        return [Sample(folder.path(index)) for index in evenly(len(folder), count)]
-    pairs = find_masks([folder.path(index) for index in range(len(folder))], masks).subset(count)
-    return [Sample(image, mask, pairs.binary) for image, mask in zip(pairs.images, pairs.masks, strict=True)]
-
-
-def draw_samples(folder: Path, count: int = SAMPLES) -> list[Sample]:
-    """Draw scenes of one to four objects, with their masks, into an existing folder."""
-    config = ScenesConfig(train_per_class=0, val_per_class=0, voc_images=count, davis_sequences=0, davis_frames=0)
-    voc = write_scenes(folder / "scenes", config) / "VOCdevkit"
-    return find_samples(voc / "VOC2012" / "JPEGImages", voc, count)
-
-
-def readable(samples: Sequence[Sample], limits: Limits) -> list[Sample]:
-    """Return the samples that can be shown; everybody meets the first of them. Raises UserError if none can."""
-    result: list[Sample] = []
+        samples = [Sample(folder.path(index)) for index in evenly(len(folder), SAMPLES)]
+    else:
+        pairs = find_masks([folder.path(index) for index in range(len(folder))], masks).subset(SAMPLES)
+        samples = [Sample(image, mask, pairs.binary) for image, mask in zip(pairs.images, pairs.masks, strict=True)]
+    result = list[Sample]()
     for sample in samples:
         with contextlib.suppress(Refused):
             read_picture(sample.path, limits)
             result.append(sample)
-    if samples and not result:
+    if not result:
         raise UserError(
             f"none of the {len(samples)} images in {samples[0].path.parent} that were to be samples can be shown: each "
             "is damaged or beyond the --limits"
         )
     return result
-
-
-def thumbnails(samples: Sequence[Sample], folder: Path, window: Window | None = None) -> list[Path]:
-    """Write small pictures of readable samples into a folder, by the grey range `window`."""
-    paths = [folder / f"thumbnail-{number}.png" for number in range(len(samples))]
-    for path, sample in zip(paths, samples, strict=True):
-        Image.fromarray(shrunk(decode(sample.path, window=window), THUMBNAIL, THUMBNAIL)).save(path)
-    return paths

@@ -24,9 +24,10 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from dinoscope.demo.limits import MB, Limits, Refused
+from dinoscope.demo.pictures import MB, SAMPLES, Limits, Refused, find_samples
 from dinoscope.errors import UserError
 from dinoscope.files import environment
+from dinoscope.scenes import ScenesConfig, write_scenes
 
 if TYPE_CHECKING:
     from dinoscope.demo.site import Language
@@ -34,14 +35,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PORT = 7860
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-RELEASED = ("deit_small", "dino_vits16")
-"""The pair of the DINO paper's figures: one network, trained with labels and without."""
 
-_PORTS = 100  # that are tried
 _DECODING = 2  # files that are read at the same time
 _START_SECONDS = 120.0  # for a process to import what it needs, on a machine that is busy
+_DRAWN = ScenesConfig(train_per_class=0, val_per_class=0, voc_images=SAMPLES, davis_sequences=0, davis_frames=0)
 
 
 @contextlib.contextmanager
@@ -61,7 +59,7 @@ def page_served(
         data: Folder of images to offer as samples, and to search for neighbours; None: drawn scenes.
         masks: Of the images in `data`.
         host: Address to listen on.
-        port: To listen on; None is the first free one from `PORT` on.
+        port: To listen on; None is the first free one from 7860 on.
         language: Of the page; None is the browser's.
         limits: None takes the usual ones.
 
@@ -70,44 +68,24 @@ def page_served(
     limits = limits or Limits()
     with own_folder() as folder, contextlib.closing(DecodingProcesses(_DECODING, limits.decode_seconds)) as decoding:
         # only now: Gradio reads its switches, which the folder has set, when it is imported
-        from dinoscope.demo import pictures
+        from dinoscope.demo import page
         from dinoscope.demo.engine import Engine
-        from dinoscope.demo.page import build_page, head, theme
-        from dinoscope.demo.site import Site, Words, data_file
+        from dinoscope.demo.site import Site, Words
 
         uploads = folder / "gradio"
-        made, drawn = uploads / "made", folder / "drawn"
-        (made / "thumbnails").mkdir(parents=True)
-        drawn.mkdir()
+        (uploads / "made").mkdir(parents=True)
         if data is None:
-            samples = pictures.draw_samples(drawn)
+            drawn = write_scenes(folder / "drawn", _DRAWN) / "VOCdevkit"
+            samples = find_samples(drawn / "VOC2012" / "JPEGImages", drawn, limits)
         else:
-            samples = pictures.readable(pictures.find_samples(data, masks), limits)
-        engine, words = Engine(models, limits, decoding.run), Words(language)
-        small = pictures.thumbnails(samples, made / "thumbnails", engine.window)
-        demo = build_page(Site(engine, words, limits, samples, small, made), data)
-        for free in _free_ports(host, port):  # once more: another process may have taken one while the page was built
-            with contextlib.suppress(OSError):  # another process took it between the two lines
-                _, address, _ = demo.queue(max_size=limits.queue).launch(
-                    server_name=host,
-                    server_port=free,
-                    prevent_thread_lock=True,
-                    share=False,
-                    quiet=True,
-                    footer_links=[],
-                    run_history=False,
-                    enable_monitoring=False,
-                    ssr_mode=False,
-                    max_file_size=int(max(limits.upload_mb, limits.video_mb) * MB),
-                    app_kwargs={"middleware": _middleware(host, uploads, int(limits.uploads_mb * MB))},
-                    theme=theme(),
-                    css=data_file("page.css"),
-                    head=head(language),
-                    i18n=words.translations(),
-                )
-                break
-        else:
-            raise AssertionError("the ports end with an error of their own")
+            samples = find_samples(data, masks, limits)
+        site = Site(Engine(models, limits, decoding.run), Words(language), samples, uploads / "made")
+        demo = page.build_page(site, data)
+        try:
+            guard = _middleware(host, uploads, int(limits.uploads_mb * MB))
+            address = page.launch(demo, site, host, port, guard)
+        except OSError as error:
+            raise UserError(f"no port can be used on {host}: {error}") from error
         try:
             yield address
         finally:
@@ -124,66 +102,21 @@ def wait_for_the_end() -> None:
     signal.signal(signal.SIGTERM, before)
 
 
-def free_port(host: str, port: int | None) -> int:
-    """Return the port, or the first free one from `PORT` on. Raises UserError if it is taken, or `host` is not ours."""
-    return next(_free_ports(host, port))
-
-
-def _free_ports(host: str, port: int | None) -> Iterator[int]:
-    """The port, or each free one from `PORT` on. Raises UserError when there are no more."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    reason = ""
-    for candidate in range(PORT, PORT + _PORTS) if port is None else [port]:
-        with socket.socket(family, socket.SOCK_STREAM) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was left just now is free
-            try:
-                trial.bind((host, candidate))
-            except socket.gaierror as error:
-                raise UserError(f"--host {host} is not an address of this machine: {error.strerror}") from error
-            except (OSError, OverflowError) as error:
-                reason = getattr(error, "strerror", None) or str(error)
-                continue
-        yield candidate
-        reason = "something else took it meanwhile"
-    if port is None:
-        raise UserError(f"no port from {PORT} to {PORT + _PORTS - 1} can be used on {host}: {reason}")
-    raise UserError(f"--port {port} cannot be used on {host}: {reason}; leave --port out for the next free one")
-
-
-def default_models(runs: Path) -> list[str]:
-    """Return names for `model_names.load_models` when none are given: the pair to begin with, then the shipped model.
-
-    The pair: released weights if both are here already; else the newest supervised run next to the newest of DINO;
-    else the newest two runs; else one run, or the shipped model, behind its own network with random weights.
-    """
-    from dinoscope.model_names import RANDOM, shipped_model
-    from dinoscope.models.pretrained import CATALOGUE, is_cached
-
-    shipped = str(shipped_model())
-    if all(is_cached(CATALOGUE[name]) for name in RELEASED):
-        return [*RELEASED, shipped]
-    newest = sorted(_runs(runs), reverse=True)  # (time, path, method)
-    by_method = {method: path for _, path, method in reversed(newest)}
-    if {"supervised", "dino"} <= by_method.keys():
-        pair = [by_method["supervised"], by_method["dino"]]
-    elif len(newest) > 1:
-        pair = [path for _, path, _ in newest[:2]]
-    else:
-        name = newest[0][1] if newest else shipped
-        pair = [f"{RANDOM}{name}", name]
-    return list(dict.fromkeys([*pair, shipped]))
-
-
-def _runs(folder: Path) -> Iterator[tuple[float, str, str]]:
-    """Time of change, path and method of the run folders in a folder that have weights to load."""
-    from dinoscope.checkpoint import find_weights
-    from dinoscope.methods import method_name
-    from dinoscope.training.run_folder import CONFIG, read_config
-
-    for config in folder.glob(f"*/{CONFIG}"):
-        with contextlib.suppress(UserError):  # without a checkpoint yet, or of another version
-            find_weights(config.parent)
-            yield config.stat().st_mtime, str(config.parent), method_name(read_config(config.parent).method)
+def check_port(host: str, port: int | None) -> None:
+    """Raise UserError if `host` is not an address of this machine, or the port is taken. None: any port."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was left just now is free
+        try:
+            trial.bind((host, port or 0))
+        except socket.gaierror as error:
+            raise UserError(f"--host {host} is not an address of this machine: {error.strerror}") from error
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            if port is None:
+                raise UserError(f"--host {host} cannot be used: {reason}") from error
+            raise UserError(
+                f"--port {port} cannot be used on {host}: {reason}; leave --port out for the next free one"
+            ) from error
 
 
 # Guard: what the server refuses and adds, around Gradio.
@@ -198,7 +131,7 @@ _PAGE = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'self'"
 )
-"""The page asks its own server alone, whatever text ends up in it. Gradio's scripts are inline."""
+"""The page requests from its own server alone, whatever text ends up in it. Gradio's scripts are inline."""
 
 
 def _middleware(host: str, uploads: Path, max_bytes: int) -> list[Any]:
@@ -212,7 +145,7 @@ def _middleware(host: str, uploads: Path, max_bytes: int) -> list[Any]:
     guard = Middleware(Guard, folder=uploads, max_bytes=max_bytes)
     if host not in LOOPBACK:
         return [guard]
-    # with a port, "[::1]" is told apart from it by some versions of Starlette alone; all others see "["
+    # only some versions of Starlette separate "[::1]" from its port; all others see "["
     return [Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]", "["], www_redirect=False), guard]
 
 
@@ -236,39 +169,39 @@ class Guard:
             await self.app(scope, receive, send)
             return
         from starlette.datastructures import Headers
+        from starlette.responses import PlainTextResponse
 
-        headers = Headers(scope=scope)
-        path, changes = scope["path"].lower(), scope["method"] not in ("GET", "HEAD", "OPTIONS")
+        headers, path = Headers(scope=scope), scope["path"].lower()
+        changes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
+        size, refusal = 0, None
         if changes and _is_foreign(headers):
-            await _refuse(scope, receive, send, 403, "Requests from the pages of other sites are refused.")
+            refusal = 403, "Requests from the pages of other sites are refused."
         elif "/proxy=" in path or "/file=http:" in path or "/file=https:" in path:
-            await _refuse(scope, receive, send, 403, "This page fetches nothing from the net.")
+            refusal = 403, "This page fetches nothing from the net."
         elif changes and path.endswith("/upload"):
-            await self._upload(scope, receive, send, headers.get("content-length", ""))
-        else:
-            await self.app(scope, receive, _with_headers(send, is_file=any(part in path for part in _FILES)))
-
-    async def _upload(self, scope: Any, receive: Any, send: Any, length: str) -> None:
-        if not length.isdigit():
-            await _refuse(scope, receive, send, 411, "An upload must say its length.")
-            return
-        size = max(int(length), _SMALLEST_FILE)
+            length = headers.get("content-length", "")
+            if not length.isdigit():
+                refusal = 411, "An upload must say its length."
+            else:
+                size = max(int(length), _SMALLEST_FILE)
         with self._lock:
-            full = _bytes_in(self.folder) + self._coming + size > self.max_bytes
-            if not full:
-                self._coming += size
-        if full:
-            await _refuse(scope, receive, send, 413, "The page holds as many uploads as it may. Try again in an hour.")
-            return
+            if size and _bytes_in(self.folder) + self._coming + size > self.max_bytes:
+                size, refusal = 0, (413, "The page holds as many uploads as it may. Try again in an hour.")
+            self._coming += size
         try:
-            await self.app(scope, receive, _with_headers(send, is_file=False))
+            if refusal is None:
+                await self.app(scope, receive, _with_headers(send, is_file=any(part in path for part in _FILES)))
+            else:
+                status, reason = refusal
+                response = PlainTextResponse(reason, status, {"x-content-type-options": "nosniff"})
+                await response(scope, receive, send)
         finally:
             with self._lock:
                 self._coming -= size
 
 
 def _is_foreign(headers: Mapping[str, str]) -> bool:
-    """Whether a browser says that the request comes from the page of another site."""
+    """Whether a browser reports that the request comes from the page of another site."""
     if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         return True
     origin = headers.get("origin")
@@ -302,12 +235,6 @@ def _with_headers(send: Any, *, is_file: bool) -> Any:
     return send_guarded
 
 
-async def _refuse(scope: Any, receive: Any, send: Any, status: int, reason: str) -> None:
-    from starlette.responses import PlainTextResponse
-
-    await PlainTextResponse(reason, status, {"x-content-type-options": "nosniff"})(scope, receive, send)
-
-
 class DecodingProcesses:
     """A few processes that read the files of strangers; one that takes too long is killed and replaced.
 
@@ -336,9 +263,12 @@ class DecodingProcesses:
             raise Refused("page_busy") from None
         try:
             process = process or _Process()
-            return process.ask(function, arguments, deadlines * self.seconds)
+            result, error = process.ask((function, arguments), deadlines * self.seconds)
         finally:
             self._idle.put(process if process is not None and process.alive else None)
+        if error is not None:
+            raise error
+        return result
 
     def close(self) -> None:
         """End all processes; those that still read a file are killed."""
@@ -356,21 +286,12 @@ class _Process:
         self._process.start()
         theirs.close()
         self.alive = True
-        self._receive(_START_SECONDS)
+        self.ask((int, ()), _START_SECONDS)
 
-    def ask(self, function: Callable[..., T], arguments: tuple[Any, ...], seconds: float) -> T:
+    def ask(self, call: tuple[Callable[..., Any], tuple[Any, ...]], seconds: float) -> tuple[Any, Exception | None]:
+        """Return a call's result, or the error that it raised."""
         try:
-            self._ours.send((function, arguments))
-        except OSError:  # it died between two files
-            self.end()
-            raise Refused("picture_damaged") from None
-        result, error = self._receive(seconds)
-        if error is not None:
-            raise error
-        return result
-
-    def _receive(self, seconds: float) -> tuple[Any, Exception | None]:
-        try:
+            self._ours.send(call)
             if self._ours.poll(seconds):
                 return self._ours.recv()
         except (EOFError, OSError):  # killed, for memory perhaps, or crashed in a library
@@ -388,17 +309,14 @@ class _Process:
 
 def _answer_calls(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the page ends its processes
-    connection.send((None, None))
-    while True:
-        try:
+    with contextlib.suppress(EOFError, OSError):  # the page has ended
+        while True:
             function, arguments = connection.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            answer = function(*arguments), None
-        except Exception as error:
-            answer = None, error
-        connection.send(answer)
+            try:
+                answer = function(*arguments), None
+            except Exception as error:
+                answer = None, error
+            connection.send(answer)
 
 
 # The page's one temporary folder: removed when it ends, and by the next page if its own could not (kill -9).
@@ -415,41 +333,32 @@ def own_folder() -> Iterator[Path]:
 
     What pages that were killed have left is removed first.
     """
-    sweep(Path(tempfile.gettempdir()))
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    switches = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    switches["GRADIO_TEMP_DIR"] = str(folder / "gradio")
-    try:
-        with environment(switches), contextlib.ExitStack() as held:
-            with contextlib.suppress(OSError):  # a file system without locks
-                held.enter_context(_lock(folder / _LOCK))
-            yield folder
-    finally:
-        _remove(folder)
-
-
-def sweep(temporary: Path) -> None:
-    """Remove this person's folders of pages whose process is gone: the system has released their locks."""
-    for file in temporary.glob(f"{_PREFIX}*/{_LOCK}"):
+    for file in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
         with contextlib.suppress(OSError):  # in use, or gone meanwhile
             stat = file.parent.lstat()
             is_ours = not hasattr(os, "getuid") or stat.st_uid == os.getuid()  # on Windows the folder is a person's own
             if is_ours and time.time() - stat.st_ctime >= _NEW:
-                with _lock(file).acquire(blocking=False):
+                with _lock(file).acquire(blocking=False):  # its process is gone: the system has released the lock
                     shutil.rmtree(file.parent, ignore_errors=True)
                 shutil.rmtree(file.parent, ignore_errors=True)  # on Windows, a file that is open stays
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    switches = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    switches["GRADIO_TEMP_DIR"] = str(folder / "gradio")
+    try:
+        with environment(switches), contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # a file system without locks
+                stack.enter_context(_lock(folder / _LOCK))
+            yield folder
+    finally:
+        # work that was under way may still write into it for a moment
+        deadline = time.monotonic() + _PATIENCE
+        shutil.rmtree(folder, ignore_errors=True)
+        while folder.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+            shutil.rmtree(folder, ignore_errors=True)
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)  # work that takes longer ends with its threads
 
 
 def _lock(file: Path) -> FileLock:
     """Not `files.locked`: without the lock, nothing may be removed."""
     return FileLock(file, fallback_to_soft=False, preserve_lock_file=True)
-
-
-def _remove(folder: Path) -> None:
-    """Remove the folder, though work that was under way may still write into it for a moment."""
-    deadline = time.monotonic() + _PATIENCE
-    shutil.rmtree(folder, ignore_errors=True)
-    while folder.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-        shutil.rmtree(folder, ignore_errors=True)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # of work that took longer: its threads are over then

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dinoscope.demo.engine import Engine, Input
-from dinoscope.demo.image import ImageTab, chosen_models
-from dinoscope.demo.pictures import Picture, Pixels, shrunk
-from dinoscope.demo.site import LIGHT, Picked, Site, hidden_column, refusals_shown
+from dinoscope.demo.image import ImageTab
+from dinoscope.demo.pictures import Picture, Pixels, Sample, shrunk
+from dinoscope.demo.site import LIGHT, Site, for_models, refusals_shown
 from dinoscope.explain.patches import patch_at, patch_box
 from dinoscope.pictures import color_picture, cosine_overlay, marked
 
@@ -22,6 +22,7 @@ MIDDLE = (0.5, 0.5)
 STRETCHED = "stretched"
 _SHOWN = 480  # longest side of a picture, in pixels
 _PICTURES = ("here", "there", "colors_here", "colors_there")
+_BLANK = [None, *[gr.skip(), "", *[None] * len(_PICTURES)] * 2]  # without a first image, or one that can be used
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,15 @@ class Similarity:
     low: lowest cosine in either picture. best: highest in the second. share: of the variance that the colours hold.
     """
 
-    similar: tuple[Pixels, ...]
-    colors: tuple[Pixels, ...]
+    similar: list[Pixels]
+    colors: list[Pixels]
     low: float
     best: float | None
     share: float
 
 
 def compare(
-    engine: Engine, inputs: tuple[Input, ...], point: tuple[float, float], *, joint: bool, stretch: bool
+    engine: Engine, inputs: Sequence[Input], point: tuple[float, float], *, joint: bool, stretch: bool
 ) -> Similarity:
     """Draw the cosines with the patch at `point`, and the patches' colours, in one or two pictures.
 
@@ -56,12 +57,10 @@ def compare(
     values = stretched(cosines) if stretch else cosines
     similar = [cosine_overlay(image, each.numpy()) for image, each in zip(shown, values, strict=True)]
     similar[0] = _marked(first.picture, similar[0], point, (rows, columns))
+    sizes = [(image.shape[0], image.shape[1]) for image in shown]
     return Similarity(
-        tuple(similar),
-        tuple(
-            color_picture(each.colors.numpy(), (image.shape[0], image.shape[1]))
-            for image, each in zip(shown, colors, strict=True)
-        ),
+        similar,
+        [color_picture(each.colors.numpy(), size) for each, size in zip(colors, sizes, strict=True)],
         min(each.min().item() for each in cosines),
         cosines[1].max().item() if len(cosines) > 1 else None,
         colors[0].share,
@@ -72,11 +71,6 @@ def stretched(cosines: Sequence[Float[Tensor, "_ _"]]) -> list[Float[Tensor, "_ 
     """Scale values so that the lowest of all is 0 and the highest 1; zeros if they are all equal."""
     low, high = min(each.min() for each in cosines), max(each.max() for each in cosines)
     return [(each - low) / (high - low) if high > low else torch.zeros_like(each) for each in cosines]
-
-
-def with_mark(picture: Picture, point: tuple[float, float]) -> Pixels:
-    """Return the picture with a cross on the point."""
-    return _marked(picture, shrunk(picture.pixels, _SHOWN), point, picture.size)
 
 
 def _pixel(picture: Picture, point: tuple[float, float]) -> tuple[int, int]:
@@ -95,92 +89,76 @@ class SimilarityTab:
 
     def __init__(self, site: Site, image: ImageTab, tab: gr.Tab) -> None:
         self.site, self.image = site, image
-        word = site.words.label
         start, preview = site.sample(1)
         self.second = gr.State(start)
         self.point = gr.State(MIDDLE)  # shares of width and height
-        gr.Markdown(word("similarity_hint"), elem_classes="hint")
+        gr.Markdown(site.words.label("similarity_hint"), elem_classes="hint")
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=290, elem_classes="controls"):
-                self.clicked_image = site.picture(
-                    "click", "similarity_click", "clickable first", height=240, buttons=[]
-                )
-                self.upload = site.upload(
-                    "second", "similarity_second", value=preview, height=170, elem_classes="picture"
-                )
-                self.samples = site.sample_gallery("second-samples")
+                clicked = site.picture("click", "similarity_click", "clickable first", height=240, buttons=[])
+                settings: Any = {"value": preview, "height": 170, "elem_classes": "picture"}
+                upload = site.upload("second", "similarity_second", **settings)
+                samples = site.sample_gallery("second-samples")
                 self.scale = site.choice("similarity_scale", {each: each for each in (STRETCHED, "absolute")})
                 self.colors = site.choice("similarity_colors", {each: each for each in ("joint", "single")})
             with gr.Column(scale=10, min_width=320, elem_classes="results"):
-                self.rows = self._build_row("likeness-first"), self._build_row("likeness-second")
-        self._wire(tab)
+                rows = self._build_row("likeness-first"), self._build_row("likeness-second")
 
-    def _build_row(self, name: str) -> list[Any]:
-        """What shows one model, in the order in which `draw` fills it."""
-        with gr.Column(elem_id=name, elem_classes="model-column") as row:
-            caption = self.site.caption(name)
-            settings: Any = {"height": 250, "min_width": 170, "buttons": ["fullscreen", "download"]}
-            with gr.Row():
-                pictures = [
-                    self.site.picture(
-                        f"{name}-{what.replace('_', '-')}", f"similarity_{what}", "one-of-four", **settings
-                    )
-                    for what in _PICTURES
-                ]
-        return [row, caption, *pictures]
-
-    def _wire(self, tab: gr.Tab) -> None:
-        image = self.image
         draw: Any = {
             "fn": self.draw,
             "inputs": {image.picked, image.first, image.second, image.size}
             | {self.second, self.point, self.scale, self.colors},
-            "outputs": [self.clicked_image, *(component for row in self.rows for component in row)],
-            **self.site.heavy,
+            "outputs": [clicked, *(component for row in rows for component in row)],
+            **site.heavy,
         }
-        taken = [self.second, self.upload]
-        self.upload.change(self.site.take, [self.upload], taken, **LIGHT)
-        self.samples.select(self.site.pick, None, taken, **LIGHT)
+        upload.change(site.take, [upload], [self.second, upload], **LIGHT)
+        samples.select(site.pick, None, [self.second, upload], **LIGHT)
         self.second.change(**draw, show_progress="minimal")
-        clicked = self.clicked_image.select(self.click, [image.picked], [self.point], **LIGHT)
-        clicked.then(**draw, show_progress="hidden")
+        click = clicked.select(self.click, [image.picked], [self.point], **LIGHT)
+        click.then(**draw, show_progress="hidden")
         for choice in (self.scale, self.colors):
             choice.input(**draw, show_progress="hidden")
         tab.select(**draw, show_progress="minimal")
         image.picked.change(lambda: MIDDLE, None, [self.point], **LIGHT)
 
-    def click(self, event: gr.SelectData, picked: Picked | None) -> tuple[float, float]:
+    def _build_row(self, name: str) -> list[Any]:
+        # What shows one model, in the order of `_BLANK`.
+        with gr.Column(elem_id=name, elem_classes="model-column") as row:
+            caption = self.site.caption(name)
+            settings: Any = {"height": 250, "min_width": 170, "buttons": ["fullscreen", "download"]}
+            with gr.Row():
+                pictures = [
+                    self.site.picture(f"{name}-{key.replace('_', '-')}", f"similarity_{key}", "one-of-four", **settings)
+                    for key in _PICTURES
+                ]
+        return [row, caption, *pictures]
+
+    def click(self, event: gr.SelectData, picked: Sample | None) -> tuple[float, float]:
         """Return the clicked point of the first image: its shares of width and height."""
         if picked is None:
             return MIDDLE
-        height, width = with_mark(self.site.engine.picture(picked.path), MIDDLE).shape[:2]
+        height, width = shrunk(self.site.engine.picture(picked.path).pixels, _SHOWN).shape[:2]
         x, y = event.index
         return (x + 0.5) / width, (y + 0.5) / height
 
-    def blank(self) -> list[Any]:
-        """Return what is shown if there is no first image, or one cannot be used."""
-        return [None, *[gr.skip(), "", *[None] * len(_PICTURES)] * 2]
-
-    @refusals_shown(blank)
+    @refusals_shown(_BLANK)
     def draw(self, data: dict[Any, Any], request: gr.Request) -> list[Any]:
         """Draw everything."""
-        engine, show = self.site.engine, self.site.show
-        first: Picked | None = data[self.image.picked]
-        second: Picked | None = data[self.second]
-        if first is None:
-            return self.blank()
-        size, point = self.image.read_size(data), data[self.point]
-        pictures = [engine.picture(picked.path) for picked in (first, second) if picked is not None]
+        site = self.site
+        if data[self.image.picked] is None:
+            return _BLANK
+        samples = [data[self.image.picked], *([data[self.second]] if data[self.second] else [])]
+        pictures = [site.engine.picture(sample.path) for sample in samples]
         missing = [None] * (2 - len(pictures))
-        results: list[Any] = [show(with_mark(pictures[0], point))]
-        models = chosen_models(data[self.image.first], data[self.image.second])
+        point, size = data[self.point], self.image.read_size(data)
         joint, stretch = data[self.colors] == "joint", data[self.scale] == STRETCHED
-        for model in models:
-            inputs = tuple(Input(model, picture, size) for picture in pictures)
-            found = compare(engine, inputs, point, joint=joint, stretch=stretch)
-            key = "similarity_caption" if found.best is not None else "similarity_caption_one"
-            values = {"low": found.low, "best": found.best, "share": found.share}
-            caption = self.site.words.say(request, key, model=model, **values)
-            similar, colors = map(show, found.similar), map(show, found.colors)
-            results += [gr.Column(visible=True), caption, *similar, *missing, *colors, *missing]
-        return results if len(models) > 1 else [*results, *hidden_column(2 + len(_PICTURES))]
+
+        def show(model: str) -> list[Any]:
+            inputs = [Input(model, picture, size) for picture in pictures]
+            drawn = compare(site.engine, inputs, point, joint=joint, stretch=stretch)
+            key = "similarity_caption" if drawn.best is not None else "similarity_caption_one"
+            caption = site.words.say(request, key, model=model, low=drawn.low, best=drawn.best, share=drawn.share)
+            return [caption, *map(site.show, drawn.similar), *missing, *map(site.show, drawn.colors), *missing]
+
+        clicked = _marked(pictures[0], shrunk(pictures[0].pixels, _SHOWN), point, pictures[0].size)
+        return [site.show(clicked), *for_models(data[self.image.first], data[self.image.second], show)]

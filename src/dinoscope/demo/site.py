@@ -23,14 +23,16 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
+from dinoscope.data.images import decode
 from dinoscope.demo.engine import Engine
-from dinoscope.demo.limits import Limits, Refused
-from dinoscope.demo.pictures import Sample, shrunk
+from dinoscope.demo.pictures import THUMBNAIL, Refused, Sample, shrunk
 
 Language = Literal["en", "es"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 FALLBACK: Language = "en"
 
+NOTHING = ""
+"""As the second model: only one is shown."""
 LIGHT: Any = {"api_visibility": "private", "concurrency_limit": 8, "show_progress": "hidden"}
 """Settings of events that run no network."""
 
@@ -46,7 +48,7 @@ def data_file(name: str) -> str:
 class Words:
     """The texts of the page (en.toml, es.toml). The browser's language decides, unless one is forced for everything.
 
-    Labels are translated in the browser (`label`); what is said while the page is used, on the server (`say`).
+    Labels are translated in the browser (`label`), messages during use on the server (`say`).
     """
 
     def __init__(self, forced: Language | None = None) -> None:
@@ -65,9 +67,7 @@ class Words:
         Values fill its placeholders literally: no name of a file, class or model becomes Markdown or HTML.
         Raises KeyError if there is no such text, or a placeholder has no value.
         """
-        shown = {
-            name: value if isinstance(value, int | float) else literal(str(value)) for name, value in values.items()
-        }
+        shown = {name: each if isinstance(each, int | float) else literal(str(each)) for name, each in values.items()}
         return self.plain(request, key, **shown)
 
     def plain(self, request: Any, key: str, **values: object) -> str:
@@ -76,7 +76,7 @@ class Words:
         return self.texts[self.forced or preferred(accepted)][key].format(**values)
 
     def translations(self) -> I18n:
-        """Return what `launch(i18n=...)` takes. A forced language stands under the name of each."""
+        """Return the argument of `launch(i18n=...)`. A forced language is listed under the name of each."""
         return I18n(**{language: self.texts[self.forced or language] for language in LANGUAGES})
 
 
@@ -119,9 +119,9 @@ def _within(self: gr.Slider, payload: float | None) -> float:
 
 
 def _taking(component: type[Any], name: str, preprocess: Callable[..., Any]) -> type[Any]:
-    """A component with another `preprocess`; to the browser it is what it was (is_template).
+    """A component with another `preprocess`; the browser treats it as the original (is_template).
 
-    A class statement would do, but for Gradio's metaclass, which writes a stub file next to the source of each.
+    Not a class statement, because Gradio's metaclass writes a stub file next to the source of each class.
     """
     members = {"preprocess": preprocess, "is_template": True, "__module__": __name__}
     return ABCMeta.__new__(type(component), name, (component,), members)
@@ -130,24 +130,39 @@ def _taking(component: type[Any], name: str, preprocess: Callable[..., Any]) -> 
 Upload = _taking(gr.Image, "Upload", _sent_file)
 """An image as the file that was sent, unopened: Gradio would open it before its header is checked."""
 Slider = _taking(gr.Slider, "Slider", _within)
-"""Takes its nearest end for a value beyond its ends: on the server the range may have become smaller meanwhile."""
+"""Clamps a value beyond its ends: on the server the range may have become smaller meanwhile."""
 Radio = _taking(gr.Radio, "Radio", lambda self, payload: payload)
-"""Choices that change: one that has just gone may still come in, and whoever reads it can handle that."""
+"""Choices that change: a removed one may still come in, and the handler copes with it."""
 
 
-def hidden_column(outputs: int) -> list[Any]:
-    """Return the updates that hide a column, the first of so many outputs, and leave the rest."""
-    return [gr.Column(visible=False), *[gr.skip()] * (outputs - 1)]
+def chosen_models(first: str, second: str) -> list[str]:
+    """Return the one or two models that are chosen, each once."""
+    return [first] if second in (NOTHING, first) else [first, second]
 
 
-@dataclass(frozen=True)
-class Picked:
-    """The image that a person has chosen, kept on the server. mask, binary: see `pictures.Sample`."""
+def for_models(first: str, second: str, show: Callable[[str], Sequence[Any]]) -> list[Any]:
+    """Return the updates of both models' columns, within one by `show(model)`; the second is hidden without a model."""
+    columns = [[gr.Column(visible=True), *show(model)] for model in chosen_models(first, second)]
+    if len(columns) == 1:
+        columns.append([gr.Column(visible=False), *[gr.skip()] * (len(columns[0]) - 1)])
+    return [update for column in columns for update in column]
 
-    path: Path
-    name: str
-    mask: Path | None = None
-    binary: bool | None = None
+
+def refusals_shown(otherwise: Any) -> Callable[..., Any]:
+    """Decorate a handler of a tab with a `site` that takes a gr.Request: warn if it refuses, and return `otherwise`."""
+
+    def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def handler(self: Any, *values: Any) -> Any:
+            try:
+                return method(self, *values)
+            except Refused as error:
+                self.site.warn(next(value for value in values if isinstance(value, gr.Request)), error)
+                return otherwise
+
+        return handler
+
+    return decorate
 
 
 @dataclass(frozen=True)
@@ -159,15 +174,14 @@ class Site:
 
     engine: Engine
     words: Words
-    limits: Limits
     samples: Sequence[Sample]
-    thumbnails: Sequence[Path]
     folder: Path
 
     @property
     def heavy(self) -> Any:
         """Settings of events that run a network: they all wait in one queue."""
-        return {"concurrency_id": "models", "concurrency_limit": self.limits.concurrent, "api_visibility": "private"}
+        limit = self.engine.limits.concurrent
+        return {"concurrency_id": "models", "concurrency_limit": limit, "api_visibility": "private"}
 
     def named(self, key: str) -> dict[str, Any]:
         """Return a component's label, and the line below it if there is a text KEY_info."""
@@ -205,9 +219,14 @@ class Site:
 
     def sample_gallery(self, name: str) -> gr.Gallery:
         """Build the samples as small pictures to click."""
-        values = [str(path) for path in self.thumbnails]
-        settings = {"visible": bool(values), "elem_classes": "samples"}
-        return self.gallery(name, "page_samples", values, columns=4, height="auto", allow_preview=False, **settings)
+        settings: Any = {"visible": bool(self.samples), "elem_classes": "samples", "allow_preview": False}
+        return self.gallery(name, "page_samples", self.thumbnails, columns=4, height="auto", **settings)
+
+    @functools.cached_property
+    def thumbnails(self) -> list[str]:
+        """Files of small pictures of the samples."""
+        pictures = [decode(sample.path, window=self.engine.window) for sample in self.samples]
+        return [self.show(shrunk(pixels, THUMBNAIL, THUMBNAIL)) for pixels in pictures]
 
     def caption(self, name: str) -> gr.Markdown:
         """Build the lines above the pictures of one model."""
@@ -228,7 +247,7 @@ class Site:
         except Refused as error:
             self.warn(request, error)
             return None, None
-        return Picked(Path(path), Path(path).stem), gr.skip()
+        return Sample(Path(path)), gr.skip()
 
     def pick(self, event: gr.SelectData, request: gr.Request) -> tuple[Any, Any]:
         """Handle a click on a sample: return the image, and what the field of an image shows then."""
@@ -242,22 +261,20 @@ class Site:
         """
         if number >= len(self.samples):
             return None, None
-        sample = self.samples[number]
         try:
-            picture = self.engine.picture(sample.path)
+            picture = self.engine.picture(self.samples[number].path)
         except Refused as error:
             if request is None:
                 return None, None
             self.warn(request, error)
             return gr.skip(), gr.skip()
-        picked = Picked(sample.path, sample.path.stem, sample.mask, sample.binary)
-        return picked, self.show(shrunk(picture.pixels, _PREVIEW))
+        return self.samples[number], self.show(shrunk(picture.pixels, _PREVIEW))
 
     def show(self, pixels: UInt8[ndarray, "h w 3"]) -> str:
         """Return a file of the picture for a component to show, written once and whole.
 
-        Gradio would write an array into a file named after its content, again each time: people to whom it is sent at
-        that moment, since they look at the same image, would get a torn one.
+        Gradio would write an array to a file named after its content, each time anew; a person who is sent the same
+        picture at that moment would get a torn one.
         """
         digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, key=str(pixels.shape).encode()).hexdigest()
         file = self.folder / f"{digest}.jpg"
@@ -268,23 +285,3 @@ class Site:
             Image.fromarray(pixels).save(partial, "jpeg", quality=92)
             partial.replace(file)
         return str(file)
-
-
-def refusals_shown(otherwise: Callable[[Any], Any] = lambda tab: gr.skip()) -> Callable[..., Any]:
-    """Decorate a handler of a tab, which has a `site`, and whose last argument is a gr.Request: show why it refuses.
-
-    otherwise: given the tab, returns what the handler returns then. By default nothing changes.
-    """
-
-    def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(method)
-        def handler(self: Any, *values: Any) -> Any:
-            try:
-                return method(self, *values)
-            except Refused as error:
-                self.site.warn(values[-1], error)
-                return otherwise(self)
-
-        return handler
-
-    return decorate
