@@ -89,13 +89,12 @@ class Clip:
         return replace(self, step=step, count=min(max_frames, -(-self.total // step)))
 
 
-def open_clip(path: Path, name: str, limits: Limits, decode: bool = False) -> Clip:
+def open_clip(path: Path, name: str, limits: Limits) -> Clip:
     """Return the clip in a file, with all its frames, which may be more than are followed (`limits.video_frames`).
 
     Size in bytes and length are checked first, in the file's header. The frames of a file that does not say its length
-    are counted, but no further than is allowed.
-
-    decode: all frames once, for a process with a deadline: what ends here in time ends in time again.
+    are counted, but no further than is allowed. Then all frames are decoded once, for a process with a deadline: what
+    ends here in time ends in time again.
 
     Raises Refused if the file is too large, the video too long, damaged or no video.
     """
@@ -119,10 +118,9 @@ def open_clip(path: Path, name: str, limits: Limits, decode: bool = False) -> Cl
     if not total:
         for total, _ in enumerate(video, start=1):
             refuse_long((total - 1) / video.fps)
-    if decode:
-        with contextlib.suppress(UserError):  # damage in the middle is reported when that frame is used
-            for _ in video:
-                pass
+    with contextlib.suppress(UserError):  # damage in the middle is reported when that frame is used
+        for _ in video:
+            pass
     return Clip(video, name, fitted_size(video.size, limits.video_side), total, total)
 
 

@@ -58,6 +58,7 @@ class VideoSession:
     """One person's clip, the marks on its first frame, and the folder that holds all its files. Shared with nobody.
 
     whole: the clip with all of its frames. clip: with those that are followed.
+    marks: every change makes another list, since what follows may read it at the same time.
     job: stands for what was asked to be followed, until it ends or is stopped; another one as soon as that is asked
         for again. waiting: the same until its turn comes.
     """
@@ -220,7 +221,7 @@ class VideoTab:
                 os.link(file, copy)  # so that it stays when Gradio removes the upload
             except OSError:  # another disk, or one without links
                 shutil.copyfile(file, copy)
-            clip = self.site.engine.apart(open_clip, copy, file.name, self.limits, True, deadlines=6)
+            clip = self.site.engine.apart(open_clip, copy, file.name, self.limits, deadlines=6)
             return self._load(folder, clip, data, request)
         except (UserError, Refused, OSError) as error:
             shutil.rmtree(folder, ignore_errors=True)
@@ -270,14 +271,15 @@ class VideoTab:
         session: VideoSession | None = data[self.session]
         if session is not None:
             (column, row), (height, width) = event.index, session.shown
-            session.marks.append(Click(data[self.number], row / height, column / width, data[self.sign]))
+            click = Click(data[self.number], row / height, column / width, data[self.sign])
+            session.marks = [*session.marks, click]
         return self._look(data, request)
 
     def undo(self, data: Data, request: gr.Request) -> Updates:
         """Remove the last mark."""
         session: VideoSession | None = data[self.session]
         if session is not None:
-            del session.marks[-1:]
+            session.marks = session.marks[:-1]
         return self._look(data, request)
 
     def reach(self, data: Data, request: gr.Request) -> Updates:
@@ -291,7 +293,7 @@ class VideoTab:
         """Remove all marks."""
         session: VideoSession | None = data[self.session]
         if session is not None:
-            session.marks.clear()
+            session.marks = []
         updates = self._look(data, request)
         if data[self.mode] == "paint" and self.frame in updates:
             updates[self.editor] = _canvas(updates[self.frame])
@@ -302,7 +304,7 @@ class VideoTab:
         session: VideoSession | None = data[self.session]
         clicks = data[self.mode] == "click"
         if session is not None:
-            session.marks += self._painted(session, data)
+            session.marks = [*session.marks, *self._painted(session, data)]
         updates = self._look(data, request)
         picture: Path | None = updates.get(self.frame)
         updates |= {tool: gr.update(visible=clicks) for tool in self.tools}
@@ -346,12 +348,12 @@ class VideoTab:
         """Return the object at each pixel of the first frame. Raises as `clip_cells`; Refused if the files are gone."""
         if not session.folder.is_dir():
             raise Refused("video_gone")
-        cells, size = None, data[self.detail]
-        if any(isinstance(mark, Click) for mark in session.marks):  # what is painted needs no network
+        cells, size, marks = None, data[self.detail], session.marks
+        if any(isinstance(mark, Click) for mark in marks):  # what is painted needs no network
             backbone = self.models[data[self.model]].backbone
             key = session.folder, data[self.model], size
             cells = self.site.engine.cached(key, lambda: clip_cells(backbone, session.clip, size))
-        return object_ids(session.marks, cells, session.clip.size, session.reach)
+        return object_ids(marks, cells, session.clip.size, session.reach)
 
     def _painted(self, session: VideoSession, data: Data) -> list[Mark]:
         editor = data[self.editor]
@@ -440,13 +442,8 @@ class VideoTab:
     def _about(self, session: VideoSession, request: gr.Request) -> str:
         # One line about the clip, and another if not all of it is followed.
         clip, (height, width) = session.clip, session.clip.size
-        values = {
-            "total": clip.total,
-            "seconds": f"{clip.total / clip.video.fps:.1f}",
-            "width": width,
-            "height": height,
-        }
-        text = self.say(request, "video_loaded_one" if clip.total == 1 else "video_loaded", name=clip.name, **values)
+        key, seconds = "video_loaded_one" if clip.total == 1 else "video_loaded", f"{clip.total / clip.video.fps:.1f}"
+        text = self.say(request, key, name=clip.name, total=clip.total, seconds=seconds, width=width, height=height)
         if clip.total > self.limits.video_frames:
             values = {"most": self.limits.video_frames, "count": clip.count, "step": clip.step}
             text += " " + self.say(request, "video_thinned", **values)
