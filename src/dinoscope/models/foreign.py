@@ -36,12 +36,10 @@ class TimmNetwork:
 
     @property
     def title(self) -> str:
-        """timm's name."""
         return self.name
 
     @property
     def patch(self) -> int:
-        """Side of the square, in pixels, that one place of the last feature map stands for."""
         return _reduction(self.name)
 
     @property
@@ -50,16 +48,13 @@ class TimmNetwork:
         return timm.get_pretrained_cfg(self.name).fixed_input_size  # pyright: ignore[reportOptionalMemberAccess]
 
     def check(self, config: BackboneConfig) -> None:
-        """Raise UserError if timm cannot build the network at this size, or with stochastic depth."""
         with torch.device("meta"):
             self.build(config)
 
     def baseline(self) -> TimmNetwork:
-        """Return the network itself."""
         return self
 
     def build(self, config: BackboneConfig) -> TimmBackbone:
-        """Build the network with fresh weights. Raises UserError if timm cannot."""
         sized: dict[str, Any] = {"img_size": config.layout_size} if self.transformer else {}
         if self.transformer and _takes_any_size(self.name):
             sized["dynamic_img_size"] = True
@@ -163,7 +158,6 @@ class WrappedBackbone(Backbone):
         self.net, self.has_patches, self.signature = net, has_patches, repr(net)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
-        """Return the module's output as tokens."""
         return _as_tokens(self.net(images), self.config.name)
 
 
@@ -227,7 +221,6 @@ class PixelsBackbone(Backbone):
         self.net = nn.Identity()
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
-        """Return the centred pixels; each pixel is a patch."""
         pixels = images.flatten(1)
         grid = (images.shape[-2], images.shape[-1])
         return Tokens(pixels - pixels.mean(dim=1, keepdim=True), images.flatten(2).transpose(1, 2), grid)

@@ -38,14 +38,12 @@ class ResNetShape:
 
     @property
     def patch(self) -> int:
-        """Side of the square, in pixels, that one place of the last feature map stands for."""
         return 8 * (self.stem_stride or 4)
 
     def check(self, config: BackboneConfig) -> None:
         """Accept every image size."""
 
     def baseline(self) -> ResNetShape:
-        """Return the network itself."""
         return self
 
     def build(self, config: BackboneConfig) -> ResNetBackbone:
@@ -77,7 +75,6 @@ class ResNetBackbone(Backbone):
         self.net = net
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
-        """Return the last feature map, row by row."""
         if self.checkpoint_activations and torch.is_grad_enabled():
             cells = self._recomputed_features(images)
         else:

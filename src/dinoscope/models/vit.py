@@ -56,7 +56,6 @@ class ViTShape:
     transformer = True
 
     def check(self, config: BackboneConfig) -> None:
-        """Raise UserError for an image size that the patches do not fill."""
         size, patch = config.layout_size, self.patch
         if size % patch:
             raise UserError(
@@ -73,7 +72,6 @@ class ViTShape:
         return replace(self, layer_scale=1.0 if self.layer_scale else 0.0, token_std=ViTShape.token_std)
 
     def build(self, config: BackboneConfig) -> ViTBackbone:
-        """Build the network with fresh weights."""
         net = VisionTransformer(
             img_size=config.layout_size,
             patch_size=self.patch,
@@ -113,27 +111,22 @@ class ViTBackbone(Backbone):
 
     @property
     def patch_projection(self) -> nn.Module:
-        """What turns pixels into patch tokens."""
         return cast(nn.Module, self.net.patch_embed)
 
     @property
     def transformer(self) -> ViTBackbone:
-        """The network itself."""
         return self
 
     @property
     def blocks(self) -> Sequence[Block]:
-        """The attention blocks, from first to last."""
         return cast("list[Block]", list(self.net.blocks))
 
     @property
     def prefix(self) -> int:
-        """Tokens before the patches: the class token and the registers."""
         return self.net.num_prefix_tokens
 
     @property
     def heads(self) -> int:
-        """Attention heads of each block."""
         return self.shape.heads
 
     @property
@@ -148,7 +141,6 @@ class ViTBackbone(Backbone):
         return row[:, :, self.prefix :].unflatten(-1, grid)
 
     def norm(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Apply the final LayerNorm."""
         return self.net.norm(tokens)
 
     def weights_for(self, config: BackboneConfig) -> dict[str, Tensor]:
@@ -193,12 +185,10 @@ class ViTBackbone(Backbone):
 
     @property
     def probe_dim(self) -> int:
-        """Width of `probe_features`."""
         return self.dim * (2 if self.dim >= WIDE else min(LINEAR_BLOCKS, len(self.net.blocks)))
 
     @property
     def probe_title(self) -> str:
-        """See `Backbone`."""
         if self.dim >= WIDE:
             return "class token and mean patch token of the last block"
         blocks = self.probe_dim // self.dim
@@ -223,7 +213,6 @@ class ViTBackbone(Backbone):
         return self.net.norm(torch.stack(class_tokens, dim=1)).flatten(1)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
-        """Return class and patch tokens after the final LayerNorm."""
         tokens, grid = self.embed(images)
         tokens = self.net.norm(self.run_blocks(tokens))
         return Tokens(tokens[:, 0], tokens[:, self.prefix :], grid)

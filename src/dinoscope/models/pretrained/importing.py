@@ -120,9 +120,8 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
     check_held(place.tensors, path)
     layout = read_positions(layout, place.tensors.get("pos_embed"))
     try:  # on "meta", where tensors of any size cost nothing
-        shapes = in_timm_names(
-            {name: tensor.to("meta") for name, tensor in place.tensors.items()}, place.family
-        ).tensors
+        empty = {name: tensor.to("meta") for name, tensor in place.tensors.items()}
+        shapes, left_out = in_timm_names(empty, place.family)
     except (RuntimeError, IndexError) as error:
         raise UserError(f"{path} is no network that is known here: its tensors do not fit each other") from error
     heads = _known_heads(layout, shapes, path)
@@ -132,15 +131,15 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
         lookup("network", choices.architecture, BACKBONES)
         config = named_config(choices.architecture, shapes, str(path))
     check_fit(config, shapes, path)
-    network = in_timm_names(place.tensors, place.family)
-    broken = [name for name, tensor in network.tensors.items() if not torch.isfinite(tensor).all()]
+    tensors, _ = in_timm_names(place.tensors, place.family)
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise UserError(f"{path} holds weights that are no numbers (NaN or infinite), as {broken[0]}: it is damaged")
     open_question = None in (choices.mean, choices.std)
     stated = (stated_normalisation(path) if open_question else None) or (IMAGENET_MEAN, IMAGENET_STD, "")
     config = replace(config, mean=choices.mean or stated[0], std=choices.std or stated[1])
     backbone = build_backbone(config)
-    load_strictly(backbone.net, network.tensors, path)
+    load_strictly(backbone.net, tensors, path)
     found = Found(
         str(path),
         layout.says,
@@ -150,7 +149,7 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
         config.name,
         config.image_size,
         config.position_size,
-        tuple(dict.fromkeys(network.left_out + place.others)),
+        tuple(dict.fromkeys(left_out + place.others)),
         _note(layout, config, stated[2], heads, choices),
     )
     return backbone.eval(), found

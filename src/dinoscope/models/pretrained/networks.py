@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any, Literal
@@ -68,8 +68,8 @@ class Layout:
     """
 
     says: str
-    method: str
-    signs: tuple[str, ...]
+    signs: Sequence[str]
+    method: str = ""
     part: str = PLAIN
     heads: Callable[[int], int] | None = None
 
@@ -79,16 +79,7 @@ _TABLES = tomllib.loads(
 )
 _HEADS = {"64": heads_of_64, "MoCo v3": moco_v3_heads}
 
-LAYOUTS = tuple(
-    Layout(
-        each["says"],
-        each.get("method", ""),
-        tuple(each["signs"]),
-        each.get("part", PLAIN),
-        _HEADS[each["heads"]] if "heads" in each else None,
-    )
-    for each in _TABLES["layout"]
-)
+LAYOUTS = tuple(Layout(**{**entry, "heads": _HEADS.get(entry.get("heads"))}) for entry in _TABLES["layout"])
 """In order: the first whose signs are all present is taken."""
 
 
@@ -169,23 +160,20 @@ CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3
 """Place among the children of torchvision's ResNet -> their name."""
 
 
-@dataclass(frozen=True)
-class Network:
-    """A network in timm's names. left_out: first words of what does not belong to it."""
+def in_timm_names(tensors: Mapping[str, Tensor], family: Family) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Rename tensors as timm does, leave out heads, and convert half precision to float32.
 
-    tensors: dict[str, Tensor]
-    left_out: tuple[str, ...]
-
-
-def in_timm_names(tensors: Mapping[str, Tensor], family: Family) -> Network:
-    """Rename, leave out heads, and convert weights in half precision to float32.
-
-    What is neither a head nor known stays, so that a strict load names it.
+    Return them, and the first words of the names that are left out. A name that is neither a head's nor known stays,
+    so that a strict load reports it.
     """
     if family == "transformers":
-        tensors = _fused({_renamed(name): tensor for name, tensor in tensors.items()})
+        for pattern, replacement in _TABLES["hidden"]:
+            tensors = {re.sub(pattern, replacement, name): tensor for name, tensor in tensors.items()}
+        tensors = _fused(tensors)
     elif family == "sequential":
-        tensors = {_child(name): tensor for name, tensor in tensors.items()}
+        tensors = {
+            re.sub(r"^\d+", lambda place: CHILDREN.get(place[0], place[0]), name): t for name, t in tensors.items()
+        }
     own = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] not in _TABLES["heads"]}
     left_out = dict.fromkeys(name.partition(".")[0] for name in tensors if name not in own)
     if family in ("vit", "transformers"):
@@ -195,18 +183,7 @@ def in_timm_names(tensors: Mapping[str, Tensor], family: Family) -> Network:
     else:
         own = _with_counters(own)
     floats = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in own.items()}
-    return Network(floats, tuple(left_out))
-
-
-def _renamed(name: str) -> str:
-    for pattern, replacement in _TABLES["hidden"]:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def _child(name: str) -> str:
-    first, dot, rest = name.partition(".")
-    return CHILDREN.get(first, first) + dot + rest
+    return floats, tuple(left_out)
 
 
 def _fused(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
