@@ -82,7 +82,9 @@ def _details(run: RunRecord, entry: Entry | None) -> KeyValues:
     facts["Batch size"] = str(config.batch_size)
     facts["Started"] = run.started.replace("T", " ", 1) or "not recorded"
     for name, title in _ACCURACIES.items():
-        facts[title] += f" % ({_images(entry.measurements[name])})" if entry and entry.value(name) is not None else ""
+        value = facts.pop(title)
+        if entry and entry.value(name) is not None:
+            facts[f"{title} top-1"] = f"{value} % ({_images(entry.measurements[name])})"
     if (online := run.last("knn_top1")) is not None:
         knn = entry.measurements.get("knn") if entry else None
         size = None if knn is None else knn.protocol.get("image_size")
