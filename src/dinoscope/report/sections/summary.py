@@ -234,13 +234,13 @@ def _online(runs: Sequence[RunRecord]) -> str:
     """What online k-NN ended at, if nothing was measured afterwards."""
     ends = [(run, value) for run in runs if (value := run.last("knn_top1")) is not None]
     if not ends:
-        return "How good the features are was not measured. Give --data FOLDER, and it is."
+        return "How good the features are was not measured: give --data FOLDER to measure it."
     figures = [f"{run.label} " * (len(runs) > 1) + f"{value:.1f} % at {run.image_size} px" for run, value in ends]
     classes = {run.classes or 0 for run, _ in ends}
     chance = f" Guessing: {100 / max(classes):.1f} %." if len(classes) == 1 and any(classes) else ""
     return (
         f"During training, online k-NN on each run's own images came to: {listed(figures)}.{chance} Accuracy on common "
-        "images was not measured; give --data FOLDER, and it is."
+        "images was not measured: give --data FOLDER to measure it."
     )
 
 
