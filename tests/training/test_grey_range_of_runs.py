@@ -175,7 +175,8 @@ class TestEverythingReadsByTheModelsRange:
 
     def test_training_views(self, image: Path) -> None:
         dataset = ViewsDataset(find_images(image.parent), replace(cases.VIEWS, jitter_probability=0.0), 0, TWELVE)
-        assert dataset[0, 0].global_views[0, 16, 16, 0] in (64, 255 - 64)  # as it is, or solarised
+        global_views, *_ = dataset[0, 0]
+        assert global_views[0, 16, 16, 0] in (64, 255 - 64)  # as it is, or solarised
 
     def test_maps_and_masks(self, image: Path, models: list[Model], tmp_path: Path) -> None:
         pixels, _ = find_image_files(image.parent, None, None).read(0, TWELVE)
