@@ -183,9 +183,8 @@ def as_raw(image: Any) -> RawImage:
 
     Arrays are [h, w] or [h, w, c], tensors [h, w] or [c, h, w], with 1, 3 or 4 channels: grey, RGB, or RGB with
     transparency, which is composited on white if the values are uint8 and otherwise left out. Values that are not uint8
-    are mapped by a grey range, as those of a file are; of booleans, True is white.
-
-    Raises UnreadableImage for anything else, and as `read` does.
+    are mapped by a grey range, as those of a file are; of booleans, True is white. Raises UnreadableImage for anything
+    else, and as `read` does.
     """
     if isinstance(image, str | os.PathLike):
         return read(Path(image))
