@@ -200,6 +200,7 @@ def _is_deep_grey(image: Image.Image) -> bool:
 
 def _chunks(stream: Stream, *, png: bool) -> Iterator[tuple[bytes, int, bytes]]:
     """Yield the kind, length and header of each chunk of a PNG or a WebP (RFC 9649), with the stream at its body."""
+    place = 8 if png else 12  # of the first chunk
     for _ in range(MAX_CHUNKS):
         head = stream.read(8)
         if len(head) < 8:
@@ -208,9 +209,9 @@ def _chunks(stream: Stream, *, png: bool) -> Iterator[tuple[bytes, int, bytes]]:
             length, kind = struct.unpack(">I4s", head)
         else:
             kind, length = struct.unpack("<4sI", head)
-        following = stream.tell() + length + (4 if png else length % 2)  # behind the checksum, or the padding
+        place += 8 + length + (4 if png else length % 2)  # with the checksum, or the padding
         yield kind, length, head
-        stream.seek(following)
+        stream.seek(place)
     raise UnreadableImage(f"not read: more than {MAX_CHUNKS} chunks; save it again")
 
 
