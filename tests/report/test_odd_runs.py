@@ -14,6 +14,7 @@ import pytest
 
 from dinoscope.cli import main
 from dinoscope.evaluation.compare import Entry, compare, label
+from dinoscope.evaluation.statistics import share_metric
 from dinoscope.report.maps import thumbnail
 from dinoscope.report.page import Document, render
 from dinoscope.report.runs import Material, RunRecord, read_runs
@@ -21,7 +22,7 @@ from dinoscope.report.sections import embedding, summary
 from dinoscope.report.sections.evaluations import best_first
 from dinoscope.report.sections.health import findings, is_wrong, verdict
 from dinoscope.training.run_folder import MACHINE
-from dinoscope.types import Items, Metric, Result
+from dinoscope.types import Items, Result
 from tests.html_checks import Page
 from tests.report_runs import HOSTILE, trained
 
@@ -133,7 +134,7 @@ def test_a_run_may_be_named_by_a_dot(runs, monkeypatch):
 
 
 def entry(run: str, knn: float, **settings: float) -> Entry:
-    found = Result("knn", {"gallery_images": 100}, (Metric("knn_top1", knn, "%", parameters={"k": 20}),))
+    found = Result("knn", {"gallery_images": 100}, (share_metric("knn_top1", knn, 100, {"k": 20}),))
     return Entry("dino", "vit_micro_conv8", 0.3, run, 0, settings, {"knn": found})
 
 
