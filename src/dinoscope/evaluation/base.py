@@ -158,7 +158,7 @@ class Evaluation:
         (`results.OF_THE_MODEL`). Raises KeyError if another entry is missing.
     expected: the entries of a protocol that are known beforehand for a model, data (None: the settings alone) and
         settings; a kept result that has them all need not be measured again. Raises UserError as `run` does.
-    default: compared and reported without being asked for.
+    default: part of every comparison and report.
     by_network: the result depends on the network and not on its weights (speed).
     needs_no_model: it can do without any model, as its settings may name something else.
     uses: fields of `Context` that matter to it.
@@ -247,11 +247,11 @@ def kept_results(evaluation: Evaluation, model: Model) -> Iterator[Result]:
         if result.protocol.get("weights_hash", model.weights_hash) == model.weights_hash:
             yield result
         else:
-            logger.warning("%s: its %s was measured of other weights and is left aside", model.name, file.stem)
+            logger.warning("%s: its %s was measured with other weights and is ignored", model.name, file.stem)
 
 
 def is_expected(result: Result, expected: Mapping[str, Any]) -> bool:
-    """Return whether a result came about under the conditions that are asked for, whatever the weights."""
+    """Return whether a result has all expected entries of a protocol, whatever the weights."""
     found, wanted = results.conditions(result), results.conditions(Result(result.evaluation, expected, ()))
     return all(found.get(name) == value for name, value in wanted.items())
 

@@ -325,7 +325,13 @@ class _Gatherer:
         self.chosen = self._choose(models)
         if data is None:
             self.images = self._usual_images()
-        self._require_images(models)
+        labelled = {name for name in wanted if EVALUATIONS[name].needs == "labels"}
+        strangers = [model.name for model in models if model.settings is None]
+        if strangers and self.images is None and not labelled <= set(skip):
+            raise UserError(
+                f"{' and '.join(strangers)}: no run folder names the images to measure on; give --data FOLDER "
+                "with train/CLASS/... and val/CLASS/..., or only CLASS/..."
+            )
         kept = {name: [self.chosen[model.name].get(name) for model in models] for name in wanted}
         self.agreeing = {
             name
@@ -414,14 +420,13 @@ class _Gatherer:
             alike: dict[str, list[tuple[Model, Result]]] = {}
             for model, found in pairs:
                 alike.setdefault(identity(conditions(found)), []).append((model, found))
-            by_network = EVALUATIONS[name].by_network
-
-            def preference(group: list[tuple[Model, Result]], name: str = name) -> tuple[int, int, bool]:
+            by_network, groups = EVALUATIONS[name].by_network, list[tuple[int, int, bool, list[tuple[Model, Result]]]]()
+            for group in alike.values():
                 model, found = group[0]
-                is_usual = EVALUATIONS[name].by_network or self._holds(model, name, found, None)
-                return len({model.name for model, _ in group}), counts[_images_of(found)], is_usual
-
-            pairs = [pair for group in sorted(alike.values(), key=preference, reverse=True) for pair in group]
+                is_usual = by_network or self._holds(model, name, found, None)
+                groups.append((len({each.name for each, _ in group}), counts[_images_of(found)], is_usual, group))
+            groups.sort(key=lambda group: group[:3], reverse=True)
+            pairs = [pair for *_, group in groups for pair in group]
             if (self.data is not None or self.wanted[name][0] is not None) and not by_network:
                 pairs.sort(key=lambda pair, name=name: not self._is_wanted(pair[0], name, pair[1]))
             for model, found in pairs:
@@ -445,16 +450,6 @@ class _Gatherer:
             with contextlib.suppress(UserError):  # moved away since: the runs' own images are left
                 return base.images_of(Path(usual[0]), None if usual[1] is None else Path(usual[1]))
         return None
-
-    def _require_images(self, models: Sequence[Model]) -> None:
-        """Refuse, before anything is measured, a model without images to measure it on."""
-        labelled = {name for name in self.wanted if EVALUATIONS[name].needs == "labels"}
-        strangers = [model.name for model in models if model.settings is None]
-        if strangers and self.images is None and not labelled <= set(self.skip):
-            raise UserError(
-                f"{' and '.join(strangers)}: no run folder names the images to measure on; give --data FOLDER "
-                "with train/CLASS/... and val/CLASS/..., or only CLASS/..."
-            )
 
     def random_networks(self, models: Sequence[Model]) -> list[Entry]:
         """Return each network of the models with random weights: of runs once for each of their seeds.

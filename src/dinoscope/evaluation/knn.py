@@ -48,8 +48,8 @@ _INDEX_MASK = 0xFFFFFFFF
 class KNNConfig:
     """Settings of the weighted k-NN classifier; the defaults are DINO's.
 
-    max_bytes: working memory to aim for besides the banks and the answer; the least that is held is one query against
-        one block of the gallery.
+    max_bytes: working memory to aim for besides the banks and the answer; one query against one block of the gallery
+        is the minimum.
     """
 
     ks: tuple[int, ...] = (10, 20, 100, 200)
@@ -373,7 +373,7 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
 
 
 def headline(result: Result) -> Metric | None:
-    """Return top-1 with k = 20; of a gallery of no more images, which has no 20 neighbours, with the largest k."""
+    """Return top-1 with k = 20, or with the largest k if the gallery has no more than 20 images."""
     top1 = {metric.parameters["k"]: metric for metric in result.metrics if metric.name.endswith("top1")}
     few = result.protocol.get("gallery_images", K + 1) <= K
     return top1.get(K, top1[max(top1)] if few and top1 else None)

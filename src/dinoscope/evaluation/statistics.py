@@ -204,7 +204,7 @@ class OverSeeds:
 
 
 def over_seeds(values: Sequence[float]) -> OverSeeds | None:
-    """Return mean and deviation; None of no values. Values that are not finite give figures that are not."""
+    """Return mean and deviation; None without values. Values that are not finite give figures that are not."""
     if not values:
         return None
     mean = sum(values) / len(values)

@@ -1,4 +1,4 @@
-"""The section that sets the models next to each other: accuracy, size and speed."""
+"""The section that compares the models: accuracy, size and speed."""
 
 from __future__ import annotations
 
