@@ -176,7 +176,7 @@ def test_a_row_that_is_not_the_plain_method_says_so() -> None:
         ({"method.loss": "mse"}, "trained with another loss than its paper's (mse)"),
         ({"method.teacher": "frozen"}, "its teacher is not a moving average (frozen)"),
         ({"method.predictor": "mlp"}, "with a predictor, which its paper does not have (mlp)"),
-        ({"method.head_l2": False}, "its bottleneck is not brought to length 1 (False)"),
+        ({"method.head_l2": False}, "its bottleneck is not scaled to length 1 (False)"),
     ],
 )
 def test_a_row_of_an_ablation_says_so(changes: dict[str, Any], note: str) -> None:
