@@ -160,8 +160,8 @@ def test_rows_of_one_method_say_what_tells_them_apart() -> None:
 
 def test_a_row_that_is_not_the_plain_method_says_so() -> None:
     plain, other = (
-        {"method.koleo": 0.0, "method.balance": "center"},
-        {"method.koleo": 0.5, "method.balance": "sinkhorn"},
+        {"method.koleo": 0.0, "method.centering": "center"},
+        {"method.koleo": 0.5, "method.centering": "sinkhorn"},
     )
     assert compare([entry(settings=plain)]).notes == ()
     assert set(compare([entry(settings=other)]).notes) == {

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from dinoscope.cli import main
-from dinoscope.config import check_numbers
+from dinoscope.config import changed, check_numbers, from_dict, to_dict
 from dinoscope.errors import UserError
+from dinoscope.recipes import run_config
 from dinoscope.training.config import RunConfig, check
 from tests.conformance import cases
 
@@ -88,3 +89,11 @@ def test_a_run_is_refused(changes: dict[str, object], message: str, tmp_path: Pa
     config = RunConfig(tmp_path, tmp_path / "run", cases.DINO, "vit_micro_conv8", views=cases.VIEWS, batch_size=4)
     with pytest.raises(UserError, match=message):
         check(replace(config, **changes), images=100, processes=1)
+
+
+def test_a_setting_keeps_its_earlier_name_for_one_release() -> None:
+    config = run_config("quickstart", Path("data"), Path("out"))
+    assert changed(config, {"method.balance": "none"}) == changed(config, {"method.centering": "none"})
+    stored = to_dict(config)
+    stored["method"]["balance"] = stored["method"].pop("centering")
+    assert from_dict(RunConfig, stored, "config.json") == config

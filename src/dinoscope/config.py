@@ -23,6 +23,9 @@ from dinoscope.errors import UserError, lookup
 
 T = TypeVar("T")
 
+EARLIER = {"balance": "centering"}
+"""Names of settings of an earlier version, which are still read for one release -> the setting."""
+
 
 def to_dict(settings: Any) -> dict[str, Any]:
     """Plain values (dict, list, str, number, None) of a settings dataclass."""
@@ -72,6 +75,7 @@ def changed(settings: T, changes: Mapping[str, Any], prefix: str = "") -> T:
     Raises UserError for a name that does not exist (the nearest is offered), a value of the wrong type, or one that the
     dataclass refuses.
     """
+    changes = {_current(name): value for name, value in changes.items()}
     for name in changes:
         lookup("setting", name, leaves(settings))
     hints = get_type_hints(type(settings))
@@ -88,6 +92,11 @@ def changed(settings: T, changes: Mapping[str, Any], prefix: str = "") -> T:
         return replace(settings, **values)  # pyright: ignore[reportArgumentType] (a dataclass, as `leaves` saw)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _current(name: str) -> str:
+    group, dot, last = name.rpartition(".")
+    return f"{group}{dot}{EARLIER.get(last, last)}"
 
 
 def _typed(value: Any, hint: Any, name: str) -> Any:
@@ -186,7 +195,8 @@ def _read_choice(base: Any, converter: Converter) -> Callable[[Any, Any], Any]:
         kind = values.get(KIND, next(iter(members))) if isinstance(values, dict) else None
         if kind not in members:
             raise UserError(f"{KIND} is {kind!r}; allowed: {', '.join(members)}")
-        return converter.structure({name: value for name, value in values.items() if name != KIND}, members[kind])
+        own = {_current(name): value for name, value in values.items() if name != KIND}
+        return converter.structure(own, members[kind])
 
     return read
 

@@ -49,7 +49,7 @@ values = [32, 64]
 
 [axes.balance]
 title = "Balance (Table 7)"
-values = [{ label = "none", method.balance = "none" }]
+values = [{ label = "none", method.centering = "none" }]
 """
 IDLE = '[axes.idle]\nsetting = "method.out_dim"\nvalues = [64]\n'
 RUNS = ("baseline-s0", "outputs-32-s0", "balance-none-s0")
@@ -157,7 +157,7 @@ def test_studies_are_listed_and_shown(capsys) -> None:
     text = capsys.readouterr().out
     study = parse_study(text, "collapse", "")
     assert (study.recipe, study.seeds) == ("quickstart", (0, 1, 2))
-    assert study.changes == {"method.balance": "center", "method.koleo": 0.0}
+    assert study.changes == {"method.centering": "center", "method.koleo": 0.0}
     assert main(["ablate", "batch-size", "--show", "--recipe", "dino_deit_small_100ep"]) == 0
     assert "batch_size = 1024" in capsys.readouterr().out
 

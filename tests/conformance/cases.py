@@ -28,7 +28,7 @@ SWAV = SwAVConfig(**SMALL_HEAD, num_prototypes=12, freeze_prototypes_steps=1, qu
 
 SETTINGS: dict[str, MethodConfig] = {
     "dino": DINO,
-    "dino-sinkhorn-koleo": replace(DINO, balance="sinkhorn", koleo=0.5),
+    "dino-sinkhorn-koleo": replace(DINO, centering="sinkhorn", koleo=0.5),
     "simclr": SimCLRConfig(**SMALL_HEAD, temperature=0.2),
     "moco": MoCoConfig(**SMALL_HEAD, queue_size=24, key_momentum=0.9),
     "moco-v3": MoCoConfig(
@@ -48,10 +48,10 @@ SETTINGS: dict[str, MethodConfig] = {
 """case -> settings; without batch norm, to which a batch that is cut up is another batch."""
 
 ABLATIONS: dict[str, MethodConfig] = {
-    "dino-softmax-student": replace(DINO, balance="softmax", teacher="student", loss="reverse_kl"),
+    "dino-softmax-student": replace(DINO, centering="softmax", teacher="student", loss="reverse_kl"),
     "dino-mse-predictor": replace(DINO, loss="mse", predictor="mlp", head_activation="relu"),
     "dino-bare-epoch": replace(
-        DINO, balance="none", teacher="previous_epoch", loss="mse_softmax", bottleneck_dim=0, head_weight_norm=False
+        DINO, centering="none", teacher="previous_epoch", loss="mse_softmax", bottleneck_dim=0, head_weight_norm=False
     ),
     "dino-lagging": replace(DINO, teacher="previous_step", loss="kl", head_l2=False, predictor="mlp"),
 }

@@ -35,14 +35,14 @@ def trained(data: Path, steps: int, **changes: object) -> tuple[DINO, dict[str, 
 
 
 def test_sharpening_without_centring_ends_at_one_output(picture_folder, tmp_path) -> None:
-    method, last = trained(picture_folder(8), 40, balance="none")
+    method, last = trained(picture_folder(8), 40, centering="none")
     assert last["teacher_entropy"] < 0.01 * LN_K
     assert last["teacher_marginal_entropy"] < 0.01 * LN_K
     assert last["kl_teacher_student"] < 0.05
     verdict = method.diagnose(last)
     assert verdict is not None
     assert verdict.kind == "one-hot collapse"
-    assert "--method.balance center" in verdict.text
+    assert "--method.centering center" in verdict.text
 
 
 @pytest.mark.slow
@@ -65,8 +65,8 @@ HEALTHY = {"teacher_marginal_entropy": 0.9 * LN_K, "teacher_entropy": 0.3 * LN_K
         ({}, HEALTHY, None),
         ({"loss": "kl"}, HEALTHY | {"cross_entropy": LN_K, "teacher_entropy": LN_K}, "uniform collapse"),
         ({"loss": "mse_softmax"}, HEALTHY | {"cross_entropy": LN_K, "teacher_entropy": LN_K}, "uniform collapse"),
-        ({"balance": "softmax"}, HEALTHY | {"teacher_marginal_entropy": LN_K}, None),
-        ({"balance": "none"}, HEALTHY | {"teacher_marginal_entropy": 0.01}, "one-hot collapse"),
+        ({"centering": "softmax"}, HEALTHY | {"teacher_marginal_entropy": LN_K}, None),
+        ({"centering": "none"}, HEALTHY | {"teacher_marginal_entropy": 0.01}, "one-hot collapse"),
         # an error of outputs knows no temperature: entropies say nothing of it, its own spread does
         ({"loss": "mse"}, HEALTHY | {"cross_entropy": LN_K, "teacher_entropy": LN_K, "output_spread": 0.5}, None),
         ({"loss": "mse"}, HEALTHY | {"teacher_marginal_entropy": 0.0, "output_spread": 0.5}, None),

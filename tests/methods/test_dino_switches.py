@@ -54,9 +54,9 @@ SWITCHES = {
     "reverse_kl": Switch({"loss": "reverse_kl"}),
     "mse": Switch({"loss": "mse"}),
     "mse_softmax": Switch({"loss": "mse_softmax"}),
-    "sinkhorn": Switch({"balance": "sinkhorn"}),
-    "softmax": Switch({"balance": "softmax"}),
-    "none": Switch({"balance": "none"}, loss=True, student=True),  # the centre begins at 0
+    "sinkhorn": Switch({"centering": "sinkhorn"}),
+    "softmax": Switch({"centering": "softmax"}),
+    "none": Switch({"centering": "none"}, loss=True, student=True),  # the centre begins at 0
     "student": Switch({"teacher": "student"}, loss=True, student=True),
     "previous_step": Switch({"teacher": "previous_step"}, loss=True, student=True),
     "previous_epoch": Switch({"teacher": "previous_epoch"}, loss=True, student=True),
@@ -196,7 +196,7 @@ def test_a_run_with_the_epochs_before_as_teacher_is_resumed_bit_by_bit(
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 def test_without_balance_there_is_no_centre(loss: str, data: Path) -> None:
-    base, bare = trainer(data, loss=loss), trainer(data, loss=loss, balance="none")
+    base, bare = trainer(data, loss=loss), trainer(data, loss=loss, centering="none")
     for run in (base, bare):
         batches = run.batches()
         values = [run.make_step(next(batches)) for _ in range(3)]
@@ -229,7 +229,7 @@ def test_the_papers_squared_error_by_hand() -> None:
     assert loss == pytest.approx((2 - math.sqrt(2)) / 2, abs=1e-6)
     assert given_outputs(loss="mse", teacher_temperature=0.5, student_temperature=0.7)[0] == loss
     # without a centre (3, 3) keeps its direction, and (2, 1) / sqrt 5 lies 2 / sqrt 5 along the first view
-    bare, _ = given_outputs(center=0.0, loss="mse", balance="none")
+    bare, _ = given_outputs(center=0.0, loss="mse", centering="none")
     assert bare == pytest.approx((2 - math.sqrt(2) + 2 - 4 / math.sqrt(5)) / 2, abs=1e-6)
 
 
@@ -314,8 +314,8 @@ def test_only_the_student_predicts(batch_norm: bool, data: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"loss": "mse", "balance": "sinkhorn"}, "loss mse compares outputs, and balance sinkhorn"),
-        ({"loss": "mse", "balance": "softmax"}, "take balance center or none, or loss mse_softmax"),
+        ({"loss": "mse", "centering": "sinkhorn"}, "loss mse compares outputs, and centering sinkhorn"),
+        ({"loss": "mse", "centering": "softmax"}, "take centering center or none, or loss mse_softmax"),
         ({"bottleneck_dim": -1}, "bottleneck_dim must be at least 0"),
         ({"hidden_dim": 0}, "hidden_dim must be at least 1"),
     ],
@@ -329,7 +329,7 @@ def test_what_cannot_be_is_refused(changes: dict[str, object], words: str) -> No
     ("name", "allowed"),
     [
         ("loss", "cross_entropy, kl, reverse_kl, mse, mse_softmax"),
-        ("balance", "center, sinkhorn, softmax, none"),
+        ("centering", "center, sinkhorn, softmax, none"),
         ("teacher", "ema, student, previous_step, previous_epoch, frozen"),
         ("predictor", "none, mlp"),
         ("head_activation", "gelu, relu"),
@@ -358,7 +358,7 @@ def test_the_command_takes_them_and_keeps_them(data: Path, tmp_path: Path, plain
         "--views.local-size 16 --views.num-local 0 --epochs 1 --batch-size 8 --optimizer.warmup-epochs 0 "
         "--fraction 0.7 --optimizer.scaling sqrt --workers 0 --device cpu --evaluate-every 0 "
         "--method.out-dim 32 --method.hidden-dim 16 --method.bottleneck-dim 8 --method.loss reverse_kl "
-        "--method.balance softmax --method.teacher previous_epoch --method.predictor mlp "
+        "--method.centering softmax --method.teacher previous_epoch --method.predictor mlp "
         "--method.head-activation relu --method.no-head-l2 --method.no-head-weight-norm "
         "--method.freeze-last-layer-epochs 0"
     )
@@ -367,6 +367,6 @@ def test_the_command_takes_them_and_keeps_them(data: Path, tmp_path: Path, plain
     run = json.loads((tmp_path / "run" / "config.json").read_text())["run"]
     assert run["fraction"] == 0.7
     assert run["optimizer"]["scaling"] == "sqrt"
-    wanted = {"loss": "reverse_kl", "balance": "softmax", "teacher": "previous_epoch", "predictor": "mlp"}
+    wanted = {"loss": "reverse_kl", "centering": "softmax", "teacher": "previous_epoch", "predictor": "mlp"}
     wanted |= {"head_activation": "relu", "head_l2": False, "head_weight_norm": False}
     assert wanted.items() <= run["method"].items()

@@ -32,7 +32,7 @@ CASES: dict[str, RunConfig] = {
     "all kinds of settings": replace(
         _BASE,
         views=replace(_BASE.views, global_scale=(0.123456789, 1.0), horizontal_flip=0.0, num_local=3),
-        method=replace(_BASE.method, head_batch_norm=False, norm_last_layer=False, koleo=1e-7, balance="center"),
+        method=replace(_BASE.method, head_batch_norm=False, norm_last_layer=False, koleo=1e-7, centering="center"),
         optimizer=OptimizerConfig("lars", 0.3, 0.0, 2, 1e-6, 1e-6, 0),
         saving=SavingConfig(2.5, 7, 1),
         mean=(0.5, 0.25, 0.125),

@@ -101,7 +101,9 @@ def realistic() -> AblationResult:
         ("teacher temperature 0.07", 29.5, ""),
         ("centre momentum 0.999", 31.0, ""),
     ):
-        runs += [full_run(Variant("collapse", label, {"method.balance": label}), seed, knn, kind) for seed in range(3)]
+        runs += [
+            full_run(Variant("collapse", label, {"method.centering": label}), seed, knn, kind) for seed in range(3)
+        ]
     for size, knn in ((32, 27.0), (64, 31.0), (256, 34.5), (512, 33.0), (1024, 30.0)):
         variant = Variant("batch size", str(size), {"batch_size": size})
         runs += [full_run(variant, seed, knn, weight=size / 500) for seed in range(3)]

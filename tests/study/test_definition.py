@@ -44,8 +44,8 @@ values = [32, 64]
 
 [axes.balance]
 values = [
-    { label = "centring", method.balance = "center" },
-    { method.balance = "none", "method.koleo" = 0 },
+    { label = "centring", method.centering = "center" },
+    { method.centering = "none", "method.koleo" = 0 },
 ]
 """
 
@@ -69,7 +69,7 @@ def test_a_file_becomes_settings() -> None:
     ]
     batch, balance = variants[0][1], variants[3][1]
     assert (batch.batch_size, batch.method) == (32, baseline.method)
-    assert (balance.batch_size, balance.method.balance, balance.method.koleo) == (baseline.batch_size, "none", 0.0)
+    assert (balance.batch_size, balance.method.centering, balance.method.koleo) == (baseline.batch_size, "none", 0.0)
     assert titles == {"batch": "Batch size (Table 9)", "balance": "balance"}
 
 
@@ -87,7 +87,7 @@ def test_a_grid_has_every_combination() -> None:
     assert [(variant.axis, variant.label) for variant, _ in variants] == [
         ("batch x balance", f"{size} x {balance}") for size in (32, 64) for balance in ("centring", "none, 0")
     ]
-    assert [config.method.balance for _, config in variants] == ["center", "none"] * 2
+    assert [config.method.centering for _, config in variants] == ["center", "none"] * 2
     assert titles == {"batch x balance": "Batch size (Table 9) x balance"}
 
 
@@ -116,7 +116,7 @@ REFUSALS = {
     "choice": (
         '"center"',
         '"centre"',
-        "axis balance, value 'centring': there is no value of method.balance 'centre'; did",
+        "axis balance, value 'centring': there is no value of method.centering 'centre'; did",
     ),
     "out of range": ("= 256", "= 1", "out_dim must be at least 2"),
     "length": ("[0.25, 1.0]", "[0.25]", "views.global_scale must be a list of 2 values, each a number"),
@@ -156,7 +156,7 @@ def test_mistakes_name_the_place(name) -> None:
 
 
 def test_axes_that_set_the_same_cannot_be_combined() -> None:
-    text = TEXT.replace("seeds", 'mode = "grid"\nseeds').replace("method.balance", "batch_size = 8, method.balance")
+    text = TEXT.replace("seeds", 'mode = "grid"\nseeds').replace("method.centering", "batch_size = 8, method.centering")
     with pytest.raises(UserError, match="two of the axes that are combined set batch_size"):
         resolved(text)
 
@@ -198,7 +198,7 @@ def test_slugs_are_names_of_folders() -> None:
 
 _names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
 _settings = st.sampled_from(
-    ["batch_size", "method.out_dim", "epochs", "method.balance", "views.local_scale", "nothing"]
+    ["batch_size", "method.out_dim", "epochs", "method.centering", "views.local_scale", "nothing"]
 )
 _values = st.one_of(
     st.integers(), st.floats(), st.booleans(), _names, st.lists(st.floats(0, 1), max_size=3), st.none(), st.dates()

@@ -123,15 +123,15 @@ def test_the_small_collapse_study_changes_one_thing_at_a_time() -> None:
     """Its base holds by centring and sharpening alone; only "neither", the fourth corner of the figure, lacks two."""
     plan = plan_study(named_study("collapse"), DATA, OUT)
     base = setting_names(plan.configs[0])
-    assert (base["method.balance"], base["method.koleo"]) == ("center", 0.0)
+    assert (base["method.centering"], base["method.koleo"]) == ("center", 0.0)
     assert base["method.teacher_temperature"] < base["method.student_temperature"]
     sharpening = {"method.teacher_temperature", "method.warmup_teacher_temperature"}
     assert {variant.label: changed(config, base) for variant, config in plan.runs[1:]} == {
         "centring only": sharpening,
-        "sharpening only": {"method.balance"},
-        "neither": {"method.balance", *sharpening},
-        "Sinkhorn for centring": {"method.balance"},
-        "softmax for centring": {"method.balance"},
+        "sharpening only": {"method.centering"},
+        "neither": {"method.centering", *sharpening},
+        "Sinkhorn for centring": {"method.centering"},
+        "softmax for centring": {"method.centering"},
         "KoLeo too": {"method.koleo"},
     }
     assert plan.baseline_values["balance"].label == "both"
@@ -170,7 +170,7 @@ def test_every_switch_of_dino_is_in_a_named_study_and_on_the_page() -> None:
     page = (Path(__file__).parents[2] / "docs" / "ablation.md").read_text()
     assert sorted(switches - taken.keys()) == []
     assert [name for name in sorted(switches) if f"`{name}`" not in page] == []
-    for kind, setting in ((Loss, "loss"), (Centering, "balance"), (TeacherRule, "teacher"), (Predictor, "predictor")):
+    for kind, setting in ((Loss, "loss"), (Centering, "centering"), (TeacherRule, "teacher"), (Predictor, "predictor")):
         assert taken[f"method.{setting}"] == set(get_args(kind))
     assert taken["optimizer.name"] == {"adamw", "sgd", "lars"}
     assert taken["optimizer.scaling"] == {"linear", "sqrt", "none"}

@@ -32,7 +32,7 @@ def _nano(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_stopped_run_is_resumed_to_the_same_end(tmp_path) -> None:
     run = Path(shutil.copytree(EARLIER / "stopped", tmp_path / "run"))
     config = replace(read_config(run), data=EARLIER / "pictures")
-    assert (method_name(config.method), config.method.balance, config.max_megapixels) == ("dino", "sinkhorn", None)
+    assert (method_name(config.method), config.method.centering, config.max_megapixels) == ("dino", "sinkhorn", None)
     result = train(config, resume=True)
     assert (result.steps, result.interrupted) == (6, False)
     expected = checkpoint.load(EARLIER / "resumed.safetensors")

@@ -51,7 +51,7 @@ SYNONYMS = {
 }
 """What other programs call an option -> the last part of its name here."""
 
-EARLIER = {"--queries": "--query"}
+EARLIER = {"--queries": "--query", "--method.balance": "--method.centering"}
 """Spellings of an earlier version that are still read, for one release -> the option."""
 
 ANY, SOME = -1, -2

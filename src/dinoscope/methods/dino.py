@@ -49,7 +49,7 @@ class DINOConfig(MethodConfig):
     student_temperature: sharpness of the student's output.
     teacher_temperature, warmup_teacher_temperature, warmup_teacher_temperature_epochs: the teacher's; lower is
         sharper. Lower it (0.02) when the loss stays at ln K. At the student's temperature nothing is sharpened.
-    balance: centering of the teacher's outputs, against collapse. "center" subtracts a moving mean (the paper);
+    centering: of the teacher's outputs, against collapse. "center" subtracts a moving mean (the paper);
         "sinkhorn" uses all outputs equally over the batch (the paper's Table 15, and DINOv2): more robust for short
         runs and small networks; "softmax" does so once, roughly (Table 15); "none" changes nothing.
     koleo: weight of a loss that pushes apart the bottlenecks of the images in a batch (DINOv2 has it, on the
@@ -79,7 +79,7 @@ class DINOConfig(MethodConfig):
     teacher_temperature: float = 0.04
     warmup_teacher_temperature: float = 0.04
     warmup_teacher_temperature_epochs: int = 0
-    balance: Centering = "center"
+    centering: Centering = "center"
     koleo: float = 0.0
     center_momentum: float = 0.9
     teacher: TeacherRule = "ema"
@@ -93,10 +93,10 @@ class DINOConfig(MethodConfig):
         self.check_range(2, math.inf, "out_dim")
         self.check_range(1, math.inf, "hidden_dim", "head_layers")
         self.check_range(0, math.inf, "bottleneck_dim", "koleo")  # 0: none
-        if self.loss == "mse" and self.balance in ("sinkhorn", "softmax"):
+        if self.loss == "mse" and self.centering in ("sinkhorn", "softmax"):
             raise ValueError(
-                f"loss mse compares outputs, and balance {self.balance} gives probabilities: take balance center or "
-                "none, or loss mse_softmax"
+                f"loss mse compares outputs, and centering {self.centering} gives probabilities: take centering center "
+                "or none, or loss mse_softmax"
             )
 
     def faults(self, run: RunShape) -> Iterator[str]:
@@ -127,7 +127,7 @@ class DINO(Method):
     def __init__(self, config: DINOConfig, backbone: BackboneConfig) -> None:
         super().__init__()
         self.config = config
-        self.additive = config.balance in ("center", "none") and config.koleo == 0
+        self.additive = config.centering in ("center", "none") and config.koleo == 0
         self.student_backbone = build_backbone(backbone)
         self.student_head = self._head()
         self.teacher_backbone = build_backbone(without_drop_path(backbone))
@@ -224,9 +224,9 @@ class DINO(Method):
 
     @torch.no_grad()
     def _targets(self, logits: Float[Tensor, "t b k"], temperature: float) -> Float[Tensor, "t b k"]:
-        if self.config.balance in ("center", "none"):  # with none the centre stays at 0
+        if self.config.centering in ("center", "none"):  # with none the centre stays at 0
             return losses.teacher_probabilities(logits, self.center, temperature)
-        assign = sinkhorn if self.config.balance == "sinkhorn" else batch_softmax
+        assign = sinkhorn if self.config.centering == "sinkhorn" else batch_softmax
         rows = losses.at_least_float32(logits).flatten(0, 1)
         shares = assign(rows, temperature, total=distributed.sum_reduce, largest=distributed.max_reduce)
         return shares.view_as(logits)
@@ -239,8 +239,8 @@ class DINO(Method):
 
     def diagnose(self, recent: Mapping[str, float]) -> signs.Verdict | None:
         config, guards = self.config, list[str]()
-        if config.balance == "none":
-            guards.append("--method.balance center")
+        if config.centering == "none":
+            guards.append("--method.centering center")
         if config.teacher_temperature >= config.student_temperature:
             guards.append("--method.teacher-temperature below --method.student-temperature")
         if config.teacher != "ema":
@@ -275,7 +275,7 @@ class DINO(Method):
             self._move_teacher(self._momentum(step))
         elif rule == "student" or (rule == "previous_epoch" and (step.index + 1) % step.per_epoch == 0):
             self._move_teacher(momentum=0.0)
-        if self.config.balance != "none":
+        if self.config.centering != "none":
             mean = output.statistics["teacher_mean"]
             self.center.copy_(losses.updated_center(self.center, mean, self.config.center_momentum))
 
@@ -303,7 +303,7 @@ class DINO(Method):
 # short runs stay at the uniform output.
 _SHORT_RUN: dict[str, Any] = {
     "head_batch_norm": True,
-    "balance": "sinkhorn",
+    "centering": "sinkhorn",
     "teacher_temperature": 0.03,
     "warmup_teacher_temperature": 0.03,
     "freeze_last_layer_epochs": 0,
@@ -402,7 +402,7 @@ METHOD = method.MethodEntry(
         "DINO",
         "#d55e00",
         {
-            "method.balance": ("center", "its teacher is centred otherwise than by the paper's moving mean"),
+            "method.centering": ("center", "its teacher is centred otherwise than by the paper's moving mean"),
             "method.loss": ("cross_entropy", "trained with another loss than its paper's"),
             "method.teacher": ("ema", "its teacher is not a moving average"),
             "method.predictor": ("none", "with a predictor, which its paper does not have"),

@@ -54,7 +54,7 @@ class Variant:
 
     axis: name of what is varied; "" for the baseline, and the names joined by " x " in a grid.
     label: the value, as it stands in a table ("128", "no centring").
-    settings: dotted name of a setting -> value where it differs from the baseline ("method.balance": "none").
+    settings: dotted name of a setting -> value where it differs from the baseline ("method.centering": "none").
     """
 
     axis: str
