@@ -75,7 +75,7 @@ def changed(settings: T, changes: Mapping[str, Any], prefix: str = "") -> T:
     Raises UserError for a name that does not exist (the nearest is offered), a value of the wrong type, or one that the
     dataclass refuses.
     """
-    changes = {_current(name): value for name, value in changes.items()}
+    changes = {current_name(name): value for name, value in changes.items()}
     for name in changes:
         lookup("setting", name, leaves(settings))
     hints = get_type_hints(type(settings))
@@ -94,7 +94,8 @@ def changed(settings: T, changes: Mapping[str, Any], prefix: str = "") -> T:
         raise UserError(str(error)) from error
 
 
-def _current(name: str) -> str:
+def current_name(name: str) -> str:
+    """Return the dotted name of a setting that may have an earlier one."""
     group, dot, last = name.rpartition(".")
     return f"{group}{dot}{EARLIER.get(last, last)}"
 
@@ -195,7 +196,7 @@ def _read_choice(base: Any, converter: Converter) -> Callable[[Any, Any], Any]:
         kind = values.get(KIND, next(iter(members))) if isinstance(values, dict) else None
         if kind not in members:
             raise UserError(f"{KIND} is {kind!r}; allowed: {', '.join(members)}")
-        own = {_current(name): value for name, value in values.items() if name != KIND}
+        own = {current_name(name): value for name, value in values.items() if name != KIND}
         return converter.structure(own, members[kind])
 
     return read

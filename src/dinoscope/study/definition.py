@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 import tomli_w
 
-from dinoscope.config import changed, flat, leaves, short
+from dinoscope.config import changed, current_name, flat, leaves, short
 from dinoscope.errors import UserError, located, lookup
 from dinoscope.models.backbone import BACKBONES
 from dinoscope.recipes import run_config
@@ -251,9 +251,9 @@ def study_of(
     every: list[Axis] = []
     for name, values in axes.items():
         if isinstance(values, Mapping):
-            variants = tuple(Variant(name, label, dict(settings)) for label, settings in values.items())
+            variants = tuple(Variant(name, label, _settings(table, label)) for label, table in values.items())
         else:
-            variants = tuple(Variant(name, label_of(value), {name: plain(value)}) for value in values)
+            variants = tuple(Variant(name, label_of(value), {current_name(name): plain(value)}) for value in values)
         every.append(Axis(name, name, variants))
     chosen = range(seeds) if isinstance(seeds, int) else seeds
     title = ", ".join(axes)
@@ -418,7 +418,7 @@ def _variant(axis: str, setting: str | None, value: Any, number: int) -> Variant
 
 def _settings(table: Mapping[str, Any], place: str) -> dict[str, Any]:
     """Return dotted names -> values, however the tables were nested."""
-    settings = flat(table)
+    settings = {current_name(name): value for name, value in flat(table).items()}
     if "" in settings:
         raise UserError(f"{place}: a setting without a name")
     return settings
