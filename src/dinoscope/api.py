@@ -14,7 +14,6 @@ images or (image, label) pairs. A mistake raises `UserError`, whose text says wh
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -380,10 +379,6 @@ def report(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | No
     return write_report(named, Path(out), None if data is None else Path(data), **options).path
 
 
-WORKER = (sys.executable, "-m", "dinoscope.cli.worker", "--stop-with-stdin")
-"""The process of one run of a study; the file of its settings is the last argument."""
-
-
 def ablate(
     config: RunConfig,
     axes: Mapping[str, Sequence[Any] | Mapping[str, Mapping[str, Any]]],
@@ -411,7 +406,7 @@ def ablate(
     from dinoscope.study.evaluations import Evaluating
     from dinoscope.study.plan import plan_study
     from dinoscope.study.results import gather
-    from dinoscope.study.run import LocalRunner, execute
+    from dinoscope.study.run import WORKER, LocalRunner, execute
 
     plan = plan_study(study_of(config, axes, seeds), config.data, Path(out))
     done = execute(plan.configs, LocalRunner(WORKER, jobs))

@@ -19,14 +19,17 @@ GRACE = 4.0
 
 
 def is_initialized() -> bool:
+    """Return whether a process group exists."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
+    """Return the number of this process in the group; 0 without a group."""
     return dist.get_rank() if is_initialized() else 0
 
 
 def world_size() -> int:
+    """Return how many processes train together; 1 without a group."""
     return dist.get_world_size() if is_initialized() else 1
 
 
@@ -41,6 +44,7 @@ def local_rank() -> int:
 
 
 def sum_reduce(value: Tensor) -> Tensor:
+    """Return the sum of `value` over all processes, element by element."""
     return _reduced(value, dist.ReduceOp.SUM)
 
 
@@ -50,6 +54,7 @@ def max_reduce(value: Tensor) -> Tensor:
 
 
 def mean_reduce(value: Tensor) -> Tensor:
+    """Return the mean of `value` over all processes, element by element."""
     return sum_reduce(value) / world_size()
 
 

@@ -108,9 +108,9 @@ def tinted(image: UInt8[ndarray, "h w 3"], mask: Bool[ndarray, "rows columns"]) 
     return np.rint(np.where(inside, 0.65 * image + 0.35 * np.array(OUTLINE), 0.35 * grey)).astype(np.uint8)
 
 
-def truth_overlay(image: UInt8[ndarray, "h w 3"], truth: UInt8[ndarray, "a b"]) -> Pixels:
+def ground_truth_overlay(image: UInt8[ndarray, "h w 3"], classes: UInt8[ndarray, "a b"]) -> Pixels:
     """Show the objects of a ground truth of any size as `tinted` shows a mask; void pixels are light grey."""
-    values = _nearest(truth, image)
+    values = _nearest(classes, image)
     drawn = tinted(image, (values != 0) & (values != VOID))
     drawn[values == VOID] = VOID_COLOR
     return drawn

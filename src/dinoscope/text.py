@@ -40,22 +40,22 @@ ABSENT = "–"
 
 
 def count(number: float | None) -> str:
-    """A whole number with its thousands apart; a dash if it is not known."""
+    """Return a whole number with separated thousands; a dash if it is not known."""
     return ABSENT if number is None else f"{number:,.0f}"
 
 
 def figure(number: float | None, digits: int = 1) -> str:
-    """With so many digits after the point; a dash if there is none."""
+    """Return a number with so many digits after the point; a dash if there is none."""
     return ABSENT if number is None else f"{number:.{digits}f}"
 
 
 def percent(number: float | None) -> str:
-    """Of a share."""
+    """Return a share as a percentage; a dash if there is none."""
     return ABSENT if number is None else f"{100 * number:.0f} %"
 
 
 def duration(seconds: float | None, *, coarse: bool = False) -> str:
-    """In the two largest units that say something; coarse: minutes without their seconds, as of an estimate."""
+    """Return a time in its two largest units; coarse: minutes without their seconds, as for an estimate."""
     if seconds is None:
         return "not recorded"
     if round(seconds) < 60:

@@ -111,7 +111,7 @@ def photograph(folder: Path, seed: int = 3) -> Path:
 
 def test_upload_then_every_slider(visit: Visit, tmp_path: Path) -> None:
     overlay, mask = visit.picture("first-overlay"), visit.picture("second-mask")
-    visit.caption("second", "overlap with the truth")
+    visit.caption("second", "overlap with the ground truth")
     upload(visit, "upload", photograph(tmp_path))
     overlay = visit.changed("first-overlay", overlay)
     mask = visit.changed("second-mask", mask)

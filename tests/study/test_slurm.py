@@ -138,7 +138,7 @@ def children(pid: int) -> list[int]:
 @pytest.mark.slow
 def test_a_preempted_run_is_queued_again_and_goes_on(picture_folder, tmp_path) -> None:
     """submitit's local executor answers USR2, SLURM's warning, as it does on a cluster."""
-    from dinoscope.cli.worker import COMMAND
+    from dinoscope.study.run import WORKER as COMMAND
 
     config = settings(picture_folder(12), tmp_path / "out" / "runs" / "a", epochs=40, precision="fp32")
     config = replace(config, saving=SavingConfig(every_steps=0))

@@ -103,7 +103,7 @@ def driver(tmp_path: Path) -> Iterator[Callable[[Sequence[RunConfig]], subproces
     """Start a study of real workers in a process of its own; its workers' ids go to `pids`."""
     program = """
 import pathlib, sys
-from dinoscope.cli.worker import COMMAND
+from dinoscope.study.run import WORKER as COMMAND
 from dinoscope.study.run import execute
 from dinoscope.study.run import LocalRunner, read_settings
 
@@ -190,7 +190,7 @@ def test_a_study_killed_in_the_middle_ends_in_the_same_result(killed, driver, pi
 
 @pytest.mark.slow
 def test_the_worker_trains_watches_and_fails_in_one_line(picture_folder, tmp_path) -> None:
-    from dinoscope.cli.worker import COMMAND
+    from dinoscope.study.run import WORKER as COMMAND
 
     data = picture_folder(24, classes=2)
     good = settings(data, tmp_path / "runs" / "good", epochs=1, evaluate_every=1)

@@ -19,7 +19,6 @@ from rich.text import Text
 from dinoscope.cli.command import Command, command_line
 from dinoscope.cli.console import Console, emit, progress_bar, rich_table, say, stdout
 from dinoscope.cli.progress import StudyTable
-from dinoscope.cli.worker import worker
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import Context, labelled_images
@@ -31,7 +30,7 @@ from dinoscope.study import definition, reading, reproduce, results
 from dinoscope.study.effects import AblationResult, arrange
 from dinoscope.study.evaluations import Evaluating, attention_on_objects, is_labelled
 from dinoscope.study.plan import PlannedRun, plan_comparison, plan_runs, plan_study, plan_table
-from dinoscope.study.run import LocalRunner, MedianRule, Runner, RunStatus, StudyResult, Watch, execute
+from dinoscope.study.run import WORKER, LocalRunner, MedianRule, Runner, RunStatus, StudyResult, Watch, execute
 from dinoscope.study.slurm import SlurmConfig
 from dinoscope.study.state import stopped_early
 from dinoscope.system import pick_device
@@ -107,7 +106,7 @@ def study(options: StudyOptions) -> int:
     if options.execution.dry_run:
         show_plan(runs, options.execution.jobs)
         return 0
-    result = run_all(runs, make_runner(worker(), out, options.execution))
+    result = run_all(runs, make_runner(WORKER, out, options.execution))
     code = conclude(result, "new", "stopped", "failed")
     if code == 0:
         folders = [str(run.config.out) for run in result.runs]
@@ -273,7 +272,8 @@ def ablate(options: AblateOptions) -> int:
         return 0
     earlier = [config.out for config in plan.configs]
     rule: Watch = MedianRule(plan.baseline_runs, earlier) if options.stop_median else lambda _: None
-    result = run_all(runs, make_runner(worker(stop_on_collapse=options.stop_on_collapse), out, execution), rule)
+    worker = (*WORKER, "--stop-on-collapse") if options.stop_on_collapse else WORKER
+    result = run_all(runs, make_runner(worker, out, execution), rule)
     if (code := conclude(result, "new", "stopped")) != 0:
         return code
     facts = {"command": command_line(), "data": str(data)}

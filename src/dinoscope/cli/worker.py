@@ -13,21 +13,10 @@ from pathlib import Path
 from dinoscope.errors import UserError
 from dinoscope.text import printable
 
-MODULE = "dinoscope.cli.worker"
-
-
-def worker(*, stop_on_collapse: bool = False) -> tuple[str, ...]:
-    """Return the command that brings a run to its end; a study adds the settings file."""
-    options = ("--stop-on-collapse",) if stop_on_collapse else ()
-    return (sys.executable, "-m", MODULE, "--stop-with-stdin", *options)
-
-
-COMMAND = worker()
-
 
 def work(argv: list[str]) -> int:
     """Bring one run to its end; return 0 when it is, 130 if a signal stopped it, 2 for a mistake (one line)."""
-    parser = argparse.ArgumentParser(prog=MODULE)
+    parser = argparse.ArgumentParser(prog="dinoscope.cli.worker")
     parser.add_argument("settings", type=Path)
     parser.add_argument("--stop-with-stdin", action="store_true", help="save and end when standard input ends")
     parser.add_argument("--stop-on-collapse", action="store_true", help="end the run when it has collapsed")

@@ -57,10 +57,10 @@ def page_served(
     Args:
         models: To choose from; the first two are shown at first.
         data: Folder of images to offer as samples, and to search for neighbours; None: drawn scenes.
-        masks: Of the images in `data`.
+        masks: Masks of the images in `data`.
         host: Address to listen on.
         port: To listen on; None is the first free one from 7860 on.
-        language: Of the page; None is the browser's.
+        language: Language of the page; None is the browser's.
         limits: None takes the usual ones.
 
     Raises UserError if the port is taken, or the samples cannot be read.

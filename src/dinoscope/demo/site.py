@@ -273,8 +273,8 @@ class Site:
     def show(self, pixels: UInt8[ndarray, "h w 3"]) -> str:
         """Return a file of the picture for a component to show, written once and whole.
 
-        Gradio would write an array to a file named after its content, each time anew; a person who is sent the same
-        picture at that moment would get a torn one.
+        Gradio would write an array to a file named after its content whenever it is shown, and whoever loads that file
+        meanwhile would get half a picture.
         """
         digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, key=str(pixels.shape).encode()).hexdigest()
         file = self.folder / f"{digest}.jpg"

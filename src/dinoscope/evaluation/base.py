@@ -60,7 +60,7 @@ class Context:
     image_size: side of the square that networks see, in pixels; None takes the size that each stores.
     crop_fraction: part of the short side that the centre crop keeps; None takes `features.default_crop_fraction`.
     cached: keep features on disk and take them from there (see `cached_extract`), in the folder `place` if given.
-    watch: is told the progress.
+    watch: shows progress.
     out, overwrite: the folder for what is made besides results, as masks of every frame; None makes nothing.
     """
 
@@ -93,7 +93,7 @@ class Context:
             return extract(backbone, images, config, progress)
 
     def naming(self, model: str) -> Context:
-        """Return the same, but `watch` is told the name of the model before what is being done."""
+        """Return a copy whose progress is shown under the name of the model."""
 
         def watch(what: str) -> AbstractContextManager[Callable[[int, int], None]]:
             return self.watch(f"{model}: {what}")

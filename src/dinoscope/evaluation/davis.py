@@ -405,9 +405,9 @@ MEANS: tuple[str, ...] = ("jf_mean", "j_mean", "f_mean")
 _DECAYS = ("j_decay", "f_decay")
 """Whose best is not marked: who follows nothing from the start loses nothing later."""
 BOOTSTRAP = BootstrapConfig()
-"""Of those intervals: sequences are drawn, each with its objects."""
+"""The bootstrap of those intervals draws sequences, each with its objects."""
 SETTINGS = ("size", "context", "radius", "top_k", "temperature")
-"""Of the propagation: what changes the masks."""
+"""Settings of the propagation that change the masks."""
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ class ExplainConfig:
     """Standard deviation of that blur, as a share of the short side."""
 
     seed: int = 0
-    """Of the random orders."""
+    """Seed of the random orders."""
 
     @property
     def perturbation(self) -> PerturbationConfig:

@@ -51,7 +51,7 @@ FEWEST_HELD_OUT = 100
 FOLDS = 5
 MOMENTUM = 0.9
 INITIAL_DEVIATION = 0.01
-"""Of the weights; biases begin at 0 (DINO's linear evaluation)."""
+"""Standard deviation of the first weights; biases start at 0 (DINO's linear evaluation)."""
 _HELD_OUT_SEED = 1  # the same images for every model; not the seed that chooses a fraction of the labels
 _ROWS = 1024  # images at a time where nothing is trained, so that working memory does not grow with the data
 _BROKEN = "a feature is NaN or infinite: the model diverged, or its weights are damaged"
@@ -86,7 +86,7 @@ class LinearConfig:
     ViT, 0.3 for a ResNet."""
 
     seed: int = 0
-    """Of the first weights, the order of the images, and their crops."""
+    """Seed of the first weights, the order of the images, and their crops."""
 
     rates: tuple[float, ...] = field(default=RATES, metadata=base.INTERNAL)
 

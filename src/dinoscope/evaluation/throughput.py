@@ -65,7 +65,7 @@ class ThroughputConfig:
     """CPU threads; 0 leaves torch's choice. In training, a run's own setting comes first."""
 
     precision: Literal["fp32", "bf16", "fp16"] | None = None
-    """Of the matrix products; by default fp32, and in training that of the run or recipe."""
+    """Precision of the matrix products; by default fp32, and for training that of the run or recipe."""
 
     training: bool = False
     """Measure optimiser steps of the run's or recipe's method too, on views that are in memory."""

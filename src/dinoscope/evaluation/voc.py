@@ -17,7 +17,6 @@ import contextlib
 import functools
 import itertools
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -52,14 +51,14 @@ from dinoscope.explain.attention import MAX_PATCHES, mass_masks, mean_and_heads,
 from dinoscope.explain.maps import MAPS, TITLES
 from dinoscope.files import claim, mark
 from dinoscope.model_names import Model, folder_names
-from dinoscope.pictures import Sheet, Tile, fitted, tinted, truth_overlay, write_png
-from dinoscope.system import autocast
+from dinoscope.pictures import Sheet, Tile, fitted, ground_truth_overlay, tinted, write_png
+from dinoscope.system import autocast, available_cores
 from dinoscope.tables import Column, Line, LineChart, LinePanel, Section, Table, TableRow
 from dinoscope.text import figure
 from dinoscope.types import Items, Metric, Result
 
 Masks = list[dict[str, Bool[ndarray, "_ _"]]]
-"""Of each model: name of an image -> its mask, one value a patch."""
+"""For each model: name of an image -> its mask, one value for each patch."""
 
 # Jaccard
 
@@ -223,10 +222,10 @@ class VocConfig:
     """Block of the transformer: from 0, or from the end with -1 the last."""
 
     seed: int = 0
-    """Of the resamples, and of the halves between which the strict protocol chooses a head."""
+    """Seed of the resamples, and of the halves between which the strict protocol chooses a head."""
 
     resamples: int = 10_000
-    """Of the bootstrap, for intervals."""
+    """Resamples of the bootstrap, for intervals."""
 
     save_masks: Path | None = None
     """Folder for MODEL/IMAGE.png: 255 where the mask is, at the image's own size (strict: the mean over the heads;
@@ -368,8 +367,7 @@ def measure_voc(
     scores = [_Scores() for _ in models]
     left_out = {name: ("mask missing", f"{name} has no mask") for name in images.without_mask}
     per_image, done = len(config.protocols) * len(networks), 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = min(cores, 8) if config.threads < 1 else config.threads
+    threads = min(available_cores(), 8) if config.threads < 1 else config.threads
     read_one = functools.partial(read_samples, images=images, config=config, networks=networks)
     stream = base.mapped_ahead(read_one, range(len(images)), threads, batch_size + threads)
 
@@ -899,7 +897,7 @@ def examples(results: Sequence[Result], models: Sequence[Model], ends: int, cont
             ground_truth = images.classes(index)
             values = [str(value) for value in np.unique(ground_truth) if value not in (BACKGROUND, VOID)]
             classes = f"class{'es' * (len(values) > 1)} {', '.join(values)}"
-            tiles = [Tile(picture, item), Tile(truth_overlay(picture, ground_truth), "ground truth", classes)]
+            tiles = [Tile(picture, item), Tile(ground_truth_overlay(picture, ground_truth), "ground truth", classes)]
             for model, own, score in zip(part, masks, scores[item], strict=True):
                 tiles.append(Tile(tinted(picture, own[item]), model.label, f"{score:.1f} %"))
             rows.append(tuple(tiles))

@@ -71,7 +71,7 @@ SMALL_STYLE: Any = STYLE | {
     "xtick.labelsize": 7.5,
     "ytick.labelsize": 7.5,
 }
-"""Of charts for a paper."""
+"""Style of charts for a paper."""
 COLUMN, PAGE = 3.5, 7.2
 """Widths of a column and of a page of a paper, in inches."""
 MAX_POINTS = 240

@@ -44,7 +44,7 @@ ELSEWHERE = {
 Mode = Literal["one-at-a-time", "grid", "listed"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 KEYS = ("title", "recipe", "seeds", "mode", "baseline", "axes", "combinations", "base")
-"""Of a file; `base` is an earlier name of `baseline`."""
+"""Keys of a study's file; `base` is an earlier name of `baseline`."""
 _KINDS = {list: "a list", Mapping: "a table of names and values", str: "a text in quotes"}
 
 

@@ -24,7 +24,7 @@ CLOSE_RHO = 0.7
 MAX_P = 0.05
 """An order that chance gives more often than that is no agreement."""
 MIN_VARIANTS = 5
-"""Of four variants, even the same order has p = 0.08."""
+"""With four variants, even the same order has p = 0.08."""
 SHOWN = {"teacher_entropy": "entropy/ln K", "images_per_second": "images/s", "peak_memory": "memory (MB)"}
 """What of the logged measures has a column in a table -> title."""
 

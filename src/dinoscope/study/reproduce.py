@@ -41,7 +41,7 @@ from dinoscope.types import Result
 
 IMAGE_SIZE = 224
 CLASSES, TRAIN_IMAGES, VAL_IMAGES = 1000, 1_281_167, 50_000
-"""Of ImageNet-1k (ILSVRC 2012)."""
+"""Classes and images of ImageNet-1k (ILSVRC 2012)."""
 LINEAR, LINEAR_REFERENCE = "linear", "linear-reference"
 PROBES = {"fast": LINEAR, "reference": LINEAR_REFERENCE, "none": None}
 """What --linear chooses -> the name that the result is kept under."""
@@ -326,7 +326,7 @@ def run(
 
     All weights are fetched first. What is measured, and why else it is not, goes to the targets.
 
-    overwrite: measure again what is kept. warn: is told, before the work, why figures are not comparable.
+    overwrite: measure again what is kept. warn: called before the work with the reasons why figures are not comparable.
 
     Returns how many results are missing. Raises UserError if `out` holds another table or results that were measured
     otherwise, weights cannot be had, or a result cannot be written; all else that goes wrong with a model is its

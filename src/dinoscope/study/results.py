@@ -40,12 +40,12 @@ FINAL = ("teacher_entropy", "kl_teacher_student")
 END = 0.1
 """Share of the steps, the last ones, over which values at the end are means."""
 MAX_POINTS = 1000
-"""Of a curve; longer ones are thinned evenly, the last point kept."""
+"""Points of a curve; longer curves are thinned evenly and keep their last point."""
 CLOCK_STEPS = 50
 """Steps over which a logged speed is a mean: in that of the first ones is the slow first step."""
 
 Lines = Sequence[Mapping[str, float]]
-"""Of a run's metrics file."""
+"""Lines of a run's metrics file."""
 
 
 # One run, from its folder

@@ -24,18 +24,20 @@ from dinoscope.config import from_dict, to_dict
 from dinoscope.errors import UserError
 from dinoscope.files import write_text
 from dinoscope.study.state import Stopped, mark_stopped, run_state
-from dinoscope.system import stop_signals
+from dinoscope.system import available_cores, stop_signals
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import read_metrics
 
+WORKER = (sys.executable, "-m", "dinoscope.cli.worker", "--stop-with-stdin")
+"""The process of one run; the file of its settings is the last argument."""
 POLL_SECONDS = 0.1
-"""Between looks at the processes, when nothing has happened."""
+"""Pause between two looks at the processes."""
 STOP_CODES = (130, -signal.SIGTERM)
 """Exit codes of a run that a signal stopped: after its checkpoint, or before there was anything to save."""
 KILLED = 1 if sys.platform == "win32" else -signal.SIGKILL
 """Exit code of a process that `Handle.kill` ended."""
 MAX_LOG_LINES, MAX_LOG_BYTES = 12, 64 * 1024
-"""Of the end of a log, for the diagnosis of a run that failed."""
+"""Lines and bytes at the end of a log that are read to diagnose a failed run."""
 
 
 @runtime_checkable
@@ -317,7 +319,7 @@ class LocalRunner:
 
     def _start(self, config: RunConfig) -> WorkerProcess:
         # Set before any library starts its threads; a run without a number of its own gets its share of the cores.
-        environment = {"OMP_NUM_THREADS": str(config.threads or max(cores() // self.at_once, 1))}
+        environment = {"OMP_NUM_THREADS": str(config.threads or max(available_cores() // self.at_once, 1))}
         if not self.on:
             return WorkerProcess(self.command, config, environment)
         gpu = min(self.on, key=lambda name: sum(process.poll() is None for process in self.on[name]))
@@ -349,11 +351,6 @@ def read_settings(file: Path) -> RunConfig:
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
     return from_dict(RunConfig, values, str(file))
-
-
-def cores() -> int:
-    """Return how many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def last_lines(log: Path, begin: int = 0) -> str:

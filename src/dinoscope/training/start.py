@@ -138,7 +138,7 @@ model ended below the one that it began with; issue 207 there and facebookresear
 def beginning_from(config: RunConfig, name: str, watch: Watch = say_once) -> RunConfig:
     """Return the settings with `name` as the initial model, and with its network, normalisation and grey range.
 
-    A grey range that the settings have already stays. `watch` is told the progress of a download.
+    A grey range that is set already stays. watch: shows the progress of a download.
     Raises UserError if there is no such model.
     """
     model = load_model(name, watch).backbone.config
