@@ -35,7 +35,6 @@ from dinoscope.evaluation.base import Context, Images, measure
 from dinoscope.evaluation.online import AttentionSnapshots, OnlineKNN
 from dinoscope.explain.attention import network_input
 from dinoscope.explain.maps import MAPS, map_title
-from dinoscope.features import cached_extract, extract
 from dinoscope.methods import METHODS
 from dinoscope.model_names import Model, load_models, wrap
 from dinoscope.recipes import RECIPES as RECIPES
@@ -112,7 +111,7 @@ def train(
         config,
         resume=resume,
         overwrite=overwrite,
-        listeners=[OnlineKNN(), AttentionSnapshots(), *listeners],
+        listeners=[OnlineKNN(source=source), AttentionSnapshots(source=source), *listeners],
         source=source,
     )
 
@@ -167,15 +166,14 @@ def _images(data: Data | tuple[Data, Data]) -> Images:
 
 
 def embed(model: AnyModel, data: Data, *, device: str = "auto", **context: Any) -> FeatureBank:
-    """Return the feature of every readable image: `features` [n, dim], `labels`, `paths`; `.toimport_pandas()`.
+    """Return the feature of every readable image: `features` [n, dim], `labels`, `paths`; `.to_pandas()`.
 
     context: fields of `evaluation.base.Context` (batch_size, image_size, workers, ...).
 
     Raises UserError if there are no images.
     """
-    source, conditions = _source(data), Context(pick_device(device), **context)
-    take = cached_extract if conditions.cached and not isinstance(data, Dataset) else extract
-    return take(load(model).backbone, source, conditions.extraction())
+    conditions = Context(pick_device(device), **context)
+    return conditions.features(load(model).backbone, _source(data), "features")
 
 
 @dataclass(frozen=True)
@@ -401,7 +399,7 @@ def ablate(
 
     Raises UserError if settings do not fit, or a run failed.
     """
-    from dinoscope.report.ablation import write_result
+    from dinoscope.report.ablation import claim, write_result
     from dinoscope.study.definition import study_of
     from dinoscope.study.evaluations import Evaluating
     from dinoscope.study.plan import plan_study
@@ -409,6 +407,7 @@ def ablate(
     from dinoscope.study.run import WORKER, LocalRunner, execute
 
     plan = plan_study(study_of(config, axes, seeds), config.data, Path(out))
+    claim(Path(out), overwrite=overwrite)
     done = execute(plan.configs, LocalRunner(WORKER, jobs))
     if done.interrupted:
         raise KeyboardInterrupt

@@ -142,13 +142,16 @@ _MAX_SETTINGS_BYTES = 1_000_000
 def mark(folder: Path, names: Iterable[str] = ()) -> None:
     """List these files of a folder as dinoscope's, before they are written; if it makes the folder, everything in it.
 
-    Raises OSError if that is not possible.
+    Raises UserError if that is not possible.
     """
     listed = drawn_names(folder)
     wanted = listed | (set(names) if folder.exists() else {_ALL})
-    folder.mkdir(parents=True, exist_ok=True)
-    if wanted != listed and _ALL not in listed | drawn_names(folder.parent):
-        (folder / MARK).write_text(json.dumps({_KEY: sorted(wanted)}, indent=1) + "\n", encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if wanted != listed and _ALL not in listed | drawn_names(folder.parent):
+            (folder / MARK).write_text(json.dumps({_KEY: sorted(wanted)}, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
 
 
 def drawn_names(folder: Path) -> set[str]:

@@ -90,7 +90,7 @@ def evaluate(models: dict[str, Backbone], data: Path, run: Path, progress: Calla
         (result,) = EVALUATION.run([model], data / "folder", KNNConfig(ks=(K,)), context)
         if name == TRAINED:
             keep(run, "knn", result)
-        top1 = next(metric.value for metric in result.metrics if "top1" in metric.name)
+        top1 = next(metric.value for metric in result.metrics if metric.name == "knn_top1")
         has_attention = backbone.class_attention is not None
         score = attention_on_objects(backbone, queries, data / "folder-masks" / "val") if has_attention else None
         rows.append(Row(name, backbone.config.image_size, top1, score))
@@ -116,10 +116,11 @@ def draw(models: dict[str, Backbone], folder: ImageFolder, out: Path) -> None:
     for number, position in enumerate(np.linspace(2, len(folder) - 3, SHOWN)):
         image = decode(folder.path(round(position)))
         large = fitted(image, TILE)
-        maps = [overlay(large, _maps(model, image).mean(dim=0).numpy()) for model in models.values()]
+        maps = {name: _maps(model, image) for name, model in models.items()}
+        overlays = [overlay(large, each.mean(dim=0).numpy()) for each in maps.values()]
         titles = [""] * (1 + len(models)) if rows else ["image", *models]
-        rows.append(pictures.Row([Tile(*tile) for tile in zip([large, *maps], titles, strict=True)], TILE))
-        panel = attention_panel(image, _maps(models[SHIPPED], image), MASS, title=SHIPPED)
+        rows.append(pictures.Row([Tile(*tile) for tile in zip([large, *overlays], titles, strict=True)], TILE))
+        panel = attention_panel(image, maps[SHIPPED], MASS, title=SHIPPED)
         write_png(out / f"panel-{number}.png", panel)
     write_png(out / "overview.png", pictures.page(rows, min_width=0))
 

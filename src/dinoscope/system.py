@@ -191,12 +191,11 @@ def pick_device(name: str) -> torch.device:
 
     Raises UserError if there is no such device.
     """
-    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
-        name = "cuda" if has_cuda else "mps" if has_mps else "cpu"
-    if name.startswith("cuda") and not has_cuda:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"--device {name}: torch sees no CUDA device; use --device cpu or auto")
-    if name == "mps" and not has_mps:
+    if name == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: torch sees no Apple GPU; use --device cpu or auto")
     if name == "cuda":
         name = f"cuda:{distributed.local_rank() % torch.cuda.device_count()}"

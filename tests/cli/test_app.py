@@ -171,3 +171,10 @@ def test_ctrl_c_ends_with_130_and_one_line(monkeypatch, capsys) -> None:
     monkeypatch.setattr("dinoscope.cli.call", interrupted)
     assert main(["recipes"]) == 130
     assert capsys.readouterr().err == "dinoscope recipes: stopped\n"
+
+
+def test_an_option_for_all_commands_takes_no_value(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--offline=1"]) == 2
+    error = capsys.readouterr().err
+    assert "--offline" in error
+    assert error.count("\n") == 1

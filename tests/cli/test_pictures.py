@@ -176,6 +176,15 @@ def test_bad_points(
     assert not (tmp_path / "out").exists() or names(tmp_path / "out") == []
 
 
+def test_similarity_needs_a_point(
+    picture_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = picture_folder(1) / "0000.png"
+    assert run("similarity", image, "--model", VIT, "--out", tmp_path / "out") == 2
+    assert "--at" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_first_of_similar_images_must_be_a_readable_file(
     picture_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

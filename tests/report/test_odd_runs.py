@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from dinoscope.cli import main
+from dinoscope.evaluation.base import best_first
 from dinoscope.evaluation.compare import Entry, compare, label
 from dinoscope.evaluation.statistics import share_metric
 from dinoscope.report.maps import thumbnail
 from dinoscope.report.page import Document, render
 from dinoscope.report.runs import Material, RunRecord, read_runs
 from dinoscope.report.sections import embedding, summary
-from dinoscope.report.sections.evaluations import best_first
 from dinoscope.report.sections.health import findings, is_wrong, verdict
 from dinoscope.training.run_folder import MACHINE
 from dinoscope.types import Items, Result
@@ -153,8 +153,8 @@ def test_rows_of_one_method_are_told_apart_by_their_runs(runs):
 
 def test_results_without_a_common_example_have_no_best_one(runs):
     results = [Result("davis", {}, (), Items((name,), {"jf_mean": (50.0,)})) for name in ("camel", "cow")]
-    assert best_first(results[:1], "jf_mean") == {"camel": (50.0,)}
-    assert best_first(results, "jf_mean") == {}
+    assert dict(best_first(results[:1], "jf_mean")) == {"camel": (50.0,)}
+    assert dict(best_first(results, "jf_mean")) == {}
 
 
 @pytest.mark.parametrize("size", [(3000, 2000), (40, 90), (1, 1)])

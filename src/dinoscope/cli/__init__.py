@@ -20,7 +20,7 @@ from dinoscope.errors import UserError
 from dinoscope.files import MEGAPIXELS_VARIABLE, OFFLINE_VARIABLE, environment
 from dinoscope.text import PrintableFormatter, printable
 
-_ANYWHERE = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+_ANYWHERE = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
 """Options that may stand anywhere in a command."""
 _ANYWHERE.add_argument("--offline", action="store_true")
 _ANYWHERE.add_argument("--max-megapixels", nargs="?", const="")
@@ -43,7 +43,11 @@ With --max-megapixels 200, or DINOSCOPE_MAX_MEGAPIXELS=200, images of up to 200 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; return the exit code: 0 done, 2 the person's mistake (one line, no traceback), 130 Ctrl-C."""
-    anywhere, arguments = _ANYWHERE.parse_known_args(argv)
+    try:
+        anywhere, arguments = _ANYWHERE.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        _complain("", error)
+        return 2
     variables = {OFFLINE_VARIABLE: "1"} if anywhere.offline else {}
     if anywhere.max_megapixels is not None:
         variables[MEGAPIXELS_VARIABLE] = anywhere.max_megapixels
@@ -107,7 +111,7 @@ def _printable_warning(*arguments: Any, **named: Any) -> str:
 
 
 def _complain(command: str, reason: object) -> None:
-    print(printable(f"dinoscope {command}: {reason}"), file=sys.stderr)
+    print(printable(f"{f'dinoscope {command}'.strip()}: {reason}"), file=sys.stderr)
 
 
 def _about_the_disk(error: OSError) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dinoscope.config import RANGES
+from dinoscope.config import RANGES, current_name
 from dinoscope.errors import UserError, lookup
 
 FILE = Path(__file__).with_name("options.json")
@@ -51,7 +51,7 @@ SYNONYMS = {
 }
 """What other programs call an option -> the last part of its name here."""
 
-EARLIER = {"--queries": "--query", "--method.balance": "--method.centering"}
+EARLIER = {"--queries": "--query"}
 """Spellings of an earlier version that are still read, for one release -> the option."""
 
 ANY, SOME = -1, -2
@@ -199,7 +199,7 @@ def _read(
             continue
         flag, equals, inline = word.partition("=")
         flag = flag.replace("_", "-")
-        option = by_flag.get(flag := EARLIER.get(flag, flag) if flag not in by_flag else flag)
+        option = by_flag.get(flag := EARLIER.get(flag, current_name(flag)) if flag not in by_flag else flag)
         if option is None:
             raise UserError(_unknown(command, spec, by_flag, chosen, flag))
         taken, limit = [inline] if equals else [], len(argv) if option.words < 0 else option.words

@@ -101,21 +101,16 @@ class Drawing:
                 else:
                     yield index, shown
 
-    def look_at_all(self) -> list[tuple[int, tuple[int, int], pages.ImageFeatures]]:
-        """Return of each image its place, its size, and its name, pixels and features for one page of all."""
-        return [
-            # all of them are held: no larger than they are shown
-            (index, shown.size, (shown.name, fitted(shown.image, PAGE_WIDTH // 2), shown.inputs[0].patches()))
-            for index, shown in self.look("looking at images")
-        ]
+    def look_at_all(self) -> Iterator[tuple[int, tuple[int, int], pages.ImageFeatures]]:
+        """Yield for each image its place, its size, and its name, pixels and features for one page of all images."""
+        for index, shown in self.look("looking at images"):
+            # no larger than it is shown, because the page holds all of them
+            yield index, shown.size, (shown.name, fitted(shown.image, PAGE_WIDTH // 2), shown.inputs[0].patches())
 
     def claim(self, out: Path, names: Sequence[str]) -> None:
         """Make the output folder and note that these pictures are no data. Raises UserError if some are there."""
         claim(out, names, overwrite=self.options.overwrite)
-        try:
-            mark(out, names)
-        except OSError as error:
-            raise UserError(f"--out {out}: {error.strerror}") from error
+        mark(out, names)
 
     def draw_each(
         self,
@@ -310,6 +305,8 @@ def similarity(
         at: A point of the first image in its own pixels, from 0,0 at the upper left; may be given several times.
         out: Folder for the picture, NAME_similarity.png after the first image.
     """
+    if not at:
+        raise UserError("no point: give --at X,Y in pixels of the first image, such as --at 120,80")
     points = [(int(x), int(y)) for x, y in (text.split(",") for text in at)]
     if images and images[0].is_dir():
         raise UserError(f"{images[0]} is a folder: the first image is the one in which the points lie")
@@ -317,9 +314,11 @@ def similarity(
     name = f"{drawing.files[0].stem}_similarity.png"
     drawing.claim(out, [name])
     seen = drawing.look_at_all()
-    if not seen or seen[0][0] != 0:
+    place, size, first = next(seen, (None, (0, 0), None))
+    if place != 0 or first is None:
         raise UserError("the first image must be readable: " + "; ".join(drawing.faults))
-    write_png(out / name, pages.similarity_page([image for *_, image in seen], points, seen[0][1], drawing.note))
+    others = [image for *_, image in seen]
+    write_png(out / name, pages.similarity_page([first, *others], points, size, drawing.note))
     drawing.report(1, out)
 
 
@@ -414,10 +413,7 @@ def draw_map(
         title = f"{models[0].label}, {data.resolve().name}"
         picture, fitting = maps.thumbnails_page(made[0][1].points, images, labelling, title, TITLES[method])
         room = "" if fitting == len(paths) else f", {fitting} of them with room for a thumbnail"
-    try:
-        mark(out.parent, [out.name])
-    except OSError as error:
-        raise UserError(f"{out} could not be written: {error}") from error
+    mark(out.parent, [out.name])
     write_png(out, picture)
     stdout(f"{out}: {len(paths)} of {len(found)} images{room}")
     for label, one in made:

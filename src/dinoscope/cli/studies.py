@@ -28,10 +28,10 @@ from dinoscope.report.ablation import write_result
 from dinoscope.report.tables import csv_text, markdown
 from dinoscope.study import definition, reading, reproduce, results
 from dinoscope.study.effects import AblationResult, arrange
-from dinoscope.study.evaluations import Evaluating, attention_on_objects, is_labelled
+from dinoscope.study.evaluations import Evaluating, attention_on_objects
 from dinoscope.study.plan import PlannedRun, plan_comparison, plan_runs, plan_study, plan_table
 from dinoscope.study.run import WORKER, LocalRunner, MedianRule, Runner, RunStatus, StudyResult, Watch, execute
-from dinoscope.study.slurm import SlurmConfig
+from dinoscope.study.slurm import SlurmConfig, SlurmRunner
 from dinoscope.study.state import stopped_early
 from dinoscope.system import pick_device
 from dinoscope.training.config import RunConfig
@@ -39,10 +39,7 @@ from dinoscope.training.config import RunConfig
 
 @dataclass(frozen=True)
 class Execution:
-    """How the runs are made; none of it changes their results, but --threads in the last digits.
-
-    Unreadable images are left out, however many may be.
-    """
+    """How the runs are made; none of it changes their results, except --threads, in the last digits."""
 
     executor: Literal["local", "slurm"] = "local"
     """local: processes on this machine; slurm: jobs of a cluster (pip install 'dinoscope[slurm]')."""
@@ -182,8 +179,6 @@ def placed(config: RunConfig, execution: Execution) -> RunConfig:
 def make_runner(command: Sequence[str], out: Path, execution: Execution) -> Runner:
     """Return what starts the runs, each by this command and its settings file. Raises UserError as `SlurmRunner`."""
     if execution.executor == "slurm":
-        from dinoscope.study.slurm import SlurmRunner
-
         return SlurmRunner(command, execution.slurm, execution.jobs, out / "slurm")
     return LocalRunner(command, execution.jobs, _gpus() if execution.device in ("auto", "cuda") else ())
 
@@ -255,7 +250,7 @@ def ablate(options: AblateOptions) -> int:
     # a bar for each computation moves on a terminal; elsewhere it would be a line for each, of every run
     watch = progress_bar if sys.stderr.isatty() else unwatched
     evaluating = Evaluating(data, options.evaluations, masks, Context(pick_device(execution.device), watch=watch))
-    if options.stop_median and not (is_labelled(data) and all(config.evaluate_every for config in plan.configs)):
+    if options.stop_median and not (evaluating.labelled[0] and all(config.evaluate_every for config in plan.configs)):
         raise UserError(
             "--stop-median compares online k-NN: it needs --data with train/CLASS/... and val/CLASS/..., and "
             "evaluate_every above 0"

@@ -127,11 +127,8 @@ def _claim(out: Path, given: set[Path], *, overwrite: bool) -> None:
     if spoilt := next((path for path in earlier if path.resolve() in resolved), None):
         raise UserError(f"{spoilt} would be replaced, and is what is to be read: name another folder with --out")
     claim(out, [str(path.relative_to(out)) for path in earlier], overwrite=overwrite)
-    try:
-        mark(out, ["overlay.mp4", "overlay.gif"])
-        mark(masks)
-    except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror}") from error
+    mark(out, ["overlay.mp4", "overlay.gif"])
+    mark(masks)
     for abandoned in (*out.glob(".overlay.*.partial-*"), *masks.glob(".*.png.partial-*")):  # by a kill
         shutil.rmtree(abandoned, ignore_errors=True)
     for path in earlier:  # of a longer video some would stay and be taken for masks of this one

@@ -188,8 +188,7 @@ def find_images(
     if not paths:
         others = f"; passed over: {counted(passed_over)}" if passed_over else ""
         raise UserError(f"{root}: no images in this folder or below it. Looked for {' '.join(endings)}{others}")
-    parts = [path.split("/") for path in paths]
-    stray = next((path for path, names in zip(paths, parts, strict=True) if len(names) == 1), None)
+    stray = next((path for path in paths if "/" not in path), None)
     if labelled and stray is not None:
         raise UserError(
             f"{root}: '{stray}' lies outside of any class folder. "
@@ -198,12 +197,15 @@ def find_images(
     unlabelled = ImageFolder(root, paths, passed_over=passed_over)
     if labelled is False or stray is not None:
         return unlabelled
-    folder = _with_classes(unlabelled, [names[0] for names in parts])
+    folder = _with_classes(unlabelled, [path.partition("/")[0] for path in paths])
     if labelled or (len(folder.classes) >= 2 and not all(name.lower() in _SPLIT_NAMES for name in folder.classes)):
         return folder
+    if not splits:
+        return unlabelled
+    parts = [path.split("/") for path in paths]
     first = {names[0].lower() for names in parts}
     depth = 1 if len(first) == 1 and first.isdisjoint(_SPLIT_NAMES) else 0
-    if splits and all(len(names) > depth + 2 and names[depth].lower() in _SPLIT_NAMES for names in parts):
+    if all(len(names) > depth + 2 and names[depth].lower() in _SPLIT_NAMES for names in parts):
         folder = _with_classes(unlabelled, [names[depth + 1] for names in parts])
         if len(folder.classes) >= 2:
             return folder
@@ -214,7 +216,8 @@ def _with_classes(folder: ImageFolder, owners: Sequence[str]) -> ImageFolder:
     """Label the images. owners: the folder of the class of each."""
     classes = tuple(dict.fromkeys(map(comparable, sorted(set(owners), key=os.fsencode))))
     number = {name: i for i, name in enumerate(classes)}
-    return replace(folder, labels=tuple(number[comparable(owner)] for owner in owners), classes=classes)
+    position = {owner: number[comparable(owner)] for owner in set(owners)}
+    return replace(folder, labels=tuple(position[owner] for owner in owners), classes=classes)
 
 
 def images_within(folder: Path) -> list[Path]:
@@ -299,7 +302,7 @@ def label_fraction(images: Source, fraction: float, seed: int) -> Source:
     fraction is not in (0, 1].
     """
     if images.labels is None:
-        raise UserError(f"{images.name}: a fraction of the labels was asked for, but the folder has no classes")
+        raise UserError(f"{images.name}: a fraction of the labels was requested, but the folder has no classes")
     if not 0 < fraction <= 1:
         raise UserError(f"the fraction of labels is {fraction}; it must be above 0 and at most 1")
     chosen: list[int] = []
@@ -537,8 +540,10 @@ def dataset_images(dataset: Dataset[Any], name: str = "the dataset") -> DatasetI
     if targets is None or len(targets) != count:
         targets = [dataset[place][1] for place in range(count)]
     if all(isinstance(target, str) for target in targets):
-        classes = tuple(sorted(set(targets)))
-        return DatasetImages(dataset, keys, tuple(map(classes.index, targets)), classes, name)
+        texts = list(map(str, targets))
+        classes = tuple(sorted(set(texts)))
+        number = {text: place for place, text in enumerate(classes)}
+        return DatasetImages(dataset, keys, tuple(number[text] for text in texts), classes, name)
     labels = tuple(map(_whole, targets))
     if min(labels) < 0:
         wrong = targets[next(place for place, label in enumerate(labels) if label < 0)]

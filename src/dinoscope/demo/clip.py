@@ -15,7 +15,6 @@ import contextlib
 import shutil
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -101,7 +100,9 @@ def open_clip(path: Path, name: str, limits: Limits) -> Clip:
 
     def refuse_long(seconds: float) -> None:
         if seconds > limits.video_seconds:
-            length = str(timedelta(seconds=round(seconds))).removeprefix("0:")
+            minutes, rest = divmod(round(seconds), 60)
+            hours, minutes = divmod(minutes, 60)
+            length = f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
             raise Refused("video_too_long", name=name, length=length, most=f"{limits.video_seconds:g}")
 
     if not path.is_file():

@@ -310,11 +310,12 @@ class VideoTab:
         updates |= {tool: gr.update(visible=clicks) for tool in self.tools}
         if clicks:
             hidden = {self.editor: gr.update(value=None, visible=False)}
-            return updates | {self.frame: gr.update(value=picture, visible=True)} | hidden
+            shown: dict[str, Any] = {} if picture is None else {"value": picture}
+            return updates | {self.frame: gr.update(visible=True, **shown)} | hidden
         if picture is not None:
             updates[self.status] = self.say(request, "video_paint_info")
-        canvas = gr.update(value=picture and _canvas(picture), visible=True)
-        return updates | {self.frame: gr.update(visible=False), self.editor: canvas}
+        drawn: dict[str, Any] = {} if picture is None else {"value": _canvas(picture)}
+        return updates | {self.frame: gr.update(visible=False), self.editor: gr.update(visible=True, **drawn)}
 
     def _look(self, data: Data, request: gr.Request) -> Updates:
         # After a change of the marks or of the model.
@@ -396,18 +397,18 @@ class VideoTab:
                 shutil.rmtree(old, ignore_errors=True)
             folder = session.folder / f"followed-{uuid.uuid4().hex}"
             steps = follow(model.backbone, session.clip, ids, PropagationConfig(size=size), folder)
-            done, begin, shown = 0, time.monotonic(), 0.0
+            done, begin, shown = 0, time.perf_counter(), 0.0
             with closing(steps):
                 for done, frame in enumerate(steps, start=1):
                     if session.job is not job:
                         break
-                    if (now := time.monotonic()) - shown > _SECONDS_BETWEEN_PICTURES:
+                    if (now := time.perf_counter()) - shown > _SECONDS_BETWEEN_PICTURES:
                         shown, speed = now, done / (now - begin)
                         values = {"speed": f"{speed:.1f}", "left": f"{(session.clip.count - done) / speed:.0f}"}
                         text = self.say(request, "video_progress", done=done, total=session.clip.count, **values)
                         yield self._results(text, running=True, moving=session.save(frame))
             if session.job is job:
-                session.job, seconds = None, time.monotonic() - begin
+                session.job, seconds = None, time.perf_counter() - begin
                 key, speed = "video_done_one" if done == 1 else "video_done", f"{done / seconds:.1f}"
                 text = self.say(request, key, frames=done, model=model.label, seconds=f"{seconds:.1f}", speed=speed)
                 if lost := lost_objects(ids, size, model.backbone.patch_size):

@@ -160,6 +160,7 @@ class Evaluation:
         settings; a kept result that has them all need not be measured again. Raises UserError as `run` does.
     default: part of every comparison and report.
     by_network: the result depends on the network and not on its weights (speed).
+    keeps_results: `run` keeps the results itself, because files belong to them (masks of a few frames).
     needs_no_model: it can do without any model, as its settings may name something else.
     uses: fields of `Context` that matter to it.
     prefix: what the names of its kept results begin with; "" takes `name`.
@@ -183,6 +184,7 @@ class Evaluation:
     expected: Callable[[Model, Data, Any, Context], Mapping[str, Any]]
     default: bool = False
     by_network: bool = False
+    keeps_results: bool = False
     needs_no_model: bool = False
     uses: tuple[str, ...] = ("device", "precision", "batch_size", "workers", "image_size", "crop_fraction", "cached")
     prefix: str = ""
@@ -208,7 +210,7 @@ def measure(evaluation: Evaluation, models: Sequence[Model], data: Data, config:
     """
     measured: list[Result] = []
     for place, result in enumerate(evaluation.run(models, data, config, context)):
-        if place < len(models):
+        if place < len(models) and not evaluation.keeps_results:
             keep_result(evaluation, models[place], config, result)
         measured.append(result)
     return measured

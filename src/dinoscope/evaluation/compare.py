@@ -377,8 +377,10 @@ class _Gatherer:
                 if getattr(config, "image_size", math.inf) < model.backbone.patch_size:
                     config = replace(config, image_size=network.image_size)
             result = next(iter(evaluation.run([model], self._data_of(model, name), config, self.context.naming(what))))
-            self.by_network[key] = result
-        base.keep_result(evaluation, model, config, result)
+            if evaluation.by_network:
+                self.by_network[key] = result
+        if not evaluation.keeps_results:
+            base.keep_result(evaluation, model, config, result)
         weights = {"weights": model.name} if "weights" in result.protocol else {}
         return replace(result, protocol={**result.protocol, **weights}, items=None)
 
@@ -708,7 +710,8 @@ def display_table(comparison: Comparison, published: bool, intervals: bool = Fal
     """
     titles = (Column(comparison.title(name), "right") for name in comparison.columns)
     headings = (Column("Method"), Column("Arch."), Column("Param. (M)", "right"), *titles)
-    sections = [Section(tuple(_display_row(row, comparison, intervals) for row in comparison.rows))]
+    leading = {name: best(comparison, name) for name in comparison.accuracies}
+    sections = [Section(tuple(_display_row(row, comparison, intervals, leading) for row in comparison.rows))]
     notes, remarks = comparison.notes, _remarks(comparison, intervals)
     if published:
         notes = (*notes, *dict.fromkeys(row.note for row in PUBLISHED if row.note))
@@ -725,16 +728,16 @@ def display_table(comparison: Comparison, published: bool, intervals: bool = Fal
     return Table(headings, tuple(sections), "Top-1 accuracy in %, size and speed", notes, tuple(remarks))
 
 
-def _display_row(row: Row, comparison: Comparison, intervals: bool) -> TableRow:
+def _display_row(row: Row, comparison: Comparison, intervals: bool, leading: Mapping[str, Sequence[Row]]) -> TableRow:
     runs = len(row.entries)
     title = label(row, comparison) + (f" (n = {runs})" if runs > 1 else "")
     cells = [title, row.architecture, ABSENT if row.first.parameters is None else _size(row.first.parameters)]
-    leading: list[int] = []
+    bold: list[int] = []
     for name, column in comparison.columns.items():
-        if column.ranked and row in best(comparison, name):
-            leading.append(len(cells))
+        if column.ranked and any(row is one for one in leading.get(name, ())):
+            bold.append(len(cells))
         cells.append(_cell(row, name, column, intervals))
-    return TableRow(tuple(cells), row.marks, tuple(leading))
+    return TableRow(tuple(cells), row.marks, tuple(bold))
 
 
 def _cell(row: Row, name: str, column: base.Column, intervals: bool) -> str:

@@ -474,7 +474,10 @@ def run(models: Sequence[Model], data: Data, config: DavisConfig, context: Conte
         result = _result(davis, scores, source, propagation_protocol(config), config.limit_frames)
         name = base.keep_result(EVALUATION, model, config, result)
         if name is not None and model.home is not None:
-            keep_frames(model.home, name, frames, result)
+            try:
+                keep_frames(model.home, name, frames, result)
+            except UserError as error:
+                base.logger.warning("%s", error)
         yield result
     yield from scored
 
@@ -644,8 +647,12 @@ def tables(results: Labelled, published: bool = False) -> list[Table]:
     count = len(protocol["sequences"])
     drawn = " Each sequence counts with all its objects." if count > 1 else ""
     remarks = [*_protocol_sentences(protocol), interval_line(count, "sequence", BOOTSTRAP) + drawn]
-    few = f". Those are of all {ALL_VAL} sequences, these of {count}: for orientation, no comparison."
-    source = SOURCE + ("" if count == ALL_VAL and protocol["limit_frames"] is None else few)
+    own_setting = (count, protocol["year"], protocol["size"], protocol["limit_frames"])
+    alike = own_setting in ((ALL_VAL, 2017, None, None), (ALL_VAL, 2017, PropagationConfig.size, None))
+    few = (
+        f". Those are of all {ALL_VAL} sequences of 2017 val at 480 px, these are not: for orientation, no comparison."
+    )
+    source = SOURCE + ("" if alike else few)
     rows = {f"DINO {architecture}": figures for (_, architecture), figures in PUBLISHED.items()}
     models = base.models_table(
         results,
@@ -705,7 +712,7 @@ def examples(results: Sequence[Result], models: Sequence[Model], ends: int, cont
         caption = f"{rank}, {name}: J&F {mean:.1f} %{whose}. Frames a third in, two thirds in, and the last."
         for begin in range(0, len(kept), base.ABREAST):
             rows = _frame_rows(sequence, models[0].backbone.config.window, kept[begin : begin + base.ABREAST])
-            sheets += [Sheet(name, tuple(rows), caption)] if rows else []
+            sheets += [Sheet(f"pictures-{len(sheets) + 1:02d}", tuple(rows), caption)] if rows else []
     return sheets
 
 
@@ -758,6 +765,7 @@ EVALUATION = base.Evaluation(
     expected,
     needs_no_model=True,
     uses=("device",),
+    keeps_results=True,
     file_name=_file_name,
     tables=tables,
     examples=examples,

@@ -97,7 +97,8 @@ class AttentionSnapshots(Listener):
         self.run: Path | None = None
 
     def started(self, start: RunStart) -> None:
-        training = self.source or find_images(resolve_split(start.config.data, "train"))
+        data = start.config.data
+        training = find_images(resolve_split(data, "train")) if self.source is None else self.source
         chosen = evenly_spaced(training, self.count)
         images = {chosen.keys[position]: image for position, image in readable_images(chosen, start.config.window)}
         self.names, self.images = tuple(images), list(images.values())

@@ -148,14 +148,13 @@ def training_throughput(
     images = ImageFolder(Path("made-up-images"), names, labels, names[:_CLASSES])
     check(config, count, processes=1, classes=_CLASSES)
     watch = MemoryWatch(device)
-    trainer = Trainer(config, images, device)
-    views = made_up_views(config)
-
-    def step() -> None:
-        trainer.next_step = trainer.total // 2  # always the same step, however many are made
-        trainer.make_step(views)
-
     try:
+        trainer, views = Trainer(config, images, device), made_up_views(config)
+
+        def step() -> None:
+            trainer.next_step = trainer.total // 2  # always the same step, however many are made
+            trainer.make_step(views)
+
         timing, memory = time_calls(step, device, repeats, progress), watch.read()
     except torch.OutOfMemoryError as error:
         raise UserError(

@@ -59,8 +59,6 @@ def embedding_map(features: Float[Tensor, "n d"], method: str = "tsne", seed: in
     Raises UserError for fewer than two images, for features that are not finite or all the same, an unknown method,
     or UMAP if it is not installed.
     """
-    from sklearn.manifold import trustworthiness
-
     place, n = lookup("method of a map", method, METHODS), len(features)
     if n < 2:
         raise UserError(f"a map needs at least two images, and there are {n}")
@@ -72,6 +70,8 @@ def embedding_map(features: Float[Tensor, "n d"], method: str = "tsne", seed: in
     if n < MIN_IMAGES:
         points, settings = _pca(directions, seed)
         return EmbeddingMap(points, "pca", settings)
+    from sklearn.manifold import trustworthiness
+
     points, settings = place(directions, seed)
     k = min(NEIGHBOURS, (n - 1) // 2)  # trustworthiness is defined for k below n / 2
     # between vectors of length 1 the nearest by Euclidean distance are the nearest by cosine

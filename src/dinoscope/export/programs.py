@@ -102,7 +102,7 @@ def quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
+        logging.disable(max(before, logging.WARNING))
         try:
             yield
         finally:

@@ -343,7 +343,7 @@ Published: k-NN 73.3, linear 76.0 (the reference's README; 2 x 8 GPUs, 2.6 days)
 
 Published at 800 epochs: k-NN 67.5, linear 75.3 (Caron et al. 2021, Table 2).""",
         settings(
-            method.RESNET50 | method.VIT_SMALL_300,
+            method.RESNET50 | {"epochs": 300, "batch_size": 1024},
             views={"global_scale": (0.14, 1.0), "local_scale": (0.05, 0.14)},
             optimizer={"name": "sgd", "learning_rate": 0.03, "weight_decay": 1e-4, "final_weight_decay": 1e-4},
         ),

@@ -107,13 +107,17 @@ def _title_and_lead(material: Material) -> tuple[str, str]:
     """The subject of the report: as a title, which names at most `MAX_NAMES` models, and in one line."""
     runs, others = material.runs, material.others
     names = [*(run.label for run in runs), *others]
-    methods = listed(list(dict.fromkeys(run.method for run in runs)))
-    networks = listed(list(dict.fromkeys(run.network for run in runs)))
-    parts = [f"{len(runs)} run{'s' * (len(runs) != 1)} of {methods}"] if runs else []
+    methods = list(dict.fromkeys(run.method for run in runs))
+    networks = list(dict.fromkeys(run.network for run in runs))
+    parts = [f"{len(runs)} run{'s' * (len(runs) != 1)} of {listed(methods)}"] if runs else []
     parts += [f"{len(others)} other model{'s' * (len(others) != 1)}"] if others else []
     title = listed(names)
     if len(names) == len(runs) == 1:
-        title = f"{title}: {methods} on {networks}"
+        title = f"{title}: {methods[0]} on {networks[0]}"
     if len(names) > MAX_NAMES:
-        title = f"{len(names)} models" if others else f"{len(runs)} runs: {methods} on {networks}"
+        kinds = [
+            listed(own) if len(own) <= MAX_NAMES else f"{len(own)} {what}"
+            for own, what in ((methods, "methods"), (networks, "networks"))
+        ]
+        title = f"{len(names)} models" if others else f"{len(runs)} runs: {' on '.join(kinds)}"
     return title, f"Report on {listed(parts)}"

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -157,10 +156,7 @@ def comparison_page(shown: Shown, kind: str, block: int, mass: float) -> tuple[P
     per_row = per_band(len(shown.inputs), pictures.MAX_COLUMNS - 1)
     width = _tile_width(1 + per_row)
     ground, objects = fitted(shown.image, width), None if shown.mask is None else object_pixels(shown.mask)
-    below = Tile(np.full_like(ground, 255))
-    if objects is not None:
-        resized = cv2.resize(objects.astype(np.uint8), ground.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        below = Tile(mask_overlay(ground, resized > 0), "ground truth", f"{objects.mean():.0%} of the image")
+    below = Tile(np.full_like(ground, 255)) if objects is None else _mask_tile(ground, objects, "ground truth")
     kinds = [map_title(kind, given.model.backbone) for given in shown.inputs]
     alike = len(set(kinds)) == 1
     columns: list[tuple[Tile, Tile]] = []

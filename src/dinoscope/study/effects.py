@@ -367,14 +367,16 @@ def label_free(study: Study) -> list[tuple[str, int, Agreement | None, Agreement
     agreement of all of them, and if some collapsed that of the others.
     """
 
+    def rank(group: Group) -> float | None:
+        summary = group.over_seeds(RANK)
+        return None if summary is None else summary.mean
+
     rows = []
-    for title in ("RankMe", "the teacher's entropy"):
+    for title, score_of in {"RankMe": rank, "the teacher's entropy": Group.entropy_share}.items():
         pairs: list[tuple[float, float]] = []
         healthy: list[tuple[float, float]] = []
         for group in study.trainings:
-            rank, knn, score = group.over_seeds(RANK), group.over_seeds(KNN), group.entropy_share()
-            if title == "RankMe":
-                score = None if rank is None else rank.mean
+            knn, score = group.over_seeds(KNN), score_of(group)
             if score is not None and knn is not None:
                 pairs.append((score, knn.mean))
                 healthy += [] if group.collapses else [pairs[-1]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,16 @@ from dinoscope.data.images import UnreadableImage, read_size
 from dinoscope.data.sources import find_split, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
-from dinoscope.evaluation.base import Context, Data, Evaluation, is_expected, kept_results, labelled_images, measure
+from dinoscope.evaluation.base import (
+    Context,
+    Data,
+    Evaluation,
+    Images,
+    is_expected,
+    kept_results,
+    labelled_images,
+    measure,
+)
 from dinoscope.evaluation.voc import VocConfig
 from dinoscope.model_names import load_model
 from dinoscope.study.effects import RANK
@@ -33,6 +42,15 @@ class Evaluating:
     names: tuple[str, ...] = ()
     given: Mapping[str, tuple[Data, Any]] = field(default_factory=dict)
     context: Context = field(default_factory=Context)
+
+    @functools.cached_property
+    def labelled(self) -> tuple[Images | None, str]:
+        """Return the images with labels in both splits, or None, and the fault if there is one."""
+        try:
+            images = labelled_images(self.data)
+        except UserError as error:
+            return None, str(error)
+        return (images if images[1] is not None else None), ""
 
     @property
     def evaluations(self) -> list[Evaluation]:
@@ -64,13 +82,6 @@ def attention_on_objects(data: Path, masks: Path) -> dict[str, tuple[Data, Any]]
     return {"voc": (images, VocConfig(protocol="strict", masks=masks, size=side))}
 
 
-def is_labelled(data: Path) -> bool:
-    """Return whether accuracy can be measured on this folder: both splits, with labels."""
-    with contextlib.suppress(UserError):
-        return labelled_images(data)[1] is not None
-    return False
-
-
 def evaluate(run: Path, evaluating: Evaluating) -> tuple[dict[str, float], list[str]]:
     """Return every measure of a finished run, by key of `measures()`, and remarks on what could not be measured.
 
@@ -79,13 +90,9 @@ def evaluate(run: Path, evaluating: Evaluating) -> tuple[dict[str, float], list[
     model, context = load_model(str(run)), evaluating.context.naming(run.name)
     metrics: dict[str, float] = {}
     remarks: list[str] = []
-    labelled: Data = None
-    try:
-        images = labelled_images(evaluating.data)
-        labelled = images if images[1] is not None else None
-    except UserError as error:
-        if find_split(evaluating.data, "val") is not None:  # labels seem to be meant
-            remarks.append(f"accuracy was not measured: {error}")
+    labelled, fault = evaluating.labelled
+    if fault and find_split(evaluating.data, "val") is not None:  # labels seem to be meant
+        remarks.append(f"accuracy was not measured: {fault}")
     for one in evaluating.evaluations:
         usual = {"labels": labelled, "nothing": None}.get(one.needs, evaluating.data)
         data, config = evaluating.given.get(one.name, (usual, one.config()))

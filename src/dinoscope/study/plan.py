@@ -254,7 +254,7 @@ def plan_table(runs: Sequence[PlannedRun], jobs: int, progress: Callable[[int, i
         rows.append(TableRow((run.config.out.name, state, *counts, duration(seconds, coarse=True))))
     text = f"together about {duration(total, coarse=True)}, one after the other"
     if jobs > 1:
-        text += f"; {jobs} at once take {duration(total / jobs, coarse=True)} at best, less where they share cores"
+        text += f"; {jobs} at once take {duration(total / jobs, coarse=True)} at best, more if they share cores"
     numbers = (Column(title, "right") for title in ("images", "epochs", "steps left", "time, about"))
     remark = f"{text}. Evaluations and start-up are not counted. Nothing was started."
     columns = (Column("run"), Column("state"), *numbers)

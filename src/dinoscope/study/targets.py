@@ -5,6 +5,7 @@ A figure of other weights than those released is shown, but marked: its differen
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -111,9 +112,14 @@ class Target:
             raise UserError(f"{self.path} holds a {network}, and {self.name} is a {wanted}")
         return replace(model, name=self.name, label=self.name)
 
+    @functools.cached_property
+    def is_released(self) -> bool:
+        """Return whether the weights are those of the catalogue, as far as their digest tells."""
+        return self.path is None or not self.path.is_file() or has_digest(self.path, self.release.digest)
+
     def notes(self, figure: Figure) -> list[str]:
         result, notes = self.results.get(figure.evaluation), [figure.note] if figure.note else []
-        if self.path is not None and self.path.is_file() and not has_digest(self.path, self.release.digest):
+        if not self.is_released:
             notes.append(f"{self.name}: {self.path} is not the released file: its digest is not {self.release.digest}")
         if reason := self.failures.get(figure.evaluation):
             notes.append(f"{self.name}: {figure.evaluation} failed: {reason}")

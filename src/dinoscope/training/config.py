@@ -204,6 +204,10 @@ def check_settings(config: RunConfig) -> None:
         (optimizer.clip < 0, f"--optimizer.clip must be 0 (off) or more, not {optimizer.clip}"),
         (config.saving.keep < 1, f"--saving.keep must be at least 1, not {config.saving.keep}"),
         (not 0 <= config.max_unreadable <= 1, f"--max-unreadable must be from 0 to 1, not {config.max_unreadable}"),
+        (
+            config.max_megapixels is not None and config.max_megapixels < 1e-6,
+            f"--max-megapixels must be above 0, not {config.max_megapixels}",
+        ),
         (config.log_every < 1, f"--log-every must be at least 1, not {config.log_every}"),
         (min(config.std) <= 0, f"--std must be above 0 in each channel, not {' '.join(map(str, config.std))}"),
         (

@@ -93,7 +93,6 @@ def train(
         run.claimed(config, resume=resume, overwrite=overwrite) if distributed.is_main() else contextlib.nullcontext(),
         records.closing(audience),
     ):
-        pixel_limit()  # refuses an impossible limit
         if distributed.is_main():
             audience += listeners
         newest, damaged = checkpoint.newest_whole(run.checkpoints) if resume else (None, {})

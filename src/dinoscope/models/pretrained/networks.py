@@ -79,7 +79,9 @@ _TABLES = tomllib.loads(
 )
 _HEADS = {"64": heads_of_64, "MoCo v3": moco_v3_heads}
 
-LAYOUTS = tuple(Layout(**{**entry, "heads": _HEADS.get(entry.get("heads"))}) for entry in _TABLES["layout"])
+LAYOUTS = tuple(
+    Layout(**{**entry, "heads": _HEADS[entry["heads"]] if "heads" in entry else None}) for entry in _TABLES["layout"]
+)
 """In order: the first whose signs are all present is taken."""
 
 

@@ -32,7 +32,8 @@ def _guessing(runs: Sequence[RunRecord]) -> Levels:
 class _Value:
     """A panel: its title, the unit, and the names in metrics.jsonl of which a run has one.
 
-    levels: gives the lines across; the panel begins at 0 then. scale: values are divided by it.
+    levels: gives the lines across; the panel begins at 0 then. scale: values are divided by it. reading: how to read
+    the panel.
     """
 
     title: str
@@ -40,57 +41,86 @@ class _Value:
     names: tuple[str, ...]
     levels: Callable[[Sequence[RunRecord]], Levels] | None = None
     scale: float = 1.0
+    reading: str = ""
 
 
-_FIGURES: dict[str, tuple[str, tuple[_Value, ...]]] = {
+_DEVIATION = (
+    "Standard deviation of embeddings, which the loss sees, and of features, which are kept, times the root of their "
+    "length: 1 if they point in all directions alike, 0 if all images have the same one, which is complete collapse."
+)
+
+_FIGURES: dict[str, tuple[_Value, ...]] = {
     "Loss and accuracy": (
-        "Losses of different methods are different quantities: only their course can be compared. Online k-NN (k = 20) "
-        "is measured during training on the run's own images at {sizes} px. The gradient is that of the network before "
-        "clipping.",
-        (
-            _Value("Loss", "loss", ("loss",)),
-            _Value("Online k-NN", "top-1 (%)", ("knn_top1",), _guessing),
-            _Value("Gradient norm", "norm", ("gradient_norm",)),
+        _Value("Loss", "loss", ("loss",)),
+        _Value(
+            "Online k-NN",
+            "top-1 (%)",
+            ("knn_top1",),
+            _guessing,
+            reading="Online k-NN (k = 20) is measured during training on the run's own images at {sizes} px.",
+        ),
+        _Value(
+            "Gradient norm",
+            "norm",
+            ("gradient_norm",),
+            reading="The gradient is that of the network before clipping.",
         ),
     ),
     "Teacher and student": (
-        "Targets are the teacher's outputs in DINO, the codes in SwAV. Healthy: the entropy of each falls well below "
-        "ln K, its maximum, and the entropy of their mean stays close to ln K. If the first stays at ln K, no image is "
-        "told from another; if the second falls towards 0, all images get one output. KL divergence: how far the "
-        "student's outputs are from the teacher's.",
-        (
-            _Value("Entropy of the targets", "nats", ("teacher_entropy", "code_entropy"), _ln_k),
-            _Value("Entropy of their mean", "nats", ("teacher_marginal_entropy",), _ln_k),
-            _Value("KL(teacher, student)", "nats", ("kl_teacher_student",)),
+        _Value(
+            "Entropy of the targets",
+            "nats",
+            ("teacher_entropy", "code_entropy"),
+            _ln_k,
+            reading="Targets are the teacher's outputs in DINO, the codes in SwAV. Healthy: the entropy of each falls "
+            "well below ln K, its maximum. If it stays there, no image is told from another.",
+        ),
+        _Value(
+            "Entropy of their mean",
+            "nats",
+            ("teacher_marginal_entropy",),
+            _ln_k,
+            reading="Healthy: the entropy of their mean stays close to ln K. If it falls towards 0, all images get one "
+            "output.",
+        ),
+        _Value(
+            "KL(teacher, student)",
+            "nats",
+            ("kl_teacher_student",),
+            reading="KL divergence: how far the student's outputs are from the teacher's.",
         ),
     ),
     "What the features use": (
-        "Standard deviation of embeddings, which the loss sees, and of features, which are what is kept, times the "
-        "root of their length: 1 if they point in all directions alike, 0 if all images have the same one, which is "
-        "complete collapse. RankMe: the effective rank, how many directions the features use.",
-        (
-            _Value("Deviation of embeddings", "std. deviation", ("embedding_spread",)),
-            _Value("Deviation of features", "std. deviation", ("feature_spread",)),
-            _Value("RankMe", "directions", ("rank_me",)),
+        _Value("Deviation of embeddings", "std. deviation", ("embedding_spread",), reading=_DEVIATION),
+        _Value("Deviation of features", "std. deviation", ("feature_spread",), reading=_DEVIATION),
+        _Value(
+            "RankMe",
+            "directions",
+            ("rank_me",),
+            reading="RankMe: the effective rank, how many directions the features use.",
         ),
     ),
     "Schedules": (
-        "Momentum: of the moving average that the teacher (MoCo's key network, BYOL's target network) is.",
-        (
-            _Value("Learning rate", "rate", ("learning_rate",)),
-            _Value("Weight decay", "decay", ("weight_decay",)),
-            _Value("Teacher momentum", "momentum", ("teacher_momentum",)),
+        _Value("Learning rate", "rate", ("learning_rate",)),
+        _Value("Weight decay", "decay", ("weight_decay",)),
+        _Value(
+            "Teacher momentum",
+            "momentum",
+            ("teacher_momentum",),
+            reading="Momentum: of the moving average that the teacher (MoCo's key network, BYOL's target network) is.",
         ),
     ),
     "Speed": (
-        "Means over the last 50 steps. Other work of the machine at the time shows here too.",
-        (
-            _Value("Training speed", "images/s", ("images_per_second",)),
-            _Value("Waiting for data", "% of the time", ("waiting_for_data",), scale=0.01),
+        _Value(
+            "Training speed",
+            "images/s",
+            ("images_per_second",),
+            reading="Means over the last 50 steps. Other work of the machine at the time shows here too.",
         ),
+        _Value("Waiting for data", "% of the time", ("waiting_for_data",), scale=0.01),
     ),
 }
-"""Title of a figure -> how to read it, and its panels."""
+"""Title of a figure -> its panels."""
 
 
 def section(material: Material) -> Section | None:
@@ -100,11 +130,10 @@ def section(material: Material) -> Section | None:
     strokes = {line.label: line for line in looks([(run.label, run.method) for run in runs])}
     galleries: list[Gallery] = []
     with material.context.watch("drawing curves") as progress:
-        for done, (title, (reading, values)) in enumerate(_FIGURES.items(), 1):
+        for done, (title, values) in enumerate(_FIGURES.items(), 1):
             drawings, notes = _drawings(values, runs, strokes)
             if drawings:
-                sizes = listed([str(size) for size in sorted({run.image_size for run in runs})])
-                caption = " ".join([f"{title}.", reading.format(sizes=sizes), *notes])
+                caption = " ".join([f"{title}.", *notes])
                 legend = tuple(strokes.values()) if len(runs) > 1 else ()
                 galleries.append(Gallery(tuple(drawings), caption, min_width=205, columns=3, legend=legend))
             progress(done, len(_FIGURES))
@@ -115,8 +144,9 @@ def section(material: Material) -> Section | None:
 def _drawings(
     values: Sequence[_Value], runs: Sequence[RunRecord], strokes: dict[str, Line]
 ) -> tuple[list[Figure], list[str]]:
-    """The panels that any run has values for, and what is not to be seen in them."""
+    """Return the panels that any run has values for, and how to read them."""
     drawings: list[Figure] = []
+    readings: list[str] = []
     lacking: dict[str, list[str]] = {}
     is_hidden = False
     for value in values:
@@ -126,12 +156,19 @@ def _drawings(
             lacking.setdefault(_without(having, runs), []).append(value.title)
         if not lines:
             continue
+        sizes = listed([str(size) for size in sorted({run.image_size for run in having})])
+        readings += [value.reading.format(sizes=sizes)] if value.reading else []
         levels, limits = (value.levels(having), (0, None)) if value.levels else ((), (None, None))
         panel = LinePanel(value.title, tuple(lines.values()), "epoch", value.unit, levels, limits=limits)
         drawing = svg(line_chart(LineChart("", value.title, (panel,)), _SIZE, legend=False)).decode("utf-8")
         drawings.append(Figure(drawing, "", f"{value.title} over the epochs"))
         is_hidden = is_hidden or len({(line.x, line.y) for line in lines.values()}) < len(lines)
-    notes = [f"Not logged{names}: {', '.join(titles)}." for names, titles in lacking.items()]
+    if len({run.method for run in runs}) > 1 and any(value.title == "Loss" for value in values):
+        readings.insert(0, "Losses of different methods are different quantities: only their course can be compared.")
+    notes = [
+        *dict.fromkeys(readings),
+        *(f"Not logged{names}: {', '.join(titles)}." for names, titles in lacking.items()),
+    ]
     return drawings, notes + ["Lines of runs with the same values lie on each other; the last is seen."] * is_hidden
 
 

@@ -9,7 +9,7 @@ from statistics import fmean
 from dinoscope.config import identity
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
-from dinoscope.evaluation.base import Evaluation, metrics_table
+from dinoscope.evaluation.base import Evaluation, best_first, metrics_table
 from dinoscope.evaluation.results import OF_THE_MODEL, conditions, kept, kept_names
 from dinoscope.model_names import Model
 from dinoscope.pictures import webp
@@ -122,7 +122,9 @@ def _drawings(group: Results, evaluation: Evaluation) -> list[Figure]:
 
 def _items(group: Results, evaluation: Evaluation, material: Material) -> list[Block]:
     """What each item scored, unless there are too many, and the best and the worst: drawn, or else named."""
-    scored = ((column, best_first([result for _, result in group], column.metric)) for column in evaluation.columns)
+    scored = (
+        (column, dict(best_first([result for _, result in group], column.metric))) for column in evaluation.columns
+    )
     column, scores = next(((column, scores) for column, scores in scored if scores), (None, {}))
     if column is None:
         text = "The scores of single items were not kept, so no best and worst can be shown."
@@ -148,18 +150,3 @@ def _items(group: Results, evaluation: Evaluation, material: Material) -> list[B
         return [*blocks, Notice(f"The best and the worst are named and not drawn: {error}. Best to worst: {named}.")]
     figures = [Figure(webp(sheet.pixels()), sheet.caption, f"Examples of {evaluation.title}") for sheet in sheets]
     return [*blocks, Group("Best to worst", folded_rest("Further examples", figures, 2))] if figures else blocks
-
-
-def best_first(results: Sequence[Result], metric: str) -> dict[str, tuple[float, ...]]:
-    """Return the items that all results have -> what each result scored in a metric, by the mean of these.
-
-    Results without items, which earlier versions did not keep, do not count.
-    """
-    scores = [
-        dict(zip(result.items.names, result.items.figures[metric], strict=True))
-        for result in results
-        if result.items is not None and metric in result.items.figures
-    ]
-    common = [name for name in scores[0] if all(name in own for own in scores)] if scores else []
-    items = {name: tuple(own[name] for own in scores) for name in common}
-    return dict(sorted(items.items(), key=lambda pair: (-fmean(pair[1]), pair[0])))
