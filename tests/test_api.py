@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,6 +116,8 @@ def test_a_dataset_is_trained_on_embedded_and_resumed(tmp_path: Path) -> None:
     data = Pictures(16)
     run = ds.train(data, epochs=1, out=tmp_path / "run", **TINY)
     assert run.steps == 2
+    records = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert any("knn_top1" in record for record in records)
     assert ds.train(data, epochs=1, out=tmp_path / "run", resume=True, **TINY).steps == 2
     bank = ds.embed(run, data, device="cpu")
     assert bank.labels is not None

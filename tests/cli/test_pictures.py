@@ -176,9 +176,7 @@ def test_bad_points(
     assert not (tmp_path / "out").exists() or names(tmp_path / "out") == []
 
 
-def test_similarity_needs_a_point(
-    picture_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_similarity_needs_a_point(picture_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = picture_folder(1) / "0000.png"
     assert run("similarity", image, "--model", VIT, "--out", tmp_path / "out") == 2
     assert "--at" in capsys.readouterr().err

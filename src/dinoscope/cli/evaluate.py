@@ -38,7 +38,7 @@ DATA = {
 
 OUTPUT: tuple[tuple[str, Any, Any, str], ...] = (
     ("out", Path | None, None, "Folder for table.md, NAME.json, NAME.csv (each item), charts and pictures."),
-    ("pictures", int, 0, "With --out: so many of the best and of the worst items in pictures-1.png and so on."),
+    ("pictures", int, 0, "With --out: so many of the best and of the worst items in pictures-01.png and so on."),
     ("published", bool, False, "Add published figures to the table."),
     ("overwrite", bool, False, "Replace what is in --out."),
     ("json", bool, False, "Print JSON instead of tables."),

@@ -647,10 +647,11 @@ def tables(results: Labelled, published: bool = False) -> list[Table]:
     count = len(protocol["sequences"])
     drawn = " Each sequence counts with all its objects." if count > 1 else ""
     remarks = [*_protocol_sentences(protocol), interval_line(count, "sequence", BOOTSTRAP) + drawn]
-    own_setting = (count, protocol["year"], protocol["size"], protocol["limit_frames"])
-    alike = own_setting in ((ALL_VAL, 2017, None, None), (ALL_VAL, 2017, PropagationConfig.size, None))
+    size = protocol["size"] or PropagationConfig.size
+    alike = (count, protocol["year"], size, protocol["limit_frames"]) == (ALL_VAL, 2017, PropagationConfig.size, None)
     few = (
-        f". Those are of all {ALL_VAL} sequences of 2017 val at 480 px, these are not: for orientation, no comparison."
+        f". Those are of all {ALL_VAL} sequences of 2017 val at {PropagationConfig.size} px, these of {count} of "
+        f"{protocol['year']} val at {size} px: for orientation, no comparison."
     )
     source = SOURCE + ("" if alike else few)
     rows = {f"DINO {architecture}": figures for (_, architecture), figures in PUBLISHED.items()}
