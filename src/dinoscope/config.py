@@ -28,7 +28,7 @@ EARLIER = {"balance": "centering"}
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
-    """Plain values (dict, list, str, number, None) of a settings dataclass."""
+    """Return the plain values (dict, list, str, number, None) of a settings dataclass."""
     return _converter().unstructure(settings)
 
 
@@ -48,7 +48,7 @@ def from_dict(cls: type[T], values: Any, source: str) -> T:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values with dotted names; sequences are values."""
+    """Return nested values under dotted names; sequences are values."""
     result: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -113,7 +113,7 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
         try:
             number = float(value)
         except OverflowError:
-            raise UserError(f"{name} must be a finite number, not so large a one") from None
+            raise UserError(f"{name} is too large a number") from None
         if not math.isfinite(number):
             raise UserError(f"{name} must be a finite number, not {value}")
         return number
@@ -163,11 +163,10 @@ def check_numbers(settings: Any, prefix: str = "--") -> None:
 
 
 KIND = "kind"
-"""Key of a dataclass's name, where several are possible."""
+"""Key of a dataclass's name, if several are possible."""
 
 
 def _said(error: BaseException, kind: Any) -> str:
-    """Our own sentences as they are, cattrs' own in its words."""
     return str(error) if isinstance(error, UserError) else format_exception(error, kind)
 
 
@@ -211,7 +210,7 @@ def difference(
     titles: Mapping[str, str] | None = None,
     shorten: str = "",
 ) -> str:
-    """The values in which `own` differs from most of `every`, or from any where most do not agree; "" for none.
+    """Return the values in which `own` differs from most of `every`, or from any if most do not agree; "" for none.
 
     every: the same of all rows, this one included.
     titles: name -> what it is called; others by their name, without the prefix `shorten`.
@@ -232,13 +231,13 @@ def difference(
 
 
 def some(texts: Sequence[str]) -> str:
-    """The first few, and how many there are beyond."""
+    """Return the first few, and the number of the others."""
     more = len(texts) - _MOST_NAMED
     return ", ".join(texts[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def text(value: Any) -> str:
-    """A value of a setting for a person."""
+    """Return the value of a setting for a person."""
     if value is None:
         return "none"
     if isinstance(value, float):
@@ -249,5 +248,5 @@ def text(value: Any) -> str:
 
 
 def identity(value: Any) -> str:
-    """Equal for equal plain values only; JSON."""
+    """Return JSON that is equal for equal plain values only."""
     return json.dumps(value, sort_keys=True)

@@ -223,7 +223,7 @@ def default_workers(processes: int) -> int:
 def _start_worker(ended: Any, number: int) -> None:
     """Leave the signals that reach the whole process group to the main process, and end with it."""
 
-    def end_with_parent() -> None:  # or when it requests it, even in the middle of an image
+    def end_with_parent() -> None:  # or when the main process sets `ended`, even in the middle of an image
         parent = multiprocessing.parent_process()
         while parent is not None and parent.is_alive() and not ended.value:
             parent.join(_GLANCE)

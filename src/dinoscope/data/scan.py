@@ -64,7 +64,8 @@ class ScanReport:
     classes: number of images by class, in the order of the labels; empty for an unlabelled folder.
     widths, heights: pixels, after EXIF orientation; aspect_ratios: the smallest and largest width / height. None if
     nothing is readable.
-    grey, alpha, over_8_bit, cmyk, rotated, animated: numbers of images. rotated: EXIF tells to turn or mirror them.
+    grey, alpha, over_8_bit, cmyk, rotated, animated: numbers of images. rotated: EXIF has an orientation other than
+    upright.
     passed_over: number of files that are not taken for images, by ending, the most frequent first.
     values: smallest and largest value of the images that are not of unsigned 8 bits, None if there are none. If headers
     alone were read it is what 16 bits can hold, and None if there are values of another kind.

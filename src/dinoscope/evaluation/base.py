@@ -61,7 +61,7 @@ class Context:
     crop_fraction: part of the short side that the centre crop keeps; None takes `features.default_crop_fraction`.
     cached: keep features on disk and take them from there (see `cached_extract`), in the folder `place` if given.
     watch: shows progress.
-    out, overwrite: the folder for what is made besides results, as masks of every frame; None makes nothing.
+    out, overwrite: the folder for files other than results, such as the masks of every frame; None writes none.
     """
 
     device: torch.device | None = None

@@ -657,7 +657,7 @@ SOURCE = (
     "Published, ImageNet: Caron et al. 2021, Emerging Properties in Self-Supervised Vision Transformers, Table 2; "
     "top-1 in % on the validation images; throughput there on an NVIDIA V100 GPU with 128 images per forward. "
     "On ViT-S, BYOL, MoCo v2 and SwAV were run by its authors. "
-    "Linear: DINO's protocol (here `linear --protocol reference`) where no note says otherwise. "
+    "Linear: DINO's protocol (here `linear --protocol reference`) unless a note states otherwise. "
     "Not measured here, and not comparable with figures on other data"
 )
 

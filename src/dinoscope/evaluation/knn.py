@@ -187,7 +187,7 @@ def _search(
         threshold = torch.maximum(floor, _unpack(best.amin(dim=1))[0])
         reached = peaks >= threshold[:, None]
         index = torch.arange(block, block + width * blocks, blocks, device=queries.device).view(_GROUP, -1)
-        # Every row gets the room that the fullest may need: few rows at a time where one may be full.
+        # Every row gets the room that the fullest may need: few rows at a time if one may be full.
         room = k + _GROUP * int(reached.sum(dim=1).max())
         for rows in _slices(len(queries), max_candidates // room):
             _absorb(best[rows], grouped[rows], reached[rows], threshold[rows], index)

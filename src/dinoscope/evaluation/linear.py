@@ -53,7 +53,7 @@ MOMENTUM = 0.9
 INITIAL_DEVIATION = 0.01
 """Standard deviation of the first weights; biases start at 0 (DINO's linear evaluation)."""
 _HELD_OUT_SEED = 1  # the same images for every model; not the seed that chooses a fraction of the labels
-_ROWS = 1024  # images at a time where nothing is trained, so that working memory does not grow with the data
+_ROWS = 1024  # images at a time when nothing is trained, so that working memory does not grow with the data
 _BROKEN = "a feature is NaN or infinite: the model diverged, or its weights are damaged"
 
 _log = logging.getLogger(__name__)

@@ -123,7 +123,7 @@ def otsu_threshold(values: Float[Tensor, " n"]) -> float:
 def foreground_masks(images: Sequence[Float[Tensor, "_ _ d"]]) -> list[Bool[Tensor, "_ _"]]:
     """Return the patches [rows, columns] of each image whose first joint component is above its Otsu threshold.
 
-    None are, if all patches are equal.
+    If all patches are equal, no patch is foreground.
     """
     joined = torch.cat([image.flatten(0, 1) for image in images])
     components = away_from_border(principal_components(joined, count=1), images)

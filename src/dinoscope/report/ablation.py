@@ -49,7 +49,7 @@ def write_result(
 ) -> list[Path]:
     """Write all files, each whole or not at all, and return them. Figures of an earlier study in `out` are deleted.
 
-    watch: is told how many of how many figures are drawn.
+    watch: called with (figures drawn, figures in all).
 
     Raises UserError if `out` holds a result and is not to be overwritten, if it cannot be written, or if the result
     has two runs of one variant and seed.

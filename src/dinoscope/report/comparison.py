@@ -131,7 +131,7 @@ def has_seeds(comparison: Comparison) -> bool:
 def bars_line(comparison: Comparison) -> str:
     """Return what the bars of the figure are."""
     if has_seeds(comparison):
-        return "Bars: one standard deviation over the seeds each way, where there are several"
+        return "Bars: one standard deviation over the seeds each way, if there are several"
     return "Bars: 95 % intervals for the number of images alone (Wilson)"
 
 

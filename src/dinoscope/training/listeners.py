@@ -72,7 +72,7 @@ class StepRecord:
 
 
 class Listener:
-    """Is told about a run; every method may be left as it is. Only the main process has listeners.
+    """Receives the events of a run; every method is optional. Only the main process has listeners.
 
     essential: whether the run ends if this fails, because it keeps the run's own records; see `each`.
     """

@@ -205,7 +205,7 @@ class _Loop:
         before = read_config(self.run.path).accumulate if trainer.next_step else config.accumulate
         if before != config.accumulate and any(isinstance(module, _BatchNorm) for module in trainer.method.modules()):
             self.warn(
-                f"--accumulate {config.accumulate} where the run was begun with {before}: batch norm sees batches of "
+                f"--accumulate {config.accumulate} but the run began with {before}: batch norm sees batches of "
                 "another size from here on, so the result is not that of a run without a stop"
             )
 
