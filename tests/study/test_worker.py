@@ -16,8 +16,9 @@ import pytest
 
 from dinoscope.data.views import ViewsConfig
 from dinoscope.errors import UserError
-from dinoscope.study.run import LocalRunner, WorkerProcess, cores, execute, last_lines, read_settings, write_settings
+from dinoscope.study.run import LocalRunner, WorkerProcess, execute, last_lines, read_settings, write_settings
 from dinoscope.study.state import run_state
+from dinoscope.system import available_cores
 from dinoscope.training.config import RunConfig, SavingConfig
 from dinoscope.training.loop import train
 from tests.study.test_state import assert_equal_weights, contents, settings
@@ -68,7 +69,7 @@ def test_threads_are_pinned_and_gpus_shared_out(tmp_path) -> None:
     configs = [settings(tmp_path, tmp_path / f"r{number}", threads=number) for number in range(3)]
     processes = LocalRunner(command, 1, gpus=("4", "GPU-b")).start(configs)
     wait_for(lambda: all(last_lines(process.log) for process in processes), "what they print")
-    assert [last_lines(process.log) for process in processes] == [f"{cores()} 4", "1 GPU-b", "2 4"]
+    assert [last_lines(process.log) for process in processes] == [f"{available_cores()} 4", "1 GPU-b", "2 4"]
     for process in processes:
         process.kill()
         assert process.process.wait() == -signal.SIGKILL

@@ -600,7 +600,7 @@ def test_resuming_with_other_micro_batches_is_warned_of_where_batch_norm_sees_th
     assert train(config, listeners=[stop]).interrupted
     listener = Do(-1, lambda: None)
     assert train(replace(config, accumulate=2), resume=True, listeners=[listener]).steps == TOTAL
-    said = [message for message in listener.heard if "--accumulate 2 where the run was begun with 1" in message]
+    said = [message for message in listener.heard if "--accumulate 2 but the run began with 1" in message]
     assert len(said) == warned
 
 
