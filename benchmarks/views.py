@@ -4,13 +4,15 @@
 
 PATH is a checkout of github.com/facebookresearch/dino; its DataAugmentationDINO is imported from there. Both
 sides read the same JPEG files with the same settings. Ours ends in uint8 (it is normalised on the device),
-the reference in normalised float32, as it does in training. Blocks of one side and of the other alternate;
-time is CPU time of this process, so that other programs disturb little; figures are medians over the repeats.
+the reference in normalised float32, as it does in training. "reduced" is ours with `--decode reduced`. Blocks of one
+side and of the other alternate; time is CPU time of this process, so that other programs disturb little; figures are
+medians over the repeats.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import json
 import statistics
@@ -26,12 +28,13 @@ import torch
 from PIL import Image
 
 from dinoscope.data.augment import multi_crop
-from dinoscope.data.images import decode
-from dinoscope.data.views import ViewsConfig
+from dinoscope.data.images import decode, read
+from dinoscope.data.views import ViewsConfig, largest_divisor
 
 # name, (height, width) of the files, settings
 SCENARIOS = (
     ("500x333 px, 2x224 + 8x96", (333, 500), ViewsConfig()),
+    ("4000x3000 px, 2x224 + 8x96", (3000, 4000), ViewsConfig()),
     ("32x32 px, 2x32 + 4x16", (32, 32), ViewsConfig(num_local=4, global_size=32, local_size=16)),
 )
 
@@ -64,6 +67,14 @@ def pil_decode(path: Path) -> Image.Image:
 
 def our_pipeline(config: ViewsConfig) -> Callable[[Path, int], object]:
     return lambda path, index: multi_crop(decode(path), config, seed=0, epoch=0, index=index)
+
+
+def reduced_pipeline(config: ViewsConfig) -> Callable[[Path, int], object]:
+    def views(path: Path, index: int) -> object:
+        raw = read(path, shrink=functools.partial(largest_divisor, config, 0, 0, index))
+        return multi_crop(raw.rgb(), config, 0, 0, index, raw.reduction)
+
+    return views
 
 
 def reference_pipeline(checkout: Path, config: ViewsConfig) -> Callable[[Path, int], object]:
@@ -103,7 +114,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
         for name, size, config in SCENARIOS:
             count = arguments.images * 333 // size[0]  # small images need more of them to be timed
             paths = write_photographs(Path(folder), count, size)
-            pipelines = {"ours": our_pipeline(config), "decode only": lambda path, index: decode(path)}
+            pipelines = {
+                "ours": our_pipeline(config),
+                "reduced": reduced_pipeline(config),
+                "decode only": lambda path, index: decode(path),
+            }
             if arguments.reference:
                 pipelines["reference"] = reference_pipeline(arguments.reference, config)
             results[name] = images_per_second(pipelines, paths, arguments.repeats)
@@ -111,11 +126,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 
 def report(results: dict[str, dict[str, float]]) -> None:
-    print(f"{'images/s on one core':<28}{'ours':>10}{'reference':>12}{'ratio':>8}{'decode only':>14}")
+    print(f"{'images/s on one core':<28}{'ours':>10}{'reference':>12}{'ratio':>8}{'reduced':>10}{'decode only':>14}")
     for name, rates in results.items():
         reference = rates.get("reference")
         compared = f"{reference:12.1f}{rates['ours'] / reference:8.2f}" if reference else f"{'-':>12}{'-':>8}"
-        print(f"{name:<28}{rates['ours']:10.1f}{compared}{rates['decode only']:14.1f}")
+        print(f"{name:<28}{rates['ours']:10.1f}{compared}{rates['reduced']:10.1f}{rates['decode only']:14.1f}")
 
 
 def main() -> None:

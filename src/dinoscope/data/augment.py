@@ -19,6 +19,7 @@ from jaxtyping import Float32, UInt8
 from numpy import ndarray
 
 from dinoscope.data import views
+from dinoscope.data.reader import Reduction
 from dinoscope.data.views import Interpolation, JitterOperation, ViewParameters
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the grey of Pillow, OpenCV and JPEG
@@ -27,17 +28,21 @@ _TINY = 48  # up to this side, in pixels, two small matrix products resize faste
 
 
 def multi_crop(
-    image: UInt8[ndarray, "h w 3"], config: views.ViewsConfig, seed: int, epoch: int, index: int
+    image: UInt8[ndarray, "h w 3"],
+    config: views.ViewsConfig,
+    seed: int,
+    epoch: int,
+    index: int,
+    reduction: Reduction | None = None,
 ) -> tuple[UInt8[ndarray, "g s s 3"], UInt8[ndarray, "l t t 3"] | None]:
     """Return the global and the local views of an image, channels last; None without local views.
 
-    A pure function of its arguments; `index` is the image's position in its data set.
+    A pure function of its arguments; `index` is the image's position in its data set, `reduction` how it was decoded.
     """
-    height, width = image.shape[:2]
-    pixels: list[ndarray] = []
-    for view in range(config.num_views):
-        generator = views.view_generator(seed, epoch, index, view)
-        pixels.append(apply_view(image, views.sample_view(config, view, height, width, generator)))
+    height, width, _ = image.shape
+    whole = reduction or Reduction(height, width, 1)
+    drawn = views.sample_views(config, seed, epoch, index, whole.height, whole.width, whole.divisor)
+    pixels = [apply_view(image, parameters) for parameters in drawn]
     local_views = np.stack(pixels[config.num_global :]) if config.num_local else None
     return np.stack(pixels[: config.num_global]), local_views
 

@@ -28,7 +28,7 @@ from PIL import Image
 
 from dinoscope.data import jpeg, pillow, tiff
 from dinoscope.data.grey_range import Window
-from dinoscope.data.reader import Header, RawImage, Reader, Stream, UnreadableImage, not_supported
+from dinoscope.data.reader import Header, RawImage, Reader, Shrink, Stream, UnreadableImage, not_supported
 from dinoscope.errors import UserError
 from dinoscope.files import MEGAPIXELS_VARIABLE
 
@@ -92,8 +92,10 @@ def decode(path: Path, *, window: Window | None = None, max_pixels: int | None =
     return read(path, max_pixels=max_pixels).rgb(window)
 
 
-def read(path: Path, *, max_pixels: int | None = None) -> RawImage:
+def read(path: Path, *, max_pixels: int | None = None, shrink: Shrink | None = None) -> RawImage:
     """Return the values of the image as stored in the file. max_pixels: `pixel_limit()` if None.
+
+    shrink: lets a format that can (JPEG) be decoded at a reduced size; None for the whole size.
 
     Raises UnreadableImage for anything wrong with the file: missing, not an image, of a kind that is not read,
     damaged, truncated, or more than `max_pixels` by its header (nothing is decoded then). Safe to call from many
@@ -102,7 +104,10 @@ def read(path: Path, *, max_pixels: int | None = None) -> RawImage:
     limit = pixel_limit() if max_pixels is None else max_pixels
     with opened(path, limit) as file:
         content = BytesIO(file.read())
-        return READERS[format_of(content, path)].read(content, limit)
+        reader = READERS[format_of(content, path)]
+        if shrink is not None and reader.read_reduced is not None:
+            return reader.read_reduced(content, limit, shrink)
+        return reader.read(content, limit)
 
 
 def read_header(path: Path, *, max_pixels: int | None = None) -> Header:

@@ -1,10 +1,11 @@
-"""JPEG: segments are read here, pixels decoded by torchvision, the fastest; CMYK and halved images by Pillow.
+"""JPEG: segments are read here, pixels decoded by torchvision, the fastest; CMYK and reduced images by Pillow.
 
 A JPEG of up to four times as many pixels as are read is decoded at half its width and height.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from dinoscope.data import pillow, reader
-from dinoscope.data.reader import Header, RawImage, Stream, UnreadableImage, not_supported
+from dinoscope.data.reader import Header, RawImage, Reduction, Shrink, Stream, UnreadableImage, not_supported
 
 MAX_SEGMENTS = 10_000  # a preview or depth map of 10 MB takes 160
 MAX_FILL_BYTES = 1 << 16  # bytes between segments before the pixels
@@ -33,6 +34,7 @@ _UNREAD = frozenset({0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF, 0xCB})  # hierarchical;
 _TEM, _SOI, _EOI, _SOS, _APP1, _JPEG_LS = 0x01, 0xD8, 0xD9, 0xDA, 0xE1, 0xF7
 _METADATA = frozenset({*range(0xE0, 0xEE), 0xEF, 0xFE})  # APPn and COM, but APP14, which tells the colour space
 _SMALL = 1 << 12  # bytes of a thumbnail
+_MAX_DIVISOR = 8  # libjpeg scales by 1/2, 1/4 and 1/8: the lowest 4 x 4, 2 x 2 or 1 coefficients of a block
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
 
 
@@ -56,17 +58,21 @@ def read_header(stream: Stream, max_pixels: int) -> Header:
         frame, orientation, end = None, 1, 0
     if frame is None or end > len(data):  # profiles and previews come before the frame
         frame, orientation, _ = _find_frame(data + stream.read())
-    divisor = _checked_divisor(frame, max_pixels)
-    height, width = reader.oriented_size(-(-frame.height // divisor), -(-frame.width // divisor), orientation)
+    height, width = reader.oriented_size(*_divided(frame, _checked_divisor(frame, max_pixels)), orientation)
     return Header("JPEG", height, width, orientation, grey=frame.components == 1, cmyk=frame.components == 4)
 
 
-def read(content: BytesIO, max_pixels: int) -> RawImage:
-    """Decode the pixels."""
+def read(content: BytesIO, max_pixels: int, shrink: Shrink | None = None) -> RawImage:
+    """Decode the pixels. shrink: of the size that the header has; None for no less than that."""
     data = content.getvalue()
     frame, orientation, end = _find_frame(data)
-    divisor = _checked_divisor(frame, max_pixels)
+    divisor, reduction = _checked_divisor(frame, max_pixels), None
     _check_scans(data, frame, end)
+    if shrink is not None:
+        height, width = reader.oriented_size(*_divided(frame, divisor), orientation)
+        factor = min(shrink(height, width), _MAX_DIVISOR // divisor)
+        if (factor := reader.exact_divisor(height, width, orientation, factor)) > 1:
+            divisor, reduction = divisor * factor, Reduction(height, width, factor)
     with reader.turn(frame.height * frame.width):
         pixels = None if frame.components == 4 or divisor > 1 else _decode(data)
         if pixels is None:
@@ -74,11 +80,11 @@ def read(content: BytesIO, max_pixels: int) -> RawImage:
             if divisor > 1:
                 image.draft(None, (frame.width // divisor, frame.height // divisor))
             pixels = pillow.rgb(image, transparent=False)
-        return RawImage(reader.orient(pixels, orientation))
+        return RawImage(reader.orient(pixels, orientation), reduction=reduction)
 
 
 READER = reader.Reader(
-    (".jpeg", ".jpg", ".jfif", ".jpe"), lambda start: start.startswith(b"\xff\xd8\xff"), read_header, read
+    (".jpeg", ".jpg", ".jfif", ".jpe"), lambda start: start.startswith(b"\xff\xd8\xff"), read_header, read, read
 )
 
 
@@ -105,11 +111,16 @@ def _checked_divisor(frame: Frame, max_pixels: int) -> int:
         coding = "hierarchical or arithmetic" if frame.marker in _UNREAD else f"{frame.components}-channel"
         raise not_supported(f"a JPEG of the {coding} kind, save it as PNG or as ordinary JPEG")
     divisor = 1 if frame.height * frame.width <= max_pixels else 2
-    if -(-frame.height // divisor) * -(-frame.width // divisor) > max_pixels:
+    if math.prod(_divided(frame, divisor)) > max_pixels:
         raise reader.too_large(frame.height, frame.width, max_pixels)
     if frame.marker in _PROGRESSIVE:
         _check_coefficients(frame)
     return divisor
+
+
+def _divided(frame: Frame, divisor: int) -> tuple[int, int]:
+    """Return height and width as stored of an image that libjpeg decodes at a reduced size."""
+    return -(-frame.height // divisor), -(-frame.width // divisor)
 
 
 def _check_coefficients(frame: Frame) -> None:

@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dinoscope.data.augment import multi_crop
 from dinoscope.data.grey_range import Window
-from dinoscope.data.images import UnreadableImage
+from dinoscope.data.reader import RawImage, Shrink, UnreadableImage
 from dinoscope.data.sources import ImageSource
-from dinoscope.data.views import ViewsConfig
+from dinoscope.data.views import ViewsConfig, largest_divisor
 from dinoscope.errors import UserError
 from dinoscope.system import available_cores
 from dinoscope.types import Views
@@ -52,6 +52,7 @@ class ViewsDataset(Dataset[Sample]):
 
     window: grey range of images of more than 8 bits; None takes that of each image.
     sizes: of the images in bytes as the run began; an image of another size is reported as replaced, and used.
+    reduced: decode an image at a reduced size (a JPEG) if its views in that epoch allow it (`views.largest_divisor`).
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class ViewsDataset(Dataset[Sample]):
         seed: int,
         window: Window | None = None,
         sizes: Sequence[int] | None = None,
+        *,
+        reduced: bool = False,
     ) -> None:
-        self.images, self.config, self.seed, self.window = images, config, seed, window
+        self.images, self.config, self.seed, self.window, self.reduced = images, config, seed, window, reduced
         self.sizes = None if sizes is None else np.asarray(sizes, np.int64)  # an array, which workers share
 
     def __len__(self) -> int:
@@ -70,8 +73,10 @@ class ViewsDataset(Dataset[Sample]):
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
-        image, used = self._readable(index)
-        global_views, local_views = multi_crop(image, self.config, seed=self.seed, epoch=epoch, index=index)
+        shrink = functools.partial(largest_divisor, self.config, self.seed, epoch, index) if self.reduced else None
+        image, used = self._readable(index, shrink)
+        pixels = image.rgb(self.window)
+        global_views, local_views = multi_crop(pixels, self.config, self.seed, epoch, index, image.reduction)
         replaced = used != index
         if self.sizes is not None and (stamp := self.images.stamp(index)) is not None:
             replaced |= stamp[0] < 0 or stamp[0] != int(self.sizes[index])
@@ -79,7 +84,7 @@ class ViewsDataset(Dataset[Sample]):
         label = None if self.images.labels is None else self.images.labels[used]
         return torch.from_numpy(global_views), local, used, label, index if replaced else None
 
-    def _readable(self, index: int) -> tuple[np.ndarray, int]:
+    def _readable(self, index: int, shrink: Shrink | None) -> tuple[RawImage, int]:
         """Return the image, or the next one in order that can be read: the same on every run.
 
         Raises UnreadableImage if so many in a row cannot be read that the folder must be gone.
@@ -89,7 +94,7 @@ class ViewsDataset(Dataset[Sample]):
         for offset in range(tries):
             candidate = (index + offset) % count
             with contextlib.suppress(UnreadableImage):
-                return self.images.read(candidate).rgb(self.window), candidate
+                return self.images.read(candidate, shrink), candidate
         which = (
             f"none of the {count} images below {self.images.name} can"
             if tries == count

@@ -37,6 +37,9 @@ _HUGE = 1 << 25  # pixels; 16 processes may decode smaller images at the same ti
 _PATIENCE = 120.0  # seconds that a huge image waits for its turn: a process that was stopped (Ctrl-Z) keeps it
 _STRIP = 1 << 20  # pixels converted at a time
 
+Shrink = Callable[[int, int], int]
+"""Takes height and width of an image, and returns what both may be divided by when it is decoded: 1, 2, 4 or 8."""
+
 
 class UnreadableImage(Exception):
     """A file that is not an image we read. Its message is the reason: one line, without the path."""
@@ -83,17 +86,32 @@ class Header:
 
 
 @dataclass(frozen=True)
+class Reduction:
+    """How an image was decoded at a reduced size.
+
+    height, width: of the whole image. divisor: what both were divided by, and rounded up: the last pixel of a row or a
+    column may lie partly outside of the image, the first one never.
+    """
+
+    height: int
+    width: int
+    divisor: int
+
+
+@dataclass(frozen=True)
 class RawImage:
     """Values as stored in the file, upright.
 
     values: grey [h, w, 1] or RGB [h, w, 3]. Values of uint8 are final; others are mapped by a grey range.
     alpha: uint16 [h, w, 1], 0 for transparent, or None. With uint8 it is composited already.
     white_is_zero: the largest values are black.
+    reduction: None for an image of its whole size.
     """
 
     values: Shaped[ndarray, "h w c"]
     alpha: Shaped[ndarray, "h w 1"] | None = None
     white_is_zero: bool = False
+    reduction: Reduction | None = None
 
     @property
     def range(self) -> ValueRange | None:
@@ -128,8 +146,9 @@ class Reader:
     recognises: tells the format from the first 16 bytes of a file.
     header: reads what is known before pixels are decoded.
     read: decodes a file's content.
+    read_reduced: decodes it at a reduced size, if its third argument allows one; None for a format that cannot.
 
-    `header` and `read` take the stream at its beginning, and how many pixels (height times width) an image may have.
+    All of them take the stream at its beginning, and how many pixels (height times width) an image may have.
     They raise UnreadableImage for more, and for a kind of file that is not read; any other exception counts as damage.
     They are called from many threads.
     """
@@ -138,6 +157,7 @@ class Reader:
     recognises: Callable[[bytes], object]
     header: Callable[[Stream, int], Header]
     read: Callable[[BytesIO, int], RawImage]
+    read_reduced: Callable[[BytesIO, int, Shrink], RawImage] | None = None
 
 
 # Orientation
@@ -153,6 +173,17 @@ def orient(pixels: Shaped[ndarray, "_ _ c"], orientation: int) -> Shaped[ndarray
 def oriented_size(height: int, width: int, orientation: int) -> tuple[int, int]:
     """Return height and width of the upright image."""
     return (width, height) if "t" in _TURNS[orientation] else (height, width)
+
+
+def exact_divisor(height: int, width: int, orientation: int, divisor: int) -> int:
+    """Return a divisor of 1, 2, 4 or 8, lowered until no side that the orientation reverses has a remainder.
+
+    A decoder leaves the remainder to the last pixel, and reversed that would be the first one. height, width: upright.
+    """
+    turns = _TURNS[orientation]
+    while ("r" in turns and height % divisor) or ("c" in turns and width % divisor):
+        divisor //= 2
+    return divisor
 
 
 def valid_orientation(exif: bytes | None, xmp: bytes | None = None) -> int:

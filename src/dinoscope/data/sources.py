@@ -23,7 +23,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from dinoscope.data.images import as_raw, extensions, read, read_header
-from dinoscope.data.reader import Header, RawImage, UnreadableImage
+from dinoscope.data.reader import Header, RawImage, Shrink, UnreadableImage
 from dinoscope.errors import UserError
 from dinoscope.files import MARK, RUN_SETTINGS, drawn_names, is_made, nothing_but_made
 
@@ -63,8 +63,11 @@ class ImageSource(ABC):
     passed_over: tuple[tuple[str, int], ...]
 
     @abstractmethod
-    def read(self, index: int) -> RawImage:
-        """Decode image `index`. Raises UnreadableImage. Called in many processes and threads."""
+    def read(self, index: int, shrink: Shrink | None = None) -> RawImage:
+        """Decode image `index`. Raises UnreadableImage. Called in many processes and threads.
+
+        shrink: allows a reduced size (`reader.Reduction`), to which it comes if the format can be decoded so.
+        """
 
     @abstractmethod
     def header(self, index: int) -> Header:
@@ -129,9 +132,9 @@ class ImageFolder(ImageSource):
         """Return the file of image `index`."""
         return self.root / self.paths[index]
 
-    def read(self, index: int) -> RawImage:
+    def read(self, index: int, shrink: Shrink | None = None) -> RawImage:
         """Decode a file."""
-        return read(self.path(index))
+        return read(self.path(index), shrink=shrink)
 
     def header(self, index: int) -> Header:
         """Read a file's header."""
@@ -484,7 +487,7 @@ class DatasetImages(ImageSource):
     name: str = "the dataset"
     passed_over: tuple[tuple[str, int], ...] = ()
 
-    def read(self, index: int) -> RawImage:
+    def read(self, index: int, shrink: Shrink | None = None) -> RawImage:
         """Take the image of an item."""
         key = self.keys[index]
         try:

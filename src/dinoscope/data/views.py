@@ -192,6 +192,40 @@ def sample_view(config: ViewsConfig, view: int, height: int, width: int, rng: np
     )
 
 
+def sample_views(
+    config: ViewsConfig, seed: int, epoch: int, index: int, height: int, width: int, divisor: int = 1
+) -> list[ViewParameters]:
+    """Draw the parameters of all views of an image of height x width pixels, global views first.
+
+    A pure function of its arguments; `index` is the image's position in its data set.
+    divisor: both sides were divided by it when the image was decoded. The boxes are in its pixels then: each end is
+    rounded to whole ones, which moves it by half of one at most.
+    """
+    numbers = range(config.num_views)
+    drawn = [sample_view(config, view, height, width, view_generator(seed, epoch, index, view)) for view in numbers]
+    return drawn if divisor == 1 else [_reduced(view, height // divisor, width // divisor, divisor) for view in drawn]
+
+
+def _reduced(view: ViewParameters, height: int, width: int, divisor: int) -> ViewParameters:
+    """Round the box to pixels of the reduced image, of which height x width lie within the whole one."""
+    top, left = round(view.top / divisor), round(view.left / divisor)
+    bottom = min(round((view.top + view.height) / divisor), height)
+    right = min(round((view.left + view.width) / divisor), width)
+    return replace(view, top=top, left=left, height=bottom - top, width=right - left)
+
+
+def largest_divisor(config: ViewsConfig, seed: int, epoch: int, index: int, height: int, width: int) -> int:
+    """Return the largest of 1, 2, 4 and 8 by which each of the image's views shrinks both sides of its crop, or more.
+
+    Decoded at 1/n of its size for such an n, no view enlarges it, but for the rounding of its box.
+    """
+    if min(height, width) < 2 * max(config.global_size, config.local_size if config.num_local else 0):
+        return 1
+    drawn = sample_views(config, seed, epoch, index, height, width)
+    shrinking = min(min(view.height, view.width) / view.size for view in drawn)
+    return next((divisor for divisor in (8, 4, 2) if divisor <= shrinking), 1)
+
+
 def _between(limits: tuple[float, float], draw: float) -> float:
     return limits[0] + (limits[1] - limits[0]) * draw
 

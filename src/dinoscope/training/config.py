@@ -94,6 +94,8 @@ class RunConfig:
         misses damaged pixels, in whose place the next image is then taken.
     max_unreadable: share of these images that may be unreadable, from 0 to 1: they are left out.
     max_megapixels: largest image that is read, in million pixels; None is $DINOSCOPE_MAX_MEGAPIXELS, or 60 without it.
+    decode: "full" decodes all pixels of an image. "reduced" decodes a JPEG at 1/2, 1/4 or 1/8 of its size if all its
+        views of the epoch shrink their crops that much: faster for photographs of a camera, pixels a little different.
     epochs: passes over the images (of the fraction); may be a fraction itself.
     batch_size: images per optimiser step, over all processes and micro-batches together.
     accumulate: number of micro-batches that a process cuts its part of the batch into, to save memory.
@@ -125,6 +127,7 @@ class RunConfig:
     scan: Literal["full", "headers"] = "full"
     max_unreadable: float = 0.05
     max_megapixels: float | None = None
+    decode: Literal["full", "reduced"] = "full"
     epochs: float = 100
     batch_size: int = 64
     accumulate: int = 1

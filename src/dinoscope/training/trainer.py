@@ -89,7 +89,8 @@ class Trainer:
         steps, images = range(self.next_step, self.total), len(self.images)
         sampler = StepSampler(images, config.batch_size, config.seed, steps, rank=rank, processes=processes)
         workers = default_workers(processes) if config.workers < 0 else config.workers
-        dataset = ViewsDataset(self.images, config.views, config.seed, config.window, self.sizes)
+        reduced = config.decode == "reduced"
+        dataset = ViewsDataset(self.images, config.views, config.seed, config.window, self.sizes, reduced=reduced)
         return view_loader(dataset, sampler, workers, pin=self.device.type == "cuda")
 
     def make_step(self, views: Views) -> dict[str, float]:
