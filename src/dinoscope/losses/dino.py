@@ -91,7 +91,9 @@ def mean_over_pairs(values: Float[Tensor, "s t b"]) -> Float[Tensor, ""]:
 
     The first t views of the student are the teacher's own, in the same order; a view is never paired with itself.
     """
-    return values[~torch.eye(*values.shape[:2], dtype=torch.bool, device=values.device)].mean()
+    # The pairs are listed on the host: a boolean mask would make it wait for a GPU to count them.
+    pairs = (~torch.eye(*values.shape[:2], dtype=torch.bool)).nonzero().to(values.device, non_blocking=True)
+    return values[pairs[:, 0], pairs[:, 1]].mean()
 
 
 def updated_center(

@@ -152,7 +152,7 @@ class MoCo(Method):
         groups = self.config.shuffle_groups if self.shuffled else 1
         if groups == 1:
             return view_features(self.key_backbone, views, local=False)
-        order = torch.randperm(views.batch_size)
+        order = torch.randperm(views.batch_size).to(views.global_views.device, non_blocking=True)
         shuffled = replace(views, global_views=views.global_views[:, order])
         by_group = [
             view_features(self.key_backbone, part, local=False).reshape(len(part.global_views), part.batch_size, -1)
@@ -186,9 +186,9 @@ class MoCo(Method):
         follow(self.key_head, self.head, self._momentum(step))
         for view in output.rows.get("key", ()):
             rows = distributed.gather(view)
-            start = int(self.queue_position)
-            self.queue[start : start + len(rows)] = rows
-            self.queue_position.fill_((start + len(rows)) % self.config.queue_size)
+            # With indices on the device, which is not waited for; the batch divides the queue.
+            self.queue[self.queue_position + torch.arange(len(rows), device=rows.device)] = rows
+            self.queue_position.add_(len(rows)).remainder_(self.config.queue_size)
 
     def _momentum(self, step: Step) -> float:
         return cosine(self.config.key_momentum, self.config.final_key_momentum, step.progress)

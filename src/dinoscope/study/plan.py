@@ -228,10 +228,12 @@ def seconds_per_step(run: PlannedRun) -> float:
     try:
         trainer = Trainer(longer, run.images, pick_device(config.device))
         batches = trainer.batches()
-        trainer.make_step(next(batches))
+        values = trainer.make_step(next(batches))
+        float(values["loss"])
         begin = time.perf_counter()
         for _ in range(PROBE_STEPS):
-            trainer.make_step(next(batches))  # its loss goes to the CPU: on a GPU, the clock sees finished work
+            values = trainer.make_step(next(batches))
+        float(values["loss"])  # it goes to the CPU: on a GPU, the clock sees finished work
         return (time.perf_counter() - begin) / PROBE_STEPS
     finally:
         torch.set_num_threads(threads)

@@ -166,6 +166,8 @@ class _Loop:
     def __init__(self, trainer: Trainer, run: RunFolder, listeners: Sequence[Listener]) -> None:
         self.trainer, self.run, self.listeners, self.config = trainer, run, listeners, trainer.config
         self.lost = set[int]()  # positions of images that changed in this epoch
+        self.monitor = CollapseMonitor(trainer.method.diagnose, patience(trainer.total), steps=trainer.next_step)
+        self.unread = list[tuple[Step, Mapping[str, float], dict[str, float]]]()  # steps, their scalars and rates
 
     def tell(self, call: Callable[[Listener], T]) -> list[T]:
         return records.each(self.listeners, call)
@@ -238,14 +240,19 @@ class _Loop:
         return RunResult(self.run.path, trainer.next_step, interrupted=not finished, is_main=distributed.is_main())
 
     def make_steps(self, batches: Batches[Views], stop: StopRequests) -> None:
+        """Make all steps that are left. A device that works on its own is waited for as seldom as `is_due` says."""
         trainer, config, saving = self.trainer, self.config, self.config.saving
-        monitor = CollapseMonitor(trainer.method.diagnose, patience(trainer.total), steps=trainer.next_step)
+        alone = distributed.world_size() == 1
         laps: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # seconds of a step, and of its wait for data
         saved, lap_began = time.monotonic(), time.perf_counter()
+
+        def by_time() -> bool:
+            return time.monotonic() - saved > 60 * saving.every_minutes
+
         while trainer.next_step < trainer.total:
             wait_began = time.perf_counter()
             # In a group the batch is waited for, because all processes stop after the same step.
-            views = stop.wait(lambda: next(batches)) if distributed.world_size() == 1 else next(batches)
+            views = stop.wait(lambda: next(batches)) if alone else next(batches)
             if views is None:
                 break
             waited = time.perf_counter() - wait_began
@@ -259,7 +266,11 @@ class _Loop:
                 "images_per_second": config.batch_size * len(laps) / seconds,
                 "waiting_for_data": waiting / seconds,
             }
-            self.report(StepRecord(step, values | rates), monitor)
+            self.unread.append((step, values, rates))
+            # In a group only what all processes know: one may be asked to stop before the others.
+            if not (self.is_due(step) or (alone and (by_time() or stop))):
+                continue
+            self.report()
             every = config.evaluate_every * trainer.per_epoch
             if every and (trainer.next_step % every == 0 or trainer.next_step == trainer.total):
                 self.evaluate()
@@ -271,20 +282,40 @@ class _Loop:
             if stops:  # in one process at least: a signal may reach each at another step
                 break
             by_step = saving.every_steps > 0 and trainer.next_step % saving.every_steps == 0
-            due = by_step or time.monotonic() - saved > 60 * saving.every_minutes
-            if due and trainer.next_step < trainer.total:
+            if (by_step or by_time()) and trainer.next_step < trainer.total:
                 self.save()
                 saved = time.monotonic()
+        self.report()
 
-    def report(self, record: StepRecord, monitor: CollapseMonitor) -> None:
-        verdict = monitor.judge(record.values)
-        if verdict:
-            self.warn(verdict.text, record.step.index)
-        self.tell(lambda listener: listener.stepped(record))
-        if verdict:
-            self.tell(lambda listener: listener.diagnosed(record.step, verdict))
-        if record.step.index % self.config.log_every == 0:
-            self.tell(lambda listener: listener.logged(record))
+    def is_due(self, step: Step) -> bool:
+        """Return whether the step's scalars are read when it has been made: always, unless that waits for a device.
+
+        Then at the steps that are logged, at the ends of epochs and of the run, and before a checkpoint.
+        """
+        made, trainer, every = step.index + 1, self.trainer, self.config.saving.every_steps
+        return (
+            not trainer.deferred
+            or step.index % self.config.log_every == 0
+            or made % trainer.per_epoch == 0
+            or made == trainer.total
+            or (every > 0 and made % every == 0)
+            or len(self.unread) >= WINDOW
+        )
+
+    def report(self) -> None:
+        """Read the scalars of the steps made since the last report, and hand them on."""
+        unread, self.unread = self.unread, []
+        for step, scalars, rates in unread:
+            self.trainer.check(step, scalars)
+            record = StepRecord(step, {**scalars, **rates})
+            verdict = self.monitor.judge(record.values)
+            if verdict:
+                self.warn(verdict.text, step.index)
+            self.tell(lambda listener, record=record: listener.stepped(record))
+            if verdict:
+                self.tell(lambda listener, step=step, verdict=verdict: listener.diagnosed(step, verdict))
+            if step.index % self.config.log_every == 0:
+                self.tell(lambda listener, record=record: listener.logged(record))
 
     def evaluate(self) -> None:
         if distributed.is_main():

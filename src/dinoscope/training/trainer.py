@@ -5,10 +5,11 @@ A step's gradient may come from several micro-batches; it equals that of the who
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -41,10 +42,35 @@ COLD = 0.01
 """Below it a softmax of logits near 1 is beyond the range of half precision, and its gradient near that of single."""
 
 
+class Scalars(Mapping):  # not of [str, float], or a check of types would read them
+    """Scalars of a step that are still on the device. The first one that is read waits for it and copies all."""
+
+    def __init__(self, values: Mapping[str, float | Tensor]) -> None:
+        self.values_by_name = dict(values)
+        self.on_device = torch.stack([value for value in values.values() if isinstance(value, Tensor)])
+
+    @functools.cached_property
+    def _numbers(self) -> dict[str, float]:
+        numbers = iter(self.on_device.tolist())
+        return {
+            name: next(numbers) if isinstance(value, Tensor) else value for name, value in self.values_by_name.items()
+        }
+
+    def __getitem__(self, name: str) -> float:
+        return self._numbers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_by_name)
+
+    def __len__(self) -> int:
+        return len(self.values_by_name)
+
+
 class Trainer:
     """Everything that a checkpoint restores, and how to make a step.
 
     whole: networks, optimiser and next_step belong together, which they do not in the middle of an update.
+    deferred: a step waits for nothing that the device computes, so that its queue never runs empty; see `make_step`.
     """
 
     def __init__(self, config: RunConfig, images: ImageSource, device: torch.device) -> None:
@@ -61,7 +87,7 @@ class Trainer:
         self.per_epoch = len(images) // config.batch_size
         self.total = total_steps(config, len(images))
         self.next_step, self._seen_images = 0, False
-        self.whole = True
+        self.whole, self.deferred = True, device.type != "cpu"
         torch.manual_seed(config.seed)
         self.method = build_method(config.method, config.backbone_config, len(images.classes)).to(device)
         if config.zero_init_residual:
@@ -93,10 +119,11 @@ class Trainer:
         dataset = ViewsDataset(self.images, config.views, config.seed, config.window, self.sizes, reduced=reduced)
         return view_loader(dataset, sampler, workers, pin=self.device.type == "cuda")
 
-    def make_step(self, views: Views) -> dict[str, float]:
+    def make_step(self, views: Views) -> dict[str, float] | Scalars:
         """Make one optimiser step: gradient, clipping, update, and what the method moves. Return its scalars.
 
-        Raises UserError if the loss or its gradient is not finite; nothing was updated then.
+        On a CPU, raises UserError if the loss or its gradient is not finite; nothing was updated then. If `deferred`,
+        the scalars stay on the device until one is read, and the caller must `check` them before anything is saved.
         """
         step = self.at(self.next_step)
         if not self._seen_images:
@@ -107,27 +134,33 @@ class Trainer:
         scheduled = set_schedules(self.optimizer, self.config, step)
         self.optimizer.zero_grad(set_to_none=True)
         output, features = self.gradient(views.to(self.device), step)
-        loss = float(output.loss)
-        if not math.isfinite(loss):
-            raise self._not_finite(f"the loss turned {loss}", step)
         self.scaler.unscale_(self.optimizer)
         parameters = [parameter for _, parameter in self.method.trained_parameters()]
-        gradient_norm = clip_each(parameters, self.config.optimizer.clip)
-        # In fp16 the scaler leaves such a step out and continues with a smaller scale.
-        if not self.scaler.is_enabled() and not gradient_norm.isfinite():
-            raise self._not_finite("the gradient is not finite", step)
+        scalars = {"loss": output.loss, **scheduled, "gradient_norm": clip_each(parameters, self.config.optimizer.clip)}
+        if not self.deferred:
+            self.check(step, {name: float(value) for name, value in scalars.items()})
         self.whole, self._before = False, []
         self.method.before_update(step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.method.after_step(step, output)
         self.next_step += 1
-        figures = {**output.logged, **self.method.health(output.statistics)}
-        scalars = {"loss": loss, **scheduled, "gradient_norm": float(gradient_norm)}
+        scalars |= {**output.logged, **self.method.health(output.statistics)}
         # Images of all processes in their order, so that it does not matter how many there are.
         self._remember(distributed.gather(features.transpose(0, 1)).transpose(0, 1).flatten(0, 1))
         self.whole = True
-        return scalars | {name: float(value) for name, value in figures.items()}
+        return Scalars(scalars) if self.deferred else {name: float(value) for name, value in scalars.items()}
+
+    def check(self, step: Step, scalars: Mapping[str, float]) -> None:
+        """Raise UserError if the loss or the gradient of a step was not finite; the networks are lost if it was made.
+
+        In fp16 the scaler leaves a step out whose gradient is not finite, and continues with a smaller scale.
+        """
+        loss = scalars["loss"]
+        if math.isfinite(loss) and (self.scaler.is_enabled() or math.isfinite(scalars["gradient_norm"])):
+            return
+        self.whole = self.whole and step.index == self.next_step
+        raise self._not_finite("the gradient is not finite" if math.isfinite(loss) else f"the loss turned {loss}", step)
 
     def gradient(self, views: Views, step: Step) -> tuple[StepOutput, Tensor]:
         """Add the gradient of the loss of this process's batch to the parameters, micro-batch by micro-batch.
@@ -179,13 +212,13 @@ class Trainer:
         return _mean(results), torch.cat(features, dim=1)
 
     def _remember(self, features: Float[Tensor, "n d"]) -> None:
-        self.window.append(features.detach().float().cpu())
+        self.window.append(features.detach().float())
         while sum(map(len, self.window)) - len(self.window[0]) >= WINDOW_IMAGES:
             self.window.popleft()
 
     def recent_features(self) -> Float[Tensor, "n d"]:
         """Return the evaluated network's features of the last images that all processes saw, for RankMe."""
-        return torch.cat(list(self.window))
+        return torch.cat([features.cpu() for features in self.window])
 
     def _refuse_blank_images(self, views: Views) -> None:
         crops = views.global_views
@@ -214,8 +247,10 @@ class Trainer:
             advice = "look at the images, --mean and --std (nothing was learned yet, so it is not the learning rate)"
         else:
             advice = "lower --optimizer.learning-rate, keep --optimizer.clip at 3 or below"
+        late = self.next_step - step.index
+        noticed = f"seen {late} step{'s' * (late > 1)} later" if late else "nothing was updated"
         return UserError(
-            f"{what} at step {step.index} (epoch {step.epoch}); nothing was updated and the last checkpoint is whole. "
+            f"{what} at step {step.index} (epoch {step.epoch}); {noticed} and the last checkpoint is whole. "
             f"To fix it: {advice}; then start again or --resume"
         )
 
@@ -301,7 +336,9 @@ def _mean(results: list[StepOutput]) -> StepOutput:
     loss = torch.stack([result.loss.detach() for result in results]).mean()
     logged = _mean_values([result.logged for result in results])
     # One exchange for all scalars, on the device of the loss: some are made on the CPU.
-    scalars = distributed.mean_reduce(torch.stack([loss, *(value.to(loss) for value in logged.values())]))
+    scalars = distributed.mean_reduce(
+        torch.stack([loss, *(value.to(loss, non_blocking=True) for value in logged.values())])
+    )
     statistics = _mean_values([result.statistics for result in results])
     return StepOutput(
         scalars[0],
@@ -332,7 +369,9 @@ def build_optimizer(config: RunConfig, parameters: Iterable[tuple[str, nn.Parame
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, fused=weights[0].device.type in ("cuda", "cpu"))
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=0.0)
+        # Fused on a GPU, where in fp16 the other form waits in each step to see whether it is left out (so does LARS).
+        fused = weights[0].device.type == "cuda"
+        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=0.0, fused=fused)
     from timm.optim.lars import Lars
 
     # timm's LARS is plain SGD for a group without weight decay, unless it is told to adapt.
