@@ -48,7 +48,19 @@ METHOD_NAMES = {
 """name of a method or baseline -> as the field writes it, in the order of the rows."""
 
 REPEATABLE = frozenset(
-    {"out", "seed", "device", "workers", "threads", "saving", "log_every", "evaluate_every", "scan", "max_unreadable"}
+    {
+        "out",
+        "seed",
+        "device",
+        "workers",
+        "threads",
+        "saving",
+        "log_every",
+        "evaluate_every",
+        "scan",
+        "max_unreadable",
+        "compile",
+    }
     | {"max_megapixels"}
 )
 """Settings in which runs of one row may differ: all others decide the result."""

@@ -92,6 +92,7 @@ class SwAV(Method):
         self.queue_length: Tensor
         self.register_buffer("queue", torch.zeros(2, config.queue_size, out))
         self.register_buffer("queue_length", torch.zeros((), dtype=torch.int64))
+        self._queued: int | None = None  # `queue_length`, read at the first use only: it may be on a GPU
 
     def encode(self, views: Views) -> Outputs:
         """Return scores and features of all views, embeddings of the global ones: [views, batch, ...]."""
@@ -104,10 +105,7 @@ class SwAV(Method):
     def loss(self, outputs: Outputs, step: Step) -> StepOutput:
         """Return Eq. 2, with codes of the global views by Sinkhorn-Knopp over all processes and the queue."""
         embedding = outputs["embedding"]
-        begun = self.config.queue_from_epoch * step.per_epoch
-        queued = (step.index - begun) * embedding.shape[1] * distributed.world_size()
-        is_full = 0 < self.config.queue_size <= queued  # by the step: `queue_length` is on the device
-        codes = self._codes(outputs["scores"][: len(embedding)], is_full)
+        codes = self._codes(outputs["scores"][: len(embedding)])
         loss = dino_loss(outputs["scores"], codes, self.config.temperature)
         logged = {"cross_entropy": loss.detach(), "code_entropy": entropy(codes).mean()}
         uses_queue = self.config.queue_size and step.epoch >= self.config.queue_from_epoch
@@ -115,12 +113,12 @@ class SwAV(Method):
         return StepOutput(loss, logged, {"embedding_moments": moments(embedding)}, rows)
 
     @torch.no_grad()
-    def _codes(self, scores: Float[Tensor, "g b k"], queue_is_full: bool) -> Float[Tensor, "g b k"]:
+    def _codes(self, scores: Float[Tensor, "g b k"]) -> Float[Tensor, "g b k"]:
         """Return assignments of each global view on its own; rows sum to 1."""
         codes: list[Tensor] = []
         for view, rows in enumerate(at_least_float32(scores)):
             shares = sinkhorn(
-                torch.cat([self._queue_scores(view, queue_is_full), rows]) if view < 2 else rows,
+                torch.cat([self._queue_scores(view), rows]) if view < 2 else rows,
                 self.config.epsilon,
                 self.config.sinkhorn_iterations,
                 total=distributed.sum_reduce,
@@ -129,9 +127,11 @@ class SwAV(Method):
             codes.append(shares[-len(rows) :])
         return torch.stack(codes)
 
-    def _queue_scores(self, view: int, is_full: bool) -> Float[Tensor, "m k"]:
+    def _queue_scores(self, view: int) -> Float[Tensor, "m k"]:
         """Return scores of this process's part of a full queue; a queue that is still filling is not used."""
-        rows = self.queue[view] if is_full else self.queue[view, :0]
+        if self._queued is None:
+            self._queued = int(self.queue_length)
+        rows = self.queue[view] if 0 < self.config.queue_size == self._queued else self.queue[view, :0]
         part = len(rows) // distributed.world_size()
         start = distributed.rank() * part
         return at_least_float32(self.prototypes(rows[start : start + part]))
@@ -147,7 +147,8 @@ class SwAV(Method):
             return
         new = torch.stack([distributed.gather(rows) for rows in output.rows["embedding"]])
         self.queue.copy_(torch.cat([new, self.queue[:, : -new.shape[1]]], dim=1))
-        self.queue_length.add_(new.shape[1]).clamp_(max=self.config.queue_size)
+        self._queued = min((self._queued or 0) + new.shape[1], self.config.queue_size)
+        self.queue_length.fill_(self._queued)
 
     def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
         return super().diagnose(recent) or uniform_collapse(

@@ -143,6 +143,11 @@ class Backbone(nn.Module):
         return self(images).feature
 
     @property
+    def compiled_parts(self) -> Sequence[nn.Module]:
+        """What `--compile` compiles, each on its own; by default the parts that the network consists of."""
+        return tuple(self.net.children())
+
+    @property
     def probe_dim(self) -> int:
         """Width of `probe_features`."""
         return self.dim

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
@@ -74,6 +75,15 @@ class ResNetBackbone(Backbone):
         super().__init__(config, cast(int, net.num_features), patch_size)
         self.net = net
 
+    @property
+    def compiled_parts(self) -> Sequence[nn.Module]:
+        return self.blocks
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        stages = [self.net.layer1, self.net.layer2, self.net.layer3, self.net.layer4]
+        return list(chain.from_iterable(cast("list[nn.Sequential]", stages)))
+
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
         if self.checkpoint_activations and torch.is_grad_enabled():
             cells = self._recomputed_features(images)
@@ -84,8 +94,7 @@ class ResNetBackbone(Backbone):
     def _recomputed_features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d rows columns"]:
         # `net.forward_features`, each block run again in the backward pass (timm's way moves statistics twice).
         cells = self.net.maxpool(self.net.act1(self.net.bn1(self.net.conv1(images))))
-        stages = [self.net.layer1, self.net.layer2, self.net.layer3, self.net.layer4]
-        for block in chain.from_iterable(cast("list[nn.Sequential]", stages)):
+        for block in self.blocks:
             contexts = functools.partial(_first_and_again, block)
             cells = cast(Tensor, checkpoint(block, cells, use_reentrant=False, context_fn=contexts))
         return cells

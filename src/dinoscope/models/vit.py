@@ -122,6 +122,10 @@ class ViTBackbone(Backbone):
         return cast("list[Block]", list(self.net.blocks))
 
     @property
+    def compiled_parts(self) -> Sequence[Block]:
+        return self.blocks
+
+    @property
     def prefix(self) -> int:
         return self.net.num_prefix_tokens
 

@@ -100,12 +100,15 @@ class RunConfig:
     batch_size: images per optimiser step, over all processes and micro-batches together.
     accumulate: number of micro-batches that a process cuts its part of the batch into, to save memory.
     checkpoint_activations: recompute activations in the backward pass: less memory, about a third slower.
+    compile: compile the blocks of the networks with torch.compile, which takes minutes at the first step and is for
+        long runs on a GPU. If it fails, the run continues without it. Evaluations never use it.
     precision: fp32, bf16 or fp16 autocast; auto is bf16 if the device has it in hardware, else fp32.
     device: cpu, cuda or mps; auto takes the best that is available.
     threads: CPU threads of each process; 0 leaves torch's choice. Very small networks are fastest with 1.
     workers: loader processes; -1 chooses. The result does not depend on it.
     seed: of the first weights, the order of the images and the views.
-    log_every: optimiser steps between lines of metrics.jsonl.
+    log_every: optimiser steps between lines of metrics.jsonl. A GPU is waited for only then, at the ends
+        of epochs and before checkpoints, so a loss that is not finite is seen at the next of these.
     evaluate_every: epochs between online k-NN and attention snapshots; 0 for never.
     """
 
@@ -132,6 +135,7 @@ class RunConfig:
     batch_size: int = 64
     accumulate: int = 1
     checkpoint_activations: bool = False
+    compile: bool = False
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     threads: int = 0

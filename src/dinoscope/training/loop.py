@@ -26,7 +26,7 @@ from dinoscope.data.sources import ImageSource, counted
 from dinoscope.errors import UserError
 from dinoscope.files import MEGAPIXELS_VARIABLE, environment, is_full, writing
 from dinoscope.methods.health import Verdict, feature_standard_deviation, rank_me
-from dinoscope.system import MemoryWatch, StopRequests, pick_device, stop_signals
+from dinoscope.system import MemoryWatch, StopRequests, exact_cuda, pick_device, stop_signals
 from dinoscope.training import listeners as records
 from dinoscope.training import start
 from dinoscope.training.config import RunConfig, check, check_settings
@@ -89,6 +89,7 @@ def train(
         limit = {MEGAPIXELS_VARIABLE: str(config.max_megapixels)}
     with (
         environment(limit),
+        exact_cuda(device) as cuda,
         distributed.process_group(device),
         run.claimed(config, resume=resume, overwrite=overwrite) if distributed.is_main() else contextlib.nullcontext(),
         records.closing(audience),
@@ -115,7 +116,7 @@ def train(
             audience.insert(2, records.MachineFile(run.path, trainer, memory))
             audience.insert(3, records.TensorBoard(run.tensorboard, trainer.next_step))
         loop = _Loop(trainer, run, audience)
-        loop.announce(origin)
+        loop.announce(origin, cuda)
         loop.set_aside(damaged)
         return loop.run_to_end()
 
@@ -177,8 +178,8 @@ class _Loop:
         logger.warning("step %d: %s", self.trainer.next_step if step is None else step, message)
         self.tell(lambda listener: listener.said(message))
 
-    def announce(self, origin: str | None) -> None:
-        """Report how the run begins. origin: what its first weights are, if not random."""
+    def announce(self, origin: str | None, cuda: str = "") -> None:
+        """Report how the run begins. origin: what its first weights are, if not random. cuda: how it multiplies."""
         trainer, config, images = self.trainer, self.config, self.trainer.images
         backbone = trainer.method.evaluated_backbone
         facts = {
@@ -194,13 +195,16 @@ class _Loop:
             facts["grey range"] = describe(config.window) + ("; of headers alone" if config.scan == "headers" else "")
         if trainer.next_step:
             facts["resumed"] = f"at step {trainer.next_step}"
+        if cuda:
+            facts["cuda"] = cuda
         if origin is not None:
             facts["begins from"] = origin
         parameters = sum(parameter.numel() for parameter in backbone.parameters())
         begin = records.RunStart(config, trainer.at(trainer.next_step), len(images), parameters, facts, backbone)
         logger.info("training %s on %d images; %s", config.backbone, len(images), facts)
         trainer.method.eval()
-        self.tell(lambda listener: listener.started(begin))
+        with trainer.uncompiled():
+            self.tell(lambda listener: listener.started(begin))
         trainer.method.train()
         if origin is not None and (warning := start.washes_out(config)):
             self.warn(warning)
@@ -328,7 +332,9 @@ class _Loop:
                 trainer.method.eval()
                 return listener.evaluate(step, trainer.method)
 
-            for evaluation in self.tell(evaluate):
+            with trainer.uncompiled():
+                evaluations = self.tell(evaluate)
+            for evaluation in evaluations:
                 values |= evaluation.values
                 pictures |= evaluation.pictures
             trainer.method.train()

@@ -6,13 +6,15 @@ A step's gradient may come from several micro-batches; it equals that of the who
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import operator
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -34,6 +36,13 @@ from dinoscope.system import autocast, pick_precision
 from dinoscope.training.config import RunConfig, total_steps
 from dinoscope.training.run_folder import CONFIG, changed_settings, portable
 from dinoscope.types import Step, StepOutput, Views
+
+logger = logging.getLogger("dinoscope")
+
+COMPILING: Mapping[str, Any] = {"dynamic": False, "options": {"fallback_random": True}}
+"""Of torch.compile: the sizes of a run are few, and stochastic depth drops the same paths as without it."""
+MAX_VARIANTS = 128
+"""Compiled forms of a block: by its rate of stochastic depth, the size of the views, with gradients and without."""
 
 WINDOW_IMAGES = 1024
 """Images whose features are held for RankMe."""
@@ -94,6 +103,14 @@ class Trainer:
             zero_residual_branches(self.method)
         for backbone in self.method.backbones:
             backbone.checkpoint_activations = config.checkpoint_activations
+        self.compiled, self._compiler_proven = list[nn.Module](), False
+        if config.compile:
+            torch._dynamo.config.recompile_limit = MAX_VARIANTS
+            self.compiled = [part for backbone in self.method.backbones for part in backbone.compiled_parts]
+            for part in self.compiled:
+                part.compile(**COMPILING)  # in place: the names of the weights stay
+        # Batches are copied to a GPU on a stream of their own, while it is still at the step before.
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.network: nn.Module = self.method
         if distributed.world_size() > 1:
             synchronize(self.method, device)
@@ -128,12 +145,9 @@ class Trainer:
         step = self.at(self.next_step)
         if not self._seen_images:
             self._refuse_blank_images(views)
-        # Randomness inside the network is a function of the step: a resumed run needs no generator state.
-        torch.manual_seed(hash((self.config.seed, step.index, distributed.rank())) % 2**63)
         self._before = [buffer.clone() for buffer in self._statistics]
         scheduled = set_schedules(self.optimizer, self.config, step)
-        self.optimizer.zero_grad(set_to_none=True)
-        output, features = self.gradient(views.to(self.device), step)
+        output, features = self._step_gradient(self._to_device(views), step)
         self.scaler.unscale_(self.optimizer)
         parameters = [parameter for _, parameter in self.method.trained_parameters()]
         scalars = {"loss": output.loss, **scheduled, "gradient_norm": clip_each(parameters, self.config.optimizer.clip)}
@@ -161,6 +175,45 @@ class Trainer:
             return
         self.whole = self.whole and step.index == self.next_step
         raise self._not_finite("the gradient is not finite" if math.isfinite(loss) else f"the loss turned {loss}", step)
+
+    def _step_gradient(self, views: Views, step: Step) -> tuple[StepOutput, Tensor]:
+        """Compute the step's gradient from nothing; if compilation fails at its first use, turn it off."""
+        seed = hash((self.config.seed, step.index, distributed.rank())) % 2**63
+        while True:
+            # Randomness inside the network is a function of the step: a resumed run needs no generator state.
+            torch.manual_seed(seed)
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                result = self.gradient(views, step)
+            except Exception as error:  # of the tracer, the code generator, or a compiler that it calls
+                if not self.compiled or self._compiler_proven or isinstance(error, torch.OutOfMemoryError):
+                    raise
+                reason = " ".join(str(error).split("\n")[:2]) or type(error).__name__
+                logger.warning("--compile is off, since torch.compile failed: %s", reason)
+                for part in self.compiled:
+                    part._compiled_call_impl = None  # as before `compile`; torch has no public way
+                self.compiled = []
+                for buffer, value in zip(self._statistics, self._before, strict=True):
+                    buffer.copy_(value)
+            else:
+                self._compiler_proven = True
+                return result
+
+    def _to_device(self, views: Views) -> Views:
+        if self._copies is None:
+            return views.to(self.device)
+        with torch.cuda.stream(self._copies):
+            views = views.to(self.device)
+        now = torch.cuda.current_stream(self.device)
+        now.wait_stream(self._copies)
+        for tensor in (views.global_views, views.local_views, views.labels):
+            if tensor is not None:
+                tensor.record_stream(now)
+        return views
+
+    def uncompiled(self) -> AbstractContextManager[object]:
+        """Return a context in which nothing is compiled: evaluations have other sizes, of few images."""
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     def gradient(self, views: Views, step: Step) -> tuple[StepOutput, Tensor]:
         """Add the gradient of the loss of this process's batch to the parameters, micro-batch by micro-batch.
