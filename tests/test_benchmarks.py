@@ -18,6 +18,7 @@ SMALLEST = {
     "davis": ("--patch", "16", "--repeats", "1"),
     "davis_scores": ("--frames", "3", "--size", "48", "--repeats", "1"),
     "demo_attention": ("--network", "vit_micro_patch16_64", "--size", "64", "--repeats", "1", "--threads", "1"),
+    "gpu": ("--rehearse",),
     "knn": ("--gallery", "2000", "--queries", "20", "--dim", "16", "--repeats", "1"),
     "train_step": ("--batch", "2", "--network", "vit_micro_patch16_64", "--repeats", "1"),
     "views": ("--images", "1", "--repeats", "1"),
@@ -34,7 +35,7 @@ def test_every_benchmark_is_run_here() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
-@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "gpu")) for name in SMALLEST])
 def test_a_benchmark_runs(name, monkeypatch, capsys) -> None:
     monkeypatch.syspath_prepend(FOLDER)
     benchmark = imported(name)
@@ -45,8 +46,12 @@ def test_a_benchmark_runs(name, monkeypatch, capsys) -> None:
         monkeypatch.setattr(benchmark.mp, "get_context", lambda kind: THREADS)
         monkeypatch.setattr(benchmark, "OUTPUTS", 64)
     monkeypatch.setattr(sys, "argv", [name, *SMALLEST[name]])
+    if name == "gpu":  # it sets how blocks are compiled
+        monkeypatch.setattr(benchmark.trainer_module, "COMPILING", benchmark.trainer_module.COMPILING)
     assert not benchmark.main()
-    assert any(character.isdigit() for character in capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert any(character.isdigit() for character in out)
+    assert "failed" not in out
 
 
 def imported(name: str) -> ModuleType:
