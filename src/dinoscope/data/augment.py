@@ -71,10 +71,13 @@ def apply_view(image: UInt8[ndarray, "h w 3"], parameters: ViewParameters) -> UI
 
 
 def _resize(crop: UInt8[ndarray, "h w 3"], size: int, interpolation: Interpolation) -> UInt8[ndarray, "s s 3"]:
-    """Resize with antialiasing by torch's kernel: Pillow's algorithm with AVX2 if a pixel's channels lie together."""
-    planes = torch.from_numpy(crop.copy()).unsqueeze(0).permute(0, 3, 1, 2)
+    """Resize with antialiasing by torch's kernel: Pillow's algorithm with AVX2 if a pixel's channels lie together.
+
+    Axes are moved by numpy, whose views take a tenth of the time of torch's.
+    """
+    planes = torch.from_numpy(crop.copy().reshape(1, *crop.shape).transpose(0, 3, 1, 2))
     resized = torch.nn.functional.interpolate(planes, (size, size), mode=interpolation, antialias=True)
-    return resized[0].permute(1, 2, 0).numpy()
+    return resized.numpy()[0].transpose(1, 2, 0)
 
 
 def _resize_tiny(
@@ -184,4 +187,4 @@ def blur_kernel(radius: float) -> ndarray:
     box = np.array([end, *[1.0] * (2 * n + 1), end]) / (2 * (n + end) + 1)
     kernel = np.rint(np.convolve(np.convolve(box, box), box) * 256)
     kernel[len(kernel) // 2] += 256 - kernel.sum()
-    return kernel / 256
+    return kernel[kernel > 0] / 256  # every tap is worked through, at the ends often zero
