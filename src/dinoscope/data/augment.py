@@ -22,8 +22,8 @@ from dinoscope.data import views
 from dinoscope.data.reader import Reduction
 from dinoscope.data.views import Interpolation, JitterOperation, ViewParameters
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the grey of Pillow, OpenCV and JPEG
-_TRUNCATE = -0.49  # Pillow's blends drop the fraction, OpenCV rounds. Short of a half: whole numbers stay.
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the grey of Pillow, OpenCV and JPEG
+TRUNCATE = -0.49  # Pillow's blends drop the fraction, OpenCV rounds. Short of a half: whole numbers stay.
 _TINY = 48  # up to this side, in pixels, two small matrix products resize faster than torch
 
 
@@ -39,12 +39,23 @@ def multi_crop(
 
     A pure function of its arguments; `index` is the image's position in its data set, `reduction` how it was decoded.
     """
-    height, width, _ = image.shape
-    whole = reduction or Reduction(height, width, 1)
-    drawn = views.sample_views(config, seed, epoch, index, whole.height, whole.width, whole.divisor)
-    pixels = [apply_view(image, parameters) for parameters in drawn]
+    pixels = [apply_view(image, view) for view in drawn_views(image, config, seed, epoch, index, reduction)]
     local_views = np.stack(pixels[config.num_global :]) if config.num_local else None
     return np.stack(pixels[: config.num_global]), local_views
+
+
+def drawn_views(
+    image: UInt8[ndarray, "h w 3"],
+    config: views.ViewsConfig,
+    seed: int,
+    epoch: int,
+    index: int,
+    reduction: Reduction | None = None,
+) -> list[ViewParameters]:
+    """Return the parameters of the views of `multi_crop`, with boxes in pixels of the image as it was decoded."""
+    height, width, _ = image.shape
+    whole = reduction or Reduction(height, width, 1)
+    return views.sample_views(config, seed, epoch, index, whole.height, whole.width, whole.divisor)
 
 
 def apply_view(image: UInt8[ndarray, "h w 3"], parameters: ViewParameters) -> UInt8[ndarray, "s s 3"]:
@@ -125,24 +136,24 @@ WEIGHTS: dict[Interpolation, Callable[[int, int], ndarray]] = {"bicubic": bicubi
 
 def adjust_brightness(pixels: UInt8[ndarray, "h w 3"], factor: float) -> UInt8[ndarray, "h w 3"]:
     """Blend with black."""
-    return cv2.convertScaleAbs(pixels, alpha=factor, beta=_TRUNCATE)
+    return cv2.convertScaleAbs(pixels, alpha=factor, beta=TRUNCATE)
 
 
 def adjust_contrast(pixels: UInt8[ndarray, "h w 3"], factor: float) -> UInt8[ndarray, "h w 3"]:
     """Blend with the mean grey of the view."""
     red, green, blue, _ = cv2.mean(pixels)
-    gray = int(_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue + 0.5)
-    offset = (1 - factor) * gray + _TRUNCATE
+    gray = int(LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue + 0.5)
+    offset = (1 - factor) * gray + TRUNCATE
     return cv2.addWeighted(pixels, factor, pixels, 0, offset)
 
 
 def adjust_saturation(pixels: UInt8[ndarray, "h w 3"], factor: float) -> UInt8[ndarray, "h w 3"]:
     """Blend with the grey of each pixel."""
-    red, green, blue = ((1 - factor) * weight for weight in _LUMA)
+    red, green, blue = ((1 - factor) * weight for weight in LUMA)
     rows = (
-        (red + factor, green, blue, _TRUNCATE),
-        (red, green + factor, blue, _TRUNCATE),
-        (red, green, blue + factor, _TRUNCATE),
+        (red + factor, green, blue, TRUNCATE),
+        (red, green + factor, blue, TRUNCATE),
+        (red, green, blue + factor, TRUNCATE),
     )
     return cv2.transform(pixels, np.array(rows, dtype=np.float32))
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dinoscope.data.augment import multi_crop
+from dinoscope.data.augment_torch import DecodedBatch, decoded_crop
 from dinoscope.data.grey_range import Window
 from dinoscope.data.reader import RawImage, Shrink, UnreadableImage
 from dinoscope.data.sources import ImageSource
@@ -42,9 +43,11 @@ LEAVING = 5.0
 _TRIES = 100  # images in a row that may be unreadable, or a twentieth of the folder
 _GLANCE = 0.2  # seconds between two checks whether it is time to end
 
-Sample = tuple[Tensor, Tensor | None, int, int | None, int | None]
+Sample = tuple[Tensor, Any, int, int | None, int | None]
 """Global and local views of one image, [views, height, width, 3] uint8, its position, its label, and the position of
-the image that it stands for, if that cannot be read or is not the one the run began with."""
+the image that it stands for, if that cannot be read or is not the one the run began with.
+
+If views are not made in the loader: the image, [height, width, 3], and the parameters of its views instead of them."""
 
 
 class ViewsDataset(Dataset[Sample]):
@@ -52,6 +55,7 @@ class ViewsDataset(Dataset[Sample]):
 
     window: grey range of images of more than 8 bits; None takes that of each image.
     sizes: of the images in bytes as the run began; an image of another size is reported as replaced, and used.
+    decoded: leave the views to `augment_torch`.
     reduced: decode an image at a reduced size (a JPEG) if its views in that epoch allow it (`views.largest_divisor`).
     """
 
@@ -63,9 +67,11 @@ class ViewsDataset(Dataset[Sample]):
         window: Window | None = None,
         sizes: Sequence[int] | None = None,
         *,
+        decoded: bool = False,
         reduced: bool = False,
     ) -> None:
         self.images, self.config, self.seed, self.window, self.reduced = images, config, seed, window, reduced
+        self.decoded = decoded
         self.sizes = None if sizes is None else np.asarray(sizes, np.int64)  # an array, which workers share
 
     def __len__(self) -> int:
@@ -76,13 +82,14 @@ class ViewsDataset(Dataset[Sample]):
         shrink = functools.partial(largest_divisor, self.config, self.seed, epoch, index) if self.reduced else None
         image, used = self._readable(index, shrink)
         pixels = image.rgb(self.window)
-        global_views, local_views = multi_crop(pixels, self.config, self.seed, epoch, index, image.reduction)
+        make = decoded_crop if self.decoded else multi_crop
+        first, second = make(pixels, self.config, self.seed, epoch, index, image.reduction)
         replaced = used != index
         if self.sizes is not None and (stamp := self.images.stamp(index)) is not None:
             replaced |= stamp[0] < 0 or stamp[0] != int(self.sizes[index])
-        local = None if local_views is None else torch.from_numpy(local_views)
+        second = torch.from_numpy(second) if isinstance(second, np.ndarray) else second
         label = None if self.images.labels is None else self.images.labels[used]
-        return torch.from_numpy(global_views), local, used, label, index if replaced else None
+        return torch.from_numpy(first), second, used, label, index if replaced else None
 
     def _readable(self, index: int, shrink: Shrink | None) -> tuple[RawImage, int]:
         """Return the image, or the next one in order that can be read: the same on every run.
@@ -146,10 +153,28 @@ def collate(samples: list[Sample]) -> Views:
     )
 
 
-def view_loader(dataset: ViewsDataset, sampler: StepSampler, workers: int, *, pin: bool) -> Batches[Views]:
-    """Return batches of `Views` for the steps of `sampler`, in order, the same with any number of workers."""
+def collate_decoded(num_global: int, samples: list[Sample]) -> DecodedBatch:
+    """Lay the images of a batch one behind the other."""
+    images, drawn, positions, labels, replaced = zip(*samples, strict=True)
+    return DecodedBatch(
+        torch.cat([image.flatten() for image in images]),
+        tuple((image.shape[0], image.shape[1]) for image in images),
+        drawn,
+        num_global,
+        torch.tensor(positions),
+        None if labels[0] is None else torch.tensor(labels),
+        tuple(position for position in replaced if position is not None),
+    )
+
+
+def view_loader(dataset: ViewsDataset, sampler: StepSampler, workers: int, *, pin: bool) -> Batches[Any]:
+    """Return batches of `Views` for the steps of `sampler`, in order, the same with any number of workers.
+
+    If the dataset leaves the views to the device, they are `DecodedBatch`es, whose `to` makes `Views`.
+    """
+    join = functools.partial(collate_decoded, dataset.config.num_global) if dataset.decoded else collate
     ahead = 4 if workers else None
-    return Batches(dataset, workers, batch_sampler=sampler, collate_fn=collate, pin_memory=pin, prefetch_factor=ahead)
+    return Batches(dataset, workers, batch_sampler=sampler, collate_fn=join, pin_memory=pin, prefetch_factor=ahead)
 
 
 class Batches(Iterator[T], Generic[T]):

@@ -18,6 +18,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dinoscope import checkpoint, distributed
+from dinoscope.data.augment_torch import DecodedBatch
 from dinoscope.data.grey_range import describe
 from dinoscope.data.images import UnreadableImage, pixel_limit
 from dinoscope.data.loader import Batches
@@ -76,6 +77,8 @@ def train(
     """
     check_settings(config)
     device = pick_device(config.device)
+    if config.views.device not in ("cpu", device.type):
+        raise UserError(f"--views.device {config.views.device} needs a run on it, and this one is on {device}")
     memory = MemoryWatch(device)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -243,7 +246,7 @@ class _Loop:
         distributed.barrier()
         return RunResult(self.run.path, trainer.next_step, interrupted=not finished, is_main=distributed.is_main())
 
-    def make_steps(self, batches: Batches[Views], stop: StopRequests) -> None:
+    def make_steps(self, batches: Batches[Views | DecodedBatch], stop: StopRequests) -> None:
         """Make all steps that are left. A device that works on its own is waited for as seldom as `is_due` says."""
         trainer, config, saving = self.trainer, self.config, self.config.saving
         alone = distributed.world_size() == 1

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dinoscope import checkpoint, distributed
 from dinoscope.config import from_dict, to_dict
+from dinoscope.data.augment_torch import DecodedBatch
 from dinoscope.data.loader import Batches, StepSampler, ViewsDataset, default_workers, view_loader
 from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
@@ -126,28 +127,28 @@ class Trainer:
     def at(self, index: int) -> Step:
         return Step(index, self.total, self.per_epoch)
 
-    def batches(self) -> Batches[Views]:
+    def batches(self) -> Batches[Views | DecodedBatch]:
         """Return this process's part of the batches of all steps that are left."""
         config, rank, processes = self.config, distributed.rank(), distributed.world_size()
         steps, images = range(self.next_step, self.total), len(self.images)
         sampler = StepSampler(images, config.batch_size, config.seed, steps, rank=rank, processes=processes)
         workers = default_workers(processes) if config.workers < 0 else config.workers
-        reduced = config.decode == "reduced"
-        dataset = ViewsDataset(self.images, config.views, config.seed, config.window, self.sizes, reduced=reduced)
+        ways = {"decoded": config.views.device != "cpu", "reduced": config.decode == "reduced"}
+        dataset = ViewsDataset(self.images, config.views, config.seed, config.window, self.sizes, **ways)
         return view_loader(dataset, sampler, workers, pin=self.device.type == "cuda")
 
-    def make_step(self, views: Views) -> dict[str, float] | Scalars:
+    def make_step(self, batch: Views | DecodedBatch) -> dict[str, float] | Scalars:
         """Make one optimiser step: gradient, clipping, update, and what the method moves. Return its scalars.
 
         On a CPU, raises UserError if the loss or its gradient is not finite; nothing was updated then. If `deferred`,
         the scalars stay on the device until one is read, and the caller must `check` them before anything is saved.
         """
-        step = self.at(self.next_step)
+        step, views = self.at(self.next_step), self._to_device(batch)
         if not self._seen_images:
             self._refuse_blank_images(views)
         self._before = [buffer.clone() for buffer in self._statistics]
         scheduled = set_schedules(self.optimizer, self.config, step)
-        output, features = self._step_gradient(self._to_device(views), step)
+        output, features = self._step_gradient(views, step)
         self.scaler.unscale_(self.optimizer)
         parameters = [parameter for _, parameter in self.method.trained_parameters()]
         scalars = {"loss": output.loss, **scheduled, "gradient_norm": clip_each(parameters, self.config.optimizer.clip)}
@@ -199,11 +200,11 @@ class Trainer:
                 self._compiler_proven = True
                 return result
 
-    def _to_device(self, views: Views) -> Views:
+    def _to_device(self, batch: Views | DecodedBatch) -> Views:
         if self._copies is None:
-            return views.to(self.device)
+            return batch.to(self.device)
         with torch.cuda.stream(self._copies):
-            views = views.to(self.device)
+            views = batch.to(self.device)
         now = torch.cuda.current_stream(self.device)
         now.wait_stream(self._copies)
         for tensor in (views.global_views, views.local_views, views.labels):
