@@ -154,6 +154,9 @@ class MemoryWatch:
 
 
 def _peak_resident_bytes() -> int | None:
+    with contextlib.suppress(OSError, StopIteration):  # Linux, whose ru_maxrss may be that of the starting program
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
     if resource is None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024

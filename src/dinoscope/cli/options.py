@@ -149,7 +149,8 @@ def parse(command: str, argv: Sequence[str]) -> Given | None:
     given = Given(list(_read(command, spec, active, chosen, argv)))
     names = {option.name for option, _, _ in given.entries}
     for option in active:
-        if option.required and option.name not in names and "resume" not in names:  # a run to resume has its settings
+        unneeded = "resume" in names or (option.name == "out" and "plan" in names)  # a run to resume has its settings
+        if option.required and option.name not in names and not unneeded:
             raise UserError(f"{_shown(option)} is missing: {_first_sentence(option.help)}")
     return given
 

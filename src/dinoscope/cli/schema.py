@@ -54,6 +54,7 @@ COMMON = (
     "device",
     "resume",
     "overwrite",
+    "plan",
 )
 """The first options of `train`."""
 

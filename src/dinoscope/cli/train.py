@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,7 +30,11 @@ from dinoscope.files import cache_folder
 from dinoscope.methods import METHODS
 from dinoscope.recipes import RECIPES, run_config
 from dinoscope.scenes import ScenesConfig, write_scenes
+from dinoscope.tables import Column, Section, TableRow
+from dinoscope.tables import Table as TextTable
+from dinoscope.text import duration
 from dinoscope.training.config import RunConfig
+from dinoscope.training.plan import Plan, plan
 from dinoscope.training.run_folder import read_config, read_sessions
 from dinoscope.training.start import beginning_from
 
@@ -66,11 +71,25 @@ class Choices:
     overwrite: bool = False
     """Delete the run in --out and begin again."""
 
+    plan: bool = False
+    """Print the memory, the arithmetic and the hours that the run would take, from a trial of a few steps, and start
+    nothing. --out is not needed."""
+
+    json: bool = False
+    """With --plan: print JSON instead of a table."""
+
 
 def train(given: Given) -> int:
     """Train, and print what to do next."""
-    resume, overwrite = given.take("resume") is not None, given.take("overwrite") is not None
+    resume, overwrite, planned, json = (
+        given.take(name) is not None for name in ("resume", "overwrite", "plan", "json")
+    )
+    if json and not planned:
+        raise UserError("--json needs --plan")
     config = settings(given, resume=resume, overwrite=overwrite)
+    if planned:
+        show_plan(config, plan(config, functools.partial(progress_bar, after=QUIET_SECONDS)), json=json)
+        return 0
     with one_line(config.out):
         result = api.train(config, resume=resume, overwrite=overwrite, listeners=[ConsoleProgress()])
     if not result.is_main:
@@ -104,6 +123,51 @@ def settings(given: Given, *, resume: bool = False, overwrite: bool = False) -> 
     if views:
         config = replace(config, views=lookup("preset of views", views, VIEWS))
     return build(RunConfig, given.argv(), default=config, config=(tyro.conf.AvoidSubcommands,))()
+
+
+PARTS = {
+    "weights": "weights that are trained",
+    "teacher": "teacher, and all else without gradient",
+    "optimizer": "state of the optimiser",
+    "gradients": "gradients",
+    "activations": "activations, and all other tensors",
+    "overhead": "gaps between tensors, code, buffers of kernels",
+}
+"""Parts of `Plan.memory`, as they are printed."""
+
+
+def show_plan(config: RunConfig, plan: Plan, *, json: bool) -> None:
+    """Print what a run would cost."""
+    peak, seconds, views = sum(plan.memory.values()), plan.steps * plan.seconds_per_step, config.views
+    if json:
+        emit(asdict(plan) | {"peak": peak, "seconds": seconds}, (), json=True)
+        return
+    notes = {
+        "weights": f"{plan.parameters / 1e6:.2f} M parameters",
+        "teacher": f"{plan.other_parameters / 1e6:.2f} M parameters",
+        "gradients": "" if plan.memory["gradients"] else "none yet at the peak",
+    }
+    rows = [TableRow((PARTS[part], decimal(size), notes.get(part, ""))) for part, size in plan.memory.items()]
+    sections = Section(tuple(rows)), Section((TableRow(("together", decimal(peak), "")),))
+    columns = Column("memory at the peak of a step"), Column("", "right"), Column("")
+    local = f" + {views.num_local} x {views.local_size}" if views.num_local else ""
+    cut = f", cut into {config.accumulate} of {plan.micro_batch}" if config.accumulate > 1 else ""
+    lines = [
+        f"{plan.flops_per_image / 1e9:,.1f} GFLOP an image; {plan.steps:,} steps of {plan.seconds_per_step:.3g} s: "
+        f"about {duration(seconds, coarse=True)}, without evaluations"
+    ]
+    if plan.trial < plan.micro_batch:
+        lines.append(f"Extrapolated from at most {plan.trial} images in a forward; the run has {plan.micro_batch}.")
+    if plan.device_memory is not None and peak > plan.device_memory:
+        lines.append(
+            f"It does not fit into the {decimal(plan.device_memory)} of {plan.device}: raise --accumulate, which cuts "
+            "the batch, or add --checkpoint-activations."
+        )
+    stdout(
+        f"{config.backbone}, {views.num_global} x {views.global_size}{local} px, batch {config.batch_size}{cut}, "
+        f"{plan.images:,} images; {plan.precision} on {plan.device}"
+    )
+    emit(None, [TextTable(columns, sections)], [*lines, "Nothing was started."], json=False)
 
 
 @contextlib.contextmanager

@@ -338,6 +338,12 @@ Published: k-NN 73.3, linear 76.0 (the reference's README; 2 x 8 GPUs, 2.6 days)
             method={"norm_last_layer": False, "teacher_temperature": 0.07, "warmup_teacher_temperature_epochs": 30},
         ),
     ),
+    "dino_deit_small_4gb": Recipe(
+        """ImageNet's ViT-S/16 with all of DINO's crops on a GPU of 4 GB: batch 64, cut into micro-batches of 4.
+
+dinoscope train --recipe dino_deit_small_4gb --data imagenet --out RUN""",
+        {"epochs": 100, "batch_size": 64, "accumulate": 16, "method.teacher_momentum": 0.9995},
+    ),
     "dino_resnet50": Recipe(
         """ImageNet, ResNet-50 with SGD and wider crops; 300 epochs.
 
