@@ -339,9 +339,10 @@ Published: k-NN 73.3, linear 76.0 (the reference's README; 2 x 8 GPUs, 2.6 days)
         ),
     ),
     "dino_deit_small_4gb": Recipe(
-        """ImageNet's ViT-S/16 with all of DINO's crops on a GPU of 4 GB: batch 64, cut into micro-batches of 4.
+        """ViT-S/16 with all ten crops and K = 65,536 on a GPU of 4 GB: batch 64, cut into 16 micro-batches.
 
-dinoscope train --recipe dino_deit_small_4gb --data imagenet --out RUN""",
+dinoscope train --recipe dino_deit_small_4gb --data imagenet --out RUN
+Planned (`train --plan`: 1.9 GB of tensors at the peak in fp32; docs/methods/dino.md), not yet run on such a GPU.""",
         {"epochs": 100, "batch_size": 64, "accumulate": 16, "method.teacher_momentum": 0.9995},
     ),
     "dino_resnet50": Recipe(
