@@ -60,6 +60,7 @@ REPEATABLE = frozenset(
         "scan",
         "max_unreadable",
         "compile",
+        "sharding",
     }
     | {"max_megapixels"}
 )

@@ -102,6 +102,8 @@ class RunConfig:
     checkpoint_activations: recompute activations in the backward pass: less memory, about a third slower.
     compile: compile the blocks of the networks with torch.compile, which takes minutes at the first step and is for
         long runs on a GPU. If it fails, the run continues without it. Evaluations never use it.
+    sharding: of the networks over the processes: "none", each holds all of them; "fsdp", each holds a part of the
+        weights, gradients and the optimiser's state, for networks of ViT-B's size and more. Checkpoints are the same.
     precision: fp32, bf16 or fp16 autocast; auto is bf16 if the device has it in hardware, else fp32.
     device: cpu, cuda or mps; auto takes the best that is available.
     threads: CPU threads of each process; 0 leaves torch's choice. Very small networks are fastest with 1.
@@ -136,6 +138,7 @@ class RunConfig:
     accumulate: int = 1
     checkpoint_activations: bool = False
     compile: bool = False
+    sharding: Literal["none", "fsdp"] = "none"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     threads: int = 0
@@ -186,6 +189,8 @@ def check(config: RunConfig, images: int, processes: int, classes: int = 0, pass
     if config.image_size is not None and config.image_size < network.patch:
         patch = f"one patch of {config.backbone}, {network.patch} px"
         raise UserError(f"--image-size must be at least {patch}; not {config.image_size}")
+    if config.sharding == "fsdp" and processes == 1:
+        raise UserError("--sharding fsdp shares the networks among processes, and there is one: start it by torchrun")
     micro, views = batch // parts, config.views
     run = RunShape(images, classes, batch, micro, config.epochs, views.num_global, views.num_local, network.transformer)
     for fault in config.method.faults(run):
@@ -214,6 +219,10 @@ def check_settings(config: RunConfig) -> None:
         (
             config.max_megapixels is not None and config.max_megapixels < 1e-6,
             f"--max-megapixels must be above 0, not {config.max_megapixels}",
+        ),
+        (
+            config.sharding == "fsdp" and (config.precision == "fp16" or optimizer.name == "lars" or config.compile),
+            "--sharding fsdp goes with --precision bf16 or fp32, --optimizer.name adamw or sgd, and without --compile",
         ),
         (config.log_every < 1, f"--log-every must be at least 1, not {config.log_every}"),
         (min(config.std) <= 0, f"--std must be above 0 in each channel, not {' '.join(map(str, config.std))}"),

@@ -11,10 +11,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dinoscope import checkpoint, distributed
@@ -184,7 +185,8 @@ class _Loop:
     def announce(self, origin: str | None, cuda: str = "") -> None:
         """Report how the run begins. origin: what its first weights are, if not random. cuda: how it multiplies."""
         trainer, config, images = self.trainer, self.config, self.trainer.images
-        backbone = trainer.method.evaluated_backbone
+        method = trainer.whole_method()
+        backbone = method.evaluated_backbone
         facts = {
             "device": f"{trainer.device}, {trainer.precision}, {distributed.world_size()} process(es)",
             "batch": f"{config.batch_size} images a step, {trainer.per_epoch} steps an epoch, {trainer.total} in all",
@@ -205,10 +207,10 @@ class _Loop:
         parameters = sum(parameter.numel() for parameter in backbone.parameters())
         begin = records.RunStart(config, trainer.at(trainer.next_step), len(images), parameters, facts, backbone)
         logger.info("training %s on %d images; %s", config.backbone, len(images), facts)
-        trainer.method.eval()
+        method.eval()
         with trainer.uncompiled():
             self.tell(lambda listener: listener.started(begin))
-        trainer.method.train()
+        method.train()
         if origin is not None and (warning := start.washes_out(config)):
             self.warn(warning)
         before = read_config(self.run.path).accumulate if trainer.next_step else config.accumulate
@@ -282,14 +284,14 @@ class _Loop:
             if every and (trainer.next_step % every == 0 or trainer.next_step == trainer.total):
                 self.evaluate()
                 lap_began = time.perf_counter()
-            stops, missing = distributed.totals(bool(stop), len(self.lost), device=trainer.device)
+            stops, late, missing = distributed.totals(bool(stop), by_time(), len(self.lost), device=trainer.device)
             self.check_lost(step, int(missing))
             if distributed.is_main() and self.run.has_vanished():
                 raise UserError(f"{self.run.path} was moved or deleted while the run was under way, so the run ends")
             if stops:  # in one process at least: a signal may reach each at another step
                 break
             by_step = saving.every_steps > 0 and trainer.next_step % saving.every_steps == 0
-            if (by_step or by_time()) and trainer.next_step < trainer.total:
+            if (by_step or late) and trainer.next_step < trainer.total:
                 self.save()
                 saved = time.monotonic()
         self.report()
@@ -325,22 +327,22 @@ class _Loop:
                 self.tell(lambda listener, record=record: listener.logged(record))
 
     def evaluate(self) -> None:
+        trainer, method = self.trainer, self.trainer.whole_method()
         if distributed.is_main():
-            trainer = self.trainer
             step, features = trainer.at(trainer.next_step - 1), trainer.recent_features()
             values = {"rank_me": rank_me(features), "feature_spread": float(feature_standard_deviation(features))}
             pictures: dict[str, np.ndarray] = {}
 
             def evaluate(listener: Listener) -> records.Observation:
-                trainer.method.eval()
-                return listener.evaluate(step, trainer.method)
+                method.eval()
+                return listener.evaluate(step, method)
 
             with trainer.uncompiled():
                 evaluations = self.tell(evaluate)
             for evaluation in evaluations:
                 values |= evaluation.values
                 pictures |= evaluation.pictures
-            trainer.method.train()
+            method.train()
             self.tell(lambda listener: listener.logged(StepRecord(step, values, pictures)))
         distributed.barrier()
 
@@ -371,10 +373,11 @@ class _Loop:
 
     def save(self, *, last: bool = False) -> None:
         """Write a checkpoint and delete the oldest. If that fails, report it and continue, except after the `last`."""
+        snapshot = self.trainer.snapshot() if self.trainer.sharded else None  # by all, and once
         if not distributed.is_main():
             return
         try:
-            self.write_checkpoint()
+            self.write_checkpoint(snapshot)
         except OSError as error:
             line = f"the checkpoint after step {self.trainer.next_step} could not be written: {error}"
             if last:
@@ -384,10 +387,10 @@ class _Loop:
         else:
             checkpoint.prune(self.run.checkpoints, self.config.saving.keep)
 
-    def write_checkpoint(self) -> None:
+    def write_checkpoint(self, snapshot: tuple[dict[str, Tensor], dict[str, Any]] | None = None) -> None:
         path = checkpoint.step_path(self.run.checkpoints, self.trainer.next_step)
         path.parent.mkdir(parents=True, exist_ok=True)  # it may be gone
-        self.making_room(functools.partial(self.trainer.save, path))
+        self.making_room(functools.partial(self.trainer.save, path, *filter(None, [snapshot])))
 
     def making_room(self, write: Callable[[], object]) -> None:
         """Write, and on a full disk delete older checkpoints and try again; the newest one stays."""
@@ -403,9 +406,9 @@ class _Loop:
                 expendable.pop(0).unlink()
 
     def export(self) -> None:
+        exported, backbone = self.run.exported, self.trainer.whole_method().evaluated_backbone
         if not distributed.is_main():
             return
-        exported, backbone = self.run.exported, self.trainer.method.evaluated_backbone
         try:
             self.making_room(functools.partial(checkpoint.export_backbone, exported, backbone))
         except OSError as error:
@@ -424,7 +427,8 @@ class _Loop:
             # A step whose records are not all written is made again.
             recorded = not any(listener.essential and listener.faults for listener in self.listeners)
             new = not checkpoint.step_path(run.checkpoints, trainer.next_step).exists()
-            if trainer.whole and recorded and new and trainer.is_finite():
+            # A sharded run cannot be: the other processes may be gone.
+            if trainer.whole and not trainer.sharded and recorded and new and trainer.is_finite():
                 run.make_again(trainer.config)
                 self.write_checkpoint()
         except Exception as error:  # whatever it is, it must not hide why the run ends

@@ -140,7 +140,7 @@ def run_lock(run: Path, busy: Callable[[], object]) -> Iterator[None]:
 
 FREE_ON_RESUME = {
     *("out", "data", "scan", "max_unreadable", "max_megapixels", "saving", "workers", "device", "log_every"),
-    *("evaluate_every", "accumulate", "compile"),
+    *("evaluate_every", "accumulate", "compile", "sharding"),
 }
 """What may differ between a run and its resumption: it does not decide the result (data: the place, not the files).
 

@@ -21,6 +21,7 @@ from dinoscope.model_names import Watch, load_model, say_once
 from dinoscope.models.backbone import Backbone, BackboneConfig
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import RunFolder
+from dinoscope.training.sharding import like_module
 
 logger = logging.getLogger("dinoscope")
 
@@ -179,7 +180,8 @@ def give_weights(initial: Backbone, method: Method, source: str) -> None:
     features of images of the run's size are the same. Raises UserError if anything else does not fit.
     """
     for backbone in method.backbones:
-        checkpoint.load_strictly(backbone.net, initial.weights_for(backbone.config), Path(source))
+        weights = like_module(initial.weights_for(backbone.config), backbone.net)
+        checkpoint.load_strictly(backbone.net, weights, Path(source))
 
 
 def facts_of(initial: BackboneConfig, config: RunConfig) -> str:

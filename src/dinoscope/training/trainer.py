@@ -14,11 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,11 +30,12 @@ from dinoscope.data.loader import Batches, StepSampler, ViewsDataset, default_wo
 from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
 from dinoscope.methods import build_method, method_name
-from dinoscope.methods.method import Outputs
+from dinoscope.methods.method import Method, Outputs
 from dinoscope.models.backbone import zero_residual_branches
 from dinoscope.models.layers import statistics_held, synchronize
 from dinoscope.schedules import cosine, warmup_cosine
 from dinoscope.system import autocast, pick_precision
+from dinoscope.training import sharding
 from dinoscope.training.config import RunConfig, total_steps
 from dinoscope.training.run_folder import CONFIG, changed_settings, portable
 from dinoscope.types import Step, StepOutput, Views
@@ -113,8 +115,12 @@ class Trainer:
         # Batches are copied to a GPU on a stream of their own, while it is still at the step before.
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.network: nn.Module = self.method
+        self.sharded = config.sharding == "fsdp"
         if distributed.world_size() > 1:
             synchronize(self.method, device)
+        if self.sharded:
+            sharding.shard(self.method, device)
+        elif distributed.world_size() > 1:
             # Buffers need no broadcast: centres and queues are made of all processes' rows, batch norm is synchronised.
             self.network = DistributedDataParallel(self.method, broadcast_buffers=False)
         norms = [module for module in self.method.modules() if isinstance(module, _BatchNorm)]
@@ -246,6 +252,8 @@ class Trainer:
             features.append(whole["features"].detach())
         for number, micro in enumerate(micro_batches):
             last = number == parts - 1  # with it, processes exchange gradients
+            if self.sharded:
+                cast(FSDPModule, network).set_requires_gradient_sync(last)
             with nullcontext() if last or not isinstance(network, DistributedDataParallel) else network.no_sync():
                 if whole:
                     torch.manual_seed(seeds[number])
@@ -319,9 +327,26 @@ class Trainer:
         tensors = [*self.method.state_dict().values(), *state.values()]
         return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
-    def save(self, path: Path) -> None:
+    def whole_method(self) -> Method:
+        """Return the method with whole weights: a copy in the main process, if they are sharded. All must ask."""
+        if not self.sharded:
+            return self.method
+        weights = sharding.whole(self.method.state_dict())
+        if not distributed.is_main():
+            return self.method
+        copy = build_method(self.config.method, self.config.backbone_config, len(self.images.classes)).to(self.device)
+        copy.load_state_dict(weights)
+        return copy
+
+    def save(self, path: Path, snapshot: tuple[dict[str, Tensor], dict[str, Any]] | None = None) -> None:
+        """Write a checkpoint. snapshot: what it holds, if it was taken before."""
+        checkpoint.save(path, *(snapshot or self.snapshot()))
+
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return all that a checkpoint holds: tensors and metadata. All processes must ask, if weights are sharded."""
         state, groups = checkpoint.optimizer_tensors(self.optimizer)
-        parts = {"method": self.method.state_dict(), "optimizer": state, "window": dict(enumerate(self.window))}
+        weights = sharding.whole(self.method.state_dict())
+        parts = {"method": weights, "optimizer": sharding.whole(state), "window": dict(enumerate(self.window))}
         tensors = {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
         metadata = {
             "step": self.next_step,
@@ -334,7 +359,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "data_fingerprint": self.fingerprint,
         }
-        checkpoint.save(path, tensors, metadata)
+        return tensors, metadata
 
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint of this run.
@@ -363,14 +388,19 @@ class Trainer:
         for name, tensor in saved.tensors.items():
             part, _, rest = name.partition(".")
             parts.setdefault(part, {})[rest] = tensor
-        checkpoint.load_strictly(self.method, parts["method"], path)
+        checkpoint.load_strictly(self.method, sharding.like_module(parts["method"], self.method), path)
         try:
-            checkpoint.restore_optimizer(self.optimizer, parts["optimizer"], saved.metadata["optimizer_groups"])
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            state = {
+                name: sharding.like(tensor, parameters[int(name.partition(".")[0])])
+                for name, tensor in parts["optimizer"].items()
+            }
+            checkpoint.restore_optimizer(self.optimizer, state, saved.metadata["optimizer_groups"])
             self.scaler.load_state_dict(saved.metadata["scaler"])
             self.next_step = operator.index(saved.metadata["step"])
             if not 0 <= self.next_step < 2**63:
                 raise ValueError(f"it is at step {self.next_step}")
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise UserError(f"{path} is damaged: its progress cannot be restored ({error})") from error
         if self.next_step > self.total:
             raise UserError(
@@ -454,8 +484,11 @@ def clip_each(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
 
     Returns the norm of all gradients together before clipping. limit 0 only measures.
     """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    sharded = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients = [sharding.local(gradient) for gradient in sharded]
     norms = torch._foreach_norm(gradients)
+    if any(part is not gradient for part, gradient in zip(gradients, sharded, strict=True)):
+        norms = list(distributed.sum_reduce(torch.stack(norms).square()).sqrt())
     if limit > 0:
         # 1e-6 keeps a zero gradient from dividing by zero (the reference's rule)
         factors = [(limit / (norm + 1e-6)).clamp(max=1.0) for norm in norms]
