@@ -774,7 +774,7 @@ def test_only_the_share_that_is_used_is_looked_at(picture_folder, tmp_path, monk
     for name in (order[2], *order[-4:]):  # one within, four beyond: over 5 % of all
         damage(data / name)
     decoded: list[str] = []
-    monkeypatch.setattr(sources, "read", lambda path: decoded.append(path.name) or read(path))
+    monkeypatch.setattr(sources, "read", lambda path, **how: decoded.append(path.name) or read(path, **how))
     config = settings(data, out, fraction=0.25, max_unreadable=0.1)
     images, unreadable, _ = scanned_images(config, lambda done, total: None)
     assert list(images.paths) == sorted(set(order[:11]) - {order[2]})  # round(0.25 * 39) images
@@ -1058,10 +1058,10 @@ def test_a_stop_does_not_wait_for_images(picture_folder, tmp_path, monkeypatch) 
     """The storage hangs: SIGTERM comes while the main process waits for a batch."""
     out, images = tmp_path / "run", iter(range(16))
 
-    def hang(path: Path) -> object:
+    def hang(path: Path, **how: object) -> object:
         if next(images, None) is None:
             time.sleep(3600)
-        return read(path)
+        return read(path, **how)
 
     monkeypatch.setattr(sources, "read", hang)
     stop = threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM))
