@@ -2,9 +2,11 @@
 
     python benchmarks/train_step.py [--reference PATH_TO_DINO_CHECKOUT] [--batch 4] [--repeats 5] [--network NAME]
 
-Each side runs in a process of its own, so that peak memory is its own; the two alternate. A step is what one
+Each side runs in a process of its own, so that peak memory is its own; the sides take turns. A step is what one
 optimiser step of training does: student on all crops, teacher on the global ones, loss, centre, backward,
 clipping, AdamW, EMA. The reference has its ViT-S/16 whatever NAME is.
+Two further sides: ours with one image a micro-batch (`--accumulate`), which computes the same step in less memory, and
+the bare matrix products of our step, each by `torch.mm` on operands of the same shapes.
 Views are made beforehand. Medians over the repeats; peak resident memory of the process
 less that before the networks.
 """
@@ -19,10 +21,13 @@ import resource
 import statistics
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 OUTPUTS = 65536
 
@@ -37,18 +42,29 @@ def main() -> None:
     parser.add_argument("--network", default="vit_small_patch16_224", help="ours")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    sides = {"ours": functools.partial(ours, options.batch, options.precision, options.network)}
+    settings = (options.batch, options.precision, options.network)
+    sides = {"ours": functools.partial(ours, *settings)}
+    if options.batch > 1:
+        sides["accumulated"] = functools.partial(ours, *settings, accumulate=options.batch)
+    sides["products"] = functools.partial(products, *settings)
     if options.reference:
         sides["reference"] = functools.partial(reference, options.batch, options.precision, options.reference)
     rows = alternate(sides, options.repeats)
+    all_flops, product_flops = flops(ours(*settings)), sum(2 * m * k * n for m, k, n in shapes(ours(*settings)))
     print(f"{options.network}, 2 x 224 + 8 x 96, K = {OUTPUTS:,}, batch {options.batch}, {options.precision}")
     for name, row in rows.items():
         speed = options.batch / row["seconds"]
-        print(f"  {name:<10} {row['seconds']:.3f} s a step  {speed:.2f} images/s  {row['gigabytes']:.2f} GB")
-    if "reference" in rows:
+        print(f"  {name:<12} {row['seconds']:.3f} s a step  {speed:.2f} images/s  {row['gigabytes']:.2f} GB")
+    rate = all_flops / rows["ours"]["seconds"] / 1e9
+    bare = product_flops / rows["products"]["seconds"] / 1e9
+    print(
+        f"  arithmetic   {all_flops / 1e9:.0f} GFLOP a step at {rate:.0f} GFLOP/s, {rate / bare:.0%} of the {bare:.0f} "
+        f"of torch.mm on the shapes of its {product_flops / 1e9:.0f} GFLOP of products"
+    )
+    for name in rows.keys() & {"ours", "accumulated"} if "reference" in rows else ():
         print(
-            f"  ratio      {rows['reference']['seconds'] / rows['ours']['seconds']:.2f} times the speed, "
-            f"{rows['ours']['gigabytes'] / rows['reference']['gigabytes']:.2f} of the memory"
+            f"  {name:<12} {rows['reference']['seconds'] / rows[name]['seconds']:.2f} times the reference's speed, "
+            f"{rows[name]['gigabytes'] / rows['reference']['gigabytes']:.2f} of its memory"
         )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
@@ -104,7 +120,7 @@ def crops(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     return large, small
 
 
-def ours(batch: int, precision: str, network: str):
+def ours(batch: int, precision: str, network: str, accumulate: int = 1):
     """Our trainer's step."""
     from dinoscope.data.sources import ImageFolder
     from dinoscope.recipes import run_config
@@ -114,11 +130,49 @@ def ours(batch: int, precision: str, network: str):
     config = run_config("dino_deit_small_300ep", Path(), Path())  # its last layer is the reference's below
     method = replace(config.method, out_dim=OUTPUTS)
     config = replace(config, method=method, backbone=network, batch_size=batch, precision=precision, device="cpu")
+    config = replace(config, accumulate=accumulate)
     folder = ImageFolder(Path(), tuple(f"{number}.jpg" for number in range(100 * batch)), None, ())
     trainer = Trainer(config, folder, torch.device("cpu"))
     large, small = crops(batch)
     views = Views(large, small, torch.arange(batch))
     return lambda: trainer.make_step(views)
+
+
+def products(batch: int, precision: str, network: str):
+    """The matrix products of our step, each made once for every time that the step makes one of its shape."""
+    counts = Counter(shapes(ours(batch, precision, network)))
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    operands = {(m, k, n): (torch.randn(m, k, dtype=dtype), torch.randn(k, n, dtype=dtype)) for m, k, n in counts}
+
+    def step() -> None:
+        for shape, count in counts.items():
+            for _ in range(count):
+                torch.mm(*operands[shape])
+
+    return step
+
+
+def shapes(step) -> list[tuple[int, int, int]]:
+    """(m, k, n) of every product [m, k] x [k, n] that a step makes in its linear layers, forward and backward."""
+    found: list[tuple[int, int, int]] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+                left, right = args[-2:]
+                found.append((*left.shape, right.shape[1]))
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        step()
+    return found
+
+
+def flops(step) -> int:
+    """Floating-point operations of a step: products, convolutions and attention, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
 
 
 def reference(batch: int, precision: str, checkout: Path):

@@ -149,6 +149,13 @@ def restore_optimizer(
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for parameter, values in optimizer.state.items():
+        # Fused optimisers pass over the memory of a parameter and its state side by side: both need one layout.
+        values |= {
+            name: torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            for name, value in values.items()
+            if isinstance(value, Tensor) and value.shape == parameter.shape
+        }
 
 
 def export_backbone(folder: Path, backbone: Backbone, origin: Mapping[str, Any] | None = None) -> None:

@@ -66,6 +66,7 @@ def test_softmax_mse_by_hand() -> None:
 @pytest.mark.parametrize(
     ("loss", "term"),
     [
+        (dino_loss, lambda q, p: -(p * q.log()).sum(dim=-1)),
         (kl_loss, lambda q, p: (p * (p / q).log()).sum(dim=-1)),
         (reverse_kl_loss, lambda q, p: (q * (q / p).log()).sum(dim=-1)),
         (softmax_mse_loss, lambda q, p: (p - q).square().sum(dim=-1)),
@@ -74,6 +75,14 @@ def test_softmax_mse_by_hand() -> None:
 def test_each_is_the_plain_double_sum(loss, term) -> None:
     student, teacher = random_case()
     assert loss(student, teacher, 0.5).item() == pytest.approx(over_pairs(student / 0.5, teacher, term), abs=1e-12)
+
+
+@pytest.mark.parametrize("student_views", [1, 2, 5])
+def test_the_gradient_that_is_taken_view_by_view_is_that_of_the_whole(student_views: int) -> None:
+    """Also with fewer views of the student than of the teacher (SwAV's crops with codes are chosen)."""
+    student, teacher = random_case()
+    student = student[:1].repeat(student_views, 1, 1) + torch.randn(student_views, 1, student.shape[-1]).double()
+    assert torch.autograd.gradcheck(lambda logits: dino_loss(logits, teacher, 0.3), student.requires_grad_())
 
 
 def test_kl_has_the_gradient_of_the_cross_entropy_and_is_less_by_the_entropy() -> None:

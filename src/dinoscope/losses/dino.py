@@ -7,6 +7,8 @@ In the einsums, s: student view, t: teacher view, b: image, k: output.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -27,8 +29,35 @@ def dino_loss(
 
     Every row of `teacher` sums to 1, so H(p, q) = logsumexp(z) - <p, z>: no softmax of the student is kept.
     """
-    scaled = at_least_float32(student) / temperature
-    return mean_over_pairs(torch.logsumexp(scaled, dim=-1)[:, None, :] - torch.einsum("sbk,tbk->stb", scaled, teacher))
+    return cast(Tensor, _CrossEntropy.apply(student, teacher, temperature))
+
+
+class _CrossEntropy(torch.autograd.Function):
+    # One view of the student at a time, backward too: beyond the logits and their gradient, in their own dtype, only
+    # one view's [b, k] is held. Written with torch's operations the loss holds five tensors of the logits' size.
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        ctx.save_for_backward(student, teacher)
+        ctx.temperature = temperature
+        rows = list[Tensor]()
+        for logits in student:
+            scaled = at_least_float32(logits) / temperature
+            rows.append(torch.logsumexp(scaled, dim=-1) - torch.einsum("bk,tbk->tb", scaled, teacher))
+        return mean_over_pairs(torch.stack(rows))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        student, teacher = ctx.saved_tensors
+        views, images, teachers = *student.shape[:2], len(teacher)
+        pairs = views * teachers - min(views, teachers)
+        scale = gradients[0] / (pairs * images * ctx.temperature)
+        every, result = teacher.sum(dim=0), torch.empty_like(student)
+        for view, logits in enumerate(student):  # d H(p, q) / d z = q - p, for every teacher of another view
+            paired, count = (every - teacher[view], teachers - 1) if view < teachers else (every, teachers)
+            share = torch.softmax(at_least_float32(logits) / ctx.temperature, dim=-1)
+            result[view] = scale * (share * count - paired)
+        return result, None, None
 
 
 def kl_loss(student: Float[Tensor, "s b k"], teacher: Float[Tensor, "t b k"], temperature: float) -> Float[Tensor, ""]:

@@ -32,7 +32,7 @@ from dinoscope.errors import UserError
 from dinoscope.methods import build_method, method_name
 from dinoscope.methods.method import Method, Outputs
 from dinoscope.models.backbone import zero_residual_branches
-from dinoscope.models.layers import statistics_held, synchronize
+from dinoscope.models.layers import choose_kernels, statistics_held, synchronize
 from dinoscope.schedules import cosine, warmup_cosine
 from dinoscope.system import autocast, pick_precision
 from dinoscope.training import sharding
@@ -106,6 +106,7 @@ class Trainer:
             zero_residual_branches(self.method)
         for backbone in self.method.backbones:
             backbone.checkpoint_activations = config.checkpoint_activations
+            choose_kernels(backbone, device, self.precision)
         self.compiled, self._compiler_proven = list[nn.Module](), False
         if config.compile:
             torch._dynamo.config.recompile_limit = MAX_VARIANTS
