@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 OUTPUTS = 65536
 
@@ -142,12 +142,16 @@ def products(batch: int, precision: str, network: str):
     """The matrix products of our step, each made once for every time that the step makes one of its shape."""
     counts = Counter(shapes(ours(batch, precision, network)))
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    operands = {(m, k, n): (torch.randn(m, k, dtype=dtype), torch.randn(k, n, dtype=dtype)) for m, k, n in counts}
+    operands = {
+        (m, k, n): [torch.randn(rows, columns, dtype=dtype) for rows, columns in ((m, k), (k, n), (m, n))]
+        for m, k, n in counts
+    }
 
     def step() -> None:
         for shape, count in counts.items():
             for _ in range(count):
-                torch.mm(*operands[shape])
+                left, right, result = operands[shape]
+                torch.mm(left, right, out=result)
 
     return step
 
@@ -170,7 +174,14 @@ def shapes(step) -> list[tuple[int, int, int]]:
 
 def flops(step) -> int:
     """Floating-point operations of a step: products, convolutions and attention, forward and backward."""
-    with FlopCounterMode(display=False) as counter:
+    aten = torch.ops.aten  # attention on a CPU, which torch does not count
+    attention = {
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *rest, **other: sdpa_flop_count(q, k, v),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+            lambda gradient, q, k, v, *rest, **other: sdpa_backward_flop_count(gradient, q, k, v)
+        ),
+    }
+    with FlopCounterMode(display=False, custom_mapping=attention) as counter:
         step()
     return counter.get_total_flops()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.metadata
 import json
 import math
@@ -169,6 +170,19 @@ def _resident_bytes() -> int | None:
     except OSError:  # not Linux
         return None
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep memory that was freed, for the next step, instead of returning it to the system.
+
+    By default glibc maps every large tensor anew, and the system clears its pages: on two cores of an AMD EPYC a step
+    of ViT-S took 4.9 s with it and 4.4 s without, one of the quickstart 0.42 and 0.34 s (medians, in turn), for 60 MB
+    more at the peak. Does nothing where there is no glibc.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD: the most it takes
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def available_cores() -> int:

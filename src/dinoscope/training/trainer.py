@@ -34,7 +34,7 @@ from dinoscope.methods.method import Method, Outputs
 from dinoscope.models.backbone import zero_residual_branches
 from dinoscope.models.layers import choose_kernels, statistics_held, synchronize
 from dinoscope.schedules import cosine, warmup_cosine
-from dinoscope.system import autocast, pick_precision
+from dinoscope.system import autocast, keep_freed_memory, pick_precision
 from dinoscope.training import sharding
 from dinoscope.training.config import RunConfig, total_steps
 from dinoscope.training.run_folder import CONFIG, changed_settings, portable
@@ -96,6 +96,8 @@ class Trainer:
                 "every machine the same files, then start again"
             )
         self.precision = pick_precision(config.precision, device)
+        if device.type == "cpu":
+            keep_freed_memory()
         self.per_epoch = len(images) // config.batch_size
         self.total = total_steps(config, len(images))
         self.next_step, self._seen_images = 0, False
