@@ -93,9 +93,17 @@ def alternate(sides, repeats: int) -> dict[str, dict[str, float]]:
     return rows
 
 
+start = 0.0  # peak memory of this process when everything is imported and nothing is built
+
+
+def imported() -> None:
+    """Note that a side has imported what it needs."""
+    global start
+    start = peak_gigabytes()
+
+
 def serve(make_step, pipe) -> None:
     """Build one side, warm it up twice, then time a step whenever asked."""
-    before = peak_gigabytes()
     step = make_step()
     step()
     step()
@@ -104,7 +112,7 @@ def serve(make_step, pipe) -> None:
         begin = time.perf_counter()
         step()
         pipe.send(time.perf_counter() - begin)
-    pipe.send(peak_gigabytes() - before)
+    pipe.send(peak_gigabytes() - start)
 
 
 def peak_gigabytes() -> float:
@@ -127,6 +135,7 @@ def ours(batch: int, precision: str, network: str, accumulate: int = 1):
     from dinoscope.training.trainer import Trainer
     from dinoscope.types import Views
 
+    imported()
     config = run_config("dino_deit_small_300ep", Path(), Path())  # its last layer is the reference's below
     method = replace(config.method, out_dim=OUTPUTS)
     config = replace(config, method=method, backbone=network, batch_size=batch, precision=precision, device="cpu")
@@ -194,6 +203,7 @@ def reference(batch: int, precision: str, checkout: Path):
     import utils
     import vision_transformer as vits
 
+    imported()
     dist.init_process_group("gloo", init_method="tcp://127.0.0.1:29611", rank=0, world_size=1)
     # its loss moves its centre to the GPU; on a CPU that must be the identity
     torch.Tensor.cuda = lambda self, *args, **kwargs: self
