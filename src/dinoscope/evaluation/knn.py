@@ -155,9 +155,7 @@ def nearest(
     columns = max(1, min(_MAX_COLUMNS, max_bytes // (32 * gallery.shape[1])))
     per_query = 16 * columns + 32 * gallery.shape[1] + 2 * _BYTES_PER_NEIGHBOUR * wanted
     max_candidates = max_bytes // (2 * _BYTES_PER_CANDIDATE)
-    keys = torch.empty(len(queries), wanted, dtype=torch.int64, device=queries.device)
-    for rows in _slices(len(queries), max_bytes // per_query):
-        keys[rows] = _search(gallery, queries[rows], wanted, columns, max_candidates)
+    keys = _search(gallery, queries, wanted, columns, max_bytes // per_query, max_candidates)
     similarities, indices = _unpack(keys)
     if exclude is None:
         return similarities, indices
@@ -167,30 +165,32 @@ def nearest(
 
 
 def _search(
-    gallery: Float[Tensor, "n d"], queries: Float[Tensor, "q d"], k: int, columns: int, max_candidates: int
+    gallery: Float[Tensor, "n d"], queries: Float[Tensor, "q d"], k: int, columns: int, rows: int, max_candidates: int
 ) -> Int[Tensor, "q k"]:
-    """Return the k largest keys of each query, descending, from blocks of at most `columns` images."""
+    """Return the k largest keys of each query, descending, from blocks of `rows` queries by `columns` images."""
     blocks = -(-len(gallery) // columns)
     width = -(-len(gallery) // (blocks * _GROUP)) * _GROUP
-    queries = _unit(queries)
-    similarity = queries.new_full((len(queries), width), -torch.inf)
-    grouped = similarity.view(len(queries), _GROUP, -1)
+    queries, parts = _unit(queries), list(_slices(len(queries), rows))
+    similarity = queries.new_full((max((part.stop - part.start for part in parts), default=0), width), -torch.inf)
     floor = queries.new_full((len(queries),), _BELOW_COSINES)
     best = _pack(floor[:, None].expand(-1, k), torch.zeros((), dtype=torch.int64))
     for block in range(blocks):
-        part = _unit(gallery[block::blocks].to(queries.device))
-        torch.mm(queries, part.T, out=similarity[:, : len(part)])
-        similarity[:, len(part) :] = -torch.inf  # the last blocks are one image shorter than the first
-        peaks = grouped.amax(dim=1)
-        if block == 0 and peaks.shape[1] >= k:
-            floor = peaks.topk(k, sorted=False).values.amin(dim=1)  # k similarities are at least this large
-        threshold = torch.maximum(floor, _unpack(best.amin(dim=1))[0])
-        reached = peaks >= threshold[:, None]
+        images = _unit(gallery[block::blocks].to(queries.device))
+        similarity[:, len(images) :] = -torch.inf  # the last blocks are one image shorter than the first
         index = torch.arange(block, block + width * blocks, blocks, device=queries.device).view(_GROUP, -1)
-        # Every row gets the room that the fullest may need: few rows at a time if one may be full.
-        room = k + _GROUP * int(reached.sum(dim=1).max())
-        for rows in _slices(len(queries), max_candidates // room):
-            _absorb(best[rows], grouped[rows], reached[rows], threshold[rows], index)
+        for part in parts:
+            own = similarity[: part.stop - part.start]
+            torch.mm(queries[part], images.T, out=own[:, : len(images)])
+            grouped = own.view(len(own), _GROUP, -1)
+            peaks = grouped.amax(dim=1)
+            if block == 0 and peaks.shape[1] >= k:
+                floor[part] = peaks.topk(k, sorted=False).values.amin(dim=1)  # k similarities are at least this large
+            threshold = torch.maximum(floor[part], _unpack(best[part].amin(dim=1))[0])
+            reached = peaks >= threshold[:, None]
+            # Every row gets the room that the fullest may need: few rows at a time if one may be full.
+            room = k + _GROUP * int(reached.sum(dim=1).max())
+            for some in _slices(len(own), max_candidates // room):
+                _absorb(best[part][some], grouped[some], reached[some], threshold[some], index)
     return best.sort(dim=1, descending=True).values
 
 
