@@ -55,6 +55,8 @@ def begun(config: RunConfig) -> torch.nn.Module:
 
 
 def backbones(method: torch.nn.Module) -> list[Backbone]:
+    """The backbones in the layout of a loaded model, so that equal weights give equal bits."""
+    method.to(memory_format=torch.contiguous_format)
     return [module for module in method.modules() if isinstance(module, Backbone)]
 
 

@@ -73,5 +73,5 @@ def test_the_loss_in_bf16_stays_near_that_in_fp32_over_fifty_steps(picture_folde
         losses[precision] = torch.tensor([run.make_step(views)["loss"] for views in run.batches()])
     assert len(losses["fp32"]) == 50
     difference = (losses["bf16"] - losses["fp32"]).abs()
-    assert difference[:10].max() < 0.01
-    assert difference.max() < 0.1
+    assert difference[:10].max() < 0.03
+    assert difference.max() < 0.15

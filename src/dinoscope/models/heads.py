@@ -37,7 +37,7 @@ class _WeightNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, v: Tensor, g: Tensor) -> Tensor:
         lengths = torch.linalg.vector_norm(v, dim=1)
         outputs = F.linear(x, v)
-        outputs *= (g[:, 0] / lengths).to(outputs.dtype)
+        outputs *= g[:, 0] / lengths  # in place: bf16 is multiplied in float32
         ctx.save_for_backward(x, v, g, lengths, outputs)
         return outputs
 
@@ -45,7 +45,7 @@ class _WeightNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         x, v, g, lengths, outputs = ctx.saved_tensors
         along = (gradients[0] * outputs).sum(dim=0, dtype=lengths.dtype)  # what y grows by with ln |w|, which v leaves
-        scaled = gradients[0] * (g[:, 0] / lengths).to(outputs.dtype)
+        scaled = torch.mul(gradients[0], g[:, 0] / lengths, out=torch.empty_like(outputs))
         of_v = (scaled.T @ x.to(scaled.dtype)).to(v.dtype)
         of_v.addcmul_(v, (along / lengths.square())[:, None], value=-1)
         of_g = along[:, None] / g if ctx.needs_input_grad[2] else None
