@@ -104,7 +104,7 @@ def choose_kernels(network: nn.Module, device: torch.device, precision: str) -> 
     if device.type == "cpu" and precision == "bf16":
         for module in network.modules():
             if isinstance(module, Attention):
-                module.fused_attn = False
+                module.fused_attn = False  # pyright: ignore[reportAttributeAccessIssue] (timm means it to be constant)
 
 
 def synchronize(module: nn.Module, device: torch.device) -> None:
