@@ -65,6 +65,20 @@ def test_a_worker_that_is_stopped_is_killed_at_the_end(monkeypatch) -> None:
     assert worker.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.parametrize("cut", [ConnectionResetError, EOFError, RuntimeError])
+def test_a_worker_that_dies_as_it_hands_over_a_batch_is_told_in_one_line(cut, monkeypatch) -> None:
+    """What torch raises depends on how far the worker had come."""
+    batches = Batches(Numbers(hangs=4), 1, batch_size=4)
+
+    def die(iterator: object) -> None:
+        batches.workers[0].kill()
+        raise cut
+
+    monkeypatch.setattr(type(batches.iterator), "__next__", die)
+    with pytest.raises(UserError, match=r"a loader process was killed \(signal 9\)"):
+        list(batches)
+
+
 @pytest.mark.slow
 def test_a_batch_that_does_not_come_is_not_waited_for_without_limit() -> None:
     batches = Batches(Numbers(hangs=4), 1, patience=0.5, batch_size=4)

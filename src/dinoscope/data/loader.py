@@ -211,13 +211,14 @@ class Batches(Iterator[T], Generic[T]):
         self.asked = time.monotonic()
         try:
             return next(self.iterator)
-        except RuntimeError as error:
+        except (RuntimeError, ConnectionError, EOFError) as error:  # the last two if a worker dies as it hands over
             waited = time.monotonic() - self.asked
             if self.ended.value:
                 raise UserError(
                     f"no batch of images came for {waited:.0f} s, so the loader processes were ended: see whether the "
                     "folder of images can be read"
                 ) from error
+            time.sleep(_GLANCE)  # until the system reports the end of a worker that has just died
             self._check_workers()
             raise
         except (UserError, UnreadableImage) as error:
