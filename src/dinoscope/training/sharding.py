@@ -20,6 +20,7 @@ from dinoscope.methods.method import Method
 
 def shard(method: Method, device: torch.device) -> None:
     """Shard all parameters over the processes, in place: blocks of transformers each, and the rest together."""
+    method.to(memory_format=torch.contiguous_format)  # FSDP2 takes no other layout
     mesh = init_device_mesh(device.type, (distributed.world_size(),))
     for backbone in method.backbones:
         if backbone.transformer is not None:
