@@ -1,21 +1,21 @@
-"""The commands that set models next to each other: `compare` and `report`."""
+"""The commands that set models next to each other: `compare`, `report` and `figure`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from dinoscope.cli.command import WHAT_MAY_BE_NAMED, Command, ExtractionOptions
+from dinoscope.cli.command import WHAT_MAY_BE_NAMED, Command, DeviceOptions, ExtractionOptions
 from dinoscope.cli.console import emit, stdout
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import Data
 from dinoscope.evaluation.compare import default_evaluations
 from dinoscope.evaluation.throughput import ThroughputConfig
-from dinoscope.report import build, comparison
+from dinoscope.report import build, comparison, sota
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,48 @@ def report(
     stdout(f"written to {written.path} ({written.size / 1e6:.1f} MB): {', '.join(written.sections)}")
 
 
+FIGURES = {"sota": sota.write_sota}
+"""Figures by name."""
+
+
+DEVICE = DeviceOptions()
+
+
+def figure(
+    name: Annotated[str, tyro.conf.arg(metavar="NAME", help=f"Of the figure: {', '.join(FIGURES)}.")],
+    /,
+    out: Path,
+    ours: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL...", help=f"Your own. {WHAT_MAY_BE_NAMED}")] = (),
+    metric: Literal["knn", "linear"] = "knn",
+    throughput_batch_size: int | None = None,
+    repeats: int = 5,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    overwrite: bool = False,
+    device: tyro.conf.OmitArgPrefixes[DeviceOptions] = DEVICE,
+) -> None:
+    """Draw a figure of published results with your own models on top.
+
+    sota: throughput against accuracy, after EsViT's Table 1. Accuracies of the published rows are the published ones,
+    on ImageNet; speeds of all networks that can be built are measured on this machine, once. Your own models show their
+    newest kept result (`dinoscope knn`, `dinoscope linear`). Writes sota.png, .svg, .csv and .md.
+
+    Args:
+        out: Folder to write to.
+        metric: Accuracy on the y axis.
+        throughput_batch_size: Images per forward while speed is measured; by default 128 on a GPU and 16 on a CPU.
+        repeats: Timed repeats, of which the median is taken.
+        precision: Of the matrix products while speed is measured.
+        overwrite: Replace the figure in --out.
+    """
+    config, context = (
+        ThroughputConfig(batch_size=throughput_batch_size, repeats=repeats),
+        device.context(precision=precision),
+    )
+    write = lookup("figure", name, FIGURES)
+    table, files = write(ours, out, metric, config, context=context, overwrite=overwrite)
+    emit(None, [table], [f"written to {out}: {', '.join(path.name for path in files)}"], json=False)
+
+
 COMMANDS = {
     "compare": Command(
         "the table and the figures of several models: accuracy, size and speed, method by method", compare
@@ -154,4 +196,5 @@ COMMANDS = {
     "report": Command(
         "one HTML file about runs, to read, print and mail: curves, comparison, pictures, health, commands", report
     ),
+    "figure": Command("a figure of published results with your own on top: throughput against accuracy", figure),
 }

@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox, BboxBase
 
 from dinoscope.methods import DISPLAY
@@ -30,6 +30,9 @@ from dinoscope.tables import Line, LineChart, LinePanel
 COLORS = {
     "Raw pixels": "#9a9a9a",
     "Random": "#6e6e6e",
+    "EsViT": "#0072b2",
+    "MoBY": "#7a5195",
+    "MoCo v3": "#8c564b",
     **{display.title: display.color for display in DISPLAY.values() if display.color},
 }
 OTHER_COLORS = ("#0072b2", "#b8a600", "#7a5195", "#8c564b")
@@ -232,6 +235,7 @@ class Point:
 
     method: chooses the colour. label: is written next to the point.
     deviation: half the length of the bar. ends: of the bar, if there is no deviation. Without both there is no bar.
+    diameter: of the marker, in points; None for that of all others.
     """
 
     method: str
@@ -241,6 +245,7 @@ class Point:
     y: float
     deviation: float | None = None
     ends: tuple[float, float] | None = None
+    diameter: float | None = None
 
 
 @dataclass(frozen=True)
@@ -252,8 +257,8 @@ class Panel:
     level: tuple[str, float] | None = None
 
 
+_DIAMETER = 7.5
 _DOT: Any = {
-    "markersize": 7.5,
     "markeredgecolor": "white",
     "markeredgewidth": 0.8,
     "alpha": 0.9,
@@ -262,11 +267,18 @@ _DOT: Any = {
 }
 
 
-def scatter(panels: Sequence[Panel], x_title: str, note: str = "", size: tuple[float, float] = (5.4, 5.2)) -> Figure:
+def scatter(
+    panels: Sequence[Panel],
+    x_title: str,
+    note: str = "",
+    size: tuple[float, float] = (5.4, 5.2),
+    diameters: Sequence[tuple[str, float]] = (),
+) -> Figure:
     """Draw accuracy against x, one panel for each kind of accuracy.
 
     A method has a colour, an architecture a marker, a point a label and a bar for its interval. x is logarithmic if the
-    values differ by more than a factor of four. size: of a panel, in inches.
+    values differ by more than a factor of four. size: of a panel, in inches. diameters: further entries of the legend,
+    if markers differ in size: name and diameter in points.
     """
     points = [point for panel in panels for point in panel.points]
     markers = dict(zip(dict.fromkeys(point.architecture for point in points), MARKERS * len(points), strict=False))
@@ -277,11 +289,13 @@ def scatter(panels: Sequence[Panel], x_title: str, note: str = "", size: tuple[f
             axis.set(title=panel.title, xlabel=x_title, ylabel="top-1 (%)")
             if 0 < 4 * smallest < largest:
                 axis.set_xscale("log")
+                axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axis.xaxis.set_major_formatter("{x:g}")
                 axis.xaxis.set_minor_formatter(NullFormatter())
             for point in panel.points:
                 ends = None if point.ends is None else [[point.y - point.ends[0]], [point.ends[1] - point.y]]
                 look: Any = {"color": color_of(point.method), "marker": markers[point.architecture], "zorder": 3}
+                look["markersize"] = _DIAMETER if point.diameter is None else point.diameter
                 axis.errorbar(point.x, point.y, ends if point.deviation is None else point.deviation, **look, **_DOT)
             if panel.level:
                 outside: Any = {"xytext": (3, 0), "verticalalignment": "center", "fontsize": 8.5}
@@ -293,13 +307,17 @@ def scatter(panels: Sequence[Panel], x_title: str, note: str = "", size: tuple[f
             Line2D([], [], color=QUIET, marker=marker, markersize=6, linestyle="none", label=name)
             for name, marker in markers.items()
         ]
+        handles += [
+            Line2D([], [], color=QUIET, marker="o", markersize=diameter, linestyle="none", label=name, alpha=0.6)
+            for name, diameter in diameters
+        ]
         _finish(figure, handles, note)
         for axis, panel in zip(axes, panels, strict=True):
             _label_points(figure, axis, panel.points)
     return figure
 
 
-_RADIUS, _GAP = 8, 7  # of a point, and between it and its label, in pixels
+_GAP = 7  # between a point and its label, in pixels
 
 
 def _label_points(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
@@ -310,12 +328,16 @@ def _label_points(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     places = [axis.transData.transform((point.x, point.y)) for point in points]
-    taken: list[BboxBase] = [Bbox.from_extents(x - _RADIUS, y - _RADIUS, x + _RADIUS, y + _RADIUS) for x, y in places]
-    for point, (x, y) in sorted(zip(points, places, strict=True), key=lambda pair: -pair[1][1]):
+    radii = [(point.diameter or _DIAMETER) * figure.dpi / 144 for point in points]
+    taken: list[BboxBase] = [
+        Bbox.from_extents(x - radius, y - radius, x + radius, y + radius)
+        for (x, y), radius in zip(places, radii, strict=True)
+    ]
+    for point, (x, y), radius in sorted(zip(points, places, radii, strict=True), key=lambda each: -each[1][1]):
         text = figure.text(0, 0, point.label, fontsize=9)
         width, height = text.get_window_extent(canvas.get_renderer()).size
         text.remove()
-        box = _free_box(x, y, width, height, taken, axis.get_window_extent())
+        box = _free_box(x, y, radius + _GAP, width, height, taken, axis.get_window_extent())
         taken.append(box)
         color = color_of(point.method)
         line = {"arrowstyle": "-", "color": color, "linewidth": 0.7, "alpha": 0.7, "shrinkA": 1, "shrinkB": 3}
@@ -327,17 +349,19 @@ def _label_points(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
             color=color,
             fontsize=9,
             zorder=4,
-            arrowprops=line if abs(box.y0 + height / 2 - y) > height else None,  # pyright: ignore[reportArgumentType]
+            arrowprops=line if abs(box.y0 + height / 2 - y) > max(height, radius) else None,  # pyright: ignore[reportArgumentType]
         )
 
 
-def _free_box(x: float, y: float, width: float, height: float, taken: Sequence[BboxBase], frame: BboxBase) -> Bbox:
+def _free_box(
+    x: float, y: float, beside: float, width: float, height: float, taken: Sequence[BboxBase], frame: BboxBase
+) -> Bbox:
     """The nearest place around the point, in pixels, that is free and within the frame; else to its right."""
     boxes = [
         Bbox.from_bounds(left, y - height / 2 + rise, width, height)
         for step in range(24)
         for rise in (step * height / 2, -step * height / 2)
-        for left in (x + _RADIUS + _GAP, x - width - _RADIUS - _GAP, x - width / 2)
+        for left in (x + beside, x - width - beside, x - width / 2)
     ]
     for box in boxes:
         is_inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
