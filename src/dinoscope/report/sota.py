@@ -12,7 +12,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -86,6 +86,22 @@ class Published:
         """Return the figure on the y axis; None if there is none by that protocol."""
         return self.knn if metric == "knn" else None if self.fine_tuned else self.linear
 
+    def values(self) -> dict[str, Any]:
+        """Return what a file holds of the row, unrounded, without its speed here."""
+        return {
+            "source": "Li et al. 2021, Table 1",
+            "model": None,
+            "method": self.method,
+            "architecture": self.architecture,
+            "network": self.key,
+            "parameters_millions": self.parameters,
+            "linear": self.linear,
+            "knn": self.knn,
+            "data": "ImageNet-1k",
+            "published_images_per_second": self.images_per_second,
+            "notes": "; ".join(self.notes()),
+        }
+
     @property
     def key(self) -> str:
         """What tells networks apart whose speed may differ."""
@@ -137,6 +153,23 @@ class Own:
     data: str
     is_imagenet: bool
     image_size: int
+
+    def values(self) -> dict[str, Any]:
+        """Return the same as of a published row."""
+        accuracies = {name: metric.value for name, metric in self.metrics.items()}
+        return {
+            "source": "measured",
+            "model": self.model.name,
+            "method": self.method,
+            "architecture": self.architecture,
+            "network": self.model.backbone.config.name,
+            "parameters_millions": self.parameters,
+            "linear": accuracies.get("linear"),
+            "knn": accuracies.get("knn"),
+            "data": self.data,
+            "published_images_per_second": None,
+            "notes": None,
+        }
 
     @property
     def architecture(self) -> str:
@@ -387,25 +420,11 @@ def csv_table(picture: Picture) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the CSV file; figures are unrounded, and empty if there are none."""
     rows: list[dict[str, Any]] = []
     for row in (*picture.own, *ROWS):
-        result, is_own = picture.speed(row), isinstance(row, Own)
-        values: dict[str, Any] = {
-            "source": "measured" if is_own else "Li et al. 2021, Table 1",
-            "method": row.method,
-            "architecture": row.architecture,
-            "network": row.model.backbone.config.name if is_own else row.key,
-            "parameters_millions": row.parameters,
-            "published_images_per_second": None if is_own else row.images_per_second,
-        }
+        result, values = picture.speed(row), row.values()
         for name in ("images_per_second", "images_per_second_slowest", "images_per_second_fastest"):
             metric = None if result is None else result.metric(name)
             values[name] = metric and metric.value
         values["image_size"] = None if result is None else result.protocol["image_size"]
-        for name in ("linear", "knn"):
-            metric = row.metrics.get(name) if is_own else None
-            values[name] = (metric and metric.value) if is_own else asdict(row)[name]
-        values["data"] = row.data if is_own else "ImageNet-1k"
-        values["notes"] = "" if is_own else "; ".join(row.notes())
-        values["model"] = row.model.name if is_own else ""
         rows.append(values)
     return list(rows[0]), [["" if value is None else str(value) for value in row.values()] for row in rows]
 
