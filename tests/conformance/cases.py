@@ -13,6 +13,7 @@ from dinoscope.data.sources import find_images
 from dinoscope.data.views import ViewsConfig
 from dinoscope.methods.byol import BYOLConfig
 from dinoscope.methods.dino import DINOConfig
+from dinoscope.methods.distill import DistillConfig
 from dinoscope.methods.method import MethodConfig
 from dinoscope.methods.moco import MoCoConfig
 from dinoscope.methods.simclr import SimCLRConfig
@@ -43,6 +44,7 @@ SETTINGS: dict[str, MethodConfig] = {
     "byol": BYOLConfig(**SMALL_HEAD, target_momentum=0.9),
     "swav": SWAV,
     "swav-queue": replace(SWAV, queue_size=16, queue_from_epoch=0),
+    "distill": DistillConfig(teacher="shipped", head_layers=2, hidden_dim=32),
     "supervised": SupervisedConfig(),
 }
 """case -> settings; without batch norm, to which a batch that is cut up is another batch."""
@@ -102,6 +104,7 @@ LEARNED: dict[str, Callable[[Steps], bool]] = {
     "byol": _learned(0.2),
     "swav": _learned_swav,
     "swav-queue": _learned_swav,
+    "distill": lambda steps: steps[-1]["loss"] < 0.1 * steps[0]["loss"] and steps[-1]["embedding_spread"] > 0.2,
     # One of the 32 views is 16 px of a background that both classes have: 31 of 32 is all that can be told.
     "supervised": lambda steps: steps[-1]["loss"] < 0.25 * steps[0]["loss"] and steps[-1]["training_top1"] > 96,
 }

@@ -59,7 +59,7 @@ class Choices:
     """Named settings to begin with; `dinoscope recipes` lists them."""
 
     method: str = ""
-    """dino, simclr, moco, byol, swav or supervised, with its default settings instead of the recipe's."""
+    """dino, simclr, moco, byol, swav, distill or supervised, with its default settings instead of the recipe's."""
 
     views: str = ""
     """Preset of the views instead of the recipe's: imagenet, two_views, simclr, moco, byol, swav, supervised (224 px);

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dinoscope.methods import byol, dino, moco, simclr, supervised, swav
+from dinoscope.methods import byol, dino, distill, moco, simclr, supervised, swav
 from dinoscope.methods.method import Display, Method, MethodConfig, MethodEntry
 from dinoscope.models.backbone import BackboneConfig
 
@@ -12,6 +12,7 @@ METHODS: dict[str, MethodEntry] = {
     "moco": moco.METHOD,
     "byol": byol.METHOD,
     "swav": swav.METHOD,
+    "distill": distill.METHOD,
     "supervised": supervised.METHOD,
 }
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,9 @@ from dinoscope.types import Step, StepOutput, Views
 
 Outputs = Mapping[str, Tensor]
 """Per-sample tensors of one forward, all [views, batch, ...], so that micro-batches join along dimension 1."""
+
+Load = Callable[[str], Backbone]
+"""Name of a trained model -> its network, on the CPU and in evaluation mode. Raises UserError if there is none."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,12 @@ class RunShape:
 
 
 class MethodConfig:
-    """Settings of a method: the base of a frozen dataclass."""
+    """Settings of a method: the base of a frozen dataclass.
+
+    found: settings that `settled` fills in.
+    """
+
+    found: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def choices(cls) -> dict[str, type[MethodConfig]]:
@@ -59,6 +67,17 @@ class MethodConfig:
     def faults(self, run: RunShape) -> Iterable[str]:
         """Return a sentence for each setting that does not fit the run: what is wrong and what to change."""
         return ()
+
+    def settled(self, load: Load) -> MethodConfig:
+        """Return the settings of a run that begins or continues, with what identifies the trained models they name.
+
+        Raises UserError if one is missing, or not the one that the run began with.
+        """
+        return self
+
+    def portable(self) -> MethodConfig:
+        """Return the settings with absolute paths, so that they hold in any folder."""
+        return self
 
     @property
     def outputs(self) -> int | None:
@@ -107,6 +126,12 @@ class Method(nn.Module, ABC):
     """What to change after complete collapse."""
     backbone: Backbone
 
+    def adopt(self, load: Load) -> None:
+        """Take in the trained models that the settings name; once, after the weights are made, before the first step.
+
+        A method that only judges values (`diagnose`) is not asked.
+        """
+
     @abstractmethod
     def encode(self, views: Views) -> Outputs:
         """Run the networks: the only place where gradients and other processes' hooks meet the parameters."""
@@ -149,6 +174,11 @@ class Method(nn.Module, ABC):
     def backbones(self) -> tuple[Backbone, ...]:
         """The trained network and its copies (teacher, keys), which all begin with the same weights."""
         return (self.backbone,)
+
+    @property
+    def frozen(self) -> tuple[Backbone, ...]:
+        """The networks of others that the method learns from."""
+        return ()
 
     @property
     def evaluated_backbone(self) -> Backbone:
@@ -211,6 +241,7 @@ class MethodEntry:
     build: makes a method with fresh weights of settings, a `BackboneConfig` and, with labels, the number of classes.
     year: of its paper. Tables list methods by year, those with labels first.
     labels: whether it is trained with labels.
+    from_model: whether it learns from a trained model, which its settings must name: no part of "all methods".
     variants: key -> how tables show settings that have a name of their own (`MethodConfig.variant`).
     recipes: its published and measured settings, by name.
     small: its settings in the small comparison beyond those of `recipes.CPU` and `GPU`, by the views of the others and
@@ -223,6 +254,7 @@ class MethodEntry:
     display: Display
     year: int
     labels: bool = False
+    from_model: bool = False
     variants: Mapping[str, Display] = field(default_factory=dict[str, Display])
     recipes: Mapping[str, Recipe] = field(default_factory=dict[str, Recipe])
     small: Callable[[ViewsConfig, bool], Mapping[str, Any]] = lambda views, transformer: {}

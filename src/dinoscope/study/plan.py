@@ -156,7 +156,8 @@ def plan_comparison(name: str, data: Path, out: Path, *, epochs: float | None = 
     """
     lookup("study", name, definition.named_studies("backbones"))
     values = definition.study_files()[name] | {key: value for key, value in given.items() if value}
-    methods = METHODS if values["methods"] == "all" else values["methods"]
+    every = (name for name, entry in METHODS.items() if not entry.from_model)
+    methods = every if values["methods"] == "all" else values["methods"]
     chosen = {"seeds": values["seeds"], "backbones": values["backbones"], "methods": list(methods)}
     for option, names in chosen.items():
         twice = next((one for one in names if list(names).count(one) > 1), None)

@@ -77,6 +77,7 @@ def train(
     Raises UserError for settings, data or an existing run folder that do not fit.
     """
     check_settings(config)
+    config = start.settled(config)
     device = pick_device(config.device)
     if config.views.device not in ("cpu", device.type):
         raise UserError(f"--views.device {config.views.device} needs a run on it, and this one is on {device}")

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dinoscope import __version__
 from dinoscope.config import flat, from_dict, to_dict
@@ -150,10 +150,12 @@ FREE_ON_RESUME = {
 def changed_settings(saved: RunConfig, wanted: RunConfig) -> list[str]:
     """Return settings that decide the result and differ, as "name: saved -> wanted".
 
-    A grey range that is not given is the one that was found then.
+    A grey range that is not given is the one that was found then, and so is what the method finds.
     """
     if wanted.window is None:
         wanted = replace(wanted, window=saved.window)
+    found = {name: getattr(saved.method, name, "") for name in wanted.method.found if not getattr(wanted.method, name)}
+    wanted = replace(wanted, method=replace(cast(Any, wanted.method), **found)) if found else wanted
     old, new = (flat(to_dict(portable(config))) for config in (saved, wanted))
     return [
         f"{name}: {old.get(name)} -> {new.get(name)}"
@@ -167,7 +169,7 @@ def portable(config: RunConfig) -> RunConfig:
     init = config.init
     if init is not None and init not in CATALOGUE and not init.startswith(RANDOM):
         init = str(Path(init).absolute())
-    return replace(config, data=config.data.absolute(), init=init)
+    return replace(config, data=config.data.absolute(), init=init, method=config.method.portable())
 
 
 def read_config(run: Path) -> RunConfig:

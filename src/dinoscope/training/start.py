@@ -17,7 +17,7 @@ from dinoscope.data.sources import LATER_EXTENSIONS, ImageSource, find_images, i
 from dinoscope.errors import UserError
 from dinoscope.files import cache_folder, write_text, writing
 from dinoscope.methods.method import Method
-from dinoscope.model_names import Watch, load_model, say_once
+from dinoscope.model_names import Model, Watch, load_model, say_once
 from dinoscope.models.backbone import Backbone, BackboneConfig
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import RunFolder
@@ -147,6 +147,26 @@ def beginning_from(config: RunConfig, name: str, watch: Watch = say_once) -> Run
     return replace(config, init=name, backbone=model.name, mean=model.mean, std=model.std, window=window)
 
 
+def settled(config: RunConfig) -> RunConfig:
+    """Return the settings with what identifies the trained models that the method learns from.
+
+    Raises UserError if one is missing, lies in the folder of the run, or is not the one that the run began with.
+    """
+
+    def load(name: str) -> Backbone:
+        model = load_model(name)
+        _require_outside(model, config.out, "it")
+        return model.backbone
+
+    return replace(config, method=config.method.settled(load))
+
+
+def _require_outside(model: Model, out: Path, what: str) -> None:
+    if model.path is not None and model.path.resolve().is_relative_to(out.resolve()):
+        # --overwrite deletes the run folder
+        raise UserError(f"{what} lies in --out {out}, which the run would write: choose another")
+
+
 def load_initial(config: RunConfig) -> Backbone | None:
     """Return the network that the run begins from; None for random weights.
 
@@ -155,9 +175,7 @@ def load_initial(config: RunConfig) -> Backbone | None:
     if config.init is None:
         return None
     model, wanted = load_model(config.init), config.backbone_config
-    if model.path is not None and model.path.resolve().is_relative_to(config.out.resolve()):
-        # --overwrite deletes the run folder
-        raise UserError(f"--init {config.init} lies in --out {config.out}, which the run would write: choose another")
+    _require_outside(model, config.out, f"--init {config.init}")
     given = model.backbone.config
     if given.name != wanted.name:
         raise UserError(

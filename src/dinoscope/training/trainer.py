@@ -31,6 +31,7 @@ from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
 from dinoscope.methods import build_method, method_name
 from dinoscope.methods.method import Method, Outputs
+from dinoscope.model_names import load_model
 from dinoscope.models.backbone import zero_residual_branches
 from dinoscope.models.layers import choose_kernels, statistics_held, synchronize
 from dinoscope.schedules import cosine, warmup_cosine
@@ -103,11 +104,10 @@ class Trainer:
         self.next_step, self._seen_images = 0, False
         self.whole, self.deferred = True, device.type != "cpu"
         torch.manual_seed(config.seed)
-        self.method = build_method(config.method, config.backbone_config, len(images.classes)).to(device)
-        if config.zero_init_residual:
-            zero_residual_branches(self.method)
+        self.method = self._fresh_method()
         for backbone in self.method.backbones:
             backbone.checkpoint_activations = config.checkpoint_activations
+        for backbone in (*self.method.backbones, *self.method.frozen):
             choose_kernels(backbone, device, self.precision)
         self.compiled, self._compiler_proven = list[nn.Module](), False
         if config.compile:
@@ -132,6 +132,14 @@ class Trainer:
         self.optimizer = build_optimizer(config, self.method.trained_parameters())
         self.window: deque[Tensor] = deque()
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+
+    def _fresh_method(self) -> Method:
+        config = self.config
+        method = build_method(config.method, config.backbone_config, len(self.images.classes))
+        if config.zero_init_residual:
+            zero_residual_branches(method)
+        method.adopt(lambda name: load_model(name).backbone)
+        return method.to(self.device)
 
     def at(self, index: int) -> Step:
         return Step(index, self.total, self.per_epoch)
@@ -337,7 +345,7 @@ class Trainer:
         weights = sharding.whole(self.method.state_dict())
         if not distributed.is_main():
             return self.method
-        copy = build_method(self.config.method, self.config.backbone_config, len(self.images.classes)).to(self.device)
+        copy = self._fresh_method()
         copy.load_state_dict(weights)
         return copy
 
