@@ -84,6 +84,7 @@ def test_everything_that_is_missing_is_measured_kept_and_shown(runs: Path, train
     methods = [(row["method"], row["architecture"], len(row["entries"])) for row in values["rows"]]
     assert methods == [
         ("Raw pixels", "–", 1),
+        ("Whitened patches", "–", 1),
         ("Random", "ViT-micro/8", 2),
         ("DINO", "ViT-micro/8", 2),
         ("DINO", "ViT-micro/8", 1),
@@ -103,8 +104,8 @@ def test_everything_that_is_missing_is_measured_kept_and_shown(runs: Path, train
         assert cell["mean"] == pytest.approx(sum(singles) / 2)
         assert cell["deviation"] == pytest.approx(abs(singles[0] - singles[1]) / 2**0.5)
     assert figures(values, "throughput")["a0"]["mean"] > 0
-    assert values["rows"][2]["entries"][1]["seed"] == 1
-    assert values["rows"][2]["entries"][0]["measurements"]["knn"]["protocol"]["gallery"] == str(trained / "data/train")
+    assert values["rows"][3]["entries"][1]["seed"] == 1
+    assert values["rows"][3]["entries"][0]["measurements"]["knn"]["protocol"]["gallery"] == str(trained / "data/train")
     # Trained with another momentum for another number of epochs; neither value is that of most rows.
     assert "epochs 2 (rows differ)" in notes(values)["b"]
     assert any("method.teacher_momentum 0.8" in note for note in notes(values)["b"])
@@ -121,6 +122,7 @@ def test_all_files_are_written_and_agree(runs: Path, trained: Path, capsys) -> N
     values = compared("a0", "b", "c", "--data", trained / "data", "--published", "--skip", "linear")
     assert [(row["method"], row["architecture"]) for row in values["rows"]] == [
         ("Raw pixels", "–"),
+        ("Whitened patches", "–"),
         ("Random", "RN-micro"),
         ("SimCLR", "RN-micro"),
         ("Random", "ViT-micro/8"),

@@ -130,9 +130,9 @@ def test_models_of_every_kind_stand_beside_each_other(
         "mine": "mine",
         "random:resnet_micro": "Random",
     }
-    # With --data come baselines: pixels, and random weights of each network and size that has none yet.
+    # With --data come baselines: pixels, patches, and random weights of each network and size that has none yet.
     baselines = [row["method"] for run, row in rows.items() if run not in models]
-    assert sorted(baselines) == ["Random", "Random", "Random", "Raw pixels"]
+    assert sorted(baselines) == ["Random", "Random", "Random", "Raw pixels", "Whitened patches"]
     assert all(row["figures"]["knn"]["mean"] >= 0 for row in rows.values())
     notes = {run: [values["notes"][mark - 1] for mark in row["notes"]] for run, row in rows.items()}
     assert any("not compared" in note for note in notes["tiny_dino"])

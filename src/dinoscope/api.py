@@ -31,7 +31,7 @@ from dinoscope.data.sources import ImageSource, dataset_images, find_images
 from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation import EVALUATIONS
-from dinoscope.evaluation.base import Context, Images, measure
+from dinoscope.evaluation.base import Context, Images, fitted, measure
 from dinoscope.evaluation.online import AttentionSnapshots, OnlineKNN
 from dinoscope.explain.attention import network_input
 from dinoscope.explain.maps import MAPS, map_title
@@ -173,7 +173,8 @@ def embed(model: AnyModel, data: Data, *, device: str = "auto", **context: Any) 
     Raises UserError if there are no images.
     """
     conditions = Context(pick_device(device), **context)
-    return conditions.features(load(model).backbone, _source(data), "features")
+    images = _source(data)
+    return conditions.features(conditions.fitted(load(model), (images, None)).backbone, images, "features")
 
 
 @dataclass(frozen=True)
@@ -299,10 +300,10 @@ def linear(
 
 
 def _one(model: AnyModel, name: str, data: Path | str, config: Any, device: str) -> list[Metric]:
-    evaluation = EVALUATIONS[name]
-    (result,) = evaluation.run(
-        _models([model]), Path(data), config or evaluation.config(), Context(pick_device(device))
-    )
+    evaluation, context = EVALUATIONS[name], Context(pick_device(device))
+    config = config or evaluation.config()
+    models = fitted(evaluation, _models([model]), Path(data), config, context)
+    (result,) = evaluation.run(models, Path(data), config, context)
     return list(result.metrics)
 
 

@@ -8,11 +8,13 @@ positions of their images; names and labels always come from the source, which m
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,15 +30,18 @@ from dinoscope import checkpoint
 from dinoscope.data.grey_range import Window
 from dinoscope.data.images import UnreadableImage
 from dinoscope.data.loader import Batches, default_workers
-from dinoscope.data.sources import ImageSource
+from dinoscope.data.sources import ImageSource, evenly
 from dinoscope.errors import UserError
 from dinoscope.files import CACHE_VARIABLE, cache_folder
-from dinoscope.models.network import Backbone
+from dinoscope.models.network import Backbone, require_fitted
 from dinoscope.text import spreadsheet_cell
 from dinoscope.types import FeatureBank
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all) after every batch."""
+
+Watch = Callable[[str], AbstractContextManager[Progress]]
+"""Takes what is being done; gives a function to call with (done, total) meanwhile."""
 
 Describe = Callable[[UInt8[Tensor, "b 3 h w"]], Float[Tensor, "b d"]]
 """From images to float32 features."""
@@ -167,8 +172,10 @@ def evaluation_view(backbone: Backbone, config: ExtractConfig) -> ImageView:
 def describing(backbone: Backbone, config: ExtractConfig) -> Iterator[Describe]:
     """Provide the function from images to features that `extract` uses, which stay on the network's device.
 
-    The network is in evaluation mode meanwhile; afterwards every module is in the mode it was in.
+    The network is in evaluation mode meanwhile; afterwards every module is in the mode it was in. Raises UserError as
+    `require_fitted` does.
     """
+    require_fitted(backbone)
     device = config.device or backbone.mean.device
 
     def describe(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
@@ -205,19 +212,7 @@ def readable_features(
 
     Raises UserError if a setting is out of range.
     """
-    view, total = evaluation_view(backbone, config), len(images)
-    if config.batch_size < 1:
-        raise UserError(f"the batch size is {config.batch_size}; it must be at least 1")
-    workers = default_workers(processes=1) if config.workers < 0 else config.workers
-    batches = Batches[tuple[Tensor | None, list[int], int]](
-        _EvaluationImages(images, view),
-        min(workers, total // config.batch_size),  # a process has a whole batch to read
-        batch_size=config.batch_size,
-        collate_fn=_collate,
-        pin_memory=(config.device or backbone.mean.device).type == "cuda",
-        # The loader draws a seed: from here, for measuring must not disturb the generator of a training run.
-        generator=torch.Generator(),
-    )
+    total, batches = len(images), _batches(backbone, images, config)
     features, positions, done = torch.empty(total, config.dim(backbone)), list[int](), 0
     with describing(backbone, config) as describe:
         for pixels, places, count in batches:
@@ -228,6 +223,25 @@ def readable_features(
             if progress is not None:
                 progress(done, total)
     return features[: len(positions)], torch.tensor(positions, dtype=torch.int64)
+
+
+def _batches(
+    backbone: Backbone, images: ImageSource, config: ExtractConfig
+) -> Batches[tuple[Tensor | None, list[int], int]]:
+    # What `_collate` returns of all images.
+    view, total = evaluation_view(backbone, config), len(images)
+    if config.batch_size < 1:
+        raise UserError(f"the batch size is {config.batch_size}; it must be at least 1")
+    workers = default_workers(processes=1) if config.workers < 0 else config.workers
+    return Batches[tuple[Tensor | None, list[int], int]](
+        _EvaluationImages(images, view),
+        min(workers, total // config.batch_size),  # a process has a whole batch to read
+        batch_size=config.batch_size,
+        collate_fn=_collate,
+        pin_memory=(config.device or backbone.mean.device).type == "cuda",
+        # The loader draws a seed: from here, for measuring must not disturb the generator of a training run.
+        generator=torch.Generator(),
+    )
 
 
 def _bank(images: ImageSource, features: Float[Tensor, "k d"], positions: Int[Tensor, " k"]) -> FeatureBank:
@@ -244,6 +258,74 @@ def _bank(images: ImageSource, features: Float[Tensor, "k d"], positions: Int[Te
     readable = images.subset(positions.tolist())
     labels = None if readable.labels is None else torch.tensor(readable.labels)
     return FeatureBank(features, labels, tuple(readable.keys), readable.classes)
+
+
+# Baselines that are made from images
+
+
+def fitted(
+    backbone: Backbone,
+    images: ImageSource,
+    config: ExtractConfig,
+    watch: Watch,
+    *,
+    cached: bool = True,
+    place: Path | None = None,
+) -> Backbone:
+    """Return the backbone, fitted to images without their labels if it must be (`Backbone.fit`); the given one stays.
+
+    Of many images, `Fit.max_images` are taken, evenly spaced. What was learned is cached like features, under a hash of
+    these images and the settings: cached, place as of `Context`. watch: shows progress.
+
+    Raises UserError if no image can be read.
+    """
+    fit = backbone.fit
+    if fit is None:
+        return backbone
+    chosen, view = images.subset(evenly(len(images), fit.max_images)), evaluation_view(backbone, config)
+    exact = replace(config, dtype=torch.float32, feature="image")
+    key = _cache_key(checkpoint.weights_hash(backbone), chosen, view, exact)
+    file = (cache_folder("fitted") if place is None else place) / f"{backbone.config.name}-{key}.safetensors"
+    cached = cached and images.stamp(0) is not None
+    made = copy.deepcopy(backbone)
+    tensors = _read_fitted(file, made) if cached else None
+    if tensors is None:
+        name, count = backbone.config.name, len(chosen)
+        with watch(f"fitting {name}") as progress:  # reading counts as half of it
+            parts = _readable_batches(backbone, chosen, config, lambda done: progress(done, 2 * count))
+            tensors = fit.learn(parts, lambda done, total: progress(count + count * done // total, 2 * count))
+        if cached:
+            _save(file, tensors, f"{name} is not cached")
+    made.load_state_dict(tensors)
+    return made
+
+
+def _readable_batches(
+    backbone: Backbone, images: ImageSource, config: ExtractConfig, progress: Callable[[int], None]
+) -> Iterator[UInt8[Tensor, "b 3 s s"]]:
+    device, done, readable = config.device or backbone.mean.device, 0, False
+    for pixels, _, count in _batches(backbone, images, config):
+        if pixels is not None:
+            readable = True
+            yield pixels.to(device)
+        done += count
+        progress(done)
+    if not readable:
+        raise UserError(f"{images.name}: none of the {len(images)} images can be read; see `dinoscope scan`")
+
+
+def _read_fitted(file: Path, backbone: Backbone) -> dict[str, Tensor] | None:
+    # What `fitted` stored for this backbone, or None; only what has checksums is trusted.
+    if not file.is_file():
+        return None
+    shapes = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
+    with contextlib.suppress(UserError):
+        entry = checkpoint.load(file)
+        found = {name: tensor.shape for name, tensor in entry.tensors.items()}
+        if entry.verified and found == shapes and entry.metadata.get("entry") == file.stem:
+            return dict(entry.tensors)
+    _log.warning("%s is damaged, and %s is fitted again", file, backbone.config.name)
+    return None
 
 
 # The cache
@@ -267,6 +349,8 @@ def cached_extract(
     """
     if images.stamp(0) is None:
         return extract(backbone, images, config, progress)
+    if not backbone.has_own_probe:  # one entry serves both kinds of feature
+        config = replace(config, feature="image")
     place, weights = cache_folder("features") if place is None else place, checkpoint.weights_hash(backbone)
     total, view = len(images), evaluation_view(backbone, config)
     features, positions, filled = torch.empty(total, config.dim(backbone)), list[Tensor](), 0
@@ -325,12 +409,15 @@ def _read(file: Path, *, dim: int) -> tuple[Float[Tensor, "k d"], Int[Tensor, " 
 def _write(file: Path, features: Float[Tensor, "k d"], positions: Int[Tensor, " k"]) -> None:
     if not features.isfinite().all():  # a model's own NaN: nothing to keep, and when read it would count as damage
         return
+    _save(file, {"features": features, "positions": positions}, "features are not cached")
+
+
+def _save(file: Path, tensors: dict[str, Tensor], fault: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        facts = {"format": CACHE_FORMAT, "entry": file.stem}
-        checkpoint.save(file, {"features": features, "positions": positions}, facts)
+        checkpoint.save(file, tensors, {"format": CACHE_FORMAT, "entry": file.stem})
     except OSError as error:
-        _log.warning("features are not cached: %s (%s names another folder)", error, CACHE_VARIABLE)
+        _log.warning("%s: %s (%s names another folder)", fault, error, CACHE_VARIABLE)
 
 
 # Files

@@ -1,4 +1,4 @@
-"""The models that a person can name: runs, exports, files, released weights, random weights, raw pixels."""
+"""The models that a person can name: runs, exports, files, released and random weights, baselines without a network."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ from torch import Tensor, nn
 from dinoscope import checkpoint
 from dinoscope.config import from_dict
 from dinoscope.errors import UserError
+from dinoscope.features import Watch
 from dinoscope.files import OFFLINE_VARIABLE, RUN_SETTINGS, cache_folder, unique_names
 from dinoscope.methods import DISPLAY, shown_name
 from dinoscope.methods.method import MethodConfig
 from dinoscope.models import backbone as backbones
 from dinoscope.models.backbone import BACKBONES, PIXELS, TIMM, Backbone, BackboneConfig, build_baseline
+from dinoscope.models.dictionary import PATCHES, DictionaryBackbone
 from dinoscope.models.foreign import PixelsBackbone, pretrained_timm, timm_config
 from dinoscope.models.network import IMAGENET_MEAN, IMAGENET_STD
 from dinoscope.models.pretrained import CATALOGUE, Choices, Release, fetch, import_file, is_cached, is_offline
@@ -48,12 +50,11 @@ SHIPPED_RELEASE = Release(
     source="dinoscope, shipped_model/card.json",
     note="18 minutes on one core; its figures on the scenes are in card.json",
 )
+NO_NETWORK = (PIXELS, PATCHES)
+"""Names and methods of baselines without a network."""
 SEED = 0
 """Seed of random weights."""
 NOT_TRAINED_HERE = "weights of others, or without their run: how they were trained is not compared"
-
-Watch = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-"""Takes what is being done; gives a function to call with (done, total) meanwhile. `progress_bar` is one."""
 
 _log = logging.getLogger("dinoscope")
 
@@ -65,9 +66,9 @@ class Model:
     name: as the person gave it. label: short and, within one table, unique.
     path: run folder, exported folder or weights file; None for random weights.
     origin: whose weights they are and what was found in their file, if they are not ours.
-    method: a key of `methods.DISPLAY`, "random", "pixels", or the method's name as its source writes it.
+    method: a key of `methods.DISPLAY`, "random", "pixels", "patches", or the method's name as its source writes it.
     run: the run folder, if the model is one. settings: of its training, as plain values (`RunConfig`).
-    keeps_results: False for a baseline, whose results are not kept.
+    keeps_results: False for a baseline whose results are not kept.
     remarks: what a reader of its results must know.
     """
 
@@ -110,9 +111,10 @@ class Model:
     def home(self) -> Path | None:
         """Return the folder whose evaluations/ keeps the results: the run, else one in the cache for these weights.
 
-        So nothing is written next to files of others, and one model under two names is measured once.
+        So nothing is written next to files of others, and one model under two names is measured once. None if nothing
+        is kept, as of a baseline that has not been fitted.
         """
-        if not self.keeps_results:
+        if not self.keeps_results or self.backbone.fit is not None:
             return None
         return cache_folder("measurements") / self.weights_hash if self.run is None else self.run
 
@@ -140,7 +142,7 @@ def load_models(names: Sequence[str | Path | Model], watch: Watch = say_once) ->
         raise UserError("no model: give --model RUN")
     models = [None if _is_untrained(name) else _loaded(name, watch) for name in names]
     if None in models:
-        configs = [model.backbone.config for model in models if model is not None and model.method != PIXELS]
+        configs = [model.backbone.config for model in models if model is not None and model.method not in NO_NETWORK]
         if not configs:
             raise UserError(f"{UNTRAINED}: name another model, whose network is meant, or {RANDOM}NETWORK")
         untrained = Model(UNTRAINED, f"random {configs[0].name}", random_backbone(configs[0]), method="random")
@@ -159,7 +161,9 @@ def load_model(name: str, watch: Watch = say_once) -> Model:
     """Load one model. A path that exists is taken as a path.
 
     name: a path as `checkpoint.load_backbone` or `import_file` takes it; a name in `CATALOGUE`, fetched on first use;
-        "shipped"; "pixels" (no network: the image as its feature); `timm:NAME` with timm's weights, fetched by timm;
+        "shipped"; "pixels" (no network: the image as its feature); "patches" (no network: a dictionary of whitened
+        patches, fitted to training images by `evaluation.base.fitted`); `timm:NAME` with timm's weights, fetched by
+        timm;
         `random:NETWORK` or `random:MODEL`.
 
     Raises UserError if there is no such network or model, the path holds none, or it cannot be fetched.
@@ -173,6 +177,8 @@ def load_model(name: str, watch: Watch = say_once) -> Model:
             return replace(load_model(str(shipped_model())), name=name, label=name)
         if name == PIXELS:
             return Model(name, "raw pixels", PixelsBackbone().eval(), method=PIXELS)
+        if name == PATCHES:
+            return Model(name, "whitened patches", DictionaryBackbone().eval(), method=PATCHES)
         if name.startswith(TIMM):
             return _of_timm(name, watch)
         if name in CATALOGUE:

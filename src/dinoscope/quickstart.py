@@ -21,7 +21,7 @@ from dinoscope.evaluation.knn import EVALUATION, KNNConfig
 from dinoscope.evaluation.results import keep
 from dinoscope.evaluation.voc import jaccard
 from dinoscope.explain.attention import attention_maps, map_masks, network_input
-from dinoscope.model_names import Model, load_model, random_backbone, shipped_model
+from dinoscope.model_names import NO_NETWORK, Model, load_model, random_backbone, shipped_model
 from dinoscope.models.backbone import Backbone, without_drop_path
 from dinoscope.pictures import Tile, fitted, overlay, write_png
 from dinoscope.report.pages import attention_panel
@@ -49,7 +49,7 @@ class Row:
 def quickstart(
     config: RunConfig, data: Path, listeners: Sequence[Listener], progress: Callable[[int, int], None]
 ) -> list[Row]:
-    """Train on the scenes, compare with raw pixels, random weights and the shipped model, and draw attention.
+    """Train on the scenes, compare with baselines and the shipped model, and draw attention.
 
     The run folder gets quickstart.json, attention/overview.png with all models, and attention/panel-*.png.
 
@@ -60,13 +60,16 @@ def quickstart(
     """
     if api.train(config, listeners=listeners).interrupted:
         raise KeyboardInterrupt
-    pixels = load_model("pixels")
+    context = Context(workers=0, cached=False)
+    progress(0, 1)
+    baselines = [context.fitted(load_model(name), data / "folder") for name in NO_NETWORK]
     models = {
         "random weights": random_weights(config),
         TRAINED: load_backbone(config.out),
         SHIPPED: load_backbone(shipped_model()),
     }
-    rows = evaluate({pixels.label: pixels.backbone, **models}, data, config.out, progress)
+    baselines = {model.label: model.backbone for model in baselines}
+    rows = evaluate({**baselines, **models}, data, config.out, progress)
     draw(models, find_images(data / "folder" / "val"), config.out / "attention")
     write_text(config.out / "quickstart.json", json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     return rows

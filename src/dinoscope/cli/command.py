@@ -25,7 +25,7 @@ MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
 
 WHAT_MAY_BE_NAMED = (
     "Run folder, exported folder, weights file (also others'), released weights (`dinoscope models`), shipped, pixels, "
-    "random:NETWORK, or random:MODEL for a model's network with random weights."
+    "patches, random:NETWORK, or random:MODEL for a model's network with random weights."
 )
 
 ModelName = Annotated[str, tyro.conf.arg(name="model", metavar="MODEL", help=WHAT_MAY_BE_NAMED)]

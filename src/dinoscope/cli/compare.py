@@ -33,7 +33,7 @@ class MeasuringOptions:
     """Share of each class of the training images whose labels are used, in (0, 1]."""
 
     no_baselines: bool = False
-    """Leave out raw pixels and networks with random weights, which are added if --data is given."""
+    """Leave out raw pixels, whitened patches, and networks with random weights, which are added if --data is given."""
 
     skip: tuple[str, ...] = ()
     """Names of evaluations that are not measured; kept results are shown."""
@@ -85,7 +85,8 @@ def compare(
 
     Args:
         out: Folder to write to.
-        baselines: Add raw pixels, and each network with random weights; done without asking if --data is given.
+        baselines: Add raw pixels, whitened patches, and each network with random weights; done without asking if
+            --data is given.
         published: Add published figures on ImageNet, in a section of their own.
         throughput_image_size: Side of the images on which speed is measured, in pixels.
         throughput_batch_size: Images per forward while speed is measured; by default 128 on a GPU and 16 on a CPU.

@@ -30,6 +30,7 @@ from dinoscope.recipes import run_config
 from dinoscope.report.build import write_report
 from dinoscope.scenes import write_scenes
 from dinoscope.system import pick_device
+from dinoscope.text import listed
 from dinoscope.training.run_folder import CONFIG, read_config
 
 BY_DEFAULT = (
@@ -152,8 +153,10 @@ def quickstart(
         table.add_row(row.name, str(row.image_size), f"{row.knn:.1f}", jaccard, style=style)
     stdout(table)
     knn = {row.name: row.knn for row in rows}
-    if knn[TRAINED] <= knn["raw pixels"]:
-        stdout(f"Raw pixels are as good as the model {TRAINED}, or better: it has not learned enough yet.")
+    better = [name for name in ("raw pixels", "whitened patches") if knn[TRAINED] <= knn[name]]
+    if better:
+        names = listed(better).capitalize()
+        stdout(f"{names} are as good as the model {TRAINED}, or better: it has not learned enough yet.")
     report = write_report([str(run)], run / "report.html", context=Context(watch=progress_bar))
     stdout(
         f"\nwhat it attends to        {run / 'attention' / 'overview.png'}\n"

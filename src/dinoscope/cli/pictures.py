@@ -393,6 +393,7 @@ def draw_map(
     found = find_images(data, splits=True)
     folder = balanced(found, limit)
     models, context = load_models(model, progress_bar), extraction.context()
+    models = [context.fitted(each, data) for each in models]
     banks = [context.features(each.backbone, folder, f"features of {each.label}") for each in models]
     made: list[tuple[str, EmbeddingMap]] = []
     with progress_bar("placing images") as progress:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 
+from dinoscope import features
 from dinoscope.data.sources import SPLITS, ImageSource, find_images, find_split, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.evaluation import results
@@ -92,6 +93,19 @@ class Context:
                 return cached_extract(backbone, images, config, progress, self.place)
             return extract(backbone, images, config, progress)
 
+    def fitted(self, model: Model, data: Data) -> Model:
+        """Return the model, fitted to the train split of the data, without labels, if it must be (`Backbone.fit`).
+
+        Of a folder without splits, all images are taken. Without data it is returned as it is. Raises UserError if no
+        image can be read.
+        """
+        if model.backbone.fit is None or data is None:
+            return model
+        images = find_images(resolve_split(data, "train")) if isinstance(data, Path) else data[0]
+        extraction, place = self.extraction(), self.place
+        made = features.fitted(model.backbone, images, extraction, self.watch, cached=self.cached, place=place)
+        return replace(model, backbone=made)
+
     def naming(self, model: str) -> Context:
         """Return a copy whose progress is shown under the name of the model."""
 
@@ -102,8 +116,9 @@ class Context:
 
     def network(self, model: Model) -> dict[str, Any]:
         """Return the entries of a protocol about weights, view and arithmetic."""
-        view = evaluation_view(model.backbone, self.extraction())
+        view, made_of = evaluation_view(model.backbone, self.extraction()), model.backbone.made_of
         return {
+            **({"made_of": made_of} if made_of else {}),
             "weights": model.weights,
             "weights_hash": model.weights_hash,
             "image_size": view.size,
@@ -163,6 +178,7 @@ class Evaluation:
     keeps_results: `run` keeps the results itself, because files belong to them (masks of a few frames).
     needs_no_model: it can do without any model, as its settings may name something else.
     uses: fields of `Context` that matter to it.
+    train_data: from data and settings, the data to whose train split a baseline is fitted (`fitted`).
     prefix: what the names of its kept results begin with; "" takes `name`.
     file_name: the name under which a result is kept, from its settings and protocol.
     tables: results of several models under one protocol as tables, with published figures in the first if asked for.
@@ -187,6 +203,7 @@ class Evaluation:
     keeps_results: bool = False
     needs_no_model: bool = False
     uses: tuple[str, ...] = ("device", "precision", "batch_size", "workers", "image_size", "crop_fraction", "cached")
+    train_data: Callable[[Data, Any], Data] = lambda data, _: data
     prefix: str = ""
     file_name: Callable[[Any, Mapping[str, Any]], str] | None = None
     tables: Callable[[Labelled, bool], list[Table]] | None = None
@@ -209,11 +226,23 @@ def measure(evaluation: Evaluation, models: Sequence[Model], data: Data, config:
     Raises UserError as `Evaluation.run` does.
     """
     measured: list[Result] = []
+    models = fitted(evaluation, models, data, config, context)
     for place, result in enumerate(evaluation.run(models, data, config, context)):
         if place < len(models) and not evaluation.keeps_results:
             keep_result(evaluation, models[place], config, result)
         measured.append(result)
     return measured
+
+
+def fitted(evaluation: Evaluation, models: Sequence[Model], data: Data, config: Any, context: Context) -> list[Model]:
+    """Return the models that `evaluation.run` takes: baselines that must see images first have seen the training ones.
+
+    Without data they are returned as they are. Raises UserError as `Context.fitted` does.
+    """
+    if all(model.backbone.fit is None for model in models):
+        return list(models)
+    seen = evaluation.train_data(data, config)
+    return [context.fitted(model, seen) for model in models]
 
 
 def keep_result(evaluation: Evaluation, model: Model, config: Any, result: Result) -> str | None:
@@ -451,6 +480,11 @@ def require_known_classes(known: ImageSource, queries: ImageSource) -> None:
             f"{', '.join(unknown[:5])} (there: {', '.join(known.classes[:5])}...). "
             "The folder of a class must have the same name in both"
         )
+
+
+def made_of(protocol: Mapping[str, Any]) -> str:
+    """Return the words of a protocol line on what a fitted baseline consists of; "" for all other models."""
+    return f" ({protocol['made_of']})" if "made_of" in protocol else ""
 
 
 def location(images: ImageSource) -> str:

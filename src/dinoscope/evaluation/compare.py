@@ -29,19 +29,21 @@ from dinoscope.evaluation.results import conditions, shared_protocol
 from dinoscope.evaluation.statistics import CONFIDENCE, OverSeeds, over_seeds
 from dinoscope.evaluation.throughput import millions_of_parameters
 from dinoscope.methods import DISPLAY, method_name
-from dinoscope.model_names import SEED, Model, distinct, load_model, random_backbone
+from dinoscope.model_names import NO_NETWORK, SEED, Model, distinct, load_model, random_backbone
 from dinoscope.models.backbone import BACKBONES, PIXELS, is_network, network_title, without_drop_path
+from dinoscope.models.dictionary import PATCHES
 from dinoscope.tables import Column, Section, Table, TableRow
 from dinoscope.text import ABSENT
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import read_config
 from dinoscope.types import Metric, Result
 
-BASELINES = ("pixels", "random")
+BASELINES = (*NO_NETWORK, "random")
 WITH_LABELS = "supervised"
 """The method whose rows had what the others had not."""
 METHOD_NAMES = {
     "pixels": "Raw pixels",
+    "patches": "Whitened patches",
     "random": "Random",
     **{key: display.title for key, display in DISPLAY.items()},
 }
@@ -84,7 +86,7 @@ class Entry:
     """One model and its results.
 
     method: a key of `METHOD_NAMES`, or another name.
-    backbone: name in `BACKBONES`; "" for raw pixels.
+    backbone: name in `BACKBONES`; "" for a baseline without a network.
     parameters: of the backbone, in millions; None for raw pixels.
     run: its folder, or what else it is.
     settings: flat, what decides the result apart from the seed; empty for a baseline, and if it is not known.
@@ -220,7 +222,7 @@ def _groups(entries: Iterable[Entry], evaluations: Sequence[str]) -> list[list[E
 
 
 def _order(row: Row) -> tuple[Any, ...]:
-    """Raw pixels, ResNets, transformers, each from small to large; within an architecture by method."""
+    """No network, ResNets, transformers, each from small to large; within an architecture by method."""
     entry, methods = row.first, list(METHOD_NAMES)
     network = BACKBONES.get(entry.backbone)
     is_resnet = "resnet" in entry.backbone or (network is not None and not network.transformer)
@@ -257,9 +259,11 @@ def _notes(row: Row, rows: Sequence[Row], evaluations: Sequence[str]) -> list[st
             for name, (usual, title) in (display.deviations.items() if display else ())
             if first.settings.get(name, usual) != usual
         ]
-    for name in evaluations if first.method != "pixels" else ():  # which have no network to be shown another size
+    for name in evaluations if first.method not in NO_NETWORK else ():  # nothing that could be shown another size
         under = [
-            (other, found[0]) for other in rows if other.first.method != "pixels" and (found := other.results(name))
+            (other, found[0])
+            for other in rows
+            if other.first.method not in NO_NETWORK and (found := other.results(name))
         ]
         own = next((conditions(result) for other, result in under if other is row), None)
         if own and (differs := difference(own, [conditions(result) for _, result in under])):
@@ -273,9 +277,9 @@ def _notes(row: Row, rows: Sequence[Row], evaluations: Sequence[str]) -> list[st
 def usual_protocol(rows: Iterable[Row], evaluation: str) -> dict[str, Any] | None:
     """Return the protocol under which most rows were measured, without entries about a model.
 
-    None if none was. Raw pixels do not count.
+    None if none was. Baselines without a network do not count.
     """
-    measured = [found[0] for row in rows if row.first.method != "pixels" and (found := row.results(evaluation))]
+    measured = [found[0] for row in rows if row.first.method not in NO_NETWORK and (found := row.results(evaluation))]
     keys = [identity(conditions(result)) for result in measured]
     return shared_protocol(measured[keys.index(Counter(keys).most_common(1)[0][0])]) if keys else None
 
@@ -309,21 +313,22 @@ def gather(
         wanted: None takes the default evaluations.
         skip: evaluations that are not measured; kept results are shown nevertheless.
         context: of the features; speed is measured on its device.
-        baselines: add raw pixels, and each network with random weights.
+        baselines: add raw pixels, whitened patches, and each network with random weights.
 
     Raises UserError if the data cannot be used, or are missing and a model has no images of its own.
     """
     wanted = default_settings() if wanted is None else wanted
     gatherer = _Gatherer(models, data, wanted, skip, context)
-    entries = [gatherer.entry(model) for model in models]
+    entries = [gatherer.entry(model) for model in gatherer.models]
     if baselines:
-        entries += [*gatherer.random_networks(models), *gatherer.pixels()]
+        entries += [*gatherer.random_networks(models), *gatherer.pixels(), *gatherer.patches()]
     return compare(entries, tuple(wanted))
 
 
 class _Gatherer:
     """Measures models under the same conditions as far as possible.
 
+    models: those that must be are fitted to the train split of the images (`Context.fitted`).
     images: labelled images that all models are measured on; None if each is measured on its own.
     chosen: model -> evaluation -> the kept result that is shown, if it need not be measured again.
     agreeing: evaluations of which all models have a kept result under the same conditions.
@@ -335,9 +340,11 @@ class _Gatherer:
         self.data, self.wanted, self.skip = data, wanted, skip
         self.context = replace(context, device=context.device or torch.device("cpu"))
         self.images = None if data is None else base.labelled_images(data)
+        models = self.models = [self.context.fitted(model, self.images) for model in models]
         self.chosen = self._choose(models)
         if data is None:
             self.images = self._usual_images()
+            models = self.models = [self.context.fitted(model, self.images) for model in models]
         labelled = {name for name in wanted if EVALUATIONS[name].needs == "labels"}
         strangers = [model.name for model in models if model.settings is None]
         if strangers and self.images is None and not labelled <= set(skip):
@@ -353,13 +360,16 @@ class _Gatherer:
         }
         self.by_network: dict[tuple[str, str], Result] = {}
 
-    def entry(self, model: Model) -> Entry:
+    def entry(self, model: Model, evaluations: Collection[str] | None = None) -> Entry:
+        """Return a model with its results. evaluations: of those that are wanted; None takes all."""
         measurements: dict[str, Result] = {}
         remarks = list(model.remarks)
         newest = None if model.run is None else checkpoint.newest_metadata(model.run / "checkpoints")
         if newest is not None and newest.get("step") != newest.get("total"):
             remarks.append(f"{model.name}: stopped at step {newest.get('step')} of {newest.get('total')}")
-        for name in self.wanted:
+        if model.backbone.made_of:
+            remarks.append(f"{model.label}: {model.backbone.made_of}")
+        for name in self.wanted if evaluations is None else evaluations:
             result = self.chosen.get(model.name, {}).get(name)
             if name not in self.skip and (result is None or not self._is_wanted(model, name, result)):
                 try:
@@ -371,8 +381,8 @@ class _Gatherer:
                 measurements[name] = result
         return Entry(
             model.method,
-            model.backbone.config.name,
-            millions_of_parameters(model.backbone),
+            "" if model.method in NO_NETWORK else model.backbone.config.name,
+            millions_of_parameters(model.backbone) or None,
             model.name,
             None if model.settings is None else model.settings.get("seed", RunConfig.seed),
             {} if model.run is None else deciding_settings(read_config(model.run)),
@@ -494,6 +504,18 @@ class _Gatherer:
         remark = f"raw pixels: the images themselves at {size} x {size} px, less the mean of each"
         return [Entry(PIXELS, "", None, pixels.label, measurements={"knn": result}, remarks=(remark,))]
 
+    def patches(self) -> list[Entry]:
+        """Return the baseline of whitened patches; nothing if it is among the models, or without common images.
+
+        It has features of whole images alone.
+        """
+        if self.images is None or any(model.method == PATCHES for model in self.models):
+            return []
+        model = self.context.fitted(load_model(PATCHES), self.images)
+        chosen = self._choose([model])[model.name]
+        self.chosen[model.name] = {name: each for name, each in chosen.items() if not EVALUATIONS[name].by_network}
+        return [self.entry(model, [name for name in self.wanted if EVALUATIONS[name].needs in ("labels", "nothing")])]
+
 
 def _images_of(result: Result) -> tuple[str | None, str | None]:
     """Return the folders of the images that classify, and of those that are classified; None for none."""
@@ -594,7 +616,7 @@ def bold_line(comparison: Comparison) -> str:
 
 
 def baseline_lines(comparison: Comparison) -> list[str]:
-    """Return the news that raw pixels or random weights are as good as every model, for each accuracy."""
+    """Return the news that a baseline is as good as every model, for each accuracy."""
 
     def images(row: Row, name: str) -> tuple[object, ...]:
         found = conditions(measured(row, name)[0])
@@ -608,7 +630,7 @@ def baseline_lines(comparison: Comparison) -> list[str]:
                 continue
             rivals = [other for other in models if images(other, name) == images(row, name)]
             unlabelled = [other for other in rivals if other.first.method != WITH_LABELS]
-            baseline = f"random weights of {row.architecture}" if row.first.backbone else "raw pixels"
+            baseline = f"random weights of {row.architecture}" if row.first.backbone else row.method.lower()
             for scope, others in (("", rivals), (" trained without labels", unlabelled)):
                 top = max(others, key=lambda other, name=name: _mean(other, name), default=None)
                 if top is not None and _mean(row, name) >= _mean(top, name):

@@ -366,6 +366,7 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     queries = f"{protocol['query_images']} queries" if protocol["queries"] else "each against all others"
     weights = f", weights {protocol['weights']}" if "weights" in protocol else ""
     data = protocol["gallery"] + (f" and {protocol['queries']}" if protocol["queries"] else "")
+    weights += base.made_of(protocol)
     return (
         f"{gallery}, {queries}, {protocol['classes']} classes, {protocol['image_size']} px, "
         f"temperature {protocol['temperature']:g}{weights}, data {data}"
@@ -390,5 +391,6 @@ EVALUATION = base.Evaluation(
     protocol_line,
     expected,
     default=True,
+    train_data=lambda data, config: data if config.gallery is None else _images(data, config),
     file_name=lambda config, protocol: kept_name("knn", protocol["label_fraction"]),
 )

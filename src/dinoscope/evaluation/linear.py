@@ -530,6 +530,7 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     feature = f", {protocol['feature']}" if "feature" in protocol else ""
     rate = f"{protocol['learning_rate']:g}" if "learning_rate" in protocol else "rate"
     weights = f", weights {protocol['weights']}" if "weights" in protocol else ""
+    weights += base.made_of(protocol)
     return (
         f"{protocol['protocol']} protocol, last epoch of {protocol['epochs']}, on {protocol['val_images']} validation "
         f"images; {train}, {prepared}, {protocol['classes']} classes, {protocol['image_size']} px{feature}, "

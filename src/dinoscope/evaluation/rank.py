@@ -12,7 +12,7 @@ from typing import Any
 
 from dinoscope.data.sources import ImageSource, evenly, find_images, find_split, resolve_split
 from dinoscope.errors import UserError
-from dinoscope.evaluation.base import Column, Context, Data, Evaluation, location
+from dinoscope.evaluation.base import Column, Context, Data, Evaluation, location, made_of
 from dinoscope.evaluation.results import new_result
 from dinoscope.methods.health import rank_me
 from dinoscope.model_names import Model
@@ -62,6 +62,7 @@ def expected(model: Model, data: Data, config: RankConfig, context: Context) -> 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
     weights = f", weights {protocol['weights']}" if "weights" in protocol else ""
+    weights += made_of(protocol)
     count = min(protocol["count"], protocol["most"])
     return f"{count} images of {protocol['images']}, {protocol['image_size']} px, {protocol['precision']}{weights}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
@@ -102,6 +102,19 @@ class Transformer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Fit:
+    """Capability of a baseline: it is made from images, without labels, before it describes any.
+
+    max_images: how many it is made from, at most.
+    learn: takes uint8 images [b, 3, h, w] in batches and a function to call with (done, total); returns the state dict
+        of the backbone that is made. The same images give the same one.
+    """
+
+    max_images: int
+    learn: Callable[[Iterable[UInt8[Tensor, "b 3 h w"]], Callable[[int, int], None]], dict[str, Tensor]]
+
+
 class Backbone(nn.Module):
     """Config, feature width and normalisation, which all networks share, and what a network can do besides.
 
@@ -110,6 +123,7 @@ class Backbone(nn.Module):
     has_patches: whether the patches show places of the image.
     signature: what its name does not tell of the network, for the hash of its weights.
     probe_title: what `probe_features` consists of, for a person.
+    made_of: what a protocol must tell of one that was fitted to images (`fit`); "" for all others.
     """
 
     config: BackboneConfig
@@ -122,6 +136,7 @@ class Backbone(nn.Module):
     has_patches: bool = True
     signature: str = ""
     probe_title: str = "pooled vector"
+    made_of: str = ""
 
     def __init__(self, config: BackboneConfig, dim: int, patch_size: int) -> None:
         super().__init__()
@@ -156,6 +171,11 @@ class Backbone(nn.Module):
         """Return what DINO's linear probe is trained on; by default the image feature."""
         return self.feature(images)
 
+    @property
+    def has_own_probe(self) -> bool:
+        """Whether `probe_features` differs from the image feature."""
+        return type(self).probe_features is not Backbone.probe_features
+
     def weights_for(self, config: BackboneConfig) -> dict[str, Tensor]:
         """Return the weights of `net` for the same network with the layout of `config`."""
         return self.net.state_dict()
@@ -176,9 +196,21 @@ class Backbone(nn.Module):
         return None
 
     @property
+    def fit(self) -> Fit | None:
+        """Capability: see `Fit`. None for a network, and for what is already fitted."""
+        return None
+
+    @property
     def patch_projection(self) -> nn.Module | None:
         """What turns pixels into patch tokens, for methods that freeze it; None if there is no such layer."""
         return None
+
+
+def require_fitted(backbone: Backbone) -> None:
+    """Raise UserError for a baseline that must be fitted to images first (`Backbone.fit`)."""
+    if backbone.fit is not None:
+        name = backbone.config.name
+        raise UserError(f"{name} is made from training images and has seen none; name it where --data has some")
 
 
 def require_patches(backbone: Backbone, what: str) -> None:

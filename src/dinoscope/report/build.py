@@ -52,7 +52,7 @@ def write_report(
         out: the file.
         data: labelled images on which what is missing is measured and kept; None shows kept results alone.
         wanted, skip, context: as of `evaluation.compare.gather`.
-        baselines: raw pixels and random weights in the comparison; only if there are data.
+        baselines: raw pixels, whitened patches and random weights in the comparison; only if there are data.
         pictures: maps of the features and what the models attend to, which need the images and some time.
         title: above all; by default the models' names.
         overwrite: replace the file.
@@ -71,7 +71,7 @@ def write_report(
     # A run that has saved nothing has no model yet; all that it logged is shown nevertheless.
     empty = {str(run.path) for run in runs if run.state == "begun"}
     named = [each for each in models if isinstance(each, Model) or str(Path(each)) not in empty]
-    loaded = load_models(named, context.watch) if named else []
+    loaded = [context.fitted(model, data) for model in load_models(named, context.watch)] if named else []
     comparison = None
     if loaded and data is None:  # show what is kept
         comparison = gather(loaded, None, wanted, skip=EVALUATIONS, context=context)

@@ -29,6 +29,7 @@ from dinoscope.tables import Line, LineChart, LinePanel
 # Okabe and Ito's palette: told apart with any colour vision, and in print.
 COLORS = {
     "Raw pixels": "#9a9a9a",
+    "Whitened patches": "#8a6d3b",
     "Random": "#6e6e6e",
     "EsViT": "#0072b2",
     "MoBY": "#7a5195",

@@ -44,8 +44,8 @@ def section(material: Material) -> Section | None:
         notices.append(Notice(text))
     maps: list[tuple[str, FeatureBank, EmbeddingMap]] = []
     for model in material.models[:MAX_MODELS]:
-        bank = context.features(model.backbone, chosen, f"{model.label}: features for its map")
         try:
+            bank = context.features(model.backbone, chosen, f"{model.label}: features for its map")
             with context.watch(f"{model.label}: placing images") as progress:  # UMAP takes seconds to be loaded
                 progress(0, 1)
                 maps.append((model.label, bank, embedding_map(bank.features, method, 0)))

@@ -255,7 +255,7 @@ def _images(result: Result) -> str:
 
 def _title(row: Row, comparison: Comparison) -> str:
     """A row by its method, with its architecture if there are several."""
-    networks = {each.architecture for each in comparison.rows if each.first.method != "pixels"}
+    networks = {each.architecture for each in comparison.rows if each.first.backbone}
     return compare.label(row, comparison) + (f" on {row.architecture}" if len(networks) > 1 else "")
 
 
