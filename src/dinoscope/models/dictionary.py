@@ -6,8 +6,8 @@ are its feature. Patches, whitening and centroids come from training images; lab
 
 Sources: A. Coates, H. Lee and A. Y. Ng 2011, An Analysis of Single-Layer Networks in Unsupervised Feature Learning
 (preprocessing, equation 2, pooling: section 3); A. Coates and A. Y. Ng 2011, The Importance of Encoding Versus Training
-with Sparse Coding and Vector Quantization. They do not print the two constants of the normalisation, the regularisation
-of the whitening and the one of the standardisation, which are those of the authors' public demo.
+with Sparse Coding and Vector Quantization. The three constants below are not in the papers; they are those of the
+authors' public demo (kmeans_demo.m).
 """
 
 from __future__ import annotations
