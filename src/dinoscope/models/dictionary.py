@@ -34,7 +34,7 @@ STANDARDIZATION = 0.01
 """Added to the variance of a feature before it is divided by its root."""
 
 _IMAGES = 256  # between two reports of progress
-_CPU_BYTES, _GPU_BYTES = 2**22, 2**28  # of distances at a time: on a CPU they stay in its caches
+_CPU_BYTES, _GPU_BYTES = 2**25, 2**28  # of distances at a time: on a CPU they stay in the last cache
 
 
 @dataclass(frozen=True)
