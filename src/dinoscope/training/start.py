@@ -19,6 +19,7 @@ from dinoscope.files import cache_folder, write_text, writing
 from dinoscope.methods.method import Method
 from dinoscope.model_names import Model, Watch, load_model, say_once
 from dinoscope.models.backbone import Backbone, BackboneConfig
+from dinoscope.models.network import require_fitted
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import RunFolder
 from dinoscope.training.sharding import like_module
@@ -150,12 +151,14 @@ def beginning_from(config: RunConfig, name: str, watch: Watch = say_once) -> Run
 def settled(config: RunConfig) -> RunConfig:
     """Return the settings with what identifies the trained models that the method learns from.
 
-    Raises UserError if one is missing, lies in the folder of the run, or is not the one that the run began with.
+    Raises UserError if one is missing, is no trained model, lies in the folder of the run, or is not the one that the
+    run began with.
     """
 
     def load(name: str) -> Backbone:
         model = load_model(name)
         _require_outside(model, config.out, "it")
+        require_fitted(model.backbone)
         return model.backbone
 
     return replace(config, method=config.method.settled(load))
