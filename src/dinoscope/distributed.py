@@ -76,7 +76,12 @@ def gather(value: Tensor) -> Tensor:
         return value
     from torch.distributed.nn.functional import all_gather
 
-    return torch.cat(list(all_gather(value)))
+    rows = torch.cat(list(all_gather(value)))
+    if rows.requires_grad:
+        # torch's exchange of gradients over gloo writes their parts in the order of memory: a gradient that is a
+        # transposed view would arrive scrambled (seen with torch 2.14).
+        rows.register_hook(lambda gradient: gradient.contiguous())
+    return rows
 
 
 def sum_with_gradient(value: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ MISTAKES = {
     "train --method.queue-size 3": "is an option of --method moco and swav, and the method here is dino",
     "train --method moco --method.koleo 1": "is an option of --method dino, and the method here is moco",
     "train --recipe simclr_resnet50 --method.koleo 1": "is an option of --method dino, and the method here is simclr",
-    "train --method dyno": "there is no method 'dyno'; did you mean dino or byol?",
+    "train --method dyno": "there is no method 'dyno'; did you mean dino",
     "train --recipe quickstar": "there is no recipe 'quickstar'; did you mean quickstart",
     "train --views smal_32": "there is no preset of views 'smal_32'; did you mean small_32",
     "train --data photos": "--out is missing: The run folder to write",

@@ -14,9 +14,11 @@ from dinoscope.data.views import ViewsConfig
 from dinoscope.methods.byol import BYOLConfig
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.methods.distill import DistillConfig
+from dinoscope.methods.emp import EMPConfig
 from dinoscope.methods.method import MethodConfig
 from dinoscope.methods.moco import MoCoConfig
 from dinoscope.methods.simclr import SimCLRConfig
+from dinoscope.methods.simdino import SimDINOConfig
 from dinoscope.methods.supervised import SupervisedConfig
 from dinoscope.methods.swav import SwAVConfig
 from dinoscope.training.config import OptimizerConfig, RunConfig, SavingConfig
@@ -26,6 +28,7 @@ from dinoscope.types import Views
 DINO = DINOConfig(out_dim=64, hidden_dim=32, bottleneck_dim=16, freeze_last_layer_epochs=0, teacher_momentum=0.9)
 SMALL_HEAD = {"hidden_dim": 32, "projection_dim": 16, "head_batch_norm": False}
 SWAV = SwAVConfig(**SMALL_HEAD, num_prototypes=12, freeze_prototypes_steps=1, queue_size=0)
+SIMDINO = SimDINOConfig(hidden_dim=32, bottleneck_dim=16, teacher_momentum=0.9)
 
 SETTINGS: dict[str, MethodConfig] = {
     "dino": DINO,
@@ -45,6 +48,9 @@ SETTINGS: dict[str, MethodConfig] = {
     "swav": SWAV,
     "swav-queue": replace(SWAV, queue_size=16, queue_from_epoch=0),
     "distill": DistillConfig(teacher="shipped", head_layers=2, hidden_dim=32),
+    "emp": EMPConfig(**SMALL_HEAD, alignment_weight=30.0),
+    "simdino": SIMDINO,
+    "simdino-groups": replace(SIMDINO, rate_images=4, expanded="student"),
     "supervised": SupervisedConfig(),
 }
 """case -> settings; without batch norm, to which a batch that is cut up is another batch."""
@@ -89,6 +95,11 @@ def _learned_swav(steps: Steps) -> bool:
     return gap[-1] < 0.1 * max(gap) and steps[-1]["embedding_spread"] > 0.5
 
 
+def _learned_code(steps: Steps) -> bool:
+    """Views of an image have the same direction, and images fill the dimensions."""
+    return steps[-1]["alignment"] > 0.9 and steps[-1]["coding_rate_share"] > 0.5
+
+
 def _learned(share: float) -> Callable[[Steps], bool]:
     """The loss fell to this share, and images have different embeddings."""
     return lambda steps: steps[-1]["loss"] < share * steps[0]["loss"] and steps[-1]["embedding_spread"] > 0.5
@@ -105,12 +116,15 @@ LEARNED: dict[str, Callable[[Steps], bool]] = {
     "swav": _learned_swav,
     "swav-queue": _learned_swav,
     "distill": lambda steps: steps[-1]["loss"] < 0.1 * steps[0]["loss"] and steps[-1]["embedding_spread"] > 0.2,
+    "emp": _learned_code,
+    "simdino": _learned_code,
+    "simdino-groups": _learned_code,
     # One of the 32 views is 16 px of a background that both classes have: 31 of 32 is all that can be told.
     "supervised": lambda steps: steps[-1]["loss"] < 0.25 * steps[0]["loss"] and steps[-1]["training_top1"] > 96,
 }
 """case -> whether these steps on the same eight images learned them by heart."""
 
-VARIANTS = ("dino-sinkhorn-koleo", "moco-v3", "swav-queue")
+VARIANTS = ("dino-sinkhorn-koleo", "moco-v3", "simdino-groups", "swav-queue")
 """Cases beside which another one of the same method is overfitted: these only among the slow tests."""
 
 VIEWS = ViewsConfig(global_size=32, local_size=16, num_local=2, blur_probability=(0.0, 0.0, 0.0))

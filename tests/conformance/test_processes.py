@@ -34,6 +34,8 @@ BATCH_NORM: dict[str, dict[str, object]] = {
         "backbone": "resnet_micro",
     },
     "swav": {"method": replace(cases.SETTINGS["swav-queue"], head_batch_norm=True)},
+    "emp": {"method": replace(cases.SETTINGS["emp"], head_batch_norm=True), "backbone": "resnet_micro"},
+    "simdino": {"method": replace(cases.SETTINGS["simdino"], head_batch_norm=True)},
     "dino": {"method": replace(cases.SETTINGS["dino"], head_batch_norm=True), "backbone": "resnet_micro"},
 }
 """Networks with batch norm, whose statistics are those of all processes; to them a cut batch is another batch.

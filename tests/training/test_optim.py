@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dinoscope.recipes import run_config
 from dinoscope.training.config import OptimizerConfig, RunConfig
 from dinoscope.training.trainer import build_optimizer, set_schedules
 from dinoscope.types import Step
+
+DATA = Path(__file__).parent.parent / "data"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +62,24 @@ def test_lars_adapts_weights_whatever_their_decay_and_others_only_if_they_decay(
     assert [float(length) for length in moved[1:]] == pytest.approx(
         [adapted if decayed == "all" else plain] * 2, rel=1e-4
     )
+
+
+def test_larc_makes_the_steps_of_emp_ssls_code() -> None:
+    """Recorded from tsb0601/EMP-SSL 8fc3758 (lars.py around SGD); in the second step the rate is clipped."""
+    golden = load_file(DATA / "golden_coding.safetensors")
+    rates = json.loads((DATA / "golden_coding.json").read_text())["larc.rates"]
+    settings = OptimizerConfig("larc", 0.3, 0.0, 0, 1e-4, 1e-4, scaling="none", trust=0.005)
+    config = RunConfig(Path(), Path(), optimizer=settings)
+    weight, bias = (torch.nn.Parameter(golden[f"larc.{name}0"].clone()) for name in ("weight", "bias"))
+    optimizer = build_optimizer(config, [("net.weight", weight), ("net.bias", bias)])
+    set_schedules(optimizer, config, Step(0, 10, 10))
+    for step, rate in enumerate(rates):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        weight.grad, bias.grad = golden[f"larc.weight_gradient{step}"], golden[f"larc.bias_gradient{step}"]
+        optimizer.step()
+        torch.testing.assert_close(weight.detach(), golden[f"larc.weight{step + 1}"], atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(bias.detach(), golden[f"larc.bias{step + 1}"], atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -59,11 +59,12 @@ class Choices:
     """Named settings to begin with; `dinoscope recipes` lists them."""
 
     method: str = ""
-    """dino, simclr, moco, byol, swav, distill or supervised, with its default settings instead of the recipe's."""
+    """dino, simclr, moco, byol, swav, emp, simdino, distill or supervised, with its default settings instead of the
+    recipe's."""
 
     views: str = ""
-    """Preset of the views instead of the recipe's: imagenet, two_views, simclr, moco, byol, swav, supervised (224 px);
-    small_64, small_32, two_views_32, scenes."""
+    """Preset of the views instead of the recipe's: imagenet, two_views, simclr, moco, byol, swav, patches, supervised
+    (224 px); small_64, small_32, two_views_32, patches_32, scenes."""
 
     resume: bool = False
     """Continue the run in --out; nothing else need be given."""

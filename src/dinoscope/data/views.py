@@ -286,6 +286,16 @@ _NO_SOLARIZE = replace(_BYOL, solarize_probability=_NO_BLUR)
 # SimCLR for ImageNet (Chen et al. 2020, appendix A): two views with strong colours, blur on half of them.
 _STRONG = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
 _SIMCLR = replace(_NO_SOLARIZE, **_STRONG, blur_probability=(0.5, 0.5, 0.5))
+# EMP-SSL (Tong et al. 2023, and its code): many patches of a quarter of the image, all drawn alike.
+_PATCHES = ViewsConfig(
+    num_global=20,
+    num_local=0,
+    global_scale=(0.25, 0.25),
+    saturation=0.4,
+    hue=0.2,
+    blur_probability=(0.1, 0.1, 0.1),
+    solarize_probability=(0.1, 0.1, 0.1),
+)
 
 VIEWS: dict[str, ViewsConfig] = {
     "imagenet": ViewsConfig(),
@@ -327,6 +337,9 @@ VIEWS: dict[str, ViewsConfig] = {
     "byol": _BYOL,
     # SwAV's 2 x 224 + 6 x 96 crops for ImageNet (Caron et al. 2020, appendix A), resized bilinearly as in its code.
     "swav": replace(_SIMCLR, interpolation="bilinear", num_local=6, global_scale=(0.14, 1.0), local_scale=(0.05, 0.14)),
+    "patches": _PATCHES,
+    # Its code's for CIFAR: squares of 16 px, enlarged to 32 px.
+    "patches_32": replace(_PATCHES, global_size=32, aspect_ratio=(1.0, 1.0), interpolation="bilinear"),
     # One view: training with labels, and linear probes.
     "supervised": replace(_NO_SOLARIZE, num_global=1, jitter_probability=0.0, grayscale=0.0, blur_probability=_NO_BLUR),
 }

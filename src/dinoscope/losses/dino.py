@@ -99,8 +99,13 @@ def byol_loss(prediction: Float[Tensor, "s b d"], target: Float[Tensor, "t b d"]
 
     The paper adds the two terms of a symmetric pair of views; this is their mean, half of it.
     """
+    return 2 - 2 * mean_cosine(prediction, target)
+
+
+def mean_cosine(prediction: Float[Tensor, "s b d"], target: Float[Tensor, "t b d"]) -> Float[Tensor, ""]:
+    """Return the cosine between views of an image, which SimDINO maximises (Wu et al. 2025)."""
     prediction, target = (F.normalize(at_least_float32(rows), dim=-1) for rows in (prediction, target))
-    return 2 - 2 * mean_over_pairs(torch.einsum("sbd,tbd->stb", prediction, target))  # d: dimension
+    return mean_over_pairs(torch.einsum("sbd,tbd->stb", prediction, target))  # d: dimension
 
 
 def koleo_loss(features: Float[Tensor, "n d"]) -> Float[Tensor, ""]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dinoscope.methods import byol, dino, distill, moco, simclr, supervised, swav
+from dinoscope.methods import byol, dino, distill, emp, moco, simclr, simdino, supervised, swav
 from dinoscope.methods.method import Display, Method, MethodConfig, MethodEntry
 from dinoscope.models.backbone import BackboneConfig
 
@@ -13,6 +13,8 @@ METHODS: dict[str, MethodEntry] = {
     "byol": byol.METHOD,
     "swav": swav.METHOD,
     "distill": distill.METHOD,
+    "emp": emp.METHOD,
+    "simdino": simdino.METHOD,
     "supervised": supervised.METHOD,
 }
 

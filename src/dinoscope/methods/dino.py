@@ -16,9 +16,18 @@ from dinoscope.losses import dino as losses
 from dinoscope.losses.sinkhorn import batch_softmax, sinkhorn
 from dinoscope.methods import health as signs
 from dinoscope.methods import method
-from dinoscope.methods.method import Method, MethodConfig, Outputs, Recipe, RunShape, by_view, settings, view_features
-from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
-from dinoscope.models.heads import DINOHead, HeadShape, copy_parameters, follow, projector
+from dinoscope.methods.method import (
+    MethodConfig,
+    Outputs,
+    Recipe,
+    RunShape,
+    StudentTeacher,
+    by_view,
+    settings,
+    view_features,
+)
+from dinoscope.models.backbone import Backbone, BackboneConfig
+from dinoscope.models.heads import DINOHead, HeadShape, projector
 from dinoscope.schedules import cosine, epoch_warmup
 from dinoscope.types import Step, StepOutput, Views
 
@@ -121,28 +130,10 @@ LOSSES_OF_PROBABILITIES = {
 }
 
 
-class DINO(Method):
+class DINO(StudentTeacher[DINOHead]):
     """Student and teacher of one architecture; the student predicts the teacher's output on other views."""
 
     def __init__(self, config: DINOConfig, backbone: BackboneConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.additive = config.centering in ("center", "none") and config.koleo == 0
-        self.student_backbone = build_backbone(backbone)
-        self.student_head = self._head()
-        self.teacher_backbone = build_backbone(without_drop_path(backbone))
-        self.teacher_head = self._head()
-        copy_parameters(self.student_backbone, self.teacher_backbone)
-        copy_parameters(self.student_head, self.teacher_head)
-        self.center: Tensor
-        self.register_buffer("center", torch.zeros(config.out_dim))
-        self.predictor: nn.Sequential | None = None
-        if config.predictor == "mlp":  # made last: everything else begins as it does without it
-            width = self.student_head.embedding_dim
-            self.predictor = projector(width, config.hidden_dim, width, batch_norm=config.head_batch_norm)
-
-    def _head(self) -> DINOHead:
-        config = self.config
         shape = HeadShape(
             hidden_dim=config.hidden_dim,
             bottleneck_dim=config.bottleneck_dim,
@@ -153,7 +144,15 @@ class DINO(Method):
             weight_norm=config.head_weight_norm,
             norm_last_layer=config.norm_last_layer,
         )
-        return DINOHead(self.student_backbone.dim, config.out_dim, shape)
+        super().__init__(backbone, lambda width: DINOHead(width, config.out_dim, shape))
+        self.config = config
+        self.additive = config.centering in ("center", "none") and config.koleo == 0
+        self.center: Tensor
+        self.register_buffer("center", torch.zeros(config.out_dim))
+        self.predictor: nn.Sequential | None = None
+        if config.predictor == "mlp":  # made last: everything else begins as it does without it
+            width = self.student_head.embedding_dim
+            self.predictor = projector(width, config.hidden_dim, width, batch_norm=config.head_batch_norm)
 
     def encode(self, views: Views) -> Outputs:
         """Return logits of the student for all views and of the teacher for the global ones: [views, batch, K].
@@ -266,22 +265,18 @@ class DINO(Method):
             for parameter in self.student_head.last_layer.parameters():
                 parameter.grad = None
         if self.config.teacher == "previous_step":  # the weights that the next step will have left behind
-            self._move_teacher(momentum=0.0)
+            self.move_teacher(momentum=0.0)
 
     def after_step(self, step: Step, output: StepOutput) -> None:
         """Move the teacher's weights (cosine momentum) and the centre (mean over all processes) by one step."""
         rule = self.config.teacher
         if rule == "ema":
-            self._move_teacher(self._momentum(step))
+            self.move_teacher(self._momentum(step))
         elif rule == "student" or (rule == "previous_epoch" and (step.index + 1) % step.per_epoch == 0):
-            self._move_teacher(momentum=0.0)
+            self.move_teacher(momentum=0.0)
         if self.config.centering != "none":
             mean = output.statistics["teacher_mean"]
             self.center.copy_(losses.updated_center(self.center, mean, self.config.center_momentum))
-
-    def _move_teacher(self, momentum: float) -> None:
-        follow(self.teacher_backbone, self.student_backbone, momentum)
-        follow(self.teacher_head, self.student_head, momentum)
 
     def _momentum(self, step: Step) -> float:
         return cosine(self.config.teacher_momentum, 1.0, step.progress)
@@ -289,10 +284,6 @@ class DINO(Method):
     @property
     def _teacher_is_better(self) -> bool:
         return self.config.teacher == "ema"  # better than its student all through training (Fig. 6)
-
-    @property
-    def backbones(self) -> tuple[Backbone, ...]:
-        return (self.student_backbone, self.teacher_backbone)
 
     @property
     def evaluated_backbone(self) -> Backbone:

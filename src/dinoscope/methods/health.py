@@ -21,6 +21,9 @@ ONE_HOT_SHARE = 0.02
 UNIFORM_ENTROPY_SHARE, UNIFORM_LOSS_SHARE = 0.98, 0.995
 """Uniform collapse: the mean entropy of the targets and the cross-entropy with them are above these shares of ln K."""
 
+COLLAPSED_RATE_SHARE = 0.1
+"""Dimensional collapse: the coding rate is below this share of the largest that the batch can have."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -69,6 +72,17 @@ def complete_collapse(deviation: float, advice: str) -> Verdict | None:
         f"above {COLLAPSED_DEVIATION}). {advice}"
     )
     return Verdict("complete collapse", text)
+
+
+def dimensional_collapse(rate_share: float, advice: str) -> Verdict | None:
+    """Return a verdict if embeddings fill few dimensions. rate_share: their coding rate over the largest possible."""
+    if rate_share >= COLLAPSED_RATE_SHARE:
+        return None
+    text = (
+        f"collapsed to few dimensions: the coding rate of the embeddings is {rate_share:.3f} of the largest possible. "
+        f"{advice}"
+    )
+    return Verdict("dimensional collapse", text)
 
 
 def one_hot_collapse(marginal_entropy: float, outputs: int, advice: str) -> Verdict | None:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from jaxtyping import Float
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from dinoscope.data.views import ViewsConfig
 from dinoscope.methods.health import Verdict, complete_collapse, standard_deviation_of
-from dinoscope.models.backbone import Backbone
+from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
+from dinoscope.models.heads import copy_parameters, follow
 from dinoscope.types import Step, StepOutput, Views
 
 Outputs = Mapping[str, Tensor]
@@ -189,6 +190,39 @@ class Method(nn.Module, ABC):
     def evaluated_prefix(self) -> str:
         """The prefix of that network's weights in the method's state dict."""
         return next(f"{name}." for name, part in self.named_children() if part is self.evaluated_backbone)
+
+
+Head = TypeVar("Head", bound=nn.Module)
+
+
+class StudentTeacher(Method, Generic[Head]):
+    """A method with two networks of one architecture: the teacher begins as a copy of the student and is not trained.
+
+    Evaluations use the teacher. Only the student has stochastic depth.
+    """
+
+    def __init__(self, backbone: BackboneConfig, head: Callable[[int], Head]) -> None:
+        """Build both. head: makes a head for features of a width."""
+        super().__init__()
+        self.student_backbone = build_backbone(backbone)
+        self.student_head = head(self.student_backbone.dim)
+        self.teacher_backbone = build_backbone(without_drop_path(backbone))
+        self.teacher_head = head(self.student_backbone.dim)
+        copy_parameters(self.student_backbone, self.teacher_backbone)
+        copy_parameters(self.student_head, self.teacher_head)
+
+    def move_teacher(self, momentum: float) -> None:
+        """Set the teacher's weights to momentum * its own + (1 - momentum) * the student's."""
+        follow(self.teacher_backbone, self.student_backbone, momentum)
+        follow(self.teacher_head, self.student_head, momentum)
+
+    @property
+    def backbones(self) -> tuple[Backbone, ...]:
+        return (self.student_backbone, self.teacher_backbone)
+
+    @property
+    def evaluated_backbone(self) -> Backbone:
+        return self.teacher_backbone
 
 
 def view_features(backbone: Backbone, views: Views, *, local: bool = True) -> Float[Tensor, "rows d"]:

@@ -124,16 +124,15 @@ class HeadShape:
     norm_last_layer: bool = True
 
 
-class DINOHead(nn.Module):
-    """MLP, L2-normalised bottleneck, weight-normalised prototypes (Caron et al. 2021, appendix C and Fig. 9).
+class BottleneckHead(nn.Module):
+    """MLP and L2-normalised bottleneck: DINO's head without its prototypes, which is SimDINO's head.
 
     Args:
         in_dim: width of the backbone's feature.
-        out_dim: K, the number of outputs.
-        shape: of the layers between.
+        shape: of the layers; the last layer's settings do nothing.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, shape: HeadShape = HeadShape()) -> None:
+    def __init__(self, in_dim: int, shape: HeadShape = HeadShape()) -> None:
         super().__init__()
         activation = {"gelu": nn.GELU, "relu": nn.ReLU}[shape.activation]
         widths = [in_dim, *[shape.hidden_dim] * (shape.layers - 1)]
@@ -151,19 +150,35 @@ class DINOHead(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-        self.last_layer: nn.Module
-        if shape.weight_norm:
-            self.last_layer = WeightNormLinear(self.embedding_dim, out_dim, train_scale=not shape.norm_last_layer)
-        else:
-            self.last_layer = nn.Linear(self.embedding_dim, out_dim, bias=False)
 
     def bottleneck(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
-        """Return the input of the last layer: a point on the unit sphere, where the prototypes also lie."""
+        """Return a point on the unit sphere, where the prototypes also lie: the input of the last layer."""
         return self.normalized(self.mlp(features))
 
     def normalized(self, embeddings: Float[Tensor, "n e"]) -> Float[Tensor, "n e"]:
         """Scale to length 1, if the head does that."""
         return F.normalize(embeddings, dim=-1) if self.l2 else embeddings
+
+    def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
+        return self.bottleneck(features)
+
+
+class DINOHead(BottleneckHead):
+    """MLP, L2-normalised bottleneck, weight-normalised prototypes (Caron et al. 2021, appendix C and Fig. 9).
+
+    Args:
+        in_dim: width of the backbone's feature.
+        out_dim: K, the number of outputs.
+        shape: of the layers between.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, shape: HeadShape = HeadShape()) -> None:
+        super().__init__(in_dim, shape)
+        self.last_layer: nn.Module
+        if shape.weight_norm:
+            self.last_layer = WeightNormLinear(self.embedding_dim, out_dim, train_scale=not shape.norm_last_layer)
+        else:
+            self.last_layer = nn.Linear(self.embedding_dim, out_dim, bias=False)
 
     def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """Return logits; with the defaults they are cosines of the bottleneck with each prototype, in [-1, 1]."""

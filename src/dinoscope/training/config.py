@@ -19,7 +19,8 @@ from dinoscope.models.backbone import IMAGENET_MEAN, IMAGENET_STD, BackboneConfi
 class OptimizerConfig:
     """Optimiser and its schedules.
 
-    name: adamw (transformers), sgd (momentum 0.9) or lars (large batches of convolutional networks).
+    name: adamw (transformers), sgd (momentum 0.9), lars (large batches of convolutional networks) or larc (lars with
+        Nesterov momentum, and no weight's rate above the learning rate: EMP-SSL).
     learning_rate: peak, for a batch of 256.
     min_learning_rate: the cosine ends here (not scaled).
     warmup_epochs: linear rise from `start_learning_rate`.
@@ -28,12 +29,14 @@ class OptimizerConfig:
     scaling: of the peak with the batch size, by b / 256: "linear" (Goyal et al. 2017), its square root ("sqrt",
         Krizhevsky 2014), or "none".
     start_learning_rate: the warm-up begins here (not scaled).
+    trust: of lars and larc: the share of its own length that a weight moves in a step, in lars times the learning
+        rate. 0.001 in SimCLR, BYOL and SwAV, 0.005 in EMP-SSL.
     decayed: parameters with weight decay: "weights", all but biases and other 1-D parameters (DINO); "not_tokens", of
         these neither class token nor positions (DeiT); "all" (MoCo, SwAV). LARS adapts its rate to all parameters that
         have weight decay.
     """
 
-    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    name: Literal["adamw", "sgd", "lars", "larc"] = "adamw"
     learning_rate: float = 5e-4
     min_learning_rate: float = 1e-6
     warmup_epochs: float = 10
@@ -42,6 +45,7 @@ class OptimizerConfig:
     clip: float = 3.0
     scaling: Literal["linear", "sqrt", "none"] = "linear"
     start_learning_rate: float = 0.0
+    trust: float = 0.001
     decayed: Literal["weights", "not_tokens", "all"] = "weights"
 
     def scale(self, batch_size: int) -> float:
@@ -213,6 +217,7 @@ def check_settings(config: RunConfig) -> None:
         (min(config.batch_size, config.accumulate) < 1, "--batch-size and --accumulate must be at least 1"),
         (optimizer.learning_rate <= 0, f"--optimizer.learning-rate must be above 0, not {optimizer.learning_rate}"),
         (start < 0, f"--optimizer.start-learning-rate must be 0 or more, not {start}"),
+        (optimizer.trust <= 0, f"--optimizer.trust must be above 0, not {optimizer.trust}"),
         (optimizer.clip < 0, f"--optimizer.clip must be 0 (off) or more, not {optimizer.clip}"),
         (config.saving.keep < 1, f"--saving.keep must be at least 1, not {config.saving.keep}"),
         (not 0 <= config.max_unreadable <= 1, f"--max-unreadable must be from 0 to 1, not {config.max_unreadable}"),
@@ -221,7 +226,8 @@ def check_settings(config: RunConfig) -> None:
             f"--max-megapixels must be above 0, not {config.max_megapixels}",
         ),
         (
-            config.sharding == "fsdp" and (config.precision == "fp16" or optimizer.name == "lars" or config.compile),
+            config.sharding == "fsdp"
+            and (config.precision == "fp16" or optimizer.name in ("lars", "larc") or config.compile),
             "--sharding fsdp goes with --precision bf16 or fp32, --optimizer.name adamw or sgd, and without --compile",
         ),
         (config.log_every < 1, f"--log-every must be at least 1, not {config.log_every}"),

@@ -472,7 +472,14 @@ def build_optimizer(config: RunConfig, parameters: Iterable[tuple[str, nn.Parame
     # timm's LARS is plain SGD for a group without weight decay, unless it is told to adapt.
     for group in groups:
         group["always_adapt"] = group["decays"]
-    return Lars(groups, lr=0.0, momentum=0.9, weight_decay=0.0)  # pyright: ignore[reportArgumentType] (timm infers int)
+    return Lars(
+        groups,
+        lr=0.0,
+        momentum=0.9,  # pyright: ignore[reportArgumentType] (timm infers int)
+        nesterov=name == "larc",
+        trust_coeff=config.optimizer.trust,
+        trust_clip=name == "larc",
+    )
 
 
 def set_schedules(optimizer: torch.optim.Optimizer, config: RunConfig, step: Step) -> dict[str, float]:
