@@ -61,9 +61,11 @@ def test_every_method_has_a_recipe_for_imagenet_and_for_small_images() -> None:
 
 
 def test_residual_branches_start_from_0_where_the_authors_code_has_it_so() -> None:
-    """SimCLR's resnet.py (init_zero), BYOL's blocks in Haiku (scale_init), MoCo v3's main_moco.py."""
+    """SimCLR's resnet.py (init_zero), BYOL's blocks in Haiku (scale_init), main_moco.py of MoCo v3, main_vicreg.py, and
+    main.py of Barlow Twins."""
     zeroed = {name for name in RECIPES if run_config(name, Path("data"), Path("out")).zero_init_residual}
-    assert zeroed == {"simclr_resnet50", "byol_resnet50", "moco_v3_deit_small"}
+    of_resnet50 = {f"{name}_resnet50" for name in ("simclr", "byol", "vicreg", "barlow")}
+    assert zeroed == {*of_resnet50, "moco_v3_deit_small"}
 
 
 @pytest.mark.parametrize("method", list(METHODS))

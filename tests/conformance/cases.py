@@ -11,6 +11,7 @@ import torch
 
 from dinoscope.data.sources import find_images
 from dinoscope.data.views import ViewsConfig
+from dinoscope.methods.barlow import BarlowConfig
 from dinoscope.methods.byol import BYOLConfig
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.methods.distill import DistillConfig
@@ -21,6 +22,7 @@ from dinoscope.methods.simclr import SimCLRConfig
 from dinoscope.methods.simdino import SimDINOConfig
 from dinoscope.methods.supervised import SupervisedConfig
 from dinoscope.methods.swav import SwAVConfig
+from dinoscope.methods.vicreg import VICRegConfig
 from dinoscope.training.config import OptimizerConfig, RunConfig, SavingConfig
 from dinoscope.training.trainer import Trainer
 from dinoscope.types import Views
@@ -51,6 +53,8 @@ SETTINGS: dict[str, MethodConfig] = {
     "emp": EMPConfig(**SMALL_HEAD, alignment_weight=30.0),
     "simdino": SIMDINO,
     "simdino-groups": replace(SIMDINO, rate_images=4, expanded="student"),
+    "vicreg": VICRegConfig(**SMALL_HEAD),
+    "barlow": BarlowConfig(**SMALL_HEAD),
     "supervised": SupervisedConfig(),
 }
 """case -> settings; without batch norm, to which a batch that is cut up is another batch."""
@@ -119,6 +123,9 @@ LEARNED: dict[str, Callable[[Steps], bool]] = {
     "emp": _learned_code,
     "simdino": _learned_code,
     "simdino-groups": _learned_code,
+    # Eight images leave at most seven of the sixteen dimensions apart: the rest of the covariance stays.
+    "vicreg": lambda steps: steps[-1]["invariance"] < 0.01 and steps[-1]["participation_ratio"] > 3,
+    "barlow": lambda steps: steps[-1]["view_correlation"] > 0.95 and steps[-1]["participation_ratio"] > 3,
     # One of the 32 views is 16 px of a background that both classes have: 31 of 32 is all that can be told.
     "supervised": lambda steps: steps[-1]["loss"] < 0.25 * steps[0]["loss"] and steps[-1]["training_top1"] > 96,
 }

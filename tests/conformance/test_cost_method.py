@@ -94,7 +94,9 @@ def test_a_method_is_one_file_and_one_line(picture_folder, tmp_path: Path) -> No
     registry = source / "methods" / "__init__.py"
     text = registry.read_text()
     assert text.count(LINE) == 1
-    text = text.replace("import byol", "import align, byol").replace(LINE, f'{LINE}    "align": align.METHOD,\n')
+    text = text.replace("methods import ", "methods import align, ", 1).replace(
+        LINE, f'{LINE}    "align": align.METHOD,\n'
+    )
     registry.write_text(text)
 
     data = picture_folder(16, classes=2, split="train")

@@ -59,7 +59,7 @@ class Choices:
     """Named settings to begin with; `dinoscope recipes` lists them."""
 
     method: str = ""
-    """dino, simclr, moco, byol, swav, emp, simdino, distill or supervised, with its default settings instead of the
+    """dino, simclr, moco, byol, swav, barlow, vicreg, emp, simdino, distill or supervised, with its default settings instead of the
     recipe's."""
 
     views: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dinoscope.methods import byol, dino, distill, emp, moco, simclr, simdino, supervised, swav
+from dinoscope.methods import barlow, byol, dino, distill, emp, moco, simclr, simdino, supervised, swav, vicreg
 from dinoscope.methods.method import Display, Method, MethodConfig, MethodEntry
 from dinoscope.models.backbone import BackboneConfig
 
@@ -12,6 +12,8 @@ METHODS: dict[str, MethodEntry] = {
     "moco": moco.METHOD,
     "byol": byol.METHOD,
     "swav": swav.METHOD,
+    "barlow": barlow.METHOD,
+    "vicreg": vicreg.METHOD,
     "distill": distill.METHOD,
     "emp": emp.METHOD,
     "simdino": simdino.METHOD,

@@ -15,6 +15,9 @@ from dinoscope.losses.dino import at_least_float32
 COLLAPSED_DEVIATION = 0.02
 """Below this `feature_standard_deviation`, embeddings count as constant."""
 
+COLLAPSED_DIMENSIONS = 2.0
+"""Below this `participation_ratio`, embeddings count as dimensionally collapsed."""
+
 ONE_HOT_SHARE = 0.02
 """One-hot collapse: the entropy of the mean output is below this share of ln K."""
 
@@ -53,6 +56,19 @@ def standard_deviation_of(moments: Float[Tensor, "2 d"]) -> Float[Tensor, ""]:
     return (square - mean.square()).clamp_min(0).sqrt().mean() * math.sqrt(len(mean))
 
 
+@torch.no_grad()
+def participation_ratio(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """Return (sum of l)^2 / (sum of l^2) of the eigenvalues l of the covariance: how many dimensions the rows fill.
+
+    It ranges from 1 (all rows on a line) to min(n - 1, d); equal rows give 0. Traces are enough for it: unlike
+    `rank_me` it decomposes nothing, so that a step can log it without waiting for a GPU.
+    """
+    centered = at_least_float32(rows) - at_least_float32(rows).mean(dim=0)
+    products = centered.T @ centered if rows.shape[1] <= rows.shape[0] else centered @ centered.T
+    smallest = torch.finfo(products.dtype).tiny
+    return products.diagonal().sum().square() / products.square().sum().clamp_min(smallest)
+
+
 def rank_me(features: Float[Tensor, "n d"]) -> float:
     """Return RankMe (Garrido et al. 2023, Eq. 1): exp of the entropy of the normalised singular values.
 
@@ -81,6 +97,17 @@ def dimensional_collapse(rate_share: float, advice: str) -> Verdict | None:
     text = (
         f"collapsed to few dimensions: the coding rate of the embeddings is {rate_share:.3f} of the largest possible. "
         f"{advice}"
+    )
+    return Verdict("dimensional collapse", text)
+
+
+def few_dimensions(ratio: float, advice: str) -> Verdict | None:
+    """Return a verdict if embeddings differ along hardly more than a line. ratio: `participation_ratio` of them."""
+    if ratio >= COLLAPSED_DIMENSIONS:
+        return None
+    text = (
+        f"collapsed to few dimensions: the embeddings of all images lie near a line (participation ratio {ratio:.2f}, "
+        f"healthy runs are well above {COLLAPSED_DIMENSIONS:g}). {advice}"
     )
     return Verdict("dimensional collapse", text)
 

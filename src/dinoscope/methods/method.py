@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dinoscope import distributed
 from dinoscope.data.views import ViewsConfig
 from dinoscope.methods.health import Verdict, complete_collapse, standard_deviation_of
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
@@ -236,6 +237,23 @@ def view_features(backbone: Backbone, views: Views, *, local: bool = True) -> Fl
 def by_view(outputs: Mapping[str, Float[Tensor, "rows _"]], views: Views) -> dict[str, Float[Tensor, "v b _"]]:
     """Return rows ordered (view, image) as [views, batch, ...], each output under its name."""
     return {name: rows.reshape(-1, views.batch_size, rows.shape[-1]) for name, rows in outputs.items()}
+
+
+def projections(backbone: Backbone, head: nn.Module, views: Views) -> Outputs:
+    """Return projections of the global and of the local views, and features of all: [views, batch, dim]."""
+    features = view_features(backbone, views)
+    outputs = by_view({"projection": head(features), "features": features}, views)
+    of_global, of_local = outputs["projection"].tensor_split([len(views.global_views)])
+    return {"projection": of_global, "local_projection": of_local, "features": outputs["features"]}
+
+
+def whole_batch_projections(outputs: Outputs) -> Float[Tensor, "v n d"]:
+    """Return the `projections` of the images of all processes, global views first, with gradients.
+
+    Every process computes the loss of all of them; see `distributed.gather`.
+    """
+    of_process = torch.cat([outputs["projection"], outputs["local_projection"]])
+    return distributed.gather(of_process.transpose(0, 1)).transpose(0, 1)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dinoscope import distributed
 from dinoscope.losses.contrastive import nt_xent
 from dinoscope.methods import method
 from dinoscope.methods.health import moments
-from dinoscope.methods.method import Method, MethodConfig, Outputs, Recipe, RunShape, by_view, settings, view_features
+from dinoscope.methods.method import Method, MethodConfig, Outputs, Recipe, RunShape, projections, settings
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.models.heads import projector
 from dinoscope.types import Step, StepOutput, Views
@@ -60,19 +60,16 @@ class SimCLR(Method):
 
     def encode(self, views: Views) -> Outputs:
         """Return projections of the global and of the local views, and all features: [views, batch, dim]."""
-        features = view_features(self.backbone, views)
-        outputs = by_view({"projection": self.head(features), "features": features}, views)
-        of_global, of_local = outputs["projection"].tensor_split([len(views.global_views)])
-        return {"projection": of_global, "local_projection": of_local, "features": outputs["features"]}
+        return projections(self.backbone, self.head, views)
 
     def loss(self, outputs: Outputs, step: Step) -> StepOutput:
         """Return NT-Xent (Eq. 1), averaged over the pairs of views of which at least one is global."""
         of_global = outputs["projection"]
-        projections = torch.cat([of_global, outputs["local_projection"]])
-        offset = distributed.rank() * projections.shape[1]
+        embeddings = torch.cat([of_global, outputs["local_projection"]])
+        offset = distributed.rank() * embeddings.shape[1]
         losses = [
-            nt_xent(projections[i], projections[j], self.config.temperature, gather=distributed.gather, offset=offset)
-            for i, j in combinations(range(len(projections)), 2)
+            nt_xent(embeddings[i], embeddings[j], self.config.temperature, gather=distributed.gather, offset=offset)
+            for i, j in combinations(range(len(embeddings)), 2)
             if i < len(of_global)
         ]
         return StepOutput(torch.stack(losses).mean(), statistics={"embedding_moments": moments(of_global)})

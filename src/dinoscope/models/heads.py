@@ -60,14 +60,16 @@ def projector(
     layers: int = 2,
     batch_norm: bool = True,
     last_batch_norm: bool = False,
+    last_bias: bool = True,
 ) -> nn.Sequential:
-    """MLP of `layers` linear maps with ReLU between them: the head of SimCLR, MoCo, BYOL and SwAV.
+    """MLP of `layers` linear maps with ReLU between them: the head of SimCLR, MoCo, BYOL, SwAV and others.
 
     Args:
         in_dim, hidden_dim, out_dim: widths.
         layers: linear maps; 1 is a linear head.
         batch_norm: before each ReLU.
         last_batch_norm: without scale and shift, behind the last map (MoCo v3, SimCLR's released code).
+        last_bias: of the last map, unless that batch norm follows; losses that subtract the mean give it no gradient.
     """
     widths = [in_dim, *[hidden_dim] * (layers - 1)]
     modules: list[nn.Module] = []
@@ -75,7 +77,7 @@ def projector(
         modules.append(nn.Linear(incoming, outgoing, bias=not batch_norm))
         modules += [nn.BatchNorm1d(outgoing)] if batch_norm else []
         modules.append(nn.ReLU())
-    modules.append(nn.Linear(widths[-1], out_dim, bias=not last_batch_norm))
+    modules.append(nn.Linear(widths[-1], out_dim, bias=last_bias and not last_batch_norm))
     modules += [nn.BatchNorm1d(out_dim, affine=False)] if last_batch_norm else []
     return nn.Sequential(*modules)
 

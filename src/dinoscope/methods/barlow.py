@@ -1,0 +1,109 @@
+"""Barlow Twins: self-supervised learning via redundancy reduction (Zbontar et al. 2021)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from dinoscope.losses.decorrelation import barlow_terms
+from dinoscope.methods import method
+from dinoscope.methods.health import Verdict, few_dimensions, moments, participation_ratio
+from dinoscope.methods.method import Method, MethodConfig, Outputs, Recipe, RunShape, projections, settings
+from dinoscope.models.backbone import BackboneConfig, build_backbone
+from dinoscope.models.heads import projector
+from dinoscope.types import Step, StepOutput, Views
+
+
+@dataclass(frozen=True)
+class BarlowConfig(MethodConfig):
+    """Settings of Barlow Twins; the defaults are those of its code.
+
+    off_diagonal: lambda, the weight of the redundancy reduction term (the paper: 0.005).
+    scale: factor of the whole loss, which is a sum over dimensions. Only plain SGD and clipping depend on it.
+    hidden_dim, projection_dim, head_layers: the projector's MLP. Wider embeddings are better (the paper, Fig. 4).
+    head_batch_norm: batch norm before each ReLU of that MLP. The loss standardises the embeddings in any case.
+    """
+
+    off_diagonal: float = 0.0051
+    scale: float = 1.0
+    hidden_dim: int = 8192
+    projection_dim: int = 8192
+    head_layers: int = 3
+    head_batch_norm: bool = True
+
+    def __post_init__(self) -> None:
+        self.check_above_0("scale")
+        self.check_range(0, math.inf, "off_diagonal")
+        self.check_range(1, math.inf, "hidden_dim", "projection_dim", "head_layers")
+
+    def faults(self, run: RunShape) -> Iterator[str]:
+        if run.num_global + run.num_local < 2:
+            yield f"Barlow Twins {method.TOO_FEW_VIEWS}"
+        if run.batch_size < 2:
+            yield "Barlow Twins needs a correlation over the batch: --batch-size must be 2 or more"
+
+
+class BarlowTwins(Method):
+    """One network: each dimension is the same in two views of an image, and tells nothing of another dimension."""
+
+    additive = False
+    advice = "Lower the learning rate, keep --method.head-batch-norm."
+
+    def __init__(self, config: BarlowConfig, backbone: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(backbone)
+        dim, hidden, out = self.backbone.dim, config.hidden_dim, config.projection_dim
+        layers, norm = config.head_layers, config.head_batch_norm
+        self.head = projector(dim, hidden, out, layers=layers, batch_norm=norm, last_bias=False)
+
+    def encode(self, views: Views) -> Outputs:
+        """Return embeddings of the global and of the local views, and all features: [views, batch, dim]."""
+        return projections(self.backbone, self.head, views)
+
+    def loss(self, outputs: Outputs, step: Step) -> StepOutput:
+        """Return Eq. 1, of the cross-correlation over the images of all processes."""
+        views = method.whole_batch_projections(outputs)
+        terms = barlow_terms(views, num_global=len(outputs["projection"]))
+        loss = self.config.scale * (terms.on_diagonal + self.config.off_diagonal * terms.off_diagonal)
+        # Of the whole batch, as the loss is: every process has the same figures.
+        logged = {
+            "on_diagonal": terms.on_diagonal.detach(),
+            "off_diagonal": terms.off_diagonal.detach(),
+            "view_correlation": terms.correlation,
+            "participation_ratio": participation_ratio(views[0]),
+        }
+        return StepOutput(loss, logged, {"embedding_moments": moments(outputs["projection"])})
+
+    def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:
+        return super().diagnose(recent) or few_dimensions(recent["participation_ratio"], "Raise --method.off-diagonal.")
+
+
+METHOD = method.MethodEntry(
+    config=BarlowConfig,
+    build=BarlowTwins,
+    display=method.Display("Barlow Twins", deviations=method.HEAD_BATCH_NORM),
+    year=2021,
+    recipes={
+        "barlow_resnet50": Recipe(
+            """ImageNet, ResNet-50, Barlow Twins with LARS at batch 2048, 1000 epochs.
+
+As in the released code, but that its biases and batch norms have a rate of their own (0.0048, here 0.2 as all).
+Published: linear 73.5 (the released code; Zbontar et al. 2021, Table 1: 73.2), by its own protocol.""",
+            settings(
+                method.RESNET50 | {"zero_init_residual": True, "views": "byol", "epochs": 1000, "batch_size": 2048},
+                optimizer=method.optimizer("lars", 0.2, 1e-6) | {"min_learning_rate": 0.0016},
+            ),
+        ),
+        "barlow_deit_small": Recipe(
+            """ImageNet, ViT-S/16, Barlow Twins with DINO's optimiser and schedules, 300 epochs.
+
+Not run yet, and nothing is published of these settings.""",
+            method.VIT_SMALL_300 | {"views": "byol"},
+        ),
+    },
+    # 2048 as in the zoo. The scale makes the loss a mean over dimensions, for SGD's rate.
+    small=lambda views, transformer: settings(method={"hidden_dim": 2048, "projection_dim": 2048, "scale": 1 / 2048}),
+    small_about=method.SOLO_LEARN.format(92.1),
+)
