@@ -49,7 +49,7 @@ def test_vicreg_weighs_its_terms() -> None:
     method = build_method(VICRegConfig(**SMALL, invariance=3, variance=5, covariance=7), VIT)
     output = method.loss(method.encode(views()), START)
     terms = [float(output.logged[name]) for name in ("invariance", "variance", "covariance")]
-    assert float(output.loss) == pytest.approx(3 * terms[0] + 5 * terms[1] + 7 * terms[2], rel=1e-5)
+    assert output.loss.item() == pytest.approx(3 * terms[0] + 5 * terms[1] + 7 * terms[2], rel=1e-5)
     assert min(terms) > 0
 
 
@@ -58,7 +58,7 @@ def test_barlow_twins_weighs_its_terms() -> None:
     method = build_method(BarlowConfig(**SMALL, off_diagonal=0.5, scale=0.25), VIT)
     output = method.loss(method.encode(views()), START)
     terms = [float(output.logged[name]) for name in ("on_diagonal", "off_diagonal")]
-    assert float(output.loss) == pytest.approx(0.25 * (terms[0] + 0.5 * terms[1]), rel=1e-5)
+    assert output.loss.item() == pytest.approx(0.25 * (terms[0] + 0.5 * terms[1]), rel=1e-5)
     assert min(terms) > 0
 
 
