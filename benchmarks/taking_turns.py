@@ -33,11 +33,11 @@ def measure(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, d
 def peak_bytes(side: Callable[[], object]) -> int:
     """Return how far the resident memory rises above its present level during the call."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at the present level: man 5 proc
-    before = _status_bytes("VmHWM")
+    before = status_bytes("VmHWM")
     side()
-    return _status_bytes("VmHWM") - before
+    return status_bytes("VmHWM") - before
 
 
-def _status_bytes(field: str) -> int:
+def status_bytes(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))

@@ -1,12 +1,15 @@
 """One training step of DINO, ViT-S/16 with full multi-crop: ours beside the reference, in turn, in one run.
 
     python benchmarks/train_step.py [--reference PATH_TO_DINO_CHECKOUT] [--batch 4] [--repeats 5] [--network NAME]
+    python benchmarks/train_step.py --recipe NAME [--batch N] [--plain] [--compile]
 
 Each side runs in a process of its own, so that peak memory is its own; the sides take turns. A step is what one
 optimiser step of training does: student on all crops, teacher on the global ones, loss, centre, backward,
 clipping, AdamW, EMA. The reference has its ViT-S/16 whatever NAME is.
-Two further sides: ours with one image a micro-batch (`--accumulate`), which computes the same step in less memory, and
-the bare matrix products of our step, each by `torch.mm` on operands of the same shapes.
+Further sides: ours with one image a micro-batch (`--accumulate`), which computes the same step in less memory; the bare
+matrix products of our step, each by `torch.mm` on operands of the same shapes; with `--plain`, ours without the choice
+of kernels and with the C library's own handling of freed memory; with `--compile`, ours compiled.
+With `--recipe`, ours is the step of that recipe (on its own views, in its method) instead.
 Views are made beforehand. Medians over the repeats; peak resident memory of the process
 less that before the networks.
 """
@@ -17,7 +20,6 @@ import argparse
 import functools
 import json
 import multiprocessing as mp
-import resource
 import statistics
 import sys
 import time
@@ -27,8 +29,12 @@ from pathlib import Path
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
+sys.path.insert(0, str(Path(__file__).parent))  # of a process that is started for a side
+import taking_turns
+
+RECIPE = "dino_deit_small_300ep"
 OUTPUTS = 65536
 
 
@@ -39,19 +45,29 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
-    parser.add_argument("--network", default="vit_small_patch16_224", help="ours")
+    parser.add_argument("--network", help="ours; by default ViT-S/16, or the recipe's")
+    parser.add_argument("--recipe", help="a step of this recipe")
+    parser.add_argument("--plain", action="store_true", help="ours without the choice of kernels, too")
+    parser.add_argument("--compile", action="store_true", help="ours with --compile, too")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    settings = (options.batch, options.precision, options.network)
+    if options.recipe and options.reference:
+        parser.error("--recipe has no reference to compare with")
+    settings = (options.batch, options.precision, options.network, options.recipe)
     sides = {"ours": functools.partial(ours, *settings)}
-    if options.batch > 1:
+    if options.batch > 1 and not options.recipe:
         sides["accumulated"] = functools.partial(ours, *settings, accumulate=options.batch)
+    if options.plain:
+        sides["plain"] = functools.partial(ours, *settings, plain=True)
+    if options.compile:
+        sides["compiled"] = functools.partial(ours, *settings, compiled=True)
     sides["products"] = functools.partial(products, *settings)
     if options.reference:
         sides["reference"] = functools.partial(reference, options.batch, options.precision, options.reference)
     rows = alternate(sides, options.repeats)
     all_flops, product_flops = flops(ours(*settings)), sum(2 * m * k * n for m, k, n in shapes(ours(*settings)))
-    print(f"{options.network}, 2 x 224 + 8 x 96, K = {OUTPUTS:,}, batch {options.batch}, {options.precision}")
+    what = options.recipe or f"{options.network or 'ViT-S/16'}, 2 x 224 + 8 x 96, K = {OUTPUTS:,}"
+    print(f"{what}, batch {options.batch}, {options.precision}")
     for name, row in rows.items():
         speed = options.batch / row["seconds"]
         print(f"  {name:<12} {row['seconds']:.3f} s a step  {speed:.2f} images/s  {row['gigabytes']:.2f} GB")
@@ -61,10 +77,11 @@ def main() -> None:
         f"  arithmetic   {all_flops / 1e9:.0f} GFLOP a step at {rate:.0f} GFLOP/s, {rate / bare:.0%} of the {bare:.0f} "
         f"of torch.mm on the shapes of its {product_flops / 1e9:.0f} GFLOP of products"
     )
-    for name in rows.keys() & {"ours", "accumulated"} if "reference" in rows else ():
+    base = "reference" if "reference" in rows else "plain"
+    for name in [name for name in rows if name not in (base, "products")] if base in rows else ():
         print(
-            f"  {name:<12} {rows['reference']['seconds'] / rows[name]['seconds']:.2f} times the reference's speed, "
-            f"{rows[name]['gigabytes'] / rows['reference']['gigabytes']:.2f} of its memory"
+            f"  {name:<12} {rows[base]['seconds'] / rows[name]['seconds']:.2f} times the speed of {base}, "
+            f"{rows[name]['gigabytes'] / rows[base]['gigabytes']:.2f} of its memory"
         )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
@@ -99,7 +116,7 @@ start = 0.0  # peak memory of this process when everything is imported and nothi
 def imported() -> None:
     """Note that a side has imported what it needs."""
     global start
-    start = peak_gigabytes()
+    start = taking_turns.status_bytes("VmHWM") / 1e9
 
 
 def serve(make_step, pipe) -> None:
@@ -112,12 +129,7 @@ def serve(make_step, pipe) -> None:
         begin = time.perf_counter()
         step()
         pipe.send(time.perf_counter() - begin)
-    pipe.send(peak_gigabytes() - start)
-
-
-def peak_gigabytes() -> float:
-    """Peak resident memory of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    pipe.send(taking_turns.status_bytes("VmHWM") / 1e9 - start)
 
 
 def crops(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -128,28 +140,42 @@ def crops(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     return large, small
 
 
-def ours(batch: int, precision: str, network: str, accumulate: int = 1):
+def ours(
+    batch: int,
+    precision: str,
+    network: str | None = None,
+    recipe: str | None = None,
+    *,
+    accumulate: int = 1,
+    plain: bool = False,
+    compiled: bool = False,
+):
     """Our trainer's step."""
     from dinoscope.data.sources import ImageFolder
+    from dinoscope.evaluation.throughput import made_up_views
     from dinoscope.recipes import run_config
-    from dinoscope.training.trainer import Trainer
-    from dinoscope.types import Views
+    from dinoscope.training import trainer
 
     imported()
-    config = run_config("dino_deit_small_300ep", Path(), Path())  # its last layer is the reference's below
-    method = replace(config.method, out_dim=OUTPUTS)
-    config = replace(config, method=method, backbone=network, batch_size=batch, precision=precision, device="cpu")
-    config = replace(config, accumulate=accumulate)
-    folder = ImageFolder(Path(), tuple(f"{number}.jpg" for number in range(100 * batch)), None, ())
-    trainer = Trainer(config, folder, torch.device("cpu"))
-    large, small = crops(batch)
-    views = Views(large, small, torch.arange(batch))
-    return lambda: trainer.make_step(views)
+    if plain:
+        trainer.choose_kernels = lambda *ignored: None
+        trainer.keep_freed_memory = lambda: None
+    config = run_config(recipe or RECIPE, Path(), Path())  # the last layer of this recipe is the reference's below
+    if recipe is None:
+        config = replace(config, method=replace(config.method, out_dim=OUTPUTS))
+    config = replace(config, backbone=network or config.backbone, batch_size=batch, accumulate=accumulate)
+    config = replace(config, precision=precision, device="cpu", compile=compiled)
+    names = tuple(f"{index % 10}/{index}.jpg" for index in range(100 * batch))
+    labels = tuple(index % 10 for index in range(100 * batch))
+    folder = ImageFolder(Path(), names, labels, tuple(map(str, range(10))))
+    built = trainer.Trainer(config, folder, torch.device("cpu"))
+    views = made_up_views(config)
+    return lambda: built.make_step(views)
 
 
-def products(batch: int, precision: str, network: str):
+def products(batch: int, precision: str, network: str | None, recipe: str | None):
     """The matrix products of our step, each made once for every time that the step makes one of its shape."""
-    counts = Counter(shapes(ours(batch, precision, network)))
+    counts = Counter(shapes(ours(batch, precision, network, recipe)))
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     operands = {
         (m, k, n): [torch.randn(rows, columns, dtype=dtype) for rows, columns in ((m, k), (k, n), (m, n))]
@@ -183,14 +209,9 @@ def shapes(step) -> list[tuple[int, int, int]]:
 
 def flops(step) -> int:
     """Floating-point operations of a step: products, convolutions and attention, forward and backward."""
-    aten = torch.ops.aten  # attention on a CPU, which torch does not count
-    attention = {
-        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *rest, **other: sdpa_flop_count(q, k, v),
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-            lambda gradient, q, k, v, *rest, **other: sdpa_backward_flop_count(gradient, q, k, v)
-        ),
-    }
-    with FlopCounterMode(display=False, custom_mapping=attention) as counter:
+    from dinoscope.training.plan import FLOPS
+
+    with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
         step()
     return counter.get_total_flops()
 

@@ -173,11 +173,10 @@ def _resident_bytes() -> int | None:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep memory that was freed, for the next step, instead of returning it to the system.
+    """Let the C library keep freed memory for the next step instead of returning it to the system.
 
-    By default glibc maps every large tensor anew, and the system clears its pages: on two cores of an AMD EPYC a step
-    of ViT-S took 4.9 s with it and 4.4 s without, one of the quickstart 0.42 and 0.34 s (medians, in turn), for 60 MB
-    more at the peak. Does nothing where there is no glibc.
+    By default glibc maps every large tensor anew, and the system clears its pages each time (benchmarks/README.md has
+    the figures). Does nothing if there is no glibc.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -125,9 +125,12 @@ def test_batches_of_the_loader(picture_folder: Callable[..., Path], workers: int
     sampler = StepSampler(8, 4, 0, range(2), rank=0, processes=1)
     made, decoded = (
         view_loader(
-            ViewsDataset(folder, VIEWS["small_64"], 0, decoded=decoded), sampler, workers if decoded else 0, pin=False
+            ViewsDataset(folder, replace(VIEWS["small_64"], device=device), 0),
+            sampler,
+            workers if device == "cuda" else 0,
+            pin=False,
         )
-        for decoded in (False, True)
+        for device in ("cpu", "cuda")
     )
     for expected, batch in zip(made, decoded, strict=True):
         views = batch.to(torch.device("cpu"))

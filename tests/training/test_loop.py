@@ -645,7 +645,7 @@ def test_requests_to_stop_may_come_twice(numbers, picture_folder, tmp_path, monk
     """From a launcher and the system, or a rule and a person: within one step, and while the checkpoint is written."""
     out, save = tmp_path / "run", Trainer.save
 
-    def interrupted(trainer: Trainer, path: Path) -> None:
+    def interrupted(trainer: Trainer, path: Path, snapshot: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         save(trainer, path)
 

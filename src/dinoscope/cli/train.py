@@ -158,7 +158,10 @@ def show_plan(config: RunConfig, plan: Plan, *, json: bool) -> None:
         f"about {duration(seconds, coarse=True)}, without evaluations"
     ]
     if plan.trial < plan.micro_batch:
-        lines.append(f"Extrapolated from at most {plan.trial} images in a forward; the run has {plan.micro_batch}.")
+        lines.append(
+            f"Extrapolated from at most {plan.trial} images in a forward; the run has {plan.micro_batch}. On a CPU the "
+            "memory may be a fifth more."
+        )
     if plan.device_memory is not None and peak > plan.device_memory:
         lines.append(
             f"It does not fit into the {decimal(plan.device_memory)} of {plan.device}: raise --accumulate, which cuts "

@@ -55,7 +55,7 @@ class ViewsDataset(Dataset[Sample]):
 
     window: grey range of images of more than 8 bits; None takes that of each image.
     sizes: of the images in bytes as the run began; an image of another size is reported as replaced, and used.
-    decoded: leave the views to `augment_torch`.
+    config: if its device is not the CPU, the views are left to `augment_torch`.
     reduced: decode an image at a reduced size (a JPEG) if its views in that epoch allow it (`views.largest_divisor`).
     """
 
@@ -67,11 +67,10 @@ class ViewsDataset(Dataset[Sample]):
         window: Window | None = None,
         sizes: Sequence[int] | None = None,
         *,
-        decoded: bool = False,
         reduced: bool = False,
     ) -> None:
         self.images, self.config, self.seed, self.window, self.reduced = images, config, seed, window, reduced
-        self.decoded = decoded
+        self.decoded = config.device != "cpu"
         self.sizes = None if sizes is None else np.asarray(sizes, np.int64)  # an array, which workers share
 
     def __len__(self) -> int:

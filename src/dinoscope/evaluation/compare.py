@@ -49,23 +49,21 @@ METHOD_NAMES = {
 }
 """name of a method or baseline -> as the field writes it, in the order of the rows."""
 
-REPEATABLE = frozenset(
-    {
-        "out",
-        "seed",
-        "device",
-        "workers",
-        "threads",
-        "saving",
-        "log_every",
-        "evaluate_every",
-        "scan",
-        "max_unreadable",
-        "compile",
-        "sharding",
-    }
-    | {"max_megapixels"}
-)
+REPEATABLE = {
+    "out",
+    "seed",
+    "device",
+    "workers",
+    "threads",
+    "saving",
+    "log_every",
+    "evaluate_every",
+    "scan",
+    "max_unreadable",
+    "max_megapixels",
+    "compile",
+    "sharding",
+}
 """Settings in which runs of one row may differ: all others decide the result."""
 
 MARKED = {

@@ -129,12 +129,15 @@ class SwAV(Method):
 
     def _queue_scores(self, view: int) -> Float[Tensor, "m k"]:
         """Return scores of this process's part of a full queue; a queue that is still filling is not used."""
-        if self._queued is None:
-            self._queued = int(self.queue_length)
-        rows = self.queue[view] if 0 < self.config.queue_size == self._queued else self.queue[view, :0]
+        rows = self.queue[view] if 0 < self.config.queue_size == self._filled() else self.queue[view, :0]
         part = len(rows) // distributed.world_size()
         start = distributed.rank() * part
         return at_least_float32(self.prototypes(rows[start : start + part]))
+
+    def _filled(self) -> int:
+        if self._queued is None:
+            self._queued = int(self.queue_length)
+        return self._queued
 
     def before_update(self, step: Step) -> None:
         if step.index < self.config.freeze_prototypes_steps:
@@ -147,7 +150,7 @@ class SwAV(Method):
             return
         new = torch.stack([distributed.gather(rows) for rows in output.rows["embedding"]])
         self.queue.copy_(torch.cat([new, self.queue[:, : -new.shape[1]]], dim=1))
-        self._queued = min((self._queued or 0) + new.shape[1], self.config.queue_size)
+        self._queued = min(self._filled() + new.shape[1], self.config.queue_size)
         self.queue_length.fill_(self._queued)
 
     def diagnose(self, recent: Mapping[str, float]) -> Verdict | None:

@@ -92,14 +92,13 @@ def choose_kernels(network: nn.Module, device: torch.device, precision: str) -> 
 
     Results are the same to rounding, and the choice depends on nothing but the arguments, so a resumed run repeats it.
 
-    Layout: channels last where there are several convolutions: one step of a ResNet was 1.07 to 1.17 times as fast on
-    an AMD EPYC without bf16, in fp32; 1.2 times on an Intel CPU with AMX, and 1.6 in bf16. A ViT's single convolution
-    does not matter.
-    Attention: torch's fused kernel, except in bf16 on a CPU, where its backward pass is slow: on the Intel CPU forward
-    and backward of ViT-S/16 without it were 1.8 times as fast at 96 px, and 1.3 times at 224 px. In fp32 the fused one
-    is 1.3 times as fast (197 tokens, on both).
+    Layout: channels last if there are several convolutions, except in fp32 on a GPU, which has not been measured. A
+    ViT's single convolution does not matter.
+    Attention: torch's fused kernel, except in bf16 on a CPU, where its backward pass is several times slower.
+    benchmarks/README.md has the figures of both.
     """
-    if sum(isinstance(module, nn.Conv2d) for module in network.modules()) > 1:
+    is_measured = device.type == "cpu" or precision != "fp32"
+    if is_measured and sum(isinstance(module, nn.Conv2d) for module in network.modules()) > 1:
         network.to(memory_format=torch.channels_last)
     if device.type == "cpu" and precision == "bf16":
         for module in network.modules():

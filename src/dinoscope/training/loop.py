@@ -28,7 +28,7 @@ from dinoscope.data.sources import ImageSource, counted
 from dinoscope.errors import UserError
 from dinoscope.files import MEGAPIXELS_VARIABLE, environment, is_full, writing
 from dinoscope.methods.health import Verdict, feature_standard_deviation, rank_me
-from dinoscope.system import MemoryWatch, StopRequests, exact_cuda, pick_device, stop_signals
+from dinoscope.system import MemoryWatch, StopRequests, exact_cuda, stop_signals
 from dinoscope.training import listeners as records
 from dinoscope.training import start
 from dinoscope.training.config import RunConfig, check, check_settings
@@ -78,12 +78,8 @@ def train(
     """
     check_settings(config)
     config = start.settled(config)
-    device = pick_device(config.device)
-    if config.views.device not in ("cpu", device.type):
-        raise UserError(f"--views.device {config.views.device} needs a run on it, and this one is on {device}")
+    device = start.prepared_device(config)
     memory = MemoryWatch(device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
     audience, run = list[Listener](), RunFolder(config.out)
     if resume and config.max_megapixels is None:
         config = replace(config, max_megapixels=read_config(run.path).max_megapixels)
@@ -391,7 +387,7 @@ class _Loop:
     def write_checkpoint(self, snapshot: tuple[dict[str, Tensor], dict[str, Any]] | None = None) -> None:
         path = checkpoint.step_path(self.run.checkpoints, self.trainer.next_step)
         path.parent.mkdir(parents=True, exist_ok=True)  # it may be gone
-        self.making_room(functools.partial(self.trainer.save, path, *filter(None, [snapshot])))
+        self.making_room(functools.partial(self.trainer.save, path, snapshot))
 
     def making_room(self, write: Callable[[], object]) -> None:
         """Write, and on a full disk delete older checkpoints and try again; the newest one stays."""

@@ -30,24 +30,25 @@ from dinoscope.errors import UserError
 from dinoscope.methods.method import RunShape
 from dinoscope.model_names import Watch, say_once
 from dinoscope.models.backbone import check_backbone
-from dinoscope.system import MemoryWatch, available_cores, exact_cuda, pick_device
+from dinoscope.system import MemoryWatch, available_cores, exact_cuda
 from dinoscope.training.config import RunConfig, check, check_settings, total_steps
-from dinoscope.training.start import scanned_images
+from dinoscope.training.start import prepared_device, scanned_images
 from dinoscope.training.trainer import Trainer
 from dinoscope.types import Views
 
-TRIAL_SECONDS, STEP_SECONDS = 5.0, 2.0
+TRIAL_SECONDS, STEP_SECONDS = 5.0, 5.0
 """How long steps are timed, and how long one may take if smaller micro-batches can be had."""
 
 MAX_VIEWED = 16
 """Images whose views are made; the batches of the trial repeat them."""
 
-_FLOPS: dict[Any, Any] = {  # torch counts those of attention on GPUs only
+FLOPS: dict[Any, Any] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *qkv, **_: sdpa_flop_count(*qkv[:3]),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *gradient_qkv, **_: (
         sdpa_backward_flop_count(*gradient_qkv[:4])
     ),
 }
+"""Attention on a CPU, for `FlopCounterMode`: torch counts that of GPUs only."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,7 @@ def plan(config: RunConfig, watch: Watch = say_once) -> Plan:
     check_settings(config)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("--plan is about one process: leave torchrun out, and give that process's part of --batch-size")
-    device = pick_device(config.device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    device = prepared_device(config)
     with watch("checking the images") as progress:
         images, _, window = scanned_images(config, progress)
     check(config, len(images), 1, len(images.classes), counted(images.passed_over))
@@ -180,7 +179,7 @@ class _Trial:
             after = after + (after - before) * (micro - large) / max(large - small, 1)
             peaks.append(after[after[:, 0].argmax()])
         tensors, gradients = (peaks[0] + (peaks[1] - peaks[0]) * (parts - few) / max(many - few, 1)).tolist()
-        with trainer.uncompiled(), FlopCounterMode(display=False, custom_mapping=_FLOPS) as flops:
+        with trainer.uncompiled(), FlopCounterMode(display=False, custom_mapping=FLOPS) as flops:
             self.step(small, 1)
         trained = [parameter for _, parameter in method.trained_parameters()]
         others = [parameter for parameter in method.parameters() if not parameter.requires_grad]

@@ -20,11 +20,25 @@ from dinoscope.methods.method import Method
 from dinoscope.model_names import Model, Watch, load_model, say_once
 from dinoscope.models.backbone import Backbone, BackboneConfig
 from dinoscope.models.network import require_fitted
+from dinoscope.system import pick_device
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import RunFolder
 from dinoscope.training.sharding import like_module
 
 logger = logging.getLogger("dinoscope")
+
+
+def prepared_device(config: RunConfig) -> torch.device:
+    """Return the device of the run, and set the number of threads.
+
+    Raises UserError if there is no such device, or the views are to be made on another one.
+    """
+    device = pick_device(config.device)
+    if config.views.device not in ("cpu", device.type):
+        raise UserError(f"--views.device {config.views.device} needs a run on it, and this one is on {device}")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    return device
 
 
 def found_images(config: RunConfig, source: ImageSource | None = None) -> ImageSource:

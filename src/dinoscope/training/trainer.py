@@ -44,7 +44,7 @@ from dinoscope.types import Step, StepOutput, Views
 logger = logging.getLogger("dinoscope")
 
 COMPILING: Mapping[str, Any] = {"dynamic": False, "options": {"fallback_random": True}}
-"""Of torch.compile: the sizes of a run are few, and stochastic depth drops the same paths as without it."""
+"""Options of torch.compile: a run has few sizes, and stochastic depth drops the same paths as without compilation."""
 MAX_VARIANTS = 128
 """Compiled forms of a block: by its rate of stochastic depth, the size of the views, with gradients and without."""
 
@@ -150,8 +150,8 @@ class Trainer:
         steps, images = range(self.next_step, self.total), len(self.images)
         sampler = StepSampler(images, config.batch_size, config.seed, steps, rank=rank, processes=processes)
         workers = default_workers(processes) if config.workers < 0 else config.workers
-        ways = {"decoded": config.views.device != "cpu", "reduced": config.decode == "reduced"}
-        dataset = ViewsDataset(self.images, config.views, config.seed, config.window, self.sizes, **ways)
+        reduced = config.decode == "reduced"
+        dataset = ViewsDataset(self.images, config.views, config.seed, config.window, self.sizes, reduced=reduced)
         return view_loader(dataset, sampler, workers, pin=self.device.type == "cuda")
 
     def make_step(self, batch: Views | DecodedBatch) -> dict[str, float] | Scalars:

@@ -73,7 +73,7 @@ _FIGURES: dict[str, tuple[_Value, ...]] = {
             ("teacher_entropy", "code_entropy"),
             _ln_k,
             reading="Targets are the teacher's outputs in DINO, the codes in SwAV. Healthy: the entropy of each falls "
-            "well below ln K, its maximum. If it stays there, no image is told from another.",
+            "well below ln K, its maximum. If it stays there, the outputs do not distinguish images.",
         ),
         _Value(
             "Entropy of their mean",
