@@ -152,6 +152,7 @@ def run_config(name: str, data: Path, out: Path, **changes: object) -> RunConfig
         batch_size=8,
         workers=0,
         device="cpu",
+        precision="fp32",  # whatever the hardware
         log_every=1,
         evaluate_every=0,
     )
