@@ -19,7 +19,7 @@ from dinoscope.data.augment import WEIGHTS, apply_view, multi_crop
 from dinoscope.data.augment_torch import change_colours, decoded_crop, make_views, resize_matrices
 from dinoscope.data.loader import StepSampler, ViewsDataset, view_loader
 from dinoscope.data.reader import Reduction
-from dinoscope.data.sources import find_images
+from dinoscope.data.sources import ImageSource, find_images
 from dinoscope.data.views import VIEWS, JitterOperation, ViewParameters, ViewsConfig
 from dinoscope.errors import UserError
 from dinoscope.training import trainer
@@ -151,8 +151,8 @@ def test_a_run_on_views_by_torch_resumes_exactly_and_learns_as_one_on_those_of_t
     config = cases.run_config("dino", picture_folder(24), tmp_path / "loader")
     train(config)
 
-    def dataset(*given: Any, **ways: bool) -> ViewsDataset:
-        return ViewsDataset(*given, **ways | {"decoded": True})
+    def dataset(images: ImageSource, views: ViewsConfig, *rest: Any, **ways: bool) -> ViewsDataset:
+        return ViewsDataset(images, replace(views, device="cuda"), *rest, **ways)
 
     monkeypatch.setattr(trainer, "ViewsDataset", dataset)
     whole, stopped = (replace(config, out=tmp_path / name) for name in ("whole", "stopped"))
