@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from dinoscope.errors import UserError
@@ -23,6 +23,8 @@ class Views:
     index: [batch], position of each image in its data set.
     labels: [batch] class numbers, or None if the folder has none.
     unreadable: positions whose file could not be decoded and was replaced by the next readable one.
+    masks: [views, batch, rows * columns], the patches of the global views that the method hides, or None. They stay on
+        the CPU, as `index` does: which rows of patches are taken must not depend on what a device has to be asked for.
     """
 
     global_views: UInt8[Tensor, "g b c h w"]
@@ -30,6 +32,7 @@ class Views:
     index: Int[Tensor, " b"]
     labels: Int[Tensor, " b"] | None = None
     unreadable: tuple[int, ...] = ()
+    masks: Bool[Tensor, "g b n"] | None = None
 
     @property
     def batch_size(self) -> int:
@@ -42,8 +45,16 @@ class Views:
         return self._changed(Tensor.pin_memory)
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> Views:
-        pixels = change(self.global_views), None if self.local_views is None else change(self.local_views)
-        return Views(*pixels, self.index, None if self.labels is None else change(self.labels), self.unreadable)
+        local = None if self.local_views is None else change(self.local_views)
+        labels = None if self.labels is None else change(self.labels)
+        return replace(self, global_views=change(self.global_views), local_views=local, labels=labels)
+
+    def select(self, images: slice | Int[Tensor, " c"]) -> Views:
+        """Return the views of these images of the batch."""
+        local = None if self.local_views is None else self.local_views[:, images]
+        labels = None if self.labels is None else self.labels[images]
+        masks = None if self.masks is None else self.masks[:, images]
+        return Views(self.global_views[:, images], local, self.index[images], labels, masks=masks)
 
     def split(self, parts: int) -> tuple[Views, ...]:
         """Cut the batch into `parts` equal micro-batches, in order.
@@ -52,14 +63,8 @@ class Views:
         """
         if self.batch_size % parts:
             raise ValueError(f"a batch of {self.batch_size} images cannot be cut into {parts} equal parts")
-
-        def part(images: slice) -> Views:
-            local = None if self.local_views is None else self.local_views[:, images]
-            labels = None if self.labels is None else self.labels[images]
-            return Views(self.global_views[:, images], local, self.index[images], labels)
-
         size = self.batch_size // parts
-        return tuple(part(slice(start, start + size)) for start in range(0, self.batch_size, size))
+        return tuple(self.select(slice(start, start + size)) for start in range(0, self.batch_size, size))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class DecodedBatch:
 
     pixels: all images one behind the other, each [height, width, 3]: one tensor is shared, pinned and sent at once.
     sizes: height and width of each. drawn: the views of each, global ones first, with boxes within its pixels.
-    index, labels, unreadable: as of `Views`.
+    index, labels, unreadable, masks: as of `Views`.
     """
 
     pixels: UInt8[Tensor, " n"]
@@ -38,6 +38,7 @@ class DecodedBatch:
     index: Int[Tensor, " b"]
     labels: Int[Tensor, " b"] | None = None
     unreadable: tuple[int, ...] = ()
+    masks: Bool[Tensor, "g b n"] | None = None
 
     def pin_memory(self) -> DecodedBatch:
         labels = None if self.labels is None else self.labels.pin_memory()
@@ -55,6 +56,7 @@ class DecodedBatch:
             self.index,
             None if self.labels is None else self.labels.to(device, non_blocking=True),
             self.unreadable,
+            self.masks,
         )
 
 

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from dinoscope.data.augment import multi_crop
 from dinoscope.data.augment_torch import DecodedBatch, decoded_crop
 from dinoscope.data.grey_range import Window
+from dinoscope.data.masking import PatchMasking
 from dinoscope.data.reader import RawImage, Shrink, UnreadableImage
 from dinoscope.data.sources import ImageSource
 from dinoscope.data.views import ViewsConfig, largest_divisor
@@ -43,9 +44,9 @@ LEAVING = 5.0
 _TRIES = 100  # images in a row that may be unreadable, or a twentieth of the folder
 _GLANCE = 0.2  # seconds between two checks whether it is time to end
 
-Sample = tuple[Tensor, Any, int, int | None, int | None]
-"""Global and local views of one image, [views, height, width, 3] uint8, its position, its label, and the position of
-the image that it stands for, if that cannot be read or is not the one the run began with.
+Sample = tuple[Tensor, Any, int, int | None, int | None, Tensor | None]
+"""Global and local views of one image, [views, height, width, 3] uint8, its position, its label, the position of the
+image that it stands for, if that cannot be read or is not the one the run began with, and its masks, [views, patches].
 
 If views are not made in the loader: the image, [height, width, 3], and the parameters of its views instead of them."""
 
@@ -57,6 +58,7 @@ class ViewsDataset(Dataset[Sample]):
     sizes: of the images in bytes as the run began; an image of another size is reported as replaced, and used.
     config: if its device is not the CPU, the views are left to `augment_torch`.
     reduced: decode an image at a reduced size (a JPEG) if its views in that epoch allow it (`views.largest_divisor`).
+    masking: of the patches of global views, if the method hides some.
     """
 
     def __init__(
@@ -68,9 +70,10 @@ class ViewsDataset(Dataset[Sample]):
         sizes: Sequence[int] | None = None,
         *,
         reduced: bool = False,
+        masking: PatchMasking | None = None,
     ) -> None:
         self.images, self.config, self.seed, self.window, self.reduced = images, config, seed, window, reduced
-        self.decoded = config.device != "cpu"
+        self.decoded, self.masking = config.device != "cpu", masking
         self.sizes = None if sizes is None else np.asarray(sizes, np.int64)  # an array, which workers share
 
     def __len__(self) -> int:
@@ -88,7 +91,9 @@ class ViewsDataset(Dataset[Sample]):
             replaced |= stamp[0] < 0 or stamp[0] != int(self.sizes[index])
         second = torch.from_numpy(second) if isinstance(second, np.ndarray) else second
         label = None if self.images.labels is None else self.images.labels[used]
-        return torch.from_numpy(first), second, used, label, index if replaced else None
+        count = self.config.num_global
+        masks = self.masking and torch.from_numpy(self.masking.sample(self.seed, epoch, index, count))
+        return torch.from_numpy(first), second, used, label, index if replaced else None, masks
 
     def _readable(self, index: int, shrink: Shrink | None) -> tuple[RawImage, int]:
         """Return the image, or the next one in order that can be read: the same on every run.
@@ -142,19 +147,20 @@ def permutation(images: int, seed: int, epoch: int) -> np.ndarray:
 
 def collate(samples: list[Sample]) -> Views:
     """Stack a batch along dimension 1, behind the views; channels move to the front without a copy."""
-    global_views, local_views, positions, labels, replaced = zip(*samples, strict=True)
+    global_views, local_views, positions, labels, replaced, masks = zip(*samples, strict=True)
     return Views(
         torch.stack(global_views, dim=1).movedim(-1, 2),
         None if local_views[0] is None else torch.stack(local_views, dim=1).movedim(-1, 2),
         torch.tensor(positions),
         None if labels[0] is None else torch.tensor(labels),
         tuple(position for position in replaced if position is not None),
+        None if masks[0] is None else torch.stack(masks, dim=1),
     )
 
 
 def collate_decoded(num_global: int, samples: list[Sample]) -> DecodedBatch:
     """Lay the images of a batch one behind the other."""
-    images, drawn, positions, labels, replaced = zip(*samples, strict=True)
+    images, drawn, positions, labels, replaced, masks = zip(*samples, strict=True)
     return DecodedBatch(
         torch.cat([image.flatten() for image in images]),
         tuple((image.shape[0], image.shape[1]) for image in images),
@@ -163,6 +169,7 @@ def collate_decoded(num_global: int, samples: list[Sample]) -> DecodedBatch:
         torch.tensor(positions),
         None if labels[0] is None else torch.tensor(labels),
         tuple(position for position in replaced if position is not None),
+        None if masks[0] is None else torch.stack(masks, dim=1),
     )
 
 

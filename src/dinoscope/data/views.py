@@ -150,14 +150,15 @@ class _Key(ISeedSequence):
         return self.key
 
 
-def view_generator(seed: int, epoch: int, index: int, view: int) -> np.random.Generator:
-    """Return the random stream of one view: a pure function of its four arguments, each from 0 to 2**64 - 1.
+def view_generator(seed: int, epoch: int, index: int, view: int, stream: int = 0) -> np.random.Generator:
+    """Return a random stream of one view: a pure function of its arguments, each from 0 to 2**64 - 1.
 
-    Philox encrypts a counter (Salmon et al. 2011): with (seed, epoch) as the key, and view and index as words of the
-    counter, no two streams meet. Raises OverflowError for a number out of range.
+    Philox encrypts a counter (Salmon et al. 2011): with (seed, epoch) as the key, and view, index and stream as words
+    of the counter, no two streams meet. Stream 0 is for the view itself. Raises OverflowError for a number out of
+    range.
     """
     key = _Key(np.array((seed, epoch), dtype=np.uint64))
-    counter = np.array((0, view, index, 0), dtype=np.uint64)
+    counter = np.array((0, view, index, stream), dtype=np.uint64)
     # numpy documents ISeedSequence as a seed; its type stubs know only SeedSequence.
     return np.random.Generator(np.random.Philox(key, counter=counter))  # pyright: ignore[reportArgumentType]
 

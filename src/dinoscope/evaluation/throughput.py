@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dinoscope.config import to_dict
+from dinoscope.data.masking import PatchMasking
 from dinoscope.data.sources import ImageFolder
 from dinoscope.errors import UserError
 from dinoscope.evaluation import base
@@ -149,7 +150,8 @@ def training_throughput(
     check(config, count, processes=1, classes=_CLASSES)
     watch = MemoryWatch(device)
     try:
-        trainer, views = Trainer(config, images, device), made_up_views(config)
+        trainer = Trainer(config, images, device)
+        views = made_up_views(config, trainer.method.masking)
 
         def step() -> None:
             trainer.next_step = trainer.total // 2  # always the same step, however many are made
@@ -180,8 +182,8 @@ def training_throughput(
     return (*metrics, *memory.metrics("training_peak_memory")), protocol
 
 
-def made_up_views(config: RunConfig) -> Views:
-    """Return random views of one batch, in the number and sizes of the settings, with labels."""
+def made_up_views(config: RunConfig, masking: PatchMasking | None = None) -> Views:
+    """Return random views of one batch, in the number and sizes of the settings, with labels and, if asked, masks."""
     generator = torch.Generator().manual_seed(0)
 
     def pixels(count: int, size: int) -> Tensor:
@@ -190,7 +192,8 @@ def made_up_views(config: RunConfig) -> Views:
 
     views, index = config.views, torch.arange(config.batch_size)
     local_views = pixels(views.num_local, views.local_size) if views.num_local else None
-    return Views(pixels(views.num_global, views.global_size), local_views, index, index % _CLASSES)
+    masks = None if masking is None else masking.sample_batch(0, 0, range(config.batch_size), views.num_global)
+    return Views(pixels(views.num_global, views.global_size), local_views, index, index % _CLASSES, masks=masks)
 
 
 # The evaluation

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dinoscope import distributed
+from dinoscope.data.masking import PatchMasking
 from dinoscope.data.views import ViewsConfig
 from dinoscope.methods.health import Verdict, complete_collapse, standard_deviation_of
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
@@ -126,6 +127,8 @@ class Method(nn.Module, ABC):
     """Whether the loss of a batch is the mean of the losses of its equal parts (given the method's state)."""
     advice: str = "Lower the learning rate."
     """What to change after complete collapse."""
+    masking: PatchMasking | None = None
+    """Which patches of the global views are hidden: `Views.masks`, made where the views are."""
     backbone: Backbone
 
     def adopt(self, load: Load) -> None:
@@ -294,6 +297,7 @@ class MethodEntry:
     year: of its paper. Tables list methods by year, those with labels first.
     labels: whether it is trained with labels.
     from_model: whether it learns from a trained model, which its settings must name: no part of "all methods".
+    transformers_only: whether it works on patch tokens, which only Vision Transformers have.
     variants: key -> how tables show settings that have a name of their own (`MethodConfig.variant`).
     recipes: its published and measured settings, by name.
     small: its settings in the small comparison beyond those of `recipes.CPU` and `GPU`, by the views of the others and
@@ -307,6 +311,7 @@ class MethodEntry:
     year: int
     labels: bool = False
     from_model: bool = False
+    transformers_only: bool = False
     variants: Mapping[str, Display] = field(default_factory=dict[str, Display])
     recipes: Mapping[str, Recipe] = field(default_factory=dict[str, Recipe])
     small: Callable[[ViewsConfig, bool], Mapping[str, Any]] = lambda views, transformer: {}

@@ -136,7 +136,7 @@ def statistics_held(module: nn.Module) -> Iterator[None]:
 
 
 class GlobalBatchNorm(_BatchNorm):
-    """`nn.BatchNorm1d` and `2d` over the rows of all processes (the same number each), on the CPU too."""
+    """`nn.BatchNorm1d` and `2d` over the rows of all processes, on the CPU too."""
 
     @classmethod
     def like(cls, source: _BatchNorm) -> GlobalBatchNorm:
@@ -157,13 +157,16 @@ class GlobalBatchNorm(_BatchNorm):
             return super().forward(input)
         self._check_input_dim(input)
         rest = [0, *range(2, input.ndim)]
-        count = input.numel() // input.shape[1] * distributed.world_size()
         shape = (1, -1, *[1] * (input.ndim - 2))
         values = input.double() if input.dtype == torch.float64 else input.float()
-        mean = distributed.sum_with_gradient(values.sum(dim=rest)) / count
+        # Processes may have different numbers of rows (masked patches).
+        own = values.new_full((1,), input.numel() // input.shape[1])
+        total = distributed.sum_with_gradient(torch.cat([values.sum(dim=rest), own]))
+        count = total[-1].detach()
+        mean = total[:-1] / count
         centred = values - mean.view(shape)
         variance = distributed.sum_with_gradient(centred.square().sum(dim=rest)) / count
-        self._remember(mean.detach(), variance.detach() * (count / max(count - 1, 1)))
+        self._remember(mean.detach(), variance.detach() * (count / (count - 1).clamp_min(1)))
         normed = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             normed = normed * self.weight.view(shape) + self.bias.view(shape)

@@ -20,6 +20,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 ClassAttention = Callable[[Tensor, int], Float[Tensor, "b heads rows columns"]]
 """(normalised images [b, 3, h, w], block) -> attention of the class token to the patches, for each head."""
 
+MaskedForward = Callable[[Tensor, Tensor, Tensor], Tokens]
+"""(normalised images [b, 3, h, w], mask [b, n], mask token [1, d]) -> tokens with that one in the place of patches."""
+
 
 @dataclass(frozen=True)
 class BackboneConfig:
@@ -198,6 +201,11 @@ class Backbone(nn.Module):
     @property
     def fit(self) -> Fit | None:
         """Capability: see `Fit`. None for a network, and for what is already fitted."""
+        return None
+
+    @property
+    def masked_forward(self) -> MaskedForward | None:
+        """Capability: run the network with a mask token in place of some patches, before positions are added."""
         return None
 
     @property

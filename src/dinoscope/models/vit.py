@@ -12,7 +12,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dinoscope.errors import UserError
 from dinoscope.models.layers import ConvStem
-from dinoscope.models.network import Backbone, BackboneConfig, ClassAttention, Transformer
+from dinoscope.models.network import Backbone, BackboneConfig, ClassAttention, MaskedForward, Transformer
 from dinoscope.types import Tokens
 
 LINEAR_BLOCKS = 4
@@ -152,14 +152,22 @@ class ViTBackbone(Backbone):
         side = config.layout_size // self.patch_size
         return self.net.state_dict() | {"pos_embed": self.positions((side, side))}
 
-    def embed(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
+    def embed(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        mask: Bool[Tensor, "b m"] | None = None,
+        mask_token: Float[Tensor, "1 d"] | None = None,
+    ) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
         """Return the input of the first block (prefix tokens, then patch tokens, positions added), and the patch grid.
 
-        Pixels beyond the last whole patch are left out, as the strided convolution does.
+        Pixels beyond the last whole patch are left out, as the strided convolution does. With a mask, the mask token
+        takes the place of the masked patches (BEiT, Bao et al. 2022, section 2.3).
         """
         cells = self.net.patch_embed(images)
         rows, columns = cells.shape[-2:]
         patches, grid = cells.flatten(2).transpose(1, 2), (rows, columns)
+        if mask is not None and mask_token is not None:
+            patches = torch.where(mask[:, :, None], mask_token.to(patches.dtype), patches)
         class_token = cast(Tensor, self.net.cls_token).expand(images.shape[0], -1, -1)  # len() would fix it in a trace
         if not self.shape.registers:
             return torch.cat([class_token, patches], dim=1) + self.positions(grid), grid
@@ -216,8 +224,18 @@ class ViTBackbone(Backbone):
         class_tokens.append(class_token_after(last, hidden)[:, 0])
         return self.net.norm(torch.stack(class_tokens, dim=1)).flatten(1)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
-        tokens, grid = self.embed(images)
+    @property
+    def masked_forward(self) -> MaskedForward:
+        """See `Backbone`."""
+        return self.forward
+
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        mask: Bool[Tensor, "b m"] | None = None,
+        mask_token: Float[Tensor, "1 d"] | None = None,
+    ) -> Tokens:
+        tokens, grid = self.embed(images, mask, mask_token)
         tokens = self.net.norm(self.run_blocks(tokens))
         return Tokens(tokens[:, 0], tokens[:, self.prefix :], grid)
 
@@ -400,6 +418,7 @@ NETWORKS: dict[str, ViTShape] = {
     "vit_small_patch14_dinov2": ViTShape(14, 384, 12, 6, layer_scale=1e-5, token_std=1e-6),
     "vit_base_patch14_dinov2": ViTShape(14, 768, 12, 12, layer_scale=1e-5, token_std=1e-6),
     "vit_large_patch14_dinov2": ViTShape(14, 1024, 24, 16, layer_scale=1e-5, token_std=1e-6),
+    "vit_large_patch16_dinov2": ViTShape(16, 1024, 24, 16, layer_scale=1e-5, token_std=1e-6, title="ViT-L/16"),
     "vit_small_patch14_reg4_dinov2": ViTShape(14, 384, 12, 6, registers=4, layer_scale=1e-5, token_std=1e-6),
     "vit_base_patch14_reg4_dinov2": ViTShape(14, 768, 12, 12, registers=4, layer_scale=1e-5, token_std=1e-6),
     "vit_large_patch14_reg4_dinov2": ViTShape(14, 1024, 24, 16, registers=4, layer_scale=1e-5, token_std=1e-6),

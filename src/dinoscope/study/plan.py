@@ -17,6 +17,7 @@ from dinoscope.config import to_dict
 from dinoscope.data.sources import ImageSource, counted
 from dinoscope.errors import UserError, located, lookup
 from dinoscope.methods import METHODS
+from dinoscope.models.backbone import network
 from dinoscope.recipes import small_run, with_epochs
 from dinoscope.study import definition
 from dinoscope.study.definition import BASELINE, Axis, StudyDefinition, Variant, label_of, plain, slug
@@ -147,7 +148,7 @@ def plan_comparison(name: str, data: Path, out: Path, *, epochs: float | None = 
     """Return one run of every method with every backbone and seed, in OUT/runs/METHOD-BACKBONE-sSEED.
 
     Ordered so that insight comes early: all methods with the first backbone and seed, then the next backbone, and
-    only then the next seed.
+    only then the next seed. "all" methods leave out those that do not work with a backbone.
 
     epochs: instead of the recipe's; a warm-up is shortened in proportion if this is less.
     given: methods, backbones, views and seeds, instead of those of the file if they are not empty.
@@ -165,6 +166,9 @@ def plan_comparison(name: str, data: Path, out: Path, *, epochs: float | None = 
             raise UserError(f"--{option} names {twice} twice")
     configs: list[RunConfig] = []
     for seed, backbone, method in itertools.product(*chosen.values()):
+        fits = network(backbone).transformer or not METHODS[method].transformers_only
+        if values["methods"] == "all" and not fits:
+            continue
         folder = out / "runs" / f"{method}-{backbone}-s{seed}"
         config = small_run(method, backbone, values["views"], data, folder)
         configs.append(with_epochs(replace(config, seed=seed), epochs))

@@ -118,9 +118,7 @@ class _Trial:
         trainer.config = replace(self.config, batch_size=images * parts, accumulate=parts)
         trainer.next_step = trainer.total - 1  # where nothing is frozen any more
         which = torch.arange(images * parts) % views.batch_size
-        local_views = None if views.local_views is None else views.local_views[:, which]
-        labels = None if views.labels is None else views.labels[which]
-        trainer.make_step(Views(views.global_views[:, which], local_views, views.index[which], labels))
+        trainer.make_step(views.select(which))
         if trainer.device.type != "cpu":
             torch.accelerator.synchronize(trainer.device)
         self.made += 1

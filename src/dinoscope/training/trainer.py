@@ -150,8 +150,9 @@ class Trainer:
         steps, images = range(self.next_step, self.total), len(self.images)
         sampler = StepSampler(images, config.batch_size, config.seed, steps, rank=rank, processes=processes)
         workers = default_workers(processes) if config.workers < 0 else config.workers
-        reduced = config.decode == "reduced"
-        dataset = ViewsDataset(self.images, config.views, config.seed, config.window, self.sizes, reduced=reduced)
+        given = self.images, config.views, config.seed, config.window, self.sizes
+        ways = {"reduced": config.decode == "reduced", "masking": self.method.masking}
+        dataset = ViewsDataset(*given, **ways)
         return view_loader(dataset, sampler, workers, pin=self.device.type == "cuda")
 
     def make_step(self, batch: Views | DecodedBatch) -> dict[str, float] | Scalars:
@@ -458,7 +459,7 @@ def build_optimizer(config: RunConfig, parameters: Iterable[tuple[str, nn.Parame
     weights, others = list[nn.Parameter](), list[nn.Parameter]()
     for path, parameter in parameters:
         is_weight = parameter.ndim != 1 and not path.endswith(".bias")
-        is_token = decayed == "not_tokens" and path.endswith(("cls_token", "pos_embed", "reg_token"))
+        is_token = decayed == "not_tokens" and path.endswith(("cls_token", "pos_embed", "reg_token", "mask_token"))
         (weights if is_weight and not is_token else others).append(parameter)
     groups = [{"params": weights, "decays": True}, {"params": others, "decays": decayed == "all", "weight_decay": 0.0}]
     if name == "adamw":
