@@ -16,6 +16,7 @@ from dinoscope.methods.byol import BYOLConfig
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.methods.distill import DistillConfig
 from dinoscope.methods.emp import EMPConfig
+from dinoscope.methods.ibot import IBOTConfig
 from dinoscope.methods.method import MethodConfig
 from dinoscope.methods.moco import MoCoConfig
 from dinoscope.methods.simclr import SimCLRConfig
@@ -31,6 +32,14 @@ DINO = DINOConfig(out_dim=64, hidden_dim=32, bottleneck_dim=16, freeze_last_laye
 SMALL_HEAD = {"hidden_dim": 32, "projection_dim": 16, "head_batch_norm": False}
 SWAV = SwAVConfig(**SMALL_HEAD, num_prototypes=12, freeze_prototypes_steps=1, queue_size=0)
 SIMDINO = SimDINOConfig(hidden_dim=32, bottleneck_dim=16, teacher_momentum=0.9)
+IBOT = IBOTConfig(
+    out_dim=64,
+    hidden_dim=32,
+    bottleneck_dim=16,
+    warmup_teacher_temperature_epochs=0,
+    freeze_last_layer_epochs=0,
+    teacher_momentum=0.9,
+)
 
 SETTINGS: dict[str, MethodConfig] = {
     "dino": DINO,
@@ -55,6 +64,10 @@ SETTINGS: dict[str, MethodConfig] = {
     "simdino-groups": replace(SIMDINO, rate_images=4, expanded="student"),
     "vicreg": VICRegConfig(**SMALL_HEAD),
     "barlow": BarlowConfig(**SMALL_HEAD),
+    "ibot": IBOT,
+    "ibot-dinov2": replace(
+        IBOT, masked_views="exact", centering="sinkhorn", koleo=0.1, patch_head="separate", norm_last_layer=True
+    ),
     "supervised": SupervisedConfig(),
 }
 """case -> settings; without batch norm, to which a batch that is cut up is another batch."""
@@ -66,8 +79,9 @@ ABLATIONS: dict[str, MethodConfig] = {
         DINO, centering="none", teacher="previous_epoch", loss="mse_softmax", bottleneck_dim=0, head_weight_norm=False
     ),
     "dino-lagging": replace(DINO, teacher="previous_step", loss="kl", head_l2=False, predictor="mlp"),
+    "ibot-masked-center": replace(IBOT, patch_center="masked", patch_head="last_layer", mask_shape="random"),
 }
-"""case -> settings of DINO's ablations, each several at once. Not all of them learn: they are not overfitted."""
+"""case -> settings of ablations, each several at once. Not all of them learn: they are not overfitted."""
 
 ALONE = ("dino-bare-epoch", "dino-lagging", "dino-mse-predictor")
 """Cases in which nothing crosses processes but gradients, as in others: they are trained in one only."""
@@ -79,6 +93,8 @@ OVERFITTING: dict[str, MethodConfig] = {
 OVERFITTING |= {
     "dino": replace(OVERFITTING["dino"], teacher_momentum=0.95),
     "dino-sinkhorn-koleo": replace(OVERFITTING["dino-sinkhorn-koleo"], teacher_momentum=0.95),
+    "ibot": replace(OVERFITTING["ibot"], teacher_momentum=0.95, masked_views="exact"),
+    "ibot-dinov2": replace(OVERFITTING["ibot-dinov2"], teacher_momentum=0.95),
     "supervised": SupervisedConfig(label_smoothing=0.0),
 }
 
@@ -91,6 +107,12 @@ def _learned_dino(steps: Steps) -> bool:
     """The student gives the teacher's answers, and they differ from image to image."""
     gap = [step["kl_teacher_student"] for step in steps]
     return gap[-1] < 0.1 * max(gap) and steps[-1]["teacher_marginal_entropy"] > 1.0
+
+
+def _learned_ibot(steps: Steps) -> bool:
+    """And the hidden patches are told, whose masks are the same in every step."""
+    gap = [step["patch_cross_entropy"] - step["patch_teacher_entropy"] for step in steps]
+    return _learned_dino(steps) and gap[-1] < 0.1 * max(gap) and steps[-1]["patch_marginal_entropy"] > 1.0
 
 
 def _learned_swav(steps: Steps) -> bool:
@@ -126,12 +148,14 @@ LEARNED: dict[str, Callable[[Steps], bool]] = {
     # Eight images leave at most seven of the sixteen dimensions apart: the rest of the covariance stays.
     "vicreg": lambda steps: steps[-1]["invariance"] < 0.01 and steps[-1]["participation_ratio"] > 3,
     "barlow": lambda steps: steps[-1]["view_correlation"] > 0.95 and steps[-1]["participation_ratio"] > 3,
+    "ibot": _learned_ibot,
+    "ibot-dinov2": _learned_ibot,
     # One of the 32 views is 16 px of a background that both classes have: 31 of 32 is all that can be told.
     "supervised": lambda steps: steps[-1]["loss"] < 0.25 * steps[0]["loss"] and steps[-1]["training_top1"] > 96,
 }
 """case -> whether these steps on the same eight images learned them by heart."""
 
-VARIANTS = ("dino-sinkhorn-koleo", "moco-v3", "simdino-groups", "swav-queue")
+VARIANTS = ("dino-sinkhorn-koleo", "ibot-dinov2", "moco-v3", "simdino-groups", "swav-queue")
 """Cases beside which another one of the same method is overfitted: these only among the slow tests."""
 
 VIEWS = ViewsConfig(global_size=32, local_size=16, num_local=2, blur_probability=(0.0, 0.0, 0.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from dinoscope.data.loader import StepSampler, ViewsDataset, view_loader
 from dinoscope.data.masking import PatchMasking
@@ -93,7 +94,7 @@ def test_masks_come_with_the_views_and_change_none(decoded, picture_folder) -> N
         next(view_loader(dataset, StepSampler(6, 4, 5, range(1, 2), rank=0, processes=1), 0, pin=False))
         for dataset in (plain, masked)
     ]
-    before, after = (batch.to("cpu") for batch in batches)
+    before, after = (batch.to(torch.device("cpu")) for batch in batches)
     assert before.masks is None
     assert (before.global_views == after.global_views).all()
     expected = masking.sample_batch(5, 1, after.index.tolist(), 2)

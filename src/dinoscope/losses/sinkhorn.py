@@ -27,16 +27,24 @@ def sinkhorn(
     *,
     total: Reduction = one_process,
     largest: Reduction = one_process,
+    present: Float[Tensor, " n"] | None = None,
 ) -> Float[Tensor, "n k"]:
     """Scale exp(logits / temperature) until all outputs have the same mass over the batch; rows sum to 1.
 
     An iteration normalises outputs, then samples. The temperature is the papers' epsilon.
+    present: 0 for rows that are empty places, which have no mass and stay 0, and 1 for all others.
     """
-    scaled = logits / temperature
+    scaled, empty = logits / temperature, None
+    if present is not None:
+        empty = 1 - present[:, None]
+        # No lower than any number, so that nothing is subtracted from itself when all rows are empty.
+        scaled = scaled.masked_fill(empty > 0, torch.finfo(scaled.dtype).min)
     shares = torch.exp(scaled - largest(scaled.max()))
+    shares = shares if present is None else shares * present[:, None]
     for _ in range(iterations):
         shares = shares / total(shares.sum(dim=0)).clamp_min(torch.finfo(shares.dtype).tiny)
-        shares = shares / shares.sum(dim=1, keepdim=True)
+        rows = shares.sum(dim=1, keepdim=True)
+        shares = shares / (rows if empty is None else rows + empty)
     return shares
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dinoscope.methods import barlow, byol, dino, distill, emp, moco, simclr, simdino, supervised, swav, vicreg
+from dinoscope.methods import barlow, byol, dino, distill, emp, ibot, moco, simclr, simdino, supervised, swav, vicreg
 from dinoscope.methods.method import Display, Method, MethodConfig, MethodEntry
 from dinoscope.models.backbone import BackboneConfig
 
@@ -17,6 +17,7 @@ METHODS: dict[str, MethodEntry] = {
     "distill": distill.METHOD,
     "emp": emp.METHOD,
     "simdino": simdino.METHOD,
+    "ibot": ibot.METHOD,
     "supervised": supervised.METHOD,
 }
 
