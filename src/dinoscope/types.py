@@ -32,7 +32,7 @@ class Views:
     index: Int[Tensor, " b"]
     labels: Int[Tensor, " b"] | None = None
     unreadable: tuple[int, ...] = ()
-    masks: Bool[Tensor, "g b n"] | None = None
+    masks: Bool[Tensor, "g b p"] | None = None
 
     @property
     def batch_size(self) -> int:

@@ -38,7 +38,7 @@ class DecodedBatch:
     index: Int[Tensor, " b"]
     labels: Int[Tensor, " b"] | None = None
     unreadable: tuple[int, ...] = ()
-    masks: Bool[Tensor, "g b n"] | None = None
+    masks: Bool[Tensor, "g b p"] | None = None
 
     def pin_memory(self) -> DecodedBatch:
         labels = None if self.labels is None else self.labels.pin_memory()
