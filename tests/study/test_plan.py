@@ -11,6 +11,7 @@ import torch
 from dinoscope.errors import UserError
 from dinoscope.methods import METHODS
 from dinoscope.methods.supervised import SupervisedConfig
+from dinoscope.models.backbone import network
 from dinoscope.recipes import CPU_BACKBONES
 from dinoscope.study.plan import plan_comparison, plan_runs, seconds_per_step
 from dinoscope.training.config import RunConfig, total_steps
@@ -91,7 +92,7 @@ def test_the_small_comparison_is_of_every_method_with_the_networks_for_a_cpu() -
         f"{method}-{backbone}-s0"
         for backbone in CPU_BACKBONES
         for method, entry in METHODS.items()
-        if not entry.from_model
+        if not entry.from_model and (network(backbone).transformer or not entry.transformers_only)
     ]
 
 

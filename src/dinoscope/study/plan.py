@@ -166,8 +166,7 @@ def plan_comparison(name: str, data: Path, out: Path, *, epochs: float | None = 
             raise UserError(f"--{option} names {twice} twice")
     configs: list[RunConfig] = []
     for seed, backbone, method in itertools.product(*chosen.values()):
-        fits = network(backbone).transformer or not METHODS[method].transformers_only
-        if values["methods"] == "all" and not fits:
+        if values["methods"] == "all" and METHODS[method].transformers_only and not network(backbone).transformer:
             continue
         folder = out / "runs" / f"{method}-{backbone}-s{seed}"
         config = small_run(method, backbone, values["views"], data, folder)
