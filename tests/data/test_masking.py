@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -84,11 +86,11 @@ def test_bounds_on_the_masked_views_of_an_image(views) -> None:
         assert masking.max_views(count) == found.max()
 
 
-@pytest.mark.parametrize("decoded", [False, True])
-def test_masks_come_with_the_views_and_change_none(decoded, picture_folder) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_masks_come_with_the_views_and_change_none(device, picture_folder) -> None:
     images, masking = find_images(picture_folder(6)), PatchMasking(8, 8)
     plain, masked = (
-        ViewsDataset(images, VIEWS["small_32"], 5, decoded=decoded, masking=given) for given in (None, masking)
+        ViewsDataset(images, replace(VIEWS["small_32"], device=device), 5, masking=given) for given in (None, masking)
     )
     batches = [
         next(view_loader(dataset, StepSampler(6, 4, 5, range(1, 2), rank=0, processes=1), 0, pin=False))
