@@ -35,7 +35,8 @@ MASSES = Path(__file__).parents[1] / "data" / "golden_mass.safetensors"
 def class_attention_row(vit: ViTBackbone, images: Tensor, block: int = -1) -> Tensor:
     """The class token's whole row: to itself, to registers if any, to the patches."""
     index = block_index(vit, block)
-    return class_row(vit.blocks[index], vit.run_blocks(vit.embed(images)[0], stop=index))
+    tokens, grid = vit.embed(images)
+    return class_row(vit.blocks_on(grid)[index], vit.run_blocks(tokens, stop=index))
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,7 @@ def test_the_row_is_that_of_the_product_of_whole_matrices(
     monkeypatch.setattr(rollout, "MAX_ENTRIES", entries)
     expected = product(vit, images, config, last)[:, 0]
     with torch.no_grad():
-        row = class_rollout(vit, vit.embed(images)[0], last, config)
+        row = class_rollout(vit, *vit.embed(images), last, config)
     torch.testing.assert_close(row, expected, atol=1e-12, rtol=0)
     torch.testing.assert_close(row.sum(dim=1), torch.ones(2, dtype=torch.float64))
     maps, prefix = rollout_maps(vit, images, last - 3, config), vit.net.num_prefix_tokens

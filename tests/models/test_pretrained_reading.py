@@ -165,9 +165,7 @@ def test_a_file_that_is_not_there_and_a_damaged_safetensors(tmp_path: Path) -> N
     ("name", "kind"),
     [
         ("module.backbone.layers.0.blocks.1.attn.relative_position_bias_table", "Swin Transformer"),
-        ("cls_attn_blocks.0.norm1.weight", "XCiT"),
-        ("stages.0.blocks.0.conv_dw.weight", "ConvNeXt"),
-        ("rope_embed.periods", "DINOv3"),
+        ("blocks_token_only.0.norm1.weight", "CaiT"),
         ("blocks.0.mlp.w12.weight", "ViT-g"),
         ("blocks.0.attn.relative_position_bias_table", "BEiT"),
     ],

@@ -91,9 +91,10 @@ def import_weights(
 ) -> None:
     """Recognise a weights file by the names of its tensors, load its network strictly, and write it as a model.
 
-    DINO, DINOv2, iBOT, DeiT, MoCo v1 to v3, SwAV, ports of SimCLR and BYOL, solo-learn, lightly, timm, torchvision and
-    Hugging Face's ViTs, as .pth, .pt, .bin, .pth.tar, .ckpt or .safetensors. Nothing in a file is run. Commands
-    take such files as --model directly too; importing once is quicker, and keeps what is decided here.
+    DINO, DINOv2, DINOv3, iBOT, XCiT, DeiT, MoCo v1 to v3, SwAV, ports of SimCLR and BYOL, solo-learn, lightly,
+    timm, torchvision and Hugging Face's ViTs, as .pth, .pt, .bin, .pth.tar, .ckpt or .safetensors. Nothing in a
+    file is run. Commands take such files as --model directly too; importing once is quicker, and keeps what is
+    decided here.
 
     Args:
         file: Weights file, or a folder with model.safetensors or pytorch_model.bin, as model hubs have it.

@@ -51,7 +51,7 @@ def attention_of_blocks(
 ) -> Iterator[Float[Tensor, "b heads rows columns"]]:
     """Yield the class attention of every block, from the first to the last, in one pass through the network."""
     tokens, grid = transformer.embed(images)
-    for block in transformer.blocks:
+    for block in transformer.blocks_on(grid):
         yield class_row(block, tokens)[:, :, transformer.prefix :].unflatten(-1, grid)
         tokens = block(tokens)
 

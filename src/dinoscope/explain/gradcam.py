@@ -116,14 +116,16 @@ def _cut(
         require_patches(backbone, "Grad-CAM")
         tokens = backbone(images)
         return tokens.patches.clone(), tokens.grid, lambda patches: Tokens(None, patches, tokens.grid).feature
-    block_index(transformer, block)  # refuses a block that is not there
+    index = block_index(transformer, block)
     hidden, grid = transformer.embed(images)
-    hidden = transformer.run_blocks(hidden, stop=block)
+    blocks = transformer.blocks_on(grid)
+    for each in blocks[:index]:
+        hidden = each(hidden)
     prefix, patches = hidden.tensor_split([transformer.prefix], dim=1)
 
     def finish(patches: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
         hidden = torch.cat([prefix, patches], dim=1)
-        for each in transformer.blocks[block:]:
+        for each in blocks[index:]:
             hidden = each(hidden)
         return transformer.norm(hidden)[:, 0]
 

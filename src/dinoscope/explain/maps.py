@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.layers.attention import Attention
-from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from dinoscope.explain.attention import attention_maps, energy_maps, energy_of_patches, require_last_block
 from dinoscope.explain.gradcam import class_activation, gradcam_maps, gradient, own_direction
 from dinoscope.explain.rollout import rollout_maps, rollout_row
 from dinoscope.models.network import Backbone, require_transformer
-from dinoscope.models.vit import attention_rows, block_index, class_row
+from dinoscope.models.vit import block_index, class_row
 from dinoscope.types import Tokens
 
 CENTRE_WIDTH = 0.25
@@ -104,10 +101,10 @@ def single_pass(backbone: Backbone, images: Float[Tensor, "b 3 h w"]) -> SingleP
         tokens = backbone(images)
         return SinglePass(tokens.grid, last=tokens.patches)
     hidden, grid = transformer.embed(images)
-    *earlier, last = transformer.blocks
+    *earlier, last = transformer.blocks_on(grid)
     entering, rows = [hidden], list[Tensor]()
     for block in earlier:
-        hidden, row = _through(block, hidden)
+        hidden, row = block.with_class_row(hidden)
         entering.append(hidden)
         rows.append(row)
     return SinglePass(grid, tuple(entering), (*rows, class_row(last, hidden)))
@@ -129,7 +126,7 @@ def patches_of_pass(backbone: Backbone, passed: SinglePass) -> Float[Tensor, "b 
     if transformer is None:
         assert passed.last is not None
         return passed.last.unflatten(1, passed.grid)
-    hidden = transformer.norm(transformer.blocks[-1](passed.entering[-1]))
+    hidden = transformer.norm(transformer.blocks_on(passed.grid)[-1](passed.entering[-1]))
     return hidden[:, transformer.prefix :].unflatten(1, passed.grid)
 
 
@@ -138,7 +135,7 @@ def rollout_of_pass(backbone: Backbone, passed: SinglePass, block: int = -1) -> 
     """Return `rollout.rollout_maps` from the first block on. Raises UserError as it does."""
     transformer = require_transformer(backbone, TITLES["rollout"])
     end = block_index(transformer, block) + 1
-    row = rollout_row(transformer.blocks[:end], passed.entering[:end])
+    row = rollout_row(transformer.blocks_on(passed.grid)[:end], passed.entering[:end])
     return row[:, None, transformer.prefix :].unflatten(-1, passed.grid)
 
 
@@ -155,7 +152,7 @@ def gradcam_of_pass(backbone: Backbone, passed: SinglePass) -> list[Float[Tensor
             tokens, prefix = [passed.last.clone()], 0
             slopes = [gradient(tokens[0], lambda each: own_direction(Tokens(None, each, passed.grid).feature).sum())]
         else:
-            *earlier, last = transformer.blocks
+            *earlier, last = transformer.blocks_on(passed.grid)
             prefix = transformer.prefix
             tokens = [each.clone() for each in passed.entering]  # autograd takes only copies of inference tensors
             slope = gradient(tokens[-1], lambda each: own_direction(transformer.norm(last(each))[:, 0]).sum())
@@ -166,15 +163,3 @@ def gradcam_of_pass(backbone: Backbone, passed: SinglePass) -> list[Float[Tensor
         pairs = zip(tokens, slopes, strict=True)
         maps = [class_activation(each[:, prefix:], slope[:, prefix:]) for each, slope in pairs]
         return [F.normalize(each, p=1.0).unflatten(-1, passed.grid)[:, None] for each in maps]
-
-
-def _through(block: Block, tokens: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b heads n"]]:
-    """Return what leaves the block, and the class token's row of its attention from the same projection."""
-    attention = cast(Attention, block.attn)
-    fused = attention.qkv(block.norm1(tokens)).unflatten(-1, (3, attention.num_heads, -1))
-    query, key, value = fused.permute(2, 0, 3, 1, 4)  # part, image, head, token, width
-    query, key = attention.q_norm(query), attention.k_norm(key)
-    row = attention_rows(query[:, :, :1] * attention.scale, key).squeeze(-2)
-    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-    tokens = tokens + block.ls1(attention.proj(mixed))
-    return tokens + block.ls2(block.mlp(block.norm2(tokens))), row

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from jaxtyping import Float
-from timm.layers.attention import Attention
-from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from dinoscope.errors import UserError
-from dinoscope.models.network import Backbone, Transformer, require_transformer
-from dinoscope.models.vit import attention_rows, block_index, head_keys, scaled_queries
+from dinoscope.models.network import AttentionBlock, Backbone, Transformer, require_transformer
+from dinoscope.models.vit import attention_rows, block_index
 
 MAX_ENTRIES = 2**22
 """Entries of the attention of all heads that are held at once: 16 MiB in float32, and a few times that in passing."""
@@ -64,14 +62,18 @@ def rollout_maps(
     """
     transformer = require_transformer(backbone, "attention rollout")
     tokens, grid = transformer.embed(images)
-    row = class_rollout(transformer, tokens, block, config)
+    row = class_rollout(transformer, tokens, grid, block, config)
     return row[:, None, transformer.prefix :].unflatten(-1, grid)
 
 
 def class_rollout(
-    transformer: Transformer, tokens: Float[Tensor, "b n d"], block: int = -1, config: RolloutConfig = PAPER
+    transformer: Transformer,
+    tokens: Float[Tensor, "b n d"],
+    grid: tuple[int, int],
+    block: int = -1,
+    config: RolloutConfig = PAPER,
 ) -> Float[Tensor, "b n"]:
-    """Return the class token's row of the rollout; it sums to 1. `tokens` are those of `transformer.embed`.
+    """Return the class token's row of the rollout; it sums to 1. `tokens` and `grid` are those of `transformer.embed`.
 
     Raises UserError for blocks that the network does not have, a start after the end, or a share out of range.
     """
@@ -83,28 +85,30 @@ def class_rollout(
             "the residual's share is 0 to 1 and the discarded share at least 0 and below 1, "
             f"not {config.residual} and {config.discard}"
         )
-    blocks = transformer.blocks
-    entering = [transformer.run_blocks(tokens, stop=first)]  # n x d for each block: what the way back needs
+    blocks = transformer.blocks_on(grid)
+    for each in blocks[:first]:
+        tokens = each(tokens)
+    entering = [tokens]  # n x d for each block: what the way back needs
     for each in blocks[first:last]:
         entering.append(each(entering[-1]))
     return rollout_row(blocks[first : last + 1], entering, config)
 
 
 def rollout_row(
-    blocks: Sequence[Block], entering: Sequence[Float[Tensor, "b n d"]], config: RolloutConfig = PAPER
+    blocks: Sequence[AttentionBlock], entering: Sequence[Float[Tensor, "b n d"]], config: RolloutConfig = PAPER
 ) -> Float[Tensor, "b n"]:
     """Return the class token's row of the product over `blocks`, each with its `entering` tokens. It sums to 1."""
     row = torch.zeros_like(entering[0][:, :, 0])
     row[:, 0] = 1
     filled = 1  # of the last block only the class token's own row counts: all other entries of `row` are 0
     for block, tokens in zip(reversed(blocks), reversed(entering), strict=True):
-        attention, normed = cast(Attention, block.attn), block.norm1(tokens)
-        keys = head_keys(attention, normed)
+        normed = block.norm1(tokens)
+        keys = block.keys(normed)
         at_once = max(1, MAX_ENTRIES // keys[..., 0].numel())
         gathered = torch.zeros_like(row)
         for begin in range(0, filled, at_once):
             part = slice(begin, min(begin + at_once, filled))
-            heads = attention_rows(scaled_queries(attention, normed[:, part]), keys)
+            heads = attention_rows(block.queries(normed, part), keys)
             gathered += torch.einsum("bm,bmn->bn", row[:, part], fuse_heads(heads, config))  # m tokens ask, n answer
         row = config.residual * row + (1 - config.residual) * gathered
         filled = row.shape[1]

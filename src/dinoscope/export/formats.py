@@ -71,8 +71,10 @@ def timm_arguments(config: BackboneConfig) -> dict[str, Any] | None:
     name = config.name.removeprefix(TIMM)
     if not timm.is_model(name):
         return None
-    size = {"img_size": config.layout_size} if network(config.name).transformer else {}
-    return {"model_name": name, "num_classes": 0, **size}
+    shape = network(config.name)
+    size = {"img_size": config.layout_size} if shape.transformer else {}
+    # a family may need more to give the same feature there
+    return {"model_name": name, "num_classes": 0, **size, **getattr(shape, "timm_arguments", {})}
 
 
 def _required_arguments(config: BackboneConfig) -> dict[str, Any]:

@@ -10,11 +10,9 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
-from timm.layers.attention import Attention
 from torch import Tensor, nn
 
 from dinoscope.errors import UserError
@@ -22,7 +20,7 @@ from dinoscope.export.formats import description
 from dinoscope.files import replacing
 from dinoscope.model_names import Model
 from dinoscope.models.network import Backbone
-from dinoscope.models.vit import attention_rows, head_keys, scaled_queries
+from dinoscope.models.vit import class_row
 
 ONNX_FILE, TORCH_FILE = "model.onnx", "model.pt2"
 INPUT = "images"
@@ -48,12 +46,13 @@ class Program(nn.Module):
         if transformer is None:
             tokens = self.backbone(images)
             return tokens.feature, tokens.patches
-        prefix, last = transformer.prefix, transformer.blocks[-1]
-        hidden = transformer.run_blocks(transformer.embed(images)[0], stop=-1)
-        attention, normed = cast(Attention, last.attn), last.norm1(hidden)
-        row = attention_rows(scaled_queries(attention, normed[:, :1]), head_keys(attention, normed))
+        hidden, grid = transformer.embed(images)
+        *earlier, last = transformer.blocks_on(grid)
+        for block in earlier:
+            hidden = block(hidden)
+        row, prefix = class_row(last, hidden), transformer.prefix
         tokens = transformer.norm(last(hidden))
-        return tokens[:, 0], tokens[:, prefix:], row[:, :, 0, prefix:]
+        return tokens[:, 0], tokens[:, prefix:], row[:, :, prefix:]
 
     def line(self, call: str) -> str:
         """Return a line of Python that runs the program, with what it takes as a comment."""

@@ -8,7 +8,6 @@ from typing import Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from dinoscope.errors import UserError
@@ -80,24 +79,51 @@ class Network(Protocol):
 
 
 @runtime_checkable
+class AttentionBlock(Protocol):
+    """A block of a transformer for the patches of one grid: tokens in, tokens out, and what its attention is made of.
+
+    normed: tokens after `norm1`. Positions that a network gives to queries and keys are in them.
+    """
+
+    def __call__(self, tokens: Float[Tensor, "b n d"], /) -> Float[Tensor, "b n d"]: ...
+    def norm1(self, tokens: Float[Tensor, "b m d"], /) -> Float[Tensor, "b m d"]:
+        """Apply the norm before the attention."""
+        ...
+
+    def queries(self, normed: Float[Tensor, "b n d"], part: slice) -> Float[Tensor, "b heads m e"]:
+        """Return the queries of some of the tokens, scaled by 1 / sqrt(e)."""
+        ...
+
+    def keys(self, normed: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n e"]:
+        """Return the keys of all tokens."""
+        ...
+
+    def with_class_row(
+        self, tokens: Float[Tensor, "b n d"]
+    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b heads n"]]:
+        """Return what leaves the block, and the class token's row of its attention, without stochastic depth."""
+        ...
+
+
+@runtime_checkable
 class Transformer(Protocol):
     """Capability: tokens pass through attention blocks one after another. Rollout and maps of one block need it.
 
-    blocks: from first to last. prefix: tokens before the patches; the first is the class token.
+    blocks: the modules, from first to last. prefix: tokens before the patches; the first is the class token.
     """
 
     config: BackboneConfig
 
     @property
-    def blocks(self) -> Sequence[Block]: ...
+    def blocks(self) -> Sequence[nn.Module]: ...
     @property
     def prefix(self) -> int: ...
-    def embed(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
-        """Return the input of the first block, and the patch grid."""
+    def blocks_on(self, grid: tuple[int, int]) -> Sequence[AttentionBlock]:
+        """Return the blocks for tokens of the patches of `grid` = (rows, columns)."""
         ...
 
-    def run_blocks(self, tokens: Float[Tensor, "b n d"], stop: int | None = None) -> Float[Tensor, "b n d"]:
-        """Return the tokens after the blocks before `stop`."""
+    def embed(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
+        """Return the input of the first block, and the patch grid."""
         ...
 
     def norm(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:

@@ -20,7 +20,14 @@ from torch.utils.checkpoint import checkpoint
 
 from dinoscope.errors import UserError
 from dinoscope.models.layers import ConvStem
-from dinoscope.models.network import Backbone, BackboneConfig, ClassAttention, MaskedForward, Transformer
+from dinoscope.models.network import (
+    AttentionBlock,
+    Backbone,
+    BackboneConfig,
+    ClassAttention,
+    MaskedForward,
+    Transformer,
+)
 from dinoscope.types import Tokens
 
 LINEAR_BLOCKS = 4
@@ -97,6 +104,40 @@ class ViTShape:
         return ViTBackbone(config, net, self)
 
 
+@dataclass(frozen=True)
+class PlainBlock:
+    """A block of timm's as `AttentionBlock`: queries and keys have no positions of their own."""
+
+    block: Block
+
+    def __call__(self, tokens: Float[Tensor, "b n d"], /) -> Float[Tensor, "b n d"]:
+        return cast(Tensor, self.block(tokens))
+
+    def norm1(self, tokens: Float[Tensor, "b m d"], /) -> Float[Tensor, "b m d"]:
+        return self.block.norm1(tokens)
+
+    def queries(self, normed: Float[Tensor, "b n d"], part: slice) -> Float[Tensor, "b heads m e"]:
+        attention = cast(Attention, self.block.attn)
+        return attention.q_norm(_project(attention, normed[:, part], part=0)) * attention.scale
+
+    def keys(self, normed: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n e"]:
+        attention = cast(Attention, self.block.attn)
+        return attention.k_norm(_project(attention, normed, part=1))
+
+    def with_class_row(
+        self, tokens: Float[Tensor, "b n d"]
+    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b heads n"]]:
+        """See `AttentionBlock`; both come from one projection."""
+        block, attention = self.block, cast(Attention, self.block.attn)
+        fused = attention.qkv(block.norm1(tokens)).unflatten(-1, (3, attention.num_heads, -1))
+        query, key, value = fused.permute(2, 0, 3, 1, 4)  # part, image, head, token, width
+        query, key = attention.q_norm(query), attention.k_norm(key)
+        row = attention_rows(query[:, :, :1] * attention.scale, key).squeeze(-2)
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        tokens = tokens + block.ls1(attention.proj(mixed))
+        return tokens + block.ls2(block.mlp(block.norm2(tokens))), row
+
+
 class ViTBackbone(Backbone):
     """A Vision Transformer with a class token, followed by the registers if it has any.
 
@@ -121,6 +162,9 @@ class ViTBackbone(Backbone):
     def blocks(self) -> Sequence[Block]:
         return cast("list[Block]", list(self.net.blocks))
 
+    def blocks_on(self, grid: tuple[int, int]) -> Sequence[PlainBlock]:
+        return [PlainBlock(block) for block in self.blocks]
+
     @property
     def compiled_parts(self) -> Sequence[Block]:
         return self.blocks
@@ -141,7 +185,7 @@ class ViTBackbone(Backbone):
     def _class_attention(self, images: Float[Tensor, "b 3 h w"], block: int) -> Float[Tensor, "b heads rows columns"]:
         tokens, grid = self.embed(images)
         index = block_index(self, block)
-        row = class_row(self.blocks[index], self.run_blocks(tokens, stop=index))
+        row = class_row(self.blocks_on(grid)[index], self.run_blocks(tokens, stop=index))
         return row[:, :, self.prefix :].unflatten(-1, grid)
 
     def norm(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
@@ -254,10 +298,10 @@ def block_index(transformer: Transformer, block: int) -> int:
     return block % depth
 
 
-def class_row(block: Block, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n"]:
+def class_row(block: AttentionBlock, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n"]:
     """Return the class token's row of attention: softmax(q k / sqrt(d)) for its q alone, never an N x N matrix."""
-    attention, normed = cast(Attention, block.attn), block.norm1(tokens)
-    return attention_rows(scaled_queries(attention, normed[:, :1]), head_keys(attention, normed)).squeeze(-2)
+    normed = block.norm1(tokens)
+    return attention_rows(block.queries(normed, slice(1)), block.keys(normed)).squeeze(-2)
 
 
 def attention_rows(
@@ -265,16 +309,6 @@ def attention_rows(
 ) -> Float[Tensor, "b heads m n"]:
     """Return what each of the queries' tokens attends to; a row sums to 1."""
     return (queries @ keys.transpose(-2, -1)).softmax(dim=-1)
-
-
-def scaled_queries(attention: Attention, normed: Float[Tensor, "b m d"]) -> Float[Tensor, "b heads m e"]:
-    """Return queries of tokens after the block's first norm, scaled by 1 / sqrt(e)."""
-    return attention.q_norm(_project(attention, normed, part=0)) * attention.scale
-
-
-def head_keys(attention: Attention, normed: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n e"]:
-    """Return keys of tokens after the block's first norm."""
-    return attention.k_norm(_project(attention, normed, part=1))
 
 
 def _project(attention: Attention, tokens: Float[Tensor, "b n d"], part: int) -> Float[Tensor, "b heads n e"]:

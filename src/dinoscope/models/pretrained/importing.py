@@ -73,6 +73,7 @@ class Found:
 
     method: "" if the file does not tell. way: dictionaries and prefix that lead to the network.
     left_out: first words of the names of tensors that are not the network's. note: a caution; may be "".
+    licence: of the weights; "" if the kind of file does not tell.
     """
 
     file: str
@@ -85,6 +86,7 @@ class Found:
     position_size: int | None
     left_out: tuple[str, ...]
     note: str
+    licence: str = ""
 
     def line(self) -> str:
         """Return a description for a person, on one line."""
@@ -92,9 +94,9 @@ class Found:
         part = "" if self.part == PLAIN else f", its {self.part}"
         positions = "" if self.position_size is None else f" (positions for {self.position_size} px)"
         left_out = f"; left out: {', '.join(self.left_out)}" if self.left_out else ""
-        return f"{self.layout} ({method}){part}: {self.architecture}, {self.image_size} px{positions}{left_out}" + (
-            f". {self.note}" if self.note else ""
-        )
+        licence = f"; {self.licence}" if self.licence else ""
+        network = f"{self.architecture}, {self.image_size} px{positions}"
+        return f"{self.layout} ({method}){part}: {network}{left_out}{licence}" + (f". {self.note}" if self.note else "")
 
     def provenance(self) -> dict[str, Any]:
         """Return plain JSON values, for the settings of an export."""
@@ -113,7 +115,8 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
     content = read_file(path)
     if other := unsupported(content):
         raise UserError(
-            f"{path} holds {other}, which is not supported: only ViTs as of DINO and DINOv2, and ResNets are"
+            f"{path} holds {other}, which is not supported: only ViTs as of DINO, DINOv2 and DINOv3, XCiTs, ResNets "
+            "and DINOv3's ConvNeXts are"
         )
     layout = recognise(content)
     place = _choose(find_places(content), layout, choices.part, path)
@@ -122,11 +125,11 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
     try:  # on "meta", where tensors of any size cost nothing
         empty = {name: tensor.to("meta") for name, tensor in place.tensors.items()}
         shapes, left_out = in_timm_names(empty, place.family)
-    except (RuntimeError, IndexError) as error:
+    except (RuntimeError, IndexError, ValueError) as error:
         raise UserError(f"{path} is no network that is known here: its tensors do not fit each other") from error
     heads = _known_heads(layout, shapes, path)
     if choices.architecture is None:
-        config = infer_config(shapes, layout, str(path), heads)
+        config = infer_config(shapes, place.family, layout, str(path), heads)
     else:
         lookup("network", choices.architecture, BACKBONES)
         config = named_config(choices.architecture, shapes, str(path))
@@ -136,7 +139,8 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
     if broken:
         raise UserError(f"{path} holds weights that are no numbers (NaN or infinite), as {broken[0]}: it is damaged")
     open_question = None in (choices.mean, choices.std)
-    stated = (stated_normalisation(path) if open_question else None) or (IMAGENET_MEAN, IMAGENET_STD, "")
+    stated = (stated_normalisation(path) or named_normalisation(layout, path)) if open_question else None
+    stated = stated or (IMAGENET_MEAN, IMAGENET_STD, "")
     config = replace(config, mean=choices.mean or stated[0], std=choices.std or stated[1])
     backbone = build_backbone(config)
     load_strictly(backbone.net, tensors, path)
@@ -151,6 +155,7 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
         config.position_size,
         tuple(dict.fromkeys(left_out + place.others)),
         _note(layout, config, stated[2], heads, choices),
+        layout.licence,
     )
     return backbone.eval(), found
 
@@ -159,8 +164,8 @@ def _choose(places: list[Place], layout: Layout, wanted: str | None, path: Path)
     """Return the network that is meant. Raises UserError if there is none, or it is not clear which."""
     if not places:
         raise UserError(
-            f"{path} holds no ViT or ResNet that is known here: no tensor is called like the first of one "
-            "(patch_embed.proj.weight, layer1.0.conv1.weight)"
+            f"{path} holds no ViT or ResNet that is known here, no XCiT and no ConvNeXt: no tensor is called like the "
+            "first of one (patch_embed.proj.weight, layer1.0.conv1.weight)"
         )
     there = ", ".join(f"{place.part} ({place.way or 'top'})" for place in places)
     if wanted is not None:
@@ -187,7 +192,7 @@ def _known_heads(layout: Layout, shapes: Mapping[str, Tensor], path: Path) -> in
 def _note(layout: Layout, config: BackboneConfig, normalised_by: str, known_heads: int | None, choices: Choices) -> str:
     """Return what a person must know before trusting the features. normalised_by: file of settings; "" for none."""
     notes: list[str] = []
-    shape = BACKBONES[config.name]
+    shape = BACKBONES.get(config.name)
     if isinstance(shape, ViTShape) and known_heads is None and choices.architecture is None:
         notes.append(
             f"The file does not say how many heads its attention has: {shape.heads} are assumed, of 64 channels each. "
@@ -221,6 +226,14 @@ def stated_normalisation(weights: Path) -> tuple[Color, Color, str] | None:
             values = values.get(step) or {}
         if isinstance(values, Mapping) and mean in values and std in values:
             return _color(file, mean, values[mean]), _color(file, std, values[std], positive=True), name
+    return None
+
+
+def named_normalisation(layout: Layout, weights: Path) -> tuple[Color, Color, str] | None:
+    """Return mean and standard deviation that the name of a released file stands for, and the name; None for others."""
+    for part, (mean, std) in (layout.statistics or {}).items():
+        if part in weights.name:
+            return _color(weights, part, mean), _color(weights, part, std, positive=True), f"the name {weights.name}"
     return None
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,19 +20,11 @@ from torch import Tensor
 
 from dinoscope.errors import UserError
 from dinoscope.models.backbone import BACKBONES, BackboneConfig
+from dinoscope.models.pretrained import dinov3, xcit
+from dinoscope.models.pretrained.family import Family, Layout, unchanged
 from dinoscope.models.resnet import ResNetShape
+from dinoscope.models.rotary import RotaryShape
 from dinoscope.models.vit import ViTShape, sine_cosine_positions
-
-Family = Literal["vit", "transformers", "resnet", "sequential"]
-
-ANCHORS: dict[Family, str] = {
-    "vit": "patch_embed.proj.weight",
-    "transformers": "embeddings.patch_embeddings.projection.weight",
-    "resnet": "layer1.0.conv1.weight",
-    "sequential": "4.0.conv1.weight",
-}
-"""How a network names its weights -> the tensor where it begins. sequential: torchvision's ResNet as a list of its
-children, as lightly has it."""
 
 DEPTH = 6
 """Depth of nested dictionaries that are searched."""
@@ -55,23 +47,6 @@ def heads_of_64(width: int) -> int:
 def moco_v3_heads(width: int) -> int:
     """Return the heads of a ViT of MoCo v3: 12 up to ViT-B (vits.py; solo-learn's vit_mocov3.py and vit_mae.py)."""
     return 16 if width == 1024 else 12
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A kind of file.
-
-    says: how it was recognised, for a person. method: "" if the file does not tell.
-    signs: each must be found in some name, written way/to/dictionary/tensor.name.
-    part: what is taken of it by default.
-    heads: attention heads of a ViT of some width; None if the file does not tell.
-    """
-
-    says: str
-    signs: Sequence[str]
-    method: str = ""
-    part: str = PLAIN
-    heads: Callable[[int], int] | None = None
 
 
 _TABLES = tomllib.loads(
@@ -115,19 +90,27 @@ def unsupported(content: Mapping[str, Any]) -> str:
 
 def find_places(content: Mapping[str, Any]) -> list[Place]:
     """Return every network in the file, in the order of the file."""
-    return [
-        _place(way, tensors, name.removesuffix(anchor), family)
-        for way, tensors in _dictionaries(content)
-        for name in tensors
-        for family, anchor in ANCHORS.items()
-        if name == anchor or name.endswith(f".{anchor}")
-    ]
+    places = (_place(way, tensors, name) for way, tensors in _dictionaries(content) for name in tensors)
+    return [place for place in places if place is not None]
 
 
-def _place(way: str, tensors: Mapping[str, Tensor], prefix: str, family: Family) -> Place:
+def _place(way: str, tensors: Mapping[str, Tensor], first: str) -> Place | None:
+    # The network that begins with the tensor of that name: the first family whose signs are all there.
+    for family in FAMILIES.values():
+        if first != family.anchor and not first.endswith(f".{family.anchor}"):
+            continue
+        prefix = first.removesuffix(family.anchor)
+        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        if all(any(re.search(sign, name) for name in own) for sign in family.signs):
+            return _described(way, tensors, prefix, family, own)
+    return None
+
+
+def _described(
+    way: str, tensors: Mapping[str, Tensor], prefix: str, family: Family, own: Mapping[str, Tensor]
+) -> Place:
     path = f"{way}/{prefix}" if way else prefix
     part = next((part for sign, part in PARTS if re.search(sign, path)), PLAIN)
-    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     others = [name for name in tensors if not name.startswith(prefix)]
     named = tuple(dict.fromkeys(re.match(r"(module\.)?[^.]*", name)[0] for name in others))  # pyright: ignore
     return Place(path, family, part, own, named)
@@ -168,28 +151,22 @@ def in_timm_names(tensors: Mapping[str, Tensor], family: Family) -> tuple[dict[s
     Return them, and the first words of the names that are left out. A name that is neither a head's nor known stays,
     so that a strict load reports it.
     """
-    if family == "transformers":
-        for pattern, replacement in _TABLES["hidden"]:
-            tensors = {re.sub(pattern, replacement, name): tensor for name, tensor in tensors.items()}
-        tensors = _fused(tensors)
-    elif family == "sequential":
-        tensors = {
-            re.sub(r"^\d+", lambda place: CHILDREN.get(place[0], place[0]), name): t for name, t in tensors.items()
-        }
-    own = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] not in _TABLES["heads"]}
-    left_out = dict.fromkeys(name.partition(".")[0] for name in tensors if name not in own)
-    if family in ("vit", "transformers"):
-        # DINOv2's training puts blocks in chunks for FSDP: blocks.CHUNK.BLOCK.name
-        own = {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name): tensor for name, tensor in own.items()}
-        own = _with_patch_positions(own)
-    else:
-        own = _with_counters(own)
+    renamed = family.rename(tensors)
+    own = {name: tensor for name, tensor in renamed.items() if name.partition(".")[0] not in family.heads}
+    left_out = dict.fromkeys(name.partition(".")[0] for name in renamed if name not in own)
+    own = family.finish(own)
     floats = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in own.items()}
     return floats, tuple(left_out)
 
 
-def _fused(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _from_children(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {re.sub(r"^\d+", lambda place: CHILDREN.get(place[0], place[0]), name): t for name, t in tensors.items()}
+
+
+def _from_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # Queries, keys and values as one projection, if all three are there.
+    for pattern, replacement in _TABLES["hidden"]:
+        tensors = {re.sub(pattern, replacement, name): tensor for name, tensor in tensors.items()}
     result = dict(tensors)
     for name in tensors:
         if ".attn.query." not in name:
@@ -200,8 +177,10 @@ def _fused(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def _with_patch_positions(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_patch_positions(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # With registers, the positions of the prefix tokens are added to those tokens: the same sums, as timm keeps them.
+    # DINOv2's training puts blocks in chunks for FSDP: blocks.CHUNK.BLOCK.name
+    tensors = {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name): tensor for name, tensor in tensors.items()}
     tensors = {("reg_token" if name == "register_tokens" else name): tensor for name, tensor in tensors.items()}
     if not {"reg_token", "pos_embed", "cls_token"} <= tensors.keys():
         return tensors
@@ -214,14 +193,14 @@ def _with_patch_positions(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors | {"pos_embed": positions[:, extra:]}
 
 
-def _with_counters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # Batch norm's counters, which files from before PyTorch 0.4.1 lack; no result depends on them.
     missing = {
         name.replace(".running_mean", ".num_batches_tracked"): torch.tensor(0)
         for name in tensors
         if name.endswith(".running_mean")
     }
-    return missing | tensors
+    return missing | dict(tensors)
 
 
 def _is_square(count: int) -> bool:
@@ -249,18 +228,16 @@ def read_positions(layout: Layout, positions: Tensor | None) -> Layout:
 
 
 def infer_config(
-    tensors: Mapping[str, Tensor], layout: Layout, source: str, heads: int | None = None
+    tensors: Mapping[str, Tensor], family: Family, layout: Layout, source: str, heads: int | None = None
 ) -> BackboneConfig:
-    """Return which of `BACKBONES` it is, and for which image size, by the shapes of the tensors alone.
+    """Return which network it is, and for which image size, by the shapes of the tensors alone.
 
     heads: of a ViT, which no shape tells; None assumes heads of 64 channels.
 
     Raises UserError, with the sizes found, if it is none of them or lacks the tensors that tell.
     """
     try:
-        if "patch_embed.proj.weight" in tensors:
-            return _vit_config(tensors, layout, source, heads)
-        return _resnet_config(tensors, source)
+        return family.config(tensors, layout, source, heads)
     except KeyError as error:
         raise UserError(f"{source} is no network that is known here: it has no {error.args[0]!r}") from error
     except (ValueError, IndexError, ZeroDivisionError) as error:
@@ -270,6 +247,8 @@ def infer_config(
 def named_config(name: str, tensors: Mapping[str, Tensor], source: str) -> BackboneConfig:
     """Return the config of the network of that name, for the image size of the tensors; `name` is in `BACKBONES`."""
     shape = BACKBONES[name]
+    if isinstance(shape, RotaryShape):
+        return BackboneConfig(name, dinov3.VIT_SIZE)
     if not isinstance(shape, ViTShape):
         return BackboneConfig(name, 32 if isinstance(shape, ResNetShape) and shape.stem_stride else 224)
     if "pos_embed" not in tensors:
@@ -334,7 +313,9 @@ def _layout_size(shape: ViTShape, positions: Tensor, source: str) -> int:
     return math.isqrt(cells) * shape.patch
 
 
-def _resnet_config(tensors: Mapping[str, Tensor], source: str) -> BackboneConfig:
+def _resnet_config(
+    tensors: Mapping[str, Tensor], layout: Layout, source: str, heads: int | None = None
+) -> BackboneConfig:
     block = Bottleneck if "layer1.0.conv3.weight" in tensors else BasicBlock
     counts = [
         len({name.split(".")[1] for name in tensors if name.startswith(f"layer{stage}.")}) for stage in range(1, 5)
@@ -351,3 +332,23 @@ def _resnet_config(tensors: Mapping[str, Tensor], source: str) -> BackboneConfig
         f"{source} is a ResNet that is not known here: {block.__name__} x {counts}, width {width}, first convolution "
         f"{kernel}x{kernel}. If one of the known networks is meant, name it with --arch"
     )
+
+
+HEADS = frozenset(_TABLES["heads"])
+
+FAMILIES: dict[str, Family] = {
+    **dinov3.FAMILIES,
+    **xcit.FAMILIES,
+    "ViT": Family("patch_embed.proj.weight", unchanged, HEADS, _vit_config, finish=_with_patch_positions),
+    "ViT, transformers": Family(
+        "embeddings.patch_embeddings.projection.weight",
+        _from_transformers,
+        HEADS,
+        _vit_config,
+        finish=_with_patch_positions,
+    ),
+    "ResNet": Family("layer1.0.conv1.weight", unchanged, HEADS, _resnet_config, finish=_with_counters),
+    # torchvision's ResNet as a list of its children, as lightly has it
+    "ResNet, children": Family("4.0.conv1.weight", _from_children, HEADS, _resnet_config, finish=_with_counters),
+}
+"""In order: of those that begin with the same tensor, the first whose signs are all present is taken."""
