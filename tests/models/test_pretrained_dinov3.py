@@ -290,7 +290,8 @@ def test_satellite_images_have_their_own_statistics(tmp_path: Path) -> None:
     assert ours.config.mean == (0.430, 0.411, 0.296)
     assert ours.config.std == (0.213, 0.156, 0.143)
     assert "Normalised as the name" in found.note
-    assert import_file(file, Choices(mean=(0.5,) * 3, std=(0.5,) * 3))[0].config.mean == (0.5, 0.5, 0.5)
+    grey = (0.5, 0.5, 0.5)
+    assert import_file(file, Choices(mean=grey, std=grey))[0].config.mean == grey
     folder = tmp_path / "hub"
     folder.mkdir()
     write(hidden_vit(tensors), folder / "model.safetensors")
@@ -313,12 +314,12 @@ def test_commands_take_such_a_file(tmp_path: Path, capsys: pytest.CaptureFixture
                 Image.new("RGB", (40, 32), (90 * label, 60 * index, 30)).save(folder / f"{index}.png")
     data = ["--data", str(tmp_path / "data"), "--device", "cpu", "--workers", "0", "--image-size", "32"]
     for model in (vit, convnext):
-        assert cli.main(["evaluate", "knn", "--model", model, *data]) == 0
+        assert cli.main(["knn", "--model", model, *data]) == 0
     picture = str(next((tmp_path / "data").rglob("*.png")))
     for command in ("attention", "pca"):
         assert cli.main([command, "--model", vit, "--out", str(tmp_path / command), "--device", "cpu", picture]) == 0
     capsys.readouterr()
-    options = ["--kind", "rollout", "--out", str(tmp_path / "refused"), "--device", "cpu", picture]
+    options = ["--map", "rollout", "--out", str(tmp_path / "refused"), "--device", "cpu", picture]
     assert cli.main(["attention", "--model", vit, *options]) == 0
     with pytest.raises(UserError, match="needs attention blocks, and tiny_convnext has none"):
         cli.call("attention", ["--model", convnext, *options, "--overwrite"])

@@ -102,14 +102,14 @@ def rotary_periods(width: int, device: torch.device | None = None) -> Float[Tens
 
 def rotary_table(
     grid: tuple[int, int], width: int, prefix: int, device: torch.device | None = None
-) -> Float[Tensor, "n 2e"]:
+) -> Float[Tensor, "n twice"]:
     """Return sine, then cosine, of the angles by which each token's query and key are turned.
 
     A patch at (y, x), each in [-1, 1] along its own side, is turned by 2 pi y / period, then by 2 pi x / period, for
     the `rotary_periods`. These width / 2 angles stand twice: channel c is turned together with channel c + width / 2.
     Tokens before the patches are not turned. In float32.
 
-    width: of a head, a multiple of 4.
+    width: of a head, a multiple of 4; the table is twice as wide.
     """
     periods = rotary_periods(width, device)
     sides = [2 * ((torch.arange(side, device=device, dtype=torch.float32) + 0.5) / side) - 1 for side in grid]
@@ -123,7 +123,7 @@ class RotaryBlock:
     """A block of timm's as `AttentionBlock`, with the table of its grid."""
 
     block: EvaBlock
-    table: Float[Tensor, "n 2e"]
+    table: Float[Tensor, "n twice"]
 
     @property
     def attention(self) -> EvaAttention:

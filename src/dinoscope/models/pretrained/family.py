@@ -9,8 +9,6 @@ from torch import Tensor
 
 from dinoscope.models.network import BackboneConfig
 
-Color = tuple[float, float, float]
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -30,7 +28,7 @@ class Layout:
     part: str = "plain"
     heads: Callable[[int], int] | None = None
     licence: str = ""
-    statistics: Mapping[str, tuple[Color, Color]] | None = None
+    statistics: Mapping[str, Sequence[Sequence[float]]] | None = None
 
 
 Renaming = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
