@@ -15,7 +15,12 @@ from dinoscope.errors import UserError
 from dinoscope.export.formats import timm_arguments
 from dinoscope.models.backbone import BACKBONES, Backbone, BackboneConfig, build_backbone
 
-NOT_IN_TIMM = ("vit_tiny_patch8_224", "vit_small_heads12_patch16_224", "vit_tiny_heads12_patch16_224")
+NOT_IN_TIMM = (
+    "vit_large_patch16_dinov2",
+    "vit_tiny_patch8_224",
+    "vit_small_heads12_patch16_224",
+    "vit_tiny_heads12_patch16_224",
+)
 
 
 def model(folder: Path, name: str, image_size: int, position_size: int | None = None) -> Backbone:
