@@ -496,10 +496,10 @@ For a GPU. Not run yet.""",
             ),
         ),
         "ibot_small_images_cpu": Recipe(
-            """Images of about 32 px in twenty minutes on a CPU: the network, views and batch of dino_small_images_cpu.
+            """Images of about 32 px on a CPU: the network and views of dino_small_images_cpu, at batch 64.
 
 dinoscope train --recipe ibot_small_images_cpu --data cifar10 --out RUN
-docs/methods/ibot.md has what was measured.""",
+Not measured yet; docs/methods/ibot.md has the commands.""",
             settings(
                 {"backbone": "vit_micro_conv8", "drop_path": 0.0, "views": "two_views_32", "threads": 1}
                 | {"epochs": 5, "batch_size": 64, "evaluate_every": 1},
