@@ -63,7 +63,7 @@ SETTINGS: dict[str, MethodConfig] = {
     "simdino": SIMDINO,
     "simdino-groups": replace(SIMDINO, rate_images=4, expanded="student"),
     "vicreg": VICRegConfig(**SMALL_HEAD),
-    "barlow": BarlowConfig(**SMALL_HEAD),
+    "barlow": BarlowConfig(**SMALL_HEAD, scale=1 / 16),  # its loss is a sum over dimensions, those of others are means
     "ibot": IBOT,
     "ibot-dinov2": replace(
         IBOT, masked_views="exact", centering="sinkhorn", koleo=0.1, patch_head="separate", norm_last_layer=True

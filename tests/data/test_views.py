@@ -424,8 +424,9 @@ def test_bilinear_weights_by_hand() -> None:
     np.testing.assert_allclose(bilinear_weights(5, 5), np.eye(5), atol=1e-6)
 
 
-def test_the_views_of_moco_and_swav_are_resized_as_in_their_code() -> None:
-    assert {name for name, config in VIEWS.items() if config.interpolation == "bilinear"} == {"moco", "swav"}
+def test_the_views_of_moco_swav_and_emp_are_resized_as_in_their_code() -> None:
+    bilinear = {name for name, config in VIEWS.items() if config.interpolation == "bilinear"}
+    assert bilinear == {"moco", "swav", "patches_32"}
     assert all(view.interpolation == "bilinear" for view in many_views(VIEWS["swav"], 2, view=5))
 
 
