@@ -11,6 +11,7 @@ import pytest
 from dinoscope.cli import main
 from dinoscope.config import changed, check_numbers, from_dict, to_dict
 from dinoscope.errors import UserError
+from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.recipes import run_config
 from dinoscope.training.config import RunConfig, check
 from tests.conformance import cases
@@ -97,3 +98,12 @@ def test_a_setting_keeps_its_earlier_name_for_one_release() -> None:
     stored = to_dict(config)
     stored["method"]["balance"] = stored["method"].pop("centering")
     assert from_dict(RunConfig, stored, "config.json") == config
+
+
+def test_a_list_of_any_length() -> None:
+    assert changed(KNNConfig(), {"ks": [20]}).ks == (20,)
+    assert changed(KNNConfig(), {"ks": (1, 2, 3)}).ks == (1, 2, 3)
+    with pytest.raises(UserError, match="ks must be a whole number, not 'two'"):
+        changed(KNNConfig(), {"ks": [1, "two"]})
+    with pytest.raises(UserError, match="ks must be a list of values, each a whole number, not 20"):
+        changed(KNNConfig(), {"ks": 20})

@@ -107,7 +107,11 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
         return lookup(f"value of {name}", value, {choice: choice for choice in inner})
     if kind in (Union, UnionType):
         return _typed(value, next(member for member in inner if member is not type(None)), name)
-    if kind is tuple and isinstance(value, list | tuple) and len(value) == len(inner):
+    if kind is tuple and isinstance(value, list | tuple):
+        if inner[-1] is Ellipsis:  # of any length
+            return tuple(_typed(one, inner[0], name) for one in value)
+        if len(value) != len(inner):
+            raise UserError(f"{name} must be {_kind_text(hint)}, not {short(value)}")
         return tuple(_typed(one, member, name) for one, member in zip(value, inner, strict=True))
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         try:
@@ -127,7 +131,8 @@ def _kind_text(hint: Any) -> str:
     if kind is Literal:
         return "one of " + ", ".join(map(str, inner))
     if kind is tuple:
-        return f"a list of {len(inner)} values, each {_kind_text(inner[0])}"
+        count = "" if inner[-1] is Ellipsis else f"{len(inner)} "
+        return f"a list of {count}values, each {_kind_text(inner[0])}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text in quotes"}
     return words.get(hint, str(hint))
 
