@@ -175,8 +175,8 @@ def _resident_bytes() -> int | None:
 def keep_freed_memory() -> None:
     """Let the C library keep freed memory for the next step instead of returning it to the system.
 
-    By default glibc maps every large tensor anew, and the system clears its pages each time (benchmarks/README.md has
-    the figures). Does nothing if there is no glibc.
+    By default glibc asks the system for new memory for every large tensor, and the system clears it each time
+    (benchmarks/README.md has the figures). Does nothing if there is no glibc.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -23,7 +23,7 @@ VARIANCE_EPSILON = 1e-4
 """Added to a variance before its root (VICReg, Eq. 2), whose gradient is infinite at 0."""
 
 BATCH_NORM_EPSILON = 1e-5
-"""Of the batch norm that standardises embeddings in the code of Barlow Twins."""
+"""Epsilon of the batch norm that standardises embeddings in the released code of Barlow Twins."""
 
 Pairs = Sequence[tuple[int, int]]
 

@@ -89,7 +89,7 @@ METHOD = method.MethodEntry(
         "barlow_resnet50": Recipe(
             """ImageNet, ResNet-50, Barlow Twins with LARS at batch 2048, 1000 epochs.
 
-As in the released code, but that its biases and batch norms have a rate of their own (0.0048, here 0.2 as all).
+As in the released code, except that there biases and batch norms have their own learning rate (0.0048; here 0.2).
 Published: linear 73.5 (the released code; Zbontar et al. 2021, Table 1: 73.2), by its own protocol.""",
             settings(
                 method.RESNET50 | {"zero_init_residual": True, "views": "byol", "epochs": 1000, "batch_size": 2048},

@@ -28,7 +28,7 @@ class EMPConfig(MethodConfig):
     head_batch_norm: batch norm before each ReLU of that MLP.
     eps: squared distortion of the coding rate.
     alignment_weight: of the cosine of patches with the mean of their image.
-    rate_weight: of the coding rate. AdamW minds only the ratio of the two weights.
+    rate_weight: of the coding rate. With AdamW only the ratio of the two weights matters.
     """
 
     hidden_dim: int = 4096
@@ -103,7 +103,7 @@ METHOD = method.MethodEntry(
             """CIFAR, ResNet-18 with a 3x3 stem, EMP-SSL with 20 patches of 16 px enlarged to 32, 30 epochs.
 
 dinoscope train --recipe emp_resnet18_cifar --data cifar10 --out RUN
-Evaluated on whole images at 64 px, where things have the size that they have in a patch. Published on CIFAR-10,
+Evaluated on whole images at 64 px, so that objects are as large as in a patch. Published on CIFAR-10,
 linear on another feature (docs/methods/emp.md): 80.6 after 1 epoch, 90.7 after 10, 93.1 after 30 (its README).""",
             _PUBLISHED | {"backbone": "resnet18_small", "views": "patches_32", "image_size": 64, "epochs": 30},
         ),

@@ -128,7 +128,7 @@ class Method(nn.Module, ABC):
     advice: str = "Lower the learning rate."
     """What to change after complete collapse."""
     masking: PatchMasking | None = None
-    """Which patches of the global views are hidden: `Views.masks`, made where the views are."""
+    """Which patches of the global views are hidden: `Views.masks`, which the loader makes."""
     backbone: Backbone
 
     def adopt(self, load: Load) -> None:

@@ -85,7 +85,7 @@ class VICReg(Method):
         advice = "Give --method.variance the value of --method.invariance, or lower the learning rate."
         return (
             complete_collapse(min(recent["embedding_deviation"], recent["embedding_spread"]), advice)
-            # Variance alone is had by copies of one dimension.
+            # Copies of one dimension have variance, too.
             or few_dimensions(recent["participation_ratio"], "Raise --method.covariance.")
         )
 

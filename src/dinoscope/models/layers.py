@@ -94,7 +94,7 @@ def choose_kernels(network: nn.Module, device: torch.device, precision: str) -> 
 
     Layout: channels last if there are several convolutions, except in fp32 on a GPU, which has not been measured. A
     ViT's single convolution does not matter.
-    Attention: torch's fused kernel, except in bf16 on a CPU, where its backward pass is several times slower.
+    Attention: torch's fused kernel, except in bf16 on a CPU, since its backward pass is several times slower there.
     benchmarks/README.md has the figures of both.
     """
     is_measured = device.type == "cpu" or precision != "fp32"

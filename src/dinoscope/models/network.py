@@ -244,7 +244,7 @@ def require_fitted(backbone: Backbone) -> None:
     """Raise UserError for a baseline that must be fitted to images first (`Backbone.fit`)."""
     if backbone.fit is not None:
         name = backbone.config.name
-        raise UserError(f"{name} is made from training images and has seen none; name it where --data has some")
+        raise UserError(f"{name} is made from training images and has seen none: use it with --data FOLDER")
 
 
 def require_patches(backbone: Backbone, what: str) -> None:

@@ -28,7 +28,7 @@ from dinoscope.types import Tokens
 BASE = 100.0
 """The periods of the rotations grow from 1 to nearly this (facebookresearch/dinov3, rope_position_encoding.py)."""
 EPS = 1e-5
-"""Of every layer norm."""
+"""Epsilon of every layer norm."""
 
 
 @dataclass(frozen=True)

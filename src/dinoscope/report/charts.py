@@ -355,14 +355,14 @@ def _label_points(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
 
 
 def _free_box(
-    x: float, y: float, beside: float, width: float, height: float, taken: Sequence[BboxBase], frame: BboxBase
+    x: float, y: float, gap: float, width: float, height: float, taken: Sequence[BboxBase], frame: BboxBase
 ) -> Bbox:
     """The nearest place around the point, in pixels, that is free and within the frame; else to its right."""
     boxes = [
         Bbox.from_bounds(left, y - height / 2 + rise, width, height)
         for step in range(24)
         for rise in (step * height / 2, -step * height / 2)
-        for left in (x + beside, x - width - beside, x - width / 2)
+        for left in (x + gap, x - width - gap, x - width / 2)
     ]
     for box in boxes:
         is_inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1

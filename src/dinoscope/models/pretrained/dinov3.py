@@ -26,7 +26,7 @@ VIT_HEADS = frozenset({"head", "mask_token", "local_cls_norm", "rope_embed", "ro
 """What training alone used, and what follows from the image size."""
 
 PERIODS_TOLERANCE = 2**-7
-"""Of the periods in official files, which are rounded to bfloat16."""
+"""Relative tolerance for the periods in official files, which are rounded to bfloat16."""
 
 GATED = (r"\.mlp\.w1\.", ".mlp.fc1_g."), (r"\.mlp\.w2\.", ".mlp.fc1_x."), (r"\.mlp\.w3\.", ".mlp.fc2.")
 

@@ -23,7 +23,7 @@ SIZES = {
     (512, 24): "medium_24",
     (768, 24): "large_24",
 }
-"""(width, blocks) -> how the name goes on."""
+"""(width, blocks) -> the rest of the name."""
 
 PATCHES = {3: 8, 4: 16}
 """Convolutions of stride 2 -> patch in pixels."""
