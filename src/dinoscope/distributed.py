@@ -12,6 +12,7 @@ from typing import cast
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
 from torch import Tensor
 
 GRACE = 4.0
@@ -82,6 +83,11 @@ def gather(value: Tensor) -> Tensor:
         # transposed view would arrive scrambled (seen with torch 2.14).
         rows.register_hook(lambda gradient: gradient.contiguous())
     return rows
+
+
+def gather_views(value: Float[Tensor, "v b *d"]) -> Float[Tensor, "v n *d"]:
+    """Return the rows [views, batch, ...] of all processes, in the order of `gather`, with its gradients."""
+    return gather(value.transpose(0, 1)).transpose(0, 1)
 
 
 def sum_with_gradient(value: Tensor) -> Tensor:

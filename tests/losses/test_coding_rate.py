@@ -162,7 +162,9 @@ def _equal_on_the_sphere(output: StepOutput, student: Tensor, wanted: dict[str, 
 def test_emp_equals_the_recorded_value_and_gradient(rows, golden, numbers) -> None:
     """tsb0601/EMP-SSL: projections before they are scaled to length 1."""
     projection, wanted = golden[f"emp.{rows}.raw"].clone().requires_grad_(), numbers[f"emp.{rows}"]
-    output = EMP(EMPConfig(hidden_dim=8), VIT).loss({"projection": projection}, START)
+    output = EMP(EMPConfig(hidden_dim=8), VIT).loss(
+        {"projection": projection, "local_projection": projection[:0]}, START
+    )
     output.loss.backward()
     assert output.loss.item() == pytest.approx(wanted["loss"], rel=1e-6)
     assert output.logged["alignment"].item() == pytest.approx(wanted["alignment"], abs=1e-6)

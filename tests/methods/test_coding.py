@@ -67,7 +67,7 @@ def test_collapse_is_seen_and_health_is_left_in_peace(name) -> None:
     found = dict[str, str]()
     for kind, rows in {"constant": point.repeat(32, 1), "spread": spread}.items():
         views = rows.expand(2, 32, 8).contiguous().requires_grad_()
-        outputs = {"student": views, "teacher": views.detach(), "projection": views}
+        outputs = {"student": views, "teacher": views.detach(), "projection": views, "local_projection": views[:0]}
         result = method.loss(outputs, Step(0, 10, 5))
         figures = {**result.logged, **method.health(result.statistics)}
         verdict = method.diagnose({key: float(value) for key, value in figures.items()})

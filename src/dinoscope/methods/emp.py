@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
+from torch import nn
 
 from dinoscope import distributed
 from dinoscope.losses.coding_rate import alignment_to_mean, coding_rate, max_coding_rate
 from dinoscope.losses.dino import at_least_float32
 from dinoscope.methods import method
 from dinoscope.methods.health import Verdict, dimensional_collapse, moments
-from dinoscope.methods.method import Method, MethodConfig, Outputs, Recipe, RunShape, by_view, settings, view_features
-from dinoscope.models.backbone import BackboneConfig, build_backbone
+from dinoscope.methods.method import MethodConfig, Outputs, Projected, Recipe, RunShape, all_projections, settings
+from dinoscope.models.backbone import BackboneConfig
 from dinoscope.models.heads import projector
-from dinoscope.types import Step, StepOutput, Views
+from dinoscope.types import Step, StepOutput
 
 
 @dataclass(frozen=True)
@@ -51,30 +52,26 @@ class EMPConfig(MethodConfig):
             yield "a coding rate needs 2 images or more: raise --batch-size"
 
 
-class EMP(Method):
+class EMP(Projected):
     """One network; the patches of an image are near their mean, and a coding rate keeps images apart."""
 
     additive = False
     advice = "Lower --method.alignment-weight or the learning rate."
 
     def __init__(self, config: EMPConfig, backbone: BackboneConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone = build_backbone(backbone)
-        dim, hidden, out = self.backbone.dim, config.hidden_dim, config.projection_dim
-        self.head = projector(dim, hidden, out, layers=config.head_layers, batch_norm=config.head_batch_norm)
+        def head(width: int) -> nn.Module:
+            hidden, out, norm = config.hidden_dim, config.projection_dim, config.head_batch_norm
+            return projector(width, hidden, out, layers=config.head_layers, batch_norm=norm)
 
-    def encode(self, views: Views) -> Outputs:
-        """Return projections and features of all views, which are the patches: [views, batch, dim]."""
-        features = view_features(self.backbone, views)
-        return by_view({"projection": self.head(features), "features": features}, views)
+        super().__init__(backbone, head)
+        self.config = config
 
     def loss(self, outputs: Outputs, step: Step) -> StepOutput:
         """Return Eq. 4, with the coding rate of each patch number over the images of the batch (Eq. 2)."""
-        config = self.config
-        alignment = alignment_to_mean(outputs["projection"])
-        unit = F.normalize(at_least_float32(outputs["projection"]), dim=-1)
-        rows = distributed.gather(unit.transpose(0, 1)).transpose(0, 1)  # of all processes: [views, batch, d]
+        config, projections = self.config, all_projections(outputs)
+        alignment = alignment_to_mean(projections)
+        unit = F.normalize(at_least_float32(projections), dim=-1)
+        rows = distributed.gather_views(unit)  # [views, batch, d]
         rate = coding_rate(rows, config.eps).mean()
         logged = {
             "alignment": alignment.detach(),

@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dinoscope import distributed
 from dinoscope.data.masking import PatchMasking
 from dinoscope.data.views import ViewsConfig
 from dinoscope.methods.health import Verdict, complete_collapse, standard_deviation_of
@@ -229,6 +228,28 @@ class StudentTeacher(Method, Generic[Head]):
         return self.teacher_backbone
 
 
+class Projected(Method):
+    """A method that trains one network by the projections of its features, and has no other state."""
+
+    def __init__(self, backbone: BackboneConfig, head: Callable[[int], nn.Module]) -> None:
+        """Build both. head: makes a projection head for features of a width."""
+        super().__init__()
+        self.backbone = build_backbone(backbone)
+        self.head = head(self.backbone.dim)
+
+    def encode(self, views: Views) -> Outputs:
+        """Return projections of the global and of the local views, and features of all: [views, batch, dim]."""
+        features = view_features(self.backbone, views)
+        outputs = by_view({"projection": self.head(features), "features": features}, views)
+        of_global, of_local = outputs["projection"].tensor_split([len(views.global_views)])
+        return {"projection": of_global, "local_projection": of_local, "features": outputs["features"]}
+
+
+def all_projections(outputs: Outputs) -> Float[Tensor, "v b d"]:
+    """Return what `Projected.encode` projected, global views first."""
+    return torch.cat([outputs["projection"], outputs["local_projection"]])
+
+
 def view_features(backbone: Backbone, views: Views, *, local: bool = True) -> Float[Tensor, "rows d"]:
     """Return image features of all global views, then (if `local`) of all local ones: rows ordered (view, image)."""
     groups = [views.global_views, views.local_views if local else None]
@@ -240,23 +261,6 @@ def view_features(backbone: Backbone, views: Views, *, local: bool = True) -> Fl
 def by_view(outputs: Mapping[str, Float[Tensor, "rows _"]], views: Views) -> dict[str, Float[Tensor, "v b _"]]:
     """Return rows ordered (view, image) as [views, batch, ...], each output under its name."""
     return {name: rows.reshape(-1, views.batch_size, rows.shape[-1]) for name, rows in outputs.items()}
-
-
-def projections(backbone: Backbone, head: nn.Module, views: Views) -> Outputs:
-    """Return projections of the global and of the local views, and features of all: [views, batch, dim]."""
-    features = view_features(backbone, views)
-    outputs = by_view({"projection": head(features), "features": features}, views)
-    of_global, of_local = outputs["projection"].tensor_split([len(views.global_views)])
-    return {"projection": of_global, "local_projection": of_local, "features": outputs["features"]}
-
-
-def whole_batch_projections(outputs: Outputs) -> Float[Tensor, "v n d"]:
-    """Return the `projections` of the images of all processes, global views first, with gradients.
-
-    Every process computes the loss of all of them; see `distributed.gather`.
-    """
-    of_process = torch.cat([outputs["projection"], outputs["local_projection"]])
-    return distributed.gather(of_process.transpose(0, 1)).transpose(0, 1)
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import torch
+from torch import nn
 
 from dinoscope import distributed
 from dinoscope.losses.contrastive import nt_xent
 from dinoscope.methods import method
 from dinoscope.methods.health import moments
-from dinoscope.methods.method import Method, MethodConfig, Outputs, Recipe, RunShape, projections, settings
-from dinoscope.models.backbone import BackboneConfig, build_backbone
+from dinoscope.methods.method import MethodConfig, Outputs, Projected, Recipe, RunShape, all_projections, settings
+from dinoscope.models.backbone import BackboneConfig
 from dinoscope.models.heads import projector
-from dinoscope.types import Step, StepOutput, Views
+from dinoscope.types import Step, StepOutput
 
 
 @dataclass(frozen=True)
@@ -45,27 +46,24 @@ class SimCLRConfig(MethodConfig):
             yield "SimCLR contrasts an image with the others of its batch: --batch-size must be 2 or more"
 
 
-class SimCLR(Method):
+class SimCLR(Projected):
     """One network that makes two views of an image alike, and unlike all other images of the batch."""
 
     additive = False
     advice = "Lower the learning rate or --method.temperature."
 
     def __init__(self, config: SimCLRConfig, backbone: BackboneConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone = build_backbone(backbone)
-        dim, hidden, out = self.backbone.dim, config.hidden_dim, config.projection_dim
-        self.head = projector(dim, hidden, out, layers=config.head_layers, batch_norm=config.head_batch_norm)
+        def head(width: int) -> nn.Module:
+            hidden, out, norm = config.hidden_dim, config.projection_dim, config.head_batch_norm
+            return projector(width, hidden, out, layers=config.head_layers, batch_norm=norm)
 
-    def encode(self, views: Views) -> Outputs:
-        """Return projections of the global and of the local views, and all features: [views, batch, dim]."""
-        return projections(self.backbone, self.head, views)
+        super().__init__(backbone, head)
+        self.config = config
 
     def loss(self, outputs: Outputs, step: Step) -> StepOutput:
         """Return NT-Xent (Eq. 1), averaged over the pairs of views of which at least one is global."""
         of_global = outputs["projection"]
-        embeddings = torch.cat([of_global, outputs["local_projection"]])
+        embeddings = all_projections(outputs)
         offset = distributed.rank() * embeddings.shape[1]
         losses = [
             nt_xent(embeddings[i], embeddings[j], self.config.temperature, gather=distributed.gather, offset=offset)

@@ -103,7 +103,7 @@ class SimDINO(StudentTeacher[BottleneckHead]):
         expanded = student[: len(teacher)]
         if config.expanded == "mean":
             expanded = (expanded + teacher) / 2
-        rows = distributed.gather(expanded.transpose(0, 1)).transpose(0, 1)  # of all processes: [views, batch, d]
+        rows = distributed.gather_views(expanded)
         views, batch, d = rows.shape
         images = config.rate_images or batch
         rate = coding_rate(rows.reshape(views, batch // images, images, d), config.eps).mean()

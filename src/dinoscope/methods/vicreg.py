@@ -6,13 +6,16 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from torch import nn
+
+from dinoscope import distributed
 from dinoscope.losses.decorrelation import vicreg_terms
 from dinoscope.methods import method
 from dinoscope.methods.health import Verdict, complete_collapse, few_dimensions, moments, participation_ratio
-from dinoscope.methods.method import Method, MethodConfig, Outputs, Recipe, RunShape, projections, settings
-from dinoscope.models.backbone import BackboneConfig, build_backbone
+from dinoscope.methods.method import MethodConfig, Outputs, Projected, Recipe, RunShape, all_projections, settings
+from dinoscope.models.backbone import BackboneConfig
 from dinoscope.models.heads import projector
-from dinoscope.types import Step, StepOutput, Views
+from dinoscope.types import Step, StepOutput
 
 
 @dataclass(frozen=True)
@@ -45,26 +48,22 @@ class VICRegConfig(MethodConfig):
             yield "VICReg needs a variance over the batch: --batch-size must be 2 or more"
 
 
-class VICReg(Method):
+class VICReg(Projected):
     """One network: views of an image are alike, each dimension varies over the images, no two dimensions together."""
 
     additive = False
 
     def __init__(self, config: VICRegConfig, backbone: BackboneConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone = build_backbone(backbone)
-        dim, hidden, out = self.backbone.dim, config.hidden_dim, config.projection_dim
-        layers, norm = config.head_layers, config.head_batch_norm
-        self.head = projector(dim, hidden, out, layers=layers, batch_norm=norm, last_bias=False)
+        def head(width: int) -> nn.Module:
+            hidden, out, norm = config.hidden_dim, config.projection_dim, config.head_batch_norm
+            return projector(width, hidden, out, layers=config.head_layers, batch_norm=norm, last_bias=False)
 
-    def encode(self, views: Views) -> Outputs:
-        """Return embeddings of the global and of the local views, and all features: [views, batch, dim]."""
-        return projections(self.backbone, self.head, views)
+        super().__init__(backbone, head)
+        self.config = config
 
     def loss(self, outputs: Outputs, step: Step) -> StepOutput:
         """Return Eq. 6: the weighted sum of the three terms over the images of all processes."""
-        views, config = method.whole_batch_projections(outputs), self.config
+        views, config = distributed.gather_views(all_projections(outputs)), self.config
         terms = vicreg_terms(views, num_global=len(outputs["projection"]))
         loss = (
             config.invariance * terms.invariance

@@ -179,7 +179,7 @@ class Trainer:
         self.next_step += 1
         scalars |= {**output.logged, **self.method.health(output.statistics)}
         # Images of all processes in their order, so that it does not matter how many there are.
-        self._remember(distributed.gather(features.transpose(0, 1)).transpose(0, 1).flatten(0, 1))
+        self._remember(distributed.gather_views(features).flatten(0, 1))
         self.whole = True
         return Scalars(scalars) if self.deferred else {name: float(value) for name, value in scalars.items()}
 
