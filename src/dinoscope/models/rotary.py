@@ -18,11 +18,9 @@ from timm.layers import LayerNorm
 from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from dinoscope.errors import UserError
 from dinoscope.models.network import Backbone, BackboneConfig, ClassAttention
-from dinoscope.models.vit import block_index, class_row
+from dinoscope.models.vit import check_patches, class_map, class_row, run_blocks
 from dinoscope.types import Tokens
 
 BASE = 100.0
@@ -56,12 +54,7 @@ class RotaryShape:
     timm_arguments = {"global_pool": "token"}  # noqa: RUF012 (the same for all)
 
     def check(self, config: BackboneConfig) -> None:
-        size, patch = config.layout_size, self.patch
-        if size % patch:
-            raise UserError(
-                f"{config.name} needs an image size that is a multiple of its patch of {patch} px; "
-                f"{size} is not (nearest: {round(size / patch) * patch})"
-            )
+        check_patches(config, self.patch)
 
     def baseline(self) -> RotaryShape:
         """Return the network whose residual branches count in full from the start; see `ViTShape.baseline`."""
@@ -200,14 +193,7 @@ class RotaryBackbone(Backbone):
     @property
     def class_attention(self) -> ClassAttention:
         """See `Backbone`; -1 is the last block. A map sums to 1 less what the class token gives to prefix tokens."""
-        return self._class_attention
-
-    def _class_attention(self, images: Float[Tensor, "b 3 h w"], block: int) -> Float[Tensor, "b heads rows columns"]:
-        tokens, grid = self.embed(images)
-        *before, last = self.blocks_on(grid)[: block_index(self, block) + 1]
-        for each in before:
-            tokens = each(tokens)
-        return class_row(last, tokens)[:, :, self.prefix :].unflatten(-1, grid)
+        return functools.partial(class_map, self)
 
     def norm(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         return self.net.norm(tokens)
@@ -233,12 +219,7 @@ class RotaryBackbone(Backbone):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
         tokens, grid = self.embed(images)
-        for block in self.blocks_on(grid):
-            if self.checkpoint_activations and torch.is_grad_enabled():
-                tokens = cast(Tensor, checkpoint(block, tokens, use_reentrant=False))
-            else:
-                tokens = block(tokens)
-        tokens = self.net.norm(tokens)
+        tokens = self.net.norm(run_blocks(self, self.blocks_on(grid), tokens))
         return Tokens(tokens[:, 0], tokens[:, self.prefix :], grid)
 
 

@@ -5,8 +5,9 @@ Position embeddings are resized to another grid than the trained one as the rele
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -63,12 +64,7 @@ class ViTShape:
     transformer = True
 
     def check(self, config: BackboneConfig) -> None:
-        size, patch = config.layout_size, self.patch
-        if size % patch:
-            raise UserError(
-                f"{config.name} needs an image size that is a multiple of its patch of {patch} px; "
-                f"{size} is not (nearest: {round(size / patch) * patch})"
-            )
+        check_patches(config, self.patch)
 
     def baseline(self) -> ViTShape:
         """Return the network whose residual branches count in full from the start.
@@ -180,13 +176,7 @@ class ViTBackbone(Backbone):
     @property
     def class_attention(self) -> ClassAttention:
         """See `Backbone`; -1 is the last block. A map sums to 1 less what the class token gives to prefix tokens."""
-        return self._class_attention
-
-    def _class_attention(self, images: Float[Tensor, "b 3 h w"], block: int) -> Float[Tensor, "b heads rows columns"]:
-        tokens, grid = self.embed(images)
-        index = block_index(self, block)
-        row = class_row(self.blocks_on(grid)[index], self.run_blocks(tokens, stop=index))
-        return row[:, :, self.prefix :].unflatten(-1, grid)
+        return functools.partial(class_map, self)
 
     def norm(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         return self.net.norm(tokens)
@@ -226,12 +216,7 @@ class ViTBackbone(Backbone):
 
     def run_blocks(self, tokens: Float[Tensor, "b n d"], stop: int | None = None) -> Float[Tensor, "b n d"]:
         """Return the tokens after the blocks before `stop` (all by default; negative counts from the end)."""
-        for block in self.net.blocks[:stop]:
-            if self.checkpoint_activations and torch.is_grad_enabled():
-                tokens = cast(Tensor, checkpoint(block, tokens, use_reentrant=False))
-            else:
-                tokens = block(tokens)
-        return tokens
+        return run_blocks(self, self.net.blocks[:stop], tokens)
 
     def feature(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Return `forward(images).cls`, without what the last block computes for the patches."""
@@ -282,6 +267,39 @@ class ViTBackbone(Backbone):
         tokens, grid = self.embed(images, mask, mask_token)
         tokens = self.net.norm(self.run_blocks(tokens))
         return Tokens(tokens[:, 0], tokens[:, self.prefix :], grid)
+
+
+def check_patches(config: BackboneConfig, patch: int) -> None:
+    """Raise UserError if images of the config's layout are not made of whole patches."""
+    size = config.layout_size
+    if size % patch:
+        raise UserError(
+            f"{config.name} needs an image size that is a multiple of its patch of {patch} px; "
+            f"{size} is not (nearest: {round(size / patch) * patch})"
+        )
+
+
+def run_blocks(
+    backbone: Backbone, blocks: Iterable[Callable[[Tensor], Tensor]], tokens: Float[Tensor, "b n d"]
+) -> Float[Tensor, "b n d"]:
+    """Return the tokens after the blocks, whose activations are recomputed if the backbone is told to."""
+    for block in blocks:
+        if backbone.checkpoint_activations and torch.is_grad_enabled():
+            tokens = cast(Tensor, checkpoint(block, tokens, use_reentrant=False))
+        else:
+            tokens = block(tokens)
+    return tokens
+
+
+def class_map(
+    transformer: Transformer, images: Float[Tensor, "b 3 h w"], block: int
+) -> Float[Tensor, "b heads rows columns"]:
+    """Return the attention of the class token to the patches in a block, for each head (`ClassAttention`)."""
+    tokens, grid = transformer.embed(images)
+    *before, last = transformer.blocks_on(grid)[: block_index(transformer, block) + 1]
+    for each in before:
+        tokens = each(tokens)
+    return class_row(last, tokens)[:, :, transformer.prefix :].unflatten(-1, grid)
 
 
 def block_index(transformer: Transformer, block: int) -> int:
