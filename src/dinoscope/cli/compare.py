@@ -181,10 +181,8 @@ def figure(
         precision: Of the matrix products while speed is measured.
         overwrite: Replace the figure in --out.
     """
-    config, context = (
-        ThroughputConfig(batch_size=throughput_batch_size, repeats=repeats),
-        device.context(precision=precision),
-    )
+    config = ThroughputConfig(batch_size=throughput_batch_size, repeats=repeats)
+    context = device.context(precision=precision)
     write = lookup("figure", name, FIGURES)
     table, files = write(ours, out, metric, config, context=context, overwrite=overwrite)
     emit(None, [table], [f"written to {out}: {', '.join(path.name for path in files)}"], json=False)

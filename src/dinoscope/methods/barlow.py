@@ -48,7 +48,7 @@ class BarlowConfig(MethodConfig):
 
 
 class BarlowTwins(Projected):
-    """One network: each dimension is the same in two views of an image, and tells nothing of another dimension."""
+    """One network: each dimension is the same in two views of an image and carries no information about another."""
 
     additive = False
     advice = "Lower the learning rate, keep --method.head-batch-norm."

@@ -103,8 +103,13 @@ class Published:
         }
 
     @property
+    def image_size(self) -> int:
+        """Side in pixels at which its speed is measured."""
+        return IMAGE_SIZE
+
+    @property
     def key(self) -> str:
-        """What tells networks apart whose speed may differ."""
+        """Name and options of the network: equal keys have equal speeds."""
         return " ".join([self.network, *(f"{name}={value}" for name, value in self.options.items())])
 
     def build(self) -> Backbone:
@@ -192,7 +197,7 @@ class Picture:
     speeds: Mapping[tuple[str, int], Result]
 
     def speed(self, row: Published | Own) -> Result | None:
-        return self.speeds.get((row.key, row.image_size if isinstance(row, Own) else IMAGE_SIZE))
+        return self.speeds.get((row.key, row.image_size))
 
 
 def write_sota(
@@ -219,7 +224,7 @@ def write_sota(
     claim(out, FILES, overwrite=overwrite)
     own = tuple(_own(model, metric) for model in (load_models(ours, context.watch) if ours else ()))
     wanted: dict[tuple[str, int], Callable[[], Backbone]] = {
-        (row.key, IMAGE_SIZE): row.build for row in ROWS if row.network
+        (row.key, row.image_size): row.build for row in ROWS if row.network
     }
     wanted |= {(each.key, each.image_size): lambda each=each: each.model.backbone for each in own}
     picture = Picture(metric, own, speeds(wanted, config or ThroughputConfig(), context))
