@@ -172,7 +172,7 @@ def ours(
     labels = tuple(index % 10 for index in range(100 * batch))
     folder = ImageFolder(Path(), names, labels, tuple(map(str, range(10))))
     built = trainer.Trainer(config, folder, torch.device("cpu"))
-    views = made_up_views(config)
+    views = made_up_views(config, built.method.masking)
     return lambda: built.make_step(views)
 
 
