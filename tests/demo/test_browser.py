@@ -166,19 +166,16 @@ def test_a_click_a_second_image_and_colours(visit: Visit, tmp_path: Path) -> Non
 
 
 def test_bad_uploads_are_told_in_words(visit: Visit, tmp_path: Path) -> None:
-    toast = visit.page.get_by_test_id("toast-body")
-    large = tmp_path / "large.png"
+    large, junk, empty = (tmp_path / f"{name}.png" for name in ("large", "junk", "empty"))
     cv2.imwrite(str(large), draw_picture(1, (2000, 2100)))
-    upload(visit, "upload", large)
-    sync_api.expect(toast.last).to_contain_text("2100 × 2000 px", timeout=PATIENCE)
-    junk = tmp_path / "junk.png"
     junk.write_bytes(b"this is no image")
-    upload(visit, "upload", junk)
-    sync_api.expect(toast.last).to_contain_text("not an image that can be read", timeout=PATIENCE)
-    empty = tmp_path / "empty.png"
     empty.write_bytes(b"")
-    upload(visit, "upload", empty)
-    sync_api.expect(toast.last).to_contain_text("empty", timeout=PATIENCE)
+    told = {large: "2100 × 2000 px", junk: "not an image that can be read", empty: "empty"}
+    for file, words in told.items():
+        upload(visit, "upload", file)
+        sync_api.expect(visit.page.get_by_test_id("toast-body").last).to_contain_text(words, timeout=PATIENCE)
+        # The words come before the field is emptied, which would take the next image with it
+        sync_api.expect(visit.page.locator("#upload img")).to_have_count(0, timeout=PATIENCE)
     upload(visit, "upload", photograph(tmp_path))  # and it goes on
     visit.caption("second", r"Mask: \d+%")
     assert "Traceback" not in visit.page.content()
