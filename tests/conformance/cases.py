@@ -17,6 +17,7 @@ from dinoscope.methods.dino import DINOConfig
 from dinoscope.methods.distill import DistillConfig
 from dinoscope.methods.emp import EMPConfig
 from dinoscope.methods.ibot import IBOTConfig
+from dinoscope.methods.mae import MAEConfig
 from dinoscope.methods.method import MethodConfig
 from dinoscope.methods.moco import MoCoConfig
 from dinoscope.methods.simclr import SimCLRConfig
@@ -40,6 +41,7 @@ IBOT = IBOTConfig(
     freeze_last_layer_epochs=0,
     teacher_momentum=0.9,
 )
+MAE = MAEConfig(decoder_dim=32, decoder_depth=1, decoder_heads=2)
 
 SETTINGS: dict[str, MethodConfig] = {
     "dino": DINO,
@@ -68,6 +70,7 @@ SETTINGS: dict[str, MethodConfig] = {
     "ibot-dinov2": replace(
         IBOT, masked_views="exact", centering="sinkhorn", koleo=0.1, patch_head="separate", norm_last_layer=True
     ),
+    "mae": MAE,
     "supervised": SupervisedConfig(),
 }
 """case -> settings; without batch norm, to which a batch that is cut up is another batch."""
@@ -87,7 +90,9 @@ ALONE = ("dino-bare-epoch", "dino-lagging", "dino-mse-predictor")
 """Cases in which nothing crosses processes but gradients, as in others: they are trained in one only."""
 
 OVERFITTING: dict[str, MethodConfig] = {
-    name: replace(settings, head_batch_norm=True) for name, settings in SETTINGS.items() if name != "supervised"
+    name: replace(settings, head_batch_norm=True)
+    for name, settings in SETTINGS.items()
+    if name not in ("mae", "supervised")
 }
 """case -> settings with which eight images are learned by heart in a hundred steps."""
 OVERFITTING |= {
@@ -95,6 +100,7 @@ OVERFITTING |= {
     "dino-sinkhorn-koleo": replace(OVERFITTING["dino-sinkhorn-koleo"], teacher_momentum=0.95),
     "ibot": replace(OVERFITTING["ibot"], teacher_momentum=0.95, masked_views="exact"),
     "ibot-dinov2": replace(OVERFITTING["ibot-dinov2"], teacher_momentum=0.95),
+    "mae": MAE,
     "supervised": SupervisedConfig(label_smoothing=0.0),
 }
 
@@ -150,6 +156,8 @@ LEARNED: dict[str, Callable[[Steps], bool]] = {
     "barlow": lambda steps: steps[-1]["view_correlation"] > 0.95 and steps[-1]["participation_ratio"] > 3,
     "ibot": _learned_ibot,
     "ibot-dinov2": _learned_ibot,
+    # A hundred steps are few for so many pixels; after six hundred at a higher rate the share is above 0.9.
+    "mae": lambda steps: steps[-1]["explained_share"] > 0.25 > 0 > steps[0]["explained_share"],
     # One of the 32 views is 16 px of a background that both classes have: 31 of 32 is all that can be told.
     "supervised": lambda steps: steps[-1]["loss"] < 0.25 * steps[0]["loss"] and steps[-1]["training_top1"] > 96,
 }
@@ -160,6 +168,8 @@ VARIANTS = ("dino-sinkhorn-koleo", "ibot-dinov2", "moco-v3", "simdino-groups", "
 
 VIEWS = ViewsConfig(global_size=32, local_size=16, num_local=2, blur_probability=(0.0, 0.0, 0.0))
 
+WITHOUT_LOCAL_VIEWS = ("mae",)
+
 
 def run_config(name: str, data: Path, out: Path, **changes: object) -> RunConfig:
     """A run of a few steps on a few pictures."""
@@ -169,7 +179,7 @@ def run_config(name: str, data: Path, out: Path, **changes: object) -> RunConfig
         method=SETTINGS[name],
         backbone="vit_micro_conv8",
         drop_path=0.0,
-        views=VIEWS,
+        views=replace(VIEWS, num_local=0) if name in WITHOUT_LOCAL_VIEWS else VIEWS,
         optimizer=OptimizerConfig(learning_rate=2e-2, warmup_epochs=0),
         saving=SavingConfig(every_steps=0),
         epochs=3,

@@ -94,9 +94,9 @@ def test_a_method_is_one_file_and_one_line(picture_folder, tmp_path: Path) -> No
     registry = source / "methods" / "__init__.py"
     text = registry.read_text()
     assert text.count(LINE) == 1
-    text = text.replace("methods import ", "methods import align, ", 1).replace(
-        LINE, f'{LINE}    "align": align.METHOD,\n'
-    )
+    imports = "from dinoscope.methods.method import "
+    text = text.replace(imports, f"from dinoscope.methods import align\n{imports}", 1)
+    text = text.replace(LINE, f'{LINE}    "align": align.METHOD,\n')
     registry.write_text(text)
 
     data = picture_folder(16, classes=2, split="train")

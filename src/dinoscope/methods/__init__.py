@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from dinoscope.methods import barlow, byol, dino, distill, emp, ibot, moco, simclr, simdino, supervised, swav, vicreg
+from dinoscope.methods import (
+    barlow,
+    byol,
+    dino,
+    distill,
+    emp,
+    ibot,
+    mae,
+    moco,
+    simclr,
+    simdino,
+    supervised,
+    swav,
+    vicreg,
+)
 from dinoscope.methods.method import Display, Method, MethodConfig, MethodEntry
 from dinoscope.models.backbone import BackboneConfig
 
@@ -18,6 +32,7 @@ METHODS: dict[str, MethodEntry] = {
     "emp": emp.METHOD,
     "simdino": simdino.METHOD,
     "ibot": ibot.METHOD,
+    "mae": mae.METHOD,
     "supervised": supervised.METHOD,
 }
 

@@ -28,6 +28,10 @@ COLLAPSED_RATE_SHARE = 0.1
 """Dimensional collapse: the coding rate is below this share of the largest that the batch can have."""
 
 
+UNEXPLAINED_SHARE = 0.02
+"""Stagnation: a reconstruction explains less than this share of what it is to predict."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A kind of collapse, reported once a run, and the sentence for the person: figures, and what to change."""
@@ -130,3 +134,14 @@ def uniform_collapse(cross_entropy: float, target_entropy: float, outputs: int, 
         return None
     text = f"stuck at the uniform output: the cross-entropy is {cross_entropy:.3f}, ln K is {limit:.3f}. {advice}"
     return Verdict("uniform collapse", text)
+
+
+def no_reconstruction(explained: float, advice: str) -> Verdict | None:
+    """Return a verdict if predicted pixels are no better than one grey. explained: 1 - error / mean squared target."""
+    if explained >= UNEXPLAINED_SHARE:
+        return None
+    text = (
+        f"nothing is reconstructed: hidden patches are predicted as one grey ({100 * explained:.1f} % of them "
+        f"explained). {advice}"
+    )
+    return Verdict("stagnation", text)

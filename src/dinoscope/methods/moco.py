@@ -20,7 +20,7 @@ from dinoscope.methods.health import moments
 from dinoscope.methods.method import Method, MethodConfig, Outputs, Recipe, RunShape, by_view, settings, view_features
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
 from dinoscope.models.heads import copy_parameters, follow, projector
-from dinoscope.models.vit import sine_cosine_positions
+from dinoscope.models.vit import fix_positions
 from dinoscope.schedules import cosine
 from dinoscope.types import Step, StepOutput, Views
 
@@ -212,11 +212,7 @@ def begin_as_v3(backbone: Backbone) -> None:
     if isinstance(projection, nn.Conv2d):  # and no convolutional stem, which v3's code leaves alone
         _draw_uniform(projection, 3 * backbone.patch_size**2 + width)
     nn.init.normal_(cast(Tensor, net.cls_token), std=1e-6)
-    positions = cast(Tensor, net.pos_embed)
-    fixed = sine_cosine_positions(width, backbone.config.layout_size // backbone.patch_size)
-    prefix = positions.shape[1] - fixed.shape[1]
-    positions.copy_(torch.cat([torch.zeros(1, prefix, width), fixed], dim=1))
-    positions.requires_grad_(False)
+    fix_positions(backbone)
 
 
 def _draw_uniform(module: nn.Linear | nn.Conv2d, inputs_and_outputs: int) -> None:

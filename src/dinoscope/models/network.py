@@ -22,6 +22,9 @@ ClassAttention = Callable[[Tensor, int], Float[Tensor, "b heads rows columns"]]
 MaskedForward = Callable[[Tensor, Tensor, Tensor], Tokens]
 """(normalised images [b, 3, h, w], mask [b, n], mask token [1, d]) -> tokens with that one in the place of patches."""
 
+VisibleForward = Callable[[Tensor, Tensor], Float[Tensor, "b m d"]]
+"""(normalised images [b, 3, h, w], numbers of patches [b, v]) -> prefix tokens and the tokens of these patches."""
+
 
 @dataclass(frozen=True)
 class BackboneConfig:
@@ -232,6 +235,11 @@ class Backbone(nn.Module):
     @property
     def masked_forward(self) -> MaskedForward | None:
         """Capability: run the network with a mask token in place of some patches, before positions are added."""
+        return None
+
+    @property
+    def visible_forward(self) -> VisibleForward | None:
+        """Capability: run the network on some of the patches, as many of each image; no other pixel reaches it."""
         return None
 
     @property

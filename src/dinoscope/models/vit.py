@@ -13,7 +13,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from dinoscope.models.network import (
     ClassAttention,
     MaskedForward,
     Transformer,
+    VisibleForward,
 )
 from dinoscope.types import Tokens
 
@@ -258,6 +259,27 @@ class ViTBackbone(Backbone):
         """See `Backbone`."""
         return self.forward
 
+    @property
+    def visible_forward(self) -> VisibleForward:
+        """See `Backbone`; tokens after the final norm. A patch keeps the position that it has in the whole image."""
+        return self._forward_visible
+
+    def _forward_visible(self, images: Float[Tensor, "b 3 h w"], visible: Int[Tensor, "b v"]) -> Float[Tensor, "b m d"]:
+        if self.shape.stem == "conv":
+            images = self._without_others(images, visible)
+        tokens, _ = self.embed(images)
+        prefix, patches = tokens[:, : self.prefix], tokens[:, self.prefix :]
+        chosen = patches.gather(1, visible[:, :, None].expand(-1, -1, patches.shape[-1]))
+        return self.net.norm(self.run_blocks(torch.cat([prefix, chosen], dim=1)))
+
+    def _without_others(
+        self, images: Float[Tensor, "b 3 h w"], visible: Int[Tensor, "b v"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Return the images with the mean colour in all other patches: the cells of a stem see their neighbours."""
+        side, (rows, columns) = self.patch_size, (size // self.patch_size for size in images.shape[-2:])
+        shown = images.new_zeros(len(images), rows * columns).scatter(1, visible, 1.0).view(-1, 1, rows, columns)
+        return images * shown.repeat_interleave(side, dim=2).repeat_interleave(side, dim=3)
+
     def forward(
         self,
         images: Float[Tensor, "b 3 h w"],
@@ -365,6 +387,16 @@ def sine_cosine_positions(width: int, side: int) -> Float[Tensor, "1 n d"]:
     rows, columns = torch.meshgrid(cells, cells, indexing="ij")
     angles = [place.flatten()[:, None] * frequencies for place in (rows, columns)]
     return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)[None]
+
+
+@torch.no_grad()
+def fix_positions(backbone: Backbone) -> None:
+    """Set the positions to `sine_cosine_positions`, those of prefix tokens to 0, and train them no more."""
+    positions = cast(Tensor, backbone.net.pos_embed)
+    fixed = sine_cosine_positions(backbone.dim, backbone.config.layout_size // backbone.patch_size)
+    prefix = positions.shape[1] - fixed.shape[1]
+    positions.copy_(torch.cat([torch.zeros(1, prefix, backbone.dim), fixed], dim=1))
+    positions.requires_grad_(False)
 
 
 def resized_position_embedding(

@@ -31,6 +31,7 @@ class OptimizerConfig:
     start_learning_rate: the warm-up begins here (not scaled).
     trust: of lars and larc: the share of its own length that a weight moves in a step, in lars times the learning
         rate. 0.001 in SimCLR, BYOL and SwAV, 0.005 in EMP-SSL.
+    beta2: of adamw: memory of the mean squared gradients. MAE takes 0.95.
     decayed: parameters with weight decay: "weights", all but biases and other 1-D parameters (DINO); "not_tokens", of
         these neither class token nor positions (DeiT); "all" (MoCo, SwAV). LARS adapts its rate to all parameters that
         have weight decay.
@@ -46,6 +47,7 @@ class OptimizerConfig:
     scaling: Literal["linear", "sqrt", "none"] = "linear"
     start_learning_rate: float = 0.0
     trust: float = 0.001
+    beta2: float = 0.999
     decayed: Literal["weights", "not_tokens", "all"] = "weights"
 
     def scale(self, batch_size: int) -> float:
@@ -218,6 +220,7 @@ def check_settings(config: RunConfig) -> None:
         (optimizer.learning_rate <= 0, f"--optimizer.learning-rate must be above 0, not {optimizer.learning_rate}"),
         (start < 0, f"--optimizer.start-learning-rate must be 0 or more, not {start}"),
         (optimizer.trust <= 0, f"--optimizer.trust must be above 0, not {optimizer.trust}"),
+        (not 0 <= optimizer.beta2 < 1, f"--optimizer.beta2 must be at least 0 and below 1, not {optimizer.beta2}"),
         (optimizer.clip < 0, f"--optimizer.clip must be 0 (off) or more, not {optimizer.clip}"),
         (config.saving.keep < 1, f"--saving.keep must be at least 1, not {config.saving.keep}"),
         (not 0 <= config.max_unreadable <= 1, f"--max-unreadable must be from 0 to 1, not {config.max_unreadable}"),

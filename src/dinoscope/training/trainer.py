@@ -107,8 +107,8 @@ class Trainer:
         self.method = self._fresh_method()
         for backbone in self.method.backbones:
             backbone.checkpoint_activations = config.checkpoint_activations
-        for backbone in (*self.method.backbones, *self.method.frozen):
-            choose_kernels(backbone, device, self.precision)
+        for network in (*self.method.children(), *self.method.frozen):
+            choose_kernels(network, device, self.precision)
         self.compiled, self._compiler_proven = list[nn.Module](), False
         if config.compile:
             torch._dynamo.config.recompile_limit = MAX_VARIANTS
@@ -462,7 +462,8 @@ def build_optimizer(config: RunConfig, parameters: Iterable[tuple[str, nn.Parame
         (weights if is_weight and not is_token else others).append(parameter)
     groups = [{"params": weights, "decays": True}, {"params": others, "decays": decayed == "all", "weight_decay": 0.0}]
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, fused=weights[0].device.type in ("cuda", "cpu"))
+        fused, betas = weights[0].device.type in ("cuda", "cpu"), (0.9, config.optimizer.beta2)
+        return torch.optim.AdamW(groups, lr=0.0, betas=betas, weight_decay=0.0, fused=fused)
     if name == "sgd":
         # Fused on a GPU, where in fp16 the other form waits in each step to see whether it is left out (so does LARS).
         fused = weights[0].device.type == "cuda"
