@@ -47,6 +47,7 @@ def run(model: Path, out: Path, *options: str) -> int:
         ("vit_tiny_patch16_224", 224),
         ("vit_small_patch16_224", 32),
         ("resnet18", 64),
+        ("swin_tiny_patch4_window7_224", 64),
     ],
 )
 def test_timm_loads_it_strictly_and_gives_the_same_feature(

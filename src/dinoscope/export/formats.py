@@ -140,7 +140,7 @@ def timm_config(backbone: Backbone) -> dict[str, Any]:
         "architecture": arguments["model_name"],
         "num_classes": 0,
         "num_features": backbone.dim,
-        "global_pool": "token" if transformer else "avg",
+        "global_pool": arguments.get("global_pool", "token" if transformer else "avg"),
         **({"model_args": {"img_size": config.layout_size}} if transformer else {}),
         "pretrained_cfg": {
             "custom_load": False,

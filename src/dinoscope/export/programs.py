@@ -1,4 +1,7 @@
-"""Traced programs of a network, for any batch and image size: ONNX, and torch.export. Compared before they are kept."""
+"""Traced programs of a network, for any batch and image size: ONNX, and torch.export. Compared before they are kept.
+
+Those of a network that cannot be traced for all sizes at once (`Backbone.traced_at_one_size`) take images of its own.
+"""
 
 from __future__ import annotations
 
@@ -57,31 +60,43 @@ class Program(nn.Module):
     def line(self, call: str) -> str:
         """Return a line of Python that runs the program, with what it takes as a comment."""
         size = f"any size from {2 * self.backbone.patch_size} px"
+        if self.backbone.traced_at_one_size:
+            size = f"of {self.backbone.config.image_size} px"
         return f"{', '.join(self.outputs)} = {call}   # normalised float32 [batch, 3, height, width], {size}"
 
 
 def trace(program: Program) -> torch.export.ExportedProgram:
     """Trace the network with batch, height and width left open; torch refuses if it would have to fix one of them.
 
-    A grid of one row or one column is excluded: to torch, a size of 1 is another program.
+    A grid of one row or one column is excluded: to torch, a size of 1 is another program. Of a network that is traced
+    at one size, only the batch is left open.
     """
-    patch = program.backbone.patch_size
-    example = torch.zeros(2, 3, 6 * patch, 5 * patch)
-    free = torch.export.Dim.DYNAMIC
+    backbone, patch, size = program.backbone, program.backbone.patch_size, program.backbone.config.image_size
+    sides = (size, size) if backbone.traced_at_one_size else (6 * patch, 5 * patch)
+    free = dict.fromkeys(_free(backbone), torch.export.Dim.DYNAMIC)
     with quiet():
-        return torch.export.export(program, (example,), dynamic_shapes=({0: free, 2: free, 3: free},))
+        return torch.export.export(program, (torch.zeros(2, 3, *sides),), dynamic_shapes=(free,))
+
+
+def _free(backbone: Backbone) -> dict[int, str]:
+    """Return the dimensions of the images that a program leaves open, with their names."""
+    return {0: "batch"} if backbone.traced_at_one_size else {0: "batch", 2: "height", 3: "width"}
 
 
 @torch.no_grad()
 def check(program: Program, run: Callable[[np.ndarray], Sequence[np.ndarray]]) -> float:
-    """Return the largest difference between the outputs of `run` and of the network, over images of three shapes.
+    """Return the largest difference between the outputs of `run` and of the network, over batches of several shapes.
 
     Raises UserError if it is above `TOLERANCE`.
     """
     patch = program.backbone.patch_size
     size = max(program.backbone.config.image_size, 2 * patch)
     generator, largest = torch.Generator().manual_seed(0), 0.0
-    for shape in ((1, 3, size, size), (3, 3, 3 * patch, 5 * patch), (2, 3, size + patch, size)):
+    shapes = [(1, 3, size, size), (3, 3, 3 * patch, 5 * patch), (2, 3, size + patch, size)]
+    if program.backbone.traced_at_one_size:
+        own = program.backbone.config.image_size
+        shapes = [(1, 3, own, own), (3, 3, own, own)]
+    for shape in shapes:
         images = torch.randn(shape, generator=generator)
         for name, ours, theirs in zip(program.outputs, program(images), run(images.numpy()), strict=True):
             difference = np.abs(ours.numpy() - theirs).max() if ours.shape == theirs.shape else np.inf
@@ -126,7 +141,7 @@ def write_onnx(folder: Path, model: Model) -> list[str]:
             dynamo=True,
             input_names=[INPUT],
             output_names=list(program.outputs),
-            dynamic_shapes={INPUT: {0: "batch", 2: "height", 3: "width"}},
+            dynamic_shapes={INPUT: _free(program.backbone)},
             verbose=False,
         )
     if exported is None:

@@ -155,6 +155,8 @@ class Backbone(nn.Module):
     has_patches: whether the patches show places of the image.
     signature: what its name does not tell of the network, for the hash of its weights.
     probe_title: what `probe_features` consists of, for a person.
+    traced_at_one_size: whether a traced program of it takes only images of its own size, as what it does depends on
+        the size in too many ways.
     made_of: what a protocol must tell of one that was fitted to images (`fit`); "" for all others.
     """
 
@@ -166,6 +168,7 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
     has_patches: bool = True
+    traced_at_one_size: bool = False
     signature: str = ""
     probe_title: str = "pooled vector"
     made_of: str = ""
