@@ -91,7 +91,7 @@ def test_every_small_backbone_takes_images_that_are_not_square(name: str) -> Non
     assert tokens.grid == (rows, columns)
     assert tokens.patches.shape == (2, rows * columns, network.dim)
     assert tokens.feature.shape == (2, network.dim)
-    assert (tokens.cls is None) == name.startswith("resnet")
+    assert (tokens.cls is None) == name.startswith(("resnet", "airbench"))
 
 
 def test_the_micro_networks_differ_in_the_patch_alone() -> None:

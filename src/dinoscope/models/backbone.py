@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dinoscope.errors import UserError, lookup
-from dinoscope.models import convnext, resnet, rotary, swin, vit
+from dinoscope.models import airbench, convnext, resnet, rotary, swin, vit
 from dinoscope.models.foreign import PIXELS, TIMM, timm_network, wrap
 from dinoscope.models.network import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneConfig, Network
 from dinoscope.models.resnet import zero_residual_branches
@@ -49,6 +49,7 @@ BACKBONES: dict[str, Network] = {
     **rotary.NETWORKS,
     **convnext.NETWORKS,
     **swin.NETWORKS,
+    **airbench.NETWORKS,
 }
 """name -> network, one line for each family; any other network of timm's is `timm:NAME`."""
 

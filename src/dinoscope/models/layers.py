@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from typing import cast
 
@@ -14,6 +15,7 @@ from timm.layers.attention import Attention
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from dinoscope import distributed
 from dinoscope.models.network import modules_of
@@ -133,6 +135,15 @@ def statistics_held(module: nn.Module) -> Iterator[None]:
         for layer, momentum, batches in before:
             layer.momentum = momentum
             cast(Tensor, layer.num_batches_tracked).copy_(batches)
+
+
+def recomputed(block: nn.Module, input: Tensor) -> Tensor:
+    """Return `block(input)`, which is run again in the backward pass; its batch statistics move the first time only."""
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return contextlib.nullcontext(), statistics_held(block)
+
+    return cast(Tensor, checkpoint(block, input, use_reentrant=False, context_fn=contexts))
 
 
 class GlobalBatchNorm(_BatchNorm):

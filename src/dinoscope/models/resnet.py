@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, cast
@@ -14,9 +11,8 @@ import torch
 from jaxtyping import Float
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from dinoscope.models.layers import keep_gradients_of_single_cells, statistics_held
+from dinoscope.models.layers import keep_gradients_of_single_cells, recomputed
 from dinoscope.models.network import Backbone, BackboneConfig
 from dinoscope.types import Tokens
 
@@ -95,14 +91,8 @@ class ResNetBackbone(Backbone):
         # `net.forward_features`, each block run again in the backward pass (timm's way moves statistics twice).
         cells = self.net.maxpool(self.net.act1(self.net.bn1(self.net.conv1(images))))
         for block in self.blocks:
-            contexts = functools.partial(_first_and_again, block)
-            cells = cast(Tensor, checkpoint(block, cells, use_reentrant=False, context_fn=contexts))
+            cells = recomputed(block, cells)
         return cells
-
-
-def _first_and_again(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    # The statistics of a block move the first time only.
-    return contextlib.nullcontext(), statistics_held(block)
 
 
 def zero_residual_branches(module: nn.Module) -> None:
