@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from dinoscope.data.masking import PatchMasking
 from dinoscope.errors import UserError
 from dinoscope.losses.dino import at_least_float32
-from dinoscope.losses.reconstruction import normalized_pixels, patch_errors, patch_pixels
+from dinoscope.losses.reconstruction import image_of, normalized_pixels, patch_errors, patch_pixels, pixel_scale
 from dinoscope.methods import method
 from dinoscope.methods.health import Verdict, no_reconstruction
-from dinoscope.methods.method import Method, MethodConfig, Outputs, Recipe, RunShape, settings
+from dinoscope.methods.method import Method, MethodConfig, Outputs, Recipe, Reconstruction, RunShape, settings
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone
 from dinoscope.models.vit import fix_positions, run_blocks, sine_cosine_positions
 from dinoscope.types import Step, StepOutput, Views
@@ -146,6 +146,29 @@ class MAE(Method):
         pixels = patch_pixels(images, self.backbone.patch_size)
         chosen = pixels.gather(1, _wide(hidden, pixels))
         return normalized_pixels(chosen) if self.config.norm_pixels else chosen
+
+    @property
+    def reconstruction(self) -> Reconstruction:
+        """See `Reconstruction`. Normalised predictions get mean and deviation of the true patch back."""
+        note = (
+            "A hidden patch is given the true mean and deviation of its values, which the network does not predict: "
+            "look at its pattern."
+        )
+        return Reconstruction(self._draw, note if self.config.norm_pixels else "")
+
+    @torch.no_grad()
+    def _draw(self, images: UInt8[Tensor, "b 3 h w"], masks: Bool[Tensor, "b n"]) -> UInt8[Tensor, "b 3 h w"]:
+        backbone = self.backbone
+        normal, patches = backbone.normalize(images), Patches.of(masks).to(images.device)
+        predicted = self.decoder(self.visible_forward(normal, patches.visible), patches, backbone)
+        pixels = patch_pixels(normal, backbone.patch_size)
+        where = _wide(patches.hidden, pixels)
+        if self.config.norm_pixels:
+            mean, deviation = pixel_scale(pixels.gather(1, where))
+            predicted = predicted * deviation + mean
+        size, side = images.shape[-1], backbone.patch_size
+        drawn = image_of(pixels.scatter(1, where, predicted), (images.shape[-2] // side, size // side), side)
+        return (255 * (drawn * backbone.std + backbone.mean)).round().clamp(0, 255).to(torch.uint8)
 
     def loss(self, outputs: Outputs, step: Step) -> StepOutput:
         """Return the mean squared error over the values of a patch, then over the hidden patches of all images."""

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from dinoscope.data.masking import PatchMasking
@@ -115,6 +115,18 @@ class MethodConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(get_args(kind))}")
 
 
+@dataclass(frozen=True)
+class Reconstruction:
+    """Capability: pictures of what a method predicts of hidden patches.
+
+    draw: (images uint8 [b, 3, h, w], masks of their patches [b, n] on the CPU) -> images with these as predicted.
+    note: how to read the pictures.
+    """
+
+    draw: Callable[[Tensor, Tensor], UInt8[Tensor, "b 3 h w"]]
+    note: str
+
+
 class Method(nn.Module, ABC):
     """A way of training. Encoding and loss are separate, so that one routine accumulates gradients for every method.
 
@@ -169,6 +181,11 @@ class Method(nn.Module, ABC):
         """
         deviation = recent.get("embedding_spread")
         return None if deviation is None else complete_collapse(deviation, self.advice)
+
+    @property
+    def reconstruction(self) -> Reconstruction | None:
+        """Capability: see `Reconstruction`; its masks are those of `masking`."""
+        return None
 
     def trained_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Return the named parameters for the optimiser: those that have a gradient."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import re
 from collections.abc import Sequence
@@ -10,14 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from dinoscope import checkpoint
 from dinoscope.data.sources import find_images, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import DEFAULT_CONTEXT, Context
 from dinoscope.evaluation.compare import METHOD_NAMES, Comparison
-from dinoscope.methods import method_name, shown_name
+from dinoscope.methods import build_method, method_name, shown_name
+from dinoscope.methods.method import Method, MethodConfig
 from dinoscope.model_names import Model, distinct
-from dinoscope.models.backbone import network_title
+from dinoscope.models.backbone import BackboneConfig, network_title
 from dinoscope.text import printable
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import RunFolder, Session, read_config, read_metrics, read_sessions
@@ -72,6 +76,11 @@ class RunRecord:
         """Side in pixels of the images on which online k-NN measures the run."""
         return self.config.backbone_config.image_size
 
+    @property
+    def judge(self) -> Method:
+        """The method with its settings and without weights: what it can do, and how it judges logged values."""
+        return _without_weights(self.config.method, self.config.backbone_config, max(self.classes or 0, 2))
+
     def series(self, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return a logged value over training: epochs passed, and values."""
         lines = [line for line in self.metrics if name in line]
@@ -81,6 +90,12 @@ class RunRecord:
 
     def last(self, name: str) -> float | None:
         return next((line[name] for line in reversed(self.metrics) if name in line), None)
+
+
+@functools.lru_cache(maxsize=16)
+def _without_weights(config: MethodConfig, backbone: BackboneConfig, classes: int) -> Method:
+    with torch.device("meta"):
+        return build_method(config, backbone, classes)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,17 @@ from collections.abc import Callable
 
 from dinoscope.report.page import Section
 from dinoscope.report.runs import Material
-from dinoscope.report.sections import attention, comparison, curves, embedding, evaluations, health, settings, summary
+from dinoscope.report.sections import (
+    attention,
+    comparison,
+    curves,
+    embedding,
+    evaluations,
+    health,
+    reconstruction,
+    settings,
+    summary,
+)
 
 SECTIONS: tuple[Callable[[Material], Section | tuple[Section, ...] | None], ...] = (
     summary.section,
@@ -14,6 +24,7 @@ SECTIONS: tuple[Callable[[Material], Section | tuple[Section, ...] | None], ...]
     comparison.section,
     embedding.section,
     attention.section,
+    reconstruction.section,
     evaluations.section,
     health.section,
     settings.section,

@@ -47,7 +47,7 @@ def section(material: Material) -> Section | None:
             continue
         if history is not None and len(history.snapshots) > 1:
             histories[model.label] = history
-    images, about = _images(material)
+    images, about = training_images(material)
     if not images and histories:
         images = [RawImage(picture) for picture in next(iter(histories.values())).pictures]
         about = f"{len(images)} training images, as small as the run kept them"
@@ -111,8 +111,8 @@ def _across(columns: Sequence[MapColumn], images: Sequence[np.ndarray], about: s
     return Figure(webp(maps_page(images, short, " or ".join(kinds))), caption, f"Attention of {', '.join(titles)}")
 
 
-def _images(material: Material) -> tuple[list[RawImage], str]:
-    """The images that snapshots are made of, of the first run whose images are still there, and where they are from."""
+def training_images(material: Material) -> tuple[list[RawImage], str]:
+    """Return those of the snapshots, of the first run whose images are still there, and where they are from."""
     for model in material.models:
         images: list[RawImage] = []
         if model.settings is None:

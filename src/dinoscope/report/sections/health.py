@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import math
 import shlex
@@ -12,12 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-
-from dinoscope.methods import build_method
 from dinoscope.methods.health import COLLAPSED_DEVIATION
-from dinoscope.methods.method import Method, MethodConfig
-from dinoscope.models.backbone import BackboneConfig
 from dinoscope.report.page import Block, Bullets, Code, Folded, Notice, Section
 from dinoscope.report.runs import Material, RunRecord
 from dinoscope.tables import Column, Table, TableRow
@@ -167,7 +161,7 @@ def _problems(run: RunRecord) -> Iterator[tuple[str, str]]:
         names = [name for name in recent[-1] if all(name in line for line in recent)]
         means = {name: statistics.fmean(line[name] for line in recent) for name in names}
         with contextlib.suppress(KeyError):  # a run from before the value was logged
-            method = _judge(run.config.method, run.config.backbone_config, max(run.classes or 0, 2))
+            method = run.judge
             if (diagnosis := method.diagnose(means)) is not None:
                 yield diagnosis.kind, diagnosis.text
     deviation, accuracy = run.last("feature_spread"), run.last("knn_top1")
@@ -183,13 +177,6 @@ def _problems(run: RunRecord) -> Iterator[tuple[str, str]]:
             f"online k-NN ended at {accuracy:.1f} %, no better than guessing among {run.classes} classes: the features "
             "tell nothing of the classes. Train longer or with other settings.",
         )
-
-
-@functools.lru_cache(maxsize=16)
-def _judge(config: MethodConfig, backbone: BackboneConfig, classes: int) -> Method:
-    """A method whose settings judge: its weights are not needed, and it is asked several times about each run."""
-    with torch.device("meta"):
-        return build_method(config, backbone, classes)
 
 
 def _is_short(run: RunRecord) -> bool:
