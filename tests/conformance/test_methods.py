@@ -48,6 +48,15 @@ def test_loss_is_finite_and_logged_values_are_scalars(method, picture_folder, tm
         assert not value.requires_grad, name
 
 
+@pytest.mark.parametrize("method", list(cases.LEARNED))  # ablations leave parts out
+def test_curves_are_of_what_is_logged(method, picture_folder, tmp_path) -> None:
+    trainer = cases.trainer(cases.run_config(method, picture_folder(8), tmp_path / "run"))
+    logged = trainer.make_step(next(trainer.batches()))
+    curves = METHODS[method_name(cases.SETTINGS[method])].curves
+    assert {curve.name for curve in curves if not curve.optional} <= logged.keys()
+    assert len({curve.title for curve in curves}) == len(curves)
+
+
 def test_outputs_are_views_by_batch(method, picture_folder, tmp_path) -> None:
     config = cases.run_config(method, picture_folder(8), tmp_path / "run")
     outputs = cases.trainer(config).method.encode(cases.batch(config))

@@ -84,6 +84,13 @@ METHOD = method.MethodEntry(
     build=BarlowTwins,
     display=method.Display("Barlow Twins", deviations=method.HEAD_BATCH_NORM),
     year=2021,
+    curves=(
+        method.Curve("On the diagonal", "squares", "on_diagonal", "On the diagonal: 0 if views of an image agree."),
+        method.Curve("Off the diagonal", "squares", "off_diagonal", "Off it: 0 if no two dimensions are correlated."),
+        method.Curve("Correlation of views", "correlation", "view_correlation", "Correlation: mean of the diagonal."),
+        method.DIMENSIONS,
+        method.EMBEDDING_DEVIATION,
+    ),
     recipes={
         "barlow_resnet50": Recipe(
             """ImageNet, ResNet-50, Barlow Twins with LARS at batch 2048, 1000 epochs.

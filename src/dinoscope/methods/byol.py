@@ -90,6 +90,7 @@ METHOD = method.MethodEntry(
     build=BYOL,
     display=method.Display("BYOL", "#009e73", method.HEAD_BATCH_NORM),
     year=2020,
+    curves=(method.EMBEDDING_DEVIATION, method.TEACHER_MOMENTUM),
     recipes={
         "byol_resnet50": Recipe(
             """ImageNet, ResNet-50, BYOL with LARS at batch 4096, 1000 epochs.

@@ -411,6 +411,7 @@ METHOD = method.MethodEntry(
         },
     ),
     year=2021,
+    curves=(*method.OUTPUT_CURVES, method.KOLEO),
     recipes=_RECIPES,
     small=lambda views, transformer: settings(method=_SHORT_RUN),
 )

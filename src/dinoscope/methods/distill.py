@@ -219,6 +219,11 @@ METHOD = method.MethodEntry(
         },
     ),
     year=2015,
+    curves=(
+        method.Curve("Loss of the feature", "distance", "feature_loss", optional=True),
+        method.Curve("Loss of the patches", "loss", "patch_loss", optional=True),
+        method.EMBEDDING_DEVIATION,
+    ),
     from_model=True,
     recipes={
         "distill_vit_small": Recipe(

@@ -95,6 +95,7 @@ METHOD = method.MethodEntry(
     build=EMP,
     display=method.Display("EMP-SSL", "#b8a600", method.HEAD_BATCH_NORM),
     year=2023,
+    curves=method.CODING_CURVES,
     recipes={
         "emp_resnet18_cifar": Recipe(
             """CIFAR, ResNet-18 with a 3x3 stem, EMP-SSL with 20 patches of 16 px enlarged to 32, 30 epochs.

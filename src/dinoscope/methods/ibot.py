@@ -460,6 +460,18 @@ METHOD = method.MethodEntry(
         )
     },
     year=2021,
+    curves=(
+        *method.OUTPUT_CURVES,
+        method.Curve("Loss of hidden patches", "nats", "patch_loss"),
+        *(
+            method.Curve(title, "nats", name, figure=method.TEACHER_AND_STUDENT, entropy=True)
+            for title, name in (
+                ("Entropy of patch targets", "patch_teacher_entropy"),
+                ("Entropy of their mean (patches)", "patch_marginal_entropy"),
+            )
+        ),
+        method.KOLEO,
+    ),
     transformers_only=True,
     recipes={
         "ibot_vit_small": Recipe(

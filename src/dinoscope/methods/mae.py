@@ -211,6 +211,14 @@ METHOD = method.MethodEntry(
         },
     ),
     year=2021,
+    curves=(
+        method.Curve(
+            "Explained share",
+            "share",
+            "explained_share",
+            "Explained share of the hidden pixels: 0 if one grey is predicted everywhere, 1 if all is right.",
+        ),
+    ),
     transformers_only=True,
     recipes={
         "mae_vit_base": Recipe(

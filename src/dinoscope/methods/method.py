@@ -294,6 +294,95 @@ class Display:
     deviations: Mapping[str, tuple[Any, str]] = field(default_factory=dict[str, tuple[Any, str]])
 
 
+LOSS_PARTS, TEACHER_AND_STUDENT = "Parts of the loss", "Teacher and student"
+FEATURES, SCHEDULES = "What the features use", "Schedules"
+"""Titles of figures that curves of methods are in."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A scalar that a method logs, as reports draw it. Curves of several methods with one title share a panel.
+
+    title, unit: of the panel. name: in metrics.jsonl. reading: how to read it.
+    figure: the title of the figure that the panel is in.
+    entropy: it is one of the method's outputs, at most ln K.
+    optional: by its settings a run may do without it.
+    """
+
+    title: str
+    unit: str
+    name: str
+    reading: str = ""
+    figure: str = LOSS_PARTS
+    entropy: bool = False
+    optional: bool = False
+
+
+DEVIATION_READING = (
+    "Standard deviation of embeddings, which the loss sees, and of features, which are kept, times the root of their "
+    "length: 1 if they point in all directions alike, 0 if all images have the same one, which is complete collapse."
+)
+EMBEDDING_DEVIATION = Curve(
+    "Deviation of embeddings", "std. deviation", "embedding_spread", DEVIATION_READING, figure=FEATURES
+)
+DIMENSIONS = Curve(
+    "Participation ratio",
+    "dimensions",
+    "participation_ratio",
+    "Participation ratio: how many dimensions the embeddings of a batch fill; near 1, all lie near a line.",
+    figure=FEATURES,
+)
+TEACHER_MOMENTUM = Curve(
+    "Teacher momentum",
+    "momentum",
+    "teacher_momentum",
+    "Momentum: of the moving average that the teacher (MoCo's key network, BYOL's target network) is.",
+    figure=SCHEDULES,
+)
+TARGET_ENTROPY = Curve(
+    "Entropy of the targets",
+    "nats",
+    "teacher_entropy",
+    "Targets are the teacher's outputs in DINO, the codes in SwAV. Healthy: the entropy of each falls well below ln K, "
+    "its maximum. If it stays there, the outputs do not distinguish images.",
+    figure=TEACHER_AND_STUDENT,
+    entropy=True,
+)
+OUTPUT_CURVES = (
+    TARGET_ENTROPY,
+    Curve(
+        "Entropy of their mean",
+        "nats",
+        "teacher_marginal_entropy",
+        "Healthy: the entropy of their mean stays close to ln K. If it falls towards 0, all images get one output.",
+        figure=TEACHER_AND_STUDENT,
+        entropy=True,
+    ),
+    Curve(
+        "KL(teacher, student)",
+        "nats",
+        "kl_teacher_student",
+        "KL divergence: how far the student's outputs are from the teacher's.",
+        figure=TEACHER_AND_STUDENT,
+    ),
+    TEACHER_MOMENTUM,
+)
+"""Of methods whose teacher predicts a distribution: DINO and iBOT."""
+KOLEO = Curve("KoLeo", "nats", "koleo", "KoLeo is lower the farther apart the nearest images are.", optional=True)
+CODING_CURVES = (
+    Curve("Alignment", "cosine", "alignment", "Alignment: mean cosine of the views of an image, 1 if all agree."),
+    Curve("Coding rate", "nats", "coding_rate", "Coding rate: the volume that the embeddings of a batch fill."),
+    Curve(
+        "Share of the largest rate",
+        "share",
+        "coding_rate_share",
+        "Its share of the largest possible: near 0 after complete or dimensional collapse.",
+    ),
+    EMBEDDING_DEVIATION,
+)
+"""Of SimDINO and EMP-SSL."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Named settings as plain data.
@@ -317,6 +406,7 @@ class MethodEntry:
     build: makes a method with fresh weights of settings, a `BackboneConfig` and, with labels, the number of classes.
     year: of its paper. Tables list methods by year, those with labels first.
     labels: whether it is trained with labels.
+    curves: what it logs beyond the loss, as reports draw it.
     from_model: whether it learns from a trained model, which its settings must name: no part of "all methods".
     transformers_only: whether it works on patch tokens, which only Vision Transformers have.
     variants: key -> how tables show settings that have a name of their own (`MethodConfig.variant`).
@@ -331,6 +421,7 @@ class MethodEntry:
     display: Display
     year: int
     labels: bool = False
+    curves: tuple[Curve, ...] = ()
     from_model: bool = False
     transformers_only: bool = False
     variants: Mapping[str, Display] = field(default_factory=dict[str, Display])

@@ -246,6 +246,7 @@ METHOD = method.MethodEntry(
         )
     },
     year=2020,
+    curves=(method.EMBEDDING_DEVIATION, method.TEACHER_MOMENTUM),
     recipes={
         "moco_v2_resnet50": Recipe(
             """ImageNet, ResNet-50, MoCo v2 with SGD at batch 256, 800 epochs.

@@ -78,6 +78,7 @@ METHOD = method.MethodEntry(
     build=SimCLR,
     display=method.Display("SimCLR", "#e69f00", method.HEAD_BATCH_NORM),
     year=2020,
+    curves=(method.EMBEDDING_DEVIATION,),
     recipes={
         "simclr_resnet50": Recipe(
             """ImageNet, ResNet-50, SimCLR with LARS at batch 4096, 1000 epochs.

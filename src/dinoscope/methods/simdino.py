@@ -142,6 +142,7 @@ METHOD = method.MethodEntry(
         },
     ),
     year=2025,
+    curves=(*method.CODING_CURVES, method.TEACHER_MOMENTUM),
     recipes={
         "simdino_deit_small": Recipe(
             """ImageNet, ViT-S/16, SimDINO with 2 + 10 crops, 100 epochs, batch 512.

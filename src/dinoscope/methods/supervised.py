@@ -65,6 +65,7 @@ METHOD = method.MethodEntry(
     build=Supervised,
     display=method.Display("Supervised", "#000000"),
     year=2012,
+    curves=(method.Curve("Training accuracy", "top-1 (%)", "training_top1", "Accuracy on the views of each batch."),),
     labels=True,
     recipes={
         "supervised_resnet50": Recipe(

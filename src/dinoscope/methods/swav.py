@@ -167,6 +167,7 @@ METHOD = method.MethodEntry(
     build=SwAV,
     display=method.Display("SwAV", "#cc79a7", method.HEAD_BATCH_NORM),
     year=2020,
+    curves=(replace(method.TARGET_ENTROPY, name="code_entropy"), method.EMBEDDING_DEVIATION),
     recipes={
         "swav_resnet50": Recipe(
             """ImageNet, ResNet-50, SwAV with 2 + 6 crops and LARS at batch 4096, 800 epochs.

@@ -94,6 +94,14 @@ METHOD = method.MethodEntry(
     build=VICReg,
     display=method.Display("VICReg", deviations=method.HEAD_BATCH_NORM),
     year=2021,
+    curves=(
+        method.Curve("Invariance", "squared distance", "invariance", "Invariance: 0 if the views of an image agree."),
+        method.Curve("Variance", "hinge", "variance", "Variance: 0 if every dimension has its target deviation of 1."),
+        method.Curve("Covariance", "squares", "covariance", "Covariance: 0 if no two dimensions vary together."),
+        method.Curve("Deviation of a dimension", "std. deviation", "embedding_deviation", figure=method.FEATURES),
+        method.DIMENSIONS,
+        method.EMBEDDING_DEVIATION,
+    ),
     recipes={
         "vicreg_resnet50": Recipe(
             """ImageNet, ResNet-50, VICReg with LARS at batch 2048, 1000 epochs.

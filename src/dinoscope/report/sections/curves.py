@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from dinoscope.methods import METHODS
+from dinoscope.methods.method import DEVIATION_READING, FEATURES, LOSS_PARTS, SCHEDULES, TEACHER_AND_STUDENT, Curve
 from dinoscope.report.charts import line_chart, looks, svg
 from dinoscope.report.page import Figure, Gallery, Notice, Section
 from dinoscope.report.runs import Material, RunRecord
@@ -33,7 +35,7 @@ class _Value:
     """A panel: its title, the unit, and the names in metrics.jsonl of which a run has one.
 
     levels: gives the lines across; the panel begins at 0 then. scale: values are divided by it. reading: how to read
-    the panel.
+    the panel. optional: not every run has it, which needs no mention.
     """
 
     title: str
@@ -42,12 +44,8 @@ class _Value:
     levels: Callable[[Sequence[RunRecord]], Levels] | None = None
     scale: float = 1.0
     reading: str = ""
+    optional: bool = False
 
-
-_DEVIATION = (
-    "Standard deviation of embeddings, which the loss sees, and of features, which are kept, times the root of their "
-    "length: 1 if they point in all directions alike, 0 if all images have the same one, which is complete collapse."
-)
 
 _FIGURES: dict[str, tuple[_Value, ...]] = {
     "Loss and accuracy": (
@@ -66,33 +64,10 @@ _FIGURES: dict[str, tuple[_Value, ...]] = {
             reading="The gradient is that of the network before clipping.",
         ),
     ),
-    "Teacher and student": (
-        _Value(
-            "Entropy of the targets",
-            "nats",
-            ("teacher_entropy", "code_entropy"),
-            _ln_k,
-            reading="Targets are the teacher's outputs in DINO, the codes in SwAV. Healthy: the entropy of each falls "
-            "well below ln K, its maximum. If it stays there, the outputs do not distinguish images.",
-        ),
-        _Value(
-            "Entropy of their mean",
-            "nats",
-            ("teacher_marginal_entropy",),
-            _ln_k,
-            reading="Healthy: the entropy of their mean stays close to ln K. If it falls towards 0, all images get one "
-            "output.",
-        ),
-        _Value(
-            "KL(teacher, student)",
-            "nats",
-            ("kl_teacher_student",),
-            reading="KL divergence: how far the student's outputs are from the teacher's.",
-        ),
-    ),
-    "What the features use": (
-        _Value("Deviation of embeddings", "std. deviation", ("embedding_spread",), reading=_DEVIATION),
-        _Value("Deviation of features", "std. deviation", ("feature_spread",), reading=_DEVIATION),
+    LOSS_PARTS: (),
+    TEACHER_AND_STUDENT: (),
+    FEATURES: (
+        _Value("Deviation of features", "std. deviation", ("feature_spread",), reading=DEVIATION_READING),
         _Value(
             "RankMe",
             "directions",
@@ -100,15 +75,9 @@ _FIGURES: dict[str, tuple[_Value, ...]] = {
             reading="RankMe: the effective rank, how many directions the features use.",
         ),
     ),
-    "Schedules": (
+    SCHEDULES: (
         _Value("Learning rate", "rate", ("learning_rate",)),
         _Value("Weight decay", "decay", ("weight_decay",)),
-        _Value(
-            "Teacher momentum",
-            "momentum",
-            ("teacher_momentum",),
-            reading="Momentum: of the moving average that the teacher (MoCo's key network, BYOL's target network) is.",
-        ),
     ),
     "Speed": (
         _Value(
@@ -120,7 +89,22 @@ _FIGURES: dict[str, tuple[_Value, ...]] = {
         _Value("Waiting for data", "% of the time", ("waiting_for_data",), scale=0.01),
     ),
 }
-"""Title of a figure -> its panels."""
+"""Title of a figure -> the panels of what every run logs; those of the methods follow."""
+
+
+def _figures(runs: Sequence[RunRecord]) -> dict[str, tuple[_Value, ...]]:
+    """Add the panels that the methods of the runs describe."""
+    curves = dict.fromkeys(curve for run in runs for curve in METHODS[run.method_key].curves)
+    shared: dict[tuple[str, str], list[Curve]] = {}
+    for curve in curves:
+        shared.setdefault((curve.figure, curve.title), []).append(curve)
+    figures = dict(_FIGURES)
+    for (figure, title), group in shared.items():
+        first, names = group[0], tuple(curve.name for curve in group)
+        levels = _ln_k if first.entropy else None
+        panel = _Value(title, first.unit, names, levels, reading=first.reading, optional=first.optional)
+        figures[figure] = (*figures.get(figure, ()), panel)
+    return figures
 
 
 def section(material: Material) -> Section | None:
@@ -130,13 +114,14 @@ def section(material: Material) -> Section | None:
     strokes = {line.label: line for line in looks([(run.label, run.method) for run in runs])}
     galleries: list[Gallery] = []
     with material.context.watch("drawing curves") as progress:
-        for done, (title, values) in enumerate(_FIGURES.items(), 1):
+        figures = _figures(runs)
+        for done, (title, values) in enumerate(figures.items(), 1):
             drawings, notes = _drawings(values, runs, strokes)
             if drawings:
                 caption = " ".join([f"{title}.", *notes])
                 legend = tuple(strokes.values()) if len(runs) > 1 else ()
                 galleries.append(Gallery(tuple(drawings), caption, min_width=205, columns=3, legend=legend))
-            progress(done, len(_FIGURES))
+            progress(done, len(figures))
     blocks = tuple(galleries) or (Notice("Nothing was logged: metrics.jsonl is empty or missing."),)
     return Section("Curves", "curves", "How training went, epoch by epoch.", blocks)
 
@@ -152,7 +137,7 @@ def _drawings(
     for value in values:
         lines = {run.label: line for run in runs if (line := _line(run, value, strokes[run.label]))}
         having = [run for run in runs if run.label in lines]
-        if len(having) < len(runs):
+        if len(having) < len(runs) and not (value.optional and not having):
             lacking.setdefault(_without(having, runs), []).append(value.title)
         if not lines:
             continue
