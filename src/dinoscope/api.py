@@ -41,6 +41,7 @@ from dinoscope.recipes import RECIPES as RECIPES
 from dinoscope.recipes import run_config
 from dinoscope.system import pick_device
 from dinoscope.tables import Column, Section, Table, TableRow
+from dinoscope.training.budget import Budget, now
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listeners import Listener
 from dinoscope.training.loop import RunResult as Run
@@ -80,6 +81,7 @@ def train(
     views: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    minutes: float | Budget | None = None,
     listeners: Sequence[Listener] = (),
     **settings: Any,
 ) -> Run:
@@ -93,12 +95,15 @@ def train(
         views: a name in `VIEWS`.
         resume: continue the run in `out`, with the same dataset if it was trained on one.
         overwrite: replace the run in `out`.
+        minutes: how long the training takes in all, instead of epochs. A `Budget` also names settings that are not to
+            be fitted to the length besides those that are given here.
         listeners: see `dinoscope.training.listeners.Listener`.
         settings: of `RunConfig`, with dotted names for those within: `epochs=50, **{"method.koleo": 0.1}`.
 
     Raises UserError for settings, data or an existing run folder that do not fit.
     """
     source = None
+    limit = Budget(minutes, tuple(settings), now()) if isinstance(minutes, int | float) else minutes
     if isinstance(data, RunConfig):
         config = changed(data, settings)
     else:
@@ -113,6 +118,7 @@ def train(
         overwrite=overwrite,
         listeners=[OnlineKNN(source=source), AttentionSnapshots(source=source), *listeners],
         source=source,
+        limit=limit,
     )
 
 

@@ -111,6 +111,18 @@ def agree(value: Tensor) -> bool:
     return torch.equal(max_reduce(value), -max_reduce(-value))
 
 
+def from_main(text: str, device: torch.device) -> str:
+    """Return the main process's text. What it takes long for must be done before a `barrier`, which waits longer."""
+    if world_size() == 1:
+        return text
+    own = text.encode() if is_main() else b""
+    length = int(sum_reduce(torch.tensor([len(own)], device=device))[0])
+    letters = torch.zeros(length, dtype=torch.uint8, device=device)
+    letters[: len(own)] = torch.frombuffer(bytearray(own) or bytearray(1), dtype=torch.uint8)[: len(own)].to(device)
+    dist.broadcast(letters, src=0)
+    return bytes(letters.tolist()).decode()
+
+
 def barrier() -> None:
     """Wait for every process, for as long as it works, or until one dies."""
     if world_size() > 1:

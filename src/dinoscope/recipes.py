@@ -60,10 +60,11 @@ def small_run(method: str, backbone: str, views: str, data: Path, out: Path) -> 
     The micro networks get the CPU's budget, all others the GPU's. `views` is a preset; supervised training takes one
     such view with crop and flip alone. Raises UserError for an unknown name.
     """
-    return _built(method, _small_settings(method, backbone, views), data, out)
+    return _built(method, small_settings(method, backbone, views), data, out)
 
 
-def _small_settings(method: str, backbone: str, views: str) -> dict[str, Any]:
+def small_settings(method: str, backbone: str, views: str) -> dict[str, Any]:
+    """Return the settings of `small_run` by dotted name; "views" is the preset."""
     entry, preset = lookup("method", method, METHODS), lookup("preset of views", views, VIEWS)
     transformer, on_cpu = network(backbone).transformer, backbone in CPU_BACKBONES
     if on_cpu:
@@ -80,25 +81,13 @@ def _small_settings(method: str, backbone: str, views: str) -> dict[str, Any]:
     return settings(run, optimizer=optimiser) | dict(entry.small(preset, transformer))
 
 
-def with_epochs(config: RunConfig, epochs: float | None) -> RunConfig:
-    """Return the run with another length; None changes nothing.
-
-    A shorter one warms up, and SwAV holds its prototypes, for the same share of its time.
-    """
-    if epochs is None:
-        return config
-    share = min(epochs / config.epochs, 1)
-    optimizer = replace(config.optimizer, warmup_epochs=config.optimizer.warmup_epochs * share)
-    return replace(config, epochs=epochs, optimizer=optimizer, method=config.method.shortened(share))
-
-
 def _recipes_of(method: str) -> dict[str, Recipe]:
     entry, name = METHODS[method], f"{method}_small_images"
     about = f"""Images of about 32 px (CIFAR), ResNet-18, {entry.display.title}, 200 epochs, for a GPU.
 
 dinoscope train --recipe {name} --data cifar10 --out RUN
 Not run yet. {entry.small_about}"""
-    small = Recipe(about.strip(), _small_settings(method, "resnet18_small", "two_views_32"))
+    small = Recipe(about.strip(), small_settings(method, "resnet18_small", "two_views_32"))
     recipes = {**entry.recipes} if name in entry.recipes else {**entry.recipes, name: small}
     return {name: replace(recipe, method=method) for name, recipe in recipes.items()}
 

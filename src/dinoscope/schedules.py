@@ -26,11 +26,16 @@ def warmup_cosine(step: int, total: int, warmup: int, peak: float, end: float, s
     return cosine(peak, end, (step - warmup) / (total - warmup))
 
 
-def epoch_warmup(epoch: int, warmup_epochs: int, start: float, end: float) -> float:
+def epoch_warmup(position: float, warmup_epochs: float, start: float, end: float) -> float:
     """Return the teacher temperature of DINO: a step per epoch, reaching `end` in epoch `warmup_epochs` - 1.
 
-    A warm-up of one epoch has only its start value in it: `end` follows in epoch 1.
+    A warm-up of one epoch has only its start value in it: `end` follows in epoch 1. One that is no whole number of
+    epochs, which the reference does not have, is a straight line over its optimiser steps.
+    position: in the run, in epochs from 0; of the run's first step 0.
     """
+    if warmup_epochs != int(warmup_epochs):
+        return linear(start, end, position / warmup_epochs)
+    epoch = int(position)
     if warmup_epochs > 1:
         return linear(start, end, epoch / (warmup_epochs - 1))
     return start if epoch < warmup_epochs else end

@@ -184,6 +184,14 @@ def keep_freed_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
+def device_memory(device: torch.device, *, free: bool = False) -> int | None:
+    """Return the bytes of the device's memory; free: of a GPU, those that are free now. None if they are not known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0 if free else 1]
+    is_known = device.type == "cpu" and hasattr(os, "sysconf")  # not on Windows
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if is_known else None
+
+
 def available_cores() -> int:
     """Return the CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -98,6 +98,11 @@ class Step:
         return self.index // self.per_epoch
 
     @property
+    def position(self) -> float:
+        """In epochs; its whole part is `epoch`."""
+        return self.index / self.per_epoch
+
+    @property
     def progress(self) -> float:
         return self.index / self.total
 

@@ -42,7 +42,7 @@ class ConsoleProgress(Listener):
         self.task: TaskID | None = None
         self.begun = self.printed = time.monotonic()
         self.first = self.image_size = 0
-        self.checking = False
+        self.checking = self.trying = False
         self.listing: threading.Timer | None = None
 
     def scanned(self, done: int, total: int) -> None:
@@ -64,6 +64,19 @@ class ConsoleProgress(Listener):
             self._end_listing()
             self.console.print(f"{what}: {done} done" if self.checking else what)
             self.checking, self.printed = True, time.monotonic()
+
+    def tried(self, seconds: float, limit: float) -> None:
+        """Show the trial. Without a terminal: a line at first."""
+        what = f"timing steps, for about {limit:.0f} s"
+        if self.live:
+            if self.task is None:
+                self.progress.start()
+                self.task = self.progress.add_task(what, scalars="")
+            self.progress.update(self.task, description=what, completed=round(seconds), total=round(limit))
+        elif not self.trying:
+            self._end_listing()
+            self.console.print(what)
+            self.trying = True
 
     def started(self, start: RunStart) -> None:
         config = start.config

@@ -52,6 +52,7 @@ COMMON = (
     "batch-size",
     "image-size",
     "device",
+    "minutes",
     "resume",
     "overwrite",
     "plan",

@@ -26,6 +26,7 @@ from dinoscope.data.scan import scan as scan_images
 from dinoscope.data.sources import counted, find_images, find_split
 from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError, lookup
+from dinoscope.evaluation.online import AttentionSnapshots, OnlineKNN
 from dinoscope.files import cache_folder
 from dinoscope.methods import METHODS
 from dinoscope.recipes import RECIPES, run_config
@@ -33,6 +34,7 @@ from dinoscope.scenes import ScenesConfig, write_scenes
 from dinoscope.tables import Column, Section, TableRow
 from dinoscope.tables import Table as TextTable
 from dinoscope.text import duration
+from dinoscope.training.budget import Budget, now
 from dinoscope.training.config import RunConfig
 from dinoscope.training.plan import Plan, plan
 from dinoscope.training.run_folder import read_config, read_sessions
@@ -69,6 +71,10 @@ class Choices:
     resume: bool = False
     """Continue the run in --out; nothing else need be given."""
 
+    minutes: float | None = None
+    """Train for so long, all in all, instead of --epochs: a short trial of real steps chooses the epochs, so that the
+    schedules end when the time does."""
+
     overwrite: bool = False
     """Delete the run in --out and begin again."""
 
@@ -87,12 +93,17 @@ def train(given: Given) -> int:
     )
     if json and not planned:
         raise UserError("--json needs --plan")
+    began, minutes = now(), given.take("minutes")
+    names = [option.name.replace("-", "_") for option, _, _ in given.entries]
+    limit = None if minutes in (None, "None") else Budget(float(minutes), names, began)
     config = settings(given, resume=resume, overwrite=overwrite)
     if planned:
-        show_plan(config, plan(config, functools.partial(progress_bar, after=QUIET_SECONDS)), json=json)
+        listeners = [OnlineKNN(), AttentionSnapshots()]
+        costs = plan(config, functools.partial(progress_bar, after=QUIET_SECONDS), limit, listeners)
+        show_plan(config, costs, json=json)
         return 0
     with one_line(config.out):
-        result = api.train(config, resume=resume, overwrite=overwrite, listeners=[ConsoleProgress()])
+        result = api.train(config, resume=resume, overwrite=overwrite, minutes=limit, listeners=[ConsoleProgress()])
     if not result.is_main:
         return 130 if result.interrupted else 0
     if result.interrupted:
@@ -153,7 +164,8 @@ def show_plan(config: RunConfig, plan: Plan, *, json: bool) -> None:
     columns = Column("memory at the peak of a step"), Column("", "right"), Column("")
     local = f" + {views.num_local} x {views.local_size}" if views.num_local else ""
     cut = f", cut into {config.accumulate} of {plan.micro_batch}" if config.accumulate > 1 else ""
-    lines = [
+    lines = [f"{what}: {text}" for what, text in plan.length.items()]
+    lines += [
         f"{plan.flops_per_image / 1e9:,.1f} GFLOP an image; {plan.steps:,} steps of {plan.seconds_per_step:.3g} s: "
         f"about {duration(seconds, coarse=True)}, without evaluations"
     ]

@@ -22,6 +22,7 @@ from dinoscope.features import ExtractConfig, extract, without_ends
 from dinoscope.methods.method import Method
 from dinoscope.models.backbone import Backbone
 from dinoscope.pictures import overlay
+from dinoscope.training.config import RunConfig
 from dinoscope.training.listeners import Listener, Observation, RunStart
 from dinoscope.types import Step
 
@@ -55,13 +56,23 @@ class OnlineKNN(Listener):
     queries: ImageSource | None = None
 
     def started(self, start: RunStart) -> None:
-        gallery, queries, data = self.source, None, start.config.data
+        self._find(start.config.data)
+        if self._has_no_gallery(start.config.data):
+            logger.info("no online k-NN: %s has a val split and no train split", start.config.data)
+
+    def evaluated(self, config: RunConfig, images: ImageSource) -> int:
+        self._find(config.data)
+        return sum(len(part) for part in (self.gallery, self.queries) if part is not None)
+
+    def _has_no_gallery(self, data: Path) -> bool:
+        return self.source is None and find_split(data, "val") is not None and find_split(data, "train") is None
+
+    def _find(self, data: Path) -> None:
+        if self.gallery is not None or self._has_no_gallery(data):
+            return
+        gallery, queries = self.source, None
         if gallery is None:
-            validation = find_split(data, "val")
-            if validation is not None and find_split(data, "train") is None:
-                logger.info("no online k-NN: %s has a val split and no train split", data)
-                return
-            gallery = find_images(resolve_split(data, "train"))
+            gallery, validation = find_images(resolve_split(data, "train")), find_split(data, "val")
             queries = find_images(validation) if validation else None
         if gallery.labels is not None:
             self.gallery = evenly_spaced(gallery, MAX_GALLERY)
@@ -112,6 +123,9 @@ class AttentionSnapshots(Listener):
         self.run = start.config.out
         if start.step.index == 0:
             self._keep(start.backbone, [mean_map(start.backbone, image)[1] for image in self.images], 0, 0.0)
+
+    def evaluated(self, config: RunConfig, images: ImageSource) -> int:
+        return min(self.count, len(images))
 
     def evaluate(self, step: Step, method: Method) -> Observation:
         backbone, steps = method.evaluated_backbone, step.index + 1

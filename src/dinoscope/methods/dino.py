@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -57,7 +57,8 @@ class DINOConfig(MethodConfig):
         the L2-normalised outputs, without temperatures (the paper's and BYOL's); "mse_softmax", of the probabilities.
     student_temperature: sharpness of the student's output.
     teacher_temperature, warmup_teacher_temperature, warmup_teacher_temperature_epochs: the teacher's; lower is
-        sharper. Lower it (0.02) when the loss stays at ln K. At the student's temperature nothing is sharpened.
+        sharper. A whole number of epochs moves it once an epoch, another one with every step. Lower it (0.02) when the
+        loss stays at ln K. At the student's temperature nothing is sharpened.
     centering: of the teacher's outputs, against collapse. "center" subtracts a moving mean (the paper);
         "sinkhorn" uses all outputs equally over the batch (the paper's Table 15, and DINOv2): more robust for short
         runs and small networks; "softmax" does so once, roughly (Table 15); "none" changes nothing.
@@ -87,13 +88,13 @@ class DINOConfig(MethodConfig):
     student_temperature: float = 0.1
     teacher_temperature: float = 0.04
     warmup_teacher_temperature: float = 0.04
-    warmup_teacher_temperature_epochs: int = 0
+    warmup_teacher_temperature_epochs: float = 0
     centering: Centering = "center"
     koleo: float = 0.0
     center_momentum: float = 0.9
     teacher: TeacherRule = "ema"
     teacher_momentum: float = 0.996
-    freeze_last_layer_epochs: int = 1
+    freeze_last_layer_epochs: float = 1
 
     def __post_init__(self) -> None:
         self.check_choices()
@@ -116,6 +117,10 @@ class DINOConfig(MethodConfig):
                 f"the last layer would be frozen for all of the run's {run.epochs:g} epochs: "
                 "lower --method.freeze-last-layer-epochs or raise --epochs"
             )
+
+    def shortened(self, share: float) -> MethodConfig:
+        warmup, freeze = self.warmup_teacher_temperature_epochs, self.freeze_last_layer_epochs
+        return replace(self, warmup_teacher_temperature_epochs=warmup * share, freeze_last_layer_epochs=freeze * share)
 
     @property
     def outputs(self) -> int:
@@ -182,7 +187,7 @@ class DINO(StudentTeacher[DINOHead]):
         """
         config = self.config
         temperature = epoch_warmup(
-            step.epoch,
+            step.position,
             config.warmup_teacher_temperature_epochs,
             config.warmup_teacher_temperature,
             config.teacher_temperature,
@@ -261,7 +266,7 @@ class DINO(StudentTeacher[DINOHead]):
 
     def before_update(self, step: Step) -> None:
         """Hold the prototypes in the first epochs: without a gradient, the optimiser leaves them alone."""
-        if step.epoch < self.config.freeze_last_layer_epochs:
+        if step.position < self.config.freeze_last_layer_epochs:
             for parameter in self.student_head.last_layer.parameters():
                 parameter.grad = None
         if self.config.teacher == "previous_step":  # the weights that the next step will have left behind

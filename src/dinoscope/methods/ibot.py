@@ -75,7 +75,7 @@ class IBOTConfig(MethodConfig):
     student_temperature: float = 0.1
     teacher_temperature: float = 0.07
     warmup_teacher_temperature: float = 0.04
-    warmup_teacher_temperature_epochs: int = 30
+    warmup_teacher_temperature_epochs: float = 30
     patch_teacher_temperature: float = 0.07
     warmup_patch_teacher_temperature: float = 0.04
     centering: Literal["center", "sinkhorn"] = "center"
@@ -83,7 +83,7 @@ class IBOTConfig(MethodConfig):
     patch_center: Literal["all", "masked"] = "all"
     koleo: float = 0.0
     teacher_momentum: float = 0.996
-    freeze_last_layer_epochs: int = 1
+    freeze_last_layer_epochs: float = 1
 
     def __post_init__(self) -> None:
         self.check_choices()
@@ -118,6 +118,10 @@ class IBOTConfig(MethodConfig):
                 "batch norm in the head needs masked patches in every forward: take --method.masked-views exact and a "
                 "--batch-size of 2 or more for each forward"
             )
+
+    def shortened(self, share: float) -> MethodConfig:
+        warmup, freeze = self.warmup_teacher_temperature_epochs, self.freeze_last_layer_epochs
+        return replace(self, warmup_teacher_temperature_epochs=warmup * share, freeze_last_layer_epochs=freeze * share)
 
     @property
     def outputs(self) -> int:
@@ -303,8 +307,10 @@ class IBOT(StudentTeacher[IBOTHead]):
     def _temperatures(self, step: Step) -> tuple[float, float]:
         config, epochs = self.config, self.config.warmup_teacher_temperature_epochs
         return (
-            epoch_warmup(step.epoch, epochs, config.warmup_teacher_temperature, config.teacher_temperature),
-            epoch_warmup(step.epoch, epochs, config.warmup_patch_teacher_temperature, config.patch_teacher_temperature),
+            epoch_warmup(step.position, epochs, config.warmup_teacher_temperature, config.teacher_temperature),
+            epoch_warmup(
+                step.position, epochs, config.warmup_patch_teacher_temperature, config.patch_teacher_temperature
+            ),
         )
 
     @torch.no_grad()
@@ -383,7 +389,7 @@ class IBOT(StudentTeacher[IBOTHead]):
 
     def before_update(self, step: Step) -> None:
         """Hold the prototypes in the first epochs: without a gradient, the optimiser leaves them alone."""
-        if step.epoch < self.config.freeze_last_layer_epochs:
+        if step.position < self.config.freeze_last_layer_epochs:
             for layer in self.student_head.last_layers:
                 for parameter in layer.parameters():
                     parameter.grad = None

@@ -92,7 +92,7 @@ class MethodConfig:
         return None
 
     def shortened(self, share: float) -> MethodConfig:
-        """Return the settings for a run of this share of the length: settings that count steps shrink with it."""
+        """Return the settings for a run of this share of the length: what counts steps or epochs shrinks with it."""
         return self
 
     def check_above_0(self, *names: str) -> None:

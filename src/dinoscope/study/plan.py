@@ -18,14 +18,14 @@ from dinoscope.data.sources import ImageSource, counted
 from dinoscope.errors import UserError, located, lookup
 from dinoscope.methods import METHODS
 from dinoscope.models.backbone import network
-from dinoscope.recipes import small_run, with_epochs
+from dinoscope.recipes import small_run
 from dinoscope.study import definition
 from dinoscope.study.definition import BASELINE, Axis, StudyDefinition, Variant, label_of, plain, slug
 from dinoscope.study.state import RunState, run_state
 from dinoscope.system import pick_device
 from dinoscope.tables import Column, Section, Table, TableRow
 from dinoscope.text import duration
-from dinoscope.training.config import RunConfig, check, total_steps
+from dinoscope.training.config import RunConfig, check, total_steps, with_epochs
 from dinoscope.training.run_folder import RunFolder
 from dinoscope.training.start import begun_images, scanned_images
 from dinoscope.training.trainer import Trainer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -165,6 +165,18 @@ class RunConfig:
 def total_steps(config: RunConfig, images: int) -> int:
     """Return the optimiser steps of a run on so many images; the rest of an epoch that fills no batch is left out."""
     return max(round(config.epochs * (images // config.batch_size)), 1)
+
+
+def with_epochs(config: RunConfig, epochs: float | None) -> RunConfig:
+    """Return the run with another length; None changes nothing.
+
+    A shorter one warms up, and its method counts epochs and steps (`MethodConfig.shortened`), in proportion.
+    """
+    if epochs is None:
+        return config
+    share = min(epochs / config.epochs, 1)
+    optimizer = replace(config.optimizer, warmup_epochs=config.optimizer.warmup_epochs * share)
+    return replace(config, epochs=epochs, optimizer=optimizer, method=config.method.shortened(share))
 
 
 def check(config: RunConfig, images: int, processes: int, classes: int = 0, passed_over: str = "") -> None:

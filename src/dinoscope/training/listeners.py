@@ -22,6 +22,7 @@ import torch
 
 from dinoscope import __version__, distributed
 from dinoscope.config import to_dict
+from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
 from dinoscope.files import unwritable, write_text, writing
 from dinoscope.methods.health import Verdict
@@ -86,6 +87,13 @@ class Listener:
 
     def scanned(self, done: int, total: int) -> None:
         """So many of the image files were checked, before the run begins; (0, 0): they are being listed."""
+
+    def tried(self, seconds: float, limit: float) -> None:
+        """A trial makes steps, before the run begins, to choose its length: so many seconds of about so many."""
+
+    def evaluated(self, config: RunConfig, images: ImageSource) -> int:
+        """Return how many images `evaluate` will show to the network, to foresee its time. images: of the training."""
+        return 0
 
     def stepped(self, record: StepRecord) -> None:
         """An optimiser step was made."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import time
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,6 +33,7 @@ from dinoscope.methods.health import Verdict, feature_standard_deviation, rank_m
 from dinoscope.system import MemoryWatch, StopRequests, exact_cuda, stop_signals
 from dinoscope.training import listeners as records
 from dinoscope.training import start
+from dinoscope.training.budget import Budget, fit, open_ended
 from dinoscope.training.config import RunConfig, check, check_settings
 from dinoscope.training.listeners import Listener, StepRecord
 from dinoscope.training.run_folder import RunFolder, read_config
@@ -69,27 +72,31 @@ def train(
     overwrite: bool = False,
     listeners: Sequence[Listener] = (),
     source: ImageSource | None = None,
+    limit: Budget | None = None,
 ) -> RunResult:
     """Train, or continue a training, and leave a run folder.
 
     Started by torchrun or srun, each process calls this; the main one writes and reports.
     source: the training images, instead of those of `config.data`; a run is resumed with the same ones.
+    limit: the time that the run takes, instead of its epochs, which a trial then chooses.
     Raises UserError for settings, data or an existing run folder that do not fit.
     """
-    check_settings(config)
+    if limit and resume:
+        raise UserError("--minutes and --resume exclude each other: a run keeps the length with which it began")
+    check_settings(open_ended(config) if limit else config)
     config = start.settled(config)
     device = start.prepared_device(config)
     memory = MemoryWatch(device)
     audience, run = list[Listener](), RunFolder(config.out)
     if resume and config.max_megapixels is None:
         config = replace(config, max_megapixels=read_config(run.path).max_megapixels)
-    limit: dict[str, str] = {}
+    megapixels: dict[str, str] = {}
     if MEGAPIXELS_VARIABLE in os.environ:  # the environment goes first
         config = replace(config, max_megapixels=pixel_limit() / 1e6)
     elif config.max_megapixels is not None:
-        limit = {MEGAPIXELS_VARIABLE: str(config.max_megapixels)}
+        megapixels = {MEGAPIXELS_VARIABLE: str(config.max_megapixels)}
     with (
-        environment(limit),
+        environment(megapixels),
         exact_cuda(device) as cuda,
         distributed.process_group(device),
         run.claimed(config, resume=resume, overwrite=overwrite) if distributed.is_main() else contextlib.nullcontext(),
@@ -102,7 +109,17 @@ def train(
             config = replace(config, window=read_config(run.path).window)
         # A checkpoint holds all weights: the model that the run began from need not exist any more.
         initial, origin = None if newest else start.load_initial(config), None
-        config, images = _images(config, run, audience, newest, source, resume=resume, overwrite=overwrite)
+        config, images, left_out = _images(
+            config, run, audience, newest, source, device, resume=resume, timed=bool(limit)
+        )
+        length: Mapping[str, str] = {}
+        if limit:
+            chosen = fit(config, images, device, limit, audience)
+            config, length = chosen.config, chosen.facts
+        if distributed.is_main():
+            run.prepare(config, resume=resume, overwrite=overwrite)
+            start.write_unreadable(run, left_out)
+        distributed.barrier()
         trainer = Trainer(config, images, device)
         if newest:
             trainer.restore(newest)
@@ -117,7 +134,7 @@ def train(
             audience.insert(2, records.MachineFile(run.path, trainer, memory))
             audience.insert(3, records.TensorBoard(run.tensorboard, trainer.next_step))
         loop = _Loop(trainer, run, audience)
-        loop.announce(origin, cuda)
+        loop.announce(origin, cuda, length)
         loop.set_aside(damaged)
         return loop.run_to_end()
 
@@ -128,21 +145,24 @@ def _images(
     audience: Sequence[Listener],
     newest: Path | None,
     source: ImageSource | None,
+    device: torch.device,
     *,
     resume: bool,
-    overwrite: bool,
-) -> tuple[RunConfig, ImageSource]:
-    """Return the settings with their grey range, and the readable training images; make the run folder ready.
+    timed: bool,
+) -> tuple[RunConfig, ImageSource, Mapping[str, str]]:
+    """Return the settings with their grey range, the readable training images, and the others with the reasons.
 
     newest: a checkpoint to continue from, whose images are those that the run began with.
+    timed: the epochs are not chosen yet.
     """
     begun = checkpoint.read_metadata(newest)["data_fingerprint"] if newest else None
     if not distributed.is_main():
         distributed.barrier()
-        config = replace(config, window=read_config(run.path).window)
+        window, left_out = json.loads(distributed.from_main("", device))
+        config = replace(config, window=window and tuple(window))
         if begun:
-            return config, start.begun_images(config, run, begun, source)
-        return config, start.trained_on(config, start.found_images(config, source), set(start.read_unreadable(run)))
+            return config, start.begun_images(config, run, begun, source), left_out
+        return config, start.trained_on(config, start.found_images(config, source), left_out.keys()), left_out
 
     def progress(done: int, total: int) -> None:
         records.each(audience, lambda listener: listener.scanned(done, total))
@@ -155,11 +175,11 @@ def _images(
         images, faults, window = start.scanned_images(config, progress, source)
         left_out = {fault.path: fault.reason for fault in faults}
         config = config if resume else replace(config, window=window)
-    check(config, len(images), distributed.world_size(), len(images.classes), counted(images.passed_over))
-    run.prepare(config, resume=resume, overwrite=overwrite)
-    start.write_unreadable(run, left_out)
+    wanted, classes = open_ended(config) if timed else config, len(images.classes)
+    check(wanted, len(images), distributed.world_size(), classes, counted(images.passed_over))
     distributed.barrier()
-    return config, images
+    distributed.from_main(json.dumps([config.window, left_out]), device)
+    return config, images, left_out
 
 
 class _Loop:
@@ -179,14 +199,18 @@ class _Loop:
         logger.warning("step %d: %s", self.trainer.next_step if step is None else step, message)
         self.tell(lambda listener: listener.said(message))
 
-    def announce(self, origin: str | None, cuda: str = "") -> None:
-        """Report how the run begins. origin: what its first weights are, if not random. cuda: how it multiplies."""
+    def announce(self, origin: str | None, cuda: str = "", length: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Report how the run begins.
+
+        origin: what its first weights are, if not random. cuda: how it multiplies. length: why it has this one.
+        """
         trainer, config, images = self.trainer, self.config, self.trainer.images
         method = trainer.whole_method()
         backbone = method.evaluated_backbone
         facts = {
             "device": f"{trainer.device}, {trainer.precision}, {distributed.world_size()} process(es)",
             "batch": f"{config.batch_size} images a step, {trainer.per_epoch} steps an epoch, {trainer.total} in all",
+            **length,
         }
         if left_out := len(start.read_unreadable(self.run)):
             are = "file that cannot be read is" if left_out == 1 else "files that cannot be read are"

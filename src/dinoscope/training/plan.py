@@ -13,7 +13,8 @@ import os
 import statistics
 import time
 import weakref
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,10 @@ from dinoscope.errors import UserError
 from dinoscope.methods.method import RunShape
 from dinoscope.model_names import Watch, say_once
 from dinoscope.models.backbone import check_backbone
-from dinoscope.system import MemoryWatch, available_cores, exact_cuda
+from dinoscope.system import MemoryWatch, available_cores, device_memory, exact_cuda
+from dinoscope.training.budget import Budget, fit, open_ended
 from dinoscope.training.config import RunConfig, check, check_settings, total_steps
+from dinoscope.training.listeners import Listener
 from dinoscope.training.start import prepared_device, scanned_images
 from dinoscope.training.trainer import Trainer
 from dinoscope.types import Views
@@ -63,6 +66,7 @@ class Plan:
     device_memory: bytes, of a GPU those that were free; None if they are not known.
     flops_per_image: of a step, teacher and recomputation included; a multiplication with an addition counts as two.
     seconds_per_step: with the making of the views, without evaluations.
+    epochs, length: of the run; why so many, if they were chosen for a time: see `budget.Length.facts`.
     """
 
     device: str
@@ -77,28 +81,51 @@ class Plan:
     device_memory: int | None
     flops_per_image: float
     seconds_per_step: float
+    epochs: float
+    length: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def plan(config: RunConfig, watch: Watch = say_once) -> Plan:
+def plan(
+    config: RunConfig, watch: Watch = say_once, limit: Budget | None = None, listeners: Sequence[Listener] = ()
+) -> Plan:
     """Return what the run will cost. Settings and images are checked as a run does it.
 
+    limit: the time for the run, instead of its epochs, which are then chosen as the run would choose them.
+    listeners: of the run: what they evaluate is a part of that time.
     Raises UserError for settings or data that do not fit, or if not even a small batch fits into memory.
     """
-    check_settings(config)
+    check_settings(open_ended(config) if limit else config)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("--plan is about one process: leave torchrun out, and give that process's part of --batch-size")
     device = prepared_device(config)
     with watch("checking the images") as progress:
         images, _, window = scanned_images(config, progress)
-    check(config, len(images), 1, len(images.classes), counted(images.passed_over))
+    wanted = open_ended(config) if limit else config
+    check(wanted, len(images), 1, len(images.classes), counted(images.passed_over))
+    config, length = replace(config, window=window), None
+    if limit:
+        with exact_cuda(device), watch("steps of the trial") as progress:
+            length = fit(config, images, device, limit, [*listeners, _Shown(progress)])
+            config = length.config
     with contextlib.suppress(OSError):  # Linux: else only a peak above that of the scan could be read
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     memory = MemoryWatch(device)
     try:
         with exact_cuda(device), watch("steps of the trial") as progress:
-            return _Trial(replace(config, window=window), images, device, progress).plan(memory)
+            planned = _Trial(config, images, device, progress).plan(memory)
     except torch.OutOfMemoryError as error:
         raise UserError(f"not even a small batch fits into the memory of {device}: take smaller views") from error
+    return replace(planned, seconds_per_step=length.costs.step, length=length.facts) if length else planned
+
+
+class _Shown(Listener):
+    """Shows the trial that chooses a length."""
+
+    def __init__(self, progress: Callable[[int, int], object]) -> None:
+        self.progress = progress
+
+    def tried(self, seconds: float, limit: float) -> None:
+        self.progress(min(round(seconds), round(limit)), round(limit))
 
 
 class _Trial:
@@ -150,7 +177,7 @@ class _Trial:
         trainer, config, method, device = self.trainer, self.config, self.trainer.method, self.trainer.device
         parts, micro = config.accumulate, config.batch_size // config.accumulate
         few, many = min(parts, 2), min(parts, 4)  # micro-batches that are measured
-        sizes, available = self.sizes(micro, many), _device_memory(device)
+        sizes, available = self.sizes(micro, many), device_memory(device, free=True)
         small = large = sizes[0]
         for _ in range(8):  # fp16 leaves out steps until its scale fits, and before that the optimiser has no state
             self.step(small, 1)
@@ -211,6 +238,7 @@ class _Trial:
             device_memory=available,
             flops_per_image=flops.get_total_flops() / small,
             seconds_per_step=seconds,
+            epochs=config.epochs,
         )
 
 
@@ -239,13 +267,6 @@ class _Tensors(TorchDispatchMode):
     def _remove(self, key: int, size: int) -> None:
         del self.alive[key]
         self.level -= size
-
-
-def _device_memory(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    is_known = device.type == "cpu" and hasattr(os, "sysconf")  # not on Windows
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if is_known else None
 
 
 def _bytes(values: Any) -> int:
