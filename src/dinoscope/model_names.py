@@ -29,9 +29,9 @@ from dinoscope.files import OFFLINE_VARIABLE, RUN_SETTINGS, cache_folder, unique
 from dinoscope.methods import DISPLAY, shown_name
 from dinoscope.methods.method import MethodConfig
 from dinoscope.models import backbone as backbones
-from dinoscope.models.backbone import BACKBONES, PIXELS, TIMM, Backbone, BackboneConfig, build_baseline
-from dinoscope.models.dictionary import PATCHES, DictionaryBackbone
-from dinoscope.models.foreign import PixelsBackbone, pretrained_timm, timm_config
+from dinoscope.models.backbone import BACKBONES, TIMM, Backbone, BackboneConfig, build_baseline
+from dinoscope.models.baselines import BASELINES
+from dinoscope.models.foreign import pretrained_timm, timm_config
 from dinoscope.models.network import IMAGENET_MEAN, IMAGENET_STD
 from dinoscope.models.pretrained import CATALOGUE, Choices, Release, fetch, import_file, is_cached, is_offline
 from dinoscope.types import Tokens
@@ -50,7 +50,7 @@ SHIPPED_RELEASE = Release(
     source="dinoscope, shipped_model/card.json",
     note="18 minutes on one core; its figures on the scenes are in card.json",
 )
-NO_NETWORK = (PIXELS, PATCHES)
+NO_NETWORK = tuple(BASELINES)
 """Names and methods of baselines without a network."""
 SEED = 0
 """Seed of random weights."""
@@ -66,7 +66,7 @@ class Model:
     name: as the person gave it. label: short and, within one table, unique.
     path: run folder, exported folder or weights file; None for random weights.
     origin: whose weights they are and what was found in their file, if they are not ours.
-    method: a key of `methods.DISPLAY`, "random", "pixels", "patches", or the method's name as its source writes it.
+    method: a key of `methods.DISPLAY`, "random", a key of `BASELINES`, or the method's name as its source writes it.
     run: the run folder, if the model is one. settings: of its training, as plain values (`RunConfig`).
     keeps_results: False for a baseline whose results are not kept.
     remarks: what a reader of its results must know.
@@ -161,9 +161,8 @@ def load_model(name: str, watch: Watch = say_once) -> Model:
     """Load one model. A path that exists is taken as a path.
 
     name: a path as `checkpoint.load_backbone` or `import_file` takes it; a name in `CATALOGUE`, fetched on first use;
-        "shipped"; "pixels" (no network: the image as its feature); "patches" (no network: a dictionary of whitened
-        patches, fitted to training images by `evaluation.base.fitted`); `timm:NAME` with timm's weights, fetched by
-        timm;
+        "shipped"; a key of `BASELINES` (no network: "pixels", the image as its feature; others are fitted to training
+        images by `evaluation.base.fitted`); `timm:NAME` with timm's weights, fetched by timm;
         `random:NETWORK` or `random:MODEL`.
 
     Raises UserError if there is no such network or model, the path holds none, or it cannot be fetched.
@@ -175,10 +174,9 @@ def load_model(name: str, watch: Watch = say_once) -> Model:
     if not path.exists():
         if name == SHIPPED:
             return replace(load_model(str(shipped_model())), name=name, label=name)
-        if name == PIXELS:
-            return Model(name, "raw pixels", PixelsBackbone().eval(), method=PIXELS)
-        if name == PATCHES:
-            return Model(name, "whitened patches", DictionaryBackbone().eval(), method=PATCHES)
+        if name in BASELINES:
+            title, build = BASELINES[name]
+            return Model(name, title, build().eval(), method=name)
         if name.startswith(TIMM):
             return _of_timm(name, watch)
         if name in CATALOGUE:

@@ -21,8 +21,9 @@ from dinoscope.evaluation.knn import EVALUATION, KNNConfig
 from dinoscope.evaluation.results import keep
 from dinoscope.evaluation.voc import jaccard
 from dinoscope.explain.attention import attention_maps, map_masks, network_input
-from dinoscope.model_names import NO_NETWORK, Model, load_model, random_backbone, shipped_model
-from dinoscope.models.backbone import Backbone, without_drop_path
+from dinoscope.model_names import Model, load_model, random_backbone, shipped_model
+from dinoscope.models.backbone import PIXELS, Backbone, without_drop_path
+from dinoscope.models.dictionary import PATCHES
 from dinoscope.pictures import Tile, fitted, overlay, write_png
 from dinoscope.report.pages import attention_panel
 from dinoscope.training.config import RunConfig
@@ -62,7 +63,7 @@ def quickstart(
         raise KeyboardInterrupt
     context = Context(workers=0, cached=False)
     progress(0, 1)
-    baselines = [context.fitted(load_model(name), data / "folder") for name in NO_NETWORK]
+    baselines = [context.fitted(load_model(name), data / "folder") for name in (PIXELS, PATCHES)]
     models = {
         "random weights": random_weights(config),
         TRAINED: load_backbone(config.out),

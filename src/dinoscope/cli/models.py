@@ -32,8 +32,8 @@ BYTES_PER_PARAMETER = 4
 def models(json: bool = False) -> None:
     """List the models that have a name: the shipped one, and released weights, fetched on first use and kept.
 
-    Any --model takes these names, and also a path, "pixels" and "patches" (no network), "random" (the network of the
-    first other model, untrained), random:NETWORK or random:MODEL, and timm:NAME.
+    Any --model takes these names, and also a path, "pixels", "patches" and "manifold" (no network), "random" (the
+    network of the first other model, untrained), random:NETWORK or random:MODEL, and timm:NAME.
 
     The figures are those their authors published for ImageNet, in %: k-NN and linear of frozen features, "own" of the
     classifier that the network was trained with. None was measured here. MB are the file's if its source tells them; ≥

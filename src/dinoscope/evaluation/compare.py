@@ -31,6 +31,7 @@ from dinoscope.evaluation.throughput import millions_of_parameters
 from dinoscope.methods import DISPLAY, method_name
 from dinoscope.model_names import NO_NETWORK, SEED, Model, distinct, load_model, random_backbone
 from dinoscope.models.backbone import BACKBONES, PIXELS, is_network, network_title, without_drop_path
+from dinoscope.models.baselines import BASELINES as WITHOUT_NETWORK
 from dinoscope.models.dictionary import PATCHES
 from dinoscope.tables import Column, Section, Table, TableRow
 from dinoscope.text import ABSENT
@@ -42,8 +43,7 @@ BASELINES = (*NO_NETWORK, "random")
 WITH_LABELS = "supervised"
 """The method whose rows had what the others had not."""
 METHOD_NAMES = {
-    "pixels": "Raw pixels",
-    "patches": "Whitened patches",
+    **{name: title[0].upper() + title[1:] for name, (title, _) in WITHOUT_NETWORK.items()},
     "random": "Random",
     **{key: display.title for key, display in DISPLAY.items()},
 }
