@@ -22,8 +22,9 @@ from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import Context, measure
 from dinoscope.files import cache_folder
 from dinoscope.model_names import Model, load_model
-from dinoscope.models import dictionary
-from dinoscope.models.dictionary import DictionaryBackbone, DictionarySettings
+from dinoscope.models import dictionary, whitened
+from dinoscope.models.baselines import BASELINES
+from dinoscope.models.dictionary import Dictionary, DictionaryBackbone, DictionarySettings
 from tests.pictures import write_pictures
 
 SMALL = DictionarySettings(size=32, patch=6, centroids=7, patches=2_000, iterations=3)
@@ -86,12 +87,12 @@ def test_patches_are_contrast_normalised_and_whitened() -> None:
     covariance = np.cov(patches.double().numpy().T)
     values, vectors = np.linalg.eigh(covariance)
     expected = vectors @ np.diag(1 / np.sqrt(values + 0.1)) @ vectors.T
-    np.testing.assert_allclose(dictionary.zca(patches).numpy(), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(whitened.zca(patches).numpy(), expected, rtol=1e-5, atol=1e-6)
     # (1, 2, 3, 6): mean 3, variance 14 / 3
     small = torch.tensor([[1.0, 2.0, 3.0, 6.0]]) / 255
     root = (14 / 3 + 10) ** 0.5
     expected = torch.tensor([[-2.0, -1.0, 0.0, 3.0]]) / root
-    torch.testing.assert_close(dictionary.normalize_contrast(small), expected)
+    torch.testing.assert_close(whitened.normalize_contrast(small), expected)
 
 
 def test_kmeans_is_lloyds_and_an_empty_centroid_stays() -> None:
@@ -163,16 +164,15 @@ def data(tmp_path: Path) -> Path:
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Numbers of images of all fits; dictionaries are small."""
     seen: list[int] = []
-    learn = DictionaryBackbone._fit
+    learn = DictionaryBackbone.learned
 
-    def counted(self: DictionaryBackbone, batches: object, progress: Callable[[int, int], None]) -> dict[str, Tensor]:
-        tensors = learn(self, batches, progress)  # pyright: ignore[reportArgumentType]
-        seen.append(int(tensors["net.images"]))
-        return tensors
+    def counted(self: DictionaryBackbone, images: Tensor, progress: Callable[[int, int], None]) -> Dictionary:
+        seen.append(len(images))
+        return learn(self, images, progress)
 
-    monkeypatch.setattr(DictionaryBackbone, "_fit", counted)
+    monkeypatch.setattr(DictionaryBackbone, "learned", counted)
     small = functools.partial(DictionaryBackbone, DictionarySettings(centroids=40, patches=4_000, iterations=3))
-    monkeypatch.setattr("dinoscope.model_names.DictionaryBackbone", small)
+    monkeypatch.setitem(BASELINES, "patches", ("whitened patches", small))
     return seen
 
 
