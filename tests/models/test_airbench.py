@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from dinoscope.models.airbench import Airbench, haar_filters
+from dinoscope.models.airbench import Airbench, AirbenchBackbone, Block, haar_filters
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 
 
-def micro(size: int = 32) -> nn.Module:
+def micro(size: int = 32) -> AirbenchBackbone:
     torch.manual_seed(0)
-    return build_backbone(BackboneConfig("airbench_micro", image_size=size))
+    backbone = build_backbone(BackboneConfig("airbench_micro", image_size=size))
+    assert isinstance(backbone, AirbenchBackbone)
+    return backbone
 
 
 def test_the_filters_are_orthonormal_and_one_alone_answers_to_grey() -> None:
@@ -45,7 +47,9 @@ def test_the_stem_takes_out_correlations_of_colours_and_neighbours() -> None:
 
 
 def test_a_convolution_starts_as_the_identity_of_its_first_channels() -> None:
-    layer = micro().net.blocks[1].conv1
+    block = micro().net.blocks[1]
+    assert isinstance(block, Block)
+    layer = block.conv1
     cells = torch.randn(2, 32, 5, 5)
     torch.testing.assert_close(layer(cells)[:, :32], cells)
     assert float(layer.weight[32:].detach().std()) > 0.01

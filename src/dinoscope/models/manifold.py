@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import scipy.linalg
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -162,11 +161,14 @@ def spectral_embedding(together: Float[Tensor, "k k"], alone: Float[Tensor, "k k
 
     together: M. alone: V, to which `RIDGE` is added.
     """
-    moment = alone.double().cpu()
-    moment += RIDGE * moment.diagonal().mean() * torch.eye(len(moment), dtype=torch.float64)
-    chosen = [len(moment) - dim, len(moment) - 1]
-    _, vectors = scipy.linalg.eigh(together.double().cpu().numpy(), moment.numpy(), subset_by_index=chosen)
-    return torch.from_numpy(vectors[:, ::-1].copy()).to(alone)
+    moment = alone.double()
+    moment.diagonal().add_(RIDGE * moment.diagonal().mean())
+    root = torch.linalg.cholesky(moment)  # V = root root', so that root' p are orthonormal
+    half = torch.linalg.solve_triangular(root, together.double(), upper=False)
+    whole = torch.linalg.solve_triangular(root, half.T, upper=False)
+    _, vectors = torch.linalg.eigh((whole + whole.T) / 2)
+    largest = vectors[:, -dim:].flip(1)
+    return torch.linalg.solve_triangular(root.T, largest, upper=True).to(alone)
 
 
 def embedded(
