@@ -16,6 +16,7 @@ from dinoscope.methods.byol import BYOLConfig
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.methods.distill import DistillConfig
 from dinoscope.methods.emp import EMPConfig
+from dinoscope.methods.esvit import EsViTConfig
 from dinoscope.methods.ibot import IBOTConfig
 from dinoscope.methods.mae import MAEConfig
 from dinoscope.methods.method import MethodConfig
@@ -30,6 +31,7 @@ from dinoscope.training.trainer import Trainer
 from dinoscope.types import Views
 
 DINO = DINOConfig(out_dim=64, hidden_dim=32, bottleneck_dim=16, freeze_last_layer_epochs=0, teacher_momentum=0.9)
+ESVIT = EsViTConfig(out_dim=64, hidden_dim=32, bottleneck_dim=16, freeze_last_layer_epochs=0, teacher_momentum=0.9)
 SMALL_HEAD = {"hidden_dim": 32, "projection_dim": 16, "head_batch_norm": False}
 SWAV = SwAVConfig(**SMALL_HEAD, num_prototypes=12, freeze_prototypes_steps=1, queue_size=0)
 SIMDINO = SimDINOConfig(hidden_dim=32, bottleneck_dim=16, teacher_momentum=0.9)
@@ -66,6 +68,8 @@ SETTINGS: dict[str, MethodConfig] = {
     "simdino-groups": replace(SIMDINO, rate_images=4, expanded="student"),
     "vicreg": VICRegConfig(**SMALL_HEAD),
     "barlow": BarlowConfig(**SMALL_HEAD, scale=1 / 16),  # its loss is a sum over dimensions, those of others are means
+    "esvit": ESVIT,
+    "esvit-sinkhorn": replace(ESVIT, centering="sinkhorn", view_weight=1.0, region_weight=1.0),
     "ibot": IBOT,
     "ibot-dinov2": replace(
         IBOT, masked_views="exact", centering="sinkhorn", koleo=0.1, patch_head="separate", norm_last_layer=True
@@ -98,6 +102,8 @@ OVERFITTING: dict[str, MethodConfig] = {
 OVERFITTING |= {
     "dino": replace(OVERFITTING["dino"], teacher_momentum=0.95),
     "dino-sinkhorn-koleo": replace(OVERFITTING["dino-sinkhorn-koleo"], teacher_momentum=0.95),
+    "esvit": replace(OVERFITTING["esvit"], teacher_momentum=0.95),
+    "esvit-sinkhorn": replace(OVERFITTING["esvit-sinkhorn"], teacher_momentum=0.95),
     "ibot": replace(OVERFITTING["ibot"], teacher_momentum=0.95, masked_views="exact"),
     "ibot-dinov2": replace(OVERFITTING["ibot-dinov2"], teacher_momentum=0.95),
     "mae": MAE,
@@ -119,6 +125,12 @@ def _learned_ibot(steps: Steps) -> bool:
     """And the hidden patches are told, whose masks are the same in every step."""
     gap = [step["patch_cross_entropy"] - step["patch_teacher_entropy"] for step in steps]
     return _learned_dino(steps) and gap[-1] < 0.1 * max(gap) and steps[-1]["patch_marginal_entropy"] > 1.0
+
+
+def _learned_esvit(steps: Steps) -> bool:
+    """And regions give the answers of the regions that they resemble."""
+    gap = [step["region_kl"] for step in steps]
+    return _learned_dino(steps) and gap[-1] < 0.2 * max(gap) and steps[-1]["region_marginal_entropy"] > 1.0
 
 
 def _learned_swav(steps: Steps) -> bool:
@@ -154,6 +166,8 @@ LEARNED: dict[str, Callable[[Steps], bool]] = {
     # Eight images leave at most seven of the sixteen dimensions apart: the rest of the covariance stays.
     "vicreg": lambda steps: steps[-1]["invariance"] < 0.01 and steps[-1]["participation_ratio"] > 3,
     "barlow": lambda steps: steps[-1]["view_correlation"] > 0.95 and steps[-1]["participation_ratio"] > 3,
+    "esvit": _learned_esvit,
+    "esvit-sinkhorn": _learned_esvit,
     "ibot": _learned_ibot,
     "ibot-dinov2": _learned_ibot,
     # A hundred steps are few for so many pixels; after six hundred at a higher rate the share is above 0.9.
@@ -163,7 +177,7 @@ LEARNED: dict[str, Callable[[Steps], bool]] = {
 }
 """case -> whether these steps on the same eight images learned them by heart."""
 
-VARIANTS = ("dino-sinkhorn-koleo", "ibot-dinov2", "moco-v3", "simdino-groups", "swav-queue")
+VARIANTS = ("dino-sinkhorn-koleo", "esvit-sinkhorn", "ibot-dinov2", "moco-v3", "simdino-groups", "swav-queue")
 """Cases beside which another one of the same method is overfitted: these only among the slow tests."""
 
 VIEWS = ViewsConfig(global_size=32, local_size=16, num_local=2, blur_probability=(0.0, 0.0, 0.0))

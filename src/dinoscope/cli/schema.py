@@ -106,12 +106,13 @@ def _metavar(action: Any) -> str:
 
 
 def _documented(kind: Any, default: Any, dest: str) -> str:
-    """Return what the docstring of the option's class says of it."""
+    """Return what the docstring of the option's class says of it, or that of a class it extends."""
     *path, name = dest.replace("-", "_").split(".")
     for part in path:
         default = getattr(default, part, None)
         kind = type(default) if is_dataclass(default) else _dataclass_in(get_type_hints(kind)[part])
-    entries = re.findall(r"^(\w+(?:, \w+)*): ((?:.|\n)*?)(?=^\w+(?:, \w+)*: |^$|\Z)", inspect.getdoc(kind) or "", re.M)
+    texts = "\n\n".join(inspect.cleandoc(each.__doc__ or "") for each in inspect.getmro(kind) if is_dataclass(each))
+    entries = re.findall(r"^(\w+(?:, \w+)*): ((?:.|\n)*?)(?=^\w+(?:, \w+)*: |^$|\Z)", texts, re.M)
     return next((text for names, text in entries if name in names.split(", ")), "")
 
 

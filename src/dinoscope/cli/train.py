@@ -61,8 +61,8 @@ class Choices:
     """Named settings to begin with; `dinoscope recipes` lists them."""
 
     method: str = ""
-    """dino, simclr, moco, byol, swav, barlow, vicreg, emp, simdino, distill or supervised, with its default
-    settings instead of the recipe's."""
+    """dino, simclr, moco, byol, swav, barlow, vicreg, emp, simdino, ibot, esvit, mae, distill or supervised, with its
+    default settings instead of the recipe's."""
 
     views: str = ""
     """Preset of the views instead of the recipe's: imagenet, two_views, simclr, moco, byol, swav, patches, supervised

@@ -8,6 +8,7 @@ from dinoscope.methods import (
     dino,
     distill,
     emp,
+    esvit,
     ibot,
     mae,
     moco,
@@ -31,6 +32,7 @@ METHODS: dict[str, MethodEntry] = {
     "distill": distill.METHOD,
     "emp": emp.METHOD,
     "simdino": simdino.METHOD,
+    "esvit": esvit.METHOD,
     "ibot": ibot.METHOD,
     "mae": mae.METHOD,
     "supervised": supervised.METHOD,
@@ -52,7 +54,7 @@ def build_method(settings: MethodConfig, backbone: BackboneConfig, classes: int 
 
 def method_name(settings: MethodConfig) -> str:
     """Return the name in `METHODS` that the settings belong to."""
-    return next(name for name, entry in METHODS.items() if isinstance(settings, entry.config))
+    return next(name for name, entry in METHODS.items() if type(settings) is entry.config)
 
 
 def shown_name(settings: MethodConfig) -> str:

@@ -111,7 +111,7 @@ class DINOConfig(MethodConfig):
 
     def faults(self, run: RunShape) -> Iterator[str]:
         if run.num_global + run.num_local < 2:
-            yield f"DINO {method.TOO_FEW_VIEWS}"
+            yield f"{type(self).__name__.removesuffix('Config')} {method.TOO_FEW_VIEWS}"
         if self.freeze_last_layer_epochs >= run.epochs:
             yield (
                 f"the last layer would be frozen for all of the run's {run.epochs:g} epochs: "
@@ -126,6 +126,20 @@ class DINOConfig(MethodConfig):
     def outputs(self) -> int:
         return self.out_dim
 
+    def head(self, width: int) -> DINOHead:
+        """Make a head for features of that width."""
+        shape = HeadShape(
+            hidden_dim=self.hidden_dim,
+            bottleneck_dim=self.bottleneck_dim,
+            layers=self.head_layers,
+            batch_norm=self.head_batch_norm,
+            activation=self.head_activation,
+            l2=self.head_l2,
+            weight_norm=self.head_weight_norm,
+            norm_last_layer=self.norm_last_layer,
+        )
+        return DINOHead(width, self.out_dim, shape)
+
 
 LOSSES_OF_PROBABILITIES = {
     "cross_entropy": losses.dino_loss,
@@ -139,17 +153,7 @@ class DINO(StudentTeacher[DINOHead]):
     """Student and teacher of one architecture; the student predicts the teacher's output on other views."""
 
     def __init__(self, config: DINOConfig, backbone: BackboneConfig) -> None:
-        shape = HeadShape(
-            hidden_dim=config.hidden_dim,
-            bottleneck_dim=config.bottleneck_dim,
-            layers=config.head_layers,
-            batch_norm=config.head_batch_norm,
-            activation=config.head_activation,
-            l2=config.head_l2,
-            weight_norm=config.head_weight_norm,
-            norm_last_layer=config.norm_last_layer,
-        )
-        super().__init__(backbone, lambda width: DINOHead(width, config.out_dim, shape))
+        super().__init__(backbone, config.head)
         self.config = config
         self.additive = config.centering in ("center", "none") and config.koleo == 0
         self.center: Tensor
@@ -165,20 +169,26 @@ class DINO(StudentTeacher[DINOHead]):
         Also return the student's bottlenecks (before a predictor) and the evaluated network's features of the global
         views, [views, batch, dim].
         """
-        head = self.student_head
         student_features = view_features(self.student_backbone, views)
+        with torch.no_grad():
+            teacher_features = view_features(self.teacher_backbone, views, local=False)
+        return by_view(self.heads(student_features, teacher_features), views)
+
+    def heads(
+        self, student_features: Float[Tensor, "rows d"], teacher_features: Float[Tensor, "rows2 d"]
+    ) -> dict[str, Tensor]:
+        """Return what `encode` does, as rows, of the backbones' features of all and of the global views."""
+        head = self.student_head
         bottleneck = head.bottleneck(student_features)
         predicted = bottleneck if self.predictor is None else head.normalized(self.predictor(bottleneck))
         with torch.no_grad():
-            teacher_features = view_features(self.teacher_backbone, views, local=False)
             teacher = self.teacher_head(teacher_features)
-        outputs = {
+        return {
             "student": head.last_layer(predicted),
             "bottleneck": bottleneck,
             "teacher": teacher,
             "features": teacher_features if self._teacher_is_better else student_features[: len(teacher)].detach(),
         }
-        return by_view(outputs, views)
 
     def loss(self, outputs: Outputs, step: Step) -> StepOutput:
         """Return Eq. 3, or another `Loss`, and log what separates a healthy run from a collapsed one.
@@ -186,14 +196,9 @@ class DINO(StudentTeacher[DINOHead]):
         Whatever the loss, entropies, cross-entropy and divergence are of the probabilities at the two temperatures.
         """
         config = self.config
-        temperature = epoch_warmup(
-            step.position,
-            config.warmup_teacher_temperature_epochs,
-            config.warmup_teacher_temperature,
-            config.teacher_temperature,
-        )
+        temperature = self.temperature(step)
         student, logits = outputs["student"], outputs["teacher"].detach()
-        teacher = self._targets(logits, temperature)
+        teacher = self.targets(logits, self.center, temperature)
         if config.loss == "mse":
             loss = losses.byol_loss(student, losses.at_least_float32(logits) - self.center)
         else:
@@ -226,10 +231,19 @@ class DINO(StudentTeacher[DINOHead]):
             loss = loss + config.koleo * koleo
         return StepOutput(loss, logged, statistics)
 
+    def temperature(self, step: Step) -> float:
+        """Return the teacher's."""
+        config = self.config
+        start, epochs = config.warmup_teacher_temperature, config.warmup_teacher_temperature_epochs
+        return epoch_warmup(step.position, epochs, start, config.teacher_temperature)
+
     @torch.no_grad()
-    def _targets(self, logits: Float[Tensor, "t b k"], temperature: float) -> Float[Tensor, "t b k"]:
+    def targets(
+        self, logits: Float[Tensor, "t b k"], center: Float[Tensor, " k"], temperature: float
+    ) -> Float[Tensor, "t b k"]:
+        """Return the teacher's probabilities."""
         if self.config.centering in ("center", "none"):  # with none the centre stays at 0
-            return losses.teacher_probabilities(logits, self.center, temperature)
+            return losses.teacher_probabilities(logits, center, temperature)
         assign = sinkhorn if self.config.centering == "sinkhorn" else batch_softmax
         rows = losses.at_least_float32(logits).flatten(0, 1)
         shares = assign(rows, temperature, total=distributed.sum_reduce, largest=distributed.max_reduce)
@@ -297,7 +311,7 @@ class DINO(StudentTeacher[DINOHead]):
 
 # Small heads start at once with batch norm and Sinkhorn-Knopp (the paper's Table 15); with the paper's moving mean,
 # short runs stay at the uniform output.
-_SHORT_RUN: dict[str, Any] = {
+SHORT_RUN: dict[str, Any] = {
     "head_batch_norm": True,
     "centering": "sinkhorn",
     "teacher_temperature": 0.03,
@@ -305,15 +319,15 @@ _SHORT_RUN: dict[str, Any] = {
     "freeze_last_layer_epochs": 0,
 }
 
-_QUICKSTART = settings(
+QUICKSTART = settings(
     {"backbone": "vit_micro_conv8", "drop_path": 0.0, "views": "scenes", "threads": 1}
     | {"epochs": 12, "batch_size": 128, "evaluate_every": 2},
-    method=_SHORT_RUN
+    method=SHORT_RUN
     | {"out_dim": 512, "hidden_dim": 256, "bottleneck_dim": 64, "koleo": 0.5, "teacher_momentum": 0.97},
     optimizer={"learning_rate": 4e-3, "warmup_epochs": 1, "weight_decay": 0.04, "final_weight_decay": 0.04},
 )
 
-_SCENES: dict[str, Any] = {**_QUICKSTART, "image_size": 64}  # their own size; training crops are smaller, to be cheap
+_SCENES: dict[str, Any] = {**QUICKSTART, "image_size": 64}  # their own size; training crops are smaller, to be cheap
 
 _SMALL_HEAD: dict[str, Any] = {"out_dim": 4096, "hidden_dim": 1024}
 
@@ -367,7 +381,7 @@ For a GPU: a CPU core makes about six images a second of it; see `dino_small_ima
 
 dinoscope train --recipe dino_small_images_cpu --data cifar10 --out RUN
 What it gave on CIFAR-10 is in docs/results/.""",
-        {**_QUICKSTART, "method.teacher_momentum": 0.99, "views": "two_views_32", "epochs": 6, "evaluate_every": 1},
+        {**QUICKSTART, "method.teacher_momentum": 0.99, "views": "two_views_32", "epochs": 6, "evaluate_every": 1},
     ),
     "dino_folder": Recipe(
         """One's own folder of a few hundred to a hundred thousand photographs, on a small GPU (4 GB) or a patient CPU.
@@ -418,5 +432,5 @@ METHOD = method.MethodEntry(
     year=2021,
     curves=(*method.OUTPUT_CURVES, method.KOLEO),
     recipes=_RECIPES,
-    small=lambda views, transformer: settings(method=_SHORT_RUN),
+    small=lambda views, transformer: settings(method=SHORT_RUN),
 )
