@@ -37,6 +37,7 @@ def _built(method: str, settings: Mapping[str, Any], data: Path, out: Path) -> R
 # quickly: at 0.97 it is about the mean of the last 33 steps.
 
 CPU_BACKBONES = ("resnet_micro", "vit_micro_conv8")
+MICRO_BACKBONES = (*CPU_BACKBONES, "swin_micro")
 GPU_BACKBONES = ("resnet18_small", "vit_tiny_patch4_32")
 
 CPU = settings(
@@ -66,7 +67,7 @@ def small_run(method: str, backbone: str, views: str, data: Path, out: Path) -> 
 def small_settings(method: str, backbone: str, views: str) -> dict[str, Any]:
     """Return the settings of `small_run` by dotted name; "views" is the preset."""
     entry, preset = lookup("method", method, METHODS), lookup("preset of views", views, VIEWS)
-    transformer, on_cpu = network(backbone).transformer, backbone in CPU_BACKBONES
+    transformer, on_cpu = network(backbone).transformer, backbone in MICRO_BACKBONES
     if on_cpu:
         # Batch norm bears, and in a short run needs, a higher rate than a transformer.
         rate = 4e-3 if transformer else 2e-2

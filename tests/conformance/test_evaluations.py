@@ -45,6 +45,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "voc": {"size": 64, "square": 64, "resamples": 20, "masses": (0.3, 0.6)},
     "davis": {"size": 64},
     "explain": {"size": 32, "steps": 3, "random_orders": 1, "limit": 3},
+    "correspondence": {"limit": 3},
     "rank": {},
 }
 """Settings with which an evaluation takes a moment."""

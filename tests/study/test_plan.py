@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +94,23 @@ def test_the_small_comparison_is_of_every_method_with_the_networks_for_a_cpu() -
         for method, entry in METHODS.items()
         if not entry.from_model and (network(backbone).transformer or not entry.transformers_only)
     ]
+
+
+def test_the_study_of_esvit_differs_in_the_loss_of_regions_alone() -> None:
+    runs = plan_comparison("esvit", Path("d"), Path("o"))
+    assert [run.out.name for run in runs] == [
+        f"{method}-{backbone}-s{seed}"
+        for seed in (0, 1, 2)
+        for backbone in ("swin_micro", "vit_micro_conv8")
+        for method in ("dino", "esvit")
+    ]
+    assert {run.epochs for run in runs} == {12}
+    dino, esvit = (asdict(run.method) for run in runs[:2])
+    assert {name: value for name, value in esvit.items() if value != dino.get(name)} == {
+        "view_weight": 0.5,
+        "region_weight": 0.5,
+    }
+    assert replace(runs[1], out=runs[0].out, method=runs[0].method) == runs[0]
 
 
 def test_all_methods_come_before_the_next_backbone_and_seed() -> None:

@@ -67,7 +67,7 @@ class StudyOptions:
     """
 
     study: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = ""
-    """Name of the study: small-comparison."""
+    """Name of the study: small-comparison, esvit."""
     data: Path | None = None
     """Folder of images, with train/CLASS/... and val/CLASS/... for k-NN and supervised training."""
     out: Path | None = None

@@ -1,6 +1,6 @@
 """Evaluations of models, one file each, and what they share."""
 
-from dinoscope.evaluation import davis, explain, knn, linear, rank, throughput, voc
+from dinoscope.evaluation import correspondence, davis, explain, knn, linear, rank, throughput, voc
 from dinoscope.evaluation.base import Evaluation
 
 EVALUATIONS: dict[str, Evaluation] = {
@@ -10,6 +10,7 @@ EVALUATIONS: dict[str, Evaluation] = {
     "voc": voc.EVALUATION,
     "davis": davis.EVALUATION,
     "explain": explain.EVALUATION,
+    "correspondence": correspondence.EVALUATION,
     "rank": rank.EVALUATION,
 }
 """name -> evaluation, in the order of a table's columns."""

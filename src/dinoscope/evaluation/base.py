@@ -471,6 +471,18 @@ def images_of(gallery: Path, queries: Path | None) -> Images:
     return known, find_images(queries.resolve(), labelled=True) if queries and apart else None
 
 
+def shown_images(data: Data) -> ImageSource:
+    """Return the val images, or the training images if there is no val split; labels do not matter.
+
+    Raises UserError if there are no data or no images.
+    """
+    if data is None:
+        raise UserError("no images to measure on: give --data FOLDER")
+    if isinstance(data, Path):
+        return find_images(find_split(data, "val") or resolve_split(data, "train"))
+    return data[1] or data[0]
+
+
 def require_known_classes(known: ImageSource, queries: ImageSource) -> None:
     """Refuse images of classes that `known` lacks, with a UserError that names them."""
     unknown = sorted(set(queries.classes).difference(known.classes))

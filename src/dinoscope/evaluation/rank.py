@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from dinoscope.data.sources import ImageSource, evenly, find_images, find_split, resolve_split
-from dinoscope.errors import UserError
-from dinoscope.evaluation.base import Column, Context, Data, Evaluation, location, made_of
+from dinoscope.data.sources import evenly
+from dinoscope.evaluation.base import Column, Context, Data, Evaluation, location, made_of, shown_images
 from dinoscope.evaluation.results import new_result
 from dinoscope.methods.health import rank_me
 from dinoscope.model_names import Model
@@ -37,25 +35,17 @@ def run(models: Sequence[Model], data: Data, config: RankConfig, context: Contex
 
     Raises UserError if there are no images.
     """
-    images = _images(data)
+    images = shown_images(data)
     for model in models:
         bank = context.features(model.backbone, images, "features for RankMe")
         rank = rank_me(bank.features[evenly(len(bank.features), config.limit)])
         yield new_result("rank", expected(model, (images, None), config, context), [Metric("rankme", rank, "")])
 
 
-def _images(data: Data) -> ImageSource:
-    if data is None:
-        raise UserError("no images to measure on: give --data FOLDER")
-    if isinstance(data, Path):
-        return find_images(find_split(data, "val") or resolve_split(data, "train"))
-    return data[1] or data[0]
-
-
 def expected(model: Model, data: Data, config: RankConfig, context: Context) -> dict[str, Any]:
     protocol = {**context.network(model), "most": config.limit}
     if data is not None:
-        images = _images(data)
+        images = shown_images(data)
         protocol |= {"images": location(images), "count": len(images)}
     return protocol
 
