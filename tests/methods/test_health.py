@@ -90,6 +90,21 @@ def test_a_collapse_whose_figures_drift_is_still_said_once() -> None:
     assert len(verdicts(*drifting)) == 1
 
 
+@pytest.mark.parametrize(("share", "end"), [(0.3, "one output"), (0.8, "the uniform output")])
+def test_a_constant_output_between_the_ends_is_told(share: float, end: str) -> None:
+    """Every image has the same output, of half of its entropy, say; the loss may be anything."""
+    constant = {"cross_entropy": 1.2 * LN_K, "teacher_entropy": share * LN_K, "teacher_marginal_entropy": share * LN_K}
+    ((step, verdict),) = verdicts((constant, 500))
+    assert step == 100
+    assert f"the same answer, nearer to {end} (its entropy is {share * LN_K:.3f} of 6.93 nats" in verdict
+
+
+def test_an_output_that_tells_a_little_is_not_constant() -> None:
+    """0.2 % of ln K: a run that begins to learn."""
+    begun = {"cross_entropy": 0.99 * LN_K, "teacher_entropy": 0.9 * LN_K, "teacher_marginal_entropy": 0.902 * LN_K}
+    assert verdicts((begun, 500)) == []
+
+
 def test_sharp_targets_at_ln_k_are_not_uniform() -> None:
     """The loss may stand above ln K while the teacher is sharp: the student is bad, not uniform."""
     assert verdicts(({**UNIFORM, "teacher_entropy": 0.2 * LN_K}, 300)) == []

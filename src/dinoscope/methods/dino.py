@@ -266,16 +266,27 @@ class DINO(StudentTeacher[DINOHead]):
         missing = f"These settings leave out what guards against it: {', '.join(guards)}. " if guards else ""
         if config.loss == "mse":
             return signs.complete_collapse(recent["output_spread"], f"{missing}Take --method.loss cross_entropy.")
-        return signs.one_hot_collapse(
-            recent["teacher_marginal_entropy"],
-            config.out_dim,
-            f"{missing}Raise --method.teacher-temperature, lower --method.center-momentum, or lower the learning rate.",
-        ) or signs.uniform_collapse(
-            recent["cross_entropy"],
-            recent["teacher_entropy"],
-            config.out_dim,
-            f"{missing}Lower --method.teacher-temperature (0.02) and its warm-up, lower --method.out-dim for a "
-            "small data set, or train for more steps with a higher learning rate.",
+        marginal, entropy, outputs = recent["teacher_marginal_entropy"], recent["teacher_entropy"], config.out_dim
+        return (
+            signs.one_hot_collapse(
+                marginal,
+                outputs,
+                f"{missing}Raise --method.teacher-temperature, lower --method.center-momentum, or lower the learning "
+                "rate.",
+            )
+            or signs.uniform_collapse(
+                recent["cross_entropy"],
+                entropy,
+                outputs,
+                f"{missing}Lower --method.teacher-temperature (0.02) and its warm-up, lower --method.out-dim for a "
+                "small data set, or train for more steps with a higher learning rate.",
+            )
+            or signs.constant_output(
+                marginal,
+                entropy,
+                outputs,
+                f"{missing}Raise --method.center-momentum or --method.teacher-momentum, or lower the learning rate.",
+            )
         )
 
     def before_update(self, step: Step) -> None:

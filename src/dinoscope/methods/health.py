@@ -24,6 +24,9 @@ ONE_HOT_SHARE = 0.02
 UNIFORM_ENTROPY_SHARE, UNIFORM_LOSS_SHARE = 0.98, 0.995
 """Uniform collapse: the mean entropy of the targets and the cross-entropy with them are above these shares of ln K."""
 
+CONSTANT_INFORMATION_SHARE = 0.001
+"""Constant outputs: they tell less than this share of ln K about the image."""
+
 COLLAPSED_RATE_SHARE = 0.1
 """Dimensional collapse: the coding rate is below this share of the largest that the batch can have."""
 
@@ -125,6 +128,23 @@ def one_hot_collapse(marginal_entropy: float, outputs: int, advice: str) -> Verd
         f"{marginal_entropy:.3f} of {math.log(outputs):.2f} nats). {advice}"
     )
     return Verdict("one-hot collapse", text)
+
+
+def constant_output(marginal_entropy: float, target_entropy: float, outputs: int, advice: str) -> Verdict | None:
+    """Return a verdict if all images have the same output, which may be any: many runs drift between one and uniform.
+
+    marginal_entropy: of the mean output. target_entropy: mean of that of each, in nats. Their difference is the mutual
+    information of image and output. The kind is that of the nearer end.
+    """
+    information, limit = marginal_entropy - target_entropy, math.log(outputs)
+    if information >= CONSTANT_INFORMATION_SHARE * limit:
+        return None
+    kind, end = ("uniform", "the uniform output") if target_entropy > limit / 2 else ("one-hot", "one output")
+    text = (
+        f"collapsed: the teacher gives every image the same answer, nearer to {end} (its entropy is "
+        f"{target_entropy:.3f} of {limit:.2f} nats, of which {max(information, 0.0):.4f} tell images apart). {advice}"
+    )
+    return Verdict(f"{kind} collapse", text)
 
 
 def uniform_collapse(cross_entropy: float, target_entropy: float, outputs: int, advice: str) -> Verdict | None:

@@ -377,8 +377,11 @@ class IBOT(StudentTeacher[IBOTHead]):
         )
         for which, prefix in (("teacher-temperature", ""), ("patch-teacher-temperature", "patch_")):
             marginal = recent["teacher_marginal_entropy" if not prefix else "patch_marginal_entropy"]
-            verdict = signs.one_hot_collapse(marginal, outputs, raise_it.format(which)) or signs.uniform_collapse(
-                recent[f"{prefix}cross_entropy"], recent[f"{prefix}teacher_entropy"], outputs, lower_it.format(which)
+            entropy = recent[f"{prefix}teacher_entropy"]
+            verdict = (
+                signs.one_hot_collapse(marginal, outputs, raise_it.format(which))
+                or signs.uniform_collapse(recent[f"{prefix}cross_entropy"], entropy, outputs, lower_it.format(which))
+                or signs.constant_output(marginal, entropy, outputs, "Raise --method.teacher-momentum.")
             )
             if verdict:
                 of = " of patches" if prefix else ""
