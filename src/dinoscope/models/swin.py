@@ -220,8 +220,8 @@ def _for_window(table: Float[Tensor, "offsets heads"], shape: torch.Size) -> Flo
 
 
 NETWORKS: dict[str, SwinShape] = {
-    # As small as vit_micro_conv8, with cells of 8 px at the end, for images of 32 to 64 px on a CPU.
-    "swin_micro": SwinShape(2, 24, (2, 2, 2), (1, 2, 4), window=4, title="Swin-micro"),
+    # As small as vit_micro_conv8, with as wide cells of 8 px at the end, for images of 32 to 64 px on a CPU.
+    "swin_micro": SwinShape(4, 48, (2, 2), (2, 4), window=4, title="Swin-micro"),
     "swin_tiny_patch4_window7_224": SwinShape(4, 96, (2, 2, 6, 2), (3, 6, 12, 24), title="Swin-T"),
     "swin_small_patch4_window7_224": SwinShape(4, 96, (2, 2, 18, 2), (3, 6, 12, 24), title="Swin-S"),
     "swin_base_patch4_window7_224": SwinShape(4, 128, (2, 2, 18, 2), (4, 8, 16, 32), title="Swin-B"),
