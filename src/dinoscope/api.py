@@ -14,6 +14,7 @@ images or (image, label) pairs. A mistake raises `UserError`, whose text says wh
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,8 @@ from jaxtyping import Float, UInt8
 from torch import nn
 from torch.utils.data import Dataset
 
-from dinoscope.config import changed
+from dinoscope.choosing import AUTO, chosen
+from dinoscope.config import changed, leaves
 from dinoscope.data.images import as_raw
 from dinoscope.data.sources import ImageSource, dataset_images, find_images
 from dinoscope.data.views import VIEWS
@@ -51,6 +53,8 @@ from dinoscope.types import FeatureBank, Metric, Result, import_pandas
 
 if TYPE_CHECKING:
     from dinoscope.study.results import AblationResult
+
+logger = logging.getLogger("dinoscope")
 
 Data = Path | str | Dataset[Any] | ImageSource
 Image = Any
@@ -91,7 +95,8 @@ def train(
         data: a folder or a dataset; or the whole settings, and then only what follows `views`.
         out: the run folder, which must not exist yet.
         method: a name in `METHODS`; by default the recipe's, else DINO.
-        recipe: a name in `RECIPES`, whose settings are the defaults instead of those of `RunConfig`.
+        recipe: a name in `RECIPES`, whose settings are the defaults instead of those of `RunConfig`; or "auto", which
+            chooses what is not given by the images and the machine (`choosing`), and logs why.
         views: a name in `VIEWS`.
         resume: continue the run in `out`, with the same dataset if it was trained on one.
         overwrite: replace the run in `out`.
@@ -110,8 +115,11 @@ def train(
         if out is None:
             raise UserError("out, the folder of the run, is missing")
         source = None if isinstance(data, str | Path) else _source(data)
-        config = _config(Path(data) if isinstance(data, str | Path) else Path(), Path(out), method, recipe, views)
+        folder, automatic = Path(data) if isinstance(data, str | Path) else Path(), recipe == AUTO and not resume
+        config = _config(folder, Path(out), method, None if recipe == AUTO else recipe, views)
         config = changed(config, settings)
+        if automatic:
+            config = _chosen(config, {*settings}, method, views, source)
     return run_training(
         config,
         resume=resume,
@@ -127,6 +135,16 @@ def _config(data: Path, out: Path, method: str | None, recipe: str | None, views
     if method is not None:
         config = replace(config, method=lookup("method", method, METHODS).config())
     return config if views is None else replace(config, views=lookup("preset of views", views, VIEWS))
+
+
+def _chosen(
+    config: RunConfig, given: set[str], method: str | None, views: str | None, source: ImageSource | None
+) -> RunConfig:
+    given |= {"method"} if method else set()
+    given |= {name for name in leaves(config) if views and name.startswith("views.")}
+    choice = chosen(config, given, lambda done, total: None, source)
+    logger.info("%s", "; ".join(choice.reasons))
+    return choice.config
 
 
 def load(model: AnyModel) -> Model:

@@ -93,9 +93,14 @@ REFUSALS = {
     "views": (["--views", "smal_32", *COMMON], "no preset of views 'smal_32'; did you mean small_32"),
     "no such folder": (["--data", "nowhere", "--out", "OUT"], "nowhere: no such folder"),
     "no images": (["--data", "EMPTY", "--out", "OUT"], "no images in this folder"),
-    "warm-up": ([*COMMON, "--epochs", "5"], "the warm-up of 10 epochs is not shorter than the run of 5"),
+    "warm-up": (
+        [*COMMON, "--recipe", "dino_deit_small_100ep", "--epochs", "5"],
+        "the warm-up of 10 epochs is not shorter than the run of 5",
+    ),
     "existing run": (["--data", "DATA", "--out", "RUN", "--batch-size", "8", "--device", "cpu"], "RUN exists already"),
     "resume and overwrite": (["--resume", "--overwrite", "--out", "OUT"], "exclude each other"),
+    "minutes and epochs": ([*COMMON, "--minutes", "2", "--epochs", "5"], "--minutes and --epochs exclude each other"),
+    "no minutes": ([*COMMON, "--minutes", "0"], "--minutes must be above 0, not 0"),
     "resume nothing": (["--resume"], "--resume needs --out"),
     "resume no run": (["--resume", "--out", "OUT"], "OUT is not a run folder"),
 }
@@ -103,8 +108,11 @@ REFUSALS = {
 
 OUT_OF_RANGE = {
     "hue": (["--views.hue", "0.7"], "hue is 0.7; allowed: from 0 to 0.5"),
-    "teacher temperature": (["--method.teacher-temperature", "0"], "teacher_temperature must be above 0, not 0.0"),
-    "prototypes": (["--method.out-dim", "1"], "out_dim must be at least 2"),
+    "teacher temperature": (
+        ["--method", "dino", "--method.teacher-temperature", "0"],
+        "teacher_temperature must be above 0, not 0.0",
+    ),
+    "prototypes": (["--method", "dino", "--method.out-dim", "1"], "out_dim must be at least 2"),
 }
 """name -> options that a settings class refuses with ValueError, and words of the refusal."""
 

@@ -20,7 +20,8 @@ MISTAKES = {
     "train --lr 3": "there is no option --lr; did you mean --optimizer.learning-rate?",
     "train --optimizer.lr 3": "did you mean --optimizer.learning-rate?",
     "train --optimizer.learning_rat 3": "no option --optimizer.learning-rat; did you mean --optimizer.learning-rate",
-    "train --method.queue-size 3": "is an option of --method moco and swav, and the method here is dino",
+    "train --method.queue-size 3": "is an option of --method moco and swav, and none is named: add --method moco",
+    "train --recipe quickstart --method.queue-size 3": "of --method moco and swav, and the method here is dino",
     "train --method moco --method.predictor mlp": "is an option of --method dino and esvit, and the method here",
     "train --recipe simclr_resnet50 --method.predictor mlp": "is an option of --method dino and esvit, and",
     "train --method dyno": "there is no method 'dyno'; did you mean dino",
@@ -85,8 +86,14 @@ def shown(argv: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_help_shows_the_method_and_the_defaults_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
-    plain = shown("train", capsys)
-    assert "usage: dinoscope train --data PATH --out PATH [options]" in plain
+    automatic = shown("train", capsys)
+    assert "usage: dinoscope train --data PATH --out PATH [options]" in automatic
+    assert (
+        "--epochs FLOAT Passes over the images (of the fraction); may be a fraction itself. (default: auto)"
+        in automatic
+    )
+    assert "--method.out-dim" not in automatic
+    plain = shown("train --method dino", capsys)
     assert "method (dino): --method.out-dim" in plain
     assert "--method.queue-size" not in plain
     assert "--method.queue-size" in shown("train --method moco", capsys)

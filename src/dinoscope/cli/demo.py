@@ -166,7 +166,7 @@ def quickstart(
         f"the scenes                {data}\n\n"
         "Your own images next:\n"
         "  dinoscope scan FOLDER\n"
-        "  dinoscope train --recipe dino_folder --data FOLDER --out runs/mine\n"
+        "  dinoscope train --data FOLDER --out runs/mine\n"
         "  dinoscope attention --model runs/mine FOLDER/IMAGE.jpg"
     )
 

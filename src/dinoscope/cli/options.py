@@ -225,7 +225,8 @@ def _unknown(command: str, spec: Spec, flags: Iterable[str], chosen: Mapping[str
     if owners:
         key = next(iter(owners[0]))
         names = " and ".join(when[key] for when in owners)
-        return f"{flag} is an option of --{key} {names}, and the {key} here is {chosen[key]}"
+        other = f"the {key} here is {chosen[key]}" if chosen[key] else f"none is named: add --{key} {owners[0][key]}"
+        return f"{flag} is an option of --{key} {names}, and {other}"
     prefix, dot, last = flag.removeprefix("--").rpartition(".")
     wanted = SYNONYMS.get(last, last)
     near = [name for name in flags if f"--{prefix}{dot}{wanted}" == name]

@@ -17,9 +17,10 @@ from typing import Any, get_args, get_type_hints
 
 import tyro
 
+from dinoscope.choosing import AUTO, CHOSEN
 from dinoscope.cli.command import MARKERS, Command, window_registry
 from dinoscope.cli.options import ANY, FILE, SOME, Option, Spec
-from dinoscope.cli.train import DEFAULT_RECIPE, Choices
+from dinoscope.cli.train import Choices
 from dinoscope.data.views import VIEWS
 from dinoscope.methods import METHODS
 from dinoscope.recipes import RECIPES, run_config
@@ -147,7 +148,7 @@ def _train(module: str, summary: str) -> Spec:
         return {name: found[name].default for name, option in known.items() if found[name].default != option.default}
 
     recipes = {name: run_config(name, tyro.MISSING, tyro.MISSING) for name in RECIPES}
-    start = recipes[DEFAULT_RECIPE]
+    start = RunConfig(tyro.MISSING, tyro.MISSING)
     names = {entry.config: name for name, entry in METHODS.items()}
     base = {name: option for name, option in of(start).items() if not name.startswith("method.")}
     methods = {
@@ -158,7 +159,8 @@ def _train(module: str, summary: str) -> Spec:
         }
         for settings, name in names.items()
     }
-    presets: dict[str, Any] = {"recipe": {}}
+    # Which method it takes, `train` knows only when it has seen the images.
+    presets: dict[str, Any] = {"recipe": {AUTO: {"method": "", **dict.fromkeys(CHOSEN, AUTO)}}}
     for name, config in recipes.items():
         method = names[type(config.method)]
         presets["recipe"][name] = {"method": method, **changed(config, base | methods[method])}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,10 +17,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from dinoscope import api
+from dinoscope.choosing import AUTO, chosen
 from dinoscope.cli.command import Command, build
 from dinoscope.cli.console import Console, emit, progress_bar, stdout
 from dinoscope.cli.options import Given
 from dinoscope.cli.progress import ConsoleProgress
+from dinoscope.config import leaves
 from dinoscope.data.grey_range import describe
 from dinoscope.data.scan import Extent, ScanReport
 from dinoscope.data.scan import scan as scan_images
@@ -37,10 +40,8 @@ from dinoscope.text import duration
 from dinoscope.training.budget import Budget, now
 from dinoscope.training.config import RunConfig
 from dinoscope.training.plan import Plan, plan
-from dinoscope.training.run_folder import read_config, read_sessions
+from dinoscope.training.run_folder import RunFolder, read_config, read_sessions
 from dinoscope.training.start import beginning_from
-
-DEFAULT_RECIPE = "dino_deit_small_100ep"
 
 QUIET_SECONDS = 2.0
 """How long a scan may take before a progress bar appears."""
@@ -53,12 +54,14 @@ MAX_FILES, MAX_CLASSES = 20, 30
 class Choices:
     """Train on a folder of images, labelled or not. What is not set here comes from the recipe.
 
+    Without a recipe, method, network and views are chosen by the images and the machine, and why is printed.
+
     Ctrl-C or SIGTERM ends the step under way and writes a checkpoint.
     Many GPUs: torchrun --nproc-per-node N -m dinoscope train ...
     """
 
-    recipe: str = DEFAULT_RECIPE
-    """Named settings to begin with; `dinoscope recipes` lists them."""
+    recipe: str = AUTO
+    """Named settings to begin with; `dinoscope recipes` lists them. auto chooses by the images and the machine."""
 
     method: str = ""
     """dino, simclr, moco, byol, swav, barlow, vicreg, emp, simdino, ibot, esvit, mae, distill or supervised, with its
@@ -122,19 +125,36 @@ def settings(given: Given, *, resume: bool = False, overwrite: bool = False) -> 
         raise UserError("--resume and --overwrite exclude each other")
     recipe, method, views = given.take("recipe"), given.take("method"), given.take("views")
     init, out = given.word("init"), given.word("out")
+    automatic = not resume and (recipe or AUTO) == AUTO
+    data = Path(given.word("data") or "")
     if resume:
         if out is None:
             raise UserError("--resume needs --out, the folder of the run to continue")
         config = read_config(Path(out))
     else:
-        config = run_config(recipe or DEFAULT_RECIPE, Path(given.word("data") or ""), Path(out or ""))
+        config = RunConfig(data, Path(out or "")) if automatic else run_config(recipe or "", data, Path(out or ""))
         if init is not None and init != "None":
             config = beginning_from(config, init, progress_bar)
+    before = leaves(config)
     if method:
         config = replace(config, method=lookup("method", method, METHODS).config())
     if views:
         config = replace(config, views=lookup("preset of views", views, VIEWS))
-    return build(RunConfig, given.argv(), default=config, config=(tyro.conf.AvoidSubcommands,))()
+    names = {option.name.replace("-", "_") for option, _, _ in given.entries}
+    config = build(RunConfig, given.argv(), default=config, config=(tyro.conf.AvoidSubcommands,))()
+    if not automatic:
+        return config
+    if out is not None:
+        RunFolder(config.out).check(config, resume=False, overwrite=overwrite)
+    names |= {"method"} if method else set()
+    names |= {name for name in before if views and name.startswith("views.")}
+    names |= {"backbone", "mean", "std", "window"} if config.init is not None else set()
+    with progress_bar("looking over the images", after=QUIET_SECONDS) as progress:
+        choice = chosen(config, names, progress)
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started
+        for line in choice.reasons:
+            Console(stderr=True).print_line(line)
+    return choice.config
 
 
 PARTS = {
@@ -220,6 +240,7 @@ def next_steps(out: Path, data: Path) -> list[str]:
 def recipes() -> None:
     """List the named settings of `train`."""
     table = Table("recipe", "what it is for", box=None, header_style="bold", padding=(0, 2, 1, 0))
+    table.add_row(AUTO, "What `train` takes without a recipe: chosen by the images and the machine (docs/choosing.md).")
     for name, recipe in RECIPES.items():
         table.add_row(name, recipe.about)
     stdout(table)
