@@ -84,6 +84,8 @@ def test_advice_names_only_what_was_left_out() -> None:
     verdict = method.diagnose(HEALTHY | {"teacher_marginal_entropy": 0.01})
     assert verdict is not None
     assert "leave out what guards against it: --method.teacher ema." in verdict.text
-    plain = DINO(cases.DINO, BackboneConfig("vit_micro_conv8", 32)).diagnose({"teacher_marginal_entropy": 0.01})
+    plain = DINO(cases.DINO, BackboneConfig("vit_micro_conv8", 32)).diagnose(
+        HEALTHY | {"teacher_marginal_entropy": 0.01}
+    )
     assert plain is not None
     assert "leave out" not in plain.text

@@ -354,7 +354,7 @@ def test_settings_from_before_the_switches_are_read_as_they_were(tmp_path: Path)
 def test_the_command_takes_them_and_keeps_them(data: Path, tmp_path: Path, plain_process: PlainProcess) -> None:
     """In a process of its own, for the same reason."""
     options = (
-        f"--data {data} --out {tmp_path / 'run'} --backbone vit_micro_conv8 --views.global-size 32 "
+        f"--data {data} --out {tmp_path / 'run'} --method dino --backbone vit_micro_conv8 --views.global-size 32 "
         "--views.local-size 16 --views.num-local 0 --epochs 1 --batch-size 8 --optimizer.warmup-epochs 0 "
         "--fraction 0.7 --optimizer.scaling sqrt --workers 0 --device cpu --evaluate-every 0 "
         "--method.out-dim 32 --method.hidden-dim 16 --method.bottleneck-dim 8 --method.loss reverse_kl "
