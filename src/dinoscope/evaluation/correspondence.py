@@ -211,7 +211,9 @@ def _measure(
         backbone.to(device)
     backbone.eval()
     for kind in PAIRS:
-        views = [pair_of_views(kind, *image.shape[:2], size, config.seed, index) for index, image in readable]
+        views = [
+            pair_of_views(kind, image.shape[0], image.shape[1], size, config.seed, index) for index, image in readable
+        ]
         features = list[Tensor]()
         for number in range(2):
             pixels = [apply_view(image, pair[number]) for (_, image), pair in zip(readable, views, strict=True)]
