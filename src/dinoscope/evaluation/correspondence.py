@@ -217,7 +217,7 @@ def _measure(
         features = list[Tensor]()
         for number in range(2):
             pixels = [apply_view(image, pair[number]) for (_, image), pair in zip(readable, views, strict=True)]
-            batch = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(backbone.mean.device)
+            batch = torch.as_tensor(np.stack(pixels)).permute(0, 3, 1, 2).to(backbone.mean.device)
             with torch.inference_mode(), autocast(context.precision, backbone.mean.device):
                 tokens = backbone(backbone.normalize(batch))
             grid = tokens.grid
