@@ -30,7 +30,7 @@ AUTO = "auto"
 GB = 1e9
 
 ASSUMED_MEMORY = 4 * GB
-"""Of a device that does not tell how much it has."""
+"""Memory in bytes that is assumed if a device does not report its own."""
 
 SHARE_OF_MEMORY = 0.8
 """What a step may take of a device's memory."""
@@ -198,10 +198,10 @@ EVALUATIONS = 10
 """Online evaluations of a run."""
 
 FEW = 200
-"""Images below which a person is told to begin from released weights."""
+"""With fewer images, the advice is to begin from released weights."""
 
 MIXED = 8
-"""Longest over shortest side of all images from which on a person is told of it."""
+"""If the longest side of all images is at least this many times the shortest, the output mentions it."""
 
 MIN_BATCH, STEPS_PER_EPOCH = 16, 4
 """A batch is halved, but not below the first, until an epoch has so many steps."""

@@ -79,7 +79,7 @@ class CorrespondenceConfig:
     """Rows and columns by which a match may miss the true region. 0 is EsViT's."""
 
     seed: int = 0
-    """Of the crops and colours: the same ones for every model."""
+    """Seed of the crops and colour changes, which are the same for every model."""
 
     def __post_init__(self) -> None:
         if self.limit < 1 or self.tolerance < 0:

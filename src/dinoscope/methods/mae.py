@@ -29,7 +29,7 @@ from dinoscope.types import Step, StepOutput, Views
 class MAEConfig(MethodConfig):
     """Settings of MAE; the defaults are the paper's.
 
-    mask_ratio: share of the patches of each view that is hidden; drawn anew for each image, epoch and view.
+    mask_ratio: share of the patches of each view that is hidden. Each image, epoch and view has its own mask.
     norm_pixels: predict the pixels of each patch less their mean, divided by their deviation; else the pixels as
         the network gets them.
     decoder_dim, decoder_depth, decoder_heads: width, blocks and attention heads of the decoder.

@@ -367,7 +367,7 @@ OUTPUT_CURVES = (
     ),
     TEACHER_MOMENTUM,
 )
-"""Of methods whose teacher predicts a distribution: DINO and iBOT."""
+"""Curves of methods whose teacher predicts a distribution, as in DINO and iBOT."""
 KOLEO = Curve("KoLeo", "nats", "koleo", "KoLeo is lower the farther apart the nearest images are.", optional=True)
 CODING_CURVES = (
     Curve("Alignment", "cosine", "alignment", "Alignment: mean cosine of the views of an image, 1 if all agree."),
@@ -380,7 +380,7 @@ CODING_CURVES = (
     ),
     EMBEDDING_DEVIATION,
 )
-"""Of SimDINO and EMP-SSL."""
+"""Curves of SimDINO and EMP-SSL."""
 
 
 @dataclass(frozen=True)
