@@ -108,7 +108,7 @@ _EIGHT_VIEWS = {"views": "two_views_32", "views.num_global": 8}
 ROWS: tuple[Row, ...] = (
     Row(
         "small images on a CPU",
-        "47 % k-NN on CIFAR-10 after 76 s of two cores, where DINO needs 19 minutes for 50 (docs/methods/emp.md)",
+        "47 % k-NN on CIFAR-10 after 76 s of two cores; DINO needs 19 minutes for 50 % (docs/methods/emp.md)",
         devices=("cpu",),
         max_side=64,
         settings=_EMP | _EIGHT_VIEWS,
@@ -201,7 +201,7 @@ FEW = 200
 """With fewer images, the advice is to begin from released weights."""
 
 MIXED = 8
-"""If the longest side of all images is at least this many times the shortest, the output mentions it."""
+"""If the longest side of all images is more than this many times the shortest, the output mentions it."""
 
 MIN_BATCH, STEPS_PER_EPOCH = 16, 4
 """A batch is halved, but not below the first, until an epoch has so many steps."""
@@ -327,7 +327,7 @@ def _reasons(row: Row, facts: Facts, config: RunConfig, given: Collection[str]) 
     colour = "grey, so views change no colours" if facts.grey else "in colour"
     images = f"images: {facts.images:,} of {facts.side} px (median of the shorter side), {colour}: {row.name}"
     if facts.largest > MIXED * facts.smallest:
-        images += f"; sides from {facts.smallest} to {facts.largest} px, of which a view takes a share"
+        images += f"; sides from {facts.smallest} to {facts.largest} px, and each view shows a share of its image"
     if facts.images < FEW:
         images += "; few to learn from: released weights know more (`dinoscope models`, --init)"
     name = method_name(config.method)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -27,7 +27,7 @@ from dinoscope.methods.method import (
     view_features,
 )
 from dinoscope.models.backbone import Backbone, BackboneConfig
-from dinoscope.models.heads import DINOHead, HeadShape, projector
+from dinoscope.models.heads import DINOHead, HeadShape, drop_gradients, projector
 from dinoscope.schedules import cosine, epoch_warmup
 from dinoscope.types import Step, StepOutput, Views
 
@@ -74,6 +74,8 @@ class DINOConfig(MethodConfig):
     freeze_last_layer_epochs: the prototypes do not move in the first epochs.
     """
 
+    title = "DINO"
+
     out_dim: int = 65536
     hidden_dim: int = 2048
     bottleneck_dim: int = 256
@@ -111,16 +113,12 @@ class DINOConfig(MethodConfig):
 
     def faults(self, run: RunShape) -> Iterator[str]:
         if run.num_global + run.num_local < 2:
-            yield f"{type(self).__name__.removesuffix('Config')} {method.TOO_FEW_VIEWS}"
+            yield f"{self.title} {method.TOO_FEW_VIEWS}"
         if self.freeze_last_layer_epochs >= run.epochs:
             yield (
                 f"the last layer would be frozen for all of the run's {run.epochs:g} epochs: "
                 "lower --method.freeze-last-layer-epochs or raise --epochs"
             )
-
-    def shortened(self, share: float) -> MethodConfig:
-        warmup, freeze = self.warmup_teacher_temperature_epochs, self.freeze_last_layer_epochs
-        return replace(self, warmup_teacher_temperature_epochs=warmup * share, freeze_last_layer_epochs=freeze * share)
 
     @property
     def outputs(self) -> int:
@@ -292,8 +290,7 @@ class DINO(StudentTeacher[DINOHead]):
     def before_update(self, step: Step) -> None:
         """Hold the prototypes in the first epochs: without a gradient, the optimiser leaves them alone."""
         if step.position < self.config.freeze_last_layer_epochs:
-            for parameter in self.student_head.last_layer.parameters():
-                parameter.grad = None
+            drop_gradients(self.student_head.last_layer)
         if self.config.teacher == "previous_step":  # the weights that the next step will have left behind
             self.move_teacher(momentum=0.0)
 

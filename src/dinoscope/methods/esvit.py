@@ -16,7 +16,7 @@ from dinoscope.methods import method
 from dinoscope.methods.dino import DINO, QUICKSTART, SHORT_RUN, DINOConfig
 from dinoscope.methods.method import Outputs, Recipe, by_view, settings
 from dinoscope.models.backbone import BackboneConfig
-from dinoscope.models.heads import DINOHead, copy_parameters, follow
+from dinoscope.models.heads import DINOHead, copy_parameters, drop_gradients, follow
 from dinoscope.types import Step, StepOutput, Tokens, Views
 
 
@@ -27,6 +27,8 @@ class EsViTConfig(DINOConfig):
     view_weight: of DINO's loss, with KoLeo. One half in the authors' code, 1 in the paper.
     region_weight: of the loss of regions; the same. 0 leaves their head out: with view_weight 1 that is DINO.
     """
+
+    title = "EsViT"
 
     view_weight: float = 0.5
     region_weight: float = 0.5
@@ -138,8 +140,7 @@ class EsViT(DINO):
     def before_update(self, step: Step) -> None:
         super().before_update(step)
         if self.student_region_head is not None and step.position < self.config.freeze_last_layer_epochs:
-            for parameter in self.student_region_head.last_layer.parameters():
-                parameter.grad = None
+            drop_gradients(self.student_region_head.last_layer)
 
     def after_step(self, step: Step, output: StepOutput) -> None:
         """Move the teacher and both centres, that of regions by the mean over all regions of the teacher's views."""

@@ -22,7 +22,7 @@ from dinoscope.methods import health as signs
 from dinoscope.methods import method
 from dinoscope.methods.method import MethodConfig, Outputs, Recipe, RunShape, StudentTeacher, by_view, settings
 from dinoscope.models.backbone import BackboneConfig
-from dinoscope.models.heads import DINOHead, HeadShape, WeightNormLinear
+from dinoscope.models.heads import DINOHead, HeadShape, WeightNormLinear, drop_gradients
 from dinoscope.schedules import cosine, epoch_warmup
 from dinoscope.types import Step, StepOutput, Views
 
@@ -118,10 +118,6 @@ class IBOTConfig(MethodConfig):
                 "batch norm in the head needs masked patches in every forward: take --method.masked-views exact and a "
                 "--batch-size of 2 or more for each forward"
             )
-
-    def shortened(self, share: float) -> MethodConfig:
-        warmup, freeze = self.warmup_teacher_temperature_epochs, self.freeze_last_layer_epochs
-        return replace(self, warmup_teacher_temperature_epochs=warmup * share, freeze_last_layer_epochs=freeze * share)
 
     @property
     def outputs(self) -> int:
@@ -394,8 +390,7 @@ class IBOT(StudentTeacher[IBOTHead]):
         """Hold the prototypes in the first epochs: without a gradient, the optimiser leaves them alone."""
         if step.position < self.config.freeze_last_layer_epochs:
             for layer in self.student_head.last_layers:
-                for parameter in layer.parameters():
-                    parameter.grad = None
+                drop_gradients(layer)
 
     def after_step(self, step: Step, output: StepOutput) -> None:
         """Move the teacher's weights (cosine momentum) and the centres (means over all processes) by one step."""

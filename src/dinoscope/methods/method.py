@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Generic, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import torch
 from jaxtyping import Float, UInt8
@@ -92,8 +92,9 @@ class MethodConfig:
         return None
 
     def shortened(self, share: float) -> MethodConfig:
-        """Return the settings for a run of this share of the length: what counts steps or epochs shrinks with it."""
-        return self
+        """Return the settings for a run of this share of the length; those named `..._epochs` shrink with it."""
+        shorter = {name: share * value for name, value in vars(self).items() if name.endswith("_epochs")}
+        return replace(cast(Any, self), **shorter)
 
     def check_above_0(self, *names: str) -> None:
         """Raise ValueError if one of these settings is 0 or less."""

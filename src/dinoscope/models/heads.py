@@ -187,6 +187,12 @@ class DINOHead(BottleneckHead):
         return self.last_layer(self.bottleneck(features))
 
 
+def drop_gradients(module: nn.Module) -> None:
+    """Drop the gradients of all parameters, so that the optimiser leaves them as they are."""
+    for parameter in module.parameters():
+        parameter.grad = None
+
+
 def copy_parameters(source: nn.Module, target: nn.Module) -> None:
     """Copy parameters and buffers of `source` to `target` (strict), and stop the gradients of `target`."""
     target.load_state_dict(source.state_dict(), strict=True)
