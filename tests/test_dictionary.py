@@ -87,7 +87,7 @@ def test_patches_are_contrast_normalised_and_whitened() -> None:
     covariance = np.cov(patches.double().numpy().T)
     values, vectors = np.linalg.eigh(covariance)
     expected = vectors @ np.diag(1 / np.sqrt(values + 0.1)) @ vectors.T
-    np.testing.assert_allclose(whitened.zca(patches).numpy(), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(whitened.zca(patches, 0.1).numpy(), expected, rtol=1e-5, atol=1e-6)
     # (1, 2, 3, 6): mean 3, variance 14 / 3
     small = torch.tensor([[1.0, 2.0, 3.0, 6.0]]) / 255
     root = (14 / 3 + 10) ** 0.5

@@ -37,7 +37,7 @@ def _built(method: str, settings: Mapping[str, Any], data: Path, out: Path) -> R
 # quickly: at 0.97 it is about the mean of the last 33 steps.
 
 CPU_BACKBONES = ("resnet_micro", "vit_micro_conv8")
-MICRO_BACKBONES = (*CPU_BACKBONES, "swin_micro")
+MICRO_BACKBONES = (*CPU_BACKBONES, "swin_micro", "airbench_micro")
 GPU_BACKBONES = ("resnet18_small", "vit_tiny_patch4_32")
 
 CPU = settings(

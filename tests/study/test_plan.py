@@ -13,7 +13,8 @@ from dinoscope.methods import METHODS
 from dinoscope.methods.supervised import SupervisedConfig
 from dinoscope.models.backbone import network
 from dinoscope.recipes import CPU_BACKBONES
-from dinoscope.study.plan import plan_comparison, plan_runs, seconds_per_step
+from dinoscope.study.comparison import comparison as named_comparison
+from dinoscope.study.plan import plan_runs, seconds_per_step
 from dinoscope.training.config import RunConfig, total_steps
 from dinoscope.training.loop import train
 from tests.conformance import cases
@@ -83,7 +84,9 @@ def test_timing_takes_real_steps_and_leaves_nothing(picture_folder, tmp_path) ->
 
 
 def comparison(**changes) -> list[RunConfig]:
-    return plan_comparison("small-comparison", Path("d"), Path("o"), **{"methods": ("byol", "dino"), **changes})
+    epochs = changes.pop("epochs", None)
+    chosen = named_comparison("small-comparison", **{"methods": ("byol", "dino"), **changes})
+    return chosen.configs(Path("d"), Path("o"), epochs)
 
 
 def test_the_small_comparison_is_of_every_method_with_the_networks_for_a_cpu() -> None:
@@ -97,7 +100,7 @@ def test_the_small_comparison_is_of_every_method_with_the_networks_for_a_cpu() -
 
 
 def test_the_study_of_esvit_differs_in_the_loss_of_regions_alone() -> None:
-    runs = plan_comparison("esvit", Path("d"), Path("o"))
+    runs = named_comparison("esvit").configs(Path("d"), Path("o"))
     assert [run.out.name for run in runs] == [
         f"{method}-{backbone}-s{seed}"
         for seed in (0, 1, 2)

@@ -27,9 +27,10 @@ from dinoscope.model_names import unwatched
 from dinoscope.report.ablation import write_result
 from dinoscope.report.tables import csv_text, markdown
 from dinoscope.study import definition, reading, reproduce, results
+from dinoscope.study.comparison import comparison, of_equal_time
 from dinoscope.study.effects import AblationResult, arrange
 from dinoscope.study.evaluations import Evaluating, attention_on_objects
-from dinoscope.study.plan import PlannedRun, plan_comparison, plan_runs, plan_study, plan_table
+from dinoscope.study.plan import PlannedRun, plan_runs, plan_study, plan_table
 from dinoscope.study.run import WORKER, LocalRunner, MedianRule, Runner, RunStatus, StudyResult, Watch, execute
 from dinoscope.study.slurm import SlurmConfig, SlurmRunner
 from dinoscope.study.state import stopped_early
@@ -66,8 +67,8 @@ class StudyOptions:
     run leaves a run folder OUT/runs/NAME and, next to it, NAME.log with what it printed.
     """
 
-    study: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = ""
-    """Name of the study: small-comparison, esvit."""
+    study: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME|FILE.toml")] = ""
+    """A study by name (equal-time, esvit, small-comparison), or a file like theirs (docs/comparing.md)."""
     data: Path | None = None
     """Folder of images, with train/CLASS/... and val/CLASS/... for k-NN and supervised training."""
     out: Path | None = None
@@ -81,7 +82,9 @@ class StudyOptions:
     """Preset of the views (see `dinoscope train --help`); by default two_views_32, which suits CIFAR. scenes suits the
     embedded data set."""
     epochs: float | None = None
-    """Instead of the recipe's."""
+    """Instead of the study's."""
+    minutes: float | None = None
+    """Of training for each run, instead of epochs: a trial of each method and network chooses how many fit."""
     seeds: tuple[int, ...] = ()
     """Each gives runs of its own; the table has mean and deviation. By default 0 alone."""
     execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
@@ -96,10 +99,16 @@ def study(options: StudyOptions) -> int:
         print(_listing(definition.named_studies("backbones")))
         return 0
     data, out = _places(options)
-    given = {name: getattr(options, name) for name in ("methods", "backbones", "views", "seeds")}
-    configs = plan_comparison(options.study, data, out, epochs=options.epochs, **given)
+    if options.minutes is not None and options.epochs is not None:
+        raise UserError("--minutes and --epochs exclude each other: each sets the length of the runs")
+    given = {name: getattr(options, name) for name in ("methods", "backbones", "views", "seeds", "minutes")}
+    compared = comparison(options.study, **given)
     labelled_images(data)  # refuse data that the runs cannot be compared on
-    runs = _checked([placed(config, options.execution) for config in configs])
+    configs = [placed(config, options.execution) for config in compared.configs(data, out, options.epochs)]
+    if compared.minutes and options.epochs is None:
+        with progress_bar("timing each run") as progress:
+            configs = of_equal_time(configs, compared.minutes, out, progress, keep=not options.execution.dry_run)
+    runs = _checked(configs)
     if options.execution.dry_run:
         show_plan(runs, options.execution.jobs)
         return 0

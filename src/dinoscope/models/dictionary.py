@@ -103,7 +103,7 @@ class DictionaryBackbone(PatchBaseline):
         own, fitted = self.settings, Dictionary(self.settings).to(images.device)
         total = own.iterations + len(images)
         patches = normalize_contrast(random_patches(images, own, own.centroids, own.seed))
-        fitted.fit_whitening(patches)
+        fitted.fit_whitening(patches, own.whitening)
         patches = fitted.whiten(patches)
         fitted.centroids.copy_(kmeans(patches, own.centroids, own.iterations, lambda done: progress(done, total)))
         features: list[Tensor] = []

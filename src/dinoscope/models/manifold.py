@@ -4,8 +4,9 @@ Patches of 6 px are contrast-normalised, whitened and scaled to length 1. The co
 dictionary of random patches whose cosine with it reaches a threshold, else 0. An embedding of the atoms is chosen such
 that patches of one image are close together: with V = E[code code'] over patches and M = E[mean code mean code'] over
 images, its columns are the eigenvectors of M p = lambda V p with the largest lambda, which minimises the distance of
-patches to the mean of their image while V becomes the identity. A patch is the sum of its atoms' embeddings, scaled to
-length 1; an image, their means over a grid of 4 x 4 fields. Labels are never used.
+patches to the mean of their image while V becomes the identity. The first 16 are left out: they tell little but colour.
+A patch is the sum of its atoms' embeddings, scaled to length 1; an image, their means over each of 4 x 4 fields, scaled
+to length 1, less the mean of training images. Labels are never used.
 
 Source: Y. Chen, Z. Yun, Y. Ma, B. Olshausen and Y. LeCun 2022, Minimalistic Unsupervised Representation Learning with
 the Sparse Manifold Transform (arXiv 2209.15261). Deviations are listed in docs/baselines.md.
@@ -36,7 +37,8 @@ MANIFOLD = "manifold"
 RIDGE = 1e-3
 """Share of the mean of V's diagonal that is added to it, so that atoms which hardly ever respond stay small."""
 
-_IMAGES = 64  # whose codes are held together
+_IMAGES = 32  # whose codes are held together
+_CENTRED_ON = 2_000  # training images whose mean is taken off
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,17 @@ class ManifoldSettings(PatchSettings):
     """What decides the transform besides the images.
 
     stride: between the patches of an image that is described. atoms: of the dictionary. dim: of a patch's embedding.
+    skipped: eigenvectors with the largest eigenvalues that are left out before these.
     threshold: cosine from which an atom responds. fields: in each row and column of the grid that patches are averaged
     over.
     """
 
     patches: int = 100_000
-    images: int = 20_000
+    images: int = 50_000
+    whitening: float = 0.4
     stride: int = 2
     atoms: int = 4096
+    skipped: int = 16
     dim: int = 384
     threshold: float = 0.3
     fields: int = 4
@@ -63,12 +68,16 @@ class ManifoldSettings(PatchSettings):
 
 
 class Manifold(Whitening):
-    """Whitening, atoms [k, v] of length 1 and their embedding [k, d]. All zero until it is fitted."""
+    """Whitening, atoms [k, v] of length 1, their embedding [k, d], and the mean feature [fields * fields * d].
+
+    All zero until it is fitted.
+    """
 
     def __init__(self, settings: ManifoldSettings) -> None:
         super().__init__(settings.patch)
         self.atoms = nn.Parameter(torch.zeros(settings.atoms, 3 * settings.patch**2), requires_grad=False)
         self.embedding = nn.Parameter(torch.zeros(settings.atoms, settings.dim), requires_grad=False)
+        self.mean = nn.Parameter(torch.zeros(settings.fields**2 * settings.dim), requires_grad=False)
 
     def directions(self, patches: Float[Tensor, "*n v"]) -> Float[Tensor, "*n v"]:
         """Normalise, whiten and scale to length 1."""
@@ -96,34 +105,40 @@ class ManifoldBackbone(PatchBaseline):
         )
 
     def describe(self, images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:
-        return torch.cat([self._grid(part) for part in images.split(_IMAGES)])
+        return self._grids(images, self.net) - self.net.mean
 
-    def _grid(self, images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:
-        own, net = self.settings, self.net
-        row, atom = self._codes(images, net)
-        patches = embedded(row, atom, net.embedding, len(images) * own.places**2)
+    def _grids(self, images: Float[Tensor, "b 3 s s"], net: Manifold) -> Float[Tensor, "b d"]:
+        return torch.cat([self._grid(part, net) for part in images.split(_IMAGES)])
+
+    def _grid(self, images: Float[Tensor, "b 3 s s"], net: Manifold) -> Float[Tensor, "b d"]:
+        own, directions = self.settings, self._directions(images, net)
+        row, atom = responses(directions, net.atoms, own.threshold)
+        patches = embedded(row, atom, net.embedding, len(directions))
         cells = patches.view(len(images), own.places, own.places, own.dim).permute(0, 3, 1, 2)
-        return F.adaptive_avg_pool2d(cells, own.fields).permute(0, 2, 3, 1).flatten(1)
+        fields = F.normalize(F.adaptive_avg_pool2d(cells, own.fields), dim=1)
+        return fields.permute(0, 2, 3, 1).flatten(1)
 
-    def _codes(self, images: Float[Tensor, "b 3 s s"], net: Manifold) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"]]:
-        patches = F.unfold(images, self.settings.patch, stride=self.settings.stride).transpose(1, 2).flatten(0, 1)
-        return responses(net.directions(patches), net.atoms, self.settings.threshold)
+    def _directions(self, images: Float[Tensor, "b 3 s s"], net: Manifold) -> Float[Tensor, "p v"]:
+        patches = F.unfold(images, self.settings.patch, stride=self.settings.stride)
+        return net.directions(patches.transpose(1, 2).flatten(0, 1))
 
     def learned(self, images: Float[Tensor, "n 3 s s"], progress: Callable[[int, int], None]) -> Manifold:
         own, fitted = self.settings, Manifold(self.settings).to(images.device)
-        fitted.fit_whitening(normalize_contrast(random_patches(images, own, own.atoms, own.seed)))
+        drawn = normalize_contrast(random_patches(images, own, own.atoms, own.seed))
+        fitted.fit_whitening(drawn, own.whitening)
         fitted.atoms.copy_(fitted.directions(random_patches(images, own, own.atoms, own.seed + 1))[: own.atoms])
         patches = fitted.directions(random_patches(images, own, own.atoms, own.seed + 2))
         alone = second_moment(patches, fitted.atoms, own.threshold)
         together = torch.zeros_like(alone)
         done = 0
         for part in images.split(_IMAGES):
-            row, atom = self._codes(part, fitted)
-            means = mean_codes(row // own.places**2, atom, len(part), own.atoms) / own.places**2
+            means = mean_codes(self._directions(part, fitted), fitted.atoms, own.threshold, own.places**2)
             together.addmm_(means.T, means)
             done += len(part)
             progress(done, len(images))
-        fitted.embedding.copy_(spectral_embedding(together / len(images), alone, own.dim))
+        fitted.embedding.copy_(spectral_embedding(together / len(images), alone, own.skipped, own.dim))
+        sample = images[:: -(-len(images) // _CENTRED_ON)]
+        fitted.mean.copy_(self._grids(sample, fitted).mean(dim=0))
         return fitted
 
 
@@ -146,20 +161,24 @@ def second_moment(
     """Return V, the mean of code code' over these patches."""
     moment = atoms.new_zeros(len(atoms), len(atoms))
     for part in directions.split(rows_at_a_time(directions.device, len(atoms))):
-        codes = (part @ atoms.T >= threshold).float()
+        codes = (part @ atoms.T).ge_(threshold)
         moment.addmm_(codes.T, codes)
     return moment / len(directions)
 
 
-def mean_codes(image: Int[Tensor, " m"], atom: Int[Tensor, " m"], images: int, atoms: int) -> Float[Tensor, "n k"]:
-    """Return how often each atom responds in each image."""
-    return torch.bincount(image * atoms + atom, minlength=images * atoms).view(images, atoms).float()
+def mean_codes(
+    directions: Float[Tensor, "p v"], atoms: Float[Tensor, "k v"], threshold: float, patches: int
+) -> Float[Tensor, "n k"]:
+    """Return the mean code of each image, of so many patches."""
+    return torch.stack([(image @ atoms.T).ge_(threshold).mean(dim=0) for image in directions.split(patches)])
 
 
-def spectral_embedding(together: Float[Tensor, "k k"], alone: Float[Tensor, "k k"], dim: int) -> Float[Tensor, "k d"]:
+def spectral_embedding(
+    together: Float[Tensor, "k k"], alone: Float[Tensor, "k k"], skipped: int, dim: int
+) -> Float[Tensor, "k d"]:
     """Return the eigenvectors p of M p = lambda V p with the largest lambda, p' V p = 1, largest first.
 
-    together: M. alone: V, to which `RIDGE` is added.
+    together: M. alone: V, to which `RIDGE` is added. skipped: of the largest, left out.
     """
     moment = alone.double()
     moment.diagonal().add_(RIDGE * moment.diagonal().mean())
@@ -167,7 +186,7 @@ def spectral_embedding(together: Float[Tensor, "k k"], alone: Float[Tensor, "k k
     half = torch.linalg.solve_triangular(root, together.double(), upper=False)
     whole = torch.linalg.solve_triangular(root, half.T, upper=False)
     _, vectors = torch.linalg.eigh((whole + whole.T) / 2)
-    largest = vectors[:, -dim:].flip(1)
+    largest = vectors.flip(1)[:, skipped : skipped + dim]
     return torch.linalg.solve_triangular(root.T, largest, upper=True).to(alone)
 
 

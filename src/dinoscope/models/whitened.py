@@ -1,7 +1,8 @@
 """What baselines of whitened patches share: how patches are cut, contrast-normalised and whitened, and the `fit`.
 
 Sources: A. Coates, H. Lee and A. Y. Ng 2011, An Analysis of Single-Layer Networks in Unsupervised Feature Learning
-(section 3.2). The two constants below are not in the paper; they are those of the authors' public demo (kmeans_demo.m).
+(section 3.2). `CONTRAST` and the default of `whitening` are not in the paper; they are those of the authors' public
+demo (kmeans_demo.m).
 """
 
 from __future__ import annotations
@@ -20,10 +21,8 @@ from dinoscope.types import Tokens
 
 CONTRAST = 10 / 255**2
 """Added to the variance of a patch before it is divided by its root (10 for pixels from 0 to 255)."""
-WHITENING = 0.1
-"""Added to the eigenvalues of the covariance before the whitening divides by their roots."""
 
-_CPU_BYTES, _GPU_BYTES = 2**25, 2**28
+_CPU_BYTES, _GPU_BYTES = 2**24, 2**28
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ class PatchSettings:
     size: side in pixels that images are resized to. patch: side of a patch.
     patches: drawn at random for the whitening and the dictionary.
     images: that patches are drawn from, at most, evenly spaced among the training images.
+    whitening: added to the eigenvalues of the covariance before the whitening divides by their roots.
     seed: of the patches and the dictionary.
     """
 
@@ -40,6 +40,7 @@ class PatchSettings:
     patch: int = 6
     patches: int = 200_000
     images: int = 5_000
+    whitening: float = 0.1
     seed: int = 0
 
     @property
@@ -67,10 +68,10 @@ class Whitening(nn.Module):
         """Whiten contrast-normalised patches."""
         return (patches - self.offset) @ self.whitening
 
-    def fit_whitening(self, patches: Float[Tensor, "p v"]) -> None:
-        """Set offset and whitening to those of these contrast-normalised patches."""
+    def fit_whitening(self, patches: Float[Tensor, "p v"], floor: float) -> None:
+        """Set offset and whitening to those of these contrast-normalised patches; see `zca`."""
         self.offset.copy_(patches.mean(dim=0))
-        self.whitening.copy_(zca(patches))
+        self.whitening.copy_(zca(patches, floor))
 
 
 class PatchBaseline(Backbone):
@@ -148,10 +149,10 @@ def random_patches(
     return images[place, channel, row + inside[:, None], column + inside].flatten(1)
 
 
-def zca(patches: Float[Tensor, "p v"]) -> Float[Tensor, "v v"]:
-    """Return V (D + `WHITENING`)^(-1/2) V', where V D V' is the covariance of the patches (section 3.2.2)."""
+def zca(patches: Float[Tensor, "p v"], floor: float) -> Float[Tensor, "v v"]:
+    """Return V (D + floor)^(-1/2) V', where V D V' is the covariance of the patches (section 3.2.2)."""
     values, vectors = torch.linalg.eigh(torch.cov(patches.double().T))
-    return (vectors * (values.clamp(min=0) + WHITENING).rsqrt() @ vectors.T).float()
+    return (vectors * (values.clamp(min=0) + floor).rsqrt() @ vectors.T).float()
 
 
 def squares(vectors: Float[Tensor, "*n v"]) -> Float[Tensor, "*n"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import time
@@ -15,10 +14,7 @@ import torch
 
 from dinoscope.config import to_dict
 from dinoscope.data.sources import ImageSource, counted
-from dinoscope.errors import UserError, located, lookup
-from dinoscope.methods import METHODS
-from dinoscope.models.backbone import network
-from dinoscope.recipes import small_run
+from dinoscope.errors import UserError, located
 from dinoscope.study import definition
 from dinoscope.study.definition import BASELINE, Axis, StudyDefinition, Variant, label_of, plain, slug
 from dinoscope.study.state import RunState, run_state
@@ -139,39 +135,6 @@ def _own_value(axis: Axis, present: Mapping[str, Any]) -> Variant:
             return Variant(axis.name, variant.label, settings)
     (first, *others) = settings.values()
     return Variant(axis.name, "" if others or first is None else label_of(first), settings)
-
-
-# Comparisons of methods
-
-
-def plan_comparison(name: str, data: Path, out: Path, *, epochs: float | None = None, **given: Any) -> list[RunConfig]:
-    """Return one run of every method with every backbone and seed, in OUT/runs/METHOD-BACKBONE-sSEED.
-
-    Ordered so that insight comes early: all methods with the first backbone and seed, then the next backbone, and
-    only then the next seed. "all" methods leave out those that do not work with a backbone.
-
-    epochs: instead of the recipe's; a warm-up is shortened in proportion if this is less.
-    given: methods, backbones, views and seeds, instead of those of the file if they are not empty.
-
-    Raises UserError for an unknown name (the nearest are offered), or one that is given twice.
-    """
-    lookup("study", name, definition.named_studies("backbones"))
-    values = definition.study_files()[name] | {key: value for key, value in given.items() if value}
-    every = (name for name, entry in METHODS.items() if not entry.from_model)
-    methods = every if values["methods"] == "all" else values["methods"]
-    chosen = {"seeds": values["seeds"], "backbones": values["backbones"], "methods": list(methods)}
-    for option, names in chosen.items():
-        twice = next((one for one in names if list(names).count(one) > 1), None)
-        if twice is not None:
-            raise UserError(f"--{option} names {twice} twice")
-    configs: list[RunConfig] = []
-    for seed, backbone, method in itertools.product(*chosen.values()):
-        if values["methods"] == "all" and METHODS[method].transformers_only and not network(backbone).transformer:
-            continue
-        folder = out / "runs" / f"{method}-{backbone}-s{seed}"
-        config = small_run(method, backbone, values["views"], data, folder)
-        configs.append(with_epochs(replace(config, seed=seed), epochs))
-    return configs
 
 
 # Checks before the start

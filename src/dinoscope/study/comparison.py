@@ -1,0 +1,223 @@
+"""A comparison of methods: every method with every network and seed, at one budget; as TOML, and as settings of runs.
+
+The named comparisons are TOML files in `studies/` with the key `backbones`; a file of one's own is no different. Keys:
+title; methods (a list, or "all"); backbones; views (a preset); seeds; minutes (of training for each run, in place of
+the epochs); and any number of tables [[changes]], which set settings of all runs, or of those with some methods or
+networks:
+
+    [[changes]]
+    methods = ["emp"]
+    backbones = ["airbench_micro"]
+    set = { views.num_global = 4, batch_size = 128 }
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dinoscope.config import changed, flat, short, to_dict
+from dinoscope.data.sources import ImageSource
+from dinoscope.errors import UserError, located, lookup
+from dinoscope.files import write_text
+from dinoscope.methods import METHODS
+from dinoscope.models.backbone import network
+from dinoscope.recipes import small_run
+from dinoscope.study.definition import ELSEWHERE, named_studies, study_files
+from dinoscope.system import pick_device
+from dinoscope.training.budget import Budget, chosen_length, measured, open_ended, settled
+from dinoscope.training.config import RunConfig, with_epochs
+from dinoscope.training.start import scanned_images
+
+ALL = "all"
+"""All methods that can be trained from images alone, each with the networks that it works with."""
+
+LENGTHS = "lengths.json"
+"""In the folder of a comparison with a time: the epochs that were chosen, so that it continues with the same."""
+
+TRIAL = 20.0
+"""Seconds of the trial of each run, half of which warms up. They do not count as part of its time."""
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "title": str,
+    "methods": (list, str),
+    "backbones": list,
+    "views": str,
+    "seeds": list,
+    "minutes": (int, float),
+    "changes": list,
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """Settings of some runs. methods, backbones: of which; empty means all. settings: dotted name -> value."""
+
+    settings: Mapping[str, Any]
+    methods: tuple[str, ...] = ()
+    backbones: tuple[str, ...] = ()
+
+    def applies(self, method: str, backbone: str) -> bool:
+        return method in (self.methods or (method,)) and backbone in (self.backbones or (backbone,))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared. The fields are the keys of the file; `methods` is () for "all". source: for errors."""
+
+    title: str
+    backbones: tuple[str, ...]
+    methods: tuple[str, ...] = ()
+    views: str = "two_views_32"
+    seeds: tuple[int, ...] = (0,)
+    minutes: float | None = None
+    changes: tuple[Change, ...] = ()
+    source: str = field(default="", compare=False)
+
+    def configs(self, data: Path, out: Path, epochs: float | None = None) -> list[RunConfig]:
+        """Return a run of every method with every backbone and seed, in OUT/runs/METHOD-BACKBONE-sSEED.
+
+        Ordered so that insight comes early: all methods with the first backbone and seed, then the next backbone, and
+        only then the next seed.
+
+        epochs: instead of the budget's; what counts epochs is shortened in proportion if this is less.
+        Raises UserError for an unknown name (the nearest is offered), one that is given twice, or a wrong value.
+        """
+        methods = self.methods or tuple(name for name, entry in METHODS.items() if not entry.from_model)
+        for option, names in {"methods": methods, "backbones": self.backbones, "seeds": self.seeds}.items():
+            twice = next((one for one in names if names.count(one) > 1), None)
+            if twice is not None:
+                raise UserError(f"--{option} names {twice} twice")
+        configs: list[RunConfig] = []
+        for seed, backbone, method in itertools.product(self.seeds, self.backbones, methods):
+            if not self.methods and METHODS[method].transformers_only and not network(backbone).transformer:
+                continue
+            config = small_run(method, backbone, self.views, data, out / "runs" / f"{method}-{backbone}-s{seed}")
+            with located(f"{self.source}, changes" if self.source else "changes"):
+                config = changed(config, self._settings(method, backbone))
+            configs.append(with_epochs(replace(config, seed=seed), epochs))
+        return configs
+
+    def _settings(self, method: str, backbone: str) -> dict[str, Any]:
+        applied = [change.settings for change in self.changes if change.applies(method, backbone)]
+        return {name: value for settings in applied for name, value in settings.items()}
+
+
+# Equal time
+
+
+def of_equal_time(
+    configs: Sequence[RunConfig], minutes: float, out: Path, progress: Callable[[int, int], None], *, keep: bool = True
+) -> list[RunConfig]:
+    """Return the runs with as many epochs as fit into the time, by a trial of each that differs in more than the seed.
+
+    What was chosen is kept in OUT/`LENGTHS` and taken from there the next time, so that runs which have begun go on.
+    The trial and the start of a run come on top of its time.
+
+    keep: False writes nothing.
+    Raises UserError as `training.budget.fit` does, and if OUT was begun with another time.
+    """
+    file, budget = out / LENGTHS, Budget(minutes, ("evaluate_every",))
+    known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"minutes": minutes}
+    if known.pop("minutes") != minutes:
+        raise UserError(f"{out} was begun with another --minutes: give the same, or another --out")
+    images: dict[tuple[object, ...], ImageSource] = {}
+    chosen: list[RunConfig] = []
+    for number, config in enumerate(configs):
+        progress(number, len(configs))
+        key = _without_seed(config)
+        if key not in known:
+            part = config.data, config.fraction, config.scan, config.max_unreadable
+            with located(f"run {config.out.name}"):
+                if part not in images:
+                    images[part], _, _ = scanned_images(config, lambda done, total: None)
+                known[key] = _epochs_within(config, images[part], budget)
+            if keep:
+                out.mkdir(parents=True, exist_ok=True)
+                write_text(file, json.dumps({"minutes": minutes, **known}, indent=1))
+        chosen.append(settled(config, known[key], config.evaluate_every, budget.given))
+    return chosen
+
+
+def _epochs_within(config: RunConfig, images: ImageSource, budget: Budget) -> float:
+    threads = torch.get_num_threads()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    try:
+        costs = measured(open_ended(config), images, pick_device(config.device), TRIAL)
+    finally:
+        torch.set_num_threads(threads)
+    costs = replace(costs, start=0.0)
+    return chosen_length(config, len(images) // config.batch_size, costs, 60 * budget.minutes, budget)[0]
+
+
+def _without_seed(config: RunConfig) -> str:
+    """Return the method, the network and a digest of all settings but the seed."""
+    settings = json.dumps(to_dict(replace(config, seed=0, out=Path())), sort_keys=True)
+    name = config.out.name.rpartition("-s")[0]
+    return f"{name} {hashlib.sha256(settings.encode()).hexdigest()[:16]}"
+
+
+# Files
+
+
+def comparison(study: str, **given: Any) -> Comparison:
+    """Return a comparison by its name, or of a TOML file.
+
+    given: fields instead of those of the file, if they are not empty.
+    Raises UserError for an unknown name, or a file that is none of a comparison.
+    """
+    if study.endswith(".toml"):
+        try:
+            values = tomllib.loads(Path(study).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{study} cannot be read as TOML: {error}") from error
+        source = study
+    else:
+        lookup("study", study, named_studies("backbones"))
+        values, source = study_files()[study], ""
+    with located(source or f"study {study}"):
+        found = _comparison(values, source)
+    return replace(found, **{name: value for name, value in given.items() if value})
+
+
+def _comparison(values: Mapping[str, Any], source: str) -> Comparison:
+    for name, value in values.items():
+        if not isinstance(value, lookup("key", name, _KINDS)) or isinstance(value, bool):
+            raise UserError(f"{name} cannot be {short(value)}")
+    if not values.get("backbones"):
+        raise UserError("backbones are missing: list the networks that the methods are trained with")
+    methods = values.get("methods", ALL)
+    if isinstance(methods, str) and methods != ALL:
+        raise UserError(f'methods are a list of names or "{ALL}", not {short(methods)}')
+    lists = {"backbones": values["backbones"], "seeds": values.get("seeds", [0])}
+    return Comparison(
+        title=values.get("title", source),
+        methods=() if methods == ALL else tuple(methods),
+        views=values.get("views", "two_views_32"),
+        minutes=values.get("minutes"),
+        changes=tuple(_change(change, number) for number, change in enumerate(values.get("changes", []), 1)),
+        source=source,
+        **{name: tuple(listed) for name, listed in lists.items()},
+    )
+
+
+def _change(table: Any, number: int) -> Change:
+    with located(f"change {number}"):
+        if not isinstance(table, Mapping) or not isinstance(table.get("set"), Mapping):
+            raise UserError("`set` is missing: a table of settings and their values")
+        for name in table:
+            lookup("key", name, dict.fromkeys(("methods", "backbones", "set")))
+        settings = flat(table["set"])
+        for name in settings:
+            if name in {*ELSEWHERE, "out", "backbone"}:
+                raise UserError(f"{name} cannot be set here: {ELSEWHERE.get(name, 'the comparison gives it')}")
+        return Change(settings, tuple(table.get("methods", ())), tuple(table.get("backbones", ())))
