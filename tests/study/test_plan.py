@@ -1,21 +1,16 @@
-"""`dinoscope.study.plan`: what is refused before hours are spent, and the order of runs."""
+"""`dinoscope.study.plan`: what is refused before hours are spent."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
 
 from dinoscope.errors import UserError
-from dinoscope.methods import METHODS
 from dinoscope.methods.supervised import SupervisedConfig
-from dinoscope.models.backbone import network
-from dinoscope.recipes import CPU_BACKBONES
-from dinoscope.study.comparison import comparison as named_comparison
 from dinoscope.study.plan import plan_runs, seconds_per_step
-from dinoscope.training.config import RunConfig, total_steps
+from dinoscope.training.config import total_steps
 from dinoscope.training.loop import train
 from tests.conformance import cases
 from tests.conftest import draw_picture
@@ -81,74 +76,6 @@ def test_timing_takes_real_steps_and_leaves_nothing(picture_folder, tmp_path) ->
     assert 1e-4 < seconds_per_step(run) < 10
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
     assert torch.get_num_threads() == threads
-
-
-def comparison(**changes) -> list[RunConfig]:
-    epochs = changes.pop("epochs", None)
-    chosen = named_comparison("small-comparison", **{"methods": ("byol", "dino"), **changes})
-    return chosen.configs(Path("d"), Path("o"), epochs)
-
-
-def test_the_small_comparison_is_of_every_method_with_the_networks_for_a_cpu() -> None:
-    runs = comparison(methods=())
-    assert [run.out.name for run in runs] == [
-        f"{method}-{backbone}-s0"
-        for backbone in CPU_BACKBONES
-        for method, entry in METHODS.items()
-        if not entry.from_model and (network(backbone).transformer or not entry.transformers_only)
-    ]
-
-
-def test_the_study_of_esvit_differs_in_the_loss_of_regions_alone() -> None:
-    runs = named_comparison("esvit").configs(Path("d"), Path("o"))
-    assert [run.out.name for run in runs] == [
-        f"{method}-{backbone}-s{seed}"
-        for seed in (0, 1, 2)
-        for backbone in ("swin_micro", "vit_micro_conv8")
-        for method in ("dino", "esvit")
-    ]
-    assert {run.epochs for run in runs} == {12}
-    dino, esvit = (asdict(run.method) for run in runs[:2])
-    assert {name: value for name, value in esvit.items() if value != dino.get(name)} == {
-        "view_weight": 0.5,
-        "region_weight": 0.5,
-    }
-    assert replace(runs[1], out=runs[0].out, method=runs[0].method) == runs[0]
-
-
-def test_all_methods_come_before_the_next_backbone_and_seed() -> None:
-    runs = comparison(seeds=(3, 5), backbones=("resnet18", "vit_micro_conv8"))
-    assert [str(run.out) for run in runs] == [
-        f"o/runs/{method}-{backbone}-s{seed}"
-        for seed in (3, 5)
-        for backbone in ("resnet18", "vit_micro_conv8")
-        for method in ("byol", "dino")
-    ]
-    assert [run.seed for run in runs] == [3] * 4 + [5] * 4
-    assert {run.epochs for run in runs if run.backbone == "vit_micro_conv8"} == {12}
-
-
-def test_a_shorter_run_warms_up_and_holds_prototypes_for_the_same_share() -> None:
-    usual, short, long = (
-        comparison(methods=("swav",), backbones=("vit_micro_conv8",), epochs=epochs)[0] for epochs in (None, 3, 500)
-    )
-    assert (short.epochs, short.optimizer.warmup_epochs) == (3, usual.optimizer.warmup_epochs / 4)
-    assert short.method.freeze_prototypes_steps == usual.method.freeze_prototypes_steps / 4
-    assert (long.epochs, long.optimizer, long.method) == (500, usual.optimizer, usual.method)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"methods": ("byoll",)}, "no method 'byoll'; did you mean byol"),
-        ({"backbones": ("vit_micro",)}, "no backbone 'vit_micro'; did you mean vit_micro_conv8"),
-        ({"methods": ("dino", "dino")}, "--methods names dino twice"),
-        ({"seeds": (1, 1)}, "--seeds names 1 twice"),
-    ],
-)
-def test_wrong_names(changes, words) -> None:
-    with pytest.raises(UserError, match=words):
-        comparison(**changes)
 
 
 def test_a_run_keeps_the_files_that_it_left_out(picture_folder, tmp_path) -> None:

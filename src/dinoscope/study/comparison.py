@@ -33,7 +33,7 @@ from dinoscope.models.backbone import network
 from dinoscope.recipes import small_run
 from dinoscope.study.definition import ELSEWHERE, named_studies, study_files
 from dinoscope.system import pick_device
-from dinoscope.training.budget import Budget, chosen_length, measured, open_ended, settled
+from dinoscope.training.budget import Budget, Costs, chosen_length, measured, open_ended, settled
 from dinoscope.training.config import RunConfig, with_epochs
 from dinoscope.training.start import scanned_images
 
@@ -120,7 +120,7 @@ def of_equal_time(
     """Return the runs with as many epochs as fit into the time, by a trial of each that differs in more than the seed.
 
     What was chosen is kept in OUT/`LENGTHS` and taken from there the next time, so that runs which have begun go on.
-    The trial and the start of a run come on top of its time.
+    The time is that of the steps: a trial, the start of a run, evaluations and checkpoints come on top.
 
     keep: False writes nothing.
     Raises UserError as `training.budget.fit` does, and if OUT was begun with another time.
@@ -155,7 +155,7 @@ def _epochs_within(config: RunConfig, images: ImageSource, budget: Budget) -> fl
         costs = measured(open_ended(config), images, pick_device(config.device), TRIAL)
     finally:
         torch.set_num_threads(threads)
-    costs = replace(costs, start=0.0)
+    costs = Costs(costs.step)  # what comes on top of the steps is no part of the comparison
     return chosen_length(config, len(images) // config.batch_size, costs, 60 * budget.minutes, budget)[0]
 
 
