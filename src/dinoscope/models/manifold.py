@@ -55,7 +55,7 @@ class ManifoldSettings(PatchSettings):
     images: int = 50_000
     whitening: float = 0.4
     stride: int = 2
-    atoms: int = 4096
+    atoms: int = 6144
     skipped: int = 16
     dim: int = 384
     threshold: float = 0.3
