@@ -122,6 +122,7 @@ def test_the_device_and_the_size_of_the_images_decide() -> None:
         return choose(facts, BASE).row.name
 
     assert named(CIFAR) == "small images on a CPU"
+    assert named(replace(CIFAR, side=64)) == "images of about 64 px on a CPU"
     assert named(replace(CIFAR, side=65)) == "photographs on a CPU"
     assert named(replace(CIFAR, device="cuda")) == "small images on a GPU"
     assert named(PHOTOGRAPHS) == "photographs on a GPU"
@@ -219,7 +220,7 @@ def test_the_command_without_a_recipe_chooses_and_prints_why(
     assert len(told) == 3
     assert told[2].endswith("given by you: epochs, views, workers")
     config = read_config(tmp_path / "run")
-    assert (config.backbone, config.epochs, config.views.num_global) == ("resnet_micro", 1, 2)
+    assert (config.backbone, config.epochs, config.views.num_global) == ("airbench_micro", 1, 2)
     code, _, printed = answers["again"]
     assert (code, printed) == (
         2,
