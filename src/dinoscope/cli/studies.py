@@ -67,7 +67,7 @@ class StudyOptions:
     run leaves a run folder OUT/runs/NAME and, next to it, NAME.log with what it printed.
     """
 
-    study: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME|FILE.toml")] = ""
+    study: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STUDY")] = ""
     """A study by name (equal-time, esvit, small-comparison), or a file like theirs (docs/comparing.md)."""
     data: Path | None = None
     """Folder of images, with train/CLASS/... and val/CLASS/... for k-NN and supervised training."""
@@ -95,7 +95,7 @@ def study(options: StudyOptions) -> int:
     from dinoscope.cli import call  # what this module is part of
 
     if not options.study:
-        print("usage: dinoscope study NAME --data DIR --out DIR [options]   (dinoscope study NAME --help)\n")
+        print("usage: dinoscope study NAME|FILE.toml --data DIR --out DIR [options]   (dinoscope study --help)\n")
         print(_listing(definition.named_studies("backbones")))
         return 0
     data, out = _places(options)
