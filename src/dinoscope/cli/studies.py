@@ -74,12 +74,12 @@ class StudyOptions:
     out: Path | None = None
     """Folder of the study."""
     methods: tuple[str, ...] = ()
-    """Names; by default all methods."""
+    """Names, instead of the study's methods."""
     backbones: tuple[str, ...] = ()
-    """Names; by default resnet_micro and vit_micro_conv8, which a CPU trains in minutes. For a GPU:
-    resnet18_small vit_tiny_patch4_32."""
+    """Names, instead of the study's networks, which a CPU trains in minutes. For a GPU: resnet18_small
+    vit_tiny_patch4_32."""
     views: str = ""
-    """Preset of the views (see `dinoscope train --help`); by default two_views_32, which suits CIFAR. scenes suits the
+    """Preset of the views (see `dinoscope train --help`), instead of the study's, which suits CIFAR. scenes suits the
     embedded data set."""
     epochs: float | None = None
     """Instead of the study's."""
