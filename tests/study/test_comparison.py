@@ -131,15 +131,20 @@ def test_a_file_changes_all_runs_or_those_of_some_methods_and_networks(tmp_path)
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("backbones = [", "two.toml cannot be read as TOML"),
+        ("backbones = [", "two.toml is not valid TOML"),
         ("title = 'a'", "two.toml: backbones are missing"),
         ("backbones = ['resnet_micro']\nviewz = 'a'", "two.toml: there is no key 'viewz'; did you mean views"),
-        ("backbones = 'resnet_micro'", "two.toml: backbones cannot be 'resnet_micro'"),
-        ("backbones = ['a']\nmethods = 'dino'", 'methods are a list of names or "all"'),
-        ("backbones = ['a']\nminutes = true", "minutes cannot be True"),
-        ("backbones = ['a']\n[[changes]]\nmethods = ['dino']", "change 1: `set` is missing"),
-        ("backbones = ['a']\n[[changes]]\nset = { seed = 1 }", "change 1: seed cannot be set here: `seeds` lists"),
-        ("backbones = ['a']\n[[changes]]\nmethod = 'dino'\nset = {}", "change 1: there is no key 'method'"),
+        ("backbones = 'resnet_micro'", "two.toml: backbones must be a list, not 'resnet_micro'"),
+        ("backbones = [1]", "two.toml: each of backbones must be a text in quotes, not 1"),
+        ("backbones = ['resnet81']", "two.toml: there is no backbone 'resnet81'; did you mean resnet18"),
+        ("backbones = ['resnet_micro']\nmethods = 'dino'", "methods must be a list, not 'dino'"),
+        ("backbones = ['resnet_micro']\nseeds = ['a']", "a seed is a whole number from 0 up, not 'a'"),
+        ("backbones = ['resnet_micro']\nminutes = true", "minutes must be a number, not True"),
+        ("backbones = ['resnet_micro']\n[[changes]]\nmethods = ['dino']", "change 1: `set` must be a table"),
+        ("backbones = ['resnet_micro']\n[[changes]]\nmethods = ['dyno']\nset = {}", "no method 'dyno'; did you mean"),
+        ("backbones = ['resnet_micro']\n[[changes]]\nset = { seed = 1 }", "seed cannot be set here: `seeds` lists"),
+        ("backbones = ['resnet_micro']\n[[changes]]\nset = { backbone = 'x' }", "backbone cannot be set here"),
+        ("backbones = ['resnet_micro']\n[[changes]]\nmethod = 'dino'\nset = {}", "change 1: there is no key 'method'"),
         ("backbones = ['resnet_micro']\n[[changes]]\nset = { bach_size = 2 }", "did you mean batch_size"),
         ("backbones = ['resnet_micro']\n[[changes]]\nset = { batch_size = 'a' }", "two.toml, changes: batch_size"),
     ],
@@ -199,3 +204,10 @@ def test_a_time_that_is_too_short_names_the_run(picture_folder, tmp_path, timed)
     with pytest.raises(UserError, match=r"run dino-vit-s0: --minutes 0\.01 leaves time for 1 step"):
         of_equal_time([config], 0.01, tmp_path / "study", ignored)
     assert not (tmp_path / "study" / LENGTHS).exists()
+
+
+def test_no_minutes_at_all_are_refused(picture_folder, tmp_path) -> None:
+    chosen = comparison("small-comparison", minutes=0.0)
+    assert chosen.minutes == 0
+    with pytest.raises(UserError, match="--minutes must be above 0, not 0"):
+        of_equal_time([settings(picture_folder(24), tmp_path / "a")], 0.0, tmp_path / "study", ignored)

@@ -84,7 +84,8 @@ class StudyOptions:
     epochs: float | None = None
     """Instead of the study's."""
     minutes: float | None = None
-    """Of training for each run, instead of epochs: a trial of each method and network chooses how many fit."""
+    """Minutes of training per run, in place of epochs. A short trial of each method and network finds how many epochs
+    fit."""
     seeds: tuple[int, ...] = ()
     """Each gives runs of its own; the table has mean and deviation. By default 0 alone."""
     execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
@@ -105,7 +106,7 @@ def study(options: StudyOptions) -> int:
     compared = comparison(options.study, **given)
     labelled_images(data)  # refuse data that the runs cannot be compared on
     configs = [placed(config, options.execution) for config in compared.configs(data, out, options.epochs)]
-    if compared.minutes and options.epochs is None:
+    if compared.minutes is not None and options.epochs is None:
         with progress_bar("timing each run") as progress:
             configs = of_equal_time(configs, compared.minutes, out, progress, keep=not options.execution.dry_run)
     runs = _checked(configs)

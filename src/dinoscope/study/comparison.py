@@ -16,26 +16,33 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from dinoscope.config import changed, flat, short, to_dict
+from dinoscope.config import short
 from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError, located, lookup
 from dinoscope.files import write_text
 from dinoscope.methods import METHODS
 from dinoscope.models.backbone import network
 from dinoscope.recipes import small_run
-from dinoscope.study.definition import ELSEWHERE, named_studies, study_files
+from dinoscope.study.definition import (
+    built,
+    check_keys,
+    dotted_settings,
+    named_studies,
+    read_text,
+    seeds_of,
+    study_files,
+    typed,
+    with_settings,
+)
+from dinoscope.study.plan import own_threads, scanned_once, settings_key
 from dinoscope.system import pick_device
 from dinoscope.training.budget import Budget, Costs, chosen_length, measured, open_ended, settled
 from dinoscope.training.config import RunConfig, with_epochs
-from dinoscope.training.start import scanned_images
 
 ALL = "all"
 """All methods that can be trained from images alone, each with the networks that it works with."""
@@ -46,15 +53,8 @@ LENGTHS = "lengths.json"
 TRIAL = 20.0
 """Seconds of the trial of each run, half of which warms up. They do not count as part of its time."""
 
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "title": str,
-    "methods": (list, str),
-    "backbones": list,
-    "views": str,
-    "seeds": list,
-    "minutes": (int, float),
-    "changes": list,
-}
+KEYS = ("title", "methods", "backbones", "views", "seeds", "minutes", "changes")
+"""Keys of a comparison's file."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,8 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared. The fields are the keys of the file; `methods` is () for "all". source: for errors."""
+    """What is compared, by the keys of the file. methods: () for "all". source: the file, or a name, for errors."""
 
-    title: str
     backbones: tuple[str, ...]
     methods: tuple[str, ...] = ()
     views: str = "two_views_32"
@@ -101,8 +100,7 @@ class Comparison:
             if not self.methods and METHODS[method].transformers_only and not network(backbone).transformer:
                 continue
             config = small_run(method, backbone, self.views, data, out / "runs" / f"{method}-{backbone}-s{seed}")
-            with located(f"{self.source}, changes" if self.source else "changes"):
-                config = changed(config, self._settings(method, backbone))
+            config = with_settings(config, self._settings(method, backbone), f"{self.source}, changes")
             configs.append(with_epochs(replace(config, seed=seed), epochs))
         return configs
 
@@ -129,17 +127,14 @@ def of_equal_time(
     known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"minutes": minutes}
     if known.pop("minutes") != minutes:
         raise UserError(f"{out} was begun with another --minutes: give the same, or another --out")
-    images: dict[tuple[object, ...], ImageSource] = {}
+    images_of = scanned_once(lambda done, total: None)
     chosen: list[RunConfig] = []
     for number, config in enumerate(configs):
         progress(number, len(configs))
         key = _without_seed(config)
         if key not in known:
-            part = config.data, config.fraction, config.scan, config.max_unreadable
             with located(f"run {config.out.name}"):
-                if part not in images:
-                    images[part], _, _ = scanned_images(config, lambda done, total: None)
-                known[key] = _epochs_within(config, images[part], budget)
+                known[key] = _epochs_within(config, images_of(config), budget)
             if keep:
                 out.mkdir(parents=True, exist_ok=True)
                 write_text(file, json.dumps({"minutes": minutes, **known}, indent=1))
@@ -148,76 +143,71 @@ def of_equal_time(
 
 
 def _epochs_within(config: RunConfig, images: ImageSource, budget: Budget) -> float:
-    threads = torch.get_num_threads()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    try:
+    with own_threads(config):
         costs = measured(open_ended(config), images, pick_device(config.device), TRIAL)
-    finally:
-        torch.set_num_threads(threads)
     costs = Costs(costs.step)  # what comes on top of the steps is no part of the comparison
     return chosen_length(config, len(images) // config.batch_size, costs, 60 * budget.minutes, budget)[0]
 
 
 def _without_seed(config: RunConfig) -> str:
     """Return the method, the network and a digest of all settings but the seed."""
-    settings = json.dumps(to_dict(replace(config, seed=0, out=Path())), sort_keys=True)
-    name = config.out.name.rpartition("-s")[0]
-    return f"{name} {hashlib.sha256(settings.encode()).hexdigest()[:16]}"
+    digest = hashlib.sha256(settings_key(replace(config, seed=0)).encode()).hexdigest()
+    return f"{config.out.name.rpartition('-s')[0]} {digest[:16]}"
 
 
 # Files
 
 
 def comparison(study: str, **given: Any) -> Comparison:
-    """Return a comparison by its name, or of a TOML file.
+    """Return a comparison by its name, or from a TOML file.
 
-    given: fields instead of those of the file, if they are not empty.
-    Raises UserError for an unknown name, or a file that is none of a comparison.
+    given: fields that replace those of the file; None, () and "" replace nothing.
+    Raises UserError for an unknown name, or a file that does not hold a comparison.
     """
     if study.endswith(".toml"):
-        try:
-            values = tomllib.loads(Path(study).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{study} cannot be read as TOML: {error}") from error
-        source = study
+        found = built(read_text(Path(study)), study, lambda values: _comparison(values, study))
     else:
         lookup("study", study, named_studies("backbones"))
-        values, source = study_files()[study], ""
-    with located(source or f"study {study}"):
-        found = _comparison(values, source)
-    return replace(found, **{name: value for name, value in given.items() if value})
+        found = _comparison(study_files()[study], f"study {study}")
+    return replace(found, **{name: value for name, value in given.items() if value not in (None, (), "")})
 
 
 def _comparison(values: Mapping[str, Any], source: str) -> Comparison:
-    for name, value in values.items():
-        if not isinstance(value, lookup("key", name, _KINDS)) or isinstance(value, bool):
-            raise UserError(f"{name} cannot be {short(value)}")
-    if not values.get("backbones"):
+    check_keys(values, KEYS)
+    backbones = _names(values, "backbones", network)
+    if not backbones:
         raise UserError("backbones are missing: list the networks that the methods are trained with")
-    methods = values.get("methods", ALL)
-    if isinstance(methods, str) and methods != ALL:
-        raise UserError(f'methods are a list of names or "{ALL}", not {short(methods)}')
-    lists = {"backbones": values["backbones"], "seeds": values.get("seeds", [0])}
+    minutes = values.get("minutes")
+    if minutes is not None and (not isinstance(minutes, int | float) or isinstance(minutes, bool)):
+        raise UserError(f"minutes must be a number, not {short(minutes)}")
+    changes = typed(values.get("changes", []), list, "changes")
     return Comparison(
-        title=values.get("title", source),
-        methods=() if methods == ALL else tuple(methods),
-        views=values.get("views", "two_views_32"),
-        minutes=values.get("minutes"),
-        changes=tuple(_change(change, number) for number, change in enumerate(values.get("changes", []), 1)),
+        backbones,
+        methods=() if values.get("methods", ALL) == ALL else _names(values, "methods", _method),
+        views=typed(values.get("views", "two_views_32"), str, "views"),
+        seeds=seeds_of(values),
+        minutes=minutes,
+        changes=tuple(_change(change, number) for number, change in enumerate(changes, 1)),
         source=source,
-        **{name: tuple(listed) for name, listed in lists.items()},
     )
 
 
 def _change(table: Any, number: int) -> Change:
     with located(f"change {number}"):
-        if not isinstance(table, Mapping) or not isinstance(table.get("set"), Mapping):
-            raise UserError("`set` is missing: a table of settings and their values")
-        for name in table:
-            lookup("key", name, dict.fromkeys(("methods", "backbones", "set")))
-        settings = flat(table["set"])
-        for name in settings:
-            if name in {*ELSEWHERE, "out", "backbone"}:
-                raise UserError(f"{name} cannot be set here: {ELSEWHERE.get(name, 'the comparison gives it')}")
-        return Change(settings, tuple(table.get("methods", ())), tuple(table.get("backbones", ())))
+        check_keys(typed(table, Mapping, "it"), ("methods", "backbones", "set"))
+        settings = dotted_settings(typed(table.get("set"), Mapping, "`set`"), "`set`")
+        if "backbone" in settings:
+            raise UserError("backbone cannot be set here: `backbones` lists the networks")
+        return Change(settings, _names(table, "methods", _method), _names(table, "backbones", network))
+
+
+def _names(table: Mapping[str, Any], key: str, look_up: Callable[[str], object]) -> tuple[str, ...]:
+    """Return the names that a table lists. Raises UserError for one that is unknown, with the nearest."""
+    names = typed(table.get(key, []), list, key)
+    for name in names:
+        look_up(typed(name, str, f"each of {key}"))
+    return tuple(names)
+
+
+def _method(name: str) -> object:
+    return lookup("method", name, METHODS)

@@ -12,10 +12,10 @@ import itertools
 import math
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import tomli_w
 
@@ -24,6 +24,8 @@ from dinoscope.errors import UserError, located, lookup
 from dinoscope.models.backbone import BACKBONES
 from dinoscope.recipes import run_config
 from dinoscope.training.config import RunConfig
+
+T = TypeVar("T")
 
 DEFAULT_RECIPE = "quickstart"
 PAPER_RECIPES = ("dino_deit_small_100ep", "dino_deit_small_300ep", "dino_resnet50")
@@ -121,18 +123,18 @@ def resolve(study: StudyDefinition, data: Path, out: Path) -> list[tuple[Variant
     _check(study)
     with located(study.place):
         recipe = replace(study.settings, data=data, out=out) if study.settings else run_config(study.recipe, data, out)
-    baseline = _with_settings(recipe, study.changes, f"{study.place}, baseline")
+    baseline = with_settings(recipe, study.changes, f"{study.place}, baseline")
     for axis in study.axes:  # every value on its own, so that an error names the smallest thing that is wrong
         for variant in axis.variants:
-            _with_settings(baseline, variant.settings, f"{study.place}, axis {axis.name}, value {variant.label!r}")
+            with_settings(baseline, variant.settings, f"{study.place}, axis {axis.name}, value {variant.label!r}")
     resolved = [(BASELINE, baseline)]
     for variant in variants_of(study):
         place = f"{study.place}, {variant.axis} = {variant.label}"
-        resolved.append((variant, _with_settings(baseline, variant.settings, place)))
+        resolved.append((variant, with_settings(baseline, variant.settings, place)))
     return resolved
 
 
-def _with_settings(config: RunConfig, settings: Mapping[str, Any], place: str) -> RunConfig:
+def with_settings(config: RunConfig, settings: Mapping[str, Any], place: str) -> RunConfig:
     """Set all at once. Raises UserError as `config.changed` does, and for settings that a study does not decide."""
     with located(place):
         for name, value in settings.items():
@@ -251,7 +253,7 @@ def study_of(
     every: list[Axis] = []
     for name, values in axes.items():
         if isinstance(values, Mapping):
-            variants = tuple(Variant(name, label, _settings(table, label)) for label, table in values.items())
+            variants = tuple(Variant(name, label, dotted_settings(table, label)) for label, table in values.items())
         else:
             variants = tuple(Variant(name, label_of(value), {current_name(name): plain(value)}) for value in values)
         every.append(Axis(name, name, variants))
@@ -333,11 +335,15 @@ def _is_own(value: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
 
 def read_study(file: Path) -> StudyDefinition:
     """Return the study of a TOML file, named after it. Raises UserError as `parse_study` does, or if it is no text."""
+    return parse_study(read_text(file), file.stem, str(file))
+
+
+def read_text(file: Path) -> str:
+    """Return the text of a file. Raises UserError if it cannot be read, or is not UTF-8."""
     try:
-        text = file.read_bytes().decode("utf-8")
+        return file.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
-    return parse_study(text, file.stem, str(file))
 
 
 def parse_study(text: str, name: str, source: str) -> StudyDefinition:
@@ -346,9 +352,14 @@ def parse_study(text: str, name: str, source: str) -> StudyDefinition:
     Raises UserError, beginning with `source`, for what is not TOML, an unknown key (the nearest is offered), or a value
     of the wrong kind.
     """
+    return built(text, source, lambda values: _study(values, name, source))
+
+
+def built(text: str, source: str, build: Callable[[Mapping[str, Any]], T]) -> T:
+    """Return what `build` makes of the values of a TOML text. Its UserErrors begin with `source`, as do those here."""
     try:
         with located(source):
-            return _study(tomllib.loads(text), name, source)
+            return build(tomllib.loads(text))
     except (ValueError, RecursionError) as error:  # tomllib's own, and numbers or nesting beyond Python's limits
         raise UserError(f"{source} is not valid TOML: {error}") from error
 
@@ -367,41 +378,46 @@ def to_toml(study: StudyDefinition) -> str:
 
 
 def _study(values: Mapping[str, Any], name: str, source: str) -> StudyDefinition:
-    _check_keys(values, KEYS)
-    baseline = _typed(values.get("baseline", values.get("base", {})), Mapping, "baseline")
-    axes = _typed(values.get("axes", {}), Mapping, "axes")
+    check_keys(values, KEYS)
+    baseline = typed(values.get("baseline", values.get("base", {})), Mapping, "baseline")
+    axes = typed(values.get("axes", {}), Mapping, "axes")
     combinations = []
-    for number, one in enumerate(_typed(values.get("combinations", []), list, "combinations"), 1):
-        if not _typed(one, Mapping, f"combination {number}"):
+    for number, one in enumerate(typed(values.get("combinations", []), list, "combinations"), 1):
+        if not typed(one, Mapping, f"combination {number}"):
             raise UserError(f"combination {number} names no axis")
-        combinations.append({a: _typed(label, str, f"combination {number}, {a}") for a, label in one.items()})
-    seeds = _typed(values.get("seeds", [0]), list, "seeds")
-    for seed in seeds:
-        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-            raise UserError(f"a seed is a whole number from 0 up, not {short(seed)}")
+        combinations.append({a: typed(label, str, f"combination {number}, {a}") for a, label in one.items()})
     return StudyDefinition(
         name,
-        title=_typed(values.get("title", name), str, "title"),
-        recipe=_typed(values.get("recipe", DEFAULT_RECIPE), str, "recipe"),
-        changes=_settings(baseline, "baseline"),
+        title=typed(values.get("title", name), str, "title"),
+        recipe=typed(values.get("recipe", DEFAULT_RECIPE), str, "recipe"),
+        changes=dotted_settings(baseline, "baseline"),
         axes=tuple(_axis(axis, body) for axis, body in axes.items()),
-        mode=lookup("mode", _typed(values.get("mode", MODES[0]), str, "mode"), {mode: mode for mode in MODES}),
+        mode=lookup("mode", typed(values.get("mode", MODES[0]), str, "mode"), {mode: mode for mode in MODES}),
         combinations=tuple(combinations),
-        seeds=tuple(seeds),
+        seeds=seeds_of(values),
         source=source,
     )
 
 
+def seeds_of(values: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the seeds of a file, 0 alone by default. Raises UserError for what is not a seed."""
+    seeds = typed(values.get("seeds", [0]), list, "seeds")
+    for seed in seeds:
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+            raise UserError(f"a seed is a whole number from 0 up, not {short(seed)}")
+    return tuple(seeds)
+
+
 def _axis(name: str, body: Any) -> Axis:
     with located(f"[axes.{name}]"):
-        table = _typed(body, Mapping, f"axes.{name}")
-        _check_keys(table, ("title", "setting", "values"))
-        setting = _typed(table["setting"], str, "setting") if "setting" in table else None
+        table = typed(body, Mapping, f"axes.{name}")
+        check_keys(table, ("title", "setting", "values"))
+        setting = typed(table["setting"], str, "setting") if "setting" in table else None
         if "values" not in table:
             raise UserError("values are missing: list what the axis takes")
-        values = enumerate(_typed(table["values"], list, "values"), 1)
+        values = enumerate(typed(table["values"], list, "values"), 1)
         variants = tuple(_variant(name, setting, value, number) for number, value in values)
-        return Axis(name, _typed(table.get("title", name), str, "title"), variants)
+        return Axis(name, typed(table.get("title", name), str, "title"), variants)
 
 
 def _variant(axis: str, setting: str | None, value: Any, number: int) -> Variant:
@@ -409,14 +425,14 @@ def _variant(axis: str, setting: str | None, value: Any, number: int) -> Variant
         if setting is None:
             raise UserError(f"value {number} is {short(value)}: name the `setting` that it is for, or give a table")
         return Variant(axis, label_of(value), {setting: value})
-    settings = _settings({name: inner for name, inner in value.items() if name != LABEL}, f"value {number}")
+    settings = dotted_settings({name: inner for name, inner in value.items() if name != LABEL}, f"value {number}")
     if not settings:
         raise UserError(f"value {number} sets nothing")
     label = value.get(LABEL, ", ".join(map(label_of, settings.values())))
-    return Variant(axis, _typed(label, str, f"label of value {number}"), settings)
+    return Variant(axis, typed(label, str, f"label of value {number}"), settings)
 
 
-def _settings(table: Mapping[str, Any], place: str) -> dict[str, Any]:
+def dotted_settings(table: Mapping[str, Any], place: str) -> dict[str, Any]:
     """Return dotted names -> values, however the tables were nested."""
     settings = {current_name(name): value for name, value in flat(table).items()}
     if "" in settings:
@@ -424,12 +440,14 @@ def _settings(table: Mapping[str, Any], place: str) -> dict[str, Any]:
     return settings
 
 
-def _typed(value: Any, kind: type, what: str) -> Any:
+def typed(value: Any, kind: type, what: str) -> Any:
+    """Return the value. Raises UserError naming `what` if it is of another kind, or an empty text."""
     if not isinstance(value, kind) or (kind is str and not value.strip()):
         raise UserError(f"{what} must be {_KINDS[kind]}, not {short(value)}")
     return value
 
 
-def _check_keys(table: Mapping[str, Any], keys: tuple[str, ...]) -> None:
+def check_keys(table: Mapping[str, Any], keys: tuple[str, ...]) -> None:
+    """Raise UserError for a key that is none of these, with the nearest."""
     for name in table:
         lookup("key", name, dict.fromkeys(keys))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def plan_study(
     for seed in study.seeds:
         for variant, config in variants:
             wanted = placed(replace(with_epochs(config, epochs), seed=seed))
-            key = json.dumps(to_dict(replace(wanted, out=Path())), sort_keys=True)
+            key = settings_key(wanted)
             if variant is BASELINE:
                 baseline_key = key
             elif key == baseline_key:
@@ -154,22 +155,43 @@ class PlannedRun:
         return 0 if self.state.name == "finished" else self.steps - self.state.steps
 
 
+def settings_key(config: RunConfig) -> str:
+    """Return the same text for two runs that differ in their folder alone."""
+    return json.dumps(to_dict(replace(config, out=Path())), sort_keys=True)
+
+
+def scanned_once(progress: Callable[[int, int], None]) -> Callable[[RunConfig], ImageSource]:
+    """Return a function from a run to its training images, which looks over those of several runs once."""
+    scanned: dict[tuple[object, ...], ImageSource] = {}
+
+    def images(config: RunConfig) -> ImageSource:
+        part = _part(config)
+        if part not in scanned:
+            scanned[part], _, _ = scanned_images(config, progress)
+        return scanned[part]
+
+    return images
+
+
+def _part(config: RunConfig) -> tuple[object, ...]:
+    """Return what decides the images of a run."""
+    return config.data, config.fraction, config.scan, config.max_unreadable
+
+
 def plan_runs(
     configs: Sequence[RunConfig], progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[PlannedRun]:
     """Check every run against its images, labels and folder before hours are spent. Raises UserError naming it."""
-    scanned: dict[tuple[object, ...], ImageSource] = {}
+    images_of = scanned_once(progress)
     fingerprints: dict[tuple[object, ...], str] = {}
     planned: list[PlannedRun] = []
     for config in configs:
-        part = config.data, config.fraction, config.scan, config.max_unreadable
         with located(f"run {config.out.name}"):
-            if part not in scanned:
-                scanned[part], _, _ = scanned_images(config, progress)
-            images = scanned[part]
+            images = images_of(config)
             check(config, len(images), 1, len(images.classes), counted(images.passed_over))
         state = run_state(config)
         if state.fingerprint is not None:
+            part = _part(config)
             if part not in fingerprints:
                 fingerprints[part] = images.fingerprint()
             if state.fingerprint != fingerprints[part]:
@@ -189,10 +211,7 @@ def seconds_per_step(run: PlannedRun) -> float:
     config = run.config
     per_epoch = len(run.images) // config.batch_size
     longer = replace(config, epochs=max(config.epochs, math.ceil((PROBE_STEPS + 1) / per_epoch)))
-    threads = torch.get_num_threads()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    try:
+    with own_threads(config):
         trainer = Trainer(longer, run.images, pick_device(config.device))
         batches = trainer.batches()
         values = trainer.make_step(next(batches))
@@ -202,6 +221,16 @@ def seconds_per_step(run: PlannedRun) -> float:
             values = trainer.make_step(next(batches))
         float(values["loss"])  # it goes to the CPU: on a GPU, the clock sees finished work
         return (time.perf_counter() - begin) / PROBE_STEPS
+
+
+@contextlib.contextmanager
+def own_threads(config: RunConfig) -> Iterator[None]:
+    """Give torch the CPU threads of this run for the length of the block."""
+    threads = torch.get_num_threads()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    try:
+        yield
     finally:
         torch.set_num_threads(threads)
 
@@ -213,7 +242,7 @@ def plan_table(runs: Sequence[PlannedRun], jobs: int, progress: Callable[[int, i
     total = 0.0
     for number, run in enumerate(runs):
         progress(number, len(runs))
-        key = repr(to_dict(replace(run.config, seed=0, out=Path())))
+        key = settings_key(replace(run.config, seed=0))
         if run.steps_left and key not in known:
             known[key] = seconds_per_step(run)
         seconds = known.get(key, 0.0) * run.steps_left
