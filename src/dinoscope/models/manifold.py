@@ -4,9 +4,9 @@ Patches of 6 px are contrast-normalised, whitened and scaled to length 1. The co
 dictionary of random patches whose cosine with it reaches a threshold, else 0. An embedding of the atoms is chosen such
 that patches of one image are close together: with V = E[code code'] over patches and M = E[mean code mean code'] over
 images, its columns are the eigenvectors of M p = lambda V p with the largest lambda, which minimises the distance of
-patches to the mean of their image while V becomes the identity. The first 16 are left out: they tell little but colour.
+patches to the mean of their image while V becomes the identity. The first 16 are left out.
 A patch is the sum of its atoms' embeddings, scaled to length 1; an image, their means over each of 4 x 4 fields, scaled
-to length 1, less the mean of training images. Labels are never used.
+to length 1, less the mean over training images. Labels are never used.
 
 Source: Y. Chen, Z. Yun, Y. Ma, B. Olshausen and Y. LeCun 2022, Minimalistic Unsupervised Representation Learning with
 the Sparse Manifold Transform (arXiv 2209.15261). Deviations are listed in docs/baselines.md.
@@ -37,8 +37,8 @@ MANIFOLD = "manifold"
 RIDGE = 1e-3
 """Share of the mean of V's diagonal that is added to it, so that atoms which hardly ever respond stay small."""
 
-_IMAGES = 32  # whose codes are held together
-_CENTRED_ON = 2_000  # training images whose mean is taken off
+_IMAGES = 32  # images whose codes are held at the same time
+_CENTRED_ON = 2_000  # about so many training images give the mean feature
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
-"""A comparison of methods: every method with every network and seed, at one budget; as TOML, and as settings of runs.
+"""Comparisons of methods: TOML files that name methods, networks and seeds, and the runs that follow from them.
 
-The named comparisons are TOML files in `studies/` with the key `backbones`; a file of one's own is no different. Keys:
-title; methods (a list, or "all"); backbones; views (a preset); seeds; minutes (of training for each run, in place of
-the epochs); and any number of tables [[changes]], which set settings of all runs, or of those with some methods or
-networks:
+The named comparisons are the files in `studies/` with the key `backbones`; a user's file has the same form. Keys:
+title; methods (a list, or "all"); backbones; views (a preset); seeds; minutes (of training per run, in place of
+epochs); and any number of [[changes]], which apply to all runs, or to some methods or networks:
 
     [[changes]]
     methods = ["emp"]
@@ -45,13 +44,13 @@ from dinoscope.training.budget import Budget, Costs, chosen_length, measured, op
 from dinoscope.training.config import RunConfig, with_epochs
 
 ALL = "all"
-"""All methods that can be trained from images alone, each with the networks that it works with."""
+"""Every method that needs no other model, with each network that it works with."""
 
 LENGTHS = "lengths.json"
-"""In the folder of a comparison with a time: the epochs that were chosen, so that it continues with the same."""
+"""File in OUT with the epochs that fit into the time, so that a restarted study continues the same runs."""
 
 TRIAL = 20.0
-"""Seconds of the trial of each run, half of which warms up. They do not count as part of its time."""
+"""Seconds for timing a run; the first half warms up. They do not count as part of its minutes."""
 
 KEYS = ("title", "methods", "backbones", "views", "seeds", "minutes", "changes")
 """Keys of a comparison's file."""
@@ -59,7 +58,10 @@ KEYS = ("title", "methods", "backbones", "views", "seeds", "minutes", "changes")
 
 @dataclass(frozen=True)
 class Change:
-    """Settings of some runs. methods, backbones: of which; empty means all. settings: dotted name -> value."""
+    """Settings for some runs.
+
+    settings: dotted name -> value. methods, backbones: those it applies to; empty means all.
+    """
 
     settings: Mapping[str, Any]
     methods: tuple[str, ...] = ()
@@ -115,10 +117,10 @@ class Comparison:
 def of_equal_time(
     configs: Sequence[RunConfig], minutes: float, out: Path, progress: Callable[[int, int], None], *, keep: bool = True
 ) -> list[RunConfig]:
-    """Return the runs with as many epochs as fit into the time, by a trial of each that differs in more than the seed.
+    """Return the runs with as many epochs as fit into the minutes. Runs that differ in the seed alone are timed once.
 
-    What was chosen is kept in OUT/`LENGTHS` and taken from there the next time, so that runs which have begun go on.
-    The time is that of the steps: a trial, the start of a run, evaluations and checkpoints come on top.
+    The epochs are stored in OUT/`LENGTHS` and read from there the next time, so that a restarted study continues its
+    runs. Only training steps count: start-up, evaluations and checkpoints take extra time.
 
     keep: False writes nothing.
     Raises UserError as `training.budget.fit` does, and if OUT was begun with another time.
@@ -145,7 +147,7 @@ def of_equal_time(
 def _epochs_within(config: RunConfig, images: ImageSource, budget: Budget) -> float:
     with own_threads(config):
         costs = measured(open_ended(config), images, pick_device(config.device), TRIAL)
-    costs = Costs(costs.step)  # what comes on top of the steps is no part of the comparison
+    costs = Costs(costs.step)  # only steps count
     return chosen_length(config, len(images) // config.batch_size, costs, 60 * budget.minutes, budget)[0]
 
 
