@@ -62,7 +62,7 @@ def read_indices(path: Path) -> UInt8[ndarray, "h w"]:
     try:
         with opened(path, limit) as file:
             content = file.read()
-            if format_of(BytesIO(content), path) != "PNG":
+            if format_of(BytesIO(content), path.name) != "PNG":
                 raise UnreadableImage("the content is of another format")
             image, _, _ = pillow.open_bare("PNG", BytesIO(content), limit)
             indexed = image.mode in ("1", "L", "P")

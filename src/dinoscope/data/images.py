@@ -103,11 +103,21 @@ def read(path: Path, *, max_pixels: int | None = None, shrink: Shrink | None = N
     """
     limit = pixel_limit() if max_pixels is None else max_pixels
     with opened(path, limit) as file:
-        content = BytesIO(file.read())
-        reader = READERS[format_of(content, path)]
-        if shrink is not None and reader.read_reduced is not None:
-            return reader.read_reduced(content, limit, shrink)
-        return reader.read(content, limit)
+        return _decoded(BytesIO(file.read()), path.name, limit, shrink)
+
+
+def read_bytes(content: bytes, name: str, *, max_pixels: int | None = None, shrink: Shrink | None = None) -> RawImage:
+    """Return the values of an image that is in memory. name: what the file is called. Otherwise as `read`."""
+    limit = pixel_limit() if max_pixels is None else max_pixels
+    with unreadable_if_wrong():
+        return _decoded(BytesIO(content), name, limit, shrink)
+
+
+def _decoded(content: BytesIO, name: str, limit: int, shrink: Shrink | None) -> RawImage:
+    reader = READERS[format_of(content, name)]
+    if shrink is not None and reader.read_reduced is not None:
+        return reader.read_reduced(content, limit, shrink)
+    return reader.read(content, limit)
 
 
 def read_header(path: Path, *, max_pixels: int | None = None) -> Header:
@@ -117,8 +127,12 @@ def read_header(path: Path, *, max_pixels: int | None = None) -> Header:
     """
     limit = pixel_limit() if max_pixels is None else max_pixels
     with opened(path, limit) as file:
-        stream: Stream = BufferedReader(file)
-        return READERS[format_of(stream, path)].header(stream, limit)
+        return stream_header(BufferedReader(file), path.name, limit)
+
+
+def stream_header(stream: Stream, name: str, max_pixels: int) -> Header:
+    """Return the header of an image of this name. Raises what the format's reader does."""
+    return READERS[format_of(stream, name)].header(stream, max_pixels)
 
 
 def read_size(path: Path, *, max_pixels: int | None = None) -> tuple[int, int]:
@@ -131,25 +145,38 @@ def read_size(path: Path, *, max_pixels: int | None = None) -> tuple[int, int]:
 def opened(path: Path, max_pixels: int) -> Iterator[FileIO]:
     """Open an image file for reading. Raise UnreadableImage for whatever goes wrong, with the file or in the block.
 
-    A file larger than an uncompressed image of `max_pixels` is refused. A damaged file makes decoders raise most of
-    the built-in exceptions.
+    A file larger than an uncompressed image of `max_pixels` is refused.
     """
     try:
         file = FileIO(path, opener=_open_without_waiting)  # unbuffered: images are mostly read whole
     except OSError as error:
         raise UnreadableImage(f"cannot be opened: {error.strerror}") from error
+    with unreadable_if_wrong(), file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableImage("cannot be opened: not a regular file")
+        check_bytes(status.st_size, max_pixels)
+        yield file
+
+
+def check_bytes(size: int, max_pixels: int) -> None:
+    """Raise UnreadableImage for a file larger than an uncompressed image of `max_pixels`."""
     limit = max(_BYTES_PER_PIXEL * max_pixels, _SMALL_FILE)
+    if size > limit:
+        raise UnreadableImage(
+            f"too large: a file of {size / 1e6:.4g} MB, at most {limit / 1e6:.4g} MB are read; "
+            "save the image alone, or compressed"
+        )
+
+
+@contextmanager
+def unreadable_if_wrong() -> Iterator[None]:
+    """Turn whatever goes wrong in the block into UnreadableImage.
+
+    A damaged file makes decoders raise most of the built-in exceptions.
+    """
     try:
-        with file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UnreadableImage("cannot be opened: not a regular file")
-            if status.st_size > limit:
-                raise UnreadableImage(
-                    f"too large: a file of {status.st_size / 1e6:.4g} MB, at most {limit / 1e6:.4g} MB are read; "
-                    "save the image alone, or compressed"
-                )
-            yield file
+        yield
     except UnreadableImage:
         raise
     except MemoryError as error:
@@ -164,20 +191,20 @@ def _open_without_waiting(path: Path | str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def format_of(stream: Stream, path: Path) -> str:
+def format_of(stream: Stream, name: str) -> str:
     """Return the format of the content, a key of `READERS`, and rewind. Raises UnreadableImage for any other.
 
-    path: its name tells what cannot be read if the content does not.
+    name: tells what cannot be read if the content does not.
     """
     start = stream.read(16)
     stream.seek(0)
-    for name, reader in READERS.items():
+    for known, reader in READERS.items():
         if reader.recognises(start):
-            return name
+            return known
     if not start:
         raise UnreadableImage("empty file")
-    by_content = (name for name, magic in _OTHERS.items() if re.match(magic, start, re.DOTALL))
-    by_name = (name for ending, name in OTHER_EXTENSIONS.items() if path.name.lower().endswith(ending))
+    by_content = (kind for kind, magic in _OTHERS.items() if re.match(magic, start, re.DOTALL))
+    by_name = (kind for ending, kind in OTHER_EXTENSIONS.items() if name.lower().endswith(ending))
     if other := next(by_content, None) or next(by_name, None):
         raise not_supported(f"{other}, save it as PNG or JPEG")
     raise UnreadableImage(f"not an image in a format we read ({', '.join(READERS)})")
