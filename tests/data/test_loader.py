@@ -147,7 +147,7 @@ def test_an_uncaught_exception_ends_the_command_in_one_line(picture_folder, tmp_
 BESIDE_THREADS = """
 import sys, cv2, numpy as np
 from pathlib import Path
-from dinoscope.data.sources import find_images
+from dinoscope.data.finding import find_images
 from dinoscope.data.loader import StepSampler, ViewsDataset, view_loader
 from dinoscope.data.views import VIEWS
 

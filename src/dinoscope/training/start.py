@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from dinoscope import checkpoint
+from dinoscope.data.finding import find_images, resolve_split
 from dinoscope.data.grey_range import Window, check_window, joined
 from dinoscope.data.scan import ScanReport, Unreadable, check_readable, scan
-from dinoscope.data.sources import LATER_EXTENSIONS, ImageSource, find_images, image_fraction, resolve_split
+from dinoscope.data.sources import LATER_EXTENSIONS, ImageSource, image_fraction
 from dinoscope.errors import UserError
 from dinoscope.files import cache_folder, write_text, writing
 from dinoscope.methods.method import Method
