@@ -260,7 +260,7 @@ def scan(
     Splits (train, val) are reported side by side.
 
     Args:
-        folder: Folder of images, nested or not, with a folder for each class or not.
+        folder: Folder, archive or list of images, nested or not, with a folder for each class or not.
         headers_only: Faster, but damaged pixels are not found.
         all: List every unreadable file and every class, instead of the first ones.
         json: Print everything as JSON instead of tables.

@@ -78,7 +78,8 @@ class SavingConfig:
 class RunConfig:
     """Everything that decides a run.
 
-    data: folder of images; its `train` sub-folder is taken, if there is one.
+    data: folder, archive (tar, zip, parquet) or list of images, or a pattern of several archives; its `train` split is
+        taken, if there is one.
     out: the run folder to write.
     method: settings of the method; their class decides which one it is.
     backbone: a name in `dinoscope.models.backbone.BACKBONES`; it is built for images of `views.global_size`.
