@@ -449,7 +449,7 @@ def test_a_huge_image_waits_for_its_turn(put: Put, tmp_path: Path, monkeypatch: 
 
 
 def test_a_file_too_large_for_its_pixels_is_refused(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_SMALL_FILE", 1000)
+    monkeypatch.setattr(reader, "_SMALL_FILE", 1000)
     path = put(encode(picture(), "PNG") + bytes(4000))
     for look in (read_header, decode):
         with pytest.raises(UnreadableImage, match=r"a file of 0\.00\d+ MB, at most 0\.0036 MB are read"):

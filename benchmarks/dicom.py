@@ -1,0 +1,129 @@
+"""Read pydicom's own test files and compare what the reader shows with pydicom's functions.
+
+    python benchmarks/dicom.py > docs/results/dicom.md
+
+Every frame of every file is either within one grey level of pydicom, or refused with a reason. pydicom-data, if it is
+installed, adds its files.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.data import get_testdata_files
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_presentation_lut, apply_voi_lut, pixel_array
+
+from dinoscope.data.grey_range import HEADER
+from dinoscope.data.images import UnreadableImage, frames, read
+
+PACKAGES = ("pydicom", "pydicom-data", "pylibjpeg", "pylibjpeg-openjpeg", "pyjpegls", "imagecodecs", "pillow", "numpy")
+MAX_FRAMES = 8
+"""Frames of a file that are compared: the first and the last, and evenly between."""
+
+
+def test_files() -> list[Path]:
+    """Return the files of DICOM data, without those that hold directories or are no data sets."""
+    paths = sorted({Path(name) for name in get_testdata_files() if not name.endswith((".md", ".json", ".py", ".txt"))})
+    return [path for path in paths if path.is_file() and path.name != "DICOMDIR" and path.suffix not in (".zip", ".gz")]
+
+
+def difference(path: Path, frame: str) -> int | None:
+    """Return the largest difference from pydicom in grey levels of 255; None if pydicom cannot tell.
+
+    Raises UnreadableImage if the reader refuses the frame.
+    """
+    image = read(path, frame=frame)
+    actual = image.rgb(HEADER).astype(int)
+    expected = shown_by_pydicom(path, int(frame.partition("=")[2] or 0))
+    if expected is None:
+        return None
+    if image.padding is not None:
+        actual, expected = actual[~image.padding[..., 0]], expected[~image.padding[..., 0]]
+    return int(np.abs(actual - expected).max(initial=0))
+
+
+def shown_by_pydicom(path: Path, index: int) -> np.ndarray | None:
+    """Return [h, w, 3], 0 to 255 and not rounded, of one frame; None if its header asks for no window."""
+    dataset = pydicom.dcmread(path, force=True)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    pixels, bits = pixel_array(dataset, index=index), dataset.BitsStored
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        pixels = apply_color_lut(pixels, dataset)
+        return pixels * (255 / np.iinfo(pixels.dtype).max)
+    if pixels.ndim == 3:
+        return pixels * (255 / (2**bits - 1))
+    transform, window = macro(dataset, "PixelValueTransformationSequence", index), macro(dataset, "FrameVOILUTSequence", index)
+    values = apply_modality_lut(pixels, dataset if "ModalityLUTSequence" in dataset else transform)
+    if window.get("VOILUTSequence"):
+        shown, low, high = apply_voi_lut(values, window), 0, 2 ** window.VOILUTSequence[0].LUTDescriptor[2] - 1
+    elif "WindowCenter" in window and "WindowWidth" in window:
+        # The ends of the output range are what the stored bits can say (PS3.3 C.11.2.1.2).
+        signed = dataset.PixelRepresentation == 1
+        ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+        for name in ("BitsStored", "PixelRepresentation", "PhotometricInterpretation"):
+            setattr(window, name, getattr(dataset, name))
+        if window is not transform and "RescaleSlope" in transform:
+            window.RescaleSlope, window.RescaleIntercept = transform.RescaleSlope, transform.RescaleIntercept
+        slope, intercept = float(window.get("RescaleSlope", 1)), float(window.get("RescaleIntercept", 0))
+        shown, low, high = apply_voi_lut(values, window), *(slope * end + intercept for end in ends)
+    elif values.dtype == np.uint8:
+        shown, low, high = values, 0, 2 ** min(8, bits) - 1
+    else:
+        return None
+    levels = (shown - low) * (255 / (high - low))
+    if dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE":
+        levels = 255 - levels
+    return levels[..., None].repeat(3, axis=2)
+
+
+def macro(dataset: pydicom.Dataset, sequence: str, index: int) -> pydicom.Dataset:
+    """Return the functional group's item for a frame, or the data set itself if there is none."""
+    for groups, place in (("PerFrameFunctionalGroupsSequence", index), ("SharedFunctionalGroupsSequence", 0)):
+        items = dataset.get(groups) or []
+        if place < len(items) and sequence in items[place]:
+            return items[place][sequence][0]
+    return dataset
+
+
+def outcomes() -> Iterator[tuple[Path, str]]:
+    """Yield each file, and "equal", "without window", the largest difference above 1, or the reason of a refusal."""
+    for path in test_files():
+        try:
+            names = frames(path)
+            sampled = [names[place] for place in sorted({round(p) for p in np.linspace(0, len(names) - 1, MAX_FRAMES)})]
+            differences = [difference(path, frame) for frame in sampled]
+        except UnreadableImage as error:
+            yield path, str(error)
+            continue
+        known = [value for value in differences if value is not None]
+        yield path, "without window" if not known else "equal" if max(known) <= 1 else f"differs by {max(known)}"
+
+
+def main() -> None:
+    rows = list(outcomes())
+    counts = Counter(re.sub(r"\d+(?:\.\d+)?", "N", outcome) if ":" in outcome else outcome for _, outcome in rows)
+    print("# DICOM: pydicom's own test files, read\n")
+    print(f"{len(rows)} files. Command: `python benchmarks/dicom.py`. Versions:", end=" ")
+    versions = []
+    for package in PACKAGES:
+        try:
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"no {package}")
+    print(", ".join(versions) + ".\n")
+    print("*Equal* is within one grey level of uint8 of pydicom's own modality, VOI and palette functions, in every")
+    print(f"frame compared (at most {MAX_FRAMES} of a file). *Without window*: read, but the header asks for none.\n")
+    print("| outcome | files |\n|---|---:|")
+    for outcome, count in sorted(counts.items(), key=lambda item: (":" in item[0], -item[1], item[0])):
+        print(f"| {outcome} | {count} |")
+
+
+if __name__ == "__main__":
+    main()
