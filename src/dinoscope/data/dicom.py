@@ -7,6 +7,7 @@ need are read: no name, date or identifier.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import warnings
 import zlib
@@ -132,19 +133,26 @@ READER = Reader((".dcm", ".dicom"), recognises, read_header, read, frames=Frames
 # Data sets
 
 
-@cache
 def _library() -> Any:
-    """Import pydicom, silence its warnings about files, and give it a further decoder."""
     try:
         import pydicom
-        from pydicom.pixels import get_decoder
     except ImportError as error:
         raise reader.needs("pydicom", _MEDICAL) from error
+    _set_up()
+    return pydicom
+
+
+@cache
+def _set_up() -> None:
+    """Silence what pydicom says about single files, and give it a further decoder."""
+    import pydicom
+    from pydicom.pixels import get_decoder
+
     warnings.filterwarnings("ignore", module="pydicom")
     pydicom.config.logger.setLevel("CRITICAL")
     for uid in DECODER_DEPENDENCIES:
-        get_decoder(uid).add_plugin("imagecodecs", (__name__, "decode_frame"))
-    return pydicom
+        with contextlib.suppress(ValueError):  # another thread has done it
+            get_decoder(uid).add_plugin("imagecodecs", (__name__, "decode_frame"))
 
 
 def _opened(stream: Stream, max_pixels: int, *, header_only: bool) -> FileDataset:
@@ -155,7 +163,10 @@ def _opened(stream: Stream, max_pixels: int, *, header_only: bool) -> FileDatase
     pydicom = _library()
     stream.seek(0)
     stream = _inflated(stream, reader.max_bytes(max_pixels))
-    dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=header_only, specific_tags=_WANTED)
+    try:
+        dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=header_only, specific_tags=_WANTED)
+    except (EOFError, TypeError) as error:  # a TypeError when it adds the name of the file to its message
+        raise UnreadableImage("damaged: the file ends within an element") from error
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         uid = pydicom.uid
@@ -350,8 +361,8 @@ def _check_frame(dataset: FileDataset, index: int) -> None:
 
 def _coded_shape(frame: bytes) -> tuple[int, int, int] | None:
     """Return height, width and channels in the header of a JPEG 2000 (T.800 A.5.1), JPEG or JPEG-LS (T.81 B.2.2)."""
-    start = frame[:START].find(b"\xff\x4f\xff\x51")
-    if start >= 0:
+    start = _codestream(frame)
+    if frame[start : start + 4] == b"\xff\x4f\xff\x51":
         right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
         return bottom - top, right - left, int.from_bytes(frame[start + 40 : start + 42])
     place = 2
@@ -363,3 +374,14 @@ def _coded_shape(frame: bytes) -> tuple[int, int, int] | None:
             return height, width, channels
         place += 1 if marker == 0xFF else 2 + length
     return None
+
+
+def _codestream(frame: bytes) -> int:
+    """Return where the codestream of a JP2 begins (T.800 I.4), the beginning of anything else."""
+    place = 0
+    while frame[4:8] == b"jP  " and frame[place + 4 : place + 8] != b"jp2c":
+        length = int.from_bytes(frame[place : place + 4])
+        if length < 8:  # a length of 64 bits, or up to the end of the file
+            raise UnreadableImage("damaged: a JPEG 2000 without a codestream")
+        place += length
+    return place + 8 if place else 0
