@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.data import get_testdata_files
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_presentation_lut, apply_voi_lut, pixel_array
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 
 from dinoscope.data.dicom import recognises
 from dinoscope.data.grey_range import HEADER
@@ -66,7 +66,10 @@ def by_pydicom(path: Path, index: int) -> tuple[np.ndarray | None, np.ndarray]:
         return pixels * (255 / np.iinfo(pixels.dtype).max), pixels
     if pixels.ndim == 3:
         return pixels * (255 / (2**bits - 1)), pixels
-    transform, window = macro(dataset, "PixelValueTransformationSequence", index), macro(dataset, "FrameVOILUTSequence", index)
+    transform, window = (
+        macro(dataset, "PixelValueTransformationSequence", index),
+        macro(dataset, "FrameVOILUTSequence", index),
+    )
     values = apply_modality_lut(pixels, dataset if "ModalityLUTSequence" in dataset else transform)
     if window.get("VOILUTSequence"):
         shown, low, high = apply_voi_lut(values, window), 0, 2 ** window.VOILUTSequence[0].LUTDescriptor[2] - 1
@@ -127,7 +130,9 @@ def main() -> None:
             versions.append(f"no {package}")
     print(", ".join(versions) + ".\n")
     print("*Equal* is within one grey level of uint8 of pydicom's own modality, VOI and palette functions, in every")
-    print(f"frame compared (at most {MAX_FRAMES} of a file); if the header asks for no window, the values themselves.\n")
+    print(
+        f"frame compared (at most {MAX_FRAMES} of a file); if the header asks for no window, the values themselves.\n"
+    )
     print("| outcome | files |\n|---|---:|")
     for outcome, count in sorted(counts.items(), key=lambda item: (":" in item[0], -item[1], item[0])):
         print(f"| {outcome} | {count} |")

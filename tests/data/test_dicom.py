@@ -22,7 +22,6 @@ pydicom = pytest.importorskip("pydicom", reason="pydicom reads DICOM: pip instal
 
 from pydicom.data import get_testdata_file  # noqa: E402
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
-from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.uid import (  # noqa: E402
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -176,7 +175,9 @@ def test_of_several_frames_one_must_be_named(tmp_path: Path) -> None:
     path = tmp_path / "loop.dcm"
     path.write_bytes(encoded(data_set(np.zeros((3, 2, 2), np.uint16))))
     for look in (images.read, images.read_header):
-        with pytest.raises(UnreadableImage, match="^several images: the file holds 3 images, frame=0 to frame=2; choose"):
+        with pytest.raises(
+            UnreadableImage, match=r"^several images: the file holds 3 images, frame=0 to frame=2; choose"
+        ):
             look(path)
     assert images.read_header(path, frame="frame=1").height == 2
 
@@ -227,7 +228,9 @@ def test_without_a_window_the_range_behind_header_is_taken(elements: dict[str, f
 
 
 def test_eight_bits_are_final_unless_the_header_is_asked() -> None:
-    dataset = data_set(np.array([[0, 60, 100]], np.uint8), WindowCenter=50, WindowWidth=100, VOILUTFunction="LINEAR_EXACT")
+    dataset = data_set(
+        np.array([[0, 60, 100]], np.uint8), WindowCenter=50, WindowWidth=100, VOILUTFunction="LINEAR_EXACT"
+    )
     assert read(dataset).range is None
     assert shown(dataset, (0.0, 1.0)) == [0, 60, 100]
     assert shown(dataset) == [0, 153, 255]
@@ -275,7 +278,9 @@ def test_functional_groups_hold_for_their_frame() -> None:
 
 def test_no_name_date_or_identifier_is_taken_from_the_header() -> None:
     secret = "Mustermann"
-    dataset = data_set(RAMP, PatientName=f"{secret}^Erika", PatientID=secret, InstitutionName=secret, StudyDescription=secret)
+    dataset = data_set(
+        RAMP, PatientName=f"{secret}^Erika", PatientID=secret, InstitutionName=secret, StudyDescription=secret
+    )
     dataset.PatientBirthDate, dataset.WindowCenterWidthExplanation = "19400101", secret
     dataset.VOILUTSequence = [lut(0, 8, 1, 2)]
     dataset.VOILUTSequence[0].LUTExplanation = secret
@@ -298,7 +303,9 @@ def test_a_compressed_frame_that_is_larger_than_the_header_says_is_not_decoded(r
     assert path is not None
     dataset = pydicom.dcmread(path)
     dataset.Rows = rows
-    with pytest.raises(UnreadableImage, match=rf"^damaged: its header tells .*\({rows}, 64, 1\), a frame \(64, 64, 1\)"):
+    with pytest.raises(
+        UnreadableImage, match=rf"^damaged: its header tells .*\({rows}, 64, 1\), a frame \(64, 64, 1\)"
+    ):
         read(encoded(dataset, JPEG2000Lossless))
 
 
@@ -308,7 +315,7 @@ def test_deflated_data_is_decompressed_up_to_the_limit_only() -> None:
     content = encoded(dataset, DeflatedExplicitVRLittleEndian)
     assert len(content) < 200_000
     tracemalloc.start()
-    with pytest.raises(UnreadableImage, match="^too large: more than 64 MB once decompressed"):
+    with pytest.raises(UnreadableImage, match=r"^too large: more than 64 MB once decompressed"):
         images.read_bytes(content, "image", max_pixels=10_000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -319,7 +326,7 @@ def test_deflated_data_is_decompressed_up_to_the_limit_only() -> None:
 def test_too_many_pixels_are_refused_by_the_header() -> None:
     dataset = data_set(RAMP)
     dataset.Rows = dataset.Columns = 60_000
-    with pytest.raises(UnreadableImage, match="^too large: 60000x60000"):
+    with pytest.raises(UnreadableImage, match=r"^too large: 60000x60000"):
         read(dataset)
 
 
@@ -339,7 +346,7 @@ def test_a_header_that_cannot_be_is_refused(elements: dict[str, object], reason:
 
 def test_a_file_without_an_image_is_not_called_damaged() -> None:
     dataset = item(Modality="SR", SOPInstanceUID="1.2.3")
-    with pytest.raises(UnreadableImage, match="^not supported: a DICOM file without an image"):
+    with pytest.raises(UnreadableImage, match=r"^not supported: a DICOM file without an image"):
         read(dataset)
 
 
@@ -347,7 +354,9 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     content = encoded(data_set(RAMP))
     lossless = Path(str(get_testdata_file("MR_small_jp2klossless.dcm"))).read_bytes()
     monkeypatch.setattr(type(pydicom.pixels.get_decoder(JPEG2000Lossless)), "is_available", False)
-    with pytest.raises(UnreadableImage, match=r"^needs pylibjpeg-openjpeg for JPEG 2000 .*: pip install 'dinoscope\[medical\]'$"):
+    with pytest.raises(
+        UnreadableImage, match=r"^needs pylibjpeg-openjpeg for JPEG 2000 .*: pip install 'dinoscope\[medical\]'$"
+    ):
         read(lossless)
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(UnreadableImage, match=r"^needs pydicom: pip install 'dinoscope\[medical\]'$"):
@@ -357,5 +366,5 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_tiff_within_the_preamble_is_dicom_and_zlib_is_not() -> None:
     content = encoded(data_set(RAMP))
     assert read(b"II*\0" + content[4:]).values.shape == (1, 5, 1)
-    with pytest.raises(UnreadableImage, match="^not an image"):
+    with pytest.raises(UnreadableImage, match=r"^not an image"):
         read(zlib.compress(content))

@@ -21,7 +21,7 @@ from PIL import Image, ImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from dinoscope import cli
-from dinoscope.data import images, jpeg, pillow, reader, tiff
+from dinoscope.data import jpeg, pillow, reader, tiff
 from dinoscope.data.benchmarks import read_indices
 from dinoscope.data.images import UnreadableImage, decode, pixel_limit, read_header, read_size
 from dinoscope.errors import UserError

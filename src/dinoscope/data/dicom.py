@@ -22,7 +22,17 @@ from numpy import ndarray
 
 from dinoscope.data import reader
 from dinoscope.data.grey_range import Window, bits_window, to_uint8
-from dinoscope.data.reader import START, Display, Frames, Header, RawImage, Reader, Stream, UnreadableImage, not_supported
+from dinoscope.data.reader import (
+    START,
+    Display,
+    Frames,
+    Header,
+    RawImage,
+    Reader,
+    Stream,
+    UnreadableImage,
+    not_supported,
+)
 
 if TYPE_CHECKING:
     from pydicom import Dataset, FileDataset
@@ -32,7 +42,11 @@ _WANTED = [
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelAspectRatio"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept"),
     *("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "PresentationLUTShape"),
-    *(f"{colour}PaletteColorLookupTable{part}" for colour in ("Red", "Green", "Blue") for part in ("Data", "Descriptor")),
+    *(
+        f"{colour}PaletteColorLookupTable{part}"
+        for colour in ("Red", "Green", "Blue")
+        for part in ("Data", "Descriptor")
+    ),
     *(f"Segmented{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData", "FloatPixelData", "DoubleFloatPixelData"),
@@ -55,7 +69,9 @@ _DECODERS = {
 # JPEG with more than 8 bits and lossless JPEG, the usual one of CT and MR. pydicom has decoders for them too, of which
 # pylibjpeg-libjpeg is under the GPL.
 DECODER_DEPENDENCIES = {
-    f"1.2.840.10008.1.2.{number}": ("imagecodecs",) for number, (package, _) in _DECODERS.items() if package == "imagecodecs"
+    f"1.2.840.10008.1.2.{number}": ("imagecodecs",)
+    for number, (package, _) in _DECODERS.items()
+    if package == "imagecodecs"
 }
 
 
@@ -145,11 +161,11 @@ def _library() -> Any:
 @cache
 def _set_up() -> None:
     """Silence what pydicom says about single files, and give it a further decoder."""
-    import pydicom
+    from pydicom import config
     from pydicom.pixels import get_decoder
 
     warnings.filterwarnings("ignore", module="pydicom")
-    pydicom.config.logger.setLevel("CRITICAL")
+    config.logger.setLevel("CRITICAL")
     for uid in DECODER_DEPENDENCIES:
         with contextlib.suppress(ValueError):  # another thread has done it
             get_decoder(uid).add_plugin("imagecodecs", (__name__, "decode_frame"))
@@ -250,7 +266,9 @@ def _kind(dataset: Dataset, index: int) -> np.dtype:
         return np.dtype("f4")
     if (slope, intercept) == (1, 0):
         return np.dtype(f"{'i' if signed else 'u'}{max(1, allocated // 8)}")
-    ends = [slope * end + intercept for end in ((-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1))]
+    ends = [
+        slope * end + intercept for end in ((-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1))
+    ]
     if allocated > 16 or not slope.is_integer() or not intercept.is_integer():
         return np.dtype("f4")
     holds = (kind for kind in ("u2", "i2") if np.iinfo(kind).min <= min(ends) and max(ends) <= np.iinfo(kind).max)
@@ -314,9 +332,7 @@ def _first(numbers: Any) -> float | None:
     return float(numbers) if isinstance(numbers, float | int) else float(numbers[0]) if numbers else None
 
 
-def _looked_up(
-    values: Shaped[ndarray, "*shape"], first: int, table: UInt8[ndarray, " n"]
-) -> UInt8[ndarray, "*shape"]:
+def _looked_up(values: Shaped[ndarray, "*shape"], first: int, table: UInt8[ndarray, " n"]) -> UInt8[ndarray, "*shape"]:
     return table[np.clip(values.astype(np.int64) - first, 0, len(table) - 1)]
 
 

@@ -26,7 +26,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
-from dinoscope.data import dicom, jpeg, pillow, tiff
+from dinoscope.data import arrays, dicom, jpeg, nifti, pillow, tiff
 from dinoscope.data.grey_range import Window
 from dinoscope.data.reader import (
     START,
@@ -63,6 +63,8 @@ READERS: dict[str, Reader] = {
     "JPEG": jpeg.READER,
     **pillow.READERS,
     "TIFF": tiff.READER,
+    "NIfTI": nifti.READER,
+    "NPY": arrays.READER,
 }
 
 MAX_MEGAPIXELS = 60.0
@@ -84,7 +86,6 @@ _OTHERS = {
 OTHER_EXTENSIONS = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC"),
     **dict.fromkeys((".jp2", ".j2k", ".jpx"), "JPEG 2000"),
-    **dict.fromkeys((".nii", ".nii.gz"), "NIfTI"),
     **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"), "a camera's raw format"),
     **{".avif": "AVIF", ".jxl": "JPEG XL", ".svg": "SVG", ".pdf": "PDF", ".psd": "Photoshop's format"},
     **{".exr": "OpenEXR", ".hdr": "Radiance HDR"},
@@ -132,7 +133,7 @@ def read(path: Path, *, frame: str = "", max_pixels: int | None = None, shrink: 
     limit = pixel_limit() if max_pixels is None else max_pixels
     with opened(path, limit) as file:
         reader = READERS[format_of(file, path.name)]
-        stream = BytesIO(file.read()) if reader.frames is None else BufferedReader(file)
+        stream: Stream = BytesIO(file.read()) if reader.frames is None else BufferedReader(file)
         return _decoded(reader, stream, frame, limit, shrink)
 
 
