@@ -310,7 +310,7 @@ def test_a_fraction_of_the_images_that_makes_no_sense_is_refused(tmp_path: Path)
 
 
 def test_every_ending_of_jpeg_is_taken_and_others_are_listed(tmp_path: Path) -> None:
-    touch(tmp_path, "a.jfif", "b.JPE", "c.jpg", "1.HEIC", "sub/2.heic", "3.avif", "IM0001", "1.2.840.7", "x.nii.gz")
+    touch(tmp_path, "a.jfif", "b.JPE", "c.jpg", "1.HEIC", "sub/2.heic", "3.avif", "IM0001", "1.2.840.7", "x.txt.gz")
     touch(tmp_path, ".hidden.heic")
     folder = find_images(tmp_path)
     assert folder.paths == ("a.jfif", "b.JPE", "c.jpg")

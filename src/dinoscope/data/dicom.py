@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
 from numpy import ndarray
 
-from dinoscope.data import reader
+from dinoscope.data import jpeg, reader
 from dinoscope.data.grey_range import Window, bits_window, to_uint8
 from dinoscope.data.reader import (
     START,
@@ -91,7 +91,7 @@ def decode_frame(content: bytes, runner: Any) -> bytearray:
 
 
 def recognises(start: bytes) -> bool:
-    """Tell a file by its preamble; one without by its first element, of a data set or of the file's meta information."""
+    """Tell a file by its preamble, or by the first element of its meta information or of its data set."""
     if start[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
         return True
     if len(start) < 8:
@@ -370,34 +370,6 @@ def _check_frame(dataset: FileDataset, index: int) -> None:
         if len(frame) > _MAX_RLE_BYTES:
             raise UnreadableImage("not read: a frame of more than 24 MB of run lengths; save it uncompressed")
         return
-    coded, declared = _coded_shape(frame), (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel)
+    coded, declared = jpeg.coded_shape(frame), (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel)
     if coded != declared:
         raise UnreadableImage(f"damaged: its header tells height, width and channels {declared}, a frame {coded}")
-
-
-def _coded_shape(frame: bytes) -> tuple[int, int, int] | None:
-    """Return height, width and channels in the header of a JPEG 2000 (T.800 A.5.1), JPEG or JPEG-LS (T.81 B.2.2)."""
-    start = _codestream(frame)
-    if frame[start : start + 4] == b"\xff\x4f\xff\x51":
-        right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
-        return bottom - top, right - left, int.from_bytes(frame[start + 40 : start + 42])
-    place = 2
-    while place + 10 <= len(frame):
-        mark, marker, length, _, height, width, channels = struct.unpack_from(">BBHBHHB", frame, place)
-        if mark != 0xFF or marker == 0xDA:
-            return None
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            return height, width, channels
-        place += 1 if marker == 0xFF else 2 + length
-    return None
-
-
-def _codestream(frame: bytes) -> int:
-    """Return where the codestream of a JP2 begins (T.800 I.4), the beginning of anything else."""
-    place = 0
-    while frame[4:8] == b"jP  " and frame[place + 4 : place + 8] != b"jp2c":
-        length = int.from_bytes(frame[place : place + 4])
-        if length < 8:  # a length of 64 bits, or up to the end of the file
-            raise UnreadableImage("damaged: a JPEG 2000 without a codestream")
-        place += length
-    return place + 8 if place else 0

@@ -26,7 +26,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
-from dinoscope.data import arrays, dicom, jpeg, nifti, pillow, tiff
+from dinoscope.data import arrays, dicom, jpeg, microscopy, nifti, pillow
 from dinoscope.data.grey_range import Window
 from dinoscope.data.reader import (
     START,
@@ -62,7 +62,7 @@ READERS: dict[str, Reader] = {
     "DICOM": dicom.READER,  # the first, since its preamble may be the beginning of a TIFF
     "JPEG": jpeg.READER,
     **pillow.READERS,
-    "TIFF": tiff.READER,
+    "TIFF": microscopy.READER,
     "NIfTI": nifti.READER,
     "NPY": arrays.READER,
 }
