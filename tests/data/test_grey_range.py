@@ -84,7 +84,10 @@ def test_a_window_is_read_as_it_is_written() -> None:
     assert describe(bits_window(12)) == "0 to 4095, 12 bits (--window 2047.5,4095)"
 
 
-@pytest.mark.parametrize("text", ["", "40", "40 400", "a,b", "1,2,3", "40,0", "40,-1", "nan,4", "0,inf", "header,", "header,4", "header,4,0", "liver"])
+NO_WINDOWS = ["", "40", "40 400", "a,b", "1,2,3", "40,0", "40,-1", "nan,4", "0,inf", "header,4", "header,4,0", "liver"]
+
+
+@pytest.mark.parametrize("text", NO_WINDOWS)
 def test_what_is_no_window_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--window"):
         parse_window(text)

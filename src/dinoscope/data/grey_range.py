@@ -22,8 +22,8 @@ Window = tuple[float, float]
 HEADER: Window = (0.0, 0.0)
 """The window in the header of each file, as DICOM has one; of a file without one, the range of its own values.
 
-`with_fallback` gives such files a range in common. Both have a width that is not above 0, which no other range has: a
-grey range stays two numbers wherever it is stored.
+`with_fallback` gives such files a range in common: its width is negative. So a grey range is two numbers wherever it is
+stored, and no other one has such a width.
 """
 
 WINDOWS: dict[str, Window] = {
@@ -133,12 +133,12 @@ def with_fallback(window: Window) -> Window:
 
 def is_header(window: Window | None) -> bool:
     """Whether it is `HEADER`, with a range for other files or without one."""
-    return window is not None and window[1] <= 0
+    return window is not None and (window == HEADER or window[1] < 0)
 
 
 def fallback(window: Window | None) -> Window | None:
     """Return the range of files that have no window of their own: any other window itself, None of `HEADER` alone."""
-    return None if window is None or window[1] == 0 else (window[0], abs(window[1]))
+    return None if window is None or window == HEADER else (window[0], abs(window[1]))
 
 
 def parse_window(text: str) -> Window:

@@ -26,7 +26,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
-from dinoscope.data import arrays, dicom, jpeg, microscopy, nifti, pillow
+from dinoscope.data import arrays, dicom, heif, jpeg, jpeg2000, microscopy, nifti, pillow
 from dinoscope.data.grey_range import Window
 from dinoscope.data.reader import (
     START,
@@ -62,6 +62,8 @@ READERS: dict[str, Reader] = {
     "DICOM": dicom.READER,  # the first, since its preamble may be the beginning of a TIFF
     "JPEG": jpeg.READER,
     **pillow.READERS,
+    **heif.READERS,
+    "JPEG 2000": jpeg2000.READER,
     "TIFF": microscopy.READER,
     "NIfTI": nifti.READER,
     "NPY": arrays.READER,
@@ -71,9 +73,6 @@ MAX_MEGAPIXELS = 60.0
 """Height times width above which an image is refused, in millions; a JPEG of up to four times as many is halved."""
 
 _OTHERS = {
-    "HEIC": rb".{4}ftyp(hei[cxms]|hevc|mif1|msf1)",
-    "AVIF": rb".{4}ftypavi[fs]",
-    "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
     "JPEG XL": rb"\0\0\0\x0cJXL |\xff\x0a",
     "Photoshop": rb"8BPS",
     "OpenEXR": rb"\x76\x2f\x31\x01",
@@ -84,10 +83,8 @@ _OTHERS = {
 """Format -> beginning of its files: what people take for images that are read, often because of the name."""
 
 OTHER_EXTENSIONS = {
-    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC"),
-    **dict.fromkeys((".jp2", ".j2k", ".jpx"), "JPEG 2000"),
     **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"), "a camera's raw format"),
-    **{".avif": "AVIF", ".jxl": "JPEG XL", ".svg": "SVG", ".pdf": "PDF", ".psd": "Photoshop's format"},
+    **{".jxl": "JPEG XL", ".svg": "SVG", ".pdf": "PDF", ".psd": "Photoshop's format"},
     **{".exr": "OpenEXR", ".hdr": "Radiance HDR"},
 }
 """Endings of images that cannot be read -> the format, for the reason if the content does not tell it."""

@@ -100,7 +100,7 @@ def first_frame(data: bytes) -> Frame | None:
 
 def coded_shape(frame: bytes) -> tuple[int, int, int] | None:
     """Return height, width and channels in the header of a JPEG 2000 (T.800 A.5.1), JPEG or JPEG-LS (T.81 B.2.2)."""
-    start = _codestream(frame)
+    start = codestream(frame)
     if frame[start : start + 4] == b"\xff\x4f\xff\x51":
         right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
         return bottom - top, right - left, int.from_bytes(frame[start + 40 : start + 42])
@@ -115,7 +115,7 @@ def coded_shape(frame: bytes) -> tuple[int, int, int] | None:
     return None
 
 
-def _codestream(frame: bytes) -> int:
+def codestream(frame: bytes) -> int:
     """Return where the codestream of a JP2 begins (T.800 I.4), the beginning of anything else."""
     place = 0
     while frame[4:8] == b"jP  " and frame[place + 4 : place + 8] != b"jp2c":

@@ -167,9 +167,7 @@ def _header(page: TiffPage, fault: NotSupported, max_pixels: int) -> Header:
     if is_coded:
         _check_parts(page)
     sample = "u1" if page.bitspersample <= 8 and page.dtype.kind in "bu" else page.dtype.str[1:]
-    return Header(
-        "TIFF", *reader.oriented_size(height, width, orientation), orientation, grey=is_grey, sample=sample
-    )
+    return Header("TIFF", *reader.oriented_size(height, width, orientation), orientation, grey=is_grey, sample=sample)
 
 
 def _check_parts(page: TiffPage) -> None:

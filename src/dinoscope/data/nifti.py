@@ -1,8 +1,8 @@
 """NIfTI-1 and NIfTI-2 (nifti.nimh.nih.gov), plain or in gzip, read by nibabel: the slices of a volume.
 
 Slices are those of the volume turned to RAS+ (nibabel's `as_closest_canonical`, which permutes and flips the axes and
-does not resample): axis 0 runs to the right, 1 to the front, 2 to the head. In a picture the earlier of the other two axes
-runs to the right and the later one up. Slope and intercept are applied.
+does not resample): axis 0 runs to the right, 1 to the front, 2 to the head. In a picture the earlier of the other two
+axes runs to the right and the later one up. Slope and intercept are applied.
 
 Only the voxels of a slice are read. In gzip everything in front of them is decompressed, every time.
 """
