@@ -132,6 +132,8 @@ def test_jpeg_of_12_bits_and_lossless_jpeg(name: str, place: tuple[int, slice], 
         (np.array([[0, 4095]], np.uint16), 100, 0, "i4", [0, 409500]),
         (np.array([[0, 10]], np.uint16), 0.5, -1, "f4", [-1, 4]),
         (np.array([[0, 4095]], np.uint16), -1, 0, "i2", [0, -4095]),
+        (np.array([[0, 4095]], np.uint16), 2**20, 0, "f4", [0, 4095 * 2**20]),
+        (np.array([[0, 40_000]], np.uint16), 1, -1, "i2", [-1, 40_000 % 2**12 - 1]),
     ],
 )
 def test_slope_and_intercept_keep_whole_numbers_whole(
@@ -324,6 +326,37 @@ def test_deflated_data_is_decompressed_up_to_the_limit_only() -> None:
     tracemalloc.stop()
     assert peak < 200_000_000
     assert read(encoded(data_set(RAMP), DeflatedExplicitVRLittleEndian)).values[0, :, 0].tolist() == RAMP[0].tolist()
+
+
+def test_deflated_data_is_recognised_behind_long_meta_information() -> None:
+    dataset = data_set(np.zeros((9000, 9000), np.uint8))
+    content = encoded(dataset, DeflatedExplicitVRLittleEndian)
+    identifier = content.index(b"1.2.3\0")
+    assert content[identifier - 2 : identifier] == b"\6\0"
+    longer = content[: identifier - 2] + struct.pack("<H", 5000) + b"1" * 5000 + content[identifier + 6 :]
+    with pytest.raises(UnreadableImage, match=r"^too large: more than 64 MB once decompressed"):
+        images.read_bytes(longer, "image", max_pixels=10_000)
+
+
+def test_a_palette_that_expands_without_end_is_refused() -> None:
+    dataset = data_set(np.zeros((2, 2), np.uint8), PhotometricInterpretation="PALETTE COLOR")
+    for colour in ("Red", "Green", "Blue"):
+        setattr(dataset, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, 16])
+        lines = struct.pack("<5H", 0, 1, 0, 1, 65535) + struct.pack("<3H", 1, 65535, 9) * 1000
+        setattr(dataset, f"Segmented{colour}PaletteColorLookupTableData", lines)
+    with pytest.raises(UnreadableImage, match=r"^not supported: a DICOM image with a palette of odd segments"):
+        read(dataset)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("f4", "FloatPixelData"), ("f8", "DoubleFloatPixelData")])
+def test_floats(kind: str, name: str) -> None:
+    dataset = data_set(np.array([[0.5, -2]], kind))
+    for element in ("PixelData", "PixelRepresentation", "BitsStored", "HighBit"):
+        delattr(dataset, element)
+    setattr(dataset, name, np.array([[0.5, -2]], kind).tobytes())
+    content = encoded(dataset)
+    assert read(content).values[0, :, 0].tolist() == [0.5, -2]
+    assert images.stream_header(BytesIO(content), "", 10**6).sample == kind
 
 
 def test_too_many_pixels_are_refused_by_the_header() -> None:

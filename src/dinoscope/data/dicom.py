@@ -23,7 +23,6 @@ from numpy import ndarray
 from dinoscope.data import jpeg, reader
 from dinoscope.data.grey_range import Window, bits_window, to_uint8
 from dinoscope.data.reader import (
-    START,
     Display,
     Frames,
     Header,
@@ -53,26 +52,23 @@ _WANTED = [
 ]
 
 _PREAMBLE = 128
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
 _MAX_RLE_BYTES = 24_000_000  # of a compressed frame: two bytes may become 128
 _MAX_FRAMES = 1 << 16
 
-# Transfer syntax -> package that decodes it, and the extra that installs it.
-_MEDICAL, _MICROSCOPY = "medical", "microscopy"
+_EXTRA = "medical"
+_SYNTAX = "1.2.840.10008.1.2."
+_RLE = f"{_SYNTAX}5"
 _DECODERS = {
-    **dict.fromkeys(("4.50",), ("Pillow", _MEDICAL)),
-    **dict.fromkeys(("4.51", "4.57", "4.70"), ("imagecodecs", _MICROSCOPY)),
-    **dict.fromkeys(("4.80", "4.81"), ("pyjpegls", _MEDICAL)),
-    **dict.fromkeys(("4.90", "4.91", "4.201", "4.202", "4.203"), ("pylibjpeg-openjpeg", _MEDICAL)),
+    **{"5": "pydicom", "4.50": "pillow"},
+    **dict.fromkeys(("4.51", "4.57", "4.70"), "imagecodecs"),
+    **dict.fromkeys(("4.80", "4.81"), "pyjpegls"),
+    **dict.fromkeys(("4.90", "4.91", "4.201", "4.202", "4.203"), "pylibjpeg-openjpeg"),
 }
+"""End of a compressed transfer syntax -> package that decodes it."""
 
 # JPEG with more than 8 bits and lossless JPEG, the usual one of CT and MR. pydicom has decoders for them too, of which
 # pylibjpeg-libjpeg is under the GPL.
-DECODER_DEPENDENCIES = {
-    f"1.2.840.10008.1.2.{number}": ("imagecodecs",)
-    for number, (package, _) in _DECODERS.items()
-    if package == "imagecodecs"
-}
+DECODER_DEPENDENCIES = {_SYNTAX + end: (package,) for end, package in _DECODERS.items() if package == "imagecodecs"}
 
 
 def is_available(uid: str) -> bool:
@@ -117,7 +113,7 @@ def read_header(stream: Stream, max_pixels: int, frame: str = "") -> Header:
 
 def read(content: Stream, max_pixels: int, frame: str = "") -> RawImage:
     """Decode a frame, and no other."""
-    from pydicom.pixels import apply_color_lut, pixel_array  # pyright: ignore[reportMissingImports]
+    from pydicom.pixels import apply_color_lut, pixel_array
 
     dataset = _opened(content, max_pixels, header_only=False)
     index = reader.frame_index(frame, _names(dataset))
@@ -125,10 +121,11 @@ def read(content: Stream, max_pixels: int, frame: str = "") -> RawImage:
     _check_frame(dataset, index)
     with reader.turn(header.height * header.width):
         pixels = pixel_array(dataset, index=index)
+        bits = dataset.get("BitsStored", dataset.BitsAllocated)
         if dataset.PhotometricInterpretation == "PALETTE COLOR":
+            _check_palette(dataset)
             pixels = apply_color_lut(pixels, dataset)
             return RawImage(pixels if pixels.dtype == np.uint8 else to_uint8(pixels, bits_window(16)))
-        bits = dataset.BitsStored
         if not header.grey:
             return RawImage(pixels if bits == 8 else to_uint8(pixels, bits_window(bits)))
         stored = pixels[..., None]
@@ -153,7 +150,7 @@ def _library() -> Any:
     try:
         import pydicom
     except ImportError as error:
-        raise reader.needs("pydicom", _MEDICAL) from error
+        raise reader.needs("pydicom", _EXTRA) from error
     _set_up()
     return pydicom
 
@@ -178,8 +175,8 @@ def _opened(stream: Stream, max_pixels: int, *, header_only: bool) -> FileDatase
     """
     pydicom = _library()
     stream.seek(0)
-    stream = _inflated(stream, reader.max_bytes(max_pixels))
     try:
+        stream = _inflated(stream, reader.max_bytes(max_pixels))
         dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=header_only, specific_tags=_WANTED)
     except (EOFError, TypeError) as error:  # a TypeError when it adds the name of the file to its message
         raise UnreadableImage("damaged: the file ends within an element") from error
@@ -206,14 +203,12 @@ def _inflated(stream: Stream, limit: int) -> Stream:
 
     pydicom decompresses whatever a file holds.
     """
-    start = stream.read(START)
-    stream.seek(0)
-    if start[_PREAMBLE : _PREAMBLE + 4] != b"DICM" or _DEFLATED not in start:
+    from pydicom.filereader import _read_file_meta_info, read_preamble
+
+    read_preamble(stream, force=True)
+    if _read_file_meta_info(stream).get("TransferSyntaxUID") != f"{_SYNTAX}1.99":
+        stream.seek(0)
         return stream
-    tag, _, length = struct.unpack_from("<4s4sI", start, _PREAMBLE + 4)
-    if tag != b"\2\0\0\0":
-        raise UnreadableImage("damaged: the length of its meta information is missing")
-    stream.seek(_PREAMBLE + 16 + length)
     content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(), limit + 1)
     if len(content) > limit:
         raise UnreadableImage(f"too large: more than {limit / 1e6:.4g} MB once decompressed; save the image alone")
@@ -258,19 +253,19 @@ def _rescaling(dataset: Dataset, index: int) -> tuple[float, float]:
 
 def _kind(dataset: Dataset, index: int) -> np.dtype:
     """Return the type of the values after the modality LUT, which holds what the stored bits can say."""
-    bits, allocated, signed = dataset.BitsStored, dataset.BitsAllocated, dataset.get("PixelRepresentation") == 1
+    allocated = dataset.BitsAllocated
     if tables := dataset.get("ModalityLUTSequence"):
         return np.dtype("u1" if tables[0].LUTDescriptor[2] <= 8 else "u2")
-    slope, intercept = _rescaling(dataset, index)
-    if allocated == 32 and "FloatPixelData" in dataset:
-        return np.dtype("f4")
+    if "PixelRepresentation" not in dataset:  # floats, PS3.3 C.7.6.24
+        return np.dtype(f"f{allocated // 8}")
+    signed, (slope, intercept) = dataset.PixelRepresentation == 1, _rescaling(dataset, index)
     if (slope, intercept) == (1, 0):
         return np.dtype(f"{'i' if signed else 'u'}{max(1, allocated // 8)}")
-    ends = [
-        slope * end + intercept for end in ((-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1))
-    ]
-    if allocated > 16 or not slope.is_integer() or not intercept.is_integer():
+    is_whole = slope.is_integer() and intercept.is_integer()
+    if allocated > 16 or not is_whole or 2**16 * abs(slope) + abs(intercept) >= 2**31:
         return np.dtype("f4")
+    values = 2**dataset.BitsStored
+    ends = [slope * end + intercept for end in ((-values // 2, values // 2 - 1) if signed else (0, values - 1))]
     holds = (kind for kind in ("u2", "i2") if np.iinfo(kind).min <= min(ends) and max(ends) <= np.iinfo(kind).max)
     return np.dtype(next(holds, "i4"))
 
@@ -286,10 +281,25 @@ def _modality(stored: Shaped[ndarray, "h w 1"], dataset: Dataset, index: int) ->
     kind = _kind(dataset, index)
     if kind.kind == "f":
         return (stored * slope + intercept).astype(kind)
-    values = stored.astype(np.int64) * int(slope) + int(intercept)
-    # Bits above the stored ones, which should be 0, may say more than the type holds.
+    values = stored.astype(np.int32) * np.int32(slope) + np.int32(intercept)
+    # A compressed frame may have more bits than the header tells; pydicom clears them in others.
     fits = np.iinfo(kind).min <= values.min() and values.max() <= np.iinfo(kind).max
-    return values.astype(kind if fits else np.float32)
+    return values.astype(kind) if fits else values
+
+
+def _check_palette(dataset: Dataset) -> None:
+    """Raise UnreadableImage if the segments of a palette expand to more than it can hold (PS3.3 C.7.9.2)."""
+    for colour in ("Red", "Green", "Blue"):
+        data = dataset.get(f"Segmented{colour}PaletteColorLookupTableData") or b""
+        _, _, bits = dataset.get(f"{colour}PaletteColorLookupTableDescriptor") or (0, 0, 16)
+        order = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
+        words = np.frombuffer(data, "u1" if bits == 8 else f"{order}u2").astype(int)
+        place = count = 0
+        while place + 1 < len(words):
+            kind, length = words[place : place + 2]
+            if kind not in (0, 1) or (count := count + length) > 1 << 16:
+                raise not_supported("a DICOM image with a palette of odd segments, save it as RGB")
+            place += 2 + length if kind == 0 else 3
 
 
 def _padding(stored: Shaped[ndarray, "h w 1"], dataset: Dataset) -> Bool[ndarray, "h w 1"] | None:
@@ -354,19 +364,17 @@ def _check_frame(dataset: FileDataset, index: int) -> None:
     syntax = dataset.file_meta.TransferSyntaxUID
     if not syntax.is_encapsulated:
         return
-    try:
-        is_available = get_decoder(syntax).is_available
-    except NotImplementedError:
-        raise not_supported(f"DICOM in {syntax.name}, save it uncompressed") from None
-    if not is_available:
-        package, extra = _DECODERS[syntax.removeprefix("1.2.840.10008.1.2.")]
-        raise reader.needs(f"{package} for {syntax.name}", extra)
+    package = _DECODERS.get(syntax.removeprefix(_SYNTAX))
+    if package is None:
+        raise not_supported(f"DICOM in {syntax.name}, save it uncompressed")
+    if not get_decoder(syntax).is_available:
+        raise reader.needs(f"{package} for {syntax.name}", _EXTRA)
     table = None
     if "ExtendedOffsetTable" in dataset:
         table = dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths
     frames = int(dataset.get("NumberOfFrames") or 1)
     frame = get_frame(dataset.PixelData, index, number_of_frames=frames, extended_offsets=table)
-    if syntax == "1.2.840.10008.1.2.5":
+    if syntax == _RLE:
         if len(frame) > _MAX_RLE_BYTES:
             raise UnreadableImage("not read: a frame of more than 24 MB of run lengths; save it uncompressed")
         return

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -37,11 +38,15 @@ _MAX_BYTES_PER_PIXEL = 32  # RGB and transparency of 64 bits
 _PAGE = re.compile(r"page=(\d{1,9})")
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6  # TIFF 6.0
+_RAW = 1
 # None, LZW, Deflate twice, PackBits, LZMA, Zstandard: decompressed up to the size of a strip or tile.
-_BOUNDED = (1, 5, 8, 32946, 32773, 34925, 50000)
+_BOUNDED = (_RAW, 5, 8, 32946, 32773, 34925, 50000)
 _JPEG, _JPEG_2000 = 7, (33003, 33004, 33005, 34712)
 _JPEG_HEADER_BYTES = 1 << 14
 _ALPHA = (1, 2)  # ExtraSamples
+_REDUCED, _MASK = 1, 4  # bits of NewSubfileType
+
+_FAULT = reader.not_supported("this page of a TIFF, save it as PNG")
 
 
 def names(stream: Stream, max_pixels: int) -> tuple[str, ...]:
@@ -49,42 +54,42 @@ def names(stream: Stream, max_pixels: int) -> tuple[str, ...]:
     try:
         tiff.read_header(stream, max_pixels)
     except NotSupported as fault:
-        return _names(_opened(stream, fault))
+        return _names(_directories(_opened(stream, fault), fault))
     return ("",)
 
 
 def read_header(stream: Stream, max_pixels: int, frame: str = "") -> Header:
     """Return what the directory of a page tells."""
-    fault = reader.not_supported("this page of a TIFF, save it as PNG")
+    fault = _FAULT
     if not frame:
         try:
             return tiff.read_header(stream, max_pixels)
         except NotSupported as error:
             fault = error
-    return _header(_page(_opened(stream, fault), frame), fault, max_pixels)
+    return _header(_page(_opened(stream, fault), frame, fault), fault, max_pixels)
 
 
 def read(content: Stream, max_pixels: int, frame: str = "") -> RawImage:
     """Decode a page, and no other."""
-    fault = reader.not_supported("this page of a TIFF, save it as PNG")
+    fault = _FAULT
     if not frame:
-        content = BytesIO(content.read())
+        data = content.read()
         try:
-            return tiff.read(BytesIO(content.getvalue()), max_pixels)  # which changes it
+            return tiff.read(BytesIO(data), max_pixels)
         except NotSupported as error:
-            fault = error
-    page = _page(_opened(content, fault), frame)
+            content, fault = BytesIO(data), error
+    page = _page(_opened(content, fault), frame, fault)
     header = _header(page, fault, max_pixels)
     with reader.turn(header.height * header.width):
         values = page.asarray(maxworkers=1).reshape(page.shaped[0], *page.shaped[2:])  # [planes, h, w, channels]
         values = np.moveaxis(values, 0, 2).reshape(page.imagelength, page.imagewidth, -1)
         if page.photometric == _PALETTE:
-            values = (page.colormap[:, values[..., 0]].transpose(1, 2, 0) >> 8).astype(np.uint8)
+            colours: Any = page.colormap  # [3, n] of 16 bits
+            values = (colours[:, values[..., 0]].transpose(1, 2, 0) >> 8).astype(np.uint8)
         elif page.bitspersample < 8:
             values = to_uint8(values.astype(np.uint8), bits_window(page.bitspersample))
-        values = values[..., : 1 if header.grey else 3]
-        orientation = header.orientation
-        return RawImage(reader.orient(values, orientation), white_is_zero=page.photometric == _WHITE_IS_ZERO)
+        values = reader.orient(values[..., : 1 if header.grey else 3], header.orientation)
+        return RawImage(values, white_is_zero=page.photometric == _WHITE_IS_ZERO)
 
 
 READER = Reader(
@@ -110,30 +115,40 @@ def _opened(stream: Stream, fault: NotSupported) -> TiffFile:
 
 def _stack(file: TiffFile) -> int:
     """Return how many pages follow each other behind the first directory, as in a large file of ImageJ."""
-    return int((file.imagej_metadata or {}).get("images", 1)) if len(file.pages) == 1 else 1
+    is_stack = len(file.pages) == 1 and file.pages.first.compression == _RAW
+    return int((file.imagej_metadata or {}).get("images", 1)) if is_stack else 1
 
 
-def _names(file: TiffFile) -> tuple[str, ...]:
-    pages = range(_stack(file))
-    if len(pages) == 1:
-        pages = [
-            index for index, page in enumerate(islice(file.pages, _MAX_PAGES)) if not (page.is_reduced or page.is_mask)
+def _directories(file: TiffFile, fault: NotSupported) -> Sequence[int]:
+    """Return the places of the pages that are neither a smaller copy nor a mask. Raises `fault` if there are none."""
+    if (count := _stack(file)) > 1:
+        places: Sequence[int] = range(count)
+    else:
+        pages = cast("Iterable[TiffPage]", file.pages)
+        places = [
+            place for place, page in enumerate(islice(pages, _MAX_PAGES)) if not page.subfiletype & (_REDUCED | _MASK)
         ]
-    if len(pages) > _MAX_PAGES:
-        raise UnreadableImage(f"not read: {len(pages)} pages, and {_MAX_PAGES} is the limit")
-    return tuple(f"page={index}" for index in pages) if len(pages) > 1 else ("",)
+    if not places:
+        raise fault
+    if len(places) > _MAX_PAGES:
+        raise UnreadableImage(f"not read: {len(places)} pages, and {_MAX_PAGES} is the limit")
+    return places
 
 
-def _page(file: TiffFile, frame: str) -> TiffPage:
+def _names(places: Sequence[int]) -> tuple[str, ...]:
+    return tuple(f"page={place}" for place in places) if len(places) > 1 else ("",)
+
+
+def _page(file: TiffFile, frame: str, fault: NotSupported) -> TiffPage:
     """Return the page of a name, which may be that of a smaller copy too."""
     match, stack = _PAGE.fullmatch(frame), _stack(file)
-    index = int(match[1]) if match else -1
-    if match is None or index >= max(stack, len(file.pages)):
-        reader.frame_index(frame, _names(file))
-        index = 0
-    page: Any = file.pages[0 if stack > 1 else index]
-    if index and stack > 1:
-        page._dataoffsets = page.dataoffsets = tuple(offset + index * page.nbytes for offset in page.dataoffsets)
+    place = int(match[1]) if match else -1
+    if not 0 <= place < max(stack, len(file.pages)):
+        places = _directories(file, fault)
+        place = places[reader.frame_index(frame, _names(places))]
+    page: Any = file.pages[0 if stack > 1 else place]
+    if stack > 1:
+        page.dataoffsets = tuple(offset + place * page.nbytes for offset in page.dataoffsets)
     return page
 
 
