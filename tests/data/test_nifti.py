@@ -159,6 +159,7 @@ def test_too_many_pixels_are_refused_and_a_slice_must_exist() -> None:
     content = encoded(np.zeros((40, 50, 2), np.uint8))
     with pytest.raises(UnreadableImage, match=r"^too large: 40x50"):
         images.frames_of_bytes(content, "x", max_pixels=1999)
+    images.read_bytes(content, "x", frame="axis=0,slice=0", max_pixels=1999)
     for frame in ("axis=2,slice=2", "axis=3,slice=0", "volume=0,axis=2,slice=0", "page=0"):
         with pytest.raises(UnreadableImage, match=rf"^no image '{frame}'"):
             images.read_bytes(content, "x", frame=frame)

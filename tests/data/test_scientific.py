@@ -16,6 +16,8 @@ from PIL import Image, features
 
 from dinoscope.data import images
 from dinoscope.data.images import UnreadableImage
+from dinoscope.data.scan import scan
+from dinoscope.data.sources import find_images
 
 MUTANTS = int(os.environ.get("DINOSCOPE_MUTANTS", "10000"))
 """Damaged files that are read in all."""
@@ -192,6 +194,35 @@ def test_optional_packages_are_imported_late() -> None:
     program = "import sys, dinoscope.data.images, dinoscope.cli; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not {"pydicom", "nibabel", "tifffile", "imagecodecs", "pillow_heif"} & set(loaded)
+
+
+def test_a_scan_counts_formats_and_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.data import test_dicom, test_nifti
+
+    folder, cache = tmp_path / "images", tmp_path / "cache"
+    folder.mkdir()
+    for number, window in enumerate([(40, 400), (40, 400), (-600, 1500)]):
+        dataset = test_dicom.data_set(GREY[0], WindowCenter=window[0], WindowWidth=window[1], PixelPaddingValue=0)
+        (folder / f"{number}.dcm").write_bytes(test_dicom.encoded(dataset))
+    (folder / "flat.nii").write_bytes(test_nifti.encoded((GREY[0, :1] // 2).astype("i2"), cal_max=100))
+    np.save(folder / "array.npy", GREY[0])
+    source = find_images(folder)
+    report = scan(source, cache=cache)
+    assert report.formats == {"DICOM": 3, "NIfTI": 1, "NPY": 1}
+    assert report.windows == {"40,400": 2, "-600,1500": 1, "50,100": 1}
+    assert report.over_8_bit == 5
+    assert report.values is not None
+    assert report.values.window == (32767.5, 65535)
+
+    looked_at: list[int] = []
+    monkeypatch.setattr(
+        type(source), "read", lambda self, index: looked_at.append(index) or images.read(self.path(index))
+    )
+    assert scan(source, cache=cache) == report
+    assert not looked_at
+    monkeypatch.setattr("dinoscope.data.scan.version", lambda package: "another")
+    assert scan(source, cache=cache) == report
+    assert len(looked_at) == 5
 
 
 def samples(folder: Path) -> list[Path]:

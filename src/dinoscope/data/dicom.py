@@ -21,7 +21,7 @@ from jaxtyping import Bool, Shaped, UInt8
 from numpy import ndarray
 
 from dinoscope.data import jpeg, reader
-from dinoscope.data.grey_range import Window, bits_window, to_uint8
+from dinoscope.data.grey_range import Window, bits_window, to_uint8, window_text
 from dinoscope.data.reader import (
     Display,
     Frames,
@@ -234,7 +234,9 @@ def _macro(dataset: Dataset, sequence: str, index: int) -> Dataset:
 def _header(dataset: Dataset, index: int) -> Header:
     grey = dataset.SamplesPerPixel == 1 and dataset.PhotometricInterpretation != "PALETTE COLOR"
     sample = _kind(dataset, index).str[1:] if grey else "u1"
-    return Header("DICOM", dataset.Rows, dataset.Columns, grey=grey, sample=sample)
+    window = _window(_macro(dataset, "FrameVOILUTSequence", index)) if grey else None
+    text = "" if window is None else window_text(window[1:])
+    return Header("DICOM", dataset.Rows, dataset.Columns, grey=grey, sample=sample, window=text)
 
 
 def _white_is_zero(dataset: Dataset) -> bool:
@@ -324,15 +326,23 @@ def _display(voi: Dataset) -> Display | None:
         count = count or 1 << 16
         shown = apply_voi(np.arange(first, first + count), voi)
         return partial(_looked_up, first=first, table=to_uint8(shown, bits_window(bits)))
-    level, width = (_first(voi.get(name)) for name in ("WindowCenter", "WindowWidth"))
-    function = voi.get("VOILUTFunction") or "LINEAR"
-    if level is None or width is None or width < (1 if function == "LINEAR" else 1e-9):
+    if (window := _window(voi)) is None:
         return None
+    function, level, width = window
     if function == "SIGMOID":
         return partial(_sigmoid, window=(level, width))
     if function == "LINEAR":  # of width 1 it is a step
         level, width = level - 0.5, max(width - 1, 1e-9)
     return partial(to_uint8, window=(level, width))
+
+
+def _window(voi: Dataset) -> tuple[str, float, float] | None:
+    """Return function, level and width of the first window; None without one, or with one that cannot be."""
+    level, width = (_first(voi.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    function = voi.get("VOILUTFunction") or "LINEAR"
+    if level is None or width is None or not width >= (1 if function == "LINEAR" else 1e-9):
+        return None
+    return function, level, width
 
 
 def _first(numbers: Any) -> float | None:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dinoscope.data import reader
-from dinoscope.data.grey_range import Window, to_uint8
+from dinoscope.data.grey_range import Window, to_uint8, window_text
 from dinoscope.data.reader import Frames, Header, RawImage, Reader, Stream, UnreadableImage, not_supported
 
 _GZIP = b"\x1f\x8b"
@@ -56,6 +56,13 @@ class _Volumes(NamedTuple):
         volumes = [f"volume={volume}," if self.count > 1 else "" for volume in range(self.count)]
         return tuple(f"{volume}axis={self.axis},slice={index}" for volume in volumes for index in range(slices))
 
+    def size(self, across: int, max_pixels: int) -> tuple[int, int]:
+        """Return height and width of the slices across an axis. Raises UnreadableImage if they are too large."""
+        width, height = (side for axis, side in enumerate(self.shape) if axis != across)
+        if height * width > max_pixels:
+            raise reader.too_large(height, width, max_pixels)
+        return height, width
+
     def place(self, frame: str) -> tuple[int, int, int]:
         """Return volume, axis and slice of a name, which may have another axis than `names`."""
         match = _FRAME.fullmatch(frame)
@@ -83,22 +90,25 @@ def names(stream: Stream, max_pixels: int) -> tuple[str, ...]:
 
     The axis is that of the largest distance between voxels; if several are as large, the last axis.
     """
-    return _opened(stream, max_pixels).names
+    volumes = _opened(stream, max_pixels)
+    volumes.size(volumes.axis, max_pixels)
+    return volumes.names
 
 
 def read_header(stream: Stream, max_pixels: int, frame: str = "") -> Header:
     """Return what the header of the file tells of a slice."""
     volumes = _opened(stream, max_pixels)
-    across = volumes.place(frame)[1]
-    width, height = (size for axis, size in enumerate(volumes.shape) if axis != across)
+    height, width = volumes.size(volumes.place(frame)[1], max_pixels)
     is_rgb = volumes.kind == "RGB"
-    return Header("NIfTI", height, width, grey=not is_rgb, sample="u1" if is_rgb else volumes.kind)
+    text = "" if is_rgb or volumes.window is None else window_text(volumes.window)
+    return Header("NIfTI", height, width, grey=not is_rgb, sample="u1" if is_rgb else volumes.kind, window=text)
 
 
 def read(content: Stream, max_pixels: int, frame: str = "") -> RawImage:
     """Read the voxels of a slice."""
     volumes = _opened(content, max_pixels)
     volume, across, index = volumes.place(frame)
+    volumes.size(across, max_pixels)
     axis, is_reversed = volumes.stored[across]
     place: list[Any] = [slice(None), slice(None), slice(None), volume]
     place[axis] = volumes.shape[across] - 1 - index if is_reversed else index
@@ -159,9 +169,6 @@ def _opened(stream: Stream, max_pixels: int) -> _Volumes:
     spacing = [(*header.get_zooms(), 1.0)[axis] for axis, _ in axes]
     across = 2 if spacing.count(max(spacing)) > 1 else spacing.index(max(spacing))
     across = max((axis for axis, side in enumerate(shape) if side == 1), default=across)
-    width, height = (side for axis, side in enumerate(shape) if axis != across)
-    if height * width > max_pixels:
-        raise reader.too_large(height, width, max_pixels)
     if count * shape[across] > _MAX_FRAMES:
         raise UnreadableImage(f"not read: {count * shape[across]} slices, and {_MAX_FRAMES} is the limit")
     slope, intercept = header.get_slope_inter()

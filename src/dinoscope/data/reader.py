@@ -90,6 +90,7 @@ class Header:
     orientation: EXIF orientation, 1 (upright) to 8.
     sample: kind of the values as numpy names it: "u1" up to 8 bits, "u2" up to 16, "i2" signed, "f4" float, ...
     animated: more than one frame.
+    window: the first window that the file's header asks for, as `--window` takes it; "" if it asks for none.
     """
 
     format: str
@@ -101,6 +102,7 @@ class Header:
     sample: str = "u1"
     cmyk: bool = False
     animated: bool = False
+    window: str = ""
 
     @property
     def over_8_bit(self) -> bool:

@@ -81,6 +81,7 @@ class ScanReport:
     grey, alpha, over_8_bit, cmyk, rotated, animated: numbers of images. rotated: EXIF has an orientation other than
     upright.
     passed_over: number of files that are not taken for images, by ending, the most frequent first.
+    windows: number of images by the window that their header asks for, the most frequent first.
     values: smallest and largest value of the images that are not of unsigned 8 bits, None if there are none. If headers
     alone were read it is what 16 bits can hold, and None if there are values of another kind.
     """
@@ -102,6 +103,7 @@ class ScanReport:
     animated: int
     unreadable: tuple[Unreadable, ...]
     passed_over: Mapping[str, int] = field(default_factory=dict)
+    windows: Mapping[str, int] = field(default_factory=dict)
     values: ValueRange | None = None
 
 
@@ -136,7 +138,7 @@ def scan(
     if not 0 <= workers <= _MAX_WORKERS:
         raise UserError(f"the number of workers is {workers}; it must be from 0 (one per core) to {_MAX_WORKERS}")
     # What other readers refuse and how they turn images may differ, so their cache is not used.
-    versions = f"2 pillow {PIL.__version__} torchvision {torchvision.__version__} opencv {cv2.__version__}"
+    versions = f"3 pillow {PIL.__version__} torchvision {torchvision.__version__} opencv {cv2.__version__}"
     versions = " ".join([versions, *_optional_versions()])
     readers = f"{versions} pixels {pixel_limit()}"
     digest = hashlib.blake2b(os.fsencode(Path(images.name).resolve()), digest_size=16).hexdigest()
@@ -204,6 +206,7 @@ def _report(images: ImageSource, findings: Sequence[_Finding], full: bool) -> Sc
     headers = [finding.header for finding in findings if finding.header is not None]
     ratios = [header.width / header.height for header in headers]
     formats = Counter(header.format for header in headers)
+    windows = Counter(header.window for header in headers if header.window)
     counts = Counter(label for label, finding in zip(images.labels or (), findings, strict=False) if finding.header)
     if full:
         values = joined(finding.values for finding in findings if finding.values is not None)
@@ -215,7 +218,7 @@ def _report(images: ImageSource, findings: Sequence[_Finding], full: bool) -> Sc
         complete=full,
         images=len(images),
         bytes=sum(finding.stamp[0] for finding in findings if finding.stamp),
-        formats=dict(sorted(formats.items(), key=lambda item: (-item[1], item[0]))),
+        formats=_by_frequency(formats),
         classes={name: counts[label] for label, name in enumerate(images.classes)},
         widths=extent([header.width for header in headers]),
         heights=extent([header.height for header in headers]),
@@ -232,8 +235,13 @@ def _report(images: ImageSource, findings: Sequence[_Finding], full: bool) -> Sc
             if finding.header is None
         ),
         passed_over=dict(images.passed_over),
+        windows=_by_frequency(windows),
         values=values,
     )
+
+
+def _by_frequency(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 # The cache: one row per readable image, so that one that was repaired, or made accessible, is examined again.
