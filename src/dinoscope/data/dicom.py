@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
 from numpy import ndarray
+from scipy.special import expit
 
 from dinoscope.data import jpeg, reader
 from dinoscope.data.grey_range import Window, bits_window, to_uint8, window_text
@@ -358,7 +359,7 @@ def _looked_up(values: Shaped[ndarray, "*shape"], first: int, table: UInt8[ndarr
 
 def _sigmoid(values: Shaped[ndarray, "*shape"], window: Window) -> UInt8[ndarray, "*shape"]:
     level, width = window
-    return np.rint(255 / (1 + np.exp(-4 * (values - level) / width))).astype(np.uint8)
+    return np.rint(255 * expit(4 * (values - level) / width)).astype(np.uint8)
 
 
 # What a compressed frame may cost
