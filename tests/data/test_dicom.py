@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinoscope.data import images
+from dinoscope.data import dicom, images
 from dinoscope.data.grey_range import HEADER, with_fallback
 from dinoscope.data.images import UnreadableImage
+from tests.data.counting import Counting
 from tests.test_benchmarks import FOLDER, imported
 
 pydicom = pytest.importorskip("pydicom", reason="pydicom reads DICOM: pip install 'dinoscope[medical]'")
@@ -359,6 +360,21 @@ def test_floats(kind: str, name: str) -> None:
     assert images.stream_header(BytesIO(content), "", 10**6).sample == kind
 
 
+@pytest.mark.parametrize("name", ["emri_small.dcm", "emri_small_RLE.dcm", "emri_small_jpeg_2k_lossless.dcm"])
+def test_a_file_that_ends_within_its_pixels_is_refused(name: str) -> None:
+    path = get_testdata_file(name)
+    assert path is not None
+    content = Path(path).read_bytes()[:-300]
+    with pytest.raises(UnreadableImage, match=r"^damaged: the file ends within its pixels"):
+        read(content, "frame=9")
+
+
+def test_only_the_bytes_of_a_frame_are_read() -> None:
+    stream = Counting(encoded(data_set(np.zeros((50, 64, 64), np.uint16))))
+    dicom.read(stream, 10**6, "frame=40")
+    assert stream.count < 30_000
+
+
 def test_too_many_pixels_are_refused_by_the_header() -> None:
     dataset = data_set(RAMP)
     dataset.Rows = dataset.Columns = 60_000
@@ -370,7 +386,7 @@ def test_too_many_pixels_are_refused_by_the_header() -> None:
     ("elements", "reason"),
     [
         ({"Rows": 0}, "damaged: the header says zero pixels"),
-        ({"Rows": 100}, "damaged: The number of bytes of pixel data is less than expected"),
+        ({"Rows": 100}, "damaged: the file ends within its pixels"),
         ({"SamplesPerPixel": 4, "PhotometricInterpretation": "ARGB"}, "not supported: a DICOM image of 4 channels"),
         ({"NumberOfFrames": 10**7}, "not read: 10000000 frames"),
     ],

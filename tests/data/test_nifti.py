@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import struct
 import sys
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 from dinoscope.data import images, nifti
 from dinoscope.data.grey_range import HEADER
 from dinoscope.data.images import UnreadableImage
+from tests.data.counting import Counting
 
 nibabel = pytest.importorskip("nibabel", reason="nibabel reads NIfTI: pip install 'dinoscope[medical]'")
 
@@ -166,19 +166,6 @@ def test_too_many_pixels_are_refused_and_a_slice_must_exist() -> None:
 
 
 def test_only_the_voxels_of_a_slice_are_read() -> None:
-    class Counting(BytesIO):
-        count = 0
-
-        def read(self, size: int | None = -1) -> bytes:
-            content = super().read(size)
-            self.count += len(content)
-            return content
-
-        def readinto(self, buffer) -> int:
-            count = super().readinto(buffer)
-            self.count += count
-            return count
-
     stream = Counting(encoded(np.zeros((64, 64, 100), np.int16)))
     nifti.read(stream, 10**6, "axis=2,slice=50")
     assert stream.count < 20_000

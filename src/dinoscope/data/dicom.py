@@ -49,10 +49,12 @@ _WANTED = [
     ),
     *(f"Segmented{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
-    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData", "FloatPixelData", "DoubleFloatPixelData"),
+    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
 ]
 
 _PREAMBLE = 128
+# Bytes in front of the pixels (PS3.5 7.1.2, 7.1.3): tag, VR and length; tag and length.
+_EXPLICIT_ELEMENT, _IMPLICIT_ELEMENT = 12, 8
 _MAX_RLE_BYTES = 24_000_000  # of a compressed frame: two bytes may become 128
 _MAX_FRAMES = 1 << 16
 
@@ -103,25 +105,26 @@ def recognises(start: bytes) -> bool:
 
 def names(stream: Stream, max_pixels: int) -> tuple[str, ...]:
     """Return "frame=0", "frame=1" and so on; "" for a single frame."""
-    return _names(_opened(stream, max_pixels, header_only=True))
+    return _names(_opened(stream, max_pixels)[0])
 
 
 def read_header(stream: Stream, max_pixels: int, frame: str = "") -> Header:
     """Return what the data set tells of a frame."""
-    dataset = _opened(stream, max_pixels, header_only=True)
+    dataset, _ = _opened(stream, max_pixels)
     return _header(dataset, reader.frame_index(frame, _names(dataset)))
 
 
 def read(content: Stream, max_pixels: int, frame: str = "") -> RawImage:
-    """Decode a frame, and no other."""
+    """Decode a frame, and read no other."""
     from pydicom.pixels import apply_color_lut, pixel_array
 
-    dataset = _opened(content, max_pixels, header_only=False)
+    dataset, stream = _opened(content, max_pixels)
     index = reader.frame_index(frame, _names(dataset))
     header = _header(dataset, index)
-    _check_frame(dataset, index)
+    _check_frame(dataset, stream, index)
+    stream.seek(0)
     with reader.turn(header.height * header.width):
-        pixels = pixel_array(dataset, index=index)
+        pixels = pixel_array(stream, index=index, transfer_syntax_uid=dataset.file_meta.TransferSyntaxUID)
         bits = dataset.get("BitsStored", dataset.BitsAllocated)
         if dataset.PhotometricInterpretation == "PALETTE COLOR":
             _check_palette(dataset)
@@ -169,8 +172,8 @@ def _set_up() -> None:
             get_decoder(uid).add_plugin("imagecodecs", (__name__, "decode_frame"))
 
 
-def _opened(stream: Stream, max_pixels: int, *, header_only: bool) -> FileDataset:
-    """Read the elements that pixels need. header_only: all but the pixels.
+def _opened(stream: Stream, max_pixels: int) -> tuple[FileDataset, Stream]:
+    """Read what pixels need, up to them. Returns the file too, at its pixels, decompressed if it was deflated.
 
     Raises UnreadableImage for a file that holds no image, or one of a kind that is not read.
     """
@@ -178,7 +181,7 @@ def _opened(stream: Stream, max_pixels: int, *, header_only: bool) -> FileDatase
     stream.seek(0)
     try:
         stream = _inflated(stream, reader.max_bytes(max_pixels))
-        dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=header_only, specific_tags=_WANTED)
+        dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=True, specific_tags=_WANTED)
     except (EOFError, TypeError) as error:  # a TypeError when it adds the name of the file to its message
         raise UnreadableImage("damaged: the file ends within an element") from error
     if "TransferSyntaxUID" not in dataset.file_meta:
@@ -196,7 +199,7 @@ def _opened(stream: Stream, max_pixels: int, *, header_only: bool) -> FileDatase
     colours = dataset.PhotometricInterpretation
     if channels not in (1, 3) or (channels == 1) != (colours in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")):
         raise not_supported(f"a DICOM image of {channels} channels ({colours}), save it as RGB")
-    return dataset
+    return dataset, stream
 
 
 def _inflated(stream: Stream, limit: int) -> Stream:
@@ -365,16 +368,30 @@ def _sigmoid(values: Shaped[ndarray, "*shape"], window: Window) -> UInt8[ndarray
 # What a compressed frame may cost
 
 
-def _check_frame(dataset: FileDataset, index: int) -> None:
-    """Raise UnreadableImage if a decoder is missing, or would make more of a compressed frame than the header says."""
+def _check_frame(dataset: FileDataset, stream: Stream, index: int) -> None:
+    """Raise UnreadableImage if a decoder is missing, or would make more of a compressed frame than the header says.
+
+    stream: at the element of the pixels.
+    """
     from pydicom.encaps import get_frame
     from pydicom.pixels import get_decoder
 
-    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+    start, end = stream.tell() + _EXPLICIT_ELEMENT, stream.seek(0, 2)
+    stream.seek(start)
+    if end <= start:
         raise UnreadableImage("damaged: its pixels are missing")
     syntax = dataset.file_meta.TransferSyntaxUID
     if not syntax.is_encapsulated:
+        values = (index + 1) * dataset.Rows * dataset.Columns * dataset.SamplesPerPixel
+        values = values * 2 // 3 if dataset.PhotometricInterpretation == "YBR_FULL_422" else values
+        if end - start + _EXPLICIT_ELEMENT - _IMPLICIT_ELEMENT < values * dataset.BitsAllocated // 8:
+            raise UnreadableImage("damaged: the file ends within its pixels")
         return
+    while (item := stream.read(8))[:4] == b"\xfe\xff\x00\xe0":
+        stream.seek(int.from_bytes(item[4:], "little"), 1)
+    if item[:4] != b"\xfe\xff\xdd\xe0":
+        raise UnreadableImage("damaged: the file ends within its pixels")
+    stream.seek(start)
     package = _DECODERS.get(syntax.removeprefix(_SYNTAX))
     if package is None:
         raise not_supported(f"DICOM in {syntax.name}, save it uncompressed")
@@ -384,7 +401,7 @@ def _check_frame(dataset: FileDataset, index: int) -> None:
     if "ExtendedOffsetTable" in dataset:
         table = dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths
     frames = int(dataset.get("NumberOfFrames") or 1)
-    frame = get_frame(dataset.PixelData, index, number_of_frames=frames, extended_offsets=table)
+    frame = get_frame(stream, index, number_of_frames=frames, extended_offsets=table)
     if syntax == _RLE:
         if len(frame) > _MAX_RLE_BYTES:
             raise UnreadableImage("not read: a frame of more than 24 MB of run lengths; save it uncompressed")
