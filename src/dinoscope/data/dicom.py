@@ -121,10 +121,19 @@ def read(content: Stream, max_pixels: int, frame: str = "") -> RawImage:
     dataset, stream = _opened(content, max_pixels)
     index = reader.frame_index(frame, _names(dataset))
     header = _header(dataset, index)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    element = stream.read(_IMPLICIT_ELEMENT)
+    is_implicit = not element[4:6].isalpha()  # there is no VR
+    stream.seek(0 if is_implicit else _EXPLICIT_ELEMENT - _IMPLICIT_ELEMENT, 1)
     _check_frame(dataset, stream, index)
     stream.seek(0)
     with reader.turn(header.height * header.width):
-        pixels = pixel_array(stream, index=index, transfer_syntax_uid=dataset.file_meta.TransferSyntaxUID)
+        if is_implicit == syntax.is_implicit_VR:
+            pixels = pixel_array(stream, index=index, transfer_syntax_uid=syntax)
+        else:  # encoded as the syntax forbids, which pydicom takes for a whole data set only
+            pixels = pixel_array(
+                _library().dcmread(stream, force=True, specific_tags=[*_WANTED, "PixelData"]), index=index
+            )
         bits = dataset.get("BitsStored", dataset.BitsAllocated)
         if dataset.PhotometricInterpretation == "PALETTE COLOR":
             _check_palette(dataset)
@@ -371,12 +380,12 @@ def _sigmoid(values: Shaped[ndarray, "*shape"], window: Window) -> UInt8[ndarray
 def _check_frame(dataset: FileDataset, stream: Stream, index: int) -> None:
     """Raise UnreadableImage if a decoder is missing, or would make more of a compressed frame than the header says.
 
-    stream: at the element of the pixels.
+    stream: at the value of the pixels.
     """
     from pydicom.encaps import get_frame
     from pydicom.pixels import get_decoder
 
-    start, end = stream.tell() + _EXPLICIT_ELEMENT, stream.seek(0, 2)
+    start, end = stream.tell(), stream.seek(0, 2)
     stream.seek(start)
     if end <= start:
         raise UnreadableImage("damaged: its pixels are missing")
@@ -384,7 +393,7 @@ def _check_frame(dataset: FileDataset, stream: Stream, index: int) -> None:
     if not syntax.is_encapsulated:
         values = (index + 1) * dataset.Rows * dataset.Columns * dataset.SamplesPerPixel
         values = values * 2 // 3 if dataset.PhotometricInterpretation == "YBR_FULL_422" else values
-        if end - start + _EXPLICIT_ELEMENT - _IMPLICIT_ELEMENT < values * dataset.BitsAllocated // 8:
+        if end - start < values * dataset.BitsAllocated // 8:
             raise UnreadableImage("damaged: the file ends within its pixels")
         return
     while (item := stream.read(8))[:4] == b"\xfe\xff\x00\xe0":
