@@ -341,6 +341,7 @@ def _facts(report: ScanReport) -> dict[str, str]:
         "width / height": "-" if ratios is None else f"{ratios[0]:.2f} to {ratios[1]:.2f}",
         "unusual": listed(unusual),
         "grey range over 8 bits": "-" if report.values is None else describe(report.values.window),
+        "windows in headers": "; ".join(f"{text} in {count:,}" for text, count in report.windows.items()) or "none",
         "classes": f"{len(report.classes):,}" if report.classes else "no labels",
     }
 

@@ -89,9 +89,11 @@ class RunConfig:
         the first ones of the backbone, student's and teacher's, under a fresh head. None for random weights.
     mean, std: normalisation of RGB in [0, 1]; a model to begin from must have the same.
     window: LEVEL,WIDTH, the grey range of images of more than 8 bits: LEVEL - WIDTH / 2 becomes black, and
-        LEVEL + WIDTH / 2 white. None takes that of the model to begin from, else of the training images: the smallest
-        of 8, 10, 12, 14 and 16 bits that holds their largest value (signed, of more bits, or floats: from the smallest
-        value to the largest). The model keeps it, and every later image is read by it.
+        LEVEL + WIDTH / 2 white; or lung, soft, bone or brain, for CT in Hounsfield units; or header, which takes the
+        window in the header of each DICOM or NIfTI file, and for files without one the same as None. None takes that of
+        the model to begin from, else of the training images: the smallest of 8, 10, 12, 14 and 16 bits that holds
+        their largest value (signed, of more bits, or floats: from the smallest value to the largest). The model keeps
+        it, and every later image is read by it.
     drop_path: stochastic depth of the student: highest rate, linear over the blocks.
     zero_init_residual: start every block of a ResNet as its shortcut, with a factor of 0 in its last batch norm, as
         SimCLR, BYOL and MoCo v3 do. Random baselines never start so.

@@ -12,7 +12,7 @@ import torch
 
 from dinoscope import checkpoint
 from dinoscope.data.finding import find_images, resolve_split
-from dinoscope.data.grey_range import Window, check_window, joined
+from dinoscope.data.grey_range import HEADER, Window, check_window, is_header, joined, with_fallback
 from dinoscope.data.scan import ScanReport, Unreadable, check_readable, scan
 from dinoscope.data.sources import LATER_EXTENSIONS, ImageSource, evenly, image_fraction
 from dinoscope.errors import UserError
@@ -120,8 +120,9 @@ def scan_mode(config: RunConfig, images: int) -> str:
 
 
 def _grey_range(config: RunConfig, reports: list[ScanReport]) -> Window | None:
-    if config.window is not None:
-        check_window(config.window)
+    if config.window not in (None, HEADER):
+        if not is_header(config.window):
+            check_window(config.window)
         return config.window
     if unknown := sum(report.over_8_bit for report in reports if report.values is None):
         logger.warning(
@@ -129,9 +130,11 @@ def _grey_range(config: RunConfig, reports: list[ScanReport]) -> Window | None:
             "--scan full finds one for all, and --window LEVEL,WIDTH sets it",
             unknown,
         )
-        return None
+        return config.window
     values = joined(report.values for report in reports if report.values is not None)
-    return None if values is None else values.window
+    if values is None:
+        return config.window
+    return values.window if config.window is None else with_fallback(values.window)
 
 
 def write_unreadable(run: RunFolder, reasons: Mapping[str, str]) -> None:
