@@ -11,6 +11,7 @@ import os
 from itertools import pairwise
 from pathlib import Path, PurePath
 
+from dinoscope.data.samples import samples_in, split_key
 from dinoscope.data.sources import ImageFolder
 from dinoscope.errors import UserError
 
@@ -42,7 +43,9 @@ def images_of(place: Path) -> ImageFolder:
     double = next((one[0] for one, other in pairwise(rows) if one[0] == other[0]), None)
     if double is not None:
         raise UserError(f"{place}: {double} is named twice")
-    paths, labels = tuple(row[0] for row in rows), [row[1] for row in rows]
+    label_of = dict(rows)
+    paths = tuple(sorted(samples_in(place.parent, label_of), key=os.fsencode))
+    labels = [label_of.get(path) or label_of.get(split_key(path)[0], "") for path in paths]
     folder = ImageFolder(place.parent, paths)
     if not any(labels):
         return folder

@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 
 from dinoscope.data.images import as_raw, extensions, read, read_header
 from dinoscope.data.reader import Header, RawImage, Shrink, UnreadableImage
+from dinoscope.data.samples import recognised_file, samples_in, split_key, without_ending
 from dinoscope.errors import UserError
 from dinoscope.files import MARK, RUN_SETTINGS, drawn_names, is_made, nothing_but_made
 
@@ -117,7 +118,8 @@ class ImageSource(ABC):
 class ImageFolder(ImageSource):
     """The image files below `root`, and their classes if the folders name them.
 
-    paths: relative to root, with forward slashes, sorted by their bytes: the same order on every machine.
+    paths: relative to root, with forward slashes, sorted by their bytes: the same order on every machine. Of a file
+    that holds several images, each has its name behind a # (`samples`).
     classes: names of the first-level folders in Unicode's form NFC, in the order of the folders' bytes. Folders that
     differ in their Unicode form alone are one class.
     """
@@ -140,15 +142,15 @@ class ImageFolder(ImageSource):
 
     def path(self, index: int) -> Path:
         """Return the file of image `index`."""
-        return self.root / self.paths[index]
+        return self.root / split_key(self.paths[index])[0]
 
     def read(self, index: int, shrink: Shrink | None = None) -> RawImage:
         """Decode a file."""
-        return read(self.path(index), shrink=shrink)
+        return read(self.path(index), frame=split_key(self.paths[index])[1], shrink=shrink)
 
     def header(self, index: int) -> Header:
         """Read a file's header."""
-        return read_header(self.path(index))
+        return read_header(self.path(index), frame=split_key(self.paths[index])[1])
 
     def stamp(self, index: int) -> tuple[int, int]:
         """Return size in bytes and time of change in nanoseconds, (-1, -1) if there is no such file."""
@@ -203,7 +205,8 @@ def images_in_folder(
     """
     _require_folder(root)
     counts, endings = Counter[str](), extensions()
-    paths = tuple(sorted(_image_paths(root, endings, progress, counts), key=os.fsencode))
+    files = _image_paths(root, endings, progress, counts)
+    paths = tuple(sorted(samples_in(root, files, progress), key=os.fsencode))
     passed_over = tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
     if not paths:
         others = f"; passed over: {counted(passed_over)}" if passed_over else ""
@@ -414,10 +417,12 @@ def _image_paths(
             if _is_image(entry, endings):
                 yield prefix + entry.name
             elif not entry.name.lower().endswith(endings):
-                ending = PurePath(entry.name).suffix.lower()
-                # The last number of 1.2.840.10008 (DICOM) is no ending.
-                is_none = ending[1:].isdigit() or not 1 < len(ending) <= 9
-                passed_over["without an ending" if is_none else ending] += 1
+                if not without_ending(entry.name):
+                    passed_over[PurePath(entry.name).suffix.lower()] += 1
+                elif recognised_file(Path(entry.path)):
+                    yield prefix + entry.name
+                else:
+                    passed_over["without an ending"] += 1
 
 
 def subfolders(folder: Path) -> list[Path]:
