@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from dinoscope.config import changed
-from dinoscope.data.sources import find_images
+from dinoscope.data.finding import find_images
 from dinoscope.data.views import ViewsConfig
 from dinoscope.errors import UserError
 from dinoscope.losses.dino import entropy

@@ -36,7 +36,8 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from dinoscope.data.sources import ImageFolder, find_images
+from dinoscope.data.finding import find_images
+from dinoscope.data.sources import ImageFolder
 from dinoscope.recipes import run_config
 from dinoscope.system import autocast, available_cores, exact_cuda, machine
 from dinoscope.training import trainer as trainer_module

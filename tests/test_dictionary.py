@@ -16,7 +16,7 @@ from torch import Tensor
 import dinoscope as ds
 from dinoscope import checkpoint, features
 from dinoscope.cli import main
-from dinoscope.data.sources import find_images
+from dinoscope.data.finding import find_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import Context, measure

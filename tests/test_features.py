@@ -23,8 +23,9 @@ from torchvision import transforms
 
 from dinoscope import checkpoint, features
 from dinoscope.checkpoint import weights_hash
+from dinoscope.data.finding import find_images
 from dinoscope.data.images import decode
-from dinoscope.data.sources import ImageFolder, find_images
+from dinoscope.data.sources import ImageFolder
 from dinoscope.errors import UserError
 from dinoscope.features import (
     ExtractConfig,

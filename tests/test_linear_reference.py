@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from dinoscope.data.augment import multi_crop
+from dinoscope.data.finding import find_images
 from dinoscope.data.images import decode
 from dinoscope.data.loader import permutation
-from dinoscope.data.sources import ImageFolder, find_images
+from dinoscope.data.sources import ImageFolder
 from dinoscope.data.views import sample_view, view_generator
 from dinoscope.errors import UserError
 from dinoscope.evaluation.linear import (

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dinoscope.cli import main
-from dinoscope.data.sources import find_images, find_split, images_within
+from dinoscope.data.finding import find_images, find_split
+from dinoscope.data.sources import images_within
 from dinoscope.errors import UserError
 from dinoscope.files import MARK, drawn_names, mark, nothing_but_made, write_all
 from tests.data.test_sources import touch

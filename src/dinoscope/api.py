@@ -28,8 +28,9 @@ from torch.utils.data import Dataset
 
 from dinoscope.choosing import AUTO, chosen
 from dinoscope.config import changed, leaves
+from dinoscope.data.finding import find_images
 from dinoscope.data.images import as_raw
-from dinoscope.data.sources import ImageSource, dataset_images, find_images
+from dinoscope.data.sources import ImageSource, dataset_images
 from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation import EVALUATIONS

@@ -15,7 +15,7 @@ from torch import Tensor
 from dinoscope import api, pictures
 from dinoscope.checkpoint import load_backbone, write_text
 from dinoscope.data.images import decode
-from dinoscope.data.sources import ImageFolder, find_images
+from dinoscope.data.sources import ImageFolder, images_in_folder
 from dinoscope.evaluation.base import Context
 from dinoscope.evaluation.knn import EVALUATION, KNNConfig
 from dinoscope.evaluation.results import keep
@@ -71,7 +71,7 @@ def quickstart(
     }
     baselines = {model.label: model.backbone for model in baselines}
     rows = evaluate({**baselines, **models}, data, config.out, progress)
-    draw(models, find_images(data / "folder" / "val"), config.out / "attention")
+    draw(models, images_in_folder(data / "folder" / "val"), config.out / "attention")
     write_text(config.out / "quickstart.json", json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     return rows
 
@@ -86,7 +86,7 @@ def evaluate(models: dict[str, Backbone], data: Path, run: Path, progress: Calla
 
     run: stores the k-NN of the model that was trained in it, for comparisons and the report.
     """
-    queries, rows = find_images(data / "folder" / "val"), list[Row]()
+    queries, rows = images_in_folder(data / "folder" / "val"), list[Row]()
     for done, (name, backbone) in enumerate(models.items()):
         progress(done, len(models))
         model = Model(name, name, backbone, run if name == TRAINED else None)

@@ -14,7 +14,7 @@ import torch
 
 from dinoscope import checkpoint, features
 from dinoscope.cli import call
-from dinoscope.data.sources import find_images
+from dinoscope.data.finding import find_images
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, extract
 from dinoscope.models.backbone import BackboneConfig, build_backbone

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from dinoscope.data.sources import find_images
+from dinoscope.data.finding import find_images
 from dinoscope.data.views import ViewsConfig
 from dinoscope.methods.barlow import BarlowConfig
 from dinoscope.methods.byol import BYOLConfig

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from dinoscope import checkpoint
+from dinoscope.data.finding import find_images
 from dinoscope.data.images import decode
-from dinoscope.data.sources import DatasetImages, dataset_images, find_images
+from dinoscope.data.sources import DatasetImages, dataset_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation.online import AttentionSnapshots, OnlineKNN
 from dinoscope.training.listeners import Listener, StepRecord

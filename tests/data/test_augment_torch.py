@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from dinoscope.data.augment import JITTER as PLAIN_JITTER
 from dinoscope.data.augment import WEIGHTS, apply_view, multi_crop
 from dinoscope.data.augment_torch import change_colours, decoded_crop, make_views, resize_matrices
+from dinoscope.data.finding import find_images
 from dinoscope.data.loader import StepSampler, ViewsDataset, view_loader
 from dinoscope.data.reader import Reduction
-from dinoscope.data.sources import ImageSource, find_images
+from dinoscope.data.sources import ImageSource
 from dinoscope.data.views import VIEWS, JitterOperation, ViewParameters, ViewsConfig
 from dinoscope.errors import UserError
 from dinoscope.training import trainer

@@ -12,18 +12,12 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from dinoscope.data.finding import find_images
 from dinoscope.data.grey_range import ValueRange
 from dinoscope.data.images import UnreadableImage, as_raw, decode
 from dinoscope.data.loader import StepSampler, ViewsDataset, collate, view_loader
 from dinoscope.data.scan import scan
-from dinoscope.data.sources import (
-    DatasetImages,
-    balanced,
-    dataset_images,
-    find_images,
-    image_fraction,
-    label_fraction,
-)
+from dinoscope.data.sources import DatasetImages, balanced, dataset_images, image_fraction, label_fraction
 from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError
 from dinoscope.features import ExtractConfig, cached_extract, extract

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from dinoscope.data.finding import find_images
 from dinoscope.data.loader import StepSampler, ViewsDataset, view_loader
 from dinoscope.data.masking import PatchMasking
-from dinoscope.data.sources import find_images
 from dinoscope.data.views import VIEWS
 
 IMAGES = 400

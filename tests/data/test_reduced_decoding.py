@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dinoscope.data.augment import apply_view, multi_crop
+from dinoscope.data.finding import find_images
 from dinoscope.data.images import UnreadableImage, read
 from dinoscope.data.loader import ViewsDataset
 from dinoscope.data.reader import Reduction
-from dinoscope.data.sources import find_images
 from dinoscope.data.views import VIEWS, ViewParameters, ViewsConfig, largest_divisor, sample_views
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import changed_settings

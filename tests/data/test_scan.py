@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dinoscope.data.finding import find_images
 from dinoscope.data.grey_range import ValueRange
 from dinoscope.data.images import Header, UnreadableImage
 from dinoscope.data.scan import Extent, Unreadable, check_readable, scan
-from dinoscope.data.sources import ImageFolder, find_images
+from dinoscope.data.sources import ImageFolder
 from dinoscope.errors import UserError
 
 

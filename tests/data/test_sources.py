@@ -8,17 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dinoscope.data.sources import (
-    ImageFolder,
-    as_stored,
-    counted,
-    find_images,
-    find_split,
-    image_fraction,
-    images_within,
-    label_fraction,
-    resolve_split,
-)
+from dinoscope.data.finding import find_images, find_split, resolve_split
+from dinoscope.data.sources import ImageFolder, as_stored, counted, image_fraction, images_within, label_fraction
 from dinoscope.errors import UserError
 
 
@@ -142,10 +133,10 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     file = touch(tmp_path, "archive.zip") / "archive.zip"
     with pytest.raises(UserError, match=r"nowhere: no such folder"):
         find_images(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"archive\.zip: a file, not a folder.*unpack"):
+    with pytest.raises(UserError, match=r"archive\.zip: neither a folder nor a container of images.*zip"):
         find_images(file)
-    with pytest.raises(UserError, match=r"no images.*\.jpg"):
-        find_images(tmp_path)
+    with pytest.raises(UserError, match=r"no images.*\.jpg.*1 \.md"):
+        find_images(touch(tmp_path / "texts", "a.md"))
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dinoscope.data.sources import find_images
+from dinoscope.data.finding import find_images
 from dinoscope.data.views import ViewParameters
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Context

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dinoscope.data.sources import find_images
+from dinoscope.data.finding import find_images
 from dinoscope.evaluation.online import MAX_ASPECT, AttentionSnapshots, OnlineKNN, readable_images
 from dinoscope.explain.history import read_history
 from dinoscope.training.loop import RunResult, train

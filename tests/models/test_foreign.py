@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import squeezenet1_1
 
 from dinoscope import checkpoint, cli
-from dinoscope.data.sources import find_images
+from dinoscope.data.finding import find_images
 from dinoscope.data.views import ViewsConfig
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS

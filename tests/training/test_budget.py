@@ -15,7 +15,7 @@ import torch
 
 from dinoscope import api, checkpoint
 from dinoscope.config import leaves
-from dinoscope.data.sources import find_images
+from dinoscope.data.finding import find_images
 from dinoscope.errors import UserError
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.methods.swav import SwAVConfig

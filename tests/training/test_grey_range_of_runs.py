@@ -16,9 +16,10 @@ from dinoscope import api, checkpoint
 from dinoscope.cli import main
 from dinoscope.cli.pictures import Drawing, PictureOptions
 from dinoscope.data.benchmarks import find_masked_images
+from dinoscope.data.finding import find_images
 from dinoscope.data.grey_range import HEADER, bits_window, with_fallback
 from dinoscope.data.loader import ViewsDataset
-from dinoscope.data.sources import find_images, image_fraction
+from dinoscope.data.sources import image_fraction
 from dinoscope.demo.engine import Engine, Input
 from dinoscope.demo.pictures import Limits
 from dinoscope.errors import UserError

@@ -29,9 +29,10 @@ from dinoscope.cli.console import Console
 from dinoscope.cli.progress import PLAIN_SECONDS, ConsoleProgress
 from dinoscope.cli.train import next_steps
 from dinoscope.data import scan, sources
+from dinoscope.data.finding import find_images
 from dinoscope.data.images import pixel_limit, read
 from dinoscope.data.scan import Unreadable
-from dinoscope.data.sources import ImageFolder, find_images, hash_rank, image_fraction
+from dinoscope.data.sources import ImageFolder, hash_rank, image_fraction
 from dinoscope.errors import UserError
 from dinoscope.files import MEGAPIXELS_VARIABLE
 from dinoscope.methods import dino

@@ -105,7 +105,7 @@ from pathlib import Path
 import torch
 
 from dinoscope.config import changed
-from dinoscope.data.sources import find_images
+from dinoscope.data.finding import find_images
 from dinoscope.recipes import run_config
 from dinoscope.system import MemoryWatch
 from dinoscope.training import plan

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dinoscope import checkpoint
-from dinoscope.data.sources import find_images
+from dinoscope.data.finding import find_images
 from dinoscope.training.run_folder import RunFolder
 from dinoscope.training.start import read_unreadable
 

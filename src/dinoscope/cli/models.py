@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dinoscope.cli.command import EXTRACTION, Command, ExtractionOptions, ModelName
 from dinoscope.cli.console import Console, emit, progress_bar, stdout
-from dinoscope.data.sources import find_images
+from dinoscope.data.finding import find_images
 from dinoscope.errors import UserError, lookup
 from dinoscope.export import write
 from dinoscope.features import WRITERS

@@ -17,8 +17,9 @@ from dinoscope.checkpoint import find_weights
 from dinoscope.cli.command import EXTRACTION, Command, ExtractionOptions, ModelName, ModelNames
 from dinoscope.cli.console import metric_table, progress_bar, say, stdout
 from dinoscope.data.benchmarks import MaskedImages, find_masks
-from dinoscope.data.images import OTHER_EXTENSIONS, UnreadableImage, decode, extensions, read
-from dinoscope.data.sources import balanced, evenly, find_images
+from dinoscope.data.finding import find_images
+from dinoscope.data.images import OTHER_EXTENSIONS, UnreadableImage, extensions, read
+from dinoscope.data.sources import balanced, evenly, images_in_folder
 from dinoscope.errors import UserError, lookup
 from dinoscope.explain.attention import map_masks, mean_and_heads, network_input
 from dinoscope.explain.embedding import TITLES, EmbeddingMap, described, embedding_map
@@ -154,7 +155,7 @@ def find_files(paths: Sequence[Path], limit: int) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            folder = find_images(path)
+            folder = images_in_folder(path)
             files += [folder.path(index) for index in evenly(len(folder), limit)]
         else:
             files.append(path)
@@ -410,7 +411,8 @@ def draw_map(
         picture = maps.points_page(panels, labelling)
     else:
         window = models[0].backbone.config.window
-        images = [maps.thumbnail(decode(folder.root / path, window=window)) for path in paths]
+        place = {key: position for position, key in enumerate(folder.keys)}
+        images = [maps.thumbnail(folder.read(place[path]).rgb(window)) for path in paths]
         title = f"{models[0].label}, {data.resolve().name}"
         picture, fitting = maps.thumbnails_page(made[0][1].points, images, labelling, title, TITLES[method])
         room = "" if fitting == len(paths) else f", {fitting} of them with room for a thumbnail"

@@ -23,10 +23,11 @@ from dinoscope.cli.console import Console, emit, progress_bar, stdout
 from dinoscope.cli.options import Given
 from dinoscope.cli.progress import ConsoleProgress
 from dinoscope.config import leaves
+from dinoscope.data.finding import find_images, find_split
 from dinoscope.data.grey_range import describe
 from dinoscope.data.scan import Extent, ScanReport
 from dinoscope.data.scan import scan as scan_images
-from dinoscope.data.sources import counted, find_images, find_split
+from dinoscope.data.sources import counted
 from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation.online import AttentionSnapshots, OnlineKNN
@@ -259,7 +260,7 @@ def scan(
     Splits (train, val) are reported side by side.
 
     Args:
-        folder: Folder of images, nested or not, with a folder for each class or not.
+        folder: Folder, archive or list of images, nested or not, with a folder for each class or not.
         headers_only: Faster, but damaged pixels are not found.
         all: List every unreadable file and every class, instead of the first ones.
         json: Print everything as JSON instead of tables.

@@ -30,7 +30,7 @@ from PIL import Image
 from dinoscope.data import pillow
 from dinoscope.data.grey_range import Window
 from dinoscope.data.images import UnreadableImage, decode, format_of, opened, pixel_limit, read_size
-from dinoscope.data.sources import as_stored, comparable, evenly, find_images, images_within
+from dinoscope.data.sources import as_stored, comparable, evenly, images_in_folder, images_within
 from dinoscope.errors import UserError, lookup
 
 BACKGROUND, VOID = 0, 255
@@ -269,7 +269,7 @@ def _find_voc(data: Path, split: str) -> MaskedImages:
 def _find_parallel(data: Path, masks: Path) -> MaskedImages:
     """Find the images below `data`, each with the PNG of the same relative name below `masks` or a VOC layout there."""
     folder, candidates, first = _mask_folder(masks), dict[str, tuple[Path, Path | None]](), dict[str, Path]()
-    for path in find_images(data, labelled=False).paths:
+    for path in images_in_folder(data, labelled=False).paths:
         name, file = path.rpartition(".")[0], data / path
         candidates[name] = file, as_stored(folder, f"{name}.png")
         other = first.setdefault(comparable(name), file)

@@ -57,8 +57,8 @@ class ImageSource(ABC):
     """
 
     name: str
-    keys: tuple[str, ...]
-    labels: tuple[int, ...] | None
+    keys: Sequence[str]
+    labels: Sequence[int] | None
     classes: tuple[str, ...]
     passed_over: tuple[tuple[str, int], ...]
 
@@ -91,13 +91,23 @@ class ImageSource(ABC):
     def __len__(self) -> int:
         return len(self.keys)
 
-    def sizes(self) -> list[int]:
+    def sizes(self) -> Sequence[int]:
         """Return the size of each image in bytes, -1 if it is gone, 0 if it has none."""
         return [stamp[0] if (stamp := self.stamp(index)) else 0 for index in range(len(self))]
 
+    def disk_order(self) -> np.ndarray:
+        """Return the positions of the images in the order in which they lie on the disk, as far as it is known."""
+        return np.arange(len(self))
+
     def without(self: Source, keys: Set[str]) -> Source:
         """Return the other images, in the same order."""
+        if not keys:
+            return self
         return self.subset([index for index, key in enumerate(self.keys) if key not in keys])
+
+    def unlabelled(self: Source) -> Source:
+        """Return the images without labels."""
+        return replace(self, labels=None, classes=())  # pyright: ignore[reportArgumentType]
 
 
 # Folders
@@ -114,7 +124,7 @@ class ImageFolder(ImageSource):
 
     root: Path
     paths: tuple[str, ...]
-    labels: tuple[int, ...] | None = None
+    labels: tuple[int, ...] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     classes: tuple[str, ...] = ()
     passed_over: tuple[tuple[str, int], ...] = field(default=(), compare=False)
 
@@ -155,6 +165,13 @@ class ImageFolder(ImageSource):
             digest.update(os.fsencode(relative) + b"\0%d\0" % size)
         return digest.hexdigest()
 
+    def labelled_by(self, owners: Sequence[str]) -> ImageFolder:
+        """Return the images with labels. owners: the name of the class of each, or of the folder that stands for it."""
+        classes = tuple(dict.fromkeys(map(comparable, sorted(set(owners), key=os.fsencode))))
+        number = {name: i for i, name in enumerate(classes)}
+        position = {owner: number[comparable(owner)] for owner in set(owners)}
+        return replace(self, labels=tuple(position[owner] for owner in owners), classes=classes)
+
     def subset(self, indices: Sequence[int]) -> ImageFolder:
         """Return these images, in this order, with all the class names kept."""
         return replace(self, paths=_chosen(self.paths, indices), labels=_chosen(self.labels, indices))
@@ -164,7 +181,7 @@ def _chosen(values: tuple[Any, ...] | None, indices: Sequence[int]) -> Any:
     return None if values is None else tuple(values[i] for i in indices)
 
 
-def find_images(
+def images_in_folder(
     root: Path,
     *,
     labelled: bool | None = None,
@@ -200,8 +217,8 @@ def find_images(
     unlabelled = ImageFolder(root, paths, passed_over=passed_over)
     if labelled is False or stray is not None:
         return unlabelled
-    folder = _with_classes(unlabelled, [path.partition("/")[0] for path in paths])
-    if labelled or (len(folder.classes) >= 2 and not all(name.lower() in _SPLIT_NAMES for name in folder.classes)):
+    folder = unlabelled.labelled_by([path.partition("/")[0] for path in paths])
+    if labelled or (len(folder.classes) >= 2 and not all(map(is_split, folder.classes))):
         return folder
     if not splits:
         return unlabelled
@@ -209,18 +226,10 @@ def find_images(
     first = {names[0].lower() for names in parts}
     depth = 1 if len(first) == 1 and first.isdisjoint(_SPLIT_NAMES) else 0
     if all(len(names) > depth + 2 and names[depth].lower() in _SPLIT_NAMES for names in parts):
-        folder = _with_classes(unlabelled, [names[depth + 1] for names in parts])
+        folder = unlabelled.labelled_by([names[depth + 1] for names in parts])
         if len(folder.classes) >= 2:
             return folder
     return unlabelled
-
-
-def _with_classes(folder: ImageFolder, owners: Sequence[str]) -> ImageFolder:
-    """Label the images. owners: the folder of the class of each."""
-    classes = tuple(dict.fromkeys(map(comparable, sorted(set(owners), key=os.fsencode))))
-    number = {name: i for i, name in enumerate(classes)}
-    position = {owner: number[comparable(owner)] for owner in set(owners)}
-    return replace(folder, labels=tuple(position[owner] for owner in owners), classes=classes)
 
 
 def images_within(folder: Path) -> list[Path]:
@@ -264,34 +273,23 @@ def counted(counts: Sequence[tuple[str, int]], limit: int = 6) -> str:
 # Splits
 
 
-def find_split(data: Path, split: Literal["train", "val"]) -> Path | None:
-    """Return DATA's folder for the split, named as in `SPLITS` in upper or lower case, or None if it has none.
+def is_split(name: str) -> bool:
+    """Whether a folder is called like a split."""
+    return name.lower() in _SPLIT_NAMES
+
+
+def split_folder(data: Path, split: Literal["train", "val"]) -> Path | None:
+    """Return a folder's folder for the split, named as in `SPLITS` in upper or lower case, or None if it has none.
 
     If DATA has neither split and holds a single folder (an archive unpacked into a folder), that folder is searched
     instead. Raises UserError if DATA is not a folder that can be read.
     """
     _require_folder(data)
-    folders = _subfolders(data)
+    folders = subfolders(data)
     if len(folders) == 1 and folders[0].name.lower() not in _SPLIT_NAMES:
-        folders = _subfolders(folders[0])
+        folders = subfolders(folders[0])
     by_name = {folder.name.lower(): folder for folder in sorted(folders)}  # of two, the one in lower case
     return next((by_name[name] for name in SPLITS[split] if name in by_name), None)
-
-
-def resolve_split(data: Path, split: Literal["train", "val"]) -> Path:
-    """Return the folder to read for a split: `find_split`'s, else DATA itself for "train".
-
-    Raises UserError if DATA is not a folder that can be read, or "val" is requested and there is none.
-    """
-    folder = find_split(data, split)
-    if folder is not None:
-        return folder
-    if split == "train":
-        return data
-    raise UserError(
-        f"{data}: no validation folder found (looked for {', '.join(SPLITS['val'])}). "
-        "Add one with images to measure on."
-    )
 
 
 # Parts of a source
@@ -386,7 +384,7 @@ def _require_folder(root: Path) -> None:
     if not root.exists():
         raise UserError(f"{root}: no such folder. Check the path.")
     if not root.is_dir():
-        raise UserError(f"{root}: a file, not a folder. Give the folder that holds the images (unpack archives).")
+        raise UserError(f"{root}: a file, not a folder. Give the folder that holds the images.")
 
 
 def _image_paths(
@@ -422,7 +420,7 @@ def _image_paths(
                 passed_over["without an ending" if is_none else ending] += 1
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
     """Return the folders that may hold data: not those of dinoscope alone."""
     subfolders: list[Path] = []
     for path in (Path(entry.path) for entry in _listing(folder)[1]):

@@ -16,8 +16,9 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from dinoscope.data.finding import resolve_split
 from dinoscope.data.images import UnreadableImage, decode
-from dinoscope.data.sources import evenly, find_images, resolve_split
+from dinoscope.data.sources import evenly, images_in_folder
 from dinoscope.demo.image import ImageTab
 from dinoscope.demo.pictures import THUMBNAIL, Refused, Sample, shrunk
 from dinoscope.demo.site import LIGHT, Site, for_models, refusals_shown
@@ -68,7 +69,7 @@ class Gallery:
 
         Raises UserError if there are no images, none can be read, or the model's features are not finite.
         """
-        images = find_images(resolve_split(folder, "train"))
+        images = images_in_folder(resolve_split(folder, "train"))
         taken = images.subset(evenly(len(images), limit))
         bank = cached_extract(model.backbone, taken, _CONFIG, progress)
         if not bank.features.isfinite().all():

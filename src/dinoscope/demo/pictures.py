@@ -17,7 +17,7 @@ from numpy import ndarray
 from dinoscope.data.benchmarks import BACKGROUND, VOID, find_masks, read_indices
 from dinoscope.data.grey_range import Window
 from dinoscope.data.images import RawImage, UnreadableImage, read, read_header
-from dinoscope.data.sources import evenly, find_images
+from dinoscope.data.sources import evenly, images_in_folder
 from dinoscope.errors import UserError
 
 Pixels = UInt8[ndarray, "_ _ 3"]
@@ -202,7 +202,7 @@ def find_samples(data: Path, masks: Path | None, limits: Limits) -> list[Sample]
 
     Raises UserError if there are no images, none can be shown, or none has a mask.
     """
-    folder = find_images(data, labelled=False)
+    folder = images_in_folder(data, labelled=False)
     if masks is None:
         samples = [Sample(folder.path(index)) for index in evenly(len(folder), SAMPLES)]
     else:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import torch
 
 from dinoscope import features
-from dinoscope.data.sources import SPLITS, ImageSource, find_images, find_split, resolve_split
+from dinoscope.data.finding import find_images, find_split, resolve_split
+from dinoscope.data.sources import SPLITS, ImageSource
 from dinoscope.errors import UserError
 from dinoscope.evaluation import results
 from dinoscope.evaluation.statistics import Estimate, estimate_metric, mean_intervals
@@ -467,7 +468,7 @@ def images_of(gallery: Path, queries: Path | None) -> Images:
     """
     known = find_images(gallery.resolve(), labelled=True)
     labelled_images((known, None))
-    apart = queries is not None and queries.resolve() != known.root
+    apart = queries is not None and str(queries.resolve()) != known.name
     return known, find_images(queries.resolve(), labelled=True) if queries and apart else None
 
 

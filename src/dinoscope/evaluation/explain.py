@@ -24,9 +24,10 @@ from torch import Tensor
 from dinoscope import checkpoint
 from dinoscope.config import to_dict
 from dinoscope.data.benchmarks import VOID, MaskedImages, find_masked_images, object_pixels, voc_root
+from dinoscope.data.finding import find_images, resolve_split
 from dinoscope.data.grey_range import Window
-from dinoscope.data.images import UnreadableImage, decode
-from dinoscope.data.sources import evenly, find_images, hash_rank, resolve_split
+from dinoscope.data.images import RawImage, UnreadableImage, read
+from dinoscope.data.sources import ImageSource, evenly, hash_rank
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation import base, statistics
 from dinoscope.evaluation.base import INTERNAL, Context, Data, Evaluation, Labelled
@@ -92,10 +93,10 @@ def on_objects(
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files with unique names; masked: the same files with their masks, or None."""
+    """Images with unique names, in a source or, with masks, as files of `masked`."""
 
-    names: tuple[str, ...]
-    files: tuple[Path, ...]
+    names: Sequence[str]
+    images: ImageSource | None
     masked: MaskedImages | None = None
 
     def read(self, index: int, window: Window | None = None) -> tuple[UInt8[ndarray, "h w 3"], ndarray | None]:
@@ -104,11 +105,17 @@ class ImageFiles:
         window: the model's grey range. Raises UserError if either file cannot be read, or their sizes differ.
         """
         try:
-            image = decode(self.files[index], window=window)
+            image = self._read(index).rgb(window)
         except UnreadableImage as error:
-            raise UserError(f"{self.files[index]}: {error}") from error
+            raise UserError(f"{self.names[index]}: {error}") from error
         mask = None if self.masked is None else self.masked.ground_truth(index, (image.shape[0], image.shape[1]))
         return image, mask if mask is not None and object_pixels(mask).any() else None
+
+    def _read(self, index: int) -> RawImage:
+        if self.images is not None:
+            return self.images.read(index)
+        assert self.masked is not None
+        return read(self.masked.images[index])
 
 
 def find_image_files(data: Path, masks: Path | None, limit: int | None) -> ImageFiles:
@@ -120,10 +127,10 @@ def find_image_files(data: Path, masks: Path | None, limit: int | None) -> Image
     """
     if masks is not None or voc_root(data) is not None:
         masked = find_masked_images(data, masks).subset(limit)
-        return ImageFiles(masked.names, masked.images, masked)
+        return ImageFiles(masked.names, None, masked)
     folder = find_images(data, labelled=False)
     chosen = folder.subset(evenly(len(folder), limit))
-    return ImageFiles(chosen.paths, tuple(chosen.path(i) for i in range(len(chosen))))
+    return ImageFiles(chosen.keys, chosen)
 
 
 # One map of one image

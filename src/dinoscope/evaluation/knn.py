@@ -21,7 +21,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dinoscope.data.sources import find_split, label_fraction
+from dinoscope.data.finding import find_split
+from dinoscope.data.sources import label_fraction
 from dinoscope.errors import UserError
 from dinoscope.evaluation import base
 from dinoscope.evaluation.base import Context, Data, Images

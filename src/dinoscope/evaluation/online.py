@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dinoscope.data.finding import find_images, find_split, resolve_split
 from dinoscope.data.grey_range import Window
 from dinoscope.data.images import UnreadableImage
-from dinoscope.data.sources import ImageSource, Source, find_images, find_split, first_to_last, resolve_split
+from dinoscope.data.sources import ImageSource, Source, first_to_last
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.explain.attention import attention_maps, prepare
 from dinoscope.explain.history import Snapshot, begin, keep_snapshot

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from dinoscope import checkpoint
-from dinoscope.data.sources import find_images, resolve_split
+from dinoscope.data.finding import find_images, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import DEFAULT_CONTEXT, Context
 from dinoscope.evaluation.compare import METHOD_NAMES, Comparison

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dinoscope.data.benchmarks import find_masked_images, voc_root
+from dinoscope.data.finding import find_split, resolve_split
 from dinoscope.data.images import UnreadableImage, read_size
-from dinoscope.data.sources import find_split, resolve_split
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import (

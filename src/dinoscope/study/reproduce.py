@@ -17,7 +17,8 @@ import torch
 from dinoscope import __version__
 from dinoscope.config import to_dict
 from dinoscope.data.benchmarks import find_davis, find_masked_images
-from dinoscope.data.sources import ImageFolder, evenly, find_images, find_split
+from dinoscope.data.finding import find_split
+from dinoscope.data.sources import ImageFolder, evenly, images_in_folder
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation import davis as davis_evaluation
@@ -155,7 +156,7 @@ def imagenet(data: Path, context: Context, linear: str | None) -> Measuring:
 
 def _listed(root: Path, watch: Watch) -> ImageFolder:
     with watch(f"listing {root.name}, in classes") as progress:
-        return find_images(root, labelled=True, progress=progress)
+        return images_in_folder(root, labelled=True, progress=progress)
 
 
 def _true(statements: Mapping[str, bool]) -> list[str]:

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from dinoscope import checkpoint
+from dinoscope.data.finding import find_images, resolve_split
 from dinoscope.data.grey_range import HEADER, Window, check_window, is_header, joined, with_fallback
 from dinoscope.data.scan import ScanReport, Unreadable, check_readable, scan
-from dinoscope.data.sources import LATER_EXTENSIONS, ImageSource, find_images, image_fraction, resolve_split
+from dinoscope.data.sources import LATER_EXTENSIONS, ImageSource, evenly, image_fraction
 from dinoscope.errors import UserError
 from dinoscope.files import cache_folder, write_text, writing
 from dinoscope.methods.method import Method
@@ -26,6 +27,11 @@ from dinoscope.training.run_folder import RunFolder
 from dinoscope.training.sharding import like_module
 
 logger = logging.getLogger("dinoscope")
+
+MAX_CHECKED = 50_000
+"""Images up to which --scan auto decodes all of them before the run."""
+SAMPLE = 2_000
+"""Images that --scan sample decodes, evenly spaced: if 1 % of a data set is damaged, it sees some 20 cases."""
 
 
 def prepared_device(config: RunConfig) -> torch.device:
@@ -56,8 +62,8 @@ def scanned_images(
 ) -> tuple[ImageSource, tuple[Unreadable, ...], Window | None]:
     """Return the images of a new run, those left out because they cannot be read, and their grey range.
 
-    Only the run's fraction is scanned, as `config.scan` asks (results are cached by path, size and time). For an
-    unreadable image the next one in the fraction's order is taken, since the fraction is that of the readable ones.
+    Only the run's fraction is scanned, as `config.scan` asks (results are cached by path, size and time). If all of it
+    is, the next image in the fraction's order is taken for one that is unreadable: the fraction is that of the others.
     progress: called with (0, 0) while the files are listed, then with (done, total).
     source: all images; None finds those of `config.data`.
     Raises UserError if there are none, or more than `config.max_unreadable` of them cannot be read.
@@ -66,6 +72,11 @@ def scanned_images(
     folder = found_images(config, source)
     unreadable: dict[str, Unreadable] = {}
     scanned, reports = set[str](), list[ScanReport]()
+    if scan_mode(config, len(folder)) not in ("full", "headers"):
+        report = scan_images(config, trained_on(config, folder, set()), progress)
+        check_readable(folder.name, report.unreadable, report.images, config.max_unreadable)
+        images = trained_on(config, folder, {fault.path for fault in report.unreadable})
+        return images, report.unreadable, _grey_range(config, [report])
     while True:
         images = trained_on(config, folder, unreadable.keys())
         rest = images.without(scanned)
@@ -93,9 +104,19 @@ def begun_images(config: RunConfig, run: RunFolder, fingerprint: str, source: Im
 
 
 def scan_images(config: RunConfig, images: ImageSource, progress: Callable[[int, int], None]) -> ScanReport:
-    """Scan the images as `config.scan` asks."""
+    """Scan the images as `config.scan` asks: all of them, some, or none."""
+    mode = scan_mode(config, len(images))
+    limit = {"sample": SAMPLE, "none": 0}.get(mode, len(images))
+    images = images if limit >= len(images) else images.subset(evenly(len(images), limit) if limit else [])
     progress(0, len(images))
-    return scan(images, full=config.scan == "full", cache=cache_folder("scan"), progress=progress)
+    return scan(images, full=mode != "headers", cache=cache_folder("scan"), progress=progress)
+
+
+def scan_mode(config: RunConfig, images: int) -> str:
+    """Return how so many images are checked: "full", "headers", "sample" or "none"."""
+    if config.scan != "auto":
+        return config.scan
+    return "full" if images <= MAX_CHECKED else "sample"
 
 
 def _grey_range(config: RunConfig, reports: list[ScanReport]) -> Window | None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dinoscope.data.images import RawImage, UnreadableImage, read
-from dinoscope.data.sources import find_images, first_to_last, resolve_split
+from dinoscope.data.finding import find_images, resolve_split
+from dinoscope.data.images import RawImage, UnreadableImage
+from dinoscope.data.sources import first_to_last
 from dinoscope.errors import UserError
 from dinoscope.evaluation.online import MAX_ASPECT, evenly_spaced, mean_map
 from dinoscope.explain.history import AttentionHistory, read_history
@@ -121,7 +122,7 @@ def training_images(material: Material) -> tuple[list[RawImage], str]:
             folder = evenly_spaced(find_images(resolve_split(Path(model.settings["data"]), "train")), _MAX_IMAGES)
             for place in range(len(folder)):
                 with contextlib.suppress(UnreadableImage):
-                    image = read(folder.path(place))
+                    image = folder.read(place)
                     alpha = None if image.alpha is None else without_ends(image.alpha, MAX_ASPECT)
                     images.append(replace(image, values=without_ends(image.values, MAX_ASPECT), alpha=alpha))
         if images:

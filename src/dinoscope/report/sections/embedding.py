@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from dinoscope.data.images import decode
-from dinoscope.data.sources import ImageFolder, balanced, find_images, find_split
+from dinoscope.data.finding import find_images, find_split
+from dinoscope.data.sources import ImageSource, balanced
 from dinoscope.errors import UserError
 from dinoscope.explain.embedding import NEIGHBOURS, TITLES, EmbeddingMap, best_method, described, embedding_map
 from dinoscope.model_names import Model
@@ -51,11 +51,11 @@ def section(material: Material) -> Section | None:
                 maps.append((model.label, bank, embedding_map(bank.features, method, 0)))
         except UserError as error:
             notices.append(Notice(f"{model.label}: {error}", "warning"))
-    figures = _figures(maps, f"{len(chosen)} of the {len(images)} images in {images.root}", chosen.root, material)
+    figures = _figures(maps, f"{len(chosen)} of the {len(images)} images in {images.name}", chosen, material)
     return Section("Map of the features", "embedding", _LEAD, (*figures, *notices))
 
 
-def _images(models: Sequence[Model]) -> ImageFolder | None:
+def _images(models: Sequence[Model]) -> ImageSource | None:
     """The val images, or else the train images, of the first run whose data are still there."""
     for model in models:
         if model.settings is not None:
@@ -66,7 +66,7 @@ def _images(models: Sequence[Model]) -> ImageFolder | None:
 
 
 def _figures(
-    maps: Sequence[tuple[str, FeatureBank, EmbeddingMap]], data: str, root: Path, material: Material
+    maps: Sequence[tuple[str, FeatureBank, EmbeddingMap]], data: str, images: ImageSource, material: Material
 ) -> list[Block]:
     if not maps:
         return []
@@ -87,16 +87,17 @@ def _figures(
     )
     # each image is read once, and the large ones are never all in memory
     window, pictures = material.models[0].backbone.config.window, {}
-    paths = list(dict.fromkeys(path for _, bank, _ in maps for path in bank.paths))
+    wanted = {path for _, bank, _ in maps for path in bank.paths}
+    places = [(place, key) for place, key in enumerate(images.keys) if key in wanted]
     with material.context.watch("reading images for the maps") as progress:
-        for done, path in enumerate(paths):
-            progress(done, len(paths))
-            pictures[path] = thumbnail(decode(root / path, window=window))
+        for done, (place, key) in enumerate(places):
+            progress(done, len(places))
+            pictures[key] = thumbnail(images.read(place).rgb(window))
     figures: list[Figure] = []
     for title, bank, placed in maps:
-        images = [pictures[path] for path in bank.paths]
-        page, shown = thumbnails_page(placed.points, images, labelling_of(bank), title, TITLES[placed.method])
-        room = "" if shown == len(images) else f" {shown} of them found room near their place."
+        drawn = [pictures[path] for path in bank.paths]
+        page, shown = thumbnails_page(placed.points, drawn, labelling_of(bank), title, TITLES[placed.method])
+        room = "" if shown == len(drawn) else f" {shown} of them found room near their place."
         caption = f"{title}: {data}.{room} {described(placed)}."
         figures.append(Figure(webp(page), caption, f"Thumbnails on the map of {title}"))
     return [points, *folded_rest("Thumbnails of further models", figures, _OPEN)]

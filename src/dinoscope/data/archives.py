@@ -1,0 +1,457 @@
+"""Images within tar, zip and parquet files: one index for all the files that `--data` names, and the source over it.
+
+The index says which file holds an image, where, and how many bytes. It is made once, kept in the cache as plain arrays,
+and mapped into memory, so that all processes share it and no image costs a Python object. Images are in the order of
+their keys, as in a folder: the same images get the same numbers, and so the same views, in any container.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import operator
+import os
+import shutil
+import zlib
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, TypeVar, overload
+
+import numpy as np
+
+from dinoscope.data.containers import CONTAINERS
+from dinoscope.data.containers.container import Container, Entry, Progress
+from dinoscope.data.images import check_bytes, extensions, pixel_limit, read_bytes, stream_header, unreadable_if_wrong
+from dinoscope.data.reader import Header, RawImage, Shrink, UnreadableImage
+from dinoscope.data.sources import ImageSource, comparable, counted
+from dinoscope.errors import UserError
+from dinoscope.files import cache_folder, locked
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 1
+_START = 512  # bytes by which a container is recognised
+_COPIES = "images.bin"
+_COLUMNS = ("names", "ends", "files", "offsets", "sizes", "unpacked", "labels")
+
+Watch = Callable[[int, int], None]
+V = TypeVar("V", str, int)
+
+
+def container_of(path: Path) -> str | None:
+    """Return the kind of container that a file is by its content, None if it is none. Raises OSError."""
+    with path.open("rb") as file:
+        start = file.read(_START)
+    return next((name for name, container in CONTAINERS.items() if container.recognises(start)), None)
+
+
+def endings() -> tuple[str, ...]:
+    """Return the endings of containers' names."""
+    return tuple(ending for container in CONTAINERS.values() for ending in container.endings)
+
+
+# Columns of an index, seen through a choice of rows
+
+
+class _Column(Sequence[V]):
+    """Values of some rows; whatever is asked for is made then."""
+
+    rows: range | np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, place: int) -> V: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[V, ...]: ...
+    def __getitem__(self, place: int | slice) -> V | tuple[V, ...]:
+        if isinstance(place, slice):
+            return tuple(self._value(int(row)) for row in self.rows[place])
+        return self._value(int(self.rows[place]))
+
+    def __iter__(self) -> Iterator[V]:
+        return (self._value(int(row)) for row in self.rows)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(operator.eq, self, other))
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def _value(self, row: int) -> V:
+        raise NotImplementedError
+
+
+def _chooser(rows: range | np.ndarray) -> slice | np.ndarray:
+    return slice(rows.start, rows.stop) if isinstance(rows, range) else rows
+
+
+class Names(_Column[str]):
+    """Texts that lie one behind the other. skip: bytes that are left out at the beginning of each."""
+
+    def __init__(self, text: np.ndarray, ends: np.ndarray, rows: range | np.ndarray, skip: int = 0) -> None:
+        self.text, self.ends, self.rows, self.skip = text, ends, rows, skip
+
+    def _value(self, row: int) -> str:
+        start = int(self.ends[row - 1]) if row else 0
+        return os.fsdecode(self.text[start + self.skip : int(self.ends[row])].tobytes())
+
+
+class Numbers(_Column[int]):
+    """Numbers of an array."""
+
+    def __init__(self, numbers: np.ndarray, rows: range | np.ndarray) -> None:
+        self.numbers, self.rows = numbers, rows
+
+    def _value(self, row: int) -> int:
+        return int(self.numbers[row])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.numbers[_chooser(self.rows)], dtype or np.int64)
+
+
+# The index
+
+
+@dataclass
+class Index:
+    """Where the images of some containers lie, in the order of the keys' bytes.
+
+    columns: names (UTF-8, one behind the other), ends (of each name), files (number of the file), offsets, sizes,
+        unpacked (as of `Entry`), labels (-1 without).
+    files: that hold the bytes. stamp: time of change of the newest container, in nanoseconds.
+    classes: names of the labels; empty if not all images have one. passed_over: as of `ImageSource`.
+    """
+
+    columns: dict[str, np.ndarray]
+    files: tuple[Path, ...]
+    stamp: int
+    classes: tuple[str, ...]
+    passed_over: tuple[tuple[str, int], ...]
+    folder: Path | None = None
+    _open: dict[int, int] = field(default_factory=dict[int, int], repr=False)
+
+    def __len__(self) -> int:
+        return len(self.columns["ends"])
+
+    def content(self, row: int) -> bytes:
+        """Return the bytes of an image. Raises UnreadableImage if they are gone, damaged or too many."""
+        offset, size, unpacked = (int(self.columns[name][row]) for name in ("offsets", "sizes", "unpacked"))
+        check_bytes(unpacked or size, pixel_limit())
+        try:
+            content = os.pread(self._descriptor(int(self.columns["files"][row])), size, offset)
+        except OSError as error:
+            raise UnreadableImage(f"cannot be read: {error.strerror}") from error
+        if len(content) < size:
+            raise UnreadableImage("truncated: the container ends before it")
+        return _inflated(content, unpacked) if unpacked else content
+
+    def _descriptor(self, number: int) -> int:
+        descriptor = self._open.get(number)
+        if descriptor is None:  # two threads may open the file, and one of the two stays open unused
+            descriptor = self._open[number] = os.open(self.files[number], os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        return descriptor
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of an index in the cache, another process maps the files itself."""
+        state = self.__dict__ | {"_open": {}}
+        return state | {"columns": None} if self.folder else state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.folder:
+            self.columns = _mapped(self.folder)
+
+    def __del__(self) -> None:
+        for descriptor in self._open.values():
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+
+def _inflated(content: bytes, size: int) -> bytes:
+    try:
+        unpacked = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
+    except zlib.error as error:
+        raise UnreadableImage(f"damaged: {error}") from error
+    if len(unpacked) != size:
+        raise UnreadableImage("damaged: another size than the container says")
+    return unpacked
+
+
+def index_of(files: Sequence[Path], progress: Watch | None = None) -> Index:
+    """Return the index of these containers, from the cache if they have not changed.
+
+    Raises UserError if one is no container, is damaged, or two of them hold images of one name.
+    """
+    kinds = {path: _known(path) for path in files}
+    stamps = [[str(path.resolve()), (status := path.stat()).st_size, status.st_mtime_ns] for path in files]
+    about = {"version": _VERSION, "files": stamps, "endings": extensions()}
+    digest = hashlib.blake2b(json.dumps(about).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    folder = cache_folder("index") / digest
+    if (known := _read(folder)) is not None:
+        return known
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder.with_suffix(".lock"), lambda: logger.info("another process makes the index of the images")):
+            if (known := _read(folder)) is not None:
+                return known
+            return _made(kinds, stamps, folder, progress or (lambda done, total: None))
+    except OSError as error:
+        raise UserError(
+            f"the index of the images cannot be written to {folder.parent} ({error.strerror}): set $DINOSCOPE_CACHE to "
+            "another folder"
+        ) from error
+
+
+def _known(path: Path) -> Container:
+    try:
+        kind = container_of(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if kind is None:
+        packed = path.name.lower().endswith((".gz", ".tgz", ".bz2", ".xz", ".zst"))
+        what = "Decompress it first." if packed else f"Give a folder of images, or a file: {', '.join(CONTAINERS)}."
+        raise UserError(f"{path}: neither a folder nor a container of images. {what}")
+    return CONTAINERS[kind]
+
+
+def _made(kinds: dict[Path, Container], stamps: list[Any], folder: Path, progress: Watch) -> Index:
+    """Make the index in a folder next to its place, and move it there."""
+    workplace = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    shutil.rmtree(workplace, ignore_errors=True)
+    workplace.mkdir()
+    try:
+        with (workplace / _COPIES).open("wb") as copies:
+            columns, files, classes, passed_over = _collected(kinds, copies, progress)
+        if not any(container.copies for container in kinds.values()):
+            (workplace / _COPIES).unlink()
+        for name in _COLUMNS:
+            np.save(workplace / f"{name}.npy", columns[name])
+        own = str(workplace / _COPIES)
+        about = {
+            "files": [_COPIES if str(path) == own else str(path) for path in files],
+            "stamp": max(stamp[2] for stamp in stamps),
+            "classes": classes,
+            "passed_over": passed_over,
+        }
+        (workplace / "index.json").write_text(json.dumps(about))
+        workplace.rename(folder)
+    except BaseException:
+        shutil.rmtree(workplace, ignore_errors=True)
+        raise
+    made = _read(folder)
+    assert made is not None
+    return made
+
+
+def _mapped(folder: Path) -> dict[str, np.ndarray]:
+    return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _COLUMNS}
+
+
+def _read(folder: Path) -> Index | None:
+    """Return the index in a folder, None if there is none or it is damaged."""
+    try:
+        about = json.loads((folder / "index.json").read_text())
+        columns = _mapped(folder)
+        files = tuple(folder / path if path == _COPIES else Path(path) for path in about["files"])
+        if len({len(columns[name]) for name in _COLUMNS[1:]}) != 1:
+            raise ValueError("columns of different lengths")
+        passed_over = tuple((ending, count) for ending, count in about["passed_over"])
+        return Index(columns, files, about["stamp"], tuple(about["classes"]), passed_over, folder)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("the index %s is damaged and made again (%s)", folder, error)
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def _collected(
+    kinds: dict[Path, Container], copies: BinaryIO, progress: Watch
+) -> tuple[dict[str, np.ndarray], list[Path], tuple[str, ...], list[tuple[str, int]]]:
+    """Return the columns, the files, the names of the classes, and what was passed over."""
+    known, counts, wanted = dict[bytes, tuple[Any, ...]](), Counter[str](), extensions()
+    numbers: dict[Path, int] = {}
+    total, before = sum(path.stat().st_size for path in kinds), 0
+    for path, container in kinds.items():
+        size = path.stat().st_size
+        report = Progress(lambda done, _, before=before: progress(before + done, total), size)
+        own: dict[bytes, tuple[Any, ...]] = {}
+        try:
+            for entry in container.entries(path, copies, report):
+                key = _key(entry, wanted, counts)
+                if key is not None:  # of two with one name the later one counts, as when unpacking
+                    number = numbers.setdefault(entry.file or path, len(numbers))
+                    own[key] = number, entry.offset, entry.size, entry.unpacked, entry.label
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        if double := next((key for key in own if key in known), None):
+            raise UserError(
+                f"{path}: '{os.fsdecode(double)}' is also in another of the containers. Give each image a name of its "
+                "own, or use one container at a time."
+            )
+        known |= own
+        before += size
+        progress(before, total)
+    keys = sorted(known)
+    rows = [known[key] for key in keys]
+    labels = {row[4] for row in rows}
+    classes = () if "" in labels else tuple(sorted(labels, key=_numbers_first))
+    place = {name: number for number, name in enumerate(classes)}
+    columns = {
+        "names": np.frombuffer(b"".join(keys), np.uint8),
+        "ends": np.cumsum([len(key) for key in keys], dtype=np.int64),
+        "files": np.array([row[0] for row in rows], np.int32),
+        "offsets": np.array([row[1] for row in rows], np.int64),
+        "sizes": np.array([row[2] for row in rows], np.int64),
+        "unpacked": np.array([row[3] for row in rows], np.int64),
+        "labels": np.array([place.get(row[4], -1) for row in rows], np.int32),
+    }
+    return columns, list(numbers), classes, sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _numbers_first(text: str) -> tuple[bool, int, str]:
+    """Sort names of classes that are numbers by value, before all others."""
+    return (False, int(text), text) if text.isdecimal() else (True, 0, text)
+
+
+def _key(entry: Entry, wanted: tuple[str, ...], counts: Counter[str]) -> bytes | None:
+    """Return the key of an entry that is named like an image, None for any other, which is counted."""
+    parts = [part for part in entry.key.split("/") if part not in ("", ".")]
+    if any(part.startswith(".") or part == "__MACOSX" for part in parts):  # ".." too
+        return None
+    name = "/".join(parts)
+    if not name.lower().endswith(wanted) and not (entry.file and not PurePath(name).suffix):
+        ending = PurePath(name).suffix.lower()
+        counts["without an ending" if not 1 < len(ending) <= 9 or ending[1:].isdigit() else ending] += 1
+        return None
+    return os.fsencode(name)
+
+
+# The source
+
+
+@dataclass(frozen=True)
+class ArchiveImages(ImageSource):
+    """Images of an index: those whose keys begin with a folder, or any choice of them.
+
+    name: what was given as the place of the images. rows: of the index, in the order of the images.
+    skip: bytes of the folder, which is not part of the keys.
+    """
+
+    name: str
+    index: Index
+    rows: range | np.ndarray
+    skip: int
+    labels: Numbers | None
+    classes: tuple[str, ...]
+    passed_over: tuple[tuple[str, int], ...] = field(default=(), compare=False)
+
+    @property
+    def keys(self) -> Names:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The paths within the container, below the folder."""
+        return Names(self.index.columns["names"], self.index.columns["ends"], self.rows, self.skip)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int, shrink: Shrink | None = None) -> RawImage:
+        """Read the bytes of an image, and decode them."""
+        return read_bytes(self.index.content(int(self.rows[index])), self.keys[index], shrink=shrink)
+
+    def header(self, index: int) -> Header:
+        """Read the bytes of an image, and their header."""
+        with unreadable_if_wrong():
+            return stream_header(BytesIO(self.index.content(int(self.rows[index]))), self.keys[index], pixel_limit())
+
+    def stamp(self, index: int) -> tuple[int, int]:
+        """Return the size of an image in bytes, and when its container was changed."""
+        row = int(self.rows[index])
+        return int(self.index.columns["unpacked"][row] or self.index.columns["sizes"][row]), self.index.stamp
+
+    def sizes(self) -> Numbers:
+        """Return the size of each image in bytes."""
+        unpacked, sizes = self.index.columns["unpacked"], self.index.columns["sizes"]
+        rows = _chooser(self.rows)
+        return Numbers(np.where(unpacked[rows] > 0, unpacked[rows], sizes[rows]), range(len(self)))
+
+    def fingerprint(self, sizes: Sequence[int] | None = None) -> str:
+        """Return 32 hex digits, those of a folder with the same files."""
+        digest = hashlib.blake2b(digest_size=16)
+        for key, size in zip(self.keys, self.sizes() if sizes is None else sizes, strict=True):
+            digest.update(os.fsencode(key) + b"\0%d\0" % size)
+        return digest.hexdigest()
+
+    def subset(self, indices: Sequence[int]) -> ArchiveImages:
+        """Return these images, in this order, with all the class names kept."""
+        chosen = np.asarray(indices, np.int64)
+        rows = chosen + self.rows.start if isinstance(self.rows, range) else self.rows[chosen]
+        return replace(self, rows=rows, labels=self.labels and Numbers(self.labels.numbers, rows))
+
+    def disk_order(self) -> np.ndarray:
+        """Return the positions of the images in the order in which they lie in their files."""
+        rows = np.arange(self.rows.start, self.rows.stop) if isinstance(self.rows, range) else self.rows
+        return np.lexsort((self.index.columns["offsets"][rows], self.index.columns["files"][rows]))
+
+
+def images_in(place: Path, index: Index, inside: str) -> ArchiveImages:
+    """Return the images of an index below the folder `inside`, "" for all, with the labels of the index if it has any.
+
+    Raises UserError if there are none.
+    """
+    prefix = os.fsencode(inside + "/") if inside else b""
+    keys = Names(index.columns["names"], index.columns["ends"], range(len(index)))
+    first, last = folder_range(keys, os.fsdecode(prefix))
+    if first == last:
+        others = f"; passed over: {counted(index.passed_over)}" if index.passed_over else ""
+        raise UserError(f"{place}: no images in it. Looked for {' '.join(extensions())}{others}")
+    rows = range(first, last)
+    labels = Numbers(index.columns["labels"], rows) if index.classes else None
+    return ArchiveImages(str(place), index, rows, len(prefix), labels, index.classes, index.passed_over)
+
+
+def folder_range(keys: Sequence[str], prefix: str, first: int = 0, last: int | None = None) -> tuple[int, int]:
+    """Return where, in sorted keys, those that begin with a prefix begin and end."""
+    if not prefix:
+        return first, len(keys) if last is None else last
+    wanted = os.fsencode(prefix)
+    begin = bisect_left(keys, wanted, first, len(keys) if last is None else last, key=os.fsencode)
+    beyond = wanted[:-1] + bytes([wanted[-1] + 1])  # a prefix ends with "/"
+    return begin, bisect_left(keys, beyond, begin, len(keys) if last is None else last, key=os.fsencode)
+
+
+def folders_in(images: ArchiveImages, below: str = "") -> list[tuple[str, int, int]] | None:
+    """Return name, begin and end of each folder right below a folder, by position; None if an image lies outside.
+
+    The images are in the order of their keys.
+    """
+    keys = images.keys
+    place, last = folder_range(keys, below)
+    folders: list[tuple[str, int, int]] = []
+    while place < last:
+        name, slash, _ = keys[place][len(below) :].partition("/")
+        if not slash:
+            return None
+        _, end = folder_range(keys, f"{below}{name}/", place, last)
+        folders.append((name, place, end))
+        place = end
+    return folders
+
+
+def with_classes(images: ArchiveImages, folders: Sequence[tuple[str, int, int]]) -> ArchiveImages:
+    """Label the images by the folders that hold them. Names that differ in their Unicode form alone are one class."""
+    names = sorted({name for name, _, _ in folders}, key=os.fsencode)
+    classes = tuple(dict.fromkeys(map(comparable, names)))
+    number = {name: place for place, name in enumerate(classes)}
+    assert isinstance(images.rows, range)
+    numbers = np.full(images.rows.stop, -1, np.int32)
+    for name, first, last in folders:
+        numbers[images.rows.start + first : images.rows.start + last] = number[comparable(name)]
+    return replace(images, labels=Numbers(numbers, images.rows), classes=classes)
