@@ -105,7 +105,7 @@ class Names(_Column[str]):
 
 
 class Labels(_Column[int]):
-    """Positions of classes: those that the index holds, or of folders that hold rows one behind the other."""
+    """Positions of classes, which the index holds or folders tell by their rows; or numbers of groups."""
 
     def __init__(self, numbers: np.ndarray, rows: range | np.ndarray) -> None:
         self.numbers, self.rows = numbers, rows
@@ -353,6 +353,8 @@ class ArchiveImages(ImageSource):
     labels: Labels | None
     classes: tuple[str, ...]
     passed_over: tuple[tuple[str, int], ...] = field(default=(), compare=False)
+    groups: Labels | None = None
+    grouping: str = ""
 
     @property
     def keys(self) -> Names:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -364,12 +366,16 @@ class ArchiveImages(ImageSource):
 
     def read(self, index: int, shrink: Shrink | None = None) -> RawImage:
         """Read the bytes of an image, and decode them."""
-        return read_bytes(self.index.content(int(self.rows[index])), self.keys[index], shrink=shrink)
+        return read_bytes(self.content(index), self.keys[index], shrink=shrink)
+
+    def content(self, index: int) -> bytes:
+        """Return the bytes of an image."""
+        return self.index.content(int(self.rows[index]))
 
     def header(self, index: int) -> Header:
         """Read the bytes of an image, and their header."""
         with unreadable_if_wrong():
-            return stream_header(BytesIO(self.index.content(int(self.rows[index]))), self.keys[index], pixel_limit())
+            return stream_header(BytesIO(self.content(index)), self.keys[index], pixel_limit())
 
     def stamp(self, index: int) -> tuple[int, int]:
         """Return the size of an image in bytes, and when its container was changed."""
@@ -393,7 +399,13 @@ class ArchiveImages(ImageSource):
         """Return these images, in this order, with all the class names kept."""
         chosen = np.asarray(indices, np.int64)
         rows = chosen + self.rows.start if isinstance(self.rows, range) else self.rows[chosen]
-        return replace(self, rows=rows, labels=self.labels and Labels(self.labels.numbers, rows))
+        labels = None if self.labels is None else Labels(self.labels.numbers, rows)
+        groups = None if self.groups is None else Labels(np.asarray(self.groups)[chosen], range(len(chosen)))
+        return replace(self, rows=rows, labels=labels, groups=groups)
+
+    def with_groups(self, numbers: np.ndarray, grouping: str) -> ArchiveImages:
+        """Return the images with these groups, as one array."""
+        return replace(self, groups=Labels(numbers, range(len(numbers))), grouping=grouping)
 
     def disk_order(self) -> np.ndarray:
         """Return the positions of the images in the order in which they lie in their files."""
