@@ -164,6 +164,12 @@ class Context:
 DEFAULT_CONTEXT = Context()
 
 
+_OF_FEATURES = ("device", "precision", "batch_size", "workers", "image_size", "crop_fraction", "cached")
+
+OF_LABELLED_IMAGES = (*_OF_FEATURES, "group", "split")
+"""Fields of `Context` that matter to an evaluation of labelled images: `Evaluation.uses`."""
+
+
 @dataclass(frozen=True)
 class Column:
     """A headline figure of an evaluation, in tables that compare models.
@@ -236,7 +242,7 @@ class Evaluation:
     by_network: bool = False
     keeps_results: bool = False
     needs_no_model: bool = False
-    uses: tuple[str, ...] = ("device", "precision", "batch_size", "workers", "image_size", "crop_fraction", "cached")
+    uses: tuple[str, ...] = _OF_FEATURES
     train_data: Callable[[Data, Any], Data] = lambda data, _: data
     prefix: str = ""
     file_name: Callable[[Any, Mapping[str, Any]], str] | None = None
@@ -516,15 +522,13 @@ def _require_classes(known: ImageSource, queries: ImageSource | None) -> None:
 
 
 def grouping(images: Images, context: Context) -> dict[str, Any]:
-    """Return the entries of a protocol about groups (where they come from, not their names) and the split."""
-    return {
-        **({"group": images[0].grouping} if images[0].groups is not None else {}),
-        **({"split": context.split} if context.split is not None else {}),
-    }
+    """Return the entries of a protocol about groups (where they come from, not their names) and the split, if any."""
+    return {name: value for name, value in expected_grouping(images, context).items() if value is not None}
 
 
-NO_GROUPING: dict[str, Any] = {"group": None, "split": None}
-"""What a result is expected to have without groups and split: no such entries, as results of earlier versions."""
+def expected_grouping(images: Images | None, context: Context) -> dict[str, Any]:
+    """Return the same for `Evaluation.expected`: None means that a result must not have the entry."""
+    return {"group": context.group if images is None else images[0].grouping or None, "split": context.split}
 
 
 def grouping_words(protocol: Mapping[str, Any]) -> str:

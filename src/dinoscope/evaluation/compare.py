@@ -618,8 +618,8 @@ def baseline_lines(comparison: Comparison) -> list[str]:
     """Return the news that a baseline is as good as every model, for each accuracy."""
 
     def images(row: Row, name: str) -> tuple[object, ...]:
-        found = conditions(measured(row, name)[0])
-        return tuple(map(found.get, ("gallery", "train", "queries", "val", "data", "images", "label_fraction")))
+        found, of_images = conditions(measured(row, name)[0]), ("gallery", "train", "queries", "val", "data", "images")
+        return tuple(map(found.get, (*of_images, "label_fraction", "group", "split")))
 
     lines: list[str] = []
     for name in comparison.accuracies:
