@@ -227,7 +227,9 @@ def test_no_image_of_the_own_group_votes_with_and_without_a_split(caplog: pytest
     for query in range(60):
         others = owners != owners[query]
         gallery = FeatureBank(bank.features[others], labels[others])
-        for k, ranked in predict(bank, FeatureBank(bank.features[query : query + 1], groups=owners[query, None])).items():
+        for k, ranked in predict(
+            bank, FeatureBank(bank.features[query : query + 1], groups=owners[query, None])
+        ).items():
             assert ranked[0].tolist() == plain_ranking(gallery, bank.features[query], k, 0.07)[: ranked.shape[1]]
 
 

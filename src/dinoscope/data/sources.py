@@ -118,7 +118,7 @@ class ImageSource(ABC):
         return None
 
     def grouped_by(self: Source, pattern: str) -> Source:
-        """Return the images with the groups that a pattern finds in their keys. Raises UserError as `groups.matched`."""
+        """Return the images with the groups that a pattern finds in their keys. Raises UserError as `matched` does."""
         return self.with_groups(group_numbers(matched(self.keys, pattern, self.name)), pattern)
 
     def with_groups(self: Source, numbers: np.ndarray, grouping: str) -> Source:

@@ -102,8 +102,8 @@ class Context:
     def fitted(self, model: Model, data: Data) -> Model:
         """Return the model, fitted to the train split of the data, without labels, if it must be (`Backbone.fit`).
 
-        Of a folder without splits, all images are taken, or the share `split` of them. Without data it is returned as it is. Raises UserError if no
-        image can be read.
+        Of a folder without splits, all images are taken, or the share `split` of them. Without data it is returned as
+        it is. Raises UserError if no image can be read.
         """
         if model.backbone.fit is None or data is None:
             return model
@@ -128,8 +128,8 @@ class Context:
         if queries is not None and known.grouping != queries.grouping:
             first, second = (images.grouping or "unknown" for images in (known, queries))
             raise UserError(
-                f"the groups of {known.name} ({first}) and of {queries.name} ({second}) must come from one column or one "
-                "pattern (--group)"
+                f"the groups of {known.name} ({first}) and of {queries.name} ({second}) must come from one column, or "
+                "from one pattern: --group"
             )
         if known.groups is not None and known.labels is not None:
             pairs = set(zip(known.labels, known.groups, strict=True))

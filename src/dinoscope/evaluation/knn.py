@@ -120,16 +120,22 @@ def predict(
         raise UserError(f"gallery features have {width} values, query features {other}: use one model for both")
     ks = _usable_ks(config, max_voters(gallery, queries) - (exclude is not None))
     device = queries.features.device
-    grouped = gallery.groups is not None and queries.groups is not None
     unique, inverse = np.unique(_labels(gallery, "the gallery").cpu().numpy(), return_inverse=True)
     numbers, classes = torch.as_tensor(unique, device=device), torch.as_tensor(inverse, device=device)
     ranked: dict[int, list[Tensor]] = {k: [] for k in ks}
     per_query = _BYTES_PER_NEIGHBOUR * ks[-1] + _BYTES_PER_VOTE * len(numbers)
     for rows in _slices(len(queries.features), config.max_bytes // per_query):
         excluded = None if exclude is None else exclude[rows]
-        groups = (gallery.groups, queries.groups[rows]) if grouped else None
+        groups = None
+        if gallery.groups is not None and queries.groups is not None:
+            groups = gallery.groups, queries.groups[rows]
         similarities, indices = nearest(
-            gallery.features, queries.features[rows], ks[-1], exclude=excluded, groups=groups, max_bytes=config.max_bytes
+            gallery.features,
+            queries.features[rows],
+            ks[-1],
+            exclude=excluded,
+            groups=groups,
+            max_bytes=config.max_bytes,
         )
         # Weights relative to the nearest neighbour's: the ranking stays as it is, and nothing can overflow.
         weights = ((similarities - similarities[:, :1]) / config.temperature).exp()
@@ -148,13 +154,13 @@ def max_voters(gallery: FeatureBank, queries: FeatureBank) -> int:
     """
     if gallery.groups is None or queries.groups is None:
         return len(gallery.features)
-    numbers, counts = gallery.groups.unique(return_counts=True)
-    own = torch.isin(numbers, queries.groups.to(numbers.device))
-    if len(numbers) == 1 and bool(own[0]):
-        raise UserError("all gallery images are of one group, and so is a query: there is no neighbour of another group")
-    if bool(torch.isin(queries.groups.to(numbers.device), numbers, invert=True).any()):
-        return len(gallery.features)
-    return len(gallery.features) - int(counts[own].min())
+    numbers, counts = np.unique(gallery.groups.cpu().numpy(), return_counts=True)
+    asked = np.unique(queries.groups.cpu().numpy())
+    own = np.isin(numbers, asked)
+    if len(numbers) == 1 and own[0]:
+        raise UserError("all gallery images are of one group, and a query is too: it has no neighbour of another group")
+    is_stranger = own.sum() < len(asked)  # some query's group is not in the gallery
+    return len(gallery.features) - (0 if is_stranger else int(counts[own].min()))
 
 
 @torch.no_grad()
@@ -171,8 +177,9 @@ def nearest(
 
     Exact in float32, on the queries' device; equal similarities come in the order of their indices. Features
     need not be normalised; a zero feature is at similarity 0 to all. `exclude` names for each query the one
-    gallery index to leave out. Or `groups` are those of the gallery and of the queries: images of a query's own group
-    are left out, and a query with fewer than k others has similarity -inf at the end. Working memory next to the answer stays near `max_bytes` at any size.
+    gallery index to leave out. `groups` are those of the gallery and of the queries: images of a query's own
+    group are left out, and a query with fewer than k others has similarity -inf at the end. Working memory
+    next to the answer stays near `max_bytes` at any size.
 
     Raises UserError if k is not in 1..n (1..n-1 with `exclude`) or a feature is not finite, ValueError for `exclude`
     and `groups` together.
@@ -184,7 +191,11 @@ def nearest(
         raise UserError(f"k must lie between 1 and {available}, the gallery images to choose from; got {k}")
     wanted = k + (exclude is not None)
     columns = max(1, min(_MAX_COLUMNS, max_bytes // (32 * gallery.shape[1])))
-    per_query = (16 + _BYTES_PER_MASK * (groups is not None)) * columns + 32 * gallery.shape[1] + 2 * _BYTES_PER_NEIGHBOUR * wanted
+    per_query = (
+        (16 + _BYTES_PER_MASK * (groups is not None)) * columns
+        + 32 * gallery.shape[1]
+        + 2 * _BYTES_PER_NEIGHBOUR * wanted
+    )
     max_candidates = max_bytes // (2 * _BYTES_PER_CANDIDATE)
     keys = _search(gallery, queries, wanted, columns, max_bytes // per_query, max_candidates, groups)
     similarities, indices = _unpack(keys)

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
@@ -207,18 +208,20 @@ def share_metrics(
 
     named: name and parameters of each metric.
     """
-    shares = hits.double().mean(dim=0).tolist()
+    shares = [float(share) for share in hits.double().mean(dim=0)]
     if groups is None:
-        return [share_metric(name, 100 * share, len(hits), own) for (name, own), share in zip(named, shares, strict=True)]
-    numbers, place = groups.unique(return_inverse=True)
-    sums = torch.zeros(len(numbers), hits.shape[1], dtype=torch.float64, device=hits.device)
-    sums, counts = sums.index_add_(0, place, hits.double()).cpu(), place.bincount().double().cpu()
+        counted = zip(named, shares, strict=True)
+        return [share_metric(name, 100 * share, len(hits), parameters) for (name, parameters), share in counted]
+    numbers, places, sizes = np.unique(groups.cpu().numpy(), return_inverse=True, return_counts=True)
+    sums = torch.zeros(len(numbers), hits.shape[1], dtype=torch.float64)
+    sums.index_add_(0, torch.from_numpy(places), hits.double().cpu())
+    counts = torch.from_numpy(sizes).double()
     estimates = pooled_intervals(sums, counts, limits=[(0.0, 1.0)] * hits.shape[1])
-    alike = (sums * counts[0] == sums[:1] * counts[:, None]).all(dim=0).tolist()
+    alike = (sums * counts[0] == sums[:1] * counts[:, None]).all(dim=0)
     metrics: list[Metric] = []
-    for (name, own), share, estimate, same in zip(named, shares, estimates, alike, strict=True):
+    for (name, parameters), share, estimate, same in zip(named, shares, estimates, alike, strict=True):
         low, high = wilson(share, len(numbers)) if same and len(numbers) > 1 else (estimate.low, estimate.high)
-        metrics.append(estimate_metric(name, Estimate(share, low, high), len(numbers), own))
+        metrics.append(estimate_metric(name, Estimate(share, low, high), len(numbers), parameters))
     return metrics
 
 
