@@ -214,8 +214,8 @@ def share_metrics(
         return [share_metric(name, 100 * share, len(hits), parameters) for (name, parameters), share in counted]
     numbers, places, sizes = np.unique(groups.cpu().numpy(), return_inverse=True, return_counts=True)
     sums = torch.zeros(len(numbers), hits.shape[1], dtype=torch.float64)
-    sums.index_add_(0, torch.from_numpy(places), hits.double().cpu())
-    counts = torch.from_numpy(sizes).double()
+    sums.index_add_(0, torch.tensor(places), hits.double().cpu())
+    counts = torch.tensor(sizes, dtype=torch.float64)
     estimates = pooled_intervals(sums, counts, limits=[(0.0, 1.0)] * hits.shape[1])
     alike = (sums * counts[0] == sums[:1] * counts[:, None]).all(dim=0)
     metrics: list[Metric] = []
