@@ -440,7 +440,8 @@ def ablate(
     if done.interrupted:
         raise KeyboardInterrupt
     failures = {run.name: run.diagnosis for run in done.named("failed")}
-    evaluating = Evaluating(config.data, context=Context(pick_device(config.device)))
+    context = Context(pick_device(config.device), group=config.group, split=config.split)
+    evaluating = Evaluating(config.data, context=context)
     result, _ = gather(plan, evaluating, failures, {"data": str(config.data)})
     write_result(result, Path(out), overwrite=overwrite)
     return result

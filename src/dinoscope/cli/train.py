@@ -114,7 +114,7 @@ def train(given: Given) -> int:
     if result.interrupted:
         stdout(f"stopped after step {result.steps}; continue: dinoscope train --out {quote(str(result.out))} --resume")
         return 130
-    stdout("\n".join([f"done: {result.out}", *next_steps(result.out, config.data)]))
+    stdout("\n".join([f"done: {result.out}", *next_steps(result.out, config.data, config.group, config.split)]))
     return 0
 
 
@@ -225,12 +225,14 @@ def one_line(out: Path) -> Iterator[None]:
         raise UserError(f"{what}. The traceback is in {out / 'train.log'}") from error
 
 
-def next_steps(out: Path, data: Path) -> list[str]:
+def next_steps(out: Path, data: Path, group: str | None = None, split: float | None = None) -> list[str]:
     """Return commands to continue with, to be copied into a shell; k-NN only if there are labels to compare with."""
     run, images, report, board = (quote(str(path)) for path in (out, data, out / "report.html", out / "tensorboard"))
     learned = f"dinoscope map --model {run} --data {images} --out {quote(str(out / 'map.png'))}"
     if read_sessions(out)[-1].classes:
         learned = f"dinoscope knn --model {run} --data {images}"
+        learned += "" if group is None else f" --group {quote(group)}"
+        learned += "" if split is None else f" --split {split:g}"
     return [
         f"  what it learned     {learned}",
         f"  what it looks at    dinoscope attention --model {run} IMAGE...",

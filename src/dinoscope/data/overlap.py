@@ -27,6 +27,7 @@ MAX_DISTANCE = 2
 PAIRS = 3
 """Examples of each kind."""
 
+_DIGITS = 32  # of a hash of a file or of pixels: 128 bits
 _FEWEST_BITS = 4
 """A hash with fewer bits of one kind is of one colour or of a gradient, and too many pictures have it."""
 
@@ -68,10 +69,10 @@ class Shared:
 def prints_of(content: bytes | None, image: RawImage) -> Prints:
     """Return by what an image is recognised, from the bytes of its file and its pixels."""
     values = np.ascontiguousarray(image.values)
-    pixels = hashlib.blake2b(f"{values.shape} {values.dtype.str}\0".encode(), digest_size=16)
-    pixels.update(memoryview(values).cast("B"))
-    file = "" if content is None else hashlib.blake2b(content, digest_size=16).hexdigest()
-    return Prints(file, pixels.hexdigest(), picture_hash(image))
+    pixels = hashlib.sha256(f"{values.shape} {values.dtype.str}\0".encode())
+    pixels.update(values.reshape(-1).data)
+    file = "" if content is None else hashlib.sha256(content).hexdigest()
+    return Prints(file[:_DIGITS], pixels.hexdigest()[:_DIGITS], picture_hash(image))
 
 
 def picture_hash(image: RawImage) -> int:
@@ -100,10 +101,10 @@ def shared_images(
         matches["group"] = _first_equal(val.groups, train.groups)
     if prints is not None:
         theirs, ours = prints
-        for kind, field in (("bytes", 0), ("pixels", 1)):
-            matches[kind] = _first_equal(*([own[field] if own else "" for own in side] for side in (ours, theirs)))
-        hashes = (np.array([own.picture if own else 0 for own in side], np.uint64) for side in (ours, theirs))
-        matches["picture"] = _nearest_of(*hashes, progress)
+        matches["bytes"] = _first_equal(*([own.content if own else "" for own in side] for side in (ours, theirs)))
+        matches["pixels"] = _first_equal(*([own.pixels if own else "" for own in side] for side in (ours, theirs)))
+        pictures = [np.array([own.picture if own else 0 for own in side], np.uint64) for side in (ours, theirs)]
+        matches["picture"] = _nearest_of(pictures[0], pictures[1], progress)
     found: list[Shared] = []
     named = np.zeros(len(val), bool)
     for kind, own in matches.items():
