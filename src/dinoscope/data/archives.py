@@ -379,6 +379,8 @@ class ArchiveImages(ImageSource):
     labels: Numbers | None
     classes: tuple[str, ...]
     passed_over: tuple[tuple[str, int], ...] = field(default=(), compare=False)
+    groups: Numbers | None = None
+    grouping: str = ""
 
     @property
     def keys(self) -> Names:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -391,14 +393,17 @@ class ArchiveImages(ImageSource):
     def read(self, index: int, shrink: Shrink | None = None) -> RawImage:
         """Read the bytes of an image, and decode them."""
         name, frame = split_key(self.keys[index])
-        return read_bytes(self.index.content(int(self.rows[index])), name, frame=frame, shrink=shrink)
+        return read_bytes(self.content(index), name, frame=frame, shrink=shrink)
+
+    def content(self, index: int) -> bytes:
+        """Return the bytes of the file that holds an image."""
+        return self.index.content(int(self.rows[index]))
 
     def header(self, index: int) -> Header:
         """Read the bytes of an image, and their header."""
         name, frame = split_key(self.keys[index])
         with unreadable_if_wrong():
-            content = BytesIO(self.index.content(int(self.rows[index])))
-            return stream_header(content, name, pixel_limit(), frame)
+            return stream_header(BytesIO(self.content(index)), name, pixel_limit(), frame)
 
     def stamp(self, index: int) -> tuple[int, int]:
         """Return the size of an image in bytes, and when its container was changed."""
@@ -422,7 +427,13 @@ class ArchiveImages(ImageSource):
         """Return these images, in this order, with all the class names kept."""
         chosen = np.asarray(indices, np.int64)
         rows = chosen + self.rows.start if isinstance(self.rows, range) else self.rows[chosen]
-        return replace(self, rows=rows, labels=self.labels and Numbers(self.labels.numbers, rows))
+        labels = None if self.labels is None else Numbers(self.labels.numbers, rows)
+        groups = None if self.groups is None else Numbers(np.asarray(self.groups)[chosen], range(len(chosen)))
+        return replace(self, rows=rows, labels=labels, groups=groups)
+
+    def with_groups(self, numbers: np.ndarray, grouping: str) -> ArchiveImages:
+        """Return the images with these groups, as one array."""
+        return replace(self, groups=Numbers(numbers, range(len(numbers))), grouping=grouping)
 
     def disk_order(self) -> np.ndarray:
         """Return the positions of the images in the order in which they lie in their files."""

@@ -1,7 +1,7 @@
 """What a file holds: one image, or several, each of which is a sample of its own with the key PATH#NAME.
 
-Frames of a DICOM file are called frame=3, pages of a TIFF page=3, slices of a volume axis=2,slice=17, counted from 0. How
-many there are is in the header, which is read once and remembered.
+Frames of a DICOM file are called frame=3, pages of a TIFF page=3, slices of a volume axis=2,slice=17, counted from 0.
+How many there are is in the header, which is read once and remembered.
 """
 
 from __future__ import annotations

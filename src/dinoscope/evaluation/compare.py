@@ -337,7 +337,7 @@ class _Gatherer:
     ) -> None:
         self.data, self.wanted, self.skip = data, wanted, skip
         self.context = replace(context, device=context.device or torch.device("cpu"))
-        self.images = None if data is None else base.labelled_images(data)
+        self.images = None if data is None else base.labelled_images(data, self.context)
         models = self.models = [self.context.fitted(model, self.images) for model in models]
         self.chosen = self._choose(models)
         if data is None:
@@ -467,11 +467,12 @@ class _Gatherer:
 
     def _usual_images(self) -> base.Images | None:
         """Return the images that most kept results were measured on, so that missing ones are measured on the same."""
-        places = Counter(_images_of(found) for own in self.chosen.values() for found in own.values())
+        results = [found for own in self.chosen.values() for found in own.values()]
+        places = Counter(_images_of(found) for found in results if found.protocol.get("split") == self.context.split)
         usual = next((place for place, _ in places.most_common() if place[0] is not None), None)
         if usual is not None and usual[0] is not None:
             with contextlib.suppress(UserError):  # moved away since: the runs' own images are left
-                return base.images_of(Path(usual[0]), None if usual[1] is None else Path(usual[1]))
+                return base.images_of(Path(usual[0]), None if usual[1] is None else Path(usual[1]), self.context)
         return None
 
     def random_networks(self, models: Sequence[Model]) -> list[Entry]:
@@ -617,8 +618,8 @@ def baseline_lines(comparison: Comparison) -> list[str]:
     """Return the news that a baseline is as good as every model, for each accuracy."""
 
     def images(row: Row, name: str) -> tuple[object, ...]:
-        found = conditions(measured(row, name)[0])
-        return tuple(map(found.get, ("gallery", "train", "queries", "val", "data", "images", "label_fraction")))
+        found, of_images = conditions(measured(row, name)[0]), ("gallery", "train", "queries", "val", "data", "images")
+        return tuple(map(found.get, (*of_images, "label_fraction", "group", "split")))
 
     lines: list[str] = []
     for name in comparison.accuracies:
