@@ -655,6 +655,14 @@ def interval(row: Row, name: str) -> tuple[float, float] | None:
     return None if metric is None or metric.low is None or metric.high is None else (metric.low, metric.high)
 
 
+def interval_words(comparison: Comparison) -> str:
+    """Return what the intervals of accuracies are for: the number of images, or of groups if some are known."""
+    results = (found for row in comparison.rows for name in comparison.accuracies for found in measured(row, name))
+    if any("group" in found.protocol for found in results):
+        return "for the number of images or groups alone"
+    return "for the number of images alone (Wilson)"
+
+
 def evaluation_title(name: str) -> str:
     return EVALUATIONS[columns()[name][0]].title
 
@@ -815,11 +823,11 @@ def _remarks(comparison: Comparison, intervals: bool = False) -> list[str]:
         if (ends := interval(row, name)) and (cell := row.cell(name))
     ]
     if intervals and reach:
-        remarks.append("[ ]: 95 % interval for the number of images alone (Wilson); another seed may differ by more")
+        remarks.append(f"[ ]: 95 % interval {interval_words(comparison)}; another seed may differ by more")
     elif reach:
         remarks.append(
-            f"Single runs: 95 % intervals for the number of images alone (Wilson) reach at most {max(reach):.1f} to "
-            "either side; another seed may differ by more"
+            f"Single runs: 95 % intervals {interval_words(comparison)} reach at most {max(reach):.1f} to either side; "
+            "another seed may differ by more"
         )
     for name in comparison.evaluations:
         if line := _protocol_line(comparison, name):
