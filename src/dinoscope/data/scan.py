@@ -67,6 +67,7 @@ class ScanReport:
     grey, alpha, over_8_bit, cmyk, rotated, animated: numbers of images. rotated: EXIF has an orientation other than
     upright.
     passed_over: number of files that are not taken for images, by ending, the most frequent first.
+    channels: number of images by their channels, the most frequent first.
     values: smallest and largest value of the images that are not of unsigned 8 bits, None if there are none. If headers
     alone were read it is what 16 bits can hold, and None if there are values of another kind.
     """
@@ -88,6 +89,7 @@ class ScanReport:
     animated: int
     unreadable: tuple[Unreadable, ...]
     passed_over: Mapping[str, int] = field(default_factory=dict)
+    channels: Mapping[int, int] = field(default_factory=dict[int, int])
     values: ValueRange | None = None
 
 
@@ -122,7 +124,7 @@ def scan(
     if not 0 <= workers <= _MAX_WORKERS:
         raise UserError(f"the number of workers is {workers}; it must be from 0 (one per core) to {_MAX_WORKERS}")
     # What other readers refuse and how they turn images may differ, so their cache is not used.
-    versions = f"2 pillow {PIL.__version__} torchvision {torchvision.__version__} opencv {cv2.__version__}"
+    versions = f"3 pillow {PIL.__version__} torchvision {torchvision.__version__} opencv {cv2.__version__}"
     readers = f"{versions} pixels {pixel_limit()}"
     digest = hashlib.blake2b(os.fsencode(Path(images.name).resolve()), digest_size=16).hexdigest()
     store = None if cache is None else cache / f"{digest}-{'full' if full else 'headers'}.json"
@@ -211,6 +213,7 @@ def _report(images: ImageSource, findings: Sequence[_Finding], full: bool) -> Sc
             if finding.header is None
         ),
         passed_over=dict(images.passed_over),
+        channels=dict(Counter(header.channels for header in headers).most_common()),
         values=values,
     )
 

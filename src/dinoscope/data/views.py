@@ -150,6 +150,33 @@ class _Key(ISeedSequence):
         return self.key
 
 
+RGB_OPERATIONS = ("saturation", "hue")
+"""Of the colour jitter: what is defined for red, green and blue only."""
+
+
+def for_channels(view: ViewParameters, channels: int) -> ViewParameters:
+    """Return the view without what is not defined for images of so many channels; of three everything is.
+
+    Grey images can be solarised as RGB ones are; of other channels, nothing says that 128 is the middle.
+    """
+    if channels == 3:
+        return view
+    jitter = tuple(operation for operation in view.jitter if operation[0] not in RGB_OPERATIONS)
+    return replace(view, jitter=jitter, grayscale=False, solarize=view.solarize and channels == 1)
+
+
+def left_out(config: ViewsConfig, channels: int) -> list[str]:
+    """Return the names of the augmentations of a config that `for_channels` leaves out."""
+    jitters = config.jitter_probability > 0
+    used = {
+        "saturation": jitters and config.saturation > 0,
+        "hue": jitters and config.hue > 0,
+        "grayscale": config.grayscale > 0,
+        "solarize": channels != 1 and max(config.solarize_probability) > 0,
+    }
+    return [name for name, is_used in used.items() if is_used and channels != 3]
+
+
 def view_generator(seed: int, epoch: int, index: int, view: int, stream: int = 0) -> np.random.Generator:
     """Return a random stream of one view: a pure function of its arguments, each from 0 to 2**64 - 1.
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from dinoscope.data.augment import apply_view
 from dinoscope.data.images import UnreadableImage
 from dinoscope.data.sources import ImageSource, evenly
-from dinoscope.data.views import ViewParameters, ViewsConfig, sample_view, view_generator
+from dinoscope.data.views import ViewParameters, ViewsConfig, for_channels, sample_view, view_generator
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Column, Context, Data, Evaluation, location, made_of, shown_images
 from dinoscope.evaluation.results import new_result
@@ -190,17 +190,17 @@ def run(models: Sequence[Model], data: Data, config: CorrespondenceConfig, conte
 
 def _read(
     images: ImageSource, part: Sequence[int], backbone: Backbone, unreadable: dict[str, str]
-) -> Iterator[tuple[int, UInt8[ndarray, "_ _ 3"]]]:
+) -> Iterator[tuple[int, UInt8[ndarray, "_ _ c"]]]:
     for index in part:
         try:
-            yield index, images.read(index).rgb(backbone.config.window)
+            yield index, images.read(index).pixels(backbone.config.channels, backbone.config.window)
         except UnreadableImage as error:
             unreadable[images.keys[index]] = str(error)
 
 
 def _measure(
     backbone: Backbone,
-    readable: Sequence[tuple[int, UInt8[ndarray, "_ _ 3"]]],
+    readable: Sequence[tuple[int, UInt8[ndarray, "_ _ c"]]],
     config: CorrespondenceConfig,
     context: Context,
 ) -> tuple[list[dict[str, float]], tuple[int, int]]:
@@ -216,7 +216,10 @@ def _measure(
         ]
         features = list[Tensor]()
         for number in range(2):
-            pixels = [apply_view(image, pair[number]) for (_, image), pair in zip(readable, views, strict=True)]
+            drawn = [
+                for_channels(pair[number], image.shape[2]) for (_, image), pair in zip(readable, views, strict=True)
+            ]
+            pixels = [apply_view(image, view) for (_, image), view in zip(readable, drawn, strict=True)]
             batch = torch.as_tensor(np.stack(pixels)).permute(0, 3, 1, 2).to(backbone.mean.device)
             with torch.inference_mode(), autocast(context.precision, backbone.mean.device):
                 tokens = backbone(backbone.normalize(batch))

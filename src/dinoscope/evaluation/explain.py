@@ -398,7 +398,7 @@ def _refuse_misfits(models: Sequence[Model], config: ExplainConfig, context: Con
         name, patch = backbone.config.name, backbone.patch_size
         if config.size is not None and config.size < patch:
             raise UserError(f"--size must be at least one patch of {name}, {patch} px; not {config.size}")
-        blank = torch.zeros(3, patch, patch, dtype=torch.uint8)
+        blank = torch.zeros(backbone.config.channels, patch, patch, dtype=torch.uint8)
         with describing(backbone, context.extraction()) as describe:
             _Measuring(model, config, describe).maps(blank)
             _require_finite(describe(blank[None]), f"{model.label}: a feature")

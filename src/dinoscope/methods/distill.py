@@ -190,7 +190,7 @@ def _tokens_of(backbone: Backbone, size: int) -> Tokens:
     training = backbone.training
     backbone.eval()
     with torch.no_grad():
-        tokens = backbone(backbone.normalize(torch.zeros(1, 3, size, size, dtype=torch.uint8)))
+        tokens = backbone(backbone.normalize(torch.zeros(1, backbone.config.channels, size, size, dtype=torch.uint8)))
     backbone.train(training)
     return tokens
 

@@ -64,6 +64,7 @@ class SwinShape:
         net = SwinTransformer(
             img_size=config.layout_size,
             patch_size=self.first_patch,
+            in_chans=config.channels,
             num_classes=0,
             embed_dim=self.width,
             depths=self.depths,
@@ -165,7 +166,7 @@ class SwinBackbone(Backbone):
     def compiled_parts(self) -> Sequence[nn.Module]:
         return _blocks(self.net)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Tokens:
         """Run the network; an image whose sides are no multiples of the first patch is padded with zeros."""
         if self.checkpoint_activations:
             self.net.set_grad_checkpointing()
@@ -185,7 +186,7 @@ class SwinBackbone(Backbone):
     def probe_title(self) -> str:
         return f"mean cells of the last {len(self._probe_widths)} blocks"
 
-    def probe_features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
+    def probe_features(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
         """Return mean cells of the last four blocks, those of the last stage after the final norm (EsViT)."""
         cells, means = self.net.patch_embed(images), list[Tensor]()
         for number, stage in enumerate(stages := _stages(self.net), start=1):

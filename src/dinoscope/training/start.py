@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Set
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dinoscope import checkpoint
 from dinoscope.data.finding import find_images, resolve_split
 from dinoscope.data.grey_range import Window, check_window, joined
+from dinoscope.data.normalisation import measured
+from dinoscope.data.reader import UnreadableImage, fits, require_channels
 from dinoscope.data.scan import ScanReport, Unreadable, check_readable, scan
 from dinoscope.data.sources import LATER_EXTENSIONS, ImageSource, image_fraction
 from dinoscope.errors import UserError
 from dinoscope.files import cache_folder, write_text, writing
 from dinoscope.methods.method import Method
 from dinoscope.model_names import Model, Watch, load_model, say_once
-from dinoscope.models.backbone import Backbone, BackboneConfig
-from dinoscope.models.network import require_fitted
+from dinoscope.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneConfig
+from dinoscope.models.network import require_fitted, usual_normalisation
 from dinoscope.system import pick_device
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import RunFolder
@@ -54,8 +58,10 @@ def trained_on(config: RunConfig, folder: ImageSource, unreadable: Set[str]) -> 
 
 def scanned_images(
     config: RunConfig, progress: Callable[[int, int], None], source: ImageSource | None = None
-) -> tuple[ImageSource, tuple[Unreadable, ...], Window | None]:
-    """Return the images of a new run, those left out because they cannot be read, and their grey range.
+) -> tuple[ImageSource, tuple[Unreadable, ...], RunConfig]:
+    """Return the images of a new run, those left out because they cannot be read, and the settings that they complete.
+
+    These are the grey range, the channels and the normalisation.
 
     Only the run's fraction is scanned, as `config.scan` asks (results are cached by path, size and time). For an
     unreadable image the next one in the fraction's order is taken, since the fraction is that of the readable ones.
@@ -71,9 +77,11 @@ def scanned_images(
         images = trained_on(config, folder, unreadable.keys())
         rest = images.without(scanned)
         if not len(rest):
-            return images, tuple(unreadable.values()), _grey_range(config, reports)
+            completed = _completed(config, images, reports, progress)
+            return images, tuple(unreadable.values()), completed
         reports.append(scan_images(config, rest, progress))
-        unreadable |= {fault.path: fault for fault in reports[-1].unreadable}
+        faults = (*reports[-1].unreadable, *_misfits(rest, reports[-1], _channels(config, reports)))
+        unreadable |= {fault.path: fault for fault in faults}
         scanned.update(rest.keys)
         check_readable(folder.name, tuple(unreadable.values()), len(scanned), config.max_unreadable)
 
@@ -112,6 +120,48 @@ def _grey_range(config: RunConfig, reports: list[ScanReport]) -> Window | None:
         return None
     values = joined(report.values for report in reports if report.values is not None)
     return None if values is None else values.window
+
+
+def _channels(config: RunConfig, reports: list[ScanReport]) -> int:
+    """Return the channels of the run: those given, else 3 unless most images have neither 1 nor 3."""
+    if config.channels is not None:
+        return config.channels
+    if len(config.mean) != 3:
+        return len(config.mean)
+    counts = Counter[int]()
+    for report in reports:
+        for channels, count in report.channels.items():
+            counts[3 if channels == 1 else channels] += count
+    return counts.most_common(1)[0][0] if counts else 3
+
+
+def _misfits(images: ImageSource, report: ScanReport, channels: int) -> Iterator[Unreadable]:
+    """Yield the images that cannot be brought to the channels of the run."""
+    if all(fits(own, channels) for own in report.channels):
+        return
+    unreadable = {fault.path for fault in report.unreadable}
+    for index, key in enumerate(images.keys):
+        if key not in unreadable:
+            try:
+                require_channels(images.header(index).channels, channels)
+            except UnreadableImage as error:
+                yield Unreadable(key, str(error))
+
+
+def _completed(
+    config: RunConfig, images: ImageSource, reports: list[ScanReport], progress: Callable[[int, int], None]
+) -> RunConfig:
+    channels = _channels(config, reports)
+    config = replace(config, window=_grey_range(config, reports))
+    if len(config.mean) not in (3, channels):
+        raise UserError(f"--mean has {len(config.mean)} values, and the images have {channels} channels")
+    is_default = config.init is None and (config.mean, config.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    is_8_bit_rgb = channels == 3 and not any(report.over_8_bit for report in reports)
+    if is_8_bit_rgb or not (is_default or len(config.mean) != channels):
+        return config
+    found = measured(images, channels, config.window, cache=cache_folder("scan"), progress=progress)
+    mean, std = usual_normalisation(channels) if found is None else found
+    return replace(config, mean=mean, std=std)
 
 
 def write_unreadable(run: RunFolder, reasons: Mapping[str, str]) -> None:
@@ -155,12 +205,16 @@ model ended below the one that it began with; issue 207 there and facebookresear
 def beginning_from(config: RunConfig, name: str, watch: Watch = say_once) -> RunConfig:
     """Return the settings with `name` as the initial model, and with its network, normalisation and grey range.
 
-    A grey range that is set already stays. watch: shows the progress of a download.
+    A grey range that is set already stays, and so does a number of channels, to which the model is adapted. watch:
+    shows the progress of a download.
     Raises UserError if there is no such model.
     """
     model = load_model(name, watch).backbone.config
     window = model.window if config.window is None else config.window
-    return replace(config, init=name, backbone=model.name, mean=model.mean, std=model.std, window=window)
+    config = replace(config, init=name, backbone=model.name, window=window)
+    if config.channels in (None, model.channels):
+        config = replace(config, mean=model.mean, std=model.std)
+    return config
 
 
 def settled(config: RunConfig) -> RunConfig:
@@ -200,7 +254,7 @@ def load_initial(config: RunConfig) -> Backbone | None:
             f"--init {config.init} is a {given.name}, and the run's network is {wanted.name}: leave --backbone out to "
             f"take the model's, or give a model of {wanted.name}"
         )
-    if (given.mean, given.std) != (wanted.mean, wanted.std):
+    if given.channels == wanted.channels and (given.mean, given.std) != (wanted.mean, wanted.std):
         raise UserError(
             f"--init {config.init} was trained on images normalised with mean {given.mean} and std {given.std}, and "
             f"the run's are {wanted.mean} and {wanted.std}: give --mean and --std as the model has them"
@@ -212,19 +266,49 @@ def load_initial(config: RunConfig) -> Backbone | None:
 def give_weights(initial: Backbone, method: Method, source: str) -> None:
     """Load the weights of `initial` into every backbone of the method: student and teacher, query and key.
 
-    Position embeddings are resized to the layout of the method's as `initial` itself resizes them, so that the
-    features of images of the run's size are the same. Raises UserError if anything else does not fit.
+    The first layer is `adapted` to other channels. Position embeddings are resized to the layout of the method's as
+    `initial` itself resizes them, so that the features of images of the run's size are the same. Raises UserError if
+    anything else does not fit.
     """
     for backbone in method.backbones:
-        weights = like_module(initial.weights_for(backbone.config), backbone.net)
+        weights = adapted(initial.weights_for(backbone.config), initial.config, backbone, source)
+        weights = like_module(weights, backbone.net)
         checkpoint.load_strictly(backbone.net, weights, Path(source))
+
+
+def adapted(weights: dict[str, Tensor], initial: BackboneConfig, backbone: Backbone, source: str) -> dict[str, Tensor]:
+    """Return the weights with a first layer for the channels of `backbone`.
+
+    Each channel gets the sum over the old channels divided by the number of the new ones: for RGB the mean times
+    3 / channels. So an image whose channels are all alike gives the same as before.
+
+    Raises UserError if the channels are in more than one layer.
+    """
+    before, after = initial.channels, backbone.config.channels
+    if before == after:
+        return weights
+    own = backbone.net.state_dict()
+    differing = [name for name in weights.keys() & own.keys() if weights[name].shape != own[name].shape]
+    if len(differing) != 1 or weights[differing[0]].ndim != 4 or weights[differing[0]].shape[1] != before:
+        raise UserError(
+            f"{source}: the first layer of {initial.name} cannot be adapted from {before} to {after} channels: leave "
+            "--init out, or choose another network"
+        )
+    kernel = weights[differing[0]]
+    return weights | {differing[0]: (kernel.sum(dim=1, keepdim=True) / after).repeat(1, after, 1, 1)}
 
 
 def facts_of(initial: BackboneConfig, config: RunConfig) -> str:
     """Describe what the run begins from."""
     before, size = initial.layout_size, config.backbone_config.layout_size
     resized = "" if before == size else f", laid out for {before} px and now for {size} px"
-    return f"weights of {config.init}, whose network ({initial.name}{resized}) is the run's; the head is fresh"
+    channels = config.backbone_config.channels
+    first = (
+        ""
+        if channels == initial.channels
+        else f", its first layer adapted from {initial.channels} to {channels} channels"
+    )
+    return f"weights of {config.init}, whose network ({initial.name}{resized}{first}) is the run's; the head is fresh"
 
 
 def washes_out(config: RunConfig) -> str | None:
