@@ -25,6 +25,7 @@ from dinoscope.cli.progress import ConsoleProgress
 from dinoscope.config import leaves
 from dinoscope.data.finding import find_images, find_split
 from dinoscope.data.grey_range import describe
+from dinoscope.data.normalisation import measured
 from dinoscope.data.scan import Extent, ScanReport
 from dinoscope.data.scan import scan as scan_images
 from dinoscope.data.sources import counted
@@ -275,7 +276,14 @@ def scan(
         images = find_images(root)
         with progress_bar(f"{name}: reading", after=QUIET_SECONDS) as progress:
             full, cache = not headers_only, cache_folder("scan")
-            reports[name] = scan_images(images, workers=workers, full=full, cache=cache, progress=progress)
+            report = scan_images(images, workers=workers, full=full, cache=cache, progress=progress)
+        if full and report.channels and not report.is_8_bit_rgb:
+            window = None if report.values is None else report.values.window
+            with progress_bar(f"{name}: measuring channels", after=QUIET_SECONDS) as progress:
+                found = measured(images, report.most_channels, window, cache=cache, progress=progress)
+            mean, std = found or (None, None)
+            report = replace(report, mean=mean, std=std)
+        reports[name] = report
     if json:
         emit({name: asdict(report) for name, report in reports.items()}, (), json=True)
         return
@@ -321,6 +329,9 @@ def _facts(report: ScanReport) -> dict[str, str]:
     def extent(sizes: Extent | None) -> str:
         return "-" if sizes is None else f"{sizes.minimum}, {sizes.median}, {sizes.maximum} px"
 
+    def numbers(values: tuple[float, ...] | None) -> str:
+        return "-" if values is None else " ".join(f"{value:g}" for value in values)
+
     unusual = {
         "grey": report.grey,
         "with transparency": report.alpha,
@@ -340,6 +351,9 @@ def _facts(report: ScanReport) -> dict[str, str]:
         "height: smallest, median, largest": extent(report.heights),
         "width / height": "-" if ratios is None else f"{ratios[0]:.2f} to {ratios[1]:.2f}",
         "unusual": listed(unusual),
+        "channels": listed({str(channels): count for channels, count in report.channels.items()}),
+        "mean of each channel": numbers(report.mean),
+        "deviation of each channel": numbers(report.std),
         "grey range over 8 bits": "-" if report.values is None else describe(report.values.window),
         "classes": f"{len(report.classes):,}" if report.classes else "no labels",
     }

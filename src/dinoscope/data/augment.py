@@ -70,6 +70,8 @@ def apply_view(image: UInt8[ndarray, "h w c"], parameters: ViewParameters) -> UI
         pixels = _resize_tiny(crop, size, WEIGHTS[parameters.interpolation])
     else:
         pixels = _resize(crop, size, parameters.interpolation)
+    if image.shape[2] == 1:  # OpenCV drops the axis of a single channel
+        pixels = pixels.reshape(size, size)
     if parameters.horizontal_flip:
         pixels = cv2.flip(pixels, 1)
     if parameters.vertical_flip:
@@ -84,7 +86,7 @@ def apply_view(image: UInt8[ndarray, "h w c"], parameters: ViewParameters) -> UI
         pixels = cv2.min(pixels, cv2.bitwise_not(pixels))  # x below 128, 255 - x from there
     if parameters.grayscale:
         return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
-    return pixels.reshape(size, size, image.shape[2])  # OpenCV drops the axis of a single channel
+    return pixels[..., None] if image.shape[2] == 1 else pixels
 
 
 def _resize(crop: UInt8[ndarray, "h w c"], size: int, interpolation: Interpolation) -> UInt8[ndarray, "s s c"]:
@@ -99,7 +101,7 @@ def _resize(crop: UInt8[ndarray, "h w c"], size: int, interpolation: Interpolati
 
 def _resize_tiny(
     crop: UInt8[ndarray, "h w c"], size: int, weights: Callable[[int, int], ndarray]
-) -> UInt8[ndarray, "s s c"]:
+) -> UInt8[ndarray, "s s *c"]:
     """Resize by two matrix products, which start faster than torch's kernel does."""
     height, width, channels = crop.shape
     tall = weights(height, size) @ crop.astype(np.float32).reshape(height, width * channels)

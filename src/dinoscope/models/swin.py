@@ -7,7 +7,7 @@ one size; here they follow each feature map, as in timm's network built for imag
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import cast
 
@@ -202,6 +202,7 @@ class SwinBackbone(Backbone):
         A smaller window takes a part of the table, with which this network gives the same; for a larger one the table
         is resized as timm does.
         """
+        config = replace(config, mean=self.config.mean, std=self.config.std)  # the channels are no part of the layout
         with torch.device("meta"):
             shapes = {name: tensor.shape for name, tensor in self.shape.build(config).net.state_dict().items()}
         return {

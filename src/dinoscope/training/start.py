@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from dinoscope.data.finding import find_images, resolve_split
 from dinoscope.data.grey_range import Window, check_window, joined
 from dinoscope.data.normalisation import measured
 from dinoscope.data.reader import UnreadableImage, fits, require_channels
-from dinoscope.data.scan import ScanReport, Unreadable, check_readable, scan
+from dinoscope.data.scan import ScanReport, Unreadable, check_readable, most_channels, scan
 from dinoscope.data.sources import LATER_EXTENSIONS, ImageSource, image_fraction
 from dinoscope.errors import UserError
 from dinoscope.files import cache_folder, write_text, writing
@@ -80,7 +79,13 @@ def scanned_images(
             completed = _completed(config, images, reports, progress)
             return images, tuple(unreadable.values()), completed
         reports.append(scan_images(config, rest, progress))
-        faults = (*reports[-1].unreadable, *_misfits(rest, reports[-1], _channels(config, reports)))
+        channels, most = _channels(config, reports), most_channels(reports)
+        if not fits(most, channels):
+            raise UserError(
+                f"{folder.name}: images of {most} channels, and the run's network takes {channels}: give --channels "
+                f"{most}, to which a model to begin from is adapted"
+            )
+        faults = (*reports[-1].unreadable, *_misfits(rest, reports[-1], channels))
         unreadable |= {fault.path: fault for fault in faults}
         scanned.update(rest.keys)
         check_readable(folder.name, tuple(unreadable.values()), len(scanned), config.max_unreadable)
@@ -126,13 +131,8 @@ def _channels(config: RunConfig, reports: list[ScanReport]) -> int:
     """Return the channels of the run: those given, else 3 unless most images have neither 1 nor 3."""
     if config.channels is not None:
         return config.channels
-    if len(config.mean) != 3:
-        return len(config.mean)
-    counts = Counter[int]()
-    for report in reports:
-        for channels, count in report.channels.items():
-            counts[3 if channels == 1 else channels] += count
-    return counts.most_common(1)[0][0] if counts else 3
+    # A model to begin from decides, and so does a mean that is given for other channels than three.
+    return len(config.mean) if config.init is not None or len(config.mean) != 3 else most_channels(reports)
 
 
 def _misfits(images: ImageSource, report: ScanReport, channels: int) -> Iterator[Unreadable]:
