@@ -144,7 +144,7 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
     if broken:
         raise UserError(f"{path} holds weights that are no numbers (NaN or infinite), as {broken[0]}: it is damaged")
     open_question = None in (choices.mean, choices.std)
-    stated = (stated_normalisation(path) or named_normalisation(layout, path)) if open_question else None
+    stated = (stated_normalisation(path, len(usual[0])) or named_normalisation(layout, path)) if open_question else None
     stated = stated or (*usual, "")
     config = replace(config, mean=choices.mean or stated[0], std=choices.std or stated[1])
     if not len(config.mean) == len(config.std) == len(usual[0]):
@@ -230,7 +230,7 @@ def _note(layout: Layout, config: BackboneConfig, normalised_by: str, known_head
     return ". ".join(notes)
 
 
-def stated_normalisation(weights: Path) -> tuple[Color, Color, str] | None:
+def stated_normalisation(weights: Path, channels: int = 3) -> tuple[Color, Color, str] | None:
     """Return mean and standard deviation in [0, 1], and the file that states them; None if none does.
 
     Raises UserError if such a file is damaged or states impossible values; it is not read with `Choices` of both.
@@ -241,7 +241,8 @@ def stated_normalisation(weights: Path) -> tuple[Color, Color, str] | None:
         for step in way:
             values = values.get(step) or {}
         if isinstance(values, Mapping) and mean in values and std in values:
-            return _color(file, mean, values[mean]), _color(file, std, values[std], positive=True), name
+            means = _color(file, mean, values[mean], channels)
+            return means, _color(file, std, values[std], channels, positive=True), name
     return None
 
 
@@ -249,7 +250,11 @@ def named_normalisation(layout: Layout, weights: Path) -> tuple[Color, Color, st
     """Return mean and standard deviation that the name of a released file stands for, and the name; None for others."""
     for part, (mean, std) in (layout.statistics or {}).items():
         if part in weights.name:
-            return _color(weights, part, mean), _color(weights, part, std, positive=True), f"the name {weights.name}"
+            return (
+                _color(weights, part, mean, 3),
+                _color(weights, part, std, 3, positive=True),
+                f"the name {weights.name}",
+            )
     return None
 
 
@@ -275,13 +280,13 @@ def _read(file: Path) -> Mapping[str, Any]:
     return values if isinstance(values, Mapping) else {}
 
 
-def _color(file: Path, name: str, value: Any, *, positive: bool = False) -> Color:
+def _color(file: Path, name: str, value: Any, channels: int, *, positive: bool = False) -> Color:
     try:
         color = tuple(map(float, value))
-        if not color:
-            raise ValueError
+        if len(color) != channels:
+            raise ValueError(f"{len(color)} numbers")
     except (TypeError, ValueError) as error:
-        raise UserError(f"{file}: {name} is {value!r}, not a number for each channel. {_YOURSELF}") from error
+        raise UserError(f"{file}: {name} is {value!r}, not {channels} numbers. {_YOURSELF}") from error
     if not all(part > 0 if positive else 0 <= part <= 1 for part in color):
         allowed = "each must be above 0" if positive else "each must lie in [0, 1]"
         raise UserError(f"{file}: {name} is {value!r}; {allowed}. {_YOURSELF}")
