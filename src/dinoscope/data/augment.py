@@ -55,14 +55,14 @@ def drawn_views(
     """Return the parameters of the views of `multi_crop`, with boxes in pixels of the image as it was decoded."""
     height, width, channels = image.shape
     whole = reduction or Reduction(height, width, 1)
-    drawn = views.sample_views(config, seed, epoch, index, whole.height, whole.width, whole.divisor)
-    return [views.for_channels(view, channels) for view in drawn]
+    config = views.for_channels(config, channels)
+    return views.sample_views(config, seed, epoch, index, whole.height, whole.width, whole.divisor)
 
 
 def apply_view(image: UInt8[ndarray, "h w c"], parameters: ViewParameters) -> UInt8[ndarray, "s s c"]:
     """Turn an image into one view: crop, resize, flip, jitter, grey, blur, solarise, in DINO's order.
 
-    parameters: of an image that is not RGB, those that `views.for_channels` leaves.
+    parameters: of an image that is not RGB, drawn by settings that `views.for_channels` gives.
     """
     top, left, height, width = parameters.top, parameters.left, parameters.height, parameters.width
     crop, size = image[top : top + height, left : left + width], parameters.size
@@ -158,7 +158,7 @@ def adjust_contrast(pixels: UInt8[ndarray, "h w *c"], factor: float) -> UInt8[nd
         red, green, blue, _ = cv2.mean(pixels)
         gray = int(LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue + 0.5)
     else:
-        gray = int(pixels.mean() + 0.5)
+        gray = int(cv2.mean(pixels.reshape(len(pixels), -1))[0] + 0.5)
     offset = (1 - factor) * gray + TRUNCATE
     return cv2.addWeighted(pixels, factor, pixels, 0, offset)
 

@@ -86,16 +86,18 @@ class CorrespondenceConfig:
             raise UserError("--limit must be at least 1 and --tolerance at least 0")
 
 
-def pair_of_views(kind: Pair, height: int, width: int, size: int, seed: int, index: int) -> tuple[ViewParameters, ...]:
+def pair_of_views(
+    kind: Pair, height: int, width: int, size: int, seed: int, index: int, channels: int = 3
+) -> tuple[ViewParameters, ...]:
     """Return the view whose regions look for their match, and the view in which they do.
 
-    A pure function of its arguments. height, width: of the image, in pixels. size: side of the views. index: the
-    image's position in its source.
+    A pure function of its arguments. height, width, channels: of the image, in pixels. size: side of the views. index:
+    the image's position in its source.
     """
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     whole = ViewParameters(top, left, side, side, size)
-    config, _ = PAIRS[kind]
+    config = for_channels(PAIRS[kind][0], channels)
     drawn = sample_view(config, 1, side, side, view_generator(seed, 0, index, 1))
     if kind == "photometric":
         return whole, replace(drawn, top=top, left=left, height=side, width=side, size=size)
@@ -212,14 +214,12 @@ def _measure(
     backbone.eval()
     for kind in PAIRS:
         views = [
-            pair_of_views(kind, image.shape[0], image.shape[1], size, config.seed, index) for index, image in readable
+            pair_of_views(kind, image.shape[0], image.shape[1], size, config.seed, index, image.shape[2])
+            for index, image in readable
         ]
         features = list[Tensor]()
         for number in range(2):
-            drawn = [
-                for_channels(pair[number], image.shape[2]) for (_, image), pair in zip(readable, views, strict=True)
-            ]
-            pixels = [apply_view(image, view) for (_, image), view in zip(readable, drawn, strict=True)]
+            pixels = [apply_view(image, pair[number]) for (_, image), pair in zip(readable, views, strict=True)]
             batch = torch.as_tensor(np.stack(pixels)).permute(0, 3, 1, 2).to(backbone.mean.device)
             with torch.inference_mode(), autocast(context.precision, backbone.mean.device):
                 tokens = backbone(backbone.normalize(batch))
