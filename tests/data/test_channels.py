@@ -18,7 +18,7 @@ from dinoscope.data.normalisation import measured
 from dinoscope.data.reader import Header, composite, parse_composite
 from dinoscope.data.scan import scan
 from dinoscope.data.sources import dataset_images
-from dinoscope.data.views import VIEWS, ViewsConfig, left_out, sample_views
+from dinoscope.data.views import VIEWS, ViewParameters, ViewsConfig, left_out, sample_views
 from dinoscope.errors import UserError
 from tests.data.test_datasets import Items
 
@@ -132,6 +132,17 @@ def test_each_channel_is_cropped_flipped_and_blurred_as_one_of_rgb(channels: int
         np.testing.assert_allclose(views[..., channel].astype(int), expected[..., 0], atol=1)
         assert expected_local is not None
         np.testing.assert_allclose(local_views[..., channel].astype(int), expected_local[..., 0], atol=1)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5, 6, 16])
+@pytest.mark.parametrize("crop", [(61, 93, 80), (100, 50, 224), (200, 131, 64), (96, 40, 96)])
+def test_other_channels_are_resized_as_torch_resizes_each(channels: int, crop: tuple[int, int, int]) -> None:
+    height, width, size = crop
+    image = np.random.default_rng(0).integers(0, 256, (height, width, channels), np.uint8)
+    resized = apply_view(image, ViewParameters(0, 0, height, width, size))
+    planes = torch.from_numpy(image).permute(2, 0, 1)[None]
+    expected = torch.nn.functional.interpolate(planes, (size, size), mode="bicubic", antialias=True)[0]
+    np.testing.assert_array_equal(resized, expected.permute(1, 2, 0).numpy())
 
 
 def test_a_grey_view_is_that_of_the_repeated_image() -> None:
