@@ -155,7 +155,7 @@ def load(model: AnyModel) -> Model:
         `random:NETWORK`, `timm:NAME`, or a module of one's own (see `wrap`).
 
     `model.backbone` is a module that returns `Tokens` for normalised images: with uint8 RGB images
-    [batch, 3, height, width], `model(images)` are their tokens.
+    [batch, channels, height, width], `model(images)` are their tokens.
 
     Raises UserError if there is no such model, or released weights cannot be fetched.
     """

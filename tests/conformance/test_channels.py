@@ -249,6 +249,16 @@ def test_a_run_begins_from_a_model_of_three_channels(channels: int, tmp_path: Pa
     assert load_model(str(config.out)).backbone.config.channels == channels
 
 
+def test_a_model_of_five_channels_is_adapted_to_rgb(tmp_path: Path) -> None:
+    config = cases.run_config("dino", tmp_path, tmp_path / "five", epochs=1)
+    train(config, source=dataset_images(Items([cube(seed, 5) for seed in range(16)])))
+    init = api.beginning_from(replace(config, out=tmp_path / "three"), str(config.out))
+    train(replace(init, channels=3), source=dataset_images(Items([(cube(s, 3) / 16).astype("u1") for s in range(16)])))
+    saved = read_config(init.out)
+    assert (saved.mean, saved.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert load_model(str(init.out)).backbone.config.channels == 3
+
+
 def test_a_model_of_three_channels_is_trained_on_with_grey_images_as_they_are(tmp_path: Path) -> None:
     source = dataset_images(Items([cube(seed, 1) for seed in range(16)]))
     init = api.beginning_from(cases.run_config("dino", tmp_path, tmp_path / "run", epochs=1), "shipped")

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
-from dinoscope import checkpoint
+from dinoscope import checkpoint, cli
 from dinoscope.config import from_dict, to_dict
 from dinoscope.errors import UserError
 from dinoscope.models.airbench import haar_filters
-from dinoscope.models.backbone import IMAGENET_MEAN, Backbone, BackboneConfig, build_backbone
+from dinoscope.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneConfig, build_backbone
 from dinoscope.models.foreign import PixelsBackbone
 from dinoscope.models.network import usual_normalisation
+from dinoscope.models.pretrained import Choices, import_file
 from dinoscope.training.start import adapted
 
 FAMILIES = {
@@ -117,6 +119,30 @@ def test_settings_from_before_there_were_channels_are_of_three() -> None:
     config = from_dict(BackboneConfig, values | {"mean": list(IMAGENET_MEAN)}, "file")
     assert config == BackboneConfig("vit_micro_conv8", 32)
     assert config.channels == 3
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
+def test_timm_builds_it_and_a_plain_file_is_recognised(name: str, channels: int, tmp_path: Path) -> None:
+    mean, std = (0.4,) * channels, (0.3,) * channels
+    backbone = build_backbone(BackboneConfig(name, 64, mean=mean, std=std)).eval()
+    checkpoint.export_backbone(tmp_path / "model", backbone)
+    export = ["export", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--format", "huggingface"]
+    assert cli.main(export) == 0
+    net = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    images = torch.randn(2, channels, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(net(images), backbone(images).feature, rtol=1e-4, atol=1e-4)
+    assert tuple(timm.data.resolve_model_data_config(net)["mean"]) == mean
+    torch.save(net.state_dict(), tmp_path / "plain.pth")
+    imported, _ = import_file(tmp_path / "plain.pth", Choices(mean=mean, std=std))
+    assert (imported.config.name, imported.config.mean) == (name, mean)
+    with torch.no_grad():
+        torch.testing.assert_close(imported(images).feature, backbone(images).feature)
+    unknown, _ = import_file(tmp_path / "plain.pth")
+    assert (unknown.config.mean, unknown.config.std) == usual_normalisation(channels)
+    with pytest.raises(UserError, match=f"takes {channels} channels, and its normalisation has 3"):
+        import_file(tmp_path / "plain.pth", Choices(mean=IMAGENET_MEAN, std=IMAGENET_STD))
 
 
 # Adaptation

@@ -178,8 +178,9 @@ class RunConfig:
 
     @property
     def is_normalisation_open(self) -> bool:
-        """Whether mean and std are three values, and the run's channels are others."""
-        return self.channels not in (None, 3) and len(self.mean) == len(self.std) == 3
+        """Whether mean and std are those of a recipe or a model for another number of channels than the run's."""
+        is_from_there = len(self.mean) == 3 or self.init is not None
+        return is_from_there and self.channels is not None and len(self.mean) == len(self.std) != self.channels
 
 
 def total_steps(config: RunConfig, images: int) -> int:

@@ -226,7 +226,7 @@ class _Loop:
             numbers = (" ".join(f"{value:g}" for value in values) for values in (config.mean, config.std))
             facts["normalised by"] = "mean {}, std {}".format(*numbers)
         if (channels := config.backbone_config.channels) != 3:
-            facts["channels"] = f"{channels}, so that a {config.backbone} has another first layer than for RGB"
+            facts["channels"] = f"{channels}, for which the first layer is built"
         if missing := left_out_of_views(config.views, channels):
             facts["views"] = f"without {', '.join(missing)}: defined for RGB, not for {channels} channels"
         if trainer.next_step:

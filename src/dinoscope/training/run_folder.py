@@ -156,8 +156,9 @@ def changed_settings(saved: RunConfig, wanted: RunConfig) -> list[str]:
     """
     if wanted.window is None:
         wanted = replace(wanted, window=saved.window)
-    is_measured = saved.window is not None or len(saved.mean) != 3
-    if is_measured and (wanted.is_normalisation_open or (wanted.mean, wanted.std) == (IMAGENET_MEAN, IMAGENET_STD)):
+    is_default = (wanted.mean, wanted.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    is_open = wanted.is_normalisation_open or len(wanted.mean) == 3 != len(saved.mean)
+    if is_open or (is_default and saved.window is not None):  # measured then
         wanted = replace(wanted, mean=saved.mean, std=saved.std)
     found = {name: getattr(saved.method, name, "") for name in wanted.method.found if not getattr(wanted.method, name)}
     wanted = replace(wanted, method=replace(cast(Any, wanted.method), **found)) if found else wanted

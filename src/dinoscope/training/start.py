@@ -153,13 +153,13 @@ def _completed(
 ) -> RunConfig:
     channels = _channels(config, reports)
     config = replace(config, window=_grey_range(config, reports))
-    if len(config.mean) not in (3, channels):
-        raise UserError(f"--mean has {len(config.mean)} values, and the images have {channels} channels")
     is_default = config.init is None and (config.mean, config.std) == (IMAGENET_MEAN, IMAGENET_STD)
     is_8_bit_rgb = channels == 3 and not any(report.over_8_bit for report in reports)
-    if is_8_bit_rgb or not (is_default or len(config.mean) != channels):
+    if len(config.mean) == channels and (is_8_bit_rgb or not is_default):
         return config
-    found = measured(images, channels, config.window, cache=cache_folder("scan"), progress=progress)
+    found = None
+    if not is_8_bit_rgb:
+        found = measured(images, channels, config.window, cache=cache_folder("scan"), progress=progress)
     mean, std = usual_normalisation(channels) if found is None else found
     return replace(config, mean=mean, std=std)
 
