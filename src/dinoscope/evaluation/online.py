@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from dinoscope.data.finding import find_images, find_split, resolve_split
+from dinoscope.data.grey_range import Window
 from dinoscope.data.reader import UnreadableImage, composite
 from dinoscope.data.sources import ImageSource, Source, first_to_last
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
@@ -111,7 +112,8 @@ class AttentionSnapshots(Listener):
         data = start.config.data
         training = find_images(resolve_split(data, "train")) if self.source is None else self.source
         chosen = evenly_spaced(training, self.count)
-        images = {chosen.keys[position]: image for position, image in readable_images(chosen, start.config)}
+        found = readable_images(chosen, start.config.window, start.config.backbone_config.channels)
+        images = {chosen.keys[position]: image for position, image in found}
         self.names, self.images = tuple(images), list(images.values())
         if not (self.images and start.config.evaluate_every):
             return
@@ -143,14 +145,14 @@ class AttentionSnapshots(Listener):
             logger.warning("the attention snapshot after step %d is not kept: %s", steps, error)
 
 
-def readable_images(source: ImageSource, config: RunConfig) -> Iterator[tuple[int, np.ndarray]]:
+def readable_images(source: ImageSource, window: Window | None, channels: int = 3) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the images that can be decoded, with their positions in the source.
 
     uint8 [height, width, channels]; of a long strip, the middle (`MAX_ASPECT`).
     """
     for position in range(len(source)):
         with contextlib.suppress(UnreadableImage):
-            pixels = source.read(position).pixels(config.backbone_config.channels, config.window)
+            pixels = source.read(position).pixels(channels, window)
             yield position, without_ends(pixels, MAX_ASPECT).copy()
 
 
