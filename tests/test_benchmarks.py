@@ -19,6 +19,7 @@ SMALLEST = {
     "davis": ("--patch", "16", "--repeats", "1"),
     "davis_scores": ("--frames", "3", "--size", "48", "--repeats", "1"),
     "demo_attention": ("--network", "vit_micro_patch16_64", "--size", "64", "--repeats", "1", "--threads", "1"),
+    "dicom": ("--files", "5"),
     "gpu": ("--rehearse",),
     "knn": ("--gallery", "2000", "--queries", "20", "--dim", "16", "--repeats", "1"),
     "train_step": ("--batch", "2", "--network", "vit_micro_patch16_64", "--repeats", "1"),
@@ -39,6 +40,8 @@ def test_every_benchmark_is_run_here() -> None:
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "gpu")) for name in SMALLEST])
 def test_a_benchmark_runs(name, monkeypatch, capsys) -> None:
     monkeypatch.syspath_prepend(FOLDER)
+    if name == "dicom":
+        pytest.importorskip("pydicom")
     benchmark = imported(name)
     if name == "davis":
         monkeypatch.setattr(benchmark, "in_fresh_process", benchmark.frame_bytes)

@@ -371,20 +371,20 @@ def chosen(
     """
     progress(0, 0)
     images = image_fraction(found_images(base, source), base.fraction)
-    report = scan_images(base, images, progress)
-    check_readable(images.name, report.unreadable, len(images), base.max_unreadable)
-    return choose(facts_of(report, base), base, given)
+    report = scan_images(replace(base, scan="sample") if base.scan == "none" else base, images, progress)
+    check_readable(images.name, report.unreadable, report.images, base.max_unreadable)
+    return choose(facts_of(report, base, len(images)), base, given)
 
 
-def facts_of(report: ScanReport, config: RunConfig) -> Facts:
-    """Return the facts of images that were looked over, on this machine."""
+def facts_of(report: ScanReport, config: RunConfig, images: int) -> Facts:
+    """Return the facts of images that were looked over, all or some of them, on this machine."""
     device = pick_device(config.device)
     readable = report.images - len(report.unreadable)
     widths, heights = report.widths, report.heights
     if widths is None or heights is None:
         raise UserError(f"{report.root}: none of its images can be read")
     return Facts(
-        images=readable,
+        images=images - len(report.unreadable),
         side=min(widths.median, heights.median),
         smallest=min(widths.minimum, heights.minimum),
         largest=max(widths.maximum, heights.maximum),

@@ -269,10 +269,10 @@ def test_a_named_file_that_cannot_be_read_says_why(
     """Also after --model, where the ending tells an image from a model; a JPEG may have any of its names."""
     folder = picture_folder(1)
     picture = cv2.imread(str(folder / "0000.png"))
-    for name in ("a.jfif", "b.HEIC"):
+    for name in ("a.jfif", "b.JXL"):
         (tmp_path / name).write_bytes(cv2.imencode(".jpg", picture)[1].tobytes())
-    (tmp_path / "c.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-    files = [tmp_path / name for name in ("a.jfif", "b.HEIC", "c.heic")]
+    (tmp_path / "c.jxl").write_bytes(b"\xff\x0a" + bytes(16))
+    files = [tmp_path / name for name in ("a.jfif", "b.JXL", "c.jxl")]
     assert run("pca", "--out", tmp_path / "out", "--model", VIT, *files) == 0
     assert names(tmp_path / "out") == ["a_pca.png", "b_pca.png"], "the content decides"
-    assert f"{files[2]}: not supported: HEIC, save it as PNG or JPEG" in capsys.readouterr().err
+    assert f"{files[2]}: not supported: JPEG XL, save it as PNG or JPEG" in capsys.readouterr().err

@@ -141,9 +141,9 @@ def test_all_unreadable_files_and_classes_can_be_listed(data: Path, capsys: pyte
 
 
 def test_what_is_passed_over_is_counted(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("1.HEIC", "2.heic", "notes.txt"):
+    for name in ("1.PSD", "2.psd", "notes.txt"):
         (data / "train" / name).touch()
     assert call("scan", [str(data)]) == 0
-    assert rows(capsys.readouterr().out)["passed over"] == ["2 .heic, 1 .txt", "nothing"]
+    assert rows(capsys.readouterr().out)["passed over"] == ["2 .psd, 1 .txt", "nothing"]
     call("scan", [str(data), "--json"])
-    assert json.loads(capsys.readouterr().out)["train"]["passed_over"] == {".heic": 2, ".txt": 1}
+    assert json.loads(capsys.readouterr().out)["train"]["passed_over"] == {".psd": 2, ".txt": 1}

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dinoscope.data import archives
-from dinoscope.data.archives import Labels, Names, folder_range
+from dinoscope.data.archives import Names, Numbers, folder_range
 from dinoscope.data.finding import braces, find_images, find_split, resolve_split
 from dinoscope.data.reader import UnreadableImage
 from dinoscope.errors import UserError
@@ -179,7 +179,7 @@ def test_of_two_members_with_one_name_the_last_counts(picture_folder, tmp_path: 
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     images = find_images(tmp_path / "a.tar")
-    assert images.sizes() == [len(other)]
+    assert list(images.sizes()) == [len(other)]
     tar_of(tmp_path / "b.tar", {"a.png": one})
     with pytest.raises(UserError, match=r"b\.tar: 'a\.png' is also in another"):
         find_images(tmp_path / "*.tar")
@@ -331,8 +331,8 @@ def test_names_are_those_of_a_list(texts: list[str]) -> None:
         assert list(names[first:last]) == [text for text in plain if text.startswith(prefix)]
 
 
-def test_labels_are_numbers() -> None:
-    labels = Labels(np.array([3, 1, 2], np.int32), np.array([2, 0]))
+def test_numbers_are_those_of_python() -> None:
+    labels = Numbers(np.array([3, 1, 2], np.int32), np.array([2, 0]))
     assert (list(labels), labels[1], type(labels[0])) == ([2, 3], 3, int)
 
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from dinoscope.cli import options
 from dinoscope.data.grey_range import (
+    HEADER,
+    WINDOWS,
     ValueRange,
     bits_window,
     describe,
+    fallback,
+    is_header,
     joined,
     parse_window,
     range_of,
     to_uint8,
     window_text,
+    with_fallback,
 )
 from dinoscope.errors import UserError
 
@@ -76,7 +84,36 @@ def test_a_window_is_read_as_it_is_written() -> None:
     assert describe(bits_window(12)) == "0 to 4095, 12 bits (--window 2047.5,4095)"
 
 
-@pytest.mark.parametrize("text", ["", "40", "40 400", "a,b", "1,2,3", "40,0", "40,-1", "nan,4", "0,inf"])
+NO_WINDOWS = ["", "40", "40 400", "a,b", "1,2,3", "40,0", "40,-1", "nan,4", "0,inf", "header,4", "header,4,0", "liver"]
+
+
+@pytest.mark.parametrize("text", NO_WINDOWS)
 def test_what_is_no_window_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--window"):
         parse_window(text)
+
+
+def test_windows_by_name() -> None:
+    assert parse_window("lung") == (-600, 1500)
+    assert parse_window("soft") == (40, 400)
+    assert tuple(WINDOWS) == options.WINDOW_NAMES
+
+
+@pytest.mark.parametrize("window", [HEADER, with_fallback((40.0, 400.0)), with_fallback(bits_window(12))])
+def test_the_window_of_the_header_is_written_and_read_like_any_other(window: tuple[float, float]) -> None:
+    assert parse_window(window_text(window)) == window
+    assert is_header(window)
+    assert tuple(json.loads(json.dumps(window))) == window
+
+
+def test_what_stands_behind_the_window_of_the_header() -> None:
+    assert fallback(None) is None
+    assert fallback(HEADER) is None
+    assert fallback((40.0, 400.0)) == fallback(with_fallback((40.0, 400.0))) == (40.0, 400.0)
+    assert not is_header((40.0, 400.0))
+    assert not is_header(None)
+    assert window_text(with_fallback((40.0, 400.0))) == "header,40,400"
+    assert describe(HEADER) == "the file's own (--window header)"
+    assert describe(with_fallback(bits_window(12))) == (
+        "the file's own, else 0 to 4095, 12 bits (--window header,2047.5,4095)"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import warnings
 import zlib
 from collections.abc import Callable
@@ -571,11 +572,16 @@ def unsupported_files() -> dict[str, bytes]:
         "png of an iPhone": b"\x89PNG\r\n\x1a\n"
         + chunk(b"CgBI", b"\x50\0\x20\2")
         + encode(Image.new("L", (2, 2)), "PNG")[8:],
-        "heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
-        "jpeg 2000": b"\0\0\0\x0cjP  \r\n\x87\n",
+        "jpeg xl": b"\xff\x0a" + bytes(8),
     }
 
 
+@pytest.fixture
+def without_tifffile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+
+
+@pytest.mark.usefixtures("without_tifffile")
 @pytest.mark.parametrize("name", unsupported_files())
 def test_a_whole_file_of_a_kind_that_is_not_read_is_not_called_damaged(put: Put, name: str) -> None:
     path = put(unsupported_files()[name])
@@ -584,6 +590,7 @@ def test_a_whole_file_of_a_kind_that_is_not_read_is_not_called_damaged(put: Put,
             look(path)
 
 
+@pytest.mark.usefixtures("without_tifffile")
 def test_the_pages_of_a_tiff_are_counted(put: Put) -> None:
     with pytest.raises(UnreadableImage, match="a TIFF of 3 pages"):
         decode(put(tiff(np.zeros((2, 2), np.uint8), pages=3)))
@@ -701,8 +708,8 @@ def test_the_content_decides_and_not_the_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("IMG_1.HEIC", b"\0\0\0\x18ftypnew!", "^not supported: HEIC, save it as PNG or JPEG$"),
-        ("scan.nii.gz", b"\x1f\x8b\x08", "^not supported: NIfTI"),
+        ("IMG_1.JXL", b"\0\0\0\x18ftypnew!", "^not supported: JPEG XL, save it as PNG or JPEG$"),
+        ("scan.exr", b"\x1f\x8b\x08", "^not supported: OpenEXR"),
         ("x.jpg", b"\x1f\x8b\x08", "^not an image"),
         ("x.heic", b"\xff\xd8\xff\xe0\0\0", "^damaged: a segment of impossible length"),
         ("x.heic", b"", "^empty file"),

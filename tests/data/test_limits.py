@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+import sys
 import threading
 import time
 import tracemalloc
@@ -21,7 +22,7 @@ from PIL import Image, ImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from dinoscope import cli
-from dinoscope.data import images, jpeg, pillow, reader, tiff
+from dinoscope.data import jpeg, pillow, reader, tiff
 from dinoscope.data.benchmarks import read_indices
 from dinoscope.data.images import UnreadableImage, decode, pixel_limit, read_header, read_size
 from dinoscope.errors import UserError
@@ -385,6 +386,7 @@ def test_where_libtiff_cannot_report_errors_faxes_and_jpegs_are_refused(
     for content in (fax, lzw, jpeg):
         decode(put(content))
     monkeypatch.setattr(tiff, "_hears_tiff_errors", False)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
     np.testing.assert_array_equal(decode(put(lzw)), np.asarray(picture()))
     for content in (fax, jpeg):
         with pytest.raises(UnreadableImage, match="not supported: on this system"):
@@ -449,7 +451,7 @@ def test_a_huge_image_waits_for_its_turn(put: Put, tmp_path: Path, monkeypatch: 
 
 
 def test_a_file_too_large_for_its_pixels_is_refused(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_SMALL_FILE", 1000)
+    monkeypatch.setattr(reader, "_SMALL_FILE", 1000)
     path = put(encode(picture(), "PNG") + bytes(4000))
     for look in (read_header, decode):
         with pytest.raises(UnreadableImage, match=r"a file of 0\.00\d+ MB, at most 0\.0036 MB are read"):

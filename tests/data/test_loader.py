@@ -11,11 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
-from dinoscope.data.loader import Batches
+from dinoscope.data.loader import WINDOW, Batches, block_permutation
 from dinoscope.errors import UserError
 
 LIMIT = 120
@@ -164,3 +167,20 @@ def test_workers_start_beside_opencv_threads(picture_folder) -> None:
     command = [sys.executable, "-c", BESIDE_THREADS, str(picture_folder(8))]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert result.stdout.splitlines() == ["(2, 4, 3, 32, 32)"] * 2
+
+
+@given(st.integers(1, 400), st.integers(1, 50), st.integers(0, 3))
+def test_a_block_shuffle_takes_each_image_once_and_stays_near(images: int, block: int, epoch: int) -> None:
+    order = np.random.default_rng(7).permutation(images)
+    shuffled = block_permutation(order, block, 5, epoch)
+    assert sorted(shuffled) == list(range(images))
+    np.testing.assert_array_equal(shuffled, block_permutation(order, block, 5, epoch))
+    blocks = np.argsort(order)[shuffled] // block  # of each image; a window may begin within one, and one is shorter
+    for start in range(0, images, WINDOW * block):
+        assert len(set(blocks[start : start + WINDOW * block])) <= WINDOW + 2
+
+
+def test_a_block_shuffle_differs_between_epochs_and_mixes() -> None:
+    orders = [block_permutation(np.arange(1000), 10, 0, epoch) for epoch in range(2)]
+    assert (orders[0] != orders[1]).mean() > 0.9
+    assert (np.abs(np.diff(orders[0])) == 1).mean() < 0.1

@@ -301,15 +301,15 @@ def test_a_fraction_of_the_images_that_makes_no_sense_is_refused(tmp_path: Path)
 
 
 def test_every_ending_of_jpeg_is_taken_and_others_are_listed(tmp_path: Path) -> None:
-    touch(tmp_path, "a.jfif", "b.JPE", "c.jpg", "1.HEIC", "sub/2.heic", "3.avif", "IM0001", "1.2.840.7", "x.nii.gz")
-    touch(tmp_path, ".hidden.heic")
+    touch(tmp_path, "a.jfif", "b.JPE", "c.jpg", "1.PSD", "sub/2.psd", "3.svg", "IM0001", "1.2.840.7", "x.txt.gz")
+    touch(tmp_path, ".hidden.psd")
     folder = find_images(tmp_path)
     assert folder.paths == ("a.jfif", "b.JPE", "c.jpg")
-    assert folder.passed_over == ((".heic", 2), ("without an ending", 2), (".avif", 1), (".gz", 1))
+    assert folder.passed_over == ((".psd", 2), ("without an ending", 2), (".gz", 1), (".svg", 1))
     assert folder.subset([0]).passed_over == folder.passed_over
     for path in folder.paths:
         (tmp_path / path).unlink()
-    with pytest.raises(UserError, match=r"no images.*passed over: 2 \.heic, 2 without an ending, 1 \.avif"):
+    with pytest.raises(UserError, match=r"no images.*passed over: 2 \.psd, 2 without an ending, 1 \.gz"):
         find_images(tmp_path)
 
 

@@ -17,7 +17,7 @@ from dinoscope.cli import main
 from dinoscope.cli.pictures import Drawing, PictureOptions
 from dinoscope.data.benchmarks import find_masked_images
 from dinoscope.data.finding import find_images
-from dinoscope.data.grey_range import bits_window
+from dinoscope.data.grey_range import HEADER, bits_window, with_fallback
 from dinoscope.data.loader import ViewsDataset
 from dinoscope.data.sources import image_fraction
 from dinoscope.demo.engine import Engine, Input
@@ -106,6 +106,14 @@ def test_only_the_share_that_is_used_decides(tmp_path: Path) -> None:
     assert read_config(tmp_path / "run").window == bits_window(10)
 
 
+def test_the_window_of_the_header_has_the_range_of_the_training_images_behind_it(tmp_path: Path) -> None:
+    data = sixteen_bit(tmp_path / "data", [900, 3000] * 4)
+    train(cases.run_config("dino", data, tmp_path / "run", epochs=1, window=HEADER))
+    assert read_config(tmp_path / "run").window == with_fallback(TWELVE)
+    assert load_model(str(tmp_path / "run")).backbone.config.window == with_fallback(TWELVE)
+    assert not train(read_config(tmp_path / "run"), resume=True).interrupted
+
+
 def test_a_run_on_eight_bits_has_none_and_neither_has_an_old_one(tmp_path: Path) -> None:
     for number in range(8):
         (tmp_path / "data").mkdir(exist_ok=True)
@@ -126,7 +134,7 @@ def test_the_command_line_takes_level_and_width(plain_process: PlainProcess, tmp
     said = plain_process.run({"help": ["train", "--help"], "bad": [*train_command, "40"]}, tmp_path)
     assert "--window LEVEL,WIDTH" in said["help"][1]
     assert said["bad"][0] == 2
-    assert "--window must be LEVEL,WIDTH (two numbers), not " in said["bad"][2]
+    assert "--window must be LEVEL,WIDTH (two numbers), lung, soft, bone, brain or header, not " in said["bad"][2]
     assert "Traceback" not in said["bad"][2]
 
 

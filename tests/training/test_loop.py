@@ -833,13 +833,13 @@ def test_a_scan_of_headers_misses_damaged_pixels(level, images, picture_folder, 
 
 def test_what_is_passed_over_is_said(picture_folder, tmp_path) -> None:
     data = picture_folder(8)
-    for name in ("1.HEIC", "2.heic"):
+    for name in ("1.PSD", "2.psd"):
         (data / name).touch()
-    with pytest.raises(UserError, match=r"more than the 8 readable images \(passed over: 2 \.heic\): lower it"):
+    with pytest.raises(UserError, match=r"more than the 8 readable images \(passed over: 2 \.psd\): lower it"):
         train(settings(data, tmp_path / "run", batch_size=9))
     watched = Watched()
     train(settings(data, tmp_path / "run", epochs=1), listeners=[watched])
-    assert watched.facts["passed over"] == "2 .heic"
+    assert watched.facts["passed over"] == "2 .psd"
 
 
 @pytest.mark.parametrize("limit", [-0.1, 1.1, math.nan])

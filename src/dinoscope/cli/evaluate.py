@@ -28,7 +28,7 @@ from dinoscope.tables import Table
 _PAGE = re.compile(r"pictures-\d{2,}\.png")
 
 DATA = {
-    "labels": "Folder with train/CLASS/... and val/CLASS/..., or only CLASS/...",
+    "labels": "Folder, archive or list with train/CLASS/... and val/CLASS/..., or only CLASS/...",
     "masks": "Folder VOCdevkit or VOC2012; or, with --masks, a folder of images.",
     "videos": "Folder DAVIS: JPEGImages, Annotations and ImageSets.",
     "images": "Folder of images; or a VOC 2012 folder, whose validation images and masks are then used.",

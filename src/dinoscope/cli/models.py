@@ -107,7 +107,8 @@ def import_weights(
             the settings next to the file in a folder of a model hub have, else ImageNet's.
         std: Standard deviation, likewise.
         window: Grey range by which the model is given images of more than 8 bits: LEVEL - WIDTH / 2 becomes black, and
-            LEVEL + WIDTH / 2 white. By default each image takes its own. It stays with the model that is written.
+            LEVEL + WIDTH / 2 white; or lung, soft, bone, brain or header, as of train. By default each image takes its
+            own. It stays with the model that is written.
         overwrite: Replace a model that is there.
     """
     if std is not None and not all(value > 0 for value in std):

@@ -243,13 +243,22 @@ def _number(kind: Callable[[str], float], word: str) -> float:
     return number
 
 
+WINDOW_NAMES = ("lung", "soft", "bone", "brain")
+"""Those of `dinoscope.data.grey_range.WINDOWS`, which imports numpy."""
+
 TYPES: dict[str, tuple[str, Callable[[str], object]]] = {
-    "LEVEL,WIDTH": ("LEVEL,WIDTH (two numbers)", lambda word: [float(part) for part in _pair(word)]),
+    "LEVEL,WIDTH": (f"LEVEL,WIDTH (two numbers), {', '.join(WINDOW_NAMES)} or header", lambda word: _window(word)),
     "X,Y": ("two whole numbers with a comma between them", lambda word: [int(part) for part in _pair(word)]),
     "INT": ("a whole number", lambda word: _number(int, word)),
     "FLOAT": ("a finite number", lambda word: _number(float, word)),
 }
 """Part of a metavar -> what the word must be, and what raises ValueError for any other."""
+
+
+def _window(word: str) -> object:
+    if word in (*WINDOW_NAMES, "header"):
+        return word
+    return [float(part) for part in _pair(word.removeprefix("header,"))]
 
 
 def _pair(word: str) -> tuple[str, str]:

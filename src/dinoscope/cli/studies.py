@@ -50,7 +50,7 @@ class Execution:
     """CPU threads of each run; 0 takes the recipe's choice, or a fair share of the cores if it has none."""
     device: str = "auto"
     """cpu, cuda, mps or auto, for every run."""
-    scan: Literal["full", "headers"] | None = None
+    scan: Literal["auto", "full", "headers", "sample", "none"] | None = None
     """What is looked at of each image before the runs begin; by default the recipe's choice (full)."""
     max_unreadable: float | None = None
     """Share of the images that may be unreadable, and are left out; by default the recipe's choice (0.05)."""

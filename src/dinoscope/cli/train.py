@@ -261,7 +261,7 @@ def scan(
     Splits (train, val) are reported side by side.
 
     Args:
-        folder: Folder of images, nested or not, with a folder for each class or not.
+        folder: Folder, archive or list of images, nested or not, with a folder for each class or not.
         headers_only: Faster, but damaged pixels are not found.
         all: List every unreadable file and every class, instead of the first ones.
         json: Print everything as JSON instead of tables.
@@ -355,6 +355,7 @@ def _facts(report: ScanReport) -> dict[str, str]:
         "mean of each channel": numbers(report.mean),
         "deviation of each channel": numbers(report.std),
         "grey range over 8 bits": "-" if report.values is None else describe(report.values.window),
+        "windows in headers": "; ".join(f"{text} in {count:,}" for text, count in report.windows.items()) or "none",
         "classes": f"{len(report.classes):,}" if report.classes else "no labels",
     }
 

@@ -104,8 +104,8 @@ class Names(_Column[str]):
         return os.fsdecode(self.text[start + self.skip : int(self.ends[row])].tobytes())
 
 
-class Labels(_Column[int]):
-    """Positions of classes: those that the index holds, or of folders that hold rows one behind the other."""
+class Numbers(_Column[int]):
+    """Numbers of an array."""
 
     def __init__(self, numbers: np.ndarray, rows: range | np.ndarray) -> None:
         self.numbers, self.rows = numbers, rows
@@ -350,7 +350,7 @@ class ArchiveImages(ImageSource):
     index: Index
     rows: range | np.ndarray
     skip: int
-    labels: Labels | None
+    labels: Numbers | None
     classes: tuple[str, ...]
     passed_over: tuple[tuple[str, int], ...] = field(default=(), compare=False)
 
@@ -376,11 +376,11 @@ class ArchiveImages(ImageSource):
         row = int(self.rows[index])
         return int(self.index.columns["unpacked"][row] or self.index.columns["sizes"][row]), self.index.stamp
 
-    def sizes(self) -> list[int]:
+    def sizes(self) -> Numbers:
         """Return the size of each image in bytes."""
         unpacked, sizes = self.index.columns["unpacked"], self.index.columns["sizes"]
         rows = _chooser(self.rows)
-        return np.where(unpacked[rows] > 0, unpacked[rows], sizes[rows]).tolist()
+        return Numbers(np.where(unpacked[rows] > 0, unpacked[rows], sizes[rows]), range(len(self)))
 
     def fingerprint(self, sizes: Sequence[int] | None = None) -> str:
         """Return 32 hex digits, those of a folder with the same files."""
@@ -393,7 +393,7 @@ class ArchiveImages(ImageSource):
         """Return these images, in this order, with all the class names kept."""
         chosen = np.asarray(indices, np.int64)
         rows = chosen + self.rows.start if isinstance(self.rows, range) else self.rows[chosen]
-        return replace(self, rows=rows, labels=self.labels and Labels(self.labels.numbers, rows))
+        return replace(self, rows=rows, labels=self.labels and Numbers(self.labels.numbers, rows))
 
     def disk_order(self) -> np.ndarray:
         """Return the positions of the images in the order in which they lie in their files."""
@@ -413,7 +413,7 @@ def images_in(place: Path, index: Index, inside: str) -> ArchiveImages:
         others = f"; passed over: {counted(index.passed_over)}" if index.passed_over else ""
         raise UserError(f"{place}: no images in it. Looked for {' '.join(extensions())}{others}")
     rows = range(first, last)
-    labels = Labels(index.columns["labels"], rows) if index.classes else None
+    labels = Numbers(index.columns["labels"], rows) if index.classes else None
     return ArchiveImages(str(place), index, rows, len(prefix), labels, index.classes, index.passed_over)
 
 
@@ -454,4 +454,4 @@ def with_classes(images: ArchiveImages, folders: Sequence[tuple[str, int, int]])
     numbers = np.full(images.rows.stop, -1, np.int32)
     for name, first, last in folders:
         numbers[images.rows.start + first : images.rows.start + last] = number[comparable(name)]
-    return replace(images, labels=Labels(numbers, images.rows), classes=classes)
+    return replace(images, labels=Numbers(numbers, images.rows), classes=classes)

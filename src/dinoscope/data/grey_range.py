@@ -19,6 +19,25 @@ from dinoscope.errors import UserError
 Window = tuple[float, float]
 """(level, width): values from level - width / 2 (black) to level + width / 2 (white)."""
 
+HEADER: Window = (0.0, 0.0)
+"""The window in the header of each file, as DICOM has one; of a file without one, the range of its own values.
+
+`with_fallback` gives such files a range in common: its width is negative. So a grey range is two numbers wherever it is
+stored, and no other one has such a width.
+"""
+
+WINDOWS: dict[str, Window] = {
+    "lung": (-600.0, 1500.0),
+    "soft": (40.0, 400.0),
+    "bone": (400.0, 1800.0),
+    "brain": (40.0, 80.0),
+}
+"""Windows of CT in Hounsfield units, by the name that `parse_window` takes.
+
+Usual values: "Windowing (CT)", radiopaedia.org/articles/windowing-ct (lungs W:1500 L:-600, soft tissues of the abdomen
+W:400 L:50, of the spine W:250 L:50, bone W:1800 L:400, brain W:80 L:40). For soft tissue 40,400 is as common.
+"""
+
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
 _CHUNK = 1 << 20
 """Values that are converted at a time: in float64 they take 8 MB."""
@@ -106,14 +125,39 @@ def _table(dtype: str, window: Window) -> UInt8[ndarray, " n"]:
     return _scaled(np.arange(256**kind.itemsize).astype(f"u{kind.itemsize}").view(kind), window)
 
 
+def with_fallback(window: Window) -> Window:
+    """Return `HEADER` with a range for the files that have no window of their own."""
+    level, width = window
+    return level, -width
+
+
+def is_header(window: Window | None) -> bool:
+    """Whether it is `HEADER`, with a range for other files or without one."""
+    return window is not None and (window == HEADER or window[1] < 0)
+
+
+def fallback(window: Window | None) -> Window | None:
+    """Return the range of files that have no window of their own: any other window itself, None of `HEADER` alone."""
+    return None if window is None or window == HEADER else (window[0], abs(window[1]))
+
+
 def parse_window(text: str) -> Window:
-    """Read LEVEL,WIDTH. Raises UserError for anything else, and for a width that is not above 0."""
+    """Read LEVEL,WIDTH, a name of `WINDOWS`, `header`, or header,LEVEL,WIDTH.
+
+    Raises UserError for anything else, and for a width that is not above 0.
+    """
+    if text in WINDOWS:
+        return WINDOWS[text]
+    if text == "header":
+        return HEADER
     try:
-        level, width = (float(part) for part in text.split(","))
+        level, width = (float(part) for part in text.removeprefix("header,").split(","))
     except ValueError as error:
-        raise UserError(f"--window must be LEVEL,WIDTH, such as 2047.5,4095, not {text!r}") from error
+        raise UserError(
+            f"--window must be LEVEL,WIDTH, such as 2047.5,4095, {', '.join(WINDOWS)}, or header, not {text!r}"
+        ) from error
     check_window((level, width))
-    return level, width
+    return with_fallback((level, width)) if text.startswith("header,") else (level, width)
 
 
 def check_window(window: Window) -> None:
@@ -125,12 +169,16 @@ def check_window(window: Window) -> None:
 
 def window_text(window: Window) -> str:
     """Return a range as `parse_window` reads it."""
-    return ",".join(repr(value).removesuffix(".0") for value in window)
+    numbers = fallback(window)
+    text = ",".join(repr(value).removesuffix(".0") for value in numbers or ())
+    return f"header,{text}".rstrip(",") if is_header(window) else text
 
 
 def describe(window: Window) -> str:
     """Return a range for a person."""
-    level, width = window
-    low, high = level - width / 2, level + width / 2
-    bits = next((f", {bits} bits" for bits in _BIT_DEPTHS if bits_window(bits) == window), "")
-    return f"{low:g} to {high:g}{bits} (--window {window_text(window)})"
+    numbers, own = fallback(window), "the file's own" if is_header(window) else ""
+    if numbers is None:
+        return f"{own} (--window header)"
+    low, high = numbers[0] - numbers[1] / 2, numbers[0] + numbers[1] / 2
+    bits = next((f", {bits} bits" for bits in _BIT_DEPTHS if bits_window(bits) == numbers), "")
+    return f"{own and own + ', else '}{low:g} to {high:g}{bits} (--window {window_text(window)})"

@@ -26,35 +26,54 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
-from dinoscope.data import jpeg, pillow, tiff
+from dinoscope.data import arrays, dicom, heif, jpeg, jpeg2000, microscopy, nifti, pillow
 from dinoscope.data.grey_range import Window
 from dinoscope.data.reader import (
     MAX_CHANNELS,
+    START,
     Header,
     RawImage,
     Reader,
     Shrink,
     Stream,
     UnreadableImage,
+    frame_index,
+    max_bytes,
     not_supported,
 )
 from dinoscope.errors import UserError
 from dinoscope.files import MEGAPIXELS_VARIABLE
 
-__all__ = ["READERS", "Header", "RawImage", "UnreadableImage", "as_raw", "decode", "read", "read_header", "read_size"]
+__all__ = [
+    "READERS",
+    "Header",
+    "RawImage",
+    "UnreadableImage",
+    "as_raw",
+    "decode",
+    "frames",
+    "frames_of_bytes",
+    "read",
+    "read_bytes",
+    "read_header",
+    "read_size",
+]
 
-READERS: dict[str, Reader] = {"JPEG": jpeg.READER, **pillow.READERS, "TIFF": tiff.READER}
+READERS: dict[str, Reader] = {
+    "DICOM": dicom.READER,  # the first, since its preamble may be the beginning of a TIFF
+    "JPEG": jpeg.READER,
+    **pillow.READERS,
+    **heif.READERS,
+    "JPEG 2000": jpeg2000.READER,
+    "TIFF": microscopy.READER,
+    "NIfTI": nifti.READER,
+    "NPY": arrays.READER,
+}
 
 MAX_MEGAPIXELS = 60.0
 """Height times width above which an image is refused, in millions; a JPEG of up to four times as many is halved."""
 
-_BYTES_PER_PIXEL = 6  # of the largest file: RGB with 16 bits a channel, uncompressed
-_SMALL_FILE = 64_000_000  # bytes, read whatever the limit of pixels
-
 _OTHERS = {
-    "HEIC": rb".{4}ftyp(hei[cxms]|hevc|mif1|msf1)",
-    "AVIF": rb".{4}ftypavi[fs]",
-    "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
     "JPEG XL": rb"\0\0\0\x0cJXL |\xff\x0a",
     "Photoshop": rb"8BPS",
     "OpenEXR": rb"\x76\x2f\x31\x01",
@@ -65,12 +84,8 @@ _OTHERS = {
 """Format -> beginning of its files: what people take for images that are read, often because of the name."""
 
 OTHER_EXTENSIONS = {
-    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC"),
-    **dict.fromkeys((".dcm", ".dicom"), "DICOM"),
-    **dict.fromkeys((".jp2", ".j2k", ".jpx"), "JPEG 2000"),
-    **dict.fromkeys((".nii", ".nii.gz"), "NIfTI"),
     **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"), "a camera's raw format"),
-    **{".avif": "AVIF", ".jxl": "JPEG XL", ".svg": "SVG", ".pdf": "PDF", ".psd": "Photoshop's format"},
+    **{".jxl": "JPEG XL", ".svg": "SVG", ".pdf": "PDF", ".psd": "Photoshop's format"},
     **{".exr": "OpenEXR", ".hdr": "Radiance HDR"},
 }
 """Endings of images that cannot be read -> the format, for the reason if the content does not tell it."""
@@ -93,17 +108,20 @@ def pixel_limit() -> int:
     return int(megapixels * 1e6)
 
 
-def decode(path: Path, *, window: Window | None = None, max_pixels: int | None = None) -> UInt8[ndarray, "h w 3"]:
+def decode(
+    path: Path, *, frame: str = "", window: Window | None = None, max_pixels: int | None = None
+) -> UInt8[ndarray, "h w 3"]:
     """Return the image as RGB, C-contiguous and writable. Raises as `read` does.
 
     window: grey range of values of more than 8 bits, the model's if there is one; None takes the image's own.
     """
-    return read(path, max_pixels=max_pixels).rgb(window)
+    return read(path, frame=frame, max_pixels=max_pixels).rgb(window)
 
 
-def read(path: Path, *, max_pixels: int | None = None, shrink: Shrink | None = None) -> RawImage:
+def read(path: Path, *, frame: str = "", max_pixels: int | None = None, shrink: Shrink | None = None) -> RawImage:
     """Return the values of the image as stored in the file. max_pixels: `pixel_limit()` if None.
 
+    frame: one of `frames`, "" for the only image of a file.
     shrink: lets a format that can (JPEG) be decoded at a reduced size; None for the whole size.
 
     Raises UnreadableImage for anything wrong with the file: missing, not an image, of a kind that is not read,
@@ -112,36 +130,70 @@ def read(path: Path, *, max_pixels: int | None = None, shrink: Shrink | None = N
     """
     limit = pixel_limit() if max_pixels is None else max_pixels
     with opened(path, limit) as file:
-        return _decoded(BytesIO(file.read()), path.name, limit, shrink)
+        reader = READERS[format_of(file, path.name)]
+        stream: Stream = BytesIO(file.read()) if reader.frames is None else BufferedReader(file)
+        return _decoded(reader, stream, frame, limit, shrink)
 
 
-def read_bytes(content: bytes, name: str, *, max_pixels: int | None = None, shrink: Shrink | None = None) -> RawImage:
+def read_bytes(
+    content: bytes, name: str, *, frame: str = "", max_pixels: int | None = None, shrink: Shrink | None = None
+) -> RawImage:
     """Return the values of an image that is in memory. name: what the file is called. Otherwise as `read`."""
     limit = pixel_limit() if max_pixels is None else max_pixels
     with unreadable_if_wrong():
-        return _decoded(BytesIO(content), name, limit, shrink)
+        stream = BytesIO(content)
+        return _decoded(READERS[format_of(stream, name)], stream, frame, limit, shrink)
 
 
-def _decoded(content: BytesIO, name: str, limit: int, shrink: Shrink | None) -> RawImage:
-    reader = READERS[format_of(content, name)]
+def _decoded(reader: Reader, stream: Stream, frame: str, limit: int, shrink: Shrink | None) -> RawImage:
+    if reader.frames is not None:
+        return reader.frames.read(stream, limit, frame)
+    frame_index(frame, ("",))
+    assert isinstance(stream, BytesIO)
     if shrink is not None and reader.read_reduced is not None:
-        return reader.read_reduced(content, limit, shrink)
-    return reader.read(content, limit)
+        return reader.read_reduced(stream, limit, shrink)
+    return reader.read(stream, limit)
 
 
-def read_header(path: Path, *, max_pixels: int | None = None) -> Header:
+def read_header(path: Path, *, frame: str = "", max_pixels: int | None = None) -> Header:
     """Return the file's header, without decoding pixels. max_pixels: `pixel_limit()` if None.
 
     Raises UnreadableImage as `read` does, except for damage that only the pixels show.
     """
     limit = pixel_limit() if max_pixels is None else max_pixels
     with opened(path, limit) as file:
-        return stream_header(BufferedReader(file), path.name, limit)
+        return stream_header(BufferedReader(file), path.name, limit, frame)
 
 
-def stream_header(stream: Stream, name: str, max_pixels: int) -> Header:
+def stream_header(stream: Stream, name: str, max_pixels: int, frame: str = "") -> Header:
     """Return the header of an image of this name. Raises what the format's reader does."""
-    return READERS[format_of(stream, name)].header(stream, max_pixels)
+    reader = READERS[format_of(stream, name)]
+    if reader.frames is not None:
+        return reader.frames.header(stream, max_pixels, frame)
+    frame_index(frame, ("",))
+    return reader.header(stream, max_pixels)
+
+
+def frames(path: Path, *, max_pixels: int | None = None) -> tuple[str, ...]:
+    """Return the names of the images in a file, in its order: what `read` and `read_header` take as `frame`.
+
+    A file with a single image has one without a name, "". Raises UnreadableImage as `read_header` does.
+    """
+    limit = pixel_limit() if max_pixels is None else max_pixels
+    with opened(path, limit) as file:
+        return _frames(BufferedReader(file), path.name, limit)
+
+
+def frames_of_bytes(content: bytes, name: str, *, max_pixels: int | None = None) -> tuple[str, ...]:
+    """Return the names of the images in a file that is in memory. name: what it is called. Otherwise as `frames`."""
+    limit = pixel_limit() if max_pixels is None else max_pixels
+    with unreadable_if_wrong():
+        return _frames(BytesIO(content), name, limit)
+
+
+def _frames(stream: Stream, name: str, limit: int) -> tuple[str, ...]:
+    reader = READERS[format_of(stream, name)]
+    return ("",) if reader.frames is None else reader.frames.names(stream, limit)
 
 
 def read_size(path: Path, *, max_pixels: int | None = None) -> tuple[int, int]:
@@ -170,8 +222,7 @@ def opened(path: Path, max_pixels: int) -> Iterator[FileIO]:
 
 def check_bytes(size: int, max_pixels: int) -> None:
     """Raise UnreadableImage for a file larger than an uncompressed image of `max_pixels`."""
-    limit = max(_BYTES_PER_PIXEL * max_pixels, _SMALL_FILE)
-    if size > limit:
+    if size > (limit := max_bytes(max_pixels)):
         raise UnreadableImage(
             f"too large: a file of {size / 1e6:.4g} MB, at most {limit / 1e6:.4g} MB are read; "
             "save the image alone, or compressed"
@@ -200,12 +251,12 @@ def _open_without_waiting(path: Path | str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def format_of(stream: Stream, name: str) -> str:
+def format_of(stream: Stream | FileIO, name: str) -> str:
     """Return the format of the content, a key of `READERS`, and rewind. Raises UnreadableImage for any other.
 
     name: tells what cannot be read if the content does not.
     """
-    start = stream.read(16)
+    start = stream.read(START)
     stream.seek(0)
     for known, reader in READERS.items():
         if reader.recognises(start):

@@ -98,6 +98,34 @@ def first_frame(data: bytes) -> Frame | None:
     )
 
 
+def coded_shape(frame: bytes) -> tuple[int, int, int] | None:
+    """Return height, width and channels in the header of a JPEG 2000 (T.800 A.5.1), JPEG or JPEG-LS (T.81 B.2.2)."""
+    start = codestream(frame)
+    if frame[start : start + 4] == b"\xff\x4f\xff\x51":
+        right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
+        return bottom - top, right - left, int.from_bytes(frame[start + 40 : start + 42])
+    place = 2
+    while place + 10 <= len(frame):
+        mark, marker, length, _, height, width, channels = struct.unpack_from(">BBHBHHB", frame, place)
+        if mark != 0xFF or marker == 0xDA:
+            return None
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return height, width, channels
+        place += 1 if marker == 0xFF else 2 + length
+    return None
+
+
+def codestream(frame: bytes) -> int:
+    """Return where the codestream of a JP2 begins (T.800 I.4), the beginning of anything else."""
+    place = 0
+    while frame[4:8] == b"jP  " and frame[place + 4 : place + 8] != b"jp2c":
+        length = int.from_bytes(frame[place : place + 4])
+        if length < 8:  # a length of 64 bits, or up to the end of the file
+            raise UnreadableImage("damaged: a JPEG 2000 without a codestream")
+        place += length
+    return place + 8 if place else 0
+
+
 def _checked_divisor(frame: Frame, max_pixels: int) -> int:
     """Return what libjpeg divides both sides by: 1, or 2 for up to four times as many pixels as are read.
 

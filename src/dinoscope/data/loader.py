@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import RawValue
 from typing import Any, Generic, TypeVar
@@ -123,10 +123,23 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
     The global batch is cut into contiguous parts, one per process, so that all parts in order are the batch of
     a single process.
+
+    shuffle: the order of the images in an epoch, from (seed, epoch); None is `permutation`.
     """
 
-    def __init__(self, images: int, batch_size: int, seed: int, steps: range, *, rank: int, processes: int) -> None:
+    def __init__(
+        self,
+        images: int,
+        batch_size: int,
+        seed: int,
+        steps: range,
+        *,
+        rank: int,
+        processes: int,
+        shuffle: Callable[[int, int], np.ndarray] | None = None,
+    ) -> None:
         self.images, self.batch_size, self.seed, self.steps = images, batch_size, seed, steps
+        self.shuffle = functools.partial(permutation, images) if shuffle is None else shuffle
         self.per_epoch = images // batch_size
         self.part = batch_size // processes
         self.start = rank * self.part
@@ -136,7 +149,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         for step in self.steps:
             epoch, position = divmod(step, self.per_epoch)
             if epoch != current:
-                current, order = epoch, permutation(self.images, self.seed, epoch)
+                current, order = epoch, self.shuffle(self.seed, epoch)
             begin = position * self.batch_size + self.start
             yield [(epoch, int(index)) for index in order[begin : begin + self.part]]
 
@@ -147,6 +160,25 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 def permutation(images: int, seed: int, epoch: int) -> np.ndarray:
     """Return the order of the images in an epoch: a pure function of its arguments."""
     return np.random.default_rng([seed, epoch]).permutation(images)
+
+
+WINDOW = 16
+"""Blocks among whose images a block shuffle mixes."""
+
+
+def block_permutation(disk_order: np.ndarray, block: int, seed: int, epoch: int) -> np.ndarray:
+    """Return an order in which images that lie next to each other on the disk are read soon after each other.
+
+    Blocks of `block` images are permuted, and then the images within each window of 16 blocks: a pure function of its
+    arguments. disk_order: `ImageSource.disk_order`.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    starts = generator.permutation(-(-len(disk_order) // block)) * block
+    places = (starts[:, None] + np.arange(block)).ravel()
+    places = places[places < len(disk_order)]
+    for start in range(0, len(places), WINDOW * block):
+        generator.shuffle(places[start : start + WINDOW * block])
+    return disk_order[places]
 
 
 def collate(samples: list[Sample]) -> Views:

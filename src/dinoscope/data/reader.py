@@ -17,11 +17,11 @@ from io import BufferedReader, BytesIO
 
 import numpy as np
 from filelock import FileLock, Timeout
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Bool, Shaped, UInt8
 from numpy import ndarray
 from PIL import Image
 
-from dinoscope.data.grey_range import ValueRange, Window, range_of, to_uint8
+from dinoscope.data.grey_range import ValueRange, Window, fallback, is_header, range_of, to_uint8
 from dinoscope.errors import UserError
 from dinoscope.files import COMPOSITE_VARIABLE, cache_folder
 
@@ -46,14 +46,32 @@ _STRIP = 1 << 20  # pixels converted at a time
 Shrink = Callable[[int, int], int]
 """Takes height and width of an image, and returns what both may be divided by when it is decoded: 1, 2, 4 or 8."""
 
+Display = Callable[[Shaped[ndarray, "h w 1"]], UInt8[ndarray, "h w 1"]]
+"""Maps grey values to what the header of their file shows them as."""
+
+START = 1024
+"""Bytes from the beginning of a file that `Reader.recognises` is given: enough for the header in a NIfTI's gzip."""
+
+_BYTES_PER_PIXEL = 6  # of the largest file: RGB with 16 bits a channel, uncompressed
+_SMALL_FILE = 64_000_000  # bytes, read whatever the limit of pixels
+
 
 class UnreadableImage(Exception):
     """A file that is not an image we read. Its message is the reason: one line, without the path."""
 
 
-def not_supported(what: str) -> UnreadableImage:
+class NotSupported(UnreadableImage):
+    """An undamaged file of a kind that is not read."""
+
+
+def not_supported(what: str) -> NotSupported:
     """Return the refusal of an undamaged file of a kind that is not read. what: the kind, and how to save it."""
-    return UnreadableImage(f"not supported: {what}")
+    return NotSupported(f"not supported: {what}")
+
+
+def needs(package: str, extra: str) -> NotSupported:
+    """Return the refusal of a file that an optional package reads. extra: the part of dinoscope that installs it."""
+    return NotSupported(f"needs {package}: pip install 'dinoscope[{extra}]'")
 
 
 def too_large(height: int, width: int, max_pixels: int) -> UnreadableImage:
@@ -62,6 +80,11 @@ def too_large(height: int, width: int, max_pixels: int) -> UnreadableImage:
         f"too large: {width}x{height} is {height * width / 1e6:.4g} million pixels, "
         f"at most {max_pixels / 1e6:.4g} million are read; scale it down, or allow more with --max-megapixels"
     )
+
+
+def max_bytes(max_pixels: int) -> int:
+    """Return how large a file may be, and what it holds once decompressed, if an image may have `max_pixels`."""
+    return max(_BYTES_PER_PIXEL * max_pixels, _SMALL_FILE)
 
 
 @dataclass(frozen=True)
@@ -73,6 +96,7 @@ class Header:
     orientation: EXIF orientation, 1 (upright) to 8.
     sample: kind of the values as numpy names it: "u1" up to 8 bits, "u2" up to 16, "i2" signed, "f4" float, ...
     animated: more than one frame.
+    window: the first window that the file's header asks for, as `--window` takes it; "" if it asks for none.
     channels: 0 stands for what most formats have: 1 if it is grey, otherwise 3.
     """
 
@@ -85,6 +109,7 @@ class Header:
     sample: str = "u1"
     cmyk: bool = False
     animated: bool = False
+    window: str = ""
     channels: int = 0
 
     def __post_init__(self) -> None:
@@ -120,23 +145,30 @@ class RawImage:
     alpha: uint16 [h, w, 1], 0 for transparent, or None. With uint8 it is composited already.
     white_is_zero: the largest values are black.
     reduction: None for an image of its whole size.
+    padding: where the file has no value: black, and outside of the range. None if it has one everywhere.
+    display: maps values to uint8 as the file's header asks, for the grey range `HEADER`. None if it does not ask.
     """
 
     values: Shaped[ndarray, "h w c"]
     alpha: Shaped[ndarray, "h w 1"] | None = None
     white_is_zero: bool = False
     reduction: Reduction | None = None
+    padding: Bool[ndarray, "h w 1"] | None = None
+    display: Display | None = None
 
     @property
     def range(self) -> ValueRange | None:
         """Smallest and largest value; None for uint8, which needs no grey range, and if no value is finite."""
-        return None if self.values.dtype == np.uint8 else range_of(self.values)
+        if self.values.dtype == np.uint8:
+            return None
+        return range_of(self.values if self.padding is None else self.values[~self.padding])
 
     def rgb(self, window: Window | None = None) -> UInt8[ndarray, "h w 3"]:
         """Return what a person is shown, C-contiguous and writable: RGB, or a `composite` of other channels.
 
-        window: the grey range; None takes that of this image alone. Transparency is composited on white, as a browser
-        or a printed page shows it.
+        window: the grey range; None takes that of this image alone, and `HEADER` what the file's header asks for, and
+        otherwise the range behind it (`with_fallback`). Values of uint8 are mapped by nothing else. Transparency is
+        composited on white, as a browser or a printed page shows it.
         """
         return composite(self._mapped(window))
 
@@ -156,15 +188,20 @@ class RawImage:
 
     def _mapped(self, window: Window | None) -> UInt8[ndarray, "h w c"]:
         pixels = self.values
-        if pixels.dtype != np.uint8:
-            pixels = to_uint8(pixels, window)
-            if self.white_is_zero:
-                np.subtract(255, pixels, out=pixels)
-            if self.alpha is not None:
-                for rows in strips(*pixels.shape[:2]):
-                    opacity = self.alpha[rows].astype(np.float32) / 65535
-                    blended = (pixels[rows].astype(np.float32) - 255) * opacity + 255
-                    pixels[rows] = np.rint(blended, out=blended)
+        display = self.display if is_header(window) else None
+        if display is not None:
+            pixels = display(pixels)
+        elif pixels.dtype != np.uint8:
+            pixels = to_uint8(pixels, fallback(window) or (self.range and self.range.window))
+        if self.white_is_zero:
+            pixels = 255 - pixels
+        if self.padding is not None:
+            pixels = np.where(self.padding, np.uint8(0), pixels)
+        if self.alpha is not None:
+            for rows in strips(*pixels.shape[:2]):
+                opacity = self.alpha[rows].astype(np.float32) / 65535
+                blended = (pixels[rows].astype(np.float32) - 255) * opacity + 255
+                pixels[rows] = np.rint(blended, out=blended)
         return pixels
 
 
@@ -219,14 +256,29 @@ def parse_composite(text: str) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
+class Frames:
+    """Read a format whose files may hold several images, each of which is a sample of its own.
+
+    names: lists the images in a file, numbers counting from 0: "frame=3", "axis=2,slice=17"; one without a name ("") if
+    the file holds a single image.
+    header, read: as `Reader`'s, of the image with this name.
+    """
+
+    names: Callable[[Stream, int], tuple[str, ...]]
+    header: Callable[[Stream, int, str], Header]
+    read: Callable[[Stream, int, str], RawImage]
+
+
+@dataclass(frozen=True)
 class Reader:
     """Read one image format.
 
     extensions: endings of its files' names, in lower case, with the dot. Files are found by them.
-    recognises: tells the format from the first 16 bytes of a file.
+    recognises: tells the format from the first `START` bytes of a file.
     header: reads what is known before pixels are decoded.
     read: decodes a file's content.
     read_reduced: decodes it at a reduced size, if its third argument allows one; None for a format that cannot.
+    frames: of a format with several images a file; `header` and `read` take those with one. Otherwise None.
 
     All of them take the stream at its beginning, and how many pixels (height times width) an image may have.
     They raise UnreadableImage for more, and for a kind of file that is not read; any other exception counts as damage.
@@ -238,6 +290,15 @@ class Reader:
     header: Callable[[Stream, int], Header]
     read: Callable[[BytesIO, int], RawImage]
     read_reduced: Callable[[BytesIO, int, Shrink], RawImage] | None = None
+    frames: Frames | None = None
+
+
+def frame_index(frame: str, names: Sequence[str]) -> int:
+    """Return the place of an image among those in its file. Raises UnreadableImage if it has no such name."""
+    if frame in names:
+        return names.index(frame)
+    held = f"the file holds {len(names)} images, {names[0]} to {names[-1]}" if len(names) > 1 else "it holds one image"
+    raise UnreadableImage(f"no image {frame!r}: {held}" if frame else f"several images: {held}; choose one of them")
 
 
 # Orientation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -10,9 +11,10 @@ import math
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median_low
 from typing import Any, NamedTuple
@@ -34,6 +36,18 @@ _CHUNK = 32
 """Images examined between two calls of `progress`."""
 
 _MAX_WORKERS = 1024
+
+_OPTIONAL = (
+    "pydicom",
+    "pylibjpeg",
+    "pylibjpeg-openjpeg",
+    "pyjpegls",
+    "nibabel",
+    "tifffile",
+    "imagecodecs",
+    "pillow-heif",
+)
+"""Packages that read some formats, if they are installed."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,7 @@ class ScanReport:
     grey, alpha, over_8_bit, cmyk, rotated, animated: numbers of images. rotated: EXIF has an orientation other than
     upright.
     passed_over: number of files that are not taken for images, by ending, the most frequent first.
+    windows: number of images by the window that their header asks for, the most frequent first.
     channels: number of images by their channels, the most frequent first.
     mean, std: of each channel in [0, 1], for `most_channels`; see `normalisation.measured`. None if they were not
     measured, as for 8-bit RGB.
@@ -91,6 +106,7 @@ class ScanReport:
     animated: int
     unreadable: tuple[Unreadable, ...]
     passed_over: Mapping[str, int] = field(default_factory=dict)
+    windows: Mapping[str, int] = field(default_factory=dict)
     channels: Mapping[int, int] = field(default_factory=dict[int, int])
     values: ValueRange | None = None
     mean: tuple[float, ...] | None = None
@@ -150,6 +166,7 @@ def scan(
         raise UserError(f"the number of workers is {workers}; it must be from 0 (one per core) to {_MAX_WORKERS}")
     # What other readers refuse and how they turn images may differ, so their cache is not used.
     versions = f"3 pillow {PIL.__version__} torchvision {torchvision.__version__} opencv {cv2.__version__}"
+    versions = " ".join([versions, *_optional_versions()])
     readers = f"{versions} pixels {pixel_limit()}"
     digest = hashlib.blake2b(os.fsencode(Path(images.name).resolve()), digest_size=16).hexdigest()
     store = None if cache is None else cache / f"{digest}-{'full' if full else 'headers'}.json"
@@ -188,6 +205,12 @@ def check_readable(root: Path | str, unreadable: Sequence[Unreadable], images: i
     )
 
 
+def _optional_versions() -> Iterator[str]:
+    for package in _OPTIONAL:
+        with contextlib.suppress(PackageNotFoundError):
+            yield f"{package} {version(package)}"
+
+
 def _examine(images: ImageSource, index: int, known: _Finding | None, full: bool) -> _Finding:
     stamp = images.stamp(index)
     if stamp is not None and stamp[0] < 0:
@@ -210,6 +233,7 @@ def _report(images: ImageSource, findings: Sequence[_Finding], full: bool) -> Sc
     headers = [finding.header for finding in findings if finding.header is not None]
     ratios = [header.width / header.height for header in headers]
     formats = Counter(header.format for header in headers)
+    windows = Counter(header.window for header in headers if header.window)
     counts = Counter(label for label, finding in zip(images.labels or (), findings, strict=False) if finding.header)
     if full:
         values = joined(finding.values for finding in findings if finding.values is not None)
@@ -221,7 +245,7 @@ def _report(images: ImageSource, findings: Sequence[_Finding], full: bool) -> Sc
         complete=full,
         images=len(images),
         bytes=sum(finding.stamp[0] for finding in findings if finding.stamp),
-        formats=dict(sorted(formats.items(), key=lambda item: (-item[1], item[0]))),
+        formats=_by_frequency(formats),
         classes={name: counts[label] for label, name in enumerate(images.classes)},
         widths=extent([header.width for header in headers]),
         heights=extent([header.height for header in headers]),
@@ -239,8 +263,13 @@ def _report(images: ImageSource, findings: Sequence[_Finding], full: bool) -> Sc
         ),
         passed_over=dict(images.passed_over),
         channels=dict(Counter(header.channels for header in headers).most_common()),
+        windows=_by_frequency(windows),
         values=values,
     )
+
+
+def _by_frequency(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 # The cache: one row per readable image, so that one that was repaired, or made accessible, is examined again.

@@ -91,9 +91,13 @@ class ImageSource(ABC):
     def __len__(self) -> int:
         return len(self.keys)
 
-    def sizes(self) -> list[int]:
+    def sizes(self) -> Sequence[int]:
         """Return the size of each image in bytes, -1 if it is gone, 0 if it has none."""
         return [stamp[0] if (stamp := self.stamp(index)) else 0 for index in range(len(self))]
+
+    def disk_order(self) -> np.ndarray:
+        """Return the positions of the images in the order in which they lie on the disk, as far as it is known."""
+        return np.arange(len(self))
 
     def without(self: Source, keys: Set[str]) -> Source:
         """Return the other images, in the same order."""

@@ -136,5 +136,6 @@ def _convolution(incoming: int, width: int) -> nn.Conv2d:
 
 NETWORKS: dict[str, AirbenchShape] = {
     "airbench_micro": AirbenchShape((32, 128, 256), title="airbench-micro"),
+    "airbench_small": AirbenchShape((64, 128, 256), title="airbench-small"),
     "airbench": AirbenchShape((64, 256, 256), title="airbench"),
 }

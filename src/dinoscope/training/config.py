@@ -80,7 +80,8 @@ class SavingConfig:
 class RunConfig:
     """Everything that decides a run.
 
-    data: folder of images; its `train` sub-folder is taken, if there is one.
+    data: folder, archive (tar, zip, parquet) or list of images, or a pattern of several archives; its `train` split is
+        taken, if there is one.
     out: the run folder to write.
     method: settings of the method; their class decides which one it is.
     backbone: a name in `dinoscope.models.backbone.BACKBONES`; it is built for images of `views.global_size`.
@@ -95,20 +96,26 @@ class RunConfig:
         In the place of the default (ImageNet's), images that are not 8-bit RGB take their own, as measured; so do
         images of other channels than three if three values are given, as by a recipe.
     window: LEVEL,WIDTH, the grey range of images of more than 8 bits: LEVEL - WIDTH / 2 becomes black, and
-        LEVEL + WIDTH / 2 white. None takes that of the model to begin from, else of the training images: the smallest
-        of 8, 10, 12, 14 and 16 bits that holds their largest value (signed, of more bits, or floats: from the smallest
-        value to the largest). The model keeps it, and every later image is read by it.
+        LEVEL + WIDTH / 2 white; or lung, soft, bone or brain, for CT in Hounsfield units; or header, which takes the
+        window in the header of each DICOM or NIfTI file, and for files without one the same as None. None takes that of
+        the model to begin from, else of the training images: the smallest of 8, 10, 12, 14 and 16 bits that holds
+        their largest value (signed, of more bits, or floats: from the smallest value to the largest). The model keeps
+        it, and every later image is read by it.
     drop_path: stochastic depth of the student: highest rate, linear over the blocks.
     zero_init_residual: start every block of a ResNet as its shortcut, with a factor of 0 in its last batch norm, as
         SimCLR, BYOL and MoCo v3 do. Random baselines never start so.
     fraction: share of the training images to train on, in (0, 1]: the same ones for every seed, and all those of a
         smaller fraction, regardless of labels. Evaluations of the run still use all images.
-    scan: check of each image of the fraction before the run begins: "full" decodes it, "headers" is faster and
-        misses damaged pixels, in whose place the next image is then taken.
+    scan: check of the images of the fraction before the run begins. "full" decodes each, "headers" is faster and misses
+        damaged pixels, "sample" decodes 2,000 of them, evenly spaced, and "none" nothing. "auto" is "full" for up to
+        50,000 images, else "sample". In place of an image that turns out to be damaged later, the next one is taken.
     max_unreadable: share of these images that may be unreadable, from 0 to 1: they are left out.
     max_megapixels: largest image that is read, in million pixels; None is $DINOSCOPE_MAX_MEGAPIXELS, or 60 without it.
     decode: "full" decodes all pixels of an image. "reduced" decodes a JPEG at 1/2, 1/4 or 1/8 of its size if all its
         views of the epoch shrink their crops that much: faster for photographs of a camera, pixels a little different.
+    shuffle_block: images that lie next to each other on the disk and are read together, for disks and networks on which
+        reading here and there is slow: blocks are shuffled, and then the images of 16 blocks at a time. 0 shuffles all
+        images of an epoch. Views do not depend on it.
     epochs: passes over the images (of the fraction); may be a fraction itself.
     batch_size: images per optimiser step, over all processes and micro-batches together.
     accumulate: number of micro-batches that a process cuts its part of the batch into, to save memory.
@@ -143,10 +150,11 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     saving: SavingConfig = field(default_factory=SavingConfig)
     fraction: float = 1.0
-    scan: Literal["full", "headers"] = "full"
+    scan: Literal["auto", "full", "headers", "sample", "none"] = "auto"
     max_unreadable: float = 0.05
     max_megapixels: float | None = None
     decode: Literal["full", "reduced"] = "full"
+    shuffle_block: int = 0
     epochs: float = 100
     batch_size: int = 64
     accumulate: int = 1
@@ -250,6 +258,7 @@ def check_settings(config: RunConfig) -> None:
     faults = [
         (config.epochs <= 0, f"--epochs must be above 0, not {config.epochs}"),
         (min(config.batch_size, config.accumulate) < 1, "--batch-size and --accumulate must be at least 1"),
+        (config.shuffle_block < 0, f"--shuffle-block must be at least 0, not {config.shuffle_block}"),
         (optimizer.learning_rate <= 0, f"--optimizer.learning-rate must be above 0, not {optimizer.learning_rate}"),
         (start < 0, f"--optimizer.start-learning-rate must be 0 or more, not {start}"),
         (optimizer.trust <= 0, f"--optimizer.trust must be above 0, not {optimizer.trust}"),

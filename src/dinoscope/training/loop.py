@@ -172,8 +172,8 @@ def _images(
 
     if begun:
         images, left_out = start.begun_images(config, run, begun, source), start.read_unreadable(run)
-        faults = start.scan_images(config, images, progress).unreadable
-        check_readable(images.name, faults, len(images), config.max_unreadable)
+        report = start.scan_images(config, images, progress)
+        check_readable(images.name, report.unreadable, report.images, config.max_unreadable)
     else:
         images, faults, completed = start.scanned_images(config, progress, source)
         left_out = {fault.path: fault.reason for fault in faults}
@@ -221,7 +221,9 @@ class _Loop:
         if images.passed_over:
             facts["passed over"] = counted(images.passed_over)
         if config.window is not None:
-            facts["grey range"] = describe(config.window) + ("; of headers alone" if config.scan == "headers" else "")
+            mode = start.scan_mode(config, len(images))
+            of = {"headers": "; of headers alone", "sample": f"; of {start.SAMPLE:,} images"}.get(mode, "")
+            facts["grey range"] = describe(config.window) + of
         if (config.mean, config.std) != (IMAGENET_MEAN, IMAGENET_STD):
             numbers = (" ".join(f"{value:g}" for value in values) for values in (config.mean, config.std))
             facts["normalised by"] = "mean {}, std {}".format(*numbers)

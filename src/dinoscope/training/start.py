@@ -13,11 +13,11 @@ from torch import Tensor
 
 from dinoscope import checkpoint
 from dinoscope.data.finding import find_images, resolve_split
-from dinoscope.data.grey_range import Window, check_window, joined
+from dinoscope.data.grey_range import HEADER, Window, check_window, is_header, joined, with_fallback
 from dinoscope.data.normalisation import measured
 from dinoscope.data.reader import UnreadableImage, fits, require_channels
 from dinoscope.data.scan import ScanReport, Unreadable, check_readable, most_channels, scan
-from dinoscope.data.sources import LATER_EXTENSIONS, ImageSource, image_fraction
+from dinoscope.data.sources import LATER_EXTENSIONS, ImageSource, evenly, image_fraction
 from dinoscope.errors import UserError
 from dinoscope.files import cache_folder, write_text, writing
 from dinoscope.methods.method import Method
@@ -30,6 +30,11 @@ from dinoscope.training.run_folder import RunFolder
 from dinoscope.training.sharding import like_module
 
 logger = logging.getLogger("dinoscope")
+
+MAX_CHECKED = 50_000
+"""Images up to which --scan auto decodes all of them before the run."""
+SAMPLE = 2_000
+"""Images that --scan sample decodes, evenly spaced: if 1 % of a data set is damaged, it sees some 20 cases."""
 
 
 def prepared_device(config: RunConfig) -> torch.device:
@@ -62,8 +67,8 @@ def scanned_images(
 
     These are the grey range, the channels and the normalisation.
 
-    Only the run's fraction is scanned, as `config.scan` asks (results are cached by path, size and time). For an
-    unreadable image the next one in the fraction's order is taken, since the fraction is that of the readable ones.
+    Only the run's fraction is scanned, as `config.scan` asks (results are cached by path, size and time). If all of it
+    is, the next image in the fraction's order is taken for one that is unreadable: the fraction is that of the others.
     progress: called with (0, 0) while the files are listed, then with (done, total).
     source: all images; None finds those of `config.data`.
     Raises UserError if there are none, or more than `config.max_unreadable` of them cannot be read.
@@ -72,6 +77,12 @@ def scanned_images(
     folder = found_images(config, source)
     unreadable: dict[str, Unreadable] = {}
     scanned, reports = set[str](), list[ScanReport]()
+    if scan_mode(config, len(folder)) not in ("full", "headers"):
+        report = scan_images(config, trained_on(config, folder, set()), progress)
+        check_readable(folder.name, report.unreadable, report.images, config.max_unreadable)
+        _require_fit(config, folder, [report])
+        images = trained_on(config, folder, {fault.path for fault in report.unreadable})
+        return images, report.unreadable, _completed(config, images, [report], progress)
     while True:
         images = trained_on(config, folder, unreadable.keys())
         rest = images.without(scanned)
@@ -79,13 +90,8 @@ def scanned_images(
             completed = _completed(config, images, reports, progress)
             return images, tuple(unreadable.values()), completed
         reports.append(scan_images(config, rest, progress))
-        channels, most = _channels(config, reports), most_channels(reports)
-        if not fits(most, channels):
-            raise UserError(
-                f"{folder.name}: images of {most} channels, and the run's network takes {channels}: give --channels "
-                f"{most}, to which a model to begin from is adapted"
-            )
-        faults = (*reports[-1].unreadable, *_misfits(rest, reports[-1], channels))
+        _require_fit(config, folder, reports)
+        faults = (*reports[-1].unreadable, *_misfits(rest, reports[-1], _channels(config, reports)))
         unreadable |= {fault.path: fault for fault in faults}
         scanned.update(rest.keys)
         check_readable(folder.name, tuple(unreadable.values()), len(scanned), config.max_unreadable)
@@ -107,14 +113,25 @@ def begun_images(config: RunConfig, run: RunFolder, fingerprint: str, source: Im
 
 
 def scan_images(config: RunConfig, images: ImageSource, progress: Callable[[int, int], None]) -> ScanReport:
-    """Scan the images as `config.scan` asks."""
+    """Scan the images as `config.scan` asks: all of them, some, or none."""
+    mode = scan_mode(config, len(images))
+    limit = {"sample": SAMPLE, "none": 0}.get(mode, len(images))
+    images = images if limit >= len(images) else images.subset(evenly(len(images), limit) if limit else [])
     progress(0, len(images))
-    return scan(images, full=config.scan == "full", cache=cache_folder("scan"), progress=progress)
+    return scan(images, full=mode != "headers", cache=cache_folder("scan"), progress=progress)
+
+
+def scan_mode(config: RunConfig, images: int) -> str:
+    """Return how so many images are checked: "full", "headers", "sample" or "none"."""
+    if config.scan != "auto":
+        return config.scan
+    return "full" if images <= MAX_CHECKED else "sample"
 
 
 def _grey_range(config: RunConfig, reports: list[ScanReport]) -> Window | None:
-    if config.window is not None:
-        check_window(config.window)
+    if config.window not in (None, HEADER):
+        if not is_header(config.window):
+            check_window(config.window)
         return config.window
     if unknown := sum(report.over_8_bit for report in reports if report.values is None):
         logger.warning(
@@ -122,9 +139,11 @@ def _grey_range(config: RunConfig, reports: list[ScanReport]) -> Window | None:
             "--scan full finds one for all, and --window LEVEL,WIDTH sets it",
             unknown,
         )
-        return None
+        return config.window
     values = joined(report.values for report in reports if report.values is not None)
-    return None if values is None else values.window
+    if values is None:
+        return config.window
+    return values.window if config.window is None else with_fallback(values.window)
 
 
 def _channels(config: RunConfig, reports: list[ScanReport]) -> int:
@@ -133,6 +152,16 @@ def _channels(config: RunConfig, reports: list[ScanReport]) -> int:
         return config.channels
     # A model to begin from decides, and so does a mean that is given for other channels than three.
     return len(config.mean) if config.init is not None or len(config.mean) != 3 else most_channels(reports)
+
+
+def _require_fit(config: RunConfig, images: ImageSource, reports: list[ScanReport]) -> None:
+    """Raise UserError if most images cannot be brought to the channels of the run."""
+    channels, most = _channels(config, reports), most_channels(reports)
+    if not fits(most, channels):
+        raise UserError(
+            f"{images.name}: images of {most} channels, and the run's network takes {channels}: give --channels "
+            f"{most}, to which a model to begin from is adapted"
+        )
 
 
 def _misfits(images: ImageSource, report: ScanReport, channels: int) -> Iterator[Unreadable]:

@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dinoscope import checkpoint, distributed
 from dinoscope.config import from_dict, to_dict
 from dinoscope.data.augment_torch import DecodedBatch
-from dinoscope.data.loader import Batches, StepSampler, ViewsDataset, default_workers, view_loader
+from dinoscope.data.loader import Batches, StepSampler, ViewsDataset, block_permutation, default_workers, view_loader
 from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
 from dinoscope.methods import build_method, method_name
@@ -148,7 +148,12 @@ class Trainer:
         """Return this process's part of the batches of all steps that are left."""
         config, rank, processes = self.config, distributed.rank(), distributed.world_size()
         steps, images = range(self.next_step, self.total), len(self.images)
-        sampler = StepSampler(images, config.batch_size, config.seed, steps, rank=rank, processes=processes)
+        shuffle = None
+        if config.shuffle_block:
+            shuffle = functools.partial(block_permutation, self.images.disk_order(), config.shuffle_block)
+        sampler = StepSampler(
+            images, config.batch_size, config.seed, steps, rank=rank, processes=processes, shuffle=shuffle
+        )
         workers = default_workers(processes) if config.workers < 0 else config.workers
         given = self.images, config.views, config.seed, config.window, self.sizes
         dataset = ViewsDataset(
