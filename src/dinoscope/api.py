@@ -155,7 +155,7 @@ def load(model: AnyModel) -> Model:
         `random:NETWORK`, `timm:NAME`, or a module of one's own (see `wrap`).
 
     `model.backbone` is a module that returns `Tokens` for normalised images: with uint8 RGB images
-    [batch, 3, height, width], `model(images)` are their tokens.
+    [batch, channels, height, width], `model(images)` are their tokens.
 
     Raises UserError if there is no such model, or released weights cannot be fetched.
     """
@@ -371,12 +371,12 @@ def attention(
     Raises UserError if the image cannot be read, or the model has no such map.
     """
     backbone = load(model).backbone
-    pixels = as_raw(image).rgb(backbone.config.window)
-    inputs = network_input(backbone, pixels, size)
+    raw, window = as_raw(image), backbone.config.window
+    inputs = network_input(backbone, raw.pixels(backbone.config.channels, window), size)
     kind = lookup("kind of map", map, MAPS)
     with torch.set_grad_enabled(map == "gradcam"):
         maps = kind(backbone, inputs, block)[0]
-    return Attention(pixels, maps.detach().float().cpu().numpy(), map_title(map, backbone))
+    return Attention(raw.rgb(window), maps.detach().float().cpu().numpy(), map_title(map, backbone))
 
 
 def compare(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | None = None, **options: Any) -> Table:

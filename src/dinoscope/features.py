@@ -30,6 +30,7 @@ from dinoscope import checkpoint
 from dinoscope.data.grey_range import Window
 from dinoscope.data.images import UnreadableImage
 from dinoscope.data.loader import Batches, default_workers
+from dinoscope.data.reader import fits
 from dinoscope.data.sources import ImageSource, evenly
 from dinoscope.errors import UserError
 from dinoscope.files import CACHE_VARIABLE, cache_folder
@@ -43,7 +44,7 @@ Progress = Callable[[int, int], None]
 Watch = Callable[[str], AbstractContextManager[Progress]]
 """Takes what is being done; gives a function to call with (done, total) meanwhile."""
 
-Describe = Callable[[UInt8[Tensor, "b 3 h w"]], Float[Tensor, "b d"]]
+Describe = Callable[[UInt8[Tensor, "b c h w"]], Float[Tensor, "b d"]]
 """From images to float32 features."""
 
 _SMALL_IMAGE = 64
@@ -67,11 +68,13 @@ class ImageView:
     """The part of an image that is shown: a square of `size` pixels, which keeps `crop_fraction` of the short side.
 
     window: grey range of images of more than 8 bits; None takes that of each image.
+    channels: that the network takes.
     """
 
     size: int
     crop_fraction: float
     window: Window | None = None
+    channels: int = 3
 
 
 def default_crop_fraction(size: int) -> float:
@@ -79,7 +82,7 @@ def default_crop_fraction(size: int) -> float:
     return 1.0 if size <= _SMALL_IMAGE else 0.875
 
 
-def evaluation_image(image: UInt8[np.ndarray, "h w 3"], size: int, crop_fraction: float) -> UInt8[Tensor, "3 s s"]:
+def evaluation_image(image: UInt8[np.ndarray, "h w c"], size: int, crop_fraction: float) -> UInt8[Tensor, "c s s"]:
     """Resize the short side to round(size / crop_fraction), bicubic and antialiased; crop the centre `size`.
 
     Except for rounding, torchvision's Resize and CenterCrop give the same pixels for a Pillow image.
@@ -99,7 +102,7 @@ def without_ends(image: Shaped[np.ndarray, "h w c"], times: int = _LONGEST_STRIP
 
 
 class _EvaluationImages(Dataset[tuple[int, Tensor | None]]):
-    """Item i is (i, uint8 [3, size, size]), or (i, None) if the image cannot be read."""
+    """Item i is (i, uint8 [channels, size, size]), or (i, None) if the image cannot be read."""
 
     def __init__(self, images: ImageSource, view: ImageView) -> None:
         self.images, self.view = images, view
@@ -109,7 +112,7 @@ class _EvaluationImages(Dataset[tuple[int, Tensor | None]]):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | None]:
         try:
-            image = self.images.read(index).rgb(self.view.window)
+            image = self.images.read(index).pixels(self.view.channels, self.view.window)
         except UnreadableImage:
             return index, None
         return index, evaluation_image(image, self.view.size, self.view.crop_fraction)
@@ -165,7 +168,7 @@ def evaluation_view(backbone: Backbone, config: ExtractConfig) -> ImageView:
     fraction = default_crop_fraction(size) if config.crop_fraction is None else config.crop_fraction
     if not 0 < fraction <= 1:
         raise UserError(f"the crop fraction is {fraction}; it must be above 0 and at most 1 (nothing cut off)")
-    return ImageView(size, fraction, backbone.config.window)
+    return ImageView(size, fraction, backbone.config.window, backbone.config.channels)
 
 
 @contextlib.contextmanager
@@ -178,7 +181,7 @@ def describing(backbone: Backbone, config: ExtractConfig) -> Iterator[Describe]:
     require_fitted(backbone)
     device = config.device or backbone.mean.device
 
-    def describe(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+    def describe(images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         exact = config.dtype == torch.float32
         with torch.inference_mode(), contextlib.nullcontext() if exact else torch.autocast(device.type, config.dtype):
             pixels = backbone.normalize(images.to(device, non_blocking=True))
@@ -230,6 +233,7 @@ def _batches(
 ) -> Batches[tuple[Tensor | None, list[int], int]]:
     # What `_collate` returns of all images.
     view, total = evaluation_view(backbone, config), len(images)
+    _require_channels(backbone, images)
     if config.batch_size < 1:
         raise UserError(f"the batch size is {config.batch_size}; it must be at least 1")
     workers = default_workers(processes=1) if config.workers < 0 else config.workers
@@ -242,6 +246,19 @@ def _batches(
         # The loader draws a seed: from here, for measuring must not disturb the generator of a training run.
         generator=torch.Generator(),
     )
+
+
+def _require_channels(backbone: Backbone, images: ImageSource) -> None:
+    """Raise UserError if the first image that can be read has other channels than the network takes."""
+    for index in range(len(images)):
+        try:
+            channels = images.header(index).channels
+        except UnreadableImage:
+            continue
+        if not fits(channels, backbone.config.channels):
+            name, taken = backbone.config.name, backbone.config.channels
+            raise UserError(f"{images.name}: images of {channels} channels, and {name} takes {taken}")
+        return
 
 
 def _bank(images: ImageSource, features: Float[Tensor, "k d"], positions: Int[Tensor, " k"]) -> FeatureBank:
@@ -303,7 +320,7 @@ def fitted(
 
 def _readable_batches(
     backbone: Backbone, images: ImageSource, config: ExtractConfig, progress: Callable[[int], None]
-) -> Iterator[UInt8[Tensor, "b 3 s s"]]:
+) -> Iterator[UInt8[Tensor, "b c s s"]]:
     device, done, readable = config.device or backbone.mean.device, 0, False
     for pixels, _, count in _batches(backbone, images, config):
         if pixels is not None:

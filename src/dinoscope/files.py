@@ -31,6 +31,9 @@ OFFLINE_VARIABLE = "DINOSCOPE_OFFLINE"
 MEGAPIXELS_VARIABLE = "DINOSCOPE_MAX_MEGAPIXELS"
 """How many million pixels an image may have; unset: see `data.images.pixel_limit`."""
 
+COMPOSITE_VARIABLE = "DINOSCOPE_COMPOSITE"
+"""Which channels pictures show as red, green and blue, for images of more than one; see `data.reader.composite`."""
+
 
 def cache_folder(kind: str) -> Path:
     """Return the folder of one kind of file below $DINOSCOPE_CACHE or the user's cache folder. It may not exist."""

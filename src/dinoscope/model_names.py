@@ -83,13 +83,13 @@ class Model:
     keeps_results: bool = True
     remarks: tuple[str, ...] = ()
 
-    def __call__(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
+    def __call__(self, images: Float[Tensor, "b c h w"]) -> Tokens:
         """Return the tokens of normalised images: `model(model.normalize(images))`."""
         return self.backbone(images)
 
     @property
     def normalize(self) -> Callable[[Tensor], Tensor]:
-        """Return what makes uint8 RGB images [b, 3, h, w] the network's inputs (`Backbone.normalize`)."""
+        """Return what makes uint8 images [b, c, h, w] the network's inputs (`Backbone.normalize`)."""
         return self.backbone.normalize
 
     @property
@@ -271,16 +271,16 @@ def wrap(
     name: str = "",
     *,
     image_size: int = 224,
-    mean: tuple[float, float, float] = IMAGENET_MEAN,
-    std: tuple[float, float, float] = IMAGENET_STD,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
 ) -> Model:
     """Return a module of the user's as a model that every evaluation takes.
 
     Args:
-        module: maps normalised images [b, 3, h, w] to features [b, d], feature maps [b, d, rows, columns] or `Tokens`.
+        module: maps normalised images [b, c, h, w] to features [b, d], feature maps [b, d, rows, columns] or `Tokens`.
         name: in tables; by default the class's.
         image_size: side in pixels at which evaluations show images.
-        mean, std: normalisation of RGB in [0, 1] that it expects.
+        mean, std: normalisation in [0, 1] that it expects, a value for each channel.
 
     Raises UserError if its output is of another kind, or it cannot run on such an image.
     """

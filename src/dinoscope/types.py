@@ -18,8 +18,8 @@ from dinoscope.errors import UserError
 class Views:
     """The augmented views of one batch, uint8 RGB, grouped by resolution so that each group is one forward.
 
-    global_views: [views, batch, 3, height, width].
-    local_views: [views, batch, 3, height, width] at the smaller size, or None without multi-crop.
+    global_views: [views, batch, channels, height, width].
+    local_views: [views, batch, channels, height, width] at the smaller size, or None without multi-crop.
     index: [batch], position of each image in its data set.
     labels: [batch] class numbers, or None if the folder has none.
     unreadable: positions whose file could not be decoded and was replaced by the next readable one.

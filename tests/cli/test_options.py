@@ -31,7 +31,7 @@ MISTAKES = {
     "train --epochs": "--epochs needs FLOAT after it",
     "train --epochs ten": "--epochs must be a finite number, not 'ten'",
     "train --epochs inf": "--epochs must be a finite number, not 'inf'",
-    "train --mean 1 2": "--mean needs FLOAT FLOAT FLOAT after it",
+    "train --views.blur-probability 1 2": "--views.blur-probability needs FLOAT FLOAT FLOAT after it",
     "train --window 40": "--window must be LEVEL,WIDTH (two numbers)",
     "train --precision fp8": "--precision is 'fp8'; allowed: auto, fp32, bf16, fp16",
     "train --resume=1": "--resume takes no value: leave out '1'",

@@ -96,7 +96,7 @@ def test_an_image_is_no_window_into_the_callers_array() -> None:
     assert not array.any()
 
 
-@pytest.mark.parametrize("image", [None, 3, np.zeros(4), np.zeros((2, 2, 2)), np.zeros((0, 2, 3)), np.array([["a"]])])
+@pytest.mark.parametrize("image", [None, 3, np.zeros(4), np.zeros((2, 2, 17)), np.zeros((0, 2, 3)), np.array([["a"]])])
 def test_what_is_no_image_is_refused(image: object) -> None:
     with pytest.raises(UnreadableImage, match="is no image"):
         as_raw(image)

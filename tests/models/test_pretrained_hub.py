@@ -77,7 +77,7 @@ def test_settings_that_say_nothing_of_it(hub: Path) -> None:
     ("text", "said"),
     [
         ("{", "cannot be read"),
-        (json.dumps({"image_mean": [0.5], "image_std": HALF}), r"image_mean is \[0\.5\], not three numbers"),
+        (json.dumps({"image_mean": [0.5], "image_std": HALF}), r"image_mean is \[0\.5\], not 3 numbers"),
         (json.dumps({"image_mean": [127.5] * 3, "image_std": HALF}), r"each must lie in \[0, 1\]"),
         (json.dumps({"image_mean": HALF, "image_std": [0, 1, 1]}), "each must be above 0"),
     ],

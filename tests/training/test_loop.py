@@ -826,7 +826,7 @@ def test_a_run_that_looked_at_the_whole_folder_resumes(fraction, picture_folder,
     def whole_folder(config: RunConfig, progress: object, source: None) -> tuple[ImageFolder, tuple[Unreadable, ...]]:
         found = find_images(config.data)
         unreadable = scan.scan(found).unreadable
-        return trained_on(config, found, {fault.path for fault in unreadable}), unreadable, None
+        return trained_on(config, found, {fault.path for fault in unreadable}), unreadable, config
 
     with monkeypatch.context() as patches:
         patches.setattr(start, "scanned_images", whole_folder)

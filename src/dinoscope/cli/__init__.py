@@ -17,13 +17,14 @@ from typing import Any
 from dinoscope import __version__
 from dinoscope.cli import options
 from dinoscope.errors import UserError
-from dinoscope.files import MEGAPIXELS_VARIABLE, OFFLINE_VARIABLE, environment
+from dinoscope.files import COMPOSITE_VARIABLE, MEGAPIXELS_VARIABLE, OFFLINE_VARIABLE, environment
 from dinoscope.text import PrintableFormatter, printable
 
 _ANYWHERE = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
 """Options that may stand anywhere in a command."""
 _ANYWHERE.add_argument("--offline", action="store_true")
 _ANYWHERE.add_argument("--max-megapixels", nargs="?", const="")
+_ANYWHERE.add_argument("--composite", nargs="?", const="")
 
 _THE_DISKS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 """A full disk, a quota that is used up, and missing rights: errors of the place, never of the program."""
@@ -38,6 +39,7 @@ usage: dinoscope COMMAND [options]        dinoscope COMMAND --help
 New here?  dinoscope quickstart          Your own images?  dinoscope train --data FOLDER --out runs/mine
 With --offline, or DINOSCOPE_OFFLINE=1, no command fetches anything.
 With --max-megapixels 200, or DINOSCOPE_MAX_MEGAPIXELS=200, images of up to 200 million pixels are read instead of 60.
+With --composite 3,2,1, or DINOSCOPE_COMPOSITE=3,2,1, pictures show these channels (from 0) as red, green and blue.
 """
 
 
@@ -51,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     variables = {OFFLINE_VARIABLE: "1"} if anywhere.offline else {}
     if anywhere.max_megapixels is not None:
         variables[MEGAPIXELS_VARIABLE] = anywhere.max_megapixels
+    if anywhere.composite is not None:
+        variables[COMPOSITE_VARIABLE] = anywhere.composite
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0
@@ -74,6 +78,10 @@ def _run(command: str, rest: list[str]) -> int:
             from dinoscope.data.images import pixel_limit
 
             pixel_limit()  # an impossible limit is refused before anything starts
+        if COMPOSITE_VARIABLE in os.environ:
+            from dinoscope.data.reader import parse_composite
+
+            parse_composite(os.environ[COMPOSITE_VARIABLE])
         return call(command, rest)
     except UserError as error:
         _complain(command, error)

@@ -84,8 +84,8 @@ def import_weights(
     out: Path | None = None,
     arch: str | None = None,
     part: str | None = None,
-    mean: tuple[float, float, float] | None = None,
-    std: tuple[float, float, float] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
     window: tuple[float, float] | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -103,8 +103,8 @@ def import_weights(
             attention heads it has, what is assumed is printed.
         part: Which of several networks in the file: teacher, student, ema or plain. By default the one that the
             method's own evaluations take.
-        mean: Mean of red, green and blue, in [0, 1], that the network was trained with. By default what the settings
-            next to the file in a folder of a model hub have, else ImageNet's.
+        mean: Mean of each channel (red, green and blue) in [0, 1] that the network was trained with. By default what
+            the settings next to the file in a folder of a model hub have, else ImageNet's.
         std: Standard deviation, likewise.
         window: Grey range by which the model is given images of more than 8 bits: LEVEL - WIDTH / 2 becomes black, and
             LEVEL + WIDTH / 2 white; or lung, soft, bone, brain or header, as of train. By default each image takes its

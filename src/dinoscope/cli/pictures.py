@@ -89,12 +89,13 @@ class Drawing:
                 progress(index, len(self.files))
                 try:
                     raw = read(file)
-                    images = [raw.rgb(model.backbone.config.window) for model in self.models]
+                    configs = [model.backbone.config for model in self.models]
+                    images = [raw.pixels(config.channels, config.window) for config in configs]
                     inputs = [
                         ModelInput(model, size, network_input(model.backbone, image, size))
                         for model, size, image in zip(self.models, self.sizes, images, strict=True)
                     ]
-                    shown = Shown(file.name, images[0], tuple(inputs))
+                    shown = Shown(file.name, raw.rgb(configs[0].window), tuple(inputs))
                     if masks is not None and file in masks.images:
                         shown = replace(shown, mask=masks.ground_truth(masks.images.index(file), shown.size))
                 except (UnreadableImage, UserError) as error:

@@ -103,7 +103,7 @@ def _metavar(action: Any) -> str:
     text = action.metavar if isinstance(action.metavar, str) and not action.choices else ""
     if not action.option_strings and text in ("PATH", "STR"):
         return action.dest.upper()
-    return re.sub(r"^\[(\S+) \[\1 \.\.\.\]\]$", r"\1...", text).replace("{None}", "None")
+    return re.sub(r"^{?\[(\S+) \[\1 \.\.\.\]\]}?$", r"\1...", text).replace("{None}", "None")
 
 
 def _documented(kind: Any, default: Any, dest: str) -> str:

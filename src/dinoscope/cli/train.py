@@ -25,6 +25,7 @@ from dinoscope.cli.progress import ConsoleProgress
 from dinoscope.config import leaves
 from dinoscope.data.finding import find_images, find_split
 from dinoscope.data.grey_range import describe
+from dinoscope.data.normalisation import measured
 from dinoscope.data.overlap import MAX_DISTANCE, Prints, Shared, shared_images
 from dinoscope.data.scan import Extent, ScanReport, scan_with_prints
 from dinoscope.data.scan import scan as scan_images
@@ -284,9 +285,16 @@ def scan(
             cache = cache_folder("scan")
             if headers_only or len(sources) < 2:
                 full = not headers_only
-                reports[name] = scan_images(images, workers=workers, full=full, cache=cache, progress=progress)
+                report = scan_images(images, workers=workers, full=full, cache=cache, progress=progress)
             else:
-                reports[name], prints[name] = scan_with_prints(images, workers=workers, cache=cache, progress=progress)
+                report, prints[name] = scan_with_prints(images, workers=workers, cache=cache, progress=progress)
+        if not headers_only and report.channels and not report.is_8_bit_rgb:
+            window = None if report.values is None else report.values.window
+            with progress_bar(f"{name}: measuring channels", after=QUIET_SECONDS) as progress:
+                found = measured(images, report.most_channels, window, cache=cache, progress=progress)
+            mean, std = found or (None, None)
+            report = replace(report, mean=mean, std=std)
+        reports[name] = report
     shared: list[Shared] | None = None
     if len(sources) == 2:
         with progress_bar("comparing train and val", after=QUIET_SECONDS) as progress:
@@ -360,6 +368,9 @@ def _facts(report: ScanReport) -> dict[str, str]:
     def extent(sizes: Extent | None) -> str:
         return "-" if sizes is None else f"{sizes.minimum}, {sizes.median}, {sizes.maximum} px"
 
+    def numbers(values: tuple[float, ...] | None) -> str:
+        return "-" if values is None else " ".join(f"{value:g}" for value in values)
+
     unusual = {
         "grey": report.grey,
         "with transparency": report.alpha,
@@ -379,6 +390,9 @@ def _facts(report: ScanReport) -> dict[str, str]:
         "height: smallest, median, largest": extent(report.heights),
         "width / height": "-" if ratios is None else f"{ratios[0]:.2f} to {ratios[1]:.2f}",
         "unusual": listed(unusual),
+        "channels": listed({str(channels): count for channels, count in report.channels.items()}),
+        "mean of each channel": numbers(report.mean),
+        "deviation of each channel": numbers(report.std),
         "grey range over 8 bits": "-" if report.values is None else describe(report.values.window),
         "windows in headers": "; ".join(f"{text} in {count:,}" for text, count in report.windows.items()) or "none",
         "classes": f"{len(report.classes):,}" if report.classes else "no labels",

@@ -26,7 +26,8 @@ from dinoscope.types import Views
 class DecodedBatch:
     """A batch of images and the parameters of their views; `to` makes the views on a device.
 
-    pixels: all images one behind the other, each [height, width, 3]: one tensor is shared, pinned and sent at once.
+    pixels: all images one behind the other, each [height, width, channels]: one tensor is shared, pinned and sent at
+        once. channels: as many of all.
     sizes: height and width of each. drawn: the views of each, global ones first, with boxes within its pixels.
     index, labels, unreadable, masks: as of `Views`.
     """
@@ -39,6 +40,7 @@ class DecodedBatch:
     labels: Int[Tensor, " b"] | None = None
     unreadable: tuple[int, ...] = ()
     masks: Bool[Tensor, "g b p"] | None = None
+    channels: int = 3
 
     def pin_memory(self) -> DecodedBatch:
         labels = None if self.labels is None else self.labels.pin_memory()
@@ -46,8 +48,9 @@ class DecodedBatch:
 
     def to(self, device: torch.device) -> Views:
         """Send the images to the device and compute their views there."""
-        flat = self.pixels.to(device, non_blocking=True).split([3 * height * width for height, width in self.sizes])
-        images = [values.view(*size, 3) for values, size in zip(flat, self.sizes, strict=True)]
+        lengths = [self.channels * height * width for height, width in self.sizes]
+        flat = self.pixels.to(device, non_blocking=True).split(lengths)
+        images = [values.view(*size, self.channels) for values, size in zip(flat, self.sizes, strict=True)]
         count = self.num_global
         local_views = [drawn[count:] for drawn in self.drawn]
         return Views(
@@ -61,13 +64,13 @@ class DecodedBatch:
 
 
 def decoded_crop(
-    image: UInt8[ndarray, "h w 3"],
+    image: UInt8[ndarray, "h w c"],
     config: ViewsConfig,
     seed: int,
     epoch: int,
     index: int,
     reduction: Reduction | None = None,
-) -> tuple[UInt8[ndarray, "i j 3"], list[ViewParameters]]:
+) -> tuple[UInt8[ndarray, "i j c"], list[ViewParameters]]:
     """Return the part of an image that its views cover, and their parameters with boxes within it.
 
     The views are those of `augment.multi_crop` for the same arguments.
@@ -81,8 +84,8 @@ def decoded_crop(
 
 @torch.no_grad()
 def make_views(
-    images: Sequence[UInt8[Tensor, "_ _ 3"]], drawn: Sequence[Sequence[ViewParameters]]
-) -> UInt8[Tensor, "v b 3 s s"]:
+    images: Sequence[UInt8[Tensor, "_ _ c"]], drawn: Sequence[Sequence[ViewParameters]]
+) -> UInt8[Tensor, "v b c s s"]:
     """Return the views of a batch. drawn: those of each image, as many and all of one size."""
     resized = [resize(image, views) for image, views in zip(images, drawn, strict=True)]
     pixels = torch.stack(resized, dim=1)
@@ -90,7 +93,7 @@ def make_views(
     return change_colours(pixels.flatten(0, 1), views).to(torch.uint8).view(pixels.shape)
 
 
-def resize(image: UInt8[Tensor, "h w 3"], views: Sequence[ViewParameters]) -> Float[Tensor, "v 3 s s"]:
+def resize(image: UInt8[Tensor, "h w c"], views: Sequence[ViewParameters]) -> Float[Tensor, "v c s s"]:
     """Crop, resize with antialiasing and flip. views: of one size and interpolation."""
     size, interpolation, device = views[0].size, views[0].interpolation, image.device
     height, width, _ = image.shape
@@ -142,7 +145,7 @@ def rounded(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return values.round().clamp(0, 255)
 
 
-def change_colours(pixels: Float[Tensor, "n 3 s s"], views: Sequence[ViewParameters]) -> Float[Tensor, "n 3 s s"]:
+def change_colours(pixels: Float[Tensor, "n c s s"], views: Sequence[ViewParameters]) -> Float[Tensor, "n c s s"]:
     """Jitter, grey, blur and solarise, each for all views at once that have it."""
 
     def change(operation: Callable[[Tensor, Tensor], Tensor], values: dict[int, float]) -> None:
@@ -171,14 +174,16 @@ def _blend(pixels: Tensor, other: Tensor | float, factors: Float[Tensor, " n"]) 
     return rounded(factors * pixels + (1 - factors) * other + TRUNCATE)
 
 
-def adjust_brightness(pixels: Float[Tensor, "n 3 s s"], factors: Float[Tensor, " n"]) -> Float[Tensor, "n 3 s s"]:
+def adjust_brightness(pixels: Float[Tensor, "n c s s"], factors: Float[Tensor, " n"]) -> Float[Tensor, "n c s s"]:
     """Blend with black."""
     return _blend(pixels, 0.0, factors)
 
 
-def adjust_contrast(pixels: Float[Tensor, "n 3 s s"], factors: Float[Tensor, " n"]) -> Float[Tensor, "n 3 s s"]:
-    """Blend with the mean grey of the view."""
-    return _blend(pixels, _grey(pixels.mean(dim=(2, 3), keepdim=True)).add(0.5).floor(), factors)
+def adjust_contrast(pixels: Float[Tensor, "n c s s"], factors: Float[Tensor, " n"]) -> Float[Tensor, "n c s s"]:
+    """Blend with the mean grey of the view; of an image that is not RGB, the mean over its channels."""
+    means = pixels.mean(dim=(2, 3), keepdim=True)
+    grey = _grey(means) if pixels.shape[1] == 3 else means.mean(dim=1, keepdim=True)
+    return _blend(pixels, grey.add(0.5).floor(), factors)
 
 
 def adjust_saturation(pixels: Float[Tensor, "n 3 s s"], factors: Float[Tensor, " n"]) -> Float[Tensor, "n 3 s s"]:
@@ -212,7 +217,7 @@ JITTER: dict[JitterOperation, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def blur(pixels: Float[Tensor, "n 3 s s"], radii: Float[Tensor, " n"]) -> Float[Tensor, "n 3 s s"]:
+def blur(pixels: Float[Tensor, "n c s s"], radii: Float[Tensor, " n"]) -> Float[Tensor, "n c s s"]:
     """Blur with the kernels of `augment.blur_kernel`, edges repeated."""
     kernels = [blur_kernel(round(radius, 2)) for radius in radii.tolist()]
     reach, size = max(len(kernel) for kernel in kernels) // 2, pixels.shape[-1]

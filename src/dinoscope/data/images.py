@@ -29,6 +29,7 @@ from PIL import Image
 from dinoscope.data import arrays, dicom, heif, jpeg, jpeg2000, microscopy, nifti, pillow
 from dinoscope.data.grey_range import Window
 from dinoscope.data.reader import (
+    MAX_CHANNELS,
     START,
     Header,
     RawImage,
@@ -272,11 +273,13 @@ def format_of(stream: Stream | FileIO, name: str) -> str:
 def as_raw(image: Any) -> RawImage:
     """Return an image that a Python program holds: a path, a Pillow image, a numpy array, or a tensor.
 
-    Arrays are [h, w] or [h, w, c], tensors [h, w] or [c, h, w], with 1, 3 or 4 channels: grey, RGB, or RGB with
-    transparency, which is composited on white if the values are uint8 and otherwise left out. Values that are not uint8
-    are mapped by a grey range, as those of a file are; of booleans, True is white. Raises UnreadableImage for anything
-    else, and as `read` does.
+    Arrays are [h, w] or [h, w, c], tensors [h, w] or [c, h, w], with 1 to 16 channels. Four are RGB with transparency,
+    which is composited on white if the values are uint8 and otherwise left out; four other channels are given as a
+    `RawImage`. Values that are not uint8 are mapped by a grey range, as those of a file are; of booleans, True is
+    white. Raises UnreadableImage for anything else, and as `read` does.
     """
+    if isinstance(image, RawImage):
+        return image
     if isinstance(image, str | os.PathLike):
         return read(Path(image))
     if isinstance(image, Image.Image):
@@ -292,14 +295,15 @@ def as_raw(image: Any) -> RawImage:
             f"a {type(image).__name__} is no image: give a path, a Pillow image, an array or a tensor"
         )
     values = image if image.ndim == 3 else image[..., None]
-    if values.ndim != 3 or values.shape[2] not in (1, 3, 4) or values.size == 0 or values.dtype.kind not in "buif":
+    is_shaped = values.ndim == 3 and values.shape[2] <= MAX_CHANNELS and values.size > 0
+    if not is_shaped or values.dtype.kind not in "buif":
         raise UnreadableImage(
-            f"an array of shape {image.shape} and type {image.dtype} is no image: it needs 1, 3 or 4 channels, the "
-            "last of an array and the first of a tensor"
+            f"an array of shape {image.shape} and type {image.dtype} is no image: it needs 1 to {MAX_CHANNELS} "
+            "channels, the last of an array and the first of a tensor"
         )
     if values.dtype == np.bool_:
         values = values * np.uint8(255)
     if values.dtype == np.uint8 and values.shape[2] == 4:
         return RawImage(pillow.rgb(Image.fromarray(values, "RGBA"), transparent=True))
     # A copy, because the caller may change the array that an image shows.
-    return RawImage(values[..., :3].copy(order="C"))
+    return RawImage((values[..., :3] if values.shape[2] == 4 else values).copy(order="C"))

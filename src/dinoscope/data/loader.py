@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 import cv2
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -26,7 +27,7 @@ from dinoscope.data.augment import multi_crop
 from dinoscope.data.augment_torch import DecodedBatch, decoded_crop
 from dinoscope.data.grey_range import Window
 from dinoscope.data.masking import PatchMasking
-from dinoscope.data.reader import RawImage, Shrink, UnreadableImage
+from dinoscope.data.reader import Reduction, Shrink, UnreadableImage
 from dinoscope.data.sources import ImageSource
 from dinoscope.data.views import ViewsConfig, largest_divisor
 from dinoscope.errors import UserError
@@ -45,10 +46,11 @@ _TRIES = 100  # images in a row that may be unreadable, or a twentieth of the fo
 _GLANCE = 0.2  # seconds between two checks whether it is time to end
 
 Sample = tuple[Tensor, Any, int, int | None, int | None, Tensor | None]
-"""Global and local views of one image, [views, height, width, 3] uint8, its position, its label, the position of the
-image that it stands for, if that cannot be read or is not the one the run began with, and its masks, [views, patches].
+"""Global and local views of one image, [views, height, width, channels] uint8, its position, its label, the position of
+the image that it stands for, if that cannot be read or is not the one the run began with, and its masks, [views,
+patches].
 
-If views are not made in the loader: the image, [height, width, 3], and the parameters of its views instead of them."""
+If views are not made in the loader: the image, [height, width, channels], and the parameters of its views instead."""
 
 
 class ViewsDataset(Dataset[Sample]):
@@ -59,6 +61,7 @@ class ViewsDataset(Dataset[Sample]):
     config: if its device is not the CPU, the views are left to `augment_torch`.
     reduced: decode an image at a reduced size (a JPEG) if its views in that epoch allow it (`views.largest_divisor`).
     masking: of the patches of global views, if the method hides some.
+    channels: of the views; an image that cannot be brought to them counts as unreadable.
     """
 
     def __init__(
@@ -71,9 +74,10 @@ class ViewsDataset(Dataset[Sample]):
         *,
         reduced: bool = False,
         masking: PatchMasking | None = None,
+        channels: int = 3,
     ) -> None:
         self.images, self.config, self.seed, self.window, self.reduced = images, config, seed, window, reduced
-        self.decoded, self.masking = config.device != "cpu", masking
+        self.decoded, self.masking, self.channels = config.device != "cpu", masking, channels
         self.sizes = None if sizes is None else np.asarray(sizes, np.int64)  # an array, which workers share
 
     def __len__(self) -> int:
@@ -82,10 +86,9 @@ class ViewsDataset(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         shrink = functools.partial(largest_divisor, self.config, self.seed, epoch, index) if self.reduced else None
-        image, used = self._readable(index, shrink)
-        pixels = image.rgb(self.window)
+        pixels, reduction, used = self._readable(index, shrink)
         make = decoded_crop if self.decoded else multi_crop
-        first, second = make(pixels, self.config, self.seed, epoch, index, image.reduction)
+        first, second = make(pixels, self.config, self.seed, epoch, index, reduction)
         replaced = used != index
         if self.sizes is not None and (stamp := self.images.stamp(index)) is not None:
             replaced |= stamp[0] < 0 or stamp[0] != int(self.sizes[index])
@@ -95,8 +98,8 @@ class ViewsDataset(Dataset[Sample]):
         masks = self.masking and torch.from_numpy(self.masking.sample(self.seed, epoch, index, count))
         return torch.from_numpy(first), second, used, label, index if replaced else None, masks
 
-    def _readable(self, index: int, shrink: Shrink | None) -> tuple[RawImage, int]:
-        """Return the image, or the next one in order that can be read: the same on every run.
+    def _readable(self, index: int, shrink: Shrink | None) -> tuple[UInt8[np.ndarray, "h w c"], Reduction | None, int]:
+        """Return the image, or the next one in order that can be read: the same on every run. And its number.
 
         Raises UnreadableImage if so many in a row cannot be read that the folder must be gone.
         """
@@ -105,7 +108,8 @@ class ViewsDataset(Dataset[Sample]):
         for offset in range(tries):
             candidate = (index + offset) % count
             with contextlib.suppress(UnreadableImage):
-                return self.images.read(candidate, shrink), candidate
+                image = self.images.read(candidate, shrink)
+                return image.pixels(self.channels, self.window), image.reduction, candidate
         which = (
             f"none of the {count} images below {self.images.name} can"
             if tries == count
@@ -202,6 +206,7 @@ def collate_decoded(num_global: int, samples: list[Sample]) -> DecodedBatch:
         None if labels[0] is None else torch.tensor(labels),
         tuple(position for position in replaced if position is not None),
         None if masks[0] is None else torch.stack(masks, dim=1),
+        images[0].shape[2],
     )
 
 

@@ -7,6 +7,7 @@ or 10 seconds of CPU time.
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import re
 import struct
@@ -18,12 +19,17 @@ import numpy as np
 from filelock import FileLock, Timeout
 from jaxtyping import Bool, Shaped, UInt8
 from numpy import ndarray
+from PIL import Image
 
 from dinoscope.data.grey_range import ValueRange, Window, fallback, is_header, range_of, to_uint8
-from dinoscope.files import cache_folder
+from dinoscope.errors import UserError
+from dinoscope.files import COMPOSITE_VARIABLE, cache_folder
 
 Stream = BufferedReader | BytesIO
 """A file, or its content in memory."""
+
+MAX_CHANNELS = 16
+"""Channels that an image may have."""
 
 METADATA = 1 << 20
 """Bytes of EXIF, XMP or text, once decompressed, in which the orientation is looked for."""
@@ -91,6 +97,7 @@ class Header:
     sample: kind of the values as numpy names it: "u1" up to 8 bits, "u2" up to 16, "i2" signed, "f4" float, ...
     animated: more than one frame.
     window: the first window that the file's header asks for, as `--window` takes it; "" if it asks for none.
+    channels: 0 stands for what most formats have: 1 if it is grey, otherwise 3.
     """
 
     format: str
@@ -103,6 +110,12 @@ class Header:
     cmyk: bool = False
     animated: bool = False
     window: str = ""
+    channels: int = 0
+
+    def __post_init__(self) -> None:
+        """Fill in the channels."""
+        if not self.channels:
+            object.__setattr__(self, "channels", 1 if self.grey else 3)
 
     @property
     def over_8_bit(self) -> bool:
@@ -127,7 +140,8 @@ class Reduction:
 class RawImage:
     """Values as stored in the file, upright.
 
-    values: grey [h, w, 1] or RGB [h, w, 3]. Values of uint8 are final; others are mapped by a grey range.
+    values: [h, w, c], c from 1 to 16: grey, RGB, or other channels. Values of uint8 are final; others are mapped by a
+        grey range.
     alpha: uint16 [h, w, 1], 0 for transparent, or None. With uint8 it is composited already.
     white_is_zero: the largest values are black.
     reduction: None for an image of its whole size.
@@ -150,11 +164,29 @@ class RawImage:
         return range_of(self.values if self.padding is None else self.values[~self.padding])
 
     def rgb(self, window: Window | None = None) -> UInt8[ndarray, "h w 3"]:
-        """Return RGB, C-contiguous and writable. window: the grey range; None takes that of this image alone.
+        """Return what a person is shown, C-contiguous and writable: RGB, or a `composite` of other channels.
 
-        `HEADER` takes what the file's header asks for, and otherwise the range behind it (`with_fallback`). Values of
-        uint8 are mapped by nothing else. Transparency is composited on white, as a browser or a printed page shows it.
+        window: the grey range; None takes that of this image alone, and `HEADER` what the file's header asks for, and
+        otherwise the range behind it (`with_fallback`). Values of uint8 are mapped by nothing else. Transparency is
+        composited on white, as a browser or a printed page shows it.
         """
+        return composite(self._mapped(window))
+
+    def pixels(self, channels: int = 3, window: Window | None = None) -> UInt8[ndarray, "h w c"]:
+        """Return what a network of so many channels is given, C-contiguous and writable. window: as of `rgb`.
+
+        Grey is repeated for a network of three channels, and RGB turned into its luma (ITU-R 601, Pillow's "L") for one
+        of a single channel. Raises UnreadableImage for any other number that is not the image's.
+        """
+        require_channels(self.values.shape[2], channels)
+        pixels = self._mapped(window)
+        if pixels.shape[2] == 3 and channels == 1:
+            return np.array(Image.fromarray(pixels).convert("L"))[..., None]
+        if pixels.shape[2] == 1 and channels == 3:
+            return np.repeat(pixels, 3, axis=2)
+        return _own(pixels)
+
+    def _mapped(self, window: Window | None) -> UInt8[ndarray, "h w c"]:
         pixels = self.values
         display = self.display if is_header(window) else None
         if display is not None:
@@ -170,9 +202,57 @@ class RawImage:
                 opacity = self.alpha[rows].astype(np.float32) / 65535
                 blended = (pixels[rows].astype(np.float32) - 255) * opacity + 255
                 pixels[rows] = np.rint(blended, out=blended)
-        if pixels.shape[2] == 1:
-            return np.repeat(pixels, 3, axis=2)
-        return pixels if pixels.flags.c_contiguous and pixels.flags.writeable else pixels.copy()
+        return pixels
+
+
+def _own(pixels: UInt8[ndarray, "h w c"]) -> UInt8[ndarray, "h w c"]:
+    return pixels if pixels.flags.c_contiguous and pixels.flags.writeable else pixels.copy()
+
+
+# Channels
+
+
+def fits(channels: int, wanted: int) -> bool:
+    """Whether images of so many channels can be given to a network that takes `wanted`."""
+    return channels == wanted or {channels, wanted} == {1, 3}
+
+
+def require_channels(channels: int, wanted: int) -> None:
+    """Raise UnreadableImage unless the image `fits`."""
+    if not fits(channels, wanted):
+        raise UnreadableImage(f"has {channels} channel{'s' * (channels > 1)}, and {wanted} are needed")
+
+
+def composite(pixels: UInt8[ndarray, "h w c"], chosen: Sequence[int] | None = None) -> UInt8[ndarray, "h w 3"]:
+    """Return three channels as red, green and blue, C-contiguous and writable; an image of one channel stays grey.
+
+    chosen: numbers of the three, from 0, or of one, which is shown as grey; None takes $DINOSCOPE_COMPOSITE, and
+    without it the first three (of two, the second is green and blue).
+
+    Raises UserError for a channel that the image does not have.
+    """
+    channels = pixels.shape[2]
+    if channels == 1:
+        return np.repeat(pixels, 3, axis=2)
+    if chosen is None:
+        chosen = parse_composite(os.environ[COMPOSITE_VARIABLE]) if COMPOSITE_VARIABLE in os.environ else ()
+    if not chosen and channels == 3:
+        return _own(pixels)
+    chosen = tuple(chosen) or (0, 1, min(2, channels - 1))
+    if max(chosen) >= channels:
+        raise UserError(
+            f"--composite {','.join(map(str, chosen))} of an image of {channels} channels: they count from 0 to "
+            f"{channels - 1}"
+        )
+    return np.ascontiguousarray(pixels[..., chosen if len(chosen) == 3 else chosen * 3])
+
+
+def parse_composite(text: str) -> tuple[int, ...]:
+    """Read R,G,B or a single number, each a channel from 0. Raises UserError for anything else."""
+    words = text.split(",")
+    if len(words) not in (1, 3) or not all(word.strip().isdecimal() for word in words):
+        raise UserError(f"--composite must be R,G,B, numbers of channels from 0 such as 3,2,1, or one, not {text!r}")
+    return tuple(map(int, words))
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,9 @@ class ScanReport:
     passed_over: number of files that are not taken for images, by ending, the most frequent first.
     windows: number of images by the window that their header asks for, the most frequent first.
     groups: number of groups (patients, slides, videos...); None if they are unknown.
+    channels: number of images by their channels, the most frequent first.
+    mean, std: of each channel in [0, 1], for `most_channels`; see `normalisation.measured`. None if they were not
+    measured, as for 8-bit RGB.
     values: smallest and largest value of the images that are not of unsigned 8 bits, None if there are none. If headers
     alone were read it is what 16 bits can hold, and None if there are values of another kind.
     """
@@ -106,8 +109,32 @@ class ScanReport:
     unreadable: tuple[Unreadable, ...]
     passed_over: Mapping[str, int] = field(default_factory=dict)
     windows: Mapping[str, int] = field(default_factory=dict)
+    channels: Mapping[int, int] = field(default_factory=dict[int, int])
     values: ValueRange | None = None
     groups: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @property
+    def most_channels(self) -> int:
+        """The channels that most images have; of images that are not all grey, grey ones count as RGB."""
+        if set(self.channels) == {1}:
+            return 1
+        return most_channels([self])
+
+    @property
+    def is_8_bit_rgb(self) -> bool:
+        """Whether no image has more than 8 bits, and a network of three channels is given most as they are."""
+        return not self.over_8_bit and self.most_channels == 3
+
+
+def most_channels(reports: Sequence[ScanReport]) -> int:
+    """Return the channels that most images of all reports have, grey ones counted as RGB; 3 if there are none."""
+    counts = Counter[int]()
+    for report in reports:
+        for channels, count in report.channels.items():
+            counts[3 if channels == 1 else channels] += count
+    return counts.most_common(1)[0][0] if counts else 3
 
 
 class _Finding(NamedTuple):
@@ -267,6 +294,7 @@ def _report(images: ImageSource, findings: Sequence[_Finding], full: bool) -> Sc
             if finding.header is None
         ),
         passed_over=dict(images.passed_over),
+        channels=dict(Counter(header.channels for header in headers).most_common()),
         windows=_by_frequency(windows),
         values=values,
         groups=None if images.groups is None else len(set(images.groups)),

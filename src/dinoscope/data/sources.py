@@ -564,7 +564,7 @@ class DatasetImages(ImageSource):
         """Return what the image of an item is, for which the item is made."""
         values = self.read(index).values
         height, width, channels = values.shape
-        return Header("dataset", height, width, grey=channels == 1, sample=values.dtype.str[1:])
+        return Header("dataset", height, width, grey=channels == 1, sample=values.dtype.str[1:], channels=channels)
 
     def stamp(self, index: int) -> None:
         """Return None: an item has neither size nor time."""

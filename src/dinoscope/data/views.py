@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -148,6 +149,31 @@ class _Key(ISeedSequence):
     def generate_state(self, n_words: int, dtype: type = np.uint32) -> np.ndarray:
         """Return the key: Philox requests exactly its two 64-bit words."""
         return self.key
+
+
+@lru_cache(maxsize=64)
+def for_channels(config: ViewsConfig, channels: int) -> ViewsConfig:
+    """Return the settings without what is not defined for images of so many channels; for RGB everything is.
+
+    All else is drawn as with the whole settings, since every decision has a place of its own among the draws. Grey
+    images can be solarised as RGB ones are; of other channels, nothing says that 128 is the middle.
+    """
+    if channels == 3:
+        return config
+    solarize = config.solarize_probability if channels == 1 else (0.0, 0.0, 0.0)
+    return replace(config, saturation=0.0, hue=0.0, grayscale=0.0, solarize_probability=solarize)
+
+
+def left_out(config: ViewsConfig, channels: int) -> list[str]:
+    """Return the names of the augmentations that `for_channels` takes out of the settings."""
+    own, jitters = for_channels(config, channels), config.jitter_probability > 0
+    names = {
+        "saturation": jitters and own.saturation != config.saturation,
+        "hue": jitters and own.hue != config.hue,
+        "grayscale": own.grayscale != config.grayscale,
+        "solarize": own.solarize_probability != config.solarize_probability,
+    }
+    return [name for name, is_missing in names.items() if is_missing]
 
 
 def view_generator(seed: int, epoch: int, index: int, view: int, stream: int = 0) -> np.random.Generator:

@@ -173,7 +173,8 @@ class NeighboursTab:
 
         def show(model: str) -> list[Any]:
             gallery = self._gallery(model, request, progress)
-            pixels = picture.by(gallery.model.backbone.config.window)
+            config = gallery.model.backbone.config
+            pixels = picture.by(config.window, config.channels)
             neighbours = gallery.nearest(pixels, count, without=image.path)
             return [self._caption(gallery, neighbours, request), self._pictures(neighbours)]
 

@@ -98,7 +98,8 @@ class Picture:
     """A decoded image.
 
     digest: hash of its values, by which the same image is recognised under another name.
-    raw: values of more than 8 bits, which each model maps by its own grey range; None for unsigned 8 bits.
+    raw: values of more than 8 bits, which each model maps by its own grey range, and those of other channels than a
+        picture shows; None for unsigned 8 bits of grey or RGB.
     """
 
     digest: str
@@ -110,9 +111,13 @@ class Picture:
         """(height, width) in pixels."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
-    def by(self, window: Window | None) -> UInt8[ndarray, "h w 3"]:
-        """Return the pixels by a model's grey range."""
-        return self.pixels if self.raw is None else self.raw.rgb(window)
+    def by(self, window: Window | None, channels: int = 3) -> UInt8[ndarray, "h w c"]:
+        """Return the pixels by a model's grey range, and in its channels. Raises Refused if it has others."""
+        try:
+            raw = RawImage(self.pixels) if self.raw is None else self.raw
+            return raw.pixels(channels, window)
+        except UnreadableImage as error:
+            raise Refused("picture_channels", channels=raw.values.shape[2], wanted=channels) from error
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,8 @@ def read_picture(path: Path, limits: Limits, window: Window | None = None) -> Pi
         raise Refused("picture_damaged") from error
     values = raw.values
     digest = hashlib.blake2b(values.tobytes(), digest_size=16, key=repr(values.shape).encode()).hexdigest()
-    return Picture(digest, raw.rgb(window), None if values.dtype == np.uint8 else raw)
+    is_shown = values.dtype == np.uint8 and values.shape[2] in (1, 3)
+    return Picture(digest, raw.rgb(window), None if is_shown else raw)
 
 
 def check_picture(path: Path, limits: Limits) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor
 from dinoscope.data.augment import apply_view
 from dinoscope.data.images import UnreadableImage
 from dinoscope.data.sources import ImageSource, evenly
-from dinoscope.data.views import ViewParameters, ViewsConfig, sample_view, view_generator
+from dinoscope.data.views import ViewParameters, ViewsConfig, for_channels, sample_view, view_generator
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Column, Context, Data, Evaluation, location, made_of, shown_images
 from dinoscope.evaluation.results import new_result
@@ -86,16 +86,18 @@ class CorrespondenceConfig:
             raise UserError("--limit must be at least 1 and --tolerance at least 0")
 
 
-def pair_of_views(kind: Pair, height: int, width: int, size: int, seed: int, index: int) -> tuple[ViewParameters, ...]:
+def pair_of_views(
+    kind: Pair, height: int, width: int, size: int, seed: int, index: int, channels: int = 3
+) -> tuple[ViewParameters, ...]:
     """Return the view whose regions look for their match, and the view in which they do.
 
-    A pure function of its arguments. height, width: of the image, in pixels. size: side of the views. index: the
-    image's position in its source.
+    A pure function of its arguments. height, width, channels: of the image, in pixels. size: side of the views. index:
+    the image's position in its source.
     """
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     whole = ViewParameters(top, left, side, side, size)
-    config, _ = PAIRS[kind]
+    config = for_channels(PAIRS[kind][0], channels)
     drawn = sample_view(config, 1, side, side, view_generator(seed, 0, index, 1))
     if kind == "photometric":
         return whole, replace(drawn, top=top, left=left, height=side, width=side, size=size)
@@ -190,17 +192,17 @@ def run(models: Sequence[Model], data: Data, config: CorrespondenceConfig, conte
 
 def _read(
     images: ImageSource, part: Sequence[int], backbone: Backbone, unreadable: dict[str, str]
-) -> Iterator[tuple[int, UInt8[ndarray, "_ _ 3"]]]:
+) -> Iterator[tuple[int, UInt8[ndarray, "_ _ c"]]]:
     for index in part:
         try:
-            yield index, images.read(index).rgb(backbone.config.window)
+            yield index, images.read(index).pixels(backbone.config.channels, backbone.config.window)
         except UnreadableImage as error:
             unreadable[images.keys[index]] = str(error)
 
 
 def _measure(
     backbone: Backbone,
-    readable: Sequence[tuple[int, UInt8[ndarray, "_ _ 3"]]],
+    readable: Sequence[tuple[int, UInt8[ndarray, "_ _ c"]]],
     config: CorrespondenceConfig,
     context: Context,
 ) -> tuple[list[dict[str, float]], tuple[int, int]]:
@@ -212,7 +214,8 @@ def _measure(
     backbone.eval()
     for kind in PAIRS:
         views = [
-            pair_of_views(kind, image.shape[0], image.shape[1], size, config.seed, index) for index, image in readable
+            pair_of_views(kind, image.shape[0], image.shape[1], size, config.seed, index, image.shape[2])
+            for index, image in readable
         ]
         features = list[Tensor]()
         for number in range(2):

@@ -99,13 +99,17 @@ class ImageFiles:
     images: ImageSource | None
     masked: MaskedImages | None = None
 
-    def read(self, index: int, window: Window | None = None) -> tuple[UInt8[ndarray, "h w 3"], ndarray | None]:
+    def read(
+        self, index: int, window: Window | None = None, channels: int | None = None
+    ) -> tuple[UInt8[ndarray, "h w c"], ndarray | None]:
         """Return the image, and its mask [h, w] (255 void), or None if it shows no object, or there are no masks.
 
-        window: the model's grey range. Raises UserError if either file cannot be read, or their sizes differ.
+        window, channels: those of the model; without channels, the image as it is shown. Raises UserError if either
+        file cannot be read, or their sizes differ.
         """
         try:
-            image = self._read(index).rgb(window)
+            raw = self._read(index)
+            image = raw.rgb(window) if channels is None else raw.pixels(channels, window)
         except UnreadableImage as error:
             raise UserError(f"{self.names[index]}: {error}") from error
         mask = None if self.masked is None else self.masked.ground_truth(index, (image.shape[0], image.shape[1]))
@@ -263,7 +267,7 @@ class _Measuring:
     gallery: FeatureBank | None = None
     batch_size: int = 64
 
-    def image(self, pixels: UInt8[Tensor, "3 h w"], name: str, mask: ndarray | None) -> ImageScores:
+    def image(self, pixels: UInt8[Tensor, "c h w"], name: str, mask: ndarray | None) -> ImageScores:
         """Return the figures of an image but for the areas. Raises UserError if a map is not finite."""
         config = self.config
         number = None if self.gallery is None else int(self._vote(self.describe(pixels[None])).argmax())
@@ -282,7 +286,7 @@ class _Measuring:
         curves = perturbation_curves(self.describe, pixels, mean, perturbation, score)
         return ImageScores(name, values, curves, tuple(map(float, entropies)), not mean.any())
 
-    def maps(self, pixels: UInt8[Tensor, "3 h w"], number: int | None = None) -> Float[Tensor, "maps rows columns"]:
+    def maps(self, pixels: UInt8[Tensor, "c h w"], number: int | None = None) -> Float[Tensor, "maps rows columns"]:
         """Return every map of an image. number: of the class that Grad-CAM points to. Raises UserError as `image`."""
         config, backbone = self.config, self.model.backbone
         images = backbone.normalize(pixels[None].to(backbone.mean.device))
@@ -374,7 +378,7 @@ def run(models: Sequence[Model], data: Data, config: ExplainConfig, context: Con
             for index, name in enumerate(images.names):
                 progress(index, len(images.names))
                 try:
-                    image, mask = images.read(index, backbone.config.window)
+                    image, mask = images.read(index, backbone.config.window, backbone.config.channels)
                     pixels = prepare(image, config.size or backbone.config.image_size, backbone.patch_size)
                 except UserError as error:
                     faults.setdefault(name, str(error))
@@ -398,7 +402,7 @@ def _refuse_misfits(models: Sequence[Model], config: ExplainConfig, context: Con
         name, patch = backbone.config.name, backbone.patch_size
         if config.size is not None and config.size < patch:
             raise UserError(f"--size must be at least one patch of {name}, {patch} px; not {config.size}")
-        blank = torch.zeros(3, patch, patch, dtype=torch.uint8)
+        blank = torch.zeros(backbone.config.channels, patch, patch, dtype=torch.uint8)
         with describing(backbone, context.extraction()) as describe:
             _Measuring(model, config, describe).maps(blank)
             _require_finite(describe(blank[None]), f"{model.label}: a feature")

@@ -13,7 +13,7 @@ import torch
 
 from dinoscope.data.finding import find_images, find_split
 from dinoscope.data.grey_range import Window
-from dinoscope.data.images import UnreadableImage
+from dinoscope.data.reader import UnreadableImage, composite
 from dinoscope.data.sources import ImageSource, Source, first_to_last
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.explain.attention import attention_maps, prepare
@@ -113,12 +113,13 @@ class AttentionSnapshots(Listener):
     def started(self, start: RunStart) -> None:
         training = found_images(start.config, self.source)
         chosen = evenly_spaced(training, self.count)
-        images = {chosen.keys[position]: image for position, image in readable_images(chosen, start.config.window)}
+        found = readable_images(chosen, start.config.window, start.config.backbone_config.channels)
+        images = {chosen.keys[position]: image for position, image in found}
         self.names, self.images = tuple(images), list(images.values())
         if not (self.images and start.config.evaluate_every):
             return
         try:
-            begin(start.config.out, self.images, start.step.index)
+            begin(start.config.out, list(map(composite, self.images)), start.step.index)
         except OSError as error:
             logger.warning("attention snapshots are not kept: %s", error)
             return
@@ -145,19 +146,20 @@ class AttentionSnapshots(Listener):
             logger.warning("the attention snapshot after step %d is not kept: %s", steps, error)
 
 
-def readable_images(source: ImageSource, window: Window | None) -> Iterator[tuple[int, np.ndarray]]:
+def readable_images(source: ImageSource, window: Window | None, channels: int = 3) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the images that can be decoded, with their positions in the source.
 
-    uint8 [height, width, 3]; of a long strip, the middle (`MAX_ASPECT`).
+    uint8 [height, width, channels]; of a long strip, the middle (`MAX_ASPECT`).
     """
     for position in range(len(source)):
         with contextlib.suppress(UnreadableImage):
-            yield position, without_ends(source.read(position).rgb(window), MAX_ASPECT).copy()
+            pixels = source.read(position).pixels(channels, window)
+            yield position, without_ends(pixels, MAX_ASPECT).copy()
 
 
 def mean_map(backbone: Backbone, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the image at the model's size, uint8 [height, width, 3], and its mean attention [rows, columns]."""
+    """Return the image at the model's size, as RGB [height, width, 3], and its mean attention [rows, columns]."""
     pixels = prepare(image, backbone.config.image_size, backbone.patch_size)
     with torch.no_grad():
         maps = attention_maps(backbone, backbone.normalize(pixels[None].to(backbone.mean.device)))
-    return pixels.permute(1, 2, 0).numpy(), maps[0].mean(dim=0).float().cpu().numpy()
+    return composite(pixels.permute(1, 2, 0).numpy()), maps[0].mean(dim=0).float().cpu().numpy()

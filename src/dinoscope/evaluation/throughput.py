@@ -102,7 +102,7 @@ def throughput(
         )
     watch = MemoryWatch(device)
     backbone.to(device).eval()
-    shape = (batch, 3, config.image_size, config.image_size)
+    shape = (batch, backbone.config.channels, config.image_size, config.image_size)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(device)
 
     def forward() -> object:
@@ -187,7 +187,7 @@ def made_up_views(config: RunConfig, masking: PatchMasking | None = None) -> Vie
     generator = torch.Generator().manual_seed(0)
 
     def pixels(count: int, size: int) -> Tensor:
-        shape = (count, config.batch_size, 3, size, size)
+        shape = (count, config.batch_size, config.backbone_config.channels, size, size)
         return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
 
     views, index = config.views, torch.arange(config.batch_size)

@@ -25,7 +25,7 @@ MAX_PATCHES = 2**16
 
 @torch.no_grad()
 def attention_maps(
-    backbone: Backbone, images: Float[Tensor, "b 3 h w"], block: int = -1
+    backbone: Backbone, images: Float[Tensor, "b c h w"], block: int = -1
 ) -> Float[Tensor, "b heads rows columns"]:
     """Return the attention of the class token to the patches in a block (DINO, Fig. 1); -1 is the last.
 
@@ -47,7 +47,7 @@ def require_last_block(block: int, reason: str) -> None:
 
 
 def attention_of_blocks(
-    transformer: Transformer, images: Float[Tensor, "b 3 h w"]
+    transformer: Transformer, images: Float[Tensor, "b c h w"]
 ) -> Iterator[Float[Tensor, "b heads rows columns"]]:
     """Yield the class attention of every block, from the first to the last, in one pass through the network."""
     tokens, grid = transformer.embed(images)
@@ -58,7 +58,7 @@ def attention_of_blocks(
 
 @torch.no_grad()
 def energy_maps(
-    backbone: Backbone, images: Float[Tensor, "b 3 h w"], block: int = -1
+    backbone: Backbone, images: Float[Tensor, "b c h w"], block: int = -1
 ) -> Float[Tensor, "b 1 rows columns"]:
     """Return `energy_of_patches` after the last block, for every backbone with patches.
 
@@ -118,7 +118,7 @@ def patch_grid(size: tuple[int, int], short: int | None, patch: int) -> tuple[in
     return rows, columns
 
 
-def prepare(image: UInt8[ndarray, "h w 3"], size: int | None, patch: int) -> UInt8[Tensor, "3 s t"]:
+def prepare(image: UInt8[ndarray, "h w c"], size: int | None, patch: int) -> UInt8[Tensor, "c s t"]:
     """Resize an image of any size to what a backbone takes: sides that are multiples of `patch`.
 
     The short side becomes `size` pixels (None keeps the image's own) and the long side follows. Each side is then
@@ -139,8 +139,8 @@ def prepare(image: UInt8[ndarray, "h w 3"], size: int | None, patch: int) -> UIn
 
 
 def network_input(
-    backbone: Backbone, image: UInt8[ndarray, "h w 3"], size: int | None = None
-) -> Float[Tensor, "1 3 s t"]:
+    backbone: Backbone, image: UInt8[ndarray, "h w c"], size: int | None = None
+) -> Float[Tensor, "1 c s t"]:
     """Return an image as a network takes it: `prepare`d, by default at the size that it stores, and normalised."""
     pixels = prepare(image, backbone.config.image_size if size is None else size, backbone.patch_size)
     return backbone.normalize(pixels[None].to(backbone.mean.device))

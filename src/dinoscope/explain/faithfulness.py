@@ -100,7 +100,7 @@ class Curves:
 @torch.no_grad()
 def perturbation_curves(
     describe: Describe,
-    image: UInt8[Tensor, "3 h w"],
+    image: UInt8[Tensor, "c h w"],
     values: Float[Tensor, "rows columns"],
     config: PerturbationConfig = PerturbationConfig(),
     score: Score | None = None,
@@ -156,10 +156,11 @@ def step_counts(patches: int, steps: int) -> Int[Tensor, " s"]:
     return torch.tensor([round(step * patches / steps) for step in range(steps + 1)])
 
 
-def substitute(image: UInt8[Tensor, "3 h w"], config: PerturbationConfig) -> UInt8[Tensor, "3 h w"]:
+def substitute(image: UInt8[Tensor, "c h w"], config: PerturbationConfig) -> UInt8[Tensor, "c h w"]:
     """Return what replaces an image's patches: itself, blurred; or its mean colour throughout."""
     if config.fill == "mean":
         return image.float().mean(dim=(1, 2), keepdim=True).round().to(torch.uint8).expand_as(image)
     pixels = image.permute(1, 2, 0).cpu().numpy()
     sigma = config.blur * min(pixels.shape[:2])
-    return torch.from_numpy(cv2.GaussianBlur(pixels, (0, 0), sigma)).permute(2, 0, 1)
+    blurred = cv2.GaussianBlur(pixels, (0, 0), sigma).reshape(pixels.shape)  # OpenCV drops the axis of one channel
+    return torch.from_numpy(blurred).permute(2, 0, 1)

@@ -62,7 +62,7 @@ def log_vote(
 
 
 def gradcam_maps(
-    backbone: Backbone, images: Float[Tensor, "b 3 h w"], block: int = -1, score: Score = own_direction
+    backbone: Backbone, images: Float[Tensor, "b c h w"], block: int = -1, score: Score = own_direction
 ) -> Float[Tensor, "b 1 rows columns"]:
     """Return `gradcam` scaled to sum to 1, by default towards each image's own feature; `images` are normalised.
 
@@ -73,7 +73,7 @@ def gradcam_maps(
 
 
 def gradcam(
-    backbone: Backbone, images: Float[Tensor, "b 3 h w"], score: Score = own_direction, block: int = -1
+    backbone: Backbone, images: Float[Tensor, "b c h w"], score: Score = own_direction, block: int = -1
 ) -> Float[Tensor, "b rows columns"]:
     """Return the ReLU of the activations, each channel weighted by the mean of its gradient (Grad-CAM, Eq. 1 and 2).
 
@@ -107,7 +107,7 @@ def class_activation(activations: Float[Tensor, "b n d"], slope: Float[Tensor, "
 
 
 def _cut(
-    backbone: Backbone, images: Float[Tensor, "b 3 h w"], block: int
+    backbone: Backbone, images: Float[Tensor, "b c h w"], block: int
 ) -> tuple[Float[Tensor, "b n d"], tuple[int, int], Callable[[Tensor], Float[Tensor, "b d"]]]:
     """Cut the network in two: activations of the patches with their grid, and what makes the feature of them."""
     transformer = backbone.transformer

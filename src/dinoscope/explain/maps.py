@@ -34,7 +34,7 @@ def centre_map(rows: int, columns: int) -> Float[Tensor, "rows columns"]:
 
 
 def centre_maps(
-    backbone: Backbone, images: Float[Tensor, "b 3 h w"], block: int = -1
+    backbone: Backbone, images: Float[Tensor, "b c h w"], block: int = -1
 ) -> Float[Tensor, "b 1 rows columns"]:
     """Return `centre_map` on the grid of the network's patches, the same for every image.
 
@@ -46,7 +46,7 @@ def centre_maps(
 
 
 MapKind = Callable[[Backbone, Tensor, int], Tensor]
-"""(backbone, normalised images [b, 3, h, w], block) -> [b, maps, rows, columns], nowhere negative."""
+"""(backbone, normalised images [b, c, h, w], block) -> [b, maps, rows, columns], nowhere negative."""
 
 MAPS: dict[str, MapKind] = {
     "attention": attention_maps,
@@ -94,7 +94,7 @@ class SinglePass:
 
 
 @torch.inference_mode()
-def single_pass(backbone: Backbone, images: Float[Tensor, "b 3 h w"]) -> SinglePass:
+def single_pass(backbone: Backbone, images: Float[Tensor, "b c h w"]) -> SinglePass:
     """Run the network once; in a transformer's last block only the class token's row is computed."""
     transformer = backbone.transformer
     if transformer is None:

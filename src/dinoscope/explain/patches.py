@@ -51,7 +51,7 @@ class PatchColors:
 
 
 @torch.no_grad()
-def patch_features(backbone: Backbone, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b rows columns d"]:
+def patch_features(backbone: Backbone, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rows columns d"]:
     """Return features of the patches after the last block (or stage); `images` are normalised.
 
     Raises UserError for a network without patches.

@@ -52,7 +52,7 @@ PAPER = RolloutConfig()
 
 @torch.no_grad()
 def rollout_maps(
-    backbone: Backbone, images: Float[Tensor, "b 3 h w"], block: int = -1, config: RolloutConfig = PAPER
+    backbone: Backbone, images: Float[Tensor, "b c h w"], block: int = -1, config: RolloutConfig = PAPER
 ) -> Float[Tensor, "b 1 rows columns"]:
     """Return the class token's rollout over the patches, from `config.start` up to and including `block`.
 

@@ -72,7 +72,9 @@ def timm_arguments(config: BackboneConfig) -> dict[str, Any] | None:
     if not timm.is_model(name):
         return None
     shape = network(config.name)
-    size = {"img_size": config.layout_size} if shape.transformer else {}
+    size: dict[str, Any] = {"img_size": config.layout_size} if shape.transformer else {}
+    if config.channels != 3:
+        size["in_chans"] = config.channels
     # a family may need more to give the same feature there
     return {"model_name": name, "num_classes": 0, **size, **getattr(shape, "timm_arguments", {})}
 
@@ -136,15 +138,16 @@ def timm_config(backbone: Backbone) -> dict[str, Any]:
     known = timm.get_pretrained_cfg(arguments["model_name"])
     layers = {} if known is None else {"first_conv": known.first_conv, "classifier": known.classifier}
     transformer = "img_size" in arguments
+    sizes = {name: arguments[name] for name in ("img_size", "in_chans") if name in arguments}
     return {
         "architecture": arguments["model_name"],
         "num_classes": 0,
         "num_features": backbone.dim,
         "global_pool": arguments.get("global_pool", "token" if transformer else "avg"),
-        **({"model_args": {"img_size": config.layout_size}} if transformer else {}),
+        **({"model_args": sizes} if sizes else {}),
         "pretrained_cfg": {
             "custom_load": False,
-            "input_size": [3, config.layout_size, config.layout_size],
+            "input_size": [config.channels, config.layout_size, config.layout_size],
             "fixed_input_size": transformer,
             "interpolation": "bicubic",
             "crop_pct": default_crop_fraction(config.layout_size),

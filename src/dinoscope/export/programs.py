@@ -36,7 +36,7 @@ TOLERANCE = 1e-4
 
 
 class Program(nn.Module):
-    """A network to be traced: normalised images [batch, 3, height, width] to the tensors of `OUTPUTS`."""
+    """A network to be traced: normalised images [batch, channels, height, width] to the tensors of `OUTPUTS`."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -59,10 +59,10 @@ class Program(nn.Module):
 
     def line(self, call: str) -> str:
         """Return a line of Python that runs the program, with what it takes as a comment."""
-        size = f"any size from {2 * self.backbone.patch_size} px"
+        size, channels = f"any size from {2 * self.backbone.patch_size} px", self.backbone.config.channels
         if self.backbone.traced_at_one_size:
             size = f"of {self.backbone.config.image_size} px"
-        return f"{', '.join(self.outputs)} = {call}   # normalised float32 [batch, 3, height, width], {size}"
+        return f"{', '.join(self.outputs)} = {call}   # normalised float32 [batch, {channels}, height, width], {size}"
 
 
 def trace(program: Program) -> torch.export.ExportedProgram:
@@ -75,7 +75,7 @@ def trace(program: Program) -> torch.export.ExportedProgram:
     sides = (size, size) if backbone.traced_at_one_size else (6 * patch, 5 * patch)
     free = dict.fromkeys(_free(backbone), torch.export.Dim.DYNAMIC)
     with quiet():
-        return torch.export.export(program, (torch.zeros(2, 3, *sides),), dynamic_shapes=(free,))
+        return torch.export.export(program, (torch.zeros(2, backbone.config.channels, *sides),), dynamic_shapes=(free,))
 
 
 def _free(backbone: Backbone) -> dict[int, str]:
@@ -92,11 +92,12 @@ def check(program: Program, run: Callable[[np.ndarray], Sequence[np.ndarray]]) -
     patch = program.backbone.patch_size
     size = max(program.backbone.config.image_size, 2 * patch)
     generator, largest = torch.Generator().manual_seed(0), 0.0
-    shapes = [(1, 3, size, size), (3, 3, 3 * patch, 5 * patch), (2, 3, size + patch, size)]
+    sizes = [(1, size, size), (3, 3 * patch, 5 * patch), (2, size + patch, size)]
     if program.backbone.traced_at_one_size:
         own = program.backbone.config.image_size
-        shapes = [(1, 3, own, own), (3, 3, own, own)]
-    for shape in shapes:
+        sizes = [(1, own, own), (3, own, own)]
+    for count, height, width in sizes:
+        shape = (count, program.backbone.config.channels, height, width)
         images = torch.randn(shape, generator=generator)
         for name, ours, theirs in zip(program.outputs, program(images), run(images.numpy()), strict=True):
             difference = np.abs(ours.numpy() - theirs).max() if ours.shape == theirs.shape else np.inf

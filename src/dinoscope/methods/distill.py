@@ -161,7 +161,7 @@ class Distill(Method):
             outputs |= {"prediction": self.head(outputs["features"]), "target": taught.feature}
         return {name: rows.reshape(-1, batch, *rows.shape[1:]) for name, rows in outputs.items()}
 
-    def _taught(self, pixels: UInt8[Tensor, "n 3 h w"]) -> Tokens:
+    def _taught(self, pixels: UInt8[Tensor, "n c h w"]) -> Tokens:
         """Return the teacher's tokens of the views, at its size and with its own normalisation."""
         size = self.config.teacher_size
         if size and pixels.shape[-2:] != (size, size):
@@ -190,7 +190,7 @@ def _tokens_of(backbone: Backbone, size: int) -> Tokens:
     training = backbone.training
     backbone.eval()
     with torch.no_grad():
-        tokens = backbone(backbone.normalize(torch.zeros(1, 3, size, size, dtype=torch.uint8)))
+        tokens = backbone(backbone.normalize(torch.zeros(1, backbone.config.channels, size, size, dtype=torch.uint8)))
     backbone.train(training)
     return tokens
 

@@ -85,7 +85,7 @@ class Decoder(nn.Module):
         blocks = [Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(config.decoder_depth)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm(width)
-        self.pixels = nn.Linear(width, 3 * encoder.patch_size**2)
+        self.pixels = nn.Linear(width, encoder.config.channels * encoder.patch_size**2)
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, tokens: Float[Tensor, "r m d"], patches: Patches, encoder: Backbone) -> Float[Tensor, "r h p"]:
@@ -142,7 +142,7 @@ class MAE(Method):
         return {name: rows.reshape(-1, views.batch_size, *rows.shape[1:]) for name, rows in outputs.items()}
 
     @torch.no_grad()
-    def _target(self, images: Float[Tensor, "r 3 h w"], hidden: Int[Tensor, "r m"]) -> Float[Tensor, "r m p"]:
+    def _target(self, images: Float[Tensor, "r c h w"], hidden: Int[Tensor, "r m"]) -> Float[Tensor, "r m p"]:
         pixels = patch_pixels(images, self.backbone.patch_size)
         chosen = pixels.gather(1, _wide(hidden, pixels))
         return normalized_pixels(chosen) if self.config.norm_pixels else chosen
@@ -157,7 +157,7 @@ class MAE(Method):
         return Reconstruction(self._draw, note if self.config.norm_pixels else "")
 
     @torch.no_grad()
-    def _draw(self, images: UInt8[Tensor, "b 3 h w"], masks: Bool[Tensor, "b n"]) -> UInt8[Tensor, "b 3 h w"]:
+    def _draw(self, images: UInt8[Tensor, "b c h w"], masks: Bool[Tensor, "b n"]) -> UInt8[Tensor, "b c h w"]:
         backbone = self.backbone
         normal, patches = backbone.normalize(images), Patches.of(masks).to(images.device)
         predicted = self.decoder(self.visible_forward(normal, patches.visible), patches, backbone)

@@ -120,11 +120,11 @@ class MethodConfig:
 class Reconstruction:
     """Capability: pictures of what a method predicts of hidden patches.
 
-    draw: (images uint8 [b, 3, h, w], masks of their patches [b, n] on the CPU) -> images with these as predicted.
+    draw: (images uint8 [b, c, h, w], masks of their patches [b, n] on the CPU) -> images with these as predicted.
     note: how to read the pictures.
     """
 
-    draw: Callable[[Tensor, Tensor], UInt8[Tensor, "b 3 h w"]]
+    draw: Callable[[Tensor, Tensor], UInt8[Tensor, "b c h w"]]
     note: str
 
 

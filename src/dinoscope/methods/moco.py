@@ -210,7 +210,7 @@ def begin_as_v3(backbone: Backbone) -> None:
             outputs = module.out_features // (3 if name.endswith("qkv") else 1)
             _draw_uniform(module, module.in_features + outputs)
     if isinstance(projection, nn.Conv2d):  # and no convolutional stem, which v3's code leaves alone
-        _draw_uniform(projection, 3 * backbone.patch_size**2 + width)
+        _draw_uniform(projection, backbone.config.channels * backbone.patch_size**2 + width)
     nn.init.normal_(cast(Tensor, net.cls_token), std=1e-6)
     fix_positions(backbone)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dinoscope.data.reader import MAX_CHANNELS
 from dinoscope.errors import UserError, lookup
 from dinoscope.models import airbench, convnext, resnet, rotary, swin, vit
 from dinoscope.models.foreign import PIXELS, TIMM, timm_network, wrap
@@ -88,9 +89,13 @@ def check_backbone(config: BackboneConfig) -> Network:
     """Return the network, or refuse what cannot be built without building anything.
 
     Raises UserError for an unknown name, an image size that its patches do not fill, or one outside of 1 to
-    `MAX_IMAGE_SIZE`.
+    `MAX_IMAGE_SIZE`, and for channels outside of 1 to `MAX_CHANNELS`.
     """
     found = network(config.name)
+    if not 1 <= config.channels <= MAX_CHANNELS:
+        raise UserError(f"{config.name} for images of {config.channels} channels; allowed: 1 to {MAX_CHANNELS}")
+    if len(config.std) != config.channels:
+        raise UserError(f"a mean of {config.channels} channels and a std of {len(config.std)}: give both for each")
     for size in (config.image_size, config.layout_size):
         if not 1 <= size <= MAX_IMAGE_SIZE:
             raise UserError(f"{config.name} for images of {size} px; allowed: 1 to {MAX_IMAGE_SIZE} px")

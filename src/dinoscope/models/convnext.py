@@ -45,6 +45,7 @@ class ConvNeXtShape:
 
     def build(self, config: BackboneConfig) -> ConvNeXtBackbone:
         net = ConvNeXt(
+            in_chans=config.channels,
             num_classes=0,
             depths=self.depths,
             dims=tuple(self.width * 2**stage for stage in range(4)),
@@ -67,7 +68,7 @@ class ConvNeXtBackbone(Backbone):
     def compiled_parts(self) -> Sequence[nn.Module]:
         return list(chain.from_iterable(cast(Any, stage).blocks for stage in self.net.stages))
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Tokens:
         if self.checkpoint_activations:
             self.net.set_grad_checkpointing()
         cells = self.net.forward_features(images)

@@ -25,7 +25,7 @@ PIXELS = "pixels"
 PIXELS_SIZE = 32
 """Side in pixels of the images that are compared pixel by pixel."""
 
-Color = tuple[float, float, float]
+Color = tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class TimmNetwork:
         sized: dict[str, Any] = {"img_size": config.layout_size} if self.transformer else {}
         if self.transformer and _takes_any_size(self.name):
             sized["dynamic_img_size"] = True
+        if config.channels != 3:
+            sized["in_chans"] = config.channels
         if config.drop_path:
             sized["drop_path_rate"] = config.drop_path
         try:
@@ -122,7 +124,7 @@ class TimmBackbone(Backbone):
         super().__init__(config, int(cast(Any, net).head_hidden_size), _patch_size(net))
         self.net = net
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Tokens:
         """Return timm's pooled feature, and the last feature map or the tokens of the patches."""
         net = cast(Any, self.net)
         if self.checkpoint_activations:
@@ -157,7 +159,7 @@ class WrappedBackbone(Backbone):
         super().__init__(config, dim, patch_size)
         self.net, self.has_patches, self.signature = net, has_patches, repr(net)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Tokens:
         return _as_tokens(self.net(images), self.config.name)
 
 
@@ -185,9 +187,9 @@ def wrap(
     image feature is their mean) or `Tokens`. A `Backbone` is returned as it is.
 
     Args:
-        module: maps normalised images [b, 3, h, w].
+        module: maps normalised images [b, c, h, w].
         image_size: side in pixels at which evaluations show images.
-        mean, std: normalisation of RGB in [0, 1] that it expects.
+        mean, std: normalisation in [0, 1] that it expects, a value for each channel.
         name: in tables; by default the class's.
 
     Raises UserError if its output is of another kind, or it cannot run on such an image.
@@ -198,9 +200,11 @@ def wrap(
     module.eval()
     example = next(module.parameters(), torch.zeros(()))
     try:
-        tokens = _as_tokens(module(example.new_zeros(1, 3, image_size, image_size)), name)
+        tokens = _as_tokens(module(example.new_zeros(1, len(mean), image_size, image_size)), name)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{name} cannot be run on an image [1, 3, {image_size}, {image_size}]: {error}") from error
+        raise UserError(
+            f"{name} cannot be run on an image [1, {len(mean)}, {image_size}, {image_size}]: {error}"
+        ) from error
     rows = tokens.grid[0]
     has_patches = rows * tokens.grid[1] > 1
     patch = max(image_size // rows, 1) if has_patches else 1
@@ -220,7 +224,7 @@ class PixelsBackbone(Backbone):
         super().__init__(BackboneConfig(PIXELS, size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), 3 * size**2, 1)
         self.net = nn.Identity()
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Tokens:
         pixels = images.flatten(1)
         grid = (images.shape[-2], images.shape[-1])
         return Tokens(pixels - pixels.mean(dim=1, keepdim=True), images.flatten(2).transpose(1, 2), grid)

@@ -29,21 +29,21 @@ class ConvStem(nn.Sequential):
     Batch-independent (GroupNorm), so that teacher and student, one process or many, see the same function.
     """
 
-    def __init__(self, patch: int, width: int) -> None:
+    def __init__(self, patch: int, width: int, channels: int = 3) -> None:
         stages = int(math.log2(patch))
         if 2**stages != patch:
             raise ValueError(f"a convolutional stem needs a patch that is a power of two, not {patch}")
-        channels = [3, *(max(width // 2 ** (stages - stage), 16) for stage in range(1, stages + 1))]
+        widths = [channels, *(max(width // 2 ** (stages - stage), 16) for stage in range(1, stages + 1))]
         layers: list[nn.Module] = []
-        for incoming, outgoing in pairwise(channels):
+        for incoming, outgoing in pairwise(widths):
             layers += [
                 nn.Conv2d(incoming, outgoing, 3, stride=2, padding=1, bias=False),
                 nn.GroupNorm(1, outgoing),
                 nn.GELU(),
             ]
-        super().__init__(*layers, nn.Conv2d(channels[-1], width, 1))
+        super().__init__(*layers, nn.Conv2d(widths[-1], width, 1))
 
-    def forward(self, input: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d rows columns"]:
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d rows columns"]:
         """Return cells of `patch` pixels."""
         return super().forward(input)
 

@@ -16,14 +16,22 @@ from dinoscope.types import Tokens
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+
+def usual_normalisation(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation where nothing is measured: ImageNet's; without colours, its mean over RGB."""
+    if channels == 3:
+        return IMAGENET_MEAN, IMAGENET_STD
+    return (0.449,) * channels, (0.226,) * channels
+
+
 ClassAttention = Callable[[Tensor, int], Float[Tensor, "b heads rows columns"]]
-"""(normalised images [b, 3, h, w], block) -> attention of the class token to the patches, for each head."""
+"""(normalised images [b, c, h, w], block) -> attention of the class token to the patches, for each head."""
 
 MaskedForward = Callable[[Tensor, Tensor, Tensor], Tokens]
-"""(normalised images [b, 3, h, w], mask [b, n], mask token [1, d]) -> tokens with that one in the place of patches."""
+"""(normalised images [b, c, h, w], mask [b, n], mask token [1, d]) -> tokens with that one in the place of patches."""
 
 VisibleForward = Callable[[Tensor, Tensor], Float[Tensor, "b m d"]]
-"""(normalised images [b, 3, h, w], numbers of patches [b, v]) -> prefix tokens and the tokens of these patches."""
+"""(normalised images [b, c, h, w], numbers of patches [b, v]) -> prefix tokens and the tokens of these patches."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class BackboneConfig:
     position_size: side of the square, in pixels, that the position embeddings are laid out for, if it differs
         (DINOv2: 518, and evaluated at 224); at all others they are interpolated. None: `image_size`.
     drop_path: highest rate of stochastic depth (linear over the blocks); only training uses it.
-    mean, std: normalisation of RGB in [0, 1].
+    mean, std: normalisation of each channel in [0, 1]; as many as the network takes channels, three for RGB.
     window: (level, width), the grey range by which images of more than 8 bits are read, that of the training set. None:
         each by its own (models of others, and those of runs from before there was a range).
     """
@@ -43,10 +51,15 @@ class BackboneConfig:
     name: str = "vit_small_patch16_224"
     image_size: int = 224
     drop_path: float = 0.0
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     position_size: int | None = None
     window: tuple[float, float] | None = None
+
+    @property
+    def channels(self) -> int:
+        """How many channels the network takes."""
+        return len(self.mean)
 
     @property
     def layout_size(self) -> int:
@@ -125,7 +138,7 @@ class Transformer(Protocol):
         """Return the blocks for tokens of the patches of `grid` = (rows, columns)."""
         ...
 
-    def embed(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
+    def embed(self, images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
         """Return the input of the first block, and the patch grid."""
         ...
 
@@ -176,19 +189,35 @@ class Backbone(nn.Module):
     def __init__(self, config: BackboneConfig, dim: int, patch_size: int) -> None:
         super().__init__()
         self.config, self.dim, self.patch_size, self.checkpoint_activations = config, dim, patch_size, False
-        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(config.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(-1, 1, 1), persistent=False)
 
-    def __call__(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
+    def __call__(self, images: Float[Tensor, "b c h w"]) -> Tokens:
         """Run the network; see `forward` of the subclass."""
         return cast(Tokens, super().__call__(images))
 
-    def normalize(self, images: UInt8[Tensor, "*batch 3 h w"]) -> Float[Tensor, "*batch 3 h w"]:
-        """Turn uint8 RGB into the network's input, in the dtype of its weights."""
+    def normalize(self, images: UInt8[Tensor, "*batch k h w"]) -> Float[Tensor, "*batch c h w"]:
+        """Turn uint8 images into the network's input, in the dtype of its weights.
+
+        Grey images become RGB for a network of three channels, and RGB grey for one of a single channel. Raises
+        UserError for any other number of channels that is not the network's.
+        """
+        images = self._in_its_channels(images)
         dtype = next(self.parameters(), self.mean).dtype
         return (images.to(dtype) / 255 - self.mean.to(dtype)) / self.std.to(dtype)
 
-    def feature(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+    def _in_its_channels(self, images: UInt8[Tensor, "*batch k h w"]) -> UInt8[Tensor, "*batch c h w"]:
+        given, taken = images.shape[-3], self.config.channels
+        if given == taken:
+            return images
+        if (given, taken) == (1, 3):
+            return images.expand(*images.shape[:-3], 3, *images.shape[-2:])
+        if (given, taken) == (3, 1):  # as Pillow's convert("L") and `RawImage.pixels`: ITU-R 601 in integers
+            red, green, blue = images.int().split(1, dim=-3)
+            return ((19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16).to(torch.uint8)
+        raise UserError(f"{self.config.name} takes images of {taken} channels, and these have {given}")
+
+    def feature(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """Return `forward(images).feature` for callers that need no patches."""
         return self(images).feature
 
@@ -202,7 +231,7 @@ class Backbone(nn.Module):
         """Width of `probe_features`."""
         return self.dim
 
-    def probe_features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
+    def probe_features(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
         """Return what DINO's linear probe is trained on; by default the image feature."""
         return self.feature(images)
 

@@ -49,13 +49,14 @@ class ResNetShape:
             cast(Any, self.block),
             self.layers,
             num_classes=0,
+            in_chans=config.channels,
             channels=tuple(self.width * 2**stage for stage in range(4)),
             drop_path_rate=config.drop_path,
             zero_init_last=False,
         )
         if self.stem_stride:
             # SimCLR, appendix B.9: for 32 px images the first convolution keeps the resolution, without pooling.
-            net.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=self.stem_stride, padding=1, bias=False)
+            net.conv1 = nn.Conv2d(config.channels, 64, kernel_size=3, stride=self.stem_stride, padding=1, bias=False)
             nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
             net.maxpool = nn.Identity()
         keep_gradients_of_single_cells(net)
@@ -80,14 +81,14 @@ class ResNetBackbone(Backbone):
         stages = [self.net.layer1, self.net.layer2, self.net.layer3, self.net.layer4]
         return list(chain.from_iterable(cast("list[nn.Sequential]", stages)))
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Tokens:
         if self.checkpoint_activations and torch.is_grad_enabled():
             cells = self._recomputed_features(images)
         else:
             cells = self.net.forward_features(images)
         return Tokens(None, cells.flatten(2).transpose(1, 2), (cells.shape[-2], cells.shape[-1]))
 
-    def _recomputed_features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d rows columns"]:
+    def _recomputed_features(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d rows columns"]:
         # `net.forward_features`, each block run again in the backward pass (timm's way moves statistics twice).
         cells = self.net.maxpool(self.net.act1(self.net.bn1(self.net.conv1(images))))
         for block in self.blocks:

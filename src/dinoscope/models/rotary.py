@@ -64,6 +64,7 @@ class RotaryShape:
         net = Eva(
             img_size=config.layout_size,
             patch_size=self.patch,
+            in_chans=config.channels,
             num_classes=0,
             global_pool="token",
             embed_dim=self.width,
@@ -198,7 +199,7 @@ class RotaryBackbone(Backbone):
     def norm(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         return self.net.norm(tokens)
 
-    def embed(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
+    def embed(self, images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
         """Return the input of the first block (class token, registers, patches), and the patch grid.
 
         Pixels beyond the last whole patch are left out, as the strided convolution does.
@@ -212,12 +213,12 @@ class RotaryBackbone(Backbone):
     def probe_dim(self) -> int:
         return 2 * self.dim
 
-    def probe_features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
+    def probe_features(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
         """Return the class token and the mean patch token of the last block, after the norm."""
         tokens = self(images)
         return torch.cat([tokens.feature, tokens.patches.mean(dim=1)], dim=1)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Tokens:
         tokens, grid = self.embed(images)
         tokens = self.net.norm(run_blocks(self, self.blocks_on(grid), tokens))
         return Tokens(tokens[:, 0], tokens[:, self.prefix :], grid)

@@ -7,7 +7,7 @@ one size; here they follow each feature map, as in timm's network built for imag
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import cast
 
@@ -64,6 +64,7 @@ class SwinShape:
         net = SwinTransformer(
             img_size=config.layout_size,
             patch_size=self.first_patch,
+            in_chans=config.channels,
             num_classes=0,
             embed_dim=self.width,
             depths=self.depths,
@@ -165,7 +166,7 @@ class SwinBackbone(Backbone):
     def compiled_parts(self) -> Sequence[nn.Module]:
         return _blocks(self.net)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Tokens:
         """Run the network; an image whose sides are no multiples of the first patch is padded with zeros."""
         if self.checkpoint_activations:
             self.net.set_grad_checkpointing()
@@ -185,7 +186,7 @@ class SwinBackbone(Backbone):
     def probe_title(self) -> str:
         return f"mean cells of the last {len(self._probe_widths)} blocks"
 
-    def probe_features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
+    def probe_features(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
         """Return mean cells of the last four blocks, those of the last stage after the final norm (EsViT)."""
         cells, means = self.net.patch_embed(images), list[Tensor]()
         for number, stage in enumerate(stages := _stages(self.net), start=1):
@@ -201,6 +202,7 @@ class SwinBackbone(Backbone):
         A smaller window takes a part of the table, with which this network gives the same; for a larger one the table
         is resized as timm does.
         """
+        config = replace(config, mean=self.config.mean, std=self.config.std)  # the channels are no part of the layout
         with torch.device("meta"):
             shapes = {name: tensor.shape for name, tensor in self.shape.build(config).net.state_dict().items()}
         return {

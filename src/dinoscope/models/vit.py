@@ -79,6 +79,7 @@ class ViTShape:
         net = VisionTransformer(
             img_size=config.layout_size,
             patch_size=self.patch,
+            in_chans=config.channels,
             embed_dim=self.width,
             depth=self.depth,
             num_heads=self.heads,
@@ -95,7 +96,7 @@ class ViTShape:
             for token in (net.cls_token, net.reg_token):
                 if token is not None:
                     token.mul_(self.token_std / TIMM_TOKEN_STD)
-        stem = ConvStem(self.patch, self.width) if self.stem == "conv" else net.patch_embed.proj
+        stem = ConvStem(self.patch, self.width, config.channels) if self.stem == "conv" else net.patch_embed.proj
         net.patch_embed = nn.Sequential()
         net.patch_embed.proj = stem
         return ViTBackbone(config, net, self)
@@ -189,7 +190,7 @@ class ViTBackbone(Backbone):
 
     def embed(
         self,
-        images: Float[Tensor, "b 3 h w"],
+        images: Float[Tensor, "b c h w"],
         mask: Bool[Tensor, "b m"] | None = None,
         mask_token: Float[Tensor, "1 d"] | None = None,
     ) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
@@ -219,7 +220,7 @@ class ViTBackbone(Backbone):
         """Return the tokens after the blocks before `stop` (all by default; negative counts from the end)."""
         return run_blocks(self, self.net.blocks[:stop], tokens)
 
-    def feature(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+    def feature(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """Return `forward(images).cls`, without what the last block computes for the patches."""
         tokens, _ = self.embed(images)
         last = cast(Block, self.net.blocks[-1])
@@ -236,7 +237,7 @@ class ViTBackbone(Backbone):
         blocks = self.probe_dim // self.dim
         return f"class tokens of the last {blocks} blocks" if blocks > 1 else "class token of the last block"
 
-    def probe_features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
+    def probe_features(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
         """Return the class tokens of the last four blocks (of all, if there are fewer), each after the final norm.
 
         From a width of 768: the class token and the mean patch token of the last block, after the norm.
@@ -264,7 +265,7 @@ class ViTBackbone(Backbone):
         """See `Backbone`; tokens after the final norm. A patch keeps the position that it has in the whole image."""
         return self._forward_visible
 
-    def _forward_visible(self, images: Float[Tensor, "b 3 h w"], visible: Int[Tensor, "b v"]) -> Float[Tensor, "b m d"]:
+    def _forward_visible(self, images: Float[Tensor, "b c h w"], visible: Int[Tensor, "b v"]) -> Float[Tensor, "b m d"]:
         if self.shape.stem == "conv":
             images = self._without_others(images, visible)
         tokens, _ = self.embed(images)
@@ -273,8 +274,8 @@ class ViTBackbone(Backbone):
         return self.net.norm(self.run_blocks(torch.cat([prefix, chosen], dim=1)))
 
     def _without_others(
-        self, images: Float[Tensor, "b 3 h w"], visible: Int[Tensor, "b v"]
-    ) -> Float[Tensor, "b 3 h w"]:
+        self, images: Float[Tensor, "b c h w"], visible: Int[Tensor, "b v"]
+    ) -> Float[Tensor, "b c h w"]:
         """Return the images with the mean colour in all other patches: the cells of a stem see their neighbours."""
         side, (rows, columns) = self.patch_size, (size // self.patch_size for size in images.shape[-2:])
         shown = images.new_zeros(len(images), rows * columns).scatter(1, visible, 1.0).view(-1, 1, rows, columns)
@@ -282,7 +283,7 @@ class ViTBackbone(Backbone):
 
     def forward(
         self,
-        images: Float[Tensor, "b 3 h w"],
+        images: Float[Tensor, "b c h w"],
         mask: Bool[Tensor, "b m"] | None = None,
         mask_token: Float[Tensor, "1 d"] | None = None,
     ) -> Tokens:
@@ -314,7 +315,7 @@ def run_blocks(
 
 
 def class_map(
-    transformer: Transformer, images: Float[Tensor, "b 3 h w"], block: int
+    transformer: Transformer, images: Float[Tensor, "b c h w"], block: int
 ) -> Float[Tensor, "b heads rows columns"]:
     """Return the attention of the class token to the patches in a block, for each head (`ClassAttention`)."""
     tokens, grid = transformer.embed(images)

@@ -37,7 +37,7 @@ class ModelInput:
 
     model: Model
     size: int
-    images: Float[Tensor, "1 3 s t"]
+    images: Float[Tensor, "1 c s t"]
 
     def maps(self, kind: str, block: int) -> Float[Tensor, "maps rows columns"]:
         """Return the maps of a kind, on the CPU. Raises UserError as `MAPS` do, or if they are not finite."""

@@ -175,7 +175,8 @@ def scanned_once(progress: Callable[[int, int], None]) -> Callable[[RunConfig], 
 
 def _part(config: RunConfig) -> tuple[object, ...]:
     """Return what decides the images of a run."""
-    return config.data, config.fraction, config.group, config.split, config.scan, config.max_unreadable
+    given = config.data, config.fraction, config.group, config.split, config.scan, config.max_unreadable
+    return *given, config.backbone_config.channels
 
 
 def plan_runs(

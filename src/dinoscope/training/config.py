@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from dinoscope.config import check_numbers
+from dinoscope.data.reader import MAX_CHANNELS
 from dinoscope.data.views import ViewsConfig
 from dinoscope.errors import UserError
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.methods.method import MethodConfig, RunShape
 from dinoscope.models.backbone import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig, check_backbone
+from dinoscope.models.network import usual_normalisation
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,12 @@ class RunConfig:
         `views.global_size`. The model stores it; training does not depend on it.
     init: a model to begin from, as `dinoscope.model_names.load_model` takes it, of the same network: its weights are
         the first ones of the backbone, student's and teacher's, under a fresh head. None for random weights.
-    mean, std: normalisation of RGB in [0, 1]; a model to begin from must have the same.
+    channels: of the images that the network takes, from 1 to 16. None takes that of the model to begin from, else 3,
+        for which grey images are repeated, unless most images have neither 1 nor 3. 1 turns RGB into grey, and is the
+        cheapest for images without colour. A model to begin from is adapted in its first layer.
+    mean, std: normalisation of each channel in [0, 1]. A model to begin from with as many channels must have the same.
+        In the place of the default (ImageNet's), images that are not 8-bit RGB take their own, as measured; so do
+        images of other channels than three if three values are given, as by a recipe.
     window: LEVEL,WIDTH, the grey range of images of more than 8 bits: LEVEL - WIDTH / 2 becomes black, and
         LEVEL + WIDTH / 2 white; or lung, soft, bone or brain, for CT in Hounsfield units; or header, which takes the
         window in the header of each DICOM or NIfTI file, and for files without one the same as None. None takes that of
@@ -137,8 +144,9 @@ class RunConfig:
     backbone: str = "vit_small_patch16_224"
     image_size: int | None = None
     init: str | None = None
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    channels: int | None = None
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     window: tuple[float, float] | None = None
     drop_path: float = 0.1
     zero_init_residual: bool = False
@@ -173,7 +181,20 @@ class RunConfig:
         trained = self.views.global_size
         shown = trained if self.image_size is None else self.image_size
         layout = None if shown == trained else trained
-        return BackboneConfig(self.backbone, shown, self.drop_path, self.mean, self.std, layout, self.window)
+        return BackboneConfig(self.backbone, shown, self.drop_path, *self.normalisation, layout, self.window)
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and std for as many channels as the run has: until the images are measured, the usual ones."""
+        if self.is_normalisation_open and self.channels is not None:
+            return usual_normalisation(self.channels)
+        return self.mean, self.std
+
+    @property
+    def is_normalisation_open(self) -> bool:
+        """Whether mean and std are those of a recipe or a model for another number of channels than the run's."""
+        is_from_there = len(self.mean) == 3 or self.init is not None
+        return is_from_there and self.channels is not None and len(self.mean) == len(self.std) != self.channels
 
 
 def total_steps(config: RunConfig, images: int) -> int:
@@ -265,7 +286,22 @@ def check_settings(config: RunConfig) -> None:
             "--sharding fsdp goes with --precision bf16 or fp32, --optimizer.name adamw or sgd, and without --compile",
         ),
         (config.log_every < 1, f"--log-every must be at least 1, not {config.log_every}"),
-        (min(config.std) <= 0, f"--std must be above 0 in each channel, not {' '.join(map(str, config.std))}"),
+        (
+            config.channels is not None and not 1 <= config.channels <= MAX_CHANNELS,
+            f"--channels must be from 1 to {MAX_CHANNELS}, not {config.channels}",
+        ),
+        (
+            config.channels is not None and len(config.normalisation[0]) != config.channels,
+            f"--mean has {len(config.mean)} values, and --channels is {config.channels}: give one for each",
+        ),
+        (
+            len(config.mean) != len(config.std),
+            f"--mean has {len(config.mean)} values and --std {len(config.std)}: give both for each channel",
+        ),
+        (
+            min(config.std, default=0) <= 0,
+            f"--std must be above 0 in each channel, not {' '.join(map(str, config.std))}",
+        ),
         (
             optimizer.warmup_epochs >= config.epochs,
             f"the warm-up of {optimizer.warmup_epochs:g} epochs is not shorter than the run of {config.epochs:g}: "

@@ -27,9 +27,11 @@ from dinoscope.data.images import UnreadableImage, pixel_limit
 from dinoscope.data.loader import Batches
 from dinoscope.data.scan import check_readable
 from dinoscope.data.sources import ImageSource, counted
+from dinoscope.data.views import left_out as left_out_of_views
 from dinoscope.errors import UserError
 from dinoscope.files import MEGAPIXELS_VARIABLE, environment, is_full, writing
 from dinoscope.methods.health import Verdict, feature_standard_deviation, rank_me
+from dinoscope.models.network import IMAGENET_MEAN, IMAGENET_STD
 from dinoscope.system import MemoryWatch, StopRequests, exact_cuda, stop_signals
 from dinoscope.training import listeners as records
 from dinoscope.training import start
@@ -106,7 +108,8 @@ def train(
             audience += listeners
         newest, damaged = checkpoint.newest_whole(run.checkpoints) if resume else (None, {})
         if resume:
-            config = replace(config, window=read_config(run.path).window)
+            saved = read_config(run.path)
+            config = replace(config, window=saved.window, mean=saved.mean, std=saved.std)
         # A checkpoint holds all weights: the model that the run began from need not exist any more.
         initial, origin = None if newest else start.load_initial(config), None
         config, images, left_out = _images(
@@ -150,7 +153,7 @@ def _images(
     resume: bool,
     timed: bool,
 ) -> tuple[RunConfig, ImageSource, Mapping[str, str]]:
-    """Return the settings with their grey range, the readable training images, and the others with the reasons.
+    """Return the settings with grey range and normalisation, the readable images, and the others with the reasons.
 
     newest: a checkpoint to continue from, whose images are those that the run began with.
     timed: the epochs are not chosen yet.
@@ -158,8 +161,8 @@ def _images(
     begun = checkpoint.read_metadata(newest)["data_fingerprint"] if newest else None
     if not distributed.is_main():
         distributed.barrier()
-        window, left_out = json.loads(distributed.from_main("", device))
-        config = replace(config, window=window and tuple(window))
+        window, mean, std, left_out = json.loads(distributed.from_main("", device))
+        config = replace(config, window=window and tuple(window), mean=tuple(mean), std=tuple(std))
         if begun:
             return config, start.begun_images(config, run, begun, source), left_out
         return config, start.trained_on(config, start.found_images(config, source), left_out.keys()), left_out
@@ -172,13 +175,13 @@ def _images(
         report = start.scan_images(config, images, progress)
         check_readable(images.name, report.unreadable, report.images, config.max_unreadable)
     else:
-        images, faults, window = start.scanned_images(config, progress, source)
+        images, faults, completed = start.scanned_images(config, progress, source)
         left_out = {fault.path: fault.reason for fault in faults}
-        config = config if resume else replace(config, window=window)
+        config = config if resume else completed
     wanted, classes = open_ended(config) if timed else config, len(images.classes)
     check(wanted, len(images), distributed.world_size(), classes, counted(images.passed_over))
     distributed.barrier()
-    distributed.from_main(json.dumps([config.window, left_out]), device)
+    distributed.from_main(json.dumps([config.window, config.mean, config.std, left_out]), device)
     return config, images, left_out
 
 
@@ -221,6 +224,13 @@ class _Loop:
             mode = start.scan_mode(config, len(images))
             of = {"headers": "; of headers alone", "sample": f"; of {start.SAMPLE:,} images"}.get(mode, "")
             facts["grey range"] = describe(config.window) + of
+        if (config.mean, config.std) != (IMAGENET_MEAN, IMAGENET_STD):
+            numbers = (" ".join(f"{value:g}" for value in values) for values in (config.mean, config.std))
+            facts["normalised by"] = "mean {}, std {}".format(*numbers)
+        if (channels := config.backbone_config.channels) != 3:
+            facts["channels"] = f"{channels}, for which the first layer is built"
+        if missing := left_out_of_views(config.views, channels):
+            facts["views"] = f"without {', '.join(missing)}: defined for RGB, not for {channels} channels"
         if trainer.next_step:
             facts["resumed"] = f"at step {trainer.next_step}"
         if cuda:

@@ -99,10 +99,10 @@ def plan(
         raise UserError("--plan is about one process: leave torchrun out, and give that process's part of --batch-size")
     device = prepared_device(config)
     with watch("checking the images") as progress:
-        images, _, window = scanned_images(config, progress)
+        images, _, completed = scanned_images(config, progress)
     wanted = open_ended(config) if limit else config
     check(wanted, len(images), 1, len(images.classes), counted(images.passed_over))
-    config, length = replace(config, window=window), None
+    config, length = completed, None
     if limit:
         with exact_cuda(device), watch("steps of the trial") as progress:
             length = fit(config, images, device, limit, [*listeners, _Shown(progress)])

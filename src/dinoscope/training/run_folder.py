@@ -17,6 +17,7 @@ from dinoscope.errors import UserError
 from dinoscope.files import GO_ON, locked, write_text, writing
 from dinoscope.files import RUN_SETTINGS as CONFIG
 from dinoscope.model_names import RANDOM
+from dinoscope.models.network import IMAGENET_MEAN, IMAGENET_STD
 from dinoscope.models.pretrained.released import CATALOGUE
 from dinoscope.system import Machine
 from dinoscope.training.config import RunConfig
@@ -150,10 +151,15 @@ FREE_ON_RESUME = {
 def changed_settings(saved: RunConfig, wanted: RunConfig) -> list[str]:
     """Return settings that decide the result and differ, as "name: saved -> wanted".
 
-    A grey range that is not given is the one that was found then, and so is what the method finds.
+    A grey range that is not given is the one that was found then, and so are the normalisation and what the method
+    finds.
     """
     if wanted.window is None:
         wanted = replace(wanted, window=saved.window)
+    is_default = (wanted.mean, wanted.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    is_open = wanted.is_normalisation_open or len(wanted.mean) == 3 != len(saved.mean)
+    if is_open or (is_default and saved.window is not None):  # measured then
+        wanted = replace(wanted, mean=saved.mean, std=saved.std)
     found = {name: getattr(saved.method, name, "") for name in wanted.method.found if not getattr(wanted.method, name)}
     wanted = replace(wanted, method=replace(cast(Any, wanted.method), **found)) if found else wanted
     old, new = (flat(to_dict(portable(config))) for config in (saved, wanted))

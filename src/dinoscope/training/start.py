@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dinoscope import checkpoint
 from dinoscope.data.finding import find_images, find_split, resolve_split
 from dinoscope.data.grey_range import HEADER, Window, check_window, is_header, joined, with_fallback
-from dinoscope.data.scan import ScanReport, Unreadable, check_readable, scan
+from dinoscope.data.normalisation import measured
+from dinoscope.data.reader import UnreadableImage, fits, require_channels
+from dinoscope.data.scan import ScanReport, Unreadable, check_readable, most_channels, scan
 from dinoscope.data.sources import LATER_EXTENSIONS, ImageSource, evenly, image_fraction, split_images
 from dinoscope.errors import UserError
 from dinoscope.files import cache_folder, write_text, writing
 from dinoscope.methods.method import Method
 from dinoscope.model_names import Model, Watch, load_model, say_once
-from dinoscope.models.backbone import Backbone, BackboneConfig
-from dinoscope.models.network import require_fitted
+from dinoscope.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneConfig
+from dinoscope.models.network import require_fitted, usual_normalisation
 from dinoscope.system import pick_device
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import RunFolder
@@ -76,8 +79,10 @@ def trained_on(config: RunConfig, folder: ImageSource, unreadable: Set[str]) -> 
 
 def scanned_images(
     config: RunConfig, progress: Callable[[int, int], None], source: ImageSource | None = None
-) -> tuple[ImageSource, tuple[Unreadable, ...], Window | None]:
-    """Return the images of a new run, those left out because they cannot be read, and their grey range.
+) -> tuple[ImageSource, tuple[Unreadable, ...], RunConfig]:
+    """Return the images of a new run, those left out because they cannot be read, and the settings that they complete.
+
+    These are the grey range, the channels and the normalisation.
 
     Only the run's fraction is scanned, as `config.scan` asks (results are cached by path, size and time). If all of it
     is, the next image in the fraction's order is taken for one that is unreadable: the fraction is that of the others.
@@ -92,15 +97,19 @@ def scanned_images(
     if scan_mode(config, len(folder)) not in ("full", "headers"):
         report = scan_images(config, trained_on(config, folder, set()), progress)
         check_readable(folder.name, report.unreadable, report.images, config.max_unreadable)
+        _require_fit(config, folder, [report])
         images = trained_on(config, folder, {fault.path for fault in report.unreadable})
-        return images, report.unreadable, _grey_range(config, [report])
+        return images, report.unreadable, _completed(config, images, [report], progress)
     while True:
         images = trained_on(config, folder, unreadable.keys())
         rest = images.without(scanned)
         if not len(rest):
-            return images, tuple(unreadable.values()), _grey_range(config, reports)
+            completed = _completed(config, images, reports, progress)
+            return images, tuple(unreadable.values()), completed
         reports.append(scan_images(config, rest, progress))
-        unreadable |= {fault.path: fault for fault in reports[-1].unreadable}
+        _require_fit(config, folder, reports)
+        faults = (*reports[-1].unreadable, *_misfits(rest, reports[-1], _channels(config, reports)))
+        unreadable |= {fault.path: fault for fault in faults}
         scanned.update(rest.keys)
         check_readable(folder.name, tuple(unreadable.values()), len(scanned), config.max_unreadable)
 
@@ -154,6 +163,53 @@ def _grey_range(config: RunConfig, reports: list[ScanReport]) -> Window | None:
     return values.window if config.window is None else with_fallback(values.window)
 
 
+def _channels(config: RunConfig, reports: list[ScanReport]) -> int:
+    """Return the channels of the run: those given, else 3 unless most images have neither 1 nor 3."""
+    if config.channels is not None:
+        return config.channels
+    # A model to begin from decides, and so does a mean that is given for other channels than three.
+    return len(config.mean) if config.init is not None or len(config.mean) != 3 else most_channels(reports)
+
+
+def _require_fit(config: RunConfig, images: ImageSource, reports: list[ScanReport]) -> None:
+    """Raise UserError if most images cannot be brought to the channels of the run."""
+    channels, most = _channels(config, reports), most_channels(reports)
+    if not fits(most, channels):
+        raise UserError(
+            f"{images.name}: images of {most} channels, and the run's network takes {channels}: give --channels "
+            f"{most}, to which a model to begin from is adapted"
+        )
+
+
+def _misfits(images: ImageSource, report: ScanReport, channels: int) -> Iterator[Unreadable]:
+    """Yield the images that cannot be brought to the channels of the run."""
+    if all(fits(own, channels) for own in report.channels):
+        return
+    unreadable = {fault.path for fault in report.unreadable}
+    for index, key in enumerate(images.keys):
+        if key not in unreadable:
+            try:
+                require_channels(images.header(index).channels, channels)
+            except UnreadableImage as error:
+                yield Unreadable(key, str(error))
+
+
+def _completed(
+    config: RunConfig, images: ImageSource, reports: list[ScanReport], progress: Callable[[int, int], None]
+) -> RunConfig:
+    channels = _channels(config, reports)
+    config = replace(config, window=_grey_range(config, reports))
+    is_default = config.init is None and (config.mean, config.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    is_8_bit_rgb = channels == 3 and not any(report.over_8_bit for report in reports)
+    if len(config.mean) == channels and (is_8_bit_rgb or not is_default):
+        return config
+    found = None
+    if not is_8_bit_rgb:
+        found = measured(images, channels, config.window, cache=cache_folder("scan"), progress=progress)
+    mean, std = usual_normalisation(channels) if found is None else found
+    return replace(config, mean=mean, std=std)
+
+
 def write_unreadable(run: RunFolder, reasons: Mapping[str, str]) -> None:
     """Write the files that are left out, with the reason, to the run folder."""
     with writing(run.unreadable):
@@ -195,12 +251,16 @@ model ended below the one that it began with; issue 207 there and facebookresear
 def beginning_from(config: RunConfig, name: str, watch: Watch = say_once) -> RunConfig:
     """Return the settings with `name` as the initial model, and with its network, normalisation and grey range.
 
-    A grey range that is set already stays. watch: shows the progress of a download.
+    A grey range that is set already stays, and so does a number of channels, to which the model is adapted. watch:
+    shows the progress of a download.
     Raises UserError if there is no such model.
     """
     model = load_model(name, watch).backbone.config
     window = model.window if config.window is None else config.window
-    return replace(config, init=name, backbone=model.name, mean=model.mean, std=model.std, window=window)
+    config = replace(config, init=name, backbone=model.name, window=window)
+    if config.channels in (None, model.channels):
+        config = replace(config, mean=model.mean, std=model.std)
+    return config
 
 
 def settled(config: RunConfig) -> RunConfig:
@@ -240,7 +300,7 @@ def load_initial(config: RunConfig) -> Backbone | None:
             f"--init {config.init} is a {given.name}, and the run's network is {wanted.name}: leave --backbone out to "
             f"take the model's, or give a model of {wanted.name}"
         )
-    if (given.mean, given.std) != (wanted.mean, wanted.std):
+    if given.channels == wanted.channels and (given.mean, given.std) != (wanted.mean, wanted.std):
         raise UserError(
             f"--init {config.init} was trained on images normalised with mean {given.mean} and std {given.std}, and "
             f"the run's are {wanted.mean} and {wanted.std}: give --mean and --std as the model has them"
@@ -252,19 +312,49 @@ def load_initial(config: RunConfig) -> Backbone | None:
 def give_weights(initial: Backbone, method: Method, source: str) -> None:
     """Load the weights of `initial` into every backbone of the method: student and teacher, query and key.
 
-    Position embeddings are resized to the layout of the method's as `initial` itself resizes them, so that the
-    features of images of the run's size are the same. Raises UserError if anything else does not fit.
+    The first layer is `adapted` to other channels. Position embeddings are resized to the layout of the method's as
+    `initial` itself resizes them, so that the features of images of the run's size are the same. Raises UserError if
+    anything else does not fit.
     """
     for backbone in method.backbones:
-        weights = like_module(initial.weights_for(backbone.config), backbone.net)
+        weights = adapted(initial.weights_for(backbone.config), initial.config, backbone, source)
+        weights = like_module(weights, backbone.net)
         checkpoint.load_strictly(backbone.net, weights, Path(source))
+
+
+def adapted(weights: dict[str, Tensor], initial: BackboneConfig, backbone: Backbone, source: str) -> dict[str, Tensor]:
+    """Return the weights with a first layer for the channels of `backbone`.
+
+    Each channel gets the sum over the old channels divided by the number of the new ones: for RGB the mean times
+    3 / channels. So an image whose channels are all alike gives the same as before.
+
+    Raises UserError if the channels are in more than one layer.
+    """
+    before, after = initial.channels, backbone.config.channels
+    if before == after:
+        return weights
+    own = backbone.net.state_dict()
+    differing = [name for name in weights.keys() & own.keys() if weights[name].shape != own[name].shape]
+    if len(differing) != 1 or weights[differing[0]].ndim != 4 or weights[differing[0]].shape[1] != before:
+        raise UserError(
+            f"{source}: the first layer of {initial.name} cannot be adapted from {before} to {after} channels: leave "
+            "--init out, or choose another network"
+        )
+    kernel = weights[differing[0]]
+    return weights | {differing[0]: (kernel.sum(dim=1, keepdim=True) / after).repeat(1, after, 1, 1)}
 
 
 def facts_of(initial: BackboneConfig, config: RunConfig) -> str:
     """Describe what the run begins from."""
     before, size = initial.layout_size, config.backbone_config.layout_size
     resized = "" if before == size else f", laid out for {before} px and now for {size} px"
-    return f"weights of {config.init}, whose network ({initial.name}{resized}) is the run's; the head is fresh"
+    channels = config.backbone_config.channels
+    first = (
+        ""
+        if channels == initial.channels
+        else f", its first layer adapted from {initial.channels} to {channels} channels"
+    )
+    return f"weights of {config.init}, whose network ({initial.name}{resized}{first}) is the run's; the head is fresh"
 
 
 def washes_out(config: RunConfig) -> str | None:

@@ -156,7 +156,12 @@ class Trainer:
         )
         workers = default_workers(processes) if config.workers < 0 else config.workers
         given = self.images, config.views, config.seed, config.window, self.sizes
-        dataset = ViewsDataset(*given, reduced=config.decode == "reduced", masking=self.method.masking)
+        dataset = ViewsDataset(
+            *given,
+            reduced=config.decode == "reduced",
+            masking=self.method.masking,
+            channels=config.backbone_config.channels,
+        )
         return view_loader(dataset, sampler, workers, pin=self.device.type == "cuda")
 
     def make_step(self, batch: Views | DecodedBatch) -> dict[str, float] | Scalars:

@@ -23,6 +23,7 @@ from dinoscope.models.backbone import (
     check_fit,
     load_strictly,
 )
+from dinoscope.models.network import usual_normalisation
 from dinoscope.models.pretrained.networks import (
     PLAIN,
     Layout,
@@ -38,7 +39,7 @@ from dinoscope.models.pretrained.networks import (
 from dinoscope.models.pretrained.reading import check_held, in_folder, read_file
 from dinoscope.models.vit import ViTShape
 
-Color = tuple[float, float, float]
+Color = tuple[float, ...]
 
 SETTINGS = (
     ("preprocessor_config.json", (), "image_mean", "image_std"),
@@ -46,6 +47,9 @@ SETTINGS = (
 )
 """Settings of transformers and of timm in a folder of a model hub: file, dictionaries that lead to the values, names of
 mean and standard deviation."""
+
+FIRST_LAYERS = ("patch_embed.proj.weight", "patch_embed.proj.0.weight", "stem.0.weight", "conv1.weight")
+"""timm's names of the layer that sees the images: of ViT and Swin, of a ViT with a stem, of ConvNeXt, of ResNet."""
 
 _YOURSELF = "Fix it, or give both --mean and --std to dinoscope import: then it is not read"
 
@@ -57,8 +61,8 @@ class Choices:
     architecture: a name in `BACKBONES`; None tells it from the shapes.
     part: teacher, student, ema or plain, or the whole path to the network as an error lists it; None takes the one
         that the method's own evaluations take.
-    mean, std: normalisation of RGB in [0, 1] that the network was trained with. No file of weights states it; None
-        takes what the settings next to one in a folder of a model hub state, else ImageNet's.
+    mean, std: normalisation in [0, 1] that the network was trained with, a value for each channel. No file of weights
+        states it; None takes what the settings next to one in a folder of a model hub state, else the usual one.
     """
 
     architecture: str | None = None
@@ -133,15 +137,21 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
     else:
         lookup("network", choices.architecture, BACKBONES)
         config = named_config(choices.architecture, shapes, str(path))
-    check_fit(config, shapes, path)
+    usual = usual_normalisation(_channels(shapes))
+    check_fit(replace(config, mean=usual[0], std=usual[1]), shapes, path)
     tensors, _ = in_timm_names(place.tensors, place.family)
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise UserError(f"{path} holds weights that are no numbers (NaN or infinite), as {broken[0]}: it is damaged")
     open_question = None in (choices.mean, choices.std)
-    stated = (stated_normalisation(path) or named_normalisation(layout, path)) if open_question else None
-    stated = stated or (IMAGENET_MEAN, IMAGENET_STD, "")
+    stated = (stated_normalisation(path, len(usual[0])) or named_normalisation(layout, path)) if open_question else None
+    stated = stated or (*usual, "")
     config = replace(config, mean=choices.mean or stated[0], std=choices.std or stated[1])
+    if not len(config.mean) == len(config.std) == len(usual[0]):
+        raise UserError(
+            f"{path} takes {len(usual[0])} channels, and its normalisation has {len(config.mean)} and "
+            f"{len(config.std)} values: give both --mean and --std for each channel"
+        )
     backbone = build_backbone(config)
     load_strictly(backbone.net, tensors, path)
     found = Found(
@@ -158,6 +168,12 @@ def import_file(path: Path, choices: Choices | None = None) -> tuple[Backbone, F
         layout.licence,
     )
     return backbone.eval(), found
+
+
+def _channels(shapes: Mapping[str, Tensor]) -> int:
+    """Return the channels that the first layer takes; 3 if it is not known by its name."""
+    kernels = (shapes[name] for name in FIRST_LAYERS if name in shapes)
+    return next((kernel.shape[1] for kernel in kernels if kernel.ndim == 4), 3)
 
 
 def _choose(places: list[Place], layout: Layout, wanted: str | None, path: Path) -> Place:
@@ -214,8 +230,8 @@ def _note(layout: Layout, config: BackboneConfig, normalised_by: str, known_head
     return ". ".join(notes)
 
 
-def stated_normalisation(weights: Path) -> tuple[Color, Color, str] | None:
-    """Return mean and standard deviation of RGB in [0, 1], and the file that states them; None if none does.
+def stated_normalisation(weights: Path, channels: int = 3) -> tuple[Color, Color, str] | None:
+    """Return mean and standard deviation in [0, 1], and the file that states them; None if none does.
 
     Raises UserError if such a file is damaged or states impossible values; it is not read with `Choices` of both.
     """
@@ -225,7 +241,8 @@ def stated_normalisation(weights: Path) -> tuple[Color, Color, str] | None:
         for step in way:
             values = values.get(step) or {}
         if isinstance(values, Mapping) and mean in values and std in values:
-            return _color(file, mean, values[mean]), _color(file, std, values[std], positive=True), name
+            means = _color(file, mean, values[mean], channels)
+            return means, _color(file, std, values[std], channels, positive=True), name
     return None
 
 
@@ -233,7 +250,11 @@ def named_normalisation(layout: Layout, weights: Path) -> tuple[Color, Color, st
     """Return mean and standard deviation that the name of a released file stands for, and the name; None for others."""
     for part, (mean, std) in (layout.statistics or {}).items():
         if part in weights.name:
-            return _color(weights, part, mean), _color(weights, part, std, positive=True), f"the name {weights.name}"
+            return (
+                _color(weights, part, mean, 3),
+                _color(weights, part, std, 3, positive=True),
+                f"the name {weights.name}",
+            )
     return None
 
 
@@ -259,12 +280,14 @@ def _read(file: Path) -> Mapping[str, Any]:
     return values if isinstance(values, Mapping) else {}
 
 
-def _color(file: Path, name: str, value: Any, *, positive: bool = False) -> Color:
+def _color(file: Path, name: str, value: Any, channels: int, *, positive: bool = False) -> Color:
     try:
-        red, green, blue = map(float, value)
+        color = tuple(map(float, value))
+        if len(color) != channels:
+            raise ValueError(f"{len(color)} numbers")
     except (TypeError, ValueError) as error:
-        raise UserError(f"{file}: {name} is {value!r}, not three numbers. {_YOURSELF}") from error
-    if not all(part > 0 if positive else 0 <= part <= 1 for part in (red, green, blue)):
+        raise UserError(f"{file}: {name} is {value!r}, not {channels} numbers. {_YOURSELF}") from error
+    if not all(part > 0 if positive else 0 <= part <= 1 for part in color):
         allowed = "each must be above 0" if positive else "each must lie in [0, 1]"
         raise UserError(f"{file}: {name} is {value!r}; {allowed}. {_YOURSELF}")
-    return red, green, blue
+    return color

@@ -90,7 +90,8 @@ def _columns(material: Material, images: Sequence[RawImage]) -> tuple[list[MapCo
         for done, model in enumerate(material.models):
             progress(done, len(material.models))
             backbone = model.backbone.to(material.context.device or "cpu").eval()
-            maps = [mean_map(backbone, image.rgb(backbone.config.window))[1] for image in images]
+            channels, window = backbone.config.channels, backbone.config.window
+            maps = [mean_map(backbone, image.pixels(channels, window))[1] for image in images]
             if all(np.isfinite(values).all() for values in maps):
                 columns.append(MapColumn(model.label, map_title("attention", backbone), maps))
             else:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from dinoscope import checkpoint
+from dinoscope.data.reader import composite
 from dinoscope.errors import UserError
 from dinoscope.features import evaluation_image
 from dinoscope.methods import build_method
@@ -42,7 +43,7 @@ def section(material: Material) -> Section | None:
             notices.append(Notice(f"{run.label}: {error}", "warning"))
             continue
         if method is not None and method.reconstruction is not None:
-            squares = [image.rgb(run.config.window) for image in images]
+            squares = [image.pixels(run.config.backbone_config.channels, run.config.window) for image in images]
             figures.append(_figure(run, method, method.reconstruction, squares, about))
     if not (figures or notices):
         return None
@@ -88,8 +89,8 @@ def _figure(
 
 
 def _greyed(
-    images: UInt8[Tensor, "b 3 h w"], masks: Bool[Tensor, "b n"], rows: int, columns: int
-) -> UInt8[Tensor, "b 3 h w"]:
+    images: UInt8[Tensor, "b c h w"], masks: Bool[Tensor, "b n"], rows: int, columns: int
+) -> UInt8[Tensor, "b c h w"]:
     cells = masks.view(-1, 1, rows, columns)
     hidden = cells.repeat_interleave(images.shape[2] // rows, dim=2).repeat_interleave(
         images.shape[3] // columns, dim=3
@@ -97,5 +98,5 @@ def _greyed(
     return images.masked_fill(hidden, _GREY)
 
 
-def _pixels(image: UInt8[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+def _pixels(image: UInt8[Tensor, "c h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    return composite(image.permute(1, 2, 0).numpy())
