@@ -77,7 +77,8 @@ def prints_of(content: bytes | None, image: RawImage) -> Prints:
 
 def picture_hash(image: RawImage) -> int:
     """Return the difference hash of a picture, row by row; 0 if it has too little structure."""
-    pixels = image.values if image.values.dtype == np.uint8 else image.rgb()
+    plain = image.values.dtype == np.uint8 and image.values.shape[2] in (1, 3)  # others are shown as RGB
+    pixels = image.values if plain else image.rgb()
     cells = cv2.resize(pixels, (9, 8), interpolation=cv2.INTER_AREA).reshape(8, 9, -1).astype(np.int64)
     grey = cells @ ((299, 587, 114) if cells.shape[2] == 3 else (1,))
     bits = grey[:, :-1] < grey[:, 1:]
