@@ -9,15 +9,20 @@ from typing import Any
 import pytest
 
 from dinoscope.config import difference, flat
+from dinoscope.evaluation.base import Context
 from dinoscope.evaluation.compare import (
     METHOD_NAMES,
     PUBLISHED,
     Entry,
     compare,
     deciding_settings,
+    gather,
+    interval_words,
     usual_protocol,
 )
+from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.methods import METHODS, shown_name
+from dinoscope.model_names import load_model
 from dinoscope.models.backbone import BACKBONES, network_title
 from dinoscope.recipes import run_config
 from dinoscope.training.config import RunConfig, SavingConfig
@@ -263,3 +268,15 @@ def test_differences_name_the_first_few() -> None:
     assert text.endswith(" and 2 more")
     assert difference(other, [own, other, other]) == ""
     assert flat({"a": {"b": (1, 2)}, "c": None}) == {"a.b": [1, 2], "c": None}
+
+
+def test_models_are_compared_without_neighbours_of_the_same_group(tmp_path: Path, picture_folder) -> None:
+    data, pattern = picture_folder(40, classes=2), r"(\d)\.png"
+    context = Context(workers=0, cached=False, group=pattern, split=0.6)
+    wanted = {"knn": (None, KNNConfig(ks=(5,)))}
+    comparison = gather([load_model("pixels"), load_model("patches")], data, wanted, context=context)
+    protocols = [entry.measurements["knn"].protocol for row in comparison.rows for entry in row.entries]
+    assert [(own["group"], own["split"]) for own in protocols] == [(pattern, 0.6)] * 2
+    train = protocols[0]["gallery_images"]
+    assert any(f"from {train} training images" in remark for row in comparison.rows for remark in row.first.remarks)
+    assert interval_words(comparison) == "for the number of images or groups alone"

@@ -7,6 +7,7 @@ import logging
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,81 @@ def test_leave_one_out_is_knn_against_all_others() -> None:
             rest = FeatureBank(features[others], labels[others])
             right += plain_ranking(rest, features[image], k, 0.07)[0] == int(labels[image])
         assert measured[f"knn_leave_one_out_top1 (k = {k})"] == pytest.approx(100 * right / 30)
+
+
+# Groups
+
+
+@given(
+    rows=st.integers(2, 120),
+    queries=st.integers(1, 5),
+    groups=st.integers(2, 12),
+    dim=st.sampled_from([4, 16]),
+    k=st.integers(1, 120),
+    max_bytes=st.sampled_from([3_000, 20_000, 2**28]),
+    seed=st.integers(0, 2**16),
+)
+@example(rows=400, queries=4, groups=2, dim=4, k=250, max_bytes=9_000, seed=0)  # fewer than k are left
+@settings(max_examples=60)
+def test_nearest_of_other_groups_is_the_plain_sort_without_the_own_group(
+    rows: int, queries: int, groups: int, dim: int, k: int, max_bytes: int, seed: int
+) -> None:
+    gallery, asked, k = signs(rows, dim, seed), signs(queries, dim, seed + 1), min(k, rows)
+    draw = torch.Generator().manual_seed(seed)
+    theirs, ours = torch.randint(groups, (rows,), generator=draw), torch.randint(groups, (queries,), generator=draw)
+    similarities, indices = nearest(gallery, asked, k, groups=(theirs, ours), max_bytes=max_bytes)
+    for query in range(queries):
+        others = (theirs != ours[query]).nonzero()[:, 0]
+        count = min(k, len(others))
+        if count:
+            values, places = plain_nearest(gallery[others], asked[query : query + 1], count)
+            assert torch.equal(similarities[query, :count].double(), values[0])
+            assert torch.equal(indices[query, :count], others[places[0]])
+        assert similarities[query, count:].eq(-torch.inf).all()
+
+
+def test_no_image_of_the_own_group_votes_with_and_without_a_split(caplog: pytest.LogCaptureFixture) -> None:
+    labels, owners = torch.tensor([n % 3 for n in range(60)]), torch.tensor([n // 5 for n in range(60)])
+    bank = FeatureBank(normals(60, 8, 0), labels, groups=owners)
+    config = KNNConfig(ks=(3, 20, 58))
+    alone = {metric.title.replace("_leave_one_out", ""): metric.value for metric in leave_one_out(bank, config)}
+    assert alone == accuracies(bank, bank, config)
+    assert "lowered to 55" in caplog.text
+    for query in range(60):
+        others = owners != owners[query]
+        gallery = FeatureBank(bank.features[others], labels[others])
+        for k, ranked in predict(
+            bank, FeatureBank(bank.features[query : query + 1], groups=owners[query, None])
+        ).items():
+            assert ranked[0].tolist() == plain_ranking(gallery, bank.features[query], k, 0.07)[: ranked.shape[1]]
+
+
+def test_queries_with_few_other_images_are_voted_on_by_those() -> None:
+    # Query 0 has one gallery image of another group, query 1 four: the absent neighbours have no vote.
+    gallery = FeatureBank(torch.eye(4), torch.tensor([0, 0, 0, 1]), groups=torch.tensor([7, 7, 7, 8]))
+    queries = FeatureBank(torch.eye(4)[:2], torch.tensor([0, 0]), groups=torch.tensor([7, 9]))
+    ranked = predict(gallery, queries, KNNConfig(ks=(4,)))
+    assert ranked[4].tolist() == [[1, 0], [0, 1]]
+
+
+def test_groups_of_one_side_alone_change_nothing() -> None:
+    gallery, queries = FeatureBank(normals(30, 5, 0), torch.arange(30) % 3), FeatureBank(normals(4, 5, 1))
+    expected = predict(gallery, queries)
+    for changed in (replace(gallery, groups=torch.zeros(30, dtype=torch.int64)), gallery):
+        assert all(torch.equal(ranked, expected[k]) for k, ranked in predict(changed, queries).items())
+
+
+def test_a_gallery_of_one_group_is_refused() -> None:
+    bank = FeatureBank(normals(6, 4, 0), torch.arange(6) % 2, groups=torch.ones(6, dtype=torch.int64))
+    with pytest.raises(UserError, match="no neighbour of another group"):
+        list(leave_one_out(bank))
+    with pytest.raises(ValueError, match="exclude each other"):
+        nearest(bank.features, bank.features, 1, exclude=torch.arange(6), groups=(bank.groups, bank.groups))
+
+
+def test_accuracies_of_groups_have_intervals_over_the_groups() -> None:
+    bank = FeatureBank(normals(60, 8, 0), torch.arange(60) % 3, groups=torch.arange(60) // 5)
+    assert {metric.n for metric in leave_one_out(bank, KNNConfig(ks=(5,)))} == {12}
 
 
 def test_labels_are_matched_by_class_name() -> None:

@@ -155,6 +155,43 @@ class TestHoldOut:
         assert len(names[0]) == 4  # of 25 images of a class: 2
 
 
+class TestGroups:
+    """Twelve groups of five images; the last one alone has class 2."""
+
+    @pytest.fixture
+    def bank(self) -> FeatureBank:
+        groups = torch.arange(60) // 5
+        labels = torch.where(groups == 11, 2, groups % 2)
+        return FeatureBank(torch.randn(60, 2), labels, tuple(f"{i}.png" for i in range(60)), groups=groups * 10**16)
+
+    def test_whole_groups_are_held_out_but_none_with_the_last_images_of_a_class(self, bank: FeatureBank) -> None:
+        assert bank.groups is not None
+        assert bank.labels is not None
+        for kept, held in (hold_out(bank), *folds(bank)):
+            assert not set(bank.groups[kept].tolist()) & set(bank.groups[held].tolist())
+            assert set(bank.labels[kept].tolist()) == {0, 1, 2}
+        assert len(hold_out(bank)[1]) == 10  # two groups reach a tenth of 60
+        held = torch.cat([held for _, held in folds(bank)]).sort().values
+        assert held.tolist() == list(range(55))
+
+    def test_few_groups_choose_by_cross_validation_however_many_images_they_have(self, bank: FeatureBank) -> None:
+        assert bank.labels is not None
+        assert bank.groups is not None
+        many = FeatureBank(
+            bank.features.repeat(40, 1), bank.labels.repeat(40), classes=("a", "b", "c"), groups=bank.groups.repeat(40)
+        )
+        choice = choose_rate(many, replace(QUICK, rates=(0.01, 0.1), epochs=1))
+        assert (choice.held_out, choice.folds) == (55 * 40, 5)
+
+    def test_classes_of_one_group_each_leave_none_to_choose_with(self, bank: FeatureBank) -> None:
+        assert bank.labels is not None
+        with pytest.raises(UserError, match="training images of a single group"):
+            choose_rate(replace(bank, groups=bank.labels.clone()), QUICK)
+
+    def test_accuracies_have_intervals_over_the_groups_of_the_validation_images(self, bank: FeatureBank) -> None:
+        assert {metric.n for metric in linear(bank, bank, 0.01, QUICK)} == {12}
+
+
 class TestChoice:
     def test_only_held_out_training_images_choose(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """With the held-out images' labels wrong, the worst rate is chosen: they decide, and are not trained on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,6 +18,8 @@ from dinoscope.evaluation.statistics import (
     mean_intervals,
     pooled_intervals,
     resampled_means,
+    share_metric,
+    share_metrics,
     wilson,
 )
 
@@ -164,6 +167,40 @@ def test_at_the_ends_it_stays_within_and_is_not_empty():
     none, every = wilson(0.0, 10), wilson(1.0, 10)
     assert none == (pytest.approx(0, abs=1e-12), pytest.approx(0.2775, abs=1e-4))  # z^2 / (n + z^2)
     assert every == pytest.approx((1 - none[1], 1.0))
+
+
+def test_shares_without_groups_have_the_interval_of_wilson() -> None:
+    hits = torch.arange(200).view(100, 2) % 4 < 2
+    (first, second) = share_metrics([("a", {}), ("b", {"k": 3})], hits)
+    assert first == share_metric("a", 50.0, 100)
+    assert second == share_metric("b", 50.0, 100, {"k": 3})
+
+
+def test_a_share_that_all_groups_have_has_the_interval_of_so_many_trials() -> None:
+    groups = torch.arange(90) // 3 * 10**17
+    (metric,) = share_metrics([("a", {})], torch.ones(90, 1, dtype=torch.bool), groups)
+    assert (metric.low, metric.high) == tuple(100 * end for end in wilson(1.0, 30))
+    assert metric.n == 30
+    (metric,) = share_metrics([("a", {})], torch.ones(9, 1, dtype=torch.bool), torch.zeros(9, dtype=torch.int64))
+    assert (metric.value, metric.low, metric.high, metric.n) == (100, None, None, None)
+
+
+def test_intervals_over_groups_cover_what_they_promise_and_plain_ones_do_not() -> None:
+    # 40 patients of 2 to 20 images, the accuracy of each drawn from Beta(2, 2): images of one patient are alike.
+    draw = np.random.default_rng(0)
+    covered = {"plain": 0, "grouped": 0}
+    rounds = 300
+    for _ in range(rounds):
+        sizes = draw.integers(2, 21, size=40)
+        groups = torch.from_numpy(np.repeat(np.arange(40), sizes))
+        hits = torch.from_numpy(draw.random(len(groups)) < np.repeat(draw.beta(2, 2, size=40), sizes))[:, None]
+        for name, own in (("plain", None), ("grouped", groups)):
+            (metric,) = share_metrics([("a", {})], hits, own)
+            assert metric.low is not None
+            assert metric.high is not None
+            covered[name] += metric.low <= 50 <= metric.high
+    assert 0.91 <= covered["grouped"] / rounds <= 0.98
+    assert covered["plain"] / rounds < 0.75
 
 
 @pytest.mark.parametrize(("share", "count"), [(1.1, 10), (-0.1, 10), (0.5, 0)])

@@ -303,6 +303,8 @@ def evaluate(
     loaded = _models(several)
     images = None if data is None else Path(data) if isinstance(data, str | Path) else _images(data)
     conditions = Context(pick_device(device), **context)
+    if isinstance(data, tuple) and conditions.split is not None:
+        raise UserError("split is for images without a val split; give one source, or two and no split")
     results = [
         (model.label, result)
         for evaluation, config in zip(chosen, configs, strict=True)
@@ -438,7 +440,8 @@ def ablate(
     if done.interrupted:
         raise KeyboardInterrupt
     failures = {run.name: run.diagnosis for run in done.named("failed")}
-    evaluating = Evaluating(config.data, context=Context(pick_device(config.device)))
+    context = Context(pick_device(config.device), group=config.group, split=config.split)
+    evaluating = Evaluating(config.data, context=context)
     result, _ = gather(plan, evaluating, failures, {"data": str(config.data)})
     write_result(result, Path(out), overwrite=overwrite)
     return result

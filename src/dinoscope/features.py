@@ -274,7 +274,8 @@ def _bank(images: ImageSource, features: Float[Tensor, "k d"], positions: Int[Te
         _log.warning("%s: %s images cannot be read and are left out, as %s", images.name, count, first)
     readable = images.subset(positions.tolist())
     labels = None if readable.labels is None else torch.tensor(readable.labels)
-    return FeatureBank(features, labels, tuple(readable.keys), readable.classes)
+    groups = None if readable.groups is None else torch.tensor(np.asarray(readable.groups, np.int64))
+    return FeatureBank(features, labels, tuple(readable.keys), readable.classes, groups)
 
 
 # Baselines that are made from images

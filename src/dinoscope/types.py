@@ -129,12 +129,16 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class FeatureBank:
-    """Features of a set of images: [n, dim] float32, class numbers [n] or None, and the files they came from."""
+    """Features of a set of images: [n, dim] float32, class numbers [n] or None, and the files they came from.
+
+    groups: number of the group (patient, slide, video...) of each image, see `data.groups`; None if unknown.
+    """
 
     features: Float[Tensor, "n d"]
     labels: Int[Tensor, " n"] | None = None
     paths: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    groups: Int[Tensor, " n"] | None = None
 
     def to_pandas(self) -> Any:
         """Return a pandas.DataFrame with the path, the name of the class and the features f0, f1, ..."""

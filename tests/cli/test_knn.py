@@ -204,3 +204,92 @@ def test_a_fraction_does_not_overwrite_the_result_with_all_labels(model: Path, d
         for file in (tmp_path / "run" / "evaluations").iterdir()
     }
     assert sizes == {"knn.json": 12, "knn-25.json": 3}
+
+
+# Groups and splits
+
+
+@pytest.fixture
+def patients(picture_folder: MakeFolder) -> Path:
+    """Two classes of twelve pictures; CLASS/pN_M.png is of patient N, who has two pictures and one class."""
+    folder = picture_folder(24, classes=2, name="patients")
+    for kind in sorted(folder.iterdir()):
+        for number, file in enumerate(sorted(kind.iterdir())):
+            file.rename(kind / f"{kind.name}p{number // 2}_{number % 2}.png")
+    return folder
+
+
+PATIENT = r"/(?P<patient>class\d+p\d+)_"
+
+
+def test_no_neighbour_of_the_same_group_and_the_protocol_says_so(
+    model: Path, patients: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(model, "--data", patients, "--group", PATIENT) == 0
+    printed = capsys.readouterr().out
+    assert "each against all others, no neighbour of the same group, 2 classes" in printed
+    assert f"data {patients}, groups by {PATIENT}" in printed
+    assert run(model, "--data", patients, "--group", PATIENT, "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["protocol"]["group"] == PATIENT
+    assert record["protocol"]["max_voters"] == 22
+    assert {metric["n"] for metric in record["metrics"]} == {12}
+    assert "class0p0" not in json.dumps(record), "names of groups are not written"
+    assert run(model, "--data", patients, "--json") == 0
+    assert "group" not in json.loads(capsys.readouterr().out)["protocol"]
+
+
+def test_a_split_keeps_groups_whole(model: Path, patients: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(model, "--data", patients, "--group", PATIENT, "--split", "0.5", "--json") == 0
+    protocol = json.loads(capsys.readouterr().out)["protocol"]
+    assert protocol["split"] == 0.5
+    assert protocol["gallery"] == protocol["queries"] == str(patients)
+    assert protocol["gallery_images"] + protocol["query_images"] == 24
+    assert protocol["gallery_images"] % 2 == 0
+    assert protocol["max_voters"] == protocol["gallery_images"], "no group is on both sides"
+    assert run(model, "--data", patients, "--split", "0.5") == 0
+    assert "a split that has 50 % to train on" in capsys.readouterr().out
+
+
+def test_results_with_and_without_groups_are_kept_apart(model: Path, patients: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "run")
+    (folder / "config.json").write_text('{"run": {}}')
+    for options in ((), ("--group", PATIENT), ("--group", PATIENT, "--split", "0.5"), ("--group", PATIENT)):
+        assert run(folder, "--data", patients, *options) == 0
+    assert len(list((folder / "evaluations").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--group", "(x)"], "finds no group"),
+        (["--group", "(class.)"], "the groups ((class.)) are the classes"),
+        (["--split", "2"], "above 0 and below 1"),
+    ],
+)
+def test_groups_and_splits_without_sense_are_refused(
+    model: Path, patients: Path, options: list[str], message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        run(model, "--data", patients, *options)
+    assert message in str(caught.value)
+
+
+def test_a_split_is_for_images_without_one(model: Path, data: Path) -> None:
+    for options in (("--data", data), ("--gallery", data / "train", "--query", data / "val")):
+        with pytest.raises(UserError, match="leave out --split"):
+            run(model, *options, "--split", "0.5")
+
+
+def test_groups_of_a_list_come_from_its_column(model: Path, patients: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = sorted(patients.rglob("*.png"))
+    rows = [f"{file.relative_to(patients)},{file.parent.name},{file.stem.partition('_')[0]}" for file in files]
+    (patients / "list.csv").write_text("\n".join(["path,label,patient", *rows]))
+    assert run(model, "--data", patients / "list.csv", "--json") == 0
+    by_column = json.loads(capsys.readouterr().out)
+    assert by_column["protocol"]["group"] == "column patient"
+    assert run(model, "--data", patients, "--group", PATIENT, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["metrics"] == by_column["metrics"]
+    (patients / "bare.csv").write_text("\n".join(["path,label", *(row.rpartition(",")[0] for row in rows)]))
+    with pytest.raises(UserError, match=r"\(column patient\).*\(unknown\) must come from one column"):
+        run(model, "--gallery", patients / "list.csv", "--query", patients / "bare.csv")

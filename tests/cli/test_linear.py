@@ -173,3 +173,14 @@ def test_a_diverged_model(data: Path, tmp_path: Path) -> None:
     checkpoint.export_backbone(tmp_path / "model", network)
     with pytest.raises(UserError, match="NaN or infinite"):
         dinoscope.linear(tmp_path / "model", data, device="cpu")
+
+
+def test_a_split_by_groups(model: Path, picture_folder: MakeFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = picture_folder(30, classes=2, name="patients")
+    options = ["--data", folder, "--group", r"/0*(\d+).*\.", "--split", "0.6", "--epochs", "2"]
+    assert run(model, *options) == 0
+    printed = capsys.readouterr().out
+    assert f"data {folder}, a split that has 60 % to train on, groups by" in printed
+    protocol = kept(model, "linear").protocol
+    assert protocol["train_images"] + protocol["val_images"] == 30
+    assert (protocol["group"], protocol["split"]) == (r"/0*(\d+).*\.", 0.6)

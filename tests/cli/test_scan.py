@@ -77,7 +77,7 @@ def test_json_holds_everything(data: Path, capsys: pytest.CaptureFixture[str]) -
         (data / "train/cat" / f"bad{i:02}.jpg").write_text("text")
     assert call("scan", [str(data), "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
-    assert list(content) == ["train", "val"]
+    assert list(content) == ["train", "val", "shared"]
     assert content["train"]["images"] == 29
     assert len(content["train"]["unreadable"]) == 23
     assert content["train"]["complete"] is True
@@ -94,6 +94,37 @@ def test_headers_only(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert rows(printed)["unreadable"] == ["1", "0"]
     assert "Only headers" not in printed
+
+
+def test_what_splits_share_is_reported(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """0.png of both classes in val is the file 0.png in train; one picture is saved again, and one is a patient's."""
+    draw = np.random.default_rng(0)
+    for name in ("p1_a", "p2_a", "p3_a"):
+        Image.fromarray(draw.integers(0, 256, (40, 50, 3), np.uint8)).save(data / f"train/cat/{name}.png")
+    with Image.open(data / "train/cat/p1_a.png") as picture:
+        picture.save(data / "val/cat/p1_b.bmp")
+    with Image.open(data / "train/cat/p2_a.png") as picture:
+        picture.resize((100, 80), Image.Resampling.BICUBIC).save(data / "val/cat/p4_b.jpg")
+    pattern = r"/(p\d|\d)"
+    assert call("scan", [str(data), "--json", "--group", pattern]) == 0
+    shared = json.loads(capsys.readouterr().out)["shared"]
+    assert [(own["kind"], own["images"], own["groups"]) for own in shared] == [
+        ("group", 3, 2),
+        ("bytes", 2, 0),
+        ("pixels", 1, 0),
+        ("picture", 1, 0),
+    ]
+    assert shared[3]["pairs"] == [["cat/p4_b.jpg", "cat/p2_a.png"]]
+    call("scan", [str(data), "--group", pattern])
+    printed = capsys.readouterr().out
+    assert rows(printed)["groups"] == ["6", "3"]
+    assert "The same files in both splits: 2 images of val" in printed
+    assert "cat/p1_b.bmp (val)  cat/p1_a.png (train)" in printed
+    assert "of which at most 2 differ: 1 image of val." in printed
+    call("scan", [str(data), "--group", pattern, "--headers-only"])
+    printed = capsys.readouterr().out
+    assert "Groups in both splits: 2, with 3 images of val" in printed
+    assert "The same files" not in printed, "nothing but headers was read"
 
 
 def test_names_that_are_not_unicode_can_be_printed(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image, features
 
 from dinoscope.data import images
+from dinoscope.data.finding import find_images
 from dinoscope.data.images import UnreadableImage
 from dinoscope.data.scan import scan
-from dinoscope.data.sources import find_images
 
 MUTANTS = int(os.environ.get("DINOSCOPE_MUTANTS", "10000"))
 """Damaged files that are read in all."""

@@ -32,8 +32,9 @@ from dinoscope.data import scan, sources
 from dinoscope.data.finding import find_images
 from dinoscope.data.images import pixel_limit, read
 from dinoscope.data.scan import Unreadable
-from dinoscope.data.sources import ImageFolder, hash_rank, image_fraction
+from dinoscope.data.sources import ImageFolder, hash_rank, image_fraction, split_images
 from dinoscope.errors import UserError
+from dinoscope.evaluation.online import OnlineKNN
 from dinoscope.files import MEGAPIXELS_VARIABLE
 from dinoscope.methods import dino
 from dinoscope.training import run_folder, start
@@ -479,6 +480,34 @@ def test_a_run_on_half_of_the_images(picture_folder, tmp_path) -> None:
     assert parts == [16, 16]
     with pytest.raises(UserError, match=r"fraction: 0\.5 -> 1\.0"):
         train(settings(data, tmp_path / "run0"), resume=True)
+
+
+def test_a_split_trains_on_the_share_alone_and_measures_on_the_rest(picture_folder, tmp_path) -> None:
+    data, pattern = picture_folder(40, classes=2), r"(\d)\.png"
+    config = settings(data, tmp_path / "run", group=pattern, split=0.6)
+    knn = OnlineKNN()
+    train(config, listeners=[watched := Watched(), knn])
+    share, rest = split_images(find_images(data).grouped_by(pattern), 0.6)
+    assert (watched.images, knn.gallery, knn.queries) == (len(share), share, rest)
+    assert not set(share.groups) & set(rest.groups)
+    newest = checkpoint.latest(config.out / "checkpoints")
+    assert newest is not None
+    assert checkpoint.load(newest).metadata["data_fingerprint"] == share.fingerprint()
+    with pytest.raises(UserError, match=r"split: 0\.6 -> None"):
+        train(settings(data, config.out, group=pattern), resume=True)
+    line = next_steps(config.out, data, pattern, 0.6)[0]
+    assert shlex.split(line)[-4:] == ["--group", pattern, "--split", "0.6"]
+
+
+def test_splits_that_cannot_be_made_are_refused(picture_folder, tmp_path) -> None:
+    with pytest.raises(UserError, match=r"--split must be above 0 and below 1, not 1\.5"):
+        train(settings(picture_folder(8), tmp_path / "run", split=1.5))
+    picture_folder(8, split="train", name="split")
+    data = picture_folder(8, split="val", name="split")
+    with pytest.raises(UserError, match="has a val split: leave out --split"):
+        train(settings(data, tmp_path / "run", split=0.5))
+    with pytest.raises(UserError, match="finds no group"):
+        train(settings(picture_folder(8), tmp_path / "run", group="(x)"))
 
 
 def test_a_fraction_is_of_the_images_that_can_be_read(picture_folder, tmp_path) -> None:

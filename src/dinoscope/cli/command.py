@@ -132,8 +132,20 @@ class ExtractionOptions(DeviceOptions):
 
 
 @dataclass(frozen=True)
-class ExtractionWithBatch(ExtractionOptions):
-    """How features are computed."""  # for commands whose --batch-size is something else
+class LabelledOptions(ExtractionOptions):
+    """How features are computed, and which labelled images are measured on."""
+
+    group: Annotated[str | None, tyro.conf.arg(metavar="PATTERN")] = None
+    """Regular expression that finds, in the path of each image, the patient, slide or video that it is of:
+    '[^/]+/(?P<patient>[^/]+)/'. No neighbour of the same group votes, and splits and intervals keep groups whole."""
+
+    split: float | None = None
+    """Of images without a val split: share to train on, such as 0.8. The rest are measured on; groups stay whole."""
+
+
+@dataclass(frozen=True)
+class ExtractionWithBatch(LabelledOptions):
+    """How features are computed, and what is measured on."""  # for commands whose --batch-size is something else
 
     batch_size: Annotated[int | None, tyro.conf.arg(name="extraction-batch-size")] = None
     """Images at a time while features are computed. They do not depend on it."""

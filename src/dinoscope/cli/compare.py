@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from dinoscope.cli.command import WHAT_MAY_BE_NAMED, Command, DeviceOptions, ExtractionOptions
+from dinoscope.cli.command import WHAT_MAY_BE_NAMED, Command, DeviceOptions, LabelledOptions
 from dinoscope.cli.console import emit, stdout
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation import EVALUATIONS
@@ -38,7 +38,7 @@ class MeasuringOptions:
     skip: tuple[str, ...] = ()
     """Names of evaluations that are not measured; kept results are shown."""
 
-    extraction: tyro.conf.OmitArgPrefixes[ExtractionOptions] = field(default_factory=ExtractionOptions)
+    extraction: tyro.conf.OmitArgPrefixes[LabelledOptions] = field(default_factory=LabelledOptions)
 
     def wanted(self, **settings: Any) -> dict[str, tuple[Data, Any]]:
         """Return the evaluations with their data and settings. settings: by evaluation, instead of the default ones.

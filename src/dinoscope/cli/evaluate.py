@@ -12,7 +12,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from dinoscope.cli.command import Command, DeviceOptions, ExtractionOptions, ExtractionWithBatch, ModelNames
+from dinoscope.cli.command import (
+    Command,
+    DeviceOptions,
+    ExtractionOptions,
+    ExtractionWithBatch,
+    LabelledOptions,
+    ModelNames,
+)
 from dinoscope.cli.console import emit, metric_table, progress_bar, stdout
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS, base
@@ -49,7 +56,8 @@ OUTPUT: tuple[tuple[str, Any, Any, str], ...] = (
 def command(evaluation: Evaluation) -> Command:
     """Return the command of an evaluation; its options are the settings of the evaluation."""
     own = {setting.name for setting in fields(evaluation.config) if setting.metadata != base.INTERNAL}
-    extraction = ExtractionWithBatch if "batch_size" in own else ExtractionOptions
+    extraction = LabelledOptions if "group" in evaluation.uses else ExtractionOptions
+    extraction = ExtractionWithBatch if "batch_size" in own else extraction
     extraction = DeviceOptions if evaluation.uses == ("device",) else extraction
     shared = {"no_cache" if name == "cached" else name for name in evaluation.uses}
     every = {setting.name for kind in (evaluation.config, extraction) for setting in fields(kind)}

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.filesize import decimal
@@ -26,9 +26,10 @@ from dinoscope.config import leaves
 from dinoscope.data.finding import find_images, find_split
 from dinoscope.data.grey_range import describe
 from dinoscope.data.normalisation import measured
-from dinoscope.data.scan import Extent, ScanReport
+from dinoscope.data.overlap import MAX_DISTANCE, Prints, Shared, shared_images
+from dinoscope.data.scan import Extent, ScanReport, scan_with_prints
 from dinoscope.data.scan import scan as scan_images
-from dinoscope.data.sources import counted
+from dinoscope.data.sources import ImageSource, counted
 from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation.online import AttentionSnapshots, OnlineKNN
@@ -114,7 +115,7 @@ def train(given: Given) -> int:
     if result.interrupted:
         stdout(f"stopped after step {result.steps}; continue: dinoscope train --out {quote(str(result.out))} --resume")
         return 130
-    stdout("\n".join([f"done: {result.out}", *next_steps(result.out, config.data)]))
+    stdout("\n".join([f"done: {result.out}", *next_steps(result.out, config.data, config.group, config.split)]))
     return 0
 
 
@@ -225,12 +226,14 @@ def one_line(out: Path) -> Iterator[None]:
         raise UserError(f"{what}. The traceback is in {out / 'train.log'}") from error
 
 
-def next_steps(out: Path, data: Path) -> list[str]:
+def next_steps(out: Path, data: Path, group: str | None = None, split: float | None = None) -> list[str]:
     """Return commands to continue with, to be copied into a shell; k-NN only if there are labels to compare with."""
     run, images, report, board = (quote(str(path)) for path in (out, data, out / "report.html", out / "tensorboard"))
     learned = f"dinoscope map --model {run} --data {images} --out {quote(str(out / 'map.png'))}"
     if read_sessions(out)[-1].classes:
         learned = f"dinoscope knn --model {run} --data {images}"
+        learned += "" if group is None else f" --group {quote(group)}"
+        learned += "" if split is None else f" --split {split:g}"
     return [
         f"  what it learned     {learned}",
         f"  what it looks at    dinoscope attention --model {run} IMAGE...",
@@ -255,10 +258,12 @@ def scan(
     all: bool = False,
     json: bool = False,
     workers: int = 0,
+    group: Annotated[str | None, tyro.conf.arg(metavar="PATTERN")] = None,
 ) -> None:
     """Report what a folder of images holds: counts, formats, sizes, classes, unreadable files, and what is passed over.
 
-    Splits (train, val) are reported side by side.
+    Splits (train, val) are reported side by side, with a warning if they share groups, files or pixels, and a hint if
+    they share pictures that look nearly the same.
 
     Args:
         folder: Folder, archive or list of images, nested or not, with a folder for each class or not.
@@ -266,26 +271,33 @@ def scan(
         all: List every unreadable file and every class, instead of the first ones.
         json: Print everything as JSON instead of tables.
         workers: Threads; 0 takes one per core.
+        group: Regular expression that finds the patient, slide or video in the path of each image.
     """
     train, val = find_split(folder, "train"), find_split(folder, "val")
     parts = {"images": folder} if train is None else {"train": train, "val": val}
+    sources = {name: find_images(root) for name, root in parts.items() if root is not None}
+    if group is not None:
+        sources = {name: images.grouped_by(group) for name, images in sources.items()}
     reports: dict[str, ScanReport] = {}
-    for name, root in parts.items():
-        if root is None:
-            continue
-        images = find_images(root)
+    prints: dict[str, list[Prints | None]] = {}
+    for name, images in sources.items():
         with progress_bar(f"{name}: reading", after=QUIET_SECONDS) as progress:
-            full, cache = not headers_only, cache_folder("scan")
-            report = scan_images(images, workers=workers, full=full, cache=cache, progress=progress)
-        if full and report.channels and not report.is_8_bit_rgb:
-            window = None if report.values is None else report.values.window
-            with progress_bar(f"{name}: measuring channels", after=QUIET_SECONDS) as progress:
-                found = measured(images, report.most_channels, window, cache=cache, progress=progress)
-            mean, std = found or (None, None)
-            report = replace(report, mean=mean, std=std)
-        reports[name] = report
+            cache = cache_folder("scan")
+            if headers_only or len(sources) < 2:
+                full = not headers_only
+                reports[name] = scan_images(images, workers=workers, full=full, cache=cache, progress=progress)
+            else:
+                reports[name], prints[name] = scan_with_prints(images, workers=workers, cache=cache, progress=progress)
+        if not headers_only:
+            reports[name] = _with_normalisation(name, images, reports[name])
+    shared: list[Shared] | None = None
+    if len(sources) == 2:
+        with progress_bar("comparing train and val", after=QUIET_SECONDS) as progress:
+            both = (prints["train"], prints["val"]) if prints else None
+            shared = shared_images(sources["train"], sources["val"], both, progress)
     if json:
-        emit({name: asdict(report) for name, report in reports.items()}, (), json=True)
+        values: dict[str, Any] = {name: asdict(report) for name, report in reports.items()}
+        emit(values if shared is None else values | {"shared": [asdict(own) for own in shared]}, (), json=True)
         return
     console, columns = Console(), [_facts(report) for report in reports.values()]
     table = _table("", reports, {row: [column[row] for column in columns] for row in columns[0]})
@@ -307,8 +319,41 @@ def scan(
             console.print(line, highlight=False, soft_wrap=True)
         if rest := len(report.unreadable) - len(faults):
             console.print(f"  and {rest:,} more (--all lists them)", highlight=False)
+    for own in shared or ():
+        console.print_line(SHARED[own.kind].format(own, images=_images(own.images)), style="yellow")
+        for pair in own.pairs:
+            console.print_line("  {} (val)  {} (train)".format(*map(_shown, pair)))
+        if len(own.pairs) < own.images:
+            console.print_line(f"  and {own.images - len(own.pairs):,} more")
     if headers_only:
         console.print("Only headers were read: damaged pixels were not looked for.", style="yellow")
+
+
+SHARED = {
+    "group": "Groups in both splits: {0.groups:,}, with {images} of val. Figures on val are too good.",
+    "bytes": "The same files in both splits: {images} of val. Figures on val are too good.",
+    "pixels": "The same pixels in both splits, in other files: {images} of val. Figures on val are too good.",
+    "picture": (
+        f"A hint: nearly the same picture in both splits, by a hash of 64 bits of which at most {MAX_DISTANCE} differ: "
+        "{images} of val."
+    ),
+}
+"""Kind of what two splits share -> how it is reported."""
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'s' if count != 1 else ''}"
+
+
+def _with_normalisation(name: str, images: ImageSource, report: ScanReport) -> ScanReport:
+    """Return the report with mean and deviation of each channel, if the images are not 8-bit RGB."""
+    if not report.channels or report.is_8_bit_rgb:
+        return report
+    window, cache = None if report.values is None else report.values.window, cache_folder("scan")
+    with progress_bar(f"{name}: measuring channels", after=QUIET_SECONDS) as progress:
+        found = measured(images, report.most_channels, window, cache=cache, progress=progress)
+    mean, std = found or (None, None)
+    return replace(report, mean=mean, std=std)
 
 
 def _table(corner: str, columns: Iterable[str], rows: Mapping[str, Iterable[str]]) -> Table:
@@ -357,12 +402,17 @@ def _facts(report: ScanReport) -> dict[str, str]:
         "grey range over 8 bits": "-" if report.values is None else describe(report.values.window),
         "windows in headers": "; ".join(f"{text} in {count:,}" for text, count in report.windows.items()) or "none",
         "classes": f"{len(report.classes):,}" if report.classes else "no labels",
+        **({} if report.groups is None else {"groups": f"{report.groups:,}"}),
     }
+
+
+def _shown(text: object) -> str:
+    return str(text).encode("utf-8", "replace").decode("utf-8")
 
 
 def _printable(text: object) -> str:
     """Return text for rich: no markup in file names, and no bytes that are not UTF-8."""
-    return escape(str(text).encode("utf-8", "replace").decode("utf-8"))
+    return escape(_shown(text))
 
 
 SCENES = ScenesConfig()

@@ -27,8 +27,17 @@ import numpy as np
 
 from dinoscope.data.containers import CONTAINERS
 from dinoscope.data.containers.container import Container, Entry, Progress
-from dinoscope.data.images import check_bytes, extensions, pixel_limit, read_bytes, stream_header, unreadable_if_wrong
-from dinoscope.data.reader import Header, RawImage, Shrink, UnreadableImage
+from dinoscope.data.images import (
+    check_bytes,
+    extensions,
+    frames_of_bytes,
+    pixel_limit,
+    read_bytes,
+    stream_header,
+    unreadable_if_wrong,
+)
+from dinoscope.data.reader import START, Header, RawImage, Shrink, UnreadableImage
+from dinoscope.data.samples import is_recognised, keys_of, may_hold_several, split_key, versions, without_ending
 from dinoscope.data.sources import ImageSource, comparable, counted
 from dinoscope.errors import UserError
 from dinoscope.files import cache_folder, locked
@@ -192,7 +201,7 @@ def index_of(files: Sequence[Path], progress: Watch | None = None) -> Index:
     """
     kinds = {path: _known(path) for path in files}
     stamps = [[str(path.resolve()), (status := path.stat()).st_size, status.st_mtime_ns] for path in files]
-    about = {"version": _VERSION, "files": stamps, "endings": extensions()}
+    about = {"version": _VERSION, "files": stamps, "endings": extensions(), "packages": versions()}
     digest = hashlib.blake2b(json.dumps(about).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     folder = cache_folder("index") / digest
     if (known := _read(folder)) is not None:
@@ -286,8 +295,8 @@ def _collected(
         own: dict[bytes, tuple[Any, ...]] = {}
         try:
             for entry in container.entries(path, copies, report):
-                key = _key(entry, wanted, counts)
-                if key is not None:  # of two with one name the later one counts, as when unpacking
+                copies.flush()
+                for key in _keys(entry, path, wanted, counts):  # of two with one name the later one counts
                     number = numbers.setdefault(entry.file or path, len(numbers))
                     own[key] = number, entry.offset, entry.size, entry.unpacked, entry.label
         except UserError as error:
@@ -322,17 +331,34 @@ def _numbers_first(text: str) -> tuple[bool, int, str]:
     return (False, int(text), text) if text.isdecimal() else (True, 0, text)
 
 
-def _key(entry: Entry, wanted: tuple[str, ...], counts: Counter[str]) -> bytes | None:
-    """Return the key of an entry that is named like an image, None for any other, which is counted."""
+def _keys(entry: Entry, path: Path, wanted: tuple[str, ...], counts: Counter[str]) -> list[bytes]:
+    """Return the keys of the images in an entry; one that is no image has none and is counted."""
     parts = [part for part in entry.key.split("/") if part not in ("", ".")]
-    if any(part.startswith(".") or part == "__MACOSX" for part in parts):  # ".." too
-        return None
-    name = "/".join(parts)
-    if not name.lower().endswith(wanted) and not (entry.file and not PurePath(name).suffix):
-        ending = PurePath(name).suffix.lower()
-        counts["without an ending" if not 1 < len(ending) <= 9 or ending[1:].isdigit() else ending] += 1
-        return None
-    return os.fsencode(name)
+    if not parts or any(part.startswith(".") or part == "__MACOSX" for part in parts):  # ".." too
+        return []
+    name, ending = "/".join(parts), not without_ending(parts[-1])
+    if ending and not name.lower().endswith(wanted):
+        counts[PurePath(name).suffix.lower()] += 1
+        return []
+    if not may_hold_several(name):
+        return [os.fsencode(name)]
+    try:
+        content = _content(entry.file or path, entry.offset, entry.size, entry.unpacked)
+        if not ending and not is_recognised(content[:START], parts[-1]):
+            counts["without an ending"] += 1
+            return []
+        return [os.fsencode(key) for key in keys_of(name, frames_of_bytes(content, parts[-1]))]
+    except UnreadableImage:
+        return [os.fsencode(name)]
+
+
+def _content(file: Path, offset: int, size: int, unpacked: int) -> bytes:
+    """Return the bytes of an entry. Raises UnreadableImage if there are too many, or they are damaged."""
+    check_bytes(unpacked or size, pixel_limit())
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        content = stream.read(size)
+    return _inflated(content, unpacked) if unpacked else content
 
 
 # The source
@@ -353,6 +379,8 @@ class ArchiveImages(ImageSource):
     labels: Numbers | None
     classes: tuple[str, ...]
     passed_over: tuple[tuple[str, int], ...] = field(default=(), compare=False)
+    groups: Numbers | None = None
+    grouping: str = ""
 
     @property
     def keys(self) -> Names:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -364,12 +392,18 @@ class ArchiveImages(ImageSource):
 
     def read(self, index: int, shrink: Shrink | None = None) -> RawImage:
         """Read the bytes of an image, and decode them."""
-        return read_bytes(self.index.content(int(self.rows[index])), self.keys[index], shrink=shrink)
+        name, frame = split_key(self.keys[index])
+        return read_bytes(self.content(index), name, frame=frame, shrink=shrink)
+
+    def content(self, index: int) -> bytes:
+        """Return the bytes of the file that holds an image."""
+        return self.index.content(int(self.rows[index]))
 
     def header(self, index: int) -> Header:
         """Read the bytes of an image, and their header."""
+        name, frame = split_key(self.keys[index])
         with unreadable_if_wrong():
-            return stream_header(BytesIO(self.index.content(int(self.rows[index]))), self.keys[index], pixel_limit())
+            return stream_header(BytesIO(self.content(index)), name, pixel_limit(), frame)
 
     def stamp(self, index: int) -> tuple[int, int]:
         """Return the size of an image in bytes, and when its container was changed."""
@@ -393,7 +427,13 @@ class ArchiveImages(ImageSource):
         """Return these images, in this order, with all the class names kept."""
         chosen = np.asarray(indices, np.int64)
         rows = chosen + self.rows.start if isinstance(self.rows, range) else self.rows[chosen]
-        return replace(self, rows=rows, labels=self.labels and Numbers(self.labels.numbers, rows))
+        labels = None if self.labels is None else Numbers(self.labels.numbers, rows)
+        groups = None if self.groups is None else Numbers(np.asarray(self.groups)[chosen], range(len(chosen)))
+        return replace(self, rows=rows, labels=labels, groups=groups)
+
+    def with_groups(self, numbers: np.ndarray, grouping: str) -> ArchiveImages:
+        """Return the images with these groups, as one array."""
+        return replace(self, groups=Numbers(numbers, range(len(numbers))), grouping=grouping)
 
     def disk_order(self) -> np.ndarray:
         """Return the positions of the images in the order in which they lie in their files."""

@@ -25,6 +25,7 @@ import torchvision
 
 from dinoscope.data.grey_range import ValueRange, joined
 from dinoscope.data.images import Header, UnreadableImage, pixel_limit
+from dinoscope.data.overlap import Prints, prints_of
 from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
 from dinoscope.files import write_text
@@ -85,6 +86,7 @@ class ScanReport:
     channels: number of images by their channels, the most frequent first.
     mean, std: of each channel in [0, 1], for `most_channels`; see `normalisation.measured`. None if they were not
     measured, as for 8-bit RGB.
+    groups: number of groups (patients, slides, videos...); None if they are unknown.
     values: smallest and largest value of the images that are not of unsigned 8 bits, None if there are none. If headers
     alone were read it is what 16 bits can hold, and None if there are values of another kind.
     """
@@ -109,6 +111,7 @@ class ScanReport:
     windows: Mapping[str, int] = field(default_factory=dict)
     channels: Mapping[int, int] = field(default_factory=dict[int, int])
     values: ValueRange | None = None
+    groups: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
@@ -137,13 +140,14 @@ def most_channels(reports: Sequence[ScanReport]) -> int:
 class _Finding(NamedTuple):
     """One image examined: size and time of change if it has them, its header or the reason why there is none.
 
-    values: of an image that was decoded and is not of unsigned 8 bits.
+    values: of an image that was decoded and is not of unsigned 8 bits. prints: if they were asked for.
     """
 
     stamp: tuple[int, int] | None
     header: Header | None
     reason: str = ""
     values: ValueRange | None = None
+    prints: Prints | None = None
 
 
 def scan(
@@ -162,10 +166,34 @@ def scan(
     and `full`. It is written when the scan is interrupted, too.
     progress: called now and then with the numbers of images examined and of all.
     """
+    return _report(images, _examined(images, workers, full, cache, progress), full)
+
+
+def scan_with_prints(
+    images: ImageSource,
+    *,
+    workers: int = 0,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[ScanReport, list[Prints | None]]:
+    """Return the report of a full `scan`, and by what each image is recognised, None if it is unreadable."""
+    findings = _examined(images, workers, True, cache, progress, prints=True)
+    return _report(images, findings, True), [finding.prints for finding in findings]
+
+
+def _examined(
+    images: ImageSource,
+    workers: int,
+    full: bool,
+    cache: Path | None,
+    progress: Callable[[int, int], None] | None,
+    *,
+    prints: bool = False,
+) -> list[_Finding]:
     if not 0 <= workers <= _MAX_WORKERS:
         raise UserError(f"the number of workers is {workers}; it must be from 0 (one per core) to {_MAX_WORKERS}")
     # What other readers refuse and how they turn images may differ, so their cache is not used.
-    versions = f"3 pillow {PIL.__version__} torchvision {torchvision.__version__} opencv {cv2.__version__}"
+    versions = f"4 pillow {PIL.__version__} torchvision {torchvision.__version__} opencv {cv2.__version__}"
     versions = " ".join([versions, *_optional_versions()])
     readers = f"{versions} pixels {pixel_limit()}"
     digest = hashlib.blake2b(os.fsencode(Path(images.name).resolve()), digest_size=16).hexdigest()
@@ -175,7 +203,7 @@ def scan(
 
     def examine(start: int) -> list[_Finding]:
         indices = range(start, min(start + _CHUNK, len(images)))
-        return [_examine(images, index, known.get(images.keys[index]), full) for index in indices]
+        return [_examine(images, index, known.get(images.keys[index]), full, prints) for index in indices]
 
     pool = ThreadPoolExecutor(workers or available_cores())
     try:
@@ -187,7 +215,7 @@ def scan(
         pool.shutdown(cancel_futures=True)
         if store is not None:
             _write_cache(store, readers, known, dict(zip(images.keys, findings, strict=False)))
-    return _report(images, findings, full)
+    return findings
 
 
 def check_readable(root: Path | str, unreadable: Sequence[Unreadable], images: int, limit: float = 0.05) -> None:
@@ -211,15 +239,19 @@ def _optional_versions() -> Iterator[str]:
             yield f"{package} {version(package)}"
 
 
-def _examine(images: ImageSource, index: int, known: _Finding | None, full: bool) -> _Finding:
+def _examine(images: ImageSource, index: int, known: _Finding | None, full: bool, prints: bool) -> _Finding:
     stamp = images.stamp(index)
     if stamp is not None and stamp[0] < 0:
         stamp = None
-    if known is not None and stamp == known.stamp:
+    if known is not None and stamp == known.stamp and (known.prints or not prints):
         return known
     try:
         header = images.header(index)
-        return _Finding(stamp, header, values=images.read(index).range if full else None)
+        if not full:
+            return _Finding(stamp, header)
+        image = images.read(index)
+        own = prints_of(images.content(index), image) if prints else None
+        return _Finding(stamp, header, values=image.range, prints=own)
     except UnreadableImage as error:
         return _Finding(stamp, None, str(error))
 
@@ -265,6 +297,7 @@ def _report(images: ImageSource, findings: Sequence[_Finding], full: bool) -> Sc
         channels=dict(Counter(header.channels for header in headers).most_common()),
         windows=_by_frequency(windows),
         values=values,
+        groups=None if images.groups is None else len(set(images.groups)),
     )
 
 
@@ -283,12 +316,13 @@ def _read_cache(file: Path, readers: str) -> dict[str, _Finding]:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["readers"] != readers:
             return {}
-        for key, (size, modified_ns, *fields, values) in content["files"].items():
+        for key, (size, modified_ns, *fields, values, prints) in content["files"].items():
             header = Header(*fields)
             if [type(value) for value in fields] != types or header.height < 1 or header.width < 1:
                 raise ValueError(f"not a header: {fields}")
             values = None if values is None else ValueRange(*values)
-            findings[key] = _Finding((size, modified_ns), header, values=values)
+            own = None if prints is None else Prints(str(prints[0]), str(prints[1]), int(prints[2]))
+            findings[key] = _Finding((size, modified_ns), header, values=values, prints=own)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -303,9 +337,9 @@ def _write_cache(file: Path, readers: str, known: Mapping[str, _Finding], found:
     if readable.items() <= known.items():
         return
     rows: dict[str, tuple[Any, ...]] = {}
-    for key, (stamp, header, _, values) in {**known, **readable}.items():
+    for key, (stamp, header, _, values, prints) in {**known, **readable}.items():
         if stamp and header:
-            rows[key] = *stamp, *dataclasses.astuple(header), values and dataclasses.astuple(values)
+            rows[key] = *stamp, *dataclasses.astuple(header), values and dataclasses.astuple(values), prints
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps({"readers": readers, "files": rows}, separators=(",", ":")))

@@ -22,8 +22,10 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from torch.utils.data import Dataset
 
+from dinoscope.data.groups import group_numbers, matched
 from dinoscope.data.images import as_raw, extensions, read, read_header
 from dinoscope.data.reader import Header, RawImage, Shrink, UnreadableImage
+from dinoscope.data.samples import recognised_file, samples_in, split_key, without_ending
 from dinoscope.errors import UserError
 from dinoscope.files import MARK, RUN_SETTINGS, drawn_names, is_made, nothing_but_made
 
@@ -40,6 +42,9 @@ SPLITS: dict[str, tuple[str, ...]] = {
 """What people call the two splits, the usual name first."""
 _SPLIT_NAMES = {name for names in SPLITS.values() for name in names}
 
+SPLIT_SEED = 0
+"""Of `split_images`: training and every evaluation make the same split."""
+
 _SAMPLED = 16
 """Items of a dataset that its fingerprint is computed from."""
 
@@ -53,6 +58,8 @@ class ImageSource(ABC):
     keys: names of the images, each unique and the same wherever the source lies.
     labels: position in `classes` of each image, or None if there are no classes.
     classes: names of the classes; empty if there are none.
+    groups: number of the group (patient, slide, video...) of each image, see `groups.group_numbers`; None if unknown.
+    grouping: where the groups come from, "" if they are unknown: a pattern, or "column patient".
     passed_over: what was not taken for an image, as (ending, count), the most frequent first.
     """
 
@@ -61,6 +68,8 @@ class ImageSource(ABC):
     labels: Sequence[int] | None
     classes: tuple[str, ...]
     passed_over: tuple[tuple[str, int], ...]
+    groups: Sequence[int] | None = None
+    grouping: str = ""
 
     @abstractmethod
     def read(self, index: int, shrink: Shrink | None = None) -> RawImage:
@@ -109,6 +118,18 @@ class ImageSource(ABC):
         """Return the images without labels."""
         return replace(self, labels=None, classes=())  # pyright: ignore[reportArgumentType]
 
+    def content(self, index: int) -> bytes | None:
+        """Return the bytes of the file of image `index`, None if it is no file. Raises UnreadableImage."""
+        return None
+
+    def grouped_by(self: Source, pattern: str) -> Source:
+        """Return the images with the groups that a pattern finds in their keys. Raises UserError as `matched` does."""
+        return self.with_groups(group_numbers(matched(self.keys, pattern, self.name)), pattern)
+
+    def with_groups(self: Source, numbers: np.ndarray, grouping: str) -> Source:
+        """Return the images with these groups, from wherever they are known: a column, or a header of each image."""
+        return replace(self, groups=tuple(numbers.tolist()), grouping=grouping)  # pyright: ignore[reportArgumentType]
+
 
 # Folders
 
@@ -117,7 +138,8 @@ class ImageSource(ABC):
 class ImageFolder(ImageSource):
     """The image files below `root`, and their classes if the folders name them.
 
-    paths: relative to root, with forward slashes, sorted by their bytes: the same order on every machine.
+    paths: relative to root, with forward slashes, sorted by their bytes: the same order on every machine. Of a file
+    that holds several images, each has its name behind a # (`samples`).
     classes: names of the first-level folders in Unicode's form NFC, in the order of the folders' bytes. Folders that
     differ in their Unicode form alone are one class.
     """
@@ -127,6 +149,8 @@ class ImageFolder(ImageSource):
     labels: tuple[int, ...] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     classes: tuple[str, ...] = ()
     passed_over: tuple[tuple[str, int], ...] = field(default=(), compare=False)
+    groups: tuple[int, ...] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    grouping: str = ""
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -140,15 +164,22 @@ class ImageFolder(ImageSource):
 
     def path(self, index: int) -> Path:
         """Return the file of image `index`."""
-        return self.root / self.paths[index]
+        return self.root / split_key(self.paths[index])[0]
 
     def read(self, index: int, shrink: Shrink | None = None) -> RawImage:
         """Decode a file."""
-        return read(self.path(index), shrink=shrink)
+        return read(self.path(index), frame=split_key(self.paths[index])[1], shrink=shrink)
+
+    def content(self, index: int) -> bytes:
+        """Read a file. Raises UnreadableImage."""
+        try:
+            return self.path(index).read_bytes()
+        except OSError as error:
+            raise UnreadableImage(f"cannot be read: {error.strerror}") from error
 
     def header(self, index: int) -> Header:
         """Read a file's header."""
-        return read_header(self.path(index))
+        return read_header(self.path(index), frame=split_key(self.paths[index])[1])
 
     def stamp(self, index: int) -> tuple[int, int]:
         """Return size in bytes and time of change in nanoseconds, (-1, -1) if there is no such file."""
@@ -174,7 +205,12 @@ class ImageFolder(ImageSource):
 
     def subset(self, indices: Sequence[int]) -> ImageFolder:
         """Return these images, in this order, with all the class names kept."""
-        return replace(self, paths=_chosen(self.paths, indices), labels=_chosen(self.labels, indices))
+        return replace(
+            self,
+            paths=_chosen(self.paths, indices),
+            labels=_chosen(self.labels, indices),
+            groups=_chosen(self.groups, indices),
+        )
 
 
 def _chosen(values: tuple[Any, ...] | None, indices: Sequence[int]) -> Any:
@@ -203,7 +239,8 @@ def images_in_folder(
     """
     _require_folder(root)
     counts, endings = Counter[str](), extensions()
-    paths = tuple(sorted(_image_paths(root, endings, progress, counts), key=os.fsencode))
+    files = _image_paths(root, endings, progress, counts)
+    paths = tuple(sorted(samples_in(root, files, progress), key=os.fsencode))
     passed_over = tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
     if not paths:
         others = f"; passed over: {counted(passed_over)}" if passed_over else ""
@@ -327,6 +364,28 @@ def image_fraction(images: Source, fraction: float) -> Source:
     return images.subset(sorted(ranked[: max(1, round(fraction * len(images)))]))
 
 
+def split_images(images: Source, share: float) -> tuple[Source, Source]:
+    """Return about this share of the images to train on, and the rest to measure on; groups are whole; order kept.
+
+    The hash of a group, or of the key of an image without one, decides alone: so the split is the same on any machine,
+    and an image that is added moves no other to the other side. Raises UserError if the share is not between 0 and 1,
+    or a side would be empty.
+    """
+    if not 0 < share < 1:
+        raise UserError(f"--split is the share of the images to train on, above 0 and below 1, not {share:g}")
+    names = images.keys if images.groups is None else map(str, images.groups)
+    limit = int(share * 2**64)
+    is_train = [int.from_bytes(hash_rank(SPLIT_SEED, name)[:8], "big") < limit for name in names]
+    if all(is_train) or not any(is_train):
+        what = f"{len(is_train)} images" if images.groups is None else f"{len(set(images.groups))} groups"
+        raise UserError(
+            f"{images.name}: --split {share:g} of {what} leaves none to {'measure' if all(is_train) else 'train'} on. "
+            "Give another share, or make the folders train and val yourself"
+        )
+    train, rest = ([place for place, own in enumerate(is_train) if own is side] for side in (True, False))
+    return images.subset(train), images.subset(rest)
+
+
 def balanced(images: Source, limit: int) -> Source:
     """Return at most `limit` images, evenly spaced; with labels, as many of each class as possible; order kept.
 
@@ -414,10 +473,12 @@ def _image_paths(
             if _is_image(entry, endings):
                 yield prefix + entry.name
             elif not entry.name.lower().endswith(endings):
-                ending = PurePath(entry.name).suffix.lower()
-                # The last number of 1.2.840.10008 (DICOM) is no ending.
-                is_none = ending[1:].isdigit() or not 1 < len(ending) <= 9
-                passed_over["without an ending" if is_none else ending] += 1
+                if not without_ending(entry.name):
+                    passed_over[PurePath(entry.name).suffix.lower()] += 1
+                elif recognised_file(Path(entry.path)):
+                    yield prefix + entry.name
+                else:
+                    passed_over["without an ending"] += 1
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -484,6 +545,8 @@ class DatasetImages(ImageSource):
     classes: tuple[str, ...]
     name: str = "the dataset"
     passed_over: tuple[tuple[str, int], ...] = ()
+    groups: tuple[int, ...] | None = None
+    grouping: str = ""
 
     def read(self, index: int, shrink: Shrink | None = None) -> RawImage:
         """Take the image of an item."""
@@ -518,7 +581,12 @@ class DatasetImages(ImageSource):
 
     def subset(self, indices: Sequence[int]) -> DatasetImages:
         """Return these items, in this order, with all the class names kept."""
-        return replace(self, keys=_chosen(self.keys, indices), labels=_chosen(self.labels, indices))
+        return replace(
+            self,
+            keys=_chosen(self.keys, indices),
+            labels=_chosen(self.labels, indices),
+            groups=_chosen(self.groups, indices),
+        )
 
 
 def dataset_images(dataset: Dataset[Any], name: str = "the dataset") -> DatasetImages:

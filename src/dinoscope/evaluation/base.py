@@ -21,7 +21,7 @@ import torch
 
 from dinoscope import features
 from dinoscope.data.finding import find_images, find_split, resolve_split
-from dinoscope.data.sources import SPLITS, ImageSource
+from dinoscope.data.sources import SPLITS, ImageSource, split_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation import results
 from dinoscope.evaluation.statistics import Estimate, estimate_metric, mean_intervals
@@ -54,8 +54,8 @@ logger = logging.getLogger("dinoscope")
 
 @dataclass(frozen=True)
 class Context:
-    """Where networks run and how features are computed: the same for every evaluation. Figures depend on the device,
-    the precision, the image size and the crop alone.
+    """Where networks run, how features are computed, and which labelled images are measured on: the same for every
+    evaluation. Figures depend on the device, the precision, the image size, the crop, the groups and the split alone.
 
     device: None leaves a network where it is. precision: "fp32", "bf16" or "fp16".
     batch_size: images per forward; None takes the evaluation's own. workers: loader processes; -1 chooses.
@@ -63,6 +63,9 @@ class Context:
     crop_fraction: part of the short side that the centre crop keeps; None takes `features.default_crop_fraction`.
     cached: keep features on disk and take them from there (see `cached_extract`), in the folder `place` if given.
     watch: shows progress.
+    group: pattern that finds the group (patient, slide, video...) of an image in its key; None takes the groups that
+        the images have, if any.
+    split: share of labelled images without a val split to train on (`sources.split_images`); None makes no split.
     out, overwrite: the folder for files other than results, such as the masks of every frame; None writes none.
     """
 
@@ -75,6 +78,8 @@ class Context:
     cached: bool = True
     place: Path | None = None
     watch: Watch = unwatched
+    group: str | None = None
+    split: float | None = None
     out: Path | None = None
     overwrite: bool = False
 
@@ -97,15 +102,43 @@ class Context:
     def fitted(self, model: Model, data: Data) -> Model:
         """Return the model, fitted to the train split of the data, without labels, if it must be (`Backbone.fit`).
 
-        Of a folder without splits, all images are taken. Without data it is returned as it is. Raises UserError if no
-        image can be read.
+        Of a folder without splits, all images are taken, or the share `split` of them. Without data it is returned as
+        it is. Raises UserError if no image can be read.
         """
         if model.backbone.fit is None or data is None:
             return model
-        images = find_images(resolve_split(data, "train")) if isinstance(data, Path) else data[0]
+        images, queries = (find_images(resolve_split(data, "train")), None) if isinstance(data, Path) else data
+        if queries is None and self.split is not None:
+            images = self.prepared(images, None)[0]
         extraction, place = self.extraction(), self.place
         made = features.fitted(model.backbone, images, extraction, self.watch, cached=self.cached, place=place)
         return replace(model, backbone=made)
+
+    def prepared(self, known: ImageSource, queries: ImageSource | None) -> Images:
+        """Return labelled images with their groups, and split if they are asked to be (`group`, `split`).
+
+        Raises UserError if the pattern does not fit them, groups of the two are not of one kind, or the groups are
+        the classes.
+        """
+        if self.group is not None:
+            known = known.grouped_by(self.group)
+            queries = None if queries is None else queries.grouped_by(self.group)
+        if queries is None and self.split is not None:
+            known, queries = split_images(known, self.split)
+        if queries is not None and known.grouping != queries.grouping:
+            first, second = (images.grouping or "unknown" for images in (known, queries))
+            raise UserError(
+                f"the groups of {known.name} ({first}) and of {queries.name} ({second}) must come from one column, or "
+                "from one pattern: --group"
+            )
+        if known.groups is not None and known.labels is not None:
+            pairs = set(zip(known.labels, known.groups, strict=True))
+            if len(pairs) == len({label for label, _ in pairs}) == len({group for _, group in pairs}):
+                raise UserError(
+                    f"{known.name}: the groups ({known.grouping}) are the classes, so no image has a neighbour of its "
+                    "class in another group. If a folder is a class, let the pattern begin behind it: '^[^/]+/([^/]+)/'"
+                )
+        return known, queries
 
     def naming(self, model: str) -> Context:
         """Return a copy whose progress is shown under the name of the model."""
@@ -129,6 +162,12 @@ class Context:
 
 
 DEFAULT_CONTEXT = Context()
+
+
+_OF_FEATURES = ("device", "precision", "batch_size", "workers", "image_size", "crop_fraction", "cached")
+
+OF_LABELLED_IMAGES = (*_OF_FEATURES, "group", "split")
+"""Fields of `Context` that matter to an evaluation of labelled images: `Evaluation.uses`."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +242,7 @@ class Evaluation:
     by_network: bool = False
     keeps_results: bool = False
     needs_no_model: bool = False
-    uses: tuple[str, ...] = ("device", "precision", "batch_size", "workers", "image_size", "crop_fraction", "cached")
+    uses: tuple[str, ...] = _OF_FEATURES
     train_data: Callable[[Data, Any], Data] = lambda data, _: data
     prefix: str = ""
     file_name: Callable[[Any, Mapping[str, Any]], str] | None = None
@@ -428,27 +467,49 @@ def differences_table(labelled: Labelled, figures: Mapping[str, str]) -> Table:
 # Labelled images
 
 
-def labelled_images(data: Data) -> Images:
+def labelled_images(data: Data, context: Context = DEFAULT_CONTEXT) -> Images:
     """Return the labelled images that classify and that are classified.
 
-    Of a folder, these are its train split and its val split; without splits all of its images, and None.
+    Of a folder, these are its train split and its val split. Without splits they are those that `context.split` makes,
+    or all images and None.
 
-    Raises UserError if there are no data or no labels, one split alone, or a single class in the first.
+    Raises UserError if there are no data or no labels, one split alone, a single class in the first, or as
+    `Context.prepared`.
     """
     if data is None:
         raise UserError("no images to measure on: give --data FOLDER with train/CLASS/... and val/CLASS/...")
     if isinstance(data, Path):
         train = find_split(data, "train")
         if train is None and find_split(data, "val") is None:
-            return images_of(data, None)
+            return images_of(data, None, context)
         val = resolve_split(data, "val")
         if train is None:  # training takes DATA itself then; an evaluation must not, for val lies in it
             raise UserError(
                 f"{data}: no training folder found next to {val.name} (looked for {', '.join(SPLITS['train'])}). "
                 "Add one with labelled images."
             )
-        return images_of(train, val)
-    known, queries = data
+        return images_of(train, val, context)
+    _require_classes(*data)
+    return context.prepared(*data)
+
+
+def images_of(gallery: Path, queries: Path | None, context: Context = DEFAULT_CONTEXT) -> Images:
+    """Return the labelled images of two folders, whose paths are made absolute; no queries if both are the same.
+
+    Raises UserError if there are no labels, the gallery holds a single class, a split is asked for and there are
+    queries, or as `Context.prepared`.
+    """
+    known = find_images(gallery.resolve(), labelled=True)
+    _require_classes(known, None)
+    if queries is None or str(queries.resolve()) == known.name:
+        return context.prepared(known, None)
+    if context.split is not None:
+        raise UserError(f"{queries} is there to measure on: leave out --split, which is for images without a val split")
+    return context.prepared(known, find_images(queries.resolve(), labelled=True))
+
+
+def _require_classes(known: ImageSource, queries: ImageSource | None) -> None:
+    """Raise UserError if there are no labels, or a single class in the first."""
     for images in (known, queries or known):
         if images.labels is None:
             raise UserError(f"{images.name}: no labels; give a dataset whose items are pairs (image, label)")
@@ -458,18 +519,22 @@ def labelled_images(data: Data) -> Images:
             f"{known.name}: all {len(known)} images are of one class ({', '.join(present)}), so every answer is right. "
             "Give images of at least two classes; the folder may be one level too high"
         )
-    return known, queries
 
 
-def images_of(gallery: Path, queries: Path | None) -> Images:
-    """Return the labelled images of two folders, whose paths are made absolute; no queries if both are the same.
+def grouping(images: Images, context: Context) -> dict[str, Any]:
+    """Return the entries of a protocol about groups (where they come from, not their names) and the split, if any."""
+    return {name: value for name, value in expected_grouping(images, context).items() if value is not None}
 
-    Raises UserError if there are no labels, or the gallery holds a single class.
-    """
-    known = find_images(gallery.resolve(), labelled=True)
-    labelled_images((known, None))
-    apart = queries is not None and str(queries.resolve()) != known.name
-    return known, find_images(queries.resolve(), labelled=True) if queries and apart else None
+
+def expected_grouping(images: Images | None, context: Context) -> dict[str, Any]:
+    """Return the same for `Evaluation.expected`: None means that a result must not have the entry."""
+    return {"group": context.group if images is None else images[0].grouping or None, "split": context.split}
+
+
+def grouping_words(protocol: Mapping[str, Any]) -> str:
+    """Return the words of a protocol line on the split and where groups come from; "" without."""
+    split = f", a split that has {100 * protocol['split']:g} % to train on" if "split" in protocol else ""
+    return split + (f", groups by {protocol['group']}" if "group" in protocol else "")
 
 
 def shown_images(data: Data) -> ImageSource:

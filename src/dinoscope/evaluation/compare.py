@@ -337,7 +337,7 @@ class _Gatherer:
     ) -> None:
         self.data, self.wanted, self.skip = data, wanted, skip
         self.context = replace(context, device=context.device or torch.device("cpu"))
-        self.images = None if data is None else base.labelled_images(data)
+        self.images = None if data is None else base.labelled_images(data, self.context)
         models = self.models = [self.context.fitted(model, self.images) for model in models]
         self.chosen = self._choose(models)
         if data is None:
@@ -467,11 +467,12 @@ class _Gatherer:
 
     def _usual_images(self) -> base.Images | None:
         """Return the images that most kept results were measured on, so that missing ones are measured on the same."""
-        places = Counter(_images_of(found) for own in self.chosen.values() for found in own.values())
+        results = [found for own in self.chosen.values() for found in own.values()]
+        places = Counter(_images_of(found) for found in results if found.protocol.get("split") == self.context.split)
         usual = next((place for place, _ in places.most_common() if place[0] is not None), None)
         if usual is not None and usual[0] is not None:
             with contextlib.suppress(UserError):  # moved away since: the runs' own images are left
-                return base.images_of(Path(usual[0]), None if usual[1] is None else Path(usual[1]))
+                return base.images_of(Path(usual[0]), None if usual[1] is None else Path(usual[1]), self.context)
         return None
 
     def random_networks(self, models: Sequence[Model]) -> list[Entry]:
@@ -617,8 +618,8 @@ def baseline_lines(comparison: Comparison) -> list[str]:
     """Return the news that a baseline is as good as every model, for each accuracy."""
 
     def images(row: Row, name: str) -> tuple[object, ...]:
-        found = conditions(measured(row, name)[0])
-        return tuple(map(found.get, ("gallery", "train", "queries", "val", "data", "images", "label_fraction")))
+        found, of_images = conditions(measured(row, name)[0]), ("gallery", "train", "queries", "val", "data", "images")
+        return tuple(map(found.get, (*of_images, "label_fraction", "group", "split")))
 
     lines: list[str] = []
     for name in comparison.accuracies:
@@ -652,6 +653,14 @@ def interval(row: Row, name: str) -> tuple[float, float] | None:
     """Return the interval of a figure over what was measured; None of several runs, whose deviation tells more."""
     metric = row.first.metric(name) if len(row.entries) == 1 else None
     return None if metric is None or metric.low is None or metric.high is None else (metric.low, metric.high)
+
+
+def interval_words(comparison: Comparison) -> str:
+    """Return what the intervals of accuracies are for: the number of images, or of groups if some are known."""
+    results = (found for row in comparison.rows for name in comparison.accuracies for found in measured(row, name))
+    if any("group" in found.protocol for found in results):
+        return "for the number of images or groups alone"
+    return "for the number of images alone (Wilson)"
 
 
 def evaluation_title(name: str) -> str:
@@ -814,11 +823,11 @@ def _remarks(comparison: Comparison, intervals: bool = False) -> list[str]:
         if (ends := interval(row, name)) and (cell := row.cell(name))
     ]
     if intervals and reach:
-        remarks.append("[ ]: 95 % interval for the number of images alone (Wilson); another seed may differ by more")
+        remarks.append(f"[ ]: 95 % interval {interval_words(comparison)}; another seed may differ by more")
     elif reach:
         remarks.append(
-            f"Single runs: 95 % intervals for the number of images alone (Wilson) reach at most {max(reach):.1f} to "
-            "either side; another seed may differ by more"
+            f"Single runs: 95 % intervals {interval_words(comparison)} reach at most {max(reach):.1f} to either side; "
+            "another seed may differ by more"
         )
     for name in comparison.evaluations:
         if line := _protocol_line(comparison, name):

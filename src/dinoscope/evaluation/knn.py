@@ -5,6 +5,9 @@ A query's class is voted by its k nearest gallery images, each with exp(cosine s
 The search is exact and costs little more than its matrix product. A block of similarities is reduced to the
 largest of each group of columns, and only groups that reach the k-th best so far are looked into. Blocks take
 every n-th gallery image, so that a gallery sorted by class looks alike in each of them.
+
+Images of one group (a patient, a video) are alike whatever their class. If groups are known, no image of the query's
+own group votes: their similarities are struck out of each block before it is searched.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation import base
 from dinoscope.evaluation.base import Context, Data, Images
 from dinoscope.evaluation.results import kept_name, new_result
-from dinoscope.evaluation.statistics import share_metric
+from dinoscope.evaluation.statistics import share_metrics
 from dinoscope.model_names import Model
 from dinoscope.types import FeatureBank, Metric, Result
 
@@ -41,6 +44,7 @@ _MAX_COLUMNS = 8192  # gallery images per block; larger blocks leave the cache
 _BYTES_PER_CANDIDATE = 128  # indices, keys and temporaries of one similarity that is looked into
 _BYTES_PER_NEIGHBOUR = 64  # the same for one that is kept
 _BYTES_PER_VOTE = 40  # a class's votes and their keys for one query
+_BYTES_PER_MASK = 2  # whether an image is of the query's group
 _BELOW_COSINES = -2.0
 _INDEX_MASK = 0xFFFFFFFF
 
@@ -75,20 +79,20 @@ def knn(gallery: FeatureBank, queries: FeatureBank, config: KNNConfig | None = N
     """Return top-1 and top-5 accuracy in % for every k: `knn_top1` and `knn_top5` with the parameter k.
 
     Labels are matched by class name if both banks name their classes, else by number. A query whose class
-    is not in the gallery counts as wrong.
+    is not in the gallery counts as wrong. If both banks have groups, no image of the query's own group votes.
 
     Raises UserError if a bank is empty or has no labels, the banks do not fit each other, a feature is not
     finite, or a setting is out of range.
     """
     targets = labels_as_in(gallery.classes, queries)
-    return _accuracies("knn", predict(gallery, queries, config), targets)
+    return _accuracies("knn", predict(gallery, queries, config), targets, queries.groups)
 
 
 def leave_one_out(bank: FeatureBank, config: KNNConfig | None = None) -> Iterator[Metric]:
-    """Like `knn` without a split, each image against all others: `knn_leave_one_out_top1`..."""
+    """Like `knn` without a split, each image against all others of other groups: `knn_leave_one_out_top1`..."""
     targets = _labels(bank, "the image set")
-    itself = torch.arange(len(bank.features), device=bank.features.device)
-    return _accuracies("knn_leave_one_out", predict(bank, bank, config, exclude=itself), targets)
+    itself = torch.arange(len(bank.features), device=bank.features.device) if bank.groups is None else None
+    return _accuracies("knn_leave_one_out", predict(bank, bank, config, exclude=itself), targets, bank.groups)
 
 
 def predict(
@@ -103,7 +107,10 @@ def predict(
     Classes with equal votes come in the order of their numbers, those without any vote included, as in the
     reference: the fifth guess may be a class that no neighbour has. The queries need no labels. `exclude`
     names for each query the one gallery image that may not vote. A k beyond the gallery is lowered to it, and
-    logged. Raises UserError as `knn` does.
+    logged. If both banks have groups, no image of a query's own group votes, and k is lowered to the largest number of
+    images that may vote for a query; for other queries fewer vote.
+
+    Raises UserError as `knn` does, or if a query's group is that of all gallery images.
     """
     config = config or KNNConfig()
     for bank, role in ((gallery, "the gallery"), (queries, "the query set")):
@@ -111,7 +118,7 @@ def predict(
             raise UserError(f"{role} is empty; k-NN needs at least one image in it")
     if (width := gallery.features.shape[1]) != (other := queries.features.shape[1]):
         raise UserError(f"gallery features have {width} values, query features {other}: use one model for both")
-    ks = _usable_ks(config, len(gallery.features) - (exclude is not None))
+    ks = _usable_ks(config, max_voters(gallery, queries) - (exclude is not None))
     device = queries.features.device
     unique, inverse = np.unique(_labels(gallery, "the gallery").cpu().numpy(), return_inverse=True)
     numbers, classes = torch.as_tensor(unique, device=device), torch.as_tensor(inverse, device=device)
@@ -119,8 +126,16 @@ def predict(
     per_query = _BYTES_PER_NEIGHBOUR * ks[-1] + _BYTES_PER_VOTE * len(numbers)
     for rows in _slices(len(queries.features), config.max_bytes // per_query):
         excluded = None if exclude is None else exclude[rows]
+        groups = None
+        if gallery.groups is not None and queries.groups is not None:
+            groups = gallery.groups, queries.groups[rows]
         similarities, indices = nearest(
-            gallery.features, queries.features[rows], ks[-1], exclude=excluded, max_bytes=config.max_bytes
+            gallery.features,
+            queries.features[rows],
+            ks[-1],
+            exclude=excluded,
+            groups=groups,
+            max_bytes=config.max_bytes,
         )
         # Weights relative to the nearest neighbour's: the ranking stays as it is, and nothing can overflow.
         weights = ((similarities - similarities[:, :1]) / config.temperature).exp()
@@ -132,6 +147,22 @@ def predict(
     return {k: torch.cat(parts) for k, parts in ranked.items()}
 
 
+def max_voters(gallery: FeatureBank, queries: FeatureBank) -> int:
+    """Return the largest number of gallery images that are not of a query's own group; all if groups are unknown.
+
+    Raises UserError if there are none for some query.
+    """
+    if gallery.groups is None or queries.groups is None:
+        return len(gallery.features)
+    numbers, counts = np.unique(gallery.groups.cpu().numpy(), return_counts=True)
+    asked = np.unique(queries.groups.cpu().numpy())
+    own = np.isin(numbers, asked)
+    if len(numbers) == 1 and own[0]:
+        raise UserError("all gallery images are of one group, and a query is too: it has no neighbour of another group")
+    is_stranger = own.sum() < len(asked)  # some query's group is not in the gallery
+    return len(gallery.features) - (0 if is_stranger else int(counts[own].min()))
+
+
 @torch.no_grad()
 def nearest(
     gallery: Float[Tensor, "n d"],
@@ -139,25 +170,37 @@ def nearest(
     k: int,
     *,
     exclude: Int[Tensor, " q"] | None = None,
+    groups: tuple[Int[Tensor, " n"], Int[Tensor, " q"]] | None = None,
     max_bytes: int = KNNConfig.max_bytes,
 ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
     """Return the k largest cosine similarities of each query and their gallery indices, nearest first.
 
     Exact in float32, on the queries' device; equal similarities come in the order of their indices. Features
     need not be normalised; a zero feature is at similarity 0 to all. `exclude` names for each query the one
-    gallery index to leave out. Working memory next to the answer stays near `max_bytes` at any size.
+    gallery index to leave out. `groups` are those of the gallery and of the queries: images of a query's own
+    group are left out, and a query with fewer than k others has similarity -inf at the end. Working memory
+    next to the answer stays near `max_bytes` at any size.
 
-    Raises UserError if k is not in 1..n (1..n-1 with `exclude`) or a feature is not finite.
+    Raises UserError if k is not in 1..n (1..n-1 with `exclude`) or a feature is not finite, ValueError for `exclude`
+    and `groups` together.
     """
+    if exclude is not None and groups is not None:
+        raise ValueError("an image to leave out and groups to leave out exclude each other")
     available = len(gallery) - (exclude is not None)
     if not 1 <= k <= available:
         raise UserError(f"k must lie between 1 and {available}, the gallery images to choose from; got {k}")
     wanted = k + (exclude is not None)
     columns = max(1, min(_MAX_COLUMNS, max_bytes // (32 * gallery.shape[1])))
-    per_query = 16 * columns + 32 * gallery.shape[1] + 2 * _BYTES_PER_NEIGHBOUR * wanted
+    per_query = (
+        (16 + _BYTES_PER_MASK * (groups is not None)) * columns
+        + 32 * gallery.shape[1]
+        + 2 * _BYTES_PER_NEIGHBOUR * wanted
+    )
     max_candidates = max_bytes // (2 * _BYTES_PER_CANDIDATE)
-    keys = _search(gallery, queries, wanted, columns, max_bytes // per_query, max_candidates)
+    keys = _search(gallery, queries, wanted, columns, max_bytes // per_query, max_candidates, groups)
     similarities, indices = _unpack(keys)
+    if groups is not None:
+        similarities = similarities.masked_fill(similarities == _BELOW_COSINES, -torch.inf)
     if exclude is None:
         return similarities, indices
     kept = indices != exclude[:, None]
@@ -166,7 +209,13 @@ def nearest(
 
 
 def _search(
-    gallery: Float[Tensor, "n d"], queries: Float[Tensor, "q d"], k: int, columns: int, rows: int, max_candidates: int
+    gallery: Float[Tensor, "n d"],
+    queries: Float[Tensor, "q d"],
+    k: int,
+    columns: int,
+    rows: int,
+    max_candidates: int,
+    groups: tuple[Int[Tensor, " n"], Int[Tensor, " q"]] | None,
 ) -> Int[Tensor, "q k"]:
     """Return the k largest keys of each query, descending, from blocks of `rows` queries by `columns` images."""
     blocks = -(-len(gallery) // columns)
@@ -182,6 +231,9 @@ def _search(
         for part in parts:
             own = similarity[: part.stop - part.start]
             torch.mm(queries[part], images.T, out=own[:, : len(images)])
+            if groups is not None:
+                theirs, ours = (numbers.to(queries.device) for numbers in (groups[0][block::blocks], groups[1][part]))
+                own[:, : len(images)].masked_fill_(ours[:, None] == theirs, -torch.inf)
             grouped = own.view(len(own), _GROUP, -1)
             peaks = grouped.amax(dim=1)
             if block == 0 and peaks.shape[1] >= k:
@@ -256,11 +308,13 @@ def _slices(length: int, at_most: int) -> Iterator[slice]:
         yield slice(length * part // parts, length * (part + 1) // parts)
 
 
-def _accuracies(prefix: str, ranked: dict[int, Tensor], targets: Int[Tensor, " q"]) -> Iterator[Metric]:
-    for k, classes in ranked.items():
-        right = classes == targets.to(classes.device)[:, None]
-        for top, hits in ((1, right[:, 0]), (5, right.any(dim=1))):
-            yield share_metric(f"{prefix}_top{top}", 100 * hits.double().mean().item(), len(right), {"k": k})
+def _accuracies(
+    prefix: str, ranked: dict[int, Tensor], targets: Int[Tensor, " q"], groups: Int[Tensor, " q"] | None
+) -> Iterator[Metric]:
+    right = {k: classes == targets.to(classes.device)[:, None] for k, classes in ranked.items()}
+    hits = torch.stack([column for own in right.values() for column in (own[:, 0], own.any(dim=1))], dim=1)
+    named = [(f"{prefix}_top{top}", {"k": k}) for k in ranked for top in (1, 5)]
+    yield from share_metrics(named, hits, None if groups is None else groups.to(hits.device))
 
 
 def _usable_ks(config: KNNConfig, available: int) -> tuple[int, ...]:
@@ -303,12 +357,13 @@ def run(models: Sequence[Model], data: Data, config: KNNConfig, context: Context
     """Extract the features of gallery and queries, and vote; without queries each image is classified by all others.
 
     Entries of the protocol: those of `Context.network`; temperature; label_fraction; classes; gallery, queries (their
-    folders; queries None if each image was classified by all others); gallery_images, query_images.
+    folders; queries None if each image was classified by all others); gallery_images, query_images; those of
+    `base.grouping`, and with groups max_voters, the largest number of images that may vote for a query.
 
     Raises UserError if there are no labels or a single class, the queries have classes that the gallery lacks, or a
     fraction of the labels is asked for without queries.
     """
-    gallery, queries = images = _images(data, config)
+    gallery, queries = images = _images(data, config, context)
     if config.label_fraction != 1:
         gallery = label_fraction(gallery, config.label_fraction, base.LABEL_SEED)
     for model in models:
@@ -316,22 +371,25 @@ def run(models: Sequence[Model], data: Data, config: KNNConfig, context: Context
         queried = bank if queries is None else context.features(model.backbone, queries, "features of the queries")
         metrics = leave_one_out(bank, config) if queries is None else knn(bank, queried, config)
         counts = {"gallery_images": len(bank.features), "query_images": len(queried.features)}
+        counts |= {"max_voters": max_voters(bank, queried)} if bank.groups is not None else {}
         yield new_result("knn", _protocol(model, images, config, context) | counts, metrics)
 
 
-def _images(data: Data, config: KNNConfig) -> Images:
+def _images(data: Data, config: KNNConfig, context: Context = base.DEFAULT_CONTEXT) -> Images:
     if (config.gallery is None) != (config.query is None) or (data is None) == (config.gallery is None):
         raise UserError("give either --data, or --gallery and --query together")
     try:
         gallery, queries = (
-            base.labelled_images(data) if config.gallery is None else base.images_of(config.gallery, config.query)
+            base.labelled_images(data, context)
+            if config.gallery is None
+            else base.images_of(config.gallery, config.query, context)
         )
     except UserError as error:
         if isinstance(data, Path) and (find_split(data, "train") is None) != (find_split(data, "val") is None):
             raise UserError(f"{error} Or name two folders yourself with --gallery and --query.") from error
         raise
     if queries is None and config.label_fraction != 1:
-        raise UserError("--label-fraction needs queries apart from the gallery: a val split, or --query")
+        raise UserError("--label-fraction needs queries apart from the gallery: a val split, --query, or --split")
     if queries is not None:
         base.require_known_classes(gallery, queries)
     return gallery, queries
@@ -347,17 +405,18 @@ def _protocol(model: Model, images: Images | None, config: KNNConfig, context: C
         gallery, queries = images
         protocol |= {"classes": len(gallery.classes), "gallery": base.location(gallery)}
         protocol["queries"] = None if queries is None else base.location(queries)
+        protocol |= base.grouping(images, context)
     return protocol
 
 
 def expected(model: Model, data: Data, config: KNNConfig, context: Context) -> dict[str, Any]:
     if data is None and config.gallery is None:
-        return _protocol(model, None, config, context)
-    gallery, queries = images = _images(data, config)
+        return base.expected_grouping(None, context) | _protocol(model, None, config, context)
+    gallery, queries = images = _images(data, config, context)
     # Images may have come or gone since; the count of the gallery tells nothing about a fraction.
     counts = {"query_images": len(gallery if queries is None else queries)}
     counts |= {"gallery_images": len(gallery)} if config.label_fraction == 1 else {}
-    return _protocol(model, images, config, context) | counts
+    return base.expected_grouping(images, context) | _protocol(model, images, config, context) | counts
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
@@ -366,7 +425,9 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
         gallery += f" ({100 * protocol['label_fraction']:.3g} % of the labels)"
     queries = f"{protocol['query_images']} queries" if protocol["queries"] else "each against all others"
     weights = f", weights {protocol['weights']}" if "weights" in protocol else ""
-    data = protocol["gallery"] + (f" and {protocol['queries']}" if protocol["queries"] else "")
+    places = dict.fromkeys(place for place in (protocol["gallery"], protocol["queries"]) if place)
+    data = " and ".join(places) + base.grouping_words(protocol)
+    queries += ", no neighbour of the same group" if "group" in protocol else ""
     weights += base.made_of(protocol)
     return (
         f"{gallery}, {queries}, {protocol['classes']} classes, {protocol['image_size']} px, "
@@ -375,9 +436,9 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
 
 
 def headline(result: Result) -> Metric | None:
-    """Return top-1 with k = 20, or with the largest k if the gallery has no more than 20 images."""
+    """Return top-1 with k = 20, or with the largest k if no more than 20 images may vote."""
     top1 = {metric.parameters["k"]: metric for metric in result.metrics if metric.name.endswith("top1")}
-    few = result.protocol.get("gallery_images", K + 1) <= K
+    few = result.protocol.get("max_voters", result.protocol.get("gallery_images", K + 1)) <= K
     return top1.get(K, top1[max(top1)] if few and top1 else None)
 
 
@@ -392,6 +453,7 @@ EVALUATION = base.Evaluation(
     protocol_line,
     expected,
     default=True,
+    uses=base.OF_LABELLED_IMAGES,
     train_data=lambda data, config: data if config.gallery is None else _images(data, config),
     file_name=lambda config, protocol: kept_name("knn", protocol["label_fraction"]),
 )

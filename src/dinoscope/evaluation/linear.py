@@ -3,7 +3,7 @@
 fast: features are extracted once and standardised with the training images' mean and deviation. All learning rates of a
 grid (as DINOv2 sweeps them: Oquab et al. 2023, appendix B.3) are tried at once, and the one that is best on training
 images held out for it is used; of few training images, the one that is best in cross-validation. The images that are
-reported on choose nothing.
+reported on choose nothing. Groups of images (of a patient, a video) are held out whole.
 
 reference: as in DINO's evaluation, training images are augmented again in every epoch: frozen network in evaluation
 mode, crops of 8 to 100 % of the area and flips, SGD with momentum 0.9 without weight decay, batch size / 256 times the
@@ -14,13 +14,14 @@ epoch that fills no batch is left out, and the figure is the last epoch's, not t
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dinoscope.data.images import UnreadableImage
@@ -32,7 +33,7 @@ from dinoscope.evaluation import base
 from dinoscope.evaluation.base import Context, Data
 from dinoscope.evaluation.knn import labels_as_in
 from dinoscope.evaluation.results import kept_name, new_result
-from dinoscope.evaluation.statistics import share_metric
+from dinoscope.evaluation.statistics import share_metrics
 from dinoscope.features import ExtractConfig, Progress, describing, evaluation_view
 from dinoscope.model_names import Model
 from dinoscope.models.backbone import Backbone
@@ -139,25 +140,31 @@ class Probes:
         self.bias.addcmul_(bias, rates)
 
     @torch.no_grad()
+    def hits(
+        self,
+        features: Float[Tensor, "n d"],
+        labels: Int[Tensor, " n"],
+        prepare: Callable[[Float[Tensor, "b d"]], Float[Tensor, "b d"]] = lambda features: features,
+    ) -> Bool[Tensor, "n 2 r"]:
+        """Return whether a label is the first guess of each classifier, and whether it is among the first five.
+
+        `prepare` is applied to the features before.
+        """
+        count, parts = min(5, self.bias.shape[1]), list[Tensor]()
+        for rows, answers in zip(torch.split(features, _ROWS), torch.split(labels, _ROWS), strict=True):
+            logits = self.logits(prepare(rows.to(self.weight.device)))
+            right = logits.topk(count, dim=2).indices == answers[:, None, None].to(logits.device)
+            parts.append(torch.stack([right[:, :, 0], right.any(dim=2)], dim=1).cpu())
+        return torch.cat(parts)
+
     def accuracy(
         self,
         features: Float[Tensor, "n d"],
         labels: Int[Tensor, " n"],
         prepare: Callable[[Float[Tensor, "b d"]], Float[Tensor, "b d"]] = lambda features: features,
     ) -> Float[Tensor, "2 r"]:
-        """Return top-1 and top-5 accuracy in % of each classifier; `prepare` is applied to the features before."""
-        count = min(5, self.bias.shape[1])
-        right = torch.zeros(count, len(self.bias), dtype=torch.int64)
-        for rows, answers in zip(torch.split(features, _ROWS), torch.split(labels, _ROWS), strict=True):
-            logits = self.logits(prepare(rows.to(self.weight.device)))
-            hits = logits.topk(count, dim=2).indices == answers[:, None, None].to(logits.device)
-            right += hits.sum(dim=0).T.cpu()
-        return 100 * torch.stack([right[0], right.sum(dim=0)]).double() / len(features)
-
-    def metrics(self, name: str, accuracy: Float[Tensor, "2 1"], images: int) -> Iterator[Metric]:
-        """Yield `NAME_top1` and `NAME_top5` of a single classifier."""
-        for top, value in zip((1, 5), accuracy[:, 0], strict=True):
-            yield share_metric(f"{name}_top{top}", float(value), images)
+        """Return top-1 and top-5 accuracy in % of each classifier; arguments as of `hits`."""
+        return 100 * self.hits(features, labels, prepare).sum(dim=0).double() / len(features)
 
 
 # The fast protocol
@@ -215,7 +222,8 @@ def choose_rate(
 ) -> RateChoice:
     """Train a probe with each rate on 90 % of the training images; take the best on the other 10 %.
 
-    If those are fewer than `FEWEST_HELD_OUT`, each fifth of the images is held out in turn, and all of them choose.
+    If those are fewer than `FEWEST_HELD_OUT` images, or groups if they are known, each fifth is held out in turn, and
+    all of them choose.
     Of equally good rates the middle one is taken. A choice at the edge of the grid is logged as a warning.
 
     Raises UserError as `linear` does, and if no class has an image to spare.
@@ -226,11 +234,12 @@ def choose_rate(
         return RateChoice(rates[0])
     kept, held = hold_out(train)
     if not len(held):
+        one = "a single training image" if train.groups is None else "training images of a single group"
         raise UserError(
-            "the learning rate cannot be chosen: every class has a single training image, and none to hold out. "
-            "Give --learning-rate"
+            f"the learning rate cannot be chosen: every class has {one}, and none to hold out. Give --learning-rate"
         )
-    parts = [(kept, held)] if len(held) >= FEWEST_HELD_OUT else folds(train)
+    trials = len(held) if train.groups is None else len(set(_numbers(train.groups[held])))
+    parts = [(kept, held)] if trials >= FEWEST_HELD_OUT else folds(train)
     right, images = torch.zeros(len(rates), dtype=torch.float64), sum(len(held) for _, held in parts)
     for number, (kept, held) in enumerate(parts):
 
@@ -271,7 +280,8 @@ def linear(
     if train.features.shape[1] != val.features.shape[1]:
         raise UserError("training and validation features differ in length: use one model for both")
     probes, standardize = train_probes(train, torch.arange(len(train.features)), (rate,), config, progress, device)
-    yield from probes.metrics("linear", probes.accuracy(val.features, labels, standardize), len(labels))
+    hits = probes.hits(val.features, labels, standardize)[:, :, 0]
+    yield from share_metrics([("linear_top1", {}), ("linear_top5", {})], hits, val.groups)
 
 
 def train_probes(
@@ -303,8 +313,11 @@ def train_probes(
 def hold_out(bank: FeatureBank) -> tuple[Int[Tensor, " k"], Int[Tensor, " h"]]:
     """Return positions to train on, and 10 % of each class to choose with: at least one image, and never the last one.
 
-    Chosen by a hash of the path, hence the same images for every model.
+    Chosen by a hash of the path, hence the same images for every model. With groups, whole groups are held out until
+    they are 10 % of the images, but none that has the last images of a class.
     """
+    if bank.groups is not None:
+        return _apart(bank, _whole_groups(bank, _groups_by_hash(bank), max(1, round(HELD_OUT * len(bank.features)))))
     counts = ((indices, max(1, round(HELD_OUT * len(indices)))) for indices in _by_hash(bank) if len(indices) > 1)
     return _apart(bank, (index for indices, count in counts for index in indices[:count]))
 
@@ -313,8 +326,12 @@ def folds(bank: FeatureBank) -> list[tuple[Int[Tensor, " k"], Int[Tensor, " h"]]
     """Return positions to train on and to choose with, for each of `FOLDS` parts, or fewer if all classes are smaller.
 
     The images of each class are dealt out in the order of the hash of their paths. The only image of a class is
-    always trained on.
+    always trained on. With groups, these are dealt out, and one that has the last images of a class is trained on.
     """
+    if bank.groups is not None:
+        groups = _groups_by_hash(bank)
+        dealt = [_whole_groups(bank, groups[part::FOLDS], len(bank.features)) for part in range(FOLDS)]
+        return [_apart(bank, part) for part in dealt if part]
     classes = [indices for indices in _by_hash(bank) if len(indices) > 1]
     held = [[index for indices in classes for index in indices[part::FOLDS]] for part in range(FOLDS)]
     return [_apart(bank, part) for part in held if part]
@@ -327,6 +344,31 @@ def _by_hash(bank: FeatureBank) -> list[list[int]]:
     for index, label in enumerate(training_labels(bank.labels).cpu().numpy()):
         members.setdefault(int(label), []).append(index)
     return [sorted(indices, key=lambda index: hash_rank(_HELD_OUT_SEED, names[index])) for indices in members.values()]
+
+
+def _groups_by_hash(bank: FeatureBank) -> list[list[int]]:
+    """The positions of each group, in the order of the hash of its number."""
+    assert bank.groups is not None
+    members: dict[int, list[int]] = {}
+    for index, group in enumerate(_numbers(bank.groups)):
+        members.setdefault(group, []).append(index)
+    return [members[group] for group in sorted(members, key=lambda group: hash_rank(_HELD_OUT_SEED, str(group)))]
+
+
+def _whole_groups(bank: FeatureBank, groups: Iterable[list[int]], images: int) -> list[int]:
+    """The positions of the first groups, until they are so many images, but of none that has the last of a class."""
+    labels = _numbers(training_labels(bank.labels))
+    left, held = Counter(labels), list[int]()
+    for indices in groups:
+        own = Counter(labels[index] for index in indices)
+        if len(held) < images and all(left[label] > count for label, count in own.items()):
+            left -= own
+            held += indices
+    return held
+
+
+def _numbers(tensor: Int[Tensor, " n"]) -> list[int]:
+    return [int(number) for number in tensor.cpu().numpy()]
 
 
 def _apart(bank: FeatureBank, held: Iterable[int]) -> tuple[Int[Tensor, " k"], Int[Tensor, " h"]]:
@@ -389,7 +431,8 @@ def linear_reference(
     """
     labels = known_labels(val, None if train.labels is None else torch.tensor(train.labels), train.classes)
     probe = train_probe(backbone, train, config, extraction, progress)
-    yield from probe.metrics("linear_reference", probe.accuracy(val.features, labels), len(labels))
+    hits = probe.hits(val.features, labels)[:, :, 0]
+    yield from share_metrics([("linear_reference_top1", {}), ("linear_reference_top5", {})], hits, val.groups)
 
 
 def train_probe(
@@ -447,12 +490,12 @@ def run(models: Sequence[Model], data: Data, config: LinearConfig, context: Cont
     Entries of the protocol: those of `Context.network`; protocol ("fast" or "reference"); feature (what of the network
     is classified); label_fraction, classes; train, val (folders), train_images, val_images; epochs, batch_size, seed;
     learning_rate (for a batch of 256), rate_choice (where it comes from; never from the validation images),
-    rates_tried, rate_at_edge (whether it is the smallest or the largest of several). All figures are those after the
-    last epoch.
+    rates_tried, rate_at_edge (whether it is the smallest or the largest of several); those of `base.grouping`. All
+    figures are those after the last epoch.
 
     Raises UserError if a split or labels are missing, there is one class only, or val has classes that train lacks.
     """
-    train, val = images = _images(data)
+    train, val = images = _images(data, context)
     if config.label_fraction != 1:
         train = label_fraction(train, config.label_fraction, base.LABEL_SEED)
     for model in models:
@@ -489,10 +532,12 @@ def run(models: Sequence[Model], data: Data, config: LinearConfig, context: Cont
         yield new_result("linear", protocol, metrics)
 
 
-def _images(data: Data) -> tuple[ImageSource, ImageSource]:
-    train, val = base.labelled_images(data)
+def _images(data: Data, context: Context) -> tuple[ImageSource, ImageSource]:
+    train, val = base.labelled_images(data, context)
     if val is None:
-        raise UserError(f"{train.name} has no val split, and a linear probe must be measured on other images")
+        raise UserError(
+            f"{train.name} has no val split, and a linear probe must be measured on other images: --split 0.8 makes one"
+        )
     base.require_known_classes(train, val)
     return train, val
 
@@ -511,15 +556,16 @@ def _protocol(
     if images is not None:
         train, val = images
         protocol |= {"classes": len(train.classes), "train": base.location(train), "val": base.location(val)}
+        protocol |= base.grouping(images, context)
     return protocol
 
 
 def expected(model: Model, data: Data, config: LinearConfig, context: Context) -> dict[str, Any]:
     if data is None:
-        return _protocol(model, None, config, context)
-    train, val = images = _images(data)
+        return base.expected_grouping(None, context) | _protocol(model, None, config, context)
+    train, val = images = _images(data, context)
     counts = {"val_images": len(val)} | ({"train_images": len(train)} if config.label_fraction == 1 else {})
-    return _protocol(model, images, config, context) | counts
+    return base.expected_grouping(images, context) | _protocol(model, images, config, context) | counts
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
@@ -535,7 +581,7 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
         f"{protocol['protocol']} protocol, last epoch of {protocol['epochs']}, on {protocol['val_images']} validation "
         f"images; {train}, {prepared}, {protocol['classes']} classes, {protocol['image_size']} px{feature}, "
         f"learning rate {rate} x {protocol['batch_size']} / 256 ({protocol['rate_choice']}){weights}, "
-        f"data {protocol['train']} and {protocol['val']}"
+        f"data {' and '.join(dict.fromkeys((protocol['train'], protocol['val'])))}{base.grouping_words(protocol)}"
     )
 
 
@@ -555,5 +601,6 @@ EVALUATION = base.Evaluation(
     protocol_line,
     expected,
     default=True,
+    uses=base.OF_LABELLED_IMAGES,
     file_name=_file_name,
 )

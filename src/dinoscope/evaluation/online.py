@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dinoscope.data.finding import find_images, find_split, resolve_split
+from dinoscope.data.finding import find_images, find_split
 from dinoscope.data.grey_range import Window
 from dinoscope.data.reader import UnreadableImage, composite
 from dinoscope.data.sources import ImageSource, Source, first_to_last
@@ -25,6 +25,7 @@ from dinoscope.models.backbone import Backbone
 from dinoscope.pictures import overlay
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listeners import Listener, Observation, RunStart
+from dinoscope.training.start import found_images, split_of
 from dinoscope.types import Step
 
 logger = logging.getLogger("dinoscope")
@@ -45,8 +46,9 @@ def evenly_spaced(images: Source, limit: int) -> Source:
 class OnlineKNN(Listener):
     """k-NN top-1 (k = 20) of the evaluated backbone, if the images have labels.
 
-    Queries are the images of the val split; if there is none, each training image is a query and all others are its
-    gallery. With a val split and no train split nothing is measured, because training reads the images of both.
+    Queries are the images of the val split, or the rest of a split that the run makes. Without either, each training
+    image is a query and all others are its gallery. With a val split and no train split nothing is measured, because
+    training reads the images of both. No image of the query's own group votes.
 
     source: the training images, if they are not those of the run's folder; there is no val split then.
     """
@@ -57,24 +59,24 @@ class OnlineKNN(Listener):
     queries: ImageSource | None = None
 
     def started(self, start: RunStart) -> None:
-        self._find(start.config.data)
+        self._find(start.config)
         if self._has_no_gallery(start.config.data):
             logger.info("no online k-NN: %s has a val split and no train split", start.config.data)
 
     def evaluated(self, config: RunConfig, images: ImageSource) -> int:
-        self._find(config.data)
+        self._find(config)
         return sum(len(part) for part in (self.gallery, self.queries) if part is not None)
 
     def _has_no_gallery(self, data: Path) -> bool:
         return self.source is None and find_split(data, "val") is not None and find_split(data, "train") is None
 
-    def _find(self, data: Path) -> None:
-        if self.gallery is not None or self._has_no_gallery(data):
+    def _find(self, config: RunConfig) -> None:
+        if self.gallery is not None or self._has_no_gallery(config.data):
             return
-        gallery, queries = self.source, None
-        if gallery is None:
-            gallery, validation = find_images(resolve_split(data, "train")), find_split(data, "val")
-            queries = find_images(validation) if validation else None
+        gallery, queries = split_of(config, self.source)
+        if self.source is None and (validation := find_split(config.data, "val")) is not None:
+            queries = find_images(validation)
+            queries = queries if config.group is None else queries.grouped_by(config.group)
         if gallery.labels is not None:
             self.gallery = evenly_spaced(gallery, MAX_GALLERY)
             if queries is not None and queries.labels is not None:
@@ -109,8 +111,7 @@ class AttentionSnapshots(Listener):
         self.run: Path | None = None
 
     def started(self, start: RunStart) -> None:
-        data = start.config.data
-        training = find_images(resolve_split(data, "train")) if self.source is None else self.source
+        training = found_images(start.config, self.source)
         chosen = evenly_spaced(training, self.count)
         found = readable_images(chosen, start.config.window, start.config.backbone_config.channels)
         images = {chosen.keys[position]: image for position, image in found}

@@ -132,7 +132,7 @@ def bars_line(comparison: Comparison) -> str:
     """Return what the bars of the figure are."""
     if has_seeds(comparison):
         return "Bars: one standard deviation over the seeds each way, if there are several"
-    return "Bars: 95 % intervals for the number of images alone (Wilson)"
+    return f"Bars: 95 % intervals {compare.interval_words(comparison)}"
 
 
 def online_curves(comparison: Comparison) -> list[Curve]:

@@ -47,7 +47,7 @@ class Evaluating:
     def labelled(self) -> tuple[Images | None, str]:
         """Return the images with labels in both splits, or None, and the fault if there is one."""
         try:
-            images = labelled_images(self.data)
+            images = labelled_images(self.data, self.context)
         except UserError as error:
             return None, str(error)
         return (images if images[1] is not None else None), ""

@@ -175,7 +175,8 @@ def scanned_once(progress: Callable[[int, int], None]) -> Callable[[RunConfig], 
 
 def _part(config: RunConfig) -> tuple[object, ...]:
     """Return what decides the images of a run."""
-    return config.data, config.fraction, config.scan, config.max_unreadable, config.backbone_config.channels
+    images = config.data, config.fraction, config.group, config.split, config.backbone_config.channels
+    return *images, config.scan, config.max_unreadable
 
 
 def plan_runs(

@@ -106,6 +106,10 @@ class RunConfig:
         SimCLR, BYOL and MoCo v3 do. Random baselines never start so.
     fraction: share of the training images to train on, in (0, 1]: the same ones for every seed, and all those of a
         smaller fraction, regardless of labels. Evaluations of the run still use all images.
+    group: pattern that finds in the key of each image the patient, slide or video that it is of: '(?P<patient>[^/]+)/'.
+        The split keeps groups whole, and online k-NN takes no neighbour of the same group.
+    split: share of images without a val split to train on, such as 0.8; evaluations with the same --split and --group
+        measure on the rest. None trains on all.
     scan: check of the images of the fraction before the run begins. "full" decodes each, "headers" is faster and misses
         damaged pixels, "sample" decodes 2,000 of them, evenly spaced, and "none" nothing. "auto" is "full" for up to
         50,000 images, else "sample". In place of an image that turns out to be damaged later, the next one is taken.
@@ -150,6 +154,8 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     saving: SavingConfig = field(default_factory=SavingConfig)
     fraction: float = 1.0
+    group: str | None = None
+    split: float | None = None
     scan: Literal["auto", "full", "headers", "sample", "none"] = "auto"
     max_unreadable: float = 0.05
     max_megapixels: float | None = None
@@ -264,6 +270,10 @@ def check_settings(config: RunConfig) -> None:
         (optimizer.trust <= 0, f"--optimizer.trust must be above 0, not {optimizer.trust}"),
         (not 0 <= optimizer.beta2 < 1, f"--optimizer.beta2 must be at least 0 and below 1, not {optimizer.beta2}"),
         (optimizer.clip < 0, f"--optimizer.clip must be 0 (off) or more, not {optimizer.clip}"),
+        (
+            config.split is not None and not 0 < config.split < 1,
+            f"--split must be above 0 and below 1, not {config.split}",
+        ),
         (config.saving.keep < 1, f"--saving.keep must be at least 1, not {config.saving.keep}"),
         (not 0 <= config.max_unreadable <= 1, f"--max-unreadable must be from 0 to 1, not {config.max_unreadable}"),
         (

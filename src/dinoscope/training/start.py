@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from dinoscope import checkpoint
-from dinoscope.data.finding import find_images, resolve_split
+from dinoscope.data.finding import find_images, find_split, resolve_split
 from dinoscope.data.grey_range import HEADER, Window, check_window, is_header, joined, with_fallback
 from dinoscope.data.normalisation import measured
 from dinoscope.data.reader import UnreadableImage, fits, require_channels
 from dinoscope.data.scan import ScanReport, Unreadable, check_readable, most_channels, scan
-from dinoscope.data.sources import LATER_EXTENSIONS, ImageSource, evenly, image_fraction
+from dinoscope.data.sources import LATER_EXTENSIONS, ImageSource, evenly, image_fraction, split_images
 from dinoscope.errors import UserError
 from dinoscope.files import cache_folder, write_text, writing
 from dinoscope.methods.method import Method
@@ -51,8 +51,25 @@ def prepared_device(config: RunConfig) -> torch.device:
 
 
 def found_images(config: RunConfig, source: ImageSource | None = None) -> ImageSource:
-    """Return all training images: the source, else those of `config.data`, of its train split if there is one."""
-    return find_images(resolve_split(config.data, "train")) if source is None else source
+    """Return all training images: the source, else those of `config.data`, of its train split if there is one.
+
+    Of a run that makes a split, the share that it trains on. Raises UserError as `split_of` does.
+    """
+    return split_of(config, source)[0]
+
+
+def split_of(config: RunConfig, source: ImageSource | None = None) -> tuple[ImageSource, ImageSource | None]:
+    """Return all training images with their groups, and the rest if the run makes a split (`RunConfig.split`).
+
+    Raises UserError if there are no images, the pattern does not fit them, or a split is asked for and there is one.
+    """
+    images = find_images(resolve_split(config.data, "train")) if source is None else source
+    images = images if config.group is None else images.grouped_by(config.group)
+    if config.split is None:
+        return images, None
+    if source is None and find_split(config.data, "val") is not None:
+        raise UserError(f"{config.data} has a val split: leave out --split, which is for images without one")
+    return split_images(images, config.split)
 
 
 def trained_on(config: RunConfig, folder: ImageSource, unreadable: Set[str]) -> ImageSource:
