@@ -29,7 +29,7 @@ from dinoscope.data.normalisation import measured
 from dinoscope.data.overlap import MAX_DISTANCE, Prints, Shared, shared_images
 from dinoscope.data.scan import Extent, ScanReport, scan_with_prints
 from dinoscope.data.scan import scan as scan_images
-from dinoscope.data.sources import counted
+from dinoscope.data.sources import ImageSource, counted
 from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation.online import AttentionSnapshots, OnlineKNN
@@ -285,16 +285,11 @@ def scan(
             cache = cache_folder("scan")
             if headers_only or len(sources) < 2:
                 full = not headers_only
-                report = scan_images(images, workers=workers, full=full, cache=cache, progress=progress)
+                reports[name] = scan_images(images, workers=workers, full=full, cache=cache, progress=progress)
             else:
-                report, prints[name] = scan_with_prints(images, workers=workers, cache=cache, progress=progress)
-        if not headers_only and report.channels and not report.is_8_bit_rgb:
-            window = None if report.values is None else report.values.window
-            with progress_bar(f"{name}: measuring channels", after=QUIET_SECONDS) as progress:
-                found = measured(images, report.most_channels, window, cache=cache, progress=progress)
-            mean, std = found or (None, None)
-            report = replace(report, mean=mean, std=std)
-        reports[name] = report
+                reports[name], prints[name] = scan_with_prints(images, workers=workers, cache=cache, progress=progress)
+        if not headers_only:
+            reports[name] = _with_normalisation(name, images, reports[name])
     shared: list[Shared] | None = None
     if len(sources) == 2:
         with progress_bar("comparing train and val", after=QUIET_SECONDS) as progress:
@@ -348,6 +343,17 @@ SHARED = {
 
 def _images(count: int) -> str:
     return f"{count:,} image{'s' if count != 1 else ''}"
+
+
+def _with_normalisation(name: str, images: ImageSource, report: ScanReport) -> ScanReport:
+    """Return the report with mean and deviation of each channel, if the images are not 8-bit RGB."""
+    if not report.channels or report.is_8_bit_rgb:
+        return report
+    window, cache = None if report.values is None else report.values.window, cache_folder("scan")
+    with progress_bar(f"{name}: measuring channels", after=QUIET_SECONDS) as progress:
+        found = measured(images, report.most_channels, window, cache=cache, progress=progress)
+    mean, std = found or (None, None)
+    return replace(report, mean=mean, std=std)
 
 
 def _table(corner: str, columns: Iterable[str], rows: Mapping[str, Iterable[str]]) -> Table:
