@@ -34,8 +34,8 @@ WINDOWS: dict[str, Window] = {
 }
 """Windows of CT in Hounsfield units, by the name that `parse_window` takes.
 
-Usual values: "Windowing (CT)", radiopaedia.org/articles/windowing-ct (lungs W:1500 L:-600, soft tissues of the abdomen
-W:400 L:50, of the spine W:250 L:50, bone W:1800 L:400, brain W:80 L:40). For soft tissue 40,400 is as common.
+Usual values. Workstations and textbooks differ (lung: levels of -600 to -500 and widths of 1000 to 1600; bone: 200 to
+500 and 1200 to 2000), so LEVEL,WIDTH takes any other.
 """
 
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
