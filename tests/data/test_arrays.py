@@ -46,6 +46,17 @@ def test_a_stack(order: str, channels: tuple[int, ...]) -> None:
         images.read_bytes(content, "x")
 
 
+@pytest.mark.parametrize("channels", [2, 5, 16])
+def test_channels(channels: int) -> None:
+    values = np.random.default_rng(0).integers(0, 60_000, (2, 18, 17, channels), np.uint16)
+    for content, frames in ((encoded(values[0]), [""]), (encoded(values), ["frame=0", "frame=1"])):
+        assert list(images.frames_of_bytes(content, "x")) == frames
+        for place, frame in enumerate(frames):
+            np.testing.assert_array_equal(images.read_bytes(content, "x", frame=frame).values, values[place])
+        header = images.stream_header(BytesIO(content), "x", 1000, frames[-1])
+        assert (header.channels, header.grey, header.sample) == (channels, False, "u2")
+
+
 def test_true_is_white() -> None:
     assert images.read_bytes(encoded(np.array([[True, False]])), "x").values.tolist() == [[[255], [0]]]
 
@@ -62,7 +73,7 @@ class Trap:
         (encoded(np.zeros((2, 2), complex)), "^not supported: an array of complex128"),
         (encoded(np.zeros((2, 2), "U3")), "^not supported: an array of <U3"),
         (encoded(np.zeros((3, 8, 8))), r"^not supported: an array of shape \(3, 8, 8\)"),
-        (encoded(np.zeros((2, 8, 8, 2))), r"^not supported: an array of shape"),
+        (encoded(np.zeros((2, 9, 9, 17))), r"^not supported: an array of shape"),
         (encoded(np.zeros(5)), r"^not supported: an array of shape \(5,\)"),
         (encoded(np.zeros((0, 5))), "^not an image: an array of shape"),
         (encoded(np.zeros(())), "^not an image: an array of shape"),

@@ -80,6 +80,19 @@ def test_every_page_of_a_tiff_is_a_sample(values: np.ndarray, options: dict[str,
     np.testing.assert_array_equal(read_all(content), pages)
 
 
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+def test_channels_of_a_tiff(planes: str) -> None:
+    values = RNG.integers(0, 65536, (9, 8, 5), np.uint16)
+    stored = values if planes == "contig" else np.moveaxis(values, 2, 0)
+    content = tiff(stored, photometric="minisblack", planarconfig=planes)
+    np.testing.assert_array_equal(images.read_bytes(content, "x.tif").values, values)
+    header = images.stream_header(BytesIO(content), "x.tif", 10**7)
+    assert (header.channels, header.grey, header.sample) == (5, False, "u2")
+    many = tiff(RNG.integers(0, 9, (9, 8, 17), np.uint8), photometric="minisblack", planarconfig="contig")
+    with pytest.raises(images.UnreadableImage, match=r"^not supported"):
+        images.read_bytes(many, "x.tif")
+
+
 def test_planes_palettes_bits_and_white_as_zero() -> None:
     planes = RNG.integers(0, 65536, (3, 8, 9), np.uint16)
     content = tiff(planes, photometric="rgb", planarconfig="separate")

@@ -1,7 +1,8 @@
 """Arrays of numpy in files of their own (.npy, numpy/lib/format.py): images, or stacks of images along the first axis.
 
-[h, w] and [h, w, c] with 1, 3 or 4 channels are images; [n, h, w] and [n, h, w, c] are stacks, whose frames are samples
-of their own. Pickles are never loaded.
+[h, w] and [h, w, c] are images, of up to 16 channels if there are fewer than rows and columns. [n, h, w] and
+[n, h, w, c] are stacks, whose frames are samples of their own. Of four channels the last is left out, as transparency.
+Pickles are never loaded.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dinoscope.data import reader
 from dinoscope.data.reader import Frames, Header, RawImage, Reader, Stream, UnreadableImage, not_supported
 
 _MAX_FRAMES = 1 << 20
-_CHANNELS = (1, 3, 4)
+_USUAL = (1, 3, 4)  # channels, however small the image
 _READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -44,7 +45,8 @@ def read_header(stream: Stream, max_pixels: int, frame: str = "") -> Header:
     reader.frame_index(frame, array.names)
     _, height, width, channels = array.shape
     sample = "u1" if array.kind == np.bool_ else array.kind.str[1:]
-    return Header("NPY", height, width, grey=channels == 1, alpha=False, sample=sample)
+    shown = 3 if channels == 4 else channels
+    return Header("NPY", height, width, grey=channels == 1, alpha=False, sample=sample, channels=shown)
 
 
 def read(content: Stream, max_pixels: int, frame: str = "") -> RawImage:
@@ -58,7 +60,7 @@ def read(content: Stream, max_pixels: int, frame: str = "") -> RawImage:
     else:
         content.seek(array.start + index * math.prod(shape) * array.kind.itemsize)
         values = np.frombuffer(content.read(math.prod(shape) * array.kind.itemsize), array.kind).reshape(shape)
-    values = np.array(values[..., :3], array.kind.newbyteorder("="), order="C")
+    values = np.array(values[..., : 3 if shape[2] == 4 else None], array.kind.newbyteorder("="), order="C")
     return RawImage(values * np.uint8(255) if values.dtype == np.bool_ else values)
 
 
@@ -93,12 +95,14 @@ def _shape(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     """Return [frames, h, w, c]."""
     if len(shape) == 2:
         return (1, *shape, 1)
-    if len(shape) == 3 and shape[2] in _CHANNELS:
+    channels = shape[-1]
+    are_channels = channels in _USUAL or (channels <= reader.MAX_CHANNELS and channels < min(shape[-3:-1], default=0))
+    if len(shape) == 3 and are_channels:
         return (1, *shape)
     if len(shape) == 3 and shape[0] not in (3, 4):
         return (*shape, 1)
-    if len(shape) == 4 and shape[3] in _CHANNELS:
+    if len(shape) == 4 and are_channels:
         return shape
     raise not_supported(
-        f"an array of shape {shape}, save it as [h, w] or [h, w, c] with 1, 3 or 4 channels, or a stack of such images"
+        f"an array of shape {shape}, save it as [h, w] or [h, w, c] with 1 to 16 channels, or a stack of such images"
     )

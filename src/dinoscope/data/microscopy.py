@@ -1,7 +1,8 @@
 """TIFF of every kind: `tiff` reads what it can, and tifffile (with imagecodecs) the rest: pages, depths, compressions.
 
 Each page is a sample of its own: a plane of an OME-TIFF, a slice of a stack of ImageJ. Smaller copies and masks are no
-pages. What tifffile is given is bounded here: it trusts what a file says.
+pages. Grey with three and more further samples that are not transparency has as many channels. What tifffile is given is
+bounded here: it trusts what a file says.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 _MAX_PAGES = 1 << 16
 _MAX_PARTS = 1 << 18  # strips or tiles of a page
-_MAX_BYTES_PER_PIXEL = 32  # RGB and transparency of 64 bits
+_MAX_BYTES_PER_PIXEL = 32  # RGB and transparency of 64 bits, or 16 channels of 16
 _PAGE = re.compile(r"page=(\d{1,9})")
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6  # TIFF 6.0
@@ -88,7 +89,7 @@ def read(content: Stream, max_pixels: int, frame: str = "") -> RawImage:
             values = (colours[:, values[..., 0]].transpose(1, 2, 0) >> 8).astype(np.uint8)
         elif page.bitspersample < 8:
             values = to_uint8(values.astype(np.uint8), bits_window(page.bitspersample))
-        values = reader.orient(values[..., : 1 if header.grey else 3], header.orientation)
+        values = reader.orient(values[..., : header.channels], header.orientation)
         return RawImage(values, white_is_zero=page.photometric == _WHITE_IS_ZERO)
 
 
@@ -164,9 +165,11 @@ def _header(page: TiffPage, fault: NotSupported, max_pixels: int) -> Header:
     is_grey, is_coded = colours in (_WHITE_IS_ZERO, _BLACK_IS_ZERO), page.compression in (_JPEG, *_JPEG_2000)
     is_rgb = colours == _RGB or (colours == _YCBCR and is_coded)
     colour_channels = 3 if is_rgb else 1
+    bands = (channels if channels > 3 else 1) if is_grey else 3
     if (
         not (is_grey or is_rgb or colours == _PALETTE)
         or channels - len(page.extrasamples) != colour_channels
+        or bands > reader.MAX_CHANNELS
         or not set(page.extrasamples).isdisjoint(_ALPHA)
         or page.dtype is None
         or page.dtype.kind not in "buif"
@@ -182,7 +185,8 @@ def _header(page: TiffPage, fault: NotSupported, max_pixels: int) -> Header:
     if is_coded:
         _check_parts(page)
     sample = "u1" if page.bitspersample <= 8 and page.dtype.kind in "bu" else page.dtype.str[1:]
-    return Header("TIFF", *reader.oriented_size(height, width, orientation), orientation, grey=is_grey, sample=sample)
+    size = reader.oriented_size(height, width, orientation)
+    return Header("TIFF", *size, orientation, grey=bands == 1, sample=sample, channels=bands)
 
 
 def _check_parts(page: TiffPage) -> None:
