@@ -9,7 +9,8 @@ import pytest
 
 from dinoscope.data import samples
 from dinoscope.data.finding import find_images
-from dinoscope.data.samples import keys_of, split_key
+from dinoscope.data.reader import split_key
+from dinoscope.data.samples import keys_of
 from tests.containers import WRITERS
 
 

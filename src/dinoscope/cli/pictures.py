@@ -157,7 +157,7 @@ def find_files(paths: Sequence[Path], limit: int) -> list[Path]:
     for path in paths:
         if path.is_dir():
             folder = images_in_folder(path)
-            files += [folder.path(index) for index in evenly(len(folder), limit)]
+            files += [folder.root / folder.paths[index] for index in evenly(len(folder), limit)]
         else:
             files.append(path)
     return files

@@ -36,8 +36,8 @@ from dinoscope.data.images import (
     stream_header,
     unreadable_if_wrong,
 )
-from dinoscope.data.reader import START, Header, RawImage, Shrink, UnreadableImage
-from dinoscope.data.samples import is_recognised, keys_of, may_hold_several, split_key, versions, without_ending
+from dinoscope.data.reader import START, Header, RawImage, Shrink, UnreadableImage, split_key
+from dinoscope.data.samples import is_recognised, keys_of, may_hold_several, versions, without_ending
 from dinoscope.data.sources import ImageSource, comparable, counted
 from dinoscope.errors import UserError
 from dinoscope.files import cache_folder, locked

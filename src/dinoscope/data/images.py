@@ -40,6 +40,7 @@ from dinoscope.data.reader import (
     frame_index,
     max_bytes,
     not_supported,
+    split_key,
 )
 from dinoscope.errors import UserError
 from dinoscope.files import MEGAPIXELS_VARIABLE
@@ -121,7 +122,7 @@ def decode(
 def read(path: Path, *, frame: str = "", max_pixels: int | None = None, shrink: Shrink | None = None) -> RawImage:
     """Return the values of the image as stored in the file. max_pixels: `pixel_limit()` if None.
 
-    frame: one of `frames`, "" for the only image of a file.
+    frame: one of `frames`, "" for the only image of a file. PATH#FRAME names both, unless there is a file called so.
     shrink: lets a format that can (JPEG) be decoded at a reduced size; None for the whole size.
 
     Raises UnreadableImage for anything wrong with the file: missing, not an image, of a kind that is not read,
@@ -129,10 +130,19 @@ def read(path: Path, *, frame: str = "", max_pixels: int | None = None, shrink: 
     threads.
     """
     limit = pixel_limit() if max_pixels is None else max_pixels
+    path, frame = _named(path, frame)
     with opened(path, limit) as file:
         reader = READERS[format_of(file, path.name)]
         stream: Stream = BytesIO(file.read()) if reader.frames is None else BufferedReader(file)
         return _decoded(reader, stream, frame, limit, shrink)
+
+
+def _named(path: Path, frame: str) -> tuple[Path, str]:
+    """Return the file and the frame that a path names."""
+    if frame or "#" not in path.name or path.exists():
+        return path, frame
+    name, frame = split_key(path.name)
+    return path.with_name(name), frame
 
 
 def read_bytes(
@@ -161,6 +171,7 @@ def read_header(path: Path, *, frame: str = "", max_pixels: int | None = None) -
     Raises UnreadableImage as `read` does, except for damage that only the pixels show.
     """
     limit = pixel_limit() if max_pixels is None else max_pixels
+    path, frame = _named(path, frame)
     with opened(path, limit) as file:
         return stream_header(BufferedReader(file), path.name, limit, frame)
 

@@ -14,7 +14,8 @@ from itertools import pairwise
 from pathlib import Path, PurePath
 
 from dinoscope.data.groups import COLUMNS, group_numbers
-from dinoscope.data.samples import samples_in, split_key
+from dinoscope.data.reader import split_key
+from dinoscope.data.samples import samples_in
 from dinoscope.data.sources import ImageFolder
 from dinoscope.errors import UserError
 

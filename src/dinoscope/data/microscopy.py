@@ -1,8 +1,9 @@
 """TIFF of every kind: `tiff` reads what it can, and tifffile (with imagecodecs) the rest: pages, depths, compressions.
 
 Each page is a sample of its own: a plane of an OME-TIFF, a slice of a stack of ImageJ. Smaller copies and masks are no
-pages. Grey with three and more further samples that are not transparency has as many channels. What tifffile is given is
-bounded here: it trusts what a file says.
+pages. Grey with three and more further samples that are not transparency has as many channels.
+
+What tifffile is given is bounded here: it trusts what a file says.
 """
 
 from __future__ import annotations

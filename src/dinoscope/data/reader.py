@@ -293,6 +293,15 @@ class Reader:
     frames: Frames | None = None
 
 
+_NAME = re.compile(r"(.+)#((?:[a-z]+=\d+,)*[a-z]+=\d+)", re.DOTALL)
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """Return the path of a file and the name of an image within it, "" for the only one."""
+    match = _NAME.fullmatch(key)
+    return (match[1], match[2]) if match else (key, "")
+
+
 def frame_index(frame: str, names: Sequence[str]) -> int:
     """Return the place of an image among those in its file. Raises UnreadableImage if it has no such name."""
     if frame in names:

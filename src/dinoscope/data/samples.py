@@ -10,28 +10,20 @@ import hashlib
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path, PurePath
 
 from dinoscope.data.images import READERS, format_of, frames
-from dinoscope.data.reader import START, UnreadableImage
+from dinoscope.data.reader import START, UnreadableImage, split_key
 from dinoscope.errors import UserError
 from dinoscope.files import cache_folder, write_text
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"(.+)#((?:[a-z]+=\d+,)*[a-z]+=\d+)", re.DOTALL)
 _INDEX_OF_FILES = "DICOMDIR"  # a DICOM file that lists others, PS3.10 section 8.6
 _PACKAGES = ("pydicom", "nibabel", "tifffile")
-
-
-def split_key(key: str) -> tuple[str, str]:
-    """Return the path of a file and the name of an image within it, "" for the only one."""
-    match = _NAME.fullmatch(key)
-    return (match[1], match[2]) if match else (key, "")
 
 
 def keys_of(path: str, names: Iterable[str]) -> list[str]:

@@ -24,8 +24,8 @@ from torch.utils.data import Dataset
 
 from dinoscope.data.groups import group_numbers, matched
 from dinoscope.data.images import as_raw, extensions, read, read_header
-from dinoscope.data.reader import Header, RawImage, Shrink, UnreadableImage
-from dinoscope.data.samples import recognised_file, samples_in, split_key, without_ending
+from dinoscope.data.reader import Header, RawImage, Shrink, UnreadableImage, split_key
+from dinoscope.data.samples import recognised_file, samples_in, without_ending
 from dinoscope.errors import UserError
 from dinoscope.files import MARK, RUN_SETTINGS, drawn_names, is_made, nothing_but_made
 
