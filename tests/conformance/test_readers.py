@@ -18,9 +18,8 @@ from dinoscope.data.grey_range import HEADER, with_fallback
 from dinoscope.training.loop import train
 from tests.conformance import cases
 
-LEVELS = (
-    2999  # the largest value; odd, so that none lies half-way between two grey levels, where inversion rounds otherwise
-)
+# The largest value. It is odd: none lies half-way between two grey levels, where inversion rounds otherwise.
+LEVELS = 2999
 
 
 def write_npy(place: Path, slices: np.ndarray) -> None:
