@@ -15,7 +15,9 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 SHARED = "taking_turns"
 
 SMALLEST = {
+    "channels": ("--repeats", "1"),
     "collapse": ("--settings", "1", "--steps", "20"),
+    "containers": ("index", "--images", "2000"),
     "davis": ("--patch", "16", "--repeats", "1"),
     "davis_scores": ("--frames", "3", "--size", "48", "--repeats", "1"),
     "demo_attention": ("--network", "vit_micro_patch16_64", "--size", "64", "--repeats", "1", "--threads", "1"),
