@@ -1,4 +1,4 @@
-"""Ten `kill -9` at random moments, and the run ends as if nothing had happened."""
+"""Ten `kill -9` at random moments, of a run on a tar, and it ends as one on the folder to which nothing happened."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import torch
 
 from dinoscope import checkpoint
 from dinoscope.training.run_folder import read_metrics
+from tests.containers import write_tar
 
 KILLS, STEPS = 10, 120
 PATIENCE = 300
@@ -112,7 +113,7 @@ def test_ten_kills_change_nothing(started, picture_folder, tmp_path) -> None:
     chance = random.Random(0)
     data, whole, killed = picture_folder(24), tmp_path / "whole", tmp_path / "killed"
     uninterrupted = start(data, whole, resume=False, workers=0)
-    process = start(data, killed, resume=False, workers=0)
+    process = start(write_tar(data, tmp_path / "pictures"), killed, resume=False, workers=0)
     started += [uninterrupted, process]
     step = 0
     for number in range(KILLS):

@@ -94,8 +94,9 @@ def scanned_images(
     folder = found_images(config, source)
     unreadable: dict[str, Unreadable] = {}
     scanned, reports = set[str](), list[ScanReport]()
-    if scan_mode(config, len(folder)) not in ("full", "headers"):
-        report = scan_images(config, trained_on(config, folder, set()), progress)
+    images = trained_on(config, folder, set())
+    if scan_mode(config, len(images)) not in ("full", "headers"):
+        report = scan_images(config, images, progress)
         check_readable(folder.name, report.unreadable, report.images, config.max_unreadable)
         _require_fit(config, folder, [report])
         images = trained_on(config, folder, {fault.path for fault in report.unreadable})
