@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dinoscope.cli.pictures import picture_name
 from dinoscope.data import samples
 from dinoscope.data.finding import find_images
 from dinoscope.data.reader import split_key
@@ -84,3 +85,13 @@ def test_keys() -> None:
     for name in ("", "frame=12", "page=0", "axis=2,slice=7", "volume=1,axis=2,slice=17"):
         assert split_key(keys_of("a#b/c.nii.gz", (name,))[0]) == ("a#b/c.nii.gz", name)
     assert split_key("a#1.png") == ("a#1.png", "")
+
+
+def test_names_of_pictures() -> None:
+    names = {
+        "a.dcm": "a",
+        "a.dcm#frame=12": "a-frame12",
+        "b.nii.gz#axis=2,slice=7": "b.nii-axis2-slice7",
+        "c#1.png": "c#1",
+    }
+    assert {name: picture_name(Path("folder") / name) for name in names} == names

@@ -19,6 +19,7 @@ from dinoscope.cli.console import metric_table, progress_bar, say, stdout
 from dinoscope.data.benchmarks import MaskedImages, find_masks
 from dinoscope.data.finding import find_images
 from dinoscope.data.images import OTHER_EXTENSIONS, UnreadableImage, extensions, read
+from dinoscope.data.reader import split_key
 from dinoscope.data.sources import balanced, evenly, images_in_folder
 from dinoscope.errors import UserError, lookup
 from dinoscope.explain.attention import map_masks, mean_and_heads, network_input
@@ -128,7 +129,7 @@ class Drawing:
 
         Raises UserError if none could be drawn, or pictures are in the way or cannot be written.
         """
-        names, drawn = unique_names([file.stem for file in self.files]), 0
+        names, drawn = unique_names(map(picture_name, self.files)), 0
         self.claim(out, [f"{name}_{kind}.png" for name in names for kind in kinds])
         for index, shown in self.look(doing, masks):
             for kind, picture in zip(kinds, list(draw(shown)), strict=True):
@@ -161,6 +162,12 @@ def find_files(paths: Sequence[Path], limit: int) -> list[Path]:
         else:
             files.append(path)
     return files
+
+
+def picture_name(file: Path) -> str:
+    """Return what the pictures of an image are called: the file's name without an ending, and which image of it."""
+    name, frame = split_key(file.name)
+    return Path(name).stem + (f"-{frame.replace('=', '').replace(',', '-')}" if frame else "")
 
 
 def models_and_images(models: Sequence[str], images: Sequence[Path]) -> tuple[list[str], list[Path]]:
@@ -313,7 +320,7 @@ def similarity(
     if images and images[0].is_dir():
         raise UserError(f"{images[0]} is a folder: the first image is the one in which the points lie")
     drawing = Drawing(options, images, [model])
-    name = f"{drawing.files[0].stem}_similarity.png"
+    name = f"{picture_name(drawing.files[0])}_similarity.png"
     drawing.claim(out, [name])
     seen = drawing.look_at_all()
     place, size, first = next(seen, (None, (0, 0), None))
