@@ -38,7 +38,7 @@ from dinoscope.data.images import (
 )
 from dinoscope.data.reader import START, Header, RawImage, Shrink, UnreadableImage, split_key
 from dinoscope.data.samples import is_recognised, keys_of, may_hold_several, versions, without_ending
-from dinoscope.data.sources import ImageSource, comparable, counted
+from dinoscope.data.sources import ImageSource, comparable, counted, fingerprint_of
 from dinoscope.errors import UserError
 from dinoscope.files import cache_folder, locked
 
@@ -418,10 +418,7 @@ class ArchiveImages(ImageSource):
 
     def fingerprint(self, sizes: Sequence[int] | None = None) -> str:
         """Return 32 hex digits, those of a folder with the same files."""
-        digest = hashlib.blake2b(digest_size=16)
-        for key, size in zip(self.keys, self.sizes() if sizes is None else sizes, strict=True):
-            digest.update(os.fsencode(key) + b"\0%d\0" % size)
-        return digest.hexdigest()
+        return fingerprint_of(self.keys, self.sizes() if sizes is None else sizes)
 
     def subset(self, indices: Sequence[int]) -> ArchiveImages:
         """Return these images, in this order, with all the class names kept."""

@@ -191,10 +191,7 @@ class ImageFolder(ImageSource):
 
     def fingerprint(self, sizes: Sequence[int] | None = None) -> str:
         """Return 32 hex digits that change when a file is added, removed, renamed, reordered or resized."""
-        digest = hashlib.blake2b(digest_size=16)
-        for relative, size in zip(self.paths, self.sizes() if sizes is None else sizes, strict=True):
-            digest.update(os.fsencode(relative) + b"\0%d\0" % size)
-        return digest.hexdigest()
+        return fingerprint_of(self.paths, self.sizes() if sizes is None else sizes)
 
     def labelled_by(self, owners: Sequence[str]) -> ImageFolder:
         """Return the images with labels. owners: the name of the class of each, or of the folder that stands for it."""
@@ -211,6 +208,14 @@ class ImageFolder(ImageSource):
             labels=_chosen(self.labels, indices),
             groups=_chosen(self.groups, indices),
         )
+
+
+def fingerprint_of(keys: Sequence[str], sizes: Sequence[int]) -> str:
+    """Return 32 hex digits of the keys and sizes of files, in this order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key, size in zip(keys, sizes, strict=True):
+        digest.update(os.fsencode(key) + b"\0%d\0" % size)
+    return digest.hexdigest()
 
 
 def _chosen(values: tuple[Any, ...] | None, indices: Sequence[int]) -> Any:
