@@ -102,6 +102,21 @@ def test_an_archive_of_a_folder_has_its_splits(picture_folder, tmp_path: Path) -
     assert find_images(place, splits=True).classes == ("class0", "class1")
 
 
+def test_splits_are_found_next_to_a_stray_image(picture_folder, tmp_path: Path) -> None:
+    picture_folder(8, classes=2, split="train")
+    folder = picture_folder(4, classes=2, split="val")
+    for stray in ("a cover.png", "z.png"):
+        (folder / stray).write_bytes(next((folder / "val").rglob("*.png")).read_bytes())
+    place = write_tar(folder, tmp_path / "a")
+    for split, count in (("train", 8), ("val", 4)):
+        assert find_split(place, split) == place / split
+        assert len(find_images(place / split, labelled=True)) == count
+    assert find_images(place, splits=True).labels is None
+    assert find_images(folder, splits=True).labels is None
+    with pytest.raises(UserError, match="not every image lies in a folder"):
+        find_images(place, labelled=True)
+
+
 def test_parquet_files_named_after_splits(picture_folder, tmp_path: Path) -> None:
     train, val = picture_folder(8, classes=2, name="one"), picture_folder(4, classes=2, name="two")
     data = tmp_path / "data"

@@ -140,7 +140,8 @@ class LabelledOptions(ExtractionOptions):
     '[^/]+/(?P<patient>[^/]+)/'. No neighbour of the same group votes, and splits and intervals keep groups whole."""
 
     split: float | None = None
-    """Of images without a val split: share to train on, such as 0.8. The rest are measured on; groups stay whole."""
+    """Share of the images to train on, such as 0.8, if there is no val split. The rest are measured on; groups stay
+    whole."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import operator
 import os
 import shutil
 import zlib
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,7 @@ from dinoscope.data.images import (
     unreadable_if_wrong,
 )
 from dinoscope.data.reader import START, Header, RawImage, Shrink, UnreadableImage, split_key
-from dinoscope.data.samples import is_recognised, keys_of, may_hold_several, versions, without_ending
+from dinoscope.data.samples import frame_endings, is_recognised, keys_of, versions, without_ending
 from dinoscope.data.sources import ImageSource, comparable, counted, fingerprint_of
 from dinoscope.errors import UserError
 from dinoscope.files import cache_folder, locked
@@ -68,8 +69,8 @@ def endings() -> tuple[str, ...]:
 # Columns of an index, seen through a choice of rows
 
 
-class _Column(Sequence[V]):
-    """Values of some rows; whatever is asked for is made then."""
+class _Column(Sequence[V], ABC):
+    """Values of some rows, each made when it is asked for."""
 
     rows: range | np.ndarray
 
@@ -94,8 +95,8 @@ class _Column(Sequence[V]):
     def __hash__(self) -> int:
         return hash(tuple(self))
 
-    def _value(self, row: int) -> V:
-        raise NotImplementedError
+    @abstractmethod
+    def _value(self, row: int) -> V: ...
 
 
 def _chooser(rows: range | np.ndarray) -> slice | np.ndarray:
@@ -137,6 +138,7 @@ class Index:
         unpacked (as of `Entry`), labels (-1 without).
     files: that hold the bytes. stamp: time of change of the newest container, in nanoseconds.
     classes: names of the labels; empty if not all images have one. passed_over: as of `ImageSource`.
+    folder: in the cache, which holds the columns.
     """
 
     columns: dict[str, np.ndarray]
@@ -144,7 +146,7 @@ class Index:
     stamp: int
     classes: tuple[str, ...]
     passed_over: tuple[tuple[str, int], ...]
-    folder: Path | None = None
+    folder: Path
     _open: dict[int, int] = field(default_factory=dict[int, int], repr=False)
 
     def __len__(self) -> int:
@@ -164,19 +166,20 @@ class Index:
 
     def _descriptor(self, number: int) -> int:
         descriptor = self._open.get(number)
-        if descriptor is None:  # two threads may open the file, and one of the two stays open unused
-            descriptor = self._open[number] = os.open(self.files[number], os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        if descriptor is None:
+            opened = os.open(self.files[number], os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            descriptor = self._open.setdefault(number, opened)
+            if descriptor != opened:  # another thread was faster
+                os.close(opened)
         return descriptor
 
     def __getstate__(self) -> dict[str, Any]:
-        """Of an index in the cache, another process maps the files itself."""
-        state = self.__dict__ | {"_open": {}}
-        return state | {"columns": None} if self.folder else state
+        """Leave the columns out: the other process maps the files itself."""
+        return self.__dict__ | {"_open": {}, "columns": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if self.folder:
-            self.columns = _mapped(self.folder)
+        self.columns = _mapped(self.folder)
 
     def __del__(self) -> None:
         for descriptor in self._open.values():
@@ -239,7 +242,7 @@ def _made(kinds: dict[Path, Container], stamps: list[Any], folder: Path, progres
     try:
         with (workplace / _COPIES).open("wb") as copies:
             columns, files, classes, passed_over = _collected(kinds, copies, progress)
-        if not any(container.copies for container in kinds.values()):
+        if not (workplace / _COPIES).stat().st_size:
             (workplace / _COPIES).unlink()
         for name in _COLUMNS:
             np.save(workplace / f"{name}.npy", columns[name])
@@ -286,7 +289,8 @@ def _collected(
     kinds: dict[Path, Container], copies: BinaryIO, progress: Watch
 ) -> tuple[dict[str, np.ndarray], list[Path], tuple[str, ...], list[tuple[str, int]]]:
     """Return the columns, the files, the names of the classes, and what was passed over."""
-    known, counts, wanted = dict[bytes, tuple[Any, ...]](), Counter[str](), extensions()
+    known, counts = dict[bytes, tuple[Any, ...]](), Counter[str]()
+    wanted, several = extensions(), frame_endings()
     numbers: dict[Path, int] = {}
     total, before = sum(path.stat().st_size for path in kinds), 0
     for path, container in kinds.items():
@@ -295,8 +299,9 @@ def _collected(
         own: dict[bytes, tuple[Any, ...]] = {}
         try:
             for entry in container.entries(path, copies, report):
-                copies.flush()
-                for key in _keys(entry, path, wanted, counts):  # of two with one name the later one counts
+                if entry.file is not None:
+                    copies.flush()
+                for key in _keys(entry, path, wanted, several, counts):  # of two with one name the later one counts
                     number = numbers.setdefault(entry.file or path, len(numbers))
                     own[key] = number, entry.offset, entry.size, entry.unpacked, entry.label
         except UserError as error:
@@ -331,7 +336,9 @@ def _numbers_first(text: str) -> tuple[bool, int, str]:
     return (False, int(text), text) if text.isdecimal() else (True, 0, text)
 
 
-def _keys(entry: Entry, path: Path, wanted: tuple[str, ...], counts: Counter[str]) -> list[bytes]:
+def _keys(
+    entry: Entry, path: Path, wanted: tuple[str, ...], several: tuple[str, ...], counts: Counter[str]
+) -> list[bytes]:
     """Return the keys of the images in an entry; one that is no image has none and is counted."""
     parts = [part for part in entry.key.split("/") if part not in ("", ".")]
     if not parts or any(part.startswith(".") or part == "__MACOSX" for part in parts):  # ".." too
@@ -340,7 +347,7 @@ def _keys(entry: Entry, path: Path, wanted: tuple[str, ...], counts: Counter[str
     if ending and not name.lower().endswith(wanted):
         counts[PurePath(name).suffix.lower()] += 1
         return []
-    if not may_hold_several(name):
+    if ending and not name.lower().endswith(several):
         return [os.fsencode(name)]
     try:
         content = _content(entry.file or path, entry.offset, entry.size, entry.unpacked)
@@ -464,22 +471,38 @@ def folder_range(keys: Sequence[str], prefix: str, first: int = 0, last: int | N
     return begin, bisect_left(keys, beyond, begin, len(keys) if last is None else last, key=os.fsencode)
 
 
-def folders_in(images: ArchiveImages, below: str = "") -> list[tuple[str, int, int]] | None:
-    """Return name, begin and end of each folder right below a folder, by position; None if an image lies outside.
+def folders_in(images: ArchiveImages, below: str = "") -> tuple[list[tuple[str, int, int]], bool]:
+    """Return name, begin and end, by position, of each folder right below a folder; and whether these hold all images.
 
     The images are in the order of their keys.
     """
     keys = images.keys
-    place, last = folder_range(keys, below)
+    first, last = folder_range(keys, below)
+    inner = np.flatnonzero(_lie_deeper(images, first, last, len(os.fsencode(below)))) + first
     folders: list[tuple[str, int, int]] = []
-    while place < last:
-        name, slash, _ = keys[place][len(below) :].partition("/")
-        if not slash:
-            return None
-        _, end = folder_range(keys, f"{below}{name}/", place, last)
-        folders.append((name, place, end))
-        place = end
-    return folders
+    place = 0
+    while place < len(inner):
+        begin = int(inner[place])
+        name = keys[begin][len(below) :].partition("/")[0]
+        _, end = folder_range(keys, f"{below}{name}/", begin, last)
+        folders.append((name, begin, end))
+        place = int(np.searchsorted(inner, end))
+    return folders, len(inner) == last - first
+
+
+def _lie_deeper(images: ArchiveImages, first: int, last: int, skip: int) -> np.ndarray:
+    """Return which of some images have a slash in their keys behind the first `skip` bytes: no key is decoded."""
+    assert isinstance(images.rows, range)
+    begin, end = images.rows.start + first, images.rows.start + last
+    text, ends = images.index.columns["names"], images.index.columns["ends"]
+    if begin == end:
+        return np.zeros(0, bool)
+    offset = int(ends[begin - 1]) if begin else 0
+    slashes = np.flatnonzero(text[offset : int(ends[end - 1])] == ord("/"))
+    own = ends[begin:end] - offset
+    starts = np.concatenate([[0], own[:-1]]) + images.skip + skip
+    following = np.searchsorted(slashes, starts)
+    return np.append(slashes, np.iinfo(np.int64).max)[following] < own
 
 
 def with_classes(images: ArchiveImages, folders: Sequence[tuple[str, int, int]]) -> ArchiveImages:

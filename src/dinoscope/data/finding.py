@@ -53,8 +53,8 @@ def find_images(
 
 def _labelled(images: archives.ArchiveImages, labelled: bool | None, splits: bool) -> ImageSource:
     """Label images by their folders, as `sources.images_in_folder` does."""
-    folders = archives.folders_in(images)
-    if folders is None:
+    folders, hold_all = archives.folders_in(images)
+    if not hold_all:
         if labelled:
             raise UserError(
                 f"{images.name}: not every image lies in a folder named after its class. Make it again so, or go "
@@ -64,13 +64,13 @@ def _labelled(images: archives.ArchiveImages, labelled: bool | None, splits: boo
     if labelled or (len(folders) >= 2 and not all(is_split(name) for name, _, _ in folders)):
         return archives.with_classes(images, folders)
     if splits:
-        outer = [(name, "") for name, _, _ in folders]
+        above = ""
         if len(folders) == 1 and not is_split(folders[0][0]):
-            within = archives.folders_in(images, f"{folders[0][0]}/")
-            outer = [(name, f"{folders[0][0]}/") for name, _, _ in within or ()]
-        inner = [archives.folders_in(images, f"{above}{name}/") for name, above in outer if is_split(name)]
-        if outer and len(inner) == len(outer) and all(part is not None for part in inner):
-            labels = [folder for part in inner for folder in part or ()]
+            above = f"{folders[0][0]}/"
+            folders, hold_all = archives.folders_in(images, above)
+        inner = [archives.folders_in(images, f"{above}{name}/") for name, _, _ in folders if is_split(name)]
+        if hold_all and len(inner) == len(folders) and all(hold for _, hold in inner):
+            labels = [folder for part, _ in inner for folder in part]
             if len({name for name, _, _ in labels}) >= 2:
                 return archives.with_classes(images, labels)
     return images
@@ -106,7 +106,7 @@ def find_split(data: Path, split: Literal["train", "val"]) -> Path | None:
 
 
 def _folder_names(images: archives.ArchiveImages, below: str) -> list[str]:
-    return [name for name, _, _ in archives.folders_in(images, below) or ()]
+    return [name for name, _, _ in archives.folders_in(images, below)[0]]
 
 
 def _split_of_files(data: Path, files: list[Path], split: str) -> Path | None:

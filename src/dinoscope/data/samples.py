@@ -6,6 +6,7 @@ How many there are is in the header, which is read once and remembered.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -23,7 +24,17 @@ from dinoscope.files import cache_folder, write_text
 logger = logging.getLogger(__name__)
 
 _INDEX_OF_FILES = "DICOMDIR"  # a DICOM file that lists others, PS3.10 section 8.6
-_PACKAGES = ("pydicom", "nibabel", "tifffile")
+_PACKAGES = (
+    "pydicom",
+    "pylibjpeg",
+    "pylibjpeg-openjpeg",
+    "pyjpegls",
+    "nibabel",
+    "tifffile",
+    "imagecodecs",
+    "pillow-heif",
+)
+"""Packages that read some formats, if they are installed."""
 
 
 def keys_of(path: str, names: Iterable[str]) -> list[str]:
@@ -31,10 +42,9 @@ def keys_of(path: str, names: Iterable[str]) -> list[str]:
     return [f"{path}#{name}" if name else path for name in names]
 
 
-def may_hold_several(path: str) -> bool:
-    """Whether a file called so may hold several images: then its header must be read."""
-    several = tuple(ending for reader in READERS.values() if reader.frames for ending in reader.extensions)
-    return path.lower().endswith(several) or without_ending(path)
+def frame_endings() -> tuple[str, ...]:
+    """Return the endings of files that may hold several images, so that their headers must be read."""
+    return tuple(ending for reader in READERS.values() if reader.frames for ending in reader.extensions)
 
 
 def without_ending(path: str) -> bool:
@@ -69,9 +79,9 @@ def samples_in(root: Path, paths: Iterable[str], progress: Callable[[int, int], 
 
     progress: called with (files whose headers were read, of all that must be).
     """
-    several: list[str] = []
+    several, endings = list[str](), frame_endings()
     for path in paths:
-        if may_hold_several(split_key(path)[0]) and not split_key(path)[1]:
+        if path.lower().endswith(endings) or (without_ending(path) and not split_key(path)[1]):
             several.append(path)
         else:
             yield path
@@ -101,13 +111,11 @@ def samples_in(root: Path, paths: Iterable[str], progress: Callable[[int, int], 
 
 
 def versions() -> list[str]:
-    """Return the versions of the packages that tell how many images a file holds."""
+    """Return the packages that read some formats and are installed, with their versions: caches depend on them."""
     found: list[str] = []
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            found.append(f"no {package}")
     return found
 
 

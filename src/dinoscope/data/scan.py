@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -11,10 +10,9 @@ import math
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median_low
 from typing import Any, NamedTuple
@@ -26,6 +24,7 @@ import torchvision
 from dinoscope.data.grey_range import ValueRange, joined
 from dinoscope.data.images import Header, UnreadableImage, pixel_limit
 from dinoscope.data.overlap import Prints, prints_of
+from dinoscope.data.samples import versions as optional_versions
 from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
 from dinoscope.files import write_text
@@ -37,18 +36,6 @@ _CHUNK = 32
 """Images examined between two calls of `progress`."""
 
 _MAX_WORKERS = 1024
-
-_OPTIONAL = (
-    "pydicom",
-    "pylibjpeg",
-    "pylibjpeg-openjpeg",
-    "pyjpegls",
-    "nibabel",
-    "tifffile",
-    "imagecodecs",
-    "pillow-heif",
-)
-"""Packages that read some formats, if they are installed."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +181,7 @@ def _examined(
         raise UserError(f"the number of workers is {workers}; it must be from 0 (one per core) to {_MAX_WORKERS}")
     # What other readers refuse and how they turn images may differ, so their cache is not used.
     versions = f"4 pillow {PIL.__version__} torchvision {torchvision.__version__} opencv {cv2.__version__}"
-    versions = " ".join([versions, *_optional_versions()])
+    versions = " ".join([versions, *optional_versions()])
     readers = f"{versions} pixels {pixel_limit()}"
     digest = hashlib.blake2b(os.fsencode(Path(images.name).resolve()), digest_size=16).hexdigest()
     store = None if cache is None else cache / f"{digest}-{'full' if full else 'headers'}.json"
@@ -231,12 +218,6 @@ def check_readable(root: Path | str, unreadable: Sequence[Unreadable], images: i
         f"{first}{more}. Repair or remove them (`dinoscope scan {shlex.quote(str(root))} --all` lists them all), or "
         f"leave them out with --max-unreadable {enough:g}"
     )
-
-
-def _optional_versions() -> Iterator[str]:
-    for package in _OPTIONAL:
-        with contextlib.suppress(PackageNotFoundError):
-            yield f"{package} {version(package)}"
 
 
 def _examine(images: ImageSource, index: int, known: _Finding | None, full: bool, prints: bool) -> _Finding:

@@ -43,7 +43,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
 _SPLIT_NAMES = {name for names in SPLITS.values() for name in names}
 
 SPLIT_SEED = 0
-"""Of `split_images`: training and every evaluation make the same split."""
+"""Seed of `split_images`, the same for training and every evaluation."""
 
 _SAMPLED = 16
 """Items of a dataset that its fingerprint is computed from."""

@@ -50,7 +50,7 @@ class Container:
     endings: of the names of such files, in lower case, with the dot.
     recognises: tells them by their first 512 bytes.
     entries: yields what is in a file, in any order, images or not. It may write bytes that have no place of their own
-        in the container to the second argument, an empty file (`copies` is True then); the third reports progress.
+        in the container to the second argument, an empty file; the third reports progress.
 
     `entries` raises UserError for a file that cannot be used, with what to do, without its name.
     """
@@ -58,4 +58,3 @@ class Container:
     endings: tuple[str, ...]
     recognises: Callable[[bytes], bool]
     entries: Callable[[Path, BinaryIO, Progress], Iterator[Entry]]
-    copies: bool = False

@@ -98,4 +98,4 @@ def _require_space(file: Any, copies: BinaryIO, column: str) -> None:
         )
 
 
-CONTAINER = Container((".parquet",), lambda start: start[:4] == b"PAR1", _entries, copies=True)
+CONTAINER = Container((".parquet",), lambda start: start[:4] == b"PAR1", _entries)
