@@ -233,7 +233,7 @@ def test_a_scan_counts_formats_and_windows(tmp_path: Path, monkeypatch: pytest.M
     )
     assert scan(source, cache=cache) == report
     assert not looked_at
-    monkeypatch.setattr("dinoscope.data.scan.version", lambda package: "another")
+    monkeypatch.setattr("dinoscope.data.scan.optional_versions", lambda: ["pydicom another"])
     assert scan(source, cache=cache) == report
     assert len(looked_at) == 5
 

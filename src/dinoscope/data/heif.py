@@ -56,7 +56,7 @@ def _read_heic(content: BytesIO, max_pixels: int) -> RawImage:
 def _opened_heic(content: BytesIO, max_pixels: int):
     """Return the image, not decoded. libheif turns it upright."""
     try:
-        import pillow_heif
+        import pillow_heif  # pyright: ignore[reportMissingImports] (not in `dev`)
     except ImportError as error:
         raise reader.needs("pillow-heif", "heic") from error
     image = pillow_heif.open_heif(content)

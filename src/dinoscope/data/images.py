@@ -133,8 +133,10 @@ def read(path: Path, *, frame: str = "", max_pixels: int | None = None, shrink: 
     path, frame = _named(path, frame)
     with opened(path, limit) as file:
         reader = READERS[format_of(file, path.name)]
-        stream: Stream = BytesIO(file.read()) if reader.frames is None else BufferedReader(file)
-        return _decoded(reader, stream, frame, limit, shrink)
+        if reader.frames is None:
+            return _decoded(reader, BytesIO(file.read()), frame, limit, shrink)
+        with _buffered(file) as stream:
+            return _decoded(reader, stream, frame, limit, shrink)
 
 
 def _named(path: Path, frame: str) -> tuple[Path, str]:
@@ -172,8 +174,8 @@ def read_header(path: Path, *, frame: str = "", max_pixels: int | None = None) -
     """
     limit = pixel_limit() if max_pixels is None else max_pixels
     path, frame = _named(path, frame)
-    with opened(path, limit) as file:
-        return stream_header(BufferedReader(file), path.name, limit, frame)
+    with opened(path, limit) as file, _buffered(file) as stream:
+        return stream_header(stream, path.name, limit, frame)
 
 
 def stream_header(stream: Stream, name: str, max_pixels: int, frame: str = "") -> Header:
@@ -191,8 +193,8 @@ def frames(path: Path, *, max_pixels: int | None = None) -> tuple[str, ...]:
     A file with a single image has one without a name, "". Raises UnreadableImage as `read_header` does.
     """
     limit = pixel_limit() if max_pixels is None else max_pixels
-    with opened(path, limit) as file:
-        return _frames(BufferedReader(file), path.name, limit)
+    with opened(path, limit) as file, _buffered(file) as stream:
+        return _frames(stream, path.name, limit)
 
 
 def frames_of_bytes(content: bytes, name: str, *, max_pixels: int | None = None) -> tuple[str, ...]:
@@ -229,6 +231,10 @@ def opened(path: Path, max_pixels: int) -> Iterator[FileIO]:
             raise UnreadableImage("cannot be opened: not a regular file")
         check_bytes(status.st_size, max_pixels)
         yield file
+
+
+def _buffered(file: FileIO) -> BufferedReader:
+    return BufferedReader(file)
 
 
 def check_bytes(size: int, max_pixels: int) -> None:
