@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -256,6 +257,53 @@ def write_all(out: Path, contents: Iterable[tuple[str, bytes | None]]) -> list[P
     except OSError as error:
         raise UserError(f"the results could not be written to {out}: {error}") from error
     return written
+
+
+def write_folder(
+    out: Path,
+    record: str,
+    identity: str,
+    files: Iterable[tuple[str, bytes]],
+    total: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a drawn data set into the folder `out`, or reuse it if it is already there.
+
+    The folder appears whole or not at all: it is written next to `out` and renamed at the end.
+
+    out: a folder that does not exist, is empty, or was written with the same identity.
+    record, identity: name and text of the file in it that tells what was drawn.
+    files: (path below the folder, content) of the others. total: their number, for `progress`.
+
+    Raises UserError if `out` holds something else.
+    """
+    kind = Path(record).stem
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        if not (out / record).is_file():
+            raise UserError(f"{out} exists and holds no drawn {kind}; choose another folder or empty it")
+        if (out / record).read_text(encoding="utf-8", errors="replace") != identity:
+            raise UserError(
+                f"{out} holds {kind} of another config or version (see {out / record}); choose another folder"
+            )
+        return out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    building.chmod(0o755)  # mkdtemp lets only the owner in
+    try:
+        for done, (name, content) in enumerate(files, start=1):
+            path = building / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            if progress is not None:
+                progress(done, total)
+        (building / record).write_text(identity)
+        if out.exists():
+            out.rmdir()
+        building.rename(out)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    return out
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,42 +19,80 @@ from dinoscope.data.sources import ImageFolder, images_in_folder
 from dinoscope.evaluation.base import Context
 from dinoscope.evaluation.knn import EVALUATION, KNNConfig
 from dinoscope.evaluation.results import keep
+from dinoscope.evaluation.statistics import estimate_metric, mean_intervals
 from dinoscope.evaluation.voc import jaccard
 from dinoscope.explain.attention import attention_maps, map_masks, network_input
+from dinoscope.mammograms import write_mammograms
 from dinoscope.model_names import Model, load_model, random_backbone, shipped_model
 from dinoscope.models.backbone import PIXELS, Backbone, without_drop_path
 from dinoscope.models.dictionary import PATCHES
 from dinoscope.pictures import Tile, fitted, overlay, write_png
 from dinoscope.report.pages import attention_panel
+from dinoscope.scenes import write_scenes
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listeners import Listener
+from dinoscope.types import Metric
 
 K, MASS, SHOWN = 20, 0.6, 6
 TRAINED, SHIPPED = "trained just now", "the shipped model"
 TILE = 180  # width of a picture on the overview, in pixels
 
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A data set that is drawn on the spot: folder/{train,val}/CLASS/ and folder-masks/val/CLASS/.
+
+    about: what its validation images are. write: as `scenes.write_scenes`. recipe: for a few minutes.
+    shipped: whether the shipped model is for such images.
+    """
+
+    about: str
+    write: Callable[[Path, Progress], Path]
+    recipe: str
+    shipped: bool
+
+
+DRAWN: dict[str, Drawn] = {
+    "scenes": Drawn(
+        "500 drawn scenes, 10 classes (guessing: 10 %)",
+        lambda out, progress: write_scenes(out, progress=progress),
+        "quickstart",
+        shipped=True,
+    ),
+    "medical": Drawn(
+        "480 drawn mammograms, DICOM files of 6 kinds of finding (guessing: 16.7 %)",
+        lambda out, progress: write_mammograms(out, progress=progress),
+        "quickstart_medical",
+        shipped=False,
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: k-NN top-1 in %, and Jaccard in % of the mean attention's mask, if there is attention.
+    """One row of the table. image_size: side of the network's input in pixels.
 
-    image_size: side of the network's input in pixels.
+    knn: top-1. jaccard: of the mask that holds `MASS` of the mean attention with the mask of the object; None without
+    attention. chance: the same of as many patches anywhere.
     """
 
     name: str
     image_size: int
-    knn: float
-    jaccard: float | None
+    knn: Metric
+    jaccard: Metric | None = None
+    chance: Metric | None = None
 
 
 def quickstart(
-    config: RunConfig, data: Path, listeners: Sequence[Listener], progress: Callable[[int, int], None]
+    config: RunConfig, drawn: Drawn, data: Path, listeners: Sequence[Listener], progress: Progress
 ) -> list[Row]:
-    """Train on the scenes, compare with baselines and the shipped model, and draw attention.
+    """Train on drawn images, compare with baselines and the shipped model, and draw attention.
 
     The run folder gets quickstart.json, attention/overview.png with all models, and attention/panel-*.png.
 
-    config: of the recipe `quickstart` or `quickstart_long`, for the scenes' image folder. data: the scenes.
+    config: for the image folder of the data. data: what `drawn.write` returned.
     progress: called during the evaluations.
 
     Raises KeyboardInterrupt if a signal stopped the training: there is nothing to evaluate then.
@@ -63,25 +101,23 @@ def quickstart(
         raise KeyboardInterrupt
     context = Context(workers=0, cached=False)
     progress(0, 1)
-    baselines = [context.fitted(load_model(name), data / "folder") for name in (PIXELS, PATCHES)]
-    models = {
-        "random weights": random_weights(config),
-        TRAINED: load_backbone(config.out),
-        SHIPPED: load_backbone(shipped_model()),
-    }
-    baselines = {model.label: model.backbone for model in baselines}
+    trained = load_backbone(config.out)
+    baselines: dict[str, Backbone] = {}
+    for name in (PIXELS, PATCHES):
+        model = load_model(name)
+        model.backbone.config = replace(model.backbone.config, window=trained.config.window)
+        baselines[model.label] = context.fitted(model, data / "folder").backbone
+    random = random_backbone(without_drop_path(trained.config), config.seed)
+    models = {"random weights": random, TRAINED: trained}
+    if drawn.shipped:
+        models[SHIPPED] = load_backbone(shipped_model())
     rows = evaluate({**baselines, **models}, data, config.out, progress)
     draw(models, images_in_folder(data / "folder" / "val"), config.out / "attention")
     write_text(config.out / "quickstart.json", json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     return rows
 
 
-def random_weights(config: RunConfig) -> Backbone:
-    """Return the run's network with random weights of its seed."""
-    return random_backbone(without_drop_path(config.backbone_config), config.seed)
-
-
-def evaluate(models: dict[str, Backbone], data: Path, run: Path, progress: Callable[[int, int], None]) -> list[Row]:
+def evaluate(models: dict[str, Backbone], data: Path, run: Path, progress: Progress) -> list[Row]:
     """Return k-NN and attention Jaccard of each model on the validation images.
 
     run: stores the k-NN of the model that was trained in it, for comparisons and the report.
@@ -94,29 +130,42 @@ def evaluate(models: dict[str, Backbone], data: Path, run: Path, progress: Calla
         (result,) = EVALUATION.run([model], data / "folder", KNNConfig(ks=(K,)), context)
         if name == TRAINED:
             keep(run, "knn", result)
-        top1 = next(metric.value for metric in result.metrics if metric.name == "knn_top1")
-        has_attention = backbone.class_attention is not None
-        score = attention_on_objects(backbone, queries, data / "folder-masks" / "val") if has_attention else None
-        rows.append(Row(name, backbone.config.image_size, top1, score))
+        row = Row(name, backbone.config.image_size, next(each for each in result.metrics if each.name == "knn_top1"))
+        if backbone.class_attention is not None:
+            jaccard, chance = attention_on_objects(backbone, queries, data / "folder-masks" / "val")
+            row = replace(row, jaccard=jaccard, chance=chance)
+        rows.append(row)
     progress(len(models), len(models))
     return rows
 
 
-def attention_on_objects(backbone: Backbone, images: ImageFolder, masks: Path) -> float:
-    """Return the mean Jaccard in % of the mask that holds `MASS` of the mean attention with the object's mask."""
-    scores = []
+def attention_on_objects(backbone: Backbone, images: ImageFolder, masks: Path) -> tuple[Metric, Metric]:
+    """Return the Jaccard of attention masks (`Row.jaccard`) and of chance, means over images with intervals.
+
+    By chance, a mask of p of n pixels shares p g / n of them with an object of g pixels.
+    """
+    scores: list[tuple[float, float]] = []
     for position, name in enumerate(images.paths):
         with Image.open((masks / name).with_suffix(".png")) as file:
             ground_truth = torch.from_numpy(np.asarray(file) > 0)
-        mean = _maps(backbone, decode(images.path(position), window=backbone.config.window)).mean(dim=0)
-        scores.append(jaccard(map_masks(mean, MASS), ground_truth))
-    return 100 * sum(scores) / len(scores)
+        mask = map_masks(
+            _maps(backbone, decode(images.path(position), window=backbone.config.window)).mean(dim=0), MASS
+        )
+        shares = float(mask.float().mean()), float(ground_truth.float().mean())
+        shared = shares[0] * shares[1]
+        scores.append((jaccard(mask, ground_truth), shared / (sum(shares) - shared)))
+    own, chance = mean_intervals(torch.tensor(scores, dtype=torch.float64))
+    mass = {"mass": MASS}
+    return (
+        estimate_metric("attention_jaccard", own, len(scores), mass),
+        estimate_metric("chance_jaccard", chance, len(scores), mass),
+    )
 
 
 def draw(models: dict[str, Backbone], folder: ImageFolder, out: Path) -> None:
-    """Draw a contact sheet of all models, and a panel of the shipped one for each of a few images."""
+    """Draw a contact sheet of all models, and a panel of the last one for each of a few images."""
     out.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows, best = [], list(models)[-1]
     for number, position in enumerate(np.linspace(2, len(folder) - 3, SHOWN)):
         image = decode(folder.path(round(position)))
         large = fitted(image, TILE)
@@ -124,7 +173,7 @@ def draw(models: dict[str, Backbone], folder: ImageFolder, out: Path) -> None:
         overlays = [overlay(large, each.mean(dim=0).numpy()) for each in maps.values()]
         titles = [""] * (1 + len(models)) if rows else ["image", *models]
         rows.append(pictures.Row([Tile(*tile) for tile in zip([large, *overlays], titles, strict=True)], TILE))
-        panel = attention_panel(image, maps[SHIPPED], MASS, title=SHIPPED)
+        panel = attention_panel(image, maps[best], MASS, title=best)
         write_png(out / f"panel-{number}.png", panel)
     write_png(out / "overview.png", pictures.page(rows, min_width=0))
 

@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,6 +30,7 @@ from numpy.typing import NDArray
 
 from dinoscope.data.benchmarks import VOID, encode_indices
 from dinoscope.errors import UserError
+from dinoscope.files import write_folder
 
 VERSION = 3
 """Raise it whenever a drawn pixel changes: folders of another version are not reused."""
@@ -402,35 +401,10 @@ def write_scenes(
 
     Raises UserError if `out` holds something else.
     """
-    out = Path(out)
     identity = json.dumps({"version": VERSION, "classes": CLASSES, "config": asdict(config)}, indent=2) + "\n"
-    record = out / "scenes.json"
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        if not record.is_file():
-            raise UserError(f"{out} exists and holds no drawn scenes; choose another folder or empty it")
-        if record.read_text(encoding="utf-8", errors="replace") != identity:
-            raise UserError(f"{out} holds scenes of another config or version (see {record}); choose another folder")
-        return out
     folder = len(CLASSES) * (config.train_per_class + 2 * config.val_per_class)
     total = folder + 2 * config.voc_images + 1 + 2 * config.davis_sequences * config.davis_frames + 1
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    building.chmod(0o755)  # mkdtemp lets only the owner in
-    try:
-        for done, (name, content) in enumerate(_files(config), start=1):
-            path = building / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-            if progress is not None:
-                progress(done, total)
-        (building / record.name).write_text(identity)
-        if out.exists():
-            out.rmdir()
-        building.rename(out)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    return out
+    return write_folder(Path(out), "scenes.json", identity, _files(config), total, progress)
 
 
 def _files(config: ScenesConfig) -> Files:

@@ -19,8 +19,8 @@ from dinoscope.methods.moco import MoCo, MoCoConfig
 from dinoscope.methods.simclr import SimCLR, SimCLRConfig
 from dinoscope.methods.supervised import Supervised, SupervisedConfig
 from dinoscope.methods.swav import SwAV, SwAVConfig
-from dinoscope.models.backbone import BackboneConfig
-from dinoscope.quickstart import random_weights
+from dinoscope.model_names import random_backbone
+from dinoscope.models.backbone import BackboneConfig, without_drop_path
 from dinoscope.training.config import OptimizerConfig, RunConfig, check
 from dinoscope.types import Step, StepOutput, Views
 from tests.conformance import cases
@@ -201,7 +201,8 @@ def test_a_run_may_start_its_residual_branches_from_0_and_its_random_baseline_ne
         factors = [tensor for name, tensor in weights.items() if name.endswith(".bn2.weight")]
         assert len(factors) == 8  # online and target
         assert all((factor == (0 if zeroed else 1)).all() for factor in factors)
-        random = random_weights(replace(config, zero_init_residual=zeroed)).net.state_dict()
+        zeroed_config = replace(config, zero_init_residual=zeroed).backbone_config
+        random = random_backbone(without_drop_path(zeroed_config), config.seed).net.state_dict()
         assert all((random[f"layer{stage}.0.bn2.weight"] == 1).all() for stage in (1, 2, 3, 4))
         assert torch.equal(random["layer4.0.conv2.weight"], weights["backbone.net.layer4.0.conv2.weight"])
 

@@ -24,11 +24,10 @@ from dinoscope.files import cache_folder
 from dinoscope.methods import method_name
 from dinoscope.model_names import RANDOM, load_models, shipped_model
 from dinoscope.models import pretrained
-from dinoscope.quickstart import TRAINED, K
+from dinoscope.quickstart import DRAWN, TRAINED, K
 from dinoscope.quickstart import quickstart as run_quickstart
 from dinoscope.recipes import run_config
 from dinoscope.report.build import write_report
-from dinoscope.scenes import write_scenes
 from dinoscope.system import pick_device
 from dinoscope.text import listed
 from dinoscope.training.run_folder import CONFIG, read_config
@@ -123,36 +122,39 @@ def default_models(runs: Path) -> list[str]:
 
 
 def quickstart(
+    data: Literal["scenes", "medical"] = "scenes",
     out: Path = Path("runs/quickstart"),
-    recipe: Literal["quickstart", "quickstart_long"] = "quickstart",
+    recipe: str | None = None,
     device: str = "auto",
     seed: int = 0,
 ) -> None:
-    """Draw scenes, train DINO on them without labels, evaluate it, show what it attends to, and report on it.
+    """Draw images, train DINO on them without labels, evaluate it, show what it attends to, and report on it.
 
     Args:
+        data: scenes: photographs of ten kinds of object, as drawn; medical: mammograms with a finding, as DICOM files
+            (pip install 'dinoscope[medical]').
         out: Run folder; if it exists already, the next free name (quickstart-2, ...) is taken.
-        recipe: quickstart: minutes on two CPU cores; quickstart_long: the one that made the shipped model.
+        recipe: None for minutes on two CPU cores; quickstart_long made the shipped model.
         device: cpu, cuda, mps or auto.
         seed: Seed of the weights and the views.
     """
-    with progress_bar("drawing scenes") as progress:
-        data = write_scenes(cache_folder("scenes"), progress=progress)
+    drawn = DRAWN[data]
+    with progress_bar("drawing images") as progress:
+        folder = drawn.write(cache_folder("mammograms" if data == "medical" else data), progress)
     names = (out.with_name(f"{out.name}-{number}") if number > 1 else out for number in itertools.count(1))
     run = next(name for name in names if not name.exists())
-    config = replace(run_config(recipe, data / "folder", run), device=device, seed=seed)
+    config = replace(run_config(recipe or drawn.recipe, folder / "folder", run), device=device, seed=seed)
     with progress_bar("evaluating") as progress:
-        rows = run_quickstart(config, data, [ConsoleProgress()], progress)
-    table = Table(title="500 validation images of drawn scenes, 10 classes (guessing: 10 %)", title_justify="left")
+        rows = run_quickstart(config, drawn, folder, [ConsoleProgress()], progress)
+    table = Table(title=f"Validation images: {drawn.about}", title_justify="left")
     table.add_column("features")
-    for heading in ("px", f"k-NN top-1 % (k = {K})", "attention Jaccard %"):
+    for heading in ("px", f"k-NN top-1 % (k = {K})", "attention Jaccard %", "by chance"):
         table.add_column(heading, justify="right")
     for row in rows:
-        jaccard = "" if row.jaccard is None else f"{row.jaccard:.1f}"
-        style = "bold" if row.name == TRAINED else ""
-        table.add_row(row.name, str(row.image_size), f"{row.knn:.1f}", jaccard, style=style)
+        figures = ("" if each is None else each.text() for each in (row.knn, row.jaccard, row.chance))
+        table.add_row(row.name, str(row.image_size), *figures, style="bold" if row.name == TRAINED else "")
     stdout(table)
-    knn = {row.name: row.knn for row in rows}
+    knn = {row.name: row.knn.value for row in rows}
     better = [name for name in ("raw pixels", "whitened patches") if knn[TRAINED] <= knn[name]]
     if better:
         names = listed(better).capitalize()
@@ -163,7 +165,7 @@ def quickstart(
         f"how it went, to mail      {report.path}\n"
         "the page for your photos  make demo   (or dinoscope demo)\n"
         f"the run                   {run}   (tensorboard --logdir {run}/tensorboard)\n"
-        f"the scenes                {data}\n\n"
+        f"the images                {folder / 'folder'}\n\n"
         "Your own images next:\n"
         "  dinoscope scan FOLDER\n"
         "  dinoscope train --data FOLDER --out runs/mine\n"

@@ -34,6 +34,7 @@ from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation.online import AttentionSnapshots, OnlineKNN
 from dinoscope.files import cache_folder
+from dinoscope.mammograms import MammogramsConfig, write_mammograms
 from dinoscope.methods import METHODS
 from dinoscope.recipes import RECIPES, run_config
 from dinoscope.scenes import ScenesConfig, write_scenes
@@ -431,9 +432,24 @@ def scenes(out: Path, config: tyro.conf.OmitArgPrefixes[ScenesConfig] = SCENES) 
     stdout(f"{out}/DAVIS         DAVIS 2017 layout")
 
 
+MAMMOGRAMS = MammogramsConfig()
+
+
+def mammograms(out: Path, config: tyro.conf.OmitArgPrefixes[MammogramsConfig] = MAMMOGRAMS) -> None:
+    """Write the embedded medical data set: drawn mammograms of six kinds of finding, as DICOM files with masks.
+
+    Args:
+        out: Folder to write; it must not exist, or hold the same data set.
+    """
+    with progress_bar("drawing mammograms") as progress:
+        write_mammograms(out, config, progress)
+    stdout(f"{out}/folder        train/ and val/, a folder per finding; masks of val/ in folder-masks/")
+
+
 COMMANDS = {
     "train": Command("train on a folder of images, labelled or not", train, raw=True),
     "recipes": Command("list the named settings of `train`", recipes),
     "scan": Command("look over a folder: counts, formats, sizes, classes, unreadable files", scan),
     "scenes": Command("write the embedded data set in the layouts of ImageNet, VOC 2012 and DAVIS 2017", scenes),
+    "mammograms": Command("write the embedded medical data set: DICOM files with findings and their masks", mammograms),
 }

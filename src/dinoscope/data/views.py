@@ -324,6 +324,19 @@ _PATCHES = ViewsConfig(
     solarize_probability=(0.1, 0.1, 0.1),
 )
 
+# Grey images whose values mean something: nothing is inverted; brightness and contrast change as between windows.
+_GREY = ViewsConfig(
+    num_local=6,
+    brightness=0.2,
+    contrast=0.3,
+    saturation=0.0,
+    hue=0.0,
+    grayscale=0.0,
+    blur_probability=(0.5, 0.1, 0.25),
+    blur_radius=(0.1, 1.0),
+    solarize_probability=(0.0, 0.0, 0.0),
+)
+
 VIEWS: dict[str, ViewsConfig] = {
     "imagenet": ViewsConfig(),
     # 32 px images (CIFAR). No blur: DINO's radii scaled from 224 to 32 px end at 0.29 px, which changes little, and
@@ -350,6 +363,14 @@ VIEWS: dict[str, ViewsConfig] = {
         blur_radius=(0.1, 1.0),
         solarize_probability=(0.0, 0.1, 0.0),
     ),
+    # Radiographs: large crops, since a finding may be small; no flip, since the heart lies on one side.
+    "xray": replace(_GREY, global_scale=(0.5, 1.0), local_scale=(0.1, 0.4), horizontal_flip=0.0),
+    # Slices of CT: also no flip (liver, spleen); organs are larger than findings of radiographs.
+    "ct": replace(_GREY, global_scale=(0.4, 1.0), local_scale=(0.08, 0.4), horizontal_flip=0.0),
+    # Cells and tissue have no up. Their size tells what they are, so crops change it less than DINO's do.
+    "microscopy": replace(_GREY, global_scale=(0.4, 1.0), local_scale=(0.1, 0.4), vertical_flip=0.5),
+    # The drawn mammograms, on a CPU: regions without an up, and a quarter of the pixels.
+    "mammograms": replace(_GREY, num_local=0, global_size=32, global_scale=(0.3, 1.0), vertical_flip=0.5),
     "simclr": _SIMCLR,
     # MoCo v2 for ImageNet (Chen et al. 2020), resized bilinearly as in its code.
     "moco": replace(

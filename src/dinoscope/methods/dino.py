@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dinoscope import distributed
+from dinoscope.data.grey_range import HEADER, WINDOWS
 from dinoscope.losses import dino as losses
 from dinoscope.losses.sinkhorn import batch_softmax, sinkhorn
 from dinoscope.methods import health as signs
@@ -339,6 +340,17 @@ _SCENES: dict[str, Any] = {**QUICKSTART, "image_size": 64}  # their own size; tr
 
 _SMALL_HEAD: dict[str, Any] = {"out_dim": 4096, "hidden_dim": 1024}
 
+
+def _modality(views: str, **more: Any) -> dict[str, Any]:
+    """Settings for grey images of a hospital or a laboratory, on a small GPU."""
+    return settings(
+        {"backbone": "vit_tiny_patch16_224", "drop_path": 0.0, "epochs": 100, "batch_size": 64, "accumulate": 4}
+        | {"views": views, **more},
+        method=_SMALL_HEAD | {"teacher_momentum": 0.99},
+        optimizer={"learning_rate": 1e-3, "warmup_epochs": 5},
+    )
+
+
 _RECIPES = {
     "dino_deit_small_100ep": Recipe(
         """ImageNet, ViT-S/16, 100 epochs, batch 512: the reference's defaults on one machine of 8 GPUs.
@@ -402,6 +414,35 @@ dinoscope train --recipe dino_folder --data FOLDER --out RUN""",
             views={"global_size": 128, "local_size": 64, "num_local": 4},
             optimizer={"learning_rate": 1e-3, "warmup_epochs": 5},
         ),
+    ),
+    "dino_xray": Recipe(
+        """Radiographs of 500 to 100,000 patients, on a small GPU (4 GB): one channel, large crops, no flip.
+
+ViT-Ti/16 at 224 px. The grey range is the data set's; `--window header` takes each file's own.
+dinoscope train --recipe dino_xray --data FOLDER --group header:patient --split 0.9 --out RUN
+Not run on clinical images yet.""",
+        _modality("xray", channels=1),
+    ),
+    "dino_ct": Recipe(
+        """Slices of CT, on a small GPU (4 GB): one channel, the window of soft tissue, no flip.
+
+For lungs, `--window lung`; MR has no units, so give it `--window header`, or none.
+dinoscope train --recipe dino_ct --data FOLDER --group header:patient --split 0.9 --out RUN
+Not run on clinical images yet.""",
+        _modality("ct", channels=1, window=WINDOWS["soft"]),
+    ),
+    "dino_microscopy": Recipe(
+        """Cells or tissue under a microscope, on a small GPU (4 GB): as many channels as the images, flips both ways.
+
+dinoscope train --recipe dino_microscopy --data FOLDER --group '(?P<well>[^/]+)/' --split 0.9 --out RUN
+Not run on images of a laboratory yet.""",
+        _modality("microscopy"),
+    ),
+    "quickstart_medical": Recipe(
+        """The drawn mammograms, DICOM files of 12 and 14 bits: the quickstart with one channel and each file's window.
+
+dinoscope quickstart --data medical""",
+        {**QUICKSTART, "views": "mammograms", "channels": 1, "window": HEADER, "image_size": 64},
     ),
     "quickstart": Recipe(
         """The embedded scenes in about three minutes on two CPU cores: a ViT of 0.3 M parameters, two views of 32 px.
