@@ -30,6 +30,9 @@ SMALLEST = {
 }
 """benchmark -> options."""
 
+LONG = {"channels", "collapse", "containers", "gpu"}
+"""More than a few seconds, even so."""
+
 THREADS = SimpleNamespace(Pipe=multiprocessing.dummy.Pipe, Process=threading.Thread)
 """Stands for a context of multiprocessing: a process of its own takes seconds to start."""
 
@@ -39,7 +42,7 @@ def test_every_benchmark_is_run_here() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "gpu")) for name in SMALLEST])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in SMALLEST])
 def test_a_benchmark_runs(name, monkeypatch, capsys) -> None:
     monkeypatch.syspath_prepend(FOLDER)
     if name == "dicom":

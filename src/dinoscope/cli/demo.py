@@ -148,11 +148,12 @@ def quickstart(
         rows = run_quickstart(config, drawn, folder, [ConsoleProgress()], progress)
     table = Table(title=f"Validation images: {drawn.about}", title_justify="left")
     table.add_column("features")
-    for heading in ("px", f"k-NN top-1 % (k = {K})", "attention Jaccard %", "by chance"):
+    for heading in ("px", f"k-NN top-1 %, k = {K}", "attention Jaccard", "by chance"):
         table.add_column(heading, justify="right")
     for row in rows:
-        figures = ("" if each is None else each.text() for each in (row.knn, row.jaccard, row.chance))
-        table.add_row(row.name, str(row.image_size), *figures, style="bold" if row.name == TRAINED else "")
+        jaccard, chance = row.jaccard and row.jaccard.text(), row.chance and f"{row.chance.value:.1f}"
+        style = "bold" if row.name == TRAINED else ""
+        table.add_row(row.name, str(row.image_size), row.knn.text(), jaccard or "", chance or "", style=style)
     stdout(table)
     knn = {row.name: row.knn.value for row in rows}
     better = [name for name in ("raw pixels", "whitened patches") if knn[TRAINED] <= knn[name]]

@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import RawValue
 from typing import Any, Generic, TypeVar
@@ -44,6 +45,7 @@ LEAVING = 5.0
 
 _TRIES = 100  # images in a row that may be unreadable, or a twentieth of the folder
 _GLANCE = 0.2  # seconds between two checks whether it is time to end
+_DYING = 2.0
 
 Sample = tuple[Tensor, Any, int, int | None, int | None, Tensor | None]
 """Global and local views of one image, [views, height, width, channels] uint8, its position, its label, the position of
@@ -261,7 +263,8 @@ class Batches(Iterator[T], Generic[T]):
                     f"no batch of images came for {waited:.0f} s, so the loader processes were ended: see whether the "
                     "folder of images can be read"
                 ) from error
-            time.sleep(_GLANCE)  # until the system reports the end of a worker that has just died
+            # The system may report the end of a worker that has just died a little later.
+            connection.wait([worker.sentinel for worker in self.workers], _DYING)
             self._check_workers()
             raise
         except (UserError, UnreadableImage) as error:
