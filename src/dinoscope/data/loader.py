@@ -263,8 +263,7 @@ class Batches(Iterator[T], Generic[T]):
                     f"no batch of images came for {waited:.0f} s, so the loader processes were ended: see whether the "
                     "folder of images can be read"
                 ) from error
-            # The system may report the end of a worker that has just died a little later.
-            connection.wait([worker.sentinel for worker in self.workers], _DYING)
+            self._wait_for_an_end()
             self._check_workers()
             raise
         except (UserError, UnreadableImage) as error:
@@ -274,6 +273,13 @@ class Batches(Iterator[T], Generic[T]):
             raise type(error)(message) from error
         finally:
             self.asked = None
+
+    def _wait_for_an_end(self) -> None:
+        """Wait until the system reports the end of a worker that has just died, which may take it a moment."""
+        closed = connection.wait([worker.sentinel for worker in self.workers], _DYING)
+        for worker in self.workers:
+            if worker.sentinel in closed:
+                worker.join(_DYING)  # its exit code comes a moment after its files are closed
 
     def _check_workers(self) -> None:
         """Raise UserError if a worker has died; what it was asked for will not come."""
