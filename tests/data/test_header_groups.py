@@ -18,6 +18,7 @@ from dinoscope.data.groups import key_file, own_key, settled
 from dinoscope.data.images import UnreadableImage
 from dinoscope.data.sources import dataset_images
 from dinoscope.errors import UserError
+from dinoscope.evaluation.knn import nearest
 from tests.containers import WRITERS
 from tests.pictures import write_pictures
 
@@ -145,6 +146,17 @@ def test_datasets_have_no_headers() -> None:
 def test_only_three_kinds(hospital: Path) -> None:
     with pytest.raises(UserError, match="header:patient, header:study, header:series"):
         find_images(hospital).grouped_by("header:name")
+
+
+def test_no_neighbour_is_of_the_same_patient(hospital: Path) -> None:
+    """Each image is most like those of its patient, which say nothing about the class."""
+    images = find_images(hospital).grouped_by("header:patient")
+    first = torch.tensor(partition(images))
+    features = torch.eye(len(images))[first] + 0.01 * torch.eye(len(images))
+    assert (first[nearest(features, features, 1)[1]] == first[:, None]).all(), "its own"
+    numbers = torch.tensor(images.groups)
+    _, neighbours = nearest(features, features, 2, groups=(numbers, numbers))
+    assert (first[neighbours] != first[:, None]).all()
 
 
 # The cache
