@@ -32,8 +32,9 @@ settings.load_profile("fixed")
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's cache."""
+    """No test reads or writes the user's cache and key."""
     monkeypatch.setenv("DINOSCOPE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("DINOSCOPE_GROUP_KEY_FILE", str(tmp_path_factory.mktemp("config") / "group.key"))
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ from dinoscope.data.sources import ImageSource, dataset_images
 from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation import EVALUATIONS
-from dinoscope.evaluation.base import Context, Images, fitted, measure
+from dinoscope.evaluation.base import Context, Images, fitted, inherited, measure
 from dinoscope.evaluation.online import AttentionSnapshots, OnlineKNN
 from dinoscope.explain.attention import network_input
 from dinoscope.explain.maps import MAPS, map_title
@@ -303,7 +303,7 @@ def evaluate(
     loaded = _models(several)
     images = None if data is None else Path(data) if isinstance(data, str | Path) else _images(data)
     conditions = Context(pick_device(device), **context)
-    if isinstance(data, tuple) and conditions.split is not None:
+    if isinstance(data, tuple) and conditions.share is not None:
         raise UserError("split is for images without a val split; give one source, or two and no split")
     results = [
         (model.label, result)
@@ -328,8 +328,9 @@ def linear(
 
 def _one(model: AnyModel, name: str, data: Path | str, config: Any, device: str) -> list[Metric]:
     evaluation, context = EVALUATIONS[name], Context(pick_device(device))
-    config = config or evaluation.config()
-    models = fitted(evaluation, _models([model]), Path(data), config, context)
+    config, models = config or evaluation.config(), _models([model])
+    context = inherited(context, models, Path(data))
+    models = fitted(evaluation, models, Path(data), config, context)
     (result,) = evaluation.run(models, Path(data), config, context)
     return list(result.metrics)
 

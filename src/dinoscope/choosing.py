@@ -370,7 +370,7 @@ def chosen(
     Raises UserError if there are no images, or too many of them cannot be read.
     """
     progress(0, 0)
-    images = image_fraction(found_images(base, source), base.fraction)
+    images = image_fraction(found_images(base, source, progress), base.fraction)
     report = scan_images(replace(base, scan="sample") if base.scan == "none" else base, images, progress)
     check_readable(images.name, report.unreadable, report.images, base.max_unreadable)
     return choose(facts_of(report, base, len(images)), base, given)

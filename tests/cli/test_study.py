@@ -15,7 +15,9 @@ from dinoscope.cli.command import LINE
 from dinoscope.cli.console import Console
 from dinoscope.cli.progress import StudyTable, counts
 from dinoscope.cli.studies import Execution, conclude, placed
+from dinoscope.errors import UserError
 from dinoscope.study.run import RunStatus, StudyResult
+from dinoscope.training.config import RunConfig
 from tests.study.test_state import contents, settings
 
 
@@ -84,6 +86,29 @@ def test_a_mistake_is_one_line_and_nothing_starts(name, picture_folder, tmp_path
     assert words in printed.err.splitlines()[-1]
     assert "Traceback" not in printed.err
     assert not (tmp_path / "study").exists()
+
+
+def test_groups_and_split_are_those_of_every_run(picture_folder, tmp_path, capsys, monkeypatch) -> None:
+    planned: list[RunConfig] = []
+
+    def checked(configs):
+        planned.extend(configs)
+        raise UserError("that is all")
+
+    monkeypatch.setattr(study_module, "_checked", checked)
+    data, chosen = picture_folder(40, classes=2), ["--group", r"(\d)\.png", "--split", "0.6"]
+    assert main(options(data, tmp_path / "study", *chosen)) == 2
+    ablation = ["ablate", "collapse", "--data", str(data), "--out", str(tmp_path / "ablation"), "--device", "cpu"]
+    assert main([*ablation, *chosen]) == 2
+    assert len(planned) > 4
+    assert {(config.group, config.split) for config in planned} == {(r"(\d)\.png", 0.6)}
+    file = tmp_path / "mixed.toml"
+    file.write_text('backbones = ["vit_micro_conv8"]\n[[changes]]\nmethods = ["dino"]\nset = { split = 0.5 }\n')
+    mixed = ["study", str(file), "--data", str(data), "--out", str(tmp_path / "mixed")]
+    assert main(mixed) == 2
+    assert "changes group or split for some runs alone" in capsys.readouterr().err
+    assert main([*mixed, "--split", "0.6"]) == 2
+    assert "that is all" in capsys.readouterr().err
 
 
 def test_studies_are_listed(capsys) -> None:

@@ -5,6 +5,8 @@ The same slices are written as each format; read right, they train to the same w
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +17,11 @@ import torch
 from dinoscope import checkpoint, cli
 from dinoscope.data.finding import find_images
 from dinoscope.data.grey_range import HEADER, with_fallback
+from dinoscope.data.groups import group_numbers, key_file, own_key
 from dinoscope.training.loop import train
+from dinoscope.training.run_folder import read_config
 from tests.conformance import cases
+from tests.containers import WRITERS as CONTAINERS
 
 # The largest value. It is odd: none lies half-way between two grey levels, where inversion rounds otherwise.
 LEVELS = 2999
@@ -45,7 +50,16 @@ def write_dicom(place: Path, slices: np.ndarray) -> None:
 
     stored = (LEVELS - slices).astype(np.uint16)
     dataset = data_set(stored, 12, PhotometricInterpretation="MONOCHROME1", RescaleSlope="1", RescaleIntercept="0")
-    dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = "Secret^Name", "ID-4711", "19701231"
+    dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = (
+        "Secret^Name",
+        f"ID-4711-{place.name}",
+        "19701231",
+    )
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.StudyDate = (
+        "1.2.840.4711.1",
+        "1.2.840.4711.2",
+        "20260130",
+    )
     place.with_suffix("").write_bytes(encoded(dataset))
 
 
@@ -87,11 +101,62 @@ def test_from_scan_to_report(name: str, tmp_path: Path, capsys: pytest.CaptureFi
     }
     for command, line in commands.items():
         assert cli.main(line.split()) == 0, (command, capsys.readouterr())
-    written = [file for file in tmp_path.rglob("*") if file.is_file() and not file.is_relative_to(data)]
+    assert_nothing_of_headers_in(tmp_path, data)
+
+
+def assert_nothing_of_headers_in(folder: Path, data: Path, *more: bytes) -> None:
+    """No file below a folder, but for the data, has anything of the headers, nor what else must not be there."""
+    secrets = (b"Secret", b"ID-4711", b"19701231", b"1.2.840.4711", b"20260130", *more)
+    written = [file for file in folder.rglob("*") if file.is_file() and not file.is_relative_to(data)]
     assert len(written) > 10
     for file in written:
         content = file.read_bytes()
-        assert not any(secret in content for secret in (b"Secret", b"ID-4711", b"19701231")), file
+        assert not any(secret in content for secret in secrets), file
+
+
+@pytest.mark.parametrize("container", ["folder", "deflated zip"])
+def test_groups_of_headers_are_in_no_file_but_as_keyed_hashes(
+    container: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """From parquet files, bytes are copied into the cache whole, so these are not among them."""
+    monkeypatch.setenv("DINOSCOPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DINOSCOPE_GROUP_KEY_FILE", str(tmp_path / "key" / "group.key"))
+    data, run, draw = tmp_path / "data", tmp_path / "run", np.random.default_rng(0)
+    for label, light in (("dark", 0.4), ("light", 1.0)):
+        (data / "images" / label).mkdir(parents=True)
+        for number in range(6):
+            write_dicom(
+                data / "images" / label / f"IM{number}", (draw.integers(0, LEVELS, (4, 20, 24)) * light).astype("u2")
+            )
+    place = data / "images" if container == "folder" else CONTAINERS[container](data / "images", data / "packed")
+    train(cases.run_config("dino", place, run, epochs=1, group="header:patient", split=0.6, window=(1500.0, 3000.0)))
+    commands = {
+        "scan": f"scan {place} --group header:study",
+        "knn": f"knn --model {run} --data {place} --ks 3 --device cpu --out {tmp_path}/knn",
+        "wrong": f"knn --model {run} --data {place} --ks 3 --device cpu --group header:series",
+    }
+    if container == "folder":
+        commands["report"] = f"report {run} --out {tmp_path}/report.html --data {place} --skip linear throughput"
+    for command, line in commands.items():
+        assert cli.main(line.split()) == (2 if command == "wrong" else 0), (command, capsys.readouterr())
+    kept = json.loads((run / "evaluations" / "knn.json").read_text())["protocol"]
+    assert kept["group"] == read_config(run).group == f"header:patient#{own_key().name}"
+    assert kept["split"] == 0.6
+    assert kept["query_images"] % 8 == 0 < kept["query_images"], "patients are whole, over both classes"
+    names = [f"ID-4711-IM{number}" for number in range(6)]
+    numbers = group_numbers(names).tolist()
+    digests = [hashlib.blake2b(name.encode(), digest_size=8).hexdigest() for name in names]
+    hashes = [str(number).encode() for number in numbers] + [digest.encode() for digest in digests]
+    assert_nothing_of_headers_in(tmp_path, data, *hashes)
+    captured = capsys.readouterr()
+    told = f"{captured.out}{captured.err}{caplog.text}"
+    assert not any(secret in told for secret in ("Secret", "ID-4711", own_key().secret.hex(), *map(str, numbers)))
+    key = key_file().read_bytes().strip()
+    assert not any(key in file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file())
 
 
 def test_all_formats_give_the_same_weights(tmp_path: Path) -> None:

@@ -495,8 +495,8 @@ def test_a_split_trains_on_the_share_alone_and_measures_on_the_rest(picture_fold
     assert checkpoint.load(newest).metadata["data_fingerprint"] == share.fingerprint()
     with pytest.raises(UserError, match=r"split: 0\.6 -> None"):
         train(settings(data, config.out, group=pattern), resume=True)
-    line = next_steps(config.out, data, pattern, 0.6)[0]
-    assert shlex.split(line)[-4:] == ["--group", pattern, "--split", "0.6"]
+    (result,) = api.evaluate(str(config.out), "knn", data, device="cpu", workers=0).results
+    assert (result.protocol["gallery_images"], result.protocol["query_images"]) == (len(share), len(rest))
 
 
 def test_splits_that_cannot_be_made_are_refused(picture_folder, tmp_path) -> None:

@@ -137,11 +137,13 @@ class LabelledOptions(ExtractionOptions):
 
     group: Annotated[str | None, tyro.conf.arg(metavar="PATTERN")] = None
     """Regular expression that finds, in the path of each image, the patient, slide or video that it is of:
-    '[^/]+/(?P<patient>[^/]+)/'. No neighbour of the same group votes, and splits and intervals keep groups whole."""
+    '[^/]+/(?P<patient>[^/]+)/'; or header:patient, header:study, header:series of DICOM files. No neighbour of the
+    same group votes, and splits and intervals keep groups whole. By default that of the run on its own data; none:
+    without."""
 
-    split: float | None = None
+    split: float | Literal["none"] | None = None
     """Share of the images to train on, such as 0.8, if there is no val split. The rest are measured on; groups stay
-    whole."""
+    whole. By default that of the run on its own data; none: without."""
 
 
 @dataclass(frozen=True)

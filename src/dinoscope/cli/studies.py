@@ -88,6 +88,10 @@ class StudyOptions:
     fit."""
     seeds: tuple[int, ...] = ()
     """Each gives runs of its own; the table has mean and deviation. By default 0 alone."""
+    group: Annotated[str | None, tyro.conf.arg(metavar="PATTERN")] = None
+    """As of `dinoscope train`, for every run and what is measured of it."""
+    split: float | None = None
+    """Share of the images to train on, if there is no val split; the runs are compared on the rest."""
     execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
 
 
@@ -104,8 +108,11 @@ def study(options: StudyOptions) -> int:
         raise UserError("--minutes and --epochs exclude each other: each sets the length of the runs")
     given = {name: getattr(options, name) for name in ("methods", "backbones", "views", "seeds", "minutes")}
     compared = comparison(options.study, **given)
-    labelled_images(data)  # refuse data that the runs cannot be compared on
-    configs = [placed(config, options.execution) for config in compared.configs(data, out, options.epochs)]
+    configs = [as_given(config, options) for config in compared.configs(data, out, options.epochs)]
+    if len({(config.group, config.split) for config in configs}) > 1:
+        raise UserError(f"{options.study} changes group or split for some runs alone: they could not be compared")
+    # refuse data that the runs cannot be compared on
+    labelled_images(data, Context(group=configs[0].group, split=configs[0].split))
     if compared.minutes is not None and options.epochs is None:
         with progress_bar("timing each run") as progress:
             configs = of_equal_time(configs, compared.minutes, out, progress, keep=not options.execution.dry_run)
@@ -176,6 +183,12 @@ def show_plan(runs: Sequence[PlannedRun], jobs: int) -> None:
     emit(None, [table], json=False)
 
 
+def as_given(config: RunConfig, options: StudyOptions | AblateOptions) -> RunConfig:
+    """Return the settings of a run with what the options say for all runs."""
+    split = config.split if options.split is None else options.split
+    return replace(placed(config, options.execution), group=options.group or config.group, split=split)
+
+
 def placed(config: RunConfig, execution: Execution) -> RunConfig:
     return replace(
         config,
@@ -226,6 +239,10 @@ class AblateOptions:
     """Instead of the study's; differences are judged by their deviation over seeds: three or more are worth having."""
     epochs: float | None = None
     """Instead of the recipe's, for every run."""
+    group: Annotated[str | None, tyro.conf.arg(metavar="PATTERN")] = None
+    """As of `dinoscope train`, for every run and what is measured of it."""
+    split: float | None = None
+    """Share of the images to train on, if there is no val split; the runs are measured on the rest."""
     masks: Path | None = None
     """Masks of the val images, or a VOC layout: adds the Jaccard of attention with the objects."""
     evaluations: tuple[str, ...] = ()
@@ -251,7 +268,7 @@ def ablate(options: AblateOptions) -> int:
         return 0
     data, out = _places(options)
     _check_same_study(study.name, out)
-    plan = plan_study(study, data, out, epochs=options.epochs, placed=lambda config: placed(config, execution))
+    plan = plan_study(study, data, out, epochs=options.epochs, placed=lambda config: as_given(config, options))
     for name in plan.idle_axes:
         say(f"the axis {name} has no runs: it has no value but the baseline's own")
     for name in options.evaluations:
@@ -259,7 +276,9 @@ def ablate(options: AblateOptions) -> int:
     masks = {} if options.masks is None else attention_on_objects(data, options.masks)
     # a bar for each computation moves on a terminal; elsewhere it would be a line for each, of every run
     watch = progress_bar if sys.stderr.isatty() else unwatched
-    evaluating = Evaluating(data, options.evaluations, masks, Context(pick_device(execution.device), watch=watch))
+    first, device = plan.configs[0], pick_device(execution.device)
+    context = Context(device, watch=watch, group=first.group, split=first.split)
+    evaluating = Evaluating(data, options.evaluations, masks, context)
     if options.stop_median and not (evaluating.labelled[0] and all(config.evaluate_every for config in plan.configs)):
         raise UserError(
             "--stop-median compares online k-NN: it needs --data with train/CLASS/... and val/CLASS/..., and "

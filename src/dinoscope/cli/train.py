@@ -116,7 +116,7 @@ def train(given: Given) -> int:
     if result.interrupted:
         stdout(f"stopped after step {result.steps}; continue: dinoscope train --out {quote(str(result.out))} --resume")
         return 130
-    stdout("\n".join([f"done: {result.out}", *next_steps(result.out, config.data, config.group, config.split)]))
+    stdout("\n".join([f"done: {result.out}", *next_steps(result.out, config.data)]))
     return 0
 
 
@@ -227,14 +227,12 @@ def one_line(out: Path) -> Iterator[None]:
         raise UserError(f"{what}. The traceback is in {out / 'train.log'}") from error
 
 
-def next_steps(out: Path, data: Path, group: str | None = None, split: float | None = None) -> list[str]:
+def next_steps(out: Path, data: Path) -> list[str]:
     """Return commands to continue with, to be copied into a shell; k-NN only if there are labels to compare with."""
     run, images, report, board = (quote(str(path)) for path in (out, data, out / "report.html", out / "tensorboard"))
     learned = f"dinoscope map --model {run} --data {images} --out {quote(str(out / 'map.png'))}"
     if read_sessions(out)[-1].classes:
         learned = f"dinoscope knn --model {run} --data {images}"
-        learned += "" if group is None else f" --group {quote(group)}"
-        learned += "" if split is None else f" --split {split:g}"
     return [
         f"  what it learned     {learned}",
         f"  what it looks at    dinoscope attention --model {run} IMAGE...",
@@ -272,13 +270,15 @@ def scan(
         all: List every unreadable file and every class, instead of the first ones.
         json: Print everything as JSON instead of tables.
         workers: Threads; 0 takes one per core.
-        group: Regular expression that finds the patient, slide or video in the path of each image.
+        group: Regular expression that finds the patient, slide or video in the path of each image; or header:patient,
+            header:study or header:series, of DICOM files.
     """
     train, val = find_split(folder, "train"), find_split(folder, "val")
     parts = {"images": folder} if train is None else {"train": train, "val": val}
     sources = {name: find_images(root) for name, root in parts.items() if root is not None}
     if group is not None:
-        sources = {name: images.grouped_by(group) for name, images in sources.items()}
+        with progress_bar("reading groups", after=QUIET_SECONDS) as progress:
+            sources = {name: images.grouped_by(group, progress) for name, images in sources.items()}
     reports: dict[str, ScanReport] = {}
     prints: dict[str, list[Prints | None]] = {}
     for name, images in sources.items():

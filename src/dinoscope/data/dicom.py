@@ -2,7 +2,7 @@
 
 The order is that of PS3.4 N.2: decoded (YBR and palettes to RGB) > modality LUT, or slope and intercept > pixel padding
 left out > grey range, or the VOI LUT or window of the header > MONOCHROME1 inverted. Only the elements that pixels
-need are read: no name, date or identifier.
+need are read: no name, date or identifier. `identifier` alone reads one of these, for who hashes it at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import zlib
 from functools import cache, partial
 from importlib.util import find_spec
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
@@ -51,6 +51,8 @@ _WANTED = [
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
 ]
+
+_IDENTIFIERS = {"patient": 0x00100020, "study": 0x0020000D, "series": 0x0020000E}
 
 _PREAMBLE = 128
 # Bytes in front of the pixels (PS3.5 7.1.2, 7.1.3): tag, VR and length; tag and length.
@@ -153,7 +155,41 @@ def read(content: Stream, max_pixels: int, frame: str = "") -> RawImage:
         )
 
 
-READER = Reader((".dcm", ".dicom"), recognises, read_header, read, frames=Frames(names, read_header, read))
+def identifier(stream: Stream, max_pixels: int, kind: str) -> str:
+    """Return the PatientID, StudyInstanceUID or SeriesInstanceUID, and read no element behind it.
+
+    Spaces around it do not count (PS3.5 6.2). Raises UnreadableImage, whose text has nothing of the header.
+    """
+    _library()
+    from pydicom.charset import decode_bytes
+    from pydicom.filereader import read_partial
+
+    wanted = _IDENTIFIERS[kind]
+    stream.seek(0)
+    try:
+        stream = _inflated(stream, reader.max_bytes(max_pixels))
+        dataset = read_partial(
+            cast(BinaryIO, stream), lambda tag, vr, length: tag > wanted, force=True, specific_tags=[wanted]
+        )
+        value = dataset.get_item(wanted).value if wanted in dataset else b""
+        encodings = dataset.original_character_set
+        # The bytes, because what pydicom makes of a value that the standard forbids is a warning with the value in it.
+        text = decode_bytes(value or b"", [encodings] if isinstance(encodings, str) else encodings, set())
+    except UnreadableImage:
+        raise
+    except Exception:  # of a damaged header, with parts of it in its text
+        raise UnreadableImage("damaged: its header cannot be read") from None
+    return text.strip(" \0")
+
+
+READER = Reader(
+    (".dcm", ".dicom"),
+    recognises,
+    read_header,
+    read,
+    frames=Frames(names, read_header, read),
+    identifier=identifier,
+)
 
 
 # Data sets

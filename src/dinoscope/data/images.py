@@ -187,6 +187,30 @@ def stream_header(stream: Stream, name: str, max_pixels: int, frame: str = "") -
     return reader.header(stream, max_pixels)
 
 
+def read_identifier(path: Path, kind: str) -> str:
+    """Return whose image a file's header says it is, of a kind in `groups.HEADERS`; "" if it does not say.
+
+    Raises UnreadableImage for a damaged header, and a format without names in it; its text holds nothing of the header.
+    """
+    limit = pixel_limit()
+    with opened(path, limit) as file, _buffered(file) as stream:
+        return _identifier(stream, path.name, limit, kind)
+
+
+def identifier_of_bytes(content: bytes, name: str, kind: str) -> str:
+    """Return the same of a file that is in memory. name: what it is called."""
+    with unreadable_if_wrong():
+        return _identifier(BytesIO(content), name, pixel_limit(), kind)
+
+
+def _identifier(stream: Stream, name: str, limit: int, kind: str) -> str:
+    format = format_of(stream, name)
+    identifier = READERS[format].identifier
+    if identifier is None:
+        raise not_supported(f"{format} names nobody in its header")
+    return identifier(stream, limit, kind)
+
+
 def frames(path: Path, *, max_pixels: int | None = None) -> tuple[str, ...]:
     """Return the names of the images in a file, in its order: what `read` and `read_header` take as `frame`.
 

@@ -279,6 +279,8 @@ class Reader:
     read: decodes a file's content.
     read_reduced: decodes it at a reduced size, if its third argument allows one; None for a format that cannot.
     frames: of a format with several images a file; `header` and `read` take those with one. Otherwise None.
+    identifier: reads whose image it is, of a kind in `groups.HEADERS`: "" if the header does not say. Its errors hold
+        nothing of what it says. None for a format whose headers do not name anybody.
 
     All of them take the stream at its beginning, and how many pixels (height times width) an image may have.
     They raise UnreadableImage for more, and for a kind of file that is not read; any other exception counts as damage.
@@ -291,6 +293,7 @@ class Reader:
     read: Callable[[BytesIO, int], RawImage]
     read_reduced: Callable[[BytesIO, int, Shrink], RawImage] | None = None
     frames: Frames | None = None
+    identifier: Callable[[Stream, int, str], str] | None = None
 
 
 _NAME = re.compile(r"(.+)#((?:[a-z]+=\d+,)*[a-z]+=\d+)", re.DOTALL)

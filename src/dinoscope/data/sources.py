@@ -22,8 +22,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from torch.utils.data import Dataset
 
-from dinoscope.data.groups import group_numbers, matched
-from dinoscope.data.images import as_raw, extensions, read, read_header
+from dinoscope.data.groups import NONE, group_numbers, header_numbers, matched, of_headers
+from dinoscope.data.images import as_raw, extensions, identifier_of_bytes, read, read_header, read_identifier
 from dinoscope.data.reader import Header, RawImage, Shrink, UnreadableImage, split_key
 from dinoscope.data.samples import recognised_file, samples_in, without_ending
 from dinoscope.errors import UserError
@@ -59,7 +59,8 @@ class ImageSource(ABC):
     labels: position in `classes` of each image, or None if there are no classes.
     classes: names of the classes; empty if there are none.
     groups: number of the group (patient, slide, video...) of each image, see `groups.group_numbers`; None if unknown.
-    grouping: where the groups come from, "" if they are unknown: a pattern, or "column patient".
+    grouping: where the groups come from, "" if they are unknown: a pattern, "column patient", or
+        "header:patient#1f0c3a77", with the name of the key (`groups`).
     passed_over: what was not taken for an image, as (ending, count), the most frequent first.
     """
 
@@ -122,8 +123,27 @@ class ImageSource(ABC):
         """Return the bytes of the file of image `index`, None if it is no file. Raises UnreadableImage."""
         return None
 
-    def grouped_by(self: Source, pattern: str) -> Source:
-        """Return the images with the groups that a pattern finds in their keys. Raises UserError as `matched` does."""
+    def identifier(self, index: int, kind: str) -> str:
+        """Return what the header of image `index` says of a kind in `groups.HEADERS`, "" if nothing.
+
+        It is to be hashed at once. Raises UnreadableImage, with nothing of the header in its text.
+        """
+        content = self.content(index)
+        if content is None:
+            raise UnreadableImage("no file")
+        return identifier_of_bytes(content, split_key(self.keys[index])[0], kind)
+
+    def grouped_by(self: Source, pattern: str, progress: Callable[[int, int], None] | None = None) -> Source:
+        """Return the images with other groups: those that a pattern finds in their keys, or of their headers.
+
+        pattern: also header:patient, header:study or header:series; `groups.NONE` takes the groups away.
+        progress: called with (done, total) in headers.
+        Raises UserError as `matched` and `header_numbers` do.
+        """
+        if pattern == NONE:
+            return replace(self, groups=None, grouping="")  # pyright: ignore[reportArgumentType]
+        if of_headers(pattern):
+            return self.with_groups(*header_numbers(self, pattern, progress))
         return self.with_groups(group_numbers(matched(self.keys, pattern, self.name)), pattern)
 
     def with_groups(self: Source, numbers: np.ndarray, grouping: str) -> Source:
@@ -176,6 +196,10 @@ class ImageFolder(ImageSource):
             return self.path(index).read_bytes()
         except OSError as error:
             raise UnreadableImage(f"cannot be read: {error.strerror}") from error
+
+    def identifier(self, index: int, kind: str) -> str:
+        """Read it of a file."""
+        return read_identifier(self.path(index), kind)
 
     def header(self, index: int) -> Header:
         """Read a file's header."""

@@ -7,6 +7,7 @@ Python API iterate over that and know no evaluation by name.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
@@ -15,12 +16,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 
 from dinoscope import features
 from dinoscope.data.finding import find_images, find_split, resolve_split
+from dinoscope.data.groups import NONE, settled
 from dinoscope.data.sources import SPLITS, ImageSource, split_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation import results
@@ -63,9 +66,11 @@ class Context:
     crop_fraction: part of the short side that the centre crop keeps; None takes `features.default_crop_fraction`.
     cached: keep features on disk and take them from there (see `cached_extract`), in the folder `place` if given.
     watch: shows progress.
-    group: pattern that finds the group (patient, slide, video...) of an image in its key; None takes the groups that
-        the images have, if any.
-    split: share of labelled images without a val split to train on (`sources.split_images`); None makes no split.
+    group: pattern that finds the group (patient, slide, video...) of an image in its key, or header:patient and the
+        like (`sources.grouped_by`); "none" takes groups away. None takes those of the run that is measured
+        (`inherited`), else those that the images have, if any.
+    split: share of labelled images without a val split to train on (`sources.split_images`); "none" makes no split.
+        None takes that of the run that is measured, else makes none.
     out, overwrite: the folder for files other than results, such as the masks of every frame; None writes none.
     """
 
@@ -79,9 +84,14 @@ class Context:
     place: Path | None = None
     watch: Watch = unwatched
     group: str | None = None
-    split: float | None = None
+    split: float | Literal["none"] | None = None
     out: Path | None = None
     overwrite: bool = False
+
+    @property
+    def share(self) -> float | None:
+        """The share of `split`, None for none."""
+        return None if self.split == NONE else self.split
 
     def extraction(self, feature: Literal["image", "linear"] = "image") -> ExtractConfig:
         size, crop = self.image_size, self.crop_fraction
@@ -108,7 +118,7 @@ class Context:
         if model.backbone.fit is None or data is None:
             return model
         images, queries = (find_images(resolve_split(data, "train")), None) if isinstance(data, Path) else data
-        if queries is None and self.split is not None:
+        if queries is None and self.share is not None:
             images = self.prepared(images, None)[0]
         extraction, place = self.extraction(), self.place
         made = features.fitted(model.backbone, images, extraction, self.watch, cached=self.cached, place=place)
@@ -121,10 +131,11 @@ class Context:
         the classes.
         """
         if self.group is not None:
-            known = known.grouped_by(self.group)
-            queries = None if queries is None else queries.grouped_by(self.group)
-        if queries is None and self.split is not None:
-            known, queries = split_images(known, self.split)
+            with self.watch("reading groups") as progress:
+                known = known.grouped_by(self.group, progress)
+                queries = None if queries is None else queries.grouped_by(self.group, progress)
+        if queries is None and self.share is not None:
+            known, queries = split_images(known, self.share)
         if queries is not None and known.grouping != queries.grouping:
             first, second = (images.grouping or "unknown" for images in (known, queries))
             raise UserError(
@@ -266,6 +277,8 @@ def measure(evaluation: Evaluation, models: Sequence[Model], data: Data, config:
     Raises UserError as `Evaluation.run` does.
     """
     measured: list[Result] = []
+    if "group" in evaluation.uses:
+        context = inherited(context, models, data)
     models = fitted(evaluation, models, data, config, context)
     for place, result in enumerate(evaluation.run(models, data, config, context)):
         if place < len(models) and not evaluation.keeps_results:
@@ -464,14 +477,88 @@ def differences_table(labelled: Labelled, figures: Mapping[str, str]) -> Table:
     return Table(columns, (Section(tuple(rows)),), caption)
 
 
+# Groups and split of a run
+
+
+def inherited(context: Context, models: Sequence[Model], data: Data, *, say: bool = True) -> Context:
+    """Return the context with the groups and the split that models were trained with, where it has none of its own.
+
+    So what is measured on is what a run did not see. It is taken from runs that were trained on these data, if there
+    are some; other models do not matter. say: log what is taken, and runs whose split is of other data.
+
+    Raises UserError if these runs differ in what is to be taken, or a split by other groups than the given.
+    """
+    runs = [(model.name, model.settings) for model in models if model.run and model.settings]
+    trained = [(name, settings) for name, settings in runs if "data" in settings]
+    if not isinstance(data, Path) or not any(_as_options(settings) for _, settings in trained):
+        return context
+    place, here = _training_place(data), list[tuple[str, Mapping[str, Any]]]()
+    for name, settings in trained:
+        if _training_place(Path(settings["data"])) == place:
+            here.append((name, settings))
+        elif say and context.split is None and settings.get("split") is not None:
+            options = _as_options(settings)
+            logger.warning(
+                "%s: the split of its data, %s (%s), is not taken for %s", name, settings["data"], options, data
+            )
+    keyed = (settings.get("group") for _, settings in here)
+    keyed = next((group for group in keyed if group and group.partition("#")[0] == context.group), context.group)
+    context = replace(context, group=keyed)  # with the name of the key of the run, which must be there
+    taken: dict[str, Any] = {}
+    for setting in _OF_RUNS:
+        if getattr(context, setting) is not None or (setting == "split" and _has_val(data)):
+            continue
+        values = dict.fromkeys(settings.get(setting) for _, settings in here)
+        if len(values) > 1:
+            each = "; ".join(f"{name}: {_as_options(settings) or 'neither'}" for name, settings in here)
+            raise UserError(
+                f"the runs were trained on {data} with different --group or --split ({each}): give both, for all; "
+                f"{NONE} stands for none"
+            )
+        (value,) = values or (None,)
+        taken |= {} if value is None else {setting: value}
+    if "split" in taken and context.group is not None and settled(context.group) != here[0][1].get("group"):
+        raise UserError(
+            f"--group {context.group} makes another split than that of {here[0][0]} ({_as_options(here[0][1])}), which "
+            f"would have images that it was trained on: give --split, too; --split {NONE} makes none"
+        )
+    if taken and say:
+        names = ", ".join(name for name, _ in here)
+        logger.warning(
+            "measured as %s was trained: %s (--group %s, --split %s: without)", names, _as_options(taken), NONE, NONE
+        )
+    return replace(context, **taken)
+
+
+_OF_RUNS = ("group", "split")
+"""Settings of a run that are fields of `Context` too."""
+
+
+def _as_options(settings: Mapping[str, Any]) -> str:
+    values = ((name, settings.get(name)) for name in _OF_RUNS)
+    return " ".join(f"--{name} {quote(f'{value}')}" for name, value in values if value is not None)
+
+
+def _training_place(data: Path) -> Path:
+    with contextlib.suppress(UserError):  # moved away since
+        data = resolve_split(data, "train")
+    return data.resolve()
+
+
+def _has_val(data: Path) -> bool:
+    with contextlib.suppress(UserError):
+        return find_split(data, "val") is not None
+    return False
+
+
 # Labelled images
 
 
 def labelled_images(data: Data, context: Context = DEFAULT_CONTEXT) -> Images:
     """Return the labelled images that classify and that are classified.
 
-    Of a folder, these are its train split and its val split. Without splits they are those that `context.split` makes,
-    or all images and None.
+    Of a folder, these are its train split and its val split. Without a val split they are those that `context.split`
+    makes; without it and without a train split, all images and None.
 
     Raises UserError if there are no data or no labels, one split alone, a single class in the first, or as
     `Context.prepared`.
@@ -480,8 +567,8 @@ def labelled_images(data: Data, context: Context = DEFAULT_CONTEXT) -> Images:
         raise UserError("no images to measure on: give --data FOLDER with train/CLASS/... and val/CLASS/...")
     if isinstance(data, Path):
         train = find_split(data, "train")
-        if train is None and find_split(data, "val") is None:
-            return images_of(data, None, context)
+        if find_split(data, "val") is None and (train is None or context.share is not None):
+            return images_of(train or data, None, context)
         val = resolve_split(data, "val")
         if train is None:  # training takes DATA itself then; an evaluation must not, for val lies in it
             raise UserError(
@@ -503,7 +590,7 @@ def images_of(gallery: Path, queries: Path | None, context: Context = DEFAULT_CO
     _require_classes(known, None)
     if queries is None or str(queries.resolve()) == known.name:
         return context.prepared(known, None)
-    if context.split is not None:
+    if context.share is not None:
         raise UserError(f"{queries} is there to measure on: leave out --split, which is for images without a val split")
     return context.prepared(known, find_images(queries.resolve(), labelled=True))
 
@@ -528,7 +615,8 @@ def grouping(images: Images, context: Context) -> dict[str, Any]:
 
 def expected_grouping(images: Images | None, context: Context) -> dict[str, Any]:
     """Return the same for `Evaluation.expected`: None means that a result must not have the entry."""
-    return {"group": context.group if images is None else images[0].grouping or None, "split": context.split}
+    given = None if context.group == NONE else settled(context.group)
+    return {"group": given if images is None else images[0].grouping or None, "split": context.share}
 
 
 def grouping_words(protocol: Mapping[str, Any]) -> str:

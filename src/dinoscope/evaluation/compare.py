@@ -326,6 +326,7 @@ def gather(
 class _Gatherer:
     """Measures models under the same conditions as far as possible.
 
+    given, context: the conditions, and the same with the groups and the split of the runs (`base.inherited`).
     models: those that must be are fitted to the train split of the images (`Context.fitted`).
     images: labelled images that all models are measured on; None if each is measured on its own.
     chosen: model -> evaluation -> the kept result that is shown, if it need not be measured again.
@@ -336,14 +337,16 @@ class _Gatherer:
         self, models: Sequence[Model], data: Path | None, wanted: Wanted, skip: Collection[str], context: Context
     ) -> None:
         self.data, self.wanted, self.skip = data, wanted, skip
-        self.context = replace(context, device=context.device or torch.device("cpu"))
+        labelled = {name for name in wanted if EVALUATIONS[name].needs == "labels"}
+        self.given = replace(context, device=context.device or torch.device("cpu"))
+        common = self._common_context(models, measures=not labelled <= set(skip))
+        self.context = common or self.given
         self.images = None if data is None else base.labelled_images(data, self.context)
         models = self.models = [self.context.fitted(model, self.images) for model in models]
         self.chosen = self._choose(models)
         if data is None:
-            self.images = self._usual_images()
+            self.images = None if common is None else self._usual_images()
             models = self.models = [self.context.fitted(model, self.images) for model in models]
-        labelled = {name for name in wanted if EVALUATIONS[name].needs == "labels"}
         strangers = [model.name for model in models if model.settings is None]
         if strangers and self.images is None and not labelled <= set(skip):
             raise UserError(
@@ -357,6 +360,27 @@ class _Gatherer:
             if None not in each and len({identity(conditions(r)) for r in each if r}) == 1
         }
         self.by_network: dict[tuple[str, str], Result] = {}
+
+    def _common_context(self, models: Sequence[Model], *, measures: bool) -> Context | None:
+        """Return the conditions with the groups and the split of all runs; None if, without data, each has its own.
+
+        Raises UserError as `base.inherited`, if there are data.
+        """
+        if self.data is not None:
+            return base.inherited(self.given, models, self.data)
+        of_runs = [(model, Path(model.settings["data"])) for model in models if model.run and model.settings]
+        if all(base.inherited(self.given, [model], data, say=False) == self.given for model, data in of_runs):
+            return self.given
+        if len({data for _, data in of_runs}) == 1:
+            with contextlib.suppress(UserError):
+                return base.inherited(self.given, models, of_runs[0][1], say=measures)
+        return None
+
+    def _conditions(self, model: Model, name: str, data: Data, *, say: bool = False) -> Context:
+        """Return the conditions under which a model is measured on data: its run's, if it was trained on them."""
+        if isinstance(data, Path) and "group" in EVALUATIONS[name].uses:
+            return base.inherited(self.given, [model], data, say=say)
+        return self.context
 
     def entry(self, model: Model, evaluations: Collection[str] | None = None) -> Entry:
         """Return a model with its results. evaluations: of those that are wanted; None takes all."""
@@ -397,7 +421,9 @@ class _Gatherer:
                 what = network.name
                 if getattr(config, "image_size", math.inf) < model.backbone.patch_size:
                     config = replace(config, image_size=network.image_size)
-            result = next(iter(evaluation.run([model], self._data_of(model, name), config, self.context.naming(what))))
+            data = self._data_of(model, name)
+            context = self._conditions(model, name, data, say=True).naming(what)
+            result = next(iter(evaluation.run([model], data, config, context)))
             if evaluation.by_network:
                 self.by_network[key] = result
         if not evaluation.keeps_results:
@@ -428,7 +454,8 @@ class _Gatherer:
         return False
 
     def _holds(self, model: Model, name: str, result: Result, data: Data) -> bool:
-        return base.is_expected(result, EVALUATIONS[name].expected(model, data, self.wanted[name][1], self.context))
+        context = self._conditions(model, name, data)
+        return base.is_expected(result, EVALUATIONS[name].expected(model, data, self.wanted[name][1], context))
 
     def _choose(self, models: Sequence[Model]) -> dict[str, dict[str, Result]]:
         """Choose, for each model, one kept result of each evaluation: the one that was asked for, if there is one.
@@ -468,7 +495,7 @@ class _Gatherer:
     def _usual_images(self) -> base.Images | None:
         """Return the images that most kept results were measured on, so that missing ones are measured on the same."""
         results = [found for own in self.chosen.values() for found in own.values()]
-        places = Counter(_images_of(found) for found in results if found.protocol.get("split") == self.context.split)
+        places = Counter(_images_of(found) for found in results if found.protocol.get("split") == self.context.share)
         usual = next((place for place, _ in places.most_common() if place[0] is not None), None)
         if usual is not None and usual[0] is not None:
             with contextlib.suppress(UserError):  # moved away since: the runs' own images are left

@@ -10,7 +10,7 @@ from pathlib import Path
 from dinoscope import __version__
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
-from dinoscope.evaluation.base import DEFAULT_CONTEXT, Context
+from dinoscope.evaluation.base import DEFAULT_CONTEXT, Context, inherited
 from dinoscope.evaluation.compare import Wanted, gather
 from dinoscope.files import claim_file, replacing
 from dinoscope.model_names import RANDOM, Model, load_models, run_settings
@@ -71,12 +71,14 @@ def write_report(
     # A run that has saved nothing has no model yet; all that it logged is shown nevertheless.
     empty = {str(run.path) for run in runs if run.state == "begun"}
     named = [each for each in models if isinstance(each, Model) or str(Path(each)) not in empty]
-    loaded = [context.fitted(model, data) for model in load_models(named, context.watch)] if named else []
+    loaded = load_models(named, context.watch) if named else []
+    given, context = context, inherited(context, loaded, data, say=False)
+    loaded = [context.fitted(model, data) for model in loaded]
     comparison = None
     if loaded and data is None:  # show what is kept
         comparison = gather(loaded, None, wanted, skip=EVALUATIONS, context=context)
     elif loaded:
-        comparison = gather(loaded, data, wanted, skip=skip, context=context, baselines=baselines)
+        comparison = gather(loaded, data, wanted, skip=skip, context=given, baselines=baselines)
     shown = tuple(replace(model, label=printable(model.label)) for model in loaded)
     labels = {model.run: model.label for model in shown if model.run is not None}
     labelled = tuple(replace(run, label=labels.get(run.path, run.label)) for run in runs)

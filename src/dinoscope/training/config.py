@@ -106,10 +106,11 @@ class RunConfig:
         SimCLR, BYOL and MoCo v3 do. Random baselines never start so.
     fraction: share of the training images to train on, in (0, 1]: the same ones for every seed, and all those of a
         smaller fraction, regardless of labels. Evaluations of the run still use all images.
-    group: pattern that finds in the key of each image the patient, slide or video that it is of: '(?P<patient>[^/]+)/'.
-        The split keeps groups whole, and online k-NN takes no neighbour of the same group.
-    split: share of images without a val split to train on, such as 0.8; evaluations with the same --split and --group
-        measure on the rest. None trains on all.
+    group: pattern that finds in the key of each image the patient, slide or video that it is of: '(?P<patient>[^/]+)/';
+        or header:patient, header:study or header:series, which read it from the header of each DICOM file. The split
+        keeps groups whole, and online k-NN takes no neighbour of the same group.
+    split: share of images without a val split to train on, such as 0.8. Evaluations of the run measure on the rest.
+        None trains on all.
     scan: check of the images of the fraction before the run begins. "full" decodes each, "headers" is faster and misses
         damaged pixels, "sample" decodes 2,000 of them, evenly spaced, and "none" nothing. "auto" is "full" for up to
         50,000 images, else "sample". In place of an image that turns out to be damaged later, the next one is taken.

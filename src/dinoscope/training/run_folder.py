@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from dinoscope import __version__
 from dinoscope.config import flat, from_dict, to_dict
+from dinoscope.data.groups import settled
 from dinoscope.errors import UserError
 from dinoscope.files import GO_ON, locked, write_text, writing
 from dinoscope.files import RUN_SETTINGS as CONFIG
@@ -171,11 +172,15 @@ def changed_settings(saved: RunConfig, wanted: RunConfig) -> list[str]:
 
 
 def portable(config: RunConfig) -> RunConfig:
-    """Return the settings with absolute paths to images and initial model, so that they hold in any folder."""
+    """Return the settings with absolute paths to images and initial model, so that they hold in any folder.
+
+    Groups from headers get the name of their key.
+    """
     init = config.init
     if init is not None and init not in CATALOGUE and not init.startswith(RANDOM):
         init = str(Path(init).absolute())
-    return replace(config, data=config.data.absolute(), init=init, method=config.method.portable())
+    data, group, method = config.data.absolute(), settled(config.group), config.method.portable()
+    return replace(config, data=data, group=group, init=init, method=method)
 
 
 def read_config(run: Path) -> RunConfig:

@@ -50,21 +50,26 @@ def prepared_device(config: RunConfig) -> torch.device:
     return device
 
 
-def found_images(config: RunConfig, source: ImageSource | None = None) -> ImageSource:
+def found_images(
+    config: RunConfig, source: ImageSource | None = None, progress: Callable[[int, int], None] | None = None
+) -> ImageSource:
     """Return all training images: the source, else those of `config.data`, of its train split if there is one.
 
     Of a run that makes a split, the share that it trains on. Raises UserError as `split_of` does.
     """
-    return split_of(config, source)[0]
+    return split_of(config, source, progress)[0]
 
 
-def split_of(config: RunConfig, source: ImageSource | None = None) -> tuple[ImageSource, ImageSource | None]:
+def split_of(
+    config: RunConfig, source: ImageSource | None = None, progress: Callable[[int, int], None] | None = None
+) -> tuple[ImageSource, ImageSource | None]:
     """Return all training images with their groups, and the rest if the run makes a split (`RunConfig.split`).
 
+    progress: called with (done, total) if groups are read from headers.
     Raises UserError if there are no images, the pattern does not fit them, or a split is asked for and there is one.
     """
     images = find_images(resolve_split(config.data, "train")) if source is None else source
-    images = images if config.group is None else images.grouped_by(config.group)
+    images = images if config.group is None else images.grouped_by(config.group, progress)
     if config.split is None:
         return images, None
     if source is None and find_split(config.data, "val") is not None:
@@ -91,7 +96,7 @@ def scanned_images(
     Raises UserError if there are none, or more than `config.max_unreadable` of them cannot be read.
     """
     progress(0, 0)
-    folder = found_images(config, source)
+    folder = found_images(config, source, progress)
     unreadable: dict[str, Unreadable] = {}
     scanned, reports = set[str](), list[ScanReport]()
     images = trained_on(config, folder, set())
