@@ -35,6 +35,7 @@ from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation.online import AttentionSnapshots, OnlineKNN
 from dinoscope.files import cache_folder
 from dinoscope.methods import METHODS
+from dinoscope.places import parse_place
 from dinoscope.recipes import RECIPES, run_config
 from dinoscope.scenes import ScenesConfig, write_scenes
 from dinoscope.tables import Column, Section, TableRow
@@ -129,7 +130,7 @@ def settings(given: Given, *, resume: bool = False, overwrite: bool = False) -> 
     recipe, method, views = given.take("recipe"), given.take("method"), given.take("views")
     init, out = given.word("init"), given.word("out")
     automatic = not resume and (recipe or AUTO) == AUTO
-    data = Path(given.word("data") or "")
+    data = parse_place(given.word("data") or "")
     if resume:
         if out is None:
             raise UserError("--resume needs --out, the folder of the run to continue")
