@@ -267,7 +267,8 @@ def scan(
     they share pictures that look nearly the same.
 
     Args:
-        folder: Folder, archive or list of images, nested or not, with a folder for each class or not.
+        folder: Folder, archive or list of images, nested or not, with a folder for each class or not. Several are
+            joined.
         headers_only: Faster, but damaged pixels are not found.
         all: List every unreadable file and every class, instead of the first ones.
         json: Print everything as JSON instead of tables.
