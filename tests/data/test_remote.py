@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dinoscope import remote
-from dinoscope.data.finding import find_images, find_split, resolve_split
+from dinoscope.data.finding import containers_at, find_images, find_split, resolve_split
 from dinoscope.data.reader import UnreadableImage
 from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
@@ -282,6 +282,15 @@ def test_addresses_that_are_refused(text: str, reason: str) -> None:
     with pytest.raises(UserError, match=reason) as caught:
         parse_place(text)
     assert "secret" not in str(caught.value)
+
+
+def test_the_archive_within_an_address() -> None:
+    for text, archive, inside in (
+        ("https://my.zip/a/b.tar", "https://my.zip/a/b.tar", ""),
+        ("https://host/b.tar/c/d.zip", "https://host/b.tar", "c/d.zip"),
+        ("s3://my.tar/B.ZIP/train", "s3://my.tar/B.ZIP", "train"),
+    ):
+        assert containers_at(parse_place(text)) == ([parse_place(archive)], inside)
 
 
 def test_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:

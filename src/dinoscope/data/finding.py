@@ -215,8 +215,10 @@ def containers_at(place: Path) -> tuple[list[Path], str]:
 def _on_server(place: RemotePath) -> tuple[list[Path], str]:
     """Return the containers that an address names: by its endings, so that nothing is asked but for a * in a bucket."""
     known = archives.endings()
-    outer = next((path for path in [*reversed(place.parents), place] if path.name.lower().endswith(known)), None)
-    if outer is None or len(outer.parts) < 3:
+    # the server and the bucket may have an ending, too
+    below = [path for path in [*reversed(place.parents), place] if len(path.parts) > 2]
+    outer = next((path for path in below if path.name.lower().endswith(known)), None)
+    if outer is None:
         raise UserError(
             f"{place}: folders are not read from a server. Its address ends in {', '.join(known)} or, of a list, in "
             f"{', '.join(listing.ENDINGS)}; compressed tar files are not read"
