@@ -40,6 +40,7 @@ from dinoscope.explain.attention import network_input
 from dinoscope.explain.maps import MAPS, map_title
 from dinoscope.methods import METHODS
 from dinoscope.model_names import Model, load_models, wrap
+from dinoscope.places import parse_place
 from dinoscope.recipes import RECIPES as RECIPES
 from dinoscope.recipes import run_config
 from dinoscope.system import pick_device
@@ -71,7 +72,7 @@ def recipe(name: str, data: Path | str, out: Path | str, **changes: Any) -> RunC
     With init=MODEL, the network is that of the model to begin from, unless backbone=NAME says otherwise.
     Raises UserError for an unknown name or model.
     """
-    config = run_config(name, Path(data), Path(out))
+    config = run_config(name, parse_place(data), Path(out))
     if changes.get("init") is not None:
         config = beginning_from(config, changes["init"])
     return replace(config, **changes)
@@ -116,7 +117,7 @@ def train(
         if out is None:
             raise UserError("out, the folder of the run, is missing")
         source = None if isinstance(data, str | Path) else _source(data)
-        folder, automatic = Path(data) if isinstance(data, str | Path) else Path(), recipe == AUTO and not resume
+        folder, automatic = parse_place(data) if isinstance(data, str | Path) else Path(), recipe == AUTO and not resume
         config = _config(folder, Path(out), method, None if recipe == AUTO else recipe, views)
         config = changed(config, settings)
         if automatic:
@@ -180,7 +181,7 @@ def _models(models: Sequence[AnyModel]) -> list[Model]:
 def _source(data: Data) -> ImageSource:
     if isinstance(data, ImageSource):
         return data
-    return find_images(Path(data)) if isinstance(data, str | Path) else dataset_images(data)
+    return find_images(parse_place(data)) if isinstance(data, str | Path) else dataset_images(data)
 
 
 def _images(data: Data | tuple[Data, Data]) -> Images:
@@ -301,7 +302,7 @@ def evaluate(
     chosen = [lookup("evaluation", name, EVALUATIONS) for name in names]
     configs = [changed(each.config(), (settings or {}).get(each.name, {})) for each in chosen]
     loaded = _models(several)
-    images = None if data is None else Path(data) if isinstance(data, str | Path) else _images(data)
+    images = None if data is None else parse_place(data) if isinstance(data, str | Path) else _images(data)
     conditions = Context(pick_device(device), **context)
     if isinstance(data, tuple) and conditions.share is not None:
         raise UserError("split is for images without a val split; give one source, or two and no split")
@@ -328,10 +329,10 @@ def linear(
 
 def _one(model: AnyModel, name: str, data: Path | str, config: Any, device: str) -> list[Metric]:
     evaluation, context = EVALUATIONS[name], Context(pick_device(device))
-    config, models = config or evaluation.config(), _models([model])
-    context = inherited(context, models, Path(data))
-    models = fitted(evaluation, models, Path(data), config, context)
-    (result,) = evaluation.run(models, Path(data), config, context)
+    config, models, place = config or evaluation.config(), _models([model]), parse_place(data)
+    context = inherited(context, models, place)
+    models = fitted(evaluation, models, place, config, context)
+    (result,) = evaluation.run(models, place, config, context)
     return list(result.metrics)
 
 
@@ -389,7 +390,7 @@ def compare(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | N
     """
     from dinoscope.report.comparison import compare_runs
 
-    return compare_runs(_models(models), Path(out), None if data is None else Path(data), **options)[1]
+    return compare_runs(_models(models), Path(out), None if data is None else parse_place(data), **options)[1]
 
 
 def report(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | None = None, **options: Any) -> Path:
@@ -403,7 +404,7 @@ def report(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | No
     from dinoscope.report.build import write_report
 
     named = [model if model.run is None else str(model.run) for model in _models(models)]
-    return write_report(named, Path(out), None if data is None else Path(data), **options).path
+    return write_report(named, Path(out), None if data is None else parse_place(data), **options).path
 
 
 def ablate(

@@ -20,6 +20,7 @@ from cattrs import ClassValidationError, Converter, transform_error
 from cattrs.v import format_exception
 
 from dinoscope.errors import UserError, lookup
+from dinoscope.places import parse_place
 
 T = TypeVar("T")
 
@@ -179,7 +180,7 @@ def _said(error: BaseException, kind: Any) -> str:
 def _converter() -> Converter:
     converter = Converter(forbid_extra_keys=True)
     converter.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), str)
-    converter.register_structure_hook(Path, lambda value, _: Path(value))
+    converter.register_structure_hook(Path, lambda value, _: parse_place(value))
     converter.register_unstructure_hook_factory(_is_choice, _write_choice)
     converter.register_structure_hook_factory(_is_choice, _read_choice)
     return converter

@@ -27,7 +27,7 @@ logger = logging.getLogger("dinoscope")
 CACHE_VARIABLE = "DINOSCOPE_CACHE"
 
 OFFLINE_VARIABLE = "DINOSCOPE_OFFLINE"
-"""Set to anything but 0: nothing is fetched into the cache."""
+"""Set to anything but 0: nothing is fetched."""
 
 MEGAPIXELS_VARIABLE = "DINOSCOPE_MAX_MEGAPIXELS"
 """How many million pixels an image may have; unset: see `data.images.pixel_limit`."""
@@ -40,6 +40,11 @@ def cache_folder(kind: str) -> Path:
     """Return the folder of one kind of file below $DINOSCOPE_CACHE or the user's cache folder. It may not exist."""
     root = os.environ.get(CACHE_VARIABLE)
     return (Path(root).expanduser() if root else Path(platformdirs.user_cache_dir("dinoscope"))) / kind
+
+
+def is_offline() -> bool:
+    """Return whether fetching is switched off."""
+    return os.environ.get(OFFLINE_VARIABLE, "") not in ("", "0")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -25,7 +25,7 @@ from dinoscope import checkpoint
 from dinoscope.config import from_dict
 from dinoscope.errors import UserError
 from dinoscope.features import Watch
-from dinoscope.files import OFFLINE_VARIABLE, RUN_SETTINGS, cache_folder, unique_names
+from dinoscope.files import OFFLINE_VARIABLE, RUN_SETTINGS, cache_folder, is_offline, unique_names
 from dinoscope.methods import DISPLAY, shown_name
 from dinoscope.methods.method import MethodConfig
 from dinoscope.models import backbone as backbones
@@ -33,7 +33,7 @@ from dinoscope.models.backbone import BACKBONES, TIMM, Backbone, BackboneConfig,
 from dinoscope.models.baselines import BASELINES
 from dinoscope.models.foreign import pretrained_timm, timm_config
 from dinoscope.models.network import IMAGENET_MEAN, IMAGENET_STD
-from dinoscope.models.pretrained import CATALOGUE, Choices, Release, fetch, import_file, is_cached, is_offline
+from dinoscope.models.pretrained import CATALOGUE, Choices, Release, fetch, import_file, is_cached
 from dinoscope.types import Tokens
 
 RANDOM = "random:"

@@ -41,7 +41,7 @@ MISTAKES = {
     "knn --xyzzy": "there is no option --xyzzy; `dinoscope knn --help` lists the options",
     "attention a.png --model b --block some": "--block must be a whole number, or all, not 'some'",
     "scan": "FOLDER is missing: Folder, archive or list of images",
-    "scan a b": "'b' is not expected here",
+    "import a b": "'b' is not expected here",
 }
 """A command line -> words of the line that refuses it."""
 

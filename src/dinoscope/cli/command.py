@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -19,6 +20,7 @@ from dinoscope.cli.options import Given
 from dinoscope.data.grey_range import parse_window, window_text
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Context
+from dinoscope.places import parse_place
 from dinoscope.system import pick_device
 
 MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
@@ -84,7 +86,7 @@ def build(function: Callable[..., Any], argv: list[str], **settings: Any) -> Cal
     target, settings = (function if is_class else later), {"config": MARKERS, **settings}
     try:
         with contextlib.redirect_stderr(said):
-            built = tyro.cli(target, args=argv, registry=window_registry(), **settings)
+            built = tyro.cli(target, args=argv, registry=registry_of_types(), **settings)
     except SystemExit:
         text = " ".join(re.sub(r"[^\S ]|[─│╭╮╰╯]", " ", said.getvalue()).split())
         raise UserError(text.removeprefix("Value error ")) from None
@@ -157,11 +159,24 @@ class ExtractionWithBatch(LabelledOptions):
 EXTRACTION = ExtractionOptions()
 
 
-def window_registry() -> ConstructorRegistry:
-    """Return what makes tyro read an option of type `tuple[float, float] | None` as LEVEL,WIDTH."""
+def registry_of_types() -> ConstructorRegistry:
+    """Return what makes tyro read `tuple[float, float] | None` as LEVEL,WIDTH, and a path as a place."""
     registry = ConstructorRegistry()
     registry.primitive_rule(_window)
+    registry.primitive_rule(_path)
     return registry
+
+
+def _path(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    if kind.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: parse_place(words[0]),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def _window(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:

@@ -15,6 +15,7 @@ from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import Data
 from dinoscope.evaluation.compare import default_evaluations
 from dinoscope.evaluation.throughput import ThroughputConfig
+from dinoscope.places import parse_place
 from dinoscope.report import build, comparison, sota
 
 
@@ -48,7 +49,8 @@ class MeasuringOptions:
         if not 0 < self.label_fraction <= 1:
             raise UserError(f"--label-fraction must be above 0 and at most 1, not {self.label_fraction:g}")
         folders = {
-            name: Path(folder) if folder else None for name, _, folder in (e.partition("=") for e in self.evaluations)
+            name: parse_place(folder) if folder else None
+            for name, _, folder in (e.partition("=") for e in self.evaluations)
         }
         for name in (*folders, *self.skip):
             lookup("evaluation", name, EVALUATIONS)

@@ -21,6 +21,8 @@ from typing import Any
 
 from dinoscope.config import RANGES, current_name
 from dinoscope.errors import UserError, lookup
+from dinoscope.places import joined, parse_place
+from dinoscope.remote import is_address
 
 FILE = Path(__file__).with_name("options.json")
 
@@ -53,6 +55,15 @@ SYNONYMS = {
 
 EARLIER = {"--queries": "--query"}
 """Spellings of an earlier version that are still read, for one release -> the option."""
+
+PLACES = {"data", "folder"}
+"""Options that name images, wherever they are: given several times, they are joined."""
+
+LOCAL = "PATH", "PATH...", "IMAGE...", "VIDEO", "FILE"
+"""What the words of options are that name files on this machine, except `PLACES` and those of `ADDRESSES`."""
+
+ADDRESSES = PLACES | {"gallery", "query"}
+"""Options that take an address as well as a path."""
 
 ANY, SOME = -1, -2
 """How many words follow an option: any number, or at least one."""
@@ -146,7 +157,7 @@ def parse(command: str, argv: Sequence[str]) -> Given | None:
     if "--help" in argv or "-h" in argv:
         print(_help(command, spec, active, chosen, argv))
         return None
-    given = Given(list(_read(command, spec, active, chosen, argv)))
+    given = Given(_joined(_read(command, spec, active, chosen, argv)))
     names = {option.name for option, _, _ in given.entries}
     for option in active:
         unneeded = "resume" in names or (option.name == "out" and "plan" in names)  # a run to resume has its settings
@@ -209,11 +220,25 @@ def _read(
         _check(option, flag, taken)
         yield option, flag, taken
     positional = next((option for option in active if not option.flags), None)
-    if loose and (positional is None or 0 < positional.words < len(loose)):
+    several = positional is not None and positional.name in PLACES
+    if loose and (positional is None or (0 < positional.words < len(loose) and not several)):
         raise UserError(f"{loose[-1]!r} is not expected here; `dinoscope {command} --help` lists the options")
     if positional is not None and loose:
-        _check(positional, positional.metavar, loose)
-        yield positional, "", loose
+        for words in [[word] for word in loose] if several else [loose]:
+            _check(positional, positional.metavar, words)
+            yield positional, "", words
+
+
+def _joined(entries: Iterable[tuple[Option, str, list[str]]]) -> list[tuple[Option, str, list[str]]]:
+    """Return the entries with all the places of images in one. Raises UserError for an address that is not read."""
+    places, others = list[tuple[Option, str, list[str]]](), list[tuple[Option, str, list[str]]]()
+    for entry in entries:
+        (places if entry[0].name in PLACES else others).append(entry)
+    if not places:
+        return others
+    words = [word for _, _, words in places for word in words]
+    text = words[0] if len(words) == 1 else str(joined(map(parse_place, words)))
+    return [*others, (*places[-1][:2], [text])]
 
 
 def _is_flag(word: str) -> bool:
@@ -273,6 +298,8 @@ def _check(option: Option, flag: str, words: Sequence[str]) -> None:
         raise UserError(f"{flag} {wanted}")
     kind = next((kind for kind in TYPES if kind in option.metavar), None)
     for word in words:
+        if is_address(word) and option.metavar in LOCAL and option.name not in ADDRESSES:
+            raise UserError(f"{flag} must be on this machine, not {word!r}")
         if word in option.choices:
             continue
         if option.choices and not option.metavar:

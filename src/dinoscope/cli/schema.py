@@ -18,7 +18,7 @@ from typing import Any, get_args, get_type_hints
 import tyro
 
 from dinoscope.choosing import AUTO, CHOSEN
-from dinoscope.cli.command import MARKERS, Command, window_registry
+from dinoscope.cli.command import MARKERS, Command, registry_of_types
 from dinoscope.cli.options import ANY, FILE, SOME, Option, Spec
 from dinoscope.cli.train import Choices
 from dinoscope.data.views import VIEWS
@@ -71,7 +71,7 @@ def schema() -> dict[str, Any]:
 
 def options(kind: Callable[..., Any], default: Any = tyro.MISSING_NONPROP, markers: Any = MARKERS) -> Iterator[Option]:
     """Give the options that tyro makes of a function or a dataclass, in its order."""
-    with warnings.catch_warnings(), window_registry():
+    with warnings.catch_warnings(), registry_of_types():
         warnings.simplefilter("ignore", DeprecationWarning)  # get_parser: nothing else tells what tyro made
         parser = tyro.extras.get_parser(kind, default=default, config=markers)
     for action in parser._actions:

@@ -36,6 +36,7 @@ from dinoscope.evaluation.online import AttentionSnapshots, OnlineKNN
 from dinoscope.files import cache_folder
 from dinoscope.mammograms import MammogramsConfig, write_mammograms
 from dinoscope.methods import METHODS
+from dinoscope.places import parse_place
 from dinoscope.recipes import RECIPES, run_config
 from dinoscope.scenes import ScenesConfig, write_scenes
 from dinoscope.tables import Column, Section, TableRow
@@ -130,7 +131,7 @@ def settings(given: Given, *, resume: bool = False, overwrite: bool = False) -> 
     recipe, method, views = given.take("recipe"), given.take("method"), given.take("views")
     init, out = given.word("init"), given.word("out")
     automatic = not resume and (recipe or AUTO) == AUTO
-    data = Path(given.word("data") or "")
+    data = parse_place(given.word("data") or "")
     if resume:
         if out is None:
             raise UserError("--resume needs --out, the folder of the run to continue")
@@ -265,7 +266,8 @@ def scan(
     they share pictures that look nearly the same.
 
     Args:
-        folder: Folder, archive or list of images, nested or not, with a folder for each class or not.
+        folder: Folder, archive or list of images, nested or not, with a folder for each class or not. Several are
+            joined.
         headers_only: Faster, but damaged pixels are not found.
         all: List every unreadable file and every class, instead of the first ones.
         json: Print everything as JSON instead of tables.

@@ -39,9 +39,11 @@ from dinoscope.data.images import (
 )
 from dinoscope.data.reader import START, Header, RawImage, Shrink, UnreadableImage, split_key
 from dinoscope.data.samples import frame_endings, is_recognised, keys_of, versions, without_ending
-from dinoscope.data.sources import ImageSource, comparable, counted, fingerprint_of
-from dinoscope.errors import UserError
+from dinoscope.data.sources import ImageSource, class_numbers, comparable, counted, fingerprint_of
+from dinoscope.errors import UserError, located
 from dinoscope.files import cache_folder, locked
+from dinoscope.places import parse_place
+from dinoscope.remote import RemotePath, read_range, states
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +57,10 @@ V = TypeVar("V", str, int)
 
 
 def container_of(path: Path) -> str | None:
-    """Return the kind of container that a file is by its content, None if it is none. Raises OSError."""
+    """Return the kind of container that a file is by its content, None if it is none.
+
+    Raises OSError, and for a file on a server UserError without its name.
+    """
     with path.open("rb") as file:
         start = file.read(_START)
     return next((name for name, container in CONTAINERS.items() if container.recognises(start)), None)
@@ -136,7 +141,7 @@ class Index:
 
     columns: names (UTF-8, one behind the other), ends (of each name), files (number of the file), offsets, sizes,
         unpacked (as of `Entry`), labels (-1 without).
-    files: that hold the bytes. stamp: time of change of the newest container, in nanoseconds.
+    files: that hold the bytes, here or on a server. stamp: time of change of the newest container, in nanoseconds.
     classes: names of the labels; empty if not all images have one. passed_over: as of `ImageSource`.
     folder: in the cache, which holds the columns.
     """
@@ -156,8 +161,13 @@ class Index:
         """Return the bytes of an image. Raises UnreadableImage if they are gone, damaged or too many."""
         offset, size, unpacked = (int(self.columns[name][row]) for name in ("offsets", "sizes", "unpacked"))
         check_bytes(unpacked or size, pixel_limit())
+        number = int(self.columns["files"][row])
+        file = self.files[number]
         try:
-            content = os.pread(self._descriptor(int(self.columns["files"][row])), size, offset)
+            if isinstance(file, RemotePath):
+                content = read_range(file, offset, size)
+            else:
+                content = os.pread(self._descriptor(number), size, offset)
         except OSError as error:
             raise UnreadableImage(f"cannot be read: {error.strerror}") from error
         if len(content) < size:
@@ -197,13 +207,14 @@ def _inflated(content: bytes, size: int) -> bytes:
     return unpacked
 
 
-def index_of(files: Sequence[Path], progress: Watch | None = None) -> Index:
+def index_of(files: Sequence[Path], progress: Watch | None = None, kind: Container | None = None) -> Index:
     """Return the index of these containers, from the cache if they have not changed.
 
+    kind: of all the files; None finds it out.
     Raises UserError if one is no container, is damaged, or two of them hold images of one name.
     """
-    kinds = {path: _known(path) for path in files}
-    stamps = [[str(path.resolve()), (status := path.stat()).st_size, status.st_mtime_ns] for path in files]
+    files = list(dict.fromkeys(files))
+    stamps = _stamps(files)
     about = {"version": _VERSION, "files": stamps, "endings": extensions(), "packages": versions()}
     digest = hashlib.blake2b(json.dumps(about).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     folder = cache_folder("index") / digest
@@ -214,6 +225,7 @@ def index_of(files: Sequence[Path], progress: Watch | None = None) -> Index:
         with locked(folder.with_suffix(".lock"), lambda: logger.info("another process makes the index of the images")):
             if (known := _read(folder)) is not None:
                 return known
+            kinds = {path: kind or _known(path) for path in files}
             return _made(kinds, stamps, folder, progress or (lambda done, total: None))
     except OSError as error:
         raise UserError(
@@ -222,9 +234,29 @@ def index_of(files: Sequence[Path], progress: Watch | None = None) -> Index:
         ) from error
 
 
+def _stamps(files: Sequence[Path]) -> list[list[Any]]:
+    """Return name, size and time of change of each container; of those on a server also what marks their content."""
+    known = dict(zip(remote := [path for path in files if isinstance(path, RemotePath)], states(remote), strict=True))
+    stamps = list[list[Any]]()
+    for path in files:
+        if isinstance(path, RemotePath):
+            state = known[path]
+            if isinstance(state, UserError):
+                raise UserError(f"{path}: {state}") from state
+            stamps.append([str(path), state.size, state.changed, state.mark])
+        else:
+            try:
+                status = path.stat()
+            except OSError as error:
+                raise UserError(f"{path} cannot be read: {error.strerror}") from error
+            stamps.append([str(path.resolve()), status.st_size, status.st_mtime_ns])
+    return stamps
+
+
 def _known(path: Path) -> Container:
     try:
-        kind = container_of(path)
+        with located(str(path)):
+            kind = container_of(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if kind is None:
@@ -241,7 +273,8 @@ def _made(kinds: dict[Path, Container], stamps: list[Any], folder: Path, progres
     workplace.mkdir()
     try:
         with (workplace / _COPIES).open("wb") as copies:
-            columns, files, classes, passed_over = _collected(kinds, copies, progress)
+            sizes = [stamp[1] for stamp in stamps]
+            columns, files, classes, passed_over = _collected(kinds, sizes, copies, progress)
         if not (workplace / _COPIES).stat().st_size:
             (workplace / _COPIES).unlink()
         for name in _COLUMNS:
@@ -272,7 +305,7 @@ def _read(folder: Path) -> Index | None:
     try:
         about = json.loads((folder / "index.json").read_text())
         columns = _mapped(folder)
-        files = tuple(folder / path if path == _COPIES else Path(path) for path in about["files"])
+        files = tuple(folder / path if path == _COPIES else parse_place(path) for path in about["files"])
         if len({len(columns[name]) for name in _COLUMNS[1:]}) != 1:
             raise ValueError("columns of different lengths")
         passed_over = tuple((ending, count) for ending, count in about["passed_over"])
@@ -286,15 +319,14 @@ def _read(folder: Path) -> Index | None:
 
 
 def _collected(
-    kinds: dict[Path, Container], copies: BinaryIO, progress: Watch
+    kinds: dict[Path, Container], sizes: Sequence[int], copies: BinaryIO, progress: Watch
 ) -> tuple[dict[str, np.ndarray], list[Path], tuple[str, ...], list[tuple[str, int]]]:
     """Return the columns, the files, the names of the classes, and what was passed over."""
     known, counts = dict[bytes, tuple[Any, ...]](), Counter[str]()
     wanted, several = extensions(), frame_endings()
     numbers: dict[Path, int] = {}
-    total, before = sum(path.stat().st_size for path in kinds), 0
-    for path, container in kinds.items():
-        size = path.stat().st_size
+    total, before = sum(sizes), 0
+    for (path, container), size in zip(kinds.items(), sizes, strict=True):
         report = Progress(lambda done, _, before=before: progress(before + done, total), size)
         own: dict[bytes, tuple[Any, ...]] = {}
         try:
@@ -362,9 +394,15 @@ def _keys(
 def _content(file: Path, offset: int, size: int, unpacked: int) -> bytes:
     """Return the bytes of an entry. Raises UnreadableImage if there are too many, or they are damaged."""
     check_bytes(unpacked or size, pixel_limit())
-    with file.open("rb") as stream:
-        stream.seek(offset)
-        content = stream.read(size)
+    if isinstance(file, RemotePath):
+        try:
+            content = read_range(file, offset, size)
+        except OSError as error:
+            raise UserError(f"cannot be read: {error.strerror}") from error
+    else:
+        with file.open("rb") as stream:
+            stream.seek(offset)
+            content = stream.read(size)
     return _inflated(content, unpacked) if unpacked else content
 
 
@@ -434,6 +472,11 @@ class ArchiveImages(ImageSource):
         labels = None if self.labels is None else Numbers(self.labels.numbers, rows)
         groups = None if self.groups is None else Numbers(np.asarray(self.groups)[chosen], range(len(chosen)))
         return replace(self, rows=rows, labels=labels, groups=groups)
+
+    def labelled_by(self, owners: Sequence[str]) -> ArchiveImages:
+        """Return all the images of an index with labels. owners: the name of the class of each."""
+        labels, classes = class_numbers(owners)
+        return replace(self, labels=Numbers(np.array(labels, np.int32), self.rows), classes=classes)
 
     def with_groups(self, numbers: np.ndarray, grouping: str) -> ArchiveImages:
         """Return the images with these groups, as one array."""

@@ -32,6 +32,7 @@ from dinoscope.data.grey_range import Window
 from dinoscope.data.images import UnreadableImage, decode, format_of, opened, pixel_limit, read_size
 from dinoscope.data.sources import as_stored, comparable, evenly, images_in_folder, images_within
 from dinoscope.errors import UserError, lookup
+from dinoscope.places import require_local
 
 BACKGROUND, VOID = 0, 255
 
@@ -248,6 +249,7 @@ def voc_root(data: Path) -> Path | None:
 
 def _find_voc(data: Path, split: str) -> MaskedImages:
     """Find the images that ImageSets/Segmentation/SPLIT.txt lists."""
+    require_local(data)
     root = voc_root(data)
     if root is None and not data.is_dir():
         raise UserError(f"{data}: no such folder. Give the folder VOC2012, or VOCdevkit above it")
@@ -440,6 +442,7 @@ def find_davis(data: Path, year: Year = 2017, names: Sequence[str] = ()) -> Davi
 
 def _layout(data: Path) -> tuple[Path, str]:
     """Return the folder DAVIS, and the resolution."""
+    require_local(data)
     if not data.is_dir():
         raise UserError(f"{data}: no such folder. Give the folder DAVIS, with JPEGImages and Annotations in it")
     kinds = ("JPEGImages", "Annotations")

@@ -1,4 +1,4 @@
-"""What `--data` may name: a folder of images, a list of files, or containers; and the splits within them.
+"""What `--data` may name: a folder of images, a list of files, containers, or several of these; and their splits.
 
 A folder within a container is written like any other: `images.zip/train`. Several containers are joined by a pattern,
 such as `shards/{000..127}.tar` or `data/train-*.parquet`; a folder that holds containers and no images stands for all
@@ -7,15 +7,19 @@ of them.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dinoscope.data import archives, listing
+from dinoscope.data.joined import joined_images
 from dinoscope.data.sources import SPLITS, ImageSource, images_in_folder, is_split, split_folder, subfolders
 from dinoscope.errors import UserError
+from dinoscope.places import JoinedPath, joined
+from dinoscope.remote import RemotePath, matching, remote_path
 
 _MAX_FILES = 100_000
 """Containers that one pattern may stand for."""
@@ -37,8 +41,10 @@ def find_images(
     progress: called with (done, total) while they are looked for.
     Raises UserError if there are no images, or with labelled=True no labels.
     """
+    if isinstance(place, JoinedPath):
+        return _joined(place, labelled=labelled, splits=splits, progress=progress)
     if listing.is_listing(place):
-        images = listing.images_of(place)
+        images = listing.images_of(place, progress)
         if labelled and images.labels is None:
             raise UserError(f"{place}: no labels. Add a column `label` to the list.")
         return images.unlabelled() if labelled is False else images
@@ -49,6 +55,24 @@ def find_images(
     if labelled is False:
         return images.unlabelled()
     return images if images.labels is not None else _labelled(images, labelled, splits)
+
+
+def _joined(place: JoinedPath, labelled: bool | None, **options: Any) -> ImageSource:
+    """Return the images of several places.
+
+    A single class in one place is one if there are others elsewhere; if a place has no classes at all, there are none.
+    """
+    parts = [find_images(own, labelled=labelled, **options) for own in place.places]
+    if labelled is None and any(part.labels is None for part in parts):
+        with contextlib.suppress(UserError):
+            every = [
+                part if part.labels is not None else find_images(own, labelled=True, **options)
+                for own, part in zip(place.places, parts, strict=True)
+            ]
+            names = {name for part in every for name in part.classes}
+            if len(names) >= 2 and not all(map(is_split, names)):
+                parts = every
+    return joined_images(str(place), dict(zip(map(str, place.places), parts, strict=True)))
 
 
 def _labelled(images: archives.ArchiveImages, labelled: bool | None, splits: bool) -> ImageSource:
@@ -84,8 +108,11 @@ def find_split(data: Path, split: Literal["train", "val"]) -> Path | None:
 
     If DATA has neither split and holds a single folder (an archive made of a folder), that folder is searched
     instead. Of containers whose names begin with a split (train-00000-of-00002.parquet), it is a pattern.
+    Of joined places it is that of each; one that has no splits belongs to "train" if another one has any.
     Raises UserError if DATA cannot be read.
     """
+    if isinstance(data, JoinedPath):
+        return _joined_split(data, split)
     if listing.is_listing(data):
         return None
     files, inside = containers_at(data)
@@ -103,6 +130,18 @@ def find_split(data: Path, split: Literal["train", "val"]) -> Path | None:
     by_name = {name.lower(): name for name in sorted(names)}
     found = next((by_name[name] for name in SPLITS[split] if name in by_name), None)
     return None if found is None else data / f"{above}{found}"
+
+
+def _joined_split(data: JoinedPath, split: Literal["train", "val"]) -> Path | None:
+    found = {own: (find_split(own, "train"), find_split(own, "val")) for own in data.places}
+    if not any(train or val for train, val in found.values()):
+        return None
+    if split == "val":
+        places = [val for _, val in found.values() if val is not None]
+    else:
+        whole = {own: train or (own if val is None else None) for own, (train, val) in found.items()}
+        places = [place for place in whole.values() if place is not None]
+    return joined(places) if places else None
 
 
 def _folder_names(images: archives.ArchiveImages, below: str) -> list[str]:
@@ -154,6 +193,8 @@ def containers_at(place: Path) -> tuple[list[Path], str]:
 
     Raises UserError if a pattern matches nothing.
     """
+    if isinstance(place, RemotePath):
+        return _on_server(place)
     if place.is_dir():
         return _only_containers(place), ""
     for outer in (place, *place.parents):
@@ -169,6 +210,27 @@ def containers_at(place: Path) -> tuple[list[Path], str]:
     if any(sign in str(place) for sign in "*?[{"):
         raise UserError(f"{place}: no file matches this pattern")
     return [], ""
+
+
+def _on_server(place: RemotePath) -> tuple[list[Path], str]:
+    """Return the containers that an address names: by its endings, so that nothing is asked but for a * in a bucket."""
+    known = archives.endings()
+    # the server and the bucket may have an ending, too
+    below = [path for path in [*reversed(place.parents), place] if len(path.parts) > 2]
+    outer = next((path for path in below if path.name.lower().endswith(known)), None)
+    if outer is None:
+        raise UserError(
+            f"{place}: folders are not read from a server. Its address ends in {', '.join(known)} or, of a list, in "
+            f"{', '.join(listing.ENDINGS)}; compressed tar files are not read"
+        )
+    inside = "" if outer == place else place.relative_to(outer).as_posix()
+    files = list[Path]()
+    for text in braces(str(outer)):
+        path = remote_path(text)
+        files += matching(path) if any(sign in text for sign in "*[") else [path]
+    if not files:
+        raise UserError(f"{place}: no file matches this pattern")
+    return sorted(set(files)), inside
 
 
 def _matching(pattern: str) -> Iterator[Path]:

@@ -1,5 +1,8 @@
 """A list of image files: a text file with one path a line, or a CSV file with the columns path, label and group.
 
+A list on a server, of files next to it or below, is an index as that of a container (`archives`), since nothing but a
+request tells the size of a file there.
+
 A column named group, patient, study, slide or video tells which images belong together (`dinoscope.data.groups`).
 
 Paths are relative to the folder of the list, or absolute. The images are in the order of their paths' bytes, not of the
@@ -10,19 +13,27 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path, PurePath
+from typing import BinaryIO
 
+from dinoscope.data.archives import ArchiveImages, images_in, index_of
+from dinoscope.data.containers.container import Container, Entry, Progress
 from dinoscope.data.groups import COLUMNS, group_numbers
 from dinoscope.data.reader import split_key
 from dinoscope.data.samples import samples_in
 from dinoscope.data.sources import ImageFolder
-from dinoscope.errors import UserError
+from dinoscope.errors import UserError, located
+from dinoscope.remote import RemotePath, states
 
 ENDINGS = (".txt", ".csv", ".tsv")
 _PATHS = ("path", "file", "filename", "file_name", "image")
 _LABELS = ("label", "class", "category")
 _MAX_CELL = 1 << 16
+_AT_A_TIME = 1024  # files on a server between two reports of progress
+
+Row = tuple[str, str, str]
 
 
 def is_listing(place: Path) -> bool:
@@ -30,15 +41,20 @@ def is_listing(place: Path) -> bool:
     return place.suffix.lower() in ENDINGS and place.is_file()
 
 
-def images_of(place: Path) -> ImageFolder:
+def images_of(place: Path, progress: Callable[[int, int], None] | None = None) -> ImageFolder | ArchiveImages:
     """Return the images of a list, with labels and groups if it has a column of them.
 
+    progress: called with (done, total) while the sizes of files on a server are asked for.
     Raises UserError if it cannot be read, has no column of paths, names no image or one twice, or has labels or groups
     for some images only.
     """
     try:
-        with place.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            rows, grouping = _rows(place, file.read())
+        with (
+            located(str(place)),
+            place.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
+        ):
+            text = file.read()
+        rows, grouping = _rows(place, text)
     except OSError as error:
         raise UserError(f"{place} cannot be read: {error.strerror}") from error
     if not rows:
@@ -47,20 +63,42 @@ def images_of(place: Path) -> ImageFolder:
     double = next((one[0] for one, other in pairwise(rows) if one[0] == other[0]), None)
     if double is not None:
         raise UserError(f"{place}: {double} is named twice")
+    for column, what in ((1, "label"), (2, "group")):
+        lacking = [row for row in rows if not row[column]]
+        if 0 < len(lacking) < len(rows):
+            raise UserError(f"{place}: {lacking[0][0]} has no {what}, and others have one")
     row_of = {row[0]: row for row in rows}
-    paths = tuple(sorted(samples_in(place.parent, row_of), key=os.fsencode))
-    found = [row_of.get(path) or row_of[split_key(path)[0]] for path in paths]
-    labels, groups = (tuple(row[column] for row in found) for column in (1, 2))
-    for what, values in (("label", labels), ("group", groups)):
-        if any(values) and not all(values):
-            raise UserError(f"{place}: {paths[values.index('')]} has no {what}, and others have one")
-    folder = ImageFolder(place.parent, paths)
-    if any(labels):
-        folder = folder.labelled_by(labels)
-    return folder.with_groups(group_numbers(groups), grouping) if any(groups) else folder
+    if isinstance(place, RemotePath):
+        images = images_in(place, index_of([place], progress, _container(place, rows)), "")
+    else:
+        images = ImageFolder(place.parent, tuple(sorted(samples_in(place.parent, row_of), key=os.fsencode)))
+    own = [row_of.get(key) or row_of[split_key(key)[0]] for key in images.keys]
+    if own[0][1]:
+        images = images.labelled_by([row[1] for row in own])
+    return images.with_groups(group_numbers(row[2] for row in own), grouping) if own[0][2] else images
 
 
-def _rows(place: Path, text: str) -> tuple[list[tuple[str, str, str]], str]:
+def _container(place: RemotePath, rows: Sequence[Row]) -> Container:
+    """Return what makes an index of a list on a server: each file is an entry, with the size that it has now."""
+    for path, _, _ in rows:
+        if path.startswith("/") or ":" in path.partition("/")[0] or any(part[:1] == "." for part in path.split("/")):
+            raise UserError(f"{place}: {path} is not below the folder of the list, where those of a server must be")
+
+    def entries(_: Path, copies: BinaryIO, progress: Progress) -> Iterator[Entry]:
+        for start in range(0, len(rows), _AT_A_TIME):
+            chunk = [row[0] for row in rows[start : start + _AT_A_TIME]]
+            files = [RemotePath(f"{place.parent}/{path}") for path in chunk]
+            for path, file, state in zip(chunk, files, states(files), strict=True):
+                if isinstance(state, UserError) and not isinstance(state.__cause__, FileNotFoundError):
+                    raise UserError(f"{path} {state}") from state
+                # one that is not there is unreadable, as it is in a list on this machine
+                yield Entry(path, 0, 0 if isinstance(state, UserError) else state.size, file=file)
+            progress.at(start * progress.total // len(rows))
+
+    return Container(ENDINGS, lambda _: True, entries)
+
+
+def _rows(place: Path, text: str) -> tuple[list[Row], str]:
     """Return path, label and group of each line, "" without; and which column tells the groups."""
     if place.suffix.lower() == ".txt":
         lines = (line.strip() for line in text.splitlines())

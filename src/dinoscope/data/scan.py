@@ -28,6 +28,7 @@ from dinoscope.data.samples import versions as optional_versions
 from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
 from dinoscope.files import write_text
+from dinoscope.places import parse_place
 from dinoscope.system import available_cores
 
 logger = logging.getLogger(__name__)
@@ -183,7 +184,7 @@ def _examined(
     versions = f"4 pillow {PIL.__version__} torchvision {torchvision.__version__} opencv {cv2.__version__}"
     versions = " ".join([versions, *optional_versions()])
     readers = f"{versions} pixels {pixel_limit()}"
-    digest = hashlib.blake2b(os.fsencode(Path(images.name).resolve()), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(os.fsencode(parse_place(images.name).resolve()), digest_size=16).hexdigest()
     store = None if cache is None else cache / f"{digest}-{'full' if full else 'headers'}.json"
     known = {} if store is None else _read_cache(store, readers)
     findings: list[_Finding] = []

@@ -28,6 +28,7 @@ from dinoscope.data.reader import Header, RawImage, Shrink, UnreadableImage, spl
 from dinoscope.data.samples import recognised_file, samples_in, without_ending
 from dinoscope.errors import UserError
 from dinoscope.files import MARK, RUN_SETTINGS, drawn_names, is_made, nothing_but_made
+from dinoscope.places import require_local
 
 LATER_EXTENSIONS = (".jfif", ".jpe")
 """Names of JPEG that runs of version 0.1 passed over."""
@@ -219,10 +220,8 @@ class ImageFolder(ImageSource):
 
     def labelled_by(self, owners: Sequence[str]) -> ImageFolder:
         """Return the images with labels. owners: the name of the class of each, or of the folder that stands for it."""
-        classes = tuple(dict.fromkeys(map(comparable, sorted(set(owners), key=os.fsencode))))
-        number = {name: i for i, name in enumerate(classes)}
-        position = {owner: number[comparable(owner)] for owner in set(owners)}
-        return replace(self, labels=tuple(position[owner] for owner in owners), classes=classes)
+        labels, classes = class_numbers(owners)
+        return replace(self, labels=labels, classes=classes)
 
     def subset(self, indices: Sequence[int]) -> ImageFolder:
         """Return these images, in this order, with all the class names kept."""
@@ -232,6 +231,17 @@ class ImageFolder(ImageSource):
             labels=_chosen(self.labels, indices),
             groups=_chosen(self.groups, indices),
         )
+
+
+def class_numbers(owners: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the label of each image and the classes, from the name of the class of each image.
+
+    Names that differ in their Unicode form alone are one class.
+    """
+    classes = tuple(dict.fromkeys(map(comparable, sorted(set(owners), key=os.fsencode))))
+    number = {name: i for i, name in enumerate(classes)}
+    position = {owner: number[comparable(owner)] for owner in set(owners)}
+    return tuple(position[owner] for owner in owners), classes
 
 
 def fingerprint_of(keys: Sequence[str], sizes: Sequence[int]) -> str:
@@ -469,6 +479,7 @@ def hash_rank(seed: int, key: str) -> bytes:
 
 
 def _require_folder(root: Path) -> None:
+    require_local(root)
     if not root.exists():
         raise UserError(f"{root}: no such folder. Check the path.")
     if not root.is_dir():

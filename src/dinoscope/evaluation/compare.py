@@ -33,6 +33,7 @@ from dinoscope.model_names import NO_NETWORK, SEED, Model, distinct, load_model,
 from dinoscope.models.backbone import BACKBONES, PIXELS, is_network, network_title, without_drop_path
 from dinoscope.models.baselines import BASELINES as WITHOUT_NETWORK
 from dinoscope.models.dictionary import PATCHES
+from dinoscope.places import parse_place
 from dinoscope.tables import Column, Section, Table, TableRow
 from dinoscope.text import ABSENT
 from dinoscope.training.config import RunConfig
@@ -440,7 +441,7 @@ class _Gatherer:
             raise UserError(f"give --evaluations {name}=FOLDER")
         if common is None and model.settings is None:
             raise UserError("give --data")
-        return common or Path((model.settings or {})["data"])
+        return common or parse_place((model.settings or {})["data"])
 
     def _is_wanted(self, model: Model, name: str, result: Result) -> bool:
         """Return whether a kept result was measured on these data, at this size and precision, with these settings."""
@@ -499,7 +500,9 @@ class _Gatherer:
         usual = next((place for place, _ in places.most_common() if place[0] is not None), None)
         if usual is not None and usual[0] is not None:
             with contextlib.suppress(UserError):  # moved away since: the runs' own images are left
-                return base.images_of(Path(usual[0]), None if usual[1] is None else Path(usual[1]), self.context)
+                return base.images_of(
+                    parse_place(usual[0]), None if usual[1] is None else parse_place(usual[1]), self.context
+                )
         return None
 
     def random_networks(self, models: Sequence[Model]) -> list[Entry]:

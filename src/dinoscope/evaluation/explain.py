@@ -39,6 +39,7 @@ from dinoscope.explain.gradcam import Score, gradcam_maps, log_vote, vote_shares
 from dinoscope.explain.maps import MAPS, TITLES, centre_map, map_title
 from dinoscope.features import Describe, describing
 from dinoscope.model_names import Model
+from dinoscope.places import parse_place
 from dinoscope.tables import Column, Line, LineChart, LinePanel, Section, Table, TableRow
 from dinoscope.text import ABSENT
 from dinoscope.types import FeatureBank, Items, Metric, Result
@@ -534,7 +535,7 @@ _WITH_INTERVAL = ("jaccard", "pointing", "energy", "deletion_gain", "insertion_g
 def tables(results: Labelled, published: bool = False) -> list[Table]:
     """Return what the maps are worth on objects, with the centred blob and chance, and for the network itself."""
     protocol = results[0][1].protocol
-    caption = f"What the maps are worth on {protocol['images']} images of {Path(protocol['data']).name}"
+    caption = f"What the maps are worth on {protocol['images']} images of {parse_place(protocol['data']).name}"
     found: list[Table] = []
     for titles in (ON_OBJECTS, IN_THE_NETWORK) if protocol["masks"] else (IN_THE_NETWORK,):
         about_objects, texts = titles is ON_OBJECTS, ("model",) if found else ("model", "map")

@@ -17,6 +17,7 @@ from dinoscope.config import flat, from_dict, to_dict
 from dinoscope.errors import UserError
 from dinoscope.evaluation.statistics import BootstrapConfig, interval_kind, mean_intervals, share_metric
 from dinoscope.files import write_text
+from dinoscope.places import parse_place
 from dinoscope.types import Items, Metric, Result
 
 OF_THE_MODEL = frozenset(
@@ -62,7 +63,7 @@ def conditions(result: Result) -> dict[str, Any]:
     protocol = shared_protocol(result)
     for name in _PLACES & protocol.keys():
         if protocol[name] is not None and not str(protocol[name]).startswith(DATASET):
-            protocol[name] = str(Path(protocol[name]).resolve())
+            protocol[name] = str(parse_place(protocol[name]).resolve())
     return flat(protocol)
 
 

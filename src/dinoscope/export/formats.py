@@ -20,6 +20,7 @@ from dinoscope.files import write_text
 from dinoscope.methods import method_name
 from dinoscope.model_names import Model
 from dinoscope.models.backbone import TIMM, Backbone, BackboneConfig, is_network, network, without_drop_path
+from dinoscope.places import parse_place
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import read_config
 
@@ -222,7 +223,7 @@ def _measured_on(protocol: Mapping[str, Any]) -> str:
     count = next((protocol[name] for name in ("query_images", "val_images", "images") if protocol.get(name)), None)
     facts = [f"{count} images"] if count else []
     facts += [f"{protocol['image_size']} px"] if protocol.get("image_size") else []
-    return _place(Path(str(place))) + (f" ({', '.join(facts)})" if facts else "")
+    return _place(parse_place(str(place))) + (f" ({', '.join(facts)})" if facts else "")
 
 
 def _place(folder: Path) -> str:

@@ -80,8 +80,8 @@ class SavingConfig:
 class RunConfig:
     """Everything that decides a run.
 
-    data: folder, archive (tar, zip, parquet) or list of images, or a pattern of several archives; its `train` split is
-        taken, if there is one.
+    data: folder, archive (tar, zip, parquet) or list of images, or a pattern of several archives; of an archive or a
+        list also its address (https, http or s3). Its `train` split is taken, if there is one. Several are joined.
     out: the run folder to write.
     method: settings of the method; their class decides which one it is.
     backbone: a name in `dinoscope.models.backbone.BACKBONES`; it is built for images of `views.global_size`.

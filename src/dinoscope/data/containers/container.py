@@ -52,7 +52,8 @@ class Container:
     entries: yields what is in a file, in any order, images or not. It may write bytes that have no place of their own
         in the container to the second argument, an empty file; the third reports progress.
 
-    `entries` raises UserError for a file that cannot be used, with what to do, without its name.
+    A file may lie on a server: `entries` opens it with `Path.open`, which reads what is asked for, and some more ahead.
+    It raises UserError for a file that cannot be used, with what to do, without its name.
     """
 
     endings: tuple[str, ...]

@@ -26,7 +26,7 @@ def _entries(path: Path, copies: BinaryIO, progress: Progress) -> Iterator[Entry
     except ImportError as error:
         raise UserError("reading parquet needs pyarrow: pip install 'dinoscope[parquet]'") from error
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with path.open("rb") as stream, pyarrow.parquet.ParquetFile(stream) as file:
             yield from _rows(file, path.stem, copies, progress)
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:

@@ -1,7 +1,7 @@
 """Weights that others have released: their files recognised and read, and a catalogue of where they are."""
 
 from dinoscope.models.pretrained.importing import Choices, Found, import_file
-from dinoscope.models.pretrained.released import CATALOGUE, Release, fetch, is_cached, is_offline
+from dinoscope.models.pretrained.released import CATALOGUE, Release, fetch, is_cached
 
 __all__ = [
     "CATALOGUE",
@@ -11,5 +11,4 @@ __all__ = [
     "fetch",
     "import_file",
     "is_cached",
-    "is_offline",
 ]

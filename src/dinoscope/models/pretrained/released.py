@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import http.client
 import logging
-import os
 import re
 import tomllib
 import urllib.error
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoscope.errors import UserError
-from dinoscope.files import OFFLINE_VARIABLE, cache_folder, locked
+from dinoscope.files import OFFLINE_VARIABLE, cache_folder, is_offline, locked
 from dinoscope.models.network import BackboneConfig
 from dinoscope.models.pretrained.reading import no_weights
 
@@ -105,11 +104,6 @@ def first_digest(target: Path) -> Path:
 def is_cached(release: Release) -> bool:
     """Return whether it need not be fetched."""
     return cached_file(release).is_file()
-
-
-def is_offline() -> bool:
-    """Return whether fetching is switched off."""
-    return os.environ.get(OFFLINE_VARIABLE, "") not in ("", "0")
 
 
 def fetch(name: str, release: Release, progress: Progress = lambda _, __: None) -> Path:

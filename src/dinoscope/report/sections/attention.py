@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from dinoscope.explain.history import AttentionHistory, read_history
 from dinoscope.explain.maps import map_title
 from dinoscope.features import without_ends
 from dinoscope.pictures import webp
+from dinoscope.places import parse_place
 from dinoscope.report.page import Block, Figure, Group, Notice, Section, folded_rest
 from dinoscope.report.pages import MapColumn, maps_page
 from dinoscope.report.runs import Material, told_apart
@@ -120,7 +120,8 @@ def training_images(material: Material) -> tuple[list[RawImage], str]:
         if model.settings is None:
             continue
         with contextlib.suppress(UserError):
-            folder = evenly_spaced(find_images(resolve_split(Path(model.settings["data"]), "train")), _MAX_IMAGES)
+            data = parse_place(model.settings["data"])
+            folder = evenly_spaced(find_images(resolve_split(data, "train")), _MAX_IMAGES)
             for place in range(len(folder)):
                 with contextlib.suppress(UnreadableImage):
                     image = folder.read(place)

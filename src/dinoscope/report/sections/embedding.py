@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from dinoscope.data.finding import find_images, find_split
 from dinoscope.data.sources import ImageSource, balanced
@@ -12,6 +11,7 @@ from dinoscope.errors import UserError
 from dinoscope.explain.embedding import NEIGHBOURS, TITLES, EmbeddingMap, best_method, described, embedding_map
 from dinoscope.model_names import Model
 from dinoscope.pictures import webp
+from dinoscope.places import parse_place
 from dinoscope.report.maps import labelling_of, points_page, thumbnail, thumbnails_page
 from dinoscope.report.page import Block, Figure, Notice, Section, folded_rest
 from dinoscope.report.runs import Material
@@ -59,7 +59,7 @@ def _images(models: Sequence[Model]) -> ImageSource | None:
     """The val images, or else the train images, of the first run whose data are still there."""
     for model in models:
         if model.settings is not None:
-            data = Path(model.settings["data"])
+            data = parse_place(model.settings["data"])
             with contextlib.suppress(UserError):
                 return find_images(find_split(data, "val") or find_split(data, "train") or data)
     return None
