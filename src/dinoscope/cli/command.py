@@ -156,14 +156,14 @@ EXTRACTION = ExtractionOptions()
 
 
 def window_registry() -> ConstructorRegistry:
-    """Return what makes tyro read an option of type `tuple[float, float] | None` as LEVEL,WIDTH."""
+    """Return what makes tyro read an option of type `tuple[float, ...] | None` as LEVEL,WIDTH; only windows have it."""
     registry = ConstructorRegistry()
     registry.primitive_rule(_window)
     return registry
 
 
 def _window(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    if kind.type != (tuple[float, float] | None):
+    if kind.type != (tuple[float, ...] | None):
         return None
     return PrimitiveConstructorSpec(
         nargs=1,
