@@ -113,7 +113,7 @@ def test_volumes_from_the_scan_to_the_report(case: str, tmp_path: Path, capsys: 
     # The first slice and the one behind it, whatever the folder holds: the ends repeat.
     file = data / "val/class0/patient2.nii.gz"
     named = file.with_name(f"{file.name}#axis=2,slice=0")
-    command(f"attention {named} --model {run} --out {tmp_path}/pictures --device cpu")
+    command(f"attention --out {tmp_path}/pictures --device cpu --model {run} {named}")
     assert len(list((tmp_path / "pictures").glob("patient2*.png"))) == 1
     drawing = Drawing(PictureOptions(device="cpu"), [named], [str(run)])
     (_, drawn), planes = next(iter(drawing.look("looking"))), volume(2, 4)

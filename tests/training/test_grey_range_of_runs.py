@@ -201,6 +201,6 @@ class TestEverythingReadsByTheModelsRange:
         engine = Engine(models, Limits())
         picture = engine.picture(image)
         assert picture.pixels[0, 0, 0] == 64
-        assert [int(picture.by(model.backbone.config.window)[0, 0, 0]) for model in models] == [64, 255]
+        assert [int(picture.given_to(model.backbone.config)[0, 0, 0]) for model in models] == [64, 255]
         ours, theirs = (engine.patches(Input(model.label, picture)) for model in models)
         assert not torch.allclose(ours, theirs)

@@ -185,7 +185,7 @@ def models_and_images(models: Sequence[str], images: Sequence[Path]) -> tuple[li
 
 def _is_image(path: Path) -> bool:
     if not path.is_dir():
-        return path.name.lower().endswith((*extensions(), *OTHER_EXTENSIONS))
+        return split_key(path.name)[0].lower().endswith((*extensions(), *OTHER_EXTENSIONS))
     try:
         find_weights(path)
     except UserError:
