@@ -175,8 +175,9 @@ def weights_hash(backbone: Backbone) -> str:
     """Return 32 hex digits of all that decides what the network computes: its config and its weights."""
     digest = hashlib.blake2b(digest_size=16)
     config = to_dict(without_drop_path(backbone.config))
-    for later in ("position_size", "window"):  # results from before these settings stay those of their weights
-        if config[later] is None:
+    # Results from before these settings stay those of their weights.
+    for later, before in (("position_size", None), ("window", None), ("slices", 1)):
+        if config[later] == before:
             del config[later]
     digest.update(json.dumps(config, sort_keys=True).encode() + backbone.signature.encode())
     for name, tensor in sorted(backbone.state_dict().items()):

@@ -27,10 +27,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from dinoscope import checkpoint
-from dinoscope.data.grey_range import Window
+from dinoscope.data.grey_range import Window, is_joined
 from dinoscope.data.images import UnreadableImage
 from dinoscope.data.loader import Batches, default_workers
-from dinoscope.data.reader import fits
+from dinoscope.data.reader import require_fit
 from dinoscope.data.sources import ImageSource, evenly
 from dinoscope.errors import UserError
 from dinoscope.files import CACHE_VARIABLE, cache_folder
@@ -68,13 +68,14 @@ class ImageView:
     """The part of an image that is shown: a square of `size` pixels, which keeps `crop_fraction` of the short side.
 
     window: grey range of images of more than 8 bits; None takes that of each image.
-    channels: that the network takes.
+    channels: that the network takes. slices: with which it is given an image.
     """
 
     size: int
     crop_fraction: float
     window: Window | None = None
     channels: int = 3
+    slices: int = 1
 
 
 def default_crop_fraction(size: int) -> float:
@@ -105,7 +106,7 @@ class _EvaluationImages(Dataset[tuple[int, Tensor | None]]):
     """Item i is (i, uint8 [channels, size, size]), or (i, None) if the image cannot be read."""
 
     def __init__(self, images: ImageSource, view: ImageView) -> None:
-        self.images, self.view = images, view
+        self.images, self.view = images.with_slices(view.slices), view
 
     def __len__(self) -> int:
         return len(self.images)
@@ -168,7 +169,7 @@ def evaluation_view(backbone: Backbone, config: ExtractConfig) -> ImageView:
     fraction = default_crop_fraction(size) if config.crop_fraction is None else config.crop_fraction
     if not 0 < fraction <= 1:
         raise UserError(f"the crop fraction is {fraction}; it must be above 0 and at most 1 (nothing cut off)")
-    return ImageView(size, fraction, backbone.config.window, backbone.config.channels)
+    return ImageView(size, fraction, backbone.config.window, backbone.config.channels, backbone.config.slices)
 
 
 @contextlib.contextmanager
@@ -249,15 +250,19 @@ def _batches(
 
 
 def _require_channels(backbone: Backbone, images: ImageSource) -> None:
-    """Raise UserError if the first image that can be read has other channels than the network takes."""
+    """Raise UserError if the first image that can be read cannot be given to the network."""
+    config = backbone.config
     for index in range(len(images)):
         try:
-            channels = images.header(index).channels
+            header = images.header(index)
         except UnreadableImage:
             continue
-        if not fits(channels, backbone.config.channels):
-            name, taken = backbone.config.name, backbone.config.channels
-            raise UserError(f"{images.name}: images of {channels} channels, and {name} takes {taken}")
+        try:
+            require_fit(header, config.channels, config.window, config.slices)
+        except UnreadableImage as error:
+            made = config.slices > 1 or is_joined(config.window)
+            fault = f"{images.keys[index]} {error}" if made else f"images of {header.channels} channels"
+            raise UserError(f"{images.name}: {fault}, and {config.name} takes {config.channels}") from error
         return
 
 

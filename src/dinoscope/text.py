@@ -9,6 +9,9 @@ from collections.abc import Sequence
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but tab and newline, those that reverse the direction of text, and bytes that are no UTF-8."""
 
+_JOINT = re.compile(r"(?<=[^,])(?<![\d.][eE])\+")
+"""A plus between two windows, and not the sign of a number or of its exponent."""
+
 _A_NUMBER = re.compile(r"[^a-zA-Z|!]*|[+-]?[0-9.]+(e[+-]?[0-9]+)?|[+-](inf|nan)")
 """No function or reference of a spreadsheet can be made without letters: 1e-05, -0.5 ± 0.2."""
 
@@ -16,6 +19,11 @@ _A_NUMBER = re.compile(r"[^a-zA-Z|!]*|[+-]?[0-9.]+(e[+-]?[0-9]+)?|[+-](inf|nan)"
 def printable(text: str) -> str:
     r"""Return the text with escape codes and the like spelled out (``\x1b``), as file names may hold them."""
     return _UNPRINTABLE.sub(lambda match: match.group().encode("unicode_escape").decode("ascii"), text)
+
+
+def window_parts(text: str) -> list[str]:
+    """Return the windows that a word of the command line joins by a plus: "lung+40,400" has two."""
+    return _JOINT.split(text)
 
 
 def spreadsheet_cell(text: str) -> str:

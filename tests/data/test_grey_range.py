@@ -13,16 +13,20 @@ from dinoscope.data.grey_range import (
     WINDOWS,
     ValueRange,
     bits_window,
+    check_window,
     describe,
     fallback,
     is_header,
+    is_joined,
     joined,
     parse_window,
     range_of,
+    separate,
     to_uint8,
     window_text,
     with_fallback,
 )
+from dinoscope.data.reader import RawImage, UnreadableImage
 from dinoscope.errors import UserError
 
 
@@ -85,6 +89,7 @@ def test_a_window_is_read_as_it_is_written() -> None:
 
 
 NO_WINDOWS = ["", "40", "40 400", "a,b", "1,2,3", "40,0", "40,-1", "nan,4", "0,inf", "header,4", "header,4,0", "liver"]
+NO_WINDOWS += ["lung+", "lung++soft", "lung+header", "header,4,5+lung", "lung+40", "soft+40,0", "+".join(["lung"] * 17)]
 
 
 @pytest.mark.parametrize("text", NO_WINDOWS)
@@ -97,6 +102,48 @@ def test_windows_by_name() -> None:
     assert parse_window("lung") == (-600, 1500)
     assert parse_window("soft") == (40, 400)
     assert tuple(WINDOWS) == options.WINDOW_NAMES
+
+
+def test_joined_windows_are_read_as_they_are_written() -> None:
+    joined_up = parse_window("lung+soft+400,1800")
+    assert joined_up == (*WINDOWS["lung"], *WINDOWS["soft"], *WINDOWS["bone"])
+    assert window_text(joined_up) == "-600,1500+40,400+400,1800"
+    assert describe(joined_up) == (
+        "-1350 to 150, -160 to 240, -500 to 1300, a channel each (--window -600,1500+40,400+400,1800)"
+    )
+    assert parse_window("1e+3,2e+3") == (1e3, 2e3)
+    assert parse_window("1e+3,2e+3+bone+-600,+15e+2") == (1e3, 2e3, *WINDOWS["bone"], -600, 1500)
+    for window in (joined_up, (0.0, 1e20, -5.0, 1e-7), (40.0, 400.0) * 16):
+        assert parse_window(window_text(window)) == window
+        assert separate(window) == tuple(zip(window[::2], window[1::2], strict=True))
+        assert not is_header(window)
+    assert is_joined(joined_up)
+    assert not any(map(is_joined, (None, HEADER, (40.0, 400.0))))
+
+
+@pytest.mark.parametrize("window", [(), (1.0,), (1.0, 2.0, 3.0), (1.0, 2.0, 3.0, 0.0), (1.0, 2.0) * 17])
+def test_numbers_that_are_no_windows_are_refused(window: tuple[float, ...]) -> None:
+    with pytest.raises(UserError, match="--window"):
+        check_window(window)
+
+
+def test_each_window_makes_a_channel_of_a_grey_image() -> None:
+    values = np.random.default_rng(0).integers(-2000, 2000, (4, 5, 1)).astype(np.int16)
+    padding = np.random.default_rng(1).random((4, 5, 1)) < 0.3
+    image, window = RawImage(values, white_is_zero=True, padding=padding), parse_window("lung+soft+bone+brain")
+    pixels = image.pixels(4, window)
+    for channel, one in enumerate(separate(window)):
+        np.testing.assert_array_equal(pixels[..., [channel]], image.pixels(1, one))
+    np.testing.assert_array_equal(image.rgb(window), pixels[..., :3])
+    np.testing.assert_array_equal(image.pixels(2, window[:4]), pixels[..., :2])
+
+
+def test_joined_windows_take_grey_values_of_more_than_8_bits() -> None:
+    window = parse_window("lung+soft")
+    for values, text in ((np.zeros((2, 2, 1), "u1"), "no more than 8 bits"), (np.ones((2, 2, 3), "u2"), "3 channels")):
+        with pytest.raises(UnreadableImage, match=f"has {text}, and --window"):
+            RawImage(values).pixels(2, window)
+        assert RawImage(values).rgb(window).shape == (2, 2, 3)  # a person is shown something
 
 
 @pytest.mark.parametrize("window", [HEADER, with_fallback((40.0, 400.0)), with_fallback(bits_window(12))])

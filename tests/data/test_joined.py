@@ -133,3 +133,28 @@ def test_the_text_of_joined_places(tmp_path: Path) -> None:
     assert joined([Path("photos")]) == Path("photos")
     with pytest.raises(UserError, match="given twice"):
         joined([Path("photos"), Path("photos")])
+
+
+def test_neighbours_and_patients_come_from_the_files_of_each_place(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom", reason="pydicom reads DICOM: pip install 'dinoscope[medical]'")
+    from tests.data.test_dicom import data_set, encoded
+
+    rng = np.random.default_rng(0)
+    for name, patient in (("one", "anna"), ("two", "anna"), ("three", "berta")):
+        (tmp_path / name).mkdir()
+        values = rng.integers(0, 4096, (3, 8, 8)).astype(np.uint16)
+        content = encoded(data_set(values, PatientID=patient))
+        (tmp_path / name / f"{name}.dcm").write_bytes(content)
+    places = [tmp_path / "one", tmp_path / "two", write_tar(tmp_path / "three", tmp_path / "made")]
+    images = find_images(joined(places)).with_slices(3)
+    assert len(images) == 9
+    for index, key in enumerate(images.keys):
+        assert images.header(index).channels == 3
+        folder = tmp_path / key.partition(".dcm")[0].rpartition("/")[2]
+        alone = find_images(folder).with_slices(3)
+        np.testing.assert_array_equal(images.read(index).values, alone.read(index % 3).values)
+    numbers = images.grouped_by("header:patient").groups
+    assert numbers is not None
+    patients = {key.partition(".dcm")[0]: number for key, number in zip(images.keys, numbers, strict=True)}
+    assert patients["one"] == patients["two"] != patients["three"]
+    assert images.grouped_by("none").groups is None

@@ -134,7 +134,7 @@ def test_the_command_line_takes_level_and_width(plain_process: PlainProcess, tmp
     said = plain_process.run({"help": ["train", "--help"], "bad": [*train_command, "40"]}, tmp_path)
     assert "--window LEVEL,WIDTH" in said["help"][1]
     assert said["bad"][0] == 2
-    assert "--window must be LEVEL,WIDTH (two numbers), lung, soft, bone, brain or header, not " in said["bad"][2]
+    assert "--window must be LEVEL,WIDTH (two numbers), lung, soft, bone, brain, several of these" in said["bad"][2]
     assert "Traceback" not in said["bad"][2]
 
 
@@ -201,6 +201,6 @@ class TestEverythingReadsByTheModelsRange:
         engine = Engine(models, Limits())
         picture = engine.picture(image)
         assert picture.pixels[0, 0, 0] == 64
-        assert [int(picture.by(model.backbone.config.window)[0, 0, 0]) for model in models] == [64, 255]
+        assert [int(picture.given_to(model.backbone.config)[0, 0, 0]) for model in models] == [64, 255]
         ours, theirs = (engine.patches(Input(model.label, picture)) for model in models)
         assert not torch.allclose(ours, theirs)

@@ -160,7 +160,7 @@ EXTRACTION = ExtractionOptions()
 
 
 def registry_of_types() -> ConstructorRegistry:
-    """Return what makes tyro read `tuple[float, float] | None` as LEVEL,WIDTH, and a path as a place."""
+    """Return what makes tyro read a path as a place, and `tuple[float, ...] | None`, which windows alone have."""
     registry = ConstructorRegistry()
     registry.primitive_rule(_window)
     registry.primitive_rule(_path)
@@ -180,7 +180,7 @@ def _path(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 
 def _window(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    if kind.type != (tuple[float, float] | None):
+    if kind.type != (tuple[float, ...] | None):
         return None
     return PrimitiveConstructorSpec(
         nargs=1,

@@ -84,9 +84,9 @@ def import_weights(
     out: Path | None = None,
     arch: str | None = None,
     part: str | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
-    window: tuple[float, float] | None = None,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
+    window: tuple[float, ...] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Recognise a weights file by the names of its tensors, load its network strictly, and write it as a model.
@@ -107,13 +107,14 @@ def import_weights(
             the settings next to the file in a folder of a model hub have, else ImageNet's.
         std: Standard deviation, likewise.
         window: Grey range by which the model is given images of more than 8 bits: LEVEL - WIDTH / 2 becomes black, and
-            LEVEL + WIDTH / 2 white; or lung, soft, bone, brain or header, as of train. By default each image takes its
-            own. It stays with the model that is written.
+            LEVEL + WIDTH / 2 white; or lung, soft, bone, brain or header, or as many joined by + as the network takes
+            channels, as of train. By default each image takes its own. It stays with the model that is written.
         overwrite: Replace a model that is there.
     """
     if std is not None and not all(value > 0 for value in std):
         raise UserError(f"--std must be above 0, not {std}")
-    backbone, found = import_file(file, Choices(arch, part, mean, std))
+    colours = (None if values is None else tuple(values) for values in (mean, std))
+    backbone, found = import_file(file, Choices(arch, part, *colours))
     if window is not None:
         backbone.config = replace(backbone.config, window=window)
     stdout(f"{file}: {found.line()}")

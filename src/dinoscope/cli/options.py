@@ -23,6 +23,7 @@ from dinoscope.config import RANGES, current_name
 from dinoscope.errors import UserError, lookup
 from dinoscope.places import joined, parse_place
 from dinoscope.remote import is_address
+from dinoscope.text import window_parts
 
 FILE = Path(__file__).with_name("options.json")
 
@@ -272,7 +273,10 @@ WINDOW_NAMES = ("lung", "soft", "bone", "brain")
 """Those of `dinoscope.data.grey_range.WINDOWS`, which imports numpy."""
 
 TYPES: dict[str, tuple[str, Callable[[str], object]]] = {
-    "LEVEL,WIDTH": (f"LEVEL,WIDTH (two numbers), {', '.join(WINDOW_NAMES)} or header", lambda word: _window(word)),
+    "LEVEL,WIDTH": (
+        f"LEVEL,WIDTH (two numbers), {', '.join(WINDOW_NAMES)}, several of these joined by +, or header",
+        lambda word: _window(word),
+    ),
     "X,Y": ("two whole numbers with a comma between them", lambda word: [int(part) for part in _pair(word)]),
     "INT": ("a whole number", lambda word: _number(int, word)),
     "FLOAT": ("a finite number", lambda word: _number(float, word)),
@@ -281,6 +285,9 @@ TYPES: dict[str, tuple[str, Callable[[str], object]]] = {
 
 
 def _window(word: str) -> object:
+    parts = window_parts(word)
+    if len(parts) > 1:
+        return [_window(part) for part in parts]
     if word in (*WINDOW_NAMES, "header"):
         return word
     return [float(part) for part in _pair(word.removeprefix("header,"))]

@@ -83,7 +83,8 @@ class Drawing:
     def look(self, doing: str, masks: MaskedImages | None = None) -> Iterator[tuple[int, Shown]]:
         """Read one image after the other, with its place among the files; what is wrong with one goes to `faults`.
 
-        Each model is given an image by its own grey range; it is shown by that of the first.
+        Each model is given an image by its own grey range, and with as many neighbouring slices as it takes; it is
+        shown alone, by the grey range of the first.
         """
         with progress_bar(doing) as progress:
             for index, file in enumerate(self.files):
@@ -91,7 +92,8 @@ class Drawing:
                 try:
                     raw = read(file)
                     configs = [model.backbone.config for model in self.models]
-                    images = [raw.pixels(config.channels, config.window) for config in configs]
+                    stacks = {n: raw if n == 1 else read(file, slices=n) for n in {each.slices for each in configs}}
+                    images = [stacks[each.slices].pixels(each.channels, each.window) for each in configs]
                     inputs = [
                         ModelInput(model, size, network_input(model.backbone, image, size))
                         for model, size, image in zip(self.models, self.sizes, images, strict=True)
@@ -183,7 +185,7 @@ def models_and_images(models: Sequence[str], images: Sequence[Path]) -> tuple[li
 
 def _is_image(path: Path) -> bool:
     if not path.is_dir():
-        return path.name.lower().endswith((*extensions(), *OTHER_EXTENSIONS))
+        return split_key(path.name)[0].lower().endswith((*extensions(), *OTHER_EXTENSIONS))
     try:
         find_weights(path)
     except UserError:

@@ -37,6 +37,7 @@ from dinoscope.data.images import (
     stream_header,
     unreadable_if_wrong,
 )
+from dinoscope.data.neighbours import stacked_header
 from dinoscope.data.reader import START, Header, RawImage, Shrink, UnreadableImage, split_key
 from dinoscope.data.samples import frame_endings, is_recognised, keys_of, versions, without_ending
 from dinoscope.data.sources import ImageSource, class_numbers, comparable, counted, fingerprint_of
@@ -426,6 +427,7 @@ class ArchiveImages(ImageSource):
     passed_over: tuple[tuple[str, int], ...] = field(default=(), compare=False)
     groups: Numbers | None = None
     grouping: str = ""
+    slices: int = 1
 
     @property
     def keys(self) -> Names:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -438,7 +440,7 @@ class ArchiveImages(ImageSource):
     def read(self, index: int, shrink: Shrink | None = None) -> RawImage:
         """Read the bytes of an image, and decode them."""
         name, frame = split_key(self.keys[index])
-        return read_bytes(self.content(index), name, frame=frame, shrink=shrink)
+        return read_bytes(self.content(index), name, frame=frame, shrink=shrink, slices=self.slices)
 
     def content(self, index: int) -> bytes:
         """Return the bytes of the file that holds an image."""
@@ -448,7 +450,8 @@ class ArchiveImages(ImageSource):
         """Read the bytes of an image, and their header."""
         name, frame = split_key(self.keys[index])
         with unreadable_if_wrong():
-            return stream_header(BytesIO(self.content(index)), name, pixel_limit(), frame)
+            header = stream_header(BytesIO(self.content(index)), name, pixel_limit(), frame)
+            return stacked_header(header, self.slices)
 
     def stamp(self, index: int) -> tuple[int, int]:
         """Return the size of an image in bytes, and when its container was changed."""

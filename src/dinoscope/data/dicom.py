@@ -21,7 +21,7 @@ from jaxtyping import Bool, Shaped, UInt8
 from numpy import ndarray
 from scipy.special import expit
 
-from dinoscope.data import jpeg, reader
+from dinoscope.data import jpeg, neighbours, reader
 from dinoscope.data.grey_range import Window, bits_window, to_uint8, window_text
 from dinoscope.data.reader import (
     Display,
@@ -118,10 +118,27 @@ def read_header(stream: Stream, max_pixels: int, frame: str = "") -> Header:
 
 def read(content: Stream, max_pixels: int, frame: str = "") -> RawImage:
     """Decode a frame, and read no other."""
+    return stack(content, max_pixels, frame, 1)
+
+
+def stack(content: Stream, max_pixels: int, frame: str, slices: int) -> RawImage:
+    """Decode a frame and its neighbours."""
+    dataset, stream = _opened(content, max_pixels)
+    names, start = _names(dataset), stream.tell()
+    index = reader.frame_index(frame, names)
+    neighbours.check_size(dataset.Rows, dataset.Columns, slices, max_pixels)
+
+    def image(place: int) -> RawImage:
+        stream.seek(start)
+        return _image(dataset, stream, place)
+
+    return neighbours.around(index, len(names), slices, image)
+
+
+def _image(dataset: FileDataset, stream: Stream, index: int) -> RawImage:
+    """Decode a frame. stream: at the pixels."""
     from pydicom.pixels import apply_color_lut, pixel_array
 
-    dataset, stream = _opened(content, max_pixels)
-    index = reader.frame_index(frame, _names(dataset))
     header = _header(dataset, index)
     syntax = dataset.file_meta.TransferSyntaxUID
     element = stream.read(_IMPLICIT_ELEMENT)
@@ -187,7 +204,7 @@ READER = Reader(
     recognises,
     read_header,
     read,
-    frames=Frames(names, read_header, read),
+    frames=Frames(names, read_header, read, stack),
     identifier=identifier,
 )
 

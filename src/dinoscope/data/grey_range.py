@@ -9,15 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeGuard
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
 from numpy import ndarray
 
 from dinoscope.errors import UserError
+from dinoscope.text import window_parts
 
-Window = tuple[float, float]
-"""(level, width): values from level - width / 2 (black) to level + width / 2 (white)."""
+Window = tuple[float, ...]
+"""(level, width): values from level - width / 2 (black) to level + width / 2 (white).
+
+Joined windows follow each other: (level, width, level, width, ...). An image of one channel then becomes as many.
+"""
+
+MAX_WINDOWS = 16
+"""Windows that can be joined: as many as an image may have channels."""
 
 HEADER: Window = (0.0, 0.0)
 """The window in the header of each file, as DICOM has one; of a file without one, the range of its own values.
@@ -125,6 +133,16 @@ def _table(dtype: str, window: Window) -> UInt8[ndarray, " n"]:
     return _scaled(np.arange(256**kind.itemsize).astype(f"u{kind.itemsize}").view(kind), window)
 
 
+def separate(window: Window) -> tuple[tuple[float, float], ...]:
+    """Return level and width of each of the windows that are joined, or of the only one."""
+    return tuple(zip(window[::2], window[1::2], strict=True))
+
+
+def is_joined(window: Window | None) -> TypeGuard[Window]:
+    """Whether it is several windows, for a channel each."""
+    return window is not None and len(window) > 2
+
+
 def with_fallback(window: Window) -> Window:
     """Return `HEADER` with a range for the files that have no window of their own."""
     level, width = window
@@ -133,19 +151,26 @@ def with_fallback(window: Window) -> Window:
 
 def is_header(window: Window | None) -> bool:
     """Whether it is `HEADER`, with a range for other files or without one."""
-    return window is not None and (window == HEADER or window[1] < 0)
+    return window is not None and len(window) == 2 and (window == HEADER or window[1] < 0)
 
 
 def fallback(window: Window | None) -> Window | None:
-    """Return the range of files that have no window of their own: any other window itself, None of `HEADER` alone."""
+    """Return the range of files that have no window of their own: any other single one itself, None of `HEADER`."""
     return None if window is None or window == HEADER else (window[0], abs(window[1]))
 
 
 def parse_window(text: str) -> Window:
-    """Read LEVEL,WIDTH, a name of `WINDOWS`, `header`, or header,LEVEL,WIDTH.
+    """Read LEVEL,WIDTH, a name of `WINDOWS`, several of these joined by +, `header`, or header,LEVEL,WIDTH.
 
     Raises UserError for anything else, and for a width that is not above 0.
     """
+    parts = window_parts(text)
+    if len(parts) > 1:
+        if any(part.startswith("header") for part in parts):
+            raise UserError(f"--window {text}: header cannot be joined with other windows")
+        window = tuple(number for part in parts for number in parse_window(part))
+        check_window(window)
+        return window
     if text in WINDOWS:
         return WINDOWS[text]
     if text == "header":
@@ -154,28 +179,36 @@ def parse_window(text: str) -> Window:
         level, width = (float(part) for part in text.removeprefix("header,").split(","))
     except ValueError as error:
         raise UserError(
-            f"--window must be LEVEL,WIDTH, such as 2047.5,4095, {', '.join(WINDOWS)}, or header, not {text!r}"
+            f"--window must be LEVEL,WIDTH, such as 2047.5,4095, {', '.join(WINDOWS)}, several of these joined by +, "
+            f"or header, not {text!r}"
         ) from error
     check_window((level, width))
     return with_fallback((level, width)) if text.startswith("header,") else (level, width)
 
 
 def check_window(window: Window) -> None:
-    """Raise UserError unless level and width are finite and the width is above 0."""
-    level, width = window
-    if not (np.isfinite(level) and np.isfinite(width) and width > 0):
-        raise UserError(f"--window LEVEL,WIDTH needs finite numbers and a width above 0, not {level:g},{width:g}")
+    """Raise UserError unless there are 1 to 16 windows, levels and widths are finite and the widths are above 0."""
+    if len(window) % 2 or not 0 < len(window) <= 2 * MAX_WINDOWS:
+        raise UserError(f"--window needs a level and a width for each of 1 to {MAX_WINDOWS} windows, not {window}")
+    for level, width in separate(window):
+        if not (np.isfinite(level) and np.isfinite(width) and width > 0):
+            raise UserError(f"--window LEVEL,WIDTH needs finite numbers and a width above 0, not {level:g},{width:g}")
 
 
 def window_text(window: Window) -> str:
-    """Return a range as `parse_window` reads it."""
+    """Return a range, or several, as `parse_window` reads it."""
+    if is_joined(window):
+        return "+".join(map(window_text, separate(window)))
     numbers = fallback(window)
     text = ",".join(repr(value).removesuffix(".0") for value in numbers or ())
     return f"header,{text}".rstrip(",") if is_header(window) else text
 
 
 def describe(window: Window) -> str:
-    """Return a range for a person."""
+    """Return a range, or several, for a person."""
+    if is_joined(window):
+        ranges = (f"{level - width / 2:g} to {level + width / 2:g}" for level, width in separate(window))
+        return f"{', '.join(ranges)}, a channel each (--window {window_text(window)})"
     numbers, own = fallback(window), "the file's own" if is_header(window) else ""
     if numbers is None:
         return f"{own} (--window header)"

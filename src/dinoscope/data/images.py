@@ -28,6 +28,7 @@ from PIL import Image
 
 from dinoscope.data import arrays, dicom, heif, jpeg, jpeg2000, microscopy, nifti, pillow
 from dinoscope.data.grey_range import Window
+from dinoscope.data.neighbours import read_stack, repeated
 from dinoscope.data.reader import (
     MAX_CHANNELS,
     START,
@@ -119,11 +120,14 @@ def decode(
     return read(path, frame=frame, max_pixels=max_pixels).rgb(window)
 
 
-def read(path: Path, *, frame: str = "", max_pixels: int | None = None, shrink: Shrink | None = None) -> RawImage:
+def read(
+    path: Path, *, frame: str = "", max_pixels: int | None = None, shrink: Shrink | None = None, slices: int = 1
+) -> RawImage:
     """Return the values of the image as stored in the file. max_pixels: `pixel_limit()` if None.
 
     frame: one of `frames`, "" for the only image of a file. PATH#FRAME names both, unless there is a file called so.
     shrink: lets a format that can (JPEG) be decoded at a reduced size; None for the whole size.
+    slices: how many images of the file, this one in the middle, become channels (`neighbours`).
 
     Raises UnreadableImage for anything wrong with the file: missing, not an image, of a kind that is not read,
     damaged, truncated, or more than `max_pixels` by its header (nothing is decoded then). Safe to call from many
@@ -134,9 +138,9 @@ def read(path: Path, *, frame: str = "", max_pixels: int | None = None, shrink: 
     with opened(path, limit) as file:
         reader = READERS[format_of(file, path.name)]
         if reader.frames is None:
-            return _decoded(reader, BytesIO(file.read()), frame, limit, shrink)
+            return _decoded(reader, BytesIO(file.read()), frame, limit, shrink, slices)
         with _buffered(file) as stream:
-            return _decoded(reader, stream, frame, limit, shrink)
+            return _decoded(reader, stream, frame, limit, shrink, slices)
 
 
 def _named(path: Path, frame: str) -> tuple[Path, str]:
@@ -148,23 +152,31 @@ def _named(path: Path, frame: str) -> tuple[Path, str]:
 
 
 def read_bytes(
-    content: bytes, name: str, *, frame: str = "", max_pixels: int | None = None, shrink: Shrink | None = None
+    content: bytes,
+    name: str,
+    *,
+    frame: str = "",
+    max_pixels: int | None = None,
+    shrink: Shrink | None = None,
+    slices: int = 1,
 ) -> RawImage:
     """Return the values of an image that is in memory. name: what the file is called. Otherwise as `read`."""
     limit = pixel_limit() if max_pixels is None else max_pixels
     with unreadable_if_wrong():
         stream = BytesIO(content)
-        return _decoded(READERS[format_of(stream, name)], stream, frame, limit, shrink)
+        return _decoded(READERS[format_of(stream, name)], stream, frame, limit, shrink, slices)
 
 
-def _decoded(reader: Reader, stream: Stream, frame: str, limit: int, shrink: Shrink | None) -> RawImage:
+def _decoded(reader: Reader, stream: Stream, frame: str, limit: int, shrink: Shrink | None, slices: int) -> RawImage:
     if reader.frames is not None:
-        return reader.frames.read(stream, limit, frame)
+        if frame and slices > 1:
+            return read_stack(reader.frames, stream, limit, frame, slices)
+        return repeated(reader.frames.read(stream, limit, frame), slices)
     frame_index(frame, ("",))
     assert isinstance(stream, BytesIO)
     if shrink is not None and reader.read_reduced is not None:
-        return reader.read_reduced(stream, limit, shrink)
-    return reader.read(stream, limit)
+        return repeated(reader.read_reduced(stream, limit, shrink), slices)
+    return repeated(reader.read(stream, limit), slices)
 
 
 def read_header(path: Path, *, frame: str = "", max_pixels: int | None = None) -> Header:
@@ -311,14 +323,21 @@ def format_of(stream: Stream | FileIO, name: str) -> str:
     raise UnreadableImage(f"not an image in a format we read ({', '.join(READERS)})")
 
 
-def as_raw(image: Any) -> RawImage:
+def as_raw(image: Any, slices: int = 1) -> RawImage:
     """Return an image that a Python program holds: a path, a Pillow image, a numpy array, or a tensor.
 
     Arrays are [h, w] or [h, w, c], tensors [h, w] or [c, h, w], with 1 to 16 channels. Four are RGB with transparency,
     which is composited on white if the values are uint8 and otherwise left out; four other channels are given as a
     `RawImage`. Values that are not uint8 are mapped by a grey range, as those of a file are; of booleans, True is
     white. Raises UnreadableImage for anything else, and as `read` does.
+
+    slices: as of `read`; what is no file has no neighbours: it is repeated, or has as many channels already.
     """
+    if slices > 1:
+        if isinstance(image, str | os.PathLike):
+            return read(Path(image), slices=slices)
+        held = as_raw(image)
+        return held if held.values.shape[2] == slices else repeated(held, slices)
     if isinstance(image, RawImage):
         return image
     if isinstance(image, str | os.PathLike):

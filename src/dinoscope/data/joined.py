@@ -10,13 +10,13 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
 import numpy as np
 
-from dinoscope.data.groups import group_numbers, matched
+from dinoscope.data.groups import NONE, group_numbers, matched, of_headers
 from dinoscope.data.reader import Header, RawImage, Shrink
 from dinoscope.data.sources import ImageSource, comparable, fingerprint_of
 
@@ -43,6 +43,7 @@ class JoinedImages(ImageSource):
     passed_over: tuple[tuple[str, int], ...] = field(default=(), compare=False)
     groups: tuple[int, ...] | None = None
     grouping: str = ""
+    slices: int = 1
 
     def _at(self, index: int) -> tuple[ImageSource, int]:
         return self.parts[self.owners[index]], int(self.positions[index])
@@ -92,11 +93,22 @@ class JoinedImages(ImageSource):
             self, keys=keys or (), labels=labels, groups=groups, owners=self.owners[chosen], positions=positions
         )
 
-    def grouped_by(self, pattern: str) -> JoinedImages:
+    def identifier(self, index: int, kind: str) -> str:
+        """Read it of an image of its source."""
+        part, position = self._at(index)
+        return part.identifier(position, kind)
+
+    def with_slices(self, slices: int) -> JoinedImages:
+        """Return the images with their neighbours in their own files."""
+        return replace(self, parts=tuple(part.with_slices(slices) for part in self.parts), slices=slices)
+
+    def grouped_by(self, pattern: str, progress: Callable[[int, int], None] | None = None) -> JoinedImages:
         """Return the images with the groups that a pattern finds in the keys that they have in their own source.
 
-        A group of one name in two places is one. Raises UserError as `matched` does.
+        A group of one name in two places is one. Otherwise as `ImageSource.grouped_by`.
         """
+        if pattern == NONE or of_headers(pattern):
+            return super().grouped_by(pattern, progress)
         columns = [part.keys for part in self.parts]
         own = (
             columns[owner][position]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from dinoscope.data import jpeg, reader, tiff
+from dinoscope.data import jpeg, neighbours, reader, tiff
 from dinoscope.data.grey_range import bits_window, to_uint8
 from dinoscope.data.reader import (
     ORIENTATION_TAG,
@@ -80,7 +80,33 @@ def read(content: Stream, max_pixels: int, frame: str = "") -> RawImage:
             return tiff.read(BytesIO(data), max_pixels)
         except NotSupported as error:
             content, fault = BytesIO(data), error
-    page = _page(_opened(content, fault), frame, fault)
+    return _image(_page(_opened(content, fault), frame, fault), fault, max_pixels)
+
+
+def stack(content: Stream, max_pixels: int, frame: str, slices: int) -> RawImage:
+    """Decode a page and those next to it. Smaller copies and masks are passed over."""
+    file = _opened(content, _FAULT)
+    header = _header(_page(file, frame, _FAULT), _FAULT, max_pixels)
+    neighbours.check_size(header.height, header.width, slices, max_pixels)
+    match, pages, is_stack = _PAGE.fullmatch(frame), cast("Any", file.pages), _stack(file) > 1
+    place, count = int(match[1]) if match else 0, _stack(file) if is_stack else len(pages)
+
+    def whole(places: Iterable[int]) -> list[int]:
+        pages_there = (one for one in places if is_stack or not pages[one].subfiletype & (_REDUCED | _MASK))
+        return list(islice(pages_there, slices // 2))
+
+    before, behind = whole(range(place - 1, -1, -1)), whole(range(place + 1, count))
+    places = [*reversed(before), place, *behind]
+
+    def image(index: int) -> RawImage:
+        opened = _opened(content, _FAULT) if is_stack else file  # `_page` changes the only directory of a stack
+        return _image(_page(opened, f"page={places[index]}", _FAULT), _FAULT, max_pixels)
+
+    return neighbours.around(len(before), len(places), slices, image)
+
+
+def _image(page: TiffPage, fault: NotSupported, max_pixels: int) -> RawImage:
+    """Decode a page."""
     header = _header(page, fault, max_pixels)
     with reader.turn(header.height * header.width):
         values = page.asarray(maxworkers=1).reshape(page.shaped[0], *page.shaped[2:])  # [planes, h, w, channels]
@@ -95,7 +121,7 @@ def read(content: Stream, max_pixels: int, frame: str = "") -> RawImage:
 
 
 READER = Reader(
-    tiff.READER.extensions, tiff.READER.recognises, read_header, read, frames=Frames(names, read_header, read)
+    tiff.READER.extensions, tiff.READER.recognises, read_header, read, frames=Frames(names, read_header, read, stack)
 )
 
 

@@ -4,7 +4,8 @@ Slices are those of the volume turned to RAS+ (nibabel's `as_closest_canonical`,
 does not resample): axis 0 runs to the right, 1 to the front, 2 to the head. In a picture the earlier of the other two
 axes runs to the right and the later one up. Slope and intercept are applied.
 
-Only the voxels of a slice are read. In gzip everything in front of them is decompressed, every time.
+Only the voxels of a slice are read, and of neighbouring slices those between the first and the last, at once. In gzip
+everything in front of them is decompressed, every time.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dinoscope.data import reader
+from dinoscope.data import neighbours, reader
 from dinoscope.data.grey_range import Window, to_uint8, window_text
 from dinoscope.data.reader import Frames, Header, RawImage, Reader, Stream, UnreadableImage, not_supported
 
@@ -106,13 +107,30 @@ def read_header(stream: Stream, max_pixels: int, frame: str = "") -> Header:
 
 def read(content: Stream, max_pixels: int, frame: str = "") -> RawImage:
     """Read the voxels of a slice."""
+    return stack(content, max_pixels, frame, 1)
+
+
+def stack(content: Stream, max_pixels: int, frame: str, slices: int) -> RawImage:
+    """Read the voxels of a slice and of its neighbours across the same axis."""
     volumes = _opened(content, max_pixels)
     volume, across, index = volumes.place(frame)
-    volumes.size(across, max_pixels)
+    neighbours.check_size(*volumes.size(across, max_pixels), slices, max_pixels)
     axis, is_reversed = volumes.stored[across]
+    last = volumes.shape[across] - 1
+    places = neighbours.places_around(index, last + 1, slices)
+    first, end = places[0], places[-1]
     place: list[Any] = [slice(None), slice(None), slice(None), volume]
-    place[axis] = volumes.shape[across] - 1 - index if is_reversed else index
-    plane = np.asarray(volumes.voxels[tuple(place)])
+    place[axis] = slice(last - end, last - first + 1) if is_reversed else slice(first, end + 1)
+    block = np.asarray(volumes.voxels[tuple(place)])
+
+    def image(place: int) -> RawImage:
+        return _image(volumes, np.take(block, end - place if is_reversed else place - first, axis), axis)
+
+    return neighbours.around(index, last + 1, slices, image)
+
+
+def _image(volumes: _Volumes, plane: np.ndarray, axis: int) -> RawImage:
+    """Return a slice across an axis of the file as a picture."""
     (first, first_reversed), (second, second_reversed) = (pair for pair in volumes.stored if pair[0] != axis)
     plane = plane.T if first < second else plane  # [second, first]
     rows, columns = (slice(None, None, -1 if backwards else 1) for backwards in (not second_reversed, first_reversed))
@@ -123,7 +141,7 @@ def read(content: Stream, max_pixels: int, frame: str = "") -> RawImage:
     return RawImage(np.ascontiguousarray(plane, volumes.kind)[..., None], display=display)
 
 
-READER = Reader((".nii", ".nii.gz"), recognises, read_header, read, frames=Frames(names, read_header, read))
+READER = Reader((".nii", ".nii.gz"), recognises, read_header, read, frames=Frames(names, read_header, read, stack))
 
 
 @cache

@@ -21,7 +21,17 @@ from jaxtyping import Bool, Shaped, UInt8
 from numpy import ndarray
 from PIL import Image
 
-from dinoscope.data.grey_range import ValueRange, Window, fallback, is_header, range_of, to_uint8
+from dinoscope.data.grey_range import (
+    ValueRange,
+    Window,
+    fallback,
+    is_header,
+    is_joined,
+    range_of,
+    separate,
+    to_uint8,
+    window_text,
+)
 from dinoscope.errors import UserError
 from dinoscope.files import COMPOSITE_VARIABLE, cache_folder
 
@@ -46,7 +56,7 @@ _STRIP = 1 << 20  # pixels converted at a time
 Shrink = Callable[[int, int], int]
 """Takes height and width of an image, and returns what both may be divided by when it is decoded: 1, 2, 4 or 8."""
 
-Display = Callable[[Shaped[ndarray, "h w 1"]], UInt8[ndarray, "h w 1"]]
+Display = Callable[[Shaped[ndarray, "h w c"]], UInt8[ndarray, "h w c"]]
 """Maps grey values to what the header of their file shows them as."""
 
 START = 1024
@@ -142,18 +152,20 @@ class RawImage:
 
     values: [h, w, c], c from 1 to 16: grey, RGB, or other channels. Values of uint8 are final; others are mapped by a
         grey range.
-    alpha: uint16 [h, w, 1], 0 for transparent, or None. With uint8 it is composited already.
+    alpha: uint16 [h, w, 1], or [h, w, c] of channels that were images of their own; 0 for transparent, or None. With
+        uint8 it is composited already.
     white_is_zero: the largest values are black.
     reduction: None for an image of its whole size.
-    padding: where the file has no value: black, and outside of the range. None if it has one everywhere.
+    padding: where the file has no value, in a channel for each of values: black, and outside of the range. None if it
+        has one everywhere.
     display: maps values to uint8 as the file's header asks, for the grey range `HEADER`. None if it does not ask.
     """
 
     values: Shaped[ndarray, "h w c"]
-    alpha: Shaped[ndarray, "h w 1"] | None = None
+    alpha: Shaped[ndarray, "h w _"] | None = None
     white_is_zero: bool = False
     reduction: Reduction | None = None
-    padding: Bool[ndarray, "h w 1"] | None = None
+    padding: Bool[ndarray, "h w c"] | None = None
     display: Display | None = None
 
     @property
@@ -167,17 +179,25 @@ class RawImage:
         """Return what a person is shown, C-contiguous and writable: RGB, or a `composite` of other channels.
 
         window: the grey range; None takes that of this image alone, and `HEADER` what the file's header asks for, and
-        otherwise the range behind it (`with_fallback`). Values of uint8 are mapped by nothing else. Transparency is
-        composited on white, as a browser or a printed page shows it.
+        otherwise the range behind it (`with_fallback`). Of joined windows each makes a channel of a grey image, and
+        other images are shown by the first. Values of uint8 are mapped by nothing else. Transparency is composited on
+        white, as a browser or a printed page shows it.
         """
+        if is_joined(window):
+            is_fit = self.values.shape[2] == 1 and self.values.dtype != np.uint8
+            return composite(self._by_each(window) if is_fit else self._mapped(window[:2]))
         return composite(self._mapped(window))
 
     def pixels(self, channels: int = 3, window: Window | None = None) -> UInt8[ndarray, "h w c"]:
         """Return what a network of so many channels is given, C-contiguous and writable. window: as of `rgb`.
 
         Grey is repeated for a network of three channels, and RGB turned into its luma (ITU-R 601, Pillow's "L") for one
-        of a single channel. Raises UnreadableImage for any other number that is not the image's.
+        of a single channel. Joined windows make as many channels of an image of one. Raises UnreadableImage for any
+        other number that is not the image's, and for joined windows if the values are uint8.
         """
+        if is_joined(window):
+            require_grey_values(self.values.shape[2], window, over_8_bit=self.values.dtype != np.uint8)
+            return self._by_each(window)
         require_channels(self.values.shape[2], channels)
         pixels = self._mapped(window)
         if pixels.shape[2] == 3 and channels == 1:
@@ -185,6 +205,9 @@ class RawImage:
         if pixels.shape[2] == 1 and channels == 3:
             return np.repeat(pixels, 3, axis=2)
         return _own(pixels)
+
+    def _by_each(self, window: Window) -> UInt8[ndarray, "h w c"]:
+        return np.concatenate([self._mapped(part) for part in separate(window)], axis=2)
 
     def _mapped(self, window: Window | None) -> UInt8[ndarray, "h w c"]:
         pixels = self.values
@@ -221,6 +244,32 @@ def require_channels(channels: int, wanted: int) -> None:
     """Raise UnreadableImage unless the image `fits`."""
     if not fits(channels, wanted):
         raise UnreadableImage(f"has {channels} channel{'s' * (channels > 1)}, and {wanted} are needed")
+
+
+def require_fit(header: Header, wanted: int, window: Window | None, slices: int) -> None:
+    """Raise UnreadableImage unless an image can be given to a network that takes so many channels.
+
+    window, slices: the network's. Joined windows need grey images of more than 8 bits, and slices grey ones.
+    """
+    if slices > 1:
+        require_slice(header.channels, over_8_bit=header.over_8_bit)
+    elif is_joined(window):
+        require_grey_values(header.channels, window, over_8_bit=header.over_8_bit)
+    else:
+        require_channels(header.channels, wanted)
+
+
+def require_slice(channels: int, *, over_8_bit: bool) -> None:
+    """Raise UnreadableImage unless an image can be one of several slices: grey, or colour of 8 bits."""
+    if channels != 1 and (channels != 3 or over_8_bit):
+        raise UnreadableImage(f"has {channels} channels, and --slices takes grey images")
+
+
+def require_grey_values(channels: int, window: Window, *, over_8_bit: bool) -> None:
+    """Raise UnreadableImage unless joined windows can be laid over an image of so many channels."""
+    own = f"has {channels} channels" if channels > 1 else "has no more than 8 bits"
+    if channels > 1 or not over_8_bit:
+        raise UnreadableImage(f"{own}, and --window {window_text(window)} takes grey images of more")
 
 
 def composite(pixels: UInt8[ndarray, "h w c"], chosen: Sequence[int] | None = None) -> UInt8[ndarray, "h w 3"]:
@@ -262,11 +311,14 @@ class Frames:
     names: lists the images in a file, numbers counting from 0: "frame=3", "axis=2,slice=17"; one without a name ("") if
     the file holds a single image.
     header, read: as `Reader`'s, of the image with this name.
+    stack: reads so many slices around it, as `neighbours.stacked` gives them, with less work than one `read` for each;
+    None for a format that cannot.
     """
 
     names: Callable[[Stream, int], tuple[str, ...]]
     header: Callable[[Stream, int, str], Header]
     read: Callable[[Stream, int, str], RawImage]
+    stack: Callable[[Stream, int, str, int], RawImage] | None = None
 
 
 @dataclass(frozen=True)

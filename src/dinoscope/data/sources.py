@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 
 from dinoscope.data.groups import NONE, group_numbers, header_numbers, matched, of_headers
 from dinoscope.data.images import as_raw, extensions, identifier_of_bytes, read, read_header, read_identifier
+from dinoscope.data.neighbours import stacked_header
 from dinoscope.data.reader import Header, RawImage, Shrink, UnreadableImage, split_key
 from dinoscope.data.samples import recognised_file, samples_in, without_ending
 from dinoscope.errors import UserError
@@ -62,6 +63,7 @@ class ImageSource(ABC):
     groups: number of the group (patient, slide, video...) of each image, see `groups.group_numbers`; None if unknown.
     grouping: where the groups come from, "" if they are unknown: a pattern, "column patient", or
         "header:patient#1f0c3a77", with the name of the key (`groups`).
+    slices: how many neighbouring slices an image is read with, as channels: see `with_slices`.
     passed_over: what was not taken for an image, as (ending, count), the most frequent first.
     """
 
@@ -72,6 +74,7 @@ class ImageSource(ABC):
     passed_over: tuple[tuple[str, int], ...]
     groups: Sequence[int] | None = None
     grouping: str = ""
+    slices: int = 1
 
     @abstractmethod
     def read(self, index: int, shrink: Shrink | None = None) -> RawImage:
@@ -151,6 +154,15 @@ class ImageSource(ABC):
         """Return the images with these groups, from wherever they are known: a column, or a header of each image."""
         return replace(self, groups=tuple(numbers.tolist()), grouping=grouping)  # pyright: ignore[reportArgumentType]
 
+    def with_slices(self: Source, slices: int) -> Source:
+        """Return the images as a model of so many slices reads them: with their neighbours in the file as channels.
+
+        Neighbours come from the file, whatever is in this choice of images.
+        """
+        if slices == self.slices:
+            return self
+        return replace(self, slices=slices)  # pyright: ignore[reportArgumentType]
+
 
 # Folders
 
@@ -172,6 +184,7 @@ class ImageFolder(ImageSource):
     passed_over: tuple[tuple[str, int], ...] = field(default=(), compare=False)
     groups: tuple[int, ...] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     grouping: str = ""
+    slices: int = 1
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -189,7 +202,7 @@ class ImageFolder(ImageSource):
 
     def read(self, index: int, shrink: Shrink | None = None) -> RawImage:
         """Decode a file."""
-        return read(self.path(index), frame=split_key(self.paths[index])[1], shrink=shrink)
+        return read(self.path(index), frame=split_key(self.paths[index])[1], shrink=shrink, slices=self.slices)
 
     def content(self, index: int) -> bytes:
         """Read a file. Raises UnreadableImage."""
@@ -204,7 +217,7 @@ class ImageFolder(ImageSource):
 
     def header(self, index: int) -> Header:
         """Read a file's header."""
-        return read_header(self.path(index), frame=split_key(self.paths[index])[1])
+        return stacked_header(read_header(self.path(index), frame=split_key(self.paths[index])[1]), self.slices)
 
     def stamp(self, index: int) -> tuple[int, int]:
         """Return size in bytes and time of change in nanoseconds, (-1, -1) if there is no such file."""
@@ -587,13 +600,14 @@ class DatasetImages(ImageSource):
     passed_over: tuple[tuple[str, int], ...] = ()
     groups: tuple[int, ...] | None = None
     grouping: str = ""
+    slices: int = 1
 
     def read(self, index: int, shrink: Shrink | None = None) -> RawImage:
         """Take the image of an item."""
         key = self.keys[index]
         try:
             item = self.dataset[int(key)]
-            return as_raw(item[0] if _is_pair(item) else item)
+            return as_raw(item[0] if _is_pair(item) else item, self.slices)
         except UnreadableImage as error:
             raise UnreadableImage(f"item {key}: {error}") from error
         except Exception as error:  # the dataset's own

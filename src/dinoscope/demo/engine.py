@@ -140,9 +140,7 @@ class Engine:
         max_patches = min(self.limits.patches, MAX_PATCHES)
         if rows * columns > max_patches:
             raise Refused("picture_patches", patches=rows * columns, most=max_patches)
-        pixels = prepare(
-            given.picture.by(backbone.config.window, backbone.config.channels), self.size(given), backbone.patch_size
-        )
+        pixels = prepare(given.picture.given_to(backbone.config), self.size(given), backbone.patch_size)
         self.passes += 1
         passed = explain_maps.single_pass(backbone, backbone.normalize(pixels[None].to(backbone.mean.device)))
         if not all(values.isfinite().all() for values in (*passed.rows, passed.last) if values is not None):

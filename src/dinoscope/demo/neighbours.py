@@ -173,8 +173,7 @@ class NeighboursTab:
 
         def show(model: str) -> list[Any]:
             gallery = self._gallery(model, request, progress)
-            config = gallery.model.backbone.config
-            pixels = picture.by(config.window, config.channels)
+            pixels = picture.given_to(gallery.model.backbone.config)
             neighbours = gallery.nearest(pixels, count, without=image.path)
             return [self._caption(gallery, neighbours, request), self._pictures(neighbours)]
 

@@ -15,10 +15,12 @@ from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
 from dinoscope.data.benchmarks import BACKGROUND, VOID, find_masks, read_indices
-from dinoscope.data.grey_range import Window
+from dinoscope.data.grey_range import Window, is_joined
 from dinoscope.data.images import RawImage, UnreadableImage, read, read_header
+from dinoscope.data.neighbours import repeated
 from dinoscope.data.sources import evenly, images_in_folder
 from dinoscope.errors import UserError
+from dinoscope.models.backbone import BackboneConfig
 
 Pixels = UInt8[ndarray, "_ _ 3"]
 
@@ -111,13 +113,18 @@ class Picture:
         """(height, width) in pixels."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
-    def by(self, window: Window | None, channels: int = 3) -> UInt8[ndarray, "h w c"]:
-        """Return the pixels by a model's grey range, and in its channels. Raises Refused if it has others."""
+    def given_to(self, config: BackboneConfig) -> UInt8[ndarray, "h w c"]:
+        """Return the pixels as a model takes them: by its grey range, in its channels, repeated if these are slices.
+
+        Raises Refused if the picture cannot be brought to them.
+        """
+        raw = RawImage(self.pixels) if self.raw is None else self.raw
         try:
-            raw = RawImage(self.pixels) if self.raw is None else self.raw
-            return raw.pixels(channels, window)
+            return repeated(raw, config.slices).pixels(config.channels, config.window)
         except UnreadableImage as error:
-            raise Refused("picture_channels", channels=raw.values.shape[2], wanted=channels) from error
+            if is_joined(config.window):
+                raise Refused("picture_bits", wanted=config.channels) from error
+            raise Refused("picture_channels", channels=raw.values.shape[2], wanted=config.channels) from error
 
 
 @dataclass(frozen=True)

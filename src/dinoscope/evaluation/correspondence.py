@@ -193,9 +193,10 @@ def run(models: Sequence[Model], data: Data, config: CorrespondenceConfig, conte
 def _read(
     images: ImageSource, part: Sequence[int], backbone: Backbone, unreadable: dict[str, str]
 ) -> Iterator[tuple[int, UInt8[ndarray, "_ _ c"]]]:
+    images, config = images.with_slices(backbone.config.slices), backbone.config
     for index in part:
         try:
-            yield index, images.read(index).pixels(backbone.config.channels, backbone.config.window)
+            yield index, images.read(index).pixels(config.channels, config.window)
         except UnreadableImage as error:
             unreadable[images.keys[index]] = str(error)
 

@@ -101,26 +101,26 @@ class ImageFiles:
     masked: MaskedImages | None = None
 
     def read(
-        self, index: int, window: Window | None = None, channels: int | None = None
+        self, index: int, window: Window | None = None, channels: int | None = None, slices: int = 1
     ) -> tuple[UInt8[ndarray, "h w c"], ndarray | None]:
         """Return the image, and its mask [h, w] (255 void), or None if it shows no object, or there are no masks.
 
-        window, channels: those of the model; without channels, the image as it is shown. Raises UserError if either
-        file cannot be read, or their sizes differ.
+        window, channels, slices: those of the model; without channels, the image as it is shown. Raises UserError if
+        either file cannot be read, or their sizes differ.
         """
         try:
-            raw = self._read(index)
+            raw = self._read(index, slices)
             image = raw.rgb(window) if channels is None else raw.pixels(channels, window)
         except UnreadableImage as error:
             raise UserError(f"{self.names[index]}: {error}") from error
         mask = None if self.masked is None else self.masked.ground_truth(index, (image.shape[0], image.shape[1]))
         return image, mask if mask is not None and object_pixels(mask).any() else None
 
-    def _read(self, index: int) -> RawImage:
+    def _read(self, index: int, slices: int) -> RawImage:
         if self.images is not None:
-            return self.images.read(index)
+            return self.images.with_slices(slices).read(index)
         assert self.masked is not None
-        return read(self.masked.images[index])
+        return read(self.masked.images[index], slices=slices)
 
 
 def find_image_files(data: Path, masks: Path | None, limit: int | None) -> ImageFiles:
@@ -379,8 +379,9 @@ def run(models: Sequence[Model], data: Data, config: ExplainConfig, context: Con
             for index, name in enumerate(images.names):
                 progress(index, len(images.names))
                 try:
-                    image, mask = images.read(index, backbone.config.window, backbone.config.channels)
-                    pixels = prepare(image, config.size or backbone.config.image_size, backbone.patch_size)
+                    given = backbone.config
+                    image, mask = images.read(index, given.window, given.channels, given.slices)
+                    pixels = prepare(image, config.size or given.image_size, backbone.patch_size)
                 except UserError as error:
                     faults.setdefault(name, str(error))
                 else:

@@ -449,7 +449,8 @@ def train_probe(
     per_epoch = len(train) // batch_size
     total, device = config.epochs * per_epoch, extraction.device or backbone.mean.device
     view = evaluation_view(backbone, extraction)
-    dataset = ViewsDataset(train, training_views(view.size), config.seed, view.window, channels=view.channels)
+    images, views = train.with_slices(view.slices), training_views(view.size)
+    dataset = ViewsDataset(images, views, config.seed, view.window, channels=view.channels)
     sampler = StepSampler(len(train), batch_size, config.seed, range(total), rank=0, processes=1)
     workers = default_workers(processes=1) if extraction.workers < 0 else extraction.workers
     rate = base_rate(config, backbone) * batch_size / 256

@@ -13,7 +13,8 @@ import torch
 
 from dinoscope.data.finding import find_images, find_split
 from dinoscope.data.grey_range import Window
-from dinoscope.data.reader import UnreadableImage, composite
+from dinoscope.data.neighbours import shown
+from dinoscope.data.reader import UnreadableImage
 from dinoscope.data.sources import ImageSource, Source, first_to_last
 from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out
 from dinoscope.explain.attention import attention_maps, prepare
@@ -113,13 +114,14 @@ class AttentionSnapshots(Listener):
     def started(self, start: RunStart) -> None:
         training = found_images(start.config, self.source)
         chosen = evenly_spaced(training, self.count)
-        found = readable_images(chosen, start.config.window, start.config.backbone_config.channels)
+        config = start.config.backbone_config
+        found = readable_images(chosen.with_slices(config.slices), config.window, config.channels)
         images = {chosen.keys[position]: image for position, image in found}
         self.names, self.images = tuple(images), list(images.values())
         if not (self.images and start.config.evaluate_every):
             return
         try:
-            begin(start.config.out, list(map(composite, self.images)), start.step.index)
+            begin(start.config.out, [shown(image, config.slices) for image in self.images], start.step.index)
         except OSError as error:
             logger.warning("attention snapshots are not kept: %s", error)
             return
@@ -162,4 +164,4 @@ def mean_map(backbone: Backbone, image: np.ndarray) -> tuple[np.ndarray, np.ndar
     pixels = prepare(image, backbone.config.image_size, backbone.patch_size)
     with torch.no_grad():
         maps = attention_maps(backbone, backbone.normalize(pixels[None].to(backbone.mean.device)))
-    return composite(pixels.permute(1, 2, 0).numpy()), maps[0].mean(dim=0).float().cpu().numpy()
+    return shown(pixels.permute(1, 2, 0).numpy(), backbone.config.slices), maps[0].mean(dim=0).float().cpu().numpy()

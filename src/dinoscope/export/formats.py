@@ -194,6 +194,7 @@ def model_card(model: Model) -> str:
         std=", ".join(f"{value:g}" for value in config.std),
         fixed_size="img_size" in _required_arguments(config),
         window="" if config.window is None else describe(config.window),
+        slices=config.slices,
     )
     return card.strip() + "\n"
 

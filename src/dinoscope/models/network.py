@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from dinoscope.data.grey_range import check_window, is_joined
+from dinoscope.data.neighbours import check_slices
 from dinoscope.errors import UserError
 from dinoscope.types import Tokens
 
@@ -22,6 +24,21 @@ def usual_normalisation(channels: int) -> tuple[tuple[float, ...], tuple[float, 
     if channels == 3:
         return IMAGENET_MEAN, IMAGENET_STD
     return (0.449,) * channels, (0.226,) * channels
+
+
+def channels_made(window: tuple[float, ...] | None, slices: int) -> int | None:
+    """Return how many channels joined windows or neighbouring slices make of a grey image; None without either.
+
+    Raises UserError for both at once, and for wrong numbers of them.
+    """
+    if window is not None and len(window) != 2:
+        check_window(window)
+    check_slices(slices)
+    if is_joined(window) and slices > 1:
+        raise UserError(f"--slices {slices} and several windows exclude each other: each would make the channels")
+    if is_joined(window):
+        return len(window) // 2
+    return slices if slices > 1 else None
 
 
 ClassAttention = Callable[[Tensor, int], Float[Tensor, "b heads rows columns"]]
@@ -45,7 +62,11 @@ class BackboneConfig:
     drop_path: highest rate of stochastic depth (linear over the blocks); only training uses it.
     mean, std: normalisation of each channel in [0, 1]; as many as the network takes channels, three for RGB.
     window: (level, width), the grey range by which images of more than 8 bits are read, that of the training set. None:
-        each by its own (models of others, and those of runs from before there was a range).
+        each by its own (models of others, and those of runs from before there was a range). Several pairs, one behind
+        the other: a window for each channel, all of one grey image.
+    slices: neighbouring slices that an image is read with, a channel each.
+
+    Raises UserError unless there are as many channels as windows, if they are joined, or as slices.
     """
 
     name: str = "vit_small_patch16_224"
@@ -54,7 +75,14 @@ class BackboneConfig:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     position_size: int | None = None
-    window: tuple[float, float] | None = None
+    window: tuple[float, ...] | None = None
+    slices: int = 1
+
+    def __post_init__(self) -> None:
+        """Compare the channels with what they are made of."""
+        made = channels_made(self.window, self.slices)
+        if made is not None and made != self.channels:
+            raise UserError(f"{self.name} takes {self.channels} channels, and its windows or slices make {made}")
 
     @property
     def channels(self) -> int:

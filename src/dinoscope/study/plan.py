@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from dinoscope.config import to_dict
+from dinoscope.data.grey_range import is_joined
 from dinoscope.data.sources import ImageSource, counted
 from dinoscope.errors import UserError, located
 from dinoscope.study import definition
@@ -176,7 +177,7 @@ def scanned_once(progress: Callable[[int, int], None]) -> Callable[[RunConfig], 
 def _part(config: RunConfig) -> tuple[object, ...]:
     """Return what decides the images of a run."""
     given = config.data, config.fraction, config.group, config.split, config.scan, config.max_unreadable
-    return *given, config.backbone_config.channels
+    return *given, config.backbone_config.channels, is_joined(config.window), config.slices or 1
 
 
 def plan_runs(

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 from dinoscope.config import check_numbers
+from dinoscope.data.grey_range import is_joined
 from dinoscope.data.reader import MAX_CHANNELS
 from dinoscope.data.views import ViewsConfig
 from dinoscope.errors import UserError
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.methods.method import MethodConfig, RunShape
 from dinoscope.models.backbone import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig, check_backbone
-from dinoscope.models.network import usual_normalisation
+from dinoscope.models.network import channels_made, usual_normalisation
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,15 @@ class RunConfig:
         In the place of the default (ImageNet's), images that are not 8-bit RGB take their own, as measured; so do
         images of other channels than three if three values are given, as by a recipe.
     window: LEVEL,WIDTH, the grey range of images of more than 8 bits: LEVEL - WIDTH / 2 becomes black, and
-        LEVEL + WIDTH / 2 white; or lung, soft, bone or brain, for CT in Hounsfield units; or header, which takes the
-        window in the header of each DICOM or NIfTI file, and for files without one the same as None. None takes that of
-        the model to begin from, else of the training images: the smallest of 8, 10, 12, 14 and 16 bits that holds
-        their largest value (signed, of more bits, or floats: from the smallest value to the largest). The model keeps
-        it, and every later image is read by it.
+        LEVEL + WIDTH / 2 white; or lung, soft, bone or brain, for CT in Hounsfield units; or several of these, such as
+        lung+soft+bone, which make as many channels of each grey image; or header, which takes the window in the header
+        of each DICOM or NIfTI file, and for files without one the same as None. None takes that of the model to begin
+        from, else of the training images: the smallest of 8, 10, 12, 14 and 16 bits that holds their largest value
+        (signed, of more bits, or floats: from the smallest value to the largest). The model keeps it, and every later
+        image is read by it.
+    slices: neighbouring slices of the same volume or frames of the same file that become the channels of each image,
+        which is the middle one: 3, or another odd number up to 15. At the ends the last slice is repeated. The model
+        keeps it, and every later image is read with its neighbours. None takes that of the model to begin from, else 1.
     drop_path: stochastic depth of the student: highest rate, linear over the blocks.
     zero_init_residual: start every block of a ResNet as its shortcut, with a factor of 0 in its last batch norm, as
         SimCLR, BYOL and MoCo v3 do. Random baselines never start so.
@@ -148,7 +153,8 @@ class RunConfig:
     channels: int | None = None
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    window: tuple[float, float] | None = None
+    window: tuple[float, ...] | None = None
+    slices: int | None = None
     drop_path: float = 0.1
     zero_init_residual: bool = False
     views: ViewsConfig = field(default_factory=ViewsConfig)
@@ -182,20 +188,28 @@ class RunConfig:
         trained = self.views.global_size
         shown = trained if self.image_size is None else self.image_size
         layout = None if shown == trained else trained
-        return BackboneConfig(self.backbone, shown, self.drop_path, *self.normalisation, layout, self.window)
+        slices = self.slices or 1
+        return BackboneConfig(self.backbone, shown, self.drop_path, *self.normalisation, layout, self.window, slices)
+
+    @property
+    def fixed_channels(self) -> int | None:
+        """As many channels as joined windows or slices make, else those that are given; None: the images decide."""
+        made = channels_made(self.window, self.slices or 1)
+        return self.channels if made is None else made
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and std for as many channels as the run has: until the images are measured, the usual ones."""
-        if self.is_normalisation_open and self.channels is not None:
-            return usual_normalisation(self.channels)
+        if self.is_normalisation_open and self.fixed_channels is not None:
+            return usual_normalisation(self.fixed_channels)
         return self.mean, self.std
 
     @property
     def is_normalisation_open(self) -> bool:
         """Whether mean and std are those of a recipe or a model for another number of channels than the run's."""
         is_from_there = len(self.mean) == 3 or self.init is not None
-        return is_from_there and self.channels is not None and len(self.mean) == len(self.std) != self.channels
+        fixed = self.fixed_channels
+        return is_from_there and fixed is not None and len(self.mean) == len(self.std) != fixed
 
 
 def total_steps(config: RunConfig, images: int) -> int:
@@ -261,7 +275,9 @@ def check(config: RunConfig, images: int, processes: int, classes: int = 0, pass
 def check_settings(config: RunConfig) -> None:
     """Raise UserError for settings that are wrong whatever the images are, before these are listed."""
     check_numbers(config)
-    optimizer, start = config.optimizer, config.optimizer.start_learning_rate
+    optimizer, start, fixed = config.optimizer, config.optimizer.start_learning_rate, config.fixed_channels
+    made = "windows of --window" if is_joined(config.window) else f"--slices {config.slices}"
+    there = f"--channels is {fixed}" if fixed == config.channels else f"the {made} make {fixed} channels"
     faults = [
         (config.epochs <= 0, f"--epochs must be above 0, not {config.epochs}"),
         (min(config.batch_size, config.accumulate) < 1, "--batch-size and --accumulate must be at least 1"),
@@ -292,8 +308,12 @@ def check_settings(config: RunConfig) -> None:
             f"--channels must be from 1 to {MAX_CHANNELS}, not {config.channels}",
         ),
         (
-            config.channels is not None and len(config.normalisation[0]) != config.channels,
-            f"--mean has {len(config.mean)} values, and --channels is {config.channels}: give one for each",
+            config.channels is not None and fixed != config.channels,
+            f"--channels is {config.channels}, and the {made} make {fixed} channels: leave --channels out",
+        ),
+        (
+            fixed is not None and len(config.normalisation[0]) != fixed,
+            f"--mean has {len(config.mean)} values, and {there}: give one for each",
         ),
         (
             len(config.mean) != len(config.std),

@@ -109,7 +109,7 @@ def train(
         newest, damaged = checkpoint.newest_whole(run.checkpoints) if resume else (None, {})
         if resume:
             saved = read_config(run.path)
-            config = replace(config, window=saved.window, mean=saved.mean, std=saved.std)
+            config = replace(config, window=saved.window, slices=saved.slices, mean=saved.mean, std=saved.std)
         # A checkpoint holds all weights: the model that the run began from need not exist any more.
         initial, origin = None if newest else start.load_initial(config), None
         config, images, left_out = _images(
@@ -224,6 +224,8 @@ class _Loop:
             mode = start.scan_mode(config, len(images))
             of = {"headers": "; of headers alone", "sample": f"; of {start.SAMPLE:,} images"}.get(mode, "")
             facts["grey range"] = describe(config.window) + of
+        if (config.slices or 1) > 1:
+            facts["slices"] = f"{config.slices} neighbouring ones are the channels of an image"
         if (config.mean, config.std) != (IMAGENET_MEAN, IMAGENET_STD):
             numbers = (" ".join(f"{value:g}" for value in values) for values in (config.mean, config.std))
             facts["normalised by"] = "mean {}, std {}".format(*numbers)

@@ -152,14 +152,17 @@ FREE_ON_RESUME = {
 def changed_settings(saved: RunConfig, wanted: RunConfig) -> list[str]:
     """Return settings that decide the result and differ, as "name: saved -> wanted".
 
-    A grey range that is not given is the one that was found then, and so are the normalisation and what the method
-    finds.
+    A grey range that is not given is the one that was found then, and so are slices, the normalisation and what the
+    method finds.
     """
     if wanted.window is None:
         wanted = replace(wanted, window=saved.window)
+    if wanted.slices in (None, saved.slices or 1):
+        wanted = replace(wanted, slices=saved.slices)
     is_default = (wanted.mean, wanted.std) == (IMAGENET_MEAN, IMAGENET_STD)
     is_open = wanted.is_normalisation_open or len(wanted.mean) == 3 != len(saved.mean)
-    if is_open or (is_default and saved.window is not None):  # measured then
+    is_measured = saved.window is not None or (saved.slices or 1) > 1
+    if is_open or (is_default and is_measured):
         wanted = replace(wanted, mean=saved.mean, std=saved.std)
     found = {name: getattr(saved.method, name, "") for name in wanted.method.found if not getattr(wanted.method, name)}
     wanted = replace(wanted, method=replace(cast(Any, wanted.method), **found)) if found else wanted

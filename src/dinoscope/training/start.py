@@ -13,9 +13,9 @@ from torch import Tensor
 
 from dinoscope import checkpoint
 from dinoscope.data.finding import find_images, find_split, resolve_split
-from dinoscope.data.grey_range import HEADER, Window, check_window, is_header, joined, with_fallback
+from dinoscope.data.grey_range import HEADER, Window, check_window, is_header, is_joined, joined, with_fallback
 from dinoscope.data.normalisation import measured
-from dinoscope.data.reader import UnreadableImage, fits, require_channels
+from dinoscope.data.reader import UnreadableImage, fits, require_fit, split_key
 from dinoscope.data.scan import ScanReport, Unreadable, check_readable, most_channels, scan
 from dinoscope.data.sources import LATER_EXTENSIONS, ImageSource, evenly, image_fraction, split_images
 from dinoscope.errors import UserError
@@ -97,6 +97,7 @@ def scanned_images(
     """
     progress(0, 0)
     folder = found_images(config, source, progress)
+    _require_neighbours(config, folder)
     unreadable: dict[str, Unreadable] = {}
     scanned, reports = set[str](), list[ScanReport]()
     images = trained_on(config, folder, set())
@@ -114,7 +115,7 @@ def scanned_images(
             return images, tuple(unreadable.values()), completed
         reports.append(scan_images(config, rest, progress))
         _require_fit(config, folder, reports)
-        faults = (*reports[-1].unreadable, *_misfits(rest, reports[-1], _channels(config, reports)))
+        faults = (*reports[-1].unreadable, *_misfits(config, rest, reports[-1], _channels(config, reports)))
         unreadable |= {fault.path: fault for fault in faults}
         scanned.update(rest.keys)
         check_readable(folder.name, tuple(unreadable.values()), len(scanned), config.max_unreadable)
@@ -170,32 +171,59 @@ def _grey_range(config: RunConfig, reports: list[ScanReport]) -> Window | None:
 
 
 def _channels(config: RunConfig, reports: list[ScanReport]) -> int:
-    """Return the channels of the run: those given, else 3 unless most images have neither 1 nor 3."""
-    if config.channels is not None:
-        return config.channels
+    """Return the channels of the run: those given or made, else 3 unless most images have neither 1 nor 3."""
+    if config.fixed_channels is not None:
+        return config.fixed_channels
     # A model to begin from decides, and so does a mean that is given for other channels than three.
     return len(config.mean) if config.init is not None or len(config.mean) != 3 else most_channels(reports)
+
+
+def _require_neighbours(config: RunConfig, images: ImageSource) -> None:
+    """Raise UserError for a run of slices if every image is alone in its file."""
+    if (config.slices or 1) > 1 and not any(split_key(key)[1] for key in images.keys):
+        raise UserError(
+            f"{images.name}: --slices {config.slices} is for files of several images, such as NIfTI volumes, DICOM "
+            "files of several frames, and stacks in TIFF or NPY: here every image is alone in its file"
+        )
 
 
 def _require_fit(config: RunConfig, images: ImageSource, reports: list[ScanReport]) -> None:
     """Raise UserError if most images cannot be brought to the channels of the run."""
     channels, most = _channels(config, reports), most_channels(reports)
-    if not fits(most, channels):
+    if is_joined(config.window) or (config.slices or 1) > 1:
+        count = sum(sum(report.channels.values()) for report in reports)
+        fitting = sum(_fitting(config, report, channels) for report in reports)
+        if 2 * fitting < count:
+            what = f"--slices {config.slices} takes grey images"
+            if is_joined(config.window):
+                what = "--window with several windows takes grey images of more than 8 bits"
+            raise UserError(f"{images.name}: {what}, and {count - fitting:,} of {count:,} are others")
+    elif not fits(most, channels):
         raise UserError(
             f"{images.name}: images of {most} channels, and the run's network takes {channels}: give --channels "
             f"{most}, to which a model to begin from is adapted"
         )
 
 
-def _misfits(images: ImageSource, report: ScanReport, channels: int) -> Iterator[Unreadable]:
+def _fitting(config: RunConfig, report: ScanReport, channels: int) -> int:
+    """Return how many images can be brought to the channels of the run, by what is counted."""
+    grey = report.channels.get(1, 0)
+    if is_joined(config.window):
+        return min(grey, report.over_8_bit)
+    if (config.slices or 1) > 1:
+        return grey if report.over_8_bit else grey + report.channels.get(3, 0)
+    return sum(count for own, count in report.channels.items() if fits(own, channels))
+
+
+def _misfits(config: RunConfig, images: ImageSource, report: ScanReport, channels: int) -> Iterator[Unreadable]:
     """Yield the images that cannot be brought to the channels of the run."""
-    if all(fits(own, channels) for own in report.channels):
+    if _fitting(config, report, channels) == sum(report.channels.values()):
         return
     unreadable = {fault.path for fault in report.unreadable}
     for index, key in enumerate(images.keys):
         if key not in unreadable:
             try:
-                require_channels(images.header(index).channels, channels)
+                require_fit(images.header(index), channels, config.window, config.slices or 1)
             except UnreadableImage as error:
                 yield Unreadable(key, str(error))
 
@@ -206,12 +234,14 @@ def _completed(
     channels = _channels(config, reports)
     config = replace(config, window=_grey_range(config, reports))
     is_default = config.init is None and (config.mean, config.std) == (IMAGENET_MEAN, IMAGENET_STD)
-    is_8_bit_rgb = channels == 3 and not any(report.over_8_bit for report in reports)
+    slices = config.slices or 1
+    is_8_bit_rgb = channels == 3 and slices == 1 and not any(report.over_8_bit for report in reports)
     if len(config.mean) == channels and (is_8_bit_rgb or not is_default):
         return config
     found = None
     if not is_8_bit_rgb:
-        found = measured(images, channels, config.window, cache=cache_folder("scan"), progress=progress)
+        stacks = images.with_slices(slices)
+        found = measured(stacks, channels, config.window, cache=cache_folder("scan"), progress=progress)
     mean, std = usual_normalisation(channels) if found is None else found
     return replace(config, mean=mean, std=std)
 
@@ -255,16 +285,17 @@ model ended below the one that it began with; issue 207 there and facebookresear
 
 
 def beginning_from(config: RunConfig, name: str, watch: Watch = say_once) -> RunConfig:
-    """Return the settings with `name` as the initial model, and with its network, normalisation and grey range.
+    """Return the settings with `name` as the initial model, and with its network, normalisation, grey range and slices.
 
-    A grey range that is set already stays, and so does a number of channels, to which the model is adapted. watch:
-    shows the progress of a download.
+    What is set already stays, and so does a number of channels, to which the model is adapted. watch: shows the
+    progress of a download.
     Raises UserError if there is no such model.
     """
     model = load_model(name, watch).backbone.config
     window = model.window if config.window is None else config.window
-    config = replace(config, init=name, backbone=model.name, window=window)
-    if config.channels in (None, model.channels):
+    slices = model.slices if config.slices is None and model.slices > 1 else config.slices
+    config = replace(config, init=name, backbone=model.name, window=window, slices=slices)
+    if config.fixed_channels in (None, model.channels):
         config = replace(config, mean=model.mean, std=model.std)
     return config
 

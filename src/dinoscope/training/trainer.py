@@ -147,15 +147,16 @@ class Trainer:
     def batches(self) -> Batches[Views | DecodedBatch]:
         """Return this process's part of the batches of all steps that are left."""
         config, rank, processes = self.config, distributed.rank(), distributed.world_size()
-        steps, images = range(self.next_step, self.total), len(self.images)
+        steps, count = range(self.next_step, self.total), len(self.images)
         shuffle = None
         if config.shuffle_block:
             shuffle = functools.partial(block_permutation, self.images.disk_order(), config.shuffle_block)
         sampler = StepSampler(
-            images, config.batch_size, config.seed, steps, rank=rank, processes=processes, shuffle=shuffle
+            count, config.batch_size, config.seed, steps, rank=rank, processes=processes, shuffle=shuffle
         )
         workers = default_workers(processes) if config.workers < 0 else config.workers
-        given = self.images, config.views, config.seed, config.window, self.sizes
+        images = self.images.with_slices(config.slices or 1)
+        given = images, config.views, config.seed, config.window, self.sizes
         dataset = ViewsDataset(
             *given,
             reduced=config.decode == "reduced",

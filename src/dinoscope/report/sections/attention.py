@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import UInt8
 
 from dinoscope.data.finding import find_images, resolve_split
 from dinoscope.data.images import RawImage, UnreadableImage
-from dinoscope.data.sources import first_to_last
+from dinoscope.data.neighbours import repeated
+from dinoscope.data.sources import ImageSource, first_to_last
 from dinoscope.errors import UserError
 from dinoscope.evaluation.online import MAX_ASPECT, evenly_spaced, mean_map
 from dinoscope.explain.history import AttentionHistory, read_history
 from dinoscope.explain.maps import map_title
 from dinoscope.features import without_ends
+from dinoscope.models.backbone import BackboneConfig
 from dinoscope.pictures import webp
 from dinoscope.places import parse_place
 from dinoscope.report.page import Block, Figure, Group, Notice, Section, folded_rest
@@ -50,7 +53,7 @@ def section(material: Material) -> Section | None:
             histories[model.label] = history
     images, about = training_images(material)
     if not images and histories:
-        images = [RawImage(picture) for picture in next(iter(histories.values())).pictures]
+        images = [TrainingImage(RawImage(picture)) for picture in next(iter(histories.values())).pictures]
         about = f"{len(images)} training images, as small as the run kept them"
     if not images:
         return None
@@ -61,7 +64,7 @@ def section(material: Material) -> Section | None:
     columns, broken = _columns(material, images)
     if columns:
         window = material.models[0].backbone.config.window
-        figure = _across(columns, [image.rgb(window) for image in images], about)
+        figure = _across(columns, [image.raw.rgb(window) for image in images], about)
         blocks.append(Group("The models next to each other", (figure,)))
     return Section("What the models look at", "attention", _LEAD, (*blocks, *notices, *broken))
 
@@ -83,15 +86,18 @@ def _through_training(title: str, history: AttentionHistory) -> Figure:
     return Figure(webp(page), caption, f"{what} of {title} in training")
 
 
-def _columns(material: Material, images: Sequence[RawImage]) -> tuple[list[MapColumn], list[Notice]]:
+def _columns(material: Material, images: Sequence[TrainingImage]) -> tuple[list[MapColumn], list[Notice]]:
     columns: list[MapColumn] = []
     notices: list[Notice] = []
     with material.context.watch("attention of the models") as progress:
         for done, model in enumerate(material.models):
             progress(done, len(material.models))
             backbone = model.backbone.to(material.context.device or "cpu").eval()
-            channels, window = backbone.config.channels, backbone.config.window
-            maps = [mean_map(backbone, image.pixels(channels, window))[1] for image in images]
+            try:
+                maps = [mean_map(backbone, image.given_to(backbone.config))[1] for image in images]
+            except UnreadableImage as error:
+                notices.append(Notice(f"{model.label}: an image {error}", "warning"))
+                continue
             if all(np.isfinite(values).all() for values in maps):
                 columns.append(MapColumn(model.label, map_title("attention", backbone), maps))
             else:
@@ -113,10 +119,29 @@ def _across(columns: Sequence[MapColumn], images: Sequence[np.ndarray], about: s
     return Figure(webp(maps_page(images, short, " or ".join(kinds))), caption, f"Attention of {', '.join(titles)}")
 
 
-def training_images(material: Material) -> tuple[list[RawImage], str]:
+@dataclass(frozen=True)
+class TrainingImage:
+    """An image as it is shown, and the source and the place in which it lies; a picture that a run kept has none."""
+
+    raw: RawImage
+    source: ImageSource | None = None
+    place: int = 0
+
+    def given_to(self, config: BackboneConfig) -> UInt8[np.ndarray, "h w c"]:
+        """Return what a network is given. Raises UnreadableImage if it cannot be."""
+        if config.slices == 1:
+            image = self.raw
+        elif self.source is None:
+            image = repeated(self.raw, config.slices)
+        else:
+            image = self.source.with_slices(config.slices).read(self.place)
+        return without_ends(image.pixels(config.channels, config.window), MAX_ASPECT)
+
+
+def training_images(material: Material) -> tuple[list[TrainingImage], str]:
     """Return those of the snapshots, of the first run whose images are still there, and where they are from."""
     for model in material.models:
-        images: list[RawImage] = []
+        images: list[TrainingImage] = []
         if model.settings is None:
             continue
         with contextlib.suppress(UserError):
@@ -126,7 +151,8 @@ def training_images(material: Material) -> tuple[list[RawImage], str]:
                 with contextlib.suppress(UnreadableImage):
                     image = folder.read(place)
                     alpha = None if image.alpha is None else without_ends(image.alpha, MAX_ASPECT)
-                    images.append(replace(image, values=without_ends(image.values, MAX_ASPECT), alpha=alpha))
+                    raw = replace(image, values=without_ends(image.values, MAX_ASPECT), alpha=alpha)
+                    images.append(TrainingImage(raw, folder, place))
         if images:
             return images, f"{len(images)} training images of {model.settings['data']}"
     return [], ""

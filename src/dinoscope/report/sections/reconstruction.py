@@ -10,7 +10,8 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from dinoscope import checkpoint
-from dinoscope.data.reader import composite
+from dinoscope.data.neighbours import shown
+from dinoscope.data.reader import UnreadableImage
 from dinoscope.errors import UserError
 from dinoscope.features import evaluation_image
 from dinoscope.methods import build_method
@@ -39,11 +40,11 @@ def section(material: Material) -> Section | None:
     for run in runs:
         try:
             method = _method(run)
-        except UserError as error:
+            squares = [image.given_to(run.config.backbone_config) for image in images]
+        except (UserError, UnreadableImage) as error:
             notices.append(Notice(f"{run.label}: {error}", "warning"))
             continue
         if method is not None and method.reconstruction is not None:
-            squares = [image.pixels(run.config.backbone_config.channels, run.config.window) for image in images]
             figures.append(_figure(run, method, method.reconstruction, squares, about))
     if not (figures or notices):
         return None
@@ -66,7 +67,7 @@ def _method(run: RunRecord) -> Method | None:
 def _figure(
     run: RunRecord, method: Method, reconstruction: Reconstruction, images: Sequence[Pixels], about: str
 ) -> Figure:
-    size, masking = run.config.views.global_size, method.masking
+    size, slices, masking = run.config.views.global_size, run.config.backbone_config.slices, method.masking
     assert masking is not None, "a method that reconstructs hides patches"
     squares = torch.stack([evaluation_image(image, size, 1.0) for image in images])
     masks = masking.sample_batch(run.config.seed, 0, range(len(images)), 1)[0]
@@ -75,7 +76,7 @@ def _figure(
     width = tile_width(_COLUMNS)
     columns = [
         [
-            Tile(fitted(_pixels(picture), width), title if place == 0 else "")
+            Tile(fitted(_pixels(picture, slices), width), title if place == 0 else "")
             for picture, title in zip(each, _TITLES, strict=True)
         ]
         for place, each in enumerate(zip(squares, seen, drawn, strict=True))
@@ -98,5 +99,5 @@ def _greyed(
     return images.masked_fill(hidden, _GREY)
 
 
-def _pixels(image: UInt8[Tensor, "c h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    return composite(image.permute(1, 2, 0).numpy())
+def _pixels(image: UInt8[Tensor, "c h w"], slices: int) -> UInt8[np.ndarray, "h w 3"]:
+    return shown(image.permute(1, 2, 0).numpy(), slices)
