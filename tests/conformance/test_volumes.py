@@ -84,7 +84,7 @@ def test_volumes_from_the_scan_to_the_report(case: str, tmp_path: Path, capsys: 
     assert json.loads(capsys.readouterr().out)["train"]["images"] == 18
 
     heard = Heard()
-    config = cases.run_config("dino", data, run, epochs=2, evaluate_every=1, group="(?P<patient>patient[0-9]+)")
+    config = cases.run_config("dino", data, run, epochs=2, evaluate_every=1)
     config = replace(config, **settings)
     train(config, listeners=[heard, OnlineKNN(), AttentionSnapshots()])
     saved = read_config(run)
