@@ -125,6 +125,8 @@ def test_groups_of_headers_are_in_no_file_but_as_keyed_hashes(
     """From parquet files, bytes are copied into the cache whole, so these are not among them."""
     monkeypatch.setenv("DINOSCOPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("DINOSCOPE_GROUP_KEY_FILE", str(tmp_path / "key" / "group.key"))
+    (tmp_path / "key").mkdir()
+    (tmp_path / "key" / "group.key").write_text("5a" * 32)  # so few patients are split otherwise by another key
     data, run, draw = tmp_path / "data", tmp_path / "run", np.random.default_rng(0)
     for label, light in (("dark", 0.4), ("light", 1.0)):
         (data / "images" / label).mkdir(parents=True)
