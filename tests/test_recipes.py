@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dinoscope.config import from_dict, to_dict
+from dinoscope.data.grey_range import WINDOWS, parse_window
 from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError
 from dinoscope.methods import METHODS, method_name
 from dinoscope.models.backbone import BACKBONES, network
 from dinoscope.recipes import CPU_BACKBONES, GPU_BACKBONES, RECIPES, run_config, small_run
-from dinoscope.training.config import RunConfig, check
+from dinoscope.training.config import RunConfig, check, fitted_channels
 
 IMAGENET, SMALL, FOLDER = (1_281_167, 1000), (50_000, 10), (500, 0)
 """Images and classes."""
@@ -109,3 +111,17 @@ def test_unknown_names_are_offered_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean scenes"):
         small_run("simclr", "vit_micro_conv8", "scene", Path("data"), Path("out"))
     assert "scenes" in VIEWS
+
+
+def test_windows_and_slices_that_are_given_replace_the_channels_of_a_recipe() -> None:
+    grey = run_config("dino_ct", Path("data"), Path("out"))
+    assert (grey.channels, grey.window) == (1, WINDOWS["soft"])
+    assert fitted_channels(grey, {"epochs"}) == grey
+    three = replace(grey, window=parse_window("lung+soft+bone"))
+    assert fitted_channels(three, {"window"}).fixed_channels == 3
+    check(fitted_channels(three, {"window"}), images=500, processes=1, classes=0)
+    check(fitted_channels(replace(grey, slices=5), {"slices"}), images=500, processes=1, classes=0)
+    with pytest.raises(UserError, match="--channels is 1"):
+        check(fitted_channels(three, {"window", "channels"}), images=500, processes=1, classes=0)
+    agreeing = replace(three, channels=3)
+    assert fitted_channels(agreeing, set()) == agreeing, "as a run that is resumed has them"

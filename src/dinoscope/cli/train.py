@@ -43,7 +43,7 @@ from dinoscope.tables import Column, Section, TableRow
 from dinoscope.tables import Table as TextTable
 from dinoscope.text import duration
 from dinoscope.training.budget import Budget, now
-from dinoscope.training.config import RunConfig
+from dinoscope.training.config import RunConfig, fitted_channels
 from dinoscope.training.plan import Plan, plan
 from dinoscope.training.run_folder import RunFolder, read_config, read_sessions
 from dinoscope.training.start import beginning_from
@@ -147,6 +147,7 @@ def settings(given: Given, *, resume: bool = False, overwrite: bool = False) -> 
         config = replace(config, views=lookup("preset of views", views, VIEWS))
     names = {option.name.replace("-", "_") for option, _, _ in given.entries}
     config = build(RunConfig, given.argv(), default=config, config=(tyro.conf.AvoidSubcommands,))()
+    config = fitted_channels(config, names)
     if not automatic:
         return config
     if out is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -270,6 +271,16 @@ def check(config: RunConfig, images: int, processes: int, classes: int = 0, pass
             f"batch norm needs 2 images or more in a forward, and --batch-size {batch} leaves {micro} for each of "
             f"{cut}: raise it"
         )
+
+
+def fitted_channels(config: RunConfig, given: Collection[str]) -> RunConfig:
+    """Return the settings without a recipe's number of channels if windows or slices that are given make another.
+
+    given: names of the settings that a person gave; a number of channels among them stays. Raises UserError as
+    `channels_made` does.
+    """
+    made = channels_made(config.window, config.slices or 1)
+    return config if made in (None, config.channels) or "channels" in given else replace(config, channels=None)
 
 
 def check_settings(config: RunConfig) -> None:
