@@ -75,7 +75,7 @@ def recipe(name: str, data: Path | str, out: Path | str, **changes: Any) -> RunC
     config = run_config(name, parse_place(data), Path(out))
     if changes.get("init") is not None:
         config = beginning_from(config, changes["init"])
-    return replace(config, **changes)
+    return fitted_channels(replace(config, **changes), changes)
 
 
 def train(
@@ -112,7 +112,7 @@ def train(
     source = None
     limit = Budget(minutes, tuple(settings), now()) if isinstance(minutes, int | float) else minutes
     if isinstance(data, RunConfig):
-        config = changed(data, settings)
+        config = fitted_channels(changed(data, settings), settings)
     else:
         if out is None:
             raise UserError("out, the folder of the run, is missing")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,13 @@ class JoinedPath(_Base):
     def is_dir(self, **_: Any) -> bool:
         return False
 
+    @property
+    def parent(self) -> JoinedPath:
+        raise UserError(f"{self}: a single place is needed here")
+
+    def with_name(self, name: str) -> JoinedPath:
+        raise UserError(f"{self}: a single place is needed here")
+
 
 def parse_place(text: str | Path) -> Path:
     """Return what a text names. Raises UserError for an address that is not read (`remote.remote_path`)."""
@@ -89,9 +97,9 @@ def joined(places: Iterable[Path]) -> Path:
     if len(every) == 1:
         return every[0]
     absolute = [one.absolute() for one in every]
-    double = next((one for number, one in enumerate(absolute) if one in absolute[:number]), None)
-    if double is not None:
-        raise UserError(f"{double} is given twice: give each place of images once")
+    for one, other in permutations([place.resolve() for place in absolute], 2):
+        if one == other or other in one.parents:
+            raise UserError(f"{one} is given twice, or within {other}: give each place of images once")
     return JoinedPath(tuple(absolute))
 
 

@@ -167,7 +167,7 @@ def draw(models: dict[str, Backbone], folder: ImageFolder, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows, best = [], list(models)[-1]
     for number, position in enumerate(np.linspace(2, len(folder) - 3, SHOWN)):
-        image = decode(folder.path(round(position)))
+        image = decode(folder.path(round(position)), window=models[TRAINED].config.window)
         large = fitted(image, TILE)
         maps = {name: _maps(model, image) for name, model in models.items()}
         overlays = [overlay(large, each.mean(dim=0).numpy()) for each in maps.values()]

@@ -113,7 +113,9 @@ def test_every_image_needs_one(tmp_path: Path) -> None:
     (tmp_path / "a.dcm").unlink()
     for file in tmp_path.glob("b*"):
         file.unlink()
-    with pytest.raises(UserError, match=r"1 of 1 files have none: c/\S+ \(not supported: (JPEG|PNG) names nobody"):
+    with pytest.raises(
+        UserError, match=r"1 of 1 files have none: c/\S+ \(not supported: (JPEG|PNG) headers have no patient"
+    ):
         find_images(tmp_path).grouped_by("header:patient")
 
 

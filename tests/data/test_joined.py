@@ -158,3 +158,15 @@ def test_neighbours_and_patients_come_from_the_files_of_each_place(tmp_path: Pat
     patients = {key.partition(".dcm")[0]: number for key, number in zip(images.keys, numbers, strict=True)}
     assert patients["one"] == patients["two"] != patients["three"]
     assert images.grouped_by("none").groups is None
+
+
+def test_a_place_is_given_once(tmp_path: Path) -> None:
+    (tmp_path / "photos" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    for other in ("photos", "photos/sub", "photos/../photos", "link"):
+        for places in ([tmp_path / "photos", tmp_path / other], [tmp_path / other, tmp_path / "photos"]):
+            with pytest.raises(UserError, match="give each place of images once"):
+                joined(places)
+    assert len(joined([tmp_path / "photos", tmp_path / "photos2"]).places) == 2
+    with pytest.raises(UserError, match="a single place"):
+        _ = joined([tmp_path / "photos", tmp_path / "photos2"]).parent

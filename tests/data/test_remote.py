@@ -116,6 +116,10 @@ def test_a_list(picture_folder, server: WebServer) -> None:
     (folder / "bad.txt").write_text("../made.png\n")
     with pytest.raises(UserError, match="not below the folder"):
         find_images(parse_place(f"{server.address}/pictures/bad.txt"))
+    for name in ("scan.nii.gz#axis=2,slice=17", "made.png?token=1"):
+        (folder / "parts.csv").write_text(f"path\n{name}\n")
+        with pytest.raises(UserError, match="names whole files"):
+            find_images(parse_place(f"{server.address}/pictures/parts.csv"))
 
 
 def test_faults_of_a_server_at_the_start(picture_folder, server: WebServer) -> None:

@@ -18,6 +18,8 @@ from dinoscope.evaluation.base import Context, inherited, labelled_images
 from dinoscope.evaluation.compare import gather
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.model_names import Model, load_model
+from dinoscope.places import joined
+from dinoscope.remote import remote_path
 from dinoscope.training.loop import train
 from tests.conformance import cases
 
@@ -155,3 +157,16 @@ def test_runs_without_common_data_are_each_measured_on_their_own(
     assert splits(runs, tmp_path / "first") == [0.5, 0.5]
     shutil.rmtree(tmp_path / "first")
     assert splits(runs[:1]) == [0.5], "kept results need no images"
+
+
+def test_addresses_and_several_places_have_those_of_their_run(picture_folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture_folder(8, classes=2, split="one")
+    root = picture_folder(8, classes=2, split="two")
+    one, two = root / "one", root / "two"
+    run = run_of(joined([one, two]), split=0.6)
+    for both in (joined([one, two]), joined([two, one])):
+        assert taken(inherited(Context(), [run], both)) == (None, 0.6)
+    assert taken(inherited(Context(), [run], one)) == (None, None)
+    address = remote_path("https://host.invalid/images.tar")
+    monkeypatch.setenv("DINOSCOPE_OFFLINE", "1")  # so nobody is asked which splits it has
+    assert taken(inherited(Context(), [run_of(address, split=0.6)], address)) == (None, 0.6)

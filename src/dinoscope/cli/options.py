@@ -306,7 +306,7 @@ def _check(option: Option, flag: str, words: Sequence[str]) -> None:
     kind = next((kind for kind in TYPES if kind in option.metavar), None)
     for word in words:
         if is_address(word) and option.metavar in LOCAL and option.name not in ADDRESSES:
-            raise UserError(f"{flag} must be on this machine, not {word!r}")
+            raise UserError(f"{flag} must be on this machine, not at an address")
         if word in option.choices:
             continue
         if option.choices and not option.metavar:

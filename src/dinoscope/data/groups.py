@@ -32,6 +32,7 @@ from jaxtyping import Int64
 from dinoscope.data.reader import UnreadableImage, split_key
 from dinoscope.errors import UserError
 from dinoscope.files import cache_folder, write_text
+from dinoscope.places import parse_place
 from dinoscope.system import available_cores
 
 if TYPE_CHECKING:
@@ -142,8 +143,8 @@ def own_key() -> Key:
             f"{file} holds no key of groups: restore it, or move it away to have another one made, by which splits "
             f"are others. ${KEY_VARIABLE} names another file"
         )
-    if os.name == "posix" and mode & stat.S_IROTH:
-        logger.warning("every user of this machine can read the key of groups: chmod 600 %s", file)
+    if os.name == "posix" and mode & (stat.S_IRGRP | stat.S_IROTH):
+        logger.warning("other users of this machine can read the key of groups: chmod 600 %s", file)
     return Key(bytes.fromhex(text.strip()))
 
 
@@ -273,7 +274,7 @@ def _examined(images: ImageSource, index: int, known: _Row | None, kind: str, ke
 
 
 def _store(images: ImageSource, kind: str, key: Key) -> Path:
-    digest = hashlib.blake2b(os.fsencode(Path(images.name).resolve()), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(os.fsencode(parse_place(images.name).resolve()), digest_size=16).hexdigest()
     return cache_folder("groups") / f"{digest}-{kind}-{key.name}.json"
 
 

@@ -219,7 +219,7 @@ def _identifier(stream: Stream, name: str, limit: int, kind: str) -> str:
     format = format_of(stream, name)
     identifier = READERS[format].identifier
     if identifier is None:
-        raise not_supported(f"{format} names nobody in its header")
+        raise not_supported(f"{format} headers have no patient, study or series")
     return identifier(stream, limit, kind)
 
 

@@ -81,6 +81,8 @@ def images_of(place: Path, progress: Callable[[int, int], None] | None = None) -
 def _container(place: RemotePath, rows: Sequence[Row]) -> Container:
     """Return what makes an index of a list on a server: each file is an entry, with the size that it has now."""
     for path, _, _ in rows:
+        if split_key(path)[1] or "?" in path:
+            raise UserError(f"{place}: {path}: a list on a server names whole files, without # and ?")
         if path.startswith("/") or ":" in path.partition("/")[0] or any(part[:1] == "." for part in path.split("/")):
             raise UserError(f"{place}: {path} is not below the folder of the list, where those of a server must be")
 

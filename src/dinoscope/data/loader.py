@@ -45,7 +45,7 @@ LEAVING = 5.0
 
 _TRIES = 100  # images in a row that may be unreadable, or a twentieth of the folder
 _GLANCE = 0.2  # seconds between two checks whether it is time to end
-_DYING = 2.0
+_DYING = 2.0  # seconds until the system has told of the end of a process
 
 Sample = tuple[Tensor, Any, int, int | None, int | None, Tensor | None]
 """Global and local views of one image, [views, height, width, channels] uint8, its position, its label, the position of

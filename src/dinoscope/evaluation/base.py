@@ -31,6 +31,7 @@ from dinoscope.evaluation.statistics import Estimate, estimate_metric, mean_inte
 from dinoscope.features import ExtractConfig, cached_extract, evaluation_view, extract
 from dinoscope.model_names import Model, Watch, unwatched
 from dinoscope.models.backbone import Backbone
+from dinoscope.places import JoinedPath, parse_place
 from dinoscope.system import DTYPES
 from dinoscope.tables import BOLD, LineChart, Section, Table, TableRow, best_marked
 from dinoscope.tables import Column as TableColumn
@@ -494,7 +495,7 @@ def inherited(context: Context, models: Sequence[Model], data: Data, *, say: boo
         return context
     place, here = _training_place(data), list[tuple[str, Mapping[str, Any]]]()
     for name, settings in trained:
-        if _training_place(Path(settings["data"])) == place:
+        if _training_place(parse_place(settings["data"])) == place:
             here.append((name, settings))
         elif say and context.split is None and settings.get("split") is not None:
             options = _as_options(settings)
@@ -539,10 +540,12 @@ def _as_options(settings: Mapping[str, Any]) -> str:
     return " ".join(f"--{name} {quote(f'{value}')}" for name, value in values if value is not None)
 
 
-def _training_place(data: Path) -> Path:
+def _training_place(data: Path) -> frozenset[Path]:
+    """Return the places of a training, in whatever order they were given."""
     with contextlib.suppress(UserError):  # moved away since
         data = resolve_split(data, "train")
-    return data.resolve()
+    place = data.resolve()
+    return frozenset(place.places if isinstance(place, JoinedPath) else (place,))
 
 
 def _has_val(data: Path) -> bool:

@@ -369,7 +369,7 @@ class _Gatherer:
         """
         if self.data is not None:
             return base.inherited(self.given, models, self.data)
-        of_runs = [(model, Path(model.settings["data"])) for model in models if model.run and model.settings]
+        of_runs = [(model, parse_place(model.settings["data"])) for model in models if model.run and model.settings]
         if all(base.inherited(self.given, [model], data, say=False) == self.given for model, data in of_runs):
             return self.given
         if len({data for _, data in of_runs}) == 1:

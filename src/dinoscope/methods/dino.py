@@ -416,7 +416,7 @@ dinoscope train --recipe dino_folder --data FOLDER --out RUN""",
         ),
     ),
     "dino_xray": Recipe(
-        """Radiographs of 500 to 100,000 patients, on a small GPU (4 GB): one channel, large crops, no flip.
+        """Radiographs, on a small GPU: one channel, large crops, no flip.
 
 ViT-Ti/16 at 224 px. The grey range is the data set's; `--window header` takes each file's own.
 dinoscope train --recipe dino_xray --data FOLDER --group header:patient --split 0.9 --out RUN
@@ -424,7 +424,7 @@ Not run on clinical images yet.""",
         _modality("xray", channels=1),
     ),
     "dino_ct": Recipe(
-        """Slices of CT, on a small GPU (4 GB): one channel, the window of soft tissue, no flip.
+        """Slices of CT, on a small GPU: one channel, the window of soft tissue, no flip.
 
 For lungs, `--window lung`; MR has no units, so give it `--window header`, or none.
 dinoscope train --recipe dino_ct --data FOLDER --group header:patient --split 0.9 --out RUN
@@ -432,7 +432,7 @@ Not run on clinical images yet.""",
         _modality("ct", channels=1, window=WINDOWS["soft"]),
     ),
     "dino_microscopy": Recipe(
-        """Cells or tissue under a microscope, on a small GPU (4 GB): as many channels as the images, flips both ways.
+        """Cells or tissue under a microscope, on a small GPU: as many channels as the images, flips both ways.
 
 dinoscope train --recipe dino_microscopy --data FOLDER --group '(?P<well>[^/]+)/' --split 0.9 --out RUN
 Not run on images of a laboratory yet.""",

@@ -23,7 +23,7 @@ from dinoscope.config import changed, current_name, flat, leaves, short
 from dinoscope.errors import UserError, located, lookup
 from dinoscope.models.backbone import BACKBONES
 from dinoscope.recipes import run_config
-from dinoscope.training.config import RunConfig
+from dinoscope.training.config import RunConfig, fitted_channels
 
 T = TypeVar("T")
 
@@ -143,7 +143,7 @@ def with_settings(config: RunConfig, settings: Mapping[str, Any], place: str) ->
             lookup("setting", name, setting_names(config))
             if name == "backbone" and isinstance(value, str):
                 lookup("backbone", value, BACKBONES)
-        return changed(config, settings)
+        return fitted_channels(changed(config, settings), settings)
 
 
 def setting_names(config: RunConfig) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from dinoscope.config import check_numbers
 from dinoscope.data.grey_range import is_joined
+from dinoscope.data.groups import of_headers
 from dinoscope.data.reader import MAX_CHANNELS
 from dinoscope.data.views import ViewsConfig
 from dinoscope.errors import UserError
@@ -286,6 +287,8 @@ def fitted_channels(config: RunConfig, given: Collection[str]) -> RunConfig:
 def check_settings(config: RunConfig) -> None:
     """Raise UserError for settings that are wrong whatever the images are, before these are listed."""
     check_numbers(config)
+    if config.group is not None:
+        of_headers(config.group)  # refuses what a header does not have
     optimizer, start, fixed = config.optimizer, config.optimizer.start_learning_rate, config.fixed_channels
     made = "windows of --window" if is_joined(config.window) else f"--slices {config.slices}"
     there = f"--channels is {fixed}" if fixed == config.channels else f"the {made} make {fixed} channels"
@@ -320,7 +323,7 @@ def check_settings(config: RunConfig) -> None:
         ),
         (
             config.channels is not None and fixed != config.channels,
-            f"--channels is {config.channels}, and the {made} make {fixed} channels: leave --channels out",
+            f"--channels is {config.channels}, and the {made} make {fixed} channels: leave it out or give {fixed}",
         ),
         (
             fixed is not None and len(config.normalisation[0]) != fixed,

@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dinoscope import checkpoint, distributed
 from dinoscope.data.augment_torch import DecodedBatch
 from dinoscope.data.grey_range import describe
+from dinoscope.data.groups import settled as keyed
 from dinoscope.data.images import UnreadableImage, pixel_limit
 from dinoscope.data.loader import Batches
 from dinoscope.data.scan import check_readable
@@ -161,8 +162,9 @@ def _images(
     begun = checkpoint.read_metadata(newest)["data_fingerprint"] if newest else None
     if not distributed.is_main():
         distributed.barrier()
-        window, mean, std, left_out = json.loads(distributed.from_main("", device))
-        config = replace(config, window=window and tuple(window), mean=tuple(mean), std=tuple(std))
+        window, mean, std, group, left_out = json.loads(distributed.from_main("", device))
+        # With the name of the main process's key, which another machine must have too, or its split is another one.
+        config = replace(config, window=window and tuple(window), mean=tuple(mean), std=tuple(std), group=group)
         if begun:
             return config, start.begun_images(config, run, begun, source), left_out
         return config, start.trained_on(config, start.found_images(config, source), left_out.keys()), left_out
@@ -181,7 +183,8 @@ def _images(
     wanted, classes = open_ended(config) if timed else config, len(images.classes)
     check(wanted, len(images), distributed.world_size(), classes, counted(images.passed_over))
     distributed.barrier()
-    distributed.from_main(json.dumps([config.window, config.mean, config.std, left_out]), device)
+    group = keyed(config.group)
+    distributed.from_main(json.dumps([config.window, config.mean, config.std, group, left_out]), device)
     return config, images, left_out
 
 
