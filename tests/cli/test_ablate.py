@@ -194,7 +194,9 @@ def test_a_mistake_is_one_line_and_nothing_starts(name, data, picture_folder, tm
     argv, words = REFUSALS[name]
     places = {"FEW": lambda: picture_folder(3, name="few"), "PLAIN": lambda: picture_folder(20, name="plain")}
     argv = [str(places[part]()) if part in places else part for part in argv]
-    argv = argv if argv[0] == "ablate" else arguments(data, tmp_path / "study", *argv, text=STUDY + IDLE)
+    if argv[0] == "--data":  # given twice, it would join the places
+        data, argv = Path(argv[1]), argv[2:]
+    argv = argv if argv[:1] == ["ablate"] else arguments(data, tmp_path / "study", *argv, text=STUDY + IDLE)
     assert main(argv) == 2
     printed = capsys.readouterr()
     assert words in printed.err.splitlines()[-1]
