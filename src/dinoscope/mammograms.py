@@ -38,9 +38,9 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8, UInt16
 from numpy import ndarray
 
-from dinoscope.data import reader
 from dinoscope.errors import UserError
 from dinoscope.files import write_folder
+from dinoscope.scenes import Frame
 
 VERSION = 1
 """Raise it whenever a drawn value changes: folders of another version are not reused."""
@@ -49,13 +49,13 @@ FAT, GLAND, TUMOUR, CALCIUM = 0.456, 0.802, 0.844, 18.0
 """Attenuation at 20 keV in 1/cm: adipose, glandular and carcinoma (Johns and Yaffe 1987), hydroxyapatite (about)."""
 
 THICKNESS = 4.5
-"""Of the compressed breast, in cm; a patient's is within a fifth of it."""
+"""Thickness of the compressed breast in cm. It varies by up to a fifth between patients."""
 
 _SUPERSAMPLING = 2
 _SPECTRUM = 3.0
 _SPLITS = {"train": 0, "val": 1}
-_GREY = (900.0, 200.0)
-"""Scale and offset from a line integral to 12 bits."""
+_SCALE, _OFFSET = 900.0, 200.0
+"""They map a line integral to 12 bits."""
 
 Plane = Float[ndarray, "n n"]
 
@@ -64,21 +64,11 @@ Plane = Float[ndarray, "n n"]
 
 
 @dataclass(frozen=True)
-class Frame:
-    """Coordinates of pixels in a finding's own frame, in which its radius is 1.
-
-    u, v: right and down. r, angle: the same in polar form, the angle in radians from u towards v.
-    """
-
-    u: Plane
-    v: Plane
-    r: Plane
-    angle: Plane
-
-
-@dataclass(frozen=True)
 class Finding:
-    """What a ray passes through. soft, calcium: cm of tumour and of calcium; less than 0 is fat for tissue."""
+    """What the rays pass through.
+
+    soft, calcium: cm of tumour and of calcium; soft below 0 is fat in place of tissue. mask: what lies in the outline.
+    """
 
     soft: Plane
     calcium: Plane
@@ -86,12 +76,12 @@ class Finding:
 
 
 def _dome(distance: Plane) -> Plane:
-    """Thickness of a ball at a distance from its middle, as a share of its radius."""
+    """Return how thick a ball is at a distance from its centre. Both are relative to its radius."""
     return np.sqrt(np.clip(1 - distance**2, 0, 1))
 
 
 def _waves(rng: np.random.Generator, angle: Plane, count: int, amplitude: float) -> Plane:
-    """An outline's irregularity: waves around the circle, the slowest the strongest."""
+    """Return the irregularity of an outline: waves around the circle, of which slow ones are stronger."""
     waves = np.zeros_like(angle)
     for turns in range(2, 2 + count):
         waves += rng.normal(0, amplitude / turns) * np.cos(turns * angle + rng.uniform(0, math.tau))
@@ -145,7 +135,7 @@ def _popcorn(rng: np.random.Generator, frame: Frame, thickness: float) -> Findin
 
 
 def _from_grain(rng: np.random.Generator, frame: Frame, reach: float) -> Plane:
-    """Distance from a random point within a reach of the middle."""
+    """Return the distance from a random point, which lies within `reach` of the centre."""
     direction, away = rng.uniform(0, math.tau), reach * math.sqrt(rng.uniform())
     return np.hypot(frame.u - away * math.cos(direction), frame.v - away * math.sin(direction))
 
@@ -158,7 +148,7 @@ FINDINGS: dict[str, Callable[[np.random.Generator, Frame, float], Finding]] = {
     "round": _round,
     "spiculated": _spiculated,
 }
-"""Draws a finding of some thickness in cm, by its class."""
+"""Class -> function that draws such a finding of a given thickness in cm."""
 
 CLASSES = tuple(FINDINGS)
 
@@ -180,7 +170,7 @@ class Exposure:
 
 
 def exposed(config: MammogramsConfig, split: str, class_index: int, index: int) -> Exposure:
-    """Expose one image. The patient's part is the same for the images 2 i and 2 i + 1."""
+    """Expose one image. Images 2 i and 2 i + 1 are of the same patient."""
     patient = np.random.default_rng([config.seed, _SPLITS[split], class_index, index // 2, 0])
     rng = np.random.default_rng([config.seed, _SPLITS[split], class_index, index, 1])
     side = _SUPERSAMPLING * config.size
@@ -199,7 +189,7 @@ def exposed(config: MammogramsConfig, split: str, class_index: int, index: int) 
 
 
 def _texture(rng: np.random.Generator, side: int) -> Plane:
-    """Noise of the spectrum of breast tissue, mean 0 and deviation 1."""
+    """Return noise with the spectrum of breast tissue, mean 0 and standard deviation 1."""
     double = 2 * side  # so that opposite edges do not match
     frequency = np.hypot(np.fft.fftfreq(double)[:, None], np.fft.rfftfreq(double)[None])
     frequency[0, 0] = np.inf
@@ -253,7 +243,7 @@ def write_mammograms(
     try:
         import pydicom  # noqa: F401
     except ImportError as error:
-        raise UserError(str(reader.needs("pydicom", "medical"))) from error
+        raise UserError("drawing mammograms needs pydicom: pip install 'dinoscope[medical]'") from error
     identity = json.dumps({"version": VERSION, "classes": CLASSES, "config": asdict(config)}, indent=2) + "\n"
     total = len(CLASSES) * (config.train_per_class + 2 * config.val_per_class)
     return write_folder(Path(out), "mammograms.json", identity, _files(config), total, progress)
@@ -277,8 +267,7 @@ def _dicom(exposure: Exposure, numbers: tuple[int, ...]) -> bytes:
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-    scale, offset = _GREY
-    values = np.clip(np.rint(scale * exposure.line_integral + offset), 0, 4095).astype(np.uint16)
+    values = np.clip(np.rint(_SCALE * exposure.line_integral + _OFFSET), 0, 4095).astype(np.uint16)
     low, high = np.percentile(values, (1, 99))
     level, width = round(float(low + high) / 2), max(round(1.3 * float(high - low)), 1)
     stored: UInt16[ndarray, "size size"] = 4095 - values if exposure.inverted else 4 * values

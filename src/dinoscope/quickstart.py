@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dinoscope import api, pictures
 from dinoscope.checkpoint import load_backbone, write_text
-from dinoscope.data.images import decode
+from dinoscope.data.images import RawImage
 from dinoscope.data.sources import ImageFolder, images_in_folder
 from dinoscope.evaluation.base import Context
 from dinoscope.evaluation.knn import EVALUATION, KNNConfig
@@ -44,27 +44,30 @@ Progress = Callable[[int, int], None]
 class Drawn:
     """A data set that is drawn on the spot: folder/{train,val}/CLASS/ and folder-masks/val/CLASS/.
 
-    about: what its validation images are. write: as `scenes.write_scenes`. recipe: for a few minutes.
-    shipped: whether the shipped model is for such images.
+    about: what its validation images are. write: draws it into a folder. cache: name of that folder in the cache.
+    recipes: for a run on it, the usual one first. shipped: whether the shipped model is for such images.
     """
 
     about: str
-    write: Callable[[Path, Progress], Path]
-    recipe: str
+    write: Callable[..., Path]
+    cache: str
+    recipes: tuple[str, ...]
     shipped: bool
 
 
 DRAWN: dict[str, Drawn] = {
     "scenes": Drawn(
         "500 drawn scenes, 10 classes (guessing: 10 %)",
-        lambda out, progress: write_scenes(out, progress=progress),
-        "quickstart",
+        write_scenes,
+        "scenes",
+        ("quickstart", "quickstart_long"),
         shipped=True,
     ),
     "medical": Drawn(
         "480 drawn mammograms, DICOM files of 6 kinds of finding (guessing: 16.7 %)",
-        lambda out, progress: write_mammograms(out, progress=progress),
-        "quickstart_medical",
+        write_mammograms,
+        "mammograms",
+        ("quickstart_medical",),
         shipped=False,
     ),
 }
@@ -72,10 +75,12 @@ DRAWN: dict[str, Drawn] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table. image_size: side of the network's input in pixels.
+    """One row of the table.
 
-    knn: top-1. jaccard: of the mask that holds `MASS` of the mean attention with the mask of the object; None without
-    attention. chance: the same of as many patches anywhere.
+    image_size: side of the network's input in pixels.
+    knn: top-1 accuracy.
+    jaccard: overlap of the object with the mask that holds `MASS` of the mean attention; None without attention.
+    chance: the expected overlap of a mask with as many pixels at random places.
     """
 
     name: str
@@ -92,7 +97,7 @@ def quickstart(
 
     The run folder gets quickstart.json, attention/overview.png with all models, and attention/panel-*.png.
 
-    config: for the image folder of the data. data: what `drawn.write` returned.
+    config: of a recipe in `drawn.recipes`, for the image folder of the data. data: what `drawn.write` returned.
     progress: called during the evaluations.
 
     Raises KeyboardInterrupt if a signal stopped the training: there is nothing to evaluate then.
@@ -130,7 +135,8 @@ def evaluate(models: dict[str, Backbone], data: Path, run: Path, progress: Progr
         (result,) = EVALUATION.run([model], data / "folder", KNNConfig(ks=(K,)), context)
         if name == TRAINED:
             keep(run, "knn", result)
-        row = Row(name, backbone.config.image_size, next(each for each in result.metrics if each.name == "knn_top1"))
+        top1 = next(metric for metric in result.metrics if metric.name == "knn_top1")
+        row = Row(name, backbone.config.image_size, top1)
         if backbone.class_attention is not None:
             jaccard, chance = attention_on_objects(backbone, queries, data / "folder-masks" / "val")
             row = replace(row, jaccard=jaccard, chance=chance)
@@ -140,24 +146,21 @@ def evaluate(models: dict[str, Backbone], data: Path, run: Path, progress: Progr
 
 
 def attention_on_objects(backbone: Backbone, images: ImageFolder, masks: Path) -> tuple[Metric, Metric]:
-    """Return the Jaccard of attention masks (`Row.jaccard`) and of chance, means over images with intervals.
+    """Return `Row.jaccard` and `Row.chance`, means over the images with intervals.
 
-    By chance, a mask of p of n pixels shares p g / n of them with an object of g pixels.
+    A mask that covers a share p of an image at random shares p g of it with an object that covers g.
     """
     scores: list[tuple[float, float]] = []
     for position, name in enumerate(images.paths):
         with Image.open((masks / name).with_suffix(".png")) as file:
             ground_truth = torch.from_numpy(np.asarray(file) > 0)
-        mask = map_masks(
-            _maps(backbone, decode(images.path(position), window=backbone.config.window)).mean(dim=0), MASS
-        )
-        shares = float(mask.float().mean()), float(ground_truth.float().mean())
-        shared = shares[0] * shares[1]
-        scores.append((jaccard(mask, ground_truth), shared / (sum(shares) - shared)))
-    own, chance = mean_intervals(torch.tensor(scores, dtype=torch.float64))
+        mask = map_masks(_maps(backbone, images.read(position)).mean(dim=0), MASS)
+        predicted, true = float(mask.float().mean()), float(ground_truth.float().mean())
+        scores.append((jaccard(mask, ground_truth), predicted * true / (predicted + true - predicted * true)))
+    attention, chance = mean_intervals(torch.tensor(scores, dtype=torch.float64))
     mass = {"mass": MASS}
     return (
-        estimate_metric("attention_jaccard", own, len(scores), mass),
+        estimate_metric("attention_jaccard", attention, len(scores), mass),
         estimate_metric("chance_jaccard", chance, len(scores), mass),
     )
 
@@ -167,10 +170,11 @@ def draw(models: dict[str, Backbone], folder: ImageFolder, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows, best = [], list(models)[-1]
     for number, position in enumerate(np.linspace(2, len(folder) - 3, SHOWN)):
-        image = decode(folder.path(round(position)), window=models[TRAINED].config.window)
+        raw = folder.read(round(position))
+        image = raw.rgb(models[TRAINED].config.window)
         large = fitted(image, TILE)
-        maps = {name: _maps(model, image) for name, model in models.items()}
-        overlays = [overlay(large, each.mean(dim=0).numpy()) for each in maps.values()]
+        maps = {name: _maps(model, raw) for name, model in models.items()}
+        overlays = [overlay(large, heads.mean(dim=0).numpy()) for heads in maps.values()]
         titles = [""] * (1 + len(models)) if rows else ["image", *models]
         rows.append(pictures.Row([Tile(*tile) for tile in zip([large, *overlays], titles, strict=True)], TILE))
         panel = attention_panel(image, maps[best], MASS, title=best)
@@ -178,5 +182,6 @@ def draw(models: dict[str, Backbone], folder: ImageFolder, out: Path) -> None:
     write_png(out / "overview.png", pictures.page(rows, min_width=0))
 
 
-def _maps(backbone: Backbone, image: np.ndarray) -> Tensor:
-    return attention_maps(backbone, network_input(backbone, image))[0]
+def _maps(backbone: Backbone, image: RawImage) -> Tensor:
+    pixels = image.pixels(backbone.config.channels, backbone.config.window)
+    return attention_maps(backbone, network_input(backbone, pixels))[0]

@@ -92,8 +92,8 @@ class Drawing:
                 try:
                     raw = read(file)
                     configs = [model.backbone.config for model in self.models]
-                    stacks = {n: raw if n == 1 else read(file, slices=n) for n in {each.slices for each in configs}}
-                    images = [stacks[each.slices].pixels(each.channels, each.window) for each in configs]
+                    stacks = {n: raw if n == 1 else read(file, slices=n) for n in {config.slices for config in configs}}
+                    images = [stacks[config.slices].pixels(config.channels, config.window) for config in configs]
                     inputs = [
                         ModelInput(model, size, network_input(model.backbone, image, size))
                         for model, size, image in zip(self.models, self.sizes, images, strict=True)

@@ -2,7 +2,7 @@
 
 The order is that of PS3.4 N.2: decoded (YBR and palettes to RGB) > modality LUT, or slope and intercept > pixel padding
 left out > grey range, or the VOI LUT or window of the header > MONOCHROME1 inverted. Only the elements that pixels
-need are read: no name, date or identifier. `identifier` alone reads one of these, for who hashes it at once.
+need are read: no name, date or identifier. Only `identifier` reads one of these, for a caller that hashes it at once.
 """
 
 from __future__ import annotations

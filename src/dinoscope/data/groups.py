@@ -222,11 +222,11 @@ def header_numbers(
     pool = ThreadPoolExecutor(available_cores())
     try:
         for chunk in pool.map(examined, range(0, len(wanted), _CHUNK)):
-            for path, found in chunk:
-                if isinstance(found, str):
-                    faults[path] = found
+            for path, row in chunk:
+                if isinstance(row, str):
+                    faults[path] = row
                 else:
-                    rows[path] = found
+                    rows[path] = row
             if progress is not None:
                 progress(len(rows) + len(faults), len(wanted))
     finally:

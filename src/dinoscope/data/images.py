@@ -270,6 +270,7 @@ def opened(path: Path, max_pixels: int) -> Iterator[FileIO]:
 
 
 def _buffered(file: FileIO) -> BufferedReader:
+    # Declares the type: what pyright infers, BufferedReader[FileIO], is no `Stream`.
     return BufferedReader(file)
 
 

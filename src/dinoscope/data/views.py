@@ -363,11 +363,11 @@ VIEWS: dict[str, ViewsConfig] = {
         blur_radius=(0.1, 1.0),
         solarize_probability=(0.0, 0.1, 0.0),
     ),
-    # Radiographs: large crops, since a finding may be small; no flip, since the heart lies on one side.
+    # Radiographs: large crops, because a finding may be small; no flip, because the heart lies on one side.
     "xray": replace(_GREY, global_scale=(0.5, 1.0), local_scale=(0.1, 0.4), horizontal_flip=0.0),
-    # Slices of CT: also no flip (liver, spleen); organs are larger than findings of radiographs.
+    # CT slices: no flip either (liver, spleen); smaller crops, because organs are larger than findings.
     "ct": replace(_GREY, global_scale=(0.4, 1.0), local_scale=(0.08, 0.4), horizontal_flip=0.0),
-    # Cells and tissue have no up. Their size tells what they are, so crops change it less than DINO's do.
+    # Cells and tissue have no up, so both flips. Their size matters, so local crops cover at least 0.1 of the area.
     "microscopy": replace(_GREY, global_scale=(0.4, 1.0), local_scale=(0.1, 0.4), vertical_flip=0.5),
     # The drawn mammograms, on a CPU: regions without an up, and a quarter of the pixels.
     "mammograms": replace(_GREY, num_local=0, global_size=32, global_scale=(0.3, 1.0), vertical_flip=0.5),

@@ -290,8 +290,8 @@ def check_settings(config: RunConfig) -> None:
     if config.group is not None:
         of_headers(config.group)  # refuses what a header does not have
     optimizer, start, fixed = config.optimizer, config.optimizer.start_learning_rate, config.fixed_channels
-    made = "windows of --window" if is_joined(config.window) else f"--slices {config.slices}"
-    there = f"--channels is {fixed}" if fixed == config.channels else f"the {made} make {fixed} channels"
+    source = "windows of --window" if is_joined(config.window) else f"--slices {config.slices}"
+    channels = f"--channels is {fixed}" if fixed == config.channels else f"the {source} make {fixed} channels"
     faults = [
         (config.epochs <= 0, f"--epochs must be above 0, not {config.epochs}"),
         (min(config.batch_size, config.accumulate) < 1, "--batch-size and --accumulate must be at least 1"),
@@ -323,11 +323,11 @@ def check_settings(config: RunConfig) -> None:
         ),
         (
             config.channels is not None and fixed != config.channels,
-            f"--channels is {config.channels}, and the {made} make {fixed} channels: leave it out or give {fixed}",
+            f"--channels is {config.channels}, and the {source} make {fixed} channels: leave it out or give {fixed}",
         ),
         (
             fixed is not None and len(config.normalisation[0]) != fixed,
-            f"--mean has {len(config.mean)} values, and {there}: give one for each",
+            f"--mean has {len(config.mean)} values, and {channels}: give one for each",
         ),
         (
             len(config.mean) != len(config.std),
