@@ -136,6 +136,33 @@ class Numbers(_Column[int]):
 # The index
 
 
+class _Files:
+    """Files that stay open, and their bytes at any place, here or on a server. Other processes open their own."""
+
+    def __init__(self) -> None:
+        self.descriptors: dict[Path, int] = {}
+
+    def read(self, file: Path, offset: int, size: int) -> bytes:
+        """Return so many bytes, or fewer if the file ends before. Raises OSError."""
+        if isinstance(file, RemotePath):
+            return read_range(file, offset, size)
+        descriptor = self.descriptors.get(file)
+        if descriptor is None:
+            opened = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            descriptor = self.descriptors.setdefault(file, opened)
+            if descriptor != opened:  # another thread was faster
+                os.close(opened)
+        return os.pread(descriptor, size, offset)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"descriptors": {}}
+
+    def __del__(self) -> None:
+        for descriptor in self.descriptors.values():
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+
 @dataclass
 class Index:
     """Where the images of some containers lie, in the order of the keys' bytes.
@@ -153,7 +180,7 @@ class Index:
     classes: tuple[str, ...]
     passed_over: tuple[tuple[str, int], ...]
     folder: Path
-    _open: dict[int, int] = field(default_factory=dict[int, int], repr=False)
+    _opened: _Files = field(default_factory=_Files, repr=False)
 
     def __len__(self) -> int:
         return len(self.columns["ends"])
@@ -162,40 +189,21 @@ class Index:
         """Return the bytes of an image. Raises UnreadableImage if they are gone, damaged or too many."""
         offset, size, unpacked = (int(self.columns[name][row]) for name in ("offsets", "sizes", "unpacked"))
         check_bytes(unpacked or size, pixel_limit())
-        number = int(self.columns["files"][row])
-        file = self.files[number]
         try:
-            if isinstance(file, RemotePath):
-                content = read_range(file, offset, size)
-            else:
-                content = os.pread(self._descriptor(number), size, offset)
+            content = self._opened.read(self.files[int(self.columns["files"][row])], offset, size)
         except OSError as error:
             raise UnreadableImage(f"cannot be read: {error.strerror}") from error
         if len(content) < size:
             raise UnreadableImage("truncated: the container ends before it")
         return _inflated(content, unpacked) if unpacked else content
 
-    def _descriptor(self, number: int) -> int:
-        descriptor = self._open.get(number)
-        if descriptor is None:
-            opened = os.open(self.files[number], os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            descriptor = self._open.setdefault(number, opened)
-            if descriptor != opened:  # another thread was faster
-                os.close(opened)
-        return descriptor
-
     def __getstate__(self) -> dict[str, Any]:
         """Leave the columns out: the other process maps the files itself."""
-        return self.__dict__ | {"_open": {}, "columns": None}
+        return self.__dict__ | {"columns": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.columns = _mapped(self.folder)
-
-    def __del__(self) -> None:
-        for descriptor in self._open.values():
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
 
 
 def _inflated(content: bytes, size: int) -> bytes:
@@ -325,7 +333,7 @@ def _collected(
     """Return the columns, the files, the names of the classes, and what was passed over."""
     known, counts = dict[bytes, tuple[Any, ...]](), Counter[str]()
     wanted, several = extensions(), frame_endings()
-    numbers: dict[Path, int] = {}
+    numbers, opened = dict[Path, int](), _Files()
     total, before = sum(sizes), 0
     for (path, container), size in zip(kinds.items(), sizes, strict=True):
         report = Progress(lambda done, _, before=before: progress(before + done, total), size)
@@ -334,7 +342,9 @@ def _collected(
             for entry in container.entries(path, copies, report):
                 if entry.file is not None:
                     copies.flush()
-                for key in _keys(entry, path, wanted, several, counts):  # of two with one name the later one counts
+                for key in _keys(
+                    entry, path, opened, wanted, several, counts
+                ):  # of two with one name the later one counts
                     number = numbers.setdefault(entry.file or path, len(numbers))
                     own[key] = number, entry.offset, entry.size, entry.unpacked, entry.label
         except UserError as error:
@@ -370,7 +380,7 @@ def _numbers_first(text: str) -> tuple[bool, int, str]:
 
 
 def _keys(
-    entry: Entry, path: Path, wanted: tuple[str, ...], several: tuple[str, ...], counts: Counter[str]
+    entry: Entry, path: Path, opened: _Files, wanted: tuple[str, ...], several: tuple[str, ...], counts: Counter[str]
 ) -> list[bytes]:
     """Return the keys of the images in an entry; one that is no image has none and is counted."""
     parts = [part for part in entry.key.split("/") if part not in ("", ".")]
@@ -383,7 +393,7 @@ def _keys(
     if ending and not name.lower().endswith(several):
         return [os.fsencode(name)]
     try:
-        content = _content(entry.file or path, entry.offset, entry.size, entry.unpacked)
+        content = _content(opened, entry.file or path, entry)
         if not ending and not is_recognised(content[:START], parts[-1]):
             counts["without an ending"] += 1
             return []
@@ -392,19 +402,14 @@ def _keys(
         return [os.fsencode(name)]
 
 
-def _content(file: Path, offset: int, size: int, unpacked: int) -> bytes:
+def _content(opened: _Files, file: Path, entry: Entry) -> bytes:
     """Return the bytes of an entry. Raises UnreadableImage if there are too many, or they are damaged."""
-    check_bytes(unpacked or size, pixel_limit())
-    if isinstance(file, RemotePath):
-        try:
-            content = read_range(file, offset, size)
-        except OSError as error:
-            raise UserError(f"cannot be read: {error.strerror}") from error
-    else:
-        with file.open("rb") as stream:
-            stream.seek(offset)
-            content = stream.read(size)
-    return _inflated(content, unpacked) if unpacked else content
+    check_bytes(entry.unpacked or entry.size, pixel_limit())
+    try:
+        content = opened.read(file, entry.offset, entry.size)
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}") from error
+    return _inflated(content, entry.unpacked) if entry.unpacked else content
 
 
 # The source
