@@ -277,11 +277,12 @@ def check(config: RunConfig, images: int, processes: int, classes: int = 0, pass
 def fitted_channels(config: RunConfig, given: Collection[str]) -> RunConfig:
     """Return the settings without a recipe's number of channels if windows or slices that are given make another.
 
-    given: names of the settings that a person gave; a number of channels among them stays. Raises UserError as
-    `channels_made` does.
+    given: names of the settings that a person gave; a number of channels among them stays, and so it does if none of
+    them makes channels. Raises UserError as `channels_made` does.
     """
     made = channels_made(config.window, config.slices or 1)
-    return config if made in (None, config.channels) or "channels" in given else replace(config, channels=None)
+    stays = "channels" in given or {"window", "slices", "init"}.isdisjoint(given)
+    return config if stays or made in (None, config.channels) else replace(config, channels=None)
 
 
 def check_settings(config: RunConfig) -> None:
