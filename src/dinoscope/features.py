@@ -396,7 +396,9 @@ def _cache_key(weights: str, images: ImageSource, view: ImageView, config: Extra
     # The times of change too: an image drawn again may have as many bytes as the old one.
     times = _digest(b"".join(b"%d\0" % (-1 if stamp is None else stamp[1]) for stamp in stamps))
     parts = (CACHE_FORMAT, weights, images.fingerprint(), times, view.size, view.crop_fraction)
-    return _digest("\0".join(map(str, (*parts, config.dtype, config.feature))).encode())
+    context = images.with_slices(view.slices).neighbours_fingerprint()
+    parts = (*parts, config.dtype, config.feature, *([context] if context else []))
+    return _digest("\0".join(map(str, parts)).encode())
 
 
 def _digest(content: bytes) -> str:

@@ -161,6 +161,48 @@ def test_groups_of_headers_are_in_no_file_but_as_keyed_hashes(
     assert not any(key in file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file())
 
 
+def test_neighbours_of_a_series_leave_nothing_of_headers_in_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of the series, the cache has a number by a key, and neither its UID nor a hash that anybody can make."""
+    pytest.importorskip("pydicom", reason="needs pydicom (extra medical)")
+    from tests.data.test_dicom import data_set, encoded
+
+    monkeypatch.setenv("DINOSCOPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DINOSCOPE_GROUP_KEY_FILE", str(tmp_path / "key" / "group.key"))
+    data, run, draw = tmp_path / "data", tmp_path / "run", np.random.default_rng(0)
+    uids = [f"1.2.840.4711.{number}" for number in range(2)]
+    for uid in uids:
+        folder = data / f"class{uid[-1]}"
+        folder.mkdir(parents=True)
+        for number in range(8):
+            dataset = data_set(draw.integers(0, LEVELS, (20, 24)).astype(np.uint16), 12)
+            dataset.PatientName, dataset.PatientID, dataset.StudyDate = "Secret^Name", "ID-4711", "20260130"
+            dataset.SeriesInstanceUID, dataset.StudyInstanceUID = uid, "1.2.840.4711.99"
+            dataset.InstanceNumber, dataset.ImagePositionPatient = number, ["0", "0", f"{number}"]
+            dataset.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
+            (folder / f"IM{number}").write_bytes(encoded(dataset))
+    train(cases.run_config("dino", data, run, epochs=1, slices=3, window=(1500.0, 3000.0)))
+    for line in (
+        f"knn --model {run} --data {data} --ks 3 --device cpu --out {tmp_path}/knn",
+        f"report {run} --out {tmp_path}/report.html --data {data} --skip linear throughput",
+    ):
+        assert cli.main(line.split()) == 0
+    (cached,) = (tmp_path / "cache" / "series").glob("*.json")
+    rows = json.loads(cached.read_text())["files"]
+    assert len(rows) == 16
+    stacks = {stack for _, _, (stack, _, _) in rows.values()}
+    assert len(stacks) == 2
+    assert own_key().name in cached.name
+    digests = [hashlib.blake2b(uid.encode(), digest_size=8).hexdigest().encode() for uid in uids]
+    numbers = group_numbers(uids).tolist()
+    assert stacks.isdisjoint(numbers)
+    assert_nothing_of_headers_in(tmp_path, data, *digests, *(str(number).encode() for number in numbers))
+    assert not any(secret in caplog.text for secret in ("Secret", "ID-4711", "1.2.840.4711"))
+    key = key_file().read_bytes().strip()
+    assert not any(key in file.read_bytes() for file in run.rglob("*") if file.is_file())
+
+
 def test_all_formats_give_the_same_weights(tmp_path: Path) -> None:
     weights = {}
     for name in WRITERS:

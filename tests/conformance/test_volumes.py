@@ -1,4 +1,4 @@
-"""Volumes with neighbouring slices, or several windows, as channels: from the scan to the report, on NIfTI."""
+"""Volumes with neighbouring slices, or several windows, as channels: from the scan to the report."""
 
 from __future__ import annotations
 
@@ -155,6 +155,36 @@ def test_slices_are_the_same_as_channels_that_were_stacked_by_hand(ending: str, 
     assert same(*runs)
 
 
+def test_a_series_of_single_files_trains_as_a_file_of_its_frames(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Two series in a folder: the same weights, and the same features from the command line, also of a subset."""
+    pytest.importorskip("pydicom", reason="pydicom reads DICOM: pip install 'dinoscope[medical]'")
+    from tests.data.test_dicom import data_set, encoded
+
+    for seed in range(2):
+        stack = volume(seed)
+        place, frames = tmp_path / f"series/class{seed}", tmp_path / f"frames/class{seed}"
+        place.mkdir(parents=True)
+        frames.mkdir(parents=True)
+        (frames / "s.dcm").write_bytes(encoded(data_set(stack)))
+        for number, plane in enumerate(stack):
+            dataset = data_set(plane, SeriesInstanceUID=f"1.2.{seed}", InstanceNumber=20 - number)
+            dataset.ImagePositionPatient = ["0", "0", f"{3 * number}"]
+            dataset.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
+            (place / f"{number}.dcm").write_bytes(encoded(dataset))
+    runs = [tmp_path / f"run-{name}" for name in ("series", "frames")]
+    for run, name in zip(runs, ("series", "frames"), strict=True):
+        train(cases.run_config("dino", tmp_path / name, run, epochs=1, slices=3, workers=1))
+        command(f"embed --model {run} --data {tmp_path}/{name} --out {run}.npz --device cpu")
+    one, other = (read_config(run) for run in runs)
+    assert (one.window, one.mean, one.std) == (other.window, other.mean, other.std)
+    assert same(*runs)
+    features = [np.load(f"{run}.npz")["features"] for run in runs]
+    assert len(features[0]) == 18
+    np.testing.assert_array_equal(*features)
+    command(f"knn --model {runs[0]} --data {tmp_path}/series --split 0.5 --device cpu --ks 1")
+    assert "2 classes" in capsys.readouterr().out
+
+
 def test_stacks_of_8_bits_are_measured_too_and_resumed(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for seed in range(2):
@@ -205,7 +235,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
         (f"{data} --slices 3 --channels 1", "--channels is 1, and the --slices 3 make 3 channels"),
         (f"{data} --window lung+soft --channels 3", "--channels is 3, and the windows of --window make 2 channels"),
         (f"{data} --window lung+header", "--window"),
-        (f"{tmp_path}/photos --slices 3", "here every image is alone in its file"),
+        (f"{tmp_path}/photos --slices 3", "alone in its file, and none is in a series with another"),
         (f"{tmp_path}/photos --window lung+soft", "takes grey images of more than 8 bits, and 8 of 8 are others"),
         (f"{tmp_path}/colours.txt --slices 3", "--slices 3 takes grey images, and 9 of 9 are others"),
     ):

@@ -40,7 +40,8 @@ from dinoscope.data.images import (
 from dinoscope.data.neighbours import stacked_header
 from dinoscope.data.reader import START, Header, RawImage, Shrink, UnreadableImage, split_key
 from dinoscope.data.samples import frame_endings, is_recognised, keys_of, versions, without_ending
-from dinoscope.data.sources import ImageSource, class_numbers, comparable, counted, fingerprint_of
+from dinoscope.data.series import Origin
+from dinoscope.data.sources import FileSource, class_numbers, comparable, counted, fingerprint_of
 from dinoscope.errors import UserError, located
 from dinoscope.files import cache_folder, locked
 from dinoscope.places import parse_place
@@ -416,7 +417,7 @@ def _content(opened: _Files, file: Path, entry: Entry) -> bytes:
 
 
 @dataclass(frozen=True)
-class ArchiveImages(ImageSource):
+class ArchiveImages(FileSource):
     """Images of an index: those whose keys begin with a folder, or any choice of them.
 
     name: what was given as the place of the images. rows: of the index, in the order of the images.
@@ -433,6 +434,7 @@ class ArchiveImages(ImageSource):
     groups: Numbers | None = None
     grouping: str = ""
     slices: int = 1
+    origin: Origin | None = field(default=None, compare=False, repr=False)
 
     @property
     def keys(self) -> Names:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -442,7 +444,7 @@ class ArchiveImages(ImageSource):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def read(self, index: int, shrink: Shrink | None = None) -> RawImage:
+    def read_file(self, index: int, shrink: Shrink | None) -> RawImage:
         """Read the bytes of an image, and decode them."""
         name, frame = split_key(self.keys[index])
         return read_bytes(self.content(index), name, frame=frame, shrink=shrink, slices=self.slices)
@@ -479,7 +481,7 @@ class ArchiveImages(ImageSource):
         rows = chosen + self.rows.start if isinstance(self.rows, range) else self.rows[chosen]
         labels = None if self.labels is None else Numbers(self.labels.numbers, rows)
         groups = None if self.groups is None else Numbers(np.asarray(self.groups)[chosen], range(len(chosen)))
-        return replace(self, rows=rows, labels=labels, groups=groups)
+        return replace(self, rows=rows, labels=labels, groups=groups, origin=self._origin().chosen(indices))
 
     def labelled_by(self, owners: Sequence[str]) -> ArchiveImages:
         """Return all the images of an index with labels. owners: the name of the class of each."""

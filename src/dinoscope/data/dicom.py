@@ -2,15 +2,19 @@
 
 The order is that of PS3.4 N.2: decoded (YBR and palettes to RGB) > modality LUT, or slope and intercept > pixel padding
 left out > grey range, or the VOI LUT or window of the header > MONOCHROME1 inverted. Only the elements that pixels
-need are read: no name, date or identifier. Only `identifier` reads one of these, for a caller that hashes it at once.
+need are read: no name, date or identifier. Only `identifier` and `series_place` read one of these, for callers that
+hash it at once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
+import re
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from functools import cache, partial
 from importlib.util import find_spec
 from io import BytesIO
@@ -29,6 +33,7 @@ from dinoscope.data.reader import (
     Header,
     RawImage,
     Reader,
+    SeriesPlace,
     Stream,
     UnreadableImage,
     not_supported,
@@ -53,6 +58,10 @@ _WANTED = [
 ]
 
 _IDENTIFIERS = {"patient": 0x00100020, "study": 0x0020000D, "series": 0x0020000E}
+
+_SERIES, _NUMBER, _POSITION, _ORIENTATION = 0x0020000E, 0x00200013, 0x00200032, 0x00200037
+_SIZE = 0x00280010, 0x00280011  # rows, columns
+_DIRECTION_DIGITS = 4  # of cosines that are equal: 0.0001 is a pixel's tenth over 1,000 pixels
 
 _PREAMBLE = 128
 # Bytes in front of the pixels (PS3.5 7.1.2, 7.1.3): tag, VR and length; tag and length.
@@ -177,26 +186,75 @@ def identifier(stream: Stream, max_pixels: int, kind: str) -> str:
 
     Spaces around it do not count (PS3.5 6.2). Raises UnreadableImage, whose text has nothing of the header.
     """
+    wanted = _IDENTIFIERS[kind]
+    with _without_header_text():
+        return _text(_part(stream, max_pixels, [wanted]), wanted)
+
+
+def series_place(stream: Stream, max_pixels: int) -> SeriesPlace | None:
+    """Return where a slice lies in its series (PS3.3 C.7.6.2.1.1), None without a SeriesInstanceUID.
+
+    The position is that of its first pixel, projected on the cross product of the directions of rows and columns. It is
+    unknown if position or orientation are missing or no numbers. No element behind its size is read.
+    """
+    with _without_header_text():
+        dataset = _part(stream, max_pixels, [_SERIES, _NUMBER, _POSITION, _ORIENTATION, *_SIZE])
+        series, number = _text(dataset, _SERIES), _text(dataset, _NUMBER)
+        corner, directions = _decimals(dataset, _POSITION, 3), _decimals(dataset, _ORIENTATION, 6)
+        size = tuple(float(dataset[tag].value) for tag in _SIZE if tag in dataset)
+    if not series:
+        return None
+    position = None
+    if corner is not None and directions is not None:
+        (a, b, c), (d, e, f) = directions[:3], directions[3:]
+        normal = b * f - c * e, c * d - a * f, a * e - b * d
+        position = sum(one * other for one, other in zip(corner, normal, strict=True))
+    plane = () if directions is None else tuple(round(value, _DIRECTION_DIGITS) + 0.0 for value in directions)
+    whole = re.fullmatch(r"[+-]?\d{1,12}", number.strip())
+    return SeriesPlace(series, (*size, *plane), position, int(number) if whole else None)
+
+
+def _decimals(dataset: Dataset, tag: int, count: int) -> tuple[float, ...] | None:
+    """Return so many numbers of an element (PS3.5 6.2, DS), None if it has others."""
+    try:
+        numbers = tuple(map(float, _text(dataset, tag).split("\\")))
+    except ValueError:
+        return None
+    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
+
+
+def _part(stream: Stream, max_pixels: int, wanted: list[int]) -> FileDataset:
+    """Read these elements alone, and nothing behind the last of them. wanted: in their order."""
     _library()
-    from pydicom.charset import decode_bytes
     from pydicom.filereader import read_partial
 
-    wanted = _IDENTIFIERS[kind]
     stream.seek(0)
+    stream = _inflated(stream, reader.max_bytes(max_pixels))
+    last = wanted[-1]
+    return cast(
+        "FileDataset",
+        read_partial(cast(BinaryIO, stream), lambda tag, vr, length: tag > last, force=True, specific_tags=[*wanted]),
+    )
+
+
+def _text(dataset: Dataset, tag: int) -> str:
+    """Return an element as it is stored, "" without it: pydicom warns of a forbidden value, with the value in it."""
+    from pydicom.charset import decode_bytes
+
+    value = dataset.get_item(tag).value if tag in dataset else b""
+    encodings = dataset.original_character_set
+    return decode_bytes(value or b"", [encodings] if isinstance(encodings, str) else encodings, set()).strip(" \0")
+
+
+@contextlib.contextmanager
+def _without_header_text() -> Iterator[None]:
+    """Turn whatever a damaged header raises into UnreadableImage, whose text has nothing of the header."""
     try:
-        stream = _inflated(stream, reader.max_bytes(max_pixels))
-        dataset = read_partial(
-            cast(BinaryIO, stream), lambda tag, vr, length: tag > wanted, force=True, specific_tags=[wanted]
-        )
-        value = dataset.get_item(wanted).value if wanted in dataset else b""
-        encodings = dataset.original_character_set
-        # The bytes, because what pydicom makes of a value that the standard forbids is a warning with the value in it.
-        text = decode_bytes(value or b"", [encodings] if isinstance(encodings, str) else encodings, set())
+        yield
     except UnreadableImage:
         raise
-    except Exception:  # of a damaged header, with parts of it in its text
+    except Exception:
         raise UnreadableImage("damaged: its header cannot be read") from None
-    return text.strip(" \0")
 
 
 READER = Reader(
@@ -206,6 +264,7 @@ READER = Reader(
     read,
     frames=Frames(names, read_header, read, stack),
     identifier=identifier,
+    series_place=series_place,
 )
 
 

@@ -11,7 +11,6 @@ reports and caches: nobody who does not have it can try out which patient a numb
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -20,7 +19,6 @@ import stat
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,11 +27,9 @@ import numpy as np
 import platformdirs
 from jaxtyping import Int64
 
+from dinoscope.data.headers import HeaderCache
 from dinoscope.data.reader import UnreadableImage, split_key
 from dinoscope.errors import UserError
-from dinoscope.files import cache_folder, write_text
-from dinoscope.places import parse_place
-from dinoscope.system import available_cores
 
 if TYPE_CHECKING:
     from dinoscope.data.sources import ImageSource
@@ -54,9 +50,7 @@ KEY_VARIABLE = "DINOSCOPE_GROUP_KEY_FILE"
 
 _HEADER = re.compile(r"header:([a-z]*)(?:#([0-9a-f]{8}))?")
 _KEY_BYTES = 32
-_CHUNK = 32  # files read between two calls of `progress`
 _SHOWN = 3
-_CACHE_VERSION = 1
 
 
 def group_numbers(names: Iterable[str]) -> Int64[np.ndarray, " n"]:
@@ -71,6 +65,11 @@ def group_numbers(names: Iterable[str]) -> Int64[np.ndarray, " n"]:
 def _number(name: str, key: bytes = b"", person: bytes = b"") -> int:
     text = os.fsencode(unicodedata.normalize("NFC", name))
     return int.from_bytes(hashlib.blake2b(text, digest_size=8, key=key, person=person).digest(), "big") >> 1
+
+
+def keyed_number(name: str, key: Key, kind: str) -> int:
+    """Return 63 bits of the keyed hash of what a header says. kind: of name; the same text of another has another."""
+    return _number(name, key.secret, kind.encode())
 
 
 def matched(keys: Iterable[str], pattern: str, source: str) -> Iterator[str]:
@@ -212,26 +211,15 @@ def header_numbers(
     files = [split_key(path)[0] for path in images.keys]
     for index, path in enumerate(files):
         places.setdefault(path, index)
-    wanted, store = list(places.items()), _store(images, kind, key)
-    known, rows, faults = _read_cache(store), dict[str, _Row](), dict[str, str]()
 
-    def examined(start: int) -> list[tuple[str, _Row | str]]:
-        chunk = wanted[start : start + _CHUNK]
-        return [(path, _examined(images, index, known.get(path), kind, key)) for path, index in chunk]
+    def examine(index: int) -> int:
+        name = images.identifier(index, kind)
+        if not name:
+            raise UnreadableImage(f"no {HEADERS[kind]}")
+        return keyed_number(name, key, kind)
 
-    pool = ThreadPoolExecutor(available_cores())
-    try:
-        for chunk in pool.map(examined, range(0, len(wanted), _CHUNK)):
-            for path, row in chunk:
-                if isinstance(row, str):
-                    faults[path] = row
-                else:
-                    rows[path] = row
-            if progress is not None:
-                progress(len(rows) + len(faults), len(wanted))
-    finally:
-        pool.shutdown(cancel_futures=True)
-        _write_cache(store, known, rows)
+    store = HeaderCache(images, "groups", f"{kind}-{key.name}", int, int)
+    numbers, faults = store.read(places.items(), examine, progress)
     if faults:
         shown = ", ".join(f"{path} ({reason})" for path, reason in list(faults.items())[:_SHOWN])
         raise UserError(
@@ -239,7 +227,7 @@ def header_numbers(
             f"{len(faults)} of {len(places)} files have none: {shown}{', …' if len(faults) > _SHOWN else ''}. Leave "
             "them out, or give a pattern of the paths: --group '(?P<patient>[^/]+)/'"
         )
-    return np.fromiter((rows[path][2] for path in files), np.int64), f"header:{kind}#{key.name}"
+    return np.fromiter((numbers[path] for path in files), np.int64), f"header:{kind}#{key.name}"
 
 
 def _key_named(name: str | None, pattern: str) -> Key:
@@ -255,48 +243,3 @@ def _key_named(name: str | None, pattern: str) -> Key:
             f"{pattern.partition('#')[0]}, this machine's key makes a split of its own"
         )
     return key
-
-
-_Row = tuple[int, int, int]
-"""Size, time of change and number of a file; -1 for the first two if it has none, which is not cached."""
-
-
-def _examined(images: ImageSource, index: int, known: _Row | None, kind: str, key: Key) -> _Row | str:
-    """Return the row of a file, or why it has no number: words that hold nothing of the header."""
-    size, time = images.stamp(index) or (-1, -1)
-    if known is not None and (size, time) == known[:2]:
-        return known
-    try:
-        name = images.identifier(index, kind)
-    except UnreadableImage as error:
-        return str(error)
-    return (size, time, _number(name, key.secret, kind.encode())) if name else f"no {HEADERS[kind]}"
-
-
-def _store(images: ImageSource, kind: str, key: Key) -> Path:
-    digest = hashlib.blake2b(os.fsencode(parse_place(images.name).resolve()), digest_size=16).hexdigest()
-    return cache_folder("groups") / f"{digest}-{kind}-{key.name}.json"
-
-
-def _read_cache(store: Path) -> dict[str, _Row]:
-    """Return size, time of change and number of each file that is known; nothing if the cache is absent or damaged."""
-    try:
-        content = json.loads(store.read_text(encoding="utf-8", errors="surrogateescape"))
-        rows = content["files"] if content["version"] == _CACHE_VERSION else {}
-        return {path: (int(size), int(time), int(number)) for path, (size, time, number) in rows.items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        logger.warning("%s is damaged and not used (%s)", store, type(error).__name__)
-        return {}
-
-
-def _write_cache(store: Path, known: dict[str, _Row], found: dict[str, _Row]) -> None:
-    rows = {path: row for path, row in found.items() if row[0] >= 0}
-    if rows.items() <= known.items():
-        return
-    try:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        write_text(store, json.dumps({"version": _CACHE_VERSION, "files": {**known, **rows}}, separators=(",", ":")))
-    except OSError as error:
-        logger.warning("%s could not be written: %s", store, error)

@@ -35,6 +35,7 @@ from dinoscope.data.reader import (
     Header,
     RawImage,
     Reader,
+    SeriesPlace,
     Shrink,
     Stream,
     UnreadableImage,
@@ -221,6 +222,27 @@ def _identifier(stream: Stream, name: str, limit: int, kind: str) -> str:
     if identifier is None:
         raise not_supported(f"{format} headers have no patient, study or series")
     return identifier(stream, limit, kind)
+
+
+def read_series_place(path: Path) -> SeriesPlace | None:
+    """Return where a file lies in its series; None if it does not say, or is of a format without series.
+
+    Raises UnreadableImage for a damaged header; its text holds nothing of the header.
+    """
+    limit = pixel_limit()
+    with opened(path, limit) as file, _buffered(file) as stream:
+        return _series_place(stream, path.name, limit)
+
+
+def series_place_of_bytes(content: bytes, name: str) -> SeriesPlace | None:
+    """Return the same of a file that is in memory. name: what it is called."""
+    with unreadable_if_wrong():
+        return _series_place(BytesIO(content), name, pixel_limit())
+
+
+def _series_place(stream: Stream, name: str, limit: int) -> SeriesPlace | None:
+    series_place = READERS[format_of(stream, name)].series_place
+    return None if series_place is None else series_place(stream, limit)
 
 
 def frames(path: Path, *, max_pixels: int | None = None) -> tuple[str, ...]:

@@ -98,9 +98,22 @@ class JoinedImages(ImageSource):
         part, position = self._at(index)
         return part.identifier(position, kind)
 
-    def with_slices(self, slices: int) -> JoinedImages:
-        """Return the images with their neighbours in their own files."""
-        return replace(self, parts=tuple(part.with_slices(slices) for part in self.parts), slices=slices)
+    def with_slices(self, slices: int, progress: Callable[[int, int], None] | None = None) -> JoinedImages:
+        """Return the images with their neighbours in their own files, or the series of their own source."""
+        return replace(self, parts=tuple(part.with_slices(slices, progress) for part in self.parts), slices=slices)
+
+    def has_neighbours(self) -> bool:
+        """Whether an image of one of the sources has neighbours."""
+        return any(part.has_neighbours() for part in self._chosen_parts())
+
+    def neighbours_fingerprint(self) -> str:
+        """Return what changes with the slices next to the images in the series of their source."""
+        marks = [part.neighbours_fingerprint() for part in self._chosen_parts()]
+        return " ".join(marks) if any(marks) else ""
+
+    def _chosen_parts(self) -> list[ImageSource]:
+        """Return of each source the images that are here."""
+        return [part.subset(self.positions[self.owners == number].tolist()) for number, part in enumerate(self.parts)]
 
     def grouped_by(self, pattern: str, progress: Callable[[int, int], None] | None = None) -> JoinedImages:
         """Return the images with the groups that a pattern finds in the keys that they have in their own source.

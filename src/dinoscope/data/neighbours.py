@@ -1,7 +1,8 @@
-"""Neighbouring slices as channels: an image between those in front of it and behind it in the same file.
+"""Neighbouring slices as channels: an image between those in front of it and behind it.
 
-They are context and no samples: a split or a subset does not change them. At the ends of a volume the slice at the edge
-is repeated, and so is an image that is alone in its file.
+They are those of the same file or, of a file of one image, of its series (`series`): context and no samples, which a
+split or a subset does not change. At the ends of a volume the slice at the edge is repeated, and so is an image that is
+alone.
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ def measured(
     stamps = [chosen.stamp(index) for index in range(len(chosen))]
     content = f"{chosen.fingerprint()} {stamps} {channels} {window}"
     content += f" {images.slices} slices" if images.slices > 1 else ""
+    content += f" {context}" if (context := chosen.neighbours_fingerprint()) else ""
     key = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
     # What has neither size nor time of change may hold other pixels under the same name.
     file = None if cache is None or None in stamps else cache / f"{key}-normalisation.json"

@@ -12,7 +12,7 @@ import platform
 import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedReader, BytesIO
 
 import numpy as np
@@ -322,6 +322,20 @@ class Frames:
 
 
 @dataclass(frozen=True)
+class SeriesPlace:
+    """Where an image lies in a series of files.
+
+    series: its identifier, to be hashed at once. plane: numbers that are equal for images that can be neighbours.
+    position: along the normal of the plane, in mm; number: in the series; None if unknown.
+    """
+
+    series: str = field(repr=False)
+    plane: tuple[float, ...]
+    position: float | None
+    number: int | None
+
+
+@dataclass(frozen=True)
 class Reader:
     """Read one image format.
 
@@ -333,6 +347,8 @@ class Reader:
     frames: of a format with several images a file; `header` and `read` take those with one. Otherwise None.
     identifier: reads whose image it is, of a kind in `groups.HEADERS`: "" if the header does not say. Its errors hold
         nothing of what it says. None for a format whose headers do not name anybody.
+    series_place: reads where an image lies in its series: None if the header does not say, errors as of `identifier`.
+        None for a format without series.
 
     All of them take the stream at its beginning, and how many pixels (height times width) an image may have.
     They raise UnreadableImage for more, and for a kind of file that is not read; any other exception counts as damage.
@@ -346,6 +362,7 @@ class Reader:
     read_reduced: Callable[[BytesIO, int, Shrink], RawImage] | None = None
     frames: Frames | None = None
     identifier: Callable[[Stream, int, str], str] | None = None
+    series_place: Callable[[Stream, int], SeriesPlace | None] | None = None
 
 
 _NAME = re.compile(r"(.+)#((?:[a-z]+=\d+,)*[a-z]+=\d+)", re.DOTALL)

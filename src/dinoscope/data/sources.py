@@ -23,10 +23,20 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from dinoscope.data.groups import NONE, group_numbers, header_numbers, matched, of_headers
-from dinoscope.data.images import as_raw, extensions, identifier_of_bytes, read, read_header, read_identifier
+from dinoscope.data.images import (
+    as_raw,
+    extensions,
+    identifier_of_bytes,
+    read,
+    read_header,
+    read_identifier,
+    read_series_place,
+    series_place_of_bytes,
+)
 from dinoscope.data.neighbours import stacked_header
-from dinoscope.data.reader import Header, RawImage, Shrink, UnreadableImage, split_key
+from dinoscope.data.reader import Header, RawImage, SeriesPlace, Shrink, UnreadableImage, split_key
 from dinoscope.data.samples import recognised_file, samples_in, without_ending
+from dinoscope.data.series import Origin, Series, series_of
 from dinoscope.errors import UserError
 from dinoscope.files import MARK, RUN_SETTINGS, drawn_names, is_made, nothing_but_made
 from dinoscope.places import require_local
@@ -154,21 +164,94 @@ class ImageSource(ABC):
         """Return the images with these groups, from wherever they are known: a column, or a header of each image."""
         return replace(self, groups=tuple(numbers.tolist()), grouping=grouping)  # pyright: ignore[reportArgumentType]
 
-    def with_slices(self: Source, slices: int) -> Source:
-        """Return the images as a model of so many slices reads them: with their neighbours in the file as channels.
+    def with_slices(self: Source, slices: int, progress: Callable[[int, int], None] | None = None) -> Source:
+        """Return the images as a model of so many slices reads them: with their neighbours as channels.
 
-        Neighbours come from the file, whatever is in this choice of images.
+        Neighbours come from the file, or of a file of one image from its series, whatever is in this choice of images.
+        progress: called with (done, total) in files if headers are read.
         """
         if slices == self.slices:
             return self
         return replace(self, slices=slices)  # pyright: ignore[reportArgumentType]
+
+    def has_neighbours(self) -> bool:
+        """Whether an image has neighbours: in its file, or in a series that `with_slices` looked for."""
+        return any(split_key(key)[1] for key in self.keys)
+
+    def neighbours_fingerprint(self) -> str:
+        """Return what changes with the files that images are read with; "" if each is read from its own file."""
+        return ""
+
+
+class FileSource(ImageSource):
+    """Images in files, of which some are slices of a series (`series`).
+
+    origin: the whole that the images were chosen from; None for a whole, of one slice each.
+    """
+
+    origin: Origin | None = None
+
+    @abstractmethod
+    def read_file(self, index: int, shrink: Shrink | None) -> RawImage:
+        """Decode image `index`, with as many slices as there are to be, from its file alone. Otherwise as `read`."""
+
+    def read(self, index: int, shrink: Shrink | None = None) -> RawImage:
+        """Decode an image, with its neighbours in its file or its series."""
+        if self.slices > 1 and self.origin is not None and not split_key(self.keys[index])[1]:
+            image = self.origin.read(index, self.slices)
+            if image is not None:
+                return image
+        return self.read_file(index, shrink)
+
+    def series_place(self, index: int) -> SeriesPlace | None:
+        """Return where image `index` lies in its series, None if its header does not say. Raises UnreadableImage.
+
+        What names the series is to be hashed at once.
+        """
+        content = self.content(index)
+        return None if content is None else series_place_of_bytes(content, split_key(self.keys[index])[0])
+
+    def series(self, progress: Callable[[int, int], None] | None = None) -> Series:
+        """Return the series of the images, whose headers are read the first time; other processes get the result."""
+        known: Series | None = self.__dict__.get("_series")
+        if known is None:
+            known = series_of(self, progress)
+            object.__setattr__(self, "_series", known)  # a frozen record
+        return known
+
+    def with_slices(self: Files, slices: int, progress: Callable[[int, int], None] | None = None) -> Files:
+        """Return the images with their neighbours. Headers are read here, and in no process that is given the result.
+
+        Raises UserError as `series_of` does.
+        """
+        if slices == self.slices:
+            return self
+        origin = self._origin()
+        if slices > 1:
+            origin.source.series(progress)
+        return replace(self, slices=slices, origin=origin)  # pyright: ignore[reportArgumentType]
+
+    def has_neighbours(self) -> bool:
+        """Whether an image has neighbours in its file or, of a source of several slices, in its series."""
+        found = self.slices > 1 and self.origin is not None and self.origin.has_neighbours(len(self))
+        return found or super().has_neighbours()
+
+    def neighbours_fingerprint(self) -> str:
+        """Return what changes with the slices next to the images in their series."""
+        return "" if self.slices == 1 or self.origin is None else self.origin.fingerprint(len(self), self.slices)
+
+    def _origin(self) -> Origin:
+        return Origin(self) if self.origin is None else self.origin
+
+
+Files = TypeVar("Files", bound=FileSource)
 
 
 # Folders
 
 
 @dataclass(frozen=True)
-class ImageFolder(ImageSource):
+class ImageFolder(FileSource):
     """The image files below `root`, and their classes if the folders name them.
 
     paths: relative to root, with forward slashes, sorted by their bytes: the same order on every machine. Of a file
@@ -185,6 +268,7 @@ class ImageFolder(ImageSource):
     groups: tuple[int, ...] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     grouping: str = ""
     slices: int = 1
+    origin: Origin | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -200,7 +284,7 @@ class ImageFolder(ImageSource):
         """Return the file of image `index`."""
         return self.root / split_key(self.paths[index])[0]
 
-    def read(self, index: int, shrink: Shrink | None = None) -> RawImage:
+    def read_file(self, index: int, shrink: Shrink | None) -> RawImage:
         """Decode a file."""
         return read(self.path(index), frame=split_key(self.paths[index])[1], shrink=shrink, slices=self.slices)
 
@@ -214,6 +298,10 @@ class ImageFolder(ImageSource):
     def identifier(self, index: int, kind: str) -> str:
         """Read it of a file."""
         return read_identifier(self.path(index), kind)
+
+    def series_place(self, index: int) -> SeriesPlace | None:
+        """Read it of a file."""
+        return read_series_place(self.path(index))
 
     def header(self, index: int) -> Header:
         """Read a file's header."""
@@ -243,6 +331,7 @@ class ImageFolder(ImageSource):
             paths=_chosen(self.paths, indices),
             labels=_chosen(self.labels, indices),
             groups=_chosen(self.groups, indices),
+            origin=self._origin().chosen(indices),
         )
 
 

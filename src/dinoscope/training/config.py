@@ -105,9 +105,10 @@ class RunConfig:
         from, else of the training images: the smallest of 8, 10, 12, 14 and 16 bits that holds their largest value
         (signed, of more bits, or floats: from the smallest value to the largest). The model keeps it, and every later
         image is read by it.
-    slices: neighbouring slices of the same volume or frames of the same file that become the channels of each image,
-        which is the middle one: 3, or another odd number up to 15. At the ends the last slice is repeated. The model
-        keeps it, and every later image is read with its neighbours. None takes that of the model to begin from, else 1.
+    slices: neighbouring slices of the same volume, frames of the same file or files of the same DICOM series that
+        become the channels of each image, which is the middle one: 3, or another odd number up to 15. At the ends the
+        last slice is repeated. The model keeps it, and every later image is read with its neighbours. None takes that
+        of the model to begin from, else 1.
     drop_path: stochastic depth of the student: highest rate, linear over the blocks.
     zero_init_residual: start every block of a ResNet as its shortcut, with a factor of 0 in its last batch norm, as
         SimCLR, BYOL and MoCo v3 do. Random baselines never start so.

@@ -15,7 +15,7 @@ from dinoscope import checkpoint
 from dinoscope.data.finding import find_images, find_split, resolve_split
 from dinoscope.data.grey_range import HEADER, Window, check_window, is_header, is_joined, joined, with_fallback
 from dinoscope.data.normalisation import measured
-from dinoscope.data.reader import UnreadableImage, fits, require_fit, split_key
+from dinoscope.data.reader import UnreadableImage, fits, require_fit
 from dinoscope.data.scan import ScanReport, Unreadable, check_readable, most_channels, scan
 from dinoscope.data.sources import LATER_EXTENSIONS, ImageSource, evenly, image_fraction, split_images
 from dinoscope.errors import UserError
@@ -97,7 +97,7 @@ def scanned_images(
     """
     progress(0, 0)
     folder = found_images(config, source, progress)
-    _require_neighbours(config, folder)
+    _require_neighbours(config, folder, progress)
     unreadable: dict[str, Unreadable] = {}
     scanned, reports = set[str](), list[ScanReport]()
     images = trained_on(config, folder, set())
@@ -178,12 +178,14 @@ def _channels(config: RunConfig, reports: list[ScanReport]) -> int:
     return len(config.mean) if config.init is not None or len(config.mean) != 3 else most_channels(reports)
 
 
-def _require_neighbours(config: RunConfig, images: ImageSource) -> None:
-    """Raise UserError for a run of slices if every image is alone in its file."""
-    if (config.slices or 1) > 1 and not any(split_key(key)[1] for key in images.keys):
+def _require_neighbours(config: RunConfig, images: ImageSource, progress: Callable[[int, int], None]) -> None:
+    """Raise UserError for a run of slices if every image is alone in its file, and no series has two of them."""
+    slices = config.slices or 1
+    if slices > 1 and not images.with_slices(slices, progress).has_neighbours():
         raise UserError(
-            f"{images.name}: --slices {config.slices} is for files of several images, such as NIfTI volumes, DICOM "
-            "files of several frames, and stacks in TIFF or NPY: here every image is alone in its file"
+            f"{images.name}: --slices {slices} is for files of several images, such as NIfTI volumes, DICOM files of "
+            "several frames, and stacks in TIFF or NPY, and for DICOM files of one series: here every image is alone "
+            "in its file, and none is in a series with another"
         )
 
 
