@@ -186,3 +186,10 @@ def test_a_damaged_neighbour_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage, match=r"a slice next to it, f\.dcm: damaged"):
         images.read(images.keys.index("c.dcm"))
     assert_stacks(images, {name: ANATOMICAL[name] for name in ("e.dcm", "b.dcm", "d.dcm")})
+
+
+def test_volumes_need_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DINOSCOPE_GROUP_KEY_FILE", str(tmp_path / "key" / "group.key"))
+    np.save(tmp_path / "volume.npy", np.zeros((9, 40, 36), np.uint16))
+    assert find_images(tmp_path).with_slices(3).has_neighbours()
+    assert not (tmp_path / "key").exists()

@@ -73,6 +73,9 @@ def series_of(images: FileSource, progress: Callable[[int, int], None] | None = 
 
     progress: called with (done, total) in files. Raises UserError as `groups.own_key`.
     """
+    wanted = [(path, index) for index, path in enumerate(images.keys) if not split_key(path)[1]]
+    if not wanted:
+        return _series([], len(images))
     key = own_key()
 
     def examine(index: int) -> _Place | None:
@@ -83,16 +86,20 @@ def series_of(images: FileSource, progress: Callable[[int, int], None] | None = 
         return _Place(keyed_number(shared, key, "stack"), found.position, found.number)
 
     store = HeaderCache(images, "series", f"slices-{key.name}", _encoded, _decoded)
-    wanted = [(path, index) for index, path in enumerate(images.keys) if not split_key(path)[1]]
     places, _ = store.read(wanted, examine, progress)
     stacks = defaultdict[int, list[tuple[tuple[float, float], bytes, int]]](list)
     for path, index in wanted:
         if (place := places.get(path)) is not None:
             stacks[place.stack].append((place.order, os.fsencode(path), index))
-    several = [sorted(stack) for stack in stacks.values() if len(stack) > 1]
-    counts = [len(stack) for stack in several]
-    members = np.array([index for stack in several for _, _, index in stack], np.int32)
-    alone = np.full(len(images), -1, np.int32)
+    several = [stack for stack in stacks.values() if len(stack) > 1]
+    return _series([[index for _, _, index in sorted(stack)] for stack in several], len(images))
+
+
+def _series(stacks: Sequence[Sequence[int]], images: int) -> Series:
+    """Return the series of so many images. stacks: positions of the files of each, in its order."""
+    counts = [len(stack) for stack in stacks]
+    members = np.array([index for stack in stacks for index in stack], np.int32)
+    alone = np.full(images, -1, np.int32)
     alone[members] = np.arange(len(members))
     firsts = np.repeat(np.cumsum([0, *counts], dtype=np.int32)[:-1], counts)
     return Series(members, alone, firsts, np.repeat(np.array(counts, np.int32), counts))
