@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
 from torch.nn.functional import normalize
@@ -161,12 +163,24 @@ def test_labels_are_matched_by_the_name_of_the_class() -> None:
 
 
 def test_crossed_intervals_by_hand() -> None:
-    # Two draws of four images; means of images 1, 1/2, 1/2, 0 and of draws 3/4, 1/4.
-    hits = torch.tensor([[1, 1], [1, 0], [1, 0], [0, 0]], dtype=torch.bool)[:, :, None]
+    # Eight images in two draws: means of images 1, 1, 1, 1, 1/2, 1/2, 1/2, 1/2 and of draws 6/8, 6/8.
+    hits = torch.ones(8, 2, 1, dtype=torch.bool)
+    hits[[4, 5], 0] = hits[[6, 7], 1] = False
     (metric,) = crossed_metrics([("a", {})], hits)
-    # variances 1/6 / 4 = 1/24 and 1/8 / 2 = 1/16; freedom (5/48)^2 / ((1/24)^2 / 3 + (1/16)^2 / 1) = 2.42
-    assert (metric.value, metric.n) == (50, 4)
-    assert (metric.low, metric.high) == (0, 100)  # half = 3.66 * 0.323 > 0.5
+    # Variance of images 8 x 1/16 / 7 = 1/14, of their mean 1/112; of draws 0: 7 degrees of freedom, t = 2.3646.
+    assert (metric.value, metric.n) == (75, 8)
+    assert metric.low == pytest.approx(75 - 236.46 / math.sqrt(112), abs=1e-3)
+    assert metric.high == pytest.approx(75 + 236.46 / math.sqrt(112), abs=1e-3)
+    # Ten images in four draws.
+    hits = torch.zeros(10, 4, 1, dtype=torch.bool)
+    hits[:5, [0, 1]] = hits[5:, [2, 3]] = True
+    hits[:5, 2] = True
+    # Means of images 3/4 and 1/2 (variance 1/64 x 10/9, of the mean 1/576), of draws 1/2, 1/2, 1, 1/2 (1/16, 1/64).
+    (metric,) = crossed_metrics([("a", {})], hits)
+    freedom = (1 / 576 + 1 / 64) ** 2 / ((1 / 576) ** 2 / 9 + (1 / 64) ** 2 / 3)
+    half = 100 * stats.t.ppf(0.975, freedom) * math.sqrt(1 / 576 + 1 / 64)
+    assert metric.value == 62.5
+    assert metric.low == pytest.approx(62.5 - half)
     (same,) = crossed_metrics([("a", {})], torch.ones(7, 3, 1, dtype=torch.bool))
     assert same.low == pytest.approx(100 * wilson(1, 7)[0])
     one = torch.rand(50, 1, 2, generator=torch.Generator().manual_seed(0)) < 0.6
