@@ -336,9 +336,11 @@ def few_labels(
                     guesses.append(_classified(asked.features, *fit_centroids(features, labels, len(numbers))).cpu())
                 else:
                     penalty = config.regularisation / some.shape[1]
+                    if features.device.type == "mps":  # it has no float64
+                        features, labels = features.cpu(), labels.cpu()
                     weights, is_solved = fit_logistic(features.double(), labels, len(numbers), penalty)
                     unsolved += int((~is_solved).sum())
-                    guesses.append(_classified(asked.features, weights, None).cpu())
+                    guesses.append(_classified(asked.features, weights.float().to(asked.features.device), None).cpu())
                 done += some.numel()
                 if progress is not None:
                     progress(done, total)
