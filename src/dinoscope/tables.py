@@ -122,6 +122,7 @@ class LinePanel:
     levels: name and height of horizontal lines.
     at: x of a vertical line, such as the setting that a table is of.
     limits: of y; None if the values decide.
+    log_x: whether x is on a logarithmic axis.
     """
 
     title: str
@@ -131,6 +132,7 @@ class LinePanel:
     levels: tuple[tuple[str, float], ...] = ()
     at: float | None = None
     limits: tuple[float | None, float | None] = (None, None)
+    log_x: bool = False
 
 
 @dataclass(frozen=True)

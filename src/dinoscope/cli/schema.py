@@ -88,8 +88,10 @@ def options(kind: Callable[..., Any], default: Any = tyro.MISSING_NONPROP, marke
             flags=flags,
             words=action.nargs if isinstance(action.nargs, int) else _WORDS[action.nargs],
             metavar=_metavar(action),
-            choices=tuple(
-                word for words in re.findall(r"{([^} ]+)}", str(action.metavar)) for word in words.split(",")
+            choices=tuple(  # of several words, tyro lists them twice
+                dict.fromkeys(
+                    word for words in re.findall(r"{([^} ]+)}", str(action.metavar)) for word in words.split(",")
+                )
             ),
             help=text[:1].upper() + text[1:] if re.match(r"[a-z]+ ", text) else text,
             default="" if note is None or note[2] is None or note[2] in unsaid else note[2].removesuffix(".0"),

@@ -1,12 +1,13 @@
 """Evaluations of models, one file each, and what they share."""
 
-from dinoscope.evaluation import correspondence, davis, explain, knn, linear, rank, throughput, voc
+from dinoscope.evaluation import correspondence, davis, explain, fewshot, knn, linear, rank, throughput, voc
 from dinoscope.evaluation.base import Evaluation
 
 EVALUATIONS: dict[str, Evaluation] = {
     "throughput": throughput.EVALUATION,
     "linear": linear.EVALUATION,
     "knn": knn.EVALUATION,
+    "fewshot": fewshot.EVALUATION,
     "voc": voc.EVALUATION,
     "davis": davis.EVALUATION,
     "explain": explain.EVALUATION,

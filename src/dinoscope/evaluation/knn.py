@@ -220,12 +220,12 @@ def _search(
     """Return the k largest keys of each query, descending, from blocks of `rows` queries by `columns` images."""
     blocks = -(-len(gallery) // columns)
     width = -(-len(gallery) // (blocks * _GROUP)) * _GROUP
-    queries, parts = _unit(queries), list(_slices(len(queries), rows))
+    queries, parts = unit(queries), list(_slices(len(queries), rows))
     similarity = queries.new_full((max((part.stop - part.start for part in parts), default=0), width), -torch.inf)
     floor = queries.new_full((len(queries),), _BELOW_COSINES)
     best = _pack(floor[:, None].expand(-1, k), torch.zeros((), dtype=torch.int64))
     for block in range(blocks):
-        images = _unit(gallery[block::blocks].to(queries.device))
+        images = unit(gallery[block::blocks].to(queries.device))
         similarity[:, len(images) :] = -torch.inf  # the last blocks are one image shorter than the first
         index = torch.arange(block, block + width * blocks, blocks, device=queries.device).view(_GROUP, -1)
         for part in parts:
@@ -293,7 +293,7 @@ def _unpack(keys: Int[Tensor, "*s"]) -> tuple[Float[Tensor, "*s"], Int[Tensor, "
     return values, _INDEX_MASK - (keys & _INDEX_MASK)
 
 
-def _unit(features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+def unit(features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Return the features in float32 at length 1; zero stays zero."""
     unit = normalize(features.float(), dim=1)
     if not unit.sum().isfinite():

@@ -225,6 +225,52 @@ def share_metrics(
     return metrics
 
 
+def crossed_metrics(
+    named: Sequence[tuple[str, Mapping[str, float]]],
+    hits: Bool[Tensor, "n draws k"],
+    groups: Int[Tensor, " n"] | None = None,
+) -> list[Metric]:
+    """Return the share of hits in each of k columns as accuracies in %, with 95 % intervals over images and draws.
+
+    Every image is classified in every draw (of training images), so that the mean varies with both: its variance is
+    that of the mean over images, each averaged over the draws, and that of the mean over draws. The interval is
+    Student's, with Satterthwaite's degrees of freedom (1946), within 0 and 100. It counts what images and draws have in
+    common twice, and so is a little wide. With groups these are drawn and not images, as in `pooled_intervals`.
+
+    Of one draw, or if there is no variation, it is as in `share_metrics`; n of a metric counts images or groups.
+
+    named: name and parameters of each metric.
+    """
+    images, draws, _ = hits.shape
+    if draws == 1:
+        return share_metrics(named, hits[:, 0], groups)
+    per_image, per_draw = hits.double().mean(dim=1).cpu(), hits.double().mean(dim=0).cpu()
+    sums, counts = per_image, torch.ones(images, dtype=torch.float64)
+    if groups is not None:
+        numbers, places, sizes = np.unique(groups.cpu().numpy(), return_inverse=True, return_counts=True)
+        sums = torch.zeros(len(numbers), len(named), dtype=torch.float64)
+        sums.index_add_(0, torch.as_tensor(places), per_image)
+        counts = torch.as_tensor(sizes).double()
+    items, middle, metrics = len(counts), per_image.mean(dim=0), list[Metric]()
+    if items > 1:
+        deviations = (sums - middle * counts[:, None]) / counts.mean()
+        of_images = deviations.square().sum(dim=0) / (items - 1) / items
+    else:
+        of_images = torch.zeros_like(middle)
+    of_draws = per_draw.var(dim=0) / draws
+    for column, (name, parameters) in enumerate(named):
+        mean, first, second = (float(values[column]) for values in (middle, of_images, of_draws))
+        low = high = None
+        if items > 1 and first + second > _ROUNDING**2:
+            freedom = (first + second) ** 2 / (first**2 / (items - 1) + second**2 / (draws - 1))
+            half = float(stdtrit(freedom, 0.5 + CONFIDENCE / 2)) * math.sqrt(first + second)
+            low, high = max(0.0, mean - half), min(1.0, mean + half)
+        elif items > 1:
+            low, high = wilson(min(1.0, mean), items)
+        metrics.append(estimate_metric(name, Estimate(mean, low, high), items, parameters))
+    return metrics
+
+
 @dataclass(frozen=True)
 class OverSeeds:
     """Mean and standard deviation of a sample (n - 1; None for one value) over runs that differ in the seed."""

@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
 from matplotlib.transforms import Bbox, BboxBase
 
 from dinoscope.methods import DISPLAY
@@ -103,7 +103,13 @@ def line_chart(
             # more markers would hide the strokes that tell lines apart
             _draw_panel(axis, panel, looks, max_markers=12 if size[1] < 2.6 else 30)
             is_whole = all(float(value).is_integer() for line in panel.lines for value in line.x[-1:])
-            axis.xaxis.set_major_locator(MaxNLocator(4 if small else 6, integer=is_whole))
+            if panel.log_x:
+                axis.set_xscale("log")
+                axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                axis.xaxis.set_minor_locator(NullLocator())
+            else:
+                axis.xaxis.set_major_locator(MaxNLocator(4 if small else 6, integer=is_whole))
             axis.yaxis.set_major_locator(MaxNLocator(5))
         handles = [
             Line2D([], [], color=color, linestyle=style, linewidth=1.8 if baseline else 1.5, label=label)
