@@ -31,6 +31,7 @@ GROUPS = (
     "demo",
     "evaluate",
     "compare",
+    "duplicates",
     "pictures",
     "video",
     "models",

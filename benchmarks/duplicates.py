@@ -1,0 +1,154 @@
+"""Planted copies: how many `dinoscope duplicates` finds, and how many of its pairs are right, by kind of copy.
+
+    python benchmarks/duplicates.py --data FOLDER [--images 5000] [--copies 500] [--model MODEL] [--thresholds T ...]
+
+Of the images of FOLDER, `--images` are drawn; of the first `--copies` of them, one copy of each kind is made. Each kind
+is searched for on its own among all images. Recall is the share of copies that are paired with their original.
+Precision is, of the pairs that a copy is in, the share that leads to its original. Pairs among the images themselves
+are counted apart: photographs that were there twice from the start, or false alarms; --show FOLDER writes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageEnhance, ImageFont
+from torch import Tensor
+
+from dinoscope.data.finding import find_images
+from dinoscope.data.images import as_raw
+from dinoscope.data.sources import dataset_images
+from dinoscope.evaluation.base import Context
+from dinoscope.evaluation.graph import similar_pairs
+from dinoscope.evaluation.knn import unit
+from dinoscope.model_names import load_model
+from dinoscope.near_duplicates import descriptor, mirrored
+
+Draw = np.random.Generator
+Change = Callable[[Image.Image, Draw], Image.Image]
+
+
+def resized(image: Image.Image, draw: Draw) -> Image.Image:
+    scale = draw.choice([0.5, 0.75, 1.5])
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def jpeg(image: Image.Image, draw: Draw) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "jpeg", quality=20)
+    return Image.open(file).convert("RGB")
+
+
+def colored(image: Image.Image, draw: Draw) -> Image.Image:
+    """Brightness and contrast by up to 30 %, saturation by up to 70 %, hue by up to 17 degrees."""
+    for enhance, reach in ((ImageEnhance.Brightness, 0.3), (ImageEnhance.Contrast, 0.3), (ImageEnhance.Color, 0.7)):
+        image = enhance(image).enhance(draw.uniform(1 - reach, 1 + reach))
+    values = np.array(image.convert("HSV"))
+    values[..., 0] = (values[..., 0].astype(int) + draw.integers(-12, 13)) % 256
+    return Image.fromarray(values, "HSV").convert("RGB")
+
+
+def flipped(image: Image.Image, draw: Draw) -> Image.Image:
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+def lettered(image: Image.Image, draw: Draw) -> Image.Image:
+    """A line of text over most of the width, a sixth of the height."""
+    image, height = image.copy(), max(7, image.height // 6)
+    place = (int(draw.integers(0, image.width // 6 + 1)), int(draw.integers(0, image.height - height)))
+    color = str(draw.choice(["white", "black", "yellow", "red"]))
+    ImageDraw.Draw(image).text(place, "(c) photo 2024", color, ImageFont.load_default(height))
+    return image
+
+
+def cropped(share: float) -> Change:
+    def crop(image: Image.Image, draw: Draw) -> Image.Image:
+        width, height = round(share * image.width), round(share * image.height)
+        left, top = int(draw.integers(0, image.width - width + 1)), int(draw.integers(0, image.height - height + 1))
+        return image.crop((left, top, left + width, top + height))
+
+    return crop
+
+
+KINDS: dict[str, Change] = {
+    "resized (0.5, 0.75, 1.5)": resized,
+    "JPEG, quality 20": jpeg,
+    "colour": colored,
+    "mirrored": flipped,
+    "text": lettered,
+    "crop, 90 % of each side": cropped(0.9),
+    "crop, 75 % of each side": cropped(0.75),
+}
+
+
+def features_of(pictures: list[np.ndarray], model: str | None) -> Tensor:
+    if model is None:
+        return torch.from_numpy(np.stack([descriptor(as_raw(pixels)) for pixels in pictures]))
+    context = Context(cached=False, workers=0)
+    return context.features(load_model(model).backbone, dataset_images(pictures), "features").features
+
+
+def best_cosines(copies: Tensor, images: Tensor, *, with_mirror: bool) -> Tensor:
+    """Return the cosine of each copy with each image, or with its mirror image if that is larger."""
+    cosines = unit(copies) @ unit(images).T
+    return torch.maximum(cosines, unit(copies) @ unit(mirrored(images)).T) if with_mirror else cosines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--copies", type=int, default=500)
+    parser.add_argument("--model")
+    parser.add_argument("--thresholds", type=float, nargs="+", default=[0.8, 0.84, 0.87, 0.9, 0.95])
+    parser.add_argument("--show", type=Path)
+    options = parser.parse_args()
+    source = find_images(options.data, labelled=False)
+    chosen = np.random.default_rng(0).permutation(len(source))[: options.images]
+    pictures = [source.read(int(index)).rgb() for index in chosen]
+    begun = time.process_time()
+    images = features_of(pictures, options.model)
+    speed = len(pictures) / (time.process_time() - begun)
+    print(f"{options.data}: {len(pictures)} images; {speed:.0f} images/s of CPU time, without reading them")
+    with_mirror, count = options.model is None, min(options.copies, len(pictures))
+    cosines: dict[str, Tensor] = {}
+    for kind, change in KINDS.items():
+        copies = [
+            np.asarray(change(Image.fromarray(pixels), np.random.default_rng(number)))
+            for number, pixels in enumerate(pictures[:count])
+        ]
+        cosines[kind] = best_cosines(features_of(copies, options.model), images, with_mirror=with_mirror)
+    print("| kind | " + " | ".join(f"{threshold:g}" for threshold in options.thresholds) + " |")
+    print("|---|" + "---:|" * len(options.thresholds))
+    for kind, values in cosines.items():
+        cells: list[str] = []
+        for threshold in options.thresholds:
+            hits, pairs = int((values.diagonal() >= threshold).sum()), int((values >= threshold).sum())
+            cells.append(f"{100 * hits / count:.1f} / {100 * hits / max(pairs, 1):.1f}")
+        print(f"| {kind} | " + " | ".join(cells) + " |")
+    lowest = min(options.thresholds)
+    pairs = similar_pairs(images, lowest)
+    found = {(int(i), int(j)): float(c) for i, j, c in zip(*pairs, strict=True)}
+    if with_mirror:
+        turned = similar_pairs(images, lowest, others=mirrored(images))
+        for i, j, cosine in zip(*turned, strict=True):
+            if i < j:
+                found[int(i), int(j)] = max(float(cosine), found.get((int(i), int(j)), -1.0))
+    counts = [sum(cosine >= threshold for cosine in found.values()) for threshold in options.thresholds]
+    print("| pairs among the images themselves | " + " | ".join(map(str, counts)) + " |")
+    if options.show is not None:
+        options.show.mkdir(parents=True, exist_ok=True)
+        for (i, j), cosine in sorted(found.items(), key=lambda item: -item[1])[:60]:
+            sides = [np.asarray(Image.fromarray(pictures[place]).resize((160, 160))) for place in (i, j)]
+            Image.fromarray(np.concatenate(sides, axis=1)).save(options.show / f"{cosine:.4f}-{i}-{j}.png")
+
+
+if __name__ == "__main__":
+    main()
