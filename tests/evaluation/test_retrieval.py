@@ -31,6 +31,7 @@ from dinoscope.evaluation.retrieval import (
     cropped,
     generalised_mean,
     landmark_scores,
+    learn_whitening,
     leave_one_out,
     rank_scores,
     read_landmarks,
@@ -173,6 +174,21 @@ def test_a_block_of_similarities_stays_small(monkeypatch: pytest.MonkeyPatch) ->
     leave_one_out(bank(200), RetrievalConfig(max_bytes=2**20), CPU)
     assert sum(sizes) == 200 * 200
     assert max(sizes) * 64 <= 2**20
+
+
+# Whitening
+
+
+def test_whitened_features_have_covariance_one_and_few_images_fewer_axes() -> None:
+    features = torch.randn(300, 6, generator=torch.Generator().manual_seed(0)) @ torch.diag(torch.arange(1.0, 7))
+    whitened = learn_whitening(features)(3 * features)  # their length does not matter
+    assert whitened.mean(dim=0).numpy() == pytest.approx(np.zeros(6), abs=1e-6)
+    assert (whitened.T @ whitened / 300).numpy() == pytest.approx(np.eye(6), abs=1e-5)
+    assert learn_whitening(features[:4])(features).shape == (300, 3)
+    with pytest.raises(UserError):
+        learn_whitening(features[:1])
+    with pytest.raises(UserError):
+        learn_whitening(features[:1].expand(5, 6))
 
 
 # The ground truth
@@ -412,6 +428,21 @@ def test_what_does_not_fit_is_refused_in_one_line(oxford: Path, capsys: pytest.C
     assert not (oxford / "trace").exists()
     write_truth(oxford, TRUTH, "gnd_second.pkl")
     assert "gnd_second.pkl" in refused()
+
+
+def test_whitening_is_learned_on_another_folder(oxford: Path, picture_folder: Any, tmp_path: Path) -> None:
+    other = picture_folder(9, classes=2, size=(40, 50), name="other")
+    folder = picture_folder(8, classes=2, name="labelled")
+    model, config = load_model(VIT), RetrievalConfig(whiten=other)
+    for data in (oxford, folder):
+        plain, whitened = (next(retrieval.run([model], data, own, CPU)) for own in (RetrievalConfig(), config))
+        wanted = EVALUATION.expected(model, data, config, CPU)
+        assert {key: whitened.protocol.get(key) for key in wanted} == wanted
+        assert whitened.metrics != plain.metrics
+        assert str(other) in EVALUATION.protocol_line(whitened.protocol)
+    for wrong in (RetrievalConfig(whiten=folder), RetrievalConfig(whiten=tmp_path / "missing")):
+        with pytest.raises(UserError):
+            next(retrieval.run([model], folder, wrong, CPU))
 
 
 def test_labelled_folders_by_the_command(picture_folder: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ import logging
 import math
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -32,7 +32,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from dinoscope.data.finding import find_split
+from dinoscope.data.finding import find_images, find_split
 from dinoscope.data.groups import NONE
 from dinoscope.data.images import UnreadableImage
 from dinoscope.data.loader import default_workers
@@ -95,6 +95,7 @@ PUBLISHED: dict[int, tuple[str, dict[str, tuple[float, float]]]] = {
 _MAX_FILE = 64 * 2**20  # bytes of a ground truth; the published ones have less than one million
 _BYTES_PER_SIMILARITY = 64  # its place in the order, whether it is right, and temporaries
 _MANY_QUERIES = 10_000  # from here on a tenth of the resamples is drawn
+_MIN_VARIANCE = 1e-5  # of an axis, as a share of the largest; others are noise, or all zero with few images
 _GEM_FLOOR = 1e-6  # Radenovic et al. 2019, in their code
 
 _log = logging.getLogger(__name__)
@@ -118,6 +119,9 @@ class RetrievalConfig:
 
     p: float = 3.0
     """Power of the generalised mean."""
+
+    whiten: Path | None = None
+    """Folder of other images, on whose features PCA whitening is learned: less their mean, all axes at variance 1."""
 
     max_bytes: int = field(default=256 * 2**20, metadata=base.INTERNAL)
 
@@ -208,6 +212,49 @@ def leave_one_out(
     hits = torch.cat([part.recall for part in parts])[is_query] > 0
     recalls = share_metrics([("retrieval_recall", {"k": k}) for k in KS], hits, groups)
     return [estimate_metric("retrieval_map", estimate, items), *recalls], count - queries
+
+
+# Whitening
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """PCA whitening of features of length 1 (Jegou and Chum 2012, section 3).
+
+    mean: [d] of the features that it was learned on. axes: [d, k], each principal axis divided by its deviation.
+    """
+
+    mean: Float[Tensor, " d"]
+    axes: Float[Tensor, "d k"]
+
+    def __call__(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Return features at length 1, less the mean, on the axes."""
+        return (unit(features).double() - self.mean) @ self.axes
+
+
+def learn_whitening(features: Float[Tensor, "n d"]) -> Whitening:
+    """Return the whitening after which these features, at length 1, have covariance 1.
+
+    Axes with less than 1e-5 of the largest variance are left out. Raises UserError if the features are all the same, or
+    not finite.
+    """
+    vectors = unit(features).double().numpy()
+    mean = vectors.mean(axis=0)
+    variances, axes = np.linalg.eigh((vectors - mean).T @ (vectors - mean) / len(vectors))
+    if variances.max() <= _MIN_VARIANCE**2:
+        raise UserError("--whiten needs images whose features differ: two at the very least, and better thousands")
+    is_wide = variances > _MIN_VARIANCE * variances.max()
+    scaled = axes[:, is_wide] / np.sqrt(variances[is_wide])
+    return Whitening(torch.as_tensor(mean), torch.as_tensor(scaled))
+
+
+def _whitening_images(data: Data, config: RetrievalConfig) -> ImageSource | None:
+    if config.whiten is None:
+        return None
+    place = config.whiten.resolve()
+    if isinstance(data, Path) and place == data.resolve():
+        raise UserError(f"--whiten {config.whiten} is what is measured: whitening is learned on other images")
+    return find_images(place, labelled=False)
 
 
 # Ground truth of Oxford and Paris
@@ -412,7 +459,7 @@ def cropped(image: UInt8[ndarray, "h w c"], box: Box) -> UInt8[ndarray, "_ _ c"]
 
 
 def _described(
-    model: Model, images: ImageFolder, boxes: Sequence[Box] | None, config: RetrievalConfig, context: Context, what: str
+    model: Model, images: ImageSource, boxes: Sequence[Box] | None, config: RetrievalConfig, context: Context, what: str
 ) -> Float[Tensor, "n d"]:
     """Return the feature of every image, or of the part in its box, on the CPU."""
     backbone, extraction = model.backbone, context.extraction()
@@ -425,11 +472,11 @@ def _described(
             image = source.read(index).pixels(own.channels, own.window)
             image = shrunk(image if boxes is None else cropped(image, boxes[index]), longest)
         except (UnreadableImage, ValueError) as error:
-            raise UserError(f"{images.path(index)}: {error}, and all images are needed") from error
+            raise UserError(f"{images.name}/{images.keys[index]}: {error}, and all images are needed") from error
         if min(image.shape[:2]) < smallest:
             size = f"{image.shape[1]} x {image.shape[0]} pixels"
             raise UserError(
-                f"{images.path(index)}: {size} are shown of it, and {own.name} needs {smallest} a side here"
+                f"{images.name}/{images.keys[index]}: {size} are shown of it, and {own.name} needs {smallest} a side"
             )
         return image
 
@@ -505,21 +552,25 @@ def run(models: Sequence[Model], data: Data, config: RetrievalConfig, context: C
     """Rank the database for each query of Oxford or Paris, or for each labelled image all others.
 
     Of labelled images, those of the val split are ranked, or of the only one. Entries of the protocol: those of
-    `Context.network`; uncropped, multi_scale, image_feature, p (None without generalised mean); data (folder). Of
-    Oxford and Paris: database_images, query_images, truth (digest of the ground truth), and no crop_fraction. Of
-    labelled images: images, classes, without_positives; those of `base.grouping`.
+    `Context.network`; uncropped, multi_scale, image_feature, p (None without generalised mean); whitened_on, whitening
+    (None, or a folder and a digest of its images); data (folder). Of Oxford and Paris: database_images, query_images,
+    truth (digest of the ground truth), and no crop_fraction. Of labelled images: images, classes, without_positives;
+    those of `base.grouping`.
 
     Raises UserError if the ground truth is wrong, an image of it is missing or unreadable, there are no labels or a
     single class, nothing has positives, or settings do not fit the data.
     """
-    file = truth_file(data)
+    file, others = truth_file(data), _whitening_images(data, config)
     if file is None:
         images = _labelled_images(data, config, context)
         for model in models:
             bank = context.features(model.backbone, images, "features of the images")
+            if others is not None:
+                seen = context.features(model.backbone, others, "features for whitening")
+                bank = replace(bank, features=learn_whitening(seen.features)(bank.features).float())
             metrics, without = leave_one_out(bank, config, context)
             found = {"images": len(bank.features), "without_positives": without}
-            yield new_result("retrieval", _protocol(model, images, config, context) | found, metrics)
+            yield new_result("retrieval", _protocol(model, images, others, config, context) | found, metrics)
         return
     truth = _landmarks(file, context)
     gallery, asked = truth.images(truth.database), truth.images(truth.queries)
@@ -529,8 +580,12 @@ def run(models: Sequence[Model], data: Data, config: RetrievalConfig, context: C
         database = _described(model, gallery, None, config, context, "features of the database")
         boxes = None if config.uncropped else truth.boxes
         queries = _described(model, asked, boxes, config, context, "features of the queries")
+        if others is not None:
+            seen = _described(model, others, None, config, context, "features for whitening")
+            whiten = learn_whitening(seen)
+            database, queries = whiten(database), whiten(queries)
         metrics, items = landmark_scores(truth, database, queries)
-        yield new_result("retrieval", _protocol(model, truth, config, context), metrics, items)
+        yield new_result("retrieval", _protocol(model, truth, others, config, context), metrics, items)
 
 
 def _landmarks(file: Path, context: Context) -> Landmarks:
@@ -560,7 +615,11 @@ def _labelled_images(data: Data, config: RetrievalConfig, context: Context) -> I
 
 
 def _protocol(
-    model: Model, images: ImageSource | Landmarks | None, config: RetrievalConfig, context: Context
+    model: Model,
+    images: ImageSource | Landmarks | None,
+    others: ImageSource | None,
+    config: RetrievalConfig,
+    context: Context,
 ) -> dict[str, Any]:
     protocol = {
         **context.network(model),
@@ -568,6 +627,8 @@ def _protocol(
         "multi_scale": config.multi_scale,
         "image_feature": config.feature,
         "p": config.p if config.feature == "gem" else None,
+        "whitened_on": None if others is None else base.location(others),
+        "whitening": None if others is None else others.fingerprint()[:12],
     }
     if images is None:
         del protocol["crop_fraction"]  # whether there is one depends on the data
@@ -582,19 +643,21 @@ def _protocol(
 
 
 def expected(model: Model, data: Data, config: RetrievalConfig, context: Context) -> dict[str, Any]:
+    others = _whitening_images(data, config)
     if data is None:
-        return base.expected_grouping(None, context) | _protocol(model, None, config, context)
+        return base.expected_grouping(None, context) | _protocol(model, None, others, config, context)
     file = truth_file(data)
     if file is not None:
-        return _protocol(model, _landmarks(file, context), config, context)
+        return _protocol(model, _landmarks(file, context), others, config, context)
     images = _labelled_images(data, config, context)
-    protocol = _protocol(model, images, config, context)
+    protocol = _protocol(model, images, others, config, context)
     return base.expected_grouping((images, None), context) | protocol | {"images": len(images)}
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
     weights = f", weights {protocol['weights']}" if "weights" in protocol else ""
     weights += base.made_of(protocol)
+    weights += f", whitened on {protocol['whitened_on']}" if protocol["whitened_on"] else ""
     if "truth" not in protocol:
         without = f" ({protocol['without_positives']} have no positives)" if protocol["without_positives"] else ""
         junk = ", none of the same group" if "group" in protocol else ""
