@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from dinoscope.cli import main
-from dinoscope.data.sources import images_in_folder
+from dinoscope.data.sources import images_in_folder, split_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation import retrieval
 from dinoscope.evaluation.base import Context
@@ -447,15 +447,22 @@ def test_whitening_is_learned_on_another_folder(oxford: Path, picture_folder: An
 
 def test_labelled_folders_by_the_command(picture_folder: Any, capsys: pytest.CaptureFixture[str]) -> None:
     folder = picture_folder(8, classes=2, split="train")
-    picture_folder(6, classes=2, split="val")
+    picture_folder(16, classes=2, split="val")
     arguments = ["retrieval", "--model", VIT, "--device", "cpu", "--workers", "0", "--image-size", "32"]
-    for place, count in ((folder, 6), (folder / "train", 8)):
+    for place, count in ((folder, 16), (folder / "train", 8)):
         assert main([*arguments, "--data", str(place), "--json"]) == 0
         (result,) = json.loads(capsys.readouterr().out)["models"]
         assert (
-            result["protocol"]["images"] == count == len(images_in_folder(folder / ("val" if count == 6 else "train")))
+            result["protocol"]["images"] == count == len(images_in_folder(folder / ("val" if count == 16 else "train")))
         )
         assert [metric["name"] for metric in result["metrics"]] == ["retrieval_map", *["retrieval_recall"] * 3]
+    (folder / "train").rename(folder.parent / "moved")
+    for options, count in (([], 16), (["--split", "0.5"], None)):
+        assert main([*arguments, "--data", str(folder), "--json", *options]) == 0
+        (result,) = json.loads(capsys.readouterr().out)["models"]
+        images = images_in_folder(folder / "val", labelled=True)
+        held_out = len(split_images(images, 0.5)[1]) if count is None else count
+        assert result["protocol"]["images"] == held_out
     for option in (["--uncropped"], ["--multi-scale"], ["--feature", "gem"]):
         assert main([*arguments, "--data", str(folder), *option]) == 2
         assert option[0] in capsys.readouterr().err

@@ -606,11 +606,10 @@ def _labelled_images(data: Data, config: RetrievalConfig, context: Context) -> I
         raise UserError(
             f"{option} is for revisited Oxford and Paris: there is no gnd_NAME.pkl or gnd_NAME.json right in the data"
         )
+    val = None
     if isinstance(data, Path) and find_split(data, "train") is None:
-        val = find_split(data, "val")
-        if val is not None:
-            return base.images_of(val, None, context)[0]
-    known, queries = base.labelled_images(data, context)
+        val = find_split(data, "val")  # nothing is trained, so it may be the only one
+    known, queries = base.labelled_images(data, context) if val is None else base.images_of(val, None, context)
     return known if queries is None else queries
 
 
