@@ -20,6 +20,7 @@ from dinoscope.evaluation.compare import (
     interval_words,
     usual_protocol,
 )
+from dinoscope.evaluation.fewshot import FewshotConfig
 from dinoscope.evaluation.knn import KNNConfig
 from dinoscope.methods import METHODS, shown_name
 from dinoscope.model_names import load_model
@@ -280,3 +281,13 @@ def test_models_are_compared_without_neighbours_of_the_same_group(tmp_path: Path
     train = protocols[0]["gallery_images"]
     assert any(f"from {train} training images" in remark for row in comparison.rows for remark in row.first.remarks)
     assert interval_words(comparison) == "for the number of images or groups alone"
+
+
+def test_intervals_over_draws_of_the_labels_are_called_so(picture_folder) -> None:
+    data, context = picture_folder(40, classes=2), Context(workers=0, cached=False, split=0.6)
+    for draws, words in (
+        (2, "for the number of images, and with few labels for the draws of the labels, too"),
+        (1, "for the number of images alone (Wilson)"),
+    ):
+        wanted = {"fewshot": (None, FewshotConfig(counts=(), percents=(1.0,), draws=draws))}
+        assert interval_words(gather([load_model("pixels")], data, wanted, context=context)) == words

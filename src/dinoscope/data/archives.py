@@ -343,9 +343,8 @@ def _collected(
             for entry in container.entries(path, copies, report):
                 if entry.file is not None:
                     copies.flush()
-                for key in _keys(
-                    entry, path, opened, wanted, several, counts
-                ):  # of two with one name the later one counts
+                # of two with one name the later one counts
+                for key in _keys(entry, path, opened, wanted, several, counts):
                     number = numbers.setdefault(entry.file or path, len(numbers))
                     own[key] = number, entry.offset, entry.size, entry.unpacked, entry.label
         except UserError as error:

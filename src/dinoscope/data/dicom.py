@@ -195,7 +195,7 @@ def series_place(stream: Stream, max_pixels: int) -> SeriesPlace | None:
     """Return where a slice lies in its series (PS3.3 C.7.6.2.1.1), None without a SeriesInstanceUID.
 
     The position is that of its first pixel, projected on the cross product of the directions of rows and columns. It is
-    unknown if position or orientation are missing or no numbers. No element behind its size is read.
+    unknown if position or orientation is missing or is not numbers. No element behind its size is read.
     """
     with _without_header_text():
         dataset = _part(stream, max_pixels, [_SERIES, _NUMBER, _POSITION, _ORIENTATION, *_SIZE])

@@ -108,7 +108,7 @@ class JoinedImages(ImageSource):
 
     def neighbours_fingerprint(self) -> str:
         """Return what changes with the slices next to the images in the series of their source."""
-        marks = [part.neighbours_fingerprint() for part in self._chosen_parts()]
+        marks = [part.neighbours_fingerprint() for part in self._chosen_parts()] if self.slices > 1 else []
         return " ".join(marks) if any(marks) else ""
 
     def _chosen_parts(self) -> list[ImageSource]:

@@ -583,6 +583,21 @@ def labelled_images(data: Data, context: Context = DEFAULT_CONTEXT) -> Images:
     return context.prepared(*data)
 
 
+def images_of_splits(data: Data, context: Context = DEFAULT_CONTEXT, *, what: str) -> tuple[ImageSource, ImageSource]:
+    """Return the labelled images of a train split, and those of a val split with no other classes.
+
+    what: is measured on the latter; it begins the sentence of an error. Raises UserError as `labelled_images`, and if
+    there is no val split.
+    """
+    train, val = labelled_images(data, context)
+    if val is None:
+        raise UserError(
+            f"{train.name} has no val split, and {what} must be measured on other images: --split 0.8 makes one"
+        )
+    require_known_classes(train, val)
+    return train, val
+
+
 def images_of(gallery: Path, queries: Path | None, context: Context = DEFAULT_CONTEXT) -> Images:
     """Return the labelled images of two folders, whose paths are made absolute; no queries if both are the same.
 

@@ -686,11 +686,12 @@ def interval(row: Row, name: str) -> tuple[float, float] | None:
 
 
 def interval_words(comparison: Comparison) -> str:
-    """Return what the intervals of accuracies are for: the number of images, or of groups if some are known."""
-    results = (found for row in comparison.rows for name in comparison.accuracies for found in measured(row, name))
-    if any("group" in found.protocol for found in results):
-        return "for the number of images or groups alone"
-    return "for the number of images alone (Wilson)"
+    """Return what the intervals of accuracies are for: images, or groups if some are known; and draws of labels."""
+    results = [found for row in comparison.rows for name in comparison.accuracies for found in measured(row, name)]
+    items = "images or groups" if any("group" in found.protocol for found in results) else "images"
+    if any(found.protocol.get("draws", 1) > 1 for found in results):
+        return f"for the number of {items}, and with few labels for the draws of the labels, too"
+    return f"for the number of {items} alone{' (Wilson)' if items == 'images' else ''}"
 
 
 def evaluation_title(name: str) -> str:

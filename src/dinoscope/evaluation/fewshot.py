@@ -360,7 +360,7 @@ def run(models: Sequence[Model], data: Data, config: FewshotConfig, context: Con
 
     Raises UserError if a split or labels are missing, there is one class only, or val has classes that train lacks.
     """
-    train, val = images = _images(data, context)
+    train, val = images = base.images_of_splits(data, context, what="few labels")
     for place, model in enumerate(models):
         known = context.features(model.backbone, train, "features of the training images")
         queries = context.features(model.backbone, val, "features of the validation images")
@@ -389,16 +389,6 @@ def _short_classes(protocol: Mapping[str, Any]) -> Iterator[str]:
         yield f"not every class has {' or '.join(some)} images (the smallest has {smallest}); such a class gives all"
 
 
-def _images(data: Data, context: Context) -> tuple[ImageSource, ImageSource]:
-    train, val = base.labelled_images(data, context)
-    if val is None:
-        raise UserError(
-            f"{train.name} has no val split, and few labels must be measured on other images: --split 0.8 makes one"
-        )
-    base.require_known_classes(train, val)
-    return train, val
-
-
 def _protocol(
     model: Model, images: tuple[ImageSource, ImageSource] | None, config: FewshotConfig, context: Context
 ) -> dict[str, Any]:
@@ -423,7 +413,7 @@ def _protocol(
 def expected(model: Model, data: Data, config: FewshotConfig, context: Context) -> dict[str, Any]:
     if data is None:
         return base.expected_grouping(None, context) | _protocol(model, None, config, context)
-    images = _images(data, context)
+    images = base.images_of_splits(data, context, what="few labels")
     counts = {"train_images": len(images[0]), "val_images": len(images[1])}
     return base.expected_grouping(images, context) | _protocol(model, images, config, context) | counts
 

@@ -496,7 +496,7 @@ def run(models: Sequence[Model], data: Data, config: LinearConfig, context: Cont
 
     Raises UserError if a split or labels are missing, there is one class only, or val has classes that train lacks.
     """
-    train, val = images = _images(data, context)
+    train, val = images = base.images_of_splits(data, context, what="a linear probe")
     if config.label_fraction != 1:
         train = label_fraction(train, config.label_fraction, base.LABEL_SEED)
     for model in models:
@@ -533,16 +533,6 @@ def run(models: Sequence[Model], data: Data, config: LinearConfig, context: Cont
         yield new_result("linear", protocol, metrics)
 
 
-def _images(data: Data, context: Context) -> tuple[ImageSource, ImageSource]:
-    train, val = base.labelled_images(data, context)
-    if val is None:
-        raise UserError(
-            f"{train.name} has no val split, and a linear probe must be measured on other images: --split 0.8 makes one"
-        )
-    base.require_known_classes(train, val)
-    return train, val
-
-
 def _protocol(
     model: Model, images: tuple[ImageSource, ImageSource] | None, config: LinearConfig, context: Context
 ) -> dict[str, Any]:
@@ -564,7 +554,7 @@ def _protocol(
 def expected(model: Model, data: Data, config: LinearConfig, context: Context) -> dict[str, Any]:
     if data is None:
         return base.expected_grouping(None, context) | _protocol(model, None, config, context)
-    train, val = images = _images(data, context)
+    train, val = images = base.images_of_splits(data, context, what="a linear probe")
     counts = {"val_images": len(val)} | ({"train_images": len(train)} if config.label_fraction == 1 else {})
     return base.expected_grouping(images, context) | _protocol(model, images, config, context) | counts
 
