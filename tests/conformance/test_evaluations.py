@@ -48,6 +48,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "explain": {"size": 32, "steps": 3, "random_orders": 1, "limit": 3},
     "correspondence": {"limit": 3},
     "rank": {},
+    "retrieval": {},
 }
 """Settings with which an evaluation takes a moment."""
 
@@ -57,7 +58,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = ScenesConfig(
         size=32,
         train_per_class=3,
-        val_per_class=1,
+        val_per_class=2,
         voc_images=4,
         davis_sequences=1,
         davis_frames=4,
