@@ -1,17 +1,19 @@
 """Planted copies: how many `dinoscope duplicates` finds, and how many of its pairs are right, by kind of copy.
 
-    python benchmarks/duplicates.py --data FOLDER [--images 5000] [--copies 500] [--model MODEL] [--thresholds T ...]
+    python benchmarks/duplicates.py [--data FOLDER] [--images 5000] [--copies 500] [--model MODEL] [--thresholds T...]
 
-Of the images of FOLDER, `--images` are drawn; of the first `--copies` of them, one copy of each kind is made. Each kind
-is searched for on its own among all images. Recall is the share of copies that are paired with their original.
-Precision is, of the pairs that a copy is in, the share that leads to its original. Pairs among the images themselves
-are counted apart: photographs that were there twice from the start, or false alarms; --show FOLDER writes them.
+Of the images of FOLDER (without: drawn scenes), `--images` are taken by chance; of the first `--copies`, one copy
+of each kind is made. Each kind is searched for on its own among all images. Recall is the share of copies that are
+paired with their original. Precision is, of the pairs that a copy is in, the share that leads to its original. Pairs
+among the images themselves are counted apart: photographs that were there twice from the start, or false alarms;
+--show FOLDER writes them.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +31,9 @@ from dinoscope.evaluation.graph import similar_pairs
 from dinoscope.evaluation.knn import unit
 from dinoscope.model_names import load_model
 from dinoscope.near_duplicates import descriptor, mirrored
+from dinoscope.scenes import ScenesConfig, write_scenes
+
+SCENES = ScenesConfig(train_per_class=50, val_per_class=10, voc_images=0, davis_sequences=0)
 
 Draw = np.random.Generator
 Change = Callable[[Image.Image, Draw], Image.Image]
@@ -103,20 +108,22 @@ def best_cosines(copies: Tensor, images: Tensor, *, with_mirror: bool) -> Tensor
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--copies", type=int, default=500)
     parser.add_argument("--model")
-    parser.add_argument("--thresholds", type=float, nargs="+", default=[0.8, 0.84, 0.87, 0.9, 0.95])
+    parser.add_argument("--thresholds", type=float, nargs="+", default=[0.8, 0.85, 0.9, 0.95])
     parser.add_argument("--show", type=Path)
     options = parser.parse_args()
-    source = find_images(options.data, labelled=False)
-    chosen = np.random.default_rng(0).permutation(len(source))[: options.images]
-    pictures = [source.read(int(index)).rgb() for index in chosen]
+    with tempfile.TemporaryDirectory() as folder:
+        data = options.data or write_scenes(Path(folder) / "scenes", SCENES) / "folder"
+        source = find_images(data, labelled=False)
+        chosen = np.random.default_rng(0).permutation(len(source))[: options.images]
+        pictures = [source.read(int(index)).rgb() for index in chosen]
     begun = time.process_time()
     images = features_of(pictures, options.model)
     speed = len(pictures) / (time.process_time() - begun)
-    print(f"{options.data}: {len(pictures)} images; {speed:.0f} images/s of CPU time, without reading them")
+    print(f"{options.data or 'scenes'}: {len(pictures)} images; {speed:.0f} images/s of CPU time, without reading them")
     with_mirror, count = options.model is None, min(options.copies, len(pictures))
     cosines: dict[str, Tensor] = {}
     for kind, change in KINDS.items():
@@ -125,6 +132,7 @@ def main() -> None:
             for number, pixels in enumerate(pictures[:count])
         ]
         cosines[kind] = best_cosines(features_of(copies, options.model), images, with_mirror=with_mirror)
+    print("Recall / precision in %, by threshold:")
     print("| kind | " + " | ".join(f"{threshold:g}" for threshold in options.thresholds) + " |")
     print("|---|" + "---:|" * len(options.thresholds))
     for kind, values in cosines.items():

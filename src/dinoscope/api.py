@@ -411,7 +411,7 @@ def duplicates(
     Args:
         data: a folder, an archive, a list or a dataset.
         model: as `load` takes it; None compares images by their lowest frequencies, without any network.
-        threshold: cosine similarity from which two images are near duplicates, in [-1, 1]; None takes 0.87, and 0.95
+        threshold: cosine similarity from which two images are near duplicates, in [-1, 1]; None takes 0.9, and 0.95
             with a model.
         exact: look for equal pixels alone.
         out: folder for duplicates.csv and duplicates.html, which are replaced; None writes nothing.

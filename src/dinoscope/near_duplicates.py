@@ -36,7 +36,7 @@ from dinoscope.places import require_local
 from dinoscope.system import available_cores
 from dinoscope.tables import Column, Section, Table, TableRow
 
-THRESHOLD = 0.87
+THRESHOLD = 0.9
 """Cosine similarity of lowest frequencies from which two images are copies: measured, docs/results/duplicates.md."""
 
 MODEL_THRESHOLD = 0.95
@@ -70,7 +70,7 @@ class DuplicatesConfig:
     """What counts as a copy."""
 
     threshold: float | None = None
-    """Cosine similarity from which two images are near duplicates; by default 0.87, and 0.95 with --model."""
+    """Cosine similarity from which two images are near duplicates; by default 0.9, and 0.95 with --model."""
 
     exact: bool = False
     """Look for equal pixels alone."""

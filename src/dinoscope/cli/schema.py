@@ -28,10 +28,10 @@ from dinoscope.training.config import RunConfig
 
 GROUPS = (
     "train",
+    "duplicates",
     "demo",
     "evaluate",
     "compare",
-    "duplicates",
     "pictures",
     "video",
     "models",
