@@ -130,6 +130,8 @@ def test_features_of_a_model(data: Path) -> None:
     found = pairs(ds.duplicates(data, "pixels", threshold=0.98, device="cpu", cached=False))
     assert found["val/exact.png"] == ("exact", "train/0.png")
     assert found["val/worse.jpg"] == ("near", "train/2.png")
+    with pytest.raises(UserError):
+        ds.duplicates(data, "pixels")
 
 
 def test_unreadable_images_are_left_out(data: Path) -> None:

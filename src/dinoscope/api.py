@@ -411,8 +411,8 @@ def duplicates(
     Args:
         data: a folder, an archive, a list or a dataset.
         model: as `load` takes it; None compares images by their lowest frequencies, without any network.
-        threshold: cosine similarity from which two images are near duplicates, in [-1, 1]; None takes 0.9, and 0.95
-            with a model.
+        threshold: cosine similarity from which two images are near duplicates, in [-1, 1]; None takes 0.9. With a
+            model it must be given.
         exact: look for equal pixels alone.
         out: folder for duplicates.csv and duplicates.html, which are replaced; None writes nothing.
         device: cpu, cuda, mps or auto.

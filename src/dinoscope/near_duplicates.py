@@ -39,9 +39,6 @@ from dinoscope.tables import Column, Section, Table, TableRow
 THRESHOLD = 0.9
 """Cosine similarity of lowest frequencies from which two images are copies: measured, docs/results/duplicates.md."""
 
-MODEL_THRESHOLD = 0.95
-"""The same of features of a model, whose scale differs from network to network."""
-
 _SIDE = 32
 _FREQUENCIES = 12
 _LENGTHS = np.hypot(*np.indices((_FREQUENCIES, _FREQUENCIES))).astype(np.float32)  # of frequencies; 0 for the mean
@@ -70,7 +67,8 @@ class DuplicatesConfig:
     """What counts as a copy."""
 
     threshold: float | None = None
-    """Cosine similarity from which two images are near duplicates; by default 0.9, and 0.95 with --model."""
+    """Cosine similarity from which two images are near duplicates; by default 0.9. With --model it must be given, as
+    each network has its own scale."""
 
     exact: bool = False
     """Look for equal pixels alone."""
@@ -159,16 +157,23 @@ def find_duplicates(
 
     model: compare by its features instead, and without mirroring.
 
-    Raises UserError if no image can be read, the threshold is out of range, or the images do not fit the model.
+    Raises UserError if no image can be read, the threshold is out of range or missing for a model, or the images do not
+    fit the model.
     """
     config = config or DuplicatesConfig()
+    threshold = THRESHOLD if config.threshold is None else config.threshold
+    if not -1 <= threshold <= 1:
+        raise UserError(f"the threshold is {threshold}; a cosine similarity lies between -1 and 1")
+    if model is not None and config.threshold is None:
+        raise UserError(
+            f"--model {model.label} needs --threshold, as each network has its own scale of similarity: begin with "
+            "0.98, and look at duplicates.html"
+        )
     with context.watch("reading images") as progress:
         seen, unreadable = _read(images, progress)
     if not seen:
         raise UserError(f"{images.name}: none of the {len(images)} images can be read; see `dinoscope scan`")
     features, by = _features(images, seen, model, context)
-    default = THRESHOLD if model is None else MODEL_THRESHOLD
-    threshold = default if config.threshold is None else config.threshold
     positions = np.array(list(seen))
     hashes = np.array([own.pixels for own in seen.values()])
     first, inverse = np.unique(hashes, return_index=True, return_inverse=True)[1:]
