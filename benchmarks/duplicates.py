@@ -1,12 +1,13 @@
 """Planted copies: how many `dinoscope duplicates` finds, and how many of its pairs are right, by kind of copy.
 
-    python benchmarks/duplicates.py [--data FOLDER] [--images 5000] [--copies 500] [--model MODEL] [--thresholds T...]
+    python benchmarks/duplicates.py [--data FOLDER] [--images 5000] [--copies 500] [--thresholds T ...] [--model MODEL]
 
 Of the images of FOLDER (without: drawn scenes), `--images` are taken by chance; of the first `--copies`, one copy
 of each kind is made. Each kind is searched for on its own among all images. Recall is the share of copies that are
 paired with their original. Precision is, of the pairs that a copy is in, the share that leads to its original. Pairs
 among the images themselves are counted apart: photographs that were there twice from the start, or false alarms;
---show FOLDER writes them.
+--show FOLDER writes them. With --model, its features are compared instead, or with --both either they or, at their
+usual threshold, the lowest frequencies.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,10 +29,9 @@ from dinoscope.data.finding import find_images
 from dinoscope.data.images import as_raw
 from dinoscope.data.sources import dataset_images
 from dinoscope.evaluation.base import Context
-from dinoscope.evaluation.graph import similar_pairs
 from dinoscope.evaluation.knn import unit
 from dinoscope.model_names import load_model
-from dinoscope.near_duplicates import descriptor, mirrored
+from dinoscope.near_duplicates import THRESHOLD, descriptor, mirrored
 from dinoscope.scenes import ScenesConfig, write_scenes
 
 SCENES = ScenesConfig(train_per_class=50, val_per_class=10, voc_images=0, davis_sequences=0)
@@ -93,17 +94,35 @@ KINDS: dict[str, Change] = {
 }
 
 
-def features_of(pictures: list[np.ndarray], model: str | None) -> Tensor:
-    if model is None:
-        return torch.from_numpy(np.stack([descriptor(as_raw(pixels)) for pixels in pictures]))
+def frequencies_of(pictures: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack([descriptor(as_raw(pixels)) for pixels in pictures]))
+
+
+def features_of(pictures: Any, model: str) -> Tensor:
     context = Context(cached=False, workers=0)
     return context.features(load_model(model).backbone, dataset_images(pictures), "features").features
 
 
-def best_cosines(copies: Tensor, images: Tensor, *, with_mirror: bool) -> Tensor:
-    """Return the cosine of each copy with each image, or with its mirror image if that is larger."""
-    cosines = unit(copies) @ unit(images).T
-    return torch.maximum(cosines, unit(copies) @ unit(mirrored(images)).T) if with_mirror else cosines
+class Side:
+    """Pictures as they are compared. model: None for lowest frequencies. both: they count as well, as a cosine of 1."""
+
+    def __init__(self, pictures: list[np.ndarray], model: str | None, both: bool) -> None:
+        self.frequencies = None if model and not both else frequencies_of(pictures)
+        self.features = None if model is None else features_of(pictures, model)
+
+    def cosines(self, other: Side) -> Tensor:
+        """Return the cosine of each of these pictures with each of the others, or with its mirror image if larger."""
+        lowest, features = None, None
+        if self.frequencies is not None and other.frequencies is not None:
+            own, theirs = unit(self.frequencies), unit(other.frequencies)
+            lowest = torch.maximum(own @ theirs.T, own @ mirrored(theirs).T)
+        if self.features is not None and other.features is not None:
+            features = unit(self.features) @ unit(other.features).T
+        if lowest is not None and features is not None:
+            return torch.where(lowest >= THRESHOLD, 1.0, features)
+        found = lowest if features is None else features
+        assert found is not None
+        return found
 
 
 def main() -> None:
@@ -113,6 +132,7 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=500)
     parser.add_argument("--model")
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.8, 0.85, 0.9, 0.95])
+    parser.add_argument("--both", action="store_true")
     parser.add_argument("--show", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -121,17 +141,17 @@ def main() -> None:
         chosen = np.random.default_rng(0).permutation(len(source))[: options.images]
         pictures = [source.read(int(index)).rgb() for index in chosen]
     begun = time.process_time()
-    images = features_of(pictures, options.model)
+    images = Side(pictures, options.model, options.both)
     speed = len(pictures) / (time.process_time() - begun)
     print(f"{options.data or 'scenes'}: {len(pictures)} images; {speed:.0f} images/s of CPU time, without reading them")
-    with_mirror, count = options.model is None, min(options.copies, len(pictures))
+    count = min(options.copies, len(pictures))
     cosines: dict[str, Tensor] = {}
     for kind, change in KINDS.items():
         copies = [
             np.asarray(change(Image.fromarray(pixels), np.random.default_rng(number)))
             for number, pixels in enumerate(pictures[:count])
         ]
-        cosines[kind] = best_cosines(features_of(copies, options.model), images, with_mirror=with_mirror)
+        cosines[kind] = Side(copies, options.model, options.both).cosines(images)
     print("Recall / precision in %, by threshold:")
     print("| kind | " + " | ".join(f"{threshold:g}" for threshold in options.thresholds) + " |")
     print("|---|" + "---:|" * len(options.thresholds))
@@ -141,14 +161,8 @@ def main() -> None:
             hits, pairs = int((values.diagonal() >= threshold).sum()), int((values >= threshold).sum())
             cells.append(f"{100 * hits / count:.1f} / {100 * hits / max(pairs, 1):.1f}")
         print(f"| {kind} | " + " | ".join(cells) + " |")
-    lowest = min(options.thresholds)
-    pairs = similar_pairs(images, lowest)
-    found = {(int(i), int(j)): float(c) for i, j, c in zip(*pairs, strict=True)}
-    if with_mirror:
-        turned = similar_pairs(images, lowest, others=mirrored(images))
-        for i, j, cosine in zip(*turned, strict=True):
-            if i < j:
-                found[int(i), int(j)] = max(float(cosine), found.get((int(i), int(j)), -1.0))
+    among = images.cosines(images).triu(1)
+    found = {(int(i), int(j)): float(among[i, j]) for i, j in (among >= min(options.thresholds)).nonzero()}
     counts = [sum(cosine >= threshold for cosine in found.values()) for threshold in options.thresholds]
     print("| pairs among the images themselves | " + " | ".join(map(str, counts)) + " |")
     if options.show is not None:

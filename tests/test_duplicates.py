@@ -126,12 +126,26 @@ def test_what_is_like_a_copy_and_not_like_the_kept_one_is_indirect(
     assert [file.name for file, _ in moves(found, tmp_path, tmp_path.parent / "away")] == ["1.png"]
 
 
-def test_features_of_a_model(data: Path) -> None:
-    found = pairs(ds.duplicates(data, "pixels", threshold=0.98, device="cpu", cached=False))
-    assert found["val/exact.png"] == ("exact", "train/0.png")
-    assert found["val/worse.jpg"] == ("near", "train/2.png")
+def test_features_of_a_model_find_further_copies(data: Path) -> None:
+    pixels = picture(4)
+    pixels[:, 60:] = pixels[:, 60:].mean(axis=(0, 1))  # half of it is painted over
+    save(data / "val" / "painted.png", pixels)
+    assert not {"val/painted.png", "train/4.png"} & pairs(ds.duplicates(data)).keys()
+    found = ds.duplicates(data, "pixels", model_threshold=0.7, device="cpu", cached=False)
+    assert {own.key for own in found.of_kind("exact")} == {"val/exact.png"}
+    (group,) = (group for group in found.groups if "val/painted.png" in {own.key for own in group})
+    painted = next(own for own in group if own.key in ("val/painted.png", "train/4.png") and own.kind != "kept")
+    assert painted.kind == "alike"
+    assert 0.7 <= painted.cosine < 1
+
+
+def test_thresholds_that_do_not_fit_are_refused(data: Path) -> None:
     with pytest.raises(UserError):
         ds.duplicates(data, "pixels")
+    with pytest.raises(UserError):
+        ds.duplicates(data, model_threshold=0.9)
+    with pytest.raises(UserError):
+        ds.duplicates(data, "pixels", model_threshold=0.9, exact=True)
 
 
 def test_unreadable_images_are_left_out(data: Path) -> None:

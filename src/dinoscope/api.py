@@ -401,6 +401,7 @@ def duplicates(
     model: AnyModel | None = None,
     *,
     threshold: float | None = None,
+    model_threshold: float | None = None,
     exact: bool = False,
     out: Path | str | None = None,
     device: str = "auto",
@@ -410,15 +411,16 @@ def duplicates(
 
     Args:
         data: a folder, an archive, a list or a dataset.
-        model: as `load` takes it; None compares images by their lowest frequencies, without any network.
-        threshold: cosine similarity from which two images are near duplicates, in [-1, 1]; None takes 0.9. With a
-            model it must be given.
+        model: compares images by its features, too; as `load` takes it. None compares them by their lowest frequencies
+            alone, without any network.
+        threshold: cosine similarity of lowest frequencies from which two images are near duplicates; None takes 0.9.
+        model_threshold: the same of the model's features, which must be given with a model.
         exact: look for equal pixels alone.
         out: folder for duplicates.csv and duplicates.html, which are replaced; None writes nothing.
         device: cpu, cuda, mps or auto.
         context: fields of `evaluation.base.Context` (batch_size, image_size, precision, ...).
 
-    Raises UserError if no image can be read, the threshold is out of range, or the images do not fit the model.
+    Raises UserError as `near_duplicates.find_duplicates` does, or if a file cannot be written.
     """
     from dinoscope.report.duplicates import write_duplicates
 
@@ -430,7 +432,7 @@ def duplicates(
         given = images, None
     conditions = Context(pick_device(device), **context)
     loaded = None if model is None else conditions.fitted(load(model), given)
-    found = find_duplicates(images, DuplicatesConfig(threshold, exact), loaded, conditions)
+    found = find_duplicates(images, DuplicatesConfig(threshold, model_threshold, exact), loaded, conditions)
     if out is not None:
         write_duplicates(found, Path(out))
     return found

@@ -29,7 +29,7 @@ from dinoscope.data.scan import Unreadable
 from dinoscope.data.sources import ImageSource
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import DEFAULT_CONTEXT, Context
-from dinoscope.evaluation.graph import Pairs, components, similar_pairs
+from dinoscope.evaluation.graph import components, similar_pairs
 from dinoscope.evaluation.knn import unit
 from dinoscope.model_names import Model
 from dinoscope.places import require_local
@@ -50,13 +50,14 @@ _CHUNK = 32
 
 _MOVABLE = "copies are moved out of a folder of single files only; leave out --remove-to"
 
-Kind = Literal["kept", "exact", "near", "mirrored", "indirect"]
+Kind = Literal["kept", "exact", "near", "mirrored", "alike", "indirect"]
 
 KINDS: dict[Kind, str] = {
     "kept": "kept: the largest of its group",
     "exact": "exact: the same pixels as the kept one",
-    "near": "near: as similar to the kept one as the threshold asks",
+    "near": "near: its lowest frequencies are as similar to those of the kept one as the threshold asks",
     "mirrored": "mirrored: the same of its mirror image",
+    "alike": "alike: by the features of a model alone",
     "indirect": "indirect: similar to others of the group alone, so it is never moved",
 }
 """Kind of a member -> what it means."""
@@ -67,8 +68,10 @@ class DuplicatesConfig:
     """What counts as a copy."""
 
     threshold: float | None = None
-    """Cosine similarity from which two images are near duplicates; by default 0.9. With --model it must be given, as
-    each network has its own scale."""
+    """Cosine similarity of lowest frequencies from which two images are near duplicates; by default 0.9."""
+
+    model_threshold: float | None = None
+    """The same of the features of --model. It must be given with it, as each network has its own scale."""
 
     exact: bool = False
     """Look for equal pixels alone."""
@@ -155,42 +158,28 @@ def find_duplicates(
 
     Of a group, the image with the most pixels is kept, then the one with the most bytes, then the first.
 
-    model: compare by its features instead, and without mirroring.
+    model: compare by its features, too.
 
-    Raises UserError if no image can be read, the threshold is out of range or missing for a model, or the images do not
+    Raises UserError if no image can be read, a threshold is out of range or missing for the model, or the images do not
     fit the model.
     """
     config = config or DuplicatesConfig()
-    threshold = THRESHOLD if config.threshold is None else config.threshold
-    if not -1 <= threshold <= 1:
-        raise UserError(f"the threshold is {threshold}; a cosine similarity lies between -1 and 1")
-    if model is not None and config.threshold is None:
-        raise UserError(
-            f"--model {model.label} needs --threshold, as each network has its own scale of similarity: begin with "
-            "0.98, and look at duplicates.html"
-        )
+    _require_thresholds(config, model)
     with context.watch("reading images") as progress:
         seen, unreadable = _read(images, progress)
     if not seen:
         raise UserError(f"{images.name}: none of the {len(images)} images can be read; see `dinoscope scan`")
-    features, by = _features(images, seen, model, context)
-    positions = np.array(list(seen))
-    hashes = np.array([own.pixels for own in seen.values()])
-    first, inverse = np.unique(hashes, return_index=True, return_inverse=True)[1:]
+    records, positions = list(seen.values()), list(seen)
+    first, inverse = np.unique(np.array([own.pixels for own in records]), return_index=True, return_inverse=True)[1:]
     original = first[inverse]  # of each image the first with the same pixels
+    comparisons = [] if config.exact else _comparisons(images, seen, config, model, context)
     edges = [(original, np.arange(len(seen)))]
-    reflected = mirrored(features) if model is None else None
-    if not config.exact:
-        distinct = np.sort(first)
-        with context.watch("comparing images") as progress:
-            edges += _similar(features, reflected, distinct, threshold, progress)
-        by = f"{by}, threshold {threshold:g}"
+    with context.watch("comparing images") as progress:
+        edges += _similar(comparisons, np.sort(first), progress)
     left, right = (np.concatenate(ends) for ends in zip(*edges, strict=True))
-    grouping = components(len(seen), left, right)
-    records = list(seen.values())
     groups: list[tuple[Member, ...]] = []
-    for rows in _groups_of(grouping):
-        stamps = [images.stamp(int(positions[row])) for row in rows]
+    for rows in _groups_of(components(len(seen), left, right)):
+        stamps = [images.stamp(positions[row]) for row in rows]
         sizes = dict(zip(rows, [stamp[0] if stamp else 0 for stamp in stamps], strict=True))
         rows = sorted(rows, key=lambda row: (-records[row].height * records[row].width, -sizes[row], row))
         best, members = rows[0], list[Member]()
@@ -198,14 +187,30 @@ def find_duplicates(
             if original[row] == original[best]:
                 kind, cosine = "kept" if row == best else "exact", 1.0
             else:
-                kind, cosine = _relation(features, reflected, row, best, threshold)
-            index, own = int(positions[row]), records[row]
+                kind, cosine = _relation(comparisons, row, best)
+            index, own = positions[row], records[row]
             members.append(Member(index, images.keys[index], kind, cosine, own.width, own.height, sizes[row]))
         order = list(KINDS)
         members.sort(key=lambda member: (order.index(member.kind), -member.cosine))
         groups.append(tuple(members))
     groups.sort(key=lambda group: (-len(group), group[0].index))
-    return Duplicates(images, tuple(groups), "equal pixels" if config.exact else by, unreadable)
+    by = " or ".join(f"{own.what} (threshold {own.threshold:g})" for own in comparisons if own.kind != "mirrored")
+    return Duplicates(images, tuple(groups), by or "equal pixels", unreadable)
+
+
+def _require_thresholds(config: DuplicatesConfig, model: Model | None) -> None:
+    for value in (config.threshold, config.model_threshold):
+        if value is not None and not -1 <= value <= 1:
+            raise UserError(f"the threshold is {value}; a cosine similarity lies between -1 and 1")
+    if model is not None and config.model_threshold is None:
+        raise UserError(
+            f"--model {model.label} needs --model-threshold, as each network has its own scale of similarity: begin "
+            "with 0.98, and look at duplicates.html"
+        )
+    if model is None and config.model_threshold is not None:
+        raise UserError("--model-threshold is for the features of a --model; that of lowest frequencies is --threshold")
+    if model is not None and config.exact:
+        raise UserError("--exact compares pixels alone: leave out --model")
 
 
 def _read(images: ImageSource, progress: Callable[[int, int], None]) -> tuple[dict[int, _Seen], tuple[Unreadable, ...]]:
@@ -240,53 +245,65 @@ def _look(images: ImageSource, index: int) -> _Seen | str:
     return _Seen(prints_of(None, image).pixels, height, width, descriptor(image))
 
 
-def _features(
-    images: ImageSource, seen: dict[int, _Seen], model: Model | None, context: Context
-) -> tuple[Float32[Tensor, "n d"], str]:
-    # Features of length 1 of the readable images, in their order, and what they are.
-    if model is None:
-        return unit(torch.from_numpy(np.stack([own.descriptor for own in seen.values()]))), "lowest frequencies"
-    bank = context.features(model.backbone, images, f"{model.label}: features")
-    row_of = {path: row for row, path in enumerate(bank.paths)}
-    features = torch.zeros(len(seen), bank.features.shape[1])
-    for row, index in enumerate(seen):
-        if (place := row_of.get(images.keys[index])) is not None:
-            features[row] = bank.features[place]
-    return unit(features), f"features of {model.label}"
+class _Comparison(NamedTuple):
+    # Features of length 1 of the readable images, in their order, and what they are compared with: themselves (None),
+    # or those of the mirrored images.
+    kind: Kind
+    what: str
+    features: Float32[Tensor, "n d"]
+    others: Float32[Tensor, "n d"] | None
+    threshold: float
+
+
+def _comparisons(
+    images: ImageSource, seen: dict[int, _Seen], config: DuplicatesConfig, model: Model | None, context: Context
+) -> list[_Comparison]:
+    lowest = unit(torch.from_numpy(np.stack([own.descriptor for own in seen.values()])))
+    threshold, what = THRESHOLD if config.threshold is None else config.threshold, "lowest frequencies"
+    found = [
+        _Comparison("near", what, lowest, None, threshold),
+        _Comparison("mirrored", what, lowest, mirrored(lowest), threshold),
+    ]
+    if model is not None and config.model_threshold is not None:
+        bank = context.features(model.backbone, images, f"{model.label}: features")
+        row_of = {path: row for row, path in enumerate(bank.paths)}
+        features = torch.zeros(len(seen), bank.features.shape[1])
+        for row, index in enumerate(seen):
+            if (place := row_of.get(images.keys[index])) is not None:
+                features[row] = bank.features[place]
+        label = f"features of {model.label}"
+        found.append(_Comparison("alike", label, unit(features), None, config.model_threshold))
+    return found
 
 
 def _similar(
-    features: Float32[Tensor, "n d"],
-    reflected: Float32[Tensor, "n d"] | None,
-    distinct: Int64[np.ndarray, " m"],
-    threshold: float,
-    progress: Callable[[int, int], None],
+    comparisons: Sequence[_Comparison], distinct: Int64[np.ndarray, " m"], progress: Callable[[int, int], None]
 ) -> list[tuple[Int64[np.ndarray, " p"], Int64[np.ndarray, " p"]]]:
     # Edges between images of different pixels, one image of each.
-    chosen, passes = torch.from_numpy(distinct), 1 if reflected is None else 2
-    pairs: list[Pairs] = [
-        similar_pairs(features[chosen], threshold, progress=lambda done, total: progress(done, passes * total))
-    ]
-    if reflected is not None:
-        others = reflected[chosen]
+    chosen, edges = torch.from_numpy(distinct), list[tuple[Int64[np.ndarray, " p"], Int64[np.ndarray, " p"]]]()
+    for number, own in enumerate(comparisons):
 
-        def second(done: int, total: int) -> None:
-            progress(total + done, 2 * total)
+        def advance(done: int, total: int, number: int = number) -> None:
+            progress(number * total + done, len(comparisons) * total)
 
-        pairs.append(similar_pairs(features[chosen], threshold, others=others, progress=second))
-    return [(distinct[own.left], distinct[own.right]) for own in pairs]
+        others = None if own.others is None else own.others[chosen]
+        pairs = similar_pairs(own.features[chosen], own.threshold, others=others, progress=advance)
+        edges.append((distinct[pairs.left], distinct[pairs.right]))
+    return edges
 
 
-def _relation(
-    features: Float32[Tensor, "n d"], reflected: Float32[Tensor, "n d"] | None, row: int, best: int, threshold: float
-) -> tuple[Kind, float]:
-    # What an image is to the kept one of its group, and how similar.
-    straight = float(features[row] @ features[best])
-    turned = -1.0 if reflected is None else float(reflected[row] @ features[best])
-    cosine = max(straight, turned)
-    if cosine < threshold:
-        return "indirect", cosine
-    return ("near" if straight >= turned else "mirrored"), cosine
+def _relation(comparisons: Sequence[_Comparison], row: int, best: int) -> tuple[Kind, float]:
+    # What an image is to the kept one of its group, and how similar: by lowest frequencies, and else by a model.
+    cosines: dict[Kind, float] = {}
+    for own in comparisons:
+        others = own.features if own.others is None else own.others
+        cosines[own.kind] = float(own.features[best] @ others[row])
+    passed = {own.kind for own in comparisons if cosines[own.kind] >= own.threshold}
+    order = sorted(cosines, key=lambda kind: (kind == "alike", -cosines[kind]))
+    for kind in order:
+        if kind in passed:
+            return kind, cosines[kind]
+    return "indirect", cosines[order[0]]
 
 
 def _groups_of(grouping: Int64[np.ndarray, " n"]) -> list[list[int]]:

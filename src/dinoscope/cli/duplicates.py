@@ -19,7 +19,7 @@ from dinoscope.report.duplicates import FILES, write_duplicates
 from dinoscope.report.tables import csv_text
 from dinoscope.text import listed
 
-MODEL = f"Compare by the features of a model, and not by lowest frequencies. {WHAT_MAY_BE_NAMED}"
+MODEL = f"Compare by the features of a model, too: finds crops, if it knows such images. {WHAT_MAY_BE_NAMED}"
 DEFAULTS = DuplicatesConfig()
 
 _ESCAPE = "surrogateescape"
@@ -44,8 +44,8 @@ def duplicates(
 ) -> None:
     """Find images that are there more than once: equal pixels, and copies that were saved again, resized or mirrored.
 
-    Without --model nothing is downloaded: images are compared by their lowest frequencies. Cropped copies need a model
-    that knows them. Nothing is moved or deleted without --remove-to, and nothing is ever deleted.
+    Images are compared by their lowest frequencies, and with --model also by its features. Cropped copies need a model
+    that was trained on such images. Nothing is moved without --remove-to, and nothing is ever deleted.
 
     Args:
         data: Folder, archive or list of images, labelled or not, splits included. Several are joined.
