@@ -22,6 +22,7 @@ SMALLEST = {
     "davis_scores": ("--frames", "3", "--size", "48", "--repeats", "1"),
     "demo_attention": ("--network", "vit_micro_patch16_64", "--size", "64", "--repeats", "1", "--threads", "1"),
     "dicom": ("--files", "5"),
+    "duplicates": ("--images", "12", "--copies", "4"),
     "gpu": ("--rehearse",),
     "knn": ("--gallery", "2000", "--queries", "20", "--dim", "16", "--repeats", "1"),
     "train_step": ("--batch", "2", "--network", "vit_micro_patch16_64", "--repeats", "1"),

@@ -40,6 +40,7 @@ from dinoscope.explain.attention import network_input
 from dinoscope.explain.maps import MAPS, map_title
 from dinoscope.methods import METHODS
 from dinoscope.model_names import Model, load_models, wrap
+from dinoscope.near_duplicates import Duplicates, DuplicatesConfig, find_duplicates
 from dinoscope.places import parse_place
 from dinoscope.recipes import RECIPES as RECIPES
 from dinoscope.recipes import run_config
@@ -393,6 +394,48 @@ def compare(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | N
     from dinoscope.report.comparison import compare_runs
 
     return compare_runs(_models(models), Path(out), None if data is None else parse_place(data), **options)[1]
+
+
+def duplicates(
+    data: Data,
+    model: AnyModel | None = None,
+    *,
+    threshold: float | None = None,
+    model_threshold: float | None = None,
+    exact: bool = False,
+    out: Path | str | None = None,
+    device: str = "auto",
+    **context: Any,
+) -> Duplicates:
+    """Return the images that are there more than once, as groups; nothing is moved.
+
+    Args:
+        data: a folder, an archive, a list or a dataset.
+        model: compares images by its features, too; as `load` takes it. None compares them by their lowest frequencies
+            alone, without any network.
+        threshold: cosine similarity of lowest frequencies from which two images are near duplicates; None takes 0.9.
+        model_threshold: the same of the model's features, which must be given with a model.
+        exact: look for equal pixels alone.
+        out: folder for duplicates.csv and duplicates.html, which are replaced; None writes nothing.
+        device: cpu, cuda, mps or auto.
+        context: fields of `evaluation.base.Context` (batch_size, image_size, precision, ...).
+
+    Raises UserError as `near_duplicates.find_duplicates` does, or if a file cannot be written.
+    """
+    from dinoscope.report.duplicates import write_duplicates
+
+    if isinstance(data, str | Path):
+        place = parse_place(data)
+        images, given = find_images(place, labelled=False), place
+    else:
+        images = _source(data)
+        given = images, None
+    conditions = Context(pick_device(device), **context)
+    loaded = None if model is None else conditions.fitted(load(model), given)
+    found = find_duplicates(images, DuplicatesConfig(threshold, model_threshold, exact), loaded, conditions)
+    if out is not None:
+        write_duplicates(found, Path(out))
+    return found
 
 
 def report(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | None = None, **options: Any) -> Path:

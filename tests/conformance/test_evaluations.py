@@ -35,6 +35,7 @@ from dinoscope.report.runs import Material
 from dinoscope.report.sections import evaluations
 from dinoscope.scenes import ScenesConfig, write_scenes
 from dinoscope.types import Metric, Result
+from tests.evaluation.test_copies import write_copydays
 from tests.html_checks import Page
 
 CPU = Context(torch.device("cpu"), workers=0, cached=False)
@@ -49,6 +50,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "correspondence": {"limit": 3},
     "rank": {},
     "retrieval": {},
+    "copies": {},
 }
 """Settings with which an evaluation takes a moment."""
 
@@ -64,7 +66,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         davis_frames=4,
         davis_size=(60, 100),
     )
-    return write_scenes(tmp_path_factory.mktemp("scenes") / "drawn", config)
+    drawn = write_scenes(tmp_path_factory.mktemp("scenes") / "drawn", config)
+    write_copydays(drawn / "copydays")
+    return drawn
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +84,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Model]:
 
 
 def data_for(evaluation: Evaluation, scenes: Path) -> Path | None:
+    if evaluation.name == "copies":
+        return scenes / "copydays"
     places = {"labels": scenes / "folder", "videos": scenes / "DAVIS", "nothing": None}
     return places.get(evaluation.needs, scenes)
 

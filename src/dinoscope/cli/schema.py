@@ -28,6 +28,7 @@ from dinoscope.training.config import RunConfig
 
 GROUPS = (
     "train",
+    "duplicates",
     "demo",
     "evaluate",
     "compare",

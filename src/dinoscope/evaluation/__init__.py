@@ -1,6 +1,18 @@
 """Evaluations of models, one file each, and what they share."""
 
-from dinoscope.evaluation import correspondence, davis, explain, fewshot, knn, linear, rank, retrieval, throughput, voc
+from dinoscope.evaluation import (
+    copies,
+    correspondence,
+    davis,
+    explain,
+    fewshot,
+    knn,
+    linear,
+    rank,
+    retrieval,
+    throughput,
+    voc,
+)
 from dinoscope.evaluation.base import Evaluation
 
 EVALUATIONS: dict[str, Evaluation] = {
@@ -9,6 +21,7 @@ EVALUATIONS: dict[str, Evaluation] = {
     "knn": knn.EVALUATION,
     "fewshot": fewshot.EVALUATION,
     "retrieval": retrieval.EVALUATION,
+    "copies": copies.EVALUATION,
     "voc": voc.EVALUATION,
     "davis": davis.EVALUATION,
     "explain": explain.EVALUATION,
