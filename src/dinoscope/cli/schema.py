@@ -34,6 +34,7 @@ GROUPS = (
     "pictures",
     "video",
     "models",
+    "curate",
     "studies",
 )
 """Modules with commands, in the order of `dinoscope --help`."""
