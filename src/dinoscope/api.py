@@ -31,7 +31,7 @@ from dinoscope.config import changed, leaves
 from dinoscope.curation import Curation, CurationConfig, curate_images
 from dinoscope.data.finding import find_images, resolve_split
 from dinoscope.data.images import as_raw
-from dinoscope.data.listing import require_list_name, require_listable
+from dinoscope.data.listing import list_text
 from dinoscope.data.sources import ImageSource, dataset_images
 from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError, lookup
@@ -235,12 +235,11 @@ def curate(
     from dinoscope.report.curation import claim_files, write_files
 
     if out is not None:
-        require_list_name(Path(out))
         claim_files(Path(out), overwrite=overwrite)
     config = CurationConfig(**choice)
     images = find_images(resolve_split(parse_place(data), "train")) if isinstance(data, str | Path) else _source(data)
     if out is not None:
-        require_listable(images)
+        list_text(Path(out), images)  # what no list can name is refused before the work
     context, other = Context(pick_device(device), **(settings or {})), None
     if copies_model is not None:
         other = load(copies_model)

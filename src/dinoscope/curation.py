@@ -11,7 +11,7 @@
    images as any other, as far as it has them.
 
 Everything follows from the features, the settings and the seed. Features are less their mean, and then of length 1:
-those of many models have a large part in common, so that without this any two images have a cosine above 0.99.
+those of many models have a large part in common, which hides what tells images apart (docs/curation.md).
 """
 
 from __future__ import annotations
@@ -176,6 +176,7 @@ def choose(
     is_close = close.cosine >= (math.inf if config.keep_copies else config.copies_above)
     copy_of = components(count, close.left[is_close], close.right[is_close])
     distances = _nearest_others(copy_of, pairs.left, pairs.right, pairs.cosine)
+    del pairs, close  # much memory
     is_copy = copy_of != np.arange(count)
     outlier, fence = outliers(distances, ~is_copy)
     kept = np.flatnonzero(~is_copy & ~(outlier & config.leave_out_outliers))

@@ -115,8 +115,8 @@ def seeds(points: Float[Tensor, "p v"], count: int, generator: torch.Generator) 
 
     generator: of the CPU.
     """
-    largest = float(points.square().sum(dim=1).max())
-    same = 8 * torch.finfo(points.dtype).eps * largest  # below, a squared distance is nothing but rounding
+    lengths = torch.cat([part.square().sum(dim=1) for part in points.split(BLOCK)])
+    same = 8 * torch.finfo(points.dtype).eps * float(lengths.max())  # below, a squared distance is nothing but rounding
     chosen = [torch.randint(len(points), (1,), generator=generator)]
     remaining = torch.full((len(points),), math.inf, dtype=torch.float64)
     total = 1
@@ -124,9 +124,9 @@ def seeds(points: Float[Tensor, "p v"], count: int, generator: torch.Generator) 
         latest = points[chosen[-1].to(points.device)]
         remaining[chosen[-1]] = 0
         for start in range(0, len(points), BLOCK):
-            part = points[start : start + BLOCK]
-            squared = (part.square().sum(dim=1) + nearest_centroids(part, latest)[1]).double().cpu()
-            own = remaining[start : start + BLOCK]
+            block = slice(start, start + BLOCK)
+            squared = (lengths[block] + nearest_centroids(points[block], latest)[1]).double().cpu()
+            own = remaining[block]
             torch.minimum(own, squared.masked_fill_(squared <= same, 0), out=own)
         wanted = min(max(1, total // _PER_ROUND), count - total)
         # The smallest of exponential variables of these rates (Efraimidis and Spirakis 2006): draws without return.

@@ -11,7 +11,7 @@ from dinoscope.cli.command import EXTRACTION, Command, ExtractionOptions, ModelN
 from dinoscope.cli.console import progress_bar, stdout
 from dinoscope.curation import CurationConfig, curate_images
 from dinoscope.data.finding import find_images, resolve_split
-from dinoscope.data.listing import require_list_name, require_listable
+from dinoscope.data.listing import list_text
 from dinoscope.model_names import load_model
 from dinoscope.report.curation import claim_files, write_files
 from dinoscope.text import count
@@ -42,10 +42,9 @@ def curate(
             small differences, but takes longer.
         overwrite: Replace files that are there.
     """
-    require_list_name(out)
     claim_files(out, overwrite=overwrite)
     images = find_images(resolve_split(data, "train"))
-    require_listable(images)
+    list_text(out, images)  # what no list can name is refused before the work
     loaded = [load_model(name, progress_bar) for name in (model, copies_model) if name is not None]
     curation = curate_images(loaded[0], images, config, extraction.context(), *loaded[1:])
     with progress_bar("drawing clusters") as progress:

@@ -79,35 +79,25 @@ def images_of(place: Path, progress: Callable[[int, int], None] | None = None) -
     return images.with_groups(group_numbers(row[2] for row in own), grouping) if own[0][2] else images
 
 
-def require_list_name(place: Path) -> None:
-    """Raise UserError if a file cannot be a list by the ending of its name."""
-    if place.suffix.lower() not in ENDINGS:
-        raise UserError(f"{place}: the name of a list ends in {', '.join(ENDINGS)}")
-
-
-def require_listable(images: ImageSource) -> None:
-    """Raise UserError if images are not all files on this machine, which alone can be in a list."""
-    for index, key in enumerate(images.keys):
-        if images.listed_as(index) is None:
-            raise UserError(
-                f"{images.name}: {key} is no file on this machine, and a list names files. Unpack archives into a "
-                "folder, or use dinoscope.curate in Python"
-            )
-
-
 def list_text(place: Path, images: ImageSource) -> str:
     """Return what the file `place` must hold to be a list of these images; `images_of` reads it back.
 
     Paths are relative to its folder if they are below it. A CSV or TSV file has labels and groups too, if known.
 
-    Raises UserError as `require_list_name` and `require_listable` do, and if a name ends in a space or has a line
-    break, which no list can hold.
+    Raises UserError if the file has another ending, images are no files on this machine, or a name ends in a space or
+    has a line break, which no list can hold.
     """
-    require_list_name(place)
-    require_listable(images)
+    if place.suffix.lower() not in ENDINGS:
+        raise UserError(f"{place}: the name of a list ends in {', '.join(ENDINGS)}")
     folder, names = place.absolute().parent.as_posix().rstrip("/") + "/", list[str]()
-    for index in range(len(images)):
-        name = (images.listed_as(index) or "").removeprefix(folder)
+    for index, key in enumerate(images.keys):
+        file = images.listed_as(index)
+        if file is None:
+            raise UserError(
+                f"{images.name}: {key} is no file on this machine, and a list names files. Unpack archives into a "
+                "folder, or use dinoscope.curate in Python"
+            )
+        name = file.removeprefix(folder)
         if name != name.rstrip() or len(name.splitlines()) != 1:
             raise UserError(f"{name!r} ends in a space or has a line break, which a list cannot hold: rename the file")
         names.append(f"./{name}" if name[0].isspace() or name.startswith("#") else name)
