@@ -392,3 +392,8 @@ def test_several_folders_make_one_list(model: Path, data: Path, tmp_path: Path) 
     keys = find_images(tmp_path / "all.csv").keys
     assert len(keys) == 6 + 20
     assert sum("/train/" in key for key in keys) == 20
+
+
+@pytest.mark.parametrize(("images", "expected"), [(5, (1,)), (45, (2,)), (250, (12, 2)), (100_000, (5000, 1000))])
+def test_the_default_levels(images: int, expected: tuple[int, ...]) -> None:
+    assert CurationConfig(size=1).levels(images) == expected

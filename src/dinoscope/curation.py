@@ -103,11 +103,11 @@ class CurationConfig:
         return size
 
     def levels(self, images: int) -> tuple[int, ...]:
-        """Return the numbers of clusters of so many images. Raises UserError if there are not as many images."""
+        """Return how many clusters each level has, of so many images. Raises UserError for more than there are."""
         if self.clusters and self.clusters[0] > images:
             raise UserError(f"--clusters {self.clusters[0]} are more than the {images} images that are left to cluster")
-        default = [max(1, images // each) for each in _IMAGES_PER_CLUSTER]
-        return self.clusters or tuple(dict.fromkeys(default))
+        default = (images // each for each in _IMAGES_PER_CLUSTER)
+        return self.clusters or tuple(count for count in default if count > 1) or (1,)
 
 
 Fate = Literal["chosen", "copy", "outlier", "not drawn"]

@@ -108,7 +108,7 @@ class _Page:
         copies = int(choice.is_copy.sum())
         far = int((choice.outlier & ~choice.is_copy).sum())
         kept = int(((choice.clusters[0] >= 0) & ~choice.is_copy).sum())
-        what = "left out" if self.curation.config.leave_out_outliers else "kept, and listed below"
+        what = ", left out" if self.curation.config.leave_out_outliers else ", not left out"
         config, other = self.curation.config, self.curation.copies_model
         pairs = [
             ("data", self.curation.images.name),
@@ -118,7 +118,10 @@ class _Page:
             ("images", count(total)),
             *([("not readable", count(len(self.curation.unreadable)))] if self.curation.unreadable else []),
             ("copies of others, left out", f"{count(copies)}, {percent(copies / total)} (cosine {self._threshold})"),
-            ("outliers", f"{count(far)}, {what} (nearest other image farther than {figure(choice.fence, 2)})"),
+            (
+                "outliers",
+                f"{count(far)}{what if far else ''} (nearest other image farther than {figure(choice.fence, 2)})",
+            ),
             ("clustered", f"{count(kept)}, in {' and '.join(count(_number(column)) for column in choice.clusters)}"),
             ("chosen", f"{count(int(choice.chosen.sum()))}, {percent(choice.chosen.sum() / total)}"),
         ]
@@ -193,7 +196,8 @@ class _Page:
             for number in numbers:
                 title = f"Cluster {number}: {count(int(before[number]))} images, {count(int(after[number]))} chosen"
                 blocks.append(Group(title, (self._gallery(np.flatnonzero(column == number)),)))
-        lead = f"The {len(largest)} largest and the {len(smallest)} smallest of the coarsest level."
+        lead = f"The {SHOWN} largest and the {len(smallest)} smallest of the coarsest level."
+        lead = lead if smallest else "Those of the coarsest level, the largest first."
         return Section("Clusters", "clusters", lead, tuple(blocks))
 
     def copies(self) -> Section | None:
