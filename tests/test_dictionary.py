@@ -95,26 +95,6 @@ def test_patches_are_contrast_normalised_and_whitened() -> None:
     torch.testing.assert_close(whitened.normalize_contrast(small), expected)
 
 
-def test_kmeans_is_lloyds_and_an_empty_centroid_stays() -> None:
-    generator = torch.Generator().manual_seed(0)
-    patches = torch.randn(300, 4, generator=generator)
-    patches[1] = patches[0]  # two equal centroids to begin with: all patches go to the first
-    plain = patches.double().numpy()
-    means = plain[:5].copy()
-    for _ in range(4):
-        nearest = ((plain[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
-        for k in range(5):
-            if (nearest == k).any():
-                means[k] = plain[nearest == k].mean(axis=0)
-        assert (nearest != 1).all() or (means[1] != plain[1]).any()
-    seen: list[int] = []
-    found = dictionary.kmeans(patches, 5, 4, seen.append)
-    np.testing.assert_allclose(found.numpy(), means, rtol=1e-5, atol=1e-5)
-    assert seen == [1, 2, 3, 4]
-    once = dictionary.kmeans(patches, 5, 1)
-    assert torch.equal(once[1], patches[1])
-
-
 def test_quadrants_share_out_all_places() -> None:
     assert dictionary.quadrants(3).view(4, 3, 3).tolist() == [
         [[1, 1, 0], [1, 1, 0], [0, 0, 0]],

@@ -28,8 +28,10 @@ from torch.utils.data import Dataset
 
 from dinoscope.choosing import AUTO, chosen
 from dinoscope.config import changed, leaves
-from dinoscope.data.finding import find_images
+from dinoscope.curation import Curation, CurationConfig, curate_images
+from dinoscope.data.finding import find_images, resolve_split
 from dinoscope.data.images import as_raw
+from dinoscope.data.listing import list_text
 from dinoscope.data.sources import ImageSource, dataset_images
 from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError, lookup
@@ -202,6 +204,50 @@ def embed(model: AnyModel, data: Data, *, device: str = "auto", **context: Any) 
     conditions = Context(pick_device(device), **context)
     images = _source(data)
     return conditions.features(conditions.fitted(load(model), (images, None)).backbone, images, "features")
+
+
+def curate(
+    model: AnyModel,
+    data: Data,
+    *,
+    out: Path | str | None = None,
+    overwrite: bool = False,
+    copies_model: AnyModel | None = None,
+    device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+    **choice: Any,
+) -> Curation:
+    """Choose a balanced training set from many images, without labels: `train(curate(model, data, share=0.5).chosen)`.
+
+    Args:
+        model: as `load` takes it; its features decide.
+        data: a folder (of one with splits, the train split), an archive, a list or a dataset.
+        out: list to write, .txt, .csv or .tsv, with a table and a page next to it; for files of this machine only.
+        overwrite: replace these files.
+        copies_model: whose features find copies; by default those of `model`.
+        device: cpu, cuda, mps or auto.
+        settings: fields of `evaluation.base.Context` (batch_size, image_size, workers, ...).
+        choice: fields of `curation.CurationConfig`: size or share, clusters, copies_above, seed, ...
+
+    Returns what became of each image; `.chosen` are the images to train on.
+
+    Raises UserError as `curation.curate_images` and `report.curation.write_files` do.
+    """
+    from dinoscope.report.curation import claim_files, write_files
+
+    if out is not None:
+        claim_files(Path(out), overwrite=overwrite)
+    config = CurationConfig(**choice)
+    images = find_images(resolve_split(parse_place(data), "train")) if isinstance(data, str | Path) else _source(data)
+    if out is not None:
+        list_text(Path(out), images)  # what no list can name is refused before the work
+    context, other = Context(pick_device(device), **(settings or {})), None
+    if copies_model is not None:
+        other = load(copies_model)
+    curation = curate_images(load(model), images, config, context, other)
+    if out is not None:
+        write_files(curation, Path(out), lambda done, total: None)
+    return curation
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ GROUPS = (
     "pictures",
     "video",
     "models",
+    "curate",
     "studies",
 )
 """Modules with commands, in the order of `dinoscope --help`."""

@@ -63,6 +63,11 @@ class JoinedImages(ImageSource):
         part, position = self._at(index)
         return part.content(position)
 
+    def listed_as(self, index: int) -> str | None:
+        """Return what an image of its source is called in a list of files."""
+        part, position = self._at(index)
+        return part.listed_as(position)
+
     def stamp(self, index: int) -> tuple[int, int] | None:
         """Return size in bytes and time of change, as the source has them."""
         part, position = self._at(index)

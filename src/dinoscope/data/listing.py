@@ -12,8 +12,9 @@ list, as everywhere.
 from __future__ import annotations
 
 import csv
+import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import BinaryIO
@@ -23,7 +24,7 @@ from dinoscope.data.containers.container import Container, Entry, Progress
 from dinoscope.data.groups import COLUMNS, group_numbers
 from dinoscope.data.reader import split_key
 from dinoscope.data.samples import samples_in
-from dinoscope.data.sources import ImageFolder
+from dinoscope.data.sources import ImageFolder, ImageSource
 from dinoscope.errors import UserError, located
 from dinoscope.remote import RemotePath, states
 
@@ -76,6 +77,42 @@ def images_of(place: Path, progress: Callable[[int, int], None] | None = None) -
     if own[0][1]:
         images = images.labelled_by([row[1] for row in own])
     return images.with_groups(group_numbers(row[2] for row in own), grouping) if own[0][2] else images
+
+
+def list_text(place: Path, images: ImageSource) -> str:
+    """Return what the file `place` must hold to be a list of these images; `images_of` reads it back.
+
+    Paths are relative to its folder if they are below it. A CSV or TSV file has labels and groups too, if known.
+
+    Raises UserError if the file has another ending, images are no files on this machine, or a name ends in a space or
+    has a line break, which no list can hold.
+    """
+    if place.suffix.lower() not in ENDINGS:
+        raise UserError(f"{place}: the name of a list ends in {', '.join(ENDINGS)}")
+    folder, names = place.absolute().parent.as_posix().rstrip("/") + "/", list[str]()
+    for index, key in enumerate(images.keys):
+        file = images.listed_as(index)
+        if file is None:
+            raise UserError(
+                f"{images.name}: {key} is no file on this machine, and a list names files. Unpack archives into a "
+                "folder, or use dinoscope.curate in Python"
+            )
+        name = file.removeprefix(folder)
+        if name != name.rstrip() or len(name.splitlines()) != 1:
+            raise UserError(f"{name!r} ends in a space or has a line break, which a list cannot hold: rename the file")
+        names.append(f"./{name}" if name[0].isspace() or name.startswith("#") else name)
+    if place.suffix.lower() == ".txt":
+        return "".join(f"{name}\n" for name in names)
+    columns: dict[str, Iterable[str]] = {"path": names}
+    if images.labels is not None:
+        columns["label"] = (images.classes[label] for label in images.labels)
+    if images.groups is not None:
+        columns["group"] = map(str, images.groups)
+    text = io.StringIO()
+    writer = csv.writer(text, "excel-tab" if place.suffix.lower() == ".tsv" else "excel", lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue()
 
 
 def _container(place: RemotePath, rows: Sequence[Row]) -> Container:

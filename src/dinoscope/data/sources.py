@@ -137,6 +137,10 @@ class ImageSource(ABC):
         """Return the bytes of the file of image `index`, None if it is no file. Raises UnreadableImage."""
         return None
 
+    def listed_as(self, index: int) -> str | None:
+        """Return what image `index` is called in a list of files (`listing`), absolute; None if it cannot be in one."""
+        return None
+
     def identifier(self, index: int, kind: str) -> str:
         """Return what the header of image `index` says of a kind in `groups.HEADERS`, "" if nothing.
 
@@ -294,6 +298,10 @@ class ImageFolder(FileSource):
             return self.path(index).read_bytes()
         except OSError as error:
             raise UnreadableImage(f"cannot be read: {error.strerror}") from error
+
+    def listed_as(self, index: int) -> str:
+        """Return the absolute path of a file, and which image of it."""
+        return (self.root.absolute() / self.paths[index]).as_posix()
 
     def identifier(self, index: int, kind: str) -> str:
         """Read it of a file."""

@@ -16,17 +16,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dinoscope.kmeans import kmeans, rows_at_a_time
 from dinoscope.models.whitened import (
     PatchBaseline,
     PatchSettings,
     Whitening,
     normalize_contrast,
     random_patches,
-    rows_at_a_time,
     squares,
 )
 
@@ -105,7 +105,10 @@ class DictionaryBackbone(PatchBaseline):
         patches = normalize_contrast(random_patches(images, own, own.centroids, own.seed))
         fitted.fit_whitening(patches, own.whitening)
         patches = fitted.whiten(patches)
-        fitted.centroids.copy_(kmeans(patches, own.centroids, own.iterations, lambda done: progress(done, total)))
+        # Patches are in random order. Sums as they were made for the published figures: float32, of all at once.
+        starts, done = patches[: own.centroids], lambda iterations: progress(iterations, total)
+        made = kmeans(patches, starts, own.iterations, done, block=len(patches), dtype=torch.float32)
+        fitted.centroids.copy_(made)
         features: list[Tensor] = []
         for part in images.split(_IMAGES):
             features.append(self._pooled(part, fitted))
@@ -138,28 +141,3 @@ def quadrants(side: int) -> Float[Tensor, "4 n"]:
     half = torch.arange(side) >= (side + 1) // 2
     number = 2 * half[:, None] + half
     return (number.flatten() == torch.arange(4)[:, None]).float()
-
-
-def kmeans(
-    patches: Float[Tensor, "p v"], centroids: int, iterations: int, progress: Callable[[int], None] = lambda _: None
-) -> Float[Tensor, "k v"]:
-    """Return centroids after so many of Lloyd's iterations from the first patches; one without any patch stays.
-
-    patches: in random order. Sums are made in the order of the patches, so the result is the same every time.
-    """
-    means = patches[:centroids].clone()
-    for iteration in range(iterations):
-        nearest = nearest_centroids(patches, means)
-        counts = nearest.bincount(minlength=centroids)
-        order, starts = nearest.argsort(stable=True), counts.cumsum(0) - counts
-        sums = F.embedding_bag(order, patches, starts, mode="sum")
-        means = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], means)
-        progress(iteration + 1)
-    return means
-
-
-def nearest_centroids(patches: Float[Tensor, "p v"], centroids: Float[Tensor, "k v"]) -> Int[Tensor, " p"]:
-    """Return which centroid is nearest to each patch; of equally near ones, the first."""
-    lengths = squares(centroids)
-    rows = rows_at_a_time(patches.device, len(centroids))
-    return torch.cat([torch.addmm(lengths, part, centroids.T, alpha=-2).argmin(dim=1) for part in patches.split(rows)])

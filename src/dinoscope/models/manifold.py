@@ -22,13 +22,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dinoscope.kmeans import rows_at_a_time
 from dinoscope.models.whitened import (
     PatchBaseline,
     PatchSettings,
     Whitening,
     normalize_contrast,
     random_patches,
-    rows_at_a_time,
 )
 
 MANIFOLD = "manifold"

@@ -22,8 +22,6 @@ from dinoscope.types import Tokens
 CONTRAST = 10 / 255**2
 """Added to the variance of a patch before it is divided by its root (10 for pixels from 0 to 255)."""
 
-_CPU_BYTES, _GPU_BYTES = 2**24, 2**28
-
 
 @dataclass(frozen=True)
 class PatchSettings:
@@ -158,8 +156,3 @@ def zca(patches: Float[Tensor, "p v"], floor: float) -> Float[Tensor, "v v"]:
 def squares(vectors: Float[Tensor, "*n v"]) -> Float[Tensor, "*n"]:
     """Return the squared length of each vector."""
     return vectors.square().sum(dim=-1)
-
-
-def rows_at_a_time(device: torch.device, width: int) -> int:
-    """Return how many rows of `width` float32 values to compute together: on a CPU they stay in the last cache."""
-    return max(1, (_CPU_BYTES if device.type == "cpu" else _GPU_BYTES) // (4 * width))
