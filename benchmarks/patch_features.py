@@ -1,6 +1,7 @@
 """Features of every patch of a clip as zarr: `dinoscope embed --patches`, next to dinotool if it is there, in turn.
 
-    python benchmarks/patch_features.py [--dinotool PYTHON] [--frames 72] [--batch-size 8] [--repeats 3] [--threads 1]
+    python benchmarks/patch_features.py [--dinotool PYTHON] [--frames 72] [--batch-size 8] [--repeats 3]
+        [--threads 1] [--network NAME]
 
 --dinotool: Python of an environment with dinotool 0.2.2 and timm. Its pipeline runs as it is, except that instead of
 weights from the net it is given timm's network of the same shape with random weights, ViT-S/14 with registers, as ours;
@@ -91,6 +92,7 @@ def written(out: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--dinotool", type=Path)
+    parser.add_argument("--network", default=NETWORK)
     parser.add_argument("--frames", type=int, default=72)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
@@ -100,13 +102,13 @@ def main() -> None:
         folder = Path(name)
         clip = draw_clip(folder, given.frames)
         batch = ["--batch-size", str(given.batch_size)]
-        ours = ["embed", "--patches", "--model", f"random:{NETWORK}", "--data", str(clip), "--out", "ours.zarr"]
+        ours = ["embed", "--patches", "--model", f"random:{given.network}", "--data", str(clip), "--out", "ours.zarr"]
         size = ["--image-size", str(GIVEN[0]), "--device", "cpu"]
         sides = {"ours": [sys.executable, "-m", "dinoscope", *ours, *size, *batch]}
         if given.dinotool is not None:
             theirs = [str(clip), "-o", "dinotool.zarr", "--no-vis", "--save-features", "full", "--input-size"]
             theirs += [str(GIVEN[1]), str(GIVEN[0]), *batch]
-            sides["dinotool"] = [str(given.dinotool), "-c", THEIRS, NETWORK, *theirs]
+            sides["dinotool"] = [str(given.dinotool), "-c", THEIRS, given.network, *theirs]
         results: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
         for _ in range(given.repeats):
             for side, command in sides.items():

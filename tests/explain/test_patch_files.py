@@ -424,6 +424,8 @@ def test_a_folder_that_is_no_store_stays(model: Path, picture_folder: MakeFolder
         (["--patches", "--out", "f.npz", "--block", "99"], "no block 99"),
         (["--patches", "--out", "f.npz", "--batch-size", "-1"], "batch size"),
         (["--patches", "--out", "f.npz", "--data", "none.mp4"], "none.mp4"),
+        (["--patches", "--out", "f.npz", "--data", "https://a.org/clip.mp4"], "on this machine"),
+        (["--patches", "--out", "f.npz", "--data", "a.mp4", "--data", "b.mp4"], "on this machine"),
         (["--patches", "--out", "f.npz", "--model", "patches"], "one feature for an image"),
     ],
 )

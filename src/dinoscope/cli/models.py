@@ -25,6 +25,7 @@ from dinoscope.model_names import SHIPPED, SHIPPED_RELEASE, Model, load_model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.models.network import require_patches
 from dinoscope.models.pretrained import CATALOGUE, Choices, import_file, is_cached
+from dinoscope.places import require_local
 
 WIDTH = 125
 """Columns that the table of released weights needs."""
@@ -233,6 +234,8 @@ def _embed_patches(
         raise UserError("--crop-fraction is not for --patches: their grid covers the whole image")
     kind = check_format(out, format, overwrite=overwrite)
     context, is_video = extraction.context(), data.suffix.lower() in VIDEO_EXTENSIONS
+    if is_video:
+        require_local(data)
     source = open_video(data) if is_video else find_images(data, splits=True)
     loaded = load_model(name, progress_bar)
     require_patches(loaded.backbone, "--patches")
