@@ -25,13 +25,14 @@ SMALLEST = {
     "duplicates": ("--images", "12", "--copies", "4"),
     "gpu": ("--rehearse",),
     "knn": ("--gallery", "2000", "--queries", "20", "--dim", "16", "--repeats", "1"),
+    "patch_features": ("--network", "vit_micro_conv8", "--frames", "2", "--repeats", "1"),
     "train_step": ("--batch", "2", "--network", "vit_micro_patch16_64", "--repeats", "1"),
     "views": ("--images", "1", "--repeats", "1"),
     "voc": ("--images", "1", "--network", "vit_micro_patch16_64", "--batch-size", "1", "--repeats", "1"),
 }
 """benchmark -> options."""
 
-LONG = {"channels", "collapse", "containers", "gpu"}
+LONG = {"channels", "collapse", "containers", "gpu", "patch_features"}
 """More than a few seconds, even so."""
 
 THREADS = SimpleNamespace(Pipe=multiprocessing.dummy.Pipe, Process=threading.Thread)
@@ -48,6 +49,8 @@ def test_a_benchmark_runs(name, monkeypatch, capsys) -> None:
     monkeypatch.syspath_prepend(FOLDER)
     if name == "dicom":
         pytest.importorskip("pydicom")
+    if name == "patch_features":
+        pytest.importorskip("zarr")
     benchmark = imported(name)
     if name == "davis":
         monkeypatch.setattr(benchmark, "in_fresh_process", benchmark.frame_bytes)

@@ -173,13 +173,27 @@ def evaluation_view(backbone: Backbone, config: ExtractConfig) -> ImageView:
 
 
 @contextlib.contextmanager
+def evaluation_mode(backbone: Backbone, device: torch.device) -> Iterator[None]:
+    """Move a network and keep it in evaluation mode meanwhile; afterwards every module is in the mode it was in.
+
+    Raises UserError as `require_fitted` does.
+    """
+    require_fitted(backbone)
+    modes = [(module, module.training) for module in backbone.to(device).modules()]
+    backbone.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextlib.contextmanager
 def describing(backbone: Backbone, config: ExtractConfig) -> Iterator[Describe]:
     """Provide the function from images to features that `extract` uses, which stay on the network's device.
 
-    The network is in evaluation mode meanwhile; afterwards every module is in the mode it was in. Raises UserError as
-    `require_fitted` does.
+    Modes and errors are as of `evaluation_mode`.
     """
-    require_fitted(backbone)
     device = config.device or backbone.mean.device
 
     def describe(images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
@@ -189,13 +203,8 @@ def describing(backbone: Backbone, config: ExtractConfig) -> Iterator[Describe]:
             features = backbone.probe_features(pixels) if config.feature == "linear" else backbone(pixels).feature
         return features.float()
 
-    modes = [(module, module.training) for module in backbone.to(device).modules()]
-    backbone.eval()
-    try:
+    with evaluation_mode(backbone, device):
         yield describe
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def extract(
@@ -234,7 +243,7 @@ def _batches(
 ) -> Batches[tuple[Tensor | None, list[int], int]]:
     # What `_collate` returns of all images.
     view, total = evaluation_view(backbone, config), len(images)
-    _require_channels(backbone, images)
+    require_channels(backbone, images)
     if config.batch_size < 1:
         raise UserError(f"the batch size is {config.batch_size}; it must be at least 1")
     workers = default_workers(processes=1) if config.workers < 0 else config.workers
@@ -249,7 +258,7 @@ def _batches(
     )
 
 
-def _require_channels(backbone: Backbone, images: ImageSource) -> None:
+def require_channels(backbone: Backbone, images: ImageSource) -> None:
     """Raise UserError if the first image that can be read cannot be given to the network."""
     config = backbone.config
     for index in range(len(images)):

@@ -76,6 +76,31 @@ def replacing(path: Path) -> Iterator[Path]:
         shutil.rmtree(workplace, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder next to `path` to write to, and rename it into place afterwards, for what was there.
+
+    If the block raises, what was written is deleted and what is at `path` is unchanged.
+    """
+    workplace = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial, earlier = workplace / path.name, workplace / "earlier"
+    shutil.rmtree(workplace, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if path.exists():
+            path.rename(earlier)
+        try:
+            partial.rename(path)
+        except OSError:
+            if earlier.exists():
+                earlier.rename(path)
+            raise
+        _fsync(path.parent)
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
 GO_ON = (
     "The run ends here; the checkpoints that it has written are whole: free space, or give the rights back, then "
     "continue with --resume"

@@ -35,7 +35,8 @@ from dinoscope.evaluation.graph import components, similar_pairs
 from dinoscope.evaluation.knn import unit
 from dinoscope.features import require_same
 from dinoscope.model_names import Model
-from dinoscope.places import require_local
+from dinoscope.places import JoinedPath
+from dinoscope.remote import RemotePath
 from dinoscope.system import available_cores
 from dinoscope.tables import Column, Section, Table, TableRow
 
@@ -51,7 +52,7 @@ _FLAT = 1.0
 _CHUNK = 32
 """Images read between two calls of `progress`."""
 
-_MOVABLE = "copies are moved out of a folder of single files only; leave out --remove-to"
+_MOVABLE = "copies are moved out of a folder of single files only: leave out --remove-to"
 
 Kind = Literal["kept", "exact", "near", "mirrored", "alike", "indirect"]
 
@@ -334,9 +335,10 @@ def _groups_of(grouping: Int64[np.ndarray, " n"]) -> list[list[int]]:
 
 def require_movable(data: Path, to: Path) -> None:
     """Raise UserError, before the work, if `data` is no folder of files on this machine, or `to` lies in it."""
-    require_local(data)
+    if isinstance(data, RemotePath | JoinedPath):
+        raise UserError(f"{data} is not a single folder on this machine, and {_MOVABLE}")
     if not data.is_dir() or containers_at(data)[0]:
-        raise UserError(f"{data} is not such a folder: {_MOVABLE}")
+        raise UserError(f"{data} is no folder of single files, and {_MOVABLE}")
     root, target = data.resolve(), to.resolve()
     if target == root or root in target.parents:
         raise UserError(f"{to} lies in {data}, where its images would be found again: name a folder outside of it")
@@ -355,7 +357,7 @@ def moves(found: Duplicates, data: Path, to: Path) -> list[tuple[Path, Path]]:
     planned: list[tuple[Path, Path]] = []
     for member in (member for group in found.groups for member in group):
         if split_key(member.key)[1]:
-            raise UserError(f"{data}: {member.key} is one image of several in a file: {_MOVABLE}")
+            raise UserError(f"{data}: {member.key} is one image of several in a file, and {_MOVABLE}")
         if (root / member.key).resolve() != root / member.key:
             raise UserError(f"{data}: {member.key} is reached by a link, and another name may lead to the same file")
         if member.kind not in ("kept", "indirect"):

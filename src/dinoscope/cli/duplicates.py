@@ -74,7 +74,7 @@ def duplicates(
     for file, place in planned:
         stdout(f"moved {file} to {place}")
     if remove_to is not None:
-        stdout(f"{len(planned):,} files moved to {remove_to}")
+        stdout(f"{len(planned):,} file{'s' * (len(planned) != 1)} moved to {remove_to}")
     elif found.groups:
         stdout("Nothing was moved: --remove-to FOLDER moves the copies, and keeps one of each group.")
     stdout(f"written: {listed([str(path) for path in written])}")

@@ -13,20 +13,29 @@ import tyro
 from rich.table import Table
 
 from dinoscope.cli.command import EXTRACTION, Command, ExtractionOptions, ModelName
-from dinoscope.cli.console import Console, emit, progress_bar, stdout
+from dinoscope.cli.console import Console, emit, progress_bar, say, stdout
 from dinoscope.data.finding import find_images
+from dinoscope.data.video import VIDEO_EXTENSIONS, Video, open_video
 from dinoscope.errors import UserError, lookup
+from dinoscope.explain.patch_files import PatchConfig, check_format, write_patches
 from dinoscope.export import write
 from dinoscope.features import WRITERS
 from dinoscope.files import claim_file, replacing
 from dinoscope.model_names import SHIPPED, SHIPPED_RELEASE, Model, load_model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
+from dinoscope.models.network import require_patches
 from dinoscope.models.pretrained import CATALOGUE, Choices, import_file, is_cached
+from dinoscope.places import require_local
 
 WIDTH = 125
 """Columns that the table of released weights needs."""
 
 BYTES_PER_PARAMETER = 4
+
+PATCHES = PatchConfig()
+
+LISTED = 10
+"""Images that cannot be read which are named on the terminal."""
 
 
 def models(json: bool = False) -> None:
@@ -165,20 +174,35 @@ def embed(
     data: Path,
     out: Path,
     overwrite: bool = False,
+    patches: bool = False,
+    format: Literal["npz", "parquet", "zarr"] | None = None,
+    of_patches: tyro.conf.OmitArgPrefixes[PatchConfig] = PATCHES,
     extraction: tyro.conf.OmitArgPrefixes[ExtractionOptions] = EXTRACTION,
 ) -> None:
-    """Write the features of all images of a folder, labelled or not.
+    """Write the features of all images of a folder, labelled or not; with --patches, of each of their patches.
 
     csv and parquet have the columns path, label, feature_0, feature_1...; npz has the arrays path [n],
     label [n] (only with labels) and features [n, dim]. Paths are relative to --data; a label is the name of
     the class, empty in csv and null in parquet if there is none. Images that cannot be read are left out.
 
+    With --patches: nothing is cropped, so that the grid of patches covers the whole image; --image-size is its short
+    side, and --data may be a video, too. npz and zarr (pip install 'dinoscope[zarr]') have patches [n, rows, columns,
+    dim], or an array for each image, patches/000000..., if grids differ; cls [n, dim], and path, size, grid and info.
+    parquet has a row for each patch: path, label, frame, height, width, y, x, feature, cls.
+
     Args:
         data: Folder of images, at any depth. If each lies in a folder of its class, that is its label: CLASS/..., or
             train/CLASS/... and val/CLASS/...
-        out: File to write: .npz, .csv or .parquet.
+        out: File to write: .npz, .csv or .parquet; with --patches .npz, .parquet or .zarr.
         overwrite: Replace the file if there is one.
+        patches: Write the features of every patch, and the class tokens, of images or of the frames of a video.
+        format: With --patches: what to write if the name of --out does not tell.
     """
+    if patches:
+        _embed_patches(model, data, out, format, of_patches, extraction, overwrite=overwrite)
+        return
+    if of_patches != PATCHES or format is not None:
+        raise UserError("--square, --block, --normalize, --float16 and --format are for --patches")
     write_bank = lookup("file format", out.suffix.lower(), WRITERS)
     claim_file(out, overwrite=overwrite)
     if out.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
@@ -196,8 +220,41 @@ def embed(
     stdout(f"{out}: {len(bank.features)} images x {bank.features.shape[1]} features, {labels}")
 
 
+def _embed_patches(
+    name: str,
+    data: Path,
+    out: Path,
+    format: str | None,
+    config: PatchConfig,
+    extraction: ExtractionOptions,
+    *,
+    overwrite: bool,
+) -> None:
+    if extraction.crop_fraction is not None:
+        raise UserError("--crop-fraction is not for --patches: their grid covers the whole image")
+    kind = check_format(out, format, overwrite=overwrite)
+    context, is_video = extraction.context(), data.suffix.lower() in VIDEO_EXTENSIONS
+    if is_video:
+        require_local(data)
+    source = open_video(data) if is_video else find_images(data, splits=True)
+    loaded = load_model(name, progress_bar)
+    require_patches(loaded.backbone, "--patches")
+    loaded = context.fitted(loaded, None if is_video else data)
+    if isinstance(source, Video):
+        source = replace(source, window=loaded.backbone.config.window)
+    with progress_bar("features of patches") as progress:
+        record = write_patches(out, loaded, source, context.extraction(), config, kind, progress)
+    if record.left_out:
+        reasons = [f"{key}: {reason}" for key, reason in record.left_out.items()]
+        more = [f"and {len(reasons) - LISTED} more, all named in the file"] * (len(reasons) > LISTED)
+        say("\n  ".join([f"{len(reasons)} cannot be read and are left out:", *reasons[:LISTED], *more]))
+    rows, columns = record.grids[0]
+    grid = f"{rows} x {columns} patches" if record.is_uniform else f"patches of {len(record.kinds)} different grids"
+    stdout(f"{out}: {len(record.grids)} {'frames' if is_video else 'images'} x {grid} x {record.info['dim']} features")
+
+
 COMMANDS = {
-    "embed": Command("write the features of a folder of images to npz, csv or parquet", embed),
+    "embed": Command("write the features of images, or of their patches, to npz, csv, parquet or zarr", embed),
     "models": Command("list the released weights that can be named as --model: method, figures, licence, size", models),
     "import": Command(
         "turn a weights file of others (DINO, DeiT, MoCo, SwAV, DINOv2, timm...) into an exported model", import_weights

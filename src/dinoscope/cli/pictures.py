@@ -21,14 +21,16 @@ from dinoscope.data.finding import find_images
 from dinoscope.data.images import OTHER_EXTENSIONS, UnreadableImage, extensions, read
 from dinoscope.data.reader import split_key
 from dinoscope.data.sources import balanced, evenly, images_in_folder
+from dinoscope.data.video import VIDEO_EXTENSIONS, open_video
 from dinoscope.errors import UserError, lookup
 from dinoscope.explain.attention import map_masks, mean_and_heads, network_input
 from dinoscope.explain.embedding import TITLES, EmbeddingMap, described, embedding_map
 from dinoscope.explain.maps import MAPS, count_maps, map_title
 from dinoscope.files import claim, claim_file, mark, unique_names
-from dinoscope.model_names import Model, load_models
+from dinoscope.model_names import Model, load_model, load_models
 from dinoscope.pictures import PAGE_WIDTH, fitted, mask_overlay, overlay, write_png
 from dinoscope.report import maps, pages
+from dinoscope.report.films import FILM_SUFFIXES, write_colors_film
 from dinoscope.report.pages import ModelInput, Shown
 from dinoscope.system import pick_device
 from dinoscope.types import Metric
@@ -270,17 +272,32 @@ def pca(
     out: Path = Path("pca"),
     joint: bool = False,
     foreground: bool = False,
+    side_by_side: bool = False,
+    vp9: bool = False,
     options: Options = DEFAULTS,
 ) -> None:
     """Colour each patch by the first three principal components of its features: like parts, like colours.
 
-    Works for transformers and ResNets. Each image is analysed on its own, or all of them jointly.
+    Works for transformers and ResNets. Each image is analysed on its own, or all of them jointly. Of a video, or a
+    folder of its frames, --out film.mp4 makes a film; a colour means the same in every frame.
 
     Args:
-        out: Folder for the pictures: NAME_pca.png for each image, or joint_pca.png.
+        out: Folder for the pictures: NAME_pca.png for each image, or joint_pca.png. Or the film: .mp4 or .gif.
         joint: Analyse all images jointly, so that a colour means the same in each; one page for all.
         foreground: Colour the foreground only: patches whose first component is on the far side from the border's.
+        side_by_side: Film: the video on the left, its colours on the right.
+        vp9: Film: write VP9 to the .mp4, which browsers play, at a hundredth of the speed of MPEG-4 part 2.
     """
+    if out.suffix.lower() in FILM_SUFFIXES:
+        if joint:
+            raise UserError("--joint is for pictures: the colours of a film are those of all its frames in any case")
+        _pca_film(images, model, out, options, foreground=foreground, side_by_side=side_by_side, vp9=vp9)
+        return
+    if side_by_side or vp9:
+        raise UserError("--side-by-side and --vp9 are for a film: --out must end in .mp4 or .gif")
+    video = next((path for path in images if path.suffix.lower() in set(VIDEO_EXTENSIONS) - {".gif"}), None)
+    if video is not None:
+        raise UserError(f"{video} is a video: --out names the film to write, and must end in .mp4 or .gif")
     drawing = Drawing(options, images, [model])
 
     def draw(shown: Shown) -> Iterator[Picture]:
@@ -297,6 +314,28 @@ def pca(
     title = f"{len(seen)} images, analysed jointly"
     write_png(out / "joint_pca.png", pages.colors_page(seen, title, drawing.note, foreground=foreground))
     drawing.report(1, out)
+
+
+def _pca_film(
+    paths: Sequence[Path], name: str, out: Path, options: PictureOptions, *, foreground: bool, **looks: bool
+) -> None:
+    if len(paths) != 1:
+        raise UserError(f"a film is made of one video, or of one folder of its frames, not of {len(paths)}")
+    claim_file(out, overwrite=options.overwrite)
+    device, video = pick_device(options.device), open_video(paths[0])
+    if out.resolve() in {path.resolve() for path in (paths[0], *video.files)}:
+        raise UserError(f"{out} is what is to be read: name another file with --out")
+    loaded = load_model(name, progress_bar)
+    backbone = loaded.backbone.to(device)
+    size = backbone.config.image_size if options.size is None else options.size
+    if size < backbone.patch_size:
+        raise UserError(f"--size must be at least one patch of {backbone.patch_size} px, not {size}")
+    video = replace(video, window=backbone.config.window)
+    mark(out.parent, [out.name])
+    with progress_bar("drawing components") as progress:
+        film = write_colors_film(loaded, video, out, size, foreground=foreground, progress=progress, **looks)
+    share = f"{film.share:.0%} of the variance of {film.sampled} of them"
+    stdout(f"{out}: {film.frames} frames; red, green, blue: the first three principal components, {share}")
 
 
 def similarity(
@@ -435,7 +474,7 @@ def draw_map(
 
 COMMANDS = {
     "attention": Command("pictures of what a model attends to, or several models side by side", attention),
-    "pca": Command("principal components of patch features as colours", pca),
+    "pca": Command("principal components of patch features as colours, of images or as a film", pca),
     "similarity": Command("which patches are like a chosen one, within an image and across images", similarity),
     "segment": Command("the foreground of images as masks and cut-outs", segment),
     "map": Command("a map of a folder's images by their features (t-SNE, UMAP or PCA), models side by side", draw_map),

@@ -118,17 +118,19 @@ def patch_grid(size: tuple[int, int], short: int | None, patch: int) -> tuple[in
     return rows, columns
 
 
-def prepare(image: UInt8[ndarray, "h w c"], size: int | None, patch: int) -> UInt8[Tensor, "c s t"]:
+def prepare(
+    image: UInt8[ndarray, "h w c"], size: int | None, patch: int, *, square: bool = False
+) -> UInt8[Tensor, "c s t"]:
     """Resize an image of any size to what a backbone takes: sides that are multiples of `patch`.
 
     The short side becomes `size` pixels (None keeps the image's own) and the long side follows. Each side is then
     rounded to the nearest multiple of the patch, at least one. Nothing is cropped, so that a map covers the whole
-    image; the aspect may be off by half a patch per side. Bicubic, antialiased.
+    image; the aspect may be off by half a patch per side. Bicubic, antialiased. square: both sides become `size`.
 
     Raises UserError if that would be more than `MAX_PATCHES`.
     """
     height, width = image.shape[:2]
-    rows, columns = patch_grid((height, width), size, patch)
+    rows, columns = patch_grid((1, 1) if square else (height, width), size, patch)
     if rows * columns > MAX_PATCHES:
         raise UserError(
             f"{width} x {height} px would become {columns} x {rows} patches, and the limit is {MAX_PATCHES}: "

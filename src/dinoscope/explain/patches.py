@@ -120,44 +120,87 @@ def otsu_threshold(values: Float[Tensor, " n"]) -> float:
     return ((ranked[best] + ranked[best + 1]) / 2).item() if between[best] > 0 else ranked[0].item()
 
 
-def foreground_masks(images: Sequence[Float[Tensor, "_ _ d"]]) -> list[Bool[Tensor, "_ _"]]:
-    """Return the patches [rows, columns] of each image whose first joint component is above its Otsu threshold.
+@dataclass(frozen=True)
+class Foreground:
+    """Patches whose coordinate along the first component is above a threshold. component: that one alone."""
+
+    component: Components
+    threshold: float
+
+    def mask(self, image: Float[Tensor, "rows columns d"]) -> Bool[Tensor, "rows columns"]:
+        """Return which patches of an image are foreground."""
+        return scores(self.component, image)[..., 0] > self.threshold
+
+
+def joint_foreground(images: Sequence[Float[Tensor, "_ _ d"]]) -> Foreground:
+    """Return the foreground of images: above the Otsu threshold of their first joint component.
 
     If all patches are equal, no patch is foreground.
     """
     joined = torch.cat([image.flatten(0, 1) for image in images])
-    components = away_from_border(principal_components(joined, count=1), images)
-    first = [scores(components, image)[..., 0] for image in images]
-    threshold = otsu_threshold(torch.cat([values.flatten() for values in first]))
-    return [values > threshold for values in first]
+    component = away_from_border(principal_components(joined, count=1), images)
+    first = [scores(component, image)[..., 0] for image in images]
+    return Foreground(component, otsu_threshold(torch.cat([values.flatten() for values in first])))
 
 
-def patch_colors(images: Sequence[Float[Tensor, "_ _ d"]], *, foreground: bool = False) -> list[PatchColors]:
+def foreground_masks(images: Sequence[Float[Tensor, "_ _ d"]]) -> list[Bool[Tensor, "_ _"]]:
+    """Return the patches [rows, columns] of each image that are `joint_foreground`."""
+    foreground = joint_foreground(images)
+    return [foreground.mask(image) for image in images]
+
+
+@dataclass(frozen=True)
+class ColorSpace:
+    """Which colour a patch has: made of some images, and the same for any others.
+
+    components: the three that become red, green and blue; None if no patch was foreground, and all are black.
+    low, high: of each component, become 0 and 1. foreground: what is coloured; None for all patches.
+    """
+
+    components: Components | None
+    low: Float[Tensor, " 3"]
+    high: Float[Tensor, " 3"]
+    foreground: Foreground | None = None
+
+    def colors(self, image: Float[Tensor, "rows columns d"]) -> PatchColors:
+        """Return the colours of an image's patches."""
+        everywhere = torch.ones_like(image[..., 0], dtype=torch.bool)
+        mask = everywhere if self.foreground is None else self.foreground.mask(image)
+        if self.components is None:
+            return PatchColors(torch.zeros(*mask.shape, COLORS), mask, 0.0)
+        span = self.high - self.low
+        flat = span <= 0
+        scaled = ((scores(self.components, image) - self.low) / span.where(~flat, 1.0)).clamp(0, 1)
+        share = self.components.share.sum().item()
+        return PatchColors(scaled.where(~flat, 0.5).float() * mask[..., None], mask, share)
+
+
+def color_space(images: Sequence[Float[Tensor, "_ _ d"]], *, foreground: bool = False) -> ColorSpace:
     """Return three components of the patches of all `images` jointly, as red, green and blue.
 
-    Give one image for colours of its own. foreground: analyse again, and colour, only what `foreground_masks` finds;
-    the rest is black. Each component's 2% and 98% quantiles over the coloured patches become 0 and 1; one that does not
-    vary is 0.5 throughout.
+    foreground: analyse again, and colour, only what `joint_foreground` finds; the rest is black. Each component's 2%
+    and 98% quantiles over the coloured patches become 0 and 1; one that does not vary is 0.5 throughout.
     """
-    everywhere = [torch.ones_like(image[..., 0], dtype=torch.bool) for image in images]
-    masks = foreground_masks(images) if foreground else everywhere
-    chosen = torch.cat([image[mask] for image, mask in zip(images, masks, strict=True)])
+    found = joint_foreground(images) if foreground else None
+    chosen = torch.cat([image.flatten(0, 1) if found is None else image[found.mask(image)] for image in images])
     if not len(chosen):
-        return [PatchColors(torch.zeros(*mask.shape, COLORS), mask, 0.0) for mask in masks]
+        return ColorSpace(None, torch.zeros(COLORS), torch.zeros(COLORS), found)
     components = principal_components(chosen)
     if not foreground:
         components = away_from_border(components, images)
     # the nearest value at or inside of each quantile
     ranked = scores(components, chosen).sort(dim=0).values
     low, high = (ranked[round(share * (len(ranked) - 1))] for share in (LOW, HIGH))
-    span = high - low
-    flat = span <= 0
-    scaled = [((scores(components, image) - low) / span.where(~flat, 1.0)).clamp(0, 1) for image in images]
-    share = components.share.sum().item()
-    return [
-        PatchColors(colors.where(~flat, 0.5).float() * mask[..., None], mask, share)
-        for colors, mask in zip(scaled, masks, strict=True)
-    ]
+    return ColorSpace(components, low, high, found)
+
+
+def patch_colors(images: Sequence[Float[Tensor, "_ _ d"]], *, foreground: bool = False) -> list[PatchColors]:
+    """Return the colours of the patches of `images` in their own joint `color_space`.
+
+    Give one image for colours of its own.
+    """
+    space = color_space(images, foreground=foreground)
+    return [space.colors(image) for image in images]
 
 
 def patch_at(point: tuple[int, int], size: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
