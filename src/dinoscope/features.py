@@ -386,15 +386,14 @@ def cached_extract(
         config = replace(config, feature="image")
     place, weights = cache_folder("features") if place is None else place, checkpoint.weights_hash(backbone)
     total, view = len(images), evaluation_view(backbone, config)
-    starts = range(0, max(total, 1), PIECE)
+    starts, report = range(0, max(total, 1), PIECE), progress or (lambda done, total: None)
 
     def of_piece(start: int) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]]:
         piece = images.subset(range(start, min(start + PIECE, total)))
         file = place / f"{_cache_key(weights, piece, view, config)}.safetensors"
         entry = _read(file, dim=config.dim(backbone))
         if entry is None:
-            report = None if progress is None else lambda done, _: progress(start + done, total)
-            entry = readable_features(backbone, piece, config, report)
+            entry = readable_features(backbone, piece, config, lambda done, _: report(start + done, total))
             _write(file, *entry)
         return entry
 

@@ -248,8 +248,8 @@ def _of_all(seen: dict[int, _Seen], reasons: dict[int, str]) -> tuple[dict[int, 
     rows = np.array([own.descriptor for own in seen.values()], np.float32).reshape(len(seen), _FREQUENCIES**2)
     told = [json.loads(text) for text in distributed.gather_texts(facts)]
     descriptors = distributed.gather_uneven(torch.from_numpy(rows)).numpy()
-    found = [fact for of_one, _ in told for fact in of_one]
-    joined = {index: _Seen(*rest, row) for (index, *rest), row in zip(found, descriptors, strict=True)}
+    found = zip([fact for of_one, _ in told for fact in of_one], descriptors, strict=True)
+    joined = {index: _Seen(pixels, height, width, row) for (index, pixels, height, width), row in found}
     return dict(sorted(joined.items())), {index: reason for _, of_one in told for index, reason in of_one}
 
 

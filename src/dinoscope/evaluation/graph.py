@@ -82,7 +82,7 @@ def similar_pairs(
         rights.append(neighbours[row, rank].cpu().numpy())
         values.append(cosines[row, rank].cpu().numpy())
         progress(start + len(rows), count)
-    found = (torch.from_numpy(np.concatenate(parts)) for parts in (lefts, rights, values))
+    found = [torch.as_tensor(np.concatenate(parts)) for parts in (lefts, rights, values)]
     left, right, cosine = (distributed.gather_uneven(part).numpy() for part in found)
     if itself:
         left, right = np.minimum(left, right), np.maximum(left, right)
